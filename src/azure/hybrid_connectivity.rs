@@ -1,0 +1,258 @@
+//! Microsoft.HybridConnectivity: the one call that a connection needs, and the relay credentials it answers with.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail, ensure};
+use azure_core::credentials::Secret;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer};
+
+use crate::azure::arm::{Arm, ArmError};
+use crate::azure::resource_id::ResourceId;
+
+/// The version every peer and Microsoft's documents use; the first with service configurations.
+const API_VERSION: &str = "2023-03-15";
+
+/// Seconds that relay credentials are asked for: the most the API grants.
+///
+/// Source: azure-rest-api-specs hybridconnectivity 2023-03-15, `expiresin` minimum 600, maximum 10800.
+const EXPIRES_IN: &str = "10800";
+
+/// The services a machine can open through the relay (`serviceName` of the API).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Service {
+    /// OpenSSH on the machine.
+    #[value(name = "SSH")]
+    Ssh,
+    /// Windows Admin Center on the machine.
+    #[value(name = "WAC")]
+    Wac,
+}
+
+impl Service {
+    /// The name in requests and answers.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ssh => "SSH",
+            Self::Wac => "WAC",
+        }
+    }
+
+    /// The port that the service has unless its configuration says otherwise.
+    ///
+    /// Source: azure-rest-api-specs hybridconnectivity `ServiceConfigurationsList.json`.
+    pub(crate) fn default_port(self) -> u16 {
+        match self {
+            Self::Ssh => 22,
+            Self::Wac => 6516,
+        }
+    }
+}
+
+/// `POST …/endpoints/default/listCredentials`: mints a new hybrid connection name and the right to send to it.
+///
+/// # Errors
+/// What ARM, Entra ID or the way to them answered; see [`ArmError`].
+pub(crate) async fn list_credentials(
+    arm: &Arm,
+    machine: &ResourceId,
+    service: Service,
+) -> Result<RelayCredentials, ArmError> {
+    let mut path = machine.segments().to_vec();
+    path.extend(["providers", "Microsoft.HybridConnectivity", "endpoints", "default", "listCredentials"]);
+    let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
+    let answer = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
+    RelayCredentials::from_json(&answer).map_err(ArmError::UnexpectedAnswer)
+}
+
+/// The right to open one hybrid connection for a while.
+///
+/// Every part is checked when it is read, so that none can change the shape of the HTTP request it goes into.
+#[derive(Clone, Debug)]
+pub(crate) struct RelayCredentials {
+    /// First part of the relay's host name.
+    pub(crate) namespace_name: String,
+    /// The rest of the relay's host name, perhaps with a port.
+    pub(crate) namespace_name_suffix: String,
+    /// The path of the hybrid connection, slashes included. Its parts have no documented meaning.
+    pub(crate) hybrid_connection_name: String,
+    /// A shared access signature with the Send right, as received.
+    pub(crate) access_key: Secret,
+    /// When the credentials end, in seconds of Unix time; absent only in foreign relay information.
+    pub(crate) expires_on: Option<u64>,
+    /// What the agent on the machine wants to see; absent before api-version 2023-03-15.
+    pub(crate) service_configuration_token: Option<Secret>,
+}
+
+impl RelayCredentials {
+    /// Reads an answer of `listCredentials`: `{"relay":{…}}`.
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self> {
+        // serde_json's errors can quote the text around a fault, and that text holds secrets.
+        let Ok(Envelope { relay }) = serde_json::from_slice(json) else {
+            bail!("the answer holds no relay credentials");
+        };
+        relay.try_into()
+    }
+
+    /// Reads what Microsoft's sshProxy takes from `-r FILE` or `SSHPROXY_RELAY_INFO`: the same JSON in base64.
+    ///
+    /// White space around and within the text is of no account (azure-cli-extensions `connectivity_utils.py` writes
+    /// none, editors add some).
+    pub(crate) fn from_relay_info(text: &str) -> Result<Self> {
+        let packed: String = text.split_ascii_whitespace().collect();
+        ensure!(!packed.is_empty(), "it is empty");
+        let json = STANDARD.decode(packed).ok().context("it is not base64")?;
+        Self::from_json(&json)
+    }
+
+    /// Host name and, if it carries one, port of the relay: `{namespaceName}.{namespaceNameSuffix}`.
+    pub(crate) fn authority(&self) -> String {
+        format!("{}.{}", self.namespace_name, self.namespace_name_suffix)
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    relay: Wire,
+}
+
+/// The fields as they come. `accessKey`, `expiresOn` and `serviceConfigurationToken` are optional in the schema.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    namespace_name: String,
+    namespace_name_suffix: String,
+    hybrid_connection_name: String,
+    access_key: Option<String>,
+    #[serde(default, deserialize_with = "number_or_text")]
+    expires_on: Option<u64>,
+    service_configuration_token: Option<String>,
+}
+
+impl TryFrom<Wire> for RelayCredentials {
+    type Error = anyhow::Error;
+
+    fn try_from(wire: Wire) -> Result<Self> {
+        let access_key = wire.access_key.context("the relay credentials hold no accessKey")?;
+        Ok(Self {
+            namespace_name: host_part(wire.namespace_name, "namespaceName")?,
+            namespace_name_suffix: host_part(wire.namespace_name_suffix, "namespaceNameSuffix")?,
+            hybrid_connection_name: path(wire.hybrid_connection_name)?,
+            access_key: header_value(access_key, "accessKey")?,
+            expires_on: wire.expires_on,
+            service_configuration_token: wire
+                .service_configuration_token
+                .filter(|token| !token.is_empty())
+                .map(|token| header_value(token, "serviceConfigurationToken"))
+                .transpose()?,
+        })
+    }
+}
+
+fn host_part(text: String, field: &str) -> Result<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+    ensure!(
+        !text.is_empty() && text.chars().all(allowed),
+        "the relay credentials' {field} is not part of a host name"
+    );
+    Ok(text)
+}
+
+fn path(text: String) -> Result<String> {
+    let allowed = |c: char| c.is_ascii_graphic() && !"?#".contains(c);
+    ensure!(
+        !text.is_empty() && text.chars().all(allowed),
+        "the relay credentials' hybridConnectionName is not a path"
+    );
+    Ok(text)
+}
+
+fn header_value(text: String, field: &str) -> Result<Secret> {
+    let allowed = |c: char| c.is_ascii_graphic() || c == ' ';
+    ensure!(text.chars().all(allowed), "the relay credentials' {field} cannot be an HTTP header");
+    Ok(Secret::new(text))
+}
+
+/// `expiresOn` is an integer in every recorded answer; relay information written by others also has it as text.
+fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Number(u64),
+        Text(String),
+    }
+    Ok(match Option::<Form>::deserialize(deserializer)? {
+        Some(Form::Number(seconds)) => Some(seconds),
+        Some(Form::Text(text)) => text.parse().ok(),
+        None => None,
+    })
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The recorded answer of azure-powershell `TestGetArcConfig.json`, its signature shortened.
+    const RECORDED: &str = r#"{"relay":{
+        "namespaceName":"azgnrelay-eastus-l1","namespaceNameSuffix":"servicebus.windows.net",
+        "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2188f2bdab27b/1664908286977728256",
+        "accessKey":"SharedAccessSignature sr=http%3A%2F%2Fazgnrelay&sig=PeFR%3D&se=1664912486&skn=sender20221003",
+        "expiresOn":1664911886}}"#;
+
+    #[test]
+    fn a_recorded_answer_is_read_whole() {
+        let credentials = RelayCredentials::from_json(RECORDED.as_bytes()).unwrap();
+        assert_eq!(credentials.authority(), "azgnrelay-eastus-l1.servicebus.windows.net");
+        assert_eq!(credentials.expires_on, Some(1664911886));
+        assert!(credentials.access_key.secret().ends_with("skn=sender20221003"));
+        assert!(credentials.service_configuration_token.is_none());
+    }
+
+    #[test]
+    fn relay_info_may_be_wrapped_and_padded_with_white_space_and_hold_text_numbers() {
+        let json =
+            RECORDED.replace("1664911886}}", "\"1664911886\",\"serviceConfigurationToken\":\"eyJ0.x.y\"}}");
+        let mut packed = STANDARD.encode(json);
+        packed.insert_str(40, "\r\n");
+        let credentials = RelayCredentials::from_relay_info(&format!(" {packed}\n")).unwrap();
+        assert_eq!(credentials.expires_on, Some(1664911886));
+        assert_eq!(credentials.service_configuration_token.unwrap().secret(), "eyJ0.x.y");
+    }
+
+    #[test]
+    fn credentials_print_no_secret() {
+        let printed = format!("{:?}", RelayCredentials::from_json(RECORDED.as_bytes()).unwrap());
+        assert!(!printed.contains("sig="), "{printed}");
+    }
+
+    #[test]
+    fn a_fault_in_an_answer_is_told_without_quoting_it() {
+        for broken in ["", "{}", "not json", &RECORDED[..RECORDED.len() - 5]] {
+            let error = RelayCredentials::from_json(broken.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), "the answer holds no relay credentials");
+        }
+        let error = RelayCredentials::from_relay_info("%%%").unwrap_err();
+        assert_eq!(error.to_string(), "it is not base64");
+    }
+
+    #[test]
+    fn nothing_in_an_answer_can_add_a_line_to_the_request() {
+        for (field, from, to) in [
+            ("namespaceName", "azgnrelay-eastus-l1\"", "evil.example/x\""),
+            ("namespaceNameSuffix", "servicebus.windows.net", "x@evil"),
+            ("hybridConnectionName", "3cf2188f2bdab27b", "a b\\r\\nX: y"),
+            ("hybridConnectionName", "3cf2188f2bdab27b", "a?sb-hc-action=listen"),
+            ("accessKey", "sig=PeFR", "sig=\\r\\nX-Injected: 1"),
+        ] {
+            let error = RelayCredentials::from_json(RECORDED.replace(from, to).as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(field), "{field}: {error}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What Azure Resource Manager and Entra ID know. Nothing here learns of ssh, the relay's wire or a terminal.
+
+pub(crate) mod arm;
+pub(crate) mod cloud;
+pub(crate) mod credential;
+pub(crate) mod hybrid_connectivity;
+pub(crate) mod resource_id;

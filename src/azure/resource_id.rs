@@ -1,0 +1,192 @@
+//! The resource ID of an Arc machine: parsed once at the door, printed in ARM's own spelling.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The resource types that carry a `Microsoft.HybridConnectivity` endpoint, with the spelling ARM documents.
+///
+/// Source: azure-cli-extensions `src/ssh/azext_ssh/resource_type_utils.py`.
+const ARC_TYPES: [(&str, &str); 4] = [
+    ("Microsoft.HybridCompute", "machines"),
+    ("Microsoft.ConnectedVMwarevSphere", "virtualMachines"),
+    ("Microsoft.ScVmm", "virtualMachines"),
+    ("Microsoft.AzureStackHCI", "virtualMachines"),
+];
+
+/// The ID of one Arc machine: `/subscriptions/{s}/resourceGroups/{g}/providers/{type}/{name}`.
+///
+/// Keywords and types are matched without regard to case, as ARM does; names keep the spelling they were given in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ResourceId {
+    /// The subscription, normally a GUID.
+    pub(crate) subscription: String,
+    /// The resource group.
+    pub(crate) resource_group: String,
+    /// The resource provider's namespace, one of the four Arc types.
+    pub(crate) namespace: &'static str,
+    /// The type within the namespace: `machines` or `virtualMachines`.
+    pub(crate) kind: &'static str,
+    /// The machine's name.
+    pub(crate) name: String,
+}
+
+impl ResourceId {
+    /// The ID's segments in order, none of them encoded: what a URL's path is built from.
+    pub(crate) fn segments(&self) -> [&str; 8] {
+        let Self { subscription, resource_group, namespace, kind, name } = self;
+        ["subscriptions", subscription, "resourceGroups", resource_group, "providers", namespace, kind, name]
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.segments().iter().try_for_each(|segment| write!(f, "/{segment}"))
+    }
+}
+
+impl FromStr for ResourceId {
+    type Err = ResourceIdError;
+
+    fn from_str(text: &str) -> Result<Self, ResourceIdError> {
+        let segments: Vec<&str> = text.trim().trim_matches('/').split('/').collect();
+        let [subscriptions, subscription, groups, group, providers, namespace, kind, name] =
+            *machine_segments(&segments)
+        else {
+            return Err(ResourceIdError::Shape);
+        };
+        let keywords =
+            [(subscriptions, "subscriptions"), (groups, "resourceGroups"), (providers, "providers")];
+        if keywords.iter().any(|(given, keyword)| !given.eq_ignore_ascii_case(keyword)) {
+            return Err(ResourceIdError::Shape);
+        }
+        let (namespace, kind) = arc_type(namespace, kind)?;
+        Ok(Self {
+            subscription: segment(subscription)?,
+            resource_group: segment(group)?,
+            namespace,
+            kind,
+            name: segment(name)?,
+        })
+    }
+}
+
+/// Cuts `…/providers/{namespace}/virtualMachineInstances/default` off: newer VMware, SCVMM and Azure Local machines
+/// are `Microsoft.HybridCompute/machines` with such a child, and SSH targets the machine.
+fn machine_segments<'a, 'b>(segments: &'b [&'a str]) -> &'b [&'a str] {
+    match segments {
+        [machine @ .., providers, _namespace, instances, default]
+            if providers.eq_ignore_ascii_case("providers")
+                && instances.eq_ignore_ascii_case("virtualMachineInstances")
+                && default.eq_ignore_ascii_case("default") =>
+        {
+            machine
+        }
+        other => other,
+    }
+}
+
+fn arc_type(namespace: &str, kind: &str) -> Result<(&'static str, &'static str), ResourceIdError> {
+    let found =
+        ARC_TYPES.iter().find(|(ns, k)| ns.eq_ignore_ascii_case(namespace) && k.eq_ignore_ascii_case(kind));
+    match found {
+        Some(arc_type) => Ok(*arc_type),
+        None if namespace.eq_ignore_ascii_case("Microsoft.Compute") => Err(ResourceIdError::AzureVm),
+        None => Err(ResourceIdError::Type(format!("{namespace}/{kind}"))),
+    }
+}
+
+/// One name of the ID. ARM allows letters, digits and `-_.()`; what would change the shape of a URL, of a header or
+/// of a line in a file is refused here and never looked at again.
+fn segment(text: &str) -> Result<String, ResourceIdError> {
+    let allowed = |c: char| c.is_alphanumeric() || "-_.()".contains(c);
+    let dots_only = text.chars().all(|c| c == '.');
+    if dots_only || !text.chars().all(allowed) {
+        return Err(ResourceIdError::Name(text.to_owned()));
+    }
+    Ok(text.to_owned())
+}
+
+/// Why a text is not the resource ID of an Arc machine.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ResourceIdError {
+    /// Not of the form of a resource ID.
+    #[error(
+        "an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME"
+    )]
+    Shape,
+    /// The ID of a plain Azure virtual machine.
+    #[error(
+        "this is a plain Azure virtual machine, which has no Arc relay; arcssh reaches Microsoft.HybridCompute/machines"
+    )]
+    AzureVm,
+    /// The ID of a resource that is no machine.
+    #[error("{0} is not a kind of Arc machine")]
+    Type(String),
+    /// A name in the ID is empty or holds a character that ARM does not allow.
+    #[error("{0:?} is not a name that Azure allows in a resource ID")]
+    Name(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "/subscriptions/0a363e8c-a728-4970-8108-d104b63cb74f/resourceGroups/rg-web/providers/Microsoft.HybridCompute/machines/web01";
+
+    fn parsed(text: &str) -> String {
+        text.parse::<ResourceId>().unwrap().to_string()
+    }
+
+    #[test]
+    fn an_id_prints_as_it_was_read() {
+        assert_eq!(parsed(ID), ID);
+    }
+
+    #[test]
+    fn case_and_leading_slashes_do_not_matter() {
+        assert_eq!(parsed(&ID[1..]), ID);
+        assert_eq!(parsed(&format!("/{ID}/")), ID);
+        let shouted =
+            ID.replace("resourceGroups", "RESOURCEGROUPS").replace("HybridCompute", "hybridcompute");
+        assert_eq!(parsed(&shouted), ID);
+    }
+
+    #[test]
+    fn a_virtual_machine_instance_is_cut_back_to_its_machine() {
+        let instance =
+            format!("{ID}/providers/Microsoft.ConnectedVMwarevSphere/virtualMachineInstances/default");
+        assert_eq!(parsed(&instance), ID);
+    }
+
+    #[test]
+    fn all_four_arc_types_are_known() {
+        for (namespace, kind) in ARC_TYPES {
+            let id = format!("/subscriptions/s/resourceGroups/g/providers/{namespace}/{kind}/n");
+            assert_eq!(parsed(&id.to_lowercase()), id);
+        }
+    }
+
+    #[test]
+    fn what_is_no_arc_machine_is_refused_by_name() {
+        let error = |text: &str| text.parse::<ResourceId>().unwrap_err();
+        assert_eq!(error("web01"), ResourceIdError::Shape);
+        assert_eq!(error(""), ResourceIdError::Shape);
+        assert_eq!(error(&format!("{ID}/extensions/x")), ResourceIdError::Shape);
+        assert_eq!(
+            error(&ID.replace("HybridCompute/machines", "Compute/virtualMachines")),
+            ResourceIdError::AzureVm
+        );
+        assert_eq!(
+            error(&ID.replace("machines", "licenses")),
+            ResourceIdError::Type("Microsoft.HybridCompute/licenses".into())
+        );
+    }
+
+    #[test]
+    fn a_name_cannot_smuggle_anything_into_a_url() {
+        for name in ["", ".", "..", "a b", "a?b", "a#b", "a%2fb", "a\r\nb", "a\"b", "a\\b"] {
+            let id = ID.replace("rg-web", name);
+            assert!(matches!(id.parse::<ResourceId>(), Err(ResourceIdError::Name(_))), "{name:?}");
+        }
+    }
+}

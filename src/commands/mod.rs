@@ -1,0 +1,3 @@
+//! The commands, a file each; every one reads as its story.
+
+pub(crate) mod proxy;

@@ -1,0 +1,105 @@
+//! The head of an HTTP/1.1 answer, reason phrase included: Azure Relay puts its error text there and nowhere else, and
+//! the common HTTP libraries drop it.
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// The longest head that is read. Azure Relay's limit for headers is 32 kB (Relay Hybrid Connections protocol).
+const MAX_HEAD: usize = 32 * 1024;
+/// The most header lines in a head.
+const MAX_HEADERS: usize = 64;
+
+/// Status line and headers of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// The status code.
+    pub(crate) status: u16,
+    /// The reason phrase; empty if there is none.
+    pub(crate) reason: String,
+    /// Names and values in order; a value that is no text is left out.
+    pub(crate) headers: Vec<(String, String)>,
+    /// What was read beyond the head: the beginning of what the connection carries next.
+    pub(crate) beyond: Vec<u8>,
+}
+
+impl Head {
+    /// The first value of a header, its name matched without regard to case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads one head.
+///
+/// # Errors
+/// The connection ends before the head does, or what comes is not HTTP.
+pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
+    let mut received = Vec::with_capacity(4096);
+    while received.len() < MAX_HEAD {
+        if stream.read_buf(&mut received).await? == 0 {
+            let already =
+                if received.is_empty() { "without an answer" } else { "in the middle of the answer" };
+            bail!("the connection was closed {already}");
+        }
+        if let Some(head) = parse(&received)? {
+            return Ok(head);
+        }
+    }
+    bail!("the answer's head is longer than {MAX_HEAD} bytes")
+}
+
+fn parse(received: &[u8]) -> Result<Option<Head>> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = response.parse(received).context("the answer is not HTTP")?
+    else {
+        return Ok(None);
+    };
+    ensure!(response.version == Some(1), "the answer is not HTTP/1.1");
+    let text = |header: &httparse::Header<'_>| {
+        let value = std::str::from_utf8(header.value).ok()?;
+        Some((header.name.to_owned(), value.to_owned()))
+    };
+    Ok(Some(Head {
+        status: response.code.context("the answer has no status")?,
+        reason: response.reason.unwrap_or_default().trim().to_owned(),
+        headers: response.headers.iter().filter_map(text).collect(),
+        beyond: received[length..].to_vec(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read_all(mut bytes: &[u8]) -> Result<Head> {
+        read(&mut bytes).await
+    }
+
+    #[tokio::test]
+    async fn the_reason_phrase_and_what_follows_the_head_are_kept() {
+        let head = read_all(b"HTTP/1.1 404 Endpoint does not exist. TrackingId:x_G13\r\nX-A: b\r\n\r\nrest")
+            .await
+            .unwrap();
+        assert_eq!((head.status, head.reason.as_str()), (404, "Endpoint does not exist. TrackingId:x_G13"));
+        assert_eq!(head.header("x-a"), Some("b"));
+        assert_eq!(head.beyond, b"rest");
+    }
+
+    #[tokio::test]
+    async fn a_head_without_a_reason_is_read() {
+        let head = read_all(b"HTTP/1.1 503\r\n\r\n").await.unwrap();
+        assert_eq!((head.status, head.reason.as_str()), (503, ""));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_head_is_an_error() {
+        let error = |bytes: &'static [u8]| async move { read_all(bytes).await.unwrap_err().to_string() };
+        assert_eq!(error(b"").await, "the connection was closed without an answer");
+        assert_eq!(error(b"HTTP/1.1 200").await, "the connection was closed in the middle of the answer");
+        assert_eq!(error(b"SSH-2.0-OpenSSH_9.2\r\n").await, "the answer is not HTTP");
+        let endless: &'static [u8] =
+            Box::leak([b"HTTP/1.1 200 ".as_slice(), &[b'a'; MAX_HEAD]].concat().into_boxed_slice());
+        assert_eq!(error(endless).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
+    }
+}

@@ -1,0 +1,148 @@
+//! The way out: name resolution, TCP, the environment's HTTP proxies, TLS. Knows nothing of Azure or ssh.
+
+pub(crate) mod head;
+pub(crate) mod proxy;
+pub(crate) mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http::Uri;
+use http::uri::Authority;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+use tower_service::Service as _;
+use tracing::{debug, info};
+
+/// How long name resolution and the TCP connection may take, over all addresses of a host.
+const TCP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an HTTP proxy may take to open its tunnel: it connects onwards in this time.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a TLS handshake may take.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an HTTP answer may keep silent.
+const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A TCP connection, or one inside TLS to an `https://` proxy.
+type Transport = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// A TLS connection to its far end, whatever lies between.
+pub(crate) type Stream = TlsStream<Transport>;
+
+/// The ways out that the environment leaves open.
+#[derive(Debug)]
+pub(crate) struct Net {
+    tls: Arc<ClientConfig>,
+    proxies: Matcher,
+}
+
+impl Net {
+    /// Reads the environment's proxies and starts to load the trust store on a thread of its own.
+    pub(crate) fn new() -> Self {
+        Self { tls: Arc::new(tls::client_config()), proxies: Matcher::from_system() }
+    }
+
+    /// A TLS connection to `authority`, port 443 unless it names another, through the environment's proxy if one is
+    /// meant for it.
+    ///
+    /// # Errors
+    /// An [`anyhow::Error`] with a [`Step`] as its context: which part of the way failed.
+    pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream> {
+        let target = https(authority)?;
+        let transport = match self.proxies.intercept(&target) {
+            Some(proxy) => self.tunnel(&proxy, authority).await?,
+            None => Either::Left(tcp(&target, authority).await?),
+        };
+        self.encrypt(transport, authority).await
+    }
+
+    /// An HTTP client on the same proxies and trust store, for the calls that need one.
+    pub(crate) fn http_client(&self) -> Result<reqwest::Client> {
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(ClientConfig::clone(&self.tls))
+            .connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT)
+            .read_timeout(HTTP_READ_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("cannot set up an HTTP client")
+    }
+
+    async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {
+        let via = proxy::address(proxy)?;
+        info!(proxy = %via.host, target = %authority, "going through the environment's proxy");
+        let tcp = tcp(proxy.uri(), &via.host).await?;
+        let mut transport = match via.encrypted {
+            true => Either::Right(self.encrypt(tcp, &via.host).await?),
+            false => Either::Left(tcp),
+        };
+        let step = || Step::Proxy { proxy: via.host.to_string(), target: authority.to_string() };
+        bounded(PROXY_TIMEOUT, proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
+            .await
+            .with_context(step)?;
+        Ok(transport)
+    }
+
+    async fn encrypt<T>(&self, transport: T, authority: &Authority) -> Result<TlsStream<T>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let step = || Step::Tls(authority.to_string());
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host).with_context(step)?;
+        let stream = bounded(TLS_TIMEOUT, async {
+            Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport).await?)
+        });
+        let stream = stream.await.with_context(step)?;
+        let (_, session) = stream.get_ref();
+        debug!(
+            version = ?session.protocol_version(), suite = ?session.negotiated_cipher_suite().map(|suite| suite.suite()),
+            handshake = ?session.handshake_kind(), "TLS with {authority}"
+        );
+        Ok(stream)
+    }
+}
+
+/// The part of the way that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Step {
+    /// Name resolution or the TCP connection to a host.
+    #[error("cannot reach {0}")]
+    Tcp(String),
+    /// The tunnel of an HTTP proxy.
+    #[error("the proxy {proxy} opens no tunnel to {target}")]
+    Proxy {
+        /// Host and port of the proxy.
+        proxy: String,
+        /// Where it should have led.
+        target: String,
+    },
+    /// The TLS handshake with a host.
+    #[error("no TLS with {0}")]
+    Tls(String),
+}
+
+/// Happy eyeballs over all addresses of the host, by the library that the HTTP client uses too.
+async fn tcp(target: &Uri, authority: &Authority) -> Result<TcpStream> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    let connected = bounded(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) });
+    connected.await.with_context(|| Step::Tcp(authority.to_string()))
+}
+
+fn https(authority: &Authority) -> Result<Uri> {
+    Ok(Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build()?)
+}
+
+async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, work).await.with_context(|| format!("no answer within {} s", limit.as_secs()))?
+}

@@ -1,0 +1,309 @@
+//! Two byte streams carried over one WebSocket: ssh's input to the relay, the relay's messages to ssh's output.
+//!
+//! One task polls both directions without splitting the connection, which costs no lock and lets neither wait for the
+//! other: input is read only while the relay takes it, the relay only while the output takes it. What is fed to the
+//! relay is flushed once there is no more of it for the moment.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{Sink, SinkExt, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_util::io::poll_read_buf;
+use tracing::{debug, trace};
+
+use crate::relay::connect::Upgraded;
+
+/// The most bytes sent in one message. No limit is documented for WebSocket data; .NET's relay client sends as much.
+const MAX_PAYLOAD: usize = 64 * 1024;
+/// The largest message taken in. The relay documents no limit; beyond this no listener means well.
+const MAX_MESSAGE: usize = 1 << 30;
+/// How often a ping keeps the relay from taking the connection for idle: losses are reported after about 2 and after
+/// about 4 minutes (aztunnel `bridge.go`; Azure/azure-relay issue 33). Whether pongs come is documented nowhere, so
+/// that a missing one means nothing.
+const PING_PERIOD: Duration = Duration::from_secs(30);
+/// How long the relay may keep silent after ssh has closed its side before the connection is taken to be over. A
+/// WebSocket cannot be half closed, and a Close frame would cut off what the server still sends.
+const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+/// How long the last words may take: input already read, the Close frame, output already received.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Messages moved in one direction before the other gets its turn.
+const TURN: usize = 8;
+
+/// How a bridge came to its end.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// In order: ssh closed its side or reads no more, or the machine closed the connection.
+    Finished,
+    /// A signal asked for it; its number.
+    Signal(u8),
+    /// Out of order, while ssh still wanted the connection.
+    Broken(Broken),
+}
+
+/// Why a connection that ssh still wanted is no more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// The relay closed it, saying why.
+    #[error("the relay closed the connection with code {} {:?}", u16::from(.0.code), .0.reason.as_str())]
+    Closed(CloseFrame),
+    /// The connection to the relay was lost.
+    #[error("the connection to the relay was lost")]
+    Lost(#[source] Error),
+}
+
+/// Carries bytes until one side is done or `stop` says so, and then says farewell to the relay in bounded time.
+pub(crate) async fn run<S, I, O>(
+    upgraded: Upgraded<S>,
+    input: I,
+    output: O,
+    stop: impl Future<Output = Ending>,
+) -> Ending
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + Unpin,
+    O: AsyncWrite + Unpin,
+{
+    let mut bridge = Bridge::new(upgraded, input, output).await;
+    let ending = tokio::select! {
+        biased;
+        ending = poll_fn(|cx| bridge.poll(cx)) => ending,
+        ending = stop => ending,
+    };
+    debug!(?ending, "the bridge ends");
+    let farewell = timeout(FAREWELL, bridge.farewell()).await;
+    trace!(complete = farewell.is_ok(), "farewell");
+    match ending {
+        // ssh had closed its side before the relay did, and only the order of reading told otherwise.
+        Ending::Broken(_) if !bridge.input_open => Ending::Finished,
+        ending => ending,
+    }
+}
+
+struct Bridge<S, I, O> {
+    relay: WebSocketStream<ReadSideTells<S>>,
+    input: I,
+    input_open: bool,
+    read: BytesMut,
+    output: O,
+    arrived: Bytes,
+    ping: Interval,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl<S, I, O> Bridge<S, I, O>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + Unpin,
+    O: AsyncWrite + Unpin,
+{
+    async fn new(Upgraded { stream, beyond }: Upgraded<S>, input: I, output: O) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(MAX_PAYLOAD)
+            .write_buffer_size(MAX_PAYLOAD)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let stream = ReadSideTells { stream, write_failed: false };
+        let mut ping = interval_at(Instant::now() + PING_PERIOD, PING_PERIOD);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            relay: WebSocketStream::from_partially_read(stream, beyond, Role::Client, Some(config)).await,
+            input,
+            input_open: true,
+            read: BytesMut::with_capacity(MAX_PAYLOAD),
+            output,
+            arrived: Bytes::new(),
+            ping,
+            silence: Box::pin(sleep(DRAIN_SILENCE)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if let Poll::Ready(ending) = self.poll_downstream(cx) {
+            return Poll::Ready(ending);
+        }
+        self.poll_ping(cx);
+        // An input that has nothing for now keeps a waker, as does a relay that takes nothing.
+        let _ = self.poll_upstream(cx);
+        if !self.input_open && self.silence.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ending::Finished);
+        }
+        Poll::Pending
+    }
+
+    /// Relay to output, up to a turn's worth of messages.
+    fn poll_downstream(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        for _ in 0..TURN {
+            if ready!(self.poll_write_out(cx)).is_err() {
+                return Poll::Ready(Ending::Finished);
+            }
+            let Poll::Ready(message) = Pin::new(&mut self.relay).poll_next(cx) else {
+                // A buffering output holds the end of a burst until it is flushed.
+                let flushed = Pin::new(&mut self.output).poll_flush(cx);
+                return if let Poll::Ready(Err(_)) = flushed {
+                    Poll::Ready(Ending::Finished)
+                } else {
+                    Poll::Pending
+                };
+            };
+            if let Some(ending) = self.receive(message) {
+                return Poll::Ready(ending);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.arrived.has_remaining() {
+            match ready!(Pin::new(&mut self.output).poll_write(cx, &self.arrived))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.arrived.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes in what the relay sent. Pings are answered by the WebSocket layer; the agent sends binary messages, and
+    /// bytes are bytes whatever kind of message brings them.
+    fn receive(&mut self, message: Option<Result<Message, Error>>) -> Option<Ending> {
+        match message {
+            Some(Ok(Message::Binary(bytes))) => self.arrived = bytes,
+            Some(Ok(Message::Text(text))) => self.arrived = text.into(),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return None,
+            Some(Ok(Message::Close(Some(frame)))) if frame.code != CloseCode::Normal => {
+                return Some(Ending::Broken(Broken::Closed(frame)));
+            }
+            Some(Ok(Message::Close(_))) | None => return Some(Ending::Finished),
+            Some(Err(error)) => return Some(Ending::Broken(Broken::Lost(error))),
+        }
+        if !self.input_open {
+            self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
+        }
+        None
+    }
+
+    /// Input to relay, up to a turn's worth of messages, then one flush. Ready when nothing is left to do for now.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..TURN {
+            if !self.input_open {
+                return self.poll_flush(cx);
+            }
+            if ready!(Pin::new(&mut self.relay).poll_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            self.read.reserve(MAX_PAYLOAD);
+            match poll_read_buf(Pin::new(&mut self.input), cx, &mut (&mut self.read).limit(MAX_PAYLOAD)) {
+                Poll::Pending => return self.poll_flush(cx),
+                Poll::Ready(Ok(0) | Err(_)) => self.end_input(),
+                Poll::Ready(Ok(_)) => {
+                    let bytes = self.read.split().freeze();
+                    self.send(Message::Binary(bytes));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn end_input(&mut self) {
+        debug!("ssh closed its side");
+        self.input_open = false;
+        self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
+    }
+
+    fn poll_ping(&mut self, cx: &mut Context<'_>) {
+        while self.ping.poll_tick(cx).is_ready() {
+            if let Poll::Ready(Ok(())) = Pin::new(&mut self.relay).poll_ready(cx) {
+                self.send(Message::Ping(Bytes::new()));
+            }
+        }
+    }
+
+    /// Feeds the relay. That it fails is learnt on the reading side; see [`ReadSideTells`].
+    fn send(&mut self, message: Message) {
+        if let Err(error) = Pin::new(&mut self.relay).start_send(message) {
+            debug!(%error, "the relay takes no more");
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.relay).poll_flush(cx).map(drop)
+    }
+
+    /// What ssh wrote before it went, a Close frame, and what is still on its way out. The peer is not waited for.
+    async fn farewell(&mut self) {
+        poll_fn(|cx| self.poll_upstream(cx)).await;
+        let frame = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
+        let closed = self.relay.send(Message::Close(Some(frame))).await;
+        trace!(?closed, "Close frame");
+        let _ = self.output.flush().await;
+        let _ = self.relay.get_mut().shutdown().await;
+    }
+}
+
+/// A connection whose failed writes are told by its reading side alone.
+///
+/// When the relay closes, its Close frame lies ready to be read while writing already fails: the frame is the reason,
+/// the failed write only its echo.
+#[derive(Debug)]
+struct ReadSideTells<S> {
+    stream: S,
+    write_failed: bool,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ReadSideTells<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> ReadSideTells<S> {
+    fn unless_failed<T>(
+        &mut self,
+        instead: T,
+        write: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.write_failed {
+            return Poll::Ready(Ok(instead));
+        }
+        Poll::Ready(match ready!(write(Pin::new(&mut self.stream))) {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                debug!(%error, "cannot write to the relay");
+                self.write_failed = true;
+                Ok(instead)
+            }
+        })
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadSideTells<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.unless_failed(buf.len(), |stream| stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_failed((), |stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_failed((), |stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! The sender's handshake with Azure Relay, and the waiting for a listener to answer it.
+//!
+//! The request is written and its answer read here rather than by a WebSocket library, because the relay says why it
+//! refuses in the HTTP reason phrase alone (Relay Hybrid Connections protocol, "error codes").
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use http::uri::Authority;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::net::head::{self, Head};
+use crate::net::{self, Net};
+
+/// How long the relay may take to answer the upgrade. It gives the listener about 30 s to accept (Relay Hybrid
+/// Connections protocol, "accept"), so that its own 504 comes first.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
+#[derive(Debug)]
+pub(crate) struct Upgraded<S> {
+    /// The connection.
+    pub(crate) stream: S,
+    /// Bytes of the first frames that came with the answer.
+    pub(crate) beyond: Vec<u8>,
+}
+
+/// Connects, and while nobody listens waits for it to change, up to `budget`.
+///
+/// `on_retry` hears of each refusal that is waited out.
+///
+/// # Errors
+/// A [`ConnectError`]: the last one where the budget ran out.
+pub(crate) async fn wait_for_listener(
+    net: &Net,
+    credentials: &RelayCredentials,
+    port: u16,
+    budget: Duration,
+    on_retry: impl Fn(&ConnectError),
+) -> Result<Upgraded<net::Stream>, ConnectError> {
+    let deadline = Instant::now() + budget;
+    let mut pauses = pauses();
+    loop {
+        let error = match connect(net, credentials, port).await {
+            Ok(upgraded) => return Ok(upgraded),
+            Err(error) => error,
+        };
+        let pause = pauses.next().unwrap_or_default();
+        if !error.may_pass() || Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        info!("{error}; trying again in {} s", pause.as_secs());
+        on_retry(&error);
+        sleep(pause).await;
+    }
+}
+
+/// Pauses between tries. The relay's name for a connection is known to the agent only some time after it was minted;
+/// these are the steps that serve aztunnel.
+fn pauses() -> impl Iterator<Item = Duration> {
+    [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
+}
+
+/// One try: TCP, TLS, upgrade. The 101 comes only after the agent has accepted, and it has dialled the port first.
+async fn connect(
+    net: &Net,
+    credentials: &RelayCredentials,
+    port: u16,
+) -> Result<Upgraded<net::Stream>, ConnectError> {
+    let authority = relay_authority(credentials)?;
+    let stream = net.connect(&authority).await?;
+    match timeout(UPGRADE_TIMEOUT, upgrade(stream, &authority, credentials, port)).await {
+        Ok(upgraded) => upgraded,
+        Err(_elapsed) => Err(ConnectError::Silent(UPGRADE_TIMEOUT)),
+    }
+}
+
+fn relay_authority(credentials: &RelayCredentials) -> Result<Authority> {
+    let authority = credentials.authority();
+    authority.parse().with_context(|| format!("the relay's name {authority} is not a host name"))
+}
+
+async fn upgrade<S>(
+    mut stream: S,
+    authority: &Authority,
+    credentials: &RelayCredentials,
+    port: u16,
+) -> Result<Upgraded<S>, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let key = generate_key();
+    let id = Uuid::new_v4();
+    debug!(%id, %authority, "asking the relay for a connection");
+    let request = request(authority, credentials, port, &key, id);
+    let head =
+        exchange(&mut stream, &request).await.with_context(|| format!("the relay {authority} went away"))?;
+    if head.status != 101 {
+        return Err(ConnectError::Refused { status: head.status, reason: head.reason });
+    }
+    if head.header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
+        return Err(anyhow!("{authority} is no WebSocket server: its Sec-WebSocket-Accept is wrong").into());
+    }
+    Ok(Upgraded { stream, beyond: head.beyond })
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Head> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    head::read(stream).await
+}
+
+/// The request of a sender. The hybrid connection's slashes stay as they are and the token travels in a header, where
+/// no proxy logs it (aztunnel `internal/arc/arc.go`; Relay Hybrid Connections protocol, "HTTP request").
+fn request(authority: &Authority, credentials: &RelayCredentials, port: u16, key: &str, id: Uuid) -> String {
+    let RelayCredentials { hybrid_connection_name, access_key, service_configuration_token, .. } =
+        credentials;
+    let mut lines = vec![
+        format!("GET /$hc/{hybrid_connection_name}?sb-hc-action=connect&sb-hc-id={id} HTTP/1.1"),
+        format!("Host: {authority}"),
+        "Connection: Upgrade".into(),
+        "Upgrade: websocket".into(),
+        "Sec-WebSocket-Version: 13".into(),
+        format!("Sec-WebSocket-Key: {key}"),
+        format!("ServiceBusAuthorization: {}", access_key.secret()),
+        format!("Microsoft-Guestgateway-Target: localhost:{port}"),
+    ];
+    if let Some(token) = service_configuration_token {
+        lines.push(format!("Service-Configuration-Token: {}", token.secret()));
+    }
+    lines.join("\r\n") + "\r\n\r\n"
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// The relay, or the agent through it, refused the upgrade; the reason phrase carries a tracking ID for support.
+    #[error("the relay answered {status} {reason}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The HTTP reason phrase.
+        reason: String,
+    },
+    /// The relay did not answer the upgrade in this time.
+    #[error("the relay did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The relay cannot be reached, or does not speak its protocol.
+    #[error(transparent)]
+    Unreachable(#[from] anyhow::Error),
+}
+
+impl ConnectError {
+    /// Whether the same request may be answered otherwise in a while: no listener yet, a gateway's time-out or fault.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { status: 404 | 408, .. } | Self::Silent(_) => true,
+            Self::Refused { status, .. } => (500..600).contains(status) && !self.is_port_closed(),
+            Self::Unreachable(_) => false,
+        }
+    }
+
+    /// Whether the agent was reached and nothing listened on the port: its 503 names the address that it dialled
+    /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
+    pub(crate) fn is_port_closed(&self) -> bool {
+        matches!(self, Self::Refused { status: 503, reason } if reason.contains("connection to localhost:"))
+    }
+
+    /// Whether the shared access signature was refused, so that newly minted credentials may serve.
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused { status: 401, .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RELAY_INFO: &str = r#"{"relay":{"namespaceName":"azgn","namespaceNameSuffix":"servicebus.windows.net",
+        "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2/1664/v2","accessKey":"SharedAccessSignature sr=x&sig=y",
+        "expiresOn":1,"serviceConfigurationToken":"eyJ0.a.b"}}"#;
+
+    fn refused(status: u16, reason: &str) -> ConnectError {
+        ConnectError::Refused { status, reason: reason.to_owned() }
+    }
+
+    #[test]
+    fn the_request_carries_its_secrets_in_headers_only_and_its_path_unescaped() {
+        let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes()).unwrap();
+        let authority = relay_authority(&credentials).unwrap();
+        let text = request(&authority, &credentials, 2222, "a2V5", Uuid::nil());
+        let lines: Vec<&str> = text.split("\r\n").collect();
+        assert_eq!(
+            lines[0],
+            "GET /$hc/microsoft.hybridcompute/machines/3cf2/1664/v2?sb-hc-action=connect&sb-hc-id=00000000-0000-0000-0000-000000000000 HTTP/1.1"
+        );
+        for header in [
+            "Host: azgn.servicebus.windows.net",
+            "ServiceBusAuthorization: SharedAccessSignature sr=x&sig=y",
+            "Service-Configuration-Token: eyJ0.a.b",
+            "Microsoft-Guestgateway-Target: localhost:2222",
+        ] {
+            assert!(lines.contains(&header), "{header}");
+        }
+        assert!(text.ends_with("\r\n\r\n") && !text.contains("Sec-WebSocket-Extensions"));
+    }
+
+    #[test]
+    fn a_relay_with_a_port_is_dialled_there() {
+        let json = RELAY_INFO.replace("azgn", "127").replace("servicebus.windows.net", "0.0.1:8443");
+        let authority = relay_authority(&RelayCredentials::from_json(json.as_bytes()).unwrap()).unwrap();
+        assert_eq!((authority.host(), authority.port_u16()), ("127.0.0.1", Some(8443)));
+    }
+
+    #[test]
+    fn what_may_pass_is_waited_out_and_nothing_else() {
+        let phases =
+            ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
+        assert!(phases.iter().all(|reason| refused(404, reason).may_pass()));
+        assert!([408, 500, 502, 503, 504].iter().all(|status| refused(*status, "").may_pass()));
+        assert!(![400, 401, 403, 429, 301].iter().any(|status| refused(*status, "").may_pass()));
+        let closed = refused(
+            503,
+            "connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",
+        );
+        assert!(closed.is_port_closed() && !closed.may_pass());
+        assert!(refused(401, "ExpiredToken").is_unauthorized());
+    }
+
+    #[test]
+    fn pauses_grow_to_five_seconds_and_stay_there() {
+        let seconds: Vec<u64> = pauses().take(6).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 5, 5, 5]);
+    }
+}

@@ -1,0 +1,4 @@
+//! Azure Relay's Hybrid Connections as a sender meets them. Knows nothing of ARM, of identities or of ssh.
+
+pub(crate) mod bridge;
+pub(crate) mod connect;
