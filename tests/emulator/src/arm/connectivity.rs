@@ -1,0 +1,316 @@
+//! Microsoft.HybridConnectivity: endpoints, service configurations and listCredentials.
+//!
+//! Shapes are those of azure-rest-api-specs hybridconnectivity 2023-03-15 and of azure-powershell's recorded sessions.
+
+use std::time::Instant;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::arm::error::ArmError;
+use crate::arm::path::{MachinePath, Target};
+use crate::arm::reply::Reply;
+use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error};
+use crate::clock;
+use crate::journal::lock;
+use crate::machine::{MachineState, Minted, Notice};
+use crate::relay::{Fate, sas};
+use crate::server::Call;
+
+/// `expiresin`: seconds (azure-rest-api-specs hybridconnectivity.json).
+const SHORTEST_LIFE: u64 = 600;
+const LONGEST_LIFE: u64 = 10_800;
+
+/// The access key outlives `expiresOn` by this many seconds (recorded: `se` − `expiresOn`).
+const ACCESS_KEY_GRACE: u64 = 600;
+
+/// The version that knows neither services nor their tokens.
+const BEFORE_SERVICES: &str = "2021-10-06-preview";
+
+impl Arm {
+    /// Everything below `…/providers/Microsoft.HybridConnectivity/endpoints`.
+    pub(crate) fn connectivity(
+        &self,
+        call: &Call,
+        target: &Target,
+        version: &str,
+    ) -> Result<Reply, ArmError> {
+        if lock(&self.registration).current() != "Registered" {
+            return Err(error::missing_registration(HYBRID_CONNECTIVITY));
+        }
+        let path = match target {
+            Target::Endpoints(path) | Target::Endpoint(path) | Target::ListCredentials(path) => path,
+            Target::ServiceConfigurations(path) | Target::ServiceConfiguration(path, _) => path,
+            _ => return Err(error::invalid_path(&call.path)),
+        };
+        let machine = self.machine(path)?;
+        check_version(version, &machine)?;
+        let answer = self.provide(call, target, path, &machine, version);
+        // What came through to the provider says so; answers of ARM itself lack this header (recorded).
+        Ok(answer.unwrap_or_else(ArmError::reply).header("x-ms-providerhub-traffic", "True"))
+    }
+
+    fn provide(
+        &self,
+        call: &Call,
+        target: &Target,
+        path: &MachinePath,
+        machine: &MachineState,
+        version: &str,
+    ) -> Result<Reply, ArmError> {
+        match target {
+            Target::ListCredentials(_) => self.list_credentials(call, machine, version),
+            Target::Endpoints(_) => endpoint_list(call, path, machine),
+            Target::Endpoint(_) => self.endpoint(call, path, machine),
+            Target::ServiceConfiguration(_, service) => service_configuration(call, path, machine, service),
+            _ => service_configuration_list(call, path, machine),
+        }
+    }
+
+    fn endpoint(&self, call: &Call, path: &MachinePath, machine: &MachineState) -> Result<Reply, ArmError> {
+        match call.method {
+            Method::PUT | Method::PATCH => {
+                let body = json_body(call)?;
+                if !matches!(body["properties"]["type"].as_str(), Some("default")) {
+                    return Err(error::bad_request(
+                        "The property 'type' of a default endpoint must be 'default'.",
+                    ));
+                }
+                if std::mem::replace(&mut *machine.endpoint(), true) {
+                    self.disturb_listener(machine);
+                }
+                Ok(Reply::ok(&endpoint(path)))
+            }
+            Method::GET if *machine.endpoint() => Ok(Reply::ok(&endpoint(path))),
+            Method::GET => Err(error::endpoint_not_found(&path.name)),
+            Method::DELETE => {
+                let existed = *machine.endpoint();
+                self.remove_endpoint(machine);
+                Ok(Reply::empty(if existed { 200 } else { 204 }))
+            }
+            _ => Err(error::method_not_allowed()),
+        }
+    }
+
+    /// A PUT on an existing endpoint "may disrupt the Arc agent's relay listener, causing subsequent connections to
+    /// fail with 404 'Endpoint does not exist' until the listener recovers" (aztunnel `internal/arc/arc.go`).
+    fn disturb_listener(&self, machine: &MachineState) {
+        for minted in machine.minted() {
+            self.relay.delete(&minted.hybrid_connection_name, Fate::ListenersDropped);
+        }
+    }
+
+    /// Deletes the endpoint with all that depends on it.
+    pub(crate) fn remove_endpoint(&self, machine: &MachineState) {
+        *machine.endpoint() = false;
+        machine.service_configurations.send_modify(|all| all.clear());
+        for minted in machine.minted() {
+            self.relay.delete(&minted.hybrid_connection_name, Fate::Deleted);
+        }
+    }
+
+    fn list_credentials(
+        &self,
+        call: &Call,
+        machine: &MachineState,
+        version: &str,
+    ) -> Result<Reply, ArmError> {
+        if call.method != Method::POST {
+            return Err(error::method_not_allowed());
+        }
+        let life = life(call)?;
+        let body = if call.body.is_empty() { Value::Null } else { json_body(call)? };
+        if !*machine.endpoint() {
+            return Err(error::endpoint_not_found(&machine.facts.name));
+        }
+        let service = body["serviceName"].as_str().filter(|_| version != BEFORE_SERVICES);
+        let service = match service {
+            Some(name) => {
+                Some((name, machine.port(name).ok_or_else(|| error::no_service_configuration(name))?))
+            }
+            None => None,
+        };
+        let minted = self.mint(machine, life, service);
+        Ok(Reply::ok(&credentials(self, &minted)))
+    }
+
+    /// A new hybrid connection for every call: the recorded names end in the nanosecond time of their own request;
+    /// newer ones have `/v2` after it (Azure/azure-cli issue 29006).
+    fn mint(&self, machine: &MachineState, life: u64, service: Option<(&str, u16)>) -> Minted {
+        let (now, time) = (clock::unix_seconds(), clock::unix_nanoseconds());
+        let name = format!("microsoft.hybridcompute/machines/{}/{time}/v2", machine.fingerprint());
+        let expires_on = now + life;
+        let (resource, relay) = (self.relay.resource(&name), &self.relay);
+        let token_expiry = expires_on + ACCESS_KEY_GRACE;
+        let minted = Minted {
+            relay_authority: relay.namespace.authority(),
+            access_key: relay.sender_key.token(&resource, token_expiry),
+            service_configuration_token: service
+                .map(|service| self.service_token(machine, service, expires_on)),
+            listener_key_name: relay.listener_key.name.clone(),
+            listener_key: relay.listener_key.key.clone(),
+            listen_token: relay.listener_key.token(&resource, token_expiry),
+            hybrid_connection_name: name,
+            expires_on,
+        };
+        self.remember(&minted);
+        self.publish(machine, minted.clone());
+        minted
+    }
+
+    /// The service's token for its agent. It is described as a JWT (aztunnel `internal/arc/arc.go`); its claims are
+    /// not known, and these are what the emulated agent checks.
+    fn service_token(&self, machine: &MachineState, (service, port): (&str, u16), expires: u64) -> String {
+        self.service_token_key.sign(&json!({
+            "iss": "microsoft.hybridconnectivity", "iat": clock::unix_seconds(), "exp": expires,
+            "machine": machine.resource_id().to_ascii_lowercase(), "service": service, "port": port,
+        }))
+    }
+
+    fn remember(&self, minted: &Minted) {
+        self.journal.remember_secret(minted.access_key.as_str());
+        for token in [&minted.access_key, &minted.listen_token] {
+            sas::signature_spellings(token)
+                .into_iter()
+                .flatten()
+                .for_each(|s| self.journal.remember_secret(s));
+        }
+        self.journal.remember_secret(minted.service_configuration_token.as_deref().unwrap_or_default());
+        self.journal.remember_secret(minted.listener_key.as_str());
+    }
+
+    /// The name appears at the relay and with the agent after the delays that the test asked for.
+    fn publish(&self, machine: &MachineState, minted: Minted) {
+        let exists_from = Instant::now() + self.endpoint_delay;
+        self.relay.create(&minted.hybrid_connection_name, exists_from);
+        machine.announce(Notice { minted, listen_from: exists_from + self.listener_delay });
+    }
+}
+
+fn check_version(version: &str, machine: &MachineState) -> Result<(), ArmError> {
+    if CONNECTIVITY_VERSIONS.iter().any(|known| known.eq_ignore_ascii_case(version)) {
+        return Ok(());
+    }
+    let (location, kind) = (&machine.facts.location, "endpoints");
+    Err(error::no_registered_provider(location, version, kind, &CONNECTIVITY_VERSIONS))
+}
+
+/// `expiresin`. What the service answers to a value out of range is not in the sources, beyond that 400 is to be
+/// expected of a documented limit.
+fn life(call: &Call) -> Result<u64, ArmError> {
+    let Some(text) = call.query.value("expiresin") else { return Ok(LONGEST_LIFE) };
+    let life = text.parse().ok().filter(|life| (SHORTEST_LIFE..=LONGEST_LIFE).contains(life));
+    let range = format!("The parameter 'expiresin' must be between {SHORTEST_LIFE} and {LONGEST_LIFE}.");
+    life.ok_or_else(|| error::bad_request(range))
+}
+
+fn credentials(arm: &Arm, minted: &Minted) -> Value {
+    let mut relay = json!({
+        "namespaceName": arm.relay.namespace.name,
+        "namespaceNameSuffix": arm.relay.namespace.suffix,
+        "hybridConnectionName": minted.hybrid_connection_name,
+        "accessKey": minted.access_key,
+        "expiresOn": minted.expires_on,
+    });
+    if let Some(token) = &minted.service_configuration_token {
+        relay["serviceConfigurationToken"] = token.as_str().into();
+    }
+    json!({ "relay": relay })
+}
+
+fn endpoint(path: &MachinePath) -> Value {
+    json!({
+        "id": format!("{}/providers/{HYBRID_CONNECTIVITY}/endpoints/default", path.id()),
+        "name": "default",
+        "type": "microsoft.hybridconnectivity/endpoints",
+        "properties": { "type": "default", "provisioningState": "Succeeded" },
+    })
+}
+
+fn endpoint_list(call: &Call, path: &MachinePath, machine: &MachineState) -> Result<Reply, ArmError> {
+    if call.method != Method::GET {
+        return Err(error::method_not_allowed());
+    }
+    let all: Vec<Value> = machine.endpoint().then(|| endpoint(path)).into_iter().collect();
+    Ok(Reply::ok(&json!({ "value": all })))
+}
+
+fn service_configuration(
+    call: &Call,
+    path: &MachinePath,
+    machine: &MachineState,
+    service: &str,
+) -> Result<Reply, ArmError> {
+    if !*machine.endpoint() {
+        return Err(error::endpoint_not_found(&path.name));
+    }
+    let current = machine.port(service);
+    let missing = || error::service_configuration_not_found(&path.name, service);
+    match call.method {
+        Method::GET => Ok(Reply::ok(&configuration(path, service, current.ok_or_else(missing)?))),
+        Method::PUT | Method::PATCH => {
+            if call.method == Method::PATCH {
+                current.ok_or_else(missing)?;
+            }
+            let port = requested_port(call, service)?;
+            machine.set_port(service, port);
+            let status = if current.is_some() { 200 } else { 201 };
+            Ok(Reply::json(status, &configuration(path, service, port)))
+        }
+        Method::DELETE => {
+            machine.remove_port(service);
+            Ok(Reply::empty(if current.is_some() { 200 } else { 204 }))
+        }
+        _ => Err(error::method_not_allowed()),
+    }
+}
+
+/// The port of a PUT or PATCH. The specification says integer; the documentation has shown a string, which is not
+/// accepted here so that a client is held to the specification.
+fn requested_port(call: &Call, service: &str) -> Result<u16, ArmError> {
+    let body = json_body(call)?;
+    let properties = &body["properties"];
+    if properties["serviceName"].as_str().is_some_and(|name| !name.eq_ignore_ascii_case(service)) {
+        return Err(error::bad_request("The property 'serviceName' does not match the resource name."));
+    }
+    let port =
+        properties["port"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+    port.ok_or_else(|| error::bad_request("The property 'port' must be an integer between 1 and 65535."))
+}
+
+fn configuration(path: &MachinePath, service: &str, port: u16) -> Value {
+    let endpoint = format!("{}/providers/{HYBRID_CONNECTIVITY}/endpoints/default", path.id());
+    json!({
+        "id": format!("{endpoint}/serviceconfigurations/{service}"),
+        "name": service,
+        "type": "Microsoft.HybridConnectivity/endpoints/serviceConfigurations",
+        "properties": { "port": port, "provisioningState": "Succeeded", "serviceName": service },
+    })
+}
+
+fn service_configuration_list(
+    call: &Call,
+    path: &MachinePath,
+    machine: &MachineState,
+) -> Result<Reply, ArmError> {
+    if call.method != Method::GET {
+        return Err(error::method_not_allowed());
+    }
+    if !*machine.endpoint() {
+        return Err(error::endpoint_not_found(&path.name));
+    }
+    let all = machine.service_configurations.borrow();
+    let all: Vec<Value> = all.iter().map(|(service, port)| configuration(path, service, *port)).collect();
+    Ok(Reply::ok(&json!({ "value": all })))
+}
+
+fn json_body(call: &Call) -> Result<Value, ArmError> {
+    let invalid = || {
+        ArmError::new(
+            400,
+            "InvalidRequestContent",
+            "The request content was invalid and could not be deserialized.",
+        )
+    };
+    serde_json::from_slice(&call.body).map_err(|_| invalid())
+}

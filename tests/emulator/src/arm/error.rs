@@ -1,0 +1,146 @@
+//! ARM's error envelope, and the errors whose texts are recorded or documented.
+
+use serde_json::json;
+
+use crate::arm::reply::Reply;
+use crate::machine::RESOURCE_TYPE;
+
+/// An error answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ArmError {
+    status: u16,
+    code: &'static str,
+    message: String,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl ArmError {
+    pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), headers: Vec::new() }
+    }
+
+    fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// ARM itself answered: a recorded 404 has this header and no `x-ms-providerhub-traffic`
+    /// (azure-powershell recorded session TestGetArcConfig.json).
+    fn by_gateway(self) -> Self {
+        self.header("x-ms-failure-cause", "gateway")
+    }
+
+    /// The envelope; recorded bodies have nothing but code and message (azure-rest-api-specs hybridconnectivity).
+    pub(crate) fn reply(self) -> Reply {
+        let body = json!({ "error": { "code": self.code, "message": self.message } });
+        let reply = Reply::json(self.status, &body);
+        self.headers.into_iter().fold(reply, |reply, (name, value)| reply.header(name, &value))
+    }
+}
+
+/// 401 with the header that names the authority to get a token from.
+pub(crate) fn unauthorized(code: &'static str, message: &str, tenant: &str) -> ArmError {
+    let challenge = format!(
+        "Bearer authorization_uri=\"https://login.microsoftonline.com/{tenant}\", error=\"invalid_token\", \
+         error_description=\"{message}\""
+    );
+    ArmError::new(401, code, message).header("WWW-Authenticate", challenge)
+}
+
+pub(crate) fn missing_api_version() -> ArmError {
+    let text = "The api-version query parameter (?api-version=) is required for all requests.";
+    ArmError::new(400, "MissingApiVersionParameter", text)
+}
+
+/// The same code stands for an unregistered provider and for an unknown api-version (azure-docs
+/// `error-register-resource-provider.md`). No source has its HTTP status.
+pub(crate) fn no_registered_provider(
+    location: &str,
+    version: &str,
+    kind: &str,
+    versions: &[&str],
+) -> ArmError {
+    let text = format!(
+        "No registered resource provider found for location '{location}' and API version '{version}' for type \
+         '{kind}'. The supported api-versions are '{}'. The supported locations are '{location}'.",
+        versions.join(", ")
+    );
+    ArmError::new(400, "NoRegisteredProviderFound", text)
+}
+
+/// azure-docs `error-register-resource-provider.md`.
+pub(crate) fn missing_registration(namespace: &str) -> ArmError {
+    let text = format!(
+        "The subscription is not registered to use namespace '{namespace}'. See https://aka.ms/rps-not-found for how \
+         to register subscriptions."
+    );
+    ArmError::new(409, "MissingSubscriptionRegistration", text)
+}
+
+pub(crate) fn subscription_not_found(subscription: &str) -> ArmError {
+    let text = format!("The subscription '{subscription}' could not be found.");
+    ArmError::new(404, "SubscriptionNotFound", text).by_gateway()
+}
+
+/// Recorded (azure-powershell TestGetArcConfig.json).
+pub(crate) fn resource_group_not_found(resource_group: &str) -> ArmError {
+    let text = format!("Resource group '{resource_group}' could not be found.");
+    ArmError::new(404, "ResourceGroupNotFound", text).by_gateway()
+}
+
+/// Recorded for the GET of a machine. What listCredentials answers for a missing machine is not in the sources; the
+/// same is assumed.
+pub(crate) fn machine_not_found(name: &str, resource_group: &str) -> ArmError {
+    let text = format!(
+        "The Resource '{RESOURCE_TYPE}/{name}' under resource group '{resource_group}' was not found. For more \
+         details please go to https://aka.ms/ARMResourceNotFoundFix"
+    );
+    ArmError::new(404, "ResourceNotFound", text).by_gateway()
+}
+
+/// Recorded: the endpoint has not been created. Unlike the others it came through the resource provider.
+pub(crate) fn endpoint_not_found(machine: &str) -> ArmError {
+    not_found_at_provider(&format!(
+        "{RESOURCE_TYPE}/{machine}/providers/Microsoft.HybridConnectivity/endpoints/default"
+    ))
+}
+
+/// The body of this 404 is not in the sources; the endpoint's is taken for the model.
+pub(crate) fn service_configuration_not_found(machine: &str, service: &str) -> ArmError {
+    not_found_at_provider(&format!(
+        "{RESOURCE_TYPE}/{machine}/providers/Microsoft.HybridConnectivity/endpoints/default/serviceConfigurations/{service}"
+    ))
+}
+
+fn not_found_at_provider(path: &str) -> ArmError {
+    ArmError::new(404, "ResourceNotFound", format!("The resource '{path}' could not be found.")).by_gateway()
+}
+
+/// Only the status is known (azure-cli-extensions ssh connectivity_utils.py matches on 412): code and text are ours.
+pub(crate) fn no_service_configuration(service: &str) -> ArmError {
+    let text = format!("The service configuration for service '{service}' does not exist.");
+    ArmError::new(412, "PreconditionFailed", text)
+}
+
+/// Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers" quotes the text.
+pub(crate) fn authorization_failed(client: &str, object_id: &str, action: &str, scope: &str) -> ArmError {
+    let text = format!(
+        "The client '{client}' with object id '{object_id}' does not have authorization to perform action '{action}' \
+         over scope '{scope}' or the scope is invalid. If access was recently granted, please refresh your credentials."
+    );
+    ArmError::new(403, "AuthorizationFailed", text)
+}
+
+/// A request that the specification does not allow; the sources have neither code nor text.
+pub(crate) fn bad_request(message: impl Into<String>) -> ArmError {
+    ArmError::new(400, "BadRequest", message)
+}
+
+pub(crate) fn method_not_allowed() -> ArmError {
+    ArmError::new(405, "MethodNotAllowed", "The requested resource does not support this http method.")
+}
+
+/// ARM's answer to a path that it cannot route.
+pub(crate) fn invalid_path(path: &str) -> ArmError {
+    ArmError::new(404, "InvalidResourceType", format!("The resource type could not be found for '{path}'."))
+}

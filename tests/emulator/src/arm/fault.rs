@@ -1,0 +1,135 @@
+//! What Azure Resource Manager answers instead, when a test asks for it.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::arm::path::Target;
+use crate::arm::reply::Reply;
+use crate::journal::lock;
+
+/// The calls that a fault is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArmCall {
+    /// `POST …/endpoints/default/listCredentials`.
+    ListCredentials,
+    /// Anything on `…/endpoints/default` itself.
+    Endpoint,
+    /// Anything on `…/serviceConfigurations`.
+    ServiceConfiguration,
+    /// Machines, one or many.
+    Machine,
+    /// The state and registration of a resource provider.
+    Provider,
+    /// Every call.
+    Any,
+}
+
+impl ArmCall {
+    pub(crate) fn of(target: &Target) -> Self {
+        match target {
+            Target::ListCredentials(_) => Self::ListCredentials,
+            Target::Endpoints(_) | Target::Endpoint(_) => Self::Endpoint,
+            Target::ServiceConfigurations(_) | Target::ServiceConfiguration(..) => Self::ServiceConfiguration,
+            Target::Machine(_) | Target::Machines(_) => Self::Machine,
+            Target::Provider(_) | Target::Register(_) => Self::Provider,
+            Target::Permissions(_) | Target::Resources(_) | Target::ResourceGraph | Target::Unknown => {
+                Self::Any
+            }
+        }
+    }
+}
+
+/// An answer that takes the place of the real one. It is for [`ArmCall::ListCredentials`] unless told otherwise.
+#[derive(Clone, Debug)]
+pub struct ArmFault {
+    call: ArmCall,
+    status: u16,
+    content_type: String,
+    body: String,
+    headers: Vec<(String, String)>,
+    delay: Duration,
+    times: usize,
+}
+
+impl ArmFault {
+    /// An error in ARM's envelope.
+    pub fn new(status: u16, code: &str, message: &str) -> Self {
+        let body = json!({ "error": { "code": code, "message": message } });
+        Self::raw(status, "application/json; charset=utf-8", &body.to_string())
+    }
+
+    /// Any body, such as the page of a gateway on the way.
+    pub fn raw(status: u16, content_type: &str, body: &str) -> Self {
+        Self {
+            call: ArmCall::ListCredentials,
+            status,
+            content_type: content_type.to_owned(),
+            body: body.to_owned(),
+            headers: Vec::new(),
+            delay: Duration::ZERO,
+            times: 1,
+        }
+    }
+
+    /// For another call.
+    pub fn on(self, call: ArmCall) -> Self {
+        Self { call, ..self }
+    }
+
+    /// With a header, such as `Retry-After` or `WWW-Authenticate`.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Answers only after `delay`.
+    pub fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// For the next `requests` requests instead of one.
+    pub fn times(self, requests: usize) -> Self {
+        Self { times: requests, ..self }
+    }
+
+    fn is_for(&self, call: ArmCall) -> bool {
+        self.call == ArmCall::Any || self.call == call
+    }
+
+    /// The answer, when its time has come.
+    pub(crate) async fn reply(&self) -> Reply {
+        tokio::time::sleep(self.delay).await;
+        let reply = Reply::text(self.status, &self.content_type, &self.body);
+        self.headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
+    }
+}
+
+/// Faults that wait for their call.
+#[derive(Default)]
+pub(crate) struct ArmFaults(Mutex<VecDeque<ArmFault>>);
+
+impl ArmFaults {
+    pub(crate) fn add(&self, fault: ArmFault) {
+        lock(&self.0).push_back(fault);
+    }
+
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
+    /// The first fault for `call`.
+    pub(crate) fn next(&self, call: ArmCall) -> Option<ArmFault> {
+        let mut faults = lock(&self.0);
+        let index = faults.iter().position(|fault| fault.is_for(call))?;
+        let fault = faults.get_mut(index)?;
+        fault.times = fault.times.saturating_sub(1);
+        let taken = fault.clone();
+        if taken.times == 0 {
+            faults.remove(index);
+        }
+        Some(taken)
+    }
+}

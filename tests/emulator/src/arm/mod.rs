@@ -1,0 +1,230 @@
+//! Azure Resource Manager: the calls that an Arc ssh client makes.
+//!
+//! Knows subscriptions, providers, machines and what Microsoft.HybridConnectivity adds to them. Of the relay it knows
+//! only that names are created there, and of Entra that it tells who a token is for.
+
+pub(crate) mod connectivity;
+pub(crate) mod error;
+pub(crate) mod fault;
+pub(crate) mod inventory;
+pub(crate) mod path;
+pub(crate) mod reply;
+pub(crate) mod role;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+
+use crate::arm::error::ArmError;
+use crate::arm::fault::{ArmCall, ArmFaults};
+use crate::arm::path::{MachinePath, Scope, Target};
+use crate::arm::reply::Reply;
+use crate::arm::role::Role;
+use crate::clock;
+use crate::encoding::decode;
+use crate::entra::{ARM_AUDIENCES, CLIENT_ID, Entra, OBJECT_ID, TENANT};
+use crate::journal::{Journal, Service, lock};
+use crate::machine::{MachineState, SUBSCRIPTION};
+use crate::relay::Relay;
+use crate::server::{Answer, Call, Room};
+use crate::token::TokenKey;
+
+/// The provider behind endpoints and service configurations.
+pub(crate) const HYBRID_CONNECTIVITY: &str = "Microsoft.HybridConnectivity";
+
+/// Its api-versions (azure-rest-api-specs hybridconnectivity; azure-mgmt-hybridconnectivity 2.0.0).
+const CONNECTIVITY_VERSIONS: [&str; 6] = [
+    "2021-10-06-preview",
+    "2022-05-01-preview",
+    "2023-03-15",
+    "2024-12-01",
+    "2025-12-01-preview",
+    "2027-01-01",
+];
+
+/// The service's state.
+pub(crate) struct Arm {
+    pub(crate) address: SocketAddr,
+    pub(crate) entra: Arc<Entra>,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) machines: Vec<Arc<MachineState>>,
+    pub(crate) service_token_key: Arc<TokenKey>,
+    pub(crate) endpoint_delay: Duration,
+    pub(crate) listener_delay: Duration,
+    pub(crate) page_size: usize,
+    pub(crate) registration: Mutex<Registration>,
+    pub(crate) role: Mutex<Role>,
+    pub(crate) faults: ArmFaults,
+}
+
+/// Whether the subscription is registered for Microsoft.HybridConnectivity.
+pub(crate) struct Registration {
+    pub(crate) state: String,
+    /// How long registering takes.
+    pub(crate) delay: Duration,
+    /// When a registration that has begun is done.
+    pub(crate) done: Option<Instant>,
+}
+
+impl Registration {
+    /// The state now: `Registering` turns into `Registered`.
+    pub(crate) fn current(&mut self) -> &str {
+        if self.done.is_some_and(|done| done <= Instant::now()) {
+            self.done = None;
+            self.state = "Registered".to_owned();
+        }
+        &self.state
+    }
+}
+
+impl Room for Arm {
+    const SERVICE: Service = Service::Arm;
+
+    async fn answer(self: Arc<Self>, call: Call) -> Answer {
+        let target = Target::parse(&decode(&call.path));
+        if let Some(fault) = self.faults.next(ArmCall::of(&target)) {
+            return fault.reply().await.finish();
+        }
+        self.route(&call, &target).unwrap_or_else(ArmError::reply).finish()
+    }
+}
+
+impl Arm {
+    fn route(&self, call: &Call, target: &Target) -> Result<Reply, ArmError> {
+        self.authenticate(call)?;
+        let version = call.query.value("api-version").ok_or_else(error::missing_api_version)?;
+        self.check_subscription(target)?;
+        self.authorize(call, target)?;
+        match target {
+            Target::Provider(provider) => self.provider(provider),
+            Target::Register(provider) => self.register(provider),
+            Target::Machines(scope) => self.machine_list(call, scope),
+            Target::Resources(scope) => self.resources(call, scope),
+            Target::Machine(path) => Ok(Reply::ok(&inventory::machine(&*self.machine(path)?))),
+            Target::Permissions(path) => {
+                self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
+            }
+            Target::ResourceGraph => self.resource_graph(call),
+            Target::Unknown => Err(error::invalid_path(&call.path)),
+            connectivity => self.connectivity(call, connectivity, version),
+        }
+    }
+
+    /// The bearer token. The codes are ARM's usual ones; the texts are abridged.
+    fn authenticate(&self, call: &Call) -> Result<(), ArmError> {
+        let invalid = |text| error::unauthorized("InvalidAuthenticationToken", text, TENANT);
+        let header = call.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let token = header.ok_or_else(|| {
+            error::unauthorized(
+                "AuthenticationFailed",
+                "Authentication failed. The 'Authorization' header is missing.",
+                TENANT,
+            )
+        })?;
+        let bearer = self.entra.bearer(token).ok_or_else(|| invalid("The access token is invalid."))?;
+        if !ARM_AUDIENCES.contains(&bearer.audience.trim_end_matches('/')) {
+            return Err(error::unauthorized(
+                "InvalidAuthenticationTokenAudience",
+                "The access token has been obtained for wrong audience or resource.",
+                TENANT,
+            ));
+        }
+        if bearer.expires <= clock::unix_seconds() {
+            return Err(error::unauthorized(
+                "ExpiredAuthenticationToken",
+                "The access token expired.",
+                TENANT,
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_subscription(&self, target: &Target) -> Result<(), ArmError> {
+        let subscription = match target {
+            Target::Provider(path) | Target::Register(path) => &path.subscription,
+            Target::Machines(scope) | Target::Resources(scope) => &scope.subscription,
+            Target::Machine(path)
+            | Target::Permissions(path)
+            | Target::Endpoints(path)
+            | Target::Endpoint(path)
+            | Target::ListCredentials(path)
+            | Target::ServiceConfigurations(path)
+            | Target::ServiceConfiguration(path, _) => &path.subscription,
+            Target::ResourceGraph | Target::Unknown => return Ok(()),
+        };
+        let known = subscription.eq_ignore_ascii_case(SUBSCRIPTION);
+        if known { Ok(()) } else { Err(error::subscription_not_found(subscription)) }
+    }
+
+    /// Refuses what the role does not allow.
+    fn authorize(&self, call: &Call, target: &Target) -> Result<(), ArmError> {
+        let Some((action, scope)) = action(&call.method, target) else { return Ok(()) };
+        if lock(&self.role).allows(&action) {
+            return Ok(());
+        }
+        Err(error::authorization_failed(CLIENT_ID, OBJECT_ID, &action, &scope))
+    }
+
+    /// The machine at `path`.
+    pub(crate) fn machine(&self, path: &MachinePath) -> Result<Arc<MachineState>, ArmError> {
+        let in_group = || {
+            let group = &path.resource_group;
+            self.machines
+                .iter()
+                .filter(move |machine| machine.facts.resource_group.eq_ignore_ascii_case(group))
+        };
+        if in_group().next().is_none() {
+            return Err(error::resource_group_not_found(&path.resource_group));
+        }
+        let found = in_group().find(|machine| machine.facts.name.eq_ignore_ascii_case(&path.name));
+        found.cloned().ok_or_else(|| error::machine_not_found(&path.name, &path.resource_group))
+    }
+}
+
+/// The operation that a call needs, and the scope that a refusal names (azure-docs
+/// `role-based-access-control/permissions/hybrid-multicloud.md`).
+fn action(method: &Method, target: &Target) -> Option<(String, String)> {
+    let verb = match *method {
+        Method::GET => "read",
+        Method::DELETE => "delete",
+        _ => "write",
+    };
+    let connectivity = |kind: &str, path: &MachinePath, rest: &str| {
+        let scope = format!("{}/providers/{HYBRID_CONNECTIVITY}/{rest}", path.id());
+        Some((format!("{HYBRID_CONNECTIVITY}/{kind}"), scope))
+    };
+    match target {
+        Target::ListCredentials(path) => {
+            connectivity("endpoints/listCredentials/action", path, "endpoints/default")
+        }
+        Target::Endpoints(path) => connectivity(&format!("endpoints/{verb}"), path, "endpoints"),
+        Target::Endpoint(path) => connectivity(&format!("endpoints/{verb}"), path, "endpoints/default"),
+        Target::ServiceConfigurations(path) => {
+            let action = format!("endpoints/serviceConfigurations/{verb}");
+            connectivity(&action, path, "endpoints/default/serviceConfigurations")
+        }
+        Target::ServiceConfiguration(path, service) => {
+            let action = format!("endpoints/serviceConfigurations/{verb}");
+            connectivity(&action, path, &format!("endpoints/default/serviceConfigurations/{service}"))
+        }
+        Target::Machine(path) => Some(("Microsoft.HybridCompute/machines/read".to_owned(), path.id())),
+        Target::Machines(scope) => {
+            Some(("Microsoft.HybridCompute/machines/read".to_owned(), scope_id(scope)))
+        }
+        Target::Register(path) => {
+            let scope = format!("/subscriptions/{}", path.subscription);
+            Some((format!("{}/register/action", path.namespace), scope))
+        }
+        // Readable by whoever has any right in the subscription; a graph query shows what its caller may read.
+        Target::Provider(_) | Target::Resources(_) | Target::Permissions(_) => None,
+        Target::ResourceGraph | Target::Unknown => None,
+    }
+}
+
+fn scope_id(scope: &Scope) -> String {
+    let group = scope.resource_group.as_ref().map(|group| format!("/resourceGroups/{group}"));
+    format!("/subscriptions/{}{}", scope.subscription, group.unwrap_or_default())
+}

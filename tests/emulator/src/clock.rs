@@ -1,0 +1,59 @@
+//! Wall-clock time in the three forms that Azure writes it in.
+//!
+//! Knows the calendar; time zones do not exist here, everything is UTC.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// Unix time in seconds.
+pub(crate) fn unix_seconds() -> u64 {
+    since_epoch().as_secs()
+}
+
+/// Unix time in nanoseconds.
+pub(crate) fn unix_nanoseconds() -> u128 {
+    since_epoch().as_nanos()
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// `2025-04-24T11:08:04`, the form in the Relay's status descriptions.
+pub(crate) fn timestamp(unix_seconds: u64) -> String {
+    let (year, month, day) = date(unix_seconds);
+    let (hours, minutes) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{:02}", unix_seconds % 60)
+}
+
+/// `20250424`, the form in the names of SAS keys.
+pub(crate) fn compact_date(unix_seconds: u64) -> String {
+    let (year, month, day) = date(unix_seconds);
+    format!("{year:04}{month:02}{day:02}")
+}
+
+/// Year, month and day: Howard Hinnant's `civil_from_days`, for days after 1970.
+pub(crate) fn date(unix_seconds: u64) -> (i32, u8, u8) {
+    let days = unix_seconds / SECONDS_PER_DAY + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year as i32, month as u8, day as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_moments_are_written_as_azure_writes_them() {
+        assert_eq!(timestamp(1_745_492_884), "2025-04-24T11:08:04");
+        assert_eq!(compact_date(1_664_908_286), "20221004");
+        assert_eq!(compact_date(951_782_400), "20000229");
+    }
+}

@@ -1,0 +1,229 @@
+//! An Arc-enabled server: how it starts out, and its state, which ARM changes and the agent watches.
+//!
+//! Knows the machine's facts; knows nothing of HTTP.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use ring::digest;
+use tokio::sync::{mpsc, watch};
+
+use crate::journal::lock;
+
+/// The subscription of every machine.
+pub const SUBSCRIPTION: &str = "0a363e8c-0000-4000-8000-d104b63cb74f";
+/// The resource group of a machine that names no other.
+pub const RESOURCE_GROUP: &str = "rg-arc";
+/// The type of Arc-enabled servers.
+pub(crate) const RESOURCE_TYPE: &str = "Microsoft.HybridCompute/machines";
+
+/// Service name to port: the `serviceConfigurations` of the default endpoint.
+pub(crate) type ServiceConfigurations = BTreeMap<String, u16>;
+
+/// A machine as it is when the emulator starts: connected, with a default endpoint and SSH on port 22.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub(crate) name: String,
+    pub(crate) resource_group: String,
+    pub(crate) location: String,
+    pub(crate) os_name: String,
+    pub(crate) agent_version: String,
+    pub(crate) online: bool,
+    pub(crate) endpoint: bool,
+    pub(crate) service_configurations: ServiceConfigurations,
+}
+
+impl Machine {
+    /// A Linux machine called `name` in [`RESOURCE_GROUP`].
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            resource_group: RESOURCE_GROUP.to_owned(),
+            location: "eastus".to_owned(),
+            os_name: "linux".to_owned(),
+            // A version of the agent's release notes, above 1.31, which service configurations need.
+            agent_version: "1.67.03504.1320".to_owned(),
+            online: true,
+            endpoint: true,
+            service_configurations: BTreeMap::from([("SSH".to_owned(), 22)]),
+        }
+    }
+
+    /// The port in its service configuration SSH.
+    pub fn ssh_port(mut self, port: u16) -> Self {
+        self.service_configurations.insert("SSH".to_owned(), port);
+        self
+    }
+
+    /// Another resource group.
+    pub fn resource_group(self, resource_group: &str) -> Self {
+        Self { resource_group: resource_group.to_owned(), ..self }
+    }
+
+    /// Another region.
+    pub fn location(self, location: &str) -> Self {
+        Self { location: location.to_owned(), ..self }
+    }
+
+    /// Another operating system, `linux` or `windows`.
+    pub fn os_name(self, os_name: &str) -> Self {
+        Self { os_name: os_name.to_owned(), ..self }
+    }
+
+    /// Another version of the agent.
+    pub fn agent_version(self, agent_version: &str) -> Self {
+        Self { agent_version: agent_version.to_owned(), ..self }
+    }
+
+    /// The agent is not running.
+    pub fn offline(self) -> Self {
+        Self { online: false, ..self }
+    }
+
+    /// Nobody has set it up: there is neither a default endpoint nor a service configuration.
+    pub fn without_endpoint(self) -> Self {
+        Self { endpoint: false, ..self.without_service_configuration() }
+    }
+
+    /// It has a default endpoint and no service configuration.
+    pub fn without_service_configuration(self) -> Self {
+        Self { service_configurations: BTreeMap::new(), ..self }
+    }
+}
+
+/// What one listCredentials call created.
+#[derive(Clone, Debug)]
+pub struct Minted {
+    /// The new name, at which sender and listener meet.
+    pub hybrid_connection_name: String,
+    /// Host and port of the relay, as the namespace's two pieces spell it.
+    pub relay_authority: String,
+    /// A token with the Send right: `accessKey` of the answer.
+    pub access_key: String,
+    /// The token for the agent, if a service was named.
+    pub service_configuration_token: Option<String>,
+    /// The name of a key with the Listen right.
+    pub listener_key_name: String,
+    /// That key.
+    pub listener_key: String,
+    /// A token with the Listen right for this name.
+    pub listen_token: String,
+    /// Unix time in seconds: `expiresOn` of the answer.
+    pub expires_on: u64,
+}
+
+impl Minted {
+    /// Where a listener registers.
+    pub fn listen_uri(&self) -> String {
+        format!("wss://{}/$hc/{}?sb-hc-action=listen", self.relay_authority, self.hybrid_connection_name)
+    }
+
+    /// Where a sender connects.
+    pub fn connect_uri(&self) -> String {
+        format!("wss://{}/$hc/{}?sb-hc-action=connect", self.relay_authority, self.hybrid_connection_name)
+    }
+}
+
+/// What the guest notification service tells an agent: a name to listen at. Real agents get it from Azure over a
+/// protocol that is not documented, so that here it is a channel inside the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Notice {
+    pub(crate) minted: Minted,
+    /// Not before this moment.
+    pub(crate) listen_from: Instant,
+}
+
+/// A machine while the emulator runs.
+pub(crate) struct MachineState {
+    pub(crate) facts: Machine,
+    endpoint: Mutex<bool>,
+    status: Mutex<Option<String>>,
+    pub(crate) service_configurations: watch::Sender<ServiceConfigurations>,
+    pub(crate) online: watch::Sender<bool>,
+    notices: mpsc::UnboundedSender<Notice>,
+    minted: Mutex<Vec<Minted>>,
+}
+
+impl MachineState {
+    /// The state, and the agent's end of the notification channel.
+    pub(crate) fn new(facts: Machine) -> (Self, mpsc::UnboundedReceiver<Notice>) {
+        let (notices, receiver) = mpsc::unbounded_channel();
+        let state = Self {
+            endpoint: Mutex::new(facts.endpoint),
+            status: Mutex::default(),
+            service_configurations: watch::Sender::new(facts.service_configurations.clone()),
+            online: watch::Sender::new(facts.online),
+            notices,
+            minted: Mutex::default(),
+            facts,
+        };
+        (state, receiver)
+    }
+
+    /// The full ARM id.
+    pub(crate) fn resource_id(&self) -> String {
+        let Machine { resource_group, name, .. } = &self.facts;
+        format!(
+            "/subscriptions/{SUBSCRIPTION}/resourceGroups/{resource_group}/providers/{RESOURCE_TYPE}/{name}"
+        )
+    }
+
+    /// 64 hexadecimal digits that stay the same for a machine, as in recorded hybrid connection names.
+    pub(crate) fn fingerprint(&self) -> String {
+        let hash = digest::digest(&digest::SHA256, self.resource_id().to_ascii_lowercase().as_bytes());
+        hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+            text
+        })
+    }
+
+    /// Whether the default endpoint exists.
+    pub(crate) fn endpoint(&self) -> MutexGuard<'_, bool> {
+        lock(&self.endpoint)
+    }
+
+    /// `Connected` while the agent runs, unless a test set something else. The real status follows late: the
+    /// heartbeat comes every five minutes (Microsoft Learn, Azure Arc-enabled servers overview).
+    pub(crate) fn status(&self) -> String {
+        let usual = if *self.online.borrow() { "Connected" } else { "Disconnected" };
+        lock(&self.status).clone().unwrap_or_else(|| usual.to_owned())
+    }
+
+    pub(crate) fn set_status(&self, status: &str) {
+        *lock(&self.status) = Some(status.to_owned());
+    }
+
+    /// The port of a service, whose name is compared without case.
+    pub(crate) fn port(&self, service: &str) -> Option<u16> {
+        port(&self.service_configurations.borrow(), service)
+    }
+
+    pub(crate) fn set_port(&self, service: &str, port: u16) {
+        self.service_configurations.send_modify(|all| {
+            all.retain(|name, _| !name.eq_ignore_ascii_case(service));
+            all.insert(service.to_owned(), port);
+        });
+    }
+
+    pub(crate) fn remove_port(&self, service: &str) {
+        self.service_configurations
+            .send_modify(|all| all.retain(|name, _| !name.eq_ignore_ascii_case(service)));
+    }
+
+    /// Keeps what was minted and tells the agent. An emulator without an agent has nobody to tell.
+    pub(crate) fn announce(&self, notice: Notice) {
+        lock(&self.minted).push(notice.minted.clone());
+        let _ = self.notices.send(notice);
+    }
+
+    pub(crate) fn minted(&self) -> Vec<Minted> {
+        lock(&self.minted).clone()
+    }
+}
+
+/// The port of a service, whose name is compared without case.
+pub(crate) fn port(configurations: &ServiceConfigurations, service: &str) -> Option<u16> {
+    configurations.iter().find(|(name, _)| name.eq_ignore_ascii_case(service)).map(|(_, port)| *port)
+}

@@ -1,0 +1,331 @@
+//! Two joined data sockets.
+//!
+//! Knows messages, pings and Close frames, and how to misbehave on request. Memory is bounded: one message in each
+//! direction and what the sockets buffer, and nothing is read from a side while the other is full.
+
+use std::future::{pending, ready};
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+
+use crate::relay::Fate;
+use crate::relay::fault::RelayFault;
+use crate::relay::observations::{Observations, SenderEnd};
+use crate::relay::websocket::{self, Socket};
+
+/// After a failed write, how long to look for the peer's Close frame, which says why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// With coalescing, how long the listener must be quiet before an unfinished message is sent.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// Why two sockets are joined no longer.
+#[derive(Debug)]
+enum End {
+    Sender(SenderEnd),
+    Listener,
+    Deleted,
+    /// A fault: the sender's TCP connection is dropped.
+    Cut,
+    /// A fault: the sender gets this Close frame.
+    Close(u16, String),
+}
+
+/// Carries messages between `sender` and `listener` until one of them, or the service, has enough.
+pub(crate) async fn join(
+    sender: Socket,
+    listener: Socket,
+    fault: &RelayFault,
+    mut fate: watch::Receiver<Fate>,
+    observations: &Observations,
+) {
+    let (mut sender_out, mut sender_in) = sender.split();
+    let (mut listener_out, mut listener_in) = listener.split();
+    let end = tokio::select! {
+        end = upward(&mut sender_in, &mut listener_out, fault, observations) => end,
+        end = downward(&mut listener_in, &mut sender_out, fault) => end,
+        _ = fate.wait_for(|fate| *fate == Fate::Deleted) => End::Deleted,
+    };
+    let sender = sender_in.reunite(sender_out);
+    let listener = listener_in.reunite(listener_out);
+    if let (Ok(sender), Ok(listener)) = (sender, listener) {
+        part(sender, listener, end, observations).await;
+    }
+}
+
+/// Closes both sockets with the codes of the protocol guide's status tables.
+async fn part(mut sender: Socket, mut listener: Socket, end: End, observations: &Observations) {
+    const SENDER_LEFT: (u16, &str) = (1001, "The sender client shut down the connection.");
+    const DELETED: (u16, &str) = (1001, "The Hybrid Connection path has been deleted or disabled.");
+    let sender_end = match end {
+        End::Sender(end) => {
+            tokio::join!(websocket::close(&mut listener, SENDER_LEFT), websocket::drain(&mut sender));
+            end
+        }
+        End::Cut => {
+            drop(sender);
+            websocket::close(&mut listener, SENDER_LEFT).await;
+            return;
+        }
+        End::Listener => {
+            let close = websocket::close(&mut sender, (1000, "The listener shut down the socket."));
+            tokio::join!(close, websocket::drain(&mut listener)).0
+        }
+        End::Deleted => {
+            tokio::join!(websocket::close(&mut sender, DELETED), websocket::close(&mut listener, DELETED)).0
+        }
+        End::Close(code, reason) => {
+            let close = websocket::close(&mut sender, (code, &reason));
+            tokio::join!(close, websocket::close(&mut listener, SENDER_LEFT)).0
+        }
+    };
+    observations.saw_end(sender_end);
+}
+
+/// From the sender to the listener.
+async fn upward(
+    sender: &mut SplitStream<Socket>,
+    listener: &mut SplitSink<Socket, Message>,
+    fault: &RelayFault,
+    observations: &Observations,
+) -> End {
+    if fault.blocked_reader || fault.silent_after_upgrade {
+        return pending().await;
+    }
+    let mut unflushed = false;
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = sender.next() => message,
+            () = ready(()), if unflushed => {
+                unflushed = false;
+                if listener.flush().await.is_err() {
+                    return after_failed_write(End::Listener).await;
+                }
+                continue;
+            }
+            () = idle(fault.idle_limit) => return End::Cut,
+        };
+        match message {
+            Some(Ok(data @ (Message::Binary(_) | Message::Text(_)))) => {
+                let length = data.len() as u64;
+                if listener.feed(data).await.is_err() {
+                    return after_failed_write(End::Listener).await;
+                }
+                unflushed = true;
+                throttle(fault.read_rate, length).await;
+            }
+            other => {
+                if let Some(end) = observe(other, observations) {
+                    return End::Sender(end);
+                }
+            }
+        }
+    }
+}
+
+/// What is not data from the sender: pings and pongs end here, hop by hop; tungstenite answers the pings.
+fn observe(message: Option<Result<Message, Error>>, observations: &Observations) -> Option<SenderEnd> {
+    match message {
+        Some(Ok(Message::Ping(payload))) => observations.saw_ping(&payload),
+        Some(Ok(Message::Pong(payload))) => observations.saw_pong(&payload),
+        Some(Ok(Message::Close(frame))) => {
+            return Some(SenderEnd::Closed(frame.map(|frame| frame.code.into())));
+        }
+        Some(Err(_)) | None => return Some(SenderEnd::Dropped),
+        Some(Ok(_)) => {}
+    }
+    None
+}
+
+/// A failed write is not the reason why a connection ended: the Close frame on the reading side is, if one comes.
+async fn after_failed_write(end: End) -> End {
+    sleep(LAST_WORDS).await;
+    end
+}
+
+async fn idle(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => pending().await,
+    }
+}
+
+async fn throttle(bytes_per_second: Option<u64>, bytes: u64) {
+    if let Some(rate) = bytes_per_second {
+        sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
+    }
+}
+
+/// From the listener to the sender.
+async fn downward(
+    listener: &mut SplitStream<Socket>,
+    sender: &mut SplitSink<Socket, Message>,
+    fault: &RelayFault,
+) -> End {
+    if fault.silent_after_upgrade {
+        return pending().await;
+    }
+    let mut delivery = Delivery { sender, fault, sent: 0, collected: Vec::new(), unflushed: false };
+    match delivery.deliver_all(listener).await {
+        Ok(()) => delivery.finish().await,
+        Err(end) => end,
+    }
+}
+
+/// The way to the sender, where most faults are.
+struct Delivery<'a> {
+    sender: &'a mut SplitSink<Socket, Message>,
+    fault: &'a RelayFault,
+    /// Bytes of data that have gone to the sender.
+    sent: u64,
+    /// With coalescing: the message that is being collected.
+    collected: Vec<u8>,
+    unflushed: bool,
+}
+
+impl Delivery<'_> {
+    /// Delivers until the listener has no more.
+    async fn deliver_all(&mut self, listener: &mut SplitStream<Socket>) -> Result<(), End> {
+        self.meet_limit().await?;
+        let mut pings = self.fault.ping_every.map(|every| {
+            let mut pings = interval_at(Instant::now() + every, every);
+            pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            pings
+        });
+        let tick = async |pings: &mut Option<tokio::time::Interval>| match pings {
+            Some(pings) => drop(pings.tick().await),
+            None => pending().await,
+        };
+        loop {
+            let quiet = if self.fault.coalesce.is_some() { QUIET } else { Duration::ZERO };
+            tokio::select! {
+                biased;
+                () = tick(&mut pings) => self.ping().await?,
+                message = listener.next() => match message {
+                    Some(Ok(data @ (Message::Binary(_) | Message::Text(_)))) => self.deliver(data).await?,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
+                    Some(Ok(_)) => {}
+                },
+                () = pause(quiet), if self.unflushed => self.flush().await?,
+            }
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        let ping = Message::Ping(Bytes::from_static(b"relay"));
+        self.write(ping).await?;
+        self.push().await
+    }
+
+    /// One message, up to the point where a fault ends the connection.
+    async fn deliver(&mut self, message: Message) -> Result<(), End> {
+        let room = self.limit().map_or(u64::MAX, |limit| limit.saturating_sub(self.sent));
+        let message = if (message.len() as u64) < room {
+            message
+        } else {
+            Message::Binary(message.into_data().slice(..room as usize))
+        };
+        self.sent += message.len() as u64;
+        match self.fault.coalesce {
+            Some(size) => self.collect(&message.into_data(), size).await?,
+            None => self.send(message).await?,
+        }
+        self.meet_limit().await
+    }
+
+    /// How many bytes the sender may get.
+    fn limit(&self) -> Option<u64> {
+        self.fault.cut_after.or(self.fault.close_after.as_ref().map(|(bytes, ..)| *bytes))
+    }
+
+    /// Ends the connection if the sender has had all that it may get.
+    async fn meet_limit(&mut self) -> Result<(), End> {
+        if self.limit().is_none_or(|limit| self.sent < limit) {
+            return Ok(());
+        }
+        self.flush().await?;
+        match &self.fault.close_after {
+            Some((_, code, reason)) => Err(End::Close(*code, reason.clone())),
+            None => Err(End::Cut),
+        }
+    }
+
+    async fn collect(&mut self, data: &[u8], size: usize) -> Result<(), End> {
+        self.collected.extend_from_slice(data);
+        self.unflushed = true;
+        if self.collected.len() >= size { self.send_collected().await } else { Ok(()) }
+    }
+
+    async fn send_collected(&mut self) -> Result<(), End> {
+        match std::mem::take(&mut self.collected) {
+            none if none.is_empty() => Ok(()),
+            collected => self.send(Message::binary(collected)).await,
+        }
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), End> {
+        match self.fault.fragment {
+            Some(size) if message.len() > size => self.send_fragments(message, size).await,
+            _ => self.write(message).await,
+        }
+    }
+
+    /// RFC 6455, 5.4: the first frame names the type, the last has FIN, and control frames may come between.
+    async fn send_fragments(&mut self, message: Message, size: usize) -> Result<(), End> {
+        let mut kind = if message.is_text() { Data::Text } else { Data::Binary };
+        let mut data = message.into_data();
+        while !data.is_empty() {
+            let piece = data.split_to(size.min(data.len()));
+            let frame = Frame::message(piece, OpCode::Data(kind), data.is_empty());
+            self.write(Message::Frame(frame)).await?;
+            if kind != Data::Continue {
+                self.ping().await?;
+            }
+            kind = Data::Continue;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), End> {
+        self.unflushed = true;
+        match self.sender.feed(message).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(after_failed_write(End::Sender(SenderEnd::Dropped)).await),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        self.send_collected().await?;
+        self.unflushed = false;
+        self.push().await
+    }
+
+    /// Empties the socket's write buffer.
+    async fn push(&mut self) -> Result<(), End> {
+        match self.sender.flush().await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(after_failed_write(End::Sender(SenderEnd::Dropped)).await),
+        }
+    }
+
+    /// The listener has no more: what is still here goes out before the Close frame does.
+    async fn finish(&mut self) -> End {
+        match self.flush().await {
+            Ok(()) => End::Listener,
+            Err(end) => end,
+        }
+    }
+}
+
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}

@@ -1,0 +1,125 @@
+//! The listener's control channel: `sb-hc-action=listen`.
+//!
+//! Knows registration, notifications, token renewal and the channel's end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use hyper::upgrade::OnUpgrade;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::relay::refusal::{Refusal, Tracking};
+use crate::relay::sas::Right;
+use crate::relay::websocket::{self, Socket};
+use crate::relay::{ControlChannel, Fate, HybridConnection, Relay};
+use crate::server::{Answer, Call};
+
+/// Notifications that wait for a listener; senders wait behind them.
+const WAITING_NOTIFICATIONS: usize = 64;
+
+/// Registers a listener: with the 101 it can be given senders.
+pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answer {
+    match register(&relay, &call, tracking) {
+        Ok(control) => {
+            let key = websocket::upgrade_key(&call.headers).unwrap_or_default();
+            let answer = websocket::switching_protocols(key, None);
+            tokio::spawn(control.run(relay, call.upgrade));
+            answer
+        }
+        Err(refusal) => refusal.tracked(tracking),
+    }
+}
+
+fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, Refusal> {
+    let expires = relay.authorize(call, tracking.path, Right::Listen)?;
+    let missing = || Refusal::new(404, "Endpoint does not exist.");
+    let hybrid_connection = relay.find(tracking.path).ok_or_else(missing)?;
+    let (messages, notifications) = mpsc::channel(WAITING_NOTIFICATIONS);
+    let id = Uuid::new_v4();
+    let fate = hybrid_connection.fate.subscribe();
+    hybrid_connection.register(ControlChannel { id, messages })?;
+    Ok(Control { id, hybrid_connection, notifications, fate, expires })
+}
+
+/// One control channel.
+struct Control {
+    id: Uuid,
+    hybrid_connection: Arc<HybridConnection>,
+    notifications: mpsc::Receiver<String>,
+    fate: watch::Receiver<Fate>,
+    /// When the newest token expires, in Unix seconds.
+    expires: u64,
+}
+
+/// Something that happens on a control channel.
+enum Event {
+    Notification(String),
+    Message(Option<Result<Message, Error>>),
+    Deleted,
+    Expired,
+}
+
+/// Why the service closes a control channel: code and reason of the Close frame (protocol guide, status table).
+type Ending = (u16, &'static str);
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.hybrid_connection.deregister(self.id);
+    }
+}
+
+impl Control {
+    async fn run(mut self, relay: Arc<Relay>, upgrade: OnUpgrade) {
+        let Ok(mut socket) = websocket::socket(upgrade).await else { return };
+        if let Some(ending) = self.attend(&relay, &mut socket).await {
+            self.hybrid_connection.deregister(self.id);
+            websocket::close(&mut socket, ending).await;
+        }
+    }
+
+    /// Serves the channel; `None` if the listener ended it.
+    async fn attend(&mut self, relay: &Relay, socket: &mut Socket) -> Option<Ending> {
+        loop {
+            match self.next_event(socket).await {
+                Event::Notification(text) => socket.send(Message::text(text)).await.ok()?,
+                Event::Message(Some(Ok(Message::Text(text)))) => {
+                    if let Err(ending) = self.renew(relay, &text) {
+                        return Some(ending);
+                    }
+                }
+                Event::Message(Some(Ok(Message::Close(_)) | Err(_)) | None) => return None,
+                Event::Message(Some(Ok(_))) => {}
+                Event::Deleted => {
+                    return Some((1001, "The Hybrid Connection path has been deleted or disabled."));
+                }
+                Event::Expired => return Some((1008, "The security token has expired.")),
+            }
+        }
+    }
+
+    async fn next_event(&mut self, socket: &mut Socket) -> Event {
+        let life = Duration::from_secs(self.expires.saturating_sub(clock::unix_seconds()));
+        tokio::select! {
+            biased;
+            _ = self.fate.wait_for(|fate| *fate != Fate::Alive) => Event::Deleted,
+            Some(text) = self.notifications.recv() => Event::Notification(text),
+            message = socket.next() => Event::Message(message),
+            () = tokio::time::sleep(life) => Event::Expired,
+        }
+    }
+
+    /// `{"renewToken":{"token":"…"}}` replaces the token; a bad one ends the channel. Other texts mean nothing here.
+    fn renew(&mut self, relay: &Relay, text: &str) -> Result<(), Ending> {
+        let message: Value = serde_json::from_str(text).unwrap_or_default();
+        let Some(renewal) = message.get("renewToken") else { return Ok(()) };
+        let token = renewal["token"].as_str();
+        let checked = relay.check_token(token, &self.hybrid_connection.name, Right::Listen);
+        self.expires = checked.map_err(|_| (1008, "The security token is not valid."))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! Azure Relay, the part of it that Hybrid Connections are.
+//!
+//! Knows names, tokens, senders and listeners, as the Microsoft Learn article "Azure Relay Hybrid Connections
+//! protocol" describes them. Knows nothing of Azure Resource Manager, of machines or of SSH.
+
+pub(crate) mod bridge;
+pub(crate) mod fault;
+pub(crate) mod listener;
+pub(crate) mod observations;
+pub(crate) mod refusal;
+pub(crate) mod rendezvous;
+pub(crate) mod sas;
+pub(crate) mod sender;
+pub(crate) mod websocket;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use crate::encoding::decode;
+use crate::journal::{Service, lock};
+use crate::relay::fault::{RelayFault, Repeat};
+use crate::relay::observations::Observations;
+use crate::relay::refusal::{Refusal, Tracking};
+use crate::relay::rendezvous::Rendezvous;
+use crate::relay::sas::{Demand, Right, SasKey};
+use crate::server::{Answer, Call, Room};
+
+/// What every WebSocket path starts with.
+const PATH_PREFIX: &str = "/$hc/";
+
+/// Where the namespace is, in the two pieces that listCredentials returns.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    pub(crate) suffix: String,
+}
+
+impl Namespace {
+    /// Splits an address so that `{name}.{suffix}` is that address again: ::1 needs its dotted form for that.
+    pub(crate) fn at(address: SocketAddr) -> anyhow::Result<Self> {
+        let (host, port) = (address.ip(), address.port());
+        match host {
+            IpAddr::V4(host) => {
+                let [first, rest @ ..] = host.octets();
+                let [b, c, d] = rest;
+                Ok(Self { name: first.to_string(), suffix: format!("{b}.{c}.{d}:{port}") })
+            }
+            IpAddr::V6(host) if host.is_loopback() => {
+                Ok(Self { name: "[::0".to_owned(), suffix: format!("0.0.1]:{port}") })
+            }
+            IpAddr::V6(host) => bail!("{host} has no form with a dot in it; use ::1"),
+        }
+    }
+
+    /// Host and port, as a client puts them together.
+    pub(crate) fn authority(&self) -> String {
+        format!("{}.{}", self.name, self.suffix)
+    }
+}
+
+/// The service's state.
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    pub(crate) namespace: Namespace,
+    pub(crate) sender_key: SasKey,
+    pub(crate) listener_key: SasKey,
+    pub(crate) observations: Arc<Observations>,
+    /// How long a sender waits for its listener.
+    rendezvous_time: Duration,
+    /// The hosts for which a token's resource may be made out.
+    authorities: Vec<String>,
+    hybrid_connections: Mutex<HashMap<String, Arc<HybridConnection>>>,
+    rendezvous: Mutex<HashMap<String, Rendezvous>>,
+    faults: Mutex<VecDeque<RelayFault>>,
+}
+
+/// What has happened to a hybrid connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It exists.
+    Alive,
+    /// It is gone, and its control channels with it; data sockets stay.
+    ListenersDropped,
+    /// It was deleted: every socket closes.
+    Deleted,
+}
+
+/// A name at which a listener and senders can meet.
+pub(crate) struct HybridConnection {
+    pub(crate) name: String,
+    /// Before this moment the service does not know the name yet.
+    exists_from: Instant,
+    fate: watch::Sender<Fate>,
+    listeners: Mutex<Vec<ControlChannel>>,
+}
+
+/// A registered listener.
+#[derive(Clone)]
+pub(crate) struct ControlChannel {
+    id: Uuid,
+    messages: mpsc::Sender<String>,
+}
+
+impl Relay {
+    pub(crate) fn new(address: SocketAddr, rendezvous_time: Duration) -> anyhow::Result<Self> {
+        let namespace = Namespace::at(address)?;
+        Ok(Self {
+            authorities: vec![
+                namespace.authority(),
+                address.to_string(),
+                format!("localhost:{}", address.port()),
+            ],
+            address,
+            namespace,
+            sender_key: SasKey::generate(Right::Send),
+            listener_key: SasKey::generate(Right::Listen),
+            observations: Arc::default(),
+            rendezvous_time,
+            hybrid_connections: Mutex::default(),
+            rendezvous: Mutex::default(),
+            faults: Mutex::default(),
+        })
+    }
+
+    /// The resource that a token for `name` is made out for, in Arc's spelling: `http`, and a slash at the end
+    /// (azure-powershell recorded session TestGetArcConfig.json).
+    pub(crate) fn resource(&self, name: &str) -> String {
+        format!("http://{}/{name}/", self.namespace.authority())
+    }
+
+    /// Creates the hybrid connection `name`; senders are told of it from `exists_from`.
+    pub(crate) fn create(&self, name: &str, exists_from: Instant) {
+        let created = HybridConnection {
+            name: name.to_owned(),
+            exists_from,
+            fate: watch::Sender::new(Fate::Alive),
+            listeners: Mutex::default(),
+        };
+        lock(&self.hybrid_connections).insert(name.to_owned(), Arc::new(created));
+    }
+
+    /// Deletes the hybrid connection `name`.
+    pub(crate) fn delete(&self, name: &str, fate: Fate) {
+        if let Some(deleted) = lock(&self.hybrid_connections).remove(name) {
+            deleted.fate.send_replace(fate);
+        }
+    }
+
+    /// Queues a fault, or installs it for good.
+    pub(crate) fn add_fault(&self, fault: RelayFault) {
+        lock(&self.faults).push_back(fault);
+    }
+
+    /// Forgets all faults that have not been met yet.
+    pub(crate) fn clear_faults(&self) {
+        lock(&self.faults).clear();
+    }
+
+    /// The fault for the next sender.
+    fn next_fault(&self) -> RelayFault {
+        let mut faults = lock(&self.faults);
+        let Some(first) = faults.front_mut() else { return RelayFault::default() };
+        let fault = first.clone();
+        if let Repeat::Times(left) = &mut first.repeat {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                faults.pop_front();
+            }
+        }
+        fault
+    }
+
+    /// The hybrid connection that `path` names, alone or followed by a suffix.
+    fn find(&self, path: &str) -> Option<Arc<HybridConnection>> {
+        let named = lock(&self.hybrid_connections);
+        let found = path_and_parents(path).find_map(|name| named.get(name))?;
+        (found.exists_from <= Instant::now()).then(|| Arc::clone(found))
+    }
+
+    /// Checks the token of `call`, which may come in three places (protocol guide, "Request operation").
+    fn authorize(&self, call: &Call, path: &str, right: Right) -> Result<u64, Refusal> {
+        let token = call
+            .query
+            .value("sb-hc-token")
+            .or_else(|| call.header("servicebusauthorization"))
+            .or_else(|| call.header("authorization"));
+        self.check_token(token, path, right)
+    }
+
+    fn check_token(&self, token: Option<&str>, path: &str, right: Right) -> Result<u64, Refusal> {
+        let keys = [self.sender_key.clone(), self.listener_key.clone()];
+        sas::check(token, &keys, &Demand { authorities: &self.authorities, path, right })
+    }
+}
+
+impl HybridConnection {
+    fn register(&self, channel: ControlChannel) -> Result<(), Refusal> {
+        /// azure-docs `articles/azure-relay/relay-faq.md`, quotas.
+        const MOST_LISTENERS: usize = 25;
+        let mut listeners = lock(&self.listeners);
+        if listeners.len() >= MOST_LISTENERS {
+            // The sources name the quota but not the answer.
+            return Err(Refusal::new(403, "QuotaExceeded: Too many listeners."));
+        }
+        listeners.push(channel);
+        Ok(())
+    }
+
+    fn deregister(&self, id: Uuid) {
+        lock(&self.listeners).retain(|listener| listener.id != id);
+    }
+
+    /// One of the listeners, at random.
+    fn any_listener(&self) -> Option<ControlChannel> {
+        let listeners = lock(&self.listeners);
+        let random = Uuid::new_v4().as_u128() % (listeners.len().max(1) as u128);
+        listeners.get(random as usize).cloned()
+    }
+}
+
+/// `a/b/c`, `a/b`, `a`.
+fn path_and_parents(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
+}
+
+impl Room for Relay {
+    const SERVICE: Service = Service::Relay;
+
+    async fn answer(self: Arc<Self>, call: Call) -> Answer {
+        let id = call.query.value("sb-hc-id").map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+        let path = decode(call.path.strip_prefix(PATH_PREFIX).unwrap_or_default());
+        let authority = self.namespace.authority();
+        let tracking = Tracking { id: &id, namespace: &authority, path: &path };
+        let refusal = if websocket::upgrade_key(&call.headers).is_none() {
+            Refusal::new(400, "This endpoint is only for web-socket requests")
+        } else if path.is_empty() {
+            // "The Hybrid Connection path is invalid or the base URL is malformed" is the guide's description of 404.
+            Refusal::new(404, "The Hybrid Connection path is invalid or the base URL is malformed.")
+        } else {
+            match call.query.value("sb-hc-action") {
+                Some("connect") => return sender::connect(self, call, &tracking).await,
+                Some("listen") => return listener::listen(self, call, &tracking),
+                Some("accept") => return rendezvous::accept(&self, call, &tracking),
+                // The guide's words for an unknown action, there said of a rendezvous URL.
+                _ => Refusal::new(400, "Unrecognized action or URL not valid."),
+            }
+        };
+        refusal.tracked(&tracking)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_pieces_of_a_namespace_make_its_address() {
+        let authority = |address: &str| Namespace::at(address.parse().unwrap()).unwrap().authority();
+        assert_eq!(authority("127.0.0.1:5671"), "127.0.0.1:5671");
+        assert_eq!(authority("[::1]:5671"), "[::0.0.0.1]:5671");
+        assert_eq!(authority("[::1]:5671").parse::<SocketAddr>().unwrap(), "[::1]:5671".parse().unwrap());
+    }
+
+    #[test]
+    fn a_path_is_looked_up_with_and_without_its_suffix() {
+        assert_eq!(path_and_parents("a/b/c").collect::<Vec<_>>(), ["a/b/c", "a/b", "a"]);
+    }
+}

@@ -1,0 +1,81 @@
+//! What the relay saw of its senders after the handshake.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::journal::lock;
+
+/// A ping or pong from a sender.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// When it was read.
+    pub at: Instant,
+    /// Its application data.
+    pub payload: Vec<u8>,
+}
+
+/// How a sender's side of a data socket ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SenderEnd {
+    /// The sender sent a Close frame, with or without a code, before the relay did.
+    Closed(Option<u16>),
+    /// The sender answered the relay's Close frame.
+    Answered,
+    /// The connection ended without a Close frame.
+    Dropped,
+}
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Observations {
+    open: AtomicUsize,
+    pings: Mutex<Vec<Heartbeat>>,
+    pongs: Mutex<Vec<Heartbeat>>,
+    ends: Mutex<Vec<SenderEnd>>,
+}
+
+impl Observations {
+    /// Counts a connection for as long as the guard lives.
+    pub(crate) fn opened(self: &Arc<Self>) -> OpenConnection {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        OpenConnection(Arc::clone(self))
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn saw_ping(&self, payload: &[u8]) {
+        lock(&self.pings).push(Heartbeat { at: Instant::now(), payload: payload.to_vec() });
+    }
+
+    pub(crate) fn saw_pong(&self, payload: &[u8]) {
+        lock(&self.pongs).push(Heartbeat { at: Instant::now(), payload: payload.to_vec() });
+    }
+
+    pub(crate) fn saw_end(&self, end: SenderEnd) {
+        lock(&self.ends).push(end);
+    }
+
+    pub(crate) fn pings(&self) -> Vec<Heartbeat> {
+        lock(&self.pings).clone()
+    }
+
+    pub(crate) fn pongs(&self) -> Vec<Heartbeat> {
+        lock(&self.pongs).clone()
+    }
+
+    pub(crate) fn ends(&self) -> Vec<SenderEnd> {
+        lock(&self.ends).clone()
+    }
+}
+
+/// One joined data socket.
+pub(crate) struct OpenConnection(Arc<Observations>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}

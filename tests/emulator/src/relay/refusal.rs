@@ -1,0 +1,61 @@
+//! A handshake that the Relay turns down: a status, and the reason in the HTTP reason phrase.
+//!
+//! Knows the shape of the phrase; knows nothing of why.
+
+use http_body_util::Full;
+use hyper::ext::ReasonPhrase;
+use hyper::{Response, StatusCode};
+
+use crate::clock;
+use crate::server::Answer;
+
+/// A status and the start of its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) text: String,
+}
+
+/// What a reason phrase ends with.
+pub(crate) struct Tracking<'a> {
+    /// The sender's `sb-hc-id`, or one that the service made up.
+    pub(crate) id: &'a str,
+    /// `{namespace}.{suffix}`.
+    pub(crate) namespace: &'a str,
+    pub(crate) path: &'a str,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: u16, text: &str) -> Self {
+        Self { status, text: text.to_owned() }
+    }
+
+    /// The service's own refusal. The phrase has the shape that logs of Microsoft's ssh proxy show:
+    /// `Endpoint does not exist. TrackingId:{id}_G13, SystemTracker:sb://{namespace}/{path}, Timestamp:2025-04-24T11:08:04`
+    /// (`G13` numbers a gateway). The body is empty.
+    pub(crate) fn tracked(&self, tracking: &Tracking) -> Answer {
+        let text = self.text.trim_end_matches('.');
+        let Tracking { id, namespace, path } = tracking;
+        let time = clock::timestamp(clock::unix_seconds());
+        answer(
+            self.status,
+            &format!("{text}. TrackingId:{id}_G13, SystemTracker:sb://{namespace}/{path}, Timestamp:{time}"),
+        )
+    }
+
+    /// A listener's refusal, passed on as it is.
+    pub(crate) fn verbatim(&self) -> Answer {
+        answer(self.status, &self.text)
+    }
+}
+
+/// An answer without a body whose reason phrase is `phrase`.
+fn answer(status: u16, phrase: &str) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let printable: String = phrase.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if let Ok(reason) = ReasonPhrase::try_from(printable) {
+        answer.extensions_mut().insert(reason);
+    }
+    answer
+}

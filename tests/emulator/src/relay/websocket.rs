@@ -1,0 +1,87 @@
+//! The server's side of RFC 6455: recognising an upgrade, answering 101, and the socket that comes of it.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::Full;
+use hyper::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+
+use crate::relay::observations::SenderEnd;
+use crate::server::Answer;
+
+/// A WebSocket with a client of the relay.
+pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// How long a peer may take to answer a Close frame.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
+
+/// The key of a WebSocket upgrade; `None` if the request is something else.
+pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
+    let header = |name: &str| headers.get(name)?.to_str().ok();
+    let has = |name, wanted: &str| {
+        header(name)
+            .is_some_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(wanted)))
+    };
+    let upgrade = has("upgrade", "websocket") && has("connection", "upgrade");
+    (upgrade && has("sec-websocket-version", "13")).then(|| header("sec-websocket-key")).flatten()
+}
+
+/// The answer that turns the connection into a WebSocket.
+pub(crate) fn switching_protocols(key: &str, subprotocol: Option<&str>) -> Answer {
+    let mut response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()));
+    if let Some(subprotocol) = subprotocol {
+        response = response.header(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    response.body(Full::default()).unwrap_or_default()
+}
+
+/// Waits for the 101 to be written and takes over the connection.
+pub(crate) async fn socket(upgrade: OnUpgrade) -> anyhow::Result<Socket> {
+    let upgraded = upgrade.await?;
+    let parts = upgraded
+        .downcast::<TokioIo<TlsStream<TcpStream>>>()
+        .map_err(|_| anyhow!("the upgraded connection is not the server's own type"))?;
+    let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    Ok(WebSocketStream::from_partially_read(stream, read, Role::Server, Some(any_size())).await)
+}
+
+/// No limit on messages: the protocol guide names none for WebSocket data.
+pub(crate) fn any_size() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(None).max_frame_size(None)
+}
+
+/// Sends a Close frame and reads until the peer has answered it, or does not for too long. A peer that never answers
+/// loses its connection. The result says whether it answered.
+pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> SenderEnd {
+    let frame = CloseFrame { code: code.into(), reason: reason.into() };
+    let closing = async {
+        socket.send(Message::Close(Some(frame))).await.ok()?;
+        while let Some(message) = socket.next().await {
+            if let Message::Close(_) = message.ok()? {
+                return Some(SenderEnd::Answered);
+            }
+        }
+        None
+    };
+    tokio::time::timeout(CLOSING_TIME, closing).await.ok().flatten().unwrap_or(SenderEnd::Dropped)
+}
+
+/// Reads a socket whose peer has sent a Close frame to its end, which writes the answer to that frame.
+pub(crate) async fn drain(socket: &mut Socket) {
+    let reading = async { while let Some(Ok(_)) = socket.next().await {} };
+    let _ = tokio::time::timeout(CLOSING_TIME, reading).await;
+}

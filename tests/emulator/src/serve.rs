@@ -1,0 +1,197 @@
+//! `arcssh-emulator serve`: starts an emulator, tells the terminal how to use it, and waits for a signal.
+//!
+//! Knows arguments, the terminal and signals; the emulator itself is the library's.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arcssh_emulator::{Builder, Emulator, KeyExchange, Machine, Minted, RelayFault};
+use clap::Args;
+
+/// How often new names are looked for when a foreign listener is to be attached.
+const MINT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Run an emulator until it is interrupted.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// A machine and the port of its sshd; may be repeated
+    #[arg(long = "machine", value_name = "NAME=SSHPORT", value_parser = parse_machine, default_value = "web01=22")]
+    machines: Vec<(String, u16)>,
+
+    /// The loopback address of all servers
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+
+    /// Seconds for which a new name answers "Endpoint does not exist."
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
+    endpoint_delay: Duration,
+
+    /// Seconds after that for which it answers "There are no listeners connected for the endpoint."
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
+    listener_delay: Duration,
+
+    /// Write the environment to this file
+    #[arg(long, value_name = "PATH")]
+    env_file: Option<PathBuf>,
+
+    /// Start no agent, and print where a foreign listener can take its place
+    #[arg(long)]
+    no_agent: bool,
+
+    /// Start machines without endpoint and service configuration
+    #[arg(long)]
+    not_set_up: bool,
+
+    /// Let the relay accept only secp384r1 in TLS
+    #[arg(long)]
+    secp384r1_only: bool,
+
+    /// Refuse every sender with this status and text
+    #[arg(long, value_name = "STATUS=TEXT", value_parser = parse_refusal)]
+    refuse: Option<(u16, String)>,
+
+    /// Drop every data socket after this many bytes to the sender
+    #[arg(long, value_name = "BYTES")]
+    cut_after: Option<u64>,
+
+    /// Ping every sender at this interval
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    ping_every: Option<Duration>,
+
+    /// Split what goes to senders into frames of this size
+    #[arg(long, value_name = "BYTES")]
+    fragments: Option<usize>,
+}
+
+impl Serve {
+    /// Runs until SIGINT, SIGTERM or SIGHUP.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let emulator = self.builder().start()?;
+        self.faults().into_iter().for_each(|fault| emulator.relay_fault(fault.always()));
+        let env_file = self.env_file.clone().unwrap_or_else(|| emulator.directory().join("env"));
+        write_env_file(&env_file, &env_text(&emulator))
+            .with_context(|| format!("environment file {}", env_file.display()))?;
+        self.greet(&emulator, &env_file);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            tokio::select! {
+                ended = interrupted() => ended,
+                () = self.report_mints(&emulator) => Ok(()),
+            }
+        })
+    }
+
+    fn builder(&self) -> Builder {
+        let mut builder = Emulator::builder()
+            .bind(self.bind)
+            .endpoint_delay(self.endpoint_delay)
+            .listener_delay(self.listener_delay);
+        for (name, port) in &self.machines {
+            let machine = Machine::new(name).ssh_port(*port);
+            builder = builder.machine(if self.not_set_up { machine.without_endpoint() } else { machine });
+        }
+        if self.secp384r1_only {
+            builder = builder.relay_key_exchange(KeyExchange::Secp384r1Only);
+        }
+        if self.no_agent { builder.without_agent() } else { builder }
+    }
+
+    /// The faults that were asked for. One connection meets one of them, so that the first wins.
+    fn faults(&self) -> Option<RelayFault> {
+        let refuse = self.refuse.as_ref().map(|(status, text)| RelayFault::refuse(*status, text));
+        let cut = self.cut_after.map(RelayFault::cut_after);
+        let fragments = self.fragments.map(RelayFault::fragments);
+        let pings = self.ping_every.map(RelayFault::pings);
+        refuse.or(cut).or(fragments).or(pings)
+    }
+
+    #[expect(clippy::print_stdout, reason = "the text is the product of this function")]
+    fn greet(&self, emulator: &Emulator, env_file: &std::path::Path) {
+        println!("{}", env_text(emulator));
+        for (name, port) in &self.machines {
+            println!("# {name}, sshd on port {port}: {}", emulator.machine(name).resource_id());
+        }
+        println!("\n# In another terminal:\n. {}", env_file.display());
+        for (name, _) in &self.machines {
+            println!("ssh -o ProxyCommand='arcssh proxy {}' {name}", emulator.machine(name).resource_id());
+        }
+        println!("\n# Ctrl-C ends the emulator.");
+    }
+
+    /// For `--no-agent`: prints every new name, with what a listener needs.
+    async fn report_mints(&self, emulator: &Emulator) {
+        let mut reported: HashMap<&str, usize> = HashMap::new();
+        loop {
+            tokio::time::sleep(MINT_POLL_INTERVAL).await;
+            for (name, _) in self.machines.iter().filter(|_| self.no_agent) {
+                let minted = emulator.machine(name).minted();
+                let seen = reported.entry(name.as_str()).or_default();
+                minted.iter().skip(*seen).for_each(|minted| print_mint(name, minted));
+                *seen = minted.len();
+            }
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the text is the product of this function")]
+fn print_mint(machine: &str, minted: &Minted) {
+    println!("# {machine}: a listener is expected at\n{}", minted.listen_uri());
+    println!("# with the header\nServiceBusAuthorization: {}", minted.listen_token);
+}
+
+fn env_text(emulator: &Emulator) -> String {
+    emulator.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect()
+}
+
+/// Writes a file that only its owner may read, for the client secret is in it.
+fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+        options.mode(0o600);
+        if path.exists() {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    options.open(path)?.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn interrupted() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate, mut hangup) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn interrupted() -> anyhow::Result<()> {
+    Ok(tokio::signal::ctrl_c().await?)
+}
+
+fn parse_machine(text: &str) -> anyhow::Result<(String, u16)> {
+    let (name, port) = text.split_once('=').context("expected NAME=SSHPORT")?;
+    Ok((name.to_owned(), port.parse().context("port")?))
+}
+
+fn parse_refusal(text: &str) -> anyhow::Result<(u16, String)> {
+    let (status, reason) = text.split_once('=').context("expected STATUS=TEXT")?;
+    Ok((status.parse().context("status")?, reason.to_owned()))
+}
+
+fn parse_seconds(text: &str) -> anyhow::Result<Duration> {
+    Ok(Duration::try_from_secs_f64(text.parse()?)?)
+}

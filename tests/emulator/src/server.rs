@@ -1,0 +1,116 @@
+//! Accepts TLS connections, reads HTTP/1.1 requests, writes them to the journal and passes them to a room.
+//!
+//! Knows HTTP; what the request means is the room's affair.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::encoding::Parameters;
+use crate::journal::{Journal, Service, lock, record};
+use crate::tls::TlsHandshake;
+
+/// A request, read to its end.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// The path as it was on the wire.
+    pub(crate) path: String,
+    pub(crate) query: Parameters,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Becomes the raw connection once a 101 has been answered.
+    pub(crate) upgrade: OnUpgrade,
+    pub(crate) peer: SocketAddr,
+}
+
+impl Call {
+    /// The value of the header `name`, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// What goes back.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// One emulated service.
+pub(crate) trait Room: Send + Sync + 'static {
+    /// Its name in the journal.
+    const SERVICE: Service;
+
+    /// Answers one request.
+    fn answer(self: Arc<Self>, call: Call) -> impl Future<Output = Answer> + Send;
+}
+
+/// Where a server writes what it saw.
+#[derive(Clone)]
+pub(crate) struct Witness {
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
+}
+
+/// Accepts connections for `room` until the runtime ends.
+pub(crate) async fn serve<R: Room>(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    room: Arc<R>,
+    witness: Witness,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    while let Ok((stream, peer)) = listener.accept().await {
+        tokio::spawn(connection(stream, peer, acceptor.clone(), Arc::clone(&room), witness.clone()));
+    }
+}
+
+/// One connection. Errors end it and nothing else: the client sees them, nobody here reads them.
+async fn connection<R: Room>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    room: Arc<R>,
+    witness: Witness,
+) {
+    // Small frames must not wait for Nagle's algorithm.
+    let _ = stream.set_nodelay(true);
+    let Ok(tls) = acceptor.accept(stream).await else { return };
+    lock(&witness.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
+    let service = service_fn(|request| exchange(request, peer, Arc::clone(&room), &witness.journal));
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service);
+    let _ = connection.with_upgrades().await;
+}
+
+async fn exchange<R: Room>(
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    room: Arc<R>,
+    journal: &Journal,
+) -> Result<Answer, Infallible> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let path_and_query = parts.uri.path_and_query().map_or("/", |value| value.as_str());
+    let number = journal.arrived(record(R::SERVICE, &parts.method, path_and_query, &parts.headers, &body));
+    let call = Call {
+        path: parts.uri.path().to_owned(),
+        query: Parameters::from_query(parts.uri.query().unwrap_or_default()),
+        method: parts.method,
+        headers: parts.headers,
+        body,
+        upgrade,
+        peer,
+    };
+    let answer = room.answer(call).await;
+    journal.answered(number, answer.status().as_u16());
+    Ok(answer)
+}

@@ -1,0 +1,148 @@
+//! A throw-away certificate authority, the servers' certificate and the two ends' TLS configurations.
+//!
+//! Knows certificates and key exchange; knows nothing of what runs over them.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
+
+use crate::clock;
+use crate::journal::Service;
+
+/// The names by which loopback is reached; `::ffff:127.0.0.1` is what a dual-stack client may write.
+const SUBJECT_NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1"];
+
+const DAY: u64 = 86_400;
+const VALID_DAYS: u64 = 30;
+
+/// Which key-exchange groups the relay's TLS accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// Everything that rustls' ring provider has.
+    #[default]
+    Any,
+    /// Only secp384r1, as a client meets it whose first key share is of another group: it must be asked again
+    /// (aztunnel `docs/internals/sequences/port-forward.md` describes this of the real service).
+    Secp384r1Only,
+}
+
+/// How the TLS handshake of one accepted connection went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsHandshake {
+    /// The server that was connected to.
+    pub service: Service,
+    /// Whether the client's first key share was not acceptable and a HelloRetryRequest cost a round trip.
+    pub hello_retry_request: bool,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+    /// The agreed protocol version, as rustls names it (`TLSv1_3`).
+    pub protocol_version: String,
+}
+
+impl TlsHandshake {
+    /// What `connection` agreed on; call it after the handshake.
+    pub(crate) fn of(service: Service, connection: &ServerConnection) -> Self {
+        let kind = connection.handshake_kind();
+        Self {
+            service,
+            hello_retry_request: kind == Some(HandshakeKind::FullWithHelloRetryRequest),
+            resumed: kind == Some(HandshakeKind::Resumed),
+            protocol_version: connection.protocol_version().map(|v| format!("{v:?}")).unwrap_or_default(),
+        }
+    }
+}
+
+/// One authority and the certificate that it signed for all servers.
+pub(crate) struct Certificates {
+    authority: CertificateDer<'static>,
+    authority_pem: String,
+    server: CertificateDer<'static>,
+    server_key: PrivateKeyDer<'static>,
+}
+
+impl Certificates {
+    /// Generates an authority and a certificate, valid for a month.
+    pub(crate) fn generate() -> anyhow::Result<Self> {
+        let (authority_parameters, authority_key) = (authority_parameters()?, KeyPair::generate()?);
+        let authority = authority_parameters.self_signed(&authority_key)?;
+        let issuer = Issuer::new(authority_parameters, authority_key);
+        let server_key = KeyPair::generate()?;
+        let server = server_parameters()?.signed_by(&server_key, &issuer)?;
+        Ok(Self {
+            authority_pem: authority.pem(),
+            authority: authority.der().clone(),
+            server: server.der().clone(),
+            server_key: PrivateKeyDer::Pkcs8(server_key.serialize_der().into()),
+        })
+    }
+
+    /// The authority's certificate, for `SSL_CERT_FILE`.
+    pub(crate) fn authority_pem(&self) -> &str {
+        &self.authority_pem
+    }
+
+    /// A server that speaks HTTP/1.1, the only version that can upgrade to WebSocket by RFC 6455.
+    pub(crate) fn server(&self, key_exchange: KeyExchange) -> anyhow::Result<Arc<ServerConfig>> {
+        let mut config = ServerConfig::builder_with_provider(provider(key_exchange))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.server.clone()], self.server_key.clone_key())
+            .context("server certificate")?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// A client that trusts this authority alone.
+    pub(crate) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone())?;
+        let config = ClientConfig::builder_with_provider(provider(KeyExchange::Any))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+}
+
+fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
+    let mut provider = ring::default_provider();
+    if key_exchange == KeyExchange::Secp384r1Only {
+        provider.kx_groups = vec![ring::kx_group::SECP384R1];
+    }
+    Arc::new(provider)
+}
+
+fn authority_parameters() -> anyhow::Result<CertificateParams> {
+    let mut parameters = CertificateParams::new(Vec::<String>::new())?;
+    parameters.distinguished_name.push(DnType::CommonName, "arcssh emulator authority");
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    limit_validity(&mut parameters);
+    Ok(parameters)
+}
+
+fn server_parameters() -> anyhow::Result<CertificateParams> {
+    let mut parameters = CertificateParams::new(SUBJECT_NAMES.map(str::to_owned))?;
+    parameters.distinguished_name.push(DnType::CommonName, "arcssh emulator");
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.use_authority_key_identifier_extension = true;
+    limit_validity(&mut parameters);
+    Ok(parameters)
+}
+
+/// From yesterday, because clocks differ, for a month: platform verifiers distrust certificates of long life.
+fn limit_validity(parameters: &mut CertificateParams) {
+    let at = |seconds| {
+        let (year, month, day) = clock::date(seconds);
+        date_time_ymd(year, month, day)
+    };
+    parameters.not_before = at(clock::unix_seconds() - DAY);
+    parameters.not_after = at(clock::unix_seconds() + VALID_DAYS * DAY);
+}

@@ -1,0 +1,229 @@
+//! A client of the emulator that shares no code with it: plain HTTPS by hand, WebSockets by tokio-tungstenite.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arcssh_emulator::{Emulator, Machine, Minted};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::{Value, json};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, http};
+
+/// Longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const CONNECTIVITY: &str = "providers/Microsoft.HybridConnectivity/endpoints";
+
+pub(crate) type Socket = WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
+
+/// An answer, its reason phrase as it was on the wire.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(crate) fn error(&self) -> (u16, String, String) {
+        let error = &self.json()["error"];
+        let text = |name: &str| error[name].as_str().unwrap().to_owned();
+        (self.status, text("code"), text("message"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.headers.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+pub(crate) fn emulator() -> Emulator {
+    Emulator::builder().machine(Machine::new("web01")).start().unwrap()
+}
+
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+pub(crate) fn variable(emulator: &Emulator, name: &str) -> String {
+    emulator.environment().into_iter().find(|(key, _)| key == name).unwrap().1
+}
+
+fn tls(emulator: &Emulator) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(emulator.authority_file()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The address of a URL's host.
+pub(crate) fn address(url: &str) -> SocketAddr {
+    url.split("://").nth(1).unwrap().split('/').next().unwrap().parse().unwrap()
+}
+
+/// One request on a connection of its own.
+pub(crate) fn request(
+    emulator: &Emulator,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let address = address(url);
+    let target = &url[url.find("://").unwrap() + 3..];
+    let target = &target[target.find('/').unwrap()..];
+    let name = ServerName::from(address.ip());
+    let connection = ClientConnection::new(tls(emulator), name).unwrap();
+    let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let connection = if headers.contains("Upgrade") { "" } else { "Connection: close\r\n" };
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    write!(
+        stream,
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\n{connection}{length}{headers}\r\n{body}"
+    )
+    .unwrap();
+    read_answer(&mut stream)
+}
+
+fn read_answer(stream: &mut impl std::io::Read) -> Answer {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    let head = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        let length = stream.read(&mut buffer).unwrap();
+        assert!(length > 0, "the connection ended before the answer");
+        bytes.extend_from_slice(&buffer[..length]);
+    };
+    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
+    let (status_line, headers) = text.split_once("\r\n").unwrap();
+    let mut body = bytes.split_off(head + 4);
+    let mut words = status_line.splitn(3, ' ');
+    let status = words.nth(1).unwrap().parse().unwrap();
+    if status != 101 {
+        // The servers close without a TLS close notification when the client asked them to close.
+        let _ = stream.take(u64::MAX).read_to_end(&mut body);
+    }
+    let reason = words.next().unwrap_or_default().to_owned();
+    Answer { status, reason, headers: headers.to_owned(), body: String::from_utf8(body).unwrap() }
+}
+
+/// An access token of the emulator's own service principal.
+pub(crate) fn access_token(emulator: &Emulator) -> String {
+    let answer = token_request(emulator, &[]);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+/// A good token request, with some of its fields replaced (`tenant` stands for the one in the path).
+pub(crate) fn token_request(emulator: &Emulator, replaced: &[(&str, &str)]) -> Answer {
+    let mut fields = vec![
+        ("grant_type", "client_credentials".to_owned()),
+        ("client_id", variable(emulator, "AZURE_CLIENT_ID")),
+        ("client_secret", variable(emulator, "AZURE_CLIENT_SECRET")),
+        ("scope", "https%3A%2F%2Fmanagement.azure.com%2F.default".to_owned()),
+        ("tenant", variable(emulator, "AZURE_TENANT_ID")),
+    ];
+    for (name, value) in replaced {
+        fields.iter_mut().find(|(field, _)| field == name).unwrap().1 = (*value).to_owned();
+    }
+    let tenant = fields.pop().unwrap().1;
+    let form: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let url = format!("{}{tenant}/oauth2/v2.0/token", variable(emulator, "AZURE_AUTHORITY_HOST"));
+    let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+    request(emulator, "POST", &url, &headers, &form.join("&"))
+}
+
+/// A call to ARM with a good token.
+pub(crate) fn arm(emulator: &Emulator, method: &str, path_and_query: &str, body: &str) -> Answer {
+    let bearer = format!("Bearer {}", access_token(emulator));
+    let url = format!("{}{path_and_query}", variable(emulator, "ARCSSH_ARM_ENDPOINT"));
+    request(emulator, method, &url, &[("Authorization", &bearer), ("Content-Type", "application/json")], body)
+}
+
+/// listCredentials for SSH on the machine `web01`.
+pub(crate) fn list_credentials(emulator: &Emulator) -> Answer {
+    let id = emulator.machine("web01").resource_id();
+    let path = format!("{id}/{CONNECTIVITY}/default/listCredentials?expiresin=3600&api-version=2023-03-15");
+    arm(emulator, "POST", &path, &json!({ "serviceName": "SSH" }).to_string())
+}
+
+/// Calls listCredentials and returns what it created.
+pub(crate) fn mint(emulator: &Emulator) -> Minted {
+    let answer = list_credentials(emulator);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    emulator.machine("web01").minted().pop().unwrap()
+}
+
+/// A WebSocket handshake by hand, of which only the answer matters.
+pub(crate) fn handshake(emulator: &Emulator, uri: &str, headers: &[(&str, &str)]) -> Answer {
+    let upgrade = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "l8fWd829IrZbEqUcLejv+Q=="),
+    ];
+    request(emulator, "GET", uri, &[&upgrade, headers].concat(), "")
+}
+
+/// A sender's handshake by hand, with the token and headers of a real client.
+pub(crate) fn sender_handshake(emulator: &Emulator, minted: &Minted, port: u16) -> Answer {
+    let target = format!("localhost:{port}");
+    let headers = [
+        ("ServiceBusAuthorization", minted.access_key.as_str()),
+        ("Service-Configuration-Token", minted.service_configuration_token.as_deref().unwrap_or_default()),
+        ("Microsoft-Guestgateway-Target", &target),
+    ];
+    handshake(emulator, &minted.connect_uri(), &headers)
+}
+
+/// Opens a WebSocket.
+pub(crate) async fn open(emulator: &Emulator, uri: &str, headers: &[(&str, &str)]) -> Result<Socket, Error> {
+    let mut request = uri.into_client_request()?;
+    for (name, value) in headers {
+        let name: http::HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let address = address(uri);
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let stream = TlsConnector::from(tls(emulator)).connect(address.ip().into(), stream).await?;
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    Ok(tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?.0)
+}
+
+/// Connects as a sender through the agent.
+pub(crate) async fn connect(emulator: &Emulator, minted: &Minted, port: u16) -> Result<Socket, Error> {
+    let target = format!("localhost:{port}");
+    let headers = [
+        ("ServiceBusAuthorization", minted.access_key.as_str()),
+        ("Service-Configuration-Token", minted.service_configuration_token.as_deref().unwrap_or_default()),
+        ("Microsoft-Guestgateway-Target", &target),
+    ];
+    open(emulator, &minted.connect_uri(), &headers).await
+}
+
+/// Waits until the agent listens at the newest name: then, and only then, a sender is not refused with 404.
+pub(crate) fn wait_for_agent(emulator: &Emulator, listeners: usize) {
+    let listening = |emulator: &Emulator| {
+        let requests = emulator.requests_to(arcssh_emulator::Service::Relay);
+        let listens = requests.iter().filter(|r| r.path_and_query.contains("sb-hc-action=listen"));
+        listens.filter(|r| r.status == Some(101)).count() >= listeners
+    };
+    assert!(emulator.wait_until(PATIENCE, listening), "no agent came: {:?}", emulator.requests());
+}
