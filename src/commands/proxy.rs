@@ -78,7 +78,13 @@ impl Source {
         match self {
             Self::Machine { arm, machine, service } => {
                 waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", machine.name));
-                Ok(list_credentials(arm, machine, *service).await?)
+                let credentials = list_credentials(arm, machine, *service).await?;
+                info!(
+                    relay = credentials.authority(),
+                    expires_on = credentials.expires_on,
+                    "relay credentials"
+                );
+                Ok(credentials)
             }
             Self::RelayInfo(credentials) => Ok(credentials.clone()),
         }

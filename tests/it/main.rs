@@ -1,1 +1,6 @@
+//! Black-box tests of the shipped binary: real ssh, real sshd, and the emulator between them.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod main_job;
+mod support;

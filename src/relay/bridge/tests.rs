@@ -161,7 +161,10 @@ async fn a_close_code_other_than_normal_is_a_break_that_keeps_its_reason() {
         let mut b = unstopped().await;
         b.close_with(code).await;
         let Ending::Broken(broken) = b.bridge.await.unwrap() else { panic!("{code} is a break") };
-        assert_eq!(broken.to_string(), format!("the relay closed the connection with code {code} \"a reason\""));
+        assert_eq!(
+            broken.to_string(),
+            format!("the relay closed the connection with code {code} \"a reason\"")
+        );
     }
 }
 
@@ -192,11 +195,15 @@ async fn a_close_frame_is_the_reason_even_where_writing_has_failed_before_it_is_
     let (far, near) = duplex(1 << 20);
     let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
     relay.send(Message::Ping("answering this fails".into())).await.unwrap();
-    relay.send(Message::Close(Some(CloseFrame { code: CloseCode::Error, reason: "fault".into() }))).await.unwrap();
+    relay
+        .send(Message::Close(Some(CloseFrame { code: CloseCode::Error, reason: "fault".into() })))
+        .await
+        .unwrap();
     let stream = Unwritable(near);
     let (mut ssh_writes, input) = duplex(64);
     ssh_writes.write_all(b"sending this fails").await.unwrap();
-    let ending = run(Upgraded { stream, beyond: Vec::new() }, input, tokio::io::sink(), std::future::pending()).await;
+    let ending =
+        run(Upgraded { stream, beyond: Vec::new() }, input, tokio::io::sink(), std::future::pending()).await;
     let Ending::Broken(Broken::Closed(frame)) = ending else { panic!("{ending:?}") };
     assert_eq!((frame.code, frame.reason.as_str()), (CloseCode::Error, "fault"));
 }
@@ -205,7 +212,11 @@ async fn a_close_frame_is_the_reason_even_where_writing_has_failed_before_it_is_
 struct Unwritable(DuplexStream);
 
 impl AsyncRead for Unwritable {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything that arcssh talks to when it opens a connection, over real TLS, HTTP and WebSockets, held to the public
 //! documents of those services. Tests start an [`Emulator`], hand its [`Emulator::environment`] to the programs under
-//! test and look at what arrived. Nothing here knows arcssh.
+//! test and look at what arrived. Nothing but [`playground`] knows arcssh.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -14,8 +14,10 @@ mod encoding;
 mod entra;
 mod journal;
 mod machine;
+pub mod playground;
 mod relay;
 mod server;
+pub mod sshd;
 mod tls;
 mod token;
 

@@ -1,0 +1,142 @@
+//! A machine to reach and a way to reach it: emulator, sshd, and a home with an ssh configuration whose hosts use
+//! arcssh. The one room that knows arcssh, by the path of its binary and its command line.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::sshd::Sshd;
+use crate::{Builder, Emulator, Machine};
+
+/// One Host section of the playground's ssh configuration.
+const HOST: &str = include_str!("../../../config-templates/demo.conf");
+
+/// Variables that would lead a program away from the playground: the user's own identity, cloud, proxies and agent.
+const FOREIGN: [&str; 14] = [
+    "ARCSSH_CLOUD",
+    "SSHPROXY_RELAY_INFO",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "RUST_LOG",
+    "SSH_AUTH_SOCK",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_FEDERATED_TOKEN_FILE",
+];
+
+/// Emulator, sshd and home. All of it disappears when it is dropped.
+pub struct Playground {
+    emulator: Emulator,
+    sshd: Sshd,
+    home: TempDir,
+    arcssh: PathBuf,
+}
+
+impl Playground {
+    /// A playground whose hosts are `machines`, reached by the program `arcssh`; `configure` has the last word on the
+    /// emulator.
+    ///
+    /// # Errors
+    /// sshd is not installed, or no port is free.
+    pub fn start(
+        arcssh: &Path,
+        machines: &[&str],
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("arcssh-").tempdir()?;
+        let server = home.path().join("server");
+        fs::create_dir(&server)?;
+        let sshd = Sshd::start(&server)?;
+        let builder = machines.iter().fold(Emulator::builder(), |builder, name| {
+            builder.machine(Machine::new(name).ssh_port(sshd.port()))
+        });
+        let emulator = configure(builder).start()?;
+        let playground = Self { emulator, sshd, home, arcssh: arcssh.to_owned() };
+        playground.write_configuration(machines)?;
+        Ok(playground)
+    }
+
+    /// The emulator.
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
+    }
+
+    /// The sshd behind every machine.
+    pub fn sshd(&self) -> &Sshd {
+        &self.sshd
+    }
+
+    /// The temporary home directory.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The ssh configuration, for `-F`.
+    pub fn configuration(&self) -> PathBuf {
+        self.home.path().join(".ssh/config")
+    }
+
+    /// A program in the playground's home and environment.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.home.path()).env("HOME", self.home.path());
+        for name in FOREIGN {
+            command.env_remove(name);
+        }
+        command.envs(self.emulator.environment());
+        command
+    }
+
+    /// `ssh -F {configuration}`, to be given a host and what to do there.
+    pub fn ssh(&self) -> Command {
+        let mut ssh = self.command("ssh");
+        ssh.arg("-F").arg(self.configuration()).args(["-o", "BatchMode=yes"]);
+        ssh
+    }
+
+    /// `arcssh proxy {resource ID} --port {sshd's}`.
+    pub fn proxy(&self, machine: &str) -> Command {
+        let mut proxy = self.command(&self.arcssh);
+        let id = self.emulator.machine(machine).resource_id();
+        proxy.args(["proxy", &id, "--port", &self.sshd.port().to_string()]);
+        proxy
+    }
+
+    fn write_configuration(&self, machines: &[&str]) -> Result<()> {
+        let directory = self.home.path().join(".ssh");
+        fs::create_dir(&directory)?;
+        let known_hosts = directory.join("known_hosts");
+        let user = whoami().context("who runs this?")?;
+        let (mut sections, mut keys) = (String::new(), String::new());
+        for machine in machines {
+            let values = [
+                ("{alias}", (*machine).to_owned()),
+                ("{user}", user.clone()),
+                ("{port}", self.sshd.port().to_string()),
+                ("{identity_file}", self.sshd.client_key().display().to_string()),
+                ("{known_hosts}", known_hosts.display().to_string()),
+                ("{arcssh}", self.arcssh.display().to_string()),
+                ("{resource_id}", self.emulator.machine(machine).resource_id()),
+            ];
+            sections += &values.iter().fold(HOST.to_owned(), |text, (name, value)| text.replace(name, value));
+            keys += &self.sshd.known_hosts_line(machine)?;
+        }
+        fs::write(self.configuration(), sections)?;
+        fs::write(known_hosts, keys)?;
+        Ok(())
+    }
+}
+
+fn whoami() -> Result<String> {
+    let name = Command::new("id").arg("-un").output()?.stdout;
+    Ok(String::from_utf8(name)?.trim().to_owned())
+}

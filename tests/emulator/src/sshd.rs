@@ -1,0 +1,163 @@
+//! A throw-away sshd for the agent to dial: the system's own OpenSSH, one process a connection as inetd starts it
+//! (`sshd -i`), so that any free port will do and nothing outlives its owner.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::journal::lock;
+
+/// Where sshd is installed; it is not on the PATH of an ordinary user, and insists on being started by its full path.
+const SSHD: [&str; 3] = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd"];
+
+/// Everything that sshd needs is in `{directory}`; `StrictModes` is off because a temporary directory's parents are
+/// open to all. No PAM, so that it also works without root.
+const CONFIGURATION: &str = "\
+HostKey {directory}/host_key
+AuthorizedKeysFile {directory}/authorized_keys
+AuthenticationMethods publickey
+PermitRootLogin prohibit-password
+StrictModes no
+UsePAM no
+PidFile none
+LogLevel VERBOSE
+AcceptEnv LC_*
+Subsystem sftp internal-sftp
+";
+
+/// A running sshd on a loopback port. Dropping it ends its processes.
+pub struct Sshd {
+    port: u16,
+    directory: PathBuf,
+    ended: Arc<AtomicBool>,
+    sessions: Arc<Mutex<Vec<Child>>>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Sshd {
+    /// Starts sshd with keys and log in `directory`, which must exist.
+    ///
+    /// # Errors
+    /// OpenSSH's server or key generator is not installed, or no port is free.
+    pub fn start(directory: &Path) -> Result<Self> {
+        let sshd = SSHD.iter().map(Path::new).find(|path| path.exists());
+        let sshd = sshd.context("sshd is not installed: apt-get install openssh-server")?;
+        keygen(&directory.join("host_key"))?;
+        keygen(&directory.join("client_key"))?;
+        fs::copy(directory.join("client_key.pub"), directory.join("authorized_keys"))?;
+        let configuration = CONFIGURATION.replace("{directory}", &directory.display().to_string());
+        fs::write(directory.join("sshd_config"), configuration)?;
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        let (ended, sessions) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let accept = Acceptor {
+            sshd: sshd.to_owned(),
+            directory: directory.to_owned(),
+            ended: Arc::clone(&ended),
+            sessions: Arc::clone(&sessions),
+        };
+        let acceptor = thread::spawn(move || accept.run(&listener));
+        Ok(Self { port, directory: directory.to_owned(), ended, sessions, acceptor: Some(acceptor) })
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The private key that it lets in, for the user who started it.
+    pub fn client_key(&self) -> PathBuf {
+        self.directory.join("client_key")
+    }
+
+    /// The host key as a line of known_hosts for `host`.
+    ///
+    /// # Errors
+    /// The key file is gone.
+    pub fn known_hosts_line(&self, host: &str) -> Result<String> {
+        Ok(format!("{host} {}", fs::read_to_string(self.directory.join("host_key.pub"))?))
+    }
+
+    /// What it has logged, of all sessions.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// How many sessions still have a process.
+    pub fn sessions(&self) -> usize {
+        let mut sessions = lock(&self.sessions);
+        sessions.retain_mut(|session| matches!(session.try_wait(), Ok(None)));
+        sessions.len()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // The acceptor waits for a connection: this is its last.
+        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+        for session in lock(&self.sessions).iter_mut() {
+            let _ = session.kill();
+            let _ = session.wait();
+        }
+    }
+}
+
+struct Acceptor {
+    sshd: PathBuf,
+    directory: PathBuf,
+    ended: Arc<AtomicBool>,
+    sessions: Arc<Mutex<Vec<Child>>>,
+}
+
+impl Acceptor {
+    fn run(&self, listener: &TcpListener) {
+        while let Ok((connection, _)) = listener.accept() {
+            if self.ended.load(Ordering::SeqCst) {
+                return;
+            }
+            // A session that cannot start is seen by its client, whose connection is closed.
+            if let Ok(session) = self.session(connection) {
+                let mut sessions = lock(&self.sessions);
+                sessions.retain_mut(|session| matches!(session.try_wait(), Ok(None)));
+                sessions.push(session);
+            }
+        }
+    }
+
+    fn session(&self, connection: TcpStream) -> io::Result<Child> {
+        connection.set_nodelay(true)?;
+        let connection = OwnedFd::from(connection);
+        let output = connection.try_clone()?;
+        let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
+        Command::new(&self.sshd)
+            .args(["-i", "-e", "-f"])
+            .arg(self.directory.join("sshd_config"))
+            .stdin(Stdio::from(connection))
+            .stdout(Stdio::from(output))
+            .stderr(log)
+            .spawn()
+    }
+}
+
+fn keygen(file: &Path) -> Result<()> {
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "arcssh", "-f"])
+        .arg(file)
+        .output();
+    let made = made.context("ssh-keygen is not installed: apt-get install openssh-client")?;
+    ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! What arcssh is for: the system's own ssh, scp, sftp and rsync reach a machine that has no open port.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use arcssh_emulator::Service;
+
+use crate::support::{World, eventually, finish, noise, run, run_with_input, world};
+
+const MIB: usize = 1 << 20;
+/// What each direction must carry whole.
+const LARGE: usize = 256 * MIB;
+
+#[test]
+fn a_remote_commands_status_and_streams_arrive() {
+    let w = world(&["web01"]);
+    let run =
+        run_with_input(w.ssh().args(["web01", "cat; echo problem >&2; exit 7"]), b"from here\n".to_vec());
+    assert_eq!(run.code, Some(7));
+    assert_eq!(run.stdout, b"from here\n");
+    assert_eq!(run.stderr, "problem\n");
+}
+
+#[test]
+fn connecting_only_reads_from_azure() {
+    let w = world(&["web01"]);
+    assert_eq!(w.ssh_run(&["web01", "true"]).clean(), "");
+    let arm: Vec<String> = w.emulator().requests_to(Service::Arm).iter().map(|r| r.method.clone()).collect();
+    assert_eq!(arm, ["POST"], "one listCredentials and nothing else");
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1);
+}
+
+#[test]
+fn an_interactive_session_has_a_terminal() {
+    let w = world(&["web01"]);
+    let run =
+        run_with_input(w.ssh().args(["-tt", "web01"]), b"tty; echo rows $((40 + 2)); exit 3\n".to_vec());
+    let screen = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(screen.contains("/dev/pts/") && screen.contains("rows 42"), "{screen}");
+    assert_eq!(run.code, Some(3));
+}
+
+#[test]
+fn a_quarter_gigabyte_goes_each_way_whole() {
+    let w = world(&["web01"]);
+    let sum = large_file(&w, "large");
+    let up = shell(&w, "$SSH web01 sha256sum < large");
+    assert_eq!(up, format!("{sum}  -"));
+    let down = shell(&w, "$SSH web01 cat $PWD/large | sha256sum");
+    assert_eq!(down, format!("{sum}  -"));
+}
+
+#[test]
+fn a_quarter_gigabyte_goes_both_ways_at_once() {
+    let w = world(&["web01"]);
+    let (sent, fetched) = (large_file(&w, "sent"), large_file(&w, "fetched"));
+    let both = shell(
+        &w,
+        "$SSH web01 'exec 3<&0; sha256sum <&3 >'$PWD'/sum & cat '$PWD'/fetched; wait' < sent | sha256sum; cat sum",
+    );
+    assert_eq!(both, format!("{fetched}  -\n{sent}  -"));
+}
+
+#[test]
+fn scp_copies_there_and_back() {
+    let w = world(&["web01"]);
+    let bytes = noise(3 * MIB);
+    fs::write(w.home().join("there"), &bytes).unwrap();
+    let home = w.home().display().to_string();
+    let scp =
+        |from: &str, to: &str| run(w.command("scp").args(["-q", "-F", ".ssh/config", from, to])).clean();
+    scp("there", &format!("web01:{home}/copied"));
+    scp(&format!("web01:{home}/copied"), "back");
+    assert!(fs::read(w.home().join("back")).unwrap() == bytes);
+    // The protocol from before OpenSSH 9.0, which old scripts ask for by -O.
+    run(w.command("scp").args(["-q", "-O", "-F", ".ssh/config", "there", &format!("web01:{home}/old")]))
+        .clean();
+    assert!(fs::read(w.home().join("old")).unwrap() == bytes);
+}
+
+#[test]
+fn sftp_runs_a_batch() {
+    let w = world(&["web01"]);
+    let bytes = noise(3 * MIB);
+    fs::write(w.home().join("there"), &bytes).unwrap();
+    let home = w.home().display();
+    fs::write(w.home().join("batch"), format!("put there {home}/put\nget {home}/put got\nrm {home}/put\n"))
+        .unwrap();
+    run(w.command("sftp").args(["-q", "-F", ".ssh/config", "-b", "batch", "web01"])).clean();
+    assert!(fs::read(w.home().join("got")).unwrap() == bytes);
+    assert!(!w.home().join("put").exists());
+}
+
+#[test]
+fn rsync_makes_a_round_trip() {
+    let w = world(&["web01"]);
+    fs::create_dir_all(w.home().join("tree/sub")).unwrap();
+    for n in 0..50 {
+        fs::write(w.home().join(format!("tree/sub/{n}")), noise(40_000)).unwrap();
+    }
+    let home = w.home().display().to_string();
+    let rsync = |from: &str, to: &str| {
+        let shell = "ssh -F .ssh/config";
+        run(w.command("rsync").args(["-a", "--delete", "--checksum", "-e", shell, from, to])).clean()
+    };
+    rsync("tree/", &format!("web01:{home}/there/"));
+    rsync(&format!("web01:{home}/there/"), "back/");
+    let same = run(w.command("diff").args(["-r", "tree", "back"])).clean();
+    assert_eq!(same, "");
+}
+
+#[test]
+fn a_local_port_is_forwarded() {
+    let w = world(&["web01"]);
+    let (service, port) = (echo_service(), free_port());
+    let forward = format!("127.0.0.1:{port}:127.0.0.1:{service}");
+    let mut ssh =
+        w.ssh().args(["-o", "ExitOnForwardFailure=yes", "-N", "-L", &forward, "web01"]).spawn().unwrap();
+    assert_eq!(echoed(port, b"through -L"), b"through -L");
+    terminate(&mut ssh);
+}
+
+#[test]
+fn a_socks_port_reaches_the_machines_network() {
+    let w = world(&["web01"]);
+    let (service, port) = (echo_service(), free_port());
+    let mut ssh = w.ssh().args(["-N", "-D", &format!("127.0.0.1:{port}"), "web01"]).spawn().unwrap();
+    let mut socks = connect(port);
+    // SOCKS5 (RFC 1928): no authentication; CONNECT to 127.0.0.1.
+    socks.write_all(&[5, 1, 0]).unwrap();
+    assert_eq!(read_exactly(&mut socks, 2), [5, 0]);
+    socks.write_all(&[5, 1, 0, 1, 127, 0, 0, 1]).unwrap();
+    socks.write_all(&service.to_be_bytes()).unwrap();
+    assert_eq!(read_exactly(&mut socks, 10)[..2], [5, 0]);
+    socks.write_all(b"through -D").unwrap();
+    assert_eq!(read_exactly(&mut socks, 10), b"through -D");
+    terminate(&mut ssh);
+}
+
+#[test]
+fn the_agent_is_forwarded() {
+    let w = world(&["web01"]);
+    let script = "eval $(ssh-agent -s) >/dev/null && trap 'ssh-agent -k >/dev/null' EXIT
+        ssh-add -q server/client_key && ssh -F .ssh/config -A web01 ssh-add -l";
+    let listed = shell(&w, script);
+    assert!(listed.contains("ED25519"), "{listed}");
+}
+
+#[test]
+fn a_jump_goes_through_us_by_w_and_by_proxyjump() {
+    let w = world(&["web01", "web02"]);
+    let inner = format!("127.0.0.1:{}", w.sshd().port());
+    let greeting = run(w.ssh().args(["-W", &inner, "web01"])).stdout;
+    assert!(greeting.starts_with(b"SSH-2.0-"), "{}", String::from_utf8_lossy(&greeting));
+
+    let port = w.sshd().port().to_string();
+    let key = w.sshd().client_key();
+    let known = w.home().join(".ssh/known_hosts");
+    let mut jump = w.ssh();
+    jump.args(["-o", "HostKeyAlias=web02", "-o", &format!("UserKnownHostsFile={}", known.display())]);
+    jump.args(["-J", "web01", "-p", &port, "-i"]).arg(key).args(["127.0.0.1", "echo inner"]);
+    assert_eq!(run(&mut jump).clean(), "inner\n");
+}
+
+#[test]
+fn sessions_share_one_connection_under_a_control_master() {
+    let w = world(&["web01"]);
+    let control = ["-o", "ControlPath=.ssh/%C", "-o", "ControlPersist=60", "-o", "ControlMaster=auto"];
+    for n in 0..5 {
+        let run = run(w.ssh().args(control).args(["web01", &format!("echo {n}")]));
+        assert_eq!((run.code, run.stdout), (Some(0), format!("{n}\n").into_bytes()));
+    }
+    assert_eq!(w.emulator().open_connections(), 1);
+    run(w.ssh().args(control).args(["-O", "exit", "web01"]));
+}
+
+#[test]
+fn fifty_connections_work_at_once() {
+    let w = world(&["web01"]);
+    let start = |n: usize| {
+        let mut ssh = w.ssh();
+        ssh.args(["web01", &format!("cat >/dev/null; echo {n}")]);
+        ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut all: Vec<_> = (0..50).map(start).collect();
+    assert!(
+        eventually(Duration::from_secs(60), || w.emulator().open_connections() == 50),
+        "not all 50 connected"
+    );
+    let inputs: Vec<_> = all.iter_mut().map(|ssh| ssh.stdin.take()).collect();
+    drop(inputs);
+    for (n, ssh) in all.into_iter().enumerate() {
+        assert_eq!(finish(ssh).clean(), format!("{n}\n"));
+    }
+}
+
+/// A file of random bytes in the world's home; its SHA-256.
+fn large_file(w: &World, name: &str) -> String {
+    let made = shell(w, &format!("head -c {LARGE} /dev/urandom | tee {name} | sha256sum"));
+    made.split(' ').next().unwrap().to_owned()
+}
+
+/// Runs a script in the world's home, with `$SSH` for its ssh.
+#[track_caller]
+fn shell(w: &World, script: &str) -> String {
+    let mut bash = w.command("bash");
+    bash.args(["-eu", "-o", "pipefail", "-c", script]).env("SSH", "ssh -F .ssh/config");
+    run(&mut bash).clean().trim_end().to_owned()
+}
+
+/// A TCP service that sends back what it receives, for the life of the test.
+fn echo_service() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            thread::spawn(move || std::io::copy(&mut &connection, &mut &connection));
+        }
+    });
+    port
+}
+
+/// A port that was free a moment ago: ssh cannot choose one for -L and -D and say which.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn connect(port: u16) -> TcpStream {
+    assert!(
+        eventually(Duration::from_secs(30), || TcpStream::connect(("127.0.0.1", port)).is_ok()),
+        "ssh does not listen"
+    );
+    TcpStream::connect(("127.0.0.1", port)).unwrap()
+}
+
+fn echoed(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut connection = connect(port);
+    connection.write_all(bytes).unwrap();
+    read_exactly(&mut connection, bytes.len())
+}
+
+fn read_exactly(connection: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    connection.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+fn terminate(ssh: &mut Child) {
+    crate::support::signal(ssh.id(), "TERM");
+    ssh.wait().unwrap();
+}

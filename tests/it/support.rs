@@ -1,0 +1,157 @@
+//! What the tests share: a playground that checks that it is left clean, and programs that cannot hang.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::ops::Deref;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arcssh_emulator::Builder;
+use arcssh_emulator::playground::Playground;
+
+/// The shipped binary.
+pub(crate) const ARCSSH: &str = env!("CARGO_BIN_EXE_arcssh");
+
+/// A program that takes longer hangs: the slowest move hundreds of megabytes on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// A playground of one test. When the test is over, no process of its may be left.
+pub(crate) struct World(Playground);
+
+/// A world with these machines and nothing out of order.
+pub(crate) fn world(machines: &[&str]) -> World {
+    world_with(machines, |builder| builder)
+}
+
+/// A world whose emulator is set up otherwise.
+pub(crate) fn world_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+    World(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
+}
+
+impl Deref for World {
+    type Target = Playground;
+
+    fn deref(&self) -> &Playground {
+        &self.0
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        let gone = eventually(Duration::from_secs(15), || self.survivors().is_empty());
+        assert!(gone, "left behind: {:?}", self.survivors());
+        let closed = eventually(Duration::from_secs(15), || self.emulator().open_connections() == 0);
+        assert!(closed, "{} connections are still open at the relay", self.emulator().open_connections());
+    }
+}
+
+impl World {
+    /// The command lines of processes that live in this world's home: ssh, arcssh and what they started.
+    pub(crate) fn survivors(&self) -> Vec<String> {
+        let home = format!("HOME={}", self.home().display()).into_bytes();
+        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+        let of_this_world = |process: &Path| {
+            let environment = fs::read(process.join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == home)
+        };
+        let command_line = |process: &Path| {
+            let words = fs::read(process.join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&words).replace('\0', " ")
+        };
+        let paths = processes.flatten().map(|process| process.path());
+        paths.filter(|process| of_this_world(process)).map(|process| command_line(&process)).collect()
+    }
+
+    /// `ssh {host} {command}`, to its end.
+    pub(crate) fn ssh_run(&self, arguments: &[&str]) -> Run {
+        run(self.ssh().args(arguments))
+    }
+}
+
+/// How a program ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    /// Asserts that it ended well and said nothing on standard error; what it said otherwise.
+    #[track_caller]
+    pub(crate) fn clean(self) -> String {
+        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""));
+        String::from_utf8(self.stdout).unwrap()
+    }
+
+    /// The lines on standard error that are arcssh's own, in order.
+    pub(crate) fn arcssh_lines(&self) -> Vec<&str> {
+        self.stderr.lines().filter(|line| line.starts_with("arcssh: ")).collect()
+    }
+}
+
+/// Runs a program to its end, with nothing on its standard input.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> Run {
+    run_with_input(command, Vec::new())
+}
+
+/// Runs a program to its end, fed from another thread.
+#[track_caller]
+pub(crate) fn run_with_input(command: &mut Command, input: Vec<u8>) -> Run {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    // A program that ends before it has read everything closes the pipe, as it may.
+    thread::spawn(move || drop(stdin.write_all(&input)));
+    finish(child)
+}
+
+/// Waits for a program with piped output; kills one that hangs.
+#[track_caller]
+pub(crate) fn finish(child: Child) -> Run {
+    let id = child.id();
+    let (sender, receiver) = channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    match receiver.recv_timeout(LIMIT) {
+        Ok(output) => {
+            let Output { status, stdout, stderr } = output.unwrap();
+            Run { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).replace('\r', "") }
+        }
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            signal(id, "KILL");
+            panic!("process {id} did not end within {} s", LIMIT.as_secs());
+        }
+    }
+}
+
+/// Sends a signal to a process that the test started.
+pub(crate) fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill -s {name} {process}");
+}
+
+/// Waits until `condition` holds; whether it does within `limit`.
+pub(crate) fn eventually(limit: Duration, condition: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !condition() {
+        if Instant::now() > end {
+            return false;
+        }
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    true
+}
+
+/// Bytes that no compression and no mistake in order survives.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    bytes
+}
