@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod demo;
 mod serve;
 
 /// Entra ID, Azure Resource Manager, Azure Relay and the Arc agent on loopback.
@@ -16,10 +17,16 @@ struct Cli {
 enum Command {
     /// Run an emulator until it is interrupted.
     Serve(serve::Serve),
+    /// Show ssh, scp, sftp and rsync at work through arcssh.
+    Demo(demo::Demo),
+    /// Leave a machine to play with up until it is interrupted.
+    Playground(demo::Demo),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Playground(demo) => demo.stay(),
     }
 }

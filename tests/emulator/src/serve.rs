@@ -144,12 +144,12 @@ fn print_mint(machine: &str, minted: &Minted) {
     println!("# with the header\nServiceBusAuthorization: {}", minted.listen_token);
 }
 
-fn env_text(emulator: &Emulator) -> String {
+pub(crate) fn env_text(emulator: &Emulator) -> String {
     emulator.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect()
 }
 
 /// Writes a file that only its owner may read, for the client secret is in it.
-fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
@@ -165,7 +165,7 @@ fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
 }
 
 #[cfg(unix)]
-async fn interrupted() -> anyhow::Result<()> {
+pub(crate) async fn interrupted() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate, mut hangup) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
@@ -178,7 +178,7 @@ async fn interrupted() -> anyhow::Result<()> {
 }
 
 #[cfg(not(unix))]
-async fn interrupted() -> anyhow::Result<()> {
+pub(crate) async fn interrupted() -> anyhow::Result<()> {
     Ok(tokio::signal::ctrl_c().await?)
 }
 
