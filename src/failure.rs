@@ -196,7 +196,7 @@ fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
 
 /// The relay's refusals: facts of the Relay Hybrid Connections protocol, and the agent's own 503.
 fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
-    let ConnectError::Refused { status, reason } = error else {
+    let ConnectError::Refused { status, reason, .. } = error else {
         return match error {
             ConnectError::Unreachable(error) => {
                 let told = explain_way_out(error.as_ref(), error.downcast_ref(), "the relay");

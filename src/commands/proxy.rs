@@ -43,7 +43,11 @@ async fn connect(args: &ProxyArgs, goal: &Goal, waiting: &Waiting) -> Result<Upg
     let dial = async |credentials: &RelayCredentials| {
         waiting.for_the(format!("relay {}", credentials.authority()));
         let on_retry = |error: &ConnectError| {
-            waiting.for_the(format!("agent of {goal} to listen, up to {} s ({error})", args.wait.as_secs()));
+            waiting.for_the(format!(
+                "agent of {goal} to listen, up to {} s ({})",
+                args.wait.as_secs(),
+                error.brief()
+            ));
         };
         wait_for_listener(&net, credentials, goal.port, args.wait, on_retry).await
     };

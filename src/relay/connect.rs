@@ -102,7 +102,7 @@ where
     let head =
         exchange(&mut stream, &request).await.with_context(|| format!("the relay {authority} went away"))?;
     if head.status != 101 {
-        return Err(ConnectError::Refused { status: head.status, reason: head.reason });
+        return Err(ConnectError::refused(head.status, &head.reason));
     }
     if head.header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
         return Err(anyhow!("{authority} is no WebSocket server: its Sec-WebSocket-Accept is wrong").into());
@@ -140,13 +140,15 @@ fn request(authority: &Authority, credentials: &RelayCredentials, port: u16, key
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// The relay, or the agent through it, refused the upgrade; the reason phrase carries a tracking ID for support.
-    #[error("the relay answered {status} {reason}")]
+    /// The relay, or the agent through it, refused the upgrade.
+    #[error("the relay answered {status} {reason}{}", tracking(.tracking_id))]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The HTTP reason phrase.
+        /// The text of the HTTP reason phrase.
         reason: String,
+        /// How the relay names the request, for support; empty where the phrase has no such part.
+        tracking_id: String,
     },
     /// The relay did not answer the upgrade in this time.
     #[error("the relay did not answer within {} s", .0.as_secs())]
@@ -156,7 +158,27 @@ pub(crate) enum ConnectError {
     Unreachable(#[from] anyhow::Error),
 }
 
+fn tracking(id: &str) -> String {
+    if id.is_empty() { String::new() } else { format!(" (TrackingId {id})") }
+}
+
 impl ConnectError {
+    /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
+    fn refused(status: u16, phrase: &str) -> Self {
+        let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
+        let reason = text.trim_end_matches([' ', '.']).to_owned();
+        let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
+        Self::Refused { status, reason, tracking_id }
+    }
+
+    /// The error without what only support wants to know.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::Refused { status, reason, .. } => format!("{status} {reason}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the same request may be answered otherwise in a while: no listener yet, a gateway's time-out or fault.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
@@ -169,7 +191,7 @@ impl ConnectError {
     /// Whether the agent was reached and nothing listened on the port: its 503 names the address that it dialled
     /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
     pub(crate) fn is_port_closed(&self) -> bool {
-        matches!(self, Self::Refused { status: 503, reason } if reason.contains("connection to localhost:"))
+        matches!(self, Self::Refused { status: 503, reason, .. } if reason.contains("connection to localhost:"))
     }
 
     /// Whether the shared access signature was refused, so that newly minted credentials may serve.
@@ -187,7 +209,16 @@ mod tests {
         "expiresOn":1,"serviceConfigurationToken":"eyJ0.a.b"}}"#;
 
     fn refused(status: u16, reason: &str) -> ConnectError {
-        ConnectError::Refused { status, reason: reason.to_owned() }
+        ConnectError::refused(status, reason)
+    }
+
+    #[test]
+    fn a_reason_phrase_is_taken_apart() {
+        let phrase = "Endpoint does not exist. TrackingId:1b_G13, SystemTracker:sb://ns/name, Timestamp:2025-04-24T11:08:04";
+        let error = refused(404, phrase);
+        assert_eq!(error.to_string(), "the relay answered 404 Endpoint does not exist (TrackingId 1b_G13)");
+        assert_eq!(error.brief(), "404 Endpoint does not exist");
+        assert_eq!(refused(404, "Not Found").to_string(), "the relay answered 404 Not Found");
     }
 
     #[test]

@@ -194,7 +194,9 @@ fn fifty_connections_work_at_once() {
     let inputs: Vec<_> = all.iter_mut().map(|ssh| ssh.stdin.take()).collect();
     drop(inputs);
     for (n, ssh) in all.into_iter().enumerate() {
-        assert_eq!(finish(ssh).clean(), format!("{n}\n"));
+        // On a busy machine some are told what they wait for, on standard error.
+        let run = finish(ssh);
+        assert_eq!((run.code, run.stdout), (Some(0), format!("{n}\n").into_bytes()), "{}", run.stderr);
     }
 }
 

@@ -14,9 +14,11 @@ mod encoding;
 mod entra;
 mod journal;
 mod machine;
+#[cfg(unix)]
 pub mod playground;
 mod relay;
 mod server;
+#[cfg(unix)]
 pub mod sshd;
 mod tls;
 mod token;
