@@ -46,10 +46,10 @@ impl Told {
 pub(crate) fn report(error: &Error) -> ExitCode {
     let goal = error.downcast_ref::<Goal>();
     let Told { why, hint, status } = explain(error, goal);
-    let what = match (goal, error.is::<Broken>()) {
-        (Some(goal), false) => format!("cannot connect to {goal}: "),
-        (Some(goal), true) => format!("lost {goal}: "),
-        (None, _) => String::new(),
+    let what = match goal {
+        Some(goal) if error.is::<Broken>() => format!("lost {goal}: "),
+        Some(goal) if !error.is::<NoMachine>() => format!("cannot connect to {goal}: "),
+        _ => String::new(),
     };
     // A standard error that is gone leaves nobody to tell.
     let mut stderr = std::io::stderr().lock();
@@ -76,7 +76,9 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if error.is::<NoMachine>() {
         return Told::new(USAGE, error.root_cause().to_string(), "arcssh proxy --help shows how to name one");
     }
-    Told::without_hint(FAILED, causes(error.chain().skip(usize::from(goal.is_some()))))
+    explain_way_out(error.root_cause(), None, "Azure").unwrap_or_else(|| {
+        Told::without_hint(FAILED, causes(error.chain().skip(usize::from(goal.is_some()))))
+    })
 }
 
 const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
@@ -170,9 +172,16 @@ fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
     rest.split('\'').nth(1).filter(|quoted| !quoted.is_empty())
 }
 
+/// What stands between a credential's name and its reason in azure_identity's errors.
+const AUTHENTICATION_FAILED: &str = " authentication failed. ";
+
 /// A credential of azure_identity, in its own words: they quote Entra ID's AADSTS code, or what Azure CLI printed.
 fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
-    let text = error.to_string();
+    let texts = || chain(error).map(ToString::to_string);
+    let text = texts()
+        .find(|text| text.contains(AUTHENTICATION_FAILED))
+        .or_else(|| texts().last())
+        .unwrap_or_default();
     let words =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("To troubleshoot"));
     let words = words.collect::<Vec<_>>().join(" ");
@@ -183,14 +192,14 @@ fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
             SIGN_IN,
         );
     }
-    let (source, hint) = match words.split_once(" authentication failed. ") {
+    let (source, hint) = match words.split_once(AUTHENTICATION_FAILED) {
         Some(("AzureCliCredential", _)) => ("Azure CLI gives no token", SIGN_IN),
         _ => (
             "the service principal was refused",
             "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI",
         ),
     };
-    let reason = words.split_once(" authentication failed. ").map_or(words.as_str(), |(_, reason)| reason);
+    let reason = words.split_once(AUTHENTICATION_FAILED).map_or(words.as_str(), |(_, reason)| reason);
     Told::new(NO_IDENTITY, format!("{source}: {reason}"), hint)
 }
 
@@ -220,7 +229,7 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
             format!("the relay information has expired or is damaged ({error})"),
             "run az ssh config again; or give arcssh proxy the machine's resource ID, and it renews itself",
         ),
-        401 | 403 => Told::new(
+        401 => Told::new(
             NOT_ALLOWED,
             format!("the relay does not accept the credentials that ARM gave ({error})"),
             "check this machine's clock, and try again",
@@ -233,7 +242,7 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         500.. => Told::new(FAILED, format!("the relay has a fault ({error})"), TRY_LATER),
         _ => Told::new(
             FAILED,
-            format!("the agent or the relay refused ({error})"),
+            format!("its agent or the relay refused ({error})"),
             format!("check that {port} is the port that is enabled on the machine"),
         ),
     }

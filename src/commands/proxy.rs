@@ -74,7 +74,9 @@ impl Source {
             return relay_info(args.relay_info.as_deref()).map(Self::RelayInfo);
         };
         let (name, endpoints) = args.cloud.endpoints();
-        let arm = Arm::new(&Cloud::new(name, &endpoints)?, net.http_client()?)?;
+        let cloud = Cloud::new(name, &endpoints)?;
+        let http = net.http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
+        let arm = Arm::new(&cloud, http)?;
         Ok(Self::Machine { arm: Box::new(arm), machine, service: args.service })
     }
 

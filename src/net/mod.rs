@@ -12,6 +12,7 @@ use http::Uri;
 use http::uri::Authority;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use reqwest::Url;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -65,8 +66,16 @@ impl Net {
         self.encrypt(transport, authority).await
     }
 
-    /// An HTTP client on the same proxies and trust store, for the calls that need one.
-    pub(crate) fn http_client(&self) -> Result<reqwest::Client> {
+    /// An HTTP client on the same proxies and trust store, to be used for `urls`.
+    ///
+    /// # Errors
+    /// The environment names a proxy for one of them that is of no use.
+    pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client> {
+        for url in urls {
+            if let Some(proxy) = self.proxies.intercept(&url.as_str().parse()?) {
+                proxy::address(&proxy)?;
+            }
+        }
         reqwest::Client::builder()
             .tls_backend_preconfigured(ClientConfig::clone(&self.tls))
             .connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT)

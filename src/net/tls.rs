@@ -97,8 +97,10 @@ impl ServerCertVerifier for SystemTrust {
     }
 }
 
-/// The TLS error in an error, if it is one: tokio-rustls hides it in an [`std::io::Error`].
+/// The TLS error in an error, if it is one: libraries hide it in an [`std::io::Error`], or one in another.
 pub(crate) fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
-    let inner = || error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<Error>();
-    error.downcast_ref::<Error>().or_else(inner)
+    if let Some(refusal) = error.downcast_ref() {
+        return Some(refusal);
+    }
+    refusal(error.downcast_ref::<std::io::Error>()?.get_ref()?)
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::sshd::Sshd;
@@ -130,6 +130,7 @@ impl Playground {
             sections += &values.iter().fold(HOST.to_owned(), |text, (name, value)| text.replace(name, value));
             keys += &self.sshd.known_hosts_line(machine)?;
         }
+        ensure!(!sections.contains(['{', '}']), "a placeholder of the template has no value:\n{sections}");
         fs::write(self.configuration(), sections)?;
         fs::write(known_hosts, keys)?;
         Ok(())
