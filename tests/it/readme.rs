@@ -35,7 +35,10 @@ fn make_demo_runs_the_main_job_and_leaves_nothing() {
     let transcript = String::from_utf8(demo.stdout).unwrap();
     assert_eq!(demo.code, Some(0), "{transcript}{}", demo.stderr);
     for step in ["$ ssh -F", "\nLinux ", "$ scp ", "$ sftp ", "$ rsync ", "All checksums agree."] {
-        assert!(transcript.contains(step) || cfg!(not(target_os = "linux")), "{step} is not in:\n{transcript}");
+        assert!(
+            transcript.contains(step) || cfg!(not(target_os = "linux")),
+            "{step} is not in:\n{transcript}"
+        );
     }
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "the demo left files");
 }

@@ -9,7 +9,6 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use arcssh_emulator::playground::Playground;
-use tokio::runtime::Runtime;
 
 use crate::serve;
 
@@ -62,6 +61,7 @@ impl Demo {
 
     /// Leaves the playground up, prints what to type in another terminal, and stays until it is interrupted.
     pub(crate) fn stay(&self) -> Result<()> {
+        let interrupted = interruption()?;
         let playground = self.start()?;
         let environment = playground.home().join("environment");
         serve::write_env_file(&environment, &serve::env_text(playground.emulator()))?;
@@ -81,7 +81,8 @@ Ctrl-C ends it and takes everything with it.",
             id = playground.emulator().machine(MACHINE).resource_id(),
             port = playground.sshd().port(),
         ));
-        runtime()?.block_on(serve::interrupted())
+        interrupted();
+        Ok(())
     }
 
     fn start(&self) -> Result<Playground> {
@@ -131,17 +132,22 @@ fn tell(text: &str) {
 /// Whether a signal has asked for the end; from now on none ends the program at once, so that it can clean up.
 fn interrupted() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let (raised, runtime) = (Arc::clone(&flag), runtime()?);
+    let (raised, interruption) = (Arc::clone(&flag), interruption()?);
     thread::spawn(move || {
-        if runtime.block_on(serve::interrupted()).is_ok() {
-            raised.store(true, Ordering::SeqCst);
-        }
+        interruption();
+        raised.store(true, Ordering::SeqCst);
     });
     Ok(flag)
 }
 
-fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+/// Takes the signals that ask for the end; the function returned waits for one.
+fn interruption() -> Result<impl FnOnce()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signal = {
+        let _entered = runtime.enter();
+        serve::interrupted()?
+    };
+    Ok(move || runtime.block_on(signal))
 }
 
 fn quoted(word: &str) -> String {

@@ -20,11 +20,11 @@ use crate::server::{Answer, Call, Room};
 use crate::token::TokenKey;
 
 /// The tenant that the emulator is.
-pub(crate) const TENANT: &str = "72f988bf-0000-4000-8000-2d7cd011db47";
+pub(crate) const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
 /// The one registered application.
 pub(crate) const CLIENT_ID: &str = "c11e4700-0000-4000-8000-000000000001";
 /// The application's service principal, the `oid` of its tokens.
-pub(crate) const OBJECT_ID: &str = "4674a78d-0000-4000-8000-12caf4ae388b";
+pub(crate) const OBJECT_ID: &str = "0b1ec700-0000-4000-8000-000000000001";
 
 /// The resources whose tokens Azure Resource Manager takes: that of the Azure SDKs and that of azure-cli, which ends
 /// in a slash and so gives a scope with two (azure-cli-core cloud.py).

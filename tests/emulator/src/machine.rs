@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::journal::lock;
 
 /// The subscription of every machine.
-pub const SUBSCRIPTION: &str = "0a363e8c-0000-4000-8000-d104b63cb74f";
+pub const SUBSCRIPTION: &str = "5b5c4700-0000-4000-8000-000000000001";
 /// The resource group of a machine that names no other.
 pub const RESOURCE_GROUP: &str = "rg-arc";
 /// The type of Arc-enabled servers.

@@ -76,11 +76,13 @@ impl Serve {
         let env_file = self.env_file.clone().unwrap_or_else(|| emulator.directory().join("env"));
         write_env_file(&env_file, &env_text(&emulator))
             .with_context(|| format!("environment file {}", env_file.display()))?;
-        self.greet(&emulator, &env_file);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
+            // Before anybody can know that it runs, so that a signal finds its handler.
+            let interrupted = interrupted()?;
+            self.greet(&emulator, &env_file);
             tokio::select! {
-                ended = interrupted() => ended,
+                () = interrupted => Ok(()),
                 () = self.report_mints(&emulator) => Ok(()),
             }
         })
@@ -164,22 +166,24 @@ pub(crate) fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Resu
     Ok(())
 }
 
+/// Installs the signal handlers; the future ends with the first signal.
 #[cfg(unix)]
-pub(crate) async fn interrupted() -> anyhow::Result<()> {
+pub(crate) fn interrupted() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate, mut hangup) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
 }
 
 #[cfg(not(unix))]
-pub(crate) async fn interrupted() -> anyhow::Result<()> {
-    Ok(tokio::signal::ctrl_c().await?)
+pub(crate) fn interrupted() -> anyhow::Result<impl Future<Output = ()>> {
+    Ok(async { drop(tokio::signal::ctrl_c().await) })
 }
 
 fn parse_machine(text: &str) -> anyhow::Result<(String, u16)> {

@@ -16,12 +16,15 @@ use crate::journal::lock;
 use crate::machine::{MachineState, RESOURCE_TYPE, SUBSCRIPTION};
 use crate::server::Call;
 
+/// The managed identity of every machine.
+const MACHINE_PRINCIPAL: &str = "ac41e000-0000-4000-8000-000000000001";
+
 /// A machine, with the fields of the recorded GET (azure-powershell TestGetArcConfig.json) that a client may read.
 pub(crate) fn machine(machine: &MachineState) -> Value {
     let facts = &machine.facts;
     json!({
         "id": machine.resource_id(), "name": facts.name, "location": facts.location, "tags": {},
-        "identity": { "type": "SystemAssigned", "principalId": SUBSCRIPTION, "tenantId": TENANT },
+        "identity": { "type": "SystemAssigned", "principalId": MACHINE_PRINCIPAL, "tenantId": TENANT },
         "type": RESOURCE_TYPE, "kind": null,
         "properties": {
             "provisioningState": "Succeeded", "agentVersion": facts.agent_version, "status": machine.status(),

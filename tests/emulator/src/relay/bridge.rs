@@ -65,8 +65,10 @@ async fn part(mut sender: Socket, mut listener: Socket, end: End, observations: 
     const DELETED: (u16, &str) = (1001, "The Hybrid Connection path has been deleted or disabled.");
     let sender_end = match end {
         End::Sender(end) => {
+            // The sender has ended, whatever the listener still has to say to that.
+            observations.saw_end(end);
             tokio::join!(websocket::close(&mut listener, SENDER_LEFT), websocket::drain(&mut sender));
-            end
+            return;
         }
         End::Cut => {
             drop(sender);
@@ -123,6 +125,8 @@ async fn upward(
             }
             other => {
                 if let Some(end) = observe(other, observations) {
+                    // What the sender sent before it left still arrives; if that fails, so does all the rest.
+                    let _ = listener.flush().await;
                     return End::Sender(end);
                 }
             }

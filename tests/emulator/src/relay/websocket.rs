@@ -9,6 +9,7 @@ use hyper::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UP
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -69,6 +70,7 @@ pub(crate) fn any_size() -> WebSocketConfig {
 pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> SenderEnd {
     let frame = CloseFrame { code: code.into(), reason: reason.into() };
     let closing = async {
+        let socket = &mut *socket;
         socket.send(Message::Close(Some(frame))).await.ok()?;
         while let Some(message) = socket.next().await {
             if let Message::Close(_) = message.ok()? {
@@ -77,11 +79,20 @@ pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> S
         }
         None
     };
-    tokio::time::timeout(CLOSING_TIME, closing).await.ok().flatten().unwrap_or(SenderEnd::Dropped)
+    let end = tokio::time::timeout(CLOSING_TIME, closing).await.ok().flatten();
+    hang_up(socket).await;
+    end.unwrap_or(SenderEnd::Dropped)
 }
 
 /// Reads a socket whose peer has sent a Close frame to its end, which writes the answer to that frame.
 pub(crate) async fn drain(socket: &mut Socket) {
     let reading = async { while let Some(Ok(_)) = socket.next().await {} };
     let _ = tokio::time::timeout(CLOSING_TIME, reading).await;
+    hang_up(socket).await;
+}
+
+/// Ends TLS with a close notification, without which the peer would see a truncated stream. A peer that is gone does
+/// not matter any more.
+async fn hang_up(socket: &mut Socket) {
+    let _ = tokio::time::timeout(CLOSING_TIME, socket.get_mut().shutdown()).await;
 }

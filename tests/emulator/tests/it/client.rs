@@ -1,6 +1,6 @@
 //! A client of the emulator that shares no code with it: plain HTTPS by hand, WebSockets by tokio-tungstenite.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,9 +115,13 @@ fn read_answer(stream: &mut impl std::io::Read) -> Answer {
     let mut body = bytes.split_off(head + 4);
     let mut words = status_line.splitn(3, ' ');
     let status = words.nth(1).unwrap().parse().unwrap();
-    if status != 101 {
-        // The servers close without a TLS close notification when the client asked them to close.
-        let _ = stream.take(u64::MAX).read_to_end(&mut body);
+    let length = headers
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    while body.len() < length.unwrap_or(0) {
+        let length = stream.read(&mut buffer).unwrap();
+        assert!(length > 0, "the connection ended within the answer");
+        body.extend_from_slice(&buffer[..length]);
     }
     let reason = words.next().unwrap_or_default().to_owned();
     Answer { status, reason, headers: headers.to_owned(), body: String::from_utf8(body).unwrap() }

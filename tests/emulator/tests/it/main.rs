@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod arm;
 mod client;
+mod entra;
+mod faults;
+mod hyco_ws;
+mod listener;
 mod relay;

@@ -1,8 +1,10 @@
 //! Senders and the agent, over the wire.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use arcssh_emulator::{Emulator, Machine, Minted};
+use arcssh_emulator::{Emulator, Machine, Minted, Service};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -78,4 +80,170 @@ fn bytes_arrive_both_ways_over_ipv6() {
 fn the_relay_has_an_address_that_can_be_dialled() {
     let emulator = client::emulator();
     assert!(emulator.relay_authority().parse::<SocketAddr>().unwrap().ip().is_loopback());
+}
+
+/// An emulator with a machine but no agent, and a name.
+fn without_agent() -> (Emulator, Minted) {
+    let emulator = Emulator::builder().machine(Machine::new("web01")).without_agent().start().unwrap();
+    let minted = client::mint(&emulator);
+    (emulator, minted)
+}
+
+#[test]
+fn a_refusal_is_in_the_reason_phrase_with_its_tracking_id() {
+    let (emulator, minted) = without_agent();
+    let id = "4cb542c3-047a-4d40-a19f-bdc66441e736";
+    let uri = format!("{}&sb-hc-id={id}", minted.connect_uri());
+    let answer = client::handshake(&emulator, &uri, &[("ServiceBusAuthorization", &minted.access_key)]);
+    let expected = format!(
+        "There are no listeners connected for the endpoint. TrackingId:{id}_G13, SystemTracker:sb://{}/{}, Timestamp:20",
+        emulator.relay_authority(),
+        minted.hybrid_connection_name
+    );
+    assert_eq!((answer.status, answer.body.as_str()), (404, ""));
+    assert!(answer.reason.starts_with(&expected), "{}", answer.reason);
+}
+
+#[test]
+fn the_service_comes_up_in_two_phases() {
+    let wait = Duration::from_millis(300);
+    // Port 1, where nothing listens: the third phase is the agent's own answer.
+    let machine = Machine::new("web01").ssh_port(1);
+    let emulator =
+        Emulator::builder().machine(machine).endpoint_delay(wait).listener_delay(wait).start().unwrap();
+    let minted = client::mint(&emulator);
+    let phases = RefCell::new(Vec::new());
+    let came_up = emulator.wait_until(PATIENCE, |emulator| {
+        let answer = client::sender_handshake(emulator, &minted, 1);
+        let phase = format!("{} {}", answer.status, answer.reason.split(['.', ':']).next().unwrap());
+        if phases.borrow().last() != Some(&phase) {
+            phases.borrow_mut().push(phase);
+        }
+        answer.status == 503
+    });
+    let expected = [
+        "404 Endpoint does not exist",
+        "404 There are no listeners connected for the endpoint",
+        "503 connection to localhost",
+    ];
+    assert!(came_up && *phases.borrow() == expected, "{phases:?}");
+}
+
+#[test]
+fn a_refused_dial_reaches_the_sender_in_the_agents_words() {
+    let machine = Machine::new("web01").ssh_port(1);
+    let emulator = Emulator::builder().machine(machine).start().unwrap();
+    let minted = client::mint(&emulator);
+    client::wait_for_agent(&emulator, 1);
+    let answer = client::sender_handshake(&emulator, &minted, 1);
+    assert_eq!(answer.status, 503);
+    assert_eq!(
+        answer.reason,
+        "connection to localhost:1 failed: dial tcp 127.0.0.1:1: connect: connection refused"
+    );
+    let accepts = emulator.requests_to(Service::Relay);
+    let rejection = accepts.iter().find(|r| r.path_and_query.contains("sb-hc-statusCode=503")).unwrap();
+    assert!(emulator.wait_until(PATIENCE, |emulator| {
+        let requests = emulator.requests_to(Service::Relay);
+        requests.iter().any(|r| r.path_and_query == rejection.path_and_query && r.status == Some(410))
+    }));
+}
+
+#[test]
+fn the_agent_wants_the_configured_port_and_a_good_token() {
+    let emulator = client::emulator();
+    let mut minted = client::mint(&emulator);
+    client::wait_for_agent(&emulator, 1);
+    assert_eq!(client::sender_handshake(&emulator, &minted, 2222).status, 403);
+    minted.service_configuration_token = Some("not.a.token".to_owned());
+    assert_eq!(client::sender_handshake(&emulator, &minted, 22).status, 403);
+}
+
+#[test]
+fn relay_tokens_never_reach_the_listener_and_other_headers_do() {
+    let emulator = client::emulator();
+    let minted = client::mint(&emulator);
+    client::wait_for_agent(&emulator, 1);
+    let headers = [
+        ("ServiceBusAuthorization", minted.access_key.as_str()),
+        ("Authorization", "Basic of-the-application"),
+        ("Microsoft-Guestgateway-Target", "localhost:22"),
+    ];
+    client::handshake(&emulator, &minted.connect_uri(), &headers);
+    let accept = emulator.requests_to(Service::Agent).pop().unwrap();
+    assert_eq!(accept.header("ServiceBusAuthorization"), None);
+    assert_eq!(accept.header("Authorization"), Some("Basic of-the-application"));
+    assert_eq!(accept.header("Microsoft-Guestgateway-Target"), Some("localhost:22"));
+    assert!(accept.header("Sec-WebSocket-Key").is_some() && accept.header("Host").is_some());
+}
+
+#[test]
+fn a_token_is_taken_from_three_places() {
+    let (emulator, minted) = without_agent();
+    let status = |suffix: &str, headers: &[(&str, &str)]| {
+        client::handshake(&emulator, &format!("{}{suffix}", minted.connect_uri()), headers).status
+    };
+    let encoded: String = minted.access_key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    assert_eq!(status(&format!("&sb-hc-token={encoded}"), &[]), 404);
+    assert_eq!(status("", &[("ServiceBusAuthorization", &minted.access_key)]), 404);
+    assert_eq!(status("", &[("Authorization", &minted.access_key)]), 404);
+    assert_eq!(status("", &[]), 401);
+}
+
+#[test]
+fn bad_tokens_are_refused_each_in_its_own_words() {
+    let (emulator, minted) = without_agent();
+    let other = client::mint(&emulator);
+    let answer = |token: &str| {
+        client::handshake(&emulator, &minted.connect_uri(), &[("ServiceBusAuthorization", token)])
+    };
+    let refused = |token: &str, status: u16, start: &str| {
+        let answer = answer(token);
+        assert!(answer.status == status && answer.reason.starts_with(start), "{answer:?}");
+        assert!(answer.reason.contains(" TrackingId:"), "{answer:?}");
+    };
+    let signature = "InvalidSignature: The token has an invalid signature.";
+    refused(&minted.access_key.replace("sig=", "sig=A"), 401, signature);
+    refused(&minted.access_key.replace("&skn=sender", "&skn=nobody"), 401, signature);
+    refused(&other.access_key, 401, "InvalidAudience: ");
+    refused(&minted.listen_token, 403, "");
+    refused("SharedAccessSignature nonsense", 401, "MalformedToken: ");
+}
+
+#[test]
+fn other_requests_than_websockets_are_refused() {
+    let (emulator, minted) = without_agent();
+    let answer = client::request(&emulator, "GET", &minted.connect_uri(), &[], "");
+    assert_eq!(answer.status, 400);
+    assert!(answer.reason.starts_with("This endpoint is only for web-socket requests"), "{answer:?}");
+    let unknown = minted.connect_uri().replace("=connect", "=dance");
+    assert_eq!(client::handshake(&emulator, &unknown, &[]).status, 400);
+}
+
+#[test]
+fn a_repeated_put_of_the_endpoint_knocks_the_listener_off() {
+    let emulator = client::emulator();
+    let minted = client::mint(&emulator);
+    client::wait_for_agent(&emulator, 1);
+    let path = format!(
+        "{}/{}/default?api-version=2023-03-15",
+        emulator.machine("web01").resource_id(),
+        client::CONNECTIVITY
+    );
+    assert_eq!(client::arm(&emulator, "PUT", &path, r#"{"properties":{"type":"default"}}"#).status, 200);
+    let answer = client::sender_handshake(&emulator, &minted, 22);
+    assert!(answer.status == 404 && answer.reason.starts_with("Endpoint does not exist."), "{answer:?}");
+}
+
+#[test]
+fn an_agent_that_goes_offline_stops_listening() {
+    let emulator = client::emulator();
+    let minted = client::mint(&emulator);
+    client::wait_for_agent(&emulator, 1);
+    emulator.machine("web01").set_online(false);
+    assert!(emulator.wait_until(PATIENCE, |emulator| {
+        client::sender_handshake(emulator, &minted, 22).reason.starts_with("There are no listeners")
+    }));
+    emulator.machine("web01").set_online(true);
+    client::wait_for_agent(&emulator, 2);
 }
