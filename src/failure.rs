@@ -161,6 +161,9 @@ fn setup(id: &str) -> String {
     format!("arcssh setup {id}")
 }
 
+/// What azure_identity writes between the name of a credential and why it failed.
+const FAILED_CREDENTIAL: &str = " authentication failed. ";
+
 fn answer(Refusal { status, code, message, request_id, .. }: &Refusal) -> String {
     let request = request_id.as_ref().map(|id| format!("request {id}"));
     let parts = [Some(status.to_string()), Some(code.clone()), Some(message.clone()), request];
@@ -172,16 +175,12 @@ fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
     rest.split('\'').nth(1).filter(|quoted| !quoted.is_empty())
 }
 
-/// What stands between a credential's name and its reason in azure_identity's errors.
-const AUTHENTICATION_FAILED: &str = " authentication failed. ";
-
 /// A credential of azure_identity, in its own words: they quote Entra ID's AADSTS code, or what Azure CLI printed.
+///
+/// The retry policy wraps them in an error that says nothing.
 fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
     let texts = || chain(error).map(ToString::to_string);
-    let text = texts()
-        .find(|text| text.contains(AUTHENTICATION_FAILED))
-        .or_else(|| texts().last())
-        .unwrap_or_default();
+    let text = texts().find(|text| text.contains(FAILED_CREDENTIAL)).unwrap_or_else(|| root(error));
     let words =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("To troubleshoot"));
     let words = words.collect::<Vec<_>>().join(" ");
@@ -192,14 +191,14 @@ fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
             SIGN_IN,
         );
     }
-    let (source, hint) = match words.split_once(AUTHENTICATION_FAILED) {
+    let (source, hint) = match words.split_once(FAILED_CREDENTIAL) {
         Some(("AzureCliCredential", _)) => ("Azure CLI gives no token", SIGN_IN),
         _ => (
             "the service principal was refused",
             "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI",
         ),
     };
-    let reason = words.split_once(AUTHENTICATION_FAILED).map_or(words.as_str(), |(_, reason)| reason);
+    let reason = words.split_once(FAILED_CREDENTIAL).map_or(words.as_str(), |(_, reason)| reason);
     Told::new(NO_IDENTITY, format!("{source}: {reason}"), hint)
 }
 

@@ -51,11 +51,13 @@ pub(crate) async fn wait_for_listener(
             Ok(upgraded) => return Ok(upgraded),
             Err(error) => error,
         };
-        let pause = pauses.next().unwrap_or_default();
-        if !error.may_pass() || Instant::now() + pause > deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !error.may_pass() || left.is_zero() {
             return Err(error);
         }
-        info!("{error}; trying again in {} s", pause.as_secs());
+        // The last try is at the end of the budget.
+        let pause = pauses.next().unwrap_or_default().min(left);
+        info!("{error}; trying again in {:.0} s", pause.as_secs_f32());
         on_retry(&error);
         sleep(pause).await;
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -66,6 +67,46 @@ impl World {
         };
         let paths = processes.flatten().map(|process| process.path());
         paths.filter(|process| of_this_world(process)).map(|process| command_line(&process)).collect()
+    }
+
+    /// The resource ID of web01.
+    pub(crate) fn id(&self) -> String {
+        self.emulator().machine("web01").resource_id()
+    }
+
+    /// arcssh with these arguments.
+    pub(crate) fn arcssh(&self, arguments: &[&str]) -> Command {
+        let mut arcssh = self.command(ARCSSH);
+        arcssh.args(arguments);
+        arcssh
+    }
+
+    /// `arcssh proxy` to a service that the test runs in place of web01's sshd.
+    pub(crate) fn proxy_to(&self, port: u16) -> Command {
+        self.emulator().machine("web01").set_ssh_port(port);
+        self.arcssh(&["proxy", &self.id(), "--port", &port.to_string()])
+    }
+
+    /// ssh to web01 with another ProxyCommand in which `arcssh` is the shipped binary.
+    pub(crate) fn ssh_by(&self, proxy_command: &str, remote: &str) -> Command {
+        let proxy_command = proxy_command.replacen("arcssh", ARCSSH, 1);
+        let mut ssh = self.ssh();
+        ssh.args(["-o", &format!("ProxyCommand={proxy_command}"), "web01", remote]);
+        ssh
+    }
+
+    /// Relay information as `az ssh` makes it: the answer of a listCredentials call of our own, in base64.
+    pub(crate) fn relay_info(&self) -> String {
+        let script = r#"
+            token=$(curl -sS --cacert "$SSL_CERT_FILE" -d grant_type=client_credentials -d "client_id=$AZURE_CLIENT_ID" \
+                --data-urlencode "client_secret=$AZURE_CLIENT_SECRET" -d "scope=$ARCSSH_ARM_AUDIENCE/.default" \
+                "$AZURE_AUTHORITY_HOST$AZURE_TENANT_ID/oauth2/v2.0/token" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+            curl -sSf --cacert "$SSL_CERT_FILE" -H "Authorization: Bearer $token" -H 'Content-Type: application/json' \
+                -d '{"serviceName":"SSH"}' "$ARCSSH_ARM_ENDPOINT$ID/providers/Microsoft.HybridConnectivity/endpoints/default/listCredentials?expiresin=3600&api-version=2023-03-15" \
+                | base64 -w 0"#;
+        let mut shell = self.command("bash");
+        shell.args(["-eu", "-o", "pipefail", "-c", script]).env("ID", self.id());
+        run(&mut shell).clean()
     }
 
     /// `ssh {host} {command}`, to its end.
@@ -154,4 +195,62 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     bytes
+}
+
+/// Standard error with what differs from run to run left out.
+fn told(stderr: &str) -> String {
+    const TRACKING: &str = "TrackingId:";
+    const TIME: &str = "Timestamp:YYYY-MM-DDTHH:MM:SS";
+    let mut text = stderr.to_owned();
+    // From the relay's tracking ID to its time, and each UUID behind a name for it.
+    let mut from = 0;
+    while let Some(start) = text[from..].find(TRACKING).map(|at| from + at + TRACKING.len()) {
+        let end = text[start..].find("Timestamp:").map_or(start, |at| start + at + TIME.len());
+        text.replace_range(start..end, "…");
+        from = start;
+    }
+    for name in ["Trace ID: ", "Correlation ID: "] {
+        if let Some(start) = text.find(name).map(|at| at + name.len()) {
+            text.replace_range(start..start + 36, "…");
+        }
+    }
+    if let Some(start) = text.find(" Timestamp: ").map(|at| at + 12) {
+        text.replace_range(start..start + 20, "…");
+    }
+    text
+}
+
+impl Run {
+    /// Asserts that it failed with this status and these lines on standard error, and gave ssh nothing to read.
+    #[track_caller]
+    pub(crate) fn failed(&self, status: i32, lines: &[&str]) {
+        let told = told(&self.stderr);
+        assert_eq!(told.lines().collect::<Vec<_>>(), lines, "standard error:\n{}", self.stderr);
+        assert_eq!((self.code, self.stdout.len()), (Some(status), 0));
+    }
+}
+
+/// A port of the loopback where nothing listens: it was bound a moment ago.
+pub(crate) fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A TCP service for the life of the test: `serve` has each connection on a thread of its own.
+pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            thread::spawn(move || serve(connection));
+        }
+    });
+    port
+}
+
+/// Writes an executable script into a directory that it makes.
+pub(crate) fn script(directory: &Path, name: &str, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::create_dir_all(directory).unwrap();
+    fs::write(directory.join(name), text).unwrap();
+    fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -1,0 +1,520 @@
+//! What a user reads when a connection cannot be made, to the letter; and what arcssh does before it gives up.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
+
+use crate::support::{ARCSSH, Run, World, closed_port, run, script, world, world_with};
+
+const SIGN_IN: &str =
+    "arcssh: hint: az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
+const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI";
+const AGENT: &str =
+    "arcssh: hint: check that the machine is on and its Arc agent connected: on it, type azcmagent show";
+const TRY_LATER: &str =
+    "arcssh: hint: try again in a minute; https://azure.status.microsoft tells of outages";
+const NETWORK: &str = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
+const MACHINES: &str = "arcssh: hint: az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs";
+
+// Who we are.
+
+#[test]
+fn without_any_identity_the_user_is_told_how_to_sign_in() {
+    let w = world(&["web01"]);
+    let run = run(by_azure_cli(&mut w.proxy("web01")).env("PATH", w.home().join("empty")));
+    let why = "arcssh: cannot connect to web01: nobody is signed in: there is no Azure CLI and no service principal";
+    run.failed(3, &[why, SIGN_IN]);
+    assert!(w.emulator().requests_to(Service::Arm).is_empty());
+}
+
+#[test]
+fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &azure_cli_with_a_token(&w));
+    let run = run(by_azure_cli(w.ssh().args(["web01", "echo reached"])).env("PATH", path_with_azure_cli(&w)));
+    assert_eq!(run.clean(), "reached\n");
+    let read = std::fs::read(w.home().join("read-by-az")).unwrap();
+    assert_eq!(read, b"", "Azure CLI read from ssh's connection");
+}
+
+#[test]
+fn azure_cli_without_a_sign_in_is_quoted() {
+    let w = world(&["web01"]);
+    azure_cli(&w, "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1");
+    let run = run(by_azure_cli(&mut w.proxy("web01")).env("PATH", path_with_azure_cli(&w)));
+    let why = "arcssh: cannot connect to web01: Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
+    run.failed(3, &[why, SIGN_IN]);
+}
+
+#[test]
+fn half_a_service_principal_is_told_by_what_is_missing() {
+    let w = world(&["web01"]);
+    for missing in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
+        let why =
+            format!("arcssh: cannot connect to web01: AZURE_CLIENT_SECRET is set, but {missing} is not");
+        run(w.proxy("web01").env_remove(missing)).failed(3, &[&why, SIGN_IN]);
+    }
+    assert!(w.emulator().requests().iter().all(|request| request.service == Service::Relay));
+}
+
+#[test]
+fn a_wrong_secret_is_told_in_the_words_of_entra_id() {
+    let w = world(&["web01"]);
+    let run = run(w.proxy("web01").env("AZURE_CLIENT_SECRET", "wrong"));
+    run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1, "a wrong secret stays wrong");
+}
+
+#[test]
+fn a_wrong_tenant_is_told_in_the_words_of_entra_id() {
+    let w = world(&["web01"]);
+    let run = run(w.proxy("web01").env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000"));
+    run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
+}
+
+#[test]
+fn entra_id_that_fails_for_a_moment_is_asked_again() {
+    let w = world(&["web01"]);
+    w.emulator().entra_fault(EntraFault::raw(503, "text/html", "<html>busy</html>").times(2));
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
+}
+
+// Azure Resource Manager.
+
+#[test]
+fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
+    let w = world(&["web01"]);
+    let id = w.id();
+    let setup = format!("arcssh: hint: arcssh setup {id}");
+    let register = format!(
+        "arcssh: hint: az provider register --namespace Microsoft.HybridConnectivity --subscription {SUBSCRIPTION} --wait; then restart the Arc agent on the machine"
+    );
+    let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
+    let cases: [(i32, ArmFault, &str, &str); 10] = [
+        (
+            3,
+            ArmFault::new(401, "InvalidAuthenticationToken", "The access token is invalid."),
+            "Azure does not accept this sign-in (InvalidAuthenticationToken: The access token is invalid.)",
+            SIGN_IN,
+        ),
+        (
+            3,
+            ArmFault::new(
+                401,
+                "InvalidAuthenticationTokenTenant",
+                "The access token is from the wrong issuer.",
+            ),
+            "Azure does not accept this sign-in (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)",
+            SIGN_IN,
+        ),
+        (
+            5,
+            ArmFault::new(404, "ResourceNotFound", endpoint),
+            "it has no connectivity endpoint yet (404 ResourceNotFound)",
+            &setup,
+        ),
+        (
+            5,
+            ArmFault::raw(412, "text/plain", ""),
+            "the service is not enabled on it yet (412 Precondition Failed)",
+            &setup,
+        ),
+        (
+            5,
+            ArmFault::new(404, "SubscriptionNotFound", "The subscription 's' could not be found."),
+            "there is no such machine (SubscriptionNotFound: The subscription 's' could not be found.)",
+            MACHINES,
+        ),
+        (
+            5,
+            ArmFault::new(404, "NoRegisteredProviderFound", "No registered resource provider found."),
+            "the subscription has no registered Microsoft.HybridConnectivity (NoRegisteredProviderFound)",
+            &register,
+        ),
+        (
+            5,
+            ArmFault::new(409, "NoRegisteredProviderFound", "No registered resource provider found."),
+            "the subscription has no registered Microsoft.HybridConnectivity (NoRegisteredProviderFound)",
+            &register,
+        ),
+        (
+            5,
+            ArmFault::new(409, "MissingSubscriptionRegistration", "The subscription is not registered."),
+            "the subscription has no registered Microsoft.HybridConnectivity (MissingSubscriptionRegistration)",
+            &register,
+        ),
+        (
+            1,
+            ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "300"),
+            "Azure Resource Manager has had too many requests (429)",
+            "arcssh: hint: try again in 300 s",
+        ),
+        (
+            1,
+            ArmFault::raw(200, "application/json", "{\"relay\":{\"namespaceName\":1}}"),
+            "Azure Resource Manager gave an answer that holds nothing to connect with: the answer holds no relay credentials",
+            "arcssh: hint: check ARCSSH_ARM_ENDPOINT, if it is set",
+        ),
+    ];
+    for (number, (status, fault, why, hint)) in cases.into_iter().enumerate() {
+        w.emulator().arm_fault(fault);
+        run(&mut w.proxy("web01")).failed(status, &[&cannot(why), hint]);
+        assert_eq!(w.emulator().requests_to(Service::Arm).len(), number + 1, "asked again: {why}");
+    }
+    assert_eq!(writes(&w), 0);
+}
+
+#[test]
+fn an_identity_without_the_role_reads_who_needs_which_role_where() {
+    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let hint = format!(
+        "arcssh: hint: an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee 4674a78d-0000-4000-8000-12caf4ae388b --scope {}",
+        w.id()
+    );
+    let why = cannot("this identity may not ask for its relay credentials (403 AuthorizationFailed)");
+    run(&mut w.proxy("web01")).failed(4, &[&why, &hint]);
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
+}
+
+#[test]
+fn a_machine_that_is_not_set_up_is_named_for_setup_and_nothing_is_written() {
+    let w = world(&["web01"]);
+    let setup = format!("arcssh: hint: arcssh setup {}", w.id());
+    w.emulator().machine("web01").remove_service_configuration();
+    let why = cannot("the service is not enabled on it yet (412 Precondition Failed)");
+    run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
+    w.emulator().machine("web01").remove_endpoint();
+    let why = cannot("it has no connectivity endpoint yet (404 ResourceNotFound)");
+    run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
+    assert_eq!(writes(&w), 0);
+}
+
+#[test]
+fn an_id_that_leads_nowhere_is_told_by_what_is_missing() {
+    let w = world(&["web01"]);
+    let elsewhere = |from: &str, to: &str| {
+        let id = w.id().replace(from, to);
+        run(&mut w.arcssh(&["proxy", &id]))
+    };
+    elsewhere("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: there is no such machine (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
+    elsewhere("rg-arc", "rg-none").failed(5, &[&cannot("there is no such machine (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
+    let other = "00000000-0000-4000-8000-000000000001";
+    elsewhere(SUBSCRIPTION, other).failed(5, &[&cannot(&format!("there is no such machine (SubscriptionNotFound: The subscription '{other}' could not be found.)")), MACHINES]);
+}
+
+#[test]
+fn a_short_retry_after_is_honoured() {
+    let w = world(&["web01"]);
+    w.emulator()
+        .arm_fault(ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "2").times(1));
+    let start = Instant::now();
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).arcssh_lines().len(), 1, "told that it waits");
+    assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
+}
+
+#[test]
+fn faults_of_arm_that_stay_are_told_after_some_tries() {
+    let cases = [
+        (
+            ArmFault::new(500, "InternalServerError", "Something broke."),
+            "500 InternalServerError Something broke.",
+        ),
+        (ArmFault::raw(502, "text/html", "<html><h1>Bad Gateway</h1></html>"), "502"),
+        (
+            ArmFault::new(503, "ServerTimeout", "The request timed out."),
+            "503 ServerTimeout The request timed out.",
+        ),
+    ];
+    for (fault, answer) in cases {
+        let w = world(&["web01"]);
+        w.emulator().arm_fault(fault.times(100));
+        let failed = run(&mut w.proxy("web01"));
+        let why = failed.arcssh_lines().into_iter().rev().nth(1).unwrap_or_default().to_owned();
+        assert!(
+            why.starts_with(&cannot(&format!("Azure Resource Manager has a fault ({answer}"))),
+            "{}",
+            failed.stderr
+        );
+        assert!(!failed.stderr.contains("<h1>"));
+        assert_eq!(failed.stderr.lines().last(), Some(TRY_LATER));
+        assert_eq!((failed.code, failed.stdout.as_slice()), (Some(1), b"".as_slice()));
+        assert_eq!(w.emulator().requests_to(Service::Arm).len(), 4);
+    }
+}
+
+#[test]
+fn arm_that_fails_for_a_moment_is_asked_again() {
+    let w = world(&["web01"]);
+    w.emulator().arm_fault(ArmFault::raw(503, "text/html", "<html>busy</html>").times(2));
+    let run = w.ssh_run(&["web01", "echo reached"]);
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 3);
+}
+
+// The relay.
+
+#[test]
+fn a_listener_that_comes_late_is_waited_for_and_told_of() {
+    let w = world_with(&["web01"], |builder| {
+        builder.endpoint_delay(Duration::from_millis(500)).listener_delay(Duration::from_secs(2))
+    });
+    let run = w.ssh_run(&["web01", "echo reached"]);
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
+    let [line] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+    let start = "arcssh: waiting for the agent of web01 to listen, up to 90 s (the relay answered 404 There are no listeners connected for the endpoint. TrackingId:";
+    assert!(line.starts_with(start) && line.ends_with("); 2 s so far"), "{line}");
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
+}
+
+#[test]
+fn no_listener_is_told_at_once_where_nobody_waits() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").set_online(false);
+    let run = run(w.proxy("web01").args(["--wait", "0"]));
+    run.failed(7, &[&cannot("its agent does not listen (the relay answered 404 There are no listeners connected for the endpoint. TrackingId:…)"), AGENT]);
+}
+
+#[test]
+fn no_listener_is_told_when_the_wait_is_over() {
+    let w = world_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
+    let start = Instant::now();
+    let run = run(w.proxy("web01").args(["--wait", "3"]));
+    assert!((3..6).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let answer = "the relay answered 404 Endpoint does not exist. TrackingId:…";
+    run.failed(
+        7,
+        &[
+            &format!("arcssh: waiting for the agent of web01 to listen, up to 3 s ({answer}); 2 s so far"),
+            &cannot(&format!("its agent does not listen ({answer})")),
+            AGENT,
+        ],
+    );
+}
+
+#[test]
+fn a_closed_port_is_told_at_once_through_ssh() {
+    let w = world(&["web01"]);
+    let port = closed_port();
+    w.emulator().machine("web01").set_ssh_port(port);
+    let run = run(&mut w.ssh_by(&format!("arcssh proxy {} --port {port}", w.id()), "true"));
+    let why = format!(
+        "arcssh: cannot connect to web01: nothing listens on its port {port} (connection to localhost:{port} failed: dial tcp 127.0.0.1:{port}: connect: connection refused)"
+    );
+    let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
+    assert_eq!(run.arcssh_lines(), [why.as_str(), hint]);
+    assert_eq!(run.code, Some(255));
+    assert_eq!(accepted(&w), 1, "not retried");
+}
+
+#[test]
+fn faults_of_the_relay_that_pass_are_waited_out() {
+    for (status, reason) in
+        [(500, "Internal error"), (503, "Service unavailable"), (504, "Gateway timeout"), (408, "Timeout")]
+    {
+        let w = world(&["web01"]);
+        w.emulator().relay_fault(RelayFault::refuse(status, reason));
+        assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+        assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
+    }
+}
+
+#[test]
+fn refusals_of_the_relay_are_told() {
+    let w = world(&["web01"]);
+    let port = w.sshd().port();
+    let websocket =
+        "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+    let check_port = format!("arcssh: hint: check that {port} is the port that is enabled on the machine");
+    let cases: [(i32, u16, &str, &str, &str); 7] = [
+        (4, 403, "Forbidden.", "the relay does not accept the credentials that ARM gave", CREDENTIALS),
+        (
+            6,
+            400,
+            "This endpoint is only for web-socket requests.",
+            "something on the way takes the WebSocket upgrade out of the request",
+            websocket,
+        ),
+        (1, 418, "Not today.", "the agent or the relay refused", &check_port),
+        (1, 500, "Internal error.", "the relay has a fault", TRY_LATER),
+        (1, 503, "Busy.", "the relay has a fault", TRY_LATER),
+        (7, 504, "Gateway timeout.", "its agent did not answer in time", AGENT),
+        (7, 408, "Timeout.", "its agent did not answer in time", AGENT),
+    ];
+    for (status, answer, reason, why, hint) in cases {
+        w.emulator().relay_fault(RelayFault::refuse(answer, reason));
+        let why = cannot(&format!("{why} (the relay answered {answer} {reason} TrackingId:…)"));
+        run(w.proxy("web01").args(["--wait", "0"])).failed(status, &[&why, hint]);
+    }
+}
+
+#[test]
+fn credentials_that_the_relay_refuses_are_asked_for_once_more() {
+    let w = world(&["web01"]);
+    w.emulator().relay_fault(RelayFault::expired_token());
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
+}
+
+#[test]
+fn credentials_that_the_relay_refuses_again_are_not_asked_for_again() {
+    let w = world(&["web01"]);
+    w.emulator().relay_fault(RelayFault::expired_token().always());
+    let why = cannot(
+        "the relay does not accept the credentials that ARM gave (the relay answered 401 ExpiredToken: The token is expired. TrackingId:…)",
+    );
+    run(&mut w.proxy("web01")).failed(4, &[&why, CREDENTIALS]);
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
+    assert_eq!(senders(&w), 2);
+}
+
+#[test]
+fn a_relay_that_is_not_there_is_told_with_its_address() {
+    let w = world(&["web01"]);
+    let port = closed_port();
+    let elsewhere = serde_json::json!({ "relay": {
+        "namespaceName": "127", "namespaceNameSuffix": format!("0.0.1:{port}"), "hybridConnectionName": "a/b",
+        "accessKey": "SharedAccessSignature sr=x&sig=y&se=1&skn=z", "expiresOn": 1,
+    }});
+    w.emulator().arm_fault(ArmFault::raw(200, "application/json", &elsewhere.to_string()));
+    let run = run(&mut w.proxy("web01"));
+    let why = cannot(&format!(
+        "cannot reach 127.0.0.1:{port}: tcp connect error: Connection refused (os error 111)"
+    ));
+    run.failed(6, &[&why, NETWORK]);
+}
+
+#[test]
+fn arm_that_has_no_address_is_told() {
+    let w = world(&["web01"]);
+    let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "https://arm.invalid"));
+    let lines = run.arcssh_lines();
+    let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
+    let start = cannot("Azure Resource Manager cannot be reached: failed to lookup address information: ");
+    assert!(why.starts_with(&start), "{why}");
+    assert_eq!(hint, NETWORK);
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
+}
+
+// What was typed.
+
+#[test]
+fn a_command_line_that_cannot_be_read_says_so_and_ends_with_2() {
+    let vm = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm";
+    let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/web01";
+    let cases: [(&[&str], &str); 7] = [
+        (
+            &["proxy", "web01"],
+            "error: invalid value 'web01' for '[RESOURCE-ID]': an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME",
+        ),
+        (
+            &["proxy", vm],
+            "error: invalid value '/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm' for '[RESOURCE-ID]': this is a plain Azure virtual machine, which has no Arc relay; arcssh reaches Microsoft.HybridCompute/machines",
+        ),
+        (
+            &["proxy", id, "--port", "0"],
+            "error: invalid value '0' for '--port <PORT>': 0 is not in 1..=65535",
+        ),
+        (
+            &["proxy", id, "--port", "ssh"],
+            "error: invalid value 'ssh' for '--port <PORT>': invalid digit found in string",
+        ),
+        (&["proxy", id, "--frobnicate"], "error: unexpected argument '--frobnicate' found"),
+        (&["proxy", id, "--cloud", "nowhere"], "error: invalid value 'nowhere' for '--cloud <CLOUD>'"),
+        (&["frobnicate"], "error: unrecognized subcommand 'frobnicate'"),
+    ];
+    for (words, first_line) in cases {
+        let run = typed(words);
+        assert_eq!(run.stderr.lines().next(), Some(first_line));
+        assert_eq!((run.code, run.stdout.as_slice()), (Some(2), b"".as_slice()), "{words:?}");
+    }
+}
+
+#[test]
+fn without_a_machine_the_user_is_told_how_to_name_one() {
+    let run = typed(&["proxy"]);
+    run.failed(
+        2,
+        &[
+            "arcssh: cannot connect to the machine: no machine is named",
+            "arcssh: hint: arcssh proxy --help shows how to name one",
+        ],
+    );
+}
+
+#[test]
+fn an_endpoint_in_the_clear_is_refused_before_anything_is_sent() {
+    let w = world(&["web01"]);
+    let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "http://127.0.0.1:1"));
+    run.failed(1, &[&cannot("ARCSSH_ARM_ENDPOINT=http://127.0.0.1:1 is not an https:// URL")]);
+    assert!(w.emulator().requests_to(Service::Entra).is_empty());
+}
+
+fn cannot(why: &str) -> String {
+    format!("arcssh: cannot connect to web01: {why}")
+}
+
+fn typed(words: &[&str]) -> Run {
+    run(Command::new(ARCSSH).args(words).env_remove("SSHPROXY_RELAY_INFO"))
+}
+
+/// Requests to ARM that would change something: listCredentials is a POST.
+fn writes(w: &World) -> usize {
+    let reads = ["GET", "POST"];
+    w.emulator()
+        .requests_to(Service::Arm)
+        .iter()
+        .filter(|request| !reads.contains(&request.method.as_str()))
+        .count()
+}
+
+/// Senders that came to the relay.
+fn senders(w: &World) -> usize {
+    w.emulator()
+        .requests_to(Service::Relay)
+        .iter()
+        .filter(|request| request.path_and_query.contains("sb-hc-action=connect"))
+        .count()
+}
+
+/// Notifications to the agent.
+fn accepted(w: &World) -> usize {
+    w.emulator().requests_to(Service::Agent).len()
+}
+
+/// Without the service principal, so that Azure CLI is asked.
+fn by_azure_cli(command: &mut Command) -> &mut Command {
+    ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        .iter()
+        .fold(command, |command, name| command.env_remove(name))
+}
+
+/// A script in the place of `az`.
+fn azure_cli(w: &World, body: &str) {
+    script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{body}\n"));
+}
+
+fn path_with_azure_cli(w: &World) -> String {
+    format!("{}:/usr/bin:/bin", w.home().join("bin").display())
+}
+
+/// Notes what it finds on standard input, and prints a token of the emulator's Entra ID as Azure CLI does.
+fn azure_cli_with_a_token(w: &World) -> String {
+    let variables = w.emulator().environment();
+    let value = |name: &str| variables.iter().find(|(key, _)| key == name).unwrap().1.clone();
+    let (secret, client, tenant) =
+        (value("AZURE_CLIENT_SECRET"), value("AZURE_CLIENT_ID"), value("AZURE_TENANT_ID"));
+    let (authority, audience) = (value("AZURE_AUTHORITY_HOST"), value("ARCSSH_ARM_AUDIENCE"));
+    format!(
+        r#"cat > "$HOME/read-by-az"
+token=$(curl -sS --cacert "$SSL_CERT_FILE" -d grant_type=client_credentials -d client_id={client} \
+    --data-urlencode 'client_secret={secret}' -d scope={audience}/.default \
+    {authority}{tenant}/oauth2/v2.0/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+expires=$(($(date +%s) + 3600))
+printf '{{"accessToken":"%s","expiresOn":"%s","expires_on":%s,"subscription":"s","tenant":"t","tokenType":"Bearer"}}\n' \
+    "$token" "$(date -d @$expires '+%Y-%m-%d %H:%M:%S.000000')" $expires"#
+    )
+}
