@@ -129,7 +129,7 @@ impl Entra {
 
     /// Checks everything that the client-credentials grant sends (Microsoft Learn, "OAuth 2.0 client credentials flow
     /// on the Microsoft identity platform"; the numbers are of "Microsoft Entra authentication and authorization error
-    /// codes").
+    /// codes", the texts are abridged).
     fn grant(&self, tenant: &str, form: &Parameters) -> Result<Value, Failure> {
         let field = |name| form.value(name).unwrap_or_default();
         if !tenant.eq_ignore_ascii_case(TENANT) {

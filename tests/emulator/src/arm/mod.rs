@@ -117,13 +117,8 @@ impl Arm {
     fn authenticate(&self, call: &Call) -> Result<(), ArmError> {
         let invalid = |text| error::unauthorized("InvalidAuthenticationToken", text, TENANT);
         let header = call.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        let token = header.ok_or_else(|| {
-            error::unauthorized(
-                "AuthenticationFailed",
-                "Authentication failed. The 'Authorization' header is missing.",
-                TENANT,
-            )
-        })?;
+        let token =
+            header.ok_or_else(|| invalid("The 'Authorization' header is missing or not a bearer token."))?;
         let bearer = self.entra.bearer(token).ok_or_else(|| invalid("The access token is invalid."))?;
         if !ARM_AUDIENCES.contains(&bearer.audience.trim_end_matches('/')) {
             return Err(error::unauthorized(

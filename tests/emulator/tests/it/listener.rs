@@ -10,10 +10,13 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::client::{self, PATIENCE, Socket};
 
+/// Short, because tests wait for its end; long enough for a busy machine.
+const RENDEZVOUS_TIME: Duration = Duration::from_secs(2);
+
 async fn with_listener() -> (Emulator, Minted, Socket) {
     let emulator = Emulator::builder()
         .machine(Machine::new("web01"))
-        .rendezvous_time(Duration::from_millis(300))
+        .rendezvous_time(RENDEZVOUS_TIME)
         .without_agent()
         .start()
         .unwrap();

@@ -9,3 +9,5 @@ mod faults;
 mod hyco_ws;
 mod listener;
 mod relay;
+#[cfg(unix)]
+mod serve;

@@ -106,7 +106,7 @@ fn a_refusal_is_in_the_reason_phrase_with_its_tracking_id() {
 
 #[test]
 fn the_service_comes_up_in_two_phases() {
-    let wait = Duration::from_millis(300);
+    let wait = Duration::from_millis(600);
     // Port 1, where nothing listens: the third phase is the agent's own answer.
     let machine = Machine::new("web01").ssh_port(1);
     let emulator =
