@@ -97,8 +97,10 @@ impl ServerCertVerifier for SystemTrust {
     }
 }
 
-/// The TLS error in an error, if it is one: tokio-rustls hides it in an [`std::io::Error`].
+/// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.
 pub(crate) fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
-    let inner = || error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<Error>();
-    error.downcast_ref::<Error>().or_else(inner)
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => refusal(io.get_ref()?),
+        None => error.downcast_ref(),
+    }
 }
