@@ -2,6 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod drop_in;
 mod failures;
+mod faults;
+mod ipv6;
 mod main_job;
+mod proxies;
+mod secrets;
+mod stdout;
 mod support;
+mod tls;
