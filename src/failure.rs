@@ -82,6 +82,7 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
 const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
 const NETWORK: &str =
     "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
 
@@ -280,7 +281,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), "export HTTPS_PROXY=http://PROXY:PORT"));
+        return Some(Told::new(NO_WAY_OUT, causes(chain()), HTTP_PROXY));
     }
     if let Some(told) = explain_tunnel(error, whom) {
         return Some(told);
@@ -302,6 +303,10 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
         "proxy authorization required" => {
             let why = format!("the proxy opens no tunnel to {whom}: it answered 407");
             Told::new(NO_WAY_OUT, why, PROXY_PASSWORD)
+        }
+        "failed to create underlying connection" if root(error).starts_with("unsupported scheme") => {
+            let why = format!("the proxy on the way to {whom} is not an HTTP proxy: {}", root(error));
+            Told::new(NO_WAY_OUT, why, HTTP_PROXY)
         }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
