@@ -155,10 +155,18 @@ fn a_proxy_that_is_down_is_told_by_its_address() {
 fn a_socks_proxy_is_told_to_be_none_of_ours() {
     let w = world(&["web01"]);
     let info = w.relay_info();
-    let mut arcssh = w.arcssh(&["-p", "22"]);
-    let run = run(arcssh.env("SSHPROXY_RELAY_INFO", info).env("ALL_PROXY", "socks5://127.0.0.1:1080"));
-    let why = "arcssh: cannot connect to the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";
-    run.failed(6, &[why, "arcssh: hint: export HTTPS_PROXY=http://PROXY:PORT"]);
+    let asked = w.emulator().requests().len();
+    let by_relay_info = "the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";
+    let by_arm = "web01: the proxy on the way to Entra ID is not an HTTP proxy: unsupported scheme socks5";
+    for (mut arcssh, told) in [(w.arcssh(&["-p", "22"]), by_relay_info), (w.proxy("web01"), by_arm)] {
+        let run = run(arcssh.env("SSHPROXY_RELAY_INFO", &info).env("ALL_PROXY", "socks5://127.0.0.1:1080"));
+        let lines = run.arcssh_lines();
+        let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
+        assert_eq!(why, format!("arcssh: cannot connect to {told}"));
+        assert_eq!(hint, "arcssh: hint: export HTTPS_PROXY=http://PROXY:PORT");
+        assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
+    }
+    assert_eq!(w.emulator().requests().len(), asked, "nothing goes past the proxy");
 }
 
 /// A session with one proxy variable.
