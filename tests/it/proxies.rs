@@ -30,6 +30,24 @@ fn a_user_and_a_percent_encoded_password_open_the_proxy() {
 }
 
 #[test]
+fn no_log_holds_the_password_of_the_proxy() {
+    let w = world(&["web01"]);
+    let proxy = Tinyproxy::start(&w, "BasicAuth alice p.a-ss_1\n");
+    let address = format!("http://alice:p%2Ea%2Dss%5F1@127.0.0.1:{}", proxy.port);
+    for (flag, rust_log) in [("-v", ""), ("-vvv", ""), ("", "trace")] {
+        let proxy_command = format!("arcssh proxy {} --port %p {flag}", w.id());
+        let mut ssh = w.ssh_by(&proxy_command, "echo reached");
+        let run = run(ssh.env("HTTPS_PROXY", &address).env("RUST_LOG", rust_log));
+        assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
+        assert!(run.stderr.contains("proxy"), "an empty log proves nothing: {}", run.stderr);
+        for password in ["p.a-ss_1", "p%2Ea%2Dss%5F1", &base64("alice:p.a-ss_1")] {
+            let line = run.stderr.lines().find(|line| line.contains(password));
+            assert_eq!(line, None, "{flag} {rust_log}");
+        }
+    }
+}
+
+#[test]
 fn a_missing_and_a_wrong_password_are_told_by_the_status_of_the_proxy() {
     let w = world(&["web01"]);
     let info = w.relay_info();
