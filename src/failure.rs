@@ -84,6 +84,8 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
 const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
 const NETWORK: &str =
     "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
+const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
 
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
@@ -272,7 +274,8 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
     }
     if let Some(refused) = chain().find_map(|cause| cause.downcast_ref::<ProxyRefused>()) {
         let hint = match refused.status {
-            407 => "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT",
+            // tinyproxy asks with 407 and refuses with 401.
+            401 | 407 => PROXY_PASSWORD,
             _ => {
                 "have the proxy let CONNECT to *.servicebus.windows.net:443 pass, or name the host in NO_PROXY"
             }
@@ -280,7 +283,10 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), "export HTTPS_PROXY=http://PROXY:PORT"));
+        return Some(Told::new(NO_WAY_OUT, causes(chain()), HTTP_PROXY));
+    }
+    if let Some(told) = explain_tunnel(error, whom) {
+        return Some(told);
     }
     let no_connection = chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
     if no_connection.is_some_and(reqwest::Error::is_connect) {
@@ -288,6 +294,32 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         return Some(Told::new(NO_WAY_OUT, why, NETWORK));
     }
     None
+}
+
+/// A tunnel that the HTTP library did not get. Its error is of a private type (hyper-util, `tunnel.rs`), and holds no
+/// more of the proxy's answer than whether that was 407.
+fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> {
+    let texts = chain(error).map(ToString::to_string);
+    let reason = texts.filter_map(|text| Some(text.strip_prefix("tunnel error: ")?.to_owned())).next()?;
+    Some(match reason.as_str() {
+        "proxy authorization required" => {
+            let why = format!("the proxy opens no tunnel to {whom}: it answered 407");
+            Told::new(NO_WAY_OUT, why, PROXY_PASSWORD)
+        }
+        "failed to create underlying connection" if root(error).starts_with("unsupported scheme") => {
+            let why = format!("the proxy on the way to {whom} is not an HTTP proxy: {}", root(error));
+            Told::new(NO_WAY_OUT, why, HTTP_PROXY)
+        }
+        "failed to create underlying connection" => {
+            let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
+            Told::new(NO_WAY_OUT, why, "check the address in HTTPS_PROXY")
+        }
+        _ => Told::new(
+            NO_WAY_OUT,
+            format!("the proxy opens no tunnel to {whom}: {reason}"),
+            "check user and password in HTTPS_PROXY, and that the proxy lets CONNECT pass",
+        ),
+    })
 }
 
 fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {

@@ -1,7 +1,7 @@
-//! The head of an HTTP/1.1 answer, reason phrase included: Azure Relay puts its error text there and nowhere else, and
+//! The head of an HTTP/1 answer, reason phrase included: Azure Relay puts its error text there and nowhere else, and
 //! the common HTTP libraries drop it.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The longest head that is read. Azure Relay's limit for headers is 32 kB (Relay Hybrid Connections protocol).
@@ -55,7 +55,6 @@ fn parse(received: &[u8]) -> Result<Option<Head>> {
     else {
         return Ok(None);
     };
-    ensure!(response.version == Some(1), "the answer is not HTTP/1.1");
     let text = |header: &httparse::Header<'_>| {
         let value = std::str::from_utf8(header.value).ok()?;
         Some((header.name.to_owned(), value.to_owned()))
@@ -90,6 +89,13 @@ mod tests {
     async fn a_head_without_a_reason_is_read() {
         let head = read_all(b"HTTP/1.1 503\r\n\r\n").await.unwrap();
         assert_eq!((head.status, head.reason.as_str()), (503, ""));
+    }
+
+    /// tinyproxy answers so.
+    #[tokio::test]
+    async fn a_head_of_http_1_0_is_read() {
+        let head = read_all(b"HTTP/1.0 200 Connection established\r\n\r\n").await.unwrap();
+        assert_eq!((head.status, head.reason.as_str()), (200, "Connection established"));
     }
 
     #[tokio::test]

@@ -97,10 +97,10 @@ impl ServerCertVerifier for SystemTrust {
     }
 }
 
-/// The TLS error in an error, if it is one: libraries hide it in an [`std::io::Error`], or one in another.
+/// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.
 pub(crate) fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
-    if let Some(refusal) = error.downcast_ref() {
-        return Some(refusal);
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => refusal(io.get_ref()?),
+        None => error.downcast_ref(),
     }
-    refusal(error.downcast_ref::<std::io::Error>()?.get_ref()?)
 }

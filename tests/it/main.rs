@@ -2,7 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod drop_in;
 mod failures;
+mod faults;
+mod ipv6;
 mod main_job;
+mod proxies;
 mod readme;
+mod secrets;
+mod stdout;
 mod support;
+mod tls;

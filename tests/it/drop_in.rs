@@ -1,0 +1,178 @@
+//! In the place of Microsoft's sshProxy: its arguments, its environment variable, and what az wrote for it.
+
+use std::fs;
+use std::process::Command;
+
+use arcssh_emulator::Service;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::support::{ARCSSH, Run, World, run, world};
+
+const AGAIN: &str = "arcssh: hint: run az ssh config again; or give arcssh proxy the machine's resource ID, and it renews itself";
+
+#[test]
+fn a_file_of_relay_information_opens_a_session() {
+    let w = world(&["web01"]);
+    let text = w.relay_info();
+    let wrapped = text.as_bytes().chunks(76).map(String::from_utf8_lossy).collect::<Vec<_>>().join("\r\n");
+    for (form, text) in [
+        ("as written", text.clone()),
+        ("a line", format!("{text}\n")),
+        ("wrapped", format!(" {wrapped}\n\n")),
+    ] {
+        fs::write(w.home().join("relay_info"), text).unwrap();
+        for call in
+            ["arcssh -r relay_info -p %p", "arcssh proxy -r relay_info -p %p", "arcssh -p %p -r relay_info"]
+        {
+            let run = run(without_identity(&mut w.ssh_by(call, "echo reached")));
+            assert_eq!((run.stderr.as_str(), run.stdout.as_slice()), ("", b"reached\n".as_slice()), "{form}");
+        }
+    }
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1, "ours alone");
+}
+
+#[test]
+fn the_environment_variable_opens_a_session() {
+    let w = world(&["web01"]);
+    let info = w.relay_info();
+    for call in ["arcssh -p %p", "arcssh proxy -p %p"] {
+        let mut ssh = w.ssh_by(call, "echo reached");
+        assert_eq!(run(without_identity(&mut ssh).env("SSHPROXY_RELAY_INFO", &info)).clean(), "reached\n");
+    }
+}
+
+#[test]
+fn without_a_port_it_is_22() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").set_ssh_port(22);
+    let info = w.relay_info();
+    fs::write(w.home().join("relay_info"), &info).unwrap();
+    run(&mut w.arcssh(&["-r", "relay_info"]));
+    run(w.arcssh(&["proxy"]).env("SSHPROXY_RELAY_INFO", &info));
+    run(w.arcssh(&[]).env("SSHPROXY_RELAY_INFO", &info));
+    let asked = w.emulator().requests_to(Service::Agent);
+    let ports: Vec<_> = asked.iter().map(|r| r.header("Microsoft-Guestgateway-Target")).collect();
+    assert_eq!(ports, [Some("localhost:22"); 3]);
+}
+
+#[test]
+fn a_machine_wins_over_the_environment_variable() {
+    let w = world(&["web01"]);
+    let mut ssh = w.ssh();
+    ssh.args(["web01", "echo reached"]).env("SSHPROXY_RELAY_INFO", "what another program left");
+    assert_eq!(run(&mut ssh).clean(), "reached\n");
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
+}
+
+#[test]
+fn an_expiry_in_text_is_read_as_others_write_it() {
+    let w = world(&["web01"]);
+    write_changed(&w, |relay| relay["expiresOn"] = relay["expiresOn"].to_string().into());
+    let run = run(&mut w.ssh_by("arcssh -r relay_info -p %p", "echo reached"));
+    assert_eq!(run.clean(), "reached\n");
+}
+
+#[test]
+fn relay_information_without_a_token_is_the_agents_to_judge() {
+    let w = world(&["web01"]);
+    write_changed(&w, |relay| drop(relay.as_object_mut().unwrap().remove("serviceConfigurationToken")));
+    let port = w.sshd().port().to_string();
+    let run = run(&mut w.arcssh(&["-r", "relay_info", "-p", &port]));
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(4), b"".as_slice()));
+    assert!(run.stderr.contains("the service configuration token is not valid"), "{}", run.stderr);
+    let [accept] = &w.emulator().requests_to(Service::Agent)[..] else { panic!("{}", run.stderr) };
+    assert_eq!(accept.header("Service-Configuration-Token"), None);
+}
+
+#[test]
+fn expired_relay_information_is_told_with_the_command_that_makes_it_anew() {
+    let w = world(&["web01"]);
+    write_changed(&w, |relay| {
+        let key = relay["accessKey"].as_str().unwrap().to_owned();
+        let parts = key.split('&').map(|part| match part.split_once('=') {
+            Some(("se", _)) => "se=1600000000".to_owned(),
+            _ => part.to_owned(),
+        });
+        relay["accessKey"] = parts.collect::<Vec<_>>().join("&").into();
+    });
+    let run = run(&mut w.arcssh(&["-r", "relay_info", "-p", "22"]));
+    let [why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+    let start = "arcssh: cannot connect to the machine: the relay information has expired or is damaged (the relay answered 401 ";
+    assert!(why.starts_with(start), "{why}");
+    assert_eq!(hint, AGAIN);
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(4), b"".as_slice()));
+}
+
+#[test]
+fn relay_information_that_is_none_is_told_by_its_origin() {
+    let w = world(&["web01"]);
+    let cannot = "arcssh: cannot connect to the machine:";
+    let file = |content: &str| -> Run {
+        fs::write(w.home().join("relay_info"), content).unwrap();
+        run(&mut w.arcssh(&["-r", "relay_info"]))
+    };
+    file("no base64 at all!")
+        .failed(1, &[&format!("{cannot} relay_info holds no relay information: it is not base64")]);
+    file(" \n").failed(1, &[&format!("{cannot} relay_info holds no relay information: it is empty")]);
+    let no_credentials =
+        format!("{cannot} relay_info holds no relay information: the answer holds no relay credentials");
+    file(&STANDARD.encode("{}")).failed(1, &[&no_credentials]);
+    run(&mut w.arcssh(&["-r", "nowhere"]))
+        .failed(1, &[&format!("{cannot} cannot read nowhere: No such file or directory (os error 2)")]);
+    run(w.arcssh(&["-p", "22"]).env("SSHPROXY_RELAY_INFO", "%%%"))
+        .failed(1, &[&format!("{cannot} SSHPROXY_RELAY_INFO holds no relay information: it is not base64")]);
+}
+
+#[test]
+fn a_block_of_az_ssh_config_works_with_only_the_programs_path_changed() {
+    let w = world(&["web01"]);
+    let (home, port) = (w.home().display(), w.sshd().port());
+    let user = run(w.command("id").arg("-un")).clean().trim().to_owned();
+    fs::write(w.home().join("rg-arc-web01-relay_info"), w.relay_info()).unwrap();
+    let block = format!(
+        "\nHost rg-arc-web01-{user}\n\tHostName web01\n\tUser {user}\n\tIdentityFile \"{}\"\n\tProxyCommand \"{ARCSSH}\" -r \"{home}/rg-arc-web01-relay_info\" -p {port}",
+        w.sshd().client_key().display()
+    );
+    fs::write(w.home().join("az_ssh_config"), block).unwrap();
+    let mut ssh = w.command("ssh");
+    ssh.args(["-F", "az_ssh_config", "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=.ssh/known_hosts"]);
+    ssh.args([&format!("rg-arc-web01-{user}"), "echo reached"]);
+    assert_eq!(run(without_identity(&mut ssh)).clean(), "reached\n");
+}
+
+#[test]
+fn a_call_of_az_ssh_arc_works_with_only_the_programs_path_changed() {
+    let w = world(&["web01"]);
+    let user = run(w.command("id").arg("-un")).clean().trim().to_owned();
+    let mut ssh = w.command("ssh");
+    ssh.args(["web01", "-l", &user, "-o"]);
+    ssh.arg(format!("ProxyCommand=\"{ARCSSH}\" -p {}", w.sshd().port())).arg("-i").arg(w.sshd().client_key());
+    ssh.args([
+        "-F",
+        "none",
+        "-o",
+        "UserKnownHostsFile=.ssh/known_hosts",
+        "-o",
+        "BatchMode=yes",
+        "echo reached",
+    ]);
+    let run = run(without_identity(&mut ssh).env("SSHPROXY_RELAY_INFO", w.relay_info()));
+    assert_eq!(run.clean(), "reached\n");
+}
+
+/// Relay information in the world's home, one answer of ARM with a change.
+fn write_changed(w: &World, change: impl Fn(&mut Value)) {
+    let json = STANDARD.decode(w.relay_info().trim()).unwrap();
+    let mut relay = serde_json::from_slice::<Value>(&json).unwrap()["relay"].take();
+    change(&mut relay);
+    let text = STANDARD.encode(json!({ "relay": relay }).to_string());
+    fs::write(w.home().join("relay_info"), text).unwrap();
+}
+
+/// Relay information is all that is needed.
+fn without_identity(command: &mut Command) -> &mut Command {
+    let variables = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "ARCSSH_ARM_ENDPOINT"];
+    variables.iter().fold(command, |command, name| command.env_remove(name))
+}

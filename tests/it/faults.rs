@@ -1,0 +1,399 @@
+//! Connections that go wrong on the way, and ends of every kind: nothing hangs, nothing stays, nothing grows.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arcssh_emulator::RelayFault;
+
+use crate::support::{
+    ARCSSH, World, eventually, finish, noise, run, run_with_input, service, signal, world, world_with,
+};
+
+const MIB: usize = 1 << 20;
+/// What a program may take to end when there is nothing left to do.
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_connection_that_is_cut_is_told_through_ssh() {
+    let w = world(&["web01"]);
+    w.emulator().relay_fault(RelayFault::cut_after(100_000));
+    let run = w.ssh_run(&["web01", "head -c 10000000 /dev/zero"]);
+    let [why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+    assert!(why.starts_with("arcssh: lost web01: the connection to the relay was lost: "), "{why}");
+    assert_eq!(hint, "arcssh: hint: connect again");
+    assert_eq!(run.code, Some(255));
+}
+
+#[test]
+fn a_close_code_is_told_in_words() {
+    let w = world(&["web01"]);
+    let port = service(|mut connection| {
+        connection.write_all(b"greeting").unwrap();
+        wait_for_end(connection);
+    });
+    let cases = [
+        (1001, "gone", "its agent went away (the relay closed the connection with code 1001 \"gone\")"),
+        (
+            1008,
+            "late",
+            "the relay's token has expired (the relay closed the connection with code 1008 \"late\")",
+        ),
+        (1011, "oops", "the relay has a fault (the relay closed the connection with code 1011 \"oops\")"),
+        (1003, "", "the relay closed the connection with code 1003 \"\""),
+    ];
+    for (code, reason, why) in cases {
+        w.emulator().relay_fault(RelayFault::close_after(8, code, reason));
+        let mut arcssh = Running::start(&mut w.proxy_to(port));
+        assert_eq!(arcssh.read(8), b"greeting");
+        let (status, stderr) = arcssh.end();
+        assert_eq!(stderr, format!("arcssh: lost web01: {why}\narcssh: hint: connect again\n"));
+        assert_eq!(status.code(), Some(1));
+    }
+}
+
+#[test]
+fn fragments_huge_messages_and_the_services_pings_change_nothing() {
+    let w = world(&["web01"]);
+    let bytes = noise(5 * MIB);
+    fs::write(w.home().join("there"), &bytes).unwrap();
+    let there = w.home().join("there").display().to_string();
+    let faults = [
+        RelayFault::fragments(1000),
+        RelayFault::coalesce(3 * MIB),
+        RelayFault::pings(Duration::from_millis(5)),
+    ];
+    for fault in faults {
+        w.emulator().relay_fault(fault);
+        let run = w.ssh_run(&["web01", &format!("cat {there}")]);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+        assert!(run.stdout == bytes);
+    }
+    assert!(!w.emulator().sender_pongs().is_empty());
+}
+
+#[test]
+fn a_slow_relay_gets_everything() {
+    let w = world(&["web01"]);
+    w.emulator().relay_fault(RelayFault::slow_reader(8 * MIB as u64));
+    let run = run_with_input(w.ssh().args(["web01", "wc -c"]), noise(16 * MIB));
+    assert_eq!(run.clean().trim(), (16 * MIB).to_string());
+}
+
+#[test]
+fn a_relay_that_takes_nothing_stops_ssh_and_fills_no_memory() {
+    let w = world(&["web01"]);
+    let machine = TcpListener::bind("127.0.0.1:0").unwrap();
+    w.emulator().relay_fault(RelayFault::blocked_reader());
+    let mut arcssh = Running::start(&mut w.proxy_to(machine.local_addr().unwrap().port()));
+    let (connection, _) = machine.accept().unwrap();
+    let taken = arcssh.feed(64 * MIB);
+    assert!(eventually(Duration::from_secs(20), || taken.load(Ordering::SeqCst) > 0));
+    until_it_rests(&taken);
+    assert!(taken.load(Ordering::SeqCst) < 24 * MIB, "{} bytes went nowhere", taken.load(Ordering::SeqCst));
+    let peak = peak_memory(arcssh.id());
+    assert!(peak < 64 * MIB, "{peak} bytes");
+    signal(arcssh.id(), "TERM");
+    assert_eq!(arcssh.end_soon().0.code(), Some(143));
+    drop(connection); // the relay, which reads nothing, learns of the end from this side
+}
+
+#[test]
+fn an_ssh_that_reads_nothing_stops_the_relay_and_fills_no_memory() {
+    let w = world(&["web01"]);
+    let port = service(|mut connection| while connection.write_all(&[7; 65536]).is_ok() {});
+    let mut arcssh = Running::start(&mut w.proxy_to(port));
+    assert_eq!(arcssh.read(4), [7; 4]);
+    let read = AtomicUsize::new(0);
+    until_it_rests_by(|| {
+        read.store(characters_read(arcssh.id()), Ordering::SeqCst);
+        read.load(Ordering::SeqCst)
+    });
+    let peak = peak_memory(arcssh.id());
+    assert!(peak < 64 * MIB, "{peak} bytes");
+    signal(arcssh.id(), "HUP");
+    assert_eq!(arcssh.end().0.code(), Some(129));
+}
+
+#[test]
+fn an_answer_that_comes_after_the_end_of_input_still_arrives() {
+    let w = world(&["web01"]);
+    let port = service(|mut connection| {
+        let mut question = [0; 5];
+        connection.read_exact(&mut question).unwrap();
+        thread::park_timeout(Duration::from_millis(700)); // a server that thinks
+        connection.write_all(b"answer").unwrap();
+    });
+    let run = run_with_input(&mut w.proxy_to(port), b"hello".to_vec());
+    assert_eq!(run.clean(), "answer");
+}
+
+#[test]
+fn the_end_of_input_ends_it_where_the_machine_has_nothing_to_say() {
+    let w = world(&["web01"]);
+    let port = service(wait_for_end);
+    let start = Instant::now();
+    assert_eq!(run_with_input(&mut w.proxy_to(port), b"hello".to_vec()).clean(), "");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_output_that_nobody_reads_any_more_ends_it() {
+    let w = world(&["web01"]);
+    let port = service(|mut connection| while connection.write_all(&[7; 1024]).is_ok() {});
+    let mut arcssh = Running::start(&mut w.proxy_to(port));
+    assert_eq!(arcssh.read(4), [7; 4]);
+    drop(arcssh.child.stdout.take());
+    let (status, stderr) = arcssh.end_soon();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_signal_ends_it_with_the_status_that_shells_give() {
+    let w = world(&["web01"]);
+    let port = service(|mut connection| {
+        connection.write_all(b"greeting").unwrap();
+        wait_for_end(connection);
+    });
+    for (name, status) in [("HUP", 129), ("INT", 130), ("TERM", 143)] {
+        let mut arcssh = Running::start(&mut w.proxy_to(port));
+        assert_eq!(arcssh.read(8), b"greeting");
+        signal(arcssh.id(), name);
+        let (ended, stderr) = arcssh.end_soon();
+        assert_eq!((ended.code(), stderr.as_str()), (Some(status), ""), "SIG{name}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_waiting_for_a_listener() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").set_online(false);
+    let mut seen = 0;
+    for (name, number) in [("HUP", 1), ("TERM", 15)] {
+        let arcssh = Running::start(&mut w.proxy("web01"));
+        assert!(eventually(SOON, || refusals(&w) > seen));
+        signal(arcssh.id(), name);
+        let (status, _) = arcssh.end_soon();
+        assert!(status.signal() == Some(number) || status.code() == Some(128 + number), "{status}");
+        seen = refusals(&w);
+    }
+}
+
+#[test]
+fn a_killed_ssh_leaves_nothing_that_waits_for_a_listener() {
+    let w = world_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
+    let mut ssh = w.ssh().args(["web01", "true"]).stderr(Stdio::null()).spawn().unwrap();
+    assert!(eventually(SOON, || refusals(&w) > 0));
+    signal(ssh.id(), "KILL");
+    ssh.wait().unwrap();
+    assert!(eventually(SOON, || w.survivors().is_empty()), "{:?}", w.survivors());
+}
+
+#[test]
+fn a_killed_ssh_leaves_nothing_of_a_session() {
+    let w = world(&["web01"]);
+    let mut ssh = w.ssh().args(["web01", "cat"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(eventually(SOON, || w.emulator().open_connections() == 1));
+    signal(ssh.id(), "KILL");
+    ssh.wait().unwrap();
+    let nothing = || w.survivors().is_empty() && w.emulator().open_connections() == 0;
+    assert!(eventually(SOON, nothing), "{:?}", w.survivors());
+}
+
+#[test]
+fn ssh_that_gives_up_waiting_leaves_nothing_behind() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").set_online(false);
+    let start = Instant::now();
+    let run = run(w.ssh().args(["-o", "ConnectTimeout=2", "web01", "true"]));
+    assert_eq!(run.code, Some(255));
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert!(eventually(SOON, || w.survivors().is_empty()), "{:?}", w.survivors());
+}
+
+#[test]
+fn files_serve_as_input_and_output() {
+    let w = world(&["web01"]);
+    let (input, output) = (w.home().join("input"), w.home().join("output"));
+    fs::write(&input, b"hello").unwrap();
+    let mut proxy = w.proxy_to(service(shout));
+    proxy.stdin(File::open(&input).unwrap()).stdout(File::create(&output).unwrap()).stderr(Stdio::piped());
+    let run = finish(proxy.spawn().unwrap());
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+    assert_eq!(fs::read(output).unwrap(), b"HELLO");
+}
+
+#[test]
+fn one_socket_serves_as_input_and_output() {
+    let w = world(&["web01"]);
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let mut proxy = w.proxy_to(service(shout));
+    proxy.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
+    let mut arcssh = proxy.stderr(Stdio::piped()).spawn().unwrap();
+    drop(proxy); // holds the other end open
+    ours.write_all(b"hello").unwrap();
+    let mut answer = Vec::new();
+    ours.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"HELLO");
+    assert!(arcssh.wait().unwrap().success());
+}
+
+#[test]
+fn a_terminal_serves_as_input_and_output() {
+    let w = world(&["web01"]);
+    let port = service(shout);
+    w.emulator().machine("web01").set_ssh_port(port);
+    let line = format!("stty raw -echo; exec {ARCSSH} proxy {} --port {port}", w.id());
+    let mut script = w.command("script");
+    script.args(["-q", "-e", "-c", &line, "/dev/null"]);
+    let mut arcssh = Running::start(&mut script);
+    assert!(eventually(SOON, || w.emulator().open_connections() == 1));
+    arcssh.child.stdin.as_mut().unwrap().write_all(b"hello").unwrap();
+    assert_eq!(arcssh.read(5), b"HELLO");
+    let (status, _) = arcssh.end_soon();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn the_open_files_of_others_are_not_made_nonblocking() {
+    let w = world(&["web01"]);
+    let port = service(shout);
+    w.emulator().machine("web01").set_ssh_port(port);
+    let line =
+        format!("{ARCSSH} proxy {} --port {port}; cat /proc/self/fdinfo/0 /proc/self/fdinfo/1", w.id());
+    let mut arcssh = Running::start(w.command("sh").args(["-c", &line]));
+    assert!(eventually(SOON, || w.emulator().open_connections() == 1));
+    let during: String =
+        [0, 1].map(|fd| fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", arcssh.id())).unwrap()).concat();
+    assert_eq!(nonblocking(&during), [false, false], "while it runs: {during}");
+    arcssh.child.stdin.as_mut().unwrap().write_all(b"hello").unwrap();
+    assert_eq!(arcssh.read(5), b"HELLO");
+    let mut after = String::new();
+    arcssh.child.stdout.as_mut().unwrap().read_to_string(&mut after).unwrap();
+    assert_eq!(nonblocking(&after), [false, false], "when it has ended: {after}");
+    assert!(arcssh.end_soon().0.success());
+}
+
+/// Answers five letters in capitals and closes.
+fn shout(mut connection: TcpStream) {
+    let mut letters = [0; 5];
+    if connection.read_exact(&mut letters).is_ok() {
+        connection.write_all(&letters.to_ascii_uppercase()).unwrap();
+    }
+}
+
+/// Reads nothing and says nothing until the agent closes its side.
+fn wait_for_end(connection: TcpStream) {
+    // Zero bytes at the end of a peek: the connection is over; the bytes stay unread until then.
+    let mut byte = [0];
+    while connection.peek(&mut byte).is_ok_and(|length| length > 0) {
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// O_NONBLOCK of each open file that /proc describes.
+fn nonblocking(fdinfo: &str) -> Vec<bool> {
+    const O_NONBLOCK: u32 = 0o4000;
+    let flags = fdinfo.lines().filter_map(|line| line.strip_prefix("flags:"));
+    flags.map(|octal| u32::from_str_radix(octal.trim(), 8).unwrap() & O_NONBLOCK != 0).collect()
+}
+
+/// Senders that the relay refused.
+fn refusals(w: &World) -> usize {
+    let requests = w.emulator().requests();
+    let ours = requests.iter().filter(|request| request.path_and_query.contains("sb-hc-action=connect"));
+    ours.filter(|request| request.status == Some(404)).count()
+}
+
+/// The most memory that a process has had.
+fn peak_memory(process: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// The bytes that a process has read so far, from wherever.
+fn characters_read(process: u32) -> usize {
+    let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+fn until_it_rests(counter: &AtomicUsize) {
+    until_it_rests_by(|| counter.load(Ordering::SeqCst));
+}
+
+/// Waits until a number has stayed the same for a second.
+#[track_caller]
+fn until_it_rests_by(number: impl Fn() -> usize) {
+    let last = std::cell::Cell::new((number(), Instant::now()));
+    let rests = || {
+        if number() != last.get().0 {
+            last.set((number(), Instant::now()));
+        }
+        last.get().1.elapsed() > Duration::from_secs(1)
+    };
+    assert!(eventually(Duration::from_secs(30), rests), "it goes on and on: {:?}", last.get());
+}
+
+/// A program with three pipes.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap() }
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// So many bytes of its output.
+    fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.child.stdout.as_mut().unwrap().read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Feeds it from another thread; how much it has taken so far.
+    fn feed(&mut self, length: usize) -> Arc<AtomicUsize> {
+        let mut stdin = self.child.stdin.take().unwrap();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        thread::spawn(move || {
+            while count.load(Ordering::SeqCst) < length && stdin.write_all(&[9; 65536]).is_ok() {
+                count.fetch_add(65536, Ordering::SeqCst);
+            }
+        });
+        taken
+    }
+
+    /// Waits for its end with its input still open.
+    fn end(mut self) -> (ExitStatus, String) {
+        let stdin = self.child.stdin.take();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let status = self.child.wait().unwrap();
+        drop(stdin);
+        (status, stderr)
+    }
+
+    /// The same, and it must not take long.
+    #[track_caller]
+    fn end_soon(self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        let end = self.end();
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+        end
+    }
+}

@@ -1,0 +1,128 @@
+//! Secrets travel in headers and bodies only: no log, no message, no command line and no address holds one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+use crate::support::{World, eventually, finish, run, world};
+
+/// Each way to ask for a log.
+const LOGS: [(&str, &str); 5] =
+    [("-v", ""), ("-vv", ""), ("-vvv", ""), ("-vvv", "trace"), ("", "trace,hyper=trace,h2=trace")];
+
+#[test]
+fn no_log_of_a_session_holds_a_secret() {
+    for (flag, rust_log) in LOGS {
+        let w = world(&["web01"]);
+        let proxy = format!("arcssh proxy {} --port %p {flag} --log-file log", w.id());
+        let run = run(w.ssh_by(&proxy, "echo reached").env("RUST_LOG", rust_log));
+        assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
+        let log = fs::read_to_string(w.home().join("log")).unwrap();
+        assert!(log.contains("INFO"), "{flag} {rust_log}: an empty log proves nothing: {log}");
+        keeps_secrets(&w, "standard error", &run.stderr);
+        keeps_secrets(&w, "the log", &log);
+        let mode = fs::metadata(w.home().join("log")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn no_log_of_a_failure_holds_a_secret() {
+    let damage: [fn(&World); 5] = [
+        |w| w.emulator().set_role(Role::None),
+        |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
+        |w| w.emulator().machine("web01").set_online(false),
+        |w| w.emulator().arm_fault(ArmFault::new(401, "InvalidAuthenticationToken", "No.")),
+        // An answer cut in the middle of its secrets.
+        |w| {
+            let json = STANDARD.decode(w.relay_info().trim()).unwrap();
+            let half = String::from_utf8_lossy(&json[..json.len() - 20]).into_owned();
+            w.emulator().arm_fault(ArmFault::raw(200, "application/json", &half));
+        },
+    ];
+    for damage in damage {
+        let w = world(&["web01"]);
+        damage(&w);
+        let arguments = ["--wait", "0", "-vvv", "--log-file", "log"];
+        let run = run(w.proxy("web01").args(arguments).env("RUST_LOG", "trace"));
+        assert!(!run.arcssh_lines().is_empty(), "{}", run.stderr);
+        assert_ne!(run.code, Some(0));
+        keeps_secrets(&w, "standard error", &run.stderr);
+        keeps_secrets(&w, "the log", &fs::read_to_string(w.home().join("log")).unwrap());
+    }
+}
+
+#[test]
+fn a_wrong_secret_is_kept_as_well() {
+    let w = world(&["web01"]);
+    let secret = "Xy9~almost.the-right_one";
+    let mut proxy = w.proxy("web01");
+    proxy.args(["-vvv", "--log-file", "log"]).env("RUST_LOG", "trace").env("AZURE_CLIENT_SECRET", secret);
+    let run = run(&mut proxy);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    let log = fs::read_to_string(w.home().join("log")).unwrap();
+    assert!(!run.stderr.contains(secret) && !log.contains(secret));
+}
+
+#[test]
+fn no_command_line_and_no_address_holds_a_secret() {
+    let w = world(&["web01"]);
+    let mut ssh = w.ssh();
+    ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ssh = ssh.spawn().unwrap();
+    assert!(eventually(Duration::from_secs(20), || w.emulator().open_connections() == 1));
+    let command_lines = w.survivors().join("\n");
+    assert!(command_lines.contains("arcssh proxy /subscriptions/"), "{command_lines}");
+    keeps_secrets(&w, "a command line", &command_lines);
+    assert_eq!(finish(ssh).code, Some(0)); // it closes standard input first
+    let ours = w.emulator().requests().into_iter().filter(|request| match request.service {
+        Service::Relay => request.path_and_query.contains("sb-hc-action=connect"),
+        Service::Entra | Service::Arm => true,
+        Service::Agent => false,
+    });
+    let addresses: Vec<String> = ours.map(|request| request.path_and_query).collect();
+    assert!(addresses.len() >= 3, "{addresses:?}");
+    keeps_secrets(&w, "an address", &addresses.join("\n"));
+}
+
+/// Asserts that a text holds no secret of the world, in any spelling.
+#[track_caller]
+fn keeps_secrets(w: &World, origin: &str, text: &str) {
+    let secrets = w.emulator().secrets();
+    assert!(secrets.len() > 1, "nothing was handed out");
+    for secret in secrets {
+        for spelling in spellings(&secret) {
+            if let Some(at) = text.find(&spelling) {
+                let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+                let line = text[line..].lines().next().unwrap_or_default();
+                panic!("{origin} holds a secret: {}", line.chars().take(2000).collect::<String>());
+            }
+        }
+    }
+}
+
+fn spellings(secret: &str) -> Vec<String> {
+    let percent: String = secret
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect();
+    let whole = secret.len() / 3 * 3; // so that what follows does not change the last letters
+    vec![
+        secret.to_owned(),
+        percent.to_lowercase(),
+        percent,
+        STANDARD_NO_PAD.encode(&secret[..whole]),
+        URL_SAFE_NO_PAD.encode(&secret[..whole]),
+        secret.escape_debug().to_string(),
+    ]
+}

@@ -1,0 +1,85 @@
+//! Whom arcssh trusts, and how it begins a handshake.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use arcssh_emulator::{KeyExchange, Service};
+
+use crate::support::{World, run, script, world, world_with};
+
+const HINT: &str = "arcssh: hint: where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
+
+#[test]
+fn entra_id_with_a_certificate_that_is_not_trusted_is_told_at_once() {
+    let w = world(&["web01"]);
+    let start = Instant::now();
+    let run = run(w.proxy("web01").env("SSL_CERT_FILE", another_authority(&w)));
+    run.failed(6, &["arcssh: cannot connect to web01: the certificate of Entra ID comes from an authority that this machine does not trust", HINT]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(w.emulator().requests_to(Service::Entra).is_empty());
+}
+
+#[test]
+fn arm_with_a_certificate_that_is_not_trusted_is_told_at_once() {
+    let w = world(&["web01"]);
+    let token = r#"echo '{"accessToken":"a","expiresOn":"2099-01-01 00:00:00.000000","expires_on":4070908800,"subscription":"s","tenant":"t","tokenType":"Bearer"}'"#;
+    script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{token}\n"));
+    let mut proxy = w.proxy("web01");
+    proxy.env_remove("AZURE_CLIENT_SECRET").env("SSL_CERT_FILE", another_authority(&w));
+    proxy.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
+    let start = Instant::now();
+    run(&mut proxy).failed(6, &["arcssh: cannot connect to web01: the certificate of Azure Resource Manager comes from an authority that this machine does not trust", HINT]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_relay_with_a_certificate_that_is_not_trusted_is_told_at_once() {
+    let w = world(&["web01"]);
+    fs::write(w.home().join("relay_info"), w.relay_info()).unwrap();
+    let start = Instant::now();
+    let run = run(w.arcssh(&["-r", "relay_info"]).env("SSL_CERT_FILE", another_authority(&w)));
+    let why = format!(
+        "arcssh: cannot connect to the machine: the certificate of {} comes from an authority that this machine does not trust",
+        w.emulator().relay_authority()
+    );
+    run.failed(6, &[&why, HINT]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_directory_of_certificates_is_trusted_too() {
+    let w = world(&["web01"]);
+    let directory = w.home().join("certificates");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(w.emulator().authority_file(), directory.join("authority.pem")).unwrap();
+    run(w.command("openssl").arg("rehash").arg(&directory)).clean();
+    let mut ssh = w.ssh();
+    ssh.args(["web01", "echo reached"]).env_remove("SSL_CERT_FILE").env("SSL_CERT_DIR", &directory);
+    assert_eq!(run(&mut ssh).clean(), "reached\n");
+}
+
+#[test]
+fn the_first_key_share_is_the_one_that_azure_relay_takes() {
+    let w = world_with(&["web01"], |builder| {
+        builder.without_agent().relay_key_exchange(KeyExchange::Secp384r1Only)
+    });
+    // Without an agent every handshake with the relay is ours.
+    assert_eq!(run(w.proxy("web01").args(["--wait", "0"])).code, Some(7));
+    let handshakes = w.emulator().tls_handshakes();
+    let relay: Vec<_> =
+        handshakes.into_iter().filter(|handshake| handshake.service == Service::Relay).collect();
+    let [handshake] = &relay[..] else { panic!("{relay:?}") };
+    assert!(!handshake.hello_retry_request);
+    assert_eq!(handshake.protocol_version, "TLSv1_3");
+}
+
+/// The certificate of an authority that signed nothing here.
+fn another_authority(w: &World) -> PathBuf {
+    let certificate = w.home().join("another.pem");
+    let mut openssl = w.command("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    openssl.args(["-subj", "/CN=another", "-days", "2", "-keyout", "another.key", "-out"]).arg(&certificate);
+    assert_eq!(run(&mut openssl).code, Some(0));
+    certificate
+}
