@@ -306,10 +306,6 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
             let why = format!("the proxy opens no tunnel to {whom}: it answered 407");
             Told::new(NO_WAY_OUT, why, PROXY_PASSWORD)
         }
-        "failed to create underlying connection" if root(error).starts_with("unsupported scheme") => {
-            let why = format!("the proxy on the way to {whom} is not an HTTP proxy: {}", root(error));
-            Told::new(NO_WAY_OUT, why, HTTP_PROXY)
-        }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
             Told::new(NO_WAY_OUT, why, "check the address in HTTPS_PROXY")

@@ -161,7 +161,7 @@ pub(crate) enum ConnectError {
 }
 
 fn tracking(id: &str) -> String {
-    if id.is_empty() { String::new() } else { format!(" (TrackingId {id})") }
+    if id.is_empty() { String::new() } else { format!(", TrackingId {id}") }
 }
 
 impl ConnectError {
@@ -218,7 +218,7 @@ mod tests {
     fn a_reason_phrase_is_taken_apart() {
         let phrase = "Endpoint does not exist. TrackingId:1b_G13, SystemTracker:sb://ns/name, Timestamp:2025-04-24T11:08:04";
         let error = refused(404, phrase);
-        assert_eq!(error.to_string(), "the relay answered 404 Endpoint does not exist (TrackingId 1b_G13)");
+        assert_eq!(error.to_string(), "the relay answered 404 Endpoint does not exist, TrackingId 1b_G13");
         assert_eq!(error.brief(), "404 Endpoint does not exist");
         assert_eq!(refused(404, "Not Found").to_string(), "the relay answered 404 Not Found");
     }

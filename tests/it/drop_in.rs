@@ -80,7 +80,7 @@ fn relay_information_without_a_token_is_the_agents_to_judge() {
     write_changed(&w, |relay| drop(relay.as_object_mut().unwrap().remove("serviceConfigurationToken")));
     let port = w.sshd().port().to_string();
     let run = run(&mut w.arcssh(&["-r", "relay_info", "-p", &port]));
-    assert_eq!((run.code, run.stdout.as_slice()), (Some(4), b"".as_slice()));
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(1), b"".as_slice()));
     assert!(run.stderr.contains("the service configuration token is not valid"), "{}", run.stderr);
     let [accept] = &w.emulator().requests_to(Service::Agent)[..] else { panic!("{}", run.stderr) };
     assert_eq!(accept.header("Service-Configuration-Token"), None);

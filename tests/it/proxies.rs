@@ -175,7 +175,7 @@ fn a_socks_proxy_is_told_to_be_none_of_ours() {
     let info = w.relay_info();
     let asked = w.emulator().requests().len();
     let by_relay_info = "the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";
-    let by_arm = "web01: the proxy on the way to Entra ID is not an HTTP proxy: unsupported scheme socks5";
+    let by_arm = "web01: socks5://127.0.0.1:1080 is not an HTTP proxy";
     for (mut arcssh, told) in [(w.arcssh(&["-p", "22"]), by_relay_info), (w.proxy("web01"), by_arm)] {
         let run = run(arcssh.env("SSHPROXY_RELAY_INFO", &info).env("ALL_PROXY", "socks5://127.0.0.1:1080"));
         let lines = run.arcssh_lines();

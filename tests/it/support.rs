@@ -199,14 +199,11 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
 
 /// Standard error with what differs from run to run left out.
 fn told(stderr: &str) -> String {
-    const TRACKING: &str = "TrackingId:";
-    const TIME: &str = "Timestamp:YYYY-MM-DDTHH:MM:SS";
     let mut text = stderr.to_owned();
-    // From the relay's tracking ID to its time, and each UUID behind a name for it.
+    // Each UUID behind a name for it; a tracking ID ends in the number of its gateway.
     let mut from = 0;
-    while let Some(start) = text[from..].find(TRACKING).map(|at| from + at + TRACKING.len()) {
-        let end = text[start..].find("Timestamp:").map_or(start, |at| start + at + TIME.len());
-        text.replace_range(start..end, "…");
+    while let Some(start) = text[from..].find("TrackingId ").map(|at| from + at + "TrackingId ".len()) {
+        text.replace_range(start..start + 36 + "_G13".len(), "…");
         from = start;
     }
     for name in ["Trace ID: ", "Correlation ID: "] {
