@@ -293,7 +293,7 @@ fn no_listener_is_told_when_the_wait_is_over() {
     run.failed(
         7,
         &[
-            &format!("arcssh: waiting for the agent of web01 to listen, up to 3 s (404 Endpoint does not exist); 2 s so far"),
+            "arcssh: waiting for the agent of web01 to listen, up to 3 s (404 Endpoint does not exist); 2 s so far",
             &cannot(&format!("its agent does not listen ({answer})")),
             AGENT,
         ],
