@@ -31,7 +31,8 @@ curl curl
 openssl openssl
 python3 python3
 node nodejs
-npm npm' | sort -u | tr '\n' ' ')
+npm npm
+script bsdutils' | sort -u | tr '\n' ' ')
     [ -n "$packages" ] || return 0
     say "installing $packages"
     root=

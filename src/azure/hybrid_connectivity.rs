@@ -90,7 +90,7 @@ impl RelayCredentials {
     pub(crate) fn from_json(json: &[u8]) -> Result<Self> {
         // serde_json's errors can quote the text around a fault, and that text holds secrets.
         let Ok(Envelope { relay }) = serde_json::from_slice(json) else {
-            bail!("the answer holds no relay credentials");
+            bail!("there are no relay credentials in it");
         };
         relay.try_into()
     }
@@ -236,7 +236,7 @@ mod tests {
     fn a_fault_in_an_answer_is_told_without_quoting_it() {
         for broken in ["", "{}", "not json", &RECORDED[..RECORDED.len() - 5]] {
             let error = RelayCredentials::from_json(broken.as_bytes()).unwrap_err();
-            assert_eq!(error.to_string(), "the answer holds no relay credentials");
+            assert_eq!(error.to_string(), "there are no relay credentials in it");
         }
         let error = RelayCredentials::from_relay_info("%%%").unwrap_err();
         assert_eq!(error.to_string(), "it is not base64");
