@@ -117,7 +117,7 @@ fn relay_information_that_is_none_is_told_by_its_origin() {
         .failed(1, &[&format!("{cannot} relay_info holds no relay information: it is not base64")]);
     file(" \n").failed(1, &[&format!("{cannot} relay_info holds no relay information: it is empty")]);
     let no_credentials =
-        format!("{cannot} relay_info holds no relay information: the answer holds no relay credentials");
+        format!("{cannot} relay_info holds no relay information: there are no relay credentials in it");
     file(&STANDARD.encode("{}")).failed(1, &[&no_credentials]);
     run(&mut w.arcssh(&["-r", "nowhere"]))
         .failed(1, &[&format!("{cannot} cannot read nowhere: No such file or directory (os error 2)")]);

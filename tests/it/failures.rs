@@ -155,7 +155,7 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
         (
             1,
             ArmFault::raw(200, "application/json", "{\"relay\":{\"namespaceName\":1}}"),
-            "Azure Resource Manager gave an answer that holds nothing to connect with: the answer holds no relay credentials",
+            "Azure Resource Manager gave an answer that holds nothing to connect with: there are no relay credentials in it",
             "arcssh: hint: check ARCSSH_ARM_ENDPOINT, if it is set",
         ),
     ];
