@@ -2,17 +2,18 @@
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: tools ## Run ssh, scp, sftp and rsync through arcssh against an emulated Azure
 	$(CARGO) build --workspace
-	target/debug/arcssh-emulator demo
+	$(TARGET)/debug/arcssh-emulator demo
 
 playground: tools ## Leave the emulated Azure and a machine up, and print what to type
 	$(CARGO) build --workspace
-	target/debug/arcssh-emulator playground
+	$(TARGET)/debug/arcssh-emulator playground
 
 test: tools ## Run all tests, with the system's own ssh and sshd
 	$(CARGO) test --workspace
@@ -25,12 +26,12 @@ check: ## Check format, lints, and the dependencies' licences and sources
 
 bench: tools ## Measure throughput and start of the release build
 	$(CARGO) build --release --workspace
-	tests/bench.sh
+	TARGET='$(TARGET)' tests/bench.sh
 
 install: ## Build arcssh for use and install it below PREFIX
 	$(CARGO) build --release
 	install -d '$(DESTDIR)$(PREFIX)/bin'
-	install -m 755 target/release/arcssh '$(DESTDIR)$(PREFIX)/bin/arcssh'
+	install -m 755 '$(TARGET)/release/arcssh' '$(DESTDIR)$(PREFIX)/bin/arcssh'
 
 tools:
 	@tests/tools.sh

@@ -3,8 +3,8 @@
 # each other and only on one machine: emulator, sshd and ssh take their share of it.
 set -eu
 
-emulator=target/release/arcssh-emulator
-arcssh=$PWD/target/release/arcssh
+emulator=${TARGET:-target}/release/arcssh-emulator
+arcssh=$(realpath "${TARGET:-target}/release/arcssh")
 directory=$(mktemp -d)
 "$emulator" playground --arcssh "$arcssh" >"$directory/greeting" &
 playground=$!
