@@ -77,7 +77,7 @@ pub(crate) struct ProxyArgs {
     /// Service of the machine to open
     #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh)]
     pub(crate) service: Service,
-    /// Seconds to wait for the machine's agent to answer, where it does not at once
+    /// Seconds to go on trying while the machine's agent does not answer; 0 tries once
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "90")]
     pub(crate) wait: Duration,
     /// The cloud to talk to.
@@ -129,8 +129,11 @@ pub(crate) struct LogArgs {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let whole: u64 = text.parse().map_err(|_| "not a whole number of seconds".to_owned())?;
-    Ok(Duration::from_secs(whole))
+    const DAY: u64 = 86_400;
+    match text.parse() {
+        Ok(seconds @ 0..=DAY) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("not a whole number of seconds up to {DAY}")),
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +165,7 @@ mod tests {
         assert!(machine(&["--port", "0"]).unwrap_err().contains("0 is not in 1..=65535"));
         assert!(machine(&["--port", "%p"]).unwrap_err().contains("invalid digit"));
         assert!(machine(&["--wait", "soon"]).unwrap_err().contains("not a whole number of seconds"));
+        assert!(machine(&["--wait", "18446744073709551615"]).unwrap_err().contains("up to 86400"));
         assert_eq!(machine(&["--service", "wac"]).unwrap().service, Service::Wac);
     }
 

@@ -261,6 +261,9 @@ fn explain_broken(broken: &Broken) -> Told {
             _ => broken.to_string(),
         },
         Broken::Lost(error) => format!("{broken}: {}", root(error)),
+        Broken::Output(error) => {
+            return Told::new(FAILED, format!("{broken}: {error}"), "free the disk, or write elsewhere");
+        }
     };
     Told::new(FAILED, why, "connect again")
 }

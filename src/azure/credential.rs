@@ -6,6 +6,7 @@ use std::env::VarError;
 use std::ffi::OsStr;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use azure_identity::{
     Executor,
 };
 use tokio::process::Command;
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
@@ -43,15 +45,50 @@ pub(crate) fn from_environment(cloud: &Cloud, options: ClientOptions) -> Result<
     Ok(AzureCliCredential::new(Some(options)).context("Azure CLI is unusable")?)
 }
 
+/// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Runs a program apart from ssh's connection: standard input belongs to ssh, and what would read it would steal the
-/// first bytes. A program that nobody waits for any more is ended.
+/// first bytes. A program that nobody waits for any more is ended, with all that it has started.
 #[derive(Debug)]
 struct Apart;
 
 #[async_trait]
 impl Executor for Apart {
     async fn run(&self, program: &OsStr, args: &[&OsStr]) -> std::io::Result<Output> {
-        Command::new(program).args(args).stdin(Stdio::null()).kill_on_drop(true).output().await
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        let child = command.spawn()?;
+        let group = Group(child.id());
+        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await??;
+        group.spare();
+        Ok(output)
+    }
+}
+
+/// The processes of a program; ended when dropped.
+struct Group(Option<u32>);
+
+impl Group {
+    /// Lets them be: the program has ended by itself.
+    fn spare(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(leader) = self.0.and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::pin::pin;
 
 use anyhow::{Context, Result, bail};
 use tracing::info;
@@ -24,13 +25,16 @@ use crate::waiting::Waiting;
 pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     let goal = Goal::new(args);
     let waiting = Waiting::default();
+    let mut stop = pin!(stop());
     let upgraded = tokio::select! {
         biased;
         upgraded = waiting.during(connect(args, &goal, &waiting)) => upgraded.context(goal.clone())?,
         () = stdio::output_closed() => return Ok(0), // ssh has stopped waiting
+        number = &mut stop => return Ok(128 + number),
     };
     info!(%goal, "connected");
-    match bridge::run(upgraded, stdio::input(), stdio::output(), stop()).await {
+    let stop = async { Ending::Signal(stop.await) };
+    match bridge::run(upgraded, stdio::input(), stdio::output(), stop).await {
         Ending::Finished => Ok(0),
         Ending::Signal(number) => Ok(128 + number),
         Ending::Broken(broken) => Err(broken).context(goal),
@@ -145,9 +149,9 @@ impl fmt::Display for Goal {
     }
 }
 
-/// Resolves when a signal asks for the end. ssh sends its ProxyCommand SIGHUP when it is done with it.
+/// The signal that asks for the end, once there is one. ssh sends its ProxyCommand SIGHUP when it is done with it.
 #[cfg(unix)]
-async fn stop() -> Ending {
+async fn stop() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
     const HANGUP: u8 = 1;
     const INTERRUPT: u8 = 2;
@@ -157,18 +161,18 @@ async fn stop() -> Ending {
         Err(_) => std::future::pending().await, // the system's own action stays
     };
     tokio::select! {
-        () = caught(HANGUP) => Ending::Signal(HANGUP),
-        () = caught(INTERRUPT) => Ending::Signal(INTERRUPT),
-        () = caught(TERMINATE) => Ending::Signal(TERMINATE),
+        () = caught(HANGUP) => HANGUP,
+        () = caught(INTERRUPT) => INTERRUPT,
+        () = caught(TERMINATE) => TERMINATE,
     }
 }
 
-/// Resolves when Ctrl-C asks for the end.
+/// The number of the signal that Ctrl-C stands for, once it asks for the end.
 #[cfg(not(unix))]
-async fn stop() -> Ending {
+async fn stop() -> u8 {
     const INTERRUPT: u8 = 2;
     match tokio::signal::ctrl_c().await {
-        Ok(()) => Ending::Signal(INTERRUPT),
+        Ok(()) => INTERRUPT,
         Err(_) => std::future::pending().await,
     }
 }

@@ -27,12 +27,15 @@ use crate::relay::connect::Upgraded;
 const MAX_PAYLOAD: usize = 64 * 1024;
 /// The largest message taken in. The relay documents no limit; beyond this no listener means well.
 const MAX_MESSAGE: usize = 1 << 30;
+/// The most bytes that wait for the relay to take them: some messages, and pongs where it only ever pings.
+const MAX_UNSENT: usize = 4 * MAX_PAYLOAD;
 /// How often a ping keeps the relay from taking the connection for idle: losses are reported after about 2 and after
 /// about 4 minutes (aztunnel `bridge.go`; Azure/azure-relay issue 33). Whether pongs come is documented nowhere, so
 /// that a missing one means nothing.
 const PING_PERIOD: Duration = Duration::from_secs(30);
-/// How long the relay may keep silent after ssh has closed its side before the connection is taken to be over. A
-/// WebSocket cannot be half closed, and a Close frame would cut off what the server still sends.
+/// How long the relay may keep silent, while it is listened to, after ssh has closed its side and all of it was sent:
+/// then the connection is taken to be over. A WebSocket cannot be half closed, and a Close frame would cut off what the
+/// server still sends.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// How long the last words may take: input already read, the Close frame, output already received.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -59,6 +62,9 @@ pub(crate) enum Broken {
     /// The connection to the relay was lost.
     #[error("the connection to the relay was lost")]
     Lost(#[source] Error),
+    /// What the machine sent cannot be handed on.
+    #[error("standard output cannot be written")]
+    Output(#[source] io::Error),
 }
 
 /// Carries bytes until one side is done or `stop` says so, and then says farewell to the relay in bounded time.
@@ -83,9 +89,19 @@ where
     let farewell = timeout(FAREWELL, bridge.farewell()).await;
     trace!(complete = farewell.is_ok(), "farewell");
     match ending {
-        // ssh had closed its side before the relay did, and only the order of reading told otherwise.
-        Ending::Broken(_) if !bridge.input_open => Ending::Finished,
+        // ssh had closed its side, and nothing more was to come.
+        Ending::Broken(Broken::Closed(_) | Broken::Lost(_)) if !bridge.input_open && !bridge.answered => {
+            Ending::Finished
+        }
         ending => ending,
+    }
+}
+
+/// ssh that reads no more has gone; any other failure is one.
+fn output_failed(error: io::Error) -> Ending {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ending::Finished,
+        _ => Ending::Broken(Broken::Output(error)),
     }
 }
 
@@ -94,10 +110,17 @@ struct Bridge<S, I, O> {
     input: I,
     input_open: bool,
     read: BytesMut,
+    /// A message that the relay had no room for.
+    unsent: Option<Message>,
     output: O,
     arrived: Bytes,
+    unflushed: bool,
+    /// Whether anything has arrived since the input ended.
+    answered: bool,
     ping: Interval,
     silence: Pin<Box<Sleep>>,
+    /// Whether something of ours kept the relay from being listened to.
+    held_up: bool,
 }
 
 impl<S, I, O> Bridge<S, I, O>
@@ -110,6 +133,7 @@ where
         let config = WebSocketConfig::default()
             .read_buffer_size(MAX_PAYLOAD)
             .write_buffer_size(MAX_PAYLOAD)
+            .max_write_buffer_size(MAX_UNSENT)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
         let stream = ReadSideTells { stream, write_failed: false };
@@ -120,10 +144,14 @@ where
             input,
             input_open: true,
             read: BytesMut::with_capacity(MAX_PAYLOAD),
+            unsent: None,
             output,
             arrived: Bytes::new(),
+            unflushed: false,
+            answered: false,
             ping,
             silence: Box::pin(sleep(DRAIN_SILENCE)),
+            held_up: false,
         }
     }
 
@@ -133,27 +161,31 @@ where
         }
         self.poll_ping(cx);
         // An input that has nothing for now keeps a waker, as does a relay that takes nothing.
-        let _ = self.poll_upstream(cx);
-        if !self.input_open && self.silence.as_mut().poll(cx).is_ready() {
+        let sending = self.poll_upstream(cx).is_pending();
+        if !self.input_open && self.poll_silence(cx, sending).is_ready() {
             return Poll::Ready(Ending::Finished);
         }
         Poll::Pending
     }
 
+    /// Ready when the relay has kept silent for [`DRAIN_SILENCE`]. It is not silence while we have more to send, or do
+    /// not read because the output takes nothing.
+    fn poll_silence(&mut self, cx: &mut Context<'_>, sending: bool) -> Poll<()> {
+        let held_up = sending || self.unflushed || self.arrived.has_remaining();
+        if std::mem::replace(&mut self.held_up, held_up) || held_up {
+            self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
+        }
+        self.silence.as_mut().poll(cx)
+    }
+
     /// Relay to output, up to a turn's worth of messages.
     fn poll_downstream(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         for _ in 0..TURN {
-            if ready!(self.poll_write_out(cx)).is_err() {
-                return Poll::Ready(Ending::Finished);
+            if let Err(error) = ready!(self.poll_write_out(cx)) {
+                return Poll::Ready(output_failed(error));
             }
             let Poll::Ready(message) = Pin::new(&mut self.relay).poll_next(cx) else {
-                // A buffering output holds the end of a burst until it is flushed.
-                let flushed = Pin::new(&mut self.output).poll_flush(cx);
-                return if let Poll::Ready(Err(_)) = flushed {
-                    Poll::Ready(Ending::Finished)
-                } else {
-                    Poll::Pending
-                };
+                return self.poll_flush_out(cx);
             };
             if let Some(ending) = self.receive(message) {
                 return Poll::Ready(ending);
@@ -163,12 +195,24 @@ where
         Poll::Pending
     }
 
+    /// A buffering output holds the end of a burst until it is flushed.
+    fn poll_flush_out(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if self.unflushed {
+            if let Err(error) = ready!(Pin::new(&mut self.output).poll_flush(cx)) {
+                return Poll::Ready(output_failed(error));
+            }
+            self.unflushed = false;
+        }
+        Poll::Pending
+    }
+
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.arrived.has_remaining() {
             match ready!(Pin::new(&mut self.output).poll_write(cx, &self.arrived))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.arrived.advance(written),
             }
+            self.unflushed = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -186,15 +230,21 @@ where
             Some(Ok(Message::Close(_))) | None => return Some(Ending::Finished),
             Some(Err(error)) => return Some(Ending::Broken(Broken::Lost(error))),
         }
-        if !self.input_open {
-            self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
-        }
+        self.answered |= !self.input_open;
+        self.held_up |= !self.input_open;
         None
     }
 
     /// Input to relay, up to a turn's worth of messages, then one flush. Ready when nothing is left to do for now.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..TURN {
+            if self.unsent.is_some() {
+                ready!(self.poll_flush(cx));
+            }
+            if let Some(message) = self.unsent.take() {
+                self.send(message);
+                continue;
+            }
             if !self.input_open {
                 return self.poll_flush(cx);
             }
@@ -218,21 +268,24 @@ where
     fn end_input(&mut self) {
         debug!("ssh closed its side");
         self.input_open = false;
-        self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
+        self.held_up = true;
     }
 
     fn poll_ping(&mut self, cx: &mut Context<'_>) {
         while self.ping.poll_tick(cx).is_ready() {
+            // A relay that takes nothing for now is not idle, and needs no ping.
             if let Poll::Ready(Ok(())) = Pin::new(&mut self.relay).poll_ready(cx) {
-                self.send(Message::Ping(Bytes::new()));
+                let _ = Pin::new(&mut self.relay).start_send(Message::Ping(Bytes::new()));
             }
         }
     }
 
     /// Feeds the relay. That it fails is learnt on the reading side; see [`ReadSideTells`].
     fn send(&mut self, message: Message) {
-        if let Err(error) = Pin::new(&mut self.relay).start_send(message) {
-            debug!(%error, "the relay takes no more");
+        match Pin::new(&mut self.relay).start_send(message) {
+            Ok(()) => {}
+            Err(Error::WriteBufferFull(message)) => self.unsent = Some(*message),
+            Err(error) => debug!(%error, "the relay takes no more"),
         }
     }
 

@@ -18,9 +18,11 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::net::head::{self, Head};
 use crate::net::{self, Net};
 
-/// How long the relay may take to answer the upgrade. It gives the listener about 30 s to accept (Relay Hybrid
-/// Connections protocol, "accept"), so that its own 504 comes first.
+/// How long a try may take: the relay gives the listener about 30 s to accept (Relay Hybrid Connections
+/// protocol, "accept"), so that its own 504 comes first.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
+/// What a try is given at the least, however little is left of the time to wait: a TLS handshake over a slow line.
+const LEAST_TRY: Duration = Duration::from_secs(10);
 
 /// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub(crate) struct Upgraded<S> {
     pub(crate) beyond: Vec<u8>,
 }
 
-/// Connects, and while nobody listens waits for it to change, up to `budget`.
+/// Connects, and while nobody listens waits for it to change, up to `budget`; each try has at least [`LEAST_TRY`].
 ///
 /// `on_retry` hears of each refusal that is waited out.
 ///
@@ -47,9 +49,11 @@ pub(crate) async fn wait_for_listener(
     let deadline = Instant::now() + budget;
     let mut pauses = pauses();
     loop {
-        let error = match connect(net, credentials, port).await {
-            Ok(upgraded) => return Ok(upgraded),
-            Err(error) => error,
+        let limit = deadline.saturating_duration_since(Instant::now()).clamp(LEAST_TRY, UPGRADE_TIMEOUT);
+        let error = match timeout(limit, connect(net, credentials, port)).await {
+            Ok(Ok(upgraded)) => return Ok(upgraded),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => ConnectError::Silent(limit),
         };
         let left = deadline.saturating_duration_since(Instant::now());
         if !error.may_pass() || left.is_zero() {
@@ -77,10 +81,7 @@ async fn connect(
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
     let authority = relay_authority(credentials)?;
     let stream = net.connect(&authority).await?;
-    match timeout(UPGRADE_TIMEOUT, upgrade(stream, &authority, credentials, port)).await {
-        Ok(upgraded) => upgraded,
-        Err(_elapsed) => Err(ConnectError::Silent(UPGRADE_TIMEOUT)),
-    }
+    upgrade(stream, &authority, credentials, port).await
 }
 
 fn relay_authority(credentials: &RelayCredentials) -> Result<Authority> {

@@ -293,3 +293,87 @@ async fn a_relay_that_takes_nothing_cannot_hold_up_the_end() {
     assert!(matches!(b.bridge.await.unwrap(), Ending::Signal(1)));
     assert!(start.elapsed() <= Duration::from_secs(3) + FAREWELL);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_may_pause_for_long_after_the_input_has_ended() {
+    let mut b = bridged(1000, std::future::pending()).await;
+    b.ssh_writes.shutdown().await.unwrap();
+    let all = vec![3_u8; 1 << 20];
+    let (mut sink, _stream) = b.relay.split();
+    let sent = all.clone();
+    let send = tokio::spawn(async move {
+        sink.send(Message::Binary(sent.into())).await.unwrap();
+        sink.send(Message::Close(None)).await.unwrap();
+    });
+    sleep(DRAIN_SILENCE * 20).await;
+    let mut received = Vec::new();
+    b.ssh_reads.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received.len(), all.len());
+    send.await.unwrap();
+    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_break_in_the_middle_of_an_answer_is_one_also_after_the_input_has_ended() {
+    let mut b = unstopped().await;
+    b.ssh_writes.shutdown().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    b.relay.send(binary(b"the first half")).await.unwrap();
+    assert_eq!(b.ssh_reads(14).await, b"the first half");
+    drop(b.relay);
+    assert!(matches!(b.bridge.await.unwrap(), Ending::Broken(Broken::Lost(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_that_fails_is_told() {
+    let (near, far) = duplex(1 << 20);
+    let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+    relay.send(binary(b"for a full disk")).await.unwrap();
+    let upgraded = Upgraded { stream: near, beyond: Vec::new() };
+    let (_ssh_writes, input) = duplex(64);
+    let ending = run(upgraded, input, Full, std::future::pending()).await;
+    assert!(matches!(ending, Ending::Broken(Broken::Output(_))), "{ending:?}");
+}
+
+/// An output on a full disk.
+struct Full;
+
+impl AsyncWrite for Full {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::StorageFull.into()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_pings_and_takes_no_pongs_fills_no_memory_and_loses_no_input() {
+    let mut b = bridged(2000, std::future::pending()).await;
+    let (mut pings, mut messages) = b.relay.split();
+    let flood = tokio::spawn(async move {
+        for _ in 0..20_000 {
+            pings.send(Message::Ping(Bytes::from_static(&[b'p'; 120]))).await.unwrap();
+        }
+        pings
+    });
+    let input = tokio::spawn(async move {
+        b.ssh_writes.write_all(&vec![5; 900_000]).await.unwrap();
+        b.ssh_writes
+    });
+    let _pings = flood.await.unwrap();
+    let (mut received, mut pongs) = (0, 0);
+    while received < 900_000 {
+        match messages.next().await.unwrap().unwrap() {
+            Message::Binary(bytes) => received += bytes.len(),
+            Message::Pong(payload) => pongs += payload.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(received, 900_000);
+    assert!(pongs <= 2 * MAX_UNSENT, "{pongs} bytes of pongs were held");
+    input.await.unwrap();
+}
