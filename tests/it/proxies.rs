@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use arcssh_emulator::Service;
+
 use crate::support::{Run, World, closed_port, eventually, run, world};
 
 const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
@@ -173,7 +175,7 @@ fn a_proxy_that_is_down_is_told_by_its_address() {
 fn a_socks_proxy_is_told_to_be_none_of_ours() {
     let w = world(&["web01"]);
     let info = w.relay_info();
-    let asked = w.emulator().requests().len();
+    let asked = w.emulator().requests_to(Service::Arm).len();
     let by_relay_info = "the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";
     let by_arm = "web01: socks5://127.0.0.1:1080 is not an HTTP proxy";
     for (mut arcssh, told) in [(w.arcssh(&["-p", "22"]), by_relay_info), (w.proxy("web01"), by_arm)] {
@@ -184,7 +186,7 @@ fn a_socks_proxy_is_told_to_be_none_of_ours() {
         assert_eq!(hint, "arcssh: hint: export HTTPS_PROXY=http://PROXY:PORT");
         assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
     }
-    assert_eq!(w.emulator().requests().len(), asked, "nothing goes past the proxy");
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), asked, "nothing goes past the proxy");
 }
 
 /// A session with one proxy variable.
