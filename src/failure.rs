@@ -3,12 +3,14 @@
 use std::error::Error as StdError;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Error;
 use rustls::CertificateError;
 
 use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::credential::NotSetUp;
+use crate::azure::entra::EntraRefusal;
 use crate::commands::proxy::{Goal, NoMachine};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::{Step, tls};
@@ -82,6 +84,8 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
 }
 
 const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
+const SERVICE_PRINCIPAL: &str =
+    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI";
 const NETWORK: &str =
     "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
@@ -91,6 +95,7 @@ const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft t
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
     match error {
         ArmError::Refused(refusal) => explain_refusal(refusal, goal),
+        ArmError::NoToken(refusal) => explain_no_token(refusal),
         ArmError::Identity(error) => {
             explain_way_out(error, None, "Entra ID").unwrap_or_else(|| explain_identity(error))
         }
@@ -146,17 +151,43 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             format!("there is no such machine ({code}: {message})"),
             "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
         ),
-        (429, _) => {
-            let pause =
-                refusal.retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
-            let why = "Azure Resource Manager has had too many requests (429)";
-            Told::new(FAILED, why, format!("try again in {pause}"))
-        }
+        (429, _) => Told::new(
+            FAILED,
+            "Azure Resource Manager has had too many requests (429)",
+            again(refusal.retry_after),
+        ),
         (500.., _) => {
             Told::new(FAILED, format!("Azure Resource Manager has a fault ({})", answer(refusal)), TRY_LATER)
         }
         _ => Told::without_hint(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal))),
     }
+}
+
+/// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
+/// codes"); what else comes in its place is somebody else's.
+fn explain_no_token(EntraRefusal { status, description, retry_after }: &EntraRefusal) -> Told {
+    let answer = format!("{status} {description}");
+    let answer = answer.trim_end();
+    match status {
+        429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
+        408 => Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), NETWORK),
+        500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
+        400..500 if !description.is_empty() => Told::new(
+            NO_IDENTITY,
+            format!("the service principal was refused: {description}"),
+            SERVICE_PRINCIPAL,
+        ),
+        _ => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way to Entra ID answered ({answer})"),
+            "have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+        ),
+    }
+}
+
+fn again(retry_after: Option<Duration>) -> String {
+    let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
+    format!("try again in {pause}")
 }
 
 fn setup(id: &str) -> String {
@@ -193,12 +224,12 @@ fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
             SIGN_IN,
         );
     }
+    if let Some(error) = chain(error).find(|cause| cause.is::<reqwest::Error>()) {
+        return Told::new(NO_WAY_OUT, format!("Entra ID cannot be reached: {}", root(error)), NETWORK);
+    }
     let (source, hint) = match words.split_once(FAILED_CREDENTIAL) {
         Some(("AzureCliCredential", _)) => ("Azure CLI gives no token", SIGN_IN),
-        _ => (
-            "the service principal was refused",
-            "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI",
-        ),
+        _ => ("the service principal gives no token", SERVICE_PRINCIPAL),
     };
     let reason = words.split_once(FAILED_CREDENTIAL).map_or(words.as_str(), |(_, reason)| reason);
     Told::new(NO_IDENTITY, format!("{source}: {reason}"), hint)

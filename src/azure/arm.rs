@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credential;
+use crate::azure::entra::EntraRefusal;
 use crate::azure::pipeline::{TooLong, causes, client_options, retry_after};
 
 /// How ARM names a request; support asks for it.
@@ -33,8 +34,8 @@ impl Arm {
     /// # Errors
     /// The environment names an identity only in part.
     pub(crate) fn new(cloud: &Cloud, http: reqwest::Client) -> Result<Self> {
+        let credential = credential::from_environment(cloud, http.clone())?;
         let options = client_options(http, |response| Error::new(ErrorKind::Other, Refusal::new(response)));
-        let credential = credential::from_environment(cloud, options.clone())?;
         let authorization = BearerTokenAuthorizationPolicy::new(credential, [cloud.arm_scope.clone()]);
         let pipeline = Pipeline::new(
             option_env!("CARGO_PKG_NAME"),
@@ -78,7 +79,10 @@ pub(crate) enum ArmError {
     /// ARM answered with a status other than 2xx.
     #[error(transparent)]
     Refused(Refusal),
-    /// No identity, or Entra ID refused it.
+    /// Entra ID answered with no token.
+    #[error(transparent)]
+    NoToken(EntraRefusal),
+    /// No identity, or Entra ID cannot be reached.
     #[error("no token for Azure Resource Manager")]
     Identity(#[source] Error),
     /// ARM could not be reached.
@@ -138,6 +142,9 @@ impl From<Error> for ArmError {
         // The retry policy wraps what a policy below it returns.
         if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
             return Self::Refused(refusal.clone());
+        }
+        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
+            return Self::NoToken(refusal.clone());
         }
         if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
             return Self::UnexpectedAnswer((*too_long).into());

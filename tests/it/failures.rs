@@ -82,6 +82,38 @@ fn entra_id_that_fails_for_a_moment_is_asked_again() {
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
 }
 
+#[test]
+fn entra_id_without_a_token_is_told_by_what_answered() {
+    let w = world(&["web01"]);
+    let proxy = "arcssh: hint: have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set";
+    let limited = "{\"error\":\"temporarily_unavailable\"}";
+    let broken = "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: The keys are expired.\\r\\nkeys\"}";
+    let cases = [
+        (
+            3,
+            401,
+            broken,
+            "the service principal was refused: AADSTS7000222: The keys are expired. keys",
+            SERVICE_PRINCIPAL,
+        ),
+        (6, 302, "", "something on the way to Entra ID answered (302)", proxy),
+        (
+            6,
+            200,
+            "<html>sign in to the hotel</html>",
+            "something on the way to Entra ID answered (200)",
+            proxy,
+        ),
+        (6, 403, "<html>blocked</html>", "something on the way to Entra ID answered (403)", proxy),
+        (1, 501, limited, "Entra ID has a fault (501)", TRY_LATER),
+    ];
+    for (status, answer, body, why, hint) in cases {
+        w.emulator().entra_fault(EntraFault::raw(answer, "text/html", body));
+        run(&mut w.proxy("web01")).failed(status, &[&cannot(why), hint]);
+    }
+    assert!(w.emulator().requests_to(Service::Arm).is_empty());
+}
+
 // Azure Resource Manager.
 
 #[test]
