@@ -12,6 +12,7 @@ use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::credential::NotSetUp;
 use crate::azure::entra::EntraRefusal;
 use crate::commands::proxy::{Goal, NoMachine};
+use crate::line::one_line;
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::{Step, tls};
 use crate::relay::bridge::Broken;
@@ -55,9 +56,9 @@ pub(crate) fn report(error: &Error) -> ExitCode {
     };
     // A standard error that is gone leaves nobody to tell.
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "arcssh: {what}{why}");
+    let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: {what}{why}")));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "arcssh: hint: {hint}");
+        let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: hint: {hint}")));
     }
     ExitCode::from(status)
 }

@@ -200,6 +200,18 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
 }
 
 #[test]
+fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
+    let w = world(&["web01"]);
+    let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
+    w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
+    let why =
+        cannot("there is no such machine (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)");
+    run(&mut w.proxy("web01")).failed(5, &[&why, MACHINES]);
+    w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", &"x".repeat(100_000)));
+    assert!(run(&mut w.proxy("web01")).stderr.len() < 2000);
+}
+
+#[test]
 fn an_identity_without_the_role_reads_who_needs_which_role_where() {
     let w = world_with(&["web01"], |builder| builder.role(Role::None));
     let hint = format!(
