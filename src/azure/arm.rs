@@ -116,21 +116,19 @@ struct Envelope {
 
 #[derive(Deserialize)]
 struct Inner {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
+    code: Option<String>,
+    message: Option<String>,
 }
 
 impl Refusal {
     fn new(response: &RawResponse) -> Self {
         let headers = response.headers();
         let Inner { code, message } = serde_json::from_slice(response.body())
-            .map_or(Inner { code: String::new(), message: String::new() }, |Envelope { error }| error);
+            .map_or(Inner { code: None, message: None }, |Envelope { error }| error);
         Self {
             status: response.status().into(),
-            code,
-            message,
+            code: code.unwrap_or_default(),
+            message: message.unwrap_or_default(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
         }
