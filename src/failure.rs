@@ -272,6 +272,11 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
             format!("something on the way takes the WebSocket upgrade out of the request ({error})"),
             "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
         ),
+        ..400 | 407 => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way answered in the relay's place ({error})"),
+            "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
+        ),
         500.. => Told::new(FAILED, format!("the relay has a fault ({error})"), TRY_LATER),
         _ => Told::new(
             FAILED,
@@ -372,13 +377,19 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 }
 
 fn root(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().unwrap_or(error).to_string()
+    words(chain(error).last().unwrap_or(error))
+}
+
+/// An error's own words; rustls tells of an end without notice at length, with a link for programmers.
+fn words(error: &(dyn StdError + 'static)) -> String {
+    let text = error.to_string();
+    if text.contains("without sending TLS close_notify") { "the connection was closed".into() } else { text }
 }
 
 /// All causes on one line, outermost first; an error that only repeats the one before it is left out.
 fn causes<'a>(chain: impl Iterator<Item = &'a (dyn StdError + 'static)>) -> String {
     let mut words: Vec<String> = Vec::new();
-    for cause in chain.map(ToString::to_string) {
+    for cause in chain.map(self::words) {
         if words.last().is_none_or(|before| !before.contains(&cause)) {
             words.push(cause);
         }
