@@ -135,7 +135,8 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             let why = "this identity may not ask for its relay credentials (403 AuthorizationFailed)";
             let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
             let role = format!(
-                "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee {assignee} --scope {id}"
+                "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee {assignee} --scope {}",
+                quoted(&id)
             );
             Told::new(NOT_ALLOWED, why, role)
         }
@@ -160,7 +161,17 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (500.., _) => {
             Told::new(FAILED, format!("Azure Resource Manager has a fault ({})", answer(refusal)), TRY_LATER)
         }
-        _ => Told::without_hint(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal))),
+        (..=399 | 407, _) => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way to Azure Resource Manager answered ({})", answer(refusal)),
+            "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set",
+        ),
+        (403, _) => Told::new(
+            NOT_ALLOWED,
+            format!("Azure Resource Manager refused ({})", answer(refusal)),
+            "ask an owner of the machine, or whoever runs the proxy, if one stands in the way",
+        ),
+        _ => Told::new(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal)), TRY_LATER),
     }
 }
 
@@ -191,8 +202,13 @@ fn again(retry_after: Option<Duration>) -> String {
     format!("try again in {pause}")
 }
 
+/// A resource ID as a shell takes it: a resource group's name may hold parentheses.
+fn quoted(id: &str) -> String {
+    if id.contains(['(', ')']) { format!("'{id}'") } else { id.to_owned() }
+}
+
 fn setup(id: &str) -> String {
-    format!("arcssh setup {id}")
+    format!("arcssh setup {}", quoted(id))
 }
 
 /// What azure_identity writes between the name of a credential and why it failed.
@@ -365,6 +381,10 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             (format!("the certificate of {host} has expired"), "check this machine's clock")
         }
+        rustls::Error::General(text) if text.starts_with("No CA certificates") => (
+            "no root certificates were found to check others with".into(),
+            "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
+        ),
         InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), NETWORK),
         other => (format!("no TLS with {host}: {other}"), NETWORK),
     };
