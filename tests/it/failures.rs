@@ -486,6 +486,15 @@ fn a_command_line_that_cannot_be_read_says_so_and_ends_with_2() {
 }
 
 #[test]
+fn empty_and_garbled_variables_do_not_keep_anybody_from_connecting() {
+    let w = world(&["web01"]);
+    let mut ssh = w.ssh_by(&format!("arcssh proxy {} --port %p", w.id()), "echo reached");
+    let run = run(ssh.env("ARCSSH_CLOUD", "").env("RUST_LOG", "arcssh=loud"));
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
+    assert_eq!(run.arcssh_lines(), ["arcssh: RUST_LOG=arcssh=loud is not understood, and left out"]);
+}
+
+#[test]
 fn without_a_machine_the_user_is_told_how_to_name_one() {
     let run = typed(&["proxy"]);
     run.failed(
