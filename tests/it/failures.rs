@@ -378,7 +378,7 @@ fn refusals_of_the_relay_are_told() {
     let websocket =
         "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
     let check_port = format!("arcssh: hint: check that {port} is the port that is enabled on the machine");
-    let cases: [(i32, u16, &str, &str, &str); 7] = [
+    let cases: [(i32, u16, &str, &str, &str); 9] = [
         (1, 403, "Forbidden.", "its agent or the relay refused", &check_port),
         (
             6,
@@ -387,6 +387,8 @@ fn refusals_of_the_relay_are_told() {
             "something on the way takes the WebSocket upgrade out of the request",
             websocket,
         ),
+        (6, 302, "Found.", "something on the way answered in the relay's place", websocket),
+        (6, 407, "Proxy.", "something on the way answered in the relay's place", websocket),
         (1, 418, "Not today.", "its agent or the relay refused", &check_port),
         (1, 500, "Internal error.", "the relay has a fault", TRY_LATER),
         (1, 503, "Busy.", "the relay has a fault", TRY_LATER),
