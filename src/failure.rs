@@ -3,13 +3,16 @@
 use std::error::Error as StdError;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Error;
 use rustls::CertificateError;
 
 use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::credential::NotSetUp;
+use crate::azure::entra::EntraRefusal;
 use crate::commands::proxy::{Goal, NoMachine};
+use crate::line::one_line;
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::{Step, tls};
 use crate::relay::bridge::Broken;
@@ -53,9 +56,9 @@ pub(crate) fn report(error: &Error) -> ExitCode {
     };
     // A standard error that is gone leaves nobody to tell.
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "arcssh: {what}{why}");
+    let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: {what}{why}")));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "arcssh: hint: {hint}");
+        let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: hint: {hint}")));
     }
     ExitCode::from(status)
 }
@@ -82,6 +85,8 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
 }
 
 const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
+const SERVICE_PRINCIPAL: &str =
+    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI";
 const NETWORK: &str =
     "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
@@ -91,6 +96,7 @@ const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft t
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
     match error {
         ArmError::Refused(refusal) => explain_refusal(refusal, goal),
+        ArmError::NoToken(refusal) => explain_no_token(refusal),
         ArmError::Identity(error) => {
             explain_way_out(error, None, "Entra ID").unwrap_or_else(|| explain_identity(error))
         }
@@ -129,7 +135,8 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             let why = "this identity may not ask for its relay credentials (403 AuthorizationFailed)";
             let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
             let role = format!(
-                "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee {assignee} --scope {id}"
+                "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee {assignee} --scope {}",
+                quoted(&id)
             );
             Told::new(NOT_ALLOWED, why, role)
         }
@@ -146,21 +153,62 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             format!("there is no such machine ({code}: {message})"),
             "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
         ),
-        (429, _) => {
-            let pause =
-                refusal.retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
-            let why = "Azure Resource Manager has had too many requests (429)";
-            Told::new(FAILED, why, format!("try again in {pause}"))
-        }
+        (429, _) => Told::new(
+            FAILED,
+            "Azure Resource Manager has had too many requests (429)",
+            again(refusal.retry_after),
+        ),
         (500.., _) => {
             Told::new(FAILED, format!("Azure Resource Manager has a fault ({})", answer(refusal)), TRY_LATER)
         }
-        _ => Told::without_hint(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal))),
+        (..=399 | 407, _) => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way to Azure Resource Manager answered ({})", answer(refusal)),
+            "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set",
+        ),
+        (403, _) => Told::new(
+            NOT_ALLOWED,
+            format!("Azure Resource Manager refused ({})", answer(refusal)),
+            "ask an owner of the machine, or whoever runs the proxy, if one stands in the way",
+        ),
+        _ => Told::new(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal)), TRY_LATER),
     }
 }
 
+/// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
+/// codes"); what else comes in its place is somebody else's.
+fn explain_no_token(EntraRefusal { status, description, retry_after }: &EntraRefusal) -> Told {
+    let answer = format!("{status} {description}");
+    let answer = answer.trim_end();
+    match status {
+        429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
+        408 => Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), NETWORK),
+        500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
+        400..500 if !description.is_empty() => Told::new(
+            NO_IDENTITY,
+            format!("the service principal was refused: {description}"),
+            SERVICE_PRINCIPAL,
+        ),
+        _ => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way to Entra ID answered ({answer})"),
+            "have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+        ),
+    }
+}
+
+fn again(retry_after: Option<Duration>) -> String {
+    let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
+    format!("try again in {pause}")
+}
+
+/// A resource ID as a shell takes it: a resource group's name may hold parentheses.
+fn quoted(id: &str) -> String {
+    if id.contains(['(', ')']) { format!("'{id}'") } else { id.to_owned() }
+}
+
 fn setup(id: &str) -> String {
-    format!("arcssh setup {id}")
+    format!("arcssh setup {}", quoted(id))
 }
 
 /// What azure_identity writes between the name of a credential and why it failed.
@@ -193,12 +241,12 @@ fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
             SIGN_IN,
         );
     }
+    if let Some(error) = chain(error).find(|cause| cause.is::<reqwest::Error>()) {
+        return Told::new(NO_WAY_OUT, format!("Entra ID cannot be reached: {}", root(error)), NETWORK);
+    }
     let (source, hint) = match words.split_once(FAILED_CREDENTIAL) {
         Some(("AzureCliCredential", _)) => ("Azure CLI gives no token", SIGN_IN),
-        _ => (
-            "the service principal was refused",
-            "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI",
-        ),
+        _ => ("the service principal gives no token", SERVICE_PRINCIPAL),
     };
     let reason = words.split_once(FAILED_CREDENTIAL).map_or(words.as_str(), |(_, reason)| reason);
     Told::new(NO_IDENTITY, format!("{source}: {reason}"), hint)
@@ -238,6 +286,11 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         400 => Told::new(
             NO_WAY_OUT,
             format!("something on the way takes the WebSocket upgrade out of the request ({error})"),
+            "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
+        ),
+        ..400 | 407 => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way answered in the relay's place ({error})"),
             "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
         ),
         500.. => Told::new(FAILED, format!("the relay has a fault ({error})"), TRY_LATER),
@@ -331,6 +384,10 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             (format!("the certificate of {host} has expired"), "check this machine's clock")
         }
+        rustls::Error::General(text) if text.starts_with("No CA certificates") => (
+            "no root certificates were found to check others with".into(),
+            "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
+        ),
         InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), NETWORK),
         other => (format!("no TLS with {host}: {other}"), NETWORK),
     };
@@ -343,13 +400,19 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 }
 
 fn root(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().unwrap_or(error).to_string()
+    words(chain(error).last().unwrap_or(error))
+}
+
+/// An error's own words; rustls tells of an end without notice at length, with a link for programmers.
+fn words(error: &(dyn StdError + 'static)) -> String {
+    let text = error.to_string();
+    if text.contains("without sending TLS close_notify") { "the connection was closed".into() } else { text }
 }
 
 /// All causes on one line, outermost first; an error that only repeats the one before it is left out.
 fn causes<'a>(chain: impl Iterator<Item = &'a (dyn StdError + 'static)>) -> String {
     let mut words: Vec<String> = Vec::new();
-    for cause in chain.map(ToString::to_string) {
+    for cause in chain.map(self::words) {
         if words.last().is_none_or(|before| !before.contains(&cause)) {
             words.push(cause);
         }

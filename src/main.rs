@@ -6,6 +6,7 @@ mod azure;
 mod cli;
 mod commands;
 mod failure;
+mod line;
 mod logging;
 mod net;
 mod relay;

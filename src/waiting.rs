@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval_at};
 
+use crate::line::one_line;
+
 /// The first line comes after this time.
 const FIRST: Duration = Duration::from_secs(2);
 /// And one each time after that.
@@ -48,7 +50,8 @@ impl<W: Write> Waiting<W> {
     /// A standard error that is gone is no reason to stop.
     fn tell(&self, elapsed: Duration) {
         let (object, mut out) = (self.object.borrow(), self.out.borrow_mut());
-        let _ = writeln!(out, "arcssh: waiting for the {object}; {} s so far", elapsed.as_secs());
+        let line = format!("arcssh: waiting for the {object}; {} s so far", elapsed.as_secs());
+        let _ = writeln!(out, "{}", one_line(&line));
     }
 }
 

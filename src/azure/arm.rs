@@ -5,30 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use async_trait::async_trait;
 use azure_core::Error;
 use azure_core::error::ErrorKind;
-use azure_core::http::headers::{HeaderName, Headers, RETRY_AFTER};
+use azure_core::http::headers::HeaderName;
 use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
-use azure_core::http::policies::{Policy, PolicyResult};
-use azure_core::http::{
-    ClientOptions, Context, ExponentialRetryOptions, Method, Pipeline, PipelineSendOptions, Request,
-    RetryOptions, StatusCode, Transport, Url,
-};
+use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credential;
-use crate::net::tls;
-
-/// Retries of one request after the first try: 429, 408 and 5xx answers, and connections that broke.
-const MAX_RETRIES: u32 = 3;
-
-/// The longest Retry-After that is waited out. Beyond it the user is told, since ssh and its callers stop waiting
-/// long before (Ansible after 10 s).
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::azure::entra::EntraRefusal;
+use crate::azure::pipeline::{TooLong, causes, client_options, retry_after};
 
 /// How ARM names a request; support asks for it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -45,8 +34,8 @@ impl Arm {
     /// # Errors
     /// The environment names an identity only in part.
     pub(crate) fn new(cloud: &Cloud, http: reqwest::Client) -> Result<Self> {
-        let options = client_options(http);
-        let credential = credential::from_environment(cloud, options.clone())?;
+        let credential = credential::from_environment(cloud, http.clone())?;
+        let options = client_options(http, |response| Error::new(ErrorKind::Other, Refusal::new(response)));
         let authorization = BearerTokenAuthorizationPolicy::new(credential, [cloud.arm_scope.clone()]);
         let pipeline = Pipeline::new(
             option_env!("CARGO_PKG_NAME"),
@@ -75,50 +64,13 @@ impl Arm {
 
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await?;
-        let (status, headers, body) = response.deconstruct();
-        info!(status = u16::from(status), request_id = headers.get_optional_str(&REQUEST_ID), "ARM answered");
+        let (status, request_id) = (response.status(), response.headers().get_optional_str(&REQUEST_ID));
+        info!(status = u16::from(status), request_id, "ARM answered");
         if status.is_success() {
-            return Ok(body.to_vec());
+            return Ok(response.into_body().to_vec());
         }
-        Err(ArmError::Refused(Refusal::new(status, &headers, &body)))
+        Err(ArmError::Refused(Refusal::new(&response)))
     }
-}
-
-fn client_options(http: reqwest::Client) -> ClientOptions {
-    let retry =
-        RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
-    ClientOptions {
-        transport: Some(Transport::new(Arc::new(http))),
-        retry,
-        per_try_policies: vec![Arc::new(OnlyWhatMayPass)],
-        ..Default::default()
-    }
-}
-
-/// Keeps the retry policy from repeating what cannot change soon: a certificate that is not trusted, and a
-/// Retry-After longer than anybody waits.
-#[derive(Debug)]
-struct OnlyWhatMayPass;
-
-#[async_trait]
-impl Policy for OnlyWhatMayPass {
-    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let result = next[0].send(ctx, request, &next[1..]).await;
-        match result {
-            Err(error) if causes(&error).any(|cause| tls::refusal(cause).is_some()) => {
-                Err(Error::with_error(ErrorKind::Other, error, "the TLS connection was refused"))
-            }
-            Ok(response) if retry_after(response.headers()).is_some_and(|wait| wait > PATIENCE) => {
-                let (status, headers, body) = response.try_into_raw_response().await?.deconstruct();
-                Err(Error::new(ErrorKind::Other, Refusal::new(status, &headers, &body)))
-            }
-            other => other,
-        }
-    }
-}
-
-fn retry_after(headers: &Headers) -> Option<Duration> {
-    headers.get_optional_str(&RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Why ARM gave no answer to build on.
@@ -127,7 +79,10 @@ pub(crate) enum ArmError {
     /// ARM answered with a status other than 2xx.
     #[error(transparent)]
     Refused(Refusal),
-    /// No identity, or Entra ID refused it.
+    /// Entra ID answered with no token.
+    #[error(transparent)]
+    NoToken(EntraRefusal),
+    /// No identity, or Entra ID cannot be reached.
     #[error("no token for Azure Resource Manager")]
     Identity(#[source] Error),
     /// ARM could not be reached.
@@ -161,20 +116,19 @@ struct Envelope {
 
 #[derive(Deserialize)]
 struct Inner {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
+    code: Option<String>,
+    message: Option<String>,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, headers: &Headers, body: &[u8]) -> Self {
-        let Inner { code, message } = serde_json::from_slice(body)
-            .map_or(Inner { code: String::new(), message: String::new() }, |Envelope { error }| error);
+    fn new(response: &RawResponse) -> Self {
+        let headers = response.headers();
+        let Inner { code, message } = serde_json::from_slice(response.body())
+            .map_or(Inner { code: None, message: None }, |Envelope { error }| error);
         Self {
-            status: status.into(),
-            code,
-            message,
+            status: response.status().into(),
+            code: code.unwrap_or_default(),
+            message: message.unwrap_or_default(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
         }
@@ -187,16 +141,15 @@ impl From<Error> for ArmError {
         if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
             return Self::Refused(refusal.clone());
         }
+        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
+            return Self::NoToken(refusal.clone());
+        }
+        if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
+            return Self::UnexpectedAnswer((*too_long).into());
+        }
         match error.kind() {
             ErrorKind::Credential => Self::Identity(error),
             _ => Self::Unreachable(error),
         }
     }
-}
-
-/// An error and what caused it, outermost first.
-fn causes<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }

@@ -6,8 +6,8 @@ use azure_core::http::Url;
 /// The clouds with a name. Spelling as typed after `--cloud`; Azure CLI's names for them are accepted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum CloudName {
-    /// Azure, the worldwide cloud.
-    #[value(alias = "AzureCloud")]
+    /// Azure, the worldwide cloud; an empty ARCSSH_CLOUD means it too.
+    #[value(help = "Azure, the worldwide cloud", aliases = ["AzureCloud", ""])]
     Public,
     /// Azure operated by 21Vianet.
     #[value(alias = "AzureChinaCloud")]

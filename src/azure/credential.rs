@@ -22,20 +22,23 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
+use crate::azure::entra;
 
 /// The environment variables of a service principal with a secret, as every Azure SDK reads them.
 const SERVICE_PRINCIPAL: [&str; 3] = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
 
 /// The first source that is set up: a service principal in the environment, else Azure CLI.
 ///
-/// `options` carries the transport and the retry rules; the sign-in authority is the cloud's.
+/// Entra ID is asked through `http`; the sign-in authority is the cloud's.
 ///
 /// # Errors
 /// The environment names a service principal only in part.
-pub(crate) fn from_environment(cloud: &Cloud, options: ClientOptions) -> Result<Arc<dyn TokenCredential>> {
+pub(crate) fn from_environment(cloud: &Cloud, http: reqwest::Client) -> Result<Arc<dyn TokenCredential>> {
     if let Some([tenant, client, secret]) = service_principal()? {
         info!(tenant, client, "identity: the service principal of AZURE_CLIENT_ID");
-        let options = ClientSecretCredentialOptions { client_options: with_authority(options, cloud) };
+        let options = ClientSecretCredentialOptions {
+            client_options: with_authority(entra::client_options(http), cloud),
+        };
         return ClientSecretCredential::new(&tenant, client, Secret::new(secret), Some(options))
             .map(|credential| credential as Arc<dyn TokenCredential>)
             .context("the service principal of AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET is unusable");

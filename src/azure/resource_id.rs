@@ -13,6 +13,12 @@ const ARC_TYPES: [(&str, &str); 4] = [
     ("Microsoft.AzureStackHCI", "virtualMachines"),
 ];
 
+/// The longest name of a resource group, and of anything else, in characters.
+///
+/// Source: Microsoft Learn, "Naming rules and restrictions for Azure resources".
+const MAX_GROUP: usize = 90;
+const MAX_NAME: usize = 260;
+
 /// The ID of one Arc machine: `/subscriptions/{s}/resourceGroups/{g}/providers/{type}/{name}`.
 ///
 /// Keywords and types are matched without regard to case, as ARM does; names keep the spelling they were given in.
@@ -60,6 +66,9 @@ impl FromStr for ResourceId {
             return Err(ResourceIdError::Shape);
         }
         let (namespace, kind) = arc_type(namespace, kind)?;
+        if group.chars().count() > MAX_GROUP {
+            return Err(ResourceIdError::Name(group.to_owned()));
+        }
         Ok(Self {
             subscription: segment(subscription)?,
             resource_group: segment(group)?,
@@ -100,7 +109,7 @@ fn arc_type(namespace: &str, kind: &str) -> Result<(&'static str, &'static str),
 fn segment(text: &str) -> Result<String, ResourceIdError> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.()".contains(c);
     let dots_only = text.chars().all(|c| c == '.');
-    if dots_only || !text.chars().all(allowed) {
+    if dots_only || text.chars().count() > MAX_NAME || !text.chars().all(allowed) {
         return Err(ResourceIdError::Name(text.to_owned()));
     }
     Ok(text.to_owned())
@@ -122,7 +131,7 @@ pub(crate) enum ResourceIdError {
     /// The ID of a resource that is no machine.
     #[error("{0} is not a kind of Arc machine")]
     Type(String),
-    /// A name in the ID is empty or holds a character that ARM does not allow.
+    /// A name in the ID is empty, too long or holds a character that ARM does not allow.
     #[error("{0:?} is not a name that Azure allows in a resource ID")]
     Name(String),
 }
@@ -180,6 +189,14 @@ mod tests {
             error(&ID.replace("machines", "licenses")),
             ResourceIdError::Type("Microsoft.HybridCompute/licenses".into())
         );
+    }
+
+    #[test]
+    fn a_name_longer_than_azure_allows_is_refused() {
+        for (name, limit) in [("rg-web", MAX_GROUP), ("web01", MAX_NAME)] {
+            let id = |length| ID.replace(name, &"x".repeat(length)).parse::<ResourceId>();
+            assert!(id(limit).is_ok() && matches!(id(limit + 1), Err(ResourceIdError::Name(_))), "{name}");
+        }
     }
 
     #[test]

@@ -41,8 +41,12 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
                 if received.is_empty() { "without an answer" } else { "in the middle of the answer" };
             bail!("the connection was closed {already}");
         }
-        if let Some(head) = parse(&received)? {
-            return Ok(head);
+        while let Some(head) = parse(&received)? {
+            // Other 1xx answers come before the one that counts (RFC 9110, section 15.2).
+            if head.status == 101 || !(100..200).contains(&head.status) {
+                return Ok(head);
+            }
+            received = head.beyond;
         }
     }
     bail!("the answer's head is longer than {MAX_HEAD} bytes")
@@ -83,6 +87,15 @@ mod tests {
         assert_eq!((head.status, head.reason.as_str()), (404, "Endpoint does not exist. TrackingId:x_G13"));
         assert_eq!(head.header("x-a"), Some("b"));
         assert_eq!(head.beyond, b"rest");
+    }
+
+    #[tokio::test]
+    async fn interim_answers_are_passed_over() {
+        let head = read_all(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Yes\r\n\r\nx",
+        );
+        let head = head.await.unwrap();
+        assert_eq!((head.status, head.beyond.as_slice()), (101, b"x".as_slice()));
     }
 
     #[tokio::test]

@@ -33,6 +33,9 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an HTTP answer may keep silent.
 const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long an HTTP request and its whole answer may take.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A TCP connection, or one inside TLS to an `https://` proxy.
 type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 
@@ -80,6 +83,7 @@ impl Net {
             .tls_backend_preconfigured(ClientConfig::clone(&self.tls))
             .connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT)
             .read_timeout(HTTP_READ_TIMEOUT)
+            .timeout(HTTP_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("cannot set up an HTTP client")

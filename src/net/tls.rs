@@ -38,7 +38,8 @@ impl SystemTrust {
     fn load(provider: Arc<CryptoProvider>) -> Arc<Self> {
         let trust = Arc::new(Self { provider, verifier: OnceLock::new() });
         let early = Arc::clone(&trust);
-        std::thread::spawn(move || early.verifier().is_ok());
+        // Without the thread it is loaded when a certificate arrives.
+        let _ = std::thread::Builder::new().spawn(move || early.verifier().is_ok());
         trust
     }
 

@@ -82,6 +82,38 @@ fn entra_id_that_fails_for_a_moment_is_asked_again() {
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
 }
 
+#[test]
+fn entra_id_without_a_token_is_told_by_what_answered() {
+    let w = world(&["web01"]);
+    let proxy = "arcssh: hint: have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set";
+    let limited = "{\"error\":\"temporarily_unavailable\"}";
+    let broken = "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: The keys are expired.\\r\\nkeys\"}";
+    let cases = [
+        (
+            3,
+            401,
+            broken,
+            "the service principal was refused: AADSTS7000222: The keys are expired. keys",
+            SERVICE_PRINCIPAL,
+        ),
+        (6, 302, "", "something on the way to Entra ID answered (302)", proxy),
+        (
+            6,
+            200,
+            "<html>sign in to the hotel</html>",
+            "something on the way to Entra ID answered (200)",
+            proxy,
+        ),
+        (6, 403, "<html>blocked</html>", "something on the way to Entra ID answered (403)", proxy),
+        (1, 501, limited, "Entra ID has a fault (501)", TRY_LATER),
+    ];
+    for (status, answer, body, why, hint) in cases {
+        w.emulator().entra_fault(EntraFault::raw(answer, "text/html", body));
+        run(&mut w.proxy("web01")).failed(status, &[&cannot(why), hint]);
+    }
+    assert!(w.emulator().requests_to(Service::Arm).is_empty());
+}
+
 // Azure Resource Manager.
 
 #[test]
@@ -165,6 +197,18 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
         assert_eq!(w.emulator().requests_to(Service::Arm).len(), number + 1, "asked again: {why}");
     }
     assert_eq!(writes(&w), 0);
+}
+
+#[test]
+fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
+    let w = world(&["web01"]);
+    let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
+    w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
+    let why =
+        cannot("there is no such machine (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)");
+    run(&mut w.proxy("web01")).failed(5, &[&why, MACHINES]);
+    w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", &"x".repeat(100_000)));
+    assert!(run(&mut w.proxy("web01")).stderr.len() < 2000);
 }
 
 #[test]
@@ -334,7 +378,7 @@ fn refusals_of_the_relay_are_told() {
     let websocket =
         "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
     let check_port = format!("arcssh: hint: check that {port} is the port that is enabled on the machine");
-    let cases: [(i32, u16, &str, &str, &str); 7] = [
+    let cases: [(i32, u16, &str, &str, &str); 9] = [
         (1, 403, "Forbidden.", "its agent or the relay refused", &check_port),
         (
             6,
@@ -343,6 +387,8 @@ fn refusals_of_the_relay_are_told() {
             "something on the way takes the WebSocket upgrade out of the request",
             websocket,
         ),
+        (6, 302, "Found.", "something on the way answered in the relay's place", websocket),
+        (6, 407, "Proxy.", "something on the way answered in the relay's place", websocket),
         (1, 418, "Not today.", "its agent or the relay refused", &check_port),
         (1, 500, "Internal error.", "the relay has a fault", TRY_LATER),
         (1, 503, "Busy.", "the relay has a fault", TRY_LATER),
@@ -439,6 +485,15 @@ fn a_command_line_that_cannot_be_read_says_so_and_ends_with_2() {
         assert_eq!(run.stderr.lines().next(), Some(first_line));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(2), b"".as_slice()), "{words:?}");
     }
+}
+
+#[test]
+fn empty_and_garbled_variables_do_not_keep_anybody_from_connecting() {
+    let w = world(&["web01"]);
+    let mut ssh = w.ssh_by(&format!("arcssh proxy {} --port %p", w.id()), "echo reached");
+    let run = run(ssh.env("ARCSSH_CLOUD", "").env("RUST_LOG", "arcssh=loud"));
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
+    assert_eq!(run.arcssh_lines(), ["arcssh: RUST_LOG=arcssh=loud is not understood, and left out"]);
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! The rules that every request to ARM and to Entra ID keeps: how often it is repeated, how long it is waited for, how
+//! much of an answer is read. Knows neither service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::error::ErrorKind;
+use azure_core::http::headers::{Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
+use azure_core::http::policies::{Policy, PolicyResult, get_retry_after};
+use azure_core::http::{
+    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, RawResponse, Request, RetryOptions,
+    Transport,
+};
+use azure_core::time::OffsetDateTime;
+use azure_core::{Error, Result};
+use futures_util::StreamExt;
+
+use crate::net::tls;
+
+/// Retries of one request after the first try: 429, 408 and 5xx answers, and connections that broke.
+const MAX_RETRIES: u32 = 3;
+
+/// The longest Retry-After that is waited out. Beyond it the user is told, since ssh and its callers stop waiting
+/// long before (Ansible after 10 s).
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The most of an answer's body that is read. Relay credentials take about 4 kB, a page of machines 1 or 2 MB.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+
+/// The options of a pipeline that keeps the rules; `refusal` is what the service's error answers are told as.
+pub(crate) fn client_options(http: reqwest::Client, refusal: fn(&RawResponse) -> Error) -> ClientOptions {
+    let retry =
+        RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
+    ClientOptions {
+        transport: Some(Transport::new(Arc::new(http))),
+        retry,
+        per_try_policies: vec![Arc::new(OnlyWhatMayPass { refusal })],
+        ..Default::default()
+    }
+}
+
+/// Keeps the retry policy from repeating what cannot change soon: a certificate that is not trusted, and a
+/// Retry-After longer than anybody waits. Reads the body, within [`MAX_BODY`].
+#[derive(Debug)]
+struct OnlyWhatMayPass {
+    refusal: fn(&RawResponse) -> Error,
+}
+
+#[async_trait]
+impl Policy for OnlyWhatMayPass {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let response = match next[0].send(ctx, request, &next[1..]).await {
+            Err(error) if causes(&error).any(|cause| tls::refusal(cause).is_some()) => {
+                return Err(Error::with_error(ErrorKind::Other, error, "the TLS connection was refused"));
+            }
+            result => result?,
+        };
+        let response = read(response).await?;
+        let long = retry_after(response.headers()).is_some_and(|wait| wait > PATIENCE);
+        if long && !response.status().is_success() {
+            return Err((self.refusal)(&response));
+        }
+        Ok(unread(response))
+    }
+}
+
+async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
+    let (status, headers, mut stream) = response.deconstruct();
+    let mut body = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        body.extend_from_slice(&chunk?);
+        if body.len() > MAX_BODY {
+            return Err(Error::new(ErrorKind::Other, TooLong));
+        }
+    }
+    Ok(RawResponse::from_bytes(status, headers, body))
+}
+
+/// A response for the policies above, from one that was read.
+pub(crate) fn unread(response: RawResponse) -> AsyncRawResponse {
+    let (status, headers, body) = response.deconstruct();
+    AsyncRawResponse::from_bytes(status, headers, azure_core::Bytes::from(body))
+}
+
+/// An answer longer than [`MAX_BODY`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it is longer than {} MiB", MAX_BODY / 1024 / 1024)]
+pub(crate) struct TooLong;
+
+/// When to come back, as azure_core's retry policy reads it.
+pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
+    let names = [X_MS_RETRY_AFTER_MS, RETRY_AFTER_MS, RETRY_AFTER];
+    get_retry_after(headers, OffsetDateTime::now_utc, &names)?.try_into().ok()
+}
+
+/// An error and what caused it, outermost first.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use azure_core::http::StatusCode;
+
+    #[test]
+    fn retry_after_is_read_in_each_form_and_the_most_exact_first() {
+        let wait = |headers: &[(&'static str, &'static str)]| {
+            let mut all = Headers::new();
+            headers.iter().for_each(|(name, value)| all.insert(*name, *value));
+            retry_after(&all)
+        };
+        assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        assert_eq!(
+            wait(&[("retry-after", "7"), ("retry-after-ms", "250")]),
+            Some(Duration::from_millis(250))
+        );
+        assert_eq!(
+            wait(&[("retry-after-ms", "1"), ("x-ms-retry-after-ms", "2")]),
+            Some(Duration::from_millis(2))
+        );
+        assert!(wait(&[("retry-after", "Wed, 01 Jan 2200 00:00:00 GMT")]).unwrap() > PATIENCE);
+        assert_eq!(wait(&[("retry-after", "soon")]), None);
+        assert_eq!(wait(&[("retry-after", "-1")]), None);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read_to_its_end() {
+        let chunk = || Ok(azure_core::Bytes::from_static(&[b'a'; 65536]));
+        let endless = futures_util::stream::repeat_with(chunk);
+        let response = AsyncRawResponse::new(StatusCode::Ok, Headers::new(), Box::pin(endless));
+        let error = read(response).await.unwrap_err();
+        assert!(causes(&error).any(|cause| cause.is::<TooLong>()), "{error}");
+    }
+}

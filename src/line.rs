@@ -1,0 +1,30 @@
+//! One line on a user's terminal, whoever wrote what stands in it.
+
+/// The longest line, in characters: it holds a command with a full resource ID.
+const MAX_LINE: usize = 900;
+
+/// `text` as one line that can neither steer a terminal nor pass for another line, nor flood.
+pub(crate) fn one_line(text: &str) -> String {
+    let plain = |c: char| if steers(c) { ' ' } else { c };
+    let mut line: String = text.chars().take(MAX_LINE).map(plain).collect();
+    if text.chars().nth(MAX_LINE).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Control characters, Unicode's line separators, and what turns the direction of text.
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_one_line_of_bounded_length() {
+        assert_eq!(one_line("a\r\nb\u{1b}[2J\u{202e}ü"), "a  b [2J ü");
+        assert_eq!(one_line(&"x".repeat(5000)).chars().count(), MAX_LINE + 1);
+    }
+}
