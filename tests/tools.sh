@@ -29,10 +29,16 @@ rsync rsync
 tinyproxy tinyproxy-bin
 curl curl
 openssl openssl
+git git
 python3 python3
 node nodejs
 npm npm
-script bsdutils' | sort -u | tr '\n' ' ')
+script bsdutils
+setpriv util-linux
+zsh zsh
+fish fish' | sort -u | tr '\n' ' ')
+    # Debian's python3 makes no environments for pip without it.
+    python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     [ -n "$packages" ] || return 0
     say "installing $packages"
     root=
@@ -65,6 +71,6 @@ if command -v apt-get >/dev/null; then
 elif command -v brew >/dev/null; then
     install_with_homebrew
 else
-    say "neither apt-get nor brew is here; needed: OpenSSH client and server, rsync, tinyproxy, curl, openssl, python3, npm"
+    say "neither apt-get nor brew is here; needed: OpenSSH client and server, rsync, tinyproxy, curl, openssl, git, python3, npm"
 fi
 privilege_separation_directory

@@ -38,7 +38,7 @@ pub struct Builder {
     listener_delay: Duration,
     rendezvous_time: Duration,
     token_lifetime: Duration,
-    page_size: usize,
+    page_size: Option<usize>,
     role: Role,
     registration_state: String,
     registration_delay: Duration,
@@ -57,7 +57,7 @@ impl Default for Builder {
             rendezvous_time: Duration::from_secs(30),
             // What Entra gives at least: 60 to 90 minutes (Microsoft Learn, "Configurable token lifetimes").
             token_lifetime: Duration::from_secs(3600),
-            page_size: 100,
+            page_size: None,
             role: Role::Owner,
             registration_state: "Registered".to_owned(),
             registration_delay: Duration::ZERO,
@@ -103,9 +103,10 @@ impl Builder {
         Self { token_lifetime, ..self }
     }
 
-    /// How many machines a page of a list has, 100 unless set.
+    /// How many machines a page has at most: of a list, which has 100 unless set, and of a graph query, whatever `$top`
+    /// says.
     pub fn page_size(self, machines: usize) -> Self {
-        Self { page_size: machines.max(1), ..self }
+        Self { page_size: Some(machines.max(1)), ..self }
     }
 
     /// What the identity may do, everything unless set.

@@ -97,13 +97,13 @@ impl Emulator {
         self.relay().namespace.authority()
     }
 
-    /// The machine called `name`.
+    /// The machine called `name`; the first one, if several are. `group/name` and the full ARM id are understood too.
     ///
     /// # Panics
     ///
     /// If there is none.
     pub fn machine(&self, name: &str) -> MachineHandle {
-        let found = self.arm.machines.iter().find(|machine| machine.facts.name.eq_ignore_ascii_case(name));
+        let found = self.arm.machines.iter().find(|machine| machine.is_called(name));
         let machine = found.unwrap_or_else(|| panic!("the emulator has no machine called {name}"));
         MachineHandle { machine: Arc::clone(machine), arm: Arc::clone(&self.arm) }
     }
@@ -228,6 +228,11 @@ impl MachineHandle {
     /// The full ARM id.
     pub fn resource_id(&self) -> String {
         self.machine.resource_id()
+    }
+
+    /// `properties.vmId`, the same in every run unless the test set it.
+    pub fn vm_id(&self) -> Option<String> {
+        self.machine.vm_id()
     }
 
     /// Starts or stops the agent. Connections that it carries already go on.

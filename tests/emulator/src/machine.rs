@@ -10,23 +10,43 @@ use std::time::Instant;
 use ring::digest;
 use tokio::sync::{mpsc, watch};
 
+use crate::clock;
 use crate::journal::lock;
 
-/// The subscription of every machine.
+/// The subscription of a machine that names no other.
 pub const SUBSCRIPTION: &str = "5b5c4700-0000-4000-8000-000000000001";
 /// The resource group of a machine that names no other.
 pub const RESOURCE_GROUP: &str = "rg-arc";
-/// The type of Arc-enabled servers.
-pub(crate) const RESOURCE_TYPE: &str = "Microsoft.HybridCompute/machines";
+/// The types that carry a `Microsoft.HybridConnectivity` endpoint, Arc-enabled servers first (azure-cli-extensions
+/// `src/ssh/azext_ssh/resource_type_utils.py`).
+pub(crate) const RESOURCE_TYPES: [&str; 4] = [
+    "Microsoft.HybridCompute/machines",
+    "Microsoft.ConnectedVMwarevSphere/virtualMachines",
+    "Microsoft.ScVmm/virtualMachines",
+    "Microsoft.AzureStackHCI/virtualMachines",
+];
 
 /// Service name to port: the `serviceConfigurations` of the default endpoint.
 pub(crate) type ServiceConfigurations = BTreeMap<String, u16>;
+
+/// Where the `vmId` of a machine comes from.
+#[derive(Clone, Debug)]
+enum VmId {
+    /// From the resource ID, so that it stays the same from run to run.
+    Derived,
+    Given(String),
+    Absent,
+}
 
 /// A machine as it is when the emulator starts: connected, with a default endpoint and SSH on port 22.
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(crate) name: String,
+    pub(crate) subscription: String,
     pub(crate) resource_group: String,
+    pub(crate) resource_type: &'static str,
+    vm_id: VmId,
+    pub(crate) tags: BTreeMap<String, String>,
     pub(crate) location: String,
     pub(crate) os_name: String,
     pub(crate) agent_version: String,
@@ -40,6 +60,10 @@ impl Machine {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            subscription: SUBSCRIPTION.to_owned(),
+            resource_type: RESOURCE_TYPES[0],
+            vm_id: VmId::Derived,
+            tags: BTreeMap::new(),
             resource_group: RESOURCE_GROUP.to_owned(),
             location: "eastus".to_owned(),
             os_name: "linux".to_owned(),
@@ -60,6 +84,37 @@ impl Machine {
     /// Another resource group.
     pub fn resource_group(self, resource_group: &str) -> Self {
         Self { resource_group: resource_group.to_owned(), ..self }
+    }
+
+    /// Another subscription, a GUID.
+    pub fn subscription(self, subscription: &str) -> Self {
+        Self { subscription: subscription.to_owned(), ..self }
+    }
+
+    /// Another resource type, such as `Microsoft.ScVmm/virtualMachines`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not one of the four types that Arc's SSH access knows.
+    pub fn resource_type(self, resource_type: &str) -> Self {
+        let known = known_type(resource_type);
+        Self { resource_type: known.unwrap_or_else(|| panic!("{resource_type} is no Arc type")), ..self }
+    }
+
+    /// Another `properties.vmId`.
+    pub fn vm_id(self, vm_id: &str) -> Self {
+        Self { vm_id: VmId::Given(vm_id.to_owned()), ..self }
+    }
+
+    /// Without `properties.vmId`.
+    pub fn without_vm_id(self) -> Self {
+        Self { vm_id: VmId::Absent, ..self }
+    }
+
+    /// One more tag.
+    pub fn tag(mut self, key: &str, value: &str) -> Self {
+        self.tags.insert(key.to_owned(), value.to_owned());
+        self
     }
 
     /// Another region.
@@ -140,6 +195,8 @@ pub(crate) struct MachineState {
     pub(crate) facts: Machine,
     endpoint: Mutex<bool>,
     status: Mutex<Option<String>>,
+    /// The status that was shown last, and since when.
+    shown: Mutex<(String, u64)>,
     pub(crate) service_configurations: watch::Sender<ServiceConfigurations>,
     pub(crate) online: watch::Sender<bool>,
     notices: mpsc::UnboundedSender<Notice>,
@@ -153,6 +210,7 @@ impl MachineState {
         let state = Self {
             endpoint: Mutex::new(facts.endpoint),
             status: Mutex::default(),
+            shown: Mutex::default(),
             service_configurations: watch::Sender::new(facts.service_configurations.clone()),
             online: watch::Sender::new(facts.online),
             notices,
@@ -164,16 +222,41 @@ impl MachineState {
 
     /// The full ARM id.
     pub(crate) fn resource_id(&self) -> String {
-        let Machine { resource_group, name, .. } = &self.facts;
+        let Machine { subscription, resource_group, resource_type, name, .. } = &self.facts;
         format!(
-            "/subscriptions/{SUBSCRIPTION}/resourceGroups/{resource_group}/providers/{RESOURCE_TYPE}/{name}"
+            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{resource_type}/{name}"
         )
+    }
+
+    /// Whether a test means this machine by `name`: its name, `group/name` or its full ARM id, without case.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let Machine { resource_group, name: own, .. } = &self.facts;
+        let names = [own.clone(), format!("{resource_group}/{own}"), self.resource_id()];
+        names.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    /// `properties.vmId`, a GUID.
+    pub(crate) fn vm_id(&self) -> Option<String> {
+        match &self.facts.vm_id {
+            VmId::Derived => Some(self.derived_vm_id()),
+            VmId::Given(vm_id) => Some(vm_id.clone()),
+            VmId::Absent => None,
+        }
+    }
+
+    fn derived_vm_id(&self) -> String {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.hash().as_ref()[..16]);
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    }
+
+    fn hash(&self) -> digest::Digest {
+        digest::digest(&digest::SHA256, self.resource_id().to_ascii_lowercase().as_bytes())
     }
 
     /// 64 hexadecimal digits that stay the same for a machine, as in recorded hybrid connection names.
     pub(crate) fn fingerprint(&self) -> String {
-        let hash = digest::digest(&digest::SHA256, self.resource_id().to_ascii_lowercase().as_bytes());
-        hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+        self.hash().as_ref().iter().fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").expect("writing to a String cannot fail");
             text
         })
@@ -189,6 +272,15 @@ impl MachineState {
     pub(crate) fn status(&self) -> String {
         let usual = if *self.online.borrow() { "Connected" } else { "Disconnected" };
         lock(&self.status).clone().unwrap_or_else(|| usual.to_owned())
+    }
+
+    /// Unix time in seconds since which the status has been shown as it is.
+    pub(crate) fn status_since(&self) -> u64 {
+        let (status, mut shown) = (self.status(), lock(&self.shown));
+        if shown.0 != status {
+            *shown = (status, clock::unix_seconds());
+        }
+        shown.1
     }
 
     pub(crate) fn set_status(&self, status: &str) {
@@ -226,4 +318,9 @@ impl MachineState {
 /// The port of a service, whose name is compared without case.
 pub(crate) fn port(configurations: &ServiceConfigurations, service: &str) -> Option<u16> {
     configurations.iter().find(|(name, _)| name.eq_ignore_ascii_case(service)).map(|(_, port)| *port)
+}
+
+/// One of [`RESOURCE_TYPES`], found without case.
+pub(crate) fn known_type(resource_type: &str) -> Option<&'static str> {
+    RESOURCE_TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(resource_type))
 }

@@ -128,7 +128,10 @@ impl Playground {
                 ("{resource_id}", self.emulator.machine(machine).resource_id()),
             ];
             sections += &values.iter().fold(HOST.to_owned(), |text, (name, value)| text.replace(name, value));
-            keys += &self.sshd.known_hosts_line(machine)?;
+            let vm_id = self.emulator.machine(machine).vm_id();
+            for name in [Some((*machine).to_owned()), vm_id].into_iter().flatten() {
+                keys += &self.sshd.known_hosts_line(&name)?;
+            }
         }
         ensure!(!sections.contains(['{', '}']), "a placeholder of the template has no value:\n{sections}");
         fs::write(self.configuration(), sections)?;

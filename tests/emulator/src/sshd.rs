@@ -19,7 +19,8 @@ use crate::journal::lock;
 const SSHD: [&str; 3] = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd"];
 
 /// Everything that sshd needs is in `{directory}`; `StrictModes` is off because a temporary directory's parents are
-/// open to all. No PAM, so that it also works without root.
+/// open to all. No PAM, so that it also works without root. Sessions have a home of their own: what a user's shell does
+/// when it starts is no part of a test, and what is left in a home goes with the directory.
 const CONFIGURATION: &str = "\
 HostKey {directory}/host_key
 AuthorizedKeysFile {directory}/authorized_keys
@@ -30,6 +31,7 @@ UsePAM no
 PidFile none
 LogLevel VERBOSE
 AcceptEnv LC_*
+SetEnv HOME={directory}/home
 Subsystem sftp internal-sftp
 ";
 
@@ -50,6 +52,7 @@ impl Sshd {
     pub fn start(directory: &Path) -> Result<Self> {
         let sshd = SSHD.iter().map(Path::new).find(|path| path.exists());
         let sshd = sshd.context("sshd is not installed: apt-get install openssh-server")?;
+        fs::create_dir(directory.join("home"))?;
         keygen(&directory.join("host_key"))?;
         keygen(&directory.join("client_key"))?;
         fs::copy(directory.join("client_key.pub"), directory.join("authorized_keys"))?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::arm::error::ArmError;
 use crate::arm::path::{MachinePath, Target};
 use crate::arm::reply::Reply;
-use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error};
+use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body};
 use crate::clock;
 use crate::journal::lock;
 use crate::machine::{MachineState, Minted, Notice};
@@ -82,7 +82,7 @@ impl Arm {
                 Ok(Reply::ok(&endpoint(path)))
             }
             Method::GET if *machine.endpoint() => Ok(Reply::ok(&endpoint(path))),
-            Method::GET => Err(error::endpoint_not_found(&path.name)),
+            Method::GET => Err(error::endpoint_not_found(&machine.facts)),
             Method::DELETE => {
                 let existed = *machine.endpoint();
                 self.remove_endpoint(machine);
@@ -121,7 +121,7 @@ impl Arm {
         let life = life(call)?;
         let body = if call.body.is_empty() { Value::Null } else { json_body(call)? };
         if !*machine.endpoint() {
-            return Err(error::endpoint_not_found(&machine.facts.name));
+            return Err(error::endpoint_not_found(&machine.facts));
         }
         let service = body["serviceName"].as_str().filter(|_| version != BEFORE_SERVICES);
         let service = match service {
@@ -135,10 +135,12 @@ impl Arm {
     }
 
     /// A new hybrid connection for every call: the recorded names end in the nanosecond time of their own request;
-    /// newer ones have `/v2` after it (Azure/azure-cli issue 29006).
+    /// newer ones have `/v2` after it (Azure/azure-cli issue 29006). They begin with the type of Arc-enabled servers; that
+    /// the other types take its place in names of their own is assumed.
     fn mint(&self, machine: &MachineState, life: u64, service: Option<(&str, u16)>) -> Minted {
         let (now, time) = (clock::unix_seconds(), clock::unix_nanoseconds());
-        let name = format!("microsoft.hybridcompute/machines/{}/{time}/v2", machine.fingerprint());
+        let resource_type = machine.facts.resource_type.to_ascii_lowercase();
+        let name = format!("{resource_type}/{}/{time}/v2", machine.fingerprint());
         let expires_on = now + life;
         let (resource, relay) = (self.relay.resource(&name), &self.relay);
         let token_expiry = expires_on + ACCESS_KEY_GRACE;
@@ -242,10 +244,10 @@ fn service_configuration(
     service: &str,
 ) -> Result<Reply, ArmError> {
     if !*machine.endpoint() {
-        return Err(error::endpoint_not_found(&path.name));
+        return Err(error::endpoint_not_found(&machine.facts));
     }
     let current = machine.port(service);
-    let missing = || error::service_configuration_not_found(&path.name, service);
+    let missing = || error::service_configuration_not_found(&machine.facts, service);
     match call.method {
         Method::GET => Ok(Reply::ok(&configuration(path, service, current.ok_or_else(missing)?))),
         Method::PUT | Method::PATCH => {
@@ -297,20 +299,9 @@ fn service_configuration_list(
         return Err(error::method_not_allowed());
     }
     if !*machine.endpoint() {
-        return Err(error::endpoint_not_found(&path.name));
+        return Err(error::endpoint_not_found(&machine.facts));
     }
     let all = machine.service_configurations.borrow();
     let all: Vec<Value> = all.iter().map(|(service, port)| configuration(path, service, *port)).collect();
     Ok(Reply::ok(&json!({ "value": all })))
-}
-
-fn json_body(call: &Call) -> Result<Value, ArmError> {
-    let invalid = || {
-        ArmError::new(
-            400,
-            "InvalidRequestContent",
-            "The request content was invalid and could not be deserialized.",
-        )
-    };
-    serde_json::from_slice(&call.body).map_err(|_| invalid())
 }

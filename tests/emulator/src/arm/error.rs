@@ -1,9 +1,12 @@
 //! ARM's error envelope, and the errors whose texts are recorded or documented.
 
-use serde_json::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
+use crate::arm::path::MachinePath;
 use crate::arm::reply::Reply;
-use crate::machine::RESOURCE_TYPE;
+use crate::clock;
+use crate::machine::Machine;
 
 /// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +14,18 @@ pub(crate) struct ArmError {
     status: u16,
     code: &'static str,
     message: String,
+    details: Vec<Value>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl ArmError {
     pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), headers: Vec::new() }
+        Self { status, code, message: message.into(), details: Vec::new(), headers: Vec::new() }
+    }
+
+    fn detail(mut self, detail: Value) -> Self {
+        self.details.push(detail);
+        self
     }
 
     fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -30,9 +39,13 @@ impl ArmError {
         self.header("x-ms-failure-cause", "gateway")
     }
 
-    /// The envelope; recorded bodies have nothing but code and message (azure-rest-api-specs hybridconnectivity).
+    /// The envelope; recorded bodies have nothing but code and message (azure-rest-api-specs hybridconnectivity),
+    /// those of Resource Graph excepted.
     pub(crate) fn reply(self) -> Reply {
-        let body = json!({ "error": { "code": self.code, "message": self.message } });
+        let mut body = json!({ "error": { "code": self.code, "message": self.message } });
+        if !self.details.is_empty() {
+            body["error"]["details"] = self.details.into();
+        }
         let reply = Reply::json(self.status, &body);
         self.headers.into_iter().fold(reply, |reply, (name, value)| reply.header(name, &value))
     }
@@ -90,30 +103,31 @@ pub(crate) fn resource_group_not_found(resource_group: &str) -> ArmError {
 
 /// Recorded for the GET of a machine. What listCredentials answers for a missing machine is not in the sources; the
 /// same is assumed.
-pub(crate) fn machine_not_found(name: &str, resource_group: &str) -> ArmError {
+pub(crate) fn machine_not_found(path: &MachinePath) -> ArmError {
+    let MachinePath { resource_group, resource_type, name, .. } = path;
     let text = format!(
-        "The Resource '{RESOURCE_TYPE}/{name}' under resource group '{resource_group}' was not found. For more \
+        "The Resource '{resource_type}/{name}' under resource group '{resource_group}' was not found. For more \
          details please go to https://aka.ms/ARMResourceNotFoundFix"
     );
     ArmError::new(404, "ResourceNotFound", text).by_gateway()
 }
 
 /// Recorded: the endpoint has not been created. Unlike the others it came through the resource provider.
-pub(crate) fn endpoint_not_found(machine: &str) -> ArmError {
-    not_found_at_provider(&format!(
-        "{RESOURCE_TYPE}/{machine}/providers/Microsoft.HybridConnectivity/endpoints/default"
-    ))
+pub(crate) fn endpoint_not_found(machine: &Machine) -> ArmError {
+    not_found_at_provider(machine, "")
 }
 
 /// The body of this 404 is not in the sources; the endpoint's is taken for the model.
-pub(crate) fn service_configuration_not_found(machine: &str, service: &str) -> ArmError {
-    not_found_at_provider(&format!(
-        "{RESOURCE_TYPE}/{machine}/providers/Microsoft.HybridConnectivity/endpoints/default/serviceConfigurations/{service}"
-    ))
+pub(crate) fn service_configuration_not_found(machine: &Machine, service: &str) -> ArmError {
+    not_found_at_provider(machine, &format!("/serviceConfigurations/{service}"))
 }
 
-fn not_found_at_provider(path: &str) -> ArmError {
-    ArmError::new(404, "ResourceNotFound", format!("The resource '{path}' could not be found.")).by_gateway()
+fn not_found_at_provider(machine: &Machine, rest: &str) -> ArmError {
+    let Machine { resource_type, name, .. } = machine;
+    let endpoint =
+        format!("{resource_type}/{name}/providers/Microsoft.HybridConnectivity/endpoints/default{rest}");
+    let text = format!("The resource '{endpoint}' could not be found.");
+    ArmError::new(404, "ResourceNotFound", text).by_gateway()
 }
 
 /// Only the status is known (azure-cli-extensions ssh connectivity_utils.py matches on 412): code and text are ours.
@@ -134,6 +148,43 @@ pub(crate) fn authorization_failed(client: &str, object_id: &str, action: &str, 
 /// A request that the specification does not allow; the sources have neither code nor text.
 pub(crate) fn bad_request(message: impl Into<String>) -> ArmError {
     ArmError::new(400, "BadRequest", message)
+}
+
+pub(crate) fn invalid_content() -> ArmError {
+    let text = "The request content was invalid and could not be deserialized.";
+    ArmError::new(400, "InvalidRequestContent", text)
+}
+
+/// A query that Resource Graph does not understand, with the token at fault (Azure/aztfexport issue 485).
+pub(crate) fn invalid_query(token: &str) -> ArmError {
+    let text = "Query is invalid. Please refer to the documentation for the Azure Resource Graph service and fix the \
+                error before retrying.";
+    let parser = json!({ "code": "ParserFailure", "message": "ParserFailure", "token": token });
+    refused_by_graph("InvalidQuery", text).detail(parser)
+}
+
+/// None of the subscriptions asked for is one that the caller sees (Azure/aztfexport issues 331 and 491).
+pub(crate) fn no_valid_subscriptions(given: &[&str]) -> ArmError {
+    let text = format!(
+        "There must be at least one subscription that is eligible to contain resources. Given: '{}'.",
+        given.join(",")
+    );
+    refused_by_graph("NoValidSubscriptionsInQueryRequest", &text)
+}
+
+/// An option that the specification does not allow; the sources have neither code nor text of the detail.
+pub(crate) fn invalid_option(text: &str) -> ArmError {
+    refused_by_graph("BadRequest", text)
+}
+
+/// Resource Graph says what is wrong in the details only.
+fn refused_by_graph(code: &str, text: &str) -> ArmError {
+    let time = clock::timestamp(clock::unix_seconds());
+    let message = format!(
+        "Please provide below info when asking for support: timestamp = {time}.0000000Z, correlationId = {}.",
+        Uuid::new_v4()
+    );
+    bad_request(message).detail(json!({ "code": code, "message": text }))
 }
 
 pub(crate) fn method_not_allowed() -> ArmError {

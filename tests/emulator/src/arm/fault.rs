@@ -19,8 +19,14 @@ pub enum ArmCall {
     Endpoint,
     /// Anything on `…/serviceConfigurations`.
     ServiceConfiguration,
-    /// Machines, one or many.
+    /// One machine.
     Machine,
+    /// Machines or resources of a subscription or a resource group.
+    List,
+    /// `GET /subscriptions`.
+    Subscriptions,
+    /// `POST /providers/Microsoft.ResourceGraph/resources`.
+    ResourceGraph,
     /// The state and registration of a resource provider.
     Provider,
     /// Every call.
@@ -33,11 +39,12 @@ impl ArmCall {
             Target::ListCredentials(_) => Self::ListCredentials,
             Target::Endpoints(_) | Target::Endpoint(_) => Self::Endpoint,
             Target::ServiceConfigurations(_) | Target::ServiceConfiguration(..) => Self::ServiceConfiguration,
-            Target::Machine(_) | Target::Machines(_) => Self::Machine,
+            Target::Machine(_) => Self::Machine,
+            Target::Machines(_) | Target::Resources(_) => Self::List,
+            Target::Subscriptions => Self::Subscriptions,
+            Target::ResourceGraph => Self::ResourceGraph,
             Target::Provider(_) | Target::Register(_) => Self::Provider,
-            Target::Permissions(_) | Target::Resources(_) | Target::ResourceGraph | Target::Unknown => {
-                Self::Any
-            }
+            Target::Permissions(_) | Target::Unknown => Self::Any,
         }
     }
 }

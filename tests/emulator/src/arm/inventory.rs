@@ -1,5 +1,6 @@
-//! Providers, machines, resource lists and Resource Graph: everything that finds a machine.
+//! Subscriptions, providers, machines and resource lists: what finds a machine without a query.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::Method;
@@ -8,36 +9,86 @@ use serde_json::{Value, json};
 use crate::arm::error::ArmError;
 use crate::arm::path::{ProviderPath, Scope};
 use crate::arm::reply::Reply;
+use crate::arm::role::Role;
 use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error};
 use crate::clock;
 use crate::encoding::encode;
 use crate::entra::TENANT;
 use crate::journal::lock;
-use crate::machine::{MachineState, RESOURCE_TYPE, SUBSCRIPTION};
+use crate::machine::{MachineState, RESOURCE_TYPES};
 use crate::server::Call;
 
 /// The managed identity of every machine.
 const MACHINE_PRINCIPAL: &str = "ac41e000-0000-4000-8000-000000000001";
 
+/// How many machines a page of a list has.
+const LIST_PAGE: usize = 100;
+
 /// A machine, with the fields of the recorded GET (azure-powershell TestGetArcConfig.json) that a client may read.
 pub(crate) fn machine(machine: &MachineState) -> Value {
     let facts = &machine.facts;
     json!({
-        "id": machine.resource_id(), "name": facts.name, "location": facts.location, "tags": {},
+        "id": machine.resource_id(), "name": facts.name, "location": facts.location, "tags": facts.tags,
         "identity": { "type": "SystemAssigned", "principalId": MACHINE_PRINCIPAL, "tenantId": TENANT },
-        "type": RESOURCE_TYPE, "kind": null,
-        "properties": {
-            "provisioningState": "Succeeded", "agentVersion": facts.agent_version, "status": machine.status(),
-            "lastStatusChange": format!("{}.0000000Z", clock::timestamp(clock::unix_seconds())),
-            "errorDetails": [], "displayName": facts.name, "machineFqdn": facts.name,
-            "osName": facts.os_name, "osType": facts.os_name, "osProfile": { "computerName": facts.name },
-            "agentConfiguration": { "incomingConnectionsPorts": [], "configMode": "full" },
-        },
-        "resources": [],
+        "type": facts.resource_type, "kind": null, "properties": properties(machine), "resources": [],
     })
 }
 
+fn properties(machine: &MachineState) -> Value {
+    let server = machine.facts.resource_type == RESOURCE_TYPES[0];
+    let mut properties =
+        if server { server_properties(machine) } else { virtual_machine_properties(machine) };
+    if let Some(vm_id) = machine.vm_id() {
+        properties["vmId"] = vm_id.into();
+    }
+    properties
+}
+
+fn server_properties(machine: &MachineState) -> Value {
+    let facts = &machine.facts;
+    json!({
+        "provisioningState": "Succeeded", "agentVersion": facts.agent_version, "status": machine.status(),
+        "lastStatusChange": status_change(machine),
+        "errorDetails": [], "displayName": facts.name, "machineFqdn": facts.name,
+        "osName": facts.os_name, "osType": facts.os_name, "osProfile": { "computerName": facts.name },
+        "agentConfiguration": { "incomingConnectionsPorts": [], "configMode": "full" },
+    })
+}
+
+/// Where azure-cli-extensions `src/ssh/azext_ssh/target_os_utils.py` looks in a VMware machine; the other two kinds of
+/// virtual machine are taken to be like it.
+fn virtual_machine_properties(machine: &MachineState) -> Value {
+    let facts = &machine.facts;
+    json!({
+        "provisioningState": "Succeeded",
+        "osProfile": { "computerName": facts.name, "osType": facts.os_name },
+        "guestAgentProfile": {
+            "agentVersion": facts.agent_version, "status": machine.status(), "lastStatusChange": status_change(machine),
+        },
+    })
+}
+
+fn status_change(machine: &MachineState) -> String {
+    format!("{}.0000000Z", clock::timestamp(machine.status_since()))
+}
+
 impl Arm {
+    /// `GET /subscriptions`: those in which the caller has any right (azure-rest-api-specs resources 2022-12-01
+    /// `subscriptions.json`).
+    pub(crate) fn subscription_list(&self, call: &Call) -> Result<Reply, ArmError> {
+        if call.method != Method::GET {
+            return Err(error::method_not_allowed());
+        }
+        let all: Vec<Value> =
+            self.visible_subscriptions().into_iter().enumerate().map(subscription).collect();
+        Ok(Reply::ok(&json!({ "count": { "type": "Total", "value": all.len() }, "value": all })))
+    }
+
+    /// The subscriptions in which the caller has any right.
+    pub(crate) fn visible_subscriptions(&self) -> Vec<&str> {
+        if *lock(&self.role) == Role::None { Vec::new() } else { self.subscriptions() }
+    }
+
     /// `GET /subscriptions/{sub}/providers/{namespace}`. Every other provider is registered.
     pub(crate) fn provider(&self, path: &ProviderPath) -> Result<Reply, ArmError> {
         let ours = path.namespace.eq_ignore_ascii_case(HYBRID_CONNECTIVITY);
@@ -68,15 +119,16 @@ impl Arm {
         self.provider(path)
     }
 
-    /// The machines of a subscription or a resource group, in pages.
+    /// The machines of one type in a subscription or a resource group, in pages.
     pub(crate) fn machine_list(&self, call: &Call, scope: &Scope) -> Result<Reply, ArmError> {
         let machines = self.in_scope(scope)?;
+        let size = self.page_size.unwrap_or(LIST_PAGE);
         let skip = call.query.value("$skiptoken").and_then(|token| token.parse().ok()).unwrap_or(0);
-        let page: Vec<Value> = machines.iter().skip(skip).take(self.page_size).map(|m| machine(m)).collect();
+        let page: Vec<Value> = machines.iter().skip(skip).take(size).map(|m| machine(m)).collect();
         let mut body = json!({ "value": page });
-        if skip + self.page_size < machines.len() {
+        if skip + size < machines.len() {
             let version = encode(call.query.value("api-version").unwrap_or_default());
-            let next = skip + self.page_size;
+            let next = skip + size;
             let link =
                 format!("https://{}{}?api-version={version}&$skiptoken={next}", self.address, call.path);
             body["nextLink"] = link.into();
@@ -85,69 +137,49 @@ impl Arm {
     }
 
     fn in_scope(&self, scope: &Scope) -> Result<Vec<&MachineState>, ArmError> {
-        let Some(group) = &scope.resource_group else {
-            return Ok(self.machines.iter().map(|m| &**m).collect());
+        let subscription = &scope.subscription;
+        let machines: Vec<&Arc<MachineState>> = match &scope.resource_group {
+            Some(group) => self.in_group(subscription, group)?,
+            None => {
+                let all = self.machines.iter();
+                all.filter(|m| m.facts.subscription.eq_ignore_ascii_case(subscription)).collect()
+            }
         };
-        let machines = self.machines.iter().map(|machine| &**machine);
-        let found: Vec<_> = machines.filter(|m| m.facts.resource_group.eq_ignore_ascii_case(group)).collect();
-        if found.is_empty() { Err(error::resource_group_not_found(group)) } else { Ok(found) }
+        let machines = machines.into_iter().map(|machine| &**machine);
+        Ok(machines
+            .filter(|m| scope.resource_type.is_none_or(|kind| m.facts.resource_type == kind))
+            .collect())
     }
 
-    /// `GET …/resourceGroups/{rg}/resources?$filter=name eq '…'`: not found is an empty list, not 404 (recorded).
+    /// `GET …/resources?$filter=name eq '…' and (resourceType eq '…' or …)` in a subscription or a resource group: not
+    /// found is an empty list, not 404 (recorded: azure-powershell TestArcPortFromRSTags.json).
     pub(crate) fn resources(&self, call: &Call, scope: &Scope) -> Result<Reply, ArmError> {
         let filter = call.query.value("$filter").unwrap_or_default();
-        let name = quoted_after(filter, "name eq ").map(|name| name.replace("''", "'"));
-        let found = self.in_scope(scope)?.into_iter();
-        let found =
-            found.filter(|m| name.as_ref().is_none_or(|name| m.facts.name.eq_ignore_ascii_case(name)));
+        let names: Vec<&str> = quoted_after(filter, "name eq ").collect();
+        let types: Vec<&str> = quoted_after(filter, "resourceType eq ").collect();
+        let among = |wanted: &[&str], value: &str| {
+            wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
+        };
+        let found = self.in_scope(scope)?.into_iter().filter(|machine| self.readable(machine));
+        let found = found.filter(|m| among(&names, &m.facts.name) && among(&types, m.facts.resource_type));
         let found: Vec<Value> = found.map(resource).collect();
         Ok(Reply::ok(&json!({ "value": found })))
     }
+}
 
-    /// `POST /providers/Microsoft.ResourceGraph/resources` with one answer page. Of the query only `name =~ '…'` is
-    /// understood, and the columns are always those of a machine.
-    pub(crate) fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
-        if call.method != Method::POST {
-            return Err(error::method_not_allowed());
-        }
-        let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
-        let name = body["query"].as_str().and_then(|query| quoted_after(query, "name =~ "));
-        let readable = lock(&self.role).allows("Microsoft.HybridCompute/machines/read");
-        let found = self.machines.iter().filter(|_| readable);
-        let found =
-            found.filter(|m| name.as_ref().is_none_or(|name| m.facts.name.eq_ignore_ascii_case(name)));
-        let rows: Vec<Value> = found.map(|machine| row(machine)).collect();
-        Ok(Reply::ok(&json!({
-            "totalRecords": rows.len(), "count": rows.len(), "resultTruncated": "false", "data": rows, "facets": [],
-        })))
-    }
+fn subscription((index, id): (usize, &str)) -> Value {
+    json!({
+        "id": format!("/subscriptions/{id}"), "subscriptionId": id, "tenantId": TENANT, "state": "Enabled",
+        "displayName": format!("Subscription {}", index + 1),
+    })
 }
 
 fn resource(machine: &MachineState) -> Value {
     let facts = &machine.facts;
-    json!({ "id": machine.resource_id(), "name": facts.name, "type": RESOURCE_TYPE, "location": facts.location })
+    json!({ "id": machine.resource_id(), "name": facts.name, "type": facts.resource_type, "location": facts.location })
 }
 
-fn row(machine: &MachineState) -> Value {
-    let facts = &machine.facts;
-    json!({
-        "id": machine.resource_id(), "name": facts.name, "type": RESOURCE_TYPE.to_ascii_lowercase(),
-        "resourceGroup": facts.resource_group, "subscriptionId": SUBSCRIPTION, "location": facts.location,
-        "kind": "", "status": machine.status(), "agentVersion": facts.agent_version,
-        "osType": facts.os_name, "osName": facts.os_name,
-    })
-}
-
-/// The text in single quotes after `marker`; a doubled quote is part of it.
-fn quoted_after(text: &str, marker: &str) -> Option<String> {
-    let quoted = text.split_once(marker)?.1.strip_prefix('\'')?;
-    let mut end = 0;
-    while let Some(quote) = quoted[end..].find('\'') {
-        end += quote;
-        if !quoted[end + 1..].starts_with('\'') {
-            return Some(quoted[..end].to_owned());
-        }
-        end += 2;
-    }
-    None
+/// The texts in single quotes that follow `marker`. Names of Azure resources have no quotes in them.
+fn quoted_after<'a>(text: &'a str, marker: &str) -> impl Iterator<Item = &'a str> {
+    text.split(marker).skip(1).filter_map(|rest| Some(rest.strip_prefix('\'')?.split_once('\'')?.0))
 }

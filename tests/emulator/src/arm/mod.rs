@@ -6,8 +6,10 @@
 pub(crate) mod connectivity;
 pub(crate) mod error;
 pub(crate) mod fault;
+pub(crate) mod graph;
 pub(crate) mod inventory;
 pub(crate) mod path;
+pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod role;
 
@@ -16,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use serde_json::Value;
 
 use crate::arm::error::ArmError;
 use crate::arm::fault::{ArmCall, ArmFaults};
@@ -54,7 +57,8 @@ pub(crate) struct Arm {
     pub(crate) service_token_key: Arc<TokenKey>,
     pub(crate) endpoint_delay: Duration,
     pub(crate) listener_delay: Duration,
-    pub(crate) page_size: usize,
+    /// The largest page that a test asked for.
+    pub(crate) page_size: Option<usize>,
     pub(crate) registration: Mutex<Registration>,
     pub(crate) role: Mutex<Role>,
     pub(crate) faults: ArmFaults,
@@ -99,6 +103,7 @@ impl Arm {
         self.check_subscription(target)?;
         self.authorize(call, target)?;
         match target {
+            Target::Subscriptions => self.subscription_list(call),
             Target::Provider(provider) => self.provider(provider),
             Target::Register(provider) => self.register(provider),
             Target::Machines(scope) => self.machine_list(call, scope),
@@ -148,9 +153,9 @@ impl Arm {
             | Target::ListCredentials(path)
             | Target::ServiceConfigurations(path)
             | Target::ServiceConfiguration(path, _) => &path.subscription,
-            Target::ResourceGraph | Target::Unknown => return Ok(()),
+            Target::Subscriptions | Target::ResourceGraph | Target::Unknown => return Ok(()),
         };
-        let known = subscription.eq_ignore_ascii_case(SUBSCRIPTION);
+        let known = self.subscriptions().iter().any(|known| known.eq_ignore_ascii_case(subscription));
         if known { Ok(()) } else { Err(error::subscription_not_found(subscription)) }
     }
 
@@ -165,17 +170,39 @@ impl Arm {
 
     /// The machine at `path`.
     pub(crate) fn machine(&self, path: &MachinePath) -> Result<Arc<MachineState>, ArmError> {
-        let in_group = || {
-            let group = &path.resource_group;
-            self.machines
-                .iter()
-                .filter(move |machine| machine.facts.resource_group.eq_ignore_ascii_case(group))
-        };
-        if in_group().next().is_none() {
-            return Err(error::resource_group_not_found(&path.resource_group));
+        let found = self.in_group(&path.subscription, &path.resource_group)?.into_iter().find(|machine| {
+            let facts = &machine.facts;
+            facts.resource_type == path.resource_type && facts.name.eq_ignore_ascii_case(&path.name)
+        });
+        found.cloned().ok_or_else(|| error::machine_not_found(path))
+    }
+
+    /// The machines of a resource group, which exists if there is one.
+    fn in_group(&self, subscription: &str, group: &str) -> Result<Vec<&Arc<MachineState>>, ArmError> {
+        let machines = self.machines.iter().filter(|machine| {
+            let facts = &machine.facts;
+            facts.subscription.eq_ignore_ascii_case(subscription)
+                && facts.resource_group.eq_ignore_ascii_case(group)
+        });
+        let found: Vec<_> = machines.collect();
+        if found.is_empty() { Err(error::resource_group_not_found(group)) } else { Ok(found) }
+    }
+
+    /// The subscriptions of the tenant: the usual one and those that machines named.
+    pub(crate) fn subscriptions(&self) -> Vec<&str> {
+        let mut all = vec![SUBSCRIPTION];
+        for machine in &self.machines {
+            let subscription = machine.facts.subscription.as_str();
+            if !all.iter().any(|known| known.eq_ignore_ascii_case(subscription)) {
+                all.push(subscription);
+            }
         }
-        let found = in_group().find(|machine| machine.facts.name.eq_ignore_ascii_case(&path.name));
-        found.cloned().ok_or_else(|| error::machine_not_found(&path.name, &path.resource_group))
+        all
+    }
+
+    /// Whether the role may read `machine`.
+    pub(crate) fn readable(&self, machine: &MachineState) -> bool {
+        lock(&self.role).allows(&read_action(machine.facts.resource_type))
     }
 }
 
@@ -205,18 +232,25 @@ fn action(method: &Method, target: &Target) -> Option<(String, String)> {
             let action = format!("endpoints/serviceConfigurations/{verb}");
             connectivity(&action, path, &format!("endpoints/default/serviceConfigurations/{service}"))
         }
-        Target::Machine(path) => Some(("Microsoft.HybridCompute/machines/read".to_owned(), path.id())),
-        Target::Machines(scope) => {
-            Some(("Microsoft.HybridCompute/machines/read".to_owned(), scope_id(scope)))
-        }
+        Target::Machine(path) => Some((read_action(path.resource_type), path.id())),
+        Target::Machines(scope) => Some((read_action(scope.resource_type?), scope_id(scope))),
         Target::Register(path) => {
             let scope = format!("/subscriptions/{}", path.subscription);
             Some((format!("{}/register/action", path.namespace), scope))
         }
-        // Readable by whoever has any right in the subscription; a graph query shows what its caller may read.
+        // Readable by whoever has any right in the subscription; lists and graph show what their caller may read.
         Target::Provider(_) | Target::Resources(_) | Target::Permissions(_) => None,
-        Target::ResourceGraph | Target::Unknown => None,
+        Target::Subscriptions | Target::ResourceGraph | Target::Unknown => None,
     }
+}
+
+/// The body of a request that must have one.
+pub(crate) fn json_body(call: &Call) -> Result<Value, ArmError> {
+    serde_json::from_slice(&call.body).map_err(|_| error::invalid_content())
+}
+
+fn read_action(resource_type: &str) -> String {
+    format!("{resource_type}/read")
 }
 
 fn scope_id(scope: &Scope) -> String {

@@ -3,11 +3,12 @@
 //! Paths are compared without case, and a doubled leading slash is accepted, as azure-powershell's recorded sessions
 //! show.
 
-use crate::machine::RESOURCE_TYPE;
+use crate::machine::known_type;
 
 /// The resource or operation behind a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
+    Subscriptions,
     Provider(ProviderPath),
     Register(ProviderPath),
     Machines(Scope),
@@ -30,11 +31,12 @@ pub(crate) struct ProviderPath {
     pub(crate) namespace: String,
 }
 
-/// A subscription, or a resource group in it.
+/// A subscription, or a resource group in it; of one type or of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scope {
     pub(crate) subscription: String,
     pub(crate) resource_group: Option<String>,
+    pub(crate) resource_type: Option<&'static str>,
 }
 
 /// A machine, in the spelling of the request.
@@ -42,15 +44,16 @@ pub(crate) struct Scope {
 pub(crate) struct MachinePath {
     pub(crate) subscription: String,
     pub(crate) resource_group: String,
+    pub(crate) resource_type: &'static str,
     pub(crate) name: String,
 }
 
 impl MachinePath {
     /// The full ARM id.
     pub(crate) fn id(&self) -> String {
-        let Self { subscription, resource_group, name } = self;
+        let Self { subscription, resource_group, resource_type, name } = self;
         format!(
-            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{RESOURCE_TYPE}/{name}"
+            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{resource_type}/{name}"
         )
     }
 }
@@ -63,6 +66,7 @@ impl Target {
         let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
         match (lower.as_slice(), segments.as_slice()) {
             (["providers", "microsoft.resourcegraph", "resources"], _) => Self::ResourceGraph,
+            (["subscriptions"], _) => Self::Subscriptions,
             (["subscriptions", _, rest @ ..], [_, subscription, original @ ..]) => {
                 Self::in_subscription(subscription, rest, original)
             }
@@ -73,29 +77,36 @@ impl Target {
     fn in_subscription(subscription: &str, lower: &[&str], original: &[&str]) -> Self {
         let provider =
             |namespace: &str| ProviderPath { subscription: subscription.into(), namespace: namespace.into() };
-        let scope = |group: Option<&str>| Scope {
+        let scope = |group: Option<&str>, resource_type| Scope {
             subscription: subscription.into(),
             resource_group: group.map(str::to_owned),
+            resource_type,
         };
         match (lower, original) {
-            (["providers", "microsoft.hybridcompute", "machines"], _) => Self::Machines(scope(None)),
+            (["resources"], _) => Self::Resources(scope(None, None)),
             (["providers", _], [_, namespace]) => Self::Provider(provider(namespace)),
             (["providers", _, "register"], [_, namespace, _]) => Self::Register(provider(namespace)),
-            (["resourcegroups", _, "resources"], [_, group, _]) => Self::Resources(scope(Some(group))),
-            (["resourcegroups", _, "providers", "microsoft.hybridcompute", "machines", rest @ ..], _) => {
-                match (rest, original) {
-                    ([], [_, group, ..]) => Self::Machines(scope(Some(group))),
-                    ([_, rest @ ..], [_, group, _, _, _, name, ..]) => {
-                        let machine = MachinePath {
-                            subscription: subscription.into(),
-                            resource_group: (*group).into(),
-                            name: (*name).into(),
-                        };
-                        Self::on_machine(machine, rest, &original[6..])
-                    }
-                    _ => Self::Unknown,
+            (["providers", namespace, kind], _) => match arc_type(namespace, kind) {
+                Some(resource_type) => Self::Machines(scope(None, Some(resource_type))),
+                None => Self::Unknown,
+            },
+            (["resourcegroups", _, "resources"], [_, group, _]) => Self::Resources(scope(Some(group), None)),
+            (
+                ["resourcegroups", _, "providers", namespace, kind, rest @ ..],
+                [_, group, _, _, _, names @ ..],
+            ) => match (arc_type(namespace, kind), rest, names) {
+                (Some(resource_type), [], _) => Self::Machines(scope(Some(group), Some(resource_type))),
+                (Some(resource_type), [_, rest @ ..], [name, names @ ..]) => {
+                    let machine = MachinePath {
+                        subscription: subscription.into(),
+                        resource_group: (*group).into(),
+                        resource_type,
+                        name: (*name).into(),
+                    };
+                    Self::on_machine(machine, rest, names)
                 }
-            }
+                _ => Self::Unknown,
+            },
             _ => Self::Unknown,
         }
     }
@@ -120,6 +131,10 @@ impl Target {
     }
 }
 
+fn arc_type(namespace: &str, kind: &str) -> Option<&'static str> {
+    known_type(&format!("{namespace}/{kind}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +143,9 @@ mod tests {
         "//subscriptions/S/resourcegroups/rg/providers/microsoft.hybridcompute/Machines/Web01";
 
     fn machine() -> MachinePath {
-        MachinePath { subscription: "S".into(), resource_group: "rg".into(), name: "Web01".into() }
+        let resource_type = "Microsoft.HybridCompute/machines";
+        let (subscription, resource_group, name) = ("S".into(), "rg".into(), "Web01".into());
+        MachinePath { subscription, resource_group, resource_type, name }
     }
 
     #[test]
@@ -145,9 +162,14 @@ mod tests {
 
     #[test]
     fn lists_and_providers_are_told_apart() {
-        let scope =
-            |group: Option<&str>| Scope { subscription: "S".into(), resource_group: group.map(Into::into) };
         let machines = "/providers/Microsoft.HybridCompute/machines";
+        let scope = |group: Option<&str>| Scope {
+            subscription: "S".into(),
+            resource_group: group.map(Into::into),
+            resource_type: Some("Microsoft.HybridCompute/machines"),
+        };
+        assert_eq!(Target::parse("/subscriptions"), Target::Subscriptions);
+        assert_eq!(Target::parse("/subscriptions/S/providers/Microsoft.Compute/disks"), Target::Unknown);
         assert_eq!(Target::parse(&format!("/subscriptions/S{machines}")), Target::Machines(scope(None)));
         let in_group = format!("/subscriptions/S/resourceGroups/g{machines}");
         assert_eq!(Target::parse(&in_group), Target::Machines(scope(Some("g"))));

@@ -6,7 +6,9 @@ mod arm;
 mod client;
 mod entra;
 mod faults;
+mod graph;
 mod hyco_ws;
+mod inventory;
 mod listener;
 mod relay;
 #[cfg(unix)]

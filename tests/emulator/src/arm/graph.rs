@@ -1,0 +1,144 @@
+//! Azure Resource Graph: `POST /providers/Microsoft.ResourceGraph/resources`.
+//!
+//! Knows scopes, rows and pages (azure-rest-api-specs resourcegraph 2021-03-01); what a query means is
+//! [`crate::arm::query`]'s affair. Management groups do not exist here, and the result is always an array of objects.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::Method;
+use ring::digest;
+use serde_json::{Value, json};
+
+use crate::arm::error::ArmError;
+use crate::arm::query::Query;
+use crate::arm::reply::Reply;
+use crate::arm::{Arm, error, inventory, json_body};
+use crate::entra::TENANT;
+use crate::machine::MachineState;
+use crate::server::Call;
+
+/// `$top` without the option, and its maximum (azure-docs `governance/resource-graph/concepts/work-with-data.md` names
+/// 100 in its older versions and 1000 now; the specification has the maximum).
+const DEFAULT_TOP: usize = 100;
+const LARGEST_TOP: usize = 1000;
+/// `$skip` is an int32 (the specification).
+const LARGEST_SKIP: usize = i32::MAX as usize;
+
+impl Arm {
+    /// One page of a query's result.
+    pub(crate) fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
+        if call.method != Method::POST {
+            return Err(error::method_not_allowed());
+        }
+        let request = json_body(call)?;
+        let query = Query::parse(request["query"].as_str().unwrap_or_default());
+        let query = query.map_err(|token| error::invalid_query(&token.0))?;
+        let page = Page::asked(&request)?;
+        let size = page.size.min(self.page_size.unwrap_or(LARGEST_TOP));
+        let found = query.run(self.table(&self.asked_subscriptions(&request)?));
+        let (total, end) = (found.len(), page.start + size);
+        let rows: Vec<Value> = found.into_iter().skip(page.start).take(size).collect();
+        let mut body = json!({
+            "totalRecords": total, "count": rows.len(), "resultTruncated": "false", "data": rows, "facets": [],
+        });
+        // "When resultTruncated is true, the $skipToken property isn't set" (azure-docs
+        // `governance/resource-graph/concepts/paging-results.md`), and the specification's ResourcesFirstPageQuery.json
+        // has a token and "false".
+        if end < total && query.has_pages() {
+            body["$skipToken"] = Page { start: end, size: page.size }.token(&request).into();
+        } else if end < total {
+            body["resultTruncated"] = "true".into();
+        }
+        Ok(Reply::ok(&body))
+    }
+
+    /// The subscriptions to look in: those asked for that the caller sees, or all that it sees.
+    fn asked_subscriptions(&self, request: &Value) -> Result<Vec<&str>, ArmError> {
+        let mut subscriptions = self.visible_subscriptions();
+        let asked: Option<Vec<&str>> =
+            request["subscriptions"].as_array().map(|all| all.iter().filter_map(Value::as_str).collect());
+        if let Some(asked) = &asked {
+            subscriptions.retain(|known| asked.iter().any(|asked| asked.eq_ignore_ascii_case(known)));
+        }
+        let refused = || error::no_valid_subscriptions(&asked.unwrap_or_default());
+        if subscriptions.is_empty() { Err(refused()) } else { Ok(subscriptions) }
+    }
+
+    /// The rows of the table `resources` that the role may read.
+    fn table(&self, subscriptions: &[&str]) -> Vec<Value> {
+        let within = |machine: &MachineState| {
+            subscriptions.iter().any(|known| known.eq_ignore_ascii_case(&machine.facts.subscription))
+        };
+        let machines = self.machines.iter().filter(|machine| within(machine) && self.readable(machine));
+        machines.map(|machine| row(machine)).collect()
+    }
+}
+
+/// A full row. Types are in lower case (recorded: the specification's examples), as is the column `resourceGroup`,
+/// unlike the one within the ID (tomkerkhove/promitor issue 1492; Azure/azure-dev pull request 119).
+fn row(machine: &MachineState) -> Value {
+    let (shown, facts) = (inventory::machine(machine), &machine.facts);
+    json!({
+        "id": shown["id"], "name": shown["name"], "type": facts.resource_type.to_ascii_lowercase(),
+        "tenantId": TENANT, "kind": "", "location": shown["location"], "managedBy": "",
+        "resourceGroup": facts.resource_group.to_ascii_lowercase(), "subscriptionId": facts.subscription,
+        "sku": null, "plan": null, "properties": shown["properties"], "tags": shown["tags"],
+        "identity": shown["identity"], "zones": null, "extendedLocation": null,
+    })
+}
+
+/// Which rows of a result.
+struct Page {
+    start: usize,
+    size: usize,
+}
+
+impl Page {
+    /// `$top` and `$skip` override what the token says (the specification's QueryRequestOptions).
+    fn asked(request: &Value) -> Result<Self, ArmError> {
+        let options = &request["options"];
+        if !matches!(options["resultFormat"].as_str(), None | Some("objectArray")) {
+            return Err(error::invalid_option("Of the result formats there is only 'objectArray'."));
+        }
+        let continued = match options["$skipToken"].as_str() {
+            Some(token) => Self::continued(token, request)?,
+            None => Self { start: 0, size: DEFAULT_TOP },
+        };
+        let size = number(&options["$top"], 1..=LARGEST_TOP)?.unwrap_or(continued.size);
+        let start = number(&options["$skip"], 0..=LARGEST_SKIP)?.unwrap_or(continued.start);
+        Ok(Self { start, size })
+    }
+
+    /// The page that a token stands for, which is good "together with the same query and scopes" only (the
+    /// specification's QueryResponse).
+    fn continued(token: &str, request: &Value) -> Result<Self, ArmError> {
+        let token = STANDARD.decode(token).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+        let token = token.filter(|token| token["Query"] == fingerprint(request)).unwrap_or_default();
+        let number = |name: &str| token[name].as_u64().and_then(|number| usize::try_from(number).ok());
+        let page = number("RowsToSkip").zip(number("MaxRows")).map(|(start, size)| Self { start, size });
+        page.ok_or_else(|| error::invalid_option("The $skipToken is not one of this query and its scopes."))
+    }
+
+    /// Opaque to clients; the two numbers are called as in tokens of the service.
+    fn token(&self, request: &Value) -> String {
+        let token = json!({
+            "$id": "1", "MaxRows": self.size, "RowsToSkip": self.start, "Query": fingerprint(request),
+        });
+        STANDARD.encode(token.to_string())
+    }
+}
+
+/// What stays the same from page to page.
+fn fingerprint(request: &Value) -> String {
+    let text = json!([request["query"], request["subscriptions"]]).to_string();
+    STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+/// An option, if it is there; a string is no number here.
+fn number(option: &Value, range: std::ops::RangeInclusive<usize>) -> Result<Option<usize>, ArmError> {
+    if option.is_null() {
+        return Ok(None);
+    }
+    let number = option.as_u64().and_then(|number| usize::try_from(number).ok());
+    let outside = || error::invalid_option("$top must be between 1 and 1000, and $skip not negative.");
+    number.filter(|number| range.contains(number)).map(Some).ok_or_else(outside)
+}
