@@ -9,6 +9,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::azure::cloud::{CloudName, Endpoints};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
+use crate::fleet::Selection;
+use crate::ssh::host::Platform;
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
@@ -52,7 +54,19 @@ pub(crate) enum Command {
     /// Carry one ssh connection: stands in an OpenSSH ProxyCommand
     #[command(after_help = PROXY_EXAMPLES)]
     Proxy(ProxyArgs),
+    /// Write Host sections for Arc machines into the ssh configuration, and prove that ssh uses them
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config(Box<ConfigArgs>),
+    /// List Arc machines; an inventory for ansible with --list or --format ansible
+    List(ListArgs),
 }
+
+const CONFIG_EXAMPLES: &str = "\
+  arcssh config web01 --user azureuser     a section for one machine
+  arcssh config -g rg-web                  for all machines of a resource group
+  arcssh config --all --dry-run            what would change, and nothing else
+  arcssh config                            the same again as the last time, with what is new in Azure
+  arcssh config --remove                   everything out again";
 
 const PROXY_EXAMPLES: &str = "\
 In ~/.ssh/config:
@@ -66,8 +80,14 @@ A block that `az ssh config` wrote works once the path of its sshProxy is replac
 #[derive(Debug, Args)]
 pub(crate) struct ProxyArgs {
     /// Resource ID of the Arc machine, /subscriptions/…/machines/NAME
-    #[arg(value_name = "RESOURCE-ID", conflicts_with = "relay_info")]
+    #[arg(value_name = "RESOURCE-ID", conflicts_with_all = ["relay_info", "host"])]
     pub(crate) machine: Option<ResourceId>,
+    /// Name of the Arc machine, looked up when connecting; %n in a ProxyCommand
+    #[arg(long, value_name = "NAME", conflicts_with = "relay_info")]
+    pub(crate) host: Option<String>,
+    /// What the name ends in, if it is none of the machine's, such as .arc
+    #[arg(long, requires = "host", default_value = "")]
+    pub(crate) suffix: String,
     /// Port on the machine [default: the service's own, 22 for SSH]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
@@ -85,13 +105,137 @@ pub(crate) struct ProxyArgs {
     pub(crate) cloud: CloudArgs,
 }
 
+/// Which machines.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machines")]
+pub(crate) struct SelectionArgs {
+    /// Name, GROUP/NAME or resource ID of a machine
+    #[arg(value_name = "MACHINE")]
+    machines: Vec<String>,
+    /// All machines of this resource group
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// Look in this subscription only
+    #[arg(short, long = "subscription", value_name = "ID")]
+    subscriptions: Vec<String>,
+    /// Machines with this tag
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<String>,
+    /// All machines that the identity sees
+    #[arg(long)]
+    all: bool,
+}
+
+impl SelectionArgs {
+    /// What was typed.
+    pub(crate) fn selection(&self) -> Selection {
+        let set = |values: &[String]| values.iter().cloned().collect();
+        Selection {
+            machines: set(&self.machines),
+            groups: set(&self.groups),
+            subscriptions: set(&self.subscriptions),
+            tags: set(&self.tags),
+            all: self.all,
+            ..Selection::default()
+        }
+    }
+}
+
+/// Arguments of `arcssh config`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Which machines.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// User to log in as
+    #[arg(long, value_name = "NAME", help_heading = "Sections")]
+    pub(crate) user: Option<String>,
+    /// Port of sshd on the machines [default: ssh's, 22]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sections")]
+    pub(crate) port: Option<u16>,
+    /// Private key to log in with
+    #[arg(long, value_name = "FILE", help_heading = "Sections")]
+    pub(crate) identity: Option<String>,
+    /// Let sessions to a machine share one connection
+    #[arg(long, help_heading = "Sections")]
+    pub(crate) control_master: bool,
+    /// Add a section that finds any machine by name when it is connected to, such as '*.arc'
+    #[arg(long, value_name = "PATTERN", help_heading = "Sections")]
+    pub(crate) wildcard: Option<String>,
+    /// Template of a section in place of the built-in one
+    #[arg(long, value_name = "FILE", help_heading = "Sections")]
+    pub(crate) template: Option<PathBuf>,
+    /// System to write for [default: the one it runs on]
+    #[arg(long, value_enum, help_heading = "Sections")]
+    pub(crate) platform: Option<Platform>,
+    /// File to write, for Include or ssh -F [default: ~/.ssh/config]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print the block: only - is known
+    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["file", "dry_run", "remove", "verify"], help_heading = "Output")]
+    pub(crate) output: Option<String>,
+    /// Show what would change, and exit with 1 if something would
+    #[arg(long, help_heading = "Output")]
+    pub(crate) dry_run: bool,
+    /// Take the sections of these machines out, until they are named again; everything, if none is named
+    #[arg(
+        long,
+        conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
+        help_heading = "Output"
+    )]
+    pub(crate) remove: bool,
+    /// Take over what az ssh config, Export-AzSshConfig and azure_rm_arcssh wrote in the file
+    #[arg(long, conflicts_with_all = ["remove", "verify"], help_heading = "Output")]
+    pub(crate) adopt: bool,
+    /// Delete the relay tokens and keys that sections taken over leave behind
+    #[arg(long, requires = "adopt", help_heading = "Output")]
+    pub(crate) clean: bool,
+    /// Ask ssh whether it uses what was written, and write nothing
+    #[arg(long, help_heading = "Output")]
+    pub(crate) verify: bool,
+    /// The cloud to talk to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Which machines.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Form of the list [default: table]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub(crate) format: Option<ListFormat>,
+    /// As ansible calls an inventory: all hosts
+    #[arg(long, help_heading = "Output")]
+    pub(crate) list: bool,
+    /// As ansible calls an inventory: the variables of one host
+    #[arg(long, value_name = "ALIAS", help_heading = "Output")]
+    pub(crate) host: Option<String>,
+    /// The cloud to talk to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// The forms of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ListFormat {
+    /// Columns for people.
+    Table,
+    /// An array of objects.
+    Json,
+    /// An ansible inventory.
+    Ansible,
+}
+
 /// Which cloud, and its endpoints where they are other than the cloud's own.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Cloud")]
 pub(crate) struct CloudArgs {
-    /// Azure cloud of the machine
-    #[arg(long, env = "ARCSSH_CLOUD", ignore_case = true, value_enum, default_value_t = CloudName::Public)]
-    cloud: CloudName,
+    /// Azure cloud of the machine [default: public]
+    #[arg(long, env = "ARCSSH_CLOUD", ignore_case = true, value_enum)]
+    cloud: Option<CloudName>,
     /// Address of Azure Resource Manager, where it is not the cloud's
     #[arg(long, env = "ARCSSH_ARM_ENDPOINT", value_name = "URL")]
     arm_endpoint: Option<String>,
@@ -104,15 +248,24 @@ pub(crate) struct CloudArgs {
 }
 
 impl CloudArgs {
-    /// The cloud's name, and the endpoints that replace its own.
-    pub(crate) fn endpoints(&self) -> (CloudName, Endpoints) {
+    /// The cloud's name.
+    pub(crate) fn name(&self) -> CloudName {
+        self.cloud.unwrap_or(CloudName::Public)
+    }
+
+    /// The cloud's name, if one was given.
+    pub(crate) fn given(&self) -> Option<CloudName> {
+        self.cloud
+    }
+
+    /// The endpoints that replace the cloud's own.
+    pub(crate) fn endpoints(&self) -> Endpoints {
         let given = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-        let endpoints = Endpoints {
+        Endpoints {
             arm_endpoint: given(&self.arm_endpoint),
             arm_audience: given(&self.arm_audience),
             authority_host: given(&self.authority_host),
-        };
-        (self.cloud, endpoints)
+        }
     }
 }
 
@@ -144,7 +297,7 @@ mod tests {
     fn machine(words: &[&str]) -> Result<ProxyArgs, String> {
         let words = ["arcssh", "proxy"].iter().chain(words);
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        let Command::Proxy(args) = cli.command;
+        let Command::Proxy(args) = cli.command else { return Err("another command".into()) };
         Ok(args)
     }
 

@@ -11,7 +11,9 @@ use rustls::CertificateError;
 use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::credential::NotSetUp;
 use crate::azure::entra::EntraRefusal;
+use crate::commands::config::{NotUsed, NothingSelected};
 use crate::commands::proxy::{Goal, NoMachine};
+use crate::fleet::NotOne;
 use crate::line::one_line;
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::{Step, tls};
@@ -76,12 +78,43 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if error.is::<NotSetUp>() {
         return Told::new(NO_IDENTITY, error.root_cause().to_string(), SIGN_IN);
     }
+    if let Some(not_one) = error.downcast_ref::<NotOne>() {
+        return explain_not_one(not_one, goal);
+    }
+    if error.is::<NothingSelected>() {
+        return Told::new(
+            USAGE,
+            error.root_cause().to_string(),
+            "arcssh config --help shows how to name one",
+        );
+    }
+    if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
+        let hint = match &shadowed.by {
+            Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
+            None => format!("ssh -v -G {} shows which lines apply", shadowed.alias),
+        };
+        return Told::new(FAILED, error.root_cause().to_string(), hint);
+    }
     if error.is::<NoMachine>() {
         return Told::new(USAGE, error.root_cause().to_string(), "arcssh proxy --help shows how to name one");
     }
     explain_way_out(error.root_cause(), None, "Azure").unwrap_or_else(|| {
         Told::without_hint(FAILED, causes(error.chain().skip(usize::from(goal.is_some()))))
     })
+}
+
+fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
+    let hint = match (not_one.candidates.first().and_then(|first| first.split_once('/')), goal) {
+        (Some((group, name)), Some(goal)) => {
+            // What was typed for ssh ends in what the wildcard's pattern ends in.
+            let typed = goal.to_string();
+            let suffix = typed.strip_prefix(not_one.name.as_str()).unwrap_or_default();
+            format!("ssh {}.{}{suffix}", name.to_lowercase(), group.to_lowercase())
+        }
+        (Some(_), None) => "name the machine as GROUP/NAME".into(),
+        (None, _) => "arcssh list shows the machines that this identity sees".into(),
+    };
+    Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
 
 const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";

@@ -6,10 +6,12 @@ mod azure;
 mod cli;
 mod commands;
 mod failure;
+mod fleet;
 mod line;
 mod logging;
 mod net;
 mod relay;
+mod ssh;
 mod stdio;
 mod waiting;
 
@@ -34,6 +36,8 @@ fn start(cli: &Cli) -> Result<u8> {
     let result = runtime.block_on(async {
         match &cli.command {
             Command::Proxy(args) => commands::proxy::run(args).await,
+            Command::Config(args) => commands::config::run(args).await,
+            Command::List(args) => commands::list::run(args).await,
         }
     });
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use azure_core::Error;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::HeaderName;
 use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tracing::info;
 
@@ -18,6 +19,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::credential;
 use crate::azure::entra::EntraRefusal;
 use crate::azure::pipeline::{TooLong, causes, client_options, retry_after};
+use crate::net::Net;
 
 /// How ARM names a request; support asks for it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -29,11 +31,12 @@ pub(crate) struct Arm {
 }
 
 impl Arm {
-    /// ARM of `cloud`, reached through `http`, as the first identity that the environment offers.
+    /// ARM of `cloud`, as the first identity that the environment offers.
     ///
     /// # Errors
-    /// The environment names an identity only in part.
-    pub(crate) fn new(cloud: &Cloud, http: reqwest::Client) -> Result<Self> {
+    /// The environment names an identity only in part, or a proxy that is of no use.
+    pub(crate) fn new(cloud: &Cloud, net: &Net) -> Result<Self> {
+        let http = net.http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
         let credential = credential::from_environment(cloud, http.clone())?;
         let options = client_options(http, |response| Error::new(ErrorKind::Other, Refusal::new(response)));
         let authorization = BearerTokenAuthorizationPolicy::new(credential, [cloud.arm_scope.clone()]);
@@ -49,19 +52,50 @@ impl Arm {
     }
 
     /// `POST {endpoint}/{path…}?{query}` with a JSON body; the body of a 2xx answer.
+    ///
+    /// # Errors
+    /// See [`ArmError`]; so it is with every request.
     pub(crate) async fn post(
         &self,
         path: &[&str],
         query: &[(&str, &str)],
         body: &Value,
     ) -> Result<Vec<u8>, ArmError> {
+        let mut request = Request::new(self.url(path, query), Method::Post);
+        request.insert_header("content-type", "application/json");
+        request.set_body(body.to_string());
+        self.send(request).await
+    }
+
+    /// `GET {endpoint}/{path…}?{query}`; the JSON of a 2xx answer.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<T, ArmError> {
+        self.get_url(self.url(path, query)).await
+    }
+
+    /// `GET` of an address that ARM gave, as `nextLink` does. The token goes to ARM and nowhere else.
+    pub(crate) async fn get_url<T: DeserializeOwned>(&self, url: Url) -> Result<T, ArmError> {
+        if url.origin() != self.endpoint.origin() {
+            return Err(ArmError::UnexpectedAnswer(anyhow!(
+                "{} is not Azure Resource Manager",
+                url.authority()
+            )));
+        }
+        let json = self.send(Request::new(url, Method::Get)).await?;
+        serde_json::from_slice(&json).map_err(|error| ArmError::UnexpectedAnswer(error.into()))
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, &str)]) -> Url {
         let mut url = self.endpoint.clone();
         url.path_segments_mut().expect("an https URL has a path").pop_if_empty().extend(path);
         url.query_pairs_mut().extend_pairs(query);
-        let mut request = Request::new(url, Method::Post);
-        request.insert_header("content-type", "application/json");
-        request.set_body(body.to_string());
+        url
+    }
 
+    async fn send(&self, mut request: Request) -> Result<Vec<u8>, ArmError> {
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await?;
         let (status, request_id) = (response.status(), response.headers().get_optional_str(&REQUEST_ID));

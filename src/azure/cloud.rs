@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use azure_core::http::Url;
 
 /// The clouds with a name. Spelling as typed after `--cloud`; Azure CLI's names for them are accepted too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum CloudName {
     /// Azure, the worldwide cloud; an empty ARCSSH_CLOUD means it too.
     #[value(help = "Azure, the worldwide cloud", aliases = ["AzureCloud", ""])]

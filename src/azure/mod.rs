@@ -4,6 +4,7 @@ pub(crate) mod arm;
 pub(crate) mod cloud;
 pub(crate) mod credential;
 pub(crate) mod entra;
+pub(crate) mod hybrid_compute;
 pub(crate) mod hybrid_connectivity;
 pub(crate) mod pipeline;
 pub(crate) mod resource_id;

@@ -106,7 +106,7 @@ fn arc_type(namespace: &str, kind: &str) -> Result<(&'static str, &'static str),
 
 /// One name of the ID. ARM allows letters, digits and `-_.()`; what would change the shape of a URL, of a header or
 /// of a line in a file is refused here and never looked at again.
-fn segment(text: &str) -> Result<String, ResourceIdError> {
+pub(crate) fn segment(text: &str) -> Result<String, ResourceIdError> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.()".contains(c);
     let dots_only = text.chars().all(|c| c == '.');
     if dots_only || text.chars().count() > MAX_NAME || !text.chars().all(allowed) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tracing::info;
@@ -12,6 +13,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::{RelayCredentials, Service, list_credentials};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
+use crate::fleet::find;
 use crate::net::{self, Net};
 use crate::relay::bridge::{self, Ending};
 use crate::relay::connect::{ConnectError, Upgraded, wait_for_listener};
@@ -23,12 +25,11 @@ use crate::waiting::Waiting;
 /// # Errors
 /// Under a [`Goal`]: what kept the connection from coming about, or why it broke.
 pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
-    let goal = Goal::new(args);
     let waiting = Waiting::default();
     let mut stop = pin!(stop());
-    let upgraded = tokio::select! {
+    let (goal, upgraded) = tokio::select! {
         biased;
-        upgraded = waiting.during(connect(args, &goal, &waiting)) => upgraded.context(goal.clone())?,
+        connected = waiting.during(connect(args, &waiting)) => connected?,
         () = stdio::output_closed() => return Ok(0), // ssh has stopped waiting
         number = &mut stop => return Ok(128 + number),
     };
@@ -41,24 +42,38 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     }
 }
 
-async fn connect(args: &ProxyArgs, goal: &Goal, waiting: &Waiting) -> Result<Upgraded<net::Stream>> {
+async fn connect(args: &ProxyArgs, waiting: &Waiting) -> Result<(Goal, Upgraded<net::Stream>)> {
+    let mut goal = Goal::new(args);
     let net = Net::new();
-    let source = Source::new(args, &net)?;
-    let dial = async |credentials: &RelayCredentials| {
+    let source = Source::new(args, &net, waiting).await.context(goal.clone())?;
+    goal.machine = source.machine().cloned();
+    let upgraded = dial(&net, &source, &goal, args.wait, waiting).await.context(goal.clone())?;
+    Ok((goal, upgraded))
+}
+
+/// Dials with credentials of `source`, and once more with new ones where the relay does not take the first.
+async fn dial(
+    net: &Net,
+    source: &Source,
+    goal: &Goal,
+    wait: Duration,
+    waiting: &Waiting,
+) -> Result<Upgraded<net::Stream>> {
+    let try_with = async |credentials: &RelayCredentials| {
         waiting.for_the(format!("relay {}", credentials.authority()));
         let on_retry = |error: &ConnectError| {
             waiting.for_the(format!(
                 "agent of {goal} to listen, up to {} s ({})",
-                args.wait.as_secs(),
+                wait.as_secs(),
                 error.brief()
             ));
         };
-        wait_for_listener(&net, credentials, goal.port, args.wait, on_retry).await
+        wait_for_listener(net, credentials, goal.port, wait, on_retry).await
     };
-    match dial(&source.credentials(waiting).await?).await {
-        Err(error) if error.is_unauthorized() && source.mints() => {
+    match try_with(&source.credentials(waiting).await?).await {
+        Err(error) if error.is_unauthorized() && source.machine().is_some() => {
             info!("{error}; asking for new credentials once");
-            Ok(dial(&source.credentials(waiting).await?).await?)
+            Ok(try_with(&source.credentials(waiting).await?).await?)
         }
         result => Ok(result?),
     }
@@ -73,14 +88,19 @@ enum Source {
 }
 
 impl Source {
-    fn new(args: &ProxyArgs, net: &Net) -> Result<Self> {
-        let Some(machine) = args.machine.clone() else {
+    async fn new(args: &ProxyArgs, net: &Net, waiting: &Waiting) -> Result<Self> {
+        if args.machine.is_none() && args.host.is_none() {
             return relay_info(args.relay_info.as_deref()).map(Self::RelayInfo);
+        }
+        let arm = Arm::new(&Cloud::new(args.cloud.name(), &args.cloud.endpoints())?, net)?;
+        let machine = match (&args.machine, &args.host) {
+            (Some(machine), _) => machine.clone(),
+            (None, host) => {
+                let host = host.as_deref().unwrap_or_default();
+                waiting.for_the(format!("resource ID of {host} from Azure Resource Manager"));
+                find(&arm, host.strip_suffix(&args.suffix).unwrap_or(host)).await?.id
+            }
         };
-        let (name, endpoints) = args.cloud.endpoints();
-        let cloud = Cloud::new(name, &endpoints)?;
-        let http = net.http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
-        let arm = Arm::new(&cloud, http)?;
         Ok(Self::Machine { arm: Box::new(arm), machine, service: args.service })
     }
 
@@ -100,8 +120,12 @@ impl Source {
         }
     }
 
-    fn mints(&self) -> bool {
-        matches!(self, Self::Machine { .. })
+    /// The machine, for which new credentials can be minted; none where they were given.
+    fn machine(&self) -> Option<&ResourceId> {
+        match self {
+            Self::Machine { machine, .. } => Some(machine),
+            Self::RelayInfo(_) => None,
+        }
     }
 }
 
@@ -128,24 +152,28 @@ pub(crate) struct NoMachine;
 /// What a connection is to reach: the context of every error.
 #[derive(Clone, Debug)]
 pub(crate) struct Goal {
-    /// The machine; none where only relay information is given.
+    /// The machine; none before its name has been looked up, and where only relay information is given.
     pub(crate) machine: Option<ResourceId>,
+    /// What it was called.
+    name: String,
     /// The port on the machine.
     pub(crate) port: u16,
 }
 
 impl Goal {
     fn new(args: &ProxyArgs) -> Self {
-        Self { machine: args.machine.clone(), port: args.port.unwrap_or(args.service.default_port()) }
+        let name = args.machine.as_ref().map(|machine| machine.name.clone()).or(args.host.clone());
+        Self {
+            machine: args.machine.clone(),
+            name: name.unwrap_or("the machine".into()),
+            port: args.port.unwrap_or(args.service.default_port()),
+        }
     }
 }
 
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.machine {
-            Some(machine) => f.write_str(&machine.name),
-            None => f.write_str("the machine"),
-        }
+        f.write_str(&self.name)
     }
 }
 

@@ -1,0 +1,267 @@
+//! Microsoft.HybridCompute and its kin: which Arc machines there are, by name, group, subscription and tag.
+//!
+//! Resource Graph answers for all subscriptions and all four Arc types at once; where it is refused, each
+//! subscription's list of machines serves instead.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Context;
+use azure_core::http::Url;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::azure::arm::{Arm, ArmError};
+use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
+
+/// Azure/azure-rest-api-specs, hybridcompute, stable.
+const MACHINES_VERSION: &str = "2024-07-10";
+/// The one stable version of Microsoft.ResourceGraph.
+const GRAPH_VERSION: &str = "2021-03-01";
+/// Azure/azure-rest-api-specs, subscriptions.
+const SUBSCRIPTIONS_VERSION: &str = "2022-12-01";
+
+/// All Arc machines that the identity may read; ordered by a unique column, so that pages do not overlap.
+const QUERY: &str = "resources \
+    | where type in~ ('microsoft.hybridcompute/machines', 'microsoft.connectedvmwarevsphere/virtualmachines', \
+      'microsoft.scvmm/virtualmachines', 'microsoft.azurestackhci/virtualmachines') \
+    | project id, name, tags, properties | order by id asc";
+/// Rows of a Resource Graph page: the most there are.
+const PAGE: usize = 1000;
+
+/// An Arc machine, as far as arcssh wants to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// Its resource ID, its name in the spelling that Azure keeps.
+    pub(crate) id: ResourceId,
+    /// A GUID that stays with the machine as long as it is onboarded, whatever its name.
+    pub(crate) vm_id: Option<String>,
+    /// `Connected`, `Disconnected`, `Error`, `Expired`, …: an open set.
+    pub(crate) status: String,
+    /// Version of the Connected Machine agent, four numbers.
+    pub(crate) agent_version: String,
+    /// `linux` or `windows`, in lower case.
+    pub(crate) os: String,
+    /// When the status last changed, ISO 8601 in UTC.
+    pub(crate) last_status_change: String,
+    /// Its tags.
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+impl Machine {
+    /// A machine of which no more is known than its ID.
+    pub(crate) fn unseen(id: ResourceId) -> Self {
+        Row { id: id.to_string(), tags: None, properties: None }.machine().expect("an ID is what a row needs")
+    }
+}
+
+/// One machine by its ID. `None` where the identity may not read it, which does not keep it from connecting: no
+/// source says that the login roles cover this call.
+pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, ArmError> {
+    match arm.get::<Row>(&id.segments(), &[("api-version", MACHINES_VERSION)]).await {
+        Ok(row) => Ok(row.machine()),
+        Err(ArmError::Refused(refusal)) if refusal.status == 403 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All Arc machines of the given subscriptions, or of all that the identity sees.
+pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
+    match graph(arm, subscriptions).await {
+        Err(ArmError::Refused(refusal)) if refusal.status != 429 => {
+            info!("Resource Graph is of no use here ({refusal}); asking each subscription");
+            by_subscription(arm, subscriptions).await
+        }
+        result => result,
+    }
+}
+
+async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
+    let path = ["providers", "Microsoft.ResourceGraph", "resources"];
+    let mut machines = Vec::new();
+    let mut skip_token: Option<String> = None;
+    loop {
+        let mut body = json!({ "query": QUERY, "options": { "resultFormat": "objectArray", "$top": PAGE } });
+        if !subscriptions.is_empty() {
+            body["subscriptions"] = json!(subscriptions);
+        }
+        if let Some(token) = &skip_token {
+            body["options"]["$skipToken"] = json!(token);
+        }
+        let page: GraphPage = parse(&arm.post(&path, &[("api-version", GRAPH_VERSION)], &body).await?)?;
+        machines.extend(page.data.into_iter().filter_map(Row::machine));
+        skip_token = page.skip_token.filter(|token| !token.is_empty());
+        if skip_token.is_none() {
+            return Ok(machines);
+        }
+    }
+}
+
+async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
+    let subscriptions = match subscriptions {
+        [] => pages::<Subscription>(arm, &["subscriptions"], SUBSCRIPTIONS_VERSION).await?,
+        given => given.iter().map(|id| Subscription { subscription_id: id.clone() }).collect(),
+    };
+    let mut machines = Vec::new();
+    for Subscription { subscription_id } in subscriptions {
+        let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
+        let rows = pages::<Row>(arm, &path, MACHINES_VERSION).await?;
+        machines.extend(rows.into_iter().filter_map(Row::machine));
+    }
+    Ok(machines)
+}
+
+/// All pages of a list: `{"value":[…],"nextLink"?}`, where `nextLink` is followed as it stands.
+async fn pages<T: DeserializeOwned>(arm: &Arm, path: &[&str], version: &str) -> Result<Vec<T>, ArmError> {
+    let mut page: Page<T> = arm.get(path, &[("api-version", version)]).await?;
+    let mut all = page.value;
+    while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
+        let next = Url::parse(&next).context("nextLink is not a URL").map_err(ArmError::UnexpectedAnswer)?;
+        page = arm.get_url(next).await?;
+        all.append(&mut page.value);
+    }
+    Ok(all)
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ArmError> {
+    serde_json::from_slice(json).map_err(|error| ArmError::UnexpectedAnswer(error.into()))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Page<T> {
+    value: Vec<T>,
+    next_link: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct GraphPage {
+    data: Vec<Row>,
+    #[serde(rename = "$skipToken")]
+    skip_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Subscription {
+    subscription_id: String,
+}
+
+/// A machine as ARM and Resource Graph both show it. Many fields are null for a machine that is not connected.
+#[derive(Deserialize)]
+struct Row {
+    id: String,
+    tags: Option<BTreeMap<String, Value>>,
+    #[serde(default)]
+    properties: Option<Properties>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Properties {
+    vm_id: Option<String>,
+    status: Option<String>,
+    agent_version: Option<String>,
+    os_name: Option<String>,
+    os_type: Option<String>,
+    last_status_change: Option<String>,
+    os_profile: OsProfile,
+    guest_agent_profile: GuestAgentProfile,
+}
+
+/// Where the types of virtual machines keep their system (azure-cli-extensions `target_os_utils.py`).
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct OsProfile {
+    os_type: Option<String>,
+}
+
+/// Where they keep what their agent is.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct GuestAgentProfile {
+    agent_version: Option<String>,
+    status: Option<String>,
+    last_status_change: Option<String>,
+}
+
+impl Row {
+    /// `None` for what is no Arc machine, should a list hold such.
+    fn machine(self) -> Option<Machine> {
+        let properties = self.properties.unwrap_or_default();
+        let guest = properties.guest_agent_profile;
+        let is_id =
+            |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), Into::into);
+        // az ssh takes osName, else osType; a recording has the first without the second.
+        let os = properties.os_name.or(properties.os_type).or(properties.os_profile.os_type);
+        Some(Machine {
+            id: self.id.parse().ok()?,
+            vm_id: properties.vm_id.filter(is_id),
+            status: properties.status.or(guest.status).unwrap_or_default(),
+            agent_version: properties.agent_version.or(guest.agent_version).unwrap_or_default(),
+            os: os.unwrap_or_default().to_lowercase(),
+            last_status_change: properties
+                .last_status_change
+                .or(guest.last_status_change)
+                .unwrap_or_default(),
+            tags: self.tags.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value))).collect(),
+        })
+    }
+}
+
+/// What is typed to name a machine: an ID, a name, or a group and a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MachineName {
+    /// A resource ID.
+    Id(ResourceId),
+    /// A name, with the group it must be in if one was given.
+    Name {
+        /// The resource group.
+        group: Option<String>,
+        /// The machine's name.
+        name: String,
+    },
+}
+
+impl FromStr for MachineName {
+    type Err = ResourceIdError;
+
+    /// Anything with more than one slash is a resource ID, or none.
+    fn from_str(text: &str) -> Result<Self, ResourceIdError> {
+        let (group, name) = match text.split_once('/') {
+            Some((group, name)) if !name.contains('/') && !group.is_empty() => (Some(segment(group)?), name),
+            Some(_) => return Ok(Self::Id(text.parse()?)),
+            None => (None, text),
+        };
+        Ok(Self::Name { group, name: segment(name)? })
+    }
+}
+
+impl fmt::Display for MachineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name { group: Some(group), name } => write!(f, "{group}/{name}"),
+            Self::Name { group: None, name } => f.write_str(name),
+        }
+    }
+}
+
+impl MachineName {
+    /// Whether this machine is meant. Names of Azure resources are the same in any case.
+    pub(crate) fn means(&self, machine: &Machine) -> bool {
+        match self {
+            Self::Id(id) => id.to_string().eq_ignore_ascii_case(&machine.id.to_string()),
+            Self::Name { group, name } => {
+                machine.id.name.eq_ignore_ascii_case(name)
+                    && group
+                        .as_ref()
+                        .is_none_or(|group| machine.id.resource_group.eq_ignore_ascii_case(group))
+            }
+        }
+    }
+}

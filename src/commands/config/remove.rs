@@ -1,0 +1,64 @@
+//! Sections taken out of the block, without asking Azure.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::azure::hybrid_compute::{Machine, MachineName};
+use crate::azure::resource_id::ResourceId;
+use crate::commands::config::compose::Options;
+use crate::commands::config::own_block;
+use crate::fleet::NotOne;
+use crate::ssh::{config_file, judge};
+
+/// The text without the block if `leaving` is empty, else with a block without those machines; without the block too
+/// when nothing is left in it.
+pub(super) fn without(leaving: &BTreeSet<String>, old: &str) -> Result<String> {
+    if leaving.is_empty() {
+        return config_file::without_block(old);
+    }
+    let block = own_block(old)?.replace("\r\n", "\n");
+    ensure!(!block.is_empty(), "there is no arcssh block");
+    let mut options = Options::of(old)?;
+    let ranges = config_file::sections(&block).into_iter();
+    let mut sections: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
+    for name in leaving {
+        let section = sections.remove(position(&sections, name)?);
+        options.leave(resource_id(&section), &patterns(&section), name)?;
+    }
+    if options.is_empty() {
+        return config_file::without_block(old);
+    }
+    config_file::with_block(old, &config_file::block(&options.line()?, &sections.join("\n")))
+}
+
+/// The one section that `name` means: by what may be typed for its host, or by the machine.
+fn position(sections: &[String], name: &str) -> Result<usize> {
+    let typed = |section: &String| patterns(section).iter().any(|pattern| pattern.eq_ignore_ascii_case(name));
+    let parsed = name.parse::<MachineName>().ok();
+    let meant = |section: &String| {
+        let machine = resource_id(section).map(Machine::unseen);
+        machine.zip(parsed.as_ref()).is_some_and(|(machine, name)| name.means(&machine))
+    };
+    let all = |is: &dyn Fn(&String) -> bool| -> Vec<usize> {
+        (0..sections.len()).filter(|at| is(&sections[*at])).collect()
+    };
+    let found = Some(all(&typed)).filter(|found| !found.is_empty()).unwrap_or_else(|| all(&meant));
+    match found[..] {
+        [at] => Ok(at),
+        [] => bail!("{name} is not in the arcssh block"),
+        _ => {
+            let candidate = |at: usize| patterns(&sections[at]).into_iter().next().unwrap_or_default();
+            bail!(NotOne { name: name.to_owned(), candidates: found.into_iter().map(candidate).collect() })
+        }
+    }
+}
+
+fn patterns(section: &str) -> Vec<String> {
+    judge::sections(section).into_iter().flat_map(|(patterns, _)| patterns).collect()
+}
+
+/// The machine that a section reaches, as its lines name it.
+fn resource_id(section: &str) -> Option<ResourceId> {
+    section.split_whitespace().find_map(|word| word.trim_matches('"').parse().ok())
+}

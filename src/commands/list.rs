@@ -1,0 +1,110 @@
+//! `arcssh list`: the Arc machines that the identity sees, for people, programs and ansible.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::azure::arm::Arm;
+use crate::azure::cloud::Cloud;
+use crate::azure::hybrid_compute::Machine;
+use crate::cli::{ListArgs, ListFormat};
+use crate::fleet::{Named, Selection, select};
+use crate::net::Net;
+
+/// Prints the list; the exit status.
+///
+/// # Errors
+/// What Azure refuses.
+pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
+    let arm = Arm::new(&Cloud::new(args.cloud.name(), &args.cloud.endpoints())?, &Net::new())?;
+    let typed = args.selection.selection();
+    let mut selection =
+        if typed.is_empty() { typed.and(Selection { all: true, ..Selection::default() }) } else { typed };
+    let machines = select(&arm, &mut selection).await?;
+    let text = match args.format.unwrap_or(ListFormat::Table) {
+        _ if args.host.is_some() => {
+            host_variables(&machines, args.host.as_deref().unwrap_or_default()).to_string()
+        }
+        ListFormat::Ansible => inventory(&machines).to_string(),
+        _ if args.list => inventory(&machines).to_string(),
+        ListFormat::Json => Value::from_iter(machines.iter().map(|named| object(&named.machine))).to_string(),
+        ListFormat::Table => table(&machines),
+    };
+    // Whoever closes the pipe has read enough.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    Ok(0)
+}
+
+fn object(machine: &Machine) -> Value {
+    json!({
+        "name": machine.id.name, "resourceGroup": machine.id.resource_group, "subscription": machine.id.subscription,
+        "id": machine.id.to_string(), "vmId": machine.vm_id, "status": machine.status,
+        "agentVersion": machine.agent_version, "os": machine.os, "lastStatusChange": machine.last_status_change,
+        "tags": machine.tags,
+    })
+}
+
+/// An inventory with all variables in `_meta`, so that ansible asks once (ansible docs, "Developing dynamic inventory").
+/// Hosts go by the names that `arcssh config` gives them; groups are resource groups, statuses and systems.
+fn inventory(machines: &[Named]) -> Value {
+    let mut groups: Map<String, Value> = Map::new();
+    let mut variables = Map::new();
+    let mut join = |group: String, alias: &str| {
+        let hosts = groups.entry(group).or_insert_with(|| json!({ "hosts": [] }));
+        if let Some(hosts) = hosts["hosts"].as_array_mut() {
+            hosts.push(alias.into());
+        }
+    };
+    for (machine, alias) in named(machines) {
+        for group in
+            ["arc".to_owned(), group_name("rg", &machine.id.resource_group), group_name("os", &machine.os)]
+        {
+            join(group, &alias);
+        }
+        variables.insert(alias, variables_of(machine));
+    }
+    groups.insert("_meta".into(), json!({ "hostvars": variables }));
+    Value::Object(groups)
+}
+
+fn host_variables(machines: &[Named], host: &str) -> Value {
+    let found = named(machines).find(|(_, alias)| alias.eq_ignore_ascii_case(host));
+    found.map_or(json!({}), |(machine, _)| variables_of(machine))
+}
+
+/// The machines that ssh has a name for, each with the first of its names.
+fn named(machines: &[Named]) -> impl Iterator<Item = (&Machine, String)> {
+    machines.iter().filter_map(|named| Some((&named.machine, named.patterns.as_ref()?.first()?.clone())))
+}
+
+fn variables_of(machine: &Machine) -> Value {
+    let arc = object(machine);
+    json!({ "arc": arc })
+}
+
+/// What ansible takes for a group: letters, digits and underscores.
+fn group_name(kind: &str, name: &str) -> String {
+    let name: String =
+        name.to_lowercase().chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    format!("{kind}_{name}")
+}
+
+fn table(machines: &[Named]) -> String {
+    let head = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE"].map(str::to_owned);
+    let row = |Named { machine, .. }: &Named| {
+        let change = machine.last_status_change.split('.').next().unwrap_or_default().replace('T', " ");
+        let id = &machine.id;
+        [&id.name, &id.resource_group, &machine.status, &machine.agent_version, &machine.os, &change]
+            .map(Clone::clone)
+    };
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,219 @@
+//! Which machines are meant, and what ssh calls them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::azure::arm::Arm;
+use crate::azure::hybrid_compute::{Machine, MachineName, list, show};
+use crate::ssh::host::is_alias;
+
+/// What selects machines: by name, or by what they have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Selection {
+    /// Names, `GROUP/NAME`s and resource IDs.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) machines: BTreeSet<String>,
+    /// Resource groups, all of whose machines are meant.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) groups: BTreeSet<String>,
+    /// Subscriptions to look in; all that the identity sees if none is named.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) subscriptions: BTreeSet<String>,
+    /// `KEY=VALUE` tags that machines of groups, or all machines, must have.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) tags: BTreeSet<String>,
+    /// Whether all machines are meant.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) all: bool,
+    /// Machines that were taken out, and stay out until they are named again.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) except: BTreeSet<String>,
+}
+
+impl Selection {
+    /// Whether nothing is meant.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.machines.is_empty() && !self.is_broad()
+    }
+
+    /// Whether machines are meant by what they have in common.
+    fn is_broad(&self) -> bool {
+        self.all || !self.groups.is_empty() || !self.tags.is_empty()
+    }
+
+    /// Both together.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.machines.extend(other.machines);
+        self.groups.extend(other.groups);
+        self.subscriptions.extend(other.subscriptions);
+        self.tags.extend(other.tags);
+        self.all |= other.all;
+        self.except.extend(other.except);
+        self
+    }
+
+    /// Takes a machine out, and keeps it out; `name` is what it is called where its ID is not known.
+    pub(crate) fn leave(&mut self, name: &MachineName) {
+        self.machines.retain(|kept| !same(kept, name));
+        if self.is_broad() {
+            self.except.insert(name.to_string());
+        }
+    }
+
+    fn takes(&self, machine: &Machine) -> bool {
+        let in_group = self.groups.is_empty()
+            || self.groups.iter().any(|group| group.eq_ignore_ascii_case(&machine.id.resource_group));
+        let has_tag = |tag: &String| {
+            let (key, value) = tag.split_once('=').unwrap_or((tag, ""));
+            machine.tags.iter().any(|(k, v)| k.eq_ignore_ascii_case(key) && v == value)
+        };
+        let left_out = self.except.iter().any(|text| means(text, machine));
+        self.is_broad() && in_group && self.tags.iter().all(has_tag) && !left_out
+    }
+}
+
+fn means(text: &str, machine: &Machine) -> bool {
+    text.parse::<MachineName>().is_ok_and(|name| name.means(machine))
+}
+
+/// Whether a selector and a name mean one machine, as far as can be told without Azure.
+fn same(selector: &str, name: &MachineName) -> bool {
+    match name {
+        MachineName::Id(id) => means(selector, &Machine::unseen(id.clone())),
+        MachineName::Name { .. } => selector.eq_ignore_ascii_case(&name.to_string()),
+    }
+}
+
+/// A machine with what ssh calls it.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// What may be typed for it; see [`aliases`].
+    pub(crate) patterns: Option<Vec<String>>,
+}
+
+/// The machines that are meant, ordered by name and group, each once. In the selection names give way to the resource
+/// IDs of their machines, which stay when another machine takes on the name.
+///
+/// # Errors
+/// A name that no machine or more than one has; what Azure refuses.
+pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<Named>> {
+    let names: Vec<MachineName> =
+        selection.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let by_id = names.iter().all(|name| matches!(name, MachineName::Id(_))) && !selection.is_broad();
+    let subscriptions: Vec<String> = selection.subscriptions.iter().cloned().collect();
+    // What a machine is called depends on all others, whichever are meant.
+    let mut known = match list(arm, &subscriptions).await {
+        Err(error) if by_id => {
+            info!("names are told apart among the named machines only: {error}");
+            Vec::new()
+        }
+        listed => listed?,
+    };
+    let mut meant: BTreeSet<String> =
+        known.iter().filter(|machine| selection.takes(machine)).map(key).collect();
+    selection.machines.clear();
+    for name in &names {
+        let machine = one(arm, name, &known).await?;
+        selection.machines.insert(machine.id.to_string());
+        selection.except.retain(|text| !means(text, &machine));
+        meant.insert(key(&machine));
+        if !known.iter().any(|other| key(other) == key(&machine)) {
+            known.push(machine);
+        }
+    }
+    let patterns = aliases(&known);
+    let named = known.into_iter().zip(patterns).map(|(machine, patterns)| Named { machine, patterns });
+    let mut named: Vec<Named> = named.filter(|named| meant.contains(&key(&named.machine))).collect();
+    named.sort_by_key(|named| (named.machine.id.name.to_lowercase(), key(&named.machine)));
+    Ok(named)
+}
+
+/// A machine's resource ID, the same in every spelling.
+fn key(machine: &Machine) -> String {
+    machine.id.to_string().to_lowercase()
+}
+
+/// The one machine that `text` names: a resource ID, `GROUP/NAME`, `NAME`, or one of the [`aliases`].
+///
+/// # Errors
+/// [`NotOne`]; what Azure refuses.
+pub(crate) async fn find(arm: &Arm, text: &str) -> Result<Machine> {
+    let name: MachineName = text.parse()?;
+    if matches!(name, MachineName::Id(_)) {
+        return one(arm, &name, &[]).await;
+    }
+    let known = list(arm, &[]).await?;
+    let is_alias = |alias: &Option<Vec<String>>| {
+        alias.iter().flatten().any(|pattern| pattern.eq_ignore_ascii_case(text))
+    };
+    match aliases(&known).iter().position(is_alias) {
+        Some(at) => Ok(known[at].clone()),
+        None => one(arm, &name, &known).await,
+    }
+}
+
+async fn one(arm: &Arm, name: &MachineName, known: &[Machine]) -> Result<Machine> {
+    let found: Vec<&Machine> = known.iter().filter(|machine| name.means(machine)).collect();
+    match (&found[..], name) {
+        ([machine], _) => Ok((*machine).clone()),
+        // A machine that may not be read can still be connected to.
+        ([], MachineName::Id(id)) => Ok(show(arm, id).await?.unwrap_or_else(|| Machine::unseen(id.clone()))),
+        (others, _) => {
+            let candidates =
+                others.iter().map(|m| format!("{}/{}", m.id.resource_group, m.id.name)).collect();
+            bail!(NotOne { name: name.to_string(), candidates })
+        }
+    }
+}
+
+/// A name that no machine has, or several have.
+#[derive(Debug)]
+pub(crate) struct NotOne {
+    /// As it was given.
+    pub(crate) name: String,
+    /// `GROUP/NAME` of those that have it.
+    pub(crate) candidates: Vec<String>,
+}
+
+impl fmt::Display for NotOne {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.candidates.len() {
+            0 => write!(f, "no Arc machine that this identity sees is called {}", self.name),
+            n => write!(f, "{n} machines are called {}: {}", self.name, self.candidates.join(", ")),
+        }
+    }
+}
+
+impl std::error::Error for NotOne {}
+
+/// What ssh calls a machine: names that can be typed, the first of them for all tools. `None` for a name that ssh would
+/// not take. Azure's names are the same in any case and ssh's are not, so that the lower-case name comes first and
+/// Azure's spelling beside it. Where two machines have a name, both go by `name.group`, or by more of their IDs.
+pub(crate) fn aliases(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
+    let mut counts = BTreeMap::new();
+    for form in machines.iter().flat_map(forms) {
+        *counts.entry(form.to_lowercase()).or_insert(0) += 1;
+    }
+    let alias = |machine: &Machine| {
+        let name = forms(machine).into_iter().find(|form| counts.get(&form.to_lowercase()) == Some(&1))?;
+        let lower = name.to_lowercase();
+        is_alias(&name).then(|| if lower == name { vec![name] } else { vec![lower, name] })
+    };
+    machines.iter().map(alias).collect()
+}
+
+/// What a machine can be called, the shortest first.
+fn forms(machine: &Machine) -> [String; 4] {
+    let id = &machine.id;
+    let grouped = format!("{}.{}", id.name, id.resource_group);
+    let full = format!("{grouped}.{}", id.subscription);
+    let typed = format!("{full}.{}", id.namespace);
+    [id.name.clone(), grouped, full, typed]
+}

@@ -1,0 +1,264 @@
+//! The managed block in an ssh configuration: found, replaced, taken out, and the file written in one piece.
+//!
+//! The edits are pure functions from text to text. What is not ours is never touched, byte for byte.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tempfile::NamedTempFile;
+
+use crate::ssh::judge::directive;
+
+/// The template of the block.
+const BLOCK: &str = include_str!("../../config-templates/block.conf");
+/// How the first line of every format begins; the format's number follows.
+const BEGIN: &str = "# >>> arcssh >>> block ";
+/// The format that this program writes.
+const FORMAT: &str = "1";
+/// The last line of every format.
+const END: &str = "# <<< arcssh <<<";
+/// How the line with the options begins.
+const OPTIONS: &str = "# options ";
+/// The mark that some editors put before the first byte of UTF-8.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// The block around these sections; `options` is one line, for the next run to read.
+pub(crate) fn block(options: &str, sections: &str) -> String {
+    // Line by line: a value that looks like a placeholder stays what it is.
+    let filled = |line: &str| match line.contains("{options}") {
+        true => line.replace("{options}", options),
+        false => line.replace("{sections}", sections.trim_end()),
+    };
+    BLOCK.split_inclusive('\n').map(filled).collect()
+}
+
+/// The options that a text's block was written with.
+pub(crate) fn options(text: &str) -> Result<Option<&str>> {
+    let Some(range) = find(text)? else { return Ok(None) };
+    Ok(text[range].lines().find_map(|line| line.strip_prefix(OPTIONS)).map(str::trim_end))
+}
+
+/// Where the block is: from its first line's first byte to behind its last line.
+///
+/// # Errors
+/// Markers that do not pair, by line number; a block of a later format.
+pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
+    let (mut open, mut found) = (None, None);
+    let mut end = 0;
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let start = end + line.len() - line.trim_start_matches(BYTE_ORDER_MARK).len();
+        end += line.len();
+        let content = line.trim_start_matches(BYTE_ORDER_MARK).trim_end();
+        match (content.strip_prefix(BEGIN), open, &found) {
+            (Some(_), Some((first, _)), _) => {
+                bail!("line {number} begins an arcssh block inside that of line {first}")
+            }
+            (Some(_), _, Some((first, _))) => {
+                bail!("line {number} begins a second arcssh block; one is at line {first}")
+            }
+            (Some(rest), None, None) => {
+                let format = rest.split(':').next().unwrap_or_default();
+                if format != FORMAT {
+                    bail!(
+                        "line {number} begins an arcssh block of format {format}, which this version does not know"
+                    );
+                }
+                open = Some((number, start));
+            }
+            (None, None, _) if content == END => {
+                bail!("line {number} ends an arcssh block that no line begins")
+            }
+            (None, Some((first, start)), _) if content == END => {
+                found = Some((first, start..end));
+                open = None;
+            }
+            _ => {}
+        }
+    }
+    match open {
+        Some((first, _)) => bail!("line {first} begins an arcssh block that no line ends"),
+        None => Ok(found.map(|(_, range)| range)),
+    }
+}
+
+/// The text with this block in it: in the place of the one it has, or before everything else, since ssh takes the first
+/// value that it meets. The block takes on the file's line ends.
+///
+/// # Errors
+/// As for [`find`].
+pub(crate) fn with_block(text: &str, block: &str) -> Result<String> {
+    let line_end = if text.find('\n').is_some_and(|at| text[..at].ends_with('\r')) { "\r\n" } else { "\n" };
+    let block = block.replace('\n', line_end);
+    if let Some(range) = find(text)? {
+        return Ok([&text[..range.start], &block, &text[range.end..]].concat());
+    }
+    let rest = text.trim_start_matches(BYTE_ORDER_MARK);
+    let (mark, gap) = (&text[..text.len() - rest.len()], if rest.is_empty() { "" } else { line_end });
+    Ok([mark, &block, gap, rest].concat())
+}
+
+/// The text without its block, and without the empty line that [`with_block`] put behind one at the top.
+///
+/// # Errors
+/// As for [`find`].
+pub(crate) fn without_block(text: &str) -> Result<String> {
+    let Some(Range { start, end }) = find(text)? else { return Ok(text.to_owned()) };
+    let (before, mut after) = (&text[..start], &text[end..]);
+    if before.trim_start_matches(BYTE_ORDER_MARK).is_empty() {
+        after = after.strip_prefix("\r\n").or(after.strip_prefix('\n')).unwrap_or(after);
+    }
+    Ok([before, after].concat())
+}
+
+/// Where a block's sections are, each with the comments above it; not the last one, which closes the block.
+pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
+    let lines: Vec<&str> = block.split_inclusive('\n').collect();
+    let is_host = |at: &usize| directive(lines[*at]).is_some_and(|(keyword, _)| keyword == "host");
+    let above = |line: &&&str| line.starts_with('#') && !line.starts_with(OPTIONS);
+    let start = |host: usize| host - lines[..host].iter().rev().take_while(above).count();
+    let starts: Vec<usize> = (0..lines.len()).filter(is_host).map(start).collect();
+    let byte = |line: usize| lines[..line].iter().map(|line| line.len()).sum::<usize>();
+    starts.windows(2).map(|pair| byte(pair[0])..byte(pair[1])).collect()
+}
+
+/// A configuration file that is being changed, while nobody else changes it by arcssh.
+pub(crate) struct Edit {
+    path: PathBuf,
+    text: String,
+    _lock: File,
+}
+
+impl Edit {
+    /// Takes the lock and reads the file; one that is not there is empty. Links are followed to the file that will be
+    /// written. A folder that is missing is made for its owner alone.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no UTF-8.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let path = followed(path);
+        let folder = folder_of(&path);
+        create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let lock = lock(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+        let text = read(&path)?;
+        Ok(Self { path, text, _lock: lock })
+    }
+
+    /// What the file holds.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The file, links followed.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new version of the file, beside it, which ssh can be asked about before it takes the old one's place.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile> {
+        let folder = folder_of(&self.path);
+        let made = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder);
+        let mut file = made.with_context(|| format!("cannot write to {}", folder.display()))?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        if let Ok(old) = fs::metadata(&self.path) {
+            keep_owner(&old, file.as_file())
+                .with_context(|| format!("cannot keep the owner of {}", self.path.display()))?;
+            fs::set_permissions(file.path(), old.permissions())?;
+        }
+        Ok(file)
+    }
+
+    /// Keeps the old version as a backup, and puts the new one in its place in one step; the backup, if there was
+    /// something to keep.
+    ///
+    /// # Errors
+    /// Either cannot be written. The file is then as it was.
+    pub(crate) fn replace_by(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>> {
+        // Hidden, so that an Include of all files in the folder does not read it.
+        let mut name = OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(".arcssh-backup");
+        let backup = self.path.exists().then(|| self.path.with_file_name(name));
+        if let Some(backup) = &backup {
+            fs::copy(&self.path, backup).with_context(|| format!("cannot write {}", backup.display()))?;
+        }
+        candidate.persist(&self.path).with_context(|| format!("cannot replace {}", self.path.display()))?;
+        #[cfg(unix)]
+        File::open(folder_of(&self.path))?.sync_all()?;
+        Ok(backup)
+    }
+}
+
+/// The text of a file; empty where there is none.
+///
+/// # Errors
+/// It cannot be read, or is no UTF-8.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            String::from_utf8(bytes).ok().with_context(|| format!("{} is not UTF-8 text", path.display()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Where a path leads, also through a link to a file that is not there yet.
+fn followed(path: &Path) -> PathBuf {
+    if let Ok(path) = fs::canonicalize(path) {
+        return path;
+    }
+    match fs::read_link(path) {
+        Ok(target) => folder_of(path).join(target),
+        Err(_) => path.to_owned(),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What root changes for a user stays the user's.
+#[cfg(unix)]
+fn keep_owner(old: &fs::Metadata, new: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    let made = new.metadata()?;
+    if (made.uid(), made.gid()) == (old.uid(), old.gid()) {
+        return Ok(());
+    }
+    fchown(new, Some(old.uid()), Some(old.gid()))
+}
+
+#[cfg(not(unix))]
+fn keep_owner(_old: &fs::Metadata, _new: &File) -> std::io::Result<()> {
+    Ok(())
+}
+
+fn create_private_folder(folder: &Path) -> std::io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// A lock that everyone who edits by arcssh takes, and waits for: on the folder, which no rename replaces. On Windows
+/// a folder cannot be locked, and a file beside takes its part.
+fn lock(path: &Path) -> std::io::Result<File> {
+    #[cfg(unix)]
+    let file = File::open(folder_of(path))?;
+    #[cfg(not(unix))]
+    let file = File::create(path.with_file_name(".arcssh-lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+use std::process::Command;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECTIONS: &str =
+    "# id a\nHost a\n    User ours\n\n# id b\nHost b B\n    Port 1\n\n# by name\nHost *.arc\n    Port 2\n";
+
+fn ours() -> String {
+    block("{}", SECTIONS)
+}
+
+/// Texts as users have them.
+const ORIGINALS: [&str; 22] = [
+    "",
+    "\n",
+    "\n\n\n",
+    "\r\n",
+    " ",
+    "Host a",
+    "Host a\n",
+    "Host a\r\n\tPort 1\r\n",
+    "Host a\r\n  Port 1\n  User u\r\n",
+    "Host a\n  Port 1\r\n  User u",
+    "Host a\r\n  Port 1",
+    "\n\nHost a\n\n\n",
+    "# a comment\n",
+    "# a comment",
+    "# one\n\n# two\n#\n",
+    "\tHost\ta\n\t\tUser\tu\n",
+    "\u{feff}",
+    "\u{feff}Host a\n",
+    "\u{feff}Host a\r\n  Port 1\r\n",
+    "\u{feff}\u{feff}\r\n# twice\r\n",
+    "User global\nHost *\n\u{c}\u{b}\0\u{1}Port 1\rHost\r",
+    "# ümläut 机器 🦀\nHost ü\n",
+];
+
+#[test]
+fn a_block_goes_before_everything_else() {
+    assert_eq!(with_block("Host a\n", "block\n").unwrap(), "block\n\nHost a\n");
+    assert_eq!(with_block("", "block\n").unwrap(), "block\n");
+    assert_eq!(with_block("\u{feff}Host a\n", "block\n").unwrap(), "\u{feff}block\n\nHost a\n");
+}
+
+#[test]
+fn taking_the_block_out_gives_back_every_byte() {
+    for original in ORIGINALS {
+        let with = with_block(original, &ours()).unwrap();
+        assert_eq!(without_block(&with).unwrap(), original, "{with:?}");
+        let again = with_block(&with, &block("{\"all\":true}", "Host other\n")).unwrap();
+        assert_eq!(without_block(&again).unwrap(), original, "{again:?}");
+    }
+}
+
+#[test]
+fn what_holds_no_block_stays_as_it_is_when_the_block_is_taken_out() {
+    for original in ORIGINALS {
+        assert_eq!(without_block(original).unwrap(), original);
+    }
+}
+
+#[test]
+fn writing_the_same_block_twice_changes_nothing() {
+    for original in ORIGINALS {
+        let once = with_block(original, &ours()).unwrap();
+        assert_eq!(with_block(&once, &ours()).unwrap(), once);
+    }
+}
+
+#[test]
+fn a_block_takes_on_the_line_ends_of_the_file_and_its_options_are_read_from_either() {
+    let with = with_block("Host a\r\n", &block("{\"user\":\"u\"}", SECTIONS)).unwrap();
+    assert_eq!(with.matches('\n').count(), with.matches("\r\n").count());
+    assert_eq!(options(&with).unwrap(), Some("{\"user\":\"u\"}"));
+    let with = with_block("Host a\n", &block("{}", SECTIONS)).unwrap();
+    assert!(!with.contains('\r'));
+    assert_eq!(options(&with).unwrap(), Some("{}"));
+}
+
+#[test]
+fn a_block_is_replaced_where_it_stands() {
+    for (before, after) in
+        [("Host a\n", "Host b\n"), ("# x\r\n\r\n", "Host b"), ("\u{feff}#\n", ""), ("\n", "\n\n")]
+    {
+        let text = [before, &ours(), after].concat();
+        let new = block("{\"all\":true}", "Host c\n");
+        let replaced = with_block(&text, &new).unwrap();
+        assert!(replaced.starts_with(before) && replaced.ends_with(after), "{replaced:?}");
+        assert_eq!(options(&replaced).unwrap(), Some("{\"all\":true}"));
+        assert_eq!(without_block(&text).unwrap(), [before, after].concat());
+    }
+}
+
+#[test]
+fn a_block_whose_last_line_lost_its_end_is_replaced_and_taken_out() {
+    let text = format!("Host a\n{}", ours().trim_end());
+    assert_eq!(without_block(&text).unwrap(), "Host a\n");
+    assert_eq!(with_block(&text, &ours()).unwrap(), format!("Host a\n{}", ours()));
+}
+
+#[track_caller]
+fn refused(text: &str, why: &str) {
+    assert_eq!(find(text).unwrap_err().to_string(), why);
+    assert_eq!(options(text).unwrap_err().to_string(), why);
+    assert_eq!(with_block(text, &ours()).unwrap_err().to_string(), why);
+    assert_eq!(without_block(text).unwrap_err().to_string(), why);
+}
+
+#[test]
+fn markers_that_do_not_pair_are_refused_by_line() {
+    let begin = "# >>> arcssh >>> block 1: kept\n";
+    let end = "# <<< arcssh <<<\n";
+    refused(&format!("Host a\n{begin}Host b\n"), "line 2 begins an arcssh block that no line ends");
+    refused(&format!("\n\n{end}"), "line 3 ends an arcssh block that no line begins");
+    refused(&format!("{begin}{begin}{end}"), "line 2 begins an arcssh block inside that of line 1");
+    refused(
+        &format!("{begin}{end}\r\nHost x\r\n{begin}{end}"),
+        "line 5 begins a second arcssh block; one is at line 1",
+    );
+    refused(&format!("{begin}{end}{end}"), "line 3 ends an arcssh block that no line begins");
+    refused(&format!("{end}{begin}"), "line 1 ends an arcssh block that no line begins");
+}
+
+#[test]
+fn a_block_of_a_later_format_is_refused_by_line() {
+    let why = "line 2 begins an arcssh block of format 2, which this version does not know";
+    refused("\n# >>> arcssh >>> block 2: kept by a later one\n# <<< arcssh <<<\n", why);
+    let why = "line 1 begins an arcssh block of format 10, which this version does not know";
+    refused("\u{feff}# >>> arcssh >>> block 10: kept\r\n# <<< arcssh <<<\r\n", why);
+}
+
+#[test]
+fn a_users_comment_that_looks_like_a_marker_is_a_comment() {
+    let comments = [
+        "  # >>> arcssh >>> block 1: indented\n",
+        "\t# <<< arcssh <<<\n",
+        "# <<< arcssh <<< and more\n",
+        "## >>> arcssh >>> block 1:\n",
+        "# see \"# <<< arcssh <<<\"\n",
+        "Host # >>> arcssh >>> block 1:\n",
+        "# >>> ARCSSH >>> block 1:\n",
+        "#<<< arcssh <<<\n",
+    ];
+    for comment in comments {
+        assert_eq!(find(comment).unwrap(), None, "{comment:?}");
+        let with = with_block(comment, &ours()).unwrap();
+        assert_eq!(without_block(&with).unwrap(), comment);
+    }
+}
+
+#[test]
+fn a_value_that_looks_like_a_placeholder_stays_what_it_is() {
+    let text = block("{\"user\":\"{sections}\"}", "Host {options}\n");
+    assert_eq!(options(&text).unwrap(), Some("{\"user\":\"{sections}\"}"));
+    assert_eq!(text.lines().count(), block("{}", "Host a\n").lines().count());
+    assert!(text.contains("Host {options}\n"));
+}
+
+#[test]
+fn a_blocks_sections_are_found_with_the_comments_above_them() {
+    let block = ours();
+    let found: Vec<&str> = sections(&block).into_iter().map(|range| &block[range]).collect();
+    assert_eq!(
+        found,
+        [
+            "# id a\nHost a\n    User ours\n\n",
+            "# id b\nHost b B\n    Port 1\n\n",
+            "# by name\nHost *.arc\n    Port 2\n",
+        ]
+    );
+    assert!(sections("").is_empty() && sections("# nothing\n").is_empty());
+    assert!(
+        sections(&self::block("{}", "")).is_empty(),
+        "the section that closes the block is not one of them"
+    );
+}
+
+#[test]
+fn options_before_the_first_host_are_for_every_host_still() {
+    let original = "Compression yes\nServerAliveInterval 17\n\nHost a\n    LogLevel ERROR\n";
+    let with = with_block(original, &ours()).unwrap();
+    for host in ["a", "b", "B", "x.arc", "unrelated"] {
+        let values = effective(&with, host);
+        for line in ["compression yes", "serveraliveinterval 17"] {
+            assert!(values.lines().any(|l| l == line), "{host}: {line}");
+        }
+        let ours = effective(&ours(), host);
+        let expected =
+            if host == "a" { "user ours" } else { ours.lines().find(|l| l.starts_with("user ")).unwrap() };
+        assert!(values.lines().any(|line| line == expected), "{host}: {expected}");
+    }
+}
+
+/// What ssh makes of a configuration, for one host.
+fn effective(text: &str, host: &str) -> String {
+    let file = NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    let output = Command::new("ssh").arg("-G").arg("-F").arg(file.path()).arg(host).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Texts of pieces that matter to the edits, and of anything else.
+fn users_text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("\n".to_owned()),
+        Just("\r\n".to_owned()),
+        Just("\r".to_owned()),
+        Just("\u{feff}".to_owned()),
+        Just("# >>> arcssh >>> block 1: kept\n".to_owned()),
+        Just("# <<< arcssh <<<\n".to_owned()),
+        Just(" # <<< arcssh <<<".to_owned()),
+        Just("# options {}\n".to_owned()),
+        Just("Host a\n".to_owned()),
+        Just("# comment".to_owned()),
+        ".*",
+    ];
+    prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn a_users_bytes_are_untouched(text in users_text(), sections in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?){0,3}") {
+        let new = block("{}", &sections);
+        match find(&text).ok() {
+            // Nothing is guessed where markers do not pair.
+            None => prop_assert!(with_block(&text, &new).is_err() && without_block(&text).is_err()),
+            Some(None) => {
+                let with = with_block(&text, &new).unwrap();
+                prop_assert!(with.ends_with(text.trim_start_matches(BYTE_ORDER_MARK)));
+                prop_assert_eq!(with_block(&with, &new).unwrap(), with.clone());
+                prop_assert_eq!(without_block(&with).unwrap(), text);
+            }
+            Some(Some(range)) => {
+                let with = with_block(&text, &new).unwrap();
+                prop_assert!(with.starts_with(&text[..range.start]) && with.ends_with(&text[range.end..]));
+                prop_assert_eq!(with_block(&with, &new).unwrap(), with);
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_an_edit_panic(text in any::<String>()) {
+        let _ = (find(&text), options(&text), with_block(&text, "block\n"), without_block(&text), sections(&text));
+    }
+}

@@ -1,0 +1,420 @@
+//! OpenSSH itself is the judge: of what a section means, and of what reaches a program through a ProxyCommand.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// Shells that a ProxyCommand is read by; those that are installed are asked.
+const SHELLS: [&str; 7] =
+    ["/bin/sh", "/bin/bash", "/bin/dash", "/bin/zsh", "/usr/bin/zsh", "/usr/bin/fish", "/bin/tcsh"];
+
+/// Pieces that mean something to ssh, to a shell, or to our own templates.
+const PIECES: [&str; 66] = [
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\r",
+    "\r\n",
+    "\0",
+    "\u{b}",
+    "\u{c}",
+    "\u{1b}[31m",
+    "\u{a0}",
+    "\u{2028}",
+    "\u{85}",
+    "\"",
+    "'",
+    "`",
+    "`touch x`",
+    "\\",
+    "\\\\",
+    "\\ ",
+    "\\\"",
+    "\\n",
+    "%",
+    "%%",
+    "%h",
+    "%p",
+    "%n",
+    "%C",
+    "%z",
+    "$",
+    "$HOME",
+    "${HOME}",
+    "$(touch x)",
+    "#",
+    " #",
+    "*",
+    "?",
+    "!",
+    "!!",
+    "-",
+    "--",
+    "-oProxyCommand=x",
+    "=",
+    ",",
+    ";",
+    "&",
+    "|",
+    "<",
+    ">",
+    "(",
+    ")",
+    "[a]",
+    "{a,b}",
+    "^",
+    "~",
+    "@",
+    ":",
+    "+",
+    "none",
+    "Host",
+    "\nHost *\n User x",
+    "{user}",
+    "{sections}",
+    "ü",
+    "机器",
+    "a",
+];
+
+fn hostile() -> impl Strategy<Value = String> {
+    let piece =
+        prop_oneof![8 => prop::sample::select(&PIECES[..]).prop_map(str::to_owned), 1 => any::<String>()];
+    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+/// Texts that are odd and yet fit for use: they must not be refused.
+const ODD: [&str; 14] = [
+    "a b",
+    "a  b",
+    "#a",
+    "a#b",
+    "a=b",
+    "=",
+    "a,b",
+    "ü机",
+    "DOMAIN\\user",
+    "me@example.com",
+    "a;b&c|d",
+    "(x)[y]{z}",
+    "{user}",
+    "it*is?so!",
+];
+
+fn section() -> Host {
+    Host {
+        patterns: vec!["alias".into()],
+        host_name: Some("alias".into()),
+        host_key_alias: Some("0a1b".into()),
+        user: Some("someone".into()),
+        port: Some(2222),
+        identity_file: Some("/keys/one".into()),
+        proxy_command: vec!["/bin/true".into(), "proxy".into(), "--port".into(), "%p".into()],
+        ..Host::default()
+    }
+}
+
+/// A value of a section, and how it is set.
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    HostName,
+    HostKeyAlias,
+    User,
+    IdentityFile,
+    Word,
+}
+
+const FIELDS: [Field; 5] =
+    [Field::HostName, Field::HostKeyAlias, Field::User, Field::IdentityFile, Field::Word];
+
+impl Field {
+    fn set(self, host: &mut Host, value: &str) {
+        match self {
+            Self::HostName => host.host_name = Some(value.into()),
+            Self::HostKeyAlias => host.host_key_alias = Some(value.into()),
+            Self::User => host.user = Some(value.into()),
+            Self::IdentityFile => host.identity_file = Some(value.into()),
+            Self::Word => host.proxy_command.push(literal(value)),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::HostName => "HostName",
+            Self::HostKeyAlias => "HostKeyAlias",
+            Self::User => "User",
+            Self::IdentityFile => "IdentityFile",
+            Self::Word => "ProxyCommand",
+        }
+    }
+}
+
+/// What `ssh -G` says of `alias`.
+fn effective(text: &str) -> BTreeMap<String, Vec<String>> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    let output = Command::new("ssh").arg("-G").arg("-F").arg(file.path()).arg("alias").output().unwrap();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    // ssh writes a value as it is; whatever else than our own lines came in would be a line of its own.
+    for line in String::from_utf8(output.stdout).unwrap().split('\n') {
+        let (keyword, value) = line.split_once(' ').unwrap_or((line, ""));
+        values.entry(keyword.to_owned()).or_default().push(value.to_owned());
+    }
+    values
+}
+
+/// Asserts that ssh takes exactly these values out of the section, and every other one as it does without any.
+#[track_caller]
+fn means(host: &Host, text: &str) {
+    let keywords: Vec<&str> = text.lines().map(|line| line.split_whitespace().next().unwrap_or("")).collect();
+    assert_eq!(
+        keywords,
+        ["Host", "HostName", "HostKeyAlias", "User", "Port", "IdentityFile", "ProxyCommand"],
+        "{text}"
+    );
+    let mut values = effective(text);
+    let mut taken = |keyword: &str| values.remove(keyword).map(|values| values.join("\n"));
+    let lower = |value: &Option<String>| value.as_ref().map(|value| value.to_ascii_lowercase());
+    // ssh puts names of hosts into lower case, but for those that look like addresses.
+    assert_eq!(lower(&taken("hostname")), lower(&host.host_name));
+    assert_eq!(taken("hostkeyalias"), lower(&host.host_key_alias));
+    assert_eq!(taken("user"), host.user);
+    assert_eq!(taken("port"), Some("2222".into()));
+    assert_eq!(taken("identityfile"), host.identity_file.as_deref().map(literal));
+    assert_eq!(taken("proxycommand"), Some(host.proxy_command(Platform::Unix).unwrap()));
+    let mut others = effective("");
+    others.retain(|keyword, _| !["hostname", "user", "port", "identityfile"].contains(&keyword.as_str()));
+    for (keyword, value) in &values {
+        assert_eq!(others.get(keyword), Some(value), "{keyword} in\n{text}");
+    }
+    assert_eq!(values.len(), others.len());
+}
+
+#[test]
+fn odd_values_are_quoted_right() {
+    for value in ODD {
+        for field in FIELDS {
+            // No host name has such characters; what a shell takes for its own is refused.
+            let refused = matches!(field, Field::Word) && value.contains(['\\', '!']);
+            let mut host = section();
+            field.set(&mut host, value);
+            match host.render(HOST, Platform::Unix) {
+                Ok(text) => means(&host, &text),
+                Err(error) => assert!(refused, "{field:?} {value:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_files_name_may_hold_percent_signs() {
+    let host = Host { identity_file: Some("/a%h%%b %d/ü".into()), ..section() };
+    let text = host.render(HOST, Platform::Unix).unwrap();
+    means(&host, &text);
+    let dir = TempDir::new().unwrap();
+    let said = String::from_utf8_lossy(&connect(dir.path(), &text, "/bin/sh", &["-v"]).stderr).into_owned();
+    assert!(said.contains("identity file /a%h%%b %d/\\303\\274 type"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_by_name() {
+    for field in FIELDS {
+        for value in ["a\nUser root", "a\rb", "a\0b", "a\tb", "a\"b", "a'b", "a$HOME"] {
+            let mut host = section();
+            field.set(&mut host, value);
+            let error = host.render(HOST, Platform::Unix).unwrap_err().to_string();
+            assert!(error.contains(field.name()) && error.contains(&format!("{value:?}")), "{error}");
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+    }
+    for field in &FIELDS[..4] {
+        for value in ["", "-", "-oProxyCommand=x"] {
+            let mut host = section();
+            field.set(&mut host, value);
+            let error = host.render(HOST, Platform::Unix).unwrap_err().to_string();
+            assert!(error.starts_with(field.name()), "{error}");
+        }
+    }
+}
+
+#[test]
+fn names_are_plain() {
+    for name in ["web01", "WEB01", "a.b-c_d", "_a", "0", "ünö", "机器"] {
+        assert!(is_alias(name), "{name}");
+    }
+    for name in [
+        "", "-a", ".a", "a b", "a*", "?", "!a", "a,b", "a#", "\"a\"", "a'", "a\\b", "a%h", "$a", "a/b",
+        "a\n", "a@b",
+    ] {
+        assert!(!is_alias(name), "{name:?}");
+    }
+    for pattern in ["*.arc", "web*", "?", "*", "a-*.b?"] {
+        assert!(is_pattern(pattern), "{pattern}");
+    }
+    for pattern in ["", "web01", "!*", "-*", "* *", "*.a,b", "*#", "*\n", "*%n", "*$x", "\"*\"", "*\\"] {
+        assert!(!is_pattern(pattern), "{pattern:?}");
+    }
+}
+
+/// Makes `program` one that writes its name and arguments to the file `argv` of the folder that ssh runs in.
+fn install(program: &Path) -> std::io::Result<()> {
+    if let Some(folder) = program.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(program, "#!/bin/sh\nprintf '%s\\0' \"$0\" \"$@\" >argv\n")?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755))
+}
+
+/// Runs ssh as far as its ProxyCommand.
+fn connect(folder: &Path, text: &str, shell: &str, options: &[&str]) -> Output {
+    let config = folder.join("config");
+    fs::write(&config, text).unwrap();
+    let mut ssh = Command::new("ssh");
+    ssh.current_dir(folder).env("SHELL", shell).env("HOME", folder).arg("-F").arg(config);
+    ssh.args(["-o", "BatchMode=yes"]).args(options).arg("alias").output().unwrap()
+}
+
+/// What a real program is given by the ProxyCommand of a section with these words.
+fn argv(folder: &Path, words: &[String], shell: &str) -> Result<Vec<String>> {
+    let host = Host { proxy_command: words.to_vec(), ..section() };
+    let text = host.render(HOST, Platform::Unix)?;
+    let _ = fs::remove_file(folder.join("argv"));
+    let output = connect(folder, &text, shell, &[]);
+    let words = fs::read_to_string(folder.join("argv"));
+    let words = words.map_err(|_| anyhow::anyhow!("{text}{}", String::from_utf8_lossy(&output.stderr)))?;
+    assert!(!folder.join("x").exists(), "a command was injected: {text}");
+    Ok(words.split_terminator('\0').map(str::to_owned).collect())
+}
+
+fn shells() -> Vec<&'static str> {
+    SHELLS.into_iter().filter(|shell| Path::new(shell).exists()).collect()
+}
+
+/// A program at a path with `name` in it, and what it is to be given.
+fn words(folder: &Path, name: &str, argument: &str) -> (PathBuf, Vec<String>, Vec<String>) {
+    let program = folder.join(format!("bin {name}")).join("arcssh");
+    let path = program.to_str().unwrap().to_owned();
+    let meant = vec![path, "proxy".into(), argument.into(), "--port".into(), "2222".into()];
+    let mut written: Vec<String> = meant.iter().map(|word| literal(word)).collect();
+    written[4] = "%p".into();
+    (program, meant, written)
+}
+
+#[test]
+fn every_shell_gives_the_program_what_is_meant() {
+    for shell in shells() {
+        for odd in
+            ODD.into_iter().filter(|odd| !odd.contains(['\\', '!'])).chain(["%", "%h%%", "~", "-x", ""])
+        {
+            let folder = TempDir::new().unwrap();
+            let (program, meant, written) = words(folder.path(), odd, odd);
+            install(&program).unwrap();
+            assert_eq!(argv(folder.path(), &written, shell).unwrap(), meant, "{shell}: {odd:?}");
+        }
+    }
+}
+
+/// How the C runtime of Windows takes a line apart that holds no backslash.
+fn split_by_quotes(line: &str) -> Vec<String> {
+    let (mut words, mut quoted) = (vec![String::new()], false);
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    words
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_value_is_quoted_right_or_refused_by_name(field in prop::sample::select(&FIELDS[..]), value in hostile()) {
+        let mut host = section();
+        field.set(&mut host, &value);
+        match host.render(HOST, Platform::Unix) {
+            Ok(text) => means(&host, &text),
+            Err(error) => prop_assert!(error.to_string().contains(field.name()), "{error}"),
+        }
+    }
+
+    #[test]
+    fn on_windows_a_program_is_given_what_is_meant(value in hostile()) {
+        let host = Host { proxy_command: vec![r"C:\Program Files\arcssh.exe".into(), literal(&value)], ..section() };
+        if let Ok(line) = host.proxy_command(Platform::Windows) {
+            prop_assert!(!line.contains(['\\', '\'', '\n', '$', '`']), "{line}");
+            let given = split_by_quotes(&line.replace("%%", "%"));
+            prop_assert_eq!(given, ["C:/Program Files/arcssh.exe", &value.replace('\\', "/")]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+
+    #[test]
+    fn a_shell_gives_the_program_what_is_meant_or_the_word_is_refused(
+        name in hostile(),
+        argument in hostile(),
+        shell in prop::sample::select(shells()),
+    ) {
+        let folder = TempDir::new().unwrap();
+        let (program, meant, written) = words(folder.path(), &name.replace('/', ""), &argument);
+        if install(&program).is_ok() {
+            match argv(folder.path(), &written, shell) {
+                Ok(given) => prop_assert_eq!(given, meant),
+                Err(error) => prop_assert!(error.to_string().contains("cannot stand in a ProxyCommand"), "{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_placeholder_that_is_not_known_is_refused_by_name_even_on_a_line_that_is_left_out() {
+    let known = "known are patterns, host_name, host_key_alias, user, port, identity_file, control_master, \
+                 control_path, control_persist, proxy_command, name, resource_id";
+    for (template, name) in
+        [("Host {patterns}\n{bogus}", "bogus"), ("User {User}", "User"), ("{user} {host-name}", "host-name")]
+    {
+        let host = Host { user: None, ..section() };
+        let error = host.render(template, Platform::Unix).unwrap_err().to_string();
+        assert_eq!(error, format!("the template's {{{name}}} is not known; {known}"));
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_placeholder_stays() {
+    let text = section().render("SetEnv A=${HOME} B={} C={a,b} D={ user }\n", Platform::Unix).unwrap();
+    assert_eq!(text, "SetEnv A=${HOME} B={} C={a,b} D={ user }\n");
+}
+
+#[test]
+fn templates_use_known_placeholders_and_all_of_them() {
+    let all = |template: &str| {
+        let (mut names, mut rest) = (Vec::new(), template.to_owned());
+        while let Some((_, name, after)) = next_placeholder(&rest) {
+            names.push(name.to_owned());
+            rest = after.to_owned();
+        }
+        names
+    };
+    let mut used = [all(HOST), all(WILDCARD), vec!["name".into()]].concat();
+    used.sort();
+    used.dedup();
+    let mut known = PLACEHOLDERS.map(str::to_owned);
+    known.sort();
+    assert_eq!(used, known);
+}

@@ -1,0 +1,233 @@
+//! Asks the system's own ssh what it makes of a configuration (`ssh -G`), and finds the line that keeps a value of ours
+//! from being used: ssh takes the first value that it meets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// A value of a section that ssh does not use for its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shadowed {
+    /// The host.
+    pub(crate) alias: String,
+    /// The keyword, as ssh prints it: in lower case.
+    pub(crate) keyword: String,
+    /// What ssh uses.
+    pub(crate) instead: String,
+    /// File and line that say so, where they can be found.
+    pub(crate) by: Option<(PathBuf, usize)>,
+}
+
+/// The values that must be used for a host, by keyword in lower case.
+pub(crate) type Expected = Vec<(String, String)>;
+
+/// The keywords whose values are asked about.
+const JUDGED: [&str; 4] = ["proxycommand", "user", "port", "hostkeyalias"];
+
+/// Which values of `alias` are not used when ssh reads `file`; `None` where no ssh is installed.
+///
+/// # Errors
+/// ssh cannot read the configuration at all, in its own words.
+pub(crate) fn shadowed(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Shadowed>>> {
+    let Some(output) = ssh(&["-G"], alias, file)? else { return Ok(None) };
+    if !output.status.success() {
+        bail!("ssh does not accept {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let effective = effective(&output.stdout);
+    // ssh puts a HostKeyAlias into lower case.
+    let same = |keyword: &str, used: &str, meant: &str| match keyword {
+        "hostkeyalias" => used.eq_ignore_ascii_case(meant),
+        _ => used == meant,
+    };
+    let differs = |(keyword, meant): &&(String, String)| {
+        !effective.get(keyword).is_some_and(|used| same(keyword, used, meant))
+    };
+    let mut found = Vec::new();
+    for (keyword, _) in
+        expected.iter().filter(|(keyword, _)| JUDGED.contains(&keyword.as_str())).filter(differs)
+    {
+        found.push(Shadowed {
+            alias: alias.to_owned(),
+            keyword: keyword.clone(),
+            instead: effective.get(keyword).cloned().unwrap_or_default(),
+            by: first_line_with(keyword, alias, file)?,
+        });
+    }
+    Ok(Some(found))
+}
+
+/// What stands in our own sections: the keywords and values of each `Host`, with the names it goes by.
+pub(crate) fn sections(text: &str) -> Vec<(Vec<String>, Expected)> {
+    let mut sections: Vec<(Vec<String>, Expected)> = Vec::new();
+    for line in text.lines() {
+        match directive(line) {
+            Some((keyword, value)) if keyword == "host" => {
+                sections.push((value.split_whitespace().map(Into::into).collect(), Vec::new()));
+            }
+            Some((keyword, value)) => {
+                if let Some((_, values)) = sections.last_mut() {
+                    values.push((keyword, unquoted(&value)));
+                }
+            }
+            None => {}
+        }
+    }
+    sections
+}
+
+fn ssh(options: &[&str], alias: &str, file: &Path) -> Result<Option<Output>> {
+    let mut ssh = Command::new("ssh");
+    ssh.args(options).arg("-F").arg(file).arg("--").arg(alias).stdin(Stdio::null());
+    match ssh.output() {
+        Ok(output) => Ok(Some(output)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("cannot run ssh"),
+    }
+}
+
+/// `ssh -G` prints a keyword in lower case and its value on each line; the first of several counts.
+fn effective(stdout: &[u8]) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(stdout);
+    let mut values = BTreeMap::new();
+    for (keyword, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+        values.entry(keyword.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    values
+}
+
+/// The line that gave ssh the value: the first with the keyword in a section that applies.
+fn first_line_with(keyword: &str, alias: &str, file: &Path) -> Result<Option<(PathBuf, usize)>> {
+    let Some(output) = ssh(&["-vvv", "-G"], alias, file)? else { return Ok(None) };
+    let mut trace = Trace::of(&output.stderr);
+    Ok(trace.first_line_with(keyword, file, Reading { applies: true, parse_only: false, depth: 0 }))
+}
+
+/// How deep files can include each other (readconf.c, `READCONF_MAX_DEPTH`).
+const DEPTH: usize = 16;
+
+/// How a file is read.
+#[derive(Clone, Copy)]
+struct Reading {
+    /// Whether its lines before its first section apply.
+    applies: bool,
+    /// Whether it is read for its syntax alone: an Include in a section that does not apply.
+    parse_only: bool,
+    /// How many files include it.
+    depth: usize,
+}
+
+/// What ssh tells with `-vvv` while it reads (readconf.c): each Host section that applies and each file that an Include
+/// stands for by file and line, the outcome of each Match in the order of reading.
+#[derive(Default)]
+struct Trace {
+    hosts: Vec<String>,
+    included: Vec<(String, PathBuf, bool)>,
+    matches: VecDeque<bool>,
+}
+
+impl Trace {
+    fn of(stderr: &[u8]) -> Self {
+        let mut trace = Self::default();
+        for line in String::from_utf8_lossy(stderr).lines().map(unescaped) {
+            let Some((_level, line)) = line.trim_end().split_once(": ") else { continue };
+            if let Some((place, _)) = line.split_once(": Applying options for ") {
+                trace.hosts.push(place.to_owned());
+            } else if let Some((place, rest)) = line.split_once(": Including file ") {
+                let (file, how) = rest.rsplit_once(" depth ").unwrap_or((rest, ""));
+                trace.included.push((place.to_owned(), file.into(), how.ends_with("(parse only)")));
+            } else if let Some(outcome) = line.strip_prefix("match ") {
+                trace.matches.push_back(outcome == "found");
+            }
+        }
+        trace
+    }
+
+    fn first_line_with(&mut self, keyword: &str, file: &Path, how: Reading) -> Option<(PathBuf, usize)> {
+        let text = String::from_utf8_lossy(&fs::read(file).ok()?).into_owned();
+        let mut applies = how.applies;
+        for (number, line) in (1..).zip(text.lines()) {
+            let Some((word, _)) = directive(line) else { continue };
+            match word.as_str() {
+                "host" => applies = self.hosts.contains(&place(file, number)),
+                "match" => applies = self.matches.pop_front().unwrap_or(false),
+                "include" if how.depth < DEPTH => {
+                    let found = self.in_included(keyword, &place(file, number), applies, how.depth + 1);
+                    if found.is_some() && !how.parse_only {
+                        return found;
+                    }
+                }
+                word if sets(word, keyword) && applies && !how.parse_only => {
+                    return Some((file.to_owned(), number));
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn in_included(
+        &mut self,
+        keyword: &str,
+        place: &str,
+        applies: bool,
+        depth: usize,
+    ) -> Option<(PathBuf, usize)> {
+        let here = |(at, file, parse_only): &(String, PathBuf, bool)| {
+            (at == place).then(|| (file.clone(), Reading { applies, parse_only: *parse_only, depth }))
+        };
+        let files: Vec<(PathBuf, Reading)> = self.included.iter().filter_map(here).collect();
+        files.into_iter().find_map(|(file, how)| self.first_line_with(keyword, &file, how))
+    }
+}
+
+/// Whether a line with `word` settles `keyword`: ProxyJump and ProxyCommand keep each other out.
+fn sets(word: &str, keyword: &str) -> bool {
+    word == keyword || (keyword == "proxycommand" && word == "proxyjump")
+}
+
+/// How ssh names a line; of a file's name it tells 200 bytes.
+fn place(file: &Path, line: usize) -> String {
+    let name = file.to_string_lossy();
+    let end = (0..=200.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or_default();
+    format!("{} line {line}", &name[..end])
+}
+
+/// A line that ssh logs: there a byte beyond ASCII is `\ooo`, and a backslash is two (log.c, `LOG_STDERR_VIS`).
+fn unescaped(line: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), line.as_bytes());
+    while let [first, after @ ..] = rest {
+        let octal = after.first_chunk::<3>().and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let (byte, length) = match (first, octal, after.first()) {
+            (b'\\', Some(byte), _) => (byte, 4),
+            (b'\\', None, Some(b'\\')) => (b'\\', 2),
+            _ => (*first, 1),
+        };
+        bytes.push(byte);
+        rest = &rest[length..];
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Keyword in lower case and value of a line of ssh_config(5): separated by white space or one `=`.
+pub(crate) fn directive(line: &str) -> Option<(String, String)> {
+    let line = line.trim().trim_start_matches('\u{feff}');
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let (keyword, value) = line.split_once(|c: char| c.is_whitespace() || c == '=').unwrap_or((line, ""));
+    let value = value.trim_start_matches(|c: char| c.is_whitespace() || c == '=').trim_end();
+    Some((keyword.trim_matches('"').to_lowercase(), value.to_owned()))
+}
+
+/// A value in quotes is printed by `ssh -G` without them, but for a command, which is the rest of its line.
+fn unquoted(value: &str) -> String {
+    match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) if !inner.contains('"') => inner.to_owned(),
+        _ => value.to_owned(),
+    }
+}
