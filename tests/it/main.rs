@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod adopt;
+mod config;
+mod consumers;
 mod drop_in;
 mod failures;
 mod faults;
+mod hostile;
 mod ipv6;
 mod main_job;
 mod proxies;

@@ -1,0 +1,112 @@
+//! Taking over what other programs left: sections live on under their old names, and nothing is deleted unasked.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::support::{Run, World, run, world};
+
+/// A file that `az ssh config` appended its section to, and the folder with what it generated.
+struct Legacy {
+    file: PathBuf,
+    folder: PathBuf,
+}
+
+impl Legacy {
+    /// As azure-cli-extensions `ssh_info.py` writes it for a local user: an empty line first, tabs, no newline at the end.
+    fn of_az(w: &World, before: &str) -> Self {
+        let folder = w.home().join("az_ssh_config/rg-arc-web01");
+        fs::create_dir_all(&folder).unwrap();
+        let relay_info = folder.join("rg-arc-web01-relay_info");
+        fs::write(&relay_info, "a relay token").unwrap();
+        fs::set_permissions(&relay_info, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(folder.join("id_rsa"), "a key that was made for a certificate").unwrap();
+        let user = String::from_utf8(run(w.command("id").arg("-un")).stdout).unwrap();
+        let section = format!(
+            "\nHost rg-arc-web01-{user}\n\tHostName web01\n\tUser {user}\n\tIdentityFile \"{}\"\n\tProxyCommand \"/home/me/.clientsshproxy/sshProxy_linux_amd64_1_3_026973\" -r \"{}\" -p {}",
+            w.sshd().client_key().display(),
+            relay_info.display(),
+            w.sshd().port(),
+            user = user.trim(),
+        );
+        let file = w.home().join("az.conf");
+        fs::write(&file, format!("{before}{section}")).unwrap();
+        Self { file, folder }
+    }
+
+    fn adopt(&self, w: &World, more: &[&str]) -> Run {
+        run(w.arcssh(&["config", "--adopt", "--file"]).arg(&self.file).args(more))
+    }
+
+    fn alias(&self) -> String {
+        let text = fs::read_to_string(&self.file).unwrap();
+        let host = text.lines().find_map(|line| line.strip_prefix("Host rg-arc-web01-")).unwrap();
+        format!("rg-arc-web01-{host}")
+    }
+}
+
+#[test]
+fn a_section_of_az_ssh_config_lives_on_under_its_name() {
+    let w = world(&["web01", "web02"]);
+    let legacy = Legacy::of_az(&w, "Host other\n    Port 7\n");
+    let adopted = legacy.adopt(&w, &[]);
+    assert_eq!(adopted.code, Some(0), "{}", adopted.stderr);
+
+    let mut ssh = w.command("ssh");
+    ssh.arg("-F").arg(&legacy.file).args([
+        "-o",
+        "UserKnownHostsFile=.ssh/known_hosts",
+        &legacy.alias(),
+        "echo reached",
+    ]);
+    assert_eq!(run(&mut ssh).clean(), "reached\n");
+
+    let text = fs::read_to_string(&legacy.file).unwrap();
+    assert!(text.contains("\nHost other\n    Port 7\n"), "{text}");
+    let old: Vec<&str> = text.lines().filter(|line| line.contains("sshProxy_")).collect();
+    assert!(matches!(old[..], [line] if line.starts_with("# adopted by arcssh 20")), "{old:?}");
+}
+
+#[test]
+fn leftovers_are_listed_and_deleted_only_when_asked() {
+    let w = world(&["web01"]);
+    let legacy = Legacy::of_az(&w, "");
+    let (token, key) = (legacy.folder.join("rg-arc-web01-relay_info"), legacy.folder.join("id_rsa"));
+    let listed = legacy.adopt(&w, &[]);
+    for file in [&token, &key] {
+        assert!(listed.stderr.contains(&format!("{} is left behind", file.display())), "{}", listed.stderr);
+        assert!(file.exists());
+    }
+    let cleaned = legacy.adopt(&w, &["--clean"]);
+    for file in [&token, &key] {
+        assert!(cleaned.stderr.contains(&format!("deleted {}", file.display())), "{}", cleaned.stderr);
+        assert!(!file.exists());
+    }
+    assert!(w.sshd().client_key().exists(), "a key that a living section uses is no leftover");
+}
+
+#[test]
+fn a_refresh_keeps_what_was_adopted_and_remove_takes_it_out() {
+    let w = world(&["web01"]);
+    let legacy = Legacy::of_az(&w, "");
+    legacy.adopt(&w, &[]);
+    let before = fs::read_to_string(&legacy.file).unwrap();
+    let config = |more: &[&str]| run(w.arcssh(&["config", "--file"]).arg(&legacy.file).args(more));
+    assert_eq!(config(&[]).code, Some(0));
+    assert_eq!(fs::read_to_string(&legacy.file).unwrap(), before);
+
+    let alias = legacy.alias();
+    assert_eq!(config(&["--remove", &alias]).code, Some(0));
+    let after = fs::read_to_string(&legacy.file).unwrap();
+    assert!(!after.contains(&format!("\nHost {alias}")) && !after.contains("\"adopted\""), "{after}");
+}
+
+#[test]
+fn a_section_whose_machine_is_not_there_stays_as_it_is() {
+    let w = world(&["db01"]);
+    let legacy = Legacy::of_az(&w, "");
+    let before = fs::read_to_string(&legacy.file).unwrap();
+    let adopted = legacy.adopt(&w, &[]);
+    assert!(adopted.stderr.contains("stays as it is: no Arc machine"), "{}", adopted.stderr);
+    assert_eq!(fs::read_to_string(&legacy.file).unwrap(), before);
+}

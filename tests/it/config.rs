@@ -1,0 +1,951 @@
+//! `arcssh config`: what it makes of a user's files, and what ssh makes of the result.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use arcssh_emulator::Machine;
+
+use crate::support::{ARCSSH, LIMIT, Run, World, eventually, finish, run, script, world, world_with};
+
+/// A home directory in which nothing was configured.
+pub(crate) struct Home<'a> {
+    w: &'a World,
+    path: PathBuf,
+}
+
+impl<'a> Home<'a> {
+    pub(crate) fn new(w: &'a World) -> Self {
+        let path = w.home().join("user");
+        fs::create_dir(&path).unwrap();
+        Self { w, path }
+    }
+
+    /// A home with this ~/.ssh/config.
+    fn with(w: &'a World, config: &str) -> Self {
+        let home = Self::new(w);
+        fs::create_dir(home.path.join(".ssh")).unwrap();
+        fs::write(home.file(), config).unwrap();
+        home
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.path.join(".ssh/config")
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.file()).unwrap()
+    }
+
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = self.w.command(program);
+        command.env("HOME", &self.path).current_dir(&self.path);
+        command
+    }
+
+    /// `arcssh config` with these arguments.
+    fn arcssh(&self, arguments: &[&str]) -> Command {
+        let mut arcssh = self.command(ARCSSH);
+        arcssh.arg("config").args(arguments);
+        arcssh
+    }
+
+    #[track_caller]
+    fn config(&self, arguments: &[&str]) -> Run {
+        run(&mut self.arcssh(arguments))
+    }
+
+    /// Runs `arcssh config`, which must succeed; what it says, with the home's path as `~`.
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        let run = self.config(arguments);
+        assert_eq!((run.code, run.stdout.len()), (Some(0), 0), "{}", run.stderr);
+        self.short(&run.stderr)
+    }
+
+    /// Runs `arcssh config`, which must fail with status 1 or another and change nothing; what it says.
+    #[track_caller]
+    fn refused(&self, status: i32, arguments: &[&str]) -> String {
+        let before = fs::read(self.file()).ok();
+        let run = self.config(arguments);
+        assert_eq!((run.code, run.stdout.len()), (Some(status), 0), "{}", run.stderr);
+        assert_eq!(fs::read(self.file()).ok(), before);
+        assert_eq!(self.temporary(), Vec::<String>::new());
+        self.short(&run.stderr)
+    }
+
+    fn short(&self, text: &str) -> String {
+        text.replace(self.path.to_str().unwrap(), "~")
+    }
+
+    /// Files that an edit leaves behind when it is cut off.
+    fn temporary(&self) -> Vec<String> {
+        let Ok(files) = fs::read_dir(self.path.join(".ssh")) else { return Vec::new() };
+        let names = files.flatten().map(|file| file.file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".arcssh-")).collect()
+    }
+
+    /// What `ssh -G` says of a keyword.
+    #[track_caller]
+    fn effective(&self, alias: &str, keyword: &str) -> String {
+        let mut ssh = self.command("ssh");
+        let text = run(ssh.args(["-T", "-G", "-F"]).arg(self.file()).arg(alias)).clean();
+        let value = text.lines().find_map(|line| line.strip_prefix(keyword)?.strip_prefix(' '));
+        value.unwrap_or_default().to_owned()
+    }
+
+    /// The names of the sections in the file, the closing one left out.
+    fn hosts(&self) -> Vec<String> {
+        let text = self.text();
+        let hosts = text.lines().filter_map(|line| line.strip_prefix("Host ")).filter(|host| *host != "*");
+        hosts.map(str::to_owned).collect()
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn a_missing_configuration_is_made_for_its_owner_alone() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    assert_eq!(home.done(&["web01"]), "arcssh: ~/.ssh/config: 1 host\n");
+    assert_eq!((mode(&home.path.join(".ssh")), mode(&home.file())), (0o700, 0o600));
+    assert_eq!(home.hosts(), ["web01"]);
+    assert_eq!(home.temporary(), Vec::<String>::new());
+}
+
+#[test]
+fn the_section_carries_what_ssh_needs_and_nothing_that_weakens_it() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["web01", "--user", "me", "--port", "2222", "--identity", "~/.ssh/key"]);
+    let id = w.id();
+    assert_eq!(home.effective("web01", "hostname"), "web01");
+    assert_eq!(home.effective("web01", "user"), "me");
+    assert_eq!(home.effective("web01", "port"), "2222");
+    assert_eq!(home.effective("web01", "identityfile"), "~/.ssh/key");
+    assert_eq!(home.effective("web01", "hostkeyalias"), w.emulator().machine("web01").vm_id().unwrap());
+    assert_eq!(home.effective("web01", "proxycommand"), format!("{ARCSSH} proxy {id} --port %p"));
+    let text = home.text();
+    for word in ["StrictHostKeyChecking", "/dev/null", "IdentitiesOnly", "ControlMaster", "KnownHosts"] {
+        assert!(!text.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn mode_owner_and_links_of_the_file_stay() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host other\n");
+    let real = home.path.join("dotfiles");
+    fs::create_dir(&real).unwrap();
+    fs::rename(home.file(), real.join("config")).unwrap();
+    symlink("../dotfiles/config", home.file()).unwrap();
+    fs::set_permissions(real.join("config"), Permissions::from_mode(0o640)).unwrap();
+    let root = is_root(&home);
+    if root {
+        chown(real.join("config"), Some(12345), Some(23456)).unwrap();
+    }
+    home.done(&["web01"]);
+    assert!(fs::symlink_metadata(home.file()).unwrap().is_symlink());
+    let file = fs::metadata(real.join("config")).unwrap();
+    assert_eq!(file.mode() & 0o7777, 0o640);
+    if root {
+        assert_eq!((file.uid(), file.gid()), (12345, 23456));
+    }
+    assert!(home.text().ends_with("\nHost other\n"));
+}
+
+#[test]
+fn a_link_that_leads_nowhere_yet_is_followed() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    fs::create_dir(home.path.join(".ssh")).unwrap();
+    symlink("../dotfiles/ssh/config", home.file()).unwrap();
+    home.done(&["web01"]);
+    assert!(fs::symlink_metadata(home.file()).unwrap().is_symlink());
+    assert_eq!(mode(&home.path.join("dotfiles/ssh/config")), 0o600);
+}
+
+#[test]
+fn a_linked_folder_is_followed() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    fs::create_dir(home.path.join("real")).unwrap();
+    symlink("real", home.path.join(".ssh")).unwrap();
+    home.done(&["web01"]);
+    assert!(home.path.join("real/config").is_file());
+    assert!(fs::symlink_metadata(home.path.join(".ssh")).unwrap().is_symlink());
+}
+
+#[test]
+fn one_backup_holds_the_file_as_it_was() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host other");
+    fs::set_permissions(home.file(), Permissions::from_mode(0o600)).unwrap();
+    let told = home.done(&["web01"]);
+    assert_eq!(told, "arcssh: ~/.ssh/config: 1 host; as it was: ~/.ssh/.config.arcssh-backup\n");
+    let backup = home.path.join(".ssh/.config.arcssh-backup");
+    assert_eq!((fs::read_to_string(&backup).unwrap().as_str(), mode(&backup)), ("Host other", 0o600));
+    let first = home.text();
+    home.done(&["web01", "--user", "me"]);
+    assert_eq!(fs::read_to_string(&backup).unwrap(), first);
+    assert_eq!(fs::read_dir(home.path.join(".ssh")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_backup_beside_an_included_file_is_not_included() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "");
+    let folder = home.path.join("included");
+    fs::create_dir(&folder).unwrap();
+    fs::write(home.file(), format!("Include {}/*\n", folder.display())).unwrap();
+    home.done(&["web01", "--user", "old", "--file", "included/arc"]);
+    home.done(&["--remove", "--file", "included/arc"]);
+    assert_ne!(home.effective("web01", "user"), "old");
+}
+
+#[test]
+fn running_it_twice_changes_nothing_and_says_so() {
+    let w = world(&["web01", "web02"]);
+    let home = Home::with(&w, "# mine\r\nHost other\r\n\tUser x");
+    home.done(&["web01", "web02", "--user", "me", "--wildcard", "*.arc"]);
+    let (text, inode) = (home.text(), fs::metadata(home.file()).unwrap().ino());
+    let again = ["web01", "web02", "--user", "me", "--wildcard", "*.arc"];
+    for arguments in [&again[..], &again[..1], &[]] {
+        assert_eq!(home.done(arguments), "arcssh: ~/.ssh/config is as it should be\n");
+        assert_eq!((home.text(), fs::metadata(home.file()).unwrap().ino()), (text.clone(), inode));
+    }
+}
+
+#[test]
+fn taking_the_block_out_gives_back_every_byte() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "");
+    for original in ["", "Host a", "# ü\r\nHost a\r\n\tPort 1\n\n", "\n\nUser u\n", "Match all\n User x"] {
+        fs::write(home.file(), original).unwrap();
+        home.done(&["web01"]);
+        let told = home.done(&["--remove"]);
+        assert_eq!(told, "arcssh: ~/.ssh/config: taken out; as it was: ~/.ssh/.config.arcssh-backup\n");
+        assert_eq!(home.text(), original);
+        assert_eq!(home.done(&["--remove"]), "arcssh: ~/.ssh/config is as it should be\n");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_left_alone() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "");
+    fs::write(home.file(), b"# caf\xe9\n").unwrap();
+    assert_eq!(home.refused(1, &["web01"]), "arcssh: ~/.ssh/config is not UTF-8 text\n");
+}
+
+#[test]
+fn what_ssh_cannot_read_is_left_alone() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "\u{feff}Host a\n");
+    let told = home.refused(1, &["web01"]);
+    assert!(told.starts_with("arcssh: ssh does not accept ~/.ssh/") && told.contains("line 1"), "{told}");
+    fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
+    let told = home.refused(1, &["web01"]);
+    assert!(told.to_lowercase().contains("bad configuration option: bogus"), "{told}");
+}
+
+#[test]
+fn unbalanced_markers_are_refused_by_line() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
+    let told = "arcssh: line 3 begins an arcssh block that no line ends\n";
+    for arguments in
+        [&["web01"][..], &["--remove"], &["--verify"], &["--remove", "b"], &["web01", "--dry-run"]]
+    {
+        assert_eq!(home.refused(1, arguments), told, "{arguments:?}");
+    }
+}
+
+/// Whether the tests are run by root, who may read and write everywhere.
+fn is_root(home: &Home<'_>) -> bool {
+    fs::metadata(&home.path).unwrap().uid() == 0
+}
+
+/// The command as somebody who owns the home and may do nothing else.
+fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Run {
+    if !is_root(home) {
+        return home.config(arguments);
+    }
+    // Where the program was built may be closed to others.
+    let copy = home.w.home().join("arcssh");
+    fs::copy(ARCSSH, &copy).unwrap();
+    for folder in [home.w.home(), home.w.emulator().directory()] {
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    }
+    for path in [home.path.clone(), home.path.join(".ssh"), home.file()] {
+        chown(&path, Some(65534), Some(65534)).unwrap();
+    }
+    let mut command = home.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(copy).arg("config");
+    run(command.args(arguments))
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_named() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n");
+    fs::set_permissions(home.file(), Permissions::from_mode(0o000)).unwrap();
+    let run = unprivileged(&home, &["web01"]);
+    assert_eq!(run.code, Some(1));
+    assert_eq!(
+        home.short(&run.stderr),
+        "arcssh: cannot read ~/.ssh/config: Permission denied (os error 13)\n"
+    );
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_is_named() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n");
+    fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o500)).unwrap();
+    let run = unprivileged(&home, &["web01"]);
+    fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(run.code, Some(1));
+    let told = home.short(&run.stderr);
+    assert!(told.starts_with("arcssh: cannot write to ~/.ssh: Permission denied"), "{told}");
+    assert_eq!(home.text(), "Host a\n");
+}
+
+#[test]
+fn writers_at_once_lose_nothing() {
+    let names: Vec<String> = (0..8).map(|n| format!("web{n}")).collect();
+    let machines: Vec<&str> = names.iter().map(String::as_str).collect();
+    let w = world(&machines);
+    let home = Home::with(&w, "Host other\n");
+    let piped = |name: &&str| {
+        let mut arcssh = home.arcssh(&[name]);
+        arcssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut expected = BTreeSet::new();
+    let writers: Vec<_> = machines.iter().map(piped).collect();
+    for (name, writer) in machines.iter().zip(writers) {
+        let run = finish(writer);
+        match run.code {
+            Some(0) => drop(expected.insert((*name).to_owned())),
+            _ => assert!(
+                run.stderr.ends_with("was changed by another program meanwhile; run the command again\n"),
+                "{}",
+                run.stderr
+            ),
+        }
+    }
+    assert!(!expected.is_empty());
+    assert_eq!(home.hosts().into_iter().filter(|host| host != "other").collect::<BTreeSet<_>>(), expected);
+    assert!(home.done(&["--verify"]).contains("ssh uses"));
+    assert!(home.text().ends_with("\n\nHost other\n"));
+    assert_eq!(home.temporary(), Vec::<String>::new());
+}
+
+#[test]
+fn what_another_program_changed_meanwhile_is_not_overwritten() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n");
+    let lock = File::open(home.path.join(".ssh")).unwrap();
+    lock.lock().unwrap();
+    let mut arcssh = home.arcssh(&["web01"]);
+    let arcssh = arcssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has read the file by the time that it asks Azure.
+    assert!(eventually(LIMIT, || !w.emulator().requests().is_empty()));
+    fs::write(home.file(), "Host b\n").unwrap();
+    drop(lock);
+    let run = finish(arcssh);
+    let told = "arcssh: ~/.ssh/config was changed by another program meanwhile; run the command again\n";
+    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(1), told));
+    assert_eq!(home.text(), "Host b\n");
+}
+
+#[test]
+fn whoever_reads_the_file_meanwhile_reads_the_old_one_to_its_end() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host old\n");
+    let reader = File::open(home.file()).unwrap();
+    home.done(&["web01"]);
+    assert_eq!(std::io::read_to_string(reader).unwrap(), "Host old\n");
+}
+
+#[test]
+fn a_writer_that_is_killed_leaves_the_old_file_or_the_new_one() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, &"# a comment of the user's\n".repeat(40_000));
+    let state = |port: &str| {
+        home.done(&["--wildcard", "*.arc", "--port", port]);
+        home.text()
+    };
+    let states = [state("1"), state("2")];
+    let start = Instant::now();
+    assert_eq!(state("1"), states[0]);
+    let whole = start.elapsed();
+    for n in 0..50 {
+        let mut arcssh = home.arcssh(&["--port", ["2", "1"][n % 2]]);
+        let mut arcssh = arcssh.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // From the start of a run to beyond its end.
+        thread::sleep(whole * n as u32 / 40);
+        arcssh.kill().unwrap();
+        arcssh.wait().unwrap();
+        assert!(states.contains(&home.text()), "after {n} of 40 parts of {whole:?}");
+    }
+    assert_eq!(state("1"), states[0], "another run goes through");
+}
+
+#[test]
+fn a_dry_run_shows_a_diff_and_exits_with_1_if_there_is_one() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host other\n");
+    let run = home.config(&["web01", "--user", "me", "--dry-run"]);
+    let diff = home.short(&String::from_utf8(run.stdout).unwrap());
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
+    assert!(diff.starts_with("--- ~/.ssh/config\n+++ ~/.ssh/config\n@@ -1 +1,"), "{diff}");
+    assert!(diff.contains("\n+    User me\n") && diff.ends_with("\n Host other\n"), "{diff}");
+    assert!(!diff.contains('\u{1b}'));
+    assert_eq!(home.text(), "Host other\n");
+
+    home.done(&["web01", "--user", "me"]);
+    let run = home.config(&["web01", "--dry-run"]);
+    assert_eq!((run.code, run.stdout.len(), run.stderr.as_str()), (Some(0), 0, ""));
+
+    let run = home.config(&["--remove", "--dry-run"]);
+    assert_eq!(run.code, Some(1));
+    assert!(String::from_utf8(run.stdout).unwrap().contains("\n-    User me\n"));
+}
+
+#[test]
+fn a_dry_run_makes_no_folder() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    assert_eq!(home.config(&["web01", "--dry-run"]).code, Some(1));
+    assert!(!home.path.join(".ssh").exists());
+}
+
+/// What `arcssh config` shows on a terminal, and its exit status.
+fn on_a_terminal(home: &Home<'_>, arguments: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut terminal = home.command("script");
+    let command = format!("'{ARCSSH}' config {arguments}");
+    match cfg!(target_os = "linux") {
+        true => terminal.args(["-qec", &command, "/dev/null"]),
+        false => terminal.args(["-q", "/dev/null", "sh", "-c", &command]),
+    };
+    let run = run(terminal.envs(variables.iter().copied()).env("TERM", "xterm"));
+    (run.code, String::from_utf8(run.stdout).unwrap().replace('\r', ""))
+}
+
+#[test]
+fn a_terminal_has_colours_unless_they_are_not_wanted() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host other\n");
+    let (code, diff) = on_a_terminal(&home, "web01 --dry-run", &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        diff.contains("\u{1b}[32m+Host web01\u{1b}[0m\n") && diff.contains("\u{1b}[36m@@ -1 +1,"),
+        "{diff}"
+    );
+    assert!(diff.contains("\n Host other\n"), "{diff}");
+    let (_, plain) = on_a_terminal(&home, "web01 --dry-run", &[("NO_COLOR", "1")]);
+    assert!(plain.contains("\n+Host web01\n") && !plain.contains('\u{1b}'), "{plain}");
+    let (_, coloured) = on_a_terminal(&home, "web01 --dry-run", &[("NO_COLOR", "")]);
+    assert_eq!(coloured, diff);
+}
+
+#[test]
+fn no_question_is_asked_on_a_terminal_either() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host other\n");
+    let (code, said) = on_a_terminal(&home, "web01", &[]);
+    assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
+    let (code, said) = on_a_terminal(&home, "--remove", &[]);
+    assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
+}
+
+#[test]
+fn the_block_can_be_printed_or_written_to_a_file_of_its_own() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let printed = run(&mut home.arcssh(&["web01", "--output", "-"])).clean();
+    assert!(!home.path.join(".ssh").exists());
+    assert_eq!(home.done(&["web01", "--file", "arc.conf"]), "arcssh: arc.conf: 1 host\n");
+    assert_eq!(fs::read_to_string(home.path.join("arc.conf")).unwrap(), printed);
+    assert!(!home.path.join(".ssh").exists());
+    let mut ssh = home.command("ssh");
+    let effective = run(ssh.args(["-T", "-G", "-F", "arc.conf", "web01"])).clean();
+    assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy ")), "{effective}");
+    assert_eq!(
+        home.done(&["--verify", "--file", "arc.conf"]),
+        "arcssh: ssh uses what arc.conf says of 1 host\n"
+    );
+    assert_eq!(home.config(&["web01", "--output", "file"]).code, Some(2));
+}
+
+#[test]
+fn a_bare_run_refreshes_with_the_options_of_the_last_one() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let given = ["-g", "rg-arc", "--user", "me", "--port", "2222", "--identity", "~/k", "--control-master"];
+    home.done(&given);
+    let written = home.text();
+    let damaged = written.replace("    User me\n", "").replace("Host web01", "Host web00");
+    fs::write(home.file(), damaged).unwrap();
+    home.done(&[]);
+    assert_eq!(home.text(), written);
+    home.done(&["--user", "you"]);
+    assert_eq!(home.text(), written.replace("User me\n", "User you\n").replace("\"me\"", "\"you\""));
+}
+
+#[test]
+fn a_machine_that_is_new_in_a_kept_group_comes_by_itself() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["-g", "RG-ARC"]);
+    assert_eq!(home.hosts(), ["web01"]);
+    let later = world(&["web01", "web02"]);
+    let mut arcssh = home.arcssh(&[]);
+    assert_eq!(run(arcssh.envs(later.emulator().environment())).code, Some(0));
+    assert_eq!(home.hosts(), ["web01", "web02"]);
+}
+
+#[test]
+fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    fs::write(home.path.join("key"), "").unwrap();
+    fs::write(
+        home.path.join("own.conf"),
+        "Host {patterns}\n  IdentityFile {identity_file}\n  ProxyCommand {proxy_command}\n",
+    )
+    .unwrap();
+    home.done(&[
+        "web01",
+        "--identity",
+        "key",
+        "--template",
+        "own.conf",
+        "--platform",
+        "windows",
+        "--cloud",
+        "china",
+    ]);
+    let text = home.text();
+    assert!(
+        home.short(&text).contains("\n  IdentityFile ~/key\n") && text.contains("--cloud china\n"),
+        "{text}"
+    );
+    let mut arcssh = home.arcssh(&[]);
+    let run = run(arcssh.current_dir("/"));
+    assert_eq!(home.short(&run.stderr), "arcssh: ~/.ssh/config is as it should be\n");
+}
+
+#[test]
+fn without_anything_named_it_says_how_to_name_it() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let told = "arcssh: no machine is named\narcssh: hint: arcssh config --help shows how to name one\n";
+    assert_eq!(home.refused(2, &[]), told);
+    assert!(!home.path.join(".ssh").exists());
+}
+
+#[test]
+fn a_machine_that_was_taken_out_stays_out_until_it_is_named() {
+    let w = world(&["web01", "web02", "web03"]);
+    let home = Home::new(&w);
+    home.done(&["-g", "rg-arc", "--wildcard", "*.arc"]);
+    home.done(&["--remove", "WEB02"]);
+    assert_eq!(home.hosts(), ["web01", "web03", "*.arc"]);
+    let text = home.text();
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    home.done(&["-g", "rg-arc"]);
+    assert_eq!(home.text(), text);
+    home.done(&["web02"]);
+    assert_eq!(home.hosts(), ["web01", "web02", "web03", "*.arc"]);
+    home.done(&["--remove", "*.arc"]);
+    home.done(&[]);
+    assert_eq!(home.hosts(), ["web01", "web02", "web03"]);
+}
+
+#[test]
+fn a_machine_is_taken_out_by_any_of_its_names() {
+    let w = world(&["web01", "web02"]);
+    let home = Home::with(&w, "Host other\r\n");
+    let original = home.text();
+    let id = w.id();
+    for name in ["web01", "rg-arc/web01", "RG-ARC/Web01", &id] {
+        home.done(&["web01", "web02"]);
+        home.done(&["--remove", name]);
+        assert_eq!(home.hosts(), ["web02", "other"], "{name}");
+        assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    }
+    assert_eq!(home.refused(1, &["--remove", "web01"]), "arcssh: web01 is not in the arcssh block\n");
+    assert_eq!(home.refused(1, &["--remove", "*"]), "arcssh: * is not in the arcssh block\n");
+    home.done(&["--remove", "web02"]);
+    assert_eq!(home.text(), original, "nothing is left of the block");
+    assert_eq!(home.refused(1, &["--remove", "web02"]), "arcssh: there is no arcssh block\n");
+}
+
+#[test]
+fn a_group_cannot_be_taken_out_by_mistake_for_everything() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["web01"]);
+    for selector in [&["-g", "rg-arc"][..], &["--all"], &["--tag", "a=b"], &["-s", "x"]] {
+        let told = home.refused(2, &[&["--remove"], selector].concat());
+        assert!(told.contains("cannot be used with"), "{told}");
+    }
+}
+
+/// A file and what `--verify` says of it: the block, moved below these lines.
+#[track_caller]
+fn shadowed(home: &Home<'_>, above: &str, told: &str) {
+    let text = home.text();
+    fs::write(home.file(), format!("{above}{text}")).unwrap();
+    let before = home.text();
+    let run = home.config(&["--verify"]);
+    assert_eq!((run.code, home.text()), (Some(1), before));
+    assert_eq!(home.short(&run.stderr).lines().next().unwrap(), told, "below\n{above}{}", run.stderr);
+    fs::write(home.file(), text).unwrap();
+}
+
+#[test]
+fn verify_names_file_line_and_option_of_whatever_stands_in_the_way() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["web01", "--user", "me", "--port", "2222"]);
+    assert_eq!(home.done(&["--verify"]), "arcssh: ssh uses what ~/.ssh/config says of 1 host\n");
+
+    let user =
+        |place: &str| format!("arcssh: ssh does not use the user written for web01: {place} says \"root\"");
+    shadowed(&home, "User root\n", &user("~/.ssh/config line 1"));
+    shadowed(&home, "# x\nHost *\n    Compression yes\n    User root\n", &user("~/.ssh/config line 4"));
+    shadowed(&home, "Host no\n User no\nHost web*\n\tuser=root\n", &user("~/.ssh/config line 4"));
+    shadowed(
+        &home,
+        "Host WEB01 !web01\n User no\nHost !x web01\n User \"root\"\n",
+        &user("~/.ssh/config line 4"),
+    );
+    let me = String::from_utf8(run(Command::new("id").arg("-un")).stdout).unwrap();
+    let by_user = format!("Match user no\n User no\nMatch localuser {}\n User root\n", me.trim());
+    shadowed(&home, &by_user, &user("~/.ssh/config line 4"));
+    shadowed(
+        &home,
+        "Match exec false\n User no\nMatch host web01 exec true\n User root\n",
+        &user("~/.ssh/config line 4"),
+    );
+    shadowed(&home, "Match all\n User root\nHost *\n", &user("~/.ssh/config line 2"));
+
+    let port = "arcssh: ssh does not use the port written for web01: ~/.ssh/config line 2 says \"22\"";
+    shadowed(&home, "Host *\n    Port 22\n", port);
+    let alias =
+        "arcssh: ssh does not use the hostkeyalias written for web01: ~/.ssh/config line 2 says \"x\"";
+    shadowed(&home, "Host *\n    HostKeyAlias x\n", alias);
+    for (line, says) in
+        [("ProxyCommand none", ""), ("ProxyJump bastion", ""), ("ProxyCommand nc %h %p", "nc %h %p")]
+    {
+        let told = format!(
+            "arcssh: ssh does not use the proxycommand written for web01: ~/.ssh/config line 2 says {says:?}"
+        );
+        shadowed(&home, &format!("Host *\n    {line}\n"), &told);
+    }
+}
+
+#[test]
+fn verify_names_the_line_of_an_included_file() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["web01", "--user", "me"]);
+    let folder = home.path.join("includes ü");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("1.conf"), "Host other\n  User no\n").unwrap();
+    fs::write(folder.join("2.conf"), "# here\nHost web??\n  User root\n").unwrap();
+    let told =
+        "arcssh: ssh does not use the user written for web01: ~/includes ü/2.conf line 3 says \"root\"";
+    let include = format!("Include \"{}/*.conf\"\n", folder.display());
+    shadowed(&home, &include, told);
+    shadowed(&home, &format!("Host *\n{include}"), told);
+    shadowed(&home, &format!("{include}User later\n"), told);
+    shadowed(&home, &format!("Host other\n{include}Match host web01\n{include}"), told);
+    // An Include of a section that does not apply is read, and sets nothing.
+    fs::write(folder.join("2.conf"), "User root\nMatch all\nUser no\n").unwrap();
+    let told = "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 4 says \"root\"";
+    shadowed(&home, &format!("Host other\n{include}Match host web01\nUser root\n"), told);
+}
+
+#[test]
+fn what_stands_above_a_kept_block_keeps_a_change_from_being_written() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["web01"]);
+    fs::write(home.file(), format!("Host *\n    User root\n\n{}", home.text())).unwrap();
+    let told = home.refused(1, &["--user", "me"]);
+    assert_eq!(
+        told,
+        "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 2 says \"root\"\n\
+         arcssh: hint: move line 2 of ~/.ssh/config below the arcssh block\n"
+    );
+}
+
+#[test]
+fn verify_without_a_block_says_so() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n");
+    assert_eq!(home.refused(1, &["--verify"]), "arcssh: ~/.ssh/config holds no arcssh block\n");
+}
+
+#[test]
+fn where_no_ssh_is_installed_it_is_written_with_a_warning() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let run = run(home.arcssh(&["web01"]).env("PATH", home.path.join("nothing")));
+    let told = "arcssh: no ssh is installed to prove the result with\narcssh: ~/.ssh/config: 1 host\n";
+    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(0), told));
+    assert_eq!(home.hosts(), ["web01"]);
+    let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: no ssh is installed\n"));
+}
+
+#[test]
+fn nothing_is_changed_unless_ssh_agrees() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n");
+    script(&home.path.join("bin"), "ssh", "#!/bin/sh\necho 'user other'\n");
+    let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
+    let run = run(home.arcssh(&["web01"]).env("PATH", path));
+    assert_eq!(run.code, Some(1));
+    assert_eq!((home.text().as_str(), home.temporary()), ("Host a\n", vec![]));
+    assert!(!home.path.join(".ssh/.config.arcssh-backup").exists());
+}
+
+fn two_groups() -> World {
+    let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
+    world_with(&["solo"], |builder| {
+        builder.machine(machine("web01", "rg-a")).machine(machine("Web01", "rg-b"))
+    })
+}
+
+#[test]
+fn an_ambiguous_name_lists_the_candidates() {
+    let w = two_groups();
+    let home = Home::new(&w);
+    assert_eq!(
+        home.refused(5, &["web01"]),
+        "arcssh: 2 machines are called web01: rg-a/web01, rg-b/Web01\n\
+         arcssh: hint: name the machine as GROUP/NAME\n"
+    );
+    home.done(&["rg-b/web01"]);
+    // Its name tells it apart from all others that there are, whichever of them have sections.
+    assert_eq!(home.hosts(), ["web01.rg-b Web01.rg-b"]);
+    assert_eq!(
+        home.refused(5, &["web99"]),
+        "arcssh: no Arc machine that this identity sees is called web99\n\
+         arcssh: hint: arcssh list shows the machines that this identity sees\n"
+    );
+}
+
+#[test]
+fn machines_of_one_name_go_by_name_and_group() {
+    let w = two_groups();
+    let home = Home::new(&w);
+    home.done(&["--all"]);
+    assert_eq!(home.hosts(), ["solo", "web01.rg-a", "web01.rg-b Web01.rg-b"]);
+    assert!(home.effective("Web01.rg-b", "proxycommand").contains("/rg-b/"));
+    let told = home.refused(5, &["--remove", "web01"]);
+    assert!(told.starts_with("arcssh: 2 machines are called web01: web01.rg-a, web01.rg-b\n"), "{told}");
+    home.done(&["--remove", "rg-a/web01"]);
+    assert_eq!(home.hosts(), ["solo", "web01.rg-b Web01.rg-b"]);
+}
+
+#[test]
+fn a_name_that_looks_like_name_and_group_is_told_apart_from_one() {
+    let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
+    let w = world_with(&[], |builder| {
+        let builder = builder.machine(machine("web01", "rg-a")).machine(machine("web01", "rg-b"));
+        builder.machine(machine("web01.rg-a", "rg-c"))
+    });
+    let home = Home::new(&w);
+    home.done(&["--all"]);
+    let subscription = arcssh_emulator::SUBSCRIPTION;
+    let hosts = [format!("web01.rg-a.{subscription}"), "web01.rg-b".into(), "web01.rg-a.rg-c".into()];
+    assert_eq!(home.hosts(), hosts);
+}
+
+#[test]
+fn a_name_with_capitals_can_be_typed_either_way() {
+    let w = world_with(&[], |builder| builder.machine(Machine::new("WIN-SQL01").vm_id("0A1B-2C3D")));
+    let home = Home::new(&w);
+    home.done(&["win-sql01"]);
+    assert_eq!(home.hosts(), ["win-sql01 WIN-SQL01"]);
+    for name in ["win-sql01", "WIN-SQL01"] {
+        assert!(home.effective(name, "proxycommand").ends_with("/machines/WIN-SQL01 --port %p"), "{name}");
+        assert_eq!(home.effective(name, "hostkeyalias"), "0a1b-2c3d");
+    }
+}
+
+const TYPES: [&str; 4] = [
+    "Microsoft.HybridCompute/machines",
+    "Microsoft.ConnectedVMwarevSphere/virtualMachines",
+    "Microsoft.ScVmm/virtualMachines",
+    "Microsoft.AzureStackHCI/virtualMachines",
+];
+
+#[test]
+fn all_types_of_arc_machines_are_found() {
+    let w = world_with(&[], |builder| {
+        TYPES
+            .iter()
+            .zip(["a", "b", "c", "d"])
+            .fold(builder, |builder, (kind, name)| builder.machine(Machine::new(name).resource_type(kind)))
+    });
+    let home = Home::new(&w);
+    home.done(&["--all"]);
+    for (kind, name) in TYPES.iter().zip(["a", "b", "c", "d"]) {
+        let command = home.effective(name, "proxycommand");
+        assert!(command.ends_with(&format!("/providers/{kind}/{name} --port %p")), "{command}");
+    }
+}
+
+#[test]
+fn machines_of_one_name_and_group_but_different_types_are_told_apart() {
+    let w = world_with(&[], |builder| {
+        TYPES.iter().fold(builder, |builder, kind| builder.machine(Machine::new("vm").resource_type(kind)))
+    });
+    let home = Home::new(&w);
+    home.done(&["--all"]);
+    let first = |hosts: &String| hosts.split(' ').next().unwrap().to_owned();
+    let hosts: Vec<String> = home.hosts().iter().map(first).collect();
+    let full = format!("vm.rg-arc.{}", arcssh_emulator::SUBSCRIPTION);
+    let named = ["azurestackhci", "connectedvmwarevsphere", "hybridcompute", "scvmm"];
+    assert_eq!(hosts, named.map(|kind| format!("{full}.microsoft.{kind}")));
+}
+
+#[test]
+fn an_id_of_a_virtual_machine_instance_is_cut_back_to_its_machine() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let child = "/providers/Microsoft.ScVmm/virtualMachineInstances/default";
+    home.done(&[&format!("{}{child}", w.id())]);
+    assert_eq!(home.effective("web01", "proxycommand"), format!("{ARCSSH} proxy {} --port %p", w.id()));
+    home.done(&["--remove", &format!("{}{child}", w.id())]);
+    assert_eq!(home.text(), "");
+}
+
+#[test]
+fn machines_are_selected_by_tag_group_and_subscription() {
+    let other = "5b5c4700-0000-4000-8000-000000000002";
+    let w = world_with(&[], |builder| {
+        builder
+            .machine(Machine::new("a").tag("env", "prod x=1"))
+            .machine(Machine::new("b").tag("env", "test").resource_group("rg-b"))
+            .machine(Machine::new("c").tag("Env", "test").subscription(other))
+    });
+    let home = Home::new(&w);
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["--tag", "env=test"], &["b", "c"]),
+        (&["--tag", "ENV=prod x=1"], &["a"]),
+        (&["--tag", "env=TEST", "a"], &["a"]),
+        (&["-g", "rg-B", "-g", "nothing"], &["b"]),
+        (&["-g", "rg-arc", "--tag", "env=test"], &["c"]),
+        (&["--all", "-s", other], &["c"]),
+        (&["--all"], &["a", "b", "c"]),
+    ];
+    for (arguments, hosts) in cases {
+        home.done(arguments);
+        assert_eq!(home.hosts(), hosts, "{arguments:?}");
+        home.done(&["--remove"]);
+    }
+}
+
+#[test]
+fn an_organisations_template_takes_the_place_of_the_built_in_one() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let template = "# {name}\r\nHost {patterns}\r\n  User {user}\r\n  Port {port}\r\n  ForwardAgent no\r\n  ProxyCommand {proxy_command}\r\n";
+    fs::write(home.path.join("own.conf"), template).unwrap();
+    home.done(&["web01", "--template", "own.conf", "--port", "7"]);
+    let section = format!(
+        "# web01\nHost web01\n  Port 7\n  ForwardAgent no\n  ProxyCommand {ARCSSH} proxy {} --port %p\n",
+        w.id()
+    );
+    assert!(home.text().contains(&section), "{}", home.text());
+    fs::write(home.path.join("own.conf"), "Host {patterns}\n  User {login}\n").unwrap();
+    let told = home.refused(1, &["web01"]);
+    assert!(told.contains("the template's {login} is not known; known are patterns, host_name,"), "{told}");
+    fs::remove_file(home.path.join("own.conf")).unwrap();
+    assert!(home.refused(1, &["web01"]).starts_with("arcssh: cannot read ~/own.conf: "));
+}
+
+#[test]
+fn a_template_cannot_break_the_block_or_the_file() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host a\n");
+    for (template, why) in [
+        ("Host {patterns}\n# <<< arcssh <<<\n", "ends an arcssh block that no line begins"),
+        ("# >>> arcssh >>> block 1: x\nHost {patterns}\n", "begins an arcssh block inside"),
+        ("Host {patterns}\n  Bogus {port}x\n  Nonsense\n", "ssh does not accept"),
+    ] {
+        fs::write(home.path.join("own.conf"), template).unwrap();
+        let told = home.refused(1, &["web01", "--template", "own.conf"]);
+        assert!(told.contains(why), "{told}");
+    }
+}
+
+#[test]
+fn connections_are_shared_only_when_asked_for_and_not_on_windows() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["web01"]);
+    assert!(!home.text().contains("    Control"));
+    home.done(&["--control-master"]);
+    let lines = "    ControlMaster auto\n    ControlPath ~/.ssh/arcssh-%C\n    ControlPersist 60s\n";
+    assert!(home.text().contains(lines), "{}", home.text());
+    home.done(&["--platform", "windows"]);
+    assert!(!home.text().contains("    Control"), "{}", home.text());
+}
+
+#[test]
+fn the_text_for_each_platform_is_as_recorded() {
+    let machines = |builder: arcssh_emulator::Builder| {
+        builder
+            .machine(Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001"))
+            .machine(Machine::new("WIN01").vm_id("AAAAAAAA-0000-4000-8000-000000000002").os_name("windows"))
+            .machine(Machine::new("bare").without_vm_id())
+    };
+    let w = world_with(&[], machines);
+    let home = Home::new(&w);
+    let full =
+        ["--all", "--user", "CONTOSO\\me", "--port", "2222", "--control-master", "--wildcard", "*.arc"];
+    for (golden, platform, identity) in [
+        ("config-windows.conf", "windows", r"C:\Users\me\my keys\id"),
+        ("config-unix.conf", "unix", "~/my keys/id"),
+    ] {
+        let options = ["--identity", identity, "--platform", platform, "--output", "-"];
+        let text = run(&mut home.arcssh(&[&full[..], &options].concat())).clean();
+        let text = text.replace(ARCSSH, "{arcssh}").replace(arcssh_emulator::SUBSCRIPTION, "{subscription}");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
+        // Records anew what is meant to change.
+        if std::env::var_os("ARCSSH_RECORD").is_some() {
+            fs::write(&file, &text).unwrap();
+        }
+        assert_eq!(text, fs::read_to_string(&file).unwrap(), "{golden}");
+    }
+}
+
+#[test]
+fn a_configured_host_is_reached() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let port = w.sshd().port().to_string();
+    let key = w.sshd().client_key().display().to_string();
+    home.done(&["web01", "--port", &port, "--identity", &key, "--wildcard", "*.arc"]);
+    let known = w.home().join(".ssh/known_hosts");
+    let mut ssh = home.command("ssh");
+    ssh.arg("-F").arg(home.file()).arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
+    ssh.args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "web01", "echo there"]);
+    assert_eq!(run(&mut ssh).clean(), "there\n");
+}

@@ -1,0 +1,105 @@
+//! Programs that live on the ssh configuration, each through sections that `arcssh config` wrote.
+
+mod ansible;
+mod editors;
+mod list;
+mod transfers;
+mod wildcard;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Run, World, run};
+
+/// An ssh configuration with arcssh's block at its top, and below it what its user had there before.
+struct Configuration<'w> {
+    world: &'w World,
+    file: PathBuf,
+}
+
+impl<'w> Configuration<'w> {
+    /// The file of a user who has written something into it, and has `arcssh config` add these machines.
+    #[track_caller]
+    fn generate(world: &'w World, machines: &[&str]) -> Self {
+        let file = world.home().join("hosts.conf");
+        let known_hosts = world.home().join(".ssh/known_hosts");
+        let own = format!(
+            "# my own\nHost *\n    UserKnownHostsFile {}\n    BatchMode yes\n",
+            known_hosts.display()
+        );
+        fs::write(&file, &own).unwrap();
+        let configuration = Self { world, file };
+        let run = configuration.config(machines);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(configuration.text().ends_with(&own), "{}", configuration.text());
+        configuration
+    }
+
+    /// `arcssh config` with what it takes to log in to the playground's machines.
+    #[track_caller]
+    fn config(&self, arguments: &[&str]) -> Run {
+        let mut config = self.world.arcssh(&["config"]);
+        config.args(arguments).arg("--file").arg(&self.file).args(["--user", &user(), "--port"]);
+        config
+            .arg(self.world.sshd().port().to_string())
+            .arg("--identity")
+            .arg(self.world.sshd().client_key());
+        run(&mut config)
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(&self.file).unwrap()
+    }
+
+    /// ssh, scp, sftp or another one that takes `-F`.
+    fn program(&self, name: &str) -> Command {
+        let mut program = self.world.command(name);
+        program.arg("-F").arg(&self.file);
+        program
+    }
+
+    /// `ssh -F {file}`, for programs that start it themselves.
+    fn ssh_words(&self) -> String {
+        format!("ssh -F {}", self.file.display())
+    }
+
+    /// `ssh {host} {command}`, to its end.
+    #[track_caller]
+    fn ssh(&self, arguments: &[&str]) -> Run {
+        run(self.program("ssh").args(arguments))
+    }
+}
+
+/// Who runs the tests.
+fn user() -> String {
+    run(Command::new("id").arg("-un")).clean().trim().to_owned()
+}
+
+/// Gives a machine that was added to the emulator what the playground's own have: its sshd and a known host key.
+fn join(world: &World, machine: &str) {
+    let machine = world.emulator().machine(machine);
+    machine.set_ssh_port(world.sshd().port());
+    trust(world, &machine.vm_id().unwrap());
+}
+
+/// Adds the host key under another name.
+fn trust(world: &World, name: &str) {
+    let file = world.home().join(".ssh/known_hosts");
+    let known = fs::read_to_string(&file).unwrap() + &world.sshd().known_hosts_line(name).unwrap();
+    fs::write(file, known).unwrap();
+}
+
+/// A directory that `install` fills once for each target directory, however many tests want it at the same time.
+fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&directory).unwrap();
+    let lock = fs::File::create(directory.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let done = directory.join("installed");
+    if !done.exists() {
+        install(&directory);
+        fs::write(done, "").unwrap();
+    }
+    directory
+}

@@ -1,0 +1,152 @@
+//! Editors: VS Code's way of connecting, and the parser with which VS Code and its kin list hosts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use arcssh_emulator::Machine;
+use serde_json::Value;
+
+use super::{Configuration, installed, join, user};
+use crate::support::{World, closed_port, eventually, finish, noise, run, signal, world, world_with};
+
+/// What stands in for VS Code's server: it says on which loopback port it listens, and ends with its window.
+const SERVER: &str = "\
+python3 -u -m http.server 0 --bind 127.0.0.1 --directory DIRECTORY 2>/dev/null &
+trap 'kill $!' EXIT
+";
+
+#[test]
+fn two_windows_of_vs_code_have_a_server_each() {
+    let w = world(&["web01"]);
+    let hosts = Configuration::generate(&w, &["web01"]);
+    let served = w.home().join("served");
+    fs::create_dir(&served).unwrap();
+    let bytes = noise(5 << 20);
+    fs::write(served.join("extension.vsix"), &bytes).unwrap();
+
+    let first = Window::open(&hosts);
+    let second = Window::open(&hosts);
+    assert_eq!(w.emulator().open_connections(), 2);
+    // Both at once, as windows that install the same extension do.
+    let fetches = [&first, &second, &first, &second].map(|window| window.fetch(&w, "extension.vsix"));
+    for fetch in fetches {
+        let fetched = finish(fetch);
+        assert_eq!((fetched.code, fetched.stderr.as_str()), (Some(0), ""));
+        assert!(fetched.stdout == bytes);
+    }
+    let servers = [first.server, second.server];
+    first.close();
+    let fetched = finish(second.fetch(&w, "extension.vsix"));
+    assert!(fetched.stdout == bytes, "the second window lost its connection: {}", fetched.stderr);
+    second.kill();
+    for port in servers {
+        let gone = || TcpStream::connect(("127.0.0.1", port)).is_err();
+        assert!(eventually(Duration::from_secs(10), gone), "a server outlives its window");
+    }
+    assert!(eventually(Duration::from_secs(10), || w.sshd().sessions() == 0), "a session of sshd is left");
+}
+
+/// `ssh -T -D PORT alias bash`, whose script arrives on standard input and has said where it serves HTTP.
+struct Window {
+    ssh: Child,
+    stdin: ChildStdin,
+    socks: u16,
+    server: u16,
+}
+
+impl Window {
+    fn open(hosts: &Configuration<'_>) -> Self {
+        let socks = closed_port();
+        let mut ssh = hosts.program("ssh");
+        ssh.args(["-T", "-D", &socks.to_string(), "-o", "ConnectTimeout=15", "web01", "bash"]);
+        let mut ssh =
+            ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = ssh.stdin.take().unwrap();
+        let directory = hosts.world.home().join("served").display().to_string();
+        stdin.write_all(SERVER.replace("DIRECTORY", &directory).as_bytes()).unwrap();
+        let mut said = String::new();
+        BufReader::new(ssh.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        let port = said.split_whitespace().skip_while(|word| *word != "port").nth(1);
+        let Some(server) = port.and_then(|port| port.parse().ok()) else {
+            drop(stdin);
+            panic!("the server does not start: {said}{}", finish(ssh).stderr)
+        };
+        Self { ssh, stdin, socks, server }
+    }
+
+    /// Starts to fetch a file from the server, through the SOCKS port.
+    fn fetch(&self, w: &World, file: &str) -> Child {
+        let mut curl = w.command("curl");
+        curl.args(["-sSf", "--max-time", "60", "--socks5-hostname", &format!("127.0.0.1:{}", self.socks)]);
+        curl.arg(format!("http://127.0.0.1:{}/{file}", self.server));
+        curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// The user closes the window: the script's input ends.
+    fn close(self) {
+        drop(self.stdin);
+        let ended = finish(self.ssh);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    }
+
+    /// VS Code ends, and ends its ssh.
+    fn kill(mut self) {
+        signal(self.ssh.id(), "TERM");
+        self.ssh.wait().unwrap();
+    }
+}
+
+/// The versions of npm's ssh-config that are around: VS Code's kin follow it slowly.
+const SSH_CONFIG: &str = r#"{
+  "private": true,
+  "dependencies": { "ssh-config": "5.3.0", "ssh-config-4": "npm:ssh-config@4.4.4" }
+}"#;
+
+#[test]
+fn the_parser_of_editors_lists_our_hosts() {
+    let added = |name: &str, group: &str| Machine::new(name).resource_group(group);
+    let w = world_with(&["web01"], |b| b.machine(added("Web02", "rg-b")).machine(added("db", "rg-a")));
+    join(&w, "web02");
+    let hosts = Configuration::generate(&w, &["--all", "--wildcard", "*.arc"]);
+    for package in ["ssh-config", "ssh-config-4"] {
+        let mut node = w.command("node");
+        node.arg(install().join("hosts.js")).arg(package).arg(&hosts.file);
+        let listed: BTreeMap<String, Value> = serde_json::from_str(&run(&mut node).clean()).unwrap();
+        // The user's own `*` is a pattern too; editors leave those out.
+        let aliases: Vec<&str> = listed.keys().map(String::as_str).filter(|a| !a.contains('*')).collect();
+        assert_eq!(aliases, ["Web02", "db", "web01", "web02"], "{package}");
+        for alias in aliases {
+            let machine = w.emulator().machine(alias);
+            let read = |keyword: &str| listed[alias][keyword].as_str().unwrap_or_default().to_owned();
+            assert_eq!(read("User"), user());
+            assert_eq!(read("Port"), w.sshd().port().to_string());
+            assert_eq!(read("HostName"), alias.to_lowercase());
+            assert_eq!(read("HostKeyAlias"), machine.vm_id().unwrap());
+            let expected = format!("{} proxy {} --port %p", crate::support::ARCSSH, machine.resource_id());
+            assert_eq!(read("ProxyCommand"), expected, "{package}");
+        }
+        let key = w.sshd().client_key().display().to_string();
+        assert_eq!(listed["web01"]["IdentityFile"], serde_json::json!([key]), "{package}");
+    }
+}
+
+fn install() -> PathBuf {
+    let directory = installed("ssh-config-5.3.0-4.4.4", |directory| {
+        fs::write(directory.join("package.json"), SSH_CONFIG).unwrap();
+        let install = ["install", "--no-audit", "--no-fund", "--ignore-scripts"];
+        let npm = Command::new("npm").args(install).current_dir(directory).output();
+        let npm = npm.expect("this test needs npm and node: install Node.js");
+        assert!(
+            npm.status.success(),
+            "npm could not install ssh-config: {}",
+            String::from_utf8_lossy(&npm.stderr)
+        );
+    });
+    fs::write(directory.join("hosts.js"), include_str!("hosts.js")).unwrap();
+    directory
+}

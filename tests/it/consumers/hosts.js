@@ -1,0 +1,13 @@
+// Lists the hosts of an ssh configuration as editors do: node hosts.js PACKAGE FILE
+const [, , name, file] = process.argv;
+const module_ = require(name);
+const SSHConfig = module_.default ?? module_;
+const config = SSHConfig.parse(require('fs').readFileSync(file, 'utf8'));
+const patterns = (value) => (Array.isArray(value) ? value.map((word) => word.val ?? word) : value.split(/\s+/));
+const aliases = config.filter((line) => line.param === 'Host').flatMap((line) => patterns(line.value));
+const read = (alias) => {
+  const values = config.compute(alias);
+  // Before 5.0 it splits a ProxyCommand into words.
+  return { ...values, ProxyCommand: [values.ProxyCommand].flat().join(' ') };
+};
+console.log(JSON.stringify(Object.fromEntries(aliases.map((alias) => [alias, read(alias)]))));

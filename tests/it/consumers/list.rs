@@ -1,0 +1,157 @@
+//! `arcssh list`, for people and for programs.
+
+use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, SUBSCRIPTION, Service};
+use serde_json::{Value, json};
+
+use crate::support::{World, run, world_with};
+
+const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
+
+/// Machines that differ in everything by which they can be selected.
+fn fleet() -> World {
+    fleet_with(|builder| builder)
+}
+
+fn fleet_with(configure: impl FnOnce(Builder) -> Builder) -> World {
+    let machines = [
+        Machine::new("db01").resource_group("rg-a").tag("env", "test"),
+        Machine::new("db01").resource_group("rg-b").tag("env", "live"),
+        Machine::new("a-machine-with-a-long-name").resource_group("rg-b").os_name("windows").offline(),
+        Machine::new("far").subscription(OTHER).tag("env", "live"),
+    ];
+    world_with(&["Web01"], |builder| {
+        configure(machines.into_iter().fold(builder, |builder, machine| builder.machine(machine)))
+    })
+}
+
+#[track_caller]
+fn list(w: &World, arguments: &[&str]) -> String {
+    run(w.arcssh(&["list"]).args(arguments)).clean()
+}
+
+#[track_caller]
+fn json(w: &World, arguments: &[&str]) -> Value {
+    serde_json::from_str(&list(w, arguments)).unwrap()
+}
+
+/// GROUP/NAME of what is listed.
+#[track_caller]
+fn names(w: &World, arguments: &[&str]) -> Vec<String> {
+    let machines = json(w, &[arguments, &["--format", "json"]].concat());
+    let name =
+        |m: &Value| format!("{}/{}", m["resourceGroup"].as_str().unwrap(), m["name"].as_str().unwrap());
+    machines.as_array().unwrap().iter().map(name).collect()
+}
+
+const ALL: [&str; 5] =
+    ["rg-b/a-machine-with-a-long-name", "rg-a/db01", "rg-b/db01", "rg-arc/far", "rg-arc/Web01"];
+
+#[test]
+fn people_read_a_table() {
+    let w = fleet();
+    let table = list(&w, &[]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 1 + ALL.len(), "{table}");
+    let columns: Vec<usize> = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE"]
+        .iter()
+        .map(|head| lines[0].find(head).unwrap())
+        .collect();
+    let cells = |line: &str| -> Vec<String> {
+        let ends = columns[1..].iter().copied().chain([line.len()]);
+        columns.iter().zip(ends).map(|(start, end)| line[*start..end].trim_end().to_owned()).collect()
+    };
+    for (line, name) in lines[1..].iter().zip(ALL) {
+        let cells = cells(line);
+        assert_eq!(format!("{}/{}", cells[1], cells[0]), name, "{table}");
+        let (status, os) = match cells[0].len() {
+            26 => ("Disconnected", "windows"),
+            _ => ("Connected", "linux"),
+        };
+        assert_eq!(
+            (cells[2].as_str(), cells[3].as_str(), cells[4].as_str()),
+            (status, "1.67.03504.1320", os)
+        );
+        let shape: String = cells[5].chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape.trim_end_matches('Z'), "0000-00-00 00:00:00", "{table}");
+        assert!(columns[1..].iter().all(|start| line[..*start].ends_with("  ")), "{table}");
+    }
+    assert_eq!(list(&w, &["--all", "--format", "table"]), table);
+}
+
+#[test]
+fn programs_read_json() {
+    let w = fleet();
+    let machines = json(&w, &["--format", "json", "web01"]);
+    let machine = w.emulator().machine("web01");
+    let mut expected = json!([{
+        "name": "Web01", "resourceGroup": "rg-arc", "subscription": SUBSCRIPTION, "id": machine.resource_id(),
+        "vmId": machine.vm_id(), "status": "Connected", "agentVersion": "1.67.03504.1320", "os": "linux", "tags": {},
+    }]);
+    expected[0]["lastStatusChange"] = machines[0]["lastStatusChange"].clone();
+    assert_eq!(machines, expected);
+}
+
+#[test]
+fn machines_are_selected_by_what_they_have_in_common() {
+    let w = fleet();
+    assert_eq!(names(&w, &[]), ALL);
+    assert_eq!(names(&w, &["--all"]), ALL);
+    assert_eq!(names(&w, &["-g", "RG-B"]), [ALL[0], ALL[2]]);
+    assert_eq!(names(&w, &["-g", "rg-a", "-g", "rg-b"]), ALL[..3]);
+    assert_eq!(names(&w, &["--tag", "env=live"]), [ALL[2], ALL[3]]);
+    assert_eq!(names(&w, &["-g", "rg-b", "--tag", "env=live"]), [ALL[2]]);
+    assert_eq!(names(&w, &["-s", OTHER]), [ALL[3]]);
+    assert_eq!(names(&w, &["rg-a/db01", "WEB01"]), [ALL[1], ALL[4]]);
+    assert_eq!(names(&w, &["-g", "rg-none"]), [""; 0]);
+}
+
+#[test]
+fn an_ambiguous_name_lists_the_candidates() {
+    let w = fleet();
+    run(&mut w.arcssh(&["list", "db01"])).failed(
+        5,
+        &[
+            "arcssh: 2 machines are called db01: rg-a/db01, rg-b/db01",
+            "arcssh: hint: name the machine as GROUP/NAME",
+        ],
+    );
+    run(&mut w.arcssh(&["list", "db02"])).failed(
+        5,
+        &[
+            "arcssh: no Arc machine that this identity sees is called db02",
+            "arcssh: hint: arcssh list shows the machines that this identity sees",
+        ],
+    );
+}
+
+#[test]
+fn an_inventory_has_all_variables_and_one_hosts() {
+    let w = fleet();
+    let inventory = json(&w, &["--list"]);
+    assert_eq!(json(&w, &["--format", "ansible"]), inventory);
+    let hosts = json!(["a-machine-with-a-long-name", "db01.rg-a", "db01.rg-b", "far", "web01"]);
+    assert_eq!(inventory["arc"]["hosts"], hosts);
+    assert_eq!(inventory["rg_rg_b"]["hosts"], json!([hosts[0], hosts[2]]));
+    assert_eq!(inventory["os_windows"]["hosts"], json!([hosts[0]]));
+    let variables = &inventory["_meta"]["hostvars"];
+    assert_eq!(variables.as_object().unwrap().len(), ALL.len());
+    assert_eq!(variables["db01.rg-b"]["arc"]["tags"], json!({ "env": "live" }));
+    assert_eq!(json(&w, &["--host", "db01.rg-b"]), variables["db01.rg-b"]);
+    assert_eq!(json(&w, &["--host", "nobody"]), json!({}));
+}
+
+#[test]
+fn without_resource_graph_the_pages_of_each_subscription_give_the_same_machines() {
+    let w = fleet_with(|builder| builder.page_size(1));
+    let graph = json(&w, &["--format", "json"]);
+    let pages = |path: &str| {
+        w.emulator().requests_to(Service::Arm).iter().filter(|r| r.path_and_query.contains(path)).count()
+    };
+    assert_eq!(pages("Microsoft.ResourceGraph"), ALL.len());
+    w.emulator()
+        .arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph).times(9));
+    assert_eq!(json(&w, &["--format", "json"]), graph);
+    assert_eq!(pages("/providers/Microsoft.HybridCompute/machines"), ALL.len());
+    assert_eq!(names(&w, &["-s", OTHER]), [ALL[3]]);
+    assert_eq!(names(&w, &["-g", "rg-b"]), [ALL[0], ALL[2]]);
+}
