@@ -24,6 +24,12 @@ const GRAPH_VERSION: &str = "2021-03-01";
 /// Azure/azure-rest-api-specs, subscriptions.
 const SUBSCRIPTIONS_VERSION: &str = "2022-12-01";
 
+/// The list of all resources, as azure-powershell was recorded with it (`TestArcPortFromRSTags.json`).
+const RESOURCES_VERSION: &str = "2018-05-01";
+/// The Arc machines that Microsoft.HybridCompute's own list does not hold.
+const OTHER_TYPES: &str = "resourceType eq 'Microsoft.ConnectedVMwarevSphere/virtualMachines' \
+    or resourceType eq 'Microsoft.ScVmm/virtualMachines' or resourceType eq 'Microsoft.AzureStackHCI/virtualMachines'";
+
 /// All Arc machines that the identity may read; ordered by a unique column, so that pages do not overlap.
 const QUERY: &str = "resources \
     | where type in~ ('microsoft.hybridcompute/machines', 'microsoft.connectedvmwarevsphere/virtualmachines', \
@@ -101,22 +107,37 @@ async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmE
 }
 
 async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
+    let version = ("api-version", SUBSCRIPTIONS_VERSION);
     let subscriptions = match subscriptions {
-        [] => pages::<Subscription>(arm, &["subscriptions"], SUBSCRIPTIONS_VERSION).await?,
+        [] => pages::<Subscription>(arm, &["subscriptions"], &[version]).await?,
         given => given.iter().map(|id| Subscription { subscription_id: id.clone() }).collect(),
     };
     let mut machines = Vec::new();
     for Subscription { subscription_id } in subscriptions {
         let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
-        let rows = pages::<Row>(arm, &path, MACHINES_VERSION).await?;
+        let mut rows = pages::<Row>(arm, &path, &[("api-version", MACHINES_VERSION)]).await?;
+        rows.extend(other_types(arm, &subscription_id).await);
         machines.extend(rows.into_iter().filter_map(Row::machine));
     }
     Ok(machines)
 }
 
+/// Virtual machines of VMware, SCVMM and Azure Local, by ID and tags alone. Whoever may not list them has none.
+async fn other_types(arm: &Arm, subscription: &str) -> Vec<Row> {
+    let query = [("$filter", OTHER_TYPES), ("api-version", RESOURCES_VERSION)];
+    pages(arm, &["subscriptions", subscription, "resources"], &query).await.unwrap_or_else(|error| {
+        info!("only Arc-enabled servers are listed: {error}");
+        Vec::new()
+    })
+}
+
 /// All pages of a list: `{"value":[…],"nextLink"?}`, where `nextLink` is followed as it stands.
-async fn pages<T: DeserializeOwned>(arm: &Arm, path: &[&str], version: &str) -> Result<Vec<T>, ArmError> {
-    let mut page: Page<T> = arm.get(path, &[("api-version", version)]).await?;
+async fn pages<T: DeserializeOwned>(
+    arm: &Arm,
+    path: &[&str],
+    query: &[(&str, &str)],
+) -> Result<Vec<T>, ArmError> {
+    let mut page: Page<T> = arm.get(path, query).await?;
     let mut all = page.value;
     while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
         let next = Url::parse(&next).context("nextLink is not a URL").map_err(ArmError::UnexpectedAnswer)?;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use arcssh_emulator::Machine;
+use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{ARCSSH, LIMIT, Run, World, eventually, finish, run, script, world, world_with};
 
@@ -804,10 +804,17 @@ fn all_types_of_arc_machines_are_found() {
     });
     let home = Home::new(&w);
     home.done(&["--all"]);
-    for (kind, name) in TYPES.iter().zip(["a", "b", "c", "d"]) {
-        let command = home.effective(name, "proxycommand");
-        assert!(command.ends_with(&format!("/providers/{kind}/{name} --port %p")), "{command}");
-    }
+    let all_are_there = || {
+        for (kind, name) in TYPES.iter().zip(["a", "b", "c", "d"]) {
+            let command = home.effective(name, "proxycommand");
+            assert!(command.ends_with(&format!("/providers/{kind}/{name} --port %p")), "{command}");
+        }
+    };
+    all_are_there();
+    // Lists serve where Resource Graph is refused.
+    w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph));
+    home.done(&[]);
+    all_are_there();
 }
 
 #[test]
