@@ -115,9 +115,10 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
     let mut machines = Vec::new();
     for Subscription { subscription_id } in subscriptions {
         let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
-        let mut rows = pages::<Row>(arm, &path, &[("api-version", MACHINES_VERSION)]).await?;
-        rows.extend(other_types(arm, &subscription_id).await);
+        let rows = pages::<Row>(arm, &path, &[("api-version", MACHINES_VERSION)]).await?;
         machines.extend(rows.into_iter().filter_map(Row::machine));
+        let others = other_types(arm, &subscription_id).await.into_iter().filter_map(Row::machine);
+        machines.extend(others.filter(|other| other.id.namespace != "Microsoft.HybridCompute"));
     }
     Ok(machines)
 }

@@ -64,13 +64,12 @@ async fn changed(args: &ConfigArgs, old: &str) -> Result<String> {
     if args.remove {
         return without(&args.selection.selection().machines, old);
     }
-    let kept = match config_file::options(old)? {
-        Some(line) => {
-            serde_json::from_str(line).context("the options line of the arcssh block is damaged")?
-        }
-        None => Options::default(),
-    };
+    let kept = Options::of(old)?;
     let foreign = if args.adopt { legacy::find(old) } else { Vec::new() };
+    if args.adopt && foreign.is_empty() && kept.is_empty() && args.selection.selection().is_empty() {
+        tell("there is no section of another program to take over");
+        return Ok(old.to_owned());
+    }
     let (options, sections) = compose(args, kept, &foreign).await?;
     if options.is_empty() {
         return Ok(old.to_owned());

@@ -8,6 +8,7 @@ mod consumers;
 mod drop_in;
 mod failures;
 mod faults;
+mod guides;
 mod hostile;
 mod ipv6;
 mod main_job;

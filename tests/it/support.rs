@@ -127,7 +127,10 @@ impl Run {
     /// Asserts that it ended well and said nothing on standard error; what it said otherwise.
     #[track_caller]
     pub(crate) fn clean(self) -> String {
-        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""));
+        // On a busy machine a connection takes long enough to be told what it waits for.
+        let waiting = |line: &&str| line.starts_with("arcssh: waiting for the ");
+        let said: Vec<&str> = self.stderr.lines().filter(|line| !waiting(line)).collect();
+        assert_eq!((self.code, said), (Some(0), vec![]));
         String::from_utf8(self.stdout).unwrap()
     }
 

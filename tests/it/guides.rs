@@ -1,0 +1,39 @@
+//! The guides' commands do what they say: each `sh` block of docs/ is run, line by line, by somebody who has a machine
+//! called web01 in the group rg-web.
+
+use std::fs;
+use std::path::Path;
+
+use arcssh_emulator::Machine;
+
+use crate::support::{ARCSSH, run, world_with};
+
+/// The lines of a guide's `sh` blocks.
+fn commands(guide: &str) -> Vec<String> {
+    let blocks = guide.split("```sh\n").skip(1);
+    blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()).map(Into::into).collect()
+}
+
+#[test]
+fn every_command_of_the_guides_does_what_it_says() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let path =
+        format!("{}:{}", Path::new(ARCSSH).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut tried = 0;
+    for guide in ["SSH-CONFIG.md", "VSCODE.md", "ANSIBLE.md"] {
+        let w = world_with(&["solo"], |builder| {
+            builder.machine(Machine::new("web01").resource_group("rg-web").tag("env", "prod"))
+        });
+        fs::remove_file(w.configuration()).unwrap();
+        for line in commands(&fs::read_to_string(docs.join(guide)).unwrap()) {
+            // ssh itself looks for the user's own home: the tests of generated sections connect.
+            let line = line
+                .strip_prefix("ssh ")
+                .map_or(line.clone(), |host| format!("ssh -G -F .ssh/config {host}"));
+            let done = run(w.command("sh").args(["-c", &line]).env("PATH", &path));
+            assert_eq!(done.code, Some(0), "{guide}: {line}: {}", done.stderr);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 10, "{tried} commands");
+}
