@@ -397,3 +397,24 @@ impl Running {
         end
     }
 }
+
+/// Azure CLI is a program that a shell starts: both end with arcssh, however long it would have taken.
+#[test]
+fn azure_cli_ends_with_arcssh() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let w = world(&["web01"]);
+    let folder = w.home().join("bin");
+    fs::create_dir(&folder).unwrap();
+    let az = folder.join("az");
+    fs::write(&az, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
+    fs::set_permissions(&az, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    for name in ["HUP", "TERM"] {
+        let arcssh = Running::start(w.proxy("web01").env_remove("AZURE_CLIENT_SECRET").env("PATH", &path));
+        let hangs = || w.survivors().iter().any(|line| line.starts_with("tail -f"));
+        assert!(eventually(SOON, hangs), "{:?}", w.survivors());
+        signal(arcssh.id(), name);
+        arcssh.end_soon();
+        assert!(eventually(SOON, || w.survivors().is_empty()), "SIG{name}: {:?}", w.survivors());
+    }
+}

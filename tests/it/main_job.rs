@@ -255,3 +255,12 @@ fn terminate(ssh: &mut Child) {
     crate::support::signal(ssh.id(), "TERM");
     ssh.wait().unwrap();
 }
+
+#[test]
+fn another_service_is_asked_for_by_its_name() {
+    let w = world(&["web01"]);
+    let run = run(w.proxy("web01").args(["--service", "wac"]));
+    assert_eq!(run.code, Some(5), "the machine has no service configuration for it: {}", run.stderr);
+    let [asked] = &w.emulator().requests_to(Service::Arm)[..] else { panic!("{}", run.stderr) };
+    assert_eq!(asked.body, r#"{"serviceName":"WAC"}"#);
+}
