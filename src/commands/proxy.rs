@@ -1,6 +1,8 @@
 //! `arcssh proxy`: find the machine's relay, connect, carry bytes. It only ever reads from Azure.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
@@ -132,8 +134,7 @@ impl Source {
 fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
     let (text, origin) = match file {
         Some(file) => {
-            let text =
-                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = read_bounded(file).with_context(|| format!("cannot read {}", file.display()))?;
             (text, file.display().to_string())
         }
         None => match std::env::var(RELAY_INFO_VARIABLE) {
@@ -143,6 +144,16 @@ fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
     };
     RelayCredentials::from_relay_info(&text).with_context(|| format!("{origin} holds no relay information"))
 }
+
+/// The text of a file up to [`MAX_RELAY_INFO`]: a device, or a file named by mistake, is not read without end.
+fn read_bounded(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(MAX_RELAY_INFO).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Bytes of relay information that are read; an answer of listCredentials is about 4 kB, and a third more in base64.
+const MAX_RELAY_INFO: u64 = 64 * 1024;
 
 /// Neither a resource ID nor relay information was given.
 #[derive(Debug, thiserror::Error)]
