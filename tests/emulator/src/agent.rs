@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::encoding::encode;
 use crate::journal::{Journal, RequestRecord, Service};
 use crate::machine::{MachineState, Notice, port};
@@ -53,6 +53,8 @@ pub(crate) struct Agent {
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) service_token_key: Arc<TokenKey>,
     pub(crate) journal: Arc<Journal>,
+    /// In step with Azure's, so that a test of skew is one of the client alone.
+    pub(crate) clock: Clock,
 }
 
 /// An accept notification, as far as the agent reads it.
@@ -76,7 +78,7 @@ impl Agent {
     /// Keeps a control channel open at one name, while the machine is online, until the name expires or is deleted.
     async fn listen(self: Arc<Self>, notice: Notice) {
         tokio::time::sleep_until(notice.listen_from.into()).await;
-        let life = notice.minted.expires_on.saturating_sub(clock::unix_seconds());
+        let life = notice.minted.expires_on.saturating_sub(self.clock.unix_seconds());
         let end = Instant::now() + Duration::from_secs(life);
         let mut online = self.machine.online.subscribe();
         let listening = async {
@@ -168,7 +170,7 @@ impl Agent {
         let token = invitation.header("Service-Configuration-Token");
         let claims = token.and_then(|token| self.service_token_key.verify(token));
         let claims = claims.ok_or_else(|| refuse("the service configuration token is not valid"))?;
-        if claims["exp"].as_u64().is_none_or(|expires| expires <= clock::unix_seconds()) {
+        if claims["exp"].as_u64().is_none_or(|expires| expires <= self.clock.unix_seconds()) {
             return Err(refuse("the service configuration token is expired"));
         }
         if claims["machine"].as_str() != Some(&self.machine.resource_id().to_ascii_lowercase()) {
@@ -201,6 +203,7 @@ impl Invitation {
 
     fn record(&self) -> RequestRecord {
         RequestRecord {
+            arrived: Instant::now(),
             service: Service::Agent,
             method: "accept".to_owned(),
             path_and_query: self.address.clone(),

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use crate::agent::Agent;
 use crate::arm::fault::ArmFaults;
 use crate::arm::role::Role;
 use crate::arm::{Arm, Registration};
-use crate::entra::Entra;
+use crate::clock::Clock;
+use crate::entra::{Entra, ManagedIdentity, OTHER_TENANT, Settings, TENANT};
 use crate::journal::Journal;
-use crate::machine::{Machine, MachineState};
+use crate::machine::{Machine, MachineState, RESOURCE_GROUP, SUBSCRIPTION};
+use crate::managed_identity::{Endpoint, Himds, Imds, TOKEN_DIRECTORY};
 use crate::relay::Relay;
-use crate::server::{Room, Witness, serve};
+use crate::server::{Room, Witness, serve, serve_plain};
+use crate::throttle::Throttles;
 use crate::tls::{Certificates, KeyExchange};
 use crate::token::TokenKey;
 
@@ -34,10 +38,21 @@ pub struct Builder {
     address: IpAddr,
     machines: Vec<Machine>,
     agent: bool,
+    clock: Clock,
+    credential_lifetime: Option<Duration>,
+    strict_expiry: bool,
     endpoint_delay: Duration,
     listener_delay: Duration,
     rendezvous_time: Duration,
     token_lifetime: Duration,
+    user_principal_name: String,
+    device_interval: Duration,
+    approving: bool,
+    certificate_lifetime: Duration,
+    subscription_tenant: &'static str,
+    imds: Option<SocketAddr>,
+    himds: Option<SocketAddr>,
+    arc_token_directory: PathBuf,
     page_size: Option<usize>,
     role: Role,
     registration_state: String,
@@ -51,12 +66,24 @@ impl Default for Builder {
             address: Ipv4Addr::LOCALHOST.into(),
             machines: Vec::new(),
             agent: true,
+            clock: Clock::default(),
+            credential_lifetime: None,
+            strict_expiry: false,
             endpoint_delay: Duration::ZERO,
             listener_delay: Duration::ZERO,
             // "The maximum to assume is 30 seconds" (protocol guide, "Accept message").
             rendezvous_time: Duration::from_secs(30),
             // What Entra gives at least: 60 to 90 minutes (Microsoft Learn, "Configurable token lifetimes").
             token_lifetime: Duration::from_secs(3600),
+            user_principal_name: "Ada@arcssh.example".to_owned(),
+            // Microsoft Learn, "OAuth 2.0 device authorization grant flow", the example's `interval`.
+            device_interval: Duration::from_secs(5),
+            approving: false,
+            certificate_lifetime: Duration::from_secs(3600),
+            subscription_tenant: TENANT,
+            imds: None,
+            himds: None,
+            arc_token_directory: TOKEN_DIRECTORY.into(),
             page_size: None,
             role: Role::Owner,
             registration_state: "Registered".to_owned(),
@@ -83,6 +110,24 @@ impl Builder {
         Self { agent: false, ..self }
     }
 
+    /// Sets the clock of Entra, ARM, relay and agents apart from that of this machine: `offset` seconds ahead, or
+    /// behind if it is negative.
+    pub fn clock_offset(self, offset: i64) -> Self {
+        Self { clock: Clock { offset }, ..self }
+    }
+
+    /// The longest life of relay credentials: `expiresOn` comes after it even if `expiresin` asks for more. Whole
+    /// seconds.
+    pub fn credential_lifetime(self, lifetime: Duration) -> Self {
+        Self { credential_lifetime: Some(lifetime), ..self }
+    }
+
+    /// The relay does not know a name any more after `expiresOn`. Otherwise it takes the access key as long as its
+    /// signature says, ten minutes longer, though no agent listens.
+    pub fn strict_expiry(self) -> Self {
+        Self { strict_expiry: true, ..self }
+    }
+
     /// For how long after listCredentials the relay answers `Endpoint does not exist.`
     pub fn endpoint_delay(self, endpoint_delay: Duration) -> Self {
         Self { endpoint_delay, ..self }
@@ -101,6 +146,50 @@ impl Builder {
     /// The life of access tokens, an hour unless set.
     pub fn token_lifetime(self, token_lifetime: Duration) -> Self {
         Self { token_lifetime, ..self }
+    }
+
+    /// The name of the one user, `Ada@arcssh.example` unless set. Entra ID writes it as it was registered, which need
+    /// not be in lower case.
+    pub fn user_principal_name(self, name: &str) -> Self {
+        Self { user_principal_name: name.to_owned(), ..self }
+    }
+
+    /// The pause between two polls in a sign-in with a device code, 5 s unless set. Whole seconds.
+    pub fn device_interval(self, device_interval: Duration) -> Self {
+        Self { device_interval, ..self }
+    }
+
+    /// The user approves every device code at once.
+    pub fn approve_devices(self) -> Self {
+        Self { approving: true, ..self }
+    }
+
+    /// The life of SSH certificates, an hour unless set. Whole seconds.
+    pub fn certificate_lifetime(self, certificate_lifetime: Duration) -> Self {
+        Self { certificate_lifetime, ..self }
+    }
+
+    /// User and service principal are at home in one tenant, and the subscriptions are in another, which gives them
+    /// tokens when it is asked.
+    pub fn home_tenant_differs(self) -> Self {
+        Self { subscription_tenant: OTHER_TENANT, ..self }
+    }
+
+    /// Where the metadata service of an Azure VM listens, which is 169.254.169.254:80 in Azure; a port of its own unless
+    /// set.
+    pub fn imds(self, address: SocketAddr) -> Self {
+        Self { imds: Some(address), ..self }
+    }
+
+    /// Where that of an Arc-enabled server listens, which is localhost:40342 on real ones; a port of its own unless set.
+    pub fn himds(self, address: SocketAddr) -> Self {
+        Self { himds: Some(address), ..self }
+    }
+
+    /// Where the key files of its challenges are, `/var/opt/azcmagent/tokens` unless set. The directory is made when
+    /// the first is needed.
+    pub fn arc_token_directory(self, directory: &Path) -> Self {
+        Self { arc_token_directory: directory.to_owned(), ..self }
     }
 
     /// How many machines a page has at most: of a list, which has 100 unless set, and of a graph query, whatever `$top`
@@ -142,23 +231,44 @@ impl Builder {
         let (entra_listener, arm_listener, relay_listener) = (self.bound()?, self.bound()?, self.bound()?);
         let journal = Arc::new(Journal::default());
         let witness = Witness { journal: Arc::clone(&journal), handshakes: Arc::default() };
-        let entra = Arc::new(Entra::new(self.token_lifetime, Arc::clone(&journal)));
-        let relay = Arc::new(Relay::new(relay_listener.local_addr()?, self.rendezvous_time)?);
-        let arm = self.arm(arm_listener.local_addr()?, &entra, &relay, &certificates, &journal)?;
         let entra_authority = entra_listener.local_addr()?.to_string();
+        let entra = Arc::new(Entra::new(&self.entra(&entra_authority, &directory), Arc::clone(&journal)));
+        let relay = Arc::new(Relay::new(relay_listener.local_addr()?, self.rendezvous_time, self.clock)?);
+        let arm = self.arm(arm_listener.local_addr()?, &entra, &relay, &certificates, &journal)?;
         let any = KeyExchange::Any;
         spawn(entra_listener, &certificates, any, &entra, &witness)?;
         spawn(arm_listener, &certificates, any, &arm, &witness)?;
         spawn(relay_listener, &certificates, self.key_exchange, &relay, &witness)?;
+        let identities = self.identities(&entra, &arm, &witness)?;
         drop(inside);
         let handshakes = witness.handshakes;
-        Ok(Emulator { runtime: Some(runtime), directory, arm, entra_authority, handshakes })
+        Ok(Emulator { runtime: Some(runtime), directory, arm, entra_authority, handshakes, identities })
     }
 
     fn bound(&self) -> anyhow::Result<TcpListener> {
-        let listener = std::net::TcpListener::bind(SocketAddr::new(self.address, 0))?;
-        listener.set_nonblocking(true)?;
-        Ok(TcpListener::from_std(listener)?)
+        bound(SocketAddr::new(self.address, 0))
+    }
+
+    /// The endpoints of managed identities: of a VM, and of the first machine.
+    fn identities(
+        &self,
+        entra: &Arc<Entra>,
+        arm: &Arc<Arm>,
+        witness: &Witness,
+    ) -> anyhow::Result<ManagedIdentities> {
+        let assigned = Arc::new(Mutex::new(true));
+        let endpoint = |identity| {
+            let (entra, assigned) = (Arc::clone(entra), Arc::clone(&assigned));
+            Endpoint { entra, identity, assigned, clock: self.clock }
+        };
+        let own = SocketAddr::new(self.address, 0);
+        let (imds, himds) = (bound(self.imds.unwrap_or(own))?, bound(self.himds.unwrap_or(own))?);
+        let (imds_address, himds_address) = (imds.local_addr()?, himds.local_addr()?);
+        let arc = endpoint(arc_identity(arm));
+        let room = Himds::new(arc, &self.arc_token_directory, Arc::clone(&witness.journal));
+        tokio::spawn(serve_plain(imds, Arc::new(Imds(endpoint(vm_identity()))), witness.clone()));
+        tokio::spawn(serve_plain(himds, Arc::new(room), witness.clone()));
+        Ok(ManagedIdentities { imds: imds_address, himds: himds_address, assigned })
     }
 
     /// ARM with its machines, and an agent for each of them.
@@ -173,7 +283,7 @@ impl Builder {
         let service_token_key = Arc::new(TokenKey::generate());
         let (mut machines, mut ids) = (Vec::new(), HashSet::new());
         for facts in &self.machines {
-            let (machine, notices) = MachineState::new(facts.clone());
+            let (machine, notices) = MachineState::new(facts.clone(), self.clock);
             let machine = Arc::new(machine);
             let id = machine.resource_id();
             ensure!(ids.insert(id.to_ascii_lowercase()), "two machines have the id {id}");
@@ -181,7 +291,8 @@ impl Builder {
             if self.agent {
                 let (relay, tls) = (relay.address, certificates.client()?);
                 let (service_token_key, journal) = (Arc::clone(&service_token_key), Arc::clone(journal));
-                tokio::spawn(Agent { machine, relay, tls, service_token_key, journal }.run(notices));
+                let agent = Agent { machine, relay, tls, service_token_key, journal, clock: self.clock };
+                tokio::spawn(agent.run(notices));
             }
         }
         Ok(Arc::new(Arm {
@@ -191,18 +302,67 @@ impl Builder {
             journal: Arc::clone(journal),
             machines,
             service_token_key,
+            clock: self.clock,
+            credential_lifetime: self.credential_lifetime,
+            strict_expiry: self.strict_expiry,
             endpoint_delay: self.endpoint_delay,
             listener_delay: self.listener_delay,
             page_size: self.page_size,
             registration: Mutex::new(self.registration()),
             role: Mutex::new(self.role),
             faults: ArmFaults::default(),
+            throttles: Throttles::default(),
         }))
+    }
+
+    fn entra(&self, authority: &str, directory: &TempDir) -> Settings {
+        Settings {
+            authority: authority.to_owned(),
+            directory: directory.path().to_owned(),
+            clock: self.clock,
+            token_lifetime: self.token_lifetime,
+            user_principal_name: self.user_principal_name.clone(),
+            device_interval: self.device_interval,
+            approving: self.approving,
+            certificate_lifetime: self.certificate_lifetime,
+            subscription_tenant: self.subscription_tenant,
+        }
     }
 
     fn registration(&self) -> Registration {
         Registration { state: self.registration_state.clone(), delay: self.registration_delay, done: None }
     }
+}
+
+/// Where the endpoints of managed identities are, and whether there is an identity.
+pub(crate) struct ManagedIdentities {
+    pub(crate) imds: SocketAddr,
+    pub(crate) himds: SocketAddr,
+    pub(crate) assigned: Arc<Mutex<bool>>,
+}
+
+fn vm_identity() -> ManagedIdentity {
+    let group = format!("/subscriptions/{SUBSCRIPTION}/resourcegroups/{RESOURCE_GROUP}");
+    ManagedIdentity {
+        client_id: "1de47000-0000-4000-8000-000000000001",
+        object_id: "0b1ec700-0000-4000-8000-000000000003",
+        resource_id: format!("{group}/providers/Microsoft.Compute/virtualMachines/vm01"),
+    }
+}
+
+fn arc_identity(arm: &Arm) -> ManagedIdentity {
+    ManagedIdentity {
+        client_id: "1de47000-0000-4000-8000-000000000002",
+        object_id: "0b1ec700-0000-4000-8000-000000000004",
+        resource_id: arm.machines.first().map(|machine| machine.resource_id()).unwrap_or_default(),
+    }
+}
+
+fn bound(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener =
+        std::net::TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(listener)?)
 }
 
 /// Two workers: one for each direction of a busy connection.

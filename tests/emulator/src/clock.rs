@@ -1,4 +1,4 @@
-//! Wall-clock time in the three forms that Azure writes it in.
+//! Wall-clock time in the forms that Azure writes it in, and the clock that Azure's services go by.
 //!
 //! Knows the calendar; time zones do not exist here, everything is UTC.
 
@@ -6,14 +6,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-/// Unix time in seconds.
-pub(crate) fn unix_seconds() -> u64 {
-    since_epoch().as_secs()
+/// The days of the week from the one on which Unix time begins.
+const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// The clock of all services, which may differ from that of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clock {
+    /// Seconds by which it is ahead.
+    pub(crate) offset: i64,
 }
 
-/// Unix time in nanoseconds.
-pub(crate) fn unix_nanoseconds() -> u128 {
-    since_epoch().as_nanos()
+impl Clock {
+    /// Unix time in seconds.
+    pub(crate) fn unix_seconds(self) -> u64 {
+        since_epoch().as_secs().saturating_add_signed(self.offset)
+    }
+
+    /// Unix time in nanoseconds.
+    pub(crate) fn unix_nanoseconds(self) -> u128 {
+        let offset = i128::from(self.offset) * 1_000_000_000;
+        since_epoch().as_nanos().saturating_add_signed(offset)
+    }
 }
 
 fn since_epoch() -> Duration {
@@ -25,6 +40,15 @@ pub(crate) fn timestamp(unix_seconds: u64) -> String {
     let (year, month, day) = date(unix_seconds);
     let (hours, minutes) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60);
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{:02}", unix_seconds % 60)
+}
+
+/// `Thu, 24 Apr 2025 11:08:04 GMT`, the form in the header `Date` (RFC 9110, section 5.6.7).
+pub(crate) fn http_date(unix_seconds: u64) -> String {
+    let (year, month, day) = date(unix_seconds);
+    let weekday = WEEKDAYS[(unix_seconds / SECONDS_PER_DAY % 7) as usize];
+    let month = MONTHS[usize::from(month) - 1];
+    let (hours, minutes) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60);
+    format!("{weekday}, {day:02} {month} {year:04} {hours:02}:{minutes:02}:{:02} GMT", unix_seconds % 60)
 }
 
 /// `20250424`, the form in the names of SAS keys.
@@ -53,6 +77,8 @@ mod tests {
     #[test]
     fn known_moments_are_written_as_azure_writes_them() {
         assert_eq!(timestamp(1_745_492_884), "2025-04-24T11:08:04");
+        assert_eq!(http_date(1_745_492_884), "Thu, 24 Apr 2025 11:08:04 GMT");
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(compact_date(1_664_908_286), "20221004");
         assert_eq!(compact_date(951_782_400), "20000229");
     }

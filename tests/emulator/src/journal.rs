@@ -3,13 +3,14 @@
 //! Knows no service; the rooms write here and tests read.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use hyper::{HeaderMap, Method};
 
 /// Which of the emulated parties a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Entra ID, the token endpoint.
+    /// Entra ID, and the endpoints at which machines ask for its tokens: their paths begin with `/metadata`.
     Entra,
     /// Azure Resource Manager.
     Arm,
@@ -22,6 +23,8 @@ pub enum Service {
 /// One request, in the order in which it arrived.
 #[derive(Clone, Debug)]
 pub struct RequestRecord {
+    /// When it had been read to its end, on the clock of this machine.
+    pub arrived: Instant,
     /// Who was asked.
     pub service: Service,
     /// The HTTP method; `accept` for a notification to the agent.
@@ -94,6 +97,7 @@ pub(crate) fn record(
 ) -> RequestRecord {
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     RequestRecord {
+        arrived: Instant::now(),
         service,
         method: method.to_string(),
         path_and_query: path_and_query.to_owned(),

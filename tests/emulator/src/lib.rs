@@ -14,16 +14,18 @@ mod encoding;
 mod entra;
 mod journal;
 mod machine;
+mod managed_identity;
 #[cfg(unix)]
 pub mod playground;
 mod relay;
 mod server;
 #[cfg(unix)]
 pub mod sshd;
+mod throttle;
 mod tls;
 mod token;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,6 +34,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::arm::Arm;
+use crate::builder::ManagedIdentities;
+use crate::entra::sign_in::Decision;
 use crate::journal::{Journal, lock};
 use crate::machine::MachineState;
 use crate::relay::Relay;
@@ -39,7 +43,10 @@ use crate::relay::Relay;
 pub use crate::arm::fault::{ArmCall, ArmFault};
 pub use crate::arm::role::Role;
 pub use crate::builder::Builder;
-pub use crate::entra::EntraFault;
+pub use crate::entra::failure::EntraFault;
+pub use crate::entra::sign_in::RefreshRefusal;
+pub use crate::entra::ssh_certificate::CertificateFault;
+pub use crate::entra::{AZURE_CLI, PUBLIC_CLIENT};
 pub use crate::journal::{RequestRecord, Service};
 pub use crate::machine::{Machine, Minted, RESOURCE_GROUP, SUBSCRIPTION};
 pub use crate::relay::fault::RelayFault;
@@ -57,6 +64,7 @@ pub struct Emulator {
     arm: Arc<Arm>,
     entra_authority: String,
     handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
+    identities: ManagedIdentities,
 }
 
 impl Emulator {
@@ -83,7 +91,7 @@ impl Emulator {
     }
 
     /// The file with the certificate of the throw-away authority, in PEM.
-    pub fn authority_file(&self) -> std::path::PathBuf {
+    pub fn authority_file(&self) -> PathBuf {
         self.directory.path().join(builder::AUTHORITY_FILE)
     }
 
@@ -134,14 +142,118 @@ impl Emulator {
         self.arm.entra.add_fault(fault);
     }
 
+    /// The file with private key and certificate of the service principal, in PEM.
+    ///
+    /// # Panics
+    ///
+    /// If ssh-keygen is not installed.
+    pub fn client_certificate(&self) -> PathBuf {
+        self.arm.entra.assertions.certificate().to_owned()
+    }
+
+    /// The file with a token that another issuer made out, and that the service principal may present. Every call
+    /// renews it.
+    ///
+    /// # Panics
+    ///
+    /// If the file cannot be written.
+    pub fn federated_token(&self) -> PathBuf {
+        self.arm.entra.federated_token().expect("the emulator's directory can be written to")
+    }
+
+    /// The public key of the authority that signs SSH certificates, for `TrustedUserCAKeys`.
+    pub fn ssh_ca_public_key(&self) -> String {
+        self.arm.entra.ssh_certificates.public_key()
+    }
+
+    /// Adds a fault of SSH certificates behind those that wait already; each is met by one certificate.
+    pub fn certificate_fault(&self, fault: CertificateFault) {
+        self.arm.entra.ssh_certificates.add_fault(fault);
+    }
+
+    /// The tenant of the subscriptions.
+    pub fn subscription_tenant(&self) -> &'static str {
+        self.arm.entra.subscription_tenant
+    }
+
+    /// The metadata service of an Azure VM, such as `http://127.0.0.1:1234`.
+    pub fn imds_endpoint(&self) -> String {
+        format!("http://{}", self.identities.imds)
+    }
+
+    /// The metadata service of an Arc-enabled server.
+    pub fn arc_identity_endpoint(&self) -> String {
+        format!("http://{}", self.identities.himds)
+    }
+
+    /// Takes the managed identities away from VM and server.
+    pub fn remove_managed_identities(&self) {
+        *lock(&self.identities.assigned) = false;
+    }
+
+    /// The user denies the next sign-in with a browser.
+    pub fn deny_sign_in(&self) {
+        self.arm.entra.sign_ins.deny_next();
+    }
+
+    /// The user codes of device sign-ins that wait for the user.
+    pub fn pending_devices(&self) -> Vec<String> {
+        self.arm.entra.sign_ins.pending_devices()
+    }
+
+    /// The user enters `user_code` and signs in.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such code.
+    pub fn approve_device(&self, user_code: &str) {
+        self.decide(user_code, Decision::Approved);
+    }
+
+    /// The user enters `user_code` and says no.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such code.
+    pub fn decline_device(&self, user_code: &str) {
+        self.decide(user_code, Decision::Declined);
+    }
+
+    /// The user comes too late for `user_code`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such code.
+    pub fn expire_device(&self, user_code: &str) {
+        self.decide(user_code, Decision::Expired);
+    }
+
+    /// Makes all refresh tokens that exist worthless.
+    pub fn refuse_refresh_tokens(&self, refusal: RefreshRefusal) {
+        self.arm.entra.sign_ins.refuse_refresh_tokens(refusal);
+    }
+
     /// Adds a fault of the relay behind those that wait already.
     pub fn relay_fault(&self, fault: RelayFault) {
         self.relay().add_fault(fault);
     }
 
-    /// Forgets the faults of Azure Resource Manager and of the relay that have not been met.
+    /// Arms a limit of Azure Resource Manager: the first request of the kind `call` is refused with 429, and so is every
+    /// other for as long as its `Retry-After` says. After that the limit is gone.
+    pub fn throttle(&self, call: ArmCall, retry_after: Duration) {
+        self.arm.throttles.arm(call, retry_after);
+    }
+
+    /// The same of Entra's token endpoint.
+    pub fn throttle_tokens(&self, retry_after: Duration) {
+        self.arm.entra.throttles.arm((), retry_after);
+    }
+
+    /// Forgets the faults of Azure Resource Manager and of the relay that have not been met, and all limits.
     pub fn clear_faults(&self) {
         self.arm.faults.clear();
+        self.arm.throttles.clear();
+        self.arm.entra.throttles.clear();
         self.relay().clear_faults();
     }
 
@@ -197,6 +309,11 @@ impl Emulator {
             thread::sleep(POLL_INTERVAL);
         }
         true
+    }
+
+    fn decide(&self, user_code: &str, decision: Decision) {
+        let known = self.arm.entra.sign_ins.decide(user_code, decision);
+        assert!(known, "there is no user code {user_code}");
     }
 
     fn relay(&self) -> &Relay {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use ring::digest;
 use tokio::sync::{mpsc, watch};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::journal::lock;
 
 /// The subscription of a machine that names no other.
@@ -38,6 +38,14 @@ enum VmId {
     Absent,
 }
 
+/// What Azure has installed on a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Extension {
+    pub(crate) publisher: String,
+    pub(crate) kind: String,
+    pub(crate) state: String,
+}
+
 /// A machine as it is when the emulator starts: connected, with a default endpoint and SSH on port 22.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -50,6 +58,8 @@ pub struct Machine {
     pub(crate) location: String,
     pub(crate) os_name: String,
     pub(crate) agent_version: String,
+    pub(crate) extensions: Vec<Extension>,
+    pub(crate) private_link: bool,
     pub(crate) online: bool,
     pub(crate) endpoint: bool,
     pub(crate) service_configurations: ServiceConfigurations,
@@ -69,6 +79,8 @@ impl Machine {
             os_name: "linux".to_owned(),
             // A version of the agent's release notes, above 1.31, which service configurations need.
             agent_version: "1.67.03504.1320".to_owned(),
+            extensions: Vec::new(),
+            private_link: false,
             online: true,
             endpoint: true,
             service_configurations: BTreeMap::from([("SSH".to_owned(), 22)]),
@@ -130,6 +142,19 @@ impl Machine {
     /// Another version of the agent.
     pub fn agent_version(self, agent_version: &str) -> Self {
         Self { agent_version: agent_version.to_owned(), ..self }
+    }
+
+    /// One more extension, called otherwise than its type, as Microsoft's guide does it; `state` is its provisioning
+    /// state.
+    pub fn extension(mut self, publisher: &str, kind: &str, state: &str) -> Self {
+        let [publisher, kind, state] = [publisher, kind, state].map(str::to_owned);
+        self.extensions.push(Extension { publisher, kind, state });
+        self
+    }
+
+    /// The agent talks to Azure over a private link.
+    pub fn private_link(self) -> Self {
+        Self { private_link: true, ..self }
     }
 
     /// The agent is not running.
@@ -200,12 +225,13 @@ pub(crate) struct MachineState {
     pub(crate) service_configurations: watch::Sender<ServiceConfigurations>,
     pub(crate) online: watch::Sender<bool>,
     notices: mpsc::UnboundedSender<Notice>,
+    clock: Clock,
     minted: Mutex<Vec<Minted>>,
 }
 
 impl MachineState {
     /// The state, and the agent's end of the notification channel.
-    pub(crate) fn new(facts: Machine) -> (Self, mpsc::UnboundedReceiver<Notice>) {
+    pub(crate) fn new(facts: Machine, clock: Clock) -> (Self, mpsc::UnboundedReceiver<Notice>) {
         let (notices, receiver) = mpsc::unbounded_channel();
         let state = Self {
             endpoint: Mutex::new(facts.endpoint),
@@ -214,6 +240,7 @@ impl MachineState {
             service_configurations: watch::Sender::new(facts.service_configurations.clone()),
             online: watch::Sender::new(facts.online),
             notices,
+            clock,
             minted: Mutex::default(),
             facts,
         };
@@ -278,7 +305,7 @@ impl MachineState {
     pub(crate) fn status_since(&self) -> u64 {
         let (status, mut shown) = (self.status(), lock(&self.shown));
         if shown.0 != status {
-            *shown = (status, clock::unix_seconds());
+            *shown = (status, self.clock.unix_seconds());
         }
         shown.1
     }

@@ -16,7 +16,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run an emulator until it is interrupted.
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Show ssh, scp, sftp and rsync at work through arcssh.
     Demo(demo::Demo),
     /// Leave a machine to play with up until it is interrupted.

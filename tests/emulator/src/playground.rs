@@ -16,7 +16,7 @@ use crate::{Builder, Emulator, Machine};
 const HOST: &str = include_str!("../../../config-templates/demo.conf");
 
 /// Variables that would lead a program away from the playground: the user's own identity, cloud, proxies and agent.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 25] = [
     "ARCSSH_CLOUD",
     "SSHPROXY_RELAY_INFO",
     "HTTPS_PROXY",
@@ -31,6 +31,17 @@ const FOREIGN: [&str; 14] = [
     "SSH_AUTH_SOCK",
     "AZURE_CLIENT_CERTIFICATE_PATH",
     "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_CONFIG_DIR",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    "IDENTITY_SERVER_THUMBPRINT",
+    "IMDS_ENDPOINT",
+    "MSI_ENDPOINT",
+    "MSI_SECRET",
+    "ARCSSH_CREDENTIAL",
+    "ARCSSH_STATE_DIR",
+    "XDG_STATE_HOME",
+    "BROWSER",
 ];
 
 /// Emulator, sshd and home. All of it disappears when it is dropped.

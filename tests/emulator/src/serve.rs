@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +34,14 @@ pub(crate) struct Serve {
     /// Seconds after that for which it answers "There are no listeners connected for the endpoint."
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
     listener_delay: Duration,
+
+    /// Where the metadata service of an Azure VM listens (169.254.169.254:80 in Azure)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    imds: Option<SocketAddr>,
+
+    /// Where that of an Arc-enabled server listens (127.0.0.1:40342 on real ones)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    himds: Option<SocketAddr>,
 
     /// Write the environment to this file
     #[arg(long, value_name = "PATH")]
@@ -96,6 +104,12 @@ impl Serve {
         for (name, port) in &self.machines {
             let machine = Machine::new(name).ssh_port(*port);
             builder = builder.machine(if self.not_set_up { machine.without_endpoint() } else { machine });
+        }
+        if let Some(address) = self.imds {
+            builder = builder.imds(address);
+        }
+        if let Some(address) = self.himds {
+            builder = builder.himds(address);
         }
         if self.secp384r1_only {
             builder = builder.relay_key_exchange(KeyExchange::Secp384r1Only);

@@ -9,14 +9,17 @@ use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{DATE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::clock::{self, Clock};
 use crate::encoding::Parameters;
 use crate::journal::{Journal, Service, lock, record};
 use crate::tls::TlsHandshake;
@@ -27,6 +30,7 @@ pub(crate) struct Call {
     /// The path as it was on the wire.
     pub(crate) path: String,
     pub(crate) query: Parameters,
+    raw_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// Becomes the raw connection once a 101 has been answered.
@@ -35,6 +39,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// The query as it was on the wire.
+    pub(crate) fn raw_query(&self) -> &str {
+        &self.raw_query
+    }
+
     /// The value of the header `name`, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
@@ -48,6 +57,9 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 pub(crate) trait Room: Send + Sync + 'static {
     /// Its name in the journal.
     const SERVICE: Service;
+
+    /// The clock by which it writes the header `Date`.
+    fn clock(&self) -> Clock;
 
     /// Answers one request.
     fn answer(self: Arc<Self>, call: Call) -> impl Future<Output = Answer> + Send;
@@ -85,8 +97,26 @@ async fn connection<R: Room>(
     let _ = stream.set_nodelay(true);
     let Ok(tls) = acceptor.accept(stream).await else { return };
     lock(&witness.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
-    let service = service_fn(|request| exchange(request, peer, Arc::clone(&room), &witness.journal));
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service);
+    requests(tls, peer, room, &witness.journal).await;
+}
+
+/// Accepts connections without TLS for `room` until the runtime ends.
+pub(crate) async fn serve_plain<R: Room>(listener: TcpListener, room: Arc<R>, witness: Witness) {
+    while let Ok((stream, peer)) = listener.accept().await {
+        let (room, witness) = (Arc::clone(&room), witness.clone());
+        tokio::spawn(async move { requests(stream, peer, room, &witness.journal).await });
+    }
+}
+
+async fn requests<R: Room>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    room: Arc<R>,
+    journal: &Journal,
+) {
+    let service = service_fn(|request| exchange(request, peer, Arc::clone(&room), journal));
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let _ = connection.with_upgrades().await;
 }
 
@@ -104,13 +134,18 @@ async fn exchange<R: Room>(
     let call = Call {
         path: parts.uri.path().to_owned(),
         query: Parameters::from_query(parts.uri.query().unwrap_or_default()),
+        raw_query: parts.uri.query().unwrap_or_default().to_owned(),
         method: parts.method,
         headers: parts.headers,
         body,
         upgrade,
         peer,
     };
-    let answer = room.answer(call).await;
+    let clock = room.clock();
+    let mut answer = room.answer(call).await;
+    if let Ok(date) = HeaderValue::try_from(clock::http_date(clock.unix_seconds())) {
+        answer.headers_mut().insert(DATE, date);
+    }
     journal.answered(number, answer.status().as_u16());
     Ok(answer)
 }

@@ -95,6 +95,25 @@ impl Sshd {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
+    /// From now on it also lets in whoever shows a certificate of `authority` for one of `principals`.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn trust_authority(&self, authority: &str, principals: &[&str]) -> Result<()> {
+        let file = |name: &str| self.directory.join(name);
+        fs::write(file("trusted_authority.pub"), authority)?;
+        fs::write(file("authorized_principals"), principals.join("\n") + "\n")?;
+        let lines = format!(
+            "TrustedUserCAKeys {}\nAuthorizedPrincipalsFile {}\n",
+            file("trusted_authority.pub").display(),
+            file("authorized_principals").display()
+        );
+        let configuration = fs::read_to_string(file("sshd_config"))?;
+        // Every session reads it anew.
+        fs::write(file("sshd_config"), configuration + &lines)?;
+        Ok(())
+    }
+
     /// How many sessions still have a process.
     pub fn sessions(&self) -> usize {
         let mut sessions = lock(&self.sessions);

@@ -13,7 +13,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
 
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::journal::Service;
 
 /// The names by which loopback is reached; `::ffff:127.0.0.1` is what a dual-stack client may write.
@@ -143,6 +143,8 @@ fn limit_validity(parameters: &mut CertificateParams) {
         let (year, month, day) = clock::date(seconds);
         date_time_ymd(year, month, day)
     };
-    parameters.not_before = at(clock::unix_seconds() - DAY);
-    parameters.not_after = at(clock::unix_seconds() + VALID_DAYS * DAY);
+    // Certificates are judged by the clock of the client, which is this machine's.
+    let now = Clock::default().unix_seconds();
+    parameters.not_before = at(now - DAY);
+    parameters.not_after = at(now + VALID_DAYS * DAY);
 }

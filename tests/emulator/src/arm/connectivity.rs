@@ -2,7 +2,7 @@
 //!
 //! Shapes are those of azure-rest-api-specs hybridconnectivity 2023-03-15 and of azure-powershell's recorded sessions.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -11,10 +11,9 @@ use crate::arm::error::ArmError;
 use crate::arm::path::{MachinePath, Target};
 use crate::arm::reply::Reply;
 use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body};
-use crate::clock;
 use crate::journal::lock;
 use crate::machine::{MachineState, Minted, Notice};
-use crate::relay::{Fate, sas};
+use crate::relay::{Fate, Life, sas};
 use crate::server::Call;
 
 /// `expiresin`: seconds (azure-rest-api-specs hybridconnectivity.json).
@@ -138,10 +137,10 @@ impl Arm {
     /// newer ones have `/v2` after it (Azure/azure-cli issue 29006). They begin with the type of Arc-enabled servers; that
     /// the other types take its place in names of their own is assumed.
     fn mint(&self, machine: &MachineState, life: u64, service: Option<(&str, u16)>) -> Minted {
-        let (now, time) = (clock::unix_seconds(), clock::unix_nanoseconds());
+        let (now, time) = (self.clock.unix_seconds(), self.clock.unix_nanoseconds());
         let resource_type = machine.facts.resource_type.to_ascii_lowercase();
         let name = format!("{resource_type}/{}/{time}/v2", machine.fingerprint());
-        let expires_on = now + life;
+        let expires_on = now + self.credential_lifetime.map_or(life, |limit| life.min(limit.as_secs()));
         let (resource, relay) = (self.relay.resource(&name), &self.relay);
         let token_expiry = expires_on + ACCESS_KEY_GRACE;
         let minted = Minted {
@@ -164,7 +163,7 @@ impl Arm {
     /// not known, and these are what the emulated agent checks.
     fn service_token(&self, machine: &MachineState, (service, port): (&str, u16), expires: u64) -> String {
         self.service_token_key.sign(&json!({
-            "iss": "microsoft.hybridconnectivity", "iat": clock::unix_seconds(), "exp": expires,
+            "iss": "microsoft.hybridconnectivity", "iat": self.clock.unix_seconds(), "exp": expires,
             "machine": machine.resource_id().to_ascii_lowercase(), "service": service, "port": port,
         }))
     }
@@ -183,9 +182,11 @@ impl Arm {
 
     /// The name appears at the relay and with the agent after the delays that the test asked for.
     fn publish(&self, machine: &MachineState, minted: Minted) {
-        let exists_from = Instant::now() + self.endpoint_delay;
-        self.relay.create(&minted.hybrid_connection_name, exists_from);
-        machine.announce(Notice { minted, listen_from: exists_from + self.listener_delay });
+        let from = Instant::now() + self.endpoint_delay;
+        let left = Duration::from_secs(minted.expires_on.saturating_sub(self.clock.unix_seconds()));
+        let until = self.strict_expiry.then(|| Instant::now() + left);
+        self.relay.create(&minted.hybrid_connection_name, Life { from, until });
+        machine.announce(Notice { minted, listen_from: from + self.listener_delay });
     }
 }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::arm::path::MachinePath;
 use crate::arm::reply::Reply;
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::machine::Machine;
 
 /// An error answer.
@@ -58,6 +58,24 @@ pub(crate) fn unauthorized(code: &'static str, message: &str, tenant: &str) -> A
          error_description=\"{message}\""
     );
     ArmError::new(401, code, message).header("WWW-Authenticate", challenge)
+}
+
+/// A token of another tenant. The body is quoted in Azure/pcs-cli issue 357 and microsoft/vscode-azureappservice issue
+/// 2095, header and body together in an exception of Azure.Core's of 2022-09-05 that is found in public code.
+pub(crate) fn wrong_issuer(authority: &str, wrong: &str, right: &str) -> ArmError {
+    let message = format!(
+        "The access token is from the wrong issuer 'https://sts.windows.net/{wrong}/'. It must match the tenant \
+         'https://sts.windows.net/{right}/' associated with this subscription. Please use the authority (URL) \
+         'https://{authority}/{right}' to get the token. Note, if the subscription is transferred to another tenant \
+         there is no impact to the services, but information about new tenant could take time to propagate (up to an \
+         hour). If you just transferred your subscription and see this error message, please try back later."
+    );
+    let challenge = format!(
+        "Bearer authorization_uri=\"https://{authority}/{right}\", error=\"invalid_token\", \
+         error_description=\"The access token is from the wrong issuer. It must match the tenant associated with this \
+         subscription. Please use correct authority to get the token.\""
+    );
+    ArmError::new(401, "InvalidAuthenticationTokenTenant", message).header("WWW-Authenticate", challenge)
 }
 
 pub(crate) fn missing_api_version() -> ArmError {
@@ -179,12 +197,20 @@ pub(crate) fn invalid_option(text: &str) -> ArmError {
 
 /// Resource Graph says what is wrong in the details only.
 fn refused_by_graph(code: &str, text: &str) -> ArmError {
-    let time = clock::timestamp(clock::unix_seconds());
+    let time = clock::timestamp(Clock::default().unix_seconds());
     let message = format!(
         "Please provide below info when asking for support: timestamp = {time}.0000000Z, correlationId = {}.",
         Uuid::new_v4()
     );
     bad_request(message).detail(json!({ "code": code, "message": text }))
+}
+
+/// Status and header are documented (Microsoft Learn, "Understand how Azure Resource Manager throttles requests"); code
+/// and text are ours.
+pub(crate) fn throttled(seconds: u64) -> ArmError {
+    let text =
+        format!("The number of requests exceeded the limit. Please try again after '{seconds}' seconds.");
+    ArmError::new(429, "TooManyRequests", text).header("Retry-After", seconds.to_string())
 }
 
 pub(crate) fn method_not_allowed() -> ArmError {

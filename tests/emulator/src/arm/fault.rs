@@ -39,13 +39,18 @@ impl ArmCall {
             Target::ListCredentials(_) => Self::ListCredentials,
             Target::Endpoints(_) | Target::Endpoint(_) => Self::Endpoint,
             Target::ServiceConfigurations(_) | Target::ServiceConfiguration(..) => Self::ServiceConfiguration,
-            Target::Machine(_) => Self::Machine,
+            Target::Machine(_) | Target::Extensions(_) => Self::Machine,
             Target::Machines(_) | Target::Resources(_) => Self::List,
             Target::Subscriptions => Self::Subscriptions,
             Target::ResourceGraph => Self::ResourceGraph,
             Target::Provider(_) | Target::Register(_) => Self::Provider,
             Target::Permissions(_) | Target::Unknown => Self::Any,
         }
+    }
+
+    /// Whether what is for this call is met by `call`.
+    pub(crate) fn includes(self, call: Self) -> bool {
+        self == Self::Any || self == call
     }
 }
 
@@ -102,10 +107,6 @@ impl ArmFault {
         Self { times: requests, ..self }
     }
 
-    fn is_for(&self, call: ArmCall) -> bool {
-        self.call == ArmCall::Any || self.call == call
-    }
-
     /// The answer, when its time has come.
     pub(crate) async fn reply(&self) -> Reply {
         tokio::time::sleep(self.delay).await;
@@ -130,7 +131,7 @@ impl ArmFaults {
     /// The first fault for `call`.
     pub(crate) fn next(&self, call: ArmCall) -> Option<ArmFault> {
         let mut faults = lock(&self.0);
-        let index = faults.iter().position(|fault| fault.is_for(call))?;
+        let index = faults.iter().position(|fault| fault.call.includes(call))?;
         let fault = faults.get_mut(index)?;
         fault.times = fault.times.saturating_sub(1);
         let taken = fault.clone();

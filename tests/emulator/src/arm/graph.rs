@@ -12,7 +12,6 @@ use crate::arm::error::ArmError;
 use crate::arm::query::Query;
 use crate::arm::reply::Reply;
 use crate::arm::{Arm, error, inventory, json_body};
-use crate::entra::TENANT;
 use crate::machine::MachineState;
 use crate::server::Call;
 
@@ -69,17 +68,17 @@ impl Arm {
             subscriptions.iter().any(|known| known.eq_ignore_ascii_case(&machine.facts.subscription))
         };
         let machines = self.machines.iter().filter(|machine| within(machine) && self.readable(machine));
-        machines.map(|machine| row(machine)).collect()
+        machines.map(|machine| row(machine, self.entra.subscription_tenant)).collect()
     }
 }
 
 /// A full row. Types are in lower case (recorded: the specification's examples), as is the column `resourceGroup`,
 /// unlike the one within the ID (tomkerkhove/promitor issue 1492; Azure/azure-dev pull request 119).
-fn row(machine: &MachineState) -> Value {
+fn row(machine: &MachineState, tenant: &str) -> Value {
     let (shown, facts) = (inventory::machine(machine), &machine.facts);
     json!({
         "id": shown["id"], "name": shown["name"], "type": facts.resource_type.to_ascii_lowercase(),
-        "tenantId": TENANT, "kind": "", "location": shown["location"], "managedBy": "",
+        "tenantId": tenant, "kind": "", "location": shown["location"], "managedBy": "",
         "resourceGroup": facts.resource_group.to_ascii_lowercase(), "subscriptionId": facts.subscription,
         "sku": null, "plan": null, "properties": shown["properties"], "tags": shown["tags"],
         "identity": shown["identity"], "zones": null, "extendedLocation": null,

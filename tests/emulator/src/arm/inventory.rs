@@ -15,7 +15,7 @@ use crate::clock;
 use crate::encoding::encode;
 use crate::entra::TENANT;
 use crate::journal::lock;
-use crate::machine::{MachineState, RESOURCE_TYPES};
+use crate::machine::{Machine, MachineState, RESOURCE_TYPES};
 use crate::server::Call;
 
 /// The managed identity of every machine.
@@ -38,6 +38,12 @@ fn properties(machine: &MachineState) -> Value {
     let server = machine.facts.resource_type == RESOURCE_TYPES[0];
     let mut properties =
         if server { server_properties(machine) } else { virtual_machine_properties(machine) };
+    if machine.facts.private_link {
+        let scope = "Microsoft.HybridCompute/privateLinkScopes/scope";
+        let Machine { subscription, resource_group, .. } = &machine.facts;
+        properties["privateLinkScopeResourceId"] =
+            format!("/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{scope}").into();
+    }
     if let Some(vm_id) = machine.vm_id() {
         properties["vmId"] = vm_id.into();
     }
@@ -68,6 +74,22 @@ fn virtual_machine_properties(machine: &MachineState) -> Value {
     })
 }
 
+/// The extensions of a machine (azure-rest-api-specs hybridcompute 2024-07-10, `Extensions_List.json`).
+pub(crate) fn extensions(machine: &MachineState) -> Value {
+    let id = machine.resource_id();
+    let all = machine.facts.extensions.iter().enumerate().map(|(number, extension)| {
+        let name = format!("extension{number}");
+        json!({
+            "id": format!("{id}/extensions/{name}"), "name": name, "type": "Microsoft.HybridCompute/machines/extensions",
+            "location": machine.facts.location,
+            "properties": {
+                "publisher": extension.publisher, "type": extension.kind, "provisioningState": extension.state,
+            },
+        })
+    });
+    json!({ "value": all.collect::<Vec<_>>() })
+}
+
 fn status_change(machine: &MachineState) -> String {
     format!("{}.0000000Z", clock::timestamp(machine.status_since()))
 }
@@ -79,8 +101,13 @@ impl Arm {
         if call.method != Method::GET {
             return Err(error::method_not_allowed());
         }
-        let all: Vec<Value> =
-            self.visible_subscriptions().into_iter().enumerate().map(subscription).collect();
+        let tenant = self.entra.subscription_tenant;
+        let all: Vec<Value> = self
+            .visible_subscriptions()
+            .into_iter()
+            .enumerate()
+            .map(|one| subscription(one, tenant))
+            .collect();
         Ok(Reply::ok(&json!({ "count": { "type": "Total", "value": all.len() }, "value": all })))
     }
 
@@ -167,9 +194,9 @@ impl Arm {
     }
 }
 
-fn subscription((index, id): (usize, &str)) -> Value {
+fn subscription((index, id): (usize, &str), tenant: &str) -> Value {
     json!({
-        "id": format!("/subscriptions/{id}"), "subscriptionId": id, "tenantId": TENANT, "state": "Enabled",
+        "id": format!("/subscriptions/{id}"), "subscriptionId": id, "tenantId": tenant, "state": "Enabled",
         "displayName": format!("Subscription {}", index + 1),
     })
 }

@@ -18,20 +18,21 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::arm::error::ArmError;
 use crate::arm::fault::{ArmCall, ArmFaults};
 use crate::arm::path::{MachinePath, Scope, Target};
 use crate::arm::reply::Reply;
 use crate::arm::role::Role;
-use crate::clock;
+use crate::clock::Clock;
 use crate::encoding::decode;
-use crate::entra::{ARM_AUDIENCES, CLIENT_ID, Entra, OBJECT_ID, TENANT};
+use crate::entra::{ARM_AUDIENCES, Bearer, Entra};
 use crate::journal::{Journal, Service, lock};
 use crate::machine::{MachineState, SUBSCRIPTION};
 use crate::relay::Relay;
 use crate::server::{Answer, Call, Room};
+use crate::throttle::Throttles;
 use crate::token::TokenKey;
 
 /// The provider behind endpoints and service configurations.
@@ -55,6 +56,11 @@ pub(crate) struct Arm {
     pub(crate) journal: Arc<Journal>,
     pub(crate) machines: Vec<Arc<MachineState>>,
     pub(crate) service_token_key: Arc<TokenKey>,
+    pub(crate) clock: Clock,
+    /// The longest life of relay credentials, whatever was asked for.
+    pub(crate) credential_lifetime: Option<Duration>,
+    /// Whether the relay forgets a name when its credentials expire.
+    pub(crate) strict_expiry: bool,
     pub(crate) endpoint_delay: Duration,
     pub(crate) listener_delay: Duration,
     /// The largest page that a test asked for.
@@ -62,6 +68,7 @@ pub(crate) struct Arm {
     pub(crate) registration: Mutex<Registration>,
     pub(crate) role: Mutex<Role>,
     pub(crate) faults: ArmFaults,
+    pub(crate) throttles: Throttles<ArmCall>,
 }
 
 /// Whether the subscription is registered for Microsoft.HybridConnectivity.
@@ -87,9 +94,17 @@ impl Registration {
 impl Room for Arm {
     const SERVICE: Service = Service::Arm;
 
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
         let target = Target::parse(&decode(&call.path));
-        if let Some(fault) = self.faults.next(ArmCall::of(&target)) {
+        let kind = ArmCall::of(&target);
+        if let Some(seconds) = self.throttles.refusal(|armed| armed.includes(kind)) {
+            return error::throttled(seconds).reply().finish();
+        }
+        if let Some(fault) = self.faults.next(kind) {
             return fault.reply().await.finish();
         }
         self.route(&call, &target).unwrap_or_else(ArmError::reply).finish()
@@ -98,10 +113,13 @@ impl Room for Arm {
 
 impl Arm {
     fn route(&self, call: &Call, target: &Target) -> Result<Reply, ArmError> {
-        self.authenticate(call)?;
+        let bearer = self.authenticate(call)?;
         let version = call.query.value("api-version").ok_or_else(error::missing_api_version)?;
+        if bearer.tenant != self.entra.subscription_tenant {
+            return self.foreign(target, &bearer);
+        }
         self.check_subscription(target)?;
-        self.authorize(call, target)?;
+        self.authorize(call, target, &bearer)?;
         match target {
             Target::Subscriptions => self.subscription_list(call),
             Target::Provider(provider) => self.provider(provider),
@@ -109,6 +127,7 @@ impl Arm {
             Target::Machines(scope) => self.machine_list(call, scope),
             Target::Resources(scope) => self.resources(call, scope),
             Target::Machine(path) => Ok(Reply::ok(&inventory::machine(&*self.machine(path)?))),
+            Target::Extensions(path) => Ok(Reply::ok(&inventory::extensions(&*self.machine(path)?))),
             Target::Permissions(path) => {
                 self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
             }
@@ -118,9 +137,22 @@ impl Arm {
         }
     }
 
+    /// What a token of another tenant sees: no subscription, and the way to the right tenant where it names one.
+    fn foreign(&self, target: &Target, bearer: &Bearer) -> Result<Reply, ArmError> {
+        match target {
+            Target::Subscriptions => Ok(Reply::ok(&json!({ "value": [] }))),
+            Target::ResourceGraph => Err(error::no_valid_subscriptions(&[])),
+            _ => {
+                let right = self.entra.subscription_tenant;
+                Err(error::wrong_issuer(&self.entra.authority, &bearer.tenant, right))
+            }
+        }
+    }
+
     /// The bearer token. The codes are ARM's usual ones; the texts are abridged.
-    fn authenticate(&self, call: &Call) -> Result<(), ArmError> {
-        let invalid = |text| error::unauthorized("InvalidAuthenticationToken", text, TENANT);
+    fn authenticate(&self, call: &Call) -> Result<Bearer, ArmError> {
+        let tenant = self.entra.subscription_tenant;
+        let invalid = |text| error::unauthorized("InvalidAuthenticationToken", text, tenant);
         let header = call.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let token =
             header.ok_or_else(|| invalid("The 'Authorization' header is missing or not a bearer token."))?;
@@ -129,17 +161,17 @@ impl Arm {
             return Err(error::unauthorized(
                 "InvalidAuthenticationTokenAudience",
                 "The access token has been obtained for wrong audience or resource.",
-                TENANT,
+                tenant,
             ));
         }
-        if bearer.expires <= clock::unix_seconds() {
+        if bearer.expires <= self.clock.unix_seconds() {
             return Err(error::unauthorized(
                 "ExpiredAuthenticationToken",
                 "The access token expired.",
-                TENANT,
+                tenant,
             ));
         }
-        Ok(())
+        Ok(bearer)
     }
 
     fn check_subscription(&self, target: &Target) -> Result<(), ArmError> {
@@ -147,6 +179,7 @@ impl Arm {
             Target::Provider(path) | Target::Register(path) => &path.subscription,
             Target::Machines(scope) | Target::Resources(scope) => &scope.subscription,
             Target::Machine(path)
+            | Target::Extensions(path)
             | Target::Permissions(path)
             | Target::Endpoints(path)
             | Target::Endpoint(path)
@@ -160,12 +193,12 @@ impl Arm {
     }
 
     /// Refuses what the role does not allow.
-    fn authorize(&self, call: &Call, target: &Target) -> Result<(), ArmError> {
+    fn authorize(&self, call: &Call, target: &Target, bearer: &Bearer) -> Result<(), ArmError> {
         let Some((action, scope)) = action(&call.method, target) else { return Ok(()) };
         if lock(&self.role).allows(&action) {
             return Ok(());
         }
-        Err(error::authorization_failed(CLIENT_ID, OBJECT_ID, &action, &scope))
+        Err(error::authorization_failed(&bearer.name, &bearer.object_id, &action, &scope))
     }
 
     /// The machine at `path`.
@@ -233,6 +266,9 @@ fn action(method: &Method, target: &Target) -> Option<(String, String)> {
             connectivity(&action, path, &format!("endpoints/default/serviceConfigurations/{service}"))
         }
         Target::Machine(path) => Some((read_action(path.resource_type), path.id())),
+        Target::Extensions(path) => {
+            Some((read_action(&format!("{}/extensions", path.resource_type)), path.id()))
+        }
         Target::Machines(scope) => Some((read_action(scope.resource_type?), scope_id(scope))),
         Target::Register(path) => {
             let scope = format!("/subscriptions/{}", path.subscription);

@@ -14,6 +14,7 @@ pub(crate) enum Target {
     Machines(Scope),
     Resources(Scope),
     Machine(MachinePath),
+    Extensions(MachinePath),
     Permissions(MachinePath),
     Endpoints(MachinePath),
     Endpoint(MachinePath),
@@ -114,6 +115,7 @@ impl Target {
     fn on_machine(machine: MachinePath, lower: &[&str], original: &[&str]) -> Self {
         match lower {
             [] => Self::Machine(machine),
+            ["extensions"] => Self::Extensions(machine),
             ["providers", "microsoft.authorization", "permissions"] => Self::Permissions(machine),
             ["providers", "microsoft.hybridconnectivity", "endpoints", rest @ ..] => match rest {
                 [] => Self::Endpoints(machine),

@@ -11,6 +11,10 @@ pub enum Role {
     /// Virtual Machine Local User Login: read machines and list credentials, and no more. It may read neither the
     /// endpoint nor its service configuration.
     LocalUserLogin,
+    /// Virtual Machine User Login: that, and login by Entra ID.
+    UserLogin,
+    /// Virtual Machine Administrator Login: that, as administrator too.
+    AdministratorLogin,
     /// No role at all.
     None,
 }
@@ -20,7 +24,7 @@ impl Role {
     fn actions(self) -> &'static [&'static str] {
         match self {
             Self::Owner => &["*"],
-            Self::LocalUserLogin => &[
+            Self::LocalUserLogin | Self::UserLogin | Self::AdministratorLogin => &[
                 "Microsoft.HybridCompute/machines/*/read",
                 "Microsoft.HybridConnectivity/endpoints/listCredentials/action",
             ],
@@ -28,17 +32,31 @@ impl Role {
         }
     }
 
+    /// The role's `dataActions`.
+    fn data_actions(self) -> &'static [&'static str] {
+        match self {
+            Self::UserLogin => &["Microsoft.HybridCompute/machines/login/action"],
+            Self::AdministratorLogin => &[
+                "Microsoft.HybridCompute/machines/login/action",
+                "Microsoft.HybridCompute/machines/loginAsAdmin/action",
+            ],
+            _ => &[],
+        }
+    }
+
     /// Whether the role allows `action`. That `machines/*/read` covers the read of a machine itself is said nowhere;
     /// azure-cli's ssh extension reads machines with it.
     pub(crate) fn allows(self, action: &str) -> bool {
-        let machine_read = self == Self::LocalUserLogin && action == "Microsoft.HybridCompute/machines/read";
+        let logs_in = matches!(self, Self::LocalUserLogin | Self::UserLogin | Self::AdministratorLogin);
+        let machine_read = logs_in && action == "Microsoft.HybridCompute/machines/read";
         machine_read || self.actions().iter().any(|pattern| matches(pattern, action))
     }
 
     /// One element of the permissions list.
     pub(crate) fn permissions(self) -> Value {
-        let one =
-            json!({ "actions": self.actions(), "notActions": [], "dataActions": [], "notDataActions": [] });
+        let one = json!({
+            "actions": self.actions(), "notActions": [], "dataActions": self.data_actions(), "notDataActions": [],
+        });
         let all = if self == Self::None { vec![] } else { vec![one] };
         json!({ "value": all, "nextLink": null })
     }

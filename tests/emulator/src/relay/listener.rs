@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::relay::refusal::{Refusal, Tracking};
 use crate::relay::sas::Right;
 use crate::relay::websocket::{self, Socket};
@@ -43,7 +43,7 @@ fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, 
     let id = Uuid::new_v4();
     let fate = hybrid_connection.fate.subscribe();
     hybrid_connection.register(ControlChannel { id, messages })?;
-    Ok(Control { id, hybrid_connection, notifications, fate, expires })
+    Ok(Control { id, hybrid_connection, notifications, fate, expires, clock: relay.clock })
 }
 
 /// One control channel.
@@ -54,6 +54,7 @@ struct Control {
     fate: watch::Receiver<Fate>,
     /// When the newest token expires, in Unix seconds.
     expires: u64,
+    clock: Clock,
 }
 
 /// Something that happens on a control channel.
@@ -103,7 +104,7 @@ impl Control {
     }
 
     async fn next_event(&mut self, socket: &mut Socket) -> Event {
-        let life = Duration::from_secs(self.expires.saturating_sub(clock::unix_seconds()));
+        let life = Duration::from_secs(self.expires.saturating_sub(self.clock.unix_seconds()));
         tokio::select! {
             biased;
             _ = self.fate.wait_for(|fate| *fate != Fate::Alive) => Event::Deleted,

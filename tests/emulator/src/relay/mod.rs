@@ -22,6 +22,7 @@ use anyhow::bail;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::encoding::decode;
 use crate::journal::{Service, lock};
 use crate::relay::fault::{RelayFault, Repeat};
@@ -71,6 +72,7 @@ pub(crate) struct Relay {
     pub(crate) sender_key: SasKey,
     pub(crate) listener_key: SasKey,
     pub(crate) observations: Arc<Observations>,
+    pub(crate) clock: Clock,
     /// How long a sender waits for its listener.
     rendezvous_time: Duration,
     /// The hosts for which a token's resource may be made out.
@@ -91,11 +93,24 @@ pub(crate) enum Fate {
     Deleted,
 }
 
+/// From when, and until when if ever, the service knows a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    pub(crate) from: Instant,
+    pub(crate) until: Option<Instant>,
+}
+
+impl Life {
+    fn includes(self, moment: Instant) -> bool {
+        self.from <= moment && self.until.is_none_or(|until| moment < until)
+    }
+}
+
 /// A name at which a listener and senders can meet.
 pub(crate) struct HybridConnection {
     pub(crate) name: String,
-    /// Before this moment the service does not know the name yet.
-    exists_from: Instant,
+    /// While the service knows it.
+    life: Life,
     fate: watch::Sender<Fate>,
     listeners: Mutex<Vec<ControlChannel>>,
 }
@@ -108,7 +123,8 @@ pub(crate) struct ControlChannel {
 }
 
 impl Relay {
-    pub(crate) fn new(address: SocketAddr, rendezvous_time: Duration) -> anyhow::Result<Self> {
+    pub(crate) fn new(address: SocketAddr, rendezvous_time: Duration, clock: Clock) -> anyhow::Result<Self> {
+        let now = clock.unix_seconds();
         let namespace = Namespace::at(address)?;
         Ok(Self {
             authorities: vec![
@@ -118,9 +134,10 @@ impl Relay {
             ],
             address,
             namespace,
-            sender_key: SasKey::generate(Right::Send),
-            listener_key: SasKey::generate(Right::Listen),
+            sender_key: SasKey::generate(Right::Send, now),
+            listener_key: SasKey::generate(Right::Listen, now),
             observations: Arc::default(),
+            clock,
             rendezvous_time,
             hybrid_connections: Mutex::default(),
             rendezvous: Mutex::default(),
@@ -134,11 +151,11 @@ impl Relay {
         format!("http://{}/{name}/", self.namespace.authority())
     }
 
-    /// Creates the hybrid connection `name`; senders are told of it from `exists_from`.
-    pub(crate) fn create(&self, name: &str, exists_from: Instant) {
+    /// Creates the hybrid connection `name`, which is there for everybody during its `life`.
+    pub(crate) fn create(&self, name: &str, life: Life) {
         let created = HybridConnection {
             name: name.to_owned(),
-            exists_from,
+            life,
             fate: watch::Sender::new(Fate::Alive),
             listeners: Mutex::default(),
         };
@@ -180,7 +197,7 @@ impl Relay {
     fn find(&self, path: &str) -> Option<Arc<HybridConnection>> {
         let named = lock(&self.hybrid_connections);
         let found = path_and_parents(path).find_map(|name| named.get(name))?;
-        (found.exists_from <= Instant::now()).then(|| Arc::clone(found))
+        found.life.includes(Instant::now()).then(|| Arc::clone(found))
     }
 
     /// Checks the token of `call`, which may come in three places (protocol guide, "Request operation").
@@ -195,7 +212,8 @@ impl Relay {
 
     fn check_token(&self, token: Option<&str>, path: &str, right: Right) -> Result<u64, Refusal> {
         let keys = [self.sender_key.clone(), self.listener_key.clone()];
-        sas::check(token, &keys, &Demand { authorities: &self.authorities, path, right })
+        let (authorities, now) = (self.authorities.as_slice(), self.clock.unix_seconds());
+        sas::check(token, &keys, &Demand { authorities, path, right, now })
     }
 }
 
@@ -232,11 +250,16 @@ fn path_and_parents(path: &str) -> impl Iterator<Item = &str> {
 impl Room for Relay {
     const SERVICE: Service = Service::Relay;
 
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
         let id = call.query.value("sb-hc-id").map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         let path = decode(call.path.strip_prefix(PATH_PREFIX).unwrap_or_default());
         let authority = self.namespace.authority();
-        let tracking = Tracking { id: &id, namespace: &authority, path: &path };
+        let now = self.clock.unix_seconds();
+        let tracking = Tracking { id: &id, namespace: &authority, path: &path, now };
         let refusal = if websocket::upgrade_key(&call.headers).is_none() {
             Refusal::new(400, "This endpoint is only for web-socket requests")
         } else if path.is_empty() {

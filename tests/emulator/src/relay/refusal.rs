@@ -23,6 +23,8 @@ pub(crate) struct Tracking<'a> {
     /// `{namespace}.{suffix}`.
     pub(crate) namespace: &'a str,
     pub(crate) path: &'a str,
+    /// Unix time in seconds.
+    pub(crate) now: u64,
 }
 
 impl Refusal {
@@ -35,8 +37,8 @@ impl Refusal {
     /// (`G13` numbers a gateway). The body is empty.
     pub(crate) fn tracked(&self, tracking: &Tracking) -> Answer {
         let text = self.text.trim_end_matches('.');
-        let Tracking { id, namespace, path } = tracking;
-        let time = clock::timestamp(clock::unix_seconds());
+        let Tracking { id, namespace, path, now } = tracking;
+        let time = clock::timestamp(*now);
         answer(
             self.status,
             &format!("{text}. TrackingId:{id}_G13, SystemTracker:sb://{namespace}/{path}, Timestamp:{time}"),

@@ -254,3 +254,25 @@ fn requests_are_recorded_in_order() {
     assert_eq!(requests[1].body, r#"{"serviceName":"SSH"}"#);
     assert!(requests[1].header("Authorization").is_some_and(|value| value.starts_with("Bearer ")));
 }
+
+#[test]
+fn a_token_of_another_tenant_is_sent_to_the_right_one() {
+    let emulator = Emulator::builder().machine(Machine::new("web01")).home_tenant_differs().start().unwrap();
+    let (wrong, right) = (client::variable(&emulator, "AZURE_TENANT_ID"), emulator.subscription_tenant());
+    let answer = list_credentials(&emulator);
+    let (status, code, message) = answer.error();
+    assert_eq!((status, code.as_str()), (401, "InvalidAuthenticationTokenTenant"));
+    assert!(message.starts_with(&format!(
+        "The access token is from the wrong issuer 'https://sts.windows.net/{wrong}/'. It must match the tenant \
+         'https://sts.windows.net/{right}/' associated with this subscription."
+    )));
+    let authority = client::variable(&emulator, "AZURE_AUTHORITY_HOST");
+    let challenge = format!("Bearer authorization_uri=\"{authority}{right}\", error=\"invalid_token\", ");
+    assert!(answer.header("www-authenticate").unwrap().starts_with(&challenge), "{answer:?}");
+    assert_eq!(arm(&emulator, "GET", "/subscriptions?api-version=2022-12-01", "").json()["value"], json!([]));
+    let token = client::token_request(&emulator, &[("tenant", right)]).json();
+    let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
+    let path = format!("{}?api-version=2024-07-10", emulator.machine("web01").resource_id());
+    let url = format!("{}{path}", client::variable(&emulator, "ARCSSH_ARM_ENDPOINT"));
+    assert_eq!(client::request(&emulator, "GET", &url, &[("Authorization", &bearer)], "").status, 200);
+}

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arcssh_emulator::{Emulator, Machine, Minted};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -134,6 +136,12 @@ pub(crate) fn access_token(emulator: &Emulator) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
+/// What a token says.
+pub(crate) fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
 /// A good token request, with some of its fields replaced (`tenant` stands for the one in the path).
 pub(crate) fn token_request(emulator: &Emulator, replaced: &[(&str, &str)]) -> Answer {
     let mut fields = vec![
@@ -151,6 +159,25 @@ pub(crate) fn token_request(emulator: &Emulator, replaced: &[(&str, &str)]) -> A
     let url = format!("{}{tenant}/oauth2/v2.0/token", variable(emulator, "AZURE_AUTHORITY_HOST"));
     let headers = [("Content-Type", "application/x-www-form-urlencoded")];
     request(emulator, "POST", &url, &headers, &form.join("&"))
+}
+
+/// A form posted to `{tenant}/oauth2/v2.0/{endpoint}` of Entra; the values are encoded here.
+pub(crate) fn entra(emulator: &Emulator, path: &str, fields: &[(&str, &str)]) -> Answer {
+    let (tenant, endpoint) = path.split_once('/').unwrap();
+    let url = format!("{}{tenant}/oauth2/v2.0/{endpoint}", variable(emulator, "AZURE_AUTHORITY_HOST"));
+    let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+    request(emulator, "POST", &url, &headers, &encoded(fields))
+}
+
+/// Fields as a form or a query.
+pub(crate) fn encoded(fields: &[(&str, &str)]) -> String {
+    let encode = |text: &str| -> String {
+        let byte =
+            |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
+        text.bytes().map(byte).collect()
+    };
+    let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    pairs.join("&")
 }
 
 /// A call to ARM with a good token.

@@ -1,21 +1,13 @@
 //! The token endpoint.
 
 use arcssh_emulator::{Emulator, EntraFault, Service};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
 
 use crate::client::{self, token_request};
-
-fn claims(token: &str) -> Value {
-    let payload = token.split('.').nth(1).unwrap();
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
-}
 
 #[test]
 fn a_token_names_its_audience_tenant_and_principal() {
     let emulator = client::emulator();
-    let claims = claims(&client::access_token(&emulator));
+    let claims = client::claims(&client::access_token(&emulator));
     assert_eq!(claims["aud"], "https://management.azure.com");
     assert_eq!(claims["tid"], client::variable(&emulator, "AZURE_TENANT_ID"));
     assert!(claims["oid"].is_string() && claims["exp"].is_u64());
@@ -27,7 +19,7 @@ fn the_scope_of_azure_cli_with_its_double_slash_is_accepted() {
     let answer = token_request(&client::emulator(), &[("scope", scope)]);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(
-        claims(answer.json()["access_token"].as_str().unwrap())["aud"],
+        client::claims(answer.json()["access_token"].as_str().unwrap())["aud"],
         "https://management.core.windows.net/"
     );
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod arm;
+mod assertions;
 mod client;
 mod entra;
 mod faults;
@@ -10,6 +11,10 @@ mod graph;
 mod hyco_ws;
 mod inventory;
 mod listener;
+mod managed_identity;
 mod relay;
 #[cfg(unix)]
 mod serve;
+mod sign_in;
+mod ssh_certificate;
+mod time;

@@ -1,0 +1,212 @@
+//! Applications that prove who they are with a signature: a certificate's key, or another issuer's token.
+//!
+//! Microsoft Learn, "Microsoft identity platform application authentication certificate credentials" and "Workload
+//! identity federation".
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, ensure};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256};
+use ring::{digest, signature};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+use crate::clock::Clock;
+use crate::entra::CLIENT_ID;
+use crate::entra::failure::{Failure, malformed};
+use crate::token::TokenKey;
+
+/// The only kind of assertion.
+pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// Who issues the federated tokens, for whom and for what: the audience is the documented one.
+const ISSUER: &str = "https://issuer.example";
+const SUBJECT: &str = "system:serviceaccount:tests:arcssh";
+const AUDIENCE: &str = "api://AzureADTokenExchange";
+
+/// Files of the emulator's directory.
+const KEY_FILE: &str = "client.key";
+const CERTIFICATE_FILE: &str = "client.pem";
+const FEDERATED_FILE: &str = "federated-token";
+
+/// The application's proofs. What costs time is made when it is asked for.
+pub(crate) struct Assertions {
+    directory: PathBuf,
+    clock: Clock,
+    certificate: OnceLock<Certificate>,
+    /// The issuer's key. Issuers sign with RSA; a client passes their tokens on without a look into them.
+    issuer_key: TokenKey,
+}
+
+struct Certificate {
+    file: PathBuf,
+    /// In PKCS #1, as ring takes it.
+    public_key: Vec<u8>,
+    /// `x5t` and `x5t#S256`.
+    thumbprints: [String; 2],
+}
+
+impl Assertions {
+    pub(crate) fn new(directory: &Path, clock: Clock) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            clock,
+            certificate: OnceLock::new(),
+            issuer_key: TokenKey::generate(),
+        }
+    }
+
+    /// Key and certificate in one file.
+    pub(crate) fn certificate(&self) -> &Path {
+        let make = || Certificate::make(&self.directory).expect("ssh-keygen makes an RSA key");
+        &self.certificate.get_or_init(make).file
+    }
+
+    /// A token of the other issuer, good for an hour, in a file.
+    pub(crate) fn federated_token(&self) -> anyhow::Result<(PathBuf, String)> {
+        let now = self.clock.unix_seconds();
+        let token = self.issuer_key.sign(&json!({
+            "iss": ISSUER, "sub": SUBJECT, "aud": [AUDIENCE], "iat": now, "nbf": now, "exp": now + 3600,
+        }));
+        let file = self.directory.join(FEDERATED_FILE);
+        fs::write(&file, &token)?;
+        Ok((file, token))
+    }
+
+    /// Checks a client's assertion; `endpoint` is the URL of the token endpoint.
+    pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), Failure> {
+        let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is no JWT"))?;
+        let own = claims["iss"].as_str().is_some_and(|issuer| issuer.eq_ignore_ascii_case(CLIENT_ID));
+        if own {
+            self.check_own(assertion, &header, &claims)?;
+            self.check_audience(&claims, endpoint)?;
+        } else {
+            self.check_federated(assertion, &claims)?;
+        }
+        self.check_time(&claims)
+    }
+
+    fn check_own(&self, assertion: &str, header: &Value, claims: &Value) -> Result<(), Failure> {
+        if claims["sub"] != claims["iss"] || claims["jti"].as_str().is_none_or(str::is_empty) {
+            return Err(malformed("the assertion needs sub, the client ID, and jti"));
+        }
+        let given = [&header["x5t"], &header["x5t#S256"]];
+        let certificate = self.certificate.get().filter(|certificate| {
+            given.iter().zip(&certificate.thumbprints).any(|(given, known)| given.as_str() == Some(known))
+        });
+        let unknown = || {
+            let text = "The certificate with identifier used to sign the client assertion is not registered on \
+                        application.";
+            Failure::new("invalid_client", 700_027, text)
+        };
+        if certificate.ok_or_else(unknown)?.signed(assertion, header["alg"].as_str()) {
+            return Ok(());
+        }
+        let text = "The client assertion failed signature validation.";
+        Err(Failure::new("invalid_client", 700_027, text))
+    }
+
+    fn check_audience(&self, claims: &Value, endpoint: &str) -> Result<(), Failure> {
+        let audience = claims["aud"].as_str().unwrap_or_default();
+        if audience == endpoint {
+            return Ok(());
+        }
+        let text =
+            format!("The client assertion audience claim '{audience}' does not match the expected audience.");
+        Err(Failure::new("invalid_client", 700_023, text))
+    }
+
+    fn check_federated(&self, assertion: &str, claims: &Value) -> Result<(), Failure> {
+        let audience = claims["aud"].as_array().map_or(&claims["aud"], |all| &all[0]);
+        let found =
+            [&claims["iss"], &claims["sub"], audience].map(|claim| claim.as_str().unwrap_or_default());
+        if found != [ISSUER, SUBJECT, AUDIENCE] {
+            let [issuer, subject, audience] = found;
+            let text = format!(
+                "No matching federated identity record found for presented assertion. Assertion Issuer: '{issuer}'. \
+                 Assertion Subject: '{subject}'. Assertion Audience: '{audience}'."
+            );
+            return Err(Failure::new("invalid_client", 70021, text));
+        }
+        let invalid = || Failure::new("invalid_client", 50013, "Assertion failed signature validation.");
+        self.issuer_key.verify(assertion).map(drop).ok_or_else(invalid)
+    }
+
+    fn check_time(&self, claims: &Value) -> Result<(), Failure> {
+        let now = self.clock.unix_seconds();
+        let begun = claims["nbf"].as_u64().is_none_or(|from| from <= now + SKEW);
+        let expires = claims["exp"].as_u64().ok_or_else(|| malformed("the assertion has no exp"))?;
+        if begun && now < expires + SKEW {
+            return Ok(());
+        }
+        let text = "Client assertion is not within its valid time range.";
+        Err(Failure::new("invalid_client", 700_024, text))
+    }
+}
+
+/// Clocks may differ by this many seconds; Microsoft's own libraries allow as many (IdentityModel
+/// `TokenValidationParameters.DefaultClockSkew`).
+const SKEW: u64 = 300;
+
+impl Certificate {
+    /// rcgen has no RSA keys with ring; ssh-keygen has.
+    fn make(directory: &Path) -> anyhow::Result<Self> {
+        let key_file = directory.join(KEY_FILE);
+        rsa_key(&key_file)?;
+        let pem = fs::read_to_string(&key_file)?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_RSA_SHA256)?;
+        let mut parameters = CertificateParams::new(Vec::<String>::new())?;
+        parameters.distinguished_name.push(DnType::CommonName, "arcssh tests");
+        let certificate = parameters.self_signed(&key)?;
+        let file = directory.join(CERTIFICATE_FILE);
+        fs::write(&file, format!("{pem}{}", certificate.pem()))?;
+        let thumbprints = [&digest::SHA1_FOR_LEGACY_USE_ONLY, &digest::SHA256]
+            .map(|algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, certificate.der())));
+        Ok(Self { file, public_key: public_key(&pem)?, thumbprints })
+    }
+
+    fn signed(&self, token: &str, algorithm: Option<&str>) -> bool {
+        let algorithm = match algorithm {
+            Some("PS256") => &signature::RSA_PSS_2048_8192_SHA256,
+            Some("RS256") => &signature::RSA_PKCS1_2048_8192_SHA256,
+            _ => return false,
+        };
+        let Some((signed, signature)) = token.rsplit_once('.') else { return false };
+        let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else { return false };
+        let key = signature::UnparsedPublicKey::new(algorithm, &self.public_key);
+        key.verify(signed.as_bytes(), &signature).is_ok()
+    }
+}
+
+fn public_key(pem: &str) -> anyhow::Result<Vec<u8>> {
+    use ring::signature::KeyPair as _;
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())?;
+    let key =
+        signature::RsaKeyPair::from_pkcs8(key.secret_der()).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(key.public_key().as_ref().to_vec())
+}
+
+/// A new RSA key in PKCS #8, which nobody else may read.
+pub(crate) fn rsa_key(file: &Path) -> anyhow::Result<()> {
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PKCS8", "-N", "", "-C", "arcssh", "-f"])
+        .arg(file)
+        .output()
+        .context("ssh-keygen is not installed")?;
+    ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
+}
+
+/// Header and claims of a token, unchecked.
+fn parts(token: &str) -> Option<(Value, Value)> {
+    let mut parts = token.split('.').map(|part| {
+        let json = URL_SAFE_NO_PAD.decode(part).ok()?;
+        serde_json::from_slice::<Value>(&json).ok()
+    });
+    Some((parts.next()??, parts.next()??))
+}

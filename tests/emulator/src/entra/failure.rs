@@ -1,0 +1,192 @@
+//! What Entra ID says when it gives no token.
+//!
+//! The numbers are of "Microsoft Entra authentication and authorization error codes" (Microsoft Learn), the texts are
+//! abridged.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Response;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::clock::{self, Clock};
+use crate::server::Answer;
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    status: u16,
+    /// OAuth's code.
+    pub(crate) error: &'static str,
+    /// The number in `AADSTS…`.
+    number: u32,
+    description: String,
+    suberror: Option<&'static str>,
+}
+
+impl Failure {
+    pub(crate) fn new(error: &'static str, number: u32, description: impl Into<String>) -> Self {
+        // RFC 6749, section 5.2: 401 is for clients that failed to authenticate.
+        let status = if error == "invalid_client" { 401 } else { 400 };
+        Self { status, error, number, description: description.into(), suberror: None }
+    }
+
+    /// What MSAL goes by beside the error.
+    pub(crate) fn suberror(self, suberror: &'static str) -> Self {
+        Self { suberror: Some(suberror), ..self }
+    }
+
+    /// The text as it stands in `error_description`.
+    pub(crate) fn text(&self, now: u64) -> String {
+        text(self.number, &self.description, &Trace::new(now))
+    }
+
+    /// The answer of a token endpoint.
+    pub(crate) fn answer(&self, now: u64) -> Answer {
+        let mut body = body(self.error, self.number, &self.description, now);
+        if let Some(suberror) = self.suberror {
+            body["suberror"] = suberror.into();
+        }
+        json_answer(self.status, &body)
+    }
+
+    /// The answer of a page for people.
+    pub(crate) fn page(&self, now: u64) -> Answer {
+        html(400, &format!("<html><body>Sign in: {}</body></html>", escaped(&self.text(now))))
+    }
+}
+
+/// A parameter that the request lacks.
+pub(crate) fn missing(parameter: &str) -> Failure {
+    let text = format!("The request body must contain the following parameter: '{parameter}'.");
+    Failure::new("invalid_request", 900_144, text)
+}
+
+/// Something that cannot be read.
+pub(crate) fn malformed(what: &str) -> Failure {
+    Failure::new(
+        "invalid_request",
+        9_002_313,
+        format!("Invalid request. Request is malformed or invalid: {what}."),
+    )
+}
+
+/// A grant that is none, or is not this client's.
+pub(crate) fn invalid_grant(what: &str) -> Failure {
+    Failure::new("invalid_grant", 70000, format!("Provided grant is invalid or malformed: {what}."))
+}
+
+pub(crate) fn unknown_application(client_id: &str, tenant: &str) -> Failure {
+    let text =
+        format!("Application with identifier '{client_id}' was not found in the directory '{tenant}'.");
+    Failure::new("unauthorized_client", 700_016, text)
+}
+
+/// 90055 is "too many incoming requests" among the documented numbers.
+pub(crate) fn throttled(seconds: u64, now: u64) -> Answer {
+    let text = "There are too many incoming requests.";
+    let mut answer = json_answer(429, &body("temporarily_unavailable", 90055, text, now));
+    answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    answer
+}
+
+/// An answer that the token endpoint gives instead of a token.
+#[derive(Clone, Debug)]
+pub struct EntraFault {
+    status: u16,
+    content_type: String,
+    body: String,
+    pub(crate) delay: Duration,
+    pub(crate) times: usize,
+}
+
+impl EntraFault {
+    /// An error of Entra's own: `error` is OAuth's code, `aadsts` the number in `AADSTS…`.
+    pub fn new(status: u16, error: &str, aadsts: u32, description: &str) -> Self {
+        let body = body(error, aadsts, description, Clock::default().unix_seconds());
+        Self::raw(status, "application/json", &body.to_string())
+    }
+
+    /// Any body, such as the page of a gateway on the way.
+    pub fn raw(status: u16, content_type: &str, body: &str) -> Self {
+        Self {
+            status,
+            content_type: content_type.to_owned(),
+            body: body.to_owned(),
+            delay: Duration::ZERO,
+            times: 1,
+        }
+    }
+
+    /// Answers only after `delay`.
+    pub fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// For the next `requests` requests instead of one.
+    pub fn times(self, requests: usize) -> Self {
+        Self { times: requests, ..self }
+    }
+
+    pub(crate) fn answer(self) -> Answer {
+        answer(self.status, &self.content_type, self.body)
+    }
+}
+
+struct Trace {
+    trace_id: String,
+    correlation_id: String,
+    time: String,
+}
+
+impl Trace {
+    fn new(now: u64) -> Self {
+        let [trace_id, correlation_id] = [Uuid::new_v4(), Uuid::new_v4()].map(|id| id.to_string());
+        Self { trace_id, correlation_id, time: format!("{}Z", clock::timestamp(now).replace('T', " ")) }
+    }
+}
+
+fn text(number: u32, description: &str, trace: &Trace) -> String {
+    let Trace { trace_id, correlation_id, time } = trace;
+    format!(
+        "AADSTS{number}: {description} Trace ID: {trace_id} Correlation ID: {correlation_id} Timestamp: {time}"
+    )
+}
+
+fn body(error: &str, number: u32, description: &str, now: u64) -> Value {
+    let trace = Trace::new(now);
+    json!({
+        "error": error,
+        "error_description": text(number, description, &trace),
+        "error_codes": [number],
+        "timestamp": trace.time,
+        "trace_id": trace.trace_id,
+        "correlation_id": trace.correlation_id,
+        "error_uri": format!("https://login.microsoftonline.com/error?code={number}"),
+    })
+}
+
+pub(crate) fn json_answer(status: u16, body: &Value) -> Answer {
+    answer(status, "application/json; charset=utf-8", body.to_string())
+}
+
+pub(crate) fn html(status: u16, page: &str) -> Answer {
+    answer(status, "text/html; charset=utf-8", page.to_owned())
+}
+
+pub(crate) fn answer(status: u16, content_type: &str, body: String) -> Answer {
+    let response = Response::builder().status(status).header(CONTENT_TYPE, content_type);
+    response
+        .header("cache-control", "no-store, no-cache")
+        .body(Full::new(Bytes::from(body)))
+        .unwrap_or_default()
+}
+
+/// Text within HTML and its attributes.
+pub(crate) fn escaped(text: &str) -> String {
+    let escapes = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;")];
+    escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}

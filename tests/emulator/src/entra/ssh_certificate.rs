@@ -1,0 +1,181 @@
+//! SSH certificates in place of access tokens: `token_type=ssh-cert`.
+//!
+//! The parameters are those of azure-cli-extensions ssh `custom.py`, the contents those of certificates in public
+//! threads. The authority is the emulator's own, and ssh-keygen signs.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::encoding::Parameters;
+use crate::entra::assertion::rsa_key;
+use crate::entra::failure::{Failure, malformed, missing};
+use crate::journal::lock;
+
+/// A certificate that is not what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateFault {
+    /// For a key that is not the one in the request.
+    AnotherKey,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// For a host.
+    HostType,
+    /// Another authority signed it.
+    AnotherAuthority,
+    /// No certificate at all.
+    Garbage,
+    /// Sixteen megabytes.
+    Huge,
+}
+
+/// Whom a certificate is for.
+pub(crate) struct Holder<'a> {
+    /// A user's name; of a service principal, whose name in its certificate no source tells, its client id.
+    pub(crate) principal: &'a str,
+    pub(crate) object_id: &'a str,
+    pub(crate) tenant: &'a str,
+}
+
+/// The authority.
+pub(crate) struct SshCertificates {
+    directory: PathBuf,
+    pub(crate) lifetime: Duration,
+    authority: OnceLock<PathBuf>,
+    faults: Mutex<VecDeque<CertificateFault>>,
+}
+
+impl SshCertificates {
+    pub(crate) fn new(directory: &Path, lifetime: Duration) -> Self {
+        let directory = directory.to_owned();
+        Self { directory, lifetime, authority: OnceLock::new(), faults: Mutex::default() }
+    }
+
+    /// The next certificate has this fault.
+    pub(crate) fn add_fault(&self, fault: CertificateFault) {
+        lock(&self.faults).push_back(fault);
+    }
+
+    /// The authority's public key, a line of authorized_keys.
+    pub(crate) fn public_key(&self) -> String {
+        let file = self.authority().with_extension("pub");
+        fs::read_to_string(file).expect("ssh-keygen has written the public key")
+    }
+
+    fn authority(&self) -> &Path {
+        self.authority.get_or_init(|| {
+            let file = self.directory.join("ssh-authority");
+            rsa_key(&file).expect("ssh-keygen makes an RSA key");
+            file
+        })
+    }
+
+    /// The certificate in base64, without its type, for the key in `form`.
+    pub(crate) fn issue(&self, form: &Parameters, holder: &Holder, now: u64) -> Result<String, Failure> {
+        let key = requested_key(form)?;
+        let fault = lock(&self.faults).pop_front();
+        match fault {
+            Some(CertificateFault::Garbage) => return Ok("AAAAgarbage".to_owned()),
+            Some(CertificateFault::Huge) => return Ok("A".repeat(16 << 20)),
+            _ => {}
+        }
+        let signed = self.sign(&key, holder, now, fault);
+        signed.map_err(|error| Failure::new("server_error", 90033, format!("{error:#}")))
+    }
+
+    fn sign(
+        &self,
+        key: &[u8],
+        holder: &Holder,
+        now: u64,
+        fault: Option<CertificateFault>,
+    ) -> anyhow::Result<String> {
+        let file = self.directory.join(format!("ssh-{}", Uuid::new_v4()));
+        let (public, certificate) = (file.with_extension("pub"), file.with_file_name(cert_name(&file)));
+        let other = self.directory.join(format!("ssh-other-{}", Uuid::new_v4()));
+        if matches!(fault, Some(CertificateFault::AnotherKey | CertificateFault::AnotherAuthority)) {
+            rsa_key(&other)?;
+        }
+        match fault {
+            Some(CertificateFault::AnotherKey) => drop(fs::copy(other.with_extension("pub"), &public)?),
+            _ => fs::write(&public, format!("ssh-rsa {}\n", STANDARD.encode(key)))?,
+        }
+        let another = fault == Some(CertificateFault::AnotherAuthority);
+        let authority = if another { other.as_path() } else { self.authority() };
+        let Holder { principal, object_id, tenant } = holder;
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-s"]).arg(authority).args([
+            "-I",
+            &format!("{object_id}@{tenant}"),
+            "-n",
+            principal,
+        ]);
+        keygen.args(["-V", &self.validity(now, fault)]);
+        if fault == Some(CertificateFault::HostType) {
+            keygen.arg("-h");
+        } else {
+            keygen.args(["-O", &format!("extension:tid@sshservice.azure.net={tenant}")]);
+            keygen.args(["-O", &format!("extension:oid@sshservice.azure.net={object_id}")]);
+        }
+        let made = keygen.arg(&public).output().context("ssh-keygen")?;
+        ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
+        let text = fs::read_to_string(certificate)?;
+        Ok(text.split(' ').nth(1).context("no certificate")?.to_owned())
+    }
+
+    /// From now on, or before or after; ssh-keygen takes hexadecimal seconds.
+    fn validity(&self, now: u64, fault: Option<CertificateFault>) -> String {
+        let life = self.lifetime.as_secs();
+        let start = match fault {
+            Some(CertificateFault::Expired) => now - 2 * life - 86_400,
+            Some(CertificateFault::NotYetValid) => now + 86_400,
+            _ => now,
+        };
+        format!("{start:#x}:{:#x}", start + life)
+    }
+}
+
+/// `{file}-cert.pub`, where ssh-keygen writes.
+fn cert_name(file: &Path) -> String {
+    format!("{}-cert.pub", file.file_name().unwrap_or_default().display())
+}
+
+/// The public key in SSH's wire form, from any of the four spellings that are in use: with or without padding, with
+/// or without a leading zero.
+fn requested_key(form: &Parameters) -> Result<Vec<u8>, Failure> {
+    let text = form.value("req_cnf").ok_or_else(|| missing("req_cnf"))?;
+    let jwk: Value = serde_json::from_str(text).map_err(|_| malformed("req_cnf is no JSON"))?;
+    if jwk["kty"] != "RSA" {
+        return Err(malformed("req_cnf is no RSA key"));
+    }
+    if form.value("key_id").is_some_and(|id| jwk["kid"] != id) {
+        return Err(malformed("key_id is not the kid of req_cnf"));
+    }
+    let number = |name: &str| {
+        let text = jwk[name].as_str()?.trim_end_matches('=');
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let start = bytes.iter().position(|byte| *byte != 0)?;
+        Some(bytes[start..].to_vec())
+    };
+    let (n, e) = number("n").zip(number("e")).ok_or_else(|| malformed("n or e of req_cnf"))?;
+    let mut key = Vec::new();
+    for mut part in [b"ssh-rsa".to_vec(), e, n] {
+        if part[0] >= 0x80 {
+            part.insert(0, 0);
+        }
+        key.extend((part.len() as u32).to_be_bytes());
+        key.extend(part);
+    }
+    Ok(key)
+}
