@@ -5,19 +5,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
+use crate::azure::credential::{Source, Wanted};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
+use crate::azure::sign_in::AZURE_CLI;
+use crate::azure::ssh_certificate::Asked;
 use crate::fleet::Selection;
-use crate::ssh::host::Platform;
+use crate::ssh::host::{Delivery, Platform};
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
 
 /// Plain ssh to Azure Arc-enabled servers that have no public IP address and no open port.
 #[derive(Debug, Parser)]
-#[command(version, subcommand_required = true, arg_required_else_help = true)]
+#[command(version, subcommand_required = true, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -48,33 +52,125 @@ fn is_sshproxy_call(first_word: Option<&OsStr>, relay_info_given: bool) -> bool 
     }
 }
 
-/// The commands.
+/// The commands, in the order in which somebody new meets them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Carry one ssh connection: stands in an OpenSSH ProxyCommand
-    #[command(after_help = PROXY_EXAMPLES)]
-    Proxy(ProxyArgs),
-    /// Write Host sections for Arc machines into the ssh configuration, and prove that ssh uses them
+    /// Sign in, so that no other program needs to be
+    #[command(after_help = LOGIN_EXAMPLES)]
+    Login(LoginArgs),
+    /// Give Arc machines names in the ssh configuration, and prove that ssh uses them
     #[command(after_help = CONFIG_EXAMPLES)]
     Config(Box<ConfigArgs>),
-    /// List Arc machines; an inventory for ansible with --list or --format ansible
+    /// List Arc machines, as a table, JSON or an inventory for ansible
+    #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
+    /// Get an SSH certificate of Entra ID, or show the one that there is
+    #[command(after_help = CERT_EXAMPLES)]
+    Cert(CertArgs),
+    /// Connect to machines once, so that the next connection waits for nobody
+    #[command(after_help = WARM_EXAMPLES)]
+    Warm(WarmArgs),
+    /// Make machines ready to be connected to, once and for everybody
+    #[command(after_help = SETUP_EXAMPLES)]
+    Setup(SetupArgs),
+    /// Let machines not be connected to any more
+    Teardown(TeardownArgs),
+    /// Find out what keeps a machine from being connected to, and what to type
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Explain why a machine could not be reached, when ssh has not shown it
+    Last(LastArgs),
+    /// Show who connects to Azure
+    Account(AccountArgs),
+    /// Forget who signed in, and all that Azure gave
+    Logout,
+    /// Show or clear what is kept between connections
+    Cache(CacheArgs),
+    /// Carry one connection: stands in an OpenSSH ProxyCommand, and ssh calls it
+    #[command(after_help = PROXY_EXAMPLES)]
+    Proxy(ProxyArgs),
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write the pages of the manual into a folder
+    Man(ManArgs),
+    /// Print the version; with --verbose what a bug report needs
+    Version,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  arcssh login                             sign in, once
+  arcssh config -g rg-web --user azureuser
+                                           names for a whole resource group
+  ssh web01                                plain ssh, and scp, sftp, rsync, git
+  arcssh last web01                        why that did not work
+
+arcssh COMMAND --help tells of one command.";
+
+const LOGIN_EXAMPLES: &str = "\
+Examples:
+  arcssh login                             in a browser that opens here
+  arcssh login --device-code               in one on another device
+  arcssh login --tenant contoso.com        to another tenant than one's own";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  arcssh list -g rg-web                    the machines of a resource group
+  arcssh list --tag env=prod --format json
+                                           for programs
+  arcssh list --list                       for ansible, as an inventory script";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  arcssh completions bash >> ~/.bash_completion
+  arcssh completions zsh > ~/.zfunc/_arcssh
+                                           for an fpath with ~/.zfunc
+  arcssh completions fish > ~/.config/fish/completions/arcssh.fish
+  arcssh completions powershell | Out-String | Invoke-Expression
+                                           in $PROFILE";
+
+const WARM_EXAMPLES: &str = "\
+Examples:
+  arcssh warm -g rg-web                    before ansible plays on them
+  arcssh warm --all --jobs 20";
+
+const CERT_EXAMPLES: &str = "\
+Examples:
+  arcssh cert                              for sections of config --entra
+  arcssh cert --show                       what it says
+  arcssh cert --public-key ~/.ssh/id_rsa.pub
+                                           for a key of one's own";
+
+const SETUP_EXAMPLES: &str = "\
+Examples:
+  arcssh setup web01                       show what is missing, ask, make it
+  arcssh setup -g rg-web --yes             a whole group, without a question
+  arcssh setup web01 --dry-run             show what is missing";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  arcssh doctor                            what depends on no machine
+  arcssh doctor web01                      all the way to the sshd of web01
+  arcssh doctor web01 --fix                and arcssh setup where that helps";
+
 const CONFIG_EXAMPLES: &str = "\
+Examples:
   arcssh config web01 --user azureuser     a section for one machine
   arcssh config -g rg-web                  for all machines of a resource group
+  arcssh config web01 --entra              with a certificate of Entra ID
   arcssh config --all --dry-run            what would change, and nothing else
-  arcssh config                            the same again as the last time, with what is new in Azure
+  arcssh config                            again, with what is new in Azure
   arcssh config --remove                   everything out again";
 
 const PROXY_EXAMPLES: &str = "\
-In ~/.ssh/config:
+In ~/.ssh/config, where arcssh config writes it:
 
   Host web01
-      ProxyCommand arcssh proxy /subscriptions/…/resourceGroups/…/providers/Microsoft.HybridCompute/machines/web01 --port %p
+      ProxyCommand arcssh proxy /subscriptions/…/machines/web01 --port %p
 
-A block that `az ssh config` wrote works once the path of its sshProxy is replaced by that of arcssh.";
+A block that `az ssh config` wrote works once the path of its sshProxy is
+replaced by that of arcssh.";
 
 /// Arguments of `arcssh proxy`.
 #[derive(Debug, Args)]
@@ -86,8 +182,11 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "relay_info")]
     pub(crate) host: Option<String>,
     /// What the name ends in, if it is none of the machine's, such as .arc
-    #[arg(long, requires = "host", default_value = "")]
+    #[arg(long, requires = "host", default_value = "", hide_default_value = true)]
     pub(crate) suffix: String,
+    /// Look for the name in this subscription only
+    #[arg(long, value_name = "ID", requires = "host")]
+    pub(crate) subscription: Option<String>,
     /// Port on the machine [default: the service's own, 22 for SSH]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
@@ -100,6 +199,15 @@ pub(crate) struct ProxyArgs {
     /// Seconds to go on trying while the machine's agent does not answer; 0 tries once
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "90")]
     pub(crate) wait: Duration,
+    /// Serve an SSH certificate of Entra ID at this path, which IdentityAgent names
+    #[arg(long, value_name = "PATH", conflicts_with = "relay_info")]
+    pub(crate) agent: Option<PathBuf>,
+    /// Which certificate.
+    #[command(flatten)]
+    pub(crate) certificate: CertificateArgs,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -110,19 +218,19 @@ pub(crate) struct ProxyArgs {
 #[command(next_help_heading = "Machines")]
 pub(crate) struct SelectionArgs {
     /// Name, GROUP/NAME or resource ID of a machine
-    #[arg(value_name = "MACHINE")]
+    #[arg(value_name = "MACHINE", display_order = 0)]
     machines: Vec<String>,
     /// All machines of this resource group
-    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP", display_order = 1)]
     groups: Vec<String>,
     /// Look in this subscription only
-    #[arg(short, long = "subscription", value_name = "ID")]
+    #[arg(short, long = "subscription", value_name = "ID", display_order = 2)]
     subscriptions: Vec<String>,
     /// Machines with this tag
-    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    #[arg(long = "tag", value_name = "KEY=VALUE", display_order = 3)]
     tags: Vec<String>,
     /// All machines that the identity sees
-    #[arg(long)]
+    #[arg(long, display_order = 4)]
     all: bool,
 }
 
@@ -156,6 +264,9 @@ pub(crate) struct ConfigArgs {
     /// Private key to log in with
     #[arg(long, value_name = "FILE", help_heading = "Sections")]
     pub(crate) identity: Option<String>,
+    /// Log in as the Entra user, with a certificate that arcssh renews [default: by agent, on Windows in files]
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, help_heading = "Sections")]
+    pub(crate) entra: Option<Option<Delivery>>,
     /// Let sessions to a machine share one connection
     #[arg(long, help_heading = "Sections")]
     pub(crate) control_master: bool,
@@ -193,6 +304,12 @@ pub(crate) struct ConfigArgs {
     /// Ask ssh whether it uses what was written, and write nothing
     #[arg(long, help_heading = "Output")]
     pub(crate) verify: bool,
+    /// Which certificate.
+    #[command(flatten)]
+    pub(crate) certificate: CertificateArgs,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -213,9 +330,211 @@ pub(crate) struct ListArgs {
     /// As ansible calls an inventory: the variables of one host
     #[arg(long, value_name = "ALIAS", help_heading = "Output")]
     pub(crate) host: Option<String>,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh cert`.
+#[derive(Debug, Args)]
+pub(crate) struct CertArgs {
+    /// Write the certificate to this file; without --public-key the private key too, to the same without -cert.pub
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Certify this key of one's own, and write KEY-cert.pub beside it unless --file says otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) public_key: Option<PathBuf>,
+    /// Show what the kept certificate says, and ask for nothing
+    #[arg(long, conflicts_with_all = ["file", "public_key"])]
+    pub(crate) show: bool,
+    /// Which certificate.
+    #[command(flatten)]
+    pub(crate) certificate: CertificateArgs,
+    /// Whose certificate.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
+    /// The cloud it is for.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Which SSH certificate of Entra ID.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Certificate")]
+pub(crate) struct CertificateArgs {
+    /// Scope of the certificate [default: the cloud's for the sign-in to Linux machines]
+    #[arg(long, value_name = "SCOPE")]
+    scope: Option<String>,
+    /// Application to ask through [default: the one that was signed in to]
+    #[arg(long, value_name = "ID")]
+    client_id: Option<String>,
+}
+
+impl CertificateArgs {
+    /// What was typed.
+    pub(crate) fn asked(&self) -> Asked {
+        Asked { scope: self.scope.clone(), client_id: self.client_id.clone() }
+    }
+}
+
+/// Arguments of `arcssh warm`.
+#[derive(Debug, Args)]
+pub(crate) struct WarmArgs {
+    /// Which machines.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Port on the machines, as in their sections [default: the service's own, 22 for SSH]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Connections")]
+    pub(crate) port: Option<u16>,
+    /// Service of the machines to open
+    #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh, help_heading = "Connections")]
+    pub(crate) service: Service,
+    /// Machines at a time
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8", help_heading = "Connections")]
+    pub(crate) jobs: u8,
+    /// Seconds to go on trying while a machine's agent does not answer
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "90", help_heading = "Connections")]
+    pub(crate) wait: Duration,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
+    /// The cloud to talk to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh setup`.
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// Which machines.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Port on the machines [default: the one that is enabled, else the service's own, 22 for SSH]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Set-up")]
+    pub(crate) port: Option<u16>,
+    /// Let --port take the place of another port, which nobody can connect by any more
+    #[arg(long, requires = "port", help_heading = "Set-up")]
+    pub(crate) replace_port: bool,
+    /// Service of the machines to enable
+    #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh, help_heading = "Set-up")]
+    pub(crate) service: Service,
+    /// Go ahead without a question
+    #[arg(short, long, help_heading = "Set-up")]
+    pub(crate) yes: bool,
+    /// Show what would change, and exit with 1 if something would
+    #[arg(long, conflicts_with = "yes", help_heading = "Set-up")]
+    pub(crate) dry_run: bool,
+    /// Machines at a time
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8", help_heading = "Set-up")]
+    pub(crate) jobs: u8,
+    /// Seconds to go on trying while a machine's agent does not answer
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "180", help_heading = "Set-up")]
+    pub(crate) wait: Duration,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
+    /// The cloud to talk to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh teardown`.
+#[derive(Debug, Args)]
+pub(crate) struct TeardownArgs {
+    /// Which machines.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Delete the endpoint too, and with it every service of the machine
+    #[arg(long, help_heading = "Set-up")]
+    pub(crate) endpoint: bool,
+    /// Service of the machines to disable
+    #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh, help_heading = "Set-up")]
+    pub(crate) service: Service,
+    /// Go ahead without a question
+    #[arg(short, long, help_heading = "Set-up")]
+    pub(crate) yes: bool,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
+    /// The cloud to talk to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Name, GROUP/NAME or resource ID of a machine, or what ssh calls it
+    #[arg(value_name = "MACHINE")]
+    pub(crate) machine: Option<String>,
+    /// Port on the machine [default: that of its section, else the one that is enabled]
+    #[arg(short, long, requires = "machine", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Checks")]
+    pub(crate) port: Option<u16>,
+    /// Look in this subscription only
+    #[arg(short, long, value_name = "ID", requires = "machine", help_heading = "Checks")]
+    pub(crate) subscription: Option<String>,
+    /// The ssh configuration to look at [default: ~/.ssh/config]
+    #[arg(long, value_name = "FILE", help_heading = "Checks")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, help_heading = "Checks")]
+    pub(crate) json: bool,
+    /// Let arcssh setup put right what it can
+    #[arg(long, requires = "machine", help_heading = "Checks")]
+    pub(crate) fix: bool,
+    /// Fix without a question
+    #[arg(short, long, requires = "fix", help_heading = "Checks")]
+    pub(crate) yes: bool,
+    /// Who talks to it.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
+    /// The cloud to talk to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh cache`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+/// What can be done with the store.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List what is kept, without its secrets
+    Show,
+    /// Forget everything but the sign-in
+    Clear,
+}
+
+/// Arguments of `arcssh last`.
+#[derive(Debug, Args)]
+pub(crate) struct LastArgs {
+    /// Name or resource ID of a machine [default: the one that failed last]
+    #[arg(value_name = "MACHINE")]
+    pub(crate) machine: Option<String>,
+}
+
+/// Arguments of `arcssh completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Arguments of `arcssh man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Folder to write them into
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
 }
 
 /// The forms of a list.
@@ -229,6 +548,72 @@ pub(crate) enum ListFormat {
     Ansible,
 }
 
+/// Arguments of `arcssh login`.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Tenant to sign in to [default: the account's own]
+    #[arg(long, value_name = "TENANT", value_parser = tenant)]
+    pub(crate) tenant: Option<String>,
+    /// Sign in with a browser on another device
+    #[arg(long)]
+    pub(crate) device_code: bool,
+    /// Application to sign in to
+    #[arg(long, value_name = "ID", default_value = AZURE_CLI)]
+    pub(crate) client_id: String,
+    /// What to sign in for, so that its policies are satisfied too [default: Azure Resource Manager]
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Option<String>,
+    /// The cloud to sign in to.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Arguments of `arcssh account`.
+#[derive(Debug, Args)]
+pub(crate) struct AccountArgs {
+    /// Whose account.
+    #[command(flatten)]
+    pub(crate) who: IdentityArgs,
+    /// The cloud it is in.
+    #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+}
+
+/// Who talks to Azure.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Identity")]
+pub(crate) struct IdentityArgs {
+    /// Where to take the identity from
+    #[arg(
+        long,
+        env = "ARCSSH_CREDENTIAL",
+        value_name = "NAME",
+        ignore_case = true,
+        value_enum,
+        default_value_t
+    )]
+    credential: Source,
+    /// Tenant to sign in to [default: the identity's own]
+    #[arg(long, value_name = "TENANT", value_parser = tenant)]
+    tenant: Option<String>,
+}
+
+impl IdentityArgs {
+    /// What was typed.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted { source: self.credential, tenant: self.tenant.clone() }
+    }
+}
+
+/// A tenant, by its ID or a domain of its.
+fn tenant(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if text.is_empty() || !text.chars().all(plain) {
+        return Err("neither the ID of a tenant nor a domain".into());
+    }
+    Ok(text.to_owned())
+}
+
 /// Which cloud, and its endpoints where they are other than the cloud's own.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Cloud")]
@@ -237,13 +622,13 @@ pub(crate) struct CloudArgs {
     #[arg(long, env = "ARCSSH_CLOUD", ignore_case = true, value_enum)]
     cloud: Option<CloudName>,
     /// Address of Azure Resource Manager, where it is not the cloud's
-    #[arg(long, env = "ARCSSH_ARM_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "ARCSSH_ARM_ENDPOINT", value_name = "URL", hide_short_help = true)]
     arm_endpoint: Option<String>,
     /// Audience of its access tokens [default: its address]
-    #[arg(long, env = "ARCSSH_ARM_AUDIENCE", value_name = "URL")]
+    #[arg(long, env = "ARCSSH_ARM_AUDIENCE", value_name = "URL", hide_short_help = true)]
     arm_audience: Option<String>,
     /// Address of Entra ID, where it is not the cloud's
-    #[arg(long, env = "AZURE_AUTHORITY_HOST", value_name = "URL")]
+    #[arg(long, env = "AZURE_AUTHORITY_HOST", value_name = "URL", hide_short_help = true)]
     authority_host: Option<String>,
 }
 

@@ -1,5 +1,8 @@
 //! Every error in words: what failed, why, and the next thing to type. The only advice to users in the program.
 
+mod certificate;
+mod identity;
+
 use std::error::Error as StdError;
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,17 +11,30 @@ use std::time::Duration;
 use anyhow::Error;
 use rustls::CertificateError;
 
+use crate::ask::NotAgreed;
 use crate::azure::arm::{ArmError, Refusal};
-use crate::azure::credential::NotSetUp;
-use crate::azure::entra::EntraRefusal;
-use crate::commands::config::{NotUsed, NothingSelected};
-use crate::commands::proxy::{Goal, NoMachine};
-use crate::fleet::NotOne;
+use crate::azure::hybrid_connectivity::Service;
+use crate::azure::permissions::{CONNECT, least_role};
+use crate::azure::ssh_certificate::NoCertificate;
+use crate::commands::doctor::check::{AGENT, Words};
+use crate::commands::login::SigningIn;
+use crate::commands::teardown::TakingDown;
+use crate::dial::Goal;
+use crate::failure::certificate::explain_no_certificate;
+use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
+use crate::fleet::{NoMachine, NotOne, NotReached};
+use crate::last_error::{self, LastError};
 use crate::line::one_line;
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
+use crate::net::tls::Untrusted;
 use crate::net::{Step, tls};
 use crate::relay::bridge::Broken;
 use crate::relay::connect::ConnectError;
+use crate::set_up::work::SettingUp;
+use crate::set_up::{NotRegistered, PortTaken};
+use crate::ssh::judge::NotUsed;
+use crate::store::{TooOpen, unix_now};
+use crate::terminal;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 const FAILED: u8 = 1;
@@ -47,22 +63,73 @@ impl Told {
     }
 }
 
-/// Tells the user on standard error, and what to exit with.
+/// Tells the user on standard error, and what to exit with. What kept a connection from coming about is kept too: with
+/// ControlPersist ssh throws the standard error of its ProxyCommand away.
 pub(crate) fn report(error: &Error) -> ExitCode {
+    if let Some(NotReached(errors)) = error.downcast_ref() {
+        for error in errors {
+            report(error);
+        }
+        return ExitCode::from(FAILED);
+    }
     let goal = error.downcast_ref::<Goal>();
     let Told { why, hint, status } = explain(error, goal);
     let what = match goal {
+        Some(goal) if error.is::<SettingUp>() => format!("cannot set up {goal}: "),
+        Some(goal) if error.is::<TakingDown>() => format!("cannot take down {goal}: "),
         Some(goal) if error.is::<Broken>() => format!("lost {goal}: "),
         Some(goal) if !error.is::<NoMachine>() => format!("cannot connect to {goal}: "),
         _ => String::new(),
     };
+    let what = format!("{what}{why}");
+    tell(&what, hint.as_deref());
+    let is_connection = !error.is::<SettingUp>() && !error.is::<TakingDown>();
+    if let Some(goal) = goal.filter(|_| is_connection) {
+        last_error::keep(&LastError {
+            at: unix_now(),
+            machine: goal.machine.as_ref().map(ToString::to_string),
+            name: goal.name.clone(),
+            port: goal.port,
+            what: one_line(&what),
+            hint: hint.as_deref().map(one_line),
+            request: request(error),
+            status,
+        });
+    }
+    ExitCode::from(status)
+}
+
+/// One line goes to the terminal where ssh has turned standard error away.
+fn tell(what: &str, hint: Option<&str>) {
     // A standard error that is gone leaves nobody to tell.
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: {what}{why}")));
+    let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: {what}")));
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: hint: {hint}")));
     }
-    ExitCode::from(status)
+    if let Some(mut terminal) = terminal::behind_ssh() {
+        // A session may have made the terminal raw.
+        let _ = write!(terminal, "\r{}; arcssh last explains it\r\n", one_line(&format!("arcssh: {what}")));
+    }
+}
+
+/// How Azure names the request that it refused, for its support.
+fn request(error: &Error) -> Option<String> {
+    if let Some(ArmError::Refused(Refusal { request_id: Some(id), .. })) = error.downcast_ref() {
+        return Some(format!("{id} of Azure Resource Manager"));
+    }
+    match error.downcast_ref() {
+        Some(ConnectError::Refused { tracking_id, .. }) if !tracking_id.is_empty() => {
+            Some(format!("{tracking_id} of Azure Relay"))
+        }
+        _ => None,
+    }
+}
+
+/// An error as the doctor tells it: the words of a connection that fails by it.
+pub(crate) fn in_words(error: &Error) -> Words {
+    let Told { why, hint, .. } = explain(error, error.downcast_ref());
+    Words { why, fix: hint }
 }
 
 fn explain(error: &Error, goal: Option<&Goal>) -> Told {
@@ -75,18 +142,24 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(broken) = error.downcast_ref::<Broken>() {
         return explain_broken(broken);
     }
-    if error.is::<NotSetUp>() {
-        return Told::new(NO_IDENTITY, error.root_cause().to_string(), SIGN_IN);
+    if let Some(open) = error.downcast_ref::<TooOpen>() {
+        return explain_too_open(open);
+    }
+    if let Some(none) = error.downcast_ref::<NoCertificate>() {
+        return explain_no_certificate(none);
+    }
+    if error.is::<SigningIn>() {
+        return explain_sign_in(error);
     }
     if let Some(not_one) = error.downcast_ref::<NotOne>() {
         return explain_not_one(not_one, goal);
     }
-    if error.is::<NothingSelected>() {
-        return Told::new(
-            USAGE,
-            error.root_cause().to_string(),
-            "arcssh config --help shows how to name one",
-        );
+    if let Some(none) = error.downcast_ref::<NoMachine>() {
+        let hint = format!("arcssh {} --help shows how to name one", none.command);
+        return Told::new(USAGE, none.to_string(), hint);
+    }
+    if let Some(told) = explain_set_up(error, goal) {
+        return told;
     }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
@@ -95,12 +168,37 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         };
         return Told::new(FAILED, error.root_cause().to_string(), hint);
     }
-    if error.is::<NoMachine>() {
-        return Told::new(USAGE, error.root_cause().to_string(), "arcssh proxy --help shows how to name one");
-    }
     explain_way_out(error.root_cause(), None, "Azure").unwrap_or_else(|| {
-        Told::without_hint(FAILED, causes(error.chain().skip(usize::from(goal.is_some()))))
+        let contexts = [goal.is_some(), error.is::<SettingUp>() || error.is::<TakingDown>()];
+        let contexts = contexts.into_iter().filter(|there| *there).count();
+        Told::without_hint(FAILED, causes(error.chain().skip(contexts)))
     })
+}
+
+/// What keeps a machine from being set up, if Azure has not refused it.
+fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
+    if let Some(not_agreed) = error.downcast_ref::<NotAgreed>() {
+        let why = not_agreed.to_string();
+        return Some(match not_agreed {
+            NotAgreed::Declined => Told::without_hint(FAILED, why),
+            NotAgreed::NobodyToAsk => Told::new(FAILED, why, "the same command with --yes goes ahead"),
+        });
+    }
+    if let Some(taken) = error.downcast_ref::<PortTaken>() {
+        let hint =
+            format!("{}, or connect by port {}", setup_at(goal, taken.to, " --replace-port"), taken.from);
+        return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
+    }
+    if let Some(slow) = error.downcast_ref::<NotRegistered>() {
+        return Some(Told::new(NOT_SET_UP, slow.to_string(), "the same command again goes on with it"));
+    }
+    None
+}
+
+/// What others could read or plant is not used.
+fn explain_too_open(open: &TooOpen) -> Told {
+    let path = quoted(&open.path.display().to_string());
+    Told::new(FAILED, open.to_string(), format!("chmod {:o} {path}", open.wanted))
 }
 
 fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
@@ -117,9 +215,6 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
     Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
 
-const SIGN_IN: &str = "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
-const SERVICE_PRINCIPAL: &str =
-    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI";
 const NETWORK: &str =
     "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
@@ -129,15 +224,15 @@ const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft t
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
     match error {
         ArmError::Refused(refusal) => explain_refusal(refusal, goal),
-        ArmError::NoToken(refusal) => explain_no_token(refusal),
-        ArmError::Identity(error) => {
-            explain_way_out(error, None, "Entra ID").unwrap_or_else(|| explain_identity(error))
-        }
+        ArmError::NoToken(no_token) => explain_no_token(no_token),
+        ArmError::NoWayOut(error) => explain_way_out(error.as_ref(), None, "Azure Resource Manager")
+            .unwrap_or_else(|| Told::without_hint(NO_WAY_OUT, causes(error.chain()))),
         ArmError::Unreachable(error) => explain_way_out(error, None, "Azure Resource Manager")
             .unwrap_or_else(|| {
                 let why = format!("Azure Resource Manager cannot be reached: {}", root(error));
                 Told::new(NO_WAY_OUT, why, NETWORK)
             }),
+        ArmError::Store(open) => explain_too_open(open),
         ArmError::UnexpectedAnswer(error) => {
             let why = format!(
                 "Azure Resource Manager gave an answer that holds nothing to connect with: {error:#}"
@@ -154,32 +249,37 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     let id = goal.and_then(|goal| goal.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
     match (*status, code.as_str()) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
-            let subscription = id.split('/').nth(2).unwrap_or("SUBSCRIPTION");
             let why = format!("the subscription has no registered Microsoft.HybridConnectivity ({code})");
-            let register = format!(
-                "az provider register --namespace Microsoft.HybridConnectivity --subscription {subscription} --wait; then restart the Arc agent on the machine"
-            );
-            Told::new(NOT_SET_UP, why, register)
+            Told::new(NOT_SET_UP, why, setup(goal))
         }
         (401, _) => {
-            Told::new(NO_IDENTITY, format!("Azure does not accept this sign-in ({code}: {message})"), SIGN_IN)
+            let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
+            let why = format!("Azure does not accept this sign-in ({code}: {message})");
+            Told::new(NO_IDENTITY, why, hint.unwrap_or(SIGN_IN.into()))
         }
-        (403, "AuthorizationFailed") => {
-            let why = "this identity may not ask for its relay credentials (403 AuthorizationFailed)";
-            let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
-            let role = format!(
-                "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee {assignee} --scope {}",
-                quoted(&id)
-            );
-            Told::new(NOT_ALLOWED, why, role)
-        }
+        (403, "AuthorizationFailed") => explain_missing_right(message, &id),
+        (403, "RequestDisallowedByPolicy") => Told::new(
+            NOT_ALLOWED,
+            format!("a policy of Azure forbids it ({message})"),
+            "ask whoever keeps the subscription's policies",
+        ),
+        (409, "ScopeLocked") => Told::new(
+            NOT_ALLOWED,
+            format!("it is locked against changes ({message})"),
+            format!("az lock list --resource {} shows the lock; az lock delete takes it away", quoted(&id)),
+        ),
         (404, "ResourceNotFound") if message.to_lowercase().contains("/endpoints/default") => {
-            Told::new(NOT_SET_UP, "it has no connectivity endpoint yet (404 ResourceNotFound)", setup(&id))
+            Told::new(NOT_SET_UP, "it has no connectivity endpoint yet (404 ResourceNotFound)", setup(goal))
         }
         (412, _) => Told::new(
             NOT_SET_UP,
             "the service is not enabled on it yet (412 Precondition Failed)",
-            setup(&id),
+            setup(goal),
+        ),
+        (404, "SubscriptionNotFound") => Told::new(
+            NOT_SET_UP,
+            format!("this identity sees no such subscription ({code}: {message})"),
+            "arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another",
         ),
         (404, _) => Told::new(
             NOT_SET_UP,
@@ -208,44 +308,56 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     }
 }
 
-/// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
-/// codes"); what else comes in its place is somebody else's.
-fn explain_no_token(EntraRefusal { status, description, retry_after }: &EntraRefusal) -> Told {
-    let answer = format!("{status} {description}");
-    let answer = answer.trim_end();
-    match status {
-        429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
-        408 => Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), NETWORK),
-        500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
-        400..500 if !description.is_empty() => Told::new(
-            NO_IDENTITY,
-            format!("the service principal was refused: {description}"),
-            SERVICE_PRINCIPAL,
-        ),
-        _ => Told::new(
-            NO_WAY_OUT,
-            format!("something on the way to Entra ID answered ({answer})"),
-            "have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
-        ),
-    }
-}
-
 fn again(retry_after: Option<Duration>) -> String {
     let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
     format!("try again in {pause}")
 }
 
-/// A resource ID as a shell takes it: a resource group's name may hold parentheses.
-fn quoted(id: &str) -> String {
-    if id.contains(['(', ')']) { format!("'{id}'") } else { id.to_owned() }
+/// A resource ID or a path as a shell takes it: a resource group's name may hold parentheses.
+fn quoted(text: &str) -> String {
+    if text.contains(['(', ')', ' ']) { format!("'{text}'") } else { text.to_owned() }
 }
 
-fn setup(id: &str) -> String {
-    format!("arcssh setup {}", quoted(id))
+/// The command that makes a machine ready for a connection as it was tried.
+fn setup(goal: Option<&Goal>) -> String {
+    setup_at(goal, goal.map_or(Service::Ssh.default_port(), |goal| goal.port), "")
 }
 
-/// What azure_identity writes between the name of a credential and why it failed.
-const FAILED_CREDENTIAL: &str = " authentication failed. ";
+fn setup_at(goal: Option<&Goal>, port: u16, rest: &str) -> String {
+    let machine = goal.and_then(|goal| goal.machine.as_ref()).map_or("MACHINE".into(), ToString::to_string);
+    let service = goal.map_or(Service::Ssh, |goal| goal.service);
+    let mut command = format!("arcssh setup {}", quoted(&machine));
+    if service != Service::Ssh {
+        command += &format!(" --service {service}");
+    }
+    if port != service.default_port() || !rest.is_empty() {
+        command += &format!(" --port {port}");
+    }
+    command + rest
+}
+
+/// ARM names the right that is missing, whom it is missing to, and where (Microsoft Learn, "Troubleshoot SSH access to
+/// Azure Arc-enabled servers").
+fn explain_missing_right(message: &str, id: &str) -> Told {
+    let action = quoted_after(message, "perform action").unwrap_or(CONNECT);
+    let why = if action.eq_ignore_ascii_case(CONNECT) {
+        "this identity may not ask for its relay credentials (403 AuthorizationFailed)".to_owned()
+    } else {
+        format!("this identity lacks the right {action} (403 AuthorizationFailed)")
+    };
+    let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
+    // A role on the machine counts for all below it; a right on a subscription is none of its machines'.
+    let of_subscription = |scope: &str| scope.trim_matches('/').split('/').count() == 2;
+    let scope = quoted_after(message, "over scope").filter(|scope| id.is_empty() || of_subscription(scope));
+    let scope = scope.unwrap_or(id);
+    let role = format!(
+        "an owner of the {} types: az role assignment create --role '{}' --assignee {assignee} --scope {}",
+        if of_subscription(scope) { "subscription" } else { "machine" },
+        least_role(action),
+        quoted(scope)
+    );
+    Told::new(NOT_ALLOWED, why, role)
+}
 
 fn answer(Refusal { status, code, message, request_id, .. }: &Refusal) -> String {
     let request = request_id.as_ref().map(|id| format!("request {id}"));
@@ -256,33 +368,6 @@ fn answer(Refusal { status, code, message, request_id, .. }: &Refusal) -> String
 fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(marker)?;
     rest.split('\'').nth(1).filter(|quoted| !quoted.is_empty())
-}
-
-/// A credential of azure_identity, in its own words: they quote Entra ID's AADSTS code, or what Azure CLI printed.
-///
-/// The retry policy wraps them in an error that says nothing.
-fn explain_identity(error: &(dyn StdError + 'static)) -> Told {
-    let texts = || chain(error).map(ToString::to_string);
-    let text = texts().find(|text| text.contains(FAILED_CREDENTIAL)).unwrap_or_else(|| root(error));
-    let words =
-        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("To troubleshoot"));
-    let words = words.collect::<Vec<_>>().join(" ");
-    if words.contains("az not found on PATH") {
-        return Told::new(
-            NO_IDENTITY,
-            "nobody is signed in: there is no Azure CLI and no service principal",
-            SIGN_IN,
-        );
-    }
-    if let Some(error) = chain(error).find(|cause| cause.is::<reqwest::Error>()) {
-        return Told::new(NO_WAY_OUT, format!("Entra ID cannot be reached: {}", root(error)), NETWORK);
-    }
-    let (source, hint) = match words.split_once(FAILED_CREDENTIAL) {
-        Some(("AzureCliCredential", _)) => ("Azure CLI gives no token", SIGN_IN),
-        _ => ("the service principal gives no token", SERVICE_PRINCIPAL),
-    };
-    let reason = words.split_once(FAILED_CREDENTIAL).map_or(words.as_str(), |(_, reason)| reason);
-    Told::new(NO_IDENTITY, format!("{source}: {reason}"), hint)
 }
 
 /// The relay's refusals: facts of the Relay Hybrid Connections protocol, and the agent's own 503.
@@ -306,6 +391,11 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         ),
         404 => Told::new(NOBODY_LISTENS, format!("its agent does not listen ({error})"), AGENT),
         408 | 504 => Told::new(NOBODY_LISTENS, format!("its agent did not answer in time ({error})"), AGENT),
+        401 if error.is_of_network() => Told::new(
+            NO_WAY_OUT,
+            format!("the relay does not let this network in ({error})"),
+            "connect from another network, or ask Microsoft's support: the relay's namespace is theirs",
+        ),
         401 if by_relay_info => Told::new(
             NOT_ALLOWED,
             format!("the relay information has expired or is damaged ({error})"),
@@ -334,8 +424,6 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         ),
     }
 }
-
-const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
 
 /// Close codes of the relay (Relay Hybrid Connections protocol, "close codes").
 fn explain_broken(broken: &Broken) -> Told {
@@ -407,11 +495,17 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
     })
 }
 
+fn authority(untrusted: Option<&Untrusted>) -> String {
+    let unknown = "an authority that this machine does not trust";
+    let issuer = untrusted.and_then(|untrusted| untrusted.issuer.as_ref());
+    issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"))
+}
+
 fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     use rustls::Error::InvalidCertificate;
     let (why, hint) = match refusal {
-        InvalidCertificate(CertificateError::UnknownIssuer) => (
-            format!("the certificate of {host} comes from an authority that this machine does not trust"),
+        InvalidCertificate(CertificateError::Other(other)) if other.0.is::<Untrusted>() => (
+            format!("the certificate of {host} comes from {}", authority(other.0.downcast_ref())),
             "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE",
         ),
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
@@ -452,3 +546,6 @@ fn causes<'a>(chain: impl Iterator<Item = &'a (dyn StdError + 'static)>) -> Stri
     }
     words.join(": ")
 }
+
+#[cfg(test)]
+mod tests;

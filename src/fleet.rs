@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::azure::arm::Arm;
 use crate::azure::hybrid_compute::{Machine, MachineName, list, show};
+use crate::azure::resource_id::ResourceId;
 use crate::ssh::host::is_alias;
+use crate::store::{Key, Kind, Store, unix_now};
 
 /// What selects machines: by name, or by what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,22 +142,79 @@ fn key(machine: &Machine) -> String {
     machine.id.to_string().to_lowercase()
 }
 
-/// The one machine that `text` names: a resource ID, `GROUP/NAME`, `NAME`, or one of the [`aliases`].
+/// The one machine that `text` names: a resource ID, `GROUP/NAME`, `NAME`, or one of the [`aliases`]; in these
+/// subscriptions, or all that the identity sees if none is named.
 ///
 /// # Errors
 /// [`NotOne`]; what Azure refuses.
-pub(crate) async fn find(arm: &Arm, text: &str) -> Result<Machine> {
+pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Result<Machine> {
     let name: MachineName = text.parse()?;
     if matches!(name, MachineName::Id(_)) {
         return one(arm, &name, &[]).await;
     }
-    let known = list(arm, &[]).await?;
+    let known = list(arm, subscriptions).await?;
     let is_alias = |alias: &Option<Vec<String>>| {
         alias.iter().flatten().any(|pattern| pattern.eq_ignore_ascii_case(text))
     };
     match aliases(&known).iter().position(is_alias) {
         Some(at) => Ok(known[at].clone()),
         None => one(arm, &name, &known).await,
+    }
+}
+
+/// What a machine's name means, kept from connection to connection.
+#[derive(Debug)]
+pub(crate) struct Names<'a> {
+    arm: &'a Arm,
+    store: &'a Store,
+    name: &'a str,
+    subscriptions: Vec<String>,
+    key: Key,
+}
+
+/// The machine that had a name.
+#[derive(Serialize, Deserialize)]
+struct Meant {
+    id: String,
+    /// Seconds of Unix time.
+    at: u64,
+}
+
+/// How long, in seconds, a name is taken to mean the same machine: a day.
+const NAME_LIFE: u64 = 86_400;
+
+impl<'a> Names<'a> {
+    /// What `name` means, in one subscription if that is named; see [`find`].
+    pub(crate) fn new(arm: &'a Arm, store: &'a Store, name: &'a str, subscription: Option<&str>) -> Self {
+        let subscriptions: Vec<String> = subscription.into_iter().map(Into::into).collect();
+        let place = subscription.map_or(String::new(), |id| format!(" in {id}"));
+        let subject = format!("{} {}{place}", arm.authority(), name.to_lowercase());
+        Self { arm, store, name, subscriptions, key: Key::new(Kind::Name, subject) }
+    }
+
+    /// What it meant lately, if it was looked up.
+    ///
+    /// # Errors
+    /// The store is open to others.
+    pub(crate) fn kept(&self) -> Result<Option<ResourceId>> {
+        let meant: Option<Meant> = self.store.read(&self.key)?;
+        let lately = meant.filter(|meant| unix_now().saturating_sub(meant.at) < NAME_LIFE);
+        Ok(lately.and_then(|meant| meant.id.parse().ok()))
+    }
+
+    /// It means something else now.
+    pub(crate) fn forget(&self) {
+        self.store.remove(&self.key);
+    }
+
+    /// What it means now.
+    ///
+    /// # Errors
+    /// See [`find`].
+    pub(crate) async fn look_up(&self) -> Result<ResourceId> {
+        let id = find(self.arm, self.name, &self.subscriptions).await?.id;
+        self.store.write(&self.key, &Meant { id: id.to_string(), at: unix_now() });
+        Ok(id)
     }
 }
 
@@ -171,6 +230,36 @@ async fn one(arm: &Arm, name: &MachineName, known: &[Machine]) -> Result<Machine
             bail!(NotOne { name: name.to_string(), candidates })
         }
     }
+}
+
+/// What came of the work on several machines.
+///
+/// # Errors
+/// That of the one machine there was; [`NotReached`] of several.
+pub(crate) fn all_done(results: Vec<Result<()>>) -> Result<()> {
+    let total = results.len();
+    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    match (errors.pop(), total) {
+        (None, _) => Ok(()),
+        (Some(error), 1) => Err(error),
+        (Some(last), _) => {
+            errors.push(last);
+            bail!(NotReached(errors))
+        }
+    }
+}
+
+/// Machines that something went wrong with, each as the context of what it was.
+#[derive(Debug, thiserror::Error)]
+#[error("not all machines can be reached")]
+pub(crate) struct NotReached(pub(crate) Vec<Error>);
+
+/// A command was to act on machines, and none was named.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("no machine is named")]
+pub(crate) struct NoMachine {
+    /// The command.
+    pub(crate) command: &'static str,
 }
 
 /// A name that no machine has, or several have.

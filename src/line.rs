@@ -1,5 +1,7 @@
 //! One line on a user's terminal, whoever wrote what stands in it.
 
+use std::io::Write as _;
+
 /// The longest line, in characters: it holds a command with a full resource ID.
 const MAX_LINE: usize = 900;
 
@@ -11,6 +13,11 @@ pub(crate) fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", one_line(&format!("arcssh: {text}")));
 }
 
 /// Control characters, Unicode's line separators, and what turns the direction of text.

@@ -1,7 +1,6 @@
 //! The log: off unless asked for, on standard error or in a file, never on standard output.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -13,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
-use crate::line::one_line;
+use crate::line::warn;
 
 /// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
 ///
@@ -47,8 +46,7 @@ pub(crate) fn start(args: &LogArgs) -> Result<()> {
 fn understood(directives: &str) -> Option<Targets> {
     let targets = directives.parse().ok();
     if targets.is_none() {
-        let line = one_line(&format!("arcssh: RUST_LOG={directives} is not understood, and left out"));
-        let _ = writeln!(std::io::stderr(), "{line}");
+        warn(&format!("RUST_LOG={directives} is not understood, and left out"));
     }
     targets
 }

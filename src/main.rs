@@ -2,17 +2,23 @@
 //!
 //! Starts the program and ends it; nothing else ends it.
 
+mod ask;
 mod azure;
 mod cli;
 mod commands;
+mod dial;
 mod failure;
 mod fleet;
+mod last_error;
 mod line;
 mod logging;
 mod net;
 mod relay;
+mod set_up;
 mod ssh;
 mod stdio;
+mod store;
+mod terminal;
 mod waiting;
 
 use std::process::ExitCode;
@@ -35,9 +41,22 @@ fn start(cli: &Cli) -> Result<u8> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let result = runtime.block_on(async {
         match &cli.command {
-            Command::Proxy(args) => commands::proxy::run(args).await,
+            Command::Login(args) => commands::login::run(args).await,
             Command::Config(args) => commands::config::run(args).await,
             Command::List(args) => commands::list::run(args).await,
+            Command::Cert(args) => commands::cert::run(args).await,
+            Command::Warm(args) => commands::warm::run(args).await,
+            Command::Setup(args) => commands::setup::run(args).await,
+            Command::Teardown(args) => commands::teardown::run(args).await,
+            Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
+            Command::Last(args) => commands::last::run(args),
+            Command::Account(args) => commands::account::run(args).await,
+            Command::Logout => commands::logout::run(),
+            Command::Cache(args) => commands::cache::run(args),
+            Command::Proxy(args) => commands::proxy::run(args).await,
+            Command::Completions(args) => commands::completions::run(args),
+            Command::Man(args) => commands::man::run(args),
+            Command::Version => commands::version::run(&cli.log),
         }
     });
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.

@@ -10,6 +10,15 @@ pub(crate) use linux::{input, output, output_closed};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use portable::{input, output, output_closed};
 
+/// Lets go of what ssh gave: whoever waits for the end of the pipes does not wait for this process.
+pub(crate) fn let_go() {
+    #[cfg(unix)]
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+        let _ = (dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null));
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::os::fd::AsFd;

@@ -1,11 +1,13 @@
-//! What is waited for, told on standard error: after two seconds, then every fifteen. A connection that comes at once
-//! says nothing.
+//! What is waited for, for how long, and until when: on a terminal one line that is rewritten each second and gone at the
+//! end, elsewhere a line after two seconds, then every fifteen. A connection that comes at once says nothing.
 
-use std::cell::RefCell;
-use std::io::{Stderr, Write, stderr};
+use std::cell::{Cell, RefCell};
+use std::io::{IsTerminal, Stderr, Write, stderr};
 use std::time::Duration;
 
+use console::Term;
 use tokio::time::{Instant, interval_at};
+use tracing::{Level, enabled};
 
 use crate::line::one_line;
 
@@ -13,30 +15,75 @@ use crate::line::one_line;
 const FIRST: Duration = Duration::from_secs(2);
 /// And one each time after that.
 const EVERY: Duration = Duration::from_secs(15);
+/// On a terminal the seconds are counted.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Back to the line's start, and whatever stands there deleted (ECMA-48, CR and EL).
+const ERASED: &str = "\r\u{1b}[K";
+
+/// How it is told.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// A line each time.
+    Lines,
+    /// One line of this many columns.
+    Rewritten(usize),
+}
 
 /// The present object of a wait, which the work under way changes as it goes.
 #[derive(Debug)]
-pub(crate) struct Waiting<W = Stderr> {
+pub(crate) struct Waiting<W: Write = Stderr> {
     object: RefCell<String>,
     out: RefCell<W>,
+    form: Form,
+    /// Whether a line stands on the terminal.
+    stands: Cell<bool>,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { object: RefCell::default(), out: RefCell::new(stderr()) }
+        Self::new(stderr(), form())
     }
 }
 
+/// A log on the terminal would run into a line that is rewritten; a terminal without a cursor has none to rewrite.
+fn form() -> Form {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let terminal = Term::stderr();
+    // The console of Windows takes escape sequences once it is asked to, which this question does.
+    let deaf = cfg!(windows) && !terminal.features().colors_supported();
+    if dumb || deaf || !stderr().is_terminal() || enabled!(Level::INFO) {
+        return Form::Lines;
+    }
+    terminal.size_checked().map_or(Form::Lines, |(_rows, columns)| Form::Rewritten(columns.into()))
+}
+
 impl<W: Write> Waiting<W> {
+    fn new(out: W, form: Form) -> Self {
+        Self { object: RefCell::default(), out: RefCell::new(out), form, stands: Cell::default() }
+    }
+
     /// From now on it is this that is waited for; it reads after "waiting for the".
     pub(crate) fn for_the(&self, object: String) {
         self.object.replace(object);
     }
 
+    /// Tells of something that is done meanwhile.
+    pub(crate) fn say(&self, text: &str) {
+        self.erase();
+        self.write(&format!("{}\n", one_line(&format!("arcssh: {text}"))));
+    }
+
     /// Does `work`, and tells what it waits for while it takes long.
     pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let every = match self.form {
+            Form::Lines => EVERY,
+            Form::Rewritten(_) => SECOND,
+        };
         let start = Instant::now();
-        let mut lines = interval_at(start + FIRST, EVERY);
+        let mut lines = interval_at(start + FIRST, every);
+        // Whoever stops waiting leaves no line either.
+        let _erased = Erased(self);
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -47,12 +94,48 @@ impl<W: Write> Waiting<W> {
         }
     }
 
-    /// A standard error that is gone is no reason to stop.
     fn tell(&self, elapsed: Duration) {
-        let (object, mut out) = (self.object.borrow(), self.out.borrow_mut());
-        let line = format!("arcssh: waiting for the {object}; {} s so far", elapsed.as_secs());
-        let _ = writeln!(out, "{}", one_line(&line));
+        let line =
+            format!("arcssh: waiting for the {}; {} s so far", self.object.borrow(), elapsed.as_secs());
+        match self.form {
+            Form::Lines => self.write(&format!("{}\n", one_line(&line))),
+            Form::Rewritten(columns) => {
+                self.stands.set(true);
+                self.write(&format!("{ERASED}{}", fitted(&one_line(&line), columns)));
+            }
+        }
     }
+
+    fn erase(&self) {
+        if self.stands.replace(false) {
+            self.write(ERASED);
+        }
+    }
+
+    /// A standard error that is gone is no reason to stop.
+    fn write(&self, text: &str) {
+        let mut out = self.out.borrow_mut();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+/// Erases the line when it is dropped.
+struct Erased<'a, W: Write>(&'a Waiting<W>);
+
+impl<W: Write> Drop for Erased<'_, W> {
+    fn drop(&mut self) {
+        self.0.erase();
+    }
+}
+
+/// A line that went over the last column could not be rewritten: its middle gives way, for how long it takes stands at
+/// the end.
+fn fitted(line: &str, columns: usize) -> String {
+    let length = line.chars().count();
+    let Some(room) = columns.checked_sub(2).filter(|room| *room < length) else { return line.to_owned() };
+    let end = room / 3;
+    let (start, end) = (line.chars().take(room - end), line.chars().skip(length - end));
+    start.chain(['…']).chain(end).collect()
 }
 
 #[cfg(test)]
@@ -60,17 +143,24 @@ mod tests {
     use super::*;
     use tokio::time::sleep;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_line_comes_after_two_seconds_and_then_every_fifteen() {
-        let waiting = Waiting { object: RefCell::default(), out: RefCell::new(Vec::new()) };
+    const WIDE: Form = Form::Rewritten(80);
+
+    /// What is told while three seconds are waited for one answer and `rest` for another.
+    async fn told(form: Form, rest: Duration) -> String {
+        let waiting = Waiting::new(Vec::new(), form);
         let work = async {
             waiting.for_the("first answer".into());
             sleep(Duration::from_secs(3)).await;
             waiting.for_the("second".into());
-            sleep(Duration::from_secs(30)).await;
+            sleep(rest).await;
         };
         waiting.during(work).await;
-        let told = String::from_utf8(waiting.out.into_inner()).unwrap();
+        String::from_utf8(waiting.out.into_inner()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_comes_after_two_seconds_and_then_every_fifteen() {
+        let told = told(Form::Lines, Duration::from_secs(30)).await;
         assert_eq!(
             told.lines().collect::<Vec<_>>(),
             [
@@ -82,9 +172,46 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn on_a_terminal_one_line_is_rewritten_each_second_and_gone_at_the_end() {
+        let told = told(WIDE, Duration::from_millis(1500)).await;
+        assert_eq!(
+            told.split(ERASED).collect::<Vec<_>>(),
+            [
+                "",
+                "arcssh: waiting for the first answer; 2 s so far",
+                "arcssh: waiting for the second; 3 s so far",
+                "arcssh: waiting for the second; 4 s so far",
+                "",
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_stops_waiting_leaves_no_line() {
+        let waiting = Waiting::new(Vec::new(), WIDE);
+        let stopped =
+            tokio::time::timeout(Duration::from_millis(2500), waiting.during(std::future::pending::<()>()))
+                .await;
+        assert!(stopped.is_err());
+        assert!(waiting.out.into_inner().ends_with(ERASED.as_bytes()));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn work_that_is_done_at_once_says_nothing() {
-        let waiting = Waiting { object: RefCell::default(), out: RefCell::new(Vec::new()) };
-        waiting.during(sleep(Duration::from_millis(1900))).await;
-        assert!(waiting.out.into_inner().is_empty());
+        for form in [Form::Lines, WIDE] {
+            let waiting = Waiting::new(Vec::new(), form);
+            waiting.during(sleep(Duration::from_millis(1900))).await;
+            assert!(waiting.out.into_inner().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_line_stays_within_the_terminal_and_keeps_its_end() {
+        let line = "arcssh: waiting for the agent of web01 to listen, up to 90 s; 17 s so far";
+        assert_eq!(fitted(line, 80), line);
+        assert_eq!(fitted(line, 41), "arcssh: waiting for the ag…; 17 s so far");
+        assert!(
+            (0..80).all(|columns| fitted(line, columns).chars().count() <= columns.max(1) || columns < 2)
+        );
     }
 }

@@ -1,57 +1,57 @@
 //! One authenticated request to Azure Resource Manager, through azure_core's pipeline: its retries, its Retry-After,
 //! its sanitised logging. What ARM refuses comes back as an [`ArmError`] that says which refusal it was.
 
-use std::sync::Arc;
+use std::cell::{OnceCell, RefCell};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use azure_core::Error;
 use azure_core::error::ErrorKind;
-use azure_core::http::headers::HeaderName;
-use azure_core::http::policies::auth::BearerTokenAuthorizationPolicy;
+use azure_core::http::headers::{HeaderName, Headers};
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credential;
-use crate::azure::entra::EntraRefusal;
-use crate::azure::pipeline::{TooLong, causes, client_options, retry_after};
+use crate::azure::credential::{Identity, NoToken, Token, Wanted};
+use crate::azure::pipeline::{TooLong, causes, client_options, date, retry_after};
 use crate::net::Net;
+use crate::store::{Store, TooOpen};
 
 /// How ARM names a request; support asks for it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
+/// Where ARM says which tenant's token it wants.
+const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate");
 
 /// Azure Resource Manager of one cloud, as one identity.
+#[derive(Debug)]
 pub(crate) struct Arm {
     endpoint: Url,
-    pipeline: Pipeline,
+    identity: Identity,
+    /// The tenant that ARM asked for, where it is another than the identity's own choice.
+    tenant: RefCell<Option<String>>,
+    pipeline: OnceCell<Pipeline>,
 }
 
 impl Arm {
-    /// ARM of `cloud`, as the first identity that the environment offers.
-    ///
-    /// # Errors
-    /// The environment names an identity only in part, or a proxy that is of no use.
-    pub(crate) fn new(cloud: &Cloud, net: &Net) -> Result<Self> {
-        let http = net.http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
-        let credential = credential::from_environment(cloud, http.clone())?;
-        let options = client_options(http, |response| Error::new(ErrorKind::Other, Refusal::new(response)));
-        let authorization = BearerTokenAuthorizationPolicy::new(credential, [cloud.arm_scope.clone()]);
-        let pipeline = Pipeline::new(
-            option_env!("CARGO_PKG_NAME"),
-            option_env!("CARGO_PKG_VERSION"),
-            options,
-            vec![],
-            vec![Arc::new(authorization)],
-            None,
-        );
-        Ok(Self { endpoint: cloud.arm_endpoint.clone(), pipeline })
+    /// ARM of `cloud`, as the identity that is wanted. Nothing is built before the first request.
+    pub(crate) fn new(cloud: &Cloud, net: &Net, store: &Store, wanted: Wanted) -> Self {
+        Self {
+            endpoint: cloud.arm_endpoint.clone(),
+            identity: Identity::new(cloud, wanted, net, store),
+            tenant: RefCell::default(),
+            pipeline: OnceCell::new(),
+        }
     }
 
-    /// `POST {endpoint}/{path…}?{query}` with a JSON body; the body of a 2xx answer.
+    /// Host and port of ARM: which cloud this is.
+    pub(crate) fn authority(&self) -> &str {
+        self.endpoint.authority()
+    }
+
+    /// `POST {endpoint}/{path…}?{query}` with a JSON body; a 2xx answer.
     ///
     /// # Errors
     /// See [`ArmError`]; so it is with every request.
@@ -60,11 +60,41 @@ impl Arm {
         path: &[&str],
         query: &[(&str, &str)],
         body: &Value,
-    ) -> Result<Vec<u8>, ArmError> {
-        let mut request = Request::new(self.url(path, query), Method::Post);
+    ) -> Result<Answer, ArmError> {
+        self.send_json(Method::Post, path, query, body).await
+    }
+
+    /// `PUT` of a JSON body; a 2xx answer.
+    pub(crate) async fn put(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Answer, ArmError> {
+        self.send_json(Method::Put, path, query, body).await
+    }
+
+    /// `DELETE`; what was not there is deleted too.
+    pub(crate) async fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<(), ArmError> {
+        self.send(Request::new(self.url(path, query), Method::Delete)).await.map(drop)
+    }
+
+    async fn send_json(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Answer, ArmError> {
+        let mut request = Request::new(self.url(path, query), method);
         request.insert_header("content-type", "application/json");
         request.set_body(body.to_string());
         self.send(request).await
+    }
+
+    /// `GET {endpoint}/{path…}?{query}`; a 2xx answer.
+    pub(crate) async fn read(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Answer, ArmError> {
+        self.send(Request::new(self.url(path, query), Method::Get)).await
     }
 
     /// `GET {endpoint}/{path…}?{query}`; the JSON of a 2xx answer.
@@ -84,8 +114,7 @@ impl Arm {
                 url.authority()
             )));
         }
-        let json = self.send(Request::new(url, Method::Get)).await?;
-        serde_json::from_slice(&json).map_err(|error| ArmError::UnexpectedAnswer(error.into()))
+        self.send(Request::new(url, Method::Get)).await?.json()
     }
 
     fn url(&self, path: &[&str], query: &[(&str, &str)]) -> Url {
@@ -95,15 +124,77 @@ impl Arm {
         url
     }
 
-    async fn send(&self, mut request: Request) -> Result<Vec<u8>, ArmError> {
+    /// Sends a request with a token; once more with another where that one may be taken.
+    async fn send(&self, request: Request) -> Result<Answer, ArmError> {
+        let tenant = self.tenant.borrow().clone();
+        let token = self.identity.token(tenant.as_deref()).await?;
+        match self.send_as(&token, request.clone()).await {
+            Err(ArmError::Refused(refusal)) if refusal.status == 401 => {
+                let token = self.another(&token, &refusal).await?;
+                let token = token.ok_or(ArmError::Refused(refusal))?;
+                self.send_as(&token, request).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// The token to try after one that ARM did not take: of the tenant that it names, or in place of a kept one.
+    async fn another(&self, token: &Token, refusal: &Refusal) -> Result<Option<Token>, NoToken> {
+        let claims = token.claims();
+        let tenant = refusal.tenant.as_deref().filter(|&tenant| claims["tid"] != tenant);
+        if let Some(tenant) = tenant.filter(|_| self.tenant.borrow().is_none()) {
+            info!("ARM wants a token of the tenant {tenant}");
+            self.tenant.replace(Some(tenant.to_owned()));
+            return self.identity.token(Some(tenant)).await.map(Some);
+        }
+        if !token.kept {
+            return Ok(None);
+        }
+        info!("ARM does not take the kept token; asking for a new one once");
+        let tenant = self.tenant.borrow().clone();
+        self.identity.replace(token, tenant.as_deref()).await.map(Some)
+    }
+
+    async fn send_as(&self, token: &Token, mut request: Request) -> Result<Answer, ArmError> {
+        request.insert_header("authorization", format!("Bearer {}", token.secret.secret()));
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
-        let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await?;
+        let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await?;
         let (status, request_id) = (response.status(), response.headers().get_optional_str(&REQUEST_ID));
         info!(status = u16::from(status), request_id, "ARM answered");
         if status.is_success() {
-            return Ok(response.into_body().to_vec());
+            let (date, retry_after) = (date(response.headers()), retry_after(response.headers()));
+            return Ok(Answer { body: response.into_body().to_vec(), date, retry_after });
         }
         Err(ArmError::Refused(Refusal::new(&response)))
+    }
+
+    fn pipeline(&self) -> Result<&Pipeline, ArmError> {
+        if let Some(pipeline) = self.pipeline.get() {
+            return Ok(pipeline);
+        }
+        let client = self.identity.client().map_err(ArmError::NoWayOut)?;
+        let refusal = |response: &RawResponse| Error::new(ErrorKind::Other, Refusal::new(response));
+        let options = client_options(client, &self.endpoint, refusal);
+        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+        Ok(self.pipeline.get_or_init(|| Pipeline::new(name, version, options, vec![], vec![], None)))
+    }
+}
+
+/// A 2xx answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The body.
+    pub(crate) body: Vec<u8>,
+    /// When the server gave it by its own clock, in seconds of Unix time.
+    pub(crate) date: Option<u64>,
+    /// When to look again at what it began.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Answer {
+    /// The JSON of the body.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
+        serde_json::from_slice(&self.body).map_err(|error| ArmError::UnexpectedAnswer(error.into()))
     }
 }
 
@@ -113,22 +204,25 @@ pub(crate) enum ArmError {
     /// ARM answered with a status other than 2xx.
     #[error(transparent)]
     Refused(Refusal),
-    /// Entra ID answered with no token.
+    /// No identity gives a token.
     #[error(transparent)]
-    NoToken(EntraRefusal),
-    /// No identity, or Entra ID cannot be reached.
-    #[error("no token for Azure Resource Manager")]
-    Identity(#[source] Error),
+    NoToken(#[from] NoToken),
+    /// The environment names a proxy that is of no use.
+    #[error("there is no way to Azure Resource Manager")]
+    NoWayOut(#[source] anyhow::Error),
     /// ARM could not be reached.
     #[error("Azure Resource Manager cannot be reached")]
     Unreachable(#[source] Error),
+    /// What is kept for it is open to others.
+    #[error(transparent)]
+    Store(#[from] TooOpen),
     /// ARM answered 2xx with something else than was asked for.
     #[error("Azure Resource Manager gave an unexpected answer")]
     UnexpectedAnswer(#[source] anyhow::Error),
 }
 
 /// A refusal in ARM's envelope, `{"error":{"code","message"}}`.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("ARM answered {status} {code}: {message}")]
 pub(crate) struct Refusal {
     /// The HTTP status.
@@ -141,6 +235,8 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<Duration>,
     /// How ARM names the request, for support.
     pub(crate) request_id: Option<String>,
+    /// The tenant whose token it wants.
+    pub(crate) tenant: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +251,11 @@ struct Inner {
 }
 
 impl Refusal {
+    /// Whether the identity lacks a right.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.status == 403
+    }
+
     fn new(response: &RawResponse) -> Self {
         let headers = response.headers();
         let Inner { code, message } = serde_json::from_slice(response.body())
@@ -165,8 +266,21 @@ impl Refusal {
             message: message.unwrap_or_default(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
+            tenant: wanted_tenant(headers),
         }
     }
+}
+
+/// The tenant in `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, with which ARM answers a token of
+/// another tenant (an exception of Azure.Core's in public code holds the whole answer). Other challenges name `common`,
+/// which is no tenant (Microsoft Learn, "Continuous Access Evaluation enabled APIs").
+fn wanted_tenant(headers: &Headers) -> Option<String> {
+    let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
+    let (_, uri) = challenge.split_once("authorization_uri=\"")?;
+    let uri = Url::parse(uri.split('"').next()?).ok()?;
+    let tenant = uri.path_segments()?.next()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    (!["", "common"].contains(&tenant) && tenant.chars().all(plain)).then(|| tenant.to_owned())
 }
 
 impl From<Error> for ArmError {
@@ -175,15 +289,9 @@ impl From<Error> for ArmError {
         if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
             return Self::Refused(refusal.clone());
         }
-        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
-            return Self::NoToken(refusal.clone());
-        }
         if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
             return Self::UnexpectedAnswer((*too_long).into());
         }
-        match error.kind() {
-            ErrorKind::Credential => Self::Identity(error),
-            _ => Self::Unreachable(error),
-        }
+        Self::Unreachable(error)
     }
 }

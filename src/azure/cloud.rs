@@ -43,6 +43,17 @@ impl CloudName {
     }
 }
 
+impl CloudName {
+    /// The sign-in to Linux machines (azure-cli-extensions `ssh`, custom.py, `cloudtoscope`).
+    fn ssh_scope(self) -> &'static str {
+        match self {
+            Self::Public => "https://pas.windows.net/CheckMyAccess/Linux/.default",
+            Self::China => "https://pas.chinacloudapi.cn/CheckMyAccess/Linux/.default",
+            Self::UsGov => "https://pasff.usgovcloudapi.net/CheckMyAccess/Linux/.default",
+        }
+    }
+}
+
 /// Endpoints that a user gives in place of a named cloud's.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoints {
@@ -61,6 +72,8 @@ pub(crate) struct Cloud {
     pub(crate) arm_endpoint: Url,
     /// The OAuth scope of an ARM token.
     pub(crate) arm_scope: String,
+    /// The OAuth scope of an SSH certificate.
+    pub(crate) ssh_scope: &'static str,
     /// Entra ID's address.
     pub(crate) authority_host: Url,
 }
@@ -81,6 +94,7 @@ impl Cloud {
             arm_endpoint: https(given.arm_endpoint.as_deref().unwrap_or(arm), "ARCSSH_ARM_ENDPOINT")?,
             // Azure CLI appends to the resource as it stands, which doubles a trailing slash; Entra ID expects just that.
             arm_scope: format!("{audience}/.default"),
+            ssh_scope: name.ssh_scope(),
             authority_host: https(
                 given.authority_host.as_deref().unwrap_or(authority),
                 "AZURE_AUTHORITY_HOST",

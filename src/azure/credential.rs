@@ -1,129 +1,433 @@
-//! Who we are: the sources of an Entra ID token for ARM, tried in order.
+//! Who we are: the sources of an Entra ID token for ARM, tried in order, and the token that they gave last.
 //!
-//! A source that is not set up is passed over; one that is set up and refuses ends the search with its own words.
+//! A source that is not there is passed over; one that is there and refuses ends the search with its own words.
 
-use std::env::VarError;
-use std::ffi::OsStr;
-use std::process::{Output, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+mod assertion;
+pub(super) mod environment;
+mod managed_identity;
+pub(super) mod programs;
 
-use anyhow::{Context, Result, bail};
-use async_trait::async_trait;
-use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::{Secret, TokenCredential};
-use azure_core::http::ClientOptions;
-use azure_identity::{
-    AzureCliCredential, AzureCliCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
-    Executor,
-};
-use tokio::process::Command;
-use tokio::time::timeout;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::slice;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use azure_core::credentials::{AccessToken, Secret};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::entra;
+use crate::azure::pipeline::Client;
+use crate::azure::{entra, sign_in};
+use crate::net::Net;
+use crate::store::{Key, Kind, Store, TooOpen, unix_now};
 
-/// The environment variables of a service principal with a secret, as every Azure SDK reads them.
-const SERVICE_PRINCIPAL: [&str; 3] = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
+pub(crate) use crate::azure::credential::assertion::NotUsable;
+pub(crate) use crate::azure::credential::environment::NotSetUp;
+pub(crate) use crate::azure::credential::programs::NoExtension;
 
-/// The first source that is set up: a service principal in the environment, else Azure CLI.
-///
-/// Entra ID is asked through `http`; the sign-in authority is the cloud's.
-///
-/// # Errors
-/// The environment names a service principal only in part.
-pub(crate) fn from_environment(cloud: &Cloud, http: reqwest::Client) -> Result<Arc<dyn TokenCredential>> {
-    if let Some([tenant, client, secret]) = service_principal()? {
-        info!(tenant, client, "identity: the service principal of AZURE_CLIENT_ID");
-        let options = ClientSecretCredentialOptions {
-            client_options: with_authority(entra::client_options(http), cloud),
-        };
-        return ClientSecretCredential::new(&tenant, client, Secret::new(secret), Some(options))
-            .map(|credential| credential as Arc<dyn TokenCredential>)
-            .context("the service principal of AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET is unusable");
-    }
-    info!("identity: Azure CLI, as AZURE_CLIENT_SECRET is not set");
-    let options = AzureCliCredentialOptions { executor: Some(Arc::new(Apart)), ..Default::default() };
-    Ok(AzureCliCredential::new(Some(options)).context("Azure CLI is unusable")?)
+/// Where a token can come from. Spelling as typed after `--credential`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Source {
+    /// The first that is there; an empty ARCSSH_CREDENTIAL means it too.
+    #[default]
+    #[value(help = "the first of these that is there", alias = "")]
+    Any,
+    /// A service principal with a secret or a certificate.
+    #[value(help = "AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH")]
+    Environment,
+    /// A service principal that trusts another issuer.
+    #[value(help = "AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
+    WorkloadIdentity,
+    /// The identity of this machine.
+    #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
+    ManagedIdentity,
+    /// Our own sign-in.
+    #[value(help = "whoever typed arcssh login")]
+    Arcssh,
+    /// Whoever is signed in to Azure CLI.
+    #[value(help = "whoever typed az login", alias = "az")]
+    AzureCli,
+    /// Whoever is signed in to Azure Developer CLI.
+    #[value(help = "whoever typed azd auth login", alias = "azd")]
+    AzureDeveloperCli,
+    /// Whoever is signed in to Azure PowerShell.
+    #[value(name = "azure-powershell", help = "whoever typed Connect-AzAccount", aliases = ["pwsh", "powershell"])]
+    AzurePowershell,
 }
 
-/// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
-const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
+impl Source {
+    /// In the order in which they are tried.
+    const ALL: [Self; 7] = [
+        Self::Environment,
+        Self::WorkloadIdentity,
+        Self::ManagedIdentity,
+        Self::Arcssh,
+        Self::AzureCli,
+        Self::AzureDeveloperCli,
+        Self::AzurePowershell,
+    ];
 
-/// Runs a program apart from ssh's connection: standard input belongs to ssh, and what would read it would steal the
-/// first bytes. A program that nobody waits for any more is ended, with all that it has started.
+    /// What it is called in a sentence.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Any => "any source",
+            Self::Environment => "the service principal",
+            Self::WorkloadIdentity => "the workload identity",
+            Self::ManagedIdentity => "the managed identity",
+            Self::Arcssh => "the sign-in of arcssh",
+            Self::AzureCli => "Azure CLI",
+            Self::AzureDeveloperCli => "Azure Developer CLI",
+            Self::AzurePowershell => "Azure PowerShell",
+        }
+    }
+}
+
+/// What a source answers.
+type Answer = Result<AccessToken, Without>;
+
+/// A source without a token.
 #[derive(Debug)]
-struct Apart;
+pub(super) enum Without {
+    /// It is not there.
+    Absent(Absent),
+    /// It is there, and refuses.
+    Refused(anyhow::Error),
+}
 
-#[async_trait]
-impl Executor for Apart {
-    async fn run(&self, program: &OsStr, args: &[&OsStr]) -> std::io::Result<Output> {
-        let mut command = Command::new(program);
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        #[cfg(unix)]
-        command.process_group(0);
-        let child = command.spawn()?;
-        let group = Group(child.id());
-        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await??;
-        group.spare();
-        Ok(output)
+/// A source that is not there.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct Absent {
+    why: String,
+    /// What would bring it.
+    pub(crate) remedy: String,
+    /// Whether it is there for other users.
+    for_others: bool,
+}
+
+impl Absent {
+    pub(super) fn new(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { why: why.into(), remedy: remedy.into(), for_others: false }
+    }
+
+    /// A source that is there, but not for this user.
+    fn for_others(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { for_others: true, ..Self::new(why, remedy) }
     }
 }
 
-/// The processes of a program; ended when dropped.
-struct Group(Option<u32>);
-
-impl Group {
-    /// Lets them be: the program has ended by itself.
-    fn spare(mut self) {
-        self.0 = None;
+impl From<Absent> for Without {
+    fn from(absent: Absent) -> Self {
+        Self::Absent(absent)
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        #[cfg(unix)]
-        if let Some(leader) = self.0.and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
-            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
-        }
+impl From<anyhow::Error> for Without {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Refused(error)
     }
 }
 
-/// All three variables, or none. `AZURE_TENANT_ID` and `AZURE_CLIENT_ID` alone also serve other sources, so only the
-/// secret says that a service principal is meant.
-fn service_principal() -> Result<Option<[String; 3]>> {
-    let read = |name: &str| match std::env::var(name) {
-        Ok(value) if !value.is_empty() => Ok(Some(value)),
-        Ok(_) | Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => bail!("{name} is not text"),
-    };
-    let [tenant, client, secret] = SERVICE_PRINCIPAL.map(read);
-    match (tenant?, client?, secret?) {
-        (_, _, None) => Ok(None),
-        (Some(tenant), Some(client), Some(secret)) => Ok(Some([tenant, client, secret])),
-        (tenant, _, Some(_)) => {
-            let missing = if tenant.is_none() { "AZURE_TENANT_ID" } else { "AZURE_CLIENT_ID" };
-            bail!(NotSetUp { missing })
-        }
+impl From<azure_core::Error> for Without {
+    fn from(error: azure_core::Error) -> Self {
+        Self::Refused(error.into())
     }
 }
 
-/// The environment names a service principal only in part.
+impl From<TooOpen> for Without {
+    fn from(error: TooOpen) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// Why there is no token.
 #[derive(Debug, thiserror::Error)]
-#[error("AZURE_CLIENT_SECRET is set, but {missing} is not")]
-pub(crate) struct NotSetUp {
-    missing: &'static str,
+pub(crate) enum NoToken {
+    /// No source is there; this one would be for another user.
+    #[error("nobody is signed in")]
+    Nobody(Option<Absent>),
+    /// The one source that was asked for is not there.
+    #[error("{} is not there: {absent}", from.title())]
+    Absent {
+        /// Which.
+        from: Source,
+        /// Why, and what to do.
+        absent: Absent,
+    },
+    /// A source is there, and refuses.
+    #[error("{} gives no token", from.title())]
+    Refused {
+        /// Which.
+        from: Source,
+        /// The tenant that Azure wants a token of, where it is not the source's own choice.
+        tenant: Option<String>,
+        /// In its own words.
+        #[source]
+        error: anyhow::Error,
+    },
+    /// What was kept cannot be trusted.
+    #[error(transparent)]
+    Store(#[from] TooOpen),
 }
 
-fn with_authority(mut options: ClientOptions, cloud: &Cloud) -> ClientOptions {
-    let mut custom = CustomConfiguration::default();
-    custom.authority_host = cloud.authority_host.to_string();
-    options.cloud = Some(Arc::new(CloudConfiguration::Custom(custom)));
-    options
+/// An access token for ARM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Token {
+    /// What goes into the header.
+    pub(crate) secret: Secret,
+    /// When it ends, in seconds of Unix time.
+    pub(crate) expires_on: u64,
+    /// When we had it.
+    obtained_on: u64,
+    /// Who gave it.
+    pub(crate) source: Source,
+    /// Whether it was kept from before.
+    #[serde(skip)]
+    pub(crate) kept: bool,
+}
+
+/// A token is used up to this many seconds before it ends, which a slow request may take; for one that lives less than
+/// an hour, up to the last tenth of its life.
+const MARGIN: u64 = 300;
+
+impl Token {
+    fn new(token: AccessToken, source: Source) -> Self {
+        let expires_on = u64::try_from(token.expires_on.unix_timestamp()).unwrap_or_default();
+        Self { secret: token.token, expires_on, obtained_on: unix_now(), source, kept: false }
+    }
+
+    fn is_fresh(&self) -> bool {
+        let life = self.expires_on.saturating_sub(self.obtained_on);
+        self.expires_on > unix_now() + MARGIN.min(life / 10)
+    }
+
+    /// Whom it speaks for, as far as it tells. Only Azure can check it.
+    pub(crate) fn claims(&self) -> Value {
+        entra::claims(self.secret.secret())
+    }
+}
+
+/// What the user said about identities.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Where to take a token from.
+    pub(crate) source: Source,
+    /// The tenant to sign in to, if not the source's own choice.
+    pub(crate) tenant: Option<String>,
+}
+
+/// Who we are in one cloud.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Where.
+    pub(super) cloud: Cloud,
+    /// What the user said.
+    pub(super) wanted: Wanted,
+    net: Net,
+    /// Where what lasts is kept.
+    pub(super) store: Store,
+    client: OnceCell<Client>,
+    /// The tokens of this process, each under its subject. Held while one is fetched, so that it is fetched once.
+    tokens: Mutex<BTreeMap<String, Token>>,
+}
+
+impl Identity {
+    /// Nothing is asked for yet.
+    pub(crate) fn new(cloud: &Cloud, wanted: Wanted, net: &Net, store: &Store) -> Self {
+        let (cloud, net, store) = (cloud.clone(), net.clone(), store.clone());
+        Self { cloud, wanted, net, store, client: OnceCell::new(), tokens: Mutex::default() }
+    }
+
+    /// The client of ARM and Entra ID.
+    ///
+    /// # Errors
+    /// The environment names a proxy that is of no use.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let http = self.net.http_client([&self.cloud.arm_endpoint, &self.cloud.authority_host])?;
+        let client = Client { http, store: self.store.clone() };
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// A token, of `tenant` where it is named: the one that was kept, or a new one that is kept from now on. However
+    /// many processes want one at a time, one fetches it.
+    ///
+    /// # Errors
+    /// See [`NoToken`].
+    pub(crate) async fn token(&self, tenant: Option<&str>) -> Result<Token, NoToken> {
+        let key = self.key(tenant)?;
+        let mut tokens = self.tokens.lock().await;
+        if let Some(token) = tokens.get(&key.subject).filter(|token| token.is_fresh()) {
+            return Ok(token.clone());
+        }
+        let kept = self.kept(&key)?;
+        let token = match kept {
+            Some(token) => token,
+            None => self.fetch_alone(&key, tenant).await?,
+        };
+        tokens.insert(key.subject, token.clone());
+        Ok(token)
+    }
+
+    /// A new token in place of one that Azure did not take.
+    ///
+    /// # Errors
+    /// See [`NoToken`].
+    pub(crate) async fn replace(&self, token: &Token, tenant: Option<&str>) -> Result<Token, NoToken> {
+        let key = self.key(tenant)?;
+        self.tokens.lock().await.retain(|_, other| other.secret != token.secret);
+        if self.store.read::<Token>(&key)?.is_some_and(|kept| kept.secret == token.secret) {
+            self.store.remove(&key);
+        }
+        self.token(tenant).await
+    }
+
+    async fn fetch_alone(&self, key: &Key, tenant: Option<&str>) -> Result<Token, NoToken> {
+        let _lock = self.store.lock(key).await;
+        // Whoever had the lock before has done the work.
+        if let Some(token) = self.kept(key)? {
+            return Ok(token);
+        }
+        let token = self.fetch(tenant).await?;
+        self.store.write(key, &token);
+        Ok(token)
+    }
+
+    fn kept(&self, key: &Key) -> Result<Option<Token>, NoToken> {
+        let kept = self.store.read::<Token>(key)?.filter(Token::is_fresh);
+        if let Some(token) = &kept {
+            info!(expires_on = token.expires_on, "a kept token of {}", token.source.title());
+        }
+        Ok(kept.map(|token| Token { kept: true, ..token }))
+    }
+
+    /// Asks one source after the other.
+    async fn fetch(&self, tenant: Option<&str>) -> Result<Token, NoToken> {
+        let asked = match &self.wanted.source {
+            Source::Any => &Source::ALL,
+            one => slice::from_ref(one),
+        };
+        let mut nearest: Option<Absent> = None;
+        for &from in asked {
+            info!("trying {}", from.title());
+            match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await {
+                Ok(token) => {
+                    let token = Token::new(token, from);
+                    info!(expires_on = token.expires_on, "a token of {}", from.title());
+                    return Ok(token);
+                }
+                Err(Without::Absent(absent)) => {
+                    info!("passing over {}: {absent}", from.title());
+                    if self.wanted.source != Source::Any {
+                        return Err(NoToken::Absent { from, absent });
+                    }
+                    nearest = nearest.or(Some(absent).filter(|absent| absent.for_others));
+                }
+                Err(Without::Refused(error)) => {
+                    return Err(NoToken::Refused { from, tenant: tenant.map(Into::into), error });
+                }
+            }
+        }
+        Err(NoToken::Nobody(nearest))
+    }
+
+    async fn ask(&self, source: Source, tenant: Option<&str>) -> Answer {
+        let (cloud, scope) = (&self.cloud, self.cloud.arm_scope.as_str());
+        match source {
+            Source::Any => Err(Absent::new("it is no source of its own", "").into()),
+            Source::Environment => environment::service_principal(cloud, self.client()?, scope, tenant).await,
+            Source::WorkloadIdentity => {
+                environment::workload_identity(cloud, self.client()?, scope, tenant).await
+            }
+            Source::ManagedIdentity => managed_identity::managed_identity(&self.net, scope).await,
+            Source::Arcssh => self.own(tenant).await,
+            Source::AzureCli => programs::azure_cli(scope, tenant).await,
+            Source::AzureDeveloperCli => programs::azure_developer_cli(scope, tenant).await,
+            Source::AzurePowershell => programs::azure_powershell(scope, tenant).await,
+        }
+    }
+
+    /// Whether this machine has an identity of its own.
+    pub(super) async fn has_managed_identity(&self) -> bool {
+        managed_identity::managed_identity(&self.net, &self.cloud.arm_scope).await.is_ok()
+    }
+
+    /// A token by our own sign-in.
+    async fn own(&self, tenant: Option<&str>) -> Answer {
+        if sign_in::account(&self.cloud, &self.store)?.is_none() {
+            return Err(Absent::new("nobody has typed arcssh login", "run arcssh login").into());
+        }
+        let token = sign_in::refreshed(&self.cloud, self.client()?, tenant).await?;
+        token.ok_or_else(|| Absent::new("somebody typed arcssh logout", "run arcssh login").into())
+    }
+
+    /// Under what a token is kept.
+    fn key(&self, tenant: Option<&str>) -> Result<Key, NoToken> {
+        let Cloud { arm_endpoint, arm_scope, .. } = &self.cloud;
+        Ok(Key::new(Kind::Token, self.subject(format!("{arm_endpoint} as {arm_scope}"), tenant)?))
+    }
+
+    /// Something that Entra ID gives, and all that decides to whom.
+    pub(super) fn subject(&self, what: String, tenant: Option<&str>) -> Result<String, TooOpen> {
+        let given = |name| environment::variable(name).ok().flatten();
+        let mut subject = format!("{what} of {}", self.cloud.authority_host);
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                subject += &format!(", {name} {value}");
+            }
+        };
+        let pinned = (self.wanted.source != Source::Any).then(|| self.wanted.source.title().to_owned());
+        add("by", pinned);
+        add("in", tenant.map(Into::into).or_else(|| self.wanted.tenant.clone()));
+        for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_CERTIFICATE_PATH"] {
+            add(name, given(name));
+        }
+        for name in ["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "AZURE_CONFIG_DIR"] {
+            add(name, given(name));
+        }
+        add("AZURE_CLIENT_SECRET", given("AZURE_CLIENT_SECRET").map(|_| "set".into()));
+        add("account", sign_in::account(&self.cloud, &self.store)?.map(|account| account.id()));
+        add("Azure CLI's of", azure_cli_changed().map(|time| time.to_string()));
+        Ok(subject)
+    }
+}
+
+/// When somebody last typed `az login` or chose another subscription. Azure CLI writes that to `azureProfile.json` in
+/// `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and `_environment.py`).
+fn azure_cli_changed() -> Option<u128> {
+    let folder = environment::variable("AZURE_CONFIG_DIR").ok().flatten().map(PathBuf::from);
+    let folder = folder.or_else(|| Some(std::env::home_dir()?.join(".azure")))?;
+    let changed: SystemTime = folder.join("azureProfile.json").metadata().ok()?.modified().ok()?;
+    Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis())
+}
+
+/// The resource that a scope stands for, as services of version 1 name it.
+fn resource(scope: &str) -> &str {
+    scope.strip_suffix("/.default").unwrap_or(scope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_fresh_until_five_minutes_or_a_tenth_of_its_life_before_its_end() {
+        let fresh = |life: u64, left: u64| {
+            let (now, secret) = (unix_now(), Secret::new("secret"));
+            let expires_on = now + left;
+            let obtained_on = expires_on - life;
+            Token { secret, expires_on, obtained_on, source: Source::Any, kept: false }.is_fresh()
+        };
+        assert!(fresh(3600, 310) && !fresh(3600, 290));
+        assert!(fresh(86_400, 310) && !fresh(86_400, 290));
+        assert!(fresh(60, 10) && !fresh(60, 5) && !fresh(60, 0));
+    }
 }

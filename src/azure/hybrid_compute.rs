@@ -55,12 +55,19 @@ pub(crate) struct Machine {
     pub(crate) last_status_change: String,
     /// Its tags.
     pub(crate) tags: BTreeMap<String, String>,
+    /// Its region; only [`show`] tells.
+    pub(crate) location: String,
+    /// `VMware`, `SCVMM`, `HCI`, `AWS`, … where it is known what the machine runs on; only [`show`] tells.
+    pub(crate) kind: String,
+    /// Whether its agent talks to Azure over a private link.
+    pub(crate) is_private_link: bool,
 }
 
 impl Machine {
     /// A machine of which no more is known than its ID.
     pub(crate) fn unseen(id: ResourceId) -> Self {
-        Row { id: id.to_string(), tags: None, properties: None }.machine().expect("an ID is what a row needs")
+        let row = Row { id: id.to_string(), ..Row::default() };
+        row.machine().expect("an ID is what a row needs")
     }
 }
 
@@ -72,6 +79,45 @@ pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, 
         Err(ArmError::Refused(refusal)) if refusal.status == 403 => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What Azure installs and keeps on a machine.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Extension {
+    properties: ExtensionProperties,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ExtensionProperties {
+    publisher: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    provisioning_state: Option<String>,
+}
+
+impl Extension {
+    /// Whether it is the one that lets Entra ID's users in. Microsoft's guide installs it under another name, so that
+    /// publisher and type decide (azure-docs `ssh-arc-overview.md`).
+    pub(crate) fn is_entra_login(&self) -> bool {
+        let is = |text: &Option<String>, wanted: &str| {
+            text.as_ref().is_some_and(|text| text.eq_ignore_ascii_case(wanted))
+        };
+        is(&self.properties.publisher, "Microsoft.Azure.ActiveDirectory")
+            && is(&self.properties.kind, "AADSSHLoginForLinux")
+    }
+
+    /// `Succeeded`, `Failed`, `Creating`, …: an open set.
+    pub(crate) fn state(&self) -> &str {
+        self.properties.provisioning_state.as_deref().unwrap_or_default()
+    }
+}
+
+/// The extensions of a machine.
+pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extension>, ArmError> {
+    let mut path = id.segments().to_vec();
+    path.push("extensions");
+    pages(arm, &path, &[("api-version", MACHINES_VERSION)]).await
 }
 
 /// All Arc machines of the given subscriptions, or of all that the identity sees.
@@ -97,7 +143,7 @@ async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmE
         if let Some(token) = &skip_token {
             body["options"]["$skipToken"] = json!(token);
         }
-        let page: GraphPage = parse(&arm.post(&path, &[("api-version", GRAPH_VERSION)], &body).await?)?;
+        let page: GraphPage = arm.post(&path, &[("api-version", GRAPH_VERSION)], &body).await?.json()?;
         machines.extend(page.data.into_iter().filter_map(Row::machine));
         skip_token = page.skip_token.filter(|token| !token.is_empty());
         if skip_token.is_none() {
@@ -132,8 +178,14 @@ async fn other_types(arm: &Arm, subscription: &str) -> Vec<Row> {
     })
 }
 
+/// How many subscriptions the identity sees, a page of them at the most, and when ARM answered by its own clock.
+pub(crate) async fn subscriptions(arm: &Arm) -> Result<(usize, Option<u64>), ArmError> {
+    let answer = arm.read(&["subscriptions"], &[("api-version", SUBSCRIPTIONS_VERSION)]).await?;
+    Ok((answer.json::<Page<Subscription>>()?.value.len(), answer.date))
+}
+
 /// All pages of a list: `{"value":[…],"nextLink"?}`, where `nextLink` is followed as it stands.
-async fn pages<T: DeserializeOwned>(
+pub(super) async fn pages<T: DeserializeOwned>(
     arm: &Arm,
     path: &[&str],
     query: &[(&str, &str)],
@@ -146,10 +198,6 @@ async fn pages<T: DeserializeOwned>(
         all.append(&mut page.value);
     }
     Ok(all)
-}
-
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ArmError> {
-    serde_json::from_slice(json).map_err(|error| ArmError::UnexpectedAnswer(error.into()))
 }
 
 #[derive(Deserialize)]
@@ -173,10 +221,12 @@ struct Subscription {
 }
 
 /// A machine as ARM and Resource Graph both show it. Many fields are null for a machine that is not connected.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Row {
     id: String,
     tags: Option<BTreeMap<String, Value>>,
+    location: Option<String>,
+    kind: Option<String>,
     #[serde(default)]
     properties: Option<Properties>,
 }
@@ -190,6 +240,7 @@ struct Properties {
     os_name: Option<String>,
     os_type: Option<String>,
     last_status_change: Option<String>,
+    private_link_scope_resource_id: Option<String>,
     os_profile: OsProfile,
     guest_agent_profile: GuestAgentProfile,
 }
@@ -231,6 +282,9 @@ impl Row {
                 .or(guest.last_status_change)
                 .unwrap_or_default(),
             tags: self.tags.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value))).collect(),
+            location: self.location.unwrap_or_default(),
+            kind: self.kind.unwrap_or_default(),
+            is_private_link: properties.private_link_scope_resource_id.is_some_and(|scope| !scope.is_empty()),
         })
     }
 }

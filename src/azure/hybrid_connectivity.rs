@@ -1,4 +1,7 @@
-//! Microsoft.HybridConnectivity: the one call that a connection needs, and the relay credentials it answers with.
+//! Microsoft.HybridConnectivity: the one call that a connection needs, and the relay credentials it answers with. What
+//! that call needs to be there is in `endpoint`.
+
+pub(crate) mod endpoint;
 
 use std::fmt;
 
@@ -6,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use azure_core::credentials::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::resource_id::ResourceId;
@@ -52,24 +55,28 @@ impl Service {
 
 /// `POST …/endpoints/default/listCredentials`: mints a new hybrid connection name and the right to send to it.
 ///
+/// What comes with it is the server's time, in seconds of Unix time, by which the credentials end.
+///
 /// # Errors
 /// What ARM, Entra ID or the way to them answered; see [`ArmError`].
 pub(crate) async fn list_credentials(
     arm: &Arm,
     machine: &ResourceId,
     service: Service,
-) -> Result<RelayCredentials, ArmError> {
+) -> Result<(RelayCredentials, Option<u64>), ArmError> {
     let mut path = machine.segments().to_vec();
     path.extend(["providers", "Microsoft.HybridConnectivity", "endpoints", "default", "listCredentials"]);
     let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
     let answer = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
-    RelayCredentials::from_json(&answer).map_err(ArmError::UnexpectedAnswer)
+    let credentials = RelayCredentials::from_json(&answer.body).map_err(ArmError::UnexpectedAnswer)?;
+    Ok((credentials, answer.date))
 }
 
 /// The right to open one hybrid connection for a while.
 ///
 /// Every part is checked when it is read, so that none can change the shape of the HTTP request it goes into.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
 pub(crate) struct RelayCredentials {
     /// First part of the relay's host name.
     pub(crate) namespace_name: String,
@@ -118,7 +125,7 @@ struct Envelope {
 }
 
 /// The fields as they come. `accessKey`, `expiresOn` and `serviceConfigurationToken` are optional in the schema.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
     namespace_name: String,
@@ -147,6 +154,20 @@ impl TryFrom<Wire> for RelayCredentials {
                 .map(|token| header_value(token, "serviceConfigurationToken"))
                 .transpose()?,
         })
+    }
+}
+
+impl From<RelayCredentials> for Wire {
+    fn from(credentials: RelayCredentials) -> Self {
+        let text = |secret: &Secret| secret.secret().to_owned();
+        Self {
+            access_key: Some(text(&credentials.access_key)),
+            service_configuration_token: credentials.service_configuration_token.as_ref().map(text),
+            namespace_name: credentials.namespace_name,
+            namespace_name_suffix: credentials.namespace_name_suffix,
+            hybrid_connection_name: credentials.hybrid_connection_name,
+            expires_on: credentials.expires_on,
+        }
     }
 }
 
@@ -230,6 +251,17 @@ mod tests {
     fn credentials_print_no_secret() {
         let printed = format!("{:?}", RelayCredentials::from_json(RECORDED.as_bytes()).unwrap());
         assert!(!printed.contains("sig="), "{printed}");
+    }
+
+    #[test]
+    fn credentials_are_kept_and_read_back_whole() {
+        let credentials = RelayCredentials::from_json(RECORDED.as_bytes()).unwrap();
+        let kept = serde_json::to_string(&credentials).unwrap();
+        let back: RelayCredentials = serde_json::from_str(&kept).unwrap();
+        assert_eq!(back.access_key.secret(), credentials.access_key.secret());
+        assert_eq!(serde_json::to_string(&back).unwrap(), kept);
+        let planted = kept.replace("azgnrelay-eastus-l1", "evil.example/x");
+        assert!(serde_json::from_str::<RelayCredentials>(&planted).is_err());
     }
 
     #[test]

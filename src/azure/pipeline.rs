@@ -2,21 +2,24 @@
 //! much of an answer is read. Knows neither service.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use azure_core::error::ErrorKind;
-use azure_core::http::headers::{Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
+use azure_core::http::headers::{HeaderName, Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
 use azure_core::http::policies::{Policy, PolicyResult, get_retry_after};
 use azure_core::http::{
     AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, RawResponse, Request, RetryOptions,
-    Transport,
+    StatusCode, Transport, Url,
 };
-use azure_core::time::OffsetDateTime;
+use azure_core::time::{OffsetDateTime, parse_rfc7231};
 use azure_core::{Error, Result};
 use futures_util::StreamExt;
+use tokio::time::sleep;
+use tracing::info;
 
 use crate::net::tls;
+use crate::store::{Key, Kind, Store};
 
 /// Retries of one request after the first try: 429, 408 and 5xx answers, and connections that broke.
 const MAX_RETRIES: u32 = 3;
@@ -25,17 +28,35 @@ const MAX_RETRIES: u32 = 3;
 /// long before (Ansible after 10 s).
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The longest limit that is believed: Azure's are counted by the hour at most, and a clock may have been set back.
+const LONGEST_LIMIT: Duration = Duration::from_secs(3600);
+
 /// The most of an answer's body that is read. Relay credentials take about 4 kB, a page of machines 1 or 2 MB.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 
-/// The options of a pipeline that keeps the rules; `refusal` is what the service's error answers are told as.
-pub(crate) fn client_options(http: reqwest::Client, refusal: fn(&RawResponse) -> Error) -> ClientOptions {
+/// What requests go through: connections, and the store in which all processes leave what a service told them.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// The connections.
+    pub(crate) http: reqwest::Client,
+    /// The store.
+    pub(crate) store: Store,
+}
+
+/// The options of a pipeline to `service` that keeps the rules; `refusal` is what its error answers are told as.
+pub(crate) fn client_options(
+    client: Client,
+    service: &Url,
+    refusal: fn(&RawResponse) -> Error,
+) -> ClientOptions {
+    let Client { http, store } = client;
+    let limit = Limit { store, key: Key::new(Kind::Throttle, service.authority()), refusal };
     let retry =
         RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
     ClientOptions {
         transport: Some(Transport::new(Arc::new(http))),
         retry,
-        per_try_policies: vec![Arc::new(OnlyWhatMayPass { refusal })],
+        per_try_policies: vec![Arc::new(limit), Arc::new(OnlyWhatMayPass { refusal })],
         ..Default::default()
     }
 }
@@ -63,6 +84,54 @@ impl Policy for OnlyWhatMayPass {
         }
         Ok(unread(response))
     }
+}
+
+/// Keeps all processes from asking a service before the time that it has told one of them.
+#[derive(Debug)]
+struct Limit {
+    store: Store,
+    key: Key,
+    refusal: fn(&RawResponse) -> Error,
+}
+
+#[async_trait]
+impl Policy for Limit {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        while let Some(wait) = self.wait() {
+            if wait > PATIENCE {
+                return Err((self.refusal)(&too_many(wait)));
+            }
+            info!("{} has asked for a pause of {:.1} s", self.key.subject, wait.as_secs_f32());
+            sleep(wait).await;
+        }
+        let response = next[0].send(ctx, request, &next[1..]).await?;
+        if let (StatusCode::TooManyRequests, Some(wait)) =
+            (response.status(), retry_after(response.headers()))
+        {
+            self.store.write(&self.key, &(now() + wait));
+        }
+        Ok(response)
+    }
+}
+
+impl Limit {
+    /// How long to wait; nothing where there is no limit, or one that no service means.
+    fn wait(&self) -> Option<Duration> {
+        let until: Duration = self.store.read(&self.key).ok()??;
+        until.checked_sub(now()).filter(|wait| !wait.is_zero() && *wait <= LONGEST_LIMIT)
+    }
+}
+
+/// Since the Unix epoch.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// What a service that was asked too early would answer.
+fn too_many(wait: Duration) -> RawResponse {
+    let mut headers = Headers::new();
+    headers.insert(RETRY_AFTER, (wait.as_secs() + 1).to_string());
+    RawResponse::from_bytes(StatusCode::TooManyRequests, headers, Vec::new())
 }
 
 async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
@@ -94,6 +163,12 @@ pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
     get_retry_after(headers, OffsetDateTime::now_utc, &names)?.try_into().ok()
 }
 
+/// When an answer was given by the server's own clock, in seconds of Unix time (RFC 9110, IMF-fixdate).
+pub(crate) fn date(headers: &Headers) -> Option<u64> {
+    let date = headers.get_optional_str(&HeaderName::from_static("date"))?;
+    parse_rfc7231(date).ok()?.unix_timestamp().try_into().ok()
+}
+
 /// An error and what caused it, outermost first.
 pub(crate) fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
@@ -104,7 +179,6 @@ pub(crate) fn causes<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use azure_core::http::StatusCode;
 
     #[test]
     fn retry_after_is_read_in_each_form_and_the_most_exact_first() {

@@ -1,9 +1,10 @@
 //! `arcssh config`: sections for Arc machines in the ssh configuration, written once ssh has proved that it uses them.
 
 mod compose;
+mod entra;
 mod remove;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,17 +16,16 @@ use crate::cli::ConfigArgs;
 use crate::commands::config::compose::{Options, compose};
 use crate::commands::config::remove::without;
 use crate::ssh::config_file::{self, Edit};
-use crate::ssh::judge::{self, Shadowed};
+use crate::ssh::judge::{self, NotUsed};
 use crate::ssh::legacy::{self, Foreign};
-
-pub(crate) use crate::commands::config::compose::NothingSelected;
+use crate::terminal::takes_colours;
 
 /// Writes, shows, takes out or verifies; the exit status.
 ///
 /// # Errors
 /// What Azure refuses, what ssh does not accept, or a value that cannot stand in a configuration.
 pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
-    let file = args.file.clone().map_or_else(default_file, Ok)?;
+    let file = args.file.clone().map_or_else(config_file::of_this_user, Ok)?;
     if args.verify {
         return verify(&file);
     }
@@ -53,10 +53,6 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
         clean_up(&wanted, args.clean)?;
     }
     Ok(status)
-}
-
-fn default_file() -> Result<PathBuf> {
-    Ok(std::env::home_dir().context("this user has no home directory")?.join(".ssh/config"))
 }
 
 /// The file's text as it should be.
@@ -124,14 +120,6 @@ fn prove(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
     Ok(Some(asked))
 }
 
-/// ssh does not use a value of ours.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "ssh does not use the {} written for {}: {} says {:?}", .0.keyword, .0.alias,
-    .0.by.as_ref().map_or("another line".to_owned(), |(file, line)| format!("{} line {line}", file.display())), .0.instead
-)]
-pub(crate) struct NotUsed(pub(crate) Shadowed);
-
 fn counted(hosts: usize) -> String {
     if hosts == 1 { "1 host".into() } else { format!("{hosts} hosts") }
 }
@@ -174,11 +162,9 @@ fn clean_up(text: &str, delete: bool) -> Result<()> {
 
 /// Prints a unified diff; 1 if there is a difference.
 fn show_difference(file: &Path, old: &str, new: &str) -> u8 {
-    let colours =
-        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let name = file.display().to_string();
     let diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
-    if colours {
+    if takes_colours(&std::io::stdout()) {
         print(&diff.split_inclusive('\n').map(coloured).collect::<String>());
     } else {
         print(&diff);

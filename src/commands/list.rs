@@ -11,13 +11,16 @@ use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::fleet::{Named, Selection, select};
 use crate::net::Net;
+use crate::store::Store;
 
 /// Prints the list; the exit status.
 ///
 /// # Errors
 /// What Azure refuses.
 pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
-    let arm = Arm::new(&Cloud::new(args.cloud.name(), &args.cloud.endpoints())?, &Net::new())?;
+    let (net, store) = (Net::new(), Store::open()?);
+    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
+    let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let typed = args.selection.selection();
     let mut selection =
         if typed.is_empty() { typed.and(Selection { all: true, ..Selection::default() }) } else { typed };

@@ -1,5 +1,18 @@
 //! The commands, a file each; every one reads as its story.
 
+pub(crate) mod account;
+pub(crate) mod cache;
+pub(crate) mod cert;
+pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod doctor;
+pub(crate) mod last;
 pub(crate) mod list;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod man;
 pub(crate) mod proxy;
+pub(crate) mod setup;
+pub(crate) mod teardown;
+pub(crate) mod version;
+pub(crate) mod warm;

@@ -1,133 +1,228 @@
 //! `arcssh proxy`: find the machine's relay, connect, carry bytes. It only ever reads from Azure.
 
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::time::timeout;
 use tracing::info;
 
-use crate::azure::arm::Arm;
+use crate::azure::arm::{Arm, ArmError};
 use crate::azure::cloud::Cloud;
-use crate::azure::hybrid_connectivity::{RelayCredentials, Service, list_credentials};
+use crate::azure::credential::Identity;
+use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::azure::relay_credentials::{Credentials, Minted};
 use crate::azure::resource_id::ResourceId;
+use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
-use crate::fleet::find;
+use crate::dial::{Goal, Way};
+use crate::fleet::{Names, NoMachine};
+use crate::last_error;
 use crate::net::{self, Net};
 use crate::relay::bridge::{self, Ending};
-use crate::relay::connect::{ConnectError, Upgraded, wait_for_listener};
+use crate::relay::connect::Upgraded;
+use crate::ssh::agent::Agent;
 use crate::stdio;
+use crate::store::Store;
 use crate::waiting::Waiting;
+
+/// How long a successor of the credentials may still be minted after ssh is done.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Connects standard input and output to a port of an Arc machine until either side is done; the exit status.
 ///
 /// # Errors
 /// Under a [`Goal`]: what kept the connection from coming about, or why it broke.
 pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
-    let waiting = Waiting::default();
+    let mut goal = goal(args);
+    if args.machine.is_none() && args.host.is_none() {
+        return by_relay_info(args, &goal).await.context(goal);
+    }
+    let parts = Parts::new(args).context(goal.clone())?;
+    let holder = parts.holder(args).context(goal.clone())?;
     let mut stop = pin!(stop());
-    let (goal, upgraded) = tokio::select! {
-        biased;
-        connected = waiting.during(connect(args, &waiting)) => connected?,
-        () = stdio::output_closed() => return Ok(0), // ssh has stopped waiting
-        number = &mut stop => return Ok(128 + number),
+    let both = parts.reach_as(args, &mut goal, holder.as_ref());
+    let ((credentials, upgraded, minted), pair) = match unless_stopped(both, &mut stop).await {
+        Ok(reached) => reached.context(goal.clone())?,
+        Err(status) => return Ok(status),
     };
     info!(%goal, "connected");
+    last_error::forget(&parts.store, &goal);
+    let agent = agent(args, pair).context(goal.clone())?;
+    let refresh = async {
+        if credentials.is_due(&minted) {
+            credentials.refresh(&minted).await;
+        }
+        if let Some(holder) = &holder {
+            holder.refresh().await;
+        }
+    };
+    carry(upgraded, agent, stop, refresh).await.context(goal)
+}
+
+/// Carries bytes until either side is done, and does `meanwhile` beside; after an end in order that may still take a
+/// while, but nobody waits for it: ssh has gone, and its files are let go of.
+async fn carry(
+    upgraded: Upgraded<net::Stream>,
+    agent: Option<Agent>,
+    stop: Pin<&mut impl Future<Output = u8>>,
+    meanwhile: impl Future<Output = ()>,
+) -> Result<u8> {
     let stop = async { Ending::Signal(stop.await) };
-    match bridge::run(upgraded, stdio::input(), stdio::output(), stop).await {
+    let mut meanwhile = pin!(meanwhile);
+    let in_order = |ending: &Ending| matches!(ending, Ending::Finished | Ending::Signal(HANGUP));
+    let bridge = async {
+        let ending = bridge::run(upgraded, stdio::input(), stdio::output(), stop).await;
+        if in_order(&ending) {
+            stdio::let_go();
+        }
+        ending
+    };
+    let mut bridge = pin!(async {
+        match agent {
+            Some(agent) => agent.during(bridge).await,
+            None => bridge.await,
+        }
+    });
+    let ending = tokio::select! {
+        biased;
+        ending = &mut bridge => {
+            if in_order(&ending) {
+                let _ = timeout(LINGER, meanwhile).await;
+            }
+            ending
+        }
+        () = &mut meanwhile => bridge.await,
+    };
+    match ending {
         Ending::Finished => Ok(0),
         Ending::Signal(number) => Ok(128 + number),
-        Ending::Broken(broken) => Err(broken).context(goal),
+        Ending::Broken(broken) => Err(broken.into()),
     }
 }
 
-async fn connect(args: &ProxyArgs, waiting: &Waiting) -> Result<(Goal, Upgraded<net::Stream>)> {
-    let mut goal = Goal::new(args);
-    let net = Net::new();
-    let source = Source::new(args, &net, waiting).await.context(goal.clone())?;
-    goal.machine = source.machine().cloned();
-    let upgraded = dial(&net, &source, &goal, args.wait, waiting).await.context(goal.clone())?;
-    Ok((goal, upgraded))
+/// Serves key and certificate where the section's `IdentityAgent` looks for them.
+fn agent(args: &ProxyArgs, pair: Option<Pair>) -> Result<Option<Agent>> {
+    let Some((path, pair)) = args.agent.as_ref().zip(pair) else { return Ok(None) };
+    Ok(Some(Agent::open(path, pair.key, pair.certificate)?))
 }
 
-/// Dials with credentials of `source`, and once more with new ones where the relay does not take the first.
-async fn dial(
-    net: &Net,
-    source: &Source,
-    goal: &Goal,
-    wait: Duration,
-    waiting: &Waiting,
-) -> Result<Upgraded<net::Stream>> {
-    let try_with = async |credentials: &RelayCredentials| {
-        waiting.for_the(format!("relay {}", credentials.authority()));
-        let on_retry = |error: &ConnectError| {
-            waiting.for_the(format!(
-                "agent of {goal} to listen, up to {} s ({})",
-                wait.as_secs(),
-                error.brief()
-            ));
+/// Whatever a connection to a machine by its ID or name needs. Nothing of it talks to anybody before it is used.
+struct Parts {
+    net: Net,
+    store: Store,
+    cloud: Cloud,
+    arm: Arm,
+    waiting: Waiting,
+}
+
+type Reached<'a> = (Credentials<'a>, Upgraded<net::Stream>, Minted);
+
+impl Parts {
+    fn new(args: &ProxyArgs) -> Result<Self> {
+        let (net, store) = (Net::new(), Store::open()?);
+        let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
+        let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
+        Ok(Self { net, store, cloud, arm, waiting: Waiting::default() })
+    }
+
+    /// Who logs in with a certificate, if the section has one.
+    fn holder(&self, args: &ProxyArgs) -> Result<Option<Holder>> {
+        if args.agent.is_none() {
+            return Ok(None);
+        }
+        let identity = Identity::new(&self.cloud, args.who.wanted(), &self.net, &self.store);
+        Ok(Some(Holder::new(identity, args.certificate.asked())?))
+    }
+
+    /// Reaches the machine, and has the certificate ready by then: ssh would not tell why there is none.
+    async fn reach_as(
+        &self,
+        args: &ProxyArgs,
+        goal: &mut Goal,
+        holder: Option<&Holder>,
+    ) -> Result<(Reached<'_>, Option<Pair>)> {
+        let reach = async {
+            let reached = self.reach_named(args, goal).await?;
+            self.waiting.for_the("SSH certificate from Entra ID".into());
+            Ok(reached)
         };
-        wait_for_listener(net, credentials, goal.port, wait, on_retry).await
+        let pair = async {
+            match holder {
+                Some(holder) => Ok(Some(holder.pair().await?)),
+                None => Ok(None),
+            }
+        };
+        self.waiting.during(async { tokio::try_join!(reach, pair) }).await
+    }
+
+    /// A name that was looked up before may have come to mean another machine: it is looked up once more where there is
+    /// no such machine now.
+    async fn reach_named(&self, args: &ProxyArgs, goal: &mut Goal) -> Result<Reached<'_>> {
+        let Some(host) = &args.host else {
+            let machine = args.machine.clone().context(NO_MACHINE)?;
+            return self.reach_machine(args, goal, machine).await;
+        };
+        let name = host.strip_suffix(&args.suffix).unwrap_or(host);
+        let names = Names::new(&self.arm, &self.store, name, args.subscription.as_deref());
+        if let Some(machine) = names.kept()? {
+            match self.reach_machine(args, goal, machine).await {
+                Err(error) if is_gone(&error) => names.forget(),
+                result => return result,
+            }
+        }
+        self.waiting.for_the(format!("resource ID of {host} from Azure Resource Manager"));
+        let machine = names.look_up().await?;
+        self.reach_machine(args, goal, machine).await
+    }
+
+    async fn reach_machine(
+        &self,
+        args: &ProxyArgs,
+        goal: &mut Goal,
+        machine: ResourceId,
+    ) -> Result<Reached<'_>> {
+        let credentials = Credentials::new(&self.arm, &self.store, &machine, args.service, goal.port);
+        goal.machine = Some(machine);
+        let way = Way { net: &self.net, goal, wait: args.wait, waiting: &self.waiting };
+        let (upgraded, minted) = way.reach(&credentials).await?;
+        Ok((credentials, upgraded, minted))
+    }
+}
+
+/// Whether ARM knows no such machine.
+fn is_gone(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ArmError::Refused(refusal)) if refusal.status == 404)
+}
+
+async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
+    let credentials = relay_info(args.relay_info.as_deref())?;
+    let (net, waiting) = (Net::new(), Waiting::default());
+    let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
+    let mut stop = pin!(stop());
+    let upgraded = match unless_stopped(waiting.during(way.reach_with(&credentials)), &mut stop).await {
+        Ok(upgraded) => upgraded?,
+        Err(status) => return Ok(status),
     };
-    match try_with(&source.credentials(waiting).await?).await {
-        Err(error) if error.is_unauthorized() && source.machine().is_some() => {
-            info!("{error}; asking for new credentials once");
-            Ok(try_with(&source.credentials(waiting).await?).await?)
-        }
-        result => Ok(result?),
+    if let Ok(store) = Store::open() {
+        last_error::forget(&store, goal);
     }
+    carry(upgraded, None, stop, std::future::pending()).await
 }
 
-/// Where relay credentials come from.
-enum Source {
-    /// Minted by ARM for a machine.
-    Machine { arm: Box<Arm>, machine: ResourceId, service: Service },
-    /// Given, as Microsoft's sshProxy takes them.
-    RelayInfo(RelayCredentials),
-}
-
-impl Source {
-    async fn new(args: &ProxyArgs, net: &Net, waiting: &Waiting) -> Result<Self> {
-        if args.machine.is_none() && args.host.is_none() {
-            return relay_info(args.relay_info.as_deref()).map(Self::RelayInfo);
-        }
-        let arm = Arm::new(&Cloud::new(args.cloud.name(), &args.cloud.endpoints())?, net)?;
-        let machine = match (&args.machine, &args.host) {
-            (Some(machine), _) => machine.clone(),
-            (None, host) => {
-                let host = host.as_deref().unwrap_or_default();
-                waiting.for_the(format!("resource ID of {host} from Azure Resource Manager"));
-                find(&arm, host.strip_suffix(&args.suffix).unwrap_or(host)).await?.id
-            }
-        };
-        Ok(Self::Machine { arm: Box::new(arm), machine, service: args.service })
-    }
-
-    async fn credentials(&self, waiting: &Waiting) -> Result<RelayCredentials> {
-        match self {
-            Self::Machine { arm, machine, service } => {
-                waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", machine.name));
-                let credentials = list_credentials(arm, machine, *service).await?;
-                info!(
-                    relay = credentials.authority(),
-                    expires_on = credentials.expires_on,
-                    "relay credentials"
-                );
-                Ok(credentials)
-            }
-            Self::RelayInfo(credentials) => Ok(credentials.clone()),
-        }
-    }
-
-    /// The machine, for which new credentials can be minted; none where they were given.
-    fn machine(&self) -> Option<&ResourceId> {
-        match self {
-            Self::Machine { machine, .. } => Some(machine),
-            Self::RelayInfo(_) => None,
-        }
+/// What `work` comes to, or the exit status where ssh has stopped waiting or a signal asks for the end before.
+async fn unless_stopped<T>(
+    work: impl Future<Output = T>,
+    stop: &mut Pin<&mut impl Future<Output = u8>>,
+) -> Result<T, u8> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = stdio::output_closed() => Err(0),
+        number = stop => Err(128 + number),
     }
 }
 
@@ -139,7 +234,7 @@ fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
         }
         None => match std::env::var(RELAY_INFO_VARIABLE) {
             Ok(text) => (text, RELAY_INFO_VARIABLE.to_owned()),
-            Err(_) => bail!(NoMachine),
+            Err(_) => bail!(NO_MACHINE),
         },
     };
     RelayCredentials::from_relay_info(&text).with_context(|| format!("{origin} holds no relay information"))
@@ -156,43 +251,25 @@ fn read_bounded(file: &Path) -> std::io::Result<String> {
 const MAX_RELAY_INFO: u64 = 64 * 1024;
 
 /// Neither a resource ID nor relay information was given.
-#[derive(Debug, thiserror::Error)]
-#[error("no machine is named")]
-pub(crate) struct NoMachine;
+const NO_MACHINE: NoMachine = NoMachine { command: "proxy" };
 
-/// What a connection is to reach: the context of every error.
-#[derive(Clone, Debug)]
-pub(crate) struct Goal {
-    /// The machine; none before its name has been looked up, and where only relay information is given.
-    pub(crate) machine: Option<ResourceId>,
-    /// What it was called.
-    name: String,
-    /// The port on the machine.
-    pub(crate) port: u16,
-}
-
-impl Goal {
-    fn new(args: &ProxyArgs) -> Self {
-        let name = args.machine.as_ref().map(|machine| machine.name.clone()).or(args.host.clone());
-        Self {
-            machine: args.machine.clone(),
-            name: name.unwrap_or("the machine".into()),
-            port: args.port.unwrap_or(args.service.default_port()),
-        }
+fn goal(args: &ProxyArgs) -> Goal {
+    let name = args.machine.as_ref().map(|machine| machine.name.clone()).or(args.host.clone());
+    Goal {
+        machine: args.machine.clone(),
+        name: name.unwrap_or("the machine".into()),
+        port: args.port.unwrap_or(args.service.default_port()),
+        service: args.service,
     }
 }
 
-impl fmt::Display for Goal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
+/// The signal that ssh sends when it is done.
+const HANGUP: u8 = 1;
 
 /// The signal that asks for the end, once there is one. ssh sends its ProxyCommand SIGHUP when it is done with it.
 #[cfg(unix)]
 async fn stop() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
-    const HANGUP: u8 = 1;
     const INTERRUPT: u8 = 2;
     const TERMINATE: u8 = 15;
     let caught = async |number: u8| match signal(SignalKind::from_raw(number.into())) {

@@ -1,5 +1,6 @@
 //! The way out: name resolution, TCP, the environment's HTTP proxies, TLS. Knows nothing of Azure or ssh.
 
+pub(crate) mod certificate;
 pub(crate) mod head;
 pub(crate) mod proxy;
 pub(crate) mod tls;
@@ -43,16 +44,16 @@ type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 pub(crate) type Stream = TlsStream<Transport>;
 
 /// The ways out that the environment leaves open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Net {
     tls: Arc<ClientConfig>,
-    proxies: Matcher,
+    proxies: Arc<Matcher>,
 }
 
 impl Net {
     /// Reads the environment's proxies and starts to load the trust store on a thread of its own.
     pub(crate) fn new() -> Self {
-        Self { tls: Arc::new(tls::client_config()), proxies: Matcher::from_system() }
+        Self { tls: Arc::new(tls::client_config()), proxies: Arc::new(Matcher::from_system()) }
     }
 
     /// A TLS connection to `authority`, port 443 unless it names another, through the environment's proxy if one is
@@ -79,14 +80,26 @@ impl Net {
                 proxy::address(&proxy)?;
             }
         }
+        let client = self.client().connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT);
+        client.build().context("cannot set up an HTTP client")
+    }
+
+    /// An HTTP client that goes through no proxy, for what answers on this machine or next to it, if anything does
+    /// within `connect_timeout`.
+    ///
+    /// # Errors
+    /// None that a user can bring about.
+    pub(crate) fn local_http_client(&self, connect_timeout: Duration) -> Result<reqwest::Client> {
+        let client = self.client().no_proxy().connect_timeout(connect_timeout);
+        client.build().context("cannot set up an HTTP client")
+    }
+
+    fn client(&self) -> reqwest::ClientBuilder {
         reqwest::Client::builder()
             .tls_backend_preconfigured(ClientConfig::clone(&self.tls))
-            .connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT)
             .read_timeout(HTTP_READ_TIMEOUT)
             .timeout(HTTP_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .context("cannot set up an HTTP client")
     }
 
     async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {

@@ -6,8 +6,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::ring::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_platform_verifier::Verifier;
+
+use crate::net::certificate;
 
 /// TLS for every connection: ARM, Entra ID and the relay.
 ///
@@ -72,7 +74,15 @@ impl ServerCertVerifier for SystemTrust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verifier()?.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verifier = self.verifier()?;
+        let verdict = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verdict.map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                let untrusted = Untrusted { issuer: certificate::issuer(end_entity) };
+                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
+            }
+            error => error,
+        })
     }
 
     fn verify_tls12_signature(
@@ -96,6 +106,14 @@ impl ServerCertVerifier for SystemTrust {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// An authority that the system does not trust: that of a proxy that reads along, as a rule.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the certificate comes from {}", issuer.as_deref().unwrap_or("nobody"))]
+pub(crate) struct Untrusted {
+    /// What it calls itself.
+    pub(crate) issuer: Option<String>,
 }
 
 /// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.

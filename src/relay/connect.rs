@@ -44,7 +44,7 @@ pub(crate) async fn wait_for_listener(
     credentials: &RelayCredentials,
     port: u16,
     budget: Duration,
-    on_retry: impl Fn(&ConnectError),
+    mut on_retry: impl FnMut(&ConnectError),
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
     let deadline = Instant::now() + budget;
     let mut pauses = pauses();
@@ -167,7 +167,7 @@ fn tracking(id: &str) -> String {
 
 impl ConnectError {
     /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
-    fn refused(status: u16, phrase: &str) -> Self {
+    pub(crate) fn refused(status: u16, phrase: &str) -> Self {
         let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
         let reason = text.trim_end_matches([' ', '.']).to_owned();
         let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
@@ -195,6 +195,22 @@ impl ConnectError {
     /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
     pub(crate) fn is_port_closed(&self) -> bool {
         matches!(self, Self::Refused { status: 503, reason, .. } if reason.contains("connection to localhost:"))
+    }
+
+    /// Whether nobody listens under the name that was dialled: not yet, or no more.
+    pub(crate) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether other credentials of the same machine may serve.
+    pub(crate) fn is_of_these_credentials(&self) -> bool {
+        self.is_nobody() || self.is_unauthorized()
+    }
+
+    /// Whether the namespace lets only certain networks in: `Ip has been prevented to connect to the endpoint` (OfficeDev
+    /// microsoft-teams-tunnelrelay issue 36).
+    pub(crate) fn is_of_network(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if reason.contains("Ip has been prevented"))
     }
 
     /// Whether the shared access signature was refused, so that newly minted credentials may serve.

@@ -114,11 +114,13 @@ pub(crate) fn without_block(text: &str) -> Result<String> {
     Ok([before, after].concat())
 }
 
-/// Where a block's sections are, each with the comments above it; not the last one, which closes the block.
+/// Where a block's sections are, each with the comments and the `Match` above it; not the last one, which closes the
+/// block.
 pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
     let lines: Vec<&str> = block.split_inclusive('\n').collect();
     let is_host = |at: &usize| directive(lines[*at]).is_some_and(|(keyword, _)| keyword == "host");
-    let above = |line: &&&str| line.starts_with('#') && !line.starts_with(OPTIONS);
+    let is_match = |line: &str| directive(line).is_some_and(|(keyword, _)| keyword == "match");
+    let above = |line: &&&str| (line.starts_with('#') && !line.starts_with(OPTIONS)) || is_match(line);
     let start = |host: usize| host - lines[..host].iter().rev().take_while(above).count();
     let starts: Vec<usize> = (0..lines.len()).filter(is_host).map(start).collect();
     let byte = |line: usize| lines[..line].iter().map(|line| line.len()).sum::<usize>();
@@ -194,6 +196,14 @@ impl Edit {
         File::open(folder_of(&self.path))?.sync_all()?;
         Ok(backup)
     }
+}
+
+/// The file that ssh reads for this user.
+///
+/// # Errors
+/// The user has no home directory.
+pub(crate) fn of_this_user() -> Result<PathBuf> {
+    Ok(std::env::home_dir().context("this user has no home directory")?.join(".ssh/config"))
 }
 
 /// The text of a file; empty where there is none.

@@ -10,13 +10,19 @@ pub(crate) const HOST: &str = include_str!("../../config-templates/host.conf");
 pub(crate) const WILDCARD: &str = include_str!("../../config-templates/wildcard.conf");
 
 /// The placeholders that a template may hold.
-const PLACEHOLDERS: [&str; 12] = [
+const PLACEHOLDERS: [&str; 18] = [
     "patterns",
     "host_name",
     "host_key_alias",
     "user",
     "port",
     "identity_file",
+    "certificate_file",
+    "identity_agent",
+    "identities_only",
+    "forward_agent",
+    "match_patterns",
+    "keep_fresh",
     "control_master",
     "control_path",
     "control_persist",
@@ -45,6 +51,36 @@ impl Platform {
     pub(crate) const HERE: Self = if cfg!(windows) { Self::Windows } else { Self::Unix };
 }
 
+/// How a certificate gets to ssh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Delivery {
+    /// By an agent that is there while a connection lasts; no file of the user's is touched.
+    #[value(help = "by an agent of its own, for the time of a connection")]
+    Agent,
+    /// In files that ssh has renewed before it reads them.
+    #[value(help = "in files beside the configuration, which Match exec renews")]
+    Files,
+}
+
+impl Delivery {
+    /// That of a system. OpenSSH for Windows has no sockets for an agent of ours.
+    pub(crate) fn on(platform: Platform) -> Self {
+        match platform {
+            Platform::Unix => Self::Agent,
+            Platform::Windows => Self::Files,
+        }
+    }
+
+    /// The placeholder without which a template does not have it.
+    pub(crate) fn placeholder(self) -> &'static str {
+        match self {
+            Self::Agent => "{identity_agent}",
+            Self::Files => "{keep_fresh}",
+        }
+    }
+}
+
 /// A Host section. Its values are as they are meant; they are quoted when it is rendered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Host {
@@ -60,6 +96,12 @@ pub(crate) struct Host {
     pub(crate) port: Option<u16>,
     /// `IdentityFile`.
     pub(crate) identity_file: Option<String>,
+    /// `CertificateFile`, the certificate of the key in `identity_file`, which are used alone.
+    pub(crate) certificate_file: Option<String>,
+    /// The command that renews them, word by word as in `proxy_command`.
+    pub(crate) keep_fresh: Option<Vec<String>>,
+    /// `IdentityAgent`: what it holds is used beside the user's own keys, and never forwarded.
+    pub(crate) identity_agent: Option<String>,
     /// Whether sessions share one connection (`ControlMaster auto`); not on Windows, which has no such sockets.
     pub(crate) shared: bool,
     /// `ProxyCommand`, word by word. ssh's tokens stand in it as they are; see [`literal`].
@@ -100,6 +142,9 @@ impl Host {
     fn value(&self, placeholder: &str, platform: Platform) -> Result<Option<String>> {
         let quoted =
             |keyword, value: &Option<String>| value.as_deref().map(|v| argument(keyword, v)).transpose();
+        let file = |keyword, value: &Option<String>| {
+            value.as_deref().map(|file| file_name(keyword, file, platform)).transpose()
+        };
         let if_shared = |text: &str| (self.shared && platform == Platform::Unix).then(|| text.to_owned());
         Ok(match placeholder {
             "patterns" => Some(self.patterns.join(" ")),
@@ -107,9 +152,13 @@ impl Host {
             "host_key_alias" => quoted("HostKeyAlias", &self.host_key_alias)?,
             "user" => quoted("User", &self.user)?,
             "port" => self.port.map(|port| port.to_string()),
-            "identity_file" => {
-                self.identity_file.as_deref().map(|file| file_name(file, platform)).transpose()?
-            }
+            "identity_file" => file("IdentityFile", &self.identity_file)?,
+            "certificate_file" => file("CertificateFile", &self.certificate_file)?,
+            "identity_agent" => file("IdentityAgent", &self.identity_agent)?,
+            "identities_only" => self.identities_only().map(Into::into),
+            "forward_agent" => self.identity_agent.is_some().then(|| "no".into()),
+            "match_patterns" => Some(self.patterns.join(",")),
+            "keep_fresh" => self.keep_fresh.as_deref().map(|words| exec(words, platform)).transpose()?,
             "control_master" => if_shared("auto"),
             "control_path" => if_shared(CONTROL_PATH),
             "control_persist" => if_shared(CONTROL_PERSIST),
@@ -118,6 +167,14 @@ impl Host {
             "resource_id" => self.resource_id.clone(),
             other => bail!("the template's {{{other}}} is not known; known are {}", PLACEHOLDERS.join(", ")),
         })
+    }
+
+    /// A user's `Host *` may say yes, which keeps ssh from an agent's keys, or leave it to offer others first.
+    fn identities_only(&self) -> Option<&'static str> {
+        match (&self.certificate_file, &self.identity_agent) {
+            (Some(_), _) => Some("yes"),
+            (None, agent) => agent.is_some().then_some("no"),
+        }
     }
 
     /// The ProxyCommand as one line.
@@ -182,10 +239,10 @@ fn argument(keyword: &str, value: &str) -> Result<String> {
     Ok(in_quotes_if_needed(value))
 }
 
-/// The file of `IdentityFile`, in which ssh expands tokens: `%` is doubled. Windows gets forward slashes.
-fn file_name(value: &str, platform: Platform) -> Result<String> {
+/// The file of `IdentityFile` and its kin, in which ssh expands tokens: `%` is doubled. Windows gets forward slashes.
+fn file_name(keyword: &str, value: &str, platform: Platform) -> Result<String> {
     let value = for_platform(value, platform);
-    argument("IdentityFile", &value.replace('%', "_"))?;
+    argument(keyword, &value.replace('%', "_"))?;
     Ok(in_quotes_if_needed(&literal(&value)))
 }
 
@@ -205,6 +262,25 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
     );
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:,@+%".contains(c);
     Ok(if !word.is_empty() && word.chars().all(plain) { word } else { format!("\"{word}\"") })
+}
+
+/// The command of a `Match exec`, which stands in double quotes: those of the command's own would end them for every
+/// version of ssh. A shell of the user's choosing reads it, on Windows cmd.exe, which knows no other quotes.
+fn exec(words: &[String], platform: Platform) -> Result<String> {
+    let words = words.iter().map(|word| {
+        let plain = |c: char| c.is_alphanumeric() || "/._-:,@+%~".contains(c);
+        let known = |c: char| plain(c) || (platform == Platform::Windows && c == '\\');
+        if !word.is_empty() && word.chars().all(known) {
+            return Ok(word.clone());
+        }
+        let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);
+        ensure!(
+            platform == Platform::Unix && !word.contains(special),
+            "{word:?} cannot stand in a Match exec, where a shell would change it"
+        );
+        Ok(format!("'{word}'"))
+    });
+    Ok(words.collect::<Result<Vec<_>>>()?.join(" "))
 }
 
 fn for_platform(path: &str, platform: Platform) -> String {

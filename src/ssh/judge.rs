@@ -22,11 +22,20 @@ pub(crate) struct Shadowed {
     pub(crate) by: Option<(PathBuf, usize)>,
 }
 
+/// ssh does not use a value of ours.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "ssh does not use the {} written for {}: {} says {:?}", .0.keyword, .0.alias,
+    .0.by.as_ref().map_or("another line".to_owned(), |(file, line)| format!("{} line {line}", file.display())), .0.instead
+)]
+pub(crate) struct NotUsed(pub(crate) Shadowed);
+
 /// The values that must be used for a host, by keyword in lower case.
 pub(crate) type Expected = Vec<(String, String)>;
 
 /// The keywords whose values are asked about.
-const JUDGED: [&str; 4] = ["proxycommand", "user", "port", "hostkeyalias"];
+const JUDGED: [&str; 7] =
+    ["proxycommand", "user", "port", "hostkeyalias", "identityagent", "identitiesonly", "forwardagent"];
 
 /// Which values of `alias` are not used when ssh reads `file`; `None` where no ssh is installed.
 ///
@@ -41,6 +50,8 @@ pub(crate) fn shadowed(alias: &str, expected: &Expected, file: &Path) -> Result<
     // ssh puts a HostKeyAlias into lower case.
     let same = |keyword: &str, used: &str, meant: &str| match keyword {
         "hostkeyalias" => used.eq_ignore_ascii_case(meant),
+        // Of a file's name ssh prints what it stands for.
+        "identityagent" => used == meant || used == meant.replace("%%", "%"),
         _ => used == meant,
     };
     let differs = |(keyword, meant): &&(String, String)| {
@@ -60,16 +71,20 @@ pub(crate) fn shadowed(alias: &str, expected: &Expected, file: &Path) -> Result<
     Ok(Some(found))
 }
 
-/// What stands in our own sections: the keywords and values of each `Host`, with the names it goes by.
+/// What stands in our own sections: the keywords and values of each `Host`, with the names it goes by. What stands
+/// under a `Match` depends on more than a name.
 pub(crate) fn sections(text: &str) -> Vec<(Vec<String>, Expected)> {
     let mut sections: Vec<(Vec<String>, Expected)> = Vec::new();
+    let mut in_host = false;
     for line in text.lines() {
         match directive(line) {
             Some((keyword, value)) if keyword == "host" => {
                 sections.push((value.split_whitespace().map(Into::into).collect(), Vec::new()));
+                in_host = true;
             }
+            Some((keyword, _)) if keyword == "match" => in_host = false,
             Some((keyword, value)) => {
-                if let Some((_, values)) = sections.last_mut() {
+                if let (true, Some((_, values))) = (in_host, sections.last_mut()) {
                     values.push((keyword, unquoted(&value)));
                 }
             }

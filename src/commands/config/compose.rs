@@ -7,15 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::{Cloud, CloudName};
+use crate::azure::credential::Identity;
 use crate::azure::hybrid_compute::{Machine, MachineName, list};
 use crate::azure::resource_id::ResourceId;
+use crate::azure::ssh_certificate::Asked;
 use crate::cli::ConfigArgs;
+use crate::commands::config::entra::Entra;
 use crate::commands::config::tell;
-use crate::fleet::{Named, Selection, select};
+use crate::fleet::{Named, NoMachine, Selection, select};
 use crate::net::Net;
 use crate::ssh::config_file;
-use crate::ssh::host::{self, Host, Platform, is_alias, is_pattern, literal};
+use crate::ssh::host::{self, Delivery, Host, Platform, is_alias, is_pattern, literal};
 use crate::ssh::legacy::Foreign;
+use crate::store::Store;
 
 /// What the block was written with, kept in the block so that a bare `arcssh config` can write it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +29,8 @@ pub(super) struct Options {
     selection: Selection,
     #[serde(flatten)]
     login: Login,
+    #[serde(flatten)]
+    certificate: Asked,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     control_master: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +55,9 @@ struct Login {
     port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
+    /// How a certificate of Entra ID gets to ssh, where one is logged in with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entra: Option<Delivery>,
 }
 
 /// A section that another program wrote, as it lives on under its old name.
@@ -120,20 +129,38 @@ impl Options {
     /// Those of an earlier run, with what was typed added to its machines and put in place of its values.
     fn and(self, args: &ConfigArgs) -> Self {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let platform = args.platform.or(self.platform);
+        let delivery = Delivery::on(platform.unwrap_or(Platform::HERE));
+        let asked = args.certificate.asked();
         Self {
             selection: self.selection.and(args.selection.selection()),
             login: Login {
                 user: args.user.clone().or(self.login.user),
                 port: args.port.or(self.login.port),
                 identity: args.identity.as_deref().map(from_everywhere).or(self.login.identity),
+                entra: args.entra.map(|how| how.unwrap_or(delivery)).or(self.login.entra),
+            },
+            certificate: Asked {
+                scope: asked.scope.or(self.certificate.scope),
+                client_id: asked.client_id.or(self.certificate.client_id),
             },
             control_master: args.control_master || self.control_master,
             wildcard: args.wildcard.clone().or(self.wildcard),
             template: args.template.as_ref().map(absolute).or(self.template),
-            platform: args.platform.or(self.platform),
+            platform,
             cloud: args.cloud.given().or(self.cloud),
             adopted: self.adopted,
         }
+    }
+
+    fn platform(&self) -> Platform {
+        self.platform.unwrap_or(Platform::HERE)
+    }
+
+    /// The ways in which certificates get to ssh.
+    fn deliveries(&self) -> Vec<Delivery> {
+        let adopted = self.adopted.iter().filter_map(|adopted| adopted.login.entra);
+        self.login.entra.into_iter().chain(adopted).collect()
     }
 
     /// Finds the machines of other programs' sections and takes the sections over.
@@ -144,11 +171,6 @@ impl Options {
                 tell(&format!("{alias} stays as it is: no Arc machine that this identity sees fits it"));
                 continue;
             };
-            if section.has_certificate {
-                tell(&format!(
-                    "{alias} logged in with a certificate of Entra ID, which arcssh does not renew yet"
-                ));
-            }
             self.adopted.retain(|adopted| adopted.alias != *alias);
             self.adopted.push(Adopted {
                 alias: alias.clone(),
@@ -158,6 +180,7 @@ impl Options {
                     port: section.port,
                     // Beside a certificate lies a key that was made for it alone.
                     identity: section.identity_file.clone().filter(|_| !section.has_certificate),
+                    entra: section.has_certificate.then_some(Delivery::on(self.platform())),
                 },
             });
         }
@@ -186,11 +209,6 @@ fn machine_of<'a>(section: &Foreign, known: &'a [Machine]) -> Option<&'a Machine
     named.next().filter(|_| named.next().is_none())
 }
 
-/// Neither machines nor a pattern were named, now or in an earlier run.
-#[derive(Debug, thiserror::Error)]
-#[error("no machine is named")]
-pub(crate) struct NothingSelected;
-
 /// Asks Azure for the machines, and renders their sections.
 pub(super) async fn compose(
     args: &ConfigArgs,
@@ -199,25 +217,33 @@ pub(super) async fn compose(
 ) -> Result<(Options, String)> {
     let mut options = kept.and(args);
     if options.is_empty() && foreign.is_empty() {
-        bail!(NothingSelected);
+        bail!(NoMachine { command: "config" });
     }
     let offline = options.selection.is_empty() && options.adopted.is_empty() && foreign.is_empty();
+    let (net, store) = (Net::new(), Store::open()?);
+    let cloud = options.cloud.unwrap_or(CloudName::Public);
+    let azure = Cloud::new(cloud, &args.cloud.endpoints())?;
+    let arm = Arm::new(&azure, &net, &store, args.who.wanted());
+    if !foreign.is_empty() {
+        options.adopt(foreign, &list(&arm, &[]).await?);
+    }
+    let identity = || Identity::new(&azure, args.who.wanted(), &net, &store);
+    let entra = match &options.deliveries()[..] {
+        [] => None,
+        ways => Some(Entra::of(identity(), &options.certificate, ways, options.platform()).await?),
+    };
+    let writer = Writer { program: program()?, cloud, entra };
     let mut hosts = Vec::new();
-    let writer = Writer { program: program()?, cloud: options.cloud.unwrap_or(CloudName::Public) };
     if !offline {
-        let arm = Arm::new(&Cloud::new(writer.cloud, &args.cloud.endpoints())?, &Net::new())?;
-        if !foreign.is_empty() {
-            options.adopt(foreign, &list(&arm, &[]).await?);
-        }
         hosts.extend(writer.adopted(&options, &arm).await?);
         let machines = select(&arm, &mut options.selection).await?;
-        hosts.extend(writer.machines(&options, machines));
+        hosts.extend(writer.machines(&options, machines)?);
     }
-    let platform = options.platform.unwrap_or(Platform::HERE);
+    let platform = options.platform();
     let mut sections = render(&options, &hosts, platform)?;
     if let Some(pattern) = &options.wildcard {
         ensure!(is_pattern(pattern), "{pattern:?} is not a pattern such as *.arc");
-        sections.push(writer.wildcard(&options, pattern).render(host::WILDCARD, platform)?);
+        sections.push(writer.wildcard(&options, pattern)?.render(host::WILDCARD, platform)?);
     }
     Ok((options, sections.join("\n")))
 }
@@ -229,6 +255,9 @@ fn render(options: &Options, hosts: &[Host], platform: Platform) -> Result<Vec<S
         }
         None => host::HOST.to_owned(),
     };
+    for placeholder in options.deliveries().into_iter().map(Delivery::placeholder) {
+        ensure!(template.contains(placeholder), "the template has no {placeholder}, which --entra fills in");
+    }
     let section = |host: &Host| {
         let name = host.patterns.first().cloned().unwrap_or_default();
         host.render(&template, platform).with_context(|| format!("no section for {name}"))
@@ -241,20 +270,27 @@ struct Writer {
     /// This program, as a ProxyCommand starts it.
     program: String,
     cloud: CloudName,
+    /// Where sections log in with a certificate.
+    entra: Option<Entra>,
 }
 
 impl Writer {
-    fn machines(&self, options: &Options, machines: Vec<Named>) -> Vec<Host> {
+    fn machines(&self, options: &Options, machines: Vec<Named>) -> Result<Vec<Host>> {
         let mut hosts = Vec::new();
+        if options.login.entra.is_some() && !machines.is_empty() {
+            let names = machines.iter().filter(|named| is_windows(&named.machine));
+            let names: Vec<&str> = names.map(|named| named.machine.id.name.as_str()).collect();
+            ensure!(names.len() < machines.len(), "{}: {ONLY_LINUX}", names.join(", "));
+        }
         for Named { machine, patterns } in machines {
             match patterns {
                 Some(patterns) => {
-                    hosts.push(self.machine(&options.login, options.control_master, &machine, patterns))
+                    hosts.push(self.machine(&options.login, options.control_master, &machine, patterns)?)
                 }
                 None => tell(&format!("{} is left out: ssh takes no such name for a host", machine.id.name)),
             }
         }
-        hosts
+        Ok(hosts)
     }
 
     async fn adopted(&self, options: &Options, arm: &Arm) -> Result<Vec<Host>> {
@@ -265,40 +301,90 @@ impl Writer {
                 machines.iter().find(|n| n.machine.id.to_string() == adopted.machine)?;
             Some(self.machine(&adopted.login, options.control_master, machine, vec![adopted.alias.clone()]))
         };
-        Ok(options.adopted.iter().filter_map(living).collect())
+        options.adopted.iter().filter_map(living).collect()
     }
 
-    fn machine(&self, login: &Login, shared: bool, machine: &Machine, patterns: Vec<String>) -> Host {
+    fn machine(&self, login: &Login, shared: bool, machine: &Machine, patterns: Vec<String>) -> Result<Host> {
         let id = machine.id.to_string();
-        Host {
+        let mut login = login.clone();
+        if is_windows(machine) && login.entra.take().is_some() {
+            tell(&format!("{} gets a section without a certificate: {ONLY_LINUX}", machine.id.name));
+        }
+        let host = Host {
             host_name: patterns.first().cloned(),
             // As ssh looks it up among the known hosts.
             host_key_alias: machine.vm_id.as_ref().map(|id| id.to_lowercase()),
             proxy_command: self.command(&[&literal(&id)]),
-            resource_id: Some(id),
+            resource_id: Some(id.clone()),
             shared,
             ..login.host(patterns)
-        }
+        };
+        self.with_certificate(host, &login, &id)
     }
 
-    fn wildcard(&self, options: &Options, pattern: &str) -> Host {
+    /// The section with what it takes to log in with a certificate; `subject` is what the section reaches.
+    fn with_certificate(&self, host: Host, login: &Login, subject: &str) -> Result<Host> {
+        let Some((entra, delivery)) = self.entra.as_ref().zip(login.entra) else { return Ok(host) };
+        let user = login.user.clone().or_else(|| Some(entra.login_name.clone()));
+        let Asked { scope, client_id } = &entra.asked;
+        let options = [("--scope", scope), ("--client-id", client_id)].into_iter();
+        let asked = options.filter_map(|(name, value)| Some([name.to_owned(), literal(value.as_ref()?)]));
+        let asked: Vec<String> = asked.flatten().collect();
+        Ok(match delivery {
+            Delivery::Agent => {
+                let path = entra.agent(subject)?;
+                let serving = ["--agent".to_owned(), literal(&path)];
+                let proxy_command = [host.proxy_command, serving.to_vec(), asked].concat();
+                Host { user, proxy_command, identity_agent: Some(path), ..host }
+            }
+            Delivery::Files => {
+                let key = entra.file();
+                let certificate = format!("{key}-cert.pub");
+                let words = [&self.program, "cert", "--file", &literal(&certificate)].map(str::to_owned);
+                let keep_fresh = [words.to_vec(), asked, self.cloud_words()].concat();
+                Host {
+                    user,
+                    identity_file: Some(key),
+                    certificate_file: Some(certificate),
+                    keep_fresh: Some(keep_fresh),
+                    ..host
+                }
+            }
+        })
+    }
+
+    fn wildcard(&self, options: &Options, pattern: &str) -> Result<Host> {
         let suffix = pattern.rsplit(['*', '?']).next().unwrap_or_default();
         let words: &[&str] =
             if suffix.is_empty() { &["--host", "%n"] } else { &["--host", "%n", "--suffix", suffix] };
         let host = options.login.host(vec![pattern.to_owned()]);
-        Host { proxy_command: self.command(words), shared: options.control_master, ..host }
+        let host = Host { proxy_command: self.command(words), shared: options.control_master, ..host };
+        self.with_certificate(host, &options.login, pattern)
     }
 
     /// `arcssh proxy {words} --port %p`, with the cloud where it is not the public one.
     fn command(&self, words: &[&str]) -> Vec<String> {
-        let cloud: &[&str] = match self.cloud {
+        let all = [&[self.program.as_str(), "proxy"], words, &["--port", "%p"]].concat();
+        all.into_iter().map(Into::into).chain(self.cloud_words()).collect()
+    }
+
+    fn cloud_words(&self) -> Vec<String> {
+        let words: &[&str] = match self.cloud {
             CloudName::Public => &[],
             CloudName::China => &["--cloud", "china"],
             CloudName::UsGov => &["--cloud", "usgov"],
         };
-        let all = [&[self.program.as_str(), "proxy"], words, &["--port", "%p"], cloud].concat();
-        all.into_iter().map(Into::into).collect()
+        words.iter().copied().map(Into::into).collect()
     }
+}
+
+/// Why a section for a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
+/// azure-cli-extensions `ssh`, custom.py).
+const ONLY_LINUX: &str = "Windows does not let Entra users log in by ssh, only Linux does; \
+    use --user, with a key of that user";
+
+fn is_windows(machine: &Machine) -> bool {
+    machine.os == "windows"
 }
 
 /// This program as ssh should start it: by the absolute path it was found under, which a package manager's link keeps

@@ -384,7 +384,8 @@ proptest! {
 
 #[test]
 fn a_placeholder_that_is_not_known_is_refused_by_name_even_on_a_line_that_is_left_out() {
-    let known = "known are patterns, host_name, host_key_alias, user, port, identity_file, control_master, \
+    let known = "known are patterns, host_name, host_key_alias, user, port, identity_file, certificate_file, \
+                 identity_agent, identities_only, forward_agent, match_patterns, keep_fresh, control_master, \
                  control_path, control_persist, proxy_command, name, resource_id";
     for (template, name) in
         [("Host {patterns}\n{bogus}", "bogus"), ("User {User}", "User"), ("{user} {host-name}", "host-name")]

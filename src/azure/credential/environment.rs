@@ -1,0 +1,218 @@
+//! Service principals that the environment names: with a secret, a certificate, or a token of another issuer.
+
+use std::env::VarError;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::http::ClientMethodOptions;
+use azure_identity::{
+    ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
+    ClientSecretCredentialOptions, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+};
+use tracing::info;
+
+use crate::azure::cloud::Cloud;
+use crate::azure::credential::assertion::Certificate;
+use crate::azure::credential::{Absent, Answer, Without};
+use crate::azure::entra;
+use crate::azure::pipeline::Client;
+
+/// A variable of the environment, as every Azure SDK reads it; an empty one counts as not set.
+pub(super) fn variable(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => Ok(Some(value)),
+        Ok(_) | Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => bail!("{name} is not text"),
+    }
+}
+
+/// An application, which proves who it is by one of these.
+struct ServicePrincipal {
+    tenant: String,
+    client_id: String,
+}
+
+impl ServicePrincipal {
+    /// The application that AZURE_TENANT_ID and AZURE_CLIENT_ID name. These two also serve other sources, so that only
+    /// the variable with the proof, `by`, says that one is meant.
+    fn proved_by(by: &'static str, tenant: Option<&str>) -> Result<Self> {
+        let tenant =
+            tenant.map_or_else(|| variable("AZURE_TENANT_ID"), |tenant| Ok(Some(tenant.to_owned())))?;
+        let missing = |missing| NotSetUp { by, missing };
+        let tenant = tenant.ok_or(missing("AZURE_TENANT_ID"))?;
+        let client_id = variable("AZURE_CLIENT_ID")?.ok_or(missing("AZURE_CLIENT_ID"))?;
+        info!(tenant, client_id, "the service principal of {by}");
+        Ok(Self { tenant, client_id })
+    }
+}
+
+/// The environment names a service principal only in part.
+#[derive(Debug, thiserror::Error)]
+#[error("{by} is set, but {missing} is not")]
+pub(crate) struct NotSetUp {
+    by: &'static str,
+    missing: &'static str,
+}
+
+/// What proves to Entra ID that we are an application.
+enum Proof {
+    Secret(String),
+    Certificate(Box<Certificate>),
+    /// The file that holds another issuer's token.
+    Federated(PathBuf),
+}
+
+/// The application with a secret or a certificate.
+fn with_secret_or_certificate(tenant: Option<&str>) -> Result<(ServicePrincipal, Proof), Without> {
+    if let Some(secret) = variable("AZURE_CLIENT_SECRET")? {
+        let principal = ServicePrincipal::proved_by("AZURE_CLIENT_SECRET", tenant)?;
+        Ok((principal, Proof::Secret(secret)))
+    } else if let Some(path) = variable("AZURE_CLIENT_CERTIFICATE_PATH")? {
+        let principal = ServicePrincipal::proved_by("AZURE_CLIENT_CERTIFICATE_PATH", tenant)?;
+        Ok((principal, Proof::Certificate(Box::new(Certificate::read(&PathBuf::from(path))?))))
+    } else {
+        Err(Absent::new(
+            "neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH",
+        )
+        .into())
+    }
+}
+
+/// The application that another issuer vouches for, as in Kubernetes and in pipelines.
+fn federated(tenant: Option<&str>) -> Result<(ServicePrincipal, Proof), Without> {
+    let Some(file) = variable("AZURE_FEDERATED_TOKEN_FILE")? else {
+        return Err(Absent::new(
+            "AZURE_FEDERATED_TOKEN_FILE is not set",
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE",
+        )
+        .into());
+    };
+    let principal = ServicePrincipal::proved_by("AZURE_FEDERATED_TOKEN_FILE", tenant)?;
+    Ok((principal, Proof::Federated(PathBuf::from(file))))
+}
+
+/// The token of a service principal with a secret or a certificate.
+pub(super) async fn service_principal(
+    cloud: &Cloud,
+    client: Client,
+    scope: &str,
+    tenant: Option<&str>,
+) -> Answer {
+    let (principal, proof) = with_secret_or_certificate(tenant)?;
+    token(cloud, client, scope, principal, proof).await
+}
+
+/// The token of a service principal that trusts another issuer.
+pub(super) async fn workload_identity(
+    cloud: &Cloud,
+    client: Client,
+    scope: &str,
+    tenant: Option<&str>,
+) -> Answer {
+    let (principal, proof) = federated(tenant)?;
+    token(cloud, client, scope, principal, proof).await
+}
+
+async fn token(
+    cloud: &Cloud,
+    client: Client,
+    scope: &str,
+    ServicePrincipal { tenant, client_id }: ServicePrincipal,
+    proof: Proof,
+) -> Answer {
+    let client_options = entra::client_options(client, cloud);
+    let credential: Arc<dyn TokenCredential> = match proof {
+        Proof::Secret(secret) => {
+            let options = ClientSecretCredentialOptions { client_options };
+            ClientSecretCredential::new(&tenant, client_id, Secret::new(secret), Some(options))?
+        }
+        Proof::Certificate(certificate) => {
+            let audience = entra::address(&cloud.authority_host, &tenant, "token").to_string();
+            let assertion = Assertion { certificate: *certificate, client_id: client_id.clone(), audience };
+            let options = ClientAssertionCredentialOptions { client_options };
+            ClientAssertionCredential::new(tenant, client_id, assertion, Some(options))?
+        }
+        Proof::Federated(file) => {
+            let options = WorkloadIdentityCredentialOptions {
+                credential_options: ClientAssertionCredentialOptions { client_options },
+                client_id: Some(client_id),
+                tenant_id: Some(tenant),
+                token_file_path: Some(file.clone()),
+            };
+            WorkloadIdentityCredential::new(Some(options)).with_context(|| unusable(&file))?
+        }
+    };
+    Ok(credential.get_token(&[scope], None).await?)
+}
+
+fn unusable(file: &Path) -> String {
+    format!("AZURE_FEDERATED_TOKEN_FILE={} is unusable", file.display())
+}
+
+/// How an application asks a token endpoint for something in our own words.
+pub(in crate::azure) struct Application {
+    /// The tenant whose endpoint it is.
+    pub(in crate::azure) tenant: String,
+    /// The fields of a form that say and prove who we are.
+    pub(in crate::azure) fields: Vec<(&'static str, Secret)>,
+}
+
+/// The form of the service principal with a secret or a certificate.
+pub(in crate::azure) fn service_principal_form(
+    cloud: &Cloud,
+    tenant: Option<&str>,
+) -> Result<Application, Without> {
+    let (principal, proof) = with_secret_or_certificate(tenant)?;
+    Ok(form(cloud, principal, proof)?)
+}
+
+/// The form of the service principal that trusts another issuer.
+pub(in crate::azure) fn workload_identity_form(
+    cloud: &Cloud,
+    tenant: Option<&str>,
+) -> Result<Application, Without> {
+    let (principal, proof) = federated(tenant)?;
+    Ok(form(cloud, principal, proof)?)
+}
+
+fn form(cloud: &Cloud, principal: ServicePrincipal, proof: Proof) -> Result<Application> {
+    const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let ServicePrincipal { tenant, client_id } = principal;
+    let assertion = match proof {
+        Proof::Secret(secret) => {
+            let fields = vec![("client_id", client_id.into()), ("client_secret", secret.into())];
+            return Ok(Application { tenant, fields });
+        }
+        Proof::Certificate(certificate) => {
+            let audience = entra::address(&cloud.authority_host, &tenant, "token");
+            certificate.assertion(&client_id, audience.as_str())?
+        }
+        Proof::Federated(file) => std::fs::read_to_string(&file).with_context(|| unusable(&file))?,
+    };
+    let fields = vec![
+        ("client_id", client_id.into()),
+        ("client_assertion_type", JWT_BEARER.into()),
+        ("client_assertion", assertion.into()),
+    ];
+    Ok(Application { tenant, fields })
+}
+
+/// What a certificate proves to one token endpoint.
+#[derive(Debug)]
+struct Assertion {
+    certificate: Certificate,
+    client_id: String,
+    audience: String,
+}
+
+#[async_trait::async_trait]
+impl ClientAssertion for Assertion {
+    async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
+        let signed = self.certificate.assertion(&self.client_id, &self.audience);
+        signed
+            .map_err(|error| azure_core::Error::new(azure_core::error::ErrorKind::Credential, anyhow!(error)))
+    }
+}

@@ -1,0 +1,224 @@
+//! Programs that somebody has signed in to: Azure CLI, Azure Developer CLI, Azure PowerShell.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use async_trait::async_trait;
+use azure_core::credentials::{AccessToken, Secret, TokenCredential};
+use azure_core::time::OffsetDateTime;
+use azure_identity::{
+    AzureCliCredential, AzureCliCredentialOptions, AzureDeveloperCliCredential,
+    AzureDeveloperCliCredentialOptions, Executor,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::azure::credential::{Absent, Answer, Without, resource};
+
+/// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The token of whoever is signed in to Azure CLI.
+pub(super) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
+    on_path(&["az"], "Azure CLI")?;
+    let options = AzureCliCredentialOptions {
+        tenant_id: tenant.map(Into::into),
+        executor: Some(Arc::new(Apart)),
+        ..Default::default()
+    };
+    Ok(AzureCliCredential::new(Some(options))?.get_token(&[scope], None).await?)
+}
+
+/// The token of whoever is signed in to Azure Developer CLI.
+pub(super) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> Answer {
+    on_path(&["azd"], "Azure Developer CLI")?;
+    let options = AzureDeveloperCliCredentialOptions {
+        tenant_id: tenant.map(Into::into),
+        executor: Some(Arc::new(Apart)),
+    };
+    Ok(AzureDeveloperCliCredential::new(Some(options))?.get_token(&[scope], None).await?)
+}
+
+/// What `az` says where it has no `ssh` commands: without asking, and where it may not ask (azure-cli-core,
+/// `azclierror` texts of `parser.py` and `dynamic_install.py`).
+const NO_EXTENSION: [&str; 2] =
+    ["'ssh' is misspelled or not recognized by the system", "requires the extension ssh"];
+
+/// Azure CLI is there without its `ssh` extension.
+#[derive(Debug, thiserror::Error)]
+#[error("Azure CLI has no ssh extension, and nobody else is signed in")]
+pub(crate) struct NoExtension;
+
+/// The SSH certificate of whoever is signed in to Azure CLI for the public key in a file, written to another
+/// (azure-cli-extensions `ssh`, `az ssh cert`).
+pub(in crate::azure) async fn azure_cli_certificate(
+    public_key: &Path,
+    certificate: &Path,
+) -> Result<(), Without> {
+    let program = on_path(&["az"], "Azure CLI")?;
+    let words = ["ssh", "cert", "--public-key-file"].map(OsStr::new);
+    let words = [&words[..], &[public_key.as_os_str(), OsStr::new("--file"), certificate.as_os_str()]];
+    let output = Apart.run(program.as_os_str(), &words.concat()).await.context("it cannot be run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(()),
+        false if NO_EXTENSION.iter().any(|text| said.contains(text)) => Err(anyhow!(NoExtension).into()),
+        false => Err(anyhow!("{}", said.trim()).into()),
+    }
+}
+
+/// PowerShell, and on Windows the one that comes with it.
+const POWERSHELLS: &[&str] = if cfg!(windows) { &["pwsh", "powershell"] } else { &["pwsh"] };
+
+/// The exit status of [`SCRIPT`] where the module is not installed.
+const NO_MODULE: i32 = 42;
+
+/// Asks Az.Accounts for a token; `-TenantId` exists since 2.2.0. From version 5 on the token is a `SecureString`
+/// (Microsoft Learn, `Get-AzAccessToken`).
+const SCRIPT: &str = r"
+$ErrorActionPreference = 'Stop'
+$ProgressPreference = 'SilentlyContinue'
+$WarningPreference = 'SilentlyContinue'
+if (-not (Get-Module -ListAvailable -Name Az.Accounts)) { exit 42 }
+try {
+    Import-Module Az.Accounts -MinimumVersion 2.2.0
+    $found = Get-AzAccessToken {arguments}
+    $token = $found.Token
+    if ($token -is [securestring]) { $token = [Net.NetworkCredential]::new('', $token).Password }
+    @{ token = $token; expiresOn = $found.ExpiresOn.ToUnixTimeSeconds() } | ConvertTo-Json -Compress
+} catch {
+    [Console]::Error.WriteLine($_.Exception.Message)
+    exit 1
+}";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PowerShellToken {
+    token: Secret,
+    expires_on: i64,
+}
+
+/// The token of whoever is signed in to Azure PowerShell.
+pub(super) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Answer {
+    let program = on_path(POWERSHELLS, "Azure PowerShell")?;
+    let mut arguments = format!("-ResourceUrl {}", literal(resource(scope)));
+    if let Some(tenant) = tenant {
+        arguments += &format!(" -TenantId {}", literal(tenant));
+    }
+    let script = encoded(&SCRIPT.replace("{arguments}", &arguments));
+    let words =
+        ["-NoLogo", "-NoProfile", "-NonInteractive", "-OutputFormat", "Text", "-EncodedCommand", &script];
+    let output = Apart.run(program.as_os_str(), &words.map(OsStr::new)).await.context("it cannot be run")?;
+    if output.status.code() == Some(NO_MODULE) {
+        return Err(Absent::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into());
+    }
+    if !output.status.success() {
+        return Err(anyhow!("{}", String::from_utf8_lossy(&output.stderr).trim()).into());
+    }
+    let found: PowerShellToken =
+        serde_json::from_slice(&output.stdout).context("what it printed is no token")?;
+    let expires_on = OffsetDateTime::from_unix_timestamp(found.expires_on).context("it gave no time")?;
+    Ok(AccessToken::new(found.token, expires_on))
+}
+
+/// Text as PowerShell takes it, whatever it holds.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace(['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "''"))
+}
+
+/// A script as one word that no shell changes (Microsoft Learn, about_Pwsh, `-EncodedCommand`).
+fn encoded(script: &str) -> String {
+    STANDARD.encode(script.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
+}
+
+/// The first of these programs that is on PATH.
+fn on_path(names: &[&str], product: &str) -> Result<PathBuf, Absent> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
+    let files = names.iter().flat_map(|name| folders.iter().flat_map(|folder| candidates(folder, name)));
+    let first = files.into_iter().find(|file| is_program(file));
+    first.ok_or_else(|| Absent::new(format!("{} is not on PATH", names[0]), format!("install {product}")))
+}
+
+#[cfg(windows)]
+fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
+    ["exe", "cmd", "bat"].map(|extension| folder.join(name).with_extension(extension)).to_vec()
+}
+
+#[cfg(not(windows))]
+fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
+    vec![folder.join(name)]
+}
+
+#[cfg(unix)]
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_program(file: &Path) -> bool {
+    file.is_file()
+}
+
+/// Runs a program apart from ssh's connection: standard input belongs to ssh, and what would read it would steal the
+/// first bytes. A program that nobody waits for any more is ended, with all that it has started.
+#[derive(Debug)]
+struct Apart;
+
+#[async_trait]
+impl Executor for Apart {
+    async fn run(&self, program: &OsStr, args: &[&OsStr]) -> std::io::Result<Output> {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        let child = command.spawn()?;
+        let group = Group(child.id());
+        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await??;
+        group.spare();
+        Ok(output)
+    }
+}
+
+/// The processes of a program; ended when dropped.
+struct Group(Option<u32>);
+
+impl Group {
+    /// Lets them be: the program has ended by itself.
+    fn spare(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(leader) = self.0.and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_for_powershell_stays_one_literal() {
+        assert_eq!(literal("a'; exit"), "'a''; exit'");
+        assert_eq!(encoded("é"), "6QA=");
+    }
+}

@@ -1,0 +1,325 @@
+//! Relay credentials kept from connection to connection: which to dial with, when to mint others, and that one process
+//! mints for all that want the same.
+//!
+//! Each listCredentials call makes up a new name that the machine's agent must first hear of, so a name that is known
+//! to work is used as long as it may be, and its successor is minted long before the agent must know it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::azure::arm::{Arm, ArmError, Refusal};
+use crate::azure::hybrid_connectivity::{RelayCredentials, Service, list_credentials};
+use crate::azure::resource_id::ResourceId;
+use crate::store::{Key, Kind, Lock, Store, TooOpen, unix_now};
+
+/// Of a life, in percent, after which a successor is minted.
+const REFRESH_AFTER: u64 = 70;
+/// What must be left of a life, in seconds, for a handshake to come before its end.
+const MARGIN: u64 = 5;
+/// The least time, in seconds, that an agent is given to hear of a successor while there is something else to dial with.
+const LEAST_SETTLING: u64 = 20;
+/// The age, in seconds, up to which "nobody listens" is what a new name answers: 30 to 90 s are typical, and about 2
+/// minutes were seen (aztunnel `docs/guides/sender-arc.md`; sshproxy logs in public issues).
+const YOUNG: u64 = 120;
+/// How long, in seconds, ARM is not asked again after it has said no.
+const REFUSAL_LIFE: u64 = 30;
+/// What is kept of a machine: the credentials in use and their successor.
+const KEPT: usize = 2;
+
+/// Relay credentials with their life, in seconds of Unix time by this machine's clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Minted {
+    /// The credentials.
+    pub(crate) credentials: RelayCredentials,
+    /// When they were minted.
+    at: u64,
+    /// When they end. The server's clock decides: what is kept here is its expiry, less what its clock is ahead of ours.
+    until: u64,
+}
+
+impl Minted {
+    fn new(credentials: RelayCredentials, date: Option<u64>, now: u64) -> Self {
+        let server = date.unwrap_or(now);
+        let life = credentials.expires_on.map_or(0, |expires| expires.saturating_sub(server));
+        Self { credentials, at: now, until: now + life }
+    }
+
+    /// Whether they can be dialled with. Those from the future were minted before the clock was set.
+    fn is_valid(&self, now: u64) -> bool {
+        self.at <= now && now + MARGIN < self.until
+    }
+
+    fn age(&self) -> u64 {
+        unix_now().saturating_sub(self.at)
+    }
+
+    /// Whether the agent may not have heard of them yet.
+    pub(crate) fn is_young(&self) -> bool {
+        self.age() < YOUNG
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.credentials.hybrid_connection_name == other.credentials.hybrid_connection_name
+    }
+}
+
+/// What is kept of a machine.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    /// The last that were minted, oldest first.
+    minted: Vec<Minted>,
+    /// How long the agent took to hear of the last that was waited for, in seconds.
+    settling: u64,
+}
+
+impl Record {
+    /// What can be dialled with, the best first: the newest once its agent has had time, else what came before it.
+    fn in_order(mut self, now: u64) -> Vec<Minted> {
+        let settling = self.settling.max(LEAST_SETTLING);
+        self.minted.retain(|minted| minted.is_valid(now));
+        if self.minted.last().is_some_and(|newest| newest.at + settling <= now) {
+            self.minted.reverse();
+        }
+        self.minted
+    }
+
+    /// Whether a successor of these is due: at 70 % of their life, or earlier where that would leave an agent less than
+    /// twice the time that it took.
+    fn is_due(&self, minted: &Minted, now: u64) -> bool {
+        let life = minted.until - minted.at;
+        let settling = self.settling.max(LEAST_SETTLING);
+        let due = (life * REFRESH_AFTER / 100).min(life.saturating_sub(2 * settling));
+        self.minted.last().is_none_or(|newest| newest.is(minted)) && minted.at + due <= now
+    }
+}
+
+/// What ARM said no with, until when it is not asked again.
+#[derive(Serialize, Deserialize)]
+struct Refused {
+    refusal: Refusal,
+    until: u64,
+}
+
+/// The relay credentials of one service of one machine.
+#[derive(Debug)]
+pub(crate) struct Credentials<'a> {
+    arm: &'a Arm,
+    store: &'a Store,
+    machine: ResourceId,
+    service: Service,
+    kept: Key,
+    refused: Key,
+}
+
+impl<'a> Credentials<'a> {
+    /// Those of a service of a machine, for dialling a port of it.
+    pub(crate) fn new(
+        arm: &'a Arm,
+        store: &'a Store,
+        machine: &ResourceId,
+        service: Service,
+        port: u16,
+    ) -> Self {
+        let id = machine.to_string().to_lowercase();
+        let subject = format!("{}{id} {service} {port}", arm.authority());
+        Self {
+            arm,
+            store,
+            machine: machine.clone(),
+            service,
+            kept: Key::new(Kind::Relay, subject.as_str()),
+            refused: Key::new(Kind::Refusal, subject),
+        }
+    }
+
+    /// What the store holds to dial with, the best first.
+    ///
+    /// # Errors
+    /// The store is open to others.
+    pub(crate) fn kept(&self) -> Result<Vec<Minted>, TooOpen> {
+        Ok(self.record()?.in_order(unix_now()))
+    }
+
+    /// New ones, or those that another process has minted meanwhile; never `instead_of`.
+    ///
+    /// # Errors
+    /// What ARM refuses, and refused within [`REFUSAL_LIFE`].
+    pub(crate) async fn mint(&self, instead_of: Option<&Minted>) -> Result<Minted, ArmError> {
+        let _lock = self.store.lock(&self.kept).await;
+        let newest = self.record()?.minted.pop();
+        let is_other = |minted: &Minted| instead_of.is_none_or(|old| !old.is(minted) && old.at <= minted.at);
+        match newest.filter(|newest| newest.is_valid(unix_now()) && is_other(newest)) {
+            Some(newest) => Ok(newest),
+            None => self.mint_locked(instead_of).await,
+        }
+    }
+
+    /// Mints a successor, unless it is not due or another process is at it.
+    pub(crate) async fn refresh(&self, minted: &Minted) {
+        let Some(lock) = self.store.try_lock(&self.kept) else { return };
+        match self.record() {
+            Ok(record) if record.is_due(minted, unix_now()) => {}
+            _ => return,
+        }
+        if let Err(error) = self.mint_locked(None).await {
+            info!("no successor: {error}");
+        }
+        drop::<Lock>(lock);
+    }
+
+    /// Whether a successor is due.
+    pub(crate) fn is_due(&self, minted: &Minted) -> bool {
+        self.record().is_ok_and(|record| record.is_due(minted, unix_now()))
+    }
+
+    /// Notes that the agent has heard of these just now, after it had to be waited for.
+    pub(crate) fn settled(&self, minted: &Minted) {
+        let Some(_lock) = self.store.try_lock(&self.kept) else { return };
+        if let (true, Ok(record)) = (minted.is_young(), self.record()) {
+            self.store.write(&self.kept, &Record { settling: minted.age(), ..record });
+        }
+    }
+
+    async fn mint_locked(&self, instead_of: Option<&Minted>) -> Result<Minted, ArmError> {
+        let now = unix_now();
+        if let Some(refused) =
+            self.store.read::<Refused>(&self.refused)?.filter(|refused| now < refused.until)
+        {
+            return Err(ArmError::Refused(refused.refusal));
+        }
+        match list_credentials(self.arm, &self.machine, self.service).await {
+            Ok((credentials, date)) => {
+                let minted = Minted::new(credentials, date, unix_now());
+                info!(relay = minted.credentials.authority(), until = minted.until, "relay credentials");
+                self.keep(minted.clone(), instead_of)?;
+                Ok(minted)
+            }
+            Err(error) => {
+                self.keep_refusal(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn keep(&self, minted: Minted, instead_of: Option<&Minted>) -> Result<(), TooOpen> {
+        let Record { minted: mut all, settling } = self.record()?;
+        all.retain(|old| instead_of.is_none_or(|useless| !useless.is(old)));
+        all.push(minted);
+        let minted = all.split_off(all.len().saturating_sub(KEPT));
+        self.store.write(&self.kept, &Record { minted, settling });
+        self.store.remove(&self.refused);
+        Ok(())
+    }
+
+    /// What fifty forks of ansible would be answered alike is asked once. 412 is not kept: setting up ends it at once.
+    fn keep_refusal(&self, error: &ArmError) {
+        if let ArmError::Refused(refusal) = error
+            && matches!(refusal.status, 403 | 404)
+        {
+            let refused = Refused { refusal: refusal.clone(), until: unix_now() + REFUSAL_LIFE };
+            self.store.write(&self.refused, &refused);
+        }
+    }
+
+    fn record(&self) -> Result<Record, TooOpen> {
+        Ok(self.store.read(&self.kept)?.unwrap_or_default())
+    }
+}
+
+/// Forgets the credentials of a machine, of all its services and ports, and that they were refused.
+pub(crate) fn forget(arm: &Arm, store: &Store, machine: &ResourceId) {
+    forget_kinds(arm, store, machine, &[Kind::Relay, Kind::Refusal]);
+}
+
+/// Forgets that credentials of a machine were refused.
+pub(crate) fn forget_refusals(arm: &Arm, store: &Store, machine: &ResourceId) {
+    forget_kinds(arm, store, machine, &[Kind::Refusal]);
+}
+
+fn forget_kinds(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) {
+    let start = format!("{}{} ", arm.authority(), machine.to_string().to_lowercase());
+    let of_machine = |key: &Key| kinds.contains(&key.kind) && key.subject.starts_with(&start);
+    store.keys().iter().filter(|key| of_machine(key)).for_each(|key| store.remove(key));
+}
+
+/// How long what is kept under a key can be dialled with.
+///
+/// # Errors
+/// The store is open to others.
+pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, TooOpen> {
+    let record: Record = store.read(key)?.unwrap_or_default();
+    let now = unix_now();
+    let ends = record.minted.iter().filter(|minted| minted.is_valid(now)).map(|minted| minted.until).max();
+    Ok(ends.map(|end| Duration::from_secs(end - now)))
+}
+
+/// How long a kept name may go unheard while it is dialled, before another is minted: an agent that has just
+/// reconnected takes some seconds.
+pub(crate) const LASTING: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RELAY: &str = r#"{"relay":{"namespaceName":"azgn","namespaceNameSuffix":"servicebus.windows.net",
+        "hybridConnectionName":"NAME","accessKey":"SharedAccessSignature sr=x","expiresOn":1000}}"#;
+    const HOUR: u64 = 3600;
+
+    fn minted(name: &str, at: u64, life: u64) -> Minted {
+        let credentials = RelayCredentials::from_json(RELAY.replace("NAME", name).as_bytes());
+        Minted { credentials: credentials.expect("well formed"), at, until: at + life }
+    }
+
+    fn order(minted: &[&Minted], settling: u64, now: u64) -> Vec<String> {
+        let record = Record { minted: minted.iter().map(|&m| m.clone()).collect(), settling };
+        record.in_order(now).into_iter().map(|minted| minted.credentials.hybrid_connection_name).collect()
+    }
+
+    #[test]
+    fn the_servers_clock_decides_when_credentials_end() {
+        let credentials = || RelayCredentials::from_json(RELAY.as_bytes()).unwrap();
+        // Ours is 500 s ahead of the server's, then behind, then its own is not told.
+        assert_eq!(Minted::new(credentials(), Some(900), 1400).until, 1500);
+        assert_eq!(Minted::new(credentials(), Some(900), 400).until, 500);
+        assert_eq!(Minted::new(credentials(), None, 950).until, 1000);
+        assert_eq!(Minted::new(credentials(), Some(2000), 950).until, 950);
+    }
+
+    #[test]
+    fn the_newest_comes_first_once_its_agent_has_had_time() {
+        let (old, new) = (minted("old", 0, 3 * HOUR), minted("new", 7600, 3 * HOUR));
+        assert_eq!(order(&[&old, &new], 0, 7600 + LEAST_SETTLING - 1), ["old", "new"]);
+        assert_eq!(order(&[&old, &new], 0, 7600 + LEAST_SETTLING), ["new", "old"]);
+        assert_eq!(order(&[&old, &new], 60, 7600 + 59), ["old", "new"]);
+        assert_eq!(order(&[&old, &new], 60, 3 * HOUR), ["new"]);
+    }
+
+    #[test]
+    fn what_has_ended_or_comes_from_the_future_is_not_dialled_with() {
+        let one = minted("one", 100, HOUR);
+        assert!(order(&[&one], 0, 99).is_empty());
+        assert_eq!(order(&[&one], 0, 100), ["one"]);
+        assert_eq!(order(&[&one], 0, 100 + HOUR - MARGIN - 1), ["one"]);
+        assert!(order(&[&one], 0, 100 + HOUR - MARGIN).is_empty());
+    }
+
+    #[test]
+    fn a_successor_is_due_at_seventy_percent_or_before_a_slow_agent_needs_it() {
+        let due = |life, settling, now| {
+            let minted = minted("one", 0, life);
+            Record { minted: vec![minted.clone()], settling }.is_due(&minted, now)
+        };
+        assert!(!due(10_800, 0, 7559) && due(10_800, 0, 7560));
+        assert!(!due(600, 90, 419) && due(600, 90, 420));
+        assert!(due(60, 20, 20) && !due(60, 20, 19));
+    }
+
+    #[test]
+    fn what_already_has_a_successor_needs_none() {
+        let (old, new) = (minted("old", 0, HOUR), minted("new", 3000, HOUR));
+        let record = Record { minted: vec![old.clone(), new], settling: 0 };
+        assert!(!record.is_due(&old, 3500));
+    }
+}

@@ -1,0 +1,64 @@
+//! `arcssh account`: who connects to Azure, and by which source.
+
+use std::io::Write;
+
+use anyhow::Result;
+use azure_core::time::OffsetDateTime;
+use serde_json::Value;
+
+use crate::azure::arm::ArmError;
+use crate::azure::cloud::Cloud;
+use crate::azure::credential::{Identity, Token};
+use crate::cli::AccountArgs;
+use crate::line::one_line;
+use crate::net::Net;
+use crate::store::{Store, unix_now};
+
+/// Prints it; the exit status.
+///
+/// # Errors
+/// No source gives a token.
+pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
+    let (net, store) = (Net::new(), Store::open()?);
+    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
+    let token = Identity::new(&cloud, args.who.wanted(), &net, &store).token(None).await;
+    let token = token.map_err(ArmError::from)?;
+    let lines = [
+        ("source", token.source.title().to_owned()),
+        ("account", name(&token.claims())),
+        ("tenant", text(&token.claims()["tid"])),
+        ("expires", expiry(&token)),
+    ];
+    // Whoever closes the pipe has read enough.
+    let mut stdout = std::io::stdout();
+    for (what, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        let _ = writeln!(stdout, "{what:8} {}", one_line(value));
+    }
+    Ok(0)
+}
+
+/// Whom a token speaks for: a user by name, an application or a machine by its IDs (Microsoft Learn, "Access token claims
+/// reference").
+fn name(claims: &Value) -> String {
+    let users = ["upn", "preferred_username", "unique_name"].map(|name| text(&claims[name]));
+    if let Some(user) = users.into_iter().find(|user| !user.is_empty()) {
+        return user;
+    }
+    match (text(&claims["xms_mirid"]), text(&claims["appid"])) {
+        (machine, _) if !machine.is_empty() => machine,
+        (_, application) if !application.is_empty() => format!("application {application}"),
+        _ => text(&claims["oid"]),
+    }
+}
+
+fn text(claim: &Value) -> String {
+    claim.as_str().unwrap_or_default().to_owned()
+}
+
+fn expiry(token: &Token) -> String {
+    let time = i64::try_from(token.expires_on).ok();
+    let time = time.and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
+    let time = time.map_or(String::new(), |time| time.to_string());
+    let minutes = token.expires_on.saturating_sub(unix_now()) / 60;
+    format!("{}, in {minutes} min", time.split(['.', '+']).next().unwrap_or_default().trim_end())
+}

@@ -1,0 +1,53 @@
+//! `arcssh cache`: what is kept between connections, without its secrets.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::HumanDuration;
+
+use crate::azure::relay_credentials::life_left;
+use crate::azure::ssh_certificate::kept;
+use crate::cli::{CacheArgs, CacheCommand};
+use crate::store::{Key, Kind, Store};
+
+/// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
+const CLEARED: [Kind; 7] =
+    [Kind::Relay, Kind::Refusal, Kind::Throttle, Kind::Name, Kind::Token, Kind::Certificate, Kind::Failure];
+
+/// Shows or clears; the exit status.
+///
+/// # Errors
+/// The store is open to others.
+pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
+    let store = Store::open()?;
+    let text = match args.command {
+        CacheCommand::Show => show(&store)?,
+        CacheCommand::Clear => format!("{} entries cleared\n", store.clear(&CLEARED)),
+    };
+    // Whoever closes the pipe has read enough.
+    let _ = write!(std::io::stdout(), "{text}");
+    Ok(0)
+}
+
+fn show(store: &Store) -> Result<String> {
+    let Some(folder) = store.folder() else { return Ok("nothing can be kept here\n".into()) };
+    let mut text = format!("{}\n", folder.display());
+    for key in store.keys() {
+        text += &line(store, &key)?;
+    }
+    Ok(text)
+}
+
+fn told(left: Option<Duration>) -> String {
+    left.map_or("has ended".into(), |left| format!("{} left", HumanDuration(left)))
+}
+
+fn line(store: &Store, key: &Key) -> Result<String> {
+    let left = match key.kind {
+        Kind::Relay => told(life_left(store, key)?),
+        Kind::Certificate => told(kept::life_left(store, key)?),
+        _ => String::new(),
+    };
+    Ok(format!("{:11} {:12} {}\n", format!("{:?}", key.kind).to_lowercase(), left, key.subject))
+}

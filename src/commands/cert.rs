@@ -1,0 +1,135 @@
+//! `arcssh cert`: an SSH certificate of Entra ID, for the key that arcssh keeps or for one's own.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tempfile::NamedTempFile;
+
+use crate::azure::cloud::Cloud;
+use crate::azure::credential::Identity;
+use crate::azure::ssh_certificate::kept::{Holder, Pair};
+use crate::azure::ssh_certificate::{NoCertificate, certify};
+use crate::cli::CertArgs;
+use crate::line::warn;
+use crate::net::Net;
+use crate::ssh::certificate::Certificate;
+use crate::ssh::key::PublicKey;
+use crate::store::Store;
+
+/// How OpenSSH names a key's certificate (ssh-keygen(1), "CERTIFICATES").
+const CERTIFICATE: &str = "-cert.pub";
+
+/// Gets, writes or shows; the exit status.
+///
+/// # Errors
+/// Entra ID gives no certificate, or a file cannot be written.
+pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
+    let (net, store) = (Net::new(), Store::open()?);
+    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
+    let identity = Identity::new(&cloud, args.who.wanted(), &net, &store);
+    if let Some(public_key) = &args.public_key {
+        return for_own_key(args, &identity, public_key).await;
+    }
+    let holder = Holder::new(identity, args.certificate.asked())?;
+    match &args.file {
+        _ if args.show => show(&holder),
+        Some(file) => {
+            let key = key_of(file)?;
+            write(&holder.pair().await?, &key, file)
+        }
+        None => {
+            tell(&holder.pair().await?.certificate);
+            Ok(0)
+        }
+    }
+}
+
+/// A certificate for a key that the user has.
+async fn for_own_key(args: &CertArgs, identity: &Identity, public_key: &Path) -> Result<u8> {
+    let key = PublicKey::read(&expanded(public_key))?;
+    let file = args.file.as_deref().map_or_else(|| beside(&expanded(public_key)), expanded);
+    let certificate = certify(identity, &key, &args.certificate.asked()).await?.certificate;
+    replace(&file, &certificate.to_line())?;
+    warn(&format!("{} is written", file.display()));
+    tell(&certificate);
+    Ok(0)
+}
+
+/// `id_rsa-cert.pub` for `id_rsa.pub`: ssh finds it there by itself.
+fn beside(public_key: &Path) -> PathBuf {
+    let name = public_key.file_name().unwrap_or_default().to_string_lossy();
+    public_key.with_file_name(format!("{}{CERTIFICATE}", name.strip_suffix(".pub").unwrap_or(&name)))
+}
+
+/// The file of the private key whose certificate is in `file`.
+fn key_of(file: &Path) -> Result<PathBuf> {
+    let name = file.file_name().and_then(|name| name.to_str()?.strip_suffix(CERTIFICATE));
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        bail!(
+            "{} does not end in {CERTIFICATE}: the private key goes to the same without that",
+            file.display()
+        )
+    };
+    Ok(file.with_file_name(name))
+}
+
+/// Writes the pair for ssh to read. A new key is written first: the certificate that it takes the place of has ended.
+fn write(pair: &Pair, key: &Path, file: &Path) -> Result<u8> {
+    let (key, file) = (expanded(key), expanded(file));
+    if let Some(folder) = file.parent() {
+        create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    replace(&key, pair.pem.text())?;
+    replace(&file, &pair.certificate.to_line())?;
+    Ok(0)
+}
+
+/// A path whose `~/` no shell has replaced, as on Windows.
+fn expanded(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+/// Writes the file beside its place, for its owner alone, and moves it there, unless it is as it should be.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let what = || format!("cannot write {}", file.display());
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut new = NamedTempFile::with_prefix_in(".arcssh-", folder).with_context(what)?;
+    new.write_all(text.as_bytes()).with_context(what)?;
+    new.as_file().sync_data().with_context(what)?;
+    new.persist(file).with_context(what)?;
+    Ok(())
+}
+
+fn create_private_folder(folder: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// What the kept certificate says.
+fn show(holder: &Holder) -> Result<u8> {
+    let Some(Pair { certificate, .. }) = holder.kept()? else { bail!(NoCertificate::NoneKept) };
+    print(&certificate.to_string());
+    Ok(0)
+}
+
+/// Who can log in with it, and until when.
+fn tell(certificate: &Certificate) {
+    let text = certificate.to_string();
+    let brief = text.lines().filter(|line| line.starts_with("login name") || line.starts_with("valid"));
+    print(&brief.map(|line| format!("{line}\n")).collect::<String>());
+}
+
+/// Whoever closes the pipe has read enough.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,77 @@
+//! Where sections find a certificate of Entra ID, and whom it lets in.
+
+use anyhow::{Context, Result, ensure};
+use ring::digest::{SHA256, digest};
+
+use crate::azure::credential::Identity;
+use crate::azure::ssh_certificate::Asked;
+use crate::azure::ssh_certificate::kept::Holder;
+use crate::ssh::host::{Delivery, Platform};
+
+/// What sections hold of a certificate of Entra ID.
+pub(super) struct Entra {
+    /// Whom it lets in.
+    pub(super) login_name: String,
+    /// Which certificate.
+    pub(super) asked: Asked,
+    /// The folder of agents and files; on Windows relative to the user's, for its name may hold spaces.
+    folder: String,
+}
+
+impl Entra {
+    /// Asks for the certificate, since it alone says whom it lets in.
+    ///
+    /// # Errors
+    /// There is no certificate, or no such way on this system.
+    pub(super) async fn of(
+        identity: Identity,
+        asked: &Asked,
+        deliveries: &[Delivery],
+        platform: Platform,
+    ) -> Result<Self> {
+        let by_agent = deliveries.contains(&Delivery::Agent);
+        ensure!(
+            platform == Platform::Unix || !by_agent,
+            "OpenSSH for Windows knows no agent such as --entra=agent needs; use --entra=files"
+        );
+        let folder = match platform {
+            Platform::Windows => "~/.ssh/arcssh".to_owned(),
+            Platform::Unix => {
+                let home = std::env::home_dir().context("this user has no home directory")?;
+                let folder = home.join(".ssh/arcssh");
+                folder.to_str().with_context(|| format!("{} is not text", folder.display()))?.to_owned()
+            }
+        };
+        let asked = asked.clone();
+        let pair = Holder::new(identity, asked.clone())?.pair().await?;
+        let login_name = pair.certificate.login_name().context("the certificate lets nobody in")?;
+        Ok(Self { login_name, asked, folder })
+    }
+
+    /// The path of the agent for a machine or a pattern.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub(super) fn agent(&self, subject: &str) -> Result<String> {
+        let path = format!("{}/{}", self.folder, short_hash(&subject.to_lowercase()));
+        ensure!(
+            path.len() <= MAX_AGENT,
+            "{path} is too long for a socket's name, of which systems take about 100 bytes; use --entra=files"
+        );
+        Ok(path)
+    }
+
+    /// The file of the private key.
+    pub(super) fn file(&self) -> String {
+        let Asked { scope, client_id } = &self.asked;
+        format!("{}/id_{}", self.folder, short_hash(&format!("{scope:?} {client_id:?}")))
+    }
+}
+
+/// Bytes of an agent's path: macOS takes 103, of which the number of a process takes some.
+const MAX_AGENT: usize = 92;
+
+/// Enough to tell the machines of one user apart.
+fn short_hash(text: &str) -> String {
+    digest(&SHA256, text.as_bytes()).as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,81 @@
+//! `arcssh doctor`: look at everything between here and a machine's sshd, and say what is wrong and what to type.
+
+pub(crate) mod check;
+mod checks;
+mod findings;
+mod local;
+
+use std::io::{IsTerminal, Write, stdout};
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use tracing::info;
+
+use crate::ask::Consent;
+use crate::azure::arm::Arm;
+use crate::azure::cloud::Cloud;
+use crate::azure::hybrid_connectivity::Service;
+use crate::azure::resource_id::ResourceId;
+use crate::cli::DoctorArgs;
+use crate::commands::doctor::check::{Check, Paint, Words, json_report, report};
+use crate::commands::doctor::checks::{Judge, is_fixable};
+use crate::commands::doctor::findings::Examiner;
+use crate::net::Net;
+use crate::set_up::Wish;
+use crate::set_up::work::{Go, Work};
+use crate::store::Store;
+use crate::waiting::Waiting;
+
+/// How many machines are set up at a time.
+const ONE: usize = 1;
+/// How long setting up waits for the machine's agent.
+const WAIT: Duration = Duration::from_secs(180);
+
+/// Examines, and shows what was found; 1 if something keeps a connection from coming about. `explain` has the words of
+/// errors, which are those of a connection that fails by them.
+///
+/// # Errors
+/// An endpoint that cannot be one; what keeps a fix from being made.
+pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Result<u8> {
+    // Only what it is told of says how well the store is: the rest goes on without.
+    let (store, health) = match Store::open().and_then(|store| Ok((store.check()?, store))) {
+        Ok((count, store)) => (store, Ok(count)),
+        Err(open) => (Store::nothing(), Err(open)),
+    };
+    let net = Net::new();
+    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
+    let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
+    let examiner = Examiner { args, cloud, net, store, arm };
+    let waiting = Waiting::default();
+    waiting.for_the("checks".into());
+    let findings = waiting.during(examiner.look(health.clone())).await;
+    let mut judge = Judge { findings, explain };
+    let mut checks = judge.checks();
+    if let Some(machine) = judge.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
+        fix(&examiner, machine).await?;
+        judge.findings = waiting.during(examiner.look(health)).await;
+        checks = judge.checks();
+    }
+    show(args, &checks);
+    Ok(u8::from(checks.iter().any(Check::has_failed)))
+}
+
+/// What `arcssh setup` can put right.
+async fn fix(examiner: &Examiner<'_>, machine: ResourceId) -> Result<()> {
+    let Examiner { args, net, store, arm, .. } = examiner;
+    info!("setting {machine} up");
+    let wish = Wish { service: Service::Ssh, port: args.port, replace: false };
+    let work = Work { net, store, arm, wish, jobs: ONE, wait: WAIT };
+    work.run(vec![machine], Go::With(Consent::of(args.yes))).await.map(drop)
+}
+
+/// Whoever closes the pipe has read enough.
+fn show(args: &DoctorArgs, checks: &[Check]) {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let paint = if stdout().is_terminal() && !no_colour { Paint::Coloured } else { Paint::Plain };
+    let text = match args.json {
+        true => json_report(args.machine.as_deref(), checks),
+        false => report(checks, paint),
+    };
+    let _ = stdout().write_all(text.as_bytes());
+}

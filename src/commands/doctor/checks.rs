@@ -1,0 +1,624 @@
+//! What the findings mean, a function a check. Of several things that are wrong the first is blamed: what cannot be
+//! known or cannot work before it is put right is skipped.
+
+use anyhow::Error;
+
+use crate::azure::arm::{ArmError, Refusal};
+use crate::azure::hybrid_compute::{Extension, Machine};
+use crate::azure::hybrid_connectivity::endpoint::Seen;
+use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
+use crate::azure::resource_id::ResourceId;
+use crate::azure::resource_provider::NAMESPACE;
+use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
+use crate::commands::doctor::findings::{Findings, Look};
+use crate::commands::doctor::local::HostKey;
+use crate::relay::connect::ConnectError;
+use crate::set_up::Found;
+
+use Outcome::{Failed, Passed, Skipped, Warned};
+
+/// The first agent that knows service configurations (azure-docs `ssh-arc-overview.md`), and the first that ssh could be
+/// used with at all (the same in its first version).
+const SERVICE_CONFIGURATIONS: [u64; 2] = [1, 31];
+const FIRST_AGENT: [u64; 3] = [1, 13, 21320];
+/// The first OpenSSH that takes RSA certificates with SHA-2 signatures, which are all that newer clients make
+/// (bugzilla.mindrot.org 3351; entra-docs `howto-vm-sign-in-azure-ad-linux.md`).
+const SHA2_CERTIFICATES: [u64; 2] = [7, 8];
+/// By how many seconds clocks may differ before something notices, and before Entra ID takes no assertion any more
+/// (Microsoft Learn, "Microsoft identity platform certificate credentials": minutes).
+const SKEW_NOTICED: u64 = 60;
+const SKEW_REFUSED: u64 = 300;
+/// Of a token's life, the seconds that are told as few.
+const SHORT_LIFE: u64 = 60;
+
+/// A judgement of what was found.
+type Judgement = fn(&Judge) -> Outcome;
+
+/// In the order in which they are shown.
+const CHECKS: [(&str, Judgement); 22] = [
+    ("ssh", |judge| judge.program(0, "openssh-client")),
+    ("ssh-keygen", |judge| judge.program(1, "openssh-client")),
+    ("identity", Judge::identity),
+    ("clock", Judge::clock),
+    ("subscription", Judge::subscription),
+    ("provider", Judge::provider),
+    ("machine", Judge::machine_status),
+    ("agent version", Judge::agent_version),
+    ("operating system", Judge::operating_system),
+    ("place", Judge::place),
+    ("private link", Judge::private_link),
+    ("permissions", Judge::permissions),
+    ("endpoint", Judge::endpoint),
+    ("service configuration", Judge::service_configuration),
+    ("Entra login", Judge::entra_login),
+    ("network", Judge::network),
+    ("relay", Judge::relay),
+    ("sshd", Judge::sshd),
+    ("host key", Judge::host_key),
+    ("certificate", Judge::certificate),
+    ("ssh configuration", Judge::configuration),
+    ("store", Judge::store),
+];
+
+/// Whether `arcssh setup` puts it right.
+pub(super) fn is_fixable(check: &Check) -> bool {
+    check.has_failed() && ["provider", "endpoint", "service configuration"].contains(&check.name)
+}
+
+/// Who judges, with the words of errors.
+pub(super) struct Judge {
+    pub(super) findings: Findings,
+    pub(super) explain: fn(&Error) -> Words,
+}
+
+impl Judge {
+    /// All checks.
+    pub(super) fn checks(&self) -> Vec<Check> {
+        CHECKS.iter().map(|(name, judgement)| Check { name, outcome: judgement(self) }).collect()
+    }
+
+    /// The machine, where it is there.
+    pub(super) fn machine(&self) -> Option<ResourceId> {
+        Some(self.findings.machine.as_ref()?.as_ref().ok()?.id.clone())
+    }
+
+    fn failed(&self, error: &Error) -> Outcome {
+        Failed((self.explain)(error))
+    }
+
+    /// What comes before everything in Azure.
+    fn in_azure(&self) -> Result<(), Outcome> {
+        if self.findings.way.iter().any(|(_, way)| way.is_err()) {
+            return Err(first("the network"));
+        }
+        match self.findings.token {
+            Some(Ok(_)) => Ok(()),
+            _ => Err(first("an identity")),
+        }
+    }
+
+    /// What comes before everything about a machine.
+    fn examined(&self) -> Result<&Machine, Outcome> {
+        self.in_azure()?;
+        if self.findings.named.is_none() {
+            return Err(Skipped("no machine is named".into()));
+        }
+        if failed(&self.findings.registration).is_some_and(|error| is_refused(error, 404)) {
+            return Err(first("the subscription"));
+        }
+        seen(&self.findings.machine).ok_or_else(|| first("the machine"))
+    }
+
+    /// What Azure holds of the machine, where the provider is registered and the identity may connect.
+    fn found(&self) -> Result<&Found, Outcome> {
+        self.examined()?;
+        if self.is_unregistered() {
+            return Err(first("the provider"));
+        }
+        match &self.findings.found {
+            Some(Ok(found)) => Ok(found),
+            Some(Err(error)) if is_refused(error, 403) => Err(first("the permissions")),
+            Some(Err(error)) => Err(self.failed(error)),
+            None => Err(first("the machine")),
+        }
+    }
+
+    fn is_unregistered(&self) -> bool {
+        seen(&self.findings.registration).is_some_and(|registration| !registration.is_done())
+    }
+
+    fn answers(&self) -> bool {
+        matches!(self.findings.relay, Some(Ok(())))
+    }
+
+    fn program(&self, number: usize, package: &str) -> Outcome {
+        match &self.findings.programs[number] {
+            Ok(Some(version)) if number == 0 => Passed(version.clone()),
+            Ok(Some(_)) => Passed("installed".into()),
+            Ok(None) => Failed(Words::new("it is not installed", installation(package))),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn identity(&self) -> Outcome {
+        match &self.findings.token {
+            None => first("the network"),
+            Some(Err(error)) => self.failed(error),
+            Some(Ok(token)) => {
+                let claims = token.claims();
+                let text = |name: &str| claims[name].as_str().map(ToOwned::to_owned);
+                let who =
+                    ["upn", "unique_name", "appid", "oid"].into_iter().find_map(text).unwrap_or_default();
+                let tenant = text("tid").unwrap_or_default();
+                let left = token.expires_on.saturating_sub(crate::store::unix_now());
+                let told =
+                    format!("{}: {who} in the tenant {tenant}, for {} min", token.source.title(), left / 60);
+                match left {
+                    ..SHORT_LIFE => Warned(Words::new(format!("{told}: it ends now"), "arcssh cache clear")),
+                    _ => Passed(told),
+                }
+            }
+        }
+    }
+
+    fn clock(&self) -> Outcome {
+        let Some(skew) = self.findings.skew else {
+            return self.in_azure().err().unwrap_or(Skipped("Azure did not tell the time".into()));
+        };
+        let (seconds, way) = (skew.unsigned_abs(), if skew < 0 { "behind" } else { "ahead of" });
+        let why = format!("this machine's clock is {seconds} s {way} Azure's");
+        if seconds <= SKEW_NOTICED {
+            return Passed(format!("within {SKEW_NOTICED} s of Azure's"));
+        }
+        let words = Words::new(why, set_clock());
+        if seconds <= SKEW_REFUSED { Warned(words) } else { Failed(words) }
+    }
+
+    fn subscription(&self) -> Outcome {
+        if let Err(skipped) = self.in_azure() {
+            return skipped;
+        }
+        match (&self.findings.subscriptions, &self.findings.registration) {
+            (Some(Ok(0)), _) => Warned(Words::new("this identity sees no subscription", "arcssh account")),
+            (Some(Ok(count)), _) => Passed(format!("{count} to be seen")),
+            (Some(Err(error)), _) => self.failed(error),
+            (None, Some(Ok(_))) => Passed(self.subscription_id()),
+            (None, Some(Err(error))) if is_refused(error, 403) => {
+                Passed(format!("{}, of which this identity may see nothing else", self.subscription_id()))
+            }
+            (None, Some(Err(error))) => self.failed(error),
+            (None, None) => first("the machine"),
+        }
+    }
+
+    fn subscription_id(&self) -> String {
+        self.machine().map_or("it is there".into(), |machine| machine.subscription)
+    }
+
+    fn provider(&self) -> Outcome {
+        if let Err(skipped) = self.examined() {
+            return skipped;
+        }
+        match &self.findings.registration {
+            Some(Ok(registration)) if registration.is_done() => Passed(format!("{NAMESPACE} is registered")),
+            Some(Ok(registration)) => Failed(Words::new(
+                format!("{NAMESPACE} is {} in the subscription", registration.state),
+                self.set_up(),
+            )),
+            Some(Err(_)) | None => Skipped("its state may not be read with this role".into()),
+        }
+    }
+
+    fn machine_status(&self) -> Outcome {
+        if let Err(skipped) = self.in_azure() {
+            return skipped;
+        }
+        if let Some(error) = failed(&self.findings.machine) {
+            let by_subscription =
+                failed(&self.findings.registration).is_some_and(|error| is_refused(error, 404));
+            return if by_subscription { first("the subscription") } else { self.failed(error) };
+        }
+        let machine = match self.examined() {
+            Ok(machine) => machine,
+            Err(skipped) => return skipped,
+        };
+        let since = machine.last_status_change.split(['T', '.']).take(2).collect::<Vec<_>>().join(" ");
+        let told = format!("{} since {since}", machine.status);
+        match machine.status.to_lowercase().as_str() {
+            "" => Passed("it may not be read with this role".into()),
+            "connected" => Passed(told),
+            _ if self.answers() => Warned(Words { why: format!("{told}, and yet it answers"), fix: None }),
+            "expired" => Failed(Words::new(
+                format!("{told}: Azure has given it up after 45 days"),
+                "on the machine: azcmagent disconnect, and then azcmagent connect",
+            )),
+            _ => Failed(Words::new(told, AGENT)),
+        }
+    }
+
+    fn agent_version(&self) -> Outcome {
+        let machine = match self.examined() {
+            Ok(machine) => machine,
+            Err(skipped) => return skipped,
+        };
+        let version = numbers(&machine.agent_version);
+        let told = machine.agent_version.clone();
+        let update = if machine.os == "windows" {
+            "on the machine: install Windows updates, or msiexec /i AzureConnectedMachineAgent.msi"
+        } else {
+            "on the machine: sudo apt upgrade azcmagent, or yum, dnf, zypper update azcmagent"
+        };
+        if version.is_empty() {
+            return Skipped("Azure does not tell".into());
+        }
+        if version.as_slice() >= &SERVICE_CONFIGURATIONS[..] {
+            return Passed(told);
+        }
+        let words = if version.as_slice() >= &FIRST_AGENT[..] {
+            Words::new(format!("{told} does not know service configurations; 1.31 does"), update)
+        } else {
+            Words::new(format!("{told} cannot carry ssh at all; 1.31 can"), update)
+        };
+        if self.answers() { Warned(words) } else { Failed(words) }
+    }
+
+    fn operating_system(&self) -> Outcome {
+        match self.examined() {
+            Ok(machine) if machine.os.is_empty() => Skipped("Azure does not tell".into()),
+            Ok(machine) if machine.os == "windows" => {
+                Passed("windows: local and domain users; Entra ID's log in to Linux only".into())
+            }
+            Ok(machine) => Passed(format!("{}: local users, and Entra ID's with its extension", machine.os)),
+            Err(skipped) => skipped,
+        }
+    }
+
+    fn place(&self) -> Outcome {
+        match self.examined() {
+            Ok(machine) if machine.location.is_empty() => Skipped("Azure does not tell".into()),
+            Ok(machine) => Passed([&*machine.location, &*machine.kind].join(" ").trim_end().to_owned()),
+            Err(skipped) => skipped,
+        }
+    }
+
+    fn private_link(&self) -> Outcome {
+        match self.examined() {
+            // azure-docs `private-link-security.md`.
+            Ok(machine) if machine.is_private_link => Warned(Words::new(
+                "its agent is in a private link scope, which does not carry ssh",
+                format!(
+                    "az connectedmachine update --name {} --resource-group {} --private-link-scope-resource-id \"\"",
+                    machine.id.name, machine.id.resource_group
+                ),
+            )),
+            Ok(_) => Passed("none".into()),
+            Err(skipped) => skipped,
+        }
+    }
+
+    fn permissions(&self) -> Outcome {
+        if let Err(skipped) = self.examined() {
+            return skipped;
+        }
+        let refused = [failed(&self.findings.found), failed(&self.findings.relay)];
+        if let Some(error) = refused.into_iter().flatten().find(|error| is_refused(error, 403)) {
+            return self.failed(error);
+        }
+        let Some(permissions) = seen(&self.findings.permissions) else {
+            return Skipped("they may not be read with this role".into());
+        };
+        if !permissions.allow(CONNECT) && !self.answers() {
+            let fix = format!("an owner of the machine gives this identity the role {}", least_role(CONNECT));
+            return Failed(Words::new(format!("it lacks the right {CONNECT}"), fix));
+        }
+        let set_up = if SET_UP.iter().all(|action| permissions.allow(action)) {
+            "connect and set up"
+        } else {
+            "connect"
+        };
+        let login = match (permissions.allow_data(LOGIN_AS_ADMIN), permissions.allow_data(LOGIN)) {
+            (true, _) => "; log in by Entra ID as administrator",
+            (false, true) => "; log in by Entra ID",
+            (false, false) => "",
+        };
+        Passed(format!("{set_up}{login}"))
+    }
+
+    fn endpoint(&self) -> Outcome {
+        match self.found().map(|found| found.endpoint) {
+            Ok(Seen::There(())) => Passed("it is there".into()),
+            Ok(Seen::Hidden) => Passed("it is there, and may not be read with this role".into()),
+            Ok(Seen::Missing) => Failed(Words::new("it has no connectivity endpoint yet", self.set_up())),
+            Err(skipped) => skipped,
+        }
+    }
+
+    fn service_configuration(&self) -> Outcome {
+        let port = self.findings.port;
+        match self.found().map(|found| (found.endpoint, found.port)) {
+            Ok((Seen::Missing, _)) => first("the endpoint"),
+            Ok((_, Seen::There(enabled))) if enabled == port => Passed(format!("SSH on port {port}")),
+            Ok((_, Seen::There(enabled))) => Failed(Words::new(
+                format!("SSH is enabled on port {enabled}, and a machine has one port for it: {port} is not"),
+                format!("{} --replace-port, or connect by port {enabled}", self.set_up_at(port)),
+            )),
+            Ok((_, Seen::Hidden)) => Passed("it is there, and may not be read with this role".into()),
+            Ok((_, Seen::Missing)) => {
+                Failed(Words::new("the service is not enabled on it yet", self.set_up()))
+            }
+            Err(skipped) => skipped,
+        }
+    }
+
+    fn set_up(&self) -> String {
+        match self.findings.port {
+            22 => self.set_up_command(),
+            port => self.set_up_at(port),
+        }
+    }
+
+    fn set_up_at(&self, port: u16) -> String {
+        format!("{} --port {port}", self.set_up_command())
+    }
+
+    fn set_up_command(&self) -> String {
+        let id = self.machine().map_or("MACHINE".into(), |machine| machine.to_string());
+        if id.contains(['(', ')']) { format!("arcssh setup '{id}'") } else { format!("arcssh setup {id}") }
+    }
+
+    fn entra_login(&self) -> Outcome {
+        let machine = match self.examined() {
+            Ok(machine) => machine,
+            Err(skipped) => return skipped,
+        };
+        if machine.os == "windows" {
+            return Skipped("Entra ID's users log in to Linux only".into());
+        }
+        let Some(extensions) = seen(&self.findings.extensions) else {
+            return Skipped("its extensions may not be read with this role".into());
+        };
+        let extension = extensions.iter().find(|extension| extension.is_entra_login());
+        let has_role =
+            seen(&self.findings.permissions).is_some_and(|permissions| permissions.allow_data(LOGIN));
+        let ResourceId { name, resource_group, .. } = &machine.id;
+        let on = format!("--machine-name {name} --resource-group {resource_group}");
+        match (extension.map(Extension::state), has_role) {
+            (None, true) => Warned(Words::new(
+                "this identity may log in by Entra ID, and the extension for it is not installed",
+                format!(
+                    "az connectedmachine extension create {on} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location {}",
+                    machine.location
+                ),
+            )),
+            (None, false) => Skipped("local users only: the extension is not installed".into()),
+            (Some(state), _) if !state.eq_ignore_ascii_case("Succeeded") => Warned(Words::new(
+                format!("the extension is there, and its state is {state}"),
+                format!("az connectedmachine extension list {on}"),
+            )),
+            (Some(_), true) => {
+                Passed("the extension is installed, and this identity has a role for it".into())
+            }
+            (Some(_), false) => Passed("the extension is installed; this identity has no role for it".into()),
+        }
+    }
+
+    fn network(&self) -> Outcome {
+        let mut ways = Vec::new();
+        for (whom, way) in &self.findings.way {
+            match way {
+                Ok(way) => ways.push(format!("{whom}: {way}")),
+                Err(error) => return self.failed(error),
+            }
+        }
+        Passed(ways.join("; "))
+    }
+
+    fn relay(&self) -> Outcome {
+        let found = match self.found() {
+            Ok(found) => found,
+            Err(Skipped(why)) => return Skipped(why),
+            Err(_) => return first("the endpoint"),
+        };
+        if found.endpoint == Seen::Missing {
+            return first("the endpoint");
+        }
+        match &self.findings.relay {
+            None => first("the service configuration"),
+            Some(Ok(())) => Passed("it leads to the machine's agent".into()),
+            Some(Err(error)) if is_port_closed(error) => Passed("it leads to the machine's agent".into()),
+            Some(Err(error)) if is_refused(error, 403) => first("the permissions"),
+            Some(Err(_)) if matches!(self.machine_status(), Failed(_)) => first("the machine"),
+            Some(Err(_)) if matches!(self.agent_version(), Failed(_)) => first("the agent"),
+            Some(Err(error)) => self.failed(error),
+        }
+    }
+
+    fn sshd(&self) -> Outcome {
+        let port = self.findings.port;
+        match (self.relay(), &self.findings.relay, &self.findings.greeting) {
+            (Skipped(why), ..) => Skipped(why),
+            (_, Some(Err(error)), _) if is_port_closed(error) => self.failed(error),
+            (Passed(_), _, Some(Ok(Some(greeting)))) => greeted(greeting),
+            (Passed(_), _, Some(_)) => Failed(Words::new(
+                format!("what listens on its port {port} does not speak SSH"),
+                "name the port of its sshd with --port",
+            )),
+            _ => first("the relay"),
+        }
+    }
+
+    fn host_key(&self) -> Outcome {
+        match (self.sshd(), &self.findings.host_key, self.key_name()) {
+            (Skipped(why), ..) => Skipped(why),
+            (Failed(_), ..) => first("sshd"),
+            // ssh connects by a process of its own, which the store keeps from it.
+            _ if self.findings.store.is_err() => first("the store"),
+            (_, None, _) | (_, _, None) => Skipped("ssh has no section for this port of the machine".into()),
+            (_, Some(Ok(HostKey::Known)), _) => Passed("it is the one that ssh knows".into()),
+            (_, Some(Ok(HostKey::New)), _) => Passed("ssh knows none yet, and will ask".into()),
+            (_, Some(Ok(HostKey::Changed(file))), Some(name)) => Failed(Words::new(
+                format!(
+                    "it is not the one that {file} holds: the machine was installed anew, or somebody stands between"
+                ),
+                format!("ssh-keygen -f {file} -R {name}"),
+            )),
+            (_, Some(Err(error)), _) => self.failed(error),
+        }
+    }
+
+    /// The name that ssh keeps the machine's host key under.
+    fn key_name(&self) -> Option<&str> {
+        self.findings.section.as_ref().map(|section| section.key_name.as_str())
+    }
+
+    fn configuration(&self) -> Outcome {
+        match &self.findings.configuration {
+            Err(error) => self.failed(error),
+            Ok(found) => match (found.hosts, open_to_others(&found.file)) {
+                (_, Some(words)) => Failed(words),
+                (None, None) => Skipped(format!("{} holds no arcssh block", found.file.display())),
+                (Some(hosts), None) => {
+                    Passed(format!("ssh uses what {} says of {hosts} names", found.file.display()))
+                }
+            },
+        }
+    }
+
+    /// One that has ended keeps nobody out: the next connection asks for another.
+    fn certificate(&self) -> Outcome {
+        match &self.findings.certificate {
+            Ok(None) => Skipped("none is kept; arcssh config --entra logs in with one".into()),
+            Ok(Some(pair)) => {
+                let name = pair.certificate.login_name().unwrap_or_default();
+                Passed(
+                    pair.left()
+                        .map_or(format!("{name}, ended; the next connection asks for another"), |left| {
+                            format!("{name}, for {} min", left.as_secs().div_ceil(60))
+                        }),
+                )
+            }
+            Err(open) => self.failed(&open.clone().into()),
+        }
+    }
+
+    fn store(&self) -> Outcome {
+        match &self.findings.store {
+            Ok(count) => Passed(format!("{count} values are kept")),
+            Err(open) => self.failed(&open.clone().into()),
+        }
+    }
+}
+
+fn first(what: &str) -> Outcome {
+    Skipped(format!("{what} comes first"))
+}
+
+fn seen<T>(look: &Look<T>) -> Option<&T> {
+    look.as_ref()?.as_ref().ok()
+}
+
+fn failed<T>(look: &Look<T>) -> Option<&Error> {
+    look.as_ref()?.as_ref().err()
+}
+
+fn refusal(error: &Error) -> Option<&Refusal> {
+    match error.downcast_ref() {
+        Some(ArmError::Refused(refusal)) => Some(refusal),
+        _ => None,
+    }
+}
+
+/// Whether it is ARM's refusal with this status; a 404 for the subscription only.
+fn is_refused(error: &Error, status: u16) -> bool {
+    refusal(error).is_some_and(|refusal| {
+        refusal.status == status && (status != 404 || refusal.code == "SubscriptionNotFound")
+    })
+}
+
+fn is_port_closed(error: &Error) -> bool {
+    error.downcast_ref().is_some_and(ConnectError::is_port_closed)
+}
+
+/// The numbers that a version begins with.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
+}
+
+/// A server's version, such as `SSH-2.0-OpenSSH_7.4p1 Debian-10`.
+fn greeted(greeting: &str) -> Outcome {
+    let version = greeting.split_once("OpenSSH_").map_or("", |(_, version)| version);
+    let version = version.strip_prefix("for_Windows_").unwrap_or(version);
+    let version =
+        numbers(version.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default());
+    if version.is_empty() || version.as_slice() >= &SHA2_CERTIFICATES[..] {
+        return Passed(greeting.to_owned());
+    }
+    Warned(Words::new(
+        format!("{greeting} takes certificates of Entra ID only with SHA-1 signatures"),
+        "ssh -o PubkeyAcceptedKeyTypes=+ssh-rsa-cert-v01@openssh.com, or update the machine's OpenSSH",
+    ))
+}
+
+fn installation(package: &str) -> String {
+    match std::env::consts::OS {
+        "windows" => "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0".into(),
+        "macos" => "brew install openssh".into(),
+        _ => format!("sudo apt install {package}"),
+    }
+}
+
+fn set_clock() -> &'static str {
+    match std::env::consts::OS {
+        "windows" => "w32tm /resync",
+        "macos" => "sudo sntp -sS time.apple.com",
+        _ => "sudo timedatectl set-ntp true",
+    }
+}
+
+/// ssh refuses to read a configuration that others may write to (readconf.c, `SSHCONF_CHECKPERM`).
+#[cfg(unix)]
+fn open_to_others(file: &std::path::Path) -> Option<Words> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = file.metadata().ok()?.permissions().mode() & 0o7777;
+    let fix = format!("chmod go-w {}", file.display());
+    (mode & 0o022 != 0)
+        .then(|| Words::new(format!("{} is open to other users (mode {mode:04o})", file.display()), fix))
+}
+
+/// Elsewhere the folder of a user is that user's own.
+#[cfg(not(unix))]
+fn open_to_others(_: &std::path::Path) -> Option<Words> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_compared_number_by_number() {
+        assert!(numbers("1.67.03504.1320").as_slice() >= &SERVICE_CONFIGURATIONS[..]);
+        assert!(numbers("2.0").as_slice() >= &SERVICE_CONFIGURATIONS[..]);
+        assert!(numbers("1.9.1").as_slice() < &SERVICE_CONFIGURATIONS[..]);
+        assert!(numbers("1.13.21320.014").as_slice() >= &FIRST_AGENT[..]);
+        assert!(numbers("1.13.21319.9").as_slice() < &FIRST_AGENT[..]);
+        assert!(numbers("unknown").is_empty());
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_for_certificates_is_told_by_its_greeting() {
+        for old in
+            ["SSH-2.0-OpenSSH_7.4", "SSH-2.0-OpenSSH_6.6.1p1 Ubuntu", "SSH-2.0-OpenSSH_for_Windows_7.7"]
+        {
+            assert!(matches!(greeted(old), Warned(_)), "{old}");
+        }
+        for new in [
+            "SSH-2.0-OpenSSH_7.8p1",
+            "SSH-2.0-OpenSSH_10.0",
+            "SSH-2.0-OpenSSH_for_Windows_9.5",
+            "SSH-2.0-dropbear",
+        ] {
+            assert_eq!(greeted(new), Passed(new.into()));
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Looks at everything between here and a machine's sshd, one thing beside the other where they do not need each other,
+//! and never for long. What it means is judged elsewhere.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use http::uri::Authority;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, duplex};
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::azure::arm::Arm;
+use crate::azure::cloud::Cloud;
+use crate::azure::credential::{Identity, Token};
+use crate::azure::hybrid_compute::{Extension, Machine, MachineName, extensions, subscriptions};
+use crate::azure::hybrid_connectivity::Service;
+use crate::azure::hybrid_connectivity::endpoint::Seen;
+use crate::azure::permissions::Permissions;
+use crate::azure::relay_credentials::{Credentials, forget_refusals};
+use crate::azure::resource_id::ResourceId;
+use crate::azure::resource_provider::{Registration, registration};
+use crate::azure::ssh_certificate::Asked;
+use crate::azure::ssh_certificate::kept::{Holder, Pair};
+use crate::cli::DoctorArgs;
+use crate::commands::doctor::local::{self, Configuration, HostKey, Section};
+use crate::dial::{Goal, Way};
+use crate::fleet::find;
+use crate::net::{self, Net, certificate};
+use crate::relay::bridge::{self, Ending};
+use crate::relay::connect::{ConnectError, Upgraded};
+use crate::set_up::{Found, look};
+use crate::ssh::config_file;
+use crate::store::{Store, TooOpen, unix_now};
+use crate::waiting::Waiting;
+
+/// How long one look may take.
+const BOUND: Duration = Duration::from_secs(15);
+/// How long an agent that does not listen is waited for.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
+const MAX_GREETING: u64 = 8192;
+
+/// A look that was taken, or none where it would have told nothing.
+pub(super) type Look<T> = Option<Result<T>>;
+
+/// Everything that was seen.
+pub(super) struct Findings {
+    /// The versions of ssh and ssh-keygen.
+    pub(super) programs: [Result<Option<String>>; 2],
+    /// The ssh configuration.
+    pub(super) configuration: Result<Configuration>,
+    /// The machine's section in it, if that leads to the port to connect to.
+    pub(super) section: Option<Section>,
+    /// How many values are kept.
+    pub(super) store: Result<usize, TooOpen>,
+    /// ARM and Entra ID, with who vouches for each.
+    pub(super) way: Vec<(&'static str, Result<String>)>,
+    /// Who we are.
+    pub(super) token: Look<Token>,
+    /// How many subscriptions there are to see; only without a machine.
+    pub(super) subscriptions: Look<usize>,
+    /// By how many seconds this machine's clock is ahead of Azure's.
+    pub(super) skew: Option<i64>,
+    /// What the machine is called by whoever asks.
+    pub(super) named: Option<String>,
+    /// The port to connect to.
+    pub(super) port: u16,
+    /// The machine.
+    pub(super) machine: Look<Machine>,
+    /// Its subscription's provider.
+    pub(super) registration: Look<Registration>,
+    /// What the identity may do with it.
+    pub(super) permissions: Look<Permissions>,
+    /// Its endpoint and service configuration.
+    pub(super) found: Look<Found>,
+    /// Its extensions.
+    pub(super) extensions: Look<Vec<Extension>>,
+    /// Whether the relay leads to its agent.
+    pub(super) relay: Look<()>,
+    /// How its sshd greets.
+    pub(super) greeting: Look<Option<String>>,
+    /// What ssh makes of its host key.
+    pub(super) host_key: Look<HostKey>,
+    /// The certificate that is kept for logging in as an Entra user, if there is one.
+    pub(super) certificate: Result<Option<Pair>, TooOpen>,
+}
+
+/// Who looks, and with what.
+pub(super) struct Examiner<'a> {
+    pub(super) args: &'a DoctorArgs,
+    pub(super) cloud: Cloud,
+    pub(super) net: Net,
+    pub(super) store: Store,
+    pub(super) arm: Arm,
+}
+
+/// What Azure and the relay show.
+#[derive(Default)]
+struct Remote {
+    token: Look<Token>,
+    subscriptions: Look<usize>,
+    date: Option<(u64, u64)>,
+    machine: Look<Machine>,
+    registration: Look<Registration>,
+    permissions: Look<Permissions>,
+    found: Look<Found>,
+    extensions: Look<Vec<Extension>>,
+    relay: Look<()>,
+    greeting: Look<Option<String>>,
+}
+
+impl Examiner<'_> {
+    /// Looks at everything.
+    pub(super) async fn look(&self, store: Result<usize, TooOpen>) -> Findings {
+        let (ssh, keygen, configuration, way) = tokio::join!(
+            blocking(|| local::program("ssh", &["-V"])),
+            blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
+            self.configuration(),
+            self.way(),
+        );
+        let section = configuration.as_ref().ok().and_then(|configuration| configuration.section.clone());
+        let port = self.args.port.or(section.as_ref().map(|section| section.port));
+        let mut remote = Remote::default();
+        let mut reached = port.unwrap_or(Service::Ssh.default_port());
+        if way.iter().all(|(_, way)| way.is_ok()) {
+            remote = self.remote(port, &mut reached).await;
+        }
+        let by_id = || {
+            let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
+            local::section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
+        };
+        // ssh connects to the port of the section, whatever was asked for here.
+        let section = section.or_else(by_id).filter(|section| section.port == reached);
+        let host_key = match (&ssh, &remote.greeting, &section) {
+            (Ok(Some(_)), Some(Ok(Some(_))), Some(section)) => Some(self.host_key(section).await),
+            _ => None,
+        };
+        Findings {
+            programs: [ssh, keygen],
+            configuration,
+            section,
+            store,
+            way,
+            token: remote.token,
+            subscriptions: remote.subscriptions,
+            skew: remote.date.map(|(ours, theirs)| ours.cast_signed() - theirs.cast_signed()),
+            named: self.args.machine.clone(),
+            port: reached,
+            machine: remote.machine,
+            registration: remote.registration,
+            permissions: remote.permissions,
+            found: remote.found,
+            extensions: remote.extensions,
+            relay: remote.relay,
+            greeting: remote.greeting,
+            host_key,
+            certificate: self.certificate(),
+        }
+    }
+
+    fn certificate(&self) -> Result<Option<Pair>, TooOpen> {
+        let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
+        Holder::new(identity, Asked::default())?.kept()
+    }
+
+    async fn configuration(&self) -> Result<Configuration> {
+        let file = self.args.file.clone().map_or_else(config_file::of_this_user, Ok)?;
+        let machine = self.args.machine.clone();
+        blocking(move || local::configuration(&file, machine.as_deref())).await
+    }
+
+    async fn host_key(&self, section: &Section) -> Result<HostKey> {
+        within("ssh", local::host_key(section, self.args.file.as_deref())).await
+    }
+
+    /// The way to ARM and Entra ID: names, proxies, TLS.
+    async fn way(&self) -> Vec<(&'static str, Result<String>)> {
+        let (arm, entra) = (&self.cloud.arm_endpoint, &self.cloud.authority_host);
+        let (arm, entra) = tokio::join!(self.vouched(arm.authority()), self.vouched(entra.authority()));
+        vec![("Azure Resource Manager", arm), ("Entra ID", entra)]
+    }
+
+    /// Who made out the certificate of a host that can be reached.
+    async fn vouched(&self, authority: &str) -> Result<String> {
+        let connect = async {
+            let authority: Authority = authority.parse()?;
+            let stream = self.net.connect(&authority).await.map_err(ConnectError::Unreachable)?;
+            let (_, session) = stream.get_ref();
+            let certificate = session.peer_certificates().and_then(|certificates| certificates.first());
+            let issuer = certificate.and_then(|certificate| certificate::issuer(certificate));
+            Ok(format!("{}, certificate by {}", authority.host(), issuer.unwrap_or("nobody".into())))
+        };
+        within(authority, connect).await
+    }
+
+    async fn remote(&self, port: Option<u16>, reached: &mut u16) -> Remote {
+        let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
+        let token = within("the identity", async {
+            Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
+        });
+        let token = token.await;
+        let mut remote = Remote::default();
+        match (&token, &self.args.machine) {
+            (Err(_), _) => {}
+            (Ok(_), None) => {
+                let seen =
+                    within("Azure Resource Manager", async { Ok(subscriptions(&self.arm).await?) }).await;
+                remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
+                remote.subscriptions = Some(seen.map(|(count, _)| count));
+            }
+            (Ok(_), Some(name)) => remote = self.azure(name, port, reached).await,
+        }
+        Remote { token: Some(token), ..remote }
+    }
+
+    /// What Azure holds of a machine, and whether its relay leads to it.
+    async fn azure(&self, name: &str, port: Option<u16>, reached: &mut u16) -> Remote {
+        let mut remote = Remote::default();
+        let id = match self.id(name).await {
+            Ok(id) => id,
+            Err(error) => return Remote { machine: Some(Err(error)), ..remote },
+        };
+        let goal =
+            |port| Goal { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh };
+        let asked = port.unwrap_or(Service::Ssh.default_port());
+        let by_id = id.to_string();
+        forget_refusals(&self.arm, &self.store, &id);
+        let (machine, provider, permissions, extensions, found) = tokio::join!(
+            within("Azure Resource Manager", find(&self.arm, &by_id, &[])),
+            within("Azure Resource Manager", async { Ok(registration(&self.arm, &id.subscription).await?) }),
+            within("Azure Resource Manager", async { Ok(Permissions::on(&self.arm, &id).await?) }),
+            within("Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
+            within("Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
+        );
+        remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
+        if let (None, Ok(Found { port: Seen::There(enabled), .. })) = (port, &found) {
+            *reached = *enabled;
+        }
+        let is_ready = found.as_ref().is_ok_and(|found| {
+            let done = found.registration.as_ref().is_none_or(Registration::is_done);
+            let matches = !matches!(found.port, Seen::There(enabled) if enabled != *reached);
+            done && found.endpoint != Seen::Missing && found.port != Seen::Missing && matches
+        });
+        if is_ready {
+            match self.reach(&id, &goal(*reached)).await {
+                Ok(upgraded) => {
+                    remote.relay = Some(Ok(()));
+                    remote.greeting = Some(within("sshd", greeting(upgraded)).await);
+                }
+                Err(error) => remote.relay = Some(Err(error.context(goal(*reached)))),
+            }
+        }
+        Remote {
+            machine: Some(machine.with_context(|| goal(asked))),
+            registration: Some(provider.with_context(|| goal(asked))),
+            permissions: Some(permissions.with_context(|| goal(asked))),
+            extensions: Some(extensions.with_context(|| goal(asked))),
+            found: Some(found.with_context(|| goal(asked))),
+            ..remote
+        }
+    }
+
+    async fn id(&self, name: &str) -> Result<ResourceId> {
+        if let MachineName::Id(id) = name.parse()? {
+            return Ok(id);
+        }
+        let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
+        Ok(within("Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
+    }
+
+    async fn reach(&self, id: &ResourceId, goal: &Goal) -> Result<Upgraded<net::Stream>> {
+        let credentials = Credentials::new(&self.arm, &self.store, id, goal.service, goal.port);
+        let way = Way { net: &self.net, goal, wait: PATIENCE, waiting: &Waiting::default() };
+        let (upgraded, _) = within("the relay", way.reach(&credentials)).await?;
+        Ok(upgraded)
+    }
+}
+
+/// How a server identifies itself: the first line that begins with `SSH-` (RFC 4253, section 4.2).
+async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Option<String>> {
+    let (read, write) = duplex(4096);
+    let (input, _silent) = duplex(1);
+    let heard = Notify::new();
+    let stop = async {
+        heard.notified().await;
+        Ending::Finished
+    };
+    let listen = async {
+        let line = identification(read).await;
+        heard.notify_one();
+        line
+    };
+    let (_, line) = tokio::join!(bridge::run(upgraded, input, write, stop), listen);
+    line
+}
+
+async fn identification(from: impl AsyncRead + Unpin) -> Result<Option<String>> {
+    let mut lines = BufReader::new(from.take(MAX_GREETING));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).await? > 0 {
+        if line.starts_with(b"SSH-") {
+            return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+        }
+        line.clear();
+    }
+    Ok(None)
+}
+
+/// A look that keeps nobody waiting.
+async fn within<T>(whom: &str, look: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(BOUND, look).await {
+        Ok(seen) => seen,
+        Err(_elapsed) => bail!("{whom} did not answer within {} s", BOUND.as_secs()),
+    }
+}
+
+/// The same of programs that are waited for on a thread of their own.
+async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let look = async { spawn_blocking(look).await.map_err(|error| anyhow!(error)).and_then(|seen| seen) };
+    within("ssh", look).await
+}

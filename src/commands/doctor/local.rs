@@ -1,0 +1,174 @@
+//! What is on this machine: OpenSSH's programs, the ssh configuration, and whose host key ssh knows. Nothing here is
+//! changed, and nobody is asked for anything.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use tokio::process;
+
+use crate::ssh::config_file;
+use crate::ssh::judge::{self, NotUsed};
+
+/// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
+/// starts is all there is to know.
+pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> {
+    match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            Ok(Some(text.lines().next().unwrap_or_default().split(',').next().unwrap_or_default().to_owned()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot run {name}")),
+    }
+}
+
+/// The port that ssh connects to where it is told no other.
+const SSH_PORT: u16 = 22;
+
+/// What the ssh configuration has for a machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Section {
+    /// What ssh calls it.
+    pub(super) alias: String,
+    /// Its `Port`: ssh's own where it has none.
+    pub(super) port: u16,
+    /// The name that its host key is kept under.
+    pub(super) key_name: String,
+}
+
+/// The ssh configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Configuration {
+    /// The file.
+    pub(super) file: PathBuf,
+    /// How many hosts of the arcssh block ssh was asked about; none where there is no block.
+    pub(super) hosts: Option<usize>,
+    /// The section of the machine in question.
+    pub(super) section: Option<Section>,
+}
+
+/// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one machine, or of all.
+///
+/// # Errors
+/// ssh does not accept it, or does not use it.
+pub(super) fn configuration(file: &Path, machine: Option<&str>) -> Result<Configuration> {
+    let text = config_file::read(file)?;
+    let section = machine.and_then(|machine| section_of(machine, &text));
+    let found = |hosts| Configuration { file: file.to_owned(), hosts, section: section.clone() };
+    let Some(range) = config_file::find(&text)? else { return Ok(found(None)) };
+    let mut hosts = 0;
+    for (patterns, expected) in judge::sections(&text[range]) {
+        for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
+            if section.as_ref().is_some_and(|section| !patterns.contains(&section.alias)) {
+                continue;
+            }
+            // Without ssh there is nobody to judge: another check tells.
+            let Some(shadowed) = judge::shadowed(alias, &expected, file)? else { return Ok(found(None)) };
+            if let Some(first) = shadowed.into_iter().next() {
+                bail!(NotUsed(first));
+            }
+            hosts += 1;
+        }
+    }
+    Ok(found(Some(hosts)))
+}
+
+/// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
+pub(super) fn section_of(machine: &str, text: &str) -> Option<Section> {
+    let value = |values: &judge::Expected, wanted: &str| {
+        values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
+    };
+    let leads = |(patterns, values): &(Vec<String>, judge::Expected)| {
+        let command = value(values, "proxycommand").unwrap_or_default().to_lowercase();
+        let is_called = patterns.iter().any(|pattern| pattern.eq_ignore_ascii_case(machine));
+        command.contains("arcssh") && (is_called || command.contains(&machine.to_lowercase()))
+    };
+    let (patterns, values) = judge::sections(text).into_iter().find(leads)?;
+    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']))?;
+    let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
+    let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
+    Some(Section { alias, port, key_name })
+}
+
+/// What ssh makes of a machine's host key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HostKey {
+    /// It is the one that it knows.
+    Known,
+    /// It knows none.
+    New,
+    /// It knows another, in this file.
+    Changed(String),
+}
+
+/// Connects as ssh would, up to the host key and no further: with `StrictHostKeyChecking=yes` and `UpdateHostKeys=no` ssh
+/// never writes to known_hosts, with `PreferredAuthentications=none` no key is offered and nobody asked. A server that
+/// then refuses the login has shown the host key that ssh knows. ssh-keyscan would need no login either, but knows no
+/// ProxyCommand.
+pub(super) async fn host_key(section: &Section, file: Option<&Path>) -> Result<HostKey> {
+    let mut ssh = process::Command::new("ssh");
+    if let Some(file) = file {
+        ssh.arg("-F").arg(file);
+    }
+    for option in [
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "UpdateHostKeys=no",
+        "PreferredAuthentications=none",
+        "ControlMaster=no",
+        "ControlPath=none",
+        "LogLevel=INFO",
+    ] {
+        ssh.args(["-o", option]);
+    }
+    ssh.args(["-T", "--", &section.alias, "true"]).stdin(Stdio::null()).kill_on_drop(true);
+    let output = ssh.output().await.context("cannot run ssh")?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    judged(&told, output.status.success())
+        .with_context(|| told.lines().last().unwrap_or_default().trim().to_owned())
+}
+
+/// What OpenSSH's words mean (sshconnect.c, `check_host_key`; sshconnect2.c).
+fn judged(told: &str, logged_in: bool) -> Option<HostKey> {
+    if told.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
+        let file = told.lines().find_map(|line| line.strip_prefix("Offending ")?.split_once(" key in "));
+        let file =
+            file.map_or("known_hosts", |(_, place)| place.rsplit_once(':').map_or(place, |(file, _)| file));
+        return Some(HostKey::Changed(file.trim().to_owned()));
+    }
+    if told.contains("Host key verification failed") {
+        return Some(HostKey::New);
+    }
+    (logged_in || told.contains("Permission denied")).then_some(HostKey::Known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
+        ProxyCommand /usr/bin/arcssh proxy /subscriptions/s/machines/Web01 --port %p\nHost *\n";
+
+    #[test]
+    fn a_section_is_found_by_what_it_is_called_and_by_its_id() {
+        for machine in ["web01", "Web01", "/subscriptions/S/machines/web01"] {
+            let section = section_of(machine, TEXT).unwrap();
+            assert_eq!((section.alias.as_str(), section.port), ("web01", 2222));
+            assert_eq!(section.key_name, "23c501dd");
+        }
+        assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
+    }
+
+    #[test]
+    fn the_words_of_ssh_about_a_host_key_are_understood() {
+        let changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nOffending ED25519 key in /h/.ssh/known_hosts:7\nHost key verification failed.";
+        assert_eq!(judged(changed, false), Some(HostKey::Changed("/h/.ssh/known_hosts".into())));
+        let new = "No ED25519 host key is known for web01 and you have requested strict checking.\nHost key verification failed.";
+        assert_eq!(judged(new, false), Some(HostKey::New));
+        assert_eq!(judged("me@web01: Permission denied (publickey).", false), Some(HostKey::Known));
+        assert_eq!(judged("Connection closed by UNKNOWN port 65535", false), None);
+        assert_eq!(judged("", true), Some(HostKey::Known));
+    }
+}

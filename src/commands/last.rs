@@ -1,0 +1,80 @@
+//! `arcssh last`: why a machine could not be reached, for when ssh has not shown it.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use azure_core::time::OffsetDateTime;
+use indicatif::HumanDuration;
+
+use crate::cli::LastArgs;
+use crate::last_error::{self, LastError};
+use crate::line::one_line;
+use crate::store::{Store, unix_now};
+
+/// Prints it; the exit status.
+///
+/// # Errors
+/// The store is open to others.
+pub(crate) fn run(args: &LastArgs) -> Result<u8> {
+    let mut errors = last_error::all(&Store::open()?)?;
+    if let Some(machine) = &args.machine {
+        errors.retain(|error| error.is_about(machine));
+    }
+    let text = match errors.split_first() {
+        Some((last, others)) => explained(last) + &named(others),
+        None => nothing(args.machine.as_deref()),
+    };
+    // Whoever closes the pipe has read enough.
+    let _ = write!(std::io::stdout(), "{text}");
+    Ok(0)
+}
+
+fn nothing(machine: Option<&str>) -> String {
+    let whose = machine.map_or(String::new(), |machine| format!(" of {machine}"));
+    format!("no failure{whose} is kept: one is forgotten when a connection works\n")
+}
+
+fn explained(error: &LastError) -> String {
+    let LastError { machine, port, what, hint, request, status, .. } = error;
+    let lines = [
+        ("what", Some(what.clone())),
+        ("hint", hint.clone()),
+        ("when", Some(when(error))),
+        ("machine", machine.clone()),
+        ("port", Some(port.to_string())),
+        ("request", request.clone()),
+        ("status", Some(status.to_string())),
+        (
+            "next",
+            machine.as_ref().map(|_| format!("arcssh doctor {} looks at each step of the way", name(error))),
+        ),
+    ];
+    let given = lines.into_iter().filter_map(|(title, value)| Some((title, value?)));
+    given.map(|(title, value)| format!("{title:8} {}\n", one_line(&value))).collect()
+}
+
+/// The others that failed, for the command to be given their names.
+fn named(others: &[LastError]) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = others.iter().map(|error| format!("{} {}", name(error), ago(error))).collect();
+    format!("{:8} {}\n", "others", one_line(&names.join(", ")))
+}
+
+/// The machine's own name, where what was typed for ssh is another.
+fn name(error: &LastError) -> &str {
+    let own = error.machine.as_deref().and_then(|id| id.rsplit('/').next());
+    own.unwrap_or(&error.name)
+}
+
+fn when(error: &LastError) -> String {
+    let time = i64::try_from(error.at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
+    let time = time.map_or(String::new(), |time| time.to_string());
+    format!("{} UTC, {}", time.split(['.', '+']).next().unwrap_or_default().trim_end(), ago(error))
+}
+
+fn ago(error: &LastError) -> String {
+    format!("{} ago", HumanDuration(Duration::from_secs(unix_now().saturating_sub(error.at))))
+}

@@ -1,0 +1,18 @@
+//! `arcssh logout`: forgets who signed in, and all that Azure gave to whoever we were.
+
+use anyhow::Result;
+
+use crate::line::warn;
+use crate::store::{Kind, Store};
+
+/// Forgets accounts, tokens, certificates and relay credentials; the exit status.
+///
+/// # Errors
+/// Others can get at the store.
+pub(crate) fn run() -> Result<u8> {
+    let store = Store::open()?;
+    let accounts = store.clear(&[Kind::Account]);
+    store.clear(&[Kind::Token, Kind::Relay, Kind::Refusal, Kind::Name, Kind::Certificate, Kind::Failure]);
+    warn(if accounts == 0 { "nobody was signed in" } else { "signed out" });
+    Ok(0)
+}

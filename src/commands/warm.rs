@@ -1,0 +1,95 @@
+//! `arcssh warm`: connect to each machine once, so that the next connection waits for nobody, and say which cannot be
+//! reached.
+
+use std::io::Write;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::azure::arm::Arm;
+use crate::azure::cloud::Cloud;
+use crate::azure::hybrid_compute::Machine;
+use crate::azure::relay_credentials::Credentials;
+use crate::cli::WarmArgs;
+use crate::dial::{Goal, Way};
+use crate::fleet::{NoMachine, NotReached, select};
+use crate::last_error;
+use crate::net::Net;
+use crate::store::Store;
+use crate::waiting::Waiting;
+
+/// Reaches the machines; the exit status.
+///
+/// # Errors
+/// [`NotReached`]; what Azure refuses.
+pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
+    let mut selection = args.selection.selection();
+    ensure!(!selection.is_empty(), NoMachine { command: "warm" });
+    let (net, store) = (Net::new(), Store::open()?);
+    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
+    let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
+    let machines = select(&arm, &mut selection).await?;
+    let bar = bar(machines.len());
+    let parts = Parts { net, store, arm, args };
+    let goals = machines.iter().map(|named| goal(&named.machine, args)).enumerate();
+    let work = stream::iter(goals).map(|(number, goal)| {
+        let (parts, bar) = (&parts, &bar);
+        async move {
+            let result = parts.reach(&goal).await;
+            bar.inc(1);
+            (number, result.context(goal))
+        }
+    });
+    // As they come: a machine that is off keeps nobody waiting.
+    let mut results: Vec<(usize, Result<()>)> = work.buffer_unordered(args.jobs.into()).collect().await;
+    bar.finish_and_clear();
+    results.sort_by_key(|(number, _)| *number);
+    tell(results.into_iter().map(|(_, result)| result))
+}
+
+struct Parts<'a> {
+    net: Net,
+    store: Store,
+    arm: Arm,
+    args: &'a WarmArgs,
+}
+
+impl Parts<'_> {
+    /// Connects, and mints a successor where one is due. The connection is closed again before anything is sent on it.
+    async fn reach(&self, goal: &Goal) -> Result<()> {
+        let Self { net, store, arm, args } = self;
+        let machine = goal.machine.as_ref().context(NoMachine { command: "warm" })?;
+        let credentials = Credentials::new(arm, store, machine, args.service, goal.port);
+        let way = Way { net, goal, wait: args.wait, waiting: &Waiting::default() };
+        let (_connection, minted) = way.reach(&credentials).await?;
+        last_error::forget(store, goal);
+        if credentials.is_due(&minted) {
+            credentials.refresh(&minted).await;
+        }
+        Ok(())
+    }
+}
+
+fn goal(machine: &Machine, args: &WarmArgs) -> Goal {
+    Goal {
+        machine: Some(machine.id.clone()),
+        name: machine.id.name.clone(),
+        port: args.port.unwrap_or(args.service.default_port()),
+        service: args.service,
+    }
+}
+
+/// A bar on standard error; none where that is no terminal.
+fn bar(machines: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} machines, {elapsed}");
+    ProgressBar::new(machines as u64).with_style(style.expect("the template is well formed"))
+}
+
+fn tell(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
+    let total = results.len();
+    let errors: Vec<Error> = results.filter_map(Result::err).collect();
+    let reached = total - errors.len();
+    let _ = writeln!(std::io::stdout(), "{reached} of {total} machines are ready to connect to");
+    if errors.is_empty() { Ok(0) } else { bail!(NotReached(errors)) }
+}

@@ -1,0 +1,127 @@
+//! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::azure::hybrid_connectivity::{RelayCredentials, Service};
+use crate::azure::relay_credentials::{Credentials, LASTING, Minted};
+use crate::azure::resource_id::ResourceId;
+use crate::net::{self, Net};
+use crate::relay::connect::{ConnectError, Upgraded, wait_for_listener};
+use crate::waiting::Waiting;
+
+/// What a connection is to reach: the context of every error.
+#[derive(Clone, Debug)]
+pub(crate) struct Goal {
+    /// The machine; none before its name has been looked up, and where only relay information is given.
+    pub(crate) machine: Option<ResourceId>,
+    /// What it was called.
+    pub(crate) name: String,
+    /// The port on the machine.
+    pub(crate) port: u16,
+    /// Whose port that is.
+    pub(crate) service: Service,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A way to one port of a machine.
+pub(crate) struct Way<'a> {
+    /// The way out.
+    pub(crate) net: &'a Net,
+    /// Where to.
+    pub(crate) goal: &'a Goal,
+    /// How long to go on trying while nobody listens.
+    pub(crate) wait: Duration,
+    /// Where it is told what is waited for.
+    pub(crate) waiting: &'a Waiting,
+}
+
+impl Way<'_> {
+    /// Dials with what is kept, and with newly minted credentials where there are none or they are of no use; what was
+    /// dialled with comes with the connection.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub(crate) async fn reach(
+        &self,
+        credentials: &Credentials<'_>,
+    ) -> Result<(Upgraded<net::Stream>, Minted)> {
+        let deadline = Instant::now() + self.wait;
+        let mut kept = credentials.kept()?;
+        let last = kept.pop();
+        for minted in kept {
+            match self.dial(&minted.credentials, Duration::ZERO).await {
+                Ok((upgraded, _)) => return Ok((upgraded, minted)),
+                Err(error) if error.is_of_these_credentials() => info!("{error}; dialling with others"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let minted = match last {
+            Some(minted) => minted,
+            None => self.minted(credentials, None).await?,
+        };
+        let patience = if minted.is_young() { self.wait } else { LASTING.min(self.wait) };
+        match self.settle(credentials, &minted, patience).await {
+            Err(error) if error.is_unauthorized() || error.is_nobody() && !minted.is_young() => {
+                info!("{error}; asking for new credentials once");
+                let minted = self.minted(credentials, Some(&minted)).await?;
+                let left = deadline.saturating_duration_since(Instant::now());
+                Ok((self.settle(credentials, &minted, left).await?, minted))
+            }
+            result => Ok((result?, minted)),
+        }
+    }
+
+    /// Dials with credentials that were given.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub(crate) async fn reach_with(&self, credentials: &RelayCredentials) -> Result<Upgraded<net::Stream>> {
+        Ok(self.dial(credentials, self.wait).await?.0)
+    }
+
+    async fn minted(&self, credentials: &Credentials<'_>, instead_of: Option<&Minted>) -> Result<Minted> {
+        self.waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", self.goal));
+        Ok(credentials.mint(instead_of).await?)
+    }
+
+    /// Dials, and notes how long the agent took to listen where it had to be waited for.
+    async fn settle(
+        &self,
+        credentials: &Credentials<'_>,
+        minted: &Minted,
+        patience: Duration,
+    ) -> Result<Upgraded<net::Stream>, ConnectError> {
+        let (upgraded, tries) = self.dial(&minted.credentials, patience).await?;
+        if tries > 1 {
+            credentials.settled(minted);
+        }
+        Ok(upgraded)
+    }
+
+    /// The connection, and after how many tries.
+    async fn dial(
+        &self,
+        credentials: &RelayCredentials,
+        patience: Duration,
+    ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
+        self.waiting.for_the(format!("relay {}", credentials.authority()));
+        let mut tries = 1;
+        let on_retry = |error: &ConnectError| {
+            tries += 1;
+            let (goal, limit) = (self.goal, self.wait.as_secs());
+            self.waiting.for_the(format!("agent of {goal} to listen, up to {limit} s ({})", error.brief()));
+        };
+        let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
+        Ok((upgraded, tries))
+    }
+}

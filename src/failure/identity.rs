@@ -1,0 +1,138 @@
+//! Why nobody is signed in, or somebody was refused, in words.
+
+use std::error::Error as StdError;
+
+use anyhow::Error;
+
+use crate::azure::credential::{NoToken, NotSetUp, NotUsable, Source};
+use crate::azure::entra::EntraRefusal;
+use crate::failure::{
+    FAILED, NETWORK, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
+    explain_way_out, root,
+};
+use crate::store::TooOpen;
+
+/// The way to an identity that needs no other program.
+pub(super) const SIGN_IN: &str = "run arcssh login";
+const SERVICE_PRINCIPAL: &str =
+    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
+const CERTIFICATE: &str = "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
+
+/// What azure_identity writes between the name of a credential and why it failed.
+const FAILED_CREDENTIAL: &str = " authentication failed.";
+
+/// No source gives a token.
+pub(super) fn explain_no_token(no_token: &NoToken) -> Told {
+    match no_token {
+        NoToken::Nobody(Some(absent)) => {
+            let why =
+                format!("nobody is signed in; of the machine's own identity: {absent} ({})", absent.remedy);
+            Told::new(NO_IDENTITY, why, SIGN_IN)
+        }
+        NoToken::Nobody(None) => Told::new(
+            NO_IDENTITY,
+            "nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell",
+            SIGN_IN,
+        ),
+        NoToken::Absent { from, absent } => {
+            Told::new(NO_IDENTITY, format!("{} was asked for: {absent}", from.title()), absent.remedy.clone())
+        }
+        NoToken::Refused { from, tenant, error } => explain_refused(*from, tenant.as_deref(), error),
+        NoToken::Store(too_open) => explain_too_open(too_open),
+    }
+}
+
+fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
+    let chain = || chain(error.as_ref());
+    if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
+        return told;
+    }
+    if let Some(too_open) = chain().find_map(|cause| cause.downcast_ref::<TooOpen>()) {
+        return explain_too_open(too_open);
+    }
+    if let Some(refusal) = chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
+        let who = tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
+        return explain_entra(refusal, &format!("{}{who} was refused", from.title()), hint(from, tenant));
+    }
+    if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
+    {
+        let why = format!("Entra ID cannot be reached: {}", root(error));
+        return Told::new(NO_WAY_OUT, why, NETWORK);
+    }
+    if let Some(NotUsable { path }) = error.downcast_ref() {
+        let hint = format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file");
+        return Told::new(NO_IDENTITY, causes(error.chain()), hint);
+    }
+    if error.is::<NotSetUp>() {
+        return Told::new(NO_IDENTITY, error.to_string(), hint(from, tenant));
+    }
+    let why = format!("{} gives no token: {}", from.title(), own_words(error));
+    Told::new(NO_IDENTITY, why, hint(from, tenant))
+}
+
+/// What to do where a source refuses.
+fn hint(from: Source, tenant: Option<&str>) -> String {
+    let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
+    match from {
+        Source::Environment if is_set("AZURE_CLIENT_SECRET") => SERVICE_PRINCIPAL.into(),
+        Source::Environment => CERTIFICATE.into(),
+        Source::WorkloadIdentity => {
+            "check AZURE_TENANT_ID, AZURE_CLIENT_ID and the federated credentials of the application".into()
+        }
+        Source::ManagedIdentity => "name another identity with --credential or ARCSSH_CREDENTIAL".into(),
+        Source::Arcssh | Source::Any => format!("{SIGN_IN}{}", option("--tenant")),
+        Source::AzureCli => format!("run az login{0}, or arcssh login{0}", option("--tenant")),
+        Source::AzureDeveloperCli => format!("run azd auth login{}, or arcssh login", option("--tenant-id")),
+        Source::AzurePowershell => format!("run Connect-AzAccount{}, or arcssh login", option("-Tenant")),
+    }
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
+/// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
+/// codes"); what else comes in its place is somebody else's.
+fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
+    let EntraRefusal { status, description, retry_after, .. } = refusal;
+    let answer = format!("{status} {description}");
+    let answer = answer.trim_end();
+    match status {
+        429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
+        408 => Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), NETWORK),
+        500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
+        400..500 if !description.is_empty() => Told::new(NO_IDENTITY, format!("{what}: {description}"), hint),
+        _ => Told::new(
+            NO_WAY_OUT,
+            format!("something on the way to Entra ID answered ({answer})"),
+            "have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+        ),
+    }
+}
+
+/// The words of a source: of azure_identity they quote what a program printed.
+///
+/// The retry policy wraps them in an error that says nothing.
+fn own_words(error: &Error) -> String {
+    let texts = || error.chain().map(ToString::to_string);
+    let text = texts().find(|text| text.contains(FAILED_CREDENTIAL)).unwrap_or_else(|| causes(error.chain()));
+    let words = text.split_once(FAILED_CREDENTIAL).map_or(text.as_str(), |(_, words)| words);
+    let lines = words.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with("To troubleshoot"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A sign-in that failed.
+pub(super) fn explain_sign_in(error: &Error) -> Told {
+    const AGAIN: &str = "run arcssh login again; with --device-code a browser on another device can be used";
+    if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
+        return told;
+    }
+    let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
+    if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
+        return explain_entra(refusal, "the sign-in was refused", AGAIN.into());
+    }
+    Told::new(NO_IDENTITY, format!("cannot sign in: {}", super::causes(causes.into_iter())), AGAIN)
+}

@@ -1,0 +1,193 @@
+//! Every failure that Azure's documents and the field know of has its sentence and its next thing to type.
+
+use super::*;
+use anyhow::anyhow;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
+
+fn goal() -> Goal {
+    let machine = Some(ID.parse().unwrap());
+    Goal { machine, name: "web01".into(), port: 22, service: Service::Ssh }
+}
+
+fn arm(status: u16, code: &str, message: &str) -> Error {
+    let (code, message) = (code.into(), message.into());
+    let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
+    let refusal = Refusal { status, code, message, retry_after: None, request_id: None, tenant };
+    ArmError::Refused(refusal).into()
+}
+
+fn forbidden(action: &str) -> Error {
+    let scope = match action.ends_with("register/action") {
+        true => "/subscriptions/s".into(),
+        false => format!("{ID}/providers/Microsoft.HybridConnectivity/endpoints/default"),
+    };
+    let message = format!(
+        "The client 'ada' with object id 'oid' does not have authorization to perform action '{action}' over scope '{scope}' or the scope is invalid. If access was recently granted, please refresh your credentials."
+    );
+    arm(403, "AuthorizationFailed", &message)
+}
+
+fn relay(status: u16, reason: &str) -> Error {
+    ConnectError::refused(status, reason).into()
+}
+
+fn closed(code: u16) -> Error {
+    Broken::Closed(CloseFrame { code: code.into(), reason: "".into() }).into()
+}
+
+/// Asserts for each row that the sentence and the hint hold these parts.
+#[track_caller]
+fn told(rows: &[(Error, u8, &str, &str)]) {
+    for (error, status, why, hint) in rows {
+        let told = explain(error, Some(&goal()));
+        let found = told.hint.clone().unwrap_or_default();
+        assert!(told.why.contains(why) && found.contains(hint), "{error:#}\n{}\n{found}", told.why);
+        assert_eq!(told.status, *status, "{error:#}");
+        assert!(!found.is_empty() && one_line(&told.why) == told.why, "{error:#}");
+    }
+}
+
+/// The errors of ARM and Microsoft.HybridConnectivity, by status and code.
+#[test]
+fn each_refusal_of_azure_resource_manager_has_its_words() {
+    let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
+    let machine =
+        "The Resource 'Microsoft.HybridCompute/machines/web01' under resource group 'rg' was not found.";
+    let setup = format!("arcssh setup {ID}");
+    told(&[
+        (
+            arm(401, "InvalidAuthenticationToken", ""),
+            NO_IDENTITY,
+            "does not accept this sign-in",
+            "arcssh login",
+        ),
+        (
+            arm(401, "ExpiredAuthenticationToken", ""),
+            NO_IDENTITY,
+            "does not accept this sign-in",
+            "arcssh login",
+        ),
+        (
+            arm(401, "InvalidAuthenticationTokenTenant", ""),
+            NO_IDENTITY,
+            "sign-in",
+            "arcssh login --tenant contoso",
+        ),
+        (arm(404, "SubscriptionNotFound", ""), NOT_SET_UP, "sees no such subscription", "arcssh account"),
+        (
+            arm(404, "ResourceGroupNotFound", ""),
+            NOT_SET_UP,
+            "there is no such machine",
+            "lists the resource IDs",
+        ),
+        (
+            arm(404, "ResourceNotFound", machine),
+            NOT_SET_UP,
+            "there is no such machine",
+            "lists the resource IDs",
+        ),
+        (arm(404, "ResourceNotFound", endpoint), NOT_SET_UP, "no connectivity endpoint yet", &setup),
+        (arm(412, "", ""), NOT_SET_UP, "the service is not enabled", &setup),
+        (arm(400, "NoRegisteredProviderFound", ""), NOT_SET_UP, "no registered Microsoft.HybridConn", &setup),
+        (arm(409, "MissingSubscriptionRegistration", ""), NOT_SET_UP, "no registered", &setup),
+        (arm(409, "ScopeLocked", "locked"), NOT_ALLOWED, "locked against changes", "az lock"),
+        (arm(403, "RequestDisallowedByPolicy", ""), NOT_ALLOWED, "a policy of Azure", "policies"),
+        (arm(429, "TooManyRequests", ""), FAILED, "too many requests", "try again"),
+        (arm(500, "InternalServerError", ""), FAILED, "has a fault", "try again"),
+        (arm(503, "", ""), FAILED, "has a fault", "try again"),
+        (arm(302, "", ""), NO_WAY_OUT, "something on the way", "proxy"),
+        (arm(407, "", ""), NO_WAY_OUT, "something on the way", "proxy"),
+        (arm(403, "", "blocked"), NOT_ALLOWED, "refused", "owner of the machine"),
+    ]);
+}
+
+#[test]
+fn each_missing_right_is_told_with_the_least_role_that_has_it() {
+    let connectivity = "Microsoft.HybridConnectivity";
+    let manager = "'Azure Connected Machine Resource Manager' --assignee oid";
+    let login = "'Virtual Machine Local User Login' --assignee oid";
+    let rows = [
+        ("endpoints/listCredentials/action", "may not ask for its relay credentials", login),
+        ("endpoints/write", "lacks the right Microsoft.HybridConnectivity/endpoints/write", manager),
+        ("endpoints/serviceConfigurations/write", "lacks the right", manager),
+        ("endpoints/delete", "lacks the right", "'Contributor' --assignee oid"),
+        ("register/action", "lacks the right", "'Contributor' --assignee oid --scope /subscriptions/s"),
+    ];
+    for (action, why, hint) in rows {
+        told(&[(forbidden(&format!("{connectivity}/{action}")), NOT_ALLOWED, why, hint)]);
+    }
+    let read = forbidden("Microsoft.HybridCompute/machines/read");
+    told(&[(read, NOT_ALLOWED, "lacks the right", &format!("{login} --scope {ID}"))]);
+}
+
+/// What Azure Relay answers, and the agent through it; and what Microsoft's sshProxy says of the same.
+#[test]
+fn each_refusal_of_the_relay_has_its_words() {
+    let closed_port = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
+    let ip = "Generic: Ip has been prevented to connect to the endpoint";
+    told(&[
+        (relay(404, "Endpoint does not exist."), NOBODY_LISTENS, "its agent does not listen", AGENT),
+        (
+            relay(404, "There are no listeners connected for the endpoint."),
+            NOBODY_LISTENS,
+            "not listen",
+            AGENT,
+        ),
+        (
+            relay(401, "InvalidSignature: The token has an invalid signature."),
+            NOT_ALLOWED,
+            "credentials",
+            "clock",
+        ),
+        (relay(401, "InvalidAudience: a wrong audience."), NOT_ALLOWED, "credentials", "clock"),
+        (relay(401, "ExpiredToken: The token is expired."), NOT_ALLOWED, "credentials", "clock"),
+        (relay(401, ip), NO_WAY_OUT, "does not let this network in", "another network"),
+        (relay(403, "Forbidden"), FAILED, "its agent or the relay refused", "22 is the port that is enabled"),
+        (
+            relay(400, "This endpoint is only for web-socket requests"),
+            NO_WAY_OUT,
+            "WebSocket upgrade",
+            "untouched",
+        ),
+        (relay(407, "Proxy Authentication Required"), NO_WAY_OUT, "in the relay's place", "untouched"),
+        (relay(408, "Timeout"), NOBODY_LISTENS, "did not answer in time", AGENT),
+        (relay(504, "Timeout"), NOBODY_LISTENS, "did not answer in time", AGENT),
+        (relay(500, "Internal error"), FAILED, "the relay has a fault", "try again"),
+        (relay(502, "Bad gateway"), FAILED, "the relay has a fault", "try again"),
+        (relay(503, closed_port), NOBODY_LISTENS, "nothing listens on its port 22", "start sshd"),
+        (relay(503, "Busy"), FAILED, "the relay has a fault", "try again"),
+        (relay(418, "Not this port"), FAILED, "refused", "22 is the port that is enabled"),
+        (
+            ConnectError::Silent(Duration::from_secs(40)).into(),
+            NOBODY_LISTENS,
+            "did not answer within 40 s",
+            AGENT,
+        ),
+        (closed(1001), FAILED, "its agent went away", "connect again"),
+        (closed(1008), FAILED, "token has expired", "connect again"),
+        (closed(1011), FAILED, "the relay has a fault", "connect again"),
+        (
+            Broken::Lost(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()).into(),
+            FAILED,
+            "lost",
+            "connect again",
+        ),
+    ]);
+}
+
+#[test]
+fn what_setting_up_runs_into_has_its_words() {
+    let declined = explain(&anyhow!(NotAgreed::Declined), None);
+    assert_eq!((declined.status, declined.hint), (FAILED, None));
+    told(&[(anyhow!(NotAgreed::NobodyToAsk), FAILED, "no terminal to ask on", "--yes")]);
+}
+
+#[test]
+fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried() {
+    let setup = |port, service| setup(Some(&Goal { port, service, ..goal() }));
+    assert_eq!(setup(22, Service::Ssh), format!("arcssh setup {ID}"));
+    assert_eq!(setup(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
+    assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
+}

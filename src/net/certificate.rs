@@ -1,0 +1,100 @@
+//! Who made out an X.509 certificate (RFC 5280, section 4.1), for people to read. Trust is decided elsewhere.
+
+/// Tags of DER (ITU-T X.690) that stand before a certificate's issuer or within it.
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const VERSION: u8 = 0xa0;
+/// The object identifiers 2.5.4.3 and 2.5.4.10 (RFC 5280, appendix A.1).
+const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
+const ORGANIZATION: [u8; 3] = [0x55, 0x04, 0x0a];
+
+/// The common name of a certificate's issuer, else its organisation.
+pub(crate) fn issuer(certificate: &[u8]) -> Option<String> {
+    let (certificate, _) = tagged(SEQUENCE, certificate)?;
+    let (to_be_signed, _) = tagged(SEQUENCE, certificate)?;
+    let rest = tagged(VERSION, to_be_signed).map_or(to_be_signed, |(_, rest)| rest);
+    let (_serial_number, rest) = value(rest).map(|(_, value, rest)| (value, rest))?;
+    let (_algorithm, rest) = tagged(SEQUENCE, rest)?;
+    let (name, _) = tagged(SEQUENCE, rest)?;
+    part(name, COMMON_NAME).or_else(|| part(name, ORGANIZATION))
+}
+
+/// One part of a name: a sequence of sets of pairs of what it is and its text.
+fn part(mut name: &[u8], wanted: [u8; 3]) -> Option<String> {
+    while let Some((set, rest)) = tagged(SET, name) {
+        let (pair, _) = tagged(SEQUENCE, set)?;
+        let (identifier, text) = tagged(OBJECT_IDENTIFIER, pair)?;
+        if identifier == wanted {
+            return value(text).map(|(_, text, _)| String::from_utf8_lossy(text).into_owned());
+        }
+        name = rest;
+    }
+    None
+}
+
+/// The value that stands first, which must be of this kind, and what comes after it.
+fn tagged(wanted: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    value(bytes).filter(|(tag, ..)| *tag == wanted).map(|(_, value, rest)| (value, rest))
+}
+
+/// Tag and bytes of the value that stands first, and what comes after it. A length above 127 has its own length before
+/// it.
+fn value(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f).min(4))?;
+        (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+    };
+    let (value, rest) = rest.split_at_checked(length)?;
+    Some((tag, value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let value = parts.concat();
+        let length = u8::try_from(value.len()).unwrap();
+        if length < 0x80 {
+            [&[tag, length], &value[..]].concat()
+        } else {
+            [&[tag, 0x81, length], &value[..]].concat()
+        }
+    }
+
+    fn name_part(identifier: [u8; 3], text: &str) -> Vec<u8> {
+        let pair = tlv(SEQUENCE, &[&tlv(OBJECT_IDENTIFIER, &[&identifier]), &tlv(0x0c, &[text.as_bytes()])]);
+        tlv(SET, &[&pair])
+    }
+
+    /// The start of a certificate: version, serial number, algorithm, issuer.
+    fn certificate(version: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+        let name = tlv(SEQUENCE, &parts.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let serial_number = tlv(0x02, &[&[7; 20]]);
+        tlv(SEQUENCE, &[&tlv(SEQUENCE, &[version, &serial_number, &tlv(SEQUENCE, &[]), &name, &[0; 40]])])
+    }
+
+    #[test]
+    fn the_issuer_is_its_common_name_or_else_its_organisation() {
+        let organisation = name_part(ORGANIZATION, "Example Inspection");
+        let parts = [organisation.clone(), name_part(COMMON_NAME, "Example Root")];
+        let version = tlv(VERSION, &[&tlv(0x02, &[&[2]])]);
+        assert_eq!(issuer(&certificate(&version, &parts)).as_deref(), Some("Example Root"));
+        assert_eq!(issuer(&certificate(&[], &parts)).as_deref(), Some("Example Root"));
+        assert_eq!(issuer(&certificate(&version, &[organisation])).as_deref(), Some("Example Inspection"));
+        assert_eq!(issuer(&certificate(&version, &[])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_are_no_certificate_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = issuer(&bytes);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The story of setting machines up: shown, agreed to, made, and waited for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use crate::ask::Consent;
+use crate::azure::arm::Arm;
+use crate::azure::hybrid_connectivity::Service;
+use crate::azure::relay_credentials::{Credentials, forget};
+use crate::azure::resource_id::ResourceId;
+use crate::azure::resource_provider::NAMESPACE;
+use crate::dial::{Goal, Way};
+use crate::fleet::all_done;
+use crate::last_error;
+use crate::line::warn;
+use crate::net::Net;
+use crate::set_up::{Plan, Wish, look, make, patiently, registered};
+use crate::store::Store;
+use crate::waiting::Waiting;
+
+/// What is done, with what it needs.
+pub(crate) struct Work<'a> {
+    /// The way out.
+    pub(crate) net: &'a Net,
+    /// What is kept.
+    pub(crate) store: &'a Store,
+    /// Where it is done.
+    pub(crate) arm: &'a Arm,
+    /// What is wanted of every machine.
+    pub(crate) wish: Wish,
+    /// Machines at a time.
+    pub(crate) jobs: usize,
+    /// How long an agent is waited for.
+    pub(crate) wait: Duration,
+}
+
+/// How far to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Go {
+    /// What would change is shown, and nothing is changed.
+    NotAtAll,
+    /// It is changed, once the user agrees.
+    With(Consent),
+}
+
+impl Work<'_> {
+    /// Shows what the machines lack, and makes it; whether they lacked something.
+    ///
+    /// # Errors
+    /// Under [`SettingUp`]: what Azure refuses, and that nobody agreed.
+    pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Go) -> Result<bool> {
+        let (plans, mut results) = self.plans(machines).await;
+        let changes = show(&plans);
+        if let Go::With(consent) = go {
+            if changes {
+                consent.to("make these changes for everybody who connects to these machines?")?;
+            }
+            results.extend(self.carry_out(plans).await);
+        }
+        all_done(results)?;
+        Ok(changes)
+    }
+
+    /// What the machines lack; and why of some it is not known.
+    async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<()>>) {
+        let waiting = Waiting::default();
+        waiting.for_the("state of the machines from Azure Resource Manager".into());
+        let plans = stream::iter(machines).map(async |machine| self.plan(&machine).await);
+        let plans: Vec<Result<Plan>> = waiting.during(plans.buffered(self.jobs).collect()).await;
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for plan in plans {
+            match plan {
+                Ok(plan) => good.push(plan),
+                Err(error) => bad.push(Err(error)),
+            }
+        }
+        (good, bad)
+    }
+
+    async fn plan(&self, machine: &ResourceId) -> Result<Plan> {
+        let plan = async {
+            let found = look(self.arm, machine, self.wish.service).await?;
+            anyhow::Ok(Plan::new(machine, &found, self.wish)?)
+        };
+        let port = self.wish.port.unwrap_or(self.wish.service.default_port());
+        plan.await.with_context(|| self.goal(machine, port)).context(SettingUp)
+    }
+
+    fn goal(&self, machine: &ResourceId, port: u16) -> Goal {
+        Goal { machine: Some(machine.clone()), name: machine.name.clone(), port, service: self.wish.service }
+    }
+
+    /// Registers first, for that is done once a subscription; then all machines.
+    async fn carry_out(&self, plans: Vec<Plan>) -> Vec<Result<()>> {
+        let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
+        for subscription in subscriptions {
+            if let Err(error) = self.register(subscription).await {
+                return vec![Err(error.context(SettingUp))];
+            }
+        }
+        let waiting = Waiting::default();
+        let work = stream::iter(&plans).map(async |plan| self.carry_out_one(plan, &waiting).await);
+        waiting.during(work.buffer_unordered(self.jobs).collect()).await
+    }
+
+    async fn register(&self, subscription: &str) -> Result<()> {
+        warn(&format!(
+            "registering {NAMESPACE} in the subscription {subscription}; 2 to 5 minutes are usual"
+        ));
+        let (start, waiting) = (Instant::now(), Waiting::default());
+        waiting.during(registered(self.arm, subscription, &waiting)).await?;
+        warn(&format!(
+            "{NAMESPACE} is registered after {} s; where an agent does not listen now, restart it on its machine",
+            start.elapsed().as_secs()
+        ));
+        Ok(())
+    }
+
+    async fn carry_out_one(&self, plan: &Plan, waiting: &Waiting) -> Result<()> {
+        let goal = self.goal(&plan.machine, plan.port());
+        let done = async {
+            // What a provider that was not registered holds is known only now.
+            let plan = if plan.registers().is_some() { &self.plan(&plan.machine).await? } else { plan };
+            waiting.for_the(format!("changes to {goal} in Azure Resource Manager"));
+            make(self.arm, plan).await?;
+            self.reach(plan, waiting).await
+        };
+        done.await.context(goal).context(SettingUp)
+    }
+
+    /// Waits until the relay answers, and keeps what it answered to for the first connection.
+    async fn reach(&self, plan: &Plan, waiting: &Waiting) -> Result<()> {
+        let (start, goal) = (Instant::now(), self.goal(&plan.machine, plan.port()));
+        if plan.changes() {
+            waiting.say(&format!("{goal}: done in Azure; its agent hears of it within 30 to 90 s as a rule"));
+        }
+        let credentials = Credentials::new(self.arm, self.store, &plan.machine, self.wish.service, goal.port);
+        let way = Way { net: self.net, goal: &goal, wait: self.wait, waiting };
+        patiently(async || {
+            forget(self.arm, self.store, &plan.machine);
+            way.reach(&credentials).await
+        })
+        .await?;
+        last_error::forget(self.store, &goal);
+        waiting.say(&format!(
+            "{goal}: ready to connect to, its agent answered within {} s",
+            start.elapsed().as_secs()
+        ));
+        if self.wish.service == Service::Ssh {
+            waiting.say(&format!(
+                "hint: arcssh config {} writes its section, and then: ssh {goal}",
+                plan.machine.name
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Shows the plans; whether something is to be changed.
+fn show(plans: &[Plan]) -> bool {
+    let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
+    for subscription in subscriptions {
+        warn(&format!("subscription {subscription}: register {NAMESPACE}"));
+    }
+    for plan in plans {
+        warn(&format!("{} in {}: {plan}", plan.machine.name, plan.machine.resource_group));
+    }
+    plans.iter().any(Plan::changes)
+}
+
+/// What was under way when something went wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up")]
+pub(crate) struct SettingUp;

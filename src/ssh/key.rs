@@ -1,0 +1,244 @@
+//! RSA key pairs, made by ssh-keygen, and the public keys of others. Knows no certificates, nor where keys are kept.
+//!
+//! Private keys are PKCS#1 in PEM (`BEGIN RSA PRIVATE KEY`): ring and every version of OpenSSH read it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use ring::digest::{SHA256, digest};
+use ring::rand::SystemRandom;
+use ring::rsa::{KeyPair as RingKeyPair, PublicKeyComponents};
+use ring::signature::{RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaEncoding};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
+
+/// The name of RSA keys (RFC 4253 section 6.6).
+pub(crate) const SSH_RSA: &str = "ssh-rsa";
+
+/// Bits of a key that we make.
+const BITS: &str = "3072";
+/// Making a key of that size takes about a second.
+const KEYGEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of a key file that are read: RSA keys of 16384 bits, the most OpenSSH takes, fit.
+const MAX_FILE: u64 = 32 * 1024;
+const BEGIN: &str = "-----BEGIN RSA PRIVATE KEY-----";
+const END: &str = "-----END RSA PRIVATE KEY-----";
+
+/// A public RSA key: exponent and modulus, without zeros before them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PublicKey {
+    pub(crate) e: Vec<u8>,
+    pub(crate) n: Vec<u8>,
+}
+
+/// A public key as JSON Web Key (RFC 7517, RFC 7518 section 6.3.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Jwk {
+    kty: &'static str,
+    n: String,
+    e: String,
+    /// The key's name: any text that differs from key to key; az ssh takes SHA-256 of `n` and `e` (`ssh` extension,
+    /// custom.py, `_prepare_jwk_data`).
+    pub(crate) kid: String,
+}
+
+impl PublicKey {
+    /// Reads a key file's line: `ssh-rsa AAAA… comment`.
+    ///
+    /// # Errors
+    /// What it is instead, with the file's name.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::from_line(&text).with_context(|| format!("{} cannot be certified", path.display()))
+    }
+
+    fn from_line(text: &str) -> Result<Self> {
+        ensure!(
+            !text.contains("PRIVATE KEY"),
+            "it is a private key; its public key is in the file that ends in .pub"
+        );
+        let mut words = text.split_ascii_whitespace();
+        match words.next() {
+            Some(SSH_RSA) => {}
+            Some(other) if is_key_type(other) => {
+                bail!("its type is {other}, and Entra ID certifies {SSH_RSA} only")
+            }
+            _ => bail!("it holds no public key of OpenSSH"),
+        }
+        let blob =
+            words.next().and_then(|body| STANDARD.decode(body).ok()).context("its key is not base64")?;
+        Ok(Self::from_blob(&blob)?)
+    }
+
+    /// Reads a key as it stands in messages.
+    pub(crate) fn from_blob(blob: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(blob);
+        if reader.string()? != SSH_RSA.as_bytes() {
+            return Err(Malformed);
+        }
+        let key = Self { e: reader.positive()?.to_vec(), n: reader.positive()?.to_vec() };
+        reader.end().map(|()| key)
+    }
+
+    /// The key as it stands in messages.
+    pub(crate) fn blob(&self) -> Vec<u8> {
+        let mut blob = Vec::new();
+        put_string(&mut blob, SSH_RSA.as_bytes());
+        put_positive(&mut blob, &self.e);
+        put_positive(&mut blob, &self.n);
+        blob
+    }
+
+    /// The line of a `.pub` file, with its end.
+    pub(crate) fn to_line(&self) -> String {
+        format!("{SSH_RSA} {}\n", STANDARD.encode(self.blob()))
+    }
+
+    /// The key for JSON.
+    pub(crate) fn jwk(&self) -> Jwk {
+        let (n, e) = (URL_SAFE_NO_PAD.encode(&self.n), URL_SAFE_NO_PAD.encode(&self.e));
+        let hash = digest(&SHA256, format!("{n}{e}").as_bytes());
+        let kid = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Jwk { kty: "RSA", n, e, kid }
+    }
+}
+
+/// A key's fingerprint as OpenSSH prints it.
+pub(crate) fn fingerprint(blob: &[u8]) -> String {
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, blob)))
+}
+
+fn is_key_type(word: &str) -> bool {
+    ["ssh-", "ecdsa-", "sk-"].iter().any(|start| word.starts_with(start))
+}
+
+/// How data is hashed for a signature (RFC 8332). SHA-1, `ssh-rsa`, is none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignatureAlgorithm {
+    /// `rsa-sha2-256`.
+    Sha256,
+    /// `rsa-sha2-512`.
+    Sha512,
+}
+
+impl SignatureAlgorithm {
+    /// The name in signatures.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "rsa-sha2-256",
+            Self::Sha512 => "rsa-sha2-512",
+        }
+    }
+
+    fn encoding(self) -> &'static dyn RsaEncoding {
+        match self {
+            Self::Sha256 => &RSA_PKCS1_SHA256,
+            Self::Sha512 => &RSA_PKCS1_SHA512,
+        }
+    }
+}
+
+/// A key pair. Nothing prints its private part.
+pub(crate) struct KeyPair {
+    pair: RingKeyPair,
+    public: PublicKey,
+}
+
+/// A private key as text, PKCS#1 in PEM, for whoever keeps it. Nothing prints it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Pem(pub(super) String);
+
+impl Pem {
+    /// A new key. It stands in a private folder within `folder` for a moment.
+    ///
+    /// # Errors
+    /// ssh-keygen is not installed or fails; the folder cannot be written to.
+    pub(crate) async fn generate(folder: &Path) -> Result<Self> {
+        let made = tempfile::Builder::new().prefix(".key-").tempdir_in(folder);
+        let room = made.with_context(|| format!("cannot write to {}", folder.display()))?;
+        let file = room.path().join("key");
+        keygen(&file).await?;
+        Ok(Self(read(&file).context("ssh-keygen made no key")?))
+    }
+
+    /// The text of a key file.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pem")
+    }
+}
+
+impl KeyPair {
+    /// The key pair of a private key.
+    ///
+    /// # Errors
+    /// The text is something else.
+    pub(crate) fn from_pem(Pem(text): &Pem) -> Result<Self> {
+        let body = text.trim().strip_prefix(BEGIN).and_then(|text| text.strip_suffix(END));
+        let body: String = body.context("it is not PKCS#1 in PEM")?.split_ascii_whitespace().collect();
+        // No error of the decoders goes along: they can quote what they read.
+        let der = STANDARD.decode(body).ok().context("it is not base64, or encrypted")?;
+        let pair =
+            RingKeyPair::from_der(&der).ok().context("it is not a private key of 2048 to 4096 bits")?;
+        let PublicKeyComponents { e, n } = PublicKeyComponents::from(pair.public());
+        let public = PublicKey { e, n };
+        Ok(Self { pair, public })
+    }
+
+    /// The public key.
+    pub(crate) fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The signature of `data` as it stands in messages; `None` where the system has no random numbers.
+    pub(crate) fn sign(&self, data: &[u8], algorithm: SignatureAlgorithm) -> Option<Vec<u8>> {
+        let mut signature = vec![0; self.pair.public().modulus_len()];
+        self.pair.sign(algorithm.encoding(), &SystemRandom::new(), data, &mut signature).ok()?;
+        let mut blob = Vec::new();
+        put_string(&mut blob, algorithm.name().as_bytes());
+        put_string(&mut blob, &signature);
+        Some(blob)
+    }
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyPair").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+async fn keygen(file: &Path) -> Result<()> {
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-t", "rsa", "-b", BITS, "-m", "PEM", "-N", "", "-C", "arcssh", "-f"]).arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = timeout(KEYGEN_TIMEOUT, command.output()).await.context("ssh-keygen does not end")?;
+    let output = output.context("cannot run ssh-keygen, which comes with ssh")?;
+    let why = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ssh-keygen made no key: {}", why.trim());
+    Ok(())
+}
+
+/// The text of a file up to [`MAX_FILE`]: a device, or a file named by mistake, is not read without end.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(all(test, unix))]
+mod tests;

@@ -1,0 +1,134 @@
+//! ssh-keygen is the judge of keys and signatures.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command as Program;
+
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RsaParameters};
+use tempfile::TempDir;
+
+use super::*;
+
+fn keygen(arguments: &[&str], file: &Path) -> String {
+    let output = Program::new("ssh-keygen").args(arguments).arg("-f").arg(file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A folder with the file of a new key, and the key.
+async fn generated() -> (TempDir, KeyPair) {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::generate(folder.path()).await.unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something is left");
+    let file = folder.path().join("key");
+    fs::write(&file, pem.text()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    (folder, KeyPair::from_pem(&pem).unwrap())
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_is_read_by_ssh_and_by_us_alike() {
+    let (folder, key) = generated().await;
+    let file = folder.path().join("key");
+    let public = keygen(&["-y"], &file);
+    assert_eq!(PublicKey::from_line(&public).unwrap(), *key.public());
+    assert_eq!(PublicKey::from_line(&key.public().to_line()).unwrap(), *key.public());
+    assert!(keygen(&["-l"], &file).starts_with(&format!("{BITS} {} ", fingerprint(&key.public().blob()))));
+}
+
+#[tokio::test]
+async fn signatures_are_those_of_rfc_8332() {
+    let (_folder, key) = generated().await;
+    let judges: [(SignatureAlgorithm, &str, &RsaParameters); 2] = [
+        (SignatureAlgorithm::Sha256, "rsa-sha2-256", &RSA_PKCS1_2048_8192_SHA256),
+        (SignatureAlgorithm::Sha512, "rsa-sha2-512", &RSA_PKCS1_2048_8192_SHA512),
+    ];
+    for (algorithm, name, parameters) in judges {
+        let blob = key.sign(b"data", algorithm).unwrap();
+        let mut signature = Reader::new(&blob);
+        assert_eq!(signature.text().unwrap(), name);
+        let components = PublicKeyComponents { n: &key.public().n, e: &key.public().e };
+        components.verify(parameters, b"data", signature.string().unwrap()).unwrap();
+        signature.end().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_private_is_in_debug_output_or_in_errors() {
+    let (folder, key) = generated().await;
+    let file = folder.path().join("key");
+    let pem = fs::read_to_string(&file).unwrap();
+    let debug = format!("{key:?}");
+    assert_eq!(debug, format!("KeyPair {{ public: {:?}, .. }}", key.public()));
+    assert_eq!(format!("{:?}", Pem(pem.clone())), "Pem");
+    let damaged = pem.replacen('\n', "\n!", 2);
+    let error = format!("{:?}", KeyPair::from_pem(&Pem(damaged)).unwrap_err());
+    for line in pem.lines().filter(|line| line.len() == 64) {
+        assert!(!error.contains(line), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_key_is_told_as_such() {
+    for (text, why) in [
+        ("", "it is not PKCS#1 in PEM"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+            "not a private key of 2048",
+        ),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----",
+            "encrypted",
+        ),
+    ] {
+        let error = format!("{:#}", KeyPair::from_pem(&Pem(text.to_owned())).unwrap_err());
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+/// The example of RFC 7515 appendix A.2, whose modulus has its highest bit set, so that SSH puts a zero before it.
+#[test]
+fn a_jwk_has_neither_leading_zeros_nor_padding_and_is_named_by_its_hash() {
+    const N: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-\
+        yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQO\
+        S-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2et\
+        hFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
+    let n = URL_SAFE_NO_PAD.decode(N).unwrap();
+    let key = PublicKey::from_blob(&PublicKey { e: vec![1, 0, 1], n }.blob()).unwrap();
+    let jwk = key.jwk();
+    assert_eq!((jwk.n.as_str(), jwk.e.as_str(), jwk.kty), (N, "AQAB", "RSA"));
+    let hash = digest(&SHA256, format!("{N}AQAB").as_bytes());
+    assert_eq!(STANDARD.encode(hash), STANDARD.encode(from_hex(&jwk.kid)));
+    assert!(jwk.kid.len() == 64 && jwk.kid == jwk.kid.to_lowercase());
+    let json = serde_json::to_string(&jwk).unwrap();
+    assert_eq!(json, format!(r#"{{"kty":"RSA","n":"{N}","e":"AQAB","kid":"{}"}}"#, jwk.kid));
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn a_users_own_rsa_key_is_read_and_every_other_file_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    keygen(&["-q", "-t", "rsa", "-b", "2048", "-N", "", "-C", "a comment"], &file("rsa"));
+    keygen(&["-q", "-t", "ed25519", "-N", ""], &file("ed"));
+    keygen(&["-q", "-t", "ecdsa", "-N", ""], &file("ec"));
+    fs::write(file("text"), "hello").unwrap();
+    fs::write(file("cut"), "ssh-rsa AAAAB3NzaC1yc2EAAAADAQAB").unwrap();
+    PublicKey::read(&file("rsa.pub")).unwrap();
+    for (name, why) in [
+        ("rsa", "it is a private key; its public key is in the file that ends in .pub"),
+        ("ed.pub", "its type is ssh-ed25519, and Entra ID certifies ssh-rsa only"),
+        ("ec.pub", "its type is ecdsa-sha2-nistp256, and Entra ID certifies ssh-rsa only"),
+        ("text", "it holds no public key of OpenSSH"),
+        ("cut", "it is not encoded as SSH encodes it"),
+        ("none", "cannot read"),
+    ] {
+        let error = format!("{:#}", PublicKey::read(&file(name)).unwrap_err());
+        assert!(error.contains(why), "{name}: {error}");
+    }
+}

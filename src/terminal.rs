@@ -1,0 +1,51 @@
+//! The terminal that a user sits at: the one behind ssh, and what it can show. Knows nothing of what is told there.
+
+use std::io::IsTerminal;
+
+#[cfg(unix)]
+pub(crate) use unix::behind_ssh;
+
+/// Whether coloured text may go there: a terminal, unless its user wants none (no-color.org) or it can show none
+/// (bixense.com/clicolors).
+pub(crate) fn takes_colours(out: &impl IsTerminal) -> bool {
+    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|set| set == value);
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    out.is_terminal() && !no_colour && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+}
+
+/// ssh has no ControlPersist here.
+#[cfg(not(unix))]
+pub(crate) fn behind_ssh() -> Option<std::fs::File> {
+    None
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{File, OpenOptions, metadata};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::process::{getpgrp, getppid};
+    use rustix::termios::tcgetpgrp;
+
+    /// The terminal that the user sits at, where ssh has turned our standard error away: with ControlPersist it is
+    /// /dev/null (OpenSSH sshconnect.c, `ssh_proxy_connect`).
+    ///
+    /// None where the user has turned ssh's own away, and none in the background: a master connection that breaks there
+    /// would write over what has become of the terminal.
+    pub(crate) fn behind_ssh() -> Option<File> {
+        let null = metadata("/dev/null").ok()?.rdev();
+        let ours = File::from(std::io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?.rdev();
+        if ours != null || parents().is_some_and(|parents| parents == null) {
+            return None;
+        }
+        let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
+        (tcgetpgrp(&terminal).ok()? == getpgrp()).then_some(terminal)
+    }
+
+    /// The device of ssh's own standard error, where the system lets one see it (Linux).
+    fn parents() -> Option<u64> {
+        let ssh = getppid()?;
+        Some(metadata(format!("/proc/{ssh}/fd/2")).ok()?.rdev())
+    }
+}
