@@ -35,8 +35,11 @@ node nodejs
 npm npm
 script bsdutils
 setpriv util-linux
+mount mount
+ip iproute2
 zsh zsh
-fish fish' | sort -u | tr '\n' ' ')
+fish fish
+groff groff-base' | sort -u | tr '\n' ' ')
     # Debian's python3 makes no environments for pip without it.
     python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     [ -n "$packages" ] || return 0
@@ -54,6 +57,8 @@ tinyproxy tinyproxy
 curl curl
 openssl openssl
 python3 python3
+fish fish
+groff groff
 npm node' | sort -u | tr '\n' ' ')
     [ -n "$packages" ] || return 0
     say "installing $packages"

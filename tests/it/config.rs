@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
-use crate::support::{ARCSSH, LIMIT, Run, World, eventually, finish, run, script, world, world_with};
+use crate::support::{
+    ARCSSH, LIMIT, Run, World, eventually, finish, on_a_terminal, run, script, world, world_with,
+};
 
 /// A home directory in which nothing was configured.
 pub(crate) struct Home<'a> {
@@ -278,9 +280,10 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Run {
     if !is_root(home) {
         return home.config(arguments);
     }
-    // Where the program was built may be closed to others.
+    // Where the program was built may be closed to others. A copy of our own making could be busy when it is started:
+    // other tests fork meanwhile.
     let copy = home.w.home().join("arcssh");
-    fs::copy(ARCSSH, &copy).unwrap();
+    assert!(Command::new("cp").arg(ARCSSH).arg(&copy).status().unwrap().success());
     for folder in [home.w.home(), home.w.emulator().directory()] {
         fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
     }
@@ -429,31 +432,31 @@ fn a_dry_run_makes_no_folder() {
 }
 
 /// What `arcssh config` shows on a terminal, and its exit status.
-fn on_a_terminal(home: &Home<'_>, arguments: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+fn config_on_a_terminal(
+    home: &Home<'_>,
+    arguments: &str,
+    variables: &[(&str, &str)],
+) -> (Option<i32>, String) {
     let mut terminal = home.command("script");
-    let command = format!("'{ARCSSH}' config {arguments}");
-    match cfg!(target_os = "linux") {
-        true => terminal.args(["-qec", &command, "/dev/null"]),
-        false => terminal.args(["-q", "/dev/null", "sh", "-c", &command]),
-    };
-    let run = run(terminal.envs(variables.iter().copied()).env("TERM", "xterm"));
-    (run.code, String::from_utf8(run.stdout).unwrap().replace('\r', ""))
+    terminal.envs(variables.iter().copied());
+    let (code, screen) = on_a_terminal(terminal, &format!("'{ARCSSH}' config {arguments}"));
+    (code, screen.replace('\r', ""))
 }
 
 #[test]
 fn a_terminal_has_colours_unless_they_are_not_wanted() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "Host other\n");
-    let (code, diff) = on_a_terminal(&home, "web01 --dry-run", &[]);
+    let (code, diff) = config_on_a_terminal(&home, "web01 --dry-run", &[]);
     assert_eq!(code, Some(1));
     assert!(
         diff.contains("\u{1b}[32m+Host web01\u{1b}[0m\n") && diff.contains("\u{1b}[36m@@ -1 +1,"),
         "{diff}"
     );
     assert!(diff.contains("\n Host other\n"), "{diff}");
-    let (_, plain) = on_a_terminal(&home, "web01 --dry-run", &[("NO_COLOR", "1")]);
+    let (_, plain) = config_on_a_terminal(&home, "web01 --dry-run", &[("NO_COLOR", "1")]);
     assert!(plain.contains("\n+Host web01\n") && !plain.contains('\u{1b}'), "{plain}");
-    let (_, coloured) = on_a_terminal(&home, "web01 --dry-run", &[("NO_COLOR", "")]);
+    let (_, coloured) = config_on_a_terminal(&home, "web01 --dry-run", &[("NO_COLOR", "")]);
     assert_eq!(coloured, diff);
 }
 
@@ -461,9 +464,9 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
 fn no_question_is_asked_on_a_terminal_either() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "Host other\n");
-    let (code, said) = on_a_terminal(&home, "web01", &[]);
+    let (code, said) = config_on_a_terminal(&home, "web01", &[]);
     assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
-    let (code, said) = on_a_terminal(&home, "--remove", &[]);
+    let (code, said) = config_on_a_terminal(&home, "--remove", &[]);
     assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
 }
 

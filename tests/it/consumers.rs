@@ -36,6 +36,23 @@ impl<'w> Configuration<'w> {
         configuration
     }
 
+    /// That of a user who logs in with certificates of Entra ID and no key at all, as `how` has it.
+    #[track_caller]
+    fn with_certificates(world: &'w World, how: &str, machines: &[&str]) -> Self {
+        let sshd = world.sshd();
+        sshd.trust_authority(&world.emulator().ssh_ca_public_key(), &[APPLICATION]).unwrap();
+        fs::write(sshd.client_key().with_file_name("authorized_keys"), "").unwrap();
+        let configuration = Self { world, file: world.home().join("hosts.conf") };
+        let known_hosts = world.home().join(".ssh/known_hosts");
+        let own = format!("Host *\n    UserKnownHostsFile {}\n    BatchMode yes\n", known_hosts.display());
+        fs::write(&configuration.file, own).unwrap();
+        let mut config = world.arcssh(&["config", how, "--user", &user(), "--file"]);
+        config.arg(&configuration.file).args(["--port", &sshd.port().to_string()]).args(machines);
+        let run = run(&mut config);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        configuration
+    }
+
     /// `arcssh config` with what it takes to log in to the playground's machines.
     #[track_caller]
     fn config(&self, arguments: &[&str]) -> Run {
@@ -70,6 +87,9 @@ impl<'w> Configuration<'w> {
         run(self.program("ssh").args(arguments))
     }
 }
+
+/// What the certificates of the emulator's service principal are made out for.
+const APPLICATION: &str = "c11e4700-0000-4000-8000-000000000001";
 
 /// Who runs the tests.
 fn user() -> String {

@@ -5,48 +5,20 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{ARCSSH, Run, World, closed_port, run, script, world, world_with};
+use crate::support::{ARCSSH, Run, World, closed_port, run, world, world_with};
 
-const SIGN_IN: &str =
-    "arcssh: hint: az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET";
-const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them to use Azure CLI";
+const SIGN_IN: &str = "arcssh: hint: run arcssh login";
+const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
 const AGENT: &str =
     "arcssh: hint: check that the machine is on and its Arc agent connected: on it, type azcmagent show";
 const TRY_LATER: &str =
     "arcssh: hint: try again in a minute; https://azure.status.microsoft tells of outages";
 const NETWORK: &str = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
+const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another";
 const MACHINES: &str = "arcssh: hint: az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs";
 
 // Who we are.
-
-#[test]
-fn without_any_identity_the_user_is_told_how_to_sign_in() {
-    let w = world(&["web01"]);
-    let run = run(by_azure_cli(&mut w.proxy("web01")).env("PATH", w.home().join("empty")));
-    let why = "arcssh: cannot connect to web01: nobody is signed in: there is no Azure CLI and no service principal";
-    run.failed(3, &[why, SIGN_IN]);
-    assert!(w.emulator().requests_to(Service::Arm).is_empty());
-}
-
-#[test]
-fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
-    let w = world(&["web01"]);
-    azure_cli(&w, &azure_cli_with_a_token(&w));
-    let run = run(by_azure_cli(w.ssh().args(["web01", "echo reached"])).env("PATH", path_with_azure_cli(&w)));
-    assert_eq!(run.clean(), "reached\n");
-    let read = std::fs::read(w.home().join("read-by-az")).unwrap();
-    assert_eq!(read, b"", "Azure CLI read from ssh's connection");
-}
-
-#[test]
-fn azure_cli_without_a_sign_in_is_quoted() {
-    let w = world(&["web01"]);
-    azure_cli(&w, "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1");
-    let run = run(by_azure_cli(&mut w.proxy("web01")).env("PATH", path_with_azure_cli(&w)));
-    let why = "arcssh: cannot connect to web01: Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
-    run.failed(3, &[why, SIGN_IN]);
-}
 
 #[test]
 fn half_a_service_principal_is_told_by_what_is_missing() {
@@ -54,7 +26,7 @@ fn half_a_service_principal_is_told_by_what_is_missing() {
     for missing in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
         let why =
             format!("arcssh: cannot connect to web01: AZURE_CLIENT_SECRET is set, but {missing} is not");
-        run(w.proxy("web01").env_remove(missing)).failed(3, &[&why, SIGN_IN]);
+        run(w.proxy("web01").env_remove(missing)).failed(3, &[&why, SERVICE_PRINCIPAL]);
     }
     assert!(w.emulator().requests().iter().all(|request| request.service == Service::Relay));
 }
@@ -120,10 +92,7 @@ fn entra_id_without_a_token_is_told_by_what_answered() {
 fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
     let w = world(&["web01"]);
     let id = w.id();
-    let setup = format!("arcssh: hint: arcssh setup {id}");
-    let register = format!(
-        "arcssh: hint: az provider register --namespace Microsoft.HybridConnectivity --subscription {SUBSCRIPTION} --wait; then restart the Arc agent on the machine"
-    );
+    let setup = format!("arcssh: hint: arcssh setup {id} --port {}", w.sshd().port());
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
     let cases: [(i32, ArmFault, &str, &str); 10] = [
         (
@@ -157,26 +126,26 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
         (
             5,
             ArmFault::new(404, "SubscriptionNotFound", "The subscription 's' could not be found."),
-            "there is no such machine (SubscriptionNotFound: The subscription 's' could not be found.)",
-            MACHINES,
+            "this identity sees no such subscription (SubscriptionNotFound: The subscription 's' could not be found.)",
+            ACCOUNT,
         ),
         (
             5,
             ArmFault::new(404, "NoRegisteredProviderFound", "No registered resource provider found."),
             "the subscription has no registered Microsoft.HybridConnectivity (NoRegisteredProviderFound)",
-            &register,
+            &setup,
         ),
         (
             5,
             ArmFault::new(409, "NoRegisteredProviderFound", "No registered resource provider found."),
             "the subscription has no registered Microsoft.HybridConnectivity (NoRegisteredProviderFound)",
-            &register,
+            &setup,
         ),
         (
             5,
             ArmFault::new(409, "MissingSubscriptionRegistration", "The subscription is not registered."),
             "the subscription has no registered Microsoft.HybridConnectivity (MissingSubscriptionRegistration)",
-            &register,
+            &setup,
         ),
         (
             1,
@@ -193,8 +162,12 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
     ];
     for (number, (status, fault, why, hint)) in cases.into_iter().enumerate() {
         w.emulator().arm_fault(fault);
-        run(&mut w.proxy("web01")).failed(status, &[&cannot(why), hint]);
+        let mut proxy = w.proxy("web01");
+        // A kept token would be tried again after a 401.
+        proxy.env("ARCSSH_STATE_DIR", w.home().join(format!("state-{number}")));
+        run(&mut proxy).failed(status, &[&cannot(why), hint]);
         assert_eq!(w.emulator().requests_to(Service::Arm).len(), number + 1, "asked again: {why}");
+        w.forget();
     }
     assert_eq!(writes(&w), 0);
 }
@@ -204,9 +177,10 @@ fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
     let w = world(&["web01"]);
     let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
-    let why =
-        cannot("there is no such machine (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)");
-    run(&mut w.proxy("web01")).failed(5, &[&why, MACHINES]);
+    let why = cannot(
+        "this identity sees no such subscription (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)",
+    );
+    run(&mut w.proxy("web01")).failed(5, &[&why, ACCOUNT]);
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", &"x".repeat(100_000)));
     assert!(run(&mut w.proxy("web01")).stderr.len() < 2000);
 }
@@ -226,7 +200,7 @@ fn an_identity_without_the_role_reads_who_needs_which_role_where() {
 #[test]
 fn a_machine_that_is_not_set_up_is_named_for_setup_and_nothing_is_written() {
     let w = world(&["web01"]);
-    let setup = format!("arcssh: hint: arcssh setup {}", w.id());
+    let setup = format!("arcssh: hint: arcssh setup {} --port {}", w.id(), w.sshd().port());
     w.emulator().machine("web01").remove_service_configuration();
     let why = cannot("the service is not enabled on it yet (412 Precondition Failed)");
     run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
@@ -246,7 +220,7 @@ fn an_id_that_leads_nowhere_is_told_by_what_is_missing() {
     elsewhere("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: there is no such machine (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
     elsewhere("rg-arc", "rg-none").failed(5, &[&cannot("there is no such machine (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
     let other = "00000000-0000-4000-8000-000000000001";
-    elsewhere(SUBSCRIPTION, other).failed(5, &[&cannot(&format!("there is no such machine (SubscriptionNotFound: The subscription '{other}' could not be found.)")), MACHINES]);
+    elsewhere(SUBSCRIPTION, other).failed(5, &[&cannot(&format!("this identity sees no such subscription (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
 }
 
 #[test]
@@ -255,7 +229,7 @@ fn a_short_retry_after_is_honoured() {
     w.emulator()
         .arm_fault(ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "2").times(1));
     let start = Instant::now();
-    assert_eq!(w.ssh_run(&["web01", "echo reached"]).arcssh_lines().len(), 1, "told that it waits");
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).waiting_lines().len(), 1, "told that it waits");
     assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
 }
@@ -313,7 +287,7 @@ fn a_listener_that_comes_late_is_waited_for_and_told_of() {
         let again = format!("; trying again in {pause} s");
         assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&again)), "{}", run.stderr);
     }
-    let [line] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+    let [line] = run.waiting_lines()[..] else { panic!("{}", run.stderr) };
     let start = "arcssh: waiting for the agent of web01 to listen, up to 90 s (404 ";
     assert!(line.starts_with(start) && line.ends_with("); 2 s so far"), "{line}");
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
@@ -543,38 +517,4 @@ fn senders(w: &World) -> usize {
 /// Notifications to the agent.
 fn accepted(w: &World) -> usize {
     w.emulator().requests_to(Service::Agent).len()
-}
-
-/// Without the service principal, so that Azure CLI is asked.
-fn by_azure_cli(command: &mut Command) -> &mut Command {
-    ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
-        .iter()
-        .fold(command, |command, name| command.env_remove(name))
-}
-
-/// A script in the place of `az`.
-fn azure_cli(w: &World, body: &str) {
-    script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{body}\n"));
-}
-
-fn path_with_azure_cli(w: &World) -> String {
-    format!("{}:/usr/bin:/bin", w.home().join("bin").display())
-}
-
-/// Notes what it finds on standard input, and prints a token of the emulator's Entra ID as Azure CLI does.
-fn azure_cli_with_a_token(w: &World) -> String {
-    let variables = w.emulator().environment();
-    let value = |name: &str| variables.iter().find(|(key, _)| key == name).unwrap().1.clone();
-    let (secret, client, tenant) =
-        (value("AZURE_CLIENT_SECRET"), value("AZURE_CLIENT_ID"), value("AZURE_TENANT_ID"));
-    let (authority, audience) = (value("AZURE_AUTHORITY_HOST"), value("ARCSSH_ARM_AUDIENCE"));
-    format!(
-        r#"cat > "$HOME/read-by-az"
-token=$(curl -sS --cacert "$SSL_CERT_FILE" -d grant_type=client_credentials -d client_id={client} \
-    --data-urlencode 'client_secret={secret}' -d scope={audience}/.default \
-    {authority}{tenant}/oauth2/v2.0/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
-expires=$(($(date +%s) + 3600))
-printf '{{"accessToken":"%s","expiresOn":"%s","expires_on":%s,"subscription":"s","tenant":"t","tokenType":"Bearer"}}\n' \
-    "$token" "$(date -d @$expires '+%Y-%m-%d %H:%M:%S.000000')" $expires"#
-    )
 }

@@ -20,7 +20,9 @@ fn every_command_of_the_guides_does_what_it_says() {
     let path =
         format!("{}:{}", Path::new(ARCSSH).parent().unwrap().display(), std::env::var("PATH").unwrap());
     let mut tried = 0;
-    for guide in ["SSH-CONFIG.md", "VSCODE.md", "ANSIBLE.md"] {
+    let guides =
+        ["SSH-CONFIG.md", "VSCODE.md", "ANSIBLE.md", "CACHE.md", "SETUP.md", "DOCTOR.md", "ENTRA.md"];
+    for guide in guides {
         let w = world_with(&["solo"], |builder| {
             builder.machine(Machine::new("web01").resource_group("rg-web").tag("env", "prod"))
         });

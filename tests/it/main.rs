@@ -3,18 +3,30 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod adopt;
+mod all_day;
 mod config;
 mod consumers;
+mod doctor;
 mod drop_in;
+mod entra;
 mod failures;
 mod faults;
 mod guides;
 mod hostile;
+mod identity;
 mod ipv6;
+mod last;
 mod main_job;
+mod managed_identity;
+mod people;
 mod proxies;
 mod readme;
 mod secrets;
+mod setup;
+mod sign_in;
 mod stdout;
+mod store;
 mod support;
 mod tls;
+mod troubleshooting;
+mod waiting;

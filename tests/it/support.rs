@@ -4,14 +4,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arcssh_emulator::Builder;
 use arcssh_emulator::playground::Playground;
+use arcssh_emulator::{Builder, Service};
 
 /// The shipped binary.
 pub(crate) const ARCSSH: &str = env!("CARGO_BIN_EXE_arcssh");
@@ -81,6 +81,25 @@ impl World {
         arcssh
     }
 
+    /// Where arcssh keeps what lasts.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.home().join(".local/state/arcssh")
+    }
+
+    /// Has arcssh forget what it has kept.
+    pub(crate) fn forget(&self) {
+        run(&mut self.arcssh(&["cache", "clear"])).clean();
+    }
+
+    /// The names of the hybrid connections that were dialled, in order.
+    pub(crate) fn dialled(&self) -> Vec<String> {
+        let requests = self.emulator().requests_to(Service::Relay).into_iter();
+        let senders = requests.filter(|request| request.path_and_query.contains("sb-hc-action=connect"));
+        senders
+            .map(|request| request.path_and_query.split('?').next().unwrap_or_default().to_owned())
+            .collect()
+    }
+
     /// `arcssh proxy` to a service that the test runs in place of web01's sshd.
     pub(crate) fn proxy_to(&self, port: u16) -> Command {
         self.emulator().machine("web01").set_ssh_port(port);
@@ -127,17 +146,25 @@ impl Run {
     /// Asserts that it ended well and said nothing on standard error; what it said otherwise.
     #[track_caller]
     pub(crate) fn clean(self) -> String {
-        // On a busy machine a connection takes long enough to be told what it waits for.
-        let waiting = |line: &&str| line.starts_with("arcssh: waiting for the ");
-        let said: Vec<&str> = self.stderr.lines().filter(|line| !waiting(line)).collect();
+        let said: Vec<&str> = self.stderr.lines().filter(|line| !is_waiting(line)).collect();
         assert_eq!((self.code, said), (Some(0), vec![]));
         String::from_utf8(self.stdout).unwrap()
     }
 
-    /// The lines on standard error that are arcssh's own, in order.
+    /// The lines on standard error that are arcssh's own, in order, without those of waiting.
     pub(crate) fn arcssh_lines(&self) -> Vec<&str> {
-        self.stderr.lines().filter(|line| line.starts_with("arcssh: ")).collect()
+        self.stderr.lines().filter(|line| line.starts_with("arcssh: ") && !is_waiting(line)).collect()
     }
+
+    /// Those that tell what is waited for.
+    pub(crate) fn waiting_lines(&self) -> Vec<&str> {
+        self.stderr.lines().filter(|line| is_waiting(line)).collect()
+    }
+}
+
+/// On a busy machine anything takes long enough to be told that it is waited for.
+fn is_waiting(line: &str) -> bool {
+    line.starts_with("arcssh: waiting for the ")
 }
 
 /// Runs a program to its end, with nothing on its standard input.
@@ -225,7 +252,8 @@ impl Run {
     #[track_caller]
     pub(crate) fn failed(&self, status: i32, lines: &[&str]) {
         let told = told(&self.stderr);
-        assert_eq!(told.lines().collect::<Vec<_>>(), lines, "standard error:\n{}", self.stderr);
+        let asked = |line: &&str| !is_waiting(line) || lines.contains(line);
+        assert_eq!(told.lines().filter(asked).collect::<Vec<_>>(), lines, "standard error:\n{}", self.stderr);
         assert_eq!((self.code, self.stdout.len()), (Some(status), 0));
     }
 }
@@ -253,4 +281,14 @@ pub(crate) fn script(directory: &Path, name: &str, text: &str) {
     fs::create_dir_all(directory).unwrap();
     fs::write(directory.join(name), text).unwrap();
     fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// What a command line of the shell shows on a terminal, and its exit status; `script` is the program of that name.
+pub(crate) fn on_a_terminal(mut script: Command, command: &str) -> (Option<i32>, String) {
+    match cfg!(target_os = "linux") {
+        true => script.args(["-qec", command, "/dev/null"]),
+        false => script.args(["-q", "/dev/null", "sh", "-c", command]),
+    };
+    let run = run(script.env("TERM", "xterm"));
+    (run.code, String::from_utf8(run.stdout).unwrap())
 }

@@ -15,7 +15,7 @@ fn entra_id_with_a_certificate_that_is_not_trusted_is_told_at_once() {
     let w = world(&["web01"]);
     let start = Instant::now();
     let run = run(w.proxy("web01").env("SSL_CERT_FILE", another_authority(&w)));
-    run.failed(6, &["arcssh: cannot connect to web01: the certificate of Entra ID comes from an authority that this machine does not trust", HINT]);
+    run.failed(6, &["arcssh: cannot connect to web01: the certificate of Entra ID comes from an authority that this machine does not trust: arcssh emulator authority", HINT]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
 }
@@ -29,7 +29,7 @@ fn arm_with_a_certificate_that_is_not_trusted_is_told_at_once() {
     proxy.env_remove("AZURE_CLIENT_SECRET").env("SSL_CERT_FILE", another_authority(&w));
     proxy.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
     let start = Instant::now();
-    run(&mut proxy).failed(6, &["arcssh: cannot connect to web01: the certificate of Azure Resource Manager comes from an authority that this machine does not trust", HINT]);
+    run(&mut proxy).failed(6, &["arcssh: cannot connect to web01: the certificate of Azure Resource Manager comes from an authority that this machine does not trust: arcssh emulator authority", HINT]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
@@ -40,7 +40,7 @@ fn a_relay_with_a_certificate_that_is_not_trusted_is_told_at_once() {
     let start = Instant::now();
     let run = run(w.arcssh(&["-r", "relay_info"]).env("SSL_CERT_FILE", another_authority(&w)));
     let why = format!(
-        "arcssh: cannot connect to the machine: the certificate of {} comes from an authority that this machine does not trust",
+        "arcssh: cannot connect to the machine: the certificate of {} comes from an authority that this machine does not trust: arcssh emulator authority",
         w.emulator().relay_authority()
     );
     run.failed(6, &[&why, HINT]);

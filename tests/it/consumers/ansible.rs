@@ -47,6 +47,20 @@ fn ansible_works_on_twenty_machines_at_once() {
 }
 
 #[test]
+fn ansible_logs_in_to_ten_machines_at_once_with_one_certificate() {
+    let names: Vec<String> = (1..=10).map(|n| format!("node{n:02}")).collect();
+    let w = world(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let hosts = Configuration::with_certificates(&w, "--entra", &["--all"]);
+    inventory(&w);
+    let masters = Masters(&w);
+    let pinged = run(ansible(&hosts, "ansible").args(["--forks", "10", "-m", "ping", "rg_rg_arc"]));
+    assert_eq!(pinged.code, Some(0), "{}", told(&pinged));
+    let pongs = told(&pinged).lines().filter(|line| line.contains(r#""ping": "pong""#)).count();
+    assert_eq!(pongs, 10, "{}", told(&pinged));
+    assert_eq!(masters.end(), 10);
+}
+
+#[test]
 fn ansible_reads_the_inventory() {
     let w = world(&["Node01", "node02"]);
     inventory(&w);

@@ -51,6 +51,24 @@ fn two_windows_of_vs_code_have_a_server_each() {
     assert!(eventually(Duration::from_secs(10), || w.sshd().sessions() == 0), "a session of sshd is left");
 }
 
+#[test]
+fn windows_of_vs_code_log_in_with_one_certificate() {
+    let w = world(&["web01"]);
+    let hosts = Configuration::with_certificates(&w, "--entra", &["web01"]);
+    let served = w.home().join("served");
+    fs::create_dir(&served).unwrap();
+    fs::write(served.join("extension.vsix"), noise(1 << 20)).unwrap();
+    let (first, second) = (Window::open(&hosts), Window::open(&hosts));
+    // The first one leaves, and its agent with it; one that comes then finds that of the second.
+    first.close();
+    let third = Window::open(&hosts);
+    for window in [&second, &third] {
+        assert_eq!(finish(window.fetch(&w, "extension.vsix")).code, Some(0));
+    }
+    second.close();
+    third.close();
+}
+
 /// `ssh -T -D PORT alias bash`, whose script arrives on standard input and has said where it serves HTTP.
 struct Window {
     ssh: Child,
@@ -133,6 +151,25 @@ fn the_parser_of_editors_lists_our_hosts() {
         let key = w.sshd().client_key().display().to_string();
         assert_eq!(listed["web01"]["IdentityFile"], serde_json::json!([key]), "{package}");
     }
+}
+
+#[test]
+fn the_parser_of_editors_survives_a_match_exec() {
+    let w = world_with(&["web01"], |b| b.machine(Machine::new("web02")));
+    join(&w, "web02");
+    let hosts = Configuration::with_certificates(&w, "--entra=files", &["--all"]);
+    for package in ["ssh-config", "ssh-config-4"] {
+        let mut node = w.command("node");
+        node.arg(install().join("hosts.js")).arg(package).arg(&hosts.file);
+        let listed: BTreeMap<String, Value> = serde_json::from_str(&run(&mut node).clean()).unwrap();
+        let aliases: Vec<&str> = listed.keys().map(String::as_str).filter(|a| !a.contains('*')).collect();
+        assert_eq!(aliases, ["web01", "web02"], "{package}");
+        for alias in aliases {
+            assert_eq!(listed[alias]["User"], user().as_str(), "{package}");
+            assert_eq!(listed[alias]["IdentitiesOnly"], "yes", "{package}");
+        }
+    }
+    assert_eq!(hosts.ssh(&["web02", "echo reached"]).clean(), "reached\n");
 }
 
 fn install() -> PathBuf {

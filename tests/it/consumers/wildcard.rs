@@ -1,9 +1,9 @@
 //! `arcssh config --wildcard`: any machine by its name, found when it is connected to.
 
-use arcssh_emulator::Machine;
+use arcssh_emulator::{Machine, SUBSCRIPTION};
 
 use super::{Configuration, join, trust};
-use crate::support::{Run, World, world_with};
+use crate::support::{Run, World, run, world_with};
 
 #[test]
 fn a_name_that_nobody_wrote_down_is_found() {
@@ -47,6 +47,24 @@ fn a_name_that_means_no_machine_or_several_is_told() {
             "arcssh: cannot connect to db01.arc: 2 machines are called db01: rg-a/db01, rg-b/db01",
             "arcssh: hint: ssh db01.rg-a.arc",
         ],
+    );
+}
+
+#[test]
+fn a_name_is_looked_for_in_the_subscription_that_is_named() {
+    let w = world_with(&["web01"], |builder| builder);
+    let by = |subscription: &str| {
+        let proxy = format!("arcssh proxy --host %n --subscription {subscription} --port %p");
+        run(&mut w.ssh_by(&proxy, "echo reached"))
+    };
+    assert_eq!(by(SUBSCRIPTION).clean(), "reached\n");
+    let other = by("00000000-0000-4000-8000-000000000009");
+    let [why, _] = other.arcssh_lines()[..] else { panic!("{}", other.stderr) };
+    assert!(why.starts_with("arcssh: cannot connect to web01: "), "{why}");
+    assert_eq!(
+        by(SUBSCRIPTION).clean(),
+        "reached\n",
+        "what was found before is kept for its own subscription"
     );
 }
 

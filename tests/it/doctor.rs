@@ -1,0 +1,691 @@
+//! `arcssh doctor`: each thing that a connection needs is broken in turn; the doctor names that one and no other, with
+//! what `arcssh proxy` says to type.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use arcssh_emulator::{ArmFault, Builder, Machine, RelayFault, Role, SUBSCRIPTION, Service};
+use serde_json::Value;
+
+use crate::support::{
+    ARCSSH, World, closed_port, on_a_terminal, run, run_with_input, service, world, world_with,
+};
+
+/// Something that is broken, and what the doctor says of it.
+struct Case {
+    /// What is broken.
+    what: &'static str,
+    /// How the emulated Azure is set up.
+    azure: fn(Builder) -> Builder,
+    /// What is broken then.
+    world: fn(&World),
+    /// And for the programs alone.
+    program: fn(&World, &mut Command),
+    /// What is asked about, made from web01's ID.
+    target: fn(String) -> String,
+    /// The check that tells of it.
+    check: &'static str,
+    /// How badly.
+    outcome: &'static str,
+    /// A part of why.
+    why: &'static str,
+    /// The thing to type; `{ID}`, `{PORT}` and `{HOME}` stand for what they are.
+    fix: &'static str,
+    proxy: Proxy,
+}
+
+/// What `arcssh proxy` says to the same.
+#[derive(Clone, Copy, PartialEq)]
+enum Proxy {
+    /// The same thing to type.
+    SameHint,
+    /// It fails too, and knows less.
+    Fails,
+    /// It is none of its business.
+    Connects,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            what: "",
+            azure: |builder| builder,
+            world: |_| {},
+            program: |_, _| {},
+            target: |id| id,
+            check: "",
+            outcome: "failed",
+            why: "",
+            fix: "",
+            proxy: Proxy::SameHint,
+        }
+    }
+}
+
+/// The checks of a report that came to something else than `passed` or `skipped`, with that, why, and what to type.
+fn complaints(report: &Value) -> Vec<[String; 4]> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let checks = report["checks"].as_array().expect("checks").iter();
+    let told = checks.map(|check| ["name", "outcome", "text", "fix"].map(|key| text(&check[key])));
+    told.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
+}
+
+fn doctor(w: &World, target: &str, rest: &[&str]) -> Command {
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    w.arcssh(&[&["doctor", target, "--file", &file, "--port", &port], rest].concat())
+}
+
+fn examine(case: &Case) {
+    let w = world_with(&["web01"], case.azure);
+    (case.world)(&w);
+    let target = (case.target)(w.id());
+    let mut doctor = doctor(&w, &target, &["--json"]);
+    (case.program)(&w, &mut doctor);
+    let start = Instant::now();
+    let examined = run(&mut doctor);
+    assert!(start.elapsed() < Duration::from_secs(60), "{}: {:?}", case.what, start.elapsed());
+    let report: Value = serde_json::from_slice(&examined.stdout)
+        .unwrap_or_else(|error| panic!("{}: {error}: {}", case.what, examined.stderr));
+    let told = complaints(&report);
+    let [[name, outcome, why, fix]] = &told[..] else { panic!("{}: {told:#?}\n{report:#}", case.what) };
+    assert_eq!((name.as_str(), outcome.as_str()), (case.check, case.outcome), "{}: {why}", case.what);
+    assert!(why.contains(case.why), "{}: {why}", case.what);
+    let port = w.sshd().port().to_string();
+    let home = w.home().display().to_string();
+    let wanted = case.fix.replace("{ID}", &target).replace("{PORT}", &port).replace("{HOME}", &home);
+    assert_eq!(fix, &wanted, "{}", case.what);
+    assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.what);
+    assert_eq!(report["ok"], case.outcome != "failed");
+
+    let mut proxy = w.arcssh(&["proxy", &target, "--port", &port, "--wait", "0"]);
+    (case.program)(&w, &mut proxy);
+    let connected = run_with_input(&mut proxy, Vec::new());
+    match case.proxy {
+        Proxy::Connects => assert_eq!(connected.code, Some(0), "{}: {}", case.what, connected.stderr),
+        Proxy::Fails => assert_ne!(connected.code, Some(0), "{}", case.what),
+        Proxy::SameHint => {
+            let hint = connected.stderr.lines().last().unwrap_or_default();
+            assert_eq!(hint.strip_prefix("arcssh: hint: "), Some(fix.as_str()), "{}", case.what);
+        }
+    }
+}
+
+const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
+const NETWORK: &str =
+    "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+const SERVICE_PRINCIPAL: &str =
+    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
+const INSPECTION: &str = "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
+const WEBSOCKETS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const SETUP: &str = "arcssh setup {ID} --port {PORT}";
+
+#[test]
+fn nothing_is_found_where_nothing_is_wrong() {
+    let w = world(&["web01"]);
+    for target in ["web01", "rg-arc/web01", &w.id()] {
+        let examined = run(&mut doctor(&w, target, &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+        let passed = |name: &str| {
+            let mut checks = report["checks"].as_array().unwrap().iter();
+            checks.find(|check| check["name"] == name).is_some_and(|check| check["outcome"] == "passed")
+        };
+        for name in
+            ["ssh", "identity", "clock", "permissions", "endpoint", "relay", "sshd", "host key", "store"]
+        {
+            assert!(passed(name), "{name}: {report:#}");
+        }
+    }
+    let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
+    assert_eq!(writes, 0);
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn without_a_machine_only_what_needs_none_is_looked_at() {
+    let w = world(&["web01"]);
+    let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
+    let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+    assert_eq!((complaints(&report), examined.code, &report["machine"]), (vec![], Some(0), &Value::Null));
+    let outcomes = report["checks"].as_array().unwrap().iter();
+    let passed: Vec<&str> =
+        outcomes.filter(|check| check["outcome"] == "passed").filter_map(|c| c["name"].as_str()).collect();
+    assert_eq!(passed, ["ssh", "ssh-keygen", "identity", "clock", "subscription", "network", "store"]);
+    assert_eq!(w.emulator().requests_to(Service::Relay).len(), 0);
+}
+
+#[test]
+fn whose_certificate_is_kept_is_told() {
+    let w = world(&["web01"]);
+    let certificate = || {
+        let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        let found = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "certificate");
+        found.map(|check| (check["outcome"].to_string(), check["text"].to_string())).unwrap()
+    };
+    assert_eq!(certificate().0, "\"skipped\"");
+    let shown = run(&mut w.arcssh(&["cert"])).clean();
+    let (outcome, text) = certificate();
+    let name = text.trim_matches('"').split(',').next().unwrap();
+    assert!(
+        outcome == "\"passed\"" && text.ends_with("for 60 min\"") && shown.contains(name),
+        "{text} {shown}"
+    );
+}
+
+#[test]
+fn programs_and_files_of_this_machine_are_examined() {
+    fn only(w: &World, command: &mut Command, program: &str) {
+        let bin = w.home().join("bin");
+        let _ = fs::create_dir(&bin);
+        let _ = symlink(format!("/usr/bin/{program}"), bin.join(program));
+        command.env("PATH", bin);
+    }
+    fn block(w: &World, before: &str, mode: u32) {
+        let file = w.configuration();
+        fs::remove_file(&file).unwrap();
+        let words = ["config", &w.id(), "--user", "ada", "--file", file.to_str().unwrap()];
+        assert_eq!(run(&mut w.arcssh(&words)).code, Some(0));
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, before.to_owned() + &text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fn open(w: &World, path: PathBuf, mode: u32) {
+        run(&mut w.proxy("web01"));
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let cases = [
+        Case {
+            what: "no ssh",
+            program: |w, command| only(w, command, "ssh-keygen"),
+            check: "ssh",
+            fix: "sudo apt install openssh-client",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "no ssh-keygen",
+            program: |w, command| only(w, command, "ssh"),
+            check: "ssh-keygen",
+            fix: "sudo apt install openssh-client",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "another host key",
+            world: |w| {
+                let key = fs::read_to_string(w.sshd().client_key().with_extension("pub")).unwrap();
+                fs::write(w.home().join(".ssh/known_hosts"), format!("web01 {key}")).unwrap();
+            },
+            check: "host key",
+            why: "is not the one that",
+            fix: "ssh-keygen -f {HOME}/.ssh/known_hosts -R web01",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a section that another line shadows",
+            world: |w| block(w, "User intruder\n", 0o600),
+            check: "ssh configuration",
+            why: "ssh does not use the user written for web01",
+            fix: "move line 1 of {HOME}/.ssh/config below the arcssh block",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a configuration that others may write to",
+            world: |w| block(w, "", 0o666),
+            check: "ssh configuration",
+            why: "is open to other users (mode 0666)",
+            fix: "chmod go-w {HOME}/.ssh/config",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a store that others can read",
+            world: |w| open(w, w.home().join(".local/state/arcssh"), 0o755),
+            check: "store",
+            why: "is open to other users (mode 0755)",
+            fix: "chmod 700 {HOME}/.local/state/arcssh",
+            ..Case::default()
+        },
+    ];
+    cases.iter().for_each(examine);
+}
+
+#[test]
+fn identity_and_network_are_examined() {
+    let cases = [
+        Case {
+            what: "a wrong secret",
+            program: |_, command| {
+                command.env("AZURE_CLIENT_SECRET", "wrong");
+            },
+            check: "identity",
+            why: "AADSTS7000215",
+            fix: SERVICE_PRINCIPAL,
+            ..Case::default()
+        },
+        Case {
+            what: "a wrong tenant",
+            program: |_, command| {
+                command.env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000");
+            },
+            check: "identity",
+            why: "AADSTS90002",
+            fix: SERVICE_PRINCIPAL,
+            ..Case::default()
+        },
+        Case {
+            what: "half a service principal",
+            program: |_, command| {
+                command.env_remove("AZURE_CLIENT_ID");
+            },
+            check: "identity",
+            why: "AZURE_CLIENT_ID is not",
+            fix: SERVICE_PRINCIPAL,
+            ..Case::default()
+        },
+        Case {
+            what: "nobody has signed in",
+            program: |_, command| {
+                command.env("ARCSSH_CREDENTIAL", "arcssh");
+            },
+            check: "identity",
+            why: "nobody has typed arcssh login",
+            fix: "run arcssh login",
+            ..Case::default()
+        },
+        Case {
+            what: "a clock that is ten minutes behind",
+            azure: |builder| builder.clock_offset(600),
+            check: "clock",
+            why: "s behind Azure's",
+            fix: "sudo timedatectl set-ntp true",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a clock that is two minutes ahead",
+            azure: |builder| builder.clock_offset(-120),
+            check: "clock",
+            outcome: "warned",
+            why: "s ahead of Azure's",
+            fix: "sudo timedatectl set-ntp true",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a proxy that is not there",
+            program: |_, command| {
+                command.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
+            },
+            check: "network",
+            why: "cannot reach 127.0.0.1:",
+            fix: NETWORK,
+            proxy: Proxy::Fails,
+            ..Case::default()
+        },
+        Case {
+            what: "a proxy that speaks another protocol",
+            program: |_, command| {
+                command.env("HTTPS_PROXY", "socks5://127.0.0.1:1");
+            },
+            check: "network",
+            why: "is not an HTTP proxy",
+            fix: "export HTTPS_PROXY=http://PROXY:PORT",
+            ..Case::default()
+        },
+        Case {
+            what: "a proxy that inspects TLS",
+            program: |w, command| {
+                let certificate = w.home().join("another.pem");
+                let mut openssl = w.command("openssl");
+                openssl.args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                ]);
+                openssl.args(["-subj", "/CN=another", "-keyout", "another.key", "-out"]).arg(&certificate);
+                assert_eq!(run(&mut openssl).code, Some(0));
+                command.env("SSL_CERT_FILE", certificate);
+            },
+            check: "network",
+            why: "an authority that this machine does not trust: arcssh emulator authority",
+            fix: INSPECTION,
+            ..Case::default()
+        },
+        Case {
+            what: "a name that nobody knows",
+            program: |_, command| {
+                command.env("ARCSSH_ARM_ENDPOINT", "https://arm.invalid");
+            },
+            check: "network",
+            why: "failed to lookup address information",
+            fix: NETWORK,
+            ..Case::default()
+        },
+    ];
+    cases.iter().for_each(examine);
+}
+
+#[test]
+fn what_azure_holds_is_examined() {
+    let cases = [
+        Case {
+            what: "an unknown subscription",
+            target: |id| id.replace(SUBSCRIPTION, "00000000-0000-4000-8000-000000000001"),
+            check: "subscription",
+            why: "SubscriptionNotFound",
+            fix: "arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another",
+            ..Case::default()
+        },
+        Case {
+            what: "a machine that does not exist",
+            target: |id| id.replace("web01", "web99"),
+            check: "machine",
+            why: "there is no such machine (ResourceNotFound",
+            fix: "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            ..Case::default()
+        },
+        Case {
+            what: "a resource group that does not exist",
+            target: |id| id.replace("rg-arc", "rg-none"),
+            check: "machine",
+            why: "there is no such machine (ResourceGroupNotFound",
+            fix: "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            ..Case::default()
+        },
+        Case {
+            what: "a provider that is not registered",
+            world: |w| w.emulator().set_registration_state("NotRegistered"),
+            check: "provider",
+            why: "Microsoft.HybridConnectivity is NotRegistered",
+            fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "a provider that is being registered",
+            world: |w| w.emulator().set_registration_state("Registering"),
+            check: "provider",
+            why: "is Registering",
+            fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "no role",
+            azure: |builder| builder.role(Role::None),
+            check: "permissions",
+            why: "may not ask for its relay credentials",
+            fix: "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {ID}",
+            ..Case::default()
+        },
+        Case {
+            what: "no endpoint",
+            world: |w| w.emulator().machine("web01").remove_endpoint(),
+            check: "endpoint",
+            why: "no connectivity endpoint",
+            fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "no endpoint, of which only the refusal of credentials tells",
+            azure: |builder| builder.role(Role::LocalUserLogin),
+            world: |w| w.emulator().machine("web01").remove_endpoint(),
+            check: "endpoint",
+            fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "no service configuration",
+            world: |w| w.emulator().machine("web01").remove_service_configuration(),
+            check: "service configuration",
+            why: "not enabled",
+            fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "no service configuration, of which only the refusal of credentials tells",
+            azure: |builder| builder.role(Role::LocalUserLogin),
+            world: |w| w.emulator().machine("web01").remove_service_configuration(),
+            check: "service configuration",
+            fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "another port is enabled",
+            world: |w| w.emulator().machine("web01").set_ssh_port(7),
+            check: "service configuration",
+            why: "SSH is enabled on port 7",
+            fix: "arcssh setup {ID} --port {PORT} --replace-port, or connect by port 7",
+            proxy: Proxy::Fails,
+            ..Case::default()
+        },
+        Case {
+            what: "no extension for a user of Entra ID",
+            azure: |builder| builder.role(Role::UserLogin),
+            check: "Entra login",
+            outcome: "warned",
+            why: "the extension for it is not installed",
+            fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "credentials that Azure gives nobody for now",
+            world: |w| {
+                let limit = ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "300");
+                w.emulator().arm_fault(limit.times(100));
+            },
+            check: "relay",
+            why: "too many requests",
+            fix: "try again in 300 s",
+            proxy: Proxy::Fails,
+            ..Case::default()
+        },
+    ];
+    cases.iter().for_each(examine);
+}
+
+#[test]
+fn the_machine_its_agent_and_the_relay_are_examined() {
+    let cases = [
+        Case {
+            what: "an agent that is off",
+            world: |w| w.emulator().machine("web01").set_online(false),
+            check: "machine",
+            why: "Disconnected since ",
+            fix: AGENT,
+            ..Case::default()
+        },
+        Case {
+            what: "an agent that Azure does not know to be off yet",
+            world: |w| {
+                w.emulator().machine("web01").set_online(false);
+                w.emulator().machine("web01").set_status("Connected");
+            },
+            check: "relay",
+            why: "its agent does not listen",
+            fix: AGENT,
+            ..Case::default()
+        },
+        Case {
+            what: "a machine that Azure has given up",
+            world: |w| {
+                w.emulator().machine("web01").set_online(false);
+                w.emulator().machine("web01").set_status("Expired");
+            },
+            check: "machine",
+            why: "Expired since ",
+            fix: "on the machine: azcmagent disconnect, and then azcmagent connect",
+            proxy: Proxy::Fails,
+            ..Case::default()
+        },
+        Case {
+            what: "a status that lags behind",
+            world: |w| w.emulator().machine("web01").set_status("Disconnected"),
+            check: "machine",
+            outcome: "warned",
+            why: "and yet it answers",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a relay that refuses",
+            world: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
+            check: "relay",
+            why: "its agent or the relay refused (the relay answered 403 Forbidden",
+            fix: "check that {PORT} is the port that is enabled on the machine",
+            ..Case::default()
+        },
+        Case {
+            what: "a relay that takes no credentials",
+            world: |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
+            check: "relay",
+            why: "401 ExpiredToken",
+            fix: "check this machine's clock, and try again",
+            ..Case::default()
+        },
+        Case {
+            what: "a proxy that takes the upgrade away",
+            world: |w| {
+                let reason = "This endpoint is only for web-socket requests.";
+                w.emulator().relay_fault(RelayFault::refuse(400, reason).always());
+            },
+            check: "relay",
+            why: "takes the WebSocket upgrade out",
+            fix: WEBSOCKETS,
+            ..Case::default()
+        },
+        Case {
+            what: "a relay that does not come round",
+            world: |w| w.emulator().relay_fault(RelayFault::refuse(504, "Gateway timeout").always()),
+            check: "relay",
+            why: "its agent did not answer in time",
+            fix: AGENT,
+            ..Case::default()
+        },
+    ];
+    cases.iter().for_each(examine);
+}
+
+#[test]
+fn what_stands_in_the_machines_properties_is_examined() {
+    type Change = fn(Machine) -> Machine;
+    let cases: [(Change, &str, &str, &str); 4] = [
+        (
+            |machine| machine.agent_version("1.30.02313.960").offline(),
+            "agent version",
+            "failed",
+            "1.30.02313.960 does not know service configurations",
+        ),
+        (
+            |machine| machine.agent_version("1.12.21285.002").offline(),
+            "agent version",
+            "failed",
+            "1.12.21285.002 cannot carry ssh at all",
+        ),
+        (|machine| machine.private_link(), "private link", "warned", "private link scope"),
+        (
+            |machine| machine.extension("Microsoft.Azure.ActiveDirectory", "AADSSHLoginForLinux", "Failed"),
+            "Entra login",
+            "warned",
+            "its state is Failed",
+        ),
+    ];
+    for (change, check, outcome, why) in cases {
+        let w = world_with(&["web01"], |builder| builder.machine(change(Machine::new("old").ssh_port(22))));
+        let machine = w.emulator().machine("old");
+        machine.set_ssh_port(w.sshd().port());
+        machine.set_status("Connected");
+        let examined = run(&mut doctor(&w, &machine.resource_id(), &["--json"]));
+        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
+        assert_eq!((name.as_str(), how.as_str()), (check, outcome), "{text}");
+        assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
+    }
+}
+
+#[test]
+fn what_listens_on_the_machine_is_examined() {
+    let greeting = |greeting: &'static str| match greeting {
+        "" => closed_port(),
+        "HTTP" => service(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
+        _ => service(|mut stream| {
+            let _ = stream.write_all(b"Hello.\r\nSSH-2.0-OpenSSH_7.4\r\n");
+            let _ = stream.read(&mut [0]);
+        }),
+    };
+    for (greets, outcome, why) in [
+        ("", "failed", "nothing listens on its port"),
+        ("HTTP", "failed", "does not speak SSH"),
+        ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
+    ] {
+        let w = world(&["web01"]);
+        let port = greeting(greets);
+        w.emulator().machine("web01").set_ssh_port(port);
+        let words = ["doctor", &w.id(), "--port", &port.to_string(), "--json", "--file", "none"];
+        let examined = run(&mut w.arcssh(&words));
+        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
+        assert_eq!((name.as_str(), how.as_str()), ("sshd", outcome), "{text}");
+        assert!(text.contains(why) && !fix.is_empty(), "{text}");
+        if greets.is_empty() {
+            let proxy = run(&mut w.arcssh(&["proxy", &w.id(), "--port", &port.to_string()]));
+            assert_eq!(proxy.stderr.lines().last(), Some(format!("arcssh: hint: {fix}").as_str()));
+        }
+    }
+}
+
+#[test]
+fn a_fix_sets_the_machine_up_and_examines_it_again() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").remove_endpoint();
+    let asked = run(&mut doctor(&w, &w.id(), &["--fix"]));
+    let hint = "arcssh: hint: the same command with --yes goes ahead";
+    assert_eq!((asked.code, asked.stderr.lines().last()), (Some(1), Some(hint)), "{}", asked.stderr);
+    assert!(!w.emulator().machine("web01").has_endpoint());
+    let fixed = run(&mut doctor(&w, &w.id(), &["--fix", "--yes", "--json"]));
+    let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
+    assert_eq!((complaints(&report), fixed.code), (vec![], Some(0)), "{}", fixed.stderr);
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn a_terminal_shows_colours_and_nothing_else_does() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").remove_service_configuration();
+    let plain = run(&mut doctor(&w, &w.id(), &[]));
+    let text = String::from_utf8(plain.stdout).unwrap();
+    let fix = format!("{:29}fix: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
+    let failed = "FAIL  service configuration  the service is not enabled on it yet";
+    for line in [failed, fix.as_str(), "skip  relay                  the service configuration comes first"] {
+        assert!(text.lines().any(|told| told == line), "{line}\nis not in\n{text}");
+    }
+    assert!(text.lines().last().unwrap().starts_with("1 failed, ") && !text.contains('\u{1b}'), "{text}");
+    let command = format!(
+        "{ARCSSH} doctor {} --port {} --file {}",
+        w.id(),
+        w.sshd().port(),
+        w.configuration().display()
+    );
+    let shown = |no_colour: &str| {
+        let mut script = w.command("script");
+        script.env("NO_COLOR", no_colour);
+        let (code, screen) = on_a_terminal(script, &command);
+        assert_eq!(code, Some(1));
+        screen
+    };
+    let screen = shown("");
+    assert!(screen.contains("\u{1b}[31mFAIL\u{1b}[0m  service configuration"), "{screen}");
+    let screen = shown("1");
+    assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{screen}");
+}

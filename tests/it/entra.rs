@@ -1,0 +1,497 @@
+//! Logging in as an Entra user: sections of `arcssh config --entra`, a real sshd that trusts the emulator's authority,
+//! and no other key in sight.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use arcssh_emulator::{Builder, CertificateFault, EntraFault, Machine, RefreshRefusal, Service};
+
+use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world_with};
+
+const SSH_SCOPE: &str = "https://pas.windows.net/CheckMyAccess/Linux/.default";
+
+/// A world whose user, who signed in by device code, is called as whoever runs the tests, in other letters.
+fn world_of_a_user(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+    let name = principal();
+    let second = Duration::from_secs(1);
+    let w = world_with(machines, |builder| {
+        configure(builder.user_principal_name(&name).approve_devices().device_interval(second))
+    });
+    trust(&w, &name);
+    assert_eq!(run(anonymous(&mut w.arcssh(&["login", "--device-code"]))).code, Some(0));
+    w
+}
+
+/// The user's name in upper case: certificates hold it as it was registered, and log in in lower case.
+fn principal() -> String {
+    user().to_uppercase()
+}
+
+fn user() -> String {
+    run(Command::new("id").arg("-un")).clean().trim().to_owned()
+}
+
+/// sshd lets in whoever has a certificate for this name, and no key of its own.
+fn trust(w: &World, principal: &str) {
+    w.sshd().trust_authority(&w.emulator().ssh_ca_public_key(), &[principal]).unwrap();
+    let keys = w.sshd().client_key().with_file_name("authorized_keys");
+    fs::write(keys, "").unwrap();
+}
+
+/// A program without the service principal of the emulator's environment.
+fn anonymous(command: &mut Command) -> &mut Command {
+    let names = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
+    names.iter().fold(command, |command, name| command.env_remove(name))
+}
+
+/// An ssh configuration with sections of this world's machines.
+struct Sections<'w> {
+    world: &'w World,
+    file: PathBuf,
+}
+
+impl<'w> Sections<'w> {
+    #[track_caller]
+    fn generate(world: &'w World, arguments: &[&str]) -> Self {
+        let sections = Self { world, file: world.home().join("hosts.conf") };
+        let known_hosts = world.home().join(".ssh/known_hosts");
+        // As some have it, and what would keep ssh from asking our agent.
+        let own = format!(
+            "Host *\n    UserKnownHostsFile {}\n    BatchMode yes\n    IdentitiesOnly yes\n",
+            known_hosts.display()
+        );
+        fs::write(&sections.file, own).unwrap();
+        let done = sections.config(arguments);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        sections
+    }
+
+    #[track_caller]
+    fn config(&self, arguments: &[&str]) -> Run {
+        let mut config = self.world.arcssh(&["config", "--file"]);
+        config.arg(&self.file).args(["--port", &self.world.sshd().port().to_string()]).args(arguments);
+        run(anonymous(&mut config))
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(&self.file).unwrap()
+    }
+
+    /// ssh or another one that takes `-F`.
+    fn program(&self, name: &str) -> Command {
+        let mut program = self.world.command(name);
+        anonymous(&mut program).arg("-F").arg(&self.file);
+        program
+    }
+
+    fn ssh(&self, arguments: &[&str]) -> Run {
+        run(self.program("ssh").args(arguments))
+    }
+
+    /// What `IdentityAgent` of web01 says.
+    fn socket(&self) -> PathBuf {
+        let text = self.text();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("IdentityAgent "));
+        line.unwrap().into()
+    }
+
+    /// ssh to web01 that stays until its standard input ends, once it is logged in.
+    fn stay(&self) -> Child {
+        let logins = || self.world.sshd().log().matches("Accepted publickey").count();
+        let before = logins();
+        let mut ssh = self.program("ssh");
+        ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = ssh.spawn().unwrap();
+        assert!(eventually(Duration::from_secs(30), || logins() > before), "{}", self.world.sshd().log());
+        child
+    }
+}
+
+/// How often something was asked for at the token endpoint: once the user has signed in and a token for ARM is there,
+/// only certificates are.
+fn token_requests(w: &World) -> usize {
+    let requests = w.emulator().requests_to(Service::Entra);
+    requests.iter().filter(|request| request.path_and_query.ends_with("/token")).count()
+}
+
+#[test]
+fn a_section_logs_in_as_the_user_of_the_certificate() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    let text = hosts.text();
+    assert!(text.contains(&format!("\n    User {}\n", user())), "{text}");
+    assert!(text.contains("\n    IdentitiesOnly no\n    ForwardAgent no\n"), "{text}");
+    assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
+    let log = w.sshd().log();
+    assert!(log.contains("Accepted publickey") && log.contains("-CERT"), "{log}");
+    // Nothing is left at the path, and nothing of the user's was written.
+    let socket = hosts.socket();
+    assert!(eventually(Duration::from_secs(10), || !socket.exists()));
+    // A second run keeps everything as it is.
+    let again = hosts.config(&[]);
+    assert_eq!((again.code, hosts.text()), (Some(0), text), "{}", again.stderr);
+}
+
+#[test]
+fn scp_and_rsync_copy_there_and_back() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    let bytes = crate::support::noise(2 << 20);
+    fs::write(w.home().join("file"), &bytes).unwrap();
+    let there = |name: &str| format!("web01:{}", w.home().join(name).display());
+    run(hosts.program("scp").args(["-q", "file", &there("by-scp")])).clean();
+    run(hosts.program("scp").args(["-q", &there("by-scp"), "back-scp"])).clean();
+    let by = format!("ssh -F {}", hosts.file.display());
+    let rsync = |from: &str, to: &str| {
+        run(anonymous(&mut w.command("rsync")).args(["-a", "-e", &by, from, to])).clean();
+    };
+    rsync("file", &there("by-rsync"));
+    rsync(&there("by-rsync"), "back-rsync");
+    for copy in ["back-scp", "back-rsync"] {
+        assert!(fs::read(w.home().join(copy)).unwrap() == bytes, "{copy}");
+    }
+}
+
+#[test]
+fn the_agent_lists_one_certificate_and_only_to_its_user() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    let ssh = hosts.stay();
+    let socket = hosts.socket();
+    assert!(eventually(Duration::from_secs(10), || socket.exists()));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(socket.parent().unwrap()), mode(&socket)), (0o700, 0o600));
+    let listed = run(w.command("ssh-add").arg("-L").env("SSH_AUTH_SOCK", &socket)).clean();
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    assert!(listed.starts_with("ssh-rsa-cert-v01@openssh.com "), "{listed}");
+    assert_eq!(finish(ssh).code, Some(0)); // it closes standard input first
+}
+
+#[test]
+fn thirty_connections_at_once_need_one_certificate() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    w.forget();
+    // A token for ARM, so that what follows is about certificates alone.
+    run(anonymous(&mut w.arcssh(&["account"]))).clean();
+    let before = token_requests(&w);
+    let start = |_| {
+        let mut ssh = hosts.program("ssh");
+        ssh.args(["web01", "echo reached"]).stdin(Stdio::null());
+        ssh.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<Child> = (0..30).map(start).collect();
+    for ssh in all {
+        assert_eq!(finish(ssh).clean(), "reached\n");
+    }
+    assert_eq!(token_requests(&w) - before, 1);
+    // The last ones to leave wait for the clients of others.
+    let socket = hosts.socket();
+    let sockets = || fs::read_dir(socket.parent().unwrap()).unwrap().count();
+    assert!(eventually(Duration::from_secs(15), || sockets() == 0), "{} sockets are left", sockets());
+}
+
+#[test]
+fn a_certificate_that_ends_does_not_end_a_session_and_the_next_connection_has_another() {
+    let lifetime = Duration::from_secs(20);
+    let w = world_of_a_user(&["web01"], |builder| builder.certificate_lifetime(lifetime));
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    let held = || {
+        let shown = run(anonymous(&mut w.arcssh(&["cert", "--show"]))).clean();
+        shown.lines().find(|line| line.starts_with("valid")).unwrap().to_owned()
+    };
+    let session = hosts.stay();
+    let first = held();
+    assert!(eventually(2 * lifetime, || !has_valid_certificate(&w)), "it does not end");
+    assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
+    assert_ne!(held(), first);
+    let ended = finish(session);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+}
+
+/// Whether the store's certificate is valid.
+fn has_valid_certificate(w: &World) -> bool {
+    let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
+    shown.lines().any(|line| line.starts_with("certificate") && line.contains(" left"))
+}
+
+#[test]
+fn each_bad_certificate_is_refused_in_one_line_and_ssh_is_not_let_to_guess() {
+    let cases = [
+        (CertificateFault::AnotherKey, "the certificate is for another key"),
+        (CertificateFault::Expired, "the certificate expired at "),
+        (CertificateFault::NotYetValid, "the certificate is not valid before "),
+        (CertificateFault::HostType, "the certificate is for a host, not for a user"),
+        (CertificateFault::Garbage, "this is no ssh-rsa-cert-v01@openssh.com certificate"),
+        (CertificateFault::Huge, "longer than"),
+    ];
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    for (fault, why) in cases {
+        w.forget();
+        w.emulator().certificate_fault(fault);
+        let failed = hosts.ssh(&["web01", "echo reached"]);
+        assert_eq!((failed.code, failed.stdout.len()), (Some(255), 0), "{fault:?}");
+        let lines = failed.arcssh_lines();
+        assert!(
+            lines[0].starts_with("arcssh: cannot connect to web01: ") && lines[0].contains(why),
+            "{lines:?}"
+        );
+        assert!(!failed.stderr.contains("Permission denied"), "{}", failed.stderr);
+        // The next one is good.
+        assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
+    }
+    w.forget();
+    w.emulator().certificate_fault(CertificateFault::AnotherAuthority);
+    let failed = hosts.ssh(&["web01", "echo reached"]);
+    assert!(failed.stderr.contains("Permission denied (publickey)"), "{}", failed.stderr);
+}
+
+#[test]
+fn service_principals_log_in_with_secret_certificate_and_federated_token() {
+    let w = world_with(&["web01"], |builder| builder);
+    trust(&w, "c11e4700-0000-4000-8000-000000000001");
+    let certificate = w.emulator().client_certificate();
+    let federated = w.emulator().federated_token();
+    let cases: [(&str, Option<(&str, &Path)>); 3] = [
+        ("secret", None),
+        ("certificate", Some(("AZURE_CLIENT_CERTIFICATE_PATH", &certificate))),
+        ("federated", Some(("AZURE_FEDERATED_TOKEN_FILE", &federated))),
+    ];
+    for (name, proof) in cases {
+        let with = |command: &mut Command| {
+            if let Some((variable, file)) = proof {
+                command.env_remove("AZURE_CLIENT_SECRET").env(variable, file);
+            }
+            run(command)
+        };
+        let file = w.home().join(name);
+        let mut config = w.arcssh(&["config", "web01", "--entra", "--user", &user(), "--file"]);
+        config.arg(&file).args(["--port", &w.sshd().port().to_string()]);
+        assert_eq!(with(&mut config).code, Some(0), "{name}");
+        let known_hosts = format!("UserKnownHostsFile={}", w.home().join(".ssh/known_hosts").display());
+        let mut ssh = w.command("ssh");
+        ssh.arg("-F").arg(&file).args(["-o", &known_hosts, "-o", "BatchMode=yes", "web01", "echo reached"]);
+        assert_eq!(with(&mut ssh).clean(), "reached\n", "{name}");
+    }
+}
+
+#[test]
+fn a_managed_identity_is_refused_with_the_reason() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let mut cert = w.arcssh(&["cert", "--credential", "managed-identity"]);
+    let refused = run(anonymous(&mut cert));
+    refused.failed(
+        3,
+        &[
+            "arcssh: there is no SSH certificate for a managed identity: Entra ID makes none",
+            "arcssh: hint: run arcssh login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+        ],
+    );
+}
+
+#[test]
+fn conditional_access_is_told_in_full_with_what_to_do() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
+    let refused = run(anonymous(&mut w.arcssh(&["cert"])));
+    let lines = refused.arcssh_lines();
+    let why = "arcssh: no SSH certificate: the sign-in of arcssh was refused: AADSTS50076: Due to a configuration change";
+    assert!(lines[0].starts_with(why) && lines[0].contains("Trace ID"), "{lines:?}");
+    assert_eq!(lines[1], format!("arcssh: hint: run arcssh login --scope {SSH_SCOPE}"));
+    // Which helps.
+    let login = ["login", "--device-code", "--scope", SSH_SCOPE];
+    assert_eq!(run(anonymous(&mut w.arcssh(&login))).code, Some(0));
+    assert_eq!(run(anonymous(&mut w.arcssh(&["cert"]))).code, Some(0));
+
+    w.forget();
+    w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 53003, "Access has been blocked."));
+    let blocked = run(anonymous(&mut w.arcssh(&["cert"])));
+    assert!(blocked.arcssh_lines()[1].contains("Conditional Access"), "{}", blocked.stderr);
+    w.emulator().entra_fault(EntraFault::new(400, "invalid_resource", 500_011, "No principal."));
+    let lacking = run(anonymous(&mut w.arcssh(&["cert"])));
+    assert!(lacking.arcssh_lines()[1].contains("az ad sp create --id ce6ff14a-"), "{}", lacking.stderr);
+}
+
+#[test]
+fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
+    let w = world_with(&["web01"], |builder| builder);
+    trust(&w, &principal());
+    let authority = w.home().join("authority");
+    let keygen = ["-q", "-t", "rsa", "-N", "", "-f"];
+    run(Command::new("ssh-keygen").args(keygen).arg(&authority)).clean();
+    let bin = w.home().join("bin");
+    let az = |body: &str| script(&bin, "az", &format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n"));
+    let cert = || {
+        let mut cert = w.arcssh(&["cert", "--credential", "azure-cli"]);
+        run(anonymous(&mut cert).env("PATH", format!("{}:/usr/bin:/bin", bin.display())))
+    };
+    az("echo \"ERROR: 'ssh' is misspelled or not recognized by the system.\" >&2; exit 2");
+    cert().failed(
+        3,
+        &[
+            "arcssh: Azure CLI has no ssh extension, and nobody else is signed in",
+            "arcssh: hint: run arcssh login, or az extension add --name ssh",
+        ],
+    );
+    az(&format!(
+        "echo \"$*\" > \"$HOME/arguments\"; cat > \"$HOME/read-by-az\"\n\
+         ssh-keygen -q -s {} -I id -n {} -V +1h \"$4\" && mv \"${{4%.pub}}-cert.pub\" \"$6.new\" && mv \"$6.new\" \"$6\"",
+        authority.display(),
+        principal()
+    ));
+    let told = cert().clean();
+    assert!(told.starts_with(&format!("login name        {}\n", user())), "{told}");
+    let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
+    assert!(arguments.starts_with("ssh cert --public-key-file /"), "{arguments}");
+    assert_eq!(fs::read(w.home().join("read-by-az")).unwrap(), b"");
+}
+
+#[test]
+fn windows_machines_are_refused_with_the_reason() {
+    let windows = |builder: Builder| builder.machine(Machine::new("win01").os_name("windows"));
+    let w = world_of_a_user(&["web01"], windows);
+    let file = w.home().join("win.conf");
+    let config = |arguments: &[&str]| {
+        let mut config = w.arcssh(&["config", "--entra", "--file"]);
+        run(anonymous(config.arg(&file).args(arguments)))
+    };
+    config(&["win01"]).failed(
+        1,
+        &["arcssh: win01: Windows does not let Entra users log in by ssh, only Linux does; use --user, with a key of that user"],
+    );
+    assert!(!file.exists() || fs::read_to_string(&file).unwrap().is_empty());
+    let mixed = config(&["--all"]);
+    assert_eq!(mixed.code, Some(0), "{}", mixed.stderr);
+    assert!(mixed.stderr.contains("win01 gets a section without a certificate: "), "{}", mixed.stderr);
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches("IdentityAgent").count(), 1, "{text}");
+}
+
+#[test]
+fn files_are_kept_fresh_by_ssh_itself() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra=files", "--wildcard", "*.arc"]);
+    let text = hosts.text();
+    let line = format!("\nMatch originalhost web01 exec \"{ARCSSH} cert --file ");
+    assert!(text.contains(&line), "{text}");
+    let folder = w.home().join(".ssh/arcssh");
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
+    let files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 2, "{files:?}");
+    for file in &files {
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    // It verifies, and a section is taken out with its Match.
+    let verified = run(anonymous(w.arcssh(&["config", "--verify", "--file"]).arg(&hosts.file)));
+    assert_eq!(verified.code, Some(0), "{}", verified.stderr);
+    let removed = run(w.arcssh(&["config", "--file"]).arg(&hosts.file).args(["--remove", "web01"]));
+    assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+    let text = hosts.text();
+    assert_eq!(
+        (text.matches("\nMatch ").count(), text.matches("originalhost *.arc ").count()),
+        (1, 1),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_key_of_ones_own_is_certified_beside_it() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let key = w.home().join("own");
+    run(Command::new("ssh-keygen").args(["-q", "-t", "rsa", "-b", "2048", "-N", "", "-f"]).arg(&key)).clean();
+    let public = w.home().join("own.pub");
+    let made = run(anonymous(w.arcssh(&["cert", "--public-key"]).arg(&public)));
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let proxy = format!("arcssh proxy {} --port %p", w.id()).replacen("arcssh", ARCSSH, 1);
+    let mut ssh = w.command("ssh");
+    anonymous(&mut ssh).arg("-F").arg("none").args(["-o", &format!("ProxyCommand={proxy}")]);
+    let known_hosts = format!("UserKnownHostsFile={}", w.home().join(".ssh/known_hosts").display());
+    ssh.args(["-o", &known_hosts, "-o", "BatchMode=yes", "-p", &w.sshd().port().to_string()]);
+    ssh.arg("-i").arg(&key).args(["web01", "echo reached"]);
+    assert_eq!(run(&mut ssh).clean(), "reached\n");
+    let shown = run(w.command("ssh-keygen").args(["-L", "-f", "own-cert.pub"])).clean();
+    assert!(shown.contains(&principal()), "{shown}");
+
+    fs::write(&public, "ssh-ed25519 AAAA").unwrap();
+    let refused = run(anonymous(w.arcssh(&["cert", "--public-key"]).arg(&public)));
+    assert!(refused.stderr.contains("Entra ID certifies ssh-rsa only"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_is_held_is_shown_in_words() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let cert = |more: &[&str]| run(anonymous(w.arcssh(&["cert"]).args(more)));
+    let none = ["arcssh: no certificate is kept for this identity", "arcssh: hint: arcssh cert gets one"];
+    cert(&["--show"]).failed(1, &none);
+    let brief = cert(&[]).clean();
+    assert_eq!(brief.lines().count(), 2, "{brief}");
+    let shown = cert(&["--show"]).clean();
+    for word in ["login name", "principals", "valid", "key ID", &principal()] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    // It stays until it is time.
+    assert_eq!(cert(&[]).clean(), brief);
+}
+
+#[test]
+fn no_log_holds_the_private_key_or_the_sign_in() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    for (name, rust_log) in [("info", ""), ("trace", "trace,hyper=trace,h2=trace")] {
+        w.forget();
+        let log = w.home().join(name);
+        let text = hosts.text().replace(" proxy ", &format!(" proxy -vvv --log-file {} ", log.display()));
+        let file = w.home().join("logging.conf");
+        fs::write(&file, text).unwrap();
+        let mut ssh = w.command("ssh");
+        anonymous(&mut ssh).arg("-F").arg(&file).args(["web01", "echo reached"]).env("RUST_LOG", rust_log);
+        let said = run(&mut ssh);
+        assert_eq!(said.stdout, b"reached\n", "{}", said.stderr);
+        let logged = fs::read_to_string(&log).unwrap() + &said.stderr;
+        assert!(logged.contains("an SSH certificate"), "{logged}");
+        for secret in w.emulator().secrets().into_iter().chain(key_lines(&w)) {
+            assert!(!logged.contains(&secret), "{name} holds a secret");
+        }
+    }
+}
+
+/// The lines of the private key in the store.
+fn key_lines(w: &World) -> Vec<String> {
+    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+    let is_value = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        name.starts_with("certificate-") && name.ends_with(".json")
+    };
+    let file = files.into_iter().find(is_value).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let pem = value["value"]["key"].as_str().unwrap().to_owned();
+    let lines: Vec<String> = pem.lines().filter(|line| line.len() == 64).map(Into::into).collect();
+    assert!(lines.len() > 20);
+    lines
+}
+
+#[test]
+fn a_section_of_az_with_a_certificate_lives_on_with_one_that_is_renewed() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let file = w.home().join("az.conf");
+    let alias = format!("rg-arc-web01-{}", user());
+    let az = w.home().join("az_ssh_config/rg-arc-web01");
+    let section = format!(
+        "Host {alias}\n\tHostName web01\n\tUser {}\n\tCertificateFile \"{az}/id_rsa.pub-aadcert.pub\"\n\tIdentityFile \"{az}/id_rsa\"\n\tProxyCommand \"/x/sshProxy_linux_amd64_1_3_026973\" -r \"{az}/rg-arc-web01-relay_info\" -p {}\n",
+        user(),
+        w.sshd().port(),
+        az = az.display(),
+    );
+    fs::write(&file, section).unwrap();
+    let adopted = run(anonymous(w.arcssh(&["config", "--adopt", "--file"]).arg(&file)));
+    assert_eq!(adopted.code, Some(0), "{}", adopted.stderr);
+    let known_hosts = format!("UserKnownHostsFile={}", w.home().join(".ssh/known_hosts").display());
+    let mut ssh = w.command("ssh");
+    anonymous(&mut ssh).arg("-F").arg(&file).args(["-o", &known_hosts, "-o", "BatchMode=yes"]);
+    assert_eq!(run(ssh.args([&alias, "echo reached"])).clean(), "reached\n");
+}

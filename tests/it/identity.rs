@@ -1,0 +1,504 @@
+//! Who arcssh is: each source of a token, in which order they are tried, and what a user reads when one refuses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use arcssh_emulator::{ArmFault, EntraFault, Service};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::support::{ARCSSH, Run, World, eventually, run, script, world};
+
+const SIGN_IN: &str = "arcssh: hint: run arcssh login";
+
+// Programs.
+
+#[test]
+fn without_any_identity_the_user_is_told_how_to_sign_in() {
+    let w = world(&["web01"]);
+    let run = run(anonymous(&w, &mut w.proxy("web01")));
+    let why = "arcssh: cannot connect to web01: nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
+    run.failed(3, &[why, SIGN_IN]);
+    assert!(w.emulator().requests_to(Service::Arm).is_empty());
+}
+
+#[test]
+fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &azure_cli_with_a_token(&w));
+    let run = run(anonymous(&w, w.ssh().args(["web01", "echo reached"])));
+    assert_eq!(run.clean(), "reached\n");
+    let read = fs::read(w.home().join("read-by-az")).unwrap();
+    assert_eq!(read, b"", "Azure CLI read from ssh's connection");
+}
+
+#[test]
+fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
+    let w = world(&["web01"]);
+    let token = token(&w);
+    let in_an_hour = "$(date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ)";
+    let cases = [
+        (
+            "az",
+            "Azure CLI",
+            format!(
+                r#"printf '{{"accessToken":"{token}","tokenType":"Bearer","expires_on":%s}}' "$(date -d '+1 hour' +%s)""#
+            ),
+        ),
+        (
+            "azd",
+            "Azure Developer CLI",
+            format!(r#"printf '{{"token":"{token}","expiresOn":"%s"}}' "{in_an_hour}""#),
+        ),
+        (
+            "pwsh",
+            "Azure PowerShell",
+            format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#),
+        ),
+    ];
+    for (program, title, prints) in cases {
+        let bin = w.home().join(program);
+        program_in(&bin, program, &format!("echo \"$@\" > \"$HOME/arguments\"\n{prints}"));
+        let account = || {
+            let mut account = w.arcssh(&["account", "--tenant", "contoso.example"]);
+            anonymous(&w, &mut account)
+                .env("PATH", &bin)
+                .env("ARCSSH_STATE_DIR", w.home().join(format!("state-{program}")));
+            run(&mut account).clean()
+        };
+        let told = account();
+        let lines: Vec<(&str, &str)> = told.lines().map(|line| line.split_once(' ').unwrap()).collect();
+        assert_eq!(lines[0], ("source", &*format!("  {title}")));
+        assert_eq!(lines[1], ("account", " application c11e4700-0000-4000-8000-000000000001"));
+        assert_eq!(lines[2], ("tenant", "  7e4a4700-0000-4000-8000-000000000001"));
+        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" min"), "{told}");
+        let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
+        let arguments =
+            if program == "pwsh" { decoded(arguments.split_whitespace().last().unwrap()) } else { arguments };
+        assert!(arguments.contains("contoso.example"), "{arguments}");
+        assert!(arguments.contains(&audience(&w)), "{arguments}");
+        // Kept, it is not asked for again.
+        fs::remove_file(bin.join(program)).unwrap();
+        assert_eq!(account(), told);
+    }
+}
+
+#[test]
+fn a_program_that_refuses_ends_the_search_with_its_own_words() {
+    let cases = [
+        (
+            "az",
+            "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
+            "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
+            "az",
+            "echo 'AADSTS70043: The refresh token has expired.' >&2; echo 'Interactive authentication is needed. Please run:' >&2; echo 'az login' >&2; exit 1",
+            "Azure CLI gives no token: AADSTS70043: The refresh token has expired. Interactive authentication is needed. Please run: az login",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
+            "azd",
+            r#"echo '{"type":"consoleMessage","data":{"message":"ERROR: not logged in, run `azd auth login` to login"}}' >&2; exit 1"#,
+            "Azure Developer CLI gives no token: ERROR: not logged in, run `azd auth login` to login",
+            "arcssh: hint: run azd auth login, or arcssh login",
+        ),
+        (
+            "pwsh",
+            "echo 'Run Connect-AzAccount to login.' >&2; exit 1",
+            "Azure PowerShell gives no token: Run Connect-AzAccount to login.",
+            "arcssh: hint: run Connect-AzAccount, or arcssh login",
+        ),
+        (
+            "pwsh",
+            "echo nothing",
+            "Azure PowerShell gives no token: what it printed is no token: expected ident at line 1 column 2",
+            "arcssh: hint: run Connect-AzAccount, or arcssh login",
+        ),
+    ];
+    let w = world(&["web01"]);
+    for (number, (program, body, why, hint)) in cases.into_iter().enumerate() {
+        let bin = w.home().join(number.to_string());
+        program_in(&bin, program, body);
+        if program != "pwsh" {
+            program_in(&bin, "pwsh", "touch \"$HOME/asked\"");
+        }
+        let run = run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin));
+        run.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
+        assert!(!w.home().join("asked").exists(), "the search went on after {program}");
+    }
+}
+
+#[test]
+fn powershell_without_its_module_is_passed_over() {
+    let w = world(&["web01"]);
+    program_in(&bin(&w), "pwsh", "exit 42");
+    let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
+    assert_eq!((run.code, run.stdout.len()), (Some(3), 0));
+    assert!(
+        run.stderr.contains("passing over Azure PowerShell: Azure PowerShell is not installed"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(run.arcssh_lines().last(), Some(&SIGN_IN));
+}
+
+#[test]
+fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &azure_cli_with_a_token(&w));
+    let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let said: Vec<&str> =
+        run.stderr.lines().filter_map(|line| line.split_once("credential: ")).map(|(_, said)| said).collect();
+    let expected = [
+        "trying the service principal",
+        "passing over the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
+        "trying the workload identity",
+        "passing over the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set",
+        "trying the managed identity",
+        "passing over the managed identity: this is no machine in Azure",
+        "trying the sign-in of arcssh",
+        "passing over the sign-in of arcssh: nobody has typed arcssh login",
+        "trying Azure CLI",
+    ];
+    assert_eq!(&said[..expected.len()], expected, "{}", run.stderr);
+    assert!(said[expected.len()].starts_with("a token of Azure CLI"), "{said:?}");
+}
+
+// One source alone.
+
+#[test]
+fn the_source_that_was_asked_for_is_the_only_one_that_is_tried() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &azure_cli_with_a_token(&w));
+    let source =
+        |command: &mut Command| run(command.env("PATH", bin(&w))).clean().lines().next().unwrap().to_owned();
+    assert_eq!(source(&mut w.arcssh(&["account"])), "source   the service principal");
+    assert_eq!(source(&mut w.arcssh(&["account", "--credential", "az"])), "source   Azure CLI");
+    assert_eq!(source(w.arcssh(&["account"]).env("ARCSSH_CREDENTIAL", "Azure-CLI")), "source   Azure CLI");
+    assert_eq!(source(w.arcssh(&["account"]).env("ARCSSH_CREDENTIAL", "")), "source   the service principal");
+}
+
+#[test]
+fn a_source_that_was_asked_for_and_is_not_there_is_told_with_what_would_bring_it() {
+    let w = world(&["web01"]);
+    let cases = [
+        (
+            "environment",
+            "the service principal was asked for: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH",
+        ),
+        (
+            "workload-identity",
+            "the workload identity was asked for: AZURE_FEDERATED_TOKEN_FILE is not set",
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE",
+        ),
+        (
+            "managed-identity",
+            "the managed identity was asked for: this is no machine in Azure",
+            "assign a managed identity to this machine",
+        ),
+        ("arcssh", "the sign-in of arcssh was asked for: nobody has typed arcssh login", "run arcssh login"),
+        ("azure-cli", "Azure CLI was asked for: az is not on PATH", "install Azure CLI"),
+        ("azd", "Azure Developer CLI was asked for: azd is not on PATH", "install Azure Developer CLI"),
+        ("pwsh", "Azure PowerShell was asked for: pwsh is not on PATH", "install Azure PowerShell"),
+    ];
+    for (name, why, hint) in cases {
+        let run = run(anonymous(&w, w.proxy("web01").args(["--credential", name])));
+        run.failed(
+            3,
+            &[&format!("arcssh: cannot connect to web01: {why}"), &format!("arcssh: hint: {hint}")],
+        );
+    }
+    let unknown = run(w.proxy("web01").args(["--credential", "anybody"]));
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
+}
+
+// Service principals.
+
+#[test]
+fn a_certificate_proves_who_we_are_in_both_forms_of_its_key() {
+    let w = world(&["web01"]);
+    let certificate = w.emulator().client_certificate();
+    let shell = "openssl pkey -in \"$0\" -traditional > pkcs1.pem; openssl x509 -in \"$0\" >> pkcs1.pem";
+    run(w.command("bash").args(["-euc", shell]).arg(&certificate)).clean();
+    for (number, file) in [certificate, w.home().join("pkcs1.pem")].into_iter().enumerate() {
+        let mut account = w.arcssh(&["account", "-vvv"]);
+        account.env("AZURE_CLIENT_CERTIFICATE_PATH", file).env_remove("AZURE_CLIENT_SECRET");
+        account.env("ARCSSH_STATE_DIR", w.home().join(format!("state-{number}")));
+        let shown = run(account.env("RUST_LOG", "trace"));
+        assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+        let request = w.emulator().requests_to(Service::Entra).pop().unwrap();
+        let form = fields(&request.body);
+        let assertion = &form.iter().find(|(name, _)| name == "client_assertion").unwrap().1;
+        assert!(!shown.stderr.contains(assertion), "the log holds the assertion");
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
+    let w = world(&["web01"]);
+    let shell = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=arcssh -days 2 2>/dev/null
+        openssl pkcs12 -export -in cert.pem -inkey key.pem -passout pass: -out cert.pfx
+        openssl pkcs8 -topk8 -in key.pem -passout pass:secret -out locked.key; cat cert.pem locked.key > locked.pem
+        openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt > ec.key; cat cert.pem ec.key > ec.pem";
+    run(w.command("bash").args(["-euc", shell])).clean();
+    let cases = [
+        ("cert.pfx", "it is not in PEM form"),
+        ("locked.pem", "its key has a password"),
+        ("cert.pem", "it holds no private key"),
+        ("key.pem", "it holds no certificate"),
+        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)"),
+    ];
+    let home = w.home().display();
+    let proxy = |file: &str| {
+        let mut proxy = w.proxy("web01");
+        proxy.env("AZURE_CLIENT_CERTIFICATE_PATH", w.home().join(file)).env_remove("AZURE_CLIENT_SECRET");
+        run(&mut proxy)
+    };
+    for (file, why) in cases {
+        let why =
+            format!("arcssh: cannot connect to web01: the certificate {home}/{file} is unusable: {why}");
+        let hint = format!(
+            "arcssh: hint: openssl pkcs12 -in {home}/{file} -out {home}/{file}.pem -nodes, and name that file"
+        );
+        proxy(file).failed(3, &[&why, &hint]);
+    }
+    let why = format!(
+        "arcssh: cannot connect to web01: the service principal gives no token: cannot read the certificate {home}/none: No such file or directory (os error 2)"
+    );
+    let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
+    proxy("none").failed(3, &[&why, hint]);
+    assert!(w.emulator().requests_to(Service::Entra).is_empty());
+}
+
+#[test]
+fn a_token_of_another_issuer_is_handed_to_entra_id() {
+    let w = world(&["web01"]);
+    let file = w.emulator().federated_token();
+    let federated = fs::read_to_string(&file).unwrap();
+    let account = || {
+        let mut account = w.arcssh(&["account", "-vvv"]);
+        account
+            .env("AZURE_FEDERATED_TOKEN_FILE", &file)
+            .env_remove("AZURE_CLIENT_SECRET")
+            .env("RUST_LOG", "trace");
+        account
+    };
+    let shown = run(&mut account());
+    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    assert!(String::from_utf8(shown.stdout).unwrap().starts_with("source   the workload identity\n"));
+    assert!(!shown.stderr.contains(federated.trim()), "the log holds the token");
+    for missing in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
+        let run = run(account().env_remove(missing));
+        assert_eq!(
+            run.arcssh_lines()[0],
+            format!("arcssh: AZURE_FEDERATED_TOKEN_FILE is set, but {missing} is not")
+        );
+    }
+}
+
+#[test]
+fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search() {
+    let w = world(&["web01"]);
+    let proxy = |file: &Path| {
+        let mut proxy = w.proxy("web01");
+        run(proxy.env("AZURE_FEDERATED_TOKEN_FILE", file).env_remove("AZURE_CLIENT_SECRET"))
+    };
+    let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and the federated credentials of the application";
+    let refusal =
+        EntraFault::new(401, "invalid_client", 700_213, "No matching federated identity record found.");
+    w.emulator().entra_fault(refusal);
+    let refused = proxy(&w.emulator().federated_token());
+    refused.failed(3, &["arcssh: cannot connect to web01: the workload identity was refused: AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
+    let none = w.home().join("none");
+    let why = format!(
+        "arcssh: cannot connect to web01: the workload identity gives no token: AZURE_FEDERATED_TOKEN_FILE={0} is unusable: failed to read federated token from file {0}: No such file or directory (os error 2)",
+        none.display()
+    );
+    proxy(&none).failed(3, &[&why, hint]);
+}
+
+// Tokens that are kept.
+
+#[test]
+fn a_token_is_used_until_shortly_before_its_end() {
+    let w = world(&["web01"]);
+    let asked = || w.emulator().requests_to(Service::Entra).len();
+    let account = || run(&mut w.arcssh(&["account"])).clean();
+    account();
+    account();
+    assert_eq!(asked(), 1);
+    w.emulator().set_token_lifetime(Duration::from_secs(2));
+    run(&mut w.arcssh(&["logout"])).stderr_is("arcssh: nobody was signed in\n");
+    account();
+    assert_eq!(asked(), 2);
+    assert!(
+        eventually(Duration::from_secs(5), || {
+            account();
+            asked() > 2
+        }),
+        "an old token is used"
+    );
+}
+
+#[test]
+fn another_user_of_azure_cli_is_noticed() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &format!("echo asked >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+    let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
+    let account = || run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
+    fs::create_dir(w.home().join(".azure")).unwrap();
+    account();
+    account();
+    assert_eq!(asked(), 1);
+    fs::write(w.home().join(".azure/azureProfile.json"), "{}").unwrap();
+    account();
+    assert_eq!(asked(), 2);
+}
+
+#[test]
+fn a_kept_token_that_arm_does_not_take_is_replaced_once() {
+    let w = world(&["web01"]);
+    run(&mut w.arcssh(&["account"])).clean();
+    let refusal =
+        || ArmFault::new(401, "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier.");
+    w.emulator().arm_fault(refusal());
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 2);
+    w.emulator().arm_fault(refusal().times(2));
+    let failed = run(&mut w.arcssh(&["proxy", &w.id(), "--service", "wac"]));
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure does not accept this sign-in (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SIGN_IN]);
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
+}
+
+// The tenant.
+
+#[test]
+fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
+    let w = world(&["web01"]);
+    let other = "0ther000-0000-4000-8000-000000000002";
+    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+    let refusal = || {
+        let challenge = format!(
+            "Bearer authorization_uri=\"https://login.windows.net/{other}\", error=\"invalid_token\", error_description=\"The access token is from the wrong issuer.\""
+        );
+        ArmFault::new(401, "InvalidAuthenticationTokenTenant", "The access token is from the wrong issuer.")
+            .header("WWW-Authenticate", &challenge)
+    };
+    w.emulator().arm_fault(refusal());
+    let reached = run(anonymous(&w, w.ssh().args(["web01", "echo reached"])));
+    assert_eq!(reached.clean(), "reached\n");
+    let asked = fs::read_to_string(w.home().join("asked")).unwrap();
+    let asked: Vec<&str> = asked.lines().collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(!asked[0].contains("--tenant") && asked[1].ends_with(&format!("--tenant {other}")), "{asked:?}");
+    // Twice is once too often.
+    w.emulator().arm_fault(refusal().times(2));
+    let failed = run(anonymous(&w, w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("other"))));
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure does not accept this sign-in (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: run arcssh login --tenant {other}")]);
+    // A source that has no token of that tenant says so itself.
+    w.emulator().arm_fault(refusal());
+    let refused = run(w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("third")));
+    let [why, _] = refused.arcssh_lines()[..] else { panic!("{}", refused.stderr) };
+    let start = format!(
+        "arcssh: cannot connect to web01: the service principal in the machine's tenant {other} was refused: AADSTS90002: "
+    );
+    assert!(why.starts_with(&start), "{why}");
+    assert_eq!(refused.code, Some(3));
+}
+
+#[test]
+fn a_tenant_is_an_id_or_a_domain() {
+    let w = world(&["web01"]);
+    for tenant in ["", "a b", "x/../y", "$(id)"] {
+        let run = run(&mut w.arcssh(&["account", "--tenant", tenant]));
+        assert_eq!((run.code, run.stdout.len()), (Some(2), 0), "{tenant}: {}", run.stderr);
+    }
+}
+
+// What stands in for what.
+
+/// Without the service principal, and with no programs but those in [`bin`].
+fn anonymous<'a>(w: &World, command: &'a mut Command) -> &'a mut Command {
+    let program = command.get_program().to_owned();
+    let path = bin(w).display().to_string();
+    let path = if program == *ARCSSH { path } else { format!("{path}:/usr/bin:/bin") };
+    ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        .iter()
+        .fold(command.env("PATH", path), |command, name| command.env_remove(name))
+}
+
+fn bin(w: &World) -> PathBuf {
+    w.home().join("bin")
+}
+
+/// A script in the place of a program.
+fn program_in(bin: &Path, name: &str, body: &str) {
+    script(bin, name, &format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n"));
+}
+
+fn azure_cli(w: &World, body: &str) {
+    program_in(&bin(w), "az", body);
+}
+
+/// Notes what it finds on standard input, and prints a token of the emulator's Entra ID as Azure CLI does.
+fn azure_cli_with_a_token(w: &World) -> String {
+    format!(
+        r#"cat > "$HOME/read-by-az"
+{}
+expires=$(($(date +%s) + 3600))
+printf '{{"accessToken":"%s","expiresOn":"%s","expires_on":%s,"subscription":"s","tenant":"t","tokenType":"Bearer"}}\n' \
+    "$token" "$(date -d @$expires '+%Y-%m-%d %H:%M:%S.000000')" $expires"#,
+        token_by_curl(w)
+    )
+}
+
+/// Shell that has a token of the service principal in `$token`.
+fn token_by_curl(w: &World) -> String {
+    let [secret, client, tenant, authority] =
+        ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"]
+            .map(|name| value(w, name));
+    format!(
+        r#"token=$(curl -sS --cacert "$SSL_CERT_FILE" -d grant_type=client_credentials -d client_id={client} \
+    --data-urlencode 'client_secret={secret}' -d scope={}/.default \
+    {authority}{tenant}/oauth2/v2.0/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')"#,
+        audience(w)
+    )
+}
+
+fn token(w: &World) -> String {
+    let shell = format!("{}\nprintf %s \"$token\"", token_by_curl(w));
+    run(w.command("sh").args(["-c", &shell])).clean()
+}
+
+fn value(w: &World, name: &str) -> String {
+    w.emulator().environment().into_iter().find(|(key, _)| key == name).unwrap().1
+}
+
+fn audience(w: &World) -> String {
+    value(w, "ARCSSH_ARM_AUDIENCE")
+}
+
+/// A word for PowerShell's `-EncodedCommand`, decoded.
+fn decoded(word: &str) -> String {
+    let bytes = STANDARD.decode(word).unwrap();
+    let units: Vec<u16> = bytes.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    String::from_utf16(&units).unwrap()
+}
+
+fn fields(form: &str) -> Vec<(String, String)> {
+    form_urlencoded::parse(form.as_bytes()).into_owned().collect()
+}
+
+impl Run {
+    /// Asserts that it ended well and said this.
+    #[track_caller]
+    fn stderr_is(&self, text: &str) {
+        assert_eq!((self.code, self.stderr.as_str()), (Some(0), text));
+    }
+}

@@ -1,0 +1,162 @@
+//! What helps people at their keyboards: help, completions, the manual, and what a bug report needs.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{ARCSSH, Run, on_a_terminal, run, world};
+
+fn arcssh(arguments: &[&str]) -> Run {
+    run(Command::new(ARCSSH).args(arguments).env_remove("SSHPROXY_RELAY_INFO"))
+}
+
+/// The commands that the help lists, but `help` itself.
+fn commands() -> Vec<String> {
+    let help = arcssh(&["--help"]).clean();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let first_words = listed.map_while(|line| line.split_whitespace().next());
+    first_words.filter(|word| *word != "help").map(Into::into).collect()
+}
+
+#[test]
+fn arcssh_alone_says_what_it_is_and_what_to_type_first() {
+    let alone = arcssh(&[]);
+    assert_eq!((alone.code, alone.stdout.len()), (Some(2), 0), "standard output belongs to ssh");
+    assert_eq!(alone.stderr, arcssh(&["--help"]).clean());
+    assert!(alone.stderr.starts_with("Plain ssh to Azure Arc-enabled servers"), "{}", alone.stderr);
+    assert!(alone.stderr.contains("\nExamples:\n  arcssh login "), "{}", alone.stderr);
+    assert_eq!(commands()[..3], ["login", "config", "list"]);
+}
+
+/// A line of the examples that is broken in two reads as nonsense.
+#[test]
+fn each_command_has_help_whose_examples_fit_a_terminal() {
+    for command in commands().iter().map(String::as_str).chain([""]) {
+        let words: Vec<&str> = [command, "-h"].into_iter().filter(|word| !word.is_empty()).collect();
+        let help = arcssh(&words).clean();
+        assert!(help.contains(format!("\nUsage: arcssh {command}").trim_end()), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        let (_, examples) = help.split_once("--log-file").unwrap();
+        let mut examples = examples.lines().skip_while(|line| !line.is_empty());
+        assert!(examples.all(|line| line.chars().count() < 80), "{help}");
+    }
+}
+
+#[test]
+fn help_has_colours_on_a_terminal_alone_unless_they_are_not_wanted() {
+    let w = world(&[]);
+    let shown = |variables: &str| {
+        on_a_terminal(w.command("script"), &format!("{variables} '{ARCSSH}' --help")).1.contains('\u{1b}')
+    };
+    assert!(shown(""));
+    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
+        assert!(!shown(unwanted), "{unwanted}");
+    }
+    assert!(!arcssh(&["--help"]).clean().contains('\u{1b}'));
+}
+
+/// A shell's answer to this script, in which `$1` is a file with the completions.
+fn completed_by(shell: &str, name: &str, script: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    fs::write(&file, arcssh(&["completions", shell]).clean()).unwrap();
+    // No start-up files: what the tester's own shell does is none of ours.
+    let mut command = Command::new(shell);
+    match shell {
+        "bash" => command.args(["--norc", "--noprofile", "-c", script, shell]),
+        "zsh" => command.args(["-f", "-c", script, shell]),
+        _ => command.args(["--no-config", "-c", script]),
+    };
+    run(command.arg(&file).env("HOME", folder.path())).clean()
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let script = r#"source "$1"
+        complete -p arcssh >/dev/null
+        try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _arcssh arcssh "${@: -1}" "${@: -2:1}"; echo "${COMPREPLY[*]}"; }
+        try arcssh acc; try arcssh warm --all --j; try arcssh proxy --service ''"#;
+    assert_eq!(completed_by("bash", "arcssh", script), "account\n--jobs\nSSH WAC\n");
+}
+
+#[test]
+fn zsh_finds_the_completions_and_loads_them() {
+    let script = r#"fpath=(${1:h} $fpath); autoload -Uz compinit; compinit -u -D
+        print $_comps[arcssh]; autoload +X _arcssh && print ${+functions[_arcssh]}"#;
+    assert_eq!(completed_by("zsh", "_arcssh", script), "_arcssh\n1\n");
+}
+
+#[test]
+fn fish_completes_commands_and_options() {
+    let script = "source $argv[1]; complete -C 'arcssh acc'; complete -C 'arcssh warm --all --j'";
+    assert_eq!(
+        completed_by("fish", "arcssh.fish", script),
+        "account\tShow who connects to Azure\n--jobs\tMachines at a time\n"
+    );
+}
+
+#[test]
+fn each_shell_is_given_every_command() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = arcssh(&["completions", shell]).clean();
+        assert!(commands().iter().all(|command| script.contains(command.as_str())), "{shell}");
+    }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    arcssh(&["man", folder.path().to_str().unwrap()]).clean();
+    for command in commands() {
+        assert!(folder.path().join(format!("arcssh-{command}.1")).exists(), "{command}");
+    }
+    let mut pages = 0;
+    for page in fs::read_dir(folder.path()).unwrap() {
+        let page = page.unwrap().path();
+        let text =
+            run(Command::new("groff").args(["-k", "-man", "-Tutf8", "-P-cbou", "-ww"]).arg(&page)).clean();
+        assert!(text.contains("NAME") && text.contains("OPTIONS"), "{}: {text}", page.display());
+        pages += 1;
+    }
+    assert!(pages > commands().len());
+}
+
+#[test]
+fn make_install_puts_program_manual_and_completions_in_their_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = folder.path().join("release");
+    fs::create_dir(&built).unwrap();
+    fs::copy(ARCSSH, built.join("arcssh")).unwrap();
+    let mut make = Command::new("make");
+    make.args(["install", "CARGO=true", "PREFIX=/usr"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    make.arg(format!("TARGET={}", folder.path().display()));
+    make.arg(format!("DESTDIR={}", folder.path().join("root").display()));
+    let made = run(&mut make);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let installed = |path: &str| fs::metadata(folder.path().join("root/usr").join(path)).unwrap().len() > 100;
+    assert!(installed("bin/arcssh") && installed("share/man/man1/arcssh.1"));
+    assert!(installed("share/man/man1/arcssh-proxy.1"));
+    assert!(installed("share/bash-completion/completions/arcssh"));
+    assert!(installed("share/zsh/site-functions/_arcssh"));
+    assert!(installed("share/fish/vendor_completions.d/arcssh.fish"));
+}
+
+#[test]
+fn the_version_is_one_line_and_more_for_a_bug_report() {
+    let line = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(arcssh(&["version"]).clean(), line);
+    assert_eq!(arcssh(&["--version"]).clean(), line);
+    let w = world(&[]);
+    let told = run(&mut w.arcssh(&["version", "--verbose"])).clean();
+    assert!(told.starts_with(&line), "{told}");
+    let value = |title: &str| {
+        let value = told.lines().find_map(|line| line.strip_prefix(title)).map(str::trim);
+        value.unwrap_or_else(|| panic!("no {title} in {told}"))
+    };
+    assert!(value("rustc").starts_with("rustc 1."), "{told}");
+    assert!(value("target").contains(std::env::consts::ARCH), "{told}");
+    assert!(["debug", "release"].contains(&value("profile")) && value("tls").contains("ring"), "{told}");
+    assert!(Path::new(value("store")).starts_with(w.home()), "{told}");
+    assert!(value("features").contains("--entra"), "{told}");
+    assert!(value("ssh ").starts_with("OpenSSH_") && value("ssh ").contains('/'), "{told}");
+}

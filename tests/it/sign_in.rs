@@ -1,0 +1,335 @@
+//! Signing in with arcssh itself, by browser and by device code, and what comes of it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
+
+use crate::support::{Run, World, eventually, finish, run, script, world, world_with};
+
+const AGAIN: &str =
+    "arcssh: hint: run arcssh login again; with --device-code a browser on another device can be used";
+const USER: &str = "Ada@arcssh.example";
+
+/// A browser that goes where it is sent, and shows what it gets there.
+const BROWSER: &str =
+    r#"echo "$1" > "$HOME/address"; curl -sS -L --cacert "$SSL_CERT_FILE" "$1" > "$HOME/page""#;
+
+// In a browser.
+
+#[test]
+fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
+    let w = world(&["web01"]);
+    let login = login(&w, BROWSER, &[]);
+    let address = fs::read_to_string(w.home().join("address")).unwrap();
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    let expected = [
+        "arcssh: sign in in the browser, at the address:",
+        &format!("arcssh: {}", address.trim()),
+        &format!("arcssh: signed in as {USER} in the tenant 7e4a4700-0000-4000-8000-000000000001"),
+    ];
+    assert_eq!(login.stderr.lines().collect::<Vec<_>>(), expected);
+    let page = || fs::read_to_string(w.home().join("page")).unwrap();
+    assert!(
+        eventually(Duration::from_secs(5), || page().contains("Signed in. Go back to the terminal")),
+        "{}",
+        page()
+    );
+    assert!(
+        address
+            .contains("/organizations/oauth2/v2.0/authorize?client_id=04b07795-8ddb-461a-bbee-02f9e1bf7b46&"),
+        "{address}"
+    );
+    assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
+    let account = run(anonymous(&mut w.arcssh(&["account"]))).clean();
+    let lines: Vec<&str> = account.lines().take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            "source   the sign-in of arcssh",
+            &format!("account  {USER}"),
+            "tenant   7e4a4700-0000-4000-8000-000000000001"
+        ]
+    );
+}
+
+#[test]
+fn whoever_comes_before_a_sign_in_is_named() {
+    let w = world(&["web01"]);
+    login(&w, BROWSER, &[]);
+    let mut again = w.arcssh(&["login"]);
+    let run = run(again.env("BROWSER", w.home().join("bin/browser")));
+    let last = "arcssh: the service principal comes before it; with ARCSSH_CREDENTIAL=arcssh it does not";
+    assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last)));
+}
+
+#[test]
+fn an_answer_as_a_form_counts_too_and_one_to_another_sign_in_does_not() {
+    let w = world(&["web01"]);
+    let browser = r#"
+        port=$(echo "$1" | sed 's/.*localhost%3A\([0-9]*\).*/\1/')
+        curl -sS "http://localhost:$port/?code=theirs&state=wrong" > "$HOME/theirs"
+        curl -sS "http://localhost:$port/favicon.ico" > /dev/null
+        form=$(curl -sS --cacert "$SSL_CERT_FILE" "$1&response_mode=form_post")
+        value() { echo "$form" | sed "s/.*name=\"$1\" value=\"\([^\"]*\)\".*/\1/"; }
+        curl -sS --data-urlencode "code=$(value code)" --data-urlencode "state=$(value state)" "http://localhost:$port""#;
+    let login = login(&w, browser, &["--tenant", "arcssh.example"]);
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    let theirs = fs::read_to_string(w.home().join("theirs")).unwrap();
+    assert!(theirs.contains("This is no answer to the sign-in that is under way."), "{theirs}");
+}
+
+#[test]
+fn a_sign_in_that_is_declined_ends_at_once_with_the_words_of_entra_id() {
+    let w = world(&["web01"]);
+    w.emulator().deny_sign_in();
+    let login = login(&w, BROWSER, &[]);
+    assert_eq!(login.code, Some(3), "{}", login.stderr);
+    let [.., why, hint] = login.arcssh_lines()[..] else { panic!("{}", login.stderr) };
+    assert!(
+        why.starts_with("arcssh: the sign-in was refused: AADSTS65004: User declined to consent"),
+        "{why}"
+    );
+    assert_eq!(hint, AGAIN);
+}
+
+#[test]
+fn without_a_browser_the_address_is_shown_and_another_device_named() {
+    let w = world(&["web01"]);
+    let mut login = w.arcssh(&["login"]);
+    anonymous(&mut login)
+        .env("PATH", w.home().join("empty"))
+        .env_remove("DISPLAY")
+        .env_remove("WAYLAND_DISPLAY");
+    let mut login = login.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "arcssh: sign in in the browser, at the address:");
+    let address = lines.next().unwrap();
+    assert_eq!(
+        lines.next().unwrap(),
+        "arcssh: no browser can be opened here; for one on another device type arcssh login --device-code"
+    );
+    // Whoever has a browser all the same can use it.
+    let address = address.strip_prefix("arcssh: ").unwrap();
+    run(w.command("curl").args(["-sSL", "--cacert"]).arg(w.emulator().authority_file()).arg(address)).clean();
+    assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
+    assert_eq!(login.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_browser_that_keeps_its_caller_waiting_signs_in_too() {
+    let w = world(&["web01"]);
+    // What is known as a browser in the terminal is waited for.
+    script(&w.home().join("bin"), "w3m", &format!("#!/bin/sh\n{BROWSER}\n"));
+    let mut login = w.arcssh(&["login"]);
+    let login = run(anonymous(&mut login).env("BROWSER", w.home().join("bin/w3m")));
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+}
+
+#[test]
+fn a_connection_opens_no_browser() {
+    let w = world(&["web01"]);
+    script(&w.home().join("bin"), "browser", "#!/bin/sh\ntouch \"$HOME/opened\"\n");
+    let mut proxy = w.proxy("web01");
+    let failed =
+        run(anonymous(&mut proxy).env("BROWSER", w.home().join("bin/browser")).env("PATH", w.home()));
+    assert_eq!(failed.arcssh_lines().last(), Some(&"arcssh: hint: run arcssh login"));
+    assert!(!w.home().join("opened").exists());
+}
+
+// On another device.
+
+#[test]
+fn a_code_on_another_device_signs_in() {
+    let w = world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
+    let login = by_device_code(&w, &[]);
+    assert!(eventually(Duration::from_secs(20), || w.emulator().pending_devices().len() == 1));
+    let code = w.emulator().pending_devices().remove(0);
+    // It waits as long as the user takes.
+    let polls = || {
+        w.emulator()
+            .requests_to(Service::Entra)
+            .iter()
+            .filter(|request| request.path_and_query.ends_with("/token"))
+            .count()
+    };
+    assert!(eventually(Duration::from_secs(20), || polls() == 2));
+    w.emulator().approve_device(&code);
+    let login = finish(login);
+    let expected = [
+        format!(
+            "arcssh: To sign in, use a web browser to open the page https://microsoft.com/devicelogin and enter the code {code} to authenticate."
+        ),
+        format!("arcssh: signed in as {USER} in the tenant 7e4a4700-0000-4000-8000-000000000001"),
+    ];
+    assert_eq!(login.stderr.lines().collect::<Vec<_>>(), expected);
+    assert_eq!((login.code, login.stdout.len()), (Some(0), 0));
+    assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
+}
+
+#[test]
+fn a_code_that_is_declined_or_expires_is_told() {
+    let w = world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
+    let ends: [(End, &str); 2] = [
+        (
+            |w, code| w.emulator().decline_device(code),
+            "AADSTS65004: User declined to consent to access the app.",
+        ),
+        (|w, code| w.emulator().expire_device(code), "AADSTS70019: The device code has expired."),
+    ];
+    for (end, text) in ends {
+        let login = by_device_code(&w, &[]);
+        assert!(eventually(Duration::from_secs(20), || w.emulator().pending_devices().len() == 1));
+        end(&w, &w.emulator().pending_devices()[0]);
+        let login = finish(login);
+        let [_, why, hint] = login.arcssh_lines()[..] else { panic!("{}", login.stderr) };
+        assert!(why.starts_with(&format!("arcssh: the sign-in was refused: {text}")), "{why}");
+        assert_eq!((login.code, hint), (Some(3), AGAIN));
+    }
+}
+
+#[test]
+fn another_application_and_another_tenant_can_be_named() {
+    let w = signed_in_world();
+    let with = |arguments: &[&str]| finish(by_device_code(&w, arguments));
+    assert_eq!(with(&["--client-id", arcssh_emulator::PUBLIC_CLIENT]).code, Some(0));
+    let unknown = with(&["--client-id", "00000000-0000-4000-8000-000000000009"]);
+    assert_eq!(unknown.code, Some(3));
+    assert!(unknown.arcssh_lines()[0].contains("AADSTS700016"), "{}", unknown.stderr);
+    let elsewhere = with(&["--tenant", "elsewhere.example"]);
+    assert_eq!(elsewhere.code, Some(3));
+    assert!(elsewhere.arcssh_lines()[0].contains("AADSTS90002"), "{}", elsewhere.stderr);
+}
+
+// What is left of it.
+
+#[test]
+fn each_token_comes_with_a_refresh_token_that_takes_the_place_of_the_last() {
+    let w = signed_in_world();
+    assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
+    let sent = || -> Vec<String> {
+        let requests = w.emulator().requests_to(Service::Entra).into_iter();
+        let field = |body: &str| {
+            let mut form = form_urlencoded::parse(body.as_bytes()).into_owned();
+            form.find(|(name, _)| name == "refresh_token").map(|(_, value)| value)
+        };
+        requests.filter_map(|request| field(&request.body)).collect()
+    };
+    for renewals in 1..=3 {
+        run(anonymous(&mut w.arcssh(&["account"]))).clean();
+        assert_eq!(sent().len(), renewals);
+        forget_tokens(&w);
+    }
+    let sent = sent();
+    assert!(sent[0] != sent[1] && sent[1] != sent[2], "the same refresh token twice");
+}
+
+#[test]
+fn a_sign_in_that_has_ended_ends_the_search_with_the_words_of_entra_id() {
+    let cases = [
+        (RefreshRefusal::Revoked, "AADSTS50173: "),
+        (RefreshRefusal::Inactive, "AADSTS700082: "),
+        (RefreshRefusal::SecondFactor, "AADSTS50076: "),
+    ];
+    let w = signed_in_world();
+    for (refusal, number) in cases {
+        assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
+        forget_tokens(&w);
+        w.emulator().refuse_refresh_tokens(refusal);
+        let failed = run(anonymous(&mut w.proxy("web01")));
+        let [why, hint] = failed.arcssh_lines()[..] else { panic!("{}", failed.stderr) };
+        assert!(
+            why.starts_with(&format!(
+                "arcssh: cannot connect to web01: the sign-in of arcssh was refused: {number}"
+            )),
+            "{why}"
+        );
+        assert_eq!((failed.code, hint), (Some(3), "arcssh: hint: run arcssh login"));
+    }
+}
+
+#[test]
+fn signing_out_forgets_who_signed_in_and_all_that_came_of_it() {
+    let w = signed_in_world();
+    assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
+    assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
+    let logout = || run(&mut w.arcssh(&["logout"])).stderr;
+    assert_eq!(logout(), "arcssh: signed out\n");
+    assert_eq!(logout(), "arcssh: nobody was signed in\n");
+    let failed = run(anonymous(&mut w.proxy("web01")));
+    assert_eq!(
+        (failed.code, failed.arcssh_lines().last().copied()),
+        (Some(3), Some("arcssh: hint: run arcssh login"))
+    );
+}
+
+#[test]
+fn a_sign_in_leaves_its_secrets_in_no_log_and_no_file_of_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let w = signed_in_world();
+    let by_code = finish(by_device_code(&w, &["-vvv"]));
+    let by_browser = login(&w, BROWSER, &["-vvv"]);
+    let account = run(anonymous(&mut w.arcssh(&["account", "-vvv"])).env("RUST_LOG", "trace"));
+    for Run { code, stderr, .. } in [&by_code, &by_browser, &account] {
+        assert_eq!(*code, Some(0), "{stderr}");
+        for secret in w.emulator().secrets() {
+            assert!(!stderr.contains(&secret), "a log holds the secret {secret}:\n{stderr}");
+        }
+    }
+    let folder = w.home().join(".local/state/arcssh");
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().flatten().map(|file| file.path()).collect();
+    assert!(files.iter().any(|file| file.to_string_lossy().contains("account-")), "{files:?}");
+    for file in files {
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
+    let w = world(&["web01"]);
+    w.emulator().entra_fault(EntraFault::raw(200, "text/html", "<html>sign in to the hotel</html>"));
+    let failed = finish(by_device_code(&w, &[]));
+    let expected = [
+        "arcssh: something on the way to Entra ID answered (200)",
+        "arcssh: hint: have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+    ];
+    assert_eq!((failed.code, &failed.arcssh_lines()[1..]), (Some(6), &expected[..]));
+}
+
+/// What becomes of a code on the other device.
+type End = fn(&World, &str);
+
+fn signed_in_world() -> World {
+    world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices())
+}
+
+/// Without the service principal.
+fn anonymous(command: &mut Command) -> &mut Command {
+    ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+        .iter()
+        .fold(command, |command, name| command.env_remove(name))
+}
+
+/// `arcssh login` with a script in the place of the browser.
+fn login(w: &World, browser: &str, arguments: &[&str]) -> Run {
+    script(&w.home().join("bin"), "browser", &format!("#!/bin/sh\n{browser}\n"));
+    let mut login = w.arcssh(&["login"]);
+    run(anonymous(&mut login).args(arguments).env("BROWSER", w.home().join("bin/browser")))
+}
+
+fn by_device_code(w: &World, arguments: &[&str]) -> Child {
+    let mut login = w.arcssh(&["login", "--device-code"]);
+    anonymous(&mut login).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    login.spawn().unwrap()
+}
+
+/// Leaves the sign-in, and no token.
+fn forget_tokens(w: &World) {
+    for file in fs::read_dir(w.home().join(".local/state/arcssh")).unwrap().flatten() {
+        if file.file_name().to_string_lossy().starts_with("token-") {
+            fs::remove_file(file.path()).unwrap();
+        }
+    }
+}

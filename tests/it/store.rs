@@ -1,0 +1,442 @@
+//! What is kept between connections: one process asks for all, nobody waits twice, and nothing that happens to the
+//! files keeps anybody from connecting.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, Service};
+use serde_json::Value;
+
+use crate::support::{ARCSSH, LIMIT, World, eventually, finish, run, service, signal, world, world_with};
+
+pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
+
+/// A service in sshd's place that greets and closes.
+pub(crate) fn greeter() -> u16 {
+    service(|mut connection| {
+        let _ = connection.write_all(GREETING.as_bytes());
+        let _ = connection.shutdown(Shutdown::Write);
+        let _ = connection.read_to_end(&mut Vec::new());
+    })
+}
+
+/// A proxy that is on its way.
+pub(crate) fn start(mut proxy: Command) -> Child {
+    proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Asserts that each of them connected.
+#[track_caller]
+fn all_greeted(proxies: Vec<Child>) {
+    for proxy in proxies {
+        assert_eq!(finish(proxy).clean(), GREETING);
+    }
+}
+
+/// How often tokens and relay credentials were asked for.
+pub(crate) fn asked(w: &World) -> (usize, usize) {
+    let emulator = w.emulator();
+    let minted = emulator.requests_to(Service::Arm);
+    let minted = minted.iter().filter(|request| request.path_and_query.contains("/listCredentials?"));
+    (emulator.requests_to(Service::Entra).len(), minted.count())
+}
+
+/// The files of the store that hold values.
+fn files(w: &World) -> Vec<PathBuf> {
+    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
+}
+
+/// Makes what the store holds of relay credentials look as if it had been minted that many seconds earlier.
+fn age(w: &World, seconds: u64) {
+    for file in files(w) {
+        let mut envelope: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        for minted in envelope["value"]["minted"].as_array_mut().into_iter().flatten() {
+            for time in ["at", "until"] {
+                minted[time] = (minted[time].as_u64().unwrap() - seconds).into();
+            }
+        }
+        fs::write(&file, envelope.to_string()).unwrap();
+    }
+}
+
+// One asks for all.
+
+#[test]
+fn two_hundred_cold_starts_ask_once() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    let proxies = (0..200).map(|_| start(w.proxy_to(port))).collect();
+    all_greeted(proxies);
+    assert_eq!(asked(&w), (1, 1));
+}
+
+#[test]
+fn three_connections_to_each_of_a_hundred_machines_ask_for_one_token_and_once_a_machine() {
+    let port = greeter();
+    let names: Vec<String> = (0..100).map(|number| format!("m{number:03}")).collect();
+    let w = world_with(&[], |builder| {
+        names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name).ssh_port(port)))
+    });
+    let ids: Vec<String> = names.iter().map(|name| w.emulator().machine(name).resource_id()).collect();
+    let port = port.to_string();
+    let proxies = (0..300).map(|number| start(w.arcssh(&["proxy", &ids[number % 100], "--port", &port])));
+    all_greeted(proxies.collect());
+    assert_eq!(asked(&w), (1, 100));
+}
+
+#[test]
+fn a_warm_connection_asks_nobody_but_the_relay() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    let before = w.emulator().requests().len();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    let requests = w.emulator().requests().split_off(before);
+    let to_azure =
+        requests.iter().filter(|request| [Service::Arm, Service::Entra].contains(&request.service));
+    assert_eq!((to_azure.count(), asked(&w)), (0, (1, 1)));
+}
+
+#[test]
+fn the_death_of_the_one_that_asks_passes_the_work_on() {
+    let faults: [fn(&World); 3] = [
+        |w| w.emulator().entra_fault(EntraFault::new(503, "x", 90033, "busy").after(LIMIT)),
+        |w| w.emulator().arm_fault(ArmFault::new(503, "x", "busy").on(ArmCall::ListCredentials).after(LIMIT)),
+        // It dies when it has kept what it was given, before its connection stands.
+        |w| w.emulator().relay_fault(RelayFault::silent_handshake()),
+    ];
+    for fault in faults {
+        let w = world(&["web01"]);
+        let port = greeter();
+        fault(&w);
+        let mut first = start(w.proxy_to(port));
+        let pending = |w: &World| w.emulator().requests().iter().any(|request| request.status.is_none());
+        let silent = |w: &World| !w.emulator().tls_handshakes().is_empty();
+        assert!(eventually(LIMIT, || pending(&w) || silent(&w)));
+        let proxies: Vec<Child> = (0..10).map(|_| start(w.proxy_to(port))).collect();
+        signal(first.id(), "KILL");
+        first.wait().unwrap();
+        all_greeted(proxies);
+    }
+}
+
+#[test]
+fn a_refusal_is_asked_for_once_in_a_while() {
+    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let proxies: Vec<Child> = (0..20).map(|_| start(w.proxy("web01"))).collect();
+    for proxy in proxies {
+        let run = finish(proxy);
+        assert!(run.code == Some(4) && run.stderr.contains("403 AuthorizationFailed"), "{run:?}");
+    }
+    assert_eq!(asked(&w), (1, 1));
+    w.emulator().set_role(Role::Owner);
+    w.forget();
+    all_greeted(vec![start(w.proxy_to(greeter()))]);
+}
+
+#[test]
+fn what_azure_says_of_its_limits_holds_for_all_processes() {
+    let port = greeter();
+    let names: Vec<String> = (0..50).map(|number| format!("m{number:02}")).collect();
+    let w = world_with(&[], |builder| {
+        names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name).ssh_port(port)))
+    });
+    let proxy = |name: &String| {
+        start(w.arcssh(&["proxy", &w.emulator().machine(name).resource_id(), "--port", &port.to_string()]))
+    };
+    let pause = Duration::from_secs(3);
+    w.emulator().throttle_tokens(pause);
+    w.emulator().throttle(ArmCall::ListCredentials, pause);
+    let mut proxies = vec![proxy(&names[0])];
+    // Those that ask in the moment between the answer and its being noted cannot know of it.
+    let noted = || files(&w).iter().filter(|file| file.to_string_lossy().contains("/throttle-")).count();
+    assert!(eventually(LIMIT, || w.store().is_dir() && noted() == 2));
+    proxies.extend(names[1..].iter().map(proxy));
+    all_greeted(proxies);
+    for service in [Service::Entra, Service::Arm] {
+        let requests = w.emulator().requests_to(service);
+        let answered: Vec<_> = requests.iter().map(|request| request.status).collect();
+        assert_eq!(
+            answered.iter().filter(|status| **status == Some(429)).count(),
+            1,
+            "{service:?}: {answered:?}"
+        );
+        let early = requests[1..].iter().filter(|request| request.arrived - requests[0].arrived < pause);
+        assert_eq!(early.count(), 0, "{service:?}");
+    }
+    assert_eq!(asked(&w), (2, 51));
+}
+
+#[test]
+fn credentials_end_by_the_clock_of_the_server() {
+    for offset in [-7200, 7200] {
+        let w = world_with(&["web01"], |builder| {
+            builder.clock_offset(offset).credential_lifetime(Duration::from_secs(3600))
+        });
+        let port = greeter();
+        all_greeted(vec![start(w.proxy_to(port))]);
+        age(&w, 2000);
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_eq!(asked(&w).1, 1, "kept for their whole life: {offset}");
+        age(&w, 1600);
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_eq!(asked(&w).1, 2, "and no longer: {offset}");
+    }
+}
+
+// Nobody waits twice.
+
+#[test]
+fn credentials_near_their_end_are_used_and_have_a_successor_made() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    age(&w, 8000);
+    for _ in 0..3 {
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert!(eventually(LIMIT, || w.survivors().is_empty()));
+    }
+    assert_eq!(asked(&w), (1, 2));
+    let names: Vec<String> = w.dialled();
+    assert!(
+        names.iter().all(|name| name == &names[0]),
+        "the successor is not used before its agent has had time"
+    );
+    // 30 s later it is.
+    age(&w, 30);
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_ne!(w.dialled().last(), names.last());
+    assert_eq!(asked(&w), (1, 2));
+}
+
+#[test]
+fn nobody_waits_for_a_successor_that_is_still_being_made() {
+    let w = world(&["web01"]);
+    w.ssh_run(&["web01", "true"]).clean();
+    age(&w, 8000);
+    let slow = ArmFault::new(503, "x", "busy").on(ArmCall::ListCredentials).after(LIMIT);
+    w.emulator().arm_fault(slow);
+    // This waits for the end of ssh and of its standard error, which the proxy has had too.
+    assert_eq!(w.ssh_run(&["web01", "echo done"]).clean(), "done\n");
+    let pending = w.emulator().requests_to(Service::Arm).pop();
+    assert_eq!(pending.map(|request| request.status), Some(None));
+}
+
+#[test]
+fn a_successor_that_the_agent_has_not_heard_of_falls_back_to_what_works() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    age(&w, 8000);
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert!(eventually(LIMIT, || asked(&w) == (1, 2) && w.survivors().is_empty()));
+    age(&w, 30);
+    w.emulator().relay_fault(RelayFault::refuse(404, "Endpoint does not exist."));
+    let run = finish(start(w.proxy_to(port)));
+    assert_eq!(run.clean(), GREETING);
+    let names = w.dialled();
+    assert!(names[names.len() - 2] != names[0] && names[names.len() - 1] == names[0], "{names:?}");
+}
+
+#[test]
+fn kept_credentials_that_the_relay_refuses_are_replaced_once() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    w.emulator().relay_fault(RelayFault::expired_token());
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_eq!(asked(&w), (1, 2));
+}
+
+#[test]
+fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    age(&w, 200);
+    // The tries of 8 seconds.
+    w.emulator()
+        .relay_fault(RelayFault::refuse(404, "There are no listeners connected for the endpoint.").times(5));
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_eq!(asked(&w), (1, 2));
+}
+
+#[test]
+fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
+    let port = greeter();
+    let w = world_with(&[], |builder| builder.machine(Machine::new("web01").ssh_port(port)));
+    let port = port.to_string();
+    let by_name = || start(w.arcssh(&["proxy", "--host", "web01.arc", "--suffix", ".arc", "--port", &port]));
+    all_greeted(vec![by_name()]);
+    let graph = || {
+        let requests = w.emulator().requests_to(Service::Arm);
+        requests.iter().filter(|request| request.path_and_query.contains("/Microsoft.ResourceGraph/")).count()
+    };
+    all_greeted(vec![by_name()]);
+    assert_eq!(graph(), 1);
+    for file in files(&w) {
+        let text = fs::read_to_string(&file).unwrap();
+        match text.contains("\"kind\":\"relay\"") {
+            true => fs::remove_file(&file).unwrap(),
+            false => {
+                fs::write(&file, text.replace("/resourceGroups/rg-arc/", "/resourceGroups/rg-old/")).unwrap()
+            }
+        }
+    }
+    all_greeted(vec![by_name()]);
+    assert_eq!(graph(), 2);
+}
+
+// Whatever happens to the files.
+
+#[test]
+fn files_of_another_form_are_replaced_without_a_word_and_damaged_ones_with_one() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    let before = files(&w).len();
+    files(&w).iter().for_each(|file| fs::write(file, r#"{"version":2,"value":{}}"#).unwrap());
+    all_greeted(vec![start(w.proxy_to(port))]);
+    files(&w).iter().for_each(|file| fs::write(file, "\0not json").unwrap());
+    let run = finish(start(w.proxy_to(port)));
+    assert_eq!(run.stdout, GREETING.as_bytes());
+    let lines = run.arcssh_lines();
+    assert!(
+        lines.len() == before && lines.iter().all(|line| line.ends_with("is damaged, and is left out")),
+        "{lines:?}"
+    );
+    all_greeted(vec![start(w.proxy_to(port))]);
+}
+
+#[test]
+fn a_store_that_others_can_read_is_refused_with_the_command_that_closes_it() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    let folder = w.store();
+    let relay = files(&w).into_iter().find(|file| file.to_string_lossy().contains("/relay-")).unwrap();
+    for (path, open, closed) in [(&folder, 0o755, 0o700), (&relay, 0o644, 0o600)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(open)).unwrap();
+        let why = format!(
+            "arcssh: cannot connect to web01: {} is open to other users (mode {open:04o})",
+            path.display()
+        );
+        let hint = format!("arcssh: hint: chmod {closed:o} {}", path.display());
+        finish(start(w.proxy_to(port))).failed(1, &[&why, &hint]);
+        fs::set_permissions(path, fs::Permissions::from_mode(closed)).unwrap();
+        all_greeted(vec![start(w.proxy_to(port))]);
+    }
+}
+
+#[test]
+fn clearing_under_connections_harms_none() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    let mut proxies = Vec::new();
+    for _ in 0..20 {
+        proxies.extend((0..3).map(|_| start(w.proxy_to(port))));
+        run(&mut w.arcssh(&["cache", "clear"])).clean();
+    }
+    all_greeted(proxies);
+}
+
+#[test]
+fn nothing_to_keep_anything_in_is_no_reason_not_to_connect() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    for folder in ["/proc/arcssh", "/dev/null/arcssh"] {
+        let mut proxy = w.proxy_to(port);
+        proxy.env("ARCSSH_STATE_DIR", folder);
+        all_greeted(vec![start(proxy)]);
+    }
+    assert_eq!(asked(&w), (2, 2));
+}
+
+/// In a namespace of its own: a file system that is full, and one that is read-only.
+#[test]
+fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null", w.id());
+    w.emulator().machine("web01").set_ssh_port(port);
+    for mount in ["size=4k,nr_inodes=3", "ro"] {
+        let mut shell = w.command("unshare");
+        let script = format!("mount -t tmpfs -o mode=700,{mount} tmpfs $ARCSSH_STATE_DIR && {proxy}");
+        let folder = w.home().join("disk");
+        fs::create_dir_all(&folder).unwrap();
+        shell.args(["-rm", "sh", "-c", &script]).env("ARCSSH_STATE_DIR", folder);
+        assert_eq!(run(&mut shell).clean(), GREETING);
+    }
+}
+
+// arcssh cache and arcssh warm.
+
+#[test]
+fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
+    let w = world(&["web01"]);
+    all_greeted(vec![start(w.proxy_to(greeter()))]);
+    let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
+    assert!(shown.starts_with(&format!("{}\n", w.store().display())), "{shown}");
+    assert!(
+        shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" left"),
+        "{shown}"
+    );
+    for secret in w.emulator().secrets() {
+        assert!(!shown.contains(&secret));
+    }
+    assert_eq!(run(&mut w.arcssh(&["cache", "clear"])).clean(), "2 entries cleared\n");
+    assert!(files(&w).is_empty());
+}
+
+#[test]
+fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
+    let port = greeter();
+    let w = world_with(&[], |builder| {
+        let machine = |name| Machine::new(name).ssh_port(port).resource_group("rg-web");
+        builder
+            .machine(machine("one"))
+            .machine(machine("two"))
+            .machine(machine("off").offline())
+            .machine(Machine::new("other").ssh_port(port))
+    });
+    let port = port.to_string();
+    let warm = |wait: &str| run(&mut w.arcssh(&["warm", "-g", "rg-web", "--port", &port, "--wait", wait]));
+    let told = warm("0");
+    assert_eq!(
+        (told.code, String::from_utf8_lossy(&told.stdout).as_ref()),
+        (Some(1), "2 of 3 machines are ready to connect to\n")
+    );
+    let lines = told.arcssh_lines();
+    assert!(
+        lines[0].starts_with("arcssh: cannot connect to off: its agent does not listen (")
+            && lines.len() == 2,
+        "{lines:?}"
+    );
+    assert_eq!(asked(&w), (1, 3));
+    let id = w.emulator().machine("one").resource_id();
+    all_greeted(vec![start(w.arcssh(&["proxy", &id, "--port", &port]))]);
+    assert_eq!(asked(&w), (1, 3));
+}
+
+#[test]
+fn warm_draws_a_bar_on_a_terminal_only() {
+    let port = greeter();
+    let w = world_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
+    let command = format!("{ARCSSH} warm one --port {port}");
+    let drawn = run(w.command("script").args(["-qec", &command, "/dev/null"]));
+    let drawn = String::from_utf8_lossy(&drawn.stdout).into_owned();
+    assert!(drawn.contains(" of 1 machines, "), "{drawn:?}");
+    let plain = run(&mut w.arcssh(&["warm", "one", "--port", &port.to_string()]));
+    assert_eq!(plain.clean(), "1 of 1 machines are ready to connect to\n");
+    let none = run(&mut w.arcssh(&["warm"]));
+    none.failed(
+        2,
+        &["arcssh: no machine is named", "arcssh: hint: arcssh warm --help shows how to name one"],
+    );
+}

@@ -1,0 +1,168 @@
+//! docs/TROUBLESHOOTING.md quotes what is really printed: ssh's texts as a real ssh prints them, and every text of ours.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use arcssh_emulator::Role;
+
+use crate::support::{World, run, world, world_with};
+
+const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
+const FAILURES: [&str; 3] = [
+    include_str!("../../src/failure.rs"),
+    include_str!("../../src/failure/certificate.rs"),
+    include_str!("../../src/failure/identity.rs"),
+];
+
+/// Words of other programs that failure.rs looks for and does not tell.
+const NOT_TOLD: [&str; 2] = ["failed to create underlying connection", "without sending TLS close_notify"];
+
+/// A source's text with `…` for each placeholder of a format.
+fn with_ellipses(source: &str) -> String {
+    let mut text = String::new();
+    let mut rest = source;
+    while let Some((before, after)) = rest.split_once('{') {
+        text += before;
+        rest = match after.split_once('}') {
+            Some((inside, after)) if !inside.contains(['{', '\n']) => {
+                text.push('…');
+                after
+            }
+            _ => after,
+        };
+    }
+    text + rest
+}
+
+/// The string literals of a source that are long enough to be told to somebody.
+fn told_texts(source: &str) -> Vec<String> {
+    let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = with_ellipses(&code.join("\n")).replace("\\r", "").replace("\\n", "");
+    let literals = code.split('"').skip(1).step_by(2).map(|literal| literal.trim().to_owned());
+    literals.filter(|text| text.split_whitespace().count() >= 4).collect()
+}
+
+/// All of the program's source.
+fn source(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { source(&path) } else { fs::read_to_string(path).unwrap() })
+        .collect()
+}
+
+/// What stands in backticks in the first column of a part's tables.
+fn quoted(part: &str) -> Vec<&str> {
+    let rows = part.lines().filter(|line| line.starts_with("| `"));
+    rows.flat_map(|row| row.split(" | ").next().unwrap_or_default().split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn every_text_that_a_user_is_told_is_explained() {
+    let texts: Vec<String> = FAILURES.iter().flat_map(|source| told_texts(source)).collect();
+    assert!(texts.len() > 60, "{} texts", texts.len());
+    let told = texts.iter().filter(|text| !NOT_TOLD.contains(&text.as_str()));
+    let missing: Vec<&String> = told.filter(|text| !DOCUMENT.contains(text.as_str())).collect();
+    assert!(missing.is_empty(), "not in docs/TROUBLESHOOTING.md: {missing:#?}");
+}
+
+#[test]
+fn every_text_of_ours_that_is_explained_is_told() {
+    let source = with_ellipses(&source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
+    let (_, ours) = DOCUMENT.split_once("\n## What arcssh prints\n").unwrap();
+    let texts = quoted(ours);
+    assert!(texts.len() > 40, "{} texts", texts.len());
+    let unknown: Vec<&str> = texts.into_iter().filter(|text| !source.contains(text)).collect();
+    assert!(unknown.is_empty(), "told by nothing: {unknown:#?}");
+}
+
+/// Asserts that this ssh prints these texts, and that they are explained.
+#[track_caller]
+fn prints(ssh: &mut Command, texts: &[&str]) {
+    let run = run(ssh);
+    let explained = quoted(DOCUMENT);
+    for text in texts {
+        assert!(explained.iter().any(|quote| matches(quote, text)), "{text} is not explained");
+        assert!(run.stderr.contains(text), "{text}: {}", run.stderr);
+    }
+}
+
+/// Whether a quote with ellipses stands for a text.
+fn matches(quote: &str, text: &str) -> bool {
+    let mut pieces = quote.split('…');
+    let mut rest = text.strip_prefix(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        rest = rest.and_then(|rest| Some(rest.split_once(piece)?.1));
+    }
+    rest.is_some()
+}
+
+fn ssh(w: &World, options: &[&str]) -> Command {
+    let mut ssh = w.ssh();
+    ssh.args(options.iter().flat_map(|option| ["-o", option])).args(["web01", "true"]);
+    ssh
+}
+
+#[test]
+fn ssh_prints_what_the_document_quotes_where_arcssh_ends() {
+    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    prints(
+        &mut ssh(&w, &[]),
+        &[
+            "Connection closed by UNKNOWN port 65535",
+            "kex_exchange_identification: Connection closed by remote host",
+        ],
+    );
+    prints(
+        ssh(&w, &["ProxyCommand=arcssh proxy"]).env("SHELL", "/bin/sh"),
+        &["exec: arcssh: not found"], // what ssh adds depends on whether it wrote before the shell ended
+    );
+}
+
+#[test]
+fn ssh_prints_what_the_document_quotes_where_its_patience_ends() {
+    let w = world_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(30)));
+    prints(
+        &mut ssh(&w, &["ConnectTimeout=1"]),
+        &["Connection timed out during banner exchange", "Connection to UNKNOWN port 65535 timed out"],
+    );
+}
+
+#[test]
+fn ssh_prints_what_the_document_quotes_of_keys() {
+    let w = world(&["web01"]);
+    prints(&mut ssh(&w, &["PubkeyAuthentication=no"]), &["Permission denied (publickey"]);
+    let open = "Permissions 0666 for '/dev/null' are too open.";
+    prints(&mut ssh(&w, &["IdentityFile=/dev/null"]), &[open]);
+    let known_hosts = w.home().join(".ssh/known_hosts");
+    let known = fs::read_to_string(&known_hosts).unwrap();
+    fs::write(&known_hosts, "").unwrap();
+    prints(
+        &mut ssh(&w, &["StrictHostKeyChecking=yes"]),
+        &[
+            "host key is known for web01 and you have requested strict checking.",
+            "Host key verification failed.",
+        ],
+    );
+    // Another machine's key, of the same kind: the client's own.
+    let other = fs::read_to_string(w.sshd().client_key().with_extension("pub")).unwrap();
+    let key: Vec<&str> = other.split_whitespace().take(2).collect();
+    let names: Vec<&str> = known.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let changed: String = names.iter().map(|name| format!("{name} {}\n", key.join(" "))).collect();
+    fs::write(&known_hosts, changed).unwrap();
+    prints(
+        &mut ssh(&w, &[]),
+        &["WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!", "Host key verification failed."],
+    );
+}
+
+#[test]
+fn ssh_prints_what_the_document_quotes_of_its_configuration() {
+    let w = world(&["web01"]);
+    prints(&mut ssh(&w, &["ProxyCommand=arcssh %f"]), &["vdollar_percent_expand: unknown key %f"]);
+    prints(w.ssh().args(["unknown.invalid", "true"]), &["Could not resolve hostname unknown.invalid"]);
+    let configuration = fs::read_to_string(w.configuration()).unwrap();
+    fs::write(w.configuration(), format!("Prroxy none\n{configuration}")).unwrap();
+    prints(&mut ssh(&w, &[]), &["Bad configuration option: prroxy"]);
+}

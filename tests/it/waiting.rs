@@ -1,0 +1,40 @@
+//! What a user sees on a terminal while a machine's agent is waited for.
+
+use std::time::Duration;
+
+use crate::support::{World, on_a_terminal, world_with};
+
+const ERASED: &str = "\r\u{1b}[K";
+
+/// A world whose agent takes this many seconds to listen.
+fn slow(seconds: u64) -> World {
+    world_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(seconds)))
+}
+
+/// What stands on a terminal of 100 columns.
+fn screen(w: &World, command: &str) -> String {
+    let (code, screen) = on_a_terminal(w.command("script"), &format!("stty cols 100 rows 30; {command}"));
+    assert_eq!(code, Some(0), "{screen}");
+    screen
+}
+
+#[test]
+fn on_a_terminal_one_line_counts_the_seconds_and_is_gone_at_the_end() {
+    let screen = screen(&slow(4), "ssh -F .ssh/config web01 echo reached");
+    let told: Vec<&str> = screen.split(ERASED).collect();
+    let [first, waiting @ .., last] = &told[..] else { panic!("{screen}") };
+    assert_eq!((*first, *last), ("", "reached\r\n"), "{screen}");
+    assert!(waiting.len() >= 2, "{screen}");
+    for (number, line) in waiting.iter().enumerate() {
+        assert!(line.starts_with("arcssh: waiting for the "), "{screen}");
+        assert!(line.ends_with(&format!("; {} s so far", number + 2)), "{screen}");
+        assert!(line.chars().count() < 100, "{line}");
+    }
+}
+
+#[test]
+fn a_terminal_without_a_cursor_has_a_line_each_time() {
+    let screen = screen(&slow(4), "TERM=dumb ssh -F .ssh/config web01 echo reached");
+    assert!(!screen.contains('\u{1b}'), "{screen}");
+    assert_eq!(screen.lines().filter(|line| line.starts_with("arcssh: waiting for the ")).count(), 1);
+}
