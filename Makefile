@@ -3,6 +3,7 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+SHARE = $(DESTDIR)$(PREFIX)/share
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,10 +29,16 @@ bench: tools ## Measure throughput and start of the release build
 	$(CARGO) build --release --workspace
 	TARGET='$(TARGET)' tests/bench.sh
 
-install: ## Build arcssh for use and install it below PREFIX
+# The program that was built writes its own manual and completions.
+install: ## Build arcssh for use and install it below PREFIX, with manual and completions
 	$(CARGO) build --release
-	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/man/man1' '$(SHARE)/bash-completion/completions' \
+	    '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
 	install -m 755 '$(TARGET)/release/arcssh' '$(DESTDIR)$(PREFIX)/bin/arcssh'
+	'$(TARGET)/release/arcssh' man '$(SHARE)/man/man1'
+	'$(TARGET)/release/arcssh' completions bash > '$(SHARE)/bash-completion/completions/arcssh'
+	'$(TARGET)/release/arcssh' completions zsh > '$(SHARE)/zsh/site-functions/_arcssh'
+	'$(TARGET)/release/arcssh' completions fish > '$(SHARE)/fish/vendor_completions.d/arcssh.fish'
 
 tools:
 	@tests/tools.sh
