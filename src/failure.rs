@@ -284,7 +284,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, _) => Told::new(
             NOT_SET_UP,
             format!("there is no such machine ({code}: {message})"),
-            "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
         ),
         (429, _) => Told::new(
             FAILED,
