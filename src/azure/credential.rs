@@ -26,7 +26,7 @@ use crate::azure::{entra, sign_in};
 use crate::net::Net;
 use crate::store::{Key, Kind, Store, TooOpen, unix_now};
 
-pub(crate) use crate::azure::credential::assertion::NotUsable;
+pub(crate) use crate::azure::credential::assertion::{Flaw, NotUsable};
 pub(crate) use crate::azure::credential::environment::NotSetUp;
 pub(crate) use crate::azure::credential::programs::NoExtension;
 
