@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
@@ -315,6 +315,18 @@ pub(crate) struct ConfigArgs {
     pub(crate) cloud: CloudArgs,
 }
 
+impl ConfigArgs {
+    /// Those of a command line that another command hands on, in that one's name.
+    ///
+    /// # Errors
+    /// The words are none of `arcssh config`.
+    pub(crate) fn handed_on(words: &[String], from: &SetupArgs) -> Result<Self, clap::Error> {
+        let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
+        let found = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
+        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), ..found })
+    }
+}
+
 /// Arguments of `arcssh list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
@@ -580,7 +592,7 @@ pub(crate) struct AccountArgs {
 }
 
 /// Who talks to Azure.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Identity")]
 pub(crate) struct IdentityArgs {
     /// Where to take the identity from
@@ -615,7 +627,7 @@ fn tenant(text: &str) -> Result<String, String> {
 }
 
 /// Which cloud, and its endpoints where they are other than the cloud's own.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cloud")]
 pub(crate) struct CloudArgs {
     /// Azure cloud of the machine [default: public]

@@ -11,8 +11,12 @@ use crate::azure::hybrid_connectivity::{RelayCredentials, Service};
 use crate::azure::relay_credentials::{Credentials, LASTING, Minted};
 use crate::azure::resource_id::ResourceId;
 use crate::net::{self, Net};
-use crate::relay::connect::{ConnectError, Upgraded, wait_for_listener};
+use crate::relay::connect::{ConnectError, LEAST_TRY, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
 use crate::waiting::Waiting;
+
+/// How long Azure may take for what a connection needs of it, with all that it takes to be known there: a program that is
+/// asked for a token has 60 s, and each of three pauses that Azure asks for 30 s.
+pub(crate) const AZURE: Duration = Duration::from_secs(150);
 
 /// What a connection is to reach: the context of every error.
 #[derive(Clone, Debug)]
@@ -95,8 +99,8 @@ impl Way<'_> {
     }
 
     async fn minted(&self, credentials: &Credentials<'_>, in_vain: &[Minted]) -> Result<Minted> {
-        self.waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", self.goal));
-        Ok(credentials.mint(in_vain).await?)
+        let object = format!("relay credentials of {} from Azure Resource Manager", self.goal);
+        self.waiting.at_most(AZURE, object, async { Ok(credentials.mint(in_vain).await?) }).await
     }
 
     /// Dials, and notes how long the agent took to listen where it had to be waited for.
@@ -119,12 +123,14 @@ impl Way<'_> {
         credentials: &RelayCredentials,
         patience: Duration,
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
-        self.waiting.for_the(format!("relay {}", credentials.authority()));
+        let (start, limit) = (Instant::now(), patience.max(LEAST_TRY));
+        self.waiting.until(format!("relay {}", credentials.authority()), limit.min(UPGRADE_TIMEOUT));
         let mut tries = 1;
         let on_retry = |error: &ConnectError| {
             tries += 1;
-            let (goal, limit) = (self.goal, self.wait.as_secs());
-            self.waiting.for_the(format!("agent of {goal} to listen, up to {limit} s ({})", error.brief()));
+            let object = format!("agent of {} to listen ({})", self.goal, error.brief());
+            // The last try begins when the patience ends.
+            self.waiting.until(object, (patience + LEAST_TRY).saturating_sub(start.elapsed()));
         };
         let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
         Ok((upgraded, tries))

@@ -15,10 +15,11 @@ use tracing::info;
 use crate::cli::ConfigArgs;
 use crate::commands::config::compose::{Options, compose};
 use crate::commands::config::remove::without;
-use crate::ssh::config_file::{self, Edit};
+use crate::ssh::config_file::{self, Edit, PATIENCE};
 use crate::ssh::judge::{self, NotUsed};
 use crate::ssh::legacy::{self, Foreign};
 use crate::terminal::takes_colours;
+use crate::waiting::Waiting;
 
 /// Writes, shows, takes out or verifies; the exit status.
 ///
@@ -39,20 +40,26 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
         let new = changed(args, &old).await?;
         return Ok(show_difference(&file, &old, &new));
     }
-    // Azure is asked before the lock is taken, and the file read again under it.
+    // Nobody is kept waiting while Azure is asked, but by whoever finds that another was faster.
     let before = config_file::read(&file)?;
-    let wanted = changed(args, &before).await?;
-    let edit = Edit::open(&file)?;
-    ensure!(
-        edit.text() == before,
-        "{} was changed by another program meanwhile; run the command again",
-        file.display()
-    );
+    let mut wanted = changed(args, &before).await?;
+    let edit = its_turn(&file).await?;
+    if edit.text() != before {
+        info!("{} was changed meanwhile", file.display());
+        wanted = changed(args, edit.text()).await?;
+    }
     let status = write(&edit, &wanted, args.remove)?;
     if args.adopt {
         clean_up(&wanted, args.clean)?;
     }
     Ok(status)
+}
+
+/// The file, once no other process changes it by arcssh.
+async fn its_turn(file: &Path) -> Result<Edit> {
+    let waiting = Waiting::default();
+    waiting.until(format!("other arcssh that changes {}", file.display()), PATIENCE);
+    waiting.during(Edit::open(file)).await
 }
 
 /// The file's text as it should be.

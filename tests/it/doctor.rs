@@ -325,9 +325,8 @@ fn identity_and_network_are_examined() {
                 command.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
             },
             check: "network",
-            why: "cannot reach 127.0.0.1:",
-            fix: NETWORK,
-            proxy: Proxy::Fails,
+            why: "the proxy 127.0.0.1:",
+            fix: "check the address in HTTPS_PROXY",
             ..Case::default()
         },
         Case {
