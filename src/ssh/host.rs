@@ -222,19 +222,19 @@ pub(crate) fn literal(text: &str) -> String {
     text.replace('%', "%%")
 }
 
-/// An argument of a keyword. ssh splits arguments at white space and takes `"…"` for one; since 8.7 a backslash before a
-/// quote, a backslash or a space escapes it (misc.c, `argv_split`), before that it did not: what the two would read
-/// differently is refused.
+/// An argument of a keyword. ssh splits arguments at white space and takes `"…"` for one, in which an apostrophe is one;
+/// since 8.7 a backslash before a quote, a backslash or a space escapes it (misc.c, `argv_split`), before that it did
+/// not: what the two would read differently is refused.
 fn argument(keyword: &str, value: &str) -> Result<String> {
     ensure!(!value.is_empty(), "{keyword} cannot be empty");
     ensure!(!value.starts_with('-'), "{keyword} {value:?} cannot begin with a hyphen");
     ensure!(!value.contains(char::is_control), "{keyword} {value:?} cannot hold a control character");
-    ensure!(!value.contains(['"', '\'']), "{keyword} {value:?} cannot hold a quote");
+    ensure!(!value.contains('"'), "{keyword} {value:?} cannot hold a double quote");
     ensure!(
         !value.contains(['%', '$']),
         "{keyword} {value:?} cannot hold % or $, which ssh takes for its own"
     );
-    let escapes = value.ends_with('\\') || ["\\\\", "\\ "].iter().any(|pair| value.contains(pair));
+    let escapes = value.ends_with('\\') || ["\\\\", "\\ ", "\\'"].iter().any(|pair| value.contains(pair));
     ensure!(!escapes, "{keyword} {value:?} holds a backslash that versions of ssh read differently");
     Ok(in_quotes_if_needed(value))
 }
@@ -247,7 +247,7 @@ fn file_name(keyword: &str, value: &str, platform: Platform) -> Result<String> {
 }
 
 fn in_quotes_if_needed(value: &str) -> String {
-    let plain = !value.contains(|c: char| c.is_whitespace() || "#=,".contains(c));
+    let plain = !value.contains(|c: char| c.is_whitespace() || "#=,'".contains(c));
     if plain { value.to_owned() } else { format!("\"{value}\"") }
 }
 
