@@ -152,7 +152,7 @@ impl Parts {
         };
         let pair = async {
             match holder {
-                Some(holder) => Ok(Some(holder.pair().await?)),
+                Some(holder) => Ok(Some(holder.pair().await?.for_section_of(args.login_name.as_deref())?)),
                 None => Ok(None),
             }
         };

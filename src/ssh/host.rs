@@ -217,6 +217,11 @@ pub(crate) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?']) && is_alias(&text.replace(['*', '?'], "x"))
 }
 
+/// Whether a text can be a word of any command of a section, on every system.
+pub(crate) fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c))
+}
+
 /// A text that is to reach a program through a ProxyCommand as it is, ssh's tokens doubled away.
 pub(crate) fn literal(text: &str) -> String {
     text.replace('%', "%%")
@@ -269,7 +274,7 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
 fn exec(words: &[String], platform: Platform) -> Result<String> {
     let words = words.iter().map(|word| {
         let plain = |c: char| c.is_alphanumeric() || "/._-:,@+%~".contains(c);
-        let known = |c: char| plain(c) || (platform == Platform::Windows && c == '\\');
+        let known = |c: char| plain(c) || (platform == Platform::Windows && "\\#".contains(c));
         if !word.is_empty() && word.chars().all(known) {
             return Ok(word.clone());
         }
