@@ -202,6 +202,9 @@ pub(crate) struct ProxyArgs {
     /// Serve an SSH certificate of Entra ID at this path, which IdentityAgent names
     #[arg(long, value_name = "PATH", conflicts_with = "relay_info")]
     pub(crate) agent: Option<PathBuf>,
+    /// User that the section logs in as, by a certificate or not at all
+    #[arg(long, value_name = "NAME", requires = "agent")]
+    pub(crate) login_name: Option<String>,
     /// Which certificate.
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -362,6 +365,9 @@ pub(crate) struct CertArgs {
     /// Show what the kept certificate says, and ask for nothing
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
+    /// Write it only if this user can log in with it
+    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key")]
+    pub(crate) login_name: Option<String>,
     /// Which certificate.
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,

@@ -327,7 +327,11 @@ impl Writer {
         let Some((entra, delivery)) = self.entra.as_ref().zip(login.entra) else { return Ok(host) };
         let user = login.user.clone().or_else(|| Some(entra.login_name.clone()));
         let Asked { scope, client_id } = &entra.asked;
-        let options = [("--scope", scope), ("--client-id", client_id)].into_iter();
+        // Whom the certificate must let in, where the section says nobody else.
+        let login_name = login.user.is_none().then(|| entra.login_name.clone());
+        let login_name = login_name.filter(|name| host::is_word(name));
+        let options =
+            [("--login-name", &login_name), ("--scope", scope), ("--client-id", client_id)].into_iter();
         let asked = options.filter_map(|(name, value)| Some([name.to_owned(), literal(value.as_ref()?)]));
         let asked: Vec<String> = asked.flatten().collect();
         Ok(match delivery {
