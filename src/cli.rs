@@ -601,16 +601,9 @@ pub(crate) struct AccountArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Identity")]
 pub(crate) struct IdentityArgs {
-    /// Where to take the identity from
-    #[arg(
-        long,
-        env = "ARCSSH_CREDENTIAL",
-        value_name = "NAME",
-        ignore_case = true,
-        value_enum,
-        default_value_t
-    )]
-    credential: Source,
+    /// Where to take the identity from [default: any]
+    #[arg(long, env = "ARCSSH_CREDENTIAL", value_name = "NAME", ignore_case = true, value_enum)]
+    credential: Option<Source>,
     /// Tenant to sign in to [default: the identity's own]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
     tenant: Option<String>,
@@ -619,7 +612,12 @@ pub(crate) struct IdentityArgs {
 impl IdentityArgs {
     /// What was typed.
     pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { source: self.credential, tenant: self.tenant.clone() }
+        self.wanted_or(Wanted::default())
+    }
+
+    /// What was typed, and what was `kept` where nothing was.
+    pub(crate) fn wanted_or(&self, kept: Wanted) -> Wanted {
+        Wanted { source: self.credential.unwrap_or(kept.source), tenant: self.tenant.clone().or(kept.tenant) }
     }
 }
 
