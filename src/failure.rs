@@ -18,6 +18,7 @@ use crate::azure::permissions::{CONNECT, least_role};
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, Words};
 use crate::commands::login::SigningIn;
+use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
@@ -45,6 +46,8 @@ const NOT_ALLOWED: u8 = 4;
 const NOT_SET_UP: u8 = 5;
 const NO_WAY_OUT: u8 = 6;
 const NOBODY_LISTENS: u8 = 7;
+/// As shells tell of SIGHUP, by which ssh says that it is done.
+const HUNG_UP: u8 = 129;
 
 /// What a user is told of a failure.
 #[derive(Debug)]
@@ -161,6 +164,15 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     }
     if let Some(told) = explain_set_up(error, goal) {
         return told;
+    }
+    if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
+        let hint = match goal.and_then(|goal| goal.machine.as_ref()) {
+            Some(machine) => {
+                format!("arcssh warm {} makes it ready for the next time", quoted(&machine.to_string()))
+            }
+            None => "ssh -o ConnectTimeout=120 waits longer".into(),
+        };
+        return Told::new(HUNG_UP, stopped.to_string(), hint);
     }
     if let Some(late) = error.downcast_ref::<Late>() {
         return Told::new(NO_WAY_OUT, late.to_string(), NETWORK);
