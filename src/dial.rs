@@ -62,22 +62,27 @@ impl Way<'_> {
         let deadline = Instant::now() + self.wait;
         let mut kept = credentials.kept()?;
         let last = kept.pop();
+        let mut in_vain = Vec::new();
         for minted in kept {
             match self.dial(&minted.credentials, Duration::ZERO).await {
                 Ok((upgraded, _)) => return Ok((upgraded, minted)),
-                Err(error) if error.is_of_these_credentials() => info!("{error}; dialling with others"),
+                Err(error) if error.is_unauthorized() || error.may_pass() => {
+                    info!("{error}; dialling with others");
+                    in_vain.extend(is_of_no_use(&minted, &error).then_some(minted));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         let minted = match last {
             Some(minted) => minted,
-            None => self.minted(credentials, None).await?,
+            None => self.minted(credentials, &[]).await?,
         };
         let patience = if minted.is_young() { self.wait } else { LASTING.min(self.wait) };
         match self.settle(credentials, &minted, patience).await {
-            Err(error) if error.is_unauthorized() || error.is_nobody() && !minted.is_young() => {
+            Err(error) if is_of_no_use(&minted, &error) => {
                 info!("{error}; asking for new credentials once");
-                let minted = self.minted(credentials, Some(&minted)).await?;
+                in_vain.push(minted);
+                let minted = self.minted(credentials, &in_vain).await?;
                 let left = deadline.saturating_duration_since(Instant::now());
                 Ok((self.settle(credentials, &minted, left).await?, minted))
             }
@@ -93,9 +98,9 @@ impl Way<'_> {
         Ok(self.dial(credentials, self.wait).await?.0)
     }
 
-    async fn minted(&self, credentials: &Credentials<'_>, instead_of: Option<&Minted>) -> Result<Minted> {
+    async fn minted(&self, credentials: &Credentials<'_>, in_vain: &[Minted]) -> Result<Minted> {
         let object = format!("relay credentials of {} from Azure Resource Manager", self.goal);
-        self.waiting.at_most(AZURE, object, async { Ok(credentials.mint(instead_of).await?) }).await
+        self.waiting.at_most(AZURE, object, async { Ok(credentials.mint(in_vain).await?) }).await
     }
 
     /// Dials, and notes how long the agent took to listen where it had to be waited for.
@@ -130,4 +135,9 @@ impl Way<'_> {
         let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
         Ok((upgraded, tries))
     }
+}
+
+/// Whether others must take the place of these: an agent may yet hear of a young name.
+fn is_of_no_use(minted: &Minted, error: &ConnectError) -> bool {
+    error.is_unauthorized() || error.is_nobody() && !minted.is_young()
 }

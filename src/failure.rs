@@ -17,6 +17,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, Words};
+use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
@@ -162,8 +163,8 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(told) = explain_set_up(error, goal) {
         return told;
     }
-    if let Some(late) = error.downcast_ref::<Late>() {
-        return Told::new(NO_WAY_OUT, late.to_string(), NETWORK);
+    if error.is::<Late>() || error.is::<Slow>() {
+        return Told::new(NO_WAY_OUT, error.root_cause().to_string(), network());
     }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
@@ -189,8 +190,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         });
     }
     if let Some(taken) = error.downcast_ref::<PortTaken>() {
-        let hint =
-            format!("{}, or connect by port {}", setup_at(goal, taken.to, " --replace-port"), taken.from);
+        let hint = setup_at(goal, taken.to, " --replace-port");
         return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
     }
     if let Some(slow) = error.downcast_ref::<NotRegistered>() {
@@ -219,8 +219,18 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
     Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
 
-const NETWORK: &str =
-    "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+/// What to do where nobody answers: a proxy that is meant for the way may be why.
+fn network() -> &'static str {
+    match ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
+        true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names",
+        false => "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT",
+    }
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
@@ -235,7 +245,7 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
         ArmError::Unreachable(error) => explain_way_out(error, None, "Azure Resource Manager")
             .unwrap_or_else(|| {
                 let why = format!("Azure Resource Manager cannot be reached: {}", root(error));
-                Told::new(NO_WAY_OUT, why, NETWORK)
+                Told::new(NO_WAY_OUT, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
         ArmError::UnexpectedAnswer(error) => {
@@ -289,7 +299,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, _) => Told::new(
             NOT_SET_UP,
             format!("there is no such machine ({code}: {message})"),
-            "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
         ),
         (429, _) => Told::new(
             FAILED,
@@ -381,7 +391,7 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         return match error {
             ConnectError::Unreachable(error) => {
                 let told = explain_way_out(error.as_ref(), error.downcast_ref(), "the relay");
-                told.unwrap_or_else(|| Told::new(NO_WAY_OUT, causes(error.chain()), NETWORK))
+                told.unwrap_or_else(|| Told::new(NO_WAY_OUT, causes(error.chain()), network()))
             }
             _ => Told::new(NOBODY_LISTENS, error.to_string(), AGENT),
         };
@@ -464,7 +474,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         };
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
-    if matches!(step, Some(Step::ToProxy(_))) {
+    if matches!(step, Some(Step::ToProxy(_) | Step::Proxy { .. })) {
         return Some(Told::new(NO_WAY_OUT, causes(chain()), PROXY_ADDRESS));
     }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
@@ -476,7 +486,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
     let no_connection = chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
     if no_connection.is_some_and(reqwest::Error::is_connect) {
         let why = format!("{whom} cannot be reached: {}", root(error));
-        return Some(Told::new(NO_WAY_OUT, why, NETWORK));
+        return Some(Told::new(NO_WAY_OUT, why, network()));
     }
     None
 }
@@ -523,8 +533,8 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
             "no root certificates were found to check others with".into(),
             "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
         ),
-        InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), NETWORK),
-        other => (format!("no TLS with {host}: {other}"), NETWORK),
+        InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), network()),
+        other => (format!("no TLS with {host}: {other}"), network()),
     };
     Told::new(NO_WAY_OUT, why, hint)
 }

@@ -63,6 +63,10 @@ impl Minted {
     fn is(&self, other: &Self) -> bool {
         self.credentials.hybrid_connection_name == other.credentials.hybrid_connection_name
     }
+
+    fn is_among(&self, others: &[Self]) -> bool {
+        others.iter().any(|other| self.is(other))
+    }
 }
 
 /// What is kept of a machine.
@@ -142,17 +146,17 @@ impl<'a> Credentials<'a> {
         Ok(self.record()?.in_order(unix_now()))
     }
 
-    /// New ones, or those that another process has minted meanwhile; never `instead_of`.
+    /// New ones, or those that another process has minted meanwhile; none of those that were dialled `in_vain`, which are
+    /// forgotten.
     ///
     /// # Errors
     /// What ARM refuses, and refused within [`REFUSAL_LIFE`].
-    pub(crate) async fn mint(&self, instead_of: Option<&Minted>) -> Result<Minted, ArmError> {
+    pub(crate) async fn mint(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
         let _lock = self.store.lock(&self.kept).await;
         let newest = self.record()?.minted.pop();
-        let is_other = |minted: &Minted| instead_of.is_none_or(|old| !old.is(minted) && old.at <= minted.at);
-        match newest.filter(|newest| newest.is_valid(unix_now()) && is_other(newest)) {
+        match newest.filter(|newest| newest.is_valid(unix_now()) && !newest.is_among(in_vain)) {
             Some(newest) => Ok(newest),
-            None => self.mint_locked(instead_of).await,
+            None => self.mint_locked(in_vain).await,
         }
     }
 
@@ -163,7 +167,7 @@ impl<'a> Credentials<'a> {
             Ok(record) if record.is_due(minted, unix_now()) => {}
             _ => return,
         }
-        if let Err(error) = self.mint_locked(None).await {
+        if let Err(error) = self.mint_locked(&[]).await {
             info!("no successor: {error}");
         }
         drop::<Lock>(lock);
@@ -182,7 +186,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    async fn mint_locked(&self, instead_of: Option<&Minted>) -> Result<Minted, ArmError> {
+    async fn mint_locked(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
         let now = unix_now();
         if let Some(refused) =
             self.store.read::<Refused>(&self.refused)?.filter(|refused| now < refused.until)
@@ -193,7 +197,7 @@ impl<'a> Credentials<'a> {
             Ok((credentials, date)) => {
                 let minted = Minted::new(credentials, date, unix_now());
                 info!(relay = minted.credentials.authority(), until = minted.until, "relay credentials");
-                self.keep(minted.clone(), instead_of)?;
+                self.keep(minted.clone(), in_vain)?;
                 Ok(minted)
             }
             Err(error) => {
@@ -203,9 +207,9 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    fn keep(&self, minted: Minted, instead_of: Option<&Minted>) -> Result<(), TooOpen> {
+    fn keep(&self, minted: Minted, in_vain: &[Minted]) -> Result<(), TooOpen> {
         let Record { minted: mut all, settling } = self.record()?;
-        all.retain(|old| instead_of.is_none_or(|useless| !useless.is(old)));
+        all.retain(|old| !old.is_among(in_vain));
         all.push(minted);
         let minted = all.split_off(all.len().saturating_sub(KEPT));
         self.store.write(&self.kept, &Record { minted, settling });

@@ -147,12 +147,11 @@ fn verify(file: &Path) -> Result<u8> {
 
 /// Lists what adopted sections leave behind, or deletes it.
 fn clean_up(text: &str, delete: bool) -> Result<()> {
+    let living: Vec<PathBuf> = legacy::find(text).iter().flat_map(Foreign::leftovers).collect();
     let mut left: Vec<PathBuf> = legacy::find_adopted(text).iter().flat_map(Foreign::leftovers).collect();
     left.sort();
     left.dedup();
-    // A key that a living section logs in with is no leftover.
-    let block = own_block(text)?;
-    left.retain(|file| !block.contains(&file.display().to_string()));
+    left.retain(|file| !living.contains(file) && !is_named(file, text));
     for file in &left {
         if delete {
             std::fs::remove_file(file).with_context(|| format!("cannot delete {}", file.display()))?;
@@ -165,6 +164,13 @@ fn clean_up(text: &str, delete: bool) -> Result<()> {
         tell("hint: arcssh config --adopt --clean deletes what is left behind");
     }
     Ok(())
+}
+
+/// Whether a line that ssh reads names a file, from the home or the root on: by its own name and that of its folder.
+fn is_named(file: &Path, text: &str) -> bool {
+    let from = file.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    let name = file.strip_prefix(from).unwrap_or(file).display().to_string();
+    text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(&name))
 }
 
 /// Prints a unified diff; 1 if there is a difference.

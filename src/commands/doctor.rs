@@ -2,7 +2,7 @@
 
 pub(crate) mod check;
 mod checks;
-mod findings;
+pub(crate) mod findings;
 mod local;
 
 use std::io::{IsTerminal, Write, stdout};

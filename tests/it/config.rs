@@ -598,6 +598,22 @@ fn a_machine_is_taken_out_by_any_of_its_names() {
 }
 
 #[test]
+fn a_machine_that_is_gone_can_be_taken_out() {
+    let w = world(&["web01", "web02"]);
+    let home = Home::new(&w);
+    home.done(&["web01", "web02"]);
+    fs::write(home.file(), home.text().replace("/machines/web01", "/machines/gone")).unwrap();
+    let told = home.refused(5, &[]);
+    assert!(
+        told.contains("there is no such machine") && told.contains("arcssh config --remove NAME"),
+        "{told}"
+    );
+    home.done(&["--remove", "gone"]);
+    home.done(&[]);
+    assert_eq!(home.hosts(), ["web02"]);
+}
+
+#[test]
 fn a_group_cannot_be_taken_out_by_mistake_for_everything() {
     let w = world(&["web01"]);
     let home = Home::new(&w);

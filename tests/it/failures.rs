@@ -16,7 +16,7 @@ const TRY_LATER: &str =
 const NETWORK: &str = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
 const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another";
-const MACHINES: &str = "arcssh: hint: az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs";
+const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone";
 
 // Who we are.
 

@@ -267,6 +267,44 @@ fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
     assert_eq!(asked(&w), (1, 2));
 }
 
+/// A world in which web01's credentials have a successor that its agent has had time to hear of.
+fn world_with_a_successor(port: u16) -> World {
+    let w = world(&["web01"]);
+    all_greeted(vec![start(w.proxy_to(port))]);
+    age(&w, 8000);
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert!(eventually(LIMIT, || asked(&w) == (1, 2) && w.survivors().is_empty()));
+    age(&w, 200);
+    w
+}
+
+#[test]
+fn kept_credentials_and_their_successor_that_are_both_of_no_use_are_replaced_once() {
+    let port = greeter();
+    for fault in [
+        RelayFault::expired_token().times(2),
+        // One try of the successor, and those of 8 seconds.
+        RelayFault::refuse(404, "Endpoint does not exist.").times(6),
+    ] {
+        let w = world_with_a_successor(port);
+        w.emulator().relay_fault(fault);
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_eq!(asked(&w), (1, 3));
+        all_greeted(vec![start(w.proxy_to(port))]);
+        let names = w.dialled();
+        assert_eq!((asked(&w), names.last()), ((1, 3), names.iter().nth_back(1)));
+    }
+}
+
+#[test]
+fn a_passing_fault_of_a_successor_falls_back_to_what_works() {
+    let port = greeter();
+    let w = world_with_a_successor(port);
+    w.emulator().relay_fault(RelayFault::refuse(503, "Service Unavailable"));
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_eq!(asked(&w), (1, 2));
+}
+
 #[test]
 fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
     let port = greeter();
