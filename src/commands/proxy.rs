@@ -154,7 +154,7 @@ impl Parts {
         let pair = async {
             match holder {
                 Some(holder) => {
-                    let pair = async { Ok(holder.pair().await?) };
+                    let pair = async { Ok(holder.pair().await?.for_section_of(args.login_name.as_deref())?) };
                     in_time(AZURE, certificate.into(), pair).await.map(Some)
                 }
                 None => Ok(None),

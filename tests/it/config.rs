@@ -552,6 +552,22 @@ fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
 }
 
 #[test]
+fn a_section_connects_in_the_name_that_it_was_written_in() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    let tenant =
+        w.emulator().environment().into_iter().find(|(name, _)| name == "AZURE_TENANT_ID").unwrap().1;
+    home.done(&["web01", "--credential", "environment", "--tenant", &tenant]);
+    let command = format!(" --port %p --credential environment --tenant {tenant}\n");
+    assert!(home.text().contains(&command), "{}", home.text());
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+
+    home.done(&["--credential", "any"]);
+    let command = format!(" --port %p --tenant {tenant}\n");
+    assert!(home.text().contains(&command), "{}", home.text());
+}
+
+#[test]
 fn without_anything_named_it_says_how_to_name_it() {
     let w = world(&["web01"]);
     let home = Home::new(&w);
