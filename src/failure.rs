@@ -25,7 +25,7 @@ use crate::failure::certificate::explain_no_certificate;
 use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
 use crate::fleet::{NoMachine, NotOne, NotReached};
 use crate::last_error::{self, LastError};
-use crate::line::one_line;
+use crate::line::{NotPrinted, one_line, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::tls::Untrusted;
 use crate::net::{Step, tls};
@@ -166,6 +166,9 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if error.is::<Late>() || error.is::<Slow>() {
         return Told::new(NO_WAY_OUT, error.root_cause().to_string(), network());
     }
+    if error.is::<NotPrinted>() {
+        return Told::new(FAILED, causes(error.chain()), FREE_THE_DISK);
+    }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
             Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
@@ -201,7 +204,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
 
 /// What others could read or plant is not used.
 fn explain_too_open(open: &TooOpen) -> Told {
-    let path = quoted(&open.path.display().to_string());
+    let path = word(&open.path.display().to_string());
     Told::new(FAILED, open.to_string(), format!("chmod {:o} {path}", open.wanted))
 }
 
@@ -234,6 +237,7 @@ fn is_set(name: &str) -> bool {
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
+const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
 
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
@@ -281,7 +285,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (409, "ScopeLocked") => Told::new(
             NOT_ALLOWED,
             format!("it is locked against changes ({message})"),
-            format!("az lock list --resource {} shows the lock; az lock delete takes it away", quoted(&id)),
+            format!("az lock list --resource {} shows the lock; az lock delete takes it away", word(&id)),
         ),
         (404, "ResourceNotFound") if message.to_lowercase().contains("/endpoints/default") => {
             Told::new(NOT_SET_UP, "it has no connectivity endpoint yet (404 ResourceNotFound)", setup(goal))
@@ -328,11 +332,6 @@ fn again(retry_after: Option<Duration>) -> String {
     format!("try again in {pause}")
 }
 
-/// A resource ID or a path as a shell takes it: a resource group's name may hold parentheses.
-fn quoted(text: &str) -> String {
-    if text.contains(['(', ')', ' ']) { format!("'{text}'") } else { text.to_owned() }
-}
-
 /// The command that makes a machine ready for a connection as it was tried.
 fn setup(goal: Option<&Goal>) -> String {
     setup_at(goal, goal.map_or(Service::Ssh.default_port(), |goal| goal.port), "")
@@ -341,7 +340,7 @@ fn setup(goal: Option<&Goal>) -> String {
 fn setup_at(goal: Option<&Goal>, port: u16, rest: &str) -> String {
     let machine = goal.and_then(|goal| goal.machine.as_ref()).map_or("MACHINE".into(), ToString::to_string);
     let service = goal.map_or(Service::Ssh, |goal| goal.service);
-    let mut command = format!("arcssh setup {}", quoted(&machine));
+    let mut command = format!("arcssh setup {}", word(&machine));
     if service != Service::Ssh {
         command += &format!(" --service {service}");
     }
@@ -369,7 +368,7 @@ fn explain_missing_right(message: &str, id: &str) -> Told {
         "an owner of the {} types: az role assignment create --role '{}' --assignee {assignee} --scope {}",
         if of_subscription(scope) { "subscription" } else { "machine" },
         least_role(action),
-        quoted(scope)
+        word(scope)
     );
     Told::new(NOT_ALLOWED, why, role)
 }
@@ -451,7 +450,7 @@ fn explain_broken(broken: &Broken) -> Told {
         },
         Broken::Lost(error) => format!("{broken}: {}", root(error)),
         Broken::Output(error) => {
-            return Told::new(FAILED, format!("{broken}: {error}"), "free the disk, or write elsewhere");
+            return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK);
         }
     };
     Told::new(FAILED, why, "connect again")

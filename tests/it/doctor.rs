@@ -770,15 +770,15 @@ fn a_terminal_shows_colours_and_nothing_else_does() {
         w.sshd().port(),
         w.configuration().display()
     );
-    let shown = |no_colour: &str| {
-        let mut script = w.command("script");
-        script.env("NO_COLOR", no_colour);
-        let (code, screen) = on_a_terminal(script, &command);
+    let shown = |variables: &str| {
+        let (code, screen) = on_a_terminal(w.command("script"), &format!("{variables} {command}"));
         assert_eq!(code, Some(1));
         screen
     };
     let screen = shown("");
     assert!(screen.contains("\u{1b}[31mFAIL\u{1b}[0m  service configuration"), "{screen}");
-    let screen = shown("1");
-    assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{screen}");
+    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
+        let screen = shown(unwanted);
+        assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{unwanted}: {screen}");
+    }
 }

@@ -12,6 +12,7 @@ use crate::azure::resource_provider::NAMESPACE;
 use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
 use crate::commands::doctor::findings::{Findings, Look, Slow};
 use crate::commands::doctor::local::HostKey;
+use crate::line::word;
 use crate::relay::connect::ConnectError;
 use crate::set_up::Found;
 
@@ -365,7 +366,7 @@ impl Judge {
 
     fn set_up_command(&self) -> String {
         let id = self.machine().map_or("MACHINE".into(), |machine| machine.to_string());
-        if id.contains(['(', ')']) { format!("arcssh setup '{id}'") } else { format!("arcssh setup {id}") }
+        format!("arcssh setup {}", word(&id))
     }
 
     fn entra_login(&self) -> Outcome {
@@ -465,7 +466,7 @@ impl Judge {
                 format!(
                     "it is not the one that {file} holds: the machine was installed anew, or somebody stands between"
                 ),
-                format!("ssh-keygen -f {file} -R {name}"),
+                format!("ssh-keygen -f {} -R {}", word(file), word(name)),
             )),
             (_, Some(Err(error)), _) => self.failed(error),
         }
@@ -483,7 +484,8 @@ impl Judge {
                 (_, Some(words)) => Failed(words),
                 (None, None) => Skipped(format!("{} holds no arcssh block", found.file.display())),
                 (Some(hosts), None) => {
-                    Passed(format!("ssh uses what {} says of {hosts} names", found.file.display()))
+                    let names = if hosts == 1 { "1 name".into() } else { format!("{hosts} names") };
+                    Passed(format!("ssh uses what {} says of {names}", found.file.display()))
                 }
             },
         }
@@ -508,6 +510,7 @@ impl Judge {
 
     fn store(&self) -> Outcome {
         match &self.findings.store {
+            Ok(1) => Passed("1 value is kept".into()),
             Ok(count) => Passed(format!("{count} values are kept")),
             Err(open) => self.failed(&open.clone().into()),
         }
@@ -583,7 +586,7 @@ fn set_clock() -> &'static str {
 fn open_to_others(file: &std::path::Path) -> Option<Words> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = file.metadata().ok()?.permissions().mode() & 0o7777;
-    let fix = format!("chmod go-w {}", file.display());
+    let fix = format!("chmod go-w {}", word(&file.display().to_string()));
     (mode & 0o022 != 0)
         .then(|| Words::new(format!("{} is open to other users (mode {mode:04o})", file.display()), fix))
 }
