@@ -101,10 +101,12 @@ pub(crate) enum Command {
 const EXAMPLES: &str = "\
 Examples:
   arcssh login                             sign in, once
+  arcssh setup web01                       make a machine ready, once for all
   arcssh config -g rg-web --user azureuser
                                            names for a whole resource group
   ssh web01                                plain ssh, and scp, sftp, rsync, git
   arcssh last web01                        why that did not work
+  arcssh doctor web01                      and what to do about it
 
 arcssh COMMAND --help tells of one command.";
 

@@ -1,7 +1,5 @@
 //! `arcssh account`: who connects to Azure, and by which source.
 
-use std::io::Write;
-
 use anyhow::Result;
 use azure_core::time::OffsetDateTime;
 use serde_json::Value;
@@ -10,7 +8,7 @@ use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, Token};
 use crate::cli::AccountArgs;
-use crate::line::one_line;
+use crate::line::{one_line, print};
 use crate::net::Net;
 use crate::store::{Store, unix_now};
 
@@ -29,11 +27,8 @@ pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
         ("tenant", text(&token.claims()["tid"])),
         ("expires", expiry(&token)),
     ];
-    // Whoever closes the pipe has read enough.
-    let mut stdout = std::io::stdout();
-    for (what, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
-        let _ = writeln!(stdout, "{what:8} {}", one_line(value));
-    }
+    let given = lines.iter().filter(|(_, value)| !value.is_empty());
+    print(&given.map(|(what, value)| format!("{what:8} {}\n", one_line(value))).collect::<String>())?;
     Ok(0)
 }
 

@@ -15,6 +15,7 @@ use tracing::info;
 use crate::cli::ConfigArgs;
 use crate::commands::config::compose::{Options, compose};
 use crate::commands::config::remove::without;
+use crate::line::print;
 use crate::ssh::config_file::{self, Edit, PATIENCE};
 use crate::ssh::judge::{self, NotUsed};
 use crate::ssh::legacy::{self, Foreign};
@@ -32,13 +33,13 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     }
     if args.output.is_some() {
         let (options, sections) = compose(args, Options::default(), &[]).await?;
-        print(&config_file::block(&options.line()?, &sections));
+        print(&config_file::block(&options.line()?, &sections))?;
         return Ok(0);
     }
     if args.dry_run {
         let old = config_file::read(&file)?;
         let new = changed(args, &old).await?;
-        return Ok(show_difference(&file, &old, &new));
+        return show_difference(&file, &old, &new);
     }
     // Nobody is kept waiting while Azure is asked, but by whoever finds that another was faster.
     let before = config_file::read(&file)?;
@@ -174,15 +175,15 @@ fn is_named(file: &Path, text: &str) -> bool {
 }
 
 /// Prints a unified diff; 1 if there is a difference.
-fn show_difference(file: &Path, old: &str, new: &str) -> u8 {
+fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     let name = file.display().to_string();
     let diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
     if takes_colours(&std::io::stdout()) {
-        print(&diff.split_inclusive('\n').map(coloured).collect::<String>());
+        print(&diff.split_inclusive('\n').map(coloured).collect::<String>())?;
     } else {
-        print(&diff);
+        print(&diff)?;
     }
-    u8::from(old != new)
+    Ok(u8::from(old != new))
 }
 
 /// A line of a unified diff, added ones green, removed ones red, places cyan.
@@ -194,11 +195,6 @@ fn coloured(line: &str) -> String {
         _ => return line.to_owned(),
     };
     format!("\u{1b}[{colour}m{}\u{1b}[0m\n", line.trim_end_matches('\n'))
-}
-
-/// Standard output that is gone has nobody to show anything.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn tell(text: &str) {

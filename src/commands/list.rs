@@ -1,7 +1,5 @@
 //! `arcssh list`: the Arc machines that the identity sees, for people, programs and ansible.
 
-use std::io::Write;
-
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -10,7 +8,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::fleet::{Named, Selection, select};
-use crate::line::one_line;
+use crate::line::{one_line, print};
 use crate::net::Net;
 use crate::store::Store;
 
@@ -35,8 +33,7 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
         ListFormat::Json => Value::from_iter(machines.iter().map(|named| object(&named.machine))).to_string(),
         ListFormat::Table => table(&machines),
     };
-    // Whoever closes the pipe has read enough.
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    print(&format!("{}\n", text.trim_end()))?;
     Ok(0)
 }
 

@@ -7,8 +7,8 @@ use anyhow::Error;
 use crate::azure::credential::{Flaw, NoToken, NotSetUp, NotUsable, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::failure::{
-    FAILED, NETWORK, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
-    explain_way_out, root,
+    FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
+    explain_way_out, is_set, network, root,
 };
 use crate::store::TooOpen;
 
@@ -57,7 +57,7 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
     {
         let why = format!("Entra ID cannot be reached: {}", root(error));
-        return Told::new(NO_WAY_OUT, why, NETWORK);
+        return Told::new(NO_WAY_OUT, why, network());
     }
     if let Some(NotUsable { path, flaw }) = error.downcast_ref() {
         return Told::new(NO_IDENTITY, causes(error.chain()), usable(path, *flaw));
@@ -99,10 +99,6 @@ fn hint(from: Source, tenant: Option<&str>) -> String {
     }
 }
 
-fn is_set(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|value| !value.is_empty())
-}
-
 /// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
 /// codes"); what else comes in its place is somebody else's.
 fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
@@ -111,7 +107,9 @@ fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
     let answer = answer.trim_end();
     match status {
         429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
-        408 => Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), NETWORK),
+        408 => {
+            Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), network())
+        }
         500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
         400..500 if !description.is_empty() => Told::new(NO_IDENTITY, format!("{what}: {description}"), hint),
         _ => Told::new(

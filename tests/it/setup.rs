@@ -141,8 +141,7 @@ fn a_port_in_use_gives_way_only_where_that_is_said() {
     let why = format!(
         "arcssh: cannot set up web01: SSH is enabled on port {other}; a machine has one port for it, and moving it to {port} takes it from everybody who connects by {other}"
     );
-    let hint =
-        format!("arcssh: hint: arcssh setup {id} --port {port} --replace-port, or connect by port {other}");
+    let hint = format!("arcssh: hint: arcssh setup {id} --port {port} --replace-port");
     run(&mut setup(&w, &["--yes"])).failed(5, &[&why, &hint]);
     assert_eq!(writes(&w), [""; 0]);
     let run = run(&mut setup(&w, &["--replace-port", "--yes"]));

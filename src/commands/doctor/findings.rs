@@ -37,8 +37,10 @@ use crate::waiting::Waiting;
 
 /// How long one look may take.
 const BOUND: Duration = Duration::from_secs(15);
-/// How long all of them may take: at the most seven come one after the other.
-pub(super) const LONGEST: Duration = Duration::from_secs(7 * BOUND.as_secs());
+/// How long those may take that others bound too: a proxy has 20 s for its tunnel, and a program gives a token in some.
+const LONG_BOUND: Duration = Duration::from_secs(30);
+/// How long all of them may take: at the most two long ones and five others come one after the other.
+pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 5 * BOUND.as_secs());
 /// How long an agent that does not listen is waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
@@ -174,7 +176,7 @@ impl Examiner<'_> {
     }
 
     async fn host_key(&self, section: &Section) -> Result<HostKey> {
-        within("ssh", local::host_key(section, self.args.file.as_deref())).await
+        within(BOUND, "ssh", local::host_key(section, self.args.file.as_deref())).await
     }
 
     /// The way to ARM and Entra ID: names, proxies, TLS.
@@ -194,12 +196,12 @@ impl Examiner<'_> {
             let issuer = certificate.and_then(|certificate| certificate::issuer(certificate));
             Ok(format!("{}, certificate by {}", authority.host(), issuer.unwrap_or("nobody".into())))
         };
-        within(authority, connect).await
+        within(LONG_BOUND, authority, connect).await
     }
 
     async fn remote(&self, port: Option<u16>, reached: &mut u16) -> Remote {
         let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
-        let token = within("the identity", async {
+        let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
         let token = token.await;
@@ -208,7 +210,8 @@ impl Examiner<'_> {
             (Err(_), _) => {}
             (Ok(_), None) => {
                 let seen =
-                    within("Azure Resource Manager", async { Ok(subscriptions(&self.arm).await?) }).await;
+                    within(BOUND, "Azure Resource Manager", async { Ok(subscriptions(&self.arm).await?) })
+                        .await;
                 remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
                 remote.subscriptions = Some(seen.map(|(count, _)| count));
             }
@@ -230,11 +233,13 @@ impl Examiner<'_> {
         let by_id = id.to_string();
         forget_refusals(&self.arm, &self.store, &id);
         let (machine, provider, permissions, extensions, found) = tokio::join!(
-            within("Azure Resource Manager", find(&self.arm, &by_id, &[])),
-            within("Azure Resource Manager", async { Ok(registration(&self.arm, &id.subscription).await?) }),
-            within("Azure Resource Manager", async { Ok(Permissions::on(&self.arm, &id).await?) }),
-            within("Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
-            within("Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
+            within(BOUND, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
+            within(BOUND, "Azure Resource Manager", async {
+                Ok(registration(&self.arm, &id.subscription).await?)
+            }),
+            within(BOUND, "Azure Resource Manager", async { Ok(Permissions::on(&self.arm, &id).await?) }),
+            within(BOUND, "Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
+            within(BOUND, "Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
         );
         remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
         if let (None, Ok(Found { port: Seen::There(enabled), .. })) = (port, &found) {
@@ -249,7 +254,7 @@ impl Examiner<'_> {
             match self.reach(&id, &goal(*reached)).await {
                 Ok(upgraded) => {
                     remote.relay = Some(Ok(()));
-                    remote.greeting = Some(within("sshd", greeting(upgraded)).await);
+                    remote.greeting = Some(within(BOUND, "sshd", greeting(upgraded)).await);
                 }
                 Err(error) => remote.relay = Some(Err(error.context(goal(*reached)))),
             }
@@ -269,13 +274,13 @@ impl Examiner<'_> {
             return Ok(id);
         }
         let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
-        Ok(within("Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
+        Ok(within(BOUND, "Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
     }
 
     async fn reach(&self, id: &ResourceId, goal: &Goal) -> Result<Upgraded<net::Stream>> {
         let credentials = Credentials::new(&self.arm, &self.store, id, goal.service, goal.port);
         let way = Way { net: &self.net, goal, wait: PATIENCE, waiting: &Waiting::default() };
-        let (upgraded, _) = within("the relay", way.reach(&credentials)).await?;
+        let (upgraded, _) = within(BOUND, "the relay", way.reach(&credentials)).await?;
         Ok(upgraded)
     }
 }
@@ -311,15 +316,20 @@ async fn identification(from: impl AsyncRead + Unpin) -> Result<Option<String>> 
 }
 
 /// A look that keeps nobody waiting.
-async fn within<T>(whom: &str, look: impl Future<Output = Result<T>>) -> Result<T> {
-    match timeout(BOUND, look).await {
-        Ok(seen) => seen,
-        Err(_elapsed) => bail!("{whom} did not answer within {} s", BOUND.as_secs()),
-    }
+async fn within<T>(limit: Duration, whom: &str, look: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, look).await.unwrap_or_else(|_elapsed| bail!(Slow { whom: whom.to_owned(), limit }))
+}
+
+/// What was looked at keeps silent.
+#[derive(Debug, thiserror::Error)]
+#[error("{whom} did not answer within {} s", .limit.as_secs())]
+pub(crate) struct Slow {
+    whom: String,
+    limit: Duration,
 }
 
 /// The same of programs that are waited for on a thread of their own.
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let look = async { spawn_blocking(look).await.map_err(|error| anyhow!(error)).and_then(|seen| seen) };
-    within("ssh", look).await
+    within(BOUND, "ssh", look).await
 }
