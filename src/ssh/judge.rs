@@ -106,6 +106,23 @@ pub(crate) struct Section {
     pub(crate) port: u16,
     /// The name that its host key is kept under.
     pub(crate) key_name: String,
+    /// The words of its ProxyCommand, without their quotes.
+    pub(crate) command: Vec<String>,
+}
+
+/// What stands behind an option in a ProxyCommand that starts arcssh, of all sections.
+pub(crate) fn values_of(option: &str, text: &str) -> Vec<String> {
+    let commands = sections(text).into_iter().map(|(_, values)| arcssh_words(&values));
+    let value = |words: Vec<String>| words.into_iter().skip_while(|word| word != option).nth(1);
+    commands.filter_map(value).collect()
+}
+
+/// The words of a section's ProxyCommand, if that starts arcssh.
+fn arcssh_words(values: &Expected) -> Vec<String> {
+    let command =
+        values.iter().find(|(keyword, value)| keyword == "proxycommand" && value.contains("arcssh"));
+    let words = command.iter().flat_map(|(_, value)| value.split_whitespace());
+    words.map(|word| word.trim_matches('"').to_owned()).collect()
 }
 
 /// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
@@ -113,17 +130,17 @@ pub(crate) fn section_of(machine: &str, text: &str) -> Option<Section> {
     let value = |values: &Expected, wanted: &str| {
         values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
     };
+    let is = |word: &String| word.eq_ignore_ascii_case(machine);
     let leads = |(patterns, values): &(Vec<String>, Expected)| {
-        let command = value(values, "proxycommand").unwrap_or_default();
-        let is = |word: &str| word.trim_matches('"').eq_ignore_ascii_case(machine);
-        let is_meant = patterns.iter().any(|pattern| is(pattern)) || command.split_whitespace().any(is);
-        command.contains("arcssh") && is_meant
+        let command = arcssh_words(values);
+        let is_meant = if machine.contains('/') { command.iter().any(is) } else { patterns.iter().any(is) };
+        is_meant && !command.is_empty()
     };
     let (patterns, values) = sections(text).into_iter().find(leads)?;
     let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']))?;
     let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
     let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
-    Some(Section { alias, port, key_name })
+    Some(Section { alias, port, key_name, command: arcssh_words(&values) })
 }
 
 fn ssh(options: &[&str], alias: &str, file: &Path) -> Result<Option<Output>> {
@@ -294,6 +311,8 @@ mod tests {
             assert_eq!(section.key_name, "23c501dd");
         }
         assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
-        assert!(section_of("/subscriptions/s/machines/web0", TEXT).is_none());
+        for part in ["/subscriptions/s/machines/web0", "web0", "proxy", "--port"] {
+            assert!(section_of(part, TEXT).is_none(), "{part}");
+        }
     }
 }

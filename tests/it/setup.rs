@@ -282,6 +282,19 @@ fn a_group_is_set_up_after_one_question_and_one_failure_keeps_no_other_machine()
 }
 
 #[test]
+fn a_no_hides_no_machine_that_could_not_be_set_up_either() {
+    let w = world(&["web01", "web02"]);
+    w.emulator().machine("web01").remove_endpoint();
+    w.emulator().machine("web02").set_ssh_port(2222);
+    let port = w.sshd().port().to_string();
+    let run = run(&mut w.arcssh(&["setup", "-g", "rg-arc", "--port", &port]));
+    let told = run.arcssh_lines().join("\n");
+    assert!(told.contains("arcssh: cannot set up web02: SSH is enabled on port 2222"), "{told}");
+    assert!(told.contains("arcssh: hint: the same command with --yes goes ahead"), "{told}");
+    assert_eq!((run.code, writes(&w)), (Some(1), Vec::<String>::new()));
+}
+
+#[test]
 fn a_terminal_shows_the_plan_and_the_question_and_how_it_goes_on() {
     let w = nothing_set_up("NotRegistered");
     let words = format!("setup {} --port {}", w.id(), w.sshd().port());
