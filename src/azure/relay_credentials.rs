@@ -90,12 +90,12 @@ impl Record {
     }
 
     /// Whether a successor of these is due: at 70 % of their life, or earlier where that would leave an agent less than
-    /// twice the time that it took.
+    /// twice the time that it took. What cannot be kept needs none.
     fn is_due(&self, minted: &Minted, now: u64) -> bool {
         let life = minted.until - minted.at;
         let settling = self.settling.max(LEAST_SETTLING);
         let due = (life * REFRESH_AFTER / 100).min(life.saturating_sub(2 * settling));
-        self.minted.last().is_none_or(|newest| newest.is(minted)) && minted.at + due <= now
+        life > 0 && self.minted.last().is_none_or(|newest| newest.is(minted)) && minted.at + due <= now
     }
 }
 
@@ -318,6 +318,7 @@ mod tests {
         assert!(!due(10_800, 0, 7559) && due(10_800, 0, 7560));
         assert!(!due(600, 90, 419) && due(600, 90, 420));
         assert!(due(60, 20, 20) && !due(60, 20, 19));
+        assert!(!due(0, 0, 0));
     }
 
     #[test]

@@ -133,6 +133,45 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
     }
 }
 
+/// Azure CLI has told the end as Unix time since 2.54, and before only as local time without a zone.
+#[test]
+fn a_token_is_taken_in_every_form_in_which_azure_cli_prints_it() {
+    let w = world(&["web01"]);
+    let token = token(&w);
+    let local =
+        r#""expiresOn":"2026-08-20 13:50:47.114324","subscription":"s","tenant":"t","tokenType":"Bearer""#;
+    let cases = [
+        format!(r#"{{"accessToken":"{token}",{local}}}"#),
+        format!(r#"{{"accessToken":"{token}","expires_on":"4102444800",{local}}}"#),
+        format!(r#"{{"accessToken":"{token}"}}"#),
+        format!("\u{feff}A notice in two\nlines.\n{{\"accessToken\":\"{token}\",{local}}}"),
+    ];
+    for (number, prints) in cases.into_iter().enumerate() {
+        let bin = w.home().join(number.to_string());
+        program_in(&bin, "az", &format!("cat <<'END'\n{prints}\nEND"));
+        let mut list = w.arcssh(&["list"]);
+        anonymous(&w, &mut list).env("PATH", &bin).env("ARCSSH_STATE_DIR", bin.join("state"));
+        assert!(run(&mut list).clean().contains("web01"), "{prints}");
+    }
+}
+
+/// RFC 6749, section 5.1, recommends `expires_in`; old endpoints write it as text.
+#[test]
+fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
+    let w = world(&["web01"]);
+    let token = token(&w);
+    for rest in [
+        r#""token_type":"Bearer","expires_in":"3599","ext_expires_in":"3599","expires_on":"4102444800""#,
+        r#""token_type":"bearer","expires_in":3599.0,"ext_expires_in":null"#,
+        r#""scope":null"#,
+    ] {
+        run(&mut w.arcssh(&["cache", "clear"]));
+        let answer = format!(r#"{{"access_token":"{token}",{rest}}}"#);
+        w.emulator().entra_fault(EntraFault::raw(200, "application/json", &answer));
+        assert!(run(&mut w.arcssh(&["list"])).clean().contains("web01"), "{rest}");
+    }
+}
+
 #[test]
 fn powershell_without_its_module_is_passed_over() {
     let w = world(&["web01"]);

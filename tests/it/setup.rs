@@ -239,6 +239,46 @@ fn what_keeps_azure_from_writing_is_told() {
     }
 }
 
+/// No source has the words of these answers.
+#[test]
+fn what_azure_does_not_find_is_missing_in_whatever_words() {
+    let json = r#"{"error":{"code":"NotFound","message":"There is none."}}"#;
+    for body in ["", "<html>", json] {
+        for call in [ArmCall::Endpoint, ArmCall::ServiceConfiguration] {
+            let w = world(&["web01"]);
+            match call {
+                ArmCall::Endpoint => w.emulator().machine("web01").remove_endpoint(),
+                _ => w.emulator().machine("web01").remove_service_configuration(),
+            }
+            w.emulator().arm_fault(ArmFault::raw(404, "application/json", body).on(call));
+            let run = run(&mut setup(&w, &["--yes"]));
+            assert!(run.code == Some(0) && ready(&run), "{call:?} {body}: {}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_is_not_there_is_told_whatever_is_said_of_its_endpoint() {
+    let w = world(&["web01"]);
+    w.emulator().arm_fault(ArmFault::raw(404, "application/json", "").on(ArmCall::Endpoint));
+    let run = run(&mut w.arcssh(&["setup", &w.id().replace("web01", "web99"), "--yes"]));
+    assert!(run.stderr.contains("there is no such machine (ResourceNotFound: "), "{}", run.stderr);
+    assert_eq!(writes(&w), [""; 0]);
+}
+
+#[test]
+fn a_change_that_is_accepted_without_a_word_is_looked_for() {
+    let w = world(&["web01"]);
+    let port = w.sshd().port();
+    let raw = |status, body: &str| ArmFault::raw(status, "application/json", body);
+    w.emulator().arm_fault(raw(200, r#"{"registrationState":"NotRegistered"}"#).on(ArmCall::Provider));
+    w.emulator().arm_fault(raw(202, "").on(ArmCall::Provider));
+    w.emulator().arm_fault(raw(404, "").on(ArmCall::ServiceConfiguration));
+    w.emulator().arm_fault(raw(202, "").on(ArmCall::ServiceConfiguration));
+    let run = run(&mut w.arcssh(&["setup", &w.id(), "--port", &port.to_string(), "--yes"]));
+    assert!(run.code == Some(0) && ready(&run), "{}", run.stderr);
+}
+
 #[test]
 fn a_no_is_forgotten_and_the_hint_of_a_connection_leads_to_a_working_one() {
     let w = world(&["web01"]);
