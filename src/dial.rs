@@ -1,5 +1,6 @@
 //! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -56,29 +57,32 @@ impl Way<'_> {
         credentials: &Credentials<'_>,
     ) -> Result<(Upgraded<net::Stream>, Minted)> {
         let deadline = Instant::now() + self.wait;
-        let mut kept = credentials.kept()?;
-        let last = kept.pop();
-        for minted in kept {
-            match self.dial(&minted.credentials, Duration::ZERO).await {
-                Ok((upgraded, _)) => return Ok((upgraded, minted)),
-                Err(error) if error.is_of_these_credentials() => info!("{error}; dialling with others"),
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut useless = Vec::new();
+        let mut kept = VecDeque::from(credentials.kept()?);
+        while let Some(minted) = kept.pop_front() {
+            let (young, last) = (minted.is_young(), kept.is_empty());
+            let patience = match last {
+                true if young => left(),
+                true => left().min(LASTING),
+                false => Duration::ZERO,
+            };
+            match self.settle(credentials, &minted, patience).await {
+                Ok(upgraded) => return Ok((upgraded, minted)),
+                Err(error) if error.is_unauthorized() || error.is_nobody() && !(young && last) => {
+                    info!("{error}; dialling with others");
+                    useless.extend((error.is_unauthorized() || !young).then_some(minted));
+                }
+                // Others would meet the same fault on the way.
+                Err(error) if error.may_pass() && !error.is_nobody() && !left().is_zero() => {
+                    kept = VecDeque::from([minted]);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        let minted = match last {
-            Some(minted) => minted,
-            None => self.minted(credentials, None).await?,
-        };
-        let patience = if minted.is_young() { self.wait } else { LASTING.min(self.wait) };
-        match self.settle(credentials, &minted, patience).await {
-            Err(error) if error.is_unauthorized() || error.is_nobody() && !minted.is_young() => {
-                info!("{error}; asking for new credentials once");
-                let minted = self.minted(credentials, Some(&minted)).await?;
-                let left = deadline.saturating_duration_since(Instant::now());
-                Ok((self.settle(credentials, &minted, left).await?, minted))
-            }
-            result => Ok((result?, minted)),
-        }
+        let minted = self.minted(credentials, &useless).await?;
+        let patience = if useless.is_empty() { self.wait } else { left() };
+        Ok((self.settle(credentials, &minted, patience).await?, minted))
     }
 
     /// Dials with credentials that were given.
@@ -89,7 +93,7 @@ impl Way<'_> {
         Ok(self.dial(credentials, self.wait).await?.0)
     }
 
-    async fn minted(&self, credentials: &Credentials<'_>, instead_of: Option<&Minted>) -> Result<Minted> {
+    async fn minted(&self, credentials: &Credentials<'_>, instead_of: &[Minted]) -> Result<Minted> {
         self.waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", self.goal));
         Ok(credentials.mint(instead_of).await?)
     }

@@ -51,7 +51,7 @@ fn start(cli: &Cli) -> Result<u8> {
             Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
             Command::Last(args) => commands::last::run(args),
             Command::Account(args) => commands::account::run(args).await,
-            Command::Logout => commands::logout::run(),
+            Command::Logout => commands::logout::run().await,
             Command::Cache(args) => commands::cache::run(args),
             Command::Proxy(args) => commands::proxy::run(args).await,
             Command::Completions(args) => commands::completions::run(args),

@@ -298,6 +298,7 @@ impl Identity {
         }
         let token = self.fetch(tenant).await?;
         self.store.write(key, &token);
+        self.store.sweep(); // here, for that comes about once an hour
         Ok(token)
     }
 
@@ -390,23 +391,26 @@ impl Identity {
         for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_CERTIFICATE_PATH"] {
             add(name, given(name));
         }
-        for name in ["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "AZURE_CONFIG_DIR"] {
+        for name in ["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "AZURE_CONFIG_DIR", "AZD_CONFIG_DIR"]
+        {
             add(name, given(name));
         }
         add("AZURE_CLIENT_SECRET", given("AZURE_CLIENT_SECRET").map(|_| "set".into()));
         add("account", sign_in::account(&self.cloud, &self.store)?.map(|account| account.id()));
-        add("Azure CLI's of", azure_cli_changed().map(|time| time.to_string()));
+        add("Azure CLI's of", changed("AZURE_CONFIG_DIR", ".azure", "azureProfile.json"));
+        add("Azure Developer CLI's of", changed("AZD_CONFIG_DIR", ".azd", "auth.json"));
         Ok(subject)
     }
 }
 
-/// When somebody last typed `az login` or chose another subscription. Azure CLI writes that to `azureProfile.json` in
-/// `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and `_environment.py`).
-fn azure_cli_changed() -> Option<u128> {
-    let folder = environment::variable("AZURE_CONFIG_DIR").ok().flatten().map(PathBuf::from);
-    let folder = folder.or_else(|| Some(std::env::home_dir()?.join(".azure")))?;
-    let changed: SystemTime = folder.join("azureProfile.json").metadata().ok()?.modified().ok()?;
-    Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis())
+/// When somebody last signed in to a program. Azure CLI writes that, and another choice of subscription, to
+/// `azureProfile.json` in `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and `_environment.py`); Azure
+/// Developer CLI writes it to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd` (azure-dev, `pkg/auth/manager.go`).
+fn changed(variable: &str, folder: &str, file: &str) -> Option<String> {
+    let given = environment::variable(variable).ok().flatten().map(PathBuf::from);
+    let folder = given.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
+    let changed: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
+    Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
 }
 
 /// The resource that a scope stands for, as services of version 1 name it.

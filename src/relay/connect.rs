@@ -202,11 +202,6 @@ impl ConnectError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
-    /// Whether other credentials of the same machine may serve.
-    pub(crate) fn is_of_these_credentials(&self) -> bool {
-        self.is_nobody() || self.is_unauthorized()
-    }
-
     /// Whether the namespace lets only certain networks in: `Ip has been prevented to connect to the endpoint` (OfficeDev
     /// microsoft-teams-tunnelrelay issue 36).
     pub(crate) fn is_of_network(&self) -> bool {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use arcssh_emulator::{ArmFault, EntraFault, Service};
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -347,18 +347,21 @@ fn a_token_is_used_until_shortly_before_its_end() {
 }
 
 #[test]
-fn another_user_of_azure_cli_is_noticed() {
+fn another_user_of_azure_cli_and_of_azure_developer_cli_is_noticed() {
     let w = world(&["web01"]);
     azure_cli(&w, &format!("echo asked >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
     let account = || run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
-    fs::create_dir(w.home().join(".azure")).unwrap();
     account();
-    account();
-    assert_eq!(asked(), 1);
-    fs::write(w.home().join(".azure/azureProfile.json"), "{}").unwrap();
-    account();
-    assert_eq!(asked(), 2);
+    for (number, file) in [".azure/azureProfile.json", ".azd/auth.json"].into_iter().enumerate() {
+        account();
+        assert_eq!(asked(), number + 1);
+        let file = w.home().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "{}").unwrap();
+        account();
+        assert_eq!(asked(), number + 2);
+    }
 }
 
 #[test]
@@ -410,6 +413,25 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
     );
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(refused.code, Some(3));
+}
+
+#[test]
+fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+    let calls = [(ArmCall::ResourceGraph, "second.example"), (ArmCall::ListCredentials, "third.example")];
+    for (call, tenant) in calls {
+        let challenge = format!("Bearer authorization_uri=\"https://login.windows.net/{tenant}\"");
+        let refusal = ArmFault::new(401, "InvalidAuthenticationTokenTenant", "The wrong issuer.");
+        w.emulator().arm_fault(refusal.on(call).header("WWW-Authenticate", &challenge));
+    }
+    let port = w.emulator().machine("web01").ssh_port().unwrap().to_string();
+    let warmed = run(anonymous(&w, &mut w.arcssh(&["warm", "web01", "--port", &port])));
+    assert_eq!(warmed.clean(), "1 of 1 machines are ready to connect to\n");
+    let asked = fs::read_to_string(w.home().join("asked")).unwrap();
+    let tenants: Vec<_> =
+        asked.lines().map(|line| line.split_once("--tenant ").map(|(_, tenant)| tenant)).collect();
+    assert_eq!(tenants, [None, Some("second.example"), Some("third.example")]);
 }
 
 #[test]
