@@ -2,6 +2,9 @@
 
 use std::io::Write as _;
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 /// The longest line, in characters: it holds a command with a full resource ID.
 const MAX_LINE: usize = 900;
 
@@ -13,6 +16,13 @@ pub(crate) fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// A second of Unix time as text, in UTC.
+pub(crate) fn moment(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("second {seconds} of Unix time"))
 }
 
 /// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
@@ -28,6 +38,12 @@ fn steers(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_told_in_full_whenever_it_is() {
+        assert_eq!(moment(1_772_356_207), "2026-03-01T09:10:07Z");
+        assert_eq!(moment(u64::MAX), "second 18446744073709551615 of Unix time");
+    }
 
     #[test]
     fn a_line_stays_one_line_of_bounded_length() {

@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::slice;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_core::credentials::{AccessToken, Secret};
 use clap::ValueEnum;
@@ -72,6 +72,11 @@ impl Source {
         Self::AzureDeveloperCli,
         Self::AzurePowershell,
     ];
+
+    /// Whether it is a program, which takes long to start.
+    fn is_program(self) -> bool {
+        matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
+    }
 
     /// What it is called in a sentence.
     pub(crate) fn title(self) -> &'static str {
@@ -213,6 +218,34 @@ impl Token {
     }
 }
 
+/// What a program refused with. It has refused all that wanted a token by then: a fleet does not start it over and over.
+#[derive(Serialize, Deserialize)]
+struct Refused {
+    from: Source,
+    /// In its own words, outermost first.
+    words: Vec<String>,
+    /// When, in Unix time.
+    at: Duration,
+}
+
+impl Refused {
+    fn new(from: Source, error: &anyhow::Error) -> Self {
+        Self { from, words: error.chain().map(ToString::to_string).collect(), at: now() }
+    }
+
+    fn again(self, tenant: Option<&str>) -> NoToken {
+        let mut words = self.words.into_iter().rev();
+        let cause = anyhow::Error::msg(words.next().unwrap_or_default());
+        let error = words.fold(cause, anyhow::Error::context);
+        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error }
+    }
+}
+
+/// Since the Unix epoch.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// What the user said about identities.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
@@ -233,6 +266,8 @@ pub(crate) struct Identity {
     /// Where what lasts is kept.
     pub(super) store: Store,
     client: OnceCell<Client>,
+    /// Since when it has been wanted, in Unix time.
+    since: Duration,
     /// The tokens of this process, each under its subject. Held while one is fetched, so that it is fetched once.
     tokens: Mutex<BTreeMap<String, Token>>,
 }
@@ -241,7 +276,7 @@ impl Identity {
     /// Nothing is asked for yet.
     pub(crate) fn new(cloud: &Cloud, wanted: Wanted, net: &Net, store: &Store) -> Self {
         let (cloud, net, store) = (cloud.clone(), net.clone(), store.clone());
-        Self { cloud, wanted, net, store, client: OnceCell::new(), tokens: Mutex::default() }
+        Self { cloud, wanted, net, store, client: OnceCell::new(), since: now(), tokens: Mutex::default() }
     }
 
     /// The client of ARM and Entra ID.
@@ -296,10 +331,23 @@ impl Identity {
         if let Some(token) = self.kept(key)? {
             return Ok(token);
         }
-        let token = self.fetch(tenant).await?;
-        self.store.write(key, &token);
-        self.store.sweep(); // here, for that comes about once an hour
-        Ok(token)
+        let refusal = Key::new(Kind::Refusal, key.subject.as_str());
+        let refused: Option<Refused> = self.store.read(&refusal)?;
+        if let Some(refused) = refused.filter(|refused| (self.since..now()).contains(&refused.at)) {
+            return Err(refused.again(tenant));
+        }
+        let fetched = self.fetch(tenant).await;
+        match &fetched {
+            Ok(token) => {
+                self.store.write(key, token);
+                self.store.sweep(); // here, for that comes about once an hour
+            }
+            Err(NoToken::Refused { from, error, .. }) if from.is_program() => {
+                self.store.write(&refusal, &Refused::new(*from, error));
+            }
+            Err(_) => {}
+        }
+        fetched
     }
 
     fn kept(&self, key: &Key) -> Result<Option<Token>, NoToken> {

@@ -3,14 +3,13 @@
 use std::io::Write;
 
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use serde_json::Value;
 
 use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, Token};
 use crate::cli::AccountArgs;
-use crate::line::one_line;
+use crate::line::{moment, one_line};
 use crate::net::Net;
 use crate::store::{Store, unix_now};
 
@@ -56,9 +55,6 @@ fn text(claim: &Value) -> String {
 }
 
 fn expiry(token: &Token) -> String {
-    let time = i64::try_from(token.expires_on).ok();
-    let time = time.and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-    let time = time.map_or(String::new(), |time| time.to_string());
     let minutes = token.expires_on.saturating_sub(unix_now()) / 60;
-    format!("{}, in {minutes} min", time.split(['.', '+']).next().unwrap_or_default().trim_end())
+    format!("{}, in {minutes} min", moment(token.expires_on))
 }

@@ -4,12 +4,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::last_error::{self, LastError};
-use crate::line::one_line;
+use crate::line::{moment, one_line};
 use crate::store::{Store, unix_now};
 
 /// Prints it; the exit status.
@@ -70,9 +69,7 @@ fn name(error: &LastError) -> &str {
 }
 
 fn when(error: &LastError) -> String {
-    let time = i64::try_from(error.at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    let time = time.map_or(String::new(), |time| time.to_string());
-    format!("{} UTC, {}", time.split(['.', '+']).next().unwrap_or_default().trim_end(), ago(error))
+    format!("{}, {}", moment(error.at), ago(error))
 }
 
 fn ago(error: &LastError) -> String {

@@ -1,15 +1,16 @@
 //! Who arcssh is: each source of a token, in which order they are tried, and what a user reads when one refuses.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Run, World, eventually, run, script, world};
+use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
@@ -130,6 +131,37 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
         run.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
         assert!(!w.home().join("asked").exists(), "the search went on after {program}");
     }
+}
+
+#[test]
+fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next() {
+    let w = world(&["web01"]);
+    let body = "echo asked >> \"$HOME/asked\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
+        echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
+    azure_cli(&w, body);
+    let proxy = || {
+        let mut proxy = w.proxy("web01");
+        anonymous(&w, &mut proxy);
+        proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let asked = || fs::read_to_string(w.home().join("asked")).unwrap_or_default().lines().count();
+    let mut proxies: Vec<Child> = (0..10).map(|_| proxy()).collect();
+    for proxy in &mut proxies {
+        let mut line = [0; 24];
+        proxy.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"arcssh: waiting for the ");
+    }
+    fs::write(w.home().join("go"), "").unwrap();
+    for proxy in proxies {
+        let run = finish(proxy);
+        let why = "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
+        let lines = run.arcssh_lines();
+        assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");
+        assert_eq!(lines[1], "arcssh: hint: run az login, or arcssh login");
+    }
+    assert_eq!(asked(), 1);
+    finish(proxy());
+    assert_eq!(asked(), 2);
 }
 
 #[test]

@@ -448,6 +448,14 @@ fn nothing_to_keep_anything_in_is_no_reason_not_to_connect() {
     assert_eq!(asked(&w), (2, 2));
 }
 
+#[test]
+fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
+    let w = world(&["web01"]);
+    let proxy = format!("ulimit -f 0; exec {ARCSSH} proxy {} --port {}", w.id(), greeter());
+    w.emulator().machine("web01").set_ssh_port(proxy.rsplit(' ').next().unwrap().parse().unwrap());
+    assert_eq!(run(w.command("bash").args(["-c", &proxy])).clean(), GREETING);
+}
+
 /// In a namespace of its own: a file system that is full, and one that is read-only.
 #[test]
 fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
