@@ -12,8 +12,12 @@ use crate::azure::hybrid_connectivity::{RelayCredentials, Service};
 use crate::azure::relay_credentials::{Credentials, LASTING, Minted};
 use crate::azure::resource_id::ResourceId;
 use crate::net::{self, Net};
-use crate::relay::connect::{ConnectError, Upgraded, wait_for_listener};
+use crate::relay::connect::{ConnectError, LEAST_TRY, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
 use crate::waiting::Waiting;
+
+/// How long Azure may take for what a connection needs of it, with all that it takes to be known there: a program that is
+/// asked for a token has 60 s, and each of three pauses that Azure asks for 30 s.
+pub(crate) const AZURE: Duration = Duration::from_secs(150);
 
 /// What a connection is to reach: the context of every error.
 #[derive(Clone, Debug)]
@@ -58,7 +62,7 @@ impl Way<'_> {
     ) -> Result<(Upgraded<net::Stream>, Minted)> {
         let deadline = Instant::now() + self.wait;
         let left = || deadline.saturating_duration_since(Instant::now());
-        let mut useless = Vec::new();
+        let mut in_vain = Vec::new();
         let mut kept = VecDeque::from(credentials.kept()?);
         while let Some(minted) = kept.pop_front() {
             let (young, last) = (minted.is_young(), kept.is_empty());
@@ -69,19 +73,19 @@ impl Way<'_> {
             };
             match self.settle(credentials, &minted, patience).await {
                 Ok(upgraded) => return Ok((upgraded, minted)),
-                Err(error) if error.is_unauthorized() || error.is_nobody() && !(young && last) => {
-                    info!("{error}; dialling with others");
-                    useless.extend((error.is_unauthorized() || !young).then_some(minted));
+                // An agent may yet hear of a young name.
+                Err(error) if error.is_unauthorized() || error.is_nobody() && !young => {
+                    info!("{error}; no more of these credentials");
+                    in_vain.push(minted);
                 }
-                // Others would meet the same fault on the way.
-                Err(error) if error.may_pass() && !error.is_nobody() && !left().is_zero() => {
-                    kept = VecDeque::from([minted]);
-                }
+                Err(error) if error.may_pass() && !last => info!("{error}; dialling with others"),
+                // New ones would meet the same fault on the way.
+                Err(error) if error.may_pass() && !left().is_zero() => kept.push_back(minted),
                 Err(error) => return Err(error.into()),
             }
         }
-        let minted = self.minted(credentials, &useless).await?;
-        let patience = if useless.is_empty() { self.wait } else { left() };
+        let minted = self.minted(credentials, &in_vain).await?;
+        let patience = if in_vain.is_empty() { self.wait } else { left() };
         Ok((self.settle(credentials, &minted, patience).await?, minted))
     }
 
@@ -93,9 +97,9 @@ impl Way<'_> {
         Ok(self.dial(credentials, self.wait).await?.0)
     }
 
-    async fn minted(&self, credentials: &Credentials<'_>, instead_of: &[Minted]) -> Result<Minted> {
-        self.waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", self.goal));
-        Ok(credentials.mint(instead_of).await?)
+    async fn minted(&self, credentials: &Credentials<'_>, in_vain: &[Minted]) -> Result<Minted> {
+        let object = format!("relay credentials of {} from Azure Resource Manager", self.goal);
+        self.waiting.at_most(AZURE, object, async { Ok(credentials.mint(in_vain).await?) }).await
     }
 
     /// Dials, and notes how long the agent took to listen where it had to be waited for.
@@ -118,12 +122,14 @@ impl Way<'_> {
         credentials: &RelayCredentials,
         patience: Duration,
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
-        self.waiting.for_the(format!("relay {}", credentials.authority()));
+        let (start, limit) = (Instant::now(), patience.max(LEAST_TRY));
+        self.waiting.until(format!("relay {}", credentials.authority()), limit.min(UPGRADE_TIMEOUT));
         let mut tries = 1;
         let on_retry = |error: &ConnectError| {
             tries += 1;
-            let (goal, limit) = (self.goal, self.wait.as_secs());
-            self.waiting.for_the(format!("agent of {goal} to listen, up to {limit} s ({})", error.brief()));
+            let object = format!("agent of {} to listen ({})", self.goal, error.brief());
+            // The last try begins when the patience ends.
+            self.waiting.until(object, (patience + LEAST_TRY).saturating_sub(start.elapsed()));
         };
         let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
         Ok((upgraded, tries))

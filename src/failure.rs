@@ -35,6 +35,7 @@ use crate::set_up::{NotRegistered, PortTaken};
 use crate::ssh::judge::NotUsed;
 use crate::store::{TooOpen, unix_now};
 use crate::terminal;
+use crate::waiting::Late;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 const FAILED: u8 = 1;
@@ -161,6 +162,9 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(told) = explain_set_up(error, goal) {
         return told;
     }
+    if let Some(late) = error.downcast_ref::<Late>() {
+        return Told::new(NO_WAY_OUT, late.to_string(), NETWORK);
+    }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
             Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
@@ -217,6 +221,7 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
 
 const NETWORK: &str =
     "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
@@ -284,7 +289,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, _) => Told::new(
             NOT_SET_UP,
             format!("there is no such machine ({code}: {message})"),
-            "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
         ),
         (429, _) => Told::new(
             FAILED,
@@ -459,6 +464,9 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         };
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
+    if matches!(step, Some(Step::ToProxy(_))) {
+        return Some(Told::new(NO_WAY_OUT, causes(chain()), PROXY_ADDRESS));
+    }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
         return Some(Told::new(NO_WAY_OUT, causes(chain()), HTTP_PROXY));
     }
@@ -485,7 +493,7 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
         }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
-            Told::new(NO_WAY_OUT, why, "check the address in HTTPS_PROXY")
+            Told::new(NO_WAY_OUT, why, PROXY_ADDRESS)
         }
         _ => Told::new(
             NO_WAY_OUT,

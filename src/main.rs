@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
+use crate::commands::setup::Next;
 
 fn main() -> ExitCode {
     match start(&Cli::from_command_line()) {
@@ -50,7 +51,10 @@ fn start(cli: &Cli) -> Result<u8> {
             Command::List(args) => commands::list::run(args).await,
             Command::Cert(args) => commands::cert::run(args).await,
             Command::Warm(args) => commands::warm::run(args).await,
-            Command::Setup(args) => commands::setup::run(args).await,
+            Command::Setup(args) => match commands::setup::run(args).await? {
+                Next::End(status) => Ok(status),
+                Next::Config(args) => commands::config::run(&args).await,
+            },
             Command::Teardown(args) => commands::teardown::run(args).await,
             Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
             Command::Last(args) => commands::last::run(args),

@@ -26,7 +26,7 @@ use crate::azure::{entra, sign_in};
 use crate::net::Net;
 use crate::store::{Key, Kind, Store, TooOpen, unix_now};
 
-pub(crate) use crate::azure::credential::assertion::NotUsable;
+pub(crate) use crate::azure::credential::assertion::{Flaw, NotUsable};
 pub(crate) use crate::azure::credential::environment::NotSetUp;
 pub(crate) use crate::azure::credential::programs::NoExtension;
 
@@ -72,6 +72,11 @@ impl Source {
         Self::AzureDeveloperCli,
         Self::AzurePowershell,
     ];
+
+    /// Whether it is the first that is there.
+    pub(crate) fn is_any(&self) -> bool {
+        *self == Self::Any
+    }
 
     /// Whether it is a program, which takes long to start.
     fn is_program(self) -> bool {
@@ -247,11 +252,14 @@ fn now() -> Duration {
 }
 
 /// What the user said about identities.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Wanted {
     /// Where to take a token from.
+    #[serde(rename = "credential", skip_serializing_if = "Source::is_any")]
     pub(crate) source: Source,
     /// The tenant to sign in to, if not the source's own choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tenant: Option<String>,
 }
 

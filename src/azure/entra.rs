@@ -15,7 +15,7 @@ use azure_core::{Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::azure::cloud::Cloud;
@@ -115,7 +115,7 @@ fn refused(response: &RawResponse) -> Error {
 }
 
 /// An answer without a token.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Entra ID answered {status} {description}")]
 pub(crate) struct EntraRefusal {
     /// The HTTP status.

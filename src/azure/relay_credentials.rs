@@ -63,6 +63,10 @@ impl Minted {
     fn is(&self, other: &Self) -> bool {
         self.credentials.hybrid_connection_name == other.credentials.hybrid_connection_name
     }
+
+    fn is_among(&self, others: &[Self]) -> bool {
+        others.iter().any(|other| self.is(other))
+    }
 }
 
 /// What is kept of a machine.
@@ -141,17 +145,17 @@ impl<'a> Credentials<'a> {
         Ok(self.record()?.in_order(unix_now()))
     }
 
-    /// New ones, or those that another process has minted meanwhile; never `instead_of`.
+    /// New ones, or those that another process has minted meanwhile; none of those that were dialled `in_vain`, which are
+    /// forgotten.
     ///
     /// # Errors
     /// What ARM refuses, and refused within [`REFUSAL_LIFE`].
-    pub(crate) async fn mint(&self, instead_of: &[Minted]) -> Result<Minted, ArmError> {
+    pub(crate) async fn mint(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
         let _lock = self.store.lock(&self.kept).await;
         let newest = self.record()?.minted.pop();
-        let is_other = |minted: &Minted| instead_of.iter().all(|old| !old.is(minted) && old.at <= minted.at);
-        match newest.filter(|newest| newest.is_valid(unix_now()) && is_other(newest)) {
+        match newest.filter(|newest| newest.is_valid(unix_now()) && !newest.is_among(in_vain)) {
             Some(newest) => Ok(newest),
-            None => self.mint_locked(instead_of).await,
+            None => self.mint_locked(in_vain).await,
         }
     }
 
@@ -181,7 +185,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    async fn mint_locked(&self, instead_of: &[Minted]) -> Result<Minted, ArmError> {
+    async fn mint_locked(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
         let refused = self.refused()?;
         if let Some(refused) = self.store.read::<Refused>(&refused)?.filter(|no| no.holds(unix_now())) {
             return Err(ArmError::Refused(refused.refusal));
@@ -190,7 +194,7 @@ impl<'a> Credentials<'a> {
             Ok((credentials, date)) => {
                 let minted = Minted::new(credentials, date, unix_now());
                 info!(relay = minted.credentials.authority(), until = minted.until, "relay credentials");
-                self.keep(minted.clone(), instead_of)?;
+                self.keep(minted.clone(), in_vain)?;
                 self.store.remove(&refused);
                 Ok(minted)
             }
@@ -201,9 +205,9 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    fn keep(&self, minted: Minted, instead_of: &[Minted]) -> Result<(), TooOpen> {
+    fn keep(&self, minted: Minted, in_vain: &[Minted]) -> Result<(), TooOpen> {
         let Record { minted: mut all, settling } = self.record()?;
-        all.retain(|old| !instead_of.iter().any(|useless| useless.is(old)));
+        all.retain(|old| !old.is_among(in_vain));
         all.push(minted);
         let minted = all.split_off(all.len().saturating_sub(KEPT));
         self.store.write(&self.kept, &Record { minted, settling });

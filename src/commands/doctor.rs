@@ -19,7 +19,8 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::check::{Check, Paint, Words, json_report, report};
 use crate::commands::doctor::checks::{Judge, is_fixable};
-use crate::commands::doctor::findings::Examiner;
+use crate::commands::doctor::findings::{Examiner, LONGEST};
+use crate::fleet::all_done;
 use crate::net::Net;
 use crate::set_up::Wish;
 use crate::set_up::work::{Go, Work};
@@ -47,12 +48,13 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let examiner = Examiner { args, cloud, net, store, arm };
     let waiting = Waiting::default();
-    waiting.for_the("checks".into());
+    waiting.until("checks".into(), LONGEST);
     let findings = waiting.during(examiner.look(health.clone())).await;
     let mut judge = Judge { findings, explain };
     let mut checks = judge.checks();
     if let Some(machine) = judge.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
         fix(&examiner, machine).await?;
+        waiting.until("checks".into(), LONGEST);
         judge.findings = waiting.during(examiner.look(health)).await;
         checks = judge.checks();
     }
@@ -66,7 +68,7 @@ async fn fix(examiner: &Examiner<'_>, machine: ResourceId) -> Result<()> {
     info!("setting {machine} up");
     let wish = Wish { service: Service::Ssh, port: args.port, replace: false };
     let work = Work { net, store, arm, wish, jobs: ONE, wait: WAIT };
-    work.run(vec![machine], Go::With(Consent::of(args.yes))).await.map(drop)
+    all_done(work.run(vec![machine], Go::With(Consent::of(args.yes))).await?.results)
 }
 
 /// Whoever closes the pipe has read enough.

@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
@@ -18,7 +18,7 @@ use crate::azure::relay_credentials::{Credentials, Minted};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
-use crate::dial::{Goal, Way};
+use crate::dial::{AZURE, Goal, Way};
 use crate::fleet::{Names, NoMachine};
 use crate::last_error;
 use crate::net::{self, Net};
@@ -27,7 +27,7 @@ use crate::relay::connect::Upgraded;
 use crate::ssh::agent::Agent;
 use crate::stdio;
 use crate::store::Store;
-use crate::waiting::Waiting;
+use crate::waiting::{Waiting, in_time};
 
 /// How long a successor of the credentials may still be minted after ssh is done.
 const LINGER: Duration = Duration::from_secs(10);
@@ -145,14 +145,18 @@ impl Parts {
         goal: &mut Goal,
         holder: Option<&Holder>,
     ) -> Result<(Reached<'_>, Option<Pair>)> {
+        let (start, certificate) = (Instant::now(), "SSH certificate from Entra ID");
         let reach = async {
             let reached = self.reach_named(args, goal).await?;
-            self.waiting.for_the("SSH certificate from Entra ID".into());
+            self.waiting.until(certificate.into(), AZURE.saturating_sub(start.elapsed()));
             Ok(reached)
         };
         let pair = async {
             match holder {
-                Some(holder) => Ok(Some(holder.pair().await?)),
+                Some(holder) => {
+                    let pair = async { Ok(holder.pair().await?.for_section_of(args.login_name.as_deref())?) };
+                    in_time(AZURE, certificate.into(), pair).await.map(Some)
+                }
                 None => Ok(None),
             }
         };
@@ -174,8 +178,8 @@ impl Parts {
                 result => return result,
             }
         }
-        self.waiting.for_the(format!("resource ID of {host} from Azure Resource Manager"));
-        let machine = names.look_up().await?;
+        let object = format!("resource ID of {host} from Azure Resource Manager");
+        let machine = self.waiting.at_most(AZURE, object, names.look_up()).await?;
         self.reach_machine(args, goal, machine).await
     }
 

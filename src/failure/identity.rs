@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credential::{NoToken, NotSetUp, NotUsable, Source};
+use crate::azure::credential::{Flaw, NoToken, NotSetUp, NotUsable, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::commands::login::NowhereToKeep;
 use crate::failure::{
@@ -60,15 +60,27 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
         let why = format!("Entra ID cannot be reached: {}", root(error));
         return Told::new(NO_WAY_OUT, why, NETWORK);
     }
-    if let Some(NotUsable { path }) = error.downcast_ref() {
-        let hint = format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file");
-        return Told::new(NO_IDENTITY, causes(error.chain()), hint);
+    if let Some(NotUsable { path, flaw }) = error.downcast_ref() {
+        return Told::new(NO_IDENTITY, causes(error.chain()), usable(path, *flaw));
     }
     if error.is::<NotSetUp>() {
         return Told::new(NO_IDENTITY, error.to_string(), hint(from, tenant));
     }
     let why = format!("{} gives no token: {}", from.title(), own_words(error));
     Told::new(NO_IDENTITY, why, hint(from, tenant))
+}
+
+/// What makes a certificate usable.
+fn usable(path: &str, flaw: Flaw) -> String {
+    match flaw {
+        Flaw::NotPem => format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file"),
+        Flaw::Locked => format!(
+            "openssl pkey -in {path} -out {path}.pem && openssl x509 -in {path} >> {path}.pem, and name that file"
+        ),
+        Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
+            "name a PEM file that holds both, an RSA key without a password and its certificate".into()
+        }
+    }
 }
 
 /// What to do where a source refuses.

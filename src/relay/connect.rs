@@ -20,9 +20,9 @@ use crate::net::{self, Net};
 
 /// How long a try may take: the relay gives the listener about 30 s to accept (Relay Hybrid Connections
 /// protocol, "accept"), so that its own 504 comes first.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
 /// What a try is given at the least, however little is left of the time to wait: a TLS handshake over a slow line.
-const LEAST_TRY: Duration = Duration::from_secs(10);
+pub(crate) const LEAST_TRY: Duration = Duration::from_secs(10);
 
 /// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
 #[derive(Debug)]

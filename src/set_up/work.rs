@@ -9,12 +9,10 @@ use tokio::time::Instant;
 
 use crate::ask::Consent;
 use crate::azure::arm::Arm;
-use crate::azure::hybrid_connectivity::Service;
 use crate::azure::relay_credentials::{Credentials, forget};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
 use crate::dial::{Goal, Way};
-use crate::fleet::all_done;
 use crate::last_error;
 use crate::line::warn;
 use crate::net::Net;
@@ -47,12 +45,20 @@ pub(crate) enum Go {
     With(Consent),
 }
 
+/// What has come of it.
+pub(crate) struct Done {
+    /// Whether something was lacking.
+    pub(crate) changes: bool,
+    /// What can be connected to now; under [`SettingUp`] why something cannot.
+    pub(crate) results: Vec<Result<Goal>>,
+}
+
 impl Work<'_> {
-    /// Shows what the machines lack, and makes it; whether they lacked something.
+    /// Shows what the machines lack, and makes it.
     ///
     /// # Errors
-    /// Under [`SettingUp`]: what Azure refuses, and that nobody agreed.
-    pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Go) -> Result<bool> {
+    /// Nobody agreed.
+    pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Go) -> Result<Done> {
         let (plans, mut results) = self.plans(machines).await;
         let changes = show(&plans);
         if let Go::With(consent) = go {
@@ -61,12 +67,11 @@ impl Work<'_> {
             }
             results.extend(self.carry_out(plans).await);
         }
-        all_done(results)?;
-        Ok(changes)
+        Ok(Done { changes, results })
     }
 
     /// What the machines lack; and why of some it is not known.
-    async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<()>>) {
+    async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<Goal>>) {
         let waiting = Waiting::default();
         waiting.for_the("state of the machines from Azure Resource Manager".into());
         let plans = stream::iter(machines).map(async |machine| self.plan(&machine).await);
@@ -95,7 +100,7 @@ impl Work<'_> {
     }
 
     /// Registers first, for that is done once a subscription; then all machines.
-    async fn carry_out(&self, plans: Vec<Plan>) -> Vec<Result<()>> {
+    async fn carry_out(&self, plans: Vec<Plan>) -> Vec<Result<Goal>> {
         let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
         for subscription in subscriptions {
             if let Err(error) = self.register(subscription).await {
@@ -120,7 +125,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn carry_out_one(&self, plan: &Plan, waiting: &Waiting) -> Result<()> {
+    async fn carry_out_one(&self, plan: &Plan, waiting: &Waiting) -> Result<Goal> {
         let goal = self.goal(&plan.machine, plan.port());
         let done = async {
             // What a provider that was not registered holds is known only now.
@@ -129,7 +134,10 @@ impl Work<'_> {
             make(self.arm, plan).await?;
             self.reach(plan, waiting).await
         };
-        done.await.context(goal).context(SettingUp)
+        match done.await {
+            Ok(()) => Ok(goal),
+            Err(error) => Err(error.context(goal).context(SettingUp)),
+        }
     }
 
     /// Waits until the relay answers, and keeps what it answered to for the first connection.
@@ -150,12 +158,6 @@ impl Work<'_> {
             "{goal}: ready to connect to, its agent answered within {} s",
             start.elapsed().as_secs()
         ));
-        if self.wish.service == Service::Ssh {
-            waiting.say(&format!(
-                "hint: arcssh config {} writes its section, and then: ssh {goal}",
-                plan.machine.name
-            ));
-        }
         Ok(())
     }
 }

@@ -172,6 +172,16 @@ impl Certificate {
         self.principals.first().filter(|name| !name.is_empty()).map(|name| name.to_lowercase())
     }
 
+    /// Whether a user can log in with it.
+    pub(crate) fn lets_in(&self, user: &str) -> bool {
+        self.principals.iter().any(|name| name.to_lowercase() == user.to_lowercase())
+    }
+
+    /// Whether the same authority made out both.
+    pub(crate) fn has_authority_of(&self, other: &Self) -> bool {
+        self.authority == other.authority
+    }
+
     /// The first second in which it is no longer valid, in seconds of Unix time.
     pub(crate) fn valid_before(&self) -> u64 {
         self.valid_before

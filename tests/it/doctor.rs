@@ -325,9 +325,8 @@ fn identity_and_network_are_examined() {
                 command.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
             },
             check: "network",
-            why: "cannot reach 127.0.0.1:",
-            fix: NETWORK,
-            proxy: Proxy::Fails,
+            why: "the proxy 127.0.0.1:",
+            fix: "check the address in HTTPS_PROXY",
             ..Case::default()
         },
         Case {
@@ -393,7 +392,7 @@ fn what_azure_holds_is_examined() {
             target: |id| id.replace("web01", "web99"),
             check: "machine",
             why: "there is no such machine (ResourceNotFound",
-            fix: "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
             ..Case::default()
         },
         Case {
@@ -401,7 +400,7 @@ fn what_azure_holds_is_examined() {
             target: |id| id.replace("rg-arc", "rg-none"),
             check: "machine",
             why: "there is no such machine (ResourceGroupNotFound",
-            fix: "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
             ..Case::default()
         },
         Case {

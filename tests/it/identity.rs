@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -279,26 +280,28 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
         openssl pkcs8 -topk8 -in key.pem -passout pass:secret -out locked.key; cat cert.pem locked.key > locked.pem
         openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt > ec.key; cat cert.pem ec.key > ec.pem";
     run(w.command("bash").args(["-euc", shell])).clean();
+    const BOTH: &str = "name a PEM file that holds both, an RSA key without a password and its certificate";
+    let home = w.home().display().to_string();
+    let pkcs12 = format!("openssl pkcs12 -in {home}/cert.pfx -out {home}/cert.pfx.pem -nodes");
+    let unlocked = format!(
+        "openssl pkey -in {home}/locked.pem -out {home}/locked.pem.pem && openssl x509 -in {home}/locked.pem >> {home}/locked.pem.pem"
+    );
     let cases = [
-        ("cert.pfx", "it is not in PEM form"),
-        ("locked.pem", "its key has a password"),
-        ("cert.pem", "it holds no private key"),
-        ("key.pem", "it holds no certificate"),
-        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)"),
+        ("cert.pfx", "it is not in PEM form", format!("{pkcs12}, and name that file")),
+        ("locked.pem", "its key has a password", format!("{unlocked}, and name that file")),
+        ("cert.pem", "it holds no private key", BOTH.into()),
+        ("key.pem", "it holds no certificate", BOTH.into()),
+        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)", BOTH.into()),
     ];
-    let home = w.home().display();
     let proxy = |file: &str| {
         let mut proxy = w.proxy("web01");
         proxy.env("AZURE_CLIENT_CERTIFICATE_PATH", w.home().join(file)).env_remove("AZURE_CLIENT_SECRET");
         run(&mut proxy)
     };
-    for (file, why) in cases {
+    for (file, why, hint) in cases {
         let why =
             format!("arcssh: cannot connect to web01: the certificate {home}/{file} is unusable: {why}");
-        let hint = format!(
-            "arcssh: hint: openssl pkcs12 -in {home}/{file} -out {home}/{file}.pem -nodes, and name that file"
-        );
-        proxy(file).failed(3, &[&why, &hint]);
+        proxy(file).failed(3, &[&why, &format!("arcssh: hint: {hint}")]);
     }
     let why = format!(
         "arcssh: cannot connect to web01: the service principal gives no token: cannot read the certificate {home}/none: No such file or directory (os error 2)"
@@ -306,6 +309,16 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
     let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
     proxy("none").failed(3, &[&why, hint]);
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
+    // What the hints say to type, with the passwords on the command line in place of a terminal.
+    let typed =
+        [pkcs12.replace("-in", "-passin pass: -in"), unlocked.replace("pkey", "pkey -passin pass:secret")];
+    for (command, file) in typed.iter().zip(["cert.pfx.pem", "locked.pem.pem"]) {
+        assert_eq!(run(w.command("sh").args(["-c", command])).code, Some(0), "{command}");
+        let told = proxy(file).stderr;
+        assert!(told.contains("AADSTS"), "it gets as far as Entra ID, which does not know it: {told}");
+        let private = fs::metadata(w.home().join(file)).unwrap().permissions().mode() & 0o077;
+        assert_eq!(private, 0, "{command}");
+    }
 }
 
 #[test]

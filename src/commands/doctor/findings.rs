@@ -23,7 +23,7 @@ use crate::azure::resource_provider::{Registration, registration};
 use crate::azure::ssh_certificate::Asked;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::DoctorArgs;
-use crate::commands::doctor::local::{self, Configuration, HostKey, Section};
+use crate::commands::doctor::local::{self, Configuration, HostKey};
 use crate::dial::{Goal, Way};
 use crate::fleet::find;
 use crate::net::{self, Net, certificate};
@@ -31,11 +31,14 @@ use crate::relay::bridge::{self, Ending};
 use crate::relay::connect::{ConnectError, Upgraded};
 use crate::set_up::{Found, look};
 use crate::ssh::config_file;
+use crate::ssh::judge::{Section, section_of};
 use crate::store::{Store, TooOpen, unix_now};
 use crate::waiting::Waiting;
 
 /// How long one look may take.
 const BOUND: Duration = Duration::from_secs(15);
+/// How long all of them may take: at the most seven come one after the other.
+pub(super) const LONGEST: Duration = Duration::from_secs(7 * BOUND.as_secs());
 /// How long an agent that does not listen is waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
@@ -128,7 +131,7 @@ impl Examiner<'_> {
         }
         let by_id = || {
             let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
-            local::section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
+            section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
         };
         // ssh connects to the port of the section, whatever was asked for here.
         let section = section.or_else(by_id).filter(|section| section.port == reached);
