@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
@@ -101,10 +101,12 @@ pub(crate) enum Command {
 const EXAMPLES: &str = "\
 Examples:
   arcssh login                             sign in, once
+  arcssh setup web01                       make a machine ready, once for all
   arcssh config -g rg-web --user azureuser
                                            names for a whole resource group
   ssh web01                                plain ssh, and scp, sftp, rsync, git
   arcssh last web01                        why that did not work
+  arcssh doctor web01                      and what to do about it
 
 arcssh COMMAND --help tells of one command.";
 
@@ -316,6 +318,18 @@ pub(crate) struct ConfigArgs {
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
+}
+
+impl ConfigArgs {
+    /// Those of a command line that another command hands on, in that one's name.
+    ///
+    /// # Errors
+    /// The words are none of `arcssh config`.
+    pub(crate) fn handed_on(words: &[String], from: &SetupArgs) -> Result<Self, clap::Error> {
+        let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
+        let found = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
+        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), ..found })
+    }
 }
 
 /// Arguments of `arcssh list`.
@@ -586,19 +600,12 @@ pub(crate) struct AccountArgs {
 }
 
 /// Who talks to Azure.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Identity")]
 pub(crate) struct IdentityArgs {
-    /// Where to take the identity from
-    #[arg(
-        long,
-        env = "ARCSSH_CREDENTIAL",
-        value_name = "NAME",
-        ignore_case = true,
-        value_enum,
-        default_value_t
-    )]
-    credential: Source,
+    /// Where to take the identity from [default: any]
+    #[arg(long, env = "ARCSSH_CREDENTIAL", value_name = "NAME", ignore_case = true, value_enum)]
+    credential: Option<Source>,
     /// Tenant to sign in to [default: the identity's own]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
     tenant: Option<String>,
@@ -607,7 +614,12 @@ pub(crate) struct IdentityArgs {
 impl IdentityArgs {
     /// What was typed.
     pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { source: self.credential, tenant: self.tenant.clone() }
+        self.wanted_or(Wanted::default())
+    }
+
+    /// What was typed, and what was `kept` where nothing was.
+    pub(crate) fn wanted_or(&self, kept: Wanted) -> Wanted {
+        Wanted { source: self.credential.unwrap_or(kept.source), tenant: self.tenant.clone().or(kept.tenant) }
     }
 }
 
@@ -621,7 +633,7 @@ fn tenant(text: &str) -> Result<String, String> {
 }
 
 /// Which cloud, and its endpoints where they are other than the cloud's own.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cloud")]
 pub(crate) struct CloudArgs {
     /// Azure cloud of the machine [default: public]

@@ -12,7 +12,7 @@ use crate::azure::credential::Identity;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::azure::ssh_certificate::{NoCertificate, certify};
 use crate::cli::CertArgs;
-use crate::line::warn;
+use crate::line::{print, warn};
 use crate::net::Net;
 use crate::ssh::certificate::Certificate;
 use crate::ssh::key::PublicKey;
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
             write(&pair, &key, &file, &store).await
         }
         None => {
-            tell(&holder.pair().await?.certificate);
+            tell(&holder.pair().await?.certificate)?;
             Ok(0)
         }
     }
@@ -57,7 +57,7 @@ async fn for_own_key(args: &CertArgs, identity: &Identity, public_key: &Path) ->
     ensure_ours(&file, &certificate)?;
     replace(&file, &certificate.to_line())?;
     warn(&format!("{} is written", file.display()));
-    tell(&certificate);
+    tell(&certificate)?;
     Ok(0)
 }
 
@@ -161,18 +161,13 @@ fn create_private_folder(folder: &Path) -> std::io::Result<()> {
 /// What the kept certificate says.
 fn show(holder: &Holder) -> Result<u8> {
     let Some(Pair { certificate, .. }) = holder.kept()? else { bail!(NoCertificate::NoneKept) };
-    print(&certificate.to_string());
+    print(&certificate.to_string())?;
     Ok(0)
 }
 
 /// Who can log in with it, and until when.
-fn tell(certificate: &Certificate) {
+fn tell(certificate: &Certificate) -> Result<()> {
     let text = certificate.to_string();
     let brief = text.lines().filter(|line| line.starts_with("login name") || line.starts_with("valid"));
-    print(&brief.map(|line| format!("{line}\n")).collect::<String>());
-}
-
-/// Whoever closes the pipe has read enough.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&brief.map(|line| format!("{line}\n")).collect::<String>())
 }

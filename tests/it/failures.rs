@@ -16,7 +16,7 @@ const TRY_LATER: &str =
 const NETWORK: &str = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
 const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another";
-const MACHINES: &str = "arcssh: hint: az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs";
+const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone";
 
 // Who we are.
 
@@ -288,8 +288,8 @@ fn a_listener_that_comes_late_is_waited_for_and_told_of() {
         assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&again)), "{}", run.stderr);
     }
     let [line] = run.waiting_lines()[..] else { panic!("{}", run.stderr) };
-    let start = "arcssh: waiting for the agent of web01 to listen, up to 90 s (404 ";
-    assert!(line.starts_with(start) && line.ends_with("); 2 s so far"), "{line}");
+    let start = "arcssh: waiting for the agent of web01 to listen (404 ";
+    assert!(line.starts_with(start) && line.ends_with("); 2 s so far, 100 s at most"), "{line}");
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
 }
 
@@ -311,7 +311,7 @@ fn no_listener_is_told_when_the_wait_is_over() {
     run.failed(
         7,
         &[
-            "arcssh: waiting for the agent of web01 to listen, up to 3 s (404 Endpoint does not exist); 2 s so far",
+            "arcssh: waiting for the agent of web01 to listen (404 Endpoint does not exist); 2 s so far, 13 s at most",
             &cannot(&format!("its agent does not listen ({answer})")),
             AGENT,
         ],
@@ -334,10 +334,48 @@ fn a_closed_port_is_told_at_once_through_ssh() {
 }
 
 #[test]
+fn a_404_that_names_nothing_is_told_as_it_is() {
+    let w = world(&["web01"]);
+    let doctor = format!("arcssh: hint: arcssh doctor {} tells which", w.id());
+    let why = "there is no such machine, or no connectivity endpoint on it";
+    let cases = [
+        ("", "404 request "),
+        ("<html>not here</html>", "404 request "),
+        (r#"{"code":"NotFound","message":"Nothing."}"#, "NotFound: Nothing."),
+        (r#"{"error":{"code":404,"message":null}}"#, "404: "),
+        ("\u{feff}{\"error\":{\"code\":\"NotFound\",\"message\":\"Nothing.\"}}", "NotFound: Nothing."),
+    ];
+    for (body, told) in cases {
+        run(w.arcssh(&["cache", "clear"]).stdout(std::process::Stdio::null())).clean();
+        w.emulator().arm_fault(ArmFault::raw(404, "application/json", body));
+        let run = run(&mut w.proxy("web01"));
+        let [line, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+        assert!(line.starts_with(&cannot(&format!("{why} ({told}"))), "{line}");
+        assert_eq!((run.code, hint), (Some(5), doctor.as_str()));
+    }
+}
+
+/// Windows words it in the language of the machine.
+#[test]
+fn a_closed_port_is_told_at_once_in_the_language_of_the_machine() {
+    let w = world(&["web01"]);
+    let reason = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: Zielcomputer verweigerte, für Sie – geprüft";
+    w.emulator().relay_fault(RelayFault::refuse(503, reason).always());
+    let why = cannot(&format!("nothing listens on its port 22 ({reason})"));
+    let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
+    run(&mut w.proxy_to(22)).failed(7, &[&why, hint]);
+    assert_eq!(senders(&w), 1, "not retried");
+}
+
+#[test]
 fn faults_of_the_relay_that_pass_are_waited_out() {
-    for (status, reason) in
-        [(500, "Internal error"), (503, "Service unavailable"), (504, "Gateway timeout"), (408, "Timeout")]
-    {
+    for (status, reason) in [
+        (500, "Internal error"),
+        (503, "Service unavailable"),
+        (504, "Gateway timeout"),
+        (408, "Timeout"),
+        (429, "Too many requests"),
+    ] {
         let w = world(&["web01"]);
         w.emulator().relay_fault(RelayFault::refuse(status, reason));
         assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
@@ -352,8 +390,9 @@ fn refusals_of_the_relay_are_told() {
     let websocket =
         "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
     let check_port = format!("arcssh: hint: check that {port} is the port that is enabled on the machine");
-    let cases: [(i32, u16, &str, &str, &str); 9] = [
+    let cases: [(i32, u16, &str, &str, &str); 10] = [
         (1, 403, "Forbidden.", "its agent or the relay refused", &check_port),
+        (1, 429, "Later.", "the relay has had too many requests", "arcssh: hint: try again in a minute"),
         (
             6,
             400,
