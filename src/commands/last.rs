@@ -1,15 +1,13 @@
 //! `arcssh last`: why a machine could not be reached, for when ssh has not shown it.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::last_error::{self, LastError};
-use crate::line::one_line;
+use crate::line::{moment, one_line, print};
 use crate::store::{Store, unix_now};
 
 /// Prints it; the exit status.
@@ -25,8 +23,7 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
         Some((last, others)) => explained(last) + &named(others),
         None => nothing(args.machine.as_deref()),
     };
-    // Whoever closes the pipe has read enough.
-    let _ = write!(std::io::stdout(), "{text}");
+    print(&text)?;
     Ok(0)
 }
 
@@ -70,11 +67,22 @@ fn name(error: &LastError) -> &str {
 }
 
 fn when(error: &LastError) -> String {
-    let time = i64::try_from(error.at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    let time = time.map_or(String::new(), |time| time.to_string());
-    format!("{} UTC, {}", time.split(['.', '+']).next().unwrap_or_default().trim_end(), ago(error))
+    format!("{}, {}", moment(error.at), ago(error))
 }
 
 fn ago(error: &LastError) -> String {
     format!("{} ago", HumanDuration(Duration::from_secs(unix_now().saturating_sub(error.at))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_before_ten_has_two_digits() {
+        let (machine, hint, request) = (None, None, None);
+        let (name, what) = ("web01".to_owned(), "gone".to_owned());
+        let error = LastError { at: 32947, machine, name, port: 22, what, hint, request, status: 1 };
+        assert!(when(&error).starts_with("1970-01-01 09:09:07 UTC, "), "{}", when(&error));
+    }
 }

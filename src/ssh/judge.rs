@@ -94,6 +94,55 @@ pub(crate) fn sections(text: &str) -> Vec<(Vec<String>, Expected)> {
     sections
 }
 
+/// The port that ssh connects to where it is told no other.
+const SSH_PORT: u16 = 22;
+
+/// What the ssh configuration has for a machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Section {
+    /// What ssh calls it.
+    pub(crate) alias: String,
+    /// Its `Port`: ssh's own where it has none.
+    pub(crate) port: u16,
+    /// The name that its host key is kept under.
+    pub(crate) key_name: String,
+    /// The words of its ProxyCommand, without their quotes.
+    pub(crate) command: Vec<String>,
+}
+
+/// What stands behind an option in a ProxyCommand that starts arcssh, of all sections.
+pub(crate) fn values_of(option: &str, text: &str) -> Vec<String> {
+    let commands = sections(text).into_iter().map(|(_, values)| arcssh_words(&values));
+    let value = |words: Vec<String>| words.into_iter().skip_while(|word| word != option).nth(1);
+    commands.filter_map(value).collect()
+}
+
+/// The words of a section's ProxyCommand, if that starts arcssh.
+fn arcssh_words(values: &Expected) -> Vec<String> {
+    let command =
+        values.iter().find(|(keyword, value)| keyword == "proxycommand" && value.contains("arcssh"));
+    let words = command.iter().flat_map(|(_, value)| value.split_whitespace());
+    words.map(|word| word.trim_matches('"').to_owned()).collect()
+}
+
+/// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
+pub(crate) fn section_of(machine: &str, text: &str) -> Option<Section> {
+    let value = |values: &Expected, wanted: &str| {
+        values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
+    };
+    let is = |word: &String| word.eq_ignore_ascii_case(machine);
+    let leads = |(patterns, values): &(Vec<String>, Expected)| {
+        let command = arcssh_words(values);
+        let is_meant = if machine.contains('/') { command.iter().any(is) } else { patterns.iter().any(is) };
+        is_meant && !command.is_empty()
+    };
+    let (patterns, values) = sections(text).into_iter().find(leads)?;
+    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']))?;
+    let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
+    let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
+    Some(Section { alias, port, key_name, command: arcssh_words(&values) })
+}
+
 fn ssh(options: &[&str], alias: &str, file: &Path) -> Result<Option<Output>> {
     let mut ssh = Command::new("ssh");
     ssh.args(options).arg("-F").arg(file).arg("--").arg(alias).stdin(Stdio::null());
@@ -244,5 +293,26 @@ fn unquoted(value: &str) -> String {
     match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(inner) if !inner.contains('"') => inner.to_owned(),
         _ => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
+        ProxyCommand /usr/bin/arcssh proxy /subscriptions/s/machines/Web01 --port %p\nHost *\n";
+
+    #[test]
+    fn a_section_is_found_by_what_it_is_called_and_by_its_id() {
+        for machine in ["web01", "Web01", "/subscriptions/S/machines/web01"] {
+            let section = section_of(machine, TEXT).unwrap();
+            assert_eq!((section.alias.as_str(), section.port), ("web01", 2222));
+            assert_eq!(section.key_name, "23c501dd");
+        }
+        assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
+        for part in ["/subscriptions/s/machines/web0", "web0", "proxy", "--port"] {
+            assert!(section_of(part, TEXT).is_none(), "{part}");
+        }
     }
 }

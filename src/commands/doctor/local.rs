@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tokio::process;
 
+use crate::azure::resource_id::ResourceId;
 use crate::ssh::config_file;
-use crate::ssh::judge::{self, NotUsed};
+use crate::ssh::judge::{self, NotUsed, Section, section_of};
 
 /// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
 /// starts is all there is to know.
@@ -24,20 +25,6 @@ pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> 
     }
 }
 
-/// The port that ssh connects to where it is told no other.
-const SSH_PORT: u16 = 22;
-
-/// What the ssh configuration has for a machine.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Section {
-    /// What ssh calls it.
-    pub(super) alias: String,
-    /// Its `Port`: ssh's own where it has none.
-    pub(super) port: u16,
-    /// The name that its host key is kept under.
-    pub(super) key_name: String,
-}
-
 /// The ssh configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Configuration {
@@ -47,6 +34,9 @@ pub(super) struct Configuration {
     pub(super) hosts: Option<usize>,
     /// The section of the machine in question.
     pub(super) section: Option<Section>,
+    /// What ssh has arcssh connect to for it: the resource ID in its section, or its name without the end by which a
+    /// wildcard section knows it.
+    pub(super) meant: Option<String>,
 }
 
 /// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one machine, or of all.
@@ -56,7 +46,19 @@ pub(super) struct Configuration {
 pub(super) fn configuration(file: &Path, machine: Option<&str>) -> Result<Configuration> {
     let text = config_file::read(file)?;
     let section = machine.and_then(|machine| section_of(machine, &text));
-    let found = |hosts| Configuration { file: file.to_owned(), hosts, section: section.clone() };
+    let id =
+        section.iter().flat_map(|section| &section.command).find(|word| word.parse::<ResourceId>().is_ok());
+    let bare = |machine: &str| {
+        let ends = judge::values_of("--suffix", &text);
+        ends.iter().find_map(|end| machine.strip_suffix(end.as_str()).map(Into::into))
+    };
+    let meant = id.cloned().or_else(|| bare(machine?));
+    let found = |hosts| Configuration {
+        file: file.to_owned(),
+        hosts,
+        section: section.clone(),
+        meant: meant.clone(),
+    };
     let Some(range) = config_file::find(&text)? else { return Ok(found(None)) };
     let mut hosts = 0;
     for (patterns, expected) in judge::sections(&text[range]) {
@@ -73,23 +75,6 @@ pub(super) fn configuration(file: &Path, machine: Option<&str>) -> Result<Config
         }
     }
     Ok(found(Some(hosts)))
-}
-
-/// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
-pub(super) fn section_of(machine: &str, text: &str) -> Option<Section> {
-    let value = |values: &judge::Expected, wanted: &str| {
-        values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
-    };
-    let leads = |(patterns, values): &(Vec<String>, judge::Expected)| {
-        let command = value(values, "proxycommand").unwrap_or_default().to_lowercase();
-        let is_called = patterns.iter().any(|pattern| pattern.eq_ignore_ascii_case(machine));
-        command.contains("arcssh") && (is_called || command.contains(&machine.to_lowercase()))
-    };
-    let (patterns, values) = judge::sections(text).into_iter().find(leads)?;
-    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']))?;
-    let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
-    let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
-    Some(Section { alias, port, key_name })
 }
 
 /// What ssh makes of a machine's host key.
@@ -147,19 +132,6 @@ fn judged(told: &str, logged_in: bool) -> Option<HostKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEXT: &str = "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
-        ProxyCommand /usr/bin/arcssh proxy /subscriptions/s/machines/Web01 --port %p\nHost *\n";
-
-    #[test]
-    fn a_section_is_found_by_what_it_is_called_and_by_its_id() {
-        for machine in ["web01", "Web01", "/subscriptions/S/machines/web01"] {
-            let section = section_of(machine, TEXT).unwrap();
-            assert_eq!((section.alias.as_str(), section.port), ("web01", 2222));
-            assert_eq!(section.key_name, "23c501dd");
-        }
-        assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
-    }
 
     #[test]
     fn the_words_of_ssh_about_a_host_key_are_understood() {
