@@ -638,6 +638,7 @@ fn what_stands_in_the_machines_properties_is_examined() {
 fn what_listens_on_the_machine_is_examined() {
     let greeting = |greeting: &'static str| match greeting {
         "" => closed_port(),
+        "nothing" => service(drop),
         "HTTP" => service(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
         _ => service(|mut stream| {
             let _ = stream.write_all(b"Hello.\r\nSSH-2.0-OpenSSH_7.4\r\n");
@@ -647,6 +648,7 @@ fn what_listens_on_the_machine_is_examined() {
     for (greets, outcome, why) in [
         ("", "failed", "nothing listens on its port"),
         ("HTTP", "failed", "does not speak SSH"),
+        ("nothing", "failed", "ends the connection without a word"),
         ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
     ] {
         let w = world(&["web01"]);
