@@ -167,6 +167,21 @@ fn nothing_is_found_where_nothing_is_wrong() {
 }
 
 #[test]
+fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
+    let w = world(&["web01"]);
+    let text = fs::read_to_string(w.configuration()).unwrap();
+    fs::write(w.configuration(), text.replacen("Host web01", "Host nice", 1)).unwrap();
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    let wildcard = ["config", "--wildcard", "*.arc", "--port", &port, "--file", &file];
+    assert_eq!(run(&mut w.arcssh(&wildcard)).code, Some(0));
+    for name in ["nice", "web01.arc", "web01"] {
+        let examined = run(&mut doctor(&w, name, &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+    }
+}
+
+#[test]
 fn without_a_machine_only_what_needs_none_is_looked_at() {
     let w = world(&["web01"]);
     let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
@@ -747,6 +762,8 @@ fn a_fix_sets_the_machine_up_and_examines_it_again() {
     let asked = run(&mut doctor(&w, &w.id(), &["--fix"]));
     let hint = "arcssh: hint: the same command with --yes goes ahead";
     assert_eq!((asked.code, asked.stderr.lines().last()), (Some(1), Some(hint)), "{}", asked.stderr);
+    let report = String::from_utf8(asked.stdout).unwrap();
+    assert!(report.contains("FAIL  endpoint "), "what was found is told all the same: {report}");
     assert!(!w.emulator().machine("web01").has_endpoint());
     let fixed = run(&mut doctor(&w, &w.id(), &["--fix", "--yes", "--json"]));
     let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
