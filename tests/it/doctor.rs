@@ -167,6 +167,21 @@ fn nothing_is_found_where_nothing_is_wrong() {
 }
 
 #[test]
+fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
+    let w = world(&["web01"]);
+    let text = fs::read_to_string(w.configuration()).unwrap();
+    fs::write(w.configuration(), text.replacen("Host web01", "Host nice", 1)).unwrap();
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    let wildcard = ["config", "--wildcard", "*.arc", "--port", &port, "--file", &file];
+    assert_eq!(run(&mut w.arcssh(&wildcard)).code, Some(0));
+    for name in ["nice", "web01.arc", "web01"] {
+        let examined = run(&mut doctor(&w, name, &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+    }
+}
+
+#[test]
 fn without_a_machine_only_what_needs_none_is_looked_at() {
     let w = world(&["web01"]);
     let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
@@ -638,6 +653,7 @@ fn what_stands_in_the_machines_properties_is_examined() {
 fn what_listens_on_the_machine_is_examined() {
     let greeting = |greeting: &'static str| match greeting {
         "" => closed_port(),
+        "nothing" => service(drop),
         "HTTP" => service(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
         _ => service(|mut stream| {
             let _ = stream.write_all(b"Hello.\r\nSSH-2.0-OpenSSH_7.4\r\n");
@@ -647,6 +663,7 @@ fn what_listens_on_the_machine_is_examined() {
     for (greets, outcome, why) in [
         ("", "failed", "nothing listens on its port"),
         ("HTTP", "failed", "does not speak SSH"),
+        ("nothing", "failed", "ends the connection without a word"),
         ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
     ] {
         let w = world(&["web01"]);
@@ -745,7 +762,8 @@ fn a_fix_sets_the_machine_up_and_examines_it_again() {
     let asked = run(&mut doctor(&w, &w.id(), &["--fix"]));
     let hint = "arcssh: hint: the same command with --yes goes ahead";
     assert_eq!((asked.code, asked.stderr.lines().last()), (Some(1), Some(hint)), "{}", asked.stderr);
-    assert!(String::from_utf8_lossy(&asked.stdout).contains("\nFAIL  endpoint "), "{asked:?}");
+    let report = String::from_utf8(asked.stdout).unwrap();
+    assert!(report.contains("FAIL  endpoint "), "what was found is told all the same: {report}");
     assert!(!w.emulator().machine("web01").has_endpoint());
     let fixed = run(&mut doctor(&w, &w.id(), &["--fix", "--yes", "--json"]));
     let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
@@ -765,31 +783,6 @@ fn a_fix_enables_the_port_that_the_section_connects_to() {
     let failed = complaints(&report).into_iter().filter(|complaint| complaint[1] == "failed").count();
     assert_eq!((failed, fixed.code), (0, Some(0)), "{report}");
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
-}
-
-#[test]
-fn a_machine_goes_by_whatever_ssh_calls_it() {
-    let w = world(&["web01", "app-web01"]);
-    let section = |alias: &str, machine: &str| {
-        let id = w.emulator().machine(machine).resource_id();
-        format!(
-            "Host {alias}\n    Port {}\n    ProxyCommand {ARCSSH} proxy {id} --port %p\n",
-            w.sshd().port()
-        )
-    };
-    let wildcard = format!("Host *.arc\n    ProxyCommand {ARCSSH} proxy --host %n --suffix .arc --port %p\n");
-    let file = w.home().join("own.conf");
-    fs::write(&file, [section("app-web01", "app-web01"), section("old-name", "web01"), wildcard].concat())
-        .unwrap();
-    w.emulator().machine("app-web01").set_online(false);
-    for (typed, leads) in [("old-name", true), ("web01", true), ("web01.arc", true), ("app-web01", false)] {
-        let mut doctor =
-            w.arcssh(&["doctor", typed, "--port", &w.sshd().port().to_string(), "--json", "--file"]);
-        let report: Value = serde_json::from_slice(&run(doctor.arg(&file)).stdout).unwrap();
-        let checks = report["checks"].as_array().unwrap();
-        let relay = checks.iter().find(|check| check["name"] == "relay").unwrap();
-        assert_eq!(relay["outcome"] == "passed", leads, "{typed}: {report}");
-    }
 }
 
 #[test]

@@ -174,14 +174,13 @@ fn what_a_full_disk_does_not_take_is_told_and_a_closed_pipe_is_no_failure() {
         "completions bash",
         "version",
         "config --output - web01",
-        "config --dry-run web01 --file new",
     ] {
         let words = |end: &str| format!("'{ARCSSH}' {command} {end}");
         let full = run(w.command("sh").args(["-c", &words("> /dev/full")]));
         let told = "arcssh: standard output cannot be written: No space left on device (os error 28)\n\
             arcssh: hint: free the disk, or write elsewhere\n";
         assert_eq!((full.code, full.stderr.as_str()), (Some(1), told), "{command}");
-        let closed = run(w.command("bash").args(["-c", &words("| true")]));
+        let closed = run(w.command("bash").args(["-o", "pipefail", "-c", &words("| true")]));
         assert_eq!((closed.code, closed.stderr.as_str()), (Some(0), ""), "{command}");
     }
 }

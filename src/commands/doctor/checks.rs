@@ -10,7 +10,7 @@ use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_ro
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
 use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
-use crate::commands::doctor::findings::{Findings, Look, Slow};
+use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
 use crate::commands::doctor::local::HostKey;
 use crate::line::word;
 use crate::relay::connect::ConnectError;
@@ -441,7 +441,13 @@ impl Judge {
         match (self.relay(), &self.findings.relay, &self.findings.greeting) {
             (Skipped(why), ..) => Skipped(why),
             (_, Some(Err(error)), _) if is_port_closed(error) => self.failed(error),
-            (Passed(_), _, Some(Ok(Some(greeting)))) => greeted(greeting),
+            (Passed(_), _, Some(Ok(Greeting::Ssh(greeting)))) => greeted(greeting),
+            (Passed(_), _, Some(Ok(Greeting::Nothing))) => Failed(Words::new(
+                format!(
+                    "what listens on its port {port} ends the connection without a word: sshd cannot start a session, or the machine was set up before its agent was updated to 1.31, which arcssh teardown and setup put right"
+                ),
+                "on the machine: sudo sshd -t",
+            )),
             (Passed(_), _, Some(greeting)) => {
                 let silent = greeting.as_ref().err().map_or(String::new(), |error| format!(": {error}"));
                 Failed(Words::new(

@@ -84,7 +84,7 @@ pub(super) struct Findings {
     /// Whether the relay leads to its agent.
     pub(super) relay: Look<()>,
     /// How its sshd greets.
-    pub(super) greeting: Look<Option<String>>,
+    pub(super) greeting: Look<Greeting>,
     /// What ssh makes of its host key.
     pub(super) host_key: Look<HostKey>,
     /// The certificate that is kept for logging in as an Entra user, if there is one.
@@ -112,7 +112,7 @@ struct Remote {
     found: Look<Found>,
     extensions: Look<Vec<Extension>>,
     relay: Look<()>,
-    greeting: Look<Option<String>>,
+    greeting: Look<Greeting>,
 }
 
 impl Examiner<'_> {
@@ -126,11 +126,11 @@ impl Examiner<'_> {
         );
         let section = configuration.as_ref().ok().and_then(|configuration| configuration.section.clone());
         let port = self.args.port.or(section.as_ref().map(|section| section.port));
+        let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
         let mut remote = Remote::default();
         let mut reached = port.unwrap_or(Service::Ssh.default_port());
         if way.iter().all(|(_, way)| way.is_ok()) {
-            let meant = configuration.as_ref().ok().and_then(|configuration| configuration.meant.as_ref());
-            remote = self.remote(meant.or(self.args.machine.as_ref()), port, &mut reached).await;
+            remote = self.remote(named.as_deref(), port, &mut reached).await;
         }
         let by_id = || {
             let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
@@ -139,7 +139,7 @@ impl Examiner<'_> {
         // ssh connects to the port of the section, whatever was asked for here.
         let section = section.or_else(by_id).filter(|section| section.port == reached);
         let host_key = match (&ssh, &remote.greeting, &section) {
-            (Ok(Some(_)), Some(Ok(Some(_))), Some(section)) => Some(self.host_key(section).await),
+            (Ok(Some(_)), Some(Ok(Greeting::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
             _ => None,
         };
         Findings {
@@ -200,14 +200,14 @@ impl Examiner<'_> {
         within(LONG_BOUND, authority, connect).await
     }
 
-    async fn remote(&self, name: Option<&String>, port: Option<u16>, reached: &mut u16) -> Remote {
+    async fn remote(&self, named: Option<&str>, port: Option<u16>, reached: &mut u16) -> Remote {
         let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
         let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
         let token = token.await;
         let mut remote = Remote::default();
-        match (&token, name) {
+        match (&token, named) {
             (Err(_), _) => {}
             (Ok(_), None) => {
                 let seen =
@@ -286,8 +286,18 @@ impl Examiner<'_> {
     }
 }
 
-/// How a server identifies itself: the first line that begins with `SSH-` (RFC 4253, section 4.2).
-async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Option<String>> {
+/// What a server says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// The line that begins with `SSH-` (RFC 4253, section 4.2).
+    Ssh(String),
+    /// Something else.
+    Other,
+    /// It ends the connection without a word.
+    Nothing,
+}
+
+async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Greeting> {
     let (read, write) = duplex(4096);
     let (input, _silent) = duplex(1);
     let heard = Notify::new();
@@ -304,16 +314,17 @@ async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Option<String>> {
     line
 }
 
-async fn identification(from: impl AsyncRead + Unpin) -> Result<Option<String>> {
+async fn identification(from: impl AsyncRead + Unpin) -> Result<Greeting> {
     let mut lines = BufReader::new(from.take(MAX_GREETING));
-    let mut line = Vec::new();
+    let (mut line, mut said) = (Vec::new(), Greeting::Nothing);
     while lines.read_until(b'\n', &mut line).await? > 0 {
         if line.starts_with(b"SSH-") {
-            return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            return Ok(Greeting::Ssh(String::from_utf8_lossy(&line).trim_end().to_owned()));
         }
         line.clear();
+        said = Greeting::Other;
     }
-    Ok(None)
+    Ok(said)
 }
 
 /// A look that keeps nobody waiting.
