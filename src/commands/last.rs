@@ -83,6 +83,6 @@ mod tests {
         let (machine, hint, request) = (None, None, None);
         let (name, what) = ("web01".to_owned(), "gone".to_owned());
         let error = LastError { at: 32947, machine, name, port: 22, what, hint, request, status: 1 };
-        assert!(when(&error).starts_with("1970-01-01 09:09:07 UTC, "), "{}", when(&error));
+        assert!(when(&error).starts_with("1970-01-01T09:09:07Z, "), "{}", when(&error));
     }
 }
