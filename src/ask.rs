@@ -29,19 +29,33 @@ impl Consent {
         if self == Self::Given {
             return Ok(());
         }
-        if !stdin().is_terminal() || !stderr().is_terminal() {
-            bail!(NotAgreed::NobodyToAsk);
-        }
-        let mut stderr = stderr();
-        let _ = write!(stderr, "{} [y/N] ", one_line(&format!("arcssh: {question}")));
-        let _ = stderr.flush();
-        let mut answer = String::new();
-        stdin().read_line(&mut answer)?;
-        match answer.trim().to_lowercase().as_str() {
-            "y" | "yes" => Ok(()),
-            _ => bail!(NotAgreed::Declined),
+        match answer(&format!("{question} [y/N]"))?.as_deref() {
+            Some("y" | "yes") => Ok(()),
+            Some(_) => bail!(NotAgreed::Declined),
+            None => bail!(NotAgreed::NobodyToAsk),
         }
     }
+}
+
+/// Whether the user wants something of no danger: nobody does where there is no terminal to ask on.
+///
+/// # Errors
+/// The terminal cannot be read.
+pub(crate) fn is_wanted(question: &str) -> Result<bool> {
+    Ok(matches!(answer(&format!("{question} [Y/n]"))?.as_deref(), Some("" | "y" | "yes")))
+}
+
+/// What the user answers, in lower case; none where there is no terminal to ask on, or it ends.
+fn answer(question: &str) -> Result<Option<String>> {
+    if !stdin().is_terminal() || !stderr().is_terminal() {
+        return Ok(None);
+    }
+    let mut stderr = stderr();
+    let _ = write!(stderr, "{} ", one_line(&format!("arcssh: {question}")));
+    let _ = stderr.flush();
+    let mut line = String::new();
+    let length = stdin().read_line(&mut line)?;
+    Ok((length > 0).then(|| line.trim().to_lowercase()))
 }
 
 /// Why nothing is changed.

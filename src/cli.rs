@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
@@ -101,10 +101,12 @@ pub(crate) enum Command {
 const EXAMPLES: &str = "\
 Examples:
   arcssh login                             sign in, once
+  arcssh setup web01                       make a machine ready, once for all
   arcssh config -g rg-web --user azureuser
                                            names for a whole resource group
   ssh web01                                plain ssh, and scp, sftp, rsync, git
   arcssh last web01                        why that did not work
+  arcssh doctor web01                      and what to do about it
 
 arcssh COMMAND --help tells of one command.";
 
@@ -202,6 +204,9 @@ pub(crate) struct ProxyArgs {
     /// Serve an SSH certificate of Entra ID at this path, which IdentityAgent names
     #[arg(long, value_name = "PATH", conflicts_with = "relay_info")]
     pub(crate) agent: Option<PathBuf>,
+    /// User that the section logs in as, by a certificate or not at all
+    #[arg(long, value_name = "NAME", requires = "agent")]
+    pub(crate) login_name: Option<String>,
     /// Which certificate.
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -315,6 +320,18 @@ pub(crate) struct ConfigArgs {
     pub(crate) cloud: CloudArgs,
 }
 
+impl ConfigArgs {
+    /// Those of a command line that another command hands on, in that one's name.
+    ///
+    /// # Errors
+    /// The words are none of `arcssh config`.
+    pub(crate) fn handed_on(words: &[String], from: &SetupArgs) -> Result<Self, clap::Error> {
+        let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
+        let found = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
+        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), ..found })
+    }
+}
+
 /// Arguments of `arcssh list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
@@ -350,6 +367,9 @@ pub(crate) struct CertArgs {
     /// Show what the kept certificate says, and ask for nothing
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
+    /// Write it only if this user can log in with it
+    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key")]
+    pub(crate) login_name: Option<String>,
     /// Which certificate.
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -580,19 +600,12 @@ pub(crate) struct AccountArgs {
 }
 
 /// Who talks to Azure.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Identity")]
 pub(crate) struct IdentityArgs {
-    /// Where to take the identity from
-    #[arg(
-        long,
-        env = "ARCSSH_CREDENTIAL",
-        value_name = "NAME",
-        ignore_case = true,
-        value_enum,
-        default_value_t
-    )]
-    credential: Source,
+    /// Where to take the identity from [default: any]
+    #[arg(long, env = "ARCSSH_CREDENTIAL", value_name = "NAME", ignore_case = true, value_enum)]
+    credential: Option<Source>,
     /// Tenant to sign in to [default: the identity's own]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
     tenant: Option<String>,
@@ -601,7 +614,12 @@ pub(crate) struct IdentityArgs {
 impl IdentityArgs {
     /// What was typed.
     pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { source: self.credential, tenant: self.tenant.clone() }
+        self.wanted_or(Wanted::default())
+    }
+
+    /// What was typed, and what was `kept` where nothing was.
+    pub(crate) fn wanted_or(&self, kept: Wanted) -> Wanted {
+        Wanted { source: self.credential.unwrap_or(kept.source), tenant: self.tenant.clone().or(kept.tenant) }
     }
 }
 
@@ -615,7 +633,7 @@ fn tenant(text: &str) -> Result<String, String> {
 }
 
 /// Which cloud, and its endpoints where they are other than the cloud's own.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cloud")]
 pub(crate) struct CloudArgs {
     /// Azure cloud of the machine [default: public]

@@ -1,5 +1,6 @@
 //! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,8 +12,12 @@ use crate::azure::hybrid_connectivity::{RelayCredentials, Service};
 use crate::azure::relay_credentials::{Credentials, LASTING, Minted};
 use crate::azure::resource_id::ResourceId;
 use crate::net::{self, Net};
-use crate::relay::connect::{ConnectError, Upgraded, wait_for_listener};
+use crate::relay::connect::{ConnectError, LEAST_TRY, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
 use crate::waiting::Waiting;
+
+/// How long Azure may take for what a connection needs of it, with all that it takes to be known there: a program that is
+/// asked for a token has 60 s, and each of three pauses that Azure asks for 30 s.
+pub(crate) const AZURE: Duration = Duration::from_secs(150);
 
 /// What a connection is to reach: the context of every error.
 #[derive(Clone, Debug)]
@@ -56,29 +61,32 @@ impl Way<'_> {
         credentials: &Credentials<'_>,
     ) -> Result<(Upgraded<net::Stream>, Minted)> {
         let deadline = Instant::now() + self.wait;
-        let mut kept = credentials.kept()?;
-        let last = kept.pop();
-        for minted in kept {
-            match self.dial(&minted.credentials, Duration::ZERO).await {
-                Ok((upgraded, _)) => return Ok((upgraded, minted)),
-                Err(error) if error.is_of_these_credentials() => info!("{error}; dialling with others"),
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut in_vain = Vec::new();
+        let mut kept = VecDeque::from(credentials.kept()?);
+        while let Some(minted) = kept.pop_front() {
+            let (young, last) = (minted.is_young(), kept.is_empty());
+            let patience = match last {
+                true if young => left(),
+                true => left().min(LASTING),
+                false => Duration::ZERO,
+            };
+            match self.settle(credentials, &minted, patience).await {
+                Ok(upgraded) => return Ok((upgraded, minted)),
+                // An agent may yet hear of a young name.
+                Err(error) if error.is_unauthorized() || error.is_nobody() && !young => {
+                    info!("{error}; no more of these credentials");
+                    in_vain.push(minted);
+                }
+                Err(error) if error.may_pass() && !last => info!("{error}; dialling with others"),
+                // New ones would meet the same fault on the way.
+                Err(error) if error.may_pass() && !left().is_zero() => kept.push_back(minted),
                 Err(error) => return Err(error.into()),
             }
         }
-        let minted = match last {
-            Some(minted) => minted,
-            None => self.minted(credentials, None).await?,
-        };
-        let patience = if minted.is_young() { self.wait } else { LASTING.min(self.wait) };
-        match self.settle(credentials, &minted, patience).await {
-            Err(error) if error.is_unauthorized() || error.is_nobody() && !minted.is_young() => {
-                info!("{error}; asking for new credentials once");
-                let minted = self.minted(credentials, Some(&minted)).await?;
-                let left = deadline.saturating_duration_since(Instant::now());
-                Ok((self.settle(credentials, &minted, left).await?, minted))
-            }
-            result => Ok((result?, minted)),
-        }
+        let minted = self.minted(credentials, &in_vain).await?;
+        let patience = if in_vain.is_empty() { self.wait } else { left() };
+        Ok((self.settle(credentials, &minted, patience).await?, minted))
     }
 
     /// Dials with credentials that were given.
@@ -89,9 +97,9 @@ impl Way<'_> {
         Ok(self.dial(credentials, self.wait).await?.0)
     }
 
-    async fn minted(&self, credentials: &Credentials<'_>, instead_of: Option<&Minted>) -> Result<Minted> {
-        self.waiting.for_the(format!("relay credentials of {} from Azure Resource Manager", self.goal));
-        Ok(credentials.mint(instead_of).await?)
+    async fn minted(&self, credentials: &Credentials<'_>, in_vain: &[Minted]) -> Result<Minted> {
+        let object = format!("relay credentials of {} from Azure Resource Manager", self.goal);
+        self.waiting.at_most(AZURE, object, async { Ok(credentials.mint(in_vain).await?) }).await
     }
 
     /// Dials, and notes how long the agent took to listen where it had to be waited for.
@@ -114,12 +122,14 @@ impl Way<'_> {
         credentials: &RelayCredentials,
         patience: Duration,
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
-        self.waiting.for_the(format!("relay {}", credentials.authority()));
+        let (start, limit) = (Instant::now(), patience.max(LEAST_TRY));
+        self.waiting.until(format!("relay {}", credentials.authority()), limit.min(UPGRADE_TIMEOUT));
         let mut tries = 1;
         let on_retry = |error: &ConnectError| {
             tries += 1;
-            let (goal, limit) = (self.goal, self.wait.as_secs());
-            self.waiting.for_the(format!("agent of {goal} to listen, up to {limit} s ({})", error.brief()));
+            let object = format!("agent of {} to listen ({})", self.goal, error.brief());
+            // The last try begins when the patience ends.
+            self.waiting.until(object, (patience + LEAST_TRY).saturating_sub(start.elapsed()));
         };
         let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
         Ok((upgraded, tries))

@@ -17,14 +17,16 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, Words};
+use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
+use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
 use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
 use crate::fleet::{NoMachine, NotOne, NotReached};
 use crate::last_error::{self, LastError};
-use crate::line::one_line;
+use crate::line::{NotPrinted, one_line, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::tls::Untrusted;
 use crate::net::{Step, tls};
@@ -35,6 +37,7 @@ use crate::set_up::{NotRegistered, PortTaken};
 use crate::ssh::judge::NotUsed;
 use crate::store::{TooOpen, unix_now};
 use crate::terminal;
+use crate::waiting::Late;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 const FAILED: u8 = 1;
@@ -44,6 +47,8 @@ const NOT_ALLOWED: u8 = 4;
 const NOT_SET_UP: u8 = 5;
 const NO_WAY_OUT: u8 = 6;
 const NOBODY_LISTENS: u8 = 7;
+/// As shells tell of SIGHUP, by which ssh says that it is done.
+const HUNG_UP: u8 = 129;
 
 /// What a user is told of a failure.
 #[derive(Debug)]
@@ -161,6 +166,21 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(told) = explain_set_up(error, goal) {
         return told;
     }
+    if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
+        let hint = match goal.and_then(|goal| goal.machine.as_ref()) {
+            Some(machine) => {
+                format!("arcssh warm {} makes it ready for the next time", word(&machine.to_string()))
+            }
+            None => "ssh -o ConnectTimeout=120 waits longer".into(),
+        };
+        return Told::new(HUNG_UP, stopped.to_string(), hint);
+    }
+    if error.is::<Late>() || error.is::<Slow>() {
+        return Told::new(NO_WAY_OUT, error.root_cause().to_string(), network());
+    }
+    if error.is::<NotPrinted>() {
+        return Told::new(FAILED, causes(error.chain()), FREE_THE_DISK);
+    }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
             Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
@@ -185,8 +205,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         });
     }
     if let Some(taken) = error.downcast_ref::<PortTaken>() {
-        let hint =
-            format!("{}, or connect by port {}", setup_at(goal, taken.to, " --replace-port"), taken.from);
+        let hint = setup_at(goal, taken.to, " --replace-port");
         return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
     }
     if let Some(slow) = error.downcast_ref::<NotRegistered>() {
@@ -197,7 +216,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
 
 /// What others could read or plant is not used.
 fn explain_too_open(open: &TooOpen) -> Told {
-    let path = quoted(&open.path.display().to_string());
+    let path = word(&open.path.display().to_string());
     Told::new(FAILED, open.to_string(), format!("chmod {:o} {path}", open.wanted))
 }
 
@@ -215,10 +234,22 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
     Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
 
-const NETWORK: &str =
-    "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+/// What to do where nobody answers: a proxy that is meant for the way may be why.
+fn network() -> &'static str {
+    match ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
+        true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names",
+        false => "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT",
+    }
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
+const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
+const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
 
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
@@ -230,7 +261,7 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
         ArmError::Unreachable(error) => explain_way_out(error, None, "Azure Resource Manager")
             .unwrap_or_else(|| {
                 let why = format!("Azure Resource Manager cannot be reached: {}", root(error));
-                Told::new(NO_WAY_OUT, why, NETWORK)
+                Told::new(NO_WAY_OUT, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
         ArmError::UnexpectedAnswer(error) => {
@@ -266,7 +297,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (409, "ScopeLocked") => Told::new(
             NOT_ALLOWED,
             format!("it is locked against changes ({message})"),
-            format!("az lock list --resource {} shows the lock; az lock delete takes it away", quoted(&id)),
+            format!("az lock list --resource {} shows the lock; az lock delete takes it away", word(&id)),
         ),
         (404, _) if message.to_lowercase().contains("/endpoints/default") => {
             Told::new(NOT_SET_UP, "it has no connectivity endpoint yet (404 ResourceNotFound)", setup(goal))
@@ -284,7 +315,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, "ResourceNotFound" | "ResourceGroupNotFound") => Told::new(
             NOT_SET_UP,
             format!("there is no such machine ({})", said(refusal)),
-            "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
         ),
         (404, _) => Told::new(
             NOT_SET_UP,
@@ -324,11 +355,6 @@ fn again(retry_after: Option<Duration>) -> String {
     format!("try again in {pause}")
 }
 
-/// A resource ID or a path as a shell takes it: a resource group's name may hold parentheses.
-fn quoted(text: &str) -> String {
-    if text.contains(['(', ')', ' ']) { format!("'{text}'") } else { text.to_owned() }
-}
-
 /// The command that makes a machine ready for a connection as it was tried.
 fn setup(goal: Option<&Goal>) -> String {
     setup_at(goal, goal.map_or(Service::Ssh.default_port(), |goal| goal.port), "")
@@ -337,7 +363,7 @@ fn setup(goal: Option<&Goal>) -> String {
 /// A machine as a shell takes it.
 fn machine(goal: Option<&Goal>) -> String {
     let machine = goal.and_then(|goal| goal.machine.as_ref());
-    quoted(&machine.map_or("MACHINE".into(), ToString::to_string))
+    word(&machine.map_or("MACHINE".into(), ToString::to_string))
 }
 
 fn setup_at(goal: Option<&Goal>, port: u16, rest: &str) -> String {
@@ -370,7 +396,7 @@ fn explain_missing_right(message: &str, id: &str) -> Told {
         "an owner of the {} types: az role assignment create --role '{}' --assignee {assignee} --scope {}",
         if of_subscription(scope) { "subscription" } else { "machine" },
         least_role(action),
-        quoted(scope)
+        word(scope)
     );
     Told::new(NOT_ALLOWED, why, role)
 }
@@ -392,7 +418,7 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         return match error {
             ConnectError::Unreachable(error) => {
                 let told = explain_way_out(error.as_ref(), error.downcast_ref(), "the relay");
-                told.unwrap_or_else(|| Told::new(NO_WAY_OUT, causes(error.chain()), NETWORK))
+                told.unwrap_or_else(|| Told::new(NO_WAY_OUT, causes(error.chain()), network()))
             }
             _ => Told::new(NOBODY_LISTENS, error.to_string(), AGENT),
         };
@@ -453,7 +479,7 @@ fn explain_broken(broken: &Broken) -> Told {
         },
         Broken::Lost(error) => format!("{broken}: {}", root(error)),
         Broken::Output(error) => {
-            return Told::new(FAILED, format!("{broken}: {error}"), "free the disk, or write elsewhere");
+            return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK);
         }
     };
     Told::new(FAILED, why, "connect again")
@@ -476,6 +502,9 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         };
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
+    if matches!(step, Some(Step::ToProxy(_) | Step::Proxy { .. })) {
+        return Some(Told::new(NO_WAY_OUT, causes(chain()), PROXY_ADDRESS));
+    }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
         return Some(Told::new(NO_WAY_OUT, causes(chain()), HTTP_PROXY));
     }
@@ -485,7 +514,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
     let no_connection = chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
     if no_connection.is_some_and(reqwest::Error::is_connect) {
         let why = format!("{whom} cannot be reached: {}", root(error));
-        return Some(Told::new(NO_WAY_OUT, why, NETWORK));
+        return Some(Told::new(NO_WAY_OUT, why, network()));
     }
     None
 }
@@ -502,7 +531,7 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
         }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
-            Told::new(NO_WAY_OUT, why, "check the address in HTTPS_PROXY")
+            Told::new(NO_WAY_OUT, why, PROXY_ADDRESS)
         }
         _ => Told::new(
             NO_WAY_OUT,
@@ -532,8 +561,8 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
             "no root certificates were found to check others with".into(),
             "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
         ),
-        InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), NETWORK),
-        other => (format!("no TLS with {host}: {other}"), NETWORK),
+        InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), network()),
+        other => (format!("no TLS with {host}: {other}"), network()),
     };
     Told::new(NO_WAY_OUT, why, hint)
 }

@@ -12,6 +12,7 @@ use crate::azure::hybrid_compute::{Machine, MachineName, list, show};
 use crate::azure::resource_id::ResourceId;
 use crate::ssh::host::is_alias;
 use crate::store::{Key, Kind, Store, unix_now};
+use crate::waiting::Waiting;
 
 /// What selects machines: by name, or by what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,8 +111,10 @@ pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<N
         selection.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let by_id = names.iter().all(|name| matches!(name, MachineName::Id(_))) && !selection.is_broad();
     let subscriptions: Vec<String> = selection.subscriptions.iter().cloned().collect();
+    let waiting = Waiting::default();
+    waiting.for_the("list of machines from Azure Resource Manager".into());
     // What a machine is called depends on all others, whichever are meant.
-    let mut known = match list(arm, &subscriptions).await {
+    let mut known = match waiting.during(list(arm, &subscriptions)).await {
         Err(error) if by_id => {
             info!("names are told apart among the named machines only: {error}");
             Vec::new()
@@ -212,6 +215,11 @@ impl<'a> Names<'a> {
     /// # Errors
     /// See [`find`].
     pub(crate) async fn look_up(&self) -> Result<ResourceId> {
+        let _lock = self.store.lock(&self.key).await;
+        // Whoever had the lock before has done the work.
+        if let Some(id) = self.kept()? {
+            return Ok(id);
+        }
         let id = find(self.arm, self.name, &self.subscriptions).await?.id;
         self.store.write(&self.key, &Meant { id: id.to_string(), at: unix_now() });
         Ok(id)
@@ -236,7 +244,7 @@ async fn one(arm: &Arm, name: &MachineName, known: &[Machine]) -> Result<Machine
 ///
 /// # Errors
 /// That of the one machine there was; [`NotReached`] of several.
-pub(crate) fn all_done(results: Vec<Result<()>>) -> Result<()> {
+pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
     let total = results.len();
     let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
     match (errors.pop(), total) {

@@ -191,18 +191,19 @@ pub(crate) struct PortTaken {
 /// # Errors
 /// What ARM refuses; it took longer than [`REGISTRATION`].
 pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Waiting) -> Result<()> {
-    let end = Instant::now() + REGISTRATION;
+    let start = Instant::now();
     let mut registration = register(arm, subscription).await?;
     let mut pause = Duration::from_secs(1);
     while !registration.is_done() {
         let state = &registration.state;
         ensure!(
-            Instant::now() < end,
+            start.elapsed() < REGISTRATION,
             NotRegistered { state: state.clone(), subscription: subscription.into() }
         );
-        waiting.for_the(format!(
+        let object = format!(
             "registration of {NAMESPACE} in the subscription {subscription} ({state}), which takes 2 to 5 minutes as a rule"
-        ));
+        );
+        waiting.until(object, REGISTRATION.saturating_sub(start.elapsed()));
         sleep(registration.retry_after.unwrap_or(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         registration = resource_provider::registration(arm, subscription).await?;

@@ -5,8 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Stderr, Write, stderr};
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use console::Term;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, timeout};
 use tracing::{Level, enabled};
 
 use crate::line::one_line;
@@ -34,6 +35,8 @@ enum Form {
 #[derive(Debug)]
 pub(crate) struct Waiting<W: Write = Stderr> {
     object: RefCell<String>,
+    /// When it comes, or is waited for no longer; none where that is not known.
+    end: Cell<Option<Instant>>,
     out: RefCell<W>,
     form: Form,
     /// Whether a line stands on the terminal.
@@ -60,12 +63,39 @@ fn form() -> Form {
 
 impl<W: Write> Waiting<W> {
     fn new(out: W, form: Form) -> Self {
-        Self { object: RefCell::default(), out: RefCell::new(out), form, stands: Cell::default() }
+        let (object, end) = (RefCell::default(), Cell::default());
+        Self { object, end, out: RefCell::new(out), form, stands: Cell::default() }
     }
 
     /// From now on it is this that is waited for; it reads after "waiting for the".
     pub(crate) fn for_the(&self, object: String) {
         self.object.replace(object);
+        self.end.set(None);
+    }
+
+    /// The same, of what is waited for no longer than `limit` from now.
+    pub(crate) fn until(&self, object: String, limit: Duration) {
+        self.object.replace(object);
+        self.end.set(Some(Instant::now() + limit));
+    }
+
+    /// What is waited for now; it reads after "the".
+    pub(crate) fn object(&self) -> String {
+        self.object.borrow().clone()
+    }
+
+    /// Waits for a part of the work no longer than `limit`, and tells of it.
+    ///
+    /// # Errors
+    /// [`Late`].
+    pub(crate) async fn at_most<T>(
+        &self,
+        limit: Duration,
+        object: String,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.until(object.clone(), limit);
+        in_time(limit, object, work).await
     }
 
     /// Tells of something that is done meanwhile.
@@ -89,14 +119,16 @@ impl<W: Write> Waiting<W> {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                now = lines.tick() => self.tell(now - start),
+                now = lines.tick() => self.tell(start, now),
             }
         }
     }
 
-    fn tell(&self, elapsed: Duration) {
-        let line =
-            format!("arcssh: waiting for the {}; {} s so far", self.object.borrow(), elapsed.as_secs());
+    fn tell(&self, start: Instant, now: Instant) {
+        let (object, so_far) = (self.object.borrow(), (now - start).as_secs());
+        let end = self.end.get().map(|end| (end - start).as_secs_f32().round());
+        let at_most = end.map_or(String::new(), |end| format!(", {end} s at most"));
+        let line = format!("arcssh: waiting for the {object}; {so_far} s so far{at_most}");
         match self.form {
             Form::Lines => self.write(&format!("{}\n", one_line(&line))),
             Form::Rewritten(columns) => {
@@ -119,6 +151,26 @@ impl<W: Write> Waiting<W> {
     }
 }
 
+/// Does a part of the work that others hide from view for now, in no longer than `limit`.
+///
+/// # Errors
+/// [`Late`].
+pub(crate) async fn in_time<T>(
+    limit: Duration,
+    object: String,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_elapsed| bail!(Late { object, limit }))
+}
+
+/// What was waited for has not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the {object} did not come within {} s", .limit.as_secs())]
+pub(crate) struct Late {
+    object: String,
+    limit: Duration,
+}
+
 /// Erases the line when it is dropped.
 struct Erased<'a, W: Write>(&'a Waiting<W>);
 
@@ -133,7 +185,7 @@ impl<W: Write> Drop for Erased<'_, W> {
 fn fitted(line: &str, columns: usize) -> String {
     let length = line.chars().count();
     let Some(room) = columns.checked_sub(2).filter(|room| *room < length) else { return line.to_owned() };
-    let end = room / 3;
+    let end = room / 2;
     let (start, end) = (line.chars().take(room - end), line.chars().skip(length - end));
     start.chain(['…']).chain(end).collect()
 }
@@ -151,7 +203,7 @@ mod tests {
         let work = async {
             waiting.for_the("first answer".into());
             sleep(Duration::from_secs(3)).await;
-            waiting.for_the("second".into());
+            waiting.until("second".into(), Duration::from_secs(60));
             sleep(rest).await;
         };
         waiting.during(work).await;
@@ -165,8 +217,8 @@ mod tests {
             told.lines().collect::<Vec<_>>(),
             [
                 "arcssh: waiting for the first answer; 2 s so far",
-                "arcssh: waiting for the second; 17 s so far",
-                "arcssh: waiting for the second; 32 s so far",
+                "arcssh: waiting for the second; 17 s so far, 63 s at most",
+                "arcssh: waiting for the second; 32 s so far, 63 s at most",
             ]
         );
     }
@@ -179,11 +231,21 @@ mod tests {
             [
                 "",
                 "arcssh: waiting for the first answer; 2 s so far",
-                "arcssh: waiting for the second; 3 s so far",
-                "arcssh: waiting for the second; 4 s so far",
+                "arcssh: waiting for the second; 3 s so far, 63 s at most",
+                "arcssh: waiting for the second; 4 s so far, 63 s at most",
                 "",
             ]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_come_in_time_is_waited_for_no_longer() {
+        let waiting = Waiting::new(Vec::new(), Form::Lines);
+        let never = waiting.at_most(Duration::from_secs(20), "answer".into(), std::future::pending());
+        let late: Result<()> = waiting.during(never).await;
+        assert_eq!(late.unwrap_err().to_string(), "the answer did not come within 20 s");
+        let told = String::from_utf8(waiting.out.into_inner()).unwrap();
+        assert!(told.ends_with("arcssh: waiting for the answer; 17 s so far, 20 s at most\n"), "{told}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -207,9 +269,9 @@ mod tests {
 
     #[test]
     fn a_line_stays_within_the_terminal_and_keeps_its_end() {
-        let line = "arcssh: waiting for the agent of web01 to listen, up to 90 s; 17 s so far";
+        let line = "arcssh: waiting for the agent of web01 to listen; 17 s so far, 90 s at most";
         assert_eq!(fitted(line, 80), line);
-        assert_eq!(fitted(line, 41), "arcssh: waiting for the ag…; 17 s so far");
+        assert_eq!(fitted(line, 60), "arcssh: waiting for the agent…en; 17 s so far, 90 s at most");
         assert!(
             (0..80).all(|columns| fitted(line, columns).chars().count() <= columns.max(1) || columns < 2)
         );

@@ -32,7 +32,7 @@ const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate")
 pub(crate) struct Arm {
     endpoint: Url,
     identity: Identity,
-    /// The tenant that ARM asked for, where it is another than the identity's own choice.
+    /// The tenant that ARM asked for last, where it is another than the identity's own choice.
     tenant: RefCell<Option<String>>,
     pipeline: OnceCell<Pipeline>,
 }
@@ -46,6 +46,14 @@ impl Arm {
             tenant: RefCell::default(),
             pipeline: OnceCell::new(),
         }
+    }
+
+    /// Whoever asks, as far as it is known without a token.
+    ///
+    /// # Errors
+    /// The store is open to others.
+    pub(crate) fn who(&self) -> Result<String, TooOpen> {
+        self.identity.subject("somebody".into(), None)
     }
 
     /// Host and port of ARM: which cloud this is.
@@ -144,7 +152,7 @@ impl Arm {
     async fn another(&self, token: &Token, refusal: &Refusal) -> Result<Option<Token>, NoToken> {
         let claims = token.claims();
         let tenant = refusal.tenant.as_deref().filter(|&tenant| claims["tid"] != tenant);
-        if let Some(tenant) = tenant.filter(|_| self.tenant.borrow().is_none()) {
+        if let Some(tenant) = tenant {
             info!("ARM wants a token of the tenant {tenant}");
             self.tenant.replace(Some(tenant.to_owned()));
             return self.identity.token(Some(tenant)).await.map(Some);

@@ -16,8 +16,8 @@ use azure_core::time::OffsetDateTime;
 use azure_core::{Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
@@ -174,7 +174,7 @@ fn refused(response: &RawResponse) -> Error {
 }
 
 /// An answer without a token.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Entra ID answered {status} {description}")]
 pub(crate) struct EntraRefusal {
     /// The HTTP status.

@@ -63,6 +63,10 @@ impl Minted {
     fn is(&self, other: &Self) -> bool {
         self.credentials.hybrid_connection_name == other.credentials.hybrid_connection_name
     }
+
+    fn is_among(&self, others: &[Self]) -> bool {
+        others.iter().any(|other| self.is(other))
+    }
 }
 
 /// What is kept of a machine.
@@ -102,6 +106,13 @@ struct Refused {
     until: u64,
 }
 
+impl Refused {
+    /// Whether it is not to be asked for again yet. What lasts longer was refused before the clock was set back.
+    fn holds(&self, now: u64) -> bool {
+        self.until.checked_sub(now).is_some_and(|left| (1..=REFUSAL_LIFE).contains(&left))
+    }
+}
+
 /// The relay credentials of one service of one machine.
 #[derive(Debug)]
 pub(crate) struct Credentials<'a> {
@@ -110,7 +121,6 @@ pub(crate) struct Credentials<'a> {
     machine: ResourceId,
     service: Service,
     kept: Key,
-    refused: Key,
 }
 
 impl<'a> Credentials<'a> {
@@ -124,14 +134,7 @@ impl<'a> Credentials<'a> {
     ) -> Self {
         let id = machine.to_string().to_lowercase();
         let subject = format!("{}{id} {service} {port}", arm.authority());
-        Self {
-            arm,
-            store,
-            machine: machine.clone(),
-            service,
-            kept: Key::new(Kind::Relay, subject.as_str()),
-            refused: Key::new(Kind::Refusal, subject),
-        }
+        Self { arm, store, machine: machine.clone(), service, kept: Key::new(Kind::Relay, subject) }
     }
 
     /// What the store holds to dial with, the best first.
@@ -142,17 +145,17 @@ impl<'a> Credentials<'a> {
         Ok(self.record()?.in_order(unix_now()))
     }
 
-    /// New ones, or those that another process has minted meanwhile; never `instead_of`.
+    /// New ones, or those that another process has minted meanwhile; none of those that were dialled `in_vain`, which are
+    /// forgotten.
     ///
     /// # Errors
     /// What ARM refuses, and refused within [`REFUSAL_LIFE`].
-    pub(crate) async fn mint(&self, instead_of: Option<&Minted>) -> Result<Minted, ArmError> {
+    pub(crate) async fn mint(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
         let _lock = self.store.lock(&self.kept).await;
         let newest = self.record()?.minted.pop();
-        let is_other = |minted: &Minted| instead_of.is_none_or(|old| !old.is(minted) && old.at <= minted.at);
-        match newest.filter(|newest| newest.is_valid(unix_now()) && is_other(newest)) {
+        match newest.filter(|newest| newest.is_valid(unix_now()) && !newest.is_among(in_vain)) {
             Some(newest) => Ok(newest),
-            None => self.mint_locked(instead_of).await,
+            None => self.mint_locked(in_vain).await,
         }
     }
 
@@ -163,7 +166,7 @@ impl<'a> Credentials<'a> {
             Ok(record) if record.is_due(minted, unix_now()) => {}
             _ => return,
         }
-        if let Err(error) = self.mint_locked(None).await {
+        if let Err(error) = self.mint_locked(&[]).await {
             info!("no successor: {error}");
         }
         drop::<Lock>(lock);
@@ -182,44 +185,47 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    async fn mint_locked(&self, instead_of: Option<&Minted>) -> Result<Minted, ArmError> {
-        let now = unix_now();
-        if let Some(refused) =
-            self.store.read::<Refused>(&self.refused)?.filter(|refused| now < refused.until)
-        {
+    async fn mint_locked(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
+        let refused = self.refused()?;
+        if let Some(refused) = self.store.read::<Refused>(&refused)?.filter(|no| no.holds(unix_now())) {
             return Err(ArmError::Refused(refused.refusal));
         }
         match list_credentials(self.arm, &self.machine, self.service).await {
             Ok((credentials, date)) => {
                 let minted = Minted::new(credentials, date, unix_now());
                 info!(relay = minted.credentials.authority(), until = minted.until, "relay credentials");
-                self.keep(minted.clone(), instead_of)?;
+                self.keep(minted.clone(), in_vain)?;
+                self.store.remove(&refused);
                 Ok(minted)
             }
             Err(error) => {
-                self.keep_refusal(&error);
+                self.keep_refusal(&refused, &error);
                 Err(error)
             }
         }
     }
 
-    fn keep(&self, minted: Minted, instead_of: Option<&Minted>) -> Result<(), TooOpen> {
+    fn keep(&self, minted: Minted, in_vain: &[Minted]) -> Result<(), TooOpen> {
         let Record { minted: mut all, settling } = self.record()?;
-        all.retain(|old| instead_of.is_none_or(|useless| !useless.is(old)));
+        all.retain(|old| !old.is_among(in_vain));
         all.push(minted);
         let minted = all.split_off(all.len().saturating_sub(KEPT));
         self.store.write(&self.kept, &Record { minted, settling });
-        self.store.remove(&self.refused);
         Ok(())
     }
 
+    /// Where it is kept that this identity was refused: another may be let in.
+    fn refused(&self) -> Result<Key, TooOpen> {
+        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.kept.subject, self.arm.who()?)))
+    }
+
     /// What fifty forks of ansible would be answered alike is asked once. 412 is not kept: setting up ends it at once.
-    fn keep_refusal(&self, error: &ArmError) {
+    fn keep_refusal(&self, refused: &Key, error: &ArmError) {
         if let ArmError::Refused(refusal) = error
             && matches!(refusal.status, 403 | 404)
         {
-            let refused = Refused { refusal: refusal.clone(), until: unix_now() + REFUSAL_LIFE };
-            self.store.write(&self.refused, &refused);
+            let until = unix_now() + REFUSAL_LIFE;
+            self.store.write(refused, &Refused { refusal: refusal.clone(), until });
         }
     }
 
@@ -315,6 +321,14 @@ mod tests {
         assert!(!due(600, 90, 419) && due(600, 90, 420));
         assert!(due(60, 20, 20) && !due(60, 20, 19));
         assert!(!due(0, 0, 0));
+    }
+
+    #[test]
+    fn a_refusal_holds_for_its_time_whatever_becomes_of_the_clock() {
+        let refusal = serde_json::json!({"status": 403, "code": "", "message": ""});
+        let refused = Refused { refusal: serde_json::from_value(refusal).unwrap(), until: 1000 };
+        let holds = [969, 970, 999, 1000].map(|now| refused.holds(now));
+        assert_eq!(holds, [false, true, true, false]);
     }
 
     #[test]

@@ -157,6 +157,19 @@ pub(crate) async fn keep(cloud: &Cloud, store: &Store, account: &Account) -> Res
     store.keep(&key, account)
 }
 
+/// Forgets who signed in, to any cloud; how many did.
+pub(crate) async fn forget(store: &Store) -> usize {
+    let accounts = store.keys().into_iter().filter(|key| key.kind == Kind::Account);
+    let mut forgotten = 0;
+    for key in accounts {
+        // Whoever redeems the refresh token would keep the next.
+        let _lock = store.lock(&key).await;
+        store.remove(&key);
+        forgotten += 1;
+    }
+    forgotten + store.clear(&[Kind::Account])
+}
+
 /// A token for ARM by the refresh token; none where nobody is signed in.
 ///
 /// # Errors

@@ -63,6 +63,14 @@ pub(crate) enum NoCertificate {
     /// What was kept cannot be trusted.
     #[error(transparent)]
     Store(#[from] TooOpen),
+    /// It lets in somebody else.
+    #[error("the certificate is for {name}, and the section for {section}")]
+    Another {
+        /// Whom it lets in.
+        name: String,
+        /// Whom the section logs in as.
+        section: String,
+    },
     /// None was asked for yet.
     #[error("no certificate is kept for this identity")]
     NoneKept,

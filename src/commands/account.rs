@@ -1,16 +1,13 @@
 //! `arcssh account`: who connects to Azure, and by which source.
 
-use std::io::Write;
-
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use serde_json::Value;
 
 use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, Token};
 use crate::cli::AccountArgs;
-use crate::line::one_line;
+use crate::line::{moment, one_line, print};
 use crate::net::Net;
 use crate::store::{Store, unix_now};
 
@@ -29,11 +26,8 @@ pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
         ("tenant", text(&token.claims()["tid"])),
         ("expires", expiry(&token)),
     ];
-    // Whoever closes the pipe has read enough.
-    let mut stdout = std::io::stdout();
-    for (what, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
-        let _ = writeln!(stdout, "{what:8} {}", one_line(value));
-    }
+    let given = lines.iter().filter(|(_, value)| !value.is_empty());
+    print(&given.map(|(what, value)| format!("{what:8} {}\n", one_line(value))).collect::<String>())?;
     Ok(0)
 }
 
@@ -56,9 +50,6 @@ fn text(claim: &Value) -> String {
 }
 
 fn expiry(token: &Token) -> String {
-    let time = i64::try_from(token.expires_on).ok();
-    let time = time.and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-    let time = time.map_or(String::new(), |time| time.to_string());
     let minutes = token.expires_on.saturating_sub(unix_now()) / 60;
-    format!("{}, in {minutes} min", time.split(['.', '+']).next().unwrap_or_default().trim_end())
+    format!("{}, in {minutes} min", moment(token.expires_on))
 }

@@ -1,6 +1,5 @@
 //! `arcssh cache`: what is kept between connections, without its secrets.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,6 +8,7 @@ use indicatif::HumanDuration;
 use crate::azure::relay_credentials::life_left;
 use crate::azure::ssh_certificate::kept;
 use crate::cli::{CacheArgs, CacheCommand};
+use crate::line::print;
 use crate::store::{Key, Kind, Store};
 
 /// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
@@ -25,8 +25,7 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
         CacheCommand::Show => show(&store)?,
         CacheCommand::Clear => format!("{} entries cleared\n", store.clear(&CLEARED)),
     };
-    // Whoever closes the pipe has read enough.
-    let _ = write!(std::io::stdout(), "{text}");
+    print(&text)?;
     Ok(0)
 }
 

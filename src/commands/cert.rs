@@ -1,9 +1,10 @@
 //! `arcssh cert`: an SSH certificate of Entra ID, for the key that arcssh keeps or for one's own.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
 
 use crate::azure::cloud::Cloud;
@@ -11,14 +12,16 @@ use crate::azure::credential::Identity;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::azure::ssh_certificate::{NoCertificate, certify};
 use crate::cli::CertArgs;
-use crate::line::warn;
+use crate::line::{print, warn};
 use crate::net::Net;
 use crate::ssh::certificate::Certificate;
 use crate::ssh::key::PublicKey;
-use crate::store::Store;
+use crate::store::{Key, Kind, Store, unix_now};
 
 /// How OpenSSH names a key's certificate (ssh-keygen(1), "CERTIFICATES").
 const CERTIFICATE: &str = "-cert.pub";
+/// Bytes of a file that are looked at to see whose it is; keys and certificates have less.
+const MAX_FILE: u64 = 64 * 1024;
 
 /// Gets, writes or shows; the exit status.
 ///
@@ -35,11 +38,12 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     match &args.file {
         _ if args.show => show(&holder),
         Some(file) => {
-            let key = key_of(file)?;
-            write(&holder.pair().await?, &key, file)
+            let (key, file) = (expanded(&key_of(file)?), expanded(file));
+            let pair = holder.pair().await?.for_section_of(args.login_name.as_deref())?;
+            write(&pair, &key, &file, &store).await
         }
         None => {
-            tell(&holder.pair().await?.certificate);
+            tell(&holder.pair().await?.certificate)?;
             Ok(0)
         }
     }
@@ -50,9 +54,10 @@ async fn for_own_key(args: &CertArgs, identity: &Identity, public_key: &Path) ->
     let key = PublicKey::read(&expanded(public_key))?;
     let file = args.file.as_deref().map_or_else(|| beside(&expanded(public_key)), expanded);
     let certificate = certify(identity, &key, &args.certificate.asked()).await?.certificate;
+    ensure_ours(&file, &certificate)?;
     replace(&file, &certificate.to_line())?;
     warn(&format!("{} is written", file.display()));
-    tell(&certificate);
+    tell(&certificate)?;
     Ok(0)
 }
 
@@ -74,15 +79,53 @@ fn key_of(file: &Path) -> Result<PathBuf> {
     Ok(file.with_file_name(name))
 }
 
-/// Writes the pair for ssh to read. A new key is written first: the certificate that it takes the place of has ended.
-fn write(pair: &Pair, key: &Path, file: &Path) -> Result<u8> {
-    let (key, file) = (expanded(key), expanded(file));
+/// Writes the pair for ssh to read, one process at a time, so that no two pairs are mixed. Who stops in the middle leaves
+/// the mark on the certificate, and whoever comes next goes on.
+async fn write(pair: &Pair, key: &Path, file: &Path, store: &Store) -> Result<u8> {
     if let Some(folder) = file.parent() {
         create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    replace(&key, pair.pem.text())?;
-    replace(&file, &pair.certificate.to_line())?;
+    let _lock = store.lock(&Key::new(Kind::Certificate, file.display().to_string())).await;
+    let is_ours = read(key)?.is_none_or(|old| old == pair.pem.text()) || is_marked(file)?;
+    ensure!(is_ours, occupied(key));
+    ensure_ours(file, &pair.certificate)?;
+    replace(file, &format!("{} {MARK}\n", pair.certificate.to_line().trim_end()))?;
+    replace(key, pair.pem.text())?;
     Ok(0)
+}
+
+/// The comment of a certificate whose key is beside it by our hand: another key there is its owner's, who may have no
+/// other copy.
+const MARK: &str = "arcssh";
+
+fn is_marked(file: &Path) -> Result<bool> {
+    Ok(read(file)?.is_some_and(|text| text.split_ascii_whitespace().nth(2) == Some(MARK)))
+}
+
+/// A certificate takes the place of one that has ended, or that the same authority made out; nothing else is ours to lose.
+fn ensure_ours(file: &Path, certificate: &Certificate) -> Result<()> {
+    let Some(text) = read(file)? else { return Ok(()) };
+    let old = Certificate::parse(&text).ok();
+    let is_ours = |old: Certificate| old.has_authority_of(certificate) || old.valid_before() <= unix_now();
+    ensure!(old.is_some_and(is_ours), occupied(file));
+    Ok(())
+}
+
+fn occupied(file: &Path) -> String {
+    format!("{} holds something else, which would be lost; name another file with --file", file.display())
+}
+
+/// The text of a file that may be replaced, if there is one; a device, or a folder, holds none.
+fn read(file: &Path) -> Result<Option<String>> {
+    match std::fs::metadata(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Ok(found) if !found.is_file() => return Ok(Some(String::new())),
+        _ => {}
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// A path whose `~/` no shell has replaced, as on Windows.
@@ -118,18 +161,13 @@ fn create_private_folder(folder: &Path) -> std::io::Result<()> {
 /// What the kept certificate says.
 fn show(holder: &Holder) -> Result<u8> {
     let Some(Pair { certificate, .. }) = holder.kept()? else { bail!(NoCertificate::NoneKept) };
-    print(&certificate.to_string());
+    print(&certificate.to_string())?;
     Ok(0)
 }
 
 /// Who can log in with it, and until when.
-fn tell(certificate: &Certificate) {
+fn tell(certificate: &Certificate) -> Result<()> {
     let text = certificate.to_string();
     let brief = text.lines().filter(|line| line.starts_with("login name") || line.starts_with("valid"));
-    print(&brief.map(|line| format!("{line}\n")).collect::<String>());
-}
-
-/// Whoever closes the pipe has read enough.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&brief.map(|line| format!("{line}\n")).collect::<String>())
 }

@@ -1,21 +1,19 @@
 //! `arcssh completions`: what a shell needs to complete our command lines.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::generate;
 
 use crate::cli::{Cli, CompletionsArgs};
+use crate::line::print;
 
 /// Prints it; the exit status.
 ///
 /// # Errors
-/// None.
+/// Standard output takes no more.
 pub(crate) fn run(args: &CompletionsArgs) -> Result<u8> {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "arcssh", &mut script);
-    // Whoever closes the pipe has read enough.
-    let _ = std::io::stdout().write_all(&script);
+    print(&String::from_utf8(script)?)?;
     Ok(0)
 }

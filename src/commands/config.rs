@@ -15,10 +15,12 @@ use tracing::info;
 use crate::cli::ConfigArgs;
 use crate::commands::config::compose::{Options, compose};
 use crate::commands::config::remove::without;
-use crate::ssh::config_file::{self, Edit};
+use crate::line::print;
+use crate::ssh::config_file::{self, Edit, PATIENCE};
 use crate::ssh::judge::{self, NotUsed};
 use crate::ssh::legacy::{self, Foreign};
 use crate::terminal::takes_colours;
+use crate::waiting::Waiting;
 
 /// Writes, shows, takes out or verifies; the exit status.
 ///
@@ -31,28 +33,34 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     }
     if args.output.is_some() {
         let (options, sections) = compose(args, Options::default(), &[]).await?;
-        print(&config_file::block(&options.line()?, &sections));
+        print(&config_file::block(&options.line()?, &sections))?;
         return Ok(0);
     }
     if args.dry_run {
         let old = config_file::read(&file)?;
         let new = changed(args, &old).await?;
-        return Ok(show_difference(&file, &old, &new));
+        return show_difference(&file, &old, &new);
     }
-    // Azure is asked before the lock is taken, and the file read again under it.
+    // Nobody is kept waiting while Azure is asked, but by whoever finds that another was faster.
     let before = config_file::read(&file)?;
-    let wanted = changed(args, &before).await?;
-    let edit = Edit::open(&file)?;
-    ensure!(
-        edit.text() == before,
-        "{} was changed by another program meanwhile; run the command again",
-        file.display()
-    );
+    let mut wanted = changed(args, &before).await?;
+    let edit = its_turn(&file).await?;
+    if edit.text() != before {
+        info!("{} was changed meanwhile", file.display());
+        wanted = changed(args, edit.text()).await?;
+    }
     let status = write(&edit, &wanted, args.remove)?;
     if args.adopt {
         clean_up(&wanted, args.clean)?;
     }
     Ok(status)
+}
+
+/// The file, once no other process changes it by arcssh.
+async fn its_turn(file: &Path) -> Result<Edit> {
+    let waiting = Waiting::default();
+    waiting.until(format!("other arcssh that changes {}", file.display()), PATIENCE);
+    waiting.during(Edit::open(file)).await
 }
 
 /// The file's text as it should be.
@@ -140,12 +148,11 @@ fn verify(file: &Path) -> Result<u8> {
 
 /// Lists what adopted sections leave behind, or deletes it.
 fn clean_up(text: &str, delete: bool) -> Result<()> {
+    let living: Vec<PathBuf> = legacy::find(text).iter().flat_map(Foreign::leftovers).collect();
     let mut left: Vec<PathBuf> = legacy::find_adopted(text).iter().flat_map(Foreign::leftovers).collect();
     left.sort();
     left.dedup();
-    // A key that a living section logs in with is no leftover.
-    let block = own_block(text)?;
-    left.retain(|file| !block.contains(&file.display().to_string()));
+    left.retain(|file| !living.contains(file) && !is_named(file, text));
     for file in &left {
         if delete {
             std::fs::remove_file(file).with_context(|| format!("cannot delete {}", file.display()))?;
@@ -160,16 +167,23 @@ fn clean_up(text: &str, delete: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether a line that ssh reads names a file, from the home or the root on: by its own name and that of its folder.
+fn is_named(file: &Path, text: &str) -> bool {
+    let from = file.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    let name = file.strip_prefix(from).unwrap_or(file).display().to_string();
+    text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(&name))
+}
+
 /// Prints a unified diff; 1 if there is a difference.
-fn show_difference(file: &Path, old: &str, new: &str) -> u8 {
+fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     let name = file.display().to_string();
     let diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
     if takes_colours(&std::io::stdout()) {
-        print(&diff.split_inclusive('\n').map(coloured).collect::<String>());
+        print(&diff.split_inclusive('\n').map(coloured).collect::<String>())?;
     } else {
-        print(&diff);
+        print(&diff)?;
     }
-    u8::from(old != new)
+    Ok(u8::from(old != new))
 }
 
 /// A line of a unified diff, added ones green, removed ones red, places cyan.
@@ -181,11 +195,6 @@ fn coloured(line: &str) -> String {
         _ => return line.to_owned(),
     };
     format!("\u{1b}[{colour}m{}\u{1b}[0m\n", line.trim_end_matches('\n'))
-}
-
-/// Standard output that is gone has nobody to show anything.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn tell(text: &str) {

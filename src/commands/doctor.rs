@@ -2,10 +2,10 @@
 
 pub(crate) mod check;
 mod checks;
-mod findings;
+pub(crate) mod findings;
 mod local;
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::stdout;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
@@ -19,11 +19,14 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::check::{Check, Paint, Words, json_report, report};
 use crate::commands::doctor::checks::{Judge, is_fixable};
-use crate::commands::doctor::findings::Examiner;
+use crate::commands::doctor::findings::{Examiner, LONGEST};
+use crate::fleet::all_done;
+use crate::line::print;
 use crate::net::Net;
 use crate::set_up::Wish;
 use crate::set_up::work::{Go, Work};
 use crate::store::Store;
+use crate::terminal::takes_colours;
 use crate::waiting::Waiting;
 
 /// How many machines are set up at a time.
@@ -47,35 +50,35 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let examiner = Examiner { args, cloud, net, store, arm };
     let waiting = Waiting::default();
-    waiting.for_the("checks".into());
+    waiting.until("checks".into(), LONGEST);
     let findings = waiting.during(examiner.look(health.clone())).await;
     let mut judge = Judge { findings, explain };
-    let mut checks = judge.checks();
+    let (mut checks, mut fixed) = (judge.checks(), Ok(()));
     if let Some(machine) = judge.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
-        fix(&examiner, machine).await?;
+        fixed = fix(&examiner, machine, judge.findings.port).await;
+        waiting.until("checks".into(), LONGEST);
         judge.findings = waiting.during(examiner.look(health)).await;
         checks = judge.checks();
     }
-    show(args, &checks);
+    show(args, &checks)?;
+    fixed?;
     Ok(u8::from(checks.iter().any(Check::has_failed)))
 }
 
 /// What `arcssh setup` can put right.
-async fn fix(examiner: &Examiner<'_>, machine: ResourceId) -> Result<()> {
+async fn fix(examiner: &Examiner<'_>, machine: ResourceId, port: u16) -> Result<()> {
     let Examiner { args, net, store, arm, .. } = examiner;
     info!("setting {machine} up");
-    let wish = Wish { service: Service::Ssh, port: args.port, replace: false };
+    let wish = Wish { service: Service::Ssh, port: Some(port), replace: false };
     let work = Work { net, store, arm, wish, jobs: ONE, wait: WAIT };
-    work.run(vec![machine], Go::With(Consent::of(args.yes))).await.map(drop)
+    all_done(work.run(vec![machine], Go::With(Consent::of(args.yes))).await.results)
 }
 
-/// Whoever closes the pipe has read enough.
-fn show(args: &DoctorArgs, checks: &[Check]) {
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let paint = if stdout().is_terminal() && !no_colour { Paint::Coloured } else { Paint::Plain };
+fn show(args: &DoctorArgs, checks: &[Check]) -> Result<()> {
+    let paint = if takes_colours(&stdout()) { Paint::Coloured } else { Paint::Plain };
     let text = match args.json {
         true => json_report(args.machine.as_deref(), checks),
         false => report(checks, paint),
     };
-    let _ = stdout().write_all(text.as_bytes());
+    print(&text)
 }

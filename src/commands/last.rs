@@ -1,15 +1,13 @@
 //! `arcssh last`: why a machine could not be reached, for when ssh has not shown it.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::last_error::{self, LastError};
-use crate::line::one_line;
+use crate::line::{moment, one_line, print};
 use crate::store::{Store, unix_now};
 
 /// Prints it; the exit status.
@@ -25,8 +23,7 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
         Some((last, others)) => explained(last) + &named(others),
         None => nothing(args.machine.as_deref()),
     };
-    // Whoever closes the pipe has read enough.
-    let _ = write!(std::io::stdout(), "{text}");
+    print(&text)?;
     Ok(0)
 }
 
@@ -70,9 +67,7 @@ fn name(error: &LastError) -> &str {
 }
 
 fn when(error: &LastError) -> String {
-    let time = i64::try_from(error.at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    let time = time.map_or(String::new(), |time| time.to_string());
-    format!("{} UTC, {}", time.split(['.', '+']).next().unwrap_or_default().trim_end(), ago(error))
+    format!("{}, {}", moment(error.at), ago(error))
 }
 
 fn ago(error: &LastError) -> String {

@@ -1,7 +1,5 @@
 //! `arcssh list`: the Arc machines that the identity sees, for people, programs and ansible.
 
-use std::io::Write;
-
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -10,6 +8,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::fleet::{Named, Selection, select};
+use crate::line::{one_line, print};
 use crate::net::Net;
 use crate::store::Store;
 
@@ -34,8 +33,7 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
         ListFormat::Json => Value::from_iter(machines.iter().map(|named| object(&named.machine))).to_string(),
         ListFormat::Table => table(&machines),
     };
-    // Whoever closes the pipe has read enough.
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    print(&format!("{}\n", text.trim_end()))?;
     Ok(0)
 }
 
@@ -49,7 +47,7 @@ fn object(machine: &Machine) -> Value {
 }
 
 /// An inventory with all variables in `_meta`, so that ansible asks once (ansible docs, "Developing dynamic inventory").
-/// Hosts go by the names that `arcssh config` gives them; groups are resource groups, statuses and systems.
+/// Hosts go by the names that `arcssh config` gives them; groups are all of them, resource groups and systems.
 fn inventory(machines: &[Named]) -> Value {
     let mut groups: Map<String, Value> = Map::new();
     let mut variables = Map::new();
@@ -99,7 +97,7 @@ fn table(machines: &[Named]) -> String {
         let change = machine.last_status_change.split('.').next().unwrap_or_default().replace('T', " ");
         let id = &machine.id;
         [&id.name, &id.resource_group, &machine.status, &machine.agent_version, &machine.os, &change]
-            .map(Clone::clone)
+            .map(|cell| one_line(cell))
     };
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();

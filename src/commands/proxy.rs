@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
@@ -18,7 +18,7 @@ use crate::azure::relay_credentials::{Credentials, Minted};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
-use crate::dial::{Goal, Way};
+use crate::dial::{AZURE, Goal, Way};
 use crate::fleet::{Names, NoMachine};
 use crate::last_error;
 use crate::net::{self, Net};
@@ -27,7 +27,7 @@ use crate::relay::connect::Upgraded;
 use crate::ssh::agent::Agent;
 use crate::stdio;
 use crate::store::Store;
-use crate::waiting::Waiting;
+use crate::waiting::{Waiting, in_time};
 
 /// How long a successor of the credentials may still be minted after ssh is done.
 const LINGER: Duration = Duration::from_secs(10);
@@ -45,7 +45,8 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     let holder = parts.holder(args).context(goal.clone())?;
     let mut stop = pin!(stop());
     let both = parts.reach_as(args, &mut goal, holder.as_ref());
-    let ((credentials, upgraded, minted), pair) = match unless_stopped(both, &mut stop).await {
+    let ((credentials, upgraded, minted), pair) = match unless_stopped(both, &parts.waiting, &mut stop).await
+    {
         Ok(reached) => reached.context(goal.clone())?,
         Err(status) => return Ok(status),
     };
@@ -145,14 +146,18 @@ impl Parts {
         goal: &mut Goal,
         holder: Option<&Holder>,
     ) -> Result<(Reached<'_>, Option<Pair>)> {
+        let (start, certificate) = (Instant::now(), "SSH certificate from Entra ID");
         let reach = async {
             let reached = self.reach_named(args, goal).await?;
-            self.waiting.for_the("SSH certificate from Entra ID".into());
+            self.waiting.until(certificate.into(), AZURE.saturating_sub(start.elapsed()));
             Ok(reached)
         };
         let pair = async {
             match holder {
-                Some(holder) => Ok(Some(holder.pair().await?)),
+                Some(holder) => {
+                    let pair = async { Ok(holder.pair().await?.for_section_of(args.login_name.as_deref())?) };
+                    in_time(AZURE, certificate.into(), pair).await.map(Some)
+                }
                 None => Ok(None),
             }
         };
@@ -174,8 +179,8 @@ impl Parts {
                 result => return result,
             }
         }
-        self.waiting.for_the(format!("resource ID of {host} from Azure Resource Manager"));
-        let machine = names.look_up().await?;
+        let object = format!("resource ID of {host} from Azure Resource Manager");
+        let machine = self.waiting.at_most(AZURE, object, names.look_up()).await?;
         self.reach_machine(args, goal, machine).await
     }
 
@@ -203,7 +208,8 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     let (net, waiting) = (Net::new(), Waiting::default());
     let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
     let mut stop = pin!(stop());
-    let upgraded = match unless_stopped(waiting.during(way.reach_with(&credentials)), &mut stop).await {
+    let reached = waiting.during(way.reach_with(&credentials));
+    let upgraded = match unless_stopped(reached, &waiting, &mut stop).await {
         Ok(upgraded) => upgraded?,
         Err(status) => return Ok(status),
     };
@@ -213,17 +219,32 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     carry(upgraded, None, stop, std::future::pending()).await
 }
 
-/// What `work` comes to, or the exit status where ssh has stopped waiting or a signal asks for the end before.
+/// ssh has stopped waiting before there was a connection: its ConnectTimeout is over, or it was ended.
+#[derive(Debug, thiserror::Error)]
+#[error("ssh stopped waiting after {} s, for the {object}", .after.as_secs())]
+pub(crate) struct StoppedWaiting {
+    after: Duration,
+    object: String,
+}
+
+/// What `work` comes to, or the exit status where a signal asks for the end before.
+///
+/// # Errors
+/// Those of `work`, and [`StoppedWaiting`].
 async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
+    work: impl Future<Output = Result<T>>,
+    waiting: &Waiting,
     stop: &mut Pin<&mut impl Future<Output = u8>>,
-) -> Result<T, u8> {
+) -> Result<Result<T>, u8> {
+    let start = Instant::now();
     tokio::select! {
         biased;
-        done = work => Ok(done),
-        () = stdio::output_closed() => Err(0),
-        number = stop => Err(128 + number),
+        done = work => return Ok(done),
+        // Whoever types Ctrl-C ends ssh by it too, and wants to hear no more.
+        number = stop => if number != HANGUP { return Err(128 + number) },
+        () = stdio::output_closed() => {}
     }
+    Ok(Err(StoppedWaiting { after: start.elapsed(), object: waiting.object() }.into()))
 }
 
 fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {

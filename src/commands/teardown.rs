@@ -14,6 +14,7 @@ use crate::fleet::{NoMachine, all_done, select};
 use crate::line::warn;
 use crate::net::Net;
 use crate::store::Store;
+use crate::waiting::Waiting;
 
 /// Takes the machines down; the exit status.
 ///
@@ -36,9 +37,14 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
         warn(&format!("{name} in {resource_group}: {what}"));
     }
     Consent::of(args.yes).to("take this from everybody who connects to these machines?")?;
-    let mut results = Vec::new();
+    let (mut results, waiting) = (Vec::new(), Waiting::default());
     for named in &machines {
-        results.push(take_down(&arm, &store, &named.machine.id, args).await);
+        waiting.for_the(format!("changes to {} in Azure Resource Manager", named.machine.id.name));
+        let done = waiting.during(take_down(&arm, &store, &named.machine.id, args)).await;
+        if done.is_ok() {
+            warn(&format!("{}: done", named.machine.id.name));
+        }
+        results.push(done);
     }
     all_done(results)?;
     warn(
@@ -57,7 +63,6 @@ async fn take_down(arm: &Arm, store: &Store, machine: &ResourceId, args: &Teardo
     forget(arm, store, machine);
     let deleted = deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) });
     deleted.context(goal).context(TakingDown)?;
-    warn(&format!("{}: done", machine.name));
     Ok(())
 }
 

@@ -1,26 +1,24 @@
 //! `arcssh version`: one line, or what a bug report needs.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
 use crate::cli::LogArgs;
-use crate::line::one_line;
+use crate::line::{one_line, print};
 use crate::store::Store;
 
 /// Prints it; the exit status.
 ///
 /// # Errors
-/// None.
+/// Standard output takes no more.
 pub(crate) fn run(log: &LogArgs) -> Result<u8> {
     let mut text = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
     if log.verbose > 0 {
         text.extend(details().iter().map(|(what, value)| format!("{what:9} {}\n", one_line(value))));
     }
-    // Whoever closes the pipe has read enough.
-    let _ = write!(std::io::stdout(), "{text}");
+    print(&text)?;
     Ok(0)
 }
 

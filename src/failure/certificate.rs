@@ -35,6 +35,11 @@ pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
             format!("what Entra ID gave cannot log in: {error}"),
             "check AZURE_AUTHORITY_HOST, if it is set, and this machine's clock",
         ),
+        NoCertificate::Another { name, section } => Told::new(
+            NO_IDENTITY,
+            none.to_string(),
+            format!("sign in as {section}, or run arcssh config for sections of {name}"),
+        ),
         NoCertificate::NoneKept => Told::new(FAILED, none.to_string(), "arcssh cert gets one"),
         NoCertificate::Store(open) => explain_too_open(open),
         NoCertificate::NoKey(error) => {

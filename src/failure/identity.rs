@@ -4,11 +4,12 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credential::{NoToken, NotSetUp, NotUsable, Source};
+use crate::azure::credential::{Flaw, NoToken, NotSetUp, NotUsable, Source};
 use crate::azure::entra::EntraRefusal;
+use crate::commands::login::NowhereToKeep;
 use crate::failure::{
-    FAILED, NETWORK, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
-    explain_way_out, root,
+    FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
+    explain_way_out, is_set, network, root,
 };
 use crate::store::TooOpen;
 
@@ -57,17 +58,29 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
     {
         let why = format!("Entra ID cannot be reached: {}", root(error));
-        return Told::new(NO_WAY_OUT, why, NETWORK);
+        return Told::new(NO_WAY_OUT, why, network());
     }
-    if let Some(NotUsable { path }) = error.downcast_ref() {
-        let hint = format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file");
-        return Told::new(NO_IDENTITY, causes(error.chain()), hint);
+    if let Some(NotUsable { path, flaw }) = error.downcast_ref() {
+        return Told::new(NO_IDENTITY, causes(error.chain()), usable(path, *flaw));
     }
     if error.is::<NotSetUp>() {
         return Told::new(NO_IDENTITY, error.to_string(), hint(from, tenant));
     }
     let why = format!("{} gives no token: {}", from.title(), own_words(error));
     Told::new(NO_IDENTITY, why, hint(from, tenant))
+}
+
+/// What makes a certificate usable.
+fn usable(path: &str, flaw: Flaw) -> String {
+    match flaw {
+        Flaw::NotPem => format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file"),
+        Flaw::Locked => format!(
+            "openssl pkey -in {path} -out {path}.pem && openssl x509 -in {path} >> {path}.pem, and name that file"
+        ),
+        Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
+            "name a PEM file that holds both, an RSA key without a password and its certificate".into()
+        }
+    }
 }
 
 /// What to do where a source refuses.
@@ -87,10 +100,6 @@ fn hint(from: Source, tenant: Option<&str>) -> String {
     }
 }
 
-fn is_set(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|value| !value.is_empty())
-}
-
 /// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
 /// codes"); what else comes in its place is somebody else's.
 fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
@@ -99,7 +108,9 @@ fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
     let answer = answer.trim_end();
     match status {
         429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
-        408 => Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), NETWORK),
+        408 => {
+            Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), network())
+        }
         500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
         400..500 if !description.is_empty() => Told::new(NO_IDENTITY, format!("{what}: {description}"), hint),
         _ => Told::new(
@@ -129,6 +140,9 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     const AGAIN: &str = "run arcssh login again; with --device-code a browser on another device can be used";
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
+    }
+    if let Some(nowhere) = error.downcast_ref::<NowhereToKeep>() {
+        return Told::new(FAILED, nowhere.to_string(), "name a folder of your own in ARCSSH_STATE_DIR");
     }
     let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {

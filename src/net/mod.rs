@@ -65,7 +65,7 @@ impl Net {
         let target = https(authority)?;
         let transport = match self.proxies.intercept(&target) {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
-            None => Either::Left(tcp(&target, authority).await?),
+            None => Either::Left(tcp(&target).await.with_context(|| Step::Tcp(authority.to_string()))?),
         };
         self.encrypt(transport, authority).await
     }
@@ -105,7 +105,7 @@ impl Net {
     async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {
         let via = proxy::address(proxy)?;
         info!(proxy = %via.host, target = %authority, "going through the environment's proxy");
-        let tcp = tcp(proxy.uri(), &via.host).await?;
+        let tcp = tcp(proxy.uri()).await.context(Step::ToProxy(via.host.to_string()))?;
         let mut transport = match via.encrypted {
             true => Either::Right(self.encrypt(tcp, &via.host).await?),
             false => Either::Left(tcp),
@@ -143,6 +143,9 @@ pub(crate) enum Step {
     /// Name resolution or the TCP connection to a host.
     #[error("cannot reach {0}")]
     Tcp(String),
+    /// The same to an HTTP proxy.
+    #[error("the proxy {0} cannot be reached")]
+    ToProxy(String),
     /// The tunnel of an HTTP proxy.
     #[error("the proxy {proxy} opens no tunnel to {target}")]
     Proxy {
@@ -157,12 +160,11 @@ pub(crate) enum Step {
 }
 
 /// Happy eyeballs over all addresses of the host, by the library that the HTTP client uses too.
-async fn tcp(target: &Uri, authority: &Authority) -> Result<TcpStream> {
+async fn tcp(target: &Uri) -> Result<TcpStream> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    let connected = bounded(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) });
-    connected.await.with_context(|| Step::Tcp(authority.to_string()))
+    bounded(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
 }
 
 fn https(authority: &Authority) -> Result<Uri> {

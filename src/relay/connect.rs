@@ -21,9 +21,9 @@ use crate::net::{self, Net};
 
 /// How long a try may take: the relay gives the listener about 30 s to accept (Relay Hybrid Connections
 /// protocol, "accept"), so that its own 504 comes first.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
 /// What a try is given at the least, however little is left of the time to wait: a TLS handshake over a slow line.
-const LEAST_TRY: Duration = Duration::from_secs(10);
+pub(crate) const LEAST_TRY: Duration = Duration::from_secs(10);
 
 /// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
 #[derive(Debug)]
@@ -203,11 +203,6 @@ impl ConnectError {
     /// Whether nobody listens under the name that was dialled: not yet, or no more.
     pub(crate) fn is_nobody(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
-    }
-
-    /// Whether other credentials of the same machine may serve.
-    pub(crate) fn is_of_these_credentials(&self) -> bool {
-        self.is_nobody() || self.is_unauthorized()
     }
 
     /// Whether the namespace lets only certain networks in: `Ip has been prevented to connect to the endpoint` (OfficeDev

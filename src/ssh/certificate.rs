@@ -9,10 +9,8 @@ use ring::rsa::PublicKeyComponents;
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512,
 };
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use crate::line::one_line;
+use crate::line::{moment, one_line};
 use crate::ssh::key::{PublicKey, SSH_RSA, fingerprint};
 use crate::ssh::wire::{Malformed, Reader};
 
@@ -174,6 +172,16 @@ impl Certificate {
         self.principals.first().filter(|name| !name.is_empty()).map(|name| name.to_lowercase())
     }
 
+    /// Whether a user can log in with it.
+    pub(crate) fn lets_in(&self, user: &str) -> bool {
+        self.principals.iter().any(|name| name.to_lowercase() == user.to_lowercase())
+    }
+
+    /// Whether the same authority made out both.
+    pub(crate) fn has_authority_of(&self, other: &Self) -> bool {
+        self.authority == other.authority
+    }
+
     /// The first second in which it is no longer valid, in seconds of Unix time.
     pub(crate) fn valid_before(&self) -> u64 {
         self.valid_before
@@ -265,13 +273,6 @@ fn validity(after: u64, before: u64) -> String {
         (after, u64::MAX) => format!("from {}", moment(after)),
         (after, before) => format!("from {} to {}", moment(after), moment(before)),
     }
-}
-
-/// A time as text, in UTC.
-fn moment(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-    time.and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("second {seconds} of Unix time"))
 }
 
 #[cfg(all(test, unix))]

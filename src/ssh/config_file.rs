@@ -3,13 +3,15 @@
 //! The edits are pure functions from text to text. What is not ours is never touched, byte for byte.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
+use tokio::time::{Instant, sleep};
 
 use crate::ssh::judge::directive;
 
@@ -23,6 +25,10 @@ const FORMAT: &str = "1";
 const END: &str = "# <<< arcssh <<<";
 /// How the line with the options begins.
 const OPTIONS: &str = "# options ";
+/// How long others that change the file by arcssh are waited for: the longest of them asks Azure meanwhile.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// How often their lock is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The mark that some editors put before the first byte of UTF-8.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -139,12 +145,12 @@ impl Edit {
     /// written. A folder that is missing is made for its owner alone.
     ///
     /// # Errors
-    /// It cannot be read, or is no UTF-8.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    /// It cannot be read, or is no UTF-8; others change it for longer than [`PATIENCE`].
+    pub(crate) async fn open(path: &Path) -> Result<Self> {
         let path = followed(path);
         let folder = folder_of(&path);
         create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let lock = lock(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+        let lock = lock(&path).await.with_context(|| format!("cannot lock {}", path.display()))?;
         let text = read(&path)?;
         Ok(Self { path, text, _lock: lock })
     }
@@ -181,8 +187,13 @@ impl Edit {
     /// something to keep.
     ///
     /// # Errors
-    /// Either cannot be written. The file is then as it was.
+    /// Either cannot be written, or somebody else has changed the file. It is then as it was.
     pub(crate) fn replace_by(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>> {
+        ensure!(
+            read(&self.path)? == self.text,
+            "{} was changed by another program meanwhile; run the command again",
+            self.path.display()
+        );
         // Hidden, so that an Include of all files in the folder does not read it.
         let mut name = OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
@@ -259,15 +270,24 @@ fn create_private_folder(folder: &Path) -> std::io::Result<()> {
     builder.create(folder)
 }
 
-/// A lock that everyone who edits by arcssh takes, and waits for: on the folder, which no rename replaces. On Windows
+/// A lock that everyone who edits by arcssh takes, waits for, and loses when the process ends: on the folder, which no rename replaces. On Windows
 /// a folder cannot be locked, and a file beside takes its part.
-fn lock(path: &Path) -> std::io::Result<File> {
+async fn lock(path: &Path) -> Result<File> {
     #[cfg(unix)]
     let file = File::open(folder_of(path))?;
     #[cfg(not(unix))]
     let file = File::create(path.with_file_name(".arcssh-lock"))?;
-    file.lock()?;
-    Ok(file)
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOOK_AGAIN).await,
+            Err(TryLockError::WouldBlock) => {
+                bail!("another arcssh has been changing it for {} s", PATIENCE.as_secs())
+            }
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -217,24 +217,29 @@ pub(crate) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?']) && is_alias(&text.replace(['*', '?'], "x"))
 }
 
+/// Whether a text can be a word of any command of a section, on every system.
+pub(crate) fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c))
+}
+
 /// A text that is to reach a program through a ProxyCommand as it is, ssh's tokens doubled away.
 pub(crate) fn literal(text: &str) -> String {
     text.replace('%', "%%")
 }
 
-/// An argument of a keyword. ssh splits arguments at white space and takes `"…"` for one; since 8.7 a backslash before a
-/// quote, a backslash or a space escapes it (misc.c, `argv_split`), before that it did not: what the two would read
-/// differently is refused.
+/// An argument of a keyword. ssh splits arguments at white space and takes `"…"` for one, in which an apostrophe is one;
+/// since 8.7 a backslash before a quote, a backslash or a space escapes it (misc.c, `argv_split`), before that it did
+/// not: what the two would read differently is refused.
 fn argument(keyword: &str, value: &str) -> Result<String> {
     ensure!(!value.is_empty(), "{keyword} cannot be empty");
     ensure!(!value.starts_with('-'), "{keyword} {value:?} cannot begin with a hyphen");
     ensure!(!value.contains(char::is_control), "{keyword} {value:?} cannot hold a control character");
-    ensure!(!value.contains(['"', '\'']), "{keyword} {value:?} cannot hold a quote");
+    ensure!(!value.contains('"'), "{keyword} {value:?} cannot hold a double quote");
     ensure!(
         !value.contains(['%', '$']),
         "{keyword} {value:?} cannot hold % or $, which ssh takes for its own"
     );
-    let escapes = value.ends_with('\\') || ["\\\\", "\\ "].iter().any(|pair| value.contains(pair));
+    let escapes = value.ends_with('\\') || ["\\\\", "\\ ", "\\'"].iter().any(|pair| value.contains(pair));
     ensure!(!escapes, "{keyword} {value:?} holds a backslash that versions of ssh read differently");
     Ok(in_quotes_if_needed(value))
 }
@@ -247,7 +252,7 @@ fn file_name(keyword: &str, value: &str, platform: Platform) -> Result<String> {
 }
 
 fn in_quotes_if_needed(value: &str) -> String {
-    let plain = !value.contains(|c: char| c.is_whitespace() || "#=,".contains(c));
+    let plain = !value.contains(|c: char| c.is_whitespace() || "#=,'".contains(c));
     if plain { value.to_owned() } else { format!("\"{value}\"") }
 }
 
@@ -269,7 +274,7 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
 fn exec(words: &[String], platform: Platform) -> Result<String> {
     let words = words.iter().map(|word| {
         let plain = |c: char| c.is_alphanumeric() || "/._-:,@+%~".contains(c);
-        let known = |c: char| plain(c) || (platform == Platform::Windows && c == '\\');
+        let known = |c: char| plain(c) || (platform == Platform::Windows && "\\#".contains(c));
         if !word.is_empty() && word.chars().all(known) {
             return Ok(word.clone());
         }

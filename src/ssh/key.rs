@@ -53,21 +53,23 @@ pub(crate) struct Jwk {
 }
 
 impl PublicKey {
-    /// Reads a key file's line: `ssh-rsa AAAA… comment`.
+    /// Reads a key file's first line that is no remark: `ssh-rsa AAAA… comment`.
     ///
     /// # Errors
     /// What it is instead, with the file's name.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::from_line(&text).with_context(|| format!("{} cannot be certified", path.display()))
+        Self::from_text(&text).with_context(|| format!("{} cannot be certified", path.display()))
     }
 
-    fn from_line(text: &str) -> Result<Self> {
+    fn from_text(text: &str) -> Result<Self> {
         ensure!(
             !text.contains("PRIVATE KEY"),
             "it is a private key; its public key is in the file that ends in .pub"
         );
-        let mut words = text.split_ascii_whitespace();
+        let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
+        let line = text.lines().map(str::trim).find(is_key).unwrap_or_default();
+        let mut words = line.split_ascii_whitespace();
         match words.next() {
             Some(SSH_RSA) => {}
             Some(other) if is_key_type(other) => {
@@ -233,11 +235,12 @@ async fn keygen(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The text of a file up to [`MAX_FILE`]: a device, or a file named by mistake, is not read without end.
+/// The text of a file up to [`MAX_FILE`]: a device, or a file named by mistake, is not read without end. A key's comment
+/// may be in any encoding.
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(all(test, unix))]

@@ -86,6 +86,15 @@ fn leftovers_are_listed_and_deleted_only_when_asked() {
 }
 
 #[test]
+fn what_a_section_still_names_is_no_leftover() {
+    let w = world(&["web01"]);
+    let legacy = Legacy::of_az(&w, "Host mine\n    IdentityFile ~/az_ssh_config/rg-arc-web01/id_rsa\n");
+    let cleaned = legacy.adopt(&w, &["--clean"]);
+    assert!(!cleaned.stderr.contains("id_rsa"), "{}", cleaned.stderr);
+    assert!(legacy.folder.join("id_rsa").exists() && !legacy.folder.join("rg-arc-web01-relay_info").exists());
+}
+
+#[test]
 fn a_refresh_keeps_what_was_adopted_and_remove_takes_it_out() {
     let w = world(&["web01"]);
     let legacy = Legacy::of_az(&w, "");
@@ -106,7 +115,10 @@ fn a_section_whose_machine_is_not_there_stays_as_it_is() {
     let w = world(&["db01"]);
     let legacy = Legacy::of_az(&w, "");
     let before = fs::read_to_string(&legacy.file).unwrap();
-    let adopted = legacy.adopt(&w, &[]);
+    let adopted = legacy.adopt(&w, &["--clean"]);
     assert!(adopted.stderr.contains("stays as it is: no Arc machine"), "{}", adopted.stderr);
     assert_eq!(fs::read_to_string(&legacy.file).unwrap(), before);
+    for file in ["rg-arc-web01-relay_info", "id_rsa"] {
+        assert!(legacy.folder.join(file).exists(), "{file} is what it logs in with");
+    }
 }

@@ -3,16 +3,18 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use arcssh_emulator::{ArmFault, Builder, Machine, RelayFault, Role, SUBSCRIPTION, Service};
+use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, RelayFault, Role, SUBSCRIPTION, Service};
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, World, closed_port, on_a_terminal, run, run_with_input, service, world, world_with,
+    ARCSSH, LIMIT, World, closed_port, on_a_terminal, run, run_with_input, script, service, world, world_with,
 };
 
 /// Something that is broken, and what the doctor says of it.
@@ -112,6 +114,25 @@ fn examine(case: &Case) {
             assert_eq!(hint.strip_prefix("arcssh: hint: "), Some(fix.as_str()), "{}", case.what);
         }
     }
+    if ["arcssh setup ", "chmod ", "ssh-keygen "].iter().any(|command| fix.starts_with(command)) {
+        type_it(&w, case, &target, fix);
+    }
+}
+
+/// Types what the doctor says is to be typed, as somebody who may do it, and asks it again.
+fn type_it(w: &World, case: &Case, target: &str, fix: &str) {
+    w.emulator().set_role(Role::Owner);
+    let command = match fix.strip_prefix("arcssh ") {
+        Some(words) => format!("{ARCSSH} {words} --yes"),
+        None => fix.to_owned(),
+    };
+    let mut shell = w.command("sh");
+    (case.program)(w, &mut shell);
+    let fixed = run(shell.args(["-c", &command]));
+    assert_eq!(fixed.code, Some(0), "{}: {fix}: {}", case.what, fixed.stderr);
+    let examined = run(&mut doctor(w, target, &["--json"]));
+    let report = serde_json::from_slice(&examined.stdout).unwrap();
+    assert_eq!(complaints(&report), Vec::<[String; 4]>::new(), "{}: {fix}", case.what);
 }
 
 const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
@@ -143,6 +164,21 @@ fn nothing_is_found_where_nothing_is_wrong() {
     let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
     assert_eq!(writes, 0);
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
+    let w = world(&["web01"]);
+    let text = fs::read_to_string(w.configuration()).unwrap();
+    fs::write(w.configuration(), text.replacen("Host web01", "Host nice", 1)).unwrap();
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    let wildcard = ["config", "--wildcard", "*.arc", "--port", &port, "--file", &file];
+    assert_eq!(run(&mut w.arcssh(&wildcard)).code, Some(0));
+    for name in ["nice", "web01.arc", "web01"] {
+        let examined = run(&mut doctor(&w, name, &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+    }
 }
 
 #[test]
@@ -325,9 +361,8 @@ fn identity_and_network_are_examined() {
                 command.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
             },
             check: "network",
-            why: "cannot reach 127.0.0.1:",
-            fix: NETWORK,
-            proxy: Proxy::Fails,
+            why: "the proxy 127.0.0.1:",
+            fix: "check the address in HTTPS_PROXY",
             ..Case::default()
         },
         Case {
@@ -393,7 +428,7 @@ fn what_azure_holds_is_examined() {
             target: |id| id.replace("web01", "web99"),
             check: "machine",
             why: "there is no such machine (ResourceNotFound",
-            fix: "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
             ..Case::default()
         },
         Case {
@@ -401,7 +436,7 @@ fn what_azure_holds_is_examined() {
             target: |id| id.replace("rg-arc", "rg-none"),
             check: "machine",
             why: "there is no such machine (ResourceGroupNotFound",
-            fix: "az resource list --resource-type Microsoft.HybridCompute/machines --query [].id lists the resource IDs",
+            fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
             ..Case::default()
         },
         Case {
@@ -465,7 +500,7 @@ fn what_azure_holds_is_examined() {
             world: |w| w.emulator().machine("web01").set_ssh_port(7),
             check: "service configuration",
             why: "SSH is enabled on port 7",
-            fix: "arcssh setup {ID} --port {PORT} --replace-port, or connect by port 7",
+            fix: "arcssh setup {ID} --port {PORT} --replace-port",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -618,6 +653,7 @@ fn what_stands_in_the_machines_properties_is_examined() {
 fn what_listens_on_the_machine_is_examined() {
     let greeting = |greeting: &'static str| match greeting {
         "" => closed_port(),
+        "nothing" => service(drop),
         "HTTP" => service(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
         _ => service(|mut stream| {
             let _ = stream.write_all(b"Hello.\r\nSSH-2.0-OpenSSH_7.4\r\n");
@@ -627,6 +663,7 @@ fn what_listens_on_the_machine_is_examined() {
     for (greets, outcome, why) in [
         ("", "failed", "nothing listens on its port"),
         ("HTTP", "failed", "does not speak SSH"),
+        ("nothing", "failed", "ends the connection without a word"),
         ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
     ] {
         let w = world(&["web01"]);
@@ -646,16 +683,105 @@ fn what_listens_on_the_machine_is_examined() {
 }
 
 #[test]
+fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
+    fn silent(stream: TcpStream) {
+        let _ = (&stream).read(&mut [0; 4096]);
+        thread::park_timeout(LIMIT);
+    }
+    type Break = fn(&World, &mut Command);
+    let cases: [(&str, Break, &str, &str); 5] = [
+        (
+            "network",
+            |_, doctor| {
+                doctor.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", service(silent)));
+            },
+            "opens no tunnel to ",
+            "check the address in HTTPS_PROXY",
+        ),
+        (
+            "identity",
+            |w, doctor| {
+                script(&w.home().join("bin"), "az", "#!/bin/sh\nsleep 1000\n");
+                doctor.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
+                doctor.env("ARCSSH_CREDENTIAL", "azure-cli");
+            },
+            "the identity did not answer within ",
+            "arcssh login",
+        ),
+        (
+            "subscription",
+            |w, _| {
+                let never = ArmFault::new(500, "", "").on(ArmCall::Any).after(LIMIT);
+                w.emulator().arm_fault(never.times(100));
+            },
+            "Azure Resource Manager did not answer within ",
+            NETWORK,
+        ),
+        (
+            "relay",
+            |w, _| w.emulator().relay_fault(RelayFault::silent_handshake().always()),
+            "the relay did not answer within ",
+            AGENT,
+        ),
+        (
+            "sshd",
+            |w, doctor| {
+                let port = service(silent);
+                w.emulator().machine("web01").set_ssh_port(port);
+                doctor.args(["--port", &port.to_string(), "--file", "none"]);
+            },
+            "does not speak SSH: sshd did not answer within ",
+            "name the port of its sshd with --port",
+        ),
+    ];
+    let examine = |(check, change, why, what_to_type): &(&str, Break, &str, &str)| {
+        let w = world(&["web01"]);
+        let mut doctor = w.arcssh(&["doctor", &w.id(), "--json"]);
+        change(&w, &mut doctor);
+        let examined = run(&mut doctor);
+        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, outcome, text, fix]] = &told[..] else { panic!("{check}: {told:#?}") };
+        assert_eq!(
+            (name.as_str(), outcome.as_str(), fix.as_str()),
+            (*check, "failed", *what_to_type),
+            "{text}"
+        );
+        assert!(text.contains(why), "{text}");
+    };
+    thread::scope(|scope| {
+        for case in &cases {
+            scope.spawn(|| examine(case));
+        }
+    });
+}
+
+#[test]
 fn a_fix_sets_the_machine_up_and_examines_it_again() {
     let w = world(&["web01"]);
     w.emulator().machine("web01").remove_endpoint();
     let asked = run(&mut doctor(&w, &w.id(), &["--fix"]));
     let hint = "arcssh: hint: the same command with --yes goes ahead";
     assert_eq!((asked.code, asked.stderr.lines().last()), (Some(1), Some(hint)), "{}", asked.stderr);
+    let report = String::from_utf8(asked.stdout).unwrap();
+    assert!(report.contains("FAIL  endpoint "), "what was found is told all the same: {report}");
     assert!(!w.emulator().machine("web01").has_endpoint());
     let fixed = run(&mut doctor(&w, &w.id(), &["--fix", "--yes", "--json"]));
     let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
     assert_eq!((complaints(&report), fixed.code), (vec![], Some(0)), "{}", fixed.stderr);
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn a_fix_enables_the_port_that_the_section_connects_to() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").remove_service_configuration();
+    let file = w.home().join("own.conf");
+    let port = w.sshd().port().to_string();
+    run(w.arcssh(&["config", "web01", "--port", &port, "--file"]).arg(&file)).code.unwrap();
+    let fixed = run(w.arcssh(&["doctor", "web01", "--fix", "--yes", "--json", "--file"]).arg(&file));
+    let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
+    let failed = complaints(&report).into_iter().filter(|complaint| complaint[1] == "failed").count();
+    assert_eq!((failed, fixed.code), (0, Some(0)), "{report}");
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
 }
 
@@ -677,15 +803,15 @@ fn a_terminal_shows_colours_and_nothing_else_does() {
         w.sshd().port(),
         w.configuration().display()
     );
-    let shown = |no_colour: &str| {
-        let mut script = w.command("script");
-        script.env("NO_COLOR", no_colour);
-        let (code, screen) = on_a_terminal(script, &command);
+    let shown = |variables: &str| {
+        let (code, screen) = on_a_terminal(w.command("script"), &format!("{variables} {command}"));
         assert_eq!(code, Some(1));
         screen
     };
     let screen = shown("");
     assert!(screen.contains("\u{1b}[31mFAIL\u{1b}[0m  service configuration"), "{screen}");
-    let screen = shown("1");
-    assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{screen}");
+    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
+        let screen = shown(unwanted);
+        assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{unwanted}: {screen}");
+    }
 }

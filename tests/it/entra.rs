@@ -212,6 +212,25 @@ fn a_certificate_that_ends_does_not_end_a_session_and_the_next_connection_has_an
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
+#[test]
+fn a_certificate_past_seventy_percent_of_its_life_serves_while_the_next_is_got() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    let file = files_of_certificates(&w, ".json").pop().unwrap();
+    let kept = || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).unwrap()).unwrap();
+    let mut aged = kept();
+    for time in ["at", "until"] {
+        let issued = &mut aged["value"]["issued"][time];
+        *issued = (issued.as_u64().unwrap() - 3000).into();
+    }
+    fs::write(&file, aged.to_string()).unwrap();
+    let certificate = |value: &serde_json::Value| value["value"]["issued"]["certificate"].to_string();
+    let (session, before) = (hosts.stay(), certificate(&aged));
+    assert!(eventually(Duration::from_secs(30), || certificate(&kept()) != before));
+    assert_eq!(kept()["value"]["key"], aged["value"]["key"]);
+    assert_eq!(finish(session).code, Some(0));
+}
+
 /// Whether the store's certificate is valid.
 fn has_valid_certificate(w: &World) -> bool {
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
@@ -400,6 +419,27 @@ fn files_are_kept_fresh_by_ssh_itself() {
 }
 
 #[test]
+fn guests_and_people_with_an_apostrophe_get_sections_that_ssh_reads_right() {
+    for name in
+        ["Ada_contoso.com#EXT#@fabrikam.onmicrosoft.com", "Conan.O'Brien@contoso.com", "jörg@contoso.com"]
+    {
+        let w = world_with(&["web01"], |builder| {
+            builder.user_principal_name(name).approve_devices().device_interval(Duration::from_secs(1))
+        });
+        assert_eq!(run(anonymous(&mut w.arcssh(&["login", "--device-code"]))).code, Some(0));
+        let hosts = Sections::generate(&w, &["web01", "--entra=files"]);
+        let folder = w.home().join(".ssh/arcssh");
+        let user = format!("user {}", name.to_lowercase());
+        fs::remove_dir_all(&folder).unwrap_or_default();
+        let meant = hosts.ssh(&["-T", "-G", "web01"]).clean();
+        assert!(meant.lines().any(|line| line == user), "{meant}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "{name}: what Match exec runs");
+        let windows = hosts.config(&["--platform", "windows"]);
+        assert_eq!(windows.code, Some(0), "{name}: {}", windows.stderr);
+    }
+}
+
+#[test]
 fn a_key_of_ones_own_is_certified_beside_it() {
     let w = world_of_a_user(&["web01"], |builder| builder);
     let key = w.home().join("own");
@@ -420,6 +460,109 @@ fn a_key_of_ones_own_is_certified_beside_it() {
     fs::write(&public, "ssh-ed25519 AAAA").unwrap();
     let refused = run(anonymous(w.arcssh(&["cert", "--public-key"]).arg(&public)));
     assert!(refused.stderr.contains("Entra ID certifies ssh-rsa only"), "{}", refused.stderr);
+}
+
+#[test]
+fn nothing_that_somebody_else_put_there_is_overwritten() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let keygen = |arguments: &[&str]| {
+        run(w.command("ssh-keygen").args(["-q"]).args(arguments)).clean();
+    };
+    for name in ["own", "authority"] {
+        keygen(&["-t", "rsa", "-b", "2048", "-N", "", "-f", name]);
+    }
+    let read = |name: &str| fs::read(w.home().join(name)).unwrap();
+    let cert = |arguments: &[&str]| run(anonymous(w.arcssh(&["cert"]).args(arguments)));
+    let refused = |arguments: &[&str], name: &str| {
+        let before = read(name);
+        let refused = cert(arguments);
+        let why = format!("{name} holds something else, which would be lost");
+        assert!(refused.code == Some(1) && refused.stderr.contains(&why), "{}", refused.stderr);
+        assert!(read(name) == before, "{name} is another");
+    };
+    refused(&["--file", "own-cert.pub"], "own");
+    assert!(!w.home().join("own-cert.pub").exists());
+    refused(&["--public-key", "own.pub", "--file", "own"], "own");
+    refused(&["--public-key", "own.pub", "--file", "own.pub"], "own.pub");
+    // Another authority's certificate stays while it is valid.
+    keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "+1h", "own.pub"]);
+    refused(&["--public-key", "own.pub"], "own-cert.pub");
+    keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "-2h:-1h", "own.pub"]);
+    for _ in ["an ended one", "one of ours"] {
+        assert_eq!(cert(&["--public-key", "own.pub"]).code, Some(0));
+    }
+    refused(&["--file", "own-cert.pub"], "own");
+    // A pair that arcssh made follows what it keeps.
+    assert_eq!(cert(&["--file", "new/pair-cert.pub"]).code, Some(0));
+    let key = read("new/pair");
+    w.forget();
+    assert_eq!(cert(&["--file", "new/pair-cert.pub"]).code, Some(0));
+    assert!(read("new/pair") != key);
+    run(w.command("ssh-keygen").args(["-l", "-f", "new/pair"])).clean();
+}
+
+#[test]
+fn a_section_of_another_identity_says_so_and_not_permission_denied() {
+    for delivery in ["--entra", "--entra=files"] {
+        let w = world_of_a_user(&["web01"], |builder| builder);
+        let hosts = Sections::generate(&w, &["web01", delivery]);
+        let as_another = |file: &Path| {
+            let mut ssh = w.command("ssh"); // with the service principal, which comes first
+            run(ssh.arg("-F").arg(file).args(["web01", "echo reached"]))
+        };
+        let failed = as_another(&hosts.file);
+        let lines = failed.arcssh_lines();
+        let (section, other) = (user(), "c11e4700-0000-4000-8000-000000000001");
+        let why = format!("the certificate is for {other}, and the section for {section}");
+        assert!(lines[0].ends_with(&why), "{delivery}: {}", failed.stderr);
+        let hint =
+            format!("arcssh: hint: sign in as {section}, or run arcssh config for sections of {other}");
+        assert_eq!(lines[1], hint, "{delivery}");
+        // Who wrote it is not kept out by that.
+        assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n", "{delivery}");
+        // Sections that do not say whose they are leave it to the server.
+        let old = hosts.text().replace(&format!(" --login-name {section}"), "");
+        fs::write(w.home().join("old.conf"), old).unwrap();
+        let denied = as_another(&w.home().join("old.conf"));
+        assert!(denied.stderr.contains("Permission denied"), "{}", denied.stderr);
+        assert!(!denied.stderr.contains(&why), "{}", denied.stderr);
+    }
+}
+
+/// Whoever waits opens the lock's file, which Linux shows.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_refusal_is_asked_for_once_by_all_who_wait_and_anew_by_who_comes_later() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    assert_eq!(run(anonymous(&mut w.arcssh(&["cert"]))).code, Some(0));
+    let lock = files_of_certificates(&w, ".lock").pop().unwrap();
+    fs::remove_file(files_of_certificates(&w, ".json").pop().unwrap()).unwrap();
+    w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
+    let before = token_requests(&w);
+    let held = fs::File::open(&lock).unwrap();
+    held.lock().unwrap();
+    let start = |_| {
+        let mut cert = w.arcssh(&["cert"]);
+        anonymous(&mut cert)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let all: Vec<Child> = (0..10).map(start).collect();
+    let waits = |child: &Child| {
+        let files = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
+        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|file| file == lock))
+    };
+    assert!(eventually(Duration::from_secs(30), || all.iter().all(waits)));
+    drop(held);
+    let refusals: Vec<String> = all.into_iter().map(|child| finish(child).stderr).collect();
+    assert!(refusals[0].contains("AADSTS50076"), "{}", refusals[0]);
+    assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
+    assert_eq!(token_requests(&w) - before, 1);
+    assert!(run(anonymous(&mut w.arcssh(&["cert"]))).stderr.contains("AADSTS50076"));
+    assert_eq!(token_requests(&w) - before, 2);
 }
 
 #[test]
@@ -460,14 +603,19 @@ fn no_log_holds_the_private_key_or_the_sign_in() {
     }
 }
 
+/// What the store holds of certificates.
+fn files_of_certificates(w: &World, end: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+    let fits = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        name.starts_with("certificate-") && name.ends_with(end)
+    };
+    files.filter(fits).collect()
+}
+
 /// The lines of the private key in the store.
 fn key_lines(w: &World) -> Vec<String> {
-    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
-    let is_value = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        name.starts_with("certificate-") && name.ends_with(".json")
-    };
-    let file = files.into_iter().find(is_value).unwrap();
+    let file = files_of_certificates(w, ".json").remove(0);
     let value: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let pem = value["value"]["key"].as_str().unwrap().to_owned();
     let lines: Vec<String> = pem.lines().filter(|line| line.len() == 64).map(Into::into).collect();

@@ -1,15 +1,17 @@
 //! Who arcssh is: each source of a token, in which order they are tried, and what a user reads when one refuses.
 
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use arcssh_emulator::{ArmFault, EntraFault, Service};
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Run, World, eventually, run, script, world};
+use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
@@ -172,6 +174,37 @@ fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
 }
 
 #[test]
+fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next() {
+    let w = world(&["web01"]);
+    let body = "echo asked >> \"$HOME/asked\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
+        echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
+    azure_cli(&w, body);
+    let proxy = || {
+        let mut proxy = w.proxy("web01");
+        anonymous(&w, &mut proxy);
+        proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let asked = || fs::read_to_string(w.home().join("asked")).unwrap_or_default().lines().count();
+    let mut proxies: Vec<Child> = (0..10).map(|_| proxy()).collect();
+    for proxy in &mut proxies {
+        let mut line = [0; 24];
+        proxy.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"arcssh: waiting for the ");
+    }
+    fs::write(w.home().join("go"), "").unwrap();
+    for proxy in proxies {
+        let run = finish(proxy);
+        let why = "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
+        let lines = run.arcssh_lines();
+        assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");
+        assert_eq!(lines[1], "arcssh: hint: run az login, or arcssh login");
+    }
+    assert_eq!(asked(), 1);
+    finish(proxy());
+    assert_eq!(asked(), 2);
+}
+
+#[test]
 fn powershell_without_its_module_is_passed_over() {
     let w = world(&["web01"]);
     program_in(&bin(&w), "pwsh", "exit 42");
@@ -286,26 +319,28 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
         openssl pkcs8 -topk8 -in key.pem -passout pass:secret -out locked.key; cat cert.pem locked.key > locked.pem
         openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt > ec.key; cat cert.pem ec.key > ec.pem";
     run(w.command("bash").args(["-euc", shell])).clean();
+    const BOTH: &str = "name a PEM file that holds both, an RSA key without a password and its certificate";
+    let home = w.home().display().to_string();
+    let pkcs12 = format!("openssl pkcs12 -in {home}/cert.pfx -out {home}/cert.pfx.pem -nodes");
+    let unlocked = format!(
+        "openssl pkey -in {home}/locked.pem -out {home}/locked.pem.pem && openssl x509 -in {home}/locked.pem >> {home}/locked.pem.pem"
+    );
     let cases = [
-        ("cert.pfx", "it is not in PEM form"),
-        ("locked.pem", "its key has a password"),
-        ("cert.pem", "it holds no private key"),
-        ("key.pem", "it holds no certificate"),
-        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)"),
+        ("cert.pfx", "it is not in PEM form", format!("{pkcs12}, and name that file")),
+        ("locked.pem", "its key has a password", format!("{unlocked}, and name that file")),
+        ("cert.pem", "it holds no private key", BOTH.into()),
+        ("key.pem", "it holds no certificate", BOTH.into()),
+        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)", BOTH.into()),
     ];
-    let home = w.home().display();
     let proxy = |file: &str| {
         let mut proxy = w.proxy("web01");
         proxy.env("AZURE_CLIENT_CERTIFICATE_PATH", w.home().join(file)).env_remove("AZURE_CLIENT_SECRET");
         run(&mut proxy)
     };
-    for (file, why) in cases {
+    for (file, why, hint) in cases {
         let why =
             format!("arcssh: cannot connect to web01: the certificate {home}/{file} is unusable: {why}");
-        let hint = format!(
-            "arcssh: hint: openssl pkcs12 -in {home}/{file} -out {home}/{file}.pem -nodes, and name that file"
-        );
-        proxy(file).failed(3, &[&why, &hint]);
+        proxy(file).failed(3, &[&why, &format!("arcssh: hint: {hint}")]);
     }
     let why = format!(
         "arcssh: cannot connect to web01: the service principal gives no token: cannot read the certificate {home}/none: No such file or directory (os error 2)"
@@ -313,6 +348,16 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
     let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
     proxy("none").failed(3, &[&why, hint]);
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
+    // What the hints say to type, with the passwords on the command line in place of a terminal.
+    let typed =
+        [pkcs12.replace("-in", "-passin pass: -in"), unlocked.replace("pkey", "pkey -passin pass:secret")];
+    for (command, file) in typed.iter().zip(["cert.pfx.pem", "locked.pem.pem"]) {
+        assert_eq!(run(w.command("sh").args(["-c", command])).code, Some(0), "{command}");
+        let told = proxy(file).stderr;
+        assert!(told.contains("AADSTS"), "it gets as far as Entra ID, which does not know it: {told}");
+        let private = fs::metadata(w.home().join(file)).unwrap().permissions().mode() & 0o077;
+        assert_eq!(private, 0, "{command}");
+    }
 }
 
 #[test]
@@ -392,18 +437,21 @@ fn a_token_is_used_until_shortly_before_its_end() {
 }
 
 #[test]
-fn another_user_of_azure_cli_is_noticed() {
+fn another_user_of_azure_cli_and_of_azure_developer_cli_is_noticed() {
     let w = world(&["web01"]);
     azure_cli(&w, &format!("echo asked >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
     let account = || run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
-    fs::create_dir(w.home().join(".azure")).unwrap();
     account();
-    account();
-    assert_eq!(asked(), 1);
-    fs::write(w.home().join(".azure/azureProfile.json"), "{}").unwrap();
-    account();
-    assert_eq!(asked(), 2);
+    for (number, file) in [".azure/azureProfile.json", ".azd/auth.json"].into_iter().enumerate() {
+        account();
+        assert_eq!(asked(), number + 1);
+        let file = w.home().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "{}").unwrap();
+        account();
+        assert_eq!(asked(), number + 2);
+    }
 }
 
 #[test]
@@ -455,6 +503,25 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
     );
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(refused.code, Some(3));
+}
+
+#[test]
+fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+    let calls = [(ArmCall::ResourceGraph, "second.example"), (ArmCall::ListCredentials, "third.example")];
+    for (call, tenant) in calls {
+        let challenge = format!("Bearer authorization_uri=\"https://login.windows.net/{tenant}\"");
+        let refusal = ArmFault::new(401, "InvalidAuthenticationTokenTenant", "The wrong issuer.");
+        w.emulator().arm_fault(refusal.on(call).header("WWW-Authenticate", &challenge));
+    }
+    let port = w.emulator().machine("web01").ssh_port().unwrap().to_string();
+    let warmed = run(anonymous(&w, &mut w.arcssh(&["warm", "web01", "--port", &port])));
+    assert_eq!(warmed.clean(), "1 of 1 machines are ready to connect to\n");
+    let asked = fs::read_to_string(w.home().join("asked")).unwrap();
+    let tenants: Vec<_> =
+        asked.lines().map(|line| line.split_once("--tenant ").map(|(_, tenant)| tenant)).collect();
+    assert_eq!(tenants, [None, Some("second.example"), Some("third.example")]);
 }
 
 #[test]

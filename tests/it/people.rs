@@ -160,3 +160,27 @@ fn the_version_is_one_line_and_more_for_a_bug_report() {
     assert!(value("features").contains("--entra"), "{told}");
     assert!(value("ssh ").starts_with("OpenSSH_") && value("ssh ").contains('/'), "{told}");
 }
+
+#[test]
+fn what_a_full_disk_does_not_take_is_told_and_a_closed_pipe_is_no_failure() {
+    let w = world(&["web01"]);
+    for command in [
+        "list",
+        "list --format json",
+        "doctor",
+        "last",
+        "account",
+        "cache show",
+        "completions bash",
+        "version",
+        "config --output - web01",
+    ] {
+        let words = |end: &str| format!("'{ARCSSH}' {command} {end}");
+        let full = run(w.command("sh").args(["-c", &words("> /dev/full")]));
+        let told = "arcssh: standard output cannot be written: No space left on device (os error 28)\n\
+            arcssh: hint: free the disk, or write elsewhere\n";
+        assert_eq!((full.code, full.stderr.as_str()), (Some(1), told), "{command}");
+        let closed = run(w.command("bash").args(["-o", "pipefail", "-c", &words("| true")]));
+        assert_eq!((closed.code, closed.stderr.as_str()), (Some(0), ""), "{command}");
+    }
+}

@@ -1,5 +1,7 @@
 //! `arcssh setup` and `teardown`: from nothing to connected and back, with one question and no write too many.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -33,8 +35,14 @@ fn setup(w: &World, rest: &[&str]) -> Command {
 
 /// Runs a command under a pseudo-terminal where `typed` is typed; its screen.
 fn on_a_terminal(w: &World, words: &str, typed: &str) -> Run {
+    on_a_terminal_at(w, w.home(), words, typed)
+}
+
+/// The same in another home.
+fn on_a_terminal_at(w: &World, home: &Path, words: &str, typed: &str) -> Run {
     let command = format!("{ARCSSH} {words}");
     let mut script = w.command("script");
+    script.env("HOME", home);
     match cfg!(target_os = "linux") {
         true => script.args(["-qec", &command, "/dev/null"]),
         false => script.args(["-q", "/dev/null", "sh", "-c", &command]),
@@ -66,10 +74,10 @@ fn an_unregistered_subscription_is_led_to_a_working_ssh() {
             &format!("arcssh: subscription {SUBSCRIPTION}: register Microsoft.HybridConnectivity"),
             &format!("arcssh: web01 in rg-arc: create its endpoint, enable SSH on port {port}"),
             &format!(
-                "arcssh: waiting for the registration of Microsoft.HybridConnectivity in the subscription {SUBSCRIPTION} (Registering), which takes 2 to 5 minutes as a rule; 2 s so far"
+                "arcssh: waiting for the registration of Microsoft.HybridConnectivity in the subscription {SUBSCRIPTION} (Registering), which takes 2 to 5 minutes as a rule; 2 s so far, 600 s at most"
             ),
             "arcssh: web01: done in Azure; its agent hears of it within 30 to 90 s as a rule",
-            "arcssh: hint: arcssh config web01 writes its section, and then: ssh web01",
+            "arcssh: hint: ssh web01",
         ] {
             assert!(run.stderr.lines().any(|told| told == line), "{line}\nis not in\n{}", run.stderr);
         }
@@ -133,8 +141,7 @@ fn a_port_in_use_gives_way_only_where_that_is_said() {
     let why = format!(
         "arcssh: cannot set up web01: SSH is enabled on port {other}; a machine has one port for it, and moving it to {port} takes it from everybody who connects by {other}"
     );
-    let hint =
-        format!("arcssh: hint: arcssh setup {id} --port {port} --replace-port, or connect by port {other}");
+    let hint = format!("arcssh: hint: arcssh setup {id} --port {port} --replace-port");
     run(&mut setup(&w, &["--yes"])).failed(5, &[&why, &hint]);
     assert_eq!(writes(&w), [""; 0]);
     let run = run(&mut setup(&w, &["--replace-port", "--yes"]));
@@ -315,6 +322,19 @@ fn a_group_is_set_up_after_one_question_and_one_failure_keeps_no_other_machine()
 }
 
 #[test]
+fn a_no_hides_no_machine_that_could_not_be_set_up_either() {
+    let w = world(&["web01", "web02"]);
+    w.emulator().machine("web01").remove_endpoint();
+    w.emulator().machine("web02").set_ssh_port(2222);
+    let port = w.sshd().port().to_string();
+    let run = run(&mut w.arcssh(&["setup", "-g", "rg-arc", "--port", &port]));
+    let told = run.arcssh_lines().join("\n");
+    assert!(told.contains("arcssh: cannot set up web02: SSH is enabled on port 2222"), "{told}");
+    assert!(told.contains("arcssh: hint: the same command with --yes goes ahead"), "{told}");
+    assert_eq!((run.code, writes(&w)), (Some(1), Vec::<String>::new()));
+}
+
+#[test]
 fn a_terminal_shows_the_plan_and_the_question_and_how_it_goes_on() {
     let w = nothing_set_up("NotRegistered");
     let words = format!("setup {} --port {}", w.id(), w.sshd().port());
@@ -330,6 +350,76 @@ fn a_terminal_shows_the_plan_and_the_question_and_how_it_goes_on() {
         assert_eq!(ready(&run), code == 0, "{screen}");
     }
     assert_eq!(writes(&w), ["POST register", "PUT default", "PUT SSH"]);
+}
+
+/// A home without an ssh configuration.
+fn new_home(w: &World) -> PathBuf {
+    let home = w.home().join("new");
+    fs::create_dir(&home).unwrap();
+    home
+}
+
+#[test]
+fn a_terminal_is_offered_the_section_and_ssh_uses_it() {
+    let w = world(&["web01"]);
+    let home = new_home(&w);
+    let file = home.join(".ssh/config");
+    let question = format!("arcssh: write into {} what is needed for: ssh web01? [Y/n] ", file.display());
+    let port = w.sshd().port();
+    let hint = format!(
+        "arcssh: hint: arcssh config web01 --port {port} writes into {} what is needed for: ssh web01\n",
+        file.display()
+    );
+    let words = format!("setup {}", w.id());
+    for (typed, is_written) in [("n\n", false), ("\u{4}", false), ("\n", true)] {
+        let run = on_a_terminal_at(&w, &home, &words, typed);
+        assert_eq!((run.code, file.exists()), (Some(0), is_written), "{}", run.stderr);
+        assert!(run.stderr.contains(&question), "{}", run.stderr);
+        assert_eq!(run.stderr.contains(&hint), !is_written, "{}", run.stderr);
+    }
+    let mut ssh = w.command("ssh");
+    ssh.env("HOME", &home).arg("-F").arg(&file).args(["-o", "BatchMode=yes"]);
+    ssh.arg("-i").arg(w.sshd().client_key());
+    ssh.arg("-o").arg(format!("UserKnownHostsFile={}/.ssh/known_hosts", w.home().display()));
+    ssh.args(["web01", "echo reached"]);
+    assert_eq!(run(&mut ssh).clean(), "reached\n");
+    let again = on_a_terminal_at(&w, &home, &words, "");
+    assert!(again.code == Some(0) && !again.stderr.contains("[Y/n]"), "{}", again.stderr);
+    assert!(again.stderr.contains("arcssh: hint: ssh web01\n"), "{}", again.stderr);
+}
+
+#[test]
+fn without_a_terminal_or_with_yes_the_command_for_the_section_is_told() {
+    let w = world(&["web01", "web02"]);
+    let home = new_home(&w);
+    let port = w.sshd().port();
+    let hint = format!(
+        "arcssh: hint: arcssh config web01 web02 --port {port} writes into {} what is needed for: ssh web01, ssh web02",
+        home.join(".ssh/config").display()
+    );
+    let silent = run(w.arcssh(&["setup", "-g", "rg-arc"]).env("HOME", &home));
+    assert_eq!(
+        (silent.code, silent.stderr.lines().last()),
+        (Some(0), Some(hint.as_str())),
+        "{}",
+        silent.stderr
+    );
+    let agreed = on_a_terminal_at(&w, &home, "setup -g rg-arc --yes", "");
+    assert!(agreed.code == Some(0) && agreed.stderr.contains(&hint), "{}", agreed.stderr);
+    assert!(!agreed.stderr.contains("[Y/n]") && !home.join(".ssh").exists(), "{}", agreed.stderr);
+}
+
+#[test]
+fn sections_that_are_there_keep_their_port() {
+    let w = world(&["web01", "web02"]);
+    let home = new_home(&w);
+    let config = ["config", "web02", "--user", "ada"];
+    assert_eq!(run(w.arcssh(&config).env("HOME", &home)).code, Some(0));
+    let run = on_a_terminal_at(&w, &home, "setup web01", "y\n");
+    let question = format!("what is needed for: ssh -p {} web01? [Y/n] ", w.sshd().port());
+    assert!(run.code == Some(0) && run.stderr.contains(&question), "{}", run.stderr);
+    let text = fs::read_to_string(home.join(".ssh/config")).unwrap();
+    assert!(text.contains("\nHost web01\n") && !text.contains("  Port "), "{text}");
 }
 
 #[test]

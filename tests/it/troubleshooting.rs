@@ -1,13 +1,14 @@
 //! docs/TROUBLESHOOTING.md quotes what is really printed: ssh's texts as a real ssh prints them, and every text of ours.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use arcssh_emulator::Role;
 
-use crate::support::{World, run, world, world_with};
+use crate::support::{ARCSSH, World, run, world, world_with};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const FAILURES: [&str; 3] = [
@@ -155,6 +156,32 @@ fn ssh_prints_what_the_document_quotes_of_keys() {
         &mut ssh(&w, &[]),
         &["WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!", "Host key verification failed."],
     );
+}
+
+#[test]
+fn ssh_prints_what_the_document_quotes_of_too_many_keys() {
+    let w = world(&["web01"]);
+    let key = |number: usize| {
+        let key = w.home().join(format!("key{number}"));
+        run(Command::new("ssh-keygen").args(["-qt", "ed25519", "-N", "", "-f"]).arg(&key)).clean();
+        format!("IdentityFile={}", key.display())
+    };
+    let keys: Vec<String> = (0..7).map(key).collect();
+    let options: Vec<&str> = keys.iter().map(String::as_str).collect();
+    prints(&mut ssh(&w, &options), &["Too many authentication failures"]);
+}
+
+#[test]
+fn ssh_prints_what_the_document_quotes_of_what_stands_in_the_way_of_bytes() {
+    let w = world(&["web01"]);
+    let after_the_greeting = r#"{ IFS= read -r greeting; echo "$greeting"; echo noise; cat; }"#;
+    let noisy = format!("{ARCSSH} proxy {} --port %p | {after_the_greeting}", w.id());
+    prints(&mut ssh(&w, &[&format!("ProxyCommand={noisy}")]), &["Bad packet length 1852795251"]);
+    prints(w.command("sftp").args(["-D", "echo noise"]), &["Received message too long 1852795251"]);
+    let socket = w.home().join("dead");
+    drop(UnixListener::bind(&socket).unwrap());
+    let refused = format!("Control socket connect({}): Connection refused", socket.display());
+    prints(&mut ssh(&w, &[&format!("ControlPath={}", socket.display())]), &[&refused]);
 }
 
 #[test]

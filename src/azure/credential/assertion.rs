@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
+use ring::error::KeyRejected;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -35,28 +36,26 @@ impl Certificate {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path);
         let text = text.with_context(|| format!("cannot read the certificate {}", path.display()))?;
-        Self::from_pem(&text).map_err(|error| error.context(NotUsable { path: path.display().to_string() }))
+        Self::from_pem(&text).map_err(|flaw| NotUsable { path: path.display().to_string(), flaw }.into())
     }
 
-    fn from_pem(text: &[u8]) -> Result<Self> {
+    fn from_pem(text: &[u8]) -> Result<Self, Flaw> {
         let holds = |marker: &str| text.windows(marker.len()).any(|window| window == marker.as_bytes());
         if !holds("-----BEGIN ") {
-            bail!("it is not in PEM form");
+            return Err(Flaw::NotPem);
         }
         if holds("ENCRYPTED") {
-            bail!("its key has a password");
+            return Err(Flaw::Locked);
         }
-        let certificate =
-            CertificateDer::from_pem_slice(text).map_err(|_| anyhow!("it holds no certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(text).map_err(|_| anyhow!("it holds no private key"))?;
+        let certificate = CertificateDer::from_pem_slice(text).map_err(|_| Flaw::NoCertificate)?;
+        let key = PrivateKeyDer::from_pem_slice(text).map_err(|_| Flaw::NoKey)?;
         let key = match &key {
             PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
             PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
-            _ => bail!("its key is not an RSA key"),
+            _ => return Err(Flaw::NotRsa),
         };
-        let key = key.map_err(|error| anyhow!("its key is not a usable RSA key ({error})"))?;
         let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate));
-        Ok(Self { key, thumbprint })
+        Ok(Self { key: key.map_err(Flaw::Rejected)?, thumbprint })
     }
 
     /// A statement for the token endpoint `audience` that we are the application `client_id` (Microsoft Learn,
@@ -87,4 +86,26 @@ impl Certificate {
 pub(crate) struct NotUsable {
     /// Its file.
     pub(crate) path: String,
+    /// What is wrong with that.
+    #[source]
+    pub(crate) flaw: Flaw,
+}
+
+/// What is wrong with a file that should hold a certificate and its key.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(crate) enum Flaw {
+    /// It may be PKCS #12.
+    #[error("it is not in PEM form")]
+    NotPem,
+    /// Its key can be read with a password only.
+    #[error("its key has a password")]
+    Locked,
+    #[error("it holds no certificate")]
+    NoCertificate,
+    #[error("it holds no private key")]
+    NoKey,
+    #[error("its key is not an RSA key")]
+    NotRsa,
+    #[error("its key is not a usable RSA key ({0})")]
+    Rejected(KeyRejected),
 }

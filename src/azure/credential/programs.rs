@@ -204,7 +204,9 @@ impl Executor for Apart {
         command.process_group(0);
         let child = command.spawn()?;
         let group = Group(child.id());
-        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await??;
+        let late =
+            |_elapsed| std::io::Error::other(format!("no answer within {} s", PROGRAM_TIMEOUT.as_secs()));
+        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await.map_err(late)??;
         group.spare();
         Ok(output)
     }

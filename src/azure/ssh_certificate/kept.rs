@@ -1,12 +1,13 @@
 //! The key and the certificate that log in, kept together from connection to connection: which to log in with, when to
 //! ask for another, and that one process asks for all.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::azure::credential::Identity;
+use crate::azure::credential::{Identity, NoToken, Source};
+use crate::azure::entra::EntraRefusal;
 use crate::azure::ssh_certificate::{Asked, Certified, NoCertificate, certify};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::key::{KeyPair, Pem};
@@ -17,8 +18,12 @@ use crate::store::{Key, Kind, Lock, Store, TooOpen, unix_now};
 const MARGIN: u64 = 300;
 /// Of a life, in percent, after which a successor is asked for in the background.
 const REFRESH_AFTER: u64 = 70;
-/// How long a key is certified again, in seconds.
+/// How long a key is certified again, in seconds, and beyond that while its certificate lasts: ssh reads a key's file
+/// when it signs, and must find the one whose certificate it has read before.
 const KEY_LIFE: u64 = 30 * 24 * 3600;
+
+/// How long, in milliseconds, no successor is asked for again in the background after Entra ID has said no.
+const REFUSAL_LIFE: u64 = 30_000;
 
 /// A certificate with its life, in seconds of Unix time by this machine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,12 +72,23 @@ struct Record {
     /// When the key was made, in seconds of Unix time.
     made: u64,
     issued: Option<Issued>,
+    /// The last answer in place of a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
 }
 
 impl Record {
-    fn has_young_key(&self) -> bool {
+    fn keeps_its_key(&self) -> bool {
         let now = unix_now();
-        self.made <= now && now < self.made.saturating_add(KEY_LIFE)
+        let is_young = self.made <= now && now < self.made.saturating_add(KEY_LIFE);
+        is_young || self.issued.as_ref().is_some_and(|issued| issued.lasts(0))
+    }
+
+    /// Whether the certificate wants a successor, which was not refused just now.
+    fn is_due(&self) -> bool {
+        let is_refused =
+            |refused: &Refused| unix_now_in_milliseconds() < refused.at.saturating_add(REFUSAL_LIFE);
+        self.issued.as_ref().is_some_and(Issued::is_due) && !self.refused.as_ref().is_some_and(is_refused)
     }
 
     /// Key and certificate, if they belong together.
@@ -83,6 +99,31 @@ impl Record {
         // Of its time, its issuer's clock has been the judge.
         certificate.check(key.public(), certificate.valid_before().saturating_sub(1)).ok()?;
         Some(Pair { pem: self.key, key, certificate, issued })
+    }
+}
+
+/// What Entra ID said no with: whoever waits for the same certificate meanwhile is answered alike, and whoever comes
+/// later asks again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Refused {
+    from: Source,
+    refusal: EntraRefusal,
+    /// When, in milliseconds of Unix time.
+    at: u64,
+}
+
+impl Refused {
+    fn of(error: &NoCertificate) -> Option<Self> {
+        let NoCertificate::Refused { error: NoToken::Refused { from, error, .. }, .. } = error else {
+            return None;
+        };
+        let refusal = error.chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>())?.clone();
+        Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
+    }
+
+    fn again(self, scope: &str) -> NoCertificate {
+        let error = NoToken::Refused { from: self.from, tenant: None, error: self.refusal.into() };
+        NoCertificate::Refused { scope: scope.to_owned(), error }
     }
 }
 
@@ -102,6 +143,20 @@ impl Pair {
     /// How long it can still be logged in with; nothing where it has ended.
     pub(crate) fn left(&self) -> Option<Duration> {
         self.issued.left()
+    }
+
+    /// The same, if its certificate lets in whom a section logs in as; nobody, if it does not say.
+    ///
+    /// # Errors
+    /// It lets in another: another identity than that of the section was signed in.
+    pub(crate) fn for_section_of(self, section: Option<&str>) -> Result<Self, NoCertificate> {
+        match section.filter(|name| !self.certificate.lets_in(name)) {
+            None => Ok(self),
+            Some(section) => Err(NoCertificate::Another {
+                name: self.certificate.login_name().unwrap_or_default(),
+                section: section.to_owned(),
+            }),
+        }
     }
 }
 
@@ -142,12 +197,18 @@ impl Holder {
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
         }
+        let began = unix_now_in_milliseconds();
         let _lock = self.identity.store.lock(&self.kept).await;
         // Whoever had the lock before has done the work.
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
         }
-        match self.mint().await {
+        let refused = self.record()?.and_then(|record| record.refused).filter(|refused| began < refused.at);
+        let minted = match refused {
+            Some(refused) => Err(refused.again(self.asked.scope(&self.identity))),
+            None => self.mint().await,
+        };
+        match minted {
             Err(error) => match self.kept()?.filter(|pair| pair.issued.lasts(0)) {
                 Some(pair) => {
                     info!("the certificate that is kept must do: {error}");
@@ -175,8 +236,7 @@ impl Holder {
 
     /// Whether there is a certificate that wants a successor.
     fn is_due(&self) -> bool {
-        let record = self.record().ok().flatten();
-        record.and_then(|record| record.issued).is_some_and(|issued| issued.is_due())
+        self.record().ok().flatten().is_some_and(|record| record.is_due())
     }
 
     fn fresh(&self) -> Result<Option<Pair>, TooOpen> {
@@ -189,17 +249,30 @@ impl Holder {
 
     async fn mint(&self) -> Result<Pair, NoCertificate> {
         let (mut record, key) = self.key().await?;
-        let certified = certify(&self.identity, key.public(), &self.asked).await?;
+        let certified = match certify(&self.identity, key.public(), &self.asked).await {
+            Ok(certified) => certified,
+            Err(error) => {
+                self.keep_refusal(&error)?;
+                return Err(error);
+            }
+        };
         let issued = Issued::new(&certified);
-        record.issued = Some(issued.clone());
+        (record.issued, record.refused) = (Some(issued.clone()), None);
         self.identity.store.write(&self.kept, &record);
         Ok(Pair { pem: record.key, key, certificate: certified.certificate, issued })
     }
 
-    /// The key to be certified: the one that is kept while it is young, else a new one, whose time begins now even where
+    fn keep_refusal(&self, error: &NoCertificate) -> Result<(), TooOpen> {
+        if let Some((refused, record)) = Refused::of(error).zip(self.record()?) {
+            self.identity.store.write(&self.kept, &Record { refused: Some(refused), ..record });
+        }
+        Ok(())
+    }
+
+    /// The key to be certified: the one that is kept while it may be, else a new one, whose time begins now even where
     /// no certificate comes of it.
     async fn key(&self) -> Result<(Record, KeyPair), NoCertificate> {
-        if let Some(record) = self.record()?.filter(Record::has_young_key)
+        if let Some(record) = self.record()?.filter(Record::keeps_its_key)
             && let Ok(key) = KeyPair::from_pem(&record.key)
         {
             return Ok((record, key));
@@ -208,12 +281,17 @@ impl Holder {
         let folder = self.identity.store.folder().unwrap_or(&temporary);
         let key = Pem::generate(folder).await.map_err(NoCertificate::NoKey)?;
         let pair = KeyPair::from_pem(&key).map_err(NoCertificate::NoKey)?;
-        let record = Record { key, made: unix_now(), issued: None };
+        let record = Record { key, made: unix_now(), issued: None, refused: None };
         if self.kept()?.is_none_or(|old| !old.issued.lasts(0)) {
             self.identity.store.write(&self.kept, &record);
         }
         Ok((record, pair))
     }
+}
+
+fn unix_now_in_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long the certificate that is kept under a key lasts.
@@ -223,4 +301,42 @@ impl Holder {
 pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, TooOpen> {
     let record: Option<Record> = store.read(key)?;
     Ok(record.and_then(|record| record.issued).and_then(|issued| issued.left()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    /// One whose key was made so many seconds ago, and whose certificate of an hour was given so many ago.
+    fn record(key: u64, certificate: Option<u64>) -> Record {
+        let now = unix_now();
+        let issued = |at| Issued { certificate: String::new(), at, until: at + HOUR };
+        let key_text = serde_json::from_str("\"a key\"").unwrap();
+        let issued = certificate.map(|ago| issued(now - ago));
+        Record { key: key_text, made: now - key, issued, refused: None }
+    }
+
+    #[test]
+    fn a_key_is_replaced_when_it_is_old_and_none_of_its_certificates_is_valid_any_more() {
+        assert!(record(KEY_LIFE - HOUR, None).keeps_its_key());
+        assert!(record(2 * KEY_LIFE, Some(HOUR / 2)).keeps_its_key());
+        assert!(!record(2 * KEY_LIFE, Some(2 * HOUR)).keeps_its_key());
+        assert!(!record(2 * KEY_LIFE, None).keeps_its_key());
+    }
+
+    #[test]
+    fn a_successor_is_due_at_seventy_percent_but_not_while_entra_has_just_refused_one() {
+        let refused_before = |milliseconds| {
+            let refusal = EntraRefusal::in_browser("interaction_required", "AADSTS50076: a second factor");
+            let at = unix_now_in_milliseconds() - milliseconds;
+            Some(Refused { from: Source::Arcssh, refusal, at })
+        };
+        assert!(!record(0, None).is_due() && !record(0, Some(HOUR / 2)).is_due());
+        let due = record(0, Some(HOUR * 8 / 10));
+        assert!(due.is_due());
+        assert!(!Record { refused: refused_before(0), ..due.clone() }.is_due());
+        assert!(Record { refused: refused_before(REFUSAL_LIFE), ..due }.is_due());
+    }
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::{Cloud, CloudName};
-use crate::azure::credential::Identity;
+use crate::azure::credential::{Identity, Source, Wanted};
 use crate::azure::hybrid_compute::{Machine, MachineName, list};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::ssh_certificate::Asked;
@@ -31,6 +32,8 @@ pub(super) struct Options {
     login: Login,
     #[serde(flatten)]
     certificate: Asked,
+    #[serde(flatten)]
+    who: Wanted,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     control_master: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,6 +147,7 @@ impl Options {
                 scope: asked.scope.or(self.certificate.scope),
                 client_id: asked.client_id.or(self.certificate.client_id),
             },
+            who: args.who.wanted_or(self.who),
             control_master: args.control_master || self.control_master,
             wildcard: args.wildcard.clone().or(self.wildcard),
             template: args.template.as_ref().map(absolute).or(self.template),
@@ -223,16 +227,16 @@ pub(super) async fn compose(
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = options.cloud.unwrap_or(CloudName::Public);
     let azure = Cloud::new(cloud, &args.cloud.endpoints())?;
-    let arm = Arm::new(&azure, &net, &store, args.who.wanted());
+    let arm = Arm::new(&azure, &net, &store, options.who.clone());
     if !foreign.is_empty() {
         options.adopt(foreign, &list(&arm, &[]).await?);
     }
-    let identity = || Identity::new(&azure, args.who.wanted(), &net, &store);
+    let identity = Identity::new(&azure, options.who.clone(), &net, &store);
     let entra = match &options.deliveries()[..] {
         [] => None,
-        ways => Some(Entra::of(identity(), &options.certificate, ways, options.platform()).await?),
+        ways => Some(Entra::of(identity, &options.certificate, ways, options.platform()).await?),
     };
-    let writer = Writer { program: program()?, cloud, entra };
+    let writer = Writer { program: program()?, who: options.who.clone(), cloud, entra };
     let mut hosts = Vec::new();
     if !offline {
         hosts.extend(writer.adopted(&options, &arm).await?);
@@ -269,6 +273,7 @@ fn render(options: &Options, hosts: &[Host], platform: Platform) -> Result<Vec<S
 struct Writer {
     /// This program, as a ProxyCommand starts it.
     program: String,
+    who: Wanted,
     cloud: CloudName,
     /// Where sections log in with a certificate.
     entra: Option<Entra>,
@@ -327,7 +332,11 @@ impl Writer {
         let Some((entra, delivery)) = self.entra.as_ref().zip(login.entra) else { return Ok(host) };
         let user = login.user.clone().or_else(|| Some(entra.login_name.clone()));
         let Asked { scope, client_id } = &entra.asked;
-        let options = [("--scope", scope), ("--client-id", client_id)].into_iter();
+        // Whom the certificate must let in, where the section says nobody else.
+        let login_name = login.user.is_none().then(|| entra.login_name.clone());
+        let login_name = login_name.filter(|name| host::is_word(name));
+        let options =
+            [("--login-name", &login_name), ("--scope", scope), ("--client-id", client_id)].into_iter();
         let asked = options.filter_map(|(name, value)| Some([name.to_owned(), literal(value.as_ref()?)]));
         let asked: Vec<String> = asked.flatten().collect();
         Ok(match delivery {
@@ -341,7 +350,7 @@ impl Writer {
                 let key = entra.file();
                 let certificate = format!("{key}-cert.pub");
                 let words = [&self.program, "cert", "--file", &literal(&certificate)].map(str::to_owned);
-                let keep_fresh = [words.to_vec(), asked, self.cloud_words()].concat();
+                let keep_fresh = [words.to_vec(), asked, self.azure_words()].concat();
                 Host {
                     user,
                     identity_file: Some(key),
@@ -362,20 +371,28 @@ impl Writer {
         self.with_certificate(host, &options.login, pattern)
     }
 
-    /// `arcssh proxy {words} --port %p`, with the cloud where it is not the public one.
+    /// `arcssh proxy {words} --port %p`, with whose name and the cloud where they are not those that are taken unasked.
     fn command(&self, words: &[&str]) -> Vec<String> {
         let all = [&[self.program.as_str(), "proxy"], words, &["--port", "%p"]].concat();
-        all.into_iter().map(Into::into).chain(self.cloud_words()).collect()
+        all.into_iter().map(Into::into).chain(self.azure_words()).collect()
     }
 
-    fn cloud_words(&self) -> Vec<String> {
-        let words: &[&str] = match self.cloud {
-            CloudName::Public => &[],
-            CloudName::China => &["--cloud", "china"],
-            CloudName::UsGov => &["--cloud", "usgov"],
-        };
-        words.iter().copied().map(Into::into).collect()
+    fn azure_words(&self) -> Vec<String> {
+        let source = Some(self.who.source).filter(|source| *source != Source::Any);
+        let cloud = Some(self.cloud).filter(|cloud| *cloud != CloudName::Public);
+        let options = [
+            ("--credential", source.and_then(name_of)),
+            ("--tenant", self.who.tenant.clone()),
+            ("--cloud", cloud.and_then(name_of)),
+        ];
+        let given = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+        given.flatten().collect()
     }
+}
+
+/// How a value is typed.
+fn name_of(value: impl ValueEnum) -> Option<String> {
+    value.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
 /// Why a section for a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";

@@ -63,8 +63,8 @@ impl Entra {
 
     /// The file of the private key.
     pub(super) fn file(&self) -> String {
-        let Asked { scope, client_id } = &self.asked;
-        format!("{}/id_{}", self.folder, short_hash(&format!("{scope:?} {client_id:?}")))
+        let Self { folder, login_name, asked: Asked { scope, client_id } } = self;
+        format!("{folder}/id_{}", short_hash(&format!("{login_name} {scope:?} {client_id:?}")))
     }
 }
 

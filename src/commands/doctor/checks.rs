@@ -10,8 +10,9 @@ use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_ro
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
 use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
-use crate::commands::doctor::findings::{Findings, Look};
+use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
 use crate::commands::doctor::local::HostKey;
+use crate::line::word;
 use crate::relay::connect::ConnectError;
 use crate::set_up::Found;
 
@@ -103,7 +104,7 @@ impl Judge {
         if self.findings.named.is_none() {
             return Err(Skipped("no machine is named".into()));
         }
-        if failed(&self.findings.registration).is_some_and(|error| is_refused(error, 404)) {
+        if matches!(self.subscription(), Failed(_)) {
             return Err(first("the subscription"));
         }
         seen(&self.findings.machine).ok_or_else(|| first("the machine"))
@@ -143,6 +144,7 @@ impl Judge {
     fn identity(&self) -> Outcome {
         match &self.findings.token {
             None => first("the network"),
+            Some(Err(error)) if error.is::<Slow>() => Failed(Words::new(error.to_string(), "arcssh login")),
             Some(Err(error)) => self.failed(error),
             Some(Ok(token)) => {
                 let claims = token.claims();
@@ -214,8 +216,7 @@ impl Judge {
             return skipped;
         }
         if let Some(error) = failed(&self.findings.machine) {
-            let by_subscription =
-                failed(&self.findings.registration).is_some_and(|error| is_refused(error, 404));
+            let by_subscription = matches!(self.subscription(), Failed(_));
             return if by_subscription { first("the subscription") } else { self.failed(error) };
         }
         let machine = match self.examined() {
@@ -339,8 +340,10 @@ impl Judge {
             Ok((Seen::Missing, _)) => first("the endpoint"),
             Ok((_, Seen::There(enabled))) if enabled == port => Passed(format!("SSH on port {port}")),
             Ok((_, Seen::There(enabled))) => Failed(Words::new(
-                format!("SSH is enabled on port {enabled}, and a machine has one port for it: {port} is not"),
-                format!("{} --replace-port, or connect by port {enabled}", self.set_up_at(port)),
+                format!(
+                    "SSH is enabled on port {enabled}, and a machine has one port for it: ssh -p {enabled} reaches it, {port} would have to take its place"
+                ),
+                format!("{} --replace-port", self.set_up_at(port)),
             )),
             Ok((_, Seen::Hidden)) => Passed("it is there, and may not be read with this role".into()),
             Ok((_, Seen::Missing)) => {
@@ -363,7 +366,7 @@ impl Judge {
 
     fn set_up_command(&self) -> String {
         let id = self.machine().map_or("MACHINE".into(), |machine| machine.to_string());
-        if id.contains(['(', ')']) { format!("arcssh setup '{id}'") } else { format!("arcssh setup {id}") }
+        format!("arcssh setup {}", word(&id))
     }
 
     fn entra_login(&self) -> Outcome {
@@ -438,11 +441,20 @@ impl Judge {
         match (self.relay(), &self.findings.relay, &self.findings.greeting) {
             (Skipped(why), ..) => Skipped(why),
             (_, Some(Err(error)), _) if is_port_closed(error) => self.failed(error),
-            (Passed(_), _, Some(Ok(Some(greeting)))) => greeted(greeting),
-            (Passed(_), _, Some(_)) => Failed(Words::new(
-                format!("what listens on its port {port} does not speak SSH"),
-                "name the port of its sshd with --port",
+            (Passed(_), _, Some(Ok(Greeting::Ssh(greeting)))) => greeted(greeting),
+            (Passed(_), _, Some(Ok(Greeting::Nothing))) => Failed(Words::new(
+                format!(
+                    "what listens on its port {port} ends the connection without a word: sshd cannot start a session, or the machine was set up before its agent was updated to 1.31, which arcssh teardown and setup put right"
+                ),
+                "on the machine: sudo sshd -t",
             )),
+            (Passed(_), _, Some(greeting)) => {
+                let silent = greeting.as_ref().err().map_or(String::new(), |error| format!(": {error}"));
+                Failed(Words::new(
+                    format!("what listens on its port {port} does not speak SSH{silent}"),
+                    "name the port of its sshd with --port",
+                ))
+            }
             _ => first("the relay"),
         }
     }
@@ -460,7 +472,7 @@ impl Judge {
                 format!(
                     "it is not the one that {file} holds: the machine was installed anew, or somebody stands between"
                 ),
-                format!("ssh-keygen -f {file} -R {name}"),
+                format!("ssh-keygen -f {} -R {}", word(file), word(name)),
             )),
             (_, Some(Err(error)), _) => self.failed(error),
         }
@@ -478,7 +490,8 @@ impl Judge {
                 (_, Some(words)) => Failed(words),
                 (None, None) => Skipped(format!("{} holds no arcssh block", found.file.display())),
                 (Some(hosts), None) => {
-                    Passed(format!("ssh uses what {} says of {hosts} names", found.file.display()))
+                    let names = if hosts == 1 { "1 name".into() } else { format!("{hosts} names") };
+                    Passed(format!("ssh uses what {} says of {names}", found.file.display()))
                 }
             },
         }
@@ -503,6 +516,7 @@ impl Judge {
 
     fn store(&self) -> Outcome {
         match &self.findings.store {
+            Ok(1) => Passed("1 value is kept".into()),
             Ok(count) => Passed(format!("{count} values are kept")),
             Err(open) => self.failed(&open.clone().into()),
         }
@@ -528,11 +542,9 @@ fn refusal(error: &Error) -> Option<&Refusal> {
     }
 }
 
-/// Whether it is ARM's refusal with this status; a 404 for the subscription only.
+/// Whether it is ARM's refusal with this status.
 fn is_refused(error: &Error, status: u16) -> bool {
-    refusal(error).is_some_and(|refusal| {
-        refusal.status == status && (status != 404 || refusal.code == "SubscriptionNotFound")
-    })
+    refusal(error).is_some_and(|refusal| refusal.status == status)
 }
 
 fn is_port_closed(error: &Error) -> bool {
@@ -580,7 +592,7 @@ fn set_clock() -> &'static str {
 fn open_to_others(file: &std::path::Path) -> Option<Words> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = file.metadata().ok()?.permissions().mode() & 0o7777;
-    let fix = format!("chmod go-w {}", file.display());
+    let fix = format!("chmod go-w {}", word(&file.display().to_string()));
     (mode & 0o022 != 0)
         .then(|| Words::new(format!("{} is open to other users (mode {mode:04o})", file.display()), fix))
 }

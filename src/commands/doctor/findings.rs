@@ -23,7 +23,7 @@ use crate::azure::resource_provider::{Registration, registration};
 use crate::azure::ssh_certificate::Asked;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::DoctorArgs;
-use crate::commands::doctor::local::{self, Configuration, HostKey, Section};
+use crate::commands::doctor::local::{self, Configuration, HostKey};
 use crate::dial::{Goal, Way};
 use crate::fleet::find;
 use crate::net::{self, Net, certificate};
@@ -31,11 +31,16 @@ use crate::relay::bridge::{self, Ending};
 use crate::relay::connect::{ConnectError, Upgraded};
 use crate::set_up::{Found, look};
 use crate::ssh::config_file;
+use crate::ssh::judge::{Section, section_of};
 use crate::store::{Store, TooOpen, unix_now};
 use crate::waiting::Waiting;
 
 /// How long one look may take.
 const BOUND: Duration = Duration::from_secs(15);
+/// How long those may take that others bound too: a proxy has 20 s for its tunnel, and a program gives a token in some.
+const LONG_BOUND: Duration = Duration::from_secs(30);
+/// How long all of them may take: at the most two long ones and five others come one after the other.
+pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 5 * BOUND.as_secs());
 /// How long an agent that does not listen is waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
@@ -79,7 +84,7 @@ pub(super) struct Findings {
     /// Whether the relay leads to its agent.
     pub(super) relay: Look<()>,
     /// How its sshd greets.
-    pub(super) greeting: Look<Option<String>>,
+    pub(super) greeting: Look<Greeting>,
     /// What ssh makes of its host key.
     pub(super) host_key: Look<HostKey>,
     /// The certificate that is kept for logging in as an Entra user, if there is one.
@@ -107,7 +112,7 @@ struct Remote {
     found: Look<Found>,
     extensions: Look<Vec<Extension>>,
     relay: Look<()>,
-    greeting: Look<Option<String>>,
+    greeting: Look<Greeting>,
 }
 
 impl Examiner<'_> {
@@ -121,19 +126,20 @@ impl Examiner<'_> {
         );
         let section = configuration.as_ref().ok().and_then(|configuration| configuration.section.clone());
         let port = self.args.port.or(section.as_ref().map(|section| section.port));
+        let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
         let mut remote = Remote::default();
         let mut reached = port.unwrap_or(Service::Ssh.default_port());
         if way.iter().all(|(_, way)| way.is_ok()) {
-            remote = self.remote(port, &mut reached).await;
+            remote = self.remote(named.as_deref(), port, &mut reached).await;
         }
         let by_id = || {
             let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
-            local::section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
+            section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
         };
         // ssh connects to the port of the section, whatever was asked for here.
         let section = section.or_else(by_id).filter(|section| section.port == reached);
         let host_key = match (&ssh, &remote.greeting, &section) {
-            (Ok(Some(_)), Some(Ok(Some(_))), Some(section)) => Some(self.host_key(section).await),
+            (Ok(Some(_)), Some(Ok(Greeting::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
             _ => None,
         };
         Findings {
@@ -171,7 +177,7 @@ impl Examiner<'_> {
     }
 
     async fn host_key(&self, section: &Section) -> Result<HostKey> {
-        within("ssh", local::host_key(section, self.args.file.as_deref())).await
+        within(BOUND, "ssh", local::host_key(section, self.args.file.as_deref())).await
     }
 
     /// The way to ARM and Entra ID: names, proxies, TLS.
@@ -191,21 +197,22 @@ impl Examiner<'_> {
             let issuer = certificate.and_then(|certificate| certificate::issuer(certificate));
             Ok(format!("{}, certificate by {}", authority.host(), issuer.unwrap_or("nobody".into())))
         };
-        within(authority, connect).await
+        within(LONG_BOUND, authority, connect).await
     }
 
-    async fn remote(&self, port: Option<u16>, reached: &mut u16) -> Remote {
+    async fn remote(&self, named: Option<&str>, port: Option<u16>, reached: &mut u16) -> Remote {
         let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
-        let token = within("the identity", async {
+        let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
         let token = token.await;
         let mut remote = Remote::default();
-        match (&token, &self.args.machine) {
+        match (&token, named) {
             (Err(_), _) => {}
             (Ok(_), None) => {
                 let seen =
-                    within("Azure Resource Manager", async { Ok(subscriptions(&self.arm).await?) }).await;
+                    within(BOUND, "Azure Resource Manager", async { Ok(subscriptions(&self.arm).await?) })
+                        .await;
                 remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
                 remote.subscriptions = Some(seen.map(|(count, _)| count));
             }
@@ -227,11 +234,13 @@ impl Examiner<'_> {
         let by_id = id.to_string();
         forget_refusals(&self.arm, &self.store, &id);
         let (machine, provider, permissions, extensions, found) = tokio::join!(
-            within("Azure Resource Manager", find(&self.arm, &by_id, &[])),
-            within("Azure Resource Manager", async { Ok(registration(&self.arm, &id.subscription).await?) }),
-            within("Azure Resource Manager", async { Ok(Permissions::on(&self.arm, &id).await?) }),
-            within("Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
-            within("Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
+            within(BOUND, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
+            within(BOUND, "Azure Resource Manager", async {
+                Ok(registration(&self.arm, &id.subscription).await?)
+            }),
+            within(BOUND, "Azure Resource Manager", async { Ok(Permissions::on(&self.arm, &id).await?) }),
+            within(BOUND, "Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
+            within(BOUND, "Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
         );
         remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
         if let (None, Ok(Found { port: Seen::There(enabled), .. })) = (port, &found) {
@@ -246,7 +255,7 @@ impl Examiner<'_> {
             match self.reach(&id, &goal(*reached)).await {
                 Ok(upgraded) => {
                     remote.relay = Some(Ok(()));
-                    remote.greeting = Some(within("sshd", greeting(upgraded)).await);
+                    remote.greeting = Some(within(BOUND, "sshd", greeting(upgraded)).await);
                 }
                 Err(error) => remote.relay = Some(Err(error.context(goal(*reached)))),
             }
@@ -266,19 +275,29 @@ impl Examiner<'_> {
             return Ok(id);
         }
         let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
-        Ok(within("Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
+        Ok(within(BOUND, "Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
     }
 
     async fn reach(&self, id: &ResourceId, goal: &Goal) -> Result<Upgraded<net::Stream>> {
         let credentials = Credentials::new(&self.arm, &self.store, id, goal.service, goal.port);
         let way = Way { net: &self.net, goal, wait: PATIENCE, waiting: &Waiting::default() };
-        let (upgraded, _) = within("the relay", way.reach(&credentials)).await?;
+        let (upgraded, _) = within(BOUND, "the relay", way.reach(&credentials)).await?;
         Ok(upgraded)
     }
 }
 
-/// How a server identifies itself: the first line that begins with `SSH-` (RFC 4253, section 4.2).
-async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Option<String>> {
+/// What a server says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// The line that begins with `SSH-` (RFC 4253, section 4.2).
+    Ssh(String),
+    /// Something else.
+    Other,
+    /// It ends the connection without a word.
+    Nothing,
+}
+
+async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Greeting> {
     let (read, write) = duplex(4096);
     let (input, _silent) = duplex(1);
     let heard = Notify::new();
@@ -295,28 +314,34 @@ async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Option<String>> {
     line
 }
 
-async fn identification(from: impl AsyncRead + Unpin) -> Result<Option<String>> {
+async fn identification(from: impl AsyncRead + Unpin) -> Result<Greeting> {
     let mut lines = BufReader::new(from.take(MAX_GREETING));
-    let mut line = Vec::new();
+    let (mut line, mut said) = (Vec::new(), Greeting::Nothing);
     while lines.read_until(b'\n', &mut line).await? > 0 {
         if line.starts_with(b"SSH-") {
-            return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            return Ok(Greeting::Ssh(String::from_utf8_lossy(&line).trim_end().to_owned()));
         }
         line.clear();
+        said = Greeting::Other;
     }
-    Ok(None)
+    Ok(said)
 }
 
 /// A look that keeps nobody waiting.
-async fn within<T>(whom: &str, look: impl Future<Output = Result<T>>) -> Result<T> {
-    match timeout(BOUND, look).await {
-        Ok(seen) => seen,
-        Err(_elapsed) => bail!("{whom} did not answer within {} s", BOUND.as_secs()),
-    }
+async fn within<T>(limit: Duration, whom: &str, look: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, look).await.unwrap_or_else(|_elapsed| bail!(Slow { whom: whom.to_owned(), limit }))
+}
+
+/// What was looked at keeps silent.
+#[derive(Debug, thiserror::Error)]
+#[error("{whom} did not answer within {} s", .limit.as_secs())]
+pub(crate) struct Slow {
+    whom: String,
+    limit: Duration,
 }
 
 /// The same of programs that are waited for on a thread of their own.
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let look = async { spawn_blocking(look).await.map_err(|error| anyhow!(error)).and_then(|seen| seen) };
-    within("ssh", look).await
+    within(BOUND, "ssh", look).await
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process;
 
 use crate::ssh::config_file;
-use crate::ssh::judge::{self, NotUsed};
+use crate::ssh::judge::{self, NotUsed, Section, section_of};
 
 /// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
 /// starts is all there is to know.
@@ -22,20 +22,6 @@ pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> 
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot run {name}")),
     }
-}
-
-/// The port that ssh connects to where it is told no other.
-const SSH_PORT: u16 = 22;
-
-/// What the ssh configuration has for a machine.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Section {
-    /// What ssh calls it.
-    pub(super) alias: String,
-    /// Its `Port`: ssh's own where it has none.
-    pub(super) port: u16,
-    /// The name that its host key is kept under.
-    pub(super) key_name: String,
 }
 
 /// The ssh configuration.
@@ -73,23 +59,6 @@ pub(super) fn configuration(file: &Path, machine: Option<&str>) -> Result<Config
         }
     }
     Ok(found(Some(hosts)))
-}
-
-/// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
-pub(super) fn section_of(machine: &str, text: &str) -> Option<Section> {
-    let value = |values: &judge::Expected, wanted: &str| {
-        values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
-    };
-    let leads = |(patterns, values): &(Vec<String>, judge::Expected)| {
-        let command = value(values, "proxycommand").unwrap_or_default().to_lowercase();
-        let is_called = patterns.iter().any(|pattern| pattern.eq_ignore_ascii_case(machine));
-        command.contains("arcssh") && (is_called || command.contains(&machine.to_lowercase()))
-    };
-    let (patterns, values) = judge::sections(text).into_iter().find(leads)?;
-    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']))?;
-    let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
-    let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
-    Some(Section { alias, port, key_name })
 }
 
 /// What ssh makes of a machine's host key.
@@ -147,19 +116,6 @@ fn judged(told: &str, logged_in: bool) -> Option<HostKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEXT: &str = "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
-        ProxyCommand /usr/bin/arcssh proxy /subscriptions/s/machines/Web01 --port %p\nHost *\n";
-
-    #[test]
-    fn a_section_is_found_by_what_it_is_called_and_by_its_id() {
-        for machine in ["web01", "Web01", "/subscriptions/S/machines/web01"] {
-            let section = section_of(machine, TEXT).unwrap();
-            assert_eq!((section.alias.as_str(), section.port), ("web01", 2222));
-            assert_eq!(section.key_name, "23c501dd");
-        }
-        assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
-    }
 
     #[test]
     fn the_words_of_ssh_about_a_host_key_are_understood() {

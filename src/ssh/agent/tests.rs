@@ -256,7 +256,10 @@ fn nothing_is_left_behind_and_only_the_owner_can_enter() {
     fs::set_permissions(folder.path().join("run"), fs::Permissions::from_mode(0o750)).unwrap();
     let (key, certificate) = pair(folder.path());
     let refused = Agent::open(&path, key, certificate).err().unwrap();
-    assert!(format!("{refused:#}").ends_with("is open to others (mode 0750)"), "{refused:#}");
+    assert!(
+        format!("{refused:#}").ends_with("is open to others (mode 0750); chmod 700 keeps them out"),
+        "{refused:#}"
+    );
 }
 
 #[test]
@@ -335,6 +338,19 @@ fn what_a_process_that_was_killed_left_is_in_nobodys_way() {
 }
 
 #[test]
+fn what_only_looks_like_a_socket_of_ours_is_in_nobodys_way() {
+    let (_folder, path) = socket();
+    drop(Served::at(&path));
+    for stray in
+        ["agent.7", "agent.18446744073709551615", "agent.99999999999999999999999999", "agent.x", "agent.new"]
+    {
+        fs::write(path.with_file_name(stray), "").unwrap();
+        let _agent = Served::at(&path);
+        assert!(lists(&path), "{stray}");
+    }
+}
+
+#[test]
 fn a_client_in_the_middle_of_something_is_served_beyond_the_connection_when_another_has_taken_over() {
     let (_folder, path) = socket();
     let leaving = Served::at(&path);
@@ -373,6 +389,21 @@ fn clients_that_stall_or_talk_nonsense_keep_nobody_from_being_served() {
     assert!(lists(&path));
     drop(stalled);
     assert!(lists(&path));
+}
+
+#[test]
+fn a_message_is_taken_up_to_256_kib_and_a_longer_one_ends_its_client_at_once() {
+    let (_folder, path) = socket();
+    let _agent = Served::at(&path);
+    let answer_to = |length: u32, content: &[u8]| {
+        let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(&[&length.to_be_bytes(), content].concat()).unwrap();
+        let mut answer = [0; 5];
+        client.read(&mut answer).map(|got| answer[..got].to_vec()).unwrap()
+    };
+    assert_eq!(answer_to(256 * 1024, &[0; 256 * 1024]), [0, 0, 0, 1, 5]);
+    assert!(answer_to(256 * 1024 + 1, &[]).is_empty());
 }
 
 /// Only root can be another user; for others the folder's mode is what is tested elsewhere.

@@ -33,9 +33,9 @@ async fn a_key_that_is_made_is_read_by_ssh_and_by_us_alike() {
     let (folder, key) = generated().await;
     let file = folder.path().join("key");
     let public = keygen(&["-y"], &file);
-    assert_eq!(PublicKey::from_line(&public).unwrap(), *key.public());
-    assert_eq!(PublicKey::from_line(&key.public().to_line()).unwrap(), *key.public());
-    assert!(keygen(&["-l"], &file).starts_with(&format!("{BITS} {} ", fingerprint(&key.public().blob()))));
+    assert_eq!(PublicKey::from_text(&public).unwrap(), *key.public());
+    assert_eq!(PublicKey::from_text(&key.public().to_line()).unwrap(), *key.public());
+    assert!(keygen(&["-l"], &file).starts_with(&format!("3072 {} ", fingerprint(&key.public().blob()))));
 }
 
 #[tokio::test]
@@ -119,7 +119,11 @@ fn a_users_own_rsa_key_is_read_and_every_other_file_refused_with_the_reason() {
     keygen(&["-q", "-t", "ecdsa", "-N", ""], &file("ec"));
     fs::write(file("text"), "hello").unwrap();
     fs::write(file("cut"), "ssh-rsa AAAAB3NzaC1yc2EAAAADAQAB").unwrap();
-    PublicKey::read(&file("rsa.pub")).unwrap();
+    let own = PublicKey::read(&file("rsa.pub")).unwrap();
+    let line = fs::read(file("rsa.pub")).unwrap();
+    let remarked = [b"# of J\xf6rg\r\n\r\n", &line[..line.len() - 1], b" J\xf6rg\r\n"].concat();
+    fs::write(file("remarked.pub"), remarked).unwrap();
+    assert_eq!(PublicKey::read(&file("remarked.pub")).unwrap(), own);
     for (name, why) in [
         ("rsa", "it is a private key; its public key is in the file that ends in .pub"),
         ("ed.pub", "its type is ssh-ed25519, and Entra ID certifies ssh-rsa only"),

@@ -79,6 +79,14 @@ fn people_read_a_table() {
 }
 
 #[test]
+fn what_a_machine_tells_of_itself_cannot_steer_the_terminal() {
+    let machine = Machine::new("web01").os_name("linux\u{1b}[2J\nweb02").agent_version("1.52\u{1b}]0;x\u{7}");
+    let w = world_with(&[], |builder| builder.machine(machine));
+    let table = list(&w, &[]);
+    assert!(table.lines().count() == 2 && !table.contains(['\u{1b}', '\u{7}']), "{table:?}");
+}
+
+#[test]
 fn programs_read_json() {
     let w = fleet();
     let machines = json(&w, &["--format", "json", "web01"]);
