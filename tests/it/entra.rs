@@ -469,7 +469,7 @@ fn nothing_that_somebody_else_put_there_is_overwritten() {
         run(w.command("ssh-keygen").args(["-q"]).args(arguments)).clean();
     };
     for name in ["own", "authority"] {
-        keygen(&["-t", "rsa", "-b", "2048", "-N", "", "-f", name]);
+        keygen(&["-t", "rsa", "-b", "2048", "-N", "", "-C", "arcssh", "-f", name]);
     }
     let read = |name: &str| fs::read(w.home().join(name)).unwrap();
     let cert = |arguments: &[&str]| run(anonymous(w.arcssh(&["cert"]).args(arguments)));
@@ -488,8 +488,12 @@ fn nothing_that_somebody_else_put_there_is_overwritten() {
     keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "+1h", "own.pub"]);
     refused(&["--public-key", "own.pub"], "own-cert.pub");
     keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "-2h:-1h", "own.pub"]);
-    for _ in ["an ended one", "one of ours"] {
-        assert_eq!(cert(&["--public-key", "own.pub"]).code, Some(0));
+    for authority in ["the ended one's", "ours", "another, as Entra ID may come to have"] {
+        if authority.starts_with("another") {
+            w.emulator().certificate_fault(CertificateFault::AnotherAuthority);
+        }
+        let replaced = cert(&["--public-key", "own.pub"]);
+        assert_eq!(replaced.code, Some(0), "{authority}: {}", replaced.stderr);
     }
     refused(&["--file", "own-cert.pub"], "own");
     // A pair that arcssh made follows what it keeps.
