@@ -1,5 +1,6 @@
 //! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -60,34 +61,32 @@ impl Way<'_> {
         credentials: &Credentials<'_>,
     ) -> Result<(Upgraded<net::Stream>, Minted)> {
         let deadline = Instant::now() + self.wait;
-        let mut kept = credentials.kept()?;
-        let last = kept.pop();
+        let left = || deadline.saturating_duration_since(Instant::now());
         let mut in_vain = Vec::new();
-        for minted in kept {
-            match self.dial(&minted.credentials, Duration::ZERO).await {
-                Ok((upgraded, _)) => return Ok((upgraded, minted)),
-                Err(error) if error.is_unauthorized() || error.may_pass() => {
-                    info!("{error}; dialling with others");
-                    in_vain.extend(is_of_no_use(&minted, &error).then_some(minted));
+        let mut kept = VecDeque::from(credentials.kept()?);
+        while let Some(minted) = kept.pop_front() {
+            let (young, last) = (minted.is_young(), kept.is_empty());
+            let patience = match last {
+                true if young => left(),
+                true => left().min(LASTING),
+                false => Duration::ZERO,
+            };
+            match self.settle(credentials, &minted, patience).await {
+                Ok(upgraded) => return Ok((upgraded, minted)),
+                // An agent may yet hear of a young name.
+                Err(error) if error.is_unauthorized() || error.is_nobody() && !young => {
+                    info!("{error}; no more of these credentials");
+                    in_vain.push(minted);
                 }
+                Err(error) if error.may_pass() && !last => info!("{error}; dialling with others"),
+                // New ones would meet the same fault on the way.
+                Err(error) if error.may_pass() && !left().is_zero() => kept.push_back(minted),
                 Err(error) => return Err(error.into()),
             }
         }
-        let minted = match last {
-            Some(minted) => minted,
-            None => self.minted(credentials, &[]).await?,
-        };
-        let patience = if minted.is_young() { self.wait } else { LASTING.min(self.wait) };
-        match self.settle(credentials, &minted, patience).await {
-            Err(error) if is_of_no_use(&minted, &error) => {
-                info!("{error}; asking for new credentials once");
-                in_vain.push(minted);
-                let minted = self.minted(credentials, &in_vain).await?;
-                let left = deadline.saturating_duration_since(Instant::now());
-                Ok((self.settle(credentials, &minted, left).await?, minted))
-            }
-            result => Ok((result?, minted)),
-        }
+        let minted = self.minted(credentials, &in_vain).await?;
+        let patience = if in_vain.is_empty() { self.wait } else { left() };
+        Ok((self.settle(credentials, &minted, patience).await?, minted))
     }
 
     /// Dials with credentials that were given.
@@ -135,9 +134,4 @@ impl Way<'_> {
         let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
         Ok((upgraded, tries))
     }
-}
-
-/// Whether others must take the place of these: an agent may yet hear of a young name.
-fn is_of_no_use(minted: &Minted, error: &ConnectError) -> bool {
-    error.is_unauthorized() || error.is_nobody() && !minted.is_young()
 }

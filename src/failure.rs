@@ -19,6 +19,7 @@ use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, Words};
 use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
+use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
@@ -46,6 +47,8 @@ const NOT_ALLOWED: u8 = 4;
 const NOT_SET_UP: u8 = 5;
 const NO_WAY_OUT: u8 = 6;
 const NOBODY_LISTENS: u8 = 7;
+/// As shells tell of SIGHUP, by which ssh says that it is done.
+const HUNG_UP: u8 = 129;
 
 /// What a user is told of a failure.
 #[derive(Debug)]
@@ -163,6 +166,15 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(told) = explain_set_up(error, goal) {
         return told;
     }
+    if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
+        let hint = match goal.and_then(|goal| goal.machine.as_ref()) {
+            Some(machine) => {
+                format!("arcssh warm {} makes it ready for the next time", word(&machine.to_string()))
+            }
+            None => "ssh -o ConnectTimeout=120 waits longer".into(),
+        };
+        return Told::new(HUNG_UP, stopped.to_string(), hint);
+    }
     if error.is::<Late>() || error.is::<Slow>() {
         return Told::new(NO_WAY_OUT, error.root_cause().to_string(), network());
     }
@@ -273,7 +285,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         }
         (401, _) => {
             let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
-            let why = format!("Azure does not accept this sign-in ({code}: {message})");
+            let why = format!("Azure does not accept this sign-in ({})", said(refusal));
             Told::new(NO_IDENTITY, why, hint.unwrap_or(SIGN_IN.into()))
         }
         (403, "AuthorizationFailed") => explain_missing_right(message, &id),
@@ -287,7 +299,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             format!("it is locked against changes ({message})"),
             format!("az lock list --resource {} shows the lock; az lock delete takes it away", word(&id)),
         ),
-        (404, "ResourceNotFound") if message.to_lowercase().contains("/endpoints/default") => {
+        (404, _) if message.to_lowercase().contains("/endpoints/default") => {
             Told::new(NOT_SET_UP, "it has no connectivity endpoint yet (404 ResourceNotFound)", setup(goal))
         }
         (412, _) => Told::new(
@@ -297,13 +309,18 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         ),
         (404, "SubscriptionNotFound") => Told::new(
             NOT_SET_UP,
-            format!("this identity sees no such subscription ({code}: {message})"),
+            format!("this identity sees no such subscription ({})", said(refusal)),
             "arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another",
+        ),
+        (404, "ResourceNotFound" | "ResourceGroupNotFound") => Told::new(
+            NOT_SET_UP,
+            format!("there is no such machine ({})", said(refusal)),
+            "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
         ),
         (404, _) => Told::new(
             NOT_SET_UP,
-            format!("there is no such machine ({code}: {message})"),
-            "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
+            format!("there is no such machine, or no connectivity endpoint on it ({})", said(refusal)),
+            format!("arcssh doctor {} tells which", machine(goal)),
         ),
         (429, _) => Told::new(
             FAILED,
@@ -327,6 +344,12 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     }
 }
 
+/// What ARM answered, in its own words where it has any.
+fn said(refusal: &Refusal) -> String {
+    let Refusal { code, message, .. } = refusal;
+    if code.is_empty() && message.is_empty() { answer(refusal) } else { format!("{code}: {message}") }
+}
+
 fn again(retry_after: Option<Duration>) -> String {
     let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
     format!("try again in {pause}")
@@ -337,10 +360,15 @@ fn setup(goal: Option<&Goal>) -> String {
     setup_at(goal, goal.map_or(Service::Ssh.default_port(), |goal| goal.port), "")
 }
 
+/// A machine as a shell takes it.
+fn machine(goal: Option<&Goal>) -> String {
+    let machine = goal.and_then(|goal| goal.machine.as_ref());
+    word(&machine.map_or("MACHINE".into(), ToString::to_string))
+}
+
 fn setup_at(goal: Option<&Goal>, port: u16, rest: &str) -> String {
-    let machine = goal.and_then(|goal| goal.machine.as_ref()).map_or("MACHINE".into(), ToString::to_string);
     let service = goal.map_or(Service::Ssh, |goal| goal.service);
-    let mut command = format!("arcssh setup {}", word(&machine));
+    let mut command = format!("arcssh setup {}", machine(goal));
     if service != Service::Ssh {
         command += &format!(" --service {service}");
     }
@@ -430,6 +458,7 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
             format!("something on the way answered in the relay's place ({error})"),
             "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
         ),
+        429 => Told::new(FAILED, format!("the relay has had too many requests ({error})"), again(None)),
         500.. => Told::new(FAILED, format!("the relay has a fault ({error})"), TRY_LATER),
         _ => Told::new(
             FAILED,

@@ -215,6 +215,11 @@ impl<'a> Names<'a> {
     /// # Errors
     /// See [`find`].
     pub(crate) async fn look_up(&self) -> Result<ResourceId> {
+        let _lock = self.store.lock(&self.key).await;
+        // Whoever had the lock before has done the work.
+        if let Some(id) = self.kept()? {
+            return Ok(id);
+        }
         let id = find(self.arm, self.name, &self.subscriptions).await?.id;
         self.store.write(&self.key, &Meant { id: id.to_string(), at: unix_now() });
         Ok(id)

@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Write as _};
 
 use anyhow::{Context as _, Result};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The longest line, in characters: it holds a command with a full resource ID.
 const MAX_LINE: usize = 900;
@@ -15,6 +17,13 @@ pub(crate) fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// A second of Unix time as text, in UTC.
+pub(crate) fn moment(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("second {seconds} of Unix time"))
 }
 
 /// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
@@ -61,6 +70,12 @@ mod tests {
         }
         assert_eq!(word("rg (test)"), "'rg (test)'");
         assert_eq!(word("it's; rm"), r"'it'\''s; rm'");
+    }
+
+    #[test]
+    fn a_moment_is_told_in_full_whenever_it_is() {
+        assert_eq!(moment(1_772_356_207), "2026-03-01T09:10:07Z");
+        assert_eq!(moment(u64::MAX), "second 18446744073709551615 of Unix time");
     }
 
     #[test]

@@ -40,7 +40,11 @@ fn start(cli: &Cli) -> Result<u8> {
     logging::start(&cli.log)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    #[cfg(unix)]
+    no_dump();
     let result = runtime.block_on(async {
+        #[cfg(unix)]
+        let _fails_the_write = tokio::signal::unix::signal(FILE_TOO_LONG);
         match &cli.command {
             Command::Login(args) => commands::login::run(args).await,
             Command::Config(args) => commands::config::run(args).await,
@@ -55,7 +59,7 @@ fn start(cli: &Cli) -> Result<u8> {
             Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
             Command::Last(args) => commands::last::run(args),
             Command::Account(args) => commands::account::run(args).await,
-            Command::Logout => commands::logout::run(),
+            Command::Logout => commands::logout::run().await,
             Command::Cache(args) => commands::cache::run(args),
             Command::Proxy(args) => commands::proxy::run(args).await,
             Command::Completions(args) => commands::completions::run(args),
@@ -66,4 +70,17 @@ fn start(cli: &Cli) -> Result<u8> {
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.
     runtime.shutdown_background();
     result
+}
+
+/// What the system sends whoever writes beyond `ulimit -f`, which would end the program.
+#[cfg(unix)]
+const FILE_TOO_LONG: tokio::signal::unix::SignalKind =
+    tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+
+/// Keeps what is secret out of core files.
+#[cfg(unix)]
+fn no_dump() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Core);
+    let _ = setrlimit(Resource::Core, rustix::process::Rlimit { current: Some(0), ..limit });
 }

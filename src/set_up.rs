@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
-use crate::azure::hybrid_connectivity::endpoint::{self, Seen, create_endpoint, set_port};
+use crate::azure::hybrid_compute::show;
+use crate::azure::hybrid_connectivity::endpoint::{self, Seen, create_endpoint, is_not_found, set_port};
 use crate::azure::hybrid_connectivity::{Service, list_credentials};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::{self, NAMESPACE, Registration, register};
@@ -49,9 +50,10 @@ pub(crate) async fn look(arm: &Arm, machine: &ResourceId, service: Service) -> R
     if registration.as_ref().is_some_and(|registration| !registration.is_done()) {
         return Ok(Found { registration, endpoint: Seen::Missing, port: Seen::Missing });
     }
-    let (endpoint, port) = match endpoint::endpoint(arm, machine).await? {
-        Seen::Missing => (Seen::Missing, Seen::Missing),
-        seen => (seen, endpoint::port(arm, machine, service).await?),
+    let (endpoint, port) = match endpoint::endpoint(arm, machine).await {
+        Ok(Seen::Missing) => (Seen::Missing, Seen::Missing),
+        Err(error) if is_not_found(&error) => nothing_of(arm, machine).await?,
+        seen => (seen?, endpoint::port(arm, machine, service).await?),
     };
     if endpoint != Seen::Hidden && port != Seen::Hidden {
         return Ok(Found { registration, endpoint, port });
@@ -60,10 +62,19 @@ pub(crate) async fn look(arm: &Arm, machine: &ResourceId, service: Service) -> R
     let (endpoint, port) = match list_credentials(arm, machine, service).await {
         Ok(_) => (endpoint, port),
         Err(error) if endpoint::is_missing(&error) => (Seen::Missing, Seen::Missing),
+        Err(error) if is_not_found(&error) => nothing_of(arm, machine).await?,
         Err(ArmError::Refused(refusal)) if refusal.status == 412 => (endpoint, Seen::Missing),
         Err(error) => return Err(error),
     };
     Ok(Found { registration, endpoint, port })
+}
+
+/// What there is of a machine where Azure does not say what it has not found: nothing, unless that is the machine.
+async fn nothing_of(arm: &Arm, machine: &ResourceId) -> Result<(Seen<()>, Seen<u16>), ArmError> {
+    match show(arm, machine).await {
+        Err(error) if is_not_found(&error) => Err(error),
+        _ => Ok((Seen::Missing, Seen::Missing)),
+    }
 }
 
 /// What a service is to be.
@@ -258,11 +269,9 @@ pub(crate) async fn patiently<T>(work: impl AsyncFn() -> Result<T>) -> Result<T>
 fn may_settle(error: &anyhow::Error) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
     error.is::<NotShown>()
-        || error.downcast_ref::<ArmError>().is_some_and(|arm| match arm {
+        || error.downcast_ref::<ArmError>().is_some_and(|error| match error {
             ArmError::Refused(refusal) => {
-                refusal.status == 412
-                    || endpoint::is_missing(arm)
-                    || NOT_REGISTERED.contains(&refusal.code.as_str())
+                matches!(refusal.status, 404 | 412) || NOT_REGISTERED.contains(&refusal.code.as_str())
             }
             _ => false,
         })

@@ -21,11 +21,17 @@ use crate::line::warn;
 
 /// The form of the files. A file of another form counts as absent, and is replaced.
 const VERSION: u32 = 1;
+/// The longest that anything but a sign-in is of use after it was written: as long as a certificate's key.
+const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What the names of files that are still being written begin with.
+const HALF_WRITTEN: &str = "new-";
+/// What marks the lock of those who have waited too long for another.
+const SECOND: &str = "-second";
 /// The longest file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
 /// How long a lock is waited for. Its holder's work is bounded too, and the system frees what a dead one held; this is
 /// for one that stands still.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How often a lock is looked at. Waiting in the system would wake at once, but one after the other, and not be called
 /// off.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -87,10 +93,18 @@ impl Key {
     }
 
     /// A file name that any file system takes, whatever the subject.
-    fn file_stem(&self) -> String {
+    fn file(&self) -> String {
+        format!("{}-{}.json", self.kind.prefix(), self.hash())
+    }
+
+    /// Some subjects share a lock: its file outlives their values, so that there is a bound to how many there are.
+    fn lock_file(&self, turn: &str) -> String {
+        format!("{}-{}{turn}.lock", self.kind.prefix(), &self.hash()[..3])
+    }
+
+    fn hash(&self) -> String {
         let hash = digest(&SHA256, self.subject.as_bytes());
-        let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{hash}", self.kind.prefix())
+        hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -156,10 +170,9 @@ impl Store {
     /// # Errors
     /// Others can get at one of them.
     pub(crate) fn check(&self) -> Result<usize, TooOpen> {
-        let files = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
         let mut count = 0;
-        for file in files.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "json")) {
-            count += usize::from(load(&file.path())?.is_some());
+        for path in self.values() {
+            count += usize::from(load(&path)?.is_some());
         }
         Ok(count)
     }
@@ -184,7 +197,7 @@ impl Store {
     /// # Errors
     /// Others can get at the file.
     pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, TooOpen> {
-        let Some(path) = self.path(key, "json") else { return Ok(None) };
+        let Some(path) = self.path(key) else { return Ok(None) };
         let Some(json) = load(&path)? else { return Ok(None) };
         match serde_json::from_slice::<Envelope<T>>(&json) {
             Ok(found) if found.version == VERSION && found.subject == key.subject => Ok(Some(found.value)),
@@ -209,37 +222,62 @@ impl Store {
     pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
         let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
         let envelope = Envelope { version: VERSION, kind: key.kind, subject: key.subject.clone(), value };
-        let path = folder.join(key.file_stem()).with_extension("json");
+        let path = folder.join(key.file());
         replace(folder, &path, &serde_json::to_vec(&envelope)?)
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Forgets the value of a key.
     pub(crate) fn remove(&self, key: &Key) {
-        if let Some(path) = self.path(key, "json") {
+        if let Some(path) = self.path(key) {
             let _ = fs::remove_file(path);
         }
     }
 
-    /// Forgets all values of these kinds; how many there were. Locks stay, for whoever holds them.
+    /// Forgets all values of these kinds, whether they can be read or not; how many there were. Locks stay, for whoever
+    /// holds them.
     pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {
-        let of_kind = |key: &&Key| kinds.contains(&key.kind);
-        let keys = self.keys();
-        let cleared: Vec<&Key> = keys.iter().filter(of_kind).collect();
-        cleared.iter().for_each(|key| self.remove(key));
-        cleared.len()
+        let is_of = |path: &PathBuf, kind: &Kind| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.split('-').next() == Some(kind.prefix())
+        };
+        let cleared = self.values().filter(|path| kinds.iter().any(|kind| is_of(path, kind)));
+        cleared.filter(|path| fs::remove_file(path).is_ok()).count()
+    }
+
+    /// Removes what nobody has written for [`LONGEST_LIFE`], but no sign-in, and what processes that were killed have
+    /// left half written.
+    pub(crate) fn sweep(&self) {
+        let account = Kind::Account.prefix();
+        let old = |file: &fs::DirEntry| {
+            let age = file.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
+            age.is_some_and(|age| age > LONGEST_LIFE)
+        };
+        let ours = |file: &fs::DirEntry| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            name.starts_with(HALF_WRITTEN) || name.ends_with(".json") && !name.starts_with(account)
+        };
+        for file in self.files().filter(|file| ours(file) && old(file)) {
+            let _ = fs::remove_file(file.path());
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = fs::DirEntry> {
+        self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten()
+    }
+
+    fn values(&self) -> impl Iterator<Item = PathBuf> {
+        let paths = self.files().map(|file| file.path());
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"))
     }
 
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let files = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
-        let paths = files.flatten().map(|file| file.path());
-        let values = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
         let key = |path: PathBuf| {
             let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(&path).ok()??).ok()?;
             Some(Key { kind: found.kind, subject: found.subject })
         };
-        let mut keys: Vec<Key> = values.filter_map(key).collect();
+        let mut keys: Vec<Key> = self.values().filter_map(key).collect();
         keys.sort_by(|one, other| one.subject.cmp(&other.subject));
         keys
     }
@@ -249,17 +287,25 @@ impl Store {
         self.folder.as_deref()
     }
 
-    /// Waits until no other process works on this key's value, up to [`PATIENCE`]. `None` where it is not known whether
-    /// one does: the work is done then as if nobody did.
+    /// Waits until no other process works on this key's value. Where one stands still with the lock, those that have
+    /// waited [`PATIENCE`] for it take turns by a second one, and wait as long for that. `None` where it is not known
+    /// whether another works: the work is done then as if nobody did.
     pub(crate) async fn lock(&self, key: &Key) -> Option<Lock> {
-        let file = self.lock_file(key)?;
+        match self.turn(key, "").await {
+            Some(lock) => Some(lock),
+            None => self.turn(key, SECOND).await,
+        }
+    }
+
+    async fn turn(&self, key: &Key, turn: &str) -> Option<Lock> {
+        let file = self.lock_file(key, turn)?;
         let end = Instant::now() + PATIENCE;
         loop {
             match file.try_lock() {
                 Ok(()) => return Some(Lock { _file: file }),
                 Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOOK_AGAIN).await,
                 Err(error) => {
-                    info!("going on without the lock of {}: {error}", key.subject);
+                    info!("going on without a lock{turn} of {}: {error}", key.subject);
                     return None;
                 }
             }
@@ -268,19 +314,20 @@ impl Store {
 
     /// The lock, if no other process holds it.
     pub(crate) fn try_lock(&self, key: &Key) -> Option<Lock> {
-        let file = self.lock_file(key)?;
+        let file = self.lock_file(key, "")?;
         file.try_lock().ok().map(|()| Lock { _file: file })
     }
 
-    fn lock_file(&self, key: &Key) -> Option<File> {
+    fn lock_file(&self, key: &Key, turn: &str) -> Option<File> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
         private(&mut options);
-        options.open(self.path(key, "lock")?).map_err(|error| debug!("no lock: {error}")).ok()
+        let path = self.folder.as_ref()?.join(key.lock_file(turn));
+        options.open(path).map_err(|error| debug!("no lock: {error}")).ok()
     }
 
-    fn path(&self, key: &Key, extension: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(key.file_stem()).with_extension(extension))
+    fn path(&self, key: &Key) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(key.file()))
     }
 }
 
@@ -319,7 +366,7 @@ fn load(path: &Path) -> Result<Option<Vec<u8>>, TooOpen> {
 
 /// Writes the file beside its place and moves it there: a reader finds the old one or the new one.
 fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = NamedTempFile::with_prefix_in("new-", folder)?;
+    let mut file = NamedTempFile::with_prefix_in(HALF_WRITTEN, folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_data()?;
     file.persist(path)?;

@@ -79,6 +79,11 @@ impl<W: Write> Waiting<W> {
         self.end.set(Some(Instant::now() + limit));
     }
 
+    /// What is waited for now; it reads after "the".
+    pub(crate) fn object(&self) -> String {
+        self.object.borrow().clone()
+    }
+
     /// Waits for a part of the work no longer than `limit`, and tells of it.
     ///
     /// # Errors

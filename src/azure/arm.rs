@@ -16,8 +16,10 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, NoToken, Token, Wanted};
+use crate::azure::json::text;
 use crate::azure::pipeline::{TooLong, causes, client_options, date, retry_after};
 use crate::net::Net;
+use crate::net::head::parameter;
 use crate::store::{Store, TooOpen};
 
 /// How ARM names a request; support asks for it.
@@ -30,7 +32,7 @@ const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate")
 pub(crate) struct Arm {
     endpoint: Url,
     identity: Identity,
-    /// The tenant that ARM asked for, where it is another than the identity's own choice.
+    /// The tenant that ARM asked for last, where it is another than the identity's own choice.
     tenant: RefCell<Option<String>>,
     pipeline: OnceCell<Pipeline>,
 }
@@ -44,6 +46,14 @@ impl Arm {
             tenant: RefCell::default(),
             pipeline: OnceCell::new(),
         }
+    }
+
+    /// Whoever asks, as far as it is known without a token.
+    ///
+    /// # Errors
+    /// The store is open to others.
+    pub(crate) fn who(&self) -> Result<String, TooOpen> {
+        self.identity.subject("somebody".into(), None)
     }
 
     /// Host and port of ARM: which cloud this is.
@@ -142,7 +152,7 @@ impl Arm {
     async fn another(&self, token: &Token, refusal: &Refusal) -> Result<Option<Token>, NoToken> {
         let claims = token.claims();
         let tenant = refusal.tenant.as_deref().filter(|&tenant| claims["tid"] != tenant);
-        if let Some(tenant) = tenant.filter(|_| self.tenant.borrow().is_none()) {
+        if let Some(tenant) = tenant {
             info!("ARM wants a token of the tenant {tenant}");
             self.tenant.replace(Some(tenant.to_owned()));
             return self.identity.token(Some(tenant)).await.map(Some);
@@ -239,17 +249,6 @@ pub(crate) struct Refusal {
     pub(crate) tenant: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    error: Inner,
-}
-
-#[derive(Deserialize)]
-struct Inner {
-    code: Option<String>,
-    message: Option<String>,
-}
-
 impl Refusal {
     /// Whether the identity lacks a right.
     pub(crate) fn is_forbidden(&self) -> bool {
@@ -258,12 +257,14 @@ impl Refusal {
 
     fn new(response: &RawResponse) -> Self {
         let headers = response.headers();
-        let Inner { code, message } = serde_json::from_slice(response.body())
-            .map_or(Inner { code: None, message: None }, |Envelope { error }| error);
+        // A byte order mark is no JSON (RFC 8259, section 8.1), and some services write one.
+        let body = response.body().strip_prefix(b"\xef\xbb\xbf").unwrap_or(response.body());
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
         Self {
             status: response.status().into(),
-            code: code.unwrap_or_default(),
-            message: message.unwrap_or_default(),
+            code: text(&error["code"]).unwrap_or_default(),
+            message: text(&error["message"]).unwrap_or_default(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
             tenant: wanted_tenant(headers),
@@ -272,15 +273,17 @@ impl Refusal {
 }
 
 /// The tenant in `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, with which ARM answers a token of
-/// another tenant (an exception of Azure.Core's in public code holds the whole answer). Other challenges name `common`,
-/// which is no tenant (Microsoft Learn, "Continuous Access Evaluation enabled APIs").
+/// another tenant (an exception of Azure.Core's in public code holds the whole answer); other services call it
+/// `authorization`. Other challenges name `common`, which is no tenant (Microsoft Learn, "Continuous Access Evaluation
+/// enabled APIs"), nor are its kin.
 fn wanted_tenant(headers: &Headers) -> Option<String> {
     let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
-    let (_, uri) = challenge.split_once("authorization_uri=\"")?;
-    let uri = Url::parse(uri.split('"').next()?).ok()?;
+    let uri = parameter(challenge, "authorization_uri").or_else(|| parameter(challenge, "authorization"))?;
+    let uri = Url::parse(uri).ok()?;
     let tenant = uri.path_segments()?.next()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    (!["", "common"].contains(&tenant) && tenant.chars().all(plain)).then(|| tenant.to_owned())
+    let is_one = !["", "common", "organizations", "consumers"].contains(&tenant);
+    (is_one && tenant.chars().all(plain)).then(|| tenant.to_owned())
 }
 
 impl From<Error> for ArmError {

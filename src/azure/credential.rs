@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::slice;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_core::credentials::{AccessToken, Secret};
 use clap::ValueEnum;
@@ -76,6 +76,11 @@ impl Source {
     /// Whether it is the first that is there.
     pub(crate) fn is_any(&self) -> bool {
         *self == Self::Any
+    }
+
+    /// Whether it is a program, which takes long to start.
+    fn is_program(self) -> bool {
+        matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }
 
     /// What it is called in a sentence.
@@ -218,6 +223,34 @@ impl Token {
     }
 }
 
+/// What a program refused with. It has refused all that wanted a token by then: a fleet does not start it over and over.
+#[derive(Serialize, Deserialize)]
+struct Refused {
+    from: Source,
+    /// In its own words, outermost first.
+    words: Vec<String>,
+    /// When, in Unix time.
+    at: Duration,
+}
+
+impl Refused {
+    fn new(from: Source, error: &anyhow::Error) -> Self {
+        Self { from, words: error.chain().map(ToString::to_string).collect(), at: now() }
+    }
+
+    fn again(self, tenant: Option<&str>) -> NoToken {
+        let mut words = self.words.into_iter().rev();
+        let cause = anyhow::Error::msg(words.next().unwrap_or_default());
+        let error = words.fold(cause, anyhow::Error::context);
+        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error }
+    }
+}
+
+/// Since the Unix epoch.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// What the user said about identities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -241,6 +274,8 @@ pub(crate) struct Identity {
     /// Where what lasts is kept.
     pub(super) store: Store,
     client: OnceCell<Client>,
+    /// Since when it has been wanted, in Unix time.
+    since: Duration,
     /// The tokens of this process, each under its subject. Held while one is fetched, so that it is fetched once.
     tokens: Mutex<BTreeMap<String, Token>>,
 }
@@ -249,7 +284,7 @@ impl Identity {
     /// Nothing is asked for yet.
     pub(crate) fn new(cloud: &Cloud, wanted: Wanted, net: &Net, store: &Store) -> Self {
         let (cloud, net, store) = (cloud.clone(), net.clone(), store.clone());
-        Self { cloud, wanted, net, store, client: OnceCell::new(), tokens: Mutex::default() }
+        Self { cloud, wanted, net, store, client: OnceCell::new(), since: now(), tokens: Mutex::default() }
     }
 
     /// The client of ARM and Entra ID.
@@ -304,9 +339,23 @@ impl Identity {
         if let Some(token) = self.kept(key)? {
             return Ok(token);
         }
-        let token = self.fetch(tenant).await?;
-        self.store.write(key, &token);
-        Ok(token)
+        let refusal = Key::new(Kind::Refusal, key.subject.as_str());
+        let refused: Option<Refused> = self.store.read(&refusal)?;
+        if let Some(refused) = refused.filter(|refused| (self.since..now()).contains(&refused.at)) {
+            return Err(refused.again(tenant));
+        }
+        let fetched = self.fetch(tenant).await;
+        match &fetched {
+            Ok(token) => {
+                self.store.write(key, token);
+                self.store.sweep(); // here, for that comes about once an hour
+            }
+            Err(NoToken::Refused { from, error, .. }) if from.is_program() => {
+                self.store.write(&refusal, &Refused::new(*from, error));
+            }
+            Err(_) => {}
+        }
+        fetched
     }
 
     fn kept(&self, key: &Key) -> Result<Option<Token>, NoToken> {
@@ -398,23 +447,26 @@ impl Identity {
         for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_CERTIFICATE_PATH"] {
             add(name, given(name));
         }
-        for name in ["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "AZURE_CONFIG_DIR"] {
+        for name in ["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "AZURE_CONFIG_DIR", "AZD_CONFIG_DIR"]
+        {
             add(name, given(name));
         }
         add("AZURE_CLIENT_SECRET", given("AZURE_CLIENT_SECRET").map(|_| "set".into()));
         add("account", sign_in::account(&self.cloud, &self.store)?.map(|account| account.id()));
-        add("Azure CLI's of", azure_cli_changed().map(|time| time.to_string()));
+        add("Azure CLI's of", changed("AZURE_CONFIG_DIR", ".azure", "azureProfile.json"));
+        add("Azure Developer CLI's of", changed("AZD_CONFIG_DIR", ".azd", "auth.json"));
         Ok(subject)
     }
 }
 
-/// When somebody last typed `az login` or chose another subscription. Azure CLI writes that to `azureProfile.json` in
-/// `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and `_environment.py`).
-fn azure_cli_changed() -> Option<u128> {
-    let folder = environment::variable("AZURE_CONFIG_DIR").ok().flatten().map(PathBuf::from);
-    let folder = folder.or_else(|| Some(std::env::home_dir()?.join(".azure")))?;
-    let changed: SystemTime = folder.join("azureProfile.json").metadata().ok()?.modified().ok()?;
-    Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis())
+/// When somebody last signed in to a program. Azure CLI writes that, and another choice of subscription, to
+/// `azureProfile.json` in `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and `_environment.py`); Azure
+/// Developer CLI writes it to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd` (azure-dev, `pkg/auth/manager.go`).
+fn changed(variable: &str, folder: &str, file: &str) -> Option<String> {
+    let given = environment::variable(variable).ok().flatten().map(PathBuf::from);
+    let folder = given.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
+    let changed: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
+    Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
 }
 
 /// The resource that a scope stands for, as services of version 1 name it.

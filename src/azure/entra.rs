@@ -6,20 +6,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
+use azure_core::credentials::{AccessToken, Secret};
 use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
     ClientOptions, Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url,
 };
+use azure_core::time::OffsetDateTime;
 use azure_core::{Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
+use crate::azure::json::{optional_number, or_default};
 use crate::azure::pipeline::{self, Client, date, retry_after, unread};
+use crate::store::unix_now;
 
 /// The options of a credential that asks Entra ID itself: that of its cloud.
 pub(crate) fn client_options(client: Client, cloud: &Cloud) -> ClientOptions {
@@ -90,6 +94,69 @@ impl Entra {
     }
 }
 
+/// The life of a token, in seconds, where nothing tells it (Microsoft Learn, "Access tokens in the Microsoft identity
+/// platform": 60 to 90 minutes).
+const USUAL_LIFE: u64 = 3600;
+
+/// A token as Entra ID, a machine's own service and Azure CLI give it. Each tells in its own way when it ends, and not
+/// every version does.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Given {
+    /// The token, or what was asked for in its place.
+    #[serde(alias = "accessToken")]
+    pub(crate) access_token: Secret,
+    /// How long it lives, in seconds.
+    #[serde(default, deserialize_with = "optional_number")]
+    expires_in: Option<u64>,
+    /// When it ends, in seconds of Unix time.
+    #[serde(default, deserialize_with = "optional_number")]
+    expires_on: Option<u64>,
+}
+
+impl Given {
+    fn lives(&self) -> u64 {
+        let until = |end: u64| end.saturating_sub(unix_now());
+        let told = self.expires_in.or(self.expires_on.map(until));
+        told.or_else(|| claims(self.access_token.secret())["exp"].as_u64().map(until)).unwrap_or(USUAL_LIFE)
+    }
+
+    fn ends(&self) -> u64 {
+        self.expires_on.unwrap_or_else(|| unix_now().saturating_add(self.lives()))
+    }
+
+    /// The token with the time at which it ends.
+    pub(crate) fn token(self) -> AccessToken {
+        let end =
+            i64::try_from(self.ends()).ok().and_then(|end| OffsetDateTime::from_unix_timestamp(end).ok());
+        AccessToken::new(self.access_token, end.unwrap_or_else(OffsetDateTime::now_utc))
+    }
+}
+
+/// An answer with a token in the one form that azure_identity reads: it takes numbers from Entra ID only as numbers and
+/// from a machine only as text, and wants fields that it does not use. Nothing for what is no such answer.
+fn in_one_form(response: &RawResponse) -> Option<RawResponse> {
+    let given: Given =
+        serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success())?;
+    let (lives, ends) = (given.lives(), given.ends());
+    let body = json!({
+        "access_token": given.access_token.secret(), "token_type": "Bearer", "resource": "",
+        "expires_in": lives, "ext_expires_in": lives, "expires_on": ends.to_string(),
+    });
+    Some(RawResponse::from_bytes(response.status(), response.headers().clone(), body.to_string()))
+}
+
+/// Hands azure_identity tokens in the form that it reads, and what else comes as it is.
+#[derive(Debug)]
+pub(crate) struct InOneForm;
+
+#[async_trait]
+impl Policy for InOneForm {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
+        Ok(unread(in_one_form(&response).unwrap_or(response)))
+    }
+}
+
 /// Turns what is no token, after all retries, into an [`EntraRefusal`].
 #[derive(Debug)]
 struct OnlyTokens;
@@ -98,16 +165,8 @@ struct OnlyTokens;
 impl Policy for OnlyTokens {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
-        if response.status().is_success() && is_token(response.body()) {
-            return Ok(unread(response));
-        }
-        Err(refused(&response))
+        in_one_form(&response).map(unread).ok_or_else(|| refused(&response))
     }
-}
-
-fn is_token(body: &[u8]) -> bool {
-    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
-    answer["access_token"].is_string() && answer["expires_in"].is_i64()
 }
 
 fn refused(response: &RawResponse) -> Error {
@@ -122,7 +181,7 @@ pub(crate) struct EntraRefusal {
     pub(crate) status: u16,
     /// OAuth's code for what is wrong; empty where something else answered.
     pub(crate) error: String,
-    /// Entra ID's `AADSTS…` text on one line; empty where something else answered.
+    /// Entra ID's `AADSTS…` text on one line, or OAuth's code with another's; empty where something else answered.
     pub(crate) description: String,
     /// When to come back, as the answer says it.
     pub(crate) retry_after: Option<Duration>,
@@ -131,33 +190,42 @@ pub(crate) struct EntraRefusal {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Body {
+    #[serde(deserialize_with = "or_default")]
     error: String,
+    #[serde(deserialize_with = "or_default")]
     error_description: String,
 }
 
 impl EntraRefusal {
     fn new(response: &RawResponse) -> Self {
         let Body { error, error_description } = serde_json::from_slice(response.body()).unwrap_or_default();
-        Self {
-            status: response.status().into(),
-            error,
-            description: aadsts(&error_description),
-            retry_after: retry_after(response.headers()),
-        }
+        let status = response.status().into();
+        // OAuth refuses with 400 and 401 (RFC 6749, section 5.2); with others a proxy may write such an answer.
+        let is_oauth = matches!(status, 400 | 401);
+        let description = words(if is_oauth { &error } else { "" }, &error_description);
+        Self { status, error, description, retry_after: retry_after(response.headers()) }
     }
 
     /// An answer that came by way of the browser.
     pub(crate) fn in_browser(error: &str, description: &str) -> Self {
-        let description = aadsts(description);
-        let description = if description.is_empty() { error.to_owned() } else { description };
-        Self { status: 400, error: error.to_owned(), description, retry_after: None }
+        Self {
+            status: 400,
+            error: error.to_owned(),
+            description: words(error, description),
+            retry_after: None,
+        }
     }
 }
 
-/// Entra ID's text on one line, if it is one.
-fn aadsts(text: &str) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.starts_with("AADSTS") { text } else { String::new() }
+/// A refusal on one line: Entra ID's text says all; another's is told with OAuth's code, where there is one.
+fn words(error: &str, description: &str) -> String {
+    let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
+    match (error, description.as_str()) {
+        (_, text) if text.starts_with("AADSTS") => description,
+        ("", _) => String::new(),
+        (error, "") => error.to_owned(),
+        (error, text) => format!("{error}: {text}"),
+    }
 }
 
 /// What a JSON web token says, unchecked; nothing where it is none.
@@ -166,9 +234,53 @@ pub(crate) fn claims(token: &str) -> Value {
     payload.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
 
-/// Seconds, which some services write as text.
-pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<u64, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    let seconds = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
-    seconds.ok_or_else(|| serde::de::Error::custom("not a number of seconds"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use azure_core::http::StatusCode;
+    use azure_core::http::headers::Headers;
+
+    fn given(json: &str) -> Given {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn the_end_of_a_token_is_read_wherever_it_is_told() {
+        let end = unix_now() + 1000;
+        let jwt = format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{end}}}"#)));
+        let near = |left: u64, right: u64| left.abs_diff(right) <= 5;
+        for (rest, lives) in [
+            (r#""expires_in":1000"#.to_owned(), 1000),
+            (r#""expires_in":"1000","ext_expires_in":null"#.to_owned(), 1000),
+            (format!(r#""expires_on":"{end}""#), 1000),
+            (format!(r#""expires_on":{end}.5,"expires_in":null"#), 1000),
+            (r#""expires_on":"11/24/2026 01:00:00 +00:00","expires_in":"1000""#.to_owned(), 1000),
+            (r#""expires_in":null"#.to_owned(), USUAL_LIFE),
+        ] {
+            let given = given(&format!(r#"{{"access_token":"opaque",{rest}}}"#));
+            assert!(near(given.lives(), lives) && near(given.ends(), unix_now() + lives), "{rest}");
+        }
+        let told_by_itself =
+            given(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
+        assert!(near(told_by_itself.ends(), end));
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_its_own_words() {
+        let told = |status, body: &str| {
+            let body = body.as_bytes().to_vec();
+            EntraRefusal::new(&RawResponse::from_bytes(status, Headers::new(), body)).description
+        };
+        let (bad, forbidden) = (StatusCode::BadRequest, StatusCode::Forbidden);
+        let aadsts = r#"{"error":"invalid_grant","error_description":"AADSTS7: No.\r\nTrace"}"#;
+        assert_eq!(told(bad, aadsts), "AADSTS7: No. Trace");
+        assert_eq!(told(forbidden, aadsts), "AADSTS7: No. Trace");
+        let others = r#"{"error":"invalid_client","error_description":"Wrong secret."}"#;
+        assert_eq!(told(bad, others), "invalid_client: Wrong secret.");
+        assert_eq!(told(bad, r#"{"error":"invalid_client","error_description":null}"#), "invalid_client");
+        for nobodys in [r#"{"error_description":"Blocked."}"#, "<html>", ""] {
+            assert_eq!(told(bad, nobodys), "", "{nobodys}");
+        }
+        assert_eq!(told(forbidden, others), "");
+    }
 }

@@ -3,11 +3,11 @@
 //! Resource Graph answers for all subscriptions and all four Arc types at once; where it is refused, each
 //! subscription's list of machines serves instead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use azure_core::http::Url;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
+use crate::azure::json::{or_default, text};
 use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 
 /// Azure/azure-rest-api-specs, hybridcompute, stable.
@@ -66,16 +67,15 @@ pub(crate) struct Machine {
 impl Machine {
     /// A machine of which no more is known than its ID.
     pub(crate) fn unseen(id: ResourceId) -> Self {
-        let row = Row { id: id.to_string(), ..Row::default() };
-        row.machine().expect("an ID is what a row needs")
+        machine(&json!({ "id": id.to_string() })).expect("an ID is what a row needs")
     }
 }
 
 /// One machine by its ID. `None` where the identity may not read it, which does not keep it from connecting: no
 /// source says that the login roles cover this call.
 pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, ArmError> {
-    match arm.get::<Row>(&id.segments(), &[("api-version", MACHINES_VERSION)]).await {
-        Ok(row) => Ok(row.machine()),
+    match arm.get(&id.segments(), &[("api-version", MACHINES_VERSION)]).await {
+        Ok(row) => Ok(machine(&row)),
         Err(ArmError::Refused(refusal)) if refusal.status == 403 => Ok(None),
         Err(error) => Err(error),
     }
@@ -84,6 +84,7 @@ pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, 
 /// What Azure installs and keeps on a machine.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Extension {
+    #[serde(default, deserialize_with = "or_default")]
     properties: ExtensionProperties,
 }
 
@@ -123,17 +124,23 @@ pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extensi
 /// All Arc machines of the given subscriptions, or of all that the identity sees.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     match graph(arm, subscriptions).await {
-        Err(ArmError::Refused(refusal)) if refusal.status != 429 => {
-            info!("Resource Graph is of no use here ({refusal}); asking each subscription");
+        Err(error) if is_of_one_call(&error) || matches!(error, ArmError::UnexpectedAnswer(_)) => {
+            info!("Resource Graph is of no use here ({error}); asking each subscription");
             by_subscription(arm, subscriptions).await
         }
         result => result,
     }
 }
 
+/// Whether this call alone is refused: others may be answered.
+fn is_of_one_call(error: &ArmError) -> bool {
+    matches!(error, ArmError::Refused(refusal) if !matches!(refusal.status, 401 | 429))
+}
+
 async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     let path = ["providers", "Microsoft.ResourceGraph", "resources"];
     let mut machines = Vec::new();
+    let mut seen = Seen::default();
     let mut skip_token: Option<String> = None;
     loop {
         let mut body = json!({ "query": QUERY, "options": { "resultFormat": "objectArray", "$top": PAGE } });
@@ -144,10 +151,11 @@ async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmE
             body["options"]["$skipToken"] = json!(token);
         }
         let page: GraphPage = arm.post(&path, &[("api-version", GRAPH_VERSION)], &body).await?.json()?;
-        machines.extend(page.data.into_iter().filter_map(Row::machine));
+        machines.extend(page.data.iter().filter_map(machine));
         skip_token = page.skip_token.filter(|token| !token.is_empty());
-        if skip_token.is_none() {
-            return Ok(machines);
+        match &skip_token {
+            Some(token) => seen.note(token)?,
+            None => return Ok(machines),
         }
     }
 }
@@ -158,19 +166,27 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
         [] => pages::<Subscription>(arm, &["subscriptions"], &[version]).await?,
         given => given.iter().map(|id| Subscription { subscription_id: id.clone() }).collect(),
     };
-    let mut machines = Vec::new();
+    let (mut machines, mut refusal) = (Vec::new(), None);
     for Subscription { subscription_id } in subscriptions {
         let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
-        let rows = pages::<Row>(arm, &path, &[("api-version", MACHINES_VERSION)]).await?;
-        machines.extend(rows.into_iter().filter_map(Row::machine));
-        let others = other_types(arm, &subscription_id).await.into_iter().filter_map(Row::machine);
+        match pages::<Value>(arm, &path, &[("api-version", MACHINES_VERSION)]).await {
+            Ok(rows) => machines.extend(rows.iter().filter_map(machine)),
+            // One subscription whose machines may not be listed, or that knows no such type, hides no other's.
+            Err(error) if is_of_one_call(&error) => refusal = Some(error),
+            Err(error) => return Err(error),
+        }
+        let others = other_types(arm, &subscription_id).await;
+        let others = others.iter().filter_map(machine);
         machines.extend(others.filter(|other| other.id.namespace != "Microsoft.HybridCompute"));
     }
-    Ok(machines)
+    match refusal {
+        Some(error) if machines.is_empty() => Err(error),
+        _ => Ok(machines),
+    }
 }
 
 /// Virtual machines of VMware, SCVMM and Azure Local, by ID and tags alone. Whoever may not list them has none.
-async fn other_types(arm: &Arm, subscription: &str) -> Vec<Row> {
+async fn other_types(arm: &Arm, subscription: &str) -> Vec<Value> {
     let query = [("$filter", OTHER_TYPES), ("api-version", RESOURCES_VERSION)];
     pages(arm, &["subscriptions", subscription, "resources"], &query).await.unwrap_or_else(|error| {
         info!("only Arc-enabled servers are listed: {error}");
@@ -192,7 +208,9 @@ pub(super) async fn pages<T: DeserializeOwned>(
 ) -> Result<Vec<T>, ArmError> {
     let mut page: Page<T> = arm.get(path, query).await?;
     let mut all = page.value;
+    let mut seen = Seen::default();
     while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
+        seen.note(&next)?;
         let next = Url::parse(&next).context("nextLink is not a URL").map_err(ArmError::UnexpectedAnswer)?;
         page = arm.get_url(next).await?;
         all.append(&mut page.value);
@@ -200,16 +218,32 @@ pub(super) async fn pages<T: DeserializeOwned>(
     Ok(all)
 }
 
+/// The pages that a list has led to.
+#[derive(Default)]
+struct Seen(BTreeSet<String>);
+
+impl Seen {
+    /// Nobody may be led in a circle.
+    fn note(&mut self, page: &str) -> Result<(), ArmError> {
+        match self.0.insert(page.to_owned()) {
+            true => Ok(()),
+            false => Err(ArmError::UnexpectedAnswer(anyhow!("its pages lead back to one that was there"))),
+        }
+    }
+}
+
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", bound = "T: DeserializeOwned")]
 struct Page<T> {
+    #[serde(default, deserialize_with = "or_default")]
     value: Vec<T>,
     next_link: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct GraphPage {
-    data: Vec<Row>,
+    #[serde(deserialize_with = "or_default")]
+    data: Vec<Value>,
     #[serde(rename = "$skipToken")]
     skip_token: Option<String>,
 }
@@ -220,73 +254,33 @@ struct Subscription {
     subscription_id: String,
 }
 
-/// A machine as ARM and Resource Graph both show it. Many fields are null for a machine that is not connected.
-#[derive(Default, Deserialize)]
-struct Row {
-    id: String,
-    tags: Option<BTreeMap<String, Value>>,
-    location: Option<String>,
-    kind: Option<String>,
-    #[serde(default)]
-    properties: Option<Properties>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Properties {
-    vm_id: Option<String>,
-    status: Option<String>,
-    agent_version: Option<String>,
-    os_name: Option<String>,
-    os_type: Option<String>,
-    last_status_change: Option<String>,
-    private_link_scope_resource_id: Option<String>,
-    os_profile: OsProfile,
-    guest_agent_profile: GuestAgentProfile,
-}
-
-/// Where the types of virtual machines keep their system (azure-cli-extensions `target_os_utils.py`).
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct OsProfile {
-    os_type: Option<String>,
-}
-
-/// Where they keep what their agent is.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct GuestAgentProfile {
-    agent_version: Option<String>,
-    status: Option<String>,
-    last_status_change: Option<String>,
-}
-
-impl Row {
-    /// `None` for what is no Arc machine, should a list hold such.
-    fn machine(self) -> Option<Machine> {
-        let properties = self.properties.unwrap_or_default();
-        let guest = properties.guest_agent_profile;
-        let is_id =
-            |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), Into::into);
+/// A machine as ARM and Resource Graph both show it; `None` for what is no Arc machine, should a list hold such. Whatever is
+/// null or of another form than the specification says is not known: many fields are null for a machine that is not
+/// connected.
+fn machine(row: &Value) -> Option<Machine> {
+    let at = |path: &str| row.pointer(path)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let first = |paths: &[&str]| paths.iter().find_map(|path| at(path)).unwrap_or_default();
+    let is_id = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let tags = row["tags"].as_object().into_iter().flatten();
+    Some(Machine {
+        id: row["id"].as_str()?.parse().ok()?,
+        vm_id: at("/properties/vmId").filter(is_id),
+        // Virtual machines keep what their agent and their system are in profiles (azure-cli-extensions
+        // `target_os_utils.py`).
+        status: first(&["/properties/status", "/properties/guestAgentProfile/status"]),
+        agent_version: first(&["/properties/agentVersion", "/properties/guestAgentProfile/agentVersion"]),
         // az ssh takes osName, else osType; a recording has the first without the second.
-        let os = properties.os_name.or(properties.os_type).or(properties.os_profile.os_type);
-        Some(Machine {
-            id: self.id.parse().ok()?,
-            vm_id: properties.vm_id.filter(is_id),
-            status: properties.status.or(guest.status).unwrap_or_default(),
-            agent_version: properties.agent_version.or(guest.agent_version).unwrap_or_default(),
-            os: os.unwrap_or_default().to_lowercase(),
-            last_status_change: properties
-                .last_status_change
-                .or(guest.last_status_change)
-                .unwrap_or_default(),
-            tags: self.tags.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value))).collect(),
-            location: self.location.unwrap_or_default(),
-            kind: self.kind.unwrap_or_default(),
-            is_private_link: properties.private_link_scope_resource_id.is_some_and(|scope| !scope.is_empty()),
-        })
-    }
+        os: first(&["/properties/osName", "/properties/osType", "/properties/osProfile/osType"])
+            .to_lowercase(),
+        last_status_change: first(&[
+            "/properties/lastStatusChange",
+            "/properties/guestAgentProfile/lastStatusChange",
+        ]),
+        tags: tags.map(|(key, value)| (key.clone(), text(value).unwrap_or_default())).collect(),
+        location: first(&["/location"]),
+        kind: first(&["/kind"]),
+        is_private_link: at("/properties/privateLinkScopeResourceId").is_some(),
+    })
 }
 
 /// What is typed to name a machine: an ID, a name, or a group and a name.

@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use azure_core::credentials::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::azure::arm::{Arm, ArmError};
+use crate::azure::json::optional_number;
 use crate::azure::resource_id::ResourceId;
 
 /// The version every peer and Microsoft's documents use; the first with service configurations.
@@ -132,7 +133,8 @@ struct Wire {
     namespace_name_suffix: String,
     hybrid_connection_name: String,
     access_key: Option<String>,
-    #[serde(default, deserialize_with = "number_or_text")]
+    // An integer in every recorded answer; relay information written by others also has it as text.
+    #[serde(default, deserialize_with = "optional_number")]
     expires_on: Option<u64>,
     service_configuration_token: Option<String>,
 }
@@ -193,21 +195,6 @@ fn header_value(text: String, field: &str) -> Result<Secret> {
     let allowed = |c: char| c.is_ascii_graphic() || c == ' ';
     ensure!(text.chars().all(allowed), "the relay credentials' {field} cannot be an HTTP header");
     Ok(Secret::new(text))
-}
-
-/// `expiresOn` is an integer in every recorded answer; relay information written by others also has it as text.
-fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        Number(u64),
-        Text(String),
-    }
-    Ok(match Option::<Form>::deserialize(deserializer)? {
-        Some(Form::Number(seconds)) => Some(seconds),
-        Some(Form::Text(text)) => text.parse().ok(),
-        None => None,
-    })
 }
 
 impl fmt::Display for Service {

@@ -6,6 +6,7 @@ pub(crate) mod credential;
 pub(crate) mod entra;
 pub(crate) mod hybrid_compute;
 pub(crate) mod hybrid_connectivity;
+pub(crate) mod json;
 pub(crate) mod permissions;
 pub(crate) mod pipeline;
 pub(crate) mod relay_credentials;

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_compute::pages;
+use crate::azure::json::or_default;
 use crate::azure::resource_id::ResourceId;
 
 /// azure-mgmt-authorization 4.0.0.
@@ -27,9 +28,13 @@ pub(crate) const LOGIN_AS_ADMIN: &str = "Microsoft.HybridCompute/machines/loginA
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Permission {
+    #[serde(deserialize_with = "or_default")]
     actions: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     not_actions: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     data_actions: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     not_data_actions: Vec<String>,
 }
 
@@ -134,6 +139,8 @@ mod tests {
         let elsewhere = format!(r#"[{taken_back},{{"actions":["{CONNECT}"]}}]"#);
         assert!(permissions(&elsewhere).allow(CONNECT), "what one takes back another may give");
         assert!(!permissions("[]").allow(CONNECT));
+        let null = r#"[{"actions":["*"],"notActions":null,"dataActions":null}]"#;
+        assert!(permissions(null).allow(CONNECT) && !permissions(null).allow_data(LOGIN));
     }
 
     #[test]

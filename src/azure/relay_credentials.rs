@@ -90,12 +90,12 @@ impl Record {
     }
 
     /// Whether a successor of these is due: at 70 % of their life, or earlier where that would leave an agent less than
-    /// twice the time that it took.
+    /// twice the time that it took. What cannot be kept needs none.
     fn is_due(&self, minted: &Minted, now: u64) -> bool {
         let life = minted.until - minted.at;
         let settling = self.settling.max(LEAST_SETTLING);
         let due = (life * REFRESH_AFTER / 100).min(life.saturating_sub(2 * settling));
-        self.minted.last().is_none_or(|newest| newest.is(minted)) && minted.at + due <= now
+        life > 0 && self.minted.last().is_none_or(|newest| newest.is(minted)) && minted.at + due <= now
     }
 }
 
@@ -106,6 +106,13 @@ struct Refused {
     until: u64,
 }
 
+impl Refused {
+    /// Whether it is not to be asked for again yet. What lasts longer was refused before the clock was set back.
+    fn holds(&self, now: u64) -> bool {
+        self.until.checked_sub(now).is_some_and(|left| (1..=REFUSAL_LIFE).contains(&left))
+    }
+}
+
 /// The relay credentials of one service of one machine.
 #[derive(Debug)]
 pub(crate) struct Credentials<'a> {
@@ -114,7 +121,6 @@ pub(crate) struct Credentials<'a> {
     machine: ResourceId,
     service: Service,
     kept: Key,
-    refused: Key,
 }
 
 impl<'a> Credentials<'a> {
@@ -128,14 +134,7 @@ impl<'a> Credentials<'a> {
     ) -> Self {
         let id = machine.to_string().to_lowercase();
         let subject = format!("{}{id} {service} {port}", arm.authority());
-        Self {
-            arm,
-            store,
-            machine: machine.clone(),
-            service,
-            kept: Key::new(Kind::Relay, subject.as_str()),
-            refused: Key::new(Kind::Refusal, subject),
-        }
+        Self { arm, store, machine: machine.clone(), service, kept: Key::new(Kind::Relay, subject) }
     }
 
     /// What the store holds to dial with, the best first.
@@ -187,10 +186,8 @@ impl<'a> Credentials<'a> {
     }
 
     async fn mint_locked(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
-        let now = unix_now();
-        if let Some(refused) =
-            self.store.read::<Refused>(&self.refused)?.filter(|refused| now < refused.until)
-        {
+        let refused = self.refused()?;
+        if let Some(refused) = self.store.read::<Refused>(&refused)?.filter(|no| no.holds(unix_now())) {
             return Err(ArmError::Refused(refused.refusal));
         }
         match list_credentials(self.arm, &self.machine, self.service).await {
@@ -198,10 +195,11 @@ impl<'a> Credentials<'a> {
                 let minted = Minted::new(credentials, date, unix_now());
                 info!(relay = minted.credentials.authority(), until = minted.until, "relay credentials");
                 self.keep(minted.clone(), in_vain)?;
+                self.store.remove(&refused);
                 Ok(minted)
             }
             Err(error) => {
-                self.keep_refusal(&error);
+                self.keep_refusal(&refused, &error);
                 Err(error)
             }
         }
@@ -213,17 +211,21 @@ impl<'a> Credentials<'a> {
         all.push(minted);
         let minted = all.split_off(all.len().saturating_sub(KEPT));
         self.store.write(&self.kept, &Record { minted, settling });
-        self.store.remove(&self.refused);
         Ok(())
     }
 
+    /// Where it is kept that this identity was refused: another may be let in.
+    fn refused(&self) -> Result<Key, TooOpen> {
+        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.kept.subject, self.arm.who()?)))
+    }
+
     /// What fifty forks of ansible would be answered alike is asked once. 412 is not kept: setting up ends it at once.
-    fn keep_refusal(&self, error: &ArmError) {
+    fn keep_refusal(&self, refused: &Key, error: &ArmError) {
         if let ArmError::Refused(refusal) = error
             && matches!(refusal.status, 403 | 404)
         {
-            let refused = Refused { refusal: refusal.clone(), until: unix_now() + REFUSAL_LIFE };
-            self.store.write(&self.refused, &refused);
+            let until = unix_now() + REFUSAL_LIFE;
+            self.store.write(refused, &Refused { refusal: refusal.clone(), until });
         }
     }
 
@@ -318,6 +320,15 @@ mod tests {
         assert!(!due(10_800, 0, 7559) && due(10_800, 0, 7560));
         assert!(!due(600, 90, 419) && due(600, 90, 420));
         assert!(due(60, 20, 20) && !due(60, 20, 19));
+        assert!(!due(0, 0, 0));
+    }
+
+    #[test]
+    fn a_refusal_holds_for_its_time_whatever_becomes_of_the_clock() {
+        let refusal = serde_json::json!({"status": 403, "code": "", "message": ""});
+        let refused = Refused { refusal: serde_json::from_value(refusal).unwrap(), until: 1000 };
+        let holds = [969, 970, 999, 1000].map(|now| refused.holds(now));
+        assert_eq!(holds, [false, true, true, false]);
     }
 
     #[test]

@@ -50,5 +50,9 @@ pub(crate) async fn registration(arm: &Arm, subscription: &str) -> Result<Regist
 /// Begins to register the provider, which takes 2 to 5 minutes (azure-docs `ssh-arc-overview.md`).
 pub(crate) async fn register(arm: &Arm, subscription: &str) -> Result<Registration, ArmError> {
     let path = ["subscriptions", subscription, "providers", NAMESPACE, "register"];
-    Registration::of(&arm.post(&path, &QUERY, &json!({})).await?)
+    let answer = arm.post(&path, &QUERY, &json!({})).await?;
+    // It has begun, whether the answer shows it or not.
+    let begun =
+        || Registration { state: "Registering".into(), retry_after: answer.retry_after, date: answer.date };
+    Ok(Registration::of(&answer).unwrap_or_else(|_| begun()))
 }

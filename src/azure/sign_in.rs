@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use azure_core::credentials::{AccessToken, Secret};
-use azure_core::time::OffsetDateTime;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::entra::{Entra, EntraRefusal, claims, seconds};
+use crate::azure::entra::{Entra, EntraRefusal, Given, claims};
+use crate::azure::json::optional_number;
 use crate::azure::pipeline::{Client, causes};
-use crate::store::{Key, Kind, Store, TooOpen, unix_now};
+use crate::store::{Key, Kind, Store, TooOpen};
 
 /// Azure CLI's application: a public client that every tenant knows (MSAL Python, `tests/test_e2e.py`: one of the only
 /// two that may ask for ssh certificates).
@@ -30,6 +30,9 @@ const ALSO: &str = "offline_access openid profile";
 
 /// How long the user may take.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Seconds between two questions whether the user is done, where Entra ID does not say (RFC 8628, section 3.2).
+const USUAL_INTERVAL: u64 = 5;
 
 /// Who signed in, and the right to speak for them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,7 +94,7 @@ impl<'a> SignIn<'a> {
     pub(crate) async fn by_device_code(&self, show: impl FnOnce(&str)) -> Result<Account> {
         let form = [("client_id", self.client_id), ("scope", &self.scope())];
         let code: DeviceCode = self.entra.post(self.tenant, "devicecode", &form).await?;
-        show(&code.message);
+        show(&code.message().context("Entra ID gave no code")?);
         self.account(self.poll(&code).await?)
     }
 
@@ -102,8 +105,8 @@ impl<'a> SignIn<'a> {
             ("client_id", self.client_id),
             ("device_code", code.device_code.secret()),
         ];
-        let end = Instant::now() + Duration::from_secs(code.expires_in);
-        let mut interval = Duration::from_secs(code.interval);
+        let end = Instant::now() + code.expires_in.map_or(PATIENCE, Duration::from_secs);
+        let mut interval = Duration::from_secs(code.interval.unwrap_or(USUAL_INTERVAL).max(1));
         while Instant::now() < end {
             sleep(interval).await;
             let error = match self.entra.post(self.tenant, "token", &form).await {
@@ -124,12 +127,18 @@ impl<'a> SignIn<'a> {
     }
 
     fn account(&self, granted: Granted) -> Result<Account> {
-        let identity = granted.id_token.as_ref().map(|token| claims(token.secret())).unwrap_or_default();
-        let claim = |name: &str| identity[name].as_str().unwrap_or_default().to_owned();
+        // The token for ARM tells the same where there is no ID token.
+        let tokens = [granted.id_token.as_ref(), Some(&granted.given.access_token)];
+        let identities = tokens.map(|token| token.map(|token| claims(token.secret())).unwrap_or_default());
+        let claim = |name: &str| {
+            identities.iter().find_map(|claims| claims[name].as_str()).unwrap_or_default().to_owned()
+        };
+        let name =
+            ["preferred_username", "upn", "unique_name"].map(claim).into_iter().find(|name| !name.is_empty());
         let refresh_token = granted.refresh_token.context("Entra ID gave no refresh token")?;
         let tenant = Some(claim("tid")).filter(|tenant| !tenant.is_empty());
         Ok(Account {
-            name: claim("preferred_username"),
+            name: name.unwrap_or_default(),
             tenant: tenant.unwrap_or_else(|| self.tenant.to_owned()),
             object_id: claim("oid"),
             client_id: self.client_id.to_owned(),
@@ -148,6 +157,19 @@ pub(crate) async fn keep(cloud: &Cloud, store: &Store, account: &Account) -> Res
     store.keep(&key, account)
 }
 
+/// Forgets who signed in, to any cloud; how many did.
+pub(crate) async fn forget(store: &Store) -> usize {
+    let accounts = store.keys().into_iter().filter(|key| key.kind == Kind::Account);
+    let mut forgotten = 0;
+    for key in accounts {
+        // Whoever redeems the refresh token would keep the next.
+        let _lock = store.lock(&key).await;
+        store.remove(&key);
+        forgotten += 1;
+    }
+    forgotten + store.clear(&[Kind::Account])
+}
+
 /// A token for ARM by the refresh token; none where nobody is signed in.
 ///
 /// # Errors
@@ -158,7 +180,7 @@ pub(crate) async fn refreshed(
     tenant: Option<&str>,
 ) -> Result<Option<AccessToken>> {
     let granted = redeem(cloud, client, tenant, &Wish { scope: &cloud.arm_scope, ..Wish::default() }).await?;
-    Ok(granted.map(|(granted, _date)| granted.token()))
+    Ok(granted.map(|(granted, _date)| granted.given.token()))
 }
 
 /// What a refresh token is redeemed for.
@@ -215,28 +237,54 @@ fn refusal(error: &azure_core::Error) -> Option<&EntraRefusal> {
 #[derive(Deserialize)]
 struct DeviceCode {
     device_code: Secret,
-    message: String,
-    #[serde(deserialize_with = "seconds")]
-    expires_in: u64,
-    #[serde(deserialize_with = "seconds")]
-    interval: u64,
+    /// What to tell the user, in Entra ID's words; other parts are those of RFC 8628.
+    message: Option<String>,
+    user_code: Option<String>,
+    #[serde(alias = "verification_url")]
+    verification_uri: Option<String>,
+    #[serde(default, deserialize_with = "optional_number")]
+    expires_in: Option<u64>,
+    #[serde(default, deserialize_with = "optional_number")]
+    interval: Option<u64>,
+}
+
+impl DeviceCode {
+    fn message(&self) -> Option<String> {
+        self.message.clone().or_else(|| {
+            let (code, place) = (self.user_code.as_ref()?, self.verification_uri.as_ref()?);
+            Some(format!("To sign in, open {place} in a web browser and enter the code {code}."))
+        })
+    }
 }
 
 /// What a grant gives.
 #[derive(Deserialize)]
 pub(crate) struct Granted {
     /// The token, or what was asked for in its place.
-    pub(crate) access_token: Secret,
-    #[serde(deserialize_with = "seconds")]
-    expires_in: u64,
+    #[serde(flatten)]
+    pub(crate) given: Given,
     refresh_token: Option<Secret>,
     id_token: Option<Secret>,
 }
 
-impl Granted {
-    fn token(&self) -> AccessToken {
-        let expires_on = i64::try_from(unix_now().saturating_add(self.expires_in)).ok();
-        let expires_on = expires_on.and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-        AccessToken::new(self.access_token.clone(), expires_on.unwrap_or_else(OffsetDateTime::now_utc))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_told_with_what_rfc_8628_requires() {
+        let code = |rest: &str| -> DeviceCode {
+            serde_json::from_str(&format!(r#"{{"device_code":"d","user_code":"ABCD"{rest}}}"#)).unwrap()
+        };
+        let told = "To sign in, open https://x/d in a web browser and enter the code ABCD.";
+        for name in ["verification_uri", "verification_url"] {
+            let code = code(&format!(r#","{name}":"https://x/d","expires_in":"900","message":null"#));
+            assert_eq!(
+                (code.message().as_deref(), code.expires_in, code.interval),
+                (Some(told), Some(900), None)
+            );
+        }
+        assert_eq!(code(r#","message":"Go.","interval":null"#).message().as_deref(), Some("Go."));
+        assert_eq!(code("").message(), None);
     }
 }

@@ -190,7 +190,7 @@ impl<'a> Request<'a> {
         form.extend(application.fields.iter().map(|(name, value)| (*name, value.secret())));
         form.extend(self.fields());
         let (granted, date): (Granted, _) = entra.post_dated(&application.tenant, "token", &form).await?;
-        Ok((granted.access_token, date))
+        Ok((granted.given.access_token, date))
     }
 
     async fn as_user(&self, tenant: Option<&str>) -> Result<Answer, Without> {
@@ -202,7 +202,7 @@ impl<'a> Request<'a> {
         let wish = Wish { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
         let granted = sign_in::redeem(cloud, self.identity.client()?, tenant, &wish).await?;
         let (granted, date) = granted.ok_or_else(nobody)?;
-        Ok((granted.access_token, date))
+        Ok((granted.given.access_token, date))
     }
 
     async fn by_azure_cli(&self) -> Result<Answer, Without> {

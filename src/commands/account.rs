@@ -1,14 +1,13 @@
 //! `arcssh account`: who connects to Azure, and by which source.
 
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use serde_json::Value;
 
 use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, Token};
 use crate::cli::AccountArgs;
-use crate::line::{one_line, print};
+use crate::line::{moment, one_line, print};
 use crate::net::Net;
 use crate::store::{Store, unix_now};
 
@@ -51,9 +50,6 @@ fn text(claim: &Value) -> String {
 }
 
 fn expiry(token: &Token) -> String {
-    let time = i64::try_from(token.expires_on).ok();
-    let time = time.and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-    let time = time.map_or(String::new(), |time| time.to_string());
     let minutes = token.expires_on.saturating_sub(unix_now()) / 60;
-    format!("{}, in {minutes} min", time.split(['.', '+']).next().unwrap_or_default().trim_end())
+    format!("{}, in {minutes} min", moment(token.expires_on))
 }

@@ -53,25 +53,27 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     waiting.until("checks".into(), LONGEST);
     let findings = waiting.during(examiner.look(health.clone())).await;
     let mut judge = Judge { findings, explain };
-    let (mut checks, mut fixed) = (judge.checks(), Ok(()));
+    let mut checks = judge.checks();
     if let Some(machine) = judge.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
-        fixed = fix(&examiner, machine).await;
+        if let Err(error) = fix(&examiner, machine, judge.findings.port).await {
+            show(args, &checks)?;
+            return Err(error);
+        }
         waiting.until("checks".into(), LONGEST);
         judge.findings = waiting.during(examiner.look(health)).await;
         checks = judge.checks();
     }
     show(args, &checks)?;
-    fixed?;
     Ok(u8::from(checks.iter().any(Check::has_failed)))
 }
 
 /// What `arcssh setup` can put right.
-async fn fix(examiner: &Examiner<'_>, machine: ResourceId) -> Result<()> {
+async fn fix(examiner: &Examiner<'_>, machine: ResourceId, port: u16) -> Result<()> {
     let Examiner { args, net, store, arm, .. } = examiner;
     info!("setting {machine} up");
-    let wish = Wish { service: Service::Ssh, port: args.port, replace: false };
+    let wish = Wish { service: Service::Ssh, port: Some(port), replace: false };
     let work = Work { net, store, arm, wish, jobs: ONE, wait: WAIT };
-    all_done(work.run(vec![machine], Go::With(Consent::of(args.yes))).await?.results)
+    all_done(work.run(vec![machine], Go::With(Consent::of(args.yes))).await.results)
 }
 
 fn show(args: &DoctorArgs, checks: &[Check]) -> Result<()> {

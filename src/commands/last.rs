@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use azure_core::time::OffsetDateTime;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::last_error::{self, LastError};
-use crate::line::{one_line, print};
+use crate::line::{moment, one_line, print};
 use crate::store::{Store, unix_now};
 
 /// Prints it; the exit status.
@@ -68,11 +67,7 @@ fn name(error: &LastError) -> &str {
 }
 
 fn when(error: &LastError) -> String {
-    let time = i64::try_from(error.at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    let time = time.map_or(String::new(), |time| {
-        format!("{} {:02}:{:02}:{:02}", time.date(), time.hour(), time.minute(), time.second())
-    });
-    format!("{time} UTC, {}", ago(error))
+    format!("{}, {}", moment(error.at), ago(error))
 }
 
 fn ago(error: &LastError) -> String {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use azure_core::http::Url;
 use tracing::debug;
 
@@ -39,6 +39,7 @@ async fn comes_first(cloud: &Cloud, store: &Store) -> Option<Source> {
 }
 
 async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Account> {
+    ensure!(store.folder().is_some(), NowhereToKeep);
     let http = Net::new().http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
@@ -59,6 +60,11 @@ fn open(url: &Url) {
         }
     });
 }
+
+/// What comes of a sign-in would be lost.
+#[derive(Debug, thiserror::Error)]
+#[error("a sign-in can be kept nowhere")]
+pub(crate) struct NowhereToKeep;
 
 /// What was under way when a sign-in failed.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::azure::sign_in;
 use crate::line::warn;
 use crate::store::{Kind, Store};
 
@@ -9,9 +10,9 @@ use crate::store::{Kind, Store};
 ///
 /// # Errors
 /// Others can get at the store.
-pub(crate) fn run() -> Result<u8> {
+pub(crate) async fn run() -> Result<u8> {
     let store = Store::open()?;
-    let accounts = store.clear(&[Kind::Account]);
+    let accounts = sign_in::forget(&store).await;
     store.clear(&[Kind::Token, Kind::Relay, Kind::Refusal, Kind::Name, Kind::Certificate, Kind::Failure]);
     warn(if accounts == 0 { "nobody was signed in" } else { "signed out" });
     Ok(0)

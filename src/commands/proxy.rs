@@ -45,7 +45,8 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     let holder = parts.holder(args).context(goal.clone())?;
     let mut stop = pin!(stop());
     let both = parts.reach_as(args, &mut goal, holder.as_ref());
-    let ((credentials, upgraded, minted), pair) = match unless_stopped(both, &mut stop).await {
+    let ((credentials, upgraded, minted), pair) = match unless_stopped(both, &parts.waiting, &mut stop).await
+    {
         Ok(reached) => reached.context(goal.clone())?,
         Err(status) => return Ok(status),
     };
@@ -207,7 +208,8 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     let (net, waiting) = (Net::new(), Waiting::default());
     let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
     let mut stop = pin!(stop());
-    let upgraded = match unless_stopped(waiting.during(way.reach_with(&credentials)), &mut stop).await {
+    let reached = waiting.during(way.reach_with(&credentials));
+    let upgraded = match unless_stopped(reached, &waiting, &mut stop).await {
         Ok(upgraded) => upgraded?,
         Err(status) => return Ok(status),
     };
@@ -217,17 +219,32 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     carry(upgraded, None, stop, std::future::pending()).await
 }
 
-/// What `work` comes to, or the exit status where ssh has stopped waiting or a signal asks for the end before.
+/// ssh has stopped waiting before there was a connection: its ConnectTimeout is over, or it was ended.
+#[derive(Debug, thiserror::Error)]
+#[error("ssh stopped waiting after {} s, for the {object}", .after.as_secs())]
+pub(crate) struct StoppedWaiting {
+    after: Duration,
+    object: String,
+}
+
+/// What `work` comes to, or the exit status where a signal asks for the end before.
+///
+/// # Errors
+/// Those of `work`, and [`StoppedWaiting`].
 async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
+    work: impl Future<Output = Result<T>>,
+    waiting: &Waiting,
     stop: &mut Pin<&mut impl Future<Output = u8>>,
-) -> Result<T, u8> {
+) -> Result<Result<T>, u8> {
+    let start = Instant::now();
     tokio::select! {
         biased;
-        done = work => Ok(done),
-        () = stdio::output_closed() => Err(0),
-        number = stop => Err(128 + number),
+        done = work => return Ok(done),
+        // Whoever types Ctrl-C ends ssh by it too, and wants to hear no more.
+        number = stop => if number != HANGUP { return Err(128 + number) },
+        () = stdio::output_closed() => {}
     }
+    Ok(Err(StoppedWaiting { after: start.elapsed(), object: waiting.object() }.into()))
 }
 
 fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {

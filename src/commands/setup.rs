@@ -42,7 +42,7 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let wish = Wish { service: args.service, port: args.port, replace: args.replace_port };
     let work = Work { net: &net, store: &store, arm: &arm, wish, jobs: args.jobs.into(), wait: args.wait };
     let go = if args.dry_run { Go::NotAtAll } else { Go::With(Consent::of(args.yes)) };
-    let done = work.run(machines.iter().map(|named| named.machine.id.clone()).collect(), go).await?;
+    let done = work.run(machines.iter().map(|named| named.machine.id.clone()).collect(), go).await;
     let ready: Vec<Goal> = done.results.iter().flatten().cloned().collect();
     let may_ask = !args.yes && ready.len() == done.results.len();
     let words = Names::of(&machines, &ready).map_or(Ok(None), |names| names.offer(may_ask))?;

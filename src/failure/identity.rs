@@ -6,6 +6,7 @@ use anyhow::Error;
 
 use crate::azure::credential::{Flaw, NoToken, NotSetUp, NotUsable, Source};
 use crate::azure::entra::EntraRefusal;
+use crate::commands::login::NowhereToKeep;
 use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
@@ -139,6 +140,9 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     const AGAIN: &str = "run arcssh login again; with --device-code a browser on another device can be used";
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
+    }
+    if let Some(nowhere) = error.downcast_ref::<NowhereToKeep>() {
+        return Told::new(FAILED, nowhere.to_string(), "name a folder of your own in ARCSSH_STATE_DIR");
     }
     let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {

@@ -65,10 +65,34 @@ fn parse(received: &[u8]) -> Result<Option<Head>> {
     };
     Ok(Some(Head {
         status: response.code.context("the answer has no status")?,
-        reason: response.reason.unwrap_or_default().trim().to_owned(),
+        reason: reason(received),
         headers: response.headers.iter().filter_map(text).collect(),
         beyond: received[length..].to_vec(),
     }))
+}
+
+/// What stands after the status. An agent tells what its operating system says in the language of that: httparse keeps
+/// no phrase that is not ASCII.
+fn reason(received: &[u8]) -> String {
+    let line = received.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let phrase = line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
+    String::from_utf8_lossy(phrase).trim().to_owned()
+}
+
+/// A parameter of a challenge, `name=value` or `name="value"` (RFC 9110, section 11.2), its name matched without regard
+/// to case.
+pub(crate) fn parameter<'a>(challenge: &'a str, name: &str) -> Option<&'a str> {
+    let lower = challenge.to_ascii_lowercase();
+    let mut places = lower.match_indices(name).map(|(at, _)| at);
+    places.find_map(|at| {
+        let stands_alone = at == 0 || lower.as_bytes()[at - 1] == b' ' || lower.as_bytes()[at - 1] == b',';
+        let value = challenge[at + name.len()..].trim_start().strip_prefix('=').filter(|_| stands_alone)?;
+        let value = value.trim_start();
+        match value.strip_prefix('"') {
+            Some(quoted) => quoted.split('"').next(),
+            None => value.split(',').next().map(str::trim_end),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -87,6 +111,29 @@ mod tests {
         assert_eq!((head.status, head.reason.as_str()), (404, "Endpoint does not exist. TrackingId:x_G13"));
         assert_eq!(head.header("x-a"), Some("b"));
         assert_eq!(head.beyond, b"rest");
+    }
+
+    #[tokio::test]
+    async fn a_reason_in_any_language_is_kept() {
+        let head = read_all("HTTP/1.1 503 zurückgewiesen – für Sie\r\n\r\n".as_bytes()).await.unwrap();
+        assert_eq!(head.reason, "zurückgewiesen – für Sie");
+        let head = read_all(b"HTTP/1.1 503 port 22: f\xfcr Sie\r\n\r\n").await.unwrap();
+        assert_eq!(head.reason, "port 22: f\u{fffd}r Sie");
+    }
+
+    #[test]
+    fn a_parameter_is_found_in_every_form_of_a_challenge() {
+        for challenge in [
+            "Bearer realm=\"a b\", x=1",
+            "Basic realm=a b",
+            "basic Realm = a b , charset=\"UTF-8\"",
+            "Negotiate, Bearer x=\"realms\",realm=\"a b\"",
+        ] {
+            assert_eq!(parameter(challenge, "realm"), Some("a b"), "{challenge}");
+        }
+        for challenge in ["", "Bearer", "Bearer realm", "Bearer xrealm=\"a\""] {
+            assert_eq!(parameter(challenge, "realm"), None, "{challenge}");
+        }
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -169,7 +170,9 @@ impl ConnectError {
     /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
     pub(crate) fn refused(status: u16, phrase: &str) -> Self {
         let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
-        let reason = text.trim_end_matches([' ', '.']).to_owned();
+        let usual = || StatusCode::from_u16(status).ok()?.canonical_reason();
+        let text = Some(text.trim_end_matches([' ', '.'])).filter(|text| !text.is_empty());
+        let reason = text.or_else(usual).unwrap_or_default().to_owned();
         let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
         Self::Refused { status, reason, tracking_id }
     }
@@ -185,7 +188,7 @@ impl ConnectError {
     /// Whether the same request may be answered otherwise in a while: no listener yet, a gateway's time-out or fault.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Refused { status: 404 | 408, .. } | Self::Silent(_) => true,
+            Self::Refused { status: 404 | 408 | 429, .. } | Self::Silent(_) => true,
             Self::Refused { status, .. } => (500..600).contains(status) && !self.is_port_closed(),
             Self::Unreachable(_) => false,
         }
@@ -210,7 +213,7 @@ impl ConnectError {
 
     /// Whether the shared access signature was refused, so that newly minted credentials may serve.
     pub(crate) fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Refused { status: 401, .. })
+        matches!(self, Self::Refused { status: 401, .. }) && !self.is_of_network()
     }
 }
 
@@ -233,6 +236,7 @@ mod tests {
         assert_eq!(error.to_string(), "the relay answered 404 Endpoint does not exist, TrackingId 1b_G13");
         assert_eq!(error.brief(), "404 Endpoint does not exist");
         assert_eq!(refused(404, "Not Found").to_string(), "the relay answered 404 Not Found");
+        assert_eq!(refused(404, "").to_string(), "the relay answered 404 Not Found");
     }
 
     #[test]
@@ -268,14 +272,15 @@ mod tests {
         let phases =
             ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
         assert!(phases.iter().all(|reason| refused(404, reason).may_pass()));
-        assert!([408, 500, 502, 503, 504].iter().all(|status| refused(*status, "").may_pass()));
-        assert!(![400, 401, 403, 429, 301].iter().any(|status| refused(*status, "").may_pass()));
+        assert!([408, 429, 500, 502, 503, 504].iter().all(|status| refused(*status, "").may_pass()));
+        assert!(![400, 401, 403, 301].iter().any(|status| refused(*status, "").may_pass()));
         let closed = refused(
             503,
             "connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",
         );
         assert!(closed.is_port_closed() && !closed.may_pass());
         assert!(refused(401, "ExpiredToken").is_unauthorized());
+        assert!(!refused(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized());
     }
 
     #[test]

@@ -54,27 +54,32 @@ pub(crate) struct Done {
 }
 
 impl Work<'_> {
-    /// Shows what the machines lack, and makes it.
-    ///
-    /// # Errors
-    /// Nobody agreed.
-    pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Go) -> Result<Done> {
+    /// Shows what the machines lack, and makes it where that is agreed to.
+    pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Go) -> Done {
         let (plans, mut results) = self.plans(machines).await;
         let changes = show(&plans);
-        if let Go::With(consent) = go {
-            if changes {
-                consent.to("make these changes for everybody who connects to these machines?")?;
-            }
-            results.extend(self.carry_out(plans).await);
+        let agreed = |consent: Consent| match changes {
+            true => consent.to("make these changes for everybody who connects to these machines?"),
+            false => Ok(()),
+        };
+        match go {
+            Go::NotAtAll => {}
+            Go::With(consent) => match agreed(consent) {
+                Ok(()) => results.extend(self.carry_out(plans).await),
+                Err(not_agreed) => results.push(Err(not_agreed)),
+            },
         }
-        Ok(Done { changes, results })
+        Done { changes, results }
     }
 
     /// What the machines lack; and why of some it is not known.
     async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<Goal>>) {
         let waiting = Waiting::default();
         waiting.for_the("state of the machines from Azure Resource Manager".into());
-        let plans = stream::iter(machines).map(async |machine| self.plan(&machine).await);
+        let port = self.wish.port.unwrap_or(self.wish.service.default_port());
+        let plans = stream::iter(machines).map(async |machine| {
+            self.plan(&machine).await.with_context(|| self.goal(&machine, port)).context(SettingUp)
+        });
         let plans: Vec<Result<Plan>> = waiting.during(plans.buffered(self.jobs).collect()).await;
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for plan in plans {
@@ -87,29 +92,31 @@ impl Work<'_> {
     }
 
     async fn plan(&self, machine: &ResourceId) -> Result<Plan> {
-        let plan = async {
-            let found = look(self.arm, machine, self.wish.service).await?;
-            anyhow::Ok(Plan::new(machine, &found, self.wish)?)
-        };
-        let port = self.wish.port.unwrap_or(self.wish.service.default_port());
-        plan.await.with_context(|| self.goal(machine, port)).context(SettingUp)
+        let found = look(self.arm, machine, self.wish.service).await?;
+        Ok(Plan::new(machine, &found, self.wish)?)
     }
 
     fn goal(&self, machine: &ResourceId, port: u16) -> Goal {
         Goal { machine: Some(machine.clone()), name: machine.name.clone(), port, service: self.wish.service }
     }
 
-    /// Registers first, for that is done once a subscription; then all machines.
+    /// Registers first, for that is done once a subscription; then all machines of those where it is done.
     async fn carry_out(&self, plans: Vec<Plan>) -> Vec<Result<Goal>> {
-        let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
-        for subscription in subscriptions {
+        let mut results = Vec::new();
+        let mut subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
+        for subscription in subscriptions.clone() {
             if let Err(error) = self.register(subscription).await {
-                return vec![Err(error.context(SettingUp))];
+                results.push(Err(error.context(SettingUp)));
+                subscriptions.remove(subscription);
             }
         }
+        let can_be_done =
+            |plan: &&Plan| plan.registers().is_none_or(|subscription| subscriptions.contains(subscription));
         let waiting = Waiting::default();
-        let work = stream::iter(&plans).map(async |plan| self.carry_out_one(plan, &waiting).await);
-        waiting.during(work.buffer_unordered(self.jobs).collect()).await
+        let work = stream::iter(plans.iter().filter(can_be_done))
+            .map(async |plan| self.carry_out_one(plan, &waiting).await);
+        results.extend(waiting.during(work.buffer_unordered(self.jobs).collect::<Vec<_>>()).await);
+        results
     }
 
     async fn register(&self, subscription: &str) -> Result<()> {

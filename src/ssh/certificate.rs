@@ -9,10 +9,8 @@ use ring::rsa::PublicKeyComponents;
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512,
 };
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use crate::line::one_line;
+use crate::line::{moment, one_line};
 use crate::ssh::key::{PublicKey, SSH_RSA, fingerprint};
 use crate::ssh::wire::{Malformed, Reader};
 
@@ -275,13 +273,6 @@ fn validity(after: u64, before: u64) -> String {
         (after, u64::MAX) => format!("from {}", moment(after)),
         (after, before) => format!("from {} to {}", moment(after), moment(before)),
     }
-}
-
-/// A time as text, in UTC.
-fn moment(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-    time.and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("second {seconds} of Unix time"))
 }
 
 #[cfg(all(test, unix))]

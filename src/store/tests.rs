@@ -48,7 +48,7 @@ fn nobody_else_can_read_what_is_kept() {
 fn what_others_can_read_is_refused_with_its_mode() {
     let (_home, store) = store();
     store.keep(&key(), &7).unwrap();
-    let file = store.path(&key(), "json").unwrap();
+    let file = store.path(&key()).unwrap();
     set_mode(&file, 0o640);
     let error = store.read::<u32>(&key()).unwrap_err();
     assert!(error.to_string().ends_with("is open to other users (mode 0640)"), "{error}");
@@ -60,7 +60,7 @@ fn what_others_can_read_is_refused_with_its_mode() {
 #[test]
 fn a_damaged_file_and_one_of_another_form_count_as_absent_and_are_replaced() {
     let (_home, store) = store();
-    let file = store.path(&key(), "json").unwrap();
+    let file = store.path(&key()).unwrap();
     for text in
         ["", "{", "null", r#"{"version":2,"anything":true}"#, r#"{"version":1}"#, &"[".repeat(100_000)]
     {
@@ -78,7 +78,7 @@ fn a_value_of_another_subject_is_not_taken_for_ones_own() {
     let (_home, store) = store();
     let other = Key::new(Kind::Relay, "another");
     store.keep(&other, &7).unwrap();
-    fs::rename(store.path(&other, "json").unwrap(), store.path(&key(), "json").unwrap()).unwrap();
+    fs::rename(store.path(&other).unwrap(), store.path(&key()).unwrap()).unwrap();
     assert_eq!(store.read::<u32>(&key()).unwrap(), None);
 }
 
@@ -116,10 +116,52 @@ async fn a_lock_is_waited_for_and_let_go_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_is_never_let_go_of_is_waited_for_with_a_bound() {
+async fn those_that_one_keeps_waiting_take_turns_without_it_and_wait_with_a_bound() {
     let (_home, store) = store();
-    let _held = store.try_lock(&key()).unwrap();
     let start = Instant::now();
-    assert!(store.lock(&key()).await.is_none());
-    assert!((PATIENCE..PATIENCE * 2).contains(&start.elapsed()));
+    let _stands_still = store.try_lock(&key()).unwrap();
+    let next = store.lock(&key()).await;
+    assert!(next.is_some() && (PATIENCE..PATIENCE * 2).contains(&start.elapsed()));
+    let start = Instant::now();
+    assert!(store.lock(&key()).await.is_none(), "while the next works nobody else does");
+    assert!((PATIENCE * 2..PATIENCE * 3).contains(&start.elapsed()));
+}
+
+#[test]
+fn locks_stay_few_however_many_keys_there_are() {
+    let (_home, store) = store();
+    let keys = (0..10_000).map(|number| Key::new(Kind::Relay, number.to_string()));
+    keys.for_each(|key| drop(store.try_lock(&key).unwrap()));
+    assert!(store.files().count() <= 4096);
+}
+
+#[test]
+fn what_cannot_be_read_is_cleared_too() {
+    let (_home, store) = store();
+    for (subject, mode, text) in [("a", 0o644, "{}"), ("b", 0o600, "\0"), ("c", 0o600, r#"{"version":2}"#)] {
+        let file = store.path(&Key::new(Kind::Account, subject)).unwrap();
+        fs::write(&file, text).unwrap();
+        set_mode(&file, mode);
+    }
+    assert_eq!((store.clear(&[Kind::Relay]), store.clear(&[Kind::Account])), (0, 3));
+    assert_eq!(store.files().count(), 0);
+}
+
+#[test]
+fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
+    let (_home, store) = store();
+    let account = Key::new(Kind::Account, "ada@example.com");
+    let half_written = store.folder().unwrap().join("new-x");
+    store.keep(&account, &1).unwrap();
+    store.keep(&key(), &2).unwrap();
+    fs::write(&half_written, "{").unwrap();
+    let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
+    for file in store.files() {
+        File::options().write(true).open(file.path()).unwrap().set_modified(old).unwrap();
+    }
+    let young = Key::new(Kind::Relay, "young");
+    store.keep(&young, &3).unwrap();
+    store.sweep();
+    assert_eq!(store.keys(), [account, young]);
+    assert!(!half_written.exists());
 }

@@ -856,6 +856,66 @@ fn all_types_of_arc_machines_are_found() {
     all_are_there();
 }
 
+/// The specification's own example of a machine holds null in most places.
+#[test]
+fn what_is_null_or_of_another_form_hides_no_machine() {
+    let w = world(&["web01"]);
+    let id = w.id();
+    let rows = serde_json::json!([
+        { "id": id, "name": "web01", "tags": "", "location": null, "kind": null, "properties": {
+            "osProfile": null, "guestAgentProfile": null, "status": "Connected", "agentVersion": 1.67,
+            "osName": "", "osType": "Linux" } },
+        { "id": id.replace("web01", "web02"), "tags": null, "properties": null },
+        { "id": null, "name": "no machine" },
+        { "name": "no machine either" },
+    ]);
+    for (call, list) in [(ArmCall::ResourceGraph, "data"), (ArmCall::List, "value")] {
+        if call == ArmCall::List {
+            w.emulator()
+                .arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph));
+        }
+        let body = serde_json::json!({ list: rows, "nextLink": null, "$skipToken": null });
+        w.emulator().arm_fault(ArmFault::raw(200, "application/json", &body.to_string()).on(call));
+        let text = run(&mut w.arcssh(&["list", "--format", "json"])).clean();
+        let machines: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let names: Vec<&str> =
+            machines.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+        assert_eq!(names, ["web01", "web02"], "{call:?}");
+        assert_eq!((&machines[0]["os"], &machines[0]["status"]), (&"linux".into(), &"Connected".into()));
+    }
+}
+
+#[test]
+fn a_list_that_leads_in_a_circle_ends() {
+    let w = world(&["web01"]);
+    let page = format!(r#"{{"$skipToken":"again","data":[{{"id":"{}"}}]}}"#, w.id());
+    w.emulator()
+        .arm_fault(ArmFault::raw(200, "application/json", &page).on(ArmCall::ResourceGraph).times(100));
+    assert_eq!(run(&mut w.arcssh(&["list"])).clean().lines().count(), 2, "lists serve");
+    let (_, arm) =
+        w.emulator().environment().into_iter().find(|(name, _)| name == "ARCSSH_ARM_ENDPOINT").unwrap();
+    let link = format!(r#"{{"value":[],"nextLink":"{arm}/subscriptions?api-version=2022-12-01"}}"#);
+    w.emulator()
+        .arm_fault(ArmFault::raw(200, "application/json", &link).on(ArmCall::Subscriptions).times(100));
+    let run = run(&mut w.arcssh(&["list"]));
+    assert!(run.stderr.contains("its pages lead back to one that was there"), "{}", run.stderr);
+}
+
+/// A subscription can be seen by whoever may not list what it holds, and need not know the type.
+#[test]
+fn one_subscription_that_is_refused_hides_no_other() {
+    let other = "5b5c4700-0000-4000-8000-000000000002";
+    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("web02").subscription(other)));
+    w.emulator()
+        .arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph).times(2));
+    w.emulator().arm_fault(ArmFault::new(409, "MissingSubscriptionRegistration", "No.").on(ArmCall::List));
+    let text = run(&mut w.arcssh(&["list"])).clean();
+    assert!(text.contains("web01") != text.contains("web02"), "{text}");
+    w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::List).times(100));
+    let run = run(&mut w.arcssh(&["list"]));
+    assert_eq!((run.code, run.stdout.len()), (Some(4), 0), "{}", run.stderr);
+}
+
 #[test]
 fn machines_of_one_name_and_group_but_different_types_are_told_apart() {
     let w = world_with(&[], |builder| {

@@ -334,10 +334,48 @@ fn a_closed_port_is_told_at_once_through_ssh() {
 }
 
 #[test]
+fn a_404_that_names_nothing_is_told_as_it_is() {
+    let w = world(&["web01"]);
+    let doctor = format!("arcssh: hint: arcssh doctor {} tells which", w.id());
+    let why = "there is no such machine, or no connectivity endpoint on it";
+    let cases = [
+        ("", "404 request "),
+        ("<html>not here</html>", "404 request "),
+        (r#"{"code":"NotFound","message":"Nothing."}"#, "NotFound: Nothing."),
+        (r#"{"error":{"code":404,"message":null}}"#, "404: "),
+        ("\u{feff}{\"error\":{\"code\":\"NotFound\",\"message\":\"Nothing.\"}}", "NotFound: Nothing."),
+    ];
+    for (body, told) in cases {
+        run(w.arcssh(&["cache", "clear"]).stdout(std::process::Stdio::null())).clean();
+        w.emulator().arm_fault(ArmFault::raw(404, "application/json", body));
+        let run = run(&mut w.proxy("web01"));
+        let [line, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+        assert!(line.starts_with(&cannot(&format!("{why} ({told}"))), "{line}");
+        assert_eq!((run.code, hint), (Some(5), doctor.as_str()));
+    }
+}
+
+/// Windows words it in the language of the machine.
+#[test]
+fn a_closed_port_is_told_at_once_in_the_language_of_the_machine() {
+    let w = world(&["web01"]);
+    let reason = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: Zielcomputer verweigerte, für Sie – geprüft";
+    w.emulator().relay_fault(RelayFault::refuse(503, reason).always());
+    let why = cannot(&format!("nothing listens on its port 22 ({reason})"));
+    let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
+    run(&mut w.proxy_to(22)).failed(7, &[&why, hint]);
+    assert_eq!(senders(&w), 1, "not retried");
+}
+
+#[test]
 fn faults_of_the_relay_that_pass_are_waited_out() {
-    for (status, reason) in
-        [(500, "Internal error"), (503, "Service unavailable"), (504, "Gateway timeout"), (408, "Timeout")]
-    {
+    for (status, reason) in [
+        (500, "Internal error"),
+        (503, "Service unavailable"),
+        (504, "Gateway timeout"),
+        (408, "Timeout"),
+        (429, "Too many requests"),
+    ] {
         let w = world(&["web01"]);
         w.emulator().relay_fault(RelayFault::refuse(status, reason));
         assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
@@ -352,8 +390,9 @@ fn refusals_of_the_relay_are_told() {
     let websocket =
         "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
     let check_port = format!("arcssh: hint: check that {port} is the port that is enabled on the machine");
-    let cases: [(i32, u16, &str, &str, &str); 9] = [
+    let cases: [(i32, u16, &str, &str, &str); 10] = [
         (1, 403, "Forbidden.", "its agent or the relay refused", &check_port),
+        (1, 429, "Later.", "the relay has had too many requests", "arcssh: hint: try again in a minute"),
         (
             6,
             400,

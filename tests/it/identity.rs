@@ -1,16 +1,17 @@
 //! Who arcssh is: each source of a token, in which order they are tried, and what a user reads when one refuses.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use arcssh_emulator::{ArmFault, EntraFault, Service};
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Run, World, eventually, run, script, world};
+use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
@@ -131,6 +132,76 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
         run.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
         assert!(!w.home().join("asked").exists(), "the search went on after {program}");
     }
+}
+
+/// Azure CLI has told the end as Unix time since 2.54, and before only as local time without a zone.
+#[test]
+fn a_token_is_taken_in_every_form_in_which_azure_cli_prints_it() {
+    let w = world(&["web01"]);
+    let token = token(&w);
+    let local =
+        r#""expiresOn":"2026-08-20 13:50:47.114324","subscription":"s","tenant":"t","tokenType":"Bearer""#;
+    let cases = [
+        format!(r#"{{"accessToken":"{token}",{local}}}"#),
+        format!(r#"{{"accessToken":"{token}","expires_on":"4102444800",{local}}}"#),
+        format!(r#"{{"accessToken":"{token}"}}"#),
+        format!("\u{feff}A notice in two\nlines.\n{{\"accessToken\":\"{token}\",{local}}}"),
+    ];
+    for (number, prints) in cases.into_iter().enumerate() {
+        let bin = w.home().join(number.to_string());
+        program_in(&bin, "az", &format!("cat <<'END'\n{prints}\nEND"));
+        let mut list = w.arcssh(&["list"]);
+        anonymous(&w, &mut list).env("PATH", &bin).env("ARCSSH_STATE_DIR", bin.join("state"));
+        assert!(run(&mut list).clean().contains("web01"), "{prints}");
+    }
+}
+
+/// RFC 6749, section 5.1, recommends `expires_in`; old endpoints write it as text.
+#[test]
+fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
+    let w = world(&["web01"]);
+    let token = token(&w);
+    for rest in [
+        r#""token_type":"Bearer","expires_in":"3599","ext_expires_in":"3599","expires_on":"4102444800""#,
+        r#""token_type":"bearer","expires_in":3599.0,"ext_expires_in":null"#,
+        r#""scope":null"#,
+    ] {
+        run(&mut w.arcssh(&["cache", "clear"]));
+        let answer = format!(r#"{{"access_token":"{token}",{rest}}}"#);
+        w.emulator().entra_fault(EntraFault::raw(200, "application/json", &answer));
+        assert!(run(&mut w.arcssh(&["list"])).clean().contains("web01"), "{rest}");
+    }
+}
+
+#[test]
+fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next() {
+    let w = world(&["web01"]);
+    let body = "echo asked >> \"$HOME/asked\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
+        echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
+    azure_cli(&w, body);
+    let proxy = || {
+        let mut proxy = w.proxy("web01");
+        anonymous(&w, &mut proxy);
+        proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let asked = || fs::read_to_string(w.home().join("asked")).unwrap_or_default().lines().count();
+    let mut proxies: Vec<Child> = (0..10).map(|_| proxy()).collect();
+    for proxy in &mut proxies {
+        let mut line = [0; 24];
+        proxy.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"arcssh: waiting for the ");
+    }
+    fs::write(w.home().join("go"), "").unwrap();
+    for proxy in proxies {
+        let run = finish(proxy);
+        let why = "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
+        let lines = run.arcssh_lines();
+        assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");
+        assert_eq!(lines[1], "arcssh: hint: run az login, or arcssh login");
+    }
+    assert_eq!(asked(), 1);
+    finish(proxy());
+    assert_eq!(asked(), 2);
 }
 
 #[test]
@@ -360,18 +431,21 @@ fn a_token_is_used_until_shortly_before_its_end() {
 }
 
 #[test]
-fn another_user_of_azure_cli_is_noticed() {
+fn another_user_of_azure_cli_and_of_azure_developer_cli_is_noticed() {
     let w = world(&["web01"]);
     azure_cli(&w, &format!("echo asked >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
     let account = || run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
-    fs::create_dir(w.home().join(".azure")).unwrap();
     account();
-    account();
-    assert_eq!(asked(), 1);
-    fs::write(w.home().join(".azure/azureProfile.json"), "{}").unwrap();
-    account();
-    assert_eq!(asked(), 2);
+    for (number, file) in [".azure/azureProfile.json", ".azd/auth.json"].into_iter().enumerate() {
+        account();
+        assert_eq!(asked(), number + 1);
+        let file = w.home().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "{}").unwrap();
+        account();
+        assert_eq!(asked(), number + 2);
+    }
 }
 
 #[test]
@@ -423,6 +497,25 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
     );
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(refused.code, Some(3));
+}
+
+#[test]
+fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
+    let w = world(&["web01"]);
+    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+    let calls = [(ArmCall::ResourceGraph, "second.example"), (ArmCall::ListCredentials, "third.example")];
+    for (call, tenant) in calls {
+        let challenge = format!("Bearer authorization_uri=\"https://login.windows.net/{tenant}\"");
+        let refusal = ArmFault::new(401, "InvalidAuthenticationTokenTenant", "The wrong issuer.");
+        w.emulator().arm_fault(refusal.on(call).header("WWW-Authenticate", &challenge));
+    }
+    let port = w.emulator().machine("web01").ssh_port().unwrap().to_string();
+    let warmed = run(anonymous(&w, &mut w.arcssh(&["warm", "web01", "--port", &port])));
+    assert_eq!(warmed.clean(), "1 of 1 machines are ready to connect to\n");
+    let asked = fs::read_to_string(w.home().join("asked")).unwrap();
+    let tenants: Vec<_> =
+        asked.lines().map(|line| line.split_once("--tenant ").map(|(_, tenant)| tenant)).collect();
+    assert_eq!(tenants, [None, Some("second.example"), Some("third.example")]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use arcssh_emulator::{Machine, Role};
 
-use crate::support::{World, on_a_terminal, run, world_with};
+use crate::support::{ARCSSH, LIMIT, World, eventually, on_a_terminal, run, world, world_with};
 
 const NOTHING: &str = "no failure is kept: one is forgotten when a connection works\n";
 
@@ -43,6 +43,24 @@ fn a_failure_is_explained_until_a_connection_works() {
     w.emulator().machine("web01").set_online(true);
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert_eq!(last(&w, &[]), NOTHING, "forgotten by a connection that works");
+}
+
+#[test]
+fn what_ssh_stopped_waiting_for_is_kept() {
+    let w = world(&["web01"]);
+    w.emulator().machine("web01").set_online(false);
+    // As ansible has it: what a ProxyCommand says goes nowhere.
+    let proxy = format!("ProxyCommand={ARCSSH} proxy {} --port %p 2>/dev/null", w.id());
+    let run = run(w.ssh().args(["-o", &proxy, "-o", "ConnectTimeout=2", "web01", "true"]));
+    assert_eq!(run.code, Some(255));
+    let kept = || last(&w, &["web01"]);
+    assert!(eventually(LIMIT, || kept() != NOTHING.replace("no failure", "no failure of web01")));
+    let told = kept();
+    let what = value(&told, "what").unwrap();
+    assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{told}");
+    assert!(what.contains(" s, for the agent of web01 to listen (404 "), "{told}");
+    let hint = format!("arcssh warm {} makes it ready for the next time", w.id());
+    assert_eq!(value(&told, "hint"), Some(hint.as_str()));
 }
 
 #[test]

@@ -68,6 +68,33 @@ fn the_metadata_service_of_another_cloud_is_passed_over() {
     });
 }
 
+/// The documents' examples write numbers as text; nothing says that no version writes them otherwise.
+#[test]
+fn a_token_of_a_machine_is_taken_in_other_forms_too() {
+    isolated("a_token_of_a_machine_is_taken_in_other_forms_too", || {
+        let w = world(&["web01"]);
+        let number = r#"{"access_token":"opaque","expires_on":4102444800}"#;
+        answers_with(TcpListener::bind(IMDS).unwrap(), "Metadata: true", "400 Bad Request\r\nX: y", number);
+        assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
+        fs::create_dir_all(KEYS).unwrap();
+        fs::write(format!("{KEYS}/a.key"), "secret\n").unwrap();
+        let challenge =
+            format!("401 Unauthorized\r\nWWW-Authenticate: basic Realm=\"{KEYS}/a.key\", charset=\"UTF-8\"");
+        let agent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = agent.local_addr().unwrap().port();
+        answers_with(
+            agent,
+            "Authorization: Basic secret",
+            &challenge,
+            r#"{"access_token":"opaque","expires_in":3599}"#,
+        );
+        let mut account = anonymous(&w, &["account"]);
+        account.env("ARCSSH_STATE_DIR", w.home().join("other"));
+        let told = run(asks_at(&mut account, port)).clean();
+        assert!(told.starts_with("source   the managed identity\n") && told.contains("in 59 min"), "{told}");
+    });
+}
+
 #[test]
 fn an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key() {
     isolated("an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key", || {
@@ -209,6 +236,22 @@ fn challenging(challenge: &str) -> u16 {
         format!("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n");
     let text: &'static str = text.leak();
     service(move |connection| answer(connection, text))
+}
+
+/// A service that gives `token` to a request with `header`, and answers others with `refusal`.
+fn answers_with(listener: TcpListener, header: &str, refusal: &str, token: &str) {
+    let header = header.to_lowercase();
+    let refusal = format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let token =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{token}", token.len());
+    thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            let read = connection.read(&mut request).unwrap_or_default();
+            let has_it = String::from_utf8_lossy(&request[..read]).to_lowercase().contains(&header);
+            let _ = connection.write_all(if has_it { &token } else { &refusal }.as_bytes());
+        }
+    });
 }
 
 fn answer(mut connection: TcpStream, text: &str) {

@@ -1,6 +1,7 @@
 //! Secrets travel in headers and bodies only: no log, no message, no command line and no address holds one.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{World, eventually, finish, run, world};
+use crate::support::{ARCSSH, LIMIT, World, eventually, finish, run, service, world};
 
 /// Each way to ask for a log.
 const LOGS: [(&str, &str); 5] =
@@ -29,6 +30,22 @@ fn no_log_of_a_session_holds_a_secret() {
         let mode = fs::metadata(w.home().join("log")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+}
+
+#[test]
+fn no_core_file_holds_a_secret() {
+    let w = world(&["web01"]);
+    let port = service(|mut connection| drop(connection.read_to_end(&mut Vec::new())));
+    w.emulator().machine("web01").set_ssh_port(port);
+    let script = format!("ulimit -Sc hard; exec {ARCSSH} proxy {} --port {port}", w.id());
+    let mut shell = w.command("bash");
+    let mut proxy = shell.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    assert!(eventually(LIMIT, || w.emulator().open_connections() == 1));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", proxy.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    drop(proxy.stdin.take());
+    assert_eq!(proxy.wait().unwrap().code(), Some(0));
 }
 
 #[test]

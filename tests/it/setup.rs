@@ -239,6 +239,46 @@ fn what_keeps_azure_from_writing_is_told() {
     }
 }
 
+/// No source has the words of these answers.
+#[test]
+fn what_azure_does_not_find_is_missing_in_whatever_words() {
+    let json = r#"{"error":{"code":"NotFound","message":"There is none."}}"#;
+    for body in ["", "<html>", json] {
+        for call in [ArmCall::Endpoint, ArmCall::ServiceConfiguration] {
+            let w = world(&["web01"]);
+            match call {
+                ArmCall::Endpoint => w.emulator().machine("web01").remove_endpoint(),
+                _ => w.emulator().machine("web01").remove_service_configuration(),
+            }
+            w.emulator().arm_fault(ArmFault::raw(404, "application/json", body).on(call));
+            let run = run(&mut setup(&w, &["--yes"]));
+            assert!(run.code == Some(0) && ready(&run), "{call:?} {body}: {}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_is_not_there_is_told_whatever_is_said_of_its_endpoint() {
+    let w = world(&["web01"]);
+    w.emulator().arm_fault(ArmFault::raw(404, "application/json", "").on(ArmCall::Endpoint));
+    let run = run(&mut w.arcssh(&["setup", &w.id().replace("web01", "web99"), "--yes"]));
+    assert!(run.stderr.contains("there is no such machine (ResourceNotFound: "), "{}", run.stderr);
+    assert_eq!(writes(&w), [""; 0]);
+}
+
+#[test]
+fn a_change_that_is_accepted_without_a_word_is_looked_for() {
+    let w = world(&["web01"]);
+    let port = w.sshd().port();
+    let raw = |status, body: &str| ArmFault::raw(status, "application/json", body);
+    w.emulator().arm_fault(raw(200, r#"{"registrationState":"NotRegistered"}"#).on(ArmCall::Provider));
+    w.emulator().arm_fault(raw(202, "").on(ArmCall::Provider));
+    w.emulator().arm_fault(raw(404, "").on(ArmCall::ServiceConfiguration));
+    w.emulator().arm_fault(raw(202, "").on(ArmCall::ServiceConfiguration));
+    let run = run(&mut w.arcssh(&["setup", &w.id(), "--port", &port.to_string(), "--yes"]));
+    assert!(run.code == Some(0) && ready(&run), "{}", run.stderr);
+}
+
 #[test]
 fn a_no_is_forgotten_and_the_hint_of_a_connection_leads_to_a_working_one() {
     let w = world(&["web01"]);
@@ -279,6 +319,19 @@ fn a_group_is_set_up_after_one_question_and_one_failure_keeps_no_other_machine()
     }
     assert!(run.stderr.contains("arcssh: cannot set up off: its agent does not listen"), "{}", run.stderr);
     assert_eq!(writes(&w).len(), 6);
+}
+
+#[test]
+fn a_no_hides_no_machine_that_could_not_be_set_up_either() {
+    let w = world(&["web01", "web02"]);
+    w.emulator().machine("web01").remove_endpoint();
+    w.emulator().machine("web02").set_ssh_port(2222);
+    let port = w.sshd().port().to_string();
+    let run = run(&mut w.arcssh(&["setup", "-g", "rg-arc", "--port", &port]));
+    let told = run.arcssh_lines().join("\n");
+    assert!(told.contains("arcssh: cannot set up web02: SSH is enabled on port 2222"), "{told}");
+    assert!(told.contains("arcssh: hint: the same command with --yes goes ahead"), "{told}");
+    assert_eq!((run.code, writes(&w)), (Some(1), Vec::<String>::new()));
 }
 
 #[test]
@@ -400,6 +453,24 @@ fn taking_down_disables_the_service_and_forgets_what_was_kept() {
     }
     let run = run(&mut w.arcssh(&["teardown", "web01", "--yes"]));
     assert_eq!(run.code, Some(0), "what is not there is down: {}", run.stderr);
+}
+
+#[test]
+fn a_terminal_is_asked_before_anything_is_taken_down() {
+    let w = world(&["web01"]);
+    for (typed, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
+        assert_eq!(writes(&w), [""; 0]);
+        let run = on_a_terminal(&w, "teardown -g rg-arc --endpoint", typed);
+        assert_eq!(run.code, Some(code), "{}", run.stderr);
+        for told in [
+            "arcssh: web01 in rg-arc: delete its endpoint, and with it every service\n",
+            "arcssh: take this from everybody who connects to these machines? [y/N] ",
+        ] {
+            assert!(run.stderr.contains(told), "{}", run.stderr);
+        }
+        assert_eq!(run.stderr.contains("arcssh: web01: done\n"), code == 0, "{}", run.stderr);
+    }
+    assert_eq!(writes(&w), ["DELETE default"]);
 }
 
 #[test]

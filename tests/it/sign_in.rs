@@ -266,6 +266,48 @@ fn signing_out_forgets_who_signed_in_and_all_that_came_of_it() {
 }
 
 #[test]
+fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let w = signed_in_world();
+    let accounts = || {
+        let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+        let is_account = |path: &str| path.contains("/account-") && path.ends_with(".json");
+        files.filter(|file| is_account(&file.to_string_lossy())).collect::<Vec<_>>()
+    };
+    let logout = || run(&mut w.arcssh(&["logout"])).stderr;
+    assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
+    forget_tokens(&w);
+    let before = w.emulator().requests().len();
+    w.emulator().entra_fault(
+        EntraFault::new(503, "temporarily_unavailable", 90033, "busy").after(Duration::from_secs(1)),
+    );
+    let mut account = w.arcssh(&["account"]);
+    let account = anonymous(&mut account).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(eventually(Duration::from_secs(20), || w.emulator().requests().len() > before));
+    assert_eq!(logout(), "arcssh: signed out\n");
+    finish(account).clean();
+    assert!(accounts().is_empty(), "the sign-in came back");
+    assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
+    fs::set_permissions(&accounts()[0], fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(logout(), "arcssh: signed out\n");
+    assert!(accounts().is_empty());
+}
+
+#[test]
+fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
+    let w = world(&["web01"]);
+    let mut login = w.arcssh(&["login"]);
+    let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
+    failed.failed(
+        1,
+        &[
+            "arcssh: a sign-in can be kept nowhere",
+            "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR",
+        ],
+    );
+}
+
+#[test]
 fn a_sign_in_leaves_its_secrets_in_no_log_and_no_file_of_others() {
     use std::os::unix::fs::PermissionsExt as _;
     let w = signed_in_world();

@@ -12,7 +12,9 @@ use std::time::Duration;
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, Service};
 use serde_json::Value;
 
-use crate::support::{ARCSSH, LIMIT, World, eventually, finish, run, service, signal, world, world_with};
+use crate::support::{
+    ARCSSH, LIMIT, World, eventually, finish, run, script, service, signal, world, world_with,
+};
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
 
@@ -103,6 +105,44 @@ fn a_warm_connection_asks_nobody_but_the_relay() {
     assert_eq!((to_azure.count(), asked(&w)), (0, (1, 1)));
 }
 
+/// Each of these keeps a connection from coming about that builds it: an HTTP client, for ARM or for Entra ID, by a proxy
+/// of no use for the latter; whatever a token or a sign-in is read from, by its mode. A program on PATH tells that it
+/// was asked.
+#[test]
+fn a_warm_connection_builds_neither_a_client_nor_a_token() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    let asked = w.home().join("asked");
+    for program in ["az", "azd", "pwsh"] {
+        script(&w.home().join("bin"), program, &format!("#!/bin/sh\n: > {}\nexit 1\n", asked.display()));
+    }
+    let without_client = || {
+        let mut proxy = w.proxy_to(port);
+        proxy.env("AZURE_AUTHORITY_HOST", "https://login.example/");
+        proxy.env("HTTPS_PROXY", "socks5://127.0.0.1:9").env("NO_PROXY", "127.0.0.1");
+        finish(start(proxy))
+    };
+    let without_token = || {
+        let mut proxy = w.proxy_to(port);
+        proxy.env_remove("AZURE_CLIENT_SECRET").env("PATH", w.home().join("bin"));
+        finish(start(proxy))
+    };
+    let open = |mode| {
+        let others = files(&w).into_iter().filter(|file| !file.to_string_lossy().contains("/relay-"));
+        others.for_each(|file| fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap());
+    };
+    assert_eq!((without_client().code, without_token().code, asked.exists()), (Some(6), Some(3), true));
+    all_greeted(vec![start(w.proxy_to(port))]);
+    fs::remove_file(&asked).unwrap();
+    open(0o644);
+    assert_eq!((without_client().clean(), without_token().clean()), (GREETING.into(), GREETING.into()));
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert!(!asked.exists());
+    let relay = files(&w).into_iter().find(|file| file.to_string_lossy().contains("/relay-"));
+    fs::remove_file(relay.unwrap()).unwrap();
+    assert_eq!(finish(start(w.proxy_to(port))).code, Some(1), "what is kept of a token was not too open");
+}
+
 #[test]
 fn the_death_of_the_one_that_asks_passes_the_work_on() {
     let faults: [fn(&World); 3] = [
@@ -138,6 +178,22 @@ fn a_refusal_is_asked_for_once_in_a_while() {
     w.emulator().set_role(Role::Owner);
     w.forget();
     all_greeted(vec![start(w.proxy_to(greeter()))]);
+}
+
+#[test]
+fn the_refusal_of_one_identity_is_not_told_to_another() {
+    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let id = w.emulator().client_certificate();
+    for identity in ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH"] {
+        for _ in 0..2 {
+            let mut proxy = w.proxy("web01");
+            if identity == "AZURE_CLIENT_CERTIFICATE_PATH" {
+                proxy.env(identity, &id).env_remove("AZURE_CLIENT_SECRET");
+            }
+            assert_eq!(finish(start(proxy)).code, Some(4));
+        }
+    }
+    assert_eq!(asked(&w), (2, 2));
 }
 
 #[test]
@@ -255,6 +311,18 @@ fn kept_credentials_that_the_relay_refuses_are_replaced_once() {
 }
 
 #[test]
+fn a_fault_on_the_way_is_waited_out_with_kept_credentials_as_with_new_ones() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    age(&w, 200);
+    // One more than the tries of 8 seconds.
+    w.emulator().relay_fault(RelayFault::refuse(503, "The service is unavailable.").times(6));
+    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_eq!(asked(&w), (1, 1));
+}
+
+#[test]
 fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
     let w = world(&["web01"]);
     let port = greeter();
@@ -311,7 +379,7 @@ fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
     let w = world_with(&[], |builder| builder.machine(Machine::new("web01").ssh_port(port)));
     let port = port.to_string();
     let by_name = || start(w.arcssh(&["proxy", "--host", "web01.arc", "--suffix", ".arc", "--port", &port]));
-    all_greeted(vec![by_name()]);
+    all_greeted((0..20).map(|_| by_name()).collect());
     let graph = || {
         let requests = w.emulator().requests_to(Service::Arm);
         requests.iter().filter(|request| request.path_and_query.contains("/Microsoft.ResourceGraph/")).count()
@@ -394,6 +462,14 @@ fn nothing_to_keep_anything_in_is_no_reason_not_to_connect() {
         all_greeted(vec![start(proxy)]);
     }
     assert_eq!(asked(&w), (2, 2));
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
+    let w = world(&["web01"]);
+    let proxy = format!("ulimit -f 0; exec {ARCSSH} proxy {} --port {}", w.id(), greeter());
+    w.emulator().machine("web01").set_ssh_port(proxy.rsplit(' ').next().unwrap().parse().unwrap());
+    assert_eq!(run(w.command("bash").args(["-c", &proxy])).clean(), GREETING);
 }
 
 /// In a namespace of its own: a file system that is full, and one that is read-only.

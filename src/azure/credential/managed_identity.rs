@@ -4,13 +4,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use azure_core::credentials::{AccessToken, Secret, TokenCredential};
+use azure_core::credentials::{Secret, TokenCredential};
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, StatusCode, Transport};
-use azure_core::time::OffsetDateTime;
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use reqwest::header::WWW_AUTHENTICATE;
 use reqwest::{Client, Url};
@@ -19,9 +19,10 @@ use tracing::debug;
 
 use crate::azure::credential::environment::variable;
 use crate::azure::credential::{Absent, Answer, Without, resource};
-use crate::azure::entra::seconds;
+use crate::azure::entra::{Given, InOneForm};
 use crate::azure::pipeline::causes;
 use crate::net::Net;
+use crate::net::head::parameter;
 
 /// How long the instance metadata service may take to show that it is there. It answers at once where there is one; where
 /// there is none, often nothing answers at all.
@@ -52,10 +53,14 @@ pub(super) async fn managed_identity(net: &Net, scope: &str) -> Answer {
 
 /// App Service and Azure VMs.
 async fn of_azure(http: Client, scope: &str) -> Answer {
-    let transport = Some(Transport::new(std::sync::Arc::new(http)));
+    let transport = Some(Transport::new(Arc::new(http)));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
-        client_options: ClientOptions { transport, ..Default::default() },
+        client_options: ClientOptions {
+            transport,
+            per_call_policies: vec![Arc::new(InOneForm)],
+            ..Default::default()
+        },
     };
     // It knows no other kinds of machines.
     let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| absent(&error))?;
@@ -110,9 +115,8 @@ async fn of_arc(http: &Client, mut endpoint: Url, scope: &str) -> Answer {
     endpoint.query_pairs_mut().extend_pairs(query);
     let ask = || http.get(endpoint.clone()).header("Metadata", "true");
     let challenge = ask().send().await.context("the Arc agent of this machine does not answer")?;
-    let realm = challenge.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-    let file = realm.and_then(|text| text.split_once("realm=")).map(|(_, file)| file.trim_matches('"'));
-    let file = file.with_context(|| {
+    let text = challenge.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+    let file = text.and_then(|text| parameter(text, "realm")).with_context(|| {
         format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
     })?;
     let key = key(file)?;
@@ -123,17 +127,8 @@ async fn of_arc(http: &Client, mut endpoint: Url, scope: &str) -> Answer {
     if !status.is_success() {
         return Err(anyhow!("the Arc agent answered {}: {}", status.as_u16(), told(&body)).into());
     }
-    let token: AgentToken = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
-    let expires_on = i64::try_from(token.expires_on).ok();
-    let expires_on = expires_on.and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
-    Ok(AccessToken::new(token.access_token, expires_on.context("the Arc agent gave no time")?))
-}
-
-#[derive(Deserialize)]
-struct AgentToken {
-    access_token: Secret,
-    #[serde(deserialize_with = "seconds")]
-    expires_on: u64,
+    let given: Given = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
+    Ok(given.token())
 }
 
 /// What an answer without a token says (OAuth's `error_description`, or whatever stands there).
@@ -157,7 +152,7 @@ fn key(named: &str) -> Result<Secret, Without> {
         return Err(anyhow!("the Arc agent named a key outside of its folder: {named}").into());
     }
     match read_key(&path) {
-        Ok(key) => Ok(Secret::new(key)),
+        Ok(key) => Ok(Secret::new(key.trim_end().to_owned())),
         Err(error) if is_denied(&error) => Err(Absent::for_others(
             format!("only the agent's own group may read {}", path.display()),
             IN_GROUP,

@@ -10,10 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, Secret, TokenCredential};
 use azure_core::time::OffsetDateTime;
-use azure_identity::{
-    AzureCliCredential, AzureCliCredentialOptions, AzureDeveloperCliCredential,
-    AzureDeveloperCliCredentialOptions, Executor,
-};
+use azure_identity::{AzureDeveloperCliCredential, AzureDeveloperCliCredentialOptions, Executor};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -21,19 +18,40 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::azure::credential::{Absent, Answer, Without, resource};
+use crate::azure::entra::Given;
 
 /// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The token of whoever is signed in to Azure CLI.
 pub(super) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
-    on_path(&["az"], "Azure CLI")?;
-    let options = AzureCliCredentialOptions {
-        tenant_id: tenant.map(Into::into),
-        executor: Some(Arc::new(Apart)),
-        ..Default::default()
-    };
-    Ok(AzureCliCredential::new(Some(options))?.get_token(&[scope], None).await?)
+    let program = on_path(&["az"], "Azure CLI")?;
+    let mut words = vec!["account", "get-access-token", "--output", "json", "--scope", scope];
+    if let Some(tenant) = tenant {
+        words.extend(["--tenant", tenant]);
+    }
+    let words: Vec<&OsStr> = words.into_iter().map(OsStr::new).collect();
+    let output = Apart.run(program.as_os_str(), &words).await.context("it cannot be run")?;
+    if !output.status.success() {
+        return Err(anyhow!("{}", said(&output)).into());
+    }
+    // Before 2.54 the end of a token was told only in local time, without its zone.
+    let given: Given = serde_json::from_slice(json(&output)).context(NO_TOKEN)?;
+    Ok(given.token())
+}
+
+const NO_TOKEN: &str = "what it printed is no token";
+
+/// What a program printed, without what it says before.
+fn json(output: &Output) -> &[u8] {
+    let start = output.stdout.iter().position(|&byte| byte == b'{').unwrap_or_default();
+    &output.stdout[start..]
+}
+
+/// Why a program failed, in its own words if it has any.
+fn said(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if text.is_empty() { output.status.to_string() } else { text }
 }
 
 /// The token of whoever is signed in to Azure Developer CLI.
@@ -66,11 +84,11 @@ pub(in crate::azure) async fn azure_cli_certificate(
     let words = ["ssh", "cert", "--public-key-file"].map(OsStr::new);
     let words = [&words[..], &[public_key.as_os_str(), OsStr::new("--file"), certificate.as_os_str()]];
     let output = Apart.run(program.as_os_str(), &words.concat()).await.context("it cannot be run")?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said(&output);
     match output.status.success() {
         true => Ok(()),
         false if NO_EXTENSION.iter().any(|text| said.contains(text)) => Err(anyhow!(NoExtension).into()),
-        false => Err(anyhow!("{}", said.trim()).into()),
+        false => Err(anyhow!(said).into()),
     }
 }
 
@@ -120,10 +138,9 @@ pub(super) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Answe
         return Err(Absent::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into());
     }
     if !output.status.success() {
-        return Err(anyhow!("{}", String::from_utf8_lossy(&output.stderr).trim()).into());
+        return Err(anyhow!("{}", said(&output)).into());
     }
-    let found: PowerShellToken =
-        serde_json::from_slice(&output.stdout).context("what it printed is no token")?;
+    let found: PowerShellToken = serde_json::from_slice(json(&output)).context(NO_TOKEN)?;
     let expires_on = OffsetDateTime::from_unix_timestamp(found.expires_on).context("it gave no time")?;
     Ok(AccessToken::new(found.token, expires_on))
 }

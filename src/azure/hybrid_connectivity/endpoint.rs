@@ -1,13 +1,12 @@
 //! The endpoint of a machine and the port that a service may be reached at: looked at, made, changed, deleted. When
 //! that is to be done is decided elsewhere.
 
-use std::fmt;
-
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_connectivity::{API_VERSION, Service};
+use crate::azure::json::optional_number;
 use crate::azure::resource_id::ResourceId;
 
 /// What a look at something in Azure shows.
@@ -37,6 +36,11 @@ impl<T> Seen<T> {
 pub(crate) fn is_missing(error: &ArmError) -> bool {
     let ArmError::Refused(refusal) = error else { return false };
     refusal.status == 404 && refusal.message.to_lowercase().contains("/endpoints/default")
+}
+
+/// Whether Azure does not find something, whatever that is.
+pub(crate) fn is_not_found(error: &ArmError) -> bool {
+    matches!(error, ArmError::Refused(refusal) if refusal.status == 404)
 }
 
 fn path(machine: &ResourceId) -> Vec<&str> {
@@ -70,23 +74,25 @@ pub(crate) async fn delete_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(
     arm.delete(&path(machine), &QUERY).await
 }
 
-/// Looks at the port that a service may be reached at.
+/// Looks at the port that a service of an endpoint that is there may be reached at: what else Azure does not find is the
+/// configuration, and no source has its words for that.
 pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Seen<u16>, ArmError> {
-    let configuration = arm.get(&configuration_path(machine, service), &QUERY).await;
-    Seen::of(configuration.map(|Configuration { properties }| properties.port))
+    match arm.get::<Configuration>(&configuration_path(machine, service), &QUERY).await {
+        Err(error) if is_not_found(&error) => Ok(Seen::Missing),
+        configuration => Seen::of(configuration.and_then(|configuration| configuration.port(service))),
+    }
 }
 
-/// Sets the one port that a service may be reached at, for everybody; the port that is set now. The specification has an
-/// integer, which the documents once showed as text.
+/// Sets the one port that a service may be reached at, for everybody. The specification has an integer, which the
+/// documents once showed as text.
 pub(crate) async fn set_port(
     arm: &Arm,
     machine: &ResourceId,
     service: Service,
     port: u16,
-) -> Result<u16, ArmError> {
+) -> Result<(), ArmError> {
     let body = json!({ "properties": { "serviceName": service.name(), "port": port } });
-    let answer = arm.put(&configuration_path(machine, service), &QUERY, &body).await?;
-    Ok(answer.json::<Configuration>()?.properties.port)
+    arm.put(&configuration_path(machine, service), &QUERY, &body).await.map(drop)
 }
 
 /// Deletes the configuration of a service: it cannot be reached any more.
@@ -94,7 +100,8 @@ pub(crate) async fn delete_port(arm: &Arm, machine: &ResourceId, service: Servic
     arm.delete(&configuration_path(machine, service), &QUERY).await
 }
 
-/// A service configuration (azure-rest-api-specs `ServiceConfigurationsPutSSH.json`).
+/// A service configuration (azure-rest-api-specs `ServiceConfigurationsPutSSH.json`). Its port is an int64 that may be
+/// absent.
 #[derive(Deserialize)]
 struct Configuration {
     properties: Properties,
@@ -102,29 +109,15 @@ struct Configuration {
 
 #[derive(Deserialize)]
 struct Properties {
-    #[serde(deserialize_with = "number_or_text")]
-    port: u16,
+    #[serde(default, deserialize_with = "optional_number")]
+    port: Option<u64>,
 }
 
-/// An int64 of the specification; what was written as text is read too.
-fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    struct Port;
-    impl serde::de::Visitor<'_> for Port {
-        type Value = u16;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a port")
-        }
-
-        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u16, E> {
-            u16::try_from(number).map_err(E::custom)
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u16, E> {
-            text.parse().map_err(E::custom)
-        }
+impl Configuration {
+    fn port(&self, service: Service) -> Result<u16, ArmError> {
+        let port = self.properties.port.map_or(Ok(service.default_port()), u16::try_from);
+        port.map_err(|error| ArmError::UnexpectedAnswer(error.into()))
     }
-    deserializer.deserialize_any(Port)
 }
 
 #[cfg(test)]
@@ -132,13 +125,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_read_as_a_number_and_as_text() {
-        let port = |json: &str| serde_json::from_str::<Configuration>(json).map(|c| c.properties.port);
+    fn a_port_is_read_as_a_number_and_as_text_and_is_the_services_own_where_none_is_told() {
+        let port = |json: &str| serde_json::from_str::<Configuration>(json).unwrap().port(Service::Ssh);
         let shown = r#"{"properties":{"port":22,"provisioningState":"Succeeded","serviceName":"SSH"}}"#;
-        assert_eq!(port(shown).unwrap(), 22);
-        assert_eq!(port(&shown.replace("22", "\"2222\"")).unwrap(), 2222);
-        for broken in ["\"ssh\"", "70000", "-1", "null"] {
-            assert!(port(&shown.replace("22", broken)).is_err(), "{broken}");
+        for (form, expected) in [("22", 22), ("\"2222\"", 2222), ("2222.0", 2222), ("null", 22)] {
+            assert_eq!(port(&shown.replace("22", form)).unwrap(), expected, "{form}");
         }
+        assert_eq!(port(&shown.replace("port", "ports")).unwrap(), 22);
+        assert!(port(&shown.replace("22", "70000")).is_err());
     }
 }

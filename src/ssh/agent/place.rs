@@ -24,6 +24,9 @@ use tracing::{debug, info};
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+/// Numbers of sockets are less, so that their paths are not too long; another file's may be anything.
+const MAX_NUMBER: u64 = 1_000_000_000;
+
 /// Modes of sockets. That of a process that is about to end says so; to connect takes the right to write alone.
 const STAYING: u32 = 0o600;
 const LEAVING: u32 = 0o200;
@@ -163,7 +166,8 @@ fn numbers(path: &Path) -> Vec<u64> {
 }
 
 fn number_of(path: &Path, name: &str) -> Option<u64> {
-    name.strip_prefix(path.file_name()?.to_str()?)?.strip_prefix('.')?.parse().ok()
+    let number = name.strip_prefix(path.file_name()?.to_str()?)?.strip_prefix('.')?.parse().ok()?;
+    (number < MAX_NUMBER).then_some(number)
 }
 
 /// Whether a process may listen on a socket. It is not waited for: the queue of one that is stopped is full in the end.
@@ -199,6 +203,6 @@ fn ensure_private(folder: &Path) -> Result<()> {
     let (mode, user) = (found.mode() & 0o777, rustix::process::geteuid().as_raw());
     let shown = folder.display();
     ensure!(found.is_dir() && found.uid() == user, "{shown} is not a folder of this user");
-    ensure!(mode & 0o077 == 0, "{shown} is open to others (mode {mode:04o})");
+    ensure!(mode & 0o077 == 0, "{shown} is open to others (mode {mode:04o}); chmod 700 keeps them out");
     Ok(())
 }

@@ -256,7 +256,10 @@ fn nothing_is_left_behind_and_only_the_owner_can_enter() {
     fs::set_permissions(folder.path().join("run"), fs::Permissions::from_mode(0o750)).unwrap();
     let (key, certificate) = pair(folder.path());
     let refused = Agent::open(&path, key, certificate).err().unwrap();
-    assert!(format!("{refused:#}").ends_with("is open to others (mode 0750)"), "{refused:#}");
+    assert!(
+        format!("{refused:#}").ends_with("is open to others (mode 0750); chmod 700 keeps them out"),
+        "{refused:#}"
+    );
 }
 
 #[test]
@@ -332,6 +335,19 @@ fn what_a_process_that_was_killed_left_is_in_nobodys_way() {
     assert!(!lists(&path));
     let _next = Served::at(&path);
     assert!(lists(&path));
+}
+
+#[test]
+fn what_only_looks_like_a_socket_of_ours_is_in_nobodys_way() {
+    let (_folder, path) = socket();
+    drop(Served::at(&path));
+    for stray in
+        ["agent.7", "agent.18446744073709551615", "agent.99999999999999999999999999", "agent.x", "agent.new"]
+    {
+        fs::write(path.with_file_name(stray), "").unwrap();
+        let _agent = Served::at(&path);
+        assert!(lists(&path), "{stray}");
+    }
 }
 
 #[test]
