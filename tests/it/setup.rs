@@ -456,6 +456,24 @@ fn taking_down_disables_the_service_and_forgets_what_was_kept() {
 }
 
 #[test]
+fn a_terminal_is_asked_before_anything_is_taken_down() {
+    let w = world(&["web01"]);
+    for (typed, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
+        assert_eq!(writes(&w), [""; 0]);
+        let run = on_a_terminal(&w, "teardown -g rg-arc --endpoint", typed);
+        assert_eq!(run.code, Some(code), "{}", run.stderr);
+        for told in [
+            "arcssh: web01 in rg-arc: delete its endpoint, and with it every service\n",
+            "arcssh: take this from everybody who connects to these machines? [y/N] ",
+        ] {
+            assert!(run.stderr.contains(told), "{}", run.stderr);
+        }
+        assert_eq!(run.stderr.contains("arcssh: web01: done\n"), code == 0, "{}", run.stderr);
+    }
+    assert_eq!(writes(&w), ["DELETE default"]);
+}
+
+#[test]
 fn a_command_without_a_machine_says_how_to_name_one() {
     let w = world(&["web01"]);
     for command in ["setup", "teardown"] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Role;
 
-use crate::support::{ARCSSH, World, run, world, world_with};
+use crate::support::{ARCSSH, World, run, script, world, world_with};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const FAILURES: [&str; 3] = [
@@ -177,7 +177,8 @@ fn ssh_prints_what_the_document_quotes_of_what_stands_in_the_way_of_bytes() {
     let after_the_greeting = r#"{ IFS= read -r greeting; echo "$greeting"; echo noise; cat; }"#;
     let noisy = format!("{ARCSSH} proxy {} --port %p | {after_the_greeting}", w.id());
     prints(&mut ssh(&w, &[&format!("ProxyCommand={noisy}")]), &["Bad packet length 1852795251"]);
-    prints(w.command("sftp").args(["-D", "echo noise"]), &["Received message too long 1852795251"]);
+    script(w.home(), "noisy", "#!/bin/sh\necho noise\nexec cat > /dev/null\n");
+    prints(w.command("sftp").args(["-D", "./noisy"]), &["Received message too long 1852795251"]);
     let socket = w.home().join("dead");
     drop(UnixListener::bind(&socket).unwrap());
     let refused = format!("Control socket connect({}): Connection refused", socket.display());

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{World, on_a_terminal, world_with};
+use arcssh_emulator::{ArmCall, ArmFault};
+
+use crate::support::{World, on_a_terminal, run, world, world_with};
 
 const ERASED: &str = "\r\u{1b}[K";
 
@@ -40,4 +42,24 @@ fn a_terminal_without_a_cursor_has_a_line_each_time() {
     let screen = screen(&slow(4), "TERM=dumb ssh -F .ssh/config web01 echo reached");
     assert!(!screen.contains('\u{1b}'), "{screen}");
     assert_eq!(screen.lines().filter(|line| line.starts_with("arcssh: waiting for the ")).count(), 1);
+}
+
+#[test]
+fn azure_is_waited_for_with_an_end_in_sight() {
+    let slow = |call| ArmFault::new(500, "InternalServerError", "").on(call).after(Duration::from_secs(3));
+    let w = world(&["web01"]);
+    w.emulator().arm_fault(slow(ArmCall::ListCredentials));
+    let proxy = run(&mut w.proxy("web01"));
+    let told = "arcssh: waiting for the relay credentials of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
+    assert_eq!(proxy.waiting_lines(), [told]);
+    w.emulator().arm_fault(slow(ArmCall::ResourceGraph));
+    let named = run(&mut w.arcssh(&["proxy", "--host", "web01", "--port", &w.sshd().port().to_string()]));
+    let told =
+        "arcssh: waiting for the resource ID of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
+    assert_eq!(named.waiting_lines(), [told]);
+    w.emulator().arm_fault(slow(ArmCall::ResourceGraph));
+    let list = run(&mut w.arcssh(&["list"]));
+    let told = "arcssh: waiting for the list of machines from Azure Resource Manager; 2 s so far";
+    assert_eq!(list.waiting_lines(), [told]);
+    assert!([proxy.code, named.code, list.code].iter().all(|code| *code == Some(0)));
 }
