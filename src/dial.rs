@@ -128,7 +128,8 @@ impl Way<'_> {
         let on_retry = |error: &ConnectError| {
             tries += 1;
             let object = format!("agent of {} to listen ({})", self.goal, error.brief());
-            // The last try begins when the patience ends.
+            // What may pass on the way is waited out to the end. The last try begins when the patience ends.
+            let patience = if error.is_nobody() { patience } else { patience.max(self.wait) };
             self.waiting.until(object, (patience + LEAST_TRY).saturating_sub(start.elapsed()));
         };
         let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
