@@ -60,40 +60,40 @@ impl Way<'_> {
         &self,
         credentials: &Credentials<'_>,
     ) -> Result<(Upgraded<net::Stream>, Minted)> {
-        let deadline = Instant::now() + self.wait;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let mut in_vain = Vec::new();
+        let mut deadline = Instant::now() + self.wait;
         let mut kept = VecDeque::from(credentials.kept()?);
-        while let Some(minted) = kept.pop_front() {
+        let (mut in_vain, mut replaced) = (Vec::new(), false);
+        loop {
+            let minted = match kept.pop_front() {
+                Some(minted) => minted,
+                None => {
+                    replaced = !in_vain.is_empty();
+                    let minted = self.minted(credentials, &in_vain).await?;
+                    if !replaced {
+                        deadline = Instant::now() + self.wait;
+                    }
+                    minted
+                }
+            };
             let (young, last) = (minted.is_young(), kept.is_empty());
+            let left = deadline.saturating_duration_since(Instant::now());
             let patience = match last {
-                true if young => left(),
-                true => left().min(LASTING),
+                true if young => left,
+                true => left.min(LASTING),
                 false => Duration::ZERO,
             };
             match self.settle(credentials, &minted, patience).await {
                 Ok(upgraded) => return Ok((upgraded, minted)),
                 // An agent may yet hear of a young name.
-                Err(error) if error.is_unauthorized() || error.is_nobody() && !young => {
+                Err(error) if !replaced && (error.is_unauthorized() || error.is_nobody() && !young) => {
                     info!("{error}; no more of these credentials");
                     in_vain.push(minted);
                 }
                 Err(error) if error.may_pass() && !last => info!("{error}; dialling with others"),
                 // New ones would meet the same fault on the way.
-                Err(error) if error.may_pass() && !left().is_zero() => kept.push_back(minted),
+                Err(error) if error.may_pass() && Instant::now() < deadline => kept.push_back(minted),
                 Err(error) => return Err(error.into()),
             }
-        }
-        let minted = self.minted(credentials, &in_vain).await?;
-        let patience = if in_vain.is_empty() { self.wait } else { left() };
-        match self.settle(credentials, &minted, patience).await {
-            // They are replaced once, whether they were kept or new.
-            Err(error) if error.is_unauthorized() && in_vain.is_empty() => {
-                info!("{error}; asking for new credentials once");
-                let minted = self.minted(credentials, &[minted]).await?;
-                Ok((self.settle(credentials, &minted, left()).await?, minted))
-            }
-            result => Ok((result?, minted)),
         }
     }
 
