@@ -135,7 +135,8 @@ fn too_many(wait: Duration) -> RawResponse {
 }
 
 async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
-    let (status, headers, mut stream) = response.deconstruct();
+    let (status, mut headers, mut stream) = response.deconstruct();
+    count_from_date(&mut headers);
     let mut body = Vec::new();
     while let Some(chunk) = stream.next().await {
         body.extend_from_slice(&chunk?);
@@ -161,6 +162,15 @@ pub(crate) struct TooLong;
 pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
     let names = [X_MS_RETRY_AFTER_MS, RETRY_AFTER_MS, RETRY_AFTER];
     get_retry_after(headers, OffsetDateTime::now_utc, &names)?.try_into().ok()
+}
+
+/// Makes a date to come back at the seconds until then by the server's own clock: ours may differ by an hour.
+fn count_from_date(headers: &mut Headers) {
+    let until = headers.get_optional_str(&RETRY_AFTER).and_then(|text| parse_rfc7231(text).ok());
+    if let Some((until, now)) = until.zip(date(headers)) {
+        let until = u64::try_from(until.unix_timestamp()).unwrap_or_default();
+        headers.insert(RETRY_AFTER, until.saturating_sub(now).to_string());
+    }
 }
 
 /// When an answer was given by the server's own clock, in seconds of Unix time (RFC 9110, IMF-fixdate).
@@ -199,6 +209,16 @@ mod tests {
         assert!(wait(&[("retry-after", "Wed, 01 Jan 2200 00:00:00 GMT")]).unwrap() > PATIENCE);
         assert_eq!(wait(&[("retry-after", "soon")]), None);
         assert_eq!(wait(&[("retry-after", "-1")]), None);
+    }
+
+    #[tokio::test]
+    async fn a_date_to_come_back_at_counts_from_the_servers_clock() {
+        let mut headers = Headers::new();
+        headers.insert("date", "Wed, 01 Jan 2200 00:00:00 GMT");
+        headers.insert("retry-after", "Wed, 01 Jan 2200 00:00:07 GMT");
+        let response = AsyncRawResponse::from_bytes(StatusCode::TooManyRequests, headers, "");
+        let response = read(response).await.unwrap();
+        assert_eq!(retry_after(response.headers()), Some(Duration::from_secs(7)));
     }
 
     #[tokio::test]

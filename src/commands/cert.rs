@@ -14,7 +14,7 @@ use crate::azure::ssh_certificate::{NoCertificate, certify};
 use crate::cli::CertArgs;
 use crate::line::{print, warn};
 use crate::net::Net;
-use crate::ssh::certificate::Certificate;
+use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::key::PublicKey;
 use crate::store::{Key, Kind, Store, unix_now};
 
@@ -55,7 +55,7 @@ async fn for_own_key(args: &CertArgs, identity: &Identity, public_key: &Path) ->
     let file = args.file.as_deref().map_or_else(|| beside(&expanded(public_key)), expanded);
     let certificate = certify(identity, &key, &args.certificate.asked()).await?.certificate;
     ensure_ours(&file, &certificate)?;
-    replace(&file, &certificate.to_line())?;
+    replace(&file, &marked(&certificate, OWN))?;
     warn(&format!("{} is written", file.display()));
     tell(&certificate)?;
     Ok(0)
@@ -86,28 +86,37 @@ async fn write(pair: &Pair, key: &Path, file: &Path, store: &Store) -> Result<u8
         create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let _lock = store.lock(&Key::new(Kind::Certificate, file.display().to_string())).await;
-    let is_ours = read(key)?.is_none_or(|old| old == pair.pem.text()) || is_marked(file)?;
+    let is_pair = read(file)?.is_some_and(|old| mark(&old) == Some(PAIR));
+    let is_ours = is_pair || read(key)?.is_none_or(|old| old == pair.pem.text());
     ensure!(is_ours, occupied(key));
     ensure_ours(file, &pair.certificate)?;
-    replace(file, &format!("{} {MARK}\n", pair.certificate.to_line().trim_end()))?;
+    replace(file, &marked(&pair.certificate, PAIR))?;
     replace(key, pair.pem.text())?;
     Ok(0)
 }
 
 /// The comment of a certificate whose key is beside it by our hand: another key there is its owner's, who may have no
 /// other copy.
-const MARK: &str = "arcssh";
+const PAIR: &str = "key-and-certificate-by-arcssh";
+/// That of a certificate for a key of one's own.
+const OWN: &str = "certificate-by-arcssh";
 
-fn is_marked(file: &Path) -> Result<bool> {
-    Ok(read(file)?.is_some_and(|text| text.split_ascii_whitespace().nth(2) == Some(MARK)))
+fn marked(certificate: &Certificate, mark: &str) -> String {
+    format!("{} {mark}\n", certificate.to_line().trim_end())
 }
 
-/// A certificate takes the place of one that has ended, or that the same authority made out; nothing else is ours to lose.
+fn mark(text: &str) -> Option<&str> {
+    let mut words = text.split_ascii_whitespace();
+    words.next().filter(|kind| *kind == ALGORITHM).and_then(|_| words.nth(1))
+}
+
+/// A certificate takes the place of one of ours, of one that has ended, and of one that the same authority made out, as
+/// az ssh has it; nothing else is ours to lose.
 fn ensure_ours(file: &Path, certificate: &Certificate) -> Result<()> {
     let Some(text) = read(file)? else { return Ok(()) };
-    let old = Certificate::parse(&text).ok();
-    let is_ours = |old: Certificate| old.has_authority_of(certificate) || old.valid_before() <= unix_now();
-    ensure!(old.is_some_and(is_ours), occupied(file));
+    let replaces = |old: Certificate| old.has_authority_of(certificate) || old.valid_before() <= unix_now();
+    let is_ours = [Some(PAIR), Some(OWN)].contains(&mark(&text));
+    ensure!(is_ours || Certificate::parse(&text).is_ok_and(replaces), occupied(file));
     Ok(())
 }
 

@@ -53,17 +53,15 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     waiting.until("checks".into(), LONGEST);
     let findings = waiting.during(examiner.look(health.clone())).await;
     let mut judge = Judge { findings, explain };
-    let mut checks = judge.checks();
+    let (mut checks, mut fixed) = (judge.checks(), Ok(()));
     if let Some(machine) = judge.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
-        if let Err(error) = fix(&examiner, machine, judge.findings.port).await {
-            show(args, &checks)?;
-            return Err(error);
-        }
+        fixed = fix(&examiner, machine, judge.findings.port).await;
         waiting.until("checks".into(), LONGEST);
         judge.findings = waiting.during(examiner.look(health)).await;
         checks = judge.checks();
     }
     show(args, &checks)?;
+    fixed?;
     Ok(u8::from(checks.iter().any(Check::has_failed)))
 }
 

@@ -73,16 +73,3 @@ fn when(error: &LastError) -> String {
 fn ago(error: &LastError) -> String {
     format!("{} ago", HumanDuration(Duration::from_secs(unix_now().saturating_sub(error.at))))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_hour_before_ten_has_two_digits() {
-        let (machine, hint, request) = (None, None, None);
-        let (name, what) = ("web01".to_owned(), "gone".to_owned());
-        let error = LastError { at: 32947, machine, name, port: 22, what, hint, request, status: 1 };
-        assert!(when(&error).starts_with("1970-01-01 09:09:07 UTC, "), "{}", when(&error));
-    }
-}

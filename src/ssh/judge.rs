@@ -102,27 +102,12 @@ const SSH_PORT: u16 = 22;
 pub(crate) struct Section {
     /// What ssh calls it.
     pub(crate) alias: String,
+    /// The resource ID or the name that its ProxyCommand has.
+    pub(crate) target: String,
     /// Its `Port`: ssh's own where it has none.
     pub(crate) port: u16,
     /// The name that its host key is kept under.
     pub(crate) key_name: String,
-    /// The words of its ProxyCommand, without their quotes.
-    pub(crate) command: Vec<String>,
-}
-
-/// What stands behind an option in a ProxyCommand that starts arcssh, of all sections.
-pub(crate) fn values_of(option: &str, text: &str) -> Vec<String> {
-    let commands = sections(text).into_iter().map(|(_, values)| arcssh_words(&values));
-    let value = |words: Vec<String>| words.into_iter().skip_while(|word| word != option).nth(1);
-    commands.filter_map(value).collect()
-}
-
-/// The words of a section's ProxyCommand, if that starts arcssh.
-fn arcssh_words(values: &Expected) -> Vec<String> {
-    let command =
-        values.iter().find(|(keyword, value)| keyword == "proxycommand" && value.contains("arcssh"));
-    let words = command.iter().flat_map(|(_, value)| value.split_whitespace());
-    words.map(|word| word.trim_matches('"').to_owned()).collect()
 }
 
 /// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
@@ -130,17 +115,31 @@ pub(crate) fn section_of(machine: &str, text: &str) -> Option<Section> {
     let value = |values: &Expected, wanted: &str| {
         values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
     };
-    let is = |word: &String| word.eq_ignore_ascii_case(machine);
+    let is_path = machine.starts_with('/');
+    let is_called = |pattern: &String| match pattern.strip_prefix('*') {
+        Some(end) => !end.is_empty() && !is_path && machine.ends_with(end),
+        None => pattern.eq_ignore_ascii_case(machine),
+    };
     let leads = |(patterns, values): &(Vec<String>, Expected)| {
-        let command = arcssh_words(values);
-        let is_meant = if machine.contains('/') { command.iter().any(is) } else { patterns.iter().any(is) };
-        is_meant && !command.is_empty()
+        let command = value(values, "proxycommand").unwrap_or_default();
+        let is_reached = is_path && words(&command).any(|word| word.eq_ignore_ascii_case(machine));
+        command.contains("arcssh") && (is_reached || patterns.iter().any(is_called))
     };
     let (patterns, values) = sections(text).into_iter().find(leads)?;
-    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']))?;
+    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']));
+    let alias = alias.or((!is_path).then(|| machine.to_owned()))?;
+    let command = value(&values, "proxycommand").unwrap_or_default();
+    let id = words(&command).find(|word| word.starts_with("/subscriptions/"));
+    let suffix = words(&command).skip_while(|word| *word != "--suffix").nth(1).unwrap_or_default();
+    let target = id.unwrap_or(alias.strip_suffix(suffix).unwrap_or(&alias)).to_owned();
     let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
     let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
-    Some(Section { alias, port, key_name, command: arcssh_words(&values) })
+    Some(Section { alias, target, port, key_name })
+}
+
+/// The words of a ProxyCommand.
+fn words(command: &str) -> impl Iterator<Item = &str> {
+    command.split_whitespace().map(|word| word.trim_matches('"'))
 }
 
 fn ssh(options: &[&str], alias: &str, file: &Path) -> Result<Option<Output>> {
@@ -301,7 +300,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
-        ProxyCommand /usr/bin/arcssh proxy /subscriptions/s/machines/Web01 --port %p\nHost *\n";
+        ProxyCommand /usr/bin/arcssh proxy /subscriptions/s/machines/Web01 --port %p\n\
+        Host *.arc\n  ProxyCommand arcssh proxy --host %n --suffix .arc --port %p\nHost *\n";
 
     #[test]
     fn a_section_is_found_by_what_it_is_called_and_by_its_id() {
@@ -309,7 +309,11 @@ mod tests {
             let section = section_of(machine, TEXT).unwrap();
             assert_eq!((section.alias.as_str(), section.port), ("web01", 2222));
             assert_eq!(section.key_name, "23c501dd");
+            assert_eq!(section.target, "/subscriptions/s/machines/Web01");
         }
+        let section = section_of("web02.arc", TEXT).unwrap();
+        assert_eq!((section.alias.as_str(), section.target.as_str()), ("web02.arc", "web02"));
+        assert!(section_of("/subscriptions/s/machines/w.arc", TEXT).is_none());
         assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
         for part in ["/subscriptions/s/machines/web0", "web0", "proxy", "--port"] {
             assert!(section_of(part, TEXT).is_none(), "{part}");

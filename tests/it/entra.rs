@@ -212,6 +212,25 @@ fn a_certificate_that_ends_does_not_end_a_session_and_the_next_connection_has_an
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
+#[test]
+fn a_certificate_past_seventy_percent_of_its_life_serves_while_the_next_is_got() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+    let file = files_of_certificates(&w, ".json").pop().unwrap();
+    let kept = || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).unwrap()).unwrap();
+    let mut aged = kept();
+    for time in ["at", "until"] {
+        let issued = &mut aged["value"]["issued"][time];
+        *issued = (issued.as_u64().unwrap() - 3000).into();
+    }
+    fs::write(&file, aged.to_string()).unwrap();
+    let certificate = |value: &serde_json::Value| value["value"]["issued"]["certificate"].to_string();
+    let (session, before) = (hosts.stay(), certificate(&aged));
+    assert!(eventually(Duration::from_secs(30), || certificate(&kept()) != before));
+    assert_eq!(kept()["value"]["key"], aged["value"]["key"]);
+    assert_eq!(finish(session).code, Some(0));
+}
+
 /// Whether the store's certificate is valid.
 fn has_valid_certificate(w: &World) -> bool {
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
@@ -450,7 +469,7 @@ fn nothing_that_somebody_else_put_there_is_overwritten() {
         run(w.command("ssh-keygen").args(["-q"]).args(arguments)).clean();
     };
     for name in ["own", "authority"] {
-        keygen(&["-t", "rsa", "-b", "2048", "-N", "", "-f", name]);
+        keygen(&["-t", "rsa", "-b", "2048", "-N", "", "-C", "arcssh", "-f", name]);
     }
     let read = |name: &str| fs::read(w.home().join(name)).unwrap();
     let cert = |arguments: &[&str]| run(anonymous(w.arcssh(&["cert"]).args(arguments)));
@@ -469,8 +488,12 @@ fn nothing_that_somebody_else_put_there_is_overwritten() {
     keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "+1h", "own.pub"]);
     refused(&["--public-key", "own.pub"], "own-cert.pub");
     keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "-2h:-1h", "own.pub"]);
-    for _ in ["an ended one", "one of ours"] {
-        assert_eq!(cert(&["--public-key", "own.pub"]).code, Some(0));
+    for authority in ["the ended one's", "ours", "another, as Entra ID may come to have"] {
+        if authority.starts_with("another") {
+            w.emulator().certificate_fault(CertificateFault::AnotherAuthority);
+        }
+        let replaced = cert(&["--public-key", "own.pub"]);
+        assert_eq!(replaced.code, Some(0), "{authority}: {}", replaced.stderr);
     }
     refused(&["--file", "own-cert.pub"], "own");
     // A pair that arcssh made follows what it keeps.

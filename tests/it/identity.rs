@@ -387,7 +387,7 @@ fn a_token_of_another_issuer_is_handed_to_entra_id() {
 }
 
 #[test]
-fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search() {
+fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search_and_a_line_break_does_not() {
     let w = world(&["web01"]);
     let proxy = |file: &Path| {
         let mut proxy = w.proxy("web01");
@@ -399,9 +399,15 @@ fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search() {
     w.emulator().entra_fault(refusal);
     let refused = proxy(&w.emulator().federated_token());
     refused.failed(3, &["arcssh: cannot connect to web01: the workload identity was refused: AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
+    // What a shell has written is that and a line break.
+    let shells = w.home().join("shells");
+    fs::write(&shells, fs::read_to_string(w.emulator().federated_token()).unwrap() + "\n").unwrap();
+    let mut list = w.arcssh(&["list"]);
+    list.env("AZURE_FEDERATED_TOKEN_FILE", shells).env_remove("AZURE_CLIENT_SECRET");
+    assert!(run(&mut list).clean().contains("web01"));
     let none = w.home().join("none");
     let why = format!(
-        "arcssh: cannot connect to web01: the workload identity gives no token: AZURE_FEDERATED_TOKEN_FILE={0} is unusable: failed to read federated token from file {0}: No such file or directory (os error 2)",
+        "arcssh: cannot connect to web01: the workload identity gives no token: AZURE_FEDERATED_TOKEN_FILE={0} is unusable: No such file or directory (os error 2)",
         none.display()
     );
     proxy(&none).failed(3, &[&why, hint]);

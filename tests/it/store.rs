@@ -2,11 +2,12 @@
 //! files keeps anybody from connecting.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, Service};
@@ -27,9 +28,13 @@ pub(crate) fn greeter() -> u16 {
     })
 }
 
+/// An input that stays open and silent, as ssh's does until it has been greeted.
+static SILENCE: LazyLock<(PipeReader, PipeWriter)> = LazyLock::new(|| pipe().unwrap());
+
 /// A proxy that is on its way.
 pub(crate) fn start(mut proxy: Command) -> Child {
-    proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    let input = SILENCE.0.try_clone().unwrap();
+    proxy.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Asserts that each of them connected.

@@ -4,12 +4,12 @@ use std::env::VarError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use azure_core::credentials::{Secret, TokenCredential};
 use azure_core::http::ClientMethodOptions;
 use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
-    ClientSecretCredentialOptions, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    ClientSecretCredentialOptions,
 };
 use tracing::info;
 
@@ -120,32 +120,40 @@ async fn token(
     cloud: &Cloud,
     client: Client,
     scope: &str,
-    ServicePrincipal { tenant, client_id }: ServicePrincipal,
+    principal: ServicePrincipal,
     proof: Proof,
 ) -> Answer {
     let client_options = entra::client_options(client, cloud);
     let credential: Arc<dyn TokenCredential> = match proof {
         Proof::Secret(secret) => {
+            let ServicePrincipal { tenant, client_id } = principal;
             let options = ClientSecretCredentialOptions { client_options };
             ClientSecretCredential::new(&tenant, client_id, Secret::new(secret), Some(options))?
         }
-        Proof::Certificate(certificate) => {
-            let audience = entra::address(&cloud.authority_host, &tenant, "token").to_string();
-            let assertion = Assertion { certificate: *certificate, client_id: client_id.clone(), audience };
+        proof => {
+            let statement = Statement(statement(cloud, &principal, proof)?.into());
+            let ServicePrincipal { tenant, client_id } = principal;
             let options = ClientAssertionCredentialOptions { client_options };
-            ClientAssertionCredential::new(tenant, client_id, assertion, Some(options))?
-        }
-        Proof::Federated(file) => {
-            let options = WorkloadIdentityCredentialOptions {
-                credential_options: ClientAssertionCredentialOptions { client_options },
-                client_id: Some(client_id),
-                tenant_id: Some(tenant),
-                token_file_path: Some(file.clone()),
-            };
-            WorkloadIdentityCredential::new(Some(options)).with_context(|| unusable(&file))?
+            ClientAssertionCredential::new(tenant, client_id, statement, Some(options))?
         }
     };
     Ok(credential.get_token(&[scope], None).await?)
+}
+
+/// What a certificate's key or another issuer has signed to prove who we are; of a secret, itself.
+fn statement(cloud: &Cloud, principal: &ServicePrincipal, proof: Proof) -> Result<String> {
+    match proof {
+        Proof::Secret(secret) => Ok(secret),
+        Proof::Certificate(certificate) => {
+            let audience = entra::address(&cloud.authority_host, &principal.tenant, "token");
+            certificate.assertion(&principal.client_id, audience.as_str())
+        }
+        // Whoever writes the file by a shell ends it with a line break, which is none of the token's.
+        Proof::Federated(file) => {
+            let text = std::fs::read_to_string(&file).with_context(|| unusable(&file))?;
+            Ok(text.trim().to_owned())
+        }
+    }
 }
 
 fn unusable(file: &Path) -> String {
@@ -180,39 +188,24 @@ pub(in crate::azure) fn workload_identity_form(
 
 fn form(cloud: &Cloud, principal: ServicePrincipal, proof: Proof) -> Result<Application> {
     const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let is_secret = matches!(proof, Proof::Secret(_));
+    let proof = Secret::new(statement(cloud, &principal, proof)?);
     let ServicePrincipal { tenant, client_id } = principal;
-    let assertion = match proof {
-        Proof::Secret(secret) => {
-            let fields = vec![("client_id", client_id.into()), ("client_secret", secret.into())];
-            return Ok(Application { tenant, fields });
-        }
-        Proof::Certificate(certificate) => {
-            let audience = entra::address(&cloud.authority_host, &tenant, "token");
-            certificate.assertion(&client_id, audience.as_str())?
-        }
-        Proof::Federated(file) => std::fs::read_to_string(&file).with_context(|| unusable(&file))?,
-    };
-    let fields = vec![
-        ("client_id", client_id.into()),
-        ("client_assertion_type", JWT_BEARER.into()),
-        ("client_assertion", assertion.into()),
-    ];
+    let mut fields = vec![("client_id", client_id.into())];
+    match is_secret {
+        true => fields.push(("client_secret", proof)),
+        false => fields.extend([("client_assertion_type", JWT_BEARER.into()), ("client_assertion", proof)]),
+    }
     Ok(Application { tenant, fields })
 }
 
-/// What a certificate proves to one token endpoint.
+/// What proves to one token endpoint who we are.
 #[derive(Debug)]
-struct Assertion {
-    certificate: Certificate,
-    client_id: String,
-    audience: String,
-}
+struct Statement(Secret);
 
 #[async_trait::async_trait]
-impl ClientAssertion for Assertion {
+impl ClientAssertion for Statement {
     async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
-        let signed = self.certificate.assertion(&self.client_id, &self.audience);
-        signed
-            .map_err(|error| azure_core::Error::new(azure_core::error::ErrorKind::Credential, anyhow!(error)))
+        Ok(self.0.secret().to_owned())
     }
 }

@@ -126,11 +126,11 @@ impl Examiner<'_> {
         );
         let section = configuration.as_ref().ok().and_then(|configuration| configuration.section.clone());
         let port = self.args.port.or(section.as_ref().map(|section| section.port));
+        let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
         let mut remote = Remote::default();
         let mut reached = port.unwrap_or(Service::Ssh.default_port());
         if way.iter().all(|(_, way)| way.is_ok()) {
-            let meant = configuration.as_ref().ok().and_then(|configuration| configuration.meant.as_ref());
-            remote = self.remote(meant.or(self.args.machine.as_ref()), port, &mut reached).await;
+            remote = self.remote(named.as_deref(), port, &mut reached).await;
         }
         let by_id = || {
             let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
@@ -200,14 +200,14 @@ impl Examiner<'_> {
         within(LONG_BOUND, authority, connect).await
     }
 
-    async fn remote(&self, name: Option<&String>, port: Option<u16>, reached: &mut u16) -> Remote {
+    async fn remote(&self, named: Option<&str>, port: Option<u16>, reached: &mut u16) -> Remote {
         let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
         let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
         let token = token.await;
         let mut remote = Remote::default();
-        match (&token, name) {
+        match (&token, named) {
             (Err(_), _) => {}
             (Ok(_), None) => {
                 let seen =

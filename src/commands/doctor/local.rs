@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tokio::process;
 
-use crate::azure::resource_id::ResourceId;
 use crate::ssh::config_file;
 use crate::ssh::judge::{self, NotUsed, Section, section_of};
 
@@ -34,9 +33,6 @@ pub(super) struct Configuration {
     pub(super) hosts: Option<usize>,
     /// The section of the machine in question.
     pub(super) section: Option<Section>,
-    /// What ssh has arcssh connect to for it: the resource ID in its section, or its name without the end by which a
-    /// wildcard section knows it.
-    pub(super) meant: Option<String>,
 }
 
 /// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one machine, or of all.
@@ -46,19 +42,7 @@ pub(super) struct Configuration {
 pub(super) fn configuration(file: &Path, machine: Option<&str>) -> Result<Configuration> {
     let text = config_file::read(file)?;
     let section = machine.and_then(|machine| section_of(machine, &text));
-    let id =
-        section.iter().flat_map(|section| &section.command).find(|word| word.parse::<ResourceId>().is_ok());
-    let bare = |machine: &str| {
-        let ends = judge::values_of("--suffix", &text);
-        ends.iter().find_map(|end| machine.strip_suffix(end.as_str()).map(Into::into))
-    };
-    let meant = id.cloned().or_else(|| bare(machine?));
-    let found = |hosts| Configuration {
-        file: file.to_owned(),
-        hosts,
-        section: section.clone(),
-        meant: meant.clone(),
-    };
+    let found = |hosts| Configuration { file: file.to_owned(), hosts, section: section.clone() };
     let Some(range) = config_file::find(&text)? else { return Ok(found(None)) };
     let mut hosts = 0;
     for (patterns, expected) in judge::sections(&text[range]) {

@@ -391,6 +391,21 @@ fn clients_that_stall_or_talk_nonsense_keep_nobody_from_being_served() {
     assert!(lists(&path));
 }
 
+#[test]
+fn a_message_is_taken_up_to_256_kib_and_a_longer_one_ends_its_client_at_once() {
+    let (_folder, path) = socket();
+    let _agent = Served::at(&path);
+    let answer_to = |length: u32, content: &[u8]| {
+        let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(&[&length.to_be_bytes(), content].concat()).unwrap();
+        let mut answer = [0; 5];
+        client.read(&mut answer).map(|got| answer[..got].to_vec()).unwrap()
+    };
+    assert_eq!(answer_to(256 * 1024, &[0; 256 * 1024]), [0, 0, 0, 1, 5]);
+    assert!(answer_to(256 * 1024 + 1, &[]).is_empty());
+}
+
 /// Only root can be another user; for others the folder's mode is what is tested elsewhere.
 #[test]
 fn another_user_is_turned_away_even_where_the_folder_lets_him_in() {
