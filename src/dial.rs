@@ -86,7 +86,14 @@ impl Way<'_> {
         }
         let minted = self.minted(credentials, &in_vain).await?;
         let patience = if in_vain.is_empty() { self.wait } else { left() };
-        Ok((self.settle(credentials, &minted, patience).await?, minted))
+        match self.settle(credentials, &minted, patience).await {
+            Err(error) if error.is_unauthorized() && in_vain.is_empty() => {
+                info!("{error}; asking for new credentials once");
+                let minted = self.minted(credentials, &[minted]).await?;
+                Ok((self.settle(credentials, &minted, left()).await?, minted))
+            }
+            result => Ok((result?, minted)),
+        }
     }
 
     /// Dials with credentials that were given.
