@@ -165,9 +165,9 @@ fn a_proxy_that_is_down_is_told_by_its_address() {
     let run =
         run(arcssh.env("SSHPROXY_RELAY_INFO", info).env("HTTPS_PROXY", format!("http://127.0.0.1:{port}")));
     let why = format!(
-        "arcssh: cannot connect to the machine: cannot reach 127.0.0.1:{port}: tcp connect error: Connection refused (os error 111)"
+        "arcssh: cannot connect to the machine: the proxy 127.0.0.1:{port} cannot be reached: tcp connect error: Connection refused (os error 111)"
     );
-    let hint = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+    let hint = "arcssh: hint: check the address in HTTPS_PROXY";
     run.failed(6, &[&why, hint]);
 }
 
