@@ -16,7 +16,9 @@ playground: tools ## Leave the emulated Azure and a machine up, and print what t
 	$(CARGO) build --workspace
 	$(TARGET)/debug/arcssh-emulator playground
 
+# The demo is one of the tests: it is built beforehand, for it has a limit of time.
 test: tools ## Run all tests, with the system's own ssh and sshd
+	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
 check: ## Check format, lints, and the dependencies' licences and sources
