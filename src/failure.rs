@@ -280,7 +280,9 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     let id = goal.and_then(|goal| goal.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
     match (*status, code.as_str()) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
-            let why = format!("the subscription has no registered Microsoft.HybridConnectivity ({code})");
+            let why = format!(
+                "the subscription has no registered Microsoft.HybridConnectivity for this machine ({code})"
+            );
             Told::new(NOT_SET_UP, why, setup(goal))
         }
         (401, _) => {

@@ -14,12 +14,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::azure::arm::{Arm, ArmError};
+use crate::azure::arm::{Arm, ArmError, Refusal};
 use crate::azure::json::{or_default, text};
 use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 
 /// Azure/azure-rest-api-specs, hybridcompute, stable.
 const MACHINES_VERSION: &str = "2024-07-10";
+/// What az asks for virtual machines of VMware with (azure-cli-extensions `target_os_utils.py`); no source tells of the
+/// other types.
+const VIRTUAL_MACHINES_VERSION: &str = "2022-07-15-preview";
 /// The one stable version of Microsoft.ResourceGraph.
 const GRAPH_VERSION: &str = "2021-03-01";
 /// Azure/azure-rest-api-specs, subscriptions.
@@ -71,12 +74,17 @@ impl Machine {
     }
 }
 
-/// One machine by its ID. `None` where the identity may not read it, which does not keep it from connecting: no
-/// source says that the login roles cover this call.
+/// One machine by its ID. `None` where the identity may not read it, or its type is asked for with another version: that
+/// does not keep it from connecting, and no source says that the login roles cover this call.
 pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, ArmError> {
-    match arm.get(&id.segments(), &[("api-version", MACHINES_VERSION)]).await {
+    let is_server = id.namespace == "Microsoft.HybridCompute";
+    let version = if is_server { MACHINES_VERSION } else { VIRTUAL_MACHINES_VERSION };
+    let is_hidden = |refusal: &Refusal| {
+        refusal.is_forbidden() || !is_server && refusal.code == "NoRegisteredProviderFound"
+    };
+    match arm.get(&id.segments(), &[("api-version", version)]).await {
         Ok(row) => Ok(machine(&row)),
-        Err(ArmError::Refused(refusal)) if refusal.status == 403 => Ok(None),
+        Err(ArmError::Refused(refusal)) if is_hidden(&refusal) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -181,6 +181,25 @@ fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
     }
 }
 
+/// Each type has versions of its own, of which one type's alone is known.
+#[test]
+fn a_virtual_machine_is_examined_though_its_type_may_be_shown_in_other_versions_only() {
+    let refused = || ArmFault::new(400, "NoRegisteredProviderFound", "No such version.").on(ArmCall::Machine);
+    for (provider, is_known) in [("ConnectedVMwarevSphere", true), ("ScVmm", false), ("AzureStackHCI", false)]
+    {
+        let kind = format!("Microsoft.{provider}/virtualMachines");
+        let w = world_with(&["web01"], |builder| builder.machine(Machine::new("vm").resource_type(&kind)));
+        let vm = w.emulator().machine("vm");
+        vm.set_ssh_port(w.sshd().port());
+        if !is_known {
+            w.emulator().arm_fault(refused().times(2));
+        }
+        let examined = run(&mut doctor(&w, &vm.resource_id(), &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+    }
+}
+
 #[test]
 fn without_a_machine_only_what_needs_none_is_looked_at() {
     let w = world(&["web01"]);

@@ -132,19 +132,19 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
         (
             5,
             ArmFault::new(404, "NoRegisteredProviderFound", "No registered resource provider found."),
-            "the subscription has no registered Microsoft.HybridConnectivity (NoRegisteredProviderFound)",
+            "the subscription has no registered Microsoft.HybridConnectivity for this machine (NoRegisteredProviderFound)",
             &setup,
         ),
         (
             5,
             ArmFault::new(409, "NoRegisteredProviderFound", "No registered resource provider found."),
-            "the subscription has no registered Microsoft.HybridConnectivity (NoRegisteredProviderFound)",
+            "the subscription has no registered Microsoft.HybridConnectivity for this machine (NoRegisteredProviderFound)",
             &setup,
         ),
         (
             5,
             ArmFault::new(409, "MissingSubscriptionRegistration", "The subscription is not registered."),
-            "the subscription has no registered Microsoft.HybridConnectivity (MissingSubscriptionRegistration)",
+            "the subscription has no registered Microsoft.HybridConnectivity for this machine (MissingSubscriptionRegistration)",
             &setup,
         ),
         (

@@ -226,7 +226,7 @@ impl Judge {
         let since = machine.last_status_change.split(['T', '.']).take(2).collect::<Vec<_>>().join(" ");
         let told = format!("{} since {since}", machine.status);
         match machine.status.to_lowercase().as_str() {
-            "" => Passed("it may not be read with this role".into()),
+            "" => Passed("it cannot be read".into()),
             "connected" => Passed(told),
             _ if self.answers() => Warned(Words { why: format!("{told}, and yet it answers"), fix: None }),
             "expired" => Failed(Words::new(
@@ -378,7 +378,7 @@ impl Judge {
             return Skipped("Entra ID's users log in to Linux only".into());
         }
         let Some(extensions) = seen(&self.findings.extensions) else {
-            return Skipped("its extensions may not be read with this role".into());
+            return Skipped("its extensions cannot be read".into());
         };
         let extension = extensions.iter().find(|extension| extension.is_entra_login());
         let has_role =

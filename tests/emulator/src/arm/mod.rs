@@ -48,6 +48,10 @@ const CONNECTIVITY_VERSIONS: [&str; 6] = [
     "2027-01-01",
 ];
 
+/// The one version by which a virtual machine of VMware is known to be shown (azure-cli-extensions `target_os_utils.py`).
+const VMWARE: &str = "Microsoft.ConnectedVMwarevSphere/virtualMachines";
+const VMWARE_VERSION: &str = "2022-07-15-preview";
+
 /// The service's state.
 pub(crate) struct Arm {
     pub(crate) address: SocketAddr,
@@ -126,8 +130,8 @@ impl Arm {
             Target::Register(provider) => self.register(provider),
             Target::Machines(scope) => self.machine_list(call, scope),
             Target::Resources(scope) => self.resources(call, scope),
-            Target::Machine(path) => Ok(Reply::ok(&inventory::machine(&*self.machine(path)?))),
-            Target::Extensions(path) => Ok(Reply::ok(&inventory::extensions(&*self.machine(path)?))),
+            Target::Machine(path) => Ok(Reply::ok(&inventory::machine(&*self.shown(path, version)?))),
+            Target::Extensions(path) => Ok(Reply::ok(&inventory::extensions(&*self.shown(path, version)?))),
             Target::Permissions(path) => {
                 self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
             }
@@ -208,6 +212,17 @@ impl Arm {
             facts.resource_type == path.resource_type && facts.name.eq_ignore_ascii_case(&path.name)
         });
         found.cloned().ok_or_else(|| error::machine_not_found(path))
+    }
+
+    /// The same, asked for with a version that its type is known to have.
+    fn shown(&self, path: &MachinePath, version: &str) -> Result<Arc<MachineState>, ArmError> {
+        let machine = self.machine(path)?;
+        let facts = &machine.facts;
+        if facts.resource_type == VMWARE && version != VMWARE_VERSION {
+            let kind = "virtualMachines";
+            return Err(error::no_registered_provider(&facts.location, version, kind, &[VMWARE_VERSION]));
+        }
+        Ok(machine)
     }
 
     /// The machines of a resource group, which exists if there is one.

@@ -154,6 +154,16 @@ fn an_api_version_is_needed_and_must_be_known() {
 }
 
 #[test]
+fn a_virtual_machine_of_vmware_is_shown_in_its_own_version_only() {
+    let kind = "Microsoft.ConnectedVMwarevSphere/virtualMachines";
+    let emulator = machine_with(Machine::new("vm").resource_type(kind));
+    let id = emulator.machine("vm").resource_id();
+    let shown = |version: &str| arm(&emulator, "GET", &format!("{id}?api-version={version}"), "");
+    assert_eq!(shown("2024-07-10").error().1, "NoRegisteredProviderFound");
+    assert_eq!(shown("2022-07-15-preview").status, 200);
+}
+
+#[test]
 fn a_login_role_lists_credentials_and_reads_no_endpoint() {
     let emulator = client::emulator();
     emulator.set_role(Role::LocalUserLogin);
