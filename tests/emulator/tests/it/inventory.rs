@@ -79,10 +79,11 @@ fn every_arc_type_lists_credentials_and_answers_with_its_type() {
     for kind in ["ConnectedVMwarevSphere", "ScVmm", "AzureStackHCI"] {
         let resource_type = format!("Microsoft.{kind}/virtualMachines");
         let emulator = emulator_of([Machine::new("web01").resource_type(&resource_type)]);
-        let shown = show(&emulator, "web01");
+        let id = emulator.machine("web01").resource_id();
+        let shown = get(&emulator, &format!("{id}?api-version=2022-07-15-preview"));
         assert_eq!(shown["type"], resource_type);
         assert_eq!(shown["properties"]["osProfile"]["osType"], "linux");
-        let endpoint = format!("{}/{CONNECTIVITY}/default", emulator.machine("web01").resource_id());
+        let endpoint = format!("{id}/{CONNECTIVITY}/default");
         get(&emulator, &format!("{endpoint}/serviceConfigurations/SSH?api-version=2023-03-15"));
         let path = format!("{endpoint}/listCredentials?api-version=2023-03-15");
         let answer = arm(&emulator, "POST", &path, r#"{"serviceName":"SSH"}"#);
