@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgAction, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
@@ -15,6 +15,7 @@ use crate::azure::sign_in::AZURE_CLI;
 use crate::azure::ssh_certificate::Asked;
 use crate::fleet::Selection;
 use crate::ssh::host::{Delivery, Platform};
+use crate::terminal::without_colours;
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
@@ -39,7 +40,10 @@ impl Cli {
         if is_sshproxy_call(words.get(1).map(OsString::as_os_str), relay_info_given) {
             words.insert(1, "proxy".into());
         }
-        Self::parse_from(words)
+        // Left alone, clap takes each terminal of a CI machine for one with colours.
+        let colours = if without_colours() { ColorChoice::Never } else { ColorChoice::Auto };
+        let matches = Self::command().color(colours).get_matches_from(words);
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
 
@@ -695,7 +699,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn machine(words: &[&str]) -> Result<ProxyArgs, String> {
         let words = ["arcssh", "proxy"].iter().chain(words);

@@ -5,12 +5,16 @@ use std::io::IsTerminal;
 #[cfg(unix)]
 pub(crate) use unix::behind_ssh;
 
-/// Whether coloured text may go there: a terminal, unless its user wants none (no-color.org) or it can show none
-/// (bixense.com/clicolors).
+/// Whether coloured text may go there.
 pub(crate) fn takes_colours(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && !without_colours()
+}
+
+/// Whether the user wants no colours (no-color.org), or the terminal can show none (bixense.com/clicolors).
+pub(crate) fn without_colours() -> bool {
     let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|set| set == value);
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    out.is_terminal() && !no_colour && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+    no_colour || is("CLICOLOR", "0") || is("TERM", "dumb")
 }
 
 /// ssh has no ControlPersist here.

@@ -1,11 +1,10 @@
 //! What a user reads when a connection cannot be made, to the letter; and what arcssh does before it gives up.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{ARCSSH, Run, World, closed_port, run, world, world_with};
+use crate::support::{World, closed_port, run, typed, world, world_with};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
@@ -528,10 +527,6 @@ fn an_endpoint_in_the_clear_is_refused_before_anything_is_sent() {
 
 fn cannot(why: &str) -> String {
     format!("arcssh: cannot connect to web01: {why}")
-}
-
-fn typed(words: &[&str]) -> Run {
-    run(Command::new(ARCSSH).args(words).env_remove("SSHPROXY_RELAY_INFO"))
 }
 
 /// Requests to ARM that would change something: listCredentials is a POST.

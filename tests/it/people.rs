@@ -4,15 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{ARCSSH, Run, on_a_terminal, run, world};
-
-fn arcssh(arguments: &[&str]) -> Run {
-    run(Command::new(ARCSSH).args(arguments).env_remove("SSHPROXY_RELAY_INFO"))
-}
+use crate::support::{ARCSSH, on_a_terminal, run, typed, world};
 
 /// The commands that the help lists, but `help` itself.
 fn commands() -> Vec<String> {
-    let help = arcssh(&["--help"]).clean();
+    let help = typed(&["--help"]).clean();
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let first_words = listed.map_while(|line| line.split_whitespace().next());
     first_words.filter(|word| *word != "help").map(Into::into).collect()
@@ -20,9 +16,9 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn arcssh_alone_says_what_it_is_and_what_to_type_first() {
-    let alone = arcssh(&[]);
+    let alone = typed(&[]);
     assert_eq!((alone.code, alone.stdout.len()), (Some(2), 0), "standard output belongs to ssh");
-    assert_eq!(alone.stderr, arcssh(&["--help"]).clean());
+    assert_eq!(alone.stderr, typed(&["--help"]).clean());
     assert!(alone.stderr.starts_with("Plain ssh to Azure Arc-enabled servers"), "{}", alone.stderr);
     assert!(alone.stderr.contains("\nExamples:\n  arcssh login "), "{}", alone.stderr);
     assert_eq!(commands()[..3], ["login", "config", "list"]);
@@ -33,7 +29,7 @@ fn arcssh_alone_says_what_it_is_and_what_to_type_first() {
 fn each_command_has_help_whose_examples_fit_a_terminal() {
     for command in commands().iter().map(String::as_str).chain([""]) {
         let words: Vec<&str> = [command, "-h"].into_iter().filter(|word| !word.is_empty()).collect();
-        let help = arcssh(&words).clean();
+        let help = typed(&words).clean();
         assert!(help.contains(format!("\nUsage: arcssh {command}").trim_end()), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         let (_, examples) = help.split_once("--log-file").unwrap();
@@ -49,17 +45,17 @@ fn help_has_colours_on_a_terminal_alone_unless_they_are_not_wanted() {
         on_a_terminal(w.command("script"), &format!("{variables} '{ARCSSH}' --help")).1.contains('\u{1b}')
     };
     assert!(shown(""));
-    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
+    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CI=true TERM=dumb", "CLICOLOR=0"] {
         assert!(!shown(unwanted), "{unwanted}");
     }
-    assert!(!arcssh(&["--help"]).clean().contains('\u{1b}'));
+    assert!(!typed(&["--help"]).clean().contains('\u{1b}'));
 }
 
 /// A shell's answer to this script, in which `$1` is a file with the completions.
 fn completed_by(shell: &str, name: &str, script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);
-    fs::write(&file, arcssh(&["completions", shell]).clean()).unwrap();
+    fs::write(&file, typed(&["completions", shell]).clean()).unwrap();
     // No start-up files: what the tester's own shell does is none of ours.
     let mut command = Command::new(shell);
     match shell {
@@ -98,7 +94,7 @@ fn fish_completes_commands_and_options() {
 #[test]
 fn each_shell_is_given_every_command() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let script = arcssh(&["completions", shell]).clean();
+        let script = typed(&["completions", shell]).clean();
         assert!(commands().iter().all(|command| script.contains(command.as_str())), "{shell}");
     }
 }
@@ -106,7 +102,7 @@ fn each_shell_is_given_every_command() {
 #[test]
 fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
     let folder = tempfile::tempdir().unwrap();
-    arcssh(&["man", folder.path().to_str().unwrap()]).clean();
+    typed(&["man", folder.path().to_str().unwrap()]).clean();
     for command in commands() {
         assert!(folder.path().join(format!("arcssh-{command}.1")).exists(), "{command}");
     }
@@ -144,8 +140,8 @@ fn make_install_puts_program_manual_and_completions_in_their_places() {
 #[test]
 fn the_version_is_one_line_and_more_for_a_bug_report() {
     let line = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(arcssh(&["version"]).clean(), line);
-    assert_eq!(arcssh(&["--version"]).clean(), line);
+    assert_eq!(typed(&["version"]).clean(), line);
+    assert_eq!(typed(&["--version"]).clean(), line);
     let w = world(&[]);
     let told = run(&mut w.arcssh(&["version", "--verbose"])).clean();
     assert!(told.starts_with(&line), "{told}");

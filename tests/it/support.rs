@@ -283,6 +283,11 @@ pub(crate) fn script(directory: &Path, name: &str, text: &str) {
     fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// arcssh with these arguments, of which it needs no world to judge.
+pub(crate) fn typed(words: &[&str]) -> Run {
+    run(Command::new(ARCSSH).args(words).env_clear())
+}
+
 /// What a command line of the shell shows on a terminal, and its exit status; `script` is the program of that name.
 pub(crate) fn on_a_terminal(mut script: Command, command: &str) -> (Option<i32>, String) {
     match cfg!(target_os = "linux") {

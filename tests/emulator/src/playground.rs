@@ -15,34 +15,10 @@ use crate::{Builder, Emulator, Machine};
 /// One Host section of the playground's ssh configuration.
 const HOST: &str = include_str!("../../../config-templates/demo.conf");
 
-/// Variables that would lead a program away from the playground: the user's own identity, cloud, proxies and agent.
-const FOREIGN: [&str; 25] = [
-    "ARCSSH_CLOUD",
-    "SSHPROXY_RELAY_INFO",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "RUST_LOG",
-    "SSH_AUTH_SOCK",
-    "AZURE_CLIENT_CERTIFICATE_PATH",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "AZURE_CONFIG_DIR",
-    "IDENTITY_ENDPOINT",
-    "IDENTITY_HEADER",
-    "IDENTITY_SERVER_THUMBPRINT",
-    "IMDS_ENDPOINT",
-    "MSI_ENDPOINT",
-    "MSI_SECRET",
-    "ARCSSH_CREDENTIAL",
-    "ARCSSH_STATE_DIR",
-    "XDG_STATE_HOME",
-    "BROWSER",
-];
+/// What a program keeps of its user's environment: what finds other programs and shows text. Whatever else is set there
+/// (an identity, a proxy, an agent, a taste in colours, the signs of a CI machine) would make the playground another one.
+const KEPT: [&str; 9] =
+    ["PATH", "PYENV_ROOT", "TMPDIR", "SHELL", "USER", "LOGNAME", "TERM", "LANG", "RUST_BACKTRACE"];
 
 /// Emulator, sshd and home. All of it disappears when it is dropped.
 pub struct Playground {
@@ -99,10 +75,8 @@ impl Playground {
     /// A program in the playground's home and environment.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(self.home.path()).env("HOME", self.home.path());
-        for name in FOREIGN {
-            command.env_remove(name);
-        }
+        let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.current_dir(self.home.path()).env_clear().envs(kept).env("HOME", self.home.path());
         command.envs(self.emulator.environment());
         command
     }
