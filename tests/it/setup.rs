@@ -42,7 +42,7 @@ fn on_a_terminal(w: &World, words: &str, typed: &str) -> Run {
 fn on_a_terminal_at(w: &World, home: &Path, words: &str, typed: &str) -> Run {
     let command = format!("{ARCSSH} {words}");
     let mut script = w.command("script");
-    script.env("HOME", home);
+    script.env("HOME", home).env("TERM", "xterm");
     match cfg!(target_os = "linux") {
         true => script.args(["-qec", &command, "/dev/null"]),
         false => script.args(["-q", "/dev/null", "sh", "-c", &command]),

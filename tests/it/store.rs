@@ -14,7 +14,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, 
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, eventually, finish, run, script, service, signal, world, world_with,
+    ARCSSH, LIMIT, World, eventually, finish, on_a_terminal, run, script, service, signal, world, world_with,
 };
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
@@ -548,8 +548,7 @@ fn warm_draws_a_bar_on_a_terminal_only() {
     let port = greeter();
     let w = world_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
     let command = format!("{ARCSSH} warm one --port {port}");
-    let drawn = run(w.command("script").args(["-qec", &command, "/dev/null"]));
-    let drawn = String::from_utf8_lossy(&drawn.stdout).into_owned();
+    let (_, drawn) = on_a_terminal(w.command("script"), &command);
     assert!(drawn.contains(" of 1 machines, "), "{drawn:?}");
     let plain = run(&mut w.arcssh(&["warm", "one", "--port", &port.to_string()]));
     assert_eq!(plain.clean(), "1 of 1 machines are ready to connect to\n");
