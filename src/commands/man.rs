@@ -1,7 +1,12 @@
 //! `arcssh man`: the pages of the manual, for `make install`.
 
+use std::path::Path;
+use std::{fs, io};
+
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::{Cli, ManArgs};
 
@@ -10,7 +15,34 @@ use crate::cli::{Cli, ManArgs};
 /// # Errors
 /// The folder cannot be written to.
 pub(crate) fn run(args: &ManArgs) -> Result<u8> {
-    clap_mangen::generate_to(Cli::command(), &args.folder)
+    let mut arcssh = Cli::command().disable_help_subcommand(true);
+    arcssh.build();
+    fs::create_dir_all(&args.folder)
+        .and_then(|()| write(&arcssh, &args.folder))
         .with_context(|| format!("cannot write to {}", args.folder.display()))?;
     Ok(0)
+}
+
+/// The page of a command, and those of the commands below it.
+fn write(command: &Command, folder: &Path) -> io::Result<()> {
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write(command, folder)?;
+    }
+    let man = Man::new(command.clone().after_help(None));
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    examples(command).to_writer(&mut page)?;
+    fs::write(folder.join(man.get_filename()), page)
+}
+
+/// The examples line by line, which clap_mangen would fill into paragraphs.
+fn examples(command: &Command) -> Roff {
+    let mut roff = Roff::new();
+    if let Some(text) = command.get_after_help().map(ToString::to_string) {
+        let lines = text.lines().filter(|line| *line != "Examples:");
+        roff.control("SH", ["EXAMPLES"]).control("nf", []);
+        roff.extend(lines.map(|line| roman(line)));
+        roff.control("fi", []);
+    }
+    roff
 }

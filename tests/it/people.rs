@@ -14,6 +14,12 @@ fn commands() -> Vec<String> {
     first_words.filter(|word| *word != "help").map(Into::into).collect()
 }
 
+/// The lines that stand in a help below the options, apart from the title.
+fn examples(help: &str) -> impl Iterator<Item = &str> {
+    let (_, below) = help.split_once("--log-file").unwrap();
+    below.lines().skip_while(|line| !line.is_empty()).filter(|line| *line != "Examples:")
+}
+
 #[test]
 fn arcssh_alone_says_what_it_is_and_what_to_type_first() {
     let alone = typed(&[]);
@@ -32,9 +38,7 @@ fn each_command_has_help_whose_examples_fit_a_terminal() {
         let help = typed(&words).clean();
         assert!(help.contains(format!("\nUsage: arcssh {command}").trim_end()), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
-        let (_, examples) = help.split_once("--log-file").unwrap();
-        let mut examples = examples.lines().skip_while(|line| !line.is_empty());
-        assert!(examples.all(|line| line.chars().count() < 80), "{help}");
+        assert!(examples(&help).all(|line| line.chars().count() < 80), "{help}");
     }
 }
 
@@ -101,17 +105,21 @@ fn each_shell_is_given_every_command() {
 
 #[test]
 fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
-    let folder = tempfile::tempdir().unwrap();
-    typed(&["man", folder.path().to_str().unwrap()]).clean();
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("share/man1");
+    typed(&["man", folder.to_str().unwrap()]).clean();
     for command in commands() {
-        assert!(folder.path().join(format!("arcssh-{command}.1")).exists(), "{command}");
+        assert!(folder.join(format!("arcssh-{command}.1")).exists(), "{command}");
     }
     let mut pages = 0;
-    for page in fs::read_dir(folder.path()).unwrap() {
+    for page in fs::read_dir(&folder).unwrap() {
         let page = page.unwrap().path();
         let text =
             run(Command::new("groff").args(["-k", "-man", "-Tutf8", "-P-cbou", "-ww"]).arg(&page)).clean();
         assert!(text.contains("NAME") && text.contains("OPTIONS"), "{}: {text}", page.display());
+        let words = page.file_stem().unwrap().to_str().unwrap().split('-').skip(1);
+        let help = typed(&words.chain(["-h"]).collect::<Vec<_>>()).clean();
+        assert!(examples(&help).all(|line| text.contains(line)), "{text}");
         pages += 1;
     }
     assert!(pages > commands().len());
