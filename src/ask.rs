@@ -45,7 +45,7 @@ pub(crate) fn is_wanted(question: &str) -> Result<bool> {
     Ok(matches!(answer(&format!("{question} [Y/n]"))?.as_deref(), Some("" | "y" | "yes")))
 }
 
-/// What the user answers, in lower case; none where there is no terminal to ask on, or it ends.
+/// What the user answers, in lower case; none where there is no terminal to ask on.
 fn answer(question: &str) -> Result<Option<String>> {
     if !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(None);
@@ -54,8 +54,12 @@ fn answer(question: &str) -> Result<Option<String>> {
     let _ = write!(stderr, "{} ", one_line(&format!("arcssh: {question}")));
     let _ = stderr.flush();
     let mut line = String::new();
-    let length = stdin().read_line(&mut line)?;
-    Ok((length > 0).then(|| line.trim().to_lowercase()))
+    if stdin().read_line(&mut line)? == 0 {
+        // Ctrl-D: the cursor stands behind the question.
+        let _ = writeln!(stderr);
+        return Ok(Some("no".into()));
+    }
+    Ok(Some(line.trim().to_lowercase()))
 }
 
 /// Why nothing is changed.

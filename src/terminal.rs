@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal;
 
+#[cfg(not(unix))]
+use console::Term;
+
 #[cfg(unix)]
-pub(crate) use unix::behind_ssh;
+pub(crate) use unix::{behind_ssh, of_ssh};
 
 /// Whether coloured text may go there.
 pub(crate) fn takes_colours(out: &impl IsTerminal) -> bool {
@@ -23,12 +26,18 @@ pub(crate) fn behind_ssh() -> Option<std::fs::File> {
     None
 }
 
+#[cfg(not(unix))]
+pub(crate) fn of_ssh() -> Option<Term> {
+    None
+}
+
 #[cfg(unix)]
 mod unix {
     use std::fs::{File, OpenOptions, metadata};
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
+    use console::Term;
     use rustix::process::{getpgrp, getppid};
     use rustix::termios::tcgetpgrp;
 
@@ -47,9 +56,20 @@ mod unix {
         (tcgetpgrp(&terminal).ok()? == getpgrp()).then_some(terminal)
     }
 
+    /// The same, if ssh's own messages go to a terminal, where the system lets one see that (Linux): what is no failure
+    /// is for whoever reads them.
+    pub(crate) fn of_ssh() -> Option<Term> {
+        let terminal =
+            Term::read_write_pair(behind_ssh()?, OpenOptions::new().write(true).open(stderr_of_ssh()?).ok()?);
+        terminal.is_term().then_some(terminal)
+    }
+
     /// The device of ssh's own standard error, where the system lets one see it (Linux).
     fn parents() -> Option<u64> {
-        let ssh = getppid()?;
-        Some(metadata(format!("/proc/{ssh}/fd/2")).ok()?.rdev())
+        Some(metadata(stderr_of_ssh()?).ok()?.rdev())
+    }
+
+    fn stderr_of_ssh() -> Option<String> {
+        Some(format!("/proc/{}/fd/2", getppid()?))
     }
 }

@@ -2,7 +2,7 @@
 //! end, elsewhere a line after two seconds, then every fifteen. A connection that comes at once says nothing.
 
 use std::cell::{Cell, RefCell};
-use std::io::{IsTerminal, Stderr, Write, stderr};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -11,6 +11,7 @@ use tokio::time::{Instant, interval_at, timeout};
 use tracing::{Level, enabled};
 
 use crate::line::one_line;
+use crate::terminal;
 
 /// The first line comes after this time.
 const FIRST: Duration = Duration::from_secs(2);
@@ -27,44 +28,55 @@ const ERASED: &str = "\r\u{1b}[K";
 enum Form {
     /// A line each time.
     Lines,
-    /// One line of this many columns.
-    Rewritten(usize),
+    /// One line.
+    Rewritten,
 }
 
 /// The present object of a wait, which the work under way changes as it goes.
 #[derive(Debug)]
-pub(crate) struct Waiting<W: Write = Stderr> {
+pub(crate) struct Waiting<W: Write = Term> {
     object: RefCell<String>,
     /// When it comes, or is waited for no longer; none where that is not known.
     end: Cell<Option<Instant>>,
     out: RefCell<W>,
     form: Form,
+    /// Its columns, which change as a user likes.
+    columns: fn(&W) -> Option<usize>,
     /// Whether a line stands on the terminal.
     stands: Cell<bool>,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self::new(stderr(), form())
+        Self::on(Term::stderr())
+    }
+}
+
+impl Waiting {
+    /// On the terminal that ssh's messages go to, also where ssh has turned our standard error away.
+    pub(crate) fn behind_ssh() -> Self {
+        Self::on(terminal::of_ssh().unwrap_or_else(Term::stderr))
+    }
+
+    fn on(terminal: Term) -> Self {
+        let form = form(&terminal);
+        Self::new(terminal, form, |terminal| Some(terminal.size_checked()?.1.into()))
     }
 }
 
 /// A log on the terminal would run into a line that is rewritten; a terminal without a cursor has none to rewrite.
-fn form() -> Form {
+fn form(terminal: &Term) -> Form {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    let terminal = Term::stderr();
     // The console of Windows takes escape sequences once it is asked to, which this question does.
     let deaf = cfg!(windows) && !terminal.features().colors_supported();
-    if dumb || deaf || !stderr().is_terminal() || enabled!(Level::INFO) {
-        return Form::Lines;
-    }
-    terminal.size_checked().map_or(Form::Lines, |(_rows, columns)| Form::Rewritten(columns.into()))
+    let plain = dumb || deaf || !terminal.is_term() || enabled!(Level::INFO);
+    if plain || terminal.size_checked().is_none() { Form::Lines } else { Form::Rewritten }
 }
 
 impl<W: Write> Waiting<W> {
-    fn new(out: W, form: Form) -> Self {
+    fn new(out: W, form: Form, columns: fn(&W) -> Option<usize>) -> Self {
         let (object, end) = (RefCell::default(), Cell::default());
-        Self { object, end, out: RefCell::new(out), form, stands: Cell::default() }
+        Self { object, end, out: RefCell::new(out), form, columns, stands: Cell::default() }
     }
 
     /// From now on it is this that is waited for; it reads after "waiting for the".
@@ -108,7 +120,7 @@ impl<W: Write> Waiting<W> {
     pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         let every = match self.form {
             Form::Lines => EVERY,
-            Form::Rewritten(_) => SECOND,
+            Form::Rewritten => SECOND,
         };
         let start = Instant::now();
         let mut lines = interval_at(start + FIRST, every);
@@ -125,15 +137,16 @@ impl<W: Write> Waiting<W> {
     }
 
     fn tell(&self, start: Instant, now: Instant) {
-        let (object, so_far) = (self.object.borrow(), (now - start).as_secs());
+        let (object, so_far) = (one_line(&self.object.borrow()), (now - start).as_secs());
         let end = self.end.get().map(|end| (end - start).as_secs_f32().round());
         let at_most = end.map_or(String::new(), |end| format!(", {end} s at most"));
-        let line = format!("arcssh: waiting for the {object}; {so_far} s so far{at_most}");
+        let time = format!("{so_far} s so far{at_most}");
         match self.form {
-            Form::Lines => self.write(&format!("{}\n", one_line(&line))),
-            Form::Rewritten(columns) => {
+            Form::Lines => self.write(&format!("{}\n", line(&object, &time, usize::MAX))),
+            Form::Rewritten => {
                 self.stands.set(true);
-                self.write(&format!("{ERASED}{}", fitted(&one_line(&line), columns)));
+                let columns = (self.columns)(&self.out.borrow()).unwrap_or(usize::MAX);
+                self.write(&format!("{ERASED}{}", line(&object, &time, columns)));
             }
         }
     }
@@ -180,14 +193,21 @@ impl<W: Write> Drop for Erased<'_, W> {
     }
 }
 
-/// A line that went over the last column could not be rewritten: its middle gives way, for how long it takes stands at
-/// the end.
-fn fitted(line: &str, columns: usize) -> String {
-    let length = line.chars().count();
-    let Some(room) = columns.checked_sub(2).filter(|room| *room < length) else { return line.to_owned() };
-    let end = room / 2;
-    let (start, end) = (line.chars().take(room - end), line.chars().skip(length - end));
-    start.chain(['…']).chain(end).collect()
+/// What is told of an object. A line that went over the last column could not be rewritten: the end of the object gives
+/// way, and on a narrow terminal all but its beginning and the seconds.
+fn line(object: &str, time: &str, columns: usize) -> String {
+    const LEAST: usize = 20;
+    let seconds = time.split(" so far").next().unwrap_or_default();
+    let length = object.chars().count();
+    let forms = [("arcssh: waiting for the ", time), ("arcssh: ", time), ("", seconds)];
+    let room = |(start, end): (&str, &str)| columns.saturating_sub(start.len() + "; ".len() + end.len() + 1);
+    let form = forms.into_iter().find(|form| room(*form) >= length.min(LEAST)).unwrap_or(("", seconds));
+    let (start, end) = form;
+    match room(form) {
+        room if room >= length => format!("{start}{object}; {end}"),
+        0 | 1 => end.to_owned(),
+        room => format!("{start}{}…; {end}", object.chars().take(room - 1).collect::<String>()),
+    }
 }
 
 #[cfg(test)]
@@ -195,11 +215,13 @@ mod tests {
     use super::*;
     use tokio::time::sleep;
 
-    const WIDE: Form = Form::Rewritten(80);
+    fn wide(_: &Vec<u8>) -> Option<usize> {
+        Some(80)
+    }
 
     /// What is told while three seconds are waited for one answer and `rest` for another.
     async fn told(form: Form, rest: Duration) -> String {
-        let waiting = Waiting::new(Vec::new(), form);
+        let waiting = Waiting::new(Vec::new(), form, wide);
         let work = async {
             waiting.for_the("first answer".into());
             sleep(Duration::from_secs(3)).await;
@@ -225,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn on_a_terminal_one_line_is_rewritten_each_second_and_gone_at_the_end() {
-        let told = told(WIDE, Duration::from_millis(1500)).await;
+        let told = told(Form::Rewritten, Duration::from_millis(1500)).await;
         assert_eq!(
             told.split(ERASED).collect::<Vec<_>>(),
             [
@@ -240,7 +262,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_come_in_time_is_waited_for_no_longer() {
-        let waiting = Waiting::new(Vec::new(), Form::Lines);
+        let waiting = Waiting::new(Vec::new(), Form::Lines, wide);
         let never = waiting.at_most(Duration::from_secs(20), "answer".into(), std::future::pending());
         let late: Result<()> = waiting.during(never).await;
         assert_eq!(late.unwrap_err().to_string(), "the answer did not come within 20 s");
@@ -250,7 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_stops_waiting_leaves_no_line() {
-        let waiting = Waiting::new(Vec::new(), WIDE);
+        let waiting = Waiting::new(Vec::new(), Form::Rewritten, wide);
         let stopped =
             tokio::time::timeout(Duration::from_millis(2500), waiting.during(std::future::pending::<()>()))
                 .await;
@@ -260,20 +282,35 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_that_is_done_at_once_says_nothing() {
-        for form in [Form::Lines, WIDE] {
-            let waiting = Waiting::new(Vec::new(), form);
+        for form in [Form::Lines, Form::Rewritten] {
+            let waiting = Waiting::new(Vec::new(), form, wide);
             waiting.during(sleep(Duration::from_millis(1900))).await;
             assert!(waiting.out.into_inner().is_empty());
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_terminal_that_becomes_narrow_is_told_less() {
+        let columns = |out: &Vec<u8>| Some(if out.is_empty() { 80 } else { 40 });
+        let waiting = Waiting::new(Vec::new(), Form::Rewritten, columns);
+        waiting.until("agent of web01 to listen".into(), Duration::from_secs(90));
+        waiting.during(sleep(Duration::from_millis(3500))).await;
+        let told = String::from_utf8(waiting.out.into_inner()).unwrap();
+        let lines = [
+            "arcssh: waiting for the agent of web01 to listen; 2 s so far, 90 s at most",
+            "agent of web01 to listen; 3 s",
+        ];
+        assert_eq!(told.split(ERASED).collect::<Vec<_>>(), ["", lines[0], lines[1], ""]);
+    }
+
     #[test]
-    fn a_line_stays_within_the_terminal_and_keeps_its_end() {
-        let line = "arcssh: waiting for the agent of web01 to listen; 17 s so far, 90 s at most";
-        assert_eq!(fitted(line, 80), line);
-        assert_eq!(fitted(line, 60), "arcssh: waiting for the agent…en; 17 s so far, 90 s at most");
-        assert!(
-            (0..80).all(|columns| fitted(line, columns).chars().count() <= columns.max(1) || columns < 2)
-        );
+    fn a_line_stays_within_the_terminal_and_keeps_what_is_waited_for_and_how_long() {
+        let (object, time) = ("agent of web01 to listen (404 Not Found)", "17 s so far, 90 s at most");
+        let told = |columns| line(object, time, columns);
+        assert_eq!(told(92), format!("arcssh: waiting for the {object}; {time}"));
+        assert_eq!(told(80), format!("arcssh: waiting for the agent of web01 to listen (4…; {time}"));
+        assert_eq!(told(60), format!("arcssh: agent of web01 to listen (…; {time}"));
+        assert_eq!(told(40), "agent of web01 to listen (404 …; 17 s");
+        assert!((5..99).all(|columns| told(columns).chars().count() < columns));
     }
 }
