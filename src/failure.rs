@@ -15,6 +15,7 @@ use crate::ask::NotAgreed;
 use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
+use crate::azure::resource_id::ResourceIdError;
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, Words};
 use crate::commands::doctor::findings::Slow;
@@ -24,7 +25,7 @@ use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
 use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
-use crate::fleet::{NoMachine, NotOne, NotReached};
+use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
 use crate::line::{NotPrinted, one_line, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
@@ -33,7 +34,8 @@ use crate::net::{Step, tls};
 use crate::relay::bridge::Broken;
 use crate::relay::connect::ConnectError;
 use crate::set_up::work::SettingUp;
-use crate::set_up::{NotRegistered, PortTaken};
+use crate::set_up::{NotRegistered, NotShown, PortTaken};
+use crate::ssh::config_file::NotChanged;
 use crate::ssh::judge::NotUsed;
 use crate::store::{TooOpen, unix_now};
 use crate::terminal;
@@ -87,7 +89,10 @@ pub(crate) fn report(error: &Error) -> ExitCode {
         _ => String::new(),
     };
     let what = format!("{what}{why}");
-    tell(&what, hint.as_deref());
+    // Whoever types Ctrl-C ends ssh by it too, and wants to hear no more.
+    if !error.is::<StoppedWaiting>() || status == HUNG_UP {
+        tell(&what, hint.as_deref());
+    }
     let is_connection = !error.is::<SettingUp>() && !error.is::<TakingDown>();
     if let Some(goal) = goal.filter(|_| is_connection) {
         last_error::keep(&LastError {
@@ -159,6 +164,15 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(not_one) = error.downcast_ref::<NotOne>() {
         return explain_not_one(not_one, goal);
     }
+    if error.is::<NoneFits>() {
+        return Told::new(NOT_SET_UP, error.root_cause().to_string(), LIST);
+    }
+    if error.is::<NoSubscription>() {
+        return Told::new(NOT_SET_UP, error.root_cause().to_string(), OTHER_TENANT);
+    }
+    if error.is::<ResourceIdError>() {
+        return Told::new(USAGE, error.root_cause().to_string(), NAME_IT);
+    }
     if let Some(none) = error.downcast_ref::<NoMachine>() {
         let hint = format!("arcssh {} --help shows how to name one", none.command);
         return Told::new(USAGE, none.to_string(), hint);
@@ -167,13 +181,11 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         return told;
     }
     if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
-        let hint = match goal.and_then(|goal| goal.machine.as_ref()) {
-            Some(machine) => {
-                format!("arcssh warm {} makes it ready for the next time", word(&machine.to_string()))
-            }
+        let hint = match goal.filter(|goal| goal.machine.is_some()) {
+            Some(_) => format!("{} makes it ready for the next time", as_tried("warm", goal)),
             None => "ssh -o ConnectTimeout=120 waits longer".into(),
         };
-        return Told::new(HUNG_UP, stopped.to_string(), hint);
+        return Told::new(stopped.status(), stopped.to_string(), hint);
     }
     if error.is::<Late>() || error.is::<Slow>() {
         return Told::new(NO_WAY_OUT, error.root_cause().to_string(), network());
@@ -187,6 +199,10 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
             None => format!("ssh -v -G {} shows which lines apply", shadowed.alias),
         };
         return Told::new(FAILED, error.root_cause().to_string(), hint);
+    }
+    if error.is::<NotChanged>() {
+        let hint = "arcssh config --file FILE writes another file, for ssh -F FILE";
+        return Told::new(FAILED, causes(error.chain()), hint);
     }
     explain_way_out(error.root_cause(), None, "Azure").unwrap_or_else(|| {
         let contexts = [goal.is_some(), error.is::<SettingUp>() || error.is::<TakingDown>()];
@@ -205,11 +221,14 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         });
     }
     if let Some(taken) = error.downcast_ref::<PortTaken>() {
-        let hint = setup_at(goal, taken.to, " --replace-port");
+        let hint = format!("{} --replace-port", command("setup", goal, Some(taken.to)));
         return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
     }
+    if error.is::<NotShown>() {
+        return Some(Told::new(FAILED, error.root_cause().to_string(), GO_ON));
+    }
     if let Some(slow) = error.downcast_ref::<NotRegistered>() {
-        return Some(Told::new(NOT_SET_UP, slow.to_string(), "the same command again goes on with it"));
+        return Some(Told::new(NOT_SET_UP, slow.to_string(), GO_ON));
     }
     None
 }
@@ -229,7 +248,7 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
             format!("ssh {}.{}{suffix}", name.to_lowercase(), group.to_lowercase())
         }
         (Some(_), None) => "name the machine as GROUP/NAME".into(),
-        (None, _) => "arcssh list shows the machines that this identity sees".into(),
+        (None, _) => LIST.into(),
     };
     Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
@@ -246,10 +265,16 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
+const NAME_IT: &str =
+    "name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows";
+const LIST: &str = "arcssh list shows the machines that this identity sees";
+/// Only users sign in by arcssh login.
+const OTHER_TENANT: &str = "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
+const GO_ON: &str = "the same command again goes on with it";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
 
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
@@ -312,7 +337,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, "SubscriptionNotFound") => Told::new(
             NOT_SET_UP,
             format!("this identity sees no such subscription ({})", said(refusal)),
-            "arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another",
+            OTHER_TENANT,
         ),
         (404, "ResourceNotFound" | "ResourceGroupNotFound") => Told::new(
             NOT_SET_UP,
@@ -359,7 +384,12 @@ fn again(retry_after: Option<Duration>) -> String {
 
 /// The command that makes a machine ready for a connection as it was tried.
 fn setup(goal: Option<&Goal>) -> String {
-    setup_at(goal, goal.map_or(Service::Ssh.default_port(), |goal| goal.port), "")
+    as_tried("setup", goal)
+}
+
+/// A command for the machine and the port of a connection that was tried.
+fn as_tried(name: &str, goal: Option<&Goal>) -> String {
+    command(name, goal, goal.map(|goal| goal.port).filter(|port| *port != service(goal).default_port()))
 }
 
 /// A machine as a shell takes it.
@@ -368,16 +398,15 @@ fn machine(goal: Option<&Goal>) -> String {
     word(&machine.map_or("MACHINE".into(), ToString::to_string))
 }
 
-fn setup_at(goal: Option<&Goal>, port: u16, rest: &str) -> String {
-    let service = goal.map_or(Service::Ssh, |goal| goal.service);
-    let mut command = format!("arcssh setup {}", machine(goal));
-    if service != Service::Ssh {
-        command += &format!(" --service {service}");
-    }
-    if port != service.default_port() || !rest.is_empty() {
-        command += &format!(" --port {port}");
-    }
-    command + rest
+fn service(goal: Option<&Goal>) -> Service {
+    goal.map_or(Service::Ssh, |goal| goal.service)
+}
+
+fn command(name: &str, goal: Option<&Goal>, port: Option<u16>) -> String {
+    let service = Some(service(goal)).filter(|service| *service != Service::Ssh);
+    let service = service.map_or(String::new(), |service| format!(" --service {service}"));
+    let port = port.map_or(String::new(), |port| format!(" --port {port}"));
+    format!("arcssh {name} {}{service}{port}", machine(goal))
 }
 
 /// ARM names the right that is missing, whom it is missing to, and where (Microsoft Learn, "Troubleshoot SSH access to
@@ -465,7 +494,10 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         _ => Told::new(
             FAILED,
             format!("its agent or the relay refused ({error})"),
-            format!("check that {port} is the port that is enabled on the machine"),
+            format!(
+                "check that {port} is the port that is enabled on the machine: {} --dry-run shows it",
+                command("setup", goal, None)
+            ),
         ),
     }
 }

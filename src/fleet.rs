@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Error, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::azure::arm::Arm;
-use crate::azure::hybrid_compute::{Machine, MachineName, list, show};
+use crate::azure::hybrid_compute::{self, Machine, MachineName, list, show};
 use crate::azure::resource_id::ResourceId;
+use crate::line::word;
 use crate::ssh::host::is_alias;
 use crate::store::{Key, Kind, Store, unix_now};
 use crate::waiting::Waiting;
@@ -68,6 +69,15 @@ impl Selection {
         }
     }
 
+    /// What the machines that are meant have in common, as it is typed.
+    fn common(&self) -> String {
+        let typed = |option: &str, values: &BTreeSet<String>| -> Vec<String> {
+            values.iter().map(|value| format!("{option} {}", word(value))).collect()
+        };
+        let subscriptions = typed("--subscription", &self.subscriptions);
+        [typed("-g", &self.groups), typed("--tag", &self.tags), subscriptions].concat().join(" ")
+    }
+
     fn takes(&self, machine: &Machine) -> bool {
         let in_group = self.groups.is_empty()
             || self.groups.iter().any(|group| group.eq_ignore_ascii_case(&machine.id.resource_group));
@@ -105,7 +115,7 @@ pub(crate) struct Named {
 /// IDs of their machines, which stay when another machine takes on the name.
 ///
 /// # Errors
-/// A name that no machine or more than one has; what Azure refuses.
+/// A name that no machine or more than one has; [`NoSubscription`]; what Azure refuses.
 pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<Named>> {
     let names: Vec<MachineName> =
         selection.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
@@ -114,12 +124,12 @@ pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<N
     let waiting = Waiting::default();
     waiting.for_the("list of machines from Azure Resource Manager".into());
     // What a machine is called depends on all others, whichever are meant.
-    let mut known = match waiting.during(list(arm, &subscriptions)).await {
+    let mut known = match waiting.during(seen(arm, &subscriptions)).await {
         Err(error) if by_id => {
             info!("names are told apart among the named machines only: {error}");
             Vec::new()
         }
-        listed => listed?,
+        seen => seen?,
     };
     let mut meant: BTreeSet<String> =
         known.iter().filter(|machine| selection.takes(machine)).map(key).collect();
@@ -140,6 +150,28 @@ pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<N
     Ok(named)
 }
 
+/// The same for a command that acts on machines: there is at least one.
+///
+/// # Errors
+/// [`NoneFits`]; those of [`select`].
+pub(crate) async fn select_some(arm: &Arm, selection: &mut Selection) -> Result<Vec<Named>> {
+    let machines = select(arm, selection).await?;
+    ensure!(!machines.is_empty(), NoneFits(selection.common()));
+    Ok(machines)
+}
+
+/// The machines of these subscriptions, or of all that the identity sees if none is named.
+///
+/// # Errors
+/// [`NoSubscription`], which is an empty list too; what Azure refuses.
+async fn seen(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>> {
+    let machines = list(arm, subscriptions).await?;
+    if machines.is_empty() && matches!(hybrid_compute::subscriptions(arm).await, Ok((0, _))) {
+        bail!(NoSubscription);
+    }
+    Ok(machines)
+}
+
 /// A machine's resource ID, the same in every spelling.
 fn key(machine: &Machine) -> String {
     machine.id.to_string().to_lowercase()
@@ -149,13 +181,13 @@ fn key(machine: &Machine) -> String {
 /// subscriptions, or all that the identity sees if none is named.
 ///
 /// # Errors
-/// [`NotOne`]; what Azure refuses.
+/// [`NotOne`], [`NoSubscription`]; what Azure refuses.
 pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Result<Machine> {
     let name: MachineName = text.parse()?;
     if matches!(name, MachineName::Id(_)) {
         return one(arm, &name, &[]).await;
     }
-    let known = list(arm, subscriptions).await?;
+    let known = seen(arm, subscriptions).await?;
     let is_alias = |alias: &Option<Vec<String>>| {
         alias.iter().flatten().any(|pattern| pattern.eq_ignore_ascii_case(text))
     };
@@ -270,6 +302,16 @@ pub(crate) struct NoMachine {
     pub(crate) command: &'static str,
 }
 
+/// Machines were named by what they have in common, and none has that.
+#[derive(Debug, thiserror::Error)]
+#[error("no Arc machine that this identity sees fits {}", if .0.is_empty() { "--all" } else { .0 })]
+pub(crate) struct NoneFits(String);
+
+/// The identity sees nothing of Azure: it is at home in another tenant, or has no role.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this identity sees no subscription")]
+pub(crate) struct NoSubscription;
+
 /// A name that no machine has, or several have.
 #[derive(Debug)]
 pub(crate) struct NotOne {
@@ -304,6 +346,12 @@ pub(crate) fn aliases(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
         is_alias(&name).then(|| if lower == name { vec![name] } else { vec![lower, name] })
     };
     machines.iter().map(alias).collect()
+}
+
+/// Whether this is what the machine can be called: its ID, `GROUP/NAME`, or what an alias can be, in any case.
+pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
+    let machine = Machine::unseen(id.clone());
+    means(text, &machine) || forms(&machine).iter().any(|form| form.eq_ignore_ascii_case(text))
 }
 
 /// What a machine can be called, the shortest first.

@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::azure::resource_id::ResourceId;
 use crate::dial::Goal;
+use crate::fleet::is_called;
 use crate::store::{Key, Kind, Store, TooOpen};
 
 /// What a user was told of a connection that failed.
@@ -28,13 +30,14 @@ pub(crate) struct LastError {
 }
 
 impl LastError {
-    /// Whether it is about the machine of this name or resource ID.
+    /// Its machine, if that was known.
+    pub(crate) fn id(&self) -> Option<ResourceId> {
+        self.machine.as_ref()?.parse().ok()
+    }
+
+    /// Whether it is about the machine that is called so, or was when it failed.
     pub(crate) fn is_about(&self, machine: &str) -> bool {
-        let of_id = self.machine.as_deref().is_some_and(|id| {
-            id.eq_ignore_ascii_case(machine)
-                || id.rsplit('/').next().is_some_and(|name| name.eq_ignore_ascii_case(machine))
-        });
-        of_id || self.name.eq_ignore_ascii_case(machine)
+        self.name.eq_ignore_ascii_case(machine) || self.id().is_some_and(|id| is_called(&id, machine))
     }
 }
 

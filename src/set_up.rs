@@ -108,8 +108,13 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Keep(u16),
+    /// One that may not be looked at: perhaps this one.
+    Unseen(u16),
     Enable(u16),
-    Replace { from: u16, to: u16 },
+    Replace {
+        from: Option<u16>,
+        to: u16,
+    },
 }
 
 impl Plan {
@@ -120,11 +125,12 @@ impl Plan {
     pub(crate) fn new(machine: &ResourceId, found: &Found, wish: Wish) -> Result<Self, PortTaken> {
         let port = match (found.port, wish.port) {
             (Seen::Missing, _) => Change::Enable(wish.port()),
-            (Seen::Hidden, _) => Change::Keep(wish.port()),
+            (Seen::Hidden, Some(to)) if wish.replace => Change::Replace { from: None, to },
+            (Seen::Hidden, _) => Change::Unseen(wish.port()),
             (Seen::There(from), Some(to)) if from != to && !wish.replace => {
                 return Err(PortTaken { service: wish.service, from, to });
             }
-            (Seen::There(from), Some(to)) if from != to => Change::Replace { from, to },
+            (Seen::There(from), Some(to)) if from != to => Change::Replace { from: Some(from), to },
             (Seen::There(port), _) => Change::Keep(port),
         };
         Ok(Self {
@@ -139,7 +145,8 @@ impl Plan {
     /// The port that will be reached.
     pub(crate) fn port(&self) -> u16 {
         match self.port {
-            Change::Keep(port) | Change::Enable(port) | Change::Replace { to: port, .. } => port,
+            Change::Keep(port) | Change::Unseen(port) | Change::Enable(port) => port,
+            Change::Replace { to, .. } => to,
         }
     }
 
@@ -150,7 +157,7 @@ impl Plan {
 
     /// Whether something is to be changed.
     pub(crate) fn changes(&self) -> bool {
-        self.register || self.create || !matches!(self.port, Change::Keep(_))
+        self.register || self.create || !matches!(self.port, Change::Keep(_) | Change::Unseen(_))
     }
 }
 
@@ -164,8 +171,16 @@ impl fmt::Display for Plan {
                 write!(f, "create its endpoint; {service} keeps port {port}")
             }
             Change::Keep(port) => write!(f, "{service} is enabled on port {port}; nothing to change"),
+            Change::Unseen(port) => write!(
+                f,
+                "{service} is enabled, on port {port} or another: this role may not read which; nothing to change"
+            ),
             Change::Enable(port) => write!(f, "{endpoint}enable {service} on port {port}"),
-            Change::Replace { from, to } => write!(
+            Change::Replace { from: None, to } => write!(
+                f,
+                "move {service} to port {to}, from one that this role may not read: whoever connects to this machine by that can no longer"
+            ),
+            Change::Replace { from: Some(from), to } => write!(
                 f,
                 "{endpoint}move {service} from port {from} to {to}: whoever connects to this machine by port {from} can no longer"
             ),
@@ -328,7 +343,7 @@ mod tests {
                 Seen::Hidden,
                 Some(24),
                 24,
-                "SSH is enabled on port 24; nothing to change",
+                "SSH is enabled, on port 24 or another: this role may not read which; nothing to change",
             ),
             (
                 "Registering",
@@ -352,6 +367,8 @@ mod tests {
         let there = |wish| plan("Registered", Seen::There(()), Seen::There(22), wish);
         let taken = there(wish(Some(2222), false)).unwrap_err();
         assert_eq!((taken.from, taken.to), (22, 2222));
+        let hidden = |wish| plan("Registered", Seen::Hidden, Seen::Hidden, wish).unwrap();
+        assert!(hidden(wish(Some(2222), true)).changes() && !hidden(wish(None, true)).changes());
         let plan = there(wish(Some(2222), true)).unwrap();
         assert!(plan.changes() && plan.port() == 2222);
         assert!(plan.to_string().starts_with("move SSH from port 22 to 2222: "), "{plan}");

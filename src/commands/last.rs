@@ -7,7 +7,9 @@ use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::last_error::{self, LastError};
-use crate::line::{moment, one_line, print};
+use crate::line::{moment, one_line, print, word};
+use crate::ssh::config_file;
+use crate::ssh::judge::section_of;
 use crate::store::{Store, unix_now};
 
 /// Prints it; the exit status.
@@ -17,7 +19,9 @@ use crate::store::{Store, unix_now};
 pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     let mut errors = last_error::all(&Store::open()?)?;
     if let Some(machine) = &args.machine {
-        errors.retain(|error| error.is_about(machine));
+        let target = target(machine);
+        let is_target = |error: &LastError| target.as_ref().is_some_and(|target| error.is_about(target));
+        errors.retain(|error| error.is_about(machine) || is_target(error));
     }
     let text = match errors.split_first() {
         Some((last, others)) => explained(last) + &named(others),
@@ -27,6 +31,12 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// What the user's ssh configuration has under a name.
+fn target(name: &str) -> Option<String> {
+    let text = config_file::of_this_user().and_then(|file| config_file::read(&file)).ok()?;
+    Some(section_of(name, &text)?.target)
+}
+
 fn nothing(machine: Option<&str>) -> String {
     let whose = machine.map_or(String::new(), |machine| format!(" of {machine}"));
     format!("no failure{whose} is kept: one is forgotten when a connection works\n")
@@ -34,6 +44,7 @@ fn nothing(machine: Option<&str>) -> String {
 
 fn explained(error: &LastError) -> String {
     let LastError { machine, port, what, hint, request, status, .. } = error;
+    let doctor = |id: &String| format!("arcssh doctor {} looks at each step of the way", word(id));
     let lines = [
         ("what", Some(what.clone())),
         ("hint", hint.clone()),
@@ -42,10 +53,7 @@ fn explained(error: &LastError) -> String {
         ("port", Some(port.to_string())),
         ("request", request.clone()),
         ("status", Some(status.to_string())),
-        (
-            "next",
-            machine.as_ref().map(|_| format!("arcssh doctor {} looks at each step of the way", name(error))),
-        ),
+        ("next", machine.as_ref().map(doctor)),
     ];
     let given = lines.into_iter().filter_map(|(title, value)| Some((title, value?)));
     given.map(|(title, value)| format!("{title:8} {}\n", one_line(&value))).collect()
@@ -60,10 +68,9 @@ fn named(others: &[LastError]) -> String {
     format!("{:8} {}\n", "others", one_line(&names.join(", ")))
 }
 
-/// The machine's own name, where what was typed for ssh is another.
-fn name(error: &LastError) -> &str {
-    let own = error.machine.as_deref().and_then(|id| id.rsplit('/').next());
-    own.unwrap_or(&error.name)
+/// `GROUP/NAME` of the machine, or what was typed for ssh where no more was known.
+fn name(error: &LastError) -> String {
+    error.id().map_or(error.name.clone(), |id| format!("{}/{}", id.resource_group, id.name))
 }
 
 fn when(error: &LastError) -> String {

@@ -45,11 +45,8 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     let holder = parts.holder(args).context(goal.clone())?;
     let mut stop = pin!(stop());
     let both = parts.reach_as(args, &mut goal, holder.as_ref());
-    let ((credentials, upgraded, minted), pair) = match unless_stopped(both, &parts.waiting, &mut stop).await
-    {
-        Ok(reached) => reached.context(goal.clone())?,
-        Err(status) => return Ok(status),
-    };
+    let reached = unless_stopped(both, &parts.waiting, &mut stop).await;
+    let ((credentials, upgraded, minted), pair) = reached.context(goal.clone())?;
     info!(%goal, "connected");
     last_error::forget(&parts.store, &goal);
     let agent = agent(args, pair).context(goal.clone())?;
@@ -127,7 +124,7 @@ impl Parts {
         let (net, store) = (Net::new(), Store::open()?);
         let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
         let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-        Ok(Self { net, store, cloud, arm, waiting: Waiting::default() })
+        Ok(Self { net, store, cloud, arm, waiting: Waiting::behind_ssh() })
     }
 
     /// Who logs in with a certificate, if the section has one.
@@ -205,14 +202,11 @@ fn is_gone(error: &anyhow::Error) -> bool {
 
 async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     let credentials = relay_info(args.relay_info.as_deref())?;
-    let (net, waiting) = (Net::new(), Waiting::default());
+    let (net, waiting) = (Net::new(), Waiting::behind_ssh());
     let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
     let mut stop = pin!(stop());
     let reached = waiting.during(way.reach_with(&credentials));
-    let upgraded = match unless_stopped(reached, &waiting, &mut stop).await {
-        Ok(upgraded) => upgraded?,
-        Err(status) => return Ok(status),
-    };
+    let upgraded = unless_stopped(reached, &waiting, &mut stop).await?;
     if let Ok(store) = Store::open() {
         last_error::forget(&store, goal);
     }
@@ -225,9 +219,17 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
 pub(crate) struct StoppedWaiting {
     after: Duration,
     object: String,
+    signal: u8,
 }
 
-/// What `work` comes to, or the exit status where a signal asks for the end before.
+impl StoppedWaiting {
+    /// The exit status that shells give for the signal.
+    pub(crate) fn status(&self) -> u8 {
+        128 + self.signal
+    }
+}
+
+/// What `work` comes to, unless a signal asks for the end before.
 ///
 /// # Errors
 /// Those of `work`, and [`StoppedWaiting`].
@@ -235,16 +237,15 @@ async fn unless_stopped<T>(
     work: impl Future<Output = Result<T>>,
     waiting: &Waiting,
     stop: &mut Pin<&mut impl Future<Output = u8>>,
-) -> Result<Result<T>, u8> {
+) -> Result<T> {
     let start = Instant::now();
-    tokio::select! {
+    let signal = tokio::select! {
         biased;
-        done = work => return Ok(done),
-        // Whoever types Ctrl-C ends ssh by it too, and wants to hear no more.
-        number = stop => if number != HANGUP { return Err(128 + number) },
-        () = stdio::output_closed() => {}
-    }
-    Ok(Err(StoppedWaiting { after: start.elapsed(), object: waiting.object() }.into()))
+        done = work => return done,
+        number = stop => number,
+        () = stdio::output_closed() => HANGUP,
+    };
+    bail!(StoppedWaiting { after: start.elapsed(), object: waiting.object(), signal })
 }
 
 fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {

@@ -11,7 +11,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::cli::{ConfigArgs, SetupArgs};
 use crate::dial::Goal;
-use crate::fleet::{Named, NoMachine, all_done, select};
+use crate::fleet::{Named, NoMachine, all_done, select_some};
 use crate::line::warn;
 use crate::net::Net;
 use crate::set_up::Wish;
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-    let machines = select(&arm, &mut selection).await?;
+    let machines = select_some(&arm, &mut selection).await?;
     let wish = Wish { service: args.service, port: args.port, replace: args.replace_port };
     let work = Work { net: &net, store: &store, arm: &arm, wish, jobs: args.jobs.into(), wait: args.wait };
     let go = if args.dry_run { Go::NotAtAll } else { Go::With(Consent::of(args.yes)) };

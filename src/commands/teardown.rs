@@ -10,7 +10,7 @@ use crate::azure::relay_credentials::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::TeardownArgs;
 use crate::dial::Goal;
-use crate::fleet::{NoMachine, all_done, select};
+use crate::fleet::{NoMachine, all_done, select_some};
 use crate::line::warn;
 use crate::net::Net;
 use crate::store::Store;
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     let store = Store::open()?;
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &Net::new(), &store, args.who.wanted());
-    let machines = select(&arm, &mut selection).await?;
+    let machines = select_some(&arm, &mut selection).await?;
     let what = if args.endpoint {
         "delete its endpoint, and with it every service".to_owned()
     } else {

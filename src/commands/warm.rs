@@ -13,7 +13,7 @@ use crate::azure::hybrid_compute::Machine;
 use crate::azure::relay_credentials::Credentials;
 use crate::cli::WarmArgs;
 use crate::dial::{Goal, Way};
-use crate::fleet::{NoMachine, NotReached, select};
+use crate::fleet::{NoMachine, NotReached, select_some};
 use crate::last_error;
 use crate::net::Net;
 use crate::store::Store;
@@ -29,7 +29,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-    let machines = select(&arm, &mut selection).await?;
+    let machines = select_some(&arm, &mut selection).await?;
     let bar = bar(machines.len());
     let parts = Parts { net, store, arm, args };
     let goals = machines.iter().map(|named| goal(&named.machine, args)).enumerate();

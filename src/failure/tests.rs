@@ -144,7 +144,12 @@ fn each_refusal_of_the_relay_has_its_words() {
         (relay(401, "InvalidAudience: a wrong audience."), NOT_ALLOWED, "credentials", "clock"),
         (relay(401, "ExpiredToken: The token is expired."), NOT_ALLOWED, "credentials", "clock"),
         (relay(401, ip), NO_WAY_OUT, "does not let this network in", "another network"),
-        (relay(403, "Forbidden"), FAILED, "its agent or the relay refused", "22 is the port that is enabled"),
+        (
+            relay(403, "Forbidden"),
+            FAILED,
+            "its agent or the relay refused",
+            &format!("22 is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it"),
+        ),
         (
             relay(400, "This endpoint is only for web-socket requests"),
             NO_WAY_OUT,
@@ -158,7 +163,12 @@ fn each_refusal_of_the_relay_has_its_words() {
         (relay(502, "Bad gateway"), FAILED, "the relay has a fault", "try again"),
         (relay(503, closed_port), NOBODY_LISTENS, "nothing listens on its port 22", "start sshd"),
         (relay(503, "Busy"), FAILED, "the relay has a fault", "try again"),
-        (relay(418, "Not this port"), FAILED, "refused", "22 is the port that is enabled"),
+        (
+            relay(418, "Not this port"),
+            FAILED,
+            "refused",
+            &format!("22 is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it"),
+        ),
         (
             ConnectError::Silent(Duration::from_secs(40)).into(),
             NOBODY_LISTENS,
@@ -181,7 +191,10 @@ fn each_refusal_of_the_relay_has_its_words() {
 fn what_setting_up_runs_into_has_its_words() {
     let declined = explain(&anyhow!(NotAgreed::Declined), None);
     assert_eq!((declined.status, declined.hint), (FAILED, None));
-    told(&[(anyhow!(NotAgreed::NobodyToAsk), FAILED, "no terminal to ask on", "--yes")]);
+    told(&[
+        (anyhow!(NotAgreed::NobodyToAsk), FAILED, "no terminal to ask on", "--yes"),
+        (anyhow!(NotShown).context(SettingUp), FAILED, "does not show it", "the same command again"),
+    ]);
 }
 
 #[test]
@@ -190,4 +203,5 @@ fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried(
     assert_eq!(setup(22, Service::Ssh), format!("arcssh setup {ID}"));
     assert_eq!(setup(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
     assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
+    assert_eq!(setup(22, Service::Wac), format!("arcssh setup {ID} --service WAC --port 22"));
 }

@@ -149,8 +149,8 @@ impl Edit {
     pub(crate) async fn open(path: &Path) -> Result<Self> {
         let path = followed(path);
         let folder = folder_of(&path);
-        create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let lock = lock(&path).await.with_context(|| format!("cannot lock {}", path.display()))?;
+        create_private_folder(folder).with_context(|| NotChanged::new("create", folder))?;
+        let lock = lock(&path).await.with_context(|| NotChanged::new("lock", &path))?;
         let text = read(&path)?;
         Ok(Self { path, text, _lock: lock })
     }
@@ -172,7 +172,7 @@ impl Edit {
     pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile> {
         let folder = folder_of(&self.path);
         let made = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder);
-        let mut file = made.with_context(|| format!("cannot write to {}", folder.display()))?;
+        let mut file = made.with_context(|| NotChanged::new("write to", folder))?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         if let Ok(old) = fs::metadata(&self.path) {
@@ -206,6 +206,20 @@ impl Edit {
         #[cfg(unix)]
         File::open(folder_of(&self.path))?.sync_all()?;
         Ok(backup)
+    }
+}
+
+/// What keeps a file from being changed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {}", path.display())]
+pub(crate) struct NotChanged {
+    what: &'static str,
+    path: PathBuf,
+}
+
+impl NotChanged {
+    fn new(what: &'static str, path: &Path) -> Self {
+        Self { what, path: path.to_owned() }
     }
 }
 

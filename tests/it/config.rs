@@ -248,6 +248,17 @@ fn what_is_no_text_is_left_alone() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_made_leads_to_another_file() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    std::os::unix::fs::symlink("nowhere/.ssh", home.path.join(".ssh")).unwrap();
+    let told = home.refused(1, &["web01"]);
+    assert!(told.starts_with("arcssh: cannot create ~/.ssh: "), "{told}");
+    let hint = "arcssh: hint: arcssh config --file FILE writes another file, for ssh -F FILE";
+    assert_eq!(told.lines().nth(1), Some(hint));
+}
+
+#[test]
 fn what_ssh_cannot_read_is_left_alone() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "\u{feff}Host a\n");

@@ -439,7 +439,7 @@ fn what_azure_holds_is_examined() {
             target: |id| id.replace(SUBSCRIPTION, "00000000-0000-4000-8000-000000000001"),
             check: "subscription",
             why: "SubscriptionNotFound",
-            fix: "arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another",
+            fix: "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another",
             ..Case::default()
         },
         Case {
@@ -597,7 +597,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
             world: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
             check: "relay",
             why: "its agent or the relay refused (the relay answered 403 Forbidden",
-            fix: "check that {PORT} is the port that is enabled on the machine",
+            fix: "check that {PORT} is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it",
             ..Case::default()
         },
         Case {

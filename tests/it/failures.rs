@@ -14,7 +14,7 @@ const TRY_LATER: &str =
     "arcssh: hint: try again in a minute; https://azure.status.microsoft tells of outages";
 const NETWORK: &str = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
-const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; arcssh login --tenant TENANT takes another";
+const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone";
 
 // Who we are.
@@ -388,7 +388,10 @@ fn refusals_of_the_relay_are_told() {
     let port = w.sshd().port();
     let websocket =
         "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
-    let check_port = format!("arcssh: hint: check that {port} is the port that is enabled on the machine");
+    let check_port = format!(
+        "arcssh: hint: check that {port} is the port that is enabled on the machine: arcssh setup {} --dry-run shows it",
+        w.id()
+    );
     let cases: [(i32, u16, &str, &str, &str); 10] = [
         (1, 403, "Forbidden.", "its agent or the relay refused", &check_port),
         (1, 429, "Later.", "the relay has had too many requests", "arcssh: hint: try again in a minute"),

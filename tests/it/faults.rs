@@ -178,12 +178,16 @@ fn a_signal_ends_the_waiting_for_a_listener() {
     let w = world(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let mut seen = 0;
-    for (name, number) in [("HUP", 1), ("TERM", 15)] {
+    for (name, number) in [("HUP", 1), ("INT", 2), ("TERM", 15)] {
         let arcssh = Running::start(&mut w.proxy("web01"));
         assert!(eventually(SOON, || refusals(&w) > seen));
         signal(arcssh.id(), name);
-        let (status, _) = arcssh.end_soon();
+        let (status, said) = arcssh.end_soon();
         assert!(status.is_none_or(|code| code == 128 + number), "{status:?}");
+        assert!(name == "HUP" || !said.contains("stopped waiting"), "whoever ends it knows: {said}");
+        let last = run(&mut w.arcssh(&["last", "web01"])).clean();
+        assert!(last.contains(" ssh stopped waiting after "), "SIG{name}: {last}");
+        run(&mut w.arcssh(&["cache", "clear"])).clean();
         seen = refusals(&w);
     }
 }

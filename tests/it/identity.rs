@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world};
+use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world, world_with};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
@@ -504,6 +504,22 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
     );
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(refused.code, Some(3));
+}
+
+#[test]
+fn whoever_is_at_home_in_another_tenant_is_told_how_to_name_the_right_one() {
+    let w = world_with(&["web01"], |builder| builder.home_tenant_differs());
+    let (why, hint) = (
+        "this identity sees no subscription",
+        "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another",
+    );
+    for command in [&["list"][..], &["setup", "web01"], &["warm", "--all"]] {
+        run(&mut w.arcssh(command)).failed(5, &[&format!("arcssh: {why}"), &format!("arcssh: hint: {hint}")]);
+    }
+    let examined = run(&mut w.arcssh(&["doctor"])).clean();
+    assert!(examined.contains(why) && examined.contains(hint), "{examined}");
+    let tenant = w.emulator().subscription_tenant();
+    assert!(run(&mut w.arcssh(&["list", "--tenant", tenant])).clean().contains("web01"));
 }
 
 #[test]

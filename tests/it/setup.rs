@@ -203,9 +203,19 @@ fn a_missing_right_is_told_with_the_least_role_that_has_it() {
 #[test]
 fn whoever_may_only_connect_is_told_that_all_is_there() {
     let w = world_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));
-    let run = run(&mut setup(&w, &[]));
-    assert!(run.code == Some(0) && ready(&run), "{}", run.stderr);
+    let (all, port) = (run(&mut setup(&w, &[])), w.sshd().port());
+    assert!(all.code == Some(0) && ready(&all), "{}", all.stderr);
+    let unseen = |port| {
+        format!(
+            "arcssh: web01 in rg-arc: SSH is enabled, on port {port} or another: this role may not read which; nothing to change"
+        )
+    };
+    assert_eq!(all.arcssh_lines()[0], unseen(port));
+    run(&mut w.arcssh(&["setup", &w.id(), "--dry-run"])).failed(0, &[&unseen(22)]);
     assert_eq!(writes(&w), [""; 0]);
+    let moved = run(&mut setup(&w, &["--replace-port", "--yes"]));
+    let lacks = "arcssh: cannot set up web01: this identity lacks the right Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write (403 AuthorizationFailed)";
+    assert_eq!((moved.code, moved.arcssh_lines()[1]), (Some(4), lacks), "{}", moved.stderr);
 }
 
 #[test]
@@ -339,14 +349,14 @@ fn a_terminal_shows_the_plan_and_the_question_and_how_it_goes_on() {
     let w = nothing_set_up("NotRegistered");
     let words = format!("setup {} --port {}", w.id(), w.sshd().port());
     let question = "arcssh: make these changes for everybody who connects to these machines? [y/N] ";
-    for (typed, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
+    for (typed, code) in [("n\n", 1), ("\n", 1), ("\u{4}", 1), ("y\n", 0)] {
         assert_eq!(writes(&w), [""; 0]);
         let run = on_a_terminal(&w, &words, typed);
         assert_eq!(run.code, Some(code), "{}", run.stderr);
         let screen = &run.stderr;
         let plan = screen.find("create its endpoint, enable SSH").expect("the plan");
         assert!(screen.find(question).expect("the question") > plan, "{screen}");
-        assert_eq!(screen.contains("arcssh: nothing was changed"), code == 1, "{screen}");
+        assert_eq!(screen.contains("arcssh: nothing was changed\n"), code == 1, "{screen}");
         assert_eq!(ready(&run), code == 0, "{screen}");
     }
     assert_eq!(writes(&w), ["POST register", "PUT default", "PUT SSH"]);
@@ -480,4 +490,32 @@ fn a_command_without_a_machine_says_how_to_name_one() {
         let hint = format!("arcssh: hint: arcssh {command} --help shows how to name one");
         run(&mut w.arcssh(&[command])).failed(2, &["arcssh: no machine is named", &hint]);
     }
+}
+
+#[test]
+fn what_can_be_no_machine_is_told_as_a_mistake_of_typing() {
+    let w = world(&["web01"]);
+    let hint = "arcssh: hint: name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows";
+    let portal = format!("https://portal.azure.com/#@contoso.example/resource{}/overview", w.id());
+    let form = "arcssh: an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME";
+    run(&mut w.arcssh(&["setup", &portal])).failed(2, &[form, hint]);
+    let name = "arcssh: \"web 01\" is not a name that Azure allows in a resource ID";
+    run(&mut w.arcssh(&["warm", "web 01"])).failed(2, &[name, hint]);
+}
+
+#[test]
+fn a_group_or_tag_that_no_machine_has_is_told_before_any_question() {
+    let w = world(&["web01"]);
+    let hint = "arcssh: hint: arcssh list shows the machines that this identity sees";
+    for (words, meant) in [
+        (&["setup", "-g", "typo"][..], "-g typo"),
+        (&["teardown", "-g", "rg-arc", "--tag", "env=typo"], "-g rg-arc --tag env=typo"),
+        (&["warm", "--tag", "env=it's"], "--tag 'env=it'\\''s'"),
+    ] {
+        let told = format!("arcssh: no Arc machine that this identity sees fits {meant}");
+        run(&mut w.arcssh(words)).failed(5, &[&told, hint]);
+    }
+    let empty = world(&[]);
+    let told = "arcssh: no Arc machine that this identity sees fits --all";
+    run(&mut empty.arcssh(&["warm", "--all"])).failed(5, &[told, hint]);
 }

@@ -38,6 +38,24 @@ fn on_a_terminal_one_line_counts_the_seconds_and_is_gone_at_the_end() {
 }
 
 #[test]
+fn with_control_persist_the_line_stands_where_the_messages_of_ssh_do() {
+    if !cfg!(target_os = "linux") {
+        return; // elsewhere it cannot be seen where that is
+    }
+    let shared =
+        "ssh -F .ssh/config -o ControlMaster=auto -o ControlPath=./c -o ControlPersist=1 web01 echo reached";
+    let screen_of = |more: &str| screen(&slow(3), &format!("{shared} {more}"));
+    let (shown, elsewhere) = std::thread::scope(|scope| {
+        let elsewhere = scope.spawn(|| screen_of("2>errors"));
+        (screen_of(""), elsewhere.join().unwrap())
+    });
+    let told: Vec<&str> = shown.split(ERASED).collect();
+    let ["", line, .., last] = &told[..] else { panic!("{shown}") };
+    assert!(line.starts_with("arcssh: waiting for the agent of web01 to listen "), "{shown}");
+    assert_eq!((*last, elsewhere.as_str()), ("reached\r\n", "reached\r\n"));
+}
+
+#[test]
 fn a_terminal_without_a_cursor_has_a_line_each_time() {
     let screen = screen(&slow(4), "TERM=dumb ssh -F .ssh/config web01 echo reached");
     assert!(!screen.contains('\u{1b}'), "{screen}");

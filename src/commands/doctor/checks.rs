@@ -12,6 +12,7 @@ use crate::azure::resource_provider::NAMESPACE;
 use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
 use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
 use crate::commands::doctor::local::HostKey;
+use crate::fleet::NoSubscription;
 use crate::line::word;
 use crate::relay::connect::ConnectError;
 use crate::set_up::Found;
@@ -181,7 +182,7 @@ impl Judge {
             return skipped;
         }
         match (&self.findings.subscriptions, &self.findings.registration) {
-            (Some(Ok(0)), _) => Warned(Words::new("this identity sees no subscription", "arcssh account")),
+            (Some(Ok(0)), _) => Warned((self.explain)(&NoSubscription.into())),
             (Some(Ok(count)), _) => Passed(format!("{count} to be seen")),
             (Some(Err(error)), _) => self.failed(error),
             (None, Some(Ok(_))) => Passed(self.subscription_id()),
