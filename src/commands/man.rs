@@ -41,7 +41,7 @@ fn examples(command: &Command) -> Roff {
     if let Some(text) = command.get_after_help().map(ToString::to_string) {
         let lines = text.lines().filter(|line| *line != "Examples:");
         roff.control("SH", ["EXAMPLES"]).control("nf", []);
-        roff.extend(lines.map(|line| roman(line)));
+        roff.extend(lines.map(roman));
         roff.control("fi", []);
     }
     roff
