@@ -805,6 +805,57 @@ fn a_fix_enables_the_port_that_the_section_connects_to() {
 }
 
 #[test]
+fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
+    let w = world(&["web01"]);
+    let (file, port) = (w.home().join("own.conf"), w.sshd().port());
+    assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
+    let block = fs::read_to_string(&file).unwrap();
+    let fixed = |lines: &str| {
+        fs::write(&file, format!("{block}{lines}")).unwrap();
+        let examined = run(w.arcssh(&["doctor", "web01", "--fix", "--yes", "--json", "--file"]).arg(&file));
+        let report = serde_json::from_slice(&examined.stdout).unwrap();
+        (examined.code, complaints(&report))
+    };
+    assert_eq!(fixed(&format!("Host *\n  Port {port}\n")), (Some(0), vec![]), "ssh's own port is looked at");
+    for (lines, instead) in [("", 22), ("Host *\n  Port 9\n", 9)] {
+        let (code, told) = fixed(lines);
+        let [[check, outcome, why, fix]] = &told[..] else { panic!("{told:#?}") };
+        assert_eq!((code, check.as_str(), outcome.as_str()), (Some(1), "service configuration", "failed"));
+        assert!(why.contains(&format!("enabled on port {port}, and ssh connects to {instead}")), "{why}");
+        assert_eq!(fix, &format!("ssh -p {port} web01"));
+    }
+    let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
+    assert_eq!(writes, 0);
+}
+
+#[test]
+fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
+    let w = world(&["web01"]);
+    script(&w.home().join("bin"), "az", "#!/bin/sh\necho 'Please run az login.' >&2\nexit 1\n");
+    let plain = fs::read_to_string(w.configuration()).unwrap();
+    let examined = |section: &str, typed: &[&str]| {
+        fs::write(w.configuration(), plain.replacen("--port %p", &format!("--port %p {section}"), 1))
+            .unwrap();
+        let mut doctor = w.arcssh(&["doctor", "web01", "--json", "--file"]);
+        doctor.arg(w.configuration()).args(typed).env("ARCSSH_CREDENTIAL", "environment");
+        doctor.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
+        complaints(&serde_json::from_slice(&run(&mut doctor).stdout).unwrap())
+    };
+    let none = Vec::<[String; 4]>::new();
+    assert_eq!(examined("", &[]), none);
+    assert_eq!(examined("--credential azure-cli", &["--credential", "environment"]), none);
+    for (section, why) in [
+        ("--credential azure-cli", "Please run az login."),
+        ("--tenant 00000000-0000-4000-8000-000000000000", "AADSTS90002"),
+    ] {
+        let told = examined(section, &[]);
+        let [[check, _, text, _]] = &told[..] else { panic!("{section}: {told:#?}") };
+        assert_eq!(check, "identity");
+        assert!(text.contains(why), "{section}: {text}");
+    }
+}
+
+#[test]
 fn a_terminal_shows_colours_and_nothing_else_does() {
     let w = world(&["web01"]);
     w.emulator().machine("web01").remove_service_configuration();

@@ -11,7 +11,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
 use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
 use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
-use crate::commands::doctor::local::HostKey;
+use crate::commands::doctor::local::{Block, HostKey};
 use crate::line::word;
 use crate::relay::connect::ConnectError;
 use crate::set_up::Found;
@@ -63,7 +63,7 @@ const CHECKS: [(&str, Judgement); 22] = [
 
 /// Whether `arcssh setup` puts it right.
 pub(super) fn is_fixable(check: &Check) -> bool {
-    check.has_failed() && ["provider", "endpoint", "service configuration"].contains(&check.name)
+    matches!(&check.outcome, Failed(Words { fix: Some(fix), .. }) if fix.starts_with("arcssh setup "))
 }
 
 /// Who judges, with the words of errors.
@@ -339,17 +339,31 @@ impl Judge {
         match self.found().map(|found| (found.endpoint, found.port)) {
             Ok((Seen::Missing, _)) => first("the endpoint"),
             Ok((_, Seen::There(enabled))) if enabled == port => Passed(format!("SSH on port {port}")),
-            Ok((_, Seen::There(enabled))) => Failed(Words::new(
-                format!(
-                    "SSH is enabled on port {enabled}, and a machine has one port for it: ssh -p {enabled} reaches it, {port} would have to take its place"
-                ),
-                format!("{} --replace-port", self.set_up_at(port)),
-            )),
+            Ok((_, Seen::There(enabled))) => Failed(self.other_port(enabled)),
             Ok((_, Seen::Hidden)) => Passed("it is there, and may not be read with this role".into()),
             Ok((_, Seen::Missing)) => {
                 Failed(Words::new("the service is not enabled on it yet", self.set_up()))
             }
             Err(skipped) => skipped,
+        }
+    }
+
+    /// A machine has one port for ssh, and others may connect by it: it moves for nobody who has not named another.
+    fn other_port(&self, enabled: u16) -> Words {
+        let port = self.findings.port;
+        match &self.findings.section {
+            Some(section) if !self.findings.is_typed => Words::new(
+                format!(
+                    "SSH is enabled on port {enabled}, and ssh connects to {port}: arcssh config --port {enabled} would write that one into all sections"
+                ),
+                format!("ssh -p {enabled} {}", section.alias),
+            ),
+            _ => Words::new(
+                format!(
+                    "SSH is enabled on port {enabled}, and a machine has one port for it: ssh -p {enabled} reaches it, {port} would have to take its place"
+                ),
+                format!("{} --replace-port", self.set_up_at(port)),
+            ),
         }
     }
 
@@ -484,16 +498,16 @@ impl Judge {
     }
 
     fn configuration(&self) -> Outcome {
-        match &self.findings.configuration {
-            Err(error) => self.failed(error),
-            Ok(found) => match (found.hosts, open_to_others(&found.file)) {
-                (_, Some(words)) => Failed(words),
-                (None, None) => Skipped(format!("{} holds no arcssh block", found.file.display())),
-                (Some(hosts), None) => {
-                    let names = if hosts == 1 { "1 name".into() } else { format!("{hosts} names") };
-                    Passed(format!("ssh uses what {} says of {names}", found.file.display()))
-                }
-            },
+        let file = &self.findings.file;
+        match (&self.findings.configuration, open_to_others(file)) {
+            (Err(error), _) => self.failed(error),
+            (_, Some(words)) => Failed(words),
+            (Ok(Block::Missing), _) => Skipped(format!("{} holds no arcssh block", file.display())),
+            (Ok(Block::Unjudged), _) => first("ssh"),
+            (Ok(Block::Used(1)), _) => Passed(format!("ssh uses what {} says of 1 name", file.display())),
+            (Ok(Block::Used(hosts)), _) => {
+                Passed(format!("ssh uses what {} says of {hosts} names", file.display()))
+            }
         }
     }
 

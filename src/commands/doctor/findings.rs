@@ -1,6 +1,7 @@
 //! Looks at everything between here and a machine's sshd, one thing beside the other where they do not need each other,
 //! and never for long. What it means is judged elsewhere.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::{Identity, Token};
+use crate::azure::credential::{Identity, Token, Wanted};
 use crate::azure::hybrid_compute::{Extension, Machine, MachineName, extensions, subscriptions};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::hybrid_connectivity::endpoint::Seen;
@@ -23,15 +24,14 @@ use crate::azure::resource_provider::{Registration, registration};
 use crate::azure::ssh_certificate::Asked;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::DoctorArgs;
-use crate::commands::doctor::local::{self, Configuration, HostKey};
+use crate::commands::doctor::local::{self, Block, HostKey};
 use crate::dial::{Goal, Way};
 use crate::fleet::find;
 use crate::net::{self, Net, certificate};
 use crate::relay::bridge::{self, Ending};
 use crate::relay::connect::{ConnectError, Upgraded};
 use crate::set_up::{Found, look};
-use crate::ssh::config_file;
-use crate::ssh::judge::{Section, section_of};
+use crate::ssh::judge::Section;
 use crate::store::{Store, TooOpen, unix_now};
 use crate::waiting::Waiting;
 
@@ -53,8 +53,10 @@ pub(super) type Look<T> = Option<Result<T>>;
 pub(super) struct Findings {
     /// The versions of ssh and ssh-keygen.
     pub(super) programs: [Result<Option<String>>; 2],
-    /// The ssh configuration.
-    pub(super) configuration: Result<Configuration>,
+    /// The ssh configuration's file.
+    pub(super) file: PathBuf,
+    /// What it holds of ours.
+    pub(super) configuration: Result<Block>,
     /// The machine's section in it, if that leads to the port to connect to.
     pub(super) section: Option<Section>,
     /// How many values are kept.
@@ -71,6 +73,8 @@ pub(super) struct Findings {
     pub(super) named: Option<String>,
     /// The port to connect to.
     pub(super) port: u16,
+    /// Whether it is the one that was typed.
+    pub(super) is_typed: bool,
     /// The machine.
     pub(super) machine: Look<Machine>,
     /// Its subscription's provider.
@@ -94,6 +98,12 @@ pub(super) struct Findings {
 /// Who looks, and with what.
 pub(super) struct Examiner<'a> {
     pub(super) args: &'a DoctorArgs,
+    /// The ssh configuration, and what it has for the machine.
+    pub(super) file: PathBuf,
+    pub(super) section: Option<Section>,
+    /// As whom, and with which certificate, the machine is connected to.
+    pub(super) who: Wanted,
+    pub(super) certificate: Asked,
     pub(super) cloud: Cloud,
     pub(super) net: Net,
     pub(super) store: Store,
@@ -118,13 +128,13 @@ struct Remote {
 impl Examiner<'_> {
     /// Looks at everything.
     pub(super) async fn look(&self, store: Result<usize, TooOpen>) -> Findings {
-        let (ssh, keygen, configuration, way) = tokio::join!(
+        let (ssh, keygen, configuration, section, way) = tokio::join!(
             blocking(|| local::program("ssh", &["-V"])),
             blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
             self.configuration(),
+            self.used(self.section.clone()),
             self.way(),
         );
-        let section = configuration.as_ref().ok().and_then(|configuration| configuration.section.clone());
         let port = self.args.port.or(section.as_ref().map(|section| section.port));
         let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
         let mut remote = Remote::default();
@@ -132,18 +142,19 @@ impl Examiner<'_> {
         if way.iter().all(|(_, way)| way.is_ok()) {
             remote = self.remote(named.as_deref(), port, &mut reached).await;
         }
-        let by_id = || {
-            let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
-            section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
+        let section = match (section, &remote.machine) {
+            (None, Some(Ok(machine))) => self.used(local::section(&self.file, &machine.id.to_string())).await,
+            (section, _) => section,
         };
         // ssh connects to the port of the section, whatever was asked for here.
-        let section = section.or_else(by_id).filter(|section| section.port == reached);
+        let section = section.filter(|section| section.port == reached);
         let host_key = match (&ssh, &remote.greeting, &section) {
             (Ok(Some(_)), Some(Ok(Greeting::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
             _ => None,
         };
         Findings {
             programs: [ssh, keygen],
+            file: self.file.clone(),
             configuration,
             section,
             store,
@@ -153,6 +164,7 @@ impl Examiner<'_> {
             skew: remote.date.map(|(ours, theirs)| ours.cast_signed() - theirs.cast_signed()),
             named: self.args.machine.clone(),
             port: reached,
+            is_typed: self.args.port.is_some(),
             machine: remote.machine,
             registration: remote.registration,
             permissions: remote.permissions,
@@ -161,19 +173,28 @@ impl Examiner<'_> {
             relay: remote.relay,
             greeting: remote.greeting,
             host_key,
-            certificate: self.certificate(),
+            certificate: self.kept_certificate(),
         }
     }
 
-    fn certificate(&self) -> Result<Option<Pair>, TooOpen> {
-        let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
-        Holder::new(identity, Asked::default())?.kept()
+    fn identity(&self) -> Identity {
+        Identity::new(&self.cloud, self.who.clone(), &self.net, &self.store)
     }
 
-    async fn configuration(&self) -> Result<Configuration> {
-        let file = self.args.file.clone().map_or_else(config_file::of_this_user, Ok)?;
-        let machine = self.args.machine.clone();
-        blocking(move || local::configuration(&file, machine.as_deref())).await
+    fn kept_certificate(&self) -> Result<Option<Pair>, TooOpen> {
+        Holder::new(self.identity(), self.certificate.clone())?.kept()
+    }
+
+    async fn configuration(&self) -> Result<Block> {
+        let (file, section) = (self.file.clone(), self.section.clone());
+        blocking(move || local::configuration(&file, section.as_ref())).await
+    }
+
+    /// The section as ssh uses it; as it stands where ssh does not tell.
+    async fn used(&self, section: Option<Section>) -> Option<Section> {
+        let (typed, file, written) = (self.args.file.clone(), self.file.clone(), section.clone()?);
+        let used = blocking(move || written.as_used(typed.as_deref(), &file)).await;
+        used.ok().or(section)
     }
 
     async fn host_key(&self, section: &Section) -> Result<HostKey> {
@@ -201,7 +222,7 @@ impl Examiner<'_> {
     }
 
     async fn remote(&self, named: Option<&str>, port: Option<u16>, reached: &mut u16) -> Remote {
-        let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
+        let identity = self.identity();
         let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
