@@ -475,6 +475,20 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
+            what: "a region that the provider does not serve",
+            world: |w| {
+                let served = "No registered resource provider found. The supported locations are 'eastus'.";
+                let fault = || ArmFault::new(400, "NoRegisteredProviderFound", served).times(100);
+                w.emulator().arm_fault(fault().on(ArmCall::Endpoint));
+                w.emulator().arm_fault(fault().on(ArmCall::ListCredentials));
+            },
+            check: "endpoint",
+            why: "does not serve the machine's region (NoRegisteredProviderFound: No registered resource",
+            fix: "on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names",
+            proxy: Proxy::Fails,
+            ..Case::default()
+        },
+        Case {
             what: "no role",
             azure: |builder| builder.role(Role::None),
             check: "permissions",

@@ -9,7 +9,7 @@ use crate::azure::hybrid_connectivity::endpoint::Seen;
 use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
-use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
+use crate::commands::doctor::check::{AGENT, Check, Outcome, SERVED_REGION, Words};
 use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
 use crate::commands::doctor::local::{Block, HostKey};
 use crate::line::word;
@@ -119,8 +119,19 @@ impl Judge {
         match &self.findings.found {
             Some(Ok(found)) => Ok(found),
             Some(Err(error)) if is_refused(error, 403) => Err(first("the permissions")),
-            Some(Err(error)) => Err(self.failed(error)),
+            Some(Err(error)) => Err(self.not_found(error)),
             None => Err(first("the machine")),
+        }
+    }
+
+    fn not_found(&self, error: &Error) -> Outcome {
+        let is_registered = seen(&self.findings.registration).is_some();
+        match refusal(error).filter(|refusal| refusal.is_unserved() && is_registered) {
+            Some(Refusal { code, message, .. }) => Failed(Words::new(
+                format!("{NAMESPACE} does not serve the machine's region ({code}: {message})"),
+                SERVED_REGION,
+            )),
+            None => self.failed(error),
         }
     }
 
@@ -344,6 +355,7 @@ impl Judge {
             Ok((_, Seen::Missing)) => {
                 Failed(Words::new("the service is not enabled on it yet", self.set_up()))
             }
+            Err(Failed(_)) => first("the endpoint"),
             Err(skipped) => skipped,
         }
     }
