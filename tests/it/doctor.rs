@@ -35,7 +35,7 @@ struct Case {
     outcome: &'static str,
     /// A part of why.
     why: &'static str,
-    /// The thing to type; `{ID}`, `{PORT}` and `{HOME}` stand for what they are.
+    /// The thing to type; `{ID}`, `{SUBSCRIPTION}`, `{PORT}` and `{HOME}` stand for what they are.
     fix: &'static str,
     proxy: Proxy,
 }
@@ -98,7 +98,12 @@ fn examine(case: &Case) {
     assert!(why.contains(case.why), "{}: {why}", case.what);
     let port = w.sshd().port().to_string();
     let home = w.home().display().to_string();
-    let wanted = case.fix.replace("{ID}", &target).replace("{PORT}", &port).replace("{HOME}", &home);
+    let wanted = case
+        .fix
+        .replace("{ID}", &target)
+        .replace("{SUBSCRIPTION}", SUBSCRIPTION)
+        .replace("{PORT}", &port)
+        .replace("{HOME}", &home);
     assert_eq!(fix, &wanted, "{}", case.what);
     assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.what);
     assert_eq!(report["ok"], case.outcome != "failed");
@@ -297,6 +302,18 @@ fn programs_and_files_of_this_machine_are_examined() {
             check: "ssh configuration",
             why: "is open to other users (mode 0666)",
             fix: "chmod go-w {HOME}/.ssh/config",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a store that cannot be",
+            program: |_, command| {
+                command.env("ARCSSH_STATE_DIR", "/dev/null");
+            },
+            check: "store",
+            outcome: "warned",
+            why: "nothing can be kept",
+            fix: "name a folder of your own in ARCSSH_STATE_DIR",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -543,7 +560,7 @@ fn what_azure_holds_is_examined() {
             check: "Entra login",
             outcome: "warned",
             why: "the extension for it is not installed",
-            fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
+            fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --subscription {SUBSCRIPTION} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -670,7 +687,9 @@ fn what_stands_in_the_machines_properties_is_examined() {
         ),
     ];
     for (change, check, outcome, why) in cases {
-        let w = world_with(&["web01"], |builder| builder.machine(change(Machine::new("old").ssh_port(22))));
+        let w = world_with(&["web01"], |builder| {
+            builder.machine(change(Machine::new("old").resource_group("rg(x)").ssh_port(22)))
+        });
         let machine = w.emulator().machine("old");
         machine.set_ssh_port(w.sshd().port());
         machine.set_status("Connected");
@@ -679,6 +698,8 @@ fn what_stands_in_the_machines_properties_is_examined() {
         let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
         assert_eq!((name.as_str(), how.as_str()), (check, outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
+        let place = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
+        assert_eq!(fix.starts_with("az "), fix.contains(&place), "{fix}");
     }
 }
 

@@ -299,8 +299,9 @@ impl Judge {
             Ok(machine) if machine.is_private_link => Warned(Words::new(
                 "its agent is in a private link scope, which does not carry ssh",
                 format!(
-                    "az connectedmachine update --name {} --resource-group {} --private-link-scope-resource-id \"\"",
-                    machine.id.name, machine.id.resource_group
+                    "az connectedmachine update --name {} {} --private-link-scope-resource-id \"\"",
+                    word(&machine.id.name),
+                    place_of(&machine.id)
                 ),
             )),
             Ok(_) => Passed("none".into()),
@@ -409,8 +410,7 @@ impl Judge {
         let extension = extensions.iter().find(|extension| extension.is_entra_login());
         let has_role =
             seen(&self.findings.permissions).is_some_and(|permissions| permissions.allow_data(LOGIN));
-        let ResourceId { name, resource_group, .. } = &machine.id;
-        let on = format!("--machine-name {name} --resource-group {resource_group}");
+        let on = format!("--machine-name {} {}", word(&machine.id.name), place_of(&machine.id));
         match (extension.map(Extension::state), has_role) {
             (None, true) => Warned(Words::new(
                 "this identity may log in by Entra ID, and the extension for it is not installed",
@@ -542,11 +542,20 @@ impl Judge {
 
     fn store(&self) -> Outcome {
         match &self.findings.store {
-            Ok(1) => Passed("1 value is kept".into()),
-            Ok(count) => Passed(format!("{count} values are kept")),
+            Ok(None) => Warned(Words::new(
+                "nothing can be kept: every connection asks Azure anew, and arcssh last knows none",
+                "name a folder of your own in ARCSSH_STATE_DIR",
+            )),
+            Ok(Some(1)) => Passed("1 value is kept".into()),
+            Ok(Some(count)) => Passed(format!("{count} values are kept")),
             Err(open) => self.failed(&open.clone().into()),
         }
     }
+}
+
+/// Where Azure CLI is to look for a machine: it has a subscription of its own in mind.
+fn place_of(ResourceId { subscription, resource_group, .. }: &ResourceId) -> String {
+    format!("--resource-group {} --subscription {subscription}", word(resource_group))
 }
 
 fn first(what: &str) -> Outcome {

@@ -59,8 +59,8 @@ pub(super) struct Findings {
     pub(super) configuration: Result<Block>,
     /// The machine's section in it, if that leads to the port to connect to.
     pub(super) section: Option<Section>,
-    /// How many values are kept.
-    pub(super) store: Result<usize, TooOpen>,
+    /// How many values are kept; none where nothing can be.
+    pub(super) store: Result<Option<usize>, TooOpen>,
     /// ARM and Entra ID, with who vouches for each.
     pub(super) way: Vec<(&'static str, Result<String>)>,
     /// Who we are.
@@ -127,7 +127,7 @@ struct Remote {
 
 impl Examiner<'_> {
     /// Looks at everything.
-    pub(super) async fn look(&self, store: Result<usize, TooOpen>) -> Findings {
+    pub(super) async fn look(&self, store: Result<Option<usize>, TooOpen>) -> Findings {
         let (ssh, keygen, configuration, section, way) = tokio::join!(
             blocking(|| local::program("ssh", &["-V"])),
             blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
