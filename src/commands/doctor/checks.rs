@@ -1,6 +1,8 @@
 //! What the findings mean, a function a check. Of several things that are wrong the first is blamed: what cannot be
 //! known or cannot work before it is put right is skipped.
 
+use std::path::Path;
+
 use anyhow::Error;
 
 use crate::azure::arm::{ArmError, Refusal};
@@ -513,7 +515,7 @@ impl Judge {
         let file = &self.findings.file;
         match (&self.findings.configuration, open_to_others(file)) {
             (Err(error), _) => self.failed(error),
-            (_, Some(words)) => Failed(words),
+            (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} holds no arcssh block", file.display())),
             (Ok(Block::Unjudged), _) => first("ssh"),
             (Ok(Block::Used(1)), _) => Passed(format!("ssh uses what {} says of 1 name", file.display())),
@@ -622,20 +624,39 @@ fn set_clock() -> &'static str {
     }
 }
 
-/// ssh refuses to read a configuration that others may write to (readconf.c, `SSHCONF_CHECKPERM`).
+/// What keeps ssh from reading a configuration: others may write to it.
 #[cfg(unix)]
-fn open_to_others(file: &std::path::Path) -> Option<Words> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = file.metadata().ok()?.permissions().mode() & 0o7777;
-    let fix = format!("chmod go-w {}", word(&file.display().to_string()));
-    (mode & 0o022 != 0)
-        .then(|| Words::new(format!("{} is open to other users (mode {mode:04o})", file.display()), fix))
+fn open_to_others(file: &Path) -> Option<Outcome> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = file.metadata().ok()?;
+    let is_own = [0, rustix::process::getuid().as_raw()].contains(&metadata.uid());
+    exposed(file, is_own, metadata.mode() & 0o7777)
 }
 
 /// Elsewhere the folder of a user is that user's own.
 #[cfg(not(unix))]
-fn open_to_others(_: &std::path::Path) -> Option<Words> {
+fn open_to_others(_: &Path) -> Option<Outcome> {
     None
+}
+
+/// ssh reads what is its user's or root's, and what nobody else may write to (readconf.c, `SSHCONF_CHECKPERM`). Debian's
+/// also takes what a group may write to that only the owner is in ("Allow harmless group-writability").
+#[cfg(unix)]
+fn exposed(file: &Path, is_own: bool, mode: u32) -> Option<Outcome> {
+    let (name, path) = (file.display(), word(&file.display().to_string()));
+    let close = format!("chmod go-w {path}");
+    match (is_own, mode & 0o002, mode & 0o020) {
+        (false, ..) => Some(Failed(Words::new(
+            format!("{name} is another user's, and ssh does not read it"),
+            format!("sudo chown $(id -un) {path}"),
+        ))),
+        (true, 0, 0) => None,
+        (true, 0, _) => Some(Warned(Words::new(
+            format!("{name} is open to its group (mode {mode:04o}), and not every ssh reads it then"),
+            close,
+        ))),
+        _ => Some(Failed(Words::new(format!("{name} is open to other users (mode {mode:04o})"), close))),
+    }
 }
 
 #[cfg(test)]
@@ -650,6 +671,18 @@ mod tests {
         assert!(numbers("1.13.21320.014").as_slice() >= &FIRST_AGENT[..]);
         assert!(numbers("1.13.21319.9").as_slice() < &FIRST_AGENT[..]);
         assert!(numbers("unknown").is_empty());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_configuration_of_others_is_not_read_and_one_of_the_group_not_by_every_ssh() {
+        let exposed = |is_own, mode| exposed(Path::new("config"), is_own, mode);
+        let failed = |outcome| matches!(outcome, Some(Failed(Words { fix: Some(_), .. })));
+        assert!(
+            failed(exposed(false, 0o600)) && failed(exposed(true, 0o666)) && failed(exposed(true, 0o602))
+        );
+        assert!(matches!(exposed(true, 0o664), Some(Warned(Words { fix: Some(_), .. }))));
+        assert_eq!((exposed(true, 0o644), exposed(true, 0o600)), (None, None));
     }
 
     #[test]
