@@ -864,6 +864,18 @@ fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
 }
 
 #[test]
+fn a_block_that_no_ssh_can_judge_is_not_said_to_be_missing() {
+    let w = world(&["web01"]);
+    let file = w.home().join("own.conf");
+    assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
+    let examined = run(w.arcssh(&["doctor", "--json", "--file"]).arg(&file).env("PATH", w.home()));
+    let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let check = checks.find(|check| check["name"] == "ssh configuration").unwrap();
+    assert_eq!((&check["outcome"], &check["text"]), (&"skipped".into(), &"ssh comes first".into()));
+}
+
+#[test]
 fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
     let w = world(&["web01"]);
     script(&w.home().join("bin"), "az", "#!/bin/sh\necho 'Please run az login.' >&2\nexit 1\n");

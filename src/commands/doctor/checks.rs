@@ -236,8 +236,7 @@ impl Judge {
             Ok(machine) => machine,
             Err(skipped) => return skipped,
         };
-        let since = machine.last_status_change.split(['T', '.']).take(2).collect::<Vec<_>>().join(" ");
-        let told = format!("{} since {since}", machine.status);
+        let told = since(&machine.status, &machine.last_status_change);
         match machine.status.to_lowercase().as_str() {
             "" => Passed("it cannot be read".into()),
             "connected" => Passed(told),
@@ -493,7 +492,10 @@ impl Judge {
             (Failed(_), ..) => first("sshd"),
             // ssh connects by a process of its own, which the store keeps from it.
             _ if self.findings.store.is_err() => first("the store"),
-            (_, None, _) | (_, _, None) => Skipped("ssh has no section for this port of the machine".into()),
+            (_, None, _) | (_, _, None) => Skipped(format!(
+                "{} has no section for this port of the machine; --file names another",
+                self.findings.file.display()
+            )),
             (_, Some(Ok(HostKey::Known)), _) => Passed("it is the one that ssh knows".into()),
             (_, Some(Ok(HostKey::New)), _) => Passed("ssh knows none yet, and will ask".into()),
             (_, Some(Ok(HostKey::Changed(file))), Some(name)) => Failed(Words::new(
@@ -586,6 +588,14 @@ fn is_refused(error: &Error, status: u16) -> bool {
 
 fn is_port_closed(error: &Error) -> bool {
     error.downcast_ref().is_some_and(ConnectError::is_port_closed)
+}
+
+/// A status with the moment of its last change, which Azure does not tell of every machine.
+fn since(status: &str, change: &str) -> String {
+    match change.split(['T', '.']).take(2).collect::<Vec<_>>().join(" ") {
+        moment if moment.is_empty() => status.to_owned(),
+        moment => format!("{status} since {moment}"),
+    }
 }
 
 /// The numbers that a version begins with.
@@ -683,6 +693,12 @@ mod tests {
         );
         assert!(matches!(exposed(true, 0o664), Some(Warned(Words { fix: Some(_), .. }))));
         assert_eq!((exposed(true, 0o644), exposed(true, 0o600)), (None, None));
+    }
+
+    #[test]
+    fn a_status_is_told_with_the_moment_of_its_change_where_there_is_one() {
+        assert_eq!(since("Connected", "2026-03-02T09:14:07.123Z"), "Connected since 2026-03-02 09:14:07");
+        assert_eq!(since("Connected", ""), "Connected");
     }
 
     #[test]
