@@ -297,6 +297,24 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
+            what: "a line that ssh does not know",
+            world: |w| block(w, "Prroxy none\n", 0o600),
+            check: "ssh configuration",
+            why: "line 1: Bad configuration option: prroxy",
+            fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a block without an end",
+            world: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
+            check: "ssh configuration",
+            why: "line 1 begins an arcssh block that no line ends",
+            fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
             what: "a configuration that others may write to",
             world: |w| block(w, "", 0o666),
             check: "ssh configuration",
@@ -465,6 +483,15 @@ fn what_azure_holds_is_examined() {
             check: "machine",
             why: "there is no such machine (ResourceNotFound",
             fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
+            ..Case::default()
+        },
+        Case {
+            what: "what is no name of a machine",
+            target: |_| "https://portal.azure.com/#web01".into(),
+            check: "machine",
+            why: "an Arc machine's resource ID reads /subscriptions/",
+            fix: "arcssh list shows the machines that this identity sees",
+            proxy: Proxy::Fails,
             ..Case::default()
         },
         Case {

@@ -89,6 +89,12 @@ impl Judge {
         Failed((self.explain)(error))
     }
 
+    /// The same where the error may have no words for what to type.
+    fn failed_or(&self, error: &Error, fix: impl Into<String>) -> Outcome {
+        let words = (self.explain)(error);
+        Failed(Words { fix: words.fix.or(Some(fix.into())), ..words })
+    }
+
     /// What comes before everything in Azure.
     fn in_azure(&self) -> Result<(), Outcome> {
         if self.findings.way.iter().any(|(_, way)| way.is_err()) {
@@ -230,7 +236,8 @@ impl Judge {
         }
         if let Some(error) = failed(&self.findings.machine) {
             let by_subscription = matches!(self.subscription(), Failed(_));
-            return if by_subscription { first("the subscription") } else { self.failed(error) };
+            let list = "arcssh list shows the machines that this identity sees";
+            return if by_subscription { first("the subscription") } else { self.failed_or(error, list) };
         }
         let machine = match self.examined() {
             Ok(machine) => machine,
@@ -504,7 +511,10 @@ impl Judge {
                 ),
                 format!("ssh-keygen -f {} -R {}", word(file), word(name)),
             )),
-            (_, Some(Err(error)), _) => self.failed(error),
+            (_, Some(Err(error)), _) => {
+                let alias = self.findings.section.as_ref().map_or("MACHINE", |section| &section.alias);
+                self.failed_or(error, format!("ssh -v {alias} shows how far it comes"))
+            }
         }
     }
 
@@ -516,7 +526,12 @@ impl Judge {
     fn configuration(&self) -> Outcome {
         let file = &self.findings.file;
         match (&self.findings.configuration, open_to_others(file)) {
-            (Err(error), _) => self.failed(error),
+            (Err(error), _) => {
+                let path = word(&file.display().to_string());
+                let fix =
+                    format!("correct {path}; arcssh config --verify --file {path} tells when ssh takes it");
+                self.failed_or(error, fix)
+            }
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} holds no arcssh block", file.display())),
             (Ok(Block::Unjudged), _) => first("ssh"),
