@@ -872,15 +872,19 @@ fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
     let (file, port) = (w.home().join("own.conf"), w.sshd().port());
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let block = fs::read_to_string(&file).unwrap();
-    let fixed = |lines: &str| {
+    let fixed = |machine: &str, lines: &str| {
         fs::write(&file, format!("{block}{lines}")).unwrap();
-        let examined = run(w.arcssh(&["doctor", "web01", "--fix", "--yes", "--json", "--file"]).arg(&file));
+        let examined = run(w.arcssh(&["doctor", machine, "--fix", "--yes", "--json", "--file"]).arg(&file));
         let report = serde_json::from_slice(&examined.stdout).unwrap();
         (examined.code, complaints(&report))
     };
-    assert_eq!(fixed(&format!("Host *\n  Port {port}\n")), (Some(0), vec![]), "ssh's own port is looked at");
-    for (lines, instead) in [("", 22), ("Host *\n  Port 9\n", 9)] {
-        let (code, told) = fixed(lines);
+    assert_eq!(
+        fixed("web01", &format!("Host *\n  Port {port}\n")),
+        (Some(0), vec![]),
+        "ssh's own port is looked at"
+    );
+    for (machine, lines, instead) in [("rg-arc/web01", "", 22), ("web01", "Host *\n  Port 9\n", 9)] {
+        let (code, told) = fixed(machine, lines);
         let [[check, outcome, why, fix]] = &told[..] else { panic!("{told:#?}") };
         assert_eq!((code, check.as_str(), outcome.as_str()), (Some(1), "service configuration", "failed"));
         assert!(why.contains(&format!("enabled on port {port}, and ssh connects to {instead}")), "{why}");

@@ -39,8 +39,8 @@ use crate::waiting::Waiting;
 const BOUND: Duration = Duration::from_secs(15);
 /// How long those may take that others bound too: a proxy has 20 s for its tunnel, and a program gives a token in some.
 const LONG_BOUND: Duration = Duration::from_secs(30);
-/// How long all of them may take: at the most two long ones and five others come one after the other.
-pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 5 * BOUND.as_secs());
+/// How long all of them may take: at the most two long ones and six others come one after the other.
+pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 6 * BOUND.as_secs());
 /// How long an agent that does not listen is waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
@@ -128,24 +128,19 @@ struct Remote {
 impl Examiner<'_> {
     /// Looks at everything.
     pub(super) async fn look(&self, store: Result<Option<usize>, TooOpen>) -> Findings {
-        let (ssh, keygen, configuration, section, way) = tokio::join!(
+        let (ssh, keygen, configuration, mut section, way) = tokio::join!(
             blocking(|| local::program("ssh", &["-V"])),
             blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
             self.configuration(),
             self.used(self.section.clone()),
             self.way(),
         );
-        let port = self.args.port.or(section.as_ref().map(|section| section.port));
         let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
         let mut remote = Remote::default();
-        let mut reached = port.unwrap_or(Service::Ssh.default_port());
+        let mut reached = self.port(section.as_ref()).unwrap_or(Service::Ssh.default_port());
         if way.iter().all(|(_, way)| way.is_ok()) {
-            remote = self.remote(named.as_deref(), port, &mut reached).await;
+            remote = self.remote(named.as_deref(), &mut section, &mut reached).await;
         }
-        let section = match (section, &remote.machine) {
-            (None, Some(Ok(machine))) => self.used(local::section(&self.file, &machine.id.to_string())).await,
-            (section, _) => section,
-        };
         // ssh connects to the port of the section, whatever was asked for here.
         let section = section.filter(|section| section.port == reached);
         let host_key = match (&ssh, &remote.greeting, &section) {
@@ -221,7 +216,12 @@ impl Examiner<'_> {
         within(LONG_BOUND, authority, connect).await
     }
 
-    async fn remote(&self, named: Option<&str>, port: Option<u16>, reached: &mut u16) -> Remote {
+    /// The port to connect to, if there is one to tell by.
+    fn port(&self, section: Option<&Section>) -> Option<u16> {
+        self.args.port.or(section.map(|section| section.port))
+    }
+
+    async fn remote(&self, named: Option<&str>, section: &mut Option<Section>, reached: &mut u16) -> Remote {
         let identity = self.identity();
         let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
@@ -237,13 +237,14 @@ impl Examiner<'_> {
                 remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
                 remote.subscriptions = Some(seen.map(|(count, _)| count));
             }
-            (Ok(_), Some(name)) => remote = self.azure(name, port, reached).await,
+            (Ok(_), Some(name)) => remote = self.azure(name, section, reached).await,
         }
         Remote { token: Some(token), ..remote }
     }
 
-    /// What Azure holds of a machine, and whether its relay leads to it.
-    async fn azure(&self, name: &str, port: Option<u16>, reached: &mut u16) -> Remote {
+    /// What Azure holds of a machine, and whether its relay leads to it. Its ID may lead to a section that its name does
+    /// not.
+    async fn azure(&self, name: &str, section: &mut Option<Section>, reached: &mut u16) -> Remote {
         let mut remote = Remote::default();
         let id = match self.id(name).await {
             Ok(id) => id,
@@ -251,8 +252,12 @@ impl Examiner<'_> {
         };
         let goal =
             |port| Goal { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh };
-        let asked = port.unwrap_or(Service::Ssh.default_port());
         let by_id = id.to_string();
+        if section.is_none() {
+            *section = self.used(local::section(&self.file, &by_id)).await;
+        }
+        let port = self.port(section.as_ref());
+        let asked = port.unwrap_or(Service::Ssh.default_port());
         forget_refusals(&self.arm, &self.store, &id);
         let (machine, provider, permissions, extensions, found) = tokio::join!(
             within(BOUND, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
@@ -264,9 +269,10 @@ impl Examiner<'_> {
             within(BOUND, "Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
         );
         remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
-        if let (None, Ok(Found { port: Seen::There(enabled), .. })) = (port, &found) {
-            *reached = *enabled;
-        }
+        *reached = match (port, &found) {
+            (None, Ok(Found { port: Seen::There(enabled), .. })) => *enabled,
+            _ => asked,
+        };
         let is_ready = found.as_ref().is_ok_and(|found| {
             let done = found.registration.as_ref().is_none_or(Registration::is_done);
             let matches = !matches!(found.port, Seen::There(enabled) if enabled != *reached);
