@@ -561,7 +561,8 @@ fn a_refusal_is_asked_for_once_by_all_who_wait_and_anew_by_who_comes_later() {
     };
     assert!(eventually(Duration::from_secs(30), || all.iter().all(waits)));
     drop(held);
-    let refusals: Vec<String> = all.into_iter().map(|child| finish(child).stderr).collect();
+    let told = |child| finish(child).arcssh_lines().join("\n");
+    let refusals: Vec<String> = all.into_iter().map(told).collect();
     assert!(refusals[0].contains("AADSTS50076"), "{}", refusals[0]);
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
     assert_eq!(token_requests(&w) - before, 1);
