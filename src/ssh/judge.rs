@@ -125,7 +125,7 @@ impl Section {
     ///
     /// # Errors
     /// ssh cannot be run.
-    pub(crate) fn as_used(self, typed: Option<&Path>, file: &Path) -> Result<Self> {
+    pub(crate) fn used(self, typed: Option<&Path>, file: &Path) -> Result<Self> {
         for file in [typed, Some(file)] {
             let Some(output) = ssh(&["-G"], &self.alias, file)? else { break };
             let values = effective(&output.stdout);

@@ -188,7 +188,7 @@ impl Examiner<'_> {
     /// The section as ssh uses it; as it stands where ssh does not tell.
     async fn used(&self, section: Option<Section>) -> Option<Section> {
         let (typed, file, written) = (self.args.file.clone(), self.file.clone(), section.clone()?);
-        let used = blocking(move || written.as_used(typed.as_deref(), &file)).await;
+        let used = blocking(move || written.used(typed.as_deref(), &file)).await;
         used.ok().or(section)
     }
 
