@@ -32,6 +32,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// How long a lock is waited for. Its holder's work is bounded too, and the system frees what a dead one held; this is
 /// for one that stands still.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the second one is waited for: longer than any work with it, lest all begin at once what takes long.
+const LONG_PATIENCE: Duration = Duration::from_secs(75);
 /// How often a lock is looked at. Waiting in the system would wake at once, but one after the other, and not be called
 /// off.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -289,27 +291,34 @@ impl Store {
     }
 
     /// Waits until no other process works on this key's value. Where one stands still with the lock, those that have
-    /// waited [`PATIENCE`] for it take turns by a second one, and wait as long for that. `None` where it is not known
-    /// whether another works: the work is done then as if nobody did.
+    /// waited [`PATIENCE`] for it take turns by a second one, and wait [`LONG_PATIENCE`] for either. `None` where it is
+    /// not known whether another works: the work is done then as if nobody did.
     pub(crate) async fn lock(&self, key: &Key) -> Option<Lock> {
-        match self.turn(key, "").await {
+        let lock = match self.turn(key, &[""], PATIENCE).await {
             Some(lock) => Some(lock),
-            None => self.turn(key, SECOND).await,
+            None => self.turn(key, &["", SECOND], LONG_PATIENCE).await,
+        };
+        if lock.is_none() {
+            info!("going on without a lock of {}", key.subject);
         }
+        lock
     }
 
-    async fn turn(&self, key: &Key, turn: &str) -> Option<Lock> {
-        let file = self.lock_file(key, turn)?;
-        let end = Instant::now() + PATIENCE;
+    async fn turn(&self, key: &Key, turns: &[&str], patience: Duration) -> Option<Lock> {
+        let files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
+        let end = Instant::now() + patience;
         loop {
-            match file.try_lock() {
-                Ok(()) => return Some(Lock { _file: file }),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOOK_AGAIN).await,
-                Err(error) => {
-                    info!("going on without a lock{turn} of {}: {error}", key.subject);
-                    return None;
+            let mut is_held = false;
+            for file in &files {
+                match file.try_lock() {
+                    Ok(()) => return Some(Lock { _file: file.try_clone().ok()? }),
+                    Err(error) => is_held |= matches!(error, TryLockError::WouldBlock),
                 }
             }
+            if !is_held || Instant::now() >= end {
+                return None;
+            }
+            sleep(LOOK_AGAIN).await;
         }
     }
 
