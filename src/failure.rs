@@ -288,19 +288,9 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     let Refusal { status, code, message, .. } = refusal;
     let id = goal.and_then(|goal| goal.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
     match (*status, code.as_str()) {
-        (_, "MissingSubscriptionRegistration") => Told::new(
-            NOT_SET_UP,
-            format!("Microsoft.HybridConnectivity is not registered in the subscription ({code})"),
-            setup(goal),
-        ),
-        _ if refusal.is_unserved() => Told::new(
-            NOT_SET_UP,
-            format!(
-                "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region ({})",
-                said(refusal)
-            ),
-            setup(goal),
-        ),
+        (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
+            Told::new(NOT_SET_UP, unregistered(refusal), setup(goal))
+        }
         (401, _) => {
             let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
             let why = format!("Azure does not accept this sign-in ({})", said(refusal));
@@ -359,6 +349,18 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             "ask an owner of the machine, or whoever runs the proxy, if one stands in the way",
         ),
         _ => Told::new(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal)), TRY_LATER),
+    }
+}
+
+fn unregistered(refusal: &Refusal) -> String {
+    match refusal.is_unserved() {
+        true => format!(
+            "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region ({})",
+            said(refusal)
+        ),
+        false => {
+            format!("Microsoft.HybridConnectivity is not registered in the subscription ({})", refusal.code)
+        }
     }
 }
 
