@@ -17,7 +17,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
 use crate::azure::resource_id::ResourceIdError;
 use crate::azure::ssh_certificate::NoCertificate;
-use crate::commands::doctor::check::{AGENT, Words};
+use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
 use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
 use crate::commands::proxy::StoppedWaiting;
@@ -144,7 +144,14 @@ pub(crate) fn in_words(error: &Error) -> Words {
 
 fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(arm) = error.downcast_ref::<ArmError>() {
-        return explain_arm(arm, goal);
+        let told = explain_arm(arm, goal);
+        return match arm {
+            // Setting up registers the provider where it is not.
+            ArmError::Refused(refusal) if refusal.is_unserved() && error.is::<SettingUp>() => {
+                Told { hint: Some(SERVED_REGION.into()), ..told }
+            }
+            _ => told,
+        };
     }
     if let Some(connect) = error.downcast_ref::<ConnectError>() {
         return explain_connect(connect, goal);
@@ -161,21 +168,8 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if error.is::<SigningIn>() {
         return explain_sign_in(error);
     }
-    if let Some(not_one) = error.downcast_ref::<NotOne>() {
-        return explain_not_one(not_one, goal);
-    }
-    if error.is::<NoneFits>() {
-        return Told::new(NOT_SET_UP, error.root_cause().to_string(), LIST);
-    }
-    if error.is::<NoSubscription>() {
-        return Told::new(NOT_SET_UP, error.root_cause().to_string(), OTHER_TENANT);
-    }
-    if error.is::<ResourceIdError>() {
-        return Told::new(USAGE, error.root_cause().to_string(), NAME_IT);
-    }
-    if let Some(none) = error.downcast_ref::<NoMachine>() {
-        let hint = format!("arcssh {} --help shows how to name one", none.command);
-        return Told::new(USAGE, none.to_string(), hint);
+    if let Some(told) = explain_selection(error, goal) {
+        return told;
     }
     if let Some(told) = explain_set_up(error, goal) {
         return told;
@@ -209,6 +203,27 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         let contexts = contexts.into_iter().filter(|there| *there).count();
         Told::without_hint(FAILED, causes(error.chain().skip(contexts)))
     })
+}
+
+/// What was typed to name machines, and names none.
+fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
+    if let Some(not_one) = error.downcast_ref::<NotOne>() {
+        return Some(explain_not_one(not_one, goal));
+    }
+    if error.is::<NoneFits>() {
+        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), LIST));
+    }
+    if error.is::<NoSubscription>() {
+        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), OTHER_TENANT));
+    }
+    if error.is::<ResourceIdError>() {
+        return Some(Told::new(USAGE, error.root_cause().to_string(), NAME_IT));
+    }
+    if let Some(none) = error.downcast_ref::<NoMachine>() {
+        let hint = format!("arcssh {} --help shows how to name one", none.command);
+        return Some(Told::new(USAGE, none.to_string(), hint));
+    }
+    None
 }
 
 /// What keeps a machine from being set up, if Azure has not refused it.
@@ -307,10 +322,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     let id = goal.and_then(|goal| goal.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
     match (*status, code.as_str()) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
-            let why = format!(
-                "the subscription has no registered Microsoft.HybridConnectivity for this machine ({code})"
-            );
-            Told::new(NOT_SET_UP, why, setup(goal))
+            Told::new(NOT_SET_UP, unregistered(refusal), setup(goal))
         }
         (401, _) => {
             let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
@@ -370,6 +382,18 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             "ask an owner of the machine, or whoever runs the proxy, if one stands in the way",
         ),
         _ => Told::new(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal)), TRY_LATER),
+    }
+}
+
+fn unregistered(refusal: &Refusal) -> String {
+    match refusal.is_unserved() {
+        true => format!(
+            "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region ({})",
+            said(refusal)
+        ),
+        false => {
+            format!("Microsoft.HybridConnectivity is not registered in the subscription ({})", refusal.code)
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use crate::store::{Store, unix_now};
 /// # Errors
 /// The store is open to others.
 pub(crate) fn run(args: &LastArgs) -> Result<u8> {
-    let mut errors = last_error::all(&Store::open()?)?;
+    let store = Store::open()?;
+    let mut errors = last_error::all(&store)?;
     if let Some(machine) = &args.machine {
         let target = target(machine);
         let is_target = |error: &LastError| target.as_ref().is_some_and(|target| error.is_about(target));
@@ -25,11 +26,14 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     }
     let text = match errors.split_first() {
         Some((last, others)) => explained(last) + &named(others),
+        None if store.check()?.is_none() => NOWHERE.into(),
         None => nothing(args.machine.as_deref()),
     };
     print(&text)?;
     Ok(0)
 }
+
+const NOWHERE: &str = "nothing can be kept here: name a folder of your own in ARCSSH_STATE_DIR\n";
 
 /// What the user's ssh configuration has under a name.
 fn target(name: &str) -> Option<String> {
