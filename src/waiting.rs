@@ -309,8 +309,8 @@ mod tests {
         let told = |columns| line(object, time, columns);
         assert_eq!(told(92), format!("arcssh: waiting for the {object}; {time}"));
         assert_eq!(told(80), format!("arcssh: waiting for the agent of web01 to listen (4…; {time}"));
-        assert_eq!(told(60), format!("arcssh: agent of web01 to listen (…; {time}"));
-        assert_eq!(told(40), "agent of web01 to listen (404 …; 17 s");
+        assert_eq!(told(60), format!("arcssh: agent of web01 to liste…; {time}"));
+        assert_eq!(told(40), "agent of web01 to listen (404 No…; 17 s");
         assert!((5..99).all(|columns| told(columns).chars().count() < columns));
     }
 }

@@ -490,7 +490,7 @@ fn what_azure_holds_is_examined() {
             target: |_| "https://portal.azure.com/#web01".into(),
             check: "machine",
             why: "an Arc machine's resource ID reads /subscriptions/",
-            fix: "arcssh list shows the machines that this identity sees",
+            fix: "name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows",
             proxy: Proxy::Fails,
             ..Case::default()
         },
