@@ -370,6 +370,22 @@ fn kept_credentials_and_their_successor_that_are_both_of_no_use_are_replaced_onc
 }
 
 #[test]
+fn a_successor_of_no_use_is_replaced_while_what_came_before_it_works() {
+    let port = greeter();
+    for fault in [RelayFault::expired_token(), RelayFault::refuse(404, "Endpoint does not exist.")] {
+        let w = world_with_a_successor(port);
+        w.emulator().relay_fault(fault);
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert!(eventually(LIMIT, || w.survivors().is_empty()));
+        let names = w.dialled();
+        let [.., dead, works] = &names[..] else { panic!("{names:?}") };
+        assert!(asked(&w) == (1, 3) && works == &names[0] && dead != works, "{:?} {names:?}", asked(&w));
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_eq!((asked(&w), w.dialled().last()), ((1, 3), Some(works)));
+    }
+}
+
+#[test]
 fn a_passing_fault_of_a_successor_falls_back_to_what_works() {
     let port = greeter();
     let w = world_with_a_successor(port);
