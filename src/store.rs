@@ -13,7 +13,7 @@ use etcetera::BaseStrategy;
 use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
@@ -21,10 +21,13 @@ use crate::line::warn;
 
 /// The form of the files. A file of another form counts as absent, and is replaced.
 const VERSION: u32 = 1;
+/// The longest that anything is half made: a key takes a second, and a file less.
+const LONGEST_WORK: Duration = Duration::from_secs(3600);
 /// The longest that anything but a sign-in is of use after it was written: as long as a certificate's key.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// What the names of files that are still being written begin with.
+/// What the names of files that are still being written begin with, and of folders in which something is made.
 const HALF_WRITTEN: &str = "new-";
+const ROOM: &str = ".key-";
 /// What marks the lock of those who have waited too long for another.
 const SECOND: &str = "-second";
 /// The longest file that is read.
@@ -227,6 +230,16 @@ impl Store {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// A private folder for something that is on its way, and gone with it.
+    ///
+    /// # Errors
+    /// There is no store, or its disk takes no more.
+    pub(crate) fn room(&self) -> Result<TempDir> {
+        let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
+        let room = tempfile::Builder::new().prefix(ROOM).tempdir_in(folder);
+        room.with_context(|| format!("cannot write to {}", folder.display()))
+    }
+
     /// Forgets the value of a key.
     pub(crate) fn remove(&self, key: &Key) {
         if let Some(path) = self.path(key) {
@@ -246,20 +259,26 @@ impl Store {
     }
 
     /// Removes what nobody has written for [`LONGEST_LIFE`], but no sign-in, and what processes that were killed have
-    /// left half written.
+    /// left half made.
     pub(crate) fn sweep(&self) {
         let account = Kind::Account.prefix();
-        let old = |file: &fs::DirEntry| {
-            let age = file.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
-            age.is_some_and(|age| age > LONGEST_LIFE)
+        let age = |file: &fs::DirEntry| file.metadata().ok()?.modified().ok()?.elapsed().ok();
+        let is_old = |file: &fs::DirEntry| age(file).is_some_and(|age| age > LONGEST_LIFE);
+        let is_value = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".json") && !name.starts_with(account)
         };
-        let ours = |file: &fs::DirEntry| {
-            let name = file.file_name().to_string_lossy().into_owned();
-            name.starts_with(HALF_WRITTEN) || name.ends_with(".json") && !name.starts_with(account)
-        };
-        for file in self.files().filter(|file| ours(file) && old(file)) {
-            let _ = fs::remove_file(file.path());
+        let old = self.files().filter(is_old).map(|file| file.path());
+        for path in old.filter(is_value) {
+            let _ = fs::remove_file(path);
         }
+        let left = self.files().filter(|file| age(file).is_some_and(|age| age > LONGEST_WORK));
+        remove_half_made(left);
+    }
+
+    /// Removes what is half made, too, whoever is at it: nothing of it may outlive the end of a sign-in.
+    pub(crate) fn clear_half_made(&self) {
+        remove_half_made(self.files());
     }
 
     fn files(&self) -> impl Iterator<Item = fs::DirEntry> {
@@ -323,11 +342,25 @@ impl Store {
         options.create(true).truncate(false).write(true);
         private(&mut options);
         let path = self.folder.as_ref()?.join(key.lock_file(turn));
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return None;
+        }
         options.open(path).map_err(|error| debug!("no lock: {error}")).ok()
     }
 
     fn path(&self, key: &Key) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(key.file()))
+    }
+}
+
+fn remove_half_made(files: impl Iterator<Item = fs::DirEntry>) {
+    for file in files {
+        let name = file.file_name();
+        let _ = match name.to_string_lossy() {
+            name if name.starts_with(HALF_WRITTEN) => fs::remove_file(file.path()),
+            name if name.starts_with(ROOM) => fs::remove_dir_all(file.path()),
+            _ => Ok(()),
+        };
     }
 }
 
@@ -353,8 +386,11 @@ fn make(folder: &Path) -> io::Result<()> {
     builder.recursive(true).create(folder)
 }
 
-/// A file's bytes, if it is there.
+/// A file's bytes, if it is there. What is no file is not opened: a pipe would wait for a writer.
 fn load(path: &Path) -> Result<Option<Vec<u8>>, TooOpen> {
+    if !path.is_file() {
+        return Ok(None);
+    }
     let Ok(file) = File::open(path) else { return Ok(None) };
     let Ok(metadata) = file.metadata() else { return Ok(None) };
     if !ours(path, &metadata, FILE_MODE)? {

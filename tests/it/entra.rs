@@ -313,6 +313,24 @@ fn a_managed_identity_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_key_that_cannot_be_made_is_told_with_what_helps() {
+    let w = world_with(&["web01"], |builder| builder);
+    let cert =
+        |name, value: &str| run(w.arcssh(&["cert"]).env("ARCSSH_STATE_DIR", "/proc/x").env(name, value));
+    let no_program = cert("PATH", "/proc");
+    let lines = no_program.arcssh_lines();
+    assert!(
+        lines[0].starts_with("arcssh: there is no key for a certificate: cannot run ssh-keygen"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1], "arcssh: hint: install OpenSSH's client, which ssh-keygen comes with");
+    let no_folder = cert("TMPDIR", "/proc");
+    let lines = no_folder.arcssh_lines();
+    assert!(lines[0].contains("no temporary folder can be made: "), "{lines:?}");
+    assert_eq!(lines[1], "arcssh: hint: free the disk, or name a folder that can be written to in TMPDIR");
+}
+
+#[test]
 fn conditional_access_is_told_in_full_with_what_to_do() {
     let w = world_of_a_user(&["web01"], |builder| builder);
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
@@ -10,7 +11,7 @@ use crate::azure::credential::{Identity, NoToken, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::azure::ssh_certificate::{Asked, Certified, NoCertificate, certify};
 use crate::ssh::certificate::Certificate;
-use crate::ssh::key::{KeyPair, Pem};
+use crate::ssh::key::{KeyPair, NoProgram, Pem};
 use crate::store::{Key, Kind, Lock, Store, TooOpen, unix_now};
 
 /// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
@@ -277,15 +278,25 @@ impl Holder {
         {
             return Ok((record, key));
         }
-        let temporary = std::env::temp_dir();
-        let folder = self.identity.store.folder().unwrap_or(&temporary);
-        let key = Pem::generate(folder).await.map_err(NoCertificate::NoKey)?;
+        let key = self.new_key().await.map_err(NoCertificate::NoKey)?;
         let pair = KeyPair::from_pem(&key).map_err(NoCertificate::NoKey)?;
         let record = Record { key, made: unix_now(), issued: None, refused: None };
         if self.kept()?.is_none_or(|old| !old.issued.lasts(0)) {
             self.identity.store.write(&self.kept, &record);
         }
         Ok((record, pair))
+    }
+
+    /// A new key, made in the store, or where that takes nothing, in the system's folder for what is temporary.
+    async fn new_key(&self) -> anyhow::Result<Pem> {
+        let in_store = async { Pem::generate(self.identity.store.room()?).await };
+        match in_store.await {
+            Err(error) if !error.is::<NoProgram>() => {
+                info!("no key in the store: {error:#}");
+                Pem::generate(tempfile::tempdir().context("no temporary folder can be made")?).await
+            }
+            made => made,
+        }
     }
 }
 
