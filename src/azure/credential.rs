@@ -28,6 +28,7 @@ use crate::store::{Key, Kind, Store, TooOpen, unix_now};
 
 pub(crate) use crate::azure::credential::assertion::{Flaw, NotUsable};
 pub(crate) use crate::azure::credential::environment::NotSetUp;
+pub(crate) use crate::azure::credential::managed_identity::{NoAgent, START_AGENT};
 pub(crate) use crate::azure::credential::programs::NoExtension;
 
 /// Where a token can come from. Spelling as typed after `--credential`.
