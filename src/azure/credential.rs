@@ -236,15 +236,24 @@ struct Refused {
 
 impl Refused {
     fn new(from: Source, error: &anyhow::Error) -> Self {
-        Self { from, words: error.chain().map(ToString::to_string).collect(), at: now() }
+        Self { from, words: words(error), at: now() }
     }
 
     fn again(self, tenant: Option<&str>) -> NoToken {
-        let mut words = self.words.into_iter().rev();
-        let cause = anyhow::Error::msg(words.next().unwrap_or_default());
-        let error = words.fold(cause, anyhow::Error::context);
-        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error }
+        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error: of_words(self.words) }
     }
+}
+
+/// An error in its own words, outermost first.
+pub(super) fn words(error: &anyhow::Error) -> Vec<String> {
+    error.chain().map(ToString::to_string).collect()
+}
+
+/// An error of these words.
+pub(super) fn of_words(words: Vec<String>) -> anyhow::Error {
+    let mut words = words.into_iter().rev();
+    let cause = anyhow::Error::msg(words.next().unwrap_or_default());
+    words.fold(cause, anyhow::Error::context)
 }
 
 /// Since the Unix epoch.
@@ -411,11 +420,6 @@ impl Identity {
             Source::AzureDeveloperCli => programs::azure_developer_cli(scope, tenant).await,
             Source::AzurePowershell => programs::azure_powershell(scope, tenant).await,
         }
-    }
-
-    /// Whether this machine has an identity of its own.
-    pub(super) async fn has_managed_identity(&self) -> bool {
-        managed_identity::managed_identity(&self.net, &self.cloud.arm_scope).await.is_ok()
     }
 
     /// A token by our own sign-in.

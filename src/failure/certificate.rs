@@ -2,7 +2,7 @@
 
 use crate::azure::credential::{NoExtension, NoToken, Source};
 use crate::azure::entra::EntraRefusal;
-use crate::azure::ssh_certificate::NoCertificate;
+use crate::azure::ssh_certificate::{NoCertificate, OnlyAsSignedIn};
 use crate::failure::identity::{SIGN_IN, explain_no_token};
 use crate::failure::{FAILED, NO_IDENTITY, NO_WAY_OUT, Told, causes, chain, explain_too_open};
 use crate::ssh::key::NoProgram;
@@ -62,6 +62,9 @@ fn explain_refused(scope: &str, error: &NoToken) -> Told {
     let NoToken::Refused { from, error, .. } = error else { return told };
     if error.is::<NoExtension>() {
         return Told::new(told.status, error.to_string(), "run arcssh login, or az extension add --name ssh");
+    }
+    if error.is::<OnlyAsSignedIn>() {
+        return Told::new(told.status, error.to_string(), "leave them out, or run arcssh login");
     }
     let Some(refusal) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<EntraRefusal>()) else {
         return told;
