@@ -21,7 +21,7 @@ test: tools ## Run all tests, with the system's own ssh and sshd
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
-check: ## Check format, lints, and the dependencies' licences and sources
+check: tools ## Check format, lints, and the dependencies' licences and sources
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	tests/tools.sh cargo-deny

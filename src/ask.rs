@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write, stderr, stdin};
 
 use anyhow::{Result, bail};
+use tokio::task::spawn_blocking;
 
 use crate::line::one_line;
 
@@ -25,11 +26,11 @@ impl Consent {
     ///
     /// # Errors
     /// [`NotAgreed`].
-    pub(crate) fn to(self, question: &str) -> Result<()> {
+    pub(crate) async fn to(self, question: &str) -> Result<()> {
         if self == Self::Given {
             return Ok(());
         }
-        match answer(&format!("{question} [y/N]"))?.as_deref() {
+        match answer(&format!("{question} [y/N]")).await?.as_deref() {
             Some("y" | "yes") => Ok(()),
             Some(_) => bail!(NotAgreed::Declined),
             None => bail!(NotAgreed::NobodyToAsk),
@@ -41,21 +42,21 @@ impl Consent {
 ///
 /// # Errors
 /// The terminal cannot be read.
-pub(crate) fn is_wanted(question: &str) -> Result<bool> {
-    Ok(matches!(answer(&format!("{question} [Y/n]"))?.as_deref(), Some("" | "y" | "yes")))
+pub(crate) async fn is_wanted(question: &str) -> Result<bool> {
+    Ok(matches!(answer(&format!("{question} [Y/n]")).await?.as_deref(), Some("" | "y" | "yes")))
 }
 
-/// What the user answers, in lower case; none where there is no terminal to ask on, or it ends.
-fn answer(question: &str) -> Result<Option<String>> {
+/// What the user answers, in lower case; none where there is no terminal to ask on, or it ends. A thread waits for it, so
+/// that Ctrl-C is an answer too.
+async fn answer(question: &str) -> Result<Option<String>> {
     if !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(None);
     }
     let mut stderr = stderr();
     let _ = write!(stderr, "{} ", one_line(&format!("arcssh: {question}")));
     let _ = stderr.flush();
-    let mut line = String::new();
-    let length = stdin().read_line(&mut line)?;
-    Ok((length > 0).then(|| line.trim().to_lowercase()))
+    let line = spawn_blocking(|| stdin().lines().next().transpose()).await??;
+    Ok(line.map(|line| line.trim().to_lowercase()))
 }
 
 /// Why nothing is changed.

@@ -248,7 +248,9 @@ fn is_set(name: &str) -> bool {
 
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
 const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
-const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
+const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
+const LET_ARM_PASS: &str = "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set";
+const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
 
@@ -268,7 +270,7 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
             let why = format!(
                 "Azure Resource Manager gave an answer that holds nothing to connect with: {error:#}"
             );
-            Told::new(FAILED, why, "check ARCSSH_ARM_ENDPOINT, if it is set")
+            Told::new(FAILED, why, LET_ARM_PASS)
         }
     }
 }
@@ -335,7 +337,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (..=399 | 407, _) => Told::new(
             NO_WAY_OUT,
             format!("something on the way to Azure Resource Manager answered ({})", answer(refusal)),
-            "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set",
+            LET_ARM_PASS,
         ),
         (403, _) => Told::new(
             NOT_ALLOWED,
@@ -450,15 +452,22 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
             format!("the relay does not accept the credentials that ARM gave ({error})"),
             "check this machine's clock, and try again",
         ),
-        400 => Told::new(
+        400 | 426 => Told::new(
             NO_WAY_OUT,
             format!("something on the way takes the WebSocket upgrade out of the request ({error})"),
-            "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
+            LET_RELAY_PASS,
         ),
-        ..400 | 407 => Told::new(
+        ..400 | 407 | 511 => Told::new(
             NO_WAY_OUT,
             format!("something on the way answered in the relay's place ({error})"),
-            "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched",
+            LET_RELAY_PASS,
+        ),
+        503 if error.gives_no_reason() => Told::new(
+            FAILED,
+            format!("the relay has a fault, or a proxy in its place ({error})"),
+            format!(
+                "check that sshd listens on port {port} of the machine; where a proxy looks into TLS, {LET_RELAY_PASS}"
+            ),
         ),
         429 => Told::new(FAILED, format!("the relay has had too many requests ({error})"), again(None)),
         500.. => Told::new(FAILED, format!("the relay has a fault ({error})"), TRY_LATER),

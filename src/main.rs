@@ -15,6 +15,7 @@ mod logging;
 mod net;
 mod relay;
 mod set_up;
+mod signals;
 mod ssh;
 mod stdio;
 mod store;
@@ -45,31 +46,40 @@ fn start(cli: &Cli) -> Result<u8> {
     let result = runtime.block_on(async {
         #[cfg(unix)]
         let _fails_the_write = tokio::signal::unix::signal(FILE_TOO_LONG);
-        match &cli.command {
-            Command::Login(args) => commands::login::run(args).await,
-            Command::Config(args) => commands::config::run(args).await,
-            Command::List(args) => commands::list::run(args).await,
-            Command::Cert(args) => commands::cert::run(args).await,
-            Command::Warm(args) => commands::warm::run(args).await,
-            Command::Setup(args) => match commands::setup::run(args).await? {
-                Next::End(status) => Ok(status),
-                Next::Config(args) => commands::config::run(&args).await,
-            },
-            Command::Teardown(args) => commands::teardown::run(args).await,
-            Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
-            Command::Last(args) => commands::last::run(args),
-            Command::Account(args) => commands::account::run(args).await,
-            Command::Logout => commands::logout::run().await,
-            Command::Cache(args) => commands::cache::run(args),
-            Command::Proxy(args) => commands::proxy::run(args).await,
-            Command::Completions(args) => commands::completions::run(args),
-            Command::Man(args) => commands::man::run(args),
-            Command::Version => commands::version::run(&cli.log),
+        tokio::select! {
+            biased;
+            result = run(cli) => result,
+            // The proxy looks out for them by itself: it tells what it was waiting for.
+            number = signals::stop(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
         }
     });
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.
     runtime.shutdown_background();
     result
+}
+
+async fn run(cli: &Cli) -> Result<u8> {
+    match &cli.command {
+        Command::Login(args) => commands::login::run(args).await,
+        Command::Config(args) => commands::config::run(args).await,
+        Command::List(args) => commands::list::run(args).await,
+        Command::Cert(args) => commands::cert::run(args).await,
+        Command::Warm(args) => commands::warm::run(args).await,
+        Command::Setup(args) => match commands::setup::run(args).await? {
+            Next::End(status) => Ok(status),
+            Next::Config(args) => commands::config::run(&args).await,
+        },
+        Command::Teardown(args) => commands::teardown::run(args).await,
+        Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
+        Command::Last(args) => commands::last::run(args),
+        Command::Account(args) => commands::account::run(args).await,
+        Command::Logout => commands::logout::run().await,
+        Command::Cache(args) => commands::cache::run(args),
+        Command::Proxy(args) => commands::proxy::run(args).await,
+        Command::Completions(args) => commands::completions::run(args),
+        Command::Man(args) => commands::man::run(args),
+        Command::Version => commands::version::run(&cli.log),
+    }
 }
 
 /// What the system sends whoever writes beyond `ulimit -f`, which would end the program.

@@ -23,6 +23,7 @@ LIST
 
 install_on_debian() {
     packages=$(missing_packages 'cc gcc
+make make
 ssh openssh-client
 sshd openssh-server
 rsync rsync
@@ -68,7 +69,7 @@ npm node' | sort -u | tr '\n' ' ')
 if [ "${1:-}" = cargo-deny ]; then
     cargo deny --version >/dev/null 2>&1 && exit 0
     say "installing cargo-deny (some minutes, once)"
-    exec cargo install --quiet --locked --no-default-features cargo-deny
+    exec cargo install --quiet --locked --no-default-features --version 0.20.2 cargo-deny
 fi
 
 if command -v apt-get >/dev/null; then

@@ -24,6 +24,7 @@ use crate::last_error;
 use crate::net::{self, Net};
 use crate::relay::bridge::{self, Ending};
 use crate::relay::connect::Upgraded;
+use crate::signals::{HANGUP, stop};
 use crate::ssh::agent::Agent;
 use crate::stdio;
 use crate::store::Store;
@@ -216,7 +217,7 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     if let Ok(store) = Store::open() {
         last_error::forget(&store, goal);
     }
-    carry(upgraded, None, stop, std::future::pending()).await
+    carry(upgraded, None, stop, async {}).await
 }
 
 /// ssh has stopped waiting before there was a connection: its ConnectTimeout is over, or it was ended.
@@ -281,35 +282,5 @@ fn goal(args: &ProxyArgs) -> Goal {
         name: name.unwrap_or("the machine".into()),
         port: args.port.unwrap_or(args.service.default_port()),
         service: args.service,
-    }
-}
-
-/// The signal that ssh sends when it is done.
-const HANGUP: u8 = 1;
-
-/// The signal that asks for the end, once there is one. ssh sends its ProxyCommand SIGHUP when it is done with it.
-#[cfg(unix)]
-async fn stop() -> u8 {
-    use tokio::signal::unix::{SignalKind, signal};
-    const INTERRUPT: u8 = 2;
-    const TERMINATE: u8 = 15;
-    let caught = async |number: u8| match signal(SignalKind::from_raw(number.into())) {
-        Ok(mut signals) => drop(signals.recv().await),
-        Err(_) => std::future::pending().await, // the system's own action stays
-    };
-    tokio::select! {
-        () = caught(HANGUP) => HANGUP,
-        () = caught(INTERRUPT) => INTERRUPT,
-        () = caught(TERMINATE) => TERMINATE,
-    }
-}
-
-/// The number of the signal that Ctrl-C stands for, once it asks for the end.
-#[cfg(not(unix))]
-async fn stop() -> u8 {
-    const INTERRUPT: u8 = 2;
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => INTERRUPT,
-        Err(_) => std::future::pending().await,
     }
 }

@@ -45,7 +45,10 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let done = work.run(machines.iter().map(|named| named.machine.id.clone()).collect(), go).await;
     let ready: Vec<Goal> = done.results.iter().flatten().cloned().collect();
     let may_ask = !args.yes && ready.len() == done.results.len();
-    let words = Names::of(&machines, &ready).map_or(Ok(None), |names| names.offer(may_ask))?;
+    let words = match Names::of(&machines, &ready) {
+        Some(names) => names.offer(may_ask).await?,
+        None => None,
+    };
     all_done(done.results)?;
     match words {
         Some(words) => Ok(Next::Config(Box::new(ConfigArgs::handed_on(&words, args)?))),
@@ -91,14 +94,14 @@ impl<'a> Names<'a> {
 
     /// Has those without a section given one where the user wants that, and says what to type otherwise; the words of
     /// `arcssh config` that do it.
-    fn offer(&self, may_ask: bool) -> Result<Option<Vec<String>>> {
+    async fn offer(&self, may_ask: bool) -> Result<Option<Vec<String>>> {
         if self.missing.is_empty() {
             return Ok(None);
         }
         let then: Vec<String> =
             self.missing.iter().map(|(alias, goal)| ssh(alias, goal, self.port)).collect();
         let (then, file) = (then.join(", "), self.file.display());
-        if may_ask && is_wanted(&format!("write into {file} what is needed for: {then}?"))? {
+        if may_ask && is_wanted(&format!("write into {file} what is needed for: {then}?")).await? {
             return Ok(Some(self.words(|(_, goal)| id(goal))));
         }
         let words = self.words(|(alias, _)| (*alias).to_owned()).join(" ");

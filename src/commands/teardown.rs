@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
         let ResourceId { name, resource_group, .. } = &named.machine.id;
         warn(&format!("{name} in {resource_group}: {what}"));
     }
-    Consent::of(args.yes).to("take this from everybody who connects to these machines?")?;
+    Consent::of(args.yes).to("take this from everybody who connects to these machines?").await?;
     let (mut results, waiting) = (Vec::new(), Waiting::default());
     for named in &machines {
         waiting.for_the(format!("changes to {} in Azure Resource Manager", named.machine.id.name));

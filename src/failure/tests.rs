@@ -157,7 +157,10 @@ fn each_refusal_of_the_relay_has_its_words() {
         (relay(500, "Internal error"), FAILED, "the relay has a fault", "try again"),
         (relay(502, "Bad gateway"), FAILED, "the relay has a fault", "try again"),
         (relay(503, closed_port), NOBODY_LISTENS, "nothing listens on its port 22", "start sshd"),
-        (relay(503, "Busy"), FAILED, "the relay has a fault", "try again"),
+        (relay(503, "Busy"), FAILED, "the relay has a fault (", "try again"),
+        (relay(503, "Service Unavailable"), FAILED, "or a proxy in its place", "sshd listens on port 22"),
+        (relay(426, ""), NO_WAY_OUT, "takes the WebSocket upgrade out", "pass the proxy untouched"),
+        (relay(511, ""), NO_WAY_OUT, "answered in the relay's place", "pass the proxy untouched"),
         (relay(418, "Not this port"), FAILED, "refused", "22 is the port that is enabled"),
         (
             ConnectError::Silent(Duration::from_secs(40)).into(),

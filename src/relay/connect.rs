@@ -104,7 +104,10 @@ where
     debug!(%id, %authority, "asking the relay for a connection");
     let request = request(authority, credentials, port, &key, id);
     let head =
-        exchange(&mut stream, &request).await.with_context(|| format!("the relay {authority} went away"))?;
+        exchange(&mut stream, &request).await.map_err(|error| match error.is::<httparse::Error>() {
+            true => error.context(format!("{authority} is no relay")),
+            false => error.context(format!("the relay {authority} went away")),
+        })?;
     if head.status != 101 {
         return Err(ConnectError::refused(head.status, &head.reason));
     }
@@ -166,13 +169,17 @@ fn tracking(id: &str) -> String {
     if id.is_empty() { String::new() } else { format!(", TrackingId {id}") }
 }
 
+/// The phrase that HTTP has for a status.
+fn usual_reason(status: u16) -> Option<&'static str> {
+    StatusCode::from_u16(status).ok()?.canonical_reason()
+}
+
 impl ConnectError {
     /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
     pub(crate) fn refused(status: u16, phrase: &str) -> Self {
         let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
-        let usual = || StatusCode::from_u16(status).ok()?.canonical_reason();
         let text = Some(text.trim_end_matches([' ', '.'])).filter(|text| !text.is_empty());
-        let reason = text.or_else(usual).unwrap_or_default().to_owned();
+        let reason = text.or_else(|| usual_reason(status)).unwrap_or_default().to_owned();
         let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
         Self::Refused { status, reason, tracking_id }
     }
@@ -189,6 +196,8 @@ impl ConnectError {
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Refused { status: 404 | 408 | 429, .. } | Self::Silent(_) => true,
+            // A network that wants its user to sign in first (RFC 6585, section 6).
+            Self::Refused { status: 511, .. } => false,
             Self::Refused { status, .. } => (500..600).contains(status) && !self.is_port_closed(),
             Self::Unreachable(_) => false,
         }
@@ -198,6 +207,13 @@ impl ConnectError {
     /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
     pub(crate) fn is_port_closed(&self) -> bool {
         matches!(self, Self::Refused { status: 503, reason, .. } if reason.contains("connection to localhost:"))
+    }
+
+    /// Whether there is nothing in the reason phrase but what the status says by itself: the relay tells more, and a proxy
+    /// that looks into TLS puts this in place of it (seen with Squid).
+    pub(crate) fn gives_no_reason(&self) -> bool {
+        matches!(self, Self::Refused { status, reason, tracking_id }
+            if tracking_id.is_empty() && usual_reason(*status) == Some(reason))
     }
 
     /// Whether nobody listens under the name that was dialled: not yet, or no more.
@@ -273,7 +289,7 @@ mod tests {
             ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
         assert!(phases.iter().all(|reason| refused(404, reason).may_pass()));
         assert!([408, 429, 500, 502, 503, 504].iter().all(|status| refused(*status, "").may_pass()));
-        assert!(![400, 401, 403, 301].iter().any(|status| refused(*status, "").may_pass()));
+        assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| refused(*status, "").may_pass()));
         let closed = refused(
             503,
             "connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",

@@ -58,13 +58,13 @@ impl Work<'_> {
     pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Go) -> Done {
         let (plans, mut results) = self.plans(machines).await;
         let changes = show(&plans);
-        let agreed = |consent: Consent| match changes {
-            true => consent.to("make these changes for everybody who connects to these machines?"),
+        let agreed = async |consent: Consent| match changes {
+            true => consent.to("make these changes for everybody who connects to these machines?").await,
             false => Ok(()),
         };
         match go {
             Go::NotAtAll => {}
-            Go::With(consent) => match agreed(consent) {
+            Go::With(consent) => match agreed(consent).await {
                 Ok(()) => results.extend(self.carry_out(plans).await),
                 Err(not_agreed) => results.push(Err(not_agreed)),
             },

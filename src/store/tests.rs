@@ -131,7 +131,8 @@ async fn those_that_one_keeps_waiting_take_turns_without_it_and_wait_with_a_boun
 fn locks_stay_few_however_many_keys_there_are() {
     let (_home, store) = store();
     let keys = (0..10_000).map(|number| Key::new(Kind::Relay, number.to_string()));
-    keys.for_each(|key| drop(store.try_lock(&key).unwrap()));
+    // One that has just been let go of may still be held by a child that another test starts.
+    keys.for_each(|key| drop(store.try_lock(&key)));
     assert!(store.files().count() <= 4096);
 }
 

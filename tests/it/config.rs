@@ -11,7 +11,7 @@ use std::time::Instant;
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{
-    ARCSSH, LIMIT, Run, World, eventually, finish, on_a_terminal, run, script, world, world_with,
+    ARCSSH, LIMIT, Run, World, eventually, finish, on_a_terminal, program_at, run, script, world, world_with,
 };
 
 /// A home directory in which nothing was configured.
@@ -283,9 +283,9 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Run {
     // Where the program was built may be closed to others. A copy of our own making could be busy when it is started:
     // other tests fork meanwhile.
     let copy = home.w.home().join("arcssh");
-    assert!(Command::new("cp").arg(ARCSSH).arg(&copy).status().unwrap().success());
-    for folder in [home.w.home(), home.w.emulator().directory()] {
-        fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    program_at(&copy, Path::new(ARCSSH));
+    for path in [home.w.home(), home.w.emulator().directory(), &copy] {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
     for path in [home.path.clone(), home.path.join(".ssh"), home.file()] {
         chown(&path, Some(65534), Some(65534)).unwrap();

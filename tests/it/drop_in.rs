@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use arcssh_emulator::Service;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::{ARCSSH, Run, World, run, world};
+use crate::support::{ARCSSH, Run, World, eventually, run, world};
+
+/// Less than what is made beside a connection may take after it; here nothing is.
+const SOON: Duration = Duration::from_secs(8);
 
 const AGAIN: &str = "arcssh: hint: run az ssh config again; or give arcssh proxy the machine's resource ID, and it renews itself";
 
@@ -28,6 +32,7 @@ fn a_file_of_relay_information_opens_a_session() {
         {
             let run = run(without_identity(&mut w.ssh_by(call, "echo reached")));
             assert_eq!((run.stderr.as_str(), run.stdout.as_slice()), ("", b"reached\n".as_slice()), "{form}");
+            assert!(eventually(SOON, || w.survivors().is_empty()), "{form}");
         }
     }
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1, "ours alone");

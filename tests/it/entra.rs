@@ -659,7 +659,8 @@ fn refused_once(w: &World, cert: impl Fn() -> Command, why: &str, asked: impl Fn
     };
     assert!(eventually(Duration::from_secs(30), || all.iter().all(waits)));
     drop(held);
-    let refusals: Vec<String> = all.into_iter().map(|child| finish(child).stderr).collect();
+    let told = |child| finish(child).arcssh_lines().join("\n");
+    let refusals: Vec<String> = all.into_iter().map(told).collect();
     assert!(refusals[0].contains(why), "{}", refusals[0]);
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
     assert_eq!(asked() - before, 1);

@@ -156,7 +156,7 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
             1,
             ArmFault::raw(200, "application/json", "{\"relay\":{\"namespaceName\":1}}"),
             "Azure Resource Manager gave an answer that holds nothing to connect with: there are no relay credentials in it",
-            "arcssh: hint: check ARCSSH_ARM_ENDPOINT, if it is set",
+            "arcssh: hint: have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set",
         ),
     ];
     for (number, (status, fault, why, hint)) in cases.into_iter().enumerate() {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::RelayFault;
 
 use crate::support::{
-    ARCSSH, World, eventually, finish, noise, run, run_with_input, service, signal, world, world_with,
+    ARCSSH, World, eventually, finish, noise, run, run_with_input, script, service, signal, world, world_with,
 };
 
 const MIB: usize = 1 << 20;
@@ -171,6 +171,23 @@ fn a_signal_ends_it_with_the_status_that_shells_give() {
         let (ended, stderr) = arcssh.end_soon();
         assert_eq!((ended, stderr.as_str()), (Some(status), ""), "SIG{name}");
     }
+}
+
+/// `nohup` ignores the one, and a shell the other for what a script runs in its background.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_was_ignored_from_the_start_ends_nothing() {
+    let w = world(&["web01"]);
+    let port = service(shout);
+    w.emulator().machine("web01").set_ssh_port(port);
+    let line = format!("trap '' HUP INT; exec {ARCSSH} proxy {} --port {port}", w.id());
+    let mut arcssh = Running::start(w.command("sh").args(["-c", &line]));
+    assert!(eventually(SOON, || w.emulator().open_connections() == 1));
+    signal(arcssh.id(), "HUP");
+    signal(arcssh.id(), "INT");
+    arcssh.child.stdin.as_mut().unwrap().write_all(b"hello").unwrap();
+    assert_eq!(arcssh.read(5), b"HELLO");
+    assert_eq!(arcssh.end_soon().0, Some(0));
 }
 
 #[test]
@@ -401,20 +418,18 @@ impl Running {
 /// Azure CLI is a program that a shell starts: both end with arcssh, however long it would have taken.
 #[test]
 fn azure_cli_ends_with_arcssh() {
-    use std::os::unix::fs::PermissionsExt as _;
     let w = world(&["web01"]);
     let folder = w.home().join("bin");
-    fs::create_dir(&folder).unwrap();
-    let az = folder.join("az");
-    fs::write(&az, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
-    fs::set_permissions(&az, fs::Permissions::from_mode(0o755)).unwrap();
+    script(&folder, "az", "#!/bin/sh\nexec tail -f /dev/null\n");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-    for name in ["HUP", "TERM"] {
-        let arcssh = Running::start(w.proxy("web01").env_remove("AZURE_CLIENT_SECRET").env("PATH", &path));
-        let hangs = || w.survivors().iter().any(|line| line.starts_with("tail -f"));
-        assert!(eventually(SOON, hangs), "{:?}", w.survivors());
-        signal(arcssh.id(), name);
-        arcssh.end_soon();
-        assert!(eventually(SOON, || w.survivors().is_empty()), "SIG{name}: {:?}", w.survivors());
+    for name in ["HUP", "INT", "TERM"] {
+        for mut command in [w.proxy("web01"), w.arcssh(&["list"]), w.arcssh(&["account"])] {
+            let arcssh = Running::start(command.env_remove("AZURE_CLIENT_SECRET").env("PATH", &path));
+            let hangs = || w.survivors().iter().any(|line| line.starts_with("tail -f"));
+            assert!(eventually(SOON, hangs), "{:?}", w.survivors());
+            signal(arcssh.id(), name);
+            arcssh.end_soon();
+            assert!(eventually(SOON, || w.survivors().is_empty()), "SIG{name}: {:?}", w.survivors());
+        }
     }
 }

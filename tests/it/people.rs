@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{ARCSSH, on_a_terminal, run, typed, world};
+use crate::support::{ARCSSH, on_a_terminal, program_at, run, typed, world};
 
 /// The commands that the help lists, but `help` itself.
 fn commands() -> Vec<String> {
@@ -122,7 +122,7 @@ fn make_install_puts_program_manual_and_completions_in_their_places() {
     let folder = tempfile::tempdir().unwrap();
     let built = folder.path().join("release");
     fs::create_dir(&built).unwrap();
-    fs::copy(ARCSSH, built.join("arcssh")).unwrap();
+    program_at(&built.join("arcssh"), Path::new(ARCSSH));
     let mut make = Command::new("make");
     make.args(["install", "CARGO=true", "PREFIX=/usr"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     make.arg(format!("TARGET={}", folder.path().display()));

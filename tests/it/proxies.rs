@@ -10,7 +10,7 @@ use arcssh_emulator::Service;
 
 use crate::support::{Run, World, closed_port, eventually, run, world};
 
-const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT";
+const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
 
 #[test]
 fn each_variable_sends_entra_id_arm_and_the_relay_through_the_proxy() {

@@ -15,6 +15,13 @@ fn commands() -> Vec<&'static str> {
 fn make(arguments: &[&str]) -> Command {
     let mut make = Command::new("make");
     make.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo tells a test of itself would have cargo build anew, in here, what looks at it when it is built.
+    let of_cargo =
+        |name: &str| name.starts_with("CARGO_") && !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| of_cargo(name) || name == "OUT_DIR") {
+        make.env_remove(name);
+    }
     make
 }
 

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +30,17 @@ pub(crate) fn world(machines: &[&str]) -> World {
 
 /// A world whose emulator is set up otherwise.
 pub(crate) fn world_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+    static MANY_FILES: Once = Once::new();
+    MANY_FILES.call_once(many_files);
     World(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
+}
+
+/// Hundreds of connections at once have their two ends in this process, and many systems give a process 1024 files.
+fn many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = current.map(|current| current.max(maximum.unwrap_or(u64::MAX).min(8192)));
+    setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }).unwrap();
 }
 
 impl Deref for World {
@@ -258,9 +269,14 @@ impl Run {
     }
 }
 
-/// A port of the loopback where nothing listens: it was bound a moment ago.
+/// A port of the loopback where nothing listens, and nothing will: it stays bound.
 pub(crate) fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let port = TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap().port();
+    std::mem::forget(socket);
+    port
 }
 
 /// A TCP service for the life of the test: `serve` has each connection on a thread of its own.
@@ -279,8 +295,17 @@ pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) 
 pub(crate) fn script(directory: &Path, name: &str, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::create_dir_all(directory).unwrap();
-    fs::write(directory.join(name), text).unwrap();
-    fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    let written = directory.join(format!("{name}.written"));
+    fs::write(&written, text).unwrap();
+    fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
+    program_at(&directory.join(name), &written);
+    fs::remove_file(written).unwrap();
+}
+
+/// Puts a copy of a program in a place. Another process writes it: what a test has open for writing, the child that another
+/// test starts at this moment holds open too, and the system runs no such program.
+pub(crate) fn program_at(place: &Path, program: &Path) {
+    run(Command::new("cp").arg("-p").args([program, place])).clean();
 }
 
 /// arcssh with these arguments, of which it needs no world to judge.

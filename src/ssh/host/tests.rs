@@ -273,8 +273,13 @@ fn install(program: &Path) -> std::io::Result<()> {
     if let Some(folder) = program.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(program, "#!/bin/sh\nprintf '%s\\0' \"$0\" \"$@\" >argv\n")?;
-    fs::set_permissions(program, fs::Permissions::from_mode(0o755))
+    let folder = TempDir::new()?;
+    let written = folder.path().join("written");
+    fs::write(&written, "#!/bin/sh\nprintf '%s\\0' \"$0\" \"$@\" >argv\n")?;
+    fs::set_permissions(&written, fs::Permissions::from_mode(0o755))?;
+    // By another process: a child of another test would hold it open for writing as we do, and so it could not be run.
+    let copied = Command::new("cp").arg("-p").args([written.as_path(), program]).output()?;
+    copied.status.success().then_some(()).ok_or(std::io::ErrorKind::Other.into())
 }
 
 /// Runs ssh as far as its ProxyCommand.

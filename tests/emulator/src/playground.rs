@@ -2,7 +2,8 @@
 //! arcssh. The one room that knows arcssh, by the path of its binary and its command line.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,8 +18,7 @@ const HOST: &str = include_str!("../../../config-templates/demo.conf");
 
 /// What a program keeps of its user's environment: what finds other programs and shows text. Whatever else is set there
 /// (an identity, a proxy, an agent, a taste in colours, the signs of a CI machine) would make the playground another one.
-const KEPT: [&str; 9] =
-    ["PATH", "PYENV_ROOT", "TMPDIR", "SHELL", "USER", "LOGNAME", "TERM", "LANG", "RUST_BACKTRACE"];
+const KEPT: [&str; 8] = ["PATH", "PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "LANG", "RUST_BACKTRACE"];
 
 /// Emulator, sshd and home. All of it disappears when it is dropped.
 pub struct Playground {
@@ -120,6 +120,8 @@ impl Playground {
         }
         ensure!(!sections.contains(['{', '}']), "a placeholder of the template has no value:\n{sections}");
         fs::write(self.configuration(), sections)?;
+        // Others may not write it, whatever the user's umask says: ssh reads no such file.
+        fs::set_permissions(self.configuration(), Permissions::from_mode(0o600))?;
         fs::write(known_hosts, keys)?;
         Ok(())
     }
