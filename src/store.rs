@@ -35,6 +35,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// How long a lock is waited for. Its holder's work is bounded too, and the system frees what a dead one held; this is
 /// for one that stands still.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long those wait in turn whose patience has ended: longer than any work that is waited for, which is a minute.
+const LONG_PATIENCE: Duration = Duration::from_secs(75);
 /// How often a lock is looked at. Waiting in the system would wake at once, but one after the other, and not be called
 /// off.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -240,6 +242,17 @@ impl Store {
         room.with_context(|| format!("cannot write to {}", folder.display()))
     }
 
+    /// Whether anything more can be kept.
+    ///
+    /// # Errors
+    /// There is no store, or its disk takes no more.
+    pub(crate) fn try_out(&self) -> Result<()> {
+        let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
+        let mut file = NamedTempFile::with_prefix_in(HALF_WRITTEN, folder)?;
+        file.write_all(&[0; 16 * 1024])?;
+        Ok(file.as_file().sync_data()?)
+    }
+
     /// Forgets the value of a key.
     pub(crate) fn remove(&self, key: &Key) {
         if let Some(path) = self.path(key) {
@@ -306,29 +319,33 @@ impl Store {
         self.folder.as_deref()
     }
 
-    /// Waits until no other process works on this key's value. Where one stands still with the lock, those that have
-    /// waited [`PATIENCE`] for it take turns by a second one, and wait as long for that. `None` where it is not known
-    /// whether another works: the work is done then as if nobody did.
+    /// Waits until no other process works on this key's value. Where one stands still with the lock, or works long, those
+    /// that have waited [`PATIENCE`] for it take turns by a second one, or by the first where it is let go of. `None`
+    /// where it is not known whether another works: the work is done then as if nobody did.
     pub(crate) async fn lock(&self, key: &Key) -> Option<Lock> {
-        match self.turn(key, "").await {
+        match self.turn(key, &[""], PATIENCE).await {
             Some(lock) => Some(lock),
-            None => self.turn(key, SECOND).await,
+            None => self.turn(key, &["", SECOND], LONG_PATIENCE).await,
         }
     }
 
-    async fn turn(&self, key: &Key, turn: &str) -> Option<Lock> {
-        let file = self.lock_file(key, turn)?;
-        let end = Instant::now() + PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Some(Lock { _file: file }),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOOK_AGAIN).await,
-                Err(error) => {
-                    info!("going on without a lock{turn} of {}: {error}", key.subject);
-                    return None;
+    async fn turn(&self, key: &Key, turns: &[&str], patience: Duration) -> Option<Lock> {
+        let mut files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
+        let end = Instant::now() + patience;
+        while !files.is_empty() {
+            for (index, file) in files.iter().enumerate() {
+                match file.try_lock() {
+                    Ok(()) => return Some(Lock { _file: files.swap_remove(index) }),
+                    Err(TryLockError::WouldBlock) if Instant::now() < end => {}
+                    Err(error) => {
+                        info!("going on without a lock of {}: {error}", key.subject);
+                        return None;
+                    }
                 }
             }
+            sleep(LOOK_AGAIN).await;
         }
+        None
     }
 
     /// The lock, if no other process holds it.

@@ -147,10 +147,11 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
     }
-    if let Some(nowhere) = error.downcast_ref::<NowhereToKeep>() {
-        return Told::new(FAILED, nowhere.to_string(), "name a folder of your own in ARCSSH_STATE_DIR");
-    }
     let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
+    if error.is::<NowhereToKeep>() {
+        let why = super::causes(causes.into_iter());
+        return Told::new(FAILED, why, "name a folder of your own in ARCSSH_STATE_DIR");
+    }
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         return explain_entra(refusal, "the sign-in was refused", AGAIN.into());
     }
