@@ -385,7 +385,7 @@ impl Identity {
         let mut nearest: Option<Absent> = None;
         for &from in asked {
             info!("trying {}", from.title());
-            match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await {
+            match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await.and_then(usable) {
                 Ok(token) => {
                     let token = Token::new(token, from);
                     info!(expires_on = token.expires_on, "a token of {}", from.title());
@@ -472,6 +472,15 @@ fn changed(variable: &str, folder: &str, file: &str) -> Option<String> {
     let folder = given.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
     let changed: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
     Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
+}
+
+/// A token that a header takes.
+fn usable(token: AccessToken) -> Answer {
+    let text = token.token.secret();
+    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(token),
+        false => Err(anyhow::anyhow!("what it gave is no token").into()),
+    }
 }
 
 /// The resource that a scope stands for, as services of version 1 name it.

@@ -226,7 +226,7 @@ pub(crate) async fn redeem(
     ];
     form.extend(&wish.fields);
     let (mut granted, date): (Granted, _) = sign_in.entra.post_dated(tenant, "token", &form).await?;
-    if let Some(refresh_token) = granted.refresh_token.take() {
+    if let Some(refresh_token) = granted.refresh_token.take().filter(|token| !token.secret().is_empty()) {
         store.write(&key, &Account { refresh_token, ..account });
     }
     Ok(Some((granted, date)))

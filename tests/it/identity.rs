@@ -116,6 +116,18 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
             "arcssh: hint: run Connect-AzAccount, or arcssh login",
         ),
         (
+            "az",
+            r#"printf '{"accessToken":"a\\r\\nX: y"}'"#,
+            "Azure CLI gives no token: what it gave is no token",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
+            "az",
+            r#"echo '{"accessToken":""}'"#,
+            "Azure CLI gives no token: what it gave is no token",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
             "pwsh",
             "echo nothing",
             "Azure PowerShell gives no token: what it printed is no token: expected ident at line 1 column 2",
