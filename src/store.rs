@@ -35,7 +35,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// How long a lock is waited for. Its holder's work is bounded too, and the system frees what a dead one held; this is
 /// for one that stands still.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long those wait in turn whose patience has ended: longer than any work that is waited for, which is a minute.
+/// How long the second one is waited for: longer than any work with it, lest all begin at once what takes long.
 const LONG_PATIENCE: Duration = Duration::from_secs(75);
 /// How often a lock is looked at. Waiting in the system would wake at once, but one after the other, and not be called
 /// off.
@@ -225,7 +225,7 @@ impl Store {
     /// # Errors
     /// There is no store, or its disk takes no more.
     pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
-        let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
+        let folder = self.place()?;
         let envelope = Envelope { version: VERSION, kind: key.kind, subject: key.subject.clone(), value };
         let path = folder.join(key.file());
         replace(folder, &path, &serde_json::to_vec(&envelope)?)
@@ -237,7 +237,7 @@ impl Store {
     /// # Errors
     /// There is no store, or its disk takes no more.
     pub(crate) fn room(&self) -> Result<TempDir> {
-        let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
+        let folder = self.place()?;
         let room = tempfile::Builder::new().prefix(ROOM).tempdir_in(folder);
         room.with_context(|| format!("cannot write to {}", folder.display()))
     }
@@ -247,7 +247,7 @@ impl Store {
     /// # Errors
     /// There is no store, or its disk takes no more.
     pub(crate) fn try_out(&self) -> Result<()> {
-        let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
+        let folder = self.place()?;
         let mut file = NamedTempFile::with_prefix_in(HALF_WRITTEN, folder)?;
         file.write_all(&[0; 16 * 1024])?;
         Ok(file.as_file().sync_data()?)
@@ -314,38 +314,45 @@ impl Store {
         keys
     }
 
+    fn place(&self) -> Result<&Path> {
+        self.folder().context("there is no folder to keep anything in")
+    }
+
     /// Where values are kept, if they are.
     pub(crate) fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
 
-    /// Waits until no other process works on this key's value. Where one stands still with the lock, or works long, those
-    /// that have waited [`PATIENCE`] for it take turns by a second one, or by the first where it is let go of. `None`
-    /// where it is not known whether another works: the work is done then as if nobody did.
+    /// Waits until no other process works on this key's value. Where one stands still with the lock, those that have
+    /// waited [`PATIENCE`] for it take turns by a second one, and wait [`LONG_PATIENCE`] for either. `None` where it is
+    /// not known whether another works: the work is done then as if nobody did.
     pub(crate) async fn lock(&self, key: &Key) -> Option<Lock> {
-        match self.turn(key, &[""], PATIENCE).await {
+        let lock = match self.turn(key, &[""], PATIENCE).await {
             Some(lock) => Some(lock),
             None => self.turn(key, &["", SECOND], LONG_PATIENCE).await,
+        };
+        if lock.is_none() {
+            info!("going on without a lock of {}", key.subject);
         }
+        lock
     }
 
     async fn turn(&self, key: &Key, turns: &[&str], patience: Duration) -> Option<Lock> {
-        let mut files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
+        let files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
         let end = Instant::now() + patience;
-        while !files.is_empty() {
-            for (index, file) in files.iter().enumerate() {
+        loop {
+            let mut is_held = false;
+            for file in &files {
                 match file.try_lock() {
-                    Ok(()) => return Some(Lock { _file: files.swap_remove(index) }),
-                    Err(TryLockError::WouldBlock) if Instant::now() < end => {}
-                    Err(error) => {
-                        info!("going on without a lock of {}: {error}", key.subject);
-                        return None;
-                    }
+                    Ok(()) => return Some(Lock { _file: file.try_clone().ok()? }),
+                    Err(error) => is_held |= matches!(error, TryLockError::WouldBlock),
                 }
+            }
+            if !is_held || Instant::now() >= end {
+                return None;
             }
             sleep(LOOK_AGAIN).await;
         }
-        None
     }
 
     /// The lock, if no other process holds it.

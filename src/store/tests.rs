@@ -128,31 +128,19 @@ async fn those_that_one_keeps_waiting_take_turns_without_it_and_wait_with_a_boun
     assert!((bound..bound + PATIENCE).contains(&start.elapsed()));
 }
 
-#[tokio::test(start_paused = true)]
-async fn one_other_at_most_joins_a_holder_that_works_long_and_all_go_on_when_it_is_done() {
+/// By the real clock, as above.
+#[tokio::test]
+async fn those_that_wait_for_the_second_lock_hear_of_the_first_too() {
     let (_home, store) = store();
-    let (key, start, work) = (key(), Instant::now(), PATIENCE * 3);
-    let held = store.try_lock(&key).unwrap();
-    let done = std::cell::Cell::new(false);
-    let holder = async {
-        sleep(work).await;
-        done.set(true);
-        drop(held);
-        0
+    let first = store.try_lock(&key()).unwrap();
+    let _second = store.turn(&key(), &[SECOND], PATIENCE).await.unwrap();
+    let let_go = async {
+        tokio::task::yield_now().await;
+        drop(first);
     };
-    let waiter = async || {
-        let lock = store.lock(&key).await;
-        assert!(lock.is_some());
-        if done.get() {
-            assert!(start.elapsed() < work + PATIENCE, "{:?}", start.elapsed());
-            return 0;
-        }
-        sleep(work).await;
-        1
-    };
-    let waiters = futures_util::future::join_all((0..20).map(|_| waiter()));
-    let (_, joined) = tokio::join!(holder, waiters);
-    assert_eq!(joined.into_iter().sum::<usize>(), 1);
+    let key = key();
+    let (locked, ()) = tokio::join!(store.turn(&key, &["", SECOND], LONG_PATIENCE), let_go);
+    assert!(locked.is_some());
 }
 
 #[test]
