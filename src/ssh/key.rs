@@ -74,7 +74,9 @@ impl PublicKey {
         match words.next() {
             Some(SSH_RSA) => {}
             Some(other) if is_key_type(other) => {
-                bail!("its type is {other}, and Entra ID certifies {SSH_RSA} only")
+                bail!(
+                    "its type is {other}, and Entra ID certifies {SSH_RSA} only; ssh-keygen -t rsa makes one"
+                )
             }
             _ => bail!("it holds no public key of OpenSSH"),
         }
