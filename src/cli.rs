@@ -4,7 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser,
+    Subcommand,
+};
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
@@ -43,8 +47,28 @@ impl Cli {
         // Left alone, clap takes each terminal of a CI machine for one with colours.
         let colours = if without_colours() { ColorChoice::Never } else { ColorChoice::Auto };
         let matches = Self::command().color(colours).get_matches_from(words);
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        Self::of(&matches).unwrap_or_else(|error| error.exit())
     }
+
+    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut cli = Self::from_arg_matches(matches)?;
+        if let (Command::Doctor(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            args.typed = who_and_where(matches);
+        }
+        Ok(cli)
+    }
+}
+
+/// The options for identity and cloud that were typed: not those that the environment gave.
+fn who_and_where(matches: &ArgMatches) -> Vec<OsString> {
+    let options = CloudArgs::augment_args(IdentityArgs::augment_args(clap::Command::new("any")));
+    let typed = |option: &Arg| {
+        let name = option.get_id().as_str();
+        let is_typed = matches.value_source(name) == Some(ValueSource::CommandLine);
+        let value = matches.get_raw(name).and_then(Iterator::last).filter(|_| is_typed)?;
+        Some([format!("--{}", option.get_long()?).into(), value.to_owned()])
+    };
+    options.get_arguments().filter_map(typed).flatten().collect()
 }
 
 /// Whether arcssh stands where Microsoft's sshProxy did. That has no commands: its first word is `-r` or `-p`, or it
@@ -220,6 +244,19 @@ pub(crate) struct ProxyArgs {
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
+}
+
+impl ProxyArgs {
+    /// Those of a ProxyCommand, from the name of the command on, with what goes before them; none where it cannot be read.
+    pub(crate) fn of_section(arguments: impl Iterator<Item = String>, rather: &[OsString]) -> Option<Self> {
+        let words = arguments.map(OsString::from).chain(rather.iter().cloned());
+        let words = std::iter::once("arcssh".into()).chain(words);
+        let matches = Cli::command().args_override_self(true).try_get_matches_from(words).ok()?;
+        match Cli::of(&matches).ok()?.command {
+            Command::Proxy(args) => Some(args),
+            _ => None,
+        }
+    }
 }
 
 /// Which machines.
@@ -518,6 +555,9 @@ pub(crate) struct DoctorArgs {
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
+    /// What of these two was typed, word by word: it goes before what a section says, the environment behind.
+    #[arg(skip)]
+    pub(crate) typed: Vec<OsString>,
 }
 
 /// Arguments of `arcssh cache`.

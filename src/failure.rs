@@ -16,7 +16,7 @@ use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
 use crate::azure::ssh_certificate::NoCertificate;
-use crate::commands::doctor::check::{AGENT, Words};
+use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
 use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
 use crate::commands::proxy::StoppedWaiting;
@@ -139,7 +139,14 @@ pub(crate) fn in_words(error: &Error) -> Words {
 
 fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(arm) = error.downcast_ref::<ArmError>() {
-        return explain_arm(arm, goal);
+        let told = explain_arm(arm, goal);
+        return match arm {
+            // Setting up registers the provider where it is not.
+            ArmError::Refused(refusal) if refusal.is_unserved() && error.is::<SettingUp>() => {
+                Told { hint: Some(SERVED_REGION.into()), ..told }
+            }
+            _ => told,
+        };
     }
     if let Some(connect) = error.downcast_ref::<ConnectError>() {
         return explain_connect(connect, goal);
@@ -282,10 +289,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     let id = goal.and_then(|goal| goal.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
     match (*status, code.as_str()) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
-            let why = format!(
-                "the subscription has no registered Microsoft.HybridConnectivity for this machine ({code})"
-            );
-            Told::new(NOT_SET_UP, why, setup(goal))
+            Told::new(NOT_SET_UP, unregistered(refusal), setup(goal))
         }
         (401, _) => {
             let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
@@ -345,6 +349,18 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             "ask an owner of the machine, or whoever runs the proxy, if one stands in the way",
         ),
         _ => Told::new(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal)), TRY_LATER),
+    }
+}
+
+fn unregistered(refusal: &Refusal) -> String {
+    match refusal.is_unserved() {
+        true => format!(
+            "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region ({})",
+            said(refusal)
+        ),
+        false => {
+            format!("Microsoft.HybridConnectivity is not registered in the subscription ({})", refusal.code)
+        }
     }
 }
 

@@ -170,16 +170,17 @@ impl Store {
         Self { folder: None }
     }
 
-    /// How many values there are.
+    /// How many values there are; none where no more can be kept.
     ///
     /// # Errors
     /// Others can get at one of them.
-    pub(crate) fn check(&self) -> Result<usize, TooOpen> {
+    pub(crate) fn check(&self) -> Result<Option<usize>, TooOpen> {
         let mut count = 0;
         for path in self.values() {
             count += usize::from(load(&path)?.is_some());
         }
-        Ok(count)
+        let takes_more = |folder: &&PathBuf| tempfile::tempfile_in(folder).is_ok();
+        Ok(self.folder.as_ref().filter(takes_more).map(|_| count))
     }
 
     fn at(folder: PathBuf) -> Result<Self, TooOpen> {

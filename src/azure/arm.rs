@@ -255,6 +255,12 @@ impl Refusal {
         self.status == 403
     }
 
+    /// Whether the provider is not registered, or does not serve the machine's region: one code stands for both, and
+    /// what is served is in the message (azure-docs "Resolve errors for resource provider registration").
+    pub(crate) fn is_unserved(&self) -> bool {
+        self.code == "NoRegisteredProviderFound"
+    }
+
     fn new(response: &RawResponse) -> Self {
         let headers = response.headers();
         // A byte order mark is no JSON (RFC 8259, section 8.1), and some services write one.

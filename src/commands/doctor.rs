@@ -16,7 +16,8 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
-use crate::cli::DoctorArgs;
+use crate::azure::ssh_certificate::Asked;
+use crate::cli::{DoctorArgs, ProxyArgs};
 use crate::commands::doctor::check::{Check, Paint, Words, json_report, report};
 use crate::commands::doctor::checks::{Judge, is_fixable};
 use crate::commands::doctor::findings::{Examiner, LONGEST};
@@ -25,6 +26,7 @@ use crate::line::print;
 use crate::net::Net;
 use crate::set_up::Wish;
 use crate::set_up::work::{Go, Work};
+use crate::ssh::config_file;
 use crate::store::Store;
 use crate::terminal::takes_colours;
 use crate::waiting::Waiting;
@@ -45,10 +47,16 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
         Ok((count, store)) => (store, Ok(count)),
         Err(open) => (Store::nothing(), Err(open)),
     };
-    let net = Net::new();
-    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-    let examiner = Examiner { args, cloud, net, store, arm };
+    let file = args.file.clone().map_or_else(config_file::of_this_user, Ok)?;
+    let section = args.machine.as_ref().and_then(|machine| local::section(&file, machine));
+    let proxy = section.as_ref().and_then(|section| ProxyArgs::of_section(section.arguments(), &args.typed));
+    let (who, certificate, cloud) = match &proxy {
+        Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
+        None => (args.who.wanted(), Asked::default(), &args.cloud),
+    };
+    let (cloud, net) = (Cloud::new(cloud.name(), &cloud.endpoints())?, Net::new());
+    let arm = Arm::new(&cloud, &net, &store, who.clone());
+    let examiner = Examiner { args, file, section, who, certificate, cloud, net, store, arm };
     let waiting = Waiting::default();
     waiting.until("checks".into(), LONGEST);
     let findings = waiting.during(examiner.look(health.clone())).await;

@@ -15,17 +15,21 @@ use crate::store::{Store, unix_now};
 /// # Errors
 /// The store is open to others.
 pub(crate) fn run(args: &LastArgs) -> Result<u8> {
-    let mut errors = last_error::all(&Store::open()?)?;
+    let store = Store::open()?;
+    let mut errors = last_error::all(&store)?;
     if let Some(machine) = &args.machine {
         errors.retain(|error| error.is_about(machine));
     }
     let text = match errors.split_first() {
         Some((last, others)) => explained(last) + &named(others),
+        None if store.check()?.is_none() => NOWHERE.into(),
         None => nothing(args.machine.as_deref()),
     };
     print(&text)?;
     Ok(0)
 }
+
+const NOWHERE: &str = "nothing can be kept here: name a folder of your own in ARCSSH_STATE_DIR\n";
 
 fn nothing(machine: Option<&str>) -> String {
     let whose = machine.map_or(String::new(), |machine| format!(" of {machine}"));

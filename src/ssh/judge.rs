@@ -42,7 +42,7 @@ const JUDGED: [&str; 7] =
 /// # Errors
 /// ssh cannot read the configuration at all, in its own words.
 pub(crate) fn shadowed(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Shadowed>>> {
-    let Some(output) = ssh(&["-G"], alias, file)? else { return Ok(None) };
+    let Some(output) = ssh(&["-G"], alias, Some(file))? else { return Ok(None) };
     if !output.status.success() {
         bail!("ssh does not accept {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -108,6 +108,34 @@ pub(crate) struct Section {
     pub(crate) port: u16,
     /// The name that its host key is kept under.
     pub(crate) key_name: String,
+    /// Its ProxyCommand.
+    command: String,
+}
+
+impl Section {
+    /// What its ProxyCommand hands to arcssh, from the name of the command on.
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = String> {
+        let port = self.port.to_string();
+        let arguments = words(&self.command).skip_while(|word| *word != "proxy");
+        arguments.map(move |word| word.replace("%p", &port))
+    }
+
+    /// The section with the port that ssh connects to: any line of the configuration may name it. ssh is asked as it is
+    /// typed, and with `file` where it does not find the section by itself.
+    ///
+    /// # Errors
+    /// ssh cannot be run.
+    pub(crate) fn used(self, typed: Option<&Path>, file: &Path) -> Result<Self> {
+        for file in [typed, Some(file)] {
+            let Some(output) = ssh(&["-G"], &self.alias, file)? else { break };
+            let values = effective(&output.stdout);
+            if values.get("proxycommand") == Some(&self.command) {
+                let port = values.get("port").and_then(|port| port.parse().ok());
+                return Ok(Self { port: port.unwrap_or(self.port), ..self });
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
@@ -134,7 +162,7 @@ pub(crate) fn section_of(machine: &str, text: &str) -> Option<Section> {
     let target = id.unwrap_or(alias.strip_suffix(suffix).unwrap_or(&alias)).to_owned();
     let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
     let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
-    Some(Section { alias, target, port, key_name })
+    Some(Section { alias, target, port, key_name, command })
 }
 
 /// The words of a ProxyCommand.
@@ -142,9 +170,9 @@ fn words(command: &str) -> impl Iterator<Item = &str> {
     command.split_whitespace().map(|word| word.trim_matches('"'))
 }
 
-fn ssh(options: &[&str], alias: &str, file: &Path) -> Result<Option<Output>> {
+fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Output>> {
     let mut ssh = Command::new("ssh");
-    ssh.args(options).arg("-F").arg(file).arg("--").arg(alias).stdin(Stdio::null());
+    ssh.args(options).args(file.map(|_| "-F")).args(file).arg("--").arg(alias).stdin(Stdio::null());
     match ssh.output() {
         Ok(output) => Ok(Some(output)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -164,7 +192,7 @@ fn effective(stdout: &[u8]) -> BTreeMap<String, String> {
 
 /// The line that gave ssh the value: the first with the keyword in a section that applies.
 fn first_line_with(keyword: &str, alias: &str, file: &Path) -> Result<Option<(PathBuf, usize)>> {
-    let Some(output) = ssh(&["-vvv", "-G"], alias, file)? else { return Ok(None) };
+    let Some(output) = ssh(&["-vvv", "-G"], alias, Some(file))? else { return Ok(None) };
     let mut trace = Trace::of(&output.stderr);
     Ok(trace.first_line_with(keyword, file, Reading { applies: true, parse_only: false, depth: 0 }))
 }

@@ -35,7 +35,7 @@ struct Case {
     outcome: &'static str,
     /// A part of why.
     why: &'static str,
-    /// The thing to type; `{ID}`, `{PORT}` and `{HOME}` stand for what they are.
+    /// The thing to type; `{ID}`, `{SUBSCRIPTION}`, `{PORT}` and `{HOME}` stand for what they are.
     fix: &'static str,
     proxy: Proxy,
 }
@@ -98,7 +98,12 @@ fn examine(case: &Case) {
     assert!(why.contains(case.why), "{}: {why}", case.what);
     let port = w.sshd().port().to_string();
     let home = w.home().display().to_string();
-    let wanted = case.fix.replace("{ID}", &target).replace("{PORT}", &port).replace("{HOME}", &home);
+    let wanted = case
+        .fix
+        .replace("{ID}", &target)
+        .replace("{SUBSCRIPTION}", SUBSCRIPTION)
+        .replace("{PORT}", &port)
+        .replace("{HOME}", &home);
     assert_eq!(fix, &wanted, "{}", case.what);
     assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.what);
     assert_eq!(report["ok"], case.outcome != "failed");
@@ -292,11 +297,41 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
+            what: "a line that ssh does not know",
+            world: |w| block(w, "Prroxy none\n", 0o600),
+            check: "ssh configuration",
+            why: "line 1: Bad configuration option: prroxy",
+            fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a block without an end",
+            world: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
+            check: "ssh configuration",
+            why: "line 1 begins an arcssh block that no line ends",
+            fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
             what: "a configuration that others may write to",
             world: |w| block(w, "", 0o666),
             check: "ssh configuration",
             why: "is open to other users (mode 0666)",
             fix: "chmod go-w {HOME}/.ssh/config",
+            proxy: Proxy::Connects,
+            ..Case::default()
+        },
+        Case {
+            what: "a store that cannot be",
+            program: |_, command| {
+                command.env("ARCSSH_STATE_DIR", "/dev/null");
+            },
+            check: "store",
+            outcome: "warned",
+            why: "nothing can be kept",
+            fix: "name a folder of your own in ARCSSH_STATE_DIR",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -451,6 +486,15 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
+            what: "what is no name of a machine",
+            target: |_| "https://portal.azure.com/#web01".into(),
+            check: "machine",
+            why: "an Arc machine's resource ID reads /subscriptions/",
+            fix: "arcssh list shows the machines that this identity sees",
+            proxy: Proxy::Fails,
+            ..Case::default()
+        },
+        Case {
             what: "a resource group that does not exist",
             target: |id| id.replace("rg-arc", "rg-none"),
             check: "machine",
@@ -472,6 +516,20 @@ fn what_azure_holds_is_examined() {
             check: "provider",
             why: "is Registering",
             fix: SETUP,
+            ..Case::default()
+        },
+        Case {
+            what: "a region that the provider does not serve",
+            world: |w| {
+                let served = "No registered resource provider found. The supported locations are 'eastus'.";
+                let fault = || ArmFault::new(400, "NoRegisteredProviderFound", served).times(100);
+                w.emulator().arm_fault(fault().on(ArmCall::Endpoint));
+                w.emulator().arm_fault(fault().on(ArmCall::ListCredentials));
+            },
+            check: "endpoint",
+            why: "does not serve the machine's region (NoRegisteredProviderFound: No registered resource",
+            fix: "on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names",
+            proxy: Proxy::Fails,
             ..Case::default()
         },
         Case {
@@ -529,7 +587,7 @@ fn what_azure_holds_is_examined() {
             check: "Entra login",
             outcome: "warned",
             why: "the extension for it is not installed",
-            fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
+            fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --subscription {SUBSCRIPTION} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -656,7 +714,9 @@ fn what_stands_in_the_machines_properties_is_examined() {
         ),
     ];
     for (change, check, outcome, why) in cases {
-        let w = world_with(&["web01"], |builder| builder.machine(change(Machine::new("old").ssh_port(22))));
+        let w = world_with(&["web01"], |builder| {
+            builder.machine(change(Machine::new("old").resource_group("rg(x)").ssh_port(22)))
+        });
         let machine = w.emulator().machine("old");
         machine.set_ssh_port(w.sshd().port());
         machine.set_status("Connected");
@@ -665,6 +725,8 @@ fn what_stands_in_the_machines_properties_is_examined() {
         let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
         assert_eq!((name.as_str(), how.as_str()), (check, outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
+        let place = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
+        assert_eq!(fix.starts_with("az "), fix.contains(&place), "{fix}");
     }
 }
 
@@ -802,6 +864,73 @@ fn a_fix_enables_the_port_that_the_section_connects_to() {
     let failed = complaints(&report).into_iter().filter(|complaint| complaint[1] == "failed").count();
     assert_eq!((failed, fixed.code), (0, Some(0)), "{report}");
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
+    let w = world(&["web01"]);
+    let (file, port) = (w.home().join("own.conf"), w.sshd().port());
+    assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
+    let block = fs::read_to_string(&file).unwrap();
+    let fixed = |machine: &str, lines: &str| {
+        fs::write(&file, format!("{block}{lines}")).unwrap();
+        let examined = run(w.arcssh(&["doctor", machine, "--fix", "--yes", "--json", "--file"]).arg(&file));
+        let report = serde_json::from_slice(&examined.stdout).unwrap();
+        (examined.code, complaints(&report))
+    };
+    assert_eq!(
+        fixed("web01", &format!("Host *\n  Port {port}\n")),
+        (Some(0), vec![]),
+        "ssh's own port is looked at"
+    );
+    for (machine, lines, instead) in [("rg-arc/web01", "", 22), ("web01", "Host *\n  Port 9\n", 9)] {
+        let (code, told) = fixed(machine, lines);
+        let [[check, outcome, why, fix]] = &told[..] else { panic!("{told:#?}") };
+        assert_eq!((code, check.as_str(), outcome.as_str()), (Some(1), "service configuration", "failed"));
+        assert!(why.contains(&format!("enabled on port {port}, and ssh connects to {instead}")), "{why}");
+        assert_eq!(fix, &format!("ssh -p {port} web01"));
+    }
+    let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
+    assert_eq!(writes, 0);
+}
+
+#[test]
+fn a_block_that_no_ssh_can_judge_is_not_said_to_be_missing() {
+    let w = world(&["web01"]);
+    let file = w.home().join("own.conf");
+    assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
+    let examined = run(w.arcssh(&["doctor", "--json", "--file"]).arg(&file).env("PATH", w.home()));
+    let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let check = checks.find(|check| check["name"] == "ssh configuration").unwrap();
+    assert_eq!((&check["outcome"], &check["text"]), (&"skipped".into(), &"ssh comes first".into()));
+}
+
+#[test]
+fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
+    let w = world(&["web01"]);
+    script(&w.home().join("bin"), "az", "#!/bin/sh\necho 'Please run az login.' >&2\nexit 1\n");
+    let plain = fs::read_to_string(w.configuration()).unwrap();
+    let examined = |section: &str, typed: &[&str]| {
+        fs::write(w.configuration(), plain.replacen("--port %p", &format!("--port %p {section}"), 1))
+            .unwrap();
+        let mut doctor = w.arcssh(&["doctor", "web01", "--json", "--file"]);
+        doctor.arg(w.configuration()).args(typed).env("ARCSSH_CREDENTIAL", "environment");
+        doctor.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
+        complaints(&serde_json::from_slice(&run(&mut doctor).stdout).unwrap())
+    };
+    let none = Vec::<[String; 4]>::new();
+    assert_eq!(examined("", &[]), none);
+    assert_eq!(examined("--credential azure-cli", &["--credential", "environment"]), none);
+    for (section, why) in [
+        ("--credential azure-cli", "Please run az login."),
+        ("--tenant 00000000-0000-4000-8000-000000000000", "AADSTS90002"),
+    ] {
+        let told = examined(section, &[]);
+        let [[check, _, text, _]] = &told[..] else { panic!("{section}: {told:#?}") };
+        assert_eq!(check, "identity");
+        assert!(text.contains(why), "{section}: {text}");
+    }
 }
 
 #[test]

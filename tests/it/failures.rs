@@ -131,19 +131,19 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
         (
             5,
             ArmFault::new(404, "NoRegisteredProviderFound", "No registered resource provider found."),
-            "the subscription has no registered Microsoft.HybridConnectivity for this machine (NoRegisteredProviderFound)",
+            "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region (NoRegisteredProviderFound: No registered resource provider found.)",
             &setup,
         ),
         (
             5,
             ArmFault::new(409, "NoRegisteredProviderFound", "No registered resource provider found."),
-            "the subscription has no registered Microsoft.HybridConnectivity for this machine (NoRegisteredProviderFound)",
+            "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region (NoRegisteredProviderFound: No registered resource provider found.)",
             &setup,
         ),
         (
             5,
             ArmFault::new(409, "MissingSubscriptionRegistration", "The subscription is not registered."),
-            "the subscription has no registered Microsoft.HybridConnectivity for this machine (MissingSubscriptionRegistration)",
+            "Microsoft.HybridConnectivity is not registered in the subscription (MissingSubscriptionRegistration)",
             &setup,
         ),
         (

@@ -46,6 +46,13 @@ fn a_failure_is_explained_until_a_connection_works() {
 }
 
 #[test]
+fn where_nothing_can_be_kept_that_is_told() {
+    let w = world(&[]);
+    let told = run(w.arcssh(&["last"]).env("ARCSSH_STATE_DIR", "/dev/null")).clean();
+    assert_eq!(told, "nothing can be kept here: name a folder of your own in ARCSSH_STATE_DIR\n");
+}
+
+#[test]
 fn what_ssh_stopped_waiting_for_is_kept() {
     let w = world(&["web01"]);
     w.emulator().machine("web01").set_online(false);

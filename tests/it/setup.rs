@@ -239,6 +239,18 @@ fn what_keeps_azure_from_writing_is_told() {
     }
 }
 
+#[test]
+fn a_region_that_is_not_served_is_told_and_not_set_up_in_a_circle() {
+    let w = world(&["web01"]);
+    let served = "The supported locations are 'eastus'.";
+    w.emulator().arm_fault(ArmFault::new(400, "NoRegisteredProviderFound", served).on(ArmCall::Endpoint));
+    let why = format!(
+        "arcssh: cannot set up web01: Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region (NoRegisteredProviderFound: {served})"
+    );
+    let hint = "arcssh: hint: on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names";
+    run(&mut setup(&w, &["--yes"])).failed(5, &[&why, hint]);
+}
+
 /// No source has the words of these answers.
 #[test]
 fn what_azure_does_not_find_is_missing_in_whatever_words() {

@@ -9,6 +9,9 @@ use crate::line::one_line;
 pub(crate) const AGENT: &str =
     "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
 
+/// Where the provider is registered, and Azure knows none for the machine's region.
+pub(crate) const SERVED_REGION: &str = "on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names";
+
 /// Why something fails, and what puts it right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Words {

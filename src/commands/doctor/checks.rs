@@ -1,6 +1,8 @@
 //! What the findings mean, a function a check. Of several things that are wrong the first is blamed: what cannot be
 //! known or cannot work before it is put right is skipped.
 
+use std::path::Path;
+
 use anyhow::Error;
 
 use crate::azure::arm::{ArmError, Refusal};
@@ -9,9 +11,9 @@ use crate::azure::hybrid_connectivity::endpoint::Seen;
 use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
-use crate::commands::doctor::check::{AGENT, Check, Outcome, Words};
+use crate::commands::doctor::check::{AGENT, Check, Outcome, SERVED_REGION, Words};
 use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
-use crate::commands::doctor::local::HostKey;
+use crate::commands::doctor::local::{Block, HostKey};
 use crate::line::word;
 use crate::relay::connect::ConnectError;
 use crate::set_up::Found;
@@ -63,7 +65,7 @@ const CHECKS: [(&str, Judgement); 22] = [
 
 /// Whether `arcssh setup` puts it right.
 pub(super) fn is_fixable(check: &Check) -> bool {
-    check.has_failed() && ["provider", "endpoint", "service configuration"].contains(&check.name)
+    matches!(&check.outcome, Failed(Words { fix: Some(fix), .. }) if fix.starts_with("arcssh setup "))
 }
 
 /// Who judges, with the words of errors.
@@ -85,6 +87,12 @@ impl Judge {
 
     fn failed(&self, error: &Error) -> Outcome {
         Failed((self.explain)(error))
+    }
+
+    /// The same where the error may have no words for what to type.
+    fn failed_or(&self, error: &Error, fix: impl Into<String>) -> Outcome {
+        let words = (self.explain)(error);
+        Failed(Words { fix: words.fix.or(Some(fix.into())), ..words })
     }
 
     /// What comes before everything in Azure.
@@ -119,8 +127,19 @@ impl Judge {
         match &self.findings.found {
             Some(Ok(found)) => Ok(found),
             Some(Err(error)) if is_refused(error, 403) => Err(first("the permissions")),
-            Some(Err(error)) => Err(self.failed(error)),
+            Some(Err(error)) => Err(self.not_found(error)),
             None => Err(first("the machine")),
+        }
+    }
+
+    fn not_found(&self, error: &Error) -> Outcome {
+        let is_registered = seen(&self.findings.registration).is_some();
+        match refusal(error).filter(|refusal| refusal.is_unserved() && is_registered) {
+            Some(Refusal { code, message, .. }) => Failed(Words::new(
+                format!("{NAMESPACE} does not serve the machine's region ({code}: {message})"),
+                SERVED_REGION,
+            )),
+            None => self.failed(error),
         }
     }
 
@@ -217,14 +236,14 @@ impl Judge {
         }
         if let Some(error) = failed(&self.findings.machine) {
             let by_subscription = matches!(self.subscription(), Failed(_));
-            return if by_subscription { first("the subscription") } else { self.failed(error) };
+            let list = "arcssh list shows the machines that this identity sees";
+            return if by_subscription { first("the subscription") } else { self.failed_or(error, list) };
         }
         let machine = match self.examined() {
             Ok(machine) => machine,
             Err(skipped) => return skipped,
         };
-        let since = machine.last_status_change.split(['T', '.']).take(2).collect::<Vec<_>>().join(" ");
-        let told = format!("{} since {since}", machine.status);
+        let told = since(&machine.status, &machine.last_status_change);
         match machine.status.to_lowercase().as_str() {
             "" => Passed("it cannot be read".into()),
             "connected" => Passed(told),
@@ -288,8 +307,9 @@ impl Judge {
             Ok(machine) if machine.is_private_link => Warned(Words::new(
                 "its agent is in a private link scope, which does not carry ssh",
                 format!(
-                    "az connectedmachine update --name {} --resource-group {} --private-link-scope-resource-id \"\"",
-                    machine.id.name, machine.id.resource_group
+                    "az connectedmachine update --name {} {} --private-link-scope-resource-id \"\"",
+                    word(&machine.id.name),
+                    place_of(&machine.id)
                 ),
             )),
             Ok(_) => Passed("none".into()),
@@ -339,17 +359,32 @@ impl Judge {
         match self.found().map(|found| (found.endpoint, found.port)) {
             Ok((Seen::Missing, _)) => first("the endpoint"),
             Ok((_, Seen::There(enabled))) if enabled == port => Passed(format!("SSH on port {port}")),
-            Ok((_, Seen::There(enabled))) => Failed(Words::new(
-                format!(
-                    "SSH is enabled on port {enabled}, and a machine has one port for it: ssh -p {enabled} reaches it, {port} would have to take its place"
-                ),
-                format!("{} --replace-port", self.set_up_at(port)),
-            )),
+            Ok((_, Seen::There(enabled))) => Failed(self.other_port(enabled)),
             Ok((_, Seen::Hidden)) => Passed("it is there, and may not be read with this role".into()),
             Ok((_, Seen::Missing)) => {
                 Failed(Words::new("the service is not enabled on it yet", self.set_up()))
             }
+            Err(Failed(_)) => first("the endpoint"),
             Err(skipped) => skipped,
+        }
+    }
+
+    /// A machine has one port for ssh, and others may connect by it: it moves for nobody who has not named another.
+    fn other_port(&self, enabled: u16) -> Words {
+        let port = self.findings.port;
+        match &self.findings.section {
+            Some(section) if !self.findings.is_typed => Words::new(
+                format!(
+                    "SSH is enabled on port {enabled}, and ssh connects to {port}: arcssh config --port {enabled} would write that one into all sections"
+                ),
+                format!("ssh -p {enabled} {}", section.alias),
+            ),
+            _ => Words::new(
+                format!(
+                    "SSH is enabled on port {enabled}, and a machine has one port for it: ssh -p {enabled} reaches it, {port} would have to take its place"
+                ),
+                format!("{} --replace-port", self.set_up_at(port)),
+            ),
         }
     }
 
@@ -383,8 +418,7 @@ impl Judge {
         let extension = extensions.iter().find(|extension| extension.is_entra_login());
         let has_role =
             seen(&self.findings.permissions).is_some_and(|permissions| permissions.allow_data(LOGIN));
-        let ResourceId { name, resource_group, .. } = &machine.id;
-        let on = format!("--machine-name {name} --resource-group {resource_group}");
+        let on = format!("--machine-name {} {}", word(&machine.id.name), place_of(&machine.id));
         match (extension.map(Extension::state), has_role) {
             (None, true) => Warned(Words::new(
                 "this identity may log in by Entra ID, and the extension for it is not installed",
@@ -465,7 +499,10 @@ impl Judge {
             (Failed(_), ..) => first("sshd"),
             // ssh connects by a process of its own, which the store keeps from it.
             _ if self.findings.store.is_err() => first("the store"),
-            (_, None, _) | (_, _, None) => Skipped("ssh has no section for this port of the machine".into()),
+            (_, None, _) | (_, _, None) => Skipped(format!(
+                "{} has no section for this port of the machine; --file names another",
+                self.findings.file.display()
+            )),
             (_, Some(Ok(HostKey::Known)), _) => Passed("it is the one that ssh knows".into()),
             (_, Some(Ok(HostKey::New)), _) => Passed("ssh knows none yet, and will ask".into()),
             (_, Some(Ok(HostKey::Changed(file))), Some(name)) => Failed(Words::new(
@@ -474,7 +511,10 @@ impl Judge {
                 ),
                 format!("ssh-keygen -f {} -R {}", word(file), word(name)),
             )),
-            (_, Some(Err(error)), _) => self.failed(error),
+            (_, Some(Err(error)), _) => {
+                let alias = self.findings.section.as_ref().map_or("MACHINE", |section| &section.alias);
+                self.failed_or(error, format!("ssh -v {alias} shows how far it comes"))
+            }
         }
     }
 
@@ -484,16 +524,21 @@ impl Judge {
     }
 
     fn configuration(&self) -> Outcome {
-        match &self.findings.configuration {
-            Err(error) => self.failed(error),
-            Ok(found) => match (found.hosts, open_to_others(&found.file)) {
-                (_, Some(words)) => Failed(words),
-                (None, None) => Skipped(format!("{} holds no arcssh block", found.file.display())),
-                (Some(hosts), None) => {
-                    let names = if hosts == 1 { "1 name".into() } else { format!("{hosts} names") };
-                    Passed(format!("ssh uses what {} says of {names}", found.file.display()))
-                }
-            },
+        let file = &self.findings.file;
+        match (&self.findings.configuration, open_to_others(file)) {
+            (Err(error), _) => {
+                let path = word(&file.display().to_string());
+                let fix =
+                    format!("correct {path}; arcssh config --verify --file {path} tells when ssh takes it");
+                self.failed_or(error, fix)
+            }
+            (_, Some(exposed)) => exposed,
+            (Ok(Block::Missing), _) => Skipped(format!("{} holds no arcssh block", file.display())),
+            (Ok(Block::Unjudged), _) => first("ssh"),
+            (Ok(Block::Used(1)), _) => Passed(format!("ssh uses what {} says of 1 name", file.display())),
+            (Ok(Block::Used(hosts)), _) => {
+                Passed(format!("ssh uses what {} says of {hosts} names", file.display()))
+            }
         }
     }
 
@@ -516,11 +561,20 @@ impl Judge {
 
     fn store(&self) -> Outcome {
         match &self.findings.store {
-            Ok(1) => Passed("1 value is kept".into()),
-            Ok(count) => Passed(format!("{count} values are kept")),
+            Ok(None) => Warned(Words::new(
+                "nothing can be kept: every connection asks Azure anew, and arcssh last knows none",
+                "name a folder of your own in ARCSSH_STATE_DIR",
+            )),
+            Ok(Some(1)) => Passed("1 value is kept".into()),
+            Ok(Some(count)) => Passed(format!("{count} values are kept")),
             Err(open) => self.failed(&open.clone().into()),
         }
     }
+}
+
+/// Where Azure CLI is to look for a machine: it has a subscription of its own in mind.
+fn place_of(ResourceId { subscription, resource_group, .. }: &ResourceId) -> String {
+    format!("--resource-group {} --subscription {subscription}", word(resource_group))
 }
 
 fn first(what: &str) -> Outcome {
@@ -549,6 +603,14 @@ fn is_refused(error: &Error, status: u16) -> bool {
 
 fn is_port_closed(error: &Error) -> bool {
     error.downcast_ref().is_some_and(ConnectError::is_port_closed)
+}
+
+/// A status with the moment of its last change, which Azure does not tell of every machine.
+fn since(status: &str, change: &str) -> String {
+    match change.split(['T', '.']).take(2).collect::<Vec<_>>().join(" ") {
+        moment if moment.is_empty() => status.to_owned(),
+        moment => format!("{status} since {moment}"),
+    }
 }
 
 /// The numbers that a version begins with.
@@ -587,20 +649,39 @@ fn set_clock() -> &'static str {
     }
 }
 
-/// ssh refuses to read a configuration that others may write to (readconf.c, `SSHCONF_CHECKPERM`).
+/// What keeps ssh from reading a configuration: others may write to it.
 #[cfg(unix)]
-fn open_to_others(file: &std::path::Path) -> Option<Words> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = file.metadata().ok()?.permissions().mode() & 0o7777;
-    let fix = format!("chmod go-w {}", word(&file.display().to_string()));
-    (mode & 0o022 != 0)
-        .then(|| Words::new(format!("{} is open to other users (mode {mode:04o})", file.display()), fix))
+fn open_to_others(file: &Path) -> Option<Outcome> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = file.metadata().ok()?;
+    let is_own = [0, rustix::process::getuid().as_raw()].contains(&metadata.uid());
+    exposed(file, is_own, metadata.mode() & 0o7777)
 }
 
 /// Elsewhere the folder of a user is that user's own.
 #[cfg(not(unix))]
-fn open_to_others(_: &std::path::Path) -> Option<Words> {
+fn open_to_others(_: &Path) -> Option<Outcome> {
     None
+}
+
+/// ssh reads what is its user's or root's, and what nobody else may write to (readconf.c, `SSHCONF_CHECKPERM`). Debian's
+/// also takes what a group may write to that only the owner is in ("Allow harmless group-writability").
+#[cfg(unix)]
+fn exposed(file: &Path, is_own: bool, mode: u32) -> Option<Outcome> {
+    let (name, path) = (file.display(), word(&file.display().to_string()));
+    let close = format!("chmod go-w {path}");
+    match (is_own, mode & 0o002, mode & 0o020) {
+        (false, ..) => Some(Failed(Words::new(
+            format!("{name} is another user's, and ssh does not read it"),
+            format!("sudo chown $(id -un) {path}"),
+        ))),
+        (true, 0, 0) => None,
+        (true, 0, _) => Some(Warned(Words::new(
+            format!("{name} is open to its group (mode {mode:04o}), and not every ssh reads it then"),
+            close,
+        ))),
+        _ => Some(Failed(Words::new(format!("{name} is open to other users (mode {mode:04o})"), close))),
+    }
 }
 
 #[cfg(test)]
@@ -615,6 +696,24 @@ mod tests {
         assert!(numbers("1.13.21320.014").as_slice() >= &FIRST_AGENT[..]);
         assert!(numbers("1.13.21319.9").as_slice() < &FIRST_AGENT[..]);
         assert!(numbers("unknown").is_empty());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_configuration_of_others_is_not_read_and_one_of_the_group_not_by_every_ssh() {
+        let exposed = |is_own, mode| exposed(Path::new("config"), is_own, mode);
+        let failed = |outcome| matches!(outcome, Some(Failed(Words { fix: Some(_), .. })));
+        assert!(
+            failed(exposed(false, 0o600)) && failed(exposed(true, 0o666)) && failed(exposed(true, 0o602))
+        );
+        assert!(matches!(exposed(true, 0o664), Some(Warned(Words { fix: Some(_), .. }))));
+        assert_eq!((exposed(true, 0o644), exposed(true, 0o600)), (None, None));
+    }
+
+    #[test]
+    fn a_status_is_told_with_the_moment_of_its_change_where_there_is_one() {
+        assert_eq!(since("Connected", "2026-03-02T09:14:07.123Z"), "Connected since 2026-03-02 09:14:07");
+        assert_eq!(since("Connected", ""), "Connected");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Looks at everything between here and a machine's sshd, one thing beside the other where they do not need each other,
 //! and never for long. What it means is judged elsewhere.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::{Identity, Token};
+use crate::azure::credential::{Identity, Token, Wanted};
 use crate::azure::hybrid_compute::{Extension, Machine, MachineName, extensions, subscriptions};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::hybrid_connectivity::endpoint::Seen;
@@ -23,15 +24,14 @@ use crate::azure::resource_provider::{Registration, registration};
 use crate::azure::ssh_certificate::Asked;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::DoctorArgs;
-use crate::commands::doctor::local::{self, Configuration, HostKey};
+use crate::commands::doctor::local::{self, Block, HostKey};
 use crate::dial::{Goal, Way};
 use crate::fleet::find;
 use crate::net::{self, Net, certificate};
 use crate::relay::bridge::{self, Ending};
 use crate::relay::connect::{ConnectError, Upgraded};
 use crate::set_up::{Found, look};
-use crate::ssh::config_file;
-use crate::ssh::judge::{Section, section_of};
+use crate::ssh::judge::Section;
 use crate::store::{Store, TooOpen, unix_now};
 use crate::waiting::Waiting;
 
@@ -39,8 +39,8 @@ use crate::waiting::Waiting;
 const BOUND: Duration = Duration::from_secs(15);
 /// How long those may take that others bound too: a proxy has 20 s for its tunnel, and a program gives a token in some.
 const LONG_BOUND: Duration = Duration::from_secs(30);
-/// How long all of them may take: at the most two long ones and five others come one after the other.
-pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 5 * BOUND.as_secs());
+/// How long all of them may take: at the most two long ones and six others come one after the other.
+pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 6 * BOUND.as_secs());
 /// How long an agent that does not listen is waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
@@ -53,12 +53,14 @@ pub(super) type Look<T> = Option<Result<T>>;
 pub(super) struct Findings {
     /// The versions of ssh and ssh-keygen.
     pub(super) programs: [Result<Option<String>>; 2],
-    /// The ssh configuration.
-    pub(super) configuration: Result<Configuration>,
+    /// The ssh configuration's file.
+    pub(super) file: PathBuf,
+    /// What it holds of ours.
+    pub(super) configuration: Result<Block>,
     /// The machine's section in it, if that leads to the port to connect to.
     pub(super) section: Option<Section>,
-    /// How many values are kept.
-    pub(super) store: Result<usize, TooOpen>,
+    /// How many values are kept; none where nothing can be.
+    pub(super) store: Result<Option<usize>, TooOpen>,
     /// ARM and Entra ID, with who vouches for each.
     pub(super) way: Vec<(&'static str, Result<String>)>,
     /// Who we are.
@@ -71,6 +73,8 @@ pub(super) struct Findings {
     pub(super) named: Option<String>,
     /// The port to connect to.
     pub(super) port: u16,
+    /// Whether it is the one that was typed.
+    pub(super) is_typed: bool,
     /// The machine.
     pub(super) machine: Look<Machine>,
     /// Its subscription's provider.
@@ -94,6 +98,12 @@ pub(super) struct Findings {
 /// Who looks, and with what.
 pub(super) struct Examiner<'a> {
     pub(super) args: &'a DoctorArgs,
+    /// The ssh configuration, and what it has for the machine.
+    pub(super) file: PathBuf,
+    pub(super) section: Option<Section>,
+    /// As whom, and with which certificate, the machine is connected to.
+    pub(super) who: Wanted,
+    pub(super) certificate: Asked,
     pub(super) cloud: Cloud,
     pub(super) net: Net,
     pub(super) store: Store,
@@ -117,33 +127,29 @@ struct Remote {
 
 impl Examiner<'_> {
     /// Looks at everything.
-    pub(super) async fn look(&self, store: Result<usize, TooOpen>) -> Findings {
-        let (ssh, keygen, configuration, way) = tokio::join!(
+    pub(super) async fn look(&self, store: Result<Option<usize>, TooOpen>) -> Findings {
+        let (ssh, keygen, configuration, mut section, way) = tokio::join!(
             blocking(|| local::program("ssh", &["-V"])),
             blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
             self.configuration(),
+            self.used(self.section.clone()),
             self.way(),
         );
-        let section = configuration.as_ref().ok().and_then(|configuration| configuration.section.clone());
-        let port = self.args.port.or(section.as_ref().map(|section| section.port));
         let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
         let mut remote = Remote::default();
-        let mut reached = port.unwrap_or(Service::Ssh.default_port());
+        let mut reached = self.port(section.as_ref()).unwrap_or(Service::Ssh.default_port());
         if way.iter().all(|(_, way)| way.is_ok()) {
-            remote = self.remote(named.as_deref(), port, &mut reached).await;
+            remote = self.remote(named.as_deref(), &mut section, &mut reached).await;
         }
-        let by_id = || {
-            let (found, machine) = (configuration.as_ref().ok()?, remote.machine.as_ref()?.as_ref().ok()?);
-            section_of(&machine.id.to_string(), &config_file::read(&found.file).ok()?)
-        };
         // ssh connects to the port of the section, whatever was asked for here.
-        let section = section.or_else(by_id).filter(|section| section.port == reached);
+        let section = section.filter(|section| section.port == reached);
         let host_key = match (&ssh, &remote.greeting, &section) {
             (Ok(Some(_)), Some(Ok(Greeting::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
             _ => None,
         };
         Findings {
             programs: [ssh, keygen],
+            file: self.file.clone(),
             configuration,
             section,
             store,
@@ -153,6 +159,7 @@ impl Examiner<'_> {
             skew: remote.date.map(|(ours, theirs)| ours.cast_signed() - theirs.cast_signed()),
             named: self.args.machine.clone(),
             port: reached,
+            is_typed: self.args.port.is_some(),
             machine: remote.machine,
             registration: remote.registration,
             permissions: remote.permissions,
@@ -161,19 +168,28 @@ impl Examiner<'_> {
             relay: remote.relay,
             greeting: remote.greeting,
             host_key,
-            certificate: self.certificate(),
+            certificate: self.kept_certificate(),
         }
     }
 
-    fn certificate(&self) -> Result<Option<Pair>, TooOpen> {
-        let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
-        Holder::new(identity, Asked::default())?.kept()
+    fn identity(&self) -> Identity {
+        Identity::new(&self.cloud, self.who.clone(), &self.net, &self.store)
     }
 
-    async fn configuration(&self) -> Result<Configuration> {
-        let file = self.args.file.clone().map_or_else(config_file::of_this_user, Ok)?;
-        let machine = self.args.machine.clone();
-        blocking(move || local::configuration(&file, machine.as_deref())).await
+    fn kept_certificate(&self) -> Result<Option<Pair>, TooOpen> {
+        Holder::new(self.identity(), self.certificate.clone())?.kept()
+    }
+
+    async fn configuration(&self) -> Result<Block> {
+        let (file, section) = (self.file.clone(), self.section.clone());
+        blocking(move || local::configuration(&file, section.as_ref())).await
+    }
+
+    /// The section as ssh uses it; as it stands where ssh does not tell.
+    async fn used(&self, section: Option<Section>) -> Option<Section> {
+        let (typed, file, written) = (self.args.file.clone(), self.file.clone(), section.clone()?);
+        let used = blocking(move || written.used(typed.as_deref(), &file)).await;
+        used.ok().or(section)
     }
 
     async fn host_key(&self, section: &Section) -> Result<HostKey> {
@@ -200,8 +216,13 @@ impl Examiner<'_> {
         within(LONG_BOUND, authority, connect).await
     }
 
-    async fn remote(&self, named: Option<&str>, port: Option<u16>, reached: &mut u16) -> Remote {
-        let identity = Identity::new(&self.cloud, self.args.who.wanted(), &self.net, &self.store);
+    /// The port to connect to, if there is one to tell by.
+    fn port(&self, section: Option<&Section>) -> Option<u16> {
+        self.args.port.or(section.map(|section| section.port))
+    }
+
+    async fn remote(&self, named: Option<&str>, section: &mut Option<Section>, reached: &mut u16) -> Remote {
+        let identity = self.identity();
         let token = within(LONG_BOUND, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
@@ -216,13 +237,14 @@ impl Examiner<'_> {
                 remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
                 remote.subscriptions = Some(seen.map(|(count, _)| count));
             }
-            (Ok(_), Some(name)) => remote = self.azure(name, port, reached).await,
+            (Ok(_), Some(name)) => remote = self.azure(name, section, reached).await,
         }
         Remote { token: Some(token), ..remote }
     }
 
-    /// What Azure holds of a machine, and whether its relay leads to it.
-    async fn azure(&self, name: &str, port: Option<u16>, reached: &mut u16) -> Remote {
+    /// What Azure holds of a machine, and whether its relay leads to it. Its ID may lead to a section that its name does
+    /// not.
+    async fn azure(&self, name: &str, section: &mut Option<Section>, reached: &mut u16) -> Remote {
         let mut remote = Remote::default();
         let id = match self.id(name).await {
             Ok(id) => id,
@@ -230,8 +252,12 @@ impl Examiner<'_> {
         };
         let goal =
             |port| Goal { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh };
-        let asked = port.unwrap_or(Service::Ssh.default_port());
         let by_id = id.to_string();
+        if section.is_none() {
+            *section = self.used(local::section(&self.file, &by_id)).await;
+        }
+        let port = self.port(section.as_ref());
+        let asked = port.unwrap_or(Service::Ssh.default_port());
         forget_refusals(&self.arm, &self.store, &id);
         let (machine, provider, permissions, extensions, found) = tokio::join!(
             within(BOUND, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
@@ -243,9 +269,10 @@ impl Examiner<'_> {
             within(BOUND, "Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
         );
         remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
-        if let (None, Ok(Found { port: Seen::There(enabled), .. })) = (port, &found) {
-            *reached = *enabled;
-        }
+        *reached = match (port, &found) {
+            (None, Ok(Found { port: Seen::There(enabled), .. })) => *enabled,
+            _ => asked,
+        };
         let is_ready = found.as_ref().is_ok_and(|found| {
             let done = found.registration.as_ref().is_none_or(Registration::is_done);
             let matches = !matches!(found.port, Seen::There(enabled) if enabled != *reached);

@@ -2,7 +2,7 @@
 //! changed, and nobody is asked for anything.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -24,41 +24,43 @@ pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> 
     }
 }
 
-/// The ssh configuration.
-#[derive(Clone, Debug)]
-pub(super) struct Configuration {
-    /// The file.
-    pub(super) file: PathBuf,
-    /// How many hosts of the arcssh block ssh was asked about; none where there is no block.
-    pub(super) hosts: Option<usize>,
-    /// The section of the machine in question.
-    pub(super) section: Option<Section>,
+/// What the ssh configuration holds of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Block {
+    /// There is none.
+    Missing,
+    /// There is one, and no ssh to judge it.
+    Unjudged,
+    /// ssh uses what it says of so many hosts.
+    Used(usize),
 }
 
-/// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one machine, or of all.
+/// The section of a machine; none where the configuration cannot be read, of which another look tells.
+pub(super) fn section(file: &Path, machine: &str) -> Option<Section> {
+    section_of(machine, &config_file::read(file).ok()?)
+}
+
+/// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one section, or of all.
 ///
 /// # Errors
 /// ssh does not accept it, or does not use it.
-pub(super) fn configuration(file: &Path, machine: Option<&str>) -> Result<Configuration> {
+pub(super) fn configuration(file: &Path, section: Option<&Section>) -> Result<Block> {
     let text = config_file::read(file)?;
-    let section = machine.and_then(|machine| section_of(machine, &text));
-    let found = |hosts| Configuration { file: file.to_owned(), hosts, section: section.clone() };
-    let Some(range) = config_file::find(&text)? else { return Ok(found(None)) };
+    let Some(range) = config_file::find(&text)? else { return Ok(Block::Missing) };
     let mut hosts = 0;
     for (patterns, expected) in judge::sections(&text[range]) {
         for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            if section.as_ref().is_some_and(|section| !patterns.contains(&section.alias)) {
+            if section.is_some_and(|section| !patterns.contains(&section.alias)) {
                 continue;
             }
-            // Without ssh there is nobody to judge: another check tells.
-            let Some(shadowed) = judge::shadowed(alias, &expected, file)? else { return Ok(found(None)) };
+            let Some(shadowed) = judge::shadowed(alias, &expected, file)? else { return Ok(Block::Unjudged) };
             if let Some(first) = shadowed.into_iter().next() {
                 bail!(NotUsed(first));
             }
             hosts += 1;
         }
     }
-    Ok(found(Some(hosts)))
+    Ok(Block::Used(hosts))
 }
 
 /// What ssh makes of a machine's host key.
