@@ -179,8 +179,7 @@ impl Store {
         for path in self.values() {
             count += usize::from(load(&path)?.is_some());
         }
-        let takes_more = |folder: &&PathBuf| tempfile::tempfile_in(folder).is_ok();
-        Ok(self.folder.as_ref().filter(takes_more).map(|_| count))
+        Ok(self.try_out().is_ok().then_some(count))
     }
 
     fn at(folder: PathBuf) -> Result<Self, TooOpen> {
