@@ -83,7 +83,10 @@ impl Way<'_> {
                 false => Duration::ZERO,
             };
             match self.settle(credentials, &minted, patience).await {
-                Ok(upgraded) => return Ok((upgraded, minted)),
+                Ok(upgraded) => {
+                    credentials.discard(&in_vain);
+                    return Ok((upgraded, minted));
+                }
                 // An agent may yet hear of a young name.
                 Err(error) if !replaced && (error.is_unauthorized() || error.is_nobody() && !young) => {
                     info!("{error}; no more of these credentials");

@@ -624,6 +624,9 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             (format!("the certificate of {host} has expired"), "check this machine's clock")
         }
+        InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            (format!("the certificate of {host} is not valid yet"), "check this machine's clock")
+        }
         rustls::Error::General(text) if text.starts_with("No CA certificates") => (
             "no root certificates were found to check others with".into(),
             "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",

@@ -13,7 +13,7 @@ use etcetera::BaseStrategy;
 use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
@@ -21,10 +21,13 @@ use crate::line::warn;
 
 /// The form of the files. A file of another form counts as absent, and is replaced.
 const VERSION: u32 = 1;
+/// The longest that anything is half made: a key takes a second, and a file less.
+const LONGEST_WORK: Duration = Duration::from_secs(3600);
 /// The longest that anything but a sign-in is of use after it was written: as long as a certificate's key.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// What the names of files that are still being written begin with.
+/// What the names of files that are still being written begin with, and of folders in which something is made.
 const HALF_WRITTEN: &str = "new-";
+const ROOM: &str = ".key-";
 /// What marks the lock of those who have waited too long for another.
 const SECOND: &str = "-second";
 /// The longest file that is read.
@@ -176,8 +179,7 @@ impl Store {
         for path in self.values() {
             count += usize::from(load(&path)?.is_some());
         }
-        let takes_more = |folder: &&PathBuf| tempfile::tempfile_in(folder).is_ok();
-        Ok(self.folder.as_ref().filter(takes_more).map(|_| count))
+        Ok(self.try_out().is_ok().then_some(count))
     }
 
     fn at(folder: PathBuf) -> Result<Self, TooOpen> {
@@ -223,11 +225,32 @@ impl Store {
     /// # Errors
     /// There is no store, or its disk takes no more.
     pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
-        let folder = self.folder.as_ref().context("there is no folder to keep anything in")?;
+        let folder = self.place()?;
         let envelope = Envelope { version: VERSION, kind: key.kind, subject: key.subject.clone(), value };
         let path = folder.join(key.file());
         replace(folder, &path, &serde_json::to_vec(&envelope)?)
             .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// A private folder for something that is on its way, and gone with it.
+    ///
+    /// # Errors
+    /// There is no store, or its disk takes no more.
+    pub(crate) fn room(&self) -> Result<TempDir> {
+        let folder = self.place()?;
+        let room = tempfile::Builder::new().prefix(ROOM).tempdir_in(folder);
+        room.with_context(|| format!("cannot write to {}", folder.display()))
+    }
+
+    /// Whether anything more can be kept.
+    ///
+    /// # Errors
+    /// There is no store, or its disk takes no more.
+    pub(crate) fn try_out(&self) -> Result<()> {
+        let folder = self.place()?;
+        let mut file = NamedTempFile::with_prefix_in(HALF_WRITTEN, folder)?;
+        file.write_all(&[0; 16 * 1024])?;
+        Ok(file.as_file().sync_data()?)
     }
 
     /// Forgets the value of a key.
@@ -249,20 +272,26 @@ impl Store {
     }
 
     /// Removes what nobody has written for [`LONGEST_LIFE`], but no sign-in, and what processes that were killed have
-    /// left half written.
+    /// left half made.
     pub(crate) fn sweep(&self) {
         let account = Kind::Account.prefix();
-        let old = |file: &fs::DirEntry| {
-            let age = file.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
-            age.is_some_and(|age| age > LONGEST_LIFE)
+        let age = |file: &fs::DirEntry| file.metadata().ok()?.modified().ok()?.elapsed().ok();
+        let is_old = |file: &fs::DirEntry| age(file).is_some_and(|age| age > LONGEST_LIFE);
+        let is_value = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".json") && !name.starts_with(account)
         };
-        let ours = |file: &fs::DirEntry| {
-            let name = file.file_name().to_string_lossy().into_owned();
-            name.starts_with(HALF_WRITTEN) || name.ends_with(".json") && !name.starts_with(account)
-        };
-        for file in self.files().filter(|file| ours(file) && old(file)) {
-            let _ = fs::remove_file(file.path());
+        let old = self.files().filter(is_old).map(|file| file.path());
+        for path in old.filter(is_value) {
+            let _ = fs::remove_file(path);
         }
+        let left = self.files().filter(|file| age(file).is_some_and(|age| age > LONGEST_WORK));
+        remove_half_made(left);
+    }
+
+    /// Removes what is half made, too, whoever is at it: nothing of it may outlive the end of a sign-in.
+    pub(crate) fn clear_half_made(&self) {
+        remove_half_made(self.files());
     }
 
     fn files(&self) -> impl Iterator<Item = fs::DirEntry> {
@@ -283,6 +312,10 @@ impl Store {
         let mut keys: Vec<Key> = self.values().filter_map(key).collect();
         keys.sort_by(|one, other| one.subject.cmp(&other.subject));
         keys
+    }
+
+    fn place(&self) -> Result<&Path> {
+        self.folder().context("there is no folder to keep anything in")
     }
 
     /// Where values are kept, if they are.
@@ -333,11 +366,25 @@ impl Store {
         options.create(true).truncate(false).write(true);
         private(&mut options);
         let path = self.folder.as_ref()?.join(key.lock_file(turn));
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return None;
+        }
         options.open(path).map_err(|error| debug!("no lock: {error}")).ok()
     }
 
     fn path(&self, key: &Key) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(key.file()))
+    }
+}
+
+fn remove_half_made(files: impl Iterator<Item = fs::DirEntry>) {
+    for file in files {
+        let name = file.file_name();
+        let _ = match name.to_string_lossy() {
+            name if name.starts_with(HALF_WRITTEN) => fs::remove_file(file.path()),
+            name if name.starts_with(ROOM) => fs::remove_dir_all(file.path()),
+            _ => Ok(()),
+        };
     }
 }
 
@@ -363,8 +410,11 @@ fn make(folder: &Path) -> io::Result<()> {
     builder.recursive(true).create(folder)
 }
 
-/// A file's bytes, if it is there.
+/// A file's bytes, if it is there. What is no file is not opened: a pipe would wait for a writer.
 fn load(path: &Path) -> Result<Option<Vec<u8>>, TooOpen> {
+    if !path.is_file() {
+        return Ok(None);
+    }
     let Ok(file) = File::open(path) else { return Ok(None) };
     let Ok(metadata) = file.metadata() else { return Ok(None) };
     if !ours(path, &metadata, FILE_MODE)? {

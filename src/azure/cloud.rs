@@ -136,6 +136,19 @@ mod tests {
         assert_eq!(cloud.authority_host.as_str(), "https://login.microsoftonline.us/");
     }
 
+    /// azure-cli-extensions `ssh`, custom.py, `cloudtoscope`.
+    #[test]
+    fn a_certificate_is_asked_for_in_the_scope_of_its_cloud() {
+        for (name, host) in [
+            (CloudName::Public, "pas.windows.net"),
+            (CloudName::China, "pas.chinacloudapi.cn"),
+            (CloudName::UsGov, "pasff.usgovcloudapi.net"),
+        ] {
+            let cloud = Cloud::new(name, &Endpoints::default()).unwrap();
+            assert_eq!(cloud.ssh_scope, format!("https://{host}/CheckMyAccess/Linux/.default"));
+        }
+    }
+
     #[test]
     fn given_endpoints_replace_the_named_clouds() {
         let stack = given(Some("https://management.local.azurestack.external/"), None, None);

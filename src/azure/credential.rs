@@ -28,6 +28,7 @@ use crate::store::{Key, Kind, Store, TooOpen, unix_now};
 
 pub(crate) use crate::azure::credential::assertion::{Flaw, NotUsable};
 pub(crate) use crate::azure::credential::environment::NotSetUp;
+pub(crate) use crate::azure::credential::managed_identity::{NoAgent, START_AGENT};
 pub(crate) use crate::azure::credential::programs::NoExtension;
 
 /// Where a token can come from. Spelling as typed after `--credential`.
@@ -235,15 +236,24 @@ struct Refused {
 
 impl Refused {
     fn new(from: Source, error: &anyhow::Error) -> Self {
-        Self { from, words: error.chain().map(ToString::to_string).collect(), at: now() }
+        Self { from, words: words(error), at: now() }
     }
 
     fn again(self, tenant: Option<&str>) -> NoToken {
-        let mut words = self.words.into_iter().rev();
-        let cause = anyhow::Error::msg(words.next().unwrap_or_default());
-        let error = words.fold(cause, anyhow::Error::context);
-        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error }
+        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error: of_words(self.words) }
     }
+}
+
+/// An error in its own words, outermost first.
+pub(super) fn words(error: &anyhow::Error) -> Vec<String> {
+    error.chain().map(ToString::to_string).collect()
+}
+
+/// An error of these words.
+pub(super) fn of_words(words: Vec<String>) -> anyhow::Error {
+    let mut words = words.into_iter().rev();
+    let cause = anyhow::Error::msg(words.next().unwrap_or_default());
+    words.fold(cause, anyhow::Error::context)
 }
 
 /// Since the Unix epoch.
@@ -375,7 +385,7 @@ impl Identity {
         let mut nearest: Option<Absent> = None;
         for &from in asked {
             info!("trying {}", from.title());
-            match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await {
+            match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await.and_then(usable) {
                 Ok(token) => {
                     let token = Token::new(token, from);
                     info!(expires_on = token.expires_on, "a token of {}", from.title());
@@ -410,11 +420,6 @@ impl Identity {
             Source::AzureDeveloperCli => programs::azure_developer_cli(scope, tenant).await,
             Source::AzurePowershell => programs::azure_powershell(scope, tenant).await,
         }
-    }
-
-    /// Whether this machine has an identity of its own.
-    pub(super) async fn has_managed_identity(&self) -> bool {
-        managed_identity::managed_identity(&self.net, &self.cloud.arm_scope).await.is_ok()
     }
 
     /// A token by our own sign-in.
@@ -467,6 +472,15 @@ fn changed(variable: &str, folder: &str, file: &str) -> Option<String> {
     let folder = given.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
     let changed: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
     Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
+}
+
+/// A token that a header takes.
+fn usable(token: AccessToken) -> Answer {
+    let text = token.token.secret();
+    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(token),
+        false => Err(anyhow::anyhow!("what it gave is no token").into()),
+    }
 }
 
 /// The resource that a scope stands for, as services of version 1 name it.

@@ -98,6 +98,10 @@ impl Entra {
 /// platform": 60 to 90 minutes).
 const USUAL_LIFE: u64 = 3600;
 
+/// The longest life of a token that is believed, in seconds (Microsoft Learn, "Continuous access evaluation": up to 28
+/// hours). azure_identity adds any to the time, and panics where that comes to no date.
+const LONGEST_LIFE: u64 = 28 * 3600;
+
 /// A token as Entra ID, a machine's own service and Azure CLI give it. Each tells in its own way when it ends, and not
 /// every version does.
 #[derive(Debug, Deserialize)]
@@ -117,11 +121,13 @@ impl Given {
     fn lives(&self) -> u64 {
         let until = |end: u64| end.saturating_sub(unix_now());
         let told = self.expires_in.or(self.expires_on.map(until));
-        told.or_else(|| claims(self.access_token.secret())["exp"].as_u64().map(until)).unwrap_or(USUAL_LIFE)
+        let told = told.or_else(|| claims(self.access_token.secret())["exp"].as_u64().map(until));
+        told.unwrap_or(USUAL_LIFE).min(LONGEST_LIFE)
     }
 
     fn ends(&self) -> u64 {
-        self.expires_on.unwrap_or_else(|| unix_now().saturating_add(self.lives()))
+        let end = unix_now() + self.lives();
+        self.expires_on.map_or(end, |told| told.min(unix_now() + LONGEST_LIFE))
     }
 
     /// The token with the time at which it ends.
@@ -256,6 +262,8 @@ mod tests {
             (format!(r#""expires_on":{end}.5,"expires_in":null"#), 1000),
             (r#""expires_on":"11/24/2026 01:00:00 +00:00","expires_in":"1000""#.to_owned(), 1000),
             (r#""expires_in":null"#.to_owned(), USUAL_LIFE),
+            (format!(r#""expires_in":{}"#, u64::MAX), LONGEST_LIFE),
+            (format!(r#""expires_on":"{}""#, u64::MAX), LONGEST_LIFE),
         ] {
             let given = given(&format!(r#"{{"access_token":"opaque",{rest}}}"#));
             assert!(near(given.lives(), lives) && near(given.ends(), unix_now() + lives), "{rest}");

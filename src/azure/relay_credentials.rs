@@ -16,6 +16,9 @@ use crate::store::{Key, Kind, Lock, Store, TooOpen, unix_now};
 
 /// Of a life, in percent, after which a successor is minted.
 const REFRESH_AFTER: u64 = 70;
+/// The longest life that is believed, in seconds: they can be asked for no longer (azure-rest-api-specs, `expiresin` of
+/// listCredentials).
+const LONGEST_LIFE: u64 = 10_800;
 /// What must be left of a life, in seconds, for a handshake to come before its end.
 const MARGIN: u64 = 5;
 /// The least time, in seconds, that an agent is given to hear of a successor while there is something else to dial with.
@@ -43,6 +46,7 @@ impl Minted {
     fn new(credentials: RelayCredentials, date: Option<u64>, now: u64) -> Self {
         let server = date.unwrap_or(now);
         let life = credentials.expires_on.map_or(0, |expires| expires.saturating_sub(server));
+        let life = life.min(LONGEST_LIFE);
         Self { credentials, at: now, until: now + life }
     }
 
@@ -83,19 +87,26 @@ impl Record {
     fn in_order(mut self, now: u64) -> Vec<Minted> {
         let settling = self.settling.max(LEAST_SETTLING);
         self.minted.retain(|minted| minted.is_valid(now));
-        if self.minted.last().is_some_and(|newest| newest.at + settling <= now) {
+        if self.minted.last().is_some_and(|newest| newest.at.saturating_add(settling) <= now) {
             self.minted.reverse();
         }
         self.minted
     }
 
+    fn without(mut self, in_vain: &[Minted]) -> Self {
+        self.minted.retain(|minted| !minted.is_among(in_vain));
+        self
+    }
+
     /// Whether a successor of these is due: at 70 % of their life, or earlier where that would leave an agent less than
     /// twice the time that it took. What cannot be kept needs none.
     fn is_due(&self, minted: &Minted, now: u64) -> bool {
-        let life = minted.until - minted.at;
+        let life = minted.until.saturating_sub(minted.at).min(LONGEST_LIFE);
         let settling = self.settling.max(LEAST_SETTLING);
-        let due = (life * REFRESH_AFTER / 100).min(life.saturating_sub(2 * settling));
-        life > 0 && self.minted.last().is_none_or(|newest| newest.is(minted)) && minted.at + due <= now
+        let due = (life * REFRESH_AFTER / 100).min(life.saturating_sub(settling.saturating_mul(2)));
+        life > 0
+            && self.minted.last().is_none_or(|newest| newest.is(minted))
+            && minted.at.saturating_add(due) <= now
     }
 }
 
@@ -185,6 +196,17 @@ impl<'a> Credentials<'a> {
         }
     }
 
+    /// Forgets those that were dialled `in_vain`, so that what works instead of them is due for another successor.
+    pub(crate) fn discard(&self, in_vain: &[Minted]) {
+        if in_vain.is_empty() {
+            return;
+        }
+        let Some(_lock) = self.store.try_lock(&self.kept) else { return };
+        if let Ok(record) = self.record() {
+            self.store.write(&self.kept, &record.without(in_vain));
+        }
+    }
+
     async fn mint_locked(&self, in_vain: &[Minted]) -> Result<Minted, ArmError> {
         let refused = self.refused()?;
         if let Some(refused) = self.store.read::<Refused>(&refused)?.filter(|no| no.holds(unix_now())) {
@@ -206,8 +228,7 @@ impl<'a> Credentials<'a> {
     }
 
     fn keep(&self, minted: Minted, in_vain: &[Minted]) -> Result<(), TooOpen> {
-        let Record { minted: mut all, settling } = self.record()?;
-        all.retain(|old| !old.is_among(in_vain));
+        let Record { minted: mut all, settling } = self.record()?.without(in_vain);
         all.push(minted);
         let minted = all.split_off(all.len().saturating_sub(KEPT));
         self.store.write(&self.kept, &Record { minted, settling });
@@ -291,6 +312,11 @@ mod tests {
         assert_eq!(Minted::new(credentials(), Some(900), 400).until, 500);
         assert_eq!(Minted::new(credentials(), None, 950).until, 1000);
         assert_eq!(Minted::new(credentials(), Some(2000), 950).until, 950);
+        // No service means such an end.
+        let endless = RelayCredentials { expires_on: Some(u64::MAX), ..credentials() };
+        let endless = Minted::new(endless, None, 950);
+        assert_eq!(endless.until, 950 + LONGEST_LIFE);
+        assert!(!Record { minted: vec![endless.clone()], settling: u64::MAX }.is_due(&endless, 949));
     }
 
     #[test]

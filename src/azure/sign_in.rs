@@ -31,6 +31,10 @@ const ALSO: &str = "offline_access openid profile";
 /// How long the user may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// The longest life of a code that is believed, in seconds; Entra ID's live 15 minutes (Microsoft Learn, "OAuth 2.0 device
+/// authorization grant").
+const LONGEST_CODE: u64 = 3600;
+
 /// Seconds between two questions whether the user is done, where Entra ID does not say (RFC 8628, section 3.2).
 const USUAL_INTERVAL: u64 = 5;
 
@@ -105,8 +109,8 @@ impl<'a> SignIn<'a> {
             ("client_id", self.client_id),
             ("device_code", code.device_code.secret()),
         ];
-        let end = Instant::now() + code.expires_in.map_or(PATIENCE, Duration::from_secs);
-        let mut interval = Duration::from_secs(code.interval.unwrap_or(USUAL_INTERVAL).max(1));
+        let end = Instant::now() + code.life();
+        let mut interval = code.interval();
         while Instant::now() < end {
             sleep(interval).await;
             let error = match self.entra.post(self.tenant, "token", &form).await {
@@ -222,7 +226,7 @@ pub(crate) async fn redeem(
     ];
     form.extend(&wish.fields);
     let (mut granted, date): (Granted, _) = sign_in.entra.post_dated(tenant, "token", &form).await?;
-    if let Some(refresh_token) = granted.refresh_token.take() {
+    if let Some(refresh_token) = granted.refresh_token.take().filter(|token| !token.secret().is_empty()) {
         store.write(&key, &Account { refresh_token, ..account });
     }
     Ok(Some((granted, date)))
@@ -249,6 +253,14 @@ struct DeviceCode {
 }
 
 impl DeviceCode {
+    fn life(&self) -> Duration {
+        self.expires_in.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.min(LONGEST_CODE)))
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval.unwrap_or(USUAL_INTERVAL).clamp(1, LONGEST_CODE))
+    }
+
     fn message(&self) -> Option<String> {
         self.message.clone().or_else(|| {
             let (code, place) = (self.user_code.as_ref()?, self.verification_uri.as_ref()?);
@@ -286,5 +298,8 @@ mod tests {
         }
         assert_eq!(code(r#","message":"Go.","interval":null"#).message().as_deref(), Some("Go."));
         assert_eq!(code("").message(), None);
+        let endless = code(&format!(r#","expires_in":{0},"interval":{0}"#, u64::MAX));
+        let longest = Duration::from_secs(LONGEST_CODE);
+        assert_eq!((endless.life(), endless.interval()), (longest, longest));
     }
 }

@@ -6,14 +6,14 @@ pub(crate) mod kept;
 use std::fs;
 use std::slice;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use azure_core::credentials::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::info;
 
 use crate::azure::credential::environment::{Application, service_principal_form, workload_identity_form};
-use crate::azure::credential::programs::azure_cli_certificate;
+use crate::azure::credential::programs::{azure_cli_certificate, azure_cli_program};
 use crate::azure::credential::{Absent, Identity, NoToken, Source, Without};
 use crate::azure::entra::Entra;
 use crate::azure::sign_in::{self, Granted, Wish};
@@ -159,12 +159,13 @@ impl<'a> Request<'a> {
                 }
             }
         }
-        match nearest.filter(|_| asked.len() == 1) {
-            Some(absent) => Err(refused(absent)),
-            None if self.identity.has_managed_identity().await => {
-                Err(NoCertificate::NoWay(Source::ManagedIdentity))
-            }
-            None => Err(refused(NoToken::Nobody(None))),
+        if let Some(absent) = nearest.filter(|_| asked.len() == 1) {
+            return Err(refused(absent));
+        }
+        // Whoever has a token for ARM all the same is one who can get no certificate.
+        match self.identity.token(None).await {
+            Ok(token) => Err(NoCertificate::NoWay(token.source)),
+            Err(_) => Err(refused(NoToken::Nobody(None))),
         }
     }
 
@@ -206,11 +207,27 @@ impl<'a> Request<'a> {
     }
 
     async fn by_azure_cli(&self) -> Result<Answer, Without> {
+        let program = azure_cli_program()?;
+        if !self.is_what_azure_cli_asks() {
+            return Err(anyhow!(OnlyAsSignedIn).into());
+        }
         let folder = tempfile::tempdir().context("no temporary folder can be made")?;
         let (public, certificate) = (folder.path().join("key.pub"), folder.path().join("key-cert.pub"));
         fs::write(&public, self.key.to_line()).context("no temporary file can be written")?;
-        azure_cli_certificate(&public, &certificate).await?;
+        azure_cli_certificate(&program, &public, &certificate).await?;
         let text = fs::read_to_string(certificate).context("it wrote no certificate")?;
         Ok((text.into(), None))
     }
+
+    /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
+    fn is_what_azure_cli_asks(&self) -> bool {
+        let Identity { cloud, wanted, .. } = self.identity;
+        let is_its_own = self.client_id.is_none_or(|id| id == sign_in::AZURE_CLI);
+        wanted.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
+    }
 }
+
+/// Azure CLI can be asked for one certificate alone.
+#[derive(Debug, thiserror::Error)]
+#[error("Azure CLI gets an SSH certificate as it is signed in, without --tenant, --scope and --client-id")]
+pub(crate) struct OnlyAsSignedIn;

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 use azure_core::http::Url;
 use tracing::debug;
 
@@ -39,7 +39,7 @@ async fn comes_first(cloud: &Cloud, store: &Store) -> Option<Source> {
 }
 
 async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Account> {
-    ensure!(store.folder().is_some(), NowhereToKeep);
+    store.try_out().context(NowhereToKeep)?;
     let http = Net::new().http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);

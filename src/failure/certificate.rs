@@ -2,9 +2,10 @@
 
 use crate::azure::credential::{NoExtension, NoToken, Source};
 use crate::azure::entra::EntraRefusal;
-use crate::azure::ssh_certificate::NoCertificate;
+use crate::azure::ssh_certificate::{NoCertificate, OnlyAsSignedIn};
 use crate::failure::identity::{SIGN_IN, explain_no_token};
 use crate::failure::{FAILED, NO_IDENTITY, NO_WAY_OUT, Told, causes, chain, explain_too_open};
+use crate::ssh::key::NoProgram;
 
 /// "Azure Linux VM Sign-In", the application that Conditional Access knows, and whose service principal a tenant may
 /// lack (Microsoft Learn, "Sign in to a Linux virtual machine in Azure by using Microsoft Entra ID and OpenSSH").
@@ -44,7 +45,11 @@ pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
         NoCertificate::Store(open) => explain_too_open(open),
         NoCertificate::NoKey(error) => {
             let why = format!("{none}: {}", causes(error.chain()));
-            Told::new(FAILED, why, "install OpenSSH's client, which ssh-keygen comes with")
+            let hint = match error.is::<NoProgram>() {
+                true => "install OpenSSH's client, which ssh-keygen comes with",
+                false => "free the disk, or name a folder that can be written to in TMPDIR",
+            };
+            Told::new(FAILED, why, hint)
         }
     }
 }
@@ -57,6 +62,9 @@ fn explain_refused(scope: &str, error: &NoToken) -> Told {
     let NoToken::Refused { from, error, .. } = error else { return told };
     if error.is::<NoExtension>() {
         return Told::new(told.status, error.to_string(), "run arcssh login, or az extension add --name ssh");
+    }
+    if error.is::<OnlyAsSignedIn>() {
+        return Told::new(told.status, error.to_string(), "leave them out, or run arcssh login");
     }
     let Some(refusal) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<EntraRefusal>()) else {
         return told;

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credential::{Flaw, NoToken, NotSetUp, NotUsable, Source};
+use crate::azure::credential::{Flaw, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::commands::login::NowhereToKeep;
 use crate::failure::{
@@ -45,6 +45,12 @@ pub(super) fn explain_no_token(no_token: &NoToken) -> Told {
 
 fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     let chain = || chain(error.as_ref());
+    if error.is::<NoAgent>() {
+        let why = format!("{NoAgent} ({})", root(error.as_ref()));
+        let hint =
+            format!("type azcmagent show, and {START_AGENT}; or name another identity with --credential");
+        return Told::new(NO_IDENTITY, why, hint);
+    }
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
     }
@@ -141,10 +147,11 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
     }
-    if let Some(nowhere) = error.downcast_ref::<NowhereToKeep>() {
-        return Told::new(FAILED, nowhere.to_string(), "name a folder of your own in ARCSSH_STATE_DIR");
-    }
     let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
+    if error.is::<NowhereToKeep>() {
+        let why = super::causes(causes.into_iter());
+        return Told::new(FAILED, why, "name a folder of your own in ARCSSH_STATE_DIR");
+    }
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         return explain_entra(refusal, "the sign-in was refused", AGAIN.into());
     }

@@ -196,6 +196,21 @@ fn each_refusal_of_the_relay_has_its_words() {
 }
 
 #[test]
+fn a_certificate_out_of_its_time_is_told_as_the_clock() {
+    let time = rustls::pki_types::UnixTime::since_unix_epoch(Duration::ZERO);
+    for (error, why) in [
+        (CertificateError::Expired, "has expired"),
+        (CertificateError::ExpiredContext { time, not_after: time }, "has expired"),
+        (CertificateError::NotValidYet, "is not valid yet"),
+        (CertificateError::NotValidYetContext { time, not_before: time }, "is not valid yet"),
+    ] {
+        let told = explain_tls(&rustls::Error::InvalidCertificate(error), "Entra ID");
+        assert_eq!((told.status, told.why), (NO_WAY_OUT, format!("the certificate of Entra ID {why}")));
+        assert_eq!(told.hint.as_deref(), Some("check this machine's clock"));
+    }
+}
+
+#[test]
 fn what_setting_up_runs_into_has_its_words() {
     let declined = explain(&anyhow!(NotAgreed::Declined), None);
     assert_eq!((declined.status, declined.hint), (FAILED, None));

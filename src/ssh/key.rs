@@ -17,6 +17,7 @@ use ring::rand::SystemRandom;
 use ring::rsa::{KeyPair as RingKeyPair, PublicKeyComponents};
 use ring::signature::{RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaEncoding};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -73,7 +74,9 @@ impl PublicKey {
         match words.next() {
             Some(SSH_RSA) => {}
             Some(other) if is_key_type(other) => {
-                bail!("its type is {other}, and Entra ID certifies {SSH_RSA} only")
+                bail!(
+                    "its type is {other}, and Entra ID certifies {SSH_RSA} only; ssh-keygen -t rsa makes one"
+                )
             }
             _ => bail!("it holds no public key of OpenSSH"),
         }
@@ -161,13 +164,11 @@ pub(crate) struct KeyPair {
 pub(crate) struct Pem(pub(super) String);
 
 impl Pem {
-    /// A new key. It stands in a private folder within `folder` for a moment.
+    /// A new key. It is written to `room`, a private folder, which goes with it.
     ///
     /// # Errors
     /// ssh-keygen is not installed or fails; the folder cannot be written to.
-    pub(crate) async fn generate(folder: &Path) -> Result<Self> {
-        let made = tempfile::Builder::new().prefix(".key-").tempdir_in(folder);
-        let room = made.with_context(|| format!("cannot write to {}", folder.display()))?;
+    pub(crate) async fn generate(room: TempDir) -> Result<Self> {
         let file = room.path().join("key");
         keygen(&file).await?;
         Ok(Self(read(&file).context("ssh-keygen made no key")?))
@@ -224,12 +225,17 @@ impl fmt::Debug for KeyPair {
     }
 }
 
+/// ssh-keygen is not installed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot run ssh-keygen, which comes with ssh")]
+pub(crate) struct NoProgram;
+
 async fn keygen(file: &Path) -> Result<()> {
     let mut command = Command::new("ssh-keygen");
     command.args(["-q", "-t", "rsa", "-b", BITS, "-m", "PEM", "-N", "", "-C", "arcssh", "-f"]).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = timeout(KEYGEN_TIMEOUT, command.output()).await.context("ssh-keygen does not end")?;
-    let output = output.context("cannot run ssh-keygen, which comes with ssh")?;
+    let output = output.context(NoProgram)?;
     let why = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ssh-keygen made no key: {}", why.trim());
     Ok(())

@@ -169,16 +169,21 @@ fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     let (_home, store) = store();
     let account = Key::new(Kind::Account, "ada@example.com");
     let half_written = store.folder().unwrap().join("new-x");
+    let room = store.room().unwrap().keep();
     store.keep(&account, &1).unwrap();
     store.keep(&key(), &2).unwrap();
     fs::write(&half_written, "{").unwrap();
+    fs::write(room.join("key"), "secret").unwrap();
     let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
     for file in store.files() {
-        File::options().write(true).open(file.path()).unwrap().set_modified(old).unwrap();
+        File::open(file.path()).unwrap().set_modified(old).unwrap();
     }
     let young = Key::new(Kind::Relay, "young");
+    let in_work = store.room().unwrap();
     store.keep(&young, &3).unwrap();
     store.sweep();
     assert_eq!(store.keys(), [account, young]);
-    assert!(!half_written.exists());
+    assert!(!half_written.exists() && !room.exists() && in_work.path().exists());
+    store.clear_half_made();
+    assert!(!in_work.path().exists());
 }

@@ -216,19 +216,39 @@ fn a_certificate_that_ends_does_not_end_a_session_and_the_next_connection_has_an
 fn a_certificate_past_seventy_percent_of_its_life_serves_while_the_next_is_got() {
     let w = world_of_a_user(&["web01"], |builder| builder);
     let hosts = Sections::generate(&w, &["web01", "--entra"]);
-    let file = files_of_certificates(&w, ".json").pop().unwrap();
+    let (file, aged) = age(&w, 3000);
     let kept = || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).unwrap()).unwrap();
-    let mut aged = kept();
-    for time in ["at", "until"] {
-        let issued = &mut aged["value"]["issued"][time];
-        *issued = (issued.as_u64().unwrap() - 3000).into();
-    }
-    fs::write(&file, aged.to_string()).unwrap();
     let certificate = |value: &serde_json::Value| value["value"]["issued"]["certificate"].to_string();
     let (session, before) = (hosts.stay(), certificate(&aged));
     assert!(eventually(Duration::from_secs(30), || certificate(&kept()) != before));
     assert_eq!(kept()["value"]["key"], aged["value"]["key"]);
     assert_eq!(finish(session).code, Some(0));
+}
+
+/// Makes the certificate in the store look as if it had been given so many seconds earlier; its file, and what that holds.
+fn age(w: &World, seconds: u64) -> (PathBuf, serde_json::Value) {
+    let file = files_of_certificates(w, ".json").pop().unwrap();
+    let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    for time in ["at", "until"] {
+        let issued = &mut kept["value"]["issued"][time];
+        *issued = (issued.as_u64().unwrap() - seconds).into();
+    }
+    fs::write(&file, kept.to_string()).unwrap();
+    (file, kept)
+}
+
+#[test]
+fn a_certificate_in_its_last_minutes_stands_in_where_no_other_can_be_got() {
+    let w = world_of_a_user(&["web01"], |builder| builder);
+    let cert = || run(anonymous(&mut w.arcssh(&["cert"])));
+    let first = cert().clean();
+    let before = token_requests(&w);
+    w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
+    age(&w, 3400);
+    assert_eq!((cert().clean(), token_requests(&w) - before), (first, 1));
+    age(&w, 200);
+    let ended = cert();
+    assert!(ended.code == Some(3) && ended.stderr.contains("AADSTS50076"), "{ended:?}");
 }
 
 /// Whether the store's certificate is valid.
@@ -313,6 +333,40 @@ fn a_managed_identity_is_refused_with_the_reason() {
 }
 
 #[test]
+fn whoever_is_signed_in_and_can_get_no_certificate_is_named() {
+    let w = world_with(&["web01"], |builder| builder);
+    let bin = w.home().join("bin");
+    script(&bin, "pwsh", "#!/bin/sh\necho '{\"token\":\"opaque\",\"expiresOn\":4102444800}'\n");
+    let keygen = run(Command::new("which").arg("ssh-keygen")).clean();
+    std::os::unix::fs::symlink(keygen.trim(), bin.join("ssh-keygen")).unwrap();
+    run(anonymous(&mut w.arcssh(&["cert"])).env("PATH", &bin)).failed(
+        3,
+        &[
+            "arcssh: Azure PowerShell has no way to ask for an SSH certificate",
+            "arcssh: hint: run arcssh login",
+        ],
+    );
+}
+
+#[test]
+fn a_key_that_cannot_be_made_is_told_with_what_helps() {
+    let w = world_with(&["web01"], |builder| builder);
+    let cert =
+        |name, value: &str| run(w.arcssh(&["cert"]).env("ARCSSH_STATE_DIR", "/proc/x").env(name, value));
+    let no_program = cert("PATH", "/proc");
+    let lines = no_program.arcssh_lines();
+    assert!(
+        lines[0].starts_with("arcssh: there is no key for a certificate: cannot run ssh-keygen"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1], "arcssh: hint: install OpenSSH's client, which ssh-keygen comes with");
+    let no_folder = cert("TMPDIR", "/proc");
+    let lines = no_folder.arcssh_lines();
+    assert!(lines[0].contains("no temporary folder can be made: "), "{lines:?}");
+    assert_eq!(lines[1], "arcssh: hint: free the disk, or name a folder that can be written to in TMPDIR");
+}
+
+#[test]
 fn conditional_access_is_told_in_full_with_what_to_do() {
     let w = world_of_a_user(&["web01"], |builder| builder);
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
@@ -356,6 +410,19 @@ fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
             "arcssh: hint: run arcssh login, or az extension add --name ssh",
         ],
     );
+    // What it cannot be told is not left out without a word.
+    for (option, value) in
+        [("--tenant", "contoso.com"), ("--scope", "https://x/.default"), ("--client-id", "x")]
+    {
+        let mut cert = w.arcssh(&["cert", option, value]);
+        run(anonymous(&mut cert).env("PATH", format!("{}:/usr/bin:/bin", bin.display()))).failed(
+            3,
+            &[
+                "arcssh: Azure CLI gets an SSH certificate as it is signed in, without --tenant, --scope and --client-id",
+                "arcssh: hint: leave them out, or run arcssh login",
+            ],
+        );
+    }
     az(&format!(
         "echo \"$*\" > \"$HOME/arguments\"; cat > \"$HOME/read-by-az\"\n\
          ssh-keygen -q -s {} -I id -n {} -V +1h \"$4\" && mv \"${{4%.pub}}-cert.pub\" \"$6.new\" && mv \"$6.new\" \"$6\"",
@@ -539,20 +606,51 @@ fn a_section_of_another_identity_says_so_and_not_permission_denied() {
 fn a_refusal_is_asked_for_once_by_all_who_wait_and_anew_by_who_comes_later() {
     let w = world_of_a_user(&["web01"], |builder| builder);
     assert_eq!(run(anonymous(&mut w.arcssh(&["cert"]))).code, Some(0));
-    let lock = files_of_certificates(&w, ".lock").pop().unwrap();
     fs::remove_file(files_of_certificates(&w, ".json").pop().unwrap()).unwrap();
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
-    let before = token_requests(&w);
+    let cert = || {
+        let mut cert = w.arcssh(&["cert"]);
+        anonymous(&mut cert);
+        cert
+    };
+    refused_once(&w, cert, "AADSTS50076", || token_requests(&w));
+}
+
+/// Whoever waits opens the lock's file, which Linux shows.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_azure_cli_refuses_is_asked_for_once_by_all_who_wait_too() {
+    let w = world_with(&["web01"], |builder| builder);
+    let bin = w.home().join("bin");
+    let az = "#!/bin/sh\nPATH=/usr/bin:/bin\necho asked >> ~/asked; cat ~/says >&2; exit 1\n";
+    script(&bin, "az", az);
+    let cert = || {
+        let mut cert = w.arcssh(&["cert", "--credential", "azure-cli"]);
+        anonymous(&mut cert).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        cert
+    };
+    let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
+    for (says, why) in [
+        ("AADSTS70043: The refresh token has expired.", "Azure CLI gives no token: AADSTS70043: "),
+        ("ERROR: 'ssh' is misspelled or not recognized by the system.", "az extension add --name ssh"),
+    ] {
+        fs::write(w.home().join("says"), says).unwrap();
+        assert_eq!(run(&mut cert()).code, Some(3));
+        refused_once(&w, cert, why, asked);
+    }
+}
+
+/// Asserts that all who wait for a certificate are refused by one question, and who comes later by another.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn refused_once(w: &World, cert: impl Fn() -> Command, why: &str, asked: impl Fn() -> usize) {
+    let lock = files_of_certificates(w, ".lock").pop().unwrap();
+    let before = asked();
     let held = fs::File::open(&lock).unwrap();
     held.lock().unwrap();
     let start = |_| {
-        let mut cert = w.arcssh(&["cert"]);
-        anonymous(&mut cert)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        let mut cert = cert();
+        cert.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let all: Vec<Child> = (0..10).map(start).collect();
     let waits = |child: &Child| {
@@ -563,11 +661,11 @@ fn a_refusal_is_asked_for_once_by_all_who_wait_and_anew_by_who_comes_later() {
     drop(held);
     let told = |child| finish(child).arcssh_lines().join("\n");
     let refusals: Vec<String> = all.into_iter().map(told).collect();
-    assert!(refusals[0].contains("AADSTS50076"), "{}", refusals[0]);
+    assert!(refusals[0].contains(why), "{}", refusals[0]);
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
-    assert_eq!(token_requests(&w) - before, 1);
-    assert!(run(anonymous(&mut w.arcssh(&["cert"]))).stderr.contains("AADSTS50076"));
-    assert_eq!(token_requests(&w) - before, 2);
+    assert_eq!(asked() - before, 1);
+    assert!(run(&mut cert()).stderr.contains(why));
+    assert_eq!(asked() - before, 2);
 }
 
 #[test]

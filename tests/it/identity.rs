@@ -116,6 +116,18 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
             "arcssh: hint: run Connect-AzAccount, or arcssh login",
         ),
         (
+            "az",
+            r#"printf '{"accessToken":"a\\r\\nX: y"}'"#,
+            "Azure CLI gives no token: what it gave is no token",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
+            "az",
+            r#"echo '{"accessToken":""}'"#,
+            "Azure CLI gives no token: what it gave is no token",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
             "pwsh",
             "echo nothing",
             "Azure PowerShell gives no token: what it printed is no token: expected ident at line 1 column 2",
@@ -166,6 +178,8 @@ fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
         r#""token_type":"Bearer","expires_in":"3599","ext_expires_in":"3599","expires_on":"4102444800""#,
         r#""token_type":"bearer","expires_in":3599.0,"ext_expires_in":null"#,
         r#""scope":null"#,
+        r#""expires_in":1000000000000000"#,
+        r#""expires_in":18446744073709551615"#,
     ] {
         run(&mut w.arcssh(&["cache", "clear"]));
         let answer = format!(r#"{{"access_token":"{token}",{rest}}}"#);

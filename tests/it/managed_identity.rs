@@ -158,6 +158,7 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
         fs::create_dir_all(KEYS).unwrap();
         fs::write(format!("{KEYS}/long.key"), vec![b'a'; 4097]).unwrap();
         fs::write(format!("{KEYS}/other.txt"), "secret").unwrap();
+        fs::write(format!("{KEYS}/lines.key"), "secret\r\nX: y").unwrap();
         let outside = "the Arc agent named a key outside of its folder: ";
         let cases = [
             ("Basic realm=/etc/passwd".into(), format!("{outside}/etc/passwd")),
@@ -166,6 +167,10 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
             (
                 format!("Basic realm={KEYS}/long.key"),
                 format!("cannot read {KEYS}/long.key: it is longer than 4096 bytes"),
+            ),
+            (
+                format!("Basic realm={KEYS}/lines.key"),
+                format!("cannot read {KEYS}/lines.key: it holds no key"),
             ),
             (
                 format!("Basic realm={KEYS}/none.key"),
@@ -179,6 +184,16 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
             let hint = "arcssh: hint: name another identity with --credential or ARCSSH_CREDENTIAL";
             failed.failed(3, &[&format!("arcssh: the managed identity gives no token: {why}"), hint]);
         }
+    });
+}
+
+#[test]
+fn an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_network() {
+    isolated("an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_network", || {
+        let w = world(&["web01"]);
+        let why = "arcssh: the Arc agent of this machine does not answer (Connection refused (os error 111))";
+        let hint = "arcssh: hint: type azcmagent show, and sudo systemctl start himdsd; or name another identity with --credential";
+        run(asks_at(&mut anonymous(&w, &["account"]), closed_port())).failed(3, &[why, hint]);
     });
 }
 

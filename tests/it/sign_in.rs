@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
-use crate::support::{Run, World, eventually, finish, run, script, world, world_with};
+use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world, world_with};
 
 const AGAIN: &str =
     "arcssh: hint: run arcssh login again; with --device-code a browser on another device can be used";
@@ -289,22 +289,32 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
     assert!(accounts().is_empty(), "the sign-in came back");
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     fs::set_permissions(&accounts()[0], fs::Permissions::from_mode(0o644)).unwrap();
+    // What processes that were killed have left half made.
+    fs::write(w.store().join("new-x"), "secret").unwrap();
+    fs::create_dir(w.store().join(".key-x")).unwrap();
+    fs::write(w.store().join(".key-x/key"), "secret").unwrap();
     assert_eq!(logout(), "arcssh: signed out\n");
-    assert!(accounts().is_empty());
+    let left = run(w.command("ls").arg("-A").arg(w.store())).clean();
+    assert!(left.lines().all(|file| file.ends_with(".lock")), "{left}");
 }
 
 #[test]
 fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
     let w = world(&["web01"]);
+    let hint = "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR";
     let mut login = w.arcssh(&["login"]);
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
-    failed.failed(
-        1,
-        &[
-            "arcssh: a sign-in can be kept nowhere",
-            "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR",
-        ],
-    );
+    failed
+        .failed(1, &["arcssh: a sign-in can be kept nowhere: there is no folder to keep anything in", hint]);
+    // In a namespace of its own: a disk that is full.
+    let folder = w.home().join("disk");
+    fs::create_dir(&folder).unwrap();
+    let mount = format!("mount -t tmpfs -o mode=700,size=4k tmpfs $ARCSSH_STATE_DIR && {ARCSSH} login");
+    let mut shell = w.command("unshare");
+    anonymous(shell.args(["-rm", "sh", "-c", &mount])).env("ARCSSH_STATE_DIR", folder);
+    let full = run(&mut shell);
+    let why = "arcssh: a sign-in can be kept nowhere: No space left on device";
+    assert!(full.stderr.starts_with(why) && full.arcssh_lines()[1] == hint, "{}", full.stderr);
 }
 
 #[test]

@@ -369,6 +369,22 @@ fn kept_credentials_and_their_successor_that_are_both_of_no_use_are_replaced_onc
 }
 
 #[test]
+fn a_successor_of_no_use_is_replaced_while_what_came_before_it_works() {
+    let port = greeter();
+    for fault in [RelayFault::expired_token(), RelayFault::refuse(404, "Endpoint does not exist.")] {
+        let w = world_with_a_successor(port);
+        w.emulator().relay_fault(fault);
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert!(eventually(LIMIT, || w.survivors().is_empty()));
+        let names = w.dialled();
+        let [.., dead, works] = &names[..] else { panic!("{names:?}") };
+        assert!(asked(&w) == (1, 3) && works == &names[0] && dead != works, "{:?} {names:?}", asked(&w));
+        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_eq!((asked(&w), w.dialled().last()), ((1, 3), Some(works)));
+    }
+}
+
+#[test]
 fn a_passing_fault_of_a_successor_falls_back_to_what_works() {
     let port = greeter();
     let w = world_with_a_successor(port);
@@ -481,7 +497,7 @@ fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
 fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
     let w = world(&["web01"]);
     let port = greeter();
-    let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null", w.id());
+    let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null && {ARCSSH} cert | grep ^login", w.id());
     w.emulator().machine("web01").set_ssh_port(port);
     for mount in ["size=4k,nr_inodes=3", "ro"] {
         let mut shell = w.command("unshare");
@@ -489,8 +505,22 @@ fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
         let folder = w.home().join("disk");
         fs::create_dir_all(&folder).unwrap();
         shell.args(["-rm", "sh", "-c", &script]).env("ARCSSH_STATE_DIR", folder);
-        assert_eq!(run(&mut shell).clean(), GREETING);
+        let login_name = "login name        c11e4700-0000-4000-8000-000000000001\n";
+        assert_eq!(run(&mut shell).clean(), format!("{GREETING}{login_name}"));
     }
+}
+
+#[test]
+fn what_is_no_file_counts_as_absent_and_is_not_waited_for() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    for file in fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path()) {
+        fs::remove_file(&file).unwrap();
+        run(w.command("mkfifo").args(["-m", "600"]).arg(&file)).clean();
+    }
+    all_greeted(vec![start(w.proxy_to(port))]);
+    run(&mut w.arcssh(&["cache", "show"])).clean();
 }
 
 // arcssh cache and arcssh warm.

@@ -114,14 +114,14 @@ async fn of_arc(http: &Client, mut endpoint: Url, scope: &str) -> Answer {
     let query = [("api-version", HIMDS_API_VERSION), ("resource", resource(scope))];
     endpoint.query_pairs_mut().extend_pairs(query);
     let ask = || http.get(endpoint.clone()).header("Metadata", "true");
-    let challenge = ask().send().await.context("the Arc agent of this machine does not answer")?;
+    let challenge = ask().send().await.context(NoAgent)?;
     let text = challenge.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
     let file = text.and_then(|text| parameter(text, "realm")).with_context(|| {
         format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
     })?;
     let key = key(file)?;
     let answer = ask().header("Authorization", format!("Basic {}", key.secret())).send().await;
-    let answer = answer.context("the Arc agent of this machine does not answer")?;
+    let answer = answer.context(NoAgent)?;
     let status = answer.status();
     let body = answer.bytes().await.context("the Arc agent broke off")?;
     if !status.is_success() {
@@ -130,6 +130,11 @@ async fn of_arc(http: &Client, mut endpoint: Url, scope: &str) -> Answer {
     let given: Given = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
     Ok(given.token())
 }
+
+/// This is an Arc machine whose agent is not running.
+#[derive(Debug, thiserror::Error)]
+#[error("the Arc agent of this machine does not answer")]
+pub(crate) struct NoAgent;
 
 /// What an answer without a token says (OAuth's `error_description`, or whatever stands there).
 fn told(body: &[u8]) -> String {
@@ -170,6 +175,7 @@ fn read_key(path: &Path) -> Result<String> {
     }
     let mut key = String::new();
     file.take(MAX_KEY).read_to_string(&mut key)?;
+    ensure!(!key.trim_end().contains(char::is_control), "it holds no key");
     Ok(key)
 }
 
@@ -177,6 +183,10 @@ fn is_denied(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<std::io::Error>();
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
+
+/// What starts the agent (Microsoft Learn, "Overview of Azure Connected Machine agent": its services).
+pub(crate) const START_AGENT: &str =
+    if cfg!(windows) { "Start-Service himds" } else { "sudo systemctl start himdsd" };
 
 /// Who may have an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled
 /// servers").

@@ -13,7 +13,7 @@ use azure_core::time::OffsetDateTime;
 use azure_identity::{AzureDeveloperCliCredential, AzureDeveloperCliCredentialOptions, Executor};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -25,7 +25,7 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The token of whoever is signed in to Azure CLI.
 pub(super) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
-    let program = on_path(&["az"], "Azure CLI")?;
+    let program = azure_cli_program()?;
     let mut words = vec!["account", "get-access-token", "--output", "json", "--scope", scope];
     if let Some(tenant) = tenant {
         words.extend(["--tenant", tenant]);
@@ -70,17 +70,22 @@ const NO_EXTENSION: [&str; 2] =
     ["'ssh' is misspelled or not recognized by the system", "requires the extension ssh"];
 
 /// Azure CLI is there without its `ssh` extension.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Azure CLI has no ssh extension, and nobody else is signed in")]
 pub(crate) struct NoExtension;
+
+/// The program that is asked for certificates.
+pub(in crate::azure) fn azure_cli_program() -> Result<PathBuf, Absent> {
+    on_path(&["az"], "Azure CLI")
+}
 
 /// The SSH certificate of whoever is signed in to Azure CLI for the public key in a file, written to another
 /// (azure-cli-extensions `ssh`, `az ssh cert`).
 pub(in crate::azure) async fn azure_cli_certificate(
+    program: &Path,
     public_key: &Path,
     certificate: &Path,
 ) -> Result<(), Without> {
-    let program = on_path(&["az"], "Azure CLI")?;
     let words = ["ssh", "cert", "--public-key-file"].map(OsStr::new);
     let words = [&words[..], &[public_key.as_os_str(), OsStr::new("--file"), certificate.as_os_str()]];
     let output = Apart.run(program.as_os_str(), &words.concat()).await.context("it cannot be run")?;

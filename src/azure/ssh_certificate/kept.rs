@@ -3,14 +3,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::azure::credential::{Identity, NoToken, Source};
+use crate::azure::credential::{Identity, NoExtension, NoToken, Source, of_words, words};
 use crate::azure::entra::EntraRefusal;
 use crate::azure::ssh_certificate::{Asked, Certified, NoCertificate, certify};
 use crate::ssh::certificate::Certificate;
-use crate::ssh::key::{KeyPair, Pem};
+use crate::ssh::key::{KeyPair, NoProgram, Pem};
 use crate::store::{Key, Kind, Lock, Store, TooOpen, unix_now};
 
 /// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
@@ -102,14 +103,22 @@ impl Record {
     }
 }
 
-/// What Entra ID said no with: whoever waits for the same certificate meanwhile is answered alike, and whoever comes
+/// What Entra ID or Azure CLI said no with: whoever waits for the same certificate meanwhile is answered alike, and whoever comes
 /// later asks again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Refused {
     from: Source,
-    refusal: EntraRefusal,
+    refusal: Refusal,
     /// When, in milliseconds of Unix time.
     at: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Refusal {
+    Entra(EntraRefusal),
+    Words(Vec<String>),
+    NoExtension(NoExtension),
 }
 
 impl Refused {
@@ -117,12 +126,24 @@ impl Refused {
         let NoCertificate::Refused { error: NoToken::Refused { from, error, .. }, .. } = error else {
             return None;
         };
-        let refusal = error.chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>())?.clone();
+        let entra = error.chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>());
+        let refusal = match (entra, error.downcast_ref()) {
+            (Some(refusal), _) => Refusal::Entra(refusal.clone()),
+            (None, Some(no_extension)) => Refusal::NoExtension(*no_extension),
+            // Others have failed before they asked, or on the way.
+            (None, None) if *from == Source::AzureCli => Refusal::Words(words(error)),
+            (None, None) => return None,
+        };
         Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
     }
 
     fn again(self, scope: &str) -> NoCertificate {
-        let error = NoToken::Refused { from: self.from, tenant: None, error: self.refusal.into() };
+        let error = match self.refusal {
+            Refusal::Entra(refusal) => refusal.into(),
+            Refusal::NoExtension(no_extension) => no_extension.into(),
+            Refusal::Words(words) => of_words(words),
+        };
+        let error = NoToken::Refused { from: self.from, tenant: None, error };
         NoCertificate::Refused { scope: scope.to_owned(), error }
     }
 }
@@ -277,15 +298,25 @@ impl Holder {
         {
             return Ok((record, key));
         }
-        let temporary = std::env::temp_dir();
-        let folder = self.identity.store.folder().unwrap_or(&temporary);
-        let key = Pem::generate(folder).await.map_err(NoCertificate::NoKey)?;
+        let key = self.new_key().await.map_err(NoCertificate::NoKey)?;
         let pair = KeyPair::from_pem(&key).map_err(NoCertificate::NoKey)?;
         let record = Record { key, made: unix_now(), issued: None, refused: None };
         if self.kept()?.is_none_or(|old| !old.issued.lasts(0)) {
             self.identity.store.write(&self.kept, &record);
         }
         Ok((record, pair))
+    }
+
+    /// A new key, made in the store, or where that takes nothing, in the system's folder for what is temporary.
+    async fn new_key(&self) -> anyhow::Result<Pem> {
+        let in_store = async { Pem::generate(self.identity.store.room()?).await };
+        match in_store.await {
+            Err(error) if !error.is::<NoProgram>() => {
+                info!("no key in the store: {error:#}");
+                Pem::generate(tempfile::tempdir().context("no temporary folder can be made")?).await
+            }
+            made => made,
+        }
     }
 }
 
@@ -330,6 +361,7 @@ mod tests {
     fn a_successor_is_due_at_seventy_percent_but_not_while_entra_has_just_refused_one() {
         let refused_before = |milliseconds| {
             let refusal = EntraRefusal::in_browser("interaction_required", "AADSTS50076: a second factor");
+            let refusal = Refusal::Entra(refusal);
             let at = unix_now_in_milliseconds() - milliseconds;
             Some(Refused { from: Source::Arcssh, refusal, at })
         };

@@ -20,7 +20,7 @@ fn keygen(arguments: &[&str], file: &Path) -> String {
 /// A folder with the file of a new key, and the key.
 async fn generated() -> (TempDir, KeyPair) {
     let folder = tempfile::tempdir().unwrap();
-    let pem = Pem::generate(folder.path()).await.unwrap();
+    let pem = Pem::generate(tempfile::tempdir_in(folder.path()).unwrap()).await.unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something is left");
     let file = folder.path().join("key");
     fs::write(&file, pem.text()).unwrap();
