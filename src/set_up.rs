@@ -218,8 +218,9 @@ pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Waiting)
         let object = format!(
             "registration of {NAMESPACE} in the subscription {subscription} ({state}), which takes 2 to 5 minutes as a rule"
         );
-        waiting.until(object, REGISTRATION.saturating_sub(start.elapsed()));
-        sleep(registration.retry_after.unwrap_or(pause)).await;
+        let left = REGISTRATION.saturating_sub(start.elapsed());
+        waiting.until(object, left);
+        sleep(registration.retry_after.unwrap_or(pause).min(left)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         registration = resource_provider::registration(arm, subscription).await?;
     }

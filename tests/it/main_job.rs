@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{World, eventually, finish, noise, run, run_with_input, world};
+use crate::support::{World, eventually, finish, free_port, noise, run, run_with_input, world};
 
 const MIB: usize = 1 << 20;
 /// What each direction must carry whole.
@@ -227,10 +227,6 @@ fn echo_service() -> u16 {
 }
 
 /// A port that was free a moment ago: ssh cannot choose one for -L and -D and say which.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn connect(port: u16) -> TcpStream {
     assert!(
         eventually(Duration::from_secs(30), || TcpStream::connect(("127.0.0.1", port)).is_ok()),

@@ -30,8 +30,11 @@ pub(crate) fn world(machines: &[&str]) -> World {
 
 /// A world whose emulator is set up otherwise.
 pub(crate) fn world_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
-    static MANY_FILES: Once = Once::new();
-    MANY_FILES.call_once(many_files);
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        many_files();
+        signals_as_usual();
+    });
     World(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
 }
 
@@ -41,6 +44,22 @@ fn many_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = current.map(|current| current.max(maximum.unwrap_or(u64::MAX).min(8192)));
     setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }).unwrap();
+}
+
+/// Where the tests run under `nohup` or in a script's background, what they start would ignore signals as they do. One
+/// that is caught here is nothing special to a program that is started (execve(2)).
+fn signals_as_usual() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap_or("0");
+    let ignored = u64::from_str_radix(mask, 16).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt()] {
+        if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+            drop(signal(kind).unwrap());
+        }
+    }
 }
 
 impl Deref for World {
@@ -277,6 +296,11 @@ pub(crate) fn closed_port() -> u16 {
     let port = TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap().port();
     std::mem::forget(socket);
     port
+}
+
+/// A port of the loopback that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A TCP service for the life of the test: `serve` has each connection on a thread of its own.

@@ -12,7 +12,7 @@ use arcssh_emulator::Machine;
 use serde_json::Value;
 
 use super::{Configuration, installed, join, user};
-use crate::support::{World, closed_port, eventually, finish, noise, run, signal, world, world_with};
+use crate::support::{World, eventually, finish, free_port, noise, run, signal, world, world_with};
 
 /// What stands in for VS Code's server: it says on which loopback port it listens, and ends with its window.
 const SERVER: &str = "\
@@ -79,7 +79,7 @@ struct Window {
 
 impl Window {
     fn open(hosts: &Configuration<'_>) -> Self {
-        let socks = closed_port();
+        let socks = free_port();
         let mut ssh = hosts.program("ssh");
         ssh.args(["-T", "-D", &socks.to_string(), "-o", "ConnectTimeout=15", "web01", "bash"]);
         let mut ssh =
