@@ -18,10 +18,12 @@ pub(crate) async fn stop() -> u8 {
         },
         _ => std::future::pending().await,
     };
+    // Ctrl-C reaches ssh too, whose SIGHUP may come at the same time: the user's own word counts.
     tokio::select! {
-        () = caught(HANGUP) => HANGUP,
+        biased;
         () = caught(INTERRUPT) => INTERRUPT,
         () = caught(TERMINATE) => TERMINATE,
+        () = caught(HANGUP) => HANGUP,
     }
 }
 
