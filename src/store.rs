@@ -43,6 +43,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The store's folder, in place of the platform's.
 pub(crate) const FOLDER_VARIABLE: &str = "ARCSSH_STATE_DIR";
+/// What to type where nothing can be kept.
+pub(crate) const ANOTHER_FOLDER: &str = "name a folder of your own in ARCSSH_STATE_DIR";
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,13 +340,13 @@ impl Store {
     }
 
     async fn turn(&self, key: &Key, turns: &[&str], patience: Duration) -> Option<Lock> {
-        let files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
+        let mut files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
         let end = Instant::now() + patience;
         loop {
             let mut is_held = false;
-            for file in &files {
+            for (index, file) in files.iter().enumerate() {
                 match file.try_lock() {
-                    Ok(()) => return Some(Lock { _file: file.try_clone().ok()? }),
+                    Ok(()) => return Some(Lock { _file: files.swap_remove(index) }),
                     Err(error) => is_held |= matches!(error, TryLockError::WouldBlock),
                 }
             }

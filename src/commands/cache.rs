@@ -9,7 +9,7 @@ use crate::azure::relay_credentials::life_left;
 use crate::azure::ssh_certificate::kept;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::line::print;
-use crate::store::{Key, Kind, Store};
+use crate::store::{ANOTHER_FOLDER, Key, Kind, Store};
 
 /// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
 const CLEARED: [Kind; 7] =
@@ -30,7 +30,9 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
 }
 
 fn show(store: &Store) -> Result<String> {
-    let Some(folder) = store.folder() else { return Ok("nothing can be kept here\n".into()) };
+    let Some(folder) = store.folder() else {
+        return Ok(format!("nothing can be kept here: {ANOTHER_FOLDER}\n"));
+    };
     let mut text = format!("{}\n", folder.display());
     for key in store.keys() {
         text += &line(store, &key)?;

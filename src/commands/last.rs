@@ -10,7 +10,7 @@ use crate::last_error::{self, LastError};
 use crate::line::{moment, one_line, print, word};
 use crate::ssh::config_file;
 use crate::ssh::judge::section_of;
-use crate::store::{Store, unix_now};
+use crate::store::{ANOTHER_FOLDER, Store, unix_now};
 
 /// Prints it; the exit status.
 ///
@@ -26,14 +26,12 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     }
     let text = match errors.split_first() {
         Some((last, others)) => explained(last) + &named(others),
-        None if store.check()?.is_none() => NOWHERE.into(),
+        None if store.check()?.is_none() => format!("nothing can be kept here: {ANOTHER_FOLDER}\n"),
         None => nothing(args.machine.as_deref()),
     };
     print(&text)?;
     Ok(0)
 }
-
-const NOWHERE: &str = "nothing can be kept here: name a folder of your own in ARCSSH_STATE_DIR\n";
 
 /// What the user's ssh configuration has under a name.
 fn target(name: &str) -> Option<String> {

@@ -11,7 +11,7 @@ use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
-use crate::store::TooOpen;
+use crate::store::{ANOTHER_FOLDER, TooOpen};
 
 /// The way to an identity that needs no other program.
 pub(super) const SIGN_IN: &str = "run arcssh login";
@@ -150,7 +150,7 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
     if error.is::<NowhereToKeep>() {
         let why = super::causes(causes.into_iter());
-        return Told::new(FAILED, why, "name a folder of your own in ARCSSH_STATE_DIR");
+        return Told::new(FAILED, why, ANOTHER_FOLDER);
     }
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         return explain_entra(refusal, "the sign-in was refused", AGAIN.into());

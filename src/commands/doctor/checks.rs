@@ -18,6 +18,7 @@ use crate::fleet::NoSubscription;
 use crate::line::word;
 use crate::relay::connect::ConnectError;
 use crate::set_up::Found;
+use crate::store::ANOTHER_FOLDER;
 
 use Outcome::{Failed, Passed, Skipped, Warned};
 
@@ -564,7 +565,7 @@ impl Judge {
         match &self.findings.store {
             Ok(None) => Warned(Words::new(
                 "nothing can be kept: every connection asks Azure anew, and arcssh last knows none",
-                "name a folder of your own in ARCSSH_STATE_DIR",
+                ANOTHER_FOLDER,
             )),
             Ok(Some(1)) => Passed("1 value is kept".into()),
             Ok(Some(count)) => Passed(format!("{count} values are kept")),
