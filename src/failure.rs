@@ -2,6 +2,7 @@
 
 mod certificate;
 mod identity;
+pub(crate) mod system;
 
 use std::error::Error as StdError;
 use std::io::Write;
@@ -25,11 +26,12 @@ use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
 use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
+use crate::failure::system::{explain_system, explain_unread};
 use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
 use crate::line::{NotPrinted, one_line, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
-use crate::net::tls::Untrusted;
+use crate::net::tls::{NO_ROOTS, Unread, Untrusted};
 use crate::net::{Step, tls};
 use crate::relay::bridge::Broken;
 use crate::relay::connect::ConnectError;
@@ -42,7 +44,7 @@ use crate::terminal;
 use crate::waiting::Late;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const NO_IDENTITY: u8 = 3;
 const NOT_ALLOWED: u8 = 4;
@@ -161,6 +163,9 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     }
     if let Some(open) = error.downcast_ref::<TooOpen>() {
         return explain_too_open(open);
+    }
+    if let Some(told) = explain_system(error) {
+        return told;
     }
     if let Some(none) = error.downcast_ref::<NoCertificate>() {
         return explain_no_certificate(none);
@@ -611,11 +616,20 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
 fn authority(untrusted: Option<&Untrusted>) -> String {
     let unknown = "an authority that this machine does not trust";
     let issuer = untrusted.and_then(|untrusted| untrusted.issuer.as_ref());
-    issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"))
+    let told = issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"));
+    match untrusted.and_then(|untrusted| untrusted.unread.as_ref()) {
+        Some(unread) => format!("{told} (arcssh {unread})"),
+        None => told,
+    }
 }
 
 fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     use rustls::Error::InvalidCertificate;
+    if let rustls::Error::Other(other) = refusal
+        && let Some(unread) = other.0.downcast_ref::<Unread>()
+    {
+        return explain_unread(unread);
+    }
     let (why, hint) = match refusal {
         InvalidCertificate(CertificateError::Other(other)) if other.0.is::<Untrusted>() => (
             format!("the certificate of {host} comes from {}", authority(other.0.downcast_ref())),
@@ -627,7 +641,7 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
         InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
             (format!("the certificate of {host} is not valid yet"), "check this machine's clock")
         }
-        rustls::Error::General(text) if text.starts_with("No CA certificates") => (
+        rustls::Error::General(text) if text.starts_with(NO_ROOTS) => (
             "no root certificates were found to check others with".into(),
             "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
         ),

@@ -8,8 +8,10 @@ mod cli;
 mod commands;
 mod dial;
 mod failure;
+mod files;
 mod fleet;
 mod last_error;
+mod limits;
 mod line;
 mod logging;
 mod net;
@@ -23,6 +25,7 @@ mod terminal;
 mod waiting;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -30,6 +33,10 @@ use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        failure::system::report_panic(panic);
+        std::process::exit(failure::FAILED.into());
+    }));
     match start(&Cli::from_command_line()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => failure::report(&error),
@@ -38,9 +45,14 @@ fn main() -> ExitCode {
 
 /// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.
 fn start(cli: &Cli) -> Result<u8> {
+    limits::check()?;
     logging::start(&cli.log)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOR_EVER)
+        .build()
+        .context("cannot start")?;
+    drop(runtime.spawn_blocking(|| {}));
     #[cfg(unix)]
     no_dump();
     let result = runtime.block_on(async {
@@ -81,6 +93,10 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::Version => commands::version::run(&cli.log),
     }
 }
+
+/// How long a thread for name resolution stays: a connection that stands must not end because the system denies it
+/// another (tokio panics then).
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What the system sends whoever writes beyond `ulimit -f`, which would end the program.
 #[cfg(unix)]

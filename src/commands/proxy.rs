@@ -1,7 +1,5 @@
 //! `arcssh proxy`: find the machine's relay, connect, carry bytes. It only ever reads from Azure.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -19,6 +17,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
 use crate::dial::{AZURE, Goal, Way};
+use crate::files;
 use crate::fleet::{Names, NoMachine};
 use crate::last_error;
 use crate::net::{self, Net};
@@ -252,7 +251,8 @@ async fn unless_stopped<T>(
 fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
     let (text, origin) = match file {
         Some(file) => {
-            let text = read_bounded(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = files::read_text(file, MAX_RELAY_INFO)
+                .with_context(|| format!("cannot read {}", file.display()))?;
             (text, file.display().to_string())
         }
         None => match std::env::var(RELAY_INFO_VARIABLE) {
@@ -261,13 +261,6 @@ fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
         },
     };
     RelayCredentials::from_relay_info(&text).with_context(|| format!("{origin} holds no relay information"))
-}
-
-/// The text of a file up to [`MAX_RELAY_INFO`]: a device, or a file named by mistake, is not read without end.
-fn read_bounded(file: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(file)?.take(MAX_RELAY_INFO).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Bytes of relay information that are read; an answer of listCredentials is about 4 kB, and a third more in base64.

@@ -3,8 +3,7 @@
 //! Private keys are PKCS#1 in PEM (`BEGIN RSA PRIVATE KEY`): ring and every version of OpenSSH read it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::files;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
 
 /// The name of RSA keys (RFC 4253 section 6.6).
@@ -241,12 +241,10 @@ async fn keygen(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The text of a file up to [`MAX_FILE`]: a device, or a file named by mistake, is not read without end. A key's comment
+/// The text of a regular file of at most [`MAX_FILE`] bytes. A key's comment
 /// may be in any encoding.
 fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&files::read(path, MAX_FILE)?).into_owned())
 }
 
 #[cfg(all(test, unix))]

@@ -18,6 +18,7 @@ use crate::azure::credential::assertion::Certificate;
 use crate::azure::credential::{Absent, Answer, Without};
 use crate::azure::entra;
 use crate::azure::pipeline::Client;
+use crate::files::{MAX_TEXT, read_text};
 
 /// A variable of the environment, as every Azure SDK reads it; an empty one counts as not set.
 pub(super) fn variable(name: &str) -> Result<Option<String>> {
@@ -150,7 +151,7 @@ fn statement(cloud: &Cloud, principal: &ServicePrincipal, proof: Proof) -> Resul
         }
         // Whoever writes the file by a shell ends it with a line break, which is none of the token's.
         Proof::Federated(file) => {
-            let text = std::fs::read_to_string(&file).with_context(|| unusable(&file))?;
+            let text = read_text(&file, MAX_TEXT).with_context(|| unusable(&file))?;
             Ok(text.trim().to_owned())
         }
     }

@@ -257,7 +257,7 @@ fn nothing_is_left_behind_and_only_the_owner_can_enter() {
     let (key, certificate) = pair(folder.path());
     let refused = Agent::open(&path, key, certificate).err().unwrap();
     assert!(
-        format!("{refused:#}").ends_with("is open to others (mode 0750); chmod 700 keeps them out"),
+        format!("{refused:#}").ends_with("/run (mode 0750), the directory of the SSH agent"),
         "{refused:#}"
     );
 }
