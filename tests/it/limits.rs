@@ -39,7 +39,10 @@ fn under(w: &World, limits: &str, program: &str, arguments: &[String]) -> Comman
 fn told(run: &Run, what: &str) {
     let lines: Vec<&str> = run.stderr.lines().collect();
     assert_eq!(run.code, Some(1), "{}", run.stderr);
-    assert!(lines.len() == 2 && lines[0].starts_with(what) && lines[1].starts_with("arcssh: hint: "), "{lines:?}");
+    assert!(
+        lines.len() == 2 && lines[0].starts_with(what) && lines[1].starts_with("arcssh: hint: "),
+        "{lines:?}"
+    );
     assert!(run.stdout.is_empty());
 }
 
@@ -64,7 +67,11 @@ fn a_limit_of_file_descriptors_that_is_just_enough_ends_in_no_crash() {
         for limit in 24..=32 {
             let run = run(&mut under(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
             assert!(run.code.is_some(), "{command:?} {limit}: {}", run.stderr);
-            assert!(!run.stderr.contains("root certificates were found"), "{command:?} {limit}: {}", run.stderr);
+            assert!(
+                !run.stderr.contains("root certificates were found"),
+                "{command:?} {limit}: {}",
+                run.stderr
+            );
         }
     }
 }
@@ -90,7 +97,10 @@ fn no_thread_is_one_message_for_every_command() {
         if rustix::process::geteuid().is_root() {
             limited.uid(NOBODY).gid(NOBODY);
         }
-        told(&run(&mut limited), "arcssh: the system does not start a thread: Resource temporarily unavailable");
+        told(
+            &run(&mut limited),
+            "arcssh: the system does not start a thread: Resource temporarily unavailable",
+        );
     }
 }
 
@@ -167,5 +177,10 @@ fn an_unreadable_part_of_the_root_certificates_is_told_with_an_unknown_authority
         .env("SSL_CERT_DIR", &directory));
     let missing = w.home().join("missing.pem").display().to_string();
     let line = run.arcssh_lines()[0];
-    assert!(line.contains("does not trust") && line.contains(&format!("(arcssh cannot read the root certificates in {missing}: No such file")), "{line}");
+    assert!(
+        line.contains("does not trust")
+            && line
+                .contains(&format!("(arcssh cannot read the root certificates in {missing}: No such file")),
+        "{line}"
+    );
 }

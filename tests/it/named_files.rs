@@ -55,9 +55,16 @@ fn a_log_file_that_is_something_else_is_left_as_it_is() {
     let _socket = UnixListener::bind(path("socket")).unwrap();
     fifo(&w, "fifo");
     write(&path("open"), "", 0o644);
-    let cannot = |name: &str, why: &str| format!("arcssh: cannot write the log file {}: {why}", path(name).display());
+    let cannot =
+        |name: &str, why: &str| format!("arcssh: cannot write the log file {}: {why}", path(name).display());
     let cases = [
-        ("id_rsa", format!("arcssh: the log file {} holds something else than a log of arcssh", path("id_rsa").display())),
+        (
+            "id_rsa",
+            format!(
+                "arcssh: the log file {} holds something else than a log of arcssh",
+                path("id_rsa").display()
+            ),
+        ),
         ("link", cannot("link", "it is a symbolic link")),
         ("dangling", cannot("dangling", "it is a symbolic link")),
         ("hard", cannot("hard", "it is a hard link")),
@@ -67,7 +74,10 @@ fn a_log_file_that_is_something_else_is_left_as_it_is() {
         ("/dev/null", cannot("/dev/null", "it is not a regular file")),
         ("/dev/zero", cannot("/dev/zero", "it is not a regular file")),
         ("missing/log", cannot("missing/log", "No such file or directory (os error 2)")),
-        ("open", format!("arcssh: the log file {} is open to other users (mode 0644)", path("open").display())),
+        (
+            "open",
+            format!("arcssh: the log file {} is open to other users (mode 0644)", path("open").display()),
+        ),
     ];
     for (name, why) in cases {
         let run = logged(&w, &path(name));
@@ -102,7 +112,11 @@ fn no_file_that_is_named_makes_arcssh_wait_or_read_without_end() {
     for file in [fifo.to_str().unwrap(), "/dev/zero", w.home().to_str().unwrap()] {
         let refused = |name: &str, run: Run| {
             let why = "it is not a regular file";
-            assert!(run.code.is_some_and(|code| code != 0) && run.stderr.contains(why), "{name} {file}: {}", run.stderr);
+            assert!(
+                run.code.is_some_and(|code| code != 0) && run.stderr.contains(why),
+                "{name} {file}: {}",
+                run.stderr
+            );
         };
         refused("relay information", run(&mut w.arcssh(&["-r", file])));
         refused("template", run(&mut w.arcssh(&["config", "--all", "--template", file])));
@@ -137,7 +151,14 @@ fn manual_pages_replace_manual_pages_only() {
             _ => symlink(&mine, &page).unwrap(),
         }
         let run = make();
-        assert!(run.code == Some(1) && run.stderr.contains("arcssh-list.1 is not a manual page of arcssh"), "{}", run.stderr);
-        assert_eq!((fs::read_to_string(&page).unwrap(), fs::read_to_string(&mine).unwrap()), ("mine".into(), "mine".into()));
+        assert!(
+            run.code == Some(1) && run.stderr.contains("arcssh-list.1 is not a manual page of arcssh"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(
+            (fs::read_to_string(&page).unwrap(), fs::read_to_string(&mine).unwrap()),
+            ("mine".into(), "mine".into())
+        );
     }
 }
