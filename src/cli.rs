@@ -723,7 +723,7 @@ pub(crate) struct LogArgs {
     /// Log to standard error: -v what is done, -vv in detail; RUST_LOG says more
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
-    /// Log to this file too
+    /// Log to this file too: a new one, or an earlier log (regular, mode 0600)
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) log_file: Option<PathBuf>,
 }

@@ -65,3 +65,16 @@ pub(crate) fn cause_of_panic(text: &str) -> Option<&'static str> {
     .into_iter()
     .find_map(|(marker, cause)| text.contains(marker).then_some(cause))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_for_want_of_something_is_told_without_its_text() {
+        let cause =
+            cause_of_panic("OS can't spawn worker thread: Resource temporarily unavailable (os error 11)");
+        assert_eq!(cause, Some("the system does not start a thread"));
+        assert_eq!(cause_of_panic("called `Result::unwrap()` on an `Err` value: \"secret\""), None);
+    }
+}

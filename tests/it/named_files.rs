@@ -162,3 +162,44 @@ fn manual_pages_replace_manual_pages_only() {
         );
     }
 }
+
+#[test]
+fn a_key_that_took_the_place_of_arcsshs_own_is_not_overwritten() {
+    let w = world(&["web01"]);
+    let cert = || run(&mut w.arcssh(&["cert", "--file", "pair-cert.pub"]));
+    let key = w.home().join("pair");
+    cert().clean();
+    w.forget();
+    cert().clean();
+    let ours = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    run(w.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", "pair"])).clean();
+    let mine = fs::read(&key).unwrap();
+    let refused = cert();
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("pair holds something else"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(fs::read(&key).unwrap(), mine);
+    // As it is where arcssh is stopped between the two files: the key of before, which it replaces.
+    write(&key, std::str::from_utf8(&ours).unwrap(), 0o600);
+    w.forget();
+    cert().clean();
+    assert_ne!(fs::read(&key).unwrap(), ours);
+}
+
+#[test]
+fn a_link_to_a_certificate_stays_a_link() {
+    let w = world(&["web01"]);
+    let cert = || run(&mut w.arcssh(&["cert", "--file", "link-cert.pub"]));
+    fs::create_dir(w.home().join("elsewhere")).unwrap();
+    cert().clean();
+    let (link, target) = (w.home().join("link-cert.pub"), w.home().join("elsewhere/certificate"));
+    fs::rename(&link, &target).unwrap();
+    symlink(&target, &link).unwrap();
+    let before = fs::read(&target).unwrap();
+    w.forget();
+    cert().clean();
+    assert!(link.is_symlink() && fs::read(&target).unwrap() != before);
+}
