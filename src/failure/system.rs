@@ -30,14 +30,15 @@ pub(super) fn explain_system(error: &Error) -> Option<Told> {
 fn explain_exhausted(exhausted: &Exhausted) -> Told {
     let hint = match exhausted {
         Exhausted::Descriptors(_) => RAISE_DESCRIPTORS,
-        Exhausted::Threads(_) => {
-            "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a"
-        }
+        Exhausted::Threads(_) => RAISE_PROCESSES,
         Exhausted::Randomness => "check that sandboxes and containers on this machine allow getrandom(2)",
     };
     Told::new(FAILED, exhausted.to_string(), hint)
 }
 
+/// What lets a user's threads and programs start (setrlimit(2), `RLIMIT_NPROC`).
+pub(super) const RAISE_PROCESSES: &str =
+    "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a";
 const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";
 
 fn explain_no_log(no_log: &NoLog) -> Told {
@@ -81,10 +82,7 @@ pub(crate) fn report_panic(panic: &PanicHookInfo<'_>) {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
     if let Some(cause) = cause_of_panic(text) {
-        return tell(
-            cause,
-            Some("end other programs of this user, or raise the limits that this shows: ulimit -a"),
-        );
+        return tell(cause, Some(RAISE_PROCESSES));
     }
     let place = panic.location().map_or(String::new(), |place| {
         let file = place.file().rsplit(['/', '\\']).next().unwrap_or_default();

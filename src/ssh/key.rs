@@ -235,7 +235,10 @@ async fn keygen(file: &Path) -> Result<()> {
     command.args(["-q", "-t", "rsa", "-b", BITS, "-m", "PEM", "-N", "", "-C", "arcssh", "-f"]).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = timeout(KEYGEN_TIMEOUT, command.output()).await.context("ssh-keygen does not end")?;
-    let output = output.context(NoProgram)?;
+    let output = match output {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error).context(NoProgram)?,
+        output => output.context("cannot start ssh-keygen")?,
+    };
     let why = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ssh-keygen made no key: {}", why.trim());
     Ok(())
