@@ -52,29 +52,3 @@ fn descriptors() -> io::Result<()> {
 fn descriptors() -> io::Result<()> {
     Ok(())
 }
-
-/// What a panic of a library means when the system ran out of something later; nothing of its text is shown, for it may
-/// quote a secret.
-pub(crate) fn cause_of_panic(text: &str) -> Option<&'static str> {
-    [
-        ("OS can't spawn", "the system does not start a thread"),
-        ("failed to spawn thread", "the system does not start a thread"),
-        ("random", "the system does not provide random numbers"),
-        ("failed to create UnixStream", "too few file descriptors are free"),
-    ]
-    .into_iter()
-    .find_map(|(marker, cause)| text.contains(marker).then_some(cause))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_for_want_of_something_is_told_without_its_text() {
-        let cause =
-            cause_of_panic("OS can't spawn worker thread: Resource temporarily unavailable (os error 11)");
-        assert_eq!(cause, Some("the system does not start a thread"));
-        assert_eq!(cause_of_panic("called `Result::unwrap()` on an `Err` value: \"secret\""), None);
-    }
-}

@@ -5,7 +5,7 @@ use std::panic::PanicHookInfo;
 use anyhow::Error;
 
 use crate::failure::{FAILED, NO_WAY_OUT, Told, tell};
-use crate::limits::{Exhausted, cause_of_panic};
+use crate::limits::Exhausted;
 use crate::line::word;
 use crate::logging::NoLog;
 use crate::net::tls::Unread;
@@ -31,7 +31,7 @@ fn explain_exhausted(exhausted: &Exhausted) -> Told {
     let hint = match exhausted {
         Exhausted::Descriptors(_) => RAISE_DESCRIPTORS,
         Exhausted::Threads(_) => RAISE_PROCESSES,
-        Exhausted::Randomness => "check that sandboxes and containers on this machine allow getrandom(2)",
+        Exhausted::Randomness => ALLOW_GETRANDOM,
     };
     Told::new(FAILED, exhausted.to_string(), hint)
 }
@@ -39,6 +39,7 @@ fn explain_exhausted(exhausted: &Exhausted) -> Told {
 /// What lets a user's threads and programs start (setrlimit(2), `RLIMIT_NPROC`).
 pub(super) const RAISE_PROCESSES: &str =
     "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a";
+const ALLOW_GETRANDOM: &str = "check that sandboxes and containers on this machine allow getrandom(2)";
 const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";
 
 fn explain_no_log(no_log: &NoLog) -> Told {
@@ -81,8 +82,8 @@ pub(crate) fn report_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
-    if let Some(cause) = cause_of_panic(text) {
-        return tell(cause, Some(RAISE_PROCESSES));
+    if let Some((cause, hint)) = exhaustion(text) {
+        return tell(cause, Some(hint));
     }
     let place = panic.location().map_or(String::new(), |place| {
         let file = place.file().rsplit(['/', '\\']).next().unwrap_or_default();
@@ -92,4 +93,31 @@ pub(crate) fn report_panic(panic: &PanicHookInfo<'_>) {
         &format!("arcssh met a bug of its own and ends{place}"),
         Some("report the bug together with the output of: arcssh version"),
     );
+}
+
+/// What the panic of a library means when the system ran out of something after the start, and the hint.
+fn exhaustion(text: &str) -> Option<(&'static str, &'static str)> {
+    let (no_thread, no_randomness) =
+        ("the system does not start a thread", "the system does not provide random numbers");
+    let causes = [
+        ("OS can't spawn", no_thread, RAISE_PROCESSES),
+        ("failed to spawn thread", no_thread, RAISE_PROCESSES),
+        ("failed to create UnixStream", "too few file descriptors are free", RAISE_DESCRIPTORS),
+        ("random", no_randomness, ALLOW_GETRANDOM),
+    ];
+    causes.into_iter().find(|(marker, ..)| text.contains(marker)).map(|(_, cause, hint)| (cause, hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_for_want_of_something_is_explained_and_no_other_text_is_shown() {
+        let no_thread = "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)";
+        assert_eq!(exhaustion(no_thread).map(|(_, hint)| hint), Some(RAISE_PROCESSES));
+        let no_randomness = "could not retrieve random bytes for uuid: FAILED";
+        assert_eq!(exhaustion(no_randomness).map(|(_, hint)| hint), Some(ALLOW_GETRANDOM));
+        assert_eq!(exhaustion("called `Result::unwrap()` on an `Err` value: \"secret\""), None);
+    }
 }

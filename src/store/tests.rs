@@ -206,8 +206,9 @@ const LIKE_OURS: [&str; 12] = [
 
 /// Does all that deletes, as if 31 days had gone by.
 fn delete_all(store: &Store) {
-    for file in store.files().filter(|file| !file.file_type().unwrap().is_symlink()) {
-        File::open(file.path()).unwrap().set_modified(SystemTime::now() - LONGEST_LIFE - PATIENCE).unwrap();
+    let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
+    for path in store.files().map(|file| file.path()).filter(|path| !path.is_symlink()) {
+        File::open(path).and_then(|file| file.set_modified(old)).expect("our own file");
     }
     store.sweep();
     store.clear(&Kind::ALL);
