@@ -134,7 +134,11 @@ fn too_many(wait: Duration) -> RawResponse {
     RawResponse::from_bytes(StatusCode::TooManyRequests, headers, Vec::new())
 }
 
-async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
+/// Reads the body of an answer.
+///
+/// # Errors
+/// [`TooLong`]; the connection broke.
+pub(crate) async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
     let (status, mut headers, mut stream) = response.deconstruct();
     count_from_date(&mut headers);
     let mut body = Vec::new();

@@ -11,6 +11,7 @@ use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
+use crate::line::word;
 use crate::store::{ANOTHER_FOLDER, TooOpen};
 
 /// The way to an identity that needs no other program.
@@ -78,10 +79,11 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
 
 /// What makes a certificate usable.
 fn usable(path: &str, flaw: Flaw) -> String {
+    let (old, new) = (word(path), word(&format!("{path}.pem")));
     match flaw {
-        Flaw::NotPem => format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file"),
+        Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
         Flaw::Locked => format!(
-            "openssl pkey -in {path} -out {path}.pem && openssl x509 -in {path} >> {path}.pem, and name that file"
+            "openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file"
         ),
         Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()
