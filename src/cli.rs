@@ -722,8 +722,9 @@ impl CloudArgs {
 
     /// Where a relay may be that no Azure Resource Manager named: relay information does not say of which cloud it is.
     pub(crate) fn relay_suffixes(&self) -> RelaySuffixes {
-        let clouds = self.cloud.map_or(CloudName::value_variants().to_vec(), |cloud| vec![cloud]);
-        RelaySuffixes::new(&clouds, self.relay_suffix.as_ref())
+        let clouds = self.cloud.as_ref().map_or(CloudName::value_variants(), std::slice::from_ref);
+        let known: Vec<&str> = clouds.iter().map(|cloud| cloud.relay_suffix()).collect();
+        RelaySuffixes::new(&known, self.relay_suffix.as_ref())
     }
 }
 

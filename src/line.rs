@@ -136,7 +136,7 @@ fn word_for_powershell(text: &str) -> String {
 /// Source: Unicode 16.0: the controls (Cc), `Default_Ignorable_Code_Point` of DerivedCoreProperties.txt (soft hyphen,
 /// zero-width characters, bidirectional controls, variation selectors, fillers, tags), the line and paragraph separators
 /// (Zl, Zp) and the interlinear annotations (U+FFF9 to U+FFFB). C1 controls are escape sequences too (ECMA-48, 5.3).
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'

@@ -117,7 +117,7 @@ impl Cloud {
                 given.authority_host.as_deref().unwrap_or(authority),
                 "AZURE_AUTHORITY_HOST",
             )?,
-            relay_suffixes: RelaySuffixes::new(&[name], given.relay_suffixes.as_ref()),
+            relay_suffixes: RelaySuffixes::new(&[name.relay_suffix()], given.relay_suffixes.as_ref()),
         })
     }
 }

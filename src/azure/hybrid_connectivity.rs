@@ -212,11 +212,17 @@ mod tests {
         "expiresOn":1664911886}}"#;
 
     fn read(json: &str) -> Result<RelayCredentials> {
-        RelayCredentials::from_json(json.as_bytes(), &RelaySuffixes::new(&[CloudName::Public], None))
+        RelayCredentials::from_json(
+            json.as_bytes(),
+            &RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None),
+        )
     }
 
     fn read_info(text: &str) -> Result<RelayCredentials> {
-        RelayCredentials::from_relay_info(text, &RelaySuffixes::new(&[CloudName::Public], None))
+        RelayCredentials::from_relay_info(
+            text,
+            &RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None),
+        )
     }
 
     #[test]
@@ -250,7 +256,7 @@ mod tests {
         let credentials = read(RECORDED).unwrap();
         let kept = serde_json::to_string(&credentials).unwrap();
         let unchecked: Unchecked = serde_json::from_str(&kept).unwrap();
-        let back = unchecked.check(&RelaySuffixes::new(&[CloudName::Public], None)).unwrap();
+        let back = unchecked.check(&RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None)).unwrap();
         assert_eq!(back.access_key.secret(), credentials.access_key.secret());
         assert_eq!(serde_json::to_string(&back).unwrap(), kept);
     }

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The most of an answer's body that is read. Relay credentials take about 4 kB, a page of machines 1 or 2 MB.
-const MAX_BODY: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// What requests go through: connections, and the store in which all processes leave what a service told them.
 #[derive(Clone, Debug)]
@@ -83,6 +83,17 @@ impl Policy for OnlyWhatMayPass {
             return Err((self.refusal)(&response));
         }
         Ok(unread(response))
+    }
+}
+
+/// Reads each answer within [`MAX_BODY`], before azure_core's retry policy reads it without a bound.
+#[derive(Debug)]
+pub(crate) struct Bounded;
+
+#[async_trait]
+impl Policy for Bounded {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        Ok(unread(read(next[0].send(ctx, request, &next[1..]).await?).await?))
     }
 }
 

@@ -316,7 +316,7 @@ mod tests {
     const HOUR: u64 = 3600;
 
     fn read(json: &str) -> RelayCredentials {
-        let suffixes = RelaySuffixes::new(&[CloudName::Public], None);
+        let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
         RelayCredentials::from_json(json.as_bytes(), &suffixes).expect("well formed")
     }
 
@@ -395,7 +395,7 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap();
         let left = |text: &str, cloud| {
             let record: Record<Unchecked> = serde_json::from_str(text).unwrap();
-            record.check(&RelaySuffixes::new(&[cloud], None)).minted.len()
+            record.check(&RelaySuffixes::new(&[cloud.relay_suffix()], None)).minted.len()
         };
         assert_eq!(left(&text, CloudName::Public), 2);
         assert_eq!(left(&text, CloudName::China), 0);

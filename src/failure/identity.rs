@@ -6,6 +6,7 @@ use anyhow::Error;
 
 use crate::azure::credential::{Flaw, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
 use crate::azure::entra::EntraRefusal;
+use crate::azure::pipeline::TooLong;
 use crate::commands::login::NowhereToKeep;
 use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
@@ -61,6 +62,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     if let Some(refusal) = chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         let who = tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
         return explain_entra(refusal, &format!("{}{who} was refused", from.title()), hint(from, tenant));
+    }
+    if let Some(too_long) = chain().find_map(|cause| cause.downcast_ref::<TooLong>()) {
+        let why = format!("{} gives no token, but an answer without end: {too_long}", from.title());
+        return Told::new(NO_IDENTITY, why, hint(from, tenant));
     }
     if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
     {

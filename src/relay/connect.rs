@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_request_carries_its_secrets_in_headers_only_and_its_path_unescaped() {
-        let suffixes = RelaySuffixes::new(&[CloudName::Public], None);
+        let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
         let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes(), &suffixes).unwrap();
         let text = request(credentials.relay.authority(), &credentials, 2222, "a2V5", Uuid::nil());
         let lines: Vec<&str> = text.split("\r\n").collect();
