@@ -296,7 +296,9 @@ fn wanted_tenant(headers: &Headers) -> Option<String> {
     let uri = Url::parse(uri).ok()?;
     let tenant = uri.path_segments()?.next()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let is_one = !["", "common", "organizations", "consumers"].contains(&tenant);
+    // Programs get it as an argument: it must not look like an option.
+    let is_one = !["common", "organizations", "consumers"].contains(&tenant)
+        && tenant.starts_with(|c: char| c.is_ascii_alphanumeric());
     (is_one && tenant.chars().all(plain)).then(|| tenant.to_owned())
 }
 

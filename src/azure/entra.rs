@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
 use crate::azure::json::{optional_number, or_default};
-use crate::azure::pipeline::{self, Client, date, read, retry_after, unread};
+use crate::azure::pipeline::{self, Client, date, retry_after, unread};
 use crate::store::unix_now;
 
 /// The options of a credential that asks Entra ID itself: that of its cloud.
@@ -158,7 +158,7 @@ pub(crate) struct InOneForm;
 #[async_trait]
 impl Policy for InOneForm {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let response = read(next[0].send(ctx, request, &next[1..]).await?).await?;
+        let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
         Ok(unread(in_one_form(&response).unwrap_or(response)))
     }
 }
@@ -170,7 +170,7 @@ struct OnlyTokens;
 #[async_trait]
 impl Policy for OnlyTokens {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let response = read(next[0].send(ctx, request, &next[1..]).await?).await?;
+        let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
         in_one_form(&response).map(unread).ok_or_else(|| refused(&response))
     }
 }

@@ -53,13 +53,12 @@ pub(super) async fn managed_identity(net: &Net, scope: &str) -> Answer {
 
 /// App Service and Azure VMs.
 async fn of_azure(http: Client, scope: &str) -> Answer {
-    let transport = Some(Transport::new(Arc::new(http)));
+    let transport = Some(Transport::new(Arc::new(Bounded(http))));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
         client_options: ClientOptions {
             transport,
             per_call_policies: vec![Arc::new(InOneForm)],
-            per_try_policies: vec![Arc::new(Bounded)],
             ..Default::default()
         },
     };

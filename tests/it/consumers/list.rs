@@ -87,7 +87,7 @@ fn steered(screen: &str) -> Option<char> {
     screen.replace("\r\n", "\n").chars().find(|c| *c == '\r' || hidden(*c))
 }
 
-/// A machine all of whose texts steer; U+3164, a letter that is not shown, is let into its name.
+/// Machines all of whose texts steer; the name of one holds U+3164, a letter that is not shown.
 fn steering_fleet() -> World {
     let w = world_with(&["web01"], |builder| builder);
     let row = json!({
@@ -96,7 +96,9 @@ fn steering_fleet() -> World {
             "status": STEERING, "osName": STEERING, "agentVersion": STEERING, "lastStatusChange": STEERING, "vmId": STEERING,
         },
     });
-    let body = json!({ "data": [row] }).to_string();
+    let mut named = row.clone();
+    named["id"] = w.id().into();
+    let body = json!({ "data": [row, named] }).to_string();
     let fault = ArmFault::raw(200, "application/json", &body);
     w.emulator().arm_fault(fault.on(ArmCall::ResourceGraph).times(100));
     w
@@ -120,10 +122,12 @@ fn what_a_machine_tells_of_itself_cannot_steer_the_terminal() {
         assert!(screen.contains("web"), "{command}: {screen:?}");
     }
     let table = list(&w, &[]);
-    assert_eq!(table.lines().count(), 2, "{table:?}");
+    assert_eq!(table.lines().count(), 3, "{table:?}");
     // Programs read what Azure holds.
     assert_eq!(json(&w, &["--format", "json"])[0]["tags"]["note"], STEERING);
-    assert_eq!(json(&w, &["--list"])["_meta"]["hostvars"], json!({}), "ssh has no such name");
+    let variables = json(&w, &["--list"])["_meta"]["hostvars"].take();
+    assert_eq!(variables["web01"]["arc"]["tags"]["note"]["__ansible_unsafe"], STEERING);
+    assert_eq!(variables.as_object().unwrap().len(), 1, "ssh has no name with a letter that is not shown");
 }
 
 #[test]
