@@ -393,7 +393,7 @@ mod tests {
     fn cached_credentials_for_a_host_that_is_no_relay_count_as_absent() {
         let record = Record { minted: vec![minted("one", 0, HOUR), minted("two", 0, HOUR)], settling: 7 };
         let text = serde_json::to_string(&record).unwrap();
-        let left = |text: &str, cloud| {
+        let left = |text: &str, cloud: CloudName| {
             let record: Record<Unchecked> = serde_json::from_str(text).unwrap();
             record.check(&RelaySuffixes::new(&[cloud.relay_suffix()], None)).minted.len()
         };

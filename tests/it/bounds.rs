@@ -63,7 +63,7 @@ fn a_body_without_end_is_not_read_to_its_end() {
 #[test]
 fn a_metadata_service_without_end_is_not_read_to_its_end() {
     let w = world(&["web01"]);
-    let port = service(|connection| pour(connection));
+    let port = service(pour);
     for variables in [["IDENTITY_ENDPOINT", "IDENTITY_HEADER"], ["IDENTITY_ENDPOINT", "IMDS_ENDPOINT"]] {
         let mut arcssh = w.arcssh(&["account", "--credential", "managed-identity"]);
         let address = format!("http://localhost:{port}/token");

@@ -188,7 +188,7 @@ fn what_a_service_says_cannot_steer_the_terminal() {
         ] {
             let screen = screen(&w, &format!("{command} </dev/null"));
             assert_eq!(steered(&screen), None, "{number} {command}: {screen:?}");
-            assert!(command != &proxy || screen.contains("Forged"), "{number}: {screen:?}");
+            assert!(command != proxy || screen.contains("Forged"), "{number}: {screen:?}");
         }
     }
 }
