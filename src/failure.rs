@@ -14,8 +14,10 @@ use rustls::CertificateError;
 
 use crate::ask::NotAgreed;
 use crate::azure::arm::{ArmError, Refusal};
+use crate::azure::hybrid_compute::TooManyPages;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
+use crate::azure::relay_host::ForeignRelay;
 use crate::azure::resource_id::ResourceIdError;
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
@@ -195,9 +197,12 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
             Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
-            None => format!("ssh -v -G {} shows which lines apply", shadowed.alias),
+            None => format!("ssh -v -G {} shows which lines apply", word(&shadowed.alias)),
         };
         return Told::new(FAILED, error.root_cause().to_string(), hint);
+    }
+    if error.is::<ForeignRelay>() {
+        return explain_foreign_relay(error);
     }
     if error.is::<NotChanged>() {
         let hint = "arcssh config --file FILE writes another file, for ssh -F FILE";
@@ -265,7 +270,8 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
             // What was typed for ssh ends in what the wildcard's pattern ends in.
             let typed = goal.to_string();
             let suffix = typed.strip_prefix(not_one.name.as_str()).unwrap_or_default();
-            format!("ssh {}.{}{suffix}", name.to_lowercase(), group.to_lowercase())
+            let alias = format!("{}.{}{suffix}", name.to_lowercase(), group.to_lowercase());
+            format!("ssh {}", word(&alias))
         }
         (Some(_), None) => "name the machine as GROUP/NAME".into(),
         (None, _) => LIST.into(),
@@ -295,6 +301,8 @@ const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
 const LET_ARM_PASS: &str = "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set";
 const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const ONE_SUBSCRIPTION: &str = "select the machines of one subscription: --subscription ID";
+const RELAY_DOMAIN: &str = "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
@@ -311,6 +319,12 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
                 Told::new(NO_WAY_OUT, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
+        ArmError::UnexpectedAnswer(error) if error.is::<ForeignRelay>() => explain_foreign_relay(error),
+        ArmError::UnexpectedAnswer(error) if error.is::<TooManyPages>() => Told::new(
+            FAILED,
+            format!("Azure Resource Manager does not end its answer: {error}"),
+            ONE_SUBSCRIPTION,
+        ),
         ArmError::UnexpectedAnswer(error) => {
             let why = format!(
                 "Azure Resource Manager gave an answer that holds nothing to connect with: {error:#}"
@@ -318,6 +332,11 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
             Told::new(FAILED, why, LET_ARM_PASS)
         }
     }
+}
+
+/// Azure, or relay information, names a host that must not get the relay's tokens.
+fn explain_foreign_relay(error: &Error) -> Told {
+    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), RELAY_DOMAIN)
 }
 
 /// ARM's refusals, told apart by code where it has one (azure-docs "Resolve errors for resource provider registration";
@@ -455,9 +474,10 @@ fn explain_missing_right(message: &str, id: &str) -> Told {
     let scope = quoted_after(message, "over scope").filter(|scope| id.is_empty() || of_subscription(scope));
     let scope = scope.unwrap_or(id);
     let role = format!(
-        "an owner of the {} types: az role assignment create --role '{}' --assignee {assignee} --scope {}",
+        "an owner of the {} types: az role assignment create --role '{}' --assignee {} --scope {}",
         if of_subscription(scope) { "subscription" } else { "machine" },
         least_role(action),
+        word(assignee),
         word(scope)
     );
     Told::new(NOT_ALLOWED, why, role)

@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
 use crate::files::open_own;
-use crate::line::warn;
+use crate::line::{Log, warn};
 
 /// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
 ///
@@ -34,9 +34,9 @@ pub(crate) fn start(args: &LogArgs) -> Result<(), NoLog> {
             .iter()
             .any(|targets| targets.would_enable(event.target(), event.level()))
     });
-    let stderr = on_stderr.then(|| fmt::layer().with_ansi(false).with_writer(std::io::stderr));
+    let stderr = on_stderr.then(|| fmt::layer().with_ansi(false).with_writer(|| Log(std::io::stderr())));
     let file = match &args.log_file {
-        Some(path) => Some(fmt::layer().with_ansi(false).with_writer(Mutex::new(open(path)?))),
+        Some(path) => Some(fmt::layer().with_ansi(false).with_writer(Mutex::new(Log(open(path)?)))),
         None => None,
     };
     tracing_subscriber::registry().with(stderr).with(file).with(wanted).init();

@@ -13,6 +13,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::credential::Identity;
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credentials::{Credentials, Minted};
+use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
@@ -201,7 +202,7 @@ fn is_gone(error: &anyhow::Error) -> bool {
 }
 
 async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
-    let credentials = relay_info(args.relay_info.as_deref())?;
+    let credentials = relay_info(args.relay_info.as_deref(), &args.cloud.relay_suffixes())?;
     let (net, waiting) = (Net::new(), Waiting::behind_ssh());
     let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
     let mut stop = pin!(stop());
@@ -248,7 +249,7 @@ async fn unless_stopped<T>(
     bail!(StoppedWaiting { after: start.elapsed(), object: waiting.object(), signal })
 }
 
-fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
+fn relay_info(file: Option<&Path>, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
     let (text, origin) = match file {
         Some(file) => {
             let text = files::read_text(file, MAX_RELAY_INFO)
@@ -260,7 +261,8 @@ fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
             Err(_) => bail!(NO_MACHINE),
         },
     };
-    RelayCredentials::from_relay_info(&text).with_context(|| format!("{origin} holds no relay information"))
+    RelayCredentials::from_relay_info(&text, suffixes)
+        .with_context(|| format!("{origin} holds no relay information"))
 }
 
 /// Bytes of relay information that are read; an answer of listCredentials is about 4 kB, and a third more in base64.

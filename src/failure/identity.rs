@@ -6,11 +6,13 @@ use anyhow::Error;
 
 use crate::azure::credential::{Flaw, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
 use crate::azure::entra::EntraRefusal;
+use crate::azure::pipeline::TooLong;
 use crate::commands::login::NowhereToKeep;
 use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
+use crate::line::word;
 use crate::store::{ANOTHER_FOLDER, TooOpen};
 
 /// The way to an identity that needs no other program.
@@ -61,6 +63,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
         let who = tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
         return explain_entra(refusal, &format!("{}{who} was refused", from.title()), hint(from, tenant));
     }
+    if let Some(too_long) = chain().find_map(|cause| cause.downcast_ref::<TooLong>()) {
+        let why = format!("{} gives no token, but an answer without end: {too_long}", from.title());
+        return Told::new(NO_IDENTITY, why, hint(from, tenant));
+    }
     if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
     {
         let why = format!("Entra ID cannot be reached: {}", root(error));
@@ -78,10 +84,11 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
 
 /// What makes a certificate usable.
 fn usable(path: &str, flaw: Flaw) -> String {
+    let (old, new) = (word(path), word(&format!("{path}.pem")));
     match flaw {
-        Flaw::NotPem => format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file"),
+        Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
         Flaw::Locked => format!(
-            "openssl pkey -in {path} -out {path}.pem && openssl x509 -in {path} >> {path}.pem, and name that file"
+            "openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file"
         ),
         Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()

@@ -34,8 +34,8 @@ impl Head {
 /// # Errors
 /// The connection ends before the head does, or what comes is not HTTP.
 pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
-    let mut received = Vec::with_capacity(4096);
-    while received.len() < MAX_HEAD {
+    let (mut received, mut interim) = (Vec::with_capacity(4096), 0);
+    while interim + received.len() < MAX_HEAD {
         if stream.read_buf(&mut received).await? == 0 {
             let already =
                 if received.is_empty() { "without an answer" } else { "in the middle of the answer" };
@@ -46,6 +46,7 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
             if head.status == 101 || !(100..200).contains(&head.status) {
                 return Ok(head);
             }
+            interim += received.len() - head.beyond.len();
             received = head.beyond;
         }
     }
@@ -167,5 +168,7 @@ mod tests {
         let endless: &'static [u8] =
             Box::leak([b"HTTP/1.1 200 ".as_slice(), &[b'a'; MAX_HEAD]].concat().into_boxed_slice());
         assert_eq!(error(endless).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
+        let interim: &'static [u8] = Box::leak(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_HEAD).into());
+        assert_eq!(error(interim).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
     }
 }

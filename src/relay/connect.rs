@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -80,14 +80,9 @@ async fn connect(
     credentials: &RelayCredentials,
     port: u16,
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
-    let authority = relay_authority(credentials)?;
-    let stream = net.connect(&authority).await?;
-    upgrade(stream, &authority, credentials, port).await
-}
-
-fn relay_authority(credentials: &RelayCredentials) -> Result<Authority> {
-    let authority = credentials.authority();
-    authority.parse().with_context(|| format!("the relay's name {authority} is not a host name"))
+    let authority = credentials.relay.authority();
+    let stream = net.connect(authority).await?;
+    upgrade(stream, authority, credentials, port).await
 }
 
 async fn upgrade<S>(
@@ -236,6 +231,8 @@ impl ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::azure::cloud::CloudName;
+    use crate::azure::relay_host::RelaySuffixes;
 
     const RELAY_INFO: &str = r#"{"relay":{"namespaceName":"azgn","namespaceNameSuffix":"servicebus.windows.net",
         "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2/1664/v2","accessKey":"SharedAccessSignature sr=x&sig=y",
@@ -257,9 +254,9 @@ mod tests {
 
     #[test]
     fn the_request_carries_its_secrets_in_headers_only_and_its_path_unescaped() {
-        let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes()).unwrap();
-        let authority = relay_authority(&credentials).unwrap();
-        let text = request(&authority, &credentials, 2222, "a2V5", Uuid::nil());
+        let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
+        let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes(), &suffixes).unwrap();
+        let text = request(credentials.relay.authority(), &credentials, 2222, "a2V5", Uuid::nil());
         let lines: Vec<&str> = text.split("\r\n").collect();
         assert_eq!(
             lines[0],
@@ -274,13 +271,6 @@ mod tests {
             assert!(lines.contains(&header), "{header}");
         }
         assert!(text.ends_with("\r\n\r\n") && !text.contains("Sec-WebSocket-Extensions"));
-    }
-
-    #[test]
-    fn a_relay_with_a_port_is_dialled_there() {
-        let json = RELAY_INFO.replace("azgn", "127").replace("servicebus.windows.net", "0.0.1:8443");
-        let authority = relay_authority(&RelayCredentials::from_json(json.as_bytes()).unwrap()).unwrap();
-        assert_eq!((authority.host(), authority.port_u16()), ("127.0.0.1", Some(8443)));
     }
 
     #[test]

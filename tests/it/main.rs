@@ -4,6 +4,7 @@
 
 mod adopt;
 mod all_day;
+mod bounds;
 mod config;
 mod consumers;
 mod doctor;

@@ -13,14 +13,14 @@ use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, StatusCode, Transport};
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use reqwest::header::WWW_AUTHENTICATE;
-use reqwest::{Client, Url};
+use reqwest::{Client, Response, Url};
 use serde::Deserialize;
 use tracing::debug;
 
 use crate::azure::credential::environment::variable;
 use crate::azure::credential::{Absent, Answer, Without, resource};
 use crate::azure::entra::{Given, InOneForm};
-use crate::azure::pipeline::causes;
+use crate::azure::pipeline::{Bounded, MAX_BODY, TooLong, causes};
 use crate::net::Net;
 use crate::net::head::parameter;
 
@@ -53,7 +53,7 @@ pub(super) async fn managed_identity(net: &Net, scope: &str) -> Answer {
 
 /// App Service and Azure VMs.
 async fn of_azure(http: Client, scope: &str) -> Answer {
-    let transport = Some(Transport::new(Arc::new(http)));
+    let transport = Some(Transport::new(Arc::new(Bounded(http))));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
         client_options: ClientOptions {
@@ -123,12 +123,22 @@ async fn of_arc(http: &Client, mut endpoint: Url, scope: &str) -> Answer {
     let answer = ask().header("Authorization", format!("Basic {}", key.secret())).send().await;
     let answer = answer.context(NoAgent)?;
     let status = answer.status();
-    let body = answer.bytes().await.context("the Arc agent broke off")?;
+    let body = body(answer).await.context("the Arc agent broke off")?;
     if !status.is_success() {
         return Err(anyhow!("the Arc agent answered {}: {}", status.as_u16(), told(&body)).into());
     }
     let given: Given = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
     Ok(given.token())
+}
+
+/// The body of an answer, up to [`MAX_BODY`].
+async fn body(mut answer: Response) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        body.extend_from_slice(&chunk);
+        ensure!(body.len() <= MAX_BODY, TooLong);
+    }
+    Ok(body)
 }
 
 /// This is an Arc machine whose agent is not running.

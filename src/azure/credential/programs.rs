@@ -14,7 +14,8 @@ use azure_identity::{AzureDeveloperCliCredential, AzureDeveloperCliCredentialOpt
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::azure::credential::{Absent, Answer, Without, resource};
@@ -22,6 +23,9 @@ use crate::azure::entra::Given;
 
 /// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most of a program's output that is read: a token takes about 4 kB, a warning or a stack trace less than 1 MiB.
+const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
 
 /// The token of whoever is signed in to Azure CLI.
 pub(super) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
@@ -211,9 +215,27 @@ impl Executor for Apart {
         let group = Group(child.id());
         let late =
             |_elapsed| std::io::Error::other(format!("no answer within {} s", PROGRAM_TIMEOUT.as_secs()));
-        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await.map_err(late)??;
+        let output = timeout(PROGRAM_TIMEOUT, output(child)).await.map_err(late)??;
         group.spare();
         Ok(output)
+    }
+}
+
+/// Waits for a program, and reads what it prints, up to [`MAX_OUTPUT`] on each of its two outputs.
+async fn output(mut child: Child) -> std::io::Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(bounded(stdout), bounded(stderr))?;
+    Ok(Output { status: child.wait().await?, stdout, stderr })
+}
+
+async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(MAX_OUTPUT + 1).read_to_end(&mut bytes).await?;
+    }
+    match bytes.len() as u64 > MAX_OUTPUT {
+        true => Err(std::io::Error::other(format!("it printed more than {} MiB", MAX_OUTPUT / 1024 / 1024))),
+        false => Ok(bytes),
     }
 }
 
