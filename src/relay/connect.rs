@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail, ensure};
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -111,10 +111,22 @@ where
     if head.status != 101 {
         return Err(ConnectError::refused(head.status, &head.reason));
     }
-    if head.header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
-        return Err(anyhow!("{authority} is no WebSocket server: its Sec-WebSocket-Accept is wrong").into());
-    }
+    check_upgrade(&head, &key).with_context(|| format!("{authority} is no WebSocket server"))?;
     Ok(Upgraded { stream, beyond: head.beyond })
+}
+
+/// RFC 6455, section 4.1: what a client checks in a 101.
+fn check_upgrade(head: &Head, key: &str) -> Result<()> {
+    let has = |name: &str, wanted: &str| head.values(name).any(|value| value.eq_ignore_ascii_case(wanted));
+    ensure!(has("upgrade", "websocket"), "its Upgrade does not name websocket");
+    ensure!(has("connection", "upgrade"), "its Connection does not name Upgrade");
+    let accept: Vec<&str> = head.values("sec-websocket-accept").collect();
+    ensure!(accept == [derive_accept_key(key.as_bytes())], "its Sec-WebSocket-Accept is wrong");
+    let unasked = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
+    if let Some((name, value)) = unasked.into_iter().find_map(|name| Some((name, head.values(name).next()?))) {
+        bail!("it selected {value:?} in {name}, which was not offered");
+    }
+    Ok(())
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Head> {
