@@ -291,7 +291,8 @@ const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT
 const LET_ARM_PASS: &str = "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set";
 const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
 const BROKEN_PROTOCOL: &str = "connect again; if a proxy inspects TLS, let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
-const READABLE_INPUT: &str = "connect standard input to a pipe, a socket, a terminal or a file that can be read";
+const READABLE_INPUT: &str =
+    "connect standard input to a pipe, a socket, a terminal or a file that can be read";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";

@@ -5,7 +5,6 @@ use anyhow::anyhow;
 
 use crate::relay::frame::{PeerClose, Violation};
 
-
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
 
 fn goal() -> Goal {
@@ -200,7 +199,12 @@ fn each_refusal_of_the_relay_has_its_words() {
             "the relay cannot be written to: Connection reset by peer (os error 104)",
             "connect again",
         ),
-        (Broken::Silent.into(), FAILED, "the relay no longer answers: 2 pings are unanswered", "connect again"),
+        (
+            Broken::Silent.into(),
+            FAILED,
+            "the relay no longer answers: 2 pings are unanswered",
+            "connect again",
+        ),
         (
             Broken::Violation(Violation::Masked).into(),
             FAILED,

@@ -152,7 +152,10 @@ mod tests {
         let mut liveness = Liveness::new();
         let Poll::Ready(Pulse::Ping(number)) = after_sleep(&mut liveness, &mut cx) else { panic!("no ping") };
         tokio::time::advance(AFTER_SLEEP).await;
-        assert!(matches!(liveness.poll(&mut cx, Relay::Quiet), Poll::Ready(Pulse::Ping(_))), "never answered");
+        assert!(
+            matches!(liveness.poll(&mut cx, Relay::Quiet), Poll::Ready(Pulse::Ping(_))),
+            "never answered"
+        );
         liveness.pong(&number);
         assert_eq!(liveness.poll(&mut cx, Relay::Heard), Poll::Pending);
         assert!(after_sleep(&mut liveness, &mut cx).is_ready());

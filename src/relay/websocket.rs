@@ -9,7 +9,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tracing::debug;
 
-use crate::relay::frame::{self, Decoder, MAX_CONTROL, MAX_HEADER, MAX_PAYLOAD, Opcode, PeerClose, Violation};
+use crate::relay::frame::{
+    self, Decoder, MAX_CONTROL, MAX_HEADER, MAX_PAYLOAD, Opcode, PeerClose, Violation,
+};
 
 /// Bytes that are read before they are handed on.
 const READ_BUFFER: usize = 64 * 1024;

@@ -565,13 +565,14 @@ async fn answer_to(bytes: &[u8]) -> (Ending, Vec<u8>, Option<u16>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_frame_is_reported_as_it_came_and_answered_by_its_code() {
-    let cases: [(&[u8], Option<u16>, Option<&str>); 8] = [
+    let cases: [(&[u8], Option<u16>, Option<&str>); 9] = [
         (&[0x88, 0], None, None),
         (&[0x88, 2, 0x03, 0xe8], Some(1000), None),
         (&[0x88, 4, 0x03, 0xe9, b'a', b'b'], Some(1001), Some("with code 1001 \"ab\"")),
         (&[0x88, 1, 0x03], Some(1002), Some("with half a code (0x03)")),
         (&[0x88, 2, 0x03, 0xe7], Some(1002), Some("with code 999 \"\"")),
         (&[0x88, 2, 0x03, 0xee], Some(1002), Some("with code 1006 \"\"")),
+        (&[0x88, 2, 0x03, 0xf6], Some(1014), Some("with code 1014 \"\"")),
         (&[0x88, 2, 0x13, 0x88], Some(1002), Some("with code 5000 \"\"")),
         (&[0x88, 3, 0x03, 0xf3, 0xff], Some(1007), Some("with code 1011 \"\u{fffd}\"")),
     ];
@@ -632,8 +633,12 @@ async fn a_frame_without_end_passes_through() {
     let (mut relay, near) = duplex(64 * 1024);
     let (mut ssh_reads, output) = duplex(64 * 1024);
     let (_ssh_writes, input) = duplex(64);
-    let bridge =
-        tokio::spawn(run(Upgraded { stream: near, beyond: Vec::new() }, input, output, std::future::pending()));
+    let bridge = tokio::spawn(run(
+        Upgraded { stream: near, beyond: Vec::new() },
+        input,
+        output,
+        std::future::pending(),
+    ));
     relay.write_all(&[&[0x82, 127][..], &i64::MAX.to_be_bytes()].concat()).await.unwrap();
     let block = vec![8; 1 << 20];
     let mut received = vec![0; block.len()];
