@@ -303,6 +303,9 @@ const LET_ARM_PASS: &str = "have the network or its proxy let https://management
 const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
 const ONE_SUBSCRIPTION: &str = "select the machines of one subscription: --subscription ID";
 const RELAY_DOMAIN: &str = "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
+const BROKEN_PROTOCOL: &str = "connect again; if a proxy inspects TLS, let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const READABLE_INPUT: &str =
+    "connect standard input to a pipe, a socket, a terminal or a file that can be read";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
@@ -563,16 +566,17 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
 /// Close codes of the relay (Relay Hybrid Connections protocol, "close codes").
 fn explain_broken(broken: &Broken) -> Told {
     let why = match broken {
-        Broken::Closed(frame) => match u16::from(frame.code) {
-            1001 => format!("its agent went away ({broken})"),
-            1008 => format!("the relay's token has expired ({broken})"),
-            1011 => format!("the relay has a fault ({broken})"),
+        Broken::Closed(close) => match close.code() {
+            Some(1001) => format!("its agent went away ({broken})"),
+            Some(1008) => format!("the relay's token has expired ({broken})"),
+            Some(1011) => format!("the relay has a fault ({broken})"),
             _ => broken.to_string(),
         },
-        Broken::Lost(error) => format!("{broken}: {}", root(error)),
-        Broken::Output(error) => {
-            return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK);
-        }
+        Broken::Lost(error) | Broken::Unwritable(error) => format!("{broken}: {}", root(error)),
+        Broken::Silent => broken.to_string(),
+        Broken::Violation(_) => return Told::new(FAILED, broken.to_string(), BROKEN_PROTOCOL),
+        Broken::Input(error) => return Told::new(FAILED, format!("{broken}: {error}"), READABLE_INPUT),
+        Broken::Output(error) => return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK),
     };
     Told::new(FAILED, why, "connect again")
 }

@@ -44,7 +44,7 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     }
     let parts = Parts::new(args).context(goal.clone())?;
     let holder = parts.holder(args).context(goal.clone())?;
-    let mut stop = pin!(stop());
+    let mut stop = pin!(ssh_has_gone());
     let both = parts.reach_as(args, &mut goal, holder.as_ref());
     let reached = unless_stopped(both, &parts.waiting, &mut stop).await;
     let ((credentials, upgraded, minted), pair) = reached.context(goal.clone())?;
@@ -67,10 +67,9 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
 async fn carry(
     upgraded: Upgraded<net::Stream>,
     agent: Option<Agent>,
-    stop: Pin<&mut impl Future<Output = u8>>,
+    stop: Pin<&mut impl Future<Output = Ending>>,
     meanwhile: impl Future<Output = ()>,
 ) -> Result<u8> {
-    let stop = async { Ending::Signal(stop.await) };
     let mut meanwhile = pin!(meanwhile);
     let in_order = |ending: &Ending| matches!(ending, Ending::Finished | Ending::Signal(HANGUP));
     let bridge = async {
@@ -100,6 +99,15 @@ async fn carry(
         Ending::Finished => Ok(0),
         Ending::Signal(number) => Ok(128 + number),
         Ending::Broken(broken) => Err(broken.into()),
+    }
+}
+
+/// Resolves when ssh needs no connection any more: it sent a signal, or no process reads what arcssh writes.
+async fn ssh_has_gone() -> Ending {
+    tokio::select! {
+        biased;
+        number = stop() => Ending::Signal(number),
+        () = stdio::output_closed() => Ending::Finished,
     }
 }
 
@@ -205,7 +213,7 @@ async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
     let credentials = relay_info(args.relay_info.as_deref(), &args.cloud.relay_suffixes())?;
     let (net, waiting) = (Net::new(), Waiting::behind_ssh());
     let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
-    let mut stop = pin!(stop());
+    let mut stop = pin!(ssh_has_gone());
     let reached = waiting.during(way.reach_with(&credentials));
     let upgraded = unless_stopped(reached, &waiting, &mut stop).await?;
     if let Ok(store) = Store::open() {
@@ -237,15 +245,15 @@ impl StoppedWaiting {
 async fn unless_stopped<T>(
     work: impl Future<Output = Result<T>>,
     waiting: &Waiting,
-    stop: &mut Pin<&mut impl Future<Output = u8>>,
+    stop: &mut Pin<&mut impl Future<Output = Ending>>,
 ) -> Result<T> {
     let start = Instant::now();
-    let signal = tokio::select! {
+    let ending = tokio::select! {
         biased;
         done = work => return done,
-        number = stop => number,
-        () = stdio::output_closed() => HANGUP,
+        ending = stop => ending,
     };
+    let signal = if let Ending::Signal(number) = ending { number } else { HANGUP };
     bail!(StoppedWaiting { after: start.elapsed(), object: waiting.object(), signal })
 }
 
