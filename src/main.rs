@@ -14,6 +14,7 @@ mod line;
 mod logging;
 mod net;
 mod relay;
+mod secret;
 mod set_up;
 mod signals;
 mod ssh;
@@ -30,6 +31,8 @@ use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
 
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    no_dump();
     match start(&Cli::from_command_line()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => failure::report(&error),
@@ -41,8 +44,6 @@ fn start(cli: &Cli) -> Result<u8> {
     logging::start(&cli.log)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    #[cfg(unix)]
-    no_dump();
     let result = runtime.block_on(async {
         #[cfg(unix)]
         let _fails_the_write = tokio::signal::unix::signal(FILE_TOO_LONG);
@@ -87,10 +88,13 @@ async fn run(cli: &Cli) -> Result<u8> {
 const FILE_TOO_LONG: tokio::signal::unix::SignalKind =
     tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
 
-/// Keeps what is secret out of core files.
+/// Keeps secrets out of core files, and other processes of the same user out of this one's memory. A program that arcssh
+/// starts is dumpable again (prctl(2), PR_SET_DUMPABLE).
 #[cfg(unix)]
 fn no_dump() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Core);
-    let _ = setrlimit(Resource::Core, rustix::process::Rlimit { current: Some(0), ..limit });
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

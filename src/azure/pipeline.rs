@@ -134,7 +134,11 @@ fn too_many(wait: Duration) -> RawResponse {
     RawResponse::from_bytes(StatusCode::TooManyRequests, headers, Vec::new())
 }
 
-async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
+/// Reads a response within [`MAX_BODY`].
+///
+/// # Errors
+/// [`TooLong`], or the connection breaks.
+pub(crate) async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
     let (status, mut headers, mut stream) = response.deconstruct();
     count_from_date(&mut headers);
     let mut body = Vec::new();
