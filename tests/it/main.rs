@@ -18,6 +18,7 @@ mod ipv6;
 mod last;
 mod main_job;
 mod managed_identity;
+mod memory;
 mod people;
 mod proxies;
 mod readme;
