@@ -1,7 +1,7 @@
 //! The memory of a connection holds tokens. Other processes of the same user cannot read it.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::{ARCSSH, LIMIT, Run, eventually, run, service, world};
 
@@ -18,6 +18,16 @@ fn prefix() -> &'static str {
     if rustix::process::geteuid().is_root() { "setpriv" } else { "env" }
 }
 
+/// A process that does not outlive the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn shell(script: &str) -> Run {
     run(ordinary(Command::new(prefix()), "sh").args(["-c", script]))
 }
@@ -32,11 +42,11 @@ fn another_process_of_the_same_user_cannot_read_the_memory_of_a_connection() {
     let mut proxy = proxy.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     assert!(eventually(LIMIT, || w.emulator().open_connections() == 1));
     let mut other = ordinary(Command::new(prefix()), "sleep");
-    let mut other = other.arg("1000").spawn().unwrap();
+    let other = Ended(other.arg("1000").stdout(Stdio::null()).spawn().unwrap());
     let reads = |process: u32, file: &str| shell(&format!("exec 3< /proc/{process}/{file} && cat <&3"));
     let name = |process: u32| fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-    assert!(eventually(LIMIT, || name(other.id()) == "sleep\n"));
-    assert_eq!(reads(other.id(), "environ").code, Some(0), "the test itself may read nothing");
+    assert!(eventually(LIMIT, || name(other.0.id()) == "sleep\n"));
+    assert_eq!(reads(other.0.id(), "environ").code, Some(0), "the test itself may read nothing");
     for file in ["environ", "mem", "maps", "auxv", "fd/0"] {
         let denied = reads(proxy.id(), file);
         assert_ne!(denied.code, Some(0), "{file}");
@@ -48,8 +58,6 @@ fn another_process_of_the_same_user_cannot_read_the_memory_of_a_connection() {
     let mut python = ordinary(Command::new(prefix()), "python3");
     let attached = run(python.args(["-c", attach, &proxy.id().to_string()]));
     assert_eq!(attached.code, Some(0), "a debugger attached: {}", attached.stderr);
-    other.kill().unwrap();
-    other.wait().unwrap();
     drop(proxy.stdin.take());
     assert_eq!(proxy.wait().unwrap().code(), Some(0));
 }
