@@ -9,8 +9,8 @@ use azure_core::error::ErrorKind;
 use azure_core::http::headers::{HeaderName, Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
 use azure_core::http::policies::{Policy, PolicyResult, get_retry_after};
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, RawResponse, Request, RetryOptions,
-    StatusCode, Transport, Url,
+    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, HttpClient, RawResponse, Request,
+    RetryOptions, StatusCode, Transport, Url,
 };
 use azure_core::time::{OffsetDateTime, parse_rfc7231};
 use azure_core::{Error, Result};
@@ -41,6 +41,18 @@ pub(crate) struct Client {
     pub(crate) http: reqwest::Client,
     /// The store.
     pub(crate) store: Store,
+}
+
+/// The transport of a pipeline: it reads a body within [`MAX_BODY`]. azure_core's pipeline tells its transport policy to
+/// buffer the whole answer, before any other policy sees it (typespec_client_core 1.1, `Pipeline::send`).
+#[derive(Debug)]
+pub(crate) struct Bounded(pub(crate) reqwest::Client);
+
+#[async_trait]
+impl HttpClient for Bounded {
+    async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
+        Ok(unread(read(self.0.execute_request(request).await?).await?))
+    }
 }
 
 /// The options of a pipeline to `service` that keeps the rules; `refusal` is what its error answers are told as.
@@ -134,11 +146,7 @@ fn too_many(wait: Duration) -> RawResponse {
     RawResponse::from_bytes(StatusCode::TooManyRequests, headers, Vec::new())
 }
 
-/// Reads a response within [`MAX_BODY`].
-///
-/// # Errors
-/// [`TooLong`], or the connection breaks.
-pub(crate) async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
+async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
     let (status, mut headers, mut stream) = response.deconstruct();
     count_from_date(&mut headers);
     let mut body = Vec::new();

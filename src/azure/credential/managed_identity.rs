@@ -6,12 +6,10 @@ pub(super) mod arc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use async_trait::async_trait;
+use anyhow::{Context, Result, anyhow};
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
-use azure_core::http::policies::{Policy, PolicyResult};
-use azure_core::http::{ClientOptions, Context, Request, StatusCode, Transport};
+use azure_core::http::{ClientOptions, StatusCode, Transport};
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use reqwest::Client;
 use tokio::time::timeout;
@@ -21,7 +19,7 @@ use crate::azure::credential::environment::variable;
 use crate::azure::credential::managed_identity::arc::Agent;
 use crate::azure::credential::{Absent, Answer, Source};
 use crate::azure::entra::InOneForm;
-use crate::azure::pipeline::{causes, read, unread};
+use crate::azure::pipeline::{Bounded, TooLong, causes};
 use crate::net::Net;
 
 /// How long the instance metadata service may take to show that it is there. It answers at once where there is one; where
@@ -64,13 +62,12 @@ fn is_elsewhere() -> bool {
 
 /// App Service and Azure VMs.
 async fn of_azure(http: Client, scope: &str) -> Answer {
-    let transport = Some(Transport::new(Arc::new(http)));
+    let transport = Some(Transport::new(Arc::new(Bounded(http))));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
         client_options: ClientOptions {
             transport,
             per_call_policies: vec![Arc::new(InOneForm)],
-            per_try_policies: vec![Arc::new(Bounded)],
             ..Default::default()
         },
     };
@@ -78,6 +75,9 @@ async fn of_azure(http: Client, scope: &str) -> Answer {
     let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| absent(&error))?;
     credential.get_token(&[scope], None).await.map_err(|error| match none_assigned(&error) {
         true => absent(&"no managed identity is assigned to this machine").into(),
+        false if causes(&error).any(|cause| cause.is::<TooLong>()) => {
+            anyhow!(TooLong).context("the answer of the metadata service is unusable").into()
+        }
         false => error.into(),
     })
 }
@@ -106,15 +106,4 @@ async fn probe(http: &Client) -> Result<(), Absent> {
 
 fn no_azure_machine() -> Absent {
     absent(&"this is no machine in Azure")
-}
-
-/// Reads answers within the bound of [`read`].
-#[derive(Debug)]
-struct Bounded;
-
-#[async_trait]
-impl Policy for Bounded {
-    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        Ok(unread(read(next[0].send(ctx, request, &next[1..]).await?).await?))
-    }
 }
