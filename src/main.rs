@@ -16,6 +16,7 @@ mod line;
 mod logging;
 mod net;
 mod relay;
+mod secret;
 mod set_up;
 mod signals;
 mod ssh;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         failure::system::report_panic(panic);
         std::process::exit(failure::FAILED.into());
     }));
+    #[cfg(unix)]
+    no_dump();
     match start(&Cli::from_command_line()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => failure::report(&error),
@@ -53,8 +56,6 @@ fn start(cli: &Cli) -> Result<u8> {
         .build()
         .context("cannot start")?;
     drop(runtime.spawn_blocking(|| {}));
-    #[cfg(unix)]
-    no_dump();
     let result = runtime.block_on(async {
         #[cfg(unix)]
         let _fails_the_write = tokio::signal::unix::signal(FILE_TOO_LONG);
@@ -103,10 +104,13 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const FILE_TOO_LONG: tokio::signal::unix::SignalKind =
     tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
 
-/// Keeps what is secret out of core files.
+/// Keeps secrets out of core files, and other processes of the same user out of this one's memory. A program that arcssh
+/// starts is dumpable again (prctl(2), PR_SET_DUMPABLE).
 #[cfg(unix)]
 fn no_dump() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Core);
-    let _ = setrlimit(Resource::Core, rustix::process::Rlimit { current: Some(0), ..limit });
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

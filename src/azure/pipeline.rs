@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The most of an answer's body that is read. Relay credentials take about 4 kB, a page of machines 1 or 2 MB.
-pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
+const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// What requests go through: connections, and the store in which all processes leave what a service told them.
 #[derive(Clone, Debug)]

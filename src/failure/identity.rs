@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credential::{Flaw, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
+use crate::azure::credential::{Flaw, Impostor, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::azure::pipeline::TooLong;
 use crate::commands::login::NowhereToKeep;
@@ -52,6 +52,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
         let hint =
             format!("type azcmagent show, and {START_AGENT}; or name another identity with --credential");
         return Told::new(NO_IDENTITY, why, hint);
+    }
+    if let Some(impostor) = error.downcast_ref::<Impostor>() {
+        let hint = format!("stop that process, then start the agent: {START_AGENT}");
+        return Told::new(NO_IDENTITY, impostor.to_string(), hint);
     }
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;

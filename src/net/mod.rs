@@ -2,6 +2,7 @@
 
 pub(crate) mod certificate;
 pub(crate) mod head;
+pub(crate) mod loopback;
 pub(crate) mod proxy;
 pub(crate) mod tls;
 

@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::files;
+use crate::secret::Secret;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
 
 /// The name of RSA keys (RFC 4253 section 6.6).
@@ -160,8 +162,8 @@ pub(crate) struct KeyPair {
 }
 
 /// A private key as text, PKCS#1 in PEM, for whoever keeps it. Nothing prints it.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Pem(pub(super) String);
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Pem(pub(super) Secret);
 
 impl Pem {
     /// A new key. It is written to `room`, a private folder, which goes with it.
@@ -171,18 +173,12 @@ impl Pem {
     pub(crate) async fn generate(room: TempDir) -> Result<Self> {
         let file = room.path().join("key");
         keygen(&file).await?;
-        Ok(Self(read(&file).context("ssh-keygen made no key")?))
+        Ok(Self(read(&file).context("ssh-keygen made no key")?.into()))
     }
 
     /// The text of a key file.
     pub(crate) fn text(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pem")
+        self.0.secret()
     }
 }
 
@@ -191,11 +187,13 @@ impl KeyPair {
     ///
     /// # Errors
     /// The text is something else.
-    pub(crate) fn from_pem(Pem(text): &Pem) -> Result<Self> {
-        let body = text.trim().strip_prefix(BEGIN).and_then(|text| text.strip_suffix(END));
-        let body: String = body.context("it is not PKCS#1 in PEM")?.split_ascii_whitespace().collect();
+    pub(crate) fn from_pem(pem: &Pem) -> Result<Self> {
+        let body = pem.text().trim().strip_prefix(BEGIN).and_then(|text| text.strip_suffix(END));
+        let body = body.context("it is not PKCS#1 in PEM")?;
+        let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
         // No error of the decoders goes along: they can quote what they read.
-        let der = STANDARD.decode(body).ok().context("it is not base64, or encrypted")?;
+        let der = STANDARD.decode(body.as_bytes()).ok().context("it is not base64, or encrypted")?;
+        let der = Zeroizing::new(der);
         let pair =
             RingKeyPair::from_der(&der).ok().context("it is not a private key of 2048 to 4096 bits")?;
         let PublicKeyComponents { e, n } = PublicKeyComponents::from(pair.public());

@@ -20,6 +20,7 @@ mod last;
 mod limits;
 mod main_job;
 mod managed_identity;
+mod memory;
 mod named_files;
 mod people;
 mod proxies;

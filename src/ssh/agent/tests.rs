@@ -55,7 +55,7 @@ pub(super) fn keys() -> TempDir {
 
 pub(super) fn pair(folder: &Path) -> (KeyPair, Certificate) {
     let certificate = fs::read_to_string(folder.join("key-cert.pub")).unwrap();
-    let pem = Pem(fs::read_to_string(folder.join("key")).unwrap());
+    let pem = Pem(fs::read_to_string(folder.join("key")).unwrap().into());
     (KeyPair::from_pem(&pem).unwrap(), Certificate::parse(&certificate).unwrap())
 }
 
