@@ -86,7 +86,7 @@ impl Source {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }
 
-    /// Seconds that a token of this source is cached at most. A managed identity is found anew after an hour: its token
+    /// Seconds that a token of this source is cached at most. arcssh looks up a managed identity again after an hour: its token
     /// may live for a day (Microsoft Learn, "Managed identities for Azure resources frequently asked questions"), and its
     /// service caches it by itself.
     fn cached_for(self) -> u64 {
@@ -121,7 +121,7 @@ pub(super) enum Without {
     Absent(Absent),
     /// It is there, and refuses.
     Refused(anyhow::Error),
-    /// It is a program that nobody has signed in to.
+    /// It is a program without a signed-in user.
     SignedOut(anyhow::Error),
 }
 

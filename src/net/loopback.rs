@@ -99,7 +99,7 @@ mod proc_net {
 
     /// The owner of the socket whose own address is `server` and whose peer is `client`.
     ///
-    /// A connection that its listener has not accepted has no inode yet, and user ID 0 whoever listens
+    /// A connection that its listener has not accepted has no inode yet, and user ID 0 for every listener
     /// (net/core/sock.c, `sock_i_uid`), so that only a socket with an inode counts.
     pub(super) async fn owner(server: SocketAddr, client: SocketAddr) -> Result<u32> {
         let end = Instant::now() + ACCEPT_TIMEOUT;
@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    /// The kernel shows user ID 0 for such a connection, whoever listens.
+    /// The kernel shows user ID 0 for such a connection to any listener.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_not_accepted_has_no_owner() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
