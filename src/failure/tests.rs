@@ -253,3 +253,13 @@ fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried(
     assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
     assert_eq!(setup(22, Service::Wac), format!("arcssh setup {ID} --service WAC --port 22"));
 }
+
+#[test]
+fn a_panic_for_want_of_something_is_explained_and_no_other_text_is_shown() {
+    use crate::failure::system::{ALLOW_GETRANDOM, RAISE_PROCESSES, exhaustion};
+    let no_thread = "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)";
+    assert_eq!(exhaustion(no_thread).map(|(_, hint)| hint), Some(RAISE_PROCESSES));
+    let no_randomness = "could not retrieve random bytes for uuid: FAILED";
+    assert_eq!(exhaustion(no_randomness).map(|(_, hint)| hint), Some(ALLOW_GETRANDOM));
+    assert_eq!(exhaustion("called `Result::unwrap()` on an `Err` value: secret"), None);
+}
