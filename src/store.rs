@@ -265,11 +265,7 @@ impl Store {
     /// Forgets all values of these kinds, whether they can be read or not; how many there were. Locks stay, for whoever
     /// holds them.
     pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {
-        let is_of = |path: &PathBuf, kind: &Kind| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.split('-').next() == Some(kind.prefix())
-        };
-        let cleared = self.values().filter(|path| kinds.iter().any(|kind| is_of(path, kind)));
+        let cleared = self.values().filter(|path| kinds.iter().any(|kind| is_of(path, *kind)));
         cleared.filter(|path| fs::remove_file(path).is_ok()).count()
     }
 
@@ -305,13 +301,20 @@ impl Store {
         paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"))
     }
 
+    /// The files of a kind, whether they can be read or not.
+    pub(crate) fn files_of(&self, kind: Kind) -> Vec<PathBuf> {
+        self.values().filter(|path| is_of(path, kind)).collect()
+    }
+
+    /// The key of the value in a file, if it can be read.
+    pub(crate) fn key_of(&self, path: &Path) -> Option<Key> {
+        let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(path).ok()??).ok()?;
+        Some(Key { kind: found.kind, subject: found.subject })
+    }
+
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let key = |path: PathBuf| {
-            let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(&path).ok()??).ok()?;
-            Some(Key { kind: found.kind, subject: found.subject })
-        };
-        let mut keys: Vec<Key> = self.values().filter_map(key).collect();
+        let mut keys: Vec<Key> = self.values().filter_map(|path| self.key_of(&path)).collect();
         keys.sort_by(|one, other| one.subject.cmp(&other.subject));
         keys
     }
@@ -374,9 +377,16 @@ impl Store {
         options.open(path).map_err(|error| debug!("no lock: {error}")).ok()
     }
 
-    fn path(&self, key: &Key) -> Option<PathBuf> {
+    /// The file of a key's value.
+    pub(crate) fn path(&self, key: &Key) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(key.file()))
     }
+}
+
+/// Whether a file's name is that of a kind.
+fn is_of(path: &Path, kind: Kind) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split('-').next() == Some(kind.prefix())
 }
 
 fn remove_half_made(files: impl Iterator<Item = fs::DirEntry>) {

@@ -15,6 +15,7 @@ mod guides;
 mod hostile;
 mod identity;
 mod ipv6;
+mod key_store;
 mod last;
 mod main_job;
 mod managed_identity;

@@ -86,6 +86,8 @@ impl Emulator {
             ("ARCSSH_ARM_AUDIENCE", entra::ARM_AUDIENCES[0].to_owned()),
             ("SSL_CERT_FILE", file(builder::AUTHORITY_FILE)),
             ("SSL_CERT_DIR", file(builder::EMPTY_DIRECTORY)),
+            // No sign-in here may reach the user's own key store.
+            ("ARCSSH_NO_KEYRING", "1".to_owned()),
         ];
         variables.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
