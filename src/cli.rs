@@ -143,13 +143,15 @@ Examples:
   arcssh login                             in a browser that opens here
   arcssh login --device-code               in one on another device
   arcssh login --tenant contoso.com        to another tenant than one's own
-  arcssh login --account me@contoso.com    with this account, whatever the browser has open
+  arcssh login --account me@contoso.com    with this account and no other
 
-arcssh names the account that signed in. It asks first when that is not --account, or when another account was
-signed in before; without a terminal it fails.
+arcssh names the account that signed in. It asks first when that is not
+--account, or when another account was signed in before; without a terminal it
+fails.
 
-The refresh token is stored in the system's key store: macOS Keychain, Windows Credential Manager, Secret
-Service. Without a key store, or with ARCSSH_NO_KEYRING=1, it is stored in a file that only you can read.";
+The refresh token is stored in the system's key store: macOS Keychain, Windows
+Credential Manager or Secret Service. Without one, or with ARCSSH_NO_KEYRING=1,
+it is stored in a file that only you can read.";
 
 const LIST_EXAMPLES: &str = "\
 Examples:

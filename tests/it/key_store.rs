@@ -28,7 +28,7 @@ const PROMPT: &str = "SystemPrompter";
 
 /// A world whose user approves every device code; none where this machine has no key store to run.
 fn world() -> Option<World> {
-    let is_missing = |program: &&str| Command::new(program).arg("--help").output().is_err();
+    let is_missing = |program: &&&str| Command::new(program).arg("--help").output().is_err();
     if let Some(program) = PROGRAMS.iter().find(is_missing) {
         std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: there is no {program}\n"))
             .unwrap();
@@ -245,6 +245,73 @@ fn a_session_bus_that_never_answers_is_given_up_in_time() {
     let note =
         "arcssh: the refresh token is stored in a file that only you can read: the key store does not answer";
     assert!(login.stderr.lines().any(|line| line == note), "{}", login.stderr);
+}
+
+#[test]
+fn a_connection_ends_in_time_when_the_key_store_does_not_answer() {
+    let Some(w) = world() else { return };
+    let silent = w.home().join("bus");
+    let _listener = UnixListener::bind(&silent).unwrap();
+    let done = in_session(
+        &w,
+        r#"
+        unlocked
+        arcssh login --device-code
+        forget_tokens
+        export DBUS_SESSION_BUS_ADDRESS=unix:path=$HOME/bus
+        status=0
+        timeout 30 "$ARCSSH" proxy "$ID" --port "$PORT" < /dev/null 2> "$HOME/err" || status=$?
+        expect 3 "$status"
+        "#,
+    );
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let told = fs::read_to_string(w.home().join("err")).unwrap();
+    let lines: Vec<&str> = told.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
+    let why = "arcssh: cannot connect to web01: the sign-in of arcssh cannot be used: the key store does not answer";
+    assert_eq!(lines, [why, "arcssh: hint: restart the key store, or run: arcssh login"]);
+}
+
+/// A bus that lets any user in, as a rogue one would.
+const ROGUE_BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+    "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><listen>unix:dir=/tmp</listen><policy context="default"><allow user="*"/><allow own="*"/>
+    <allow send_destination="*"/><allow eavesdrop="true"/></policy></busconfig>"#;
+
+#[test]
+fn a_session_bus_of_another_user_gets_no_token() {
+    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    if !Command::new("setpriv").args(as_nobody).arg("true").status().is_ok_and(|status| status.success()) {
+        return; // Only root can be another user.
+    }
+    let Some(w) = world() else { return };
+    let theirs = tempfile::tempdir().unwrap();
+    let home = theirs.path().display().to_string();
+    std::os::unix::fs::chown(theirs.path(), Some(65534), Some(65534)).unwrap();
+    fs::write(theirs.path().join("bus.conf"), ROGUE_BUS).unwrap();
+    fs::set_permissions(theirs.path().join("bus.conf"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .unwrap();
+    let script = r#"
+        cat > "$HOME/theirs" <<'END'
+printf secret | gnome-keyring-daemon --daemonize --unlock --components=secrets >&2
+until printf theirs | secret-tool store --label=theirs kind theirs; do sleep 0.1; done
+echo "$DBUS_SESSION_BUS_ADDRESS" > "$HOME/address"
+while [ ! -e "$HOME/done" ]; do sleep 0.1; done
+secret-tool lookup kind theirs > "$HOME/theirs"
+secret-tool lookup application arcssh > "$HOME/ours" || true
+END
+        cp "$HOME/theirs" "$THEIRS/script"
+        setpriv --reuid 65534 --regid 65534 --clear-groups env -i HOME="$THEIRS" PATH="$PATH"             dbus-run-session --config-file="$THEIRS/bus.conf" -- bash "$THEIRS/script" &
+        until [ -s "$THEIRS/address" ]; do sleep 0.1; done
+        export DBUS_SESSION_BUS_ADDRESS=$(cat "$THEIRS/address")
+        arcssh login --device-code
+        touch "$THEIRS/done"
+        wait
+        expect theirs "$(cat "$THEIRS/theirs")"
+        expect "" "$(cat "$THEIRS/ours")""#;
+    let mut shell = bash(&w, "env", &[], script);
+    let done = run(shell.current_dir(theirs.path()).env("THEIRS", &home));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(account_file(&w).contains("refresh_token_in_file"), "{}", account_file(&w));
 }
 
 #[test]

@@ -45,7 +45,7 @@ use crate::azure::sign_in::{PATIENCE, SignIn, SignedIn};
 const MAX_REQUEST: usize = 64 * 1024;
 
 /// How many connections are open at a time. Browsers open a handful, some of them ahead and silent.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 128;
 
 /// How long a connection may stay silent before its request is complete.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -176,6 +176,7 @@ impl Pending {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            .max_header_size(MAX_REQUEST)
             .max_buf_size(MAX_REQUEST)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
