@@ -262,6 +262,11 @@ impl Store {
         }
     }
 
+    /// Deletes a file that [`Store::files_of`] found; whether it was there.
+    pub(crate) fn delete(&self, path: &Path) -> bool {
+        fs::remove_file(path).is_ok()
+    }
+
     /// Forgets all values of these kinds, whether they can be read or not; how many there were. Locks stay, for whoever
     /// holds them.
     pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {

@@ -262,13 +262,20 @@ pub(crate) async fn forget(store: &Store) -> Result<usize, StillStored> {
             None => None,
         };
         let account = key.and_then(|key| store.read::<Account>(&key).ok().flatten());
+        let is_in_key_store = account.as_ref().map(|account| account.key_store().is_some());
+        let prompt = if is_in_key_store == Some(false) { Prompt::Never } else { Prompt::Allowed };
         let item = Item { account_file: path.display().to_string(), label: String::new() };
-        match key_store::delete(&item, Prompt::Allowed).await {
-            Err(error) if account.is_some_and(|account| account.key_store().is_some()) => {
+        let left = key_store::delete(&item, prompt).await.err();
+        match (left, is_in_key_store) {
+            (Some(error), Some(true)) => {
                 failed = Err(StillStored(error));
+                continue;
             }
-            _ => forgotten += usize::from(std::fs::remove_file(&path).is_ok()),
+            // A file that cannot be read does not tell where its token is.
+            (Some(error), None) if !error.is_expected() => failed = Err(StillStored(error)),
+            _ => {}
         }
+        forgotten += usize::from(store.delete(&path));
     }
     failed.map(|()| forgotten)
 }

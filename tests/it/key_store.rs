@@ -231,6 +231,44 @@ fn without_a_session_bus_the_token_is_in_the_file_and_nothing_is_said() {
 }
 
 #[test]
+fn a_session_bus_without_a_usable_key_store_is_no_reason_for_a_message() {
+    let Some(w) = world() else { return };
+    let script = "arcssh login --device-code; arcssh account; arcssh logout";
+    let bus = w.home().join("bus.conf");
+    fs::write(&bus, ROGUE_BUS).unwrap();
+    let without =
+        run(&mut bash(&w, "dbus-run-session", &["--config-file", &bus.display().to_string(), "--"], script));
+    // The bus starts GNOME Keyring, which has no keyring yet.
+    let empty = in_session(&w, script);
+    for done in [without, empty] {
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        let lines = done.arcssh_lines();
+        assert!(lines.len() == 3 && lines[1].contains("signed in as"), "{}", done.stderr);
+        assert!(!done.stderr.contains(PROMPT), "{}", done.stderr);
+        let stdout = String::from_utf8_lossy(&done.stdout);
+        assert!(stdout.contains("stored   the refresh token is in the file "), "{stdout}");
+    }
+}
+
+#[test]
+fn a_connection_with_a_cached_token_does_not_use_the_key_store() {
+    let Some(w) = world() else { return };
+    let listener = UnixListener::bind(w.home().join("bus")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let done = in_session(
+        &w,
+        r#"
+        unlocked
+        arcssh login --device-code
+        DBUS_SESSION_BUS_ADDRESS=unix:path=$HOME/bus ssh -F .ssh/config -o BatchMode=yes web01 echo reached
+        "#,
+    );
+    assert_eq!((done.code, &done.stdout[..]), (Some(0), &b"reached\n"[..]), "{}", done.stderr);
+    let none = listener.accept().map(|_| ()).unwrap_err();
+    assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn a_session_bus_that_never_answers_is_given_up_in_time() {
     let Some(w) = world() else { return };
     let silent = w.home().join("bus");
