@@ -76,7 +76,7 @@ fn open(url: &Url, link: &str) {
 }
 
 /// Has the user confirm an account that is not the expected one: another user of this machine, or a web page, could have
-/// signed this user in as somebody else (RFC 6749, section 10.12).
+/// signed this user in with another account (RFC 6749, section 10.12).
 async fn confirm(args: &LoginArgs, before: Option<&Account>, account: &Account) -> Result<()> {
     let Some(expected) = other_than(args, before, account) else { return Ok(()) };
     let question = format!("{} signed in, not {expected}. Use this account?", account.title());
