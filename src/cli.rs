@@ -142,7 +142,7 @@ const LOGIN_EXAMPLES: &str = "\
 Examples:
   arcssh login                             in a browser that opens here
   arcssh login --device-code               in one on another device
-  arcssh login --tenant contoso.com        to another tenant than one's own
+  arcssh login --tenant contoso.com        to a tenant that you are a guest of
   arcssh login --account me@contoso.com    with this account and no other
 
 arcssh names the account that signed in. It asks first when that is not

@@ -15,6 +15,6 @@ pub(crate) async fn run() -> Result<u8> {
     let accounts = sign_in::forget(&store).await;
     store.clear(&[Kind::Token, Kind::Relay, Kind::Refusal, Kind::Name, Kind::Certificate, Kind::Failure]);
     store.clear_half_made();
-    warn(if accounts? == 0 { "nobody was signed in" } else { "signed out" });
+    warn(if accounts? == 0 { "no account was signed in" } else { "signed out" });
     Ok(0)
 }

@@ -187,7 +187,7 @@ fn a_sign_out_that_cannot_reach_the_token_fails_and_can_be_repeated() {
         "arcssh: hint: unset ARCSSH_NO_KEYRING, then run: arcssh logout",
     ];
     assert_eq!(told.lines().collect::<Vec<_>>(), expected);
-    assert_eq!(done.arcssh_lines()[2..], ["arcssh: signed out", "arcssh: nobody was signed in"]);
+    assert_eq!(done.arcssh_lines()[2..], ["arcssh: signed out", "arcssh: no account was signed in"]);
 }
 
 #[test]
@@ -317,8 +317,8 @@ const ROGUE_BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus
 
 #[test]
 fn a_session_bus_of_another_user_gets_no_token() {
-    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    if !Command::new("setpriv").args(as_nobody).arg("true").status().is_ok_and(|status| status.success()) {
+    let as_another = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    if !Command::new("setpriv").args(as_another).arg("true").status().is_ok_and(|status| status.success()) {
         return; // Only root can be another user.
     }
     let Some(w) = world() else { return };

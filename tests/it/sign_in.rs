@@ -159,8 +159,8 @@ fn the_port_is_held_on_both_loopback_addresses() {
 #[cfg(target_os = "linux")]
 #[test]
 fn another_user_can_neither_open_the_link_nor_answer() {
-    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    if !Command::new("setpriv").args(as_nobody).arg("true").status().is_ok_and(|status| status.success()) {
+    let as_another = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    if !Command::new("setpriv").args(as_another).arg("true").status().is_ok_and(|status| status.success()) {
         return; // Only root can be another user.
     }
     let w = world(&["web01"]);
@@ -173,7 +173,7 @@ fn another_user_can_neither_open_the_link_nor_answer() {
         answer=$(curl -sS -o /dev/null -w '%{{redirect_url}}' --cacert "$SSL_CERT_FILE" "$url")
         theirs "$answer"
         curl -sS "$answer""#,
-        as_nobody.join(" ")
+        as_another.join(" ")
     );
     let login = login(&w, &browser, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
@@ -194,7 +194,7 @@ fn another_account_than_the_one_that_is_named_is_not_stored_without_a_terminal()
         format!("arcssh: hint: to use this account, run: arcssh login --account {USER}"),
     ];
     assert_eq!((named.code, &named.arcssh_lines()[1..]), (Some(3), &[&*expected[0], &*expected[1]][..]));
-    assert_eq!(run(&mut w.arcssh(&["logout"])).stderr, "arcssh: nobody was signed in\n");
+    assert_eq!(run(&mut w.arcssh(&["logout"])).stderr, "arcssh: no account was signed in\n");
     let same = finish(by_device_code(&w, &["--account", &USER.to_lowercase()]));
     assert_eq!(same.code, Some(0), "{}", same.stderr);
 }
@@ -409,7 +409,7 @@ fn signing_out_forgets_who_signed_in_and_all_that_came_of_it() {
     assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
     let logout = || run(&mut w.arcssh(&["logout"])).stderr;
     assert_eq!(logout(), "arcssh: signed out\n");
-    assert_eq!(logout(), "arcssh: nobody was signed in\n");
+    assert_eq!(logout(), "arcssh: no account was signed in\n");
     let failed = run(anonymous(&mut w.proxy("web01")));
     assert_eq!(
         (failed.code, failed.arcssh_lines().last().copied()),
