@@ -42,6 +42,10 @@ pub(crate) enum Prompt {
 
 /// Why the key store cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(
+    any(windows, target_vendor = "apple"),
+    allow(dead_code, reason = "not every key store fails in every way")
+)]
 pub(crate) enum Unusable {
     /// The user has turned it off.
     #[error("ARCSSH_NO_KEYRING is set")]
