@@ -7,13 +7,14 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser,
-    Subcommand,
+    Subcommand, ValueEnum as _,
 };
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
 use crate::azure::credential::{Source, Wanted};
 use crate::azure::hybrid_connectivity::Service;
+use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::sign_in::AZURE_CLI;
 use crate::azure::ssh_certificate::Asked;
@@ -704,6 +705,9 @@ pub(crate) struct CloudArgs {
     /// Address of Entra ID, where it is not the cloud's
     #[arg(long, env = "AZURE_AUTHORITY_HOST", value_name = "URL", hide_short_help = true)]
     authority_host: Option<String>,
+    /// Accept relays in these DNS domains too, not only in the cloud's
+    #[arg(long, env = "ARCSSH_RELAY_SUFFIX", value_name = "SUFFIX,…", value_parser = RelaySuffixes::parse, hide_short_help = true)]
+    relay_suffix: Option<RelaySuffixes>,
 }
 
 impl CloudArgs {
@@ -724,7 +728,15 @@ impl CloudArgs {
             arm_endpoint: given(&self.arm_endpoint),
             arm_audience: given(&self.arm_audience),
             authority_host: given(&self.authority_host),
+            relay_suffixes: self.relay_suffix.clone(),
         }
+    }
+
+    /// Where a relay may be that no Azure Resource Manager named: relay information does not say of which cloud it is.
+    pub(crate) fn relay_suffixes(&self) -> RelaySuffixes {
+        let clouds = self.cloud.as_ref().map_or(CloudName::value_variants(), std::slice::from_ref);
+        let known: Vec<&str> = clouds.iter().map(|cloud| cloud.relay_suffix()).collect();
+        RelaySuffixes::new(&known, self.relay_suffix.as_ref())
     }
 }
 
@@ -735,7 +747,7 @@ pub(crate) struct LogArgs {
     /// Log to standard error: -v what is done, -vv in detail; RUST_LOG says more
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
-    /// Log to this file too
+    /// Log to this file too: a new one, or an earlier log (regular, mode 0600)
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) log_file: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ mod compose;
 mod entra;
 mod remove;
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,7 @@ use tracing::info;
 use crate::cli::ConfigArgs;
 use crate::commands::config::compose::{Options, compose};
 use crate::commands::config::remove::without;
-use crate::line::print;
+use crate::line::{lines, one_line, print};
 use crate::ssh::config_file::{self, Edit, PATIENCE};
 use crate::ssh::judge::{self, NotUsed};
 use crate::ssh::legacy::{self, Foreign};
@@ -177,12 +177,15 @@ fn is_named(file: &Path, text: &str) -> bool {
 /// Prints a unified diff; 1 if there is a difference.
 fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     let name = file.display().to_string();
-    let diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
-    if takes_colours(&std::io::stdout()) {
-        print(&diff.split_inclusive('\n').map(coloured).collect::<String>())?;
-    } else {
-        print(&diff)?;
+    let mut diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
+    // A pipe gets each byte as it is: a program may apply the difference.
+    if stdout().is_terminal() {
+        diff = lines(&diff);
     }
+    if takes_colours(&stdout()) {
+        diff = diff.split_inclusive('\n').map(coloured).collect();
+    }
+    print(&diff)?;
     Ok(u8::from(old != new))
 }
 
@@ -198,5 +201,5 @@ fn coloured(line: &str) -> String {
 }
 
 fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "arcssh: {text}");
+    let _ = writeln!(std::io::stderr(), "{}", one_line(&format!("arcssh: {text}")));
 }

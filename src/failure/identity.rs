@@ -4,8 +4,9 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credential::{Flaw, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
+use crate::azure::credential::{Flaw, Impostor, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
 use crate::azure::entra::EntraRefusal;
+use crate::azure::pipeline::TooLong;
 use crate::azure::sign_in::StillStored;
 use crate::azure::sign_in::key_store::Unusable;
 use crate::commands::login::{AnotherAccount, NowhereToKeep};
@@ -54,6 +55,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
             format!("type azcmagent show, and {START_AGENT}; or name another identity with --credential");
         return Told::new(NO_IDENTITY, why, hint);
     }
+    if let Some(impostor) = error.downcast_ref::<Impostor>() {
+        let hint = format!("stop that process, then start the agent: {START_AGENT}");
+        return Told::new(NO_IDENTITY, impostor.to_string(), hint);
+    }
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
     }
@@ -68,6 +73,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     if let Some(refusal) = chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         let who = tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
         return explain_entra(refusal, &format!("{}{who} was refused", from.title()), hint(from, tenant));
+    }
+    if let Some(too_long) = chain().find_map(|cause| cause.downcast_ref::<TooLong>()) {
+        let why = format!("{} gives no token, but an answer without end: {too_long}", from.title());
+        return Told::new(NO_IDENTITY, why, hint(from, tenant));
     }
     if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
     {
@@ -106,10 +115,11 @@ pub(super) fn explain_still_stored(StillStored(unusable): &StillStored) -> Told 
 
 /// What makes a certificate usable.
 fn usable(path: &str, flaw: Flaw) -> String {
+    let (old, new) = (word(path), word(&format!("{path}.pem")));
     match flaw {
-        Flaw::NotPem => format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file"),
+        Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
         Flaw::Locked => format!(
-            "openssl pkey -in {path} -out {path}.pem && openssl x509 -in {path} >> {path}.pem, and name that file"
+            "openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file"
         ),
         Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep};
 
+use crate::files;
 use crate::ssh::judge::directive;
 
 /// The template of the block.
@@ -236,7 +237,7 @@ pub(crate) fn of_this_user() -> Result<PathBuf> {
 /// # Errors
 /// It cannot be read, or is no UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    match fs::read(path) {
+    match files::read(path, files::MAX_TEXT) {
         Ok(bytes) => {
             String::from_utf8(bytes).ok().with_context(|| format!("{} is not UTF-8 text", path.display()))
         }

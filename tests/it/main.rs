@@ -4,6 +4,7 @@
 
 mod adopt;
 mod all_day;
+mod bounds;
 mod config;
 mod consumers;
 mod doctor;
@@ -17,8 +18,11 @@ mod identity;
 mod ipv6;
 mod key_store;
 mod last;
+mod limits;
 mod main_job;
 mod managed_identity;
+mod memory;
+mod named_files;
 mod people;
 mod proxies;
 mod readme;

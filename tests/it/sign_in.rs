@@ -442,9 +442,9 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     fs::set_permissions(&accounts()[0], fs::Permissions::from_mode(0o644)).unwrap();
     // What processes that were killed have left half made.
-    fs::write(w.store().join("new-x"), "secret").unwrap();
-    fs::create_dir(w.store().join(".key-x")).unwrap();
-    fs::write(w.store().join(".key-x/key"), "secret").unwrap();
+    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
+    fs::create_dir(w.store().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
+    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
     assert_eq!(logout(), "arcssh: signed out\n");
     let left = run(w.command("ls").arg("-A").arg(w.store())).clean();
     assert!(left.lines().all(|file| file.ends_with(".lock")), "{left}");

@@ -4,11 +4,11 @@
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, Service};
 use serde_json::Value;
@@ -521,6 +521,67 @@ fn what_is_no_file_counts_as_absent_and_is_not_waited_for() {
     }
     all_greeted(vec![start(w.proxy_to(port))]);
     run(&mut w.arcssh(&["cache", "show"])).clean();
+}
+
+/// All below a directory: names with what files hold and links lead to.
+fn all_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = entries
+        .flat_map(|path| match path.symlink_metadata().unwrap() {
+            found if found.is_symlink() => {
+                let target = fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes();
+                vec![(path, target)]
+            }
+            found if found.is_dir() => [vec![(path.clone(), Vec::new())], all_below(&path)].concat(),
+            _ => vec![(path.clone(), fs::read(&path).unwrap())],
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_state_directory_in_the_users_own_leaves_what_is_theirs() {
+    let w = world(&["web01"]);
+    let mine = w.home().join("mine");
+    fs::create_dir_all(mine.join(".key-backups")).unwrap();
+    fs::set_permissions(&mine, fs::Permissions::from_mode(0o755)).unwrap();
+    let like_ours = "relay-0123456789abcdef0123456789abcdef.json";
+    for name in
+        ["package.json", "new-report.txt", "new-report", "token-foo.json", like_ours, ".key-backups/key"]
+    {
+        fs::write(mine.join(name), r#"{"version":"1.0.0"}"#).unwrap();
+    }
+    symlink("package.json", mine.join("token-0123456789abcdef0123456789abcdef.json")).unwrap();
+    let old = SystemTime::now() - Duration::from_secs(31 * 24 * 3600);
+    for (path, _) in all_below(&mine) {
+        fs::File::open(path).unwrap().set_modified(old).unwrap();
+    }
+    let before = all_below(&mine);
+    for command in ["list", "cache show", "cache clear", "logout"] {
+        let words: Vec<&str> = command.split(' ').collect();
+        let run = run(w.arcssh(&words).env("ARCSSH_STATE_DIR", &mine));
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        let state = mine.join("arcssh-state");
+        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o7777, 0o700);
+        let after: Vec<_> =
+            all_below(&mine).into_iter().filter(|(path, _)| !path.starts_with(&state)).collect();
+        assert_eq!(after, before, "{command}");
+    }
+    assert_eq!(fs::metadata(&mine).unwrap().permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn what_an_earlier_version_kept_in_a_named_directory_still_serves() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    let named = w.home().join("named");
+    fs::rename(w.store(), &named).unwrap();
+    let mut proxy = w.proxy_to(port);
+    proxy.env("ARCSSH_STATE_DIR", &named);
+    all_greeted(vec![start(proxy)]);
+    assert_eq!(asked(&w), (1, 1));
 }
 
 // arcssh cache and arcssh warm.

@@ -87,9 +87,22 @@ impl World {
     pub(crate) fn survivors(&self) -> Vec<String> {
         let home = format!("HOME={}", self.home().display()).into_bytes();
         let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+        let has_home = |process: &Path| -> std::io::Result<bool> {
+            let environment = fs::read(process.join("environ"))?;
+            Ok(environment.split(|byte| *byte == 0).any(|variable| variable == home))
+        };
+        // An ordinary user may not read arcssh's environment, but that of the ssh that started it. If that is gone, any
+        // world may be meant.
+        let may_be_arcssh_of_this_world = |process: &Path| {
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let parent = parent(process).filter(|parent| *parent > 1);
+            let parent = parent.map(|parent| PathBuf::from(format!("/proc/{parent}")));
+            name == "arcssh\n" && parent.is_none_or(|parent| has_home(&parent).unwrap_or_default())
+        };
         let of_this_world = |process: &Path| {
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == home)
+            has_home(process).unwrap_or_else(|error| {
+                error.kind() == std::io::ErrorKind::PermissionDenied && may_be_arcssh_of_this_world(process)
+            })
         };
         let command_line = |process: &Path| {
             let words = fs::read(process.join("cmdline")).unwrap_or_default();
@@ -162,6 +175,12 @@ impl World {
     pub(crate) fn ssh_run(&self, arguments: &[&str]) -> Run {
         run(self.ssh().args(arguments))
     }
+}
+
+/// The parent of a process (proc_pid_stat(5)).
+fn parent(process: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// How a program ended and what it said.

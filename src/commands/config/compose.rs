@@ -15,6 +15,7 @@ use crate::azure::ssh_certificate::Asked;
 use crate::cli::ConfigArgs;
 use crate::commands::config::entra::Entra;
 use crate::commands::config::tell;
+use crate::files::{MAX_TEXT, read_text};
 use crate::fleet::{Named, NoMachine, Selection, select};
 use crate::net::Net;
 use crate::ssh::config_file;
@@ -254,9 +255,7 @@ pub(super) async fn compose(
 
 fn render(options: &Options, hosts: &[Host], platform: Platform) -> Result<Vec<String>> {
     let template = match &options.template {
-        Some(file) => {
-            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
-        }
+        Some(file) => read_text(file, MAX_TEXT).with_context(|| format!("cannot read {}", file.display()))?,
         None => host::HOST.to_owned(),
     };
     for placeholder in options.deliveries().into_iter().map(Delivery::placeholder) {

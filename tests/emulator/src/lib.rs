@@ -84,6 +84,7 @@ impl Emulator {
             ("AZURE_AUTHORITY_HOST", format!("https://{}/", self.entra_authority)),
             ("ARCSSH_ARM_ENDPOINT", format!("https://{}", self.arm.address)),
             ("ARCSSH_ARM_AUDIENCE", entra::ARM_AUDIENCES[0].to_owned()),
+            ("ARCSSH_RELAY_SUFFIX", self.relay().namespace.domain().to_owned()),
             ("SSL_CERT_FILE", file(builder::AUTHORITY_FILE)),
             ("SSL_CERT_DIR", file(builder::EMPTY_DIRECTORY)),
             // No sign-in here may reach the user's own key store.

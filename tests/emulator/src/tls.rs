@@ -15,9 +15,10 @@ use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, ServerCon
 
 use crate::clock::{self, Clock};
 use crate::journal::Service;
+use crate::relay::IPV6_HOST;
 
 /// The names by which loopback is reached; `::ffff:127.0.0.1` is what a dual-stack client may write.
-const SUBJECT_NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1"];
+const SUBJECT_NAMES: [&str; 5] = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1", IPV6_HOST];
 
 const DAY: u64 = 86_400;
 const VALID_DAYS: u64 = 30;
