@@ -143,7 +143,16 @@ const LOGIN_EXAMPLES: &str = "\
 Examples:
   arcssh login                             in a browser that opens here
   arcssh login --device-code               in one on another device
-  arcssh login --tenant contoso.com        to another tenant than one's own";
+  arcssh login --tenant contoso.com        to a tenant that you are a guest of
+  arcssh login --account me@contoso.com    with this account and no other
+
+arcssh names the account that signed in. It asks first when that is not
+--account, or when another account was signed in before; without a terminal it
+fails.
+
+The refresh token is stored in the system's key store: macOS Keychain, Windows
+Credential Manager or Secret Service. Without one, or with ARCSSH_NO_KEYRING=1,
+it is stored in a file that only you can read.";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -619,6 +628,9 @@ pub(crate) struct LoginArgs {
     /// Tenant to sign in to [default: the account's own]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
     pub(crate) tenant: Option<String>,
+    /// Account to expect, by its user principal name: the browser proposes it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) account: Option<String>,
     /// Sign in with a browser on another device
     #[arg(long)]
     pub(crate) device_code: bool,

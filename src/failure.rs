@@ -19,6 +19,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
 use crate::azure::relay_host::ForeignRelay;
 use crate::azure::resource_id::ResourceIdError;
+use crate::azure::sign_in::StillStored;
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
 use crate::commands::doctor::findings::Slow;
@@ -27,7 +28,7 @@ use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
-use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
+use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in, explain_still_stored};
 use crate::failure::system::{explain_system, explain_unread};
 use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
@@ -174,6 +175,9 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     }
     if error.is::<SigningIn>() {
         return explain_sign_in(error);
+    }
+    if let Some(still) = error.downcast_ref::<StillStored>() {
+        return explain_still_stored(still);
     }
     if let Some(told) = explain_selection(error, goal) {
         return told;

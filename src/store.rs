@@ -314,6 +314,11 @@ impl Store {
         }
     }
 
+    /// Deletes a file that [`Store::files_of`] found, unless it is something else; whether it did.
+    pub(crate) fn delete(&self, path: &Path) -> bool {
+        remove_value(path)
+    }
+
     /// Deletes all values of these kinds, also damaged ones; returns their number. Locks stay, for the processes that
     /// hold them.
     pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {
@@ -369,13 +374,20 @@ impl Store {
         }
     }
 
+    /// The files of a kind, whether they can be read or not.
+    pub(crate) fn files_of(&self, kind: Kind) -> Vec<PathBuf> {
+        self.values().filter(|(found, _)| *found == kind).map(|(_, path)| path).collect()
+    }
+
+    /// The key of the value in a file, if it can be read.
+    pub(crate) fn key_of(&self, path: &Path) -> Option<Key> {
+        let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(path).ok()??).ok()?;
+        Some(Key { kind: found.kind, subject: found.subject })
+    }
+
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let key = |(_, path): (Kind, PathBuf)| {
-            let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(&path).ok()??).ok()?;
-            Some(Key { kind: found.kind, subject: found.subject })
-        };
-        let mut keys: Vec<Key> = self.values().filter_map(key).collect();
+        let mut keys: Vec<Key> = self.values().filter_map(|(_, path)| self.key_of(&path)).collect();
         keys.sort_by(|one, other| one.subject.cmp(&other.subject));
         keys
     }
@@ -433,7 +445,8 @@ impl Store {
         file.map_err(|error| debug!("no lock {}: {error}", path.display())).ok()
     }
 
-    fn path(&self, key: &Key) -> Option<PathBuf> {
+    /// The file of a key's value.
+    pub(crate) fn path(&self, key: &Key) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(key.file()))
     }
 }

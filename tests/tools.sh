@@ -40,7 +40,11 @@ mount mount
 ip iproute2
 zsh zsh
 fish fish
-groff groff-base' | sort -u | tr '\n' ' ')
+groff groff-base
+dbus-run-session dbus
+dbus-send dbus
+gnome-keyring-daemon gnome-keyring
+secret-tool libsecret-tools' | sort -u | tr '\n' ' ')
     # Debian's python3 makes no environments for pip without it.
     python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
     [ -n "$packages" ] || return 0

@@ -460,7 +460,7 @@ fn a_token_is_used_until_shortly_before_its_end() {
     account();
     assert_eq!(asked(), 1);
     w.emulator().set_token_lifetime(Duration::from_secs(2));
-    run(&mut w.arcssh(&["logout"])).stderr_is("arcssh: nobody was signed in\n");
+    run(&mut w.arcssh(&["logout"])).stderr_is("arcssh: no account was signed in\n");
     account();
     assert_eq!(asked(), 2);
     assert!(

@@ -16,6 +16,7 @@ mod guides;
 mod hostile;
 mod identity;
 mod ipv6;
+mod key_store;
 mod last;
 mod limits;
 mod main_job;

@@ -87,6 +87,8 @@ impl Emulator {
             ("ARCSSH_RELAY_SUFFIX", self.relay().namespace.domain().to_owned()),
             ("SSL_CERT_FILE", file(builder::AUTHORITY_FILE)),
             ("SSL_CERT_DIR", file(builder::EMPTY_DIRECTORY)),
+            // No sign-in here may reach the user's own key store.
+            ("ARCSSH_NO_KEYRING", "1".to_owned()),
         ];
         variables.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
