@@ -196,8 +196,8 @@ Examples:
 
 const CONFIG_EXAMPLES: &str = "\
 Examples:
-  arcssh config web01 --user azureuser     a section for one machine
-  arcssh config -g rg-web                  for all machines of a resource group
+  arcssh config web01 --user azureuser     a host entry for one machine
+  arcssh config -g rg-web                  and for all of a resource group
   arcssh config web01 --entra              with a certificate of Entra ID
   arcssh config --all --dry-run            what would change, and nothing else
   arcssh config                            again, with what is new in Azure
@@ -326,9 +326,16 @@ pub(crate) struct ConfigArgs {
     /// Let sessions to a machine share one connection
     #[arg(long, help_heading = "Sections")]
     pub(crate) control_master: bool,
-    /// Add a section that finds any machine by name when it is connected to, such as '*.arc'
+    /// Add a host entry that finds any machine by name when you connect, such as '*.arc'
     #[arg(long, value_name = "PATTERN", help_heading = "Sections")]
     pub(crate) wildcard: Option<String>,
+    /// Let the selected machines use their own names that match, such as '*.corp.example.com', although a name with a dot or
+    /// one that ssh already uses can be another host's: anyone who can onboard a machine can then take over such a name
+    #[arg(long, value_name = "PATTERN", help_heading = "Sections")]
+    pub(crate) allow_names: Vec<String>,
+    /// Whether the machines were found by what they have in common, and not typed.
+    #[arg(skip)]
+    pub(crate) derived: bool,
     /// Template of a section in place of the built-in one
     #[arg(long, value_name = "FILE", help_heading = "Sections")]
     pub(crate) template: Option<PathBuf>,
@@ -344,13 +351,16 @@ pub(crate) struct ConfigArgs {
     /// Show what would change, and exit with 1 if something would
     #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
-    /// Take the sections of these machines out, until they are named again; everything, if none is named
+    /// Remove the host entries of these machines, until you name them again; all host entries, if you name none
     #[arg(
         long,
         conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
         help_heading = "Output"
     )]
     pub(crate) remove: bool,
+    /// Remove the host entries of machines that are gone from Azure without a question
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) yes: bool,
     /// Take over what az ssh config, Export-AzSshConfig and azure_rm_arcssh wrote in the file
     #[arg(long, conflicts_with_all = ["remove", "verify"], help_heading = "Output")]
     pub(crate) adopt: bool,
@@ -379,7 +389,8 @@ impl ConfigArgs {
     pub(crate) fn handed_on(words: &[String], from: &SetupArgs) -> Result<Self, clap::Error> {
         let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
         let found = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
-        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), ..found })
+        let derived = from.selection.selection().is_broad();
+        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), derived, ..found })
     }
 }
 
@@ -671,12 +682,12 @@ pub(crate) struct IdentityArgs {
 impl IdentityArgs {
     /// What was typed.
     pub(crate) fn wanted(&self) -> Wanted {
-        self.wanted_or(Wanted::default())
+        Wanted { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() }
     }
 
-    /// What was typed, and what was `kept` where nothing was.
-    pub(crate) fn wanted_or(&self, kept: Wanted) -> Wanted {
-        Wanted { source: self.credential.unwrap_or(kept.source), tenant: self.tenant.clone().or(kept.tenant) }
+    /// The source of the identity, if one was given.
+    pub(crate) fn credential(&self) -> Option<Source> {
+        self.credential
     }
 }
 
