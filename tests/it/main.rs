@@ -30,6 +30,7 @@ mod secrets;
 mod setup;
 mod sign_in;
 mod stdout;
+mod supply_chain;
 mod store;
 mod support;
 mod tls;
