@@ -21,6 +21,7 @@ mod last;
 mod limits;
 mod main_job;
 mod managed_identity;
+mod matrix;
 mod memory;
 mod named_files;
 mod people;

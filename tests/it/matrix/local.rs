@@ -1,0 +1,205 @@
+//! Faults on the local side: signals, standard input and output, the state directory, limits of the process.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::matrix::cell::{Cell, Input, run_phase};
+use crate::matrix::server::{BINARY, Peer};
+use crate::matrix::{GREETING, MIB, Service, after_request, session};
+use crate::store::greeter;
+use crate::support::{ARCSSH, World, eventually, noise, signal, world};
+
+/// Waits until the program has connected: it has read the trust store and opened its socket by then.
+fn when_connected(child: &mut Child) {
+    let sockets = || {
+        let files = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
+        files.filter(|file| fs::read_link(file.path()).is_ok_and(|link| link.starts_with("socket:"))).count()
+    };
+    assert!(eventually(Duration::from_secs(10), || sockets() > 0));
+}
+
+fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
+    peer.frame(BINARY, GREETING)?;
+    peer.silence()
+}
+
+#[test]
+fn signals_and_standard_streams() {
+    let w = world(&["web01"]);
+    let send = |name: &'static str| {
+        move |child: &mut Child| {
+            // The greeting has arrived: the session is under way.
+            let mut greeting = [0; GREETING.len()];
+            io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
+            signal(child.id(), name);
+        }
+    };
+    let silent_relay = |fault, cause: &[&'static str]| {
+        crate::matrix::in_tls(&w, Service::Relay, fault, after_request(|peer| peer.silence()), cause)
+    };
+    let early = |name: &'static str| {
+        move |child: &mut Child| {
+            when_connected(child);
+            signal(child.id(), name);
+        }
+    };
+    let mut cells: Vec<Cell> = vec![
+        session(&w, "SIGTERM in a session", &[], greet_and_listen).disturbed(send("TERM")).quiet(143),
+        session(&w, "SIGINT in a session", &[], greet_and_listen).disturbed(send("INT")).quiet(130),
+        session(&w, "SIGHUP in a session", &[], greet_and_listen).disturbed(send("HUP")).quiet(129),
+        session(&w, "SIGKILL in a session", &[], greet_and_listen).disturbed(send("KILL")).status(&[None]),
+        silent_relay("SIGTERM while connecting", &[]).disturbed(early("TERM")).status(&[Some(143), None]),
+        silent_relay("SIGINT while connecting", &[]).disturbed(early("INT")).status(&[Some(130), None]),
+        silent_relay("SIGHUP while connecting", &["stopped"]).disturbed(early("HUP")).status(&[Some(129)]),
+        silent_relay("standard output closed while connecting", &["stopped"])
+            .disturbed(|child| {
+                when_connected(child);
+                drop(child.stdout.take());
+            })
+            .status(&[Some(129)]),
+        session(&w, "standard output closed in a session", &[], |peer| {
+            loop {
+                peer.frame(BINARY, &[7; 1000])?;
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        })
+        .disturbed(|child| drop(child.stdout.take()))
+        .quiet(0),
+        session(&w, "standard output closed, and the relay silent", &[], greet_and_listen)
+            .disturbed(|child| {
+                let mut greeting = [0; GREETING.len()];
+                io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
+                drop(child.stdout.take());
+            })
+            .status(&[Some(0), Some(129)]),
+    ];
+    cells.extend(odd_streams(&w));
+    run_phase("local: signals, streams", &w, cells);
+}
+
+/// Standard streams that are no pipes of ssh, or that fail.
+fn odd_streams(w: &World) -> Vec<Cell> {
+    let on_file = |fault, cause: &[&'static str], input: &str, output: &str| {
+        let cell = session(w, fault, cause, |peer| {
+            for _ in 0..64 {
+                peer.frame(BINARY, &[7; 1000])?;
+            }
+            peer.silence()
+        });
+        let (input, output) = (File::open(input).unwrap(), File::options().write(true).open(output).unwrap());
+        cell.input(Input::Given).files(input, output)
+    };
+    vec![
+        on_file("standard output full", &["No space left"], "/dev/zero", "/dev/full"),
+        // read(2) gives EISDIR.
+        on_file("standard input cannot be read", &["standard input"], "/", "/dev/null"),
+        session(w, "ssh gone, and the relay takes nothing", &[], |peer| {
+            peer.frame(BINARY, GREETING)?;
+            peer.stand_still()
+        })
+        .input(Input::Open(noise(8 * MIB)))
+        .disturbed(|child| {
+            let mut greeting = [0; GREETING.len()];
+            io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
+            drop(child.stdout.take());
+        })
+        .status(&[Some(0), Some(129)]),
+    ]
+}
+
+/// A state directory that is of no use is no reason not to connect.
+#[test]
+fn state_directories_of_no_use() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    w.emulator().machine("web01").set_ssh_port(port);
+    let with = |fault: &'static str, name: &str, prepare: &dyn Fn(&std::path::Path)| {
+        let directory = w.home().join(name);
+        prepare(&directory);
+        let mut proxy = w.proxy_to(port);
+        proxy.env("ARCSSH_STATE_DIR", &directory);
+        Cell::new(fault, proxy, &[]).quiet(0).delivers(crate::store::GREETING.as_bytes())
+    };
+    let mounted = |fault: &'static str, name: &str, options: &str| {
+        let directory = w.home().join(name);
+        fs::create_dir(&directory).unwrap();
+        let script = format!("mount -t tmpfs -o mode=700,{options} tmpfs $ARCSSH_STATE_DIR && exec \"$@\"");
+        let proxy = w.proxy_to(port);
+        let mut shell = w.command("unshare");
+        shell.args(["-rm", "sh", "-c", &script, "sh"]).arg(proxy.get_program()).args(proxy.get_args());
+        shell.env("ARCSSH_STATE_DIR", &directory);
+        Cell::new(fault, shell, &[]).quiet(0).delivers(crate::store::GREETING.as_bytes())
+    };
+    let mut cells = vec![
+        with("missing", "a/b/c", &|_| ()),
+        with("full of nonsense", "nonsense", &|directory| {
+            fs::create_dir(directory).unwrap();
+            fs::set_permissions(directory, Permissions::from_mode(0o700)).unwrap();
+            fs::write(directory.join("relay-0.json"), noise(100)).unwrap();
+            fs::write(directory.join("token-0.json"), "{").unwrap();
+        }),
+        with("a name too long", &"x".repeat(300), &|_| ()),
+    ];
+    if crate::matrix::namespaces_work(w.home()) {
+        cells.push(mounted("full", "full", "size=4k,nr_inodes=3"));
+        cells.push(mounted("read-only", "read-only", "ro"));
+    }
+    run_phase("local: state directory", &w, cells);
+}
+
+#[test]
+fn limits_of_the_process() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    w.emulator().machine("web01").set_ssh_port(port);
+    let limited = |fault, limits: &str, cause: &[&'static str]| {
+        let proxy = w.proxy_to(port);
+        let mut shell = w.command("bash");
+        let (program, arguments) = (proxy.get_program(), proxy.get_args());
+        shell.args(["-c", &format!("ulimit {limits}; exec \"$@\""), "sh"]).arg(program).args(arguments);
+        Cell::new(fault, shell, cause)
+    };
+    let files = &["file descriptors", "open files"];
+    let mut cells = vec![
+        limited("3 file descriptors", "-n 3", files),
+        limited("6 file descriptors", "-n 6", files),
+        limited("8 file descriptors", "-n 8", files),
+        limited("files of no bytes", "-f 0", &[]).quiet(0).delivers(crate::store::GREETING.as_bytes()),
+    ];
+    // The trust store is a file too: between too few and enough, each number must be told as too few.
+    for (fault, limit) in [("9", 9), ("10", 10), ("11", 11), ("12", 12), ("14", 14), ("16", 16)] {
+        let number = Box::leak(format!("{fault} file descriptors").into_boxed_str());
+        let cell = limited(number, &format!("-n {limit}"), files).few_or_enough(crate::store::GREETING.as_bytes());
+        cells.push(cell);
+    }
+    run_phase("local: limits", &w, cells);
+}
+
+/// The real ssh, killed in a session that the relay takes nothing of: arcssh goes with it.
+#[test]
+fn a_killed_ssh_ends_arcssh_while_the_relay_takes_nothing() {
+    let w = world(&["web01"]);
+    let tls = w.emulator().tls_server(arcssh_emulator::ServerCertificate::Genuine);
+    let upgraded = crate::matrix::act(|peer| {
+        peer.upgrade()?;
+        peer.frame(BINARY, GREETING)?;
+        peer.stand_still()
+    });
+    let server = Arc::new(crate::matrix::Server::start(Some(tls), upgraded));
+    let proxy = Service::Relay.command(&w, server.port);
+    let mut ssh = w.command("ssh");
+    ssh.args(["-F", "none", "-o", &format!("ProxyCommand='{ARCSSH}' -p 22 --wait 0"), "web01"]);
+    for (name, value) in proxy.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        ssh.env(name, value);
+    }
+    let mut ssh = ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(eventually(Duration::from_secs(10), || server.open() == 1));
+    signal(ssh.id(), "KILL");
+    ssh.wait().unwrap();
+    assert!(eventually(Duration::from_secs(10), || server.open() == 0), "{:?}", w.survivors());
+    assert!(eventually(Duration::from_secs(10), || w.survivors().is_empty()), "{:?}", w.survivors());
+}
