@@ -292,3 +292,6 @@ mod tests {
         assert_eq!(told(forbidden, others), "");
     }
 }
+
+#[cfg(test)]
+mod fuzz;

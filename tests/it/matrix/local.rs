@@ -5,22 +5,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arcssh_emulator::ServerCertificate;
+
 use crate::matrix::cell::{Cell, Input, run_phase};
-use crate::matrix::server::{BINARY, Peer};
-use crate::matrix::{GREETING, MIB, Service, after_request, session};
+use crate::matrix::server::{BINARY, Peer, Server, act};
+use crate::matrix::{GREETING, MIB, Service, after_request, in_tls, namespaces_work, session};
 use crate::store::greeter;
 use crate::support::{ARCSSH, World, eventually, noise, signal, world};
-
-/// Waits until the program has connected: it has read the trust store and opened its socket by then.
-fn when_connected(child: &mut Child) {
-    let sockets = || {
-        let files = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
-        files.filter(|file| fs::read_link(file.path()).is_ok_and(|link| link.starts_with("socket:"))).count()
-    };
-    assert!(eventually(Duration::from_secs(10), || sockets() > 0));
-}
 
 fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
     peer.frame(BINARY, GREETING)?;
@@ -38,28 +32,28 @@ fn signals_and_standard_streams() {
             signal(child.id(), name);
         }
     };
-    let silent_relay = |fault, cause: &[&'static str]| {
-        crate::matrix::in_tls(&w, Service::Relay, fault, after_request(|peer| peer.silence()), cause)
-    };
-    let early = |name: &'static str| {
-        move |child: &mut Child| {
-            when_connected(child);
-            signal(child.id(), name);
-        }
+    // The relay has the request and keeps silent, when `disturb` happens.
+    let connecting = |fault, cause: &[&'static str], disturb: fn(&mut Child)| {
+        let asked = Arc::new(AtomicBool::new(false));
+        let has_asked = Arc::clone(&asked);
+        let silent = after_request(move |peer| {
+            asked.store(true, Ordering::SeqCst);
+            peer.silence()
+        });
+        in_tls(&w, Service::Relay, fault, silent, cause).disturbed(move |child| {
+            assert!(eventually(Duration::from_secs(30), || has_asked.load(Ordering::SeqCst)));
+            disturb(child);
+        })
     };
     let mut cells: Vec<Cell> = vec![
         session(&w, "SIGTERM in a session", &[], greet_and_listen).disturbed(send("TERM")).quiet(143),
         session(&w, "SIGINT in a session", &[], greet_and_listen).disturbed(send("INT")).quiet(130),
         session(&w, "SIGHUP in a session", &[], greet_and_listen).disturbed(send("HUP")).quiet(129),
         session(&w, "SIGKILL in a session", &[], greet_and_listen).disturbed(send("KILL")).status(&[None]),
-        silent_relay("SIGTERM while connecting", &[]).disturbed(early("TERM")).status(&[Some(143), None]),
-        silent_relay("SIGINT while connecting", &[]).disturbed(early("INT")).status(&[Some(130), None]),
-        silent_relay("SIGHUP while connecting", &["stopped"]).disturbed(early("HUP")).status(&[Some(129)]),
-        silent_relay("standard output closed while connecting", &["stopped"])
-            .disturbed(|child| {
-                when_connected(child);
-                drop(child.stdout.take());
-            })
+        connecting("SIGTERM while connecting", &[], |child| signal(child.id(), "TERM")).status(&[Some(143), None]),
+        connecting("SIGINT while connecting", &[], |child| signal(child.id(), "INT")).status(&[Some(130), None]),
+        connecting("SIGHUP while connecting", &["stopped"], |child| signal(child.id(), "HUP")).status(&[Some(129)]),
+        connecting("standard output closed while connecting", &["stopped"], |child| drop(child.stdout.take()))
             .status(&[Some(129)]),
         session(&w, "standard output closed in a session", &[], |peer| {
             loop {
@@ -144,7 +138,7 @@ fn state_directories_of_no_use() {
         }),
         with("a name too long", &"x".repeat(300), &|_| ()),
     ];
-    if crate::matrix::namespaces_work(w.home()) {
+    if namespaces_work(w.home()) {
         cells.push(mounted("full", "full", "size=4k,nr_inodes=3"));
         cells.push(mounted("read-only", "read-only", "ro"));
     }
@@ -183,13 +177,13 @@ fn limits_of_the_process() {
 #[test]
 fn a_killed_ssh_ends_arcssh_while_the_relay_takes_nothing() {
     let w = world(&["web01"]);
-    let tls = w.emulator().tls_server(arcssh_emulator::ServerCertificate::Genuine);
-    let upgraded = crate::matrix::act(|peer| {
+    let tls = w.emulator().tls_server(ServerCertificate::Genuine);
+    let upgraded = act(|peer| {
         peer.upgrade()?;
         peer.frame(BINARY, GREETING)?;
         peer.stand_still()
     });
-    let server = Arc::new(crate::matrix::Server::start(Some(tls), upgraded));
+    let server = Arc::new(Server::start(Some(tls), upgraded));
     let proxy = Service::Relay.command(&w, server.port);
     let mut ssh = w.command("ssh");
     ssh.args(["-F", "none", "-o", &format!("ProxyCommand='{ARCSSH}' -p 22 --wait 0"), "web01"]);
