@@ -47,3 +47,23 @@ tools:
 	@tests/tools.sh
 
 .PHONY: help demo playground test check bench install tools
+
+# What takes longer than a test should; docs/TESTING.md tells how long.
+FAULTS = $(TARGET)/faults.tsv
+SECONDS ?= 60
+SOAK_MINUTES ?= 60
+
+faults: tools ## Try every fault in every phase of a connection, and print the table
+	$(CARGO) build --locked --workspace
+	@rm -f '$(FAULTS)'
+	FAULTS_TABLE='$(abspath $(FAULTS))' $(CARGO) test --locked --test it -- matrix::; \
+	    status=$$?; tests/faults-table.sh '$(FAULTS)'; exit $$status
+
+fuzz: tools ## Feed each parser random input for SECONDS=60
+	FUZZ_SECONDS='$(SECONDS)' $(CARGO) test --locked --bin arcssh -- fuzz:: any_content --nocapture
+
+soak: tools ## Carry traffic with checksums for SOAK_MINUTES=60
+	$(CARGO) build --locked --workspace
+	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- all_day:: --nocapture
+
+.PHONY: faults fuzz soak

@@ -61,7 +61,11 @@ fn signals_and_standard_streams() {
                 std::thread::park_timeout(Duration::from_millis(20));
             }
         })
-        .disturbed(|child| drop(child.stdout.take()))
+        .disturbed(|child| {
+            let mut bytes = [0; 1000];
+            io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut bytes).unwrap();
+            drop(child.stdout.take());
+        })
         .quiet(0),
         session(&w, "standard output closed, and the relay silent", &[], greet_and_listen)
             .disturbed(|child| {
@@ -159,7 +163,8 @@ fn limits_of_the_process() {
     };
     let files = &["file descriptors", "open files"];
     let mut cells = vec![
-        limited("3 file descriptors", "-n 3", files),
+        // Fewer keep the system from loading the program at all.
+        limited("5 file descriptors", "-n 5", files),
         limited("6 file descriptors", "-n 6", files),
         limited("8 file descriptors", "-n 8", files),
         limited("files of no bytes", "-f 0", &[]).quiet(0).delivers(crate::store::GREETING.as_bytes()),
