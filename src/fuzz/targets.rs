@@ -132,7 +132,9 @@ fn adopted_sections_are_comments_and_nothing_else_changes() {
         let ours = judge::sections(&text);
         let _ = judge::section_of("web01", &text);
         let keywords = text.lines().filter_map(judge::directive).map(|(keyword, _)| keyword);
-        assert!(keywords.into_iter().all(|word| word == word.to_lowercase() && !word.contains([' ', '=', '\t'])));
+        assert!(
+            keywords.into_iter().all(|word| word == word.to_lowercase() && !word.contains([' ', '=', '\t']))
+        );
         format!("{} {}", "x".repeat(foreign.len().min(3)), "y".repeat(ours.len().min(3)))
     });
 }

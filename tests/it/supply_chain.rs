@@ -50,7 +50,8 @@ fn every_cargo_command_uses_the_versions_in_cargo_lock() {
 #[test]
 fn every_action_is_pinned_by_its_commit() {
     for (path, text) in workflows() {
-        let used: Vec<&str> = text.lines().filter_map(|line| line.split_once("uses:")).map(|(_, u)| u).collect();
+        let used: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once("uses:")).map(|(_, u)| u).collect();
         assert!(!used.is_empty(), "{}", path.display());
         for action in used {
             let (_, pin) = action.trim().split_once('@').unwrap_or_default();
@@ -87,7 +88,11 @@ fn every_dependency_comes_from_crates_io_with_a_checksum() {
         if ours.contains(&value("name").unwrap()) {
             continue;
         }
-        assert_eq!(value("source"), Some("registry+https://github.com/rust-lang/crates.io-index"), "{package}");
+        assert_eq!(
+            value("source"),
+            Some("registry+https://github.com/rust-lang/crates.io-index"),
+            "{package}"
+        );
         assert_eq!(value("checksum").map(str::len), Some(64), "{package}");
     }
 }

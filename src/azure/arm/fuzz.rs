@@ -19,7 +19,10 @@ fn a_refusal_can_be_stored_and_shown() {
         assert!(tenant.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)));
         let stored = serde_json::to_vec(&refusal).unwrap();
         let read: Refusal = serde_json::from_slice(&stored).unwrap();
-        assert_eq!((&read.code, &read.message, &read.tenant), (&refusal.code, &refusal.message, &refusal.tenant));
+        assert_eq!(
+            (&read.code, &read.message, &read.tenant),
+            (&refusal.code, &refusal.message, &refusal.tenant)
+        );
         assert!(is_plain(&one_line(&refusal.to_string())));
         format!("{} {} {}", refusal.code.is_empty(), refusal.message.is_empty(), tenant.is_empty())
     });

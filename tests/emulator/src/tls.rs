@@ -126,7 +126,11 @@ impl Certificates {
         }
         let key = KeyPair::generate()?;
         let signed = parameters.signed_by(&key, &self.issuer)?;
-        server_config(KeyExchange::Any, signed.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        server_config(
+            KeyExchange::Any,
+            signed.der().clone(),
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )
     }
 
     /// A client that trusts this authority alone.

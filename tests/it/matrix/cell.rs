@@ -175,10 +175,17 @@ pub(crate) fn run_phase(phase: &str, w: &World, cells: Vec<Cell>) {
     let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
     if let Some(table) = table {
         let rows: String = outcomes.iter().map(|outcome| row(phase, outcome)).collect();
-        fs::OpenOptions::new().create(true).append(true).open(table).unwrap().write_all(rows.as_bytes()).unwrap();
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(table)
+            .unwrap()
+            .write_all(rows.as_bytes())
+            .unwrap();
     }
     assert_eq!(outcomes.len(), count, "a cell has broken off");
-    let wrong: Vec<String> = outcomes.iter().filter(|outcome| !outcome.deviations.is_empty()).map(told).collect();
+    let wrong: Vec<String> =
+        outcomes.iter().filter(|outcome| !outcome.deviations.is_empty()).map(told).collect();
     assert!(wrong.is_empty(), "{} of {count} cells deviate:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -299,7 +306,9 @@ fn peak(process: u32) -> usize {
 }
 
 fn is_error(line: &str) -> bool {
-    line.starts_with("arcssh: ") && !line.starts_with("arcssh: hint: ") && !line.starts_with("arcssh: waiting for ")
+    line.starts_with("arcssh: ")
+        && !line.starts_with("arcssh: hint: ")
+        && !line.starts_with("arcssh: waiting for ")
 }
 
 fn judge(ran: &Ran, status: &[Option<i32>], cause: &[&str], output: &[u8], limit: Duration) -> Vec<String> {
@@ -344,7 +353,8 @@ fn steers(c: char) -> bool {
 fn left_behind(temporary: &Path, state: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
     // A file that is still being written is called so until it is complete.
-    let unfinished = |name: &String| name.starts_with("new-") || name.starts_with('.') || name.contains("tmp");
+    let unfinished =
+        |name: &String| name.starts_with("new-") || name.starts_with('.') || name.contains("tmp");
     let files = names_below(state).into_iter().filter(unfinished);
     let files: Vec<String> = names_below(temporary).into_iter().chain(files).collect();
     if !files.is_empty() {
@@ -357,7 +367,11 @@ fn left_behind(temporary: &Path, state: &Path) -> Vec<String> {
 fn names_below(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = |entry: fs::DirEntry| {
-        let below = if entry.file_type().is_ok_and(|kind| kind.is_dir()) { names_below(&entry.path()) } else { vec![] };
+        let below = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            names_below(&entry.path())
+        } else {
+            vec![]
+        };
         [vec![entry.file_name().to_string_lossy().into_owned()], below].concat()
     };
     entries.flat_map(names).collect()

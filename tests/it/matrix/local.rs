@@ -50,11 +50,16 @@ fn signals_and_standard_streams() {
         session(&w, "SIGINT in a session", &[], greet_and_listen).disturbed(send("INT")).quiet(130),
         session(&w, "SIGHUP in a session", &[], greet_and_listen).disturbed(send("HUP")).quiet(129),
         session(&w, "SIGKILL in a session", &[], greet_and_listen).disturbed(send("KILL")).status(&[None]),
-        connecting("SIGTERM while connecting", &[], |child| signal(child.id(), "TERM")).status(&[Some(143), None]),
-        connecting("SIGINT while connecting", &[], |child| signal(child.id(), "INT")).status(&[Some(130), None]),
-        connecting("SIGHUP while connecting", &["stopped"], |child| signal(child.id(), "HUP")).status(&[Some(129)]),
-        connecting("standard output closed while connecting", &["stopped"], |child| drop(child.stdout.take()))
+        connecting("SIGTERM while connecting", &[], |child| signal(child.id(), "TERM"))
+            .status(&[Some(143), None]),
+        connecting("SIGINT while connecting", &[], |child| signal(child.id(), "INT"))
+            .status(&[Some(130), None]),
+        connecting("SIGHUP while connecting", &["stopped"], |child| signal(child.id(), "HUP"))
             .status(&[Some(129)]),
+        connecting("standard output closed while connecting", &["stopped"], |child| {
+            drop(child.stdout.take())
+        })
+        .status(&[Some(129)]),
         session(&w, "standard output closed in a session", &[], |peer| {
             loop {
                 peer.frame(BINARY, &[7; 1000])?;
@@ -172,7 +177,8 @@ fn limits_of_the_process() {
     // The trust store is a file too: between too few and enough, each number must be told as too few.
     for (fault, limit) in [("9", 9), ("10", 10), ("11", 11), ("12", 12), ("14", 14), ("16", 16)] {
         let number = Box::leak(format!("{fault} file descriptors").into_boxed_str());
-        let cell = limited(number, &format!("-n {limit}"), files).few_or_enough(crate::store::GREETING.as_bytes());
+        let cell =
+            limited(number, &format!("-n {limit}"), files).few_or_enough(crate::store::GREETING.as_bytes());
         cells.push(cell);
     }
     run_phase("local: limits", &w, cells);

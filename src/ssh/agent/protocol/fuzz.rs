@@ -28,7 +28,10 @@ fn only_login_requests_are_signed() {
         }
         session = Session::Forwarded;
         let answer = identity.answer(&mut session, &message);
-        assert!(session.is_forwarded() && answer[4] != SIGN_RESPONSE, "nothing is signed for another machine");
+        assert!(
+            session.is_forwarded() && answer[4] != SIGN_RESPONSE,
+            "nothing is signed for another machine"
+        );
         "x".repeat(usize::from(kind))
     });
 }
