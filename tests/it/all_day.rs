@@ -21,13 +21,13 @@ fn duration(short: Duration) -> Duration {
     minutes.map_or(short, |minutes| Duration::from_secs(60 * minutes))
 }
 
-/// Lives are cut short: the agent hears of a name after 7 s, and a name lives for 21.
+/// Lives are cut short: the agent hears of a name after 20 s, and a name lives for 60.
 #[test]
 fn of_a_connection_a_second_only_the_first_waits() {
     let w = world_with(&["web01"], |builder| {
         builder
-            .listener_delay(Duration::from_secs(7))
-            .credential_lifetime(Duration::from_secs(21))
+            .listener_delay(Duration::from_secs(20))
+            .credential_lifetime(Duration::from_secs(60))
             .strict_expiry()
     });
     let port = greeter();
@@ -40,15 +40,22 @@ fn of_a_connection_a_second_only_the_first_waits() {
     };
     let begin = Instant::now();
     assert!(connect(), "the first waits for the agent");
-    let limit = duration(Duration::from_secs(65));
+    let limit = duration(Duration::from_secs(75));
     while begin.elapsed() < limit {
         let next = Instant::now() + Duration::from_secs(1);
         assert!(!connect(), "waited {} s after the first", begin.elapsed().as_secs());
-        thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        pause_until(next);
     }
-    // A successor is minted after 70 % of a life: about every 15 s.
-    let (lives, minted) = (begin.elapsed().as_secs() as usize / 21, asked(&w).1);
-    assert!((lives..=2 * lives + 2).contains(&minted), "{minted} credentials in {lives} lives");
+    // A successor is minted after 70 % of a life; near its end some connections may ask too.
+    let (lives, minted) = (begin.elapsed().as_secs() as usize / 60, asked(&w).1);
+    assert!((lives + 1..=4 * lives + 4).contains(&minted), "{minted} credentials in {lives} lives");
+}
+
+/// Waits; what unparks the thread meanwhile, as the end of another one does, is of no account.
+fn pause_until(end: Instant) {
+    while Instant::now() < end {
+        thread::park_timeout(end.saturating_duration_since(Instant::now()));
+    }
 }
 
 /// Sessions in both directions at once, short ones and ones that last, while credentials are renewed: every byte arrives,
@@ -67,7 +74,7 @@ fn traffic_arrives_unchanged_and_what_lasts_does_not_grow() {
         while begin.elapsed() < limit && !is_over.load(Ordering::SeqCst) {
             totals.count(transfer());
             // What a person's day has in it: pauses.
-            thread::park_timeout(Duration::from_millis(500));
+            pause_until(Instant::now() + Duration::from_millis(500));
         }
     };
     thread::scope(|scope| {
@@ -167,7 +174,7 @@ impl Lasting {
             });
             assert_eq!(sha256(&echo), sha256(&sent), "after {} s", begin.elapsed().as_secs());
             samples.0.push(sample(self.arcssh));
-            thread::park_timeout(pause);
+            pause_until(Instant::now() + pause);
         }
         drop(self.input);
         assert!(self.ssh.wait().unwrap().success());

@@ -1,7 +1,10 @@
-//! What builds arcssh is what was reviewed: the versions in Cargo.lock, and actions that nobody can exchange.
+//! What builds arcssh is what was reviewed: the versions in Cargo.lock, and actions that cannot be exchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::run;
 
 /// Files of this repository that run cargo, or could.
 fn scripts() -> Vec<PathBuf> {
@@ -68,7 +71,7 @@ fn workflows_may_only_read_and_store_no_token() {
         assert!(text.contains("\npermissions:\n  contents: read\n"), "{}", path.display());
         assert_eq!(text.matches("permissions:").count(), 1, "{}", path.display());
         assert!(!text.contains("write") && !text.contains("secrets."), "{}", path.display());
-        // It runs the code of a stranger's change with the repository's own rights.
+        // It runs the code of any pull request with the repository's own rights.
         assert!(!text.contains("pull_request_target"), "{}", path.display());
         let checkouts = text.matches("actions/checkout@").count();
         assert_eq!(text.matches("persist-credentials: false").count(), checkouts, "{}", path.display());
@@ -94,5 +97,52 @@ fn every_dependency_comes_from_crates_io_with_a_checksum() {
             "{package}"
         );
         assert_eq!(value("checksum").map(str::len), Some(64), "{package}");
+    }
+}
+
+/// A vulnerability that RustSec could tell of: a made-up one of `ring`, fixed in a version that is there or is not.
+fn database(cargo_home: &Path, patched: &str) {
+    // As cargo-deny 0.20 calls the clone of https://github.com/RustSec/advisory-db.
+    let clone = cargo_home.join("advisory-dbs/advisory-db-3157b0e258782691");
+    fs::create_dir_all(clone.join("crates/ring")).unwrap();
+    let advisory = format!(
+        "```toml\n[advisory]\nid = \"RUSTSEC-2026-0001\"\npackage = \"ring\"\ndate = \"2026-01-01\"\n\n[versions]\npatched = [\">= {patched}\"]\n```\n\n# Made up\n\nText.\n"
+    );
+    fs::write(clone.join("crates/ring/RUSTSEC-2026-0001.md"), advisory).unwrap();
+    let git =
+        "git init -q -b main . && git add -A && git -c user.name=a -c user.email=a@example.com commit -qm a";
+    run(Command::new("sh").args(["-c", git]).current_dir(clone)).clean();
+}
+
+/// Without network a database that is there is used, and one that is missing is told of; nothing hides an advisory.
+#[test]
+fn an_advisory_fails_the_check_and_a_missing_database_is_told_of() {
+    let cargo = option_env!("CARGO").unwrap_or("cargo");
+    if !Command::new(cargo).args(["deny", "--version"]).output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: cargo-deny is not installed; make check installs it");
+        return;
+    }
+    let home = std::env::var("CARGO_HOME").unwrap_or(format!("{}/.cargo", std::env::var("HOME").unwrap()));
+    for (patched, required, code, told) in [
+        (None, "", 0, "NOT CHECKED"),
+        (None, "required", 1, "NOT CHECKED"),
+        (Some("99.0.0"), "", 1, "RUSTSEC-2026-0001"),
+        (Some("0.17.0"), "", 0, "advisories ok"),
+    ] {
+        let cargo_home = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(format!("{home}/registry"), cargo_home.path().join("registry")).unwrap();
+        if let Some(patched) = patched {
+            database(cargo_home.path(), patched);
+        }
+        let mut check = Command::new("tests/advisories.sh");
+        check.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_HOME", cargo_home.path());
+        check.env("CARGO", cargo).env("ADVISORIES", required);
+        // git finds no network, whatever there is.
+        check.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", "url.file:///nowhere/.insteadOf");
+        check.env("GIT_CONFIG_VALUE_0", "https://github.com/");
+        let run = run(&mut check);
+        let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), run.stderr);
+        assert_eq!(run.code, Some(code), "{said}");
+        assert!(said.contains(told), "{said}");
     }
 }
