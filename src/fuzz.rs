@@ -2,6 +2,8 @@
 //! replays it with a fixed set of mutations; `make fuzz` mutates for a given time. An input that leads to an outcome
 //! not seen before becomes a seed itself.
 
+#![expect(clippy::print_stdout, reason = "a run tells how to repeat it")]
+
 mod targets;
 
 use std::collections::HashSet;

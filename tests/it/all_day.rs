@@ -1,6 +1,8 @@
 //! What a fleet does all day. `make test` runs a minute of it, `make soak` as many minutes as `SOAK_MINUTES` says. By its
 //! name it is among the first tests to start: it takes the longest, and waits for most of that.
 
+#![expect(clippy::print_stdout, reason = "a run tells what it carried")]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};

@@ -4,6 +4,8 @@
 //!
 //! `make test` runs the cells that are over within seconds, `make faults` runs all and shows the table.
 
+#![expect(clippy::print_stderr, reason = "a skipped test tells why")]
+
 mod cell;
 mod local;
 mod server;
