@@ -219,6 +219,7 @@ fn run_cell(room: &Path, cell: Cell) -> Outcome {
         (status, cause, output) = (vec![Some(0)], Vec::new(), delivered);
     }
     let mut deviations = judge(&ran, &status, &cause, &output, limit);
+    server.iter().for_each(|server| server.let_go());
     if let Some(server) = &server
         && !eventually(Duration::from_secs(5), || server.open() == 0)
     {

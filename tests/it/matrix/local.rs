@@ -205,6 +205,7 @@ fn a_killed_ssh_ends_arcssh_while_the_relay_takes_nothing() {
     assert!(eventually(Duration::from_secs(10), || server.open() == 1));
     signal(ssh.id(), "KILL");
     ssh.wait().unwrap();
-    assert!(eventually(Duration::from_secs(10), || server.open() == 0), "{:?}", w.survivors());
     assert!(eventually(Duration::from_secs(10), || w.survivors().is_empty()), "{:?}", w.survivors());
+    server.let_go();
+    assert!(eventually(Duration::from_secs(10), || server.open() == 0));
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub(crate) fn act(act: impl Fn(&mut Peer) -> io::Result<()> + Send + Sync + 'sta
 pub(crate) struct Server {
     pub(crate) port: u16,
     open: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -29,19 +30,26 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let open = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&open);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (count, over) = (Arc::clone(&open), Arc::clone(&is_over));
         thread::spawn(move || {
             for tcp in listener.incoming().flatten() {
                 let (tls, act, count) = (tls.clone(), Arc::clone(&act), Arc::clone(&count));
+                let over = Arc::clone(&over);
                 count.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
                     // The other side may go at any moment, as it may.
-                    let _ = Peer::new(tcp, tls).and_then(|mut peer| act(&mut peer));
+                    let _ = Peer::new(tcp, tls, over).and_then(|mut peer| act(&mut peer));
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { port, open }
+        Self { port, open, is_over }
+    }
+
+    /// The client has ended: what stood still reads on, for the end of a connection comes after all that was sent.
+    pub(crate) fn let_go(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
     }
 
     /// How many connections have not ended.
@@ -54,10 +62,11 @@ impl Server {
 pub(crate) struct Peer {
     tcp: TcpStream,
     tls: Option<StreamOwned<ServerConnection, TcpStream>>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Peer {
-    fn new(tcp: TcpStream, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+    fn new(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, is_over: Arc<AtomicBool>) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let tls = match tls {
             Some(config) => {
@@ -70,7 +79,7 @@ impl Peer {
             }
             None => None,
         };
-        Ok(Self { tcp, tls })
+        Ok(Self { tcp, tls, is_over })
     }
 
     /// Takes everything and sends nothing, until the other side goes.
@@ -80,19 +89,12 @@ impl Peer {
         Ok(())
     }
 
-    /// Neither reads nor writes, until the other side goes.
+    /// Neither reads nor writes, until the other side has gone.
     pub(crate) fn stand_still(&mut self) -> io::Result<()> {
-        use tokio::io::Interest;
-        let tcp = self.tcp.try_clone()?;
-        tcp.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let tcp = tokio::net::TcpStream::from_std(tcp)?;
-            while !tcp.ready(Interest::READABLE).await?.is_read_closed() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok(())
-        })
+        while !self.is_over.load(Ordering::SeqCst) {
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        self.silence()
     }
 
     /// Ends the connection with a TCP reset.
