@@ -9,6 +9,7 @@ use http::uri::Authority;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::fuzz::{each_input, finish, is_plain, text};
 use crate::line::{one_line, word};
@@ -21,17 +22,24 @@ use crate::ssh::legacy;
 use crate::ssh::wire::{Reader, put_positive, put_string};
 
 #[test]
-fn relay_credentials_are_the_same_in_json_and_in_base64_and_never_show_their_key() {
+fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
+    const SUFFIX: &str = ".servicebus.windows.net";
+    let suffixes = RelaySuffixes::new(&[&SUFFIX[1..]], None);
     each_input("relay", |input| {
-        let (plain, packed) = (RelayCredentials::from_json(input), STANDARD.encode(input));
+        let (plain, packed) = (RelayCredentials::from_json(input, &suffixes), STANDARD.encode(input));
         let folded: String = packed.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(plain.is_ok(), RelayCredentials::from_relay_info(&folded).is_ok());
-        let _ = RelayCredentials::from_relay_info(&text(input));
+        assert_eq!(plain.is_ok(), RelayCredentials::from_relay_info(&folded, &suffixes).is_ok());
+        let _ = RelayCredentials::from_relay_info(&text(input), &suffixes);
         match plain {
             Ok(credentials) => {
                 let key = credentials.access_key.secret();
-                assert!(key.len() < 12 || !format!("{credentials:?}").contains(key));
-                format!("ok {:?}", credentials.authority().parse::<Authority>().is_ok())
+                assert!(key.len() < 12 || !format!("{:?}", credentials.access_key).contains(key));
+                let authority = credentials.relay.authority();
+                let label = authority.host().strip_suffix(SUFFIX).unwrap_or_default();
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+                assert!(!label.is_empty() && label.chars().all(is_plain), "{authority}");
+                assert_eq!((authority.port(), authority.as_str()), (None, authority.host()));
+                "ok".into()
             }
             Err(error) => format!("{error:#}"),
         }

@@ -206,7 +206,8 @@ fn told(outcome: &Outcome) -> String {
 }
 
 fn run_cell(room: &Path, cell: Cell) -> Outcome {
-    let Cell { fault, mut command, server, input, disturb, mut status, mut cause, mut output, limit, .. } = cell;
+    let Cell { fault, mut command, server, input, disturb, mut status, mut cause, mut output, limit, .. } =
+        cell;
     let (enough, extra) = (cell.enough, cell.extra);
     let (temporary, state) = (room.join("tmp"), room.join("state"));
     fs::create_dir_all(&temporary).unwrap();
