@@ -10,6 +10,8 @@ mod dial;
 mod failure;
 mod files;
 mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod last_error;
 mod limits;
 mod line;

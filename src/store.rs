@@ -611,5 +611,7 @@ fn ours(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, TooOpen> {
     Ok(true)
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(all(test, unix))]
 mod tests;

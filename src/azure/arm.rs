@@ -314,3 +314,6 @@ impl From<Error> for ArmError {
         Self::Unreachable(error)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -359,3 +359,6 @@ impl MachineName {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

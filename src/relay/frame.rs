@@ -299,4 +299,6 @@ impl Display for PeerClose {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

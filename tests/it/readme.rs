@@ -32,7 +32,7 @@ fn every_command_of_the_readme_is_run_by_a_test() {
     let script = include_str!("../../.ci/run");
     assert!(script.contains("\nmake install") && script.trim_end().ends_with("\nmake test"));
     let test = run(&mut make(&["--dry-run", "test"]));
-    assert!(String::from_utf8(test.stdout).unwrap().contains("cargo test --workspace"));
+    assert!(String::from_utf8(test.stdout).unwrap().contains("cargo test --locked --workspace"));
 }
 
 #[test]

@@ -299,3 +299,6 @@ mod tests {
         assert_eq!(encoded("é"), "6QA=");
     }
 }
+
+#[cfg(test)]
+mod fuzz;

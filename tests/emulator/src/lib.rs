@@ -39,6 +39,7 @@ use crate::entra::sign_in::Decision;
 use crate::journal::{Journal, lock};
 use crate::machine::MachineState;
 use crate::relay::Relay;
+use crate::tls::Certificates;
 
 pub use crate::arm::fault::{ArmCall, ArmFault};
 pub use crate::arm::role::Role;
@@ -51,7 +52,7 @@ pub use crate::journal::{RequestRecord, Service};
 pub use crate::machine::{Machine, Minted, RESOURCE_GROUP, SUBSCRIPTION};
 pub use crate::relay::fault::RelayFault;
 pub use crate::relay::observations::{Heartbeat, SenderEnd};
-pub use crate::tls::{KeyExchange, TlsHandshake};
+pub use crate::tls::{KeyExchange, ServerCertificate, TlsHandshake};
 
 /// How often [`Emulator::wait_until`] looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -65,6 +66,7 @@ pub struct Emulator {
     entra_authority: String,
     handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
     identities: ManagedIdentities,
+    certificates: Certificates,
 }
 
 impl Emulator {
@@ -101,6 +103,15 @@ impl Emulator {
     /// The directory of this emulator's files; it goes with the emulator.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The TLS of a server that a test runs in the place of one of these.
+    ///
+    /// # Panics
+    ///
+    /// If no certificate can be made.
+    pub fn tls_server(&self, certificate: ServerCertificate) -> Arc<rustls::ServerConfig> {
+        self.certificates.presenting(certificate).expect("a certificate can be made")
     }
 
     /// Host and port of the relay, as listCredentials' two pieces spell it.
