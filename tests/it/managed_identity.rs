@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::Builder;
 
-use crate::support::{ARCSSH, Run, World, closed_port, finish, run, script, service, world, world_with};
+use crate::support::{ARCSSH, Run, World, closed_port, finish, namespaces, run, script, service, world, world_with};
 
 const IMDS: &str = "169.254.169.254:80";
 const HIMDS: &str = "127.0.0.1:40342";
@@ -451,13 +451,12 @@ fn isolated(name: &str, test: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         return test();
     }
+    let Some(own_namespaces) = namespaces("nm") else { return };
     let shell = "mount -t tmpfs none /opt; mount -t tmpfs none /var/opt; ip link set lo up
         ip addr add 169.254.169.254/32 dev lo; exec \"$0\" --exact \"managed_identity::$1\"";
-    // Root needs no user namespace, which would map no other user.
-    let own_namespaces = if rustix::process::geteuid().is_root() { "-nm" } else { "-rnm" };
     let mut unshare = Command::new("unshare");
     unshare
-        .args([own_namespaces, "sh", "-euc", shell])
+        .args([&own_namespaces, "sh", "-euc", shell])
         .arg(env::current_exe().unwrap())
         .arg(name)
         .env(INSIDE, "1");

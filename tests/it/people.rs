@@ -61,13 +61,15 @@ fn completed_by(shell: &str, name: &str, script: &str) -> String {
     let file = folder.path().join(name);
     fs::write(&file, typed(&["completions", shell]).clean()).unwrap();
     // No start-up files: what the tester's own shell does is none of ours.
-    let mut command = Command::new(shell);
+    let w = world(&[]);
+    let mut command = w.command(shell);
     match shell {
         "bash" => command.args(["--norc", "--noprofile", "-c", script, shell]),
         "zsh" => command.args(["-f", "-c", script, shell]),
         _ => command.args(["--no-config", "-c", script]),
     };
-    run(command.arg(&file).env("HOME", folder.path())).clean()
+    // fish adds the completions that are installed for arcssh.
+    run(command.arg(&file).env("XDG_DATA_DIRS", w.home())).clean()
 }
 
 #[test]
