@@ -29,7 +29,7 @@ library:libnss_wrapper.so libnss-wrapper"
 test="$playground
 make make
 git git
-kill procps
+ps procps
 tinyproxy tinyproxy-bin
 openssl openssl
 python3 python3
@@ -48,8 +48,7 @@ dbus-send dbus
 gnome-keyring-daemon gnome-keyring
 secret-tool libsecret-tools"
 bare='debootstrap debootstrap
-unshare util-linux
-curl curl'
+unshare util-linux'
 
 # The packages of a set, by Debian's names.
 packages_of() {

@@ -338,7 +338,7 @@ pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) 
 pub(crate) fn skipped(why: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test").to_owned();
-    let _ = writeln!(stderr(), "skipped: {test}: this machine does not allow it: {}", why.trim());
+    let _ = writeln!(stderr(), "skipped: {test}: {}", why.trim());
 }
 
 /// Whether this machine allows what `probe` does. If the system denies it, the test's name and the system's words are
@@ -359,7 +359,7 @@ pub(crate) fn allowed(probe: &mut Command) -> bool {
     }
     let denied = denials.iter().any(|denial| probed.stderr.contains(denial));
     assert!(denied, "{probe:?}: {}", probed.stderr);
-    skipped(&probed.stderr);
+    skipped(&format!("this machine denies it: {}", probed.stderr));
     false
 }
 
@@ -389,7 +389,7 @@ pub(crate) fn has_ipv6() -> bool {
     match TcpListener::bind("[::1]:0") {
         Ok(_) => true,
         Err(error) => {
-            skipped(&format!("[::1]: {error}"));
+            skipped(&format!("this machine has no [::1]: {error}"));
             false
         }
     }

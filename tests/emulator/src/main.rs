@@ -6,7 +6,6 @@ use clap::{Parser, Subcommand};
 
 mod demo;
 mod serve;
-#[cfg(unix)]
 mod shell;
 
 /// Entra ID, Azure Resource Manager, Azure Relay and the Arc agent on loopback.
