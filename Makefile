@@ -22,11 +22,12 @@ playground: ## Open a shell with a home directory of its own, in which arcssh re
 	$(CARGO) build --locked $(PROGRAMS)
 	$(TARGET)/debug/arcssh-emulator playground
 
-# One of the tests runs `make demo`, within a time limit: the build must be done by then.
+# One of the tests runs `make demo`, within a time limit: the build must be done by then. ssh rejects files that others may
+# write, and the tests write some.
 test: ## Run all tests, with the system's own ssh and sshd
 	@tests/tools.sh test
 	$(CARGO) build --locked $(PROGRAMS)
-	$(CARGO) test --locked --workspace
+	umask 022 && $(CARGO) test --locked --workspace
 
 check: ## Check format, lints, and the dependencies' licences and sources
 	@tests/tools.sh check
