@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Run, run, script, skipped};
+use crate::support::{Run, allowed, run, script, skipped};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -219,6 +219,34 @@ fn cargo_is_always_called_with_the_locked_versions() {
         }
     }
     assert!(called > 8, "{called} calls");
+}
+
+/// In a user namespace that allows no further namespaces (namespaces(7), /proc/sys/user).
+#[test]
+#[cfg(target_os = "linux")]
+fn a_test_that_needs_namespaces_is_skipped_with_the_reason_where_none_are_allowed() {
+    const TEST: &str = "store::a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect";
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_mnt_namespaces
+        exec \"$0\" --exact \"$1\"";
+    let mut unshare = Command::new("unshare");
+    if !allowed(unshare.args(["-r", "true"])) {
+        return;
+    }
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-r", "sh", "-euc", script]).arg(std::env::current_exe().unwrap()).arg(TEST);
+    let tested = run(unshare.env("CI", "true"));
+    assert_eq!(tested.code, Some(0), "{}", tested.stderr);
+    let reason =
+        format!("skipped: {TEST}: this machine denies it: unshare: unshare failed: No space left on device");
+    assert!(tested.stderr.contains(&reason), "{}", tested.stderr);
+}
+
+/// A probe that fails for another reason is no reason to skip.
+#[test]
+fn a_probe_that_fails_otherwise_fails_the_test() {
+    let probed =
+        std::panic::catch_unwind(|| allowed(Command::new("sh").args(["-c", "echo broken >&2; exit 1"])));
+    assert!(probed.is_err());
 }
 
 /// What ssh and arcssh have in the real home directory, with times of change.
