@@ -13,7 +13,10 @@ fn entra_id_arm_and_relay_are_reached_over_ipv6() {
     let w = world_with(&["web01"], |builder| builder.bind(Ipv6Addr::LOCALHOST.into()));
     assert!(w.emulator().relay_authority().starts_with("ipv6.relay.test:"));
     let id = w.id();
-    assert_eq!(run(&mut resolved(&w, &own_mounts, &format!("arcssh proxy {id} --port %p"))).clean(), "reached\n");
+    assert_eq!(
+        run(&mut resolved(&w, &own_mounts, &format!("arcssh proxy {id} --port %p"))).clean(),
+        "reached\n"
+    );
 }
 
 #[test]
