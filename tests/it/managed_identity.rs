@@ -463,7 +463,7 @@ fn isolated(name: &str, test: impl FnOnce()) {
         .arg(name)
         .env(INSIDE, "1");
     let Run { code, stdout, stderr: told } = run(&mut unshare);
-    // What is skipped inside is told outside.
+    // libtest discards the output of a test that passes.
     told.lines()
         .filter(|line| line.starts_with("skipped: "))
         .for_each(|line| drop(writeln!(stderr(), "{line}")));
