@@ -4,6 +4,7 @@
 
 mod adopt;
 mod all_day;
+mod bare;
 mod bounds;
 mod config;
 mod consumers;

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::Builder;
 
-use crate::support::{ARCSSH, Run, World, closed_port, finish, run, script, service, world, world_with};
+use crate::support::{
+    ARCSSH, Run, World, closed_port, finish, may_become, namespaces, run, script, service, world, world_with,
+};
 
 const IMDS: &str = "169.254.169.254:80";
 const HIMDS: &str = "127.0.0.1:40342";
@@ -228,7 +230,7 @@ fn an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_networ
 #[test]
 fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
     isolated("a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing", || {
-        if !may_become_a_stranger() {
+        if !may_become(STRANGER) {
             return;
         }
         let w = world(&["web01"]);
@@ -261,7 +263,7 @@ fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
 #[test]
 fn a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved() {
     isolated("a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved", || {
-        if !may_become_a_stranger() {
+        if !may_become(STRANGER) {
             return;
         }
         let w = world_with(&["web01"], arc);
@@ -280,7 +282,7 @@ fn a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved(
 #[test]
 fn the_agent_may_run_as_the_owner_of_its_keys() {
     isolated("the_agent_may_run_as_the_owner_of_its_keys", || {
-        if !may_become_a_stranger() {
+        if !may_become(STRANGER) {
             return;
         }
         let w = world(&["web01"]);
@@ -300,7 +302,7 @@ fn the_agent_may_run_as_the_owner_of_its_keys() {
 #[test]
 fn a_key_of_another_user_is_not_sent() {
     isolated("a_key_of_another_user_is_not_sent", || {
-        if !may_become_a_stranger() {
+        if !may_become(STRANGER) {
             return;
         }
         let w = world(&["web01"]);
@@ -451,19 +453,22 @@ fn isolated(name: &str, test: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         return test();
     }
+    let Some(own_namespaces) = namespaces("nm") else { return };
     let shell = "mount -t tmpfs none /opt; mount -t tmpfs none /var/opt; ip link set lo up
         ip addr add 169.254.169.254/32 dev lo; exec \"$0\" --exact \"managed_identity::$1\"";
-    // Root needs no user namespace, which would map no other user.
-    let own_namespaces = if rustix::process::geteuid().is_root() { "-nm" } else { "-rnm" };
     let mut unshare = Command::new("unshare");
     unshare
-        .args([own_namespaces, "sh", "-euc", shell])
+        .args([&own_namespaces, "sh", "-euc", shell])
         .arg(env::current_exe().unwrap())
         .arg(name)
         .env(INSIDE, "1");
-    let Run { code, stdout, stderr } = run(&mut unshare);
+    let Run { code, stdout, stderr: told } = run(&mut unshare);
+    // libtest discards the output of a test that passes.
+    told.lines()
+        .filter(|line| line.starts_with("skipped: "))
+        .for_each(|line| drop(writeln!(stderr(), "{line}")));
     let stdout = String::from_utf8_lossy(&stdout);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert_eq!(code, Some(0), "{stdout}{told}");
     assert!(stdout.contains("1 passed"), "{stdout}");
 }
 
@@ -548,16 +553,6 @@ fn challenge(key: &str) -> String {
     format!(
         "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm={KEYS}/{key}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     )
-}
-
-/// Whether this process may run a program as another user; the reason is printed if not.
-fn may_become_a_stranger() -> bool {
-    let ids = [format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")];
-    let tried = run(Command::new("setpriv").args(ids).args(["--clear-groups", "true"]));
-    if tried.code != Some(0) {
-        let _ = writeln!(stderr(), "skipped: this machine allows no other user: {}", tried.stderr.trim());
-    }
-    tried.code == Some(0)
 }
 
 /// A service of another user. It notes what it receives, a line for each connection.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Run, World, closed_port, eventually, run, world};
+use crate::support::{Run, World, closed_port, eventually, has_ipv6, run, world};
 
 const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
 
@@ -135,6 +135,9 @@ fn names_under_a_domain_in_no_proxy_are_reached_directly() {
 
 #[test]
 fn a_proxy_is_reached_over_ipv6() {
+    if !has_ipv6() {
+        return;
+    }
     let w = world(&["web01"]);
     let proxy = Tinyproxy::start_on(&w, "::1", "");
     assert_eq!(through(&w, "HTTPS_PROXY", &format!("http://[::1]:{}", proxy.port)).clean(), "reached\n");

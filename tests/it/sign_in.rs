@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
 use crate::support::{
-    ARCSSH, Run, World, eventually, finish, run, run_with_input, script, world, world_with,
+    ARCSSH, Run, World, eventually, finish, namespaces, run, run_with_input, script, world, world_with,
 };
 
 const AGAIN: &str =
@@ -458,12 +458,13 @@ fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
     failed
         .failed(1, &["arcssh: a sign-in can be kept nowhere: there is no folder to keep anything in", hint]);
-    // In a namespace of its own: a disk that is full.
+    // A disk that is full.
+    let Some(own_mounts) = namespaces("m") else { return };
     let folder = w.home().join("disk");
     fs::create_dir(&folder).unwrap();
     let mount = format!("mount -t tmpfs -o mode=700,size=4k tmpfs $ARCSSH_STATE_DIR && {ARCSSH} login");
     let mut shell = w.command("unshare");
-    anonymous(shell.args(["-rm", "sh", "-c", &mount])).env("ARCSSH_STATE_DIR", folder);
+    anonymous(shell.args([&own_mounts, "sh", "-c", &mount])).env("ARCSSH_STATE_DIR", folder);
     let full = run(&mut shell);
     let why = "arcssh: a sign-in can be kept nowhere: No space left on device";
     assert!(full.stderr.starts_with(why) && full.arcssh_lines()[1] == hint, "{}", full.stderr);

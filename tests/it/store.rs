@@ -14,7 +14,8 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, 
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, eventually, finish, on_a_terminal, run, script, service, signal, world, world_with,
+    ARCSSH, LIMIT, World, eventually, finish, namespaces, on_a_terminal, run, script, service, signal, world,
+    world_with,
 };
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
@@ -495,6 +496,7 @@ fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
 /// In a namespace of its own: a file system that is full, and one that is read-only.
 #[test]
 fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
+    let Some(own_mounts) = namespaces("m") else { return };
     let w = world(&["web01"]);
     let port = greeter();
     let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null && {ARCSSH} cert | grep ^login", w.id());
@@ -504,7 +506,7 @@ fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
         let script = format!("mount -t tmpfs -o mode=700,{mount} tmpfs $ARCSSH_STATE_DIR && {proxy}");
         let folder = w.home().join("disk");
         fs::create_dir_all(&folder).unwrap();
-        shell.args(["-rm", "sh", "-c", &script]).env("ARCSSH_STATE_DIR", folder);
+        shell.args([&own_mounts, "sh", "-c", &script]).env("ARCSSH_STATE_DIR", folder);
         let login_name = "login name        c11e4700-0000-4000-8000-000000000001\n";
         assert_eq!(run(&mut shell).clean(), format!("{GREETING}{login_name}"));
     }

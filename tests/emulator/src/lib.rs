@@ -386,6 +386,12 @@ impl MachineHandle {
         self.machine.remove_port("SSH");
     }
 
+    /// The service on the machine's port `port` listens on the loopback port `here`: the emulated machine shares the
+    /// loopback with its host, where port 22 is taken or closed to ordinary users.
+    pub fn move_port(&self, port: u16, here: u16) {
+        self.machine.move_port(port, here);
+    }
+
     /// Changes the port in the service configuration SSH.
     pub fn set_ssh_port(&self, port: u16) {
         self.machine.set_port("SSH", port);
