@@ -154,7 +154,7 @@ impl<'a> SignIn<'a> {
     }
 
     /// The same with the account that the browser proposes, by its user principal name.
-    pub(crate) fn as_account(self, account: Option<&'a str>) -> Self {
+    pub(crate) fn for_account(self, account: Option<&'a str>) -> Self {
         Self { account, ..self }
     }
 

@@ -57,7 +57,7 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));
-    let sign_in = sign_in.as_account(args.account.as_deref());
+    let sign_in = sign_in.for_account(args.account.as_deref());
     if args.device_code { sign_in.by_device_code(warn).await } else { sign_in.by_browser(open).await }
 }
 

@@ -180,9 +180,8 @@ impl Pending {
             .max_buf_size(MAX_REQUEST)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        match timeout(CONNECTION_TIMEOUT, connection).await {
-            Ok(Err(error)) => debug!("a connection broke: {error}"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {
+            debug!("a connection broke: {error}");
         }
     }
 

@@ -5,7 +5,10 @@ use crate::fuzz::{each_input, is_plain};
 use crate::line::one_line;
 
 /// What a decoder makes of bytes that arrive `step` at a time: data, control frames in order, and the violation.
-fn decoded(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>) {
+/// Payload, control frames, and the violation that ended it.
+type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
+
+fn decoded(bytes: &[u8], step: usize) -> Decoded {
     let (mut decoder, mut data, mut control) = (Decoder::default(), Vec::new(), Vec::new());
     let (mut start, mut end) = (0, 0);
     while end < bytes.len() {

@@ -5,8 +5,10 @@ use super::*;
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
 
-/// What a decoder makes of bytes that arrive `step` at a time: the data, the control frames, and the violation.
-fn decode(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>) {
+/// Payload, control frames, and the violation that ended it.
+type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
+
+fn decode(bytes: &[u8], step: usize) -> Decoded {
     let (mut decoder, mut data, mut control) = (Decoder::default(), Vec::new(), Vec::new());
     let (mut start, mut end) = (0, 0);
     while end < bytes.len() {
@@ -185,7 +187,7 @@ proptest! {
         step in 1_usize..400,
     ) {
         let last = fragments.len() - 1;
-        let first = |index: usize| u8::from(index == 0) * 2 | u8::from(index == last) << 7;
+        let first = |index: usize| (u8::from(index == 0) * 2) | (u8::from(index == last) << 7);
         let bytes: Vec<u8> = fragments.iter().enumerate().flat_map(|(index, body)| frame(first(index), body)).collect();
         let (data, control, violation) = decode(&bytes, step);
         prop_assert_eq!((data, control, violation), (fragments.concat(), vec![], None));
