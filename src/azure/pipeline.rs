@@ -250,6 +250,8 @@ mod tests {
         let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
+            // A client that reads no more ends the count, also before it has closed the connection.
+            stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
             std::iter::from_fn(|| stream.write(&[b' '; 65536]).ok()).sum::<usize>()
