@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -72,7 +72,12 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<R
     let (mut sender, connection) = client.await?;
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| anyhow!(error))?;
+        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
+            match error.is::<LengthLimitError>() {
+                true => anyhow!(TooLong),
+                false => anyhow!(error),
+            }
+        })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     tokio::pin!(exchange);
@@ -83,6 +88,11 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<R
         _ = connection => exchange.await,
     }
 }
+
+/// A response body longer than [`MAX_BODY`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the response is longer than {} KiB", MAX_BODY / 1024)]
+pub(crate) struct TooLong;
 
 /// Linux lists the sockets of this network namespace in `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 #[cfg(target_os = "linux")]

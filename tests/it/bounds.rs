@@ -69,11 +69,10 @@ fn a_metadata_service_without_end_is_not_read_to_its_end() {
         let address = format!("http://localhost:{port}/token");
         let run = run(arcssh.envs(variables.map(|name| (name, &address))));
         assert_eq!(run.code, Some(3), "{}", run.stderr);
-        // The Arc agent is asked for a challenge, which an answer without one is not.
         let why = if variables[1] == "IDENTITY_HEADER" {
             "it is longer than 4 MiB"
         } else {
-            "in place of a challenge"
+            "the Arc agent gave no token: the response is longer than 64 KiB"
         };
         assert!(run.stderr.contains(why), "{}", run.stderr);
     }

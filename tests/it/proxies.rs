@@ -126,7 +126,8 @@ fn names_under_a_domain_in_no_proxy_are_reached_directly() {
             "{\"relay\":{\"namespaceName\":\"relay\",\"namespaceNameSuffix\":\"invalid\",\"hybridConnectionName\":\"a\",\"accessKey\":\"k\"}}",
         );
         let mut arcssh = w.arcssh(&["-p", "22"]);
-        arcssh.env("SSHPROXY_RELAY_INFO", info).env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
+        arcssh.env("SSHPROXY_RELAY_INFO", info).env("ARCSSH_RELAY_SUFFIX", "invalid");
+        arcssh.env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
         let run = run(&mut arcssh);
         assert_eq!(run.stderr.contains("opens no tunnel to"), asked, "{no_proxy}: {}", run.stderr);
         assert_eq!(run.code, Some(6));

@@ -15,8 +15,9 @@ use crate::support::{World, eventually, signal};
 /// Names a file in which each phase leaves its part of the table. If it is set, slow cells run too.
 const TABLE: &str = "FAULTS_TABLE";
 
-/// The most memory that a connection may ever hold, in a debug build: the release build takes about half of it.
-const MEMORY: u64 = 32 * 1024 * 1024;
+/// The most memory that a connection may ever hold, without the pages of the program's file: those of a debug build are
+/// many.
+const MEMORY: u64 = 24 * 1024 * 1024;
 
 /// How many cells of a phase run at once. Most of them only wait.
 const AT_ONCE: usize = 6;
@@ -300,11 +301,14 @@ fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit:
     Ran { code, took, memory: memory.into_inner() as u64, stdout, stderr, killed }
 }
 
-/// The most memory that a process has had so far; 0 where it has none any more.
+/// The most memory that a process has had so far, without file pages; 0 if the process has ended.
 fn peak(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0) * 1024
+    let kilobytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0)
+    };
+    kilobytes("VmHWM:").saturating_sub(kilobytes("RssFile:")) * 1024
 }
 
 fn is_error(line: &str) -> bool {

@@ -22,7 +22,7 @@ use crate::azure::credential::environment::variable;
 use crate::azure::credential::{Absent, Answer, Without, resource};
 use crate::azure::entra::Given;
 use crate::net::head::parameter;
-use crate::net::loopback::Loopback;
+use crate::net::loopback::{Loopback, TooLong};
 use crate::secret::Secret;
 
 /// The agent's endpoint where the environment names none (MSAL Go, `managedidentity.go`), and the version of its protocol
@@ -104,7 +104,10 @@ impl Agent {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        connection.exchange(request.body(Empty::new())?).await.context(NoAgent)
+        connection.exchange(request.body(Empty::new())?).await.map_err(|error| match error.is::<TooLong>() {
+            true => error.context("the Arc agent gave no token"),
+            false => error.context(NoAgent),
+        })
     }
 
     /// Other platforms than Linux do not show the owner of a connection.
