@@ -1,48 +1,96 @@
-# What can be done here. Every target sets up what it needs and can be run again.
+# What can be done here. Each target installs what it needs and can be run again.
 
-CARGO ?= cargo
+# Under sudo the user's own cargo builds, as the user.
+CARGO ?= tests/cargo.sh
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SHARE = $(DESTDIR)$(PREFIX)/share
+MANUAL = $(SHARE)/man/man1
+# The two programs that demo and playground run.
+PROGRAMS = -p arcssh --bin arcssh -p arcssh-emulator --bin arcssh-emulator
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: tools ## Run ssh, scp, sftp and rsync through arcssh against an emulated Azure
-	$(CARGO) build --workspace
+demo: ## Run ssh, scp, sftp and rsync through arcssh against an emulated Azure
+	@tests/tools.sh demo
+	$(CARGO) build --locked $(PROGRAMS)
 	$(TARGET)/debug/arcssh-emulator demo
 
-playground: tools ## Leave the emulated Azure and a machine up, and print what to type
-	$(CARGO) build --workspace
+playground: ## Open a shell with a home directory of its own, in which arcssh reaches emulated machines
+	@tests/tools.sh playground
+	$(CARGO) build --locked $(PROGRAMS)
 	$(TARGET)/debug/arcssh-emulator playground
 
-# The demo is one of the tests: it is built beforehand, for it has a limit of time.
-test: tools ## Run all tests, with the system's own ssh and sshd
-	$(CARGO) build --workspace
-	$(CARGO) test --workspace
+# One of the tests runs `make demo`, within a time limit: the build must be done by then. ssh rejects files that others may
+# write, and the tests write some.
+test: ## Run all tests, with the system's own ssh and sshd
+	@tests/tools.sh test
+	$(CARGO) build --locked $(PROGRAMS)
+	umask 022 && $(CARGO) test --locked --workspace
 
-check: tools ## Check format, lints, and the dependencies' licences and sources
+check: ## Check format, lints, and the dependencies' licences and sources
+	@tests/tools.sh check
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	tests/tools.sh cargo-deny
-	$(CARGO) deny check bans licenses sources
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) deny --locked check bans licenses sources
+	tests/advisories.sh
 
-bench: tools ## Measure throughput and start of the release build
-	$(CARGO) build --release --workspace
-	TARGET='$(TARGET)' tests/bench.sh
+bench: ## Measure throughput and start of the release build
+	@tests/tools.sh playground
+	$(CARGO) build --locked --release $(PROGRAMS)
+	$(TARGET)/release/arcssh-emulator playground -- sh '$(CURDIR)/tests/bench.sh'
 
-# The program that was built writes its own manual and completions.
+# BARE chooses the runs, such as BARE='demo-user'.
+bare: ## Run demo and test on a minimal Debian 12, as root and as an ordinary user with sudo
+	@tests/tools.sh bare
+	tests/bare.sh $(BARE)
+
+# The new program writes its own manual and completions.
 install: ## Build arcssh for use and install it below PREFIX, with manual and completions
-	$(CARGO) build --release
-	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/man/man1' '$(SHARE)/bash-completion/completions' \
+	@$(CARGO) --version
+	@tests/tools.sh build
+	$(CARGO) build --locked --release --bin arcssh
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(MANUAL)' '$(SHARE)/bash-completion/completions' \
 	    '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
 	install -m 755 '$(TARGET)/release/arcssh' '$(DESTDIR)$(PREFIX)/bin/arcssh'
-	'$(TARGET)/release/arcssh' man '$(SHARE)/man/man1'
-	'$(TARGET)/release/arcssh' completions bash > '$(SHARE)/bash-completion/completions/arcssh'
-	'$(TARGET)/release/arcssh' completions zsh > '$(SHARE)/zsh/site-functions/_arcssh'
-	'$(TARGET)/release/arcssh' completions fish > '$(SHARE)/fish/vendor_completions.d/arcssh.fish'
+	umask 022 && '$(TARGET)/release/arcssh' man '$(MANUAL)'
+	umask 022 && '$(TARGET)/release/arcssh' completions bash > '$(SHARE)/bash-completion/completions/arcssh'
+	umask 022 && '$(TARGET)/release/arcssh' completions zsh > '$(SHARE)/zsh/site-functions/_arcssh'
+	umask 022 && '$(TARGET)/release/arcssh' completions fish > '$(SHARE)/fish/vendor_completions.d/arcssh.fish'
+	@echo
+	@echo 'arcssh is installed: $(DESTDIR)$(PREFIX)/bin/arcssh'
+	@case ":$$PATH:" in *':$(PREFIX)/bin:'*) ;; *) echo 'Add this folder to PATH: $(PREFIX)/bin' ;; esac
+	@echo 'Next, sign in, and give a machine a name in ~/.ssh/config:'
+	@echo '  arcssh login'
+	@echo '  arcssh config MACHINE --user USER'
+	@echo '  ssh MACHINE'
 
-tools:
-	@tests/tools.sh
+uninstall: ## Remove what install put below PREFIX
+	rm -f '$(DESTDIR)$(PREFIX)/bin/arcssh' '$(MANUAL)/arcssh.1' '$(MANUAL)/arcssh-'*.1 \
+	    '$(SHARE)/bash-completion/completions/arcssh' '$(SHARE)/zsh/site-functions/_arcssh' \
+	    '$(SHARE)/fish/vendor_completions.d/arcssh.fish'
+	@echo 'arcssh is removed. Your host entries and your sign-in remain: see ~/.ssh/config and ~/.local/state/arcssh.'
 
-.PHONY: help demo playground test check bench install tools
+# What takes longer than a test should; docs/TESTING.md says how long.
+FAULTS = $(TARGET)/faults.tsv
+SECONDS ?= 60
+SOAK_MINUTES ?= 60
+
+faults: ## Try every fault in every phase of a connection, and print the table
+	@tests/tools.sh test
+	$(CARGO) build --locked $(PROGRAMS)
+	@rm -f '$(FAULTS)'
+	FAULTS_TABLE='$(abspath $(FAULTS))' $(CARGO) test --locked --test it -- matrix::; \
+	    status=$$?; tests/faults-table.sh '$(FAULTS)'; exit $$status
+
+fuzz: ## Feed each parser random input for SECONDS=60
+	@tests/tools.sh test
+	FUZZ_SECONDS='$(SECONDS)' $(CARGO) test --locked --bin arcssh -- fuzz:: any_content --nocapture
+
+soak: ## Carry traffic with checksums for SOAK_MINUTES=60
+	@tests/tools.sh test
+	$(CARGO) build --locked $(PROGRAMS)
+	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- all_day:: --nocapture
+
+.PHONY: help demo playground test check bench bare install uninstall faults fuzz soak

@@ -7,13 +7,14 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser,
-    Subcommand,
+    Subcommand, ValueEnum as _,
 };
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
 use crate::azure::credential::{Source, Wanted};
 use crate::azure::hybrid_connectivity::Service;
+use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::sign_in::AZURE_CLI;
 use crate::azure::ssh_certificate::Asked;
@@ -142,7 +143,16 @@ const LOGIN_EXAMPLES: &str = "\
 Examples:
   arcssh login                             in a browser that opens here
   arcssh login --device-code               in one on another device
-  arcssh login --tenant contoso.com        to another tenant than one's own";
+  arcssh login --tenant contoso.com        to a tenant that you are a guest of
+  arcssh login --account me@contoso.com    with this account and no other
+
+arcssh names the account that signed in. It asks first when that is not
+--account, or when another account was signed in before; without a terminal it
+fails.
+
+The refresh token is stored in the system's key store: macOS Keychain, Windows
+Credential Manager or Secret Service. Without one, or with ARCSSH_NO_KEYRING=1,
+it is stored in a file that only you can read.";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -186,8 +196,8 @@ Examples:
 
 const CONFIG_EXAMPLES: &str = "\
 Examples:
-  arcssh config web01 --user azureuser     a section for one machine
-  arcssh config -g rg-web                  for all machines of a resource group
+  arcssh config web01 --user azureuser     a host entry for one machine
+  arcssh config -g rg-web                  and for all of a resource group
   arcssh config web01 --entra              with a certificate of Entra ID
   arcssh config --all --dry-run            what would change, and nothing else
   arcssh config                            again, with what is new in Azure
@@ -316,9 +326,16 @@ pub(crate) struct ConfigArgs {
     /// Let sessions to a machine share one connection
     #[arg(long, help_heading = "Sections")]
     pub(crate) control_master: bool,
-    /// Add a section that finds any machine by name when it is connected to, such as '*.arc'
+    /// Add a host entry that finds any machine by name when you connect, such as '*.arc'
     #[arg(long, value_name = "PATTERN", help_heading = "Sections")]
     pub(crate) wildcard: Option<String>,
+    /// Let the selected machines use their own names that match, such as '*.corp.example.com', although a name with a dot or
+    /// one that ssh already uses can be another host's: anyone who can onboard a machine can then take over such a name
+    #[arg(long, value_name = "PATTERN", help_heading = "Sections")]
+    pub(crate) allow_names: Vec<String>,
+    /// Whether the machines were found by what they have in common, and not typed.
+    #[arg(skip)]
+    pub(crate) derived: bool,
     /// Template of a section in place of the built-in one
     #[arg(long, value_name = "FILE", help_heading = "Sections")]
     pub(crate) template: Option<PathBuf>,
@@ -334,13 +351,16 @@ pub(crate) struct ConfigArgs {
     /// Show what would change, and exit with 1 if something would
     #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
-    /// Take the sections of these machines out, until they are named again; everything, if none is named
+    /// Remove the host entries of these machines, until you name them again; all host entries, if you name none
     #[arg(
         long,
         conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
         help_heading = "Output"
     )]
     pub(crate) remove: bool,
+    /// Remove the host entries of machines that are gone from Azure without a question
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) yes: bool,
     /// Take over what az ssh config, Export-AzSshConfig and azure_rm_arcssh wrote in the file
     #[arg(long, conflicts_with_all = ["remove", "verify"], help_heading = "Output")]
     pub(crate) adopt: bool,
@@ -369,7 +389,8 @@ impl ConfigArgs {
     pub(crate) fn handed_on(words: &[String], from: &SetupArgs) -> Result<Self, clap::Error> {
         let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
         let found = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
-        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), ..found })
+        let derived = from.selection.selection().is_broad();
+        Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), derived, ..found })
     }
 }
 
@@ -618,6 +639,9 @@ pub(crate) struct LoginArgs {
     /// Tenant to sign in to [default: the account's own]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
     pub(crate) tenant: Option<String>,
+    /// Account to expect, by its user principal name: the browser proposes it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) account: Option<String>,
     /// Sign in with a browser on another device
     #[arg(long)]
     pub(crate) device_code: bool,
@@ -658,12 +682,12 @@ pub(crate) struct IdentityArgs {
 impl IdentityArgs {
     /// What was typed.
     pub(crate) fn wanted(&self) -> Wanted {
-        self.wanted_or(Wanted::default())
+        Wanted { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() }
     }
 
-    /// What was typed, and what was `kept` where nothing was.
-    pub(crate) fn wanted_or(&self, kept: Wanted) -> Wanted {
-        Wanted { source: self.credential.unwrap_or(kept.source), tenant: self.tenant.clone().or(kept.tenant) }
+    /// The source of the identity, if one was given.
+    pub(crate) fn credential(&self) -> Option<Source> {
+        self.credential
     }
 }
 
@@ -692,6 +716,9 @@ pub(crate) struct CloudArgs {
     /// Address of Entra ID, where it is not the cloud's
     #[arg(long, env = "AZURE_AUTHORITY_HOST", value_name = "URL", hide_short_help = true)]
     authority_host: Option<String>,
+    /// Accept relays in these DNS domains too, not only in the cloud's
+    #[arg(long, env = "ARCSSH_RELAY_SUFFIX", value_name = "SUFFIX,…", value_parser = RelaySuffixes::parse, hide_short_help = true)]
+    relay_suffix: Option<RelaySuffixes>,
 }
 
 impl CloudArgs {
@@ -712,7 +739,15 @@ impl CloudArgs {
             arm_endpoint: given(&self.arm_endpoint),
             arm_audience: given(&self.arm_audience),
             authority_host: given(&self.authority_host),
+            relay_suffixes: self.relay_suffix.clone(),
         }
+    }
+
+    /// Where a relay may be that no Azure Resource Manager named: relay information does not say of which cloud it is.
+    pub(crate) fn relay_suffixes(&self) -> RelaySuffixes {
+        let clouds = self.cloud.as_ref().map_or(CloudName::value_variants(), std::slice::from_ref);
+        let known: Vec<&str> = clouds.iter().map(|cloud| cloud.relay_suffix()).collect();
+        RelaySuffixes::new(&known, self.relay_suffix.as_ref())
     }
 }
 
@@ -723,7 +758,7 @@ pub(crate) struct LogArgs {
     /// Log to standard error: -v what is done, -vv in detail; RUST_LOG says more
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
-    /// Log to this file too
+    /// Log to this file too: a new one, or an earlier log (regular, mode 0600)
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) log_file: Option<PathBuf>,
 }

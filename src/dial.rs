@@ -134,7 +134,7 @@ impl Way<'_> {
         patience: Duration,
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
         let (start, limit) = (Instant::now(), patience.max(LEAST_TRY));
-        self.waiting.until(format!("relay {}", credentials.authority()), limit.min(UPGRADE_TIMEOUT));
+        self.waiting.until(format!("relay {}", credentials.relay), limit.min(UPGRADE_TIMEOUT));
         let mut tries = 1;
         let on_retry = |error: &ConnectError| {
             tries += 1;

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod identity;
+pub(crate) mod system;
 
 use std::error::Error as StdError;
 use std::io::Write;
@@ -13,9 +14,12 @@ use rustls::CertificateError;
 
 use crate::ask::NotAgreed;
 use crate::azure::arm::{ArmError, Refusal};
+use crate::azure::hybrid_compute::TooManyPages;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::permissions::{CONNECT, least_role};
+use crate::azure::relay_host::ForeignRelay;
 use crate::azure::resource_id::ResourceIdError;
+use crate::azure::sign_in::StillStored;
 use crate::azure::ssh_certificate::NoCertificate;
 use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
 use crate::commands::doctor::findings::Slow;
@@ -24,12 +28,13 @@ use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
-use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in};
+use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in, explain_still_stored};
+use crate::failure::system::{explain_system, explain_unread};
 use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
 use crate::line::{NotPrinted, one_line, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
-use crate::net::tls::Untrusted;
+use crate::net::tls::{NO_ROOTS, Unread, Untrusted};
 use crate::net::{Step, tls};
 use crate::relay::bridge::Broken;
 use crate::relay::connect::ConnectError;
@@ -42,7 +47,7 @@ use crate::terminal;
 use crate::waiting::Late;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const NO_IDENTITY: u8 = 3;
 const NOT_ALLOWED: u8 = 4;
@@ -162,11 +167,17 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(open) = error.downcast_ref::<TooOpen>() {
         return explain_too_open(open);
     }
+    if let Some(told) = explain_system(error) {
+        return told;
+    }
     if let Some(none) = error.downcast_ref::<NoCertificate>() {
         return explain_no_certificate(none);
     }
     if error.is::<SigningIn>() {
         return explain_sign_in(error);
+    }
+    if let Some(still) = error.downcast_ref::<StillStored>() {
+        return explain_still_stored(still);
     }
     if let Some(told) = explain_selection(error, goal) {
         return told;
@@ -190,9 +201,12 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
             Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
-            None => format!("ssh -v -G {} shows which lines apply", shadowed.alias),
+            None => format!("ssh -v -G {} shows which lines apply", word(&shadowed.alias)),
         };
         return Told::new(FAILED, error.root_cause().to_string(), hint);
+    }
+    if error.is::<ForeignRelay>() {
+        return explain_foreign_relay(error);
     }
     if error.is::<NotChanged>() {
         let hint = "arcssh config --file FILE writes another file, for ssh -F FILE";
@@ -260,7 +274,8 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
             // What was typed for ssh ends in what the wildcard's pattern ends in.
             let typed = goal.to_string();
             let suffix = typed.strip_prefix(not_one.name.as_str()).unwrap_or_default();
-            format!("ssh {}.{}{suffix}", name.to_lowercase(), group.to_lowercase())
+            let alias = format!("{}.{}{suffix}", name.to_lowercase(), group.to_lowercase());
+            format!("ssh {}", word(&alias))
         }
         (Some(_), None) => "name the machine as GROUP/NAME".into(),
         (None, _) => LIST.into(),
@@ -290,6 +305,11 @@ const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
 const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
 const LET_ARM_PASS: &str = "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set";
 const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const ONE_SUBSCRIPTION: &str = "select the machines of one subscription: --subscription ID";
+const RELAY_DOMAIN: &str = "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
+const BROKEN_PROTOCOL: &str = "connect again; if a proxy inspects TLS, let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const READABLE_INPUT: &str =
+    "connect standard input to a pipe, a socket, a terminal or a file that can be read";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
 const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
@@ -306,6 +326,12 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
                 Told::new(NO_WAY_OUT, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
+        ArmError::UnexpectedAnswer(error) if error.is::<ForeignRelay>() => explain_foreign_relay(error),
+        ArmError::UnexpectedAnswer(error) if error.is::<TooManyPages>() => Told::new(
+            FAILED,
+            format!("Azure Resource Manager does not end its answer: {error}"),
+            ONE_SUBSCRIPTION,
+        ),
         ArmError::UnexpectedAnswer(error) => {
             let why = format!(
                 "Azure Resource Manager gave an answer that holds nothing to connect with: {error:#}"
@@ -313,6 +339,11 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
             Told::new(FAILED, why, LET_ARM_PASS)
         }
     }
+}
+
+/// Azure, or relay information, names a host that must not get the relay's tokens.
+fn explain_foreign_relay(error: &Error) -> Told {
+    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), RELAY_DOMAIN)
 }
 
 /// ARM's refusals, told apart by code where it has one (azure-docs "Resolve errors for resource provider registration";
@@ -450,9 +481,10 @@ fn explain_missing_right(message: &str, id: &str) -> Told {
     let scope = quoted_after(message, "over scope").filter(|scope| id.is_empty() || of_subscription(scope));
     let scope = scope.unwrap_or(id);
     let role = format!(
-        "an owner of the {} types: az role assignment create --role '{}' --assignee {assignee} --scope {}",
+        "an owner of the {} types: az role assignment create --role '{}' --assignee {} --scope {}",
         if of_subscription(scope) { "subscription" } else { "machine" },
         least_role(action),
+        word(assignee),
         word(scope)
     );
     Told::new(NOT_ALLOWED, why, role)
@@ -538,16 +570,17 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
 /// Close codes of the relay (Relay Hybrid Connections protocol, "close codes").
 fn explain_broken(broken: &Broken) -> Told {
     let why = match broken {
-        Broken::Closed(frame) => match u16::from(frame.code) {
-            1001 => format!("its agent went away ({broken})"),
-            1008 => format!("the relay's token has expired ({broken})"),
-            1011 => format!("the relay has a fault ({broken})"),
+        Broken::Closed(close) => match close.code() {
+            Some(1001) => format!("its agent went away ({broken})"),
+            Some(1008) => format!("the relay's token has expired ({broken})"),
+            Some(1011) => format!("the relay has a fault ({broken})"),
             _ => broken.to_string(),
         },
-        Broken::Lost(error) => format!("{broken}: {}", root(error)),
-        Broken::Output(error) => {
-            return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK);
-        }
+        Broken::Lost(error) | Broken::Unwritable(error) => format!("{broken}: {}", root(error)),
+        Broken::Silent => broken.to_string(),
+        Broken::Violation(_) => return Told::new(FAILED, broken.to_string(), BROKEN_PROTOCOL),
+        Broken::Input(error) => return Told::new(FAILED, format!("{broken}: {error}"), READABLE_INPUT),
+        Broken::Output(error) => return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK),
     };
     Told::new(FAILED, why, "connect again")
 }
@@ -611,11 +644,20 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
 fn authority(untrusted: Option<&Untrusted>) -> String {
     let unknown = "an authority that this machine does not trust";
     let issuer = untrusted.and_then(|untrusted| untrusted.issuer.as_ref());
-    issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"))
+    let told = issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"));
+    match untrusted.and_then(|untrusted| untrusted.unread.as_ref()) {
+        Some(unread) => format!("{told} (arcssh {unread})"),
+        None => told,
+    }
 }
 
 fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     use rustls::Error::InvalidCertificate;
+    if let rustls::Error::Other(other) = refusal
+        && let Some(unread) = other.0.downcast_ref::<Unread>()
+    {
+        return explain_unread(unread);
+    }
     let (why, hint) = match refusal {
         InvalidCertificate(CertificateError::Other(other)) if other.0.is::<Untrusted>() => (
             format!("the certificate of {host} comes from {}", authority(other.0.downcast_ref())),
@@ -627,7 +669,7 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
         InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
             (format!("the certificate of {host} is not valid yet"), "check this machine's clock")
         }
-        rustls::Error::General(text) if text.starts_with("No CA certificates") => (
+        rustls::Error::General(text) if text.starts_with(NO_ROOTS) => (
             "no root certificates were found to check others with".into(),
             "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
         ),

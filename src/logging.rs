@@ -1,10 +1,10 @@
 //! The log: off unless asked for, on standard error or in a file, never on standard output.
 
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
 use tracing::Level;
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt;
@@ -12,13 +12,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
-use crate::line::warn;
+use crate::files::open_own;
+use crate::line::{Log, warn};
 
 /// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
 ///
 /// # Errors
-/// The file cannot be written.
-pub(crate) fn start(args: &LogArgs) -> Result<()> {
+/// The file cannot be written, or holds something else.
+pub(crate) fn start(args: &LogArgs) -> Result<(), NoLog> {
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     if args.verbose == 0 && args.log_file.is_none() && directives.is_none() {
         return Ok(());
@@ -33,9 +34,9 @@ pub(crate) fn start(args: &LogArgs) -> Result<()> {
             .iter()
             .any(|targets| targets.would_enable(event.target(), event.level()))
     });
-    let stderr = on_stderr.then(|| fmt::layer().with_ansi(false).with_writer(std::io::stderr));
+    let stderr = on_stderr.then(|| fmt::layer().with_ansi(false).with_writer(|| Log(std::io::stderr())));
     let file = match &args.log_file {
-        Some(path) => Some(fmt::layer().with_ansi(false).with_writer(Mutex::new(open(path)?))),
+        Some(path) => Some(fmt::layer().with_ansi(false).with_writer(Mutex::new(Log(open(path)?)))),
         None => None,
     };
     tracing_subscriber::registry().with(stderr).with(file).with(wanted).init();
@@ -60,11 +61,65 @@ fn by_verbosity(verbose: u8) -> Targets {
     }
 }
 
-/// A log names machines, users and tenants: it is for its owner's eyes.
-fn open(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
+/// Why there is no log in a file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoLog {
+    /// It is no file, another user's, or cannot be written.
+    #[error("cannot write the log file {}: {error}", path.display())]
+    NotOpened {
+        /// The file.
+        path: PathBuf,
+        /// What the system says, or what the file is.
+        error: io::Error,
+    },
+    /// Its permissions let other users read or write it.
+    #[error("the log file {} is open to other users (mode {mode:04o})", path.display())]
+    TooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Something else is in it.
+    #[error("the log file {} holds something else than a log of arcssh", .0.display())]
+    NotALog(PathBuf),
+}
+
+/// A log names machines, users and tenants: it is for its owner's eyes. The file can be named by mistake: what is not a
+/// log is not written to.
+fn open(path: &Path) -> Result<File, NoLog> {
+    let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
+    let options = &mut OpenOptions::new();
+    let file = open_own(path, options.create(true).read(true).append(true)).map_err(not_opened)?;
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).with_context(|| format!("cannot write the log file {}", path.display()))
+    ensure_private(&file, path)?;
+    match begins_as_log(&file).map_err(not_opened)? {
+        true => Ok(file),
+        false => Err(NoLog::NotALog(path.to_owned())),
+    }
+}
+
+/// A second name, a hard link, can lead other programs to a file of the user's.
+#[cfg(unix)]
+fn ensure_private(file: &File, path: &Path) -> Result<(), NoLog> {
+    use std::os::unix::fs::MetadataExt as _;
+    let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
+    let found = file.metadata().map_err(not_opened)?;
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(NoLog::TooOpen { path: path.to_owned(), mode });
+    }
+    match found.nlink() {
+        0 | 1 => Ok(()),
+        _ => Err(not_opened(io::Error::new(ErrorKind::InvalidInput, "it is a hard link"))),
+    }
+}
+
+/// Whether a file is empty, or begins with a date and time as tracing-subscriber writes it (RFC 3339, in UTC).
+fn begins_as_log(mut file: &File) -> io::Result<bool> {
+    const FORM: &[u8] = b"0000-00-00T00:00:00.000000Z ";
+    let mut head = Vec::new();
+    file.by_ref().take(FORM.len() as u64).read_to_end(&mut head)?;
+    let fits = |(found, form): (&u8, &u8)| if *form == b'0' { found.is_ascii_digit() } else { found == form };
+    Ok(head.is_empty() || (head.len() == FORM.len() && head.iter().zip(FORM).all(fits)))
 }

@@ -8,12 +8,17 @@ mod cli;
 mod commands;
 mod dial;
 mod failure;
+mod files;
 mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod last_error;
+mod limits;
 mod line;
 mod logging;
 mod net;
 mod relay;
+mod secret;
 mod set_up;
 mod signals;
 mod ssh;
@@ -23,6 +28,7 @@ mod terminal;
 mod waiting;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -30,6 +36,12 @@ use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        failure::system::report_panic(panic);
+        std::process::exit(failure::FAILED.into());
+    }));
+    #[cfg(unix)]
+    no_dump();
     match start(&Cli::from_command_line()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => failure::report(&error),
@@ -38,11 +50,14 @@ fn main() -> ExitCode {
 
 /// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.
 fn start(cli: &Cli) -> Result<u8> {
+    limits::check()?;
     logging::start(&cli.log)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    #[cfg(unix)]
-    no_dump();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOR_EVER)
+        .build()
+        .context("cannot start")?;
+    drop(runtime.spawn_blocking(|| {}));
     let result = runtime.block_on(async {
         #[cfg(unix)]
         let _fails_the_write = tokio::signal::unix::signal(FILE_TOO_LONG);
@@ -82,15 +97,22 @@ async fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
+/// How long a thread for name resolution stays: a connection that stands must not end because the system denies it
+/// another (tokio panics then).
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// What the system sends whoever writes beyond `ulimit -f`, which would end the program.
 #[cfg(unix)]
 const FILE_TOO_LONG: tokio::signal::unix::SignalKind =
     tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
 
-/// Keeps what is secret out of core files.
+/// Keeps secrets out of core files, and other processes of the same user out of this one's memory. A program that arcssh
+/// starts is dumpable again (prctl(2), PR_SET_DUMPABLE).
 #[cfg(unix)]
 fn no_dump() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Core);
-    let _ = setrlimit(Resource::Core, rustix::process::Rlimit { current: Some(0), ..limit });
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

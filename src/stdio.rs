@@ -6,9 +6,53 @@
 //! stdout, which wait on a thread.
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{input, output, output_closed};
+pub(crate) use linux::{input, output};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{input, output, output_closed};
+pub(crate) use tokio::io::{stdin as input, stdout as output};
+
+/// Resolves when nothing can read standard output any more: its pipe has no reader, its socket is shut down in both
+/// directions, or its terminal has hung up. Never resolves for an output that has no reader, as a file or /dev/null.
+#[cfg(unix)]
+pub(crate) async fn output_closed() {
+    #[cfg(target_os = "linux")]
+    if let Some(closed) = linux::pipe_closed() {
+        return closed.await;
+    }
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // Asked for no event, poll(2) waits for POLLERR and POLLHUP alone and leaves the open file as it is. A runtime's queue
+    // of events has no such wait without `unsafe`.
+    let wait = move || {
+        while !has_hung_up() {}
+        let _ = tell.send(());
+    };
+    let thread = std::thread::Builder::new().name("output".into()).stack_size(64 * 1024).spawn(wait);
+    match thread {
+        Ok(_detached) => drop(told.await),
+        Err(_no_thread) => std::future::pending().await,
+    }
+}
+
+/// Waits for standard output to hang up; false if a signal came between.
+#[cfg(unix)]
+fn has_hung_up() -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let stdout = std::io::stdout();
+    let mut outputs = [PollFd::new(&stdout, PollFlags::empty())];
+    match poll(&mut outputs, None) {
+        Ok(_) if outputs[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => true,
+        Err(rustix::io::Errno::INTR) => false,
+        // What cannot be polled has no end: macOS reports POLLNVAL for devices.
+        _ => loop {
+            std::thread::park();
+        },
+    }
+}
+
+/// Never resolves: there is no event for an output that nothing reads any more, and the next write fails.
+#[cfg(not(unix))]
+pub(crate) async fn output_closed() {
+    std::future::pending().await
+}
 
 /// Lets go of what ssh gave: whoever waits for the end of the pipes does not wait for this process.
 pub(crate) fn let_go() {
@@ -49,29 +93,19 @@ mod linux {
         }
     }
 
-    /// Resolves when nobody reads standard output any more, if it is a pipe; never otherwise.
-    pub(crate) async fn output_closed() {
-        if let Ok(pipe) = OpenOptions::new().open_sender(STDOUT)
-            && pipe.ready(Interest::ERROR).await.is_ok()
-        {
-            return;
-        }
-        std::future::pending().await
+    /// Resolves when the pipe has no reader; `None` if standard output is no pipe.
+    pub(super) fn pipe_closed() -> Option<impl Future<Output = ()>> {
+        let pipe = OpenOptions::new().open_sender(STDOUT).ok()?;
+        Some(async move {
+            if pipe.ready(Interest::ERROR).await.is_err() {
+                std::future::pending().await
+            }
+        })
     }
 
     /// The system refuses where a user's pipes hold too much already; then the pipe stays as it is.
     fn widened<P: AsFd>(pipe: P) -> P {
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_SIZE);
         pipe
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod portable {
-    pub(crate) use tokio::io::{stdin as input, stdout as output};
-
-    /// Never resolves: that nobody reads is learnt when something is written.
-    pub(crate) async fn output_closed() {
-        std::future::pending().await
     }
 }

@@ -1,22 +1,24 @@
 //! What outlives one process: small files of this user alone, each replaced in one piece, with locks between processes.
 //!
-//! Knows folders, files and locks; what the values mean is the business of whoever keeps them. Whatever goes wrong
-//! with the disk, the program works without: a store that cannot be had holds nothing.
+//! Knows directories, files and locks, not what the values mean. Whatever goes wrong with the disk, the program works
+//! without: a store that cannot be had holds nothing. A name, its form and its owner say which files are arcssh's; no
+//! others are read, replaced or deleted.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use etcetera::BaseStrategy;
 use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
+use crate::files::{ensure_own, is_own, open_own};
 use crate::line::warn;
 
 /// The form of the files. A file of another form counts as absent, and is replaced.
@@ -25,9 +27,15 @@ const VERSION: u32 = 1;
 const LONGEST_WORK: Duration = Duration::from_secs(3600);
 /// The longest that anything but a sign-in is of use after it was written: as long as a certificate's key.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// What the names of files that are still being written begin with, and of folders in which something is made.
-const HALF_WRITTEN: &str = "new-";
-const ROOM: &str = ".key-";
+/// How the names of temporary files and directories begin; [`RANDOM`] letters and digits follow, and one of the ends.
+const TEMPORARY: &str = ".arcssh-";
+const RANDOM: usize = 12;
+/// The end of a file that is still being written.
+const HALF_WRITTEN: &str = ".tmp";
+/// The end of a directory in which ssh-keygen makes a key.
+const ROOM: &str = ".key";
+/// What ssh-keygen leaves in it (ssh-keygen(1), `-f`).
+const MADE: [&str; 2] = ["key", "key.pub"];
 /// What marks the lock of those who have waited too long for another.
 const SECOND: &str = "-second";
 /// The longest file that is read.
@@ -41,8 +49,10 @@ const LONG_PATIENCE: Duration = Duration::from_secs(75);
 /// off.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The store's folder, in place of the platform's.
+/// Names the directory in which arcssh makes its state directory, in place of the platform's.
 pub(crate) const FOLDER_VARIABLE: &str = "ARCSSH_STATE_DIR";
+/// The state directory in the one that [`FOLDER_VARIABLE`] names, which can hold anything else.
+const OWN_FOLDER: &str = "arcssh-state";
 /// What to type where nothing can be kept.
 pub(crate) const ANOTHER_FOLDER: &str = "name a folder of your own in ARCSSH_STATE_DIR";
 
@@ -69,6 +79,24 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 8] = [
+        Self::Relay,
+        Self::Refusal,
+        Self::Throttle,
+        Self::Name,
+        Self::Token,
+        Self::Account,
+        Self::Certificate,
+        Self::Failure,
+    ];
+
+    /// The kind of value in a file with this name; the name's form is that of [`Key::file`].
+    fn of_file(name: &str) -> Option<Self> {
+        let (prefix, hash) = name.strip_suffix(".json")?.split_once('-')?;
+        let is_hash = hash.len() == 32 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        Self::ALL.into_iter().find(|kind| is_hash && kind.prefix() == prefix)
+    }
+
     /// What the names of its files begin with.
     fn prefix(self) -> &'static str {
         match self {
@@ -124,10 +152,32 @@ struct Envelope<T> {
     value: T,
 }
 
-/// Any file of ours, whatever its version.
-#[derive(Deserialize)]
-struct AnyVersion {
-    version: u32,
+/// What a file is, going by its content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// A value of this version.
+    Value,
+    /// A value of another version, whose number this is.
+    OtherVersion(u32),
+    /// No JSON object: what a crash of the system leaves of a value.
+    Damaged,
+    /// A JSON object that arcssh did not write.
+    Foreign,
+}
+
+impl Content {
+    fn of(json: &[u8]) -> Self {
+        let Ok(object) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json) else {
+            return Self::Damaged;
+        };
+        let version = object.get("version").and_then(serde_json::Value::as_u64);
+        match version.and_then(|version| u32::try_from(version).ok()) {
+            Some(version) if version != VERSION => Self::OtherVersion(version),
+            Some(_) if object.contains_key("kind") && object.contains_key("subject") => Self::Value,
+            None if !object.is_empty() => Self::Foreign,
+            _ => Self::Damaged,
+        }
+    }
 }
 
 /// This user's store.
@@ -161,10 +211,12 @@ impl Store {
     /// # Errors
     /// Others can get at the folder: what it holds may be neither secret nor ours.
     pub(crate) fn open() -> Result<Self, TooOpen> {
-        match folder() {
-            Some(folder) => Self::at(folder),
-            None => Ok(Self { folder: None }),
-        }
+        let Some(named) = named_folder() else {
+            return platform_folder().map_or(Ok(Self::nothing()), Self::at);
+        };
+        let store = Self::at(named.join(OWN_FOLDER))?;
+        store.take_over(&named);
+        Ok(store)
     }
 
     /// A store that holds nothing.
@@ -178,16 +230,16 @@ impl Store {
     /// Others can get at one of them.
     pub(crate) fn check(&self) -> Result<Option<usize>, TooOpen> {
         let mut count = 0;
-        for path in self.values() {
+        for (_, path) in self.values() {
             count += usize::from(load(&path)?.is_some());
         }
         Ok(self.try_out().is_ok().then_some(count))
     }
 
     fn at(folder: PathBuf) -> Result<Self, TooOpen> {
-        let metadata = fs::metadata(&folder).or_else(|_| {
-            make(&folder)?;
-            fs::metadata(&folder)
+        let metadata = resolved(&folder).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => make(&folder).and_then(|()| resolved(&folder)),
+            _ => Err(error),
         });
         let usable = match metadata {
             Ok(metadata) => metadata.is_dir() && ours(&folder, &metadata, FOLDER_MODE)?,
@@ -240,7 +292,7 @@ impl Store {
     /// There is no store, or its disk takes no more.
     pub(crate) fn room(&self) -> Result<TempDir> {
         let folder = self.place()?;
-        let room = tempfile::Builder::new().prefix(ROOM).tempdir_in(folder);
+        let room = temporary(ROOM).tempdir_in(folder);
         room.with_context(|| format!("cannot write to {}", folder.display()))
     }
 
@@ -250,7 +302,7 @@ impl Store {
     /// There is no store, or its disk takes no more.
     pub(crate) fn try_out(&self) -> Result<()> {
         let folder = self.place()?;
-        let mut file = NamedTempFile::with_prefix_in(HALF_WRITTEN, folder)?;
+        let mut file = temporary(HALF_WRITTEN).tempfile_in(folder)?;
         file.write_all(&[0; 16 * 1024])?;
         Ok(file.as_file().sync_data()?)
     }
@@ -258,60 +310,84 @@ impl Store {
     /// Forgets the value of a key.
     pub(crate) fn remove(&self, key: &Key) {
         if let Some(path) = self.path(key) {
-            let _ = fs::remove_file(path);
+            remove_value(&path);
         }
     }
 
-    /// Forgets all values of these kinds, whether they can be read or not; how many there were. Locks stay, for whoever
-    /// holds them.
+    /// Deletes a file that [`Store::files_of`] found, unless it is something else; whether it did.
+    pub(crate) fn delete(&self, path: &Path) -> bool {
+        remove_value(path)
+    }
+
+    /// Deletes all values of these kinds, also damaged ones; returns their number. Locks stay, for the processes that
+    /// hold them.
     pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {
-        let is_of = |path: &PathBuf, kind: &Kind| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.split('-').next() == Some(kind.prefix())
-        };
-        let cleared = self.values().filter(|path| kinds.iter().any(|kind| is_of(path, kind)));
-        cleared.filter(|path| fs::remove_file(path).is_ok()).count()
+        self.values().filter(|(kind, path)| kinds.contains(kind) && remove_value(path)).count()
     }
 
-    /// Removes what nobody has written for [`LONGEST_LIFE`], but no sign-in, and what processes that were killed have
-    /// left half made.
+    /// Deletes values that are older than [`LONGEST_LIFE`], except a sign-in, and what killed processes left half made.
     pub(crate) fn sweep(&self) {
-        let account = Kind::Account.prefix();
-        let age = |file: &fs::DirEntry| file.metadata().ok()?.modified().ok()?.elapsed().ok();
-        let is_old = |file: &fs::DirEntry| age(file).is_some_and(|age| age > LONGEST_LIFE);
-        let is_value = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.ends_with(".json") && !name.starts_with(account)
-        };
-        let old = self.files().filter(is_old).map(|file| file.path());
-        for path in old.filter(is_value) {
-            let _ = fs::remove_file(path);
+        let age = |path: &Path| fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok();
+        let is_older = |path: &Path, limit| age(path).is_some_and(|age| age > limit);
+        for (kind, path) in self.values() {
+            let is_value = || {
+                let content = raw(&path).map(|json| Content::of(&json));
+                matches!(content, Ok(Content::Value | Content::OtherVersion(_)))
+            };
+            if kind != Kind::Account && is_older(&path, LONGEST_LIFE) && is_value() {
+                remove_value(&path);
+            }
         }
-        let left = self.files().filter(|file| age(file).is_some_and(|age| age > LONGEST_WORK));
-        remove_half_made(left);
+        remove_half_made(self.files().filter(|file| is_older(&file.path(), LONGEST_WORK)));
     }
 
-    /// Removes what is half made, too, whoever is at it: nothing of it may outlive the end of a sign-in.
+    /// Deletes what is half made by other processes too: nothing of it may outlive the end of a sign-in.
     pub(crate) fn clear_half_made(&self) {
         remove_half_made(self.files());
     }
 
-    fn files(&self) -> impl Iterator<Item = fs::DirEntry> {
-        self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten()
+    fn files(&self) -> impl Iterator<Item = fs::DirEntry> + use<> {
+        files_in(self.folder.as_deref())
     }
 
-    fn values(&self) -> impl Iterator<Item = PathBuf> {
-        let paths = self.files().map(|file| file.path());
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+    fn values(&self) -> impl Iterator<Item = (Kind, PathBuf)> + use<> {
+        values_in(self.folder.as_deref())
+    }
+
+    /// Moves the values that earlier versions wrote beside [`OWN_FOLDER`] into it. What is not a value of this user, with
+    /// the name that its content demands, stays.
+    fn take_over(&self, named: &Path) {
+        let Some(folder) = self.folder() else { return };
+        for (_, path) in values_in(Some(named)) {
+            let found = raw(&path).ok().and_then(|json| serde_json::from_slice(&json).ok());
+            let Some(Envelope::<serde::de::IgnoredAny> { version: VERSION, kind, subject, .. }) = found
+            else {
+                continue;
+            };
+            let name = Key { kind, subject }.file();
+            let place = folder.join(&name);
+            if path.file_name().is_some_and(|found| *found == *name) && fs::symlink_metadata(&place).is_err()
+            {
+                let moved = fs::rename(&path, &place);
+                debug!(?moved, "a value of an earlier version: {}", path.display());
+            }
+        }
+    }
+
+    /// The files of a kind, whether they can be read or not.
+    pub(crate) fn files_of(&self, kind: Kind) -> Vec<PathBuf> {
+        self.values().filter(|(found, _)| *found == kind).map(|(_, path)| path).collect()
+    }
+
+    /// The key of the value in a file, if it can be read.
+    pub(crate) fn key_of(&self, path: &Path) -> Option<Key> {
+        let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(path).ok()??).ok()?;
+        Some(Key { kind: found.kind, subject: found.subject })
     }
 
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let key = |path: PathBuf| {
-            let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(&path).ok()??).ok()?;
-            Some(Key { kind: found.kind, subject: found.subject })
-        };
-        let mut keys: Vec<Key> = self.values().filter_map(key).collect();
+        let mut keys: Vec<Key> = self.values().filter_map(|(_, path)| self.key_of(&path)).collect();
         keys.sort_by(|one, other| one.subject.cmp(&other.subject));
         keys
     }
@@ -364,29 +440,73 @@ impl Store {
     }
 
     fn lock_file(&self, key: &Key, turn: &str) -> Option<File> {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        private(&mut options);
         let path = self.folder.as_ref()?.join(key.lock_file(turn));
-        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            return None;
-        }
-        options.open(path).map_err(|error| debug!("no lock: {error}")).ok()
+        let file = open_own(&path, OpenOptions::new().create(true).truncate(false).write(true));
+        file.map_err(|error| debug!("no lock {}: {error}", path.display())).ok()
     }
 
-    fn path(&self, key: &Key) -> Option<PathBuf> {
+    /// The file of a key's value.
+    pub(crate) fn path(&self, key: &Key) -> Option<PathBuf> {
         Some(self.folder.as_ref()?.join(key.file()))
     }
 }
 
+fn files_in(folder: Option<&Path>) -> impl Iterator<Item = fs::DirEntry> + use<> {
+    folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten()
+}
+
+/// The files of this user with the name of a value.
+fn values_in(folder: Option<&Path>) -> impl Iterator<Item = (Kind, PathBuf)> + use<> {
+    files_in(folder).filter_map(|file| {
+        let kind = Kind::of_file(file.file_name().to_str()?)?;
+        file.metadata().is_ok_and(|found| ensure_own(&found).is_ok()).then(|| (kind, file.path()))
+    })
+}
+
+/// Deletes a file that has the name of a value, unless it is something else; whether it did.
+fn remove_value(path: &Path) -> bool {
+    let is_own = fs::symlink_metadata(path).is_ok_and(|found| ensure_own(&found).is_ok());
+    // What cannot be read, because of its mode, is taken for what its name says.
+    let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
+    is_own && !is_foreign && fs::remove_file(path).is_ok()
+}
+
+fn temporary(end: &'static str) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY).rand_bytes(RANDOM).suffix(end);
+    builder
+}
+
+/// Whether a name is one of [`temporary`].
+fn is_temporary(name: &str, end: &str) -> bool {
+    let random = name.strip_prefix(TEMPORARY).and_then(|name| name.strip_suffix(end));
+    random.is_some_and(|random| {
+        random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
 fn remove_half_made(files: impl Iterator<Item = fs::DirEntry>) {
     for file in files {
-        let name = file.file_name();
-        let _ = match name.to_string_lossy() {
-            name if name.starts_with(HALF_WRITTEN) => fs::remove_file(file.path()),
-            name if name.starts_with(ROOM) => fs::remove_dir_all(file.path()),
-            _ => Ok(()),
-        };
+        let (name, path) = (file.file_name(), file.path());
+        let (Some(name), Ok(found)) = (name.to_str(), file.metadata()) else { continue };
+        if is_temporary(name, HALF_WRITTEN) && ensure_own(&found).is_ok() {
+            let _ = fs::remove_file(path);
+        } else if is_temporary(name, ROOM) && found.is_dir() && is_own(&found) {
+            remove_room(&path);
+        }
+    }
+}
+
+/// Deletes a directory in which a key was made, if it holds nothing else.
+fn remove_room(room: &Path) {
+    let is_made = |file: &fs::DirEntry| {
+        let is_file = file.metadata().is_ok_and(|found| ensure_own(&found).is_ok());
+        is_file && MADE.iter().any(|made| file.file_name() == *made)
+    };
+    let files: Vec<fs::DirEntry> = files_in(Some(room)).collect();
+    if files.iter().all(is_made) {
+        files.iter().for_each(|file| drop(fs::remove_file(file.path())));
+        let _ = fs::remove_dir(room);
     }
 }
 
@@ -395,14 +515,26 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// `$ARCSSH_STATE_DIR`, else `arcssh` where the platform keeps what programs leave from run to run: `$XDG_STATE_HOME` or
-/// `~/.local/state` (XDG Base Directory Specification), `%LOCALAPPDATA%` on Windows.
-fn folder() -> Option<PathBuf> {
-    if let Some(given) = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty()) {
-        return std::path::absolute(given).ok();
-    }
+/// The directory that `$ARCSSH_STATE_DIR` names.
+fn named_folder() -> Option<PathBuf> {
+    let given = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty())?;
+    std::path::absolute(given).ok()
+}
+
+/// `arcssh` in the platform's directory for state: `$XDG_STATE_HOME` or `~/.local/state` (XDG Base Directory
+/// Specification), `%LOCALAPPDATA%` on Windows.
+fn platform_folder() -> Option<PathBuf> {
     let platform = etcetera::choose_base_strategy().ok()?;
     Some(platform.state_dir().unwrap_or_else(|| platform.cache_dir()).join("arcssh"))
+}
+
+/// What a path leads to; another user's symbolic link leads nowhere.
+fn resolved(folder: &Path) -> io::Result<fs::Metadata> {
+    let found = fs::symlink_metadata(folder)?;
+    match found.is_symlink() && !is_own(&found) {
+        true => Err(io::Error::new(ErrorKind::PermissionDenied, "it is another user's symbolic link")),
+        false => fs::metadata(folder),
+    }
 }
 
 fn make(folder: &Path) -> io::Result<()> {
@@ -414,35 +546,43 @@ fn make(folder: &Path) -> io::Result<()> {
 
 /// A file's bytes, if it is there. What is no file is not opened: a pipe would wait for a writer.
 fn load(path: &Path) -> Result<Option<Vec<u8>>, TooOpen> {
-    if !path.is_file() {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(None) };
+    if !found.is_file() || !ours(path, &found, FILE_MODE)? {
         return Ok(None);
     }
-    let Ok(file) = File::open(path) else { return Ok(None) };
-    let Ok(metadata) = file.metadata() else { return Ok(None) };
-    if !ours(path, &metadata, FILE_MODE)? {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    Ok(file.take(MAX_FILE).read_to_end(&mut bytes).is_ok().then_some(bytes))
+    Ok(raw(path).ok())
 }
 
-/// Writes the file beside its place and moves it there: a reader finds the old one or the new one.
+/// The bytes of a file of this user, whatever its mode.
+fn raw(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_own(path, OpenOptions::new().read(true))?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a new file and renames it: a reader finds the old one or the new one. What arcssh did not write stays.
 fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = NamedTempFile::with_prefix_in(HALF_WRITTEN, folder)?;
+    if let Ok(found) = fs::symlink_metadata(path) {
+        ensure_own(&found)?;
+        let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
+        ensure!(!is_foreign, "arcssh did not write what is there");
+    }
+    let mut file = temporary(HALF_WRITTEN).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_data()?;
     file.persist(path)?;
     Ok(())
 }
 
-/// A file of another version is nothing to tell a user of: two versions of the program take turns. A damaged one is told
-/// of once.
+/// Reports a damaged file, once, for it is deleted. Two versions of arcssh can take turns: a file of another is not worth
+/// a message.
 fn complain(path: &Path, json: &[u8]) {
-    match serde_json::from_slice::<AnyVersion>(json) {
-        Ok(AnyVersion { version }) if version != VERSION => info!("{} has form {version}", path.display()),
-        _ => {
+    match Content::of(json) {
+        Content::OtherVersion(version) => info!("{} has version {version}", path.display()),
+        Content::Foreign => info!("arcssh did not write {}", path.display()),
+        Content::Value | Content::Damaged => {
             warn(&format!("{} is damaged, and is left out", path.display()));
-            let _ = fs::remove_file(path);
+            remove_value(path);
         }
     }
 }
@@ -450,19 +590,11 @@ fn complain(path: &Path, json: &[u8]) {
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-#[cfg(unix)]
-fn private(options: &mut OpenOptions) {
-    std::os::unix::fs::OpenOptionsExt::mode(options, FILE_MODE);
-}
-
-#[cfg(not(unix))]
-fn private(_: &mut OpenOptions) {}
-
 /// Whether a file or folder is this user's; only theirs, too.
 #[cfg(unix)]
 fn ours(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, TooOpen> {
     use std::os::unix::fs::MetadataExt as _;
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
+    if !is_own(metadata) {
         warn(&format!("{} belongs to another user, and is left out", path.display()));
         return Ok(false);
     }
@@ -479,5 +611,7 @@ fn ours(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, TooOpen> {
     Ok(true)
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(all(test, unix))]
 mod tests;

@@ -10,7 +10,7 @@ use console::Term;
 use tokio::time::{Instant, interval_at, timeout};
 use tracing::{Level, enabled};
 
-use crate::line::one_line;
+use crate::line::{cut, one_line, width};
 use crate::terminal;
 
 /// The first line comes after this time.
@@ -198,7 +198,7 @@ impl<W: Write> Drop for Erased<'_, W> {
 fn line(object: &str, time: &str, columns: usize) -> String {
     const LEAST: usize = 20;
     let seconds = time.split(" so far").next().unwrap_or_default();
-    let length = object.chars().count();
+    let length = width(object);
     let forms = [("arcssh: waiting for the ", time), ("arcssh: ", time), ("", seconds)];
     let room = |(start, end): (&str, &str)| columns.saturating_sub(start.len() + "; ".len() + end.len() + 1);
     let form = forms.into_iter().find(|form| room(*form) >= length.min(LEAST)).unwrap_or(("", seconds));
@@ -206,7 +206,7 @@ fn line(object: &str, time: &str, columns: usize) -> String {
     match room(form) {
         room if room >= length => format!("{start}{object}; {end}"),
         0 | 1 => end.to_owned(),
-        room => format!("{start}{}…; {end}", object.chars().take(room - 1).collect::<String>()),
+        room => format!("{start}{}…; {end}", cut(object, room - 1)),
     }
 }
 
@@ -312,5 +312,7 @@ mod tests {
         assert_eq!(told(60), format!("arcssh: agent of web01 to liste…; {time}"));
         assert_eq!(told(40), "agent of web01 to listen (404 No…; 17 s");
         assert!((5..99).all(|columns| told(columns).chars().count() < columns));
+        let wide = "agent of 机器机器机器机器机器机器 to listen";
+        assert!((5..99).all(|columns| width(&line(wide, time, columns)) < columns));
     }
 }

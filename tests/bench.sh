@@ -1,21 +1,10 @@
 #!/bin/sh
 # Throughput and start of the release build, through the emulator on this machine's loopback. Figures compare only with
-# each other and only on one machine: emulator, sshd and ssh take their share of it.
+# each other and only on one machine: emulator, sshd and ssh take their share of it. Runs in the playground.
 set -eu
 
-emulator=${TARGET:-target}/release/arcssh-emulator
-arcssh=$(realpath "${TARGET:-target}/release/arcssh")
-directory=$(mktemp -d)
-"$emulator" playground --arcssh "$arcssh" >"$directory/greeting" &
-playground=$!
-trap 'kill "$playground"; wait "$playground" 2>/dev/null || true; rm -r "$directory"' EXIT
-
-until grep -q 'Ctrl-C' "$directory/greeting"; do
-    kill -0 "$playground"
-    sleep 0.1
-done
-eval "$(sed -n 's/^  \. /. /p' "$directory/greeting")"
-config=$(sed -n 's/^  ssh -F \([^ ]*\) .*/\1/p' "$directory/greeting")
+arcssh login 2>/dev/null
+arcssh config web01 --user azureuser 2>/dev/null
 
 milliseconds() {
     start=$(date +%s%N)
@@ -27,17 +16,17 @@ median() { sort -n | sed -n "$(($1 / 2 + 1))p"; }
 
 mib=1024
 rate() { echo "$1: $((mib * 1000 / $(milliseconds sh -c "$2"))) MiB/s"; }
-rate "up  " "head -c ${mib}M /dev/zero | ssh -F $config web01 'cat >/dev/null'"
-rate "down" "ssh -F $config web01 'head -c ${mib}M /dev/zero'"
+rate "up  " "head -c ${mib}M /dev/zero | ssh web01 'cat >/dev/null'"
+rate "down" "ssh web01 'head -c ${mib}M /dev/zero'"
 
 runs=11
 i=0
 while [ $i -lt $runs ]; do
-    milliseconds ssh -F "$config" web01 true
+    milliseconds ssh web01 true
     i=$((i + 1))
 done | median $runs | sed 's/^/ssh web01 true, whole: /; s/$/ ms/'
 i=0
 while [ $i -lt $runs ]; do
-    milliseconds "$arcssh" --version
+    milliseconds arcssh --version
     i=$((i + 1))
 done | median $runs | sed 's/^/arcssh --version: /; s/$/ ms/'

@@ -1,37 +1,39 @@
 #!/bin/sh
-# Installs the programs that demo and tests run, where they are missing: OpenSSH's server, rsync, an HTTP proxy, …
-# Debian and Ubuntu by apt-get, macOS by Homebrew. With the argument cargo-deny it installs just that, by cargo.
+# Installs what one target of the Makefile needs and this machine lacks: Debian and Ubuntu by apt-get, macOS by Homebrew.
+#
+#   tests/tools.sh SET             installs the set
+#   tests/tools.sh --missing SET   prints the packages that it would install
+#
+# SET is build, demo, playground, test, check, bench or bare.
 set -eu
 
 say() { echo "tools: $*"; }
-
-# The directory in which sshd, run by root, gives up its rights; Debian's service makes it at boot.
-privilege_separation_directory() {
-    if [ "$(id -u)" = 0 ] && [ ! -d /run/sshd ] && [ "$(uname)" = Linux ]; then
-        mkdir -p -m 755 /run/sshd
-    fi
+fail() {
+    echo "tools: $1" >&2
+    echo "tools: hint: $2" >&2
+    exit 1
 }
 
-# A program's package is installed if any of its programs is missing.
-missing_packages() {
-    while read -r program package; do
-        PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin" command -v "$program" >/dev/null || echo "$package"
-    done <<LIST
-$1
-LIST
-}
-
-install_on_debian() {
-    packages=$(missing_packages 'cc gcc
-make make
+# Lines of the form `check package`: a package is missing if the check fails.
+# cc without the C library's headers and start files, which gcc only recommends, links nothing.
+build='links gcc
+links libc6-dev
+authorities ca-certificates'
+demo="$build
 ssh openssh-client
 sshd openssh-server
-rsync rsync
-tinyproxy tinyproxy-bin
+rsync rsync"
+playground="$demo
 curl curl
-openssl openssl
+library:libnss_wrapper.so libnss-wrapper"
+test="$playground
+make make
 git git
+ps procps
+tinyproxy tinyproxy-bin
+openssl openssl
 python3 python3
+python:ensurepip python3-venv
 node nodejs
 npm npm
 script bsdutils
@@ -40,43 +42,144 @@ mount mount
 ip iproute2
 zsh zsh
 fish fish
-groff groff-base' | sort -u | tr '\n' ' ')
-    # Debian's python3 makes no environments for pip without it.
-    python3 -c 'import ensurepip' 2>/dev/null || packages="$packages python3-venv"
-    [ -n "$packages" ] || return 0
-    say "installing $packages"
-    root=
-    if [ "$(id -u)" != 0 ]; then root=sudo; fi
-    $root apt-get update -qq
-    # A service of its own is not wanted: the tests start what they need, on ports that are free.
-    $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $packages >/dev/null
+groff groff-base
+dbus-run-session dbus
+dbus-send dbus
+gnome-keyring-daemon gnome-keyring
+secret-tool libsecret-tools"
+bare='debootstrap debootstrap
+unshare util-linux'
+
+# The packages of a set, by Debian's names.
+packages_of() {
+    case $1 in
+    build | check) echo "$build" ;;
+    demo | bench) echo "$demo" ;;
+    playground) echo "$playground" ;;
+    test) echo "$test" ;;
+    bare) echo "$bare" ;;
+    *) fail "unknown set: $1" "choose one of: build demo playground test check bench bare" ;;
+    esac
 }
 
+# sshd and chroot are not on an ordinary user's PATH.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/opt/homebrew/sbin"
+
+links() {
+    directory=$(mktemp -d)
+    printf '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n' >"$directory/a.c"
+    if cc -o "$directory/a" "$directory/a.c" 2>/dev/null; then linked=0; else linked=1; fi
+    rm -r "$directory"
+    return $linked
+}
+
+# Certificate authorities where curl, which cargo contains, looks for them (Debian, Fedora, Alpine and macOS, openSUSE).
+authorities() {
+    for place in certs/ca-certificates.crt certs/ca-bundle.crt cert.pem ca-bundle.pem; do
+        [ ! -e "/etc/ssl/$place" ] || return 0
+    done
+    return 1
+}
+
+is_there() {
+    case $1 in
+    links) [ "${links:=$(links && echo yes || echo no)}" = yes ] ;;
+    authorities) authorities ;;
+    library:*) [ -z "$(LD_PRELOAD="${1#library:}" true 2>&1)" ] ;;
+    python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+# The missing packages of a list, on one line.
+missing() {
+    echo "$1" | while read -r check package; do
+        is_there "$check" || echo "$package"
+    done | sort -u | tr '\n' ' ' | sed 's/ $//'
+}
+
+# Runs a command as root. Root may be needed for minutes, so that the way there is examined before anything is done.
+become_root() {
+    if [ "$(id -u)" = 0 ]; then
+        root=
+    elif ! command -v sudo >/dev/null; then
+        fail "cannot install $packages: you are not root, and sudo is not installed" "run as root: apt-get install $packages"
+    elif ! sudo -v; then
+        fail "cannot install $packages: sudo denies it" "ask an administrator to run: apt-get install $packages"
+    else
+        root=sudo
+    fi
+}
+
+install_on_debian() {
+    say "installing: $packages"
+    become_root
+    $root apt-get update
+    # Without a policy the package of sshd starts a server that is open to the network (invoke-rc.d(8)).
+    $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends $packages
+    case " $packages " in
+    *" openssh-server "*)
+        if [ -d /run/systemd/system ]; then
+            say "disabling the ssh service, which the package openssh-server enables; to enable it: sudo systemctl enable --now ssh"
+            $root systemctl disable --now ssh.service ssh.socket || true
+        fi
+        ;;
+    esac
+}
+
+# Homebrew's names, where they differ. The system itself has the other programs.
 install_with_homebrew() {
-    packages=$(missing_packages 'rsync rsync
-tinyproxy tinyproxy
-curl curl
-openssl openssl
-python3 python3
-fish fish
-groff groff
-npm node' | sort -u | tr '\n' ' ')
-    [ -n "$packages" ] || return 0
-    say "installing $packages"
-    brew install --quiet $packages
+    names=
+    for package in $packages; do
+        case $package in
+        gcc) fail "no C compiler is installed" "xcode-select --install" ;;
+        rsync | curl | openssl | python3 | fish | tinyproxy | git) names="$names $package" ;;
+        tinyproxy-bin) names="$names tinyproxy" ;;
+        groff-base) names="$names groff" ;;
+        nodejs | npm) names="$names node" ;;
+        esac
+    done
+    [ -n "$names" ] || return 0
+    say "installing:$names"
+    brew install $names
 }
 
-if [ "${1:-}" = cargo-deny ]; then
-    cargo deny --version >/dev/null 2>&1 && exit 0
-    say "installing cargo-deny (some minutes, once)"
-    exec cargo install --quiet --locked --no-default-features --version 0.20.2 cargo-deny
+# Lints and format are components that a minimal toolchain lacks, and cargo-deny is a program of its own.
+install_cargo_tools() {
+    for component in rustfmt clippy; do
+        cargo "${component#rust}" --version >/dev/null 2>&1 || rustup component add "$component"
+    done
+    cargo deny --version >/dev/null 2>&1 && return 0
+    say "installing cargo-deny, once, which takes some minutes"
+    cargo install --locked --no-default-features --version 0.20.2 cargo-deny
+}
+
+# Root's sshd requires this directory and an ordinary user's does not (OpenSSH, sshd.c: privsep_chroot). On Debian the
+# ssh service makes it at boot.
+make_privilege_separation_directory() {
+    if [ "$(id -u)" = 0 ] && [ "$(uname)" = Linux ] && [ ! -d /run/sshd ]; then
+        mkdir -p -m 755 /run/sshd
+    fi
+}
+
+if [ "${1:-}" = --missing ]; then
+    list=$(packages_of "${2:-}")
+    missing "$list"
+    exit 0
 fi
 
-if command -v apt-get >/dev/null; then
+list=$(packages_of "${1:-}")
+packages=$(missing "$list")
+if [ -z "$packages" ]; then
+    :
+elif command -v apt-get >/dev/null; then
     install_on_debian
 elif command -v brew >/dev/null; then
     install_with_homebrew
 else
-    say "neither apt-get nor brew is here; needed: OpenSSH client and server, rsync, tinyproxy, curl, openssl, git, python3, npm"
+    fail "missing: $packages (Debian's names of the packages)" "install these packages with your system's package manager"
 fi
-privilege_separation_directory
+case $1 in
+check) install_cargo_tools ;;
+demo | playground | test | bench) make_privilege_separation_directory ;;
+esac

@@ -18,6 +18,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, NoToken, Token, Wanted};
 use crate::azure::json::text;
 use crate::azure::pipeline::{TooLong, causes, client_options, date, retry_after};
+use crate::azure::relay_host::RelaySuffixes;
 use crate::net::Net;
 use crate::net::head::parameter;
 use crate::store::{Store, TooOpen};
@@ -31,6 +32,7 @@ const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate")
 #[derive(Debug)]
 pub(crate) struct Arm {
     endpoint: Url,
+    relay_suffixes: RelaySuffixes,
     identity: Identity,
     /// The tenant that ARM asked for last, where it is another than the identity's own choice.
     tenant: RefCell<Option<String>>,
@@ -42,6 +44,7 @@ impl Arm {
     pub(crate) fn new(cloud: &Cloud, net: &Net, store: &Store, wanted: Wanted) -> Self {
         Self {
             endpoint: cloud.arm_endpoint.clone(),
+            relay_suffixes: cloud.relay_suffixes.clone(),
             identity: Identity::new(cloud, wanted, net, store),
             tenant: RefCell::default(),
             pipeline: OnceCell::new(),
@@ -59,6 +62,11 @@ impl Arm {
     /// Host and port of ARM: which cloud this is.
     pub(crate) fn authority(&self) -> &str {
         self.endpoint.authority()
+    }
+
+    /// Where the relays may be that it names.
+    pub(crate) fn relay_suffixes(&self) -> &RelaySuffixes {
+        &self.relay_suffixes
     }
 
     /// `POST {endpoint}/{path…}?{query}` with a JSON body; a 2xx answer.
@@ -288,7 +296,9 @@ fn wanted_tenant(headers: &Headers) -> Option<String> {
     let uri = Url::parse(uri).ok()?;
     let tenant = uri.path_segments()?.next()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let is_one = !["", "common", "organizations", "consumers"].contains(&tenant);
+    // Programs get it as an argument: it must not look like an option.
+    let is_one = !["common", "organizations", "consumers"].contains(&tenant)
+        && tenant.starts_with(|c: char| c.is_ascii_alphanumeric());
     (is_one && tenant.chars().all(plain)).then(|| tenant.to_owned())
 }
 
@@ -304,3 +314,6 @@ impl From<Error> for ArmError {
         Self::Unreachable(error)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use azure_core::http::Url;
 
+use crate::azure::relay_host::RelaySuffixes;
+
 /// The clouds with a name. Spelling as typed after `--cloud`; Azure CLI's names for them are accepted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,6 +46,18 @@ impl CloudName {
 }
 
 impl CloudName {
+    /// The domain of the cloud's relays.
+    ///
+    /// Source: Microsoft Learn, "Azure Arc network requirements" (public, China); azure-sdk-for-python
+    /// `azure-servicebus`, and Microsoft Learn, "Compare Azure Government and global Azure" (US Government).
+    pub(crate) fn relay_suffix(self) -> &'static str {
+        match self {
+            Self::Public => "servicebus.windows.net",
+            Self::China => "servicebus.chinacloudapi.cn",
+            Self::UsGov => "servicebus.usgovcloudapi.net",
+        }
+    }
+
     /// The sign-in to Linux machines (azure-cli-extensions `ssh`, custom.py, `cloudtoscope`).
     fn ssh_scope(self) -> &'static str {
         match self {
@@ -63,6 +77,8 @@ pub(crate) struct Endpoints {
     pub(crate) arm_audience: Option<String>,
     /// Entra ID's address, `https://…`.
     pub(crate) authority_host: Option<String>,
+    /// DNS suffixes of relays, accepted beside the cloud's own.
+    pub(crate) relay_suffixes: Option<RelaySuffixes>,
 }
 
 /// One Azure cloud, ready to be talked to.
@@ -76,6 +92,8 @@ pub(crate) struct Cloud {
     pub(crate) ssh_scope: &'static str,
     /// Entra ID's address.
     pub(crate) authority_host: Url,
+    /// Where its relays may be.
+    pub(crate) relay_suffixes: RelaySuffixes,
 }
 
 impl Cloud {
@@ -99,6 +117,7 @@ impl Cloud {
                 given.authority_host.as_deref().unwrap_or(authority),
                 "AZURE_AUTHORITY_HOST",
             )?,
+            relay_suffixes: RelaySuffixes::new(&[name.relay_suffix()], given.relay_suffixes.as_ref()),
         })
     }
 }
@@ -124,6 +143,7 @@ mod tests {
             arm_endpoint: arm_endpoint.map(Into::into),
             arm_audience: arm_audience.map(Into::into),
             authority_host: authority_host.map(Into::into),
+            relay_suffixes: None,
         }
     }
 

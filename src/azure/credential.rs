@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use azure_core::credentials::{AccessToken, Secret};
+use azure_core::credentials::AccessToken;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,11 +24,12 @@ use crate::azure::cloud::Cloud;
 use crate::azure::pipeline::Client;
 use crate::azure::{entra, sign_in};
 use crate::net::Net;
+use crate::secret::Secret;
 use crate::store::{Key, Kind, Store, TooOpen, unix_now};
 
 pub(crate) use crate::azure::credential::assertion::{Flaw, NotUsable};
 pub(crate) use crate::azure::credential::environment::NotSetUp;
-pub(crate) use crate::azure::credential::managed_identity::{NoAgent, START_AGENT};
+pub(crate) use crate::azure::credential::managed_identity::arc::{Impostor, NoAgent, START_AGENT};
 pub(crate) use crate::azure::credential::programs::NoExtension;
 
 /// Where a token can come from. Spelling as typed after `--credential`.
@@ -45,9 +46,6 @@ pub(crate) enum Source {
     /// A service principal that trusts another issuer.
     #[value(help = "AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
     WorkloadIdentity,
-    /// The identity of this machine.
-    #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
-    ManagedIdentity,
     /// Our own sign-in.
     #[value(help = "whoever typed arcssh login")]
     Arcssh,
@@ -60,18 +58,22 @@ pub(crate) enum Source {
     /// Whoever is signed in to Azure PowerShell.
     #[value(name = "azure-powershell", help = "whoever typed Connect-AzAccount", aliases = ["pwsh", "powershell"])]
     AzurePowershell,
+    /// The identity of this machine.
+    #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
+    ManagedIdentity,
 }
 
 impl Source {
-    /// In the order in which they are tried.
+    /// All sources, in the order in which they are tried. What the user has set or typed comes before what the machine
+    /// and its network offer.
     const ALL: [Self; 7] = [
         Self::Environment,
         Self::WorkloadIdentity,
-        Self::ManagedIdentity,
         Self::Arcssh,
         Self::AzureCli,
         Self::AzureDeveloperCli,
         Self::AzurePowershell,
+        Self::ManagedIdentity,
     ];
 
     /// Whether it is the first that is there.
@@ -82,6 +84,16 @@ impl Source {
     /// Whether it is a program, which takes long to start.
     fn is_program(self) -> bool {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
+    }
+
+    /// Seconds that a token of this source is cached at most. arcssh looks up a managed identity again after an hour: its token
+    /// may live for a day (Microsoft Learn, "Managed identities for Azure resources frequently asked questions"), and its
+    /// service caches it by itself.
+    fn cached_for(self) -> u64 {
+        match self {
+            Self::ManagedIdentity => 3600,
+            _ => u64::MAX,
+        }
     }
 
     /// What it is called in a sentence.
@@ -109,6 +121,8 @@ pub(super) enum Without {
     Absent(Absent),
     /// It is there, and refuses.
     Refused(anyhow::Error),
+    /// It is a program without a signed-in user.
+    SignedOut(anyhow::Error),
 }
 
 /// A source that is not there.
@@ -210,12 +224,12 @@ const MARGIN: u64 = 300;
 impl Token {
     fn new(token: AccessToken, source: Source) -> Self {
         let expires_on = u64::try_from(token.expires_on.unix_timestamp()).unwrap_or_default();
-        Self { secret: token.token, expires_on, obtained_on: unix_now(), source, kept: false }
+        Self { secret: token.token.into(), expires_on, obtained_on: unix_now(), source, kept: false }
     }
 
     fn is_fresh(&self) -> bool {
-        let life = self.expires_on.saturating_sub(self.obtained_on);
-        self.expires_on > unix_now() + MARGIN.min(life / 10)
+        let life = self.expires_on.saturating_sub(self.obtained_on).min(self.source.cached_for());
+        self.obtained_on + life > unix_now() + MARGIN.min(life / 10)
     }
 
     /// Whom it speaks for, as far as it tells. Only Azure can check it.
@@ -383,6 +397,7 @@ impl Identity {
             one => slice::from_ref(one),
         };
         let mut nearest: Option<Absent> = None;
+        let mut signed_out = None;
         for &from in asked {
             info!("trying {}", from.title());
             match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await.and_then(usable) {
@@ -398,12 +413,19 @@ impl Identity {
                     }
                     nearest = nearest.or(Some(absent).filter(|absent| absent.for_others));
                 }
+                Err(Without::SignedOut(error)) => {
+                    info!("passing over {}: {error:#}", from.title());
+                    signed_out.get_or_insert((from, error));
+                }
                 Err(Without::Refused(error)) => {
                     return Err(NoToken::Refused { from, tenant: tenant.map(Into::into), error });
                 }
             }
         }
-        Err(NoToken::Nobody(nearest))
+        Err(match signed_out {
+            Some((from, error)) => NoToken::Refused { from, tenant: tenant.map(Into::into), error },
+            None => NoToken::Nobody(nearest),
+        })
     }
 
     async fn ask(&self, source: Source, tenant: Option<&str>) -> Answer {
@@ -414,7 +436,9 @@ impl Identity {
             Source::WorkloadIdentity => {
                 environment::workload_identity(cloud, self.client()?, scope, tenant).await
             }
-            Source::ManagedIdentity => managed_identity::managed_identity(&self.net, scope).await,
+            Source::ManagedIdentity => {
+                managed_identity::managed_identity(&self.net, scope, self.wanted.source).await
+            }
             Source::Arcssh => self.own(tenant).await,
             Source::AzureCli => programs::azure_cli(scope, tenant).await,
             Source::AzureDeveloperCli => programs::azure_developer_cli(scope, tenant).await,
@@ -452,8 +476,14 @@ impl Identity {
         for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_CERTIFICATE_PATH"] {
             add(name, given(name));
         }
-        for name in ["AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "AZURE_CONFIG_DIR", "AZD_CONFIG_DIR"]
-        {
+        for name in [
+            "AZURE_FEDERATED_TOKEN_FILE",
+            "IDENTITY_ENDPOINT",
+            "IMDS_ENDPOINT",
+            "MSI_ENDPOINT",
+            "AZURE_CONFIG_DIR",
+            "AZD_CONFIG_DIR",
+        ] {
             add(name, given(name));
         }
         add("AZURE_CLIENT_SECRET", given("AZURE_CLIENT_SECRET").map(|_| "set".into()));
@@ -495,7 +525,7 @@ mod tests {
     #[test]
     fn a_token_is_fresh_until_five_minutes_or_a_tenth_of_its_life_before_its_end() {
         let fresh = |life: u64, left: u64| {
-            let (now, secret) = (unix_now(), Secret::new("secret"));
+            let (now, secret) = (unix_now(), Secret::from("secret"));
             let expires_on = now + left;
             let obtained_on = expires_on - life;
             Token { secret, expires_on, obtained_on, source: Source::Any, kept: false }.is_fresh()
@@ -503,5 +533,16 @@ mod tests {
         assert!(fresh(3600, 310) && !fresh(3600, 290));
         assert!(fresh(86_400, 310) && !fresh(86_400, 290));
         assert!(fresh(60, 10) && !fresh(60, 5) && !fresh(60, 0));
+    }
+
+    #[test]
+    fn a_token_of_a_managed_identity_is_cached_for_an_hour_at_most() {
+        let fresh = |source: Source, age: u64| {
+            let (obtained_on, secret) = (unix_now() - age, Secret::from("secret"));
+            Token { secret, expires_on: unix_now() + 86_000, obtained_on, source, kept: false }.is_fresh()
+        };
+        assert!(fresh(Source::ManagedIdentity, 0) && fresh(Source::ManagedIdentity, 3290));
+        assert!(!fresh(Source::ManagedIdentity, 3310) && !fresh(Source::ManagedIdentity, 7200));
+        assert!(fresh(Source::AzureCli, 7200));
     }
 }

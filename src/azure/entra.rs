@@ -225,11 +225,12 @@ impl EntraRefusal {
 
 /// A refusal on one line: Entra ID's text says all; another's is told with OAuth's code, where there is one.
 fn words(error: &str, description: &str) -> String {
-    let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
-    match (error, description.as_str()) {
+    let on_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (error, description) = (on_one_line(error), on_one_line(description));
+    match (error.as_str(), description.as_str()) {
         (_, text) if text.starts_with("AADSTS") => description,
         ("", _) => String::new(),
-        (error, "") => error.to_owned(),
+        (_, "") => error,
         (error, text) => format!("{error}: {text}"),
     }
 }
@@ -292,3 +293,6 @@ mod tests {
         assert_eq!(told(forbidden, others), "");
     }
 }
+
+#[cfg(test)]
+mod fuzz;

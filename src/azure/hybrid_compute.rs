@@ -3,8 +3,9 @@
 //! Resource Graph answers for all subscriptions and all four Arc types at once; where it is refused, each
 //! subscription's list of machines serves instead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::BuildHasher as _;
 use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
@@ -41,6 +42,9 @@ const QUERY: &str = "resources \
     | project id, name, tags, properties | order by id asc";
 /// Rows of a Resource Graph page: the most there are.
 const PAGE: usize = 1000;
+/// The most pages of one list that are read: a million machines from Resource Graph, more than any tenant has. A server
+/// that always names a next page must not keep arcssh for ever.
+const MAX_PAGES: usize = 1000;
 
 /// An Arc machine, as far as arcssh wants to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,19 +230,31 @@ pub(super) async fn pages<T: DeserializeOwned>(
     Ok(all)
 }
 
-/// The pages that a list has led to.
+/// The pages that a list has led to, by their hashes: a link may be megabytes long.
 #[derive(Default)]
-struct Seen(BTreeSet<String>);
+struct Seen(HashSet<u64>);
 
 impl Seen {
-    /// Nobody may be led in a circle.
+    /// Notes the next page.
+    ///
+    /// # Errors
+    /// It was there before, or there are more than [`MAX_PAGES`].
     fn note(&mut self, page: &str) -> Result<(), ArmError> {
-        match self.0.insert(page.to_owned()) {
-            true => Ok(()),
-            false => Err(ArmError::UnexpectedAnswer(anyhow!("its pages lead back to one that was there"))),
+        let hash = self.0.hasher().hash_one(page);
+        if !self.0.insert(hash) {
+            return Err(ArmError::UnexpectedAnswer(anyhow!("its pages lead back to one that was there")));
         }
+        if self.0.len() >= MAX_PAGES {
+            return Err(ArmError::UnexpectedAnswer(TooManyPages.into()));
+        }
+        Ok(())
     }
 }
+
+/// A list that does not end within [`MAX_PAGES`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a list has more than {MAX_PAGES} pages")]
+pub(crate) struct TooManyPages;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", bound = "T: DeserializeOwned")]
@@ -343,3 +359,6 @@ impl MachineName {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::json::optional_number;
+use crate::azure::relay_host::{RelayHost, RelaySuffixes};
 use crate::azure::resource_id::ResourceId;
 
 /// The version every peer and Microsoft's documents use; the first with service configurations.
@@ -69,20 +70,20 @@ pub(crate) async fn list_credentials(
     path.extend(["providers", "Microsoft.HybridConnectivity", "endpoints", "default", "listCredentials"]);
     let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
     let answer = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
-    let credentials = RelayCredentials::from_json(&answer.body).map_err(ArmError::UnexpectedAnswer)?;
+    let credentials = RelayCredentials::from_json(&answer.body, arm.relay_suffixes());
+    let credentials = credentials.map_err(ArmError::UnexpectedAnswer)?;
     Ok((credentials, answer.date))
 }
 
 /// The right to open one hybrid connection for a while.
 ///
-/// Every part is checked when it is read, so that none can change the shape of the HTTP request it goes into.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
+/// Every part is checked when it is read: the host is a relay's, and no part can change the shape of the HTTP request it
+/// goes into.
+#[derive(Clone, Debug, Serialize)]
+#[serde(into = "Unchecked")]
 pub(crate) struct RelayCredentials {
-    /// First part of the relay's host name.
-    pub(crate) namespace_name: String,
-    /// The rest of the relay's host name, perhaps with a port.
-    pub(crate) namespace_name_suffix: String,
+    /// The relay's host.
+    pub(crate) relay: RelayHost,
     /// The path of the hybrid connection, slashes included. Its parts have no documented meaning.
     pub(crate) hybrid_connection_name: String,
     /// A shared access signature with the Send right, as received.
@@ -95,40 +96,42 @@ pub(crate) struct RelayCredentials {
 
 impl RelayCredentials {
     /// Reads an answer of `listCredentials`: `{"relay":{…}}`.
-    pub(crate) fn from_json(json: &[u8]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay); other text than relay credentials.
+    pub(crate) fn from_json(json: &[u8], suffixes: &RelaySuffixes) -> Result<Self> {
         // serde_json's errors can quote the text around a fault, and that text holds secrets.
         let Ok(Envelope { relay }) = serde_json::from_slice(json) else {
             bail!("there are no relay credentials in it");
         };
-        relay.try_into()
+        relay.check(suffixes)
     }
 
     /// Reads what Microsoft's sshProxy takes from `-r FILE` or `SSHPROXY_RELAY_INFO`: the same JSON in base64.
     ///
     /// White space around and within the text is of no account (azure-cli-extensions `connectivity_utils.py` writes
     /// none, editors add some).
-    pub(crate) fn from_relay_info(text: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Those of [`Self::from_json`]; other text than base64.
+    pub(crate) fn from_relay_info(text: &str, suffixes: &RelaySuffixes) -> Result<Self> {
         let packed: String = text.split_ascii_whitespace().collect();
         ensure!(!packed.is_empty(), "it is empty");
         let json = STANDARD.decode(packed).ok().context("it is not base64")?;
-        Self::from_json(&json)
-    }
-
-    /// Host name and, if it carries one, port of the relay: `{namespaceName}.{namespaceNameSuffix}`.
-    pub(crate) fn authority(&self) -> String {
-        format!("{}.{}", self.namespace_name, self.namespace_name_suffix)
+        Self::from_json(&json, suffixes)
     }
 }
 
 #[derive(Deserialize)]
 struct Envelope {
-    relay: Wire,
+    relay: Unchecked,
 }
 
-/// The fields as they come. `accessKey`, `expiresOn` and `serviceConfigurationToken` are optional in the schema.
+/// Relay credentials as Azure, relay information or the store has them. `accessKey`, `expiresOn` and
+/// `serviceConfigurationToken` are optional in the schema.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Wire {
+pub(crate) struct Unchecked {
     namespace_name: String,
     namespace_name_suffix: String,
     hybrid_connection_name: String,
@@ -139,47 +142,39 @@ struct Wire {
     service_configuration_token: Option<String>,
 }
 
-impl TryFrom<Wire> for RelayCredentials {
-    type Error = anyhow::Error;
-
-    fn try_from(wire: Wire) -> Result<Self> {
-        let access_key = wire.access_key.context("the relay credentials hold no accessKey")?;
-        Ok(Self {
-            namespace_name: host_part(wire.namespace_name, "namespaceName")?,
-            namespace_name_suffix: host_part(wire.namespace_name_suffix, "namespaceNameSuffix")?,
-            hybrid_connection_name: path(wire.hybrid_connection_name)?,
+impl Unchecked {
+    /// Checks each part.
+    ///
+    /// # Errors
+    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay); a part that cannot be in a request.
+    pub(crate) fn check(self, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
+        let access_key = self.access_key.context("the relay credentials hold no accessKey")?;
+        let token = self.service_configuration_token.filter(|token| !token.is_empty());
+        Ok(RelayCredentials {
+            relay: suffixes.host(&self.namespace_name, &self.namespace_name_suffix)?,
+            hybrid_connection_name: path(self.hybrid_connection_name)?,
             access_key: header_value(access_key, "accessKey")?,
-            expires_on: wire.expires_on,
-            service_configuration_token: wire
-                .service_configuration_token
-                .filter(|token| !token.is_empty())
+            expires_on: self.expires_on,
+            service_configuration_token: token
                 .map(|token| header_value(token, "serviceConfigurationToken"))
                 .transpose()?,
         })
     }
 }
 
-impl From<RelayCredentials> for Wire {
+impl From<RelayCredentials> for Unchecked {
     fn from(credentials: RelayCredentials) -> Self {
         let text = |secret: &Secret| secret.secret().to_owned();
+        let (name, suffix) = credentials.relay.parts();
         Self {
+            namespace_name: name.to_owned(),
+            namespace_name_suffix: suffix.to_owned(),
             access_key: Some(text(&credentials.access_key)),
             service_configuration_token: credentials.service_configuration_token.as_ref().map(text),
-            namespace_name: credentials.namespace_name,
-            namespace_name_suffix: credentials.namespace_name_suffix,
             hybrid_connection_name: credentials.hybrid_connection_name,
             expires_on: credentials.expires_on,
         }
     }
-}
-
-fn host_part(text: String, field: &str) -> Result<String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
-    ensure!(
-        !text.is_empty() && text.chars().all(allowed),
-        "the relay credentials' {field} is not part of a host name"
-    );
-    Ok(text)
 }
 
 fn path(text: String) -> Result<String> {
@@ -206,6 +201,8 @@ impl fmt::Display for Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::azure::cloud::CloudName;
+    use crate::azure::relay_host::ForeignRelay;
 
     /// The recorded answer of azure-powershell `TestGetArcConfig.json`, its signature shortened.
     const RECORDED: &str = r#"{"relay":{
@@ -214,10 +211,24 @@ mod tests {
         "accessKey":"SharedAccessSignature sr=http%3A%2F%2Fazgnrelay&sig=PeFR%3D&se=1664912486&skn=sender20221003",
         "expiresOn":1664911886}}"#;
 
+    fn read(json: &str) -> Result<RelayCredentials> {
+        RelayCredentials::from_json(
+            json.as_bytes(),
+            &RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None),
+        )
+    }
+
+    fn read_info(text: &str) -> Result<RelayCredentials> {
+        RelayCredentials::from_relay_info(
+            text,
+            &RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None),
+        )
+    }
+
     #[test]
     fn a_recorded_answer_is_read_whole() {
-        let credentials = RelayCredentials::from_json(RECORDED.as_bytes()).unwrap();
-        assert_eq!(credentials.authority(), "azgnrelay-eastus-l1.servicebus.windows.net");
+        let credentials = read(RECORDED).unwrap();
+        assert_eq!(credentials.relay.to_string(), "azgnrelay-eastus-l1.servicebus.windows.net");
         assert_eq!(credentials.expires_on, Some(1664911886));
         assert!(credentials.access_key.secret().ends_with("skn=sender20221003"));
         assert!(credentials.service_configuration_token.is_none());
@@ -229,49 +240,59 @@ mod tests {
             RECORDED.replace("1664911886}}", "\"1664911886\",\"serviceConfigurationToken\":\"eyJ0.x.y\"}}");
         let mut packed = STANDARD.encode(json);
         packed.insert_str(40, "\r\n");
-        let credentials = RelayCredentials::from_relay_info(&format!(" {packed}\n")).unwrap();
+        let credentials = read_info(&format!(" {packed}\n")).unwrap();
         assert_eq!(credentials.expires_on, Some(1664911886));
         assert_eq!(credentials.service_configuration_token.unwrap().secret(), "eyJ0.x.y");
     }
 
     #[test]
     fn credentials_print_no_secret() {
-        let printed = format!("{:?}", RelayCredentials::from_json(RECORDED.as_bytes()).unwrap());
+        let printed = format!("{:?}", read(RECORDED).unwrap());
         assert!(!printed.contains("sig="), "{printed}");
     }
 
     #[test]
     fn credentials_are_kept_and_read_back_whole() {
-        let credentials = RelayCredentials::from_json(RECORDED.as_bytes()).unwrap();
+        let credentials = read(RECORDED).unwrap();
         let kept = serde_json::to_string(&credentials).unwrap();
-        let back: RelayCredentials = serde_json::from_str(&kept).unwrap();
+        let unchecked: Unchecked = serde_json::from_str(&kept).unwrap();
+        let back = unchecked.check(&RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None)).unwrap();
         assert_eq!(back.access_key.secret(), credentials.access_key.secret());
         assert_eq!(serde_json::to_string(&back).unwrap(), kept);
-        let planted = kept.replace("azgnrelay-eastus-l1", "evil.example/x");
-        assert!(serde_json::from_str::<RelayCredentials>(&planted).is_err());
     }
 
     #[test]
     fn a_fault_in_an_answer_is_told_without_quoting_it() {
         for broken in ["", "{}", "not json", &RECORDED[..RECORDED.len() - 5]] {
-            let error = RelayCredentials::from_json(broken.as_bytes()).unwrap_err();
+            let error = read(broken).unwrap_err();
             assert_eq!(error.to_string(), "there are no relay credentials in it");
         }
-        let error = RelayCredentials::from_relay_info("%%%").unwrap_err();
+        let error = read_info("%%%").unwrap_err();
         assert_eq!(error.to_string(), "it is not base64");
     }
 
     #[test]
     fn nothing_in_an_answer_can_add_a_line_to_the_request() {
         for (field, from, to) in [
-            ("namespaceName", "azgnrelay-eastus-l1\"", "evil.example/x\""),
-            ("namespaceNameSuffix", "servicebus.windows.net", "x@evil"),
             ("hybridConnectionName", "3cf2188f2bdab27b", "a b\\r\\nX: y"),
             ("hybridConnectionName", "3cf2188f2bdab27b", "a?sb-hc-action=listen"),
             ("accessKey", "sig=PeFR", "sig=\\r\\nX-Injected: 1"),
         ] {
-            let error = RelayCredentials::from_json(RECORDED.replace(from, to).as_bytes()).unwrap_err();
+            let error = read(&RECORDED.replace(from, to)).unwrap_err();
             assert!(error.to_string().contains(field), "{field}: {error}");
+        }
+    }
+    #[test]
+    fn credentials_for_a_host_that_is_no_relay_are_rejected() {
+        for (from, to) in [
+            ("azgnrelay-eastus-l1\"", "localhost:x\""),
+            ("azgnrelay-eastus-l1\"", "evil.example/x\""),
+            ("\"servicebus.windows.net", "\"x@evil"),
+            ("\"servicebus.windows.net", "\"servicebus.windows.net.evil.example"),
+            ("\"servicebus.windows.net", "\"servicebus.chinacloudapi.cn"),
+        ] {
+            let error = read(&RECORDED.replace(from, to)).unwrap_err();
+            assert!(error.is::<ForeignRelay>(), "{to}: {error}");
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod json;
 pub(crate) mod permissions;
 pub(crate) mod pipeline;
 pub(crate) mod relay_credentials;
+pub(crate) mod relay_host;
 pub(crate) mod resource_id;
 pub(crate) mod resource_provider;
 pub(crate) mod sign_in;

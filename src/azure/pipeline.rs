@@ -9,8 +9,8 @@ use azure_core::error::ErrorKind;
 use azure_core::http::headers::{HeaderName, Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
 use azure_core::http::policies::{Policy, PolicyResult, get_retry_after};
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, RawResponse, Request, RetryOptions,
-    StatusCode, Transport, Url,
+    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, HttpClient, RawResponse, Request,
+    RetryOptions, StatusCode, Transport, Url,
 };
 use azure_core::time::{OffsetDateTime, parse_rfc7231};
 use azure_core::{Error, Result};
@@ -43,6 +43,18 @@ pub(crate) struct Client {
     pub(crate) store: Store,
 }
 
+/// The transport of a pipeline: it reads a body within [`MAX_BODY`]. azure_core's pipeline tells its transport policy to
+/// buffer the whole answer, before any other policy sees it (typespec_client_core 1.1, `Pipeline::send`).
+#[derive(Debug)]
+pub(crate) struct Bounded(pub(crate) reqwest::Client);
+
+#[async_trait]
+impl HttpClient for Bounded {
+    async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
+        Ok(unread(read(self.0.execute_request(request).await?).await?))
+    }
+}
+
 /// The options of a pipeline to `service` that keeps the rules; `refusal` is what its error answers are told as.
 pub(crate) fn client_options(
     client: Client,
@@ -54,7 +66,7 @@ pub(crate) fn client_options(
     let retry =
         RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
     ClientOptions {
-        transport: Some(Transport::new(Arc::new(http))),
+        transport: Some(Transport::new(Arc::new(Bounded(http)))),
         retry,
         per_try_policies: vec![Arc::new(limit), Arc::new(OnlyWhatMayPass { refusal })],
         ..Default::default()
@@ -62,7 +74,7 @@ pub(crate) fn client_options(
 }
 
 /// Keeps the retry policy from repeating what cannot change soon: a certificate that is not trusted, and a
-/// Retry-After longer than anybody waits. Reads the body, within [`MAX_BODY`].
+/// Retry-After longer than anybody waits.
 #[derive(Debug)]
 struct OnlyWhatMayPass {
     refusal: fn(&RawResponse) -> Error,
@@ -77,7 +89,7 @@ impl Policy for OnlyWhatMayPass {
             }
             result => result?,
         };
-        let response = read(response).await?;
+        let response = response.try_into_raw_response().await?;
         let long = retry_after(response.headers()).is_some_and(|wait| wait > PATIENCE);
         if long && !response.status().is_success() {
             return Err((self.refusal)(&response));
@@ -228,5 +240,31 @@ mod tests {
         let response = AsyncRawResponse::new(StatusCode::Ok, Headers::new(), Box::pin(endless));
         let error = read(response).await.unwrap_err();
         assert!(causes(&error).any(|cause| cause.is::<TooLong>()), "{error}");
+    }
+
+    /// The server writes as long as the client reads, and counts.
+    #[tokio::test]
+    async fn a_pipeline_takes_no_answer_whole_that_is_longer_than_its_bound() {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // A client that reads no more ends the count, also before it has closed the connection.
+            stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            std::iter::from_fn(|| stream.write(&[b' '; 65536]).ok()).sum::<usize>()
+        });
+        let http = crate::net::Net::new().local_http_client(Duration::from_secs(10)).unwrap();
+        let options =
+            ClientOptions { transport: Some(Transport::new(Arc::new(Bounded(http)))), ..Default::default() };
+        let pipeline = azure_core::http::Pipeline::new(None, None, options, vec![], vec![], None);
+        let mut request = Request::new(url, azure_core::http::Method::Get);
+        let error = pipeline.send(&Context::new(), &mut request, None).await.unwrap_err();
+        assert!(causes(&error).any(|cause| cause.is::<TooLong>()), "{error}");
+        drop(pipeline);
+        // The sockets' buffers hold some megabytes beyond the bound.
+        assert!(server.join().unwrap() < 8 * MAX_BODY);
     }
 }

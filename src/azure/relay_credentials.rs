@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError, Refusal};
-use crate::azure::hybrid_connectivity::{RelayCredentials, Service, list_credentials};
+use crate::azure::hybrid_connectivity::{RelayCredentials, Service, Unchecked, list_credentials};
+use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::store::{Key, Kind, Lock, Store, TooOpen, unix_now};
 
@@ -33,13 +34,20 @@ const KEPT: usize = 2;
 
 /// Relay credentials with their life, in seconds of Unix time by this machine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Minted {
+pub(crate) struct Minted<C = RelayCredentials> {
     /// The credentials.
-    pub(crate) credentials: RelayCredentials,
+    pub(crate) credentials: C,
     /// When they were minted.
     at: u64,
     /// When they end. The server's clock decides: what is kept here is its expiry, less what its clock is ahead of ours.
     until: u64,
+}
+
+impl<C> Minted<C> {
+    /// Whether they can be dialled with. Those from the future were minted before the clock was set.
+    fn is_valid(&self, now: u64) -> bool {
+        self.at <= now && now + MARGIN < self.until
+    }
 }
 
 impl Minted {
@@ -48,11 +56,6 @@ impl Minted {
         let life = credentials.expires_on.map_or(0, |expires| expires.saturating_sub(server));
         let life = life.min(LONGEST_LIFE);
         Self { credentials, at: now, until: now + life }
-    }
-
-    /// Whether they can be dialled with. Those from the future were minted before the clock was set.
-    fn is_valid(&self, now: u64) -> bool {
-        self.at <= now && now + MARGIN < self.until
     }
 
     fn age(&self) -> u64 {
@@ -74,12 +77,28 @@ impl Minted {
 }
 
 /// What is kept of a machine.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Record {
+#[derive(Debug, Serialize, Deserialize)]
+struct Record<C = RelayCredentials> {
     /// The last that were minted, oldest first.
-    minted: Vec<Minted>,
+    minted: Vec<Minted<C>>,
     /// How long the agent took to hear of the last that was waited for, in seconds.
     settling: u64,
+}
+
+impl<C> Default for Record<C> {
+    fn default() -> Self {
+        Self { minted: Vec::new(), settling: 0 }
+    }
+}
+
+impl Record<Unchecked> {
+    /// Returns the credentials that pass the checks of an answer of Azure's; others count as absent.
+    fn check(self, suffixes: &RelaySuffixes) -> Record {
+        let check = |Minted { credentials, at, until }: Minted<Unchecked>| {
+            Some(Minted { credentials: credentials.check(suffixes).ok()?, at, until })
+        };
+        Record { minted: self.minted.into_iter().filter_map(check).collect(), settling: self.settling }
+    }
 }
 
 impl Record {
@@ -215,7 +234,7 @@ impl<'a> Credentials<'a> {
         match list_credentials(self.arm, &self.machine, self.service).await {
             Ok((credentials, date)) => {
                 let minted = Minted::new(credentials, date, unix_now());
-                info!(relay = minted.credentials.authority(), until = minted.until, "relay credentials");
+                info!(relay = %minted.credentials.relay, until = minted.until, "relay credentials");
                 self.keep(minted.clone(), in_vain)?;
                 self.store.remove(&refused);
                 Ok(minted)
@@ -251,7 +270,8 @@ impl<'a> Credentials<'a> {
     }
 
     fn record(&self) -> Result<Record, TooOpen> {
-        Ok(self.store.read(&self.kept)?.unwrap_or_default())
+        let record: Record<Unchecked> = self.store.read(&self.kept)?.unwrap_or_default();
+        Ok(record.check(self.arm.relay_suffixes()))
     }
 }
 
@@ -276,7 +296,7 @@ fn forget_kinds(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) 
 /// # Errors
 /// The store is open to others.
 pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, TooOpen> {
-    let record: Record = store.read(key)?.unwrap_or_default();
+    let record: Record<Unchecked> = store.read(key)?.unwrap_or_default();
     let now = unix_now();
     let ends = record.minted.iter().filter(|minted| minted.is_valid(now)).map(|minted| minted.until).max();
     Ok(ends.map(|end| Duration::from_secs(end - now)))
@@ -289,14 +309,19 @@ pub(crate) const LASTING: Duration = Duration::from_secs(8);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::azure::cloud::CloudName;
 
     const RELAY: &str = r#"{"relay":{"namespaceName":"azgn","namespaceNameSuffix":"servicebus.windows.net",
         "hybridConnectionName":"NAME","accessKey":"SharedAccessSignature sr=x","expiresOn":1000}}"#;
     const HOUR: u64 = 3600;
 
+    fn read(json: &str) -> RelayCredentials {
+        let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
+        RelayCredentials::from_json(json.as_bytes(), &suffixes).expect("well formed")
+    }
+
     fn minted(name: &str, at: u64, life: u64) -> Minted {
-        let credentials = RelayCredentials::from_json(RELAY.replace("NAME", name).as_bytes());
-        Minted { credentials: credentials.expect("well formed"), at, until: at + life }
+        Minted { credentials: read(&RELAY.replace("NAME", name)), at, until: at + life }
     }
 
     fn order(minted: &[&Minted], settling: u64, now: u64) -> Vec<String> {
@@ -306,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_servers_clock_decides_when_credentials_end() {
-        let credentials = || RelayCredentials::from_json(RELAY.as_bytes()).unwrap();
+        let credentials = || read(RELAY);
         // Ours is 500 s ahead of the server's, then behind, then its own is not told.
         assert_eq!(Minted::new(credentials(), Some(900), 1400).until, 1500);
         assert_eq!(Minted::new(credentials(), Some(900), 400).until, 500);
@@ -362,5 +387,19 @@ mod tests {
         let (old, new) = (minted("old", 0, HOUR), minted("new", 3000, HOUR));
         let record = Record { minted: vec![old.clone(), new], settling: 0 };
         assert!(!record.is_due(&old, 3500));
+    }
+
+    #[test]
+    fn cached_credentials_for_a_host_that_is_no_relay_count_as_absent() {
+        let record = Record { minted: vec![minted("one", 0, HOUR), minted("two", 0, HOUR)], settling: 7 };
+        let text = serde_json::to_string(&record).unwrap();
+        let left = |text: &str, cloud: CloudName| {
+            let record: Record<Unchecked> = serde_json::from_str(text).unwrap();
+            record.check(&RelaySuffixes::new(&[cloud.relay_suffix()], None)).minted.len()
+        };
+        assert_eq!(left(&text, CloudName::Public), 2);
+        assert_eq!(left(&text, CloudName::China), 0);
+        assert_eq!(left(&text.replacen("azgn", "localhost:x", 1), CloudName::Public), 1);
+        assert_eq!(left(&text.replace("servicebus.windows.net", "0.0.1:8443"), CloudName::Public), 0);
     }
 }

@@ -154,7 +154,7 @@ impl<'a> Request<'a> {
                     info!("passing over {}: {absent}", from.title());
                     nearest.get_or_insert(NoToken::Absent { from, absent });
                 }
-                Err(Without::Refused(error)) => {
+                Err(Without::Refused(error) | Without::SignedOut(error)) => {
                     return Err(refused(NoToken::Refused { from, tenant: None, error }));
                 }
             }

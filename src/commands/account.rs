@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::{Identity, Token};
+use crate::azure::credential::{Identity, Source, Token};
+use crate::azure::sign_in::{self, Account};
 use crate::cli::AccountArgs;
 use crate::line::{moment, one_line, print};
 use crate::net::Net;
@@ -25,6 +26,7 @@ pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
         ("account", name(&token.claims())),
         ("tenant", text(&token.claims()["tid"])),
         ("expires", expiry(&token)),
+        ("stored", stored(&token, &cloud, &store)?),
     ];
     let given = lines.iter().filter(|(_, value)| !value.is_empty());
     print(&given.map(|(what, value)| format!("{what:8} {}\n", one_line(value))).collect::<String>())?;
@@ -43,6 +45,19 @@ fn name(claims: &Value) -> String {
         (_, application) if !application.is_empty() => format!("application {application}"),
         _ => text(&claims["oid"]),
     }
+}
+
+/// Where the refresh token of this account is stored, if arcssh stores one.
+fn stored(token: &Token, cloud: &Cloud, store: &Store) -> Result<String> {
+    let account = sign_in::account(cloud, store)?.filter(|_| token.source == Source::Arcssh);
+    Ok(match (&account, account.as_ref().and_then(Account::key_store)) {
+        (None, _) => String::new(),
+        (_, Some(name)) => format!("the refresh token is in {name}"),
+        (_, None) => {
+            let file = sign_in::account_file(cloud, store).unwrap_or_default();
+            format!("the refresh token is in the file {}", file.display())
+        }
+    })
 }
 
 fn text(claim: &Value) -> String {

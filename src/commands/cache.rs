@@ -8,7 +8,7 @@ use indicatif::HumanDuration;
 use crate::azure::relay_credentials::life_left;
 use crate::azure::ssh_certificate::kept;
 use crate::cli::{CacheArgs, CacheCommand};
-use crate::line::print;
+use crate::line::{one_line, print};
 use crate::store::{ANOTHER_FOLDER, Key, Kind, Store};
 
 /// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
@@ -33,7 +33,7 @@ fn show(store: &Store) -> Result<String> {
     let Some(folder) = store.folder() else {
         return Ok(format!("nothing can be kept here: {ANOTHER_FOLDER}\n"));
     };
-    let mut text = format!("{}\n", folder.display());
+    let mut text = format!("{}\n", one_line(&folder.display().to_string()));
     for key in store.keys() {
         text += &line(store, &key)?;
     }
@@ -50,5 +50,5 @@ fn line(store: &Store, key: &Key) -> Result<String> {
         Kind::Certificate => told(kept::life_left(store, key)?),
         _ => String::new(),
     };
-    Ok(format!("{:11} {:12} {}\n", format!("{:?}", key.kind).to_lowercase(), left, key.subject))
+    Ok(format!("{:11} {:12} {}\n", format!("{:?}", key.kind).to_lowercase(), left, one_line(&key.subject)))
 }

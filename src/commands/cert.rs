@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use ring::digest::{SHA256, digest};
 use tempfile::NamedTempFile;
 
 use crate::azure::cloud::Cloud;
@@ -86,17 +87,31 @@ async fn write(pair: &Pair, key: &Path, file: &Path, store: &Store) -> Result<u8
         create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let _lock = store.lock(&Key::new(Kind::Certificate, file.display().to_string())).await;
-    let is_pair = read(file)?.is_some_and(|old| mark(&old) == Some(PAIR));
-    let is_ours = is_pair || read(key)?.is_none_or(|old| old == pair.pem.text());
-    ensure!(is_ours, occupied(key));
+    let (old_key, old) = (read(key)?, read(file)?.unwrap_or_default());
+    let is_ours = |key: &String| key == pair.pem.text() || was_written_with(&old, key);
+    ensure!(old_key.as_ref().is_none_or(is_ours), occupied(key));
     ensure_ours(file, &pair.certificate)?;
-    replace(file, &marked(&pair.certificate, PAIR))?;
+    let keys = [Some(pair.pem.text()), old_key.as_deref().filter(|old| *old != pair.pem.text())];
+    let keys = keys.into_iter().flatten().map(fingerprint).collect::<Vec<_>>().join(" ");
+    replace(file, &marked(&pair.certificate, &format!("{PAIR} {keys}")))?;
     replace(key, pair.pem.text())?;
     Ok(0)
 }
 
+/// Whether arcssh wrote the private key in whose place another is to go: its fingerprint is in the comment of the
+/// certificate beside it. Earlier versions wrote none.
+fn was_written_with(certificate: &str, key: &str) -> bool {
+    let mut keys = certificate.split_ascii_whitespace().skip(3).peekable();
+    mark(certificate) == Some(PAIR) && (keys.peek().is_none() || keys.any(|known| known == fingerprint(key)))
+}
+
+fn fingerprint(key: &str) -> String {
+    let hash = digest(&SHA256, key.as_bytes());
+    hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The comment of a certificate whose key is beside it by our hand: another key there is its owner's, who may have no
-/// other copy.
+/// other copy. The fingerprints of that key, and of the one before, follow: arcssh can stop between the two files.
 const PAIR: &str = "key-and-certificate-by-arcssh";
 /// That of a certificate for a key of one's own.
 const OWN: &str = "certificate-by-arcssh";
@@ -145,8 +160,11 @@ fn expanded(path: &Path) -> PathBuf {
     }
 }
 
-/// Writes the file beside its place, for its owner alone, and moves it there, unless it is as it should be.
+/// Writes the file beside its place, for its owner alone, and moves it there, unless it is as it should be. A symbolic
+/// link stays, and leads to the new file.
 fn replace(file: &Path, text: &str) -> Result<()> {
+    let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    ensure!(!file.is_symlink(), "{} is a symbolic link that leads nowhere", file.display());
     if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
         return Ok(());
     }

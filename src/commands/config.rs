@@ -1,57 +1,84 @@
-//! `arcssh config`: sections for Arc machines in the ssh configuration, written once ssh has proved that it uses them.
+//! `arcssh config`: host entries for Arc machines in the ssh configuration, written once ssh has proved that it uses them.
 
+mod clean;
 mod compose;
 mod entra;
+mod options;
+mod plan;
 mod remove;
+mod wildcard;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal as _, stdout};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use azure_core::time::OffsetDateTime;
 use similar::TextDiff;
 use tracing::info;
 
+use crate::ask::Consent;
 use crate::cli::ConfigArgs;
-use crate::commands::config::compose::{Options, compose};
+use crate::commands::config::clean::clean_up;
+use crate::commands::config::compose::{Composed, Target, compose};
+use crate::commands::config::options::Options;
+use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
-use crate::line::print;
+use crate::line::{lines, print, warn};
 use crate::ssh::config_file::{self, Edit, PATIENCE};
 use crate::ssh::judge::{self, NotUsed};
 use crate::ssh::legacy::{self, Foreign};
 use crate::terminal::takes_colours;
 use crate::waiting::Waiting;
 
-/// Writes, shows, takes out or verifies; the exit status.
+/// A text that a run made up for the file, and how it differs from the old one.
+struct Next {
+    text: String,
+    plan: Plan,
+}
+
+/// Writes, shows, removes or verifies; the exit status.
 ///
 /// # Errors
-/// What Azure refuses, what ssh does not accept, or a value that cannot stand in a configuration.
+/// What Azure refuses, what ssh does not accept, a value that cannot stand in a configuration, or host entries whose removal
+/// the user did not agree to.
 pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     let file = args.file.clone().map_or_else(config_file::of_this_user, Ok)?;
     if args.verify {
         return verify(&file);
     }
     if args.output.is_some() {
-        let (options, sections) = compose(args, Options::default(), &[]).await?;
-        print(&config_file::block(&options.line()?, &sections))?;
+        let composed = compose(args, Options::default(), &[], Target { file: &file, text: "" }).await?;
+        print(&config_file::block(&composed.options.line()?, &composed.sections))?;
         return Ok(0);
     }
-    if args.dry_run {
-        let old = config_file::read(&file)?;
-        let new = changed(args, &old).await?;
-        return show_difference(&file, &old, &new);
-    }
-    // Nobody is kept waiting while Azure is asked, but by whoever finds that another was faster.
     let before = config_file::read(&file)?;
-    let mut wanted = changed(args, &before).await?;
+    let mut next = changed(args, &file, &before).await?;
+    if args.dry_run {
+        next.plan.tell();
+        return show_difference(&file, &before, &next.text);
+    }
+    let is_asked = !args.remove && !next.plan.removed.is_empty();
+    if is_asked {
+        next.plan.tell();
+        let question = format!("remove {} from {}?", entries(next.plan.removed.len()), file.display());
+        Consent::of(args.yes).to(&question).await?;
+    }
+    // The lock is taken late, so that others do not wait while this run asks Azure or the user.
     let edit = its_turn(&file).await?;
     if edit.text() != before {
         info!("{} was changed meanwhile", file.display());
-        wanted = changed(args, edit.text()).await?;
+        let agreed = next.plan.removed;
+        next = changed(args, &file, edit.text()).await?;
+        let is_agreed = |entry| args.remove || args.yes || agreed.contains(entry);
+        ensure!(
+            next.plan.removed.iter().all(is_agreed),
+            "{} was changed by another program meanwhile; run the command again",
+            file.display()
+        );
     }
-    let status = write(&edit, &wanted, args.remove)?;
+    let status = write(&edit, &next, if is_asked { Told::Already } else { Told::NotYet }, args.remove)?;
     if args.adopt {
-        clean_up(&wanted, args.clean)?;
+        clean_up(&next.text, args.clean, &args.cloud.relay_suffixes())?;
     }
     Ok(status)
 }
@@ -64,44 +91,64 @@ async fn its_turn(file: &Path) -> Result<Edit> {
 }
 
 /// The file's text as it should be.
-async fn changed(args: &ConfigArgs, old: &str) -> Result<String> {
+async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
+    let unchanged = || Next { text: old.to_owned(), plan: Plan::default() };
     if args.remove {
-        return without(&args.selection.selection().machines, old);
+        let text = without(&args.selection.selection().machines, old)?;
+        let plan = Plan::between(own_block(old)?, own_block(&text)?, &Notes::default());
+        return Ok(Next { text, plan });
     }
     let kept = Options::of(old)?;
     let foreign = if args.adopt { legacy::find(old) } else { Vec::new() };
     if args.adopt && foreign.is_empty() && kept.is_empty() && args.selection.selection().is_empty() {
-        tell("there is no section of another program to take over");
-        return Ok(old.to_owned());
+        warn("there is no section of another program to take over");
+        return Ok(unchanged());
     }
-    let (options, sections) = compose(args, kept, &foreign).await?;
-    if options.is_empty() {
-        return Ok(old.to_owned());
+    let had_block = !kept.is_empty();
+    let Composed { options, sections, notes } =
+        compose(args, kept, &foreign, Target { file, text: old }).await?;
+    if options.is_empty() && !had_block {
+        return Ok(unchanged());
     }
     let taken: Vec<Foreign> = foreign.into_iter().filter(|section| options.has_adopted(section)).collect();
     let date = OffsetDateTime::now_utc().date().to_string();
-    let old = &legacy::commented_out(old, &taken, &date);
-    config_file::with_block(old, &config_file::block(&options.line()?, &sections))
+    let commented = &legacy::commented_out(old, &taken, &date);
+    let text = match options.is_empty() {
+        true => config_file::without_block(commented)?,
+        false => config_file::with_block(commented, &config_file::block(&options.line()?, &sections))?,
+    };
+    let plan = Plan::between(own_block(old)?, own_block(&text)?, &notes);
+    Ok(Next { text, plan })
+}
+
+/// Whether the user has read what a run changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Already,
+    NotYet,
 }
 
 /// Writes the text if it is another, after ssh has been asked about it.
-fn write(edit: &Edit, new: &str, removing: bool) -> Result<u8> {
-    let file = edit.path().display();
-    if new == edit.text() {
-        tell(&format!("{file} is as it should be"));
+fn write(edit: &Edit, next: &Next, told: Told, removing: bool) -> Result<u8> {
+    let (file, new) = (edit.path().display(), &next.text);
+    if *new == edit.text() {
+        warn(&format!("{file} is as it should be"));
         return Ok(0);
     }
     let candidate = edit.candidate(new)?;
     if !removing {
         let proof = prove(new, candidate.path(), edit.path())?;
         if proof.is_none() {
-            tell("no ssh is installed to prove the result with");
+            warn("no ssh is installed to prove the result with");
         }
     }
     let backup = edit.replace_by(candidate)?;
+    if told == Told::NotYet {
+        next.plan.tell();
+    }
     let hosts = judge::sections(own_block(new)?).len().saturating_sub(1);
     let kept = backup.map_or(String::new(), |backup| format!("; as it was: {}", backup.display()));
-    tell(&if removing {
+    warn(&if removing {
         format!("{file}: taken out{kept}")
     } else {
         format!("{file}: {}{kept}", counted(hosts))
@@ -132,6 +179,10 @@ fn counted(hosts: usize) -> String {
     if hosts == 1 { "1 host".into() } else { format!("{hosts} hosts") }
 }
 
+fn entries(hosts: usize) -> String {
+    if hosts == 1 { "1 host entry".into() } else { format!("{hosts} host entries") }
+}
+
 fn own_block(text: &str) -> Result<&str> {
     Ok(config_file::find(text)?.map_or("", |range| &text[range]))
 }
@@ -140,49 +191,24 @@ fn verify(file: &Path) -> Result<u8> {
     let text = config_file::read(file)?;
     ensure!(config_file::find(&text)?.is_some(), "{} holds no arcssh block", file.display());
     match prove(&text, file, file)? {
-        Some(hosts) => tell(&format!("ssh uses what {} says of {}", file.display(), counted(hosts))),
+        Some(hosts) => warn(&format!("ssh uses what {} says of {}", file.display(), counted(hosts))),
         None => bail!("no ssh is installed"),
     }
     Ok(0)
 }
 
-/// Lists what adopted sections leave behind, or deletes it.
-fn clean_up(text: &str, delete: bool) -> Result<()> {
-    let living: Vec<PathBuf> = legacy::find(text).iter().flat_map(Foreign::leftovers).collect();
-    let mut left: Vec<PathBuf> = legacy::find_adopted(text).iter().flat_map(Foreign::leftovers).collect();
-    left.sort();
-    left.dedup();
-    left.retain(|file| !living.contains(file) && !is_named(file, text));
-    for file in &left {
-        if delete {
-            std::fs::remove_file(file).with_context(|| format!("cannot delete {}", file.display()))?;
-            tell(&format!("deleted {}", file.display()));
-        } else {
-            tell(&format!("{} is left behind", file.display()));
-        }
-    }
-    if !left.is_empty() && !delete {
-        tell("hint: arcssh config --adopt --clean deletes what is left behind");
-    }
-    Ok(())
-}
-
-/// Whether a line that ssh reads names a file, from the home or the root on: by its own name and that of its folder.
-fn is_named(file: &Path, text: &str) -> bool {
-    let from = file.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-    let name = file.strip_prefix(from).unwrap_or(file).display().to_string();
-    text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(&name))
-}
-
 /// Prints a unified diff; 1 if there is a difference.
 fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     let name = file.display().to_string();
-    let diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
-    if takes_colours(&std::io::stdout()) {
-        print(&diff.split_inclusive('\n').map(coloured).collect::<String>())?;
-    } else {
-        print(&diff)?;
+    let mut diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
+    // A pipe gets each byte as it is: a program may apply the difference.
+    if stdout().is_terminal() {
+        diff = lines(&diff);
     }
+    if takes_colours(&stdout()) {
+        diff = diff.split_inclusive('\n').map(coloured).collect();
+    }
+    print(&diff)?;
     Ok(u8::from(old != new))
 }
 
@@ -195,8 +221,4 @@ fn coloured(line: &str) -> String {
         _ => return line.to_owned(),
     };
     format!("\u{1b}[{colour}m{}\u{1b}[0m\n", line.trim_end_matches('\n'))
-}
-
-fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "arcssh: {text}");
 }

@@ -8,7 +8,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::fleet::{Named, Selection, select};
-use crate::line::{one_line, print};
+use crate::line::{json_text, one_line, print, width};
 use crate::net::Net;
 use crate::store::Store;
 
@@ -26,11 +26,11 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
     let machines = select(&arm, &mut selection).await?;
     let text = match args.format.unwrap_or(ListFormat::Table) {
         _ if args.host.is_some() => {
-            host_variables(&machines, args.host.as_deref().unwrap_or_default()).to_string()
+            json_text(&host_variables(&machines, args.host.as_deref().unwrap_or_default()))
         }
-        ListFormat::Ansible => inventory(&machines).to_string(),
-        _ if args.list => inventory(&machines).to_string(),
-        ListFormat::Json => Value::from_iter(machines.iter().map(|named| object(&named.machine))).to_string(),
+        ListFormat::Ansible => json_text(&inventory(&machines)),
+        _ if args.list => json_text(&inventory(&machines)),
+        ListFormat::Json => json_text(&Value::from_iter(machines.iter().map(|named| object(&named.machine)))),
         ListFormat::Table => table(&machines),
     };
     print(&format!("{}\n", text.trim_end()))?;
@@ -80,8 +80,28 @@ fn named(machines: &[Named]) -> impl Iterator<Item = (&Machine, String)> {
 }
 
 fn variables_of(machine: &Machine) -> Value {
-    let arc = object(machine);
-    json!({ "arc": arc })
+    json!({ "arc": for_ansible(object(machine)) })
+}
+
+/// Marks each string, so that ansible does not evaluate it as a template: names, tags and statuses come from Azure.
+///
+/// Source: ansible-core 2.16 `parsing/ajson.py` and 2.19 `_internal/_json/_profiles/_legacy.py`, `__ansible_unsafe`.
+fn for_ansible(value: Value) -> Value {
+    match value {
+        Value::String(text) => json!({ "__ansible_unsafe": text }),
+        Value::Array(values) => values.into_iter().map(for_ansible).collect(),
+        Value::Object(values) => {
+            let inert = values.into_iter().filter(|(key, _)| is_inert(key));
+            inert.map(|(key, value)| (key, for_ansible(value))).collect()
+        }
+        other => other,
+    }
+}
+
+/// Whether ansible takes a key as it is. Keys cannot be marked: ansible reads an object with a key such as
+/// `__ansible_unsafe` or `__ansible_vault` as something else, and 2.19 then rejects the whole inventory.
+fn is_inert(key: &str) -> bool {
+    !key.starts_with("__ansible") && !["{{", "{%", "{#"].iter().any(|template| key.contains(template))
 }
 
 /// What ansible takes for a group: letters, digits and underscores.
@@ -100,11 +120,11 @@ fn table(machines: &[Named]) -> String {
             .map(|cell| one_line(cell))
     };
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or_default();
+    let widths: [usize; 6] = std::array::from_fn(widest);
+    let padded = |(cell, columns): (&String, usize)| format!("{cell}{}", " ".repeat(columns - width(cell)));
     let line = |row: &[String; 6]| {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row.iter().zip(widths).map(padded).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()

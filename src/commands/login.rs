@@ -1,70 +1,127 @@
-//! `arcssh login`: a user signs in, in a browser here or on another device.
+//! `arcssh login`: signs a user in, with a browser on this machine or on another device.
 
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use azure_core::http::Url;
 use tracing::debug;
 
+use crate::ask::{Consent, NotAgreed};
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::{Identity, Source, Wanted};
 use crate::azure::pipeline::Client;
-use crate::azure::sign_in::{self, Account, SignIn};
+use crate::azure::sign_in::{self, Account, SignIn, SignedIn};
 use crate::cli::LoginArgs;
 use crate::line::warn;
 use crate::net::Net;
 use crate::store::Store;
 
-/// Signs in, and keeps who did; the exit status.
+/// Signs in, and stores the account; the exit status.
 ///
 /// # Errors
-/// Under [`SigningIn`]: Entra ID or the user refuses, or what came of it cannot be kept.
+/// Under [`SigningIn`]: Entra ID or the user refuses, another account than the expected one signed in, or the account
+/// cannot be stored.
 pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let store = Store::open()?;
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let account = sign_in(args, &cloud, &store).await.map_err(|error| error.context(SigningIn))?;
-    sign_in::keep(&cloud, &store, &account).await?;
-    warn(&format!("signed in as {} in the tenant {}", account.name, account.tenant));
+    let before = sign_in::account(&cloud, &store)?;
+    let account = attempt(args, &cloud, &store, before).await.map_err(|error| error.context(SigningIn))?;
+    warn(&format!("signed in as {}", account.title()));
     if let Some(first) = comes_first(&cloud, &store).await {
         warn(&format!("{} comes before it; with ARCSSH_CREDENTIAL=arcssh it does not", first.title()));
     }
     Ok(0)
 }
 
-/// Who speaks for this user all the same.
+async fn attempt(args: &LoginArgs, cloud: &Cloud, store: &Store, before: Option<Account>) -> Result<Account> {
+    let signed_in = sign_in(args, cloud, store).await?;
+    let account = signed_in.account.clone();
+    confirm(args, before.as_ref(), &account).await?;
+    if let Some(reason) = sign_in::keep(cloud, store, signed_in).await?.filter(|reason| !reason.is_expected())
+    {
+        warn(&format!("the refresh token is stored in a file that only you can read: {reason}"));
+    }
+    Ok(account)
+}
+
+/// The credential that is used in place of this account.
 async fn comes_first(cloud: &Cloud, store: &Store) -> Option<Source> {
     let token = Identity::new(cloud, Wanted::default(), &Net::new(), store).token(None).await.ok()?;
     (token.source != Source::Arcssh && std::env::var_os("ARCSSH_CREDENTIAL").is_none())
         .then_some(token.source)
 }
 
-async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Account> {
+async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<SignedIn> {
     store.try_out().context(NowhereToKeep)?;
     let http = Net::new().http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));
+    let sign_in = sign_in.for_account(args.account.as_deref());
     if args.device_code { sign_in.by_device_code(warn).await } else { sign_in.by_browser(open).await }
 }
 
-/// Shows the address in a browser, and on the terminal for one that cannot be found.
-fn open(url: &Url) {
+/// Shows the URL on the terminal, for a browser that cannot be started from here, and starts a browser with the link.
+fn open(url: &Url, link: &str) {
     warn("sign in in the browser, at the address:");
     warn(url.as_str());
-    let url = url.clone();
-    // A browser in the terminal keeps whoever opens it waiting.
+    let link = link.to_owned();
+    // A browser in the terminal keeps its caller waiting.
     thread::spawn(move || {
-        if let Err(error) = webbrowser::open(url.as_str()) {
+        if let Err(error) = webbrowser::open(&link) {
             debug!("no browser: {error}");
             warn("no browser can be opened here; for one on another device type arcssh login --device-code");
         }
     });
 }
 
-/// What comes of a sign-in would be lost.
+/// Has the user confirm an account that is not the expected one: another user of this machine, or a web page, could have
+/// signed this user in with another account (RFC 6749, section 10.12).
+async fn confirm(args: &LoginArgs, before: Option<&Account>, account: &Account) -> Result<()> {
+    let Some(expected) = other_than(args, before, account) else { return Ok(()) };
+    let question = format!("{} signed in, not {expected}. Use this account?", account.title());
+    match Consent::Asked.to(&question).await {
+        Err(error) if error.is::<NotAgreed>() => {
+            bail!(AnotherAccount { name: account.name.clone(), tenant: account.tenant.clone(), expected })
+        }
+        result => result,
+    }
+}
+
+/// The expected account, where another one signed in. The command line names it, else it is the account that was signed in
+/// before. In a tenant that the command line names, the same user has another ID.
+fn other_than(args: &LoginArgs, before: Option<&Account>, account: &Account) -> Option<String> {
+    let is_named = |name: &str| name.eq_ignore_ascii_case(&account.name);
+    let tenant = args.tenant.as_deref().filter(|tenant| is_id(tenant));
+    if let Some(tenant) = tenant.filter(|tenant| !tenant.eq_ignore_ascii_case(&account.tenant)) {
+        return Some(format!("an account in the tenant {tenant}"));
+    }
+    if let Some(name) = &args.account {
+        return (!is_named(name)).then(|| name.clone());
+    }
+    let before = before.filter(|before| before.id() != account.id())?;
+    (args.tenant.is_none() || !is_named(&before.name)).then(|| before.title())
+}
+
+/// Whether a tenant is named by its ID, and not by a domain.
+fn is_id(tenant: &str) -> bool {
+    uuid::Uuid::try_parse(tenant).is_ok()
+}
+
+/// The directory for the state cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("a sign-in can be kept nowhere")]
 pub(crate) struct NowhereToKeep;
+
+/// Another account than the expected one signed in, and the user has not confirmed it.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} in the tenant {tenant} signed in, not {expected}; the sign-in was discarded")]
+pub(crate) struct AnotherAccount {
+    /// The name of the account that signed in.
+    pub(crate) name: String,
+    tenant: String,
+    expected: String,
+}
 
 /// What was under way when a sign-in failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,8 @@
 //! `arcssh man`: the pages of the manual, for `make install`.
 
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
-use std::{fs, io};
 
 use anyhow::{Context, Result};
 use clap::{Command, CommandFactory};
@@ -9,6 +10,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::{Cli, ManArgs};
+use crate::files;
 
 /// Writes arcssh.1 and a page a command; the exit status.
 ///
@@ -32,7 +34,27 @@ fn write(command: &Command, folder: &Path) -> io::Result<()> {
     let mut page = Vec::new();
     man.render(&mut page)?;
     examples(command).to_writer(&mut page)?;
-    fs::write(folder.join(man.get_filename()), page)
+    replace(&folder.join(man.get_filename()), &page)
+}
+
+/// Writes a page in place of an earlier one. A file that is no page of arcssh stays, and so does what a link leads to.
+fn replace(file: &Path, page: &[u8]) -> io::Result<()> {
+    let is_page = |text: Vec<u8>| String::from_utf8_lossy(&text).contains(".TH arcssh");
+    let is_free = match fs::symlink_metadata(file) {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(found) => found.is_file() && files::read(file, files::MAX_TEXT).is_ok_and(is_page),
+    };
+    if !is_free {
+        let why = format!("{} is not a manual page of arcssh", file.display());
+        return Err(io::Error::new(ErrorKind::AlreadyExists, why));
+    }
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut new = builder.prefix(".arcssh-").tempfile_in(file.parent().unwrap_or(Path::new(".")))?;
+    new.write_all(page)?;
+    new.persist(file)?;
+    Ok(())
 }
 
 /// The examples line by line, which clap_mangen would fill into paragraphs.

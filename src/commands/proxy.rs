@@ -1,7 +1,5 @@
 //! `arcssh proxy`: find the machine's relay, connect, carry bytes. It only ever reads from Azure.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -15,10 +13,12 @@ use crate::azure::cloud::Cloud;
 use crate::azure::credential::Identity;
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credentials::{Credentials, Minted};
+use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
 use crate::dial::{AZURE, Goal, Way};
+use crate::files;
 use crate::fleet::{Names, NoMachine};
 use crate::last_error;
 use crate::net::{self, Net};
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     }
     let parts = Parts::new(args).context(goal.clone())?;
     let holder = parts.holder(args).context(goal.clone())?;
-    let mut stop = pin!(stop());
+    let mut stop = pin!(ssh_has_gone());
     let both = parts.reach_as(args, &mut goal, holder.as_ref());
     let reached = unless_stopped(both, &parts.waiting, &mut stop).await;
     let ((credentials, upgraded, minted), pair) = reached.context(goal.clone())?;
@@ -67,10 +67,9 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
 async fn carry(
     upgraded: Upgraded<net::Stream>,
     agent: Option<Agent>,
-    stop: Pin<&mut impl Future<Output = u8>>,
+    stop: Pin<&mut impl Future<Output = Ending>>,
     meanwhile: impl Future<Output = ()>,
 ) -> Result<u8> {
-    let stop = async { Ending::Signal(stop.await) };
     let mut meanwhile = pin!(meanwhile);
     let in_order = |ending: &Ending| matches!(ending, Ending::Finished | Ending::Signal(HANGUP));
     let bridge = async {
@@ -100,6 +99,15 @@ async fn carry(
         Ending::Finished => Ok(0),
         Ending::Signal(number) => Ok(128 + number),
         Ending::Broken(broken) => Err(broken.into()),
+    }
+}
+
+/// Resolves when ssh needs no connection any more: it sent a signal, or no process reads what arcssh writes.
+async fn ssh_has_gone() -> Ending {
+    tokio::select! {
+        biased;
+        number = stop() => Ending::Signal(number),
+        () = stdio::output_closed() => Ending::Finished,
     }
 }
 
@@ -202,10 +210,10 @@ fn is_gone(error: &anyhow::Error) -> bool {
 }
 
 async fn by_relay_info(args: &ProxyArgs, goal: &Goal) -> Result<u8> {
-    let credentials = relay_info(args.relay_info.as_deref())?;
+    let credentials = relay_info(args.relay_info.as_deref(), &args.cloud.relay_suffixes())?;
     let (net, waiting) = (Net::new(), Waiting::behind_ssh());
     let way = Way { net: &net, goal, wait: args.wait, waiting: &waiting };
-    let mut stop = pin!(stop());
+    let mut stop = pin!(ssh_has_gone());
     let reached = waiting.during(way.reach_with(&credentials));
     let upgraded = unless_stopped(reached, &waiting, &mut stop).await?;
     if let Ok(store) = Store::open() {
@@ -237,22 +245,23 @@ impl StoppedWaiting {
 async fn unless_stopped<T>(
     work: impl Future<Output = Result<T>>,
     waiting: &Waiting,
-    stop: &mut Pin<&mut impl Future<Output = u8>>,
+    stop: &mut Pin<&mut impl Future<Output = Ending>>,
 ) -> Result<T> {
     let start = Instant::now();
-    let signal = tokio::select! {
+    let ending = tokio::select! {
         biased;
         done = work => return done,
-        number = stop => number,
-        () = stdio::output_closed() => HANGUP,
+        ending = stop => ending,
     };
+    let signal = if let Ending::Signal(number) = ending { number } else { HANGUP };
     bail!(StoppedWaiting { after: start.elapsed(), object: waiting.object(), signal })
 }
 
-fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
+fn relay_info(file: Option<&Path>, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
     let (text, origin) = match file {
         Some(file) => {
-            let text = read_bounded(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = files::read_text(file, MAX_RELAY_INFO)
+                .with_context(|| format!("cannot read {}", file.display()))?;
             (text, file.display().to_string())
         }
         None => match std::env::var(RELAY_INFO_VARIABLE) {
@@ -260,14 +269,8 @@ fn relay_info(file: Option<&Path>) -> Result<RelayCredentials> {
             Err(_) => bail!(NO_MACHINE),
         },
     };
-    RelayCredentials::from_relay_info(&text).with_context(|| format!("{origin} holds no relay information"))
-}
-
-/// The text of a file up to [`MAX_RELAY_INFO`]: a device, or a file named by mistake, is not read without end.
-fn read_bounded(file: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(file)?.take(MAX_RELAY_INFO).read_to_string(&mut text)?;
-    Ok(text)
+    RelayCredentials::from_relay_info(&text, suffixes)
+        .with_context(|| format!("{origin} holds no relay information"))
 }
 
 /// Bytes of relay information that are read; an answer of listCredentials is about 4 kB, and a third more in base64.

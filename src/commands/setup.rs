@@ -12,7 +12,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::cli::{ConfigArgs, SetupArgs};
 use crate::dial::Goal;
 use crate::fleet::{Named, NoMachine, all_done, select_some};
-use crate::line::warn;
+use crate::line::{warn, word};
 use crate::net::Net;
 use crate::set_up::Wish;
 use crate::set_up::work::{Go, Work};
@@ -104,7 +104,7 @@ impl<'a> Names<'a> {
         if may_ask && is_wanted(&format!("write into {file} what is needed for: {then}?")).await? {
             return Ok(Some(self.words(|(_, goal)| id(goal))));
         }
-        let words = self.words(|(alias, _)| (*alias).to_owned()).join(" ");
+        let words = self.words(|(alias, _)| word(alias)).join(" ");
         warn(&format!("hint: arcssh config {words} writes into {file} what is needed for: {then}"));
         Ok(None)
     }
@@ -122,7 +122,7 @@ fn id(goal: &Goal) -> String {
 /// What is to be typed for a machine whose section has this `Port`, ssh's own if none.
 fn ssh(alias: &str, goal: &Goal, of_section: Option<u16>) -> String {
     match goal.port {
-        port if port == of_section.unwrap_or(Service::Ssh.default_port()) => format!("ssh {alias}"),
-        port => format!("ssh -p {port} {alias}"),
+        port if port == of_section.unwrap_or(Service::Ssh.default_port()) => format!("ssh {}", word(alias)),
+        port => format!("ssh -p {port} {}", word(alias)),
     }
 }

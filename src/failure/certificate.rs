@@ -4,6 +4,7 @@ use crate::azure::credential::{NoExtension, NoToken, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::azure::ssh_certificate::{NoCertificate, OnlyAsSignedIn};
 use crate::failure::identity::{SIGN_IN, explain_no_token};
+use crate::failure::system::RAISE_PROCESSES;
 use crate::failure::{FAILED, NO_IDENTITY, NO_WAY_OUT, Told, causes, chain, explain_too_open};
 use crate::ssh::key::NoProgram;
 
@@ -45,8 +46,10 @@ pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
         NoCertificate::Store(open) => explain_too_open(open),
         NoCertificate::NoKey(error) => {
             let why = format!("{none}: {}", causes(error.chain()));
-            let hint = match error.is::<NoProgram>() {
-                true => "install OpenSSH's client, which ssh-keygen comes with",
+            let lacks_processes = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::WouldBlock;
+            let hint = match error.downcast_ref().is_some_and(lacks_processes) {
+                _ if error.is::<NoProgram>() => "install OpenSSH's client, which ssh-keygen comes with",
+                true => RAISE_PROCESSES,
                 false => "free the disk, or name a folder that can be written to in TMPDIR",
             };
             Told::new(FAILED, why, hint)

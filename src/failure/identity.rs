@@ -4,13 +4,17 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credential::{Flaw, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
+use crate::azure::credential::{Flaw, Impostor, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
 use crate::azure::entra::EntraRefusal;
-use crate::commands::login::NowhereToKeep;
+use crate::azure::pipeline::TooLong;
+use crate::azure::sign_in::StillStored;
+use crate::azure::sign_in::key_store::Unusable;
+use crate::commands::login::{AnotherAccount, NowhereToKeep};
 use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
+use crate::line::word;
 use crate::store::{ANOTHER_FOLDER, TooOpen};
 
 /// The way to an identity that needs no other program.
@@ -51,8 +55,17 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
             format!("type azcmagent show, and {START_AGENT}; or name another identity with --credential");
         return Told::new(NO_IDENTITY, why, hint);
     }
+    if let Some(impostor) = error.downcast_ref::<Impostor>() {
+        let hint = format!("stop that process, then start the agent: {START_AGENT}");
+        return Told::new(NO_IDENTITY, impostor.to_string(), hint);
+    }
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
+    }
+    if let Some(unusable) = error.downcast_ref::<Unusable>() {
+        let why = format!("the sign-in of arcssh cannot be used: {unusable}");
+        let hint = remedy(unusable).map_or(RUN_LOGIN.into(), |first| format!("{first}, or {RUN_LOGIN}"));
+        return Told::new(NO_IDENTITY, why, hint);
     }
     if let Some(too_open) = chain().find_map(|cause| cause.downcast_ref::<TooOpen>()) {
         return explain_too_open(too_open);
@@ -60,6 +73,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     if let Some(refusal) = chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         let who = tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
         return explain_entra(refusal, &format!("{}{who} was refused", from.title()), hint(from, tenant));
+    }
+    if let Some(too_long) = chain().find_map(|cause| cause.downcast_ref::<TooLong>()) {
+        let why = format!("{} gives no token, but an answer without end: {too_long}", from.title());
+        return Told::new(NO_IDENTITY, why, hint(from, tenant));
     }
     if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
     {
@@ -76,12 +93,33 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     Told::new(NO_IDENTITY, why, hint(from, tenant))
 }
 
+const RUN_LOGIN: &str = "run: arcssh login";
+
+/// What makes a key store usable; none where only another sign-in helps.
+fn remedy(unusable: &Unusable) -> Option<&'static str> {
+    match unusable {
+        Unusable::Off => Some("unset ARCSSH_NO_KEYRING"),
+        Unusable::Absent => Some("use a session that has your key store"),
+        Unusable::Locked => Some("unlock the key store"),
+        Unusable::Silent | Unusable::Failed(_) => Some("restart the key store"),
+        Unusable::Empty => None,
+    }
+}
+
+/// A sign-out that left a refresh token behind.
+pub(super) fn explain_still_stored(StillStored(unusable): &StillStored) -> Told {
+    let why = format!("the refresh token is still in the key store: {unusable}");
+    let first = remedy(unusable).map_or(String::new(), |first| format!("{first}, then "));
+    Told::new(FAILED, why, format!("{first}run: arcssh logout"))
+}
+
 /// What makes a certificate usable.
 fn usable(path: &str, flaw: Flaw) -> String {
+    let (old, new) = (word(path), word(&format!("{path}.pem")));
     match flaw {
-        Flaw::NotPem => format!("openssl pkcs12 -in {path} -out {path}.pem -nodes, and name that file"),
+        Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
         Flaw::Locked => format!(
-            "openssl pkey -in {path} -out {path}.pem && openssl x509 -in {path} >> {path}.pem, and name that file"
+            "openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file"
         ),
         Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()
@@ -151,6 +189,10 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     if error.is::<NowhereToKeep>() {
         let why = super::causes(causes.into_iter());
         return Told::new(FAILED, why, ANOTHER_FOLDER);
+    }
+    if let Some(another) = error.downcast_ref::<AnotherAccount>() {
+        let hint = format!("to use this account, run: arcssh login --account {}", word(&another.name));
+        return Told::new(NO_IDENTITY, another.to_string(), hint);
     }
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
         return explain_entra(refusal, "the sign-in was refused", AGAIN.into());

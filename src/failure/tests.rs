@@ -2,7 +2,8 @@
 
 use super::*;
 use anyhow::anyhow;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use crate::relay::frame::{PeerClose, Violation};
 
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
 
@@ -34,7 +35,7 @@ fn relay(status: u16, reason: &str) -> Error {
 }
 
 fn closed(code: u16) -> Error {
-    Broken::Closed(CloseFrame { code: code.into(), reason: "".into() }).into()
+    Broken::Closed(PeerClose::parse(&code.to_be_bytes())).into()
 }
 
 /// Asserts for each row that the sentence and the hint hold these parts.
@@ -187,10 +188,34 @@ fn each_refusal_of_the_relay_has_its_words() {
         (closed(1008), FAILED, "token has expired", "connect again"),
         (closed(1011), FAILED, "the relay has a fault", "connect again"),
         (
-            Broken::Lost(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()).into(),
+            Broken::Lost(std::io::Error::from(std::io::ErrorKind::ConnectionReset)).into(),
             FAILED,
             "lost",
             "connect again",
+        ),
+        (
+            Broken::Unwritable(std::io::Error::from_raw_os_error(104)).into(),
+            FAILED,
+            "the relay cannot be written to: Connection reset by peer (os error 104)",
+            "connect again",
+        ),
+        (
+            Broken::Silent.into(),
+            FAILED,
+            "the relay no longer answers: 2 pings are unanswered",
+            "connect again",
+        ),
+        (
+            Broken::Violation(Violation::Masked).into(),
+            FAILED,
+            "the relay broke the WebSocket protocol: a frame is masked",
+            "connect again; if a proxy inspects TLS",
+        ),
+        (
+            Broken::Input(std::io::Error::from_raw_os_error(5)).into(),
+            FAILED,
+            "standard input cannot be read: Input/output error (os error 5)",
+            "that can be read",
         ),
     ]);
 }
@@ -227,4 +252,14 @@ fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried(
     assert_eq!(setup(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
     assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
     assert_eq!(setup(22, Service::Wac), format!("arcssh setup {ID} --service WAC --port 22"));
+}
+
+#[test]
+fn a_panic_for_want_of_something_is_explained_and_no_other_text_is_shown() {
+    use crate::failure::system::{ALLOW_GETRANDOM, RAISE_PROCESSES, exhaustion};
+    let no_thread = "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)";
+    assert_eq!(exhaustion(no_thread).map(|(_, hint)| hint), Some(RAISE_PROCESSES));
+    let no_randomness = "could not retrieve random bytes for uuid: FAILED";
+    assert_eq!(exhaustion(no_randomness).map(|(_, hint)| hint), Some(ALLOW_GETRANDOM));
+    assert_eq!(exhaustion("called `Result::unwrap()` on an `Err` value: secret"), None);
 }

@@ -16,16 +16,17 @@ pub(crate) struct Head {
     pub(crate) status: u16,
     /// The reason phrase; empty if there is none.
     pub(crate) reason: String,
-    /// Names and values in order; a value that is no text is left out.
+    /// Names and values in order, values as far as they are text.
     pub(crate) headers: Vec<(String, String)>,
     /// What was read beyond the head: the beginning of what the connection carries next.
     pub(crate) beyond: Vec<u8>,
 }
 
 impl Head {
-    /// The first value of a header, its name matched without regard to case.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    /// Returns the members of a header that is a list, over all its lines (RFC 9110, section 5.6.1), without empty ones.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let lines = self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name));
+        lines.flat_map(|(_, value)| value.split(',')).map(str::trim).filter(|value| !value.is_empty())
     }
 }
 
@@ -34,8 +35,8 @@ impl Head {
 /// # Errors
 /// The connection ends before the head does, or what comes is not HTTP.
 pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
-    let mut received = Vec::with_capacity(4096);
-    while received.len() < MAX_HEAD {
+    let (mut received, mut interim) = (Vec::with_capacity(4096), 0);
+    while interim + received.len() < MAX_HEAD {
         if stream.read_buf(&mut received).await? == 0 {
             let already =
                 if received.is_empty() { "without an answer" } else { "in the middle of the answer" };
@@ -46,6 +47,7 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
             if head.status == 101 || !(100..200).contains(&head.status) {
                 return Ok(head);
             }
+            interim += received.len() - head.beyond.len();
             received = head.beyond;
         }
     }
@@ -60,13 +62,12 @@ fn parse(received: &[u8]) -> Result<Option<Head>> {
         return Ok(None);
     };
     let text = |header: &httparse::Header<'_>| {
-        let value = std::str::from_utf8(header.value).ok()?;
-        Some((header.name.to_owned(), value.to_owned()))
+        (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned())
     };
     Ok(Some(Head {
         status: response.code.context("the answer has no status")?,
         reason: reason(received),
-        headers: response.headers.iter().filter_map(text).collect(),
+        headers: response.headers.iter().map(text).collect(),
         beyond: received[length..].to_vec(),
     }))
 }
@@ -109,7 +110,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!((head.status, head.reason.as_str()), (404, "Endpoint does not exist. TrackingId:x_G13"));
-        assert_eq!(head.header("x-a"), Some("b"));
+        assert_eq!(head.values("x-a").collect::<Vec<_>>(), ["b"]);
         assert_eq!(head.beyond, b"rest");
     }
 
@@ -167,5 +168,7 @@ mod tests {
         let endless: &'static [u8] =
             Box::leak([b"HTTP/1.1 200 ".as_slice(), &[b'a'; MAX_HEAD]].concat().into_boxed_slice());
         assert_eq!(error(endless).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
+        let interim: &'static [u8] = Box::leak(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_HEAD).into());
+        assert_eq!(error(interim).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod certificate;
 pub(crate) mod head;
+pub(crate) mod loopback;
 pub(crate) mod proxy;
 pub(crate) mod tls;
 
@@ -31,6 +32,17 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 const PROXY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a TLS handshake may take.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TCP connection is idle before the system asks whether the peer still exists.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// The time between two of these questions.
+const KEEPALIVE_PERIOD: Duration = Duration::from_secs(15);
+/// Unanswered questions after which the connection is lost.
+const KEEPALIVE_PROBES: u32 = 4;
+/// How long sent bytes may stay unacknowledged before the connection is lost; Linux alone waits about 16 minutes (tcp(7),
+/// `tcp_retries2`). A peer that acknowledges and takes no bytes has as long (Linux `tcp_timer.c`, `tcp_probe_timer`), so
+/// that this must outlast the pauses of a slow machine.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(180);
 /// How long an HTTP answer may keep silent.
 const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -164,6 +176,11 @@ async fn tcp(target: &Uri) -> Result<TcpStream> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
+    connector.set_keepalive(Some(KEEPALIVE_IDLE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_PERIOD));
+    connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     bounded(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
 }
 

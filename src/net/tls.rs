@@ -1,5 +1,6 @@
 //! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which is loaded while the network answers.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -7,8 +8,12 @@ use rustls::crypto::ring::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
-use rustls_platform_verifier::Verifier;
 
+#[cfg(not(any(windows, target_vendor = "apple")))]
+use rustix::io::Errno;
+
+#[cfg(not(any(windows, target_vendor = "apple")))]
+use crate::files::open_regular;
 use crate::net::certificate;
 
 /// TLS for every connection: ARM, Entra ID and the relay.
@@ -29,40 +34,114 @@ pub(crate) fn client_config() -> ClientConfig {
 /// The system's verdict on a server's certificate.
 ///
 /// Reading the OS store is the dearest part of a start (290 certificates take about 6 ms), and its result is not needed
-/// before the server's certificate arrives: it is loaded on a thread of its own, and whoever comes first waits.
+/// before the server's certificate arrives: a thread of its own loads it.
 #[derive(Debug)]
 struct SystemTrust {
     provider: Arc<CryptoProvider>,
-    verifier: OnceLock<Result<Verifier, Error>>,
+    roots: OnceLock<Result<Roots, Error>>,
+}
+
+/// The system's root certificates.
+#[derive(Debug)]
+struct Roots {
+    verifier: Arc<dyn ServerCertVerifier>,
+    /// A part of them that could not be read.
+    unread: Option<Unread>,
 }
 
 impl SystemTrust {
     fn load(provider: Arc<CryptoProvider>) -> Arc<Self> {
-        let trust = Arc::new(Self { provider, verifier: OnceLock::new() });
+        let trust = Arc::new(Self { provider, roots: OnceLock::new() });
         let early = Arc::clone(&trust);
         // Without the thread it is loaded when a certificate arrives.
-        let _ = std::thread::Builder::new().spawn(move || early.verifier().is_ok());
+        let _ = std::thread::Builder::new().spawn(move || early.roots().is_ok());
         trust
     }
 
-    fn verifier(&self) -> Result<&Verifier, Error> {
-        let load = || Verifier::new_with_extra_roots(extra_roots(), Arc::clone(&self.provider));
-        self.verifier.get_or_init(load).as_ref().map_err(Error::clone)
+    fn roots(&self) -> Result<&Roots, Error> {
+        self.roots.get_or_init(|| roots(&self.provider)).as_ref().map_err(Error::clone)
     }
 }
 
-/// `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the store on Linux, where the verifier reads them itself; elsewhere the
-/// system's own verifier decides, and they add to it.
-fn extra_roots() -> Vec<CertificateDer<'static>> {
-    #[cfg(any(windows, target_vendor = "apple"))]
+/// The system's verifier decides; `SSL_CERT_FILE` and `SSL_CERT_DIR` add to its certificates.
+#[cfg(any(windows, target_vendor = "apple"))]
+fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+    let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
+    let (file, dir) = (path("SSL_CERT_FILE"), path("SSL_CERT_DIR"));
+    let extra = rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref()).certs;
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(provider))?;
+    Ok(Roots { verifier: Arc::new(verifier), unread: None })
+}
+
+/// The certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those where distributions have them.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+    use rustls::client::WebPkiServerVerifier;
+    let other = |error: Unread| Error::Other(OtherError(Arc::new(error)));
+    // The loader waits for the other end of a FIFO, and reads a device without end.
+    if let Some(file) = std::env::var_os("SSL_CERT_FILE").filter(|file| std::fs::exists(file).unwrap_or(true))
     {
-        let path =
-            |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
-        let (file, dir) = (path("SSL_CERT_FILE"), path("SSL_CERT_DIR"));
-        rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref()).certs
+        open_regular(file.as_ref()).map_err(|error| other(Unread::new(file.as_ref(), &error)))?;
     }
-    #[cfg(not(any(windows, target_vendor = "apple")))]
-    Vec::new()
+    let found = rustls_native_certs::load_native_certs();
+    let unread = found.errors.iter().find_map(|error| match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unread::new(path, inner)),
+        _ => None,
+    });
+    let mut store = rustls::RootCertStore::empty();
+    store.add_parsable_certificates(found.certs);
+    if store.is_empty() {
+        return Err(unread.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
+    let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
+    Ok(Roots { verifier, unread })
+}
+
+/// What there is, and cannot be opened, where the loader found nothing.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn unread_bundle() -> Option<Unread> {
+    BUNDLES.iter().map(std::path::Path::new).find_map(|path| match open_regular(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(Unread::new(path, &error)),
+        _ => None,
+    })
+}
+
+/// Debian, Fedora, openSUSE, Alpine (openssl-probe, `probe_from_env` and its list).
+#[cfg(not(any(windows, target_vendor = "apple")))]
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The error where the system has no root certificates; rustls-platform-verifier begins its own with the same words.
+pub(crate) const NO_ROOTS: &str = "No CA certificates";
+
+/// Root certificates that cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot read the root certificates in {}: {why}", path.display())]
+pub(crate) struct Unread {
+    path: PathBuf,
+    why: String,
+    lacks_descriptors: bool,
+}
+
+impl Unread {
+    /// Whether the limit of file descriptors is why.
+    pub(crate) fn is_for_want_of_descriptors(&self) -> bool {
+        self.lacks_descriptors
+    }
+}
+
+#[cfg(not(any(windows, target_vendor = "apple")))]
+impl Unread {
+    fn new(path: &std::path::Path, error: &std::io::Error) -> Self {
+        let limits = [Errno::MFILE, Errno::NFILE].map(|limit| Some(limit.raw_os_error()));
+        let lacks_descriptors = limits.contains(&error.raw_os_error());
+        Self { path: path.to_owned(), why: error.to_string(), lacks_descriptors }
+    }
 }
 
 impl ServerCertVerifier for SystemTrust {
@@ -74,11 +153,13 @@ impl ServerCertVerifier for SystemTrust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verifier = self.verifier()?;
-        let verdict = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let roots = self.roots()?;
+        let verdict =
+            roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         verdict.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let untrusted = Untrusted { issuer: certificate::issuer(end_entity) };
+                let (issuer, unread) = (certificate::issuer(end_entity), roots.unread.clone());
+                let untrusted = Untrusted { issuer, unread };
                 Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
             }
             error => error,
@@ -114,6 +195,8 @@ impl ServerCertVerifier for SystemTrust {
 pub(crate) struct Untrusted {
     /// What it calls itself.
     pub(crate) issuer: Option<String>,
+    /// Root certificates that could not be read, of which one may be its own.
+    pub(crate) unread: Option<Unread>,
 }
 
 /// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.

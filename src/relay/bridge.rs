@@ -10,34 +10,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::{Sink, SinkExt, Stream};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_util::io::poll_read_buf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, trace};
 
 use crate::relay::connect::Upgraded;
+use crate::relay::frame::{NORMAL, PROTOCOL_ERROR, PeerClose, Violation};
+use crate::relay::liveness::{Liveness, MISSED_PINGS, Pulse, Relay};
+use crate::relay::websocket::{Event, ReadError, WebSocket};
 
-/// The most bytes sent in one message. No limit is documented for WebSocket data; .NET's relay client sends as much.
-const MAX_PAYLOAD: usize = 64 * 1024;
-/// The largest message taken in. The relay documents no limit; beyond this no listener means well.
-const MAX_MESSAGE: usize = 1 << 30;
-/// The most bytes that wait for the relay to take them: some messages, and pongs where it only ever pings.
-const MAX_UNSENT: usize = 4 * MAX_PAYLOAD;
-/// How often a ping keeps the relay from taking the connection for idle: losses are reported after about 2 and after
-/// about 4 minutes (aztunnel `bridge.go`; Azure/azure-relay issue 33). Whether pongs come is documented nowhere, so
-/// that a missing one means nothing.
-const PING_PERIOD: Duration = Duration::from_secs(30);
 /// How long the relay may keep silent, while it is listened to, after ssh has closed its side and all of it was sent:
 /// then the connection is taken to be over. A WebSocket cannot be half closed, and a Close frame would cut off what the
 /// server still sends.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
-/// How long the last words may take: input already read, the Close frame, output already received.
+/// How long the relay is listened to after a failed write: a Close frame that is under way gives the reason.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the farewell may take: input already read, the Close frame, output already received.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Messages moved in one direction before the other gets its turn.
 const TURN: usize = 8;
@@ -57,14 +45,35 @@ pub(crate) enum Ending {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
     /// The relay closed it, saying why.
-    #[error("the relay closed the connection with code {} {:?}", u16::from(.0.code), .0.reason.as_str())]
-    Closed(CloseFrame),
+    #[error("the relay closed the connection {0}")]
+    Closed(PeerClose),
     /// The connection to the relay was lost.
     #[error("the connection to the relay was lost")]
-    Lost(#[source] Error),
+    Lost(#[source] io::Error),
+    /// Input can no longer be sent to the relay, which has not said why.
+    #[error("the relay cannot be written to")]
+    Unwritable(#[source] io::Error),
+    /// The relay answered pings and no longer does.
+    #[error("the relay no longer answers: {MISSED_PINGS} pings are unanswered")]
+    Silent,
+    /// The relay does not speak the WebSocket protocol.
+    #[error("the relay broke the WebSocket protocol: {0}")]
+    Violation(Violation),
+    /// What ssh writes cannot be read.
+    #[error("standard input cannot be read")]
+    Input(#[source] io::Error),
     /// What the machine sent cannot be handed on.
     #[error("standard output cannot be written")]
     Output(#[source] io::Error),
+}
+
+impl From<ReadError> for Broken {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Lost(error),
+            ReadError::Violation(violation) => Self::Violation(violation),
+        }
+    }
 }
 
 /// Carries bytes until one side is done or `stop` says so, and then says farewell to the relay in bounded time.
@@ -79,7 +88,7 @@ where
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
 {
-    let mut bridge = Bridge::new(upgraded, input, output).await;
+    let mut bridge = Bridge::new(upgraded, input, output);
     let ending = tokio::select! {
         biased;
         ending = poll_fn(|cx| bridge.poll(cx)) => ending,
@@ -89,8 +98,10 @@ where
     let farewell = timeout(FAREWELL, bridge.farewell()).await;
     trace!(complete = farewell.is_ok(), "farewell");
     match ending {
-        // ssh had closed its side, and nothing more was to come.
-        Ending::Broken(Broken::Closed(_) | Broken::Lost(_)) if !bridge.input_open && !bridge.answered => {
+        // ssh had closed its side, all of it was sent, and nothing more was to come.
+        Ending::Broken(Broken::Closed(_) | Broken::Lost(_) | Broken::Unwritable(_))
+            if !bridge.input_open && !bridge.answered && !bridge.relay.has_lost_input() =>
+        {
             Ending::Finished
         }
         ending => ending,
@@ -106,21 +117,23 @@ fn output_failed(error: io::Error) -> Ending {
 }
 
 struct Bridge<S, I, O> {
-    relay: WebSocketStream<ReadSideTells<S>>,
+    relay: WebSocket<S>,
     input: I,
     input_open: bool,
-    read: BytesMut,
-    /// A message that the relay had no room for.
-    unsent: Option<Message>,
     output: O,
-    arrived: Bytes,
     unflushed: bool,
     /// Whether anything has arrived since the input ended.
     answered: bool,
-    ping: Interval,
+    liveness: Liveness,
     silence: Pin<Box<Sleep>>,
     /// Whether something of ours kept the relay from being listened to.
     held_up: bool,
+    /// The time for a Close frame, after a failed write.
+    last_words: Option<Pin<Box<Sleep>>>,
+    /// The code of our Close frame, which has none if the relay's had none.
+    close_code: Option<u16>,
+    /// Whether the relay has closed the connection or broken the protocol: it wants no more input.
+    closed: bool,
 }
 
 impl<S, I, O> Bridge<S, I, O>
@@ -129,40 +142,40 @@ where
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
 {
-    async fn new(Upgraded { stream, beyond }: Upgraded<S>, input: I, output: O) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(MAX_PAYLOAD)
-            .write_buffer_size(MAX_PAYLOAD)
-            .max_write_buffer_size(MAX_UNSENT)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let stream = ReadSideTells { stream, write_failed: false };
-        let mut ping = interval_at(Instant::now() + PING_PERIOD, PING_PERIOD);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    fn new(Upgraded { stream, beyond }: Upgraded<S>, input: I, output: O) -> Self {
         Self {
-            relay: WebSocketStream::from_partially_read(stream, beyond, Role::Client, Some(config)).await,
+            relay: WebSocket::new(stream, beyond),
             input,
             input_open: true,
-            read: BytesMut::with_capacity(MAX_PAYLOAD),
-            unsent: None,
             output,
-            arrived: Bytes::new(),
             unflushed: false,
             answered: false,
-            ping,
+            liveness: Liveness::new(),
             silence: Box::pin(sleep(DRAIN_SILENCE)),
             held_up: false,
+            last_words: None,
+            close_code: Some(NORMAL),
+            closed: false,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         if let Poll::Ready(ending) = self.poll_downstream(cx) {
-            return Poll::Ready(ending);
+            return Poll::Ready(self.with_write_error(ending));
         }
-        self.poll_ping(cx);
+        if self.poll_pulse(cx).is_ready() {
+            return Poll::Ready(Ending::Broken(Broken::Silent));
+        }
         // An input that has nothing for now keeps a waker, as does a relay that takes nothing.
-        let sending = self.poll_upstream(cx).is_pending();
-        if !self.input_open && self.poll_silence(cx, sending).is_ready() {
+        let upstream = self.poll_upstream(cx);
+        if let Poll::Ready(Err(error)) = upstream {
+            return Poll::Ready(Ending::Broken(Broken::Input(error)));
+        }
+        if self.relay.is_unwritable() {
+            ready!(self.poll_last_words(cx));
+            return self.unwritable().map_or(Poll::Pending, Poll::Ready);
+        }
+        if !self.input_open && self.poll_silence(cx, upstream.is_pending()).is_ready() {
             return Poll::Ready(Ending::Finished);
         }
         Poll::Pending
@@ -171,11 +184,38 @@ where
     /// Ready when the relay has kept silent for [`DRAIN_SILENCE`]. It is not silence while we have more to send, or do
     /// not read because the output takes nothing.
     fn poll_silence(&mut self, cx: &mut Context<'_>, sending: bool) -> Poll<()> {
-        let held_up = sending || self.unflushed || self.arrived.has_remaining();
+        let held_up = sending || self.output_is_behind();
         if std::mem::replace(&mut self.held_up, held_up) || held_up {
             self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
         }
         self.silence.as_mut().poll(cx)
+    }
+
+    fn output_is_behind(&self) -> bool {
+        self.unflushed || !self.relay.payload().is_empty()
+    }
+
+    /// Ready when no Close frame has come in [`LAST_WORDS`] after a failed write. The time stands still while the output
+    /// takes nothing: a Close frame may wait behind that.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let behind = self.output_is_behind();
+        let time = self.last_words.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
+        if behind {
+            time.as_mut().reset(Instant::now() + LAST_WORDS);
+        }
+        time.as_mut().poll(cx)
+    }
+
+    /// A write that failed before the connection was lost is the reason; a Close frame is a better one.
+    fn with_write_error(&mut self, ending: Ending) -> Ending {
+        match ending {
+            Ending::Broken(Broken::Lost(_)) => self.unwritable().unwrap_or(ending),
+            ending => ending,
+        }
+    }
+
+    fn unwritable(&mut self) -> Option<Ending> {
+        Some(Ending::Broken(Broken::Unwritable(self.relay.take_write_error()?)))
     }
 
     /// Relay to output, up to a turn's worth of messages.
@@ -184,10 +224,10 @@ where
             if let Err(error) = ready!(self.poll_write_out(cx)) {
                 return Poll::Ready(output_failed(error));
             }
-            let Poll::Ready(message) = Pin::new(&mut self.relay).poll_next(cx) else {
+            let Poll::Ready(event) = self.relay.poll_next(cx) else {
                 return self.poll_flush_out(cx);
             };
-            if let Some(ending) = self.receive(message) {
+            if let Some(ending) = self.receive(event) {
                 return Poll::Ready(ending);
             }
         }
@@ -207,58 +247,72 @@ where
     }
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.arrived.has_remaining() {
-            match ready!(Pin::new(&mut self.output).poll_write(cx, &self.arrived))? {
+        while !self.relay.payload().is_empty() {
+            match ready!(Pin::new(&mut self.output).poll_write(cx, self.relay.payload()))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.arrived.advance(written),
+                written => self.relay.consume(written),
             }
             self.unflushed = true;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Takes in what the relay sent. Pings are answered by the WebSocket layer; the agent sends binary messages, and
-    /// bytes are bytes whatever kind of message brings them.
-    fn receive(&mut self, message: Option<Result<Message, Error>>) -> Option<Ending> {
-        match message {
-            Some(Ok(Message::Binary(bytes))) => self.arrived = bytes,
-            Some(Ok(Message::Text(text))) => self.arrived = text.into(),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return None,
-            Some(Ok(Message::Close(Some(frame)))) if frame.code != CloseCode::Normal => {
-                return Some(Ending::Broken(Broken::Closed(frame)));
+    /// Takes what the relay sent, and notes how its end is answered.
+    fn receive(&mut self, event: Result<Event, ReadError>) -> Option<Ending> {
+        match event {
+            Ok(Event::Data) => {
+                self.answered |= !self.input_open;
+                self.held_up |= !self.input_open;
+                None
             }
-            Some(Ok(Message::Close(_))) | None => return Some(Ending::Finished),
-            Some(Err(error)) => return Some(Ending::Broken(Broken::Lost(error))),
+            Ok(Event::Pong(payload)) => {
+                self.liveness.pong(&payload);
+                None
+            }
+            Ok(Event::Other) => None,
+            Ok(Event::Close(close)) => {
+                (self.closed, self.close_code) = (true, close.reply());
+                Some(match close.is_normal() {
+                    true => Ending::Finished,
+                    false => Ending::Broken(Broken::Closed(close)),
+                })
+            }
+            Err(error) => {
+                if matches!(error, ReadError::Violation(_)) {
+                    (self.closed, self.close_code) = (true, Some(PROTOCOL_ERROR));
+                }
+                Some(Ending::Broken(error.into()))
+            }
         }
-        self.answered |= !self.input_open;
-        self.held_up |= !self.input_open;
-        None
+    }
+
+    /// Ready when the relay is taken to be gone; sends the pings that are due.
+    fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let relay = match (self.relay.take_heard(), self.output_is_behind() || self.relay.is_stuck()) {
+            (true, _) => Relay::Heard,
+            (false, true) => Relay::HeldUp,
+            (false, false) => Relay::Quiet,
+        };
+        match ready!(self.liveness.poll(cx, relay)) {
+            Pulse::Stopped => Poll::Ready(()),
+            Pulse::Ping(number) => {
+                self.relay.ping(&number);
+                Poll::Pending
+            }
+        }
     }
 
     /// Input to relay, up to a turn's worth of messages, then one flush. Ready when nothing is left to do for now.
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for _ in 0..TURN {
-            if self.unsent.is_some() {
-                ready!(self.poll_flush(cx));
+            if !self.input_open || self.relay.is_unwritable() {
+                return self.relay.poll_flush(cx).map(Ok);
             }
-            if let Some(message) = self.unsent.take() {
-                self.send(message);
-                continue;
-            }
-            if !self.input_open {
-                return self.poll_flush(cx);
-            }
-            if ready!(Pin::new(&mut self.relay).poll_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            self.read.reserve(MAX_PAYLOAD);
-            match poll_read_buf(Pin::new(&mut self.input), cx, &mut (&mut self.read).limit(MAX_PAYLOAD)) {
-                Poll::Pending => return self.poll_flush(cx),
-                Poll::Ready(Ok(0) | Err(_)) => self.end_input(),
-                Poll::Ready(Ok(_)) => {
-                    let bytes = self.read.split().freeze();
-                    self.send(Message::Binary(bytes));
-                }
+            match self.relay.poll_send_from(cx, Pin::new(&mut self.input)) {
+                Poll::Pending => return self.relay.poll_flush(cx).map(Ok),
+                Poll::Ready(Ok(0)) => self.end_input(),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
         cx.waker().wake_by_ref();
@@ -271,90 +325,18 @@ where
         self.held_up = true;
     }
 
-    fn poll_ping(&mut self, cx: &mut Context<'_>) {
-        while self.ping.poll_tick(cx).is_ready() {
-            // A relay that takes nothing for now is not idle, and needs no ping.
-            if let Poll::Ready(Ok(())) = Pin::new(&mut self.relay).poll_ready(cx) {
-                let _ = Pin::new(&mut self.relay).start_send(Message::Ping(Bytes::new()));
-            }
-        }
-    }
-
-    /// Feeds the relay. That it fails is learnt on the reading side; see [`ReadSideTells`].
-    fn send(&mut self, message: Message) {
-        match Pin::new(&mut self.relay).start_send(message) {
-            Ok(()) => {}
-            Err(Error::WriteBufferFull(message)) => self.unsent = Some(*message),
-            Err(error) => debug!(%error, "the relay takes no more"),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.relay).poll_flush(cx).map(drop)
-    }
-
     /// What ssh wrote before it went, a Close frame, and what is still on its way out. The peer is not waited for.
     async fn farewell(&mut self) {
-        poll_fn(|cx| self.poll_upstream(cx)).await;
-        let frame = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
-        let closed = self.relay.send(Message::Close(Some(frame))).await;
-        trace!(?closed, "Close frame");
-        let _ = self.output.flush().await;
-        let _ = self.relay.get_mut().shutdown().await;
-    }
-}
-
-/// A connection whose failed writes are told by its reading side alone.
-///
-/// When the relay closes, its Close frame lies ready to be read while writing already fails: the frame is the reason,
-/// the failed write only its echo.
-#[derive(Debug)]
-struct ReadSideTells<S> {
-    stream: S,
-    write_failed: bool,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for ReadSideTells<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> ReadSideTells<S> {
-    fn unless_failed<T>(
-        &mut self,
-        instead: T,
-        write: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.write_failed {
-            return Poll::Ready(Ok(instead));
-        }
-        Poll::Ready(match ready!(write(Pin::new(&mut self.stream))) {
-            Ok(done) => Ok(done),
-            Err(error) => {
-                debug!(%error, "cannot write to the relay");
-                self.write_failed = true;
-                Ok(instead)
-            }
+        // A relay that has closed waits for the Close frame: one turn shows whether ssh has closed its side too.
+        let closed = self.closed;
+        poll_fn(|cx| match self.poll_upstream(cx) {
+            Poll::Pending if !closed => Poll::Pending,
+            _ => Poll::Ready(()),
         })
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for ReadSideTells<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.unless_failed(buf.len(), |stream| stream.poll_write(cx, buf))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_failed((), |stream| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_failed((), |stream| stream.poll_shutdown(cx))
+        .await;
+        self.relay.close(self.close_code).await;
+        let _ = self.output.flush().await;
+        self.relay.shutdown().await;
     }
 }
 

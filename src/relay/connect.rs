@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail, ensure};
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -80,14 +80,9 @@ async fn connect(
     credentials: &RelayCredentials,
     port: u16,
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
-    let authority = relay_authority(credentials)?;
-    let stream = net.connect(&authority).await?;
-    upgrade(stream, &authority, credentials, port).await
-}
-
-fn relay_authority(credentials: &RelayCredentials) -> Result<Authority> {
-    let authority = credentials.authority();
-    authority.parse().with_context(|| format!("the relay's name {authority} is not a host name"))
+    let authority = credentials.relay.authority();
+    let stream = net.connect(authority).await?;
+    upgrade(stream, authority, credentials, port).await
 }
 
 async fn upgrade<S>(
@@ -111,10 +106,23 @@ where
     if head.status != 101 {
         return Err(ConnectError::refused(head.status, &head.reason));
     }
-    if head.header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
-        return Err(anyhow!("{authority} is no WebSocket server: its Sec-WebSocket-Accept is wrong").into());
-    }
+    check_upgrade(&head, &key).with_context(|| format!("{authority} is no WebSocket server"))?;
     Ok(Upgraded { stream, beyond: head.beyond })
+}
+
+/// RFC 6455, section 4.1: what a client checks in a 101.
+fn check_upgrade(head: &Head, key: &str) -> Result<()> {
+    let has = |name: &str, wanted: &str| head.values(name).any(|value| value.eq_ignore_ascii_case(wanted));
+    ensure!(has("upgrade", "websocket"), "its Upgrade does not name websocket");
+    ensure!(has("connection", "upgrade"), "its Connection does not name Upgrade");
+    let accept: Vec<&str> = head.values("sec-websocket-accept").collect();
+    ensure!(accept == [derive_accept_key(key.as_bytes())], "its Sec-WebSocket-Accept is wrong");
+    let unasked = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
+    if let Some((name, value)) = unasked.into_iter().find_map(|name| Some((name, head.values(name).next()?)))
+    {
+        bail!("it selected {value:?} in {name}, which was not offered");
+    }
+    Ok(())
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Head> {
@@ -236,6 +244,8 @@ impl ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::azure::cloud::CloudName;
+    use crate::azure::relay_host::RelaySuffixes;
 
     const RELAY_INFO: &str = r#"{"relay":{"namespaceName":"azgn","namespaceNameSuffix":"servicebus.windows.net",
         "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2/1664/v2","accessKey":"SharedAccessSignature sr=x&sig=y",
@@ -257,9 +267,9 @@ mod tests {
 
     #[test]
     fn the_request_carries_its_secrets_in_headers_only_and_its_path_unescaped() {
-        let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes()).unwrap();
-        let authority = relay_authority(&credentials).unwrap();
-        let text = request(&authority, &credentials, 2222, "a2V5", Uuid::nil());
+        let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
+        let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes(), &suffixes).unwrap();
+        let text = request(credentials.relay.authority(), &credentials, 2222, "a2V5", Uuid::nil());
         let lines: Vec<&str> = text.split("\r\n").collect();
         assert_eq!(
             lines[0],
@@ -276,11 +286,57 @@ mod tests {
         assert!(text.ends_with("\r\n\r\n") && !text.contains("Sec-WebSocket-Extensions"));
     }
 
-    #[test]
-    fn a_relay_with_a_port_is_dialled_there() {
-        let json = RELAY_INFO.replace("azgn", "127").replace("servicebus.windows.net", "0.0.1:8443");
-        let authority = relay_authority(&RelayCredentials::from_json(json.as_bytes()).unwrap()).unwrap();
-        assert_eq!((authority.host(), authority.port_u16()), ("127.0.0.1", Some(8443)));
+    async fn head(lines: &str) -> Head {
+        let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
+        head::read(&mut answer.as_bytes()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_101_is_taken_if_it_upgrades_and_selects_nothing() {
+        let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"; // RFC 6455, section 1.3
+        let check = async |lines: &str| check_upgrade(&head(lines).await, "dGhlIHNhbXBsZSBub25jZQ==");
+        for upgrade in [
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            "UPGRADE: WebSocket\r\nconnection: keep-alive, upgrade\r\n",
+            "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol:\r\n",
+        ] {
+            check(&format!("{upgrade}{accept}")).await.unwrap();
+        }
+        let good = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+        let twice = accept.repeat(2);
+        let accepted = format!("{good}{accept}");
+        for (lines, told) in [
+            (format!("Connection: Upgrade\r\n{accept}"), "its Upgrade does not name websocket"),
+            (
+                format!("Upgrade: h2c\r\nConnection: Upgrade\r\n{accept}"),
+                "its Upgrade does not name websocket",
+            ),
+            (format!("Upgrade: websocket\r\n{accept}"), "its Connection does not name Upgrade"),
+            (good.to_owned(), "its Sec-WebSocket-Accept is wrong"),
+            (
+                format!("{good}Sec-WebSocket-Accept: S3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+                "its Sec-WebSocket-Accept is wrong",
+            ),
+            (format!("{good}{twice}"), "its Sec-WebSocket-Accept is wrong"),
+            (
+                format!("{accepted}sec-websocket-extensions: permessage-deflate\r\n"),
+                "it selected \"permessage-deflate\" in Sec-WebSocket-Extensions, which was not offered",
+            ),
+            (
+                format!("{accepted}Sec-WebSocket-Protocol: ssh\r\n"),
+                "it selected \"ssh\" in Sec-WebSocket-Protocol, which was not offered",
+            ),
+        ] {
+            assert_eq!(check(&lines).await.unwrap_err().to_string(), told, "{lines}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_selection_that_is_no_text_is_refused_too() {
+        let answer = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: \xff\r\n\r\n";
+        let head = head::read(&mut answer.as_slice()).await.unwrap();
+        let error = check_upgrade(&head, "dGhlIHNhbXBsZSBub25jZQ==").unwrap_err();
+        assert!(error.to_string().contains("was not offered"), "{error}");
     }
 
     #[test]

@@ -2,3 +2,6 @@
 
 pub(crate) mod bridge;
 pub(crate) mod connect;
+pub(crate) mod frame;
+pub(crate) mod liveness;
+pub(crate) mod websocket;

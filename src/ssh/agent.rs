@@ -7,7 +7,7 @@ mod protocol;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -38,6 +38,25 @@ const GRACE: Duration = Duration::from_millis(200);
 /// How long other connections' clients are given to end what they began.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// Why no agent is served at a path.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotServed {
+    /// The path is not free.
+    #[error("arcssh did not make {}, and does not replace it by an SSH agent", .0.display())]
+    Occupied(PathBuf),
+    /// Other users can reach sockets in the folder.
+    #[error("other users can open {} (mode {mode:04o}), the directory of the SSH agent", folder.display())]
+    Open {
+        /// The folder.
+        folder: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The folder is a symbolic link, another kind of file, or another user's.
+    #[error("{} is not a directory of this user, so that arcssh serves no SSH agent there", .0.display())]
+    NotOwn(PathBuf),
+}
+
 /// An agent that can be reached. Dropping it hands its path over to another process, or takes it away.
 pub(crate) struct Agent {
     place: Place, // before the socket: nobody is to find it closed
@@ -53,7 +72,7 @@ impl Agent {
     /// Makes `path` lead here. To be called in a Tokio runtime.
     ///
     /// # Errors
-    /// Its folder is open to others, or no socket can be made in it.
+    /// [`NotServed`]; no socket can be made in its folder.
     pub(crate) fn open(path: &Path, key: KeyPair, certificate: Certificate) -> Result<Self> {
         let what = || format!("cannot serve {}", path.display());
         let (place, listener) = Place::take(path).with_context(what)?;

@@ -93,6 +93,11 @@ struct Named {
 }
 
 impl Certificate {
+    /// Whether it certifies the key.
+    pub(crate) fn is_for(&self, key: &PublicKey) -> bool {
+        self.key == *key
+    }
+
     /// Reads the base64 body alone, or the line of a `-cert.pub` file.
     ///
     /// # Errors

@@ -13,14 +13,19 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep};
 
+use crate::files;
 use crate::ssh::judge::directive;
 
 /// The template of the block.
 const BLOCK: &str = include_str!("../../config-templates/block.conf");
 /// How the first line of every format begins; the format's number follows.
 const BEGIN: &str = "# >>> arcssh >>> block ";
-/// The format that this program writes.
-const FORMAT: &str = "1";
+/// The formats that this program reads; it writes the last one. They differ in the line with the options.
+const FORMATS: [&str; 2] = ["1", "2"];
+/// The most bytes of a configuration: a fleet of 5,000 machines takes 4 MiB.
+const MAX_FILE: u64 = 64 << 20;
+/// How many files as they were are kept beside the first one.
+const BACKUPS: usize = 9;
 /// The last line of every format.
 const END: &str = "# <<< arcssh <<<";
 /// How the line with the options begins.
@@ -40,6 +45,13 @@ pub(crate) fn block(options: &str, sections: &str) -> String {
         false => line.replace("{sections}", sections.trim_end()),
     };
     BLOCK.split_inclusive('\n').map(filled).collect()
+}
+
+/// Whether a block has the format that this program writes.
+pub(crate) fn is_current(block: &str) -> bool {
+    let [.., current] = FORMATS;
+    let first = block.lines().next().unwrap_or_default().trim_start_matches(BYTE_ORDER_MARK);
+    first.strip_prefix(BEGIN).is_some_and(|rest| rest.split(':').next() == Some(current))
 }
 
 /// The options that a text's block was written with.
@@ -68,7 +80,7 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
             }
             (Some(rest), None, None) => {
                 let format = rest.split(':').next().unwrap_or_default();
-                if format != FORMAT {
+                if !FORMATS.contains(&format) {
                     bail!(
                         "line {number} begins an arcssh block of format {format}, which this version does not know"
                     );
@@ -129,8 +141,12 @@ pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
     let above = |line: &&&str| (line.starts_with('#') && !line.starts_with(OPTIONS)) || is_match(line);
     let start = |host: usize| host - lines[..host].iter().rev().take_while(above).count();
     let starts: Vec<usize> = (0..lines.len()).filter(is_host).map(start).collect();
-    let byte = |line: usize| lines[..line].iter().map(|line| line.len()).sum::<usize>();
-    starts.windows(2).map(|pair| byte(pair[0])..byte(pair[1])).collect()
+    let start_of_next = |end: &mut usize, line: &&str| {
+        *end += line.len();
+        Some(*end)
+    };
+    let bytes: Vec<usize> = std::iter::once(0).chain(lines.iter().scan(0, start_of_next)).collect();
+    starts.windows(2).map(|pair| bytes[pair[0]]..bytes[pair[1]]).collect()
 }
 
 /// A configuration file that is being changed, while nobody else changes it by arcssh.
@@ -183,8 +199,8 @@ impl Edit {
         Ok(file)
     }
 
-    /// Keeps the old version as a backup, and puts the new one in its place in one step; the backup, if there was
-    /// something to keep.
+    /// Keeps the old version in a backup, and puts the new one in its place in one step; the backup, if there was something
+    /// to keep. See [`backup`].
     ///
     /// # Errors
     /// Either cannot be written, or somebody else has changed the file. It is then as it was.
@@ -194,19 +210,54 @@ impl Edit {
             "{} was changed by another program meanwhile; run the command again",
             self.path.display()
         );
-        // Hidden, so that an Include of all files in the folder does not read it.
-        let mut name = OsString::from(".");
-        name.push(self.path.file_name().unwrap_or_default());
-        name.push(".arcssh-backup");
-        let backup = self.path.exists().then(|| self.path.with_file_name(name));
-        if let Some(backup) = &backup {
-            fs::copy(&self.path, backup).with_context(|| format!("cannot write {}", backup.display()))?;
-        }
+        let backup = if self.path.exists() { Some(backup(&self.path, self.text.as_bytes())?) } else { None };
         candidate.persist(&self.path).with_context(|| format!("cannot replace {}", self.path.display()))?;
         #[cfg(unix)]
         File::open(folder_of(&self.path))?.sync_all()?;
         Ok(backup)
     }
+}
+
+/// Keeps what a file held in a hidden file beside it, which an Include of all files in the folder does not read. The first
+/// backup is never replaced, since it holds the file as it was before arcssh; of the others the oldest gives way. A text
+/// that a backup holds already is not kept twice.
+///
+/// # Errors
+/// It cannot be written.
+fn backup(file: &Path, text: &[u8]) -> Result<PathBuf> {
+    let backups: Vec<PathBuf> = (0..=BACKUPS).map(|number| backup_name(file, number)).collect();
+    let is_regular = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    let is_there = |path: &&PathBuf| fs::symlink_metadata(path).is_ok();
+    if let Some(same) =
+        backups.iter().find(|path| is_regular(path) && fs::read(path).is_ok_and(|old| old == text))
+    {
+        return Ok(same.clone());
+    }
+    let age = |path: &&PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let free = backups.iter().find(|path| !is_there(path));
+    let place = free.or_else(|| backups[1..].iter().min_by_key(age)).unwrap_or(&backups[0]);
+    let write = || -> Result<()> {
+        let mut made = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder_of(file))?;
+        made.write_all(text)?;
+        made.as_file().sync_all()?;
+        let old = fs::metadata(file)?;
+        keep_owner(&old, made.as_file())?;
+        fs::set_permissions(made.path(), old.permissions())?;
+        made.persist(place)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", place.display()))?;
+    Ok(place.clone())
+}
+
+fn backup_name(file: &Path, number: usize) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(file.file_name().unwrap_or_default());
+    name.push(".arcssh-backup");
+    if number > 0 {
+        name.push(format!(".{number}"));
+    }
+    file.with_file_name(name)
 }
 
 /// What keeps a file from being changed.
@@ -236,7 +287,7 @@ pub(crate) fn of_this_user() -> Result<PathBuf> {
 /// # Errors
 /// It cannot be read, or is no UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    match fs::read(path) {
+    match files::read(path, MAX_FILE) {
         Ok(bytes) => {
             String::from_utf8(bytes).ok().with_context(|| format!("{} is not UTF-8 text", path.display()))
         }

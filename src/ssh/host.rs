@@ -4,6 +4,8 @@
 
 use anyhow::{Result, bail, ensure};
 
+use crate::line::is_unsafe;
+
 /// The section of a machine, unless an organisation brings its own.
 pub(crate) const HOST: &str = include_str!("../../config-templates/host.conf");
 /// The section for machines that are found by name when they are connected to.
@@ -205,11 +207,11 @@ fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// Whether a name can stand in a `Host` line and on ssh's command line: no pattern, nothing that newer OpenSSH refuses
-/// in a host name (`valid_hostname` in ssh.c), nothing that looks like an option.
+/// in a host name (`valid_hostname` in ssh.c), nothing that looks like an option or that a terminal does not show.
 pub(crate) fn is_alias(name: &str) -> bool {
     let first = name.chars().next();
     first.is_some_and(|c| c.is_alphanumeric() || c == '_')
-        && name.chars().all(|c| c.is_alphanumeric() || "._-".contains(c))
+        && name.chars().all(|c| c.is_alphanumeric() && !is_unsafe(c) || "._-".contains(c))
 }
 
 /// Whether a text is a pattern such as `*.arc`, and nothing but one.

@@ -2,12 +2,13 @@
 //! from being used: ssh takes the first value that it meets.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+use crate::files;
 
 /// A value of a section that ssh does not use for its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,7 +239,7 @@ impl Trace {
     }
 
     fn first_line_with(&mut self, keyword: &str, file: &Path, how: Reading) -> Option<(PathBuf, usize)> {
-        let text = String::from_utf8_lossy(&fs::read(file).ok()?).into_owned();
+        let text = String::from_utf8_lossy(&files::read(file, files::MAX_TEXT).ok()?).into_owned();
         let mut applies = how.applies;
         for (number, line) in (1..).zip(text.lines()) {
             let Some((word, _)) = directive(line) else { continue };

@@ -3,8 +3,7 @@
 //! Private keys are PKCS#1 in PEM (`BEGIN RSA PRIVATE KEY`): ring and every version of OpenSSH read it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
+use crate::files;
+use crate::secret::Secret;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
 
 /// The name of RSA keys (RFC 4253 section 6.6).
@@ -160,8 +162,8 @@ pub(crate) struct KeyPair {
 }
 
 /// A private key as text, PKCS#1 in PEM, for whoever keeps it. Nothing prints it.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Pem(pub(super) String);
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Pem(pub(super) Secret);
 
 impl Pem {
     /// A new key. It is written to `room`, a private folder, which goes with it.
@@ -171,18 +173,12 @@ impl Pem {
     pub(crate) async fn generate(room: TempDir) -> Result<Self> {
         let file = room.path().join("key");
         keygen(&file).await?;
-        Ok(Self(read(&file).context("ssh-keygen made no key")?))
+        Ok(Self(read(&file).context("ssh-keygen made no key")?.into()))
     }
 
     /// The text of a key file.
     pub(crate) fn text(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pem")
+        self.0.secret()
     }
 }
 
@@ -191,11 +187,13 @@ impl KeyPair {
     ///
     /// # Errors
     /// The text is something else.
-    pub(crate) fn from_pem(Pem(text): &Pem) -> Result<Self> {
-        let body = text.trim().strip_prefix(BEGIN).and_then(|text| text.strip_suffix(END));
-        let body: String = body.context("it is not PKCS#1 in PEM")?.split_ascii_whitespace().collect();
+    pub(crate) fn from_pem(pem: &Pem) -> Result<Self> {
+        let body = pem.text().trim().strip_prefix(BEGIN).and_then(|text| text.strip_suffix(END));
+        let body = body.context("it is not PKCS#1 in PEM")?;
+        let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
         // No error of the decoders goes along: they can quote what they read.
-        let der = STANDARD.decode(body).ok().context("it is not base64, or encrypted")?;
+        let der = STANDARD.decode(body.as_bytes()).ok().context("it is not base64, or encrypted")?;
+        let der = Zeroizing::new(der);
         let pair =
             RingKeyPair::from_der(&der).ok().context("it is not a private key of 2048 to 4096 bits")?;
         let PublicKeyComponents { e, n } = PublicKeyComponents::from(pair.public());
@@ -235,18 +233,19 @@ async fn keygen(file: &Path) -> Result<()> {
     command.args(["-q", "-t", "rsa", "-b", BITS, "-m", "PEM", "-N", "", "-C", "arcssh", "-f"]).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = timeout(KEYGEN_TIMEOUT, command.output()).await.context("ssh-keygen does not end")?;
-    let output = output.context(NoProgram)?;
+    let output = match output {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error).context(NoProgram)?,
+        output => output.context("cannot start ssh-keygen")?,
+    };
     let why = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ssh-keygen made no key: {}", why.trim());
     Ok(())
 }
 
-/// The text of a file up to [`MAX_FILE`]: a device, or a file named by mistake, is not read without end. A key's comment
+/// The text of a regular file of at most [`MAX_FILE`] bytes. A key's comment
 /// may be in any encoding.
 fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&files::read(path, MAX_FILE)?).into_owned())
 }
 
 #[cfg(all(test, unix))]

@@ -23,8 +23,8 @@ pub(crate) struct Foreign {
     pub(crate) user: Option<String>,
     /// `IdentityFile`.
     pub(crate) identity_file: Option<String>,
-    /// Whether it logs in with a certificate of Entra ID.
-    pub(crate) has_certificate: bool,
+    /// `CertificateFile`, if it logs in with a certificate of Entra ID.
+    pub(crate) certificate_file: Option<String>,
     /// The port that sshProxy is told by `-p`.
     pub(crate) port: Option<u16>,
     /// The file with the relay credential, `-r`.
@@ -40,27 +40,64 @@ impl Foreign {
         [file, self.relay_info.parent().and_then(name)].into_iter().flatten().collect()
     }
 
-    /// Files that it leaves behind: its relay credential where others can read it, and in the folder that az made the
-    /// keys and certificates that only it uses.
-    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
-        let folder = self.relay_info.parent().unwrap_or(Path::new(""));
-        let made_by_az = folder.components().any(|part| part.as_os_str() == "az_ssh_config");
-        let keys = ["id_rsa", "id_rsa.pub", "id_rsa.pub-aadcert.pub"].map(|name| folder.join(name));
-        let keys = keys.into_iter().filter(|key| made_by_az && key.exists());
-        let token = Some(self.relay_info.clone()).filter(|file| readable_by_others(file));
-        token.into_iter().chain(keys).collect()
+    /// Whether it logs in with a certificate of Entra ID.
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certificate_file.is_some()
+    }
+
+    /// Files that it leaves behind, as far as their names tell: what they hold decides whether they are what
+    /// azure-cli-extensions `ssh` wrote.
+    pub(crate) fn leftovers(&self) -> Vec<Leftover> {
+        let token = Some(self.relay_info.clone()).filter(|file| is_file(file)).map(Leftover::RelayInfo);
+        token.into_iter().chain(self.key_pair().map(Leftover::KeyPair)).collect()
+    }
+
+    /// The key that az made for the section's certificate (`custom.py`, `ssh_utils.py`): both are in the folder that is
+    /// called as the relay information, below `az_ssh_config`, and the section names both.
+    fn key_pair(&self) -> Option<KeyPair> {
+        let folder = self.relay_info.parent()?;
+        let is_made_by_az = folder.parent()?.file_name()? == "az_ssh_config";
+        let named = |name: &str, given: &Option<String>| {
+            let path = folder.join(name);
+            (given.as_deref().map(Path::new) == Some(&path) && is_file(&path)).then_some(path)
+        };
+        let private = named("id_rsa", &self.identity_file).filter(|_| is_made_by_az)?;
+        let certificate = named("id_rsa.pub-aadcert.pub", &self.certificate_file)?;
+        let public = Some(folder.join("id_rsa.pub")).filter(|path| is_file(path))?;
+        Some(KeyPair { private, public, certificate })
     }
 }
 
-#[cfg(unix)]
-fn readable_by_others(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o044 != 0)
+/// What an adopted section leaves behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leftover {
+    /// A file with a relay credential.
+    RelayInfo(PathBuf),
+    /// A key that was made for a certificate.
+    KeyPair(KeyPair),
 }
 
-#[cfg(not(unix))]
-fn readable_by_others(file: &Path) -> bool {
-    fs::metadata(file).is_ok()
+/// A key with its certificate, in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyPair {
+    pub(crate) private: PathBuf,
+    pub(crate) public: PathBuf,
+    pub(crate) certificate: PathBuf,
+}
+
+impl Leftover {
+    /// Its files.
+    pub(crate) fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::RelayInfo(file) => vec![file],
+            Self::KeyPair(KeyPair { private, public, certificate }) => vec![certificate, public, private],
+        }
+    }
+}
+
+/// Whether it is a regular file, and no link to one.
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// The sections of other programs in a configuration.
@@ -114,7 +151,7 @@ fn foreign(lines: &[&str], range: Range<usize>) -> Option<Foreign> {
         host_name: bare("hostname"),
         user: bare("user"),
         identity_file: bare("identityfile"),
-        has_certificate: value("certificatefile").is_some(),
+        certificate_file: bare("certificatefile"),
         port: after("-p").and_then(|port| port.parse().ok()),
         relay_info,
     })
@@ -145,7 +182,7 @@ mod tests {
         assert_eq!(section.host_name.as_deref(), Some("web01"));
         assert_eq!(section.user.as_deref(), Some("azureuser"));
         assert_eq!(section.identity_file.as_deref(), Some("/home/me/.ssh/id_ed25519"));
-        assert_eq!((section.port, section.has_certificate), (Some(2222), false));
+        assert_eq!((section.port, section.has_certificate()), (Some(2222), false));
         assert_eq!(section.group_and_name(), ["rg-web-web01", "rg-web-web01"]);
     }
 

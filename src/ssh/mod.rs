@@ -10,5 +10,6 @@ pub(crate) mod judge;
 #[cfg_attr(not(unix), allow(dead_code, reason = "some of it is the agent's alone"))]
 pub(crate) mod key;
 pub(crate) mod legacy;
+pub(crate) mod used_names;
 #[cfg_attr(not(unix), allow(dead_code, reason = "some of it is the agent's alone"))]
 pub(crate) mod wire;

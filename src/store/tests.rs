@@ -168,12 +168,12 @@ fn what_cannot_be_read_is_cleared_too() {
 fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     let (_home, store) = store();
     let account = Key::new(Kind::Account, "ada@example.com");
-    let half_written = store.folder().unwrap().join("new-x");
+    let half_written = store.folder().unwrap().join(".arcssh-aB3dE5gH7jK9.tmp");
     let room = store.room().unwrap().keep();
     store.keep(&account, &1).unwrap();
     store.keep(&key(), &2).unwrap();
     fs::write(&half_written, "{").unwrap();
-    fs::write(room.join("key"), "secret").unwrap();
+    MADE.iter().for_each(|file| fs::write(room.join(file), "secret").unwrap());
     let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
     for file in store.files() {
         File::open(file.path()).unwrap().set_modified(old).unwrap();
@@ -186,4 +186,121 @@ fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     assert!(!half_written.exists() && !room.exists() && in_work.path().exists());
     store.clear_half_made();
     assert!(!in_work.path().exists());
+}
+
+/// Names that are like arcssh's and are not.
+const LIKE_OURS: [&str; 12] = [
+    "package.json",
+    "new-report.txt",
+    "new-report",
+    "token-foo.json",
+    "relay-0123.json",
+    "token-0123456789ABCDEF0123456789ABCDEF.json",
+    "token-0123456789abcdef0123456789abcdef.json.bak",
+    "tokens-0123456789abcdef0123456789abcdef.json",
+    ".arcssh-short.tmp",
+    ".arcssh-aB3dE5gH7jK9.key.tmp",
+    ".arcssh-aB3dE5gH7jK-.tmp",
+    "relay-abc.lock.json",
+];
+
+/// Does all that deletes, as if 31 days had gone by.
+fn delete_all(store: &Store) {
+    let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
+    for path in store.files().map(|file| file.path()).filter(|path| !path.is_symlink()) {
+        File::open(path).and_then(|file| file.set_modified(old)).expect("our own file");
+    }
+    store.sweep();
+    store.clear(&Kind::ALL);
+    store.clear_half_made();
+}
+
+#[test]
+fn only_files_with_the_exact_names_that_arcssh_gives_are_deleted() {
+    let (_home, store) = store();
+    let folder = store.folder().unwrap().to_owned();
+    LIKE_OURS.iter().for_each(|name| fs::write(folder.join(name), "mine").unwrap());
+    for directory in
+        [".key-backups", ".arcssh-aB3dE5gH7jK0.tmp", "token-0123456789abcdef0123456789abcdef.json"]
+    {
+        fs::create_dir(folder.join(directory)).unwrap();
+    }
+    store.keep(&key(), &1).unwrap();
+    delete_all(&store);
+    assert_eq!(store.files().count(), LIKE_OURS.len() + 3);
+    assert!(store.keys().is_empty());
+}
+
+#[test]
+fn a_file_with_a_name_of_arcssh_and_another_content_is_neither_read_nor_replaced_nor_deleted() {
+    let (_home, store) = store();
+    let file = store.path(&key()).unwrap();
+    let text = r#"{"name":"mine","version":"1.0.0"}"#;
+    fs::write(&file, text).unwrap();
+    set_mode(&file, 0o600);
+    assert_eq!(store.read::<u32>(&key()).unwrap(), None);
+    assert!(store.keep(&key(), &7).is_err());
+    store.remove(&key());
+    delete_all(&store);
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn links_are_neither_followed_nor_replaced_nor_deleted() {
+    let (home, store) = store();
+    let folder = store.folder().unwrap().to_owned();
+    let (mine, nowhere) = (home.path().join("mine"), home.path().join("nowhere"));
+    let other = Key::new(Kind::Relay, "another");
+    store.keep(&other, &7).unwrap();
+    fs::rename(store.path(&other).unwrap(), &mine).unwrap();
+    let before = fs::read(&mine).unwrap();
+    let links =
+        [(other.file(), &mine), (other.lock_file(""), &nowhere), (".arcssh-aB3dE5gH7jK9.tmp".into(), &mine)];
+    for (name, target) in &links {
+        std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
+    }
+    let room = folder.join(".arcssh-aB3dE5gH7jK9.key");
+    std::os::unix::fs::symlink(home.path(), &room).unwrap();
+    assert_eq!(store.read::<u32>(&other).unwrap(), None);
+    assert!(store.keep(&other, &8).is_err() && store.try_lock(&other).is_none());
+    store.remove(&other);
+    delete_all(&store);
+    assert_eq!((fs::read(&mine).unwrap(), nowhere.exists()), (before, false));
+    assert!(room.is_symlink() && links.iter().all(|(name, _)| folder.join(name).is_symlink()));
+}
+
+#[test]
+fn a_directory_in_which_a_key_was_made_stays_while_anything_else_is_in_it() {
+    let (_home, store) = store();
+    let room = store.room().unwrap().keep();
+    for file in ["key", "mine"] {
+        fs::write(room.join(file), "").unwrap();
+    }
+    store.clear_half_made();
+    assert_eq!(fs::read_dir(&room).unwrap().count(), 2);
+    fs::remove_file(room.join("mine")).unwrap();
+    store.clear_half_made();
+    assert!(!room.exists());
+}
+
+#[test]
+fn values_of_an_earlier_version_are_moved_and_nothing_else_is() {
+    let (home, old) = store();
+    let named = old.folder().unwrap().to_owned();
+    let account = Key::new(Kind::Account, "https://login.example/");
+    old.keep(&account, &1).unwrap();
+    old.keep(&key(), &2).unwrap();
+    // A value under the name of another, and what is no value.
+    let misnamed = named.join(Key::new(Kind::Token, "b").file());
+    old.keep(&Key::new(Kind::Token, "a"), &3).unwrap();
+    fs::rename(named.join(Key::new(Kind::Token, "a").file()), &misnamed).unwrap();
+    fs::write(named.join(Key::new(Kind::Token, "c").file()), "{}").unwrap();
+    LIKE_OURS.iter().for_each(|name| fs::write(named.join(name), "mine").unwrap());
+    let new = Store::at(home.path().join("new")).unwrap();
+    new.keep(&key(), &4).unwrap();
+    new.take_over(&named);
+    assert_eq!(new.read::<u32>(&account).unwrap(), Some(1));
+    assert_eq!(new.read::<u32>(&key()).unwrap(), Some(4), "a newer value stays");
+    assert_eq!((new.values().count(), old.files().count()), (2, LIKE_OURS.len() + 3));
+    assert!(misnamed.exists());
 }

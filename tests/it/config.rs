@@ -11,7 +11,8 @@ use std::time::Instant;
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{
-    ARCSSH, LIMIT, Run, World, eventually, finish, on_a_terminal, program_at, run, script, world, world_with,
+    ARCSSH, LIMIT, Run, World, eventually, finish, may_become, on_a_terminal, program_at, run, script, world,
+    world_with,
 };
 
 /// A home directory in which nothing was configured.
@@ -61,12 +62,26 @@ impl<'a> Home<'a> {
         run(&mut self.arcssh(arguments))
     }
 
-    /// Runs `arcssh config`, which must succeed; what it says, with the home's path as `~`.
+    /// Runs `arcssh config`, which must succeed; what it says besides the list of changes, with the home's path as `~`.
     #[track_caller]
     fn done(&self, arguments: &[&str]) -> String {
+        self.said(arguments).lines().filter(|line| !is_change(line)).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// The same with the list of changes.
+    #[track_caller]
+    fn said(&self, arguments: &[&str]) -> String {
         let run = self.config(arguments);
         assert_eq!((run.code, run.stdout.len()), (Some(0), 0), "{}", run.stderr);
         self.short(&run.stderr)
+    }
+
+    /// The list of changes alone, without `arcssh: `.
+    #[track_caller]
+    fn changes(&self, arguments: &[&str]) -> Vec<String> {
+        let said = self.said(arguments);
+        let lines = said.lines().filter(|line| is_change(line));
+        lines.map(|line| line.trim_start_matches("arcssh: ").to_owned()).collect()
     }
 
     /// Runs `arcssh config`, which must fail with status 1 or another and change nothing; what it says.
@@ -106,6 +121,11 @@ impl<'a> Home<'a> {
         let hosts = text.lines().filter_map(|line| line.strip_prefix("Host ")).filter(|host| *host != "*");
         hosts.map(str::to_owned).collect()
     }
+}
+
+/// Whether a line tells what a run adds, changes or removes.
+fn is_change(line: &str) -> bool {
+    ["add ", "change ", "rename ", "remove "].iter().any(|kind| line.starts_with(&format!("arcssh: {kind}")))
 }
 
 fn mode(path: &Path) -> u32 {
@@ -149,7 +169,7 @@ fn mode_owner_and_links_of_the_file_stay() {
     fs::rename(home.file(), real.join("config")).unwrap();
     symlink("../dotfiles/config", home.file()).unwrap();
     fs::set_permissions(real.join("config"), Permissions::from_mode(0o640)).unwrap();
-    let root = is_root(&home);
+    let root = is_root(&home) && may_become(12345);
     if root {
         chown(real.join("config"), Some(12345), Some(23456)).unwrap();
     }
@@ -186,18 +206,38 @@ fn a_linked_folder_is_followed() {
 }
 
 #[test]
-fn one_backup_holds_the_file_as_it_was() {
+fn backups_hold_the_file_as_it_was_and_the_first_one_stays() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "Host other");
     fs::set_permissions(home.file(), Permissions::from_mode(0o600)).unwrap();
     let told = home.done(&["web01"]);
     assert_eq!(told, "arcssh: ~/.ssh/config: 1 host; as it was: ~/.ssh/.config.arcssh-backup\n");
     let backup = home.path.join(".ssh/.config.arcssh-backup");
-    assert_eq!((fs::read_to_string(&backup).unwrap().as_str(), mode(&backup)), ("Host other", 0o600));
-    let first = home.text();
-    home.done(&["web01", "--user", "me"]);
-    assert_eq!(fs::read_to_string(&backup).unwrap(), first);
-    assert_eq!(fs::read_dir(home.path.join(".ssh")).unwrap().count(), 2);
+    let first = || (fs::read_to_string(&backup).unwrap(), mode(&backup));
+    assert_eq!(first(), ("Host other".into(), 0o600));
+    let mut texts = BTreeSet::new();
+    for user in 0..14 {
+        texts.insert(home.text());
+        home.done(&["web01", "--user", &format!("user{user}")]);
+    }
+    assert_eq!(first(), ("Host other".into(), 0o600));
+    let names = fs::read_dir(home.path.join(".ssh")).unwrap().map(|file| file.unwrap().path());
+    let backups: Vec<PathBuf> = names.filter(|path| *path != home.file()).collect();
+    assert_eq!(backups.len(), 10);
+    let kept = backups.iter().filter(|path| texts.contains(&fs::read_to_string(path).unwrap())).count();
+    assert_eq!(kept, 9, "one version each");
+}
+
+#[test]
+fn a_link_in_the_place_of_a_backup_leads_to_no_other_file() {
+    let w = world(&["web01"]);
+    let home = Home::with(&w, "Host other");
+    let precious = home.path.join("precious");
+    fs::write(&precious, "mine").unwrap();
+    symlink(&precious, home.path.join(".ssh/.config.arcssh-backup")).unwrap();
+    let told = home.done(&["web01"]);
+    assert!(told.ends_with("as it was: ~/.ssh/.config.arcssh-backup.1\n"), "{told}");
+    assert_eq!(fs::read_to_string(precious).unwrap(), "mine");
 }
 
 #[test]
@@ -233,7 +273,10 @@ fn taking_the_block_out_gives_back_every_byte() {
         fs::write(home.file(), original).unwrap();
         home.done(&["web01"]);
         let told = home.done(&["--remove"]);
-        assert_eq!(told, "arcssh: ~/.ssh/config: taken out; as it was: ~/.ssh/.config.arcssh-backup\n");
+        assert!(
+            told.starts_with("arcssh: ~/.ssh/config: taken out; as it was: ~/.ssh/.config.arcssh-backup"),
+            "{told}"
+        );
         assert_eq!(home.text(), original);
         assert_eq!(home.done(&["--remove"]), "arcssh: ~/.ssh/config is as it should be\n");
     }
@@ -286,10 +329,13 @@ fn is_root(home: &Home<'_>) -> bool {
     fs::metadata(&home.path).unwrap().uid() == 0
 }
 
-/// The command as somebody who owns the home and may do nothing else.
-fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Run {
+/// The command as a user who owns the home and has no privilege; `None` if root cannot become another user here.
+fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Option<Run> {
     if !is_root(home) {
-        return home.config(arguments);
+        return Some(home.config(arguments));
+    }
+    if !may_become(65534) {
+        return None;
     }
     // Where the program was built may be closed to others. A copy of our own making could be busy when it is started:
     // other tests fork meanwhile.
@@ -303,7 +349,7 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Run {
     }
     let mut command = home.command("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(copy).arg("config");
-    run(command.args(arguments))
+    Some(run(command.args(arguments)))
 }
 
 #[test]
@@ -311,7 +357,7 @@ fn a_file_that_may_not_be_read_is_named() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     fs::set_permissions(home.file(), Permissions::from_mode(0o000)).unwrap();
-    let run = unprivileged(&home, &["web01"]);
+    let Some(run) = unprivileged(&home, &["web01"]) else { return };
     assert_eq!(run.code, Some(1));
     assert_eq!(
         home.short(&run.stderr),
@@ -324,7 +370,7 @@ fn a_folder_that_may_not_be_written_is_named() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o500)).unwrap();
-    let run = unprivileged(&home, &["web01"]);
+    let Some(run) = unprivileged(&home, &["web01"]) else { return };
     fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o700)).unwrap();
     assert_eq!(run.code, Some(1));
     let told = home.short(&run.stderr);
@@ -423,7 +469,7 @@ fn a_dry_run_shows_a_diff_and_exits_with_1_if_there_is_one() {
     let home = Home::with(&w, "Host other\n");
     let run = home.config(&["web01", "--user", "me", "--dry-run"]);
     let diff = home.short(&String::from_utf8(run.stdout).unwrap());
-    assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: add web01 (rg-arc/web01)\n"));
     assert!(diff.starts_with("--- ~/.ssh/config\n+++ ~/.ssh/config\n@@ -1 +1,"), "{diff}");
     assert!(diff.contains("\n+    User me\n") && diff.ends_with("\n Host other\n"), "{diff}");
     assert!(!diff.contains('\u{1b}'));
@@ -476,13 +522,14 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
 }
 
 #[test]
-fn no_question_is_asked_on_a_terminal_either() {
+fn a_run_that_removes_only_what_the_user_names_asks_nothing() {
     let w = world(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let (code, said) = config_on_a_terminal(&home, "web01", &[]);
-    assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
+    assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
     let (code, said) = config_on_a_terminal(&home, "--remove", &[]);
-    assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
+    assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
+    assert!(said.starts_with("arcssh: remove web01 (rg-arc/web01)\n"), "{said}");
 }
 
 #[test]
@@ -630,10 +677,12 @@ fn a_machine_that_is_gone_can_be_taken_out() {
     let home = Home::new(&w);
     home.done(&["web01", "web02"]);
     fs::write(home.file(), home.text().replace("/machines/web01", "/machines/gone")).unwrap();
-    let told = home.refused(5, &[]);
-    assert!(
-        told.contains("there is no such machine") && told.contains("arcssh config --remove NAME"),
-        "{told}"
+    let told = home.refused(1, &[]);
+    assert_eq!(
+        told,
+        "arcssh: remove web01 (rg-arc/gone); Azure has no such machine\n\
+         arcssh: nothing was changed: there is no terminal to ask on\n\
+         arcssh: hint: the same command with --yes goes ahead\n"
     );
     home.done(&["--remove", "gone"]);
     home.done(&[]);
@@ -753,7 +802,7 @@ fn where_no_ssh_is_installed_it_is_written_with_a_warning() {
     let w = world(&["web01"]);
     let home = Home::new(&w);
     let run = run(home.arcssh(&["web01"]).env("PATH", home.path.join("nothing")));
-    let told = "arcssh: no ssh is installed to prove the result with\narcssh: ~/.ssh/config: 1 host\n";
+    let told = "arcssh: no ssh is installed to prove the result with\narcssh: add web01 (rg-arc/web01)\narcssh: ~/.ssh/config: 1 host\n";
     assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(0), told));
     assert_eq!(home.hosts(), ["web01"]);
     let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
@@ -820,9 +869,10 @@ fn a_name_that_looks_like_name_and_group_is_told_apart_from_one() {
     });
     let home = Home::new(&w);
     home.done(&["--all"]);
-    let subscription = arcssh_emulator::SUBSCRIPTION;
-    let hosts = [format!("web01.rg-a.{subscription}"), "web01.rg-b".into(), "web01.rg-a.rg-c".into()];
-    assert_eq!(home.hosts(), hosts);
+    assert_eq!(home.hosts(), ["web01.rg-a.azure-arc", "web01.rg-b", "web01.rg-a.rg-c"]);
+    // Neither is the machine of a name that both may have.
+    let wildcard = run(&mut w.arcssh(&["proxy", "--host", "web01.rg-a"]));
+    assert!(wildcard.stderr.contains("2 machines are called web01.rg-a: "), "{}", wildcard.stderr);
 }
 
 #[test]
@@ -962,11 +1012,10 @@ fn machines_are_selected_by_tag_group_and_subscription() {
             .machine(Machine::new("c").tag("Env", "test").subscription(other))
     });
     let home = Home::new(&w);
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(&[&str], &[&str]); 6] = [
         (&["--tag", "env=test"], &["b", "c"]),
         (&["--tag", "ENV=prod x=1"], &["a"]),
-        (&["--tag", "env=TEST", "a"], &["a"]),
-        (&["-g", "rg-B", "-g", "nothing"], &["b"]),
+        (&["--tag", "Env=test", "a"], &["a", "b", "c"]),
         (&["-g", "rg-arc", "--tag", "env=test"], &["c"]),
         (&["--all", "-s", other], &["c"]),
         (&["--all"], &["a", "b", "c"]),
@@ -975,6 +1024,18 @@ fn machines_are_selected_by_tag_group_and_subscription() {
         home.done(arguments);
         assert_eq!(home.hosts(), hosts, "{arguments:?}");
         home.done(&["--remove"]);
+    }
+    // A selector that selects nothing is a mistake, whatever stands beside it.
+    for (arguments, selector) in [
+        (&["--tag", "env=TEST", "a"][..], "--tag env=TEST"),
+        (&["-g", "rg-B", "-g", "nothing"], "-g nothing"),
+        (&["-g", "rg-b", "--tag", "env=prod x=1"], "-g rg-b --tag 'env=prod x=1'"),
+    ] {
+        let told = home.refused(5, arguments);
+        assert!(
+            told.contains(&format!("no Arc machine that this identity sees fits {selector}\n")),
+            "{told}"
+        );
     }
 }
 
@@ -1051,6 +1112,169 @@ fn the_text_for_each_platform_is_as_recorded() {
         }
         assert_eq!(text, fs::read_to_string(&file).unwrap(), "{golden}");
     }
+}
+
+#[test]
+fn runs_add_up() {
+    let machine =
+        |name: &str, group: &str, env: &str| Machine::new(name).resource_group(group).tag("env", env);
+    let w = world_with(&[], |builder| {
+        let builder = builder.machine(machine("a", "rg-a", "prod")).machine(machine("b", "rg-b", "prod"));
+        builder.machine(machine("c", "rg-c", "test")).machine(machine("d", "rg-d", "test"))
+    });
+    let home = Home::new(&w);
+    assert_eq!(home.changes(&["--tag", "env=prod"]), ["add a (rg-a/a)", "add b (rg-b/b)"]);
+    assert_eq!(home.changes(&["-g", "rg-c"]), ["add c (rg-c/c)"]);
+    assert_eq!(home.hosts(), ["a", "b", "c"]);
+    assert_eq!(home.changes(&[]), [""; 0]);
+    assert_eq!(home.changes(&["--all"]), ["add d (rg-d/d)"]);
+    assert_eq!(home.hosts(), ["a", "b", "c", "d"]);
+    // Within one run selectors narrow each other.
+    home.done(&["--remove"]);
+    home.done(&["-g", "rg-a", "-g", "rg-c", "--tag", "env=test"]);
+    assert_eq!(home.hosts(), ["c"]);
+}
+
+#[test]
+fn options_apply_to_what_is_selected_with_them() {
+    let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
+    let w = world_with(&[], |builder| {
+        let builder = builder.machine(machine("web01", "rg-web")).machine(machine("web02", "rg-web"));
+        builder.machine(machine("db01", "rg-db"))
+    });
+    let home = Home::new(&w);
+    fs::write(
+        home.path.join("own.conf"),
+        "Host {patterns}\n  User {user}\n  Compression yes\n  ProxyCommand {proxy_command}\n",
+    )
+    .unwrap();
+    let users = || ["web01", "web02", "db01"].map(|name| home.effective(name, "user"));
+    home.done(&["web01", "--user", "a", "--port", "1"]);
+    home.done(&["web02", "--user", "b", "--control-master"]);
+    assert_eq!(users()[..2], ["a", "b"]);
+    assert_eq!(
+        (home.effective("web01", "controlmaster").as_str(), home.effective("web02", "port").as_str()),
+        ("false", "22")
+    );
+    assert_eq!(home.changes(&["-g", "rg-web", "--user", "group", "--port", "3"]), ["change web02: port"]);
+    assert_eq!(
+        (users()[..2].to_vec(), home.effective("web01", "port").as_str()),
+        (vec!["a".into(), "b".into()], "1")
+    );
+    home.done(&["--all", "--template", "own.conf"]);
+    assert_eq!(home.effective("db01", "compression"), "yes");
+    let me = String::from_utf8(run(Command::new("id").arg("-un")).stdout).unwrap();
+    assert_eq!(users(), ["a", "b", me.trim()]);
+    // A later selection counts more than an earlier one, and a machine of its own more than any.
+    home.done(&["--remove", "web02"]);
+    home.done(&["db01", "--credential", "environment"]);
+    assert_eq!(home.text().matches("--credential environment").count(), 1, "{}", home.text());
+    // Without a selector, all host entries are meant.
+    assert_eq!(home.changes(&["--user", "all"]), ["change db01: user", "change web01: user"]);
+    home.done(&["web02"]);
+    assert_eq!(home.text().matches("\"user\":\"all\"").count(), 4, "{}", home.text());
+}
+
+/// A world in place of another one: the same machines are there, or fewer.
+fn later(home: &Home<'_>, w: &World, arguments: &[&str]) -> Run {
+    run(home.arcssh(arguments).envs(w.emulator().environment()))
+}
+
+#[test]
+fn a_host_entry_is_removed_only_if_the_user_agrees() {
+    let w = world(&["web01", "web02"]);
+    let home = Home::new(&w);
+    home.done(&["-g", "rg-arc"]);
+    let fewer = world(&["web01"]);
+    let text = home.text();
+    let refused = later(&home, &fewer, &[]);
+    assert_eq!((refused.code, home.text()), (Some(1), text.clone()), "{}", refused.stderr);
+    assert!(
+        refused.stderr.starts_with("arcssh: remove web02 (rg-arc/web02); this identity does not see it\n"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("there is no terminal to ask on\narcssh: hint: the same command with --yes")
+    );
+    let dry = later(&home, &fewer, &["--dry-run"]);
+    assert!(dry.code == Some(1) && dry.stderr.contains("arcssh: remove web02"), "{}", dry.stderr);
+    assert_eq!(home.text(), text);
+
+    let mut terminal = home.command("script");
+    terminal.envs(fewer.emulator().environment());
+    let (code, screen) = on_a_terminal(terminal, &format!("'{ARCSSH}' config"));
+    assert!(
+        home.short(&screen).contains("arcssh: remove 1 host entry from ~/.ssh/config? [y/N]"),
+        "{screen}"
+    );
+    assert!(code == Some(1) && screen.contains("arcssh: nothing was changed\r\n"), "{screen}");
+    assert_eq!(home.text(), text);
+
+    let agreed = later(&home, &fewer, &["--yes"]);
+    assert_eq!((agreed.code, home.hosts()), (Some(0), vec!["web01".to_owned()]), "{}", agreed.stderr);
+}
+
+#[test]
+fn an_identity_that_sees_nothing_any_more_removes_nothing() {
+    let w = world(&["web01"]);
+    let home = Home::new(&w);
+    home.done(&["--all"]);
+    let text = home.text();
+    let empty = ArmFault::raw(200, "application/json", r#"{"data":[]}"#).on(ArmCall::ResourceGraph).times(2);
+    w.emulator().arm_fault(empty);
+    let refused = home.config(&[]);
+    assert_eq!((refused.code, home.text()), (Some(1), text.clone()), "{}", refused.stderr);
+    let reported =
+        "arcssh: no Arc machine that this identity sees fits --all; it stays in the block's options\n";
+    assert!(refused.stderr.contains(reported), "{}", refused.stderr);
+    w.emulator().clear_faults();
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+}
+
+#[test]
+fn a_long_list_of_changes_ends_in_a_count() {
+    let names: Vec<String> = (0..25).map(|n| format!("web{n:02}")).collect();
+    let w = world_with(&[], |builder| {
+        names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name)))
+    });
+    let home = Home::new(&w);
+    let changes = home.changes(&["--all"]);
+    assert_eq!((changes.len(), changes[20].as_str()), (21, "add 5 more"), "{changes:?}");
+}
+
+/// As arcssh wrote blocks before runs added up.
+fn block_of_format_1() -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config-block-1.conf");
+    let text = fs::read_to_string(file).unwrap();
+    text.replace("{arcssh}", ARCSSH).replace("{subscription}", arcssh_emulator::SUBSCRIPTION)
+}
+
+#[test]
+fn a_block_of_format_1_is_read_refreshed_and_removed() {
+    let w = world_with(&[], |builder| {
+        builder
+            .machine(Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001"))
+            .machine(Machine::new("WIN01").vm_id("AAAAAAAA-0000-4000-8000-000000000002").os_name("windows"))
+            .machine(Machine::new("bare").without_vm_id())
+    });
+    let old = block_of_format_1();
+    let home = Home::with(&w, &format!("{old}\nHost other\n"));
+    assert_eq!(home.said(&[]).lines().count(), 1, "no host entry changes");
+    let (new, from) = (home.text(), old.lines().position(|line| line.is_empty()).unwrap());
+    assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
+    let entries = |text: &str| text.lines().skip(from).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(entries(&new), entries(&format!("{old}\nHost other\n")));
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01: user"]);
+    assert_eq!(home.effective("bare", "user"), "CONTOSO\\me");
+
+    fs::write(home.file(), format!("{old}\nHost other\n")).unwrap();
+    home.done(&["--remove", "WIN01"]);
+    assert_eq!(home.hosts(), ["bare", "web01", "*.arc", "other"]);
+    assert_eq!(home.done(&[]).lines().count(), 1);
+    home.done(&["--remove"]);
+    assert_eq!(home.text(), "Host other\n");
 }
 
 #[test]

@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::{ARCSSH, Run, World, eventually, run, world};
+use crate::secrets::{Trap, foreign};
+use crate::support::{ARCSSH, Run, World, closed_port, eventually, run, world};
 
 /// Less than what is made beside a connection may take after it; here nothing is.
 const SOON: Duration = Duration::from_secs(8);
@@ -128,6 +129,54 @@ fn relay_information_that_is_none_is_told_by_its_origin() {
         .failed(1, &[&format!("{cannot} cannot read nowhere: No such file or directory (os error 2)")]);
     run(w.arcssh(&["-p", "22"]).env("SSHPROXY_RELAY_INFO", "%%%"))
         .failed(1, &[&format!("{cannot} SSHPROXY_RELAY_INFO holds no relay information: it is not base64")]);
+}
+
+#[test]
+fn relay_information_for_another_host_sends_nothing_there() {
+    let w = world(&["web01"]);
+    let trap = Trap::new();
+    let elsewhere = trap.places();
+    for (name, suffix) in &elsewhere {
+        write_changed(&w, |relay| {
+            relay["namespaceName"] = name.as_str().into();
+            relay["namespaceNameSuffix"] = suffix.as_str().into();
+        });
+        let info = fs::read_to_string(w.home().join("relay_info")).unwrap();
+        let (mut by_file, mut by_variable) = (w.arcssh(&["-r", "relay_info"]), w.arcssh(&["-p", "22"]));
+        by_variable.env("SSHPROXY_RELAY_INFO", info);
+        for command in [&mut by_file, &mut by_variable] {
+            let run = run(command.env_remove("ARCSSH_RELAY_SUFFIX"));
+            foreign(&run, "the machine", name, suffix);
+        }
+    }
+    assert_eq!(trap.connections(), 0);
+    assert_eq!(w.dialled(), [""; 0]);
+}
+
+#[test]
+fn relay_information_of_any_cloud_is_accepted_unless_one_is_named() {
+    let w = world(&["web01"]);
+    for (cloud, suffix) in [
+        ("public", "servicebus.windows.net"),
+        ("china", "servicebus.chinacloudapi.cn"),
+        ("usgov", "servicebus.usgovcloudapi.net"),
+    ] {
+        write_changed(&w, |relay| {
+            relay["namespaceName"] = "azgnrelay-test".into();
+            relay["namespaceNameSuffix"] = suffix.into();
+        });
+        let (host, proxy) =
+            (format!("azgnrelay-test.{suffix}"), format!("http://127.0.0.1:{}", closed_port()));
+        for words in [&["-r", "relay_info"][..], &["-r", "relay_info", "--cloud", cloud]] {
+            // The proxy shows that the host is accepted, and keeps the test off the network.
+            let mut arcssh = w.arcssh(&[&["proxy"], words].concat());
+            let run = run(arcssh.env_remove("ARCSSH_RELAY_SUFFIX").env("HTTPS_PROXY", &proxy));
+            assert!(run.stderr.contains("the proxy 127.0.0.1:"), "{host}: {}", run.stderr);
+        }
+        let other = if cloud == "china" { "usgov" } else { "china" };
+        let run = run(w.arcssh(&["proxy", "-r", "relay_info", "--cloud", other]).env("HTTPS_PROXY", &proxy));
+        foreign(&run, "the machine", "azgnrelay-test", suffix);
+    }
 }
 
 #[test]

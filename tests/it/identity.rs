@@ -93,27 +93,9 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
     let cases = [
         (
             "az",
-            "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
-            "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.",
-            "arcssh: hint: run az login, or arcssh login",
-        ),
-        (
-            "az",
             "echo 'AADSTS70043: The refresh token has expired.' >&2; echo 'Interactive authentication is needed. Please run:' >&2; echo 'az login' >&2; exit 1",
             "Azure CLI gives no token: AADSTS70043: The refresh token has expired. Interactive authentication is needed. Please run: az login",
             "arcssh: hint: run az login, or arcssh login",
-        ),
-        (
-            "azd",
-            r#"echo '{"type":"consoleMessage","data":{"message":"ERROR: not logged in, run `azd auth login` to login"}}' >&2; exit 1"#,
-            "Azure Developer CLI gives no token: ERROR: not logged in, run `azd auth login` to login",
-            "arcssh: hint: run azd auth login, or arcssh login",
-        ),
-        (
-            "pwsh",
-            "echo 'Run Connect-AzAccount to login.' >&2; exit 1",
-            "Azure PowerShell gives no token: Run Connect-AzAccount to login.",
-            "arcssh: hint: run Connect-AzAccount, or arcssh login",
         ),
         (
             "az",
@@ -145,6 +127,47 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
         run.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
         assert!(!w.home().join("asked").exists(), "the search went on after {program}");
     }
+}
+
+#[test]
+fn a_program_without_a_sign_in_leads_to_the_next_and_is_reported_if_there_is_none() {
+    let w = world(&["web01"]);
+    let cases = [
+        (
+            "az",
+            "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
+            "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.",
+            "arcssh: hint: run az login, or arcssh login",
+        ),
+        (
+            "azd",
+            r#"echo '{"type":"consoleMessage","data":{"message":"ERROR: not logged in, run `azd auth login` to login"}}' >&2; exit 1"#,
+            "Azure Developer CLI gives no token: ERROR: not logged in, run `azd auth login` to login",
+            "arcssh: hint: run azd auth login, or arcssh login",
+        ),
+        (
+            "pwsh",
+            "echo 'Run Connect-AzAccount to login.' >&2; exit 1",
+            "Azure PowerShell gives no token: Run Connect-AzAccount to login.",
+            "arcssh: hint: run Connect-AzAccount, or arcssh login",
+        ),
+    ];
+    let all = w.home().join("all");
+    for (program, body, why, hint) in cases {
+        let bin = w.home().join(program);
+        program_in(&bin, program, body);
+        program_in(&all, program, body);
+        let failed = run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin));
+        failed.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
+    }
+    let why = "arcssh: cannot connect to web01: Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
+    let hint = "arcssh: hint: run az login, or arcssh login";
+    run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &all)).failed(3, &[why, hint]);
+    let token = token(&w);
+    let prints = format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#);
+    program_in(&all, "pwsh", &prints);
+    let account = run(anonymous(&w, &mut w.arcssh(&["account"])).env("PATH", &all)).clean();
+    assert!(account.starts_with("source   Azure PowerShell\n"), "{account}");
 }
 
 /// Azure CLI has told the end as Unix time since 2.54, and before only as local time without a zone.
@@ -246,8 +269,6 @@ fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
         "passing over the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
         "trying the workload identity",
         "passing over the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set",
-        "trying the managed identity",
-        "passing over the managed identity: this is no machine in Azure",
         "trying the sign-in of arcssh",
         "passing over the sign-in of arcssh: nobody has typed arcssh login",
         "trying Azure CLI",
@@ -439,7 +460,7 @@ fn a_token_is_used_until_shortly_before_its_end() {
     account();
     assert_eq!(asked(), 1);
     w.emulator().set_token_lifetime(Duration::from_secs(2));
-    run(&mut w.arcssh(&["logout"])).stderr_is("arcssh: nobody was signed in\n");
+    run(&mut w.arcssh(&["logout"])).stderr_is("arcssh: no account was signed in\n");
     account();
     assert_eq!(asked(), 2);
     assert!(

@@ -3,19 +3,27 @@
 
 use std::env;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _, stderr};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use arcssh_emulator::Builder;
 
-use crate::support::{ARCSSH, Run, World, closed_port, run, service, world, world_with};
+use crate::support::{
+    ARCSSH, Run, World, closed_port, finish, may_become, namespaces, run, script, service, world, world_with,
+};
 
 const IMDS: &str = "169.254.169.254:80";
 const HIMDS: &str = "127.0.0.1:40342";
 const KEYS: &str = "/var/opt/azcmagent/tokens";
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
+/// A user ID that is not root's and owns nothing on this machine.
+const STRANGER: u32 = 61234;
+/// An answer of any token service.
+const TOKEN: &str = r#"{"access_token":"opaque","expires_in":"86399","expires_on":"4102444800"}"#;
 const NOBODY: &str = "arcssh: nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
 
 #[test]
@@ -159,6 +167,10 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
         fs::write(format!("{KEYS}/long.key"), vec![b'a'; 4097]).unwrap();
         fs::write(format!("{KEYS}/other.txt"), "secret").unwrap();
         fs::write(format!("{KEYS}/lines.key"), "secret\r\nX: y").unwrap();
+        fs::write(format!("{KEYS}/empty.key"), "\n").unwrap();
+        fs::create_dir(format!("{KEYS}/folder.key")).unwrap();
+        std::os::unix::fs::symlink(format!("{KEYS}/other.txt"), format!("{KEYS}/link.key")).unwrap();
+        run(Command::new("mkfifo").arg(format!("{KEYS}/pipe.key"))).clean();
         let outside = "the Arc agent named a key outside of its folder: ";
         let cases = [
             ("Basic realm=/etc/passwd".into(), format!("{outside}/etc/passwd")),
@@ -175,6 +187,22 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
             (
                 format!("Basic realm={KEYS}/none.key"),
                 format!("cannot read {KEYS}/none.key: No such file or directory (os error 2)"),
+            ),
+            (
+                format!("Basic realm={KEYS}/pipe.key"),
+                format!("cannot read {KEYS}/pipe.key: it is not a regular file"),
+            ),
+            (
+                format!("Basic realm={KEYS}/folder.key"),
+                format!("cannot read {KEYS}/folder.key: it is not a regular file"),
+            ),
+            (
+                format!("Basic realm={KEYS}/link.key"),
+                format!("cannot read {KEYS}/link.key: it is a symbolic link"),
+            ),
+            (
+                format!("Basic realm={KEYS}/empty.key"),
+                format!("cannot read {KEYS}/empty.key: it holds no key"),
             ),
             ("Negotiate".into(), "the Arc agent answered 401 in place of a challenge".into()),
         ];
@@ -197,6 +225,226 @@ fn an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_networ
     });
 }
 
+// Other users of this machine.
+
+#[test]
+fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
+    isolated("a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing", || {
+        if !may_become(STRANGER) {
+            return;
+        }
+        let w = world(&["web01"]);
+        install_agent();
+        write_key("a.key", "worth-a-token");
+        for (host, endpoint, accept) in [
+            ("127.0.0.1", "", "at once"),
+            ("127.0.0.1", "", "late"),
+            ("0.0.0.0", "", "at once"),
+            ("::", "", "at once"),
+            ("::1", "http://[::1]:40342/metadata/identity/oauth2/token", "at once"),
+        ] {
+            let rogue = Rogue::start(host, 40342, accept, &challenge("a.key"));
+            let mut account = anonymous(&w, &["account"]);
+            if !endpoint.is_empty() {
+                account.env("IDENTITY_ENDPOINT", endpoint).env("IMDS_ENDPOINT", "http://localhost:40342");
+            }
+            let failed = run(&mut account);
+            let address = if host == "::1" { "[::1]:40342" } else { HIMDS };
+            let why = format!(
+                "arcssh: a process of user ID {STRANGER} listens on {address} in place of the Arc agent"
+            );
+            let hint = "arcssh: hint: stop that process, then start the agent: sudo systemctl start himdsd";
+            failed.failed(3, &[&why, hint]);
+            assert_eq!(rogue.received(), "", "{host}");
+        }
+    });
+}
+
+#[test]
+fn a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved() {
+    isolated("a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved", || {
+        if !may_become(STRANGER) {
+            return;
+        }
+        let w = world_with(&["web01"], arc);
+        fs::write(w.home().join("hosts"), "::1 localhost\n").unwrap();
+        run(Command::new("mount").args(["--bind"]).arg(w.home().join("hosts")).arg("/etc/hosts")).clean();
+        let rogue = Rogue::start("::1", 40342, "at once", &challenge("a.key"));
+        let mut account = anonymous(&w, &["account"]);
+        account.env("IDENTITY_ENDPOINT", "http://localhost:40342/metadata/identity/oauth2/token");
+        let shown = run(account.env("IMDS_ENDPOINT", "http://localhost:40342")).clean();
+        assert!(shown.contains(&format!("account  {}\n", w.id())), "{shown}");
+        assert_eq!(rogue.received(), "");
+    });
+}
+
+/// The agent's package gives its service and its folder of keys to the user himds.
+#[test]
+fn the_agent_may_run_as_the_owner_of_its_keys() {
+    isolated("the_agent_may_run_as_the_owner_of_its_keys", || {
+        if !may_become(STRANGER) {
+            return;
+        }
+        let w = world(&["web01"]);
+        install_agent();
+        write_key("a.key", "worth-a-token");
+        let himds = Rogue::start("127.0.0.1", 40342, "at once", &challenge("a.key"));
+        run(Command::new("chown").args(["-R", &STRANGER.to_string(), KEYS])).clean();
+        // It challenges again, so that the key was sent and no token came of it.
+        let why = "arcssh: the managed identity gives no token: the Arc agent answered 401:";
+        assert_eq!(account(&w, &[]).arcssh_lines()[0], why);
+        let received = himds.received();
+        assert_eq!(received.lines().count(), 2, "{received}");
+        assert!(received.lines().nth(1).unwrap().contains("Basic worth-a-token"), "{received}");
+    });
+}
+
+#[test]
+fn a_key_of_another_user_is_not_sent() {
+    isolated("a_key_of_another_user_is_not_sent", || {
+        if !may_become(STRANGER) {
+            return;
+        }
+        let w = world(&["web01"]);
+        write_key("a.key", "not-the-agents");
+        run(Command::new("chown").args([&STRANGER.to_string(), &format!("{KEYS}/a.key")])).clean();
+        let port = challenging(&format!("Basic realm={KEYS}/a.key"));
+        let failed = run(asks_at(&mut anonymous(&w, &["account"]), port));
+        let why = format!(
+            "arcssh: the managed identity gives no token: cannot read {KEYS}/a.key: it belongs to user ID {STRANGER}, not to the Arc agent"
+        );
+        assert_eq!(failed.arcssh_lines()[0], why);
+    });
+}
+
+#[test]
+fn an_agent_that_answers_otherwise_ends_within_its_bounds() {
+    isolated("an_agent_that_answers_otherwise_ends_within_its_bounds", || {
+        let w = world(&["web01"]);
+        static FOLLOWED: AtomicUsize = AtomicUsize::new(0);
+        let elsewhere = service(|_| {
+            FOLLOWED.fetch_add(1, Ordering::SeqCst);
+        });
+        let redirect = format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:{elsewhere}/\r\nContent-Length: 0\r\n\r\n"
+        );
+        let answers = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFF\r\n{",
+            "",
+            "\u{0}\u{1}",
+            &redirect,
+        ];
+        let asked: Vec<(Instant, Child)> = answers
+            .iter()
+            .map(|text| {
+                let text: &'static str = text.to_string().leak();
+                let port = service(move |connection| hang(connection, text));
+                let mut account = anonymous(&w, &["account"]);
+                asks_at(&mut account, port).stdout(Stdio::piped()).stderr(Stdio::piped());
+                (Instant::now(), account.spawn().unwrap())
+            })
+            .collect();
+        for ((started, child), answer) in asked.into_iter().zip(answers) {
+            let failed = finish(child);
+            assert_eq!(failed.code, Some(3), "{answer:?}: {}", failed.stderr);
+            assert!(started.elapsed() < Duration::from_secs(60), "{answer:?}");
+        }
+        assert_eq!(FOLLOWED.load(Ordering::SeqCst), 0, "a redirect was followed");
+    });
+}
+
+// The network.
+
+#[test]
+fn what_the_user_chose_outranks_the_metadata_service_of_the_network() {
+    isolated("what_the_user_chose_outranks_the_metadata_service_of_the_network", || {
+        let w = world_with(&["web01"], |builder| {
+            builder.device_interval(Duration::from_secs(1)).approve_devices()
+        });
+        let asked = metadata_service();
+        let source = |account: Run| account.clean().lines().next().unwrap_or_default().to_owned();
+        assert_eq!(source(account(&w, &[])), "source   the managed identity");
+        assert_ne!(asked(), 0);
+        // The token that the network gave is cached, and serves no other choice.
+        assert_eq!(run(&mut anonymous(&w, &["login", "--device-code"])).code, Some(0));
+        assert_eq!(source(account(&w, &[])), "source   the sign-in of arcssh");
+        assert_eq!(run(&mut anonymous(&w, &["logout"])).code, Some(0));
+        let by_az = || {
+            let mut account = anonymous(&w, &["account"]);
+            run(account.env("PATH", w.home().join("bin")))
+        };
+        let az = |body: &str| {
+            script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{body}\n"));
+            w.forget();
+        };
+        az(&format!("echo '{TOKEN}'"));
+        let before = asked();
+        assert_eq!(source(by_az()), "source   Azure CLI");
+        // A sign-in that has expired is the user's choice, too.
+        az("echo 'AADSTS70043: The refresh token has expired.' >&2; exit 1");
+        assert_eq!(by_az().code, Some(3));
+        assert_eq!(asked(), before);
+        az("echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1");
+        assert_eq!(source(by_az()), "source   the managed identity");
+    });
+}
+
+#[test]
+fn a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_user_names_it() {
+    isolated(
+        "a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_user_names_it",
+        || {
+            let w = world(&["web01"]);
+            let asked = metadata_service();
+            run(Command::new("mount").args(["-t", "tmpfs", "none", "/sys/class"])).clean();
+            fs::create_dir_all("/sys/class/dmi/id").unwrap();
+            for tag in ["Default string\n", "\n"] {
+                fs::write("/sys/class/dmi/id/chassis_asset_tag", tag).unwrap();
+                account(&w, &[]).failed(3, &[NOBODY, SIGN_IN]);
+            }
+            assert_eq!(asked(), 0);
+            let named = account(&w, &["--credential", "managed-identity"]).clean();
+            assert!(named.starts_with("source   the managed identity\n"), "{named}");
+            w.forget();
+            fs::write("/sys/class/dmi/id/chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77\n").unwrap();
+            assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
+        },
+    );
+}
+
+#[test]
+fn a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bounds() {
+    isolated("a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bounds", || {
+        let w = world(&["web01"]);
+        static ENDLESS: AtomicBool = AtomicBool::new(true);
+        let listener = TcpListener::bind(IMDS).unwrap();
+        thread::spawn(move || {
+            // azure_core repeats a request that fails, so that all requests of one command get the same answer.
+            for mut connection in listener.incoming().flatten() {
+                let head = request(&connection);
+                let text = match head.contains("metadata: true") {
+                    false => "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                    true if ENDLESS.load(Ordering::SeqCst) => "HTTP/1.1 200 OK\r\n\r\n{",
+                    true => "",
+                };
+                match head.contains("metadata: true") {
+                    false => drop(connection.write_all(text.as_bytes())),
+                    true => drop(thread::spawn(move || stream(connection, text))),
+                }
+            }
+        });
+        for (endless, why) in [(true, "it is longer than 4 MiB"), (false, "no answer within 30 s")] {
+            ENDLESS.store(endless, Ordering::SeqCst);
+            let started = Instant::now();
+            let failed = account(&w, &[]);
+            assert_eq!(failed.code, Some(3), "{}", failed.stderr);
+            assert!(failed.stderr.contains(why), "{}", failed.stderr);
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+        }
+    });
+}
+
 /// Runs a test of this room where nothing is but loopback, the address of the metadata service, and empty folders where
 /// the Arc agent's are.
 #[track_caller]
@@ -205,13 +453,22 @@ fn isolated(name: &str, test: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         return test();
     }
+    let Some(own_namespaces) = namespaces("nm") else { return };
     let shell = "mount -t tmpfs none /opt; mount -t tmpfs none /var/opt; ip link set lo up
         ip addr add 169.254.169.254/32 dev lo; exec \"$0\" --exact \"managed_identity::$1\"";
     let mut unshare = Command::new("unshare");
-    unshare.args(["-rnm", "sh", "-euc", shell]).arg(env::current_exe().unwrap()).arg(name).env(INSIDE, "1");
-    let Run { code, stdout, stderr } = run(&mut unshare);
+    unshare
+        .args([&own_namespaces, "sh", "-euc", shell])
+        .arg(env::current_exe().unwrap())
+        .arg(name)
+        .env(INSIDE, "1");
+    let Run { code, stdout, stderr: told } = run(&mut unshare);
+    // libtest discards the output of a test that passes.
+    told.lines()
+        .filter(|line| line.starts_with("skipped: "))
+        .for_each(|line| drop(writeln!(stderr(), "{line}")));
     let stdout = String::from_utf8_lossy(&stdout);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert_eq!(code, Some(0), "{stdout}{told}");
     assert!(stdout.contains("1 passed"), "{stdout}");
 }
 
@@ -278,4 +535,113 @@ fn asks_at(command: &mut Command, port: u16) -> &mut Command {
     command
         .env("IDENTITY_ENDPOINT", format!("http://localhost:{port}/token"))
         .env("IMDS_ENDPOINT", "http://localhost")
+}
+
+/// What the agent's package installs.
+fn install_agent() {
+    fs::create_dir_all("/opt/azcmagent/bin").unwrap();
+    fs::write("/opt/azcmagent/bin/himds", "").unwrap();
+    fs::create_dir_all(KEYS).unwrap();
+}
+
+fn write_key(name: &str, key: &str) {
+    fs::create_dir_all(KEYS).unwrap();
+    fs::write(format!("{KEYS}/{name}"), key).unwrap();
+}
+
+fn challenge(key: &str) -> String {
+    format!(
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm={KEYS}/{key}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+}
+
+/// A service of another user. It notes what it receives, a line for each connection.
+struct Rogue(Child, BufReader<std::process::ChildStdout>);
+
+impl Rogue {
+    /// Listens; a listener that accepts `late` does so when the connection has been established for a moment.
+    fn start(host: &str, port: u16, accept: &str, answer: &str) -> Self {
+        const SCRIPT: &str = r#"
+import os, select, socket, sys
+host, port, user, accept, answer = sys.argv[1:6]
+os.setgroups([]); os.setgid(int(user)); os.setuid(int(user))
+listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if host == '::': listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+listener.bind((host, int(port))); listener.listen()
+print('listening', flush=True)
+while True:
+    select.select([listener], [], [])
+    if accept == 'late': select.select([], [], [], 0.5)
+    connection, _ = listener.accept()
+    received = connection.recv(4096)
+    if received: print(repr(received), flush=True)
+    connection.sendall(answer.encode())
+    connection.close()
+"#;
+        let mut python = Command::new("python3");
+        python.args(["-c", SCRIPT, host, &port.to_string(), &STRANGER.to_string(), accept, answer]);
+        let mut child = python.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "listening\n");
+        Self(child, output)
+    }
+
+    /// What it received until now, after its end.
+    fn received(mut self) -> String {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        let mut received = String::new();
+        self.1.read_to_string(&mut received).unwrap();
+        received
+    }
+}
+
+impl Drop for Rogue {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A metadata service like Azure's that gives anyone a token; how many connections it has had.
+fn metadata_service() -> impl Fn() -> usize {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let listener = TcpListener::bind(IMDS).unwrap();
+    thread::spawn(move || {
+        let token =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{TOKEN}", TOKEN.len());
+        let refusal = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        for mut connection in listener.incoming().flatten() {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            let has_header = request(&connection).contains("metadata: true");
+            let _ = connection.write_all(if has_header { &token } else { refusal }.as_bytes());
+        }
+    });
+    || ASKED.load(Ordering::SeqCst)
+}
+
+/// A request's head in lower case.
+fn request(mut connection: &TcpStream) -> String {
+    let mut request = [0; 4096];
+    let read = connection.read(&mut request).unwrap_or_default();
+    String::from_utf8_lossy(&request[..read]).to_lowercase()
+}
+
+/// Sends `text`, then the same character without end; nothing at all if `text` is empty.
+fn stream(mut connection: TcpStream, text: &str) {
+    let mut sent = connection.write_all(text.as_bytes());
+    while sent.is_ok() && !text.is_empty() {
+        sent = connection.write_all(&[b'a'; 65536]);
+    }
+    hang(connection, "");
+}
+
+/// Answers with `text` and leaves the connection open until its peer closes it.
+fn hang(mut connection: TcpStream, text: &str) {
+    let _ = connection.read(&mut [0; 4096]);
+    let _ = connection.write_all(text.as_bytes());
+    let _ = connection.read_to_end(&mut Vec::new());
 }

@@ -61,13 +61,15 @@ fn completed_by(shell: &str, name: &str, script: &str) -> String {
     let file = folder.path().join(name);
     fs::write(&file, typed(&["completions", shell]).clean()).unwrap();
     // No start-up files: what the tester's own shell does is none of ours.
-    let mut command = Command::new(shell);
+    let w = world(&[]);
+    let mut command = w.command(shell);
     match shell {
         "bash" => command.args(["--norc", "--noprofile", "-c", script, shell]),
         "zsh" => command.args(["-f", "-c", script, shell]),
         _ => command.args(["--no-config", "-c", script]),
     };
-    run(command.arg(&file).env("HOME", folder.path())).clean()
+    // fish adds the completions that are installed for arcssh.
+    run(command.arg(&file).env("XDG_DATA_DIRS", w.home())).clean()
 }
 
 #[test]
@@ -126,7 +128,7 @@ fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
 }
 
 #[test]
-fn make_install_puts_program_manual_and_completions_in_their_places() {
+fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uninstall_removes_them() {
     let folder = tempfile::tempdir().unwrap();
     let built = folder.path().join("release");
     fs::create_dir(&built).unwrap();
@@ -137,12 +139,25 @@ fn make_install_puts_program_manual_and_completions_in_their_places() {
     make.arg(format!("DESTDIR={}", folder.path().join("root").display()));
     let made = run(&mut make);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let said = String::from_utf8(made.stdout).unwrap();
+    assert!(
+        said.ends_with("\n  arcssh login\n  arcssh config MACHINE --user USER\n  ssh MACHINE\n"),
+        "{said}"
+    );
     let installed = |path: &str| fs::metadata(folder.path().join("root/usr").join(path)).unwrap().len() > 100;
     assert!(installed("bin/arcssh") && installed("share/man/man1/arcssh.1"));
     assert!(installed("share/man/man1/arcssh-proxy.1"));
     assert!(installed("share/bash-completion/completions/arcssh"));
     assert!(installed("share/zsh/site-functions/_arcssh"));
     assert!(installed("share/fish/vendor_completions.d/arcssh.fish"));
+    let other = folder.path().join("root/usr/share/man/man1/ssh.1");
+    fs::write(&other, "").unwrap();
+    let mut make = Command::new("make");
+    make.args(["uninstall", "PREFIX=/usr"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    make.arg(format!("DESTDIR={}", folder.path().join("root").display()));
+    assert_eq!(run(&mut make).code, Some(0));
+    let left = run(Command::new("find").arg(folder.path().join("root")).args(["-type", "f"])).clean();
+    assert_eq!(left.trim(), other.to_str().unwrap());
 }
 
 #[test]

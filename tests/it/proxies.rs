@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Run, World, closed_port, eventually, run, world};
+use crate::support::{Run, World, closed_port, eventually, has_ipv6, run, world};
 
 const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
 
@@ -126,7 +126,8 @@ fn names_under_a_domain_in_no_proxy_are_reached_directly() {
             "{\"relay\":{\"namespaceName\":\"relay\",\"namespaceNameSuffix\":\"invalid\",\"hybridConnectionName\":\"a\",\"accessKey\":\"k\"}}",
         );
         let mut arcssh = w.arcssh(&["-p", "22"]);
-        arcssh.env("SSHPROXY_RELAY_INFO", info).env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
+        arcssh.env("SSHPROXY_RELAY_INFO", info).env("ARCSSH_RELAY_SUFFIX", "invalid");
+        arcssh.env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
         let run = run(&mut arcssh);
         assert_eq!(run.stderr.contains("opens no tunnel to"), asked, "{no_proxy}: {}", run.stderr);
         assert_eq!(run.code, Some(6));
@@ -135,6 +136,9 @@ fn names_under_a_domain_in_no_proxy_are_reached_directly() {
 
 #[test]
 fn a_proxy_is_reached_over_ipv6() {
+    if !has_ipv6() {
+        return;
+    }
     let w = world(&["web01"]);
     let proxy = Tinyproxy::start_on(&w, "::1", "");
     assert_eq!(through(&w, "HTTPS_PROXY", &format!("http://[::1]:{}", proxy.port)).clean(), "reached\n");

@@ -13,16 +13,24 @@ fn commands() -> Vec<&'static str> {
 }
 
 fn make(arguments: &[&str]) -> Command {
-    let mut make = Command::new("make");
-    make.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo tells a test of itself would have cargo build anew, in here, what looks at it when it is built.
-    let of_cargo =
-        |name: &str| name.starts_with("CARGO_") && !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name);
+    let mut make = outside_of_cargo("make");
+    make.args(arguments);
+    make
+}
+
+/// A program in the folder of the sources, without the variables that cargo sets for a test: packages that read them when
+/// they are built would be built again.
+pub(crate) fn outside_of_cargo(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let of_cargo = |name: &str| {
+        name == "CARGO" || name.starts_with("CARGO_") && !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name)
+    };
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in names.filter(|name| of_cargo(name) || name == "OUT_DIR") {
-        make.env_remove(name);
+        command.env_remove(name);
     }
-    make
+    command
 }
 
 /// `make test` is what runs this, and `make install` what .ci/run runs before.
@@ -32,7 +40,7 @@ fn every_command_of_the_readme_is_run_by_a_test() {
     let script = include_str!("../../.ci/run");
     assert!(script.contains("\nmake install") && script.trim_end().ends_with("\nmake test"));
     let test = run(&mut make(&["--dry-run", "test"]));
-    assert!(String::from_utf8(test.stdout).unwrap().contains("cargo test --workspace"));
+    assert!(String::from_utf8(test.stdout).unwrap().contains("cargo.sh test --locked --workspace"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, World, eventually, finish, run, service, world};
+use crate::support::{ARCSSH, LIMIT, Run, World, eventually, finish, run, service, world};
 
 /// Each way to ask for a log.
 const LOGS: [(&str, &str); 5] =
@@ -105,6 +106,125 @@ fn no_command_line_and_no_address_holds_a_secret() {
     let addresses: Vec<String> = ours.map(|request| request.path_and_query).collect();
     assert!(addresses.len() >= 3, "{addresses:?}");
     keeps_secrets(&w, "an address", &addresses.join("\n"));
+}
+
+#[test]
+fn a_relay_token_goes_to_no_host_outside_of_the_relay_domains() {
+    let w = world(&["web01"]);
+    let genuine = relay_of(&w);
+    let trap = Trap::new();
+    for (name, suffix) in trap.places() {
+        let mut relay = genuine.clone();
+        relay["namespaceName"] = name.as_str().into();
+        relay["namespaceNameSuffix"] = suffix.as_str().into();
+        let answer = serde_json::json!({ "relay": relay }).to_string();
+        w.emulator().arm_fault(ArmFault::raw(200, "application/json", &answer));
+        let run = run(w.proxy("web01").env_remove("ARCSSH_RELAY_SUFFIX"));
+        foreign(&run, "web01", &name, &suffix);
+        keeps_secrets(&w, "standard error", &run.stderr);
+    }
+    assert_eq!(trap.connections(), 0);
+    assert_eq!(w.dialled(), [""; 0]);
+    assert!(!fs::read_dir(w.store()).unwrap().any(|file| {
+        fs::read_to_string(file.unwrap().path()).unwrap_or_default().contains("SharedAccessSignature")
+    }));
+}
+
+#[test]
+fn cached_credentials_for_a_host_that_is_not_accepted_any_more_are_not_used() {
+    let w = world(&["web01"]);
+    w.ssh_run(&["web01", "true"]).clean();
+    let (asked, dialled) = (w.emulator().requests_to(Service::Arm).len(), w.dialled().len());
+    assert_eq!((asked, dialled), (1, 1));
+    let (name, suffix) = parts(&w);
+    let run = run(w.proxy("web01").env_remove("ARCSSH_RELAY_SUFFIX"));
+    foreign(&run, "web01", &name, &suffix);
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), asked + 1, "the cached ones count as absent");
+    assert_eq!(w.dialled().len(), dialled);
+}
+
+#[test]
+fn a_relay_domain_may_be_given_by_option_or_variable() {
+    let w = world(&["web01"]);
+    for (options, variable) in [
+        ("--relay-suffix 0.0.1", None),
+        ("--relay-suffix relay.example,0.0.1", None),
+        ("", Some(" relay.example, 0.0.1")),
+    ] {
+        let mut ssh = w.ssh_by(&format!("arcssh proxy {} --port %p {options}", w.id()), "echo reached");
+        ssh.env_remove("ARCSSH_RELAY_SUFFIX").envs(variable.map(|value| ("ARCSSH_RELAY_SUFFIX", value)));
+        assert_eq!(run(&mut ssh).clean(), "reached\n");
+    }
+    for value in ["0.0.1:8443", "https://relay.example", ".relay.example", "*.example", "a,,b"] {
+        let run = run(&mut w.arcssh(&["proxy", &w.id(), "--relay-suffix", value]));
+        assert_eq!((run.code, run.stdout.len()), (Some(2), 0), "{value}");
+        assert!(run.stderr.contains("is not a DNS suffix such as servicebus.example.com"), "{}", run.stderr);
+    }
+}
+
+/// The `relay` object of an answer of ARM's.
+fn relay_of(w: &World) -> serde_json::Value {
+    let json = STANDARD.decode(w.relay_info().trim()).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&json).unwrap()["relay"].take()
+}
+
+/// The two parts of the emulator's namespace.
+fn parts(w: &World) -> (String, String) {
+    let authority = w.emulator().relay_authority();
+    let (name, suffix) = authority.split_once('.').unwrap();
+    (name.to_owned(), suffix.to_owned())
+}
+
+/// A host that waits for relay tokens.
+pub(crate) struct Trap(TcpListener);
+
+impl Trap {
+    pub(crate) fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    /// Names and suffixes that lead here, or would in another parser of URLs.
+    pub(crate) fn places(&self) -> Vec<(String, String)> {
+        let (port, genuine) = (self.0.local_addr().unwrap().port(), "servicebus.windows.net".to_owned());
+        vec![
+            ("127".into(), format!("0.0.1:{port}")),
+            (format!("127.0.0.1:{port}"), genuine.clone()),
+            (format!("localhost:{port}/"), genuine.clone()),
+            (format!("localhost:{port}#"), genuine.clone()),
+            (format!("localhost:{port}?x"), genuine.clone()),
+            (format!("azgn@localhost:{port}/"), genuine.clone()),
+            ("localhost:x".into(), genuine.clone()),
+            ("azgn".into(), format!("{genuine}@localhost:{port}")),
+            ("azgn".into(), format!("{genuine}:443@localhost:{port}")),
+            ("azgn".into(), format!("{genuine}.localhost:{port}")),
+            ("azgn".into(), format!("localhost:{port}")),
+            ("[::1]".into(), format!(":{port}")),
+            ("[::ffff:127".into(), format!("0.0.1]:{port}")),
+            (String::new(), genuine.clone()),
+            ("azgn".into(), String::new()),
+            ("azgn".into(), format!("{genuine}.")),
+            ("azgn".into(), format!("{genuine}:{port}")),
+            ("azgn\u{200b}".into(), genuine),
+        ]
+    }
+
+    /// How many have come.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.incoming().take_while(Result::is_ok).count()
+    }
+}
+
+/// Asserts that a connection failed since the relay is not in a trusted domain.
+#[track_caller]
+pub(crate) fn foreign(run: &Run, goal: &str, name: &str, suffix: &str) {
+    let host = format!("{name}.{suffix}");
+    let why = format!(
+        "arcssh: cannot connect to {goal}: arcssh sends no relay token: the host {host:?} is not in a trusted relay domain"
+    );
+    let hint = "arcssh: hint: check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
+    run.failed(4, &[&why, hint]);
 }
 
 /// Asserts that a text holds no secret of the world, in any spelling.

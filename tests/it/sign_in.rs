@@ -3,15 +3,19 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
-use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world, world_with};
+use crate::support::{
+    ARCSSH, Run, World, eventually, finish, namespaces, run, run_with_input, script, world, world_with,
+};
 
 const AGAIN: &str =
     "arcssh: hint: run arcssh login again; with --device-code a browser on another device can be used";
 const USER: &str = "Ada@arcssh.example";
+const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
+const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
 
 /// A browser that goes where it is sent, and shows what it gets there.
 const BROWSER: &str =
@@ -23,25 +27,31 @@ const BROWSER: &str =
 fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
     let w = world(&["web01"]);
     let login = login(&w, BROWSER, &[]);
-    let address = fs::read_to_string(w.home().join("address")).unwrap();
     assert_eq!(login.code, Some(0), "{}", login.stderr);
-    let expected = [
-        "arcssh: sign in in the browser, at the address:",
-        &format!("arcssh: {}", address.trim()),
-        &format!("arcssh: signed in as {USER} in the tenant 7e4a4700-0000-4000-8000-000000000001"),
-    ];
-    assert_eq!(login.stderr.lines().collect::<Vec<_>>(), expected);
-    let page = || fs::read_to_string(w.home().join("page")).unwrap();
-    assert!(
-        eventually(Duration::from_secs(5), || page().contains("Signed in. Go back to the terminal")),
-        "{}",
-        page()
-    );
+    let lines: Vec<&str> = login.stderr.lines().collect();
+    let [first, address, last] = lines[..] else { panic!("{}", login.stderr) };
+    assert_eq!(first, "arcssh: sign in in the browser, at the address:");
     assert!(
         address
             .contains("/organizations/oauth2/v2.0/authorize?client_id=04b07795-8ddb-461a-bbee-02f9e1bf7b46&"),
         "{address}"
     );
+    assert_eq!(last, format!("arcssh: signed in as {USER} in the tenant {TENANT}"));
+    let page = || fs::read_to_string(w.home().join("page")).unwrap();
+    assert!(
+        eventually(Duration::from_secs(5), || page()
+            .contains("Go back to the terminal: it shows the account")),
+        "{}",
+        page()
+    );
+    // Other users can read the command line of a browser.
+    let link = fs::read_to_string(w.home().join("address")).unwrap();
+    assert!(link.starts_with("http://127.0.0.1:"), "{link}");
+    for name in ["state", "code_challenge"] {
+        let (_, value) = address.split_once(&format!("&{name}=")).unwrap();
+        let value = value.split('&').next().unwrap();
+        assert!(value.len() >= 43 && !link.contains(value), "{link}");
+    }
     assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
     let account = run(anonymous(&mut w.arcssh(&["account"]))).clean();
     let lines: Vec<&str> = account.lines().take(3).collect();
@@ -69,16 +79,158 @@ fn whoever_comes_before_a_sign_in_is_named() {
 fn an_answer_as_a_form_counts_too_and_one_to_another_sign_in_does_not() {
     let w = world(&["web01"]);
     let browser = r#"
-        port=$(echo "$1" | sed 's/.*localhost%3A\([0-9]*\).*/\1/')
+        port=$(echo "$1" | cut -d: -f3 | cut -d/ -f1)
         curl -sS "http://localhost:$port/?code=theirs&state=wrong" > "$HOME/theirs"
-        curl -sS "http://localhost:$port/favicon.ico" > /dev/null
-        form=$(curl -sS --cacert "$SSL_CERT_FILE" "$1&response_mode=form_post")
+        url=$(curl -sS -o /dev/null -w '%{redirect_url}' "$1")
+        form=$(curl -sS --cacert "$SSL_CERT_FILE" "$url&response_mode=form_post")
         value() { echo "$form" | sed "s/.*name=\"$1\" value=\"\([^\"]*\)\".*/\1/"; }
         curl -sS --data-urlencode "code=$(value code)" --data-urlencode "state=$(value state)" "http://localhost:$port""#;
     let login = login(&w, browser, &["--tenant", "arcssh.example"]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let theirs = fs::read_to_string(w.home().join("theirs")).unwrap();
-    assert!(theirs.contains("This is no answer to the sign-in that is under way."), "{theirs}");
+    assert!(theirs.contains("This is no answer to the sign-in that arcssh waits for."), "{theirs}");
+}
+
+/// What a browser script here begins with: the port, and the status that a request to it has.
+const REQUESTS: &str = r#"
+    port=$(echo "$1" | cut -d: -f3 | cut -d/ -f1)
+    status() { curl -sS -m 20 -o /dev/null -w '%{http_code} ' "$@" >> "$HOME/statuses" || echo "failed " >> "$HOME/statuses"; }"#;
+
+#[test]
+fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
+    let w = world(&["web01"]);
+    let browser = format!(
+        r#"{REQUESTS}
+        here="http://localhost:$port"
+        status "$here/favicon.ico"
+        status "$here"
+        status "$here/?code=theirs"
+        status "$here/?code=theirs&state=wrong"
+        status "$here/?error=access_denied&state=wrong"
+        status "$here/?error=access_denied"
+        status -d code=theirs -d state=wrong "$here"
+        status -H 'Content-Type: text/plain' -d code=theirs "$here"
+        status -I "$here"
+        status -I "$1"
+        status -X PUT "$here"
+        status -X POST "$1"
+        status -H 'Host: evil.example' "$1"
+        status -H "Host: evil.example:$port" "$here/?code=theirs&state=wrong"
+        status -H 'Host:' "$1"
+        head -c 100000 /dev/zero | tr '\0' x > "$HOME/long"
+        status -H "X-Long: $(cat "$HOME/long")" "$here"
+        status --data-binary "@$HOME/long" "$here"
+        {BROWSER}"#
+    );
+    let login = login(&w, &browser, &[]);
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    let statuses = fs::read_to_string(w.home().join("statuses")).unwrap();
+    let expected = "404 400 400 400 400 400 400 415 200 200 405 405 400 400 400 431 413";
+    assert_eq!(statuses.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+}
+
+#[test]
+fn connections_that_send_nothing_do_not_delay_the_answer() {
+    let w = world(&["web01"]);
+    let browser = format!(
+        r#"{REQUESTS}
+        exec bash -c 'for one in $(seq 60); do exec {{fd}}<>/dev/tcp/127.0.0.1/$0; done
+            printf "GET / HT" >&$fd
+            curl -sS -L --cacert "$SSL_CERT_FILE" "$1" > "$HOME/page"' "$port" "$1""#
+    );
+    let started = Instant::now();
+    let login = login(&w, &browser, &[]);
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_port_is_held_on_both_loopback_addresses() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return; // This machine has no ::1.
+    }
+    let w = world(&["web01"]);
+    let browser = format!("{REQUESTS}\nstatus \"http://[::1]:$port/favicon.ico\"\n{BROWSER}");
+    let login = login(&w, &browser, &[]);
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    assert_eq!(fs::read_to_string(w.home().join("statuses")).unwrap(), "404 ");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn another_user_can_neither_open_the_link_nor_answer() {
+    let as_another = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    if !Command::new("setpriv").args(as_another).arg("true").status().is_ok_and(|status| status.success()) {
+        return; // Only root can be another user.
+    }
+    let w = world(&["web01"]);
+    let browser = format!(
+        r#"{REQUESTS}
+        theirs() {{ setpriv {} curl -sS -m 20 -o /dev/null -w '%{{http_code}} ' "$1" >> "$HOME/statuses" 2>&1 || true; }}
+        theirs "$1"
+        theirs "http://localhost:$port/?code=theirs"
+        url=$(curl -sS -o /dev/null -w '%{{redirect_url}}' "$1")
+        answer=$(curl -sS -o /dev/null -w '%{{redirect_url}}' --cacert "$SSL_CERT_FILE" "$url")
+        theirs "$answer"
+        curl -sS "$answer""#,
+        as_another.join(" ")
+    );
+    let login = login(&w, &browser, &[]);
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    let statuses = fs::read_to_string(w.home().join("statuses")).unwrap();
+    assert_eq!(statuses.matches("000").count(), 3, "{statuses}");
+}
+
+// Another account than the expected one.
+
+#[test]
+fn another_account_than_the_one_that_is_named_is_not_stored_without_a_terminal() {
+    let w = signed_in_world();
+    let named = finish(by_device_code(&w, &["--account", "bob@arcssh.example"]));
+    let expected = [
+        format!(
+            "arcssh: {USER} in the tenant {TENANT} signed in, not bob@arcssh.example; the sign-in was discarded"
+        ),
+        format!("arcssh: hint: to use this account, run: arcssh login --account {USER}"),
+    ];
+    assert_eq!((named.code, &named.arcssh_lines()[1..]), (Some(3), &[&*expected[0], &*expected[1]][..]));
+    assert_eq!(run(&mut w.arcssh(&["logout"])).stderr, "arcssh: no account was signed in\n");
+    let same = finish(by_device_code(&w, &["--account", &USER.to_lowercase()]));
+    assert_eq!(same.code, Some(0), "{}", same.stderr);
+}
+
+#[test]
+fn another_account_than_the_one_before_is_asked_about_and_the_one_before_stays() {
+    let w = world_with(&["web01"], |builder| {
+        builder.device_interval(Duration::from_secs(1)).approve_devices().home_tenant_differs()
+    });
+    let account = || run(anonymous(&mut w.arcssh(&["account", "--credential", "arcssh"]))).clean();
+    let tenant = |text: &str| text.lines().find(|line| line.starts_with("tenant")).unwrap().to_owned();
+    // The same user as a guest of a tenant that is named: nothing to ask.
+    assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
+    let home = tenant(&account());
+    let guest = finish(by_device_code(&w, &["--tenant", OTHER_TENANT]));
+    assert_eq!(guest.code, Some(0), "{}", guest.stderr);
+    let before = account();
+    assert_ne!(tenant(&before), home);
+    // Without the tenant it is another account.
+    let again = finish(by_device_code(&w, &[]));
+    assert_eq!(again.code, Some(3), "{}", again.stderr);
+    assert!(again.stderr.contains(&format!("signed in, not {USER} in the tenant {OTHER_TENANT};")));
+    assert_eq!(tenant(&account()), tenant(&before));
+    for (typed, code, stays) in [("\n", 3, true), ("n\n", 3, true), ("y\n", 0, false)] {
+        let mut script = w.command("script");
+        let command = format!("{ARCSSH} login --device-code");
+        match cfg!(target_os = "linux") {
+            true => script.args(["-qec", &command, "/dev/null"]),
+            false => script.args(["-q", "/dev/null", "sh", "-c", &command]),
+        };
+        let done = run_with_input(anonymous(&mut script).env("TERM", "xterm"), typed.into());
+        let screen = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(screen.contains("Use this account? [y/N] "), "{screen}");
+        assert_eq!(done.code, Some(code), "{screen}");
+        assert_eq!(tenant(&account()) == tenant(&before), stays, "{screen}");
+    }
 }
 
 #[test]
@@ -257,7 +409,7 @@ fn signing_out_forgets_who_signed_in_and_all_that_came_of_it() {
     assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
     let logout = || run(&mut w.arcssh(&["logout"])).stderr;
     assert_eq!(logout(), "arcssh: signed out\n");
-    assert_eq!(logout(), "arcssh: nobody was signed in\n");
+    assert_eq!(logout(), "arcssh: no account was signed in\n");
     let failed = run(anonymous(&mut w.proxy("web01")));
     assert_eq!(
         (failed.code, failed.arcssh_lines().last().copied()),
@@ -290,9 +442,9 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     fs::set_permissions(&accounts()[0], fs::Permissions::from_mode(0o644)).unwrap();
     // What processes that were killed have left half made.
-    fs::write(w.store().join("new-x"), "secret").unwrap();
-    fs::create_dir(w.store().join(".key-x")).unwrap();
-    fs::write(w.store().join(".key-x/key"), "secret").unwrap();
+    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
+    fs::create_dir(w.store().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
+    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
     assert_eq!(logout(), "arcssh: signed out\n");
     let left = run(w.command("ls").arg("-A").arg(w.store())).clean();
     assert!(left.lines().all(|file| file.ends_with(".lock")), "{left}");
@@ -306,12 +458,13 @@ fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
     failed
         .failed(1, &["arcssh: a sign-in can be kept nowhere: there is no folder to keep anything in", hint]);
-    // In a namespace of its own: a disk that is full.
+    // A disk that is full.
+    let Some(own_mounts) = namespaces("m") else { return };
     let folder = w.home().join("disk");
     fs::create_dir(&folder).unwrap();
     let mount = format!("mount -t tmpfs -o mode=700,size=4k tmpfs $ARCSSH_STATE_DIR && {ARCSSH} login");
     let mut shell = w.command("unshare");
-    anonymous(shell.args(["-rm", "sh", "-c", &mount])).env("ARCSSH_STATE_DIR", folder);
+    anonymous(shell.args([&own_mounts, "sh", "-c", &mount])).env("ARCSSH_STATE_DIR", folder);
     let full = run(&mut shell);
     let why = "arcssh: a sign-in can be kept nowhere: No space left on device";
     assert!(full.stderr.starts_with(why) && full.arcssh_lines()[1] == hint, "{}", full.stderr);

@@ -4,17 +4,18 @@
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, Service};
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, eventually, finish, on_a_terminal, run, script, service, signal, world, world_with,
+    ARCSSH, LIMIT, World, eventually, finish, namespaces, on_a_terminal, run, script, service, signal, world,
+    world_with,
 };
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
@@ -495,6 +496,7 @@ fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
 /// In a namespace of its own: a file system that is full, and one that is read-only.
 #[test]
 fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
+    let Some(own_mounts) = namespaces("m") else { return };
     let w = world(&["web01"]);
     let port = greeter();
     let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null && {ARCSSH} cert | grep ^login", w.id());
@@ -504,7 +506,7 @@ fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
         let script = format!("mount -t tmpfs -o mode=700,{mount} tmpfs $ARCSSH_STATE_DIR && {proxy}");
         let folder = w.home().join("disk");
         fs::create_dir_all(&folder).unwrap();
-        shell.args(["-rm", "sh", "-c", &script]).env("ARCSSH_STATE_DIR", folder);
+        shell.args([&own_mounts, "sh", "-c", &script]).env("ARCSSH_STATE_DIR", folder);
         let login_name = "login name        c11e4700-0000-4000-8000-000000000001\n";
         assert_eq!(run(&mut shell).clean(), format!("{GREETING}{login_name}"));
     }
@@ -521,6 +523,67 @@ fn what_is_no_file_counts_as_absent_and_is_not_waited_for() {
     }
     all_greeted(vec![start(w.proxy_to(port))]);
     run(&mut w.arcssh(&["cache", "show"])).clean();
+}
+
+/// All below a directory: names with what files hold and links lead to.
+fn all_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = entries
+        .flat_map(|path| match path.symlink_metadata().unwrap() {
+            found if found.is_symlink() => {
+                let target = fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes();
+                vec![(path, target)]
+            }
+            found if found.is_dir() => [vec![(path.clone(), Vec::new())], all_below(&path)].concat(),
+            _ => vec![(path.clone(), fs::read(&path).unwrap())],
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_state_directory_in_the_users_own_leaves_what_is_theirs() {
+    let w = world(&["web01"]);
+    let mine = w.home().join("mine");
+    fs::create_dir_all(mine.join(".key-backups")).unwrap();
+    fs::set_permissions(&mine, fs::Permissions::from_mode(0o755)).unwrap();
+    let like_ours = "relay-0123456789abcdef0123456789abcdef.json";
+    for name in
+        ["package.json", "new-report.txt", "new-report", "token-foo.json", like_ours, ".key-backups/key"]
+    {
+        fs::write(mine.join(name), r#"{"version":"1.0.0"}"#).unwrap();
+    }
+    symlink("package.json", mine.join("token-0123456789abcdef0123456789abcdef.json")).unwrap();
+    let old = SystemTime::now() - Duration::from_secs(31 * 24 * 3600);
+    for (path, _) in all_below(&mine) {
+        fs::File::open(path).unwrap().set_modified(old).unwrap();
+    }
+    let before = all_below(&mine);
+    for command in ["list", "cache show", "cache clear", "logout"] {
+        let words: Vec<&str> = command.split(' ').collect();
+        let run = run(w.arcssh(&words).env("ARCSSH_STATE_DIR", &mine));
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        let state = mine.join("arcssh-state");
+        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o7777, 0o700);
+        let after: Vec<_> =
+            all_below(&mine).into_iter().filter(|(path, _)| !path.starts_with(&state)).collect();
+        assert_eq!(after, before, "{command}");
+    }
+    assert_eq!(fs::metadata(&mine).unwrap().permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn what_an_earlier_version_kept_in_a_named_directory_still_serves() {
+    let w = world(&["web01"]);
+    let port = greeter();
+    all_greeted(vec![start(w.proxy_to(port))]);
+    let named = w.home().join("named");
+    fs::rename(w.store(), &named).unwrap();
+    let mut proxy = w.proxy_to(port);
+    proxy.env("ARCSSH_STATE_DIR", &named);
+    all_greeted(vec![start(proxy)]);
+    assert_eq!(asked(&w), (1, 1));
 }
 
 // arcssh cache and arcssh warm.

@@ -1,7 +1,7 @@
 //! What the tests share: a playground that checks that it is left clean, and programs that cannot hang.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Write, stderr};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -87,9 +87,22 @@ impl World {
     pub(crate) fn survivors(&self) -> Vec<String> {
         let home = format!("HOME={}", self.home().display()).into_bytes();
         let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+        let has_home = |process: &Path| -> std::io::Result<bool> {
+            let environment = fs::read(process.join("environ"))?;
+            Ok(environment.split(|byte| *byte == 0).any(|variable| variable == home))
+        };
+        // An ordinary user may not read arcssh's environment, but that of the ssh that started it. If that is gone, any
+        // world may be meant.
+        let may_be_arcssh_of_this_world = |process: &Path| {
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let parent = parent(process).filter(|parent| *parent > 1);
+            let parent = parent.map(|parent| PathBuf::from(format!("/proc/{parent}")));
+            name == "arcssh\n" && parent.is_none_or(|parent| has_home(&parent).unwrap_or_default())
+        };
         let of_this_world = |process: &Path| {
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == home)
+            has_home(process).unwrap_or_else(|error| {
+                error.kind() == std::io::ErrorKind::PermissionDenied && may_be_arcssh_of_this_world(process)
+            })
         };
         let command_line = |process: &Path| {
             let words = fs::read(process.join("cmdline")).unwrap_or_default();
@@ -162,6 +175,12 @@ impl World {
     pub(crate) fn ssh_run(&self, arguments: &[&str]) -> Run {
         run(self.ssh().args(arguments))
     }
+}
+
+/// The parent of a process (proc_pid_stat(5)).
+fn parent(process: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// How a program ended and what it said.
@@ -313,6 +332,74 @@ pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) 
         }
     });
     port
+}
+
+/// Prints that a test is skipped, and why. libtest captures what the macros of `print` write, and not this line.
+pub(crate) fn skipped(why: &str) {
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("a test").to_owned();
+    let _ = writeln!(stderr(), "skipped: {test}: {}", why.trim());
+}
+
+/// Whether this machine allows what `probe` does. If the system denies it, the test's name and the system's words are
+/// printed. A probe that fails for another reason is a failure of the test.
+#[track_caller]
+pub(crate) fn allowed(probe: &mut Command) -> bool {
+    let denials = [
+        "Operation not permitted",
+        "Permission denied",
+        "Function not implemented",
+        "Invalid argument",
+        // Where user.max_user_namespaces is 0 (namespaces(7)).
+        "No space left on device",
+    ];
+    let probed = run(probe.env("LC_ALL", "C"));
+    if probed.code == Some(0) {
+        return true;
+    }
+    let denied = denials.iter().any(|denial| probed.stderr.contains(denial));
+    assert!(denied, "{probe:?}: {}", probed.stderr);
+    skipped(&format!("this machine denies it: {}", probed.stderr));
+    false
+}
+
+/// The option of unshare(1) for namespaces of the kinds `kinds`, such as `nm`, in which this process is root and may mount;
+/// `None`, and the reason printed, if this machine allows none.
+#[track_caller]
+pub(crate) fn namespaces(kinds: &str) -> Option<String> {
+    let mut script = "mount -t tmpfs none /tmp".to_owned();
+    if kinds.contains('n') {
+        script += " && ip link set lo up";
+    }
+    let unshare = |option: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args([option, "sh", "-euc", &script]).env("LC_ALL", "C");
+        unshare
+    };
+    // Root may have them without a user namespace, which a chroot denies (clone(2), EPERM).
+    let options = [format!("-{kinds}"), format!("-r{kinds}")];
+    if run(&mut unshare(&options[0])).code == Some(0) {
+        return Some(options[0].clone());
+    }
+    allowed(&mut unshare(&options[1])).then(|| options[1].clone())
+}
+
+/// Whether the loopback has an IPv6 address; the reason is printed if not.
+pub(crate) fn has_ipv6() -> bool {
+    match TcpListener::bind("[::1]:0") {
+        Ok(_) => true,
+        Err(error) => {
+            skipped(&format!("this machine has no [::1]: {error}"));
+            false
+        }
+    }
+}
+
+/// Whether this process may run programs as another user and give files to that user.
+#[track_caller]
+pub(crate) fn may_become(uid: u32) -> bool {
+    let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+    allowed(Command::new("setpriv").args(ids).args(["--clear-groups", "true"]))
 }
 
 /// Writes an executable script into a directory that it makes.

@@ -11,10 +11,11 @@ use arcssh_emulator::Role;
 use crate::support::{ARCSSH, World, run, script, world, world_with};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
-const FAILURES: [&str; 3] = [
+const FAILURES: [&str; 4] = [
     include_str!("../../src/failure.rs"),
     include_str!("../../src/failure/certificate.rs"),
     include_str!("../../src/failure/identity.rs"),
+    include_str!("../../src/failure/system.rs"),
 ];
 
 /// Words of other programs that failure.rs looks for and does not tell.

@@ -1,6 +1,5 @@
 //! A certificate, and the statement signed with its key that proves to Entra ID who we are.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -15,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::files;
 use crate::store::unix_now;
 
 /// Seconds that a statement is good for (MSAL, `assertion.py`).
@@ -34,7 +34,7 @@ impl Certificate {
     /// # Errors
     /// There is no such file, or it holds something else.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path);
+        let text = files::read(path, files::MAX_TEXT);
         let text = text.with_context(|| format!("cannot read the certificate {}", path.display()))?;
         Self::from_pem(&text).map_err(|flaw| NotUsable { path: path.display().to_string(), flaw }.into())
     }

@@ -5,19 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::credentials::TokenCredential;
 use azure_core::http::ClientMethodOptions;
 use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
     ClientSecretCredentialOptions,
 };
 use tracing::info;
+use zeroize::Zeroizing;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credential::assertion::Certificate;
 use crate::azure::credential::{Absent, Answer, Without};
 use crate::azure::entra;
 use crate::azure::pipeline::Client;
+use crate::files::{MAX_TEXT, read_text};
+use crate::secret::Secret;
 
 /// A variable of the environment, as every Azure SDK reads it; an empty one counts as not set.
 pub(super) fn variable(name: &str) -> Result<Option<String>> {
@@ -58,7 +61,7 @@ pub(crate) struct NotSetUp {
 
 /// What proves to Entra ID that we are an application.
 enum Proof {
-    Secret(String),
+    Secret(Secret),
     Certificate(Box<Certificate>),
     /// The file that holds another issuer's token.
     Federated(PathBuf),
@@ -68,7 +71,7 @@ enum Proof {
 fn with_secret_or_certificate(tenant: Option<&str>) -> Result<(ServicePrincipal, Proof), Without> {
     if let Some(secret) = variable("AZURE_CLIENT_SECRET")? {
         let principal = ServicePrincipal::proved_by("AZURE_CLIENT_SECRET", tenant)?;
-        Ok((principal, Proof::Secret(secret)))
+        Ok((principal, Proof::Secret(secret.into())))
     } else if let Some(path) = variable("AZURE_CLIENT_CERTIFICATE_PATH")? {
         let principal = ServicePrincipal::proved_by("AZURE_CLIENT_CERTIFICATE_PATH", tenant)?;
         Ok((principal, Proof::Certificate(Box::new(Certificate::read(&PathBuf::from(path))?))))
@@ -128,10 +131,10 @@ async fn token(
         Proof::Secret(secret) => {
             let ServicePrincipal { tenant, client_id } = principal;
             let options = ClientSecretCredentialOptions { client_options };
-            ClientSecretCredential::new(&tenant, client_id, Secret::new(secret), Some(options))?
+            ClientSecretCredential::new(&tenant, client_id, secret.into(), Some(options))?
         }
         proof => {
-            let statement = Statement(statement(cloud, &principal, proof)?.into());
+            let statement = Statement(statement(cloud, &principal, proof)?);
             let ServicePrincipal { tenant, client_id } = principal;
             let options = ClientAssertionCredentialOptions { client_options };
             ClientAssertionCredential::new(tenant, client_id, statement, Some(options))?
@@ -141,17 +144,17 @@ async fn token(
 }
 
 /// What a certificate's key or another issuer has signed to prove who we are; of a secret, itself.
-fn statement(cloud: &Cloud, principal: &ServicePrincipal, proof: Proof) -> Result<String> {
+fn statement(cloud: &Cloud, principal: &ServicePrincipal, proof: Proof) -> Result<Secret> {
     match proof {
         Proof::Secret(secret) => Ok(secret),
         Proof::Certificate(certificate) => {
             let audience = entra::address(&cloud.authority_host, &principal.tenant, "token");
-            certificate.assertion(&principal.client_id, audience.as_str())
+            Ok(certificate.assertion(&principal.client_id, audience.as_str())?.into())
         }
         // Whoever writes the file by a shell ends it with a line break, which is none of the token's.
         Proof::Federated(file) => {
-            let text = std::fs::read_to_string(&file).with_context(|| unusable(&file))?;
-            Ok(text.trim().to_owned())
+            let text = read_text(&file, MAX_TEXT).with_context(|| unusable(&file))?;
+            Ok(Zeroizing::new(text).trim().into())
         }
     }
 }
@@ -189,7 +192,7 @@ pub(in crate::azure) fn workload_identity_form(
 fn form(cloud: &Cloud, principal: ServicePrincipal, proof: Proof) -> Result<Application> {
     const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
     let is_secret = matches!(proof, Proof::Secret(_));
-    let proof = Secret::new(statement(cloud, &principal, proof)?);
+    let proof = statement(cloud, &principal, proof)?;
     let ServicePrincipal { tenant, client_id } = principal;
     let mut fields = vec![("client_id", client_id.into())];
     match is_secret {

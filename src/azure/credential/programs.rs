@@ -8,20 +8,39 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, Secret, TokenCredential};
+use azure_core::credentials::{AccessToken, TokenCredential};
 use azure_core::time::OffsetDateTime;
 use azure_identity::{AzureDeveloperCliCredential, AzureDeveloperCliCredentialOptions, Executor};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use zeroize::Zeroize as _;
 
 use crate::azure::credential::{Absent, Answer, Without, resource};
 use crate::azure::entra::Given;
+use crate::secret::Secret;
 
 /// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The most of a program's output that is read: a token takes about 4 kB, a warning or a stack trace less than 1 MiB.
+const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
+/// What each program says if the user has not signed in to it (azure-cli-core, `_profile.py`; azure-dev,
+/// `pkg/auth/manager.go`; Az.Accounts, `Resources.resx`). A sign-in that has expired is worded otherwise.
+const AZURE_CLI_SIGNED_OUT: &str = "Please run 'az login' to setup account";
+const AZURE_DEVELOPER_CLI_SIGNED_OUT: &str = "not logged in, run `azd auth login` to login";
+const AZURE_POWERSHELL_SIGNED_OUT: &str = "Run Connect-AzAccount to login";
+
+/// A program that failed, in its own words.
+fn failed(words: String, signed_out: &str) -> Without {
+    match words.contains(signed_out) {
+        true => Without::SignedOut(anyhow!(words)),
+        false => Without::Refused(anyhow!(words)),
+    }
+}
 
 /// The token of whoever is signed in to Azure CLI.
 pub(super) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
@@ -31,21 +50,32 @@ pub(super) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
         words.extend(["--tenant", tenant]);
     }
     let words: Vec<&OsStr> = words.into_iter().map(OsStr::new).collect();
-    let output = Apart.run(program.as_os_str(), &words).await.context("it cannot be run")?;
-    if !output.status.success() {
-        return Err(anyhow!("{}", said(&output)).into());
+    let output = Printed(Apart.run(program.as_os_str(), &words).await.context("it cannot be run")?);
+    if !output.0.status.success() {
+        return Err(failed(said(&output.0), AZURE_CLI_SIGNED_OUT));
     }
     // Before 2.54 the end of a token was told only in local time, without its zone.
-    let given: Given = serde_json::from_slice(json(&output)).context(NO_TOKEN)?;
+    let given: Given = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
     Ok(given.token())
 }
 
 const NO_TOKEN: &str = "what it printed is no token";
 
-/// What a program printed, without what it says before.
-fn json(output: &Output) -> &[u8] {
-    let start = output.stdout.iter().position(|&byte| byte == b'{').unwrap_or_default();
-    &output.stdout[start..]
+/// What a program printed, a token among it.
+struct Printed(Output);
+
+impl Printed {
+    /// The JSON, without the text before.
+    fn json(&self) -> &[u8] {
+        let start = self.0.stdout.iter().position(|&byte| byte == b'{').unwrap_or_default();
+        &self.0.stdout[start..]
+    }
+}
+
+impl Drop for Printed {
+    fn drop(&mut self) {
+        self.0.stdout.zeroize();
+    }
 }
 
 /// Why a program failed, in its own words if it has any.
@@ -61,7 +91,11 @@ pub(super) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> An
         tenant_id: tenant.map(Into::into),
         executor: Some(Arc::new(Apart)),
     };
-    Ok(AzureDeveloperCliCredential::new(Some(options))?.get_token(&[scope], None).await?)
+    let token = AzureDeveloperCliCredential::new(Some(options))?.get_token(&[scope], None).await;
+    token.map_err(|error| match error.to_string().contains(AZURE_DEVELOPER_CLI_SIGNED_OUT) {
+        true => Without::SignedOut(error.into()),
+        false => error.into(),
+    })
 }
 
 /// What `az` says where it has no `ssh` commands: without asking, and where it may not ask (azure-cli-core,
@@ -138,16 +172,17 @@ pub(super) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Answe
     let script = encoded(&SCRIPT.replace("{arguments}", &arguments));
     let words =
         ["-NoLogo", "-NoProfile", "-NonInteractive", "-OutputFormat", "Text", "-EncodedCommand", &script];
-    let output = Apart.run(program.as_os_str(), &words.map(OsStr::new)).await.context("it cannot be run")?;
-    if output.status.code() == Some(NO_MODULE) {
+    let words = words.map(OsStr::new);
+    let output = Printed(Apart.run(program.as_os_str(), &words).await.context("it cannot be run")?);
+    if output.0.status.code() == Some(NO_MODULE) {
         return Err(Absent::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into());
     }
-    if !output.status.success() {
-        return Err(anyhow!("{}", said(&output)).into());
+    if !output.0.status.success() {
+        return Err(failed(said(&output.0), AZURE_POWERSHELL_SIGNED_OUT));
     }
-    let found: PowerShellToken = serde_json::from_slice(json(&output)).context(NO_TOKEN)?;
+    let found: PowerShellToken = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
     let expires_on = OffsetDateTime::from_unix_timestamp(found.expires_on).context("it gave no time")?;
-    Ok(AccessToken::new(found.token, expires_on))
+    Ok(AccessToken::new(found.token.secret().to_owned(), expires_on))
 }
 
 /// Text as PowerShell takes it, whatever it holds.
@@ -211,9 +246,27 @@ impl Executor for Apart {
         let group = Group(child.id());
         let late =
             |_elapsed| std::io::Error::other(format!("no answer within {} s", PROGRAM_TIMEOUT.as_secs()));
-        let output = timeout(PROGRAM_TIMEOUT, child.wait_with_output()).await.map_err(late)??;
+        let output = timeout(PROGRAM_TIMEOUT, output(child)).await.map_err(late)??;
         group.spare();
         Ok(output)
+    }
+}
+
+/// Waits for a program, and reads what it prints, up to [`MAX_OUTPUT`] on each of its two outputs.
+async fn output(mut child: Child) -> std::io::Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(bounded(stdout), bounded(stderr))?;
+    Ok(Output { status: child.wait().await?, stdout, stderr })
+}
+
+async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(MAX_OUTPUT + 1).read_to_end(&mut bytes).await?;
+    }
+    match bytes.len() as u64 > MAX_OUTPUT {
+        true => Err(std::io::Error::other(format!("it printed more than {} MiB", MAX_OUTPUT / 1024 / 1024))),
+        false => Ok(bytes),
     }
 }
 
@@ -246,3 +299,6 @@ mod tests {
         assert_eq!(encoded("é"), "6QA=");
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -26,12 +26,11 @@ impl Entra {
     pub(super) async fn of(
         identity: Identity,
         asked: &Asked,
-        deliveries: &[Delivery],
+        delivery: Delivery,
         platform: Platform,
     ) -> Result<Self> {
-        let by_agent = deliveries.contains(&Delivery::Agent);
         ensure!(
-            platform == Platform::Unix || !by_agent,
+            platform == Platform::Unix || delivery != Delivery::Agent,
             "OpenSSH for Windows knows no agent such as --entra=agent needs; use --entra=files"
         );
         let folder = match platform {

@@ -6,8 +6,8 @@ use anyhow::{Result, bail, ensure};
 
 use crate::azure::hybrid_compute::{Machine, MachineName};
 use crate::azure::resource_id::ResourceId;
-use crate::commands::config::compose::Options;
-use crate::commands::config::own_block;
+use crate::commands::config::options::Options;
+use crate::commands::config::{own_block, plan};
 use crate::fleet::NotOne;
 use crate::ssh::{config_file, judge};
 
@@ -60,5 +60,5 @@ fn patterns(section: &str) -> Vec<String> {
 
 /// The machine that a section reaches, as its lines name it.
 fn resource_id(section: &str) -> Option<ResourceId> {
-    section.split_whitespace().find_map(|word| word.trim_matches('"').parse().ok())
+    plan::machine(section)?.parse().ok()
 }

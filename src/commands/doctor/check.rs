@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::line::one_line;
+use crate::line::{json_text, one_line};
 
 /// Where a machine's agent does not answer.
 pub(crate) const AGENT: &str =
@@ -124,7 +124,7 @@ pub(crate) fn report(checks: &[Check], paint: Paint) -> String {
 pub(crate) fn json_report(machine: Option<&str>, checks: &[Check]) -> String {
     let ok = !checks.iter().any(Check::has_failed);
     let checks: Vec<Value> = checks.iter().map(Check::json).collect();
-    json!({ "machine": machine, "ok": ok, "checks": checks }).to_string() + "\n"
+    json_text(&json!({ "machine": machine, "ok": ok, "checks": checks })) + "\n"
 }
 
 #[cfg(test)]

@@ -379,7 +379,7 @@ impl Judge {
                 format!(
                     "SSH is enabled on port {enabled}, and ssh connects to {port}: arcssh config --port {enabled} would write that one into all sections"
                 ),
-                format!("ssh -p {enabled} {}", section.alias),
+                format!("ssh -p {enabled} {}", word(&section.alias)),
             ),
             _ => Words::new(
                 format!(
@@ -426,7 +426,7 @@ impl Judge {
                 "this identity may log in by Entra ID, and the extension for it is not installed",
                 format!(
                     "az connectedmachine extension create {on} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location {}",
-                    machine.location
+                    word(&machine.location)
                 ),
             )),
             (None, false) => Skipped("local users only: the extension is not installed".into()),
@@ -515,7 +515,7 @@ impl Judge {
             )),
             (_, Some(Err(error)), _) => {
                 let alias = self.findings.section.as_ref().map_or("MACHINE", |section| &section.alias);
-                self.failed_or(error, format!("ssh -v {alias} shows how far it comes"))
+                self.failed_or(error, format!("ssh -v {} shows how far it comes", word(alias)))
             }
         }
     }
@@ -576,7 +576,7 @@ impl Judge {
 
 /// Where Azure CLI is to look for a machine: it has a subscription of its own in mind.
 fn place_of(ResourceId { subscription, resource_group, .. }: &ResourceId) -> String {
-    format!("--resource-group {} --subscription {subscription}", word(resource_group))
+    format!("--resource-group {} --subscription {}", word(resource_group), word(subscription))
 }
 
 fn first(what: &str) -> Outcome {

@@ -1,11 +1,18 @@
 //! The bridge between two in-memory pipes and a WebSocket server, on a clock that stands still.
 
 use super::*;
-use futures_util::StreamExt;
-use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+
+use crate::relay::frame::MAX_PAYLOAD;
+use crate::relay::liveness::PING_PERIOD;
 
 /// ssh's side, the relay's side, and the bridge at work between them.
 struct Bridged {
@@ -43,6 +50,10 @@ impl Bridged {
         self.ssh_reads.read_exact(&mut bytes).await.unwrap();
         bytes
     }
+}
+
+fn ping(number: u64) -> Message {
+    Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes()))
 }
 
 fn binary(bytes: &[u8]) -> Message {
@@ -128,7 +139,7 @@ async fn the_first_ping_comes_after_a_period_and_then_one_each_period() {
     let mut b = unstopped().await;
     let start = Instant::now();
     for pings in 1..=3 {
-        assert_eq!(b.next().await, Message::Ping(Bytes::new()));
+        assert_eq!(b.next().await, ping(pings.into()));
         assert_eq!(start.elapsed(), PING_PERIOD * pings);
     }
 }
@@ -204,8 +215,8 @@ async fn a_close_frame_is_the_reason_even_where_writing_has_failed_before_it_is_
     ssh_writes.write_all(b"sending this fails").await.unwrap();
     let ending =
         run(Upgraded { stream, beyond: Vec::new() }, input, tokio::io::sink(), std::future::pending()).await;
-    let Ending::Broken(Broken::Closed(frame)) = ending else { panic!("{ending:?}") };
-    assert_eq!((frame.code, frame.reason.as_str()), (CloseCode::Error, "fault"));
+    let Ending::Broken(Broken::Closed(close)) = ending else { panic!("{ending:?}") };
+    assert_eq!(close.to_string(), "with code 1011 \"fault\"");
 }
 
 /// Reads well, and fails every write.
@@ -374,6 +385,285 @@ async fn a_relay_that_pings_and_takes_no_pongs_fills_no_memory_and_loses_no_inpu
         }
     }
     assert_eq!(received, 900_000);
-    assert!(pongs <= 2 * MAX_UNSENT, "{pongs} bytes of pongs were held");
+    assert!(pongs <= 8 * MAX_PAYLOAD, "{pongs} bytes of pongs were held");
     input.await.unwrap();
+}
+
+/// A relay that takes no bytes any more, with `error`, and sends none either.
+struct DeadEnd {
+    error: io::ErrorKind,
+    /// Writes that still succeed.
+    takes: usize,
+}
+
+impl AsyncRead for DeadEnd {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for DeadEnd {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.takes {
+            0 => Poll::Ready(Err(self.error.into())),
+            _ => {
+                self.takes -= 1;
+                Poll::Ready(Ok(bytes.len()))
+            }
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_ends_the_session_in_bounded_time_though_the_relay_sends_nothing() {
+    for error in [io::ErrorKind::ConnectionReset, io::ErrorKind::TimedOut, io::ErrorKind::OutOfMemory] {
+        for input_ends in [false, true] {
+            let (mut ssh_writes, input) = duplex(1 << 20);
+            ssh_writes.write_all(b"lost").await.unwrap();
+            if input_ends {
+                ssh_writes.shutdown().await.unwrap();
+            }
+            let stream = DeadEnd { error, takes: 0 };
+            let upgraded = Upgraded { stream, beyond: Vec::new() };
+            let start = Instant::now();
+            let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
+            let Ending::Broken(Broken::Unwritable(told)) = ending else { panic!("{ending:?}") };
+            assert_eq!(told.kind(), error);
+            assert!(start.elapsed() <= LAST_WORDS + FAREWELL, "{:?}", start.elapsed());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_of_our_own_words_is_no_failure_after_all_input_was_sent() {
+    let (mut ssh_writes, input) = duplex(1 << 20);
+    ssh_writes.write_all(b"sent").await.unwrap();
+    ssh_writes.shutdown().await.unwrap();
+    let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, takes: 1 };
+    let upgraded = Upgraded { stream, beyond: vec![0x89, 0] };
+    let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
+    assert!(matches!(ending, Ending::Finished), "{ending:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_is_not_read_after_a_failed_write() {
+    let (mut ssh_writes, input) = duplex(MAX_PAYLOAD);
+    let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, takes: 1 };
+    let upgraded = Upgraded { stream, beyond: Vec::new() };
+    let bridge = tokio::spawn(run(upgraded, input, tokio::io::sink(), std::future::pending()));
+    let block = vec![0; 10 * MAX_PAYLOAD];
+    let taken = timeout(LAST_WORDS / 2, ssh_writes.write_all(&block)).await;
+    assert!(taken.is_err(), "input went nowhere");
+    assert!(matches!(bridge.await.unwrap(), Ending::Broken(Broken::Unwritable(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_has_answered_a_ping_and_answers_no_more_ends_the_session() {
+    let mut b = unstopped().await;
+    assert_eq!(b.next().await, ping(1));
+    // The peer answers as it is read from.
+    assert_eq!(b.next().await, ping(2));
+    let start = Instant::now();
+    let ending = b.bridge.await.unwrap();
+    assert!(matches!(ending, Ending::Broken(Broken::Silent)), "{ending:?}");
+    assert!(start.elapsed() <= PING_PERIOD * 3, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn typing_into_a_dead_connection_does_not_keep_it() {
+    let mut b = unstopped().await;
+    assert_eq!(b.next().await, ping(1));
+    assert_eq!(b.next().await, ping(2));
+    let mut keys = b.ssh_writes;
+    let typing = tokio::spawn(async move {
+        while keys.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_secs(2)).await;
+        }
+    });
+    assert!(matches!(b.bridge.await.unwrap(), Ending::Broken(Broken::Silent)));
+    typing.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_follows_from_missing_pongs_where_none_ever_came() {
+    let mut b = bridged(1 << 20, std::future::pending()).await;
+    sleep(PING_PERIOD * 100).await;
+    b.relay.send(Message::Pong(Bytes::new())).await.unwrap(); // unasked, as .NET sends them
+    sleep(PING_PERIOD * 100).await;
+    b.relay.send(binary(b"alive")).await.unwrap();
+    assert_eq!(b.ssh_reads(5).await, b"alive");
+    assert!(!b.bridge.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_bytes_are_a_sign_of_life() {
+    let mut b = unstopped().await;
+    assert_eq!(b.next().await, ping(1));
+    assert_eq!(b.next().await, ping(2));
+    for _ in 0..20 {
+        sleep(PING_PERIOD).await;
+        b.relay.send(binary(b"output")).await.unwrap();
+        assert_eq!(b.ssh_reads(6).await, b"output");
+    }
+    assert!(!b.bridge.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_for_long_does_not_end_a_healthy_session() {
+    let mut b = unstopped().await;
+    assert_eq!(b.next().await, ping(1));
+    let relay = tokio::spawn(async move { while b.relay.next().await.is_some() {} });
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(600)).await; // nothing runs meanwhile
+        sleep(PING_PERIOD * 4).await;
+    }
+    assert!(!b.bridge.is_finished());
+    drop(b.ssh_writes);
+    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    relay.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_may_pause_for_long_though_the_relay_answers_pings() {
+    let mut b = bridged(1000, std::future::pending()).await;
+    assert_eq!(b.next().await, ping(1));
+    assert_eq!(b.next().await, ping(2));
+    let (mut sink, mut stream) = b.relay.split();
+    let send = tokio::spawn(async move { sink.send(Message::Binary(vec![3; 100_000].into())).await });
+    let relay = tokio::spawn(async move { while let Some(Ok(_)) = stream.next().await {} });
+    sleep(PING_PERIOD * 20).await;
+    let mut received = vec![0; 100_000];
+    b.ssh_reads.read_exact(&mut received).await.unwrap();
+    send.await.unwrap().unwrap();
+    assert!(!b.bridge.is_finished());
+    relay.abort();
+}
+
+/// The bridge's answer to these bytes of the relay: how it ends, what ssh got, and the code of its Close frame.
+async fn answer_to(bytes: &[u8]) -> (Ending, Vec<u8>, Option<u16>) {
+    let (mut relay, near) = duplex(1 << 20);
+    let (mut ssh_reads, output) = duplex(1 << 20);
+    let (_ssh_writes, input) = duplex(64);
+    relay.write_all(bytes).await.unwrap();
+    let upgraded = Upgraded { stream: near, beyond: Vec::new() };
+    let ending = run(upgraded, input, output, std::future::pending()).await;
+    let mut received = Vec::new();
+    ssh_reads.read_to_end(&mut received).await.unwrap();
+    let mut sent = Vec::new();
+    relay.read_to_end(&mut sent).await.unwrap();
+    let [0x88, length, key @ ..] = &sent[..] else { panic!("{sent:02x?} is no Close frame") };
+    assert_eq!(usize::from(length & 0x7f) + 6, sent.len());
+    let code = (sent.len() == 8).then(|| u16::from_be_bytes([key[4] ^ key[0], key[5] ^ key[1]]));
+    (ending, received, code)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_frame_is_reported_as_it_came_and_answered_by_its_code() {
+    let cases: [(&[u8], Option<u16>, Option<&str>); 9] = [
+        (&[0x88, 0], None, None),
+        (&[0x88, 2, 0x03, 0xe8], Some(1000), None),
+        (&[0x88, 4, 0x03, 0xe9, b'a', b'b'], Some(1001), Some("with code 1001 \"ab\"")),
+        (&[0x88, 1, 0x03], Some(1002), Some("with half a code (0x03)")),
+        (&[0x88, 2, 0x03, 0xe7], Some(1002), Some("with code 999 \"\"")),
+        (&[0x88, 2, 0x03, 0xee], Some(1002), Some("with code 1006 \"\"")),
+        (&[0x88, 2, 0x03, 0xf6], Some(1014), Some("with code 1014 \"\"")),
+        (&[0x88, 2, 0x13, 0x88], Some(1002), Some("with code 5000 \"\"")),
+        (&[0x88, 3, 0x03, 0xf3, 0xff], Some(1007), Some("with code 1011 \"\u{fffd}\"")),
+    ];
+    for (close, code, text) in cases {
+        let bytes = [&[0x82, 5][..], b"exact", close].concat();
+        let (ending, received, answer) = answer_to(&bytes).await;
+        assert_eq!((received.as_slice(), answer), (&b"exact"[..], code), "{close:02x?}");
+        match (ending, text) {
+            (Ending::Finished, None) => {}
+            (Ending::Broken(Broken::Closed(close)), Some(text)) => assert_eq!(close.to_string(), text),
+            (ending, _) => panic!("{close:02x?}: {ending:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breach_of_the_protocol_is_named_and_answered_with_1002_after_the_bytes_before_it() {
+    for breach in [&[0xc2, 0][..], &[0x83, 0], &[0x82, 0x80], &[0x80, 0], &[0x89, 126], &[0x82, 126, 0, 1]] {
+        let bytes = [&[0x82, 5][..], b"exact", breach, &[0; 200]].concat();
+        let (ending, received, answer) = answer_to(&bytes).await;
+        assert!(matches!(ending, Ending::Broken(Broken::Violation(_))), "{breach:02x?}: {ending:?}");
+        assert_eq!((received.as_slice(), answer), (&b"exact"[..], Some(1002)), "{breach:02x?}");
+    }
+}
+
+/// An input that fails after its first bytes.
+struct Failing(&'static [u8]);
+
+impl AsyncRead for Failing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match std::mem::take(&mut self.0) {
+            [] => Poll::Ready(Err(io::Error::from_raw_os_error(5))),
+            bytes => {
+                buffer.put_slice(bytes);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_input_that_fails_is_reported_and_what_was_read_before_is_sent() {
+    let (near, far) = duplex(1 << 20);
+    let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+    let upgraded = Upgraded { stream: near, beyond: Vec::new() };
+    let ending = run(upgraded, Failing(b"before"), tokio::io::sink(), std::future::pending()).await;
+    assert!(matches!(ending, Ending::Broken(Broken::Input(_))), "{ending:?}");
+    assert_eq!(relay.next().await.unwrap().unwrap(), binary(b"before"));
+    assert!(matches!(relay.next().await.unwrap().unwrap(), Message::Close(Some(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_without_end_passes_through() {
+    let (mut relay, near) = duplex(64 * 1024);
+    let (mut ssh_reads, output) = duplex(64 * 1024);
+    let (_ssh_writes, input) = duplex(64);
+    let bridge = tokio::spawn(run(
+        Upgraded { stream: near, beyond: Vec::new() },
+        input,
+        output,
+        std::future::pending(),
+    ));
+    relay.write_all(&[&[0x82, 127][..], &i64::MAX.to_be_bytes()].concat()).await.unwrap();
+    let block = vec![8; 1 << 20];
+    let mut received = vec![0; block.len()];
+    for _ in 0..20 {
+        let (sent, read) = tokio::join!(relay.write_all(&block), ssh_reads.read_exact(&mut received));
+        sent.unwrap();
+        read.unwrap();
+    }
+    drop(relay);
+    assert!(matches!(bridge.await.unwrap(), Ending::Broken(Broken::Lost(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_empty_fragments_does_not_hold_up_input() {
+    let (mut ssh_writes, input) = duplex(1 << 20);
+    let (mut relay, near) = duplex(1 << 20);
+    let upgraded = Upgraded { stream: near, beyond: Vec::new() };
+    let bridge = tokio::spawn(run(upgraded, input, tokio::io::sink(), std::future::pending()));
+    relay.write_all(&[0x02, 0]).await.unwrap();
+    ssh_writes.write_all(b"still moving").await.unwrap();
+    let mut answer = vec![0; 6 + 12];
+    let (mut read, mut write) = tokio::io::split(relay);
+    let flood = tokio::spawn(async move { while write.write_all(&[0; 65536]).await.is_ok() {} });
+    read.read_exact(&mut answer).await.unwrap();
+    assert!(!bridge.is_finished());
+    bridge.abort();
+    flood.abort();
 }

@@ -6,19 +6,27 @@
 //! least as fresh. Whoever comes takes the path over, whoever leaves hands it to the newest that stays, and where a
 //! process dies the others do that for it. Links are replaced by rename(2), so that the path never leads nowhere while
 //! somebody could serve. The folder is locked meanwhile, and only its owner can enter it.
+//!
+//! A path, a socket or a link that arcssh did not make is neither replaced nor deleted.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink,
+};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tracing::{debug, info};
+
+use crate::files::is_own;
+use crate::ssh::agent::NotServed;
 
 /// How long another process may hold the lock, which takes it microseconds unless it is stopped. Then we go on.
 const LOCK_TRIES: u32 = 200;
@@ -31,6 +39,10 @@ const MAX_NUMBER: u64 = 1_000_000_000;
 const STAYING: u32 = 0o600;
 const LEAVING: u32 = 0o200;
 
+/// What stands between a path and the random letters of a link that is about to take its place, and their number.
+const NEW: &str = ".new-";
+const RANDOM: usize = 6;
+
 /// A process' part in a path. Dropping it takes its socket away.
 pub(super) struct Place {
     path: PathBuf,
@@ -41,14 +53,16 @@ impl Place {
     /// Makes the path lead to a new socket.
     ///
     /// # Errors
-    /// Others can enter the folder, or no socket can be made in it.
+    /// [`NotServed`]; no socket can be made in the folder.
     pub(super) fn take(path: &Path) -> Result<(Self, UnixListener)> {
         let folder = path.parent().context("it is not in a folder")?;
         ensure_private(folder)?;
         let _lock = lock(folder);
-        let number = numbers(path).first().map_or(1, |newest| newest + 1);
+        ensure_replaceable(path)?;
+        remove_new_links(path);
+        let number = free_number(path)?;
+        let listener = UnixListener::bind(socket(path, number))?;
         let place = Self { path: path.to_owned(), number };
-        let listener = UnixListener::bind(place.own())?;
         fs::set_permissions(place.own(), Permissions::from_mode(STAYING))?;
         let before = fs::read_link(path);
         place.lead_to(number)?;
@@ -93,7 +107,7 @@ impl Place {
             let socket = socket(&self.path, number);
             if !is_live(&socket) {
                 debug!(number, "a process ended without clearing its socket away");
-                let _ = fs::remove_file(socket);
+                remove_socket(&socket);
             } else if fs::metadata(socket).is_ok_and(|found| found.mode() & 0o777 == STAYING) {
                 return Some(number);
             }
@@ -105,23 +119,33 @@ impl Place {
         let done = match newest {
             Some(number) if self.target() == Some(number) => Ok(()),
             Some(number) => self.lead_to(number),
-            None => fs::remove_file(&self.path).or_else(absent_is_fine),
+            None => self.remove_link(),
         };
         if let Err(error) = done {
             info!(%error, path = %self.path.display(), "the agent's path cannot be changed");
         }
     }
 
-    fn lead_to(&self, number: u64) -> io::Result<()> {
-        let link = suffixed(&self.path, "new");
-        let _ = fs::remove_file(&link); // a process died between the next two
-        symlink(socket(&self.path, number).file_name().unwrap_or_default(), &link)?;
-        fs::rename(&link, &self.path)
+    fn lead_to(&self, number: u64) -> Result<()> {
+        ensure_replaceable(&self.path)?;
+        let socket = socket(&self.path, number);
+        let target = socket.file_name().unwrap_or_default();
+        let mut prefix = self.path.file_name().unwrap_or_default().to_owned();
+        prefix.push(NEW);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).rand_bytes(RANDOM);
+        let link = builder.make_in(self.folder(), |link| symlink(target, link))?;
+        Ok(link.into_temp_path().persist(&self.path)?)
+    }
+
+    fn remove_link(&self) -> Result<()> {
+        ensure_replaceable(&self.path)?;
+        Ok(fs::remove_file(&self.path).or_else(absent_is_fine)?)
     }
 
     /// The number of the socket that the path leads to.
     fn target(&self) -> Option<u64> {
-        number_of(&self.path, fs::read_link(&self.path).ok()?.to_str()?)
+        target(&self.path, &self.path)
     }
 
     fn own(&self) -> PathBuf {
@@ -137,8 +161,49 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _lock = lock(self.folder());
         self.hand_over();
-        let _ = fs::remove_file(self.own());
+        remove_socket(&self.own());
     }
+}
+
+/// Refuses a path at which there is anything but a link of ours.
+fn ensure_replaceable(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) if target(path, path).is_some() => Ok(()),
+        Ok(_) => bail!(NotServed::Occupied(path.to_owned())),
+    }
+}
+
+/// The number of the socket of `path` that a symbolic link of this user leads to.
+fn target(path: &Path, link: &Path) -> Option<u64> {
+    fs::symlink_metadata(link).ok().filter(is_own)?;
+    number_of(path, fs::read_link(link).ok()?.as_os_str())
+}
+
+/// Deletes the links of processes that were killed before they put them in place.
+fn remove_new_links(path: &Path) {
+    let is_new = |name: &OsStr| {
+        let random = suffix(path, name).and_then(|suffix| suffix.strip_prefix(NEW));
+        random.is_some_and(|random| random.len() == RANDOM)
+    };
+    let links = entries(path).filter(|entry| is_new(&entry.file_name()));
+    for link in links.map(|entry| entry.path()).filter(|link| target(path, link).is_some()) {
+        let _ = fs::remove_file(link);
+    }
+}
+
+/// Deletes a socket that arcssh made: its mode says so.
+fn remove_socket(path: &Path) {
+    let is_ours = |found: &Metadata| is_socket(found) && [STAYING, LEAVING].contains(&(found.mode() & 0o777));
+    if fs::symlink_metadata(path).is_ok_and(|found| is_ours(&found)) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Whether a file is a socket of this user.
+fn is_socket(found: &Metadata) -> bool {
+    found.file_type().is_socket() && is_own(found)
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
@@ -156,18 +221,39 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
+    path.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten()
+}
+
 /// The numbers of all sockets, the newest first.
 fn numbers(path: &Path) -> Vec<u64> {
-    let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
-    let mut numbers: Vec<u64> =
-        entries.flatten().filter_map(|entry| number_of(path, entry.file_name().to_str()?)).collect();
+    let sockets = entries(path).filter(|entry| entry.metadata().is_ok_and(|found| is_socket(&found)));
+    let mut numbers: Vec<u64> = sockets.filter_map(|entry| number_of(path, &entry.file_name())).collect();
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     numbers
 }
 
-fn number_of(path: &Path, name: &str) -> Option<u64> {
-    let number = name.strip_prefix(path.file_name()?.to_str()?)?.strip_prefix('.')?.parse().ok()?;
-    (number < MAX_NUMBER).then_some(number)
+/// A number above those of all sockets, at which there is nothing.
+fn free_number(path: &Path) -> Result<u64> {
+    let next = numbers(path).first().map_or(1, |newest| newest + 1);
+    let is_free = |number: &u64| {
+        let found = fs::symlink_metadata(socket(path, *number));
+        found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+    (next..MAX_NUMBER).find(is_free).context("no number is left for another socket")
+}
+
+/// The number at the end of a socket's name, in the form in which [`socket`] writes it.
+fn number_of(path: &Path, name: &OsStr) -> Option<u64> {
+    let digits = suffix(path, name)?.strip_prefix('.')?;
+    let number: u64 = digits.parse().ok().filter(|number| *number < MAX_NUMBER)?;
+    (number.to_string() == digits).then_some(number)
+}
+
+/// What follows the path's own name in the name of a file beside it.
+fn suffix<'a>(path: &Path, name: &'a OsStr) -> Option<&'a str> {
+    let suffix = name.as_encoded_bytes().strip_prefix(path.file_name()?.as_encoded_bytes())?;
+    std::str::from_utf8(suffix).ok()
 }
 
 /// Whether a process may listen on a socket. It is not waited for: the queue of one that is stopped is full in the end.
@@ -193,16 +279,15 @@ fn lock(folder: &Path) -> Option<File> {
     None
 }
 
-/// Makes the folder for its owner alone, or sees that it is so.
+/// Makes the folder for its owner alone, or checks that it is private.
 fn ensure_private(folder: &Path) -> Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
     let found = fs::symlink_metadata(folder)?;
-    let (mode, user) = (found.mode() & 0o777, rustix::process::geteuid().as_raw());
-    let shown = folder.display();
-    ensure!(found.is_dir() && found.uid() == user, "{shown} is not a folder of this user");
-    ensure!(mode & 0o077 == 0, "{shown} is open to others (mode {mode:04o}); chmod 700 keeps them out");
+    ensure!(found.is_dir() && is_own(&found), NotServed::NotOwn(folder.to_owned()));
+    let mode = found.mode() & 0o777;
+    ensure!(mode & 0o077 == 0, NotServed::Open { folder: folder.to_owned(), mode });
     Ok(())
 }

@@ -159,4 +159,6 @@ fn algorithm(flags: u32) -> Result<SignatureAlgorithm, Refused> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

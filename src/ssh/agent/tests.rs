@@ -55,7 +55,7 @@ pub(super) fn keys() -> TempDir {
 
 pub(super) fn pair(folder: &Path) -> (KeyPair, Certificate) {
     let certificate = fs::read_to_string(folder.join("key-cert.pub")).unwrap();
-    let pem = Pem(fs::read_to_string(folder.join("key")).unwrap());
+    let pem = Pem(fs::read_to_string(folder.join("key")).unwrap().into());
     (KeyPair::from_pem(&pem).unwrap(), Certificate::parse(&certificate).unwrap())
 }
 
@@ -257,7 +257,7 @@ fn nothing_is_left_behind_and_only_the_owner_can_enter() {
     let (key, certificate) = pair(folder.path());
     let refused = Agent::open(&path, key, certificate).err().unwrap();
     assert!(
-        format!("{refused:#}").ends_with("is open to others (mode 0750); chmod 700 keeps them out"),
+        format!("{refused:#}").ends_with("/run (mode 0750), the directory of the SSH agent"),
         "{refused:#}"
     );
 }
@@ -439,4 +439,110 @@ proptest! {
         prop_assert!(answers.len() < 5 || answers[4] != 14);
         prop_assert!(!agent.thread.as_ref().unwrap().is_finished());
     }
+}
+
+/// Everything in a folder but its sockets: names, and what files hold or links lead to.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let mut all: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| !entry.file_type().unwrap().is_socket())
+        .map(|entry| {
+            let link = fs::read_link(entry.path()).map(|link| link.into_os_string().into_encoded_bytes());
+            (entry.path(), link.or_else(|_| fs::read(entry.path())).unwrap_or_default())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_path_that_arcssh_did_not_make_is_left_as_it_is() {
+    use std::os::unix::fs::symlink;
+    let (folder, path) = socket();
+    drop(Served::at(&path));
+    let run = path.parent().unwrap();
+    let makes: [(&str, &dyn Fn()); 8] = [
+        ("a private key", &|| fs::write(&path, "PRIVATE KEY").unwrap()),
+        ("a directory", &|| fs::create_dir(&path).unwrap()),
+        ("a link to a file", &|| symlink("../key", &path).unwrap()),
+        ("a link to a number elsewhere", &|| symlink("other/agent.1", &path).unwrap()),
+        ("a link to another form of a number", &|| symlink("agent.+1", &path).unwrap()),
+        ("a link that leads nowhere", &|| symlink("nowhere", &path).unwrap()),
+        ("a FIFO", &|| assert!(Command::new("mkfifo").arg(&path).status().unwrap().success())),
+        ("a socket", &|| drop(std::os::unix::net::UnixListener::bind(&path).unwrap())),
+    ];
+    for (what, make) in makes {
+        make();
+        let before = (fs::symlink_metadata(&path).unwrap().file_type(), fs::read_link(&path).ok());
+        let (key, certificate) = pair(folder.path());
+        let error = Agent::open(&path, key, certificate).err().unwrap();
+        assert!(
+            matches!(error.downcast_ref(), Some(NotServed::Occupied(at)) if *at == path),
+            "{what}: {error:#}"
+        );
+        let after = (fs::symlink_metadata(&path).unwrap().file_type(), fs::read_link(&path).ok());
+        assert_eq!((after, beside(&path)), (before, 1), "{what}");
+        match what {
+            "a directory" => fs::remove_dir(&path).unwrap(),
+            _ => fs::remove_file(&path).unwrap(),
+        }
+    }
+    assert_eq!(fs::read_dir(run).unwrap().count(), 0);
+}
+
+#[test]
+fn what_has_the_name_of_a_socket_or_of_a_new_link_stays() {
+    use std::os::unix::fs::symlink;
+    let (_folder, path) = socket();
+    drop(Served::at(&path));
+    let beside = |name: &str| path.with_file_name(name);
+    for name in
+        ["agent.1", "agent.2", "agent.7", "agent.999999999", "agent.new", "agent.new-abcdef", "agent.007"]
+    {
+        fs::write(beside(name), "mine").unwrap();
+    }
+    fs::create_dir(beside("agent.3")).unwrap();
+    symlink("agent.7", beside("agent.4")).unwrap();
+    symlink("nowhere", beside("agent.new-ghijkl")).unwrap();
+    let before = contents(path.parent().unwrap());
+    let process = Process::at(&path);
+    assert!(lists(&path));
+    drop(process);
+    for _ in 0..2 {
+        let _agent = Served::at(&path);
+        assert!(lists(&path));
+    }
+    assert_eq!(contents(path.parent().unwrap()), before);
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_the_path_outlives_the_agent() {
+    let (_folder, path) = socket();
+    let (oldest, newest) = (Served::at(&path), Served::at(&path));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "mine").unwrap();
+    drop(newest);
+    drop(oldest);
+    assert_eq!((fs::read_to_string(&path).unwrap(), beside(&path)), ("mine".into(), 1));
+}
+
+/// As a process leaves it that is killed between making a link and putting it in place.
+#[test]
+fn a_new_link_that_a_killed_process_left_is_cleared_away() {
+    let (_folder, path) = socket();
+    drop(Served::at(&path));
+    std::os::unix::fs::symlink("agent.5", path.with_file_name("agent.new-abcdef")).unwrap();
+    drop(Served::at(&path));
+    assert_eq!(beside(&path), 0);
+}
+
+#[test]
+fn a_directory_that_others_can_enter_is_not_to_be_closed() {
+    let (folder, _) = socket();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (key, certificate) = pair(folder.path());
+    let error = Agent::open(&folder.path().join("agent"), key, certificate).err().unwrap();
+    assert!(matches!(error.downcast_ref(), Some(NotServed::Open { mode: 0o755, .. })), "{error:#}");
 }

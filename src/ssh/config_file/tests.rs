@@ -125,8 +125,8 @@ fn markers_that_do_not_pair_are_refused_by_line() {
 
 #[test]
 fn a_block_of_a_later_format_is_refused_by_line() {
-    let why = "line 2 begins an arcssh block of format 2, which this version does not know";
-    refused("\n# >>> arcssh >>> block 2: kept by a later one\n# <<< arcssh <<<\n", why);
+    let why = "line 2 begins an arcssh block of format 3, which this version does not know";
+    refused("\n# >>> arcssh >>> block 3: kept by a later one\n# <<< arcssh <<<\n", why);
     let why = "line 1 begins an arcssh block of format 10, which this version does not know";
     refused("\u{feff}# >>> arcssh >>> block 10: kept\r\n# <<< arcssh <<<\r\n", why);
 }

@@ -137,7 +137,7 @@ impl Agent {
     async fn serve(self: Arc<Self>, invitation: Invitation) {
         let number = self.journal.arrived(invitation.record());
         let dialled = match self.check(&invitation) {
-            Ok(port) => dial(port).await,
+            Ok(port) => dial(self.machine.loopback_port(port)).await,
             Err(rejection) => Err(rejection),
         };
         match dialled {

@@ -242,7 +242,15 @@ impl Builder {
         let identities = self.identities(&entra, &arm, &witness)?;
         drop(inside);
         let handshakes = witness.handshakes;
-        Ok(Emulator { runtime: Some(runtime), directory, arm, entra_authority, handshakes, identities })
+        Ok(Emulator {
+            runtime: Some(runtime),
+            directory,
+            arm,
+            entra_authority,
+            handshakes,
+            identities,
+            certificates,
+        })
     }
 
     fn bound(&self) -> anyhow::Result<TcpListener> {

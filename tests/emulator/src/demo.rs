@@ -1,4 +1,4 @@
-//! The main job as a transcript: `arcssh-emulator demo` runs it, `arcssh-emulator playground` leaves it up.
+//! The main job as a transcript: `arcssh-emulator demo`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,12 +17,11 @@ const MACHINE: &str = "web01";
 /// The ssh configuration as it is called within the playground's home.
 const CONFIG: &str = ".ssh/config";
 
-/// Where arcssh is.
+/// Show ssh, scp, sftp and rsync at work.
 #[derive(clap::Args)]
 pub(crate) struct Demo {
-    /// The arcssh to show [default: the one beside this program]
-    #[arg(long)]
-    arcssh: Option<PathBuf>,
+    #[command(flatten)]
+    arcssh: Arcssh,
 }
 
 impl Demo {
@@ -59,41 +58,28 @@ impl Demo {
         Ok(())
     }
 
-    /// Leaves the playground up, prints what to type in another terminal, and stays until it is interrupted.
-    pub(crate) fn stay(&self) -> Result<()> {
-        let interrupted = interruption()?;
-        let playground = self.start()?;
-        let environment = playground.home().join("environment");
-        serve::write_env_file(&environment, &serve::env_text(playground.emulator()))?;
-        let configuration = playground.configuration();
-        tell(&format!(
-            "{MACHINE} is up. In another terminal:
-
-  . {environment}
-  ssh -F {configuration} {MACHINE}
-  scp -F {configuration} /etc/hostname {MACHINE}:/tmp/
-  {arcssh} proxy -v {id} --port {port} </dev/null
-
-Ctrl-C ends it and takes everything with it.",
-            environment = environment.display(),
-            configuration = configuration.display(),
-            arcssh = self.arcssh()?.display(),
-            id = playground.emulator().machine(MACHINE).resource_id(),
-            port = playground.sshd().port(),
-        ));
-        interrupted();
-        Ok(())
-    }
-
     fn start(&self) -> Result<Playground> {
-        let arcssh = self.arcssh()?;
-        ensure!(arcssh.exists(), "{} is not there: cargo build", arcssh.display());
-        Playground::start(&arcssh, &[MACHINE], |builder| builder)
+        Playground::start(&self.arcssh.path()?, &[MACHINE], |builder| builder)
     }
+}
 
-    fn arcssh(&self) -> Result<PathBuf> {
-        let beside = || Ok(std::env::current_exe()?.with_file_name("arcssh"));
-        self.arcssh.clone().map_or_else(beside, Ok)
+/// Where arcssh is.
+#[derive(clap::Args)]
+pub(crate) struct Arcssh {
+    /// The arcssh to run [default: the one in the folder of this program]
+    #[arg(long)]
+    arcssh: Option<PathBuf>,
+}
+
+impl Arcssh {
+    /// The path of the program.
+    pub(crate) fn path(&self) -> Result<PathBuf> {
+        let path = match &self.arcssh {
+            Some(path) => std::path::absolute(path)?,
+            None => std::env::current_exe()?.with_file_name("arcssh"),
+        };
+        ensure!(path.exists(), "{} does not exist: cargo build", path.display());
+        Ok(path)
     }
 }
 
@@ -125,29 +111,24 @@ impl Show<'_> {
 }
 
 #[expect(clippy::print_stdout, reason = "the transcript is the product")]
-fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     println!("{text}");
 }
 
 /// Whether a signal has asked for the end; from now on none ends the program at once, so that it can clean up.
 fn interrupted() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let (raised, interruption) = (Arc::clone(&flag), interruption()?);
-    thread::spawn(move || {
-        interruption();
-        raised.store(true, Ordering::SeqCst);
-    });
-    Ok(flag)
-}
-
-/// Takes the signals that ask for the end; the function returned waits for one.
-fn interruption() -> Result<impl FnOnce()> {
+    let raised = Arc::clone(&flag);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signal = {
         let _entered = runtime.enter();
         serve::interrupted()?
     };
-    Ok(move || runtime.block_on(signal))
+    thread::spawn(move || {
+        runtime.block_on(signal);
+        raised.store(true, Ordering::SeqCst);
+    });
+    Ok(flag)
 }
 
 fn quoted(word: &str) -> String {

@@ -39,6 +39,7 @@ use crate::entra::sign_in::Decision;
 use crate::journal::{Journal, lock};
 use crate::machine::MachineState;
 use crate::relay::Relay;
+use crate::tls::Certificates;
 
 pub use crate::arm::fault::{ArmCall, ArmFault};
 pub use crate::arm::role::Role;
@@ -51,7 +52,7 @@ pub use crate::journal::{RequestRecord, Service};
 pub use crate::machine::{Machine, Minted, RESOURCE_GROUP, SUBSCRIPTION};
 pub use crate::relay::fault::RelayFault;
 pub use crate::relay::observations::{Heartbeat, SenderEnd};
-pub use crate::tls::{KeyExchange, TlsHandshake};
+pub use crate::tls::{KeyExchange, ServerCertificate, TlsHandshake};
 
 /// How often [`Emulator::wait_until`] looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -65,6 +66,7 @@ pub struct Emulator {
     entra_authority: String,
     handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
     identities: ManagedIdentities,
+    certificates: Certificates,
 }
 
 impl Emulator {
@@ -84,8 +86,11 @@ impl Emulator {
             ("AZURE_AUTHORITY_HOST", format!("https://{}/", self.entra_authority)),
             ("ARCSSH_ARM_ENDPOINT", format!("https://{}", self.arm.address)),
             ("ARCSSH_ARM_AUDIENCE", entra::ARM_AUDIENCES[0].to_owned()),
+            ("ARCSSH_RELAY_SUFFIX", self.relay().namespace.domain().to_owned()),
             ("SSL_CERT_FILE", file(builder::AUTHORITY_FILE)),
             ("SSL_CERT_DIR", file(builder::EMPTY_DIRECTORY)),
+            // No sign-in here may reach the user's own key store.
+            ("ARCSSH_NO_KEYRING", "1".to_owned()),
         ];
         variables.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
@@ -98,6 +103,15 @@ impl Emulator {
     /// The directory of this emulator's files; it goes with the emulator.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The TLS of a server that a test runs in the place of one of these.
+    ///
+    /// # Panics
+    ///
+    /// If no certificate can be made.
+    pub fn tls_server(&self, certificate: ServerCertificate) -> Arc<rustls::ServerConfig> {
+        self.certificates.presenting(certificate).expect("a certificate can be made")
     }
 
     /// Host and port of the relay, as listCredentials' two pieces spell it.
@@ -370,6 +384,12 @@ impl MachineHandle {
     /// Deletes the service configuration SSH.
     pub fn remove_service_configuration(&self) {
         self.machine.remove_port("SSH");
+    }
+
+    /// The service on the machine's port `port` listens on the loopback port `here`: the emulated machine shares the
+    /// loopback with its host, where port 22 is taken or closed to ordinary users.
+    pub fn move_port(&self, port: u16, here: u16) {
+        self.machine.move_port(port, here);
     }
 
     /// Changes the port in the service configuration SSH.

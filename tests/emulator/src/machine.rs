@@ -227,6 +227,8 @@ pub(crate) struct MachineState {
     notices: mpsc::UnboundedSender<Notice>,
     clock: Clock,
     minted: Mutex<Vec<Minted>>,
+    /// Ports of the machine whose service has another port here, where the machine has no loopback of its own.
+    moved: Mutex<BTreeMap<u16, u16>>,
 }
 
 impl MachineState {
@@ -242,6 +244,7 @@ impl MachineState {
             notices,
             clock,
             minted: Mutex::default(),
+            moved: Mutex::default(),
             facts,
         };
         (state, receiver)
@@ -329,6 +332,15 @@ impl MachineState {
     pub(crate) fn remove_port(&self, service: &str) {
         self.service_configurations
             .send_modify(|all| all.retain(|name, _| !name.eq_ignore_ascii_case(service)));
+    }
+
+    /// The port here that the agent dials for a port of the machine.
+    pub(crate) fn loopback_port(&self, port: u16) -> u16 {
+        lock(&self.moved).get(&port).copied().unwrap_or(port)
+    }
+
+    pub(crate) fn move_port(&self, port: u16, here: u16) {
+        lock(&self.moved).insert(port, here);
     }
 
     /// Keeps what was minted and tells the agent. An emulator without an agent has nobody to tell.

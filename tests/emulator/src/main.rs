@@ -1,9 +1,12 @@
 //! The emulator for people: `arcssh-emulator serve`.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod demo;
 mod serve;
+mod shell;
 
 /// Entra ID, Azure Resource Manager, Azure Relay and the Arc agent on loopback.
 #[derive(Parser)]
@@ -19,14 +22,14 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Show ssh, scp, sftp and rsync at work through arcssh.
     Demo(demo::Demo),
-    /// Leave a machine to play with up until it is interrupted.
-    Playground(demo::Demo),
+    /// Open a shell with a home directory of its own, in which arcssh reaches emulated machines.
+    Playground(shell::Shell),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Serve(serve) => serve.run(),
-        Command::Demo(demo) => demo.run(),
-        Command::Playground(demo) => demo.stay(),
+        Command::Serve(serve) => serve.run().map(|()| ExitCode::SUCCESS),
+        Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
+        Command::Playground(shell) => shell.run(),
     }
 }

@@ -1,7 +1,7 @@
 //! A machine to reach and a way to reach it: emulator, sshd, and a home with an ssh configuration whose hosts use
 //! arcssh. The one room that knows arcssh, by the path of its binary and its command line.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,12 @@ const HOST: &str = include_str!("../../../config-templates/demo.conf");
 
 /// What a program keeps of its user's environment: what finds other programs and shows text. Whatever else is set there
 /// (an identity, a proxy, an agent, a taste in colours, the signs of a CI machine) would make the playground another one.
-const KEPT: [&str; 8] = ["PATH", "PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "LANG", "RUST_BACKTRACE"];
+const KEPT: [&str; 6] = ["PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "RUST_BACKTRACE"];
+/// UTF-8, and messages in English, whatever the user's language is.
+const LOCALE: &str = if cfg!(target_os = "macos") { "en_US.UTF-8" } else { "C.UTF-8" };
+
+/// Programs that arcssh runs or that a test puts in their place. Those of this machine are hidden.
+const HIDDEN: [&str; 6] = ["arcssh", "az", "azd", "pwsh", "powershell", "xdg-open"];
 
 /// Emulator, sshd and home. All of it disappears when it is dropped.
 pub struct Playground {
@@ -26,6 +31,7 @@ pub struct Playground {
     sshd: Sshd,
     home: TempDir,
     arcssh: PathBuf,
+    path: OsString,
 }
 
 impl Playground {
@@ -47,7 +53,8 @@ impl Playground {
             builder.machine(Machine::new(name).ssh_port(sshd.port()))
         });
         let emulator = configure(builder).start()?;
-        let playground = Self { emulator, sshd, home, arcssh: arcssh.to_owned() };
+        let path = search_path(home.path())?;
+        let playground = Self { emulator, sshd, home, arcssh: arcssh.to_owned(), path };
         playground.write_configuration(machines)?;
         Ok(playground)
     }
@@ -77,8 +84,14 @@ impl Playground {
         let mut command = Command::new(program);
         let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         command.current_dir(self.home.path()).env_clear().envs(kept).env("HOME", self.home.path());
+        command.env("PATH", &self.path).env("LANG", LOCALE);
         command.envs(self.emulator.environment());
         command
+    }
+
+    /// The search path of [`Self::command`].
+    pub fn path(&self) -> &OsStr {
+        &self.path
     }
 
     /// `ssh -F {configuration}`, to be given a host and what to do there.
@@ -127,7 +140,37 @@ impl Playground {
     }
 }
 
+/// PATH without the programs in [`HIDDEN`]: a folder with one of them is replaced by links to its other programs.
+fn search_path(home: &Path) -> Result<OsString> {
+    let folders = std::env::var_os("PATH").context("PATH is not set")?;
+    let visible = std::env::split_paths(&folders).enumerate().map(|(number, folder)| {
+        if HIDDEN.iter().any(|name| folder.join(name).exists()) {
+            linked(&folder, &home.join(format!("path/{number}")))
+        } else {
+            Ok(folder)
+        }
+    });
+    Ok(std::env::join_paths(visible.collect::<Result<Vec<_>>>()?)?)
+}
+
+/// Fills `links` with links to the programs in `folder` that are not hidden.
+fn linked(folder: &Path, links: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(links)?;
+    for program in fs::read_dir(folder)? {
+        let name = program?.file_name();
+        if !HIDDEN.iter().any(|hidden| name == *hidden) {
+            std::os::unix::fs::symlink(folder.join(&name), links.join(&name))?;
+        }
+    }
+    Ok(links.to_owned())
+}
+
 fn whoami() -> Result<String> {
-    let name = Command::new("id").arg("-un").output()?.stdout;
-    Ok(String::from_utf8(name)?.trim().to_owned())
+    let id = Command::new("id").arg("-un").output()?;
+    ensure!(
+        id.status.success(),
+        "this user has no name, which ssh requires: {}",
+        String::from_utf8_lossy(&id.stderr)
+    );
+    Ok(String::from_utf8(id.stdout)?.trim().to_owned())
 }

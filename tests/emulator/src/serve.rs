@@ -160,12 +160,12 @@ fn print_mint(machine: &str, minted: &Minted) {
     println!("# with the header\nServiceBusAuthorization: {}", minted.listen_token);
 }
 
-pub(crate) fn env_text(emulator: &Emulator) -> String {
+fn env_text(emulator: &Emulator) -> String {
     emulator.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect()
 }
 
 /// Writes a file that only its owner may read, for the client secret is in it.
-pub(crate) fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]

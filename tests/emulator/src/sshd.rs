@@ -41,6 +41,7 @@ pub struct Sshd {
     directory: PathBuf,
     ended: Arc<AtomicBool>,
     sessions: Arc<Mutex<Vec<Child>>>,
+    environment: Arc<Mutex<Vec<(String, String)>>>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -62,14 +63,23 @@ impl Sshd {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let (ended, sessions) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let environment = Arc::default();
         let accept = Acceptor {
             sshd: sshd.to_owned(),
             directory: directory.to_owned(),
             ended: Arc::clone(&ended),
             sessions: Arc::clone(&sessions),
+            environment: Arc::clone(&environment),
         };
         let acceptor = thread::spawn(move || accept.run(&listener));
-        Ok(Self { port, directory: directory.to_owned(), ended, sessions, acceptor: Some(acceptor) })
+        Ok(Self {
+            port,
+            directory: directory.to_owned(),
+            ended,
+            sessions,
+            environment,
+            acceptor: Some(acceptor),
+        })
     }
 
     /// The port on 127.0.0.1.
@@ -88,6 +98,11 @@ impl Sshd {
     /// The key file is gone.
     pub fn known_hosts_line(&self, host: &str) -> Result<String> {
         Ok(format!("{host} {}", fs::read_to_string(self.directory.join("host_key.pub"))?))
+    }
+
+    /// Adds variables to the environment of sshd itself, for the sessions that start from now on.
+    pub fn add_environment(&self, variables: Vec<(String, String)>) {
+        lock(&self.environment).extend(variables);
     }
 
     /// What it has logged, of all sessions.
@@ -142,6 +157,7 @@ struct Acceptor {
     directory: PathBuf,
     ended: Arc<AtomicBool>,
     sessions: Arc<Mutex<Vec<Child>>>,
+    environment: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Acceptor {
@@ -167,6 +183,7 @@ impl Acceptor {
         Command::new(&self.sshd)
             .args(["-i", "-e", "-f"])
             .arg(self.directory.join("sshd_config"))
+            .envs(lock(&self.environment).iter().cloned())
             .stdin(Stdio::from(connection))
             .stdout(Stdio::from(output))
             .stderr(log)

@@ -15,9 +15,10 @@ use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, ServerCon
 
 use crate::clock::{self, Clock};
 use crate::journal::Service;
+use crate::relay::IPV6_HOST;
 
 /// The names by which loopback is reached; `::ffff:127.0.0.1` is what a dual-stack client may write.
-const SUBJECT_NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1"];
+const SUBJECT_NAMES: [&str; 5] = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1", IPV6_HOST];
 
 const DAY: u64 = 86_400;
 const VALID_DAYS: u64 = 30;
@@ -59,8 +60,22 @@ impl TlsHandshake {
     }
 }
 
+/// The certificate that a server of a test presents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerCertificate {
+    /// The one that all servers of the emulator present.
+    Genuine,
+    /// Of the same authority, and no longer valid.
+    Expired,
+    /// Of the same authority, for another host.
+    OtherHost,
+    /// For the right host, of an authority that the environment does not trust.
+    Untrusted,
+}
+
 /// One authority and the certificate that it signed for all servers.
 pub(crate) struct Certificates {
+    issuer: Issuer<'static, KeyPair>,
     authority: CertificateDer<'static>,
     authority_pem: String,
     server: CertificateDer<'static>,
@@ -76,6 +91,7 @@ impl Certificates {
         let server_key = KeyPair::generate()?;
         let server = server_parameters()?.signed_by(&server_key, &issuer)?;
         Ok(Self {
+            issuer,
             authority_pem: authority.pem(),
             authority: authority.der().clone(),
             server: server.der().clone(),
@@ -90,13 +106,31 @@ impl Certificates {
 
     /// A server that speaks HTTP/1.1, the only version that can upgrade to WebSocket by RFC 6455.
     pub(crate) fn server(&self, key_exchange: KeyExchange) -> anyhow::Result<Arc<ServerConfig>> {
-        let mut config = ServerConfig::builder_with_provider(provider(key_exchange))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![self.server.clone()], self.server_key.clone_key())
-            .context("server certificate")?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        server_config(key_exchange, self.server.clone(), self.server_key.clone_key())
+    }
+
+    /// A server that presents a certificate of its own.
+    pub(crate) fn presenting(&self, certificate: ServerCertificate) -> anyhow::Result<Arc<ServerConfig>> {
+        let mut parameters = server_parameters()?;
+        match certificate {
+            ServerCertificate::Genuine => return self.server(KeyExchange::Any),
+            ServerCertificate::Untrusted => return Self::generate()?.server(KeyExchange::Any),
+            ServerCertificate::Expired => {
+                parameters.not_before = date_time_ymd(2020, 1, 1);
+                parameters.not_after = date_time_ymd(2020, 2, 1);
+            }
+            ServerCertificate::OtherHost => {
+                let other = CertificateParams::new(vec!["other.arcssh.example".to_owned()])?;
+                parameters.subject_alt_names = other.subject_alt_names;
+            }
+        }
+        let key = KeyPair::generate()?;
+        let signed = parameters.signed_by(&key, &self.issuer)?;
+        server_config(
+            KeyExchange::Any,
+            signed.der().clone(),
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )
     }
 
     /// A client that trusts this authority alone.
@@ -109,6 +143,20 @@ impl Certificates {
             .with_no_client_auth();
         Ok(Arc::new(config))
     }
+}
+
+fn server_config(
+    key_exchange: KeyExchange,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut config = ServerConfig::builder_with_provider(provider(key_exchange))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .context("server certificate")?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn provider(key_exchange: KeyExchange) -> Arc<CryptoProvider> {

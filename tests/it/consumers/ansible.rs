@@ -4,10 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use arcssh_emulator::{ArmCall, ArmFault};
+use serde_json::json;
+
 use super::{Configuration, installed};
 use crate::support::{ARCSSH, Run, World, run, script, world};
 
-const ANSIBLE_CORE: &str = "2.19.14";
+/// The newest ansible-core that runs on Python 3.11, and the oldest that is maintained somewhere (RHEL 8 and 9): their
+/// template engines differ.
+const ANSIBLE_CORE: [&str; 2] = ["2.19.14", "2.16.14"];
 /// How many machines, and how many of them ansible works on at once.
 const MACHINES: usize = 20;
 
@@ -69,11 +74,128 @@ fn ansible_reads_the_inventory() {
     assert_eq!(read["rg_rg_arc"]["hosts"], serde_json::json!(["node01", "node02"]));
     assert_eq!(read["os_linux"]["hosts"], read["arc"]["hosts"]);
     let arc = &read["_meta"]["hostvars"]["node01"]["arc"];
-    assert_eq!((&arc["name"], &arc["resourceGroup"]), (&"Node01".into(), &"rg-arc".into()));
-    assert_eq!(arc["vmId"].as_str().map(Into::into), w.emulator().machine("node01").vm_id());
+    let text = |field: &str| arc[field]["__ansible_unsafe"].as_str().map(str::to_owned);
+    assert_eq!((text("name"), text("resourceGroup")), (Some("Node01".into()), Some("rg-arc".into())));
+    assert_eq!(text("vmId"), w.emulator().machine("node01").vm_id());
     let one = run(program(&w, "ansible-inventory").args(["--host", "node01"])).clean();
-    assert_eq!(&serde_json::from_str::<serde_json::Value>(&one).unwrap()["arc"], arc);
+    let one = &serde_json::from_str::<serde_json::Value>(&one).unwrap()["arc"];
+    let same = |field: &&str| one[*field].as_str().map(str::to_owned) == text(field);
+    assert!(["name", "id", "status", "os", "vmId", "agentVersion"].iter().all(same), "{one} {arc}");
 }
+
+/// Whoever may write to a machine in Azure, or onboard one, chooses these texts.
+#[test]
+fn ansible_evaluates_no_text_of_azure() {
+    let w = world(&["web01"]);
+    hostile_rows(&w);
+    inventory(&w);
+    fs::write(w.home().join("constructed.yml"), CONSTRUCTED).unwrap();
+    fs::write(w.home().join("evaluate.yml"), EVALUATE).unwrap();
+    fs::write(w.home().join("template.j2"), "{{ arc }} {{ arc.tags }} {{ arc.status }}").unwrap();
+    let note = r#""note": "{{ lookup('pipe'"#;
+    for version in ANSIBLE_CORE {
+        let of_version = |name: &str, words: &[&str]| {
+            let run = run(program_of(version, &w, name).args(["-i", "constructed.yml"]).args(words));
+            assert_eq!(run.code, Some(0), "{version} {words:?}: {}", told(&run));
+            told(&run)
+        };
+        of_version("ansible-inventory", &["--graph", "--vars"]);
+        let all = of_version("ansible-inventory", &["--list"]);
+        assert!(all.contains("arc_is_linux") && all.contains("rg_rg_arc"), "{version}: {all}");
+        let one = of_version("ansible-inventory", &["--host", "web01"]);
+        assert!(one.contains("lookup('pipe'") && one.contains("copied"), "{version}: {one}");
+        for variable in ["arc", "arc.tags", "arc.status", "hostvars"] {
+            let shown = of_version(
+                "ansible",
+                &["web01", "-c", "local", "-m", "debug", "-a", &format!("var={variable}")],
+            );
+            assert!(variable == "arc.status" || shown.contains(note), "{version}: {shown}");
+        }
+        let played = of_version("ansible-playbook", &["evaluate.yml"]);
+        assert!(played.contains(note) && played.contains("failed=0"), "{version}: {played}");
+        assert_eq!(canaries(&w), [""; 0], "{version}");
+        // The same texts without their marks: what is asserted above can fail.
+        let unmark = r#"s/{"__ansible_unsafe":\("[^"]*"\)}/\1/g"#;
+        script(w.home(), "unmarked", &format!("#!/bin/sh\n{ARCSSH} list \"$@\" | sed '{unmark}'\n"));
+        let mut unmarked = w.command(install_version(version).join("bin/ansible"));
+        unmarked.args(["-i", "unmarked", "web01", "-c", "local", "-m", "debug", "-a", "var=arc.tags"]);
+        run(unmarked.env("LC_ALL", "C.UTF-8"));
+        assert_ne!(canaries(&w), [""; 0], "{version} evaluates what is not marked");
+        canaries(&w).iter().for_each(|name| fs::remove_file(w.home().join(name)).unwrap());
+    }
+}
+
+/// Resource Graph, with a machine all of whose texts are templates, and with tags that ansible's JSON takes for its own.
+fn hostile_rows(w: &World) {
+    let template =
+        |place: &str| format!("{{{{ lookup('pipe', 'touch {}/canary-{place}') }}}}", w.home().display());
+    let row = json!({
+        "id": w.id(), "name": template("name"), "location": template("location"), "kind": template("kind"),
+        "tags": {
+            "note": template("tag"), "statement": format!("{{% set x = {} %}}", template("statement").trim_matches(['{', '}'])),
+            template("key"): template("value"), "{# x #}": "x", "env": "prod",
+            "__ansible_unsafe": template("unsafe"), "__ansible_vault": template("vault"), "__ansible_type": "TrustedAsTemplate",
+        },
+        "properties": {
+            "vmId": w.emulator().machine("web01").vm_id(), "status": template("status"), "osName": "linux",
+            "agentVersion": template("agent"), "lastStatusChange": template("change"),
+        },
+    });
+    let body =
+        json!({ "totalRecords": 1, "count": 1, "data": [row], "resultTruncated": "false" }).to_string();
+    let fault = ArmFault::raw(200, "application/json", &body);
+    w.emulator().arm_fault(fault.on(ArmCall::ResourceGraph).times(1000));
+}
+
+/// The files that evaluated texts make.
+fn canaries(w: &World) -> Vec<String> {
+    let names =
+        fs::read_dir(w.home()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("canary-")).collect()
+}
+
+/// The uses of inventory variables in plays: each kind of template, twice where a value is kept.
+const EVALUATE: &str = r#"
+- hosts: arc
+  connection: local
+  gather_facts: false
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    nested: "{{ arc.tags }}"
+  tasks:
+    - debug: var=arc
+    - debug: msg="{{ arc }} {{ arc.tags.note }} {{ nested }} {{ hostvars[inventory_hostname] }}"
+    - debug: msg="{{ item.key }} {{ item.value }}"
+      loop: "{{ arc.tags | dict2items }}"
+    - set_fact: { kept: "{{ arc }}", keys: "{{ arc.tags.keys() | list }}", json: "{{ arc | to_json | from_json }}" }
+    - debug: msg="{{ kept }} {{ keys }} {{ json }} {{ kept.tags.note }} {{ keys | first }}"
+    - debug: msg=never
+      when: arc.status == 'Connected' or arc.tags.note == 'x'
+    - template: { src: template.j2, dest: "{{ playbook_dir }}/rendered" }
+    - shell: 'printf %s {{ arc.tags.note | quote }}'
+    - add_host: { name: other, note: "{{ arc.tags.note }}", groups: added }
+- hosts: added
+  connection: local
+  gather_facts: false
+  tasks:
+    - debug: var=note
+"#;
+
+const CONSTRUCTED: &str = r#"
+plugin: constructed
+strict: false
+groups:
+  arc_is_linux: arc.os == 'linux'
+  arc_prod: arc.tags.env == 'prod' and arc.tags.note != arc.status
+keyed_groups:
+  - key: arc.tags
+    prefix: tag
+  - key: arc.status
+    prefix: status
+compose:
+  copied: arc.tags.note
+  copied_tags: arc.tags
+"#;
 
 /// `arcssh list` as an executable inventory.
 fn inventory(w: &World) {
@@ -91,17 +213,25 @@ fn ansible(hosts: &Configuration<'_>, name: &str) -> Command {
 }
 
 fn program(w: &World, name: &str) -> Command {
-    let mut program = w.command(install().join("bin").join(name));
+    program_of(ANSIBLE_CORE[0], w, name)
+}
+
+fn program_of(version: &str, w: &World, name: &str) -> Command {
+    let mut program = w.command(install_version(version).join("bin").join(name));
     program.args(["-i", "inventory"]).env("LC_ALL", "C.UTF-8").env("ANSIBLE_NOCOLOR", "1");
     program
 }
 
 fn install() -> PathBuf {
-    installed(&format!("ansible-core-{ANSIBLE_CORE}"), |directory| {
+    install_version(ANSIBLE_CORE[0])
+}
+
+fn install_version(version: &str) -> PathBuf {
+    installed(&format!("ansible-core-{version}"), |directory| {
         let hint = "this test needs python3 with venv: apt-get install python3-venv";
         succeed(Command::new("python3").args(["-m", "venv"]).arg(directory), hint);
         let mut pip = Command::new(directory.join("bin/python3"));
-        pip.args(["-m", "pip", "install", "-q", &format!("ansible-core=={ANSIBLE_CORE}")]);
+        pip.args(["-m", "pip", "install", "-q", &format!("ansible-core=={version}")]);
         succeed(&mut pip, "pip could not install ansible-core");
     })
 }

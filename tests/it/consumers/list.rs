@@ -1,9 +1,9 @@
 //! `arcssh list`, for people and for programs.
 
-use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, SUBSCRIPTION, Service};
+use arcssh_emulator::{ArmCall, ArmFault, Builder, EntraFault, Machine, RelayFault, SUBSCRIPTION, Service};
 use serde_json::{Value, json};
 
-use crate::support::{World, run, world_with};
+use crate::support::{ARCSSH, World, on_a_terminal, run, world, world_with};
 
 const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
 
@@ -78,12 +78,132 @@ fn people_read_a_table() {
     assert_eq!(list(&w, &["--all", "--format", "table"]), table);
 }
 
+/// What a terminal obeys or does not show: C0 and C1 controls, marks of direction, invisible characters, tags.
+const STEERING: &str = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}2J\u{9d}0;x\u{9c}\u{85}\r\u{202e}\u{2066}\u{61c}\u{200b}\u{200f}\u{2060}\u{feff}\u{ad}\u{180e}\u{fe0f}\u{e0041}\u{fff9}\u{2028}\nForged: all is well";
+
+/// Whether text on a terminal holds any of it; the terminal itself ends lines with CR and LF.
+fn steered(screen: &str) -> Option<char> {
+    let hidden = |c: char| c.is_control() && !"\r\n".contains(c) || STEERING.contains(c) && !c.is_ascii();
+    screen.replace("\r\n", "\n").chars().find(|c| *c == '\r' || hidden(*c))
+}
+
+/// Machines all of whose texts steer; the name of one holds U+3164, a letter that is not shown.
+fn steering_fleet() -> World {
+    let w = world_with(&["web01"], |builder| builder);
+    let row = json!({
+        "id": w.id().replace("machines/web01", "machines/web\u{3164}01"), "tags": { "note": STEERING, STEERING: "x" },
+        "location": STEERING, "properties": {
+            "status": STEERING, "osName": STEERING, "agentVersion": STEERING, "lastStatusChange": STEERING, "vmId": STEERING,
+        },
+    });
+    let mut named = row.clone();
+    named["id"] = w.id().into();
+    let body = json!({ "data": [row, named] }).to_string();
+    let fault = ArmFault::raw(200, "application/json", &body);
+    w.emulator().arm_fault(fault.on(ArmCall::ResourceGraph).times(100));
+    w
+}
+
+/// What a command shows on a terminal.
+fn screen(w: &World, command: &str) -> String {
+    let mut terminal = w.command("script");
+    terminal.env("NO_COLOR", "1");
+    on_a_terminal(terminal, &format!("stty cols 200; {ARCSSH} {command}")).1
+}
+
 #[test]
 fn what_a_machine_tells_of_itself_cannot_steer_the_terminal() {
-    let machine = Machine::new("web01").os_name("linux\u{1b}[2J\nweb02").agent_version("1.52\u{1b}]0;x\u{7}");
-    let w = world_with(&[], |builder| builder.machine(machine));
+    let w = steering_fleet();
+    for command in
+        ["list", "list --format json", "list --list", "list --format ansible", "config --all --dry-run"]
+    {
+        let screen = screen(&w, command);
+        assert_eq!(steered(&screen), None, "{command}: {screen:?}");
+        assert!(screen.contains("web"), "{command}: {screen:?}");
+    }
     let table = list(&w, &[]);
-    assert!(table.lines().count() == 2 && !table.contains(['\u{1b}', '\u{7}']), "{table:?}");
+    assert_eq!(table.lines().count(), 3, "{table:?}");
+    // Programs read what Azure holds.
+    assert_eq!(json(&w, &["--format", "json"])[0]["tags"]["note"], STEERING);
+    let variables = json(&w, &["--list"])["_meta"]["hostvars"].take();
+    assert_eq!(variables["web01"]["arc"]["tags"]["note"]["__ansible_unsafe"], STEERING);
+    assert_eq!(variables.as_object().unwrap().len(), 1, "ssh has no name with a letter that is not shown");
+}
+
+#[test]
+fn columns_line_up_under_wide_characters_and_marks() {
+    let machines =
+        ["机器", "e\u{301}", "web02"].map(|os| Machine::new(&format!("m{}", os.len())).os_name(os));
+    let w = world_with(&[], |builder| machines.into_iter().fold(builder, Builder::machine));
+    let table = list(&w, &[]);
+    let starts: Vec<usize> = table
+        .lines()
+        .map(|line| {
+            let start = line.rfind("  ").unwrap();
+            line[..start]
+                .chars()
+                .map(|c| match c {
+                    '机' | '器' => 2,
+                    '\u{301}' => 0,
+                    _ => 1,
+                })
+                .sum()
+        })
+        .collect();
+    assert_eq!(starts, [starts[0]; 4], "{table}");
+}
+
+#[test]
+fn what_a_service_says_cannot_steer_the_terminal() {
+    let hostile: [fn(&World); 4] = [
+        |w| w.emulator().arm_fault(ArmFault::new(400, STEERING, STEERING).times(9)),
+        |w| {
+            w.emulator().arm_fault(
+                ArmFault::new(
+                    403,
+                    "AuthorizationFailed",
+                    &format!("{STEERING} perform action '{STEERING}' with object id '{STEERING}'"),
+                )
+                .times(9),
+            )
+        },
+        |w| w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 70043, STEERING).times(9)),
+        |w| {
+            w.emulator()
+                .relay_fault(RelayFault::refuse(403, "\u{9b}2J\u{202e}\u{200b}\u{e0041}Forged").always())
+        },
+    ];
+    for (number, hostile) in hostile.into_iter().enumerate() {
+        let w = world(&["web01"]);
+        hostile(&w);
+        let proxy = format!("proxy {} --wait 0", w.id());
+        for command in [
+            &proxy,
+            &format!("{proxy} -vv"),
+            "last",
+            "doctor web01",
+            "doctor web01 --json",
+            "account",
+            "cache show",
+        ] {
+            let screen = screen(&w, &format!("{command} </dev/null"));
+            assert_eq!(steered(&screen), None, "{number} {command}: {screen:?}");
+            assert!(command != proxy || screen.contains("Forged"), "{number}: {screen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_log_file_holds_one_line_an_event_and_nothing_that_steers() {
+    let w = world(&["web01"]);
+    w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 70043, STEERING).times(9));
+    w.emulator().arm_fault(ArmFault::new(400, STEERING, STEERING).times(9));
+    for words in [&["-vvv"][..], &["-v"]] {
+        run(w.proxy("web01").args(["--wait", "0", "--log-file", "log"]).args(words));
+    }
+    let log = std::fs::read_to_string(w.home().join("log")).unwrap();
+    assert_eq!(steered(&log), None, "{log:?}");
+    assert!(log.lines().all(|line| line.starts_with("20")), "{log}");
 }
 
 #[test]
@@ -143,7 +263,7 @@ fn an_inventory_has_all_variables_and_one_hosts() {
     assert_eq!(inventory["os_windows"]["hosts"], json!([hosts[0]]));
     let variables = &inventory["_meta"]["hostvars"];
     assert_eq!(variables.as_object().unwrap().len(), ALL.len());
-    assert_eq!(variables["db01.rg-b"]["arc"]["tags"], json!({ "env": "live" }));
+    assert_eq!(variables["db01.rg-b"]["arc"]["tags"], json!({ "env": { "__ansible_unsafe": "live" } }));
     assert_eq!(json(&w, &["--host", "db01.rg-b"]), variables["db01.rg-b"]);
     assert_eq!(json(&w, &["--host", "nobody"]), json!({}));
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -15,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::relay::Fate;
-use crate::relay::fault::RelayFault;
+use crate::relay::fault::{RelayFault, Wire};
 use crate::relay::observations::{Observations, SenderEnd};
 use crate::relay::websocket::{self, Socket};
 
@@ -33,6 +34,8 @@ enum End {
     Deleted,
     /// A fault: the sender's TCP connection is dropped.
     Cut,
+    /// A fault: nothing is said to the sender any more.
+    Silence,
     /// A fault: the sender gets this Close frame.
     Close(u16, String),
 }
@@ -45,12 +48,16 @@ pub(crate) async fn join(
     mut fate: watch::Receiver<Fate>,
     observations: &Observations,
 ) {
+    if let Some(wire) = &fault.wire {
+        return send_wire(sender, listener, wire, observations).await;
+    }
     let (mut sender_out, mut sender_in) = sender.split();
     let (mut listener_out, mut listener_in) = listener.split();
     let end = tokio::select! {
         end = upward(&mut sender_in, &mut listener_out, fault, observations) => end,
         end = downward(&mut listener_in, &mut sender_out, fault) => end,
         _ = fate.wait_for(|fate| *fate == Fate::Deleted) => End::Deleted,
+        () = idle(fault.silent_after) => End::Silence,
     };
     let sender = sender_in.reunite(sender_out);
     let listener = listener_in.reunite(listener_out);
@@ -59,15 +66,46 @@ pub(crate) async fn join(
     }
 }
 
+/// Sends bytes that need not be frames, and observes what the sender makes of them.
+async fn send_wire(mut sender: Socket, mut listener: Socket, wire: &Wire, observations: &Observations) {
+    let sending = async {
+        let stream = sender.get_mut();
+        stream.write_all(&wire.first).await?;
+        for _ in 0..wire.times {
+            stream.write_all(&wire.then).await?;
+        }
+        stream.flush().await
+    };
+    if sending.await.is_err() {
+        observations.saw_end(SenderEnd::Dropped);
+    } else {
+        loop {
+            if let Some(end) = observe(sender.next().await, observations) {
+                observations.saw_end(end);
+                break;
+            }
+        }
+    }
+    websocket::close(&mut listener, SENDER_LEFT).await;
+}
+
+const SENDER_LEFT: (u16, &str) = (1001, "The sender client shut down the connection.");
+
 /// Closes both sockets with the codes of the protocol guide's status tables.
 async fn part(mut sender: Socket, mut listener: Socket, end: End, observations: &Observations) {
-    const SENDER_LEFT: (u16, &str) = (1001, "The sender client shut down the connection.");
     const DELETED: (u16, &str) = (1001, "The Hybrid Connection path has been deleted or disabled.");
     let sender_end = match end {
         End::Sender(end) => {
             // The sender has ended, whatever the listener still has to say to that.
             observations.saw_end(end);
             tokio::join!(websocket::close(&mut listener, SENDER_LEFT), websocket::drain(&mut sender));
+            return;
+        }
+        End::Silence => {
+            let stream = sender.get_mut();
+            let mut unheard = [0; 4096];
+            while stream.read(&mut unheard).await.is_ok_and(|length| length > 0) {}
+            websocket::close(&mut listener, SENDER_LEFT).await;
             return;
         }
         End::Cut => {

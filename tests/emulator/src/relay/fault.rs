@@ -20,7 +20,17 @@ pub struct RelayFault {
     pub(crate) coalesce: Option<usize>,
     pub(crate) ping_every: Option<Duration>,
     pub(crate) idle_limit: Option<Duration>,
+    pub(crate) silent_after: Option<Duration>,
+    pub(crate) wire: Option<Wire>,
     pub(crate) repeat: Repeat,
+}
+
+/// Bytes that the sender gets in place of what the listener sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    pub(crate) first: Vec<u8>,
+    pub(crate) then: Vec<u8>,
+    pub(crate) times: usize,
 }
 
 /// How many connections a fault is for.
@@ -97,6 +107,21 @@ impl RelayFault {
     /// do after minutes (aztunnel `bridge.go` says about 120 s, Azure/azure-relay issue 33 about 4 min).
     pub fn idle_limit(limit: Duration) -> Self {
         Self { idle_limit: Some(limit), ..Self::default() }
+    }
+
+    /// Works for `time`, and then sends and answers nothing more, though TCP acknowledges what the sender sends.
+    pub fn silent_after(time: Duration) -> Self {
+        Self { silent_after: Some(time), ..Self::default() }
+    }
+
+    /// Sends these bytes after the 101, frames or not, and nothing else.
+    pub fn wire(bytes: Vec<u8>) -> Self {
+        Self::endless_wire(bytes, Vec::new(), 0)
+    }
+
+    /// Sends the bytes `first`, and then the bytes `then` so many times.
+    pub fn endless_wire(first: Vec<u8>, then: Vec<u8>, times: usize) -> Self {
+        Self { wire: Some(Wire { first, then, times }), ..Self::default() }
     }
 
     /// The same, and pings every `interval` as well.

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -35,6 +35,9 @@ use crate::server::{Answer, Call, Room};
 /// What every WebSocket path starts with.
 const PATH_PREFIX: &str = "/$hc/";
 
+/// The relay's host where it listens on ::1; `.test` is nobody's (RFC 6761, section 6.2).
+pub(crate) const IPV6_HOST: &str = "ipv6.relay.test";
+
 /// Where the namespace is, in the two pieces that listCredentials returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
@@ -43,7 +46,8 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Splits an address so that `{name}.{suffix}` is that address again: ::1 needs its dotted form for that.
+    /// Splits an address so that `{name}.{suffix}` is that address again. An IPv6 address has no label to split off: for
+    /// ::1 the namespace is [`IPV6_HOST`], which a client must be able to resolve.
     pub(crate) fn at(address: SocketAddr) -> anyhow::Result<Self> {
         let (host, port) = (address.ip(), address.port());
         match host {
@@ -53,10 +57,16 @@ impl Namespace {
                 Ok(Self { name: first.to_string(), suffix: format!("{b}.{c}.{d}:{port}") })
             }
             IpAddr::V6(host) if host.is_loopback() => {
-                Ok(Self { name: "[::0".to_owned(), suffix: format!("0.0.1]:{port}") })
+                let (name, suffix) = IPV6_HOST.split_once('.').context("the host has no suffix")?;
+                Ok(Self { name: name.to_owned(), suffix: format!("{suffix}:{port}") })
             }
-            IpAddr::V6(host) => bail!("{host} has no form with a dot in it; use ::1"),
+            IpAddr::V6(host) => bail!("{host} has no name; use ::1"),
         }
+    }
+
+    /// The DNS suffix without the port.
+    pub(crate) fn domain(&self) -> &str {
+        self.suffix.split(':').next().unwrap_or_default()
     }
 
     /// Host and port, as a client puts them together.
@@ -286,8 +296,7 @@ mod tests {
     fn the_two_pieces_of_a_namespace_make_its_address() {
         let authority = |address: &str| Namespace::at(address.parse().unwrap()).unwrap().authority();
         assert_eq!(authority("127.0.0.1:5671"), "127.0.0.1:5671");
-        assert_eq!(authority("[::1]:5671"), "[::0.0.0.1]:5671");
-        assert_eq!(authority("[::1]:5671").parse::<SocketAddr>().unwrap(), "[::1]:5671".parse().unwrap());
+        assert_eq!(authority("[::1]:5671"), "ipv6.relay.test:5671");
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! Pages of machines, whatever a page holds.
+
+use super::*;
+use crate::fuzz::{each_input, is_plain};
+
+#[test]
+fn a_machine_of_any_page_has_an_id_and_a_vm_id_without_meaning_to_ssh() {
+    each_input("machines", |input| {
+        let listed = serde_json::from_slice::<Page<Value>>(input).map(|page| page.value);
+        let found = serde_json::from_slice::<GraphPage>(input).map(|page| page.data);
+        let rows: Vec<Value> = listed.into_iter().chain(found).flatten().collect();
+        let machines: Vec<Machine> = rows.iter().filter_map(machine).collect();
+        for machine in &machines {
+            assert_eq!(machine.id.to_string().parse::<ResourceId>().as_ref(), Ok(&machine.id));
+            let vm_id = machine.vm_id.as_deref().unwrap_or("x");
+            assert!(is_plain(vm_id) && !vm_id.contains(['%', ' ', '"', '*', '?', '!']), "{vm_id:?}");
+            let name: MachineName = machine.id.name.parse().unwrap();
+            assert!(name.means(machine));
+        }
+        format!("{} {}", "x".repeat(rows.len().min(3)), "y".repeat(machines.len().min(3)))
+    });
+}

@@ -1,0 +1,270 @@
+//! What each reader promises of any input, by what the rest of the program uses of it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::uri::Authority;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::azure::relay_host::RelaySuffixes;
+use crate::azure::resource_id::ResourceId;
+use crate::fuzz::{each_input, finish, is_plain, text};
+use crate::line::{one_line, word};
+use crate::net::{certificate, head, proxy};
+use crate::ssh::certificate::Certificate;
+use crate::ssh::config_file;
+use crate::ssh::judge;
+use crate::ssh::key::PublicKey;
+use crate::ssh::legacy;
+use crate::ssh::wire::{Reader, put_positive, put_string};
+
+#[test]
+fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
+    const SUFFIX: &str = ".servicebus.windows.net";
+    let suffixes = RelaySuffixes::new(&[&SUFFIX[1..]], None);
+    each_input("relay", |input| {
+        let (plain, packed) = (RelayCredentials::from_json(input, &suffixes), STANDARD.encode(input));
+        let folded: String = packed.chars().flat_map(|c| [c, '\n']).collect();
+        assert_eq!(plain.is_ok(), RelayCredentials::from_relay_info(&folded, &suffixes).is_ok());
+        let _ = RelayCredentials::from_relay_info(&text(input), &suffixes);
+        match plain {
+            Ok(credentials) => {
+                let key = credentials.access_key.secret();
+                assert!(key.len() < 12 || !format!("{:?}", credentials.access_key).contains(key));
+                let authority = credentials.relay.authority();
+                let label = authority.host().strip_suffix(SUFFIX).unwrap_or_default();
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+                assert!(!label.is_empty() && label.chars().all(is_plain), "{authority}");
+                assert_eq!((authority.port(), authority.as_str()), (None, authority.host()));
+                "ok".into()
+            }
+            Err(error) => format!("{error:#}"),
+        }
+    });
+}
+
+/// Bytes that come one by one.
+struct OneByOne<'a>(&'a [u8]);
+
+impl AsyncRead for OneByOne<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if let Some((first, rest)) = self.0.split_first() {
+            buffer.put_slice(&[*first]);
+            self.0 = rest;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn the_head_of_an_answer_is_the_same_however_its_bytes_arrive() {
+    each_input("head", |input| {
+        let (whole, parts) = (finish(head::read(&mut &*input)), finish(head::read(&mut OneByOne(input))));
+        match (whole, parts) {
+            (Ok(whole), Ok(parts)) => {
+                assert!(input.ends_with(&whole.beyond));
+                assert_eq!((whole.status, &whole.reason), (parts.status, &parts.reason));
+                assert_eq!((&whole.headers, parts.beyond.len()), (&parts.headers, 0));
+                format!("{} {:?}", whole.status / 100, whole.headers.len().min(3))
+            }
+            (Err(whole), Err(_)) => format!("{whole:#}"),
+            (whole, parts) => panic!("{whole:?} and {parts:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_parameter_of_a_challenge_is_a_part_of_it() {
+    each_input("challenge", |input| {
+        let challenge = text(input);
+        let found = ["realm", "authorization_uri", "error"].map(|name| head::parameter(&challenge, name));
+        assert!(found.iter().flatten().all(|value| challenge.contains(value)));
+        format!("{:?}", found.map(|value| value.map(|value| value.len().min(2))))
+    });
+}
+
+#[test]
+fn a_tunnel_is_open_only_after_an_answer_of_2xx_and_nothing_more() {
+    each_input("proxy", |input| {
+        let target: Authority = "relay.example".parse().unwrap();
+        let mut stream = tokio::io::join(input, tokio::io::sink());
+        match finish(proxy::open_tunnel(&mut stream, &target, None)) {
+            Ok(()) => {
+                assert!(input.windows(2).any(|pair| pair == b" 2") && stream.reader().is_empty());
+                "open".into()
+            }
+            Err(error) => one_line(&format!("{error:#}")),
+        }
+    });
+}
+
+#[test]
+fn a_configuration_that_has_held_a_block_is_as_it_was_before() {
+    each_input("ssh_config", |input| {
+        let text = text(input);
+        let block = config_file::block("--all", "Host web01\n  ProxyCommand arcssh proxy x\n");
+        let _ = (config_file::options(&text), config_file::sections(&text));
+        match (config_file::find(&text), config_file::with_block(&text, &block)) {
+            (Ok(found), Ok(with)) => {
+                assert_eq!(config_file::with_block(&with, &block).unwrap(), with);
+                let without = config_file::without_block(&with).unwrap();
+                assert_eq!(config_file::find(&without).unwrap(), None);
+                if found.is_none() {
+                    assert_eq!(without, text, "nothing of the user's is lost");
+                }
+                format!("{:?}", found.is_some())
+            }
+            (Err(error), Err(_)) => error.to_string(),
+            (found, with) => panic!("{found:?}, {with:?}"),
+        }
+    });
+}
+
+#[test]
+fn adopted_sections_are_comments_and_nothing_else_changes() {
+    each_input("ssh_config", |input| {
+        let text = text(input);
+        let foreign = legacy::find(&text);
+        assert_eq!(legacy::commented_out(&text, &[], "2026-01-01"), text);
+        let adopted = legacy::commented_out(&text, &foreign, "2026-01-01");
+        assert!(legacy::find(&adopted).is_empty(), "{adopted:?}");
+        assert_eq!(adopted.matches('\n').count(), text.matches('\n').count());
+        assert!(legacy::find_adopted(&adopted).len() >= foreign.len());
+        let ours = judge::sections(&text);
+        let _ = judge::section_of("web01", &text);
+        let keywords = text.lines().filter_map(judge::directive).map(|(keyword, _)| keyword);
+        assert!(
+            keywords.into_iter().all(|word| word == word.to_lowercase() && !word.contains([' ', '=', '\t']))
+        );
+        format!("{} {}", "x".repeat(foreign.len().min(3)), "y".repeat(ours.len().min(3)))
+    });
+}
+
+#[test]
+fn a_public_key_is_written_as_it_was_read() {
+    each_input("key", |input| {
+        let read = PublicKey::from_blob(input);
+        if let Ok(key) = &read {
+            assert_eq!(PublicKey::from_blob(&key.blob()).as_ref(), Ok(key));
+            assert!(is_plain(key.to_line().trim_end()));
+        }
+        read.map_or_else(|error| error.to_string(), |_| "ok".into())
+    });
+}
+
+#[test]
+fn a_certificate_is_written_as_it_was_read() {
+    let check = |parsed: Result<Certificate, _>| match parsed {
+        Ok(certificate) => {
+            let again = Certificate::parse(&certificate.to_line()).unwrap();
+            assert_eq!((again.blob(), again.login_name()), (certificate.blob(), certificate.login_name()));
+            "ok".into()
+        }
+        Err(error) => one_line(&crate::fuzz::targets::told(error)),
+    };
+    each_input("certificate", |input| {
+        let line = check(Certificate::parse(&text(input)));
+        // As the body of a line: mutations of base64 seldom are base64.
+        line + &check(Certificate::parse(&STANDARD.encode(input)))
+    });
+}
+
+/// An error in words.
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[test]
+fn numbers_and_strings_of_ssh_are_read_within_their_bytes() {
+    each_input("wire", |input| {
+        let (mut reader, mut outcome) = (Reader::new(input), String::new());
+        while reader.left() > 0 && outcome.len() < 60 {
+            let before = reader.left();
+            let mut ahead = reader;
+            if let Ok(string) = ahead.string() {
+                let mut written = Vec::new();
+                put_string(&mut written, string);
+                assert!(input[input.len() - before..].starts_with(&written));
+            }
+            ahead = reader;
+            if let Ok(number) = ahead.positive() {
+                let mut written = Vec::new();
+                put_positive(&mut written, number);
+                assert_eq!(Reader::new(&written).positive(), Ok(number));
+            }
+            let (kind, read) = match reader.byte() {
+                Ok(0) => ("string", reader.string().is_ok()),
+                Ok(1) => ("text", reader.text().is_ok()),
+                Ok(2) => ("uint32", reader.uint32().is_ok()),
+                Ok(3) => ("uint64", reader.uint64().is_ok()),
+                Ok(4) => ("positive", reader.positive().is_ok()),
+                Ok(_) => ("boolean", reader.boolean().is_ok()),
+                Err(_) => ("nothing", false),
+            };
+            assert!(reader.left() < before || !read);
+            outcome += &format!("{kind}{read} ");
+        }
+        outcome
+    });
+}
+
+#[test]
+fn a_resource_id_is_printed_in_a_form_that_is_read_again() {
+    each_input("resource_id", |input| match text(input).parse::<ResourceId>() {
+        Ok(id) => {
+            assert_eq!(id.to_string().parse(), Ok(id.clone()));
+            let name = |segment: &&str| {
+                !segment.is_empty() && is_plain(segment) && !segment.contains(['/', '?', '#', '%', ' ', '"'])
+            };
+            assert!(id.segments().iter().all(name), "{id}");
+            format!("ok {}", id.kind)
+        }
+        Err(error) => format!("{:?}", std::mem::discriminant(&error)),
+    });
+}
+
+#[test]
+fn the_issuer_of_any_certificate_is_read_without_harm() {
+    each_input("x509", |input| match certificate::issuer(input) {
+        Some(issuer) => {
+            assert!(is_plain(&one_line(&issuer)));
+            format!("some {}", issuer.is_empty())
+        }
+        None => "none".into(),
+    });
+}
+
+#[test]
+fn whatever_is_shown_is_one_line_that_steers_nothing() {
+    each_input("line", |input| {
+        let text = text(input);
+        let line = one_line(&text);
+        assert!(is_plain(&line) && line.chars().count() <= 901);
+        assert_eq!(one_line(&line), line);
+        #[cfg(unix)]
+        assert_eq!(read_by_a_shell(&word(&text)).as_ref(), Some(&text));
+        format!("{} {}", line.len() == text.len(), word(&text).starts_with('\''))
+    });
+}
+
+/// What a POSIX shell makes of one word; nothing if some of it means something to the shell (Shell Command Language, 2.2).
+#[cfg(unix)]
+fn read_by_a_shell(word: &str) -> Option<String> {
+    let (mut read, mut is_quoted, mut characters) = (String::new(), false, word.chars());
+    while let Some(c) = characters.next() {
+        match c {
+            '\'' => is_quoted = !is_quoted,
+            '\\' if !is_quoted => read.push(characters.next()?),
+            c if is_quoted || c.is_ascii_alphanumeric() || "/._-+:@%=,~".contains(c) => read.push(c),
+            _ => return None,
+        }
+    }
+    (!is_quoted && !word.is_empty()).then_some(read)
+}

@@ -1,0 +1,64 @@
+//! Frames of any relay.
+
+use super::*;
+use crate::fuzz::{each_input, is_plain};
+use crate::line::one_line;
+
+/// What a decoder makes of bytes that arrive `step` at a time: data, control frames in order, and the violation.
+/// Payload, control frames, and the violation that ended it.
+type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
+
+fn decoded(bytes: &[u8], step: usize) -> Decoded {
+    let (mut decoder, mut data, mut control) = (Decoder::default(), Vec::new(), Vec::new());
+    let (mut start, mut end) = (0, 0);
+    while end < bytes.len() {
+        end = bytes.len().min(end + step);
+        loop {
+            match decoder.decode(&bytes[start..end]) {
+                Err(violation) => return (data, control, Some(violation)),
+                Ok(None) => break,
+                Ok(Some(Piece { opcode, header, payload })) => {
+                    let body = &bytes[start + header..start + header + payload];
+                    match opcode {
+                        Opcode::Data => data.extend_from_slice(body),
+                        opcode => control.push((opcode, body.to_vec())),
+                    }
+                    start += header + payload;
+                }
+            }
+        }
+    }
+    (data, control, None)
+}
+
+#[test]
+fn frames_are_the_same_however_their_bytes_arrive_and_a_close_frame_can_be_shown() {
+    each_input("frames", |input| {
+        let whole = decoded(input, input.len().max(1));
+        assert_eq!(decoded(input, 1), whole);
+        for (opcode, payload) in &whole.1 {
+            assert!(payload.len() <= MAX_CONTROL);
+            if *opcode == Opcode::Close {
+                let close = PeerClose::parse(payload);
+                assert!(is_plain(&one_line(&close.to_string())));
+                assert!(close.reply().is_none_or(may_be_sent));
+            }
+        }
+        let kinds: String = whole.1.iter().take(4).map(|(opcode, _)| format!("{opcode:?} ")).collect();
+        format!("{} {kinds} {:?}", whole.0.is_empty(), whole.2)
+    });
+}
+
+#[test]
+fn a_sealed_frame_holds_what_was_given_masked() {
+    each_input("frames", |input| {
+        let mut frame = [&[0; MAX_HEADER][..], input].concat();
+        let key = [1, 2, 3, 250];
+        let length = seal(&mut frame, Opcode::Data, key);
+        let header = length - input.len();
+        assert_eq!((frame[0], frame[1] & 0x80, &frame[header - 4..header]), (0x82, 0x80, &key[..]));
+        mask(&mut frame[header..length], key);
+        assert_eq!(&frame[header..length], input);
+        format!("{header}")
+    });
+}

@@ -1,0 +1,540 @@
+//! Host names that ssh already uses: in the user's and the system's configuration, in known hosts and in `/etc/hosts`.
+//!
+//! arcssh reads these files itself, so that the cost does not grow by one process for each machine, and no `Match exec`
+//! runs. A `Match` that decides by something else than a host name is not a name, and is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
+
+use crate::files;
+use crate::ssh::config_file;
+use crate::ssh::judge::directive;
+
+/// Keywords that decide where ssh connects to, as which user, or whose key it accepts. A section with a wildcard uses a
+/// name if it sets one of them.
+const DIRECTING: [&str; 9] = [
+    "hostname",
+    "port",
+    "user",
+    "proxyjump",
+    "proxycommand",
+    "hostkeyalias",
+    "userknownhostsfile",
+    "knownhostscommand",
+    "include",
+];
+/// How deep files can include each other (readconf.c, `READCONF_MAX_DEPTH`).
+const DEPTH: usize = 16;
+/// The most bytes of a file that are read.
+const MAX_FILE: u64 = 64 << 20;
+/// The most ports that hashed known hosts are tried with.
+const MAX_PORTS: usize = 4;
+
+/// Where a name is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    file: PathBuf,
+    /// Counted from 1; 0 for the whole file.
+    line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}", self.file.display()),
+            line => write!(f, "{} line {line}", self.file.display()),
+        }
+    }
+}
+
+/// Names with the place of their first use. ssh compares known hosts in lower case (hostfile.c) and patterns as they are
+/// typed; here no comparison depends on case.
+#[derive(Debug, Default)]
+struct Names {
+    literal: BTreeMap<String, Place>,
+    /// Pattern lists of which one must match, in lower case.
+    patterns: Vec<(Vec<String>, Place)>,
+}
+
+impl Names {
+    fn add(&mut self, patterns: &[String], wildcards: Wildcards, place: &Place) {
+        let lower: Vec<String> = patterns.iter().map(|pattern| pattern.to_lowercase()).collect();
+        let negated = |pattern: &&String| pattern.starts_with('!');
+        let is_wildcard = |pattern: &&String| pattern.contains(['*', '?']);
+        for name in lower.iter().filter(|pattern| !negated(pattern) && !is_wildcard(pattern)) {
+            self.literal.entry(name.clone()).or_insert_with(|| place.clone());
+        }
+        // `*` stands for every host, and uses no name.
+        let narrow = |pattern: &String| is_wildcard(&pattern) && pattern.contains(char::is_alphanumeric);
+        let excluded: Vec<&String> = lower.iter().filter(negated).collect();
+        let some: Vec<String> = lower.iter().filter(|one| !negated(one) && narrow(one)).cloned().collect();
+        if wildcards == Wildcards::Count && !some.is_empty() {
+            self.patterns
+                .push((some.into_iter().chain(excluded.into_iter().cloned()).collect(), place.clone()));
+        }
+    }
+
+    fn place(&self, name: &str, how: Use) -> Option<&Place> {
+        let by_pattern =
+            || Some(how).filter(|how| *how == Use::OrByPattern).and_then(|_| self.by_pattern(name));
+        self.literal.get(name).or_else(by_pattern)
+    }
+
+    fn by_pattern(&self, name: &str) -> Option<&Place> {
+        let applies = |patterns: &[String]| {
+            let (no, yes): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.starts_with('!'));
+            yes.iter().any(|pattern| matches(pattern, name))
+                && !no.iter().any(|pattern| matches(&pattern[1..], name))
+        };
+        let by_pattern =
+            || self.patterns.iter().find(|(patterns, _)| applies(patterns)).map(|(_, place)| place);
+        self.literal.get(name).or_else(by_pattern)
+    }
+}
+
+/// What counts as a use of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The name itself.
+    Literal,
+    /// That, or a pattern with wildcards that covers it.
+    OrByPattern,
+}
+
+/// Whether patterns with wildcards are uses of the names that match them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wildcards {
+    Count,
+    DoNotCount,
+}
+
+/// Host names in use.
+#[derive(Debug, Default)]
+pub(crate) struct UsedNames {
+    configured: Names,
+    known: Names,
+    /// Known hosts of `HashKnownHosts`: the key made of the salt, and the hash of the name (hostfile.c, `host_hash`).
+    hashed: Vec<(hmac::Key, Vec<u8>, Place)>,
+    /// Ports other than 22 that known hosts may be recorded with.
+    ports: BTreeSet<String>,
+    /// Files of known hosts with `%h`, `%k` or `%n` in their names.
+    one_per_host: BTreeSet<String>,
+}
+
+impl UsedNames {
+    /// The names that ssh uses on this computer if it reads `file`, the user's own configuration and the system's. Files
+    /// that cannot be read have none. The arcssh block of a file is left out.
+    pub(crate) fn here(file: &Path) -> Self {
+        let home = std::env::home_dir().unwrap_or_default();
+        let mut reader = Reader { user: home.join(".ssh"), home, ..Reader::default() };
+        let (user, system) = (reader.user.clone(), system_folder());
+        reader.known_hosts.extend(["known_hosts", "known_hosts2"].map(|name| user.join(name)));
+        reader.known_hosts.extend(["ssh_known_hosts", "ssh_known_hosts2"].map(|name| system.join(name)));
+        reader.configuration(file, &user, 0);
+        reader.configuration(&user.join("config"), &user, 0);
+        reader.configuration(&system.join("ssh_config"), &system, 0);
+        for file in std::mem::take(&mut reader.known_hosts) {
+            reader.known_hosts(&file);
+        }
+        reader.this_computer();
+        reader.used
+    }
+
+    /// Where a configuration uses the name.
+    pub(crate) fn in_configuration(&self, name: &str, how: Use) -> Option<Place> {
+        self.configured.place(&name.to_lowercase(), how).cloned()
+    }
+
+    /// Where known hosts have the name.
+    pub(crate) fn among_known_hosts(&self, name: &str, how: Use) -> Option<Place> {
+        let name = name.to_lowercase();
+        let plain = self.known.place(&name, how).or_else(|| self.hashed_place(&name));
+        plain.cloned().or_else(|| self.own_file(&name))
+    }
+
+    /// A name of a configuration that a pattern covers, and its place. Known hosts do not count: ssh records the hosts that
+    /// it reaches by the pattern there.
+    pub(crate) fn covered_by(&self, pattern: &str) -> Option<(&str, &Place)> {
+        let pattern = pattern.to_lowercase();
+        let all = self.configured.literal.iter().map(|(name, place)| (name.as_str(), place));
+        all.into_iter().find(|(name, _)| matches(&pattern, name))
+    }
+
+    fn hashed_place(&self, name: &str) -> Option<&Place> {
+        let with_port = |port: &String| format!("[{name}]:{port}");
+        let spellings: Vec<String> = std::iter::once(name.to_owned())
+            .chain(self.ports.iter().take(MAX_PORTS).map(with_port))
+            .collect();
+        let is_it = |key: &hmac::Key, hash: &[u8]| {
+            spellings.iter().any(|name| hmac::verify(key, name.as_bytes(), hash).is_ok())
+        };
+        self.hashed.iter().find(|(key, hash, _)| is_it(key, hash)).map(|(_, _, place)| place)
+    }
+
+    fn own_file(&self, name: &str) -> Option<Place> {
+        let file = |template: &String| PathBuf::from(tokens_replaced(template, name));
+        let found = self.one_per_host.iter().map(file).find(|file| file.is_file());
+        found.map(|file| Place { file, line: 0 })
+    }
+}
+
+fn tokens_replaced(template: &str, name: &str) -> String {
+    ["%h", "%k", "%n"].iter().fold(template.to_owned(), |text, token| text.replace(token, name))
+}
+
+/// Where the system's configuration is.
+fn system_folder() -> PathBuf {
+    if cfg!(windows) {
+        return PathBuf::from(std::env::var_os("ProgramData").unwrap_or_default()).join("ssh");
+    }
+    PathBuf::from("/etc/ssh")
+}
+
+/// One `Host` or `Match` of a configuration.
+struct Section {
+    patterns: Vec<String>,
+    place: Place,
+    wildcards: Wildcards,
+    /// Names in its values, such as that of a jump host.
+    named: Vec<(String, Place)>,
+    /// Whether another program wrote it for an Arc machine; its `HostName` is then the machine's.
+    of_sshproxy: bool,
+}
+
+#[derive(Default)]
+struct Reader {
+    home: PathBuf,
+    /// The folder of the user's configuration.
+    user: PathBuf,
+    read: BTreeSet<PathBuf>,
+    known_hosts: BTreeSet<PathBuf>,
+    used: UsedNames,
+}
+
+impl Reader {
+    fn configuration(&mut self, file: &Path, folder: &Path, depth: usize) {
+        let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        if depth > DEPTH || !self.read.insert(path) {
+            return;
+        }
+        let Some(text) = text(file) else { return };
+        let block = config_file::find(&text).ok().flatten().unwrap_or_default();
+        let mut section = self.section(Vec::new(), file, 0);
+        let mut at = 0;
+        for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+            let is_ours = block.contains(&at);
+            at += line.len();
+            let Some((keyword, value)) = directive(line).filter(|_| !is_ours) else { continue };
+            match keyword.as_str() {
+                "host" => {
+                    self.finish(std::mem::replace(
+                        &mut section,
+                        self.section(arguments(&value), file, number),
+                    ));
+                }
+                "match" => {
+                    let next = self.section(match_patterns(&value), file, number);
+                    self.finish(std::mem::replace(&mut section, next));
+                }
+                _ => self.line(&mut section, &keyword, &value, Place { file: file.to_owned(), line: number }),
+            }
+            if keyword == "include" {
+                let files: Vec<PathBuf> =
+                    arguments(&value).iter().flat_map(|one| self.expanded(one, folder)).collect();
+                for included in files {
+                    self.configuration(&included, folder, depth + 1);
+                }
+            }
+        }
+        self.finish(section);
+    }
+
+    fn section(&self, patterns: Vec<String>, file: &Path, line: usize) -> Section {
+        let place = Place { file: file.to_owned(), line };
+        Section { patterns, place, wildcards: Wildcards::DoNotCount, named: Vec::new(), of_sshproxy: false }
+    }
+
+    fn line(&mut self, section: &mut Section, keyword: &str, value: &str, place: Place) {
+        if DIRECTING.contains(&keyword) {
+            section.wildcards = Wildcards::Count;
+        }
+        match keyword {
+            "port" => {
+                self.used.ports.insert(value.to_owned());
+            }
+            "hostname" | "proxyjump" | "proxycommand" => {
+                section.of_sshproxy |= value.to_lowercase().contains("sshproxy");
+                section.named.extend(host_names(value).map(|name| (name, place.clone())));
+            }
+            "userknownhostsfile" | "globalknownhostsfile" => {
+                for file in arguments(value) {
+                    let file = self.in_home(&file);
+                    if ["%h", "%k", "%n"].iter().any(|token| file.contains(token)) {
+                        self.used.one_per_host.insert(file);
+                    } else {
+                        self.known_hosts.insert(PathBuf::from(file));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, section: Section) {
+        self.used.configured.add(&section.patterns, section.wildcards, &section.place);
+        for (name, place) in section.named.into_iter().filter(|_| !section.of_sshproxy) {
+            self.used.configured.add(&[name], Wildcards::DoNotCount, &place);
+        }
+    }
+
+    /// `~`, `%d` and `${HOME}` replaced (ssh_config(5), TOKENS).
+    fn in_home(&self, path: &str) -> String {
+        let home = self.home.display().to_string();
+        let path = path.replace("%d", &home).replace("${HOME}", &home);
+        match path.strip_prefix("~/") {
+            Some(rest) => format!("{home}/{rest}"),
+            None => path,
+        }
+    }
+
+    /// The files of an `Include`; relative ones are in the folder of the configuration that ssh began with.
+    fn expanded(&self, pattern: &str, folder: &Path) -> Vec<PathBuf> {
+        let pattern = folder.join(self.in_home(pattern));
+        let mut found = vec![PathBuf::new()];
+        for component in pattern.components() {
+            let name = component.as_os_str().to_string_lossy();
+            found = match component {
+                Component::Normal(_) if name.contains(['*', '?', '[']) => {
+                    found.iter().flat_map(|folder| entries(folder, &without_classes(&name))).collect()
+                }
+                _ => found.iter().map(|folder| folder.join(component)).collect(),
+            };
+        }
+        found
+    }
+
+    fn known_hosts(&mut self, file: &Path) {
+        for (number, line) in (1..).zip(text(file).unwrap_or_default().lines()) {
+            let mut words = line.split_whitespace().skip_while(|word| word.starts_with('@'));
+            let Some(hosts) = words.next().filter(|hosts| !hosts.starts_with('#')) else { continue };
+            let place = Place { file: file.to_owned(), line: number };
+            if let Some((key, hash)) = hashed(hosts) {
+                self.used.hashed.push((key, hash, place));
+                continue;
+            }
+            let mut names = Vec::new();
+            for host in hosts.split(',') {
+                let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+                if let Some((_, port)) = bracketed {
+                    self.used.ports.insert(port.to_owned());
+                }
+                names.push(bracketed.map_or(host, |(name, _)| name).to_owned());
+            }
+            self.used.known.add(&names, Wildcards::Count, &place);
+        }
+    }
+
+    /// The names of this computer and of those that it knows without DNS.
+    fn this_computer(&mut self) {
+        for file in ["/etc/hosts", "/etc/hostname"].map(Path::new) {
+            for (number, line) in (1..).zip(text(file).unwrap_or_default().lines()) {
+                let line = line.split('#').next().unwrap_or_default();
+                let names: Vec<String> = line.split_whitespace().map(Into::into).collect();
+                let place = Place { file: file.to_owned(), line: number };
+                self.used.configured.add(&names, Wildcards::DoNotCount, &place);
+            }
+        }
+    }
+}
+
+/// The text of a regular file; none of what is not there or cannot be read.
+fn text(file: &Path) -> Option<String> {
+    files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The arguments of a keyword: white space separates them, double quotes hold one together.
+fn arguments(value: &str) -> Vec<String> {
+    let quoted = value.split('"').enumerate().map(|(n, part)| (n % 2 == 1, part));
+    let split = |(quoted, part): (bool, &str)| match quoted {
+        true => vec![part.to_owned()],
+        false => part.split_whitespace().map(Into::into).collect(),
+    };
+    quoted.flat_map(split).collect()
+}
+
+/// The patterns of `host` and `originalhost` in a `Match`, which newer versions also separate by `=`.
+fn match_patterns(value: &str) -> Vec<String> {
+    let words = arguments(&value.replace('=', " "));
+    let is_host = |word: &String| ["host", "originalhost"].contains(&word.to_lowercase().as_str());
+    let pairs = words.iter().zip(words.iter().skip(1));
+    let lists = pairs.filter(|(word, _)| is_host(word)).map(|(_, list)| list);
+    lists.flat_map(|list| list.split(',').map(Into::into)).collect()
+}
+
+/// The names in `[user@]host[:port],…` and in the words of a command.
+fn host_names(value: &str) -> impl Iterator<Item = String> {
+    let words = value.split(|c: char| c.is_whitespace() || ",\"'=".contains(c));
+    let bare = |word: &str| {
+        let word = word.strip_prefix("ssh://").unwrap_or(word);
+        let word = word.rsplit('@').next().unwrap_or_default();
+        word.split(':').next().unwrap_or_default().to_owned()
+    };
+    words.map(bare).filter(|word| !word.is_empty() && !word.contains(['/', '%', '*', '?', '!']))
+}
+
+/// `|1|salt|hash` of known hosts.
+fn hashed(hosts: &str) -> Option<(hmac::Key, Vec<u8>)> {
+    let (salt, hash) = hosts.strip_prefix("|1|")?.split_once('|')?;
+    let key = hmac::Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &STANDARD.decode(salt).ok()?);
+    Some((key, STANDARD.decode(hash).ok()?))
+}
+
+/// What a folder holds under a pattern, in order; hidden files are not matched (glob(3)).
+fn entries(folder: &Path, pattern: &str) -> Vec<PathBuf> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_meant = |name: &std::ffi::OsString| {
+        let name = name.to_string_lossy();
+        !name.starts_with('.') && matches(pattern, &name)
+    };
+    let mut found: Vec<PathBuf> = names.filter(is_meant).map(|name| folder.join(name)).collect();
+    found.sort();
+    found
+}
+
+/// A glob pattern with each `[…]` as `?`: it matches more files, and none is missed.
+fn without_classes(pattern: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once('[') {
+        plain += before;
+        plain.push('?');
+        rest = after.split_once(']').map_or("", |(_, after)| after);
+    }
+    plain + rest
+}
+
+/// Whether a name matches a pattern with `*` and `?` (match.c, `match_pattern`).
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == name[n] => (p, n) = (p + 1, n + 1),
+            _ => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    (p, n) = (at + 1, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn reader(home: &Path) -> Reader {
+        Reader { home: home.to_owned(), user: home.to_owned(), ..Reader::default() }
+    }
+
+    fn configured(text: &str) -> UsedNames {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("config");
+        fs::write(&file, text).unwrap();
+        let mut reader = reader(home.path());
+        reader.configuration(&file, home.path(), 0);
+        reader.used
+    }
+
+    #[test]
+    fn patterns_match_as_ssh_matches_them() {
+        for (pattern, name, is_match) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcd", false),
+            ("?", "", false),
+            ("*.a*b", "x.aab", true),
+            ("web??", "web01", true),
+            ("a**", "a", true),
+        ] {
+            assert_eq!(matches(pattern, name), is_match, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_uses_the_names_of_its_sections_and_of_its_values() {
+        let used = configured(
+            "User me\nHost Bastion \"quoted\" !not\n  Compression yes\nHost prod-*\n HostName %h.corp\n\
+             Host dev-*\n Compression yes\nMatch originalhost matched,other exec true\n User x\n\
+             Host *\n ProxyJump me@jump:22,second\n ProxyCommand=ssh -W %h:%p gate\n",
+        );
+        for name in ["bastion", "BASTION", "quoted", "prod-1", "matched", "other", "jump", "second", "gate"] {
+            assert!(used.in_configuration(name, Use::OrByPattern).is_some(), "{name}");
+        }
+        for name in ["not", "dev-1", "web01", "true"] {
+            assert_eq!(used.in_configuration(name, Use::OrByPattern), None, "{name}");
+        }
+        assert_eq!(used.in_configuration("prod-1", Use::OrByPattern).unwrap().line, 4);
+        assert_eq!(used.in_configuration("prod-1", Use::Literal), None);
+    }
+
+    #[test]
+    fn included_files_are_read_and_the_arcssh_block_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("conf.d");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("one.conf"), "Host one\n Port 1\nInclude conf.d/[t]wo.conf\n").unwrap();
+        fs::write(folder.join("two.conf"), "Host two\n").unwrap();
+        fs::write(folder.join(".hidden.conf"), "Host hidden\n").unwrap();
+        let file = home.path().join("config");
+        let block = config_file::block("{}", "Host ours\n  Port 2\n");
+        fs::write(&file, format!("{block}\nInclude conf.d/o*.conf ~/no-such\nHost last\n")).unwrap();
+        let mut reader = reader(home.path());
+        reader.configuration(&file, home.path(), 0);
+        let used = |name| reader.used.in_configuration(name, Use::OrByPattern);
+        assert!(used("one").is_some() && used("two").is_some() && used("last").is_some());
+        assert!(used("hidden").is_none() && used("ours").is_none());
+    }
+
+    #[test]
+    fn known_hosts_are_found_in_every_form() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("known_hosts");
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0f3r4Vh0mZc1TtYJr2X0qk1bq6Yy9q6w4m3sT1v2aB";
+        let plain = format!("Hashed {key}\n[ported]:2222 {key}\n");
+        fs::write(&file, plain).unwrap();
+        let keygen = Command::new("ssh-keygen").arg("-Hf").arg(&file).output().unwrap();
+        assert!(keygen.status.success());
+        let hashed = fs::read_to_string(&file).unwrap();
+        assert_eq!(hashed.matches("|1|").count(), 2, "{hashed}");
+        let open = format!(
+            "# c\none,[two]:2222 {key}\n@cert-authority *.corp,!x.corp {key}\n@revoked bad {key}\n* {key}\n"
+        );
+        fs::write(&file, hashed + &open).unwrap();
+        let mut reader = reader(home.path());
+        reader.known_hosts(&file);
+        let used = reader.used;
+        for name in ["hashed", "HASHED", "ported", "one", "Two", "a.corp", "bad"] {
+            assert!(used.among_known_hosts(name, Use::OrByPattern).is_some(), "{name}");
+        }
+        for name in ["x.corp", "other", "hashe"] {
+            assert_eq!(used.among_known_hosts(name, Use::OrByPattern), None, "{name}");
+        }
+    }
+}

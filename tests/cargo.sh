@@ -1,0 +1,32 @@
+#!/bin/sh
+# Runs cargo. Root's PATH and sudo's lack the user's ~/.cargo/bin, so that this script looks there too. Under sudo cargo
+# runs as the user who typed sudo, if the sources are the user's: root's files in the target directory would break the
+# user's next build.
+set -eu
+
+home_of() {
+    if command -v getent >/dev/null; then getent passwd "$1" | cut -d: -f6; else eval echo "~$1"; fi
+}
+
+user=$(id -un)
+if [ "$user" = root ]; then
+    user=${SUDO_USER:-root}
+fi
+home=$(home_of "$user")
+if [ -d "$home/.cargo/bin" ]; then
+    PATH="$home/.cargo/bin:$PATH"
+    [ ! -d "$home/.rustup" ] || export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+fi
+if ! command -v cargo >/dev/null; then
+    echo "make: cannot build arcssh: cargo is neither on PATH nor in $home/.cargo/bin" >&2
+    echo "make: hint: install Rust, from https://rustup.rs, or add cargo's folder to PATH" >&2
+    exit 1
+fi
+if [ "$(id -un)" = root ] && [ "$user" != root ] && [ -n "$(find . -prune -user "$user")" ]; then
+    # sudo clears the environment: what cargo needs of it is handed over.
+    exec sudo -u "$user" -H env PATH="$PATH" ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} \
+        ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} ${CARGO_HOME:+"CARGO_HOME=$CARGO_HOME"} \
+        ${CARGO_TERM_COLOR:+"CARGO_TERM_COLOR=$CARGO_TERM_COLOR"} ${SSL_CERT_FILE:+"SSL_CERT_FILE=$SSL_CERT_FILE"} \
+        ${https_proxy:+"https_proxy=$https_proxy"} ${no_proxy:+"no_proxy=$no_proxy"} cargo "$@"
+fi
+exec cargo "$@"

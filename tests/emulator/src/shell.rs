@@ -1,0 +1,216 @@
+//! A shell to try arcssh in: `arcssh-emulator playground`. The home directory, the ssh configuration, the host keys and
+//! the state directory are the playground's own, and disappear with it.
+//!
+//! ssh takes the home directory from the user database and ignores `HOME` (ssh(1), FILES; misc.c `tilde_expand`). So the
+//! programs in the playground, and the machines' sshd, read a user database of the playground through nss_wrapper
+//! (<https://cwrap.org/nss_wrapper.html>): every program finds the playground's home, however it looks for it.
+
+use std::convert::Infallible;
+use std::fs::{self, Permissions};
+use std::io::IsTerminal as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use arcssh_emulator::playground::Playground;
+use arcssh_emulator::{Builder, Machine};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::demo::{Arcssh, tell};
+
+/// The library's name, for `LD_PRELOAD`.
+const NSS_WRAPPER: &str = "libnss_wrapper.so";
+/// The user whom the README's commands log in as, and the one who signs in with Entra ID.
+const LOGINS: [&str; 2] = ["azureuser", "ada@arcssh.example"];
+/// Machines with their resource groups.
+const MACHINES: [(&str, &str); 3] = [("web01", "rg-web"), ("web02", "rg-web"), ("db01", "rg-db")];
+/// The service principal's variables. A newcomer signs in.
+const SERVICE_PRINCIPAL: [&str; 3] = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
+/// A browser whose user signs in at once.
+const BROWSER: &str = "#!/bin/sh\nexec curl -sSL --cacert \"$SSL_CERT_FILE\" -o /dev/null \"$1\"\n";
+
+/// Open a shell in which arcssh reaches emulated machines.
+#[derive(clap::Args)]
+pub(crate) struct Shell {
+    #[command(flatten)]
+    arcssh: Arcssh,
+    /// A command to run there in place of an interactive shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Shell {
+    /// Runs the shell or the command to its end. The status is the command's.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let arcssh = self.arcssh.path()?;
+        let playground = Playground::start(&arcssh, &[], with_machines)?;
+        furnish(&playground, &arcssh)?;
+        let enter = write_entrance(&playground)?;
+        ensure_isolated(&enter, playground.home())?;
+        let mut shell = Command::new(&enter);
+        if !self.command.is_empty() {
+            return stay(&playground, shell.args(&self.command));
+        }
+        tell(&greeting(&enter));
+        ensure!(std::io::stdin().is_terminal(), "the playground needs a terminal, or a command after --");
+        stay(&playground, &mut shell)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn with_machines(builder: Builder) -> Builder {
+    MACHINES.iter().fold(builder, |builder, (name, group)| {
+        builder.machine(Machine::new(name).resource_group(group).tag("env", "prod"))
+    })
+}
+
+fn greeting(enter: &Path) -> String {
+    format!(
+        "web01, web02 and db01 are emulated. This shell has a home directory of its own, \
+which disappears when you type exit.
+
+  arcssh login
+  arcssh config web01 --user azureuser
+  ssh web01
+
+A second shell, in another terminal: {}\n",
+        enter.display()
+    )
+}
+
+/// Puts arcssh, a key, the machines' host keys and the user databases in place.
+fn furnish(playground: &Playground, arcssh: &Path) -> Result<()> {
+    let (home, sshd) = (playground.home(), playground.sshd());
+    let known_hosts = MACHINES.iter().map(|(name, _)| {
+        let machine = playground.emulator().machine(name);
+        machine.move_port(22, sshd.port());
+        sshd.known_hosts_line(&machine.vm_id().context("a machine without VM ID")?)
+    });
+    fs::write(home.join(".ssh/known_hosts"), known_hosts.collect::<Result<String>>()?)?;
+    fs::remove_file(playground.configuration())?;
+    fs::rename(sshd.client_key(), home.join(".ssh/id_ed25519"))?;
+    sshd.trust_authority(&playground.emulator().ssh_ca_public_key(), &[LOGINS[1]])?;
+    fs::create_dir(home.join("bin"))?;
+    symlink(arcssh, home.join("bin/arcssh"))?;
+    write_program(&home.join("bin/browser"), BROWSER)?;
+    fs::write(home.join(".bashrc"), "PS1='(playground) \\w \\$ '\n")?;
+    let machine = home.join("server");
+    sshd.add_environment(user_database(&machine, &machine.join("home"))?);
+    Ok(())
+}
+
+/// Writes a user database into `directory`: the system's, but for this user's home directory, and [`LOGINS`] as other names
+/// of this user. Returns the variables with which a program reads it.
+fn user_database(directory: &Path, home: &Path) -> Result<Vec<(String, String)>> {
+    let own = database_entry("passwd", &printed("id", &["-u"])?)?;
+    let fields: Vec<&str> = own.split(':').collect();
+    let [name, password, uid, gid, gecos, _, shell] = fields[..] else {
+        bail!("not a line of passwd: {own}")
+    };
+    let home = home.to_str().context("the temporary directory's path is not UTF-8")?;
+    let line = |name: &str| [name, password, uid, gid, gecos, home, shell].join(":") + "\n";
+    let names = [name].into_iter().chain(LOGINS);
+    let others = fs::read_to_string("/etc/passwd")?;
+    let others = others.lines().filter(|entry| !entry.starts_with(&format!("{name}:")));
+    let passwd = names.map(line).chain(others.map(|entry| format!("{entry}\n"))).collect::<String>();
+    let file = |name: &str| directory.join(name).display().to_string();
+    fs::write(file("passwd"), passwd)?;
+    fs::copy("/etc/group", file("group"))?;
+    let variables = [
+        ("LD_PRELOAD", NSS_WRAPPER.into()),
+        ("NSS_WRAPPER_PASSWD", file("passwd")),
+        ("NSS_WRAPPER_GROUP", file("group")),
+    ];
+    Ok(variables.map(|(name, value)| (name.to_owned(), value)).to_vec())
+}
+
+/// Writes the script that runs bash, or the command in its arguments, in the playground.
+fn write_entrance(playground: &Playground) -> Result<PathBuf> {
+    let home = playground.home();
+    let path = playground.path().to_str().context("PATH is not UTF-8")?;
+    let own = [
+        ("HOME", home.display().to_string()),
+        ("PATH", format!("{}:{path}", home.join("bin").display())),
+        ("ARCSSH_STATE_DIR", home.join(".local/state/arcssh").display().to_string()),
+        ("BROWSER", home.join("bin/browser").display().to_string()),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
+    let emulator = playground.emulator().environment();
+    let emulator = emulator.into_iter().filter(|(name, _)| !SERVICE_PRINCIPAL.contains(&name.as_str()));
+    let variables = emulator.chain(own).chain(user_database(home, home)?);
+    let words: Vec<String> = variables.map(|(name, value)| quoted(&format!("{name}={value}"))).collect();
+    let script = format!(
+        "#!/bin/sh\ncd {} || exit\n[ $# -gt 0 ] || set -- bash\nexec env -i ${{TERM+\"TERM=$TERM\"}} ${{LANG+\"LANG=$LANG\"}} {} \"$@\"\n",
+        quoted(&home.display().to_string()),
+        words.join(" ")
+    );
+    let enter = home.join("enter");
+    write_program(&enter, &script)?;
+    Ok(enter)
+}
+
+/// Fails unless a program that asks the user database is given the playground's home.
+fn ensure_isolated(enter: &Path, home: &Path) -> Result<()> {
+    let uid = printed("id", &["-u"])?;
+    let entry = Command::new(enter).args(["getent", "passwd", &uid]).output()?;
+    let entry = String::from_utf8_lossy(&entry.stdout).into_owned();
+    let isolated = entry.split(':').nth(5) == home.to_str();
+    ensure!(
+        isolated,
+        "the playground cannot hide your home directory: install nss_wrapper (apt-get install libnss-wrapper)"
+    );
+    Ok(())
+}
+
+/// Runs `command` to its end, approves every sign-in by device code meanwhile, and ends it at SIGTERM or SIGHUP. SIGINT is
+/// the command's alone.
+fn stay(playground: &Playground, command: &mut Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let _interrupt = signal(SignalKind::interrupt())?;
+        let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        let mut command = tokio::process::Command::from(std::mem::replace(command, Command::new("")));
+        let mut child = command.kill_on_drop(true).spawn()?;
+        let status = tokio::select! {
+            status = child.wait() => status?,
+            never = approve_devices(playground) => match never {},
+            _ = terminate.recv() => bail!("terminated"),
+            _ = hangup.recv() => bail!("the terminal was closed"),
+        };
+        Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    })
+}
+
+/// Enters the user code of each sign-in by device code.
+async fn approve_devices(playground: &Playground) -> Infallible {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let codes = playground.emulator().pending_devices();
+        codes.iter().for_each(|code| playground.emulator().approve_device(code));
+    }
+}
+
+fn database_entry(database: &str, key: &str) -> Result<String> {
+    printed("getent", &[database, key]).context("the playground needs getent, which Linux has")
+}
+
+fn printed(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("{program} is not installed"))?;
+    ensure!(output.status.success(), "{program} {} failed", arguments.join(" "));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+fn write_program(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    Ok(())
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}

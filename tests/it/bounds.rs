@@ -1,0 +1,111 @@
+//! Answers without end: each is read up to a bound, and told.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
+use serde_json::{Value, json};
+
+use crate::support::{World, run, script, service, world};
+
+const JSON: &str = "application/json";
+const ENDLESS: &str =
+    "arcssh: Azure Resource Manager does not end its answer: a list has more than 1000 pages";
+const ONE_SUBSCRIPTION: &str = "arcssh: hint: select the machines of one subscription: --subscription ID";
+
+/// More pages than arcssh reads, each of which names another.
+fn endless(w: &World, call: ArmCall, page: impl Fn(usize) -> Value) {
+    (0..1100).for_each(|n| w.emulator().arm_fault(ArmFault::raw(200, JSON, &page(n).to_string()).on(call)));
+}
+
+#[test]
+fn a_list_without_end_is_not_read_to_its_end() {
+    let w = world(&["web01"]);
+    let arm =
+        w.emulator().environment().into_iter().find(|(name, _)| name == "ARCSSH_ARM_ENDPOINT").unwrap().1;
+    endless(&w, ArmCall::ResourceGraph, |n| json!({ "data": [], "$skipToken": n.to_string() }));
+    endless(
+        &w,
+        ArmCall::Subscriptions,
+        |n| json!({ "value": [], "nextLink": format!("{arm}/subscriptions?page={n}") }),
+    );
+    run(&mut w.arcssh(&["list"])).failed(1, &[ENDLESS, ONE_SUBSCRIPTION]);
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2000);
+    // The pages of machines have the same bound.
+    w.emulator().clear_faults();
+    let lists = w.emulator().requests_to(Service::Arm).len();
+    endless(
+        &w,
+        ArmCall::List,
+        |n| json!({ "value": [], "nextLink": format!("{arm}/subscriptions/x/resources?page={n}") }),
+    );
+    w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph));
+    run(&mut w.arcssh(&["list"])).failed(1, &[ENDLESS, ONE_SUBSCRIPTION]);
+    assert!(w.emulator().requests_to(Service::Arm).len() <= lists + 2 + 1000);
+}
+
+#[test]
+fn a_body_without_end_is_not_read_to_its_end() {
+    let body = format!("\"{}\"", "a".repeat(5 * 1024 * 1024));
+    let w = world(&["web01"]);
+    w.emulator().arm_fault(ArmFault::raw(200, JSON, &body));
+    let run_arm = run(&mut w.proxy("web01"));
+    let why = "arcssh: cannot connect to web01: Azure Resource Manager gave an answer that holds nothing to connect with: it is longer than 4 MiB";
+    assert_eq!((run_arm.arcssh_lines()[0], run_arm.code), (why, Some(1)));
+    let w = world(&["web01"]);
+    w.emulator().entra_fault(EntraFault::raw(200, JSON, &body).times(9));
+    let run_entra = run(&mut w.proxy("web01"));
+    let why = "arcssh: cannot connect to web01: the service principal gives no token, but an answer without end: it is longer than 4 MiB";
+    assert_eq!((run_entra.arcssh_lines()[0], run_entra.code), (why, Some(3)));
+}
+
+#[test]
+fn a_metadata_service_without_end_is_not_read_to_its_end() {
+    let w = world(&["web01"]);
+    let port = service(pour);
+    for variables in [["IDENTITY_ENDPOINT", "IDENTITY_HEADER"], ["IDENTITY_ENDPOINT", "IMDS_ENDPOINT"]] {
+        let mut arcssh = w.arcssh(&["account", "--credential", "managed-identity"]);
+        let address = format!("http://localhost:{port}/token");
+        let run = run(arcssh.envs(variables.map(|name| (name, &address))));
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        let why = if variables[1] == "IDENTITY_HEADER" {
+            "it is longer than 4 MiB"
+        } else {
+            "the Arc agent gave no token: the response is longer than 64 KiB"
+        };
+        assert!(run.stderr.contains(why), "{}", run.stderr);
+    }
+    // The sockets' buffers hold some megabytes more than arcssh reads.
+    assert!(POURED.load(Relaxed) < 32 * 1024 * 1024, "{}", POURED.load(Relaxed));
+}
+
+#[test]
+fn a_program_that_prints_without_end_is_not_read_to_its_end() {
+    let w = world(&["web01"]);
+    for (program, source, redirected) in [
+        ("az", "azure-cli", ""),
+        ("az", "azure-cli", ">&2"),
+        ("pwsh", "azure-powershell", ""),
+        ("azd", "azure-developer-cli", ""),
+    ] {
+        let folder = w.home().join(format!("bin-{program}"));
+        script(&folder, program, &format!("#!/bin/sh\nPATH=/usr/bin:/bin exec yes {redirected}\n"));
+        let run = run(w.arcssh(&["account", "--credential", source]).env("PATH", &folder));
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        assert!(run.stderr.contains("it printed more than 4 MiB"), "{}", run.stderr);
+    }
+}
+
+/// Bytes that were taken of answers without end.
+static POURED: AtomicUsize = AtomicUsize::new(0);
+
+/// An answer whose body does not end as long as it is read.
+fn pour(mut connection: TcpStream) {
+    let _ = connection.read(&mut [0; 4096]);
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+    let _ = connection.write_all(head.as_bytes());
+    while let Ok(written) = connection.write(&[b' '; 65536]) {
+        POURED.fetch_add(written, Relaxed);
+    }
+}

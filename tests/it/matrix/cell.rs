@@ -1,0 +1,384 @@
+//! One cell of the matrix: a connection with one fault, and what must be true of its end.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::matrix::server::Server;
+use crate::support::{World, eventually, signal};
+
+/// Names a file in which each phase leaves its part of the table. If it is set, slow cells run too.
+const TABLE: &str = "FAULTS_TABLE";
+
+/// The most memory that a connection may ever hold, without the pages of the program's file: those of a debug build are
+/// many.
+const MEMORY: u64 = 24 * 1024 * 1024;
+
+/// How many cells of a phase run at once. Most of them only wait.
+const AT_ONCE: usize = 6;
+
+/// One connection with one fault.
+pub(crate) struct Cell {
+    fault: &'static str,
+    command: Command,
+    server: Option<Arc<Server>>,
+    input: Input,
+    disturb: Option<Disturb>,
+    status: Vec<Option<i32>>,
+    cause: Vec<&'static str>,
+    output: Vec<u8>,
+    limit: Duration,
+    slow: bool,
+    enough: Option<Vec<u8>>,
+    extra: Option<Check>,
+}
+
+type Disturb = Box<dyn FnOnce(&mut Child) + Send>;
+type Check = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+/// What ssh does with its end of standard input.
+#[derive(Clone)]
+pub(crate) enum Input {
+    /// Sends this, and then leaves it open and silent.
+    Open(Vec<u8>),
+    /// Sends this and closes it.
+    Closed(Vec<u8>),
+    /// What the command was given.
+    Given,
+}
+
+impl Cell {
+    /// A connection by `command` that must fail: one error that names one of `cause`, within 15 s, and no output.
+    pub(crate) fn new(fault: &'static str, command: Command, cause: &[&'static str]) -> Self {
+        Self {
+            fault,
+            command,
+            server: None,
+            input: Input::Open(Vec::new()),
+            disturb: None,
+            status: (1..=7).map(Some).collect(),
+            cause: cause.to_vec(),
+            output: Vec::new(),
+            limit: Duration::from_secs(15),
+            slow: false,
+            enough: None,
+            extra: None,
+        }
+    }
+
+    /// The server that must not be left with a connection.
+    pub(crate) fn of(mut self, server: &Arc<Server>) -> Self {
+        self.server = Some(Arc::clone(server));
+        self
+    }
+
+    pub(crate) fn input(mut self, input: Input) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// Files for standard input and output in place of ssh's pipes.
+    pub(crate) fn files(mut self, input: fs::File, output: fs::File) -> Self {
+        self.command.stdin(input).stdout(output);
+        self
+    }
+
+    /// Where the limit is just enough, it connects and delivers this.
+    pub(crate) fn few_or_enough(mut self, output: &[u8]) -> Self {
+        self.enough = Some(output.to_vec());
+        self
+    }
+
+    /// What happens to the running program, on a thread of its own.
+    pub(crate) fn disturbed(mut self, disturb: impl FnOnce(&mut Child) + Send + 'static) -> Self {
+        self.disturb = Some(Box::new(disturb));
+        self
+    }
+
+    /// The exit statuses that are right; none where a signal may end it.
+    pub(crate) fn status(mut self, status: &[Option<i32>]) -> Self {
+        self.status = status.to_vec();
+        self
+    }
+
+    /// Ends well, and says nothing.
+    pub(crate) fn quiet(mut self, status: i32) -> Self {
+        self.cause = Vec::new();
+        self.status(&[Some(status)])
+    }
+
+    /// Exactly what must have been written to standard output.
+    pub(crate) fn delivers(mut self, output: &[u8]) -> Self {
+        self.output = output.to_vec();
+        self
+    }
+
+    pub(crate) fn within(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Takes too long for `make test`.
+    pub(crate) fn slow(mut self, seconds: u64) -> Self {
+        self.slow = true;
+        self.within(seconds)
+    }
+
+    /// A fault of which the client only sees that nothing comes takes the whole time that requests to Azure are given.
+    pub(crate) fn slow_if_silent(mut self) -> Self {
+        self.slow |= self.limit > Duration::from_secs(60);
+        self
+    }
+
+    /// What else must be true afterwards.
+    pub(crate) fn also(mut self, check: impl FnOnce() -> Result<(), String> + Send + 'static) -> Self {
+        self.extra = Some(Box::new(check));
+        self
+    }
+}
+
+/// What came of a cell.
+struct Outcome {
+    fault: &'static str,
+    status: Option<i32>,
+    took: Duration,
+    memory: u64,
+    message: String,
+    deviations: Vec<String>,
+}
+
+/// Runs all cells of a phase and panics with every deviation.
+#[track_caller]
+pub(crate) fn run_phase(phase: &str, w: &World, cells: Vec<Cell>) {
+    let table = std::env::var_os(TABLE).map(PathBuf::from);
+    let cells: Vec<Cell> = cells.into_iter().filter(|cell| table.is_some() || !cell.slow).collect();
+    let (count, cells) = (cells.len(), Mutex::new(cells.into_iter().enumerate()));
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let next = cells.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, cell)) = next else { return };
+                    let outcome = run_cell(&w.home().join(format!("cell-{number}")), cell);
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((number, outcome));
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(number, _)| *number);
+    let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+    if let Some(table) = table {
+        let rows: String = outcomes.iter().map(|outcome| row(phase, outcome)).collect();
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(table)
+            .unwrap()
+            .write_all(rows.as_bytes())
+            .unwrap();
+    }
+    assert_eq!(outcomes.len(), count, "a cell has broken off");
+    let wrong: Vec<String> =
+        outcomes.iter().filter(|outcome| !outcome.deviations.is_empty()).map(told).collect();
+    assert!(wrong.is_empty(), "{} of {count} cells deviate:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn row(phase: &str, outcome: &Outcome) -> String {
+    let Outcome { fault, status, took, memory, message, deviations } = outcome;
+    let verdict = if deviations.is_empty() { "ok" } else { "DEVIATES" };
+    let status = status.map_or("signal".into(), |status| status.to_string());
+    let message: String = message.chars().take(110).collect();
+    format!(
+        "{phase}\t{fault}\t{verdict}\t{status}\t{:.1} s\t{:.1} MiB\t{message}\n",
+        took.as_secs_f32(),
+        *memory as f32 / 1_048_576.0
+    )
+}
+
+fn told(outcome: &Outcome) -> String {
+    format!("  {}: {}\n      said: {}", outcome.fault, outcome.deviations.join("; "), outcome.message)
+}
+
+fn run_cell(room: &Path, cell: Cell) -> Outcome {
+    let Cell { fault, mut command, server, input, disturb, mut status, mut cause, mut output, limit, .. } =
+        cell;
+    let (enough, extra) = (cell.enough, cell.extra);
+    let (temporary, state) = (room.join("tmp"), room.join("state"));
+    fs::create_dir_all(&temporary).unwrap();
+    command.env("TMPDIR", &temporary).stderr(Stdio::piped());
+    if !command.get_envs().any(|(name, _)| name == "ARCSSH_STATE_DIR") {
+        command.env("ARCSSH_STATE_DIR", &state);
+    }
+    let ran = execute(&mut command, input, disturb, limit);
+    if let Some(delivered) = enough.filter(|_| ran.code == Some(0)) {
+        (status, cause, output) = (vec![Some(0)], Vec::new(), delivered);
+    }
+    let mut deviations = judge(&ran, &status, &cause, &output, limit);
+    server.iter().for_each(|server| server.let_go());
+    if let Some(server) = &server
+        && !eventually(Duration::from_secs(5), || server.open() == 0)
+    {
+        deviations.push(format!("{} connections stay open", server.open()));
+    }
+    deviations.extend(left_behind(&temporary, &state));
+    deviations.extend(extra.and_then(|check| check().err()));
+    let Ran { code, took, memory, stderr, .. } = ran;
+    let message = stderr.lines().find(|line| is_error(line)).unwrap_or_default();
+    let message = if deviations.is_empty() { message.to_owned() } else { stderr.clone() };
+    Outcome { fault, status: code, took, memory, message, deviations }
+}
+
+/// A program that has run.
+struct Ran {
+    code: Option<i32>,
+    took: Duration,
+    memory: u64,
+    stdout: Vec<u8>,
+    stderr: String,
+    killed: bool,
+}
+
+fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit: Duration) -> Ran {
+    let given = matches!(input, Input::Given);
+    if !given {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    }
+    let start = Instant::now();
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let keep_open = child.stdin.take().map(|mut stdin| {
+        let (Input::Open(bytes) | Input::Closed(bytes)) = input.clone() else { unreachable!("piped") };
+        let feeder = thread::spawn(move || {
+            let _ = stdin.write_all(&bytes);
+            stdin
+        });
+        match input {
+            Input::Closed(_) => {
+                thread::spawn(move || drop(feeder.join()));
+                None
+            }
+            _ => Some(feeder),
+        }
+    });
+    let mut stderr = child.stderr.take().unwrap();
+    let stderr = thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    if let Some(disturb) = disturb {
+        disturb(&mut child);
+    }
+    let stdout = child.stdout.take().map(|mut stdout| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stdout.read_to_end(&mut bytes);
+            bytes
+        })
+    });
+    let (memory, mut killed) = (AtomicUsize::new(0), false);
+    let code = loop {
+        memory.fetch_max(peak(child.id()), Ordering::SeqCst);
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code();
+        }
+        if start.elapsed() > limit && !killed {
+            killed = true;
+            signal(child.id(), "KILL");
+        }
+        thread::park_timeout(Duration::from_millis(3));
+    };
+    let took = start.elapsed();
+    drop(keep_open);
+    let stdout = stdout.map(|reader| reader.join().unwrap()).unwrap_or_default();
+    let stderr = stderr.join().unwrap();
+    Ran { code, took, memory: memory.into_inner() as u64, stdout, stderr, killed }
+}
+
+/// The most memory that a process has had so far, without file pages; 0 if the process has ended.
+fn peak(process: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let kilobytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0)
+    };
+    kilobytes("VmHWM:").saturating_sub(kilobytes("RssFile:")) * 1024
+}
+
+fn is_error(line: &str) -> bool {
+    line.starts_with("arcssh: ")
+        && !line.starts_with("arcssh: hint: ")
+        && !line.starts_with("arcssh: waiting for ")
+}
+
+fn judge(ran: &Ran, status: &[Option<i32>], cause: &[&str], output: &[u8], limit: Duration) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if ran.killed {
+        wrong.push(format!("did not end within {} s", limit.as_secs()));
+    } else if !status.contains(&ran.code) {
+        wrong.push(format!("exit status {:?}, expected one of {status:?}", ran.code));
+    }
+    let errors: Vec<&str> = ran.stderr.lines().filter(|line| is_error(line)).collect();
+    if errors.len() != usize::from(!cause.is_empty()) {
+        wrong.push(format!("{} error messages", errors.len()));
+    }
+    let error = errors.first().copied().unwrap_or_default().to_lowercase();
+    if !cause.is_empty() && !cause.iter().any(|cause| error.contains(&cause.to_lowercase())) {
+        wrong.push(format!("the message names none of {cause:?}"));
+    }
+    if let Some(line) = ran.stderr.lines().find(|line| !line.starts_with("arcssh: ")) {
+        wrong.push(format!("a line that is not a message: {line:?}"));
+    }
+    if ran.stderr.chars().any(|c| c != '\n' && steers(c)) || ran.stderr.len() > 8192 {
+        wrong.push("the text can steer a terminal, or floods it".into());
+    }
+    if ran.stdout != output {
+        let common = ran.stdout.iter().zip(output).take_while(|(a, b)| a == b).count();
+        let (got, expected) = (ran.stdout.len(), output.len());
+        wrong.push(format!("{got} bytes of output, expected {expected}; the first {common} agree"));
+    }
+    if ran.memory > MEMORY {
+        wrong.push(format!("{} MiB of memory", ran.memory / 1_048_576));
+    }
+    wrong
+}
+
+/// Characters with which hostile text could draw on a terminal or hide.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Files that are of no more use. That no process is left is checked for all cells at the end of the phase, by [`World`].
+fn left_behind(temporary: &Path, state: &Path) -> Vec<String> {
+    let mut wrong = Vec::new();
+    // A file that is still being written is called so until it is complete.
+    let unfinished =
+        |name: &String| name.starts_with("new-") || name.starts_with('.') || name.contains("tmp");
+    let files = names_below(state).into_iter().filter(unfinished);
+    let files: Vec<String> = names_below(temporary).into_iter().chain(files).collect();
+    if !files.is_empty() {
+        wrong.push(format!("files left behind: {files:?}"));
+    }
+    wrong
+}
+
+/// The names of all files and directories below a directory.
+fn names_below(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = |entry: fs::DirEntry| {
+        let below = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            names_below(&entry.path())
+        } else {
+            vec![]
+        };
+        [vec![entry.file_name().to_string_lossy().into_owned()], below].concat()
+    };
+    entries.flat_map(names).collect()
+}
