@@ -29,8 +29,9 @@ test: ## Run all tests, with the system's own ssh and sshd
 	$(CARGO) build --locked $(PROGRAMS)
 	umask 022 && $(CARGO) test --locked --workspace
 
-check: ## Check format, lints, and the dependencies' licences and sources
+check: ## Check format, lints, wording, and the dependencies' licences and sources
 	@tests/tools.sh check
+	tests/words.sh
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) deny --locked check bans licenses sources

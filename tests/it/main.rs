@@ -38,3 +38,4 @@ mod support;
 mod tls;
 mod troubleshooting;
 mod waiting;
+mod words;

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Rejects words that make a text hard to read, and prints file, line and word of each hit.
+#
+#   tests/words.sh           checks docs/*.md, README.md, CONTRIBUTING.md and CHANGELOG.md
+#   tests/words.sh FILE…     checks these files
+#
+# Covered: prose, headings and tables of these files. Not covered: text in backticks and fenced blocks, which quote
+# commands and messages as programs print them, and Rust source with its messages, help texts and comments.
+set -eu
+
+words="whoever, nobody, somebody, anew, in vain, comes to nothing, is told, are told, stands in, one's own, hears of,
+passed over, beside it, put right"
+
+if [ $# -eq 0 ]; then
+    cd "$(dirname "$0")/.."
+    set -- docs/*.md README.md CONTRIBUTING.md CHANGELOG.md
+fi
+for file; do
+    [ -r "$file" ] || { echo "words: cannot read $file" >&2; exit 2; }
+done
+
+# A phrase may be broken across two lines: each line is checked together with the next one.
+awk -v list="$words" '
+    function plain(text) {
+        gsub(/`[^`]*`/, "`", text)
+        gsub(/’/, "\047", text)
+        text = " " tolower(text) " "
+        gsub(/[^a-z0-9\047]+/, " ", text)
+        return text
+    }
+    function check(line, following,   i, at) {
+        for (i = 1; i <= count; i++) {
+            at = index(line following, " " word[i] " ")
+            if (at && at < length(line)) {
+                print file ":" number ": " word[i]
+                found = 1
+            }
+        }
+    }
+    function flush() {
+        if (number) check(line, "")
+        number = 0
+    }
+    BEGIN {
+        gsub(/[ \n]+/, " ", list)
+        count = split(list, word, /, /)
+    }
+    FNR == 1 { flush(); file = FILENAME; fenced = 0 }
+    /^ *```/ { fenced = !fenced }
+    {
+        next_line = fenced ? " " : plain($0)
+        if (number) check(line, substr(next_line, 2))
+        line = next_line
+        number = FNR
+    }
+    END { flush(); exit found + 0 }
+' "$@"
