@@ -19,6 +19,7 @@ mod identity;
 mod ipv6;
 mod key_store;
 mod last;
+mod layers;
 mod limits;
 mod main_job;
 mod managed_identity;

@@ -34,7 +34,8 @@ fn a_rejected_word_is_reported_with_its_file_and_line() {
 
 #[test]
 fn make_check_runs_the_word_check() {
-    let recipe = run(Command::new("make").args(["--dry-run", "check"]).current_dir(env!("CARGO_MANIFEST_DIR")));
+    let recipe =
+        run(Command::new("make").args(["--dry-run", "check"]).current_dir(env!("CARGO_MANIFEST_DIR")));
     let recipe = String::from_utf8(recipe.stdout).unwrap();
     assert!(recipe.lines().any(|line| line == "tests/words.sh"), "{recipe}");
 }
