@@ -30,6 +30,7 @@ mod people;
 mod proxies;
 mod readme;
 mod secrets;
+mod security;
 mod setup;
 mod sign_in;
 mod stdout;
