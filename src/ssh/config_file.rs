@@ -335,13 +335,16 @@ fn create_private_folder(folder: &Path) -> std::io::Result<()> {
     builder.create(folder)
 }
 
-/// A lock that everyone who edits by arcssh takes, waits for, and loses when the process ends: on the folder, which no rename replaces. On Windows
-/// a folder cannot be locked, and a file beside takes its part.
+/// Waits for the lock that each arcssh holds while it edits the file, and that the system frees when the process ends. It is
+/// on the directory, which no rename replaces. Windows locks no directory: there it is on a file in that directory.
 async fn lock(path: &Path) -> Result<File> {
     #[cfg(unix)]
     let file = File::open(folder_of(path))?;
     #[cfg(not(unix))]
-    let file = File::create(path.with_file_name(".arcssh-lock"))?;
+    let file = files::open_own(
+        &path.with_file_name(".arcssh-lock"),
+        fs::OpenOptions::new().create(true).truncate(false).write(true),
+    )?;
     let end = Instant::now() + PATIENCE;
     loop {
         match file.try_lock() {
