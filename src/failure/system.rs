@@ -49,7 +49,7 @@ fn explain_no_log(no_log: &NoLog) -> Told {
             "name a new or regular file of your own in an existing directory with --log-file; -v alone logs to standard error"
                 .into()
         }
-        NoLog::TooOpen { path, .. } => format!("chmod 600 {}", word(&path.display().to_string())),
+        NoLog::TooOpen { path, .. } => format!("run: chmod 600 {}", word(&path.display().to_string())),
         NoLog::NotALog(_) => "name a new file, or an earlier log of arcssh, with --log-file".into(),
     };
     Told::new(FAILED, no_log.to_string(), hint)
@@ -65,6 +65,7 @@ fn explain_not_served(not_served: &NotServed) -> Told {
         NotServed::Open { .. } | NotServed::NotOwn(_) => {
             "name a path in a directory of its own in --agent, which arcssh creates, such as ~/.ssh/arcssh/NAME"
         }
+        NotServed::TooLong(_) => "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME",
     };
     Told::new(FAILED, not_served.to_string(), hint)
 }

@@ -55,6 +55,9 @@ pub(crate) enum NotServed {
     /// The folder is a symbolic link, another kind of file, or another user's.
     #[error("{} is not a directory of this user, so that arcssh serves no SSH agent there", .0.display())]
     NotOwn(PathBuf),
+    /// The path of its socket does not fit into an address (unix(7), `sun_path`).
+    #[error("the path of the SSH agent is too long for a socket: {}", .0.display())]
+    TooLong(PathBuf),
 }
 
 /// An agent that can be reached. Dropping it hands its path over to another process, or takes it away.
@@ -75,6 +78,7 @@ impl Agent {
     /// [`NotServed`]; no socket can be made in its folder.
     pub(crate) fn open(path: &Path, key: KeyPair, certificate: Certificate) -> Result<Self> {
         let what = || format!("cannot serve {}", path.display());
+        let path = &std::path::absolute(path).with_context(what)?;
         let (place, listener) = Place::take(path).with_context(what)?;
         listener.set_nonblocking(true).with_context(what)?;
         Ok(Self {

@@ -55,7 +55,8 @@ impl Place {
     /// # Errors
     /// [`NotServed`]; no socket can be made in the folder.
     pub(super) fn take(path: &Path) -> Result<(Self, UnixListener)> {
-        let folder = path.parent().context("it is not in a folder")?;
+        let folder = path.parent().ok_or_else(|| NotServed::Occupied(path.to_owned()))?;
+        ensure!(SocketAddrUnix::new(socket(path, 1)).is_ok(), NotServed::TooLong(path.to_owned()));
         ensure_private(folder)?;
         let _lock = lock(folder);
         ensure_replaceable(path)?;

@@ -493,6 +493,22 @@ fn a_path_that_arcssh_did_not_make_is_left_as_it_is() {
 }
 
 #[test]
+fn a_path_that_cannot_be_a_socket_is_named_and_nothing_is_made() {
+    let (folder, path) = socket();
+    let refused = |path: &Path| {
+        let (key, certificate) = pair(folder.path());
+        Agent::open(path, key, certificate).err().unwrap()
+    };
+    for length in [108, 200, 300] {
+        let error = refused(&path.with_file_name("x".repeat(length)));
+        assert!(matches!(error.downcast_ref(), Some(NotServed::TooLong(_))), "{length}: {error:#}");
+    }
+    assert!(!path.parent().unwrap().exists());
+    let error = refused(Path::new("/"));
+    assert!(matches!(error.downcast_ref(), Some(NotServed::Occupied(_))), "{error:#}");
+}
+
+#[test]
 fn what_has_the_name_of_a_socket_or_of_a_new_link_stays() {
     use std::os::unix::fs::symlink;
     let (_folder, path) = socket();
