@@ -91,12 +91,12 @@ fn open(path: &Path) -> Result<File, NoLog> {
     let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
     let options = &mut OpenOptions::new();
     let file = open_own(path, options.create(true).read(true).append(true)).map_err(not_opened)?;
+    if !begins_as_log(&file).map_err(not_opened)? {
+        return Err(NoLog::NotALog(path.to_owned()));
+    }
     #[cfg(unix)]
     ensure_private(&file, path)?;
-    match begins_as_log(&file).map_err(not_opened)? {
-        true => Ok(file),
-        false => Err(NoLog::NotALog(path.to_owned())),
-    }
+    Ok(file)
 }
 
 /// A second name, a hard link, can lead other programs to a file of the user's.

@@ -55,6 +55,7 @@ fn a_log_file_that_is_something_else_is_left_as_it_is() {
     let _socket = UnixListener::bind(path("socket")).unwrap();
     fifo(&w, "fifo");
     write(&path("open"), "", 0o644);
+    write(&path("notes"), "notes", 0o644);
     let cannot =
         |name: &str, why: &str| format!("arcssh: cannot write the log file {}: {why}", path(name).display());
     let cases = [
@@ -63,6 +64,13 @@ fn a_log_file_that_is_something_else_is_left_as_it_is() {
             format!(
                 "arcssh: the log file {} holds something else than a log of arcssh",
                 path("id_rsa").display()
+            ),
+        ),
+        (
+            "notes",
+            format!(
+                "arcssh: the log file {} holds something else than a log of arcssh",
+                path("notes").display()
             ),
         ),
         ("link", cannot("link", "it is a symbolic link")),
