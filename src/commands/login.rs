@@ -61,18 +61,21 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
     if args.device_code { sign_in.by_device_code(warn).await } else { sign_in.by_browser(open).await }
 }
 
-/// Shows the URL on the terminal, for a browser that cannot be started from here, and starts a browser with the link.
+/// Shows the URL on the terminal, for a browser that arcssh cannot start, and starts a browser with the link.
 fn open(url: &Url, link: &str) {
     warn("sign in in the browser, at the address:");
     warn(url.as_str());
     let link = link.to_owned();
     // A browser in the terminal keeps its caller waiting.
-    thread::spawn(move || {
-        if let Err(error) = webbrowser::open(&link) {
-            debug!("no browser: {error}");
-            warn("no browser can be opened here; for one on another device type arcssh login --device-code");
-        }
-    });
+    let browser = move || webbrowser::open(&link).unwrap_or_else(|error| warn_without_browser(&error));
+    if let Err(error) = thread::Builder::new().spawn(browser) {
+        warn_without_browser(&error);
+    }
+}
+
+fn warn_without_browser(error: &std::io::Error) {
+    debug!("no browser: {error}");
+    warn("arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
 }
 
 /// Has the user confirm an account that is not the expected one: another user of this machine, or a web page, could have

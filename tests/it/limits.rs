@@ -1,10 +1,11 @@
 //! What arcssh says when the system denies it file descriptors, threads, random numbers or root certificates.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::{ARCSSH, Run, World, program_at, run, world};
 
@@ -102,6 +103,39 @@ fn no_thread_is_one_message_for_every_command() {
             "arcssh: the system does not start a thread: Resource temporarily unavailable",
         );
     }
+}
+
+/// A user of whom no other process counts against the limit.
+const LONER: u32 = 54_321;
+
+/// With two threads there is one for names, and none for the browser.
+#[test]
+fn no_thread_for_the_browser_leaves_the_address_to_the_user() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can be another user
+    }
+    let w = world(&["web01"]);
+    let program = copy_for_all(&w);
+    let (state, authority) = (w.home().join("for-all/state"), w.home().join("for-all/ca.pem"));
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(LONER), Some(LONER)).unwrap();
+    fs::copy(w.emulator().authority_file(), &authority).unwrap();
+    fs::set_permissions(&authority, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut login = under(&w, "ulimit -u 2", program.to_str().unwrap(), &["login".to_owned()]);
+    login.uid(LONER).gid(LONER).env("ARCSSH_STATE_DIR", &state).env("SSL_CERT_FILE", &authority);
+    login.env_remove("SSL_CERT_DIR").env("ARCSSH_NO_KEYRING", "1").env("ARCSSH_CREDENTIAL", "arcssh");
+    let mut login = login.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "arcssh: sign in in the browser, at the address:");
+    let address = lines.next().unwrap();
+    assert_eq!(
+        lines.next().unwrap(),
+        "arcssh: arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code"
+    );
+    let address = address.strip_prefix("arcssh: ").unwrap();
+    run(w.command("curl").args(["-sSL", "--cacert"]).arg(&authority).arg(address)).clean();
+    assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
+    assert_eq!(login.wait().unwrap().code(), Some(0));
 }
 
 /// A filter of system calls (seccomp(2)) that lets getrandom(2) fail with this error.

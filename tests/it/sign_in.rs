@@ -117,6 +117,8 @@ fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
         status -H 'Host: evil.example' "$1"
         status -H "Host: evil.example:$port" "$here/?code=theirs&state=wrong"
         status -H 'Host:' "$1"
+        status -I --request-target http://evil.example/ "$here"
+        status -I --request-target "$here/" "$here"
         head -c 100000 /dev/zero | tr '\0' x > "$HOME/long"
         status -H "X-Long: $(cat "$HOME/long")" "$here"
         status --data-binary "@$HOME/long" "$here"
@@ -125,7 +127,7 @@ fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
     let login = login(&w, &browser, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let statuses = fs::read_to_string(w.home().join("statuses")).unwrap();
-    let expected = "404 400 400 400 400 400 400 415 200 200 405 405 400 400 400 431 413";
+    let expected = "404 400 400 400 400 400 400 415 200 200 405 405 400 400 400 400 200 431 413";
     assert_eq!(statuses.split_whitespace().collect::<Vec<_>>().join(" "), expected);
 }
 
@@ -261,7 +263,7 @@ fn without_a_browser_the_address_is_shown_and_another_device_named() {
     let address = lines.next().unwrap();
     assert_eq!(
         lines.next().unwrap(),
-        "arcssh: no browser can be opened here; for one on another device type arcssh login --device-code"
+        "arcssh: arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code"
     );
     // Whoever has a browser all the same can use it.
     let address = address.strip_prefix("arcssh: ").unwrap();

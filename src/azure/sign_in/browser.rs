@@ -25,6 +25,7 @@ use futures_util::stream::FuturesUnordered;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -186,7 +187,9 @@ impl Pending {
     }
 
     async fn respond(&self, peer: Peer, request: Request<Incoming>) -> Page {
-        if !self.is_addressed(request.headers()) {
+        let is_elsewhere = |target: &Authority| !self.is_ours(target.as_str());
+        // The host of the request's target outranks the header (RFC 9112, section 3.2.2).
+        if !self.is_addressed(request.headers()) || request.uri().authority().is_some_and(is_elsewhere) {
             return page(StatusCode::BAD_REQUEST, NOT_OURS);
         }
         let is_link = request.uri().path() == self.path;
@@ -210,8 +213,11 @@ impl Pending {
     fn is_addressed(&self, headers: &HeaderMap) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
         let (host, second) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
-        second.is_none()
-            && host.is_some_and(|host| self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)))
+        second.is_none() && host.is_some_and(|host| self.is_ours(host))
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host))
     }
 
     /// Sends the browser on to Entra ID.

@@ -151,11 +151,12 @@ mod linux {
 
     /// State and user ID of a connection in one of the tables (proc(5), `/proc/net/tcp`).
     pub(super) fn find(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<(String, u32)> {
+        let (local, remote) = (spellings(local), spellings(remote));
         table.lines().find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let [_, from, to, state, _, _, _, user, ..] = fields[..] else { return None };
-            let is = |text: &str, address| spellings(address).iter().any(|spelling| spelling == text);
-            (is(from, local) && is(to, remote)).then_some(())?;
+            let is = |text: &str, spellings: &[String]| spellings.iter().any(|spelling| spelling == text);
+            (is(from, &local) && is(to, &remote)).then_some(())?;
             Some((state.to_owned(), user.parse().ok()?))
         })
     }
