@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{
-    Arg, ArgAction, ArgMatches, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser,
-    Subcommand, ValueEnum as _,
+    Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueEnum as _,
 };
 use clap_complete::Shell;
 
@@ -20,7 +20,6 @@ use crate::azure::sign_in::AZURE_CLI;
 use crate::azure::ssh_certificate::Asked;
 use crate::fleet::Selection;
 use crate::ssh::host::{Delivery, Platform};
-use crate::terminal::without_colours;
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
@@ -38,17 +37,17 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line, and ends the program with clap's words on standard error where it cannot be read.
-    pub(crate) fn from_command_line() -> Self {
+    /// Parses the command line.
+    ///
+    /// # Errors
+    /// What clap prints instead: the help, the version, or what is wrong with the command line.
+    pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
         let mut words: Vec<OsString> = std::env::args_os().collect();
         let relay_info_given = std::env::var_os(RELAY_INFO_VARIABLE).is_some();
         if is_sshproxy_call(words.get(1).map(OsString::as_os_str), relay_info_given) {
             words.insert(1, "proxy".into());
         }
-        // Left alone, clap takes each terminal of a CI machine for one with colours.
-        let colours = if without_colours() { ColorChoice::Never } else { ColorChoice::Auto };
-        let matches = Self::command().color(colours).get_matches_from(words);
-        Self::of(&matches).unwrap_or_else(|error| error.exit())
+        Self::of(&Self::command().try_get_matches_from(words)?)
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
