@@ -32,7 +32,7 @@ use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in, expla
 use crate::failure::system::{explain_system, explain_unread};
 use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
-use crate::line::{NotPrinted, one_line, word};
+use crate::line::{NotPrinted, one_line, set_variable, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::tls::{NO_ROOTS, Unread, Untrusted};
 use crate::net::{Step, tls};
@@ -48,7 +48,7 @@ use crate::waiting::Late;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 pub(crate) const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 const NO_IDENTITY: u8 = 3;
 const NOT_ALLOWED: u8 = 4;
 const NOT_SET_UP: u8 = 5;
@@ -284,11 +284,39 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
 }
 
 /// What to do where nobody answers: a proxy that is meant for the way may be why.
-fn network() -> &'static str {
+fn network() -> String {
     match ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
-        true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names",
-        false => "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT",
+        true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names".into(),
+        false => format!("check this machine's network; if it needs a proxy: {}", http_proxy()),
     }
+}
+
+fn http_proxy() -> String {
+    set_variable("HTTPS_PROXY", "http://PROXY:PORT")
+}
+
+fn proxy_password() -> String {
+    format!(
+        "{}; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that",
+        set_variable("HTTPS_PROXY", "http://USER:PASSWORD@PROXY:PORT")
+    )
+}
+
+fn relay_domain() -> String {
+    format!(
+        "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: {}",
+        set_variable("ARCSSH_RELAY_SUFFIX", "DOMAIN")
+    )
+}
+
+fn let_arm_pass(host: &str) -> String {
+    format!(
+        "let https://{host} pass the network and its proxy; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it"
+    )
+}
+
+fn let_relay_pass(host: &str) -> String {
+    format!("let WebSocket connections to {host} pass the proxy unchanged")
 }
 
 fn is_set(name: &str) -> bool {
@@ -301,18 +329,13 @@ const LIST: &str = "arcssh list shows the machines that this identity sees";
 /// Only users sign in by arcssh login.
 const OTHER_TENANT: &str = "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
-const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
-const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
-const LET_ARM_PASS: &str = "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set";
-const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const CHECK_CLOCK: &str = "check this machine's clock";
 const ONE_SUBSCRIPTION: &str = "select the machines of one subscription: --subscription ID";
-const RELAY_DOMAIN: &str = "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
-const BROKEN_PROTOCOL: &str = "connect again; if a proxy inspects TLS, let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
 const READABLE_INPUT: &str =
     "connect standard input to a pipe, a socket, a terminal or a file that can be read";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
-const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
+const TRY_LATER: &str = "try again in a minute; for outages, see the status page of your Azure cloud";
 
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
     match error {
@@ -326,24 +349,26 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
                 Told::new(NO_WAY_OUT, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
-        ArmError::UnexpectedAnswer(error) if error.is::<ForeignRelay>() => explain_foreign_relay(error),
-        ArmError::UnexpectedAnswer(error) if error.is::<TooManyPages>() => Told::new(
+        ArmError::UnexpectedAnswer { error, .. } if error.is::<ForeignRelay>() => {
+            explain_foreign_relay(error)
+        }
+        ArmError::UnexpectedAnswer { error, .. } if error.is::<TooManyPages>() => Told::new(
             FAILED,
             format!("Azure Resource Manager does not end its answer: {error}"),
             ONE_SUBSCRIPTION,
         ),
-        ArmError::UnexpectedAnswer(error) => {
+        ArmError::UnexpectedAnswer { host, error } => {
             let why = format!(
                 "Azure Resource Manager gave an answer that holds nothing to connect with: {error:#}"
             );
-            Told::new(FAILED, why, LET_ARM_PASS)
+            Told::new(FAILED, why, let_arm_pass(host))
         }
     }
 }
 
 /// Azure, or relay information, names a host that must not get the relay's tokens.
 fn explain_foreign_relay(error: &Error) -> Told {
-    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), RELAY_DOMAIN)
+    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), relay_domain())
 }
 
 /// ARM's refusals, told apart by code where it has one (azure-docs "Resolve errors for resource provider registration";
@@ -405,7 +430,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (..=399 | 407, _) => Told::new(
             NO_WAY_OUT,
             format!("something on the way to Azure Resource Manager answered ({})", answer(refusal)),
-            LET_ARM_PASS,
+            let_arm_pass(&refusal.host),
         ),
         (403, _) => Told::new(
             NOT_ALLOWED,
@@ -503,7 +528,7 @@ fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
 
 /// The relay's refusals: facts of the Relay Hybrid Connections protocol, and the agent's own 503.
 fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
-    let ConnectError::Refused { status, reason, .. } = error else {
+    let ConnectError::Refused { relay, status, reason, .. } = error else {
         return match error {
             ConnectError::Unreachable(error) => {
                 let told = explain_way_out(error.as_ref(), error.downcast_ref(), "the relay");
@@ -540,18 +565,19 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         400 | 426 => Told::new(
             NO_WAY_OUT,
             format!("something on the way takes the WebSocket upgrade out of the request ({error})"),
-            LET_RELAY_PASS,
+            let_relay_pass(relay),
         ),
         ..400 | 407 | 511 => Told::new(
             NO_WAY_OUT,
             format!("something on the way answered in the relay's place ({error})"),
-            LET_RELAY_PASS,
+            let_relay_pass(relay),
         ),
         503 if error.gives_no_reason() => Told::new(
             FAILED,
             format!("the relay has a fault, or a proxy in its place ({error})"),
             format!(
-                "check that sshd listens on port {port} of the machine; where a proxy looks into TLS, {LET_RELAY_PASS}"
+                "check that sshd listens on port {port} of the machine; if a proxy inspects TLS, {}",
+                let_relay_pass(relay)
             ),
         ),
         429 => Told::new(FAILED, format!("the relay has had too many requests ({error})"), again(None)),
@@ -578,7 +604,10 @@ fn explain_broken(broken: &Broken) -> Told {
         },
         Broken::Lost(error) | Broken::Unwritable(error) => format!("{broken}: {}", root(error)),
         Broken::Silent => broken.to_string(),
-        Broken::Violation(_) => return Told::new(FAILED, broken.to_string(), BROKEN_PROTOCOL),
+        Broken::Violation { relay, .. } => {
+            let hint = format!("connect again; if a proxy inspects TLS, {}", let_relay_pass(relay));
+            return Told::new(FAILED, broken.to_string(), hint);
+        }
         Broken::Input(error) => return Told::new(FAILED, format!("{broken}: {error}"), READABLE_INPUT),
         Broken::Output(error) => return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK),
     };
@@ -595,10 +624,8 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
     if let Some(refused) = chain().find_map(|cause| cause.downcast_ref::<ProxyRefused>()) {
         let hint = match refused.status {
             // tinyproxy asks with 407 and refuses with 401.
-            401 | 407 => PROXY_PASSWORD,
-            _ => {
-                "have the proxy let CONNECT to *.servicebus.windows.net:443 pass, or name the host in NO_PROXY"
-            }
+            401 | 407 => proxy_password(),
+            _ => format!("let CONNECT to {} pass the proxy, or name the host in NO_PROXY", refused.target),
         };
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
@@ -606,7 +633,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         return Some(Told::new(NO_WAY_OUT, causes(chain()), PROXY_ADDRESS));
     }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), HTTP_PROXY));
+        return Some(Told::new(NO_WAY_OUT, causes(chain()), http_proxy()));
     }
     if let Some(told) = explain_tunnel(error, whom) {
         return Some(told);
@@ -627,7 +654,7 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
     Some(match reason.as_str() {
         "proxy authorization required" => {
             let why = format!("the proxy opens no tunnel to {whom}: it answered 407");
-            Told::new(NO_WAY_OUT, why, PROXY_PASSWORD)
+            Told::new(NO_WAY_OUT, why, proxy_password())
         }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
@@ -658,20 +685,20 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     {
         return explain_unread(unread);
     }
-    let (why, hint) = match refusal {
+    let (why, hint): (String, String) = match refusal {
         InvalidCertificate(CertificateError::Other(other)) if other.0.is::<Untrusted>() => (
             format!("the certificate of {host} comes from {}", authority(other.0.downcast_ref())),
-            "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE",
+            "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE".into(),
         ),
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            (format!("the certificate of {host} has expired"), "check this machine's clock")
+            (format!("the certificate of {host} has expired"), CHECK_CLOCK.into())
         }
         InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-            (format!("the certificate of {host} is not valid yet"), "check this machine's clock")
+            (format!("the certificate of {host} is not valid yet"), CHECK_CLOCK.into())
         }
         rustls::Error::General(text) if text.starts_with(NO_ROOTS) => (
             "no root certificates were found to check others with".into(),
-            "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
+            "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates".into(),
         ),
         InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), network()),
         other => (format!("no TLS with {host}: {other}"), network()),

@@ -14,7 +14,7 @@ use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
-use crate::line::word;
+use crate::line::{unset_variable, word};
 use crate::store::{ANOTHER_FOLDER, TooOpen};
 
 /// The way to an identity that needs no other program.
@@ -96,12 +96,12 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
 const RUN_LOGIN: &str = "run: arcssh login";
 
 /// What makes a key store usable; none where only another sign-in helps.
-fn remedy(unusable: &Unusable) -> Option<&'static str> {
+fn remedy(unusable: &Unusable) -> Option<String> {
     match unusable {
-        Unusable::Off => Some("unset ARCSSH_NO_KEYRING"),
-        Unusable::Absent => Some("use a session that has your key store"),
-        Unusable::Locked => Some("unlock the key store"),
-        Unusable::Silent | Unusable::Failed(_) => Some("restart the key store"),
+        Unusable::Off => Some(unset_variable("ARCSSH_NO_KEYRING")),
+        Unusable::Absent => Some("use a session that has your key store".into()),
+        Unusable::Locked => Some("unlock the key store".into()),
+        Unusable::Silent | Unusable::Failed(_) => Some("restart the key store".into()),
         Unusable::Empty => None,
     }
 }
@@ -118,13 +118,24 @@ fn usable(path: &str, flaw: Flaw) -> String {
     let (old, new) = (word(path), word(&format!("{path}.pem")));
     match flaw {
         Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
-        Flaw::Locked => format!(
-            "openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file"
-        ),
+        Flaw::Locked if cfg!(windows) => without_password_in_powershell(&old, &new),
+        Flaw::Locked => without_password_in_unix(&old, &new),
         Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()
         }
     }
+}
+
+fn without_password_in_unix(old: &str, new: &str) -> String {
+    format!("openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file")
+}
+
+/// Windows PowerShell knows no `&&`, and its `>>` writes UTF-16 (Microsoft Learn, "about_Pipeline_Chain_Operators",
+/// "about_Redirection").
+fn without_password_in_powershell(old: &str, new: &str) -> String {
+    format!(
+        "openssl pkey -in {old} -out {new}; openssl x509 -in {old} | Add-Content -Encoding ascii {new}; then name that file"
+    )
 }
 
 /// What to do where a source refuses.
@@ -147,7 +158,7 @@ fn hint(from: Source, tenant: Option<&str>) -> String {
 /// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
 /// codes"); what else comes in its place is somebody else's.
 fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
-    let EntraRefusal { status, description, retry_after, .. } = refusal;
+    let EntraRefusal { host, status, description, retry_after, .. } = refusal;
     let answer = format!("{status} {description}");
     let answer = answer.trim_end();
     match status {
@@ -160,7 +171,9 @@ fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
         _ => Told::new(
             NO_WAY_OUT,
             format!("something on the way to Entra ID answered ({answer})"),
-            "have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+            format!(
+                "let https://{host} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it"
+            ),
         ),
     }
 }
@@ -198,4 +211,18 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
         return explain_entra(refusal, "the sign-in was refused", AGAIN.into());
     }
     Told::new(NO_IDENTITY, format!("cannot sign in: {}", super::causes(causes.into_iter())), AGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_without_its_password_is_written_in_the_syntax_of_each_platforms_shell() {
+        let unix = without_password_in_unix("'a b.pem'", "'a b.pem.pem'");
+        assert!(unix.contains(" && openssl x509 -in 'a b.pem' >> 'a b.pem.pem'"), "{unix}");
+        let powershell = without_password_in_powershell("'a b.pem'", "'a b.pem.pem'");
+        assert!(!powershell.contains("&&") && !powershell.contains('>'), "{powershell}");
+        assert!(powershell.contains("| Add-Content -Encoding ascii 'a b.pem.pem'"), "{powershell}");
+    }
 }

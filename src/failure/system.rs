@@ -37,8 +37,11 @@ fn explain_exhausted(exhausted: &Exhausted) -> Told {
 }
 
 /// What lets a user's threads and programs start (setrlimit(2), `RLIMIT_NPROC`).
-pub(super) const RAISE_PROCESSES: &str =
-    "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a";
+pub(super) const RAISE_PROCESSES: &str = if cfg!(windows) {
+    "close other programs to free memory"
+} else {
+    "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a"
+};
 pub(super) const ALLOW_GETRANDOM: &str =
     "check that sandboxes and containers on this machine allow getrandom(2)";
 const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";

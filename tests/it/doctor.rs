@@ -103,6 +103,7 @@ fn examine(case: &Case) {
         .replace("{ID}", &target)
         .replace("{SUBSCRIPTION}", SUBSCRIPTION)
         .replace("{PORT}", &port)
+        .replace("{RELAY}", &w.emulator().relay_authority())
         .replace("{HOME}", &home);
     assert_eq!(fix, &wanted, "{}", case.what);
     assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.what);
@@ -142,11 +143,11 @@ fn type_it(w: &World, case: &Case, target: &str, fix: &str) {
 
 const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
 const NETWORK: &str =
-    "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+    "check this machine's network; if it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const SERVICE_PRINCIPAL: &str =
     "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
 const INSPECTION: &str = "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
-const WEBSOCKETS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const WEBSOCKETS: &str = "let WebSocket connections to {RELAY} pass the proxy unchanged";
 const SETUP: &str = "arcssh setup {ID} --port {PORT}";
 
 #[test]

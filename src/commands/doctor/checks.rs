@@ -309,7 +309,7 @@ impl Judge {
             Ok(machine) if machine.is_private_link => Warned(Words::new(
                 "its agent is in a private link scope, which does not carry ssh",
                 format!(
-                    "az connectedmachine update --name {} {} --private-link-scope-resource-id \"\"",
+                    "az connectedmachine update --name {} {} --private-link-scope-resource-id=",
                     word(&machine.id.name),
                     place_of(&machine.id)
                 ),
