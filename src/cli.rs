@@ -226,7 +226,7 @@ pub(crate) struct ProxyArgs {
     /// Look for the name in this subscription only
     #[arg(long, value_name = "ID", requires = "host")]
     pub(crate) subscription: Option<String>,
-    /// Port on the machine [default: the service's own, 22 for SSH]
+    /// Port on the machine [default: the service's own, 22 for SSH and 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// File with relay information that `az ssh config` wrote, in place of a resource ID
@@ -467,7 +467,7 @@ pub(crate) struct WarmArgs {
     /// Which machines.
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
-    /// Port on the machines, as in their sections [default: the service's own, 22 for SSH]
+    /// Port on the machines, as in their sections [default: the service's own, 22 for SSH and 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Connections")]
     pub(crate) port: Option<u16>,
     /// Service of the machines to open
@@ -493,7 +493,7 @@ pub(crate) struct SetupArgs {
     /// Which machines.
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
-    /// Port on the machines [default: the one that is enabled, else the service's own, 22 for SSH]
+    /// Port on the machines [default: the one that is enabled, else the service's own, 22 for SSH and 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Set-up")]
     pub(crate) port: Option<u16>,
     /// Let --port take the place of another port, which nobody can connect by any more

@@ -21,14 +21,14 @@ use crate::azure::relay_host::ForeignRelay;
 use crate::azure::resource_id::ResourceIdError;
 use crate::azure::sign_in::StillStored;
 use crate::azure::ssh_certificate::NoCertificate;
-use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
+use crate::commands::doctor::check::{AGENT, Hint, SERVED_REGION, Words};
 use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
 use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
-use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in, explain_still_stored};
+use crate::failure::identity::{explain_no_token, explain_sign_in, explain_still_stored, sign_in};
 use crate::failure::system::{explain_system, explain_unread};
 use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
@@ -61,12 +61,12 @@ const HUNG_UP: u8 = 129;
 #[derive(Debug)]
 struct Told {
     why: String,
-    hint: Option<String>,
+    hint: Option<Hint>,
     status: u8,
 }
 
 impl Told {
-    fn new(status: u8, why: impl Into<String>, hint: impl Into<String>) -> Self {
+    fn new(status: u8, why: impl Into<String>, hint: impl Into<Hint>) -> Self {
         Self { why: why.into(), hint: Some(hint.into()), status }
     }
 
@@ -86,6 +86,7 @@ pub(crate) fn report(error: &Error) -> ExitCode {
     }
     let goal = error.downcast_ref::<Goal>();
     let Told { why, hint, status } = explain(error, goal);
+    let hint = hint.map(|hint| hint.text);
     let what = match goal {
         Some(goal) if error.is::<SettingUp>() => format!("cannot set up {goal}: "),
         Some(goal) if error.is::<TakingDown>() => format!("cannot take down {goal}: "),
@@ -144,7 +145,7 @@ fn request(error: &Error) -> Option<String> {
 /// An error as the doctor tells it: the words of a connection that fails by it.
 pub(crate) fn in_words(error: &Error) -> Words {
     let Told { why, hint, .. } = explain(error, error.downcast_ref());
-    Words { why, fix: hint }
+    Words { why, hint }
 }
 
 fn explain(error: &Error, goal: Option<&Goal>) -> Told {
@@ -187,7 +188,10 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     }
     if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
         let hint = match goal.filter(|goal| goal.machine.is_some()) {
-            Some(_) => format!("{} makes it ready for the next time", as_tried("warm", goal)),
+            Some(_) => {
+                let command = as_tried("warm", goal);
+                Hint::new(format!("{command} makes it ready for the next time"), command)
+            }
             None => "ssh -o ConnectTimeout=120 waits longer".into(),
         };
         return Told::new(stopped.status(), stopped.to_string(), hint);
@@ -200,8 +204,13 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
         let hint = match &shadowed.by {
-            Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
-            None => format!("ssh -v -G {} shows which lines apply", word(&shadowed.alias)),
+            Some((file, line)) => {
+                format!("move line {line} of {} below the arcssh block", file.display()).into()
+            }
+            None => {
+                let command = format!("ssh -v -G {}", word(&shadowed.alias));
+                Hint::new(format!("{command} shows which lines apply"), command)
+            }
         };
         return Told::new(FAILED, error.root_cause().to_string(), hint);
     }
@@ -225,7 +234,7 @@ fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         return Some(explain_not_one(not_one, goal));
     }
     if error.is::<NoneFits>() {
-        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), LIST));
+        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), list()));
     }
     if error.is::<NoSubscription>() {
         return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), OTHER_TENANT));
@@ -234,7 +243,8 @@ fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         return Some(Told::new(USAGE, error.root_cause().to_string(), NAME_IT));
     }
     if let Some(none) = error.downcast_ref::<NoMachine>() {
-        let hint = format!("arcssh {} --help shows how to name one", none.command);
+        let command = format!("arcssh {} --help", none.command);
+        let hint = Hint::new(format!("{command} shows how to name one"), command);
         return Some(Told::new(USAGE, none.to_string(), hint));
     }
     None
@@ -250,7 +260,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         });
     }
     if let Some(taken) = error.downcast_ref::<PortTaken>() {
-        let hint = format!("{} --replace-port", command("setup", goal, Some(taken.to)));
+        let hint = runnable(goal, format!("{} --replace-port", command("setup", goal, Some(taken.to))));
         return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
     }
     if error.is::<NotShown>() {
@@ -265,7 +275,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
 /// What others could read or plant is not used.
 fn explain_too_open(open: &TooOpen) -> Told {
     let path = word(&open.path.display().to_string());
-    Told::new(FAILED, open.to_string(), format!("chmod {:o} {path}", open.wanted))
+    Told::new(FAILED, open.to_string(), Hint::command(format!("chmod {:o} {path}", open.wanted)))
 }
 
 fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
@@ -275,10 +285,10 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
             let typed = goal.to_string();
             let suffix = typed.strip_prefix(not_one.name.as_str()).unwrap_or_default();
             let alias = format!("{}.{}{suffix}", name.to_lowercase(), group.to_lowercase());
-            format!("ssh {}", word(&alias))
+            Hint::command(format!("ssh {}", word(&alias)))
         }
         (Some(_), None) => "name the machine as GROUP/NAME".into(),
-        (None, _) => LIST.into(),
+        (None, _) => list(),
     };
     Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
@@ -289,6 +299,10 @@ fn network() -> String {
         true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names".into(),
         false => format!("check this machine's network; if it needs a proxy: {}", http_proxy()),
     }
+}
+
+fn list() -> Hint {
+    Hint::new("arcssh list shows the machines that this identity sees", "arcssh list")
 }
 
 fn http_proxy() -> String {
@@ -325,7 +339,6 @@ fn is_set(name: &str) -> bool {
 
 const NAME_IT: &str =
     "name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows";
-const LIST: &str = "arcssh list shows the machines that this identity sees";
 /// Only users sign in by arcssh login.
 const OTHER_TENANT: &str = "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
@@ -381,9 +394,10 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             Told::new(NOT_SET_UP, unregistered(refusal), setup(goal))
         }
         (401, _) => {
-            let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
+            let tenant =
+                refusal.tenant.as_ref().map_or(String::new(), |tenant| format!(" --tenant {tenant}"));
             let why = format!("Azure does not accept this sign-in ({})", said(refusal));
-            Told::new(NO_IDENTITY, why, hint.unwrap_or(SIGN_IN.into()))
+            Told::new(NO_IDENTITY, why, sign_in(&tenant))
         }
         (403, "AuthorizationFailed") => explain_missing_right(message, &id),
         (403, "RequestDisallowedByPolicy") => Told::new(
@@ -417,7 +431,10 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, _) => Told::new(
             NOT_SET_UP,
             format!("there is no such machine, or no connectivity endpoint on it ({})", said(refusal)),
-            format!("arcssh doctor {} tells which", machine(goal)),
+            Hint {
+                text: format!("arcssh doctor {} tells which", machine(goal)),
+                ..runnable(goal, format!("arcssh doctor {}", machine(goal)))
+            },
         ),
         (429, _) => Told::new(
             FAILED,
@@ -465,8 +482,19 @@ fn again(retry_after: Option<Duration>) -> String {
 }
 
 /// The command that makes a machine ready for a connection as it was tried.
-fn setup(goal: Option<&Goal>) -> String {
-    as_tried("setup", goal)
+fn setup(goal: Option<&Goal>) -> Hint {
+    match runnable(goal, as_tried("setup", goal)) {
+        Hint { text, command: Some(_) } => Hint::set_up(text),
+        hint => hint,
+    }
+}
+
+/// A hint that is a command for the machine; the command cannot be run if the machine is not known.
+fn runnable(goal: Option<&Goal>, command: String) -> Hint {
+    match goal.is_some_and(|goal| goal.machine.is_some()) {
+        true => Hint::command(command),
+        false => command.into(),
+    }
 }
 
 /// A command for the machine and the port of a connection that was tried.

@@ -4,6 +4,7 @@ use std::panic::PanicHookInfo;
 
 use anyhow::Error;
 
+use crate::commands::doctor::check::Hint;
 use crate::failure::{FAILED, NO_WAY_OUT, Told, tell};
 use crate::limits::Exhausted;
 use crate::line::word;
@@ -52,7 +53,9 @@ fn explain_no_log(no_log: &NoLog) -> Told {
             "name a new or regular file of your own in an existing directory with --log-file; -v alone logs to standard error"
                 .into()
         }
-        NoLog::TooOpen { path, .. } => format!("chmod 600 {}", word(&path.display().to_string())),
+        NoLog::TooOpen { path, .. } => {
+            Hint::command(format!("chmod 600 {}", word(&path.display().to_string())))
+        }
         NoLog::NotALog(_) => "name a new file, or an earlier log of arcssh, with --log-file".into(),
     };
     Told::new(FAILED, no_log.to_string(), hint)

@@ -49,7 +49,7 @@ fn closed(code: u16) -> Error {
 fn told(rows: &[(Error, u8, &str, &str)]) {
     for (error, status, why, hint) in rows {
         let told = explain(error, Some(&goal()));
-        let found = told.hint.clone().unwrap_or_default();
+        let found = told.hint.clone().map(|hint| hint.text).unwrap_or_default();
         assert!(told.why.contains(why) && found.contains(hint), "{error:#}\n{}\n{found}", told.why);
         assert_eq!(told.status, *status, "{error:#}");
         assert!(!found.is_empty() && one_line(&told.why) == told.why, "{error:#}");
@@ -265,7 +265,7 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
             (violation.into(), relay),
         ];
         for (error, wanted) in rows {
-            let hint = explain(&error, Some(&goal())).hint.unwrap();
+            let hint = explain(&error, Some(&goal())).hint.unwrap().text;
             let is_named = |host: &&String| {
                 let after = |at: usize| hint[at + host.len()..].chars().next();
                 hint.match_indices(host.as_str())
@@ -288,7 +288,7 @@ fn a_certificate_out_of_its_time_is_told_as_the_clock() {
     ] {
         let told = explain_tls(&rustls::Error::InvalidCertificate(error), "Entra ID");
         assert_eq!((told.status, told.why), (NO_WAY_OUT, format!("the certificate of Entra ID {why}")));
-        assert_eq!(told.hint.as_deref(), Some("check this machine's clock"));
+        assert_eq!(told.hint, Some("check this machine's clock".into()));
     }
 }
 
@@ -304,7 +304,10 @@ fn what_setting_up_runs_into_has_its_words() {
 
 #[test]
 fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried() {
-    let setup = |port, service| setup(Some(&Goal { port, service, ..goal() }));
+    let hint = |port, service| setup(Some(&Goal { port, service, ..goal() }));
+    let setup = |port, service| hint(port, service).text;
+    assert_eq!(hint(22, Service::Ssh), Hint::set_up(setup(22, Service::Ssh)));
+    assert_eq!(super::setup(None).command, None, "a placeholder cannot be run");
     assert_eq!(setup(22, Service::Ssh), format!("arcssh setup {ID}"));
     assert_eq!(setup(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
     assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
