@@ -323,3 +323,13 @@ fn a_panic_for_want_of_something_is_explained_and_no_other_text_is_shown() {
     assert_eq!(exhaustion(no_randomness).map(|(_, hint)| hint), Some(ALLOW_GETRANDOM));
     assert_eq!(exhaustion("called `Result::unwrap()` on an `Err` value: secret"), None);
 }
+
+#[test]
+fn a_key_without_its_password_is_written_in_the_syntax_of_each_platforms_shell() {
+    use crate::failure::identity::{without_password_in_powershell, without_password_in_unix};
+    let unix = without_password_in_unix("'a b.pem'", "'a b.pem.pem'");
+    assert!(unix.contains(" && openssl x509 -in 'a b.pem' >> 'a b.pem.pem'"), "{unix}");
+    let powershell = without_password_in_powershell("'a b.pem'", "'a b.pem.pem'");
+    assert!(!powershell.contains("&&") && !powershell.contains('>'), "{powershell}");
+    assert!(powershell.contains("| Add-Content -Encoding ascii 'a b.pem.pem'"), "{powershell}");
+}
