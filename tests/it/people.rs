@@ -245,7 +245,11 @@ fn a_message_about_the_command_line_quotes_no_escape_sequence() {
     {
         let wrong = run(Command::new(ARCSSH).args(words));
         assert_eq!((wrong.code, wrong.stdout.len()), (Some(2), 0), "{}", wrong.stderr);
-        assert!(wrong.stderr.starts_with("error: "), "{}", wrong.stderr);
+        assert!(
+            wrong.stderr.starts_with("error: ") || wrong.stderr.starts_with("arcssh: "),
+            "{}",
+            wrong.stderr
+        );
         assert!(!wrong.stderr.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{:?}", wrong.stderr);
     }
 }
