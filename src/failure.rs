@@ -41,7 +41,7 @@ use crate::relay::connect::ConnectError;
 use crate::set_up::work::SettingUp;
 use crate::set_up::{NotRegistered, NotShown, PortTaken};
 use crate::ssh::config_file::NotChanged;
-use crate::ssh::judge::NotUsed;
+use crate::ssh::judge::{NotUsed, Shadowed};
 use crate::store::{TooOpen, unix_now};
 use crate::terminal;
 use crate::waiting::Late;
@@ -203,16 +203,7 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         return Told::new(FAILED, causes(error.chain()), FREE_THE_DISK);
     }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
-        let hint = match &shadowed.by {
-            Some((file, line)) => {
-                format!("move line {line} of {} below the arcssh block", file.display()).into()
-            }
-            None => {
-                let command = format!("ssh -v -G {}", word(&shadowed.alias));
-                Hint::new(format!("{command} shows which lines apply"), command)
-            }
-        };
-        return Told::new(FAILED, error.root_cause().to_string(), hint);
+        return explain_not_used(error, shadowed);
     }
     if error.is::<ForeignRelay>() {
         return explain_foreign_relay(error);
@@ -226,6 +217,18 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         let contexts = contexts.into_iter().filter(|there| *there).count();
         Told::without_hint(FAILED, causes(error.chain().skip(contexts)))
     })
+}
+
+/// A line of another host entry, or of another file, that ssh uses instead.
+fn explain_not_used(error: &Error, shadowed: &Shadowed) -> Told {
+    let hint = match &shadowed.by {
+        Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()).into(),
+        None => {
+            let command = format!("ssh -v -G {}", word(&shadowed.alias));
+            Hint::new(format!("{command} shows which lines apply"), command)
+        }
+    };
+    Told::new(FAILED, error.root_cause().to_string(), hint)
 }
 
 /// What was typed to name machines, and names none.
