@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{
-    Arg, ArgAction, ArgMatches, Args, ColorChoice, CommandFactory as _, FromArgMatches as _, Parser,
-    Subcommand, ValueEnum as _,
+    Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueEnum as _,
 };
 use clap_complete::Shell;
 
@@ -20,7 +20,6 @@ use crate::azure::sign_in::AZURE_CLI;
 use crate::azure::ssh_certificate::Asked;
 use crate::fleet::Selection;
 use crate::ssh::host::{Delivery, Platform};
-use crate::terminal::without_colours;
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
@@ -38,17 +37,17 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line, and ends the program with clap's words on standard error where it cannot be read.
-    pub(crate) fn from_command_line() -> Self {
+    /// Parses the command line.
+    ///
+    /// # Errors
+    /// What clap prints instead: the help, the version, or what is wrong with the command line.
+    pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
         let mut words: Vec<OsString> = std::env::args_os().collect();
         let relay_info_given = std::env::var_os(RELAY_INFO_VARIABLE).is_some();
         if is_sshproxy_call(words.get(1).map(OsString::as_os_str), relay_info_given) {
             words.insert(1, "proxy".into());
         }
-        // Left alone, clap takes each terminal of a CI machine for one with colours.
-        let colours = if without_colours() { ColorChoice::Never } else { ColorChoice::Auto };
-        let matches = Self::command().color(colours).get_matches_from(words);
-        Self::of(&matches).unwrap_or_else(|error| error.exit())
+        Self::of(&Self::command().try_get_matches_from(words)?)
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -227,7 +226,7 @@ pub(crate) struct ProxyArgs {
     /// Look for the name in this subscription only
     #[arg(long, value_name = "ID", requires = "host")]
     pub(crate) subscription: Option<String>,
-    /// Port on the machine [default: the service's own, 22 for SSH]
+    /// Port on the machine [default: the service's own, 22 for SSH and 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// File with relay information that `az ssh config` wrote, in place of a resource ID
@@ -468,7 +467,7 @@ pub(crate) struct WarmArgs {
     /// Which machines.
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
-    /// Port on the machines, as in their sections [default: the service's own, 22 for SSH]
+    /// Port on the machines, as in their sections [default: the service's own, 22 for SSH and 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Connections")]
     pub(crate) port: Option<u16>,
     /// Service of the machines to open
@@ -494,7 +493,7 @@ pub(crate) struct SetupArgs {
     /// Which machines.
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
-    /// Port on the machines [default: the one that is enabled, else the service's own, 22 for SSH]
+    /// Port on the machines [default: the one that is enabled, else the service's own, 22 for SSH and 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Set-up")]
     pub(crate) port: Option<u16>,
     /// Let --port take the place of another port, which nobody can connect by any more

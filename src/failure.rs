@@ -21,18 +21,18 @@ use crate::azure::relay_host::ForeignRelay;
 use crate::azure::resource_id::ResourceIdError;
 use crate::azure::sign_in::StillStored;
 use crate::azure::ssh_certificate::NoCertificate;
-use crate::commands::doctor::check::{AGENT, SERVED_REGION, Words};
+use crate::commands::doctor::check::{AGENT, Hint, SERVED_REGION, Words};
 use crate::commands::doctor::findings::Slow;
 use crate::commands::login::SigningIn;
 use crate::commands::proxy::StoppedWaiting;
 use crate::commands::teardown::TakingDown;
 use crate::dial::Goal;
 use crate::failure::certificate::explain_no_certificate;
-use crate::failure::identity::{SIGN_IN, explain_no_token, explain_sign_in, explain_still_stored};
+use crate::failure::identity::{explain_no_token, explain_sign_in, explain_still_stored, sign_in};
 use crate::failure::system::{explain_system, explain_unread};
 use crate::fleet::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
 use crate::last_error::{self, LastError};
-use crate::line::{NotPrinted, one_line, word};
+use crate::line::{NotPrinted, one_line, set_variable, word};
 use crate::net::proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::tls::{NO_ROOTS, Unread, Untrusted};
 use crate::net::{Step, tls};
@@ -41,14 +41,14 @@ use crate::relay::connect::ConnectError;
 use crate::set_up::work::SettingUp;
 use crate::set_up::{NotRegistered, NotShown, PortTaken};
 use crate::ssh::config_file::NotChanged;
-use crate::ssh::judge::NotUsed;
+use crate::ssh::judge::{NotUsed, Shadowed};
 use crate::store::{TooOpen, unix_now};
 use crate::terminal;
 use crate::waiting::Late;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 pub(crate) const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 const NO_IDENTITY: u8 = 3;
 const NOT_ALLOWED: u8 = 4;
 const NOT_SET_UP: u8 = 5;
@@ -61,12 +61,12 @@ const HUNG_UP: u8 = 129;
 #[derive(Debug)]
 struct Told {
     why: String,
-    hint: Option<String>,
+    hint: Option<Hint>,
     status: u8,
 }
 
 impl Told {
-    fn new(status: u8, why: impl Into<String>, hint: impl Into<String>) -> Self {
+    fn new(status: u8, why: impl Into<String>, hint: impl Into<Hint>) -> Self {
         Self { why: why.into(), hint: Some(hint.into()), status }
     }
 
@@ -86,6 +86,7 @@ pub(crate) fn report(error: &Error) -> ExitCode {
     }
     let goal = error.downcast_ref::<Goal>();
     let Told { why, hint, status } = explain(error, goal);
+    let hint = hint.map(|hint| hint.text);
     let what = match goal {
         Some(goal) if error.is::<SettingUp>() => format!("cannot set up {goal}: "),
         Some(goal) if error.is::<TakingDown>() => format!("cannot take down {goal}: "),
@@ -144,7 +145,7 @@ fn request(error: &Error) -> Option<String> {
 /// An error as the doctor tells it: the words of a connection that fails by it.
 pub(crate) fn in_words(error: &Error) -> Words {
     let Told { why, hint, .. } = explain(error, error.downcast_ref());
-    Words { why, fix: hint }
+    Words { why, hint }
 }
 
 fn explain(error: &Error, goal: Option<&Goal>) -> Told {
@@ -187,7 +188,10 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     }
     if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
         let hint = match goal.filter(|goal| goal.machine.is_some()) {
-            Some(_) => format!("{} makes it ready for the next time", as_tried("warm", goal)),
+            Some(_) => {
+                let command = as_tried("warm", goal);
+                Hint::new(format!("{command} makes it ready for the next time"), command)
+            }
             None => "ssh -o ConnectTimeout=120 waits longer".into(),
         };
         return Told::new(stopped.status(), stopped.to_string(), hint);
@@ -199,11 +203,7 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         return Told::new(FAILED, causes(error.chain()), FREE_THE_DISK);
     }
     if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
-        let hint = match &shadowed.by {
-            Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()),
-            None => format!("ssh -v -G {} shows which lines apply", word(&shadowed.alias)),
-        };
-        return Told::new(FAILED, error.root_cause().to_string(), hint);
+        return explain_not_used(error, shadowed);
     }
     if error.is::<ForeignRelay>() {
         return explain_foreign_relay(error);
@@ -219,13 +219,25 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     })
 }
 
+/// A line of another host entry, or of another file, that ssh uses instead.
+fn explain_not_used(error: &Error, shadowed: &Shadowed) -> Told {
+    let hint = match &shadowed.by {
+        Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()).into(),
+        None => {
+            let command = format!("ssh -v -G {}", word(&shadowed.alias));
+            Hint::new(format!("{command} shows which lines apply"), command)
+        }
+    };
+    Told::new(FAILED, error.root_cause().to_string(), hint)
+}
+
 /// What was typed to name machines, and names none.
 fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
     if let Some(not_one) = error.downcast_ref::<NotOne>() {
         return Some(explain_not_one(not_one, goal));
     }
     if error.is::<NoneFits>() {
-        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), LIST));
+        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), list()));
     }
     if error.is::<NoSubscription>() {
         return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), OTHER_TENANT));
@@ -234,7 +246,8 @@ fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         return Some(Told::new(USAGE, error.root_cause().to_string(), NAME_IT));
     }
     if let Some(none) = error.downcast_ref::<NoMachine>() {
-        let hint = format!("arcssh {} --help shows how to name one", none.command);
+        let command = format!("arcssh {} --help", none.command);
+        let hint = Hint::new(format!("{command} shows how to name one"), command);
         return Some(Told::new(USAGE, none.to_string(), hint));
     }
     None
@@ -250,7 +263,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
         });
     }
     if let Some(taken) = error.downcast_ref::<PortTaken>() {
-        let hint = format!("{} --replace-port", command("setup", goal, Some(taken.to)));
+        let hint = runnable(goal, format!("{} --replace-port", command("setup", goal, Some(taken.to))));
         return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
     }
     if error.is::<NotShown>() {
@@ -265,7 +278,7 @@ fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
 /// What others could read or plant is not used.
 fn explain_too_open(open: &TooOpen) -> Told {
     let path = word(&open.path.display().to_string());
-    Told::new(FAILED, open.to_string(), format!("chmod {:o} {path}", open.wanted))
+    Told::new(FAILED, open.to_string(), Hint::command(format!("chmod {:o} {path}", open.wanted)))
 }
 
 fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
@@ -275,20 +288,52 @@ fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
             let typed = goal.to_string();
             let suffix = typed.strip_prefix(not_one.name.as_str()).unwrap_or_default();
             let alias = format!("{}.{}{suffix}", name.to_lowercase(), group.to_lowercase());
-            format!("ssh {}", word(&alias))
+            Hint::command(format!("ssh {}", word(&alias)))
         }
         (Some(_), None) => "name the machine as GROUP/NAME".into(),
-        (None, _) => LIST.into(),
+        (None, _) => list(),
     };
     Told::new(NOT_SET_UP, not_one.to_string(), hint)
 }
 
 /// What to do where nobody answers: a proxy that is meant for the way may be why.
-fn network() -> &'static str {
+fn network() -> String {
     match ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
-        true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names",
-        false => "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT",
+        true => "check this machine's network, and the proxy that HTTPS_PROXY or ALL_PROXY names".into(),
+        false => format!("check this machine's network; if it needs a proxy: {}", http_proxy()),
     }
+}
+
+fn list() -> Hint {
+    Hint::new("arcssh list shows the machines that this identity sees", "arcssh list")
+}
+
+fn http_proxy() -> String {
+    set_variable("HTTPS_PROXY", "http://PROXY:PORT")
+}
+
+fn proxy_password() -> String {
+    format!(
+        "{}; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that",
+        set_variable("HTTPS_PROXY", "http://USER:PASSWORD@PROXY:PORT")
+    )
+}
+
+fn relay_domain() -> String {
+    format!(
+        "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: {}",
+        set_variable("ARCSSH_RELAY_SUFFIX", "DOMAIN")
+    )
+}
+
+fn let_arm_pass(host: &str) -> String {
+    format!(
+        "let https://{host} pass the network and its proxy; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it"
+    )
+}
+
+fn let_relay_pass(host: &str) -> String {
+    format!("let WebSocket connections to {host} pass the proxy unchanged")
 }
 
 fn is_set(name: &str) -> bool {
@@ -297,22 +342,16 @@ fn is_set(name: &str) -> bool {
 
 const NAME_IT: &str =
     "name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows";
-const LIST: &str = "arcssh list shows the machines that this identity sees";
 /// Only users sign in by arcssh login.
 const OTHER_TENANT: &str = "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const PROXY_ADDRESS: &str = "check the address in HTTPS_PROXY";
-const HTTP_PROXY: &str = "export HTTPS_PROXY=http://PROXY:PORT";
-const PROXY_PASSWORD: &str = "export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
-const LET_ARM_PASS: &str = "have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set";
-const LET_RELAY_PASS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const CHECK_CLOCK: &str = "check this machine's clock";
 const ONE_SUBSCRIPTION: &str = "select the machines of one subscription: --subscription ID";
-const RELAY_DOMAIN: &str = "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
-const BROKEN_PROTOCOL: &str = "connect again; if a proxy inspects TLS, let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
 const READABLE_INPUT: &str =
     "connect standard input to a pipe, a socket, a terminal or a file that can be read";
 const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
-const TRY_LATER: &str = "try again in a minute; https://azure.status.microsoft tells of outages";
+const TRY_LATER: &str = "try again in a minute; for outages, see the status page of your Azure cloud";
 
 fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
     match error {
@@ -326,24 +365,26 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
                 Told::new(NO_WAY_OUT, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
-        ArmError::UnexpectedAnswer(error) if error.is::<ForeignRelay>() => explain_foreign_relay(error),
-        ArmError::UnexpectedAnswer(error) if error.is::<TooManyPages>() => Told::new(
+        ArmError::UnexpectedAnswer { error, .. } if error.is::<ForeignRelay>() => {
+            explain_foreign_relay(error)
+        }
+        ArmError::UnexpectedAnswer { error, .. } if error.is::<TooManyPages>() => Told::new(
             FAILED,
             format!("Azure Resource Manager does not end its answer: {error}"),
             ONE_SUBSCRIPTION,
         ),
-        ArmError::UnexpectedAnswer(error) => {
+        ArmError::UnexpectedAnswer { host, error } => {
             let why = format!(
                 "Azure Resource Manager gave an answer that holds nothing to connect with: {error:#}"
             );
-            Told::new(FAILED, why, LET_ARM_PASS)
+            Told::new(FAILED, why, let_arm_pass(host))
         }
     }
 }
 
 /// Azure, or relay information, names a host that must not get the relay's tokens.
 fn explain_foreign_relay(error: &Error) -> Told {
-    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), RELAY_DOMAIN)
+    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), relay_domain())
 }
 
 /// ARM's refusals, told apart by code where it has one (azure-docs "Resolve errors for resource provider registration";
@@ -356,9 +397,10 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             Told::new(NOT_SET_UP, unregistered(refusal), setup(goal))
         }
         (401, _) => {
-            let hint = refusal.tenant.as_ref().map(|tenant| format!("{SIGN_IN} --tenant {tenant}"));
+            let tenant =
+                refusal.tenant.as_ref().map_or(String::new(), |tenant| format!(" --tenant {tenant}"));
             let why = format!("Azure does not accept this sign-in ({})", said(refusal));
-            Told::new(NO_IDENTITY, why, hint.unwrap_or(SIGN_IN.into()))
+            Told::new(NO_IDENTITY, why, sign_in(&tenant))
         }
         (403, "AuthorizationFailed") => explain_missing_right(message, &id),
         (403, "RequestDisallowedByPolicy") => Told::new(
@@ -392,7 +434,10 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (404, _) => Told::new(
             NOT_SET_UP,
             format!("there is no such machine, or no connectivity endpoint on it ({})", said(refusal)),
-            format!("arcssh doctor {} tells which", machine(goal)),
+            Hint {
+                text: format!("arcssh doctor {} tells which", machine(goal)),
+                ..runnable(goal, format!("arcssh doctor {}", machine(goal)))
+            },
         ),
         (429, _) => Told::new(
             FAILED,
@@ -405,7 +450,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (..=399 | 407, _) => Told::new(
             NO_WAY_OUT,
             format!("something on the way to Azure Resource Manager answered ({})", answer(refusal)),
-            LET_ARM_PASS,
+            let_arm_pass(&refusal.host),
         ),
         (403, _) => Told::new(
             NOT_ALLOWED,
@@ -440,8 +485,19 @@ fn again(retry_after: Option<Duration>) -> String {
 }
 
 /// The command that makes a machine ready for a connection as it was tried.
-fn setup(goal: Option<&Goal>) -> String {
-    as_tried("setup", goal)
+fn setup(goal: Option<&Goal>) -> Hint {
+    match runnable(goal, as_tried("setup", goal)) {
+        Hint { text, command: Some(_) } => Hint::set_up(text),
+        hint => hint,
+    }
+}
+
+/// A hint that is a command for the machine; the command cannot be run if the machine is not known.
+fn runnable(goal: Option<&Goal>, command: String) -> Hint {
+    match goal.is_some_and(|goal| goal.machine.is_some()) {
+        true => Hint::command(command),
+        false => command.into(),
+    }
 }
 
 /// A command for the machine and the port of a connection that was tried.
@@ -503,7 +559,7 @@ fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
 
 /// The relay's refusals: facts of the Relay Hybrid Connections protocol, and the agent's own 503.
 fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
-    let ConnectError::Refused { status, reason, .. } = error else {
+    let ConnectError::Refused { relay, status, reason, .. } = error else {
         return match error {
             ConnectError::Unreachable(error) => {
                 let told = explain_way_out(error.as_ref(), error.downcast_ref(), "the relay");
@@ -540,18 +596,19 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
         400 | 426 => Told::new(
             NO_WAY_OUT,
             format!("something on the way takes the WebSocket upgrade out of the request ({error})"),
-            LET_RELAY_PASS,
+            let_relay_pass(relay),
         ),
         ..400 | 407 | 511 => Told::new(
             NO_WAY_OUT,
             format!("something on the way answered in the relay's place ({error})"),
-            LET_RELAY_PASS,
+            let_relay_pass(relay),
         ),
         503 if error.gives_no_reason() => Told::new(
             FAILED,
             format!("the relay has a fault, or a proxy in its place ({error})"),
             format!(
-                "check that sshd listens on port {port} of the machine; where a proxy looks into TLS, {LET_RELAY_PASS}"
+                "check that sshd listens on port {port} of the machine; if a proxy inspects TLS, {}",
+                let_relay_pass(relay)
             ),
         ),
         429 => Told::new(FAILED, format!("the relay has had too many requests ({error})"), again(None)),
@@ -578,7 +635,10 @@ fn explain_broken(broken: &Broken) -> Told {
         },
         Broken::Lost(error) | Broken::Unwritable(error) => format!("{broken}: {}", root(error)),
         Broken::Silent => broken.to_string(),
-        Broken::Violation(_) => return Told::new(FAILED, broken.to_string(), BROKEN_PROTOCOL),
+        Broken::Violation { relay, .. } => {
+            let hint = format!("connect again; if a proxy inspects TLS, {}", let_relay_pass(relay));
+            return Told::new(FAILED, broken.to_string(), hint);
+        }
         Broken::Input(error) => return Told::new(FAILED, format!("{broken}: {error}"), READABLE_INPUT),
         Broken::Output(error) => return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK),
     };
@@ -595,10 +655,8 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
     if let Some(refused) = chain().find_map(|cause| cause.downcast_ref::<ProxyRefused>()) {
         let hint = match refused.status {
             // tinyproxy asks with 407 and refuses with 401.
-            401 | 407 => PROXY_PASSWORD,
-            _ => {
-                "have the proxy let CONNECT to *.servicebus.windows.net:443 pass, or name the host in NO_PROXY"
-            }
+            401 | 407 => proxy_password(),
+            _ => format!("let CONNECT to {} pass the proxy, or name the host in NO_PROXY", refused.target),
         };
         return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
     }
@@ -606,7 +664,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
         return Some(Told::new(NO_WAY_OUT, causes(chain()), PROXY_ADDRESS));
     }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), HTTP_PROXY));
+        return Some(Told::new(NO_WAY_OUT, causes(chain()), http_proxy()));
     }
     if let Some(told) = explain_tunnel(error, whom) {
         return Some(told);
@@ -627,7 +685,7 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
     Some(match reason.as_str() {
         "proxy authorization required" => {
             let why = format!("the proxy opens no tunnel to {whom}: it answered 407");
-            Told::new(NO_WAY_OUT, why, PROXY_PASSWORD)
+            Told::new(NO_WAY_OUT, why, proxy_password())
         }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
@@ -658,20 +716,20 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     {
         return explain_unread(unread);
     }
-    let (why, hint) = match refusal {
+    let (why, hint): (String, String) = match refusal {
         InvalidCertificate(CertificateError::Other(other)) if other.0.is::<Untrusted>() => (
             format!("the certificate of {host} comes from {}", authority(other.0.downcast_ref())),
-            "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE",
+            "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE".into(),
         ),
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            (format!("the certificate of {host} has expired"), "check this machine's clock")
+            (format!("the certificate of {host} has expired"), CHECK_CLOCK.into())
         }
         InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-            (format!("the certificate of {host} is not valid yet"), "check this machine's clock")
+            (format!("the certificate of {host} is not valid yet"), CHECK_CLOCK.into())
         }
         rustls::Error::General(text) if text.starts_with(NO_ROOTS) => (
             "no root certificates were found to check others with".into(),
-            "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates",
+            "check that SSL_CERT_FILE and SSL_CERT_DIR, where they are set, name PEM certificates (an empty variable counts too); else install the system's ca-certificates".into(),
         ),
         InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), network()),
         other => (format!("no TLS with {host}: {other}"), network()),

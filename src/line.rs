@@ -87,6 +87,11 @@ pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", one_line(&format!("arcssh: {text}")));
 }
 
+/// Writes lines for the user, made safe by the caller, to standard error; an error of the write has no place to go.
+pub(crate) fn print_on_stderr(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// Prints what a command was asked for. Whoever closes the pipe has read enough.
 ///
 /// # Errors
@@ -128,7 +133,38 @@ fn word_for_powershell(text: &str) -> String {
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
     }
-    format!("'{}'", text.replace(['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "''"))
+    format!("'{}'", quotes_doubled(text))
+}
+
+fn quotes_doubled(text: &str) -> String {
+    text.replace(['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "''")
+}
+
+/// Returns the command that sets an environment variable in the user's shell: PowerShell on Windows.
+pub(crate) fn set_variable(name: &str, value: &str) -> String {
+    if cfg!(windows) { set_in_powershell(name, value) } else { set_in_unix(name, value) }
+}
+
+/// Returns the command that removes an environment variable from the user's shell.
+pub(crate) fn unset_variable(name: &str) -> String {
+    if cfg!(windows) { unset_in_powershell(name) } else { unset_in_unix(name) }
+}
+
+fn set_in_unix(name: &str, value: &str) -> String {
+    format!("export {name}={}", word_for_unix(value))
+}
+
+fn unset_in_unix(name: &str) -> String {
+    format!("unset {name}")
+}
+
+/// Unlike an argument, a value without quotes would be a command (Microsoft Learn, "about_Environment_Variables").
+fn set_in_powershell(name: &str, value: &str) -> String {
+    format!("$env:{name} = '{}'", quotes_doubled(value))
+}
+
+fn unset_in_powershell(name: &str) -> String {
+    format!("Remove-Item Env:{name}")
 }
 
 /// Whether a terminal obeys a character, or does not show it, or shows the text around it in another order.
@@ -176,6 +212,17 @@ mod tests {
         ] {
             assert_eq!(word_for_powershell(text), quoted);
         }
+    }
+
+    #[test]
+    fn a_variable_is_set_in_the_syntax_of_each_platforms_shell() {
+        assert_eq!(set_in_unix("HTTPS_PROXY", "http://PROXY:PORT"), "export HTTPS_PROXY=http://PROXY:PORT");
+        assert_eq!(set_in_unix("A", "it's $x"), r"export A='it'\''s $x'");
+        assert_eq!(unset_in_unix("A"), "unset A");
+        let set = set_in_powershell("HTTPS_PROXY", "http://PROXY:PORT");
+        assert_eq!(set, "$env:HTTPS_PROXY = 'http://PROXY:PORT'");
+        assert_eq!(set_in_powershell("A", "it's $x"), "$env:A = 'it''s $x'");
+        assert_eq!(unset_in_powershell("A"), "Remove-Item Env:A");
     }
 
     #[cfg(unix)]

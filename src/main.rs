@@ -27,6 +27,7 @@ mod store;
 mod terminal;
 mod waiting;
 
+use std::io::{stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
+use crate::line::{lines, print, print_on_stderr};
+use crate::terminal::takes_colours;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -42,10 +45,26 @@ fn main() -> ExitCode {
     }));
     #[cfg(unix)]
     no_dump();
-    match start(&Cli::from_command_line()) {
+    match Cli::from_command_line().map_or_else(|usage| show(&usage), |cli| start(&cli)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => failure::report(&error),
     }
+}
+
+/// Prints the help or the version on standard output, and what is wrong with a command line on standard error. Only the
+/// program's own text is coloured: a wrong command line is quoted, and may hold anything.
+fn show(usage: &clap::Error) -> Result<u8> {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    let text = usage.render();
+    if !usage.use_stderr() {
+        let is_coloured = takes_colours(&stdout());
+        print(&if is_coloured { text.ansi().to_string() } else { text.to_string() })?;
+        return Ok(0);
+    }
+    let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
+    let is_coloured = is_help && takes_colours(&stderr());
+    print_on_stderr(&if is_coloured { text.ansi().to_string() } else { lines(&text.to_string()) });
+    Ok(failure::USAGE)
 }
 
 /// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.

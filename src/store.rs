@@ -94,11 +94,11 @@ impl Kind {
     fn of_file(name: &str) -> Option<Self> {
         let (prefix, hash) = name.strip_suffix(".json")?.split_once('-')?;
         let is_hash = hash.len() == 32 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        Self::ALL.into_iter().find(|kind| is_hash && kind.prefix() == prefix)
+        Self::ALL.into_iter().find(|kind| is_hash && kind.name() == prefix)
     }
 
-    /// What the names of its files begin with.
-    fn prefix(self) -> &'static str {
+    /// Returns the kind in one word: file names begin with it, and `arcssh cache show` prints it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
             Self::Refusal => "refusal",
@@ -129,12 +129,12 @@ impl Key {
 
     /// A file name that any file system takes, whatever the subject.
     fn file(&self) -> String {
-        format!("{}-{}.json", self.kind.prefix(), self.hash())
+        format!("{}-{}.json", self.kind.name(), self.hash())
     }
 
     /// Some subjects share a lock: its file outlives their values, so that there is a bound to how many there are.
     fn lock_file(&self, turn: &str) -> String {
-        format!("{}-{}{turn}.lock", self.kind.prefix(), &self.hash()[..3])
+        format!("{}-{}{turn}.lock", self.kind.name(), &self.hash()[..3])
     }
 
     fn hash(&self) -> String {

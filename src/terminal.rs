@@ -14,7 +14,7 @@ pub(crate) fn takes_colours(out: &impl IsTerminal) -> bool {
 }
 
 /// Whether the user wants no colours (no-color.org), or the terminal can show none (bixense.com/clicolors).
-pub(crate) fn without_colours() -> bool {
+fn without_colours() -> bool {
     let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|set| set == value);
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
     no_colour || is("CLICOLOR", "0") || is("TERM", "dumb")

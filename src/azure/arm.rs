@@ -127,10 +127,7 @@ impl Arm {
     /// `GET` of an address that ARM gave, as `nextLink` does. The token goes to ARM and nowhere else.
     pub(crate) async fn get_url<T: DeserializeOwned>(&self, url: Url) -> Result<T, ArmError> {
         if url.origin() != self.endpoint.origin() {
-            return Err(ArmError::UnexpectedAnswer(anyhow!(
-                "{} is not Azure Resource Manager",
-                url.authority()
-            )));
+            return Err(self.unexpected(anyhow!("{} is not Azure Resource Manager", url.authority())));
         }
         self.send(Request::new(url, Method::Get)).await?.json()
     }
@@ -176,14 +173,32 @@ impl Arm {
     async fn send_as(&self, token: &Token, mut request: Request) -> Result<Answer, ArmError> {
         request.insert_header("authorization", format!("Bearer {}", token.secret.secret()));
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
-        let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await?;
+        let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await;
+        let response = response.map_err(|error| self.failed(error))?;
         let (status, request_id) = (response.status(), response.headers().get_optional_str(&REQUEST_ID));
         info!(status = u16::from(status), request_id, "ARM answered");
         if status.is_success() {
             let (date, retry_after) = (date(response.headers()), retry_after(response.headers()));
-            return Ok(Answer { body: response.into_body().to_vec(), date, retry_after });
+            let host = self.authority().to_owned();
+            return Ok(Answer { host, body: response.into_body().to_vec(), date, retry_after });
         }
-        Err(ArmError::Refused(Refusal::new(&response)))
+        Err(ArmError::Refused(Refusal::new(&self.endpoint, &response)))
+    }
+
+    /// Returns the error for a 2xx answer that holds something else than was asked for.
+    pub(crate) fn unexpected(&self, error: impl Into<anyhow::Error>) -> ArmError {
+        ArmError::UnexpectedAnswer { host: self.authority().to_owned(), error: error.into() }
+    }
+
+    fn failed(&self, error: Error) -> ArmError {
+        // The retry policy wraps what a policy below it returns.
+        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
+            return ArmError::Refused(refusal.clone());
+        }
+        if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
+            return self.unexpected(*too_long);
+        }
+        ArmError::Unreachable(error)
     }
 
     fn pipeline(&self) -> Result<&Pipeline, ArmError> {
@@ -191,7 +206,8 @@ impl Arm {
             return Ok(pipeline);
         }
         let client = self.identity.client().map_err(ArmError::NoWayOut)?;
-        let refusal = |response: &RawResponse| Error::new(ErrorKind::Other, Refusal::new(response));
+        let refusal =
+            |url: &Url, response: &RawResponse| Error::new(ErrorKind::Other, Refusal::new(url, response));
         let options = client_options(client, &self.endpoint, refusal);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         Ok(self.pipeline.get_or_init(|| Pipeline::new(name, version, options, vec![], vec![], None)))
@@ -201,6 +217,8 @@ impl Arm {
 /// A 2xx answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// The host that gave it, with its port unless that is 443.
+    host: String,
     /// The body.
     pub(crate) body: Vec<u8>,
     /// When the server gave it by its own clock, in seconds of Unix time.
@@ -212,7 +230,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// The JSON of the body.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
-        serde_json::from_slice(&self.body).map_err(|error| ArmError::UnexpectedAnswer(error.into()))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| ArmError::UnexpectedAnswer { host: self.host.clone(), error: error.into() })
     }
 }
 
@@ -236,13 +255,22 @@ pub(crate) enum ArmError {
     Store(#[from] TooOpen),
     /// ARM answered 2xx with something else than was asked for.
     #[error("Azure Resource Manager gave an unexpected answer")]
-    UnexpectedAnswer(#[source] anyhow::Error),
+    UnexpectedAnswer {
+        /// The host that was asked, with its port unless that is 443.
+        host: String,
+        /// What is wrong with the answer.
+        #[source]
+        error: anyhow::Error,
+    },
 }
 
 /// A refusal in ARM's envelope, `{"error":{"code","message"}}`.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("ARM answered {status} {code}: {message}")]
 pub(crate) struct Refusal {
+    /// The host that was asked, with its port unless that is 443.
+    #[serde(default)]
+    pub(crate) host: String,
     /// The HTTP status.
     pub(crate) status: u16,
     /// ARM's error code; empty where a gateway answered without the envelope.
@@ -269,13 +297,14 @@ impl Refusal {
         self.code == "NoRegisteredProviderFound"
     }
 
-    fn new(response: &RawResponse) -> Self {
+    fn new(url: &Url, response: &RawResponse) -> Self {
         let headers = response.headers();
         // A byte order mark is no JSON (RFC 8259, section 8.1), and some services write one.
         let body = response.body().strip_prefix(b"\xef\xbb\xbf").unwrap_or(response.body());
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
         Self {
+            host: url.authority().to_owned(),
             status: response.status().into(),
             code: text(&error["code"]).unwrap_or_default(),
             message: text(&error["message"]).unwrap_or_default(),
@@ -292,27 +321,14 @@ impl Refusal {
 /// enabled APIs"), nor are its kin.
 fn wanted_tenant(headers: &Headers) -> Option<String> {
     let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
-    let uri = parameter(challenge, "authorization_uri").or_else(|| parameter(challenge, "authorization"))?;
-    let uri = Url::parse(uri).ok()?;
+    let value = |name| parameter(challenge, "Bearer", name);
+    let uri = Url::parse(&value("authorization_uri").or_else(|| value("authorization"))?).ok()?;
     let tenant = uri.path_segments()?.next()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     // Programs get it as an argument: it must not look like an option.
     let is_one = !["common", "organizations", "consumers"].contains(&tenant)
         && tenant.starts_with(|c: char| c.is_ascii_alphanumeric());
     (is_one && tenant.chars().all(plain)).then(|| tenant.to_owned())
-}
-
-impl From<Error> for ArmError {
-    fn from(error: Error) -> Self {
-        // The retry policy wraps what a policy below it returns.
-        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
-            return Self::Refused(refusal.clone());
-        }
-        if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
-            return Self::UnexpectedAnswer((*too_long).into());
-        }
-        Self::Unreachable(error)
-    }
 }
 
 #[cfg(test)]

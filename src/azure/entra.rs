@@ -89,7 +89,9 @@ impl Entra {
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await?;
         let answer = serde_json::from_slice(response.body()).ok();
-        let answer = answer.filter(|_| response.status().is_success()).ok_or_else(|| refused(&response))?;
+        let answer = answer
+            .filter(|_| response.status().is_success())
+            .ok_or_else(|| refused(&self.authority, &response))?;
         Ok((answer, date(response.headers())))
     }
 }
@@ -171,18 +173,21 @@ struct OnlyTokens;
 impl Policy for OnlyTokens {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
-        in_one_form(&response).map(unread).ok_or_else(|| refused(&response))
+        in_one_form(&response).map(unread).ok_or_else(|| refused(request.url(), &response))
     }
 }
 
-fn refused(response: &RawResponse) -> Error {
-    Error::new(ErrorKind::Credential, EntraRefusal::new(response))
+fn refused(url: &Url, response: &RawResponse) -> Error {
+    Error::new(ErrorKind::Credential, EntraRefusal::new(url, response))
 }
 
 /// An answer without a token.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Entra ID answered {status} {description}")]
 pub(crate) struct EntraRefusal {
+    /// The host that was asked, with its port unless that is 443.
+    #[serde(default)]
+    pub(crate) host: String,
     /// The HTTP status.
     pub(crate) status: u16,
     /// OAuth's code for what is wrong; empty where something else answered.
@@ -203,18 +208,20 @@ struct Body {
 }
 
 impl EntraRefusal {
-    fn new(response: &RawResponse) -> Self {
+    fn new(url: &Url, response: &RawResponse) -> Self {
         let Body { error, error_description } = serde_json::from_slice(response.body()).unwrap_or_default();
         let status = response.status().into();
         // OAuth refuses with 400 and 401 (RFC 6749, section 5.2); with others a proxy may write such an answer.
         let is_oauth = matches!(status, 400 | 401);
         let description = words(if is_oauth { &error } else { "" }, &error_description);
-        Self { status, error, description, retry_after: retry_after(response.headers()) }
+        let (host, retry_after) = (url.authority().to_owned(), retry_after(response.headers()));
+        Self { host, status, error, description, retry_after }
     }
 
     /// An answer that came by way of the browser.
-    pub(crate) fn in_browser(error: &str, description: &str) -> Self {
+    pub(crate) fn in_browser(url: &Url, error: &str, description: &str) -> Self {
         Self {
+            host: url.authority().to_owned(),
             status: 400,
             error: error.to_owned(),
             description: words(error, description),
@@ -278,7 +285,8 @@ mod tests {
     fn a_refusal_is_told_in_its_own_words() {
         let told = |status, body: &str| {
             let body = body.as_bytes().to_vec();
-            EntraRefusal::new(&RawResponse::from_bytes(status, Headers::new(), body)).description
+            let url = "https://login.example/tenant".parse().unwrap();
+            EntraRefusal::new(&url, &RawResponse::from_bytes(status, Headers::new(), body)).description
         };
         let (bad, forbidden) = (StatusCode::BadRequest, StatusCode::Forbidden);
         let aadsts = r#"{"error":"invalid_grant","error_description":"AADSTS7: No.\r\nTrace"}"#;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::hash::BuildHasher as _;
 use std::str::FromStr;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, ensure};
 use azure_core::http::Url;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -136,7 +136,7 @@ pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extensi
 /// All Arc machines of the given subscriptions, or of all that the identity sees.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     match graph(arm, subscriptions).await {
-        Err(error) if is_of_one_call(&error) || matches!(error, ArmError::UnexpectedAnswer(_)) => {
+        Err(error) if is_of_one_call(&error) || matches!(error, ArmError::UnexpectedAnswer { .. }) => {
             info!("Resource Graph is of no use here ({error}); asking each subscription");
             by_subscription(arm, subscriptions).await
         }
@@ -166,7 +166,7 @@ async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmE
         machines.extend(page.data.iter().filter_map(machine));
         skip_token = page.skip_token.filter(|token| !token.is_empty());
         match &skip_token {
-            Some(token) => seen.note(token)?,
+            Some(token) => seen.note(token).map_err(|error| arm.unexpected(error))?,
             None => return Ok(machines),
         }
     }
@@ -222,8 +222,8 @@ pub(super) async fn pages<T: DeserializeOwned>(
     let mut all = page.value;
     let mut seen = Seen::default();
     while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
-        seen.note(&next)?;
-        let next = Url::parse(&next).context("nextLink is not a URL").map_err(ArmError::UnexpectedAnswer)?;
+        let next = seen.note(&next).and_then(|()| Url::parse(&next).context("nextLink is not a URL"));
+        let next = next.map_err(|error| arm.unexpected(error))?;
         page = arm.get_url(next).await?;
         all.append(&mut page.value);
     }
@@ -239,14 +239,10 @@ impl Seen {
     ///
     /// # Errors
     /// It was there before, or there are more than [`MAX_PAGES`].
-    fn note(&mut self, page: &str) -> Result<(), ArmError> {
+    fn note(&mut self, page: &str) -> anyhow::Result<()> {
         let hash = self.0.hasher().hash_one(page);
-        if !self.0.insert(hash) {
-            return Err(ArmError::UnexpectedAnswer(anyhow!("its pages lead back to one that was there")));
-        }
-        if self.0.len() >= MAX_PAGES {
-            return Err(ArmError::UnexpectedAnswer(TooManyPages.into()));
-        }
+        ensure!(self.0.insert(hash), "its pages lead back to one that was there");
+        ensure!(self.0.len() < MAX_PAGES, TooManyPages);
         Ok(())
     }
 }

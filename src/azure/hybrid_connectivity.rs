@@ -71,7 +71,7 @@ pub(crate) async fn list_credentials(
     let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
     let answer = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
     let credentials = RelayCredentials::from_json(&answer.body, arm.relay_suffixes());
-    let credentials = credentials.map_err(ArmError::UnexpectedAnswer)?;
+    let credentials = credentials.map_err(|error| arm.unexpected(error))?;
     Ok((credentials, answer.date))
 }
 

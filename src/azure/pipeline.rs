@@ -55,12 +55,11 @@ impl HttpClient for Bounded {
     }
 }
 
+/// Makes an error of an answer from a URL that is no success.
+pub(crate) type Refuse = fn(&Url, &RawResponse) -> Error;
+
 /// The options of a pipeline to `service` that keeps the rules; `refusal` is what its error answers are told as.
-pub(crate) fn client_options(
-    client: Client,
-    service: &Url,
-    refusal: fn(&RawResponse) -> Error,
-) -> ClientOptions {
+pub(crate) fn client_options(client: Client, service: &Url, refusal: Refuse) -> ClientOptions {
     let Client { http, store } = client;
     let limit = Limit { store, key: Key::new(Kind::Throttle, service.authority()), refusal };
     let retry =
@@ -77,7 +76,7 @@ pub(crate) fn client_options(
 /// Retry-After longer than anybody waits.
 #[derive(Debug)]
 struct OnlyWhatMayPass {
-    refusal: fn(&RawResponse) -> Error,
+    refusal: Refuse,
 }
 
 #[async_trait]
@@ -92,7 +91,7 @@ impl Policy for OnlyWhatMayPass {
         let response = response.try_into_raw_response().await?;
         let long = retry_after(response.headers()).is_some_and(|wait| wait > PATIENCE);
         if long && !response.status().is_success() {
-            return Err((self.refusal)(&response));
+            return Err((self.refusal)(request.url(), &response));
         }
         Ok(unread(response))
     }
@@ -103,7 +102,7 @@ impl Policy for OnlyWhatMayPass {
 struct Limit {
     store: Store,
     key: Key,
-    refusal: fn(&RawResponse) -> Error,
+    refusal: Refuse,
 }
 
 #[async_trait]
@@ -111,7 +110,7 @@ impl Policy for Limit {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         while let Some(wait) = self.wait() {
             if wait > PATIENCE {
-                return Err((self.refusal)(&too_many(wait)));
+                return Err((self.refusal)(request.url(), &too_many(wait)));
             }
             info!("{} has asked for a pause of {:.1} s", self.key.subject, wait.as_secs_f32());
             sleep(wait).await;

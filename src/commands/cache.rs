@@ -50,5 +50,5 @@ fn line(store: &Store, key: &Key) -> Result<String> {
         Kind::Certificate => told(kept::life_left(store, key)?),
         _ => String::new(),
     };
-    Ok(format!("{:11} {:12} {}\n", format!("{:?}", key.kind).to_lowercase(), left, one_line(&key.subject)))
+    Ok(format!("{:11} {left:12} {}\n", key.kind.name(), one_line(&key.subject)))
 }

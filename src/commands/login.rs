@@ -12,7 +12,7 @@ use crate::azure::credential::{Identity, Source, Wanted};
 use crate::azure::pipeline::Client;
 use crate::azure::sign_in::{self, Account, SignIn, SignedIn};
 use crate::cli::LoginArgs;
-use crate::line::warn;
+use crate::line::{set_variable, warn};
 use crate::net::Net;
 use crate::store::Store;
 
@@ -28,7 +28,8 @@ pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let account = attempt(args, &cloud, &store, before).await.map_err(|error| error.context(SigningIn))?;
     warn(&format!("signed in as {}", account.title()));
     if let Some(first) = comes_first(&cloud, &store).await {
-        warn(&format!("{} comes before it; with ARCSSH_CREDENTIAL=arcssh it does not", first.title()));
+        let command = set_variable("ARCSSH_CREDENTIAL", "arcssh");
+        warn(&format!("{} comes before this sign-in; to use this sign-in: {command}", first.title()));
     }
     Ok(0)
 }

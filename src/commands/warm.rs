@@ -1,8 +1,6 @@
 //! `arcssh warm`: connect to each machine once, so that the next connection waits for nobody, and say which cannot be
 //! reached.
 
-use std::io::Write;
-
 use anyhow::{Context, Error, Result, bail, ensure};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +13,7 @@ use crate::cli::WarmArgs;
 use crate::dial::{Goal, Way};
 use crate::fleet::{NoMachine, NotReached, select_some};
 use crate::last_error;
+use crate::line::print;
 use crate::net::Net;
 use crate::store::Store;
 use crate::waiting::Waiting;
@@ -88,8 +87,8 @@ fn bar(machines: usize) -> ProgressBar {
 
 fn tell(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
     let total = results.len();
-    let errors: Vec<Error> = results.filter_map(Result::err).collect();
+    let mut errors: Vec<Error> = results.filter_map(Result::err).collect();
     let reached = total - errors.len();
-    let _ = writeln!(std::io::stdout(), "{reached} of {total} machines are ready to connect to");
+    errors.extend(print(&format!("{reached} of {total} machines are ready to connect to\n")).err());
     if errors.is_empty() { Ok(0) } else { bail!(NotReached(errors)) }
 }

@@ -3,7 +3,8 @@
 use crate::azure::credential::{NoExtension, NoToken, Source};
 use crate::azure::entra::EntraRefusal;
 use crate::azure::ssh_certificate::{NoCertificate, OnlyAsSignedIn};
-use crate::failure::identity::{SIGN_IN, explain_no_token};
+use crate::commands::doctor::check::Hint;
+use crate::failure::identity::{explain_no_token, sign_in};
 use crate::failure::system::RAISE_PROCESSES;
 use crate::failure::{FAILED, NO_IDENTITY, NO_WAY_OUT, Told, causes, chain, explain_too_open};
 use crate::ssh::key::NoProgram;
@@ -30,7 +31,7 @@ pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
         NoCertificate::NoWay(source) => Told::new(
             NO_IDENTITY,
             format!("{} has no way to ask for an SSH certificate", source.title()),
-            SIGN_IN,
+            sign_in(""),
         ),
         NoCertificate::Unusable(error) => Told::new(
             FAILED,
@@ -42,7 +43,9 @@ pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
             none.to_string(),
             format!("sign in as {section}, or run arcssh config for sections of {name}"),
         ),
-        NoCertificate::NoneKept => Told::new(FAILED, none.to_string(), "arcssh cert gets one"),
+        NoCertificate::NoneKept => {
+            Told::new(FAILED, none.to_string(), Hint::new("arcssh cert gets one", "arcssh cert"))
+        }
         NoCertificate::Store(open) => explain_too_open(open),
         NoCertificate::NoKey(error) => {
             let why = format!("{none}: {}", causes(error.chain()));
@@ -80,7 +83,7 @@ fn explain_refused(scope: &str, error: &NoToken) -> Told {
 }
 
 /// What a refusal of the grant for certificates wants.
-fn remedy(scope: &str, from: Source, refusal: &EntraRefusal) -> Option<String> {
+fn remedy(scope: &str, from: Source, refusal: &EntraRefusal) -> Option<Hint> {
     let is = |codes: &[&str]| codes.iter().any(|code| refusal.description.starts_with(&format!("{code}:")));
     if is(&DEVICE) {
         return Some(
@@ -89,11 +92,12 @@ fn remedy(scope: &str, from: Source, refusal: &EntraRefusal) -> Option<String> {
         );
     }
     if is(&NO_APPLICATION) {
-        return Some(format!(
-            "an administrator of the tenant types: az ad sp create --id {SIGN_IN_APPLICATION}"
-        ));
+        return Some(
+            format!("an administrator of the tenant types: az ad sp create --id {SIGN_IN_APPLICATION}")
+                .into(),
+        );
     }
     let wants_user = ["interaction_required", "invalid_grant", "consent_required", "login_required"];
     (from == Source::Arcssh && wants_user.contains(&refusal.error.as_str()))
-        .then(|| format!("{SIGN_IN} --scope {scope}"))
+        .then(|| sign_in(&format!(" --scope {scope}")))
 }

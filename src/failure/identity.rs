@@ -9,19 +9,25 @@ use crate::azure::entra::EntraRefusal;
 use crate::azure::pipeline::TooLong;
 use crate::azure::sign_in::StillStored;
 use crate::azure::sign_in::key_store::Unusable;
+use crate::commands::doctor::check::Hint;
 use crate::commands::login::{AnotherAccount, NowhereToKeep};
 use crate::failure::{
     FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
-use crate::line::word;
+use crate::line::{unset_variable, word};
 use crate::store::{ANOTHER_FOLDER, TooOpen};
 
 /// The way to an identity that needs no other program.
-pub(super) const SIGN_IN: &str = "run arcssh login";
+const SIGN_IN: &str = "run arcssh login";
 const SERVICE_PRINCIPAL: &str =
     "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
 const CERTIFICATE: &str = "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
+
+/// A sign-in by arcssh, with `options` that begin with a space.
+pub(super) fn sign_in(options: &str) -> Hint {
+    Hint::new(format!("{SIGN_IN}{options}"), format!("arcssh login{options}"))
+}
 
 /// What azure_identity writes between the name of a credential and why it failed.
 const FAILED_CREDENTIAL: &str = " authentication failed.";
@@ -32,12 +38,12 @@ pub(super) fn explain_no_token(no_token: &NoToken) -> Told {
         NoToken::Nobody(Some(absent)) => {
             let why =
                 format!("nobody is signed in; of the machine's own identity: {absent} ({})", absent.remedy);
-            Told::new(NO_IDENTITY, why, SIGN_IN)
+            Told::new(NO_IDENTITY, why, sign_in(""))
         }
         NoToken::Nobody(None) => Told::new(
             NO_IDENTITY,
             "nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell",
-            SIGN_IN,
+            sign_in(""),
         ),
         NoToken::Absent { from, absent } => {
             Told::new(NO_IDENTITY, format!("{} was asked for: {absent}", from.title()), absent.remedy.clone())
@@ -64,7 +70,10 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
     }
     if let Some(unusable) = error.downcast_ref::<Unusable>() {
         let why = format!("the sign-in of arcssh cannot be used: {unusable}");
-        let hint = remedy(unusable).map_or(RUN_LOGIN.into(), |first| format!("{first}, or {RUN_LOGIN}"));
+        let hint = match remedy(unusable) {
+            Some(first) => format!("{first}, or {RUN_LOGIN}").into(),
+            None => Hint::new(RUN_LOGIN, "arcssh login"),
+        };
         return Told::new(NO_IDENTITY, why, hint);
     }
     if let Some(too_open) = chain().find_map(|cause| cause.downcast_ref::<TooOpen>()) {
@@ -96,12 +105,12 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
 const RUN_LOGIN: &str = "run: arcssh login";
 
 /// What makes a key store usable; none where only another sign-in helps.
-fn remedy(unusable: &Unusable) -> Option<&'static str> {
+fn remedy(unusable: &Unusable) -> Option<String> {
     match unusable {
-        Unusable::Off => Some("unset ARCSSH_NO_KEYRING"),
-        Unusable::Absent => Some("use a session that has your key store"),
-        Unusable::Locked => Some("unlock the key store"),
-        Unusable::Silent | Unusable::Failed(_) => Some("restart the key store"),
+        Unusable::Off => Some(unset_variable("ARCSSH_NO_KEYRING")),
+        Unusable::Absent => Some("use a session that has your key store".into()),
+        Unusable::Locked => Some("unlock the key store".into()),
+        Unusable::Silent | Unusable::Failed(_) => Some("restart the key store".into()),
         Unusable::Empty => None,
     }
 }
@@ -118,17 +127,28 @@ fn usable(path: &str, flaw: Flaw) -> String {
     let (old, new) = (word(path), word(&format!("{path}.pem")));
     match flaw {
         Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
-        Flaw::Locked => format!(
-            "openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file"
-        ),
+        Flaw::Locked if cfg!(windows) => without_password_in_powershell(&old, &new),
+        Flaw::Locked => without_password_in_unix(&old, &new),
         Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()
         }
     }
 }
 
+pub(super) fn without_password_in_unix(old: &str, new: &str) -> String {
+    format!("openssl pkey -in {old} -out {new} && openssl x509 -in {old} >> {new}, and name that file")
+}
+
+/// Windows PowerShell knows no `&&`, and its `>>` writes UTF-16 (Microsoft Learn, "about_Pipeline_Chain_Operators",
+/// "about_Redirection").
+pub(super) fn without_password_in_powershell(old: &str, new: &str) -> String {
+    format!(
+        "openssl pkey -in {old} -out {new}; openssl x509 -in {old} | Add-Content -Encoding ascii {new}; then name that file"
+    )
+}
+
 /// What to do where a source refuses.
-fn hint(from: Source, tenant: Option<&str>) -> String {
+fn hint(from: Source, tenant: Option<&str>) -> Hint {
     let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
     match from {
         Source::Environment if is_set("AZURE_CLIENT_SECRET") => SERVICE_PRINCIPAL.into(),
@@ -137,17 +157,21 @@ fn hint(from: Source, tenant: Option<&str>) -> String {
             "check AZURE_TENANT_ID, AZURE_CLIENT_ID and the federated credentials of the application".into()
         }
         Source::ManagedIdentity => "name another identity with --credential or ARCSSH_CREDENTIAL".into(),
-        Source::Arcssh | Source::Any => format!("{SIGN_IN}{}", option("--tenant")),
-        Source::AzureCli => format!("run az login{0}, or arcssh login{0}", option("--tenant")),
-        Source::AzureDeveloperCli => format!("run azd auth login{}, or arcssh login", option("--tenant-id")),
-        Source::AzurePowershell => format!("run Connect-AzAccount{}, or arcssh login", option("-Tenant")),
+        Source::Arcssh | Source::Any => sign_in(&option("--tenant")),
+        Source::AzureCli => format!("run az login{0}, or arcssh login{0}", option("--tenant")).into(),
+        Source::AzureDeveloperCli => {
+            format!("run azd auth login{}, or arcssh login", option("--tenant-id")).into()
+        }
+        Source::AzurePowershell => {
+            format!("run Connect-AzAccount{}, or arcssh login", option("-Tenant")).into()
+        }
     }
 }
 
 /// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
 /// codes"); what else comes in its place is somebody else's.
-fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
-    let EntraRefusal { status, description, retry_after, .. } = refusal;
+fn explain_entra(refusal: &EntraRefusal, what: &str, hint: Hint) -> Told {
+    let EntraRefusal { host, status, description, retry_after, .. } = refusal;
     let answer = format!("{status} {description}");
     let answer = answer.trim_end();
     match status {
@@ -160,7 +184,9 @@ fn explain_entra(refusal: &EntraRefusal, what: &str, hint: String) -> Told {
         _ => Told::new(
             NO_WAY_OUT,
             format!("something on the way to Entra ID answered ({answer})"),
-            "have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+            format!(
+                "let https://{host} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it"
+            ),
         ),
     }
 }
@@ -191,7 +217,8 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
         return Told::new(FAILED, why, ANOTHER_FOLDER);
     }
     if let Some(another) = error.downcast_ref::<AnotherAccount>() {
-        let hint = format!("to use this account, run: arcssh login --account {}", word(&another.name));
+        let command = format!("arcssh login --account {}", word(&another.name));
+        let hint = Hint::new(format!("to use this account, run: {command}"), command);
         return Told::new(NO_IDENTITY, another.to_string(), hint);
     }
     if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {

@@ -4,6 +4,7 @@ use std::panic::PanicHookInfo;
 
 use anyhow::Error;
 
+use crate::commands::doctor::check::Hint;
 use crate::failure::{FAILED, NO_WAY_OUT, Told, tell};
 use crate::limits::Exhausted;
 use crate::line::word;
@@ -37,8 +38,11 @@ fn explain_exhausted(exhausted: &Exhausted) -> Told {
 }
 
 /// What lets a user's threads and programs start (setrlimit(2), `RLIMIT_NPROC`).
-pub(super) const RAISE_PROCESSES: &str =
-    "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a";
+pub(super) const RAISE_PROCESSES: &str = if cfg!(windows) {
+    "close other programs to free memory"
+} else {
+    "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a"
+};
 pub(super) const ALLOW_GETRANDOM: &str =
     "check that sandboxes and containers on this machine allow getrandom(2)";
 const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";
@@ -49,7 +53,9 @@ fn explain_no_log(no_log: &NoLog) -> Told {
             "name a new or regular file of your own in an existing directory with --log-file; -v alone logs to standard error"
                 .into()
         }
-        NoLog::TooOpen { path, .. } => format!("run: chmod 600 {}", word(&path.display().to_string())),
+        NoLog::TooOpen { path, .. } => {
+            Hint::command(format!("chmod 600 {}", word(&path.display().to_string())))
+        }
         NoLog::NotALog(_) => "name a new file, or an earlier log of arcssh, with --log-file".into(),
     };
     Told::new(FAILED, no_log.to_string(), hint)

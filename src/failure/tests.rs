@@ -3,9 +3,14 @@
 use super::*;
 use anyhow::anyhow;
 
+use crate::azure::cloud::{Cloud, CloudName, Endpoints};
+use crate::azure::credential::{NoToken, Source};
+use crate::azure::entra::EntraRefusal;
 use crate::relay::frame::{PeerClose, Violation};
 
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
+
+const RELAY: &str = "azgn.servicebus.windows.net";
 
 fn goal() -> Goal {
     let machine = Some(ID.parse().unwrap());
@@ -15,7 +20,8 @@ fn goal() -> Goal {
 fn arm(status: u16, code: &str, message: &str) -> Error {
     let (code, message) = (code.into(), message.into());
     let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
-    let refusal = Refusal { status, code, message, retry_after: None, request_id: None, tenant };
+    let host = "management.azure.com".into();
+    let refusal = Refusal { host, status, code, message, retry_after: None, request_id: None, tenant };
     ArmError::Refused(refusal).into()
 }
 
@@ -31,7 +37,7 @@ fn forbidden(action: &str) -> Error {
 }
 
 fn relay(status: u16, reason: &str) -> Error {
-    ConnectError::refused(status, reason).into()
+    ConnectError::refused(RELAY, status, reason).into()
 }
 
 fn closed(code: u16) -> Error {
@@ -43,7 +49,7 @@ fn closed(code: u16) -> Error {
 fn told(rows: &[(Error, u8, &str, &str)]) {
     for (error, status, why, hint) in rows {
         let told = explain(error, Some(&goal()));
-        let found = told.hint.clone().unwrap_or_default();
+        let found = told.hint.clone().map(|hint| hint.text).unwrap_or_default();
         assert!(told.why.contains(why) && found.contains(hint), "{error:#}\n{}\n{found}", told.why);
         assert_eq!(told.status, *status, "{error:#}");
         assert!(!found.is_empty() && one_line(&told.why) == told.why, "{error:#}");
@@ -160,9 +166,9 @@ fn each_refusal_of_the_relay_has_its_words() {
             relay(400, "This endpoint is only for web-socket requests"),
             NO_WAY_OUT,
             "WebSocket upgrade",
-            "untouched",
+            "unchanged",
         ),
-        (relay(407, "Proxy Authentication Required"), NO_WAY_OUT, "in the relay's place", "untouched"),
+        (relay(407, "Proxy Authentication Required"), NO_WAY_OUT, "in the relay's place", "unchanged"),
         (relay(408, "Timeout"), NOBODY_LISTENS, "did not answer in time", AGENT),
         (relay(504, "Timeout"), NOBODY_LISTENS, "did not answer in time", AGENT),
         (relay(500, "Internal error"), FAILED, "the relay has a fault", "try again"),
@@ -170,8 +176,8 @@ fn each_refusal_of_the_relay_has_its_words() {
         (relay(503, closed_port), NOBODY_LISTENS, "nothing listens on its port 22", "start sshd"),
         (relay(503, "Busy"), FAILED, "the relay has a fault (", "try again"),
         (relay(503, "Service Unavailable"), FAILED, "or a proxy in its place", "sshd listens on port 22"),
-        (relay(426, ""), NO_WAY_OUT, "takes the WebSocket upgrade out", "pass the proxy untouched"),
-        (relay(511, ""), NO_WAY_OUT, "answered in the relay's place", "pass the proxy untouched"),
+        (relay(426, ""), NO_WAY_OUT, "takes the WebSocket upgrade out", "pass the proxy unchanged"),
+        (relay(511, ""), NO_WAY_OUT, "answered in the relay's place", "pass the proxy unchanged"),
         (
             relay(418, "Not this port"),
             FAILED,
@@ -206,7 +212,7 @@ fn each_refusal_of_the_relay_has_its_words() {
             "connect again",
         ),
         (
-            Broken::Violation(Violation::Masked).into(),
+            Broken::Violation { relay: RELAY.into(), violation: Violation::Masked }.into(),
             FAILED,
             "the relay broke the WebSocket protocol: a frame is masked",
             "connect again; if a proxy inspects TLS",
@@ -220,6 +226,57 @@ fn each_refusal_of_the_relay_has_its_words() {
     ]);
 }
 
+/// A firewall team opens the host that a hint names: it has to be that of the cloud in use.
+#[test]
+fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
+    let clouds = [CloudName::Public, CloudName::China, CloudName::UsGov];
+    let hosts = clouds.map(|name| {
+        let cloud = Cloud::new(name, &Endpoints::default()).unwrap();
+        let [arm, entra] = [&cloud.arm_endpoint, &cloud.authority_host].map(|url| url.authority().to_owned());
+        [arm, entra, format!("azgn.{}", name.relay_suffix())]
+    });
+    for (arm, entra, relay) in hosts.iter().map(|[arm, entra, relay]| (arm, entra, relay)) {
+        let refusal = Refusal {
+            host: arm.clone(),
+            status: 302,
+            code: String::new(),
+            message: String::new(),
+            retry_after: None,
+            request_id: None,
+            tenant: None,
+        };
+        let unexpected = ArmError::UnexpectedAnswer { host: arm.clone(), error: anyhow!("no JSON") };
+        let (host, description) = (entra.clone(), String::new());
+        let from_entra =
+            EntraRefusal { host, status: 302, error: String::new(), description, retry_after: None };
+        let from_entra =
+            NoToken::Refused { from: Source::Environment, tenant: None, error: Error::new(from_entra) };
+        let target = format!("{relay}:443");
+        let from_proxy = Error::new(ProxyRefused { target, status: 403, reason: "Forbidden".into() });
+        let violation = Broken::Violation { relay: relay.clone(), violation: Violation::Masked };
+        let rows: [(Error, &str); 8] = [
+            (ArmError::Refused(refusal).into(), arm),
+            (unexpected.into(), arm),
+            (ArmError::NoToken(from_entra).into(), entra),
+            (ConnectError::refused(relay, 426, "").into(), relay),
+            (ConnectError::refused(relay, 302, "Found").into(), relay),
+            (ConnectError::refused(relay, 503, "Service Unavailable").into(), relay),
+            (ConnectError::Unreachable(from_proxy).into(), relay),
+            (violation.into(), relay),
+        ];
+        for (error, wanted) in rows {
+            let hint = explain(&error, Some(&goal())).hint.unwrap().text;
+            let is_named = |host: &&String| {
+                let after = |at: usize| hint[at + host.len()..].chars().next();
+                hint.match_indices(host.as_str())
+                    .any(|(at, _)| !after(at).is_some_and(|c| c == '.' || c.is_alphanumeric()))
+            };
+            let named: Vec<&String> = hosts.iter().flatten().filter(is_named).collect();
+            assert_eq!(named, [wanted], "{error:#}: {hint}");
+        }
+    }
+}
+
 #[test]
 fn a_certificate_out_of_its_time_is_told_as_the_clock() {
     let time = rustls::pki_types::UnixTime::since_unix_epoch(Duration::ZERO);
@@ -231,7 +288,7 @@ fn a_certificate_out_of_its_time_is_told_as_the_clock() {
     ] {
         let told = explain_tls(&rustls::Error::InvalidCertificate(error), "Entra ID");
         assert_eq!((told.status, told.why), (NO_WAY_OUT, format!("the certificate of Entra ID {why}")));
-        assert_eq!(told.hint.as_deref(), Some("check this machine's clock"));
+        assert_eq!(told.hint, Some("check this machine's clock".into()));
     }
 }
 
@@ -247,7 +304,10 @@ fn what_setting_up_runs_into_has_its_words() {
 
 #[test]
 fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried() {
-    let setup = |port, service| setup(Some(&Goal { port, service, ..goal() }));
+    let hint = |port, service| setup(Some(&Goal { port, service, ..goal() }));
+    let setup = |port, service| hint(port, service).text;
+    assert_eq!(hint(22, Service::Ssh), Hint::set_up(setup(22, Service::Ssh)));
+    assert_eq!(super::setup(None).command, None, "a placeholder cannot be run");
     assert_eq!(setup(22, Service::Ssh), format!("arcssh setup {ID}"));
     assert_eq!(setup(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
     assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
@@ -262,4 +322,14 @@ fn a_panic_for_want_of_something_is_explained_and_no_other_text_is_shown() {
     let no_randomness = "could not retrieve random bytes for uuid: FAILED";
     assert_eq!(exhaustion(no_randomness).map(|(_, hint)| hint), Some(ALLOW_GETRANDOM));
     assert_eq!(exhaustion("called `Result::unwrap()` on an `Err` value: secret"), None);
+}
+
+#[test]
+fn a_key_without_its_password_is_written_in_the_syntax_of_each_platforms_shell() {
+    use crate::failure::identity::{without_password_in_powershell, without_password_in_unix};
+    let unix = without_password_in_unix("'a b.pem'", "'a b.pem.pem'");
+    assert!(unix.contains(" && openssl x509 -in 'a b.pem' >> 'a b.pem.pem'"), "{unix}");
+    let powershell = without_password_in_powershell("'a b.pem'", "'a b.pem.pem'");
+    assert!(!powershell.contains("&&") && !powershell.contains('>'), "{powershell}");
+    assert!(powershell.contains("| Add-Content -Encoding ascii 'a b.pem.pem'"), "{powershell}");
 }

@@ -80,20 +80,66 @@ fn reason(received: &[u8]) -> String {
     String::from_utf8_lossy(phrase).trim().to_owned()
 }
 
-/// A parameter of a challenge, `name=value` or `name="value"` (RFC 9110, section 11.2), its name matched without regard
-/// to case.
-pub(crate) fn parameter<'a>(challenge: &'a str, name: &str) -> Option<&'a str> {
-    let lower = challenge.to_ascii_lowercase();
-    let mut places = lower.match_indices(name).map(|(at, _)| at);
-    places.find_map(|at| {
-        let stands_alone = at == 0 || lower.as_bytes()[at - 1] == b' ' || lower.as_bytes()[at - 1] == b',';
-        let value = challenge[at + name.len()..].trim_start().strip_prefix('=').filter(|_| stands_alone)?;
-        let value = value.trim_start();
-        match value.strip_prefix('"') {
-            Some(quoted) => quoted.split('"').next(),
-            None => value.split(',').next().map(str::trim_end),
+/// Returns the value of the parameter `name` of the first challenge of `scheme` that has it, in one field line, which
+/// may hold several challenges (RFC 9110, section 11.6.1). Case does not count in either.
+///
+/// An unquoted value ends at a comma: the Arc agent writes a file's path there, with slashes and spaces, and without
+/// quotes (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled servers").
+pub(crate) fn parameter(line: &str, scheme: &str, name: &str) -> Option<String> {
+    let (mut rest, mut is_of_scheme) = (line, false);
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let (token, after) = rest.split_at(rest.find([' ', '\t', ',', '=', '"']).unwrap_or(rest.len()));
+        let after = after.trim_start_matches([' ', '\t']);
+        rest = match after.strip_prefix('=') {
+            Some(value) => {
+                let (value, after) = parameter_value(value.trim_start_matches([' ', '\t']))?;
+                if is_of_scheme && token.eq_ignore_ascii_case(name) {
+                    return Some(value);
+                }
+                after
+            }
+            // The end, or a string in a place where there can be none.
+            None if token.is_empty() => quoted_string(after.strip_prefix('"')?)?.1,
+            None => {
+                is_of_scheme = token.eq_ignore_ascii_case(scheme);
+                after
+            }
+        };
+    }
+}
+
+/// Returns the value at the start of `text`, and what follows it.
+fn parameter_value(text: &str) -> Option<(String, &str)> {
+    match text.strip_prefix('"') {
+        Some(quoted) => quoted_string(quoted),
+        None => {
+            let (value, after) = text.split_at(text.find(',').unwrap_or(text.len()));
+            Some((value.trim_end().to_owned(), after))
         }
-    })
+    }
+}
+
+/// Returns the content of a string whose opening quote was read, and what follows it; none if the string has no end.
+///
+/// Only `\"` and `\\` are escapes: senders escape nothing else (RFC 9110, section 5.6.4), and a path of Windows has
+/// single backslashes.
+fn quoted_string(text: &str) -> Option<(String, &str)> {
+    let (mut content, mut is_escaped) = (String::new(), false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '"' | '\\' if is_escaped => {
+                content.pop();
+                content.push(c);
+                is_escaped = false;
+                continue;
+            }
+            '"' => return Some((content, &text[at + 1..])),
+            _ => content.push(c),
+        }
+        is_escaped = c == '\\';
+    }
+    None
 }
 
 #[cfg(test)]
@@ -126,14 +172,62 @@ mod tests {
     fn a_parameter_is_found_in_every_form_of_a_challenge() {
         for challenge in [
             "Bearer realm=\"a b\", x=1",
-            "Basic realm=a b",
-            "basic Realm = a b , charset=\"UTF-8\"",
+            "Bearer realm=a b",
+            "bearer Realm = a b , charset=\"UTF-8\"",
+            "BEARER REALM=\"a b\"",
             "Negotiate, Bearer x=\"realms\",realm=\"a b\"",
+            "Bearer\trealm=\"a b\",realm=\"second\"",
+            ", ,Bearer realm=\"a b\"",
         ] {
-            assert_eq!(parameter(challenge, "realm"), Some("a b"), "{challenge}");
+            assert_eq!(parameter(challenge, "Bearer", "realm").as_deref(), Some("a b"), "{challenge}");
         }
-        for challenge in ["", "Bearer", "Bearer realm", "Bearer xrealm=\"a\""] {
-            assert_eq!(parameter(challenge, "realm"), None, "{challenge}");
+        for challenge in [
+            "",
+            "Bearer",
+            "Bearer realm",
+            "Bearer xrealm=\"a\"",
+            "Bearer realm=\"a",
+            "realm=a",
+            "\"Bearer realm=a\"",
+        ] {
+            assert_eq!(parameter(challenge, "Bearer", "realm"), None, "{challenge}");
+        }
+    }
+
+    #[test]
+    fn the_inside_of_a_quoted_string_holds_no_parameter() {
+        for challenge in [
+            "Bearer error_description=\"see realm=evil for more\", realm=\"good\"",
+            "Bearer error_description=\"see, realm=evil, for more\", realm=good",
+            "Bearer error=\"say \\\", realm=\\\"evil\\\"\", realm=\"good\"",
+            "Bearer error=\"ends in \\\\\", realm=\"good\"",
+            "Bearer \"realm=evil\", realm=\"good\"",
+            "Bearer error=\"\",realm=\"good\"",
+        ] {
+            assert_eq!(parameter(challenge, "Bearer", "realm").as_deref(), Some("good"), "{challenge}");
+        }
+        assert_eq!(parameter("Bearer error=\", realm=\"evil", "Bearer", "realm"), None);
+    }
+
+    #[test]
+    fn a_parameter_belongs_to_the_challenge_of_its_scheme() {
+        let several = "Negotiate YIIB==, Digest realm=\"other\", nonce=\"x\", Basic realm=/var/opt/a.key, Bearer realm=z";
+        assert_eq!(parameter(several, "Basic", "realm").as_deref(), Some("/var/opt/a.key"));
+        assert_eq!(parameter(several, "bearer", "REALM").as_deref(), Some("z"));
+        assert_eq!(parameter(several, "Basic", "nonce"), None);
+        assert_eq!(parameter(several, "NTLM", "realm"), None);
+    }
+
+    #[test]
+    fn an_escape_stands_for_its_character_and_a_path_keeps_its_backslashes() {
+        for (challenge, realm) in [
+            (r#"Basic realm="a \"b\" c""#, r#"a "b" c"#),
+            (r#"Basic realm="C:\\a\\\"b""#, r#"C:\a\"b"#),
+            (r#"Basic realm="C:\ProgramData\Tokens\a.key""#, r"C:\ProgramData\Tokens\a.key"),
+            (r"Basic realm=C:\ProgramData\Tokens\a.key", r"C:\ProgramData\Tokens\a.key"),
+            ("Basic realm=/var/opt/a=b/c d.key", "/var/opt/a=b/c d.key"),
+        ] {
+            assert_eq!(parameter(challenge, "Basic", "realm").as_deref(), Some(realm), "{challenge}");
         }
     }
 

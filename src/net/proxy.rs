@@ -59,7 +59,7 @@ where
 
     let Head { status, reason, beyond, .. } = head::read(proxy).await?;
     if !(200..300).contains(&status) {
-        bail!(Refused { status, reason });
+        bail!(Refused { target, status, reason });
     }
     // TLS lets the client speak first: nothing can have come through the tunnel yet.
     ensure!(beyond.is_empty(), "it answered more than a tunnel's opening");
@@ -70,6 +70,8 @@ where
 #[derive(Debug, thiserror::Error)]
 #[error("it answered {status} {reason}")]
 pub(crate) struct Refused {
+    /// Host and port that the tunnel was to lead to.
+    pub(crate) target: String,
     /// The HTTP status: 407 asks for a user and password.
     pub(crate) status: u16,
     /// The reason phrase.

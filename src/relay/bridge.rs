@@ -57,23 +57,19 @@ pub(crate) enum Broken {
     #[error("the relay no longer answers: {MISSED_PINGS} pings are unanswered")]
     Silent,
     /// The relay does not speak the WebSocket protocol.
-    #[error("the relay broke the WebSocket protocol: {0}")]
-    Violation(Violation),
+    #[error("the relay broke the WebSocket protocol: {violation}")]
+    Violation {
+        /// The relay's host, with its port unless that is 443.
+        relay: String,
+        /// What it broke.
+        violation: Violation,
+    },
     /// What ssh writes cannot be read.
     #[error("standard input cannot be read")]
     Input(#[source] io::Error),
     /// What the machine sent cannot be handed on.
     #[error("standard output cannot be written")]
     Output(#[source] io::Error),
-}
-
-impl From<ReadError> for Broken {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Io(error) => Self::Lost(error),
-            ReadError::Violation(violation) => Self::Violation(violation),
-        }
-    }
 }
 
 /// Carries bytes until one side is done or `stop` says so, and then says farewell to the relay in bounded time.
@@ -117,6 +113,8 @@ fn output_failed(error: io::Error) -> Ending {
 }
 
 struct Bridge<S, I, O> {
+    /// The relay's host, with its port unless that is 443.
+    host: String,
     relay: WebSocket<S>,
     input: I,
     input_open: bool,
@@ -142,8 +140,9 @@ where
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
 {
-    fn new(Upgraded { stream, beyond }: Upgraded<S>, input: I, output: O) -> Self {
+    fn new(Upgraded { relay, stream, beyond }: Upgraded<S>, input: I, output: O) -> Self {
         Self {
+            host: relay,
             relay: WebSocket::new(stream, beyond),
             input,
             input_open: true,
@@ -277,11 +276,10 @@ where
                     false => Ending::Broken(Broken::Closed(close)),
                 })
             }
-            Err(error) => {
-                if matches!(error, ReadError::Violation(_)) {
-                    (self.closed, self.close_code) = (true, Some(PROTOCOL_ERROR));
-                }
-                Some(Ending::Broken(error.into()))
+            Err(ReadError::Io(error)) => Some(Ending::Broken(Broken::Lost(error))),
+            Err(ReadError::Violation(violation)) => {
+                (self.closed, self.close_code) = (true, Some(PROTOCOL_ERROR));
+                Some(Ending::Broken(Broken::Violation { relay: self.host.clone(), violation }))
             }
         }
     }

@@ -28,6 +28,8 @@ pub(crate) const LEAST_TRY: Duration = Duration::from_secs(10);
 /// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
 #[derive(Debug)]
 pub(crate) struct Upgraded<S> {
+    /// The relay's host, with its port unless that is 443.
+    pub(crate) relay: String,
     /// The connection.
     pub(crate) stream: S,
     /// Bytes of the first frames that came with the answer.
@@ -104,10 +106,10 @@ where
             false => error.context(format!("the relay {authority} went away")),
         })?;
     if head.status != 101 {
-        return Err(ConnectError::refused(head.status, &head.reason));
+        return Err(ConnectError::refused(authority.as_str(), head.status, &head.reason));
     }
     check_upgrade(&head, &key).with_context(|| format!("{authority} is no WebSocket server"))?;
-    Ok(Upgraded { stream, beyond: head.beyond })
+    Ok(Upgraded { relay: authority.to_string(), stream, beyond: head.beyond })
 }
 
 /// RFC 6455, section 4.1: what a client checks in a 101.
@@ -158,6 +160,8 @@ pub(crate) enum ConnectError {
     /// The relay, or the agent through it, refused the upgrade.
     #[error("the relay answered {status} {reason}{}", tracking(.tracking_id))]
     Refused {
+        /// The relay's host, with its port unless that is 443.
+        relay: String,
         /// The HTTP status.
         status: u16,
         /// The text of the HTTP reason phrase.
@@ -184,12 +188,12 @@ fn usual_reason(status: u16) -> Option<&'static str> {
 
 impl ConnectError {
     /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
-    pub(crate) fn refused(status: u16, phrase: &str) -> Self {
+    pub(crate) fn refused(relay: &str, status: u16, phrase: &str) -> Self {
         let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
         let text = Some(text.trim_end_matches([' ', '.'])).filter(|text| !text.is_empty());
         let reason = text.or_else(|| usual_reason(status)).unwrap_or_default().to_owned();
         let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
-        Self::Refused { status, reason, tracking_id }
+        Self::Refused { relay: relay.to_owned(), status, reason, tracking_id }
     }
 
     /// The error without what only support wants to know.
@@ -220,7 +224,7 @@ impl ConnectError {
     /// Whether there is nothing in the reason phrase but what the status says by itself: the relay tells more, and a proxy
     /// that looks into TLS puts this in place of it (seen with Squid).
     pub(crate) fn gives_no_reason(&self) -> bool {
-        matches!(self, Self::Refused { status, reason, tracking_id }
+        matches!(self, Self::Refused { status, reason, tracking_id, .. }
             if tracking_id.is_empty() && usual_reason(*status) == Some(reason))
     }
 
@@ -252,7 +256,7 @@ mod tests {
         "expiresOn":1,"serviceConfigurationToken":"eyJ0.a.b"}}"#;
 
     fn refused(status: u16, reason: &str) -> ConnectError {
-        ConnectError::refused(status, reason)
+        ConnectError::refused("azgn.servicebus.windows.net", status, reason)
     }
 
     #[test]

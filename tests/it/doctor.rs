@@ -72,7 +72,7 @@ impl Default for Case {
 fn complaints(report: &Value) -> Vec<[String; 4]> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let checks = report["checks"].as_array().expect("checks").iter();
-    let told = checks.map(|check| ["name", "outcome", "text", "fix"].map(|key| text(&check[key])));
+    let told = checks.map(|check| ["name", "outcome", "text", "hint"].map(|key| text(&check[key])));
     told.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
 }
 
@@ -103,6 +103,7 @@ fn examine(case: &Case) {
         .replace("{ID}", &target)
         .replace("{SUBSCRIPTION}", SUBSCRIPTION)
         .replace("{PORT}", &port)
+        .replace("{RELAY}", &w.emulator().relay_authority())
         .replace("{HOME}", &home);
     assert_eq!(fix, &wanted, "{}", case.what);
     assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.what);
@@ -119,8 +120,22 @@ fn examine(case: &Case) {
             assert_eq!(hint.strip_prefix("arcssh: hint: "), Some(fix.as_str()), "{}", case.what);
         }
     }
+    let check =
+        report["checks"].as_array().unwrap().iter().find(|check| check["name"] == case.check).unwrap();
+    assert!(
+        check.get("fix").is_none() && check["command"].as_str().is_none_or(|text| fix.contains(text)),
+        "{check}"
+    );
     if ["arcssh setup ", "chmod ", "ssh-keygen "].iter().any(|command| fix.starts_with(command)) {
+        assert_eq!(check["command"], **fix, "{}", case.what);
         type_it(&w, case, &target, fix);
+    }
+    // What needs another person, a choice or a value is no command.
+    if ["check ", "export ", "on the machine", "an owner", "try ", "name ", "move "]
+        .iter()
+        .any(|start| fix.starts_with(start))
+    {
+        assert_eq!(check["command"], Value::Null, "{}", case.what);
     }
 }
 
@@ -142,11 +157,11 @@ fn type_it(w: &World, case: &Case, target: &str, fix: &str) {
 
 const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
 const NETWORK: &str =
-    "check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+    "check this machine's network; if it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const SERVICE_PRINCIPAL: &str =
     "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
 const INSPECTION: &str = "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
-const WEBSOCKETS: &str = "let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+const WEBSOCKETS: &str = "let WebSocket connections to {RELAY} pass the proxy unchanged";
 const SETUP: &str = "arcssh setup {ID} --port {PORT}";
 
 #[test]
@@ -160,9 +175,17 @@ fn nothing_is_found_where_nothing_is_wrong() {
             let mut checks = report["checks"].as_array().unwrap().iter();
             checks.find(|check| check["name"] == name).is_some_and(|check| check["outcome"] == "passed")
         };
-        for name in
-            ["ssh", "identity", "clock", "permissions", "endpoint", "relay", "sshd", "host key", "store"]
-        {
+        for name in [
+            "ssh",
+            "identity",
+            "clock",
+            "permissions",
+            "endpoint",
+            "relay",
+            "sshd",
+            "host key",
+            "state directory",
+        ] {
             assert!(passed(name), "{name}: {report:#}");
         }
     }
@@ -214,7 +237,10 @@ fn without_a_machine_only_what_needs_none_is_looked_at() {
     let outcomes = report["checks"].as_array().unwrap().iter();
     let passed: Vec<&str> =
         outcomes.filter(|check| check["outcome"] == "passed").filter_map(|c| c["name"].as_str()).collect();
-    assert_eq!(passed, ["ssh", "ssh-keygen", "identity", "clock", "subscription", "network", "store"]);
+    assert_eq!(
+        passed,
+        ["ssh", "ssh-keygen", "identity", "clock", "subscription", "network", "state directory"]
+    );
     assert_eq!(w.emulator().requests_to(Service::Relay).len(), 0);
 }
 
@@ -328,7 +354,7 @@ fn programs_and_files_of_this_machine_are_examined() {
             program: |_, command| {
                 command.env("ARCSSH_STATE_DIR", "/dev/null");
             },
-            check: "store",
+            check: "state directory",
             outcome: "warned",
             why: "nothing can be kept",
             fix: "name a folder of your own in ARCSSH_STATE_DIR",
@@ -338,7 +364,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         Case {
             what: "a store that others can read",
             world: |w| open(w, w.home().join(".local/state/arcssh"), 0o755),
-            check: "store",
+            check: "state directory",
             why: "is open to other users (mode 0755)",
             fix: "chmod 700 {HOME}/.local/state/arcssh",
             ..Case::default()
@@ -505,7 +531,7 @@ fn what_azure_holds_is_examined() {
         Case {
             what: "a provider that is not registered",
             world: |w| w.emulator().set_registration_state("NotRegistered"),
-            check: "provider",
+            check: "resource provider",
             why: "Microsoft.HybridConnectivity is NotRegistered",
             fix: SETUP,
             ..Case::default()
@@ -513,7 +539,7 @@ fn what_azure_holds_is_examined() {
         Case {
             what: "a provider that is being registered",
             world: |w| w.emulator().set_registration_state("Registering"),
-            check: "provider",
+            check: "resource provider",
             why: "is Registering",
             fix: SETUP,
             ..Case::default()
@@ -584,7 +610,7 @@ fn what_azure_holds_is_examined() {
         Case {
             what: "no extension for a user of Entra ID",
             azure: |builder| builder.role(Role::UserLogin),
-            check: "Entra login",
+            check: "entra login",
             outcome: "warned",
             why: "the extension for it is not installed",
             fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --subscription {SUBSCRIPTION} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
@@ -708,7 +734,7 @@ fn what_stands_in_the_machines_properties_is_examined() {
         (|machine| machine.private_link(), "private link", "warned", "private link scope"),
         (
             |machine| machine.extension("Microsoft.Azure.ActiveDirectory", "AADSSHLoginForLinux", "Failed"),
-            "Entra login",
+            "entra login",
             "warned",
             "its state is Failed",
         ),
@@ -939,7 +965,7 @@ fn a_terminal_shows_colours_and_nothing_else_does() {
     w.emulator().machine("web01").remove_service_configuration();
     let plain = run(&mut doctor(&w, &w.id(), &[]));
     let text = String::from_utf8(plain.stdout).unwrap();
-    let fix = format!("{:29}fix: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
+    let fix = format!("{:29}hint: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
     let failed = "FAIL  service configuration  the service is not enabled on it yet";
     for line in [failed, fix.as_str(), "skip  relay                  the service configuration comes first"] {
         assert!(text.lines().any(|told| told == line), "{line}\nis not in\n{text}");

@@ -11,8 +11,9 @@ const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIE
 const AGENT: &str =
     "arcssh: hint: check that the machine is on and its Arc agent connected: on it, type azcmagent show";
 const TRY_LATER: &str =
-    "arcssh: hint: try again in a minute; https://azure.status.microsoft tells of outages";
-const NETWORK: &str = "arcssh: hint: check this machine's network; where it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+    "arcssh: hint: try again in a minute; for outages, see the status page of your Azure cloud";
+const NETWORK: &str =
+    "arcssh: hint: check this machine's network; if it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
 const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
 const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone";
@@ -56,7 +57,10 @@ fn entra_id_that_fails_for_a_moment_is_asked_again() {
 #[test]
 fn entra_id_without_a_token_is_told_by_what_answered() {
     let w = world(&["web01"]);
-    let proxy = "arcssh: hint: have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set";
+    let proxy = &*format!(
+        "arcssh: hint: let {} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
+        w.address("AZURE_AUTHORITY_HOST")
+    );
     let limited = "{\"error\":\"temporarily_unavailable\"}";
     let broken = "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: The keys are expired.\\r\\nkeys\"}";
     let cases = [
@@ -93,6 +97,10 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
     let id = w.id();
     let setup = format!("arcssh: hint: arcssh setup {id} --port {}", w.sshd().port());
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
+    let let_arm_pass = format!(
+        "arcssh: hint: let {} pass the network and its proxy; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it",
+        w.address("ARCSSH_ARM_ENDPOINT")
+    );
     let cases: [(i32, ArmFault, &str, &str); 10] = [
         (
             3,
@@ -156,7 +164,7 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
             1,
             ArmFault::raw(200, "application/json", "{\"relay\":{\"namespaceName\":1}}"),
             "Azure Resource Manager gave an answer that holds nothing to connect with: there are no relay credentials in it",
-            "arcssh: hint: have the network or its proxy let https://management.azure.com pass; check ARCSSH_ARM_ENDPOINT, if it is set",
+            &let_arm_pass,
         ),
     ];
     for (number, (status, fault, why, hint)) in cases.into_iter().enumerate() {
@@ -386,8 +394,10 @@ fn faults_of_the_relay_that_pass_are_waited_out() {
 fn refusals_of_the_relay_are_told() {
     let w = world(&["web01"]);
     let port = w.sshd().port();
-    let websocket =
-        "arcssh: hint: let WebSocket connections to *.servicebus.windows.net pass the proxy untouched";
+    let websocket = &format!(
+        "arcssh: hint: let WebSocket connections to {} pass the proxy unchanged",
+        w.emulator().relay_authority()
+    );
     let check_port = format!(
         "arcssh: hint: check that {port} is the port that is enabled on the machine: arcssh setup {} --dry-run shows it",
         w.id()

@@ -514,7 +514,7 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
     azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let refusal = || {
         let challenge = format!(
-            "Bearer authorization_uri=\"https://login.windows.net/{other}\", error=\"invalid_token\", error_description=\"The access token is from the wrong issuer.\""
+            "Bearer error_description=\"The \\\"authorization_uri=https://login.windows.net/wrong\\\" is wrong.\", authorization_uri=\"https://login.windows.net/{other}\", error=\"invalid_token\""
         );
         ArmFault::new(401, "InvalidAuthenticationTokenTenant", "The access token is from the wrong issuer.")
             .header("WWW-Authenticate", &challenge)

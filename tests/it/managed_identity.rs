@@ -86,8 +86,9 @@ fn a_token_of_a_machine_is_taken_in_other_forms_too() {
         assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
         fs::create_dir_all(KEYS).unwrap();
         fs::write(format!("{KEYS}/a.key"), "secret\n").unwrap();
-        let challenge =
-            format!("401 Unauthorized\r\nWWW-Authenticate: basic Realm=\"{KEYS}/a.key\", charset=\"UTF-8\"");
+        let challenge = format!(
+            "401 Unauthorized\r\nWWW-Authenticate: Negotiate, Digest realm=\"realm={KEYS}/b.key\"\r\nWWW-Authenticate: basic x=\"a, realm={KEYS}/b.key\", Realm=\"{KEYS}/a.key\", charset=\"UTF-8\""
+        );
         let agent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = agent.local_addr().unwrap().port();
         answers_with(

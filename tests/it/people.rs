@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{ARCSSH, on_a_terminal, program_at, run, typed, world};
+use crate::support::{ARCSSH, namespaces, on_a_terminal, program_at, run, typed, world};
 
 /// The commands that the help lists, but `help` itself.
 fn commands() -> Vec<String> {
@@ -191,9 +191,17 @@ fn what_a_full_disk_does_not_take_is_told_and_a_closed_pipe_is_no_failure() {
         "account",
         "cache show",
         "completions bash",
+        "cache clear",
         "version",
+        "version --verbose",
+        "warm web01 --port {PORT}",
         "config --output - web01",
+        "cert",
+        "--version",
+        "--help",
+        "help warm",
     ] {
+        let command = command.replace("{PORT}", &w.sshd().port().to_string());
         let words = |end: &str| format!("'{ARCSSH}' {command} {end}");
         let full = run(w.command("sh").args(["-c", &words("> /dev/full")]));
         let told = "arcssh: standard output cannot be written: No space left on device (os error 28)\n\
@@ -201,5 +209,47 @@ fn what_a_full_disk_does_not_take_is_told_and_a_closed_pipe_is_no_failure() {
         assert_eq!((full.code, full.stderr.as_str()), (Some(1), told), "{command}");
         let closed = run(w.command("bash").args(["-o", "pipefail", "-c", &words("| true")]));
         assert_eq!((closed.code, closed.stderr.as_str()), (Some(0), ""), "{command}");
+    }
+}
+
+#[test]
+fn a_full_disk_fails_a_dry_run_and_the_manual() {
+    let w = world(&["web01"]);
+    let dry_run = format!("'{ARCSSH}' config --dry-run web01 --file new > /dev/full");
+    let full = run(w.command("sh").args(["-c", &dry_run]));
+    assert_eq!(full.code, Some(1), "{}", full.stderr);
+    let end = "arcssh: standard output cannot be written: No space left on device (os error 28)\n\
+        arcssh: hint: free the disk, or write elsewhere\n";
+    assert!(
+        full.stderr.ends_with(end) && full.stderr.matches("cannot be written").count() == 1,
+        "{}",
+        full.stderr
+    );
+    assert!(!w.home().join("new").exists());
+
+    let Some(own_namespaces) = namespaces("m") else { return };
+    let folder = w.home().join("manual");
+    fs::create_dir(&folder).unwrap();
+    let shell = "mount -t tmpfs -o size=8k none \"$2\"; exec \"$1\" man \"$2\"";
+    let mut unshare = Command::new("unshare");
+    let full = run(unshare.args([&own_namespaces, "sh", "-euc", shell, "sh", ARCSSH]).arg(&folder));
+    let why = format!("arcssh: cannot write to {}: No space left on device", folder.display());
+    assert_eq!(full.code, Some(1), "{}", full.stderr);
+    assert!(full.stderr.starts_with(&why) && full.arcssh_lines().len() == 1, "{}", full.stderr);
+}
+
+#[test]
+fn a_message_about_the_command_line_quotes_no_escape_sequence() {
+    for words in
+        [&["list", "\u{1b}]0;x\u{7}"][..], &["\u{1b}[2J"], &["list", "--format", "\u{1b}[31m\u{202e}"]]
+    {
+        let wrong = run(Command::new(ARCSSH).args(words));
+        assert_eq!((wrong.code, wrong.stdout.len()), (Some(2), 0), "{}", wrong.stderr);
+        assert!(
+            wrong.stderr.starts_with("error: ") || wrong.stderr.starts_with("arcssh: "),
+            "{}",
+            wrong.stderr
+        );
+        assert!(!wrong.stderr.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{:?}", wrong.stderr);
     }
 }

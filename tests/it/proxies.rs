@@ -10,7 +10,7 @@ use arcssh_emulator::Service;
 
 use crate::support::{Run, World, closed_port, eventually, has_ipv6, run, world};
 
-const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; where the proxy asks for NTLM or Kerberos, run one that answers it here, as px or cntlm, and name that";
+const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that";
 
 #[test]
 fn each_variable_sends_entra_id_arm_and_the_relay_through_the_proxy() {
@@ -157,8 +157,11 @@ fn a_port_that_the_proxy_forbids_is_told_by_its_status() {
         proxy.port,
         w.emulator().relay_authority()
     );
-    let hint = "arcssh: hint: have the proxy let CONNECT to *.servicebus.windows.net:443 pass, or name the host in NO_PROXY";
-    run.failed(6, &[&why, hint]);
+    let hint = format!(
+        "arcssh: hint: let CONNECT to {} pass the proxy, or name the host in NO_PROXY",
+        w.emulator().relay_authority()
+    );
+    run.failed(6, &[&why, &hint]);
 }
 
 #[test]

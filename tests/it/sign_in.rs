@@ -71,7 +71,7 @@ fn whoever_comes_before_a_sign_in_is_named() {
     login(&w, BROWSER, &[]);
     let mut again = w.arcssh(&["login"]);
     let run = run(again.env("BROWSER", w.home().join("bin/browser")));
-    let last = "arcssh: the service principal comes before it; with ARCSSH_CREDENTIAL=arcssh it does not";
+    let last = "arcssh: the service principal comes before this sign-in; to use this sign-in: export ARCSSH_CREDENTIAL=arcssh";
     assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last)));
 }
 
@@ -500,7 +500,10 @@ fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
     let failed = finish(by_device_code(&w, &[]));
     let expected = [
         "arcssh: something on the way to Entra ID answered (200)",
-        "arcssh: hint: have the network or its proxy let https://login.microsoftonline.com pass; check AZURE_AUTHORITY_HOST, if it is set",
+        &format!(
+            "arcssh: hint: let {} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
+            w.address("AZURE_AUTHORITY_HOST")
+        ),
     ];
     assert_eq!((failed.code, &failed.arcssh_lines()[1..]), (Some(6), &expected[..]));
 }

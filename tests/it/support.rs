@@ -157,6 +157,14 @@ impl World {
         ssh
     }
 
+    /// The address in a variable of the emulator's environment, such as `AZURE_AUTHORITY_HOST`, without a final slash.
+    pub(crate) fn address(&self, variable: &str) -> String {
+        let variables = self.emulator().environment();
+        let (_, address) =
+            variables.into_iter().find(|(name, _)| name == variable).expect("the variable is set");
+        address.trim_end_matches('/').to_owned()
+    }
+
     /// Relay information as `az ssh` makes it: the answer of a listCredentials call of our own, in base64.
     pub(crate) fn relay_info(&self) -> String {
         let script = r#"

@@ -14,7 +14,10 @@ fn a_refusal_can_be_stored_and_shown() {
         let (challenge, body) = (text(&input[..end]), input[end..].to_vec());
         let mut headers = Headers::new();
         headers.insert(WWW_AUTHENTICATE.clone(), challenge);
-        let refusal = Refusal::new(&RawResponse::from_bytes(StatusCode::Forbidden, headers, body));
+        let refusal = Refusal::new(
+            &"https://arm.example".parse().unwrap(),
+            &RawResponse::from_bytes(StatusCode::Forbidden, headers, body),
+        );
         let tenant = refusal.tenant.as_deref().unwrap_or_default();
         assert!(tenant.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)));
         let stored = serde_json::to_vec(&refusal).unwrap();

@@ -10,7 +10,8 @@ use crate::fuzz::{each_input, text};
 fn a_token_ends_within_the_longest_life_and_a_refusal_is_one_line() {
     each_input("entra", |input| {
         let response = |status| RawResponse::from_bytes(status, Headers::new(), input.to_vec());
-        let refusal = EntraRefusal::new(&response(StatusCode::BadRequest));
+        let refusal =
+            EntraRefusal::new(&"https://login.example".parse().unwrap(), &response(StatusCode::BadRequest));
         assert!(!refusal.description.contains(['\n', '\r', '\t']));
         let _ = claims(&text(input));
         let form = in_one_form(&response(StatusCode::Ok));

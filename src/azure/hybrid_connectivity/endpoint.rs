@@ -1,6 +1,8 @@
 //! The endpoint of a machine and the port that a service may be reached at: looked at, made, changed, deleted. When
 //! that is to be done is decided elsewhere.
 
+use std::num::TryFromIntError;
+
 use serde::Deserialize;
 use serde_json::json;
 
@@ -79,7 +81,10 @@ pub(crate) async fn delete_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(
 pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Seen<u16>, ArmError> {
     match arm.get::<Configuration>(&configuration_path(machine, service), &QUERY).await {
         Err(error) if is_not_found(&error) => Ok(Seen::Missing),
-        configuration => Seen::of(configuration.and_then(|configuration| configuration.port(service))),
+        configuration => Seen::of(
+            configuration
+                .and_then(|configuration| configuration.port(service).map_err(|error| arm.unexpected(error))),
+        ),
     }
 }
 
@@ -114,9 +119,8 @@ struct Properties {
 }
 
 impl Configuration {
-    fn port(&self, service: Service) -> Result<u16, ArmError> {
-        let port = self.properties.port.map_or(Ok(service.default_port()), u16::try_from);
-        port.map_err(|error| ArmError::UnexpectedAnswer(error.into()))
+    fn port(&self, service: Service) -> Result<u16, TryFromIntError> {
+        self.properties.port.map_or(Ok(service.default_port()), u16::try_from)
     }
 }
 

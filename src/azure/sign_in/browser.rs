@@ -263,7 +263,7 @@ impl Pending {
             }
             (None, Some(error)) => {
                 let description = field("error_description").unwrap_or_default();
-                self.end(Err(EntraRefusal::in_browser(error, description).into()));
+                self.end(Err(EntraRefusal::in_browser(&self.url, error, description).into()));
                 page(StatusCode::OK, REFUSED)
             }
             _ => page(StatusCode::BAD_REQUEST, NOT_OURS),

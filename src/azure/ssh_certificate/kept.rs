@@ -360,7 +360,9 @@ mod tests {
     #[test]
     fn a_successor_is_due_at_seventy_percent_but_not_while_entra_has_just_refused_one() {
         let refused_before = |milliseconds| {
-            let refusal = EntraRefusal::in_browser("interaction_required", "AADSTS50076: a second factor");
+            let url = "https://login.example".parse().unwrap();
+            let refusal =
+                EntraRefusal::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
             let refusal = Refusal::Entra(refusal);
             let at = unix_now_in_milliseconds() - milliseconds;
             Some(Refused { from: Source::Arcssh, refusal, at })

@@ -12,19 +12,67 @@ pub(crate) const AGENT: &str =
 /// Where the provider is registered, and Azure knows none for the machine's region.
 pub(crate) const SERVED_REGION: &str = "on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names";
 
-/// Why something fails, and what puts it right.
+/// A command that a shell of this computer runs as it is, without a placeholder and without another person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// `arcssh setup`; `arcssh doctor --fix` does the same.
+    SetUp(String),
+    /// Any other.
+    Other(String),
+}
+
+/// What the user can do about a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hint {
+    /// One line for the user; it contains the command, if there is one.
+    pub(crate) text: String,
+    /// The command of which the text speaks, if one command is all that there is to do.
+    pub(crate) command: Option<Command>,
+}
+
+impl Hint {
+    /// Returns a hint whose text contains `command`.
+    pub(crate) fn new(text: impl Into<String>, command: impl Into<String>) -> Self {
+        Self { text: text.into(), command: Some(Command::Other(command.into())) }
+    }
+
+    /// Returns a hint that is a command.
+    pub(crate) fn command(command: impl Into<String>) -> Self {
+        let command = command.into();
+        Self::new(command.clone(), command)
+    }
+
+    /// Returns a hint that is an `arcssh setup` command.
+    pub(crate) fn set_up(command: String) -> Self {
+        Self { text: command.clone(), command: Some(Command::SetUp(command)) }
+    }
+}
+
+impl From<&str> for Hint {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<String> for Hint {
+    fn from(text: String) -> Self {
+        Self { text, command: None }
+    }
+}
+
+/// Why something fails, and what the user can do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Words {
     /// Why.
     pub(crate) why: String,
-    /// The one thing to type or do.
-    pub(crate) fix: Option<String>,
+    /// What to do.
+    pub(crate) hint: Option<Hint>,
 }
 
 impl Words {
     /// Both of them.
-    pub(crate) fn new(why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { why: why.into(), fix: Some(fix.into()) }
+    pub(crate) fn new(why: impl Into<String>, hint: impl Into<Hint>) -> Self {
+        Self { why: why.into(), hint: Some(hint.into()) }
     }
 }
 
@@ -60,9 +108,13 @@ impl Check {
         let mut value = json!({ "name": self.name, "outcome": self.word() });
         match &self.outcome {
             Outcome::Passed(text) | Outcome::Skipped(text) => value["text"] = one_line(text).into(),
-            Outcome::Warned(Words { why, fix }) | Outcome::Failed(Words { why, fix }) => {
+            Outcome::Warned(Words { why, hint }) | Outcome::Failed(Words { why, hint }) => {
                 value["text"] = one_line(why).into();
-                value["fix"] = fix.as_deref().map(one_line).into();
+                value["hint"] = hint.as_ref().map(|hint| one_line(&hint.text)).into();
+                let command = hint.as_ref().and_then(|hint| hint.command.as_ref());
+                // A command that would not be the same on one line cannot be run as it is.
+                let command = command.map(|(Command::SetUp(text) | Command::Other(text))| text);
+                value["command"] = command.filter(|text| one_line(text) == text.as_str()).cloned().into();
             }
         }
         value
@@ -79,15 +131,16 @@ impl Check {
 
     /// One line, and a second where there is something to type.
     fn lines(&self, paint: Paint) -> String {
-        let (mark, text, fix) = match &self.outcome {
+        let (mark, text, hint) = match &self.outcome {
             Outcome::Passed(text) => (paint.in_colour(32, "ok  "), text, None),
-            Outcome::Warned(Words { why, fix }) => (paint.in_colour(33, "warn"), why, fix.as_ref()),
-            Outcome::Failed(Words { why, fix }) => (paint.in_colour(31, "FAIL"), why, fix.as_ref()),
+            Outcome::Warned(Words { why, hint }) => (paint.in_colour(33, "warn"), why, hint.as_ref()),
+            Outcome::Failed(Words { why, hint }) => (paint.in_colour(31, "FAIL"), why, hint.as_ref()),
             Outcome::Skipped(why) => (paint.in_colour(2, "skip"), why, None),
         };
         let line = format!("{mark}  {:22} {}\n", self.name, one_line(text));
-        let fix = fix.map(|fix| format!("      {:22} fix: {}\n", "", paint.in_colour(1, &one_line(fix))));
-        line + &fix.unwrap_or_default()
+        let bold = |hint: &Hint| paint.in_colour(1, &one_line(&hint.text));
+        let hint = hint.map(|hint| format!("      {:22} hint: {}\n", "", bold(hint)));
+        line + &hint.unwrap_or_default()
     }
 }
 
@@ -133,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_report_has_a_line_a_check_and_one_for_what_to_type() {
-        let failed = Outcome::Failed(Words::new("gone\u{1b}[2J", "arcssh setup web01"));
+        let failed = Outcome::Failed(Words::new("gone\u{1b}[2J", Hint::set_up("arcssh setup web01".into())));
         let checks = [
             Check { name: "ssh", outcome: Outcome::Passed("OpenSSH_9.2p1".into()) },
             Check { name: "endpoint", outcome: failed },
@@ -141,7 +194,7 @@ mod tests {
         let lines = [
             "ok    ssh                    OpenSSH_9.2p1",
             "FAIL  endpoint               gone [2J",
-            "                             fix: arcssh setup web01",
+            "                             hint: arcssh setup web01",
             "",
             "1 failed, 1 passed",
         ];
@@ -149,7 +202,22 @@ mod tests {
         let coloured = report(&checks, Paint::Coloured);
         assert!(coloured.contains("\u{1b}[31mFAIL\u{1b}[0m") && !coloured.contains("[2J\u{1b}"));
         let json: Value = serde_json::from_str(&json_report(Some("web01"), &checks)).unwrap();
-        assert_eq!((&json["ok"], &json["checks"][1]["fix"]), (&json!(false), &json!("arcssh setup web01")));
+        let failed = &json["checks"][1];
+        assert_eq!((&json["ok"], &failed["command"]), (&json!(false), &json!("arcssh setup web01")));
+        assert_eq!((&failed["hint"], failed.get("fix")), (&json!("arcssh setup web01"), None));
         assert_eq!(json["checks"][0], json!({"name":"ssh","outcome":"passed","text":"OpenSSH_9.2p1"}));
+    }
+
+    #[test]
+    fn a_command_is_told_only_where_it_can_be_run_as_it_is() {
+        let json = |hint: Hint| {
+            let check = Check { name: "ssh", outcome: Outcome::Warned(Words::new("old", hint)) };
+            let json = check.json();
+            (json["hint"].clone(), json["command"].clone())
+        };
+        assert_eq!(json("try again".into()), (json!("try again"), Value::Null));
+        let hint = Hint::new("list the machines: arcssh list", "arcssh list");
+        assert_eq!(json(hint), (json!("list the machines: arcssh list"), json!("arcssh list")));
+        assert_eq!(json(Hint::command("chmod 600 'a\nb'")), (json!("chmod 600 'a b'"), Value::Null));
     }
 }

@@ -11,7 +11,7 @@ use crate::azure::hybrid_connectivity::endpoint::Seen;
 use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_provider::NAMESPACE;
-use crate::commands::doctor::check::{AGENT, Check, Outcome, SERVED_REGION, Words};
+use crate::commands::doctor::check::{AGENT, Check, Command, Hint, Outcome, SERVED_REGION, Words};
 use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
 use crate::commands::doctor::local::{Block, HostKey};
 use crate::fleet::NoSubscription;
@@ -46,28 +46,29 @@ const CHECKS: [(&str, Judgement); 22] = [
     ("identity", Judge::identity),
     ("clock", Judge::clock),
     ("subscription", Judge::subscription),
-    ("provider", Judge::provider),
+    ("resource provider", Judge::provider),
     ("machine", Judge::machine_status),
     ("agent version", Judge::agent_version),
     ("operating system", Judge::operating_system),
-    ("place", Judge::place),
+    ("region", Judge::region),
     ("private link", Judge::private_link),
     ("permissions", Judge::permissions),
     ("endpoint", Judge::endpoint),
     ("service configuration", Judge::service_configuration),
-    ("Entra login", Judge::entra_login),
+    ("entra login", Judge::entra_login),
     ("network", Judge::network),
     ("relay", Judge::relay),
     ("sshd", Judge::sshd),
     ("host key", Judge::host_key),
     ("certificate", Judge::certificate),
     ("ssh configuration", Judge::configuration),
-    ("store", Judge::store),
+    ("state directory", Judge::store),
 ];
 
-/// Whether `arcssh setup` puts it right.
+/// Returns whether `arcssh setup` repairs what failed.
 pub(super) fn is_fixable(check: &Check) -> bool {
-    matches!(&check.outcome, Failed(Words { fix: Some(fix), .. }) if fix.starts_with("arcssh setup "))
+    let Failed(Words { hint: Some(hint), .. }) = &check.outcome else { return false };
+    matches!(hint.command, Some(Command::SetUp(_)))
 }
 
 /// Who judges, with the words of errors.
@@ -92,9 +93,9 @@ impl Judge {
     }
 
     /// The same where the error may have no words for what to type.
-    fn failed_or(&self, error: &Error, fix: impl Into<String>) -> Outcome {
+    fn failed_or(&self, error: &Error, hint: impl Into<Hint>) -> Outcome {
         let words = (self.explain)(error);
-        Failed(Words { fix: words.fix.or(Some(fix.into())), ..words })
+        Failed(Words { hint: words.hint.or(Some(hint.into())), ..words })
     }
 
     /// What comes before everything in Azure.
@@ -124,7 +125,7 @@ impl Judge {
     fn found(&self) -> Result<&Found, Outcome> {
         self.examined()?;
         if self.is_unregistered() {
-            return Err(first("the provider"));
+            return Err(first("the resource provider"));
         }
         match &self.findings.found {
             Some(Ok(found)) => Ok(found),
@@ -157,7 +158,7 @@ impl Judge {
         match &self.findings.programs[number] {
             Ok(Some(version)) if number == 0 => Passed(version.clone()),
             Ok(Some(_)) => Passed("installed".into()),
-            Ok(None) => Failed(Words::new("it is not installed", installation(package))),
+            Ok(None) => Failed(Words::new("it is not installed", Hint::command(installation(package)))),
             Err(error) => self.failed(error),
         }
     }
@@ -165,7 +166,9 @@ impl Judge {
     fn identity(&self) -> Outcome {
         match &self.findings.token {
             None => first("the network"),
-            Some(Err(error)) if error.is::<Slow>() => Failed(Words::new(error.to_string(), "arcssh login")),
+            Some(Err(error)) if error.is::<Slow>() => {
+                Failed(Words::new(error.to_string(), Hint::command("arcssh login")))
+            }
             Some(Err(error)) => self.failed(error),
             Some(Ok(token)) => {
                 let claims = token.claims();
@@ -177,7 +180,10 @@ impl Judge {
                 let told =
                     format!("{}: {who} in the tenant {tenant}, for {} min", token.source.title(), left / 60);
                 match left {
-                    ..SHORT_LIFE => Warned(Words::new(format!("{told}: it ends now"), "arcssh cache clear")),
+                    ..SHORT_LIFE => Warned(Words::new(
+                        format!("{told}: it ends now"),
+                        Hint::command("arcssh cache clear"),
+                    )),
                     _ => Passed(told),
                 }
             }
@@ -193,7 +199,7 @@ impl Judge {
         if seconds <= SKEW_NOTICED {
             return Passed(format!("within {SKEW_NOTICED} s of Azure's"));
         }
-        let words = Words::new(why, set_clock());
+        let words = Words::new(why, Hint::command(set_clock()));
         if seconds <= SKEW_REFUSED { Warned(words) } else { Failed(words) }
     }
 
@@ -238,7 +244,7 @@ impl Judge {
         }
         if let Some(error) = failed(&self.findings.machine) {
             let by_subscription = matches!(self.subscription(), Failed(_));
-            let list = "arcssh list shows the machines that this identity sees";
+            let list = Hint::new("list the machines that this identity sees: arcssh list", "arcssh list");
             return if by_subscription { first("the subscription") } else { self.failed_or(error, list) };
         }
         let machine = match self.examined() {
@@ -249,7 +255,7 @@ impl Judge {
         match machine.status.to_lowercase().as_str() {
             "" => Passed("it cannot be read".into()),
             "connected" => Passed(told),
-            _ if self.answers() => Warned(Words { why: format!("{told}, and yet it answers"), fix: None }),
+            _ if self.answers() => Warned(Words { why: format!("{told}, and yet it answers"), hint: None }),
             "expired" => Failed(Words::new(
                 format!("{told}: Azure has given it up after 45 days"),
                 "on the machine: azcmagent disconnect, and then azcmagent connect",
@@ -295,7 +301,7 @@ impl Judge {
         }
     }
 
-    fn place(&self) -> Outcome {
+    fn region(&self) -> Outcome {
         match self.examined() {
             Ok(machine) if machine.location.is_empty() => Skipped("Azure does not tell".into()),
             Ok(machine) => Passed([&*machine.location, &*machine.kind].join(" ").trim_end().to_owned()),
@@ -308,11 +314,11 @@ impl Judge {
             // azure-docs `private-link-security.md`.
             Ok(machine) if machine.is_private_link => Warned(Words::new(
                 "its agent is in a private link scope, which does not carry ssh",
-                format!(
-                    "az connectedmachine update --name {} {} --private-link-scope-resource-id \"\"",
+                Hint::command(format!(
+                    "az connectedmachine update --name {} {} --private-link-scope-resource-id=",
                     word(&machine.id.name),
                     place_of(&machine.id)
-                ),
+                )),
             )),
             Ok(_) => Passed("none".into()),
             Err(skipped) => skipped,
@@ -331,8 +337,9 @@ impl Judge {
             return Skipped("they may not be read with this role".into());
         };
         if !permissions.allow(CONNECT) && !self.answers() {
-            let fix = format!("an owner of the machine gives this identity the role {}", least_role(CONNECT));
-            return Failed(Words::new(format!("it lacks the right {CONNECT}"), fix));
+            let hint =
+                format!("an owner of the machine gives this identity the role {}", least_role(CONNECT));
+            return Failed(Words::new(format!("it lacks the right {CONNECT}"), hint));
         }
         let set_up = if SET_UP.iter().all(|action| permissions.allow(action)) {
             "connect and set up"
@@ -379,26 +386,22 @@ impl Judge {
                 format!(
                     "SSH is enabled on port {enabled}, and ssh connects to {port}: arcssh config --port {enabled} would write that one into all sections"
                 ),
-                format!("ssh -p {enabled} {}", word(&section.alias)),
+                Hint::command(format!("ssh -p {enabled} {}", word(&section.alias))),
             ),
             _ => Words::new(
                 format!(
                     "SSH is enabled on port {enabled}, and a machine has one port for it: ssh -p {enabled} reaches it, {port} would have to take its place"
                 ),
-                format!("{} --replace-port", self.set_up_at(port)),
+                Hint::command(format!("{} --port {port} --replace-port", self.set_up_command())),
             ),
         }
     }
 
-    fn set_up(&self) -> String {
-        match self.findings.port {
+    fn set_up(&self) -> Hint {
+        Hint::set_up(match self.findings.port {
             22 => self.set_up_command(),
-            port => self.set_up_at(port),
-        }
-    }
-
-    fn set_up_at(&self, port: u16) -> String {
-        format!("{} --port {port}", self.set_up_command())
+            port => format!("{} --port {port}", self.set_up_command()),
+        })
     }
 
     fn set_up_command(&self) -> String {
@@ -424,15 +427,15 @@ impl Judge {
         match (extension.map(Extension::state), has_role) {
             (None, true) => Warned(Words::new(
                 "this identity may log in by Entra ID, and the extension for it is not installed",
-                format!(
+                Hint::command(format!(
                     "az connectedmachine extension create {on} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location {}",
                     word(&machine.location)
-                ),
+                )),
             )),
             (None, false) => Skipped("local users only: the extension is not installed".into()),
             (Some(state), _) if !state.eq_ignore_ascii_case("Succeeded") => Warned(Words::new(
                 format!("the extension is there, and its state is {state}"),
-                format!("az connectedmachine extension list {on}"),
+                Hint::command(format!("az connectedmachine extension list {on}")),
             )),
             (Some(_), true) => {
                 Passed("the extension is installed, and this identity has a role for it".into())
@@ -500,7 +503,7 @@ impl Judge {
             (Skipped(why), ..) => Skipped(why),
             (Failed(_), ..) => first("sshd"),
             // ssh connects by a process of its own, which the store keeps from it.
-            _ if self.findings.store.is_err() => first("the store"),
+            _ if self.findings.store.is_err() => first("the state directory"),
             (_, None, _) | (_, _, None) => Skipped(format!(
                 "{} has no section for this port of the machine; --file names another",
                 self.findings.file.display()
@@ -511,11 +514,15 @@ impl Judge {
                 format!(
                     "it is not the one that {file} holds: the machine was installed anew, or somebody stands between"
                 ),
-                format!("ssh-keygen -f {} -R {}", word(file), word(name)),
+                Hint::command(format!("ssh-keygen -f {} -R {}", word(file), word(name))),
             )),
             (_, Some(Err(error)), _) => {
                 let alias = self.findings.section.as_ref().map_or("MACHINE", |section| &section.alias);
-                self.failed_or(error, format!("ssh -v {} shows how far it comes", word(alias)))
+                let command = format!("ssh -v {}", word(alias));
+                self.failed_or(
+                    error,
+                    Hint::new(format!("see how far the connection gets: {command}"), command),
+                )
             }
         }
     }
@@ -530,9 +537,9 @@ impl Judge {
         match (&self.findings.configuration, open_to_others(file)) {
             (Err(error), _) => {
                 let path = word(&file.display().to_string());
-                let fix =
+                let hint =
                     format!("correct {path}; arcssh config --verify --file {path} tells when ssh takes it");
-                self.failed_or(error, fix)
+                self.failed_or(error, hint)
             }
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} holds no arcssh block", file.display())),
@@ -671,11 +678,11 @@ fn open_to_others(_: &Path) -> Option<Outcome> {
 #[cfg(unix)]
 fn exposed(file: &Path, is_own: bool, mode: u32) -> Option<Outcome> {
     let (name, path) = (file.display(), word(&file.display().to_string()));
-    let close = format!("chmod go-w {path}");
+    let close = Hint::command(format!("chmod go-w {path}"));
     match (is_own, mode & 0o002, mode & 0o020) {
         (false, ..) => Some(Failed(Words::new(
             format!("{name} is another user's, and ssh does not read it"),
-            format!("sudo chown $(id -un) {path}"),
+            Hint::command(format!("sudo chown $(id -un) {path}")),
         ))),
         (true, 0, 0) => None,
         (true, 0, _) => Some(Warned(Words::new(
@@ -691,6 +698,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_a_setup_command_is_fixable_whatever_the_text_says() {
+        let check = |outcome| Check { name: "endpoint", outcome };
+        let failed = |hint: Hint| check(Failed(Words::new("gone", hint)));
+        let set_up = Hint::set_up("arcssh setup web01".into());
+        assert!(is_fixable(&failed(Hint {
+            text: "enable ssh: arcssh setup web01".into(),
+            ..set_up.clone()
+        })));
+        assert!(!is_fixable(&failed("arcssh setup web01 takes a minute".into())));
+        assert!(!is_fixable(&failed(Hint::command("arcssh setup web01 --replace-port"))));
+        assert!(!is_fixable(&check(Warned(Words::new("gone", set_up)))));
+    }
+
+    #[test]
     fn a_version_is_compared_number_by_number() {
         assert!(numbers("1.67.03504.1320").as_slice() >= &SERVICE_CONFIGURATIONS[..]);
         assert!(numbers("2.0").as_slice() >= &SERVICE_CONFIGURATIONS[..]);
@@ -704,11 +725,11 @@ mod tests {
     #[cfg(unix)]
     fn a_configuration_of_others_is_not_read_and_one_of_the_group_not_by_every_ssh() {
         let exposed = |is_own, mode| exposed(Path::new("config"), is_own, mode);
-        let failed = |outcome| matches!(outcome, Some(Failed(Words { fix: Some(_), .. })));
+        let failed = |outcome| matches!(outcome, Some(Failed(Words { hint: Some(_), .. })));
         assert!(
             failed(exposed(false, 0o600)) && failed(exposed(true, 0o666)) && failed(exposed(true, 0o602))
         );
-        assert!(matches!(exposed(true, 0o664), Some(Warned(Words { fix: Some(_), .. }))));
+        assert!(matches!(exposed(true, 0o664), Some(Warned(Words { hint: Some(_), .. }))));
         assert_eq!((exposed(true, 0o644), exposed(true, 0o600)), (None, None));
     }
 

@@ -79,11 +79,12 @@ impl Agent {
         let query = [("api-version", API_VERSION), ("resource", resource(scope))];
         self.url.query_pairs_mut().extend_pairs(query);
         let challenge = self.ask(None).await?;
-        let text = challenge.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-        let file = text.and_then(|text| parameter(text, "realm")).with_context(|| {
+        let mut lines = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
+        let realm = lines.find_map(|line| parameter(line.to_str().ok()?, "Basic", "realm"));
+        let file = realm.with_context(|| {
             format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
         })?;
-        let answer = self.ask(Some(&key(file)?)).await?;
+        let answer = self.ask(Some(&key(&file)?)).await?;
         let (status, body) = (answer.status(), answer.into_body());
         if !status.is_success() {
             return Err(anyhow!("the Arc agent answered {}: {}", status.as_u16(), told(&body)).into());
