@@ -48,6 +48,28 @@ impl Selection {
         self.machines.is_empty() && !self.is_broad()
     }
 
+    /// Whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize your
+    /// Azure resources").
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.folded() == other.folded()
+    }
+
+    fn folded(&self) -> Self {
+        let lower = |texts: &BTreeSet<String>| texts.iter().map(|text| text.to_lowercase()).collect();
+        let tag = |tag: &String| {
+            let (key, value) = tag.split_once('=').unwrap_or((tag, ""));
+            format!("{}={value}", key.to_lowercase())
+        };
+        Self {
+            groups: lower(&self.groups),
+            subscriptions: lower(&self.subscriptions),
+            tags: self.tags.iter().map(tag).collect(),
+            // Groups and tags narrow all machines.
+            all: self.all && self.groups.is_empty() && self.tags.is_empty(),
+            ..self.clone()
+        }
+    }
+
     /// Whether machines are meant by what they have in common.
     pub(crate) fn is_broad(&self) -> bool {
         self.all || !self.groups.is_empty() || !self.tags.is_empty()
@@ -472,8 +494,8 @@ impl Naming<'_> {
 
     /// Where a name is used that a machine gets nevertheless.
     fn overridden(&self, name: &str) -> Option<Place> {
-        let known = || self.used.among_known_hosts(name, Use::OrByPattern);
-        self.used.in_configuration(name, Use::OrByPattern).or_else(known)
+        let known = || self.used.among_known_hosts(name, Use::AnyPattern);
+        self.used.in_configuration(name, Use::AnyPattern).or_else(known)
     }
 
     /// Whether the alias of an earlier run is still one of the machine's.
@@ -495,7 +517,7 @@ impl Naming<'_> {
             return Some("its name is an IP address".into());
         }
         if is_this_computer(form) {
-            return Some("its name means this computer".into());
+            return Some("its name means this computer or its router".into());
         }
         if is_own && *claim == Claim::Allowed {
             return None;
@@ -510,14 +532,19 @@ impl Naming<'_> {
     }
 
     /// Where ssh uses the name for something else. Known hosts have the name of an entry without `HostKeyAlias` because of
-    /// that entry. No pattern of the user's is meant for a name that is longer than the machine's own.
+    /// that entry. The user's own lines for a host entry that is there add to it, unless they connect it to another host.
     fn place(&self, machine: &Machine, form: &str) -> Option<Place> {
-        let how = if *form == machine.id.name { Use::OrByPattern } else { Use::Literal };
+        let own = &machine.id.name;
+        let how = if form == own { Use::AnyPattern } else { Use::NoPatternOf(own) };
         let is_it = |written: &&Written| written.alias.eq_ignore_ascii_case(form);
         let written = self.written.get(&key(machine)).into_iter().flatten().find(is_it);
         let is_checked = written.is_some_and(|written| self.written_checked || !written.has_key_alias);
         let known = || if is_checked { None } else { self.used.among_known_hosts(form, how) };
-        self.used.in_configuration(form, how).or_else(known)
+        let configured = match written.is_some() && self.written_checked {
+            true => self.used.redirected(form, how),
+            false => self.used.in_configuration(form, how),
+        };
+        configured.or_else(known)
     }
 }
 
@@ -584,14 +611,15 @@ fn is_address(name: &str) -> bool {
     parts.len() <= 4 && parts.into_iter().all(is_number)
 }
 
-/// Whether a name is one of the loopback's (RFC 6761, section 6.3; hosts(5) of Debian and macOS).
+/// Whether a name is one of the loopback's (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or is always resolved to
+/// an address of this computer or its router (nss-myhostname(8)).
 fn is_this_computer(name: &str) -> bool {
     let lower = name.to_lowercase();
     let name = lower.strip_suffix('.').unwrap_or(&lower);
     let is_local = |label: Option<&str>| {
         label.is_some_and(|label| ["localhost", "localhost4", "localhost6"].contains(&label))
     };
-    ["ip6-localhost", "ip6-loopback", "broadcasthost", "loopback"].contains(&name)
+    ["ip6-localhost", "ip6-loopback", "broadcasthost", "loopback", "_gateway", "_outbound"].contains(&name)
         || is_local(name.rsplit('.').next())
         || name.ends_with(".localdomain") && is_local(name.split('.').next())
 }

@@ -324,7 +324,7 @@ impl Azure<'_> {
                 warn(&format!("{}; it stays in the block's options", NoneFits(selection.common())));
             }
             let is_out = |machine: &&Machine| options.except.iter().any(|text| means(text, machine));
-            let is_of_this_run = *selection == Selection { machines: BTreeSet::new(), ..typed.clone() };
+            let is_of_this_run = selection.is_same(&Selection { machines: BTreeSet::new(), ..typed.clone() });
             for machine in fitting.filter(|machine| !is_out(machine)) {
                 let entry = meant.entry(key(machine)).or_insert_with(|| Meant {
                     machine: machine.clone(),
