@@ -431,6 +431,9 @@ pub(crate) struct Alias {
     pub(crate) overrides: Option<Place>,
 }
 
+/// Why a machine does not get its own name, even if the user names it.
+pub(crate) const SHARED: &str = "another machine or host entry has its name";
+
 impl Naming<'_> {
     /// Names each machine, by its own name or by `name.group` and more of its ID. No two machines get one name. `None`
     /// for a machine of which ssh accepts no name.
@@ -483,8 +486,7 @@ impl Naming<'_> {
         let lower = name.to_lowercase();
         let objection = || self.objection(machine, &machine.id.name, claim);
         Alias {
-            instead: (!is_own)
-                .then(|| objection().unwrap_or_else(|| "another machine or host entry has its name".into())),
+            instead: (!is_own).then(|| objection().unwrap_or_else(|| SHARED.into())),
             overrides: Some(name)
                 .filter(|_| is_own && *claim != Claim::ByWhatIsFree)
                 .and_then(|name| self.overridden(name)),

@@ -596,7 +596,17 @@ fn one_machine_that_cannot_be_written_stops_no_other() {
         ("r(1)", "f"),
     ]);
     let home = Home::new(&w);
-    w.emulator().arm_fault(ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph));
+    let fault = || ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph).times(3);
+    w.emulator().arm_fault(fault());
+    // A machine that the user names is not left out in silence.
+    for (name, why) in
+        [("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"), ("-x", "ssh accepts no name of it")]
+    {
+        let refused = config(&home, &["web01", "--", name]);
+        assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+        assert!(refused.stderr.starts_with("arcssh: no host entry for "), "{}", refused.stderr);
+        assert!(refused.stderr.contains(why) && !home.file().exists(), "{}", refused.stderr);
+    }
     let written = config(&home, &["--all"]);
     assert_eq!(written.code, Some(0), "{}", written.stderr);
     assert!(is_ours(&home, "web01"), "{}", written.stderr);
