@@ -581,7 +581,7 @@ pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
 
 /// What follows a name and a group that can be a name in DNS. A top-level domain has no hyphen unless it begins with
 /// `xn--` (RFC 3696, section 2).
-const SUFFIX: &str = "azure-arc";
+pub(crate) const SUFFIX: &str = "azure-arc";
 
 /// What a machine can be called, the shortest first.
 fn forms(machine: &Machine) -> [String; 5] {
