@@ -102,6 +102,19 @@ fn machine_of<'a>(section: &Foreign, known: &'a [Machine]) -> Option<&'a Machine
 }
 
 impl Options {
+    /// Whether the user removed the machine, which stays out of broad selections.
+    fn is_out(&self, machine: &Machine) -> bool {
+        self.except.iter().any(|text| means(text, machine))
+    }
+
+    /// Reports a machine that a broad selection of this run does not bring back.
+    fn tell_if_out(&self, machine: &Machine) {
+        if self.is_out(machine) {
+            let name = word(&format!("{}/{}", machine.id.resource_group, machine.id.name));
+            warn(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
+        }
+    }
+
     /// Drops the wildcard of an earlier version that covers names which are not the user's.
     fn drop_unsafe_wildcard(&mut self, notes: &mut Notes) {
         if let Some(error) = self.wildcard.as_ref().and_then(|one| wildcard::check(&one.pattern).err()) {
@@ -288,6 +301,10 @@ impl Azure<'_> {
         if typed.is_broad() {
             let broad = Selection { machines: BTreeSet::new(), ..typed.clone() };
             ensure_each_fits(&broad, &known)?;
+            known
+                .iter()
+                .filter(|machine| broad.takes(machine))
+                .for_each(|machine| options.tell_if_out(machine));
             options.select(broad, self.args.allow_names.iter().cloned().collect(), login);
         } else if typed.is_empty() {
             let allowed = self.args.allow_names.iter().cloned();
@@ -320,15 +337,15 @@ impl Azure<'_> {
         notes: &mut Notes,
     ) -> Result<Vec<Meant>> {
         let mut meant: BTreeMap<String, Meant> = BTreeMap::new();
+        let mut without_machines = BTreeSet::new();
         for Broad { selection, allowed_names, login } in &options.selections {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
             let mut fitting = list.filter(|machine| selection.takes(machine)).peekable();
-            if fitting.peek().is_none() {
+            if fitting.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
                 warn(&format!("{}; it stays in the block's options", NoneFits(selection.common())));
             }
-            let is_out = |machine: &&Machine| options.except.iter().any(|text| means(text, machine));
             let is_of_this_run = selection.is_same(&Selection { machines: BTreeSet::new(), ..typed.clone() });
-            for machine in fitting.filter(|machine| !is_out(machine)) {
+            for machine in fitting.filter(|machine| !options.is_out(machine)) {
                 let entry = meant.entry(key(machine)).or_insert_with(|| Meant {
                     machine: machine.clone(),
                     login: Login::default(),
