@@ -347,7 +347,7 @@ mod tests {
         options.select(all(), BTreeSet::new(), &login("b", Some("contoso.com")));
         options.select(all(), BTreeSet::new(), &login("c", None));
         let users: Vec<_> = options.selections.iter().map(|one| one.login.user.as_deref().unwrap()).collect();
-        assert_eq!(users, ["c", "b"]);
+        assert_eq!(users, ["b", "c"]);
     }
 
     #[test]
