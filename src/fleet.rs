@@ -48,6 +48,28 @@ impl Selection {
         self.machines.is_empty() && !self.is_broad()
     }
 
+    /// Whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize your
+    /// Azure resources").
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.folded() == other.folded()
+    }
+
+    fn folded(&self) -> Self {
+        let lower = |texts: &BTreeSet<String>| texts.iter().map(|text| text.to_lowercase()).collect();
+        let tag = |tag: &String| {
+            let (key, value) = tag.split_once('=').unwrap_or((tag, ""));
+            format!("{}={value}", key.to_lowercase())
+        };
+        Self {
+            groups: lower(&self.groups),
+            subscriptions: lower(&self.subscriptions),
+            tags: self.tags.iter().map(tag).collect(),
+            // Groups and tags narrow all machines.
+            all: self.all && self.groups.is_empty() && self.tags.is_empty(),
+            ..self.clone()
+        }
+    }
+
     /// Whether machines are meant by what they have in common.
     pub(crate) fn is_broad(&self) -> bool {
         self.all || !self.groups.is_empty() || !self.tags.is_empty()
@@ -409,6 +431,9 @@ pub(crate) struct Alias {
     pub(crate) overrides: Option<Place>,
 }
 
+/// Why a machine does not get its own name, even if the user names it.
+pub(crate) const SHARED: &str = "another machine or host entry has its name";
+
 impl Naming<'_> {
     /// Names each machine, by its own name or by `name.group` and more of its ID. No two machines get one name. `None`
     /// for a machine of which ssh accepts no name.
@@ -461,8 +486,7 @@ impl Naming<'_> {
         let lower = name.to_lowercase();
         let objection = || self.objection(machine, &machine.id.name, claim);
         Alias {
-            instead: (!is_own)
-                .then(|| objection().unwrap_or_else(|| "another machine or host entry has its name".into())),
+            instead: (!is_own).then(|| objection().unwrap_or_else(|| SHARED.into())),
             overrides: Some(name)
                 .filter(|_| is_own && *claim != Claim::ByWhatIsFree)
                 .and_then(|name| self.overridden(name)),
@@ -472,8 +496,8 @@ impl Naming<'_> {
 
     /// Where a name is used that a machine gets nevertheless.
     fn overridden(&self, name: &str) -> Option<Place> {
-        let known = || self.used.among_known_hosts(name, Use::OrByPattern);
-        self.used.in_configuration(name, Use::OrByPattern).or_else(known)
+        let known = || self.used.among_known_hosts(name, Use::AnyPattern);
+        self.used.in_configuration(name, Use::AnyPattern).or_else(known)
     }
 
     /// Whether the alias of an earlier run is still one of the machine's.
@@ -495,7 +519,7 @@ impl Naming<'_> {
             return Some("its name is an IP address".into());
         }
         if is_this_computer(form) {
-            return Some("its name means this computer".into());
+            return Some("its name means this computer or its router".into());
         }
         if is_own && *claim == Claim::Allowed {
             return None;
@@ -510,14 +534,19 @@ impl Naming<'_> {
     }
 
     /// Where ssh uses the name for something else. Known hosts have the name of an entry without `HostKeyAlias` because of
-    /// that entry. No pattern of the user's is meant for a name that is longer than the machine's own.
+    /// that entry. The user's own lines for a host entry that is there add to it, unless they connect it to another host.
     fn place(&self, machine: &Machine, form: &str) -> Option<Place> {
-        let how = if *form == machine.id.name { Use::OrByPattern } else { Use::Literal };
+        let own = &machine.id.name;
+        let how = if form == own { Use::AnyPattern } else { Use::NoPatternOf(own) };
         let is_it = |written: &&Written| written.alias.eq_ignore_ascii_case(form);
         let written = self.written.get(&key(machine)).into_iter().flatten().find(is_it);
         let is_checked = written.is_some_and(|written| self.written_checked || !written.has_key_alias);
         let known = || if is_checked { None } else { self.used.among_known_hosts(form, how) };
-        self.used.in_configuration(form, how).or_else(known)
+        let configured = match written.is_some() && self.written_checked {
+            true => self.used.redirected(form, how),
+            false => self.used.in_configuration(form, how),
+        };
+        configured.or_else(known)
     }
 }
 
@@ -552,7 +581,7 @@ pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
 
 /// What follows a name and a group that can be a name in DNS. A top-level domain has no hyphen unless it begins with
 /// `xn--` (RFC 3696, section 2).
-const SUFFIX: &str = "azure-arc";
+pub(crate) const SUFFIX: &str = "azure-arc";
 
 /// What a machine can be called, the shortest first.
 fn forms(machine: &Machine) -> [String; 5] {
@@ -584,14 +613,15 @@ fn is_address(name: &str) -> bool {
     parts.len() <= 4 && parts.into_iter().all(is_number)
 }
 
-/// Whether a name is one of the loopback's (RFC 6761, section 6.3; hosts(5) of Debian and macOS).
+/// Whether a name is one of the loopback's (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or is always resolved to
+/// an address of this computer or its router (nss-myhostname(8)).
 fn is_this_computer(name: &str) -> bool {
     let lower = name.to_lowercase();
     let name = lower.strip_suffix('.').unwrap_or(&lower);
     let is_local = |label: Option<&str>| {
         label.is_some_and(|label| ["localhost", "localhost4", "localhost6"].contains(&label))
     };
-    ["ip6-localhost", "ip6-loopback", "broadcasthost", "loopback"].contains(&name)
+    ["ip6-localhost", "ip6-loopback", "broadcasthost", "loopback", "_gateway", "_outbound"].contains(&name)
         || is_local(name.rsplit('.').next())
         || name.ends_with(".localdomain") && is_local(name.split('.').next())
 }

@@ -7,7 +7,7 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
-use crate::fleet::{Named, Selection, select};
+use crate::fleet::{Named, SUFFIX, Selection, select};
 use crate::line::{json_text, one_line, print, width};
 use crate::net::Net;
 use crate::store::Store;
@@ -47,40 +47,61 @@ fn object(machine: &Machine) -> Value {
 }
 
 /// An inventory with all variables in `_meta`, so that ansible asks once (ansible docs, "Developing dynamic inventory").
-/// Hosts go by the names that `arcssh config` gives them; groups are all of them, resource groups and systems.
+/// Groups are all hosts, resource groups and systems.
 fn inventory(machines: &[Named]) -> Value {
     let mut groups: Map<String, Value> = Map::new();
     let mut variables = Map::new();
-    let mut join = |group: String, alias: &str| {
+    let mut join = |group: String, host: &str| {
         let hosts = groups.entry(group).or_insert_with(|| json!({ "hosts": [] }));
         if let Some(hosts) = hosts["hosts"].as_array_mut() {
-            hosts.push(alias.into());
+            hosts.push(host.into());
         }
     };
-    for (machine, alias) in named(machines) {
+    for (machine, host, of_host) in hosts(machines) {
         for group in
-            ["arc".to_owned(), group_name("rg", &machine.id.resource_group), group_name("os", &machine.os)]
+            [ALL.to_owned(), group_name(GROUP, &machine.id.resource_group), group_name(SYSTEM, &machine.os)]
         {
-            join(group, &alias);
+            join(group, &host);
         }
-        variables.insert(alias, variables_of(machine));
+        variables.insert(host, of_host);
     }
     groups.insert("_meta".into(), json!({ "hostvars": variables }));
     Value::Object(groups)
 }
 
 fn host_variables(machines: &[Named], host: &str) -> Value {
-    let found = named(machines).find(|(_, alias)| alias.eq_ignore_ascii_case(host));
-    found.map_or(json!({}), |(machine, _)| variables_of(machine))
+    let found = hosts(machines).find(|(_, name, _)| name.eq_ignore_ascii_case(host));
+    found.map_or(json!({}), |(_, _, variables)| variables)
 }
 
-/// The machines that ssh has a name for, each with the first of its names.
-fn named(machines: &[Named]) -> impl Iterator<Item = (&Machine, String)> {
-    machines.iter().filter_map(|named| Some((&named.machine, named.patterns.as_ref()?.first()?.clone())))
+/// The machines that ssh has a name for, each with its name in the inventory and its variables. That name is what ssh
+/// calls the machine, unless it is a group's: ansible would connect to that host alone when a play names the group.
+fn hosts(machines: &[Named]) -> impl Iterator<Item = (&Machine, String, Value)> {
+    machines.iter().filter_map(|Named { machine, patterns }| {
+        let alias = patterns.as_ref()?.first()?;
+        let mut variables = json!({ "arc": for_ansible(object(machine)) });
+        let name = match is_group(alias) {
+            true => {
+                variables["ansible_host"] = for_ansible(json!(alias));
+                format!("{alias}.{SUFFIX}")
+            }
+            false => alias.clone(),
+        };
+        Some((machine, name, variables))
+    })
 }
 
-fn variables_of(machine: &Machine) -> Value {
-    json!({ "arc": for_ansible(object(machine)) })
+/// The group of all hosts.
+const ALL: &str = "arc";
+/// How the groups of a resource group and of a system begin.
+const GROUP: &str = "rg";
+const SYSTEM: &str = "os";
+
+/// Whether a name is that of a group here, or of one that ansible has in every inventory. ansible takes a host before a
+/// group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
+fn is_group(name: &str) -> bool {
+    let begins = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
+    ["all", "ungrouped", ALL].contains(&name) || begins(GROUP) || begins(SYSTEM)
 }
 
 /// Marks each string, so that ansible does not evaluate it as a template: names, tags and statuses come from Azure.

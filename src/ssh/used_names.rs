@@ -29,6 +29,8 @@ const DIRECTING: [&str; 9] = [
     "knownhostscommand",
     "include",
 ];
+/// Keywords that decide where ssh connects to.
+const REDIRECTING: [&str; 3] = ["hostname", "proxyjump", "proxycommand"];
 /// How deep files can include each other (readconf.c, `READCONF_MAX_DEPTH`).
 const DEPTH: usize = 16;
 /// The most bytes of a file that are read.
@@ -80,31 +82,31 @@ impl Names {
         }
     }
 
-    fn place(&self, name: &str, how: Use) -> Option<&Place> {
-        let by_pattern =
-            || Some(how).filter(|how| *how == Use::OrByPattern).and_then(|_| self.by_pattern(name));
-        self.literal.get(name).or_else(by_pattern)
+    fn place(&self, name: &str, how: Use<'_>) -> Option<&Place> {
+        self.literal.get(name).or_else(|| self.by_pattern(name, how))
     }
 
-    fn by_pattern(&self, name: &str) -> Option<&Place> {
-        let applies = |patterns: &[String]| {
+    fn by_pattern(&self, name: &str, how: Use<'_>) -> Option<&Place> {
+        let applies = |patterns: &[String], name: &str| {
             let (no, yes): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.starts_with('!'));
             yes.iter().any(|pattern| matches(pattern, name))
                 && !no.iter().any(|pattern| matches(&pattern[1..], name))
         };
-        let by_pattern =
-            || self.patterns.iter().find(|(patterns, _)| applies(patterns)).map(|(_, place)| place);
-        self.literal.get(name).or_else(by_pattern)
+        let is_use = |patterns: &[String]| match how {
+            Use::AnyPattern => applies(patterns, name),
+            Use::NoPatternOf(short) => applies(patterns, name) && !applies(patterns, &short.to_lowercase()),
+        };
+        self.patterns.iter().find(|(patterns, _)| is_use(patterns)).map(|(_, place)| place)
     }
 }
 
-/// What counts as a use of a name.
+/// Which patterns with wildcards count as a use of a name, besides the name itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// The name itself.
-    Literal,
-    /// That, or a pattern with wildcards that covers it.
-    OrByPattern,
+pub(crate) enum Use<'a> {
+    /// Each that covers the name.
+    AnyPattern,
+    /// Each that covers the name and not this shorter form of it: `prod-*` covers every longer form of `prod-1`.
+    NoPatternOf(&'a str),
 }
 
 /// Whether patterns with wildcards are uses of the names that match them.
@@ -118,7 +120,11 @@ enum Wildcards {
 #[derive(Debug, Default)]
 pub(crate) struct UsedNames {
     configured: Names,
+    /// Those of `configured` that a section connects to somewhere else; see [`REDIRECTING`].
+    redirected: Names,
     known: Names,
+    /// The domains of `CanonicalDomains`, in lower case, in which ssh completes a name.
+    domains: BTreeSet<String>,
     /// Known hosts of `HashKnownHosts`: the key made of the salt, and the hash of the name (hostfile.c, `host_hash`).
     hashed: Vec<(hmac::Key, Vec<u8>, Place)>,
     /// Ports other than 22 that known hosts may be recorded with.
@@ -147,15 +153,30 @@ impl UsedNames {
     }
 
     /// Where a configuration uses the name.
-    pub(crate) fn in_configuration(&self, name: &str, how: Use) -> Option<Place> {
-        self.configured.place(&name.to_lowercase(), how).cloned()
+    pub(crate) fn in_configuration(&self, name: &str, how: Use<'_>) -> Option<Place> {
+        let name = name.to_lowercase();
+        let completed = || self.completed(&name).find_map(|name| self.configured.literal.get(&name));
+        self.configured.place(&name, how).or_else(completed).cloned()
+    }
+
+    /// Where a section of a configuration connects the name to somewhere else.
+    pub(crate) fn redirected(&self, name: &str, how: Use<'_>) -> Option<Place> {
+        self.redirected.place(&name.to_lowercase(), how).cloned()
     }
 
     /// Where known hosts have the name.
-    pub(crate) fn among_known_hosts(&self, name: &str, how: Use) -> Option<Place> {
+    pub(crate) fn among_known_hosts(&self, name: &str, how: Use<'_>) -> Option<Place> {
         let name = name.to_lowercase();
+        let exact = |name: &str| self.known.literal.get(name).or_else(|| self.hashed_place(name));
         let plain = self.known.place(&name, how).or_else(|| self.hashed_place(&name));
-        plain.cloned().or_else(|| self.own_file(&name))
+        let completed = || self.completed(&name).find_map(|name| exact(&name));
+        plain.or_else(completed).cloned().or_else(|| self.own_file(&name))
+    }
+
+    /// The name as ssh completes it (ssh_config(5), CanonicalDomains). A pattern that covers a completed name does not
+    /// show that there is such a host.
+    fn completed(&self, name: &str) -> impl Iterator<Item = String> {
+        self.domains.iter().map(move |domain| format!("{name}.{domain}"))
     }
 
     /// A name of a configuration that a pattern covers, and its place. Known hosts do not count: ssh records the hosts that
@@ -201,6 +222,8 @@ struct Section {
     patterns: Vec<String>,
     place: Place,
     wildcards: Wildcards,
+    /// Whether it sets one of [`REDIRECTING`].
+    redirects: bool,
     /// Names in its values, such as that of a jump host.
     named: Vec<(String, Place)>,
     /// Whether another program wrote it for an Arc machine; its `HostName` is then the machine's.
@@ -257,14 +280,20 @@ impl Reader {
 
     fn section(&self, patterns: Vec<String>, file: &Path, line: usize) -> Section {
         let place = Place { file: file.to_owned(), line };
-        Section { patterns, place, wildcards: Wildcards::DoNotCount, named: Vec::new(), of_sshproxy: false }
+        let wildcards = Wildcards::DoNotCount;
+        Section { patterns, place, wildcards, redirects: false, named: Vec::new(), of_sshproxy: false }
     }
 
     fn line(&mut self, section: &mut Section, keyword: &str, value: &str, place: Place) {
         if DIRECTING.contains(&keyword) {
             section.wildcards = Wildcards::Count;
         }
+        section.redirects |= REDIRECTING.contains(&keyword);
         match keyword {
+            "canonicaldomains" => {
+                let domains = arguments(value).into_iter().map(|domain| domain.to_lowercase());
+                self.used.domains.extend(domains.map(|domain| domain.trim_matches('.').to_owned()));
+            }
             "port" => {
                 self.used.ports.insert(value.to_owned());
             }
@@ -288,6 +317,9 @@ impl Reader {
 
     fn finish(&mut self, section: Section) {
         self.used.configured.add(&section.patterns, section.wildcards, &section.place);
+        if section.redirects {
+            self.used.redirected.add(&section.patterns, Wildcards::Count, &section.place);
+        }
         for (name, place) in section.named.into_iter().filter(|_| !section.of_sshproxy) {
             self.used.configured.add(&[name], Wildcards::DoNotCount, &place);
         }
@@ -345,7 +377,11 @@ impl Reader {
         for file in ["/etc/hosts", "/etc/hostname"].map(Path::new) {
             for (number, line) in (1..).zip(text(file).unwrap_or_default().lines()) {
                 let line = line.split('#').next().unwrap_or_default();
-                let names: Vec<String> = line.split_whitespace().map(Into::into).collect();
+                let words = line.split_whitespace();
+                // `/etc/hostname` may hold the full name; a user types its first label.
+                let short = words.clone().filter_map(|word| Some(word.split_once('.')?.0));
+                let short = short.filter(|_| file.ends_with("hostname"));
+                let names: Vec<String> = words.clone().chain(short).map(Into::into).collect();
                 let place = Place { file: file.to_owned(), line: number };
                 self.used.configured.add(&names, Wildcards::DoNotCount, &place);
             }
@@ -358,14 +394,28 @@ fn text(file: &Path) -> Option<String> {
     files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The arguments of a keyword: white space separates them, double quotes hold one together.
+/// The arguments of a keyword: white space separates them, quotes hold one together, and a backslash escapes a quote, a
+/// backslash or a space (misc.c, `argv_split`). Words of a comment count, as they do for versions before 8.7.
 fn arguments(value: &str) -> Vec<String> {
-    let quoted = value.split('"').enumerate().map(|(n, part)| (n % 2 == 1, part));
-    let split = |(quoted, part): (bool, &str)| match quoted {
-        true => vec![part.to_owned()],
-        false => part.split_whitespace().map(Into::into).collect(),
-    };
-    quoted.flat_map(split).collect()
+    let (mut words, mut word, mut quote) = (Vec::new(), None, None);
+    let mut rest = value.chars().peekable();
+    while let Some(c) = rest.next() {
+        let escapes = |next: &char| "\\\"'".contains(*next) || quote.is_none() && *next == ' ';
+        match quote {
+            _ if c == '\\' && rest.peek().is_some_and(escapes) => {
+                word.get_or_insert_with(String::new).extend(rest.next());
+            }
+            Some(open) if c == open => quote = None,
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                word.get_or_insert_with(String::new);
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_with(String::new).push(c),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 /// The patterns of `host` and `originalhost` in a `Match`, which newer versions also separate by `=`.
@@ -485,13 +535,49 @@ mod tests {
              Host *\n ProxyJump me@jump:22,second\n ProxyCommand=ssh -W %h:%p gate\n",
         );
         for name in ["bastion", "BASTION", "quoted", "prod-1", "matched", "other", "jump", "second", "gate"] {
-            assert!(used.in_configuration(name, Use::OrByPattern).is_some(), "{name}");
+            assert!(used.in_configuration(name, Use::AnyPattern).is_some(), "{name}");
         }
         for name in ["not", "dev-1", "web01", "true"] {
-            assert_eq!(used.in_configuration(name, Use::OrByPattern), None, "{name}");
+            assert_eq!(used.in_configuration(name, Use::AnyPattern), None, "{name}");
         }
-        assert_eq!(used.in_configuration("prod-1", Use::OrByPattern).unwrap().line, 4);
-        assert_eq!(used.in_configuration("prod-1", Use::Literal), None);
+        assert_eq!(used.in_configuration("prod-1", Use::AnyPattern).unwrap().line, 4);
+        let longer = |name: &str, short| used.in_configuration(name, Use::NoPatternOf(short));
+        assert_eq!(longer("prod-1.rg", "PROD-1"), None);
+        assert!(longer("prod-1", "1").is_some());
+    }
+
+    #[test]
+    fn arguments_are_split_as_ssh_splits_them() {
+        for (value, words) in [
+            ("a  b\tc", &["a", "b", "c"][..]),
+            ("'a' \"b\"c d'e f'", &["a", "bc", "de f"]),
+            (r#"a\ b "c\"d" 'e\f' \\"#, &["a b", "c\"d", "e\\f", "\\"]),
+            ("\"\" 'open", &["", "open"]),
+            ("", &[]),
+        ] {
+            assert_eq!(arguments(value), words, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_ssh_completes_is_in_use_if_the_full_name_is() {
+        let used = configured(
+            "CanonicalDomains corp.example.net .other.\nHost db.CORP.example.net\n User x\n\
+             Host *.corp.example.net\n ProxyJump jump\n",
+        );
+        assert!(used.in_configuration("DB", Use::AnyPattern).is_some());
+        assert_eq!(used.in_configuration("web01", Use::AnyPattern), None);
+    }
+
+    #[test]
+    fn only_a_section_that_connects_elsewhere_redirects_a_name() {
+        let used = configured(
+            "Host web01\n ForwardAgent yes\n User me\nHost inner\n ProxyJump web01\nHost gw-*\n HostName %h.corp\n",
+        );
+        for (name, is_redirected) in [("web01", false), ("INNER", true), ("gw-1", true)] {
+            assert!(used.in_configuration(name, Use::AnyPattern).is_some());
+            assert_eq!(used.redirected(name, Use::AnyPattern).is_some(), is_redirected, "{name}");
+        }
     }
 
     #[test]
@@ -507,7 +593,7 @@ mod tests {
         fs::write(&file, format!("{block}\nInclude conf.d/o*.conf ~/no-such\nHost last\n")).unwrap();
         let mut reader = reader(home.path());
         reader.configuration(&file, home.path(), 0);
-        let used = |name| reader.used.in_configuration(name, Use::OrByPattern);
+        let used = |name| reader.used.in_configuration(name, Use::AnyPattern);
         assert!(used("one").is_some() && used("two").is_some() && used("last").is_some());
         assert!(used("hidden").is_none() && used("ours").is_none());
     }
@@ -531,10 +617,10 @@ mod tests {
         reader.known_hosts(&file);
         let used = reader.used;
         for name in ["hashed", "HASHED", "ported", "one", "Two", "a.corp", "bad"] {
-            assert!(used.among_known_hosts(name, Use::OrByPattern).is_some(), "{name}");
+            assert!(used.among_known_hosts(name, Use::AnyPattern).is_some(), "{name}");
         }
         for name in ["x.corp", "other", "hashe"] {
-            assert_eq!(used.among_known_hosts(name, Use::OrByPattern), None, "{name}");
+            assert_eq!(used.among_known_hosts(name, Use::AnyPattern), None, "{name}");
         }
     }
 }

@@ -643,8 +643,9 @@ fn a_machine_that_was_taken_out_stays_out_until_it_is_named() {
     assert_eq!(home.hosts(), ["web01", "web03", "*.arc"]);
     let text = home.text();
     assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
-    home.done(&["-g", "rg-arc"]);
-    assert_eq!(home.text(), text);
+    let told = home.done(&["-g", "rg-arc"]);
+    let out = "arcssh: rg-arc/web02 stays out, since you removed it; to add it: arcssh config rg-arc/web02\n";
+    assert!(told.starts_with(out) && home.text() == text, "{told}");
     home.done(&["web02"]);
     assert_eq!(home.hosts(), ["web01", "web02", "web03", "*.arc"]);
     home.done(&["--remove", "*.arc"]);
@@ -1173,6 +1174,35 @@ fn options_apply_to_what_is_selected_with_them() {
     assert_eq!(home.changes(&["--user", "all"]), ["change db01: user", "change web01: user"]);
     home.done(&["web02"]);
     assert_eq!(home.text().matches("\"user\":\"all\"").count(), 4, "{}", home.text());
+}
+
+#[test]
+fn the_value_that_is_given_last_counts_whatever_the_selection() {
+    let machine = |name: &str, group: &str| Machine::new(name).resource_group(group).tag("env", "prod");
+    let w = world_with(&[], |builder| {
+        builder.machine(machine("web01", "rg-web")).machine(machine("db01", "rg-db"))
+    });
+    let home = Home::new(&w);
+    home.done(&["-g", "rg-web", "--user", "a", "--port", "2222"]);
+    home.done(&["--all", "--user", "b"]);
+    assert_eq!(home.changes(&["-g", "RG-WEB", "--user", "c"]), ["change web01: user"]);
+    assert_eq!(home.changes(&["--all"]), [""; 0], "a selector without options changes none");
+    assert_eq!(home.changes(&["--tag", "ENV=prod"]), [""; 0]);
+    let seen = ["web01", "db01"].map(|name| (home.effective(name, "user"), home.effective(name, "port")));
+    assert_eq!(seen, [("c".into(), "2222".into()), ("b".into(), "22".into())]);
+    assert_eq!(home.changes(&["--all", "--user", "d"]), ["change db01: user", "change web01: user"]);
+    assert_eq!(home.effective("web01", "port"), "2222");
+}
+
+#[test]
+fn names_that_are_not_the_machines_are_listed_first() {
+    let w = world_with(&[], |builder| {
+        let builder = (0..25).fold(builder, |builder, n| builder.machine(Machine::new(&format!("m{n:02}"))));
+        builder.machine(Machine::new("zone.example.com"))
+    });
+    let changes = Home::new(&w).changes(&["--all"]);
+    assert!(changes[0].starts_with("add zone.example.com.rg-arc (rg-arc/zone.example.com); "), "{changes:?}");
+    assert_eq!((changes.len(), changes.last().unwrap().as_str()), (21, "add 6 more"));
 }
 
 /// A world in place of another one: the same machines are there, or fewer.

@@ -332,7 +332,7 @@ fn paths_of_the_program() {
 }
 
 /// Machines that whoever may onboard one can call so, and one with a name of its own.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 18] = [
     "web01",
     "github.com",
     "Bastion",
@@ -346,10 +346,16 @@ const NAMES: [&str; 13] = [
     "knownhost",
     "hashedhost",
     "included",
+    "quoted",
+    "joined",
+    "known2",
+    "completed",
+    "_gateway",
 ];
 
 /// What the user has below the block.
 const OWN: &str = "Include included.conf\nHost bastion\n  HostName bastion.example.com\n  HostKeyAlias pinned\n\
+    CanonicalDomains corp.example.net\nHost 'quoted' \"join\"ed\n  User them\n\
     Host prod-*\n  ProxyJump me@jump:22\nMatch originalhost matched\n  User them\nHost *\n  Compression yes\n";
 
 /// A user with a configuration and known hosts, some of them hashed.
@@ -366,7 +372,10 @@ fn user_of(w: &World) -> Home<'_> {
     run(home.command("ssh-keygen").arg("-qHf").arg(&hosts));
     let hashed = fs::read_to_string(&hosts).unwrap();
     assert!(hashed.starts_with("|1|"), "{hashed}");
-    fs::write(&hosts, hashed + &w.sshd().known_hosts_line("other,[KnownHost]:2222").unwrap()).unwrap();
+    let line = |names: &str| w.sshd().known_hosts_line(names).unwrap();
+    fs::write(&hosts, hashed + &line("other,[KnownHost]:2222") + &line("completed.corp.example.net"))
+        .unwrap();
+    fs::write(folder.join("known_hosts2"), line("known2")).unwrap();
     home
 }
 
@@ -506,6 +515,55 @@ fn a_name_and_a_group_make_no_name_of_the_internet() {
 }
 
 #[test]
+fn a_name_and_a_group_are_no_name_that_a_pattern_of_the_user_covers() {
+    let w = world_with(&[], |builder| {
+        ["corp-int", "rg-1", "ca-int"]
+            .into_iter()
+            .fold(builder, |builder, group| builder.machine(Machine::new("srv").resource_group(group)))
+    });
+    let home = user_of(&w);
+    let own = fs::read_to_string(home.file()).unwrap();
+    fs::write(home.file(), format!("{own}Host *.corp-int srv*\n  ProxyJump jump\n")).unwrap();
+    let known = w.home().join("user/.ssh/known_hosts");
+    let authority = format!("@cert-authority {}", w.sshd().known_hosts_line("*.ca-int").unwrap());
+    fs::write(&known, authority).unwrap();
+    // A pattern that covers the machine's own name covers all longer ones: then no longer name is safer than another.
+    assert_eq!(config(&home, &["--all"]).code, Some(0));
+    assert!(is_ours(&home, "srv.corp-int") && is_ours(&home, "srv.rg-1") && !is_ours(&home, "srv.ca-int"));
+    assert_eq!(config(&home, &["--remove"]).code, Some(0));
+    fs::write(home.file(), format!("{own}Host *.corp-int\n  ProxyJump jump\n")).unwrap();
+    let written = config(&home, &["--all"]);
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    for (name, ours) in [
+        ("srv.corp-int", false),
+        ("srv.ca-int", false),
+        ("srv.corp-int.azure-arc", true),
+        ("srv.ca-int.azure-arc", true),
+        ("srv.rg-1", true),
+    ] {
+        assert_eq!(is_ours(&home, name), ours, "{name}: {}", written.stderr);
+    }
+}
+
+#[test]
+fn own_lines_for_a_host_entry_leave_its_name_unless_they_connect_elsewhere() {
+    let w = fleet_of(&["web01", "web02"]);
+    let home = Home::new(&w);
+    assert_eq!(config(&home, &["--all"]).code, Some(0));
+    let block = fs::read_to_string(home.file()).unwrap();
+    let own = "Host web01\n  ForwardAgent yes\nHost web*\n  User me\nHost inner\n  ProxyJump web02\n";
+    fs::write(home.file(), format!("{block}{own}")).unwrap();
+    let refreshed = config(&home, &[]);
+    assert!(refreshed.stderr.ends_with("is as it should be\n"), "{}", refreshed.stderr);
+    let moved = own.replace("ForwardAgent yes", "HostName web01.example.com");
+    fs::write(home.file(), format!("{block}{moved}")).unwrap();
+    let refreshed = config(&home, &[]);
+    assert!(refreshed.stderr.contains("arcssh: rename web01 to web01.rg-arc; "), "{}", refreshed.stderr);
+    assert!(!is_ours(&home, "web01") && is_ours(&home, "web02"));
+    assert!(effective(&home, "web01").contains(&"hostname web01.example.com".to_owned()));
+}
+
+#[test]
 fn a_machine_that_comes_later_takes_no_name_from_another() {
     let machine = |group: &str, id: &str| Machine::new("web01").resource_group(group).vm_id(id);
     let w = world_with(&[], |builder| builder.machine(machine("rg-a", "a")));
@@ -538,7 +596,17 @@ fn one_machine_that_cannot_be_written_stops_no_other() {
         ("r(1)", "f"),
     ]);
     let home = Home::new(&w);
-    w.emulator().arm_fault(ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph));
+    let fault = || ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph).times(3);
+    w.emulator().arm_fault(fault());
+    // A machine that the user names is not left out in silence.
+    for (name, why) in
+        [("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"), ("-x", "ssh accepts no name of it")]
+    {
+        let refused = config(&home, &["web01", "--", name]);
+        assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+        assert!(refused.stderr.starts_with("arcssh: no host entry for "), "{}", refused.stderr);
+        assert!(refused.stderr.contains(why) && !home.file().exists(), "{}", refused.stderr);
+    }
     let written = config(&home, &["--all"]);
     assert_eq!(written.code, Some(0), "{}", written.stderr);
     assert!(is_ours(&home, "web01"), "{}", written.stderr);

@@ -19,7 +19,8 @@ use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
 use crate::files::{MAX_TEXT, read_text};
 use crate::fleet::{
-    Alias, Claim, Naming, NoMachine, NoneFits, Selection, is_allowed, key, means, one, pick, seen, written,
+    Alias, Claim, Naming, NoMachine, NoneFits, SHARED, Selection, is_allowed, key, means, one, pick, seen,
+    written,
 };
 use crate::line::{warn, word};
 use crate::net::Net;
@@ -101,6 +102,19 @@ fn machine_of<'a>(section: &Foreign, known: &'a [Machine]) -> Option<&'a Machine
 }
 
 impl Options {
+    /// Whether the user removed the machine, which stays out of broad selections.
+    fn is_out(&self, machine: &Machine) -> bool {
+        self.except.iter().any(|text| means(text, machine))
+    }
+
+    /// Reports a machine that a broad selection of this run does not bring back.
+    fn tell_if_out(&self, machine: &Machine) {
+        if self.is_out(machine) {
+            let name = word(&format!("{}/{}", machine.id.resource_group, machine.id.name));
+            warn(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
+        }
+    }
+
     /// Drops the wildcard of an earlier version that covers names which are not the user's.
     fn drop_unsafe_wildcard(&mut self, notes: &mut Notes) {
         if let Some(error) = self.wildcard.as_ref().and_then(|one| wildcard::check(&one.pattern).err()) {
@@ -194,6 +208,8 @@ struct Meant {
     claim: Claim,
     /// Whether this run named or selected it.
     is_of_this_run: bool,
+    /// Whether this run named it. It is then an error if the machine cannot have a host entry.
+    is_named_now: bool,
 }
 
 /// Asks Azure for the machines, and renders their host entries.
@@ -285,6 +301,10 @@ impl Azure<'_> {
         if typed.is_broad() {
             let broad = Selection { machines: BTreeSet::new(), ..typed.clone() };
             ensure_each_fits(&broad, &known)?;
+            known
+                .iter()
+                .filter(|machine| broad.takes(machine))
+                .for_each(|machine| options.tell_if_out(machine));
             options.select(broad, self.args.allow_names.iter().cloned().collect(), login);
         } else if typed.is_empty() {
             let allowed = self.args.allow_names.iter().cloned();
@@ -317,20 +337,21 @@ impl Azure<'_> {
         notes: &mut Notes,
     ) -> Result<Vec<Meant>> {
         let mut meant: BTreeMap<String, Meant> = BTreeMap::new();
+        let mut without_machines = BTreeSet::new();
         for Broad { selection, allowed_names, login } in &options.selections {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
             let mut fitting = list.filter(|machine| selection.takes(machine)).peekable();
-            if fitting.peek().is_none() {
+            if fitting.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
                 warn(&format!("{}; it stays in the block's options", NoneFits(selection.common())));
             }
-            let is_out = |machine: &&Machine| options.except.iter().any(|text| means(text, machine));
-            let is_of_this_run = *selection == Selection { machines: BTreeSet::new(), ..typed.clone() };
-            for machine in fitting.filter(|machine| !is_out(machine)) {
+            let is_of_this_run = selection.is_same(&Selection { machines: BTreeSet::new(), ..typed.clone() });
+            for machine in fitting.filter(|machine| !options.is_out(machine)) {
                 let entry = meant.entry(key(machine)).or_insert_with(|| Meant {
                     machine: machine.clone(),
                     login: Login::default(),
                     claim: Claim::default(),
                     is_of_this_run: false,
+                    is_named_now: false,
                 });
                 // A selection that was made later counts more.
                 entry.login = login.clone().or(&entry.login);
@@ -351,7 +372,8 @@ impl Azure<'_> {
             let just_now = named_now.contains(&key(&machine));
             let claim = if one.by_alias { claim } else { Claim::ByUser { just_now } };
             let login = one.login.clone().or(&login);
-            meant.insert(key(&machine), Meant { machine, login, claim, is_of_this_run: just_now });
+            let entry = Meant { machine, login, claim, is_of_this_run: just_now, is_named_now: just_now };
+            meant.insert(key(&entry.machine), entry);
             options.named.push(one);
         }
         let mut meant: Vec<Meant> = meant.into_values().collect();
@@ -431,14 +453,16 @@ impl Machines<'_> {
         let aliases =
             naming.aliases(&known, |machine| claims.get(&key(machine)).cloned().unwrap_or_default());
         let mut aliases: BTreeMap<String, Option<Alias>> = known.iter().map(key).zip(aliases).collect();
-        let named = |one: Meant| match aliases.remove(&key(&one.machine)).flatten() {
-            Some(alias) => Some((one, alias)),
-            None => {
-                warn(&format!("{} is left out: ssh accepts no name of it", one.machine.id));
-                None
+        let mut named = Vec::new();
+        for one in meant {
+            let id = &one.machine.id;
+            match aliases.remove(&key(&one.machine)).flatten() {
+                Some(alias) => named.push((one, alias)),
+                None if one.is_named_now => bail!("no host entry for {id}: ssh accepts no name of it"),
+                None => warn(&format!("{id} is left out: ssh accepts no name of it")),
             }
-        };
-        Ok(meant.into_iter().filter_map(named).collect())
+        }
+        Ok(named)
     }
 
     /// The text of all host entries. A machine that cannot have one is left out, so that it stops no other.
@@ -451,13 +475,13 @@ impl Machines<'_> {
     ) -> Result<String> {
         let mut wanted = Vec::new();
         for (one, machine) in adopted {
-            wanted.push((machine, one.login, vec![one.alias]));
+            wanted.push((machine, one.login, vec![one.alias], false));
         }
         for (meant, alias) in named {
             if let Some(note) = note_of(&meant.machine, &alias) {
                 notes.of_alias.extend(alias.patterns.first().map(|first| (first.clone(), note)));
             }
-            wanted.push((meant.machine, meant.login, alias.patterns));
+            wanted.push((meant.machine, meant.login, alias.patterns, meant.is_named_now));
         }
         let mut writers = Writers {
             azure: self.azure,
@@ -466,7 +490,7 @@ impl Machines<'_> {
             made: Vec::new(),
         };
         let (mut sections, mut first_error) = (Vec::new(), None);
-        for (machine, login, patterns) in wanted {
+        for (machine, login, patterns, is_named_now) in wanted {
             let writer = writers.of(&login).await?;
             let name = patterns.first().cloned().unwrap_or_default();
             match writer
@@ -474,6 +498,7 @@ impl Machines<'_> {
                 .with_context(|| format!("no host entry for {name}"))
             {
                 Ok(section) => sections.push(section),
+                Err(error) if is_named_now => return Err(error),
                 Err(error) => {
                     let reason = error.root_cause().to_string();
                     notes.of_machine.insert(key(&machine), reason.clone());
@@ -512,6 +537,7 @@ impl Machines<'_> {
 fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     let name = word(&format!("{}/{}", machine.id.resource_group, machine.id.name));
     match (&alias.instead, &alias.overrides) {
+        (Some(why), _) if why == SHARED => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use it: arcssh config {name}")),
         (None, Some(place)) => Some(format!("it overrides {place}")),
         (None, None) => None,

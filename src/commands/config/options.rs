@@ -134,6 +134,30 @@ impl Login {
         }
     }
 
+    /// These values without those that the other one sets; who reads the machines, and from where, stays.
+    fn without(&self, other: &Self) -> Self {
+        fn unless<T: Clone, U>(other: &Option<U>, value: &Option<T>) -> Option<T> {
+            value.clone().filter(|_| other.is_none())
+        }
+        Self {
+            user: unless(&other.user, &self.user),
+            port: unless(&other.port, &self.port),
+            identity: unless(&other.identity, &self.identity),
+            entra: unless(&other.entra, &self.entra),
+            scope: unless(&other.scope, &self.scope),
+            client_id: unless(&other.client_id, &self.client_id),
+            control_master: unless(&other.control_master, &self.control_master),
+            template: unless(&other.template, &self.template),
+            ..self.clone()
+        }
+    }
+
+    /// Whether no value is given but who reads the machines, and from where.
+    fn sets_nothing(&self) -> bool {
+        let (credential, tenant, cloud) = (self.credential, self.tenant.clone(), self.cloud);
+        *self == Self { credential, tenant, cloud, ..Self::default() }
+    }
+
     fn put_before(&self, login: &mut Self) {
         *login = self.clone().or(login);
     }
@@ -213,17 +237,26 @@ impl Options {
         }
     }
 
-    /// Adds a broad selection, or gives the same one of an earlier run the values that were typed. It is another one if another
-    /// identity sees its machines.
+    /// Adds a broad selection, or gives the same one of an earlier run the values that were typed, which then count more
+    /// than those of all other selections. It is another one if another identity sees its machines.
     pub(super) fn select(&mut self, selection: Selection, allowed_names: BTreeSet<String>, typed: &Login) {
-        let is_same = |one: &&mut Broad| one.selection == selection && one.login.access() == typed.access();
-        match self.selections.iter_mut().find(is_same) {
-            Some(one) => {
-                typed.put_before(&mut one.login);
-                one.allowed_names.extend(allowed_names);
-            }
-            None => self.selections.push(Broad { selection, allowed_names, login: typed.clone() }),
+        let is_same = |one: &Broad| one.selection.is_same(&selection) && one.login.access() == typed.access();
+        if let Some(one) = self.selections.iter_mut().find(|one| is_same(one)) {
+            one.allowed_names.extend(allowed_names.clone());
         }
+        let last = self.selections.iter().rposition(is_same);
+        if last.is_some() && typed.sets_nothing() {
+            return;
+        }
+        let earlier = self.selections.iter_mut().filter(|one| is_same(one));
+        earlier.for_each(|one| one.login = one.login.without(typed));
+        if let Some(one) = self.selections.last_mut().filter(|one| is_same(one)) {
+            return typed.put_before(&mut one.login);
+        }
+        let superseded = |one: &Broad| is_same(one) && one.login.sets_nothing();
+        let inherited = self.selections.extract_if(.., |one| superseded(one));
+        let allowed_names = inherited.flat_map(|one| one.allowed_names).chain(allowed_names).collect();
+        self.selections.push(Broad { selection, allowed_names, login: typed.clone() });
     }
 
     /// Sets the wildcard; another pattern takes the place of an earlier one.
@@ -314,7 +347,28 @@ mod tests {
         options.select(all(), BTreeSet::new(), &login("b", Some("contoso.com")));
         options.select(all(), BTreeSet::new(), &login("c", None));
         let users: Vec<_> = options.selections.iter().map(|one| one.login.user.as_deref().unwrap()).collect();
-        assert_eq!(users, ["c", "b"]);
+        assert_eq!(users, ["b", "c"]);
+    }
+
+    #[test]
+    fn values_that_are_given_last_count_most_and_no_list_grows() {
+        let group =
+            |name: &str| Selection { groups: BTreeSet::from([name.to_owned()]), ..Selection::default() };
+        let all = || Selection { all: true, ..Selection::default() };
+        let ported = |port| Login { port: Some(port), ..Login::default() };
+        let names = || BTreeSet::from(["*.x".to_owned()]);
+        let mut options = Options::default();
+        options.select(all(), names(), &ported(1));
+        for _ in 0..3 {
+            options.select(group("rg-web"), BTreeSet::new(), &login("a", None).or(&ported(2)));
+            options.select(all(), BTreeSet::new(), &login("b", None));
+            options.select(group("RG-WEB"), BTreeSet::new(), &login("c", None));
+            options.select(all(), BTreeSet::new(), &Login::default());
+        }
+        let values = options.selections.iter().rev().fold(Login::default(), |sum, one| sum.or(&one.login));
+        assert_eq!((values.user.as_deref(), values.port), (Some("c"), Some(2)), "{options:?}");
+        assert!(options.selections.len() <= 4, "{options:?}");
+        assert!(options.selections.iter().any(|one| one.selection == all() && one.allowed_names == names()));
     }
 
     #[test]

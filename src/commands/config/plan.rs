@@ -65,6 +65,9 @@ impl Plan {
                 None => plan.added.push(format!("{}{note}", entry.title())),
             }
         }
+        // What the user should know is not lost among the rest.
+        plan.added.sort_by_key(|line| !line.contains("; "));
+        plan.renamed.sort_by_key(|line| !line.contains("; "));
         for entry in old.into_values() {
             let key = entry.key().unwrap_or_else(|| entry.alias.clone());
             let reason = notes.of_machine.get(&key).map_or(String::new(), |reason| format!("; {reason}"));

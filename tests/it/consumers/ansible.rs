@@ -83,6 +83,27 @@ fn ansible_reads_the_inventory() {
     assert!(["name", "id", "status", "os", "vmId", "agentVersion"].iter().all(same), "{one} {arc}");
 }
 
+#[test]
+fn a_machine_that_is_named_like_a_group_does_not_replace_the_group() {
+    let names = ["web01", "all", "ARC", "rg_rg_arc", "os_linux", "ungrouped"];
+    let w = world(&names);
+    let hosts = Configuration::generate(&w, &["--all"]);
+    inventory(&w);
+    for version in ANSIBLE_CORE {
+        for group in ["all", "arc", "rg_rg_arc", "os_linux"] {
+            let mut ansible = program_of(version, &w, "ansible");
+            let listed = run(ansible.args([group, "--list-hosts"])).clean();
+            assert!(listed.contains("hosts (6)"), "{version} {group}: {listed}");
+        }
+    }
+    let one = run(program(&w, "ansible-inventory").args(["--host", "all.azure-arc"])).clean();
+    assert!(one.contains("ansible_host"), "{one}");
+    let masters = Masters(&w);
+    let pinged = run(ansible(&hosts, "ansible").args(["-m", "ping", "all"]));
+    assert_eq!(told(&pinged).matches(r#""ping": "pong""#).count(), names.len(), "{}", told(&pinged));
+    assert_eq!(masters.end(), names.len());
+}
+
 /// Whoever may write to a machine in Azure, or onboard one, chooses these texts.
 #[test]
 fn ansible_evaluates_no_text_of_azure() {
