@@ -62,6 +62,7 @@ pub(crate) struct WebSocket<S> {
     unflushed: bool,
     /// The answer to the last ping, if there was no room for it.
     late_pong: Option<Vec<u8>>,
+    keys: Keys,
     write_error: Option<io::Error>,
     lost_input: bool,
 }
@@ -83,6 +84,7 @@ where
             holds_input: false,
             unflushed: false,
             late_pong: None,
+            keys: Keys::default(),
             write_error: None,
             lost_input: false,
         }
@@ -243,15 +245,14 @@ where
 
     /// Makes a frame of the first bytes after those that are queued.
     fn seal(&mut self, opcode: Opcode, length: usize) {
-        // A new key for each frame, which cannot be predicted (RFC 6455, sections 5.3 and 10.3).
-        let mut key = [0; 4];
-        if SystemRandom::new().fill(&mut key).is_err() {
+        let key = self.keys.next();
+        if key.is_none() {
             self.fail(io::Error::other("the system gives no random numbers"));
         }
-        if self.write_error.is_some() {
+        let Some(key) = key.filter(|_| self.write_error.is_none()) else {
             self.lost_input |= self.holds_input;
             return;
-        }
+        };
         let length = frame::seal(&mut self.unsent.room()[..length], opcode, key);
         self.unsent.fill(length);
     }
@@ -299,6 +300,28 @@ fn closed_without_close_frame() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")
 }
 
+/// A new masking key for each frame, which cannot be predicted (RFC 6455, sections 5.3 and 10.3). The system is asked for
+/// many at once.
+#[derive(Default)]
+struct Keys {
+    left: Vec<[u8; 4]>,
+}
+
+impl Keys {
+    /// As much as getrandom(2) returns without an interruption.
+    const AT_ONCE: usize = 64;
+
+    /// Returns `None` if the system provides no random numbers.
+    fn next(&mut self) -> Option<[u8; 4]> {
+        if self.left.is_empty() {
+            let mut keys = [[0; 4]; Self::AT_ONCE];
+            SystemRandom::new().fill(keys.as_flattened_mut()).ok()?;
+            self.left.extend(keys);
+        }
+        self.left.pop()
+    }
+}
+
 /// Bytes that are added at the end and taken from the start.
 struct Buffer {
     bytes: Vec<u8>,
@@ -341,5 +364,20 @@ impl Buffer {
 
     fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_frame_has_a_masking_key_of_its_own() {
+        let mut keys = Keys::default();
+        let drawn: HashSet<_> = (0..20 * Keys::AT_ONCE).map(|_| keys.next().unwrap()).collect();
+        // Two of so many are alike once in 5000 runs; three once in some millions.
+        assert!(drawn.len() >= 20 * Keys::AT_ONCE - 1);
     }
 }
