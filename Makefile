@@ -6,6 +6,9 @@ PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 SHARE = $(DESTDIR)$(PREFIX)/share
 MANUAL = $(SHARE)/man/man1
+# The folders that install writes to.
+FOLDERS = '$(DESTDIR)$(PREFIX)/bin' '$(MANUAL)' '$(SHARE)/bash-completion/completions' \
+    '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
 # The two programs that demo and playground run.
 PROGRAMS = -p arcssh --bin arcssh -p arcssh-emulator --bin arcssh-emulator
 
@@ -50,10 +53,11 @@ bare: ## Run demo and test on a minimal Debian 12, as root and as an ordinary us
 # The new program writes its own manual and completions.
 install: ## Build arcssh for use and install it below PREFIX, with manual and completions
 	@$(CARGO) --version
+	@umask 022 && mkdir -p $(FOLDERS) && for folder in $(FOLDERS); do test -w "$$folder" || exit 1; done || { \
+	    echo 'make: cannot install arcssh: you may not write below $(DESTDIR)$(PREFIX)' >&2; \
+	    echo 'make: hint: for all users: sudo make install; for you alone: make install PREFIX=$$HOME/.local' >&2; exit 1; }
 	@tests/tools.sh build
 	$(CARGO) build --locked --release --bin arcssh
-	install -d '$(DESTDIR)$(PREFIX)/bin' '$(MANUAL)' '$(SHARE)/bash-completion/completions' \
-	    '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
 	install -m 755 '$(TARGET)/release/arcssh' '$(DESTDIR)$(PREFIX)/bin/arcssh'
 	umask 022 && '$(TARGET)/release/arcssh' man '$(MANUAL)'
 	umask 022 && '$(TARGET)/release/arcssh' completions bash > '$(SHARE)/bash-completion/completions/arcssh'

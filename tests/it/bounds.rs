@@ -71,6 +71,9 @@ fn a_metadata_service_without_end_is_not_read_to_its_end() {
         assert_eq!(run.code, Some(3), "{}", run.stderr);
         let why = if variables[1] == "IDENTITY_HEADER" {
             "it is longer than 4 MiB"
+        } else if !rustix::process::geteuid().is_root() {
+            // An ordinary user's process is not the Arc agent, whatever it pours.
+            "in place of the Arc agent"
         } else {
             "the Arc agent gave no token: the response is longer than 64 KiB"
         };

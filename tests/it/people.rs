@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{ARCSSH, namespaces, on_a_terminal, program_at, run, typed, world};
+use crate::support::{ARCSSH, namespaces, on_a_terminal, program_at, run, script, typed, world};
 
 /// The commands that the help lists, but `help` itself.
 fn commands() -> Vec<String> {
@@ -158,6 +158,25 @@ fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uni
     assert_eq!(run(&mut make).code, Some(0));
     let left = run(Command::new("find").arg(folder.path().join("root")).args(["-type", "f"])).clean();
     assert_eq!(left.trim(), other.to_str().unwrap());
+}
+
+#[test]
+fn make_install_says_before_it_builds_that_it_may_not_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    script(folder.path(), "cargo", &format!("#!/bin/sh\necho \"$*\" >> '{}'\n", log.display()));
+    // Even root makes no folder below a file.
+    let place = log.join("usr");
+    let mut make = Command::new("make");
+    make.arg("install").current_dir(env!("CARGO_MANIFEST_DIR"));
+    make.arg(format!("CARGO={}", folder.path().join("cargo").display()));
+    let denied = run(make.arg(format!("PREFIX={}", place.display())));
+    assert_eq!(denied.code, Some(2), "{}", denied.stderr);
+    let why = format!("make: cannot install arcssh: you may not write below {}\n", place.display());
+    let hint =
+        "make: hint: for all users: sudo make install; for you alone: make install PREFIX=$HOME/.local\n";
+    assert!(denied.stderr.contains(&(why + hint)), "{}", denied.stderr);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "--version\n");
 }
 
 #[test]

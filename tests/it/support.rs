@@ -410,6 +410,17 @@ pub(crate) fn may_become(uid: u32) -> bool {
     allowed(Command::new("setpriv").args(ids).args(["--clear-groups", "true"]))
 }
 
+/// Whether this process may list the open files of arcssh, which is not dumpable: only root may (proc(5)). The reason is
+/// printed if not.
+#[cfg(target_os = "linux")]
+pub(crate) fn may_list_open_files() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skipped("only root may list the open files of arcssh, which is not dumpable");
+    }
+    is_root
+}
+
 /// Writes an executable script into a directory that it makes.
 pub(crate) fn script(directory: &Path, name: &str, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
