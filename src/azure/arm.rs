@@ -270,7 +270,7 @@ pub(crate) enum ArmError {
 pub(crate) struct Refusal {
     /// The host that was asked, with its port unless that is 443.
     #[serde(default)]
-    pub(crate) host: String,
+    pub(crate) host: Box<str>,
     /// The HTTP status.
     pub(crate) status: u16,
     /// ARM's error code; empty where a gateway answered without the envelope.
@@ -280,9 +280,9 @@ pub(crate) struct Refusal {
     /// When to come back, as the answer says it.
     pub(crate) retry_after: Option<Duration>,
     /// How ARM names the request, for support.
-    pub(crate) request_id: Option<String>,
+    pub(crate) request_id: Option<Box<str>>,
     /// The tenant whose token it wants.
-    pub(crate) tenant: Option<String>,
+    pub(crate) tenant: Option<Box<str>>,
 }
 
 impl Refusal {
@@ -304,13 +304,13 @@ impl Refusal {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
         Self {
-            host: url.authority().to_owned(),
+            host: url.authority().into(),
             status: response.status().into(),
             code: text(&error["code"]).unwrap_or_default(),
             message: text(&error["message"]).unwrap_or_default(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
-            tenant: wanted_tenant(headers),
+            tenant: wanted_tenant(headers).map(Into::into),
         }
     }
 }

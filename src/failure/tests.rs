@@ -237,7 +237,7 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
     });
     for (arm, entra, relay) in hosts.iter().map(|[arm, entra, relay]| (arm, entra, relay)) {
         let refusal = Refusal {
-            host: arm.clone(),
+            host: arm.as_str().into(),
             status: 302,
             code: String::new(),
             message: String::new(),
