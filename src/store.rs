@@ -159,16 +159,20 @@ enum Content {
     Value,
     /// A value of another version, whose number this is.
     OtherVersion(u32),
-    /// No JSON object: what a crash of the system leaves of a value.
+    /// What a crash of the system leaves of a value: nothing, blocks of zeros, or its beginning.
     Damaged,
-    /// A JSON object that arcssh did not write.
+    /// Something that arcssh did not write.
     Foreign,
 }
+
+/// The beginning of each value that arcssh writes.
+const BEGINNING: &[u8] = b"{\"version\":";
 
 impl Content {
     fn of(json: &[u8]) -> Self {
         let Ok(object) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json) else {
-            return Self::Damaged;
+            let is_rest = json.contains(&0) || json.starts_with(BEGINNING) || BEGINNING.starts_with(json);
+            return if is_rest { Self::Damaged } else { Self::Foreign };
         };
         let version = object.get("version").and_then(serde_json::Value::as_u64);
         match version.and_then(|version| u32::try_from(version).ok()) {
