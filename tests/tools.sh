@@ -85,7 +85,8 @@ is_there() {
     case $1 in
     links) [ "${links:=$(links && echo yes || echo no)}" = yes ] ;;
     authorities) authorities ;;
-    library:*) [ -z "$(LD_PRELOAD="${1#library:}" true 2>&1)" ] ;;
+    # Not the true of the shell, which loads nothing.
+    library:*) [ -z "$(LD_PRELOAD="${1#library:}" env true 2>&1)" ] ;;
     python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac

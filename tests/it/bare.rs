@@ -103,6 +103,18 @@ fn a_compiler_that_cannot_link_is_not_enough() {
     assert_eq!(on_path(machine.missing("build")), Vec::<String>::new());
 }
 
+/// A shell's own `true` loads no library.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_library_that_cannot_be_loaded_is_missing() {
+    let tools = fs::read_to_string(Path::new(ROOT).join("tests/tools.sh")).unwrap();
+    let machine = Machine::new();
+    script(&machine.bin(), "tools.sh", &tools.replace("libnss_wrapper.so", "lib-of-no-package.so"));
+    let tools = machine.bin().join("tools.sh");
+    let missing = machine.run(tools.to_str().unwrap(), &["--missing", "playground"]).clean();
+    assert!(missing.contains("libnss-wrapper"), "{missing}");
+}
+
 #[test]
 fn packages_are_installed_by_root_or_with_sudo_and_progress_is_shown() {
     for (uid, name, before) in [(0, "root", ""), (1000, "ordinary", "sudo -v\nsudo ")] {

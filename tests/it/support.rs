@@ -97,7 +97,9 @@ impl World {
             let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
             let parent = parent(process).filter(|parent| *parent > 1);
             let parent = parent.map(|parent| PathBuf::from(format!("/proc/{parent}")));
-            name == "arcssh\n" && parent.is_none_or(|parent| has_home(&parent).unwrap_or_default())
+            // One that has ended and that init has not waited for has no command line (proc_pid_cmdline(5)).
+            let runs = fs::read(process.join("cmdline")).is_ok_and(|words| !words.is_empty());
+            name == "arcssh\n" && runs && parent.is_none_or(|parent| has_home(&parent).unwrap_or_default())
         };
         let of_this_world = |process: &Path| {
             has_home(process).unwrap_or_else(|error| {
