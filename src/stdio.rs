@@ -54,6 +54,38 @@ pub(crate) async fn output_closed() {
     std::future::pending().await
 }
 
+/// Fails if standard input is not open for reading. The read itself would not fail: the standard library takes EBADF of
+/// standard input for its end, and EBADF of standard output for success.
+#[cfg(unix)]
+pub(crate) fn readable() -> std::io::Result<()> {
+    open_for(std::io::stdin(), rustix::fs::OFlags::WRONLY)
+}
+
+/// Fails if standard output is not open for writing.
+#[cfg(unix)]
+pub(crate) fn writable() -> std::io::Result<()> {
+    open_for(std::io::stdout(), rustix::fs::OFlags::RDONLY)
+}
+
+#[cfg(unix)]
+fn open_for(file: impl std::os::fd::AsFd, other: rustix::fs::OFlags) -> std::io::Result<()> {
+    use rustix::fs::{OFlags, fcntl_getfl};
+    let usable = fcntl_getfl(file)? & OFlags::RWMODE != other;
+    usable.then_some(()).ok_or_else(|| rustix::io::Errno::BADF.into())
+}
+
+/// Windows has no open modes to ask for; a failed read or write is reported when it happens.
+#[cfg(not(unix))]
+pub(crate) fn readable() -> std::io::Result<()> {
+    Ok(())
+}
+
+/// See [`readable`].
+#[cfg(not(unix))]
+pub(crate) fn writable() -> std::io::Result<()> {
+    Ok(())
+}
+
 /// Lets go of what ssh gave: whoever waits for the end of the pipes does not wait for this process.
 pub(crate) fn let_go() {
     #[cfg(unix)]

@@ -22,7 +22,7 @@ use crate::files;
 use crate::fleet::{Names, NoMachine};
 use crate::last_error;
 use crate::net::{self, Net};
-use crate::relay::bridge::{self, Ending};
+use crate::relay::bridge::{self, Broken, Ending};
 use crate::relay::connect::Upgraded;
 use crate::signals::{HANGUP, stop};
 use crate::ssh::agent::Agent;
@@ -70,6 +70,8 @@ async fn carry(
     stop: Pin<&mut impl Future<Output = Ending>>,
     meanwhile: impl Future<Output = ()>,
 ) -> Result<u8> {
+    stdio::readable().map_err(Broken::Input)?;
+    stdio::writable().map_err(Broken::Output)?;
     let mut meanwhile = pin!(meanwhile);
     let in_order = |ending: &Ending| matches!(ending, Ending::Finished | Ending::Signal(HANGUP));
     let bridge = async {

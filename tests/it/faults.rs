@@ -460,6 +460,25 @@ fn an_input_that_cannot_be_read_is_reported() {
     }
 }
 
+#[test]
+fn an_input_or_output_that_is_open_the_wrong_way_is_reported() {
+    let w = world(&["web01"]);
+    let file = w.home().join("file");
+    fs::write(&file, b"hello").unwrap();
+    let to_write = || fs::OpenOptions::new().write(true).open(&file).unwrap();
+    let to_read = || File::open(&file).unwrap();
+    for (input, output, what) in [
+        (to_write(), to_write(), "standard input cannot be read"),
+        (to_read(), to_read(), "standard output cannot be written"),
+    ] {
+        let mut proxy = w.proxy_to(service(shout));
+        let run = finish(proxy.stdin(input).stdout(output).stderr(Stdio::piped()).spawn().unwrap());
+        let why = format!("arcssh: lost web01: {what}: Bad file descriptor (os error 9)");
+        assert_eq!((run.code, run.stderr.lines().next()), (Some(1), Some(why.as_str())));
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"hello");
+}
+
 /// As after `kill -9` of ssh, with the input at its end or not.
 #[test]
 fn an_output_that_nothing_reads_ends_it_though_the_relay_takes_no_bytes() {
