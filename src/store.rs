@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
+use zeroize::Zeroizing;
 
 use crate::files::{ensure_own, is_own, open_own};
 use crate::line::warn;
@@ -286,7 +287,7 @@ impl Store {
         let folder = self.place()?;
         let envelope = Envelope { version: VERSION, kind: key.kind, subject: key.subject.clone(), value };
         let path = folder.join(key.file());
-        replace(folder, &path, &serde_json::to_vec(&envelope)?)
+        replace(folder, &path, &Zeroizing::new(serde_json::to_vec(&envelope)?))
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
@@ -549,7 +550,7 @@ fn make(folder: &Path) -> io::Result<()> {
 }
 
 /// A file's bytes, if it is there. What is no file is not opened: a pipe would wait for a writer.
-fn load(path: &Path) -> Result<Option<Vec<u8>>, TooOpen> {
+fn load(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, TooOpen> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(None) };
     if !found.is_file() || !ours(path, &found, FILE_MODE)? {
         return Ok(None);
@@ -557,10 +558,13 @@ fn load(path: &Path) -> Result<Option<Vec<u8>>, TooOpen> {
     Ok(raw(path).ok())
 }
 
-/// The bytes of a file of this user, whatever its mode.
-fn raw(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_own(path, OpenOptions::new().read(true))?.take(MAX_FILE).read_to_end(&mut bytes)?;
+/// The bytes of a file of this user, whatever its mode. They are read into one piece of memory: a buffer that grew would
+/// leave copies of a secret behind.
+fn raw(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = open_own(path, OpenOptions::new().read(true))?;
+    let length = file.metadata()?.len().min(MAX_FILE);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

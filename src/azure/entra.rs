@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::{AccessToken, Secret};
+use azure_core::credentials::AccessToken;
 use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use crate::azure::cloud::Cloud;
 use crate::azure::json::{optional_number, or_default};
 use crate::azure::pipeline::{self, Client, date, retry_after, unread};
+use crate::secret::Secret;
 use crate::store::unix_now;
 
 /// The options of a credential that asks Entra ID itself: that of its cloud.
@@ -136,7 +137,10 @@ impl Given {
     pub(crate) fn token(self) -> AccessToken {
         let end =
             i64::try_from(self.ends()).ok().and_then(|end| OffsetDateTime::from_unix_timestamp(end).ok());
-        AccessToken::new(self.access_token, end.unwrap_or_else(OffsetDateTime::now_utc))
+        AccessToken::new(
+            azure_core::credentials::Secret::from(self.access_token),
+            end.unwrap_or_else(OffsetDateTime::now_utc),
+        )
     }
 }
 

@@ -6,7 +6,6 @@ pub(crate) mod endpoint;
 use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
-use azure_core::credentials::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use crate::azure::arm::{Arm, ArmError};
 use crate::azure::json::optional_number;
 use crate::azure::relay_host::{RelayHost, RelaySuffixes};
 use crate::azure::resource_id::ResourceId;
+use crate::secret::Secret;
 
 /// The version every peer and Microsoft's documents use; the first with service configurations.
 const API_VERSION: &str = "2023-03-15";
@@ -135,11 +135,11 @@ pub(crate) struct Unchecked {
     namespace_name: String,
     namespace_name_suffix: String,
     hybrid_connection_name: String,
-    access_key: Option<String>,
+    access_key: Option<Secret>,
     // An integer in every recorded answer; relay information written by others also has it as text.
     #[serde(default, deserialize_with = "optional_number")]
     expires_on: Option<u64>,
-    service_configuration_token: Option<String>,
+    service_configuration_token: Option<Secret>,
 }
 
 impl Unchecked {
@@ -149,7 +149,7 @@ impl Unchecked {
     /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay); a part that cannot be in a request.
     pub(crate) fn check(self, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
         let access_key = self.access_key.context("the relay credentials hold no accessKey")?;
-        let token = self.service_configuration_token.filter(|token| !token.is_empty());
+        let token = self.service_configuration_token.filter(|token| !token.secret().is_empty());
         Ok(RelayCredentials {
             relay: suffixes.host(&self.namespace_name, &self.namespace_name_suffix)?,
             hybrid_connection_name: path(self.hybrid_connection_name)?,
@@ -164,13 +164,12 @@ impl Unchecked {
 
 impl From<RelayCredentials> for Unchecked {
     fn from(credentials: RelayCredentials) -> Self {
-        let text = |secret: &Secret| secret.secret().to_owned();
         let (name, suffix) = credentials.relay.parts();
         Self {
             namespace_name: name.to_owned(),
             namespace_name_suffix: suffix.to_owned(),
-            access_key: Some(text(&credentials.access_key)),
-            service_configuration_token: credentials.service_configuration_token.as_ref().map(text),
+            access_key: Some(credentials.access_key),
+            service_configuration_token: credentials.service_configuration_token,
             hybrid_connection_name: credentials.hybrid_connection_name,
             expires_on: credentials.expires_on,
         }
@@ -186,10 +185,10 @@ fn path(text: String) -> Result<String> {
     Ok(text)
 }
 
-fn header_value(text: String, field: &str) -> Result<Secret> {
+fn header_value(secret: Secret, field: &str) -> Result<Secret> {
     let allowed = |c: char| c.is_ascii_graphic() || c == ' ';
-    ensure!(text.chars().all(allowed), "the relay credentials' {field} cannot be an HTTP header");
-    Ok(Secret::new(text))
+    ensure!(secret.secret().chars().all(allowed), "the relay credentials' {field} cannot be an HTTP header");
+    Ok(secret)
 }
 
 impl fmt::Display for Service {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use azure_core::credentials::{AccessToken, Secret};
+use azure_core::credentials::AccessToken;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::info;
@@ -19,6 +19,7 @@ use crate::azure::entra::{Entra, EntraRefusal, Given, claims};
 use crate::azure::json::optional_number;
 use crate::azure::pipeline::{Client, causes};
 use crate::azure::sign_in::key_store::{Item, Prompt, Unusable};
+use crate::secret::Secret;
 use crate::store::{Key, Kind, Store, TooOpen};
 
 /// Azure CLI's application: a public client that every tenant knows (MSAL Python, `tests/test_e2e.py`: one of the only

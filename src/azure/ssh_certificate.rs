@@ -7,7 +7,6 @@ use std::fs;
 use std::slice;
 
 use anyhow::{Context as _, anyhow};
-use azure_core::credentials::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::info;
@@ -17,6 +16,7 @@ use crate::azure::credential::programs::{azure_cli_certificate, azure_cli_progra
 use crate::azure::credential::{Absent, Identity, NoToken, Source, Without};
 use crate::azure::entra::Entra;
 use crate::azure::sign_in::{self, Granted, Wish};
+use crate::secret::Secret;
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::key::PublicKey;
 use crate::store::{TooOpen, unix_now};

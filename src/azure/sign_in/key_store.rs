@@ -10,7 +10,6 @@ mod secret_service;
 
 use std::time::Duration;
 
-use azure_core::credentials::Secret;
 use tokio::time::timeout;
 use tracing::info;
 
@@ -18,6 +17,7 @@ use tracing::info;
 use crate::azure::sign_in::key_store::native as platform;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 use crate::azure::sign_in::key_store::secret_service as platform;
+use crate::secret::Secret;
 
 /// Turns the key store off.
 pub(crate) const NO_KEYRING: &str = "ARCSSH_NO_KEYRING";
@@ -90,7 +90,7 @@ pub(super) struct Item {
 pub(super) async fn read(item: &Item) -> Result<Secret, Unusable> {
     let secret = within(Prompt::Never, async |_| platform::read(item).await).await?;
     let text = String::from_utf8(secret).map_err(|_| Unusable::Failed("it holds no text".into()))?;
-    Ok(Secret::new(text))
+    Ok(Secret::from(text))
 }
 
 /// Stores a refresh token, in place of the one before.
