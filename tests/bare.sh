@@ -28,7 +28,9 @@ toolchain=$(rustc --print sysroot)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 room=$(mktemp -d "${TMPDIR:-/tmp}/arcssh-bare-XXXXXX")
 trap 'rm -rf --one-file-system "$room"' EXIT
-trap 'exit 130' INT TERM HUP
+child=
+# unshare ignores SIGINT and SIGTERM while its child runs; --kill-child ends the child with it.
+trap '[ -z "$child" ] || { kill -KILL "$child"; wait "$child"; } || true; exit 130' INT TERM HUP
 
 # Runs a command in the chroot, as the user. The environment is the user's own and the settings of this machine.
 in_debian() { # user command...
@@ -43,7 +45,8 @@ in_debian() { # user command...
     done <<SETTINGS
 $(settings_of_this_machine)
 SETTINGS
-    unshare --mount --pid --fork --kill-child sh -euc '
+    # A shell without job control starts what it runs in the background with SIGINT and SIGQUIT ignored.
+    env --default-signal=INT,QUIT unshare --mount --pid --fork --kill-child sh -euc '
         mount --rbind /dev "$1/dev"
         mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$1/dev/pts"
         mount --bind "$1/dev/pts/ptmx" "$1/dev/ptmx"
@@ -53,7 +56,11 @@ SETTINGS
         directory=$1 user=$3
         shift 3
         exec chroot --userspec="$user:" "$directory" env -i "$@"
-    ' sh "$room/debian" "$toolchain" "$user" "$@"
+    ' sh "$room/debian" "$toolchain" "$user" "$@" &
+    child=$!
+    # A trap runs during wait, and not before a command in the foreground ends.
+    wait "$child"
+    child=
 }
 
 # The variables by which programs here find registries, proxies and certificates.
