@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::readme;
 use crate::support::{ARCSSH, namespaces, on_a_terminal, program_at, run, script, typed, world};
 
 /// The commands that the help lists, but `help` itself.
@@ -133,8 +134,7 @@ fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uni
     let built = folder.path().join("release");
     fs::create_dir(&built).unwrap();
     program_at(&built.join("arcssh"), Path::new(ARCSSH));
-    let mut make = Command::new("make");
-    make.args(["install", "CARGO=true", "PREFIX=/usr"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let mut make = readme::make(&["install", "CARGO=true", "PREFIX=/usr"]);
     make.arg(format!("TARGET={}", folder.path().display()));
     make.arg(format!("DESTDIR={}", folder.path().join("root").display()));
     let made = run(&mut make);
@@ -152,8 +152,7 @@ fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uni
     assert!(installed("share/fish/vendor_completions.d/arcssh.fish"));
     let other = folder.path().join("root/usr/share/man/man1/ssh.1");
     fs::write(&other, "").unwrap();
-    let mut make = Command::new("make");
-    make.args(["uninstall", "PREFIX=/usr"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let mut make = readme::make(&["uninstall", "PREFIX=/usr"]);
     make.arg(format!("DESTDIR={}", folder.path().join("root").display()));
     assert_eq!(run(&mut make).code, Some(0));
     let left = run(Command::new("find").arg(folder.path().join("root")).args(["-type", "f"])).clean();
@@ -167,8 +166,7 @@ fn make_install_says_before_it_builds_that_it_may_not_write() {
     script(folder.path(), "cargo", &format!("#!/bin/sh\necho \"$*\" >> '{}'\n", log.display()));
     // Even root makes no folder below a file.
     let place = log.join("usr");
-    let mut make = Command::new("make");
-    make.arg("install").current_dir(env!("CARGO_MANIFEST_DIR"));
+    let mut make = readme::make(&["install"]);
     make.arg(format!("CARGO={}", folder.path().join("cargo").display()));
     let denied = run(make.arg(format!("PREFIX={}", place.display())));
     assert_eq!(denied.code, Some(2), "{}", denied.stderr);

@@ -12,8 +12,12 @@ fn commands() -> Vec<&'static str> {
     blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()).collect()
 }
 
-fn make(arguments: &[&str]) -> Command {
+/// make, also when make runs the tests: a make below another takes its options, and prints each folder that it enters.
+pub(crate) fn make(arguments: &[&str]) -> Command {
     let mut make = outside_of_cargo("make");
+    for inherited in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"] {
+        make.env_remove(inherited);
+    }
     make.args(arguments);
     make
 }

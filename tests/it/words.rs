@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::readme::make;
 use crate::support::run;
 
 fn words() -> Command {
@@ -34,8 +35,7 @@ fn a_rejected_word_is_reported_with_its_file_and_line() {
 
 #[test]
 fn make_check_runs_the_word_check() {
-    let recipe =
-        run(Command::new("make").args(["--dry-run", "check"]).current_dir(env!("CARGO_MANIFEST_DIR")));
+    let recipe = run(&mut make(&["--dry-run", "check"]));
     let recipe = String::from_utf8(recipe.stdout).unwrap();
     assert!(recipe.lines().any(|line| line == "tests/words.sh"), "{recipe}");
 }
