@@ -302,7 +302,13 @@ fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit:
 }
 
 /// The most memory that a process has had so far, without file pages; 0 if the process has ended.
+///
+/// A new process has this one's memory until execve(2) gives it its own, and then its own name: before that, 0.
 fn peak(process: u32) -> usize {
+    let name = |of: &str| fs::read_to_string(format!("/proc/{of}/comm")).unwrap_or_default();
+    if name(&process.to_string()) == name("thread-self") {
+        return 0;
+    }
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kilobytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
