@@ -406,7 +406,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (403, "RequestDisallowedByPolicy") => Told::new(
             NOT_ALLOWED,
             format!("a policy of Azure forbids it ({message})"),
-            "ask whoever keeps the subscription's policies",
+            "ask an administrator of the subscription's policies",
         ),
         (409, "ScopeLocked") => Told::new(
             NOT_ALLOWED,
@@ -455,7 +455,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
         (403, _) => Told::new(
             NOT_ALLOWED,
             format!("Azure Resource Manager refused ({})", answer(refusal)),
-            "ask an owner of the machine, or whoever runs the proxy, if one stands in the way",
+            "ask an owner of the machine; if a proxy is in the way, ask its administrator",
         ),
         _ => Told::new(FAILED, format!("Azure Resource Manager refused ({})", answer(refusal)), TRY_LATER),
     }

@@ -140,7 +140,7 @@ pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<N
     // What a machine is called depends on all others, whichever are meant.
     let mut known = match waiting.during(seen(arm, &subscriptions)).await {
         Err(error) if by_id => {
-            info!("names are told apart among the named machines only: {error}");
+            info!("arcssh compares the names of the named machines only: {error}");
             Vec::new()
         }
         seen => seen?,
@@ -438,7 +438,7 @@ impl Naming<'_> {
     /// Names each machine, by its own name or by `name.group` and more of its ID. No two machines get one name. `None`
     /// for a machine of which ssh accepts no name.
     ///
-    /// Whoever can onboard a machine chooses its name, and often its group. A name that is not the user's own word must
+    /// A user who can onboard a machine chooses its name, and often its group. A name that is not the user's own word must
     /// therefore never be one that the user types for something else.
     pub(crate) fn aliases(
         &self,

@@ -175,7 +175,7 @@ impl From<TooOpen> for Without {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoToken {
     /// No source is there; this one would be for another user.
-    #[error("nobody is signed in")]
+    #[error("no account is signed in")]
     Nobody(Option<Absent>),
     /// The one source that was asked for is not there.
     #[error("{} is not there: {absent}", from.title())]

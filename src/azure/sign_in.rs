@@ -281,7 +281,7 @@ pub(crate) async fn forget(store: &Store) -> Result<usize, StillStored> {
     failed.map(|()| forgotten)
 }
 
-/// A token for ARM by the refresh token; none where nobody is signed in.
+/// A token for ARM by the refresh token; none where no account is signed in.
 ///
 /// # Errors
 /// Entra ID refuses, or the store cannot be trusted.
@@ -307,7 +307,7 @@ pub(crate) struct Wish<'a> {
 }
 
 /// Redeems the refresh token, which is replaced by the one that comes with what it was redeemed for; nothing where
-/// nobody is signed in. The time is Entra ID's, in seconds of Unix time.
+/// no account is signed in. The time is Entra ID's, in seconds of Unix time.
 ///
 /// # Errors
 /// As for [`refreshed`].

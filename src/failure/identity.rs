@@ -1,4 +1,4 @@
-//! Why nobody is signed in, or somebody was refused, in words.
+//! Why no account is signed in, or somebody was refused, in words.
 
 use std::error::Error as StdError;
 
@@ -36,13 +36,15 @@ const FAILED_CREDENTIAL: &str = " authentication failed.";
 pub(super) fn explain_no_token(no_token: &NoToken) -> Told {
     match no_token {
         NoToken::Nobody(Some(absent)) => {
-            let why =
-                format!("nobody is signed in; of the machine's own identity: {absent} ({})", absent.remedy);
+            let why = format!(
+                "no account is signed in; of the machine's own identity: {absent} ({})",
+                absent.remedy
+            );
             Told::new(NO_IDENTITY, why, sign_in(""))
         }
         NoToken::Nobody(None) => Told::new(
             NO_IDENTITY,
-            "nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell",
+            "no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell",
             sign_in(""),
         ),
         NoToken::Absent { from, absent } => {

@@ -406,7 +406,7 @@ fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
     cert().failed(
         3,
         &[
-            "arcssh: Azure CLI has no ssh extension, and nobody else is signed in",
+            "arcssh: Azure CLI has no ssh extension, and no other account is signed in",
             "arcssh: hint: run arcssh login, or az extension add --name ssh",
         ],
     );

@@ -21,7 +21,7 @@ const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 fn without_any_identity_the_user_is_told_how_to_sign_in() {
     let w = world(&["web01"]);
     let run = run(anonymous(&w, &mut w.proxy("web01")));
-    let why = "arcssh: cannot connect to web01: nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
+    let why = "arcssh: cannot connect to web01: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
     run.failed(3, &[why, SIGN_IN]);
     assert!(w.emulator().requests_to(Service::Arm).is_empty());
 }

@@ -24,7 +24,7 @@ const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 const STRANGER: u32 = 61234;
 /// An answer of any token service.
 const TOKEN: &str = r#"{"access_token":"opaque","expires_in":"86399","expires_on":"4102444800"}"#;
-const NOBODY: &str = "arcssh: nobody is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
+const NOBODY: &str = "arcssh: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
 
 #[test]
 fn an_azure_vm_is_asked_for_its_own_identity_and_through_no_proxy() {
@@ -154,7 +154,7 @@ fn a_key_that_may_not_be_read_passes_the_arc_machine_over() {
         let hint = "arcssh: hint: sudo usermod -a -G himds $USER, and log in again";
         account(&["--credential", "managed-identity"]).failed(3, &[&why, hint]);
         let why = format!(
-            "arcssh: nobody is signed in; of the machine's own identity: only the agent's own group may read {key} (sudo usermod -a -G himds $USER, and log in again)"
+            "arcssh: no account is signed in; of the machine's own identity: only the agent's own group may read {key} (sudo usermod -a -G himds $USER, and log in again)"
         );
         account(&[]).failed(3, &[&why, SIGN_IN]);
     });

@@ -105,7 +105,7 @@ const NO_EXTENSION: [&str; 2] =
 
 /// Azure CLI is there without its `ssh` extension.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, thiserror::Error)]
-#[error("Azure CLI has no ssh extension, and nobody else is signed in")]
+#[error("Azure CLI has no ssh extension, and no other account is signed in")]
 pub(crate) struct NoExtension;
 
 /// The program that is asked for certificates.

@@ -167,7 +167,7 @@ impl Azure<'_> {
         let only: Vec<String> = subscriptions.iter().cloned().collect();
         let machines = match waiting.during(seen(&self.arm(access)?, &only)).await {
             Err(error) if need == Need::TellsApart => {
-                tracing::info!("names are told apart among the named machines only: {error}");
+                tracing::info!("arcssh compares the names of the named machines only: {error}");
                 return Ok(());
             }
             seen => seen?,

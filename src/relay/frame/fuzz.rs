@@ -4,7 +4,6 @@ use super::*;
 use crate::fuzz::{each_input, is_plain};
 use crate::line::one_line;
 
-/// What a decoder makes of bytes that arrive `step` at a time: data, control frames in order, and the violation.
 /// Payload, control frames, and the violation that ended it.
 type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
 
