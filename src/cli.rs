@@ -12,14 +12,14 @@ use clap::{
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
-use crate::azure::credential::{Source, Wanted};
+use crate::azure::credentials::{Source, Wanted};
 use crate::azure::hybrid_connectivity::Service;
+use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::azure::sign_in::AZURE_CLI;
-use crate::azure::ssh_certificate::Asked;
-use crate::fleet::Selection;
-use crate::ssh::host::{Delivery, Platform};
+use crate::entra_ssh::Asked;
+use crate::machines::Selection;
+use crate::ssh::host_entry::{Delivery, Platform};
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";

@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
 use crate::files::open_own;
-use crate::line::{Log, warn};
+use crate::terminal::output::{Log, warn};
 
 /// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
 ///

@@ -2,30 +2,25 @@
 //!
 //! Starts the program and ends it; nothing else ends it.
 
-mod ask;
 mod azure;
 mod cli;
 mod commands;
-mod dial;
-mod failure;
+mod connector;
+mod diagnosis;
+mod entra_ssh;
 mod files;
-mod fleet;
 #[cfg(test)]
 mod fuzz;
-mod last_error;
-mod limits;
-mod line;
 mod logging;
+mod machines;
 mod net;
+mod process;
+mod provisioning;
 mod relay;
 mod secret;
-mod set_up;
-mod signals;
 mod ssh;
-mod stdio;
-mod store;
+mod state;
 mod terminal;
-mod waiting;
 
 use std::io::{stderr, stdout};
 use std::process::ExitCode;
@@ -35,19 +30,19 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
-use crate::line::{lines, print, print_on_stderr};
-use crate::terminal::takes_colours;
+use crate::terminal::output::{lines, print, print_on_stderr};
+use crate::terminal::tty::takes_colours;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        failure::system::report_panic(panic);
-        std::process::exit(failure::FAILED.into());
+        diagnosis::system::report_panic(panic);
+        std::process::exit(diagnosis::FAILED.into());
     }));
     #[cfg(unix)]
     no_dump();
     match Cli::from_command_line().map_or_else(|usage| show(&usage), |cli| start(&cli)) {
         Ok(status) => ExitCode::from(status),
-        Err(error) => failure::report(&error),
+        Err(error) => diagnosis::report(&error),
     }
 }
 
@@ -64,12 +59,12 @@ fn show(usage: &clap::Error) -> Result<u8> {
     let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
     let is_coloured = is_help && takes_colours(&stderr());
     print_on_stderr(&if is_coloured { text.ansi().to_string() } else { lines(&text.to_string()) });
-    Ok(failure::USAGE)
+    Ok(diagnosis::USAGE)
 }
 
 /// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.
 fn start(cli: &Cli) -> Result<u8> {
-    limits::check()?;
+    process::limits::check()?;
     logging::start(&cli.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,7 +79,7 @@ fn start(cli: &Cli) -> Result<u8> {
             biased;
             result = run(cli) => result,
             // The proxy looks out for them by itself: it tells what it was waiting for.
-            number = signals::stop(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
+            number = process::signals::stop(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
         }
     });
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.
@@ -104,7 +99,7 @@ async fn run(cli: &Cli) -> Result<u8> {
             Next::Config(args) => commands::config::run(&args).await,
         },
         Command::Teardown(args) => commands::teardown::run(args).await,
-        Command::Doctor(args) => commands::doctor::run(args, failure::in_words).await,
+        Command::Doctor(args) => commands::doctor::run(args, diagnosis::in_words).await,
         Command::Last(args) => commands::last::run(args),
         Command::Account(args) => commands::account::run(args).await,
         Command::Logout => commands::logout::run().await,

@@ -2,16 +2,15 @@
 
 pub(crate) mod arm;
 pub(crate) mod cloud;
-pub(crate) mod credential;
+pub(crate) mod credentials;
 pub(crate) mod entra;
+pub(crate) mod http;
 pub(crate) mod hybrid_compute;
 pub(crate) mod hybrid_connectivity;
 pub(crate) mod json;
-pub(crate) mod permissions;
-pub(crate) mod pipeline;
-pub(crate) mod relay_credentials;
+pub(crate) mod login;
+pub(crate) mod rbac;
+pub(crate) mod relay_credential_cache;
 pub(crate) mod relay_host;
 pub(crate) mod resource_id;
-pub(crate) mod resource_provider;
-pub(crate) mod sign_in;
-pub(crate) mod ssh_certificate;
+pub(crate) mod resource_providers;

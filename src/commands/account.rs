@@ -5,12 +5,12 @@ use serde_json::Value;
 
 use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::{Identity, Source, Token};
-use crate::azure::sign_in::{self, Account};
+use crate::azure::credentials::{Identity, Source, Token};
+use crate::azure::login::{self, Account};
 use crate::cli::AccountArgs;
-use crate::line::{moment, one_line, print};
 use crate::net::Net;
-use crate::store::{Store, unix_now};
+use crate::state::{Store, unix_now};
+use crate::terminal::output::{moment, one_line, print};
 
 /// Prints it; the exit status.
 ///
@@ -49,12 +49,12 @@ fn name(claims: &Value) -> String {
 
 /// Where the refresh token of this account is stored, if arcssh stores one.
 fn stored(token: &Token, cloud: &Cloud, store: &Store) -> Result<String> {
-    let account = sign_in::account(cloud, store)?.filter(|_| token.source == Source::Arcssh);
+    let account = login::account(cloud, store)?.filter(|_| token.source == Source::Arcssh);
     Ok(match (&account, account.as_ref().and_then(Account::key_store)) {
         (None, _) => String::new(),
         (_, Some(name)) => format!("the refresh token is in {name}"),
         (_, None) => {
-            let file = sign_in::account_file(cloud, store).unwrap_or_default();
+            let file = login::account_file(cloud, store).unwrap_or_default();
             format!("the refresh token is in the file {}", file.display())
         }
     })

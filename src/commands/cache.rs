@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::HumanDuration;
 
-use crate::azure::relay_credentials::life_left;
-use crate::azure::ssh_certificate::kept;
+use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
-use crate::line::{one_line, print};
-use crate::store::{ANOTHER_FOLDER, Key, Kind, Store};
+use crate::entra_ssh::cache;
+use crate::state::{ANOTHER_FOLDER, Key, Kind, Store};
+use crate::terminal::output::{one_line, print};
 
 /// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
 const CLEARED: [Kind; 7] =
@@ -47,7 +47,7 @@ fn told(left: Option<Duration>) -> String {
 fn line(store: &Store, key: &Key) -> Result<String> {
     let left = match key.kind {
         Kind::Relay => told(life_left(store, key)?),
-        Kind::Certificate => told(kept::life_left(store, key)?),
+        Kind::Certificate => told(cache::life_left(store, key)?),
         _ => String::new(),
     };
     Ok(format!("{:11} {left:12} {}\n", key.kind.name(), one_line(&key.subject)))

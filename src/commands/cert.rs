@@ -9,15 +9,15 @@ use ring::digest::{SHA256, digest};
 use tempfile::NamedTempFile;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::Identity;
-use crate::azure::ssh_certificate::kept::{Holder, Pair};
-use crate::azure::ssh_certificate::{NoCertificate, certify};
+use crate::azure::credentials::Identity;
 use crate::cli::CertArgs;
-use crate::line::{print, warn};
+use crate::entra_ssh::cache::{Holder, Pair};
+use crate::entra_ssh::{NoCertificate, certify};
 use crate::net::Net;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
-use crate::ssh::key::PublicKey;
-use crate::store::{Key, Kind, Store, unix_now};
+use crate::ssh::rsa_key::PublicKey;
+use crate::state::{Key, Kind, Store, unix_now};
+use crate::terminal::output::{print, warn};
 
 /// How OpenSSH names a key's certificate (ssh-keygen(1), "CERTIFICATES").
 const CERTIFICATE: &str = "-cert.pub";

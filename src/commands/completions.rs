@@ -5,7 +5,7 @@ use clap::CommandFactory;
 use clap_complete::generate;
 
 use crate::cli::{Cli, CompletionsArgs};
-use crate::line::print;
+use crate::terminal::output::print;
 
 /// Prints it; the exit status.
 ///

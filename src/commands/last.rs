@@ -6,11 +6,11 @@ use anyhow::Result;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
-use crate::last_error::{self, LastError};
-use crate::line::{moment, one_line, print, word};
-use crate::ssh::config_file;
-use crate::ssh::judge::section_of;
-use crate::store::{ANOTHER_FOLDER, Store, unix_now};
+use crate::diagnosis::last_error::{self, LastError};
+use crate::ssh::effective_config::section_of;
+use crate::ssh::managed_block;
+use crate::state::{ANOTHER_FOLDER, Store, unix_now};
+use crate::terminal::output::{moment, one_line, print, word};
 
 /// Prints it; the exit status.
 ///
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
 
 /// What the user's ssh configuration has under a name.
 fn target(name: &str) -> Option<String> {
-    let text = config_file::of_this_user().and_then(|file| config_file::read(&file)).ok()?;
+    let text = managed_block::of_this_user().and_then(|file| managed_block::read(&file)).ok()?;
     Some(section_of(name, &text)?.target)
 }
 

@@ -7,10 +7,10 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
-use crate::fleet::{Named, SUFFIX, Selection, select};
-use crate::line::{json_text, one_line, print, width};
+use crate::machines::{Named, SUFFIX, Selection, select};
 use crate::net::Net;
-use crate::store::Store;
+use crate::state::Store;
+use crate::terminal::output::{json_text, one_line, print, width};
 
 /// Prints the list; the exit status.
 ///

@@ -6,15 +6,15 @@ use anyhow::{Context as _, Result, bail};
 use azure_core::http::Url;
 use tracing::debug;
 
-use crate::ask::{Consent, NotAgreed};
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::{Identity, Source, Wanted};
-use crate::azure::pipeline::Client;
-use crate::azure::sign_in::{self, Account, SignIn, SignedIn};
+use crate::azure::credentials::{Identity, Source, Wanted};
+use crate::azure::http::Client;
+use crate::azure::login::{self, Account, SignIn, SignedIn};
 use crate::cli::LoginArgs;
-use crate::line::{set_variable, warn};
 use crate::net::Net;
-use crate::store::Store;
+use crate::state::Store;
+use crate::terminal::output::{set_variable, warn};
+use crate::terminal::prompt::{Consent, NotAgreed};
 
 /// Signs in, and stores the account; the exit status.
 ///
@@ -24,7 +24,7 @@ use crate::store::Store;
 pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let store = Store::open()?;
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let before = sign_in::account(&cloud, &store)?;
+    let before = login::account(&cloud, &store)?;
     let account = attempt(args, &cloud, &store, before).await.map_err(|error| error.context(SigningIn))?;
     warn(&format!("signed in as {}", account.title()));
     if let Some(first) = comes_first(&cloud, &store).await {
@@ -38,8 +38,7 @@ async fn attempt(args: &LoginArgs, cloud: &Cloud, store: &Store, before: Option<
     let signed_in = sign_in(args, cloud, store).await?;
     let account = signed_in.account.clone();
     confirm(args, before.as_ref(), &account).await?;
-    if let Some(reason) = sign_in::keep(cloud, store, signed_in).await?.filter(|reason| !reason.is_expected())
-    {
+    if let Some(reason) = login::keep(cloud, store, signed_in).await?.filter(|reason| !reason.is_expected()) {
         warn(&format!("the refresh token is stored in a file that only you can read: {reason}"));
     }
     Ok(account)

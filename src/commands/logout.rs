@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::azure::sign_in;
-use crate::line::warn;
-use crate::store::{Kind, Store};
+use crate::azure::login;
+use crate::state::{Kind, Store};
+use crate::terminal::output::warn;
 
 /// Deletes accounts, tokens, certificates and relay credentials; the exit status.
 ///
@@ -12,7 +12,7 @@ use crate::store::{Kind, Store};
 /// Others can read the state directory, or a refresh token cannot be deleted from the key store.
 pub(crate) async fn run() -> Result<u8> {
     let store = Store::open()?;
-    let accounts = sign_in::forget(&store).await;
+    let accounts = login::forget(&store).await;
     store.clear(&[Kind::Token, Kind::Relay, Kind::Refusal, Kind::Name, Kind::Certificate, Kind::Failure]);
     store.clear_half_made();
     warn(if accounts? == 0 { "no account was signed in" } else { "signed out" });

@@ -10,25 +10,25 @@ use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::cloud::Cloud;
-use crate::azure::credential::Identity;
+use crate::azure::credentials::Identity;
 use crate::azure::hybrid_connectivity::RelayCredentials;
-use crate::azure::relay_credentials::{Credentials, Minted};
+use crate::azure::relay_credential_cache::{Credentials, Minted};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::azure::ssh_certificate::kept::{Holder, Pair};
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
-use crate::dial::{AZURE, Goal, Way};
+use crate::connector::{AZURE, Goal, Way};
+use crate::diagnosis::last_error;
+use crate::entra_ssh::cache::{Holder, Pair};
 use crate::files;
-use crate::fleet::{Names, NoMachine};
-use crate::last_error;
+use crate::machines::{Names, NoMachine};
 use crate::net::{self, Net};
+use crate::process::signals::{HANGUP, stop};
+use crate::process::stdio;
 use crate::relay::bridge::{self, Broken, Ending};
-use crate::relay::connect::Upgraded;
-use crate::signals::{HANGUP, stop};
+use crate::relay::handshake::Upgraded;
 use crate::ssh::agent::Agent;
-use crate::stdio;
-use crate::store::Store;
-use crate::waiting::{Waiting, in_time};
+use crate::state::Store;
+use crate::terminal::progress::{Waiting, in_time};
 
 /// How long a successor of the credentials may still be minted after ssh is done.
 const LINGER: Duration = Duration::from_secs(10);

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::ask::{Consent, is_wanted};
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::cli::{ConfigArgs, SetupArgs};
-use crate::dial::Goal;
-use crate::fleet::{Named, NoMachine, all_done, select_some};
-use crate::line::{warn, word};
+use crate::connector::Goal;
+use crate::machines::{Named, NoMachine, all_done, select_some};
 use crate::net::Net;
-use crate::set_up::Wish;
-use crate::set_up::work::{Go, Work};
-use crate::ssh::config_file;
-use crate::ssh::judge::section_of;
-use crate::store::Store;
+use crate::provisioning::Wish;
+use crate::provisioning::run::{Go, Work};
+use crate::ssh::effective_config::section_of;
+use crate::ssh::managed_block;
+use crate::state::Store;
+use crate::terminal::output::{warn, word};
+use crate::terminal::prompt::{Consent, is_wanted};
 
 /// How it goes on.
 pub(crate) enum Next {
@@ -70,9 +70,9 @@ impl<'a> Names<'a> {
     /// Looks them up, and says what to type for those that have a section; none where there is no home for a
     /// configuration.
     fn of(machines: &'a [Named], ready: &'a [Goal]) -> Option<Self> {
-        let file = config_file::of_this_user().ok()?;
+        let file = managed_block::of_this_user().ok()?;
         // One that cannot be read is arcssh config's to complain of: the machines are set up.
-        let text = config_file::read(&file).unwrap_or_default();
+        let text = managed_block::read(&file).unwrap_or_default();
         let mut missing = Vec::new();
         for named in machines {
             let is = |goal: &&Goal| goal.machine.as_ref() == Some(&named.machine.id);
@@ -88,7 +88,7 @@ impl<'a> Names<'a> {
         }
         let first = missing.first().map(|(_, goal)| goal.port);
         let port = first.filter(|port| *port != Service::Ssh.default_port());
-        let has_block = config_file::find(&text).is_ok_and(|block| block.is_some());
+        let has_block = managed_block::find(&text).is_ok_and(|block| block.is_some());
         Some(Self { file, port: port.filter(|_| !has_block), missing })
     }
 

@@ -2,19 +2,19 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::ask::Consent;
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, is_missing};
-use crate::azure::relay_credentials::forget;
+use crate::azure::relay_credential_cache::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::TeardownArgs;
-use crate::dial::Goal;
-use crate::fleet::{NoMachine, all_done, select_some};
-use crate::line::warn;
+use crate::connector::Goal;
+use crate::machines::{NoMachine, all_done, select_some};
 use crate::net::Net;
-use crate::store::Store;
-use crate::waiting::Waiting;
+use crate::state::Store;
+use crate::terminal::output::warn;
+use crate::terminal::progress::Waiting;
+use crate::terminal::prompt::Consent;
 
 /// Takes the machines down; the exit status.
 ///

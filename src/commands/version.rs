@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 
 use crate::cli::LogArgs;
-use crate::line::{one_line, print};
-use crate::store::Store;
+use crate::state::Store;
+use crate::terminal::output::{one_line, print};
 
 /// Prints it; the exit status.
 ///

@@ -8,15 +8,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
-use crate::azure::relay_credentials::Credentials;
+use crate::azure::relay_credential_cache::Credentials;
 use crate::cli::WarmArgs;
-use crate::dial::{Goal, Way};
-use crate::fleet::{NoMachine, NotReached, select_some};
-use crate::last_error;
-use crate::line::print;
+use crate::connector::{Goal, Way};
+use crate::diagnosis::last_error;
+use crate::machines::{NoMachine, NotReached, select_some};
 use crate::net::Net;
-use crate::store::Store;
-use crate::waiting::Waiting;
+use crate::state::Store;
+use crate::terminal::output::print;
+use crate::terminal::progress::Waiting;
 
 /// Reaches the machines; the exit status.
 ///

@@ -12,14 +12,12 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::fuzz::{each_input, finish, is_plain, text};
-use crate::line::{one_line, word};
-use crate::net::{certificate, head, proxy};
+use crate::net::{http_head, http_proxy, x509};
 use crate::ssh::certificate::Certificate;
-use crate::ssh::config_file;
-use crate::ssh::judge;
-use crate::ssh::key::PublicKey;
-use crate::ssh::legacy;
+use crate::ssh::rsa_key::PublicKey;
 use crate::ssh::wire::{Reader, put_positive, put_string};
+use crate::ssh::{effective_config, foreign_entries, managed_block};
+use crate::terminal::output::{one_line, word};
 
 #[test]
 fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
@@ -66,7 +64,8 @@ impl AsyncRead for OneByOne<'_> {
 #[test]
 fn the_head_of_an_answer_is_the_same_however_its_bytes_arrive() {
     each_input("head", |input| {
-        let (whole, parts) = (finish(head::read(&mut &*input)), finish(head::read(&mut OneByOne(input))));
+        let (whole, parts) =
+            (finish(http_head::read(&mut &*input)), finish(http_head::read(&mut OneByOne(input))));
         match (whole, parts) {
             (Ok(whole), Ok(parts)) => {
                 assert!(input.ends_with(&whole.beyond));
@@ -85,7 +84,7 @@ fn a_parameter_of_a_challenge_is_a_part_of_it() {
     each_input("challenge", |input| {
         let challenge = text(input);
         let names = ["realm", "authorization_uri", "error"];
-        let found = names.map(|name| head::parameter(&challenge, "Bearer", name));
+        let found = names.map(|name| http_head::parameter(&challenge, "Bearer", name));
         for value in found.iter().flatten() {
             // Escapes lose their backslash.
             let mut rest = challenge.chars();
@@ -100,7 +99,7 @@ fn a_tunnel_is_open_only_after_an_answer_of_2xx_and_nothing_more() {
     each_input("proxy", |input| {
         let target: Authority = "relay.example".parse().unwrap();
         let mut stream = tokio::io::join(input, tokio::io::sink());
-        match finish(proxy::open_tunnel(&mut stream, &target, None)) {
+        match finish(http_proxy::open_tunnel(&mut stream, &target, None)) {
             Ok(()) => {
                 assert!(input.windows(2).any(|pair| pair == b" 2") && stream.reader().is_empty());
                 "open".into()
@@ -114,13 +113,13 @@ fn a_tunnel_is_open_only_after_an_answer_of_2xx_and_nothing_more() {
 fn a_configuration_that_has_held_a_block_is_as_it_was_before() {
     each_input("ssh_config", |input| {
         let text = text(input);
-        let block = config_file::block("--all", "Host web01\n  ProxyCommand arcssh proxy x\n");
-        let _ = (config_file::options(&text), config_file::sections(&text));
-        match (config_file::find(&text), config_file::with_block(&text, &block)) {
+        let block = managed_block::block("--all", "Host web01\n  ProxyCommand arcssh proxy x\n");
+        let _ = (managed_block::options(&text), managed_block::sections(&text));
+        match (managed_block::find(&text), managed_block::with_block(&text, &block)) {
             (Ok(found), Ok(with)) => {
-                assert_eq!(config_file::with_block(&with, &block).unwrap(), with);
-                let without = config_file::without_block(&with).unwrap();
-                assert_eq!(config_file::find(&without).unwrap(), None);
+                assert_eq!(managed_block::with_block(&with, &block).unwrap(), with);
+                let without = managed_block::without_block(&with).unwrap();
+                assert_eq!(managed_block::find(&without).unwrap(), None);
                 if found.is_none() {
                     assert_eq!(without, text, "nothing of the user's is lost");
                 }
@@ -136,15 +135,15 @@ fn a_configuration_that_has_held_a_block_is_as_it_was_before() {
 fn adopted_sections_are_comments_and_nothing_else_changes() {
     each_input("ssh_config", |input| {
         let text = text(input);
-        let foreign = legacy::find(&text);
-        assert_eq!(legacy::commented_out(&text, &[], "2026-01-01"), text);
-        let adopted = legacy::commented_out(&text, &foreign, "2026-01-01");
-        assert!(legacy::find(&adopted).is_empty(), "{adopted:?}");
+        let foreign = foreign_entries::find(&text);
+        assert_eq!(foreign_entries::commented_out(&text, &[], "2026-01-01"), text);
+        let adopted = foreign_entries::commented_out(&text, &foreign, "2026-01-01");
+        assert!(foreign_entries::find(&adopted).is_empty(), "{adopted:?}");
         assert_eq!(adopted.matches('\n').count(), text.matches('\n').count());
-        assert!(legacy::find_adopted(&adopted).len() >= foreign.len());
-        let ours = judge::sections(&text);
-        let _ = judge::section_of("web01", &text);
-        let keywords = text.lines().filter_map(judge::directive).map(|(keyword, _)| keyword);
+        assert!(foreign_entries::find_adopted(&adopted).len() >= foreign.len());
+        let ours = effective_config::sections(&text);
+        let _ = effective_config::section_of("web01", &text);
+        let keywords = text.lines().filter_map(effective_config::directive).map(|(keyword, _)| keyword);
         assert!(
             keywords.into_iter().all(|word| word == word.to_lowercase() && !word.contains([' ', '=', '\t']))
         );
@@ -237,7 +236,7 @@ fn a_resource_id_is_printed_in_a_form_that_is_read_again() {
 
 #[test]
 fn the_issuer_of_any_certificate_is_read_without_harm() {
-    each_input("x509", |input| match certificate::issuer(input) {
+    each_input("x509", |input| match x509::issuer(input) {
         Some(issuer) => {
             assert!(is_plain(&one_line(&issuer)));
             format!("some {}", issuer.is_empty())

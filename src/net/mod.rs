@@ -1,10 +1,10 @@
 //! The way out: name resolution, TCP, the environment's HTTP proxies, TLS. Knows nothing of Azure or ssh.
 
-pub(crate) mod certificate;
-pub(crate) mod head;
+pub(crate) mod http_head;
+pub(crate) mod http_proxy;
 pub(crate) mod loopback;
-pub(crate) mod proxy;
 pub(crate) mod tls;
+pub(crate) mod x509;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Net {
     pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client> {
         for url in urls {
             if let Some(proxy) = self.proxies.intercept(&url.as_str().parse()?) {
-                proxy::address(&proxy)?;
+                http_proxy::address(&proxy)?;
             }
         }
         let client = self.client().connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT);
@@ -115,7 +115,7 @@ impl Net {
     }
 
     async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {
-        let via = proxy::address(proxy)?;
+        let via = http_proxy::address(proxy)?;
         info!(proxy = %via.host, target = %authority, "going through the environment's proxy");
         let tcp = tcp(proxy.uri()).await.context(Step::ToProxy(via.host.to_string()))?;
         let mut transport = match via.encrypted {
@@ -123,7 +123,7 @@ impl Net {
             false => Either::Left(tcp),
         };
         let step = || Step::Proxy { proxy: via.host.to_string(), target: authority.to_string() };
-        bounded(PROXY_TIMEOUT, proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
+        bounded(PROXY_TIMEOUT, http_proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
             .await
             .with_context(step)?;
         Ok(transport)

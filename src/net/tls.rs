@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
 use crate::files::open_regular;
-use crate::net::certificate;
+use crate::net::x509;
 
 /// TLS for every connection: ARM, Entra ID and the relay.
 ///
@@ -158,7 +158,7 @@ impl ServerCertVerifier for SystemTrust {
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         verdict.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let (issuer, unread) = (certificate::issuer(end_entity), roots.unread.clone());
+                let (issuer, unread) = (x509::issuer(end_entity), roots.unread.clone());
                 let untrusted = Untrusted { issuer, unread };
                 Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
             }

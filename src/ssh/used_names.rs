@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 
 use crate::files;
-use crate::ssh::config_file;
-use crate::ssh::judge::directive;
+use crate::ssh::effective_config::directive;
+use crate::ssh::managed_block;
 
 /// Keywords that decide where ssh connects to, as which user, or whose key it accepts. A section with a wildcard uses a
 /// name if it sets one of them.
@@ -247,7 +247,7 @@ impl Reader {
             return;
         }
         let Some(text) = text(file) else { return };
-        let block = config_file::find(&text).ok().flatten().unwrap_or_default();
+        let block = managed_block::find(&text).ok().flatten().unwrap_or_default();
         let mut section = self.section(Vec::new(), file, 0);
         let mut at = 0;
         for (number, line) in (1..).zip(text.split_inclusive('\n')) {
@@ -589,7 +589,7 @@ mod tests {
         fs::write(folder.join("two.conf"), "Host two\n").unwrap();
         fs::write(folder.join(".hidden.conf"), "Host hidden\n").unwrap();
         let file = home.path().join("config");
-        let block = config_file::block("{}", "Host ours\n  Port 2\n");
+        let block = managed_block::block("{}", "Host ours\n  Port 2\n");
         fs::write(&file, format!("{block}\nInclude conf.d/o*.conf ~/no-such\nHost last\n")).unwrap();
         let mut reader = reader(home.path());
         reader.configuration(&file, home.path(), 0);

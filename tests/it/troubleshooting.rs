@@ -12,10 +12,10 @@ use crate::support::{ARCSSH, World, run, script, world, world_with};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const FAILURES: [&str; 4] = [
-    include_str!("../../src/failure.rs"),
-    include_str!("../../src/failure/certificate.rs"),
-    include_str!("../../src/failure/identity.rs"),
-    include_str!("../../src/failure/system.rs"),
+    include_str!("../../src/diagnosis/mod.rs"),
+    include_str!("../../src/diagnosis/certificate.rs"),
+    include_str!("../../src/diagnosis/credentials.rs"),
+    include_str!("../../src/diagnosis/system.rs"),
 ];
 
 /// Words of other programs that failure.rs looks for and does not tell.

@@ -4,7 +4,7 @@ use azure_core::http::StatusCode;
 
 use super::*;
 use crate::fuzz::{each_input, is_plain, text};
-use crate::line::one_line;
+use crate::terminal::output::one_line;
 
 /// The first line of an input is a challenge, the rest the body.
 #[test]

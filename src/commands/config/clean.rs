@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::files::{MAX_TEXT, read_text};
-use crate::line::warn;
 use crate::ssh::certificate::Certificate;
-use crate::ssh::key::PublicKey;
-use crate::ssh::legacy::{self, Foreign, KeyPair, Leftover};
+use crate::ssh::foreign_entries::{self, Foreign, KeyPair, Leftover};
+use crate::ssh::rsa_key::PublicKey;
+use crate::terminal::output::warn;
 
 /// Lists what adopted sections leave behind, or deletes it. A file that a living section or any other line names is in use,
 /// and one that does not hold what its name says is the user's.
@@ -19,9 +19,9 @@ use crate::ssh::legacy::{self, Foreign, KeyPair, Leftover};
 /// # Errors
 /// A file cannot be deleted.
 pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Result<()> {
-    let living: Vec<Leftover> = legacy::find(text).iter().flat_map(Foreign::leftovers).collect();
+    let living: Vec<Leftover> = foreign_entries::find(text).iter().flat_map(Foreign::leftovers).collect();
     let mut left: Vec<Leftover> = Vec::new();
-    for leftover in legacy::find_adopted(text).iter().flat_map(Foreign::leftovers) {
+    for leftover in foreign_entries::find_adopted(text).iter().flat_map(Foreign::leftovers) {
         let is_used = living.contains(&leftover) || leftover.files().iter().any(|file| is_named(file, text));
         if !is_used && !left.contains(&leftover) && holds_what_az_wrote(&leftover, suffixes) {
             left.push(leftover);

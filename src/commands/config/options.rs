@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::azure::cloud::CloudName;
-use crate::azure::credential::{Source, Wanted};
+use crate::azure::credentials::{Source, Wanted};
 use crate::azure::hybrid_compute::{Machine, MachineName};
 use crate::azure::resource_id::ResourceId;
-use crate::azure::ssh_certificate::Asked;
-use crate::fleet::{Selection, means};
-use crate::ssh::config_file;
-use crate::ssh::host::{Delivery, Platform};
-use crate::ssh::legacy::Foreign;
+use crate::entra_ssh::Asked;
+use crate::machines::{Selection, means};
+use crate::ssh::foreign_entries::Foreign;
+use crate::ssh::host_entry::{Delivery, Platform};
+use crate::ssh::managed_block;
 
 /// Everything that the runs of `arcssh config` selected, each with the options that it was selected with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,7 +178,7 @@ impl Options {
     /// # Errors
     /// The block's markers do not pair, or its line of options is damaged.
     pub(super) fn of(text: &str) -> Result<Self> {
-        let Some(line) = config_file::options(text)? else { return Ok(Self::default()) };
+        let Some(line) = managed_block::options(text)? else { return Ok(Self::default()) };
         let read = || -> Result<Self> {
             let value: Value = serde_json::from_str(line)?;
             match value.get("selections") {
@@ -398,10 +398,10 @@ mod tests {
         );
         options.find_by("*.arc", &login("b", None));
         options.except.insert("web02".into());
-        let block = config_file::block(&options.line().unwrap(), "Host a\n");
+        let block = managed_block::block(&options.line().unwrap(), "Host a\n");
         assert_eq!(Options::of(&block).unwrap(), options);
         assert_eq!(Options::of("").unwrap(), Options::default());
-        assert!(Options::of(&config_file::block("{\"selections\":1}", "")).is_err());
+        assert!(Options::of(&managed_block::block("{\"selections\":1}", "")).is_err());
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::azure::resource_id::ResourceId;
-use crate::line::warn;
-use crate::ssh::judge::{self, Expected};
-use crate::ssh::{config_file, host};
+use crate::ssh::effective_config::{self, Expected};
+use crate::ssh::{host_entry, managed_block};
+use crate::terminal::output::warn;
 
 /// How many host entries of a kind get a line each.
 const LINES: usize = 20;
@@ -136,14 +136,14 @@ fn entries(block: &str) -> Vec<Entry> {
     let block = block.replace("\r\n", "\n");
     let entry = |range: Range<usize>| {
         let text = block[range].trim_end().to_owned();
-        let (patterns, values) = judge::sections(&text).into_iter().next()?;
+        let (patterns, values) = effective_config::sections(&text).into_iter().next()?;
         Some(Entry { alias: patterns.into_iter().next()?, machine: machine(&text), text, values })
     };
-    config_file::sections(&block).into_iter().filter_map(entry).collect()
+    managed_block::sections(&block).into_iter().filter_map(entry).collect()
 }
 
 /// The resource ID that the lines of a host entry name.
 pub(super) fn machine(text: &str) -> Option<String> {
-    let bare = |word: &str| word.trim_matches('"').replace(&host::literal("%"), "%");
+    let bare = |word: &str| word.trim_matches('"').replace(&host_entry::literal("%"), "%");
     text.split_whitespace().map(bare).find(|word| word.parse::<ResourceId>().is_ok())
 }

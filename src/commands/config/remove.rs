@@ -8,28 +8,28 @@ use crate::azure::hybrid_compute::{Machine, MachineName};
 use crate::azure::resource_id::ResourceId;
 use crate::commands::config::options::Options;
 use crate::commands::config::{own_block, plan};
-use crate::fleet::NotOne;
-use crate::ssh::{config_file, judge};
+use crate::machines::NotOne;
+use crate::ssh::{effective_config, managed_block};
 
 /// The text without the block if `leaving` is empty, else with a block without those machines; without the block too
 /// when nothing is left in it.
 pub(super) fn without(leaving: &BTreeSet<String>, old: &str) -> Result<String> {
     if leaving.is_empty() {
-        return config_file::without_block(old);
+        return managed_block::without_block(old);
     }
     let block = own_block(old)?.replace("\r\n", "\n");
     ensure!(!block.is_empty(), "there is no arcssh block");
     let mut options = Options::of(old)?;
-    let ranges = config_file::sections(&block).into_iter();
+    let ranges = managed_block::sections(&block).into_iter();
     let mut sections: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
     for name in leaving {
         let section = sections.remove(position(&sections, name)?);
         options.leave(resource_id(&section), &patterns(&section), name)?;
     }
     if options.is_empty() {
-        return config_file::without_block(old);
+        return managed_block::without_block(old);
     }
-    config_file::with_block(old, &config_file::block(&options.line()?, &sections.join("\n")))
+    managed_block::with_block(old, &managed_block::block(&options.line()?, &sections.join("\n")))
 }
 
 /// The one section that `name` means: by what may be typed for its host, or by the machine.
@@ -55,7 +55,7 @@ fn position(sections: &[String], name: &str) -> Result<usize> {
 }
 
 fn patterns(section: &str) -> Vec<String> {
-    judge::sections(section).into_iter().flat_map(|(patterns, _)| patterns).collect()
+    effective_config::sections(section).into_iter().flat_map(|(patterns, _)| patterns).collect()
 }
 
 /// The machine that a section reaches, as its lines name it.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::ssh::host::is_pattern;
+use crate::ssh::host_entry::is_pattern;
 use crate::ssh::used_names::UsedNames;
 
 /// Endings that no one label of a wildcard may be: names that exist on the internet or on the local network end in them

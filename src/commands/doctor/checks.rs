@@ -8,17 +8,17 @@ use anyhow::Error;
 use crate::azure::arm::{ArmError, Refusal};
 use crate::azure::hybrid_compute::{Extension, Machine};
 use crate::azure::hybrid_connectivity::endpoint::Seen;
-use crate::azure::permissions::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
+use crate::azure::rbac::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
 use crate::azure::resource_id::ResourceId;
-use crate::azure::resource_provider::NAMESPACE;
-use crate::commands::doctor::check::{AGENT, Check, Command, Hint, Outcome, SERVED_REGION, Words};
-use crate::commands::doctor::findings::{Findings, Greeting, Look, Slow};
+use crate::azure::resource_providers::NAMESPACE;
 use crate::commands::doctor::local::{Block, HostKey};
-use crate::fleet::NoSubscription;
-use crate::line::word;
-use crate::relay::connect::ConnectError;
-use crate::set_up::Found;
-use crate::store::ANOTHER_FOLDER;
+use crate::commands::doctor::probe::{Findings, Greeting, Look, Slow};
+use crate::commands::doctor::report::{AGENT, Check, Command, Hint, Outcome, SERVED_REGION, Words};
+use crate::machines::NoSubscription;
+use crate::provisioning::Found;
+use crate::relay::handshake::ConnectError;
+use crate::state::ANOTHER_FOLDER;
+use crate::terminal::output::word;
 
 use Outcome::{Failed, Passed, Skipped, Warned};
 
@@ -176,7 +176,7 @@ impl Judge {
                 let who =
                     ["upn", "unique_name", "appid", "oid"].into_iter().find_map(text).unwrap_or_default();
                 let tenant = text("tid").unwrap_or_default();
-                let left = token.expires_on.saturating_sub(crate::store::unix_now());
+                let left = token.expires_on.saturating_sub(crate::state::unix_now());
                 let told =
                     format!("{}: {who} in the tenant {tenant}, for {} min", token.source.title(), left / 60);
                 match left {

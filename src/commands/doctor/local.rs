@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tokio::process;
 
-use crate::ssh::config_file;
-use crate::ssh::judge::{self, NotUsed, Section, section_of};
+use crate::ssh::effective_config::{self, NotUsed, Section, section_of};
+use crate::ssh::managed_block;
 
 /// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
 /// starts is all there is to know.
@@ -37,7 +37,7 @@ pub(super) enum Block {
 
 /// The section of a machine; none where the configuration cannot be read, of which another look tells.
 pub(super) fn section(file: &Path, machine: &str) -> Option<Section> {
-    section_of(machine, &config_file::read(file).ok()?)
+    section_of(machine, &managed_block::read(file).ok()?)
 }
 
 /// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one section, or of all.
@@ -45,15 +45,17 @@ pub(super) fn section(file: &Path, machine: &str) -> Option<Section> {
 /// # Errors
 /// ssh does not accept it, or does not use it.
 pub(super) fn configuration(file: &Path, section: Option<&Section>) -> Result<Block> {
-    let text = config_file::read(file)?;
-    let Some(range) = config_file::find(&text)? else { return Ok(Block::Missing) };
+    let text = managed_block::read(file)?;
+    let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
     let mut hosts = 0;
-    for (patterns, expected) in judge::sections(&text[range]) {
+    for (patterns, expected) in effective_config::sections(&text[range]) {
         for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
             if section.is_some_and(|section| !patterns.contains(&section.alias)) {
                 continue;
             }
-            let Some(shadowed) = judge::shadowed(alias, &expected, file)? else { return Ok(Block::Unjudged) };
+            let Some(shadowed) = effective_config::shadowed(alias, &expected, file)? else {
+                return Ok(Block::Unjudged);
+            };
             if let Some(first) = shadowed.into_iter().next() {
                 bail!(NotUsed(first));
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fuzz::{each_input, is_plain};
-use crate::line::one_line;
+use crate::terminal::output::one_line;
 
 /// Payload, control frames, and the violation that ended it.
 type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);

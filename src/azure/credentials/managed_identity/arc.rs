@@ -1,0 +1,309 @@
+//! The identity of an Arc-enabled server, by its agent: the agent names a file, and a process that can read that file may
+//! have the token.
+//!
+//! The content of that file is worth the machine's token. It is read only if it is the agent's own file, and it is sent
+//! only over a connection that the agent accepted: while the agent is down, any user can listen on its port.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, HeaderValue, WWW_AUTHENTICATE};
+use http::{Request, Response};
+use http_body_util::Empty;
+use reqwest::Url;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::azure::credentials::service_principal::variable;
+use crate::azure::credentials::{Absent, Answer, Without, resource};
+use crate::azure::entra::Given;
+use crate::net::http_head::parameter;
+use crate::net::loopback::{Loopback, TooLong};
+use crate::secret::Secret;
+
+/// The agent's endpoint where the environment names none (MSAL Go, `managedidentity.go`), and the version of its protocol
+/// (MSAL, `managed_identity.py`). `localhost` may be `::1`, where the agent does not listen and another user can.
+const ENDPOINT: &str = "http://127.0.0.1:40342/metadata/identity/oauth2/token";
+const API_VERSION: &str = "2020-06-01";
+/// Bytes of the longest key (MSAL, `managed_identity.py`).
+const MAX_KEY: u64 = 4096;
+/// Characters of the longest name of a key file.
+const MAX_NAME: usize = 128;
+/// The end of a key file's name (MSAL, `managed_identity.py`).
+const KEY_SUFFIX: &str = ".key";
+
+/// The agent's endpoint on this machine.
+#[derive(Debug)]
+pub(super) struct Agent {
+    address: SocketAddr,
+    url: Url,
+}
+
+impl Agent {
+    /// Finds the agent if this is an Arc-enabled server: the environment names its endpoint, or its program is installed
+    /// (MSAL, `managed_identity.py`; MSAL Go, `managedidentity.go`).
+    ///
+    /// # Errors
+    /// The environment names an endpoint that is not on this machine.
+    pub(super) fn find() -> Result<Option<Self>> {
+        if variable("IDENTITY_HEADER")?.is_some() {
+            return Ok(None);
+        }
+        match (variable("IDENTITY_ENDPOINT")?, variable("IMDS_ENDPOINT")?) {
+            (Some(endpoint), Some(_)) => Self::at(&endpoint).map(Some),
+            _ if program().is_file() => Self::at(ENDPOINT).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn at(endpoint: &str) -> Result<Self> {
+        let url =
+            Url::parse(endpoint).with_context(|| format!("IDENTITY_ENDPOINT={endpoint} is not a URL"))?;
+        let ip = match url.host_str() {
+            Some("localhost" | "127.0.0.1") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            Some("[::1]") => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+            _ => None,
+        };
+        let ip = ip.filter(|_| url.scheme() == "http");
+        let ip = ip.with_context(|| format!("IDENTITY_ENDPOINT={endpoint} is not on this machine"))?;
+        let address = SocketAddr::new(ip, url.port_or_known_default().unwrap_or_default());
+        Ok(Self { address, url })
+    }
+
+    /// Gets a token of the machine.
+    pub(super) async fn token(mut self, scope: &str) -> Answer {
+        let query = [("api-version", API_VERSION), ("resource", resource(scope))];
+        self.url.query_pairs_mut().extend_pairs(query);
+        let challenge = self.ask(None).await?;
+        let mut lines = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
+        let realm = lines.find_map(|line| parameter(line.to_str().ok()?, "Basic", "realm"));
+        let file = realm.with_context(|| {
+            format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
+        })?;
+        let answer = self.ask(Some(&key(&file)?)).await?;
+        let (status, body) = (answer.status(), answer.into_body());
+        if !status.is_success() {
+            return Err(anyhow!("the Arc agent answered {}: {}", status.as_u16(), told(&body)).into());
+        }
+        let given: Given = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
+        Ok(given.token())
+    }
+
+    /// Sends one request over a connection of its own, after the check that the agent accepted this connection.
+    async fn ask(&self, key: Option<&Secret>) -> Result<Response<Bytes>> {
+        let connection = Loopback::connect(self.address).await.context(NoAgent)?;
+        self.check(connection.owner().await?)?;
+        let target = format!("{}?{}", self.url.path(), self.url.query().unwrap_or_default());
+        let mut request = Request::get(target).header(HOST, self.url.authority()).header("Metadata", "true");
+        if let Some(key) = key {
+            let value = Zeroizing::new(format!("Basic {}", key.secret()));
+            let mut value = HeaderValue::from_str(&value)?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        connection.exchange(request.body(Empty::new())?).await.map_err(|error| match error.is::<TooLong>() {
+            true => error.context("the Arc agent gave no token"),
+            false => error.context(NoAgent),
+        })
+    }
+
+    /// Other platforms than Linux do not show the owner of a connection.
+    fn check(&self, owner: Option<u32>) -> Result<()> {
+        match owner.filter(|&owner| !is_the_agent(owner)) {
+            Some(user) => bail!(Impostor { address: self.address, user }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The Arc agent of this machine cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the Arc agent of this machine does not answer")]
+pub(crate) struct NoAgent;
+
+/// Another user's process listens on the agent's port.
+#[derive(Debug, thiserror::Error)]
+#[error("a process of user ID {user} listens on {address} in place of the Arc agent")]
+pub(crate) struct Impostor {
+    address: SocketAddr,
+    user: u32,
+}
+
+/// Extracts the reason from an error answer (OAuth's `error_description`, or the beginning of another text).
+fn told(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error_description: String,
+    }
+    serde_json::from_slice(body).map_or_else(
+        |_| String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned(),
+        |Refusal { error_description }| error_description,
+    )
+}
+
+/// Reads the key from the file that the agent names. Only the name of that file counts: it must be in the agent's own
+/// folder.
+fn key(named: &str) -> Result<Secret, Without> {
+    let name = named.rsplit(['/', '\\']).next().unwrap_or_default();
+    let path = key_folder().join(name);
+    if path != Path::new(named) || !is_key_name(name) {
+        return Err(anyhow!("the Arc agent named a key outside of its folder: {named}").into());
+    }
+    match read_key(&path) {
+        Ok(key) => Ok(key),
+        Err(error) if is_denied(&error) => Err(Absent::for_others(
+            format!("only the agent's own group may read {}", path.display()),
+            IN_GROUP,
+        )
+        .into()),
+        Err(error) => Err(error.context(format!("cannot read {}", path.display())).into()),
+    }
+}
+
+/// The agent's names are UUIDs; no source promises that.
+fn is_key_name(name: &str) -> bool {
+    let stem = name.strip_suffix(KEY_SUFFIX).unwrap_or_default();
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !stem.is_empty() && name.len() <= MAX_NAME && stem.bytes().all(fits)
+}
+
+fn read_key(path: &Path) -> Result<Secret> {
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    ensure!(metadata.is_file(), "it is not a regular file");
+    #[cfg(unix)]
+    {
+        let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
+        ensure!(is_the_agent(owner), "it belongs to user ID {owner}, not to the Arc agent");
+    }
+    ensure!(metadata.len() <= MAX_KEY, "it is longer than {MAX_KEY} bytes");
+    let mut key = Zeroizing::new(String::with_capacity(MAX_KEY as usize));
+    file.take(MAX_KEY).read_to_string(&mut key)?;
+    let key = key.trim_end();
+    ensure!(!key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()), "it holds no key");
+    Ok(Secret::from(key))
+}
+
+/// Opens what is there and neither follows a link nor waits for the other end of a pipe.
+#[cfg(unix)]
+fn open(path: &Path) -> Result<File> {
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let is_link =
+        |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    match opened {
+        Err(error) if is_link(&error) => bail!("it is a symbolic link"),
+        opened => Ok(opened?),
+    }
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> Result<File> {
+    Ok(File::open(path)?)
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// What a user namespace shows in place of every user that it does not map (user_namespaces(7), overflowuid): many users
+/// at once.
+#[cfg(unix)]
+const UNMAPPED: u32 = 65534;
+
+/// Whether a user ID is that of the agent, or of root, who can read every key.
+///
+/// The agent runs as the user `himds`, which owns the folder of the keys (the agent's package for Linux). Only root can
+/// make an account or that folder.
+#[cfg(unix)]
+fn is_the_agent(user: u32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let owns_keys = || key_folder().metadata().is_ok_and(|folder| folder.uid() == user);
+    let is_himds = || himds() == Some(user);
+    user == 0 || user != UNMAPPED && (owns_keys() || is_himds())
+}
+
+#[cfg(not(unix))]
+fn is_the_agent(_: u32) -> bool {
+    true
+}
+
+/// The user ID of `himds` (passwd(5)); a container with the host's network has the folder of the keys alone.
+#[cfg(unix)]
+fn himds() -> Option<u32> {
+    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+    accounts.lines().find_map(|line| line.strip_prefix("himds:")?.split(':').nth(1)?.parse().ok())
+}
+
+/// What starts the agent (Microsoft Learn, "Overview of Azure Connected Machine agent": its services).
+pub(crate) const START_AGENT: &str =
+    if cfg!(windows) { "Start-Service himds" } else { "sudo systemctl start himdsd" };
+
+/// Who may have an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled
+/// servers").
+const IN_GROUP: &str = if cfg!(windows) {
+    "run as an administrator, or join the group Hybrid agent extension applications"
+} else {
+    "sudo usermod -a -G himds $USER, and log in again"
+};
+
+#[cfg(not(windows))]
+fn program() -> PathBuf {
+    PathBuf::from("/opt/azcmagent/bin/himds")
+}
+
+#[cfg(windows)]
+fn program() -> PathBuf {
+    let folder = std::env::var_os("ProgramFiles").unwrap_or_default();
+    Path::new(&folder).join(r"AzureConnectedMachineAgent\himds.exe")
+}
+
+#[cfg(not(windows))]
+fn key_folder() -> PathBuf {
+    PathBuf::from("/var/opt/azcmagent/tokens")
+}
+
+#[cfg(windows)]
+fn key_folder() -> PathBuf {
+    let folder = std::env::var_os("ProgramData").unwrap_or_default();
+    Path::new(&folder).join(r"AzureConnectedMachineAgent\Tokens")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localhost_is_the_ipv4_loopback_address() {
+        let address = |endpoint: &str| Agent::at(endpoint).map(|agent| agent.address.to_string()).ok();
+        for (endpoint, expected) in [
+            ("http://localhost:40342/token", Some("127.0.0.1:40342")),
+            ("http://LOCALHOST/token", Some("127.0.0.1:80")),
+            ("http://127.0.0.1:1/token?a=b", Some("127.0.0.1:1")),
+            ("http://[::1]:1/token", Some("[::1]:1")),
+            ("https://localhost:40342/token", None),
+            ("http://localhost.example:40342/token", None),
+            ("http://127.0.0.1@203.0.113.1/token", None),
+            ("http://[::ffff:127.0.0.1]:1/token", None),
+            ("http://0.0.0.0:1/token", None),
+        ] {
+            assert_eq!(address(endpoint).as_deref(), expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_has_a_plain_name() {
+        assert!(is_key_name("0f3a2b10-0000-4000-8000-000000000001.key"));
+        for name in ["", ".key", "a.txt", "a.key.txt", "..key", "a b.key", "a\n.key", &"a".repeat(129)] {
+            assert!(!is_key_name(name), "{name}");
+        }
+        assert!(!is_key_name(&format!("{}.key", "a".repeat(125))));
+    }
+}

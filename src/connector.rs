@@ -1,0 +1,149 @@
+//! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::azure::hybrid_connectivity::{RelayCredentials, Service};
+use crate::azure::relay_credential_cache::{Credentials, LASTING, Minted};
+use crate::azure::resource_id::ResourceId;
+use crate::net::{self, Net};
+use crate::relay::handshake::{ConnectError, LEAST_TRY, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
+use crate::terminal::progress::Waiting;
+
+/// How long Azure may take for what a connection needs of it, with all that it takes to be known there: a program that is
+/// asked for a token has 60 s, and each of three pauses that Azure asks for 30 s.
+pub(crate) const AZURE: Duration = Duration::from_secs(150);
+
+/// What a connection is to reach: the context of every error.
+#[derive(Clone, Debug)]
+pub(crate) struct Goal {
+    /// The machine; none before its name has been looked up, and where only relay information is given.
+    pub(crate) machine: Option<ResourceId>,
+    /// What it was called.
+    pub(crate) name: String,
+    /// The port on the machine.
+    pub(crate) port: u16,
+    /// Whose port that is.
+    pub(crate) service: Service,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A way to one port of a machine.
+pub(crate) struct Way<'a> {
+    /// The way out.
+    pub(crate) net: &'a Net,
+    /// Where to.
+    pub(crate) goal: &'a Goal,
+    /// How long to go on trying while nobody listens.
+    pub(crate) wait: Duration,
+    /// Where it is told what is waited for.
+    pub(crate) waiting: &'a Waiting,
+}
+
+impl Way<'_> {
+    /// Dials with what is kept, and with newly minted credentials where there are none or they are of no use; what was
+    /// dialled with comes with the connection.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub(crate) async fn reach(
+        &self,
+        credentials: &Credentials<'_>,
+    ) -> Result<(Upgraded<net::Stream>, Minted)> {
+        let mut deadline = Instant::now() + self.wait;
+        let mut kept = VecDeque::from(credentials.kept()?);
+        let (mut in_vain, mut replaced) = (Vec::new(), false);
+        loop {
+            let minted = match kept.pop_front() {
+                Some(minted) => minted,
+                None => {
+                    replaced = !in_vain.is_empty();
+                    let minted = self.minted(credentials, &in_vain).await?;
+                    if !replaced {
+                        deadline = Instant::now() + self.wait;
+                    }
+                    minted
+                }
+            };
+            let (young, last) = (minted.is_young(), kept.is_empty());
+            let left = deadline.saturating_duration_since(Instant::now());
+            let patience = match last {
+                true if young => left,
+                true => left.min(LASTING),
+                false => Duration::ZERO,
+            };
+            match self.settle(credentials, &minted, patience).await {
+                Ok(upgraded) => {
+                    credentials.discard(&in_vain);
+                    return Ok((upgraded, minted));
+                }
+                // An agent may yet hear of a young name.
+                Err(error) if !replaced && (error.is_unauthorized() || error.is_nobody() && !young) => {
+                    info!("{error}; no more of these credentials");
+                    in_vain.push(minted);
+                }
+                Err(error) if error.may_pass() && !last => info!("{error}; dialling with others"),
+                // New ones would meet the same fault on the way.
+                Err(error) if error.may_pass() && Instant::now() < deadline => kept.push_back(minted),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Dials with credentials that were given.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub(crate) async fn reach_with(&self, credentials: &RelayCredentials) -> Result<Upgraded<net::Stream>> {
+        Ok(self.dial(credentials, self.wait).await?.0)
+    }
+
+    async fn minted(&self, credentials: &Credentials<'_>, in_vain: &[Minted]) -> Result<Minted> {
+        let object = format!("relay credentials of {} from Azure Resource Manager", self.goal);
+        self.waiting.at_most(AZURE, object, async { Ok(credentials.mint(in_vain).await?) }).await
+    }
+
+    /// Dials, and notes how long the agent took to listen where it had to be waited for.
+    async fn settle(
+        &self,
+        credentials: &Credentials<'_>,
+        minted: &Minted,
+        patience: Duration,
+    ) -> Result<Upgraded<net::Stream>, ConnectError> {
+        let (upgraded, tries) = self.dial(&minted.credentials, patience).await?;
+        if tries > 1 {
+            credentials.settled(minted);
+        }
+        Ok(upgraded)
+    }
+
+    /// The connection, and after how many tries.
+    async fn dial(
+        &self,
+        credentials: &RelayCredentials,
+        patience: Duration,
+    ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
+        let (start, limit) = (Instant::now(), patience.max(LEAST_TRY));
+        self.waiting.until(format!("relay {}", credentials.relay), limit.min(UPGRADE_TIMEOUT));
+        let mut tries = 1;
+        let on_retry = |error: &ConnectError| {
+            tries += 1;
+            let object = format!("agent of {} to listen ({})", self.goal, error.brief());
+            // What may pass on the way is waited out to the end. The last try begins when the patience ends.
+            let patience = if error.is_nobody() { patience } else { patience.max(self.wait) };
+            self.waiting.until(object, (patience + LEAST_TRY).saturating_sub(start.elapsed()));
+        };
+        let upgraded = wait_for_listener(self.net, credentials, self.goal.port, patience, on_retry).await?;
+        Ok((upgraded, tries))
+    }
+}

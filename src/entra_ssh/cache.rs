@@ -1,0 +1,376 @@
+//! The key and the certificate that log in, kept together from connection to connection: which to log in with, when to
+//! ask for another, and that one process asks for all.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::azure::credentials::{Identity, NoExtension, NoToken, Source, of_words, words};
+use crate::azure::entra::EntraRefusal;
+use crate::entra_ssh::{Asked, Certified, NoCertificate, certify};
+use crate::ssh::certificate::Certificate;
+use crate::ssh::rsa_key::{KeyPair, NoProgram, Pem};
+use crate::state::{Key, Kind, Lock, Store, TooOpen, unix_now};
+
+/// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
+/// that lives less than an hour, a tenth of its life.
+const MARGIN: u64 = 300;
+/// Of a life, in percent, after which a successor is asked for in the background.
+const REFRESH_AFTER: u64 = 70;
+/// How long a key is certified again, in seconds, and beyond that while its certificate lasts: ssh reads a key's file
+/// when it signs, and must find the one whose certificate it has read before.
+const KEY_LIFE: u64 = 30 * 24 * 3600;
+
+/// How long, in milliseconds, no successor is asked for again in the background after Entra ID has said no.
+const REFUSAL_LIFE: u64 = 30_000;
+
+/// A certificate with its life, in seconds of Unix time by this machine's clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Issued {
+    /// A line, as in a `-cert.pub` file.
+    certificate: String,
+    /// When it was given.
+    at: u64,
+    /// When it ends. Entra ID's clock decides: this is its end, less what that clock is ahead of ours.
+    until: u64,
+}
+
+impl Issued {
+    fn new(Certified { certificate, ahead }: &Certified) -> Self {
+        let until = certificate.valid_before().saturating_add_signed(-ahead);
+        Self { certificate: certificate.to_line(), at: unix_now(), until }
+    }
+
+    fn life(&self) -> u64 {
+        self.until.saturating_sub(self.at)
+    }
+
+    /// Whether it ends later than this many seconds from now. One from the future was given before the clock was set.
+    fn lasts(&self, seconds: u64) -> bool {
+        let now = unix_now();
+        self.at <= now && now.saturating_add(seconds) < self.until
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.lasts(0).then(|| Duration::from_secs(self.until - unix_now()))
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.lasts(MARGIN.min(self.life() / 10))
+    }
+
+    fn is_due(&self) -> bool {
+        self.at.saturating_add(self.life().saturating_mul(REFRESH_AFTER) / 100) <= unix_now()
+    }
+}
+
+/// What is kept: one value, so that key and certificate are always of one generation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    key: Pem,
+    /// When the key was made, in seconds of Unix time.
+    made: u64,
+    issued: Option<Issued>,
+    /// The last answer in place of a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
+}
+
+impl Record {
+    fn keeps_its_key(&self) -> bool {
+        let now = unix_now();
+        let is_young = self.made <= now && now < self.made.saturating_add(KEY_LIFE);
+        is_young || self.issued.as_ref().is_some_and(|issued| issued.lasts(0))
+    }
+
+    /// Whether the certificate wants a successor, which was not refused just now.
+    fn is_due(&self) -> bool {
+        let is_refused =
+            |refused: &Refused| unix_now_in_milliseconds() < refused.at.saturating_add(REFUSAL_LIFE);
+        self.issued.as_ref().is_some_and(Issued::is_due) && !self.refused.as_ref().is_some_and(is_refused)
+    }
+
+    /// Key and certificate, if they belong together.
+    fn pair(self) -> Option<Pair> {
+        let issued = self.issued?;
+        let key = KeyPair::from_pem(&self.key).ok()?;
+        let certificate = Certificate::parse(&issued.certificate).ok()?;
+        // Of its time, its issuer's clock has been the judge.
+        certificate.check(key.public(), certificate.valid_before().saturating_sub(1)).ok()?;
+        Some(Pair { pem: self.key, key, certificate, issued })
+    }
+}
+
+/// What Entra ID or Azure CLI said no with: whoever waits for the same certificate meanwhile is answered alike, and whoever comes
+/// later asks again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Refused {
+    from: Source,
+    refusal: Refusal,
+    /// When, in milliseconds of Unix time.
+    at: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Refusal {
+    Entra(EntraRefusal),
+    Words(Vec<String>),
+    NoExtension(NoExtension),
+}
+
+impl Refused {
+    fn of(error: &NoCertificate) -> Option<Self> {
+        let NoCertificate::Refused { error: NoToken::Refused { from, error, .. }, .. } = error else {
+            return None;
+        };
+        let entra = error.chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>());
+        let refusal = match (entra, error.downcast_ref()) {
+            (Some(refusal), _) => Refusal::Entra(refusal.clone()),
+            (None, Some(no_extension)) => Refusal::NoExtension(*no_extension),
+            // Others have failed before they asked, or on the way.
+            (None, None) if *from == Source::AzureCli => Refusal::Words(words(error)),
+            (None, None) => return None,
+        };
+        Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
+    }
+
+    fn again(self, scope: &str) -> NoCertificate {
+        let error = match self.refusal {
+            Refusal::Entra(refusal) => refusal.into(),
+            Refusal::NoExtension(no_extension) => no_extension.into(),
+            Refusal::Words(words) => of_words(words),
+        };
+        let error = NoToken::Refused { from: self.from, tenant: None, error };
+        NoCertificate::Refused { scope: scope.to_owned(), error }
+    }
+}
+
+/// A key and its certificate.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    /// The private key as text.
+    pub(crate) pem: Pem,
+    /// The key.
+    pub(crate) key: KeyPair,
+    /// The certificate.
+    pub(crate) certificate: Certificate,
+    issued: Issued,
+}
+
+impl Pair {
+    /// How long it can still be logged in with; nothing where it has ended.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.issued.left()
+    }
+
+    /// The same, if its certificate lets in whom a section logs in as; nobody, if it does not say.
+    ///
+    /// # Errors
+    /// It lets in another: another identity than that of the section was signed in.
+    pub(crate) fn for_section_of(self, section: Option<&str>) -> Result<Self, NoCertificate> {
+        match section.filter(|name| !self.certificate.lets_in(name)) {
+            None => Ok(self),
+            Some(section) => Err(NoCertificate::Another {
+                name: self.certificate.login_name().unwrap_or_default(),
+                section: section.to_owned(),
+            }),
+        }
+    }
+}
+
+/// The pair of one identity.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    identity: Identity,
+    asked: Asked,
+    kept: Key,
+}
+
+impl Holder {
+    /// The pair with which this identity logs in. Nothing is asked for yet.
+    ///
+    /// # Errors
+    /// The store is open to others.
+    pub(crate) fn new(identity: Identity, asked: Asked) -> Result<Self, TooOpen> {
+        let client = asked.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
+        let what = format!("{}{client}", asked.scope(&identity));
+        let subject = identity.subject(what, identity.wanted.tenant.as_deref())?;
+        Ok(Self { identity, asked, kept: Key::new(Kind::Certificate, subject) })
+    }
+
+    /// What is kept, whether it can be used or not.
+    ///
+    /// # Errors
+    /// The store is open to others.
+    pub(crate) fn kept(&self) -> Result<Option<Pair>, TooOpen> {
+        Ok(self.record()?.and_then(Record::pair))
+    }
+
+    /// What to log in with: the pair that is kept, or a new certificate that is kept from now on. However many processes
+    /// want one at a time, one asks for it.
+    ///
+    /// # Errors
+    /// See [`NoCertificate`].
+    pub(crate) async fn pair(&self) -> Result<Pair, NoCertificate> {
+        if let Some(pair) = self.fresh()? {
+            return Ok(pair);
+        }
+        let began = unix_now_in_milliseconds();
+        let _lock = self.identity.store.lock(&self.kept).await;
+        // Whoever had the lock before has done the work.
+        if let Some(pair) = self.fresh()? {
+            return Ok(pair);
+        }
+        let refused = self.record()?.and_then(|record| record.refused).filter(|refused| began < refused.at);
+        let minted = match refused {
+            Some(refused) => Err(refused.again(self.asked.scope(&self.identity))),
+            None => self.mint().await,
+        };
+        match minted {
+            Err(error) => match self.kept()?.filter(|pair| pair.issued.lasts(0)) {
+                Some(pair) => {
+                    info!("the certificate that is kept must do: {error}");
+                    Ok(pair)
+                }
+                None => Err(error),
+            },
+            minted => minted,
+        }
+    }
+
+    /// Asks for a successor, unless it is not due or another process is at it.
+    pub(crate) async fn refresh(&self) {
+        if !self.is_due() {
+            return;
+        }
+        let Some(lock) = self.identity.store.try_lock(&self.kept) else { return };
+        if self.is_due()
+            && let Err(error) = self.mint().await
+        {
+            info!("no successor of the certificate: {error}");
+        }
+        drop::<Lock>(lock);
+    }
+
+    /// Whether there is a certificate that wants a successor.
+    fn is_due(&self) -> bool {
+        self.record().ok().flatten().is_some_and(|record| record.is_due())
+    }
+
+    fn fresh(&self) -> Result<Option<Pair>, TooOpen> {
+        Ok(self.kept()?.filter(|pair| pair.issued.is_fresh()))
+    }
+
+    fn record(&self) -> Result<Option<Record>, TooOpen> {
+        self.identity.store.read(&self.kept)
+    }
+
+    async fn mint(&self) -> Result<Pair, NoCertificate> {
+        let (mut record, key) = self.key().await?;
+        let certified = match certify(&self.identity, key.public(), &self.asked).await {
+            Ok(certified) => certified,
+            Err(error) => {
+                self.keep_refusal(&error)?;
+                return Err(error);
+            }
+        };
+        let issued = Issued::new(&certified);
+        (record.issued, record.refused) = (Some(issued.clone()), None);
+        self.identity.store.write(&self.kept, &record);
+        Ok(Pair { pem: record.key, key, certificate: certified.certificate, issued })
+    }
+
+    fn keep_refusal(&self, error: &NoCertificate) -> Result<(), TooOpen> {
+        if let Some((refused, record)) = Refused::of(error).zip(self.record()?) {
+            self.identity.store.write(&self.kept, &Record { refused: Some(refused), ..record });
+        }
+        Ok(())
+    }
+
+    /// The key to be certified: the one that is kept while it may be, else a new one, whose time begins now even where
+    /// no certificate comes of it.
+    async fn key(&self) -> Result<(Record, KeyPair), NoCertificate> {
+        if let Some(record) = self.record()?.filter(Record::keeps_its_key)
+            && let Ok(key) = KeyPair::from_pem(&record.key)
+        {
+            return Ok((record, key));
+        }
+        let key = self.new_key().await.map_err(NoCertificate::NoKey)?;
+        let pair = KeyPair::from_pem(&key).map_err(NoCertificate::NoKey)?;
+        let record = Record { key, made: unix_now(), issued: None, refused: None };
+        if self.kept()?.is_none_or(|old| !old.issued.lasts(0)) {
+            self.identity.store.write(&self.kept, &record);
+        }
+        Ok((record, pair))
+    }
+
+    /// A new key, made in the store, or where that takes nothing, in the system's folder for what is temporary.
+    async fn new_key(&self) -> anyhow::Result<Pem> {
+        let in_store = async { Pem::generate(self.identity.store.room()?).await };
+        match in_store.await {
+            Err(error) if !error.is::<NoProgram>() => {
+                info!("no key in the store: {error:#}");
+                Pem::generate(tempfile::tempdir().context("no temporary folder can be made")?).await
+            }
+            made => made,
+        }
+    }
+}
+
+fn unix_now_in_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long the certificate that is kept under a key lasts.
+///
+/// # Errors
+/// The store is open to others.
+pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, TooOpen> {
+    let record: Option<Record> = store.read(key)?;
+    Ok(record.and_then(|record| record.issued).and_then(|issued| issued.left()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    /// One whose key was made so many seconds ago, and whose certificate of an hour was given so many ago.
+    fn record(key: u64, certificate: Option<u64>) -> Record {
+        let now = unix_now();
+        let issued = |at| Issued { certificate: String::new(), at, until: at + HOUR };
+        let key_text = serde_json::from_str("\"a key\"").unwrap();
+        let issued = certificate.map(|ago| issued(now - ago));
+        Record { key: key_text, made: now - key, issued, refused: None }
+    }
+
+    #[test]
+    fn a_key_is_replaced_when_it_is_old_and_none_of_its_certificates_is_valid_any_more() {
+        assert!(record(KEY_LIFE - HOUR, None).keeps_its_key());
+        assert!(record(2 * KEY_LIFE, Some(HOUR / 2)).keeps_its_key());
+        assert!(!record(2 * KEY_LIFE, Some(2 * HOUR)).keeps_its_key());
+        assert!(!record(2 * KEY_LIFE, None).keeps_its_key());
+    }
+
+    #[test]
+    fn a_successor_is_due_at_seventy_percent_but_not_while_entra_has_just_refused_one() {
+        let refused_before = |milliseconds| {
+            let url = "https://login.example".parse().unwrap();
+            let refusal =
+                EntraRefusal::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
+            let refusal = Refusal::Entra(refusal);
+            let at = unix_now_in_milliseconds() - milliseconds;
+            Some(Refused { from: Source::Arcssh, refusal, at })
+        };
+        assert!(!record(0, None).is_due() && !record(0, Some(HOUR / 2)).is_due());
+        let due = record(0, Some(HOUR * 8 / 10));
+        assert!(due.is_due());
+        assert!(!Record { refused: refused_before(0), ..due.clone() }.is_due());
+        assert!(Record { refused: refused_before(REFUSAL_LIFE), ..due }.is_due());
+    }
+}

@@ -1,0 +1,235 @@
+//! SSH certificates of Entra ID: the grant with `token_type=ssh-cert`, for whichever identity there is. Knows not where
+//! certificates are kept; that is in [`kept`].
+
+pub(crate) mod cache;
+
+use std::fs;
+use std::slice;
+
+use anyhow::{Context as _, anyhow};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tracing::info;
+
+use crate::azure::credentials::cli_tools::{azure_cli_certificate, azure_cli_program};
+use crate::azure::credentials::service_principal::{
+    Application, service_principal_form, workload_identity_form,
+};
+use crate::azure::credentials::{Absent, Identity, NoToken, Source, Without};
+use crate::azure::entra::Entra;
+use crate::azure::login::{self, Granted, Wish};
+use crate::secret::Secret;
+use crate::ssh::certificate::{Certificate, CertificateError};
+use crate::ssh::rsa_key::PublicKey;
+use crate::state::{TooOpen, unix_now};
+
+/// The sources that can ask for a certificate, in the order in which they are tried.
+const ASKED: [Source; 4] = [Source::Environment, Source::WorkloadIdentity, Source::Arcssh, Source::AzureCli];
+
+/// What the user said about certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    /// Scope in place of the cloud's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<String>,
+    /// Application in place of the one that was signed in to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_id: Option<String>,
+}
+
+impl Asked {
+    fn scope<'a>(&'a self, identity: &'a Identity) -> &'a str {
+        self.scope.as_deref().unwrap_or(identity.cloud.ssh_scope)
+    }
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoCertificate {
+    /// No identity, or none that Entra ID gives one to.
+    #[error("{error}")]
+    Refused {
+        /// What was asked for.
+        scope: String,
+        /// Who was asked, and what they said.
+        #[source]
+        error: NoToken,
+    },
+    /// This source can ask for none.
+    #[error("{} cannot get an SSH certificate", .0.title())]
+    NoWay(Source),
+    /// What was given is none that can be used.
+    #[error(transparent)]
+    Unusable(#[from] CertificateError),
+    /// What was kept cannot be trusted.
+    #[error(transparent)]
+    Store(#[from] TooOpen),
+    /// It lets in somebody else.
+    #[error("the certificate is for {name}, and the section for {section}")]
+    Another {
+        /// Whom it lets in.
+        name: String,
+        /// Whom the section logs in as.
+        section: String,
+    },
+    /// None was asked for yet.
+    #[error("no certificate is kept for this identity")]
+    NoneKept,
+    /// There is no key to certify.
+    #[error("there is no key for a certificate")]
+    NoKey(#[source] anyhow::Error),
+}
+
+/// A certificate that has been checked.
+#[derive(Debug)]
+pub(crate) struct Certified {
+    /// The certificate.
+    pub(crate) certificate: Certificate,
+    /// Seconds that Entra ID's clock is ahead of ours, as far as it is known.
+    ahead: i64,
+}
+
+/// Text that is meant to be a certificate, and when it was given by Entra ID's clock, if that is known.
+type Answer = (Secret, Option<u64>);
+
+/// A certificate for a key.
+///
+/// # Errors
+/// See [`NoCertificate`].
+pub(crate) async fn certify(
+    identity: &Identity,
+    key: &PublicKey,
+    asked: &Asked,
+) -> Result<Certified, NoCertificate> {
+    let request = Request::new(identity, key, asked);
+    let (text, date) = request.send().await?;
+    let now = unix_now();
+    let server = date.unwrap_or(now);
+    let certificate = Certificate::parse(text.secret())?;
+    certificate.check(key, server)?;
+    info!(login_name = certificate.login_name(), until = certificate.valid_before(), "an SSH certificate");
+    Ok(Certified { certificate, ahead: server.cast_signed() - now.cast_signed() })
+}
+
+/// What is asked for, of whom.
+struct Request<'a> {
+    identity: &'a Identity,
+    key: &'a PublicKey,
+    scope: &'a str,
+    client_id: Option<&'a str>,
+    /// The key's name, `key_id`.
+    name: String,
+    /// The key, `req_cnf`.
+    confirmation: String,
+}
+
+impl<'a> Request<'a> {
+    fn new(identity: &'a Identity, key: &'a PublicKey, asked: &'a Asked) -> Self {
+        let jwk = key.jwk();
+        Self {
+            identity,
+            key,
+            scope: asked.scope(identity),
+            client_id: asked.client_id.as_deref(),
+            confirmation: json!(jwk).to_string(),
+            name: jwk.kid,
+        }
+    }
+
+    /// Asks one source after the other.
+    async fn send(&self) -> Result<Answer, NoCertificate> {
+        let refused = |error| NoCertificate::Refused { scope: self.scope.to_owned(), error };
+        let asked = match &self.identity.wanted.source {
+            Source::Any => &ASKED,
+            one => slice::from_ref(one),
+        };
+        let mut nearest = None;
+        for &from in asked {
+            if !ASKED.contains(&from) {
+                return Err(NoCertificate::NoWay(from));
+            }
+            info!("asking for a certificate by {}", from.title());
+            match self.ask(from).await {
+                Ok(answer) => return Ok(answer),
+                Err(Without::Absent(absent)) => {
+                    info!("passing over {}: {absent}", from.title());
+                    nearest.get_or_insert(NoToken::Absent { from, absent });
+                }
+                Err(Without::Refused(error) | Without::SignedOut(error)) => {
+                    return Err(refused(NoToken::Refused { from, tenant: None, error }));
+                }
+            }
+        }
+        if let Some(absent) = nearest.filter(|_| asked.len() == 1) {
+            return Err(refused(absent));
+        }
+        // Whoever has a token for ARM all the same is one who can get no certificate.
+        match self.identity.token(None).await {
+            Ok(token) => Err(NoCertificate::NoWay(token.source)),
+            Err(_) => Err(refused(NoToken::Nobody(None))),
+        }
+    }
+
+    async fn ask(&self, source: Source) -> Result<Answer, Without> {
+        let (cloud, tenant) = (&self.identity.cloud, self.identity.wanted.tenant.as_deref());
+        match source {
+            Source::Environment => self.as_application(service_principal_form(cloud, tenant)?).await,
+            Source::WorkloadIdentity => self.as_application(workload_identity_form(cloud, tenant)?).await,
+            Source::AzureCli => self.by_azure_cli().await,
+            _ => self.as_user(tenant).await,
+        }
+    }
+
+    /// What makes a request for a token one for a certificate (azure-cli-extensions `ssh`, custom.py,
+    /// `_prepare_jwk_data`).
+    fn fields(&self) -> [(&str, &str); 3] {
+        [("token_type", "ssh-cert"), ("req_cnf", &self.confirmation), ("key_id", &self.name)]
+    }
+
+    async fn as_application(&self, application: Application) -> Result<Answer, Without> {
+        let entra = Entra::new(&self.identity.cloud, self.identity.client()?);
+        let mut form = vec![("grant_type", "client_credentials"), ("scope", self.scope)];
+        form.extend(application.fields.iter().map(|(name, value)| (*name, value.secret())));
+        form.extend(self.fields());
+        let (granted, date): (Granted, _) = entra.post_dated(&application.tenant, "token", &form).await?;
+        Ok((granted.given.access_token, date))
+    }
+
+    async fn as_user(&self, tenant: Option<&str>) -> Result<Answer, Without> {
+        let Identity { cloud, store, .. } = self.identity;
+        let nobody = || Absent::new("nobody has typed arcssh login", "run arcssh login");
+        if login::account(cloud, store)?.is_none() {
+            return Err(nobody().into());
+        }
+        let wish = Wish { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
+        let granted = login::redeem(cloud, self.identity.client()?, tenant, &wish).await?;
+        let (granted, date) = granted.ok_or_else(nobody)?;
+        Ok((granted.given.access_token, date))
+    }
+
+    async fn by_azure_cli(&self) -> Result<Answer, Without> {
+        let program = azure_cli_program()?;
+        if !self.is_what_azure_cli_asks() {
+            return Err(anyhow!(OnlyAsSignedIn).into());
+        }
+        let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+        let (public, certificate) = (folder.path().join("key.pub"), folder.path().join("key-cert.pub"));
+        fs::write(&public, self.key.to_line()).context("no temporary file can be written")?;
+        azure_cli_certificate(&program, &public, &certificate).await?;
+        let text = fs::read_to_string(certificate).context("it wrote no certificate")?;
+        Ok((text.into(), None))
+    }
+
+    /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
+    fn is_what_azure_cli_asks(&self) -> bool {
+        let Identity { cloud, wanted, .. } = self.identity;
+        let is_its_own = self.client_id.is_none_or(|id| id == login::AZURE_CLI);
+        wanted.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
+    }
+}
+
+/// Azure CLI can be asked for one certificate alone.
+#[derive(Debug, thiserror::Error)]
+#[error("Azure CLI gets an SSH certificate as it is signed in, without --tenant, --scope and --client-id")]
+pub(crate) struct OnlyAsSignedIn;

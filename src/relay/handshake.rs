@@ -1,0 +1,367 @@
+//! The sender's handshake with Azure Relay, and the waiting for a listener to answer it.
+//!
+//! The request is written and its answer read here rather than by a WebSocket library, because the relay says why it
+//! refuses in the HTTP reason phrase alone (Relay Hybrid Connections protocol, "error codes").
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use http::StatusCode;
+use http::uri::Authority;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::net::http_head::{self, Head};
+use crate::net::{self, Net};
+
+/// How long a try may take: the relay gives the listener about 30 s to accept (Relay Hybrid Connections
+/// protocol, "accept"), so that its own 504 comes first.
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
+/// What a try is given at the least, however little is left of the time to wait: a TLS handshake over a slow line.
+pub(crate) const LEAST_TRY: Duration = Duration::from_secs(10);
+
+/// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
+#[derive(Debug)]
+pub(crate) struct Upgraded<S> {
+    /// The relay's host, with its port unless that is 443.
+    pub(crate) relay: String,
+    /// The connection.
+    pub(crate) stream: S,
+    /// Bytes of the first frames that came with the answer.
+    pub(crate) beyond: Vec<u8>,
+}
+
+/// Connects, and while nobody listens waits for it to change, up to `budget`; each try has at least [`LEAST_TRY`].
+///
+/// `on_retry` hears of each refusal that is waited out.
+///
+/// # Errors
+/// A [`ConnectError`]: the last one where the budget ran out.
+pub(crate) async fn wait_for_listener(
+    net: &Net,
+    credentials: &RelayCredentials,
+    port: u16,
+    budget: Duration,
+    mut on_retry: impl FnMut(&ConnectError),
+) -> Result<Upgraded<net::Stream>, ConnectError> {
+    let deadline = Instant::now() + budget;
+    let mut pauses = pauses();
+    loop {
+        let limit = deadline.saturating_duration_since(Instant::now()).clamp(LEAST_TRY, UPGRADE_TIMEOUT);
+        let error = match timeout(limit, connect(net, credentials, port)).await {
+            Ok(Ok(upgraded)) => return Ok(upgraded),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => ConnectError::Silent(limit),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !error.may_pass() || left.is_zero() {
+            return Err(error);
+        }
+        // The last try is at the end of the budget.
+        let pause = pauses.next().unwrap_or_default().min(left);
+        info!("{error}; trying again in {:.0} s", pause.as_secs_f32());
+        on_retry(&error);
+        sleep(pause).await;
+    }
+}
+
+/// Pauses between tries. The relay's name for a connection is known to the agent only some time after it was minted;
+/// these are the steps that serve aztunnel.
+fn pauses() -> impl Iterator<Item = Duration> {
+    [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
+}
+
+/// One try: TCP, TLS, upgrade. The 101 comes only after the agent has accepted, and it has dialled the port first.
+async fn connect(
+    net: &Net,
+    credentials: &RelayCredentials,
+    port: u16,
+) -> Result<Upgraded<net::Stream>, ConnectError> {
+    let authority = credentials.relay.authority();
+    let stream = net.connect(authority).await?;
+    upgrade(stream, authority, credentials, port).await
+}
+
+async fn upgrade<S>(
+    mut stream: S,
+    authority: &Authority,
+    credentials: &RelayCredentials,
+    port: u16,
+) -> Result<Upgraded<S>, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let key = generate_key();
+    let id = Uuid::new_v4();
+    debug!(%id, %authority, "asking the relay for a connection");
+    let request = request(authority, credentials, port, &key, id);
+    let head =
+        exchange(&mut stream, &request).await.map_err(|error| match error.is::<httparse::Error>() {
+            true => error.context(format!("{authority} is no relay")),
+            false => error.context(format!("the relay {authority} went away")),
+        })?;
+    if head.status != 101 {
+        return Err(ConnectError::refused(authority.as_str(), head.status, &head.reason));
+    }
+    check_upgrade(&head, &key).with_context(|| format!("{authority} is no WebSocket server"))?;
+    Ok(Upgraded { relay: authority.to_string(), stream, beyond: head.beyond })
+}
+
+/// RFC 6455, section 4.1: what a client checks in a 101.
+fn check_upgrade(head: &Head, key: &str) -> Result<()> {
+    let has = |name: &str, wanted: &str| head.values(name).any(|value| value.eq_ignore_ascii_case(wanted));
+    ensure!(has("upgrade", "websocket"), "its Upgrade does not name websocket");
+    ensure!(has("connection", "upgrade"), "its Connection does not name Upgrade");
+    let accept: Vec<&str> = head.values("sec-websocket-accept").collect();
+    ensure!(accept == [derive_accept_key(key.as_bytes())], "its Sec-WebSocket-Accept is wrong");
+    let unasked = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
+    if let Some((name, value)) = unasked.into_iter().find_map(|name| Some((name, head.values(name).next()?)))
+    {
+        bail!("it selected {value:?} in {name}, which was not offered");
+    }
+    Ok(())
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Head> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    http_head::read(stream).await
+}
+
+/// The request of a sender. The hybrid connection's slashes stay as they are and the token travels in a header, where
+/// no proxy logs it (aztunnel `internal/arc/arc.go`; Relay Hybrid Connections protocol, "HTTP request").
+fn request(authority: &Authority, credentials: &RelayCredentials, port: u16, key: &str, id: Uuid) -> String {
+    let RelayCredentials { hybrid_connection_name, access_key, service_configuration_token, .. } =
+        credentials;
+    let mut lines = vec![
+        format!("GET /$hc/{hybrid_connection_name}?sb-hc-action=connect&sb-hc-id={id} HTTP/1.1"),
+        format!("Host: {authority}"),
+        "Connection: Upgrade".into(),
+        "Upgrade: websocket".into(),
+        "Sec-WebSocket-Version: 13".into(),
+        format!("Sec-WebSocket-Key: {key}"),
+        format!("ServiceBusAuthorization: {}", access_key.secret()),
+        format!("Microsoft-Guestgateway-Target: localhost:{port}"),
+    ];
+    if let Some(token) = service_configuration_token {
+        lines.push(format!("Service-Configuration-Token: {}", token.secret()));
+    }
+    lines.join("\r\n") + "\r\n\r\n"
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// The relay, or the agent through it, refused the upgrade.
+    #[error("the relay answered {status} {reason}{}", tracking(.tracking_id))]
+    Refused {
+        /// The relay's host, with its port unless that is 443.
+        relay: String,
+        /// The HTTP status.
+        status: u16,
+        /// The text of the HTTP reason phrase.
+        reason: String,
+        /// How the relay names the request, for support; empty where the phrase has no such part.
+        tracking_id: String,
+    },
+    /// The relay did not answer the upgrade in this time.
+    #[error("the relay did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The relay cannot be reached, or does not speak its protocol.
+    #[error(transparent)]
+    Unreachable(#[from] anyhow::Error),
+}
+
+fn tracking(id: &str) -> String {
+    if id.is_empty() { String::new() } else { format!(", TrackingId {id}") }
+}
+
+/// The phrase that HTTP has for a status.
+fn usual_reason(status: u16) -> Option<&'static str> {
+    StatusCode::from_u16(status).ok()?.canonical_reason()
+}
+
+impl ConnectError {
+    /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
+    pub(crate) fn refused(relay: &str, status: u16, phrase: &str) -> Self {
+        let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
+        let text = Some(text.trim_end_matches([' ', '.'])).filter(|text| !text.is_empty());
+        let reason = text.or_else(|| usual_reason(status)).unwrap_or_default().to_owned();
+        let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
+        Self::Refused { relay: relay.to_owned(), status, reason, tracking_id }
+    }
+
+    /// The error without what only support wants to know.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::Refused { status, reason, .. } => format!("{status} {reason}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the same request may be answered otherwise in a while: no listener yet, a gateway's time-out or fault.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { status: 404 | 408 | 429, .. } | Self::Silent(_) => true,
+            // A network that wants its user to sign in first (RFC 6585, section 6).
+            Self::Refused { status: 511, .. } => false,
+            Self::Refused { status, .. } => (500..600).contains(status) && !self.is_port_closed(),
+            Self::Unreachable(_) => false,
+        }
+    }
+
+    /// Whether the agent was reached and nothing listened on the port: its 503 names the address that it dialled
+    /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
+    pub(crate) fn is_port_closed(&self) -> bool {
+        matches!(self, Self::Refused { status: 503, reason, .. } if reason.contains("connection to localhost:"))
+    }
+
+    /// Whether there is nothing in the reason phrase but what the status says by itself: the relay tells more, and a proxy
+    /// that looks into TLS puts this in place of it (seen with Squid).
+    pub(crate) fn gives_no_reason(&self) -> bool {
+        matches!(self, Self::Refused { status, reason, tracking_id, .. }
+            if tracking_id.is_empty() && usual_reason(*status) == Some(reason))
+    }
+
+    /// Whether nobody listens under the name that was dialled: not yet, or no more.
+    pub(crate) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether the namespace lets only certain networks in: `Ip has been prevented to connect to the endpoint` (OfficeDev
+    /// microsoft-teams-tunnelrelay issue 36).
+    pub(crate) fn is_of_network(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if reason.contains("Ip has been prevented"))
+    }
+
+    /// Whether the shared access signature was refused, so that newly minted credentials may serve.
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused { status: 401, .. }) && !self.is_of_network()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::azure::cloud::CloudName;
+    use crate::azure::relay_host::RelaySuffixes;
+
+    const RELAY_INFO: &str = r#"{"relay":{"namespaceName":"azgn","namespaceNameSuffix":"servicebus.windows.net",
+        "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2/1664/v2","accessKey":"SharedAccessSignature sr=x&sig=y",
+        "expiresOn":1,"serviceConfigurationToken":"eyJ0.a.b"}}"#;
+
+    fn refused(status: u16, reason: &str) -> ConnectError {
+        ConnectError::refused("azgn.servicebus.windows.net", status, reason)
+    }
+
+    #[test]
+    fn a_reason_phrase_is_taken_apart() {
+        let phrase = "Endpoint does not exist. TrackingId:1b_G13, SystemTracker:sb://ns/name, Timestamp:2025-04-24T11:08:04";
+        let error = refused(404, phrase);
+        assert_eq!(error.to_string(), "the relay answered 404 Endpoint does not exist, TrackingId 1b_G13");
+        assert_eq!(error.brief(), "404 Endpoint does not exist");
+        assert_eq!(refused(404, "Not Found").to_string(), "the relay answered 404 Not Found");
+        assert_eq!(refused(404, "").to_string(), "the relay answered 404 Not Found");
+    }
+
+    #[test]
+    fn the_request_carries_its_secrets_in_headers_only_and_its_path_unescaped() {
+        let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
+        let credentials = RelayCredentials::from_json(RELAY_INFO.as_bytes(), &suffixes).unwrap();
+        let text = request(credentials.relay.authority(), &credentials, 2222, "a2V5", Uuid::nil());
+        let lines: Vec<&str> = text.split("\r\n").collect();
+        assert_eq!(
+            lines[0],
+            "GET /$hc/microsoft.hybridcompute/machines/3cf2/1664/v2?sb-hc-action=connect&sb-hc-id=00000000-0000-0000-0000-000000000000 HTTP/1.1"
+        );
+        for header in [
+            "Host: azgn.servicebus.windows.net",
+            "ServiceBusAuthorization: SharedAccessSignature sr=x&sig=y",
+            "Service-Configuration-Token: eyJ0.a.b",
+            "Microsoft-Guestgateway-Target: localhost:2222",
+        ] {
+            assert!(lines.contains(&header), "{header}");
+        }
+        assert!(text.ends_with("\r\n\r\n") && !text.contains("Sec-WebSocket-Extensions"));
+    }
+
+    async fn head(lines: &str) -> Head {
+        let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
+        http_head::read(&mut answer.as_bytes()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_101_is_taken_if_it_upgrades_and_selects_nothing() {
+        let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"; // RFC 6455, section 1.3
+        let check = async |lines: &str| check_upgrade(&head(lines).await, "dGhlIHNhbXBsZSBub25jZQ==");
+        for upgrade in [
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            "UPGRADE: WebSocket\r\nconnection: keep-alive, upgrade\r\n",
+            "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol:\r\n",
+        ] {
+            check(&format!("{upgrade}{accept}")).await.unwrap();
+        }
+        let good = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+        let twice = accept.repeat(2);
+        let accepted = format!("{good}{accept}");
+        for (lines, told) in [
+            (format!("Connection: Upgrade\r\n{accept}"), "its Upgrade does not name websocket"),
+            (
+                format!("Upgrade: h2c\r\nConnection: Upgrade\r\n{accept}"),
+                "its Upgrade does not name websocket",
+            ),
+            (format!("Upgrade: websocket\r\n{accept}"), "its Connection does not name Upgrade"),
+            (good.to_owned(), "its Sec-WebSocket-Accept is wrong"),
+            (
+                format!("{good}Sec-WebSocket-Accept: S3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+                "its Sec-WebSocket-Accept is wrong",
+            ),
+            (format!("{good}{twice}"), "its Sec-WebSocket-Accept is wrong"),
+            (
+                format!("{accepted}sec-websocket-extensions: permessage-deflate\r\n"),
+                "it selected \"permessage-deflate\" in Sec-WebSocket-Extensions, which was not offered",
+            ),
+            (
+                format!("{accepted}Sec-WebSocket-Protocol: ssh\r\n"),
+                "it selected \"ssh\" in Sec-WebSocket-Protocol, which was not offered",
+            ),
+        ] {
+            assert_eq!(check(&lines).await.unwrap_err().to_string(), told, "{lines}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_selection_that_is_no_text_is_refused_too() {
+        let answer = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: \xff\r\n\r\n";
+        let head = http_head::read(&mut answer.as_slice()).await.unwrap();
+        let error = check_upgrade(&head, "dGhlIHNhbXBsZSBub25jZQ==").unwrap_err();
+        assert!(error.to_string().contains("was not offered"), "{error}");
+    }
+
+    #[test]
+    fn what_may_pass_is_waited_out_and_nothing_else() {
+        let phases =
+            ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
+        assert!(phases.iter().all(|reason| refused(404, reason).may_pass()));
+        assert!([408, 429, 500, 502, 503, 504].iter().all(|status| refused(*status, "").may_pass()));
+        assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| refused(*status, "").may_pass()));
+        let closed = refused(
+            503,
+            "connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",
+        );
+        assert!(closed.is_port_closed() && !closed.may_pass());
+        assert!(refused(401, "ExpiredToken").is_unauthorized());
+        assert!(!refused(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized());
+    }
+
+    #[test]
+    fn pauses_grow_to_five_seconds_and_stay_there() {
+        let seconds: Vec<u64> = pauses().take(6).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 5, 5, 5]);
+    }
+}

@@ -1,0 +1,164 @@
+//! What an agent for one certificate answers (draft-ietf-sshm-ssh-agent; OpenSSH's PROTOCOL.agent). Pure: a message in,
+//! a message out. Whatever is not understood fails, and whatever is not a login is not signed.
+
+use crate::ssh::certificate::Certificate;
+use crate::ssh::rsa_key::{KeyPair, SignatureAlgorithm};
+use crate::ssh::wire::{Malformed, Reader, put_string};
+
+/// Numbers of messages (draft-ietf-sshm-ssh-agent, "Message numbers").
+const FAILURE: u8 = 5;
+const SUCCESS: u8 = 6;
+const REQUEST_IDENTITIES: u8 = 11;
+const IDENTITIES_ANSWER: u8 = 12;
+const SIGN_REQUEST: u8 = 13;
+const SIGN_RESPONSE: u8 = 14;
+const EXTENSION: u8 = 27;
+/// Flags of a request to sign; without one, SHA-1 is asked for.
+const RSA_SHA2_256: u32 = 2;
+const RSA_SHA2_512: u32 = 4;
+/// How ssh, since 8.9, tells an agent which connection a socket is for (PROTOCOL.agent section 1).
+const SESSION_BIND: &[u8] = b"session-bind@openssh.com";
+/// SSH_MSG_USERAUTH_REQUEST (RFC 4252 section 6), and the methods whose requests are signed: RFC 4252 section 7 and
+/// OpenSSH's PROTOCOL section 3.1.
+const USERAUTH_REQUEST: u8 = 50;
+const PUBLICKEY: &[u8] = b"publickey";
+const PUBLICKEY_HOSTBOUND: &[u8] = b"publickey-hostbound-v00@openssh.com";
+
+/// Why there is no answer but a failure.
+struct Refused;
+
+impl From<Malformed> for Refused {
+    fn from(_: Malformed) -> Self {
+        Self
+    }
+}
+
+/// What a client has said so far of the connection that it asks for.
+#[derive(Default)]
+pub(super) enum Session {
+    /// Nothing: ssh before 8.9, or no ssh.
+    #[default]
+    Unknown,
+    /// It is the one with this session ID.
+    Bound(Vec<u8>),
+    /// The socket is forwarded to another machine, whose requests these are.
+    Forwarded,
+}
+
+impl Session {
+    /// Whether another machine asks.
+    pub(super) fn is_forwarded(&self) -> bool {
+        matches!(self, Self::Forwarded)
+    }
+
+    /// The signature that comes with a binding is left unread: bindings only take rights away.
+    fn bind(&mut self, mut message: Reader<'_>) -> Result<(), Refused> {
+        let (_host_key, id, _signature) = (message.string()?, message.string()?, message.string()?);
+        let forwarded = message.boolean()?;
+        message.end()?;
+        match self {
+            _ if forwarded => *self = Self::Forwarded,
+            Self::Unknown => *self = Self::Bound(id.to_vec()),
+            Self::Bound(_) => return Err(Refused),
+            Self::Forwarded => {}
+        }
+        Ok(())
+    }
+
+    fn is_of(&self, id: &[u8]) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Bound(bound) => bound == id,
+            Self::Forwarded => false,
+        }
+    }
+}
+
+/// The key and the certificate that are served.
+pub(super) struct Identity {
+    key: KeyPair,
+    certificate: Certificate,
+}
+
+impl Identity {
+    pub(super) fn new(key: KeyPair, certificate: Certificate) -> Self {
+        Self { key, certificate }
+    }
+
+    /// The answer to a message; both begin with their number, and the answer with its length.
+    pub(super) fn answer(&self, session: &mut Session, message: &[u8]) -> Vec<u8> {
+        let answer = self.answer_to(session, Reader::new(message)).unwrap_or_else(|Refused| vec![FAILURE]);
+        let mut framed = Vec::new();
+        put_string(&mut framed, &answer);
+        framed
+    }
+
+    fn answer_to(&self, session: &mut Session, mut message: Reader<'_>) -> Result<Vec<u8>, Refused> {
+        match message.byte()? {
+            REQUEST_IDENTITIES => {
+                message.end()?;
+                Ok(self.identities(session))
+            }
+            SIGN_REQUEST => self.signature(session, message),
+            EXTENSION if message.string()? == SESSION_BIND => {
+                session.bind(message)?;
+                Ok(vec![SUCCESS])
+            }
+            _ => Err(Refused),
+        }
+    }
+
+    /// The certificate, and not the key without it; nothing for other machines.
+    fn identities(&self, session: &Session) -> Vec<u8> {
+        let mut answer = vec![IDENTITIES_ANSWER];
+        let shown = if session.is_forwarded() { 0_u32 } else { 1 };
+        answer.extend_from_slice(&shown.to_be_bytes());
+        if shown > 0 {
+            put_string(&mut answer, self.certificate.blob());
+            put_string(&mut answer, b"arcssh");
+        }
+        answer
+    }
+
+    fn signature(&self, session: &Session, mut message: Reader<'_>) -> Result<Vec<u8>, Refused> {
+        let (identity, data, flags) = (message.string()?, message.string()?, message.uint32()?);
+        message.end()?;
+        if identity != self.certificate.blob() || !self.is_login(session, data)? {
+            return Err(Refused);
+        }
+        let signature = self.key.sign(data, algorithm(flags)?).ok_or(Refused)?;
+        let mut answer = vec![SIGN_RESPONSE];
+        put_string(&mut answer, &signature);
+        Ok(answer)
+    }
+
+    /// Whether data is the request to log in to the session's server with our certificate.
+    fn is_login(&self, session: &Session, data: &[u8]) -> Result<bool, Malformed> {
+        let mut data = Reader::new(data);
+        let (id, number) = (data.string()?, data.byte()?);
+        let (_user, service, method) = (data.string()?, data.string()?, data.string()?);
+        let signed = data.byte()? == 1; // and no other number for true: RFC 4251 section 5 has none written
+        let (_algorithm, identity) = (data.string()?, data.string()?);
+        if method == PUBLICKEY_HOSTBOUND {
+            data.string()?;
+        }
+        data.end()?;
+        let is_publickey = number == USERAUTH_REQUEST
+            && service == b"ssh-connection"
+            && [PUBLICKEY, PUBLICKEY_HOSTBOUND].contains(&method);
+        Ok(is_publickey && signed && identity == self.certificate.blob() && session.is_of(id))
+    }
+}
+
+fn algorithm(flags: u32) -> Result<SignatureAlgorithm, Refused> {
+    match flags {
+        flags if flags & RSA_SHA2_256 != 0 => Ok(SignatureAlgorithm::Sha256),
+        flags if flags & RSA_SHA2_512 != 0 => Ok(SignatureAlgorithm::Sha512),
+        _ => Err(Refused),
+    }
+}
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod tests;

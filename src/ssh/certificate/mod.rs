@@ -1,0 +1,284 @@
+//! OpenSSH's user certificates for RSA keys (PROTOCOL.certkeys): read, checked, and told in words. Knows not who makes
+//! them, nor where they are kept.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::rsa::PublicKeyComponents;
+use ring::signature::{
+    RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512,
+};
+
+use crate::ssh::rsa_key::{PublicKey, SSH_RSA, fingerprint};
+use crate::ssh::wire::{Malformed, Reader};
+use crate::terminal::output::{moment, one_line};
+
+/// The name of these certificates.
+pub(crate) const ALGORITHM: &str = "ssh-rsa-cert-v01@openssh.com";
+/// Bytes of a certificate's text that are read; with all its extensions one of Entra ID's has about 2 kB.
+const MAX_TEXT: usize = 64 * 1024;
+/// Principals that OpenSSH takes (sshkey.h, `SSHKEY_CERT_MAX_PRINCIPALS`).
+const MAX_PRINCIPALS: usize = 256;
+/// Seconds that a certificate may begin after our clock: the server's clock decides, and ours can be behind.
+const CLOCK_SKEW: u64 = 5 * 60;
+
+/// Keys that an authority can have besides RSA (PROTOCOL.certkeys).
+const OTHER_AUTHORITIES: [&str; 6] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+];
+
+/// Types of certificates.
+const USER: u32 = 1;
+const HOST: u32 = 2;
+
+/// Why a text is no certificate that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CertificateError {
+    /// Nothing was read.
+    #[error("the certificate has more than {MAX_TEXT} bytes")]
+    TooLarge,
+    /// It is something else, or damaged.
+    #[error("this is no {ALGORITHM} certificate: {0}")]
+    Garbage(&'static str),
+    /// It lets another key in.
+    #[error("the certificate is for another key")]
+    AnotherKey,
+    /// It is for servers.
+    #[error("the certificate is for a host, not for a user")]
+    ForHost,
+    /// It was valid until a time, in seconds of Unix time.
+    #[error("the certificate expired at {}", moment(*.0))]
+    Expired(u64),
+    /// It will be valid from a time on, in seconds of Unix time.
+    #[error("the certificate is not valid before {}, by this machine's clock", moment(*.0))]
+    NotYetValid(u64),
+    /// It lets nobody in.
+    #[error("the certificate has no principals, so that no login name goes with it")]
+    NoPrincipals,
+}
+
+impl From<Malformed> for CertificateError {
+    fn from(_: Malformed) -> Self {
+        Self::Garbage("it is not encoded as SSH encodes it")
+    }
+}
+
+/// A certificate whose text is well-formed; whether it can be used is what [`Certificate::check`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Certificate {
+    blob: Vec<u8>,
+    key: PublicKey,
+    serial: u64,
+    kind: u32,
+    key_id: String,
+    principals: Vec<String>,
+    valid_after: u64,
+    valid_before: u64,
+    critical_options: Vec<Named>,
+    extensions: Vec<Named>,
+    authority: Vec<u8>,
+}
+
+/// A critical option or an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    name: String,
+    data: Vec<u8>,
+}
+
+impl Certificate {
+    /// Whether it certifies the key.
+    pub(crate) fn is_for(&self, key: &PublicKey) -> bool {
+        self.key == *key
+    }
+
+    /// Reads the base64 body alone, or the line of a `-cert.pub` file.
+    ///
+    /// # Errors
+    /// It is too large, or something else.
+    pub(crate) fn parse(text: &str) -> Result<Self, CertificateError> {
+        if text.len() > MAX_TEXT {
+            return Err(CertificateError::TooLarge);
+        }
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let body = match words.as_slice() {
+            [ALGORITHM, body, ..] => body,
+            [body] => body,
+            _ => return Err(CertificateError::Garbage("it is not one line of base64")),
+        };
+        let blob = STANDARD.decode(body).map_err(|_| CertificateError::Garbage("it is not base64"))?;
+        Self::from_blob(blob)
+    }
+
+    /// The fields in the order of PROTOCOL.certkeys.
+    fn from_blob(blob: Vec<u8>) -> Result<Self, CertificateError> {
+        let mut fields = Reader::new(&blob);
+        if fields.string()? != ALGORITHM.as_bytes() {
+            return Err(CertificateError::Garbage("it is of another type"));
+        }
+        let _nonce = fields.string()?;
+        let key = PublicKey { e: fields.positive()?.to_vec(), n: fields.positive()?.to_vec() };
+        let (serial, kind) = (fields.uint64()?, fields.uint32()?);
+        if ![USER, HOST].contains(&kind) {
+            return Err(CertificateError::Garbage("it is neither for a user nor for a host"));
+        }
+        let (key_id, principals) = (fields.text()?.to_owned(), principals(fields.string()?)?);
+        let (valid_after, valid_before) = (fields.uint64()?, fields.uint64()?);
+        let (critical_options, extensions) = (named(fields.string()?)?, named(fields.string()?)?);
+        let _reserved = fields.string()?;
+        let authority = fields.string()?.to_vec();
+        let signed = &blob[..blob.len() - fields.left()];
+        verify(signed, &authority, fields.string()?)?;
+        fields.end()?;
+        Ok(Self {
+            key,
+            serial,
+            kind,
+            key_id,
+            principals,
+            valid_after,
+            valid_before,
+            critical_options,
+            extensions,
+            authority,
+            blob,
+        })
+    }
+
+    /// Whether a user with this key can log in with it at this time, in seconds of Unix time.
+    ///
+    /// # Errors
+    /// What keeps him from it.
+    pub(crate) fn check(&self, key: &PublicKey, now: u64) -> Result<(), CertificateError> {
+        if self.key != *key {
+            return Err(CertificateError::AnotherKey);
+        }
+        if self.kind != USER {
+            return Err(CertificateError::ForHost);
+        }
+        if self.valid_before <= now {
+            return Err(CertificateError::Expired(self.valid_before));
+        }
+        if self.valid_after > now.saturating_add(CLOCK_SKEW) {
+            return Err(CertificateError::NotYetValid(self.valid_after));
+        }
+        self.login_name().map(|_| ()).ok_or(CertificateError::NoPrincipals)
+    }
+
+    /// The name to log in with: the first principal, in lower case (azure-cli-extensions `ssh`, custom.py:
+    /// `username.lower()`).
+    pub(crate) fn login_name(&self) -> Option<String> {
+        self.principals.first().filter(|name| !name.is_empty()).map(|name| name.to_lowercase())
+    }
+
+    /// Whether a user can log in with it.
+    pub(crate) fn lets_in(&self, user: &str) -> bool {
+        self.principals.iter().any(|name| name.to_lowercase() == user.to_lowercase())
+    }
+
+    /// Whether the same authority made out both.
+    pub(crate) fn has_authority_of(&self, other: &Self) -> bool {
+        self.authority == other.authority
+    }
+
+    /// The first second in which it is no longer valid, in seconds of Unix time.
+    pub(crate) fn valid_before(&self) -> u64 {
+        self.valid_before
+    }
+
+    /// The certificate as it stands in messages.
+    pub(crate) fn blob(&self) -> &[u8] {
+        &self.blob
+    }
+
+    /// The line of a `-cert.pub` file, with its end.
+    pub(crate) fn to_line(&self) -> String {
+        format!("{ALGORITHM} {}\n", STANDARD.encode(&self.blob))
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row = |label: &str, value: &str| writeln!(f, "{label:<17} {}", one_line(value));
+        row("login name", &self.login_name().unwrap_or("none".into()))?;
+        row("principals", &list(self.principals.iter().cloned()))?;
+        row("valid", &validity(self.valid_after, self.valid_before))?;
+        row("key ID", &self.key_id)?;
+        row("serial", &self.serial.to_string())?;
+        row("public key", &fingerprint(&self.key.blob()))?;
+        row("signed by", &fingerprint(&self.authority))?;
+        row("critical options", &list(self.critical_options.iter().map(Named::to_string)))?;
+        row("extensions", &list(self.extensions.iter().map(Named::to_string)))
+    }
+}
+
+impl fmt::Display for Named {
+    /// The value, too, where it is one string of text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut data = Reader::new(&self.data);
+        match data.text() {
+            Ok(value) if data.end().is_ok() => write!(f, "{}={value}", self.name),
+            _ => f.write_str(&self.name),
+        }
+    }
+}
+
+fn principals(list: &[u8]) -> Result<Vec<String>, CertificateError> {
+    let (mut list, mut principals) = (Reader::new(list), Vec::new());
+    while list.left() > 0 {
+        if principals.len() == MAX_PRINCIPALS {
+            return Err(CertificateError::Garbage("it has too many principals"));
+        }
+        principals.push(list.text()?.to_owned());
+    }
+    Ok(principals)
+}
+
+fn named(list: &[u8]) -> Result<Vec<Named>, Malformed> {
+    let (mut list, mut all) = (Reader::new(list), Vec::new());
+    while list.left() > 0 {
+        all.push(Named { name: list.text()?.to_owned(), data: list.string()?.to_vec() });
+    }
+    Ok(all)
+}
+
+/// ssh leaves out a certificate whose signature does not hold, and says so to nobody. Entra ID signs with RSA; of
+/// another authority's signature ssh is the judge.
+fn verify(signed: &[u8], authority: &[u8], signature: &[u8]) -> Result<(), CertificateError> {
+    let kind = Reader::new(authority).text()?;
+    let mut signature = Reader::new(signature);
+    let (algorithm, bytes) = (signature.text()?, signature.string()?);
+    signature.end()?;
+    let parameters = match (kind, algorithm) {
+        (SSH_RSA, "rsa-sha2-512") => &RSA_PKCS1_2048_8192_SHA512,
+        (SSH_RSA, "rsa-sha2-256") => &RSA_PKCS1_2048_8192_SHA256,
+        (SSH_RSA, SSH_RSA) => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+        (other, _) if OTHER_AUTHORITIES.contains(&other) => return Ok(()),
+        _ => return Err(CertificateError::Garbage("it is signed in an unknown way")),
+    };
+    let PublicKey { e, n } = PublicKey::from_blob(authority)?;
+    let verified = PublicKeyComponents { n, e }.verify(parameters, signed, bytes);
+    verified.map_err(|_| CertificateError::Garbage("its signature does not hold"))
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { "none".into() } else { items.join(", ") }
+}
+
+fn validity(after: u64, before: u64) -> String {
+    match (after, before) {
+        (0, u64::MAX) => "forever".into(),
+        (after, u64::MAX) => format!("from {}", moment(after)),
+        (after, before) => format!("from {} to {}", moment(after), moment(before)),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests;
