@@ -12,14 +12,14 @@ use clap::{
 use clap_complete::Shell;
 
 use crate::azure::cloud::{CloudName, Endpoints};
-use crate::azure::credentials::{Source, Wanted};
+use crate::azure::credentials::{CredentialOptions, CredentialSource};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::entra_ssh::Asked;
-use crate::machines::Selection;
-use crate::ssh::host_entry::{Delivery, Platform};
+use crate::entra_ssh::CertificateOptions;
+use crate::machines::MachineSelector;
+use crate::ssh::host_entry::{CertificateMode, Platform};
 
 /// The environment variable in which Microsoft's sshProxy finds its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
@@ -61,7 +61,7 @@ impl Cli {
 
 /// The options for identity and cloud that were typed: not those that the environment gave.
 fn who_and_where(matches: &ArgMatches) -> Vec<OsString> {
-    let options = CloudArgs::augment_args(IdentityArgs::augment_args(clap::Command::new("any")));
+    let options = CloudArgs::augment_args(CredentialArgs::augment_args(clap::Command::new("any")));
     let typed = |option: &Arg| {
         let name = option.get_id().as_str();
         let is_typed = matches.value_source(name) == Some(ValueSource::CommandLine);
@@ -249,7 +249,7 @@ pub(crate) struct ProxyArgs {
     pub(crate) certificate: CertificateArgs,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -291,15 +291,15 @@ pub(crate) struct SelectionArgs {
 
 impl SelectionArgs {
     /// What was typed.
-    pub(crate) fn selection(&self) -> Selection {
+    pub(crate) fn selection(&self) -> MachineSelector {
         let set = |values: &[String]| values.iter().cloned().collect();
-        Selection {
+        MachineSelector {
             machines: set(&self.machines),
             groups: set(&self.groups),
             subscriptions: set(&self.subscriptions),
             tags: set(&self.tags),
             all: self.all,
-            ..Selection::default()
+            ..MachineSelector::default()
         }
     }
 }
@@ -321,7 +321,7 @@ pub(crate) struct ConfigArgs {
     pub(crate) identity: Option<String>,
     /// Log in as the Entra user, with a certificate that arcssh renews [default: by agent, on Windows in files]
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, help_heading = "Sections")]
-    pub(crate) entra: Option<Option<Delivery>>,
+    pub(crate) entra: Option<Option<CertificateMode>>,
     /// Let sessions to a machine share one connection
     #[arg(long, help_heading = "Sections")]
     pub(crate) control_master: bool,
@@ -374,7 +374,7 @@ pub(crate) struct ConfigArgs {
     pub(crate) certificate: CertificateArgs,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -388,7 +388,7 @@ impl ConfigArgs {
     pub(crate) fn handed_on(words: &[String], from: &SetupArgs) -> Result<Self, clap::Error> {
         let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
         let found = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
-        let derived = from.selection.selection().is_broad();
+        let derived = from.selection.selection().is_filter();
         Ok(Self { who: from.who.clone(), cloud: from.cloud.clone(), derived, ..found })
     }
 }
@@ -410,7 +410,7 @@ pub(crate) struct ListArgs {
     pub(crate) host: Option<String>,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -436,7 +436,7 @@ pub(crate) struct CertArgs {
     pub(crate) certificate: CertificateArgs,
     /// Whose certificate.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud it is for.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -456,8 +456,8 @@ pub(crate) struct CertificateArgs {
 
 impl CertificateArgs {
     /// What was typed.
-    pub(crate) fn asked(&self) -> Asked {
-        Asked { scope: self.scope.clone(), client_id: self.client_id.clone() }
+    pub(crate) fn asked(&self) -> CertificateOptions {
+        CertificateOptions { scope: self.scope.clone(), client_id: self.client_id.clone() }
     }
 }
 
@@ -481,7 +481,7 @@ pub(crate) struct WarmArgs {
     pub(crate) wait: Duration,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -516,7 +516,7 @@ pub(crate) struct SetupArgs {
     pub(crate) wait: Duration,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -539,7 +539,7 @@ pub(crate) struct TeardownArgs {
     pub(crate) yes: bool,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -571,7 +571,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) yes: bool,
     /// Who talks to it.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -660,7 +660,7 @@ pub(crate) struct LoginArgs {
 pub(crate) struct AccountArgs {
     /// Whose account.
     #[command(flatten)]
-    pub(crate) who: IdentityArgs,
+    pub(crate) who: CredentialArgs,
     /// The cloud it is in.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -669,23 +669,23 @@ pub(crate) struct AccountArgs {
 /// Who talks to Azure.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Identity")]
-pub(crate) struct IdentityArgs {
+pub(crate) struct CredentialArgs {
     /// Where to take the identity from [default: any]
     #[arg(long, env = "ARCSSH_CREDENTIAL", value_name = "NAME", ignore_case = true, value_enum)]
-    credential: Option<Source>,
+    credential: Option<CredentialSource>,
     /// Tenant to sign in to [default: the identity's own]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
     tenant: Option<String>,
 }
 
-impl IdentityArgs {
+impl CredentialArgs {
     /// What was typed.
-    pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() }
+    pub(crate) fn wanted(&self) -> CredentialOptions {
+        CredentialOptions { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() }
     }
 
     /// The source of the identity, if one was given.
-    pub(crate) fn credential(&self) -> Option<Source> {
+    pub(crate) fn credential(&self) -> Option<CredentialSource> {
         self.credential
     }
 }

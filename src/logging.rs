@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
 use crate::files::open_own;
-use crate::terminal::output::{Log, warn};
+use crate::terminal::output::{Log, note};
 
 /// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
 ///
@@ -47,7 +47,7 @@ pub(crate) fn start(args: &LogArgs) -> Result<(), NoLog> {
 fn understood(directives: &str) -> Option<Targets> {
     let targets = directives.parse().ok();
     if targets.is_none() {
-        warn(&format!("RUST_LOG={directives} is not understood, and left out"));
+        note(&format!("RUST_LOG={directives} is not understood, and left out"));
     }
     targets
 }
@@ -74,7 +74,7 @@ pub(crate) enum NoLog {
     },
     /// Its permissions let other users read or write it.
     #[error("the log file {} is open to other users (mode {mode:04o})", path.display())]
-    TooOpen {
+    InsecurePermissions {
         /// The file.
         path: PathBuf,
         /// Its permissions.
@@ -107,7 +107,7 @@ fn ensure_private(file: &File, path: &Path) -> Result<(), NoLog> {
     let found = file.metadata().map_err(not_opened)?;
     let mode = found.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(NoLog::TooOpen { path: path.to_owned(), mode });
+        return Err(NoLog::InsecurePermissions { path: path.to_owned(), mode });
     }
     match found.nlink() {
         0 | 1 => Ok(()),

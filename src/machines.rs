@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::azure::arm::Arm;
-use crate::azure::hybrid_compute::{self, Machine, MachineName, list, show};
+use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, show};
 use crate::azure::resource_id::ResourceId;
 use crate::ssh::host_entry::is_alias;
 use crate::ssh::used_names::{Place, Use, UsedNames, matches};
 use crate::ssh::{effective_config, managed_block};
 use crate::state::{Key, Kind, Store, unix_now};
-use crate::terminal::output::word;
-use crate::terminal::progress::Waiting;
+use crate::terminal::output::shell_quote;
+use crate::terminal::progress::Progress;
 
 /// What selects machines: by name, or by what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Selection {
+pub(crate) struct MachineSelector {
     /// Names, `GROUP/NAME`s and resource IDs.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) machines: BTreeSet<String>,
@@ -41,10 +41,10 @@ pub(crate) struct Selection {
     pub(crate) except: BTreeSet<String>,
 }
 
-impl Selection {
+impl MachineSelector {
     /// Whether nothing is meant.
     pub(crate) fn is_empty(&self) -> bool {
-        self.machines.is_empty() && !self.is_broad()
+        self.machines.is_empty() && !self.is_filter()
     }
 
     /// Whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize your
@@ -70,12 +70,12 @@ impl Selection {
     }
 
     /// Whether machines are meant by what they have in common.
-    pub(crate) fn is_broad(&self) -> bool {
+    pub(crate) fn is_filter(&self) -> bool {
         self.all || !self.groups.is_empty() || !self.tags.is_empty()
     }
 
     /// Both together.
-    pub(crate) fn and(mut self, other: Self) -> Self {
+    pub(crate) fn merge(mut self, other: Self) -> Self {
         self.machines.extend(other.machines);
         self.groups.extend(other.groups);
         self.subscriptions.extend(other.subscriptions);
@@ -88,14 +88,14 @@ impl Selection {
     /// What the machines that are meant have in common, as it is typed; empty for all machines.
     pub(crate) fn common(&self) -> String {
         let typed = |option: &str, values: &BTreeSet<String>| -> Vec<String> {
-            values.iter().map(|value| format!("{option} {}", word(value))).collect()
+            values.iter().map(|value| format!("{option} {}", shell_quote(value))).collect()
         };
         let subscriptions = typed("--subscription", &self.subscriptions);
         [typed("-g", &self.groups), typed("--tag", &self.tags), subscriptions].concat().join(" ")
     }
 
     /// Whether the machine is meant by what it has in common with others.
-    pub(crate) fn takes(&self, machine: &Machine) -> bool {
+    pub(crate) fn selects(&self, machine: &Machine) -> bool {
         let in_subscription = self.subscriptions.is_empty()
             || self.subscriptions.iter().any(|id| id.eq_ignore_ascii_case(&machine.id.subscription));
         let in_group = self.groups.is_empty()
@@ -104,19 +104,19 @@ impl Selection {
             let (key, value) = tag.split_once('=').unwrap_or((tag, ""));
             machine.tags.iter().any(|(k, v)| k.eq_ignore_ascii_case(key) && v == value)
         };
-        let left_out = self.except.iter().any(|text| means(text, machine));
-        self.is_broad() && in_subscription && in_group && self.tags.iter().all(has_tag) && !left_out
+        let left_out = self.except.iter().any(|text| refers_to(text, machine));
+        self.is_filter() && in_subscription && in_group && self.tags.iter().all(has_tag) && !left_out
     }
 }
 
 /// Whether a name, `GROUP/NAME` or resource ID means the machine.
-pub(crate) fn means(text: &str, machine: &Machine) -> bool {
-    text.parse::<MachineName>().is_ok_and(|name| name.means(machine))
+pub(crate) fn refers_to(text: &str, machine: &Machine) -> bool {
+    text.parse::<MachineRef>().is_ok_and(|name| name.matches(machine))
 }
 
 /// A machine with what ssh calls it.
 #[derive(Clone, Debug)]
-pub(crate) struct Named {
+pub(crate) struct NamedMachine {
     /// The machine.
     pub(crate) machine: Machine,
     /// What may be typed for it: the alias of its host entry if the ssh configuration has one, else the one that
@@ -128,37 +128,37 @@ pub(crate) struct Named {
 /// IDs of their machines, which stay when another machine takes on the name.
 ///
 /// # Errors
-/// A name that no machine or more than one has; [`NoSubscription`]; what Azure refuses.
-pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<Named>> {
-    let names: Vec<MachineName> =
+/// A name that no machine or more than one has; [`NoSubscriptions`]; what Azure refuses.
+pub(crate) async fn select(arm: &Arm, selection: &mut MachineSelector) -> Result<Vec<NamedMachine>> {
+    let names: Vec<MachineRef> =
         selection.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
-    let by_id = names.iter().all(|name| matches!(name, MachineName::Id(_))) && !selection.is_broad();
+    let by_id = names.iter().all(|name| matches!(name, MachineRef::Id(_))) && !selection.is_filter();
     let subscriptions: Vec<String> = selection.subscriptions.iter().cloned().collect();
-    let waiting = Waiting::default();
-    waiting.for_the("list of machines from Azure Resource Manager".into());
+    let waiting = Progress::default();
+    waiting.set("list of machines from Azure Resource Manager".into());
     // What a machine is called depends on all others, whichever are meant.
-    let mut known = match waiting.during(seen(arm, &subscriptions)).await {
+    let mut known = match waiting.run(list_visible(arm, &subscriptions)).await {
         Err(error) if by_id => {
             info!("arcssh compares the names of the named machines only: {error}");
             Vec::new()
         }
-        seen => seen?,
+        list_visible => list_visible?,
     };
     let mut meant: BTreeSet<String> =
-        known.iter().filter(|machine| selection.takes(machine)).map(key).collect();
+        known.iter().filter(|machine| selection.selects(machine)).map(key).collect();
     selection.machines.clear();
     for name in &names {
-        let machine = one(arm, name, &known).await?;
+        let machine = resolve(arm, name, &known).await?;
         selection.machines.insert(machine.id.to_string());
-        selection.except.retain(|text| !means(text, &machine));
+        selection.except.retain(|text| !refers_to(text, &machine));
         meant.insert(key(&machine));
         if !known.iter().any(|other| key(other) == key(&machine)) {
             known.push(machine);
         }
     }
     let patterns = written_or_new(&known);
-    let named = known.into_iter().zip(patterns).map(|(machine, patterns)| Named { machine, patterns });
-    let mut named: Vec<Named> = named.filter(|named| meant.contains(&key(&named.machine))).collect();
+    let named = known.into_iter().zip(patterns).map(|(machine, patterns)| NamedMachine { machine, patterns });
+    let mut named: Vec<NamedMachine> = named.filter(|named| meant.contains(&key(&named.machine))).collect();
     named.sort_by_key(|named| (named.machine.id.name.to_lowercase(), key(&named.machine)));
     Ok(named)
 }
@@ -166,21 +166,21 @@ pub(crate) async fn select(arm: &Arm, selection: &mut Selection) -> Result<Vec<N
 /// The same for a command that acts on machines: there is at least one.
 ///
 /// # Errors
-/// [`NoneFits`]; those of [`select`].
-pub(crate) async fn select_some(arm: &Arm, selection: &mut Selection) -> Result<Vec<Named>> {
+/// [`NoMatch`]; those of [`select`].
+pub(crate) async fn select_some(arm: &Arm, selection: &mut MachineSelector) -> Result<Vec<NamedMachine>> {
     let machines = select(arm, selection).await?;
-    ensure!(!machines.is_empty(), NoneFits(selection.common()));
+    ensure!(!machines.is_empty(), NoMatch(selection.common()));
     Ok(machines)
 }
 
 /// The machines of these subscriptions, or of all that the identity sees if none is named.
 ///
 /// # Errors
-/// [`NoSubscription`], which is an empty list too; what Azure refuses.
-pub(crate) async fn seen(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>> {
+/// [`NoSubscriptions`], which is an empty list too; what Azure refuses.
+pub(crate) async fn list_visible(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>> {
     let machines = list(arm, subscriptions).await?;
     if machines.is_empty() && matches!(hybrid_compute::subscriptions(arm).await, Ok((0, _))) {
-        bail!(NoSubscription);
+        bail!(NoSubscriptions);
     }
     Ok(machines)
 }
@@ -194,35 +194,36 @@ pub(crate) fn key(machine: &Machine) -> String {
 /// in these subscriptions, or all that the identity sees if none is named.
 ///
 /// # Errors
-/// [`NotOne`], [`NoSubscription`]; what Azure refuses.
+/// [`AmbiguousName`], [`NoSubscriptions`]; what Azure refuses.
 pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Result<Machine> {
-    let name: MachineName = text.parse()?;
-    if matches!(name, MachineName::Id(_)) {
-        return one(arm, &name, &[]).await;
+    let name: MachineRef = text.parse()?;
+    if matches!(name, MachineRef::Id(_)) {
+        return resolve(arm, &name, &[]).await;
     }
-    pick(arm, text, &seen(arm, subscriptions).await?).await
+    pick(arm, text, &list_visible(arm, subscriptions).await?).await
 }
 
 /// The same among the machines of a list. A text that is the name of one machine and, with its group, that of another
 /// names neither.
 ///
 /// # Errors
-/// [`NotOne`]; what Azure refuses.
+/// [`AmbiguousName`]; what Azure refuses.
 pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Machine> {
-    let name: MachineName = text.parse()?;
-    if !matches!(name, MachineName::Name { group: None, .. }) {
-        return one(arm, &name, known).await;
+    let name: MachineRef = text.parse()?;
+    if !matches!(name, MachineRef::Name { group: None, .. }) {
+        return resolve(arm, &name, known).await;
     }
-    let is_called = |machine: &&Machine| forms(machine).iter().any(|form| form.eq_ignore_ascii_case(text));
+    let is_called =
+        |machine: &&Machine| alias_candidates(machine).iter().any(|form| form.eq_ignore_ascii_case(text));
     match known.iter().filter(is_called).collect::<Vec<_>>()[..] {
         [machine] => Ok(machine.clone()),
-        ref several => bail!(NotOne::among(&name, several)),
+        ref several => bail!(AmbiguousName::among(&name, several)),
     }
 }
 
 /// What a machine's name means, kept from connection to connection.
 #[derive(Debug)]
-pub(crate) struct Names<'a> {
+pub(crate) struct NameCache<'a> {
     arm: &'a Arm,
     store: &'a Store,
     name: &'a str,
@@ -232,16 +233,16 @@ pub(crate) struct Names<'a> {
 
 /// The machine that had a name.
 #[derive(Serialize, Deserialize)]
-struct Meant {
+struct CachedName {
     id: String,
     /// Seconds of Unix time.
     at: u64,
 }
 
 /// How long, in seconds, a name is taken to mean the same machine: a day.
-const NAME_LIFE: u64 = 86_400;
+const NAME_LIFETIME: u64 = 86_400;
 
-impl<'a> Names<'a> {
+impl<'a> NameCache<'a> {
     /// What `name` means, in one subscription if that is named; see [`find`].
     pub(crate) fn new(arm: &'a Arm, store: &'a Store, name: &'a str, subscription: Option<&str>) -> Self {
         let subscriptions: Vec<String> = subscription.into_iter().map(Into::into).collect();
@@ -254,9 +255,9 @@ impl<'a> Names<'a> {
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn kept(&self) -> Result<Option<ResourceId>> {
-        let meant: Option<Meant> = self.store.read(&self.key)?;
-        let lately = meant.filter(|meant| unix_now().saturating_sub(meant.at) < NAME_LIFE);
+    pub(crate) fn cached(&self) -> Result<Option<ResourceId>> {
+        let meant: Option<CachedName> = self.store.read(&self.key)?;
+        let lately = meant.filter(|meant| unix_now().saturating_sub(meant.at) < NAME_LIFETIME);
         Ok(lately.and_then(|meant| meant.id.parse().ok()))
     }
 
@@ -269,14 +270,14 @@ impl<'a> Names<'a> {
     ///
     /// # Errors
     /// See [`find`].
-    pub(crate) async fn look_up(&self) -> Result<ResourceId> {
+    pub(crate) async fn resolve_name(&self) -> Result<ResourceId> {
         let _lock = self.store.lock(&self.key).await;
         // Whoever had the lock before has done the work.
-        if let Some(id) = self.kept()? {
+        if let Some(id) = self.cached()? {
             return Ok(id);
         }
         let id = find(self.arm, self.name, &self.subscriptions).await?.id;
-        self.store.write(&self.key, &Meant { id: id.to_string(), at: unix_now() });
+        self.store.write(&self.key, &CachedName { id: id.to_string(), at: unix_now() });
         Ok(id)
     }
 }
@@ -284,21 +285,21 @@ impl<'a> Names<'a> {
 /// The one machine of a list that a name means; a resource ID that is not in the list is asked for.
 ///
 /// # Errors
-/// [`NotOne`]; what Azure refuses.
-pub(crate) async fn one(arm: &Arm, name: &MachineName, known: &[Machine]) -> Result<Machine> {
-    let found: Vec<&Machine> = known.iter().filter(|machine| name.means(machine)).collect();
+/// [`AmbiguousName`]; what Azure refuses.
+pub(crate) async fn resolve(arm: &Arm, name: &MachineRef, known: &[Machine]) -> Result<Machine> {
+    let found: Vec<&Machine> = known.iter().filter(|machine| name.matches(machine)).collect();
     match (&found[..], name) {
         ([machine], _) => Ok((*machine).clone()),
         // A machine that may not be read can still be connected to.
-        ([], MachineName::Id(id)) => Ok(show(arm, id).await?.unwrap_or_else(|| Machine::unseen(id.clone()))),
-        (others, _) => bail!(NotOne::among(name, others)),
+        ([], MachineRef::Id(id)) => Ok(show(arm, id).await?.unwrap_or_else(|| Machine::from_id(id.clone()))),
+        (others, _) => bail!(AmbiguousName::among(name, others)),
     }
 }
 
 /// What came of the work on several machines.
 ///
 /// # Errors
-/// That of the one machine there was; [`NotReached`] of several.
+/// That of the one machine there was; [`SomeFailed`] of several.
 pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
     let total = results.len();
     let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
@@ -307,7 +308,7 @@ pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
         (Some(error), 1) => Err(error),
         (Some(last), _) => {
             errors.push(last);
-            bail!(NotReached(errors))
+            bail!(SomeFailed(errors))
         }
     }
 }
@@ -315,12 +316,12 @@ pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
 /// Machines that something went wrong with, each as the context of what it was.
 #[derive(Debug, thiserror::Error)]
 #[error("not all machines can be reached")]
-pub(crate) struct NotReached(pub(crate) Vec<Error>);
+pub(crate) struct SomeFailed(pub(crate) Vec<Error>);
 
 /// A command was to act on machines, and none was named.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("no machine is named")]
-pub(crate) struct NoMachine {
+pub(crate) struct NothingSelected {
     /// The command.
     pub(crate) command: &'static str,
 }
@@ -328,30 +329,30 @@ pub(crate) struct NoMachine {
 /// Machines were named by what they have in common, and none has that.
 #[derive(Debug, thiserror::Error)]
 #[error("no Arc machine that this identity sees fits {}", if .0.is_empty() { "--all" } else { .0 })]
-pub(crate) struct NoneFits(pub(crate) String);
+pub(crate) struct NoMatch(pub(crate) String);
 
 /// The identity sees nothing of Azure: it is at home in another tenant, or has no role.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("this identity sees no subscription")]
-pub(crate) struct NoSubscription;
+pub(crate) struct NoSubscriptions;
 
 /// A name that no machine has, or several have.
 #[derive(Debug)]
-pub(crate) struct NotOne {
+pub(crate) struct AmbiguousName {
     /// As it was given.
     pub(crate) name: String,
     /// `GROUP/NAME` of those that have it.
     pub(crate) candidates: Vec<String>,
 }
 
-impl NotOne {
-    fn among(name: &MachineName, machines: &[&Machine]) -> Self {
+impl AmbiguousName {
+    fn among(name: &MachineRef, machines: &[&Machine]) -> Self {
         let candidates = machines.iter().map(|m| format!("{}/{}", m.id.resource_group, m.id.name)).collect();
         Self { name: name.to_string(), candidates }
     }
 }
 
-impl fmt::Display for NotOne {
+impl fmt::Display for AmbiguousName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.candidates.len() {
             0 => write!(f, "no Arc machine that this identity sees is called {}", self.name),
@@ -360,7 +361,7 @@ impl fmt::Display for NotOne {
     }
 }
 
-impl std::error::Error for NotOne {}
+impl std::error::Error for AmbiguousName {}
 
 /// A host entry of arcssh's in an ssh configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -445,19 +446,19 @@ impl Naming<'_> {
         claim: impl Fn(&Machine) -> Claim,
     ) -> Vec<Option<Alias>> {
         let mut counts = BTreeMap::new();
-        for form in machines.iter().flat_map(forms) {
+        for form in machines.iter().flat_map(alias_candidates) {
             *counts.entry(form.to_lowercase()).or_insert(0) += 1;
         }
         let mut reserved = BTreeMap::new();
         for machine in machines {
             let (key, claim) = (key(machine), claim(machine));
-            let kept = self
+            let cached = self
                 .written
                 .get(&key)
                 .into_iter()
                 .flatten()
                 .filter(|written| self.stays(machine, written, &claim));
-            if let Some(Written { alias, .. }) = { kept }.next() {
+            if let Some(Written { alias, .. }) = { cached }.next() {
                 reserved.entry(alias.to_lowercase()).or_insert(key);
             }
         }
@@ -467,14 +468,19 @@ impl Naming<'_> {
         };
         let alias = |machine: &Machine| {
             let claim = claim(machine);
-            let forms = forms(machine).into_iter().filter(|form| is_free(&form.to_lowercase(), machine));
-            let forms: Vec<String> = forms.collect();
+            let alias_candidates =
+                alias_candidates(machine).into_iter().filter(|form| is_free(&form.to_lowercase(), machine));
+            let alias_candidates: Vec<String> = alias_candidates.collect();
             let may_be = |form: &&String| self.objection(machine, form, &claim).is_none();
             let is_kept = |form: &&String| reserved.get(&form.to_lowercase()) == Some(&key(machine));
             let is_own =
                 |form: &&String| **form == machine.id.name && claim == Claim::ByUser { just_now: true };
-            let at_once = forms.iter().find(is_own).filter(may_be).or_else(|| forms.iter().find(is_kept));
-            let chosen = at_once.or_else(|| forms.iter().find(may_be))?;
+            let at_once = alias_candidates
+                .iter()
+                .find(is_own)
+                .filter(may_be)
+                .or_else(|| alias_candidates.iter().find(is_kept));
+            let chosen = at_once.or_else(|| alias_candidates.iter().find(may_be))?;
             Some(self.alias(machine, chosen, &claim))
         };
         machines.iter().map(alias).collect()
@@ -501,7 +507,8 @@ impl Naming<'_> {
 
     /// Whether the alias of an earlier run is still one of the machine's.
     fn stays(&self, machine: &Machine, written: &Written, claim: &Claim) -> bool {
-        let form = forms(machine).into_iter().find(|form| form.eq_ignore_ascii_case(&written.alias));
+        let form =
+            alias_candidates(machine).into_iter().find(|form| form.eq_ignore_ascii_case(&written.alias));
         form.is_some_and(|form| self.objection(machine, &form, claim).is_none())
     }
 
@@ -557,7 +564,7 @@ pub(crate) fn is_allowed<'a>(name: &str, mut patterns: impl Iterator<Item = &'a 
 /// The names of machines in this user's ssh configuration; for those that have none, the names that a broad
 /// `arcssh config` would write.
 fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
-    let file = managed_block::of_this_user().unwrap_or_default();
+    let file = managed_block::default_path().unwrap_or_default();
     let written = written(&managed_block::read(&file).unwrap_or_default());
     let used = UsedNames::here(&file);
     let naming =
@@ -565,7 +572,8 @@ fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
     let patterns = |(machine, alias): (&Machine, Option<Alias>)| {
         let key = key(machine);
         let entries = || written.get(&key).into_iter().flatten().map(|entry| &entry.alias);
-        let is_form = |alias: &&String| forms(machine).iter().any(|form| form.eq_ignore_ascii_case(alias));
+        let is_form =
+            |alias: &&String| alias_candidates(machine).iter().any(|form| form.eq_ignore_ascii_case(alias));
         let there = entries().find(is_form).or_else(|| entries().next());
         there.map(|alias| vec![alias.to_lowercase()]).or(alias.map(|alias| alias.patterns))
     };
@@ -574,8 +582,8 @@ fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
 
 /// Whether this is what the machine can be called: its ID, `GROUP/NAME`, or what an alias can be, in any case.
 pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
-    let machine = Machine::unseen(id.clone());
-    means(text, &machine) || forms(&machine).iter().any(|form| form.eq_ignore_ascii_case(text))
+    let machine = Machine::from_id(id.clone());
+    refers_to(text, &machine) || alias_candidates(&machine).iter().any(|form| form.eq_ignore_ascii_case(text))
 }
 
 /// What follows a name and a group that can be a name in DNS. A top-level domain has no hyphen unless it begins with
@@ -583,7 +591,7 @@ pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
 pub(crate) const SUFFIX: &str = "azure-arc";
 
 /// What a machine can be called, the shortest first.
-fn forms(machine: &Machine) -> [String; 5] {
+fn alias_candidates(machine: &Machine) -> [String; 5] {
     let id = &machine.id;
     let grouped = grouped(machine);
     let full = format!("{grouped}.{}", id.subscription);
@@ -633,7 +641,7 @@ mod tests {
         let id = format!(
             "/subscriptions/0a363e8c-a728-4970-8108-d104b63cb74f/resourceGroups/{group}/providers/Microsoft.HybridCompute/machines/{name}"
         );
-        Machine::unseen(id.parse().unwrap())
+        Machine::from_id(id.parse().unwrap())
     }
 
     fn names(

@@ -31,7 +31,7 @@ use anyhow::{Context, Result};
 use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
 use crate::terminal::output::{lines, print, print_on_stderr};
-use crate::terminal::tty::takes_colours;
+use crate::terminal::tty::use_color;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -52,12 +52,12 @@ fn show(usage: &clap::Error) -> Result<u8> {
     use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let text = usage.render();
     if !usage.use_stderr() {
-        let is_coloured = takes_colours(&stdout());
+        let is_coloured = use_color(&stdout());
         print(&if is_coloured { text.ansi().to_string() } else { text.to_string() })?;
         return Ok(0);
     }
     let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
-    let is_coloured = is_help && takes_colours(&stderr());
+    let is_coloured = is_help && use_color(&stderr());
     print_on_stderr(&if is_coloured { text.ansi().to_string() } else { lines(&text.to_string()) });
     Ok(diagnosis::USAGE)
 }
@@ -79,7 +79,7 @@ fn start(cli: &Cli) -> Result<u8> {
             biased;
             result = run(cli) => result,
             // The proxy looks out for them by itself: it tells what it was waiting for.
-            number = process::signals::stop(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
+            number = process::signals::shutdown(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
         }
     });
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.

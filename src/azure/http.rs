@@ -26,7 +26,7 @@ const MAX_RETRIES: u32 = 3;
 
 /// The longest Retry-After that is waited out. Beyond it the user is told, since ssh and its callers stop waiting
 /// long before (Ansible after 10 s).
-const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest limit that is believed: Azure's are counted by the hour at most, and a clock may have been set back.
 const LONGEST_LIMIT: Duration = Duration::from_secs(3600);
@@ -51,7 +51,7 @@ pub(crate) struct Bounded(pub(crate) reqwest::Client);
 #[async_trait]
 impl HttpClient for Bounded {
     async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
-        Ok(unread(read(self.0.execute_request(request).await?).await?))
+        Ok(into_async(read(self.0.execute_request(request).await?).await?))
     }
 }
 
@@ -61,13 +61,13 @@ pub(crate) type Refuse = fn(&Url, &RawResponse) -> Error;
 /// The options of a pipeline to `service` that keeps the rules; `refusal` is what its error answers are told as.
 pub(crate) fn client_options(client: Client, service: &Url, refusal: Refuse) -> ClientOptions {
     let Client { http, store } = client;
-    let limit = Limit { store, key: Key::new(Kind::Throttle, service.authority()), refusal };
+    let limit = SharedThrottle { store, key: Key::new(Kind::Throttle, service.authority()), refusal };
     let retry =
         RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
     ClientOptions {
         transport: Some(Transport::new(Arc::new(Bounded(http)))),
         retry,
-        per_try_policies: vec![Arc::new(limit), Arc::new(OnlyWhatMayPass { refusal })],
+        per_try_policies: vec![Arc::new(limit), Arc::new(StopRetrying { refusal })],
         ..Default::default()
     }
 }
@@ -75,41 +75,41 @@ pub(crate) fn client_options(client: Client, service: &Url, refusal: Refuse) -> 
 /// Keeps the retry policy from repeating what cannot change soon: a certificate that is not trusted, and a
 /// Retry-After longer than anybody waits.
 #[derive(Debug)]
-struct OnlyWhatMayPass {
+struct StopRetrying {
     refusal: Refuse,
 }
 
 #[async_trait]
-impl Policy for OnlyWhatMayPass {
+impl Policy for StopRetrying {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = match next[0].send(ctx, request, &next[1..]).await {
-            Err(error) if causes(&error).any(|cause| tls::refusal(cause).is_some()) => {
+            Err(error) if causes(&error).any(|cause| tls::error_in(cause).is_some()) => {
                 return Err(Error::with_error(ErrorKind::Other, error, "the TLS connection was refused"));
             }
             result => result?,
         };
         let response = response.try_into_raw_response().await?;
-        let long = retry_after(response.headers()).is_some_and(|wait| wait > PATIENCE);
+        let long = retry_after(response.headers()).is_some_and(|wait| wait > RETRY_TIMEOUT);
         if long && !response.status().is_success() {
             return Err((self.refusal)(request.url(), &response));
         }
-        Ok(unread(response))
+        Ok(into_async(response))
     }
 }
 
 /// Keeps all processes from asking a service before the time that it has told one of them.
 #[derive(Debug)]
-struct Limit {
+struct SharedThrottle {
     store: Store,
     key: Key,
     refusal: Refuse,
 }
 
 #[async_trait]
-impl Policy for Limit {
+impl Policy for SharedThrottle {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         while let Some(wait) = self.wait() {
-            if wait > PATIENCE {
+            if wait > RETRY_TIMEOUT {
                 return Err((self.refusal)(request.url(), &too_many(wait)));
             }
             info!("{} has asked for a pause of {:.1} s", self.key.subject, wait.as_secs_f32());
@@ -125,7 +125,7 @@ impl Policy for Limit {
     }
 }
 
-impl Limit {
+impl SharedThrottle {
     /// How long to wait; nothing where there is no limit, or one that no service means.
     fn wait(&self) -> Option<Duration> {
         let until: Duration = self.store.read(&self.key).ok()??;
@@ -159,7 +159,7 @@ async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
 }
 
 /// A response for the policies above, from one that was read.
-pub(crate) fn unread(response: RawResponse) -> AsyncRawResponse {
+pub(crate) fn into_async(response: RawResponse) -> AsyncRawResponse {
     let (status, headers, body) = response.deconstruct();
     AsyncRawResponse::from_bytes(status, headers, azure_core::Bytes::from(body))
 }
@@ -217,7 +217,7 @@ mod tests {
             wait(&[("retry-after-ms", "1"), ("x-ms-retry-after-ms", "2")]),
             Some(Duration::from_millis(2))
         );
-        assert!(wait(&[("retry-after", "Wed, 01 Jan 2200 00:00:00 GMT")]).unwrap() > PATIENCE);
+        assert!(wait(&[("retry-after", "Wed, 01 Jan 2200 00:00:00 GMT")]).unwrap() > RETRY_TIMEOUT);
         assert_eq!(wait(&[("retry-after", "soon")]), None);
         assert_eq!(wait(&[("retry-after", "-1")]), None);
     }

@@ -5,12 +5,12 @@ use serde_json::Value;
 
 use crate::azure::arm::ArmError;
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{Identity, Source, Token};
+use crate::azure::credentials::{AccessToken, CredentialChain, CredentialSource};
 use crate::azure::login::{self, Account};
 use crate::cli::AccountArgs;
 use crate::net::Net;
 use crate::state::{Store, unix_now};
-use crate::terminal::output::{moment, one_line, print};
+use crate::terminal::output::{format_time, print, sanitize};
 
 /// Prints it; the exit status.
 ///
@@ -19,7 +19,7 @@ use crate::terminal::output::{moment, one_line, print};
 pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let token = Identity::new(&cloud, args.who.wanted(), &net, &store).token(None).await;
+    let token = CredentialChain::new(&cloud, args.who.wanted(), &net, &store).token(None).await;
     let token = token.map_err(ArmError::from)?;
     let lines = [
         ("source", token.source.title().to_owned()),
@@ -29,7 +29,7 @@ pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
         ("stored", stored(&token, &cloud, &store)?),
     ];
     let given = lines.iter().filter(|(_, value)| !value.is_empty());
-    print(&given.map(|(what, value)| format!("{what:8} {}\n", one_line(value))).collect::<String>())?;
+    print(&given.map(|(what, value)| format!("{what:8} {}\n", sanitize(value))).collect::<String>())?;
     Ok(0)
 }
 
@@ -48,8 +48,8 @@ fn name(claims: &Value) -> String {
 }
 
 /// Where the refresh token of this account is stored, if arcssh stores one.
-fn stored(token: &Token, cloud: &Cloud, store: &Store) -> Result<String> {
-    let account = login::account(cloud, store)?.filter(|_| token.source == Source::Arcssh);
+fn stored(token: &AccessToken, cloud: &Cloud, store: &Store) -> Result<String> {
+    let account = login::account(cloud, store)?.filter(|_| token.source == CredentialSource::Arcssh);
     Ok(match (&account, account.as_ref().and_then(Account::key_store)) {
         (None, _) => String::new(),
         (_, Some(name)) => format!("the refresh token is in {name}"),
@@ -64,7 +64,7 @@ fn text(claim: &Value) -> String {
     claim.as_str().unwrap_or_default().to_owned()
 }
 
-fn expiry(token: &Token) -> String {
+fn expiry(token: &AccessToken) -> String {
     let minutes = token.expires_on.saturating_sub(unix_now()) / 60;
-    format!("{}, in {minutes} min", moment(token.expires_on))
+    format!("{}, in {minutes} min", format_time(token.expires_on))
 }

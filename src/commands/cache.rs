@@ -8,8 +8,8 @@ use indicatif::HumanDuration;
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::entra_ssh::cache;
-use crate::state::{ANOTHER_FOLDER, Key, Kind, Store};
-use crate::terminal::output::{one_line, print};
+use crate::state::{Key, Kind, OTHER_DIRECTORY, Store};
+use crate::terminal::output::{print, sanitize};
 
 /// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
 const CLEARED: [Kind; 7] =
@@ -31,9 +31,9 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
 
 fn show(store: &Store) -> Result<String> {
     let Some(folder) = store.folder() else {
-        return Ok(format!("nothing can be kept here: {ANOTHER_FOLDER}\n"));
+        return Ok(format!("nothing can be kept here: {OTHER_DIRECTORY}\n"));
     };
-    let mut text = format!("{}\n", one_line(&folder.display().to_string()));
+    let mut text = format!("{}\n", sanitize(&folder.display().to_string()));
     for key in store.keys() {
         text += &line(store, &key)?;
     }
@@ -50,5 +50,5 @@ fn line(store: &Store, key: &Key) -> Result<String> {
         Kind::Certificate => told(cache::life_left(store, key)?),
         _ => String::new(),
     };
-    Ok(format!("{:11} {left:12} {}\n", key.kind.name(), one_line(&key.subject)))
+    Ok(format!("{:11} {left:12} {}\n", key.kind.name(), sanitize(&key.subject)))
 }

@@ -9,15 +9,15 @@ use ring::digest::{SHA256, digest};
 use tempfile::NamedTempFile;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::Identity;
+use crate::azure::credentials::CredentialChain;
 use crate::cli::CertArgs;
-use crate::entra_ssh::cache::{Holder, Pair};
-use crate::entra_ssh::{NoCertificate, certify};
+use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
+use crate::entra_ssh::{IssueError, request_certificate};
 use crate::net::Net;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::{Key, Kind, Store, unix_now};
-use crate::terminal::output::{print, warn};
+use crate::terminal::output::{note, print};
 
 /// How OpenSSH names a key's certificate (ssh-keygen(1), "CERTIFICATES").
 const CERTIFICATE: &str = "-cert.pub";
@@ -31,16 +31,16 @@ const MAX_FILE: u64 = 64 * 1024;
 pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let identity = Identity::new(&cloud, args.who.wanted(), &net, &store);
+    let identity = CredentialChain::new(&cloud, args.who.wanted(), &net, &store);
     if let Some(public_key) = &args.public_key {
         return for_own_key(args, &identity, public_key).await;
     }
-    let holder = Holder::new(identity, args.certificate.asked())?;
+    let holder = CertificateCache::new(identity, args.certificate.asked())?;
     match &args.file {
         _ if args.show => show(&holder),
         Some(file) => {
             let (key, file) = (expanded(&key_of(file)?), expanded(file));
-            let pair = holder.pair().await?.for_section_of(args.login_name.as_deref())?;
+            let pair = holder.pair().await?.for_login_name(args.login_name.as_deref())?;
             write(&pair, &key, &file, &store).await
         }
         None => {
@@ -51,13 +51,13 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
 }
 
 /// A certificate for a key that the user has.
-async fn for_own_key(args: &CertArgs, identity: &Identity, public_key: &Path) -> Result<u8> {
+async fn for_own_key(args: &CertArgs, identity: &CredentialChain, public_key: &Path) -> Result<u8> {
     let key = PublicKey::read(&expanded(public_key))?;
     let file = args.file.as_deref().map_or_else(|| beside(&expanded(public_key)), expanded);
-    let certificate = certify(identity, &key, &args.certificate.asked()).await?.certificate;
+    let certificate = request_certificate(identity, &key, &args.certificate.asked()).await?.certificate;
     ensure_ours(&file, &certificate)?;
     replace(&file, &marked(&certificate, OWN))?;
-    warn(&format!("{} is written", file.display()));
+    note(&format!("{} is written", file.display()));
     tell(&certificate)?;
     Ok(0)
 }
@@ -82,7 +82,7 @@ fn key_of(file: &Path) -> Result<PathBuf> {
 
 /// Writes the pair for ssh to read, one process at a time, so that no two pairs are mixed. Who stops in the middle leaves
 /// the mark on the certificate, and whoever comes next goes on.
-async fn write(pair: &Pair, key: &Path, file: &Path, store: &Store) -> Result<u8> {
+async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> Result<u8> {
     if let Some(folder) = file.parent() {
         create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
@@ -186,8 +186,8 @@ fn create_private_folder(folder: &Path) -> std::io::Result<()> {
 }
 
 /// What the kept certificate says.
-fn show(holder: &Holder) -> Result<u8> {
-    let Some(Pair { certificate, .. }) = holder.kept()? else { bail!(NoCertificate::NoneKept) };
+fn show(holder: &CertificateCache) -> Result<u8> {
+    let Some(CertifiedKey { certificate, .. }) = holder.cached()? else { bail!(IssueError::NoneKept) };
     print(&certificate.to_string())?;
     Ok(0)
 }

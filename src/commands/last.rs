@@ -7,10 +7,10 @@ use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::diagnosis::last_error::{self, LastError};
-use crate::ssh::effective_config::section_of;
+use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
-use crate::state::{ANOTHER_FOLDER, Store, unix_now};
-use crate::terminal::output::{moment, one_line, print, word};
+use crate::state::{OTHER_DIRECTORY, Store, unix_now};
+use crate::terminal::output::{format_time, print, sanitize, shell_quote};
 
 /// Prints it; the exit status.
 ///
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     }
     let text = match errors.split_first() {
         Some((last, others)) => explained(last) + &named(others),
-        None if store.check()?.is_none() => format!("nothing can be kept here: {ANOTHER_FOLDER}\n"),
+        None if store.check()?.is_none() => format!("nothing can be kept here: {OTHER_DIRECTORY}\n"),
         None => nothing(args.machine.as_deref()),
     };
     print(&text)?;
@@ -35,8 +35,8 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
 
 /// What the user's ssh configuration has under a name.
 fn target(name: &str) -> Option<String> {
-    let text = managed_block::of_this_user().and_then(|file| managed_block::read(&file)).ok()?;
-    Some(section_of(name, &text)?.target)
+    let text = managed_block::default_path().and_then(|file| managed_block::read(&file)).ok()?;
+    Some(find_entry(name, &text)?.target)
 }
 
 fn nothing(machine: Option<&str>) -> String {
@@ -46,7 +46,7 @@ fn nothing(machine: Option<&str>) -> String {
 
 fn explained(error: &LastError) -> String {
     let LastError { machine, port, what, hint, request, status, .. } = error;
-    let doctor = |id: &String| format!("arcssh doctor {} looks at each step of the way", word(id));
+    let doctor = |id: &String| format!("arcssh doctor {} looks at each step of the way", shell_quote(id));
     let lines = [
         ("what", Some(what.clone())),
         ("hint", hint.clone()),
@@ -58,7 +58,7 @@ fn explained(error: &LastError) -> String {
         ("next", machine.as_ref().map(doctor)),
     ];
     let given = lines.into_iter().filter_map(|(title, value)| Some((title, value?)));
-    given.map(|(title, value)| format!("{title:8} {}\n", one_line(&value))).collect()
+    given.map(|(title, value)| format!("{title:8} {}\n", sanitize(&value))).collect()
 }
 
 /// The others that failed, for the command to be given their names.
@@ -67,7 +67,7 @@ fn named(others: &[LastError]) -> String {
         return String::new();
     }
     let names: Vec<String> = others.iter().map(|error| format!("{} {}", name(error), ago(error))).collect();
-    format!("{:8} {}\n", "others", one_line(&names.join(", ")))
+    format!("{:8} {}\n", "others", sanitize(&names.join(", ")))
 }
 
 /// `GROUP/NAME` of the machine, or what was typed for ssh where no more was known.
@@ -76,7 +76,7 @@ fn name(error: &LastError) -> String {
 }
 
 fn when(error: &LastError) -> String {
-    format!("{}, {}", moment(error.at), ago(error))
+    format!("{}, {}", format_time(error.at), ago(error))
 }
 
 fn ago(error: &LastError) -> String {

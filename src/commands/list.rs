@@ -7,10 +7,10 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
-use crate::machines::{Named, SUFFIX, Selection, select};
+use crate::machines::{MachineSelector, NamedMachine, SUFFIX, select};
 use crate::net::Net;
 use crate::state::Store;
-use crate::terminal::output::{json_text, one_line, print, width};
+use crate::terminal::output::{json_text, print, sanitize, width};
 
 /// Prints the list; the exit status.
 ///
@@ -21,8 +21,11 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let typed = args.selection.selection();
-    let mut selection =
-        if typed.is_empty() { typed.and(Selection { all: true, ..Selection::default() }) } else { typed };
+    let mut selection = if typed.is_empty() {
+        typed.merge(MachineSelector { all: true, ..MachineSelector::default() })
+    } else {
+        typed
+    };
     let machines = select(&arm, &mut selection).await?;
     let text = match args.format.unwrap_or(ListFormat::Table) {
         _ if args.host.is_some() => {
@@ -48,7 +51,7 @@ fn object(machine: &Machine) -> Value {
 
 /// An inventory with all variables in `_meta`, so that ansible asks once (ansible docs, "Developing dynamic inventory").
 /// Groups are all hosts, resource groups and systems.
-fn inventory(machines: &[Named]) -> Value {
+fn inventory(machines: &[NamedMachine]) -> Value {
     let mut groups: Map<String, Value> = Map::new();
     let mut variables = Map::new();
     let mut join = |group: String, host: &str| {
@@ -69,15 +72,15 @@ fn inventory(machines: &[Named]) -> Value {
     Value::Object(groups)
 }
 
-fn host_variables(machines: &[Named], host: &str) -> Value {
+fn host_variables(machines: &[NamedMachine], host: &str) -> Value {
     let found = hosts(machines).find(|(_, name, _)| name.eq_ignore_ascii_case(host));
     found.map_or(json!({}), |(_, _, variables)| variables)
 }
 
 /// The machines that ssh has a name for, each with its name in the inventory and its variables. That name is what ssh
 /// calls the machine, unless it is a group's: ansible would connect to that host alone when a play names the group.
-fn hosts(machines: &[Named]) -> impl Iterator<Item = (&Machine, String, Value)> {
-    machines.iter().filter_map(|Named { machine, patterns }| {
+fn hosts(machines: &[NamedMachine]) -> impl Iterator<Item = (&Machine, String, Value)> {
+    machines.iter().filter_map(|NamedMachine { machine, patterns }| {
         let alias = patterns.as_ref()?.first()?;
         let mut variables = json!({ "arc": for_ansible(object(machine)) });
         let name = match is_group(alias) {
@@ -132,13 +135,13 @@ fn group_name(kind: &str, name: &str) -> String {
     format!("{kind}_{name}")
 }
 
-fn table(machines: &[Named]) -> String {
+fn table(machines: &[NamedMachine]) -> String {
     let head = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE"].map(str::to_owned);
-    let row = |Named { machine, .. }: &Named| {
+    let row = |NamedMachine { machine, .. }: &NamedMachine| {
         let change = machine.last_status_change.split('.').next().unwrap_or_default().replace('T', " ");
         let id = &machine.id;
         [&id.name, &id.resource_group, &machine.status, &machine.agent_version, &machine.os, &change]
-            .map(|cell| one_line(cell))
+            .map(|cell| sanitize(cell))
     };
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();
     let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or_default();

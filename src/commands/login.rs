@@ -7,14 +7,14 @@ use azure_core::http::Url;
 use tracing::debug;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{Identity, Source, Wanted};
+use crate::azure::credentials::{CredentialChain, CredentialOptions, CredentialSource};
 use crate::azure::http::Client;
 use crate::azure::login::{self, Account, SignIn, SignedIn};
 use crate::cli::LoginArgs;
 use crate::net::Net;
 use crate::state::Store;
-use crate::terminal::output::{set_variable, warn};
-use crate::terminal::prompt::{Consent, NotAgreed};
+use crate::terminal::output::{note, set_variable};
+use crate::terminal::prompt::{Confirm, PromptError};
 
 /// Signs in, and stores the account; the exit status.
 ///
@@ -26,10 +26,10 @@ pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let before = login::account(&cloud, &store)?;
     let account = attempt(args, &cloud, &store, before).await.map_err(|error| error.context(SigningIn))?;
-    warn(&format!("signed in as {}", account.title()));
+    note(&format!("signed in as {}", account.title()));
     if let Some(first) = comes_first(&cloud, &store).await {
         let command = set_variable("ARCSSH_CREDENTIAL", "arcssh");
-        warn(&format!("{} comes before this sign-in; to use this sign-in: {command}", first.title()));
+        note(&format!("{} comes before this sign-in; to use this sign-in: {command}", first.title()));
     }
     Ok(0)
 }
@@ -38,33 +38,36 @@ async fn attempt(args: &LoginArgs, cloud: &Cloud, store: &Store, before: Option<
     let signed_in = sign_in(args, cloud, store).await?;
     let account = signed_in.account.clone();
     confirm(args, before.as_ref(), &account).await?;
-    if let Some(reason) = login::keep(cloud, store, signed_in).await?.filter(|reason| !reason.is_expected()) {
-        warn(&format!("the refresh token is stored in a file that only you can read: {reason}"));
+    if let Some(reason) = login::save(cloud, store, signed_in).await?.filter(|reason| !reason.is_expected()) {
+        note(&format!("the refresh token is stored in a file that only you can read: {reason}"));
     }
     Ok(account)
 }
 
 /// The credential that is used in place of this account.
-async fn comes_first(cloud: &Cloud, store: &Store) -> Option<Source> {
-    let token = Identity::new(cloud, Wanted::default(), &Net::new(), store).token(None).await.ok()?;
-    (token.source != Source::Arcssh && std::env::var_os("ARCSSH_CREDENTIAL").is_none())
+async fn comes_first(cloud: &Cloud, store: &Store) -> Option<CredentialSource> {
+    let token = CredentialChain::new(cloud, CredentialOptions::default(), &Net::new(), store)
+        .token(None)
+        .await
+        .ok()?;
+    (token.source != CredentialSource::Arcssh && std::env::var_os("ARCSSH_CREDENTIAL").is_none())
         .then_some(token.source)
 }
 
 async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<SignedIn> {
-    store.try_out().context(NowhereToKeep)?;
+    store.check_writable().context(NowhereToKeep)?;
     let http = Net::new().http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));
     let sign_in = sign_in.for_account(args.account.as_deref());
-    if args.device_code { sign_in.by_device_code(warn).await } else { sign_in.by_browser(open).await }
+    if args.device_code { sign_in.by_device_code(note).await } else { sign_in.by_browser(open).await }
 }
 
 /// Shows the URL on the terminal, for a browser that arcssh cannot start, and starts a browser with the link.
 fn open(url: &Url, link: &str) {
-    warn("sign in in the browser, at the address:");
-    warn(url.as_str());
+    note("sign in in the browser, at the address:");
+    note(url.as_str());
     let link = link.to_owned();
     // A browser in the terminal keeps its caller waiting.
     let browser = move || webbrowser::open(&link).unwrap_or_else(|error| warn_without_browser(&error));
@@ -75,7 +78,7 @@ fn open(url: &Url, link: &str) {
 
 fn warn_without_browser(error: &std::io::Error) {
     debug!("no browser: {error}");
-    warn("arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
+    note("arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
 }
 
 /// Has the user confirm an account that is not the expected one: another user of this machine, or a web page, could have
@@ -83,8 +86,8 @@ fn warn_without_browser(error: &std::io::Error) {
 async fn confirm(args: &LoginArgs, before: Option<&Account>, account: &Account) -> Result<()> {
     let Some(expected) = other_than(args, before, account) else { return Ok(()) };
     let question = format!("{} signed in, not {expected}. Use this account?", account.title());
-    match Consent::Asked.to(&question).await {
-        Err(error) if error.is::<NotAgreed>() => {
+    match Confirm::Ask.to(&question).await {
+        Err(error) if error.is::<PromptError>() => {
             bail!(AnotherAccount { name: account.name.clone(), tenant: account.tenant.clone(), expected })
         }
         result => result,

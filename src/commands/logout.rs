@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::azure::login;
 use crate::state::{Kind, Store};
-use crate::terminal::output::warn;
+use crate::terminal::output::note;
 
 /// Deletes accounts, tokens, certificates and relay credentials; the exit status.
 ///
@@ -12,9 +12,9 @@ use crate::terminal::output::warn;
 /// Others can read the state directory, or a refresh token cannot be deleted from the key store.
 pub(crate) async fn run() -> Result<u8> {
     let store = Store::open()?;
-    let accounts = login::forget(&store).await;
+    let accounts = login::delete(&store).await;
     store.clear(&[Kind::Token, Kind::Relay, Kind::Refusal, Kind::Name, Kind::Certificate, Kind::Failure]);
-    store.clear_half_made();
-    warn(if accounts? == 0 { "no account was signed in" } else { "signed out" });
+    store.clear_temporary();
+    note(if accounts? == 0 { "no account was signed in" } else { "signed out" });
     Ok(0)
 }

@@ -9,16 +9,16 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::cli::{ConfigArgs, SetupArgs};
-use crate::connector::Goal;
-use crate::machines::{Named, NoMachine, all_done, select_some};
+use crate::connector::Target;
+use crate::machines::{NamedMachine, NothingSelected, all_done, select_some};
 use crate::net::Net;
-use crate::provisioning::Wish;
-use crate::provisioning::run::{Go, Work};
-use crate::ssh::effective_config::section_of;
+use crate::provisioning::DesiredService;
+use crate::provisioning::run::{Mode, Provisioner};
+use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
 use crate::state::Store;
-use crate::terminal::output::{warn, word};
-use crate::terminal::prompt::{Consent, is_wanted};
+use crate::terminal::output::{note, shell_quote};
+use crate::terminal::prompt::{Confirm, confirm};
 
 /// How it goes on.
 pub(crate) enum Next {
@@ -34,16 +34,17 @@ pub(crate) enum Next {
 /// What Azure refuses, and that nobody agreed to the changes.
 pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let mut selection = args.selection.selection();
-    ensure!(!selection.is_empty(), NoMachine { command: "setup" });
+    ensure!(!selection.is_empty(), NothingSelected { command: "setup" });
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let machines = select_some(&arm, &mut selection).await?;
-    let wish = Wish { service: args.service, port: args.port, replace: args.replace_port };
-    let work = Work { net: &net, store: &store, arm: &arm, wish, jobs: args.jobs.into(), wait: args.wait };
-    let go = if args.dry_run { Go::NotAtAll } else { Go::With(Consent::of(args.yes)) };
+    let desired = DesiredService { service: args.service, port: args.port, replace: args.replace_port };
+    let work =
+        Provisioner { net: &net, store: &store, arm: &arm, desired, jobs: args.jobs.into(), wait: args.wait };
+    let go = if args.dry_run { Mode::DryRun } else { Mode::Apply(Confirm::of(args.yes)) };
     let done = work.run(machines.iter().map(|named| named.machine.id.clone()).collect(), go).await;
-    let ready: Vec<Goal> = done.results.iter().flatten().cloned().collect();
+    let ready: Vec<Target> = done.results.iter().flatten().cloned().collect();
     let may_ask = !args.yes && ready.len() == done.results.len();
     let words = match Names::of(&machines, &ready) {
         Some(names) => names.offer(may_ask).await?,
@@ -63,30 +64,30 @@ struct Names<'a> {
     /// The `Port` that all sections of a new block get: one that is there keeps its own.
     port: Option<u16>,
     /// Those without a section of theirs.
-    missing: Vec<(&'a str, &'a Goal)>,
+    missing: Vec<(&'a str, &'a Target)>,
 }
 
 impl<'a> Names<'a> {
     /// Looks them up, and says what to type for those that have a section; none where there is no home for a
     /// configuration.
-    fn of(machines: &'a [Named], ready: &'a [Goal]) -> Option<Self> {
-        let file = managed_block::of_this_user().ok()?;
+    fn of(machines: &'a [NamedMachine], ready: &'a [Target]) -> Option<Self> {
+        let file = managed_block::default_path().ok()?;
         // One that cannot be read is arcssh config's to complain of: the machines are set up.
         let text = managed_block::read(&file).unwrap_or_default();
         let mut missing = Vec::new();
         for named in machines {
-            let is = |goal: &&Goal| goal.machine.as_ref() == Some(&named.machine.id);
-            let goal = ready.iter().find(is).filter(|goal| goal.service == Service::Ssh);
+            let is = |target: &&Target| target.machine.as_ref() == Some(&named.machine.id);
+            let target = ready.iter().find(is).filter(|target| target.service == Service::Ssh);
             let alias = named.patterns.iter().flatten().next();
-            match (goal, section_of(&named.machine.id.to_string(), &text), alias) {
-                (Some(goal), Some(section), _) => {
-                    warn(&format!("hint: {}", ssh(&section.alias, goal, Some(section.port))));
+            match (target, find_entry(&named.machine.id.to_string(), &text), alias) {
+                (Some(target), Some(section), _) => {
+                    note(&format!("hint: {}", ssh(&section.alias, target, Some(section.port))));
                 }
-                (Some(goal), None, Some(alias)) => missing.push((alias.as_str(), goal)),
+                (Some(target), None, Some(alias)) => missing.push((alias.as_str(), target)),
                 _ => {}
             }
         }
-        let first = missing.first().map(|(_, goal)| goal.port);
+        let first = missing.first().map(|(_, target)| target.port);
         let port = first.filter(|port| *port != Service::Ssh.default_port());
         let has_block = managed_block::find(&text).is_ok_and(|block| block.is_some());
         Some(Self { file, port: port.filter(|_| !has_block), missing })
@@ -99,30 +100,32 @@ impl<'a> Names<'a> {
             return Ok(None);
         }
         let then: Vec<String> =
-            self.missing.iter().map(|(alias, goal)| ssh(alias, goal, self.port)).collect();
+            self.missing.iter().map(|(alias, target)| ssh(alias, target, self.port)).collect();
         let (then, file) = (then.join(", "), self.file.display());
-        if may_ask && is_wanted(&format!("write into {file} what is needed for: {then}?")).await? {
-            return Ok(Some(self.words(|(_, goal)| id(goal))));
+        if may_ask && confirm(&format!("write into {file} what is needed for: {then}?")).await? {
+            return Ok(Some(self.words(|(_, target)| id(target))));
         }
-        let words = self.words(|(alias, _)| word(alias)).join(" ");
-        warn(&format!("hint: arcssh config {words} writes into {file} what is needed for: {then}"));
+        let words = self.words(|(alias, _)| shell_quote(alias)).join(" ");
+        note(&format!("hint: arcssh config {words} writes into {file} what is needed for: {then}"));
         Ok(None)
     }
 
-    fn words(&self, machine: impl Fn(&(&str, &Goal)) -> String) -> Vec<String> {
+    fn words(&self, machine: impl Fn(&(&str, &Target)) -> String) -> Vec<String> {
         let port = self.port.iter().flat_map(|port| ["--port".to_owned(), port.to_string()]);
         self.missing.iter().map(machine).chain(port).collect()
     }
 }
 
-fn id(goal: &Goal) -> String {
-    goal.machine.as_ref().map(ToString::to_string).unwrap_or_default()
+fn id(target: &Target) -> String {
+    target.machine.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 /// What is to be typed for a machine whose section has this `Port`, ssh's own if none.
-fn ssh(alias: &str, goal: &Goal, of_section: Option<u16>) -> String {
-    match goal.port {
-        port if port == of_section.unwrap_or(Service::Ssh.default_port()) => format!("ssh {}", word(alias)),
-        port => format!("ssh -p {port} {}", word(alias)),
+fn ssh(alias: &str, target: &Target, of_section: Option<u16>) -> String {
+    match target.port {
+        port if port == of_section.unwrap_or(Service::Ssh.default_port()) => {
+            format!("ssh {}", shell_quote(alias))
+        }
+        port => format!("ssh -p {port} {}", shell_quote(alias)),
     }
 }

@@ -8,13 +8,13 @@ use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, 
 use crate::azure::relay_credential_cache::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::TeardownArgs;
-use crate::connector::Goal;
-use crate::machines::{NoMachine, all_done, select_some};
+use crate::connector::Target;
+use crate::machines::{NothingSelected, all_done, select_some};
 use crate::net::Net;
 use crate::state::Store;
-use crate::terminal::output::warn;
-use crate::terminal::progress::Waiting;
-use crate::terminal::prompt::Consent;
+use crate::terminal::output::note;
+use crate::terminal::progress::Progress;
+use crate::terminal::prompt::Confirm;
 
 /// Takes the machines down; the exit status.
 ///
@@ -22,7 +22,7 @@ use crate::terminal::prompt::Consent;
 /// Under [`TakingDown`]: what Azure refuses, and that nobody agreed to it.
 pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     let mut selection = args.selection.selection();
-    ensure!(!selection.is_empty(), NoMachine { command: "teardown" });
+    ensure!(!selection.is_empty(), NothingSelected { command: "teardown" });
     let store = Store::open()?;
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &Net::new(), &store, args.who.wanted());
@@ -34,20 +34,20 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     };
     for named in &machines {
         let ResourceId { name, resource_group, .. } = &named.machine.id;
-        warn(&format!("{name} in {resource_group}: {what}"));
+        note(&format!("{name} in {resource_group}: {what}"));
     }
-    Consent::of(args.yes).to("take this from everybody who connects to these machines?").await?;
-    let (mut results, waiting) = (Vec::new(), Waiting::default());
+    Confirm::of(args.yes).to("take this from everybody who connects to these machines?").await?;
+    let (mut results, waiting) = (Vec::new(), Progress::default());
     for named in &machines {
-        waiting.for_the(format!("changes to {} in Azure Resource Manager", named.machine.id.name));
-        let done = waiting.during(take_down(&arm, &store, &named.machine.id, args)).await;
+        waiting.set(format!("changes to {} in Azure Resource Manager", named.machine.id.name));
+        let done = waiting.run(take_down(&arm, &store, &named.machine.id, args)).await;
         if done.is_ok() {
-            warn(&format!("{}: done", named.machine.id.name));
+            note(&format!("{}: done", named.machine.id.name));
         }
         results.push(done);
     }
     all_done(results)?;
-    warn(
+    note(
         "on a machine itself, azcmagent config set incomingconnections.enabled false keeps everybody out, whatever Azure says",
     );
     Ok(0)
@@ -55,14 +55,14 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
 
 async fn take_down(arm: &Arm, store: &Store, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
     let (name, port) = (machine.name.clone(), args.service.default_port());
-    let goal = Goal { machine: Some(machine.clone()), name, port, service: args.service };
+    let target = Target { machine: Some(machine.clone()), name, port, service: args.service };
     let deleted = match args.endpoint {
         true => delete_endpoint(arm, machine).await,
         false => delete_port(arm, machine, args.service).await,
     };
     forget(arm, store, machine);
     let deleted = deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) });
-    deleted.context(goal).context(TakingDown)?;
+    deleted.context(target).context(TakingDown)?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::cli::LogArgs;
 use crate::state::Store;
-use crate::terminal::output::{one_line, print};
+use crate::terminal::output::{print, sanitize};
 
 /// Prints it; the exit status.
 ///
@@ -16,7 +16,7 @@ use crate::terminal::output::{one_line, print};
 pub(crate) fn run(log: &LogArgs) -> Result<u8> {
     let mut text = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
     if log.verbose > 0 {
-        text.extend(details().iter().map(|(what, value)| format!("{what:9} {}\n", one_line(value))));
+        text.extend(details().iter().map(|(what, value)| format!("{what:9} {}\n", sanitize(value))));
     }
     print(&text)?;
     Ok(0)

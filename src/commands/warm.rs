@@ -8,36 +8,36 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
-use crate::azure::relay_credential_cache::Credentials;
+use crate::azure::relay_credential_cache::RelayCredentialCache;
 use crate::cli::WarmArgs;
-use crate::connector::{Goal, Way};
+use crate::connector::{Connector, Target};
 use crate::diagnosis::last_error;
-use crate::machines::{NoMachine, NotReached, select_some};
+use crate::machines::{NothingSelected, SomeFailed, select_some};
 use crate::net::Net;
 use crate::state::Store;
 use crate::terminal::output::print;
-use crate::terminal::progress::Waiting;
+use crate::terminal::progress::Progress;
 
 /// Reaches the machines; the exit status.
 ///
 /// # Errors
-/// [`NotReached`]; what Azure refuses.
+/// [`SomeFailed`]; what Azure refuses.
 pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let mut selection = args.selection.selection();
-    ensure!(!selection.is_empty(), NoMachine { command: "warm" });
+    ensure!(!selection.is_empty(), NothingSelected { command: "warm" });
     let (net, store) = (Net::new(), Store::open()?);
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let machines = select_some(&arm, &mut selection).await?;
     let bar = bar(machines.len());
     let parts = Parts { net, store, arm, args };
-    let goals = machines.iter().map(|named| goal(&named.machine, args)).enumerate();
-    let work = stream::iter(goals).map(|(number, goal)| {
+    let goals = machines.iter().map(|named| target(&named.machine, args)).enumerate();
+    let work = stream::iter(goals).map(|(number, target)| {
         let (parts, bar) = (&parts, &bar);
         async move {
-            let result = parts.reach(&goal).await;
+            let result = parts.reach(&target).await;
             bar.inc(1);
-            (number, result.context(goal))
+            (number, result.context(target))
         }
     });
     // As they come: a machine that is off keeps nobody waiting.
@@ -56,13 +56,13 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// Connects, and mints a successor where one is due. The connection is closed again before anything is sent on it.
-    async fn reach(&self, goal: &Goal) -> Result<()> {
+    async fn reach(&self, target: &Target) -> Result<()> {
         let Self { net, store, arm, args } = self;
-        let machine = goal.machine.as_ref().context(NoMachine { command: "warm" })?;
-        let credentials = Credentials::new(arm, store, machine, args.service, goal.port);
-        let way = Way { net, goal, wait: args.wait, waiting: &Waiting::default() };
-        let (_connection, minted) = way.reach(&credentials).await?;
-        last_error::forget(store, goal);
+        let machine = target.machine.as_ref().context(NothingSelected { command: "warm" })?;
+        let credentials = RelayCredentialCache::new(arm, store, machine, args.service, target.port);
+        let connector = Connector { net, target, wait: args.wait, waiting: &Progress::default() };
+        let (_connection, minted) = connector.connect(&credentials).await?;
+        last_error::forget(store, target);
         if credentials.is_due(&minted) {
             credentials.refresh(&minted).await;
         }
@@ -70,8 +70,8 @@ impl Parts<'_> {
     }
 }
 
-fn goal(machine: &Machine, args: &WarmArgs) -> Goal {
-    Goal {
+fn target(machine: &Machine, args: &WarmArgs) -> Target {
+    Target {
         machine: Some(machine.id.clone()),
         name: machine.id.name.clone(),
         port: args.port.unwrap_or(args.service.default_port()),
@@ -90,5 +90,5 @@ fn tell(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
     let mut errors: Vec<Error> = results.filter_map(Result::err).collect();
     let reached = total - errors.len();
     errors.extend(print(&format!("{reached} of {total} machines are ready to connect to\n")).err());
-    if errors.is_empty() { Ok(0) } else { bail!(NotReached(errors)) }
+    if errors.is_empty() { Ok(0) } else { bail!(SomeFailed(errors)) }
 }

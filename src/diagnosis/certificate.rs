@@ -1,12 +1,12 @@
 //! Why there is no SSH certificate to log in with, in words.
 
-use crate::azure::credentials::{NoExtension, NoToken, Source};
-use crate::azure::entra::EntraRefusal;
+use crate::azure::credentials::{CredentialError, CredentialSource, MissingSshExtension};
+use crate::azure::entra::EntraError;
 use crate::commands::doctor::report::Hint;
 use crate::diagnosis::credentials::{explain_no_token, sign_in};
 use crate::diagnosis::system::RAISE_PROCESSES;
-use crate::diagnosis::{FAILED, NO_IDENTITY, NO_WAY_OUT, Told, causes, chain, explain_too_open};
-use crate::entra_ssh::{NoCertificate, OnlyAsSignedIn};
+use crate::diagnosis::{EXIT_AUTH, EXIT_NETWORK, FAILED, Told, causes, chain, explain_too_open};
+use crate::entra_ssh::{AzureCliOptions, IssueError};
 use crate::ssh::rsa_key::NoProgram;
 
 /// "Azure Linux VM Sign-In", the application that Conditional Access knows, and whose service principal a tenant may
@@ -20,34 +20,34 @@ const DEVICE: [&str; 4] = ["AADSTS53000", "AADSTS53001", "AADSTS53003", "AADSTS5
 const NO_APPLICATION: [&str; 2] = ["AADSTS500011", "AADSTS650052"];
 
 /// No certificate, and so no login: ssh itself would say "Permission denied".
-pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
+pub(super) fn explain_no_certificate(none: &IssueError) -> Told {
     match none {
-        NoCertificate::Refused { scope, error } => explain_refused(scope, error),
-        NoCertificate::NoWay(Source::ManagedIdentity) => Told::new(
-            NO_IDENTITY,
+        IssueError::Refused { scope, error } => explain_refused(scope, error),
+        IssueError::NoWay(CredentialSource::ManagedIdentity) => Told::new(
+            EXIT_AUTH,
             "there is no SSH certificate for a managed identity: Entra ID makes none",
             "run arcssh login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
         ),
-        NoCertificate::NoWay(source) => Told::new(
-            NO_IDENTITY,
+        IssueError::NoWay(source) => Told::new(
+            EXIT_AUTH,
             format!("{} has no way to ask for an SSH certificate", source.title()),
             sign_in(""),
         ),
-        NoCertificate::Unusable(error) => Told::new(
+        IssueError::Unusable(error) => Told::new(
             FAILED,
             format!("what Entra ID gave cannot log in: {error}"),
             "check AZURE_AUTHORITY_HOST, if it is set, and this machine's clock",
         ),
-        NoCertificate::Another { name, section } => Told::new(
-            NO_IDENTITY,
+        IssueError::Another { name, section } => Told::new(
+            EXIT_AUTH,
             none.to_string(),
             format!("sign in as {section}, or run arcssh config for sections of {name}"),
         ),
-        NoCertificate::NoneKept => {
+        IssueError::NoneKept => {
             Told::new(FAILED, none.to_string(), Hint::new("arcssh cert gets one", "arcssh cert"))
         }
-        NoCertificate::Store(open) => explain_too_open(open),
-        NoCertificate::NoKey(error) => {
+        IssueError::Store(open) => explain_too_open(open),
+        IssueError::NoKey(error) => {
             let why = format!("{none}: {}", causes(error.chain()));
             let lacks_processes = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::WouldBlock;
             let hint = match error.downcast_ref().is_some_and(lacks_processes) {
@@ -60,19 +60,19 @@ pub(super) fn explain_no_certificate(none: &NoCertificate) -> Told {
     }
 }
 
-fn explain_refused(scope: &str, error: &NoToken) -> Told {
+fn explain_refused(scope: &str, error: &CredentialError) -> Told {
     let told = explain_no_token(error);
-    if told.status == NO_WAY_OUT {
+    if told.status == EXIT_NETWORK {
         return told;
     }
-    let NoToken::Refused { from, error, .. } = error else { return told };
-    if error.is::<NoExtension>() {
+    let CredentialError::Refused { from, error, .. } = error else { return told };
+    if error.is::<MissingSshExtension>() {
         return Told::new(told.status, error.to_string(), "run arcssh login, or az extension add --name ssh");
     }
-    if error.is::<OnlyAsSignedIn>() {
+    if error.is::<AzureCliOptions>() {
         return Told::new(told.status, error.to_string(), "leave them out, or run arcssh login");
     }
-    let Some(refusal) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<EntraRefusal>()) else {
+    let Some(refusal) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<EntraError>()) else {
         return told;
     };
     Told {
@@ -83,7 +83,7 @@ fn explain_refused(scope: &str, error: &NoToken) -> Told {
 }
 
 /// What a refusal of the grant for certificates wants.
-fn remedy(scope: &str, from: Source, refusal: &EntraRefusal) -> Option<Hint> {
+fn remedy(scope: &str, from: CredentialSource, refusal: &EntraError) -> Option<Hint> {
     let is = |codes: &[&str]| codes.iter().any(|code| refusal.description.starts_with(&format!("{code}:")));
     if is(&DEVICE) {
         return Some(
@@ -98,6 +98,6 @@ fn remedy(scope: &str, from: Source, refusal: &EntraRefusal) -> Option<Hint> {
         );
     }
     let wants_user = ["interaction_required", "invalid_grant", "consent_required", "login_required"];
-    (from == Source::Arcssh && wants_user.contains(&refusal.error.as_str()))
+    (from == CredentialSource::Arcssh && wants_user.contains(&refusal.error.as_str()))
         .then(|| sign_in(&format!(" --scope {scope}")))
 }

@@ -4,19 +4,22 @@ use std::error::Error as StdError;
 
 use anyhow::Error;
 
-use crate::azure::credentials::{Flaw, Impostor, NoAgent, NoToken, NotSetUp, NotUsable, START_AGENT, Source};
-use crate::azure::entra::EntraRefusal;
+use crate::azure::credentials::{
+    AgentNotRunning, CertificateProblem, CredentialError, CredentialSource, Impostor, IncompleteEnvironment,
+    InvalidClientCertificate, START_AGENT,
+};
+use crate::azure::entra::EntraError;
 use crate::azure::http::TooLong;
 use crate::azure::login::StillStored;
 use crate::azure::login::key_store::Unusable;
 use crate::commands::doctor::report::Hint;
 use crate::commands::login::{AnotherAccount, NowhereToKeep};
 use crate::diagnosis::{
-    FAILED, NO_IDENTITY, NO_WAY_OUT, TRY_LATER, Told, again, causes, chain, explain_too_open,
+    EXIT_AUTH, EXIT_NETWORK, FAILED, TRY_LATER, Told, again, causes, chain, explain_too_open,
     explain_way_out, is_set, network, root,
 };
-use crate::state::{ANOTHER_FOLDER, TooOpen};
-use crate::terminal::output::{unset_variable, word};
+use crate::state::{InsecurePermissions, OTHER_DIRECTORY};
+use crate::terminal::output::{shell_quote, unset_variable};
 
 /// The way to an identity that needs no other program.
 const SIGN_IN: &str = "run arcssh login";
@@ -33,39 +36,39 @@ pub(super) fn sign_in(options: &str) -> Hint {
 const FAILED_CREDENTIAL: &str = " authentication failed.";
 
 /// No source gives a token.
-pub(super) fn explain_no_token(no_token: &NoToken) -> Told {
+pub(super) fn explain_no_token(no_token: &CredentialError) -> Told {
     match no_token {
-        NoToken::Nobody(Some(absent)) => {
+        CredentialError::Nobody(Some(absent)) => {
             let why = format!(
                 "no account is signed in; of the machine's own identity: {absent} ({})",
                 absent.remedy
             );
-            Told::new(NO_IDENTITY, why, sign_in(""))
+            Told::new(EXIT_AUTH, why, sign_in(""))
         }
-        NoToken::Nobody(None) => Told::new(
-            NO_IDENTITY,
+        CredentialError::Nobody(None) => Told::new(
+            EXIT_AUTH,
             "no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell",
             sign_in(""),
         ),
-        NoToken::Absent { from, absent } => {
-            Told::new(NO_IDENTITY, format!("{} was asked for: {absent}", from.title()), absent.remedy.clone())
+        CredentialError::Unavailable { from, absent } => {
+            Told::new(EXIT_AUTH, format!("{} was asked for: {absent}", from.title()), absent.remedy.clone())
         }
-        NoToken::Refused { from, tenant, error } => explain_refused(*from, tenant.as_deref(), error),
-        NoToken::Store(too_open) => explain_too_open(too_open),
+        CredentialError::Refused { from, tenant, error } => explain_refused(*from, tenant.as_deref(), error),
+        CredentialError::Store(too_open) => explain_too_open(too_open),
     }
 }
 
-fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
+fn explain_refused(from: CredentialSource, tenant: Option<&str>, error: &Error) -> Told {
     let chain = || chain(error.as_ref());
-    if error.is::<NoAgent>() {
-        let why = format!("{NoAgent} ({})", root(error.as_ref()));
+    if error.is::<AgentNotRunning>() {
+        let why = format!("{AgentNotRunning} ({})", root(error.as_ref()));
         let hint =
             format!("type azcmagent show, and {START_AGENT}; or name another identity with --credential");
-        return Told::new(NO_IDENTITY, why, hint);
+        return Told::new(EXIT_AUTH, why, hint);
     }
     if let Some(impostor) = error.downcast_ref::<Impostor>() {
         let hint = format!("stop that process, then start the agent: {START_AGENT}");
-        return Told::new(NO_IDENTITY, impostor.to_string(), hint);
+        return Told::new(EXIT_AUTH, impostor.to_string(), hint);
     }
     if let Some(told) = explain_way_out(error.as_ref(), None, "Entra ID") {
         return told;
@@ -76,32 +79,33 @@ fn explain_refused(from: Source, tenant: Option<&str>, error: &Error) -> Told {
             Some(first) => format!("{first}, or {RUN_LOGIN}").into(),
             None => Hint::new(RUN_LOGIN, "arcssh login"),
         };
-        return Told::new(NO_IDENTITY, why, hint);
+        return Told::new(EXIT_AUTH, why, hint);
     }
-    if let Some(too_open) = chain().find_map(|cause| cause.downcast_ref::<TooOpen>()) {
+    if let Some(too_open) = chain().find_map(|cause| cause.downcast_ref::<InsecurePermissions>()) {
         return explain_too_open(too_open);
     }
-    if let Some(refusal) = chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
+    if let Some(refusal) = chain().find_map(|cause| cause.downcast_ref::<EntraError>()) {
         let who = tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
         return explain_entra(refusal, &format!("{}{who} was refused", from.title()), hint(from, tenant));
     }
     if let Some(too_long) = chain().find_map(|cause| cause.downcast_ref::<TooLong>()) {
         let why = format!("{} gives no token, but an answer without end: {too_long}", from.title());
-        return Told::new(NO_IDENTITY, why, hint(from, tenant));
+        return Told::new(EXIT_AUTH, why, hint(from, tenant));
     }
-    if let Some(error) = chain().find(|cause| cause.is::<reqwest::Error>() && from != Source::ManagedIdentity)
+    if let Some(error) =
+        chain().find(|cause| cause.is::<reqwest::Error>() && from != CredentialSource::ManagedIdentity)
     {
         let why = format!("Entra ID cannot be reached: {}", root(error));
-        return Told::new(NO_WAY_OUT, why, network());
+        return Told::new(EXIT_NETWORK, why, network());
     }
-    if let Some(NotUsable { path, flaw }) = error.downcast_ref() {
-        return Told::new(NO_IDENTITY, causes(error.chain()), usable(path, *flaw));
+    if let Some(InvalidClientCertificate { path, flaw }) = error.downcast_ref() {
+        return Told::new(EXIT_AUTH, causes(error.chain()), usable(path, *flaw));
     }
-    if error.is::<NotSetUp>() {
-        return Told::new(NO_IDENTITY, error.to_string(), hint(from, tenant));
+    if error.is::<IncompleteEnvironment>() {
+        return Told::new(EXIT_AUTH, error.to_string(), hint(from, tenant));
     }
     let why = format!("{} gives no token: {}", from.title(), own_words(error));
-    Told::new(NO_IDENTITY, why, hint(from, tenant))
+    Told::new(EXIT_AUTH, why, hint(from, tenant))
 }
 
 const RUN_LOGIN: &str = "run: arcssh login";
@@ -110,7 +114,7 @@ const RUN_LOGIN: &str = "run: arcssh login";
 fn remedy(unusable: &Unusable) -> Option<String> {
     match unusable {
         Unusable::Off => Some(unset_variable("ARCSSH_NO_KEYRING")),
-        Unusable::Absent => Some("use a session that has your key store".into()),
+        Unusable::Unavailable => Some("use a session that has your key store".into()),
         Unusable::Locked => Some("unlock the key store".into()),
         Unusable::Silent | Unusable::Failed(_) => Some("restart the key store".into()),
         Unusable::Empty => None,
@@ -125,13 +129,18 @@ pub(super) fn explain_still_stored(StillStored(unusable): &StillStored) -> Told 
 }
 
 /// What makes a certificate usable.
-fn usable(path: &str, flaw: Flaw) -> String {
-    let (old, new) = (word(path), word(&format!("{path}.pem")));
+fn usable(path: &str, flaw: CertificateProblem) -> String {
+    let (old, new) = (shell_quote(path), shell_quote(&format!("{path}.pem")));
     match flaw {
-        Flaw::NotPem => format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file"),
-        Flaw::Locked if cfg!(windows) => without_password_in_powershell(&old, &new),
-        Flaw::Locked => without_password_in_unix(&old, &new),
-        Flaw::NoCertificate | Flaw::NoKey | Flaw::NotRsa | Flaw::Rejected(_) => {
+        CertificateProblem::NotPem => {
+            format!("openssl pkcs12 -in {old} -out {new} -nodes, and name that file")
+        }
+        CertificateProblem::Locked if cfg!(windows) => without_password_in_powershell(&old, &new),
+        CertificateProblem::Locked => without_password_in_unix(&old, &new),
+        CertificateProblem::NoCertificate
+        | CertificateProblem::NoKey
+        | CertificateProblem::NotRsa
+        | CertificateProblem::Rejected(_) => {
             "name a PEM file that holds both, an RSA key without a password and its certificate".into()
         }
     }
@@ -150,21 +159,25 @@ pub(super) fn without_password_in_powershell(old: &str, new: &str) -> String {
 }
 
 /// What to do where a source refuses.
-fn hint(from: Source, tenant: Option<&str>) -> Hint {
+fn hint(from: CredentialSource, tenant: Option<&str>) -> Hint {
     let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
     match from {
-        Source::Environment if is_set("AZURE_CLIENT_SECRET") => SERVICE_PRINCIPAL.into(),
-        Source::Environment => CERTIFICATE.into(),
-        Source::WorkloadIdentity => {
+        CredentialSource::Environment if is_set("AZURE_CLIENT_SECRET") => SERVICE_PRINCIPAL.into(),
+        CredentialSource::Environment => CERTIFICATE.into(),
+        CredentialSource::WorkloadIdentity => {
             "check AZURE_TENANT_ID, AZURE_CLIENT_ID and the federated credentials of the application".into()
         }
-        Source::ManagedIdentity => "name another identity with --credential or ARCSSH_CREDENTIAL".into(),
-        Source::Arcssh | Source::Any => sign_in(&option("--tenant")),
-        Source::AzureCli => format!("run az login{0}, or arcssh login{0}", option("--tenant")).into(),
-        Source::AzureDeveloperCli => {
+        CredentialSource::ManagedIdentity => {
+            "name another identity with --credential or ARCSSH_CREDENTIAL".into()
+        }
+        CredentialSource::Arcssh | CredentialSource::Any => sign_in(&option("--tenant")),
+        CredentialSource::AzureCli => {
+            format!("run az login{0}, or arcssh login{0}", option("--tenant")).into()
+        }
+        CredentialSource::AzureDeveloperCli => {
             format!("run azd auth login{}, or arcssh login", option("--tenant-id")).into()
         }
-        Source::AzurePowershell => {
+        CredentialSource::AzurePowershell => {
             format!("run Connect-AzAccount{}, or arcssh login", option("-Tenant")).into()
         }
     }
@@ -172,19 +185,19 @@ fn hint(from: Source, tenant: Option<&str>) -> Hint {
 
 /// Entra ID's own answers begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization error
 /// codes"); what else comes in its place is somebody else's.
-fn explain_entra(refusal: &EntraRefusal, what: &str, hint: Hint) -> Told {
-    let EntraRefusal { host, status, description, retry_after, .. } = refusal;
+fn explain_entra(refusal: &EntraError, what: &str, hint: Hint) -> Told {
+    let EntraError { host, status, description, retry_after, .. } = refusal;
     let answer = format!("{status} {description}");
     let answer = answer.trim_end();
     match status {
         429 => Told::new(FAILED, "Entra ID has had too many requests (429)", again(*retry_after)),
         408 => {
-            Told::new(NO_WAY_OUT, format!("Entra ID did not get the request in time ({answer})"), network())
+            Told::new(EXIT_NETWORK, format!("Entra ID did not get the request in time ({answer})"), network())
         }
         500.. => Told::new(FAILED, format!("Entra ID has a fault ({answer})"), TRY_LATER),
-        400..500 if !description.is_empty() => Told::new(NO_IDENTITY, format!("{what}: {description}"), hint),
+        400..500 if !description.is_empty() => Told::new(EXIT_AUTH, format!("{what}: {description}"), hint),
         _ => Told::new(
-            NO_WAY_OUT,
+            EXIT_NETWORK,
             format!("something on the way to Entra ID answered ({answer})"),
             format!(
                 "let https://{host} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it"
@@ -216,15 +229,15 @@ pub(super) fn explain_sign_in(error: &Error) -> Told {
     let causes: Vec<&(dyn StdError + 'static)> = error.chain().skip(1).collect();
     if error.is::<NowhereToKeep>() {
         let why = super::causes(causes.into_iter());
-        return Told::new(FAILED, why, ANOTHER_FOLDER);
+        return Told::new(FAILED, why, OTHER_DIRECTORY);
     }
     if let Some(another) = error.downcast_ref::<AnotherAccount>() {
-        let command = format!("arcssh login --account {}", word(&another.name));
+        let command = format!("arcssh login --account {}", shell_quote(&another.name));
         let hint = Hint::new(format!("to use this account, run: {command}"), command);
-        return Told::new(NO_IDENTITY, another.to_string(), hint);
+        return Told::new(EXIT_AUTH, another.to_string(), hint);
     }
-    if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraRefusal>()) {
+    if let Some(refusal) = causes.iter().find_map(|cause| cause.downcast_ref::<EntraError>()) {
         return explain_entra(refusal, "the sign-in was refused", AGAIN.into());
     }
-    Told::new(NO_IDENTITY, format!("cannot sign in: {}", super::causes(causes.into_iter())), AGAIN)
+    Told::new(EXIT_AUTH, format!("cannot sign in: {}", super::causes(causes.into_iter())), AGAIN)
 }

@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::azure::resource_id::ResourceId;
-use crate::connector::Goal;
+use crate::connector::Target;
 use crate::machines::is_called;
-use crate::state::{Key, Kind, Store, TooOpen};
+use crate::state::{InsecurePermissions, Key, Kind, Store};
 
 /// What a user was told of a connection that failed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,9 +49,9 @@ pub(crate) fn keep(error: &LastError) {
 }
 
 /// A connection works: whatever failed before it explains nothing any more.
-pub(crate) fn forget(store: &Store, goal: &Goal) {
-    store.remove(&key(&goal.name));
-    if let Some(machine) = &goal.machine {
+pub(crate) fn forget(store: &Store, target: &Target) {
+    store.remove(&key(&target.name));
+    if let Some(machine) = &target.machine {
         store.remove(&key(&machine.to_string()));
     }
 }
@@ -60,9 +60,10 @@ pub(crate) fn forget(store: &Store, goal: &Goal) {
 ///
 /// # Errors
 /// Others can get at a file.
-pub(crate) fn all(store: &Store) -> Result<Vec<LastError>, TooOpen> {
+pub(crate) fn all(store: &Store) -> Result<Vec<LastError>, InsecurePermissions> {
     let keys = store.keys().into_iter().filter(|key| key.kind == Kind::Failure);
-    let found: Result<Vec<Option<LastError>>, TooOpen> = keys.map(|key| store.read(&key)).collect();
+    let found: Result<Vec<Option<LastError>>, InsecurePermissions> =
+        keys.map(|key| store.read(&key)).collect();
     let mut errors: Vec<LastError> = found?.into_iter().flatten().collect();
     errors.sort_by_key(|error| std::cmp::Reverse(error.at));
     Ok(errors)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Error;
 use rustls::CertificateError;
 
-use crate::azure::arm::{ArmError, Refusal};
+use crate::azure::arm::{ArmError, ErrorResponse};
 use crate::azure::hybrid_compute::TooManyPages;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::StillStored;
@@ -23,38 +23,38 @@ use crate::azure::resource_id::ResourceIdError;
 use crate::commands::doctor::probe::Slow;
 use crate::commands::doctor::report::{AGENT, Hint, SERVED_REGION, Words};
 use crate::commands::login::SigningIn;
-use crate::commands::proxy::StoppedWaiting;
+use crate::commands::proxy::Interrupted;
 use crate::commands::teardown::TakingDown;
-use crate::connector::Goal;
+use crate::connector::Target;
 use crate::diagnosis::certificate::explain_no_certificate;
 use crate::diagnosis::credentials::{explain_no_token, explain_sign_in, explain_still_stored, sign_in};
 use crate::diagnosis::last_error::LastError;
 use crate::diagnosis::system::{explain_system, explain_unread};
-use crate::entra_ssh::NoCertificate;
-use crate::machines::{NoMachine, NoSubscription, NoneFits, NotOne, NotReached};
-use crate::net::Step;
+use crate::entra_ssh::IssueError;
+use crate::machines::{AmbiguousName, NoMatch, NoSubscriptions, NothingSelected, SomeFailed};
+use crate::net::ConnectStep;
 use crate::net::http_proxy::{Refused as ProxyRefused, UnsupportedProxy};
-use crate::net::tls::{self, NO_ROOTS, Unread, Untrusted};
+use crate::net::tls::{self, NO_ROOTS, UnknownIssuer, Unread};
 use crate::provisioning::run::SettingUp;
 use crate::provisioning::{NotRegistered, NotShown, PortTaken};
-use crate::relay::bridge::Broken;
+use crate::relay::bridge::BridgeError;
 use crate::relay::handshake::ConnectError;
-use crate::ssh::effective_config::{NotUsed, Shadowed};
-use crate::ssh::managed_block::NotChanged;
-use crate::state::{TooOpen, unix_now};
-use crate::terminal::output::{NotPrinted, one_line, set_variable, word};
-use crate::terminal::progress::Late;
-use crate::terminal::prompt::NotAgreed;
+use crate::ssh::effective_config::{Overridden, OverriddenError};
+use crate::ssh::managed_block::WriteError;
+use crate::state::{InsecurePermissions, unix_now};
+use crate::terminal::output::{StdoutError, sanitize, set_variable, shell_quote};
+use crate::terminal::progress::TimedOut;
+use crate::terminal::prompt::PromptError;
 use crate::terminal::tty;
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
-const NO_IDENTITY: u8 = 3;
-const NOT_ALLOWED: u8 = 4;
-const NOT_SET_UP: u8 = 5;
-const NO_WAY_OUT: u8 = 6;
-const NOBODY_LISTENS: u8 = 7;
+const EXIT_AUTH: u8 = 3;
+const EXIT_DENIED: u8 = 4;
+const EXIT_NOT_CONFIGURED: u8 = 5;
+const EXIT_NETWORK: u8 = 6;
+const EXIT_NO_LISTENER: u8 = 7;
 /// As shells tell of SIGHUP, by which ssh says that it is done.
 const HUNG_UP: u8 = 129;
 
@@ -79,36 +79,36 @@ impl Told {
 /// Tells the user on standard error, and what to exit with. What kept a connection from coming about is kept too: with
 /// ControlPersist ssh throws the standard error of its ProxyCommand away.
 pub(crate) fn report(error: &Error) -> ExitCode {
-    if let Some(NotReached(errors)) = error.downcast_ref() {
+    if let Some(SomeFailed(errors)) = error.downcast_ref() {
         for error in errors {
             report(error);
         }
         return ExitCode::from(FAILED);
     }
-    let goal = error.downcast_ref::<Goal>();
-    let Told { why, hint, status } = explain(error, goal);
+    let target = error.downcast_ref::<Target>();
+    let Told { why, hint, status } = explain(error, target);
     let hint = hint.map(|hint| hint.text);
-    let what = match goal {
-        Some(goal) if error.is::<SettingUp>() => format!("cannot set up {goal}: "),
-        Some(goal) if error.is::<TakingDown>() => format!("cannot take down {goal}: "),
-        Some(goal) if error.is::<Broken>() => format!("lost {goal}: "),
-        Some(goal) if !error.is::<NoMachine>() => format!("cannot connect to {goal}: "),
+    let what = match target {
+        Some(target) if error.is::<SettingUp>() => format!("cannot set up {target}: "),
+        Some(target) if error.is::<TakingDown>() => format!("cannot take down {target}: "),
+        Some(target) if error.is::<BridgeError>() => format!("lost {target}: "),
+        Some(target) if !error.is::<NothingSelected>() => format!("cannot connect to {target}: "),
         _ => String::new(),
     };
     let what = format!("{what}{why}");
     // Whoever types Ctrl-C ends ssh by it too, and wants to hear no more.
-    if !error.is::<StoppedWaiting>() || status == HUNG_UP {
+    if !error.is::<Interrupted>() || status == HUNG_UP {
         tell(&what, hint.as_deref());
     }
     let is_connection = !error.is::<SettingUp>() && !error.is::<TakingDown>();
-    if let Some(goal) = goal.filter(|_| is_connection) {
+    if let Some(target) = target.filter(|_| is_connection) {
         last_error::keep(&LastError {
             at: unix_now(),
-            machine: goal.machine.as_ref().map(ToString::to_string),
-            name: goal.name.clone(),
-            port: goal.port,
-            what: one_line(&what),
-            hint: hint.as_deref().map(one_line),
+            machine: target.machine.as_ref().map(ToString::to_string),
+            name: target.name.clone(),
+            port: target.port,
+            what: sanitize(&what),
+            hint: hint.as_deref().map(sanitize),
             request: request(error),
             status,
         });
@@ -120,19 +120,19 @@ pub(crate) fn report(error: &Error) -> ExitCode {
 fn tell(what: &str, hint: Option<&str>) {
     // A standard error that is gone leaves nobody to tell.
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: {what}")));
+    let _ = writeln!(stderr, "{}", sanitize(&format!("arcssh: {what}")));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "{}", one_line(&format!("arcssh: hint: {hint}")));
+        let _ = writeln!(stderr, "{}", sanitize(&format!("arcssh: hint: {hint}")));
     }
-    if let Some(mut terminal) = tty::behind_ssh() {
+    if let Some(mut terminal) = tty::tty_if_stderr_discarded() {
         // A session may have made the terminal raw.
-        let _ = write!(terminal, "\r{}; arcssh last explains it\r\n", one_line(&format!("arcssh: {what}")));
+        let _ = write!(terminal, "\r{}; arcssh last explains it\r\n", sanitize(&format!("arcssh: {what}")));
     }
 }
 
 /// How Azure names the request that it refused, for its support.
 fn request(error: &Error) -> Option<String> {
-    if let Some(ArmError::Refused(Refusal { request_id: Some(id), .. })) = error.downcast_ref() {
+    if let Some(ArmError::Refused(ErrorResponse { request_id: Some(id), .. })) = error.downcast_ref() {
         return Some(format!("{id} of Azure Resource Manager"));
     }
     match error.downcast_ref() {
@@ -149,9 +149,9 @@ pub(crate) fn in_words(error: &Error) -> Words {
     Words { why, hint }
 }
 
-fn explain(error: &Error, goal: Option<&Goal>) -> Told {
+fn explain(error: &Error, target: Option<&Target>) -> Told {
     if let Some(arm) = error.downcast_ref::<ArmError>() {
-        let told = explain_arm(arm, goal);
+        let told = explain_arm(arm, target);
         return match arm {
             // Setting up registers the provider where it is not.
             ArmError::Refused(refusal) if refusal.is_unserved() && error.is::<SettingUp>() => {
@@ -161,18 +161,18 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
         };
     }
     if let Some(connect) = error.downcast_ref::<ConnectError>() {
-        return explain_connect(connect, goal);
+        return explain_connect(connect, target);
     }
-    if let Some(broken) = error.downcast_ref::<Broken>() {
+    if let Some(broken) = error.downcast_ref::<BridgeError>() {
         return explain_broken(broken);
     }
-    if let Some(open) = error.downcast_ref::<TooOpen>() {
+    if let Some(open) = error.downcast_ref::<InsecurePermissions>() {
         return explain_too_open(open);
     }
     if let Some(told) = explain_system(error) {
         return told;
     }
-    if let Some(none) = error.downcast_ref::<NoCertificate>() {
+    if let Some(none) = error.downcast_ref::<IssueError>() {
         return explain_no_certificate(none);
     }
     if error.is::<SigningIn>() {
@@ -181,51 +181,51 @@ fn explain(error: &Error, goal: Option<&Goal>) -> Told {
     if let Some(still) = error.downcast_ref::<StillStored>() {
         return explain_still_stored(still);
     }
-    if let Some(told) = explain_selection(error, goal) {
+    if let Some(told) = explain_selection(error, target) {
         return told;
     }
-    if let Some(told) = explain_set_up(error, goal) {
+    if let Some(told) = explain_set_up(error, target) {
         return told;
     }
-    if let Some(stopped) = error.downcast_ref::<StoppedWaiting>() {
-        let hint = match goal.filter(|goal| goal.machine.is_some()) {
+    if let Some(stopped) = error.downcast_ref::<Interrupted>() {
+        let hint = match target.filter(|target| target.machine.is_some()) {
             Some(_) => {
-                let command = as_tried("warm", goal);
+                let command = as_tried("warm", target);
                 Hint::new(format!("{command} makes it ready for the next time"), command)
             }
             None => "ssh -o ConnectTimeout=120 waits longer".into(),
         };
         return Told::new(stopped.status(), stopped.to_string(), hint);
     }
-    if error.is::<Late>() || error.is::<Slow>() {
-        return Told::new(NO_WAY_OUT, error.root_cause().to_string(), network());
+    if error.is::<TimedOut>() || error.is::<Slow>() {
+        return Told::new(EXIT_NETWORK, error.root_cause().to_string(), network());
     }
-    if error.is::<NotPrinted>() {
+    if error.is::<StdoutError>() {
         return Told::new(FAILED, causes(error.chain()), FREE_THE_DISK);
     }
-    if let Some(NotUsed(shadowed)) = error.downcast_ref::<NotUsed>() {
+    if let Some(OverriddenError(shadowed)) = error.downcast_ref::<OverriddenError>() {
         return explain_not_used(error, shadowed);
     }
     if error.is::<ForeignRelay>() {
         return explain_foreign_relay(error);
     }
-    if error.is::<NotChanged>() {
+    if error.is::<WriteError>() {
         let hint = "arcssh config --file FILE writes another file, for ssh -F FILE";
         return Told::new(FAILED, causes(error.chain()), hint);
     }
     explain_way_out(error.root_cause(), None, "Azure").unwrap_or_else(|| {
-        let contexts = [goal.is_some(), error.is::<SettingUp>() || error.is::<TakingDown>()];
+        let contexts = [target.is_some(), error.is::<SettingUp>() || error.is::<TakingDown>()];
         let contexts = contexts.into_iter().filter(|there| *there).count();
         Told::without_hint(FAILED, causes(error.chain().skip(contexts)))
     })
 }
 
 /// A line of another host entry, or of another file, that ssh uses instead.
-fn explain_not_used(error: &Error, shadowed: &Shadowed) -> Told {
+fn explain_not_used(error: &Error, shadowed: &Overridden) -> Told {
     let hint = match &shadowed.by {
         Some((file, line)) => format!("move line {line} of {} below the arcssh block", file.display()).into(),
         None => {
-            let command = format!("ssh -v -G {}", word(&shadowed.alias));
+            let command = format!("ssh -v -G {}", shell_quote(&shadowed.alias));
             Hint::new(format!("{command} shows which lines apply"), command)
         }
     };
@@ -233,20 +233,20 @@ fn explain_not_used(error: &Error, shadowed: &Shadowed) -> Told {
 }
 
 /// What was typed to name machines, and names none.
-fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
-    if let Some(not_one) = error.downcast_ref::<NotOne>() {
-        return Some(explain_not_one(not_one, goal));
+fn explain_selection(error: &Error, target: Option<&Target>) -> Option<Told> {
+    if let Some(not_one) = error.downcast_ref::<AmbiguousName>() {
+        return Some(explain_not_one(not_one, target));
     }
-    if error.is::<NoneFits>() {
-        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), list()));
+    if error.is::<NoMatch>() {
+        return Some(Told::new(EXIT_NOT_CONFIGURED, error.root_cause().to_string(), list()));
     }
-    if error.is::<NoSubscription>() {
-        return Some(Told::new(NOT_SET_UP, error.root_cause().to_string(), OTHER_TENANT));
+    if error.is::<NoSubscriptions>() {
+        return Some(Told::new(EXIT_NOT_CONFIGURED, error.root_cause().to_string(), OTHER_TENANT));
     }
     if error.is::<ResourceIdError>() {
         return Some(Told::new(USAGE, error.root_cause().to_string(), NAME_IT));
     }
-    if let Some(none) = error.downcast_ref::<NoMachine>() {
+    if let Some(none) = error.downcast_ref::<NothingSelected>() {
         let command = format!("arcssh {} --help", none.command);
         let hint = Hint::new(format!("{command} shows how to name one"), command);
         return Some(Told::new(USAGE, none.to_string(), hint));
@@ -255,46 +255,46 @@ fn explain_selection(error: &Error, goal: Option<&Goal>) -> Option<Told> {
 }
 
 /// What keeps a machine from being set up, if Azure has not refused it.
-fn explain_set_up(error: &Error, goal: Option<&Goal>) -> Option<Told> {
-    if let Some(not_agreed) = error.downcast_ref::<NotAgreed>() {
+fn explain_set_up(error: &Error, target: Option<&Target>) -> Option<Told> {
+    if let Some(not_agreed) = error.downcast_ref::<PromptError>() {
         let why = not_agreed.to_string();
         return Some(match not_agreed {
-            NotAgreed::Declined => Told::without_hint(FAILED, why),
-            NotAgreed::NobodyToAsk => Told::new(FAILED, why, "the same command with --yes goes ahead"),
+            PromptError::Declined => Told::without_hint(FAILED, why),
+            PromptError::NotInteractive => Told::new(FAILED, why, "the same command with --yes goes ahead"),
         });
     }
     if let Some(taken) = error.downcast_ref::<PortTaken>() {
-        let hint = runnable(goal, format!("{} --replace-port", command("setup", goal, Some(taken.to))));
-        return Some(Told::new(NOT_SET_UP, taken.to_string(), hint));
+        let hint = runnable(target, format!("{} --replace-port", command("setup", target, Some(taken.to))));
+        return Some(Told::new(EXIT_NOT_CONFIGURED, taken.to_string(), hint));
     }
     if error.is::<NotShown>() {
         return Some(Told::new(FAILED, error.root_cause().to_string(), GO_ON));
     }
     if let Some(slow) = error.downcast_ref::<NotRegistered>() {
-        return Some(Told::new(NOT_SET_UP, slow.to_string(), GO_ON));
+        return Some(Told::new(EXIT_NOT_CONFIGURED, slow.to_string(), GO_ON));
     }
     None
 }
 
 /// What others could read or plant is not used.
-fn explain_too_open(open: &TooOpen) -> Told {
-    let path = word(&open.path.display().to_string());
+fn explain_too_open(open: &InsecurePermissions) -> Told {
+    let path = shell_quote(&open.path.display().to_string());
     Told::new(FAILED, open.to_string(), Hint::command(format!("chmod {:o} {path}", open.wanted)))
 }
 
-fn explain_not_one(not_one: &NotOne, goal: Option<&Goal>) -> Told {
-    let hint = match (not_one.candidates.first().and_then(|first| first.split_once('/')), goal) {
-        (Some((group, name)), Some(goal)) => {
+fn explain_not_one(not_one: &AmbiguousName, target: Option<&Target>) -> Told {
+    let hint = match (not_one.candidates.first().and_then(|first| first.split_once('/')), target) {
+        (Some((group, name)), Some(target)) => {
             // What was typed for ssh ends in what the wildcard's pattern ends in.
-            let typed = goal.to_string();
+            let typed = target.to_string();
             let suffix = typed.strip_prefix(not_one.name.as_str()).unwrap_or_default();
             let alias = format!("{}.{}{suffix}", name.to_lowercase(), group.to_lowercase());
-            Hint::command(format!("ssh {}", word(&alias)))
+            Hint::command(format!("ssh {}", shell_quote(&alias)))
         }
         (Some(_), None) => "name the machine as GROUP/NAME".into(),
         (None, _) => list(),
     };
-    Told::new(NOT_SET_UP, not_one.to_string(), hint)
+    Told::new(EXIT_NOT_CONFIGURED, not_one.to_string(), hint)
 }
 
 /// What to do where nobody answers: a proxy that is meant for the way may be why.
@@ -354,16 +354,16 @@ const FREE_THE_DISK: &str = "free the disk, or write elsewhere";
 const GO_ON: &str = "the same command again goes on with it";
 const TRY_LATER: &str = "try again in a minute; for outages, see the status page of your Azure cloud";
 
-fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
+fn explain_arm(error: &ArmError, target: Option<&Target>) -> Told {
     match error {
-        ArmError::Refused(refusal) => explain_refusal(refusal, goal),
-        ArmError::NoToken(no_token) => explain_no_token(no_token),
-        ArmError::NoWayOut(error) => explain_way_out(error.as_ref(), None, "Azure Resource Manager")
-            .unwrap_or_else(|| Told::without_hint(NO_WAY_OUT, causes(error.chain()))),
+        ArmError::Refused(refusal) => explain_refusal(refusal, target),
+        ArmError::CredentialError(no_token) => explain_no_token(no_token),
+        ArmError::Client(error) => explain_way_out(error.as_ref(), None, "Azure Resource Manager")
+            .unwrap_or_else(|| Told::without_hint(EXIT_NETWORK, causes(error.chain()))),
         ArmError::Unreachable(error) => explain_way_out(error, None, "Azure Resource Manager")
             .unwrap_or_else(|| {
                 let why = format!("Azure Resource Manager cannot be reached: {}", root(error));
-                Told::new(NO_WAY_OUT, why, network())
+                Told::new(EXIT_NETWORK, why, network())
             }),
         ArmError::Store(open) => explain_too_open(open),
         ArmError::UnexpectedAnswer { error, .. } if error.is::<ForeignRelay>() => {
@@ -385,59 +385,64 @@ fn explain_arm(error: &ArmError, goal: Option<&Goal>) -> Told {
 
 /// Azure, or relay information, names a host that must not get the relay's tokens.
 fn explain_foreign_relay(error: &Error) -> Told {
-    Told::new(NOT_ALLOWED, format!("arcssh sends no relay token: {}", error.root_cause()), relay_domain())
+    Told::new(EXIT_DENIED, format!("arcssh sends no relay token: {}", error.root_cause()), relay_domain())
 }
 
 /// ARM's refusals, told apart by code where it has one (azure-docs "Resolve errors for resource provider registration";
 /// Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers"; recorded bodies of azure-powershell).
-fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
-    let Refusal { status, code, message, .. } = refusal;
-    let id = goal.and_then(|goal| goal.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
+fn explain_refusal(refusal: &ErrorResponse, target: Option<&Target>) -> Told {
+    let ErrorResponse { status, code, message, .. } = refusal;
+    let id = target.and_then(|target| target.machine.as_ref()).map(ToString::to_string).unwrap_or_default();
     match (*status, code.as_str()) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
-            Told::new(NOT_SET_UP, unregistered(refusal), setup(goal))
+            Told::new(EXIT_NOT_CONFIGURED, unregistered(refusal), setup(target))
         }
         (401, _) => {
             let tenant =
                 refusal.tenant.as_ref().map_or(String::new(), |tenant| format!(" --tenant {tenant}"));
             let why = format!("Azure does not accept this sign-in ({})", said(refusal));
-            Told::new(NO_IDENTITY, why, sign_in(&tenant))
+            Told::new(EXIT_AUTH, why, sign_in(&tenant))
         }
         (403, "AuthorizationFailed") => explain_missing_right(message, &id),
         (403, "RequestDisallowedByPolicy") => Told::new(
-            NOT_ALLOWED,
+            EXIT_DENIED,
             format!("a policy of Azure forbids it ({message})"),
             "ask an administrator of the subscription's policies",
         ),
         (409, "ScopeLocked") => Told::new(
-            NOT_ALLOWED,
+            EXIT_DENIED,
             format!("it is locked against changes ({message})"),
-            format!("az lock list --resource {} shows the lock; az lock delete takes it away", word(&id)),
+            format!(
+                "az lock list --resource {} shows the lock; az lock delete takes it away",
+                shell_quote(&id)
+            ),
         ),
-        (404, _) if message.to_lowercase().contains("/endpoints/default") => {
-            Told::new(NOT_SET_UP, "it has no connectivity endpoint yet (404 ResourceNotFound)", setup(goal))
-        }
+        (404, _) if message.to_lowercase().contains("/endpoints/default") => Told::new(
+            EXIT_NOT_CONFIGURED,
+            "it has no connectivity endpoint yet (404 ResourceNotFound)",
+            setup(target),
+        ),
         (412, _) => Told::new(
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             "the service is not enabled on it yet (412 Precondition Failed)",
-            setup(goal),
+            setup(target),
         ),
         (404, "SubscriptionNotFound") => Told::new(
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             format!("this identity sees no such subscription ({})", said(refusal)),
             OTHER_TENANT,
         ),
         (404, "ResourceNotFound" | "ResourceGroupNotFound") => Told::new(
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             format!("there is no such machine ({})", said(refusal)),
             "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
         ),
         (404, _) => Told::new(
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             format!("there is no such machine, or no connectivity endpoint on it ({})", said(refusal)),
             Hint {
-                text: format!("arcssh doctor {} tells which", machine(goal)),
-                ..runnable(goal, format!("arcssh doctor {}", machine(goal)))
+                text: format!("arcssh doctor {} tells which", machine(target)),
+                ..runnable(target, format!("arcssh doctor {}", machine(target)))
             },
         ),
         (429, _) => Told::new(
@@ -449,12 +454,12 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
             Told::new(FAILED, format!("Azure Resource Manager has a fault ({})", answer(refusal)), TRY_LATER)
         }
         (..=399 | 407, _) => Told::new(
-            NO_WAY_OUT,
+            EXIT_NETWORK,
             format!("something on the way to Azure Resource Manager answered ({})", answer(refusal)),
             let_arm_pass(&refusal.host),
         ),
         (403, _) => Told::new(
-            NOT_ALLOWED,
+            EXIT_DENIED,
             format!("Azure Resource Manager refused ({})", answer(refusal)),
             "ask an owner of the machine; if a proxy is in the way, ask its administrator",
         ),
@@ -462,7 +467,7 @@ fn explain_refusal(refusal: &Refusal, goal: Option<&Goal>) -> Told {
     }
 }
 
-fn unregistered(refusal: &Refusal) -> String {
+fn unregistered(refusal: &ErrorResponse) -> String {
     match refusal.is_unserved() {
         true => format!(
             "Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region ({})",
@@ -475,8 +480,8 @@ fn unregistered(refusal: &Refusal) -> String {
 }
 
 /// What ARM answered, in its own words where it has any.
-fn said(refusal: &Refusal) -> String {
-    let Refusal { code, message, .. } = refusal;
+fn said(refusal: &ErrorResponse) -> String {
+    let ErrorResponse { code, message, .. } = refusal;
     if code.is_empty() && message.is_empty() { answer(refusal) } else { format!("{code}: {message}") }
 }
 
@@ -486,41 +491,45 @@ fn again(retry_after: Option<Duration>) -> String {
 }
 
 /// The command that makes a machine ready for a connection as it was tried.
-fn setup(goal: Option<&Goal>) -> Hint {
-    match runnable(goal, as_tried("setup", goal)) {
+fn setup(target: Option<&Target>) -> Hint {
+    match runnable(target, as_tried("setup", target)) {
         Hint { text, command: Some(_) } => Hint::set_up(text),
         hint => hint,
     }
 }
 
 /// A hint that is a command for the machine; the command cannot be run if the machine is not known.
-fn runnable(goal: Option<&Goal>, command: String) -> Hint {
-    match goal.is_some_and(|goal| goal.machine.is_some()) {
+fn runnable(target: Option<&Target>, command: String) -> Hint {
+    match target.is_some_and(|target| target.machine.is_some()) {
         true => Hint::command(command),
         false => command.into(),
     }
 }
 
 /// A command for the machine and the port of a connection that was tried.
-fn as_tried(name: &str, goal: Option<&Goal>) -> String {
-    command(name, goal, goal.map(|goal| goal.port).filter(|port| *port != service(goal).default_port()))
+fn as_tried(name: &str, target: Option<&Target>) -> String {
+    command(
+        name,
+        target,
+        target.map(|target| target.port).filter(|port| *port != service(target).default_port()),
+    )
 }
 
 /// A machine as a shell takes it.
-fn machine(goal: Option<&Goal>) -> String {
-    let machine = goal.and_then(|goal| goal.machine.as_ref());
-    word(&machine.map_or("MACHINE".into(), ToString::to_string))
+fn machine(target: Option<&Target>) -> String {
+    let machine = target.and_then(|target| target.machine.as_ref());
+    shell_quote(&machine.map_or("MACHINE".into(), ToString::to_string))
 }
 
-fn service(goal: Option<&Goal>) -> Service {
-    goal.map_or(Service::Ssh, |goal| goal.service)
+fn service(target: Option<&Target>) -> Service {
+    target.map_or(Service::Ssh, |target| target.service)
 }
 
-fn command(name: &str, goal: Option<&Goal>, port: Option<u16>) -> String {
-    let service = Some(service(goal)).filter(|service| *service != Service::Ssh);
+fn command(name: &str, target: Option<&Target>, port: Option<u16>) -> String {
+    let service = Some(service(target)).filter(|service| *service != Service::Ssh);
     let service = service.map_or(String::new(), |service| format!(" --service {service}"));
     let port = port.map_or(String::new(), |port| format!(" --port {port}"));
-    format!("arcssh {name} {}{service}{port}", machine(goal))
+    format!("arcssh {name} {}{service}{port}", machine(target))
 }
 
 /// ARM names the right that is missing, whom it is missing to, and where (Microsoft Learn, "Troubleshoot SSH access to
@@ -541,13 +550,13 @@ fn explain_missing_right(message: &str, id: &str) -> Told {
         "an owner of the {} types: az role assignment create --role '{}' --assignee {} --scope {}",
         if of_subscription(scope) { "subscription" } else { "machine" },
         least_role(action),
-        word(assignee),
-        word(scope)
+        shell_quote(assignee),
+        shell_quote(scope)
     );
-    Told::new(NOT_ALLOWED, why, role)
+    Told::new(EXIT_DENIED, why, role)
 }
 
-fn answer(Refusal { status, code, message, request_id, .. }: &Refusal) -> String {
+fn answer(ErrorResponse { status, code, message, request_id, .. }: &ErrorResponse) -> String {
     let request = request_id.as_ref().map(|id| format!("request {id}"));
     let parts = [Some(status.to_string()), Some(code.clone()), Some(message.clone()), request];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
@@ -559,52 +568,54 @@ fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
 }
 
 /// The relay's refusals: facts of the Relay Hybrid Connections protocol, and the agent's own 503.
-fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
+fn explain_connect(error: &ConnectError, target: Option<&Target>) -> Told {
     let ConnectError::Refused { relay, status, reason, .. } = error else {
         return match error {
             ConnectError::Unreachable(error) => {
                 let told = explain_way_out(error.as_ref(), error.downcast_ref(), "the relay");
-                told.unwrap_or_else(|| Told::new(NO_WAY_OUT, causes(error.chain()), network()))
+                told.unwrap_or_else(|| Told::new(EXIT_NETWORK, causes(error.chain()), network()))
             }
-            _ => Told::new(NOBODY_LISTENS, error.to_string(), AGENT),
+            _ => Told::new(EXIT_NO_LISTENER, error.to_string(), AGENT),
         };
     };
-    let port = goal.map_or(0, |goal| goal.port);
-    let by_relay_info = goal.is_some_and(|goal| goal.machine.is_none());
+    let port = target.map_or(0, |target| target.port);
+    let by_relay_info = target.is_some_and(|target| target.machine.is_none());
     match status {
         503 if error.is_port_closed() => Told::new(
-            NOBODY_LISTENS,
+            EXIT_NO_LISTENER,
             format!("nothing listens on its port {port} ({reason})"),
             "start sshd on the machine, or name its port with --port",
         ),
-        404 => Told::new(NOBODY_LISTENS, format!("its agent does not listen ({error})"), AGENT),
-        408 | 504 => Told::new(NOBODY_LISTENS, format!("its agent did not answer in time ({error})"), AGENT),
-        401 if error.is_of_network() => Told::new(
-            NO_WAY_OUT,
+        404 => Told::new(EXIT_NO_LISTENER, format!("its agent does not listen ({error})"), AGENT),
+        408 | 504 => {
+            Told::new(EXIT_NO_LISTENER, format!("its agent did not answer in time ({error})"), AGENT)
+        }
+        401 if error.is_ip_blocked() => Told::new(
+            EXIT_NETWORK,
             format!("the relay does not let this network in ({error})"),
             "connect from another network, or ask Microsoft's support: the relay's namespace is theirs",
         ),
         401 if by_relay_info => Told::new(
-            NOT_ALLOWED,
+            EXIT_DENIED,
             format!("the relay information has expired or is damaged ({error})"),
             "run az ssh config again; or give arcssh proxy the machine's resource ID, and it renews itself",
         ),
         401 => Told::new(
-            NOT_ALLOWED,
+            EXIT_DENIED,
             format!("the relay does not accept the credentials that ARM gave ({error})"),
             "check this machine's clock, and try again",
         ),
         400 | 426 => Told::new(
-            NO_WAY_OUT,
+            EXIT_NETWORK,
             format!("something on the way takes the WebSocket upgrade out of the request ({error})"),
             let_relay_pass(relay),
         ),
         ..400 | 407 | 511 => Told::new(
-            NO_WAY_OUT,
+            EXIT_NETWORK,
             format!("something on the way answered in the relay's place ({error})"),
             let_relay_pass(relay),
         ),
-        503 if error.gives_no_reason() => Told::new(
+        503 if error.has_default_reason() => Told::new(
             FAILED,
             format!("the relay has a fault, or a proxy in its place ({error})"),
             format!(
@@ -619,38 +630,38 @@ fn explain_connect(error: &ConnectError, goal: Option<&Goal>) -> Told {
             format!("its agent or the relay refused ({error})"),
             format!(
                 "check that {port} is the port that is enabled on the machine: {} --dry-run shows it",
-                command("setup", goal, None)
+                command("setup", target, None)
             ),
         ),
     }
 }
 
 /// Close codes of the relay (Relay Hybrid Connections protocol, "close codes").
-fn explain_broken(broken: &Broken) -> Told {
+fn explain_broken(broken: &BridgeError) -> Told {
     let why = match broken {
-        Broken::Closed(close) => match close.code() {
+        BridgeError::Closed(close) => match close.code() {
             Some(1001) => format!("its agent went away ({broken})"),
             Some(1008) => format!("the relay's token has expired ({broken})"),
             Some(1011) => format!("the relay has a fault ({broken})"),
             _ => broken.to_string(),
         },
-        Broken::Lost(error) | Broken::Unwritable(error) => format!("{broken}: {}", root(error)),
-        Broken::Silent => broken.to_string(),
-        Broken::Violation { relay, .. } => {
+        BridgeError::Lost(error) | BridgeError::Unwritable(error) => format!("{broken}: {}", root(error)),
+        BridgeError::Silent => broken.to_string(),
+        BridgeError::Violation { relay, .. } => {
             let hint = format!("connect again; if a proxy inspects TLS, {}", let_relay_pass(relay));
             return Told::new(FAILED, broken.to_string(), hint);
         }
-        Broken::Input(error) => return Told::new(FAILED, format!("{broken}: {error}"), READABLE_INPUT),
-        Broken::Output(error) => return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK),
+        BridgeError::Input(error) => return Told::new(FAILED, format!("{broken}: {error}"), READABLE_INPUT),
+        BridgeError::Output(error) => return Told::new(FAILED, format!("{broken}: {error}"), FREE_THE_DISK),
     };
     Told::new(FAILED, why, "connect again")
 }
 
 /// What failed on the network, whoever was to be reached; nothing where it was something else.
-fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: &str) -> Option<Told> {
+fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&ConnectStep>, whom: &str) -> Option<Told> {
     let chain = || chain(error);
-    if let Some(refusal) = chain().find_map(tls::refusal) {
-        let whom = if let Some(Step::Tls(host)) = step { host } else { whom };
+    if let Some(refusal) = chain().find_map(tls::error_in) {
+        let whom = if let Some(ConnectStep::Tls(host)) = step { host } else { whom };
         return Some(explain_tls(refusal, whom));
     }
     if let Some(refused) = chain().find_map(|cause| cause.downcast_ref::<ProxyRefused>()) {
@@ -659,13 +670,13 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
             401 | 407 => proxy_password(),
             _ => format!("let CONNECT to {} pass the proxy, or name the host in NO_PROXY", refused.target),
         };
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), hint));
+        return Some(Told::new(EXIT_NETWORK, causes(chain()), hint));
     }
-    if matches!(step, Some(Step::ToProxy(_) | Step::Proxy { .. })) {
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), PROXY_ADDRESS));
+    if matches!(step, Some(ConnectStep::ProxyTcp(_) | ConnectStep::ProxyConnect { .. })) {
+        return Some(Told::new(EXIT_NETWORK, causes(chain()), PROXY_ADDRESS));
     }
     if chain().any(|cause| cause.is::<UnsupportedProxy>()) {
-        return Some(Told::new(NO_WAY_OUT, causes(chain()), http_proxy()));
+        return Some(Told::new(EXIT_NETWORK, causes(chain()), http_proxy()));
     }
     if let Some(told) = explain_tunnel(error, whom) {
         return Some(told);
@@ -673,7 +684,7 @@ fn explain_way_out(error: &(dyn StdError + 'static), step: Option<&Step>, whom: 
     let no_connection = chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
     if no_connection.is_some_and(reqwest::Error::is_connect) {
         let why = format!("{whom} cannot be reached: {}", root(error));
-        return Some(Told::new(NO_WAY_OUT, why, network()));
+        return Some(Told::new(EXIT_NETWORK, why, network()));
     }
     None
 }
@@ -686,26 +697,26 @@ fn explain_tunnel(error: &(dyn StdError + 'static), whom: &str) -> Option<Told> 
     Some(match reason.as_str() {
         "proxy authorization required" => {
             let why = format!("the proxy opens no tunnel to {whom}: it answered 407");
-            Told::new(NO_WAY_OUT, why, proxy_password())
+            Told::new(EXIT_NETWORK, why, proxy_password())
         }
         "failed to create underlying connection" => {
             let why = format!("the proxy on the way to {whom} cannot be reached: {}", root(error));
-            Told::new(NO_WAY_OUT, why, PROXY_ADDRESS)
+            Told::new(EXIT_NETWORK, why, PROXY_ADDRESS)
         }
         _ => Told::new(
-            NO_WAY_OUT,
+            EXIT_NETWORK,
             format!("the proxy opens no tunnel to {whom}: {reason}"),
             "check user and password in HTTPS_PROXY, and that the proxy lets CONNECT pass",
         ),
     })
 }
 
-fn authority(untrusted: Option<&Untrusted>) -> String {
+fn authority(untrusted: Option<&UnknownIssuer>) -> String {
     let unknown = "an authority that this machine does not trust";
     let issuer = untrusted.and_then(|untrusted| untrusted.issuer.as_ref());
     let told = issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"));
-    match untrusted.and_then(|untrusted| untrusted.unread.as_ref()) {
-        Some(unread) => format!("{told} (arcssh {unread})"),
+    match untrusted.and_then(|untrusted| untrusted.into_async.as_ref()) {
+        Some(into_async) => format!("{told} (arcssh {into_async})"),
         None => told,
     }
 }
@@ -713,12 +724,12 @@ fn authority(untrusted: Option<&Untrusted>) -> String {
 fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     use rustls::Error::InvalidCertificate;
     if let rustls::Error::Other(other) = refusal
-        && let Some(unread) = other.0.downcast_ref::<Unread>()
+        && let Some(into_async) = other.0.downcast_ref::<Unread>()
     {
-        return explain_unread(unread);
+        return explain_unread(into_async);
     }
     let (why, hint): (String, String) = match refusal {
-        InvalidCertificate(CertificateError::Other(other)) if other.0.is::<Untrusted>() => (
+        InvalidCertificate(CertificateError::Other(other)) if other.0.is::<UnknownIssuer>() => (
             format!("the certificate of {host} comes from {}", authority(other.0.downcast_ref())),
             "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE".into(),
         ),
@@ -735,7 +746,7 @@ fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
         InvalidCertificate(error) => (format!("the certificate of {host} is not valid: {error}"), network()),
         other => (format!("no TLS with {host}: {other}"), network()),
     };
-    Told::new(NO_WAY_OUT, why, hint)
+    Told::new(EXIT_NETWORK, why, hint)
 }
 
 /// An error and what caused it, outermost first.

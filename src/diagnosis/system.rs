@@ -5,13 +5,13 @@ use std::panic::PanicHookInfo;
 use anyhow::Error;
 
 use crate::commands::doctor::report::Hint;
-use crate::diagnosis::{FAILED, NO_WAY_OUT, Told, tell};
+use crate::diagnosis::{EXIT_NETWORK, FAILED, Told, tell};
 use crate::logging::NoLog;
 use crate::net::tls::Unread;
 use crate::process::limits::Exhausted;
 #[cfg(unix)]
 use crate::ssh::agent::NotServed;
-use crate::terminal::output::word;
+use crate::terminal::output::shell_quote;
 
 /// Limits of the system, the log file and the SSH agent's path.
 pub(super) fn explain_system(error: &Error) -> Option<Told> {
@@ -53,8 +53,8 @@ fn explain_no_log(no_log: &NoLog) -> Told {
             "name a new or regular file of your own in an existing directory with --log-file; -v alone logs to standard error"
                 .into()
         }
-        NoLog::TooOpen { path, .. } => {
-            Hint::command(format!("chmod 600 {}", word(&path.display().to_string())))
+        NoLog::InsecurePermissions { path, .. } => {
+            Hint::command(format!("chmod 600 {}", shell_quote(&path.display().to_string())))
         }
         NoLog::NotALog(_) => "name a new file, or an earlier log of arcssh, with --log-file".into(),
     };
@@ -77,12 +77,12 @@ fn explain_not_served(not_served: &NotServed) -> Told {
 }
 
 /// Root certificates that are there and cannot be read.
-pub(super) fn explain_unread(unread: &Unread) -> Told {
-    let hint = match unread.is_for_want_of_descriptors() {
+pub(super) fn explain_unread(into_async: &Unread) -> Told {
+    let hint = match into_async.is_for_want_of_descriptors() {
         true => RAISE_DESCRIPTORS,
         false => "make the file readable to this user, or name a file of PEM certificates in SSL_CERT_FILE",
     };
-    Told::new(NO_WAY_OUT, unread.to_string(), hint)
+    Told::new(EXIT_NETWORK, into_async.to_string(), hint)
 }
 
 /// Reports a bug, or that the system ran out of something. The panic's own text is not shown: it may quote a secret.

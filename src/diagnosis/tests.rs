@@ -4,24 +4,24 @@ use super::*;
 use anyhow::anyhow;
 
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
-use crate::azure::credentials::{NoToken, Source};
-use crate::azure::entra::EntraRefusal;
+use crate::azure::credentials::{CredentialError, CredentialSource};
+use crate::azure::entra::EntraError;
 use crate::relay::frame::{PeerClose, Violation};
 
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
 
 const RELAY: &str = "azgn.servicebus.windows.net";
 
-fn goal() -> Goal {
+fn target() -> Target {
     let machine = Some(ID.parse().unwrap());
-    Goal { machine, name: "web01".into(), port: 22, service: Service::Ssh }
+    Target { machine, name: "web01".into(), port: 22, service: Service::Ssh }
 }
 
 fn arm(status: u16, code: &str, message: &str) -> Error {
     let (code, message) = (code.into(), message.into());
     let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
     let host = "management.azure.com".into();
-    let refusal = Refusal { host, status, code, message, retry_after: None, request_id: None, tenant };
+    let refusal = ErrorResponse { host, status, code, message, retry_after: None, request_id: None, tenant };
     ArmError::Refused(refusal).into()
 }
 
@@ -41,18 +41,18 @@ fn relay(status: u16, reason: &str) -> Error {
 }
 
 fn closed(code: u16) -> Error {
-    Broken::Closed(PeerClose::parse(&code.to_be_bytes())).into()
+    BridgeError::Closed(PeerClose::parse(&code.to_be_bytes())).into()
 }
 
 /// Asserts for each row that the sentence and the hint hold these parts.
 #[track_caller]
 fn told(rows: &[(Error, u8, &str, &str)]) {
     for (error, status, why, hint) in rows {
-        let told = explain(error, Some(&goal()));
+        let told = explain(error, Some(&target()));
         let found = told.hint.clone().map(|hint| hint.text).unwrap_or_default();
         assert!(told.why.contains(why) && found.contains(hint), "{error:#}\n{}\n{found}", told.why);
         assert_eq!(told.status, *status, "{error:#}");
-        assert!(!found.is_empty() && one_line(&told.why) == told.why, "{error:#}");
+        assert!(!found.is_empty() && sanitize(&told.why) == told.why, "{error:#}");
     }
 }
 
@@ -66,52 +66,57 @@ fn each_refusal_of_azure_resource_manager_has_its_words() {
     told(&[
         (
             arm(401, "InvalidAuthenticationToken", ""),
-            NO_IDENTITY,
+            EXIT_AUTH,
             "does not accept this sign-in",
             "arcssh login",
         ),
         (
             arm(401, "ExpiredAuthenticationToken", ""),
-            NO_IDENTITY,
+            EXIT_AUTH,
             "does not accept this sign-in",
             "arcssh login",
         ),
         (
             arm(401, "InvalidAuthenticationTokenTenant", ""),
-            NO_IDENTITY,
+            EXIT_AUTH,
             "sign-in",
             "arcssh login --tenant contoso",
         ),
-        (arm(404, "SubscriptionNotFound", ""), NOT_SET_UP, "sees no such subscription", "arcssh account"),
+        (
+            arm(404, "SubscriptionNotFound", ""),
+            EXIT_NOT_CONFIGURED,
+            "sees no such subscription",
+            "arcssh account",
+        ),
         (
             arm(404, "ResourceGroupNotFound", ""),
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             "there is no such machine",
             "shows the IDs of those that there are",
         ),
         (
             arm(404, "ResourceNotFound", machine),
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             "there is no such machine",
             "shows the IDs of those that there are",
         ),
-        (arm(404, "ResourceNotFound", endpoint), NOT_SET_UP, "no connectivity endpoint yet", &setup),
-        (arm(412, "", ""), NOT_SET_UP, "the service is not enabled", &setup),
+        (arm(404, "ResourceNotFound", endpoint), EXIT_NOT_CONFIGURED, "no connectivity endpoint yet", &setup),
+        (arm(412, "", ""), EXIT_NOT_CONFIGURED, "the service is not enabled", &setup),
         (
             arm(400, "NoRegisteredProviderFound", "The supported locations are 'eastus'."),
-            NOT_SET_UP,
+            EXIT_NOT_CONFIGURED,
             "or does not serve the machine's region (NoRegisteredProviderFound: The supported locations are 'eastus'.)",
             &setup,
         ),
-        (arm(409, "MissingSubscriptionRegistration", ""), NOT_SET_UP, "is not registered", &setup),
-        (arm(409, "ScopeLocked", "locked"), NOT_ALLOWED, "locked against changes", "az lock"),
-        (arm(403, "RequestDisallowedByPolicy", ""), NOT_ALLOWED, "a policy of Azure", "policies"),
+        (arm(409, "MissingSubscriptionRegistration", ""), EXIT_NOT_CONFIGURED, "is not registered", &setup),
+        (arm(409, "ScopeLocked", "locked"), EXIT_DENIED, "locked against changes", "az lock"),
+        (arm(403, "RequestDisallowedByPolicy", ""), EXIT_DENIED, "a policy of Azure", "policies"),
         (arm(429, "TooManyRequests", ""), FAILED, "too many requests", "try again"),
         (arm(500, "InternalServerError", ""), FAILED, "has a fault", "try again"),
         (arm(503, "", ""), FAILED, "has a fault", "try again"),
-        (arm(302, "", ""), NO_WAY_OUT, "something on the way", "proxy"),
-        (arm(407, "", ""), NO_WAY_OUT, "something on the way", "proxy"),
-        (arm(403, "", "blocked"), NOT_ALLOWED, "refused", "owner of the machine"),
+        (arm(302, "", ""), EXIT_NETWORK, "something on the way", "proxy"),
+        (arm(407, "", ""), EXIT_NETWORK, "something on the way", "proxy"),
+        (arm(403, "", "blocked"), EXIT_DENIED, "refused", "owner of the machine"),
     ]);
 }
 
@@ -128,10 +133,10 @@ fn each_missing_right_is_told_with_the_least_role_that_has_it() {
         ("register/action", "lacks the right", "'Contributor' --assignee oid --scope /subscriptions/s"),
     ];
     for (action, why, hint) in rows {
-        told(&[(forbidden(&format!("{connectivity}/{action}")), NOT_ALLOWED, why, hint)]);
+        told(&[(forbidden(&format!("{connectivity}/{action}")), EXIT_DENIED, why, hint)]);
     }
     let read = forbidden("Microsoft.HybridCompute/machines/read");
-    told(&[(read, NOT_ALLOWED, "lacks the right", &format!("{login} --scope {ID}"))]);
+    told(&[(read, EXIT_DENIED, "lacks the right", &format!("{login} --scope {ID}"))]);
 }
 
 /// What Azure Relay answers, and the agent through it; and what Microsoft's sshProxy says of the same.
@@ -140,22 +145,22 @@ fn each_refusal_of_the_relay_has_its_words() {
     let closed_port = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
     let ip = "Generic: Ip has been prevented to connect to the endpoint";
     told(&[
-        (relay(404, "Endpoint does not exist."), NOBODY_LISTENS, "its agent does not listen", AGENT),
+        (relay(404, "Endpoint does not exist."), EXIT_NO_LISTENER, "its agent does not listen", AGENT),
         (
             relay(404, "There are no listeners connected for the endpoint."),
-            NOBODY_LISTENS,
+            EXIT_NO_LISTENER,
             "not listen",
             AGENT,
         ),
         (
             relay(401, "InvalidSignature: The token has an invalid signature."),
-            NOT_ALLOWED,
+            EXIT_DENIED,
             "credentials",
             "clock",
         ),
-        (relay(401, "InvalidAudience: a wrong audience."), NOT_ALLOWED, "credentials", "clock"),
-        (relay(401, "ExpiredToken: The token is expired."), NOT_ALLOWED, "credentials", "clock"),
-        (relay(401, ip), NO_WAY_OUT, "does not let this network in", "another network"),
+        (relay(401, "InvalidAudience: a wrong audience."), EXIT_DENIED, "credentials", "clock"),
+        (relay(401, "ExpiredToken: The token is expired."), EXIT_DENIED, "credentials", "clock"),
+        (relay(401, ip), EXIT_NETWORK, "does not let this network in", "another network"),
         (
             relay(403, "Forbidden"),
             FAILED,
@@ -164,20 +169,20 @@ fn each_refusal_of_the_relay_has_its_words() {
         ),
         (
             relay(400, "This endpoint is only for web-socket requests"),
-            NO_WAY_OUT,
+            EXIT_NETWORK,
             "WebSocket upgrade",
             "unchanged",
         ),
-        (relay(407, "Proxy Authentication Required"), NO_WAY_OUT, "in the relay's place", "unchanged"),
-        (relay(408, "Timeout"), NOBODY_LISTENS, "did not answer in time", AGENT),
-        (relay(504, "Timeout"), NOBODY_LISTENS, "did not answer in time", AGENT),
+        (relay(407, "Proxy Authentication Required"), EXIT_NETWORK, "in the relay's place", "unchanged"),
+        (relay(408, "Timeout"), EXIT_NO_LISTENER, "did not answer in time", AGENT),
+        (relay(504, "Timeout"), EXIT_NO_LISTENER, "did not answer in time", AGENT),
         (relay(500, "Internal error"), FAILED, "the relay has a fault", "try again"),
         (relay(502, "Bad gateway"), FAILED, "the relay has a fault", "try again"),
-        (relay(503, closed_port), NOBODY_LISTENS, "nothing listens on its port 22", "start sshd"),
+        (relay(503, closed_port), EXIT_NO_LISTENER, "nothing listens on its port 22", "start sshd"),
         (relay(503, "Busy"), FAILED, "the relay has a fault (", "try again"),
         (relay(503, "Service Unavailable"), FAILED, "or a proxy in its place", "sshd listens on port 22"),
-        (relay(426, ""), NO_WAY_OUT, "takes the WebSocket upgrade out", "pass the proxy unchanged"),
-        (relay(511, ""), NO_WAY_OUT, "answered in the relay's place", "pass the proxy unchanged"),
+        (relay(426, ""), EXIT_NETWORK, "takes the WebSocket upgrade out", "pass the proxy unchanged"),
+        (relay(511, ""), EXIT_NETWORK, "answered in the relay's place", "pass the proxy unchanged"),
         (
             relay(418, "Not this port"),
             FAILED,
@@ -185,8 +190,8 @@ fn each_refusal_of_the_relay_has_its_words() {
             &format!("22 is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it"),
         ),
         (
-            ConnectError::Silent(Duration::from_secs(40)).into(),
-            NOBODY_LISTENS,
+            ConnectError::TimedOut(Duration::from_secs(40)).into(),
+            EXIT_NO_LISTENER,
             "did not answer within 40 s",
             AGENT,
         ),
@@ -194,31 +199,31 @@ fn each_refusal_of_the_relay_has_its_words() {
         (closed(1008), FAILED, "token has expired", "connect again"),
         (closed(1011), FAILED, "the relay has a fault", "connect again"),
         (
-            Broken::Lost(std::io::Error::from(std::io::ErrorKind::ConnectionReset)).into(),
+            BridgeError::Lost(std::io::Error::from(std::io::ErrorKind::ConnectionReset)).into(),
             FAILED,
             "lost",
             "connect again",
         ),
         (
-            Broken::Unwritable(std::io::Error::from_raw_os_error(104)).into(),
+            BridgeError::Unwritable(std::io::Error::from_raw_os_error(104)).into(),
             FAILED,
             "the relay cannot be written to: Connection reset by peer (os error 104)",
             "connect again",
         ),
         (
-            Broken::Silent.into(),
+            BridgeError::Silent.into(),
             FAILED,
             "the relay no longer answers: 2 pings are unanswered",
             "connect again",
         ),
         (
-            Broken::Violation { relay: RELAY.into(), violation: Violation::Masked }.into(),
+            BridgeError::Violation { relay: RELAY.into(), violation: Violation::Masked }.into(),
             FAILED,
             "the relay broke the WebSocket protocol: a frame is masked",
             "connect again; if a proxy inspects TLS",
         ),
         (
-            Broken::Input(std::io::Error::from_raw_os_error(5)).into(),
+            BridgeError::Input(std::io::Error::from_raw_os_error(5)).into(),
             FAILED,
             "standard input cannot be read: Input/output error (os error 5)",
             "that can be read",
@@ -236,7 +241,7 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
         [arm, entra, format!("azgn.{}", name.relay_suffix())]
     });
     for (arm, entra, relay) in hosts.iter().map(|[arm, entra, relay]| (arm, entra, relay)) {
-        let refusal = Refusal {
+        let refusal = ErrorResponse {
             host: arm.as_str().into(),
             status: 302,
             code: String::new(),
@@ -248,16 +253,19 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
         let unexpected = ArmError::UnexpectedAnswer { host: arm.clone(), error: anyhow!("no JSON") };
         let (host, description) = (entra.clone(), String::new());
         let from_entra =
-            EntraRefusal { host, status: 302, error: String::new(), description, retry_after: None };
-        let from_entra =
-            NoToken::Refused { from: Source::Environment, tenant: None, error: Error::new(from_entra) };
-        let target = format!("{relay}:443");
-        let from_proxy = Error::new(ProxyRefused { target, status: 403, reason: "Forbidden".into() });
-        let violation = Broken::Violation { relay: relay.clone(), violation: Violation::Masked };
+            EntraError { host, status: 302, error: String::new(), description, retry_after: None };
+        let from_entra = CredentialError::Refused {
+            from: CredentialSource::Environment,
+            tenant: None,
+            error: Error::new(from_entra),
+        };
+        let host = format!("{relay}:443");
+        let from_proxy = Error::new(ProxyRefused { target: host, status: 403, reason: "Forbidden".into() });
+        let violation = BridgeError::Violation { relay: relay.clone(), violation: Violation::Masked };
         let rows: [(Error, &str); 8] = [
             (ArmError::Refused(refusal).into(), arm),
             (unexpected.into(), arm),
-            (ArmError::NoToken(from_entra).into(), entra),
+            (ArmError::CredentialError(from_entra).into(), entra),
             (ConnectError::refused(relay, 426, "").into(), relay),
             (ConnectError::refused(relay, 302, "Found").into(), relay),
             (ConnectError::refused(relay, 503, "Service Unavailable").into(), relay),
@@ -265,7 +273,7 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
             (violation.into(), relay),
         ];
         for (error, wanted) in rows {
-            let hint = explain(&error, Some(&goal())).hint.unwrap().text;
+            let hint = explain(&error, Some(&target())).hint.unwrap().text;
             let is_named = |host: &&String| {
                 let after = |at: usize| hint[at + host.len()..].chars().next();
                 hint.match_indices(host.as_str())
@@ -287,24 +295,24 @@ fn a_certificate_out_of_its_time_is_told_as_the_clock() {
         (CertificateError::NotValidYetContext { time, not_before: time }, "is not valid yet"),
     ] {
         let told = explain_tls(&rustls::Error::InvalidCertificate(error), "Entra ID");
-        assert_eq!((told.status, told.why), (NO_WAY_OUT, format!("the certificate of Entra ID {why}")));
+        assert_eq!((told.status, told.why), (EXIT_NETWORK, format!("the certificate of Entra ID {why}")));
         assert_eq!(told.hint, Some("check this machine's clock".into()));
     }
 }
 
 #[test]
 fn what_setting_up_runs_into_has_its_words() {
-    let declined = explain(&anyhow!(NotAgreed::Declined), None);
+    let declined = explain(&anyhow!(PromptError::Declined), None);
     assert_eq!((declined.status, declined.hint), (FAILED, None));
     told(&[
-        (anyhow!(NotAgreed::NobodyToAsk), FAILED, "no terminal to ask on", "--yes"),
+        (anyhow!(PromptError::NotInteractive), FAILED, "no terminal to ask on", "--yes"),
         (anyhow!(NotShown).context(SettingUp), FAILED, "does not show it", "the same command again"),
     ]);
 }
 
 #[test]
 fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried() {
-    let hint = |port, service| setup(Some(&Goal { port, service, ..goal() }));
+    let hint = |port, service| setup(Some(&Target { port, service, ..target() }));
     let setup = |port, service| hint(port, service).text;
     assert_eq!(hint(22, Service::Ssh), Hint::set_up(setup(22, Service::Ssh)));
     assert_eq!(super::setup(None).command, None, "a placeholder cannot be run");

@@ -7,28 +7,30 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::azure::credentials::{Identity, NoExtension, NoToken, Source, of_words, words};
-use crate::azure::entra::EntraRefusal;
-use crate::entra_ssh::{Asked, Certified, NoCertificate, certify};
+use crate::azure::credentials::{
+    CredentialChain, CredentialError, CredentialSource, MissingSshExtension, of_words, words,
+};
+use crate::azure::entra::EntraError;
+use crate::entra_ssh::{CertificateOptions, Certified, IssueError, request_certificate};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::{KeyPair, NoProgram, Pem};
-use crate::state::{Key, Kind, Lock, Store, TooOpen, unix_now};
+use crate::state::{InsecurePermissions, Key, Kind, Lock, Store, unix_now};
 
 /// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
 /// that lives less than an hour, a tenth of its life.
-const MARGIN: u64 = 300;
+const EXPIRY_MARGIN: u64 = 300;
 /// Of a life, in percent, after which a successor is asked for in the background.
 const REFRESH_AFTER: u64 = 70;
 /// How long a key is certified again, in seconds, and beyond that while its certificate lasts: ssh reads a key's file
 /// when it signs, and must find the one whose certificate it has read before.
-const KEY_LIFE: u64 = 30 * 24 * 3600;
+const KEY_LIFETIME: u64 = 30 * 24 * 3600;
 
 /// How long, in milliseconds, no successor is asked for again in the background after Entra ID has said no.
-const REFUSAL_LIFE: u64 = 30_000;
+const NEGATIVE_LIFETIME_MS: u64 = 30_000;
 
 /// A certificate with its life, in seconds of Unix time by this machine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Issued {
+struct CachedCertificate {
     /// A line, as in a `-cert.pub` file.
     certificate: String,
     /// When it was given.
@@ -37,7 +39,7 @@ struct Issued {
     until: u64,
 }
 
-impl Issued {
+impl CachedCertificate {
     fn new(Certified { certificate, ahead }: &Certified) -> Self {
         let until = certificate.valid_before().saturating_add_signed(-ahead);
         Self { certificate: certificate.to_line(), at: unix_now(), until }
@@ -58,7 +60,7 @@ impl Issued {
     }
 
     fn is_fresh(&self) -> bool {
-        self.lasts(MARGIN.min(self.life() / 10))
+        self.lasts(EXPIRY_MARGIN.min(self.life() / 10))
     }
 
     fn is_due(&self) -> bool {
@@ -72,7 +74,7 @@ struct Record {
     key: Pem,
     /// When the key was made, in seconds of Unix time.
     made: u64,
-    issued: Option<Issued>,
+    issued: Option<CachedCertificate>,
     /// The last answer in place of a certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
@@ -81,25 +83,26 @@ struct Record {
 impl Record {
     fn keeps_its_key(&self) -> bool {
         let now = unix_now();
-        let is_young = self.made <= now && now < self.made.saturating_add(KEY_LIFE);
+        let is_young = self.made <= now && now < self.made.saturating_add(KEY_LIFETIME);
         is_young || self.issued.as_ref().is_some_and(|issued| issued.lasts(0))
     }
 
     /// Whether the certificate wants a successor, which was not refused just now.
     fn is_due(&self) -> bool {
         let is_refused =
-            |refused: &Refused| unix_now_in_milliseconds() < refused.at.saturating_add(REFUSAL_LIFE);
-        self.issued.as_ref().is_some_and(Issued::is_due) && !self.refused.as_ref().is_some_and(is_refused)
+            |refused: &Refused| unix_now_in_milliseconds() < refused.at.saturating_add(NEGATIVE_LIFETIME_MS);
+        self.issued.as_ref().is_some_and(CachedCertificate::is_due)
+            && !self.refused.as_ref().is_some_and(is_refused)
     }
 
     /// Key and certificate, if they belong together.
-    fn pair(self) -> Option<Pair> {
+    fn pair(self) -> Option<CertifiedKey> {
         let issued = self.issued?;
         let key = KeyPair::from_pem(&self.key).ok()?;
         let certificate = Certificate::parse(&issued.certificate).ok()?;
         // Of its time, its issuer's clock has been the judge.
         certificate.check(key.public(), certificate.valid_before().saturating_sub(1)).ok()?;
-        Some(Pair { pem: self.key, key, certificate, issued })
+        Some(CertifiedKey { pem: self.key, key, certificate, issued })
     }
 }
 
@@ -107,7 +110,7 @@ impl Record {
 /// later asks again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Refused {
-    from: Source,
+    from: CredentialSource,
     refusal: Refusal,
     /// When, in milliseconds of Unix time.
     at: u64,
@@ -116,51 +119,51 @@ struct Refused {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Refusal {
-    Entra(EntraRefusal),
+    Entra(EntraError),
     Words(Vec<String>),
-    NoExtension(NoExtension),
+    MissingSshExtension(MissingSshExtension),
 }
 
 impl Refused {
-    fn of(error: &NoCertificate) -> Option<Self> {
-        let NoCertificate::Refused { error: NoToken::Refused { from, error, .. }, .. } = error else {
+    fn of(error: &IssueError) -> Option<Self> {
+        let IssueError::Refused { error: CredentialError::Refused { from, error, .. }, .. } = error else {
             return None;
         };
-        let entra = error.chain().find_map(|cause| cause.downcast_ref::<EntraRefusal>());
+        let entra = error.chain().find_map(|cause| cause.downcast_ref::<EntraError>());
         let refusal = match (entra, error.downcast_ref()) {
             (Some(refusal), _) => Refusal::Entra(refusal.clone()),
-            (None, Some(no_extension)) => Refusal::NoExtension(*no_extension),
+            (None, Some(no_extension)) => Refusal::MissingSshExtension(*no_extension),
             // Others have failed before they asked, or on the way.
-            (None, None) if *from == Source::AzureCli => Refusal::Words(words(error)),
+            (None, None) if *from == CredentialSource::AzureCli => Refusal::Words(words(error)),
             (None, None) => return None,
         };
         Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
     }
 
-    fn again(self, scope: &str) -> NoCertificate {
+    fn again(self, scope: &str) -> IssueError {
         let error = match self.refusal {
             Refusal::Entra(refusal) => refusal.into(),
-            Refusal::NoExtension(no_extension) => no_extension.into(),
+            Refusal::MissingSshExtension(no_extension) => no_extension.into(),
             Refusal::Words(words) => of_words(words),
         };
-        let error = NoToken::Refused { from: self.from, tenant: None, error };
-        NoCertificate::Refused { scope: scope.to_owned(), error }
+        let error = CredentialError::Refused { from: self.from, tenant: None, error };
+        IssueError::Refused { scope: scope.to_owned(), error }
     }
 }
 
 /// A key and its certificate.
 #[derive(Debug)]
-pub(crate) struct Pair {
+pub(crate) struct CertifiedKey {
     /// The private key as text.
     pub(crate) pem: Pem,
     /// The key.
     pub(crate) key: KeyPair,
     /// The certificate.
     pub(crate) certificate: Certificate,
-    issued: Issued,
+    issued: CachedCertificate,
 }
 
-impl Pair {
+impl CertifiedKey {
     /// How long it can still be logged in with; nothing where it has ended.
     pub(crate) fn left(&self) -> Option<Duration> {
         self.issued.left()
@@ -170,10 +173,10 @@ impl Pair {
     ///
     /// # Errors
     /// It lets in another: another identity than that of the section was signed in.
-    pub(crate) fn for_section_of(self, section: Option<&str>) -> Result<Self, NoCertificate> {
+    pub(crate) fn for_login_name(self, section: Option<&str>) -> Result<Self, IssueError> {
         match section.filter(|name| !self.certificate.lets_in(name)) {
             None => Ok(self),
-            Some(section) => Err(NoCertificate::Another {
+            Some(section) => Err(IssueError::Another {
                 name: self.certificate.login_name().unwrap_or_default(),
                 section: section.to_owned(),
             }),
@@ -183,29 +186,32 @@ impl Pair {
 
 /// The pair of one identity.
 #[derive(Debug)]
-pub(crate) struct Holder {
-    identity: Identity,
-    asked: Asked,
-    kept: Key,
+pub(crate) struct CertificateCache {
+    identity: CredentialChain,
+    asked: CertificateOptions,
+    cached: Key,
 }
 
-impl Holder {
+impl CertificateCache {
     /// The pair with which this identity logs in. Nothing is asked for yet.
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn new(identity: Identity, asked: Asked) -> Result<Self, TooOpen> {
+    pub(crate) fn new(
+        identity: CredentialChain,
+        asked: CertificateOptions,
+    ) -> Result<Self, InsecurePermissions> {
         let client = asked.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
         let what = format!("{}{client}", asked.scope(&identity));
         let subject = identity.subject(what, identity.wanted.tenant.as_deref())?;
-        Ok(Self { identity, asked, kept: Key::new(Kind::Certificate, subject) })
+        Ok(Self { identity, asked, cached: Key::new(Kind::Certificate, subject) })
     }
 
     /// What is kept, whether it can be used or not.
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn kept(&self) -> Result<Option<Pair>, TooOpen> {
+    pub(crate) fn cached(&self) -> Result<Option<CertifiedKey>, InsecurePermissions> {
         Ok(self.record()?.and_then(Record::pair))
     }
 
@@ -213,13 +219,13 @@ impl Holder {
     /// want one at a time, one asks for it.
     ///
     /// # Errors
-    /// See [`NoCertificate`].
-    pub(crate) async fn pair(&self) -> Result<Pair, NoCertificate> {
+    /// See [`IssueError`].
+    pub(crate) async fn pair(&self) -> Result<CertifiedKey, IssueError> {
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
         }
         let began = unix_now_in_milliseconds();
-        let _lock = self.identity.store.lock(&self.kept).await;
+        let _lock = self.identity.store.lock(&self.cached).await;
         // Whoever had the lock before has done the work.
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
@@ -227,10 +233,10 @@ impl Holder {
         let refused = self.record()?.and_then(|record| record.refused).filter(|refused| began < refused.at);
         let minted = match refused {
             Some(refused) => Err(refused.again(self.asked.scope(&self.identity))),
-            None => self.mint().await,
+            None => self.request().await,
         };
         match minted {
-            Err(error) => match self.kept()?.filter(|pair| pair.issued.lasts(0)) {
+            Err(error) => match self.cached()?.filter(|pair| pair.issued.lasts(0)) {
                 Some(pair) => {
                     info!("the certificate that is kept must do: {error}");
                     Ok(pair)
@@ -246,9 +252,9 @@ impl Holder {
         if !self.is_due() {
             return;
         }
-        let Some(lock) = self.identity.store.try_lock(&self.kept) else { return };
+        let Some(lock) = self.identity.store.try_lock(&self.cached) else { return };
         if self.is_due()
-            && let Err(error) = self.mint().await
+            && let Err(error) = self.request().await
         {
             info!("no successor of the certificate: {error}");
         }
@@ -260,56 +266,56 @@ impl Holder {
         self.record().ok().flatten().is_some_and(|record| record.is_due())
     }
 
-    fn fresh(&self) -> Result<Option<Pair>, TooOpen> {
-        Ok(self.kept()?.filter(|pair| pair.issued.is_fresh()))
+    fn fresh(&self) -> Result<Option<CertifiedKey>, InsecurePermissions> {
+        Ok(self.cached()?.filter(|pair| pair.issued.is_fresh()))
     }
 
-    fn record(&self) -> Result<Option<Record>, TooOpen> {
-        self.identity.store.read(&self.kept)
+    fn record(&self) -> Result<Option<Record>, InsecurePermissions> {
+        self.identity.store.read(&self.cached)
     }
 
-    async fn mint(&self) -> Result<Pair, NoCertificate> {
+    async fn request(&self) -> Result<CertifiedKey, IssueError> {
         let (mut record, key) = self.key().await?;
-        let certified = match certify(&self.identity, key.public(), &self.asked).await {
+        let certified = match request_certificate(&self.identity, key.public(), &self.asked).await {
             Ok(certified) => certified,
             Err(error) => {
-                self.keep_refusal(&error)?;
+                self.save_refusal(&error)?;
                 return Err(error);
             }
         };
-        let issued = Issued::new(&certified);
+        let issued = CachedCertificate::new(&certified);
         (record.issued, record.refused) = (Some(issued.clone()), None);
-        self.identity.store.write(&self.kept, &record);
-        Ok(Pair { pem: record.key, key, certificate: certified.certificate, issued })
+        self.identity.store.write(&self.cached, &record);
+        Ok(CertifiedKey { pem: record.key, key, certificate: certified.certificate, issued })
     }
 
-    fn keep_refusal(&self, error: &NoCertificate) -> Result<(), TooOpen> {
+    fn save_refusal(&self, error: &IssueError) -> Result<(), InsecurePermissions> {
         if let Some((refused, record)) = Refused::of(error).zip(self.record()?) {
-            self.identity.store.write(&self.kept, &Record { refused: Some(refused), ..record });
+            self.identity.store.write(&self.cached, &Record { refused: Some(refused), ..record });
         }
         Ok(())
     }
 
     /// The key to be certified: the one that is kept while it may be, else a new one, whose time begins now even where
     /// no certificate comes of it.
-    async fn key(&self) -> Result<(Record, KeyPair), NoCertificate> {
+    async fn key(&self) -> Result<(Record, KeyPair), IssueError> {
         if let Some(record) = self.record()?.filter(Record::keeps_its_key)
             && let Ok(key) = KeyPair::from_pem(&record.key)
         {
             return Ok((record, key));
         }
-        let key = self.new_key().await.map_err(NoCertificate::NoKey)?;
-        let pair = KeyPair::from_pem(&key).map_err(NoCertificate::NoKey)?;
+        let key = self.new_key().await.map_err(IssueError::NoKey)?;
+        let pair = KeyPair::from_pem(&key).map_err(IssueError::NoKey)?;
         let record = Record { key, made: unix_now(), issued: None, refused: None };
-        if self.kept()?.is_none_or(|old| !old.issued.lasts(0)) {
-            self.identity.store.write(&self.kept, &record);
+        if self.cached()?.is_none_or(|old| !old.issued.lasts(0)) {
+            self.identity.store.write(&self.cached, &record);
         }
         Ok((record, pair))
     }
 
     /// A new key, made in the store, or where that takes nothing, in the system's folder for what is temporary.
     async fn new_key(&self) -> anyhow::Result<Pem> {
-        let in_store = async { Pem::generate(self.identity.store.room()?).await };
+        let in_store = async { Pem::generate(self.identity.store.temp_dir()?).await };
         match in_store.await {
             Err(error) if !error.is::<NoProgram>() => {
                 info!("no key in the store: {error:#}");
@@ -329,7 +335,7 @@ fn unix_now_in_milliseconds() -> u64 {
 ///
 /// # Errors
 /// The store is open to others.
-pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, TooOpen> {
+pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, InsecurePermissions> {
     let record: Option<Record> = store.read(key)?;
     Ok(record.and_then(|record| record.issued).and_then(|issued| issued.left()))
 }
@@ -343,7 +349,7 @@ mod tests {
     /// One whose key was made so many seconds ago, and whose certificate of an hour was given so many ago.
     fn record(key: u64, certificate: Option<u64>) -> Record {
         let now = unix_now();
-        let issued = |at| Issued { certificate: String::new(), at, until: at + HOUR };
+        let issued = |at| CachedCertificate { certificate: String::new(), at, until: at + HOUR };
         let key_text = serde_json::from_str("\"a key\"").unwrap();
         let issued = certificate.map(|ago| issued(now - ago));
         Record { key: key_text, made: now - key, issued, refused: None }
@@ -351,10 +357,10 @@ mod tests {
 
     #[test]
     fn a_key_is_replaced_when_it_is_old_and_none_of_its_certificates_is_valid_any_more() {
-        assert!(record(KEY_LIFE - HOUR, None).keeps_its_key());
-        assert!(record(2 * KEY_LIFE, Some(HOUR / 2)).keeps_its_key());
-        assert!(!record(2 * KEY_LIFE, Some(2 * HOUR)).keeps_its_key());
-        assert!(!record(2 * KEY_LIFE, None).keeps_its_key());
+        assert!(record(KEY_LIFETIME - HOUR, None).keeps_its_key());
+        assert!(record(2 * KEY_LIFETIME, Some(HOUR / 2)).keeps_its_key());
+        assert!(!record(2 * KEY_LIFETIME, Some(2 * HOUR)).keeps_its_key());
+        assert!(!record(2 * KEY_LIFETIME, None).keeps_its_key());
     }
 
     #[test]
@@ -362,15 +368,15 @@ mod tests {
         let refused_before = |milliseconds| {
             let url = "https://login.example".parse().unwrap();
             let refusal =
-                EntraRefusal::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
+                EntraError::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
             let refusal = Refusal::Entra(refusal);
             let at = unix_now_in_milliseconds() - milliseconds;
-            Some(Refused { from: Source::Arcssh, refusal, at })
+            Some(Refused { from: CredentialSource::Arcssh, refusal, at })
         };
         assert!(!record(0, None).is_due() && !record(0, Some(HOUR / 2)).is_due());
         let due = record(0, Some(HOUR * 8 / 10));
         assert!(due.is_due());
         assert!(!Record { refused: refused_before(0), ..due.clone() }.is_due());
-        assert!(Record { refused: refused_before(REFUSAL_LIFE), ..due }.is_due());
+        assert!(Record { refused: refused_before(NEGATIVE_LIFETIME_MS), ..due }.is_due());
     }
 }

@@ -13,23 +13,30 @@ use tracing::info;
 
 use crate::azure::credentials::cli_tools::{azure_cli_certificate, azure_cli_program};
 use crate::azure::credentials::service_principal::{
-    Application, service_principal_form, workload_identity_form,
+    ClientAuth, service_principal_form, workload_identity_form,
 };
-use crate::azure::credentials::{Absent, Identity, NoToken, Source, Without};
+use crate::azure::credentials::{
+    CredentialChain, CredentialError, CredentialSource, SourceError, Unavailable,
+};
 use crate::azure::entra::Entra;
-use crate::azure::login::{self, Granted, Wish};
+use crate::azure::login::{self, RefreshRequest, TokenGrant};
 use crate::secret::Secret;
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::rsa_key::PublicKey;
-use crate::state::{TooOpen, unix_now};
+use crate::state::{InsecurePermissions, unix_now};
 
 /// The sources that can ask for a certificate, in the order in which they are tried.
-const ASKED: [Source; 4] = [Source::Environment, Source::WorkloadIdentity, Source::Arcssh, Source::AzureCli];
+const ASKED: [CredentialSource; 4] = [
+    CredentialSource::Environment,
+    CredentialSource::WorkloadIdentity,
+    CredentialSource::Arcssh,
+    CredentialSource::AzureCli,
+];
 
 /// What the user said about certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Asked {
+pub(crate) struct CertificateOptions {
     /// Scope in place of the cloud's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scope: Option<String>,
@@ -38,15 +45,15 @@ pub(crate) struct Asked {
     pub(crate) client_id: Option<String>,
 }
 
-impl Asked {
-    fn scope<'a>(&'a self, identity: &'a Identity) -> &'a str {
+impl CertificateOptions {
+    fn scope<'a>(&'a self, identity: &'a CredentialChain) -> &'a str {
         self.scope.as_deref().unwrap_or(identity.cloud.ssh_scope)
     }
 }
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NoCertificate {
+pub(crate) enum IssueError {
     /// No identity, or none that Entra ID gives one to.
     #[error("{error}")]
     Refused {
@@ -54,17 +61,17 @@ pub(crate) enum NoCertificate {
         scope: String,
         /// Who was asked, and what they said.
         #[source]
-        error: NoToken,
+        error: CredentialError,
     },
     /// This source can ask for none.
     #[error("{} cannot get an SSH certificate", .0.title())]
-    NoWay(Source),
+    NoWay(CredentialSource),
     /// What was given is none that can be used.
     #[error(transparent)]
     Unusable(#[from] CertificateError),
     /// What was kept cannot be trusted.
     #[error(transparent)]
-    Store(#[from] TooOpen),
+    Store(#[from] InsecurePermissions),
     /// It lets in somebody else.
     #[error("the certificate is for {name}, and the section for {section}")]
     Another {
@@ -91,17 +98,17 @@ pub(crate) struct Certified {
 }
 
 /// Text that is meant to be a certificate, and when it was given by Entra ID's clock, if that is known.
-type Answer = (Secret, Option<u64>);
+type IssuedCertificate = (Secret, Option<u64>);
 
 /// A certificate for a key.
 ///
 /// # Errors
-/// See [`NoCertificate`].
-pub(crate) async fn certify(
-    identity: &Identity,
+/// See [`IssueError`].
+pub(crate) async fn request_certificate(
+    identity: &CredentialChain,
     key: &PublicKey,
-    asked: &Asked,
-) -> Result<Certified, NoCertificate> {
+    asked: &CertificateOptions,
+) -> Result<Certified, IssueError> {
     let request = Request::new(identity, key, asked);
     let (text, date) = request.send().await?;
     let now = unix_now();
@@ -114,7 +121,7 @@ pub(crate) async fn certify(
 
 /// What is asked for, of whom.
 struct Request<'a> {
-    identity: &'a Identity,
+    identity: &'a CredentialChain,
     key: &'a PublicKey,
     scope: &'a str,
     client_id: Option<&'a str>,
@@ -125,7 +132,7 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn new(identity: &'a Identity, key: &'a PublicKey, asked: &'a Asked) -> Self {
+    fn new(identity: &'a CredentialChain, key: &'a PublicKey, asked: &'a CertificateOptions) -> Self {
         let jwk = key.jwk();
         Self {
             identity,
@@ -138,26 +145,26 @@ impl<'a> Request<'a> {
     }
 
     /// Asks one source after the other.
-    async fn send(&self) -> Result<Answer, NoCertificate> {
-        let refused = |error| NoCertificate::Refused { scope: self.scope.to_owned(), error };
+    async fn send(&self) -> Result<IssuedCertificate, IssueError> {
+        let refused = |error| IssueError::Refused { scope: self.scope.to_owned(), error };
         let asked = match &self.identity.wanted.source {
-            Source::Any => &ASKED,
+            CredentialSource::Any => &ASKED,
             one => slice::from_ref(one),
         };
         let mut nearest = None;
         for &from in asked {
             if !ASKED.contains(&from) {
-                return Err(NoCertificate::NoWay(from));
+                return Err(IssueError::NoWay(from));
             }
             info!("asking for a certificate by {}", from.title());
             match self.ask(from).await {
                 Ok(answer) => return Ok(answer),
-                Err(Without::Absent(absent)) => {
+                Err(SourceError::Unavailable(absent)) => {
                     info!("passing over {}: {absent}", from.title());
-                    nearest.get_or_insert(NoToken::Absent { from, absent });
+                    nearest.get_or_insert(CredentialError::Unavailable { from, absent });
                 }
-                Err(Without::Refused(error) | Without::SignedOut(error)) => {
-                    return Err(refused(NoToken::Refused { from, tenant: None, error }));
+                Err(SourceError::Refused(error) | SourceError::SignedOut(error)) => {
+                    return Err(refused(CredentialError::Refused { from, tenant: None, error }));
                 }
             }
         }
@@ -166,17 +173,21 @@ impl<'a> Request<'a> {
         }
         // Whoever has a token for ARM all the same is one who can get no certificate.
         match self.identity.token(None).await {
-            Ok(token) => Err(NoCertificate::NoWay(token.source)),
-            Err(_) => Err(refused(NoToken::Nobody(None))),
+            Ok(token) => Err(IssueError::NoWay(token.source)),
+            Err(_) => Err(refused(CredentialError::Nobody(None))),
         }
     }
 
-    async fn ask(&self, source: Source) -> Result<Answer, Without> {
+    async fn ask(&self, source: CredentialSource) -> Result<IssuedCertificate, SourceError> {
         let (cloud, tenant) = (&self.identity.cloud, self.identity.wanted.tenant.as_deref());
         match source {
-            Source::Environment => self.as_application(service_principal_form(cloud, tenant)?).await,
-            Source::WorkloadIdentity => self.as_application(workload_identity_form(cloud, tenant)?).await,
-            Source::AzureCli => self.by_azure_cli().await,
+            CredentialSource::Environment => {
+                self.as_application(service_principal_form(cloud, tenant)?).await
+            }
+            CredentialSource::WorkloadIdentity => {
+                self.as_application(workload_identity_form(cloud, tenant)?).await
+            }
+            CredentialSource::AzureCli => self.by_azure_cli().await,
             _ => self.as_user(tenant).await,
         }
     }
@@ -187,31 +198,32 @@ impl<'a> Request<'a> {
         [("token_type", "ssh-cert"), ("req_cnf", &self.confirmation), ("key_id", &self.name)]
     }
 
-    async fn as_application(&self, application: Application) -> Result<Answer, Without> {
+    async fn as_application(&self, application: ClientAuth) -> Result<IssuedCertificate, SourceError> {
         let entra = Entra::new(&self.identity.cloud, self.identity.client()?);
         let mut form = vec![("grant_type", "client_credentials"), ("scope", self.scope)];
         form.extend(application.fields.iter().map(|(name, value)| (*name, value.secret())));
         form.extend(self.fields());
-        let (granted, date): (Granted, _) = entra.post_dated(&application.tenant, "token", &form).await?;
+        let (granted, date): (TokenGrant, _) = entra.post_dated(&application.tenant, "token", &form).await?;
         Ok((granted.given.access_token, date))
     }
 
-    async fn as_user(&self, tenant: Option<&str>) -> Result<Answer, Without> {
-        let Identity { cloud, store, .. } = self.identity;
-        let nobody = || Absent::new("nobody has typed arcssh login", "run arcssh login");
+    async fn as_user(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {
+        let CredentialChain { cloud, store, .. } = self.identity;
+        let nobody = || Unavailable::new("nobody has typed arcssh login", "run arcssh login");
         if login::account(cloud, store)?.is_none() {
             return Err(nobody().into());
         }
-        let wish = Wish { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
-        let granted = login::redeem(cloud, self.identity.client()?, tenant, &wish).await?;
+        let request =
+            RefreshRequest { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
+        let granted = login::redeem(cloud, self.identity.client()?, tenant, &request).await?;
         let (granted, date) = granted.ok_or_else(nobody)?;
         Ok((granted.given.access_token, date))
     }
 
-    async fn by_azure_cli(&self) -> Result<Answer, Without> {
+    async fn by_azure_cli(&self) -> Result<IssuedCertificate, SourceError> {
         let program = azure_cli_program()?;
         if !self.is_what_azure_cli_asks() {
-            return Err(anyhow!(OnlyAsSignedIn).into());
+            return Err(anyhow!(AzureCliOptions).into());
         }
         let folder = tempfile::tempdir().context("no temporary folder can be made")?;
         let (public, certificate) = (folder.path().join("key.pub"), folder.path().join("key-cert.pub"));
@@ -223,7 +235,7 @@ impl<'a> Request<'a> {
 
     /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
     fn is_what_azure_cli_asks(&self) -> bool {
-        let Identity { cloud, wanted, .. } = self.identity;
+        let CredentialChain { cloud, wanted, .. } = self.identity;
         let is_its_own = self.client_id.is_none_or(|id| id == login::AZURE_CLI);
         wanted.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
     }
@@ -232,4 +244,4 @@ impl<'a> Request<'a> {
 /// Azure CLI can be asked for one certificate alone.
 #[derive(Debug, thiserror::Error)]
 #[error("Azure CLI gets an SSH certificate as it is signed in, without --tenant, --scope and --client-id")]
-pub(crate) struct OnlyAsSignedIn;
+pub(crate) struct AzureCliOptions;

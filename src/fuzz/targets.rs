@@ -17,7 +17,7 @@ use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::PublicKey;
 use crate::ssh::wire::{Reader, put_positive, put_string};
 use crate::ssh::{effective_config, foreign_entries, managed_block};
-use crate::terminal::output::{one_line, word};
+use crate::terminal::output::{sanitize, shell_quote};
 
 #[test]
 fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
@@ -68,9 +68,9 @@ fn the_head_of_an_answer_is_the_same_however_its_bytes_arrive() {
             (finish(http_head::read(&mut &*input)), finish(http_head::read(&mut OneByOne(input))));
         match (whole, parts) {
             (Ok(whole), Ok(parts)) => {
-                assert!(input.ends_with(&whole.beyond));
+                assert!(input.ends_with(&whole.read_ahead));
                 assert_eq!((whole.status, &whole.reason), (parts.status, &parts.reason));
-                assert_eq!((&whole.headers, parts.beyond.len()), (&parts.headers, 0));
+                assert_eq!((&whole.headers, parts.read_ahead.len()), (&parts.headers, 0));
                 format!("{} {:?}", whole.status / 100, whole.headers.len().min(3))
             }
             (Err(whole), Err(_)) => format!("{whole:#}"),
@@ -84,7 +84,7 @@ fn a_parameter_of_a_challenge_is_a_part_of_it() {
     each_input("challenge", |input| {
         let challenge = text(input);
         let names = ["realm", "authorization_uri", "error"];
-        let found = names.map(|name| http_head::parameter(&challenge, "Bearer", name));
+        let found = names.map(|name| http_head::auth_param(&challenge, "Bearer", name));
         for value in found.iter().flatten() {
             // Escapes lose their backslash.
             let mut rest = challenge.chars();
@@ -104,7 +104,7 @@ fn a_tunnel_is_open_only_after_an_answer_of_2xx_and_nothing_more() {
                 assert!(input.windows(2).any(|pair| pair == b" 2") && stream.reader().is_empty());
                 "open".into()
             }
-            Err(error) => one_line(&format!("{error:#}")),
+            Err(error) => sanitize(&format!("{error:#}")),
         }
     });
 }
@@ -142,7 +142,7 @@ fn adopted_sections_are_comments_and_nothing_else_changes() {
         assert_eq!(adopted.matches('\n').count(), text.matches('\n').count());
         assert!(foreign_entries::find_adopted(&adopted).len() >= foreign.len());
         let ours = effective_config::sections(&text);
-        let _ = effective_config::section_of("web01", &text);
+        let _ = effective_config::find_entry("web01", &text);
         let keywords = text.lines().filter_map(effective_config::directive).map(|(keyword, _)| keyword);
         assert!(
             keywords.into_iter().all(|word| word == word.to_lowercase() && !word.contains([' ', '=', '\t']))
@@ -171,7 +171,7 @@ fn a_certificate_is_written_as_it_was_read() {
             assert_eq!((again.blob(), again.login_name()), (certificate.blob(), certificate.login_name()));
             "ok".into()
         }
-        Err(error) => one_line(&crate::fuzz::targets::told(error)),
+        Err(error) => sanitize(&crate::fuzz::targets::told(error)),
     };
     each_input("certificate", |input| {
         let line = check(Certificate::parse(&text(input)));
@@ -238,7 +238,7 @@ fn a_resource_id_is_printed_in_a_form_that_is_read_again() {
 fn the_issuer_of_any_certificate_is_read_without_harm() {
     each_input("x509", |input| match x509::issuer(input) {
         Some(issuer) => {
-            assert!(is_plain(&one_line(&issuer)));
+            assert!(is_plain(&sanitize(&issuer)));
             format!("some {}", issuer.is_empty())
         }
         None => "none".into(),
@@ -249,12 +249,12 @@ fn the_issuer_of_any_certificate_is_read_without_harm() {
 fn whatever_is_shown_is_one_line_that_steers_nothing() {
     each_input("line", |input| {
         let text = text(input);
-        let line = one_line(&text);
+        let line = sanitize(&text);
         assert!(is_plain(&line) && line.chars().count() <= 901);
-        assert_eq!(one_line(&line), line);
+        assert_eq!(sanitize(&line), line);
         #[cfg(unix)]
-        assert_eq!(read_by_a_shell(&word(&text)).as_ref(), Some(&text));
-        format!("{} {}", line.len() == text.len(), word(&text).starts_with('\''))
+        assert_eq!(read_by_a_shell(&shell_quote(&text)).as_ref(), Some(&text));
+        format!("{} {}", line.len() == text.len(), shell_quote(&text).starts_with('\''))
     });
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Head {
     /// Names and values in order, values as far as they are text.
     pub(crate) headers: Vec<(String, String)>,
     /// What was read beyond the head: the beginning of what the connection carries next.
-    pub(crate) beyond: Vec<u8>,
+    pub(crate) read_ahead: Vec<u8>,
 }
 
 impl Head {
@@ -47,8 +47,8 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
             if head.status == 101 || !(100..200).contains(&head.status) {
                 return Ok(head);
             }
-            interim += received.len() - head.beyond.len();
-            received = head.beyond;
+            interim += received.len() - head.read_ahead.len();
+            received = head.read_ahead;
         }
     }
     bail!("the answer's head is longer than {MAX_HEAD} bytes")
@@ -68,7 +68,7 @@ fn parse(received: &[u8]) -> Result<Option<Head>> {
         status: response.code.context("the answer has no status")?,
         reason: reason(received),
         headers: response.headers.iter().map(text).collect(),
-        beyond: received[length..].to_vec(),
+        read_ahead: received[length..].to_vec(),
     }))
 }
 
@@ -85,7 +85,7 @@ fn reason(received: &[u8]) -> String {
 ///
 /// An unquoted value ends at a comma: the Arc agent writes a file's path there, with slashes and spaces, and without
 /// quotes (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled servers").
-pub(crate) fn parameter(line: &str, scheme: &str, name: &str) -> Option<String> {
+pub(crate) fn auth_param(line: &str, scheme: &str, name: &str) -> Option<String> {
     let (mut rest, mut is_of_scheme) = (line, false);
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
@@ -157,7 +157,7 @@ mod tests {
             .unwrap();
         assert_eq!((head.status, head.reason.as_str()), (404, "Endpoint does not exist. TrackingId:x_G13"));
         assert_eq!(head.values("x-a").collect::<Vec<_>>(), ["b"]);
-        assert_eq!(head.beyond, b"rest");
+        assert_eq!(head.read_ahead, b"rest");
     }
 
     #[tokio::test]
@@ -179,7 +179,7 @@ mod tests {
             "Bearer\trealm=\"a b\",realm=\"second\"",
             ", ,Bearer realm=\"a b\"",
         ] {
-            assert_eq!(parameter(challenge, "Bearer", "realm").as_deref(), Some("a b"), "{challenge}");
+            assert_eq!(auth_param(challenge, "Bearer", "realm").as_deref(), Some("a b"), "{challenge}");
         }
         for challenge in [
             "",
@@ -190,7 +190,7 @@ mod tests {
             "realm=a",
             "\"Bearer realm=a\"",
         ] {
-            assert_eq!(parameter(challenge, "Bearer", "realm"), None, "{challenge}");
+            assert_eq!(auth_param(challenge, "Bearer", "realm"), None, "{challenge}");
         }
     }
 
@@ -204,18 +204,18 @@ mod tests {
             "Bearer \"realm=evil\", realm=\"good\"",
             "Bearer error=\"\",realm=\"good\"",
         ] {
-            assert_eq!(parameter(challenge, "Bearer", "realm").as_deref(), Some("good"), "{challenge}");
+            assert_eq!(auth_param(challenge, "Bearer", "realm").as_deref(), Some("good"), "{challenge}");
         }
-        assert_eq!(parameter("Bearer error=\", realm=\"evil", "Bearer", "realm"), None);
+        assert_eq!(auth_param("Bearer error=\", realm=\"evil", "Bearer", "realm"), None);
     }
 
     #[test]
     fn a_parameter_belongs_to_the_challenge_of_its_scheme() {
         let several = "Negotiate YIIB==, Digest realm=\"other\", nonce=\"x\", Basic realm=/var/opt/a.key, Bearer realm=z";
-        assert_eq!(parameter(several, "Basic", "realm").as_deref(), Some("/var/opt/a.key"));
-        assert_eq!(parameter(several, "bearer", "REALM").as_deref(), Some("z"));
-        assert_eq!(parameter(several, "Basic", "nonce"), None);
-        assert_eq!(parameter(several, "NTLM", "realm"), None);
+        assert_eq!(auth_param(several, "Basic", "realm").as_deref(), Some("/var/opt/a.key"));
+        assert_eq!(auth_param(several, "bearer", "REALM").as_deref(), Some("z"));
+        assert_eq!(auth_param(several, "Basic", "nonce"), None);
+        assert_eq!(auth_param(several, "NTLM", "realm"), None);
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
             (r"Basic realm=C:\ProgramData\Tokens\a.key", r"C:\ProgramData\Tokens\a.key"),
             ("Basic realm=/var/opt/a=b/c d.key", "/var/opt/a=b/c d.key"),
         ] {
-            assert_eq!(parameter(challenge, "Basic", "realm").as_deref(), Some(realm), "{challenge}");
+            assert_eq!(auth_param(challenge, "Basic", "realm").as_deref(), Some(realm), "{challenge}");
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Yes\r\n\r\nx",
         );
         let head = head.await.unwrap();
-        assert_eq!((head.status, head.beyond.as_slice()), (101, b"x".as_slice()));
+        assert_eq!((head.status, head.read_ahead.as_slice()), (101, b"x".as_slice()));
     }
 
     #[tokio::test]

@@ -57,12 +57,12 @@ where
     proxy.write_all(&request).await?;
     proxy.flush().await?;
 
-    let Head { status, reason, beyond, .. } = http_head::read(proxy).await?;
+    let Head { status, reason, read_ahead, .. } = http_head::read(proxy).await?;
     if !(200..300).contains(&status) {
         bail!(Refused { target, status, reason });
     }
     // TLS lets the client speak first: nothing can have come through the tunnel yet.
-    ensure!(beyond.is_empty(), "it answered more than a tunnel's opening");
+    ensure!(read_ahead.is_empty(), "it answered more than a tunnel's opening");
     Ok(())
 }
 

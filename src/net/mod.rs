@@ -72,12 +72,14 @@ impl Net {
     /// meant for it.
     ///
     /// # Errors
-    /// An [`anyhow::Error`] with a [`Step`] as its context: which part of the way failed.
+    /// An [`anyhow::Error`] with a [`ConnectStep`] as its context: which part of the way failed.
     pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream> {
         let target = https(authority)?;
         let transport = match self.proxies.intercept(&target) {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
-            None => Either::Left(tcp(&target).await.with_context(|| Step::Tcp(authority.to_string()))?),
+            None => {
+                Either::Left(tcp(&target).await.with_context(|| ConnectStep::Tcp(authority.to_string()))?)
+            }
         };
         self.encrypt(transport, authority).await
     }
@@ -117,13 +119,14 @@ impl Net {
     async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {
         let via = http_proxy::address(proxy)?;
         info!(proxy = %via.host, target = %authority, "going through the environment's proxy");
-        let tcp = tcp(proxy.uri()).await.context(Step::ToProxy(via.host.to_string()))?;
+        let tcp = tcp(proxy.uri()).await.context(ConnectStep::ProxyTcp(via.host.to_string()))?;
         let mut transport = match via.encrypted {
             true => Either::Right(self.encrypt(tcp, &via.host).await?),
             false => Either::Left(tcp),
         };
-        let step = || Step::Proxy { proxy: via.host.to_string(), target: authority.to_string() };
-        bounded(PROXY_TIMEOUT, http_proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
+        let step =
+            || ConnectStep::ProxyConnect { proxy: via.host.to_string(), target: authority.to_string() };
+        with_timeout(PROXY_TIMEOUT, http_proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
             .await
             .with_context(step)?;
         Ok(transport)
@@ -133,10 +136,10 @@ impl Net {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let step = || Step::Tls(authority.to_string());
+        let step = || ConnectStep::Tls(authority.to_string());
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).with_context(step)?;
-        let stream = bounded(TLS_TIMEOUT, async {
+        let stream = with_timeout(TLS_TIMEOUT, async {
             Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport).await?)
         });
         let stream = stream.await.with_context(step)?;
@@ -151,16 +154,16 @@ impl Net {
 
 /// The part of the way that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Step {
+pub(crate) enum ConnectStep {
     /// Name resolution or the TCP connection to a host.
     #[error("cannot reach {0}")]
     Tcp(String),
     /// The same to an HTTP proxy.
     #[error("the proxy {0} cannot be reached")]
-    ToProxy(String),
+    ProxyTcp(String),
     /// The tunnel of an HTTP proxy.
     #[error("the proxy {proxy} opens no tunnel to {target}")]
-    Proxy {
+    ProxyConnect {
         /// Host and port of the proxy.
         proxy: String,
         /// Where it should have led.
@@ -181,13 +184,13 @@ async fn tcp(target: &Uri) -> Result<TcpStream> {
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    bounded(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
+    with_timeout(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
 }
 
 fn https(authority: &Authority) -> Result<Uri> {
     Ok(Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build()?)
 }
 
-async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn with_timeout<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(limit, work).await.with_context(|| format!("no answer within {} s", limit.as_secs()))?
 }

@@ -46,7 +46,7 @@ struct SystemTrust {
 struct Roots {
     verifier: Arc<dyn ServerCertVerifier>,
     /// A part of them that could not be read.
-    unread: Option<Unread>,
+    into_async: Option<Unread>,
 }
 
 impl SystemTrust {
@@ -70,7 +70,7 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     let (file, dir) = (path("SSL_CERT_FILE"), path("SSL_CERT_DIR"));
     let extra = rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref()).certs;
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(provider))?;
-    Ok(Roots { verifier: Arc::new(verifier), unread: None })
+    Ok(Roots { verifier: Arc::new(verifier), into_async: None })
 }
 
 /// The certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those where distributions have them.
@@ -84,18 +84,18 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
         open_regular(file.as_ref()).map_err(|error| other(Unread::new(file.as_ref(), &error)))?;
     }
     let found = rustls_native_certs::load_native_certs();
-    let unread = found.errors.iter().find_map(|error| match &error.kind {
+    let into_async = found.errors.iter().find_map(|error| match &error.kind {
         rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unread::new(path, inner)),
         _ => None,
     });
     let mut store = rustls::RootCertStore::empty();
     store.add_parsable_certificates(found.certs);
     if store.is_empty() {
-        return Err(unread.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
+        return Err(into_async.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
     let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
-    Ok(Roots { verifier, unread })
+    Ok(Roots { verifier, into_async })
 }
 
 /// What there is, and cannot be opened, where the loader found nothing.
@@ -158,8 +158,8 @@ impl ServerCertVerifier for SystemTrust {
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         verdict.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let (issuer, unread) = (x509::issuer(end_entity), roots.unread.clone());
-                let untrusted = Untrusted { issuer, unread };
+                let (issuer, into_async) = (x509::issuer(end_entity), roots.into_async.clone());
+                let untrusted = UnknownIssuer { issuer, into_async };
                 Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
             }
             error => error,
@@ -192,17 +192,17 @@ impl ServerCertVerifier for SystemTrust {
 /// An authority that the system does not trust: that of a proxy that reads along, as a rule.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the certificate comes from {}", issuer.as_deref().unwrap_or("nobody"))]
-pub(crate) struct Untrusted {
+pub(crate) struct UnknownIssuer {
     /// What it calls itself.
     pub(crate) issuer: Option<String>,
     /// Root certificates that could not be read, of which one may be its own.
-    pub(crate) unread: Option<Unread>,
+    pub(crate) into_async: Option<Unread>,
 }
 
 /// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.
-pub(crate) fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+pub(crate) fn error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     match error.downcast_ref::<std::io::Error>() {
-        Some(io) => refusal(io.get_ref()?),
+        Some(io) => error_in(io.get_ref()?),
         None => error.downcast_ref(),
     }
 }

@@ -6,7 +6,7 @@ pub(crate) const HANGUP: u8 = 1;
 /// The number of the signal that asks for the end, once there is one. None does that was ignored from the start: `nohup`
 /// and what a script runs in its background ask for it to be outlived, and ssh hands that down.
 #[cfg(unix)]
-pub(crate) async fn stop() -> u8 {
+pub(crate) async fn shutdown() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
     const INTERRUPT: u8 = 2;
     const TERMINATE: u8 = 15;
@@ -37,7 +37,7 @@ fn ignored() -> u64 {
 
 /// The number of the signal that Ctrl-C stands for, once it asks for the end.
 #[cfg(not(unix))]
-pub(crate) async fn stop() -> u8 {
+pub(crate) async fn shutdown() -> u8 {
     const INTERRUPT: u8 = 2;
     match tokio::signal::ctrl_c().await {
         Ok(()) => INTERRUPT,

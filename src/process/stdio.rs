@@ -87,7 +87,7 @@ pub(crate) fn writable() -> std::io::Result<()> {
 }
 
 /// Lets go of what ssh gave: whoever waits for the end of the pipes does not wait for this process.
-pub(crate) fn let_go() {
+pub(crate) fn detach() {
     #[cfg(unix)]
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
         use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};

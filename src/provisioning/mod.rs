@@ -12,74 +12,78 @@ use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_compute::show;
-use crate::azure::hybrid_connectivity::endpoint::{self, Seen, create_endpoint, is_not_found, set_port};
+use crate::azure::hybrid_connectivity::endpoint::{self, Lookup, create_endpoint, is_not_found, set_port};
 use crate::azure::hybrid_connectivity::{Service, list_credentials};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{self, NAMESPACE, Registration, register};
-use crate::terminal::progress::Waiting;
+use crate::terminal::progress::Progress;
 
 /// How long a registration is waited for; 2 to 5 minutes are usual (azure-docs `ssh-arc-overview.md`).
 const REGISTRATION: Duration = Duration::from_secs(600);
 /// The longest pause between two looks at it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long Azure may go on answering as it was before a change.
-const SETTLING: Duration = Duration::from_secs(60);
+const CONSISTENCY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two tries in that time.
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// What Azure holds for one service of a machine. Hidden is what is there, and may not be looked at.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
+pub(crate) struct ServiceState {
     /// How far the provider is; none where that may not be looked at.
     pub(crate) registration: Option<Registration>,
     /// The endpoint.
-    pub(crate) endpoint: Seen<()>,
+    pub(crate) endpoint: Lookup<()>,
     /// The port of the service.
-    pub(crate) port: Seen<u16>,
+    pub(crate) port: Lookup<u16>,
 }
 
 /// Looks at what Azure holds.
 ///
 /// # Errors
 /// What ARM refuses, rights to look excepted.
-pub(crate) async fn look(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Found, ArmError> {
+pub(crate) async fn inspect(
+    arm: &Arm,
+    machine: &ResourceId,
+    service: Service,
+) -> Result<ServiceState, ArmError> {
     let registration = match resource_providers::registration(arm, &machine.subscription).await {
         Err(ArmError::Refused(refusal)) if refusal.is_forbidden() => None,
         registration => Some(registration?),
     };
     if registration.as_ref().is_some_and(|registration| !registration.is_done()) {
-        return Ok(Found { registration, endpoint: Seen::Missing, port: Seen::Missing });
+        return Ok(ServiceState { registration, endpoint: Lookup::NotFound, port: Lookup::NotFound });
     }
     let (endpoint, port) = match endpoint::endpoint(arm, machine).await {
-        Ok(Seen::Missing) => (Seen::Missing, Seen::Missing),
+        Ok(Lookup::NotFound) => (Lookup::NotFound, Lookup::NotFound),
         Err(error) if is_not_found(&error) => nothing_of(arm, machine).await?,
         seen => (seen?, endpoint::port(arm, machine, service).await?),
     };
-    if endpoint != Seen::Hidden && port != Seen::Hidden {
-        return Ok(Found { registration, endpoint, port });
+    if endpoint != Lookup::Forbidden && port != Lookup::Forbidden {
+        return Ok(ServiceState { registration, endpoint, port });
     }
     // Whoever may connect learns from the refusal of relay credentials what is not there.
     let (endpoint, port) = match list_credentials(arm, machine, service).await {
         Ok(_) => (endpoint, port),
-        Err(error) if endpoint::is_missing(&error) => (Seen::Missing, Seen::Missing),
+        Err(error) if endpoint::is_missing(&error) => (Lookup::NotFound, Lookup::NotFound),
         Err(error) if is_not_found(&error) => nothing_of(arm, machine).await?,
-        Err(ArmError::Refused(refusal)) if refusal.status == 412 => (endpoint, Seen::Missing),
+        Err(ArmError::Refused(refusal)) if refusal.status == 412 => (endpoint, Lookup::NotFound),
         Err(error) => return Err(error),
     };
-    Ok(Found { registration, endpoint, port })
+    Ok(ServiceState { registration, endpoint, port })
 }
 
 /// What there is of a machine where Azure does not say what it has not found: nothing, unless that is the machine.
-async fn nothing_of(arm: &Arm, machine: &ResourceId) -> Result<(Seen<()>, Seen<u16>), ArmError> {
+async fn nothing_of(arm: &Arm, machine: &ResourceId) -> Result<(Lookup<()>, Lookup<u16>), ArmError> {
     match show(arm, machine).await {
         Err(error) if is_not_found(&error) => Err(error),
-        _ => Ok((Seen::Missing, Seen::Missing)),
+        _ => Ok((Lookup::NotFound, Lookup::NotFound)),
     }
 }
 
 /// What a service is to be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
+pub(crate) struct DesiredService {
     /// Which service.
     pub(crate) service: Service,
     /// The port that it is to be reached at, if not any.
@@ -88,7 +92,7 @@ pub(crate) struct Wish {
     pub(crate) replace: bool,
 }
 
-impl Wish {
+impl DesiredService {
     fn port(&self) -> u16 {
         self.port.unwrap_or(self.service.default_port())
     }
@@ -122,22 +126,26 @@ impl Plan {
     ///
     /// # Errors
     /// Another port is enabled, and may not give way.
-    pub(crate) fn new(machine: &ResourceId, found: &Found, wish: Wish) -> Result<Self, PortTaken> {
-        let port = match (found.port, wish.port) {
-            (Seen::Missing, _) => Change::Enable(wish.port()),
-            (Seen::Hidden, Some(to)) if wish.replace => Change::Replace { from: None, to },
-            (Seen::Hidden, _) => Change::Unseen(wish.port()),
-            (Seen::There(from), Some(to)) if from != to && !wish.replace => {
-                return Err(PortTaken { service: wish.service, from, to });
+    pub(crate) fn new(
+        machine: &ResourceId,
+        found: &ServiceState,
+        desired: DesiredService,
+    ) -> Result<Self, PortTaken> {
+        let port = match (found.port, desired.port) {
+            (Lookup::NotFound, _) => Change::Enable(desired.port()),
+            (Lookup::Forbidden, Some(to)) if desired.replace => Change::Replace { from: None, to },
+            (Lookup::Forbidden, _) => Change::Unseen(desired.port()),
+            (Lookup::Found(from), Some(to)) if from != to && !desired.replace => {
+                return Err(PortTaken { service: desired.service, from, to });
             }
-            (Seen::There(from), Some(to)) if from != to => Change::Replace { from: Some(from), to },
-            (Seen::There(port), _) => Change::Keep(port),
+            (Lookup::Found(from), Some(to)) if from != to => Change::Replace { from: Some(from), to },
+            (Lookup::Found(port), _) => Change::Keep(port),
         };
         Ok(Self {
             machine: machine.clone(),
-            service: wish.service,
+            service: desired.service,
             register: found.registration.as_ref().is_some_and(|registration| !registration.is_done()),
-            create: found.endpoint == Seen::Missing,
+            create: found.endpoint == Lookup::NotFound,
             port,
         })
     }
@@ -205,7 +213,7 @@ pub(crate) struct PortTaken {
 ///
 /// # Errors
 /// What ARM refuses; it took longer than [`REGISTRATION`].
-pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Waiting) -> Result<()> {
+pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Progress) -> Result<()> {
     let start = Instant::now();
     let mut registration = register(arm, subscription).await?;
     let mut pause = Duration::from_secs(1);
@@ -219,7 +227,7 @@ pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Waiting)
             "registration of {NAMESPACE} in the subscription {subscription} ({state}), which takes 2 to 5 minutes as a rule"
         );
         let left = REGISTRATION.saturating_sub(start.elapsed());
-        waiting.until(object, left);
+        waiting.set_deadline(object, left);
         sleep(registration.retry_after.unwrap_or(pause).min(left)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         registration = resource_providers::registration(arm, subscription).await?;
@@ -238,22 +246,22 @@ pub(crate) struct NotRegistered {
 /// Makes what a plan says, and reads it back.
 ///
 /// # Errors
-/// What ARM refuses, and goes on refusing for [`SETTLING`] where it may not have heard of a registration yet.
-pub(crate) async fn make(arm: &Arm, plan: &Plan) -> Result<()> {
+/// What ARM refuses, and goes on refusing for [`CONSISTENCY_TIMEOUT`] where it may not have heard of a registration yet.
+pub(crate) async fn apply(arm: &Arm, plan: &Plan) -> Result<()> {
     let (machine, service) = (&plan.machine, plan.service);
     if plan.create {
-        patiently(async || Ok(create_endpoint(arm, machine).await?)).await?;
-        patiently(async || match endpoint::endpoint(arm, machine).await? {
-            Seen::Missing => bail!(NotShown),
+        retry_until_consistent(async || Ok(create_endpoint(arm, machine).await?)).await?;
+        retry_until_consistent(async || match endpoint::endpoint(arm, machine).await? {
+            Lookup::NotFound => bail!(NotShown),
             _ => Ok(()),
         })
         .await?;
     }
     if let Change::Enable(port) | Change::Replace { to: port, .. } = plan.port {
-        patiently(async || Ok(set_port(arm, machine, service, port).await?)).await?;
-        patiently(async || match endpoint::port(arm, machine, service).await? {
-            Seen::There(other) if other != port => bail!(NotShown),
-            Seen::Missing => bail!(NotShown),
+        retry_until_consistent(async || Ok(set_port(arm, machine, service, port).await?)).await?;
+        retry_until_consistent(async || match endpoint::port(arm, machine, service).await? {
+            Lookup::Found(other) if other != port => bail!(NotShown),
+            Lookup::NotFound => bail!(NotShown),
             _ => Ok(()),
         })
         .await?;
@@ -270,11 +278,11 @@ pub(crate) struct NotShown;
 ///
 /// # Errors
 /// The last one.
-pub(crate) async fn patiently<T>(work: impl AsyncFn() -> Result<T>) -> Result<T> {
-    let end = Instant::now() + SETTLING;
+pub(crate) async fn retry_until_consistent<T>(work: impl AsyncFn() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + CONSISTENCY_TIMEOUT;
     loop {
         match work().await {
-            Err(error) if may_settle(&error) && Instant::now() < end => info!("{error}; trying again"),
+            Err(error) if is_inconsistent(&error) && Instant::now() < end => info!("{error}; trying again"),
             result => return result,
         }
         sleep(AGAIN).await;
@@ -282,7 +290,7 @@ pub(crate) async fn patiently<T>(work: impl AsyncFn() -> Result<T>) -> Result<T>
 }
 
 /// Whether Azure answers as if a change that it accepted had not been made.
-fn may_settle(error: &anyhow::Error) -> bool {
+fn is_inconsistent(error: &anyhow::Error) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
     error.is::<NotShown>()
         || error.downcast_ref::<ArmError>().is_some_and(|error| match error {
@@ -299,33 +307,38 @@ mod tests {
 
     const ID: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/web01";
 
-    fn plan(state: &str, endpoint: Seen<()>, port: Seen<u16>, wish: Wish) -> Result<Plan, PortTaken> {
+    fn plan(
+        state: &str,
+        endpoint: Lookup<()>,
+        port: Lookup<u16>,
+        desired: DesiredService,
+    ) -> Result<Plan, PortTaken> {
         let registration = Registration { state: state.into(), retry_after: None, date: None };
-        let found = Found { registration: Some(registration), endpoint, port };
-        Plan::new(&ID.parse().unwrap(), &found, wish)
+        let found = ServiceState { registration: Some(registration), endpoint, port };
+        Plan::new(&ID.parse().unwrap(), &found, desired)
     }
 
-    fn wish(port: Option<u16>, replace: bool) -> Wish {
-        Wish { service: Service::Ssh, port, replace }
+    fn desired(port: Option<u16>, replace: bool) -> DesiredService {
+        DesiredService { service: Service::Ssh, port, replace }
     }
 
     #[test]
     fn what_is_missing_is_made_and_nothing_else() {
-        let there = Seen::There(());
+        let there = Lookup::Found(());
         let cases = [
             (
                 "Registered",
-                Seen::Missing,
-                Seen::Missing,
+                Lookup::NotFound,
+                Lookup::NotFound,
                 None,
                 22,
                 "create its endpoint, enable SSH on port 22",
             ),
-            ("Registered", there, Seen::Missing, Some(2222), 2222, "enable SSH on port 2222"),
+            ("Registered", there, Lookup::NotFound, Some(2222), 2222, "enable SSH on port 2222"),
             (
                 "registered",
                 there,
-                Seen::There(2222),
+                Lookup::Found(2222),
                 None,
                 2222,
                 "SSH is enabled on port 2222; nothing to change",
@@ -333,30 +346,30 @@ mod tests {
             (
                 "Registered",
                 there,
-                Seen::There(22),
+                Lookup::Found(22),
                 Some(22),
                 22,
                 "SSH is enabled on port 22; nothing to change",
             ),
             (
                 "Registered",
-                Seen::Hidden,
-                Seen::Hidden,
+                Lookup::Forbidden,
+                Lookup::Forbidden,
                 Some(24),
                 24,
                 "SSH is enabled, on port 24 or another: this role may not read which; nothing to change",
             ),
             (
                 "Registering",
-                Seen::Missing,
-                Seen::Missing,
+                Lookup::NotFound,
+                Lookup::NotFound,
                 None,
                 22,
                 "create its endpoint, enable SSH on port 22",
             ),
         ];
         for (state, endpoint, found, wanted, port, words) in cases {
-            let plan = plan(state, endpoint, found, wish(wanted, false)).unwrap();
+            let plan = plan(state, endpoint, found, desired(wanted, false)).unwrap();
             assert_eq!((plan.to_string().as_str(), plan.port()), (words, port));
             assert_eq!(plan.changes(), !words.contains("nothing"), "{words}");
             assert_eq!(plan.registers(), (state == "Registering").then_some("s"));
@@ -365,12 +378,12 @@ mod tests {
 
     #[test]
     fn a_port_gives_way_only_where_that_was_said() {
-        let there = |wish| plan("Registered", Seen::There(()), Seen::There(22), wish);
-        let taken = there(wish(Some(2222), false)).unwrap_err();
+        let there = |desired| plan("Registered", Lookup::Found(()), Lookup::Found(22), desired);
+        let taken = there(desired(Some(2222), false)).unwrap_err();
         assert_eq!((taken.from, taken.to), (22, 2222));
-        let hidden = |wish| plan("Registered", Seen::Hidden, Seen::Hidden, wish).unwrap();
-        assert!(hidden(wish(Some(2222), true)).changes() && !hidden(wish(None, true)).changes());
-        let plan = there(wish(Some(2222), true)).unwrap();
+        let hidden = |desired| plan("Registered", Lookup::Forbidden, Lookup::Forbidden, desired).unwrap();
+        assert!(hidden(desired(Some(2222), true)).changes() && !hidden(desired(None, true)).changes());
+        let plan = there(desired(Some(2222), true)).unwrap();
         assert!(plan.changes() && plan.port() == 2222);
         assert!(plan.to_string().starts_with("move SSH from port 22 to 2222: "), "{plan}");
     }

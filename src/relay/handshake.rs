@@ -23,7 +23,7 @@ use crate::net::{self, Net};
 /// protocol, "accept"), so that its own 504 comes first.
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
 /// What a try is given at the least, however little is left of the time to wait: a TLS handshake over a slow line.
-pub(crate) const LEAST_TRY: Duration = Duration::from_secs(10);
+pub(crate) const MIN_ATTEMPT: Duration = Duration::from_secs(10);
 
 /// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
 #[derive(Debug)]
@@ -33,10 +33,10 @@ pub(crate) struct Upgraded<S> {
     /// The connection.
     pub(crate) stream: S,
     /// Bytes of the first frames that came with the answer.
-    pub(crate) beyond: Vec<u8>,
+    pub(crate) read_ahead: Vec<u8>,
 }
 
-/// Connects, and while nobody listens waits for it to change, up to `budget`; each try has at least [`LEAST_TRY`].
+/// Connects, and while nobody listens waits for it to change, up to `budget`; each try has at least [`MIN_ATTEMPT`].
 ///
 /// `on_retry` hears of each refusal that is waited out.
 ///
@@ -50,20 +50,20 @@ pub(crate) async fn wait_for_listener(
     mut on_retry: impl FnMut(&ConnectError),
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
     let deadline = Instant::now() + budget;
-    let mut pauses = pauses();
+    let mut backoff = backoff();
     loop {
-        let limit = deadline.saturating_duration_since(Instant::now()).clamp(LEAST_TRY, UPGRADE_TIMEOUT);
+        let limit = deadline.saturating_duration_since(Instant::now()).clamp(MIN_ATTEMPT, UPGRADE_TIMEOUT);
         let error = match timeout(limit, connect(net, credentials, port)).await {
             Ok(Ok(upgraded)) => return Ok(upgraded),
             Ok(Err(error)) => error,
-            Err(_elapsed) => ConnectError::Silent(limit),
+            Err(_elapsed) => ConnectError::TimedOut(limit),
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        if !error.may_pass() || left.is_zero() {
+        if !error.is_transient() || left.is_zero() {
             return Err(error);
         }
         // The last try is at the end of the budget.
-        let pause = pauses.next().unwrap_or_default().min(left);
+        let pause = backoff.next().unwrap_or_default().min(left);
         info!("{error}; trying again in {:.0} s", pause.as_secs_f32());
         on_retry(&error);
         sleep(pause).await;
@@ -72,7 +72,7 @@ pub(crate) async fn wait_for_listener(
 
 /// Pauses between tries. The relay's name for a connection is known to the agent only some time after it was minted;
 /// these are the steps that serve aztunnel.
-fn pauses() -> impl Iterator<Item = Duration> {
+fn backoff() -> impl Iterator<Item = Duration> {
     [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
 }
 
@@ -109,7 +109,7 @@ where
         return Err(ConnectError::refused(authority.as_str(), head.status, &head.reason));
     }
     check_upgrade(&head, &key).with_context(|| format!("{authority} is no WebSocket server"))?;
-    Ok(Upgraded { relay: authority.to_string(), stream, beyond: head.beyond })
+    Ok(Upgraded { relay: authority.to_string(), stream, read_ahead: head.read_ahead })
 }
 
 /// RFC 6455, section 4.1: what a client checks in a 101.
@@ -171,7 +171,7 @@ pub(crate) enum ConnectError {
     },
     /// The relay did not answer the upgrade in this time.
     #[error("the relay did not answer within {} s", .0.as_secs())]
-    Silent(Duration),
+    TimedOut(Duration),
     /// The relay cannot be reached, or does not speak its protocol.
     #[error(transparent)]
     Unreachable(#[from] anyhow::Error),
@@ -205,9 +205,9 @@ impl ConnectError {
     }
 
     /// Whether the same request may be answered otherwise in a while: no listener yet, a gateway's time-out or fault.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Refused { status: 404 | 408 | 429, .. } | Self::Silent(_) => true,
+            Self::Refused { status: 404 | 408 | 429, .. } | Self::TimedOut(_) => true,
             // A network that wants its user to sign in first (RFC 6585, section 6).
             Self::Refused { status: 511, .. } => false,
             Self::Refused { status, .. } => (500..600).contains(status) && !self.is_port_closed(),
@@ -223,25 +223,25 @@ impl ConnectError {
 
     /// Whether there is nothing in the reason phrase but what the status says by itself: the relay tells more, and a proxy
     /// that looks into TLS puts this in place of it (seen with Squid).
-    pub(crate) fn gives_no_reason(&self) -> bool {
+    pub(crate) fn has_default_reason(&self) -> bool {
         matches!(self, Self::Refused { status, reason, tracking_id, .. }
             if tracking_id.is_empty() && usual_reason(*status) == Some(reason))
     }
 
     /// Whether nobody listens under the name that was dialled: not yet, or no more.
-    pub(crate) fn is_nobody(&self) -> bool {
+    pub(crate) fn is_no_listener(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
     /// Whether the namespace lets only certain networks in: `Ip has been prevented to connect to the endpoint` (OfficeDev
     /// microsoft-teams-tunnelrelay issue 36).
-    pub(crate) fn is_of_network(&self) -> bool {
+    pub(crate) fn is_ip_blocked(&self) -> bool {
         matches!(self, Self::Refused { reason, .. } if reason.contains("Ip has been prevented"))
     }
 
     /// Whether the shared access signature was refused, so that newly minted credentials may serve.
     pub(crate) fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Refused { status: 401, .. }) && !self.is_of_network()
+        matches!(self, Self::Refused { status: 401, .. }) && !self.is_ip_blocked()
     }
 }
 
@@ -347,21 +347,21 @@ mod tests {
     fn what_may_pass_is_waited_out_and_nothing_else() {
         let phases =
             ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
-        assert!(phases.iter().all(|reason| refused(404, reason).may_pass()));
-        assert!([408, 429, 500, 502, 503, 504].iter().all(|status| refused(*status, "").may_pass()));
-        assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| refused(*status, "").may_pass()));
+        assert!(phases.iter().all(|reason| refused(404, reason).is_transient()));
+        assert!([408, 429, 500, 502, 503, 504].iter().all(|status| refused(*status, "").is_transient()));
+        assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| refused(*status, "").is_transient()));
         let closed = refused(
             503,
             "connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",
         );
-        assert!(closed.is_port_closed() && !closed.may_pass());
+        assert!(closed.is_port_closed() && !closed.is_transient());
         assert!(refused(401, "ExpiredToken").is_unauthorized());
         assert!(!refused(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized());
     }
 
     #[test]
     fn pauses_grow_to_five_seconds_and_stay_there() {
-        let seconds: Vec<u64> = pauses().take(6).map(|pause| pause.as_secs()).collect();
+        let seconds: Vec<u64> = backoff().take(6).map(|pause| pause.as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 5, 5, 5]);
     }
 }

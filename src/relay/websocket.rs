@@ -72,11 +72,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// A WebSocket whose first bytes have been read with the answer to the upgrade.
-    pub(crate) fn new(stream: S, beyond: Vec<u8>) -> Self {
+    pub(crate) fn new(stream: S, read_ahead: Vec<u8>) -> Self {
         Self {
             stream,
             decoder: Decoder::default(),
-            received: Buffer::holding(beyond, READ_BUFFER),
+            received: Buffer::holding(read_ahead, READ_BUFFER),
             payload: 0,
             read_end: None,
             heard: false,

@@ -12,7 +12,7 @@ use crate::files;
 
 /// A value of a section that ssh does not use for its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shadowed {
+pub(crate) struct Overridden {
     /// The host.
     pub(crate) alias: String,
     /// The keyword, as ssh prints it: in lower case.
@@ -29,20 +29,20 @@ pub(crate) struct Shadowed {
     "ssh does not use the {} written for {}: {} says {:?}", .0.keyword, .0.alias,
     .0.by.as_ref().map_or("another line".to_owned(), |(file, line)| format!("{} line {line}", file.display())), .0.instead
 )]
-pub(crate) struct NotUsed(pub(crate) Shadowed);
+pub(crate) struct OverriddenError(pub(crate) Overridden);
 
 /// The values that must be used for a host, by keyword in lower case.
 pub(crate) type Expected = Vec<(String, String)>;
 
 /// The keywords whose values are asked about.
-const JUDGED: [&str; 7] =
+const CHECKED_KEYWORDS: [&str; 7] =
     ["proxycommand", "user", "port", "hostkeyalias", "identityagent", "identitiesonly", "forwardagent"];
 
 /// Which values of `alias` are not used when ssh reads `file`; `None` where no ssh is installed.
 ///
 /// # Errors
 /// ssh cannot read the configuration at all, in its own words.
-pub(crate) fn shadowed(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Shadowed>>> {
+pub(crate) fn overridden(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Overridden>>> {
     let Some(output) = ssh(&["-G"], alias, Some(file))? else { return Ok(None) };
     if !output.status.success() {
         bail!("ssh does not accept {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
@@ -60,9 +60,9 @@ pub(crate) fn shadowed(alias: &str, expected: &Expected, file: &Path) -> Result<
     };
     let mut found = Vec::new();
     for (keyword, _) in
-        expected.iter().filter(|(keyword, _)| JUDGED.contains(&keyword.as_str())).filter(differs)
+        expected.iter().filter(|(keyword, _)| CHECKED_KEYWORDS.contains(&keyword.as_str())).filter(differs)
     {
-        found.push(Shadowed {
+        found.push(Overridden {
             alias: alias.to_owned(),
             keyword: keyword.clone(),
             instead: effective.get(keyword).cloned().unwrap_or_default(),
@@ -140,7 +140,7 @@ impl Section {
 }
 
 /// The section that leads to a machine by arcssh: by what it is called, or by the resource ID in its ProxyCommand.
-pub(crate) fn section_of(machine: &str, text: &str) -> Option<Section> {
+pub(crate) fn find_entry(machine: &str, text: &str) -> Option<Section> {
     let value = |values: &Expected, wanted: &str| {
         values.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value.clone())
     };
@@ -252,7 +252,7 @@ impl Trace {
                         return found;
                     }
                 }
-                word if sets(word, keyword) && applies && !how.parse_only => {
+                word if conflicts_with(word, keyword) && applies && !how.parse_only => {
                     return Some((file.to_owned(), number));
                 }
                 _ => {}
@@ -277,7 +277,7 @@ impl Trace {
 }
 
 /// Whether a line with `word` settles `keyword`: ProxyJump and ProxyCommand keep each other out.
-fn sets(word: &str, keyword: &str) -> bool {
+fn conflicts_with(word: &str, keyword: &str) -> bool {
     word == keyword || (keyword == "proxycommand" && word == "proxyjump")
 }
 
@@ -335,17 +335,17 @@ mod tests {
     #[test]
     fn a_section_is_found_by_what_it_is_called_and_by_its_id() {
         for machine in ["web01", "Web01", "/subscriptions/S/machines/web01"] {
-            let section = section_of(machine, TEXT).unwrap();
+            let section = find_entry(machine, TEXT).unwrap();
             assert_eq!((section.alias.as_str(), section.port), ("web01", 2222));
             assert_eq!(section.key_name, "23c501dd");
             assert_eq!(section.target, "/subscriptions/s/machines/Web01");
         }
-        let section = section_of("web02.arc", TEXT).unwrap();
+        let section = find_entry("web02.arc", TEXT).unwrap();
         assert_eq!((section.alias.as_str(), section.target.as_str()), ("web02.arc", "web02"));
-        assert!(section_of("/subscriptions/s/machines/w.arc", TEXT).is_none());
-        assert!(section_of("plain", TEXT).is_none() && section_of("web02", TEXT).is_none());
+        assert!(find_entry("/subscriptions/s/machines/w.arc", TEXT).is_none());
+        assert!(find_entry("plain", TEXT).is_none() && find_entry("web02", TEXT).is_none());
         for part in ["/subscriptions/s/machines/web0", "web0", "proxy", "--port"] {
-            assert!(section_of(part, TEXT).is_none(), "{part}");
+            assert!(find_entry(part, TEXT).is_none(), "{part}");
         }
     }
 }

@@ -12,7 +12,7 @@ const ADOPTED: &str = "# adopted by arcssh ";
 
 /// A section of another program's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Foreign {
+pub(crate) struct ForeignEntry {
     /// Its lines, counted from 0.
     lines: Range<usize>,
     /// What may be typed for it.
@@ -31,7 +31,7 @@ pub(crate) struct Foreign {
     pub(crate) relay_info: PathBuf,
 }
 
-impl Foreign {
+impl ForeignEntry {
     /// What the machine may be called as `{group}-{name}`: az and Az.Ssh name files so, azure_rm_arcssh's documents
     /// folders.
     pub(crate) fn group_and_name(&self) -> Vec<String> {
@@ -101,7 +101,7 @@ fn is_file(path: &Path) -> bool {
 }
 
 /// The sections of other programs in a configuration.
-pub(crate) fn find(text: &str) -> Vec<Foreign> {
+pub(crate) fn find(text: &str) -> Vec<ForeignEntry> {
     let lines: Vec<&str> = text.lines().collect();
     let is_head = |line: &&str| directive(line).is_some_and(|(word, _)| word == "host" || word == "match");
     let heads: Vec<usize> = (0..lines.len()).filter(|at| is_head(&lines[*at])).collect();
@@ -110,7 +110,7 @@ pub(crate) fn find(text: &str) -> Vec<Foreign> {
 }
 
 /// Those that have been adopted, with the lines of the ones that have not.
-pub(crate) fn find_adopted(text: &str) -> Vec<Foreign> {
+pub(crate) fn find_adopted(text: &str) -> Vec<ForeignEntry> {
     let bare = |line: &str| match line.strip_prefix(ADOPTED).and_then(|rest| rest.split_once(": ")) {
         Some((_date, old)) => old.to_owned(),
         None => line.to_owned(),
@@ -119,7 +119,7 @@ pub(crate) fn find_adopted(text: &str) -> Vec<Foreign> {
 }
 
 /// The text with these sections turned into comments that tell when; empty lines stay empty.
-pub(crate) fn commented_out(text: &str, sections: &[Foreign], date: &str) -> String {
+pub(crate) fn commented_out(text: &str, sections: &[ForeignEntry], date: &str) -> String {
     let inside = |number: usize| sections.iter().any(|section| section.lines.contains(&number));
     let line = |(number, line): (usize, &str)| match inside(number) && !line.trim().is_empty() {
         true => format!("{ADOPTED}{date}: {line}"),
@@ -128,7 +128,7 @@ pub(crate) fn commented_out(text: &str, sections: &[Foreign], date: &str) -> Str
     text.split_inclusive('\n').enumerate().map(line).collect()
 }
 
-fn foreign(lines: &[&str], range: Range<usize>) -> Option<Foreign> {
+fn foreign(lines: &[&str], range: Range<usize>) -> Option<ForeignEntry> {
     let body = || lines[range.clone()].iter().filter_map(|line| directive(line));
     let value = |word: &str| body().find(|(keyword, _)| keyword == word).map(|(_, value)| value);
     let bare = |word: &str| value(word).map(|value| value.trim_matches('"').to_owned());
@@ -145,7 +145,7 @@ fn foreign(lines: &[&str], range: Range<usize>) -> Option<Foreign> {
     let end = range.start
         + 1
         + lines[range.start + 1..range.end].iter().rposition(|line| directive(line).is_some())?;
-    Some(Foreign {
+    Some(ForeignEntry {
         lines: range.start..end + 1,
         patterns,
         host_name: bare("hostname"),

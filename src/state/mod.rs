@@ -20,21 +20,21 @@ use tracing::{debug, info};
 use zeroize::Zeroizing;
 
 use crate::files::{ensure_own, is_own, open_own};
-use crate::terminal::output::warn;
+use crate::terminal::output::note;
 
 /// The form of the files. A file of another form counts as absent, and is replaced.
 const VERSION: u32 = 1;
 /// The longest that anything is half made: a key takes a second, and a file less.
-const LONGEST_WORK: Duration = Duration::from_secs(3600);
+const MAX_WORK: Duration = Duration::from_secs(3600);
 /// The longest that anything but a sign-in is of use after it was written: as long as a certificate's key.
-const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How the names of temporary files and directories begin; [`RANDOM`] letters and digits follow, and one of the ends.
 const TEMPORARY: &str = ".arcssh-";
 const RANDOM: usize = 12;
 /// The end of a file that is still being written.
-const HALF_WRITTEN: &str = ".tmp";
+const TEMP_PREFIX: &str = ".tmp";
 /// The end of a directory in which ssh-keygen makes a key.
-const ROOM: &str = ".key";
+const TEMP_DIR_PREFIX: &str = ".key";
 /// What ssh-keygen leaves in it (ssh-keygen(1), `-f`).
 const MADE: [&str; 2] = ["key", "key.pub"];
 /// What marks the lock of those who have waited too long for another.
@@ -43,19 +43,19 @@ const SECOND: &str = "-second";
 const MAX_FILE: u64 = 1024 * 1024;
 /// How long a lock is waited for. Its holder's work is bounded too, and the system frees what a dead one held; this is
 /// for one that stands still.
-const PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the second one is waited for: longer than any work with it, lest all begin at once what takes long.
-const LONG_PATIENCE: Duration = Duration::from_secs(75);
+const LONG_LOCK_TIMEOUT: Duration = Duration::from_secs(75);
 /// How often a lock is looked at. Waiting in the system would wake at once, but one after the other, and not be called
 /// off.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Names the directory in which arcssh makes its state directory, in place of the platform's.
-pub(crate) const FOLDER_VARIABLE: &str = "ARCSSH_STATE_DIR";
-/// The state directory in the one that [`FOLDER_VARIABLE`] names, which can hold anything else.
+pub(crate) const STATE_DIR_VARIABLE: &str = "ARCSSH_STATE_DIR";
+/// The state directory in the one that [`STATE_DIR_VARIABLE`] names, which can hold anything else.
 const OWN_FOLDER: &str = "arcssh-state";
 /// What to type where nothing can be kept.
-pub(crate) const ANOTHER_FOLDER: &str = "name a folder of your own in ARCSSH_STATE_DIR";
+pub(crate) const OTHER_DIRECTORY: &str = "name a folder of your own in ARCSSH_STATE_DIR";
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +163,7 @@ enum Content {
     /// What a crash of the system leaves of a value: nothing, blocks of zeros, or its beginning.
     Damaged,
     /// Something that arcssh did not write.
-    Foreign,
+    ForeignEntry,
 }
 
 /// The beginning of each value that arcssh writes.
@@ -173,13 +173,13 @@ impl Content {
     fn of(json: &[u8]) -> Self {
         let Ok(object) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json) else {
             let is_rest = json.contains(&0) || json.starts_with(BEGINNING) || BEGINNING.starts_with(json);
-            return if is_rest { Self::Damaged } else { Self::Foreign };
+            return if is_rest { Self::Damaged } else { Self::ForeignEntry };
         };
         let version = object.get("version").and_then(serde_json::Value::as_u64);
         match version.and_then(|version| u32::try_from(version).ok()) {
             Some(version) if version != VERSION => Self::OtherVersion(version),
             Some(_) if object.contains_key("kind") && object.contains_key("subject") => Self::Value,
-            None if !object.is_empty() => Self::Foreign,
+            None if !object.is_empty() => Self::ForeignEntry,
             _ => Self::Damaged,
         }
     }
@@ -201,7 +201,7 @@ pub(crate) struct Lock {
 /// A file or folder of the store that others can read or write.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{} is open to other users (mode {mode:04o})", path.display())]
-pub(crate) struct TooOpen {
+pub(crate) struct InsecurePermissions {
     /// Which.
     pub(crate) path: PathBuf,
     /// Its permissions.
@@ -215,9 +215,9 @@ impl Store {
     ///
     /// # Errors
     /// Others can get at the folder: what it holds may be neither secret nor ours.
-    pub(crate) fn open() -> Result<Self, TooOpen> {
+    pub(crate) fn open() -> Result<Self, InsecurePermissions> {
         let Some(named) = named_folder() else {
-            return platform_folder().map_or(Ok(Self::nothing()), Self::at);
+            return platform_folder().map_or(Ok(Self::disabled()), Self::at);
         };
         let store = Self::at(named.join(OWN_FOLDER))?;
         store.take_over(&named);
@@ -225,7 +225,7 @@ impl Store {
     }
 
     /// A store that holds nothing.
-    pub(crate) fn nothing() -> Self {
+    pub(crate) fn disabled() -> Self {
         Self { folder: None }
     }
 
@@ -233,21 +233,21 @@ impl Store {
     ///
     /// # Errors
     /// Others can get at one of them.
-    pub(crate) fn check(&self) -> Result<Option<usize>, TooOpen> {
+    pub(crate) fn check(&self) -> Result<Option<usize>, InsecurePermissions> {
         let mut count = 0;
         for (_, path) in self.values() {
             count += usize::from(load(&path)?.is_some());
         }
-        Ok(self.try_out().is_ok().then_some(count))
+        Ok(self.check_writable().is_ok().then_some(count))
     }
 
-    fn at(folder: PathBuf) -> Result<Self, TooOpen> {
+    fn at(folder: PathBuf) -> Result<Self, InsecurePermissions> {
         let metadata = resolved(&folder).or_else(|error| match error.kind() {
             ErrorKind::NotFound => make(&folder).and_then(|()| resolved(&folder)),
             _ => Err(error),
         });
         let usable = match metadata {
-            Ok(metadata) => metadata.is_dir() && ours(&folder, &metadata, FOLDER_MODE)?,
+            Ok(metadata) => metadata.is_dir() && check_owner(&folder, &metadata, FOLDER_MODE)?,
             Err(error) => {
                 info!("working without a store: {}: {error}", folder.display());
                 false
@@ -260,13 +260,13 @@ impl Store {
     ///
     /// # Errors
     /// Others can get at the file.
-    pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, TooOpen> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, InsecurePermissions> {
         let Some(path) = self.path(key) else { return Ok(None) };
         let Some(json) = load(&path)? else { return Ok(None) };
         match serde_json::from_slice::<Envelope<T>>(&json) {
             Ok(found) if found.version == VERSION && found.subject == key.subject => Ok(Some(found.value)),
             _ => {
-                complain(&path, &json);
+                discard_corrupt(&path, &json);
                 Ok(None)
             }
         }
@@ -295,19 +295,19 @@ impl Store {
     ///
     /// # Errors
     /// There is no store, or its disk takes no more.
-    pub(crate) fn room(&self) -> Result<TempDir> {
+    pub(crate) fn temp_dir(&self) -> Result<TempDir> {
         let folder = self.place()?;
-        let room = temporary(ROOM).tempdir_in(folder);
-        room.with_context(|| format!("cannot write to {}", folder.display()))
+        let temp_dir = temporary(TEMP_DIR_PREFIX).tempdir_in(folder);
+        temp_dir.with_context(|| format!("cannot write to {}", folder.display()))
     }
 
     /// Whether anything more can be kept.
     ///
     /// # Errors
     /// There is no store, or its disk takes no more.
-    pub(crate) fn try_out(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         let folder = self.place()?;
-        let mut file = temporary(HALF_WRITTEN).tempfile_in(folder)?;
+        let mut file = temporary(TEMP_PREFIX).tempfile_in(folder)?;
         file.write_all(&[0; 16 * 1024])?;
         Ok(file.as_file().sync_data()?)
     }
@@ -330,8 +330,8 @@ impl Store {
         self.values().filter(|(kind, path)| kinds.contains(kind) && remove_value(path)).count()
     }
 
-    /// Deletes values that are older than [`LONGEST_LIFE`], except a sign-in, and what killed processes left half made.
-    pub(crate) fn sweep(&self) {
+    /// Deletes values that are older than [`MAX_LIFETIME`], except a sign-in, and what killed processes left half made.
+    pub(crate) fn remove_expired(&self) {
         let age = |path: &Path| fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok();
         let is_older = |path: &Path, limit| age(path).is_some_and(|age| age > limit);
         for (kind, path) in self.values() {
@@ -339,16 +339,16 @@ impl Store {
                 let content = raw(&path).map(|json| Content::of(&json));
                 matches!(content, Ok(Content::Value | Content::OtherVersion(_)))
             };
-            if kind != Kind::Account && is_older(&path, LONGEST_LIFE) && is_value() {
+            if kind != Kind::Account && is_older(&path, MAX_LIFETIME) && is_value() {
                 remove_value(&path);
             }
         }
-        remove_half_made(self.files().filter(|file| is_older(&file.path(), LONGEST_WORK)));
+        remove_temporary(self.files().filter(|file| is_older(&file.path(), MAX_WORK)));
     }
 
     /// Deletes what is half made by other processes too: nothing of it may outlive the end of a sign-in.
-    pub(crate) fn clear_half_made(&self) {
-        remove_half_made(self.files());
+    pub(crate) fn clear_temporary(&self) {
+        remove_temporary(self.files());
     }
 
     fn files(&self) -> impl Iterator<Item = fs::DirEntry> + use<> {
@@ -407,12 +407,12 @@ impl Store {
     }
 
     /// Waits until no other process works on this key's value. Where one stands still with the lock, those that have
-    /// waited [`PATIENCE`] for it take turns by a second one, and wait [`LONG_PATIENCE`] for either. `None` where it is
+    /// waited [`LOCK_TIMEOUT`] for it take turns by a second one, and wait [`LONG_LOCK_TIMEOUT`] for either. `None` where it is
     /// not known whether another works: the work is done then as if nobody did.
     pub(crate) async fn lock(&self, key: &Key) -> Option<Lock> {
-        let lock = match self.turn(key, &[""], PATIENCE).await {
+        let lock = match self.turn(key, &[""], LOCK_TIMEOUT).await {
             Some(lock) => Some(lock),
-            None => self.turn(key, &["", SECOND], LONG_PATIENCE).await,
+            None => self.turn(key, &["", SECOND], LONG_LOCK_TIMEOUT).await,
         };
         if lock.is_none() {
             info!("going on without a lock of {}", key.subject);
@@ -434,7 +434,7 @@ impl Store {
             if !is_held || Instant::now() >= end {
                 return None;
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -472,7 +472,7 @@ fn values_in(folder: Option<&Path>) -> impl Iterator<Item = (Kind, PathBuf)> + u
 fn remove_value(path: &Path) -> bool {
     let is_own = fs::symlink_metadata(path).is_ok_and(|found| ensure_own(&found).is_ok());
     // What cannot be read, because of its mode, is taken for what its name says.
-    let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
+    let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::ForeignEntry);
     is_own && !is_foreign && fs::remove_file(path).is_ok()
 }
 
@@ -490,28 +490,28 @@ fn is_temporary(name: &str, end: &str) -> bool {
     })
 }
 
-fn remove_half_made(files: impl Iterator<Item = fs::DirEntry>) {
+fn remove_temporary(files: impl Iterator<Item = fs::DirEntry>) {
     for file in files {
         let (name, path) = (file.file_name(), file.path());
         let (Some(name), Ok(found)) = (name.to_str(), file.metadata()) else { continue };
-        if is_temporary(name, HALF_WRITTEN) && ensure_own(&found).is_ok() {
+        if is_temporary(name, TEMP_PREFIX) && ensure_own(&found).is_ok() {
             let _ = fs::remove_file(path);
-        } else if is_temporary(name, ROOM) && found.is_dir() && is_own(&found) {
+        } else if is_temporary(name, TEMP_DIR_PREFIX) && found.is_dir() && is_own(&found) {
             remove_room(&path);
         }
     }
 }
 
 /// Deletes a directory in which a key was made, if it holds nothing else.
-fn remove_room(room: &Path) {
+fn remove_room(temp_dir: &Path) {
     let is_made = |file: &fs::DirEntry| {
         let is_file = file.metadata().is_ok_and(|found| ensure_own(&found).is_ok());
         is_file && MADE.iter().any(|made| file.file_name() == *made)
     };
-    let files: Vec<fs::DirEntry> = files_in(Some(room)).collect();
+    let files: Vec<fs::DirEntry> = files_in(Some(temp_dir)).collect();
     if files.iter().all(is_made) {
         files.iter().for_each(|file| drop(fs::remove_file(file.path())));
-        let _ = fs::remove_dir(room);
+        let _ = fs::remove_dir(temp_dir);
     }
 }
 
@@ -522,7 +522,7 @@ pub(crate) fn unix_now() -> u64 {
 
 /// The directory that `$ARCSSH_STATE_DIR` names.
 fn named_folder() -> Option<PathBuf> {
-    let given = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty())?;
+    let given = std::env::var_os(STATE_DIR_VARIABLE).filter(|value| !value.is_empty())?;
     std::path::absolute(given).ok()
 }
 
@@ -550,9 +550,9 @@ fn make(folder: &Path) -> io::Result<()> {
 }
 
 /// A file's bytes, if it is there. What is no file is not opened: a pipe would wait for a writer.
-fn load(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, TooOpen> {
+fn load(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, InsecurePermissions> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(None) };
-    if !found.is_file() || !ours(path, &found, FILE_MODE)? {
+    if !found.is_file() || !check_owner(path, &found, FILE_MODE)? {
         return Ok(None);
     }
     Ok(raw(path).ok())
@@ -572,10 +572,10 @@ fn raw(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     if let Ok(found) = fs::symlink_metadata(path) {
         ensure_own(&found)?;
-        let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
+        let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::ForeignEntry);
         ensure!(!is_foreign, "arcssh did not write what is there");
     }
-    let mut file = temporary(HALF_WRITTEN).tempfile_in(folder)?;
+    let mut file = temporary(TEMP_PREFIX).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_data()?;
     file.persist(path)?;
@@ -584,12 +584,12 @@ fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Reports a damaged file, once, for it is deleted. Two versions of arcssh can take turns: a file of another is not worth
 /// a message.
-fn complain(path: &Path, json: &[u8]) {
+fn discard_corrupt(path: &Path, json: &[u8]) {
     match Content::of(json) {
         Content::OtherVersion(version) => info!("{} has version {version}", path.display()),
-        Content::Foreign => info!("arcssh did not write {}", path.display()),
+        Content::ForeignEntry => info!("arcssh did not write {}", path.display()),
         Content::Value | Content::Damaged => {
-            warn(&format!("{} is damaged, and is left out", path.display()));
+            note(&format!("{} is damaged, and is left out", path.display()));
             remove_value(path);
         }
     }
@@ -600,22 +600,22 @@ const FILE_MODE: u32 = 0o600;
 
 /// Whether a file or folder is this user's; only theirs, too.
 #[cfg(unix)]
-fn ours(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, TooOpen> {
+fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, InsecurePermissions> {
     use std::os::unix::fs::MetadataExt as _;
     if !is_own(metadata) {
-        warn(&format!("{} belongs to another user, and is left out", path.display()));
+        note(&format!("{} belongs to another user, and is left out", path.display()));
         return Ok(false);
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(TooOpen { path: path.to_owned(), mode, wanted });
+        return Err(InsecurePermissions { path: path.to_owned(), mode, wanted });
     }
     Ok(true)
 }
 
 /// Elsewhere the platform's folder is its user's own.
 #[cfg(not(unix))]
-fn ours(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, TooOpen> {
+fn check_owner(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, InsecurePermissions> {
     Ok(true)
 }
 

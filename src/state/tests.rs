@@ -120,11 +120,11 @@ async fn those_that_one_keeps_waiting_take_turns_without_it_and_wait_with_a_boun
     let start = Instant::now();
     let _stands_still = store.try_lock(&key()).unwrap();
     let next = store.lock(&key()).await;
-    assert!(next.is_some() && (PATIENCE..PATIENCE * 2).contains(&start.elapsed()));
+    assert!(next.is_some() && (LOCK_TIMEOUT..LOCK_TIMEOUT * 2).contains(&start.elapsed()));
     let start = Instant::now();
     assert!(store.lock(&key()).await.is_none(), "while the next works nobody else does");
-    let bound = PATIENCE + LONG_PATIENCE;
-    assert!((bound..bound + PATIENCE).contains(&start.elapsed()));
+    let bound = LOCK_TIMEOUT + LONG_LOCK_TIMEOUT;
+    assert!((bound..bound + LOCK_TIMEOUT).contains(&start.elapsed()));
 }
 
 /// By the real clock, as above.
@@ -132,13 +132,13 @@ async fn those_that_one_keeps_waiting_take_turns_without_it_and_wait_with_a_boun
 async fn those_that_wait_for_the_second_lock_hear_of_the_first_too() {
     let (_home, store) = store();
     let first = store.try_lock(&key()).unwrap();
-    let _second = store.turn(&key(), &[SECOND], PATIENCE).await.unwrap();
+    let _second = store.turn(&key(), &[SECOND], LOCK_TIMEOUT).await.unwrap();
     let let_go = async {
         tokio::task::yield_now().await;
         drop(first);
     };
     let key = key();
-    let (locked, ()) = tokio::join!(store.turn(&key, &["", SECOND], LONG_PATIENCE), let_go);
+    let (locked, ()) = tokio::join!(store.turn(&key, &["", SECOND], LONG_LOCK_TIMEOUT), let_go);
     assert!(locked.is_some());
 }
 
@@ -168,22 +168,22 @@ fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     let (_home, store) = store();
     let account = Key::new(Kind::Account, "ada@example.com");
     let half_written = store.folder().unwrap().join(".arcssh-aB3dE5gH7jK9.tmp");
-    let room = store.room().unwrap().keep();
+    let temp_dir = store.temp_dir().unwrap().keep();
     store.keep(&account, &1).unwrap();
     store.keep(&key(), &2).unwrap();
     fs::write(&half_written, "{").unwrap();
-    MADE.iter().for_each(|file| fs::write(room.join(file), "secret").unwrap());
-    let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
+    MADE.iter().for_each(|file| fs::write(temp_dir.join(file), "secret").unwrap());
+    let old = SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
     for file in store.files() {
         File::open(file.path()).unwrap().set_modified(old).unwrap();
     }
     let young = Key::new(Kind::Relay, "young");
-    let in_work = store.room().unwrap();
+    let in_work = store.temp_dir().unwrap();
     store.keep(&young, &3).unwrap();
-    store.sweep();
+    store.remove_expired();
     assert_eq!(store.keys(), [account, young]);
-    assert!(!half_written.exists() && !room.exists() && in_work.path().exists());
-    store.clear_half_made();
+    assert!(!half_written.exists() && !temp_dir.exists() && in_work.path().exists());
+    store.clear_temporary();
     assert!(!in_work.path().exists());
 }
 
@@ -205,13 +205,13 @@ const LIKE_OURS: [&str; 12] = [
 
 /// Does all that deletes, as if 31 days had gone by.
 fn delete_all(store: &Store) {
-    let old = SystemTime::now() - LONGEST_LIFE - PATIENCE;
+    let old = SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
     for path in store.files().map(|file| file.path()).filter(|path| !path.is_symlink()) {
         File::open(path).and_then(|file| file.set_modified(old)).expect("our own file");
     }
-    store.sweep();
+    store.remove_expired();
     store.clear(&Kind::ALL);
-    store.clear_half_made();
+    store.clear_temporary();
 }
 
 #[test]
@@ -261,28 +261,28 @@ fn links_are_neither_followed_nor_replaced_nor_deleted() {
     for (name, target) in &links {
         std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
     }
-    let room = folder.join(".arcssh-aB3dE5gH7jK9.key");
-    std::os::unix::fs::symlink(home.path(), &room).unwrap();
+    let temp_dir = folder.join(".arcssh-aB3dE5gH7jK9.key");
+    std::os::unix::fs::symlink(home.path(), &temp_dir).unwrap();
     assert_eq!(store.read::<u32>(&other).unwrap(), None);
     assert!(store.keep(&other, &8).is_err() && store.try_lock(&other).is_none());
     store.remove(&other);
     delete_all(&store);
     assert_eq!((fs::read(&mine).unwrap(), nowhere.exists()), (before, false));
-    assert!(room.is_symlink() && links.iter().all(|(name, _)| folder.join(name).is_symlink()));
+    assert!(temp_dir.is_symlink() && links.iter().all(|(name, _)| folder.join(name).is_symlink()));
 }
 
 #[test]
 fn a_directory_in_which_a_key_was_made_stays_while_anything_else_is_in_it() {
     let (_home, store) = store();
-    let room = store.room().unwrap().keep();
+    let temp_dir = store.temp_dir().unwrap().keep();
     for file in ["key", "mine"] {
-        fs::write(room.join(file), "").unwrap();
+        fs::write(temp_dir.join(file), "").unwrap();
     }
-    store.clear_half_made();
-    assert_eq!(fs::read_dir(&room).unwrap().count(), 2);
-    fs::remove_file(room.join("mine")).unwrap();
-    store.clear_half_made();
-    assert!(!room.exists());
+    store.clear_temporary();
+    assert_eq!(fs::read_dir(&temp_dir).unwrap().count(), 2);
+    fs::remove_file(temp_dir.join("mine")).unwrap();
+    store.clear_temporary();
+    assert!(!temp_dir.exists());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use unicode_width::UnicodeWidthStr as _;
 const MAX_LINE: usize = 900;
 
 /// Returns `text` as one line of bounded length, with a space for each character that a terminal obeys or does not show.
-pub(crate) fn one_line(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     let visible = |c: char| if is_unsafe(c) { ' ' } else { c };
     let mut line: String = text.chars().take(MAX_LINE).map(visible).collect();
     if text.chars().nth(MAX_LINE).is_some() {
@@ -76,15 +76,15 @@ impl<W: Write> Write for Log<W> {
 }
 
 /// A second of Unix time as text, in UTC.
-pub(crate) fn moment(seconds: u64) -> String {
+pub(crate) fn format_time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
     time.and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| format!("second {seconds} of Unix time"))
 }
 
 /// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
-pub(crate) fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", one_line(&format!("arcssh: {text}")));
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", sanitize(&format!("arcssh: {text}")));
 }
 
 /// Writes lines for the user, made safe by the caller, to standard error; an error of the write has no place to go.
@@ -95,11 +95,11 @@ pub(crate) fn print_on_stderr(text: &str) {
 /// Prints what a command was asked for. Whoever closes the pipe has read enough.
 ///
 /// # Errors
-/// [`NotPrinted`]: a disk is full.
+/// [`StdoutError`]: a disk is full.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context(NotPrinted),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context(StdoutError),
         _ => Ok(()),
     }
 }
@@ -107,11 +107,11 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Standard output takes no more.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("standard output cannot be written")]
-pub(crate) struct NotPrinted;
+pub(crate) struct StdoutError;
 
 /// Returns `text` as one word of a command that the user may copy into a shell: bash, zsh, fish or tcsh; PowerShell on
 /// Windows.
-pub(crate) fn word(text: &str) -> String {
+pub(crate) fn shell_quote(text: &str) -> String {
     if cfg!(windows) { word_for_powershell(text) } else { word_for_unix(text) }
 }
 
@@ -239,14 +239,14 @@ mod tests {
 
     #[test]
     fn a_moment_is_told_in_full_whenever_it_is() {
-        assert_eq!(moment(1_772_356_207), "2026-03-01T09:10:07Z");
-        assert_eq!(moment(u64::MAX), "second 18446744073709551615 of Unix time");
+        assert_eq!(format_time(1_772_356_207), "2026-03-01T09:10:07Z");
+        assert_eq!(format_time(u64::MAX), "second 18446744073709551615 of Unix time");
     }
 
     #[test]
     fn a_line_stays_one_line_of_bounded_length() {
-        assert_eq!(one_line("a\r\nb\u{1b}[2J\u{202e}ü"), "a  b [2J ü");
-        assert_eq!(one_line(&"x".repeat(5000)).chars().count(), MAX_LINE + 1);
+        assert_eq!(sanitize("a\r\nb\u{1b}[2J\u{202e}ü"), "a  b [2J ü");
+        assert_eq!(sanitize(&"x".repeat(5000)).chars().count(), MAX_LINE + 1);
     }
 
     /// One of each kind that a terminal obeys or hides.
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn no_output_holds_a_character_that_a_terminal_obeys_or_hides() {
         let text: String = UNSAFE.iter().collect();
-        assert_eq!(one_line(&text), " ".repeat(UNSAFE.len()));
+        assert_eq!(sanitize(&text), " ".repeat(UNSAFE.len()));
         assert_eq!(lines(&format!("a\tb{text}\n")), format!("a\tb{}\n", " ".repeat(UNSAFE.len())));
         let mut log = Log(Vec::new());
         log.write_all(format!("machine {text}é\n\n").as_bytes()).unwrap();
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn what_a_terminal_shows_stays_as_it_is() {
         let text = "web-01 ü 机器 עברית 👍 e\u{301} 100 %";
-        assert_eq!(one_line(text), text);
+        assert_eq!(sanitize(text), text);
         assert_eq!((width("机器"), width("e\u{301}"), width("web")), (4, 1, 3));
         assert_eq!((cut("a机器", 4), cut("web", 9), cut("机", 1)), ("a机", "web", ""));
     }

@@ -10,7 +10,7 @@ use console::Term;
 use tokio::time::{Instant, interval_at, timeout};
 use tracing::{Level, enabled};
 
-use crate::terminal::output::{cut, one_line, width};
+use crate::terminal::output::{cut, sanitize, width};
 use crate::terminal::tty;
 
 /// The first line comes after this time.
@@ -34,7 +34,7 @@ enum Form {
 
 /// The present object of a wait, which the work under way changes as it goes.
 #[derive(Debug)]
-pub(crate) struct Waiting<W: Write = Term> {
+pub(crate) struct Progress<W: Write = Term> {
     object: RefCell<String>,
     /// When it comes, or is waited for no longer; none where that is not known.
     end: Cell<Option<Instant>>,
@@ -46,16 +46,16 @@ pub(crate) struct Waiting<W: Write = Term> {
     stands: Cell<bool>,
 }
 
-impl Default for Waiting {
+impl Default for Progress {
     fn default() -> Self {
         Self::on(Term::stderr())
     }
 }
 
-impl Waiting {
+impl Progress {
     /// On the terminal that ssh's messages go to, also where ssh has turned our standard error away.
     pub(crate) fn behind_ssh() -> Self {
-        Self::on(tty::of_ssh().unwrap_or_else(Term::stderr))
+        Self::on(tty::ssh_terminal().unwrap_or_else(Term::stderr))
     }
 
     fn on(terminal: Term) -> Self {
@@ -73,20 +73,20 @@ fn form(terminal: &Term) -> Form {
     if plain || terminal.size_checked().is_none() { Form::Lines } else { Form::Rewritten }
 }
 
-impl<W: Write> Waiting<W> {
+impl<W: Write> Progress<W> {
     fn new(out: W, form: Form, columns: fn(&W) -> Option<usize>) -> Self {
         let (object, end) = (RefCell::default(), Cell::default());
         Self { object, end, out: RefCell::new(out), form, columns, stands: Cell::default() }
     }
 
     /// From now on it is this that is waited for; it reads after "waiting for the".
-    pub(crate) fn for_the(&self, object: String) {
+    pub(crate) fn set(&self, object: String) {
         self.object.replace(object);
         self.end.set(None);
     }
 
     /// The same, of what is waited for no longer than `limit` from now.
-    pub(crate) fn until(&self, object: String, limit: Duration) {
+    pub(crate) fn set_deadline(&self, object: String, limit: Duration) {
         self.object.replace(object);
         self.end.set(Some(Instant::now() + limit));
     }
@@ -99,25 +99,25 @@ impl<W: Write> Waiting<W> {
     /// Waits for a part of the work no longer than `limit`, and tells of it.
     ///
     /// # Errors
-    /// [`Late`].
-    pub(crate) async fn at_most<T>(
+    /// [`TimedOut`].
+    pub(crate) async fn run_with_timeout<T>(
         &self,
         limit: Duration,
         object: String,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        self.until(object.clone(), limit);
-        in_time(limit, object, work).await
+        self.set_deadline(object.clone(), limit);
+        with_timeout(limit, object, work).await
     }
 
     /// Tells of something that is done meanwhile.
-    pub(crate) fn say(&self, text: &str) {
+    pub(crate) fn println(&self, text: &str) {
         self.erase();
-        self.write(&format!("{}\n", one_line(&format!("arcssh: {text}"))));
+        self.write(&format!("{}\n", sanitize(&format!("arcssh: {text}"))));
     }
 
     /// Does `work`, and tells what it waits for while it takes long.
-    pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn run<T>(&self, work: impl Future<Output = T>) -> T {
         let every = match self.form {
             Form::Lines => EVERY,
             Form::Rewritten => SECOND,
@@ -137,7 +137,7 @@ impl<W: Write> Waiting<W> {
     }
 
     fn tell(&self, start: Instant, now: Instant) {
-        let (object, so_far) = (one_line(&self.object.borrow()), (now - start).as_secs());
+        let (object, so_far) = (sanitize(&self.object.borrow()), (now - start).as_secs());
         let end = self.end.get().map(|end| (end - start).as_secs_f32().round());
         let at_most = end.map_or(String::new(), |end| format!(", {end} s at most"));
         let time = format!("{so_far} s so far{at_most}");
@@ -167,25 +167,25 @@ impl<W: Write> Waiting<W> {
 /// Does a part of the work that others hide from view for now, in no longer than `limit`.
 ///
 /// # Errors
-/// [`Late`].
-pub(crate) async fn in_time<T>(
+/// [`TimedOut`].
+pub(crate) async fn with_timeout<T>(
     limit: Duration,
     object: String,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    timeout(limit, work).await.unwrap_or_else(|_elapsed| bail!(Late { object, limit }))
+    timeout(limit, work).await.unwrap_or_else(|_elapsed| bail!(TimedOut { object, limit }))
 }
 
 /// What was waited for has not come in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the {object} did not come within {} s", .limit.as_secs())]
-pub(crate) struct Late {
+pub(crate) struct TimedOut {
     object: String,
     limit: Duration,
 }
 
 /// Erases the line when it is dropped.
-struct Erased<'a, W: Write>(&'a Waiting<W>);
+struct Erased<'a, W: Write>(&'a Progress<W>);
 
 impl<W: Write> Drop for Erased<'_, W> {
     fn drop(&mut self) {
@@ -221,14 +221,14 @@ mod tests {
 
     /// What is told while three seconds are waited for one answer and `rest` for another.
     async fn told(form: Form, rest: Duration) -> String {
-        let waiting = Waiting::new(Vec::new(), form, wide);
+        let waiting = Progress::new(Vec::new(), form, wide);
         let work = async {
-            waiting.for_the("first answer".into());
+            waiting.set("first answer".into());
             sleep(Duration::from_secs(3)).await;
-            waiting.until("second".into(), Duration::from_secs(60));
+            waiting.set_deadline("second".into(), Duration::from_secs(60));
             sleep(rest).await;
         };
-        waiting.during(work).await;
+        waiting.run(work).await;
         String::from_utf8(waiting.out.into_inner()).unwrap()
     }
 
@@ -262,9 +262,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_come_in_time_is_waited_for_no_longer() {
-        let waiting = Waiting::new(Vec::new(), Form::Lines, wide);
-        let never = waiting.at_most(Duration::from_secs(20), "answer".into(), std::future::pending());
-        let late: Result<()> = waiting.during(never).await;
+        let waiting = Progress::new(Vec::new(), Form::Lines, wide);
+        let never =
+            waiting.run_with_timeout(Duration::from_secs(20), "answer".into(), std::future::pending());
+        let late: Result<()> = waiting.run(never).await;
         assert_eq!(late.unwrap_err().to_string(), "the answer did not come within 20 s");
         let told = String::from_utf8(waiting.out.into_inner()).unwrap();
         assert!(told.ends_with("arcssh: waiting for the answer; 17 s so far, 20 s at most\n"), "{told}");
@@ -272,9 +273,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_stops_waiting_leaves_no_line() {
-        let waiting = Waiting::new(Vec::new(), Form::Rewritten, wide);
+        let waiting = Progress::new(Vec::new(), Form::Rewritten, wide);
         let stopped =
-            tokio::time::timeout(Duration::from_millis(2500), waiting.during(std::future::pending::<()>()))
+            tokio::time::timeout(Duration::from_millis(2500), waiting.run(std::future::pending::<()>()))
                 .await;
         assert!(stopped.is_err());
         assert!(waiting.out.into_inner().ends_with(ERASED.as_bytes()));
@@ -283,8 +284,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_that_is_done_at_once_says_nothing() {
         for form in [Form::Lines, Form::Rewritten] {
-            let waiting = Waiting::new(Vec::new(), form, wide);
-            waiting.during(sleep(Duration::from_millis(1900))).await;
+            let waiting = Progress::new(Vec::new(), form, wide);
+            waiting.run(sleep(Duration::from_millis(1900))).await;
             assert!(waiting.out.into_inner().is_empty());
         }
     }
@@ -292,9 +293,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_terminal_that_becomes_narrow_is_told_less() {
         let columns = |out: &Vec<u8>| Some(if out.is_empty() { 80 } else { 40 });
-        let waiting = Waiting::new(Vec::new(), Form::Rewritten, columns);
-        waiting.until("agent of web01 to listen".into(), Duration::from_secs(90));
-        waiting.during(sleep(Duration::from_millis(3500))).await;
+        let waiting = Progress::new(Vec::new(), Form::Rewritten, columns);
+        waiting.set_deadline("agent of web01 to listen".into(), Duration::from_secs(90));
+        waiting.run(sleep(Duration::from_millis(3500))).await;
         let told = String::from_utf8(waiting.out.into_inner()).unwrap();
         let lines = [
             "arcssh: waiting for the agent of web01 to listen; 2 s so far, 90 s at most",

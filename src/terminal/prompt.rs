@@ -5,35 +5,35 @@ use std::io::{IsTerminal, Write, stderr, stdin};
 use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
-use crate::terminal::output::one_line;
+use crate::terminal::output::sanitize;
 
 /// How a command may go ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Consent {
+pub(crate) enum Confirm {
     /// It was given where the command was typed.
-    Given,
+    Yes,
     /// The user is to be asked.
-    Asked,
+    Ask,
 }
 
-impl Consent {
+impl Confirm {
     /// What `--yes` means.
     pub(crate) fn of(yes: bool) -> Self {
-        if yes { Self::Given } else { Self::Asked }
+        if yes { Self::Yes } else { Self::Ask }
     }
 
     /// Asks, if that is still to be done.
     ///
     /// # Errors
-    /// [`NotAgreed`].
+    /// [`PromptError`].
     pub(crate) async fn to(self, question: &str) -> Result<()> {
-        if self == Self::Given {
+        if self == Self::Yes {
             return Ok(());
         }
         match answer(&format!("{question} [y/N]")).await?.as_deref() {
             Some("y" | "yes") => Ok(()),
-            Some(_) => bail!(NotAgreed::Declined),
-            None => bail!(NotAgreed::NobodyToAsk),
+            Some(_) => bail!(PromptError::Declined),
+            None => bail!(PromptError::NotInteractive),
         }
     }
 }
@@ -42,7 +42,7 @@ impl Consent {
 ///
 /// # Errors
 /// The terminal cannot be read.
-pub(crate) async fn is_wanted(question: &str) -> Result<bool> {
+pub(crate) async fn confirm(question: &str) -> Result<bool> {
     Ok(matches!(answer(&format!("{question} [Y/n]")).await?.as_deref(), Some("" | "y" | "yes")))
 }
 
@@ -53,7 +53,7 @@ async fn answer(question: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     let mut stderr = stderr();
-    let _ = write!(stderr, "{} ", one_line(&format!("arcssh: {question}")));
+    let _ = write!(stderr, "{} ", sanitize(&format!("arcssh: {question}")));
     let _ = stderr.flush();
     let Some(line) = spawn_blocking(|| stdin().lines().next().transpose()).await?? else {
         // Ctrl-D: the cursor stands behind the question.
@@ -65,11 +65,11 @@ async fn answer(question: &str) -> Result<Option<String>> {
 
 /// Why nothing is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NotAgreed {
+pub(crate) enum PromptError {
     /// The user said no.
     #[error("nothing was changed")]
     Declined,
     /// There is no terminal to ask on.
     #[error("nothing was changed: there is no terminal to ask on")]
-    NobodyToAsk,
+    NotInteractive,
 }

@@ -6,15 +6,15 @@ use std::io::IsTerminal;
 use console::Term;
 
 #[cfg(unix)]
-pub(crate) use unix::{behind_ssh, of_ssh};
+pub(crate) use unix::{ssh_terminal, tty_if_stderr_discarded};
 
 /// Whether coloured text may go there.
-pub(crate) fn takes_colours(out: &impl IsTerminal) -> bool {
-    out.is_terminal() && !without_colours()
+pub(crate) fn use_color(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && !color_disabled()
 }
 
 /// Whether the user wants no colours (no-color.org), or the terminal can show none (bixense.com/clicolors).
-fn without_colours() -> bool {
+fn color_disabled() -> bool {
     let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|set| set == value);
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
     no_colour || is("CLICOLOR", "0") || is("TERM", "dumb")
@@ -22,12 +22,12 @@ fn without_colours() -> bool {
 
 /// ssh has no ControlPersist here.
 #[cfg(not(unix))]
-pub(crate) fn behind_ssh() -> Option<std::fs::File> {
+pub(crate) fn tty_if_stderr_discarded() -> Option<std::fs::File> {
     None
 }
 
 #[cfg(not(unix))]
-pub(crate) fn of_ssh() -> Option<Term> {
+pub(crate) fn ssh_terminal() -> Option<Term> {
     None
 }
 
@@ -46,7 +46,7 @@ mod unix {
     ///
     /// None where the user has turned ssh's own away, and none in the background: a master connection that breaks there
     /// would write over what has become of the terminal.
-    pub(crate) fn behind_ssh() -> Option<File> {
+    pub(crate) fn tty_if_stderr_discarded() -> Option<File> {
         let null = metadata("/dev/null").ok()?.rdev();
         let ours = File::from(std::io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?.rdev();
         if ours != null || parents().is_some_and(|parents| parents == null) {
@@ -58,9 +58,11 @@ mod unix {
 
     /// The same, if ssh's own messages go to a terminal, where the system lets one see that (Linux): what is no failure
     /// is for whoever reads them.
-    pub(crate) fn of_ssh() -> Option<Term> {
-        let terminal =
-            Term::read_write_pair(behind_ssh()?, OpenOptions::new().write(true).open(stderr_of_ssh()?).ok()?);
+    pub(crate) fn ssh_terminal() -> Option<Term> {
+        let terminal = Term::read_write_pair(
+            tty_if_stderr_discarded()?,
+            OpenOptions::new().write(true).open(stderr_of_ssh()?).ok()?,
+        );
         terminal.is_term().then_some(terminal)
     }
 

@@ -4,7 +4,7 @@ use azure_core::http::StatusCode;
 
 use super::*;
 use crate::fuzz::{each_input, is_plain, text};
-use crate::terminal::output::one_line;
+use crate::terminal::output::sanitize;
 
 /// The first line of an input is a challenge, the rest the body.
 #[test]
@@ -14,19 +14,19 @@ fn a_refusal_can_be_stored_and_shown() {
         let (challenge, body) = (text(&input[..end]), input[end..].to_vec());
         let mut headers = Headers::new();
         headers.insert(WWW_AUTHENTICATE.clone(), challenge);
-        let refusal = Refusal::new(
+        let response = ErrorResponse::new(
             &"https://arm.example".parse().unwrap(),
             &RawResponse::from_bytes(StatusCode::Forbidden, headers, body),
         );
-        let tenant = refusal.tenant.as_deref().unwrap_or_default();
+        let tenant = response.tenant.as_deref().unwrap_or_default();
         assert!(tenant.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)));
-        let stored = serde_json::to_vec(&refusal).unwrap();
-        let read: Refusal = serde_json::from_slice(&stored).unwrap();
+        let stored = serde_json::to_vec(&response).unwrap();
+        let read: ErrorResponse = serde_json::from_slice(&stored).unwrap();
         assert_eq!(
             (&read.code, &read.message, &read.tenant),
-            (&refusal.code, &refusal.message, &refusal.tenant)
+            (&response.code, &response.message, &response.tenant)
         );
-        assert!(is_plain(&one_line(&refusal.to_string())));
-        format!("{} {} {}", refusal.code.is_empty(), refusal.message.is_empty(), tenant.is_empty())
+        assert!(is_plain(&sanitize(&response.to_string())));
+        format!("{} {} {}", response.code.is_empty(), response.message.is_empty(), tenant.is_empty())
     });
 }

@@ -15,13 +15,13 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{Identity, NoToken, Token, Wanted};
+use crate::azure::credentials::{AccessToken, CredentialChain, CredentialError, CredentialOptions};
 use crate::azure::http::{TooLong, causes, client_options, date, retry_after};
 use crate::azure::json::text;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::net::Net;
-use crate::net::http_head::parameter;
-use crate::state::{Store, TooOpen};
+use crate::net::http_head::auth_param;
+use crate::state::{InsecurePermissions, Store};
 
 /// How ARM names a request; support asks for it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -33,7 +33,7 @@ const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate")
 pub(crate) struct Arm {
     endpoint: Url,
     relay_suffixes: RelaySuffixes,
-    identity: Identity,
+    identity: CredentialChain,
     /// The tenant that ARM asked for last, where it is another than the identity's own choice.
     tenant: RefCell<Option<String>>,
     pipeline: OnceCell<Pipeline>,
@@ -41,11 +41,11 @@ pub(crate) struct Arm {
 
 impl Arm {
     /// ARM of `cloud`, as the identity that is wanted. Nothing is built before the first request.
-    pub(crate) fn new(cloud: &Cloud, net: &Net, store: &Store, wanted: Wanted) -> Self {
+    pub(crate) fn new(cloud: &Cloud, net: &Net, store: &Store, wanted: CredentialOptions) -> Self {
         Self {
             endpoint: cloud.arm_endpoint.clone(),
             relay_suffixes: cloud.relay_suffixes.clone(),
-            identity: Identity::new(cloud, wanted, net, store),
+            identity: CredentialChain::new(cloud, wanted, net, store),
             tenant: RefCell::default(),
             pipeline: OnceCell::new(),
         }
@@ -55,7 +55,7 @@ impl Arm {
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn who(&self) -> Result<String, TooOpen> {
+    pub(crate) fn who(&self) -> Result<String, InsecurePermissions> {
         self.identity.subject("somebody".into(), None)
     }
 
@@ -154,7 +154,11 @@ impl Arm {
     }
 
     /// The token to try after one that ARM did not take: of the tenant that it names, or in place of a kept one.
-    async fn another(&self, token: &Token, refusal: &Refusal) -> Result<Option<Token>, NoToken> {
+    async fn another(
+        &self,
+        token: &AccessToken,
+        refusal: &ErrorResponse,
+    ) -> Result<Option<AccessToken>, CredentialError> {
         let claims = token.claims();
         let tenant = refusal.tenant.as_deref().filter(|&tenant| claims["tid"] != tenant);
         if let Some(tenant) = tenant {
@@ -162,7 +166,7 @@ impl Arm {
             self.tenant.replace(Some(tenant.to_owned()));
             return self.identity.token(Some(tenant)).await.map(Some);
         }
-        if !token.kept {
+        if !token.cached {
             return Ok(None);
         }
         info!("ARM does not take the kept token; asking for a new one once");
@@ -170,7 +174,7 @@ impl Arm {
         self.identity.replace(token, tenant.as_deref()).await.map(Some)
     }
 
-    async fn send_as(&self, token: &Token, mut request: Request) -> Result<Answer, ArmError> {
+    async fn send_as(&self, token: &AccessToken, mut request: Request) -> Result<Answer, ArmError> {
         request.insert_header("authorization", format!("Bearer {}", token.secret.secret()));
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await;
@@ -182,7 +186,7 @@ impl Arm {
             let host = self.authority().to_owned();
             return Ok(Answer { host, body: response.into_body().to_vec(), date, retry_after });
         }
-        Err(ArmError::Refused(Refusal::new(&self.endpoint, &response)))
+        Err(ArmError::Refused(ErrorResponse::new(&self.endpoint, &response)))
     }
 
     /// Returns the error for a 2xx answer that holds something else than was asked for.
@@ -192,7 +196,7 @@ impl Arm {
 
     fn failed(&self, error: Error) -> ArmError {
         // The retry policy wraps what a policy below it returns.
-        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<Refusal>()) {
+        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<ErrorResponse>()) {
             return ArmError::Refused(refusal.clone());
         }
         if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
@@ -205,9 +209,10 @@ impl Arm {
         if let Some(pipeline) = self.pipeline.get() {
             return Ok(pipeline);
         }
-        let client = self.identity.client().map_err(ArmError::NoWayOut)?;
-        let refusal =
-            |url: &Url, response: &RawResponse| Error::new(ErrorKind::Other, Refusal::new(url, response));
+        let client = self.identity.client().map_err(ArmError::Client)?;
+        let refusal = |url: &Url, response: &RawResponse| {
+            Error::new(ErrorKind::Other, ErrorResponse::new(url, response))
+        };
         let options = client_options(client, &self.endpoint, refusal);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         Ok(self.pipeline.get_or_init(|| Pipeline::new(name, version, options, vec![], vec![], None)))
@@ -240,19 +245,19 @@ impl Answer {
 pub(crate) enum ArmError {
     /// ARM answered with a status other than 2xx.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(ErrorResponse),
     /// No identity gives a token.
     #[error(transparent)]
-    NoToken(#[from] NoToken),
+    CredentialError(#[from] CredentialError),
     /// The environment names a proxy that is of no use.
     #[error("there is no way to Azure Resource Manager")]
-    NoWayOut(#[source] anyhow::Error),
+    Client(#[source] anyhow::Error),
     /// ARM could not be reached.
     #[error("Azure Resource Manager cannot be reached")]
     Unreachable(#[source] Error),
     /// What is kept for it is open to others.
     #[error(transparent)]
-    Store(#[from] TooOpen),
+    Store(#[from] InsecurePermissions),
     /// ARM answered 2xx with something else than was asked for.
     #[error("Azure Resource Manager gave an unexpected answer")]
     UnexpectedAnswer {
@@ -267,7 +272,7 @@ pub(crate) enum ArmError {
 /// A refusal in ARM's envelope, `{"error":{"code","message"}}`.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("ARM answered {status} {code}: {message}")]
-pub(crate) struct Refusal {
+pub(crate) struct ErrorResponse {
     /// The host that was asked, with its port unless that is 443.
     #[serde(default)]
     pub(crate) host: Box<str>,
@@ -285,7 +290,7 @@ pub(crate) struct Refusal {
     pub(crate) tenant: Option<Box<str>>,
 }
 
-impl Refusal {
+impl ErrorResponse {
     /// Whether the identity lacks a right.
     pub(crate) fn is_forbidden(&self) -> bool {
         self.status == 403
@@ -321,7 +326,7 @@ impl Refusal {
 /// enabled APIs"), nor are its kin.
 fn wanted_tenant(headers: &Headers) -> Option<String> {
     let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
-    let value = |name| parameter(challenge, "Bearer", name);
+    let value = |name| auth_param(challenge, "Bearer", name);
     let uri = Url::parse(&value("authorization_uri").or_else(|| value("authorization"))?).ok()?;
     let tenant = uri.path_segments()?.next()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';

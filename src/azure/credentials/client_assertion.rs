@@ -22,13 +22,13 @@ const LIFETIME: u64 = 600;
 
 /// An application's certificate with its key.
 #[derive(Debug)]
-pub(crate) struct Certificate {
+pub(crate) struct ClientCertificate {
     key: RsaKeyPair,
     /// How Entra ID knows it: the hash of its DER form, in base64.
     thumbprint: String,
 }
 
-impl Certificate {
+impl ClientCertificate {
     /// Reads a PEM file that holds an RSA key and, first of its certificates, the one of that key.
     ///
     /// # Errors
@@ -36,26 +36,28 @@ impl Certificate {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = files::read(path, files::MAX_TEXT);
         let text = text.with_context(|| format!("cannot read the certificate {}", path.display()))?;
-        Self::from_pem(&text).map_err(|flaw| NotUsable { path: path.display().to_string(), flaw }.into())
+        Self::from_pem(&text)
+            .map_err(|flaw| InvalidClientCertificate { path: path.display().to_string(), flaw }.into())
     }
 
-    fn from_pem(text: &[u8]) -> Result<Self, Flaw> {
+    fn from_pem(text: &[u8]) -> Result<Self, CertificateProblem> {
         let holds = |marker: &str| text.windows(marker.len()).any(|window| window == marker.as_bytes());
         if !holds("-----BEGIN ") {
-            return Err(Flaw::NotPem);
+            return Err(CertificateProblem::NotPem);
         }
         if holds("ENCRYPTED") {
-            return Err(Flaw::Locked);
+            return Err(CertificateProblem::Locked);
         }
-        let certificate = CertificateDer::from_pem_slice(text).map_err(|_| Flaw::NoCertificate)?;
-        let key = PrivateKeyDer::from_pem_slice(text).map_err(|_| Flaw::NoKey)?;
+        let certificate =
+            CertificateDer::from_pem_slice(text).map_err(|_| CertificateProblem::NoCertificate)?;
+        let key = PrivateKeyDer::from_pem_slice(text).map_err(|_| CertificateProblem::NoKey)?;
         let key = match &key {
             PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
             PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
-            _ => return Err(Flaw::NotRsa),
+            _ => return Err(CertificateProblem::NotRsa),
         };
         let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate));
-        Ok(Self { key: key.map_err(Flaw::Rejected)?, thumbprint })
+        Ok(Self { key: key.map_err(CertificateProblem::Rejected)?, thumbprint })
     }
 
     /// A statement for the token endpoint `audience` that we are the application `client_id` (Microsoft Learn,
@@ -83,17 +85,17 @@ impl Certificate {
 /// A certificate that cannot be used as it is.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate {path} is unusable")]
-pub(crate) struct NotUsable {
+pub(crate) struct InvalidClientCertificate {
     /// Its file.
     pub(crate) path: String,
     /// What is wrong with that.
     #[source]
-    pub(crate) flaw: Flaw,
+    pub(crate) flaw: CertificateProblem,
 }
 
 /// What is wrong with a file that should hold a certificate and its key.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-pub(crate) enum Flaw {
+pub(crate) enum CertificateProblem {
     /// It may be PKCS #12.
     #[error("it is not in PEM form")]
     NotPem,

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use azure_core::credentials::AccessToken;
+use azure_core::credentials::AccessToken as SdkToken;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,17 +25,17 @@ use crate::azure::http::Client;
 use crate::azure::{entra, login};
 use crate::net::Net;
 use crate::secret::Secret;
-use crate::state::{Key, Kind, Store, TooOpen, unix_now};
+use crate::state::{InsecurePermissions, Key, Kind, Store, unix_now};
 
-pub(crate) use crate::azure::credentials::cli_tools::NoExtension;
-pub(crate) use crate::azure::credentials::client_assertion::{Flaw, NotUsable};
-pub(crate) use crate::azure::credentials::managed_identity::arc::{Impostor, NoAgent, START_AGENT};
-pub(crate) use crate::azure::credentials::service_principal::NotSetUp;
+pub(crate) use crate::azure::credentials::cli_tools::MissingSshExtension;
+pub(crate) use crate::azure::credentials::client_assertion::{CertificateProblem, InvalidClientCertificate};
+pub(crate) use crate::azure::credentials::managed_identity::arc::{AgentNotRunning, Impostor, START_AGENT};
+pub(crate) use crate::azure::credentials::service_principal::IncompleteEnvironment;
 
 /// Where a token can come from. Spelling as typed after `--credential`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Source {
+pub(crate) enum CredentialSource {
     /// The first that is there; an empty ARCSSH_CREDENTIAL means it too.
     #[default]
     #[value(help = "the first of these that is there", alias = "")]
@@ -63,7 +63,7 @@ pub(crate) enum Source {
     ManagedIdentity,
 }
 
-impl Source {
+impl CredentialSource {
     /// All sources, in the order in which they are tried. What the user has set or typed comes before what the machine
     /// and its network offer.
     const ALL: [Self; 7] = [
@@ -112,13 +112,13 @@ impl Source {
 }
 
 /// What a source answers.
-type Answer = Result<AccessToken, Without>;
+type TokenResult = Result<SdkToken, SourceError>;
 
 /// A source without a token.
 #[derive(Debug)]
-pub(crate) enum Without {
+pub(crate) enum SourceError {
     /// It is not there.
-    Absent(Absent),
+    Unavailable(Unavailable),
     /// It is there, and refuses.
     Refused(anyhow::Error),
     /// It is a program without a signed-in user.
@@ -128,7 +128,7 @@ pub(crate) enum Without {
 /// A source that is not there.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{why}")]
-pub(crate) struct Absent {
+pub(crate) struct Unavailable {
     why: String,
     /// What would bring it.
     pub(crate) remedy: String,
@@ -136,7 +136,7 @@ pub(crate) struct Absent {
     for_others: bool,
 }
 
-impl Absent {
+impl Unavailable {
     pub(crate) fn new(why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { why: why.into(), remedy: remedy.into(), for_others: false }
     }
@@ -147,49 +147,49 @@ impl Absent {
     }
 }
 
-impl From<Absent> for Without {
-    fn from(absent: Absent) -> Self {
-        Self::Absent(absent)
+impl From<Unavailable> for SourceError {
+    fn from(absent: Unavailable) -> Self {
+        Self::Unavailable(absent)
     }
 }
 
-impl From<anyhow::Error> for Without {
+impl From<anyhow::Error> for SourceError {
     fn from(error: anyhow::Error) -> Self {
         Self::Refused(error)
     }
 }
 
-impl From<azure_core::Error> for Without {
+impl From<azure_core::Error> for SourceError {
     fn from(error: azure_core::Error) -> Self {
         Self::Refused(error.into())
     }
 }
 
-impl From<TooOpen> for Without {
-    fn from(error: TooOpen) -> Self {
+impl From<InsecurePermissions> for SourceError {
+    fn from(error: InsecurePermissions) -> Self {
         Self::Refused(error.into())
     }
 }
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NoToken {
+pub(crate) enum CredentialError {
     /// No source is there; this one would be for another user.
     #[error("no account is signed in")]
-    Nobody(Option<Absent>),
+    Nobody(Option<Unavailable>),
     /// The one source that was asked for is not there.
     #[error("{} is not there: {absent}", from.title())]
-    Absent {
+    Unavailable {
         /// Which.
-        from: Source,
+        from: CredentialSource,
         /// Why, and what to do.
-        absent: Absent,
+        absent: Unavailable,
     },
     /// A source is there, and refuses.
     #[error("{} gives no token", from.title())]
     Refused {
         /// Which.
-        from: Source,
+        from: CredentialSource,
         /// The tenant that Azure wants a token of, where it is not the source's own choice.
         tenant: Option<String>,
         /// In its own words.
@@ -198,12 +198,12 @@ pub(crate) enum NoToken {
     },
     /// What was kept cannot be trusted.
     #[error(transparent)]
-    Store(#[from] TooOpen),
+    Store(#[from] InsecurePermissions),
 }
 
 /// An access token for ARM.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Token {
+pub(crate) struct AccessToken {
     /// What goes into the header.
     pub(crate) secret: Secret,
     /// When it ends, in seconds of Unix time.
@@ -211,20 +211,20 @@ pub(crate) struct Token {
     /// When we had it.
     obtained_on: u64,
     /// Who gave it.
-    pub(crate) source: Source,
+    pub(crate) source: CredentialSource,
     /// Whether it was kept from before.
     #[serde(skip)]
-    pub(crate) kept: bool,
+    pub(crate) cached: bool,
 }
 
 /// A token is used up to this many seconds before it ends, which a slow request may take; for one that lives less than
 /// an hour, up to the last tenth of its life.
 const MARGIN: u64 = 300;
 
-impl Token {
-    fn new(token: AccessToken, source: Source) -> Self {
+impl AccessToken {
+    fn new(token: SdkToken, source: CredentialSource) -> Self {
         let expires_on = u64::try_from(token.expires_on.unix_timestamp()).unwrap_or_default();
-        Self { secret: token.token.into(), expires_on, obtained_on: unix_now(), source, kept: false }
+        Self { secret: token.token.into(), expires_on, obtained_on: unix_now(), source, cached: false }
     }
 
     fn is_fresh(&self) -> bool {
@@ -241,7 +241,7 @@ impl Token {
 /// What a program refused with. It has refused all that wanted a token by then: a fleet does not start it over and over.
 #[derive(Serialize, Deserialize)]
 struct Refused {
-    from: Source,
+    from: CredentialSource,
     /// In its own words, outermost first.
     words: Vec<String>,
     /// When, in Unix time.
@@ -249,12 +249,16 @@ struct Refused {
 }
 
 impl Refused {
-    fn new(from: Source, error: &anyhow::Error) -> Self {
+    fn new(from: CredentialSource, error: &anyhow::Error) -> Self {
         Self { from, words: words(error), at: now() }
     }
 
-    fn again(self, tenant: Option<&str>) -> NoToken {
-        NoToken::Refused { from: self.from, tenant: tenant.map(Into::into), error: of_words(self.words) }
+    fn again(self, tenant: Option<&str>) -> CredentialError {
+        CredentialError::Refused {
+            from: self.from,
+            tenant: tenant.map(Into::into),
+            error: of_words(self.words),
+        }
     }
 }
 
@@ -278,10 +282,10 @@ fn now() -> Duration {
 /// What the user said about identities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Wanted {
+pub(crate) struct CredentialOptions {
     /// Where to take a token from.
-    #[serde(rename = "credential", skip_serializing_if = "Source::is_any")]
-    pub(crate) source: Source,
+    #[serde(rename = "credential", skip_serializing_if = "CredentialSource::is_any")]
+    pub(crate) source: CredentialSource,
     /// The tenant to sign in to, if not the source's own choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tenant: Option<String>,
@@ -289,11 +293,11 @@ pub(crate) struct Wanted {
 
 /// Who we are in one cloud.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct CredentialChain {
     /// Where.
     pub(crate) cloud: Cloud,
     /// What the user said.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: CredentialOptions,
     net: Net,
     /// Where what lasts is kept.
     pub(crate) store: Store,
@@ -301,12 +305,12 @@ pub(crate) struct Identity {
     /// Since when it has been wanted, in Unix time.
     since: Duration,
     /// The tokens of this process, each under its subject. Held while one is fetched, so that it is fetched once.
-    tokens: Mutex<BTreeMap<String, Token>>,
+    tokens: Mutex<BTreeMap<String, AccessToken>>,
 }
 
-impl Identity {
+impl CredentialChain {
     /// Nothing is asked for yet.
-    pub(crate) fn new(cloud: &Cloud, wanted: Wanted, net: &Net, store: &Store) -> Self {
+    pub(crate) fn new(cloud: &Cloud, wanted: CredentialOptions, net: &Net, store: &Store) -> Self {
         let (cloud, net, store) = (cloud.clone(), net.clone(), store.clone());
         Self { cloud, wanted, net, store, client: OnceCell::new(), since: now(), tokens: Mutex::default() }
     }
@@ -328,15 +332,15 @@ impl Identity {
     /// many processes want one at a time, one fetches it.
     ///
     /// # Errors
-    /// See [`NoToken`].
-    pub(crate) async fn token(&self, tenant: Option<&str>) -> Result<Token, NoToken> {
+    /// See [`CredentialError`].
+    pub(crate) async fn token(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
         let key = self.key(tenant)?;
         let mut tokens = self.tokens.lock().await;
         if let Some(token) = tokens.get(&key.subject).filter(|token| token.is_fresh()) {
             return Ok(token.clone());
         }
-        let kept = self.kept(&key)?;
-        let token = match kept {
+        let cached = self.cached(&key)?;
+        let token = match cached {
             Some(token) => token,
             None => self.fetch_alone(&key, tenant).await?,
         };
@@ -347,20 +351,24 @@ impl Identity {
     /// A new token in place of one that Azure did not take.
     ///
     /// # Errors
-    /// See [`NoToken`].
-    pub(crate) async fn replace(&self, token: &Token, tenant: Option<&str>) -> Result<Token, NoToken> {
+    /// See [`CredentialError`].
+    pub(crate) async fn replace(
+        &self,
+        token: &AccessToken,
+        tenant: Option<&str>,
+    ) -> Result<AccessToken, CredentialError> {
         let key = self.key(tenant)?;
         self.tokens.lock().await.retain(|_, other| other.secret != token.secret);
-        if self.store.read::<Token>(&key)?.is_some_and(|kept| kept.secret == token.secret) {
+        if self.store.read::<AccessToken>(&key)?.is_some_and(|cached| cached.secret == token.secret) {
             self.store.remove(&key);
         }
         self.token(tenant).await
     }
 
-    async fn fetch_alone(&self, key: &Key, tenant: Option<&str>) -> Result<Token, NoToken> {
+    async fn fetch_alone(&self, key: &Key, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
         let _lock = self.store.lock(key).await;
         // Whoever had the lock before has done the work.
-        if let Some(token) = self.kept(key)? {
+        if let Some(token) = self.cached(key)? {
             return Ok(token);
         }
         let refusal = Key::new(Kind::Refusal, key.subject.as_str());
@@ -372,9 +380,9 @@ impl Identity {
         match &fetched {
             Ok(token) => {
                 self.store.write(key, token);
-                self.store.sweep(); // here, for that comes about once an hour
+                self.store.remove_expired(); // here, for that comes about once an hour
             }
-            Err(NoToken::Refused { from, error, .. }) if from.is_program() => {
+            Err(CredentialError::Refused { from, error, .. }) if from.is_program() => {
                 self.store.write(&refusal, &Refused::new(*from, error));
             }
             Err(_) => {}
@@ -382,89 +390,89 @@ impl Identity {
         fetched
     }
 
-    fn kept(&self, key: &Key) -> Result<Option<Token>, NoToken> {
-        let kept = self.store.read::<Token>(key)?.filter(Token::is_fresh);
-        if let Some(token) = &kept {
+    fn cached(&self, key: &Key) -> Result<Option<AccessToken>, CredentialError> {
+        let cached = self.store.read::<AccessToken>(key)?.filter(AccessToken::is_fresh);
+        if let Some(token) = &cached {
             info!(expires_on = token.expires_on, "a kept token of {}", token.source.title());
         }
-        Ok(kept.map(|token| Token { kept: true, ..token }))
+        Ok(cached.map(|token| AccessToken { cached: true, ..token }))
     }
 
     /// Asks one source after the other.
-    async fn fetch(&self, tenant: Option<&str>) -> Result<Token, NoToken> {
+    async fn fetch(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
         let asked = match &self.wanted.source {
-            Source::Any => &Source::ALL,
+            CredentialSource::Any => &CredentialSource::ALL,
             one => slice::from_ref(one),
         };
-        let mut nearest: Option<Absent> = None;
+        let mut nearest: Option<Unavailable> = None;
         let mut signed_out = None;
         for &from in asked {
             info!("trying {}", from.title());
             match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await.and_then(usable) {
                 Ok(token) => {
-                    let token = Token::new(token, from);
+                    let token = AccessToken::new(token, from);
                     info!(expires_on = token.expires_on, "a token of {}", from.title());
                     return Ok(token);
                 }
-                Err(Without::Absent(absent)) => {
+                Err(SourceError::Unavailable(absent)) => {
                     info!("passing over {}: {absent}", from.title());
-                    if self.wanted.source != Source::Any {
-                        return Err(NoToken::Absent { from, absent });
+                    if self.wanted.source != CredentialSource::Any {
+                        return Err(CredentialError::Unavailable { from, absent });
                     }
                     nearest = nearest.or(Some(absent).filter(|absent| absent.for_others));
                 }
-                Err(Without::SignedOut(error)) => {
+                Err(SourceError::SignedOut(error)) => {
                     info!("passing over {}: {error:#}", from.title());
                     signed_out.get_or_insert((from, error));
                 }
-                Err(Without::Refused(error)) => {
-                    return Err(NoToken::Refused { from, tenant: tenant.map(Into::into), error });
+                Err(SourceError::Refused(error)) => {
+                    return Err(CredentialError::Refused { from, tenant: tenant.map(Into::into), error });
                 }
             }
         }
         Err(match signed_out {
-            Some((from, error)) => NoToken::Refused { from, tenant: tenant.map(Into::into), error },
-            None => NoToken::Nobody(nearest),
+            Some((from, error)) => CredentialError::Refused { from, tenant: tenant.map(Into::into), error },
+            None => CredentialError::Nobody(nearest),
         })
     }
 
-    async fn ask(&self, source: Source, tenant: Option<&str>) -> Answer {
+    async fn ask(&self, source: CredentialSource, tenant: Option<&str>) -> TokenResult {
         let (cloud, scope) = (&self.cloud, self.cloud.arm_scope.as_str());
         match source {
-            Source::Any => Err(Absent::new("it is no source of its own", "").into()),
-            Source::Environment => {
+            CredentialSource::Any => Err(Unavailable::new("it is no source of its own", "").into()),
+            CredentialSource::Environment => {
                 service_principal::service_principal(cloud, self.client()?, scope, tenant).await
             }
-            Source::WorkloadIdentity => {
+            CredentialSource::WorkloadIdentity => {
                 service_principal::workload_identity(cloud, self.client()?, scope, tenant).await
             }
-            Source::ManagedIdentity => {
+            CredentialSource::ManagedIdentity => {
                 managed_identity::managed_identity(&self.net, scope, self.wanted.source).await
             }
-            Source::Arcssh => self.own(tenant).await,
-            Source::AzureCli => cli_tools::azure_cli(scope, tenant).await,
-            Source::AzureDeveloperCli => cli_tools::azure_developer_cli(scope, tenant).await,
-            Source::AzurePowershell => cli_tools::azure_powershell(scope, tenant).await,
+            CredentialSource::Arcssh => self.from_login(tenant).await,
+            CredentialSource::AzureCli => cli_tools::azure_cli(scope, tenant).await,
+            CredentialSource::AzureDeveloperCli => cli_tools::azure_developer_cli(scope, tenant).await,
+            CredentialSource::AzurePowershell => cli_tools::azure_powershell(scope, tenant).await,
         }
     }
 
     /// A token by our own sign-in.
-    async fn own(&self, tenant: Option<&str>) -> Answer {
+    async fn from_login(&self, tenant: Option<&str>) -> TokenResult {
         if login::account(&self.cloud, &self.store)?.is_none() {
-            return Err(Absent::new("nobody has typed arcssh login", "run arcssh login").into());
+            return Err(Unavailable::new("nobody has typed arcssh login", "run arcssh login").into());
         }
         let token = login::refreshed(&self.cloud, self.client()?, tenant).await?;
-        token.ok_or_else(|| Absent::new("somebody typed arcssh logout", "run arcssh login").into())
+        token.ok_or_else(|| Unavailable::new("somebody typed arcssh logout", "run arcssh login").into())
     }
 
     /// Under what a token is kept.
-    fn key(&self, tenant: Option<&str>) -> Result<Key, NoToken> {
+    fn key(&self, tenant: Option<&str>) -> Result<Key, CredentialError> {
         let Cloud { arm_endpoint, arm_scope, .. } = &self.cloud;
         Ok(Key::new(Kind::Token, self.subject(format!("{arm_endpoint} as {arm_scope}"), tenant)?))
     }
 
     /// Something that Entra ID gives, and all that decides to whom.
-    pub(crate) fn subject(&self, what: String, tenant: Option<&str>) -> Result<String, TooOpen> {
+    pub(crate) fn subject(&self, what: String, tenant: Option<&str>) -> Result<String, InsecurePermissions> {
         let given = |name| service_principal::variable(name).ok().flatten();
         let mut subject = format!("{what} of {}", self.cloud.authority_host);
         let mut add = |name: &str, value: Option<String>| {
@@ -472,7 +480,8 @@ impl Identity {
                 subject += &format!(", {name} {value}");
             }
         };
-        let pinned = (self.wanted.source != Source::Any).then(|| self.wanted.source.title().to_owned());
+        let pinned =
+            (self.wanted.source != CredentialSource::Any).then(|| self.wanted.source.title().to_owned());
         add("by", pinned);
         add("in", tenant.map(Into::into).or_else(|| self.wanted.tenant.clone()));
         for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_CERTIFICATE_PATH"] {
@@ -507,7 +516,7 @@ fn changed(variable: &str, folder: &str, file: &str) -> Option<String> {
 }
 
 /// A token that a header takes.
-fn usable(token: AccessToken) -> Answer {
+fn usable(token: SdkToken) -> TokenResult {
     let text = token.token.secret();
     match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(token),
@@ -530,7 +539,8 @@ mod tests {
             let (now, secret) = (unix_now(), Secret::from("secret"));
             let expires_on = now + left;
             let obtained_on = expires_on - life;
-            Token { secret, expires_on, obtained_on, source: Source::Any, kept: false }.is_fresh()
+            AccessToken { secret, expires_on, obtained_on, source: CredentialSource::Any, cached: false }
+                .is_fresh()
         };
         assert!(fresh(3600, 310) && !fresh(3600, 290));
         assert!(fresh(86_400, 310) && !fresh(86_400, 290));
@@ -539,12 +549,18 @@ mod tests {
 
     #[test]
     fn a_token_of_a_managed_identity_is_cached_for_an_hour_at_most() {
-        let fresh = |source: Source, age: u64| {
+        let fresh = |source: CredentialSource, age: u64| {
             let (obtained_on, secret) = (unix_now() - age, Secret::from("secret"));
-            Token { secret, expires_on: unix_now() + 86_000, obtained_on, source, kept: false }.is_fresh()
+            AccessToken { secret, expires_on: unix_now() + 86_000, obtained_on, source, cached: false }
+                .is_fresh()
         };
-        assert!(fresh(Source::ManagedIdentity, 0) && fresh(Source::ManagedIdentity, 3290));
-        assert!(!fresh(Source::ManagedIdentity, 3310) && !fresh(Source::ManagedIdentity, 7200));
-        assert!(fresh(Source::AzureCli, 7200));
+        assert!(
+            fresh(CredentialSource::ManagedIdentity, 0) && fresh(CredentialSource::ManagedIdentity, 3290)
+        );
+        assert!(
+            !fresh(CredentialSource::ManagedIdentity, 3310)
+                && !fresh(CredentialSource::ManagedIdentity, 7200)
+        );
+        assert!(fresh(CredentialSource::AzureCli, 7200));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::AccessToken;
+use azure_core::credentials::AccessToken as SdkToken;
 use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
-use crate::azure::http::{self, Client, date, retry_after, unread};
+use crate::azure::http::{self, Client, date, into_async, retry_after};
 use crate::azure::json::{optional_number, or_default};
 use crate::secret::Secret;
 use crate::state::unix_now;
@@ -31,7 +31,7 @@ pub(crate) fn client_options(client: Client, cloud: &Cloud) -> ClientOptions {
     let options = http::client_options(client, &cloud.authority_host, refused);
     let mut custom = CustomConfiguration::default();
     custom.authority_host = cloud.authority_host.to_string();
-    let per_call_policies: Vec<Arc<dyn Policy>> = vec![Arc::new(OnlyTokens)];
+    let per_call_policies: Vec<Arc<dyn Policy>> = vec![Arc::new(RequireToken)];
     let cloud = Some(Arc::new(CloudConfiguration::Custom(custom)));
     ClientOptions { per_call_policies, cloud, ..options }
 }
@@ -64,7 +64,7 @@ impl Entra {
     /// `POST` of a form to an endpoint; the JSON of the answer.
     ///
     /// # Errors
-    /// An [`EntraRefusal`] among the causes, or what kept the request from arriving.
+    /// An [`EntraError`] among the causes, or what kept the request from arriving.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         tenant: &str,
@@ -108,7 +108,7 @@ const LONGEST_LIFE: u64 = 28 * 3600;
 /// A token as Entra ID, a machine's own service and Azure CLI give it. Each tells in its own way when it ends, and not
 /// every version does.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Given {
+pub(crate) struct TokenResponse {
     /// The token, or what was asked for in its place.
     #[serde(alias = "accessToken")]
     pub(crate) access_token: Secret,
@@ -120,7 +120,7 @@ pub(crate) struct Given {
     expires_on: Option<u64>,
 }
 
-impl Given {
+impl TokenResponse {
     fn lives(&self) -> u64 {
         let until = |end: u64| end.saturating_sub(unix_now());
         let told = self.expires_in.or(self.expires_on.map(until));
@@ -134,10 +134,10 @@ impl Given {
     }
 
     /// The token with the time at which it ends.
-    pub(crate) fn token(self) -> AccessToken {
+    pub(crate) fn token(self) -> SdkToken {
         let end =
             i64::try_from(self.ends()).ok().and_then(|end| OffsetDateTime::from_unix_timestamp(end).ok());
-        AccessToken::new(
+        SdkToken::new(
             azure_core::credentials::Secret::from(self.access_token),
             end.unwrap_or_else(OffsetDateTime::now_utc),
         )
@@ -147,7 +147,7 @@ impl Given {
 /// An answer with a token in the one form that azure_identity reads: it takes numbers from Entra ID only as numbers and
 /// from a machine only as text, and wants fields that it does not use. Nothing for what is no such answer.
 fn in_one_form(response: &RawResponse) -> Option<RawResponse> {
-    let given: Given =
+    let given: TokenResponse =
         serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success())?;
     let (lives, ends) = (given.lives(), given.ends());
     let body = json!({
@@ -159,36 +159,36 @@ fn in_one_form(response: &RawResponse) -> Option<RawResponse> {
 
 /// Hands azure_identity tokens in the form that it reads, and what else comes as it is.
 #[derive(Debug)]
-pub(crate) struct InOneForm;
+pub(crate) struct NormalizeTokenResponse;
 
 #[async_trait]
-impl Policy for InOneForm {
+impl Policy for NormalizeTokenResponse {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
-        Ok(unread(in_one_form(&response).unwrap_or(response)))
+        Ok(into_async(in_one_form(&response).unwrap_or(response)))
     }
 }
 
-/// Turns what is no token, after all retries, into an [`EntraRefusal`].
+/// Turns what is no token, after all retries, into an [`EntraError`].
 #[derive(Debug)]
-struct OnlyTokens;
+struct RequireToken;
 
 #[async_trait]
-impl Policy for OnlyTokens {
+impl Policy for RequireToken {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
-        in_one_form(&response).map(unread).ok_or_else(|| refused(request.url(), &response))
+        in_one_form(&response).map(into_async).ok_or_else(|| refused(request.url(), &response))
     }
 }
 
 fn refused(url: &Url, response: &RawResponse) -> Error {
-    Error::new(ErrorKind::Credential, EntraRefusal::new(url, response))
+    Error::new(ErrorKind::Credential, EntraError::new(url, response))
 }
 
 /// An answer without a token.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Entra ID answered {status} {description}")]
-pub(crate) struct EntraRefusal {
+pub(crate) struct EntraError {
     /// The host that was asked, with its port unless that is 443.
     #[serde(default)]
     pub(crate) host: String,
@@ -211,7 +211,7 @@ struct Body {
     error_description: String,
 }
 
-impl EntraRefusal {
+impl EntraError {
     fn new(url: &Url, response: &RawResponse) -> Self {
         let Body { error, error_description } = serde_json::from_slice(response.body()).unwrap_or_default();
         let status = response.status().into();
@@ -258,7 +258,7 @@ mod tests {
     use azure_core::http::StatusCode;
     use azure_core::http::headers::Headers;
 
-    fn given(json: &str) -> Given {
+    fn given(json: &str) -> TokenResponse {
         serde_json::from_str(json).unwrap()
     }
 
@@ -290,7 +290,7 @@ mod tests {
         let told = |status, body: &str| {
             let body = body.as_bytes().to_vec();
             let url = "https://login.example/tenant".parse().unwrap();
-            EntraRefusal::new(&url, &RawResponse::from_bytes(status, Headers::new(), body)).description
+            EntraError::new(&url, &RawResponse::from_bytes(status, Headers::new(), body)).description
         };
         let (bad, forbidden) = (StatusCode::BadRequest, StatusCode::Forbidden);
         let aadsts = r#"{"error":"invalid_grant","error_description":"AADSTS7: No.\r\nTrace"}"#;

@@ -14,8 +14,8 @@ fn a_machine_of_any_page_has_an_id_and_a_vm_id_without_meaning_to_ssh() {
             assert_eq!(machine.id.to_string().parse::<ResourceId>().as_ref(), Ok(&machine.id));
             let vm_id = machine.vm_id.as_deref().unwrap_or("x");
             assert!(is_plain(vm_id) && !vm_id.contains(['%', ' ', '"', '*', '?', '!']), "{vm_id:?}");
-            let name: MachineName = machine.id.name.parse().unwrap();
-            assert!(name.means(machine));
+            let name: MachineRef = machine.id.name.parse().unwrap();
+            assert!(name.matches(machine));
         }
         format!("{} {}", "x".repeat(rows.len().min(3)), "y".repeat(machines.len().min(3)))
     });

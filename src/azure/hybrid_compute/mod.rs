@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::azure::arm::{Arm, ArmError, Refusal};
+use crate::azure::arm::{Arm, ArmError, ErrorResponse};
 use crate::azure::json::{or_default, text};
 use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 
@@ -73,7 +73,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A machine of which no more is known than its ID.
-    pub(crate) fn unseen(id: ResourceId) -> Self {
+    pub(crate) fn from_id(id: ResourceId) -> Self {
         machine(&json!({ "id": id.to_string() })).expect("an ID is what a row needs")
     }
 }
@@ -83,7 +83,7 @@ impl Machine {
 pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, ArmError> {
     let is_server = id.namespace == "Microsoft.HybridCompute";
     let version = if is_server { MACHINES_VERSION } else { VIRTUAL_MACHINES_VERSION };
-    let is_hidden = |refusal: &Refusal| {
+    let is_hidden = |refusal: &ErrorResponse| {
         refusal.is_forbidden() || !is_server && refusal.code == "NoRegisteredProviderFound"
     };
     match arm.get(&id.segments(), &[("api-version", version)]).await {
@@ -136,7 +136,7 @@ pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extensi
 /// All Arc machines of the given subscriptions, or of all that the identity sees.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     match graph(arm, subscriptions).await {
-        Err(error) if is_of_one_call(&error) || matches!(error, ArmError::UnexpectedAnswer { .. }) => {
+        Err(error) if affects_one_request(&error) || matches!(error, ArmError::UnexpectedAnswer { .. }) => {
             info!("Resource Graph is of no use here ({error}); asking each subscription");
             by_subscription(arm, subscriptions).await
         }
@@ -145,14 +145,14 @@ pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
 }
 
 /// Whether this call alone is refused: others may be answered.
-fn is_of_one_call(error: &ArmError) -> bool {
+fn affects_one_request(error: &ArmError) -> bool {
     matches!(error, ArmError::Refused(refusal) if !matches!(refusal.status, 401 | 429))
 }
 
 async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     let path = ["providers", "Microsoft.ResourceGraph", "resources"];
     let mut machines = Vec::new();
-    let mut seen = Seen::default();
+    let mut seen = VisitedPages::default();
     let mut skip_token: Option<String> = None;
     loop {
         let mut body = json!({ "query": QUERY, "options": { "resultFormat": "objectArray", "$top": PAGE } });
@@ -184,7 +184,7 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
         match pages::<Value>(arm, &path, &[("api-version", MACHINES_VERSION)]).await {
             Ok(rows) => machines.extend(rows.iter().filter_map(machine)),
             // One subscription whose machines may not be listed, or that knows no such type, hides no other's.
-            Err(error) if is_of_one_call(&error) => refusal = Some(error),
+            Err(error) if affects_one_request(&error) => refusal = Some(error),
             Err(error) => return Err(error),
         }
         let others = other_types(arm, &subscription_id).await;
@@ -220,7 +220,7 @@ pub(super) async fn pages<T: DeserializeOwned>(
 ) -> Result<Vec<T>, ArmError> {
     let mut page: Page<T> = arm.get(path, query).await?;
     let mut all = page.value;
-    let mut seen = Seen::default();
+    let mut seen = VisitedPages::default();
     while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
         let next = seen.note(&next).and_then(|()| Url::parse(&next).context("nextLink is not a URL"));
         let next = next.map_err(|error| arm.unexpected(error))?;
@@ -232,9 +232,9 @@ pub(super) async fn pages<T: DeserializeOwned>(
 
 /// The pages that a list has led to, by their hashes: a link may be megabytes long.
 #[derive(Default)]
-struct Seen(HashSet<u64>);
+struct VisitedPages(HashSet<u64>);
 
-impl Seen {
+impl VisitedPages {
     /// Notes the next page.
     ///
     /// # Errors
@@ -305,7 +305,7 @@ fn machine(row: &Value) -> Option<Machine> {
 
 /// What is typed to name a machine: an ID, a name, or a group and a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum MachineName {
+pub(crate) enum MachineRef {
     /// A resource ID.
     Id(ResourceId),
     /// A name, with the group it must be in if one was given.
@@ -317,7 +317,7 @@ pub(crate) enum MachineName {
     },
 }
 
-impl FromStr for MachineName {
+impl FromStr for MachineRef {
     type Err = ResourceIdError;
 
     /// Anything with more than one slash is a resource ID, or none.
@@ -331,7 +331,7 @@ impl FromStr for MachineName {
     }
 }
 
-impl fmt::Display for MachineName {
+impl fmt::Display for MachineRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
@@ -341,9 +341,9 @@ impl fmt::Display for MachineName {
     }
 }
 
-impl MachineName {
+impl MachineRef {
     /// Whether this machine is meant. Names of Azure resources are the same in any case.
-    pub(crate) fn means(&self, machine: &Machine) -> bool {
+    pub(crate) fn matches(&self, machine: &Machine) -> bool {
         match self {
             Self::Id(id) => id.to_string().eq_ignore_ascii_case(&machine.id.to_string()),
             Self::Name { group, name } => {

@@ -13,21 +13,21 @@ use crate::azure::resource_id::ResourceId;
 
 /// What a look at something in Azure shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen<T> {
+pub(crate) enum Lookup<T> {
     /// It is there.
-    There(T),
+    Found(T),
     /// It is not.
-    Missing,
+    NotFound,
     /// The identity may not look. None of the login roles may (azure-docs `built-in-roles/compute.md`).
-    Hidden,
+    Forbidden,
 }
 
-impl<T> Seen<T> {
+impl<T> Lookup<T> {
     fn of(result: Result<T, ArmError>) -> Result<Self, ArmError> {
         match result {
-            Ok(value) => Ok(Self::There(value)),
-            Err(ArmError::Refused(refusal)) if refusal.is_forbidden() => Ok(Self::Hidden),
-            Err(error) if is_missing(&error) => Ok(Self::Missing),
+            Ok(value) => Ok(Self::Found(value)),
+            Err(ArmError::Refused(refusal)) if refusal.is_forbidden() => Ok(Self::Forbidden),
+            Err(error) if is_missing(&error) => Ok(Self::NotFound),
             Err(error) => Err(error),
         }
     }
@@ -60,8 +60,8 @@ fn configuration_path(machine: &ResourceId, service: Service) -> Vec<&str> {
 const QUERY: [(&str, &str); 1] = [("api-version", API_VERSION)];
 
 /// Looks at the endpoint.
-pub(crate) async fn endpoint(arm: &Arm, machine: &ResourceId) -> Result<Seen<()>, ArmError> {
-    Seen::of(arm.read(&path(machine), &QUERY).await.map(drop))
+pub(crate) async fn endpoint(arm: &Arm, machine: &ResourceId) -> Result<Lookup<()>, ArmError> {
+    Lookup::of(arm.read(&path(machine), &QUERY).await.map(drop))
 }
 
 /// Makes the endpoint. Done to one that is there, it can throw the machine's agent off the relay (aztunnel
@@ -78,10 +78,10 @@ pub(crate) async fn delete_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(
 
 /// Looks at the port that a service of an endpoint that is there may be reached at: what else Azure does not find is the
 /// configuration, and no source has its words for that.
-pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Seen<u16>, ArmError> {
+pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Lookup<u16>, ArmError> {
     match arm.get::<Configuration>(&configuration_path(machine, service), &QUERY).await {
-        Err(error) if is_not_found(&error) => Ok(Seen::Missing),
-        configuration => Seen::of(
+        Err(error) if is_not_found(&error) => Ok(Lookup::NotFound),
+        configuration => Lookup::of(
             configuration
                 .and_then(|configuration| configuration.port(service).map_err(|error| arm.unexpected(error))),
         ),

@@ -9,18 +9,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use azure_core::credentials::AccessToken;
+use azure_core::credentials::AccessToken as SdkToken;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::entra::{Entra, EntraRefusal, Given, claims};
+use crate::azure::entra::{Entra, EntraError, TokenResponse, claims};
 use crate::azure::http::{Client, causes};
 use crate::azure::json::optional_number;
 use crate::azure::login::key_store::{Item, Prompt, Unusable};
 use crate::secret::Secret;
-use crate::state::{Key, Kind, Store, TooOpen};
+use crate::state::{InsecurePermissions, Key, Kind, Store};
 
 /// Azure CLI's application: a public client that every tenant knows (MSAL Python, `tests/test_e2e.py`: one of the only
 /// two that may ask for ssh certificates).
@@ -30,10 +30,10 @@ pub(crate) const AZURE_CLI: &str = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
 const ANY_TENANT: &str = "organizations";
 
 /// What every sign-in asks for beside ARM: a refresh token, and who it was.
-const ALSO: &str = "offline_access openid profile";
+const OIDC_SCOPES: &str = "offline_access openid profile";
 
 /// How long the user may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The longest life of a code that is believed, in seconds; Entra ID's live 15 minutes (Microsoft Learn, "OAuth 2.0 device
 /// authorization grant").
@@ -111,7 +111,7 @@ impl Account {
 ///
 /// # Errors
 /// Others can read its file.
-pub(crate) fn account(cloud: &Cloud, store: &Store) -> Result<Option<Account>, TooOpen> {
+pub(crate) fn account(cloud: &Cloud, store: &Store) -> Result<Option<Account>, InsecurePermissions> {
     store.read(&key(cloud))
 }
 
@@ -171,7 +171,7 @@ impl<'a> SignIn<'a> {
     }
 
     /// Asks whether the user is done, as often as Entra ID allows (RFC 8628, section 3.5).
-    async fn poll(&self, code: &DeviceCode) -> Result<Granted> {
+    async fn poll(&self, code: &DeviceCode) -> Result<TokenGrant> {
         let form = [
             ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
             ("client_id", self.client_id),
@@ -195,10 +195,10 @@ impl<'a> SignIn<'a> {
     }
 
     fn scope(&self) -> String {
-        format!("{} {ALSO}", self.scope)
+        format!("{} {OIDC_SCOPES}", self.scope)
     }
 
-    fn signed_in(&self, granted: Granted) -> Result<SignedIn> {
+    fn signed_in(&self, granted: TokenGrant) -> Result<SignedIn> {
         // The token for ARM tells the same where there is no ID token.
         let tokens = [granted.id_token.as_ref(), Some(&granted.given.access_token)];
         let identities = tokens.map(|token| token.map(|token| claims(token.secret())).unwrap_or_default());
@@ -225,7 +225,7 @@ impl<'a> SignIn<'a> {
 ///
 /// # Errors
 /// The state directory takes no file.
-pub(crate) async fn keep(cloud: &Cloud, store: &Store, signed_in: SignedIn) -> Result<Option<Unusable>> {
+pub(crate) async fn save(cloud: &Cloud, store: &Store, signed_in: SignedIn) -> Result<Option<Unusable>> {
     let SignedIn { account, token } = signed_in;
     let key = key(cloud);
     let item = account.item(store, &key);
@@ -253,7 +253,7 @@ pub(crate) struct StillStored(#[source] pub(crate) Unusable);
 ///
 /// # Errors
 /// A refresh token cannot be deleted from the key store. Its account stays, so that another sign-out finds it.
-pub(crate) async fn forget(store: &Store) -> Result<usize, StillStored> {
+pub(crate) async fn delete(store: &Store) -> Result<usize, StillStored> {
     let (mut forgotten, mut failed) = (0, Ok(()));
     for path in store.files_of(Kind::Account) {
         // The holder of the lock may be redeeming the refresh token, and would store the next.
@@ -289,14 +289,20 @@ pub(crate) async fn refreshed(
     cloud: &Cloud,
     client: Client,
     tenant: Option<&str>,
-) -> Result<Option<AccessToken>> {
-    let granted = redeem(cloud, client, tenant, &Wish { scope: &cloud.arm_scope, ..Wish::default() }).await?;
+) -> Result<Option<SdkToken>> {
+    let granted = redeem(
+        cloud,
+        client,
+        tenant,
+        &RefreshRequest { scope: &cloud.arm_scope, ..RefreshRequest::default() },
+    )
+    .await?;
     Ok(granted.map(|(granted, _date)| granted.given.token()))
 }
 
 /// What a refresh token is redeemed for.
 #[derive(Debug, Default)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct RefreshRequest<'a> {
     /// For what.
     pub(crate) scope: &'a str,
     /// Through which application, where it is another than the one that was signed in to: a family of Microsoft's own
@@ -315,17 +321,17 @@ pub(crate) async fn redeem(
     cloud: &Cloud,
     client: Client,
     tenant: Option<&str>,
-    wish: &Wish<'_>,
-) -> Result<Option<(Granted, Option<u64>)>> {
+    request: &RefreshRequest<'_>,
+) -> Result<Option<(TokenGrant, Option<u64>)>> {
     let (key, store) = (key(cloud), client.store.clone());
     let _lock = store.lock(&key).await;
     let Some(account) = store.read::<Account>(&key)? else { return Ok(None) };
     info!(account = account.name, tenant = account.tenant, "refreshing the sign-in of arcssh");
     let item = account.item(&store, &key);
     let refresh_token = account.refresh_token(&item).await?;
-    let client_id = wish.client_id.unwrap_or(&account.client_id);
+    let client_id = request.client_id.unwrap_or(&account.client_id);
     let tenant = tenant.unwrap_or(&account.tenant);
-    let sign_in = SignIn::new(cloud, client, Some(tenant), client_id).to(wish.scope);
+    let sign_in = SignIn::new(cloud, client, Some(tenant), client_id).to(request.scope);
     let scope = sign_in.scope();
     let mut form = vec![
         ("grant_type", "refresh_token"),
@@ -333,8 +339,8 @@ pub(crate) async fn redeem(
         ("refresh_token", refresh_token.secret()),
         ("scope", &scope),
     ];
-    form.extend(&wish.fields);
-    let (mut granted, date): (Granted, _) = sign_in.entra.post_dated(tenant, "token", &form).await?;
+    form.extend(&request.fields);
+    let (mut granted, date): (TokenGrant, _) = sign_in.entra.post_dated(tenant, "token", &form).await?;
     let next = granted.refresh_token.take().filter(|token| !token.secret().is_empty());
     renew(&store, &key, account, next).await;
     Ok(Some((granted, date)))
@@ -362,7 +368,7 @@ async fn renew(store: &Store, key: &Key, account: Account, next: Option<Secret>)
 }
 
 /// What Entra ID said in place of what was asked for.
-fn refusal(error: &azure_core::Error) -> Option<&EntraRefusal> {
+fn refusal(error: &azure_core::Error) -> Option<&EntraError> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
@@ -383,7 +389,7 @@ struct DeviceCode {
 
 impl DeviceCode {
     fn life(&self) -> Duration {
-        self.expires_in.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.min(LONGEST_CODE)))
+        self.expires_in.map_or(SIGN_IN_TIMEOUT, |seconds| Duration::from_secs(seconds.min(LONGEST_CODE)))
     }
 
     fn interval(&self) -> Duration {
@@ -400,10 +406,10 @@ impl DeviceCode {
 
 /// What a grant gives.
 #[derive(Deserialize)]
-pub(crate) struct Granted {
+pub(crate) struct TokenGrant {
     /// The token, or what was asked for in its place.
     #[serde(flatten)]
-    pub(crate) given: Given,
+    pub(crate) given: TokenResponse,
     refresh_token: Option<Secret>,
     id_token: Option<Secret>,
 }

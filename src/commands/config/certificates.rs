@@ -3,17 +3,17 @@
 use anyhow::{Context, Result, ensure};
 use ring::digest::{SHA256, digest};
 
-use crate::azure::credentials::Identity;
-use crate::entra_ssh::Asked;
-use crate::entra_ssh::cache::Holder;
-use crate::ssh::host_entry::{Delivery, Platform};
+use crate::azure::credentials::CredentialChain;
+use crate::entra_ssh::CertificateOptions;
+use crate::entra_ssh::cache::CertificateCache;
+use crate::ssh::host_entry::{CertificateMode, Platform};
 
 /// What sections hold of a certificate of Entra ID.
 pub(super) struct Entra {
     /// Whom it lets in.
     pub(super) login_name: String,
     /// Which certificate.
-    pub(super) asked: Asked,
+    pub(super) asked: CertificateOptions,
     /// The folder of agents and files; on Windows relative to the user's, for its name may hold spaces.
     folder: String,
 }
@@ -24,13 +24,13 @@ impl Entra {
     /// # Errors
     /// There is no certificate, or no such way on this system.
     pub(super) async fn of(
-        identity: Identity,
-        asked: &Asked,
-        delivery: Delivery,
+        identity: CredentialChain,
+        asked: &CertificateOptions,
+        delivery: CertificateMode,
         platform: Platform,
     ) -> Result<Self> {
         ensure!(
-            platform == Platform::Unix || delivery != Delivery::Agent,
+            platform == Platform::Unix || delivery != CertificateMode::Agent,
             "OpenSSH for Windows knows no agent such as --entra=agent needs; use --entra=files"
         );
         let folder = match platform {
@@ -42,7 +42,7 @@ impl Entra {
             }
         };
         let asked = asked.clone();
-        let pair = Holder::new(identity, asked.clone())?.pair().await?;
+        let pair = CertificateCache::new(identity, asked.clone())?.pair().await?;
         let login_name = pair.certificate.login_name().context("the certificate lets nobody in")?;
         Ok(Self { login_name, asked, folder })
     }
@@ -62,7 +62,7 @@ impl Entra {
 
     /// The file of the private key.
     pub(super) fn file(&self) -> String {
-        let Self { folder, login_name, asked: Asked { scope, client_id } } = self;
+        let Self { folder, login_name, asked: CertificateOptions { scope, client_id } } = self;
         format!("{folder}/id_{}", short_hash(&format!("{login_name} {scope:?} {client_id:?}")))
     }
 }

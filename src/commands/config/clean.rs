@@ -9,9 +9,9 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::files::{MAX_TEXT, read_text};
 use crate::ssh::certificate::Certificate;
-use crate::ssh::foreign_entries::{self, Foreign, KeyPair, Leftover};
+use crate::ssh::foreign_entries::{self, ForeignEntry, KeyPair, Leftover};
 use crate::ssh::rsa_key::PublicKey;
-use crate::terminal::output::warn;
+use crate::terminal::output::note;
 
 /// Lists what adopted sections leave behind, or deletes it. A file that a living section or any other line names is in use,
 /// and one that does not hold what its name says is the user's.
@@ -19,9 +19,10 @@ use crate::terminal::output::warn;
 /// # Errors
 /// A file cannot be deleted.
 pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Result<()> {
-    let living: Vec<Leftover> = foreign_entries::find(text).iter().flat_map(Foreign::leftovers).collect();
+    let living: Vec<Leftover> =
+        foreign_entries::find(text).iter().flat_map(ForeignEntry::leftovers).collect();
     let mut left: Vec<Leftover> = Vec::new();
-    for leftover in foreign_entries::find_adopted(text).iter().flat_map(Foreign::leftovers) {
+    for leftover in foreign_entries::find_adopted(text).iter().flat_map(ForeignEntry::leftovers) {
         let is_used = living.contains(&leftover) || leftover.files().iter().any(|file| is_named(file, text));
         if !is_used && !left.contains(&leftover) && holds_what_az_wrote(&leftover, suffixes) {
             left.push(leftover);
@@ -30,13 +31,13 @@ pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Re
     for file in left.iter().flat_map(Leftover::files) {
         if delete {
             fs::remove_file(file).with_context(|| format!("cannot delete {}", file.display()))?;
-            warn(&format!("deleted {}", file.display()));
+            note(&format!("deleted {}", file.display()));
         } else {
-            warn(&format!("{} is left behind", file.display()));
+            note(&format!("{} is left behind", file.display()));
         }
     }
     if !left.is_empty() && !delete {
-        warn("hint: arcssh config --adopt --clean deletes what is left behind");
+        note("hint: arcssh config --adopt --clean deletes what is left behind");
     }
     Ok(())
 }

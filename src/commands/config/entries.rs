@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::cloud::{Cloud, CloudName};
-use crate::azure::credentials::{Identity, Source};
+use crate::azure::credentials::{CredentialChain, CredentialSource};
 use crate::azure::hybrid_compute::{Machine, list};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::ConfigArgs;
@@ -16,20 +16,20 @@ use crate::commands::config::certificates::Entra;
 use crate::commands::config::options::{Access, Adopted, Broad, Login, Options};
 use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
-use crate::entra_ssh::Asked;
+use crate::entra_ssh::CertificateOptions;
 use crate::files::{MAX_TEXT, read_text};
 use crate::machines::{
-    Alias, Claim, Naming, NoMachine, NoneFits, SHARED, Selection, is_allowed, key, means, one, pick, seen,
-    written,
+    Alias, Claim, MachineSelector, Naming, NoMatch, NothingSelected, SHARED, is_allowed, key, list_visible,
+    pick, refers_to, resolve, written,
 };
 use crate::net::Net;
-use crate::ssh::foreign_entries::Foreign;
-use crate::ssh::host_entry::{self, Delivery, Host, Platform, is_alias, literal};
+use crate::ssh::foreign_entries::ForeignEntry;
+use crate::ssh::host_entry::{self, CertificateMode, Host, Platform, escape_percent, is_alias};
 use crate::ssh::managed_block;
 use crate::ssh::used_names::UsedNames;
 use crate::state::Store;
-use crate::terminal::output::{warn, word};
-use crate::terminal::progress::Waiting;
+use crate::terminal::output::{note, shell_quote};
+use crate::terminal::progress::Progress;
 
 /// A block that was made up.
 pub(super) struct Composed {
@@ -51,12 +51,12 @@ impl Login {
     /// What was typed.
     fn typed(args: &ConfigArgs, platform: Platform) -> Self {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let Asked { scope, client_id } = args.certificate.asked();
+        let CertificateOptions { scope, client_id } = args.certificate.asked();
         Self {
             user: args.user.clone(),
             port: args.port,
-            identity: args.identity.as_deref().map(from_everywhere),
-            entra: args.entra.map(|how| how.unwrap_or(Delivery::on(platform))),
+            identity: args.identity.as_deref().map(absolute_identity),
+            entra: args.entra.map(|how| how.unwrap_or(CertificateMode::on(platform))),
             scope,
             client_id,
             control_master: args.control_master.then_some(true),
@@ -81,13 +81,13 @@ impl Login {
 
 /// A key's file by a name that holds in every folder: ssh looks for a relative one in the folder that it is started in.
 /// What is no file here, such as `~/.ssh/key` in quotes or a path of another system, is left to ssh.
-fn from_everywhere(identity: &str) -> String {
+fn absolute_identity(identity: &str) -> String {
     let absolute = std::path::absolute(identity).ok().filter(|_| Path::new(identity).exists());
     absolute.and_then(|path| path.to_str().map(Into::into)).unwrap_or_else(|| identity.to_owned())
 }
 
 /// The machine whose group and name make up a file's name; else the only one with the section's `HostName`.
-fn machine_of<'a>(section: &Foreign, known: &'a [Machine]) -> Option<&'a Machine> {
+fn machine_of<'a>(section: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Machine> {
     let names = section.group_and_name();
     let fits = |machine: &&Machine| {
         let name = format!("{}-{}", machine.id.resource_group, machine.id.name);
@@ -104,14 +104,14 @@ fn machine_of<'a>(section: &Foreign, known: &'a [Machine]) -> Option<&'a Machine
 impl Options {
     /// Whether the user removed the machine, which stays out of broad selections.
     fn is_out(&self, machine: &Machine) -> bool {
-        self.except.iter().any(|text| means(text, machine))
+        self.except.iter().any(|text| refers_to(text, machine))
     }
 
     /// Reports a machine that a broad selection of this run does not bring back.
     fn tell_if_out(&self, machine: &Machine) {
         if self.is_out(machine) {
-            let name = word(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-            warn(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
+            let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
+            note(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
         }
     }
 
@@ -153,8 +153,8 @@ impl Azure<'_> {
         Ok(Arm::new(&self.cloud(access)?, &self.net, &self.store, access.who.clone()))
     }
 
-    fn identity(&self, access: &Access) -> Result<Identity> {
-        Ok(Identity::new(&self.cloud(access)?, access.who.clone(), &self.net, &self.store))
+    fn identity(&self, access: &Access) -> Result<CredentialChain> {
+        Ok(CredentialChain::new(&self.cloud(access)?, access.who.clone(), &self.net, &self.store))
     }
 
     /// Reads a list once.
@@ -162,10 +162,10 @@ impl Azure<'_> {
         if self.list(access, subscriptions).is_some() {
             return Ok(());
         }
-        let waiting = Waiting::default();
-        waiting.for_the("list of machines from Azure Resource Manager".into());
+        let waiting = Progress::default();
+        waiting.set("list of machines from Azure Resource Manager".into());
         let only: Vec<String> = subscriptions.iter().cloned().collect();
-        let machines = match waiting.during(seen(&self.arm(access)?, &only)).await {
+        let machines = match waiting.run(list_visible(&self.arm(access)?, &only)).await {
             Err(error) if need == Need::TellsApart => {
                 tracing::info!("arcssh compares the names of the named machines only: {error}");
                 return Ok(());
@@ -189,7 +189,7 @@ impl Azure<'_> {
         if let Some(machine) = self.seen.get(&id.to_lowercase()) {
             return Ok(Some(machine.clone()));
         }
-        match one(&self.arm(&login.access())?, &id.parse()?, &[]).await {
+        match resolve(&self.arm(&login.access())?, &id.parse()?, &[]).await {
             Ok(machine) => Ok(Some(machine)),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
@@ -219,17 +219,17 @@ struct Meant {
 pub(super) async fn compose(
     args: &ConfigArgs,
     mut options: Options,
-    foreign: &[Foreign],
+    foreign: &[ForeignEntry],
     target: Target<'_>,
 ) -> Result<Composed> {
     let typed = args.selection.selection();
     options.platform = args.platform.or(options.platform);
     let login = Login::typed(args, options.platform());
     if options.is_empty() && typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
-        bail!(NoMachine { command: "config" });
+        bail!(NothingSelected { command: "config" });
     }
     // A subscription narrows a selection, and is none.
-    ensure!(!typed.is_empty() || typed.subscriptions.is_empty(), NoMachine { command: "config" });
+    ensure!(!typed.is_empty() || typed.subscriptions.is_empty(), NothingSelected { command: "config" });
     if typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
         options.apply_to_all(&login);
     }
@@ -278,11 +278,11 @@ impl Azure<'_> {
     async fn add_typed(
         &mut self,
         options: &mut Options,
-        typed: &Selection,
+        typed: &MachineSelector,
         login: &Login,
     ) -> Result<BTreeSet<String>> {
         let is_id = |text: &String| text.parse::<ResourceId>().is_ok();
-        let need = match typed.is_broad() || !typed.machines.iter().all(is_id) {
+        let need = match typed.is_filter() || !typed.machines.iter().all(is_id) {
             true => Need::Selects,
             false => Need::TellsApart,
         };
@@ -294,16 +294,16 @@ impl Azure<'_> {
         let mut named = BTreeSet::new();
         for text in &typed.machines {
             let machine = pick(&self.arm(&access)?, text, &known).await?;
-            let by_alias = self.args.derived || !means(text, &machine);
+            let by_alias = self.args.derived || !refers_to(text, &machine);
             options.name(&machine, by_alias, login);
             named.insert(key(&machine));
         }
-        if typed.is_broad() {
-            let broad = Selection { machines: BTreeSet::new(), ..typed.clone() };
+        if typed.is_filter() {
+            let broad = MachineSelector { machines: BTreeSet::new(), ..typed.clone() };
             ensure_each_fits(&broad, &known)?;
             known
                 .iter()
-                .filter(|machine| broad.takes(machine))
+                .filter(|machine| broad.selects(machine))
                 .for_each(|machine| options.tell_if_out(machine));
             options.select(broad, self.args.allow_names.iter().cloned().collect(), login);
         } else if typed.is_empty() {
@@ -332,7 +332,7 @@ impl Azure<'_> {
     async fn meant(
         &self,
         options: &mut Options,
-        typed: &Selection,
+        typed: &MachineSelector,
         named_now: &BTreeSet<String>,
         notes: &mut Notes,
     ) -> Result<Vec<Meant>> {
@@ -340,11 +340,12 @@ impl Azure<'_> {
         let mut without_machines = BTreeSet::new();
         for Broad { selection, allowed_names, login } in &options.selections {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
-            let mut fitting = list.filter(|machine| selection.takes(machine)).peekable();
+            let mut fitting = list.filter(|machine| selection.selects(machine)).peekable();
             if fitting.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
-                warn(&format!("{}; it stays in the block's options", NoneFits(selection.common())));
+                note(&format!("{}; it stays in the block's options", NoMatch(selection.common())));
             }
-            let is_of_this_run = selection.is_same(&Selection { machines: BTreeSet::new(), ..typed.clone() });
+            let is_of_this_run =
+                selection.is_same(&MachineSelector { machines: BTreeSet::new(), ..typed.clone() });
             for machine in fitting.filter(|machine| !options.is_out(machine)) {
                 let entry = meant.entry(key(machine)).or_insert_with(|| Meant {
                     machine: machine.clone(),
@@ -383,25 +384,25 @@ impl Azure<'_> {
 }
 
 /// A selection that was typed must select something, and so must each of its groups: one that does not is a mistake.
-fn ensure_each_fits(selection: &Selection, known: &[Machine]) -> Result<()> {
-    let of_group = |group: &String| Selection {
+fn ensure_each_fits(selection: &MachineSelector, known: &[Machine]) -> Result<()> {
+    let of_group = |group: &String| MachineSelector {
         groups: BTreeSet::from([group.clone()]),
         tags: BTreeSet::new(),
         ..selection.clone()
     };
     let groups = selection.groups.iter().map(of_group);
     for part in groups.chain([selection.clone()]) {
-        ensure!(known.iter().any(|machine| part.takes(machine)), NoneFits(part.common()));
+        ensure!(known.iter().any(|machine| part.selects(machine)), NoMatch(part.common()));
     }
     Ok(())
 }
 
 /// Finds the machines of other programs' sections and adopts the sections.
-fn adopt(options: &mut Options, foreign: &[Foreign], known: &[Machine], typed: &Login) {
+fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typed: &Login) {
     for section in foreign {
         let Some(alias) = section.patterns.first().filter(|alias| is_alias(alias)) else { continue };
         let Some(machine) = machine_of(section, known) else {
-            warn(&format!("{alias} stays as it is: no Arc machine that this identity sees fits it"));
+            note(&format!("{alias} stays as it is: no Arc machine that this identity sees fits it"));
             continue;
         };
         let login = Login {
@@ -409,7 +410,7 @@ fn adopt(options: &mut Options, foreign: &[Foreign], known: &[Machine], typed: &
             port: section.port,
             // Beside a certificate lies a key that was made for it alone.
             identity: section.identity_file.clone().filter(|_| !section.has_certificate()),
-            entra: section.has_certificate().then_some(Delivery::on(options.platform())),
+            entra: section.has_certificate().then_some(CertificateMode::on(options.platform())),
             ..Login::default()
         };
         options.adopted.retain(|adopted| adopted.alias != *alias);
@@ -459,7 +460,7 @@ impl Machines<'_> {
             match aliases.remove(&key(&one.machine)).flatten() {
                 Some(alias) => named.push((one, alias)),
                 None if one.is_named_now => bail!("no host entry for {id}: ssh accepts no name of it"),
-                None => warn(&format!("{id} is left out: ssh accepts no name of it")),
+                None => note(&format!("{id} is left out: ssh accepts no name of it")),
             }
         }
         Ok(named)
@@ -511,7 +512,7 @@ impl Machines<'_> {
         }
         match first_error {
             Some((error, _)) if sections.is_empty() => return Err(error),
-            Some((_, left_out)) => left_out.iter().for_each(|line| warn(line)),
+            Some((_, left_out)) => left_out.iter().for_each(|line| note(line)),
             None => {}
         }
         if let Some(one) = &options.wildcard {
@@ -535,7 +536,7 @@ impl Machines<'_> {
 
 /// What the user should know of an alias.
 fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
-    let name = word(&format!("{}/{}", machine.id.resource_group, machine.id.name));
+    let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
     match (&alias.instead, &alias.overrides) {
         (Some(why), _) if why == SHARED => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use it: arcssh config {name}")),
@@ -549,20 +550,20 @@ struct Writers<'a> {
     azure: &'a Azure<'a>,
     program: String,
     platform: Platform,
-    made: Vec<(Common, Writer)>,
+    made: Vec<(Common, EntryBuilder)>,
 }
 
-/// What a [`Writer`] depends on.
+/// What a [`EntryBuilder`] depends on.
 #[derive(Clone, PartialEq, Eq)]
 struct Common {
     access: Access,
-    asked: Asked,
-    entra: Option<Delivery>,
+    asked: CertificateOptions,
+    entra: Option<CertificateMode>,
     template: Option<PathBuf>,
 }
 
 impl Writers<'_> {
-    async fn of(&mut self, login: &Login) -> Result<&Writer> {
+    async fn of(&mut self, login: &Login) -> Result<&EntryBuilder> {
         let common = Common {
             access: login.access(),
             asked: login.asked(),
@@ -591,13 +592,13 @@ impl Writers<'_> {
             }
         };
         let (program, platform, access) = (self.program.clone(), self.platform, common.access.clone());
-        self.made.push((common, Writer { program, platform, access, template, entra }));
+        self.made.push((common, EntryBuilder { program, platform, access, template, entra }));
         Ok(&self.made[self.made.len() - 1].1)
     }
 }
 
 /// Writes host entries.
-struct Writer {
+struct EntryBuilder {
     /// This program, as a ProxyCommand starts it.
     program: String,
     platform: Platform,
@@ -607,18 +608,18 @@ struct Writer {
     entra: Option<Entra>,
 }
 
-impl Writer {
+impl EntryBuilder {
     fn section(&self, login: &Login, machine: &Machine, patterns: Vec<String>) -> Result<String> {
         let id = machine.id.to_string();
         let mut login = login.clone();
         if is_windows(machine) && login.entra.take().is_some() {
-            warn(&format!("{} gets a section without a certificate: {ONLY_LINUX}", machine.id.name));
+            note(&format!("{} gets a section without a certificate: {ONLY_LINUX}", machine.id.name));
         }
         let host = Host {
             host_name: patterns.first().cloned(),
             // As ssh looks it up among the known hosts.
             host_key_alias: machine.vm_id.as_ref().map(|id| id.to_lowercase()),
-            proxy_command: self.command(&[&literal(&id)]),
+            proxy_command: self.command(&[&escape_percent(&id)]),
             resource_id: Some(id.clone()),
             ..login.host(patterns)
         };
@@ -629,31 +630,33 @@ impl Writer {
     fn with_certificate(&self, host: Host, login: &Login, subject: &str) -> Result<Host> {
         let Some((entra, delivery)) = self.entra.as_ref().zip(login.entra) else { return Ok(host) };
         let user = login.user.clone().or_else(|| Some(entra.login_name.clone()));
-        let Asked { scope, client_id } = &entra.asked;
+        let CertificateOptions { scope, client_id } = &entra.asked;
         // Whom the certificate must let in, where the section says nobody else.
         let login_name = login.user.is_none().then(|| entra.login_name.clone());
         let login_name = login_name.filter(|name| host_entry::is_word(name));
         let options =
             [("--login-name", &login_name), ("--scope", scope), ("--client-id", client_id)].into_iter();
-        let asked = options.filter_map(|(name, value)| Some([name.to_owned(), literal(value.as_ref()?)]));
+        let asked =
+            options.filter_map(|(name, value)| Some([name.to_owned(), escape_percent(value.as_ref()?)]));
         let asked: Vec<String> = asked.flatten().collect();
         Ok(match delivery {
-            Delivery::Agent => {
+            CertificateMode::Agent => {
                 let path = entra.agent(subject)?;
-                let serving = ["--agent".to_owned(), literal(&path)];
+                let serving = ["--agent".to_owned(), escape_percent(&path)];
                 let proxy_command = [host.proxy_command, serving.to_vec(), asked].concat();
                 Host { user, proxy_command, identity_agent: Some(path), ..host }
             }
-            Delivery::Files => {
+            CertificateMode::Files => {
                 let key = entra.file();
                 let certificate = format!("{key}-cert.pub");
-                let words = [&self.program, "cert", "--file", &literal(&certificate)].map(str::to_owned);
-                let keep_fresh = [words.to_vec(), asked, self.azure_words()].concat();
+                let words =
+                    [&self.program, "cert", "--file", &escape_percent(&certificate)].map(str::to_owned);
+                let renew_command = [words.to_vec(), asked, self.azure_args()].concat();
                 Host {
                     user,
                     identity_file: Some(key),
                     certificate_file: Some(certificate),
-                    keep_fresh: Some(keep_fresh),
+                    renew_command: Some(renew_command),
                     ..host
                 }
             }
@@ -670,12 +673,12 @@ impl Writer {
     /// `arcssh proxy {words} --port %p`, with whose name and the cloud if they are not the defaults.
     fn command(&self, words: &[&str]) -> Vec<String> {
         let all = [&[self.program.as_str(), "proxy"], words, &["--port", "%p"]].concat();
-        all.into_iter().map(Into::into).chain(self.azure_words()).collect()
+        all.into_iter().map(Into::into).chain(self.azure_args()).collect()
     }
 
-    fn azure_words(&self) -> Vec<String> {
+    fn azure_args(&self) -> Vec<String> {
         let Access { who, cloud } = &self.access;
-        let source = Some(who.source).filter(|source| *source != Source::Any);
+        let source = Some(who.source).filter(|source| *source != CredentialSource::Any);
         let cloud = Some(*cloud).filter(|cloud| *cloud != CloudName::Public);
         let options = [
             ("--credential", source.and_then(name_of)),
@@ -718,7 +721,7 @@ fn program() -> Result<String> {
     };
     let program = found.filter(is_this).unwrap_or(file);
     let text = program.to_str().with_context(|| format!("{} is not text", program.display()))?;
-    Ok(literal(&without_spaces(text)))
+    Ok(escape_percent(&without_spaces(text)))
 }
 
 /// The short name that Windows keeps for a path with spaces: its OpenSSH 7.7 cannot start a program in quotes

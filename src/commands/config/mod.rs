@@ -22,13 +22,13 @@ use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
 use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
-use crate::ssh::effective_config::{self, NotUsed};
-use crate::ssh::foreign_entries::{self, Foreign};
-use crate::ssh::managed_block::{self, Edit, PATIENCE};
-use crate::terminal::output::{lines, print, warn};
-use crate::terminal::progress::Waiting;
-use crate::terminal::prompt::Consent;
-use crate::terminal::tty::takes_colours;
+use crate::ssh::effective_config::{self, OverriddenError};
+use crate::ssh::foreign_entries::{self, ForeignEntry};
+use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
+use crate::terminal::output::{lines, note, print};
+use crate::terminal::progress::Progress;
+use crate::terminal::prompt::Confirm;
+use crate::terminal::tty::use_color;
 
 /// A text that a run made up for the file, and how it differs from the old one.
 struct Next {
@@ -42,7 +42,7 @@ struct Next {
 /// What Azure refuses, what ssh does not accept, a value that cannot stand in a configuration, or host entries whose removal
 /// the user did not agree to.
 pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
-    let file = args.file.clone().map_or_else(managed_block::of_this_user, Ok)?;
+    let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     if args.verify {
         return verify(&file);
     }
@@ -61,10 +61,10 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     if is_asked {
         next.plan.tell();
         let question = format!("remove {} from {}?", entries(next.plan.removed.len()), file.display());
-        Consent::of(args.yes).to(&question).await?;
+        Confirm::of(args.yes).to(&question).await?;
     }
     // The lock is taken late, so that others do not wait while this run asks Azure or the user.
-    let edit = its_turn(&file).await?;
+    let edit = lock_file(&file).await?;
     if edit.text() != before {
         info!("{} was changed meanwhile", file.display());
         let agreed = next.plan.removed;
@@ -84,10 +84,10 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
 }
 
 /// The file, once no other process changes it by arcssh.
-async fn its_turn(file: &Path) -> Result<Edit> {
-    let waiting = Waiting::default();
-    waiting.until(format!("other arcssh that changes {}", file.display()), PATIENCE);
-    waiting.during(Edit::open(file)).await
+async fn lock_file(file: &Path) -> Result<LockedConfig> {
+    let waiting = Progress::default();
+    waiting.set_deadline(format!("other arcssh that changes {}", file.display()), LOCK_TIMEOUT);
+    waiting.run(LockedConfig::open(file)).await
 }
 
 /// The file's text as it should be.
@@ -101,7 +101,7 @@ async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
     let kept = Options::of(old)?;
     let foreign = if args.adopt { foreign_entries::find(old) } else { Vec::new() };
     if args.adopt && foreign.is_empty() && kept.is_empty() && args.selection.selection().is_empty() {
-        warn("there is no section of another program to take over");
+        note("there is no section of another program to take over");
         return Ok(unchanged());
     }
     let had_block = !kept.is_empty();
@@ -110,7 +110,8 @@ async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
     if options.is_empty() && !had_block {
         return Ok(unchanged());
     }
-    let taken: Vec<Foreign> = foreign.into_iter().filter(|section| options.has_adopted(section)).collect();
+    let taken: Vec<ForeignEntry> =
+        foreign.into_iter().filter(|section| options.has_adopted(section)).collect();
     let date = OffsetDateTime::now_utc().date().to_string();
     let commented = &foreign_entries::commented_out(old, &taken, &date);
     let text = match options.is_empty() {
@@ -129,26 +130,26 @@ enum Told {
 }
 
 /// Writes the text if it is another, after ssh has been asked about it.
-fn write(edit: &Edit, next: &Next, told: Told, removing: bool) -> Result<u8> {
+fn write(edit: &LockedConfig, next: &Next, told: Told, removing: bool) -> Result<u8> {
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
-        warn(&format!("{file} is as it should be"));
+        note(&format!("{file} is as it should be"));
         return Ok(0);
     }
     let candidate = edit.candidate(new)?;
     if !removing {
         let proof = prove(new, candidate.path(), edit.path())?;
         if proof.is_none() {
-            warn("no ssh is installed to prove the result with");
+            note("no ssh is installed to prove the result with");
         }
     }
-    let backup = edit.replace_by(candidate)?;
+    let backup = edit.commit(candidate)?;
     if told == Told::NotYet {
         next.plan.tell();
     }
     let hosts = effective_config::sections(own_block(new)?).len().saturating_sub(1);
     let kept = backup.map_or(String::new(), |backup| format!("; as it was: {}", backup.display()));
-    warn(&if removing {
+    note(&if removing {
         format!("{file}: taken out{kept}")
     } else {
         format!("{file}: {}{kept}", counted(hosts))
@@ -162,11 +163,13 @@ fn prove(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
     let mut asked = 0;
     for (patterns, expected) in effective_config::sections(own_block(text)?) {
         for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            let Some(shadowed) = effective_config::shadowed(alias, &expected, file)? else { return Ok(None) };
+            let Some(shadowed) = effective_config::overridden(alias, &expected, file)? else {
+                return Ok(None);
+            };
             if let Some(mut first) = shadowed.into_iter().next() {
                 first.by =
                     first.by.map(|(by, line)| if by == file { (name.to_owned(), line) } else { (by, line) });
-                bail!(NotUsed(first));
+                bail!(OverriddenError(first));
             }
             asked += 1;
         }
@@ -191,7 +194,7 @@ fn verify(file: &Path) -> Result<u8> {
     let text = managed_block::read(file)?;
     ensure!(managed_block::find(&text)?.is_some(), "{} holds no arcssh block", file.display());
     match prove(&text, file, file)? {
-        Some(hosts) => warn(&format!("ssh uses what {} says of {}", file.display(), counted(hosts))),
+        Some(hosts) => note(&format!("ssh uses what {} says of {}", file.display(), counted(hosts))),
         None => bail!("no ssh is installed"),
     }
     Ok(0)
@@ -205,15 +208,15 @@ fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     if stdout().is_terminal() {
         diff = lines(&diff);
     }
-    if takes_colours(&stdout()) {
-        diff = diff.split_inclusive('\n').map(coloured).collect();
+    if use_color(&stdout()) {
+        diff = diff.split_inclusive('\n').map(colored).collect();
     }
     print(&diff)?;
     Ok(u8::from(old != new))
 }
 
 /// A line of a unified diff, added ones green, removed ones red, places cyan.
-fn coloured(line: &str) -> String {
+fn colored(line: &str) -> String {
     let colour = match line.as_bytes().first() {
         Some(b'+') => 32,
         Some(b'-') => 31,

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::azure::cloud::CloudName;
-use crate::azure::credentials::{Source, Wanted};
-use crate::azure::hybrid_compute::{Machine, MachineName};
+use crate::azure::credentials::{CredentialOptions, CredentialSource};
+use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::azure::resource_id::ResourceId;
-use crate::entra_ssh::Asked;
-use crate::machines::{Selection, means};
-use crate::ssh::foreign_entries::Foreign;
-use crate::ssh::host_entry::{Delivery, Platform};
+use crate::entra_ssh::CertificateOptions;
+use crate::machines::{MachineSelector, refers_to};
+use crate::ssh::foreign_entries::ForeignEntry;
+use crate::ssh::host_entry::{CertificateMode, Platform};
 use crate::ssh::managed_block;
 
 /// Everything that the runs of `arcssh config` selected, each with the options that it was selected with.
@@ -53,7 +53,7 @@ pub(super) struct NamedMachine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Broad {
     #[serde(flatten)]
-    pub(super) selection: Selection,
+    pub(super) selection: MachineSelector,
     /// Patterns of names that its machines may have although a broad selection takes no such name.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) allowed_names: BTreeSet<String>,
@@ -91,7 +91,7 @@ pub(super) struct Login {
     pub(super) identity: Option<String>,
     /// How a certificate of Entra ID gets to ssh, if it is what the user logs in with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) entra: Option<Delivery>,
+    pub(super) entra: Option<CertificateMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scope: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +101,7 @@ pub(super) struct Login {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) template: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) credential: Option<Source>,
+    pub(super) credential: Option<CredentialSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tenant: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,7 +111,7 @@ pub(super) struct Login {
 /// Who reads the machine from Azure, and from which cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Access {
-    pub(super) who: Wanted,
+    pub(super) who: CredentialOptions,
     pub(super) cloud: CloudName,
 }
 
@@ -163,12 +163,13 @@ impl Login {
     }
 
     pub(super) fn access(&self) -> Access {
-        let who = Wanted { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() };
+        let who =
+            CredentialOptions { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() };
         Access { who, cloud: self.cloud.unwrap_or(CloudName::Public) }
     }
 
-    pub(super) fn asked(&self) -> Asked {
-        Asked { scope: self.scope.clone(), client_id: self.client_id.clone() }
+    pub(super) fn asked(&self) -> CertificateOptions {
+        CertificateOptions { scope: self.scope.clone(), client_id: self.client_id.clone() }
     }
 }
 
@@ -203,7 +204,7 @@ impl Options {
     }
 
     /// Whether this section of another program's lives on.
-    pub(super) fn has_adopted(&self, section: &Foreign) -> bool {
+    pub(super) fn has_adopted(&self, section: &ForeignEntry) -> bool {
         self.adopted.iter().any(|adopted| section.patterns.first() == Some(&adopted.alias))
     }
 
@@ -223,8 +224,8 @@ impl Options {
     /// Adds a machine that the user named, or gives it the values that were typed. An adopted section under the machine's
     /// own name is that machine's host entry.
     pub(super) fn name(&mut self, machine: &Machine, by_alias: bool, typed: &Login) {
-        self.except.retain(|text| !means(text, machine));
-        let is_it = |id: &str| means(id, machine);
+        self.except.retain(|text| !refers_to(text, machine));
+        let is_it = |id: &str| refers_to(id, machine);
         let is_its =
             |one: &&mut Adopted| is_it(&one.machine) && one.alias.eq_ignore_ascii_case(&machine.id.name);
         if let Some(adopted) = self.adopted.iter_mut().find(is_its) {
@@ -239,7 +240,12 @@ impl Options {
 
     /// Adds a broad selection, or gives the same one of an earlier run the values that were typed, which then count more
     /// than those of all other selections. It is another one if another identity sees its machines.
-    pub(super) fn select(&mut self, selection: Selection, allowed_names: BTreeSet<String>, typed: &Login) {
+    pub(super) fn select(
+        &mut self,
+        selection: MachineSelector,
+        allowed_names: BTreeSet<String>,
+        typed: &Login,
+    ) {
         let is_same = |one: &Broad| one.selection.is_same(&selection) && one.login.access() == typed.access();
         if let Some(one) = self.selections.iter_mut().find(|one| is_same(one)) {
             one.allowed_names.extend(allowed_names.clone());
@@ -267,22 +273,22 @@ impl Options {
 
     /// Removes what a host entry was written for: the machine of its ID, the section adopted under one of its patterns, or
     /// the wildcard of that name.
-    pub(super) fn leave(&mut self, id: Option<ResourceId>, patterns: &[String], name: &str) -> Result<()> {
+    pub(super) fn exclude(&mut self, id: Option<ResourceId>, patterns: &[String], name: &str) -> Result<()> {
         let before = self.adopted.len();
         self.adopted.retain(|adopted| !patterns.contains(&adopted.alias));
         let is_wildcard = |wildcard: &Wildcard| wildcard.pattern.eq_ignore_ascii_case(name);
         match id {
             Some(_) if self.adopted.len() < before => {}
-            Some(id) => self.leave_machine(&MachineName::Id(id)),
+            Some(id) => self.exclude_machine(&MachineRef::Id(id)),
             None if self.wildcard.as_ref().is_some_and(is_wildcard) => self.wildcard = None,
-            None => self.leave_machine(&name.parse()?),
+            None => self.exclude_machine(&name.parse()?),
         }
         Ok(())
     }
 
-    fn leave_machine(&mut self, name: &MachineName) {
+    fn exclude_machine(&mut self, name: &MachineRef) {
         let is_it = |named: &NamedMachine| {
-            named.machine.parse().is_ok_and(|id: ResourceId| name.means(&Machine::unseen(id)))
+            named.machine.parse().is_ok_and(|id: ResourceId| name.matches(&Machine::from_id(id)))
         };
         self.named.retain(|named| !is_it(named));
         if !self.selections.is_empty() {
@@ -296,7 +302,7 @@ impl Options {
 #[serde(default)]
 struct Merged {
     #[serde(flatten)]
-    selection: Selection,
+    selection: MachineSelector,
     #[serde(flatten)]
     login: Login,
     wildcard: Option<String>,
@@ -316,7 +322,7 @@ impl From<Merged> for Options {
         let broad = Some(Broad { selection, allowed_names: BTreeSet::new(), login: login.clone() });
         Self {
             named: machines.map(named).collect(),
-            selections: broad.into_iter().filter(|one| one.selection.is_broad()).collect(),
+            selections: broad.into_iter().filter(|one| one.selection.is_filter()).collect(),
             wildcard: wildcard.map(|pattern| Wildcard { pattern, login: login.clone() }),
             adopted,
             except,
@@ -336,12 +342,12 @@ mod tests {
     fn machine(name: &str) -> Machine {
         let id =
             format!("/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/{name}");
-        Machine::unseen(id.parse().unwrap())
+        Machine::from_id(id.parse().unwrap())
     }
 
     #[test]
     fn the_same_selection_by_another_identity_is_another_selection() {
-        let all = || Selection { all: true, ..Selection::default() };
+        let all = || MachineSelector { all: true, ..MachineSelector::default() };
         let mut options = Options::default();
         options.select(all(), BTreeSet::new(), &login("a", None));
         options.select(all(), BTreeSet::new(), &login("b", Some("contoso.com")));
@@ -352,9 +358,11 @@ mod tests {
 
     #[test]
     fn values_that_are_given_last_count_most_and_no_list_grows() {
-        let group =
-            |name: &str| Selection { groups: BTreeSet::from([name.to_owned()]), ..Selection::default() };
-        let all = || Selection { all: true, ..Selection::default() };
+        let group = |name: &str| MachineSelector {
+            groups: BTreeSet::from([name.to_owned()]),
+            ..MachineSelector::default()
+        };
+        let all = || MachineSelector { all: true, ..MachineSelector::default() };
         let ported = |port| Login { port: Some(port), ..Login::default() };
         let names = || BTreeSet::from(["*.x".to_owned()]);
         let mut options = Options::default();
@@ -392,7 +400,7 @@ mod tests {
         options.name(&machine("web01"), true, &login("a", Some("t")));
         let tags = BTreeSet::from(["k=\"v\"".to_owned()]);
         options.select(
-            Selection { tags, ..Selection::default() },
+            MachineSelector { tags, ..MachineSelector::default() },
             BTreeSet::from(["*.x".into()]),
             &Login::default(),
         );
@@ -412,7 +420,10 @@ mod tests {
         assert_eq!(options.named[0].login.user.as_deref(), Some("u"));
         let Broad { selection, login, .. } = &options.selections[0];
         assert!(selection.all && selection.groups.contains("g") && selection.machines.is_empty());
-        assert_eq!((login.user.as_deref(), login.credential), (Some("u"), Some(Source::Environment)));
+        assert_eq!(
+            (login.user.as_deref(), login.credential),
+            (Some("u"), Some(CredentialSource::Environment))
+        );
         assert_eq!(options.wildcard.unwrap().login.control_master, Some(true));
         let Adopted { login, .. } = &options.adopted[0];
         assert_eq!((login.user.as_deref(), login.control_master), (Some("own"), Some(true)));

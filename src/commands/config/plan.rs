@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::azure::resource_id::ResourceId;
 use crate::ssh::effective_config::{self, Expected};
 use crate::ssh::{host_entry, managed_block};
-use crate::terminal::output::warn;
+use crate::terminal::output::note;
 
 /// How many host entries of a kind get a line each.
 const LINES: usize = 20;
@@ -107,9 +107,9 @@ impl Plan {
             ("remove", &self.reasons),
         ];
         for (kind, lines) in kinds {
-            lines.iter().take(LINES).for_each(|line| warn(&format!("{kind} {line}")));
+            lines.iter().take(LINES).for_each(|line| note(&format!("{kind} {line}")));
             if let Some(more) = lines.len().checked_sub(LINES).filter(|more| *more > 0) {
-                warn(&format!("{kind} {more} more"));
+                note(&format!("{kind} {more} more"));
             }
         }
     }
@@ -144,6 +144,6 @@ fn entries(block: &str) -> Vec<Entry> {
 
 /// The resource ID that the lines of a host entry name.
 pub(super) fn machine(text: &str) -> Option<String> {
-    let bare = |word: &str| word.trim_matches('"').replace(&host_entry::literal("%"), "%");
+    let bare = |word: &str| word.trim_matches('"').replace(&host_entry::escape_percent("%"), "%");
     text.split_whitespace().map(bare).find(|word| word.parse::<ResourceId>().is_ok())
 }

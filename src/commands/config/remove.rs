@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::azure::hybrid_compute::{Machine, MachineName};
+use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::azure::resource_id::ResourceId;
 use crate::commands::config::options::Options;
 use crate::commands::config::{own_block, plan};
-use crate::machines::NotOne;
+use crate::machines::AmbiguousName;
 use crate::ssh::{effective_config, managed_block};
 
 /// The text without the block if `leaving` is empty, else with a block without those machines; without the block too
@@ -24,7 +24,7 @@ pub(super) fn without(leaving: &BTreeSet<String>, old: &str) -> Result<String> {
     let mut sections: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
     for name in leaving {
         let section = sections.remove(position(&sections, name)?);
-        options.leave(resource_id(&section), &patterns(&section), name)?;
+        options.exclude(resource_id(&section), &patterns(&section), name)?;
     }
     if options.is_empty() {
         return managed_block::without_block(old);
@@ -35,10 +35,10 @@ pub(super) fn without(leaving: &BTreeSet<String>, old: &str) -> Result<String> {
 /// The one section that `name` means: by what may be typed for its host, or by the machine.
 fn position(sections: &[String], name: &str) -> Result<usize> {
     let typed = |section: &String| patterns(section).iter().any(|pattern| pattern.eq_ignore_ascii_case(name));
-    let parsed = name.parse::<MachineName>().ok();
+    let parsed = name.parse::<MachineRef>().ok();
     let meant = |section: &String| {
-        let machine = resource_id(section).map(Machine::unseen);
-        machine.zip(parsed.as_ref()).is_some_and(|(machine, name)| name.means(&machine))
+        let machine = resource_id(section).map(Machine::from_id);
+        machine.zip(parsed.as_ref()).is_some_and(|(machine, name)| name.matches(&machine))
     };
     let all = |is: &dyn Fn(&String) -> bool| -> Vec<usize> {
         (0..sections.len()).filter(|at| is(&sections[*at])).collect()
@@ -49,7 +49,10 @@ fn position(sections: &[String], name: &str) -> Result<usize> {
         [] => bail!("{name} is not in the arcssh block"),
         _ => {
             let candidate = |at: usize| patterns(&sections[at]).into_iter().next().unwrap_or_default();
-            bail!(NotOne { name: name.to_owned(), candidates: found.into_iter().map(candidate).collect() })
+            bail!(AmbiguousName {
+                name: name.to_owned(),
+                candidates: found.into_iter().map(candidate).collect()
+            })
         }
     }
 }

@@ -5,20 +5,20 @@ use std::path::Path;
 
 use anyhow::Error;
 
-use crate::azure::arm::{ArmError, Refusal};
+use crate::azure::arm::{ArmError, ErrorResponse};
 use crate::azure::hybrid_compute::{Extension, Machine};
-use crate::azure::hybrid_connectivity::endpoint::Seen;
+use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::azure::rbac::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::commands::doctor::local::{Block, HostKey};
-use crate::commands::doctor::probe::{Findings, Greeting, Look, Slow};
+use crate::commands::doctor::probe::{Banner, Facts, Probe, Slow};
 use crate::commands::doctor::report::{AGENT, Check, Command, Hint, Outcome, SERVED_REGION, Words};
-use crate::machines::NoSubscription;
-use crate::provisioning::Found;
+use crate::machines::NoSubscriptions;
+use crate::provisioning::ServiceState;
 use crate::relay::handshake::ConnectError;
-use crate::state::ANOTHER_FOLDER;
-use crate::terminal::output::word;
+use crate::state::OTHER_DIRECTORY;
+use crate::terminal::output::shell_quote;
 
 use Outcome::{Failed, Passed, Skipped, Warned};
 
@@ -37,32 +37,32 @@ const SKEW_REFUSED: u64 = 300;
 const SHORT_LIFE: u64 = 60;
 
 /// A judgement of what was found.
-type Judgement = fn(&Judge) -> Outcome;
+type CheckFn = fn(&Evaluator) -> Outcome;
 
 /// In the order in which they are shown.
-const CHECKS: [(&str, Judgement); 22] = [
-    ("ssh", |judge| judge.program(0, "openssh-client")),
-    ("ssh-keygen", |judge| judge.program(1, "openssh-client")),
-    ("identity", Judge::identity),
-    ("clock", Judge::clock),
-    ("subscription", Judge::subscription),
-    ("resource provider", Judge::provider),
-    ("machine", Judge::machine_status),
-    ("agent version", Judge::agent_version),
-    ("operating system", Judge::operating_system),
-    ("region", Judge::region),
-    ("private link", Judge::private_link),
-    ("permissions", Judge::permissions),
-    ("endpoint", Judge::endpoint),
-    ("service configuration", Judge::service_configuration),
-    ("entra login", Judge::entra_login),
-    ("network", Judge::network),
-    ("relay", Judge::relay),
-    ("sshd", Judge::sshd),
-    ("host key", Judge::host_key),
-    ("certificate", Judge::certificate),
-    ("ssh configuration", Judge::configuration),
-    ("state directory", Judge::store),
+const CHECKS: [(&str, CheckFn); 22] = [
+    ("ssh", |evaluator| evaluator.program(0, "openssh-client")),
+    ("ssh-keygen", |evaluator| evaluator.program(1, "openssh-client")),
+    ("identity", Evaluator::identity),
+    ("clock", Evaluator::clock),
+    ("subscription", Evaluator::subscription),
+    ("resource provider", Evaluator::provider),
+    ("machine", Evaluator::machine_status),
+    ("agent version", Evaluator::agent_version),
+    ("operating system", Evaluator::operating_system),
+    ("region", Evaluator::region),
+    ("private link", Evaluator::private_link),
+    ("permissions", Evaluator::permissions),
+    ("endpoint", Evaluator::endpoint),
+    ("service configuration", Evaluator::service_configuration),
+    ("entra login", Evaluator::entra_login),
+    ("network", Evaluator::network),
+    ("relay", Evaluator::relay),
+    ("sshd", Evaluator::sshd),
+    ("host key", Evaluator::host_key),
+    ("certificate", Evaluator::certificate),
+    ("ssh configuration", Evaluator::configuration),
+    ("state directory", Evaluator::store),
 ];
 
 /// Returns whether `arcssh setup` repairs what failed.
@@ -72,20 +72,20 @@ pub(super) fn is_fixable(check: &Check) -> bool {
 }
 
 /// Who judges, with the words of errors.
-pub(super) struct Judge {
-    pub(super) findings: Findings,
+pub(super) struct Evaluator {
+    pub(super) facts: Facts,
     pub(super) explain: fn(&Error) -> Words,
 }
 
-impl Judge {
+impl Evaluator {
     /// All checks.
     pub(super) fn checks(&self) -> Vec<Check> {
-        CHECKS.iter().map(|(name, judgement)| Check { name, outcome: judgement(self) }).collect()
+        CHECKS.iter().map(|(name, check)| Check { name, outcome: check(self) }).collect()
     }
 
     /// The machine, where it is there.
     pub(super) fn machine(&self) -> Option<ResourceId> {
-        Some(self.findings.machine.as_ref()?.as_ref().ok()?.id.clone())
+        Some(self.facts.machine.as_ref()?.as_ref().ok()?.id.clone())
     }
 
     fn failed(&self, error: &Error) -> Outcome {
@@ -100,45 +100,45 @@ impl Judge {
 
     /// What comes before everything in Azure.
     fn in_azure(&self) -> Result<(), Outcome> {
-        if self.findings.way.iter().any(|(_, way)| way.is_err()) {
-            return Err(first("the network"));
+        if self.facts.way.iter().any(|(_, way)| way.is_err()) {
+            return Err(blocked_by("the network"));
         }
-        match self.findings.token {
+        match self.facts.token {
             Some(Ok(_)) => Ok(()),
-            _ => Err(first("an identity")),
+            _ => Err(blocked_by("an identity")),
         }
     }
 
     /// What comes before everything about a machine.
     fn examined(&self) -> Result<&Machine, Outcome> {
         self.in_azure()?;
-        if self.findings.named.is_none() {
+        if self.facts.named.is_none() {
             return Err(Skipped("no machine is named".into()));
         }
         if matches!(self.subscription(), Failed(_)) {
-            return Err(first("the subscription"));
+            return Err(blocked_by("the subscription"));
         }
-        seen(&self.findings.machine).ok_or_else(|| first("the machine"))
+        seen(&self.facts.machine).ok_or_else(|| blocked_by("the machine"))
     }
 
     /// What Azure holds of the machine, where the provider is registered and the identity may connect.
-    fn found(&self) -> Result<&Found, Outcome> {
+    fn found(&self) -> Result<&ServiceState, Outcome> {
         self.examined()?;
         if self.is_unregistered() {
-            return Err(first("the resource provider"));
+            return Err(blocked_by("the resource provider"));
         }
-        match &self.findings.found {
+        match &self.facts.found {
             Some(Ok(found)) => Ok(found),
-            Some(Err(error)) if is_refused(error, 403) => Err(first("the permissions")),
+            Some(Err(error)) if is_refused(error, 403) => Err(blocked_by("the permissions")),
             Some(Err(error)) => Err(self.not_found(error)),
-            None => Err(first("the machine")),
+            None => Err(blocked_by("the machine")),
         }
     }
 
     fn not_found(&self, error: &Error) -> Outcome {
-        let is_registered = seen(&self.findings.registration).is_some();
+        let is_registered = seen(&self.facts.registration).is_some();
         match refusal(error).filter(|refusal| refusal.is_unserved() && is_registered) {
-            Some(Refusal { code, message, .. }) => Failed(Words::new(
+            Some(ErrorResponse { code, message, .. }) => Failed(Words::new(
                 format!("{NAMESPACE} does not serve the machine's region ({code}: {message})"),
                 SERVED_REGION,
             )),
@@ -147,15 +147,15 @@ impl Judge {
     }
 
     fn is_unregistered(&self) -> bool {
-        seen(&self.findings.registration).is_some_and(|registration| !registration.is_done())
+        seen(&self.facts.registration).is_some_and(|registration| !registration.is_done())
     }
 
     fn answers(&self) -> bool {
-        matches!(self.findings.relay, Some(Ok(())))
+        matches!(self.facts.relay, Some(Ok(())))
     }
 
     fn program(&self, number: usize, package: &str) -> Outcome {
-        match &self.findings.programs[number] {
+        match &self.facts.programs[number] {
             Ok(Some(version)) if number == 0 => Passed(version.clone()),
             Ok(Some(_)) => Passed("installed".into()),
             Ok(None) => Failed(Words::new("it is not installed", Hint::command(installation(package)))),
@@ -164,8 +164,8 @@ impl Judge {
     }
 
     fn identity(&self) -> Outcome {
-        match &self.findings.token {
-            None => first("the network"),
+        match &self.facts.token {
+            None => blocked_by("the network"),
             Some(Err(error)) if error.is::<Slow>() => {
                 Failed(Words::new(error.to_string(), Hint::command("arcssh login")))
             }
@@ -191,7 +191,7 @@ impl Judge {
     }
 
     fn clock(&self) -> Outcome {
-        let Some(skew) = self.findings.skew else {
+        let Some(skew) = self.facts.skew else {
             return self.in_azure().err().unwrap_or(Skipped("Azure did not tell the time".into()));
         };
         let (seconds, way) = (skew.unsigned_abs(), if skew < 0 { "behind" } else { "ahead of" });
@@ -207,8 +207,8 @@ impl Judge {
         if let Err(skipped) = self.in_azure() {
             return skipped;
         }
-        match (&self.findings.subscriptions, &self.findings.registration) {
-            (Some(Ok(0)), _) => Warned((self.explain)(&NoSubscription.into())),
+        match (&self.facts.subscriptions, &self.facts.registration) {
+            (Some(Ok(0)), _) => Warned((self.explain)(&NoSubscriptions.into())),
             (Some(Ok(count)), _) => Passed(format!("{count} to be seen")),
             (Some(Err(error)), _) => self.failed(error),
             (None, Some(Ok(_))) => Passed(self.subscription_id()),
@@ -216,7 +216,7 @@ impl Judge {
                 Passed(format!("{}, of which this identity may see nothing else", self.subscription_id()))
             }
             (None, Some(Err(error))) => self.failed(error),
-            (None, None) => first("the machine"),
+            (None, None) => blocked_by("the machine"),
         }
     }
 
@@ -228,7 +228,7 @@ impl Judge {
         if let Err(skipped) = self.examined() {
             return skipped;
         }
-        match &self.findings.registration {
+        match &self.facts.registration {
             Some(Ok(registration)) if registration.is_done() => Passed(format!("{NAMESPACE} is registered")),
             Some(Ok(registration)) => Failed(Words::new(
                 format!("{NAMESPACE} is {} in the subscription", registration.state),
@@ -242,10 +242,14 @@ impl Judge {
         if let Err(skipped) = self.in_azure() {
             return skipped;
         }
-        if let Some(error) = failed(&self.findings.machine) {
+        if let Some(error) = failed(&self.facts.machine) {
             let by_subscription = matches!(self.subscription(), Failed(_));
             let list = Hint::new("list the machines that this identity sees: arcssh list", "arcssh list");
-            return if by_subscription { first("the subscription") } else { self.failed_or(error, list) };
+            return if by_subscription {
+                blocked_by("the subscription")
+            } else {
+                self.failed_or(error, list)
+            };
         }
         let machine = match self.examined() {
             Ok(machine) => machine,
@@ -316,7 +320,7 @@ impl Judge {
                 "its agent is in a private link scope, which does not carry ssh",
                 Hint::command(format!(
                     "az connectedmachine update --name {} {} --private-link-scope-resource-id=",
-                    word(&machine.id.name),
+                    shell_quote(&machine.id.name),
                     place_of(&machine.id)
                 )),
             )),
@@ -329,11 +333,11 @@ impl Judge {
         if let Err(skipped) = self.examined() {
             return skipped;
         }
-        let refused = [failed(&self.findings.found), failed(&self.findings.relay)];
+        let refused = [failed(&self.facts.found), failed(&self.facts.relay)];
         if let Some(error) = refused.into_iter().flatten().find(|error| is_refused(error, 403)) {
             return self.failed(error);
         }
-        let Some(permissions) = seen(&self.findings.permissions) else {
+        let Some(permissions) = seen(&self.facts.permissions) else {
             return Skipped("they may not be read with this role".into());
         };
         if !permissions.allow(CONNECT) && !self.answers() {
@@ -356,37 +360,37 @@ impl Judge {
 
     fn endpoint(&self) -> Outcome {
         match self.found().map(|found| found.endpoint) {
-            Ok(Seen::There(())) => Passed("it is there".into()),
-            Ok(Seen::Hidden) => Passed("it is there, and may not be read with this role".into()),
-            Ok(Seen::Missing) => Failed(Words::new("it has no connectivity endpoint yet", self.set_up())),
+            Ok(Lookup::Found(())) => Passed("it is there".into()),
+            Ok(Lookup::Forbidden) => Passed("it is there, and may not be read with this role".into()),
+            Ok(Lookup::NotFound) => Failed(Words::new("it has no connectivity endpoint yet", self.set_up())),
             Err(skipped) => skipped,
         }
     }
 
     fn service_configuration(&self) -> Outcome {
-        let port = self.findings.port;
+        let port = self.facts.port;
         match self.found().map(|found| (found.endpoint, found.port)) {
-            Ok((Seen::Missing, _)) => first("the endpoint"),
-            Ok((_, Seen::There(enabled))) if enabled == port => Passed(format!("SSH on port {port}")),
-            Ok((_, Seen::There(enabled))) => Failed(self.other_port(enabled)),
-            Ok((_, Seen::Hidden)) => Passed("it is there, and may not be read with this role".into()),
-            Ok((_, Seen::Missing)) => {
+            Ok((Lookup::NotFound, _)) => blocked_by("the endpoint"),
+            Ok((_, Lookup::Found(enabled))) if enabled == port => Passed(format!("SSH on port {port}")),
+            Ok((_, Lookup::Found(enabled))) => Failed(self.other_port(enabled)),
+            Ok((_, Lookup::Forbidden)) => Passed("it is there, and may not be read with this role".into()),
+            Ok((_, Lookup::NotFound)) => {
                 Failed(Words::new("the service is not enabled on it yet", self.set_up()))
             }
-            Err(Failed(_)) => first("the endpoint"),
+            Err(Failed(_)) => blocked_by("the endpoint"),
             Err(skipped) => skipped,
         }
     }
 
     /// A machine has one port for ssh, and others may connect by it: it moves for nobody who has not named another.
     fn other_port(&self, enabled: u16) -> Words {
-        let port = self.findings.port;
-        match &self.findings.section {
-            Some(section) if !self.findings.is_typed => Words::new(
+        let port = self.facts.port;
+        match &self.facts.section {
+            Some(section) if !self.facts.is_typed => Words::new(
                 format!(
                     "SSH is enabled on port {enabled}, and ssh connects to {port}: arcssh config --port {enabled} would write that one into all sections"
                 ),
-                Hint::command(format!("ssh -p {enabled} {}", word(&section.alias))),
+                Hint::command(format!("ssh -p {enabled} {}", shell_quote(&section.alias))),
             ),
             _ => Words::new(
                 format!(
@@ -398,7 +402,7 @@ impl Judge {
     }
 
     fn set_up(&self) -> Hint {
-        Hint::set_up(match self.findings.port {
+        Hint::set_up(match self.facts.port {
             22 => self.set_up_command(),
             port => format!("{} --port {port}", self.set_up_command()),
         })
@@ -406,7 +410,7 @@ impl Judge {
 
     fn set_up_command(&self) -> String {
         let id = self.machine().map_or("MACHINE".into(), |machine| machine.to_string());
-        format!("arcssh setup {}", word(&id))
+        format!("arcssh setup {}", shell_quote(&id))
     }
 
     fn entra_login(&self) -> Outcome {
@@ -417,19 +421,18 @@ impl Judge {
         if machine.os == "windows" {
             return Skipped("Entra ID's users log in to Linux only".into());
         }
-        let Some(extensions) = seen(&self.findings.extensions) else {
+        let Some(extensions) = seen(&self.facts.extensions) else {
             return Skipped("its extensions cannot be read".into());
         };
         let extension = extensions.iter().find(|extension| extension.is_entra_login());
-        let has_role =
-            seen(&self.findings.permissions).is_some_and(|permissions| permissions.allow_data(LOGIN));
-        let on = format!("--machine-name {} {}", word(&machine.id.name), place_of(&machine.id));
+        let has_role = seen(&self.facts.permissions).is_some_and(|permissions| permissions.allow_data(LOGIN));
+        let on = format!("--machine-name {} {}", shell_quote(&machine.id.name), place_of(&machine.id));
         match (extension.map(Extension::state), has_role) {
             (None, true) => Warned(Words::new(
                 "this identity may log in by Entra ID, and the extension for it is not installed",
                 Hint::command(format!(
                     "az connectedmachine extension create {on} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location {}",
-                    word(&machine.location)
+                    shell_quote(&machine.location)
                 )),
             )),
             (None, false) => Skipped("local users only: the extension is not installed".into()),
@@ -446,7 +449,7 @@ impl Judge {
 
     fn network(&self) -> Outcome {
         let mut ways = Vec::new();
-        for (whom, way) in &self.findings.way {
+        for (whom, way) in &self.facts.way {
             match way {
                 Ok(way) => ways.push(format!("{whom}: {way}")),
                 Err(error) => return self.failed(error),
@@ -459,54 +462,54 @@ impl Judge {
         let found = match self.found() {
             Ok(found) => found,
             Err(Skipped(why)) => return Skipped(why),
-            Err(_) => return first("the endpoint"),
+            Err(_) => return blocked_by("the endpoint"),
         };
-        if found.endpoint == Seen::Missing {
-            return first("the endpoint");
+        if found.endpoint == Lookup::NotFound {
+            return blocked_by("the endpoint");
         }
-        match &self.findings.relay {
-            None => first("the service configuration"),
+        match &self.facts.relay {
+            None => blocked_by("the service configuration"),
             Some(Ok(())) => Passed("it leads to the machine's agent".into()),
             Some(Err(error)) if is_port_closed(error) => Passed("it leads to the machine's agent".into()),
-            Some(Err(error)) if is_refused(error, 403) => first("the permissions"),
-            Some(Err(_)) if matches!(self.machine_status(), Failed(_)) => first("the machine"),
-            Some(Err(_)) if matches!(self.agent_version(), Failed(_)) => first("the agent"),
+            Some(Err(error)) if is_refused(error, 403) => blocked_by("the permissions"),
+            Some(Err(_)) if matches!(self.machine_status(), Failed(_)) => blocked_by("the machine"),
+            Some(Err(_)) if matches!(self.agent_version(), Failed(_)) => blocked_by("the agent"),
             Some(Err(error)) => self.failed(error),
         }
     }
 
     fn sshd(&self) -> Outcome {
-        let port = self.findings.port;
-        match (self.relay(), &self.findings.relay, &self.findings.greeting) {
+        let port = self.facts.port;
+        match (self.relay(), &self.facts.relay, &self.facts.banner) {
             (Skipped(why), ..) => Skipped(why),
             (_, Some(Err(error)), _) if is_port_closed(error) => self.failed(error),
-            (Passed(_), _, Some(Ok(Greeting::Ssh(greeting)))) => greeted(greeting),
-            (Passed(_), _, Some(Ok(Greeting::Nothing))) => Failed(Words::new(
+            (Passed(_), _, Some(Ok(Banner::Ssh(banner)))) => greeted(banner),
+            (Passed(_), _, Some(Ok(Banner::Nothing))) => Failed(Words::new(
                 format!(
                     "what listens on its port {port} ends the connection without a word: sshd cannot start a session, or the machine was set up before its agent was updated to 1.31, which arcssh teardown and setup put right"
                 ),
                 "on the machine: sudo sshd -t",
             )),
-            (Passed(_), _, Some(greeting)) => {
-                let silent = greeting.as_ref().err().map_or(String::new(), |error| format!(": {error}"));
+            (Passed(_), _, Some(banner)) => {
+                let silent = banner.as_ref().err().map_or(String::new(), |error| format!(": {error}"));
                 Failed(Words::new(
                     format!("what listens on its port {port} does not speak SSH{silent}"),
                     "name the port of its sshd with --port",
                 ))
             }
-            _ => first("the relay"),
+            _ => blocked_by("the relay"),
         }
     }
 
     fn host_key(&self) -> Outcome {
-        match (self.sshd(), &self.findings.host_key, self.key_name()) {
+        match (self.sshd(), &self.facts.host_key, self.key_name()) {
             (Skipped(why), ..) => Skipped(why),
-            (Failed(_), ..) => first("sshd"),
+            (Failed(_), ..) => blocked_by("sshd"),
             // ssh connects by a process of its own, which the store keeps from it.
-            _ if self.findings.store.is_err() => first("the state directory"),
+            _ if self.facts.store.is_err() => blocked_by("the state directory"),
             (_, None, _) | (_, _, None) => Skipped(format!(
                 "{} has no section for this port of the machine; --file names another",
-                self.findings.file.display()
+                self.facts.file.display()
             )),
             (_, Some(Ok(HostKey::Known)), _) => Passed("it is the one that ssh knows".into()),
             (_, Some(Ok(HostKey::New)), _) => Passed("ssh knows none yet, and will ask".into()),
@@ -514,11 +517,11 @@ impl Judge {
                 format!(
                     "it is not the one that {file} holds: the machine was installed anew, or somebody stands between"
                 ),
-                Hint::command(format!("ssh-keygen -f {} -R {}", word(file), word(name))),
+                Hint::command(format!("ssh-keygen -f {} -R {}", shell_quote(file), shell_quote(name))),
             )),
             (_, Some(Err(error)), _) => {
-                let alias = self.findings.section.as_ref().map_or("MACHINE", |section| &section.alias);
-                let command = format!("ssh -v {}", word(alias));
+                let alias = self.facts.section.as_ref().map_or("MACHINE", |section| &section.alias);
+                let command = format!("ssh -v {}", shell_quote(alias));
                 self.failed_or(
                     error,
                     Hint::new(format!("see how far the connection gets: {command}"), command),
@@ -529,21 +532,21 @@ impl Judge {
 
     /// The name that ssh keeps the machine's host key under.
     fn key_name(&self) -> Option<&str> {
-        self.findings.section.as_ref().map(|section| section.key_name.as_str())
+        self.facts.section.as_ref().map(|section| section.key_name.as_str())
     }
 
     fn configuration(&self) -> Outcome {
-        let file = &self.findings.file;
-        match (&self.findings.configuration, open_to_others(file)) {
+        let file = &self.facts.file;
+        match (&self.facts.configuration, open_to_others(file)) {
             (Err(error), _) => {
-                let path = word(&file.display().to_string());
+                let path = shell_quote(&file.display().to_string());
                 let hint =
                     format!("correct {path}; arcssh config --verify --file {path} tells when ssh takes it");
                 self.failed_or(error, hint)
             }
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} holds no arcssh block", file.display())),
-            (Ok(Block::Unjudged), _) => first("ssh"),
+            (Ok(Block::Unjudged), _) => blocked_by("ssh"),
             (Ok(Block::Used(1)), _) => Passed(format!("ssh uses what {} says of 1 name", file.display())),
             (Ok(Block::Used(hosts)), _) => {
                 Passed(format!("ssh uses what {} says of {hosts} names", file.display()))
@@ -553,7 +556,7 @@ impl Judge {
 
     /// One that has ended keeps nobody out: the next connection asks for another.
     fn certificate(&self) -> Outcome {
-        match &self.findings.certificate {
+        match &self.facts.certificate {
             Ok(None) => Skipped("none is kept; arcssh config --entra logs in with one".into()),
             Ok(Some(pair)) => {
                 let name = pair.certificate.login_name().unwrap_or_default();
@@ -569,10 +572,10 @@ impl Judge {
     }
 
     fn store(&self) -> Outcome {
-        match &self.findings.store {
+        match &self.facts.store {
             Ok(None) => Warned(Words::new(
                 "nothing can be kept: every connection asks Azure anew, and arcssh last knows none",
-                ANOTHER_FOLDER,
+                OTHER_DIRECTORY,
             )),
             Ok(Some(1)) => Passed("1 value is kept".into()),
             Ok(Some(count)) => Passed(format!("{count} values are kept")),
@@ -583,22 +586,22 @@ impl Judge {
 
 /// Where Azure CLI is to look for a machine: it has a subscription of its own in mind.
 fn place_of(ResourceId { subscription, resource_group, .. }: &ResourceId) -> String {
-    format!("--resource-group {} --subscription {}", word(resource_group), word(subscription))
+    format!("--resource-group {} --subscription {}", shell_quote(resource_group), shell_quote(subscription))
 }
 
-fn first(what: &str) -> Outcome {
+fn blocked_by(what: &str) -> Outcome {
     Skipped(format!("{what} comes first"))
 }
 
-fn seen<T>(look: &Look<T>) -> Option<&T> {
+fn seen<T>(look: &Probe<T>) -> Option<&T> {
     look.as_ref()?.as_ref().ok()
 }
 
-fn failed<T>(look: &Look<T>) -> Option<&Error> {
+fn failed<T>(look: &Probe<T>) -> Option<&Error> {
     look.as_ref()?.as_ref().err()
 }
 
-fn refusal(error: &Error) -> Option<&Refusal> {
+fn refusal(error: &Error) -> Option<&ErrorResponse> {
     match error.downcast_ref() {
         Some(ArmError::Refused(refusal)) => Some(refusal),
         _ => None,
@@ -628,16 +631,16 @@ fn numbers(version: &str) -> Vec<u64> {
 }
 
 /// A server's version, such as `SSH-2.0-OpenSSH_7.4p1 Debian-10`.
-fn greeted(greeting: &str) -> Outcome {
-    let version = greeting.split_once("OpenSSH_").map_or("", |(_, version)| version);
+fn greeted(banner: &str) -> Outcome {
+    let version = banner.split_once("OpenSSH_").map_or("", |(_, version)| version);
     let version = version.strip_prefix("for_Windows_").unwrap_or(version);
     let version =
         numbers(version.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default());
     if version.is_empty() || version.as_slice() >= &SHA2_CERTIFICATES[..] {
-        return Passed(greeting.to_owned());
+        return Passed(banner.to_owned());
     }
     Warned(Words::new(
-        format!("{greeting} takes certificates of Entra ID only with SHA-1 signatures"),
+        format!("{banner} takes certificates of Entra ID only with SHA-1 signatures"),
         "ssh -o PubkeyAcceptedKeyTypes=+ssh-rsa-cert-v01@openssh.com, or update the machine's OpenSSH",
     ))
 }
@@ -677,7 +680,7 @@ fn open_to_others(_: &Path) -> Option<Outcome> {
 /// also takes what a group may write to that only the owner is in ("Allow harmless group-writability").
 #[cfg(unix)]
 fn exposed(file: &Path, is_own: bool, mode: u32) -> Option<Outcome> {
-    let (name, path) = (file.display(), word(&file.display().to_string()));
+    let (name, path) = (file.display(), shell_quote(&file.display().to_string()));
     let close = Hint::command(format!("chmod go-w {path}"));
     match (is_own, mode & 0o002, mode & 0o020) {
         (false, ..) => Some(Failed(Words::new(

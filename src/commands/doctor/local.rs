@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tokio::process;
 
-use crate::ssh::effective_config::{self, NotUsed, Section, section_of};
+use crate::ssh::effective_config::{self, OverriddenError, Section, find_entry};
 use crate::ssh::managed_block;
 
 /// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
@@ -37,7 +37,7 @@ pub(super) enum Block {
 
 /// The section of a machine; none where the configuration cannot be read, of which another look tells.
 pub(super) fn section(file: &Path, machine: &str) -> Option<Section> {
-    section_of(machine, &managed_block::read(file).ok()?)
+    find_entry(machine, &managed_block::read(file).ok()?)
 }
 
 /// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one section, or of all.
@@ -53,11 +53,11 @@ pub(super) fn configuration(file: &Path, section: Option<&Section>) -> Result<Bl
             if section.is_some_and(|section| !patterns.contains(&section.alias)) {
                 continue;
             }
-            let Some(shadowed) = effective_config::shadowed(alias, &expected, file)? else {
+            let Some(shadowed) = effective_config::overridden(alias, &expected, file)? else {
                 return Ok(Block::Unjudged);
             };
-            if let Some(first) = shadowed.into_iter().next() {
-                bail!(NotUsed(first));
+            if let Some(blocked_by) = shadowed.into_iter().next() {
+                bail!(OverriddenError(blocked_by));
             }
             hosts += 1;
         }

@@ -16,20 +16,20 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{DoctorArgs, ProxyArgs};
-use crate::commands::doctor::checks::{Judge, is_fixable};
-use crate::commands::doctor::probe::{Examiner, LONGEST};
-use crate::commands::doctor::report::{Check, Paint, Words, json_report, report};
-use crate::entra_ssh::Asked;
+use crate::commands::doctor::checks::{Evaluator, is_fixable};
+use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
+use crate::commands::doctor::report::{Check, Style, Words, json_report, report};
+use crate::entra_ssh::CertificateOptions;
 use crate::machines::all_done;
 use crate::net::Net;
-use crate::provisioning::Wish;
-use crate::provisioning::run::{Go, Work};
+use crate::provisioning::DesiredService;
+use crate::provisioning::run::{Mode, Provisioner};
 use crate::ssh::managed_block;
 use crate::state::Store;
 use crate::terminal::output::print;
-use crate::terminal::progress::Waiting;
-use crate::terminal::prompt::Consent;
-use crate::terminal::tty::takes_colours;
+use crate::terminal::progress::Progress;
+use crate::terminal::prompt::Confirm;
+use crate::terminal::tty::use_color;
 
 /// How many machines are set up at a time.
 const ONE: usize = 1;
@@ -45,28 +45,28 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     // Only what it is told of says how well the store is: the rest goes on without.
     let (store, health) = match Store::open().and_then(|store| Ok((store.check()?, store))) {
         Ok((count, store)) => (store, Ok(count)),
-        Err(open) => (Store::nothing(), Err(open)),
+        Err(open) => (Store::disabled(), Err(open)),
     };
-    let file = args.file.clone().map_or_else(managed_block::of_this_user, Ok)?;
+    let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     let section = args.machine.as_ref().and_then(|machine| local::section(&file, machine));
     let proxy = section.as_ref().and_then(|section| ProxyArgs::of_section(section.arguments(), &args.typed));
     let (who, certificate, cloud) = match &proxy {
         Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
-        None => (args.who.wanted(), Asked::default(), &args.cloud),
+        None => (args.who.wanted(), CertificateOptions::default(), &args.cloud),
     };
     let (cloud, net) = (Cloud::new(cloud.name(), &cloud.endpoints())?, Net::new());
     let arm = Arm::new(&cloud, &net, &store, who.clone());
-    let examiner = Examiner { args, file, section, who, certificate, cloud, net, store, arm };
-    let waiting = Waiting::default();
-    waiting.until("checks".into(), LONGEST);
-    let findings = waiting.during(examiner.look(health.clone())).await;
-    let mut judge = Judge { findings, explain };
-    let (mut checks, mut fixed) = (judge.checks(), Ok(()));
-    if let Some(machine) = judge.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
-        fixed = fix(&examiner, machine, judge.findings.port).await;
-        waiting.until("checks".into(), LONGEST);
-        judge.findings = waiting.during(examiner.look(health)).await;
-        checks = judge.checks();
+    let prober = Prober { args, file, section, who, certificate, cloud, net, store, arm };
+    let waiting = Progress::default();
+    waiting.set_deadline("checks".into(), TOTAL_TIMEOUT);
+    let facts = waiting.run(prober.look(health.clone())).await;
+    let mut evaluator = Evaluator { facts, explain };
+    let (mut checks, mut fixed) = (evaluator.checks(), Ok(()));
+    if let Some(machine) = evaluator.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
+        fixed = fix(&prober, machine, evaluator.facts.port).await;
+        waiting.set_deadline("checks".into(), TOTAL_TIMEOUT);
+        evaluator.facts = waiting.run(prober.look(health)).await;
+        checks = evaluator.checks();
     }
     show(args, &checks)?;
     fixed?;
@@ -74,19 +74,19 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
 }
 
 /// What `arcssh setup` can put right.
-async fn fix(examiner: &Examiner<'_>, machine: ResourceId, port: u16) -> Result<()> {
-    let Examiner { args, net, store, arm, .. } = examiner;
+async fn fix(prober: &Prober<'_>, machine: ResourceId, port: u16) -> Result<()> {
+    let Prober { args, net, store, arm, .. } = prober;
     info!("setting {machine} up");
-    let wish = Wish { service: Service::Ssh, port: Some(port), replace: false };
-    let work = Work { net, store, arm, wish, jobs: ONE, wait: WAIT };
-    all_done(work.run(vec![machine], Go::With(Consent::of(args.yes))).await.results)
+    let desired = DesiredService { service: Service::Ssh, port: Some(port), replace: false };
+    let work = Provisioner { net, store, arm, desired, jobs: ONE, wait: WAIT };
+    all_done(work.run(vec![machine], Mode::Apply(Confirm::of(args.yes))).await.results)
 }
 
 fn show(args: &DoctorArgs, checks: &[Check]) -> Result<()> {
-    let paint = if takes_colours(&stdout()) { Paint::Coloured } else { Paint::Plain };
+    let style = if use_color(&stdout()) { Style::Colored } else { Style::Plain };
     let text = match args.json {
         true => json_report(args.machine.as_deref(), checks),
-        false => report(checks, paint),
+        false => report(checks, style),
     };
     print(&text)
 }

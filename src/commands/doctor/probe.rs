@@ -13,44 +13,45 @@ use tokio::time::timeout;
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{Identity, Token, Wanted};
-use crate::azure::hybrid_compute::{Extension, Machine, MachineName, extensions, subscriptions};
+use crate::azure::credentials::{AccessToken, CredentialChain, CredentialOptions};
+use crate::azure::hybrid_compute::{Extension, Machine, MachineRef, extensions, subscriptions};
 use crate::azure::hybrid_connectivity::Service;
-use crate::azure::hybrid_connectivity::endpoint::Seen;
+use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::azure::rbac::Permissions;
-use crate::azure::relay_credential_cache::{Credentials, forget_refusals};
+use crate::azure::relay_credential_cache::{RelayCredentialCache, forget_refusals};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{Registration, registration};
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::local::{self, Block, HostKey};
-use crate::connector::{Goal, Way};
-use crate::entra_ssh::Asked;
-use crate::entra_ssh::cache::{Holder, Pair};
+use crate::connector::{Connector, Target};
+use crate::entra_ssh::CertificateOptions;
+use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::machines::find;
 use crate::net::{self, Net, x509};
-use crate::provisioning::{Found, look};
-use crate::relay::bridge::{self, Ending};
+use crate::provisioning::{ServiceState, inspect};
+use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::handshake::{ConnectError, Upgraded};
 use crate::ssh::effective_config::Section;
-use crate::state::{Store, TooOpen, unix_now};
-use crate::terminal::progress::Waiting;
+use crate::state::{InsecurePermissions, Store, unix_now};
+use crate::terminal::progress::Progress;
 
 /// How long one look may take.
-const BOUND: Duration = Duration::from_secs(15);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long those may take that others bound too: a proxy has 20 s for its tunnel, and a program gives a token in some.
-const LONG_BOUND: Duration = Duration::from_secs(30);
+const LONG_PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long all of them may take: at the most two long ones and six others come one after the other.
-pub(super) const LONGEST: Duration = Duration::from_secs(2 * LONG_BOUND.as_secs() + 6 * BOUND.as_secs());
+pub(super) const TOTAL_TIMEOUT: Duration =
+    Duration::from_secs(2 * LONG_PROBE_TIMEOUT.as_secs() + 6 * PROBE_TIMEOUT.as_secs());
 /// How long an agent that does not listen is waited for.
-const PATIENCE: Duration = Duration::from_secs(8);
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
-const MAX_GREETING: u64 = 8192;
+const MAX_BANNER: u64 = 8192;
 
 /// A look that was taken, or none where it would have told nothing.
-pub(super) type Look<T> = Option<Result<T>>;
+pub(super) type Probe<T> = Option<Result<T>>;
 
 /// Everything that was seen.
-pub(super) struct Findings {
+pub(super) struct Facts {
     /// The versions of ssh and ssh-keygen.
     pub(super) programs: [Result<Option<String>>; 2],
     /// The ssh configuration's file.
@@ -60,13 +61,13 @@ pub(super) struct Findings {
     /// The machine's section in it, if that leads to the port to connect to.
     pub(super) section: Option<Section>,
     /// How many values are kept; none where nothing can be.
-    pub(super) store: Result<Option<usize>, TooOpen>,
+    pub(super) store: Result<Option<usize>, InsecurePermissions>,
     /// ARM and Entra ID, with who vouches for each.
     pub(super) way: Vec<(&'static str, Result<String>)>,
     /// Who we are.
-    pub(super) token: Look<Token>,
+    pub(super) token: Probe<AccessToken>,
     /// How many subscriptions there are to see; only without a machine.
-    pub(super) subscriptions: Look<usize>,
+    pub(super) subscriptions: Probe<usize>,
     /// By how many seconds this machine's clock is ahead of Azure's.
     pub(super) skew: Option<i64>,
     /// What the machine is called by whoever asks.
@@ -76,34 +77,34 @@ pub(super) struct Findings {
     /// Whether it is the one that was typed.
     pub(super) is_typed: bool,
     /// The machine.
-    pub(super) machine: Look<Machine>,
+    pub(super) machine: Probe<Machine>,
     /// Its subscription's provider.
-    pub(super) registration: Look<Registration>,
+    pub(super) registration: Probe<Registration>,
     /// What the identity may do with it.
-    pub(super) permissions: Look<Permissions>,
+    pub(super) permissions: Probe<Permissions>,
     /// Its endpoint and service configuration.
-    pub(super) found: Look<Found>,
+    pub(super) found: Probe<ServiceState>,
     /// Its extensions.
-    pub(super) extensions: Look<Vec<Extension>>,
+    pub(super) extensions: Probe<Vec<Extension>>,
     /// Whether the relay leads to its agent.
-    pub(super) relay: Look<()>,
+    pub(super) relay: Probe<()>,
     /// How its sshd greets.
-    pub(super) greeting: Look<Greeting>,
+    pub(super) banner: Probe<Banner>,
     /// What ssh makes of its host key.
-    pub(super) host_key: Look<HostKey>,
+    pub(super) host_key: Probe<HostKey>,
     /// The certificate that is kept for logging in as an Entra user, if there is one.
-    pub(super) certificate: Result<Option<Pair>, TooOpen>,
+    pub(super) certificate: Result<Option<CertifiedKey>, InsecurePermissions>,
 }
 
 /// Who looks, and with what.
-pub(super) struct Examiner<'a> {
+pub(super) struct Prober<'a> {
     pub(super) args: &'a DoctorArgs,
     /// The ssh configuration, and what it has for the machine.
     pub(super) file: PathBuf,
     pub(super) section: Option<Section>,
     /// As whom, and with which certificate, the machine is connected to.
-    pub(super) who: Wanted,
-    pub(super) certificate: Asked,
+    pub(super) who: CredentialOptions,
+    pub(super) certificate: CertificateOptions,
     pub(super) cloud: Cloud,
     pub(super) net: Net,
     pub(super) store: Store,
@@ -112,22 +113,22 @@ pub(super) struct Examiner<'a> {
 
 /// What Azure and the relay show.
 #[derive(Default)]
-struct Remote {
-    token: Look<Token>,
-    subscriptions: Look<usize>,
+struct AzureFacts {
+    token: Probe<AccessToken>,
+    subscriptions: Probe<usize>,
     date: Option<(u64, u64)>,
-    machine: Look<Machine>,
-    registration: Look<Registration>,
-    permissions: Look<Permissions>,
-    found: Look<Found>,
-    extensions: Look<Vec<Extension>>,
-    relay: Look<()>,
-    greeting: Look<Greeting>,
+    machine: Probe<Machine>,
+    registration: Probe<Registration>,
+    permissions: Probe<Permissions>,
+    found: Probe<ServiceState>,
+    extensions: Probe<Vec<Extension>>,
+    relay: Probe<()>,
+    banner: Probe<Banner>,
 }
 
-impl Examiner<'_> {
+impl Prober<'_> {
     /// Looks at everything.
-    pub(super) async fn look(&self, store: Result<Option<usize>, TooOpen>) -> Findings {
+    pub(super) async fn look(&self, store: Result<Option<usize>, InsecurePermissions>) -> Facts {
         let (ssh, keygen, configuration, mut section, way) = tokio::join!(
             blocking(|| local::program("ssh", &["-V"])),
             blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
@@ -136,18 +137,18 @@ impl Examiner<'_> {
             self.way(),
         );
         let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
-        let mut remote = Remote::default();
+        let mut remote = AzureFacts::default();
         let mut reached = self.port(section.as_ref()).unwrap_or(Service::Ssh.default_port());
         if way.iter().all(|(_, way)| way.is_ok()) {
             remote = self.remote(named.as_deref(), &mut section, &mut reached).await;
         }
         // ssh connects to the port of the section, whatever was asked for here.
         let section = section.filter(|section| section.port == reached);
-        let host_key = match (&ssh, &remote.greeting, &section) {
-            (Ok(Some(_)), Some(Ok(Greeting::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
+        let host_key = match (&ssh, &remote.banner, &section) {
+            (Ok(Some(_)), Some(Ok(Banner::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
             _ => None,
         };
-        Findings {
+        Facts {
             programs: [ssh, keygen],
             file: self.file.clone(),
             configuration,
@@ -166,18 +167,18 @@ impl Examiner<'_> {
             found: remote.found,
             extensions: remote.extensions,
             relay: remote.relay,
-            greeting: remote.greeting,
+            banner: remote.banner,
             host_key,
-            certificate: self.kept_certificate(),
+            certificate: self.cached_certificate(),
         }
     }
 
-    fn identity(&self) -> Identity {
-        Identity::new(&self.cloud, self.who.clone(), &self.net, &self.store)
+    fn identity(&self) -> CredentialChain {
+        CredentialChain::new(&self.cloud, self.who.clone(), &self.net, &self.store)
     }
 
-    fn kept_certificate(&self) -> Result<Option<Pair>, TooOpen> {
-        Holder::new(self.identity(), self.certificate.clone())?.kept()
+    fn cached_certificate(&self) -> Result<Option<CertifiedKey>, InsecurePermissions> {
+        CertificateCache::new(self.identity(), self.certificate.clone())?.cached()
     }
 
     async fn configuration(&self) -> Result<Block> {
@@ -193,18 +194,18 @@ impl Examiner<'_> {
     }
 
     async fn host_key(&self, section: &Section) -> Result<HostKey> {
-        within(BOUND, "ssh", local::host_key(section, self.args.file.as_deref())).await
+        within(PROBE_TIMEOUT, "ssh", local::host_key(section, self.args.file.as_deref())).await
     }
 
     /// The way to ARM and Entra ID: names, proxies, TLS.
     async fn way(&self) -> Vec<(&'static str, Result<String>)> {
         let (arm, entra) = (&self.cloud.arm_endpoint, &self.cloud.authority_host);
-        let (arm, entra) = tokio::join!(self.vouched(arm.authority()), self.vouched(entra.authority()));
+        let (arm, entra) = tokio::join!(self.tls_issuer(arm.authority()), self.tls_issuer(entra.authority()));
         vec![("Azure Resource Manager", arm), ("Entra ID", entra)]
     }
 
     /// Who made out the certificate of a host that can be reached.
-    async fn vouched(&self, authority: &str) -> Result<String> {
+    async fn tls_issuer(&self, authority: &str) -> Result<String> {
         let connect = async {
             let authority: Authority = authority.parse()?;
             let stream = self.net.connect(&authority).await.map_err(ConnectError::Unreachable)?;
@@ -213,7 +214,7 @@ impl Examiner<'_> {
             let issuer = certificate.and_then(|certificate| x509::issuer(certificate));
             Ok(format!("{}, certificate by {}", authority.host(), issuer.unwrap_or("nobody".into())))
         };
-        within(LONG_BOUND, authority, connect).await
+        within(LONG_PROBE_TIMEOUT, authority, connect).await
     }
 
     /// The port to connect to, if there is one to tell by.
@@ -221,37 +222,43 @@ impl Examiner<'_> {
         self.args.port.or(section.map(|section| section.port))
     }
 
-    async fn remote(&self, named: Option<&str>, section: &mut Option<Section>, reached: &mut u16) -> Remote {
+    async fn remote(
+        &self,
+        named: Option<&str>,
+        section: &mut Option<Section>,
+        reached: &mut u16,
+    ) -> AzureFacts {
         let identity = self.identity();
-        let token = within(LONG_BOUND, "the identity", async {
+        let token = within(LONG_PROBE_TIMEOUT, "the identity", async {
             Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
         });
         let token = token.await;
-        let mut remote = Remote::default();
+        let mut remote = AzureFacts::default();
         match (&token, named) {
             (Err(_), _) => {}
             (Ok(_), None) => {
-                let seen =
-                    within(BOUND, "Azure Resource Manager", async { Ok(subscriptions(&self.arm).await?) })
-                        .await;
+                let seen = within(PROBE_TIMEOUT, "Azure Resource Manager", async {
+                    Ok(subscriptions(&self.arm).await?)
+                })
+                .await;
                 remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
                 remote.subscriptions = Some(seen.map(|(count, _)| count));
             }
             (Ok(_), Some(name)) => remote = self.azure(name, section, reached).await,
         }
-        Remote { token: Some(token), ..remote }
+        AzureFacts { token: Some(token), ..remote }
     }
 
     /// What Azure holds of a machine, and whether its relay leads to it. Its ID may lead to a section that its name does
     /// not.
-    async fn azure(&self, name: &str, section: &mut Option<Section>, reached: &mut u16) -> Remote {
-        let mut remote = Remote::default();
+    async fn azure(&self, name: &str, section: &mut Option<Section>, reached: &mut u16) -> AzureFacts {
+        let mut remote = AzureFacts::default();
         let id = match self.id(name).await {
             Ok(id) => id,
-            Err(error) => return Remote { machine: Some(Err(error)), ..remote },
+            Err(error) => return AzureFacts { machine: Some(Err(error)), ..remote },
         };
-        let goal =
-            |port| Goal { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh };
+        let target =
+            |port| Target { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh };
         let by_id = id.to_string();
         if section.is_none() {
             *section = self.used(local::section(&self.file, &by_id)).await;
@@ -260,62 +267,67 @@ impl Examiner<'_> {
         let asked = port.unwrap_or(Service::Ssh.default_port());
         forget_refusals(&self.arm, &self.store, &id);
         let (machine, provider, permissions, extensions, found) = tokio::join!(
-            within(BOUND, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
-            within(BOUND, "Azure Resource Manager", async {
+            within(PROBE_TIMEOUT, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
+            within(PROBE_TIMEOUT, "Azure Resource Manager", async {
                 Ok(registration(&self.arm, &id.subscription).await?)
             }),
-            within(BOUND, "Azure Resource Manager", async { Ok(Permissions::on(&self.arm, &id).await?) }),
-            within(BOUND, "Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
-            within(BOUND, "Azure Resource Manager", async { Ok(look(&self.arm, &id, Service::Ssh).await?) }),
+            within(PROBE_TIMEOUT, "Azure Resource Manager", async {
+                Ok(Permissions::on(&self.arm, &id).await?)
+            }),
+            within(PROBE_TIMEOUT, "Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
+            within(PROBE_TIMEOUT, "Azure Resource Manager", async {
+                Ok(inspect(&self.arm, &id, Service::Ssh).await?)
+            }),
         );
         remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
         *reached = match (port, &found) {
-            (None, Ok(Found { port: Seen::There(enabled), .. })) => *enabled,
+            (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) => *enabled,
             _ => asked,
         };
         let is_ready = found.as_ref().is_ok_and(|found| {
             let done = found.registration.as_ref().is_none_or(Registration::is_done);
-            let matches = !matches!(found.port, Seen::There(enabled) if enabled != *reached);
-            done && found.endpoint != Seen::Missing && found.port != Seen::Missing && matches
+            let matches = !matches!(found.port, Lookup::Found(enabled) if enabled != *reached);
+            done && found.endpoint != Lookup::NotFound && found.port != Lookup::NotFound && matches
         });
         if is_ready {
-            match self.reach(&id, &goal(*reached)).await {
+            match self.reach(&id, &target(*reached)).await {
                 Ok(upgraded) => {
                     remote.relay = Some(Ok(()));
-                    remote.greeting = Some(within(BOUND, "sshd", greeting(upgraded)).await);
+                    remote.banner = Some(within(PROBE_TIMEOUT, "sshd", banner(upgraded)).await);
                 }
-                Err(error) => remote.relay = Some(Err(error.context(goal(*reached)))),
+                Err(error) => remote.relay = Some(Err(error.context(target(*reached)))),
             }
         }
-        Remote {
-            machine: Some(machine.with_context(|| goal(asked))),
-            registration: Some(provider.with_context(|| goal(asked))),
-            permissions: Some(permissions.with_context(|| goal(asked))),
-            extensions: Some(extensions.with_context(|| goal(asked))),
-            found: Some(found.with_context(|| goal(asked))),
+        AzureFacts {
+            machine: Some(machine.with_context(|| target(asked))),
+            registration: Some(provider.with_context(|| target(asked))),
+            permissions: Some(permissions.with_context(|| target(asked))),
+            extensions: Some(extensions.with_context(|| target(asked))),
+            found: Some(found.with_context(|| target(asked))),
             ..remote
         }
     }
 
     async fn id(&self, name: &str) -> Result<ResourceId> {
-        if let MachineName::Id(id) = name.parse()? {
+        if let MachineRef::Id(id) = name.parse()? {
             return Ok(id);
         }
         let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
-        Ok(within(BOUND, "Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
+        Ok(within(PROBE_TIMEOUT, "Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
     }
 
-    async fn reach(&self, id: &ResourceId, goal: &Goal) -> Result<Upgraded<net::Stream>> {
-        let credentials = Credentials::new(&self.arm, &self.store, id, goal.service, goal.port);
-        let way = Way { net: &self.net, goal, wait: PATIENCE, waiting: &Waiting::default() };
-        let (upgraded, _) = within(BOUND, "the relay", way.reach(&credentials)).await?;
+    async fn reach(&self, id: &ResourceId, target: &Target) -> Result<Upgraded<net::Stream>> {
+        let credentials = RelayCredentialCache::new(&self.arm, &self.store, id, target.service, target.port);
+        let connector =
+            Connector { net: &self.net, target, wait: LISTENER_TIMEOUT, waiting: &Progress::default() };
+        let (upgraded, _) = within(PROBE_TIMEOUT, "the relay", connector.connect(&credentials)).await?;
         Ok(upgraded)
     }
 }
 
 /// What a server says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Greeting {
+pub(super) enum Banner {
     /// The line that begins with `SSH-` (RFC 4253, section 4.2).
     Ssh(String),
     /// Something else.
@@ -324,13 +336,13 @@ pub(super) enum Greeting {
     Nothing,
 }
 
-async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Greeting> {
+async fn banner(upgraded: Upgraded<net::Stream>) -> Result<Banner> {
     let (read, write) = duplex(4096);
     let (input, _silent) = duplex(1);
     let heard = Notify::new();
     let stop = async {
         heard.notified().await;
-        Ending::Finished
+        BridgeEnd::Finished
     };
     let listen = async {
         let line = identification(read).await;
@@ -341,15 +353,15 @@ async fn greeting(upgraded: Upgraded<net::Stream>) -> Result<Greeting> {
     line
 }
 
-async fn identification(from: impl AsyncRead + Unpin) -> Result<Greeting> {
-    let mut lines = BufReader::new(from.take(MAX_GREETING));
-    let (mut line, mut said) = (Vec::new(), Greeting::Nothing);
+async fn identification(from: impl AsyncRead + Unpin) -> Result<Banner> {
+    let mut lines = BufReader::new(from.take(MAX_BANNER));
+    let (mut line, mut said) = (Vec::new(), Banner::Nothing);
     while lines.read_until(b'\n', &mut line).await? > 0 {
         if line.starts_with(b"SSH-") {
-            return Ok(Greeting::Ssh(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            return Ok(Banner::Ssh(String::from_utf8_lossy(&line).trim_end().to_owned()));
         }
         line.clear();
-        said = Greeting::Other;
+        said = Banner::Other;
     }
     Ok(said)
 }
@@ -370,5 +382,5 @@ pub(crate) struct Slow {
 /// The same of programs that are waited for on a thread of their own.
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let look = async { spawn_blocking(look).await.map_err(|error| anyhow!(error)).and_then(|seen| seen) };
-    within(BOUND, "ssh", look).await
+    within(PROBE_TIMEOUT, "ssh", look).await
 }

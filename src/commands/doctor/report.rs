@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::terminal::output::{json_text, one_line};
+use crate::terminal::output::{json_text, sanitize};
 
 /// Where a machine's agent does not answer.
 pub(crate) const AGENT: &str =
@@ -107,14 +107,14 @@ impl Check {
     fn json(&self) -> Value {
         let mut value = json!({ "name": self.name, "outcome": self.word() });
         match &self.outcome {
-            Outcome::Passed(text) | Outcome::Skipped(text) => value["text"] = one_line(text).into(),
+            Outcome::Passed(text) | Outcome::Skipped(text) => value["text"] = sanitize(text).into(),
             Outcome::Warned(Words { why, hint }) | Outcome::Failed(Words { why, hint }) => {
-                value["text"] = one_line(why).into();
-                value["hint"] = hint.as_ref().map(|hint| one_line(&hint.text)).into();
+                value["text"] = sanitize(why).into();
+                value["hint"] = hint.as_ref().map(|hint| sanitize(&hint.text)).into();
                 let command = hint.as_ref().and_then(|hint| hint.command.as_ref());
                 // A command that would not be the same on one line cannot be run as it is.
                 let command = command.map(|(Command::SetUp(text) | Command::Other(text))| text);
-                value["command"] = command.filter(|text| one_line(text) == text.as_str()).cloned().into();
+                value["command"] = command.filter(|text| sanitize(text) == text.as_str()).cloned().into();
             }
         }
         value
@@ -130,15 +130,15 @@ impl Check {
     }
 
     /// One line, and a second where there is something to type.
-    fn lines(&self, paint: Paint) -> String {
+    fn lines(&self, style: Style) -> String {
         let (mark, text, hint) = match &self.outcome {
-            Outcome::Passed(text) => (paint.in_colour(32, "ok  "), text, None),
-            Outcome::Warned(Words { why, hint }) => (paint.in_colour(33, "warn"), why, hint.as_ref()),
-            Outcome::Failed(Words { why, hint }) => (paint.in_colour(31, "FAIL"), why, hint.as_ref()),
-            Outcome::Skipped(why) => (paint.in_colour(2, "skip"), why, None),
+            Outcome::Passed(text) => (style.in_color(32, "ok  "), text, None),
+            Outcome::Warned(Words { why, hint }) => (style.in_color(33, "warn"), why, hint.as_ref()),
+            Outcome::Failed(Words { why, hint }) => (style.in_color(31, "FAIL"), why, hint.as_ref()),
+            Outcome::Skipped(why) => (style.in_color(2, "skip"), why, None),
         };
-        let line = format!("{mark}  {:22} {}\n", self.name, one_line(text));
-        let bold = |hint: &Hint| paint.in_colour(1, &one_line(&hint.text));
+        let line = format!("{mark}  {:22} {}\n", self.name, sanitize(text));
+        let bold = |hint: &Hint| style.in_color(1, &sanitize(&hint.text));
         let hint = hint.map(|hint| format!("      {:22} hint: {}\n", "", bold(hint)));
         line + &hint.unwrap_or_default()
     }
@@ -146,26 +146,26 @@ impl Check {
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Paint {
+pub(crate) enum Style {
     /// Without colours.
     Plain,
     /// In colours (ECMA-48, SGR).
-    Coloured,
+    Colored,
 }
 
-impl Paint {
-    fn in_colour(self, colour: u8, text: &str) -> String {
+impl Style {
+    fn in_color(self, colour: u8, text: &str) -> String {
         match self {
             Self::Plain => text.to_owned(),
-            Self::Coloured => format!("\u{1b}[{colour}m{text}\u{1b}[0m"),
+            Self::Colored => format!("\u{1b}[{colour}m{text}\u{1b}[0m"),
         }
     }
 }
 
 /// The report for people.
-pub(crate) fn report(checks: &[Check], paint: Paint) -> String {
+pub(crate) fn report(checks: &[Check], style: Style) -> String {
     let count = |word: &str| checks.iter().filter(|check| check.word() == word).count();
-    let lines: String = checks.iter().map(|check| check.lines(paint)).collect();
+    let lines: String = checks.iter().map(|check| check.lines(style)).collect();
     let counts =
         [("failed", "failed"), ("warned", "with a warning"), ("skipped", "skipped"), ("passed", "passed")];
     let counts = counts.map(|(word, told)| (count(word), told)).into_iter().filter(|(number, _)| *number > 0);
@@ -198,9 +198,9 @@ mod tests {
             "",
             "1 failed, 1 passed",
         ];
-        assert_eq!(report(&checks, Paint::Plain).lines().collect::<Vec<_>>(), lines);
-        let coloured = report(&checks, Paint::Coloured);
-        assert!(coloured.contains("\u{1b}[31mFAIL\u{1b}[0m") && !coloured.contains("[2J\u{1b}"));
+        assert_eq!(report(&checks, Style::Plain).lines().collect::<Vec<_>>(), lines);
+        let colored = report(&checks, Style::Colored);
+        assert!(colored.contains("\u{1b}[31mFAIL\u{1b}[0m") && !colored.contains("[2J\u{1b}"));
         let json: Value = serde_json::from_str(&json_report(Some("web01"), &checks)).unwrap();
         let failed = &json["checks"][1];
         assert_eq!((&json["ok"], &failed["command"]), (&json!(false), &json!("arcssh setup web01")));

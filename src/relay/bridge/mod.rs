@@ -22,28 +22,28 @@ use crate::relay::websocket::{Event, ReadError, WebSocket};
 /// How long the relay may keep silent, while it is listened to, after ssh has closed its side and all of it was sent:
 /// then the connection is taken to be over. A WebSocket cannot be half closed, and a Close frame would cut off what the
 /// server still sends.
-const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the relay is listened to after a failed write: a Close frame that is under way gives the reason.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How long the farewell may take: input already read, the Close frame, output already received.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages moved in one direction before the other gets its turn.
-const TURN: usize = 8;
+const MESSAGES_PER_POLL: usize = 8;
 
 /// How a bridge came to its end.
 #[derive(Debug)]
-pub(crate) enum Ending {
+pub(crate) enum BridgeEnd {
     /// In order: ssh closed its side or reads no more, or the machine closed the connection.
     Finished,
     /// A signal asked for it; its number.
     Signal(u8),
     /// Out of order, while ssh still wanted the connection.
-    Broken(Broken),
+    Broken(BridgeError),
 }
 
 /// Why a connection that ssh still wanted is no more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
+pub(crate) enum BridgeError {
     /// The relay closed it, saying why.
     #[error("the relay closed the connection {0}")]
     Closed(PeerClose),
@@ -77,8 +77,8 @@ pub(crate) async fn run<S, I, O>(
     upgraded: Upgraded<S>,
     input: I,
     output: O,
-    stop: impl Future<Output = Ending>,
-) -> Ending
+    stop: impl Future<Output = BridgeEnd>,
+) -> BridgeEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
     I: AsyncRead + Unpin,
@@ -91,24 +91,24 @@ where
         ending = stop => ending,
     };
     debug!(?ending, "the bridge ends");
-    let farewell = timeout(FAREWELL, bridge.farewell()).await;
-    trace!(complete = farewell.is_ok(), "farewell");
+    let close = timeout(CLOSE_TIMEOUT, bridge.close()).await;
+    trace!(complete = close.is_ok(), "farewell");
     match ending {
         // ssh had closed its side, all of it was sent, and nothing more was to come.
-        Ending::Broken(Broken::Closed(_) | Broken::Lost(_) | Broken::Unwritable(_))
-            if !bridge.input_open && !bridge.answered && !bridge.relay.has_lost_input() =>
+        BridgeEnd::Broken(BridgeError::Closed(_) | BridgeError::Lost(_) | BridgeError::Unwritable(_))
+            if !bridge.input_open && !bridge.received_after_eof && !bridge.relay.has_lost_input() =>
         {
-            Ending::Finished
+            BridgeEnd::Finished
         }
         ending => ending,
     }
 }
 
 /// ssh that reads no more has gone; any other failure is one.
-fn output_failed(error: io::Error) -> Ending {
+fn output_failed(error: io::Error) -> BridgeEnd {
     match error.kind() {
-        io::ErrorKind::BrokenPipe => Ending::Finished,
-        _ => Ending::Broken(Broken::Output(error)),
+        io::ErrorKind::BrokenPipe => BridgeEnd::Finished,
+        _ => BridgeEnd::Broken(BridgeError::Output(error)),
     }
 }
 
@@ -121,11 +121,11 @@ struct Bridge<S, I, O> {
     output: O,
     unflushed: bool,
     /// Whether anything has arrived since the input ended.
-    answered: bool,
+    received_after_eof: bool,
     liveness: Liveness,
-    silence: Pin<Box<Sleep>>,
+    drain_timer: Pin<Box<Sleep>>,
     /// Whether something of ours kept the relay from being listened to.
-    held_up: bool,
+    stalled: bool,
     /// The time for a Close frame, after a failed write.
     last_words: Option<Pin<Box<Sleep>>>,
     /// The code of our Close frame, which has none if the relay's had none.
@@ -140,54 +140,54 @@ where
     I: AsyncRead + Unpin,
     O: AsyncWrite + Unpin,
 {
-    fn new(Upgraded { relay, stream, beyond }: Upgraded<S>, input: I, output: O) -> Self {
+    fn new(Upgraded { relay, stream, read_ahead }: Upgraded<S>, input: I, output: O) -> Self {
         Self {
             host: relay,
-            relay: WebSocket::new(stream, beyond),
+            relay: WebSocket::new(stream, read_ahead),
             input,
             input_open: true,
             output,
             unflushed: false,
-            answered: false,
+            received_after_eof: false,
             liveness: Liveness::new(),
-            silence: Box::pin(sleep(DRAIN_SILENCE)),
-            held_up: false,
+            drain_timer: Box::pin(sleep(DRAIN_TIMEOUT)),
+            stalled: false,
             last_words: None,
             close_code: Some(NORMAL),
             closed: false,
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
         if let Poll::Ready(ending) = self.poll_downstream(cx) {
             return Poll::Ready(self.with_write_error(ending));
         }
         if self.poll_pulse(cx).is_ready() {
-            return Poll::Ready(Ending::Broken(Broken::Silent));
+            return Poll::Ready(BridgeEnd::Broken(BridgeError::Silent));
         }
         // An input that has nothing for now keeps a waker, as does a relay that takes nothing.
         let upstream = self.poll_upstream(cx);
         if let Poll::Ready(Err(error)) = upstream {
-            return Poll::Ready(Ending::Broken(Broken::Input(error)));
+            return Poll::Ready(BridgeEnd::Broken(BridgeError::Input(error)));
         }
         if self.relay.is_unwritable() {
             ready!(self.poll_last_words(cx));
             return self.unwritable().map_or(Poll::Pending, Poll::Ready);
         }
-        if !self.input_open && self.poll_silence(cx, upstream.is_pending()).is_ready() {
-            return Poll::Ready(Ending::Finished);
+        if !self.input_open && self.poll_drain(cx, upstream.is_pending()).is_ready() {
+            return Poll::Ready(BridgeEnd::Finished);
         }
         Poll::Pending
     }
 
-    /// Ready when the relay has kept silent for [`DRAIN_SILENCE`]. It is not silence while we have more to send, or do
+    /// Ready when the relay has kept silent for [`DRAIN_TIMEOUT`]. It is not silence while we have more to send, or do
     /// not read because the output takes nothing.
-    fn poll_silence(&mut self, cx: &mut Context<'_>, sending: bool) -> Poll<()> {
-        let held_up = sending || self.output_is_behind();
-        if std::mem::replace(&mut self.held_up, held_up) || held_up {
-            self.silence.as_mut().reset(Instant::now() + DRAIN_SILENCE);
+    fn poll_drain(&mut self, cx: &mut Context<'_>, sending: bool) -> Poll<()> {
+        let stalled = sending || self.output_is_behind();
+        if std::mem::replace(&mut self.stalled, stalled) || stalled {
+            self.drain_timer.as_mut().reset(Instant::now() + DRAIN_TIMEOUT);
         }
-        self.silence.as_mut().poll(cx)
+        self.drain_timer.as_mut().poll(cx)
     }
 
     fn output_is_behind(&self) -> bool {
@@ -206,20 +206,20 @@ where
     }
 
     /// A write that failed before the connection was lost is the reason; a Close frame is a better one.
-    fn with_write_error(&mut self, ending: Ending) -> Ending {
+    fn with_write_error(&mut self, ending: BridgeEnd) -> BridgeEnd {
         match ending {
-            Ending::Broken(Broken::Lost(_)) => self.unwritable().unwrap_or(ending),
+            BridgeEnd::Broken(BridgeError::Lost(_)) => self.unwritable().unwrap_or(ending),
             ending => ending,
         }
     }
 
-    fn unwritable(&mut self) -> Option<Ending> {
-        Some(Ending::Broken(Broken::Unwritable(self.relay.take_write_error()?)))
+    fn unwritable(&mut self) -> Option<BridgeEnd> {
+        Some(BridgeEnd::Broken(BridgeError::Unwritable(self.relay.take_write_error()?)))
     }
 
     /// Relay to output, up to a turn's worth of messages.
-    fn poll_downstream(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
-        for _ in 0..TURN {
+    fn poll_downstream(&mut self, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
+        for _ in 0..MESSAGES_PER_POLL {
             if let Err(error) = ready!(self.poll_write_out(cx)) {
                 return Poll::Ready(output_failed(error));
             }
@@ -235,7 +235,7 @@ where
     }
 
     /// A buffering output holds the end of a burst until it is flushed.
-    fn poll_flush_out(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll_flush_out(&mut self, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
         if self.unflushed {
             if let Err(error) = ready!(Pin::new(&mut self.output).poll_flush(cx)) {
                 return Poll::Ready(output_failed(error));
@@ -257,11 +257,11 @@ where
     }
 
     /// Takes what the relay sent, and notes how its end is answered.
-    fn receive(&mut self, event: Result<Event, ReadError>) -> Option<Ending> {
+    fn receive(&mut self, event: Result<Event, ReadError>) -> Option<BridgeEnd> {
         match event {
             Ok(Event::Data) => {
-                self.answered |= !self.input_open;
-                self.held_up |= !self.input_open;
+                self.received_after_eof |= !self.input_open;
+                self.stalled |= !self.input_open;
                 None
             }
             Ok(Event::Pong(payload)) => {
@@ -272,14 +272,14 @@ where
             Ok(Event::Close(close)) => {
                 (self.closed, self.close_code) = (true, close.reply());
                 Some(match close.is_normal() {
-                    true => Ending::Finished,
-                    false => Ending::Broken(Broken::Closed(close)),
+                    true => BridgeEnd::Finished,
+                    false => BridgeEnd::Broken(BridgeError::Closed(close)),
                 })
             }
-            Err(ReadError::Io(error)) => Some(Ending::Broken(Broken::Lost(error))),
+            Err(ReadError::Io(error)) => Some(BridgeEnd::Broken(BridgeError::Lost(error))),
             Err(ReadError::Violation(violation)) => {
                 (self.closed, self.close_code) = (true, Some(PROTOCOL_ERROR));
-                Some(Ending::Broken(Broken::Violation { relay: self.host.clone(), violation }))
+                Some(BridgeEnd::Broken(BridgeError::Violation { relay: self.host.clone(), violation }))
             }
         }
     }
@@ -302,7 +302,7 @@ where
 
     /// Input to relay, up to a turn's worth of messages, then one flush. Ready when nothing is left to do for now.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        for _ in 0..TURN {
+        for _ in 0..MESSAGES_PER_POLL {
             if !self.input_open || self.relay.is_unwritable() {
                 return self.relay.poll_flush(cx).map(Ok);
             }
@@ -320,11 +320,11 @@ where
     fn end_input(&mut self) {
         debug!("ssh closed its side");
         self.input_open = false;
-        self.held_up = true;
+        self.stalled = true;
     }
 
     /// What ssh wrote before it went, a Close frame, and what is still on its way out. The peer is not waited for.
-    async fn farewell(&mut self) {
+    async fn close(&mut self) {
         // A relay that has closed waits for the Close frame: one turn shows whether ssh has closed its side too.
         let closed = self.closed;
         poll_fn(|cx| match self.poll_upstream(cx) {

@@ -21,15 +21,15 @@ struct Bridged {
     ssh_writes: DuplexStream,
     ssh_reads: DuplexStream,
     relay: WebSocketStream<DuplexStream>,
-    bridge: JoinHandle<Ending>,
+    bridge: JoinHandle<BridgeEnd>,
 }
 
-async fn bridged(pipe_size: usize, stop: impl Future<Output = Ending> + Send + 'static) -> Bridged {
+async fn bridged(pipe_size: usize, stop: impl Future<Output = BridgeEnd> + Send + 'static) -> Bridged {
     let (ssh_writes, input) = duplex(pipe_size);
     let (ssh_reads, output) = duplex(pipe_size);
     let (near, far) = duplex(pipe_size);
     let bridge = tokio::spawn(run(
-        Upgraded { relay: RELAY.into(), stream: near, beyond: Vec::new() },
+        Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() },
         input,
         output,
         stop,
@@ -122,12 +122,12 @@ async fn output_sent_after_ssh_closes_its_input_still_arrives() {
     b.ssh_writes.shutdown().await.unwrap();
     assert_eq!(b.next().await, binary(b"last words"));
     for chunk in [b"slow ", b"answ", b"er"] as [&[u8]; 3] {
-        tokio::time::advance(DRAIN_SILENCE - Duration::from_millis(100)).await;
+        tokio::time::advance(DRAIN_TIMEOUT - Duration::from_millis(100)).await;
         b.relay.send(binary(chunk)).await.unwrap();
         assert_eq!(b.ssh_reads(chunk.len()).await, chunk);
     }
     b.close_with(1000).await;
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,8 +137,8 @@ async fn a_relay_that_stays_silent_after_the_input_has_ended_is_left() {
     b.ssh_writes.shutdown().await.unwrap();
     let Message::Close(Some(frame)) = b.next().await else { panic!("no Close frame") };
     assert_eq!(frame.code, CloseCode::Normal);
-    assert_eq!(start.elapsed(), DRAIN_SILENCE);
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert_eq!(start.elapsed(), DRAIN_TIMEOUT);
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +170,7 @@ async fn everything_before_a_close_frame_is_delivered_and_the_peer_is_not_waited
     let (_, read) = tokio::join!(far_side, b.ssh_reads.read_to_end(&mut received));
     assert_eq!(read.unwrap(), all.len());
     // The relay's side still stands: the bridge ended without it.
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +178,7 @@ async fn a_close_code_other_than_normal_is_a_break_that_keeps_its_reason() {
     for code in [1001, 1008, 1011, 4000] {
         let mut b = unstopped().await;
         b.close_with(code).await;
-        let Ending::Broken(broken) = b.bridge.await.unwrap() else { panic!("{code} is a break") };
+        let BridgeEnd::Broken(broken) = b.bridge.await.unwrap() else { panic!("{code} is a break") };
         assert_eq!(
             broken.to_string(),
             format!("the relay closed the connection with code {code} \"a reason\"")
@@ -191,13 +191,13 @@ async fn a_break_after_ssh_has_closed_its_input_is_none() {
     let mut b = unstopped().await;
     b.close_with(1001).await;
     b.ssh_writes.shutdown().await.unwrap();
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 
     let mut b = unstopped().await;
     b.ssh_writes.shutdown().await.unwrap();
     tokio::time::advance(Duration::from_secs(1)).await;
     drop(b.relay);
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,7 +205,7 @@ async fn a_connection_that_ends_without_a_close_frame_is_lost() {
     let b = unstopped().await;
     drop(b.relay);
     let ending = b.bridge.await.unwrap();
-    assert!(matches!(ending, Ending::Broken(Broken::Lost(_))), "{ending:?}");
+    assert!(matches!(ending, BridgeEnd::Broken(BridgeError::Lost(_))), "{ending:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,13 +221,13 @@ async fn a_close_frame_is_the_reason_even_where_writing_has_failed_before_it_is_
     let (mut ssh_writes, input) = duplex(64);
     ssh_writes.write_all(b"sending this fails").await.unwrap();
     let ending = run(
-        Upgraded { relay: RELAY.into(), stream, beyond: Vec::new() },
+        Upgraded { relay: RELAY.into(), stream, read_ahead: Vec::new() },
         input,
         tokio::io::sink(),
         std::future::pending(),
     )
     .await;
-    let Ending::Broken(Broken::Closed(close)) = ending else { panic!("{ending:?}") };
+    let BridgeEnd::Broken(BridgeError::Closed(close)) = ending else { panic!("{ending:?}") };
     assert_eq!(close.to_string(), "with code 1011 \"fault\"");
 }
 
@@ -286,7 +286,7 @@ async fn an_output_that_nobody_reads_ends_the_bridge() {
     let mut b = unstopped().await;
     drop(b.ssh_reads);
     b.relay.send(binary(b"for nobody")).await.unwrap();
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,27 +294,27 @@ async fn a_signal_lets_input_already_written_and_a_close_frame_through() {
     let (ask, asked) = tokio::sync::oneshot::channel::<()>();
     let stop = async {
         let _ = asked.await;
-        Ending::Signal(15)
+        BridgeEnd::Signal(15)
     };
     let mut b = bridged(1 << 20, stop).await;
     b.ssh_writes.write_all(b"goodbye").await.unwrap();
     ask.send(()).unwrap();
     assert_eq!(b.next().await, binary(b"goodbye"));
     assert!(matches!(b.next().await, Message::Close(Some(_))));
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Signal(15)));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Signal(15)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_takes_nothing_cannot_hold_up_the_end() {
     let b = bridged(16, async {
         sleep(Duration::from_secs(3)).await;
-        Ending::Signal(1)
+        BridgeEnd::Signal(1)
     });
     let mut b = b.await;
     let start = Instant::now();
     b.ssh_writes.write_all(b"more than fits").await.unwrap();
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Signal(1)));
-    assert!(start.elapsed() <= Duration::from_secs(3) + FAREWELL);
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Signal(1)));
+    assert!(start.elapsed() <= Duration::from_secs(3) + CLOSE_TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,12 +328,12 @@ async fn a_reader_may_pause_for_long_after_the_input_has_ended() {
         sink.send(Message::Binary(sent.into())).await.unwrap();
         sink.send(Message::Close(None)).await.unwrap();
     });
-    sleep(DRAIN_SILENCE * 20).await;
+    sleep(DRAIN_TIMEOUT * 20).await;
     let mut received = Vec::new();
     b.ssh_reads.read_to_end(&mut received).await.unwrap();
     assert_eq!(received.len(), all.len());
     send.await.unwrap();
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +344,7 @@ async fn a_break_in_the_middle_of_an_answer_is_one_also_after_the_input_has_ende
     b.relay.send(binary(b"the first half")).await.unwrap();
     assert_eq!(b.ssh_reads(14).await, b"the first half");
     drop(b.relay);
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Broken(Broken::Lost(_))));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::Lost(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -352,10 +352,10 @@ async fn an_output_that_fails_is_told() {
     let (near, far) = duplex(1 << 20);
     let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
     relay.send(binary(b"for a full disk")).await.unwrap();
-    let upgraded = Upgraded { relay: RELAY.into(), stream: near, beyond: Vec::new() };
+    let upgraded = Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() };
     let (_ssh_writes, input) = duplex(64);
     let ending = run(upgraded, input, Full, std::future::pending()).await;
-    assert!(matches!(ending, Ending::Broken(Broken::Output(_))), "{ending:?}");
+    assert!(matches!(ending, BridgeEnd::Broken(BridgeError::Output(_))), "{ending:?}");
 }
 
 /// An output on a full disk.
@@ -442,12 +442,12 @@ async fn a_failed_write_ends_the_session_in_bounded_time_though_the_relay_sends_
                 ssh_writes.shutdown().await.unwrap();
             }
             let stream = DeadEnd { error, takes: 0 };
-            let upgraded = Upgraded { relay: RELAY.into(), stream, beyond: Vec::new() };
+            let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: Vec::new() };
             let start = Instant::now();
             let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
-            let Ending::Broken(Broken::Unwritable(told)) = ending else { panic!("{ending:?}") };
+            let BridgeEnd::Broken(BridgeError::Unwritable(told)) = ending else { panic!("{ending:?}") };
             assert_eq!(told.kind(), error);
-            assert!(start.elapsed() <= LAST_WORDS + FAREWELL, "{:?}", start.elapsed());
+            assert!(start.elapsed() <= LAST_WORDS + CLOSE_TIMEOUT, "{:?}", start.elapsed());
         }
     }
 }
@@ -458,21 +458,21 @@ async fn a_failed_write_of_our_own_words_is_no_failure_after_all_input_was_sent(
     ssh_writes.write_all(b"sent").await.unwrap();
     ssh_writes.shutdown().await.unwrap();
     let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, takes: 1 };
-    let upgraded = Upgraded { relay: RELAY.into(), stream, beyond: vec![0x89, 0] };
+    let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: vec![0x89, 0] };
     let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
-    assert!(matches!(ending, Ending::Finished), "{ending:?}");
+    assert!(matches!(ending, BridgeEnd::Finished), "{ending:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn input_is_not_read_after_a_failed_write() {
     let (mut ssh_writes, input) = duplex(MAX_PAYLOAD);
     let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, takes: 1 };
-    let upgraded = Upgraded { relay: RELAY.into(), stream, beyond: Vec::new() };
+    let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: Vec::new() };
     let bridge = tokio::spawn(run(upgraded, input, tokio::io::sink(), std::future::pending()));
     let block = vec![0; 10 * MAX_PAYLOAD];
     let taken = timeout(LAST_WORDS / 2, ssh_writes.write_all(&block)).await;
     assert!(taken.is_err(), "input went nowhere");
-    assert!(matches!(bridge.await.unwrap(), Ending::Broken(Broken::Unwritable(_))));
+    assert!(matches!(bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::Unwritable(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -483,7 +483,7 @@ async fn a_relay_that_has_answered_a_ping_and_answers_no_more_ends_the_session()
     assert_eq!(b.next().await, ping(2));
     let start = Instant::now();
     let ending = b.bridge.await.unwrap();
-    assert!(matches!(ending, Ending::Broken(Broken::Silent)), "{ending:?}");
+    assert!(matches!(ending, BridgeEnd::Broken(BridgeError::Silent)), "{ending:?}");
     assert!(start.elapsed() <= PING_PERIOD * 3, "{:?}", start.elapsed());
 }
 
@@ -498,7 +498,7 @@ async fn typing_into_a_dead_connection_does_not_keep_it() {
             sleep(Duration::from_secs(2)).await;
         }
     });
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Broken(Broken::Silent)));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::Silent)));
     typing.await.unwrap();
 }
 
@@ -537,7 +537,7 @@ async fn a_process_that_was_stopped_for_long_does_not_end_a_healthy_session() {
     }
     assert!(!b.bridge.is_finished());
     drop(b.ssh_writes);
-    assert!(matches!(b.bridge.await.unwrap(), Ending::Finished));
+    assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
     relay.await.unwrap();
 }
 
@@ -558,12 +558,12 @@ async fn a_reader_may_pause_for_long_though_the_relay_answers_pings() {
 }
 
 /// The bridge's answer to these bytes of the relay: how it ends, what ssh got, and the code of its Close frame.
-async fn answer_to(bytes: &[u8]) -> (Ending, Vec<u8>, Option<u16>) {
+async fn answer_to(bytes: &[u8]) -> (BridgeEnd, Vec<u8>, Option<u16>) {
     let (mut relay, near) = duplex(1 << 20);
     let (mut ssh_reads, output) = duplex(1 << 20);
     let (_ssh_writes, input) = duplex(64);
     relay.write_all(bytes).await.unwrap();
-    let upgraded = Upgraded { relay: RELAY.into(), stream: near, beyond: Vec::new() };
+    let upgraded = Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() };
     let ending = run(upgraded, input, output, std::future::pending()).await;
     let mut received = Vec::new();
     ssh_reads.read_to_end(&mut received).await.unwrap();
@@ -593,8 +593,10 @@ async fn a_close_frame_is_reported_as_it_came_and_answered_by_its_code() {
         let (ending, received, answer) = answer_to(&bytes).await;
         assert_eq!((received.as_slice(), answer), (&b"exact"[..], code), "{close:02x?}");
         match (ending, text) {
-            (Ending::Finished, None) => {}
-            (Ending::Broken(Broken::Closed(close)), Some(text)) => assert_eq!(close.to_string(), text),
+            (BridgeEnd::Finished, None) => {}
+            (BridgeEnd::Broken(BridgeError::Closed(close)), Some(text)) => {
+                assert_eq!(close.to_string(), text)
+            }
             (ending, _) => panic!("{close:02x?}: {ending:?}"),
         }
     }
@@ -606,7 +608,7 @@ async fn a_breach_of_the_protocol_is_named_and_answered_with_1002_after_the_byte
         let bytes = [&[0x82, 5][..], b"exact", breach, &[0; 200]].concat();
         let (ending, received, answer) = answer_to(&bytes).await;
         assert!(
-            matches!(ending, Ending::Broken(Broken::Violation { ref relay, .. }) if relay == RELAY),
+            matches!(ending, BridgeEnd::Broken(BridgeError::Violation { ref relay, .. }) if relay == RELAY),
             "{breach:02x?}: {ending:?}"
         );
         assert_eq!((received.as_slice(), answer), (&b"exact"[..], Some(1002)), "{breach:02x?}");
@@ -636,9 +638,9 @@ impl AsyncRead for Failing {
 async fn an_input_that_fails_is_reported_and_what_was_read_before_is_sent() {
     let (near, far) = duplex(1 << 20);
     let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
-    let upgraded = Upgraded { relay: RELAY.into(), stream: near, beyond: Vec::new() };
+    let upgraded = Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() };
     let ending = run(upgraded, Failing(b"before"), tokio::io::sink(), std::future::pending()).await;
-    assert!(matches!(ending, Ending::Broken(Broken::Input(_))), "{ending:?}");
+    assert!(matches!(ending, BridgeEnd::Broken(BridgeError::Input(_))), "{ending:?}");
     assert_eq!(relay.next().await.unwrap().unwrap(), binary(b"before"));
     assert!(matches!(relay.next().await.unwrap().unwrap(), Message::Close(Some(_))));
 }
@@ -649,7 +651,7 @@ async fn a_frame_without_end_passes_through() {
     let (mut ssh_reads, output) = duplex(64 * 1024);
     let (_ssh_writes, input) = duplex(64);
     let bridge = tokio::spawn(run(
-        Upgraded { relay: RELAY.into(), stream: near, beyond: Vec::new() },
+        Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() },
         input,
         output,
         std::future::pending(),
@@ -663,14 +665,14 @@ async fn a_frame_without_end_passes_through() {
         read.unwrap();
     }
     drop(relay);
-    assert!(matches!(bridge.await.unwrap(), Ending::Broken(Broken::Lost(_))));
+    assert!(matches!(bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::Lost(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_empty_fragments_does_not_hold_up_input() {
     let (mut ssh_writes, input) = duplex(1 << 20);
     let (mut relay, near) = duplex(1 << 20);
-    let upgraded = Upgraded { relay: RELAY.into(), stream: near, beyond: Vec::new() };
+    let upgraded = Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() };
     let bridge = tokio::spawn(run(upgraded, input, tokio::io::sink(), std::future::pending()));
     relay.write_all(&[0x02, 0]).await.unwrap();
     ssh_writes.write_all(b"still moving").await.unwrap();

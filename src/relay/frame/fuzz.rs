@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fuzz::{each_input, is_plain};
-use crate::terminal::output::one_line;
+use crate::terminal::output::sanitize;
 
 /// Payload, control frames, and the violation that ended it.
 type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
@@ -39,7 +39,7 @@ fn frames_are_the_same_however_their_bytes_arrive_and_a_close_frame_can_be_shown
             assert!(payload.len() <= MAX_CONTROL);
             if *opcode == Opcode::Close {
                 let close = PeerClose::parse(payload);
-                assert!(is_plain(&one_line(&close.to_string())));
+                assert!(is_plain(&sanitize(&close.to_string())));
                 assert!(close.reply().is_none_or(may_be_sent));
             }
         }

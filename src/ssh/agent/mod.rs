@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use crate::ssh::agent::protocol::{Identity, Session};
-use crate::ssh::agent::socket::Place;
+use crate::ssh::agent::socket::SharedSocket;
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::KeyPair;
 
@@ -62,7 +62,7 @@ pub(crate) enum NotServed {
 
 /// An agent that can be reached. Dropping it hands its path over to another process, or takes it away.
 pub(crate) struct Agent {
-    place: Place, // before the socket: nobody is to find it closed
+    place: SharedSocket, // before the socket: nobody is to find it closed
     listener: UnixListener,
     identity: Identity,
     /// Somebody came and went without a word: the path may lead elsewhere now.
@@ -79,7 +79,7 @@ impl Agent {
     pub(crate) fn open(path: &Path, key: KeyPair, certificate: Certificate) -> Result<Self> {
         let what = || format!("cannot serve {}", path.display());
         let path = &std::path::absolute(path).with_context(what)?;
-        let (place, listener) = Place::take(path).with_context(what)?;
+        let (place, listener) = SharedSocket::take(path).with_context(what)?;
         listener.set_nonblocking(true).with_context(what)?;
         Ok(Self {
             place,
@@ -149,14 +149,14 @@ impl Agent {
     /// looked, by a connection that ends when that process does.
     async fn watch(&self) -> Infallible {
         loop {
-            if self.place.leads_here() {
+            if self.place.is_current() {
                 self.looked.notified().await;
                 continue;
             }
             if let Ok(mut other) = UnixStream::connect(self.place.path()).await {
                 let _ = other.read(&mut [0]).await;
             }
-            self.place.settle();
+            self.place.repair();
             sleep(WATCH_PAUSE).await;
         }
     }

@@ -37,19 +37,19 @@ const MAX_NUMBER: u64 = 1_000_000_000;
 
 /// Modes of sockets. That of a process that is about to end says so; to connect takes the right to write alone.
 const STAYING: u32 = 0o600;
-const LEAVING: u32 = 0o200;
+const RETIRING: u32 = 0o200;
 
 /// What stands between a path and the random letters of a link that is about to take its place, and their number.
 const NEW: &str = ".new-";
 const RANDOM: usize = 6;
 
 /// A process' part in a path. Dropping it takes its socket away.
-pub(super) struct Place {
+pub(super) struct SharedSocket {
     path: PathBuf,
     number: u64,
 }
 
-impl Place {
+impl SharedSocket {
     /// Makes the path lead to a new socket.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Place {
         let place = Self { path: path.to_owned(), number };
         fs::set_permissions(place.own(), Permissions::from_mode(STAYING))?;
         let before = fs::read_link(path);
-        place.lead_to(number)?;
+        place.point_to(number)?;
         if let Ok(before) = before {
             is_live(&folder.join(before)); // so that it hears of us
         }
@@ -79,14 +79,14 @@ impl Place {
     }
 
     /// Whether the path leads to our socket.
-    pub(super) fn leads_here(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         self.target() == Some(self.number)
     }
 
     /// Makes the path lead to the newest process that stays.
-    pub(super) fn settle(&self) {
+    pub(super) fn repair(&self) {
         let _lock = lock(self.folder());
-        self.elect(self.newest());
+        self.promote(self.newest());
     }
 
     /// Hands the path over; whether anyone is there to take it. Our socket stays for those who are on their way to it.
@@ -96,10 +96,10 @@ impl Place {
     }
 
     fn hand_over(&self) -> bool {
-        let _ = fs::set_permissions(self.own(), Permissions::from_mode(LEAVING));
-        let heir = self.newest();
-        self.elect(heir);
-        heir.is_some()
+        let _ = fs::set_permissions(self.own(), Permissions::from_mode(RETIRING));
+        let successor = self.newest();
+        self.promote(successor);
+        successor.is_some()
     }
 
     /// The newest that stays; those found dead are cleared away.
@@ -116,10 +116,10 @@ impl Place {
         None
     }
 
-    fn elect(&self, newest: Option<u64>) {
+    fn promote(&self, newest: Option<u64>) {
         let done = match newest {
             Some(number) if self.target() == Some(number) => Ok(()),
-            Some(number) => self.lead_to(number),
+            Some(number) => self.point_to(number),
             None => self.remove_link(),
         };
         if let Err(error) = done {
@@ -127,7 +127,7 @@ impl Place {
         }
     }
 
-    fn lead_to(&self, number: u64) -> Result<()> {
+    fn point_to(&self, number: u64) -> Result<()> {
         ensure_replaceable(&self.path)?;
         let socket = socket(&self.path, number);
         let target = socket.file_name().unwrap_or_default();
@@ -158,7 +158,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SharedSocket {
     fn drop(&mut self) {
         let _lock = lock(self.folder());
         self.hand_over();
@@ -196,7 +196,8 @@ fn remove_new_links(path: &Path) {
 
 /// Deletes a socket that arcssh made: its mode says so.
 fn remove_socket(path: &Path) {
-    let is_ours = |found: &Metadata| is_socket(found) && [STAYING, LEAVING].contains(&(found.mode() & 0o777));
+    let is_ours =
+        |found: &Metadata| is_socket(found) && [STAYING, RETIRING].contains(&(found.mode() & 0o777));
     if fs::symlink_metadata(path).is_ok_and(|found| is_ours(&found)) {
         let _ = fs::remove_file(path);
     }

@@ -12,7 +12,7 @@ use ring::signature::{
 
 use crate::ssh::rsa_key::{PublicKey, SSH_RSA, fingerprint};
 use crate::ssh::wire::{Malformed, Reader};
-use crate::terminal::output::{moment, one_line};
+use crate::terminal::output::{format_time, sanitize};
 
 /// The name of these certificates.
 pub(crate) const ALGORITHM: &str = "ssh-rsa-cert-v01@openssh.com";
@@ -53,10 +53,10 @@ pub(crate) enum CertificateError {
     #[error("the certificate is for a host, not for a user")]
     ForHost,
     /// It was valid until a time, in seconds of Unix time.
-    #[error("the certificate expired at {}", moment(*.0))]
+    #[error("the certificate expired at {}", format_time(*.0))]
     Expired(u64),
     /// It will be valid from a time on, in seconds of Unix time.
-    #[error("the certificate is not valid before {}, by this machine's clock", moment(*.0))]
+    #[error("the certificate is not valid before {}, by this machine's clock", format_time(*.0))]
     NotYetValid(u64),
     /// It lets nobody in.
     #[error("the certificate has no principals, so that no login name goes with it")]
@@ -205,7 +205,7 @@ impl Certificate {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |label: &str, value: &str| writeln!(f, "{label:<17} {}", one_line(value));
+        let mut row = |label: &str, value: &str| writeln!(f, "{label:<17} {}", sanitize(value));
         row("login name", &self.login_name().unwrap_or("none".into()))?;
         row("principals", &list(self.principals.iter().cloned()))?;
         row("valid", &validity(self.valid_after, self.valid_before))?;
@@ -275,8 +275,8 @@ fn list(items: impl Iterator<Item = String>) -> String {
 fn validity(after: u64, before: u64) -> String {
     match (after, before) {
         (0, u64::MAX) => "forever".into(),
-        (after, u64::MAX) => format!("from {}", moment(after)),
-        (after, before) => format!("from {} to {}", moment(after), moment(before)),
+        (after, u64::MAX) => format!("from {}", format_time(after)),
+        (after, before) => format!("from {} to {}", format_time(after), format_time(before)),
     }
 }
 

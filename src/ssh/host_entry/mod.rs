@@ -24,7 +24,7 @@ const PLACEHOLDERS: [&str; 18] = [
     "identities_only",
     "forward_agent",
     "match_patterns",
-    "keep_fresh",
+    "renew_command",
     "control_master",
     "control_path",
     "control_persist",
@@ -56,7 +56,7 @@ impl Platform {
 /// How a certificate gets to ssh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Delivery {
+pub(crate) enum CertificateMode {
     /// By an agent that is there while a connection lasts; no file of the user's is touched.
     #[value(help = "by an agent of its own, for the time of a connection")]
     Agent,
@@ -65,7 +65,7 @@ pub(crate) enum Delivery {
     Files,
 }
 
-impl Delivery {
+impl CertificateMode {
     /// That of a system. OpenSSH for Windows has no sockets for an agent of ours.
     pub(crate) fn on(platform: Platform) -> Self {
         match platform {
@@ -78,7 +78,7 @@ impl Delivery {
     pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Self::Agent => "{identity_agent}",
-            Self::Files => "{keep_fresh}",
+            Self::Files => "{renew_command}",
         }
     }
 }
@@ -101,12 +101,12 @@ pub(crate) struct Host {
     /// `CertificateFile`, the certificate of the key in `identity_file`, which are used alone.
     pub(crate) certificate_file: Option<String>,
     /// The command that renews them, word by word as in `proxy_command`.
-    pub(crate) keep_fresh: Option<Vec<String>>,
+    pub(crate) renew_command: Option<Vec<String>>,
     /// `IdentityAgent`: what it holds is used beside the user's own keys, and never forwarded.
     pub(crate) identity_agent: Option<String>,
     /// Whether sessions share one connection (`ControlMaster auto`); not on Windows, which has no such sockets.
     pub(crate) shared: bool,
-    /// `ProxyCommand`, word by word. ssh's tokens stand in it as they are; see [`literal`].
+    /// `ProxyCommand`, word by word. ssh's tokens stand in it as they are; see [`escape_percent`].
     pub(crate) proxy_command: Vec<String>,
     /// The Azure resource that it reaches, for whoever reads the file.
     pub(crate) resource_id: Option<String>,
@@ -160,7 +160,9 @@ impl Host {
             "identities_only" => self.identities_only().map(Into::into),
             "forward_agent" => self.identity_agent.is_some().then(|| "no".into()),
             "match_patterns" => Some(self.patterns.join(",")),
-            "keep_fresh" => self.keep_fresh.as_deref().map(|words| exec(words, platform)).transpose()?,
+            "keep_fresh" => {
+                self.renew_command.as_deref().map(|words| match_exec(words, platform)).transpose()?
+            }
             "control_master" => if_shared("auto"),
             "control_path" => if_shared(CONTROL_PATH),
             "control_persist" => if_shared(CONTROL_PERSIST),
@@ -225,7 +227,7 @@ pub(crate) fn is_word(text: &str) -> bool {
 }
 
 /// A text that is to reach a program through a ProxyCommand as it is, ssh's tokens doubled away.
-pub(crate) fn literal(text: &str) -> String {
+pub(crate) fn escape_percent(text: &str) -> String {
     text.replace('%', "%%")
 }
 
@@ -250,7 +252,7 @@ fn argument(keyword: &str, value: &str) -> Result<String> {
 fn file_name(keyword: &str, value: &str, platform: Platform) -> Result<String> {
     let value = for_platform(value, platform);
     argument(keyword, &value.replace('%', "_"))?;
-    Ok(in_quotes_if_needed(&literal(&value)))
+    Ok(in_quotes_if_needed(&escape_percent(&value)))
 }
 
 fn in_quotes_if_needed(value: &str) -> String {
@@ -271,9 +273,9 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
     Ok(if !word.is_empty() && word.chars().all(plain) { word } else { format!("\"{word}\"") })
 }
 
-/// The command of a `Match exec`, which stands in double quotes: those of the command's own would end them for every
+/// The command of a `Match match_exec`, which stands in double quotes: those of the command's own would end them for every
 /// version of ssh. A shell of the user's choosing reads it, on Windows cmd.exe, which knows no other quotes.
-fn exec(words: &[String], platform: Platform) -> Result<String> {
+fn match_exec(words: &[String], platform: Platform) -> Result<String> {
     let words = words.iter().map(|word| {
         let plain = |c: char| c.is_alphanumeric() || "/._-:,@+%~".contains(c);
         let known = |c: char| plain(c) || (platform == Platform::Windows && "\\#".contains(c));

@@ -145,7 +145,7 @@ impl Field {
             Self::HostKeyAlias => host.host_key_alias = Some(value.into()),
             Self::User => host.user = Some(value.into()),
             Self::IdentityFile => host.identity_file = Some(value.into()),
-            Self::Word => host.proxy_command.push(literal(value)),
+            Self::Word => host.proxy_command.push(escape_percent(value)),
         }
     }
 
@@ -192,7 +192,7 @@ fn means(host: &Host, text: &str) {
     assert_eq!(taken("hostkeyalias"), lower(&host.host_key_alias));
     assert_eq!(taken("user"), host.user);
     assert_eq!(taken("port"), Some("2222".into()));
-    assert_eq!(taken("identityfile"), host.identity_file.as_deref().map(literal));
+    assert_eq!(taken("identityfile"), host.identity_file.as_deref().map(escape_percent));
     assert_eq!(taken("proxycommand"), Some(host.proxy_command(Platform::Unix).unwrap()));
     let mut others = effective("");
     others.retain(|keyword, _| !["hostname", "user", "port", "identityfile"].contains(&keyword.as_str()));
@@ -312,7 +312,7 @@ fn words(folder: &Path, name: &str, argument: &str) -> (PathBuf, Vec<String>, Ve
     let program = folder.join(format!("bin {name}")).join("arcssh");
     let path = program.to_str().unwrap().to_owned();
     let meant = vec![path, "proxy".into(), argument.into(), "--port".into(), "2222".into()];
-    let mut written: Vec<String> = meant.iter().map(|word| literal(word)).collect();
+    let mut written: Vec<String> = meant.iter().map(|word| escape_percent(word)).collect();
     written[4] = "%p".into();
     (program, meant, written)
 }
@@ -359,7 +359,7 @@ proptest! {
 
     #[test]
     fn on_windows_a_program_is_given_what_is_meant(value in hostile()) {
-        let host = Host { proxy_command: vec![r"C:\Program Files\arcssh.exe".into(), literal(&value)], ..section() };
+        let host = Host { proxy_command: vec![r"C:\Program Files\arcssh.exe".into(), escape_percent(&value)], ..section() };
         if let Ok(line) = host.proxy_command(Platform::Windows) {
             prop_assert!(!line.contains(['\\', '\'', '\n', '$', '`']), "{line}");
             let given = split_by_quotes(&line.replace("%%", "%"));
@@ -391,7 +391,7 @@ proptest! {
 #[test]
 fn a_placeholder_that_is_not_known_is_refused_by_name_even_on_a_line_that_is_left_out() {
     let known = "known are patterns, host_name, host_key_alias, user, port, identity_file, certificate_file, \
-                 identity_agent, identities_only, forward_agent, match_patterns, keep_fresh, control_master, \
+                 identity_agent, identities_only, forward_agent, match_patterns, renew_command, control_master, \
                  control_path, control_persist, proxy_command, name, resource_id";
     for (template, name) in
         [("Host {patterns}\n{bogus}", "bogus"), ("User {User}", "User"), ("{user} {host-name}", "host-name")]

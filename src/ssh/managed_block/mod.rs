@@ -31,7 +31,7 @@ const END: &str = "# <<< arcssh <<<";
 /// How the line with the options begins.
 const OPTIONS: &str = "# options ";
 /// How long others that change the file by arcssh are waited for: the longest of them asks Azure meanwhile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often their lock is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The mark that some editors put before the first byte of UTF-8.
@@ -150,23 +150,23 @@ pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
 }
 
 /// A configuration file that is being changed, while nobody else changes it by arcssh.
-pub(crate) struct Edit {
+pub(crate) struct LockedConfig {
     path: PathBuf,
     text: String,
     _lock: File,
 }
 
-impl Edit {
+impl LockedConfig {
     /// Takes the lock and reads the file; one that is not there is empty. Links are followed to the file that will be
     /// written. A folder that is missing is made for its owner alone.
     ///
     /// # Errors
-    /// It cannot be read, or is no UTF-8; others change it for longer than [`PATIENCE`].
+    /// It cannot be read, or is no UTF-8; others change it for longer than [`LOCK_TIMEOUT`].
     pub(crate) async fn open(path: &Path) -> Result<Self> {
-        let path = followed(path);
+        let path = resolve_link(path);
         let folder = folder_of(&path);
-        create_private_folder(folder).with_context(|| NotChanged::new("create", folder))?;
-        let lock = lock(&path).await.with_context(|| NotChanged::new("lock", &path))?;
+        create_private_folder(folder).with_context(|| WriteError::new("create", folder))?;
+        let lock = lock(&path).await.with_context(|| WriteError::new("lock", &path))?;
         let text = read(&path)?;
         Ok(Self { path, text, _lock: lock })
     }
@@ -188,7 +188,7 @@ impl Edit {
     pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile> {
         let folder = folder_of(&self.path);
         let made = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder);
-        let mut file = made.with_context(|| NotChanged::new("write to", folder))?;
+        let mut file = made.with_context(|| WriteError::new("write to", folder))?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         if let Ok(old) = fs::metadata(&self.path) {
@@ -204,7 +204,7 @@ impl Edit {
     ///
     /// # Errors
     /// Either cannot be written, or somebody else has changed the file. It is then as it was.
-    pub(crate) fn replace_by(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>> {
+    pub(crate) fn commit(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>> {
         ensure!(
             read(&self.path)? == self.text,
             "{} was changed by another program meanwhile; run the command again",
@@ -263,12 +263,12 @@ fn backup_name(file: &Path, number: usize) -> PathBuf {
 /// What keeps a file from being changed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {}", path.display())]
-pub(crate) struct NotChanged {
+pub(crate) struct WriteError {
     what: &'static str,
     path: PathBuf,
 }
 
-impl NotChanged {
+impl WriteError {
     fn new(what: &'static str, path: &Path) -> Self {
         Self { what, path: path.to_owned() }
     }
@@ -278,7 +278,7 @@ impl NotChanged {
 ///
 /// # Errors
 /// The user has no home directory.
-pub(crate) fn of_this_user() -> Result<PathBuf> {
+pub(crate) fn default_path() -> Result<PathBuf> {
     Ok(std::env::home_dir().context("this user has no home directory")?.join(".ssh/config"))
 }
 
@@ -297,7 +297,7 @@ pub(crate) fn read(path: &Path) -> Result<String> {
 }
 
 /// Where a path leads, also through a link to a file that is not there yet.
-fn followed(path: &Path) -> PathBuf {
+fn resolve_link(path: &Path) -> PathBuf {
     if let Ok(path) = fs::canonicalize(path) {
         return path;
     }
@@ -345,13 +345,13 @@ async fn lock(path: &Path) -> Result<File> {
         &path.with_file_name(".arcssh-lock"),
         fs::OpenOptions::new().create(true).truncate(false).write(true),
     )?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOOK_AGAIN).await,
             Err(TryLockError::WouldBlock) => {
-                bail!("another arcssh has been changing it for {} s", PATIENCE.as_secs())
+                bail!("another arcssh has been changing it for {} s", LOCK_TIMEOUT.as_secs())
             }
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }

@@ -15,7 +15,7 @@ fn what_a_program_prints_is_a_token_or_an_error() {
         assert!(input.ends_with(printed.json()));
         let said = said(&output(b"", input));
         assert!(!said.is_empty() && said.trim() == said);
-        let given = serde_json::from_slice::<Given>(printed.json()).map(Given::token);
+        let given = serde_json::from_slice::<TokenResponse>(printed.json()).map(TokenResponse::token);
         let found = serde_json::from_slice::<PowerShellToken>(printed.json());
         let found = found.map(|found| OffsetDateTime::from_unix_timestamp(found.expires_on).is_ok());
         format!("{} {found:?}", given.is_ok())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use async_trait::async_trait;
-use azure_core::credentials::{AccessToken, TokenCredential};
+use azure_core::credentials::{AccessToken as SdkToken, TokenCredential};
 use azure_core::time::OffsetDateTime;
 use azure_identity::{AzureDeveloperCliCredential, AzureDeveloperCliCredentialOptions, Executor};
 use base64::Engine;
@@ -19,8 +19,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
-use crate::azure::credentials::{Absent, Answer, Without, resource};
-use crate::azure::entra::Given;
+use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
+use crate::azure::entra::TokenResponse;
 use crate::secret::Secret;
 
 /// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
@@ -35,27 +35,28 @@ const AZURE_DEVELOPER_CLI_SIGNED_OUT: &str = "not logged in, run `azd auth login
 const AZURE_POWERSHELL_SIGNED_OUT: &str = "Run Connect-AzAccount to login";
 
 /// A program that failed, in its own words.
-fn failed(words: String, signed_out: &str) -> Without {
+fn failed(words: String, signed_out: &str) -> SourceError {
     match words.contains(signed_out) {
-        true => Without::SignedOut(anyhow!(words)),
-        false => Without::Refused(anyhow!(words)),
+        true => SourceError::SignedOut(anyhow!(words)),
+        false => SourceError::Refused(anyhow!(words)),
     }
 }
 
 /// The token of whoever is signed in to Azure CLI.
-pub(crate) async fn azure_cli(scope: &str, tenant: Option<&str>) -> Answer {
+pub(crate) async fn azure_cli(scope: &str, tenant: Option<&str>) -> TokenResult {
     let program = azure_cli_program()?;
     let mut words = vec!["account", "get-access-token", "--output", "json", "--scope", scope];
     if let Some(tenant) = tenant {
         words.extend(["--tenant", tenant]);
     }
     let words: Vec<&OsStr> = words.into_iter().map(OsStr::new).collect();
-    let output = Printed(Apart.run(program.as_os_str(), &words).await.context("it cannot be run")?);
+    let output =
+        Printed(IsolatedExecutor.run(program.as_os_str(), &words).await.context("it cannot be run")?);
     if !output.0.status.success() {
         return Err(failed(said(&output.0), AZURE_CLI_SIGNED_OUT));
     }
     // Before 2.54 the end of a token was told only in local time, without its zone.
-    let given: Given = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
+    let given: TokenResponse = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
     Ok(given.token())
 }
 
@@ -85,15 +86,15 @@ fn said(output: &Output) -> String {
 }
 
 /// The token of whoever is signed in to Azure Developer CLI.
-pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> Answer {
+pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> TokenResult {
     on_path(&["azd"], "Azure Developer CLI")?;
     let options = AzureDeveloperCliCredentialOptions {
         tenant_id: tenant.map(Into::into),
-        executor: Some(Arc::new(Apart)),
+        executor: Some(Arc::new(IsolatedExecutor)),
     };
     let token = AzureDeveloperCliCredential::new(Some(options))?.get_token(&[scope], None).await;
     token.map_err(|error| match error.to_string().contains(AZURE_DEVELOPER_CLI_SIGNED_OUT) {
-        true => Without::SignedOut(error.into()),
+        true => SourceError::SignedOut(error.into()),
         false => error.into(),
     })
 }
@@ -106,10 +107,10 @@ const NO_EXTENSION: [&str; 2] =
 /// Azure CLI is there without its `ssh` extension.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Azure CLI has no ssh extension, and no other account is signed in")]
-pub(crate) struct NoExtension;
+pub(crate) struct MissingSshExtension;
 
 /// The program that is asked for certificates.
-pub(crate) fn azure_cli_program() -> Result<PathBuf, Absent> {
+pub(crate) fn azure_cli_program() -> Result<PathBuf, Unavailable> {
     on_path(&["az"], "Azure CLI")
 }
 
@@ -119,14 +120,17 @@ pub(crate) async fn azure_cli_certificate(
     program: &Path,
     public_key: &Path,
     certificate: &Path,
-) -> Result<(), Without> {
+) -> Result<(), SourceError> {
     let words = ["ssh", "cert", "--public-key-file"].map(OsStr::new);
     let words = [&words[..], &[public_key.as_os_str(), OsStr::new("--file"), certificate.as_os_str()]];
-    let output = Apart.run(program.as_os_str(), &words.concat()).await.context("it cannot be run")?;
+    let output =
+        IsolatedExecutor.run(program.as_os_str(), &words.concat()).await.context("it cannot be run")?;
     let said = said(&output);
     match output.status.success() {
         true => Ok(()),
-        false if NO_EXTENSION.iter().any(|text| said.contains(text)) => Err(anyhow!(NoExtension).into()),
+        false if NO_EXTENSION.iter().any(|text| said.contains(text)) => {
+            Err(anyhow!(MissingSshExtension).into())
+        }
         false => Err(anyhow!(said).into()),
     }
 }
@@ -163,7 +167,7 @@ struct PowerShellToken {
 }
 
 /// The token of whoever is signed in to Azure PowerShell.
-pub(crate) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Answer {
+pub(crate) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> TokenResult {
     let program = on_path(POWERSHELLS, "Azure PowerShell")?;
     let mut arguments = format!("-ResourceUrl {}", literal(resource(scope)));
     if let Some(tenant) = tenant {
@@ -173,16 +177,19 @@ pub(crate) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Answe
     let words =
         ["-NoLogo", "-NoProfile", "-NonInteractive", "-OutputFormat", "Text", "-EncodedCommand", &script];
     let words = words.map(OsStr::new);
-    let output = Printed(Apart.run(program.as_os_str(), &words).await.context("it cannot be run")?);
+    let output =
+        Printed(IsolatedExecutor.run(program.as_os_str(), &words).await.context("it cannot be run")?);
     if output.0.status.code() == Some(NO_MODULE) {
-        return Err(Absent::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into());
+        return Err(
+            Unavailable::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into()
+        );
     }
     if !output.0.status.success() {
         return Err(failed(said(&output.0), AZURE_POWERSHELL_SIGNED_OUT));
     }
     let found: PowerShellToken = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
     let expires_on = OffsetDateTime::from_unix_timestamp(found.expires_on).context("it gave no time")?;
-    Ok(AccessToken::new(found.token.secret().to_owned(), expires_on))
+    Ok(SdkToken::new(found.token.secret().to_owned(), expires_on))
 }
 
 /// Text as PowerShell takes it, whatever it holds.
@@ -196,12 +203,13 @@ fn encoded(script: &str) -> String {
 }
 
 /// The first of these programs that is on PATH.
-fn on_path(names: &[&str], product: &str) -> Result<PathBuf, Absent> {
+fn on_path(names: &[&str], product: &str) -> Result<PathBuf, Unavailable> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
     let files = names.iter().flat_map(|name| folders.iter().flat_map(|folder| candidates(folder, name)));
     let first = files.into_iter().find(|file| is_program(file));
-    first.ok_or_else(|| Absent::new(format!("{} is not on PATH", names[0]), format!("install {product}")))
+    first
+        .ok_or_else(|| Unavailable::new(format!("{} is not on PATH", names[0]), format!("install {product}")))
 }
 
 #[cfg(windows)]
@@ -228,10 +236,10 @@ fn is_program(file: &Path) -> bool {
 /// Runs a program apart from ssh's connection: standard input belongs to ssh, and what would read it would steal the
 /// first bytes. A program that nobody waits for any more is ended, with all that it has started.
 #[derive(Debug)]
-struct Apart;
+struct IsolatedExecutor;
 
 #[async_trait]
-impl Executor for Apart {
+impl Executor for IsolatedExecutor {
     async fn run(&self, program: &OsStr, args: &[&OsStr]) -> std::io::Result<Output> {
         let mut command = Command::new(program);
         command
@@ -243,11 +251,11 @@ impl Executor for Apart {
         #[cfg(unix)]
         command.process_group(0);
         let child = command.spawn()?;
-        let group = Group(child.id());
+        let group = ProcessGroup(child.id());
         let late =
             |_elapsed| std::io::Error::other(format!("no answer within {} s", PROGRAM_TIMEOUT.as_secs()));
         let output = timeout(PROGRAM_TIMEOUT, output(child)).await.map_err(late)??;
-        group.spare();
+        group.disarm();
         Ok(output)
     }
 }
@@ -271,16 +279,16 @@ async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<
 }
 
 /// The processes of a program; ended when dropped.
-struct Group(Option<u32>);
+struct ProcessGroup(Option<u32>);
 
-impl Group {
+impl ProcessGroup {
     /// Lets them be: the program has ended by itself.
-    fn spare(mut self) {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         #[cfg(unix)]
         if let Some(leader) = self.0.and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {

@@ -19,9 +19,9 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::azure::credentials::service_principal::variable;
-use crate::azure::credentials::{Absent, Answer, Without, resource};
-use crate::azure::entra::Given;
-use crate::net::http_head::parameter;
+use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
+use crate::azure::entra::TokenResponse;
+use crate::net::http_head::auth_param;
 use crate::net::loopback::{Loopback, TooLong};
 use crate::secret::Secret;
 
@@ -75,12 +75,12 @@ impl Agent {
     }
 
     /// Gets a token of the machine.
-    pub(super) async fn token(mut self, scope: &str) -> Answer {
+    pub(super) async fn token(mut self, scope: &str) -> TokenResult {
         let query = [("api-version", API_VERSION), ("resource", resource(scope))];
         self.url.query_pairs_mut().extend_pairs(query);
         let challenge = self.ask(None).await?;
         let mut lines = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
-        let realm = lines.find_map(|line| parameter(line.to_str().ok()?, "Basic", "realm"));
+        let realm = lines.find_map(|line| auth_param(line.to_str().ok()?, "Basic", "realm"));
         let file = realm.with_context(|| {
             format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
         })?;
@@ -89,13 +89,13 @@ impl Agent {
         if !status.is_success() {
             return Err(anyhow!("the Arc agent answered {}: {}", status.as_u16(), told(&body)).into());
         }
-        let given: Given = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
+        let given: TokenResponse = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
         Ok(given.token())
     }
 
     /// Sends one request over a connection of its own, after the check that the agent accepted this connection.
     async fn ask(&self, key: Option<&Secret>) -> Result<Response<Bytes>> {
-        let connection = Loopback::connect(self.address).await.context(NoAgent)?;
+        let connection = Loopback::connect(self.address).await.context(AgentNotRunning)?;
         self.check(connection.owner().await?)?;
         let target = format!("{}?{}", self.url.path(), self.url.query().unwrap_or_default());
         let mut request = Request::get(target).header(HOST, self.url.authority()).header("Metadata", "true");
@@ -107,7 +107,7 @@ impl Agent {
         }
         connection.exchange(request.body(Empty::new())?).await.map_err(|error| match error.is::<TooLong>() {
             true => error.context("the Arc agent gave no token"),
-            false => error.context(NoAgent),
+            false => error.context(AgentNotRunning),
         })
     }
 
@@ -123,7 +123,7 @@ impl Agent {
 /// The Arc agent of this machine cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("the Arc agent of this machine does not answer")]
-pub(crate) struct NoAgent;
+pub(crate) struct AgentNotRunning;
 
 /// Another user's process listens on the agent's port.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +147,7 @@ fn told(body: &[u8]) -> String {
 
 /// Reads the key from the file that the agent names. Only the name of that file counts: it must be in the agent's own
 /// folder.
-fn key(named: &str) -> Result<Secret, Without> {
+fn key(named: &str) -> Result<Secret, SourceError> {
     let name = named.rsplit(['/', '\\']).next().unwrap_or_default();
     let path = key_folder().join(name);
     if path != Path::new(named) || !is_key_name(name) {
@@ -155,7 +155,7 @@ fn key(named: &str) -> Result<Secret, Without> {
     }
     match read_key(&path) {
         Ok(key) => Ok(key),
-        Err(error) if is_denied(&error) => Err(Absent::for_others(
+        Err(error) if is_denied(&error) => Err(Unavailable::for_others(
             format!("only the agent's own group may read {}", path.display()),
             IN_GROUP,
         )

@@ -17,8 +17,8 @@ use tracing::debug;
 
 use crate::azure::credentials::managed_identity::arc::Agent;
 use crate::azure::credentials::service_principal::variable;
-use crate::azure::credentials::{Absent, Answer, Source};
-use crate::azure::entra::InOneForm;
+use crate::azure::credentials::{CredentialSource, TokenResult, Unavailable};
+use crate::azure::entra::NormalizeTokenResponse;
 use crate::azure::http::{Bounded, TooLong, causes};
 use crate::net::Net;
 
@@ -38,7 +38,7 @@ const AZURE_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
 const CHASSIS_TAG: &str = "/sys/class/dmi/id/chassis_asset_tag";
 
 /// Gets a token of this machine. `wanted` is the source that the user named.
-pub(super) async fn managed_identity(net: &Net, scope: &str, wanted: Source) -> Answer {
+pub(super) async fn managed_identity(net: &Net, scope: &str, wanted: CredentialSource) -> TokenResult {
     if let Some(agent) = Agent::find()? {
         return agent.token(scope).await;
     }
@@ -61,13 +61,13 @@ fn is_elsewhere() -> bool {
 }
 
 /// App Service and Azure VMs.
-async fn of_azure(http: Client, scope: &str) -> Answer {
+async fn of_azure(http: Client, scope: &str) -> TokenResult {
     let transport = Some(Transport::new(Arc::new(Bounded(http))));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
         client_options: ClientOptions {
             transport,
-            per_call_policies: vec![Arc::new(InOneForm)],
+            per_call_policies: vec![Arc::new(NormalizeTokenResponse)],
             ..Default::default()
         },
     };
@@ -89,11 +89,11 @@ fn none_assigned(error: &azure_core::Error) -> bool {
         .any(|cause| matches!(cause.kind(), ErrorKind::HttpResponse { status: StatusCode::BadRequest, .. }))
 }
 
-fn absent(why: &dyn std::fmt::Display) -> Absent {
-    Absent::new(why.to_string(), "assign a managed identity to this machine")
+fn absent(why: &dyn std::fmt::Display) -> Unavailable {
+    Unavailable::new(why.to_string(), "assign a managed identity to this machine")
 }
 
-async fn probe(http: &Client) -> Result<(), Absent> {
+async fn probe(http: &Client) -> Result<(), Unavailable> {
     match http.get(IMDS).timeout(PROBE_TIMEOUT).send().await {
         Ok(answer) if answer.status() == 400 => Ok(()),
         Ok(answer) => {
@@ -104,6 +104,6 @@ async fn probe(http: &Client) -> Result<(), Absent> {
     }
 }
 
-fn no_azure_machine() -> Absent {
+fn no_azure_machine() -> Unavailable {
     absent(&"this is no machine in Azure")
 }

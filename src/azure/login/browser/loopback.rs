@@ -91,7 +91,7 @@ pub(super) enum Peer {
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "other systems show no owner"))]
     Trusted,
     /// Another user, or a connection that is closing: the system no longer shows its user.
-    Foreign,
+    ForeignEntry,
     /// The platform does not show it.
     Unknown,
 }
@@ -101,7 +101,7 @@ impl Peer {
     pub(super) fn of(stream: &TcpStream) -> Self {
         match (stream.local_addr(), stream.peer_addr()) {
             (Ok(here), Ok(there)) => owner(there, here),
-            _ => Self::Foreign,
+            _ => Self::ForeignEntry,
         }
     }
 }
@@ -144,7 +144,7 @@ mod linux {
             Some((state, user)) if state == ESTABLISHED && (user == 0 || user == geteuid().as_raw()) => {
                 Peer::Trusted
             }
-            Some(_) => Peer::Foreign,
+            Some(_) => Peer::ForeignEntry,
             None => Peer::Unknown,
         }
     }

@@ -38,9 +38,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
-use crate::azure::entra::{EntraRefusal, address};
+use crate::azure::entra::{EntraError, address};
 use crate::azure::login::browser::loopback::{Loopback, Peer};
-use crate::azure::login::{PATIENCE, SignIn, SignedIn};
+use crate::azure::login::{SIGN_IN_TIMEOUT, SignIn, SignedIn};
 
 /// The longest request head and the longest body, in bytes. A code takes one or two thousand characters.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -85,8 +85,9 @@ impl SignIn<'_> {
         let url = self.authorization_url(&redirect_uri, &state, &verifier);
         open(&url, &format!("http://127.0.0.1:{}{path}", loopback.port()));
         let pending = Pending::new(loopback.port(), url, path, &state);
-        let code = timeout(PATIENCE, pending.answer(&loopback)).await;
-        let code = code.with_context(|| format!("no answer came within {} s", PATIENCE.as_secs()))??;
+        let code = timeout(SIGN_IN_TIMEOUT, pending.answer(&loopback)).await;
+        let code =
+            code.with_context(|| format!("no answer came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
         let form = [
             ("grant_type", "authorization_code"),
             ("client_id", self.client_id),
@@ -169,7 +170,7 @@ impl Pending {
     /// Serves one request. The connection of another user is closed unread.
     async fn serve(&self, stream: TcpStream) {
         let peer = Peer::of(&stream);
-        if peer == Peer::Foreign {
+        if peer == Peer::ForeignEntry {
             info!("closed a connection of another user");
             return;
         }
@@ -263,7 +264,7 @@ impl Pending {
             }
             (None, Some(error)) => {
                 let description = field("error_description").unwrap_or_default();
-                self.end(Err(EntraRefusal::in_browser(&self.url, error, description).into()));
+                self.end(Err(EntraError::in_browser(&self.url, error, description).into()));
                 page(StatusCode::OK, REFUSED)
             }
             _ => page(StatusCode::BAD_REQUEST, NOT_OURS),
@@ -337,7 +338,7 @@ mod tests {
         assert_eq!(pending.outcome.take().unwrap().unwrap(), "a+b");
         pending.take(b"error=access_denied&error_description=AADSTS65004:%20No.&state=s");
         let refusal = pending.outcome.take().unwrap().unwrap_err();
-        assert_eq!(refusal.downcast_ref::<EntraRefusal>().unwrap().description, "AADSTS65004: No.");
+        assert_eq!(refusal.downcast_ref::<EntraError>().unwrap().description, "AADSTS65004: No.");
     }
 
     #[test]

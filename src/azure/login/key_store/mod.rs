@@ -52,7 +52,7 @@ pub(crate) enum Unusable {
     Off,
     /// There is none, as in a container, in a service or in a session without D-Bus.
     #[error("this session has no key store")]
-    Absent,
+    Unavailable,
     /// It is there, and would have to ask the user for its password.
     #[error("the key store is locked")]
     Locked,
@@ -70,7 +70,7 @@ pub(crate) enum Unusable {
 impl Unusable {
     /// Whether it is nothing to report: the user turned the key store off, or this machine has none.
     pub(crate) fn is_expected(&self) -> bool {
-        matches!(self, Self::Off | Self::Absent)
+        matches!(self, Self::Off | Self::Unavailable)
     }
 }
 

@@ -82,7 +82,7 @@ impl From<Error> for Unusable {
             }
             // A service or a session without a profile: ERROR_NO_SUCH_LOGON_SESSION.
             #[cfg(windows)]
-            Error::NoStorageAccess(_) => Self::Absent,
+            Error::NoStorageAccess(_) => Self::Unavailable,
             error => Self::Failed(error.to_string()),
         }
     }

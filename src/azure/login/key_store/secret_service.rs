@@ -54,12 +54,12 @@ fn attributes(item: &Item) -> HashMap<&str, &str> {
 async fn connect() -> Result<SecretService<'static>, Unusable> {
     let bus = Connection::session().await.map_err(|error| {
         info!("no session bus: {error}");
-        Unusable::Absent
+        Unusable::Unavailable
     })?;
     let owner = bus.peer_creds().await.ok().and_then(|peer| peer.unix_user_id());
     if owner.is_none_or(|user| user != 0 && user != geteuid().as_raw()) {
         info!("the session bus belongs to another user");
-        return Err(Unusable::Absent);
+        return Err(Unusable::Unavailable);
     }
     Ok(SecretService::connect_with_existing(EncryptionType::Dh, bus).await?)
 }
@@ -112,14 +112,14 @@ impl From<Error> for Unusable {
         match error {
             Error::Locked | Error::Prompt | Error::PromptDisconnected => Self::Locked,
             // No service, or no collection to store anything in.
-            Error::Unavailable | Error::NoResult => Self::Absent,
+            Error::Unavailable | Error::NoResult => Self::Unavailable,
             Error::Zbus(zbus::Error::MethodError(ref name, _, _)) => {
                 of_name(name).unwrap_or_else(|| other(&error))
             }
             Error::ZbusFdo(zbus::fdo::Error::ZBus(zbus::Error::MethodError(ref name, _, _))) => {
                 of_name(name).unwrap_or_else(|| other(&error))
             }
-            Error::ZbusFdo(zbus::fdo::Error::ServiceUnknown(_)) => Self::Absent,
+            Error::ZbusFdo(zbus::fdo::Error::ServiceUnknown(_)) => Self::Unavailable,
             error => other(&error),
         }
     }
@@ -130,9 +130,9 @@ impl From<Error> for Unusable {
 fn of_name(name: &str) -> Option<Unusable> {
     match name.strip_prefix("org.freedesktop.") {
         Some("Secret.Error.IsLocked") => Some(Unusable::Locked),
-        Some("DBus.Error.ServiceUnknown" | "DBus.Error.NameHasNoOwner") => Some(Unusable::Absent),
+        Some("DBus.Error.ServiceUnknown" | "DBus.Error.NameHasNoOwner") => Some(Unusable::Unavailable),
         Some("DBus.Error.NoReply" | "DBus.Error.Timeout" | "DBus.Error.TimedOut") => Some(Unusable::Silent),
-        Some(name) if name.starts_with("DBus.Error.Spawn.") => Some(Unusable::Absent),
+        Some(name) if name.starts_with("DBus.Error.Spawn.") => Some(Unusable::Unavailable),
         _ => None,
     }
 }
