@@ -91,7 +91,7 @@ faults: ## Try every fault in every phase of a connection, and print the table
 
 fuzz: ## Feed each parser random input for SECONDS=60
 	@tests/tools.sh test
-	FUZZ_SECONDS='$(SECONDS)' $(CARGO) test --locked --bin arcssh -- fuzz:: any_content --nocapture
+	FUZZ_SECONDS='$(SECONDS)' $(CARGO) test --locked --bin arcssh -- fuzz_tests:: any_content --nocapture
 
 soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	@tests/tools.sh test

@@ -12,8 +12,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
-use crate::files::open_own;
-use crate::terminal::output::{Log, note};
+use crate::system::files::open_own;
+use crate::terminal::output::note;
+use crate::text::Log;
 
 /// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
 ///

@@ -13,9 +13,10 @@ use crate::azure::resource_id::ResourceId;
 use crate::ssh::host_entry::is_alias;
 use crate::ssh::used_names::{Place, Use, UsedNames, matches};
 use crate::ssh::{effective_config, managed_block};
-use crate::state::{Key, Kind, Store, unix_now};
-use crate::terminal::output::shell_quote;
+use crate::state::{Key, Kind, Store};
+use crate::system::clock::unix_now;
 use crate::terminal::progress::Progress;
+use crate::text::shell_quote;
 
 /// What selects machines: by name, or by what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,22 +5,20 @@
 mod azure;
 mod cli;
 mod commands;
-mod connector;
 mod diagnosis;
 mod entra_ssh;
-mod files;
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;
 mod logging;
 mod machines;
 mod net;
-mod process;
 mod provisioning;
 mod relay;
-mod secret;
 mod ssh;
 mod state;
+mod system;
 mod terminal;
+mod text;
 
 use std::io::{stderr, stdout};
 use std::process::ExitCode;
@@ -30,8 +28,9 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
-use crate::terminal::output::{lines, print, print_on_stderr};
+use crate::terminal::output::{print, print_on_stderr};
 use crate::terminal::tty::use_color;
+use crate::text::lines;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -64,7 +63,7 @@ fn show(usage: &clap::Error) -> Result<u8> {
 
 /// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.
 fn start(cli: &Cli) -> Result<u8> {
-    process::limits::check()?;
+    system::limits::check()?;
     logging::start(&cli.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -79,7 +78,7 @@ fn start(cli: &Cli) -> Result<u8> {
             biased;
             result = run(cli) => result,
             // The proxy looks out for them by itself: it tells what it was waiting for.
-            number = process::signals::shutdown(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
+            number = system::signals::shutdown(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
         }
     });
     // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.

@@ -14,3 +14,4 @@ pub(crate) mod relay_credential_cache;
 pub(crate) mod relay_host;
 pub(crate) mod resource_id;
 pub(crate) mod resource_providers;
+pub(crate) mod target;

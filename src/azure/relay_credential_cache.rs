@@ -13,7 +13,8 @@ use crate::azure::arm::{Arm, ArmError, ErrorResponse};
 use crate::azure::hybrid_connectivity::{RelayCredentials, Service, Unchecked, list_credentials};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::state::{InsecurePermissions, Key, Kind, Lock, Store, unix_now};
+use crate::state::{InsecurePermissions, Key, Kind, Lock, Store};
+use crate::system::clock::unix_now;
 
 /// Of a life, in percent, after which a successor is minted.
 const REFRESH_AFTER: u64 = 70;

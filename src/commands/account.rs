@@ -9,8 +9,10 @@ use crate::azure::credentials::{AccessToken, CredentialChain, CredentialSource};
 use crate::azure::login::{self, Account};
 use crate::cli::AccountArgs;
 use crate::net::Net;
-use crate::state::{Store, unix_now};
-use crate::terminal::output::{format_time, print, sanitize};
+use crate::state::Store;
+use crate::system::clock::{format_time, unix_now};
+use crate::terminal::output::print;
+use crate::text::sanitize;
 
 /// Prints it; the exit status.
 ///

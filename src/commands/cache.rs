@@ -9,7 +9,8 @@ use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::entra_ssh::cache;
 use crate::state::{Key, Kind, OTHER_DIRECTORY, Store};
-use crate::terminal::output::{print, sanitize};
+use crate::terminal::output::print;
+use crate::text::sanitize;
 
 /// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
 const CLEARED: [Kind; 7] =

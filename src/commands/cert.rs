@@ -16,7 +16,8 @@ use crate::entra_ssh::{IssueError, request_certificate};
 use crate::net::Net;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::rsa_key::PublicKey;
-use crate::state::{Key, Kind, Store, unix_now};
+use crate::state::{Key, Kind, Store};
+use crate::system::clock::unix_now;
 use crate::terminal::output::{note, print};
 
 /// How OpenSSH names a key's certificate (ssh-keygen(1), "CERTIFICATES").

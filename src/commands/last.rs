@@ -9,8 +9,10 @@ use crate::cli::LastArgs;
 use crate::diagnosis::last_error::{self, LastError};
 use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
-use crate::state::{OTHER_DIRECTORY, Store, unix_now};
-use crate::terminal::output::{format_time, print, sanitize, shell_quote};
+use crate::state::{OTHER_DIRECTORY, Store};
+use crate::system::clock::{format_time, unix_now};
+use crate::terminal::output::print;
+use crate::text::{sanitize, shell_quote};
 
 /// Prints it; the exit status.
 ///

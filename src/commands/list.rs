@@ -10,7 +10,8 @@ use crate::cli::{ListArgs, ListFormat};
 use crate::machines::{MachineSelector, NamedMachine, SUFFIX, select};
 use crate::net::Net;
 use crate::state::Store;
-use crate::terminal::output::{json_text, print, sanitize, width};
+use crate::terminal::output::print;
+use crate::text::{json_text, sanitize, width};
 
 /// Prints the list; the exit status.
 ///

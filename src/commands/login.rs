@@ -13,8 +13,9 @@ use crate::azure::login::{self, Account, SignIn, SignedIn};
 use crate::cli::LoginArgs;
 use crate::net::Net;
 use crate::state::Store;
-use crate::terminal::output::{note, set_variable};
+use crate::terminal::output::note;
 use crate::terminal::prompt::{Confirm, PromptError};
+use crate::text::set_variable;
 
 /// Signs in, and stores the account; the exit status.
 ///

@@ -10,7 +10,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::{Cli, ManArgs};
-use crate::files;
+use crate::system::files;
 
 /// Writes arcssh.1 and a page a command; the exit status.
 ///

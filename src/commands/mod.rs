@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+pub(crate) mod provision;
 pub(crate) mod proxy;
 pub(crate) mod setup;
 pub(crate) mod teardown;

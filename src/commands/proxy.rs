@@ -15,19 +15,19 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
+use crate::azure::target::Target;
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
-use crate::connector::{ARM_TIMEOUT, Connector, Target};
 use crate::diagnosis::last_error;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::files;
 use crate::machines::{NameCache, NothingSelected};
 use crate::net::{self, Net};
-use crate::process::signals::{HANGUP, shutdown};
-use crate::process::stdio;
 use crate::relay::bridge::{self, BridgeEnd, BridgeError};
+use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::relay::handshake::Upgraded;
 use crate::ssh::agent::Agent;
 use crate::state::Store;
+use crate::system::signals::{HANGUP, shutdown};
+use crate::system::{files, stdio};
 use crate::terminal::progress::{Progress, with_timeout};
 
 /// How long a successor of the credentials may still be minted after ssh is done.

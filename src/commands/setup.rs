@@ -8,17 +8,18 @@ use anyhow::{Result, ensure};
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
+use crate::azure::target::Target;
 use crate::cli::{ConfigArgs, SetupArgs};
-use crate::connector::Target;
+use crate::commands::provision::{Mode, Provisioner};
 use crate::machines::{NamedMachine, NothingSelected, all_done, select_some};
 use crate::net::Net;
 use crate::provisioning::DesiredService;
-use crate::provisioning::run::{Mode, Provisioner};
 use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
 use crate::state::Store;
-use crate::terminal::output::{note, shell_quote};
+use crate::terminal::output::note;
 use crate::terminal::prompt::{Confirm, confirm};
+use crate::text::shell_quote;
 
 /// How it goes on.
 pub(crate) enum Next {

@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use crate::cli::LogArgs;
 use crate::state::Store;
-use crate::terminal::output::{print, sanitize};
+use crate::terminal::output::print;
+use crate::text::sanitize;
 
 /// Prints it; the exit status.
 ///

@@ -19,7 +19,7 @@ use crate::diagnosis::{
     explain_way_out, is_set, network, root,
 };
 use crate::state::{InsecurePermissions, OTHER_DIRECTORY};
-use crate::terminal::output::{shell_quote, unset_variable};
+use crate::text::{shell_quote, unset_variable};
 
 /// The way to an identity that needs no other program.
 const SIGN_IN: &str = "run arcssh login";

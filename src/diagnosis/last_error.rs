@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::azure::resource_id::ResourceId;
-use crate::connector::Target;
+use crate::azure::target::Target;
 use crate::machines::is_called;
 use crate::state::{InsecurePermissions, Key, Kind, Store};
 

@@ -20,12 +20,13 @@ use crate::azure::login::StillStored;
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::relay_host::ForeignRelay;
 use crate::azure::resource_id::ResourceIdError;
+use crate::azure::target::Target;
 use crate::commands::doctor::probe::Slow;
 use crate::commands::doctor::report::{AGENT, Hint, SERVED_REGION, Words};
 use crate::commands::login::SigningIn;
+use crate::commands::provision::SettingUp;
 use crate::commands::proxy::Interrupted;
 use crate::commands::teardown::TakingDown;
-use crate::connector::Target;
 use crate::diagnosis::certificate::explain_no_certificate;
 use crate::diagnosis::credentials::{explain_no_token, explain_sign_in, explain_still_stored, sign_in};
 use crate::diagnosis::last_error::LastError;
@@ -35,17 +36,18 @@ use crate::machines::{AmbiguousName, NoMatch, NoSubscriptions, NothingSelected, 
 use crate::net::ConnectStep;
 use crate::net::http_proxy::{Refused as ProxyRefused, UnsupportedProxy};
 use crate::net::tls::{self, NO_ROOTS, UnknownIssuer, Unread};
-use crate::provisioning::run::SettingUp;
 use crate::provisioning::{NotRegistered, NotShown, PortTaken};
 use crate::relay::bridge::BridgeError;
 use crate::relay::handshake::ConnectError;
 use crate::ssh::effective_config::{Overridden, OverriddenError};
 use crate::ssh::managed_block::WriteError;
-use crate::state::{InsecurePermissions, unix_now};
-use crate::terminal::output::{StdoutError, sanitize, set_variable, shell_quote};
+use crate::state::InsecurePermissions;
+use crate::system::clock::unix_now;
+use crate::terminal::output::StdoutError;
 use crate::terminal::progress::TimedOut;
 use crate::terminal::prompt::PromptError;
 use crate::terminal::tty;
+use crate::text::{sanitize, set_variable, shell_quote};
 
 /// Exit statuses; 2 is clap's for a command line that cannot be read. ssh passes none of them on.
 pub(crate) const FAILED: u8 = 1;
@@ -715,8 +717,8 @@ fn authority(untrusted: Option<&UnknownIssuer>) -> String {
     let unknown = "an authority that this machine does not trust";
     let issuer = untrusted.and_then(|untrusted| untrusted.issuer.as_ref());
     let told = issuer.map_or(unknown.to_owned(), |issuer| format!("{unknown}: {issuer}"));
-    match untrusted.and_then(|untrusted| untrusted.into_async.as_ref()) {
-        Some(into_async) => format!("{told} (arcssh {into_async})"),
+    match untrusted.and_then(|untrusted| untrusted.unread.as_ref()) {
+        Some(unread) => format!("{told} (arcssh {unread})"),
         None => told,
     }
 }
@@ -724,9 +726,9 @@ fn authority(untrusted: Option<&UnknownIssuer>) -> String {
 fn explain_tls(refusal: &rustls::Error, host: &str) -> Told {
     use rustls::Error::InvalidCertificate;
     if let rustls::Error::Other(other) = refusal
-        && let Some(into_async) = other.0.downcast_ref::<Unread>()
+        && let Some(unread) = other.0.downcast_ref::<Unread>()
     {
-        return explain_unread(into_async);
+        return explain_unread(unread);
     }
     let (why, hint): (String, String) = match refusal {
         InvalidCertificate(CertificateError::Other(other)) if other.0.is::<UnknownIssuer>() => (

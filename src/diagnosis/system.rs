@@ -8,10 +8,10 @@ use crate::commands::doctor::report::Hint;
 use crate::diagnosis::{EXIT_NETWORK, FAILED, Told, tell};
 use crate::logging::NoLog;
 use crate::net::tls::Unread;
-use crate::process::limits::Exhausted;
 #[cfg(unix)]
 use crate::ssh::agent::NotServed;
-use crate::terminal::output::shell_quote;
+use crate::system::limits::Exhausted;
+use crate::text::shell_quote;
 
 /// Limits of the system, the log file and the SSH agent's path.
 pub(super) fn explain_system(error: &Error) -> Option<Told> {
@@ -77,12 +77,12 @@ fn explain_not_served(not_served: &NotServed) -> Told {
 }
 
 /// Root certificates that are there and cannot be read.
-pub(super) fn explain_unread(into_async: &Unread) -> Told {
-    let hint = match into_async.is_for_want_of_descriptors() {
+pub(super) fn explain_unread(unread: &Unread) -> Told {
+    let hint = match unread.is_for_want_of_descriptors() {
         true => RAISE_DESCRIPTORS,
         false => "make the file readable to this user, or name a file of PEM certificates in SSL_CERT_FILE",
     };
-    Told::new(EXIT_NETWORK, into_async.to_string(), hint)
+    Told::new(EXIT_NETWORK, unread.to_string(), hint)
 }
 
 /// Reports a bug, or that the system ran out of something. The panic's own text is not shown: it may quote a secret.

@@ -14,7 +14,8 @@ use crate::azure::entra::EntraError;
 use crate::entra_ssh::{CertificateOptions, Certified, IssueError, request_certificate};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::{KeyPair, NoProgram, Pem};
-use crate::state::{InsecurePermissions, Key, Kind, Lock, Store, unix_now};
+use crate::state::{InsecurePermissions, Key, Kind, Lock, Store};
+use crate::system::clock::unix_now;
 
 /// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
 /// that lives less than an hour, a tenth of its life.

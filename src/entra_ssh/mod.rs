@@ -20,10 +20,11 @@ use crate::azure::credentials::{
 };
 use crate::azure::entra::Entra;
 use crate::azure::login::{self, RefreshRequest, TokenGrant};
-use crate::secret::Secret;
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::rsa_key::PublicKey;
-use crate::state::{InsecurePermissions, unix_now};
+use crate::state::InsecurePermissions;
+use crate::system::clock::unix_now;
+use crate::system::secret::Secret;
 
 /// The sources that can ask for a certificate, in the order in which they are tried.
 const ASKED: [CredentialSource; 4] = [

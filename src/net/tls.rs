@@ -13,8 +13,8 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Other
 use rustix::io::Errno;
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
-use crate::files::open_regular;
 use crate::net::x509;
+use crate::system::files::open_regular;
 
 /// TLS for every connection: ARM, Entra ID and the relay.
 ///
@@ -46,7 +46,7 @@ struct SystemTrust {
 struct Roots {
     verifier: Arc<dyn ServerCertVerifier>,
     /// A part of them that could not be read.
-    into_async: Option<Unread>,
+    unread: Option<Unread>,
 }
 
 impl SystemTrust {
@@ -70,7 +70,7 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     let (file, dir) = (path("SSL_CERT_FILE"), path("SSL_CERT_DIR"));
     let extra = rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref()).certs;
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(provider))?;
-    Ok(Roots { verifier: Arc::new(verifier), into_async: None })
+    Ok(Roots { verifier: Arc::new(verifier), unread: None })
 }
 
 /// The certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those where distributions have them.
@@ -84,18 +84,18 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
         open_regular(file.as_ref()).map_err(|error| other(Unread::new(file.as_ref(), &error)))?;
     }
     let found = rustls_native_certs::load_native_certs();
-    let into_async = found.errors.iter().find_map(|error| match &error.kind {
+    let unread = found.errors.iter().find_map(|error| match &error.kind {
         rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unread::new(path, inner)),
         _ => None,
     });
     let mut store = rustls::RootCertStore::empty();
     store.add_parsable_certificates(found.certs);
     if store.is_empty() {
-        return Err(into_async.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
+        return Err(unread.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
     let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
-    Ok(Roots { verifier, into_async })
+    Ok(Roots { verifier, unread })
 }
 
 /// What there is, and cannot be opened, where the loader found nothing.
@@ -158,8 +158,8 @@ impl ServerCertVerifier for SystemTrust {
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         verdict.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let (issuer, into_async) = (x509::issuer(end_entity), roots.into_async.clone());
-                let untrusted = UnknownIssuer { issuer, into_async };
+                let (issuer, unread) = (x509::issuer(end_entity), roots.unread.clone());
+                let untrusted = UnknownIssuer { issuer, unread };
                 Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
             }
             error => error,
@@ -196,7 +196,7 @@ pub(crate) struct UnknownIssuer {
     /// What it calls itself.
     pub(crate) issuer: Option<String>,
     /// Root certificates that could not be read, of which one may be its own.
-    pub(crate) into_async: Option<Unread>,
+    pub(crate) unread: Option<Unread>,
 }
 
 /// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.

@@ -1,8 +1,6 @@
 //! What Azure must hold before a machine can be connected to: what is there, what is missing, and how that is made.
 //! Nothing that is there is made again: that can throw the machine's agent off the relay.
 
-pub(crate) mod run;
-
 use std::fmt;
 use std::time::Duration;
 

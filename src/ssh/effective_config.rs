@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::files;
+use crate::system::files;
 
 /// A value of a section that ssh does not use for its host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 
-use crate::files;
 use crate::ssh::effective_config::directive;
 use crate::ssh::managed_block;
+use crate::system::files;
 
 /// Keywords that decide where ssh connects to, as which user, or whose key it accepts. A section with a wildcard uses a
 /// name if it sets one of them.

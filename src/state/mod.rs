@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use etcetera::BaseStrategy;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 use zeroize::Zeroizing;
 
-use crate::files::{ensure_own, is_own, open_own};
+use crate::system::files::{ensure_own, is_own, open_own};
 use crate::terminal::output::note;
 
 /// The form of the files. A file of another form counts as absent, and is replaced.
@@ -163,7 +163,7 @@ enum Content {
     /// What a crash of the system leaves of a value: nothing, blocks of zeros, or its beginning.
     Damaged,
     /// Something that arcssh did not write.
-    ForeignEntry,
+    Foreign,
 }
 
 /// The beginning of each value that arcssh writes.
@@ -173,13 +173,13 @@ impl Content {
     fn of(json: &[u8]) -> Self {
         let Ok(object) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json) else {
             let is_rest = json.contains(&0) || json.starts_with(BEGINNING) || BEGINNING.starts_with(json);
-            return if is_rest { Self::Damaged } else { Self::ForeignEntry };
+            return if is_rest { Self::Damaged } else { Self::Foreign };
         };
         let version = object.get("version").and_then(serde_json::Value::as_u64);
         match version.and_then(|version| u32::try_from(version).ok()) {
             Some(version) if version != VERSION => Self::OtherVersion(version),
             Some(_) if object.contains_key("kind") && object.contains_key("subject") => Self::Value,
-            None if !object.is_empty() => Self::ForeignEntry,
+            None if !object.is_empty() => Self::Foreign,
             _ => Self::Damaged,
         }
     }
@@ -472,7 +472,7 @@ fn values_in(folder: Option<&Path>) -> impl Iterator<Item = (Kind, PathBuf)> + u
 fn remove_value(path: &Path) -> bool {
     let is_own = fs::symlink_metadata(path).is_ok_and(|found| ensure_own(&found).is_ok());
     // What cannot be read, because of its mode, is taken for what its name says.
-    let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::ForeignEntry);
+    let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
     is_own && !is_foreign && fs::remove_file(path).is_ok()
 }
 
@@ -513,11 +513,6 @@ fn remove_room(temp_dir: &Path) {
         files.iter().for_each(|file| drop(fs::remove_file(file.path())));
         let _ = fs::remove_dir(temp_dir);
     }
-}
-
-/// Seconds of Unix time, as this machine has it.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The directory that `$ARCSSH_STATE_DIR` names.
@@ -572,7 +567,7 @@ fn raw(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     if let Ok(found) = fs::symlink_metadata(path) {
         ensure_own(&found)?;
-        let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::ForeignEntry);
+        let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
         ensure!(!is_foreign, "arcssh did not write what is there");
     }
     let mut file = temporary(TEMP_PREFIX).tempfile_in(folder)?;
@@ -587,7 +582,7 @@ fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
 fn discard_corrupt(path: &Path, json: &[u8]) {
     match Content::of(json) {
         Content::OtherVersion(version) => info!("{} has version {version}", path.display()),
-        Content::ForeignEntry => info!("arcssh did not write {}", path.display()),
+        Content::Foreign => info!("arcssh did not write {}", path.display()),
         Content::Value | Content::Damaged => {
             note(&format!("{} is damaged, and is left out", path.display()));
             remove_value(path);
@@ -620,6 +615,6 @@ fn check_owner(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, InsecurePermi
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;
 #[cfg(all(test, unix))]
 mod tests;

@@ -173,7 +173,7 @@ fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     store.keep(&key(), &2).unwrap();
     fs::write(&half_written, "{").unwrap();
     MADE.iter().for_each(|file| fs::write(temp_dir.join(file), "secret").unwrap());
-    let old = SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
+    let old = std::time::SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
     for file in store.files() {
         File::open(file.path()).unwrap().set_modified(old).unwrap();
     }
@@ -205,7 +205,7 @@ const LIKE_OURS: [&str; 12] = [
 
 /// Does all that deletes, as if 31 days had gone by.
 fn delete_all(store: &Store) {
-    let old = SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
+    let old = std::time::SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
     for path in store.files().map(|file| file.path()).filter(|path| !path.is_symlink()) {
         File::open(path).and_then(|file| file.set_modified(old)).expect("our own file");
     }

@@ -10,8 +10,8 @@ use console::Term;
 use tokio::time::{Instant, interval_at, timeout};
 use tracing::{Level, enabled};
 
-use crate::terminal::output::{cut, sanitize, width};
 use crate::terminal::tty;
+use crate::text::{cut, sanitize, width};
 
 /// The first line comes after this time.
 const FIRST: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write, stderr, stdin};
 use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
-use crate::terminal::output::sanitize;
+use crate::text::sanitize;
 
 /// How a command may go ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

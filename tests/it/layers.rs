@@ -1,50 +1,25 @@
-//! The table of modules in docs/ARCHITECTURE.md matches the `crate::` paths in `src`.
+//! The layers in docs/ARCHITECTURE.md match the `crate::` paths in `src`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const DOCUMENT: &str = include_str!("../../docs/ARCHITECTURE.md");
 
-/// A module of the table.
-struct Module {
-    name: &'static str,
-    layer: u32,
-    /// The last column of its row.
-    may_use: &'static str,
-}
+/// Modules of `commands` that several commands share.
+const SHARED: [&str; 3] = ["provision", "session", "mod"];
 
-fn table() -> Vec<Module> {
+/// The layer of each module in the table.
+fn layers() -> BTreeMap<&'static str, u32> {
     let rows = DOCUMENT.lines().map(|line| line.split(" | ").collect::<Vec<_>>());
-    let modules = rows.filter_map(|row| {
-        let [layer, names, _, may_use] = row[..] else { return None };
-        let layer = layer.strip_prefix("| ")?.parse().ok()?;
-        Some(names.split('`').skip(1).step_by(2).map(move |name| Module { name, layer, may_use }))
-    });
-    modules.flatten().collect()
+    rows.filter_map(|row| {
+        let layer = row.first()?.strip_prefix("| ")?.parse().ok()?;
+        Some((row.get(1)?.trim_matches('`'), layer))
+    })
+    .collect()
 }
 
-impl Module {
-    fn allows(&self, other: &Self) -> bool {
-        if self.may_use.contains("lower layers") {
-            return other.layer > self.layer;
-        }
-        let folder = |name: &'static str| name.split_once("::").map_or(name, |(folder, _)| folder);
-        let short = other.name.strip_prefix(folder(self.name)).and_then(|rest| rest.strip_prefix("::"));
-        let named = |name: &str| self.may_use.contains(&format!("`{name}`"));
-        let is_below = other.layer > self.layer || folder(other.name) == folder(self.name);
-        is_below && (named(other.name) || named(folder(other.name)) || short.is_some_and(named))
-    }
-}
-
-/// The module of the table that a path such as `azure::sign_in::browser::Port` leads to.
-fn module<'a>(table: &'a [Module], path: &str) -> Option<&'a Module> {
-    let leads = |module: &&Module| {
-        path.strip_prefix(module.name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-    };
-    table.iter().filter(leads).max_by_key(|module| module.name.len())
-}
-
-/// The paths after `crate::`, with each item of a group such as `use crate::azure::{entra, sign_in}`.
+/// The paths after `crate::`, with each item of a group such as `use crate::azure::{entra, login}`.
 fn paths(source: &str) -> Vec<String> {
     let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let code = code.join("\n");
@@ -58,39 +33,101 @@ fn paths(source: &str) -> Vec<String> {
     uses.collect()
 }
 
-/// The files of production code below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files = entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] });
-    files
-        .filter(|path| !["tests", "fuzz", "targets"].iter().any(|name| path.file_stem().unwrap() == *name))
+/// The files of production code below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let is_test =
+        |path: &PathBuf| ["tests", "fuzz_tests"].iter().any(|name| path.file_stem().unwrap() == *name);
+    entries
+        .filter(|path| !is_test(path))
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
         .collect()
 }
 
-#[test]
-fn each_module_uses_only_what_its_row_in_the_architecture_allows() {
-    let table = table();
-    assert!(table.len() > 60, "{} modules", table.len());
+/// The modules of each file, outermost first, with the paths that the file's production code uses.
+fn uses() -> Vec<(Vec<String>, Vec<String>)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut wrong = Vec::new();
-    let mut checked = 0;
-    for file in files(&src) {
-        let path = file.strip_prefix(&src).unwrap().with_extension("").display().to_string();
-        let name = path.replace('/', "::").replace("::mod", "");
-        let Some(user) = module(&table, &name) else {
-            assert!(["azure", "commands", "relay", "ssh"].contains(&name.as_str()), "{name} has no row");
-            continue;
-        };
+    let uses = files(&src).into_iter().map(|file| {
+        let path = file.strip_prefix(&src).unwrap().with_extension("");
+        let module = path.iter().map(|part| part.to_str().unwrap().to_owned()).filter(|part| part != "mod");
         let source = fs::read_to_string(&file).unwrap();
-        let source = source.split("\nmod tests {").next().unwrap();
-        for path in paths(source) {
-            let Some(used) = module(&table, &path).filter(|used| used.name != user.name) else { continue };
+        (module.collect(), paths(source.split("\nmod tests {").next().unwrap()))
+    });
+    uses.collect()
+}
+
+#[test]
+fn each_module_depends_only_on_lower_layers() {
+    let layers = layers();
+    assert_eq!(layers.len(), 16, "{layers:?}");
+    let (mut wrong, mut modules, mut checked) = (Vec::new(), BTreeSet::new(), 0);
+    for (module, paths) in uses() {
+        let name = module[0].as_str();
+        modules.insert(name.to_owned());
+        for path in paths {
+            let used = path.split("::").next().unwrap();
+            if used == name {
+                continue;
+            }
             checked += 1;
-            if !user.allows(used) {
-                wrong.push(format!("{name} uses {path}"));
+            if layers.get(used) <= layers.get(name) {
+                wrong.push(format!("{} uses {path}", module.join("::")));
             }
         }
     }
     assert!(checked > 300, "{checked} paths");
     assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(
+        modules.iter().map(String::as_str).collect::<Vec<_>>(),
+        layers.into_keys().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn no_command_depends_on_another_command() {
+    let mut wrong = Vec::new();
+    for (module, paths) in uses().into_iter().filter(|(module, _)| module[0] == "commands") {
+        let Some(command) = module.get(1) else { continue };
+        wrong.extend(paths.into_iter().filter(|path| {
+            let used = path.strip_prefix("commands::").map(|rest| rest.split("::").next().unwrap());
+            used.is_some_and(|used| used != command && !SHARED.contains(&used))
+        }));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The children of a module that reach `from` by their paths.
+fn reaches<'a>(graph: &'a BTreeMap<String, BTreeSet<String>>, from: &'a str) -> BTreeSet<&'a str> {
+    let (mut reached, mut open) = (BTreeSet::new(), vec![from]);
+    while let Some(module) = open.pop() {
+        for used in graph.get(module).into_iter().flatten() {
+            if reached.insert(used.as_str()) {
+                open.push(used);
+            }
+        }
+    }
+    reached
+}
+
+#[test]
+fn the_modules_of_a_folder_form_no_cycle() {
+    let mut folders: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for (module, paths) in uses() {
+        for path in paths {
+            let used: Vec<&str> = path.split("::").collect();
+            let common = module.iter().zip(&used).take_while(|(module, used)| module == *used).count();
+            let (Some(user), Some(used)) = (module.get(common), used.get(common)) else { continue };
+            let folder = folders.entry(module[..common].join("::")).or_default();
+            folder.entry(user.clone()).or_default().insert((*used).to_owned());
+        }
+    }
+    assert!(folders.len() > 8, "{folders:?}");
+    for (name, folder) in &folders {
+        for module in folder.keys() {
+            assert!(
+                !reaches(folder, module).contains(module.as_str()),
+                "{name}: {module} is part of a cycle"
+            );
+        }
+    }
 }

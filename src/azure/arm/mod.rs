@@ -337,4 +337,4 @@ fn wanted_tenant(headers: &Headers) -> Option<String> {
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;

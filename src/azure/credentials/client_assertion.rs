@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::files;
-use crate::state::unix_now;
+use crate::system::clock::unix_now;
+use crate::system::files;
 
 /// Seconds that a statement is good for (MSAL, `assertion.py`).
 const LIFETIME: u64 = 600;

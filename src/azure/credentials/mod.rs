@@ -24,8 +24,9 @@ use crate::azure::cloud::Cloud;
 use crate::azure::http::Client;
 use crate::azure::{entra, login};
 use crate::net::Net;
-use crate::secret::Secret;
-use crate::state::{InsecurePermissions, Key, Kind, Store, unix_now};
+use crate::state::{InsecurePermissions, Key, Kind, Store};
+use crate::system::clock::unix_now;
+use crate::system::secret::Secret;
 
 pub(crate) use crate::azure::credentials::cli_tools::MissingSshExtension;
 pub(crate) use crate::azure::credentials::client_assertion::{CertificateProblem, InvalidClientCertificate};

@@ -19,8 +19,8 @@ use crate::azure::credentials::client_assertion::ClientCertificate;
 use crate::azure::credentials::{SourceError, TokenResult, Unavailable};
 use crate::azure::entra;
 use crate::azure::http::Client;
-use crate::files::{MAX_TEXT, read_text};
-use crate::secret::Secret;
+use crate::system::files::{MAX_TEXT, read_text};
+use crate::system::secret::Secret;
 
 /// A variable of the environment, as every Azure SDK reads it; an empty one counts as not set.
 pub(crate) fn variable(name: &str) -> Result<Option<String>> {

@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use crate::azure::cloud::Cloud;
 use crate::azure::http::{self, Client, date, into_async, retry_after};
 use crate::azure::json::{optional_number, or_default};
-use crate::secret::Secret;
-use crate::state::unix_now;
+use crate::system::clock::unix_now;
+use crate::system::secret::Secret;
 
 /// The options of a credential that asks Entra ID itself: that of its cloud.
 pub(crate) fn client_options(client: Client, cloud: &Cloud) -> ClientOptions {
@@ -307,4 +307,4 @@ mod tests {
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;

@@ -357,4 +357,4 @@ impl MachineRef {
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;

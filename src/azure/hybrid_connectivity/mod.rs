@@ -14,7 +14,7 @@ use crate::azure::arm::{Arm, ArmError};
 use crate::azure::json::optional_number;
 use crate::azure::relay_host::{RelayHost, RelaySuffixes};
 use crate::azure::resource_id::ResourceId;
-use crate::secret::Secret;
+use crate::system::secret::Secret;
 
 /// The version every peer and Microsoft's documents use; the first with service configurations.
 const API_VERSION: &str = "2023-03-15";

@@ -19,8 +19,8 @@ use crate::azure::entra::{Entra, EntraError, TokenResponse, claims};
 use crate::azure::http::{Client, causes};
 use crate::azure::json::optional_number;
 use crate::azure::login::key_store::{Item, Prompt, Unusable};
-use crate::secret::Secret;
 use crate::state::{InsecurePermissions, Key, Kind, Store};
+use crate::system::secret::Secret;
 
 /// Azure CLI's application: a public client that every tenant knows (MSAL Python, `tests/test_e2e.py`: one of the only
 /// two that may ask for ssh certificates).

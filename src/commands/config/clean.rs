@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
-use crate::files::{MAX_TEXT, read_text};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::foreign_entries::{self, ForeignEntry, KeyPair, Leftover};
 use crate::ssh::rsa_key::PublicKey;
+use crate::system::files::{MAX_TEXT, read_text};
 use crate::terminal::output::note;
 
 /// Lists what adopted sections leave behind, or deletes it. A file that a living section or any other line names is in use,

@@ -17,7 +17,6 @@ use crate::commands::config::options::{Access, Adopted, Broad, Login, Options};
 use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
 use crate::entra_ssh::CertificateOptions;
-use crate::files::{MAX_TEXT, read_text};
 use crate::machines::{
     Alias, Claim, MachineSelector, Naming, NoMatch, NothingSelected, SHARED, is_allowed, key, list_visible,
     pick, refers_to, resolve, written,
@@ -28,8 +27,10 @@ use crate::ssh::host_entry::{self, CertificateMode, Host, Platform, escape_perce
 use crate::ssh::managed_block;
 use crate::ssh::used_names::UsedNames;
 use crate::state::Store;
-use crate::terminal::output::{note, shell_quote};
+use crate::system::files::{MAX_TEXT, read_text};
+use crate::terminal::output::note;
 use crate::terminal::progress::Progress;
+use crate::text::shell_quote;
 
 /// A block that was made up.
 pub(super) struct Composed {

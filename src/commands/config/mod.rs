@@ -25,10 +25,11 @@ use crate::commands::config::remove::without;
 use crate::ssh::effective_config::{self, OverriddenError};
 use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
-use crate::terminal::output::{lines, note, print};
+use crate::terminal::output::{note, print};
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
 use crate::terminal::tty::use_color;
+use crate::text::lines;
 
 /// A text that a run made up for the file, and how it differs from the old one.
 struct Next {

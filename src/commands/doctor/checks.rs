@@ -18,7 +18,7 @@ use crate::machines::NoSubscriptions;
 use crate::provisioning::ServiceState;
 use crate::relay::handshake::ConnectError;
 use crate::state::OTHER_DIRECTORY;
-use crate::terminal::output::shell_quote;
+use crate::text::shell_quote;
 
 use Outcome::{Failed, Passed, Skipped, Warned};
 
@@ -176,7 +176,7 @@ impl Evaluator {
                 let who =
                     ["upn", "unique_name", "appid", "oid"].into_iter().find_map(text).unwrap_or_default();
                 let tenant = text("tid").unwrap_or_default();
-                let left = token.expires_on.saturating_sub(crate::state::unix_now());
+                let left = token.expires_on.saturating_sub(crate::system::clock::unix_now());
                 let told =
                     format!("{}: {who} in the tenant {tenant}, for {} min", token.source.title(), left / 60);
                 match left {

@@ -21,18 +21,20 @@ use crate::azure::rbac::Permissions;
 use crate::azure::relay_credential_cache::{RelayCredentialCache, forget_refusals};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{Registration, registration};
+use crate::azure::target::Target;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::local::{self, Block, HostKey};
-use crate::connector::{Connector, Target};
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::machines::find;
 use crate::net::{self, Net, x509};
 use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
+use crate::relay::connector::Connector;
 use crate::relay::handshake::{ConnectError, Upgraded};
 use crate::ssh::effective_config::Section;
-use crate::state::{InsecurePermissions, Store, unix_now};
+use crate::state::{InsecurePermissions, Store};
+use crate::system::clock::unix_now;
 use crate::terminal::progress::Progress;
 
 /// How long one look may take.

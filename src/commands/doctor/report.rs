@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::terminal::output::{json_text, sanitize};
+use crate::text::{json_text, sanitize};
 
 /// Where a machine's agent does not answer.
 pub(crate) const AGENT: &str =

@@ -299,6 +299,6 @@ impl Display for PeerClose {
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;
 #[cfg(test)]
 mod tests;

@@ -25,8 +25,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tracing::{debug, info};
 
-use crate::files::is_own;
 use crate::ssh::agent::NotServed;
+use crate::system::files::is_own;
 
 /// How long another process may hold the lock, which takes it microseconds unless it is stopped. Then we go on.
 const LOCK_TRIES: u32 = 200;

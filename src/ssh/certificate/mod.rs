@@ -12,7 +12,8 @@ use ring::signature::{
 
 use crate::ssh::rsa_key::{PublicKey, SSH_RSA, fingerprint};
 use crate::ssh::wire::{Malformed, Reader};
-use crate::terminal::output::{format_time, sanitize};
+use crate::system::clock::format_time;
+use crate::text::sanitize;
 
 /// The name of these certificates.
 pub(crate) const ALGORITHM: &str = "ssh-rsa-cert-v01@openssh.com";

@@ -4,7 +4,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::terminal::output::is_unsafe;
+use crate::text::is_unsafe;
 
 /// The section of a machine, unless an organisation brings its own.
 pub(crate) const HOST: &str = include_str!("../../../config-templates/host.conf");

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep};
 
-use crate::files;
 use crate::ssh::effective_config::directive;
+use crate::system::files;
 
 /// The template of the block.
 const BLOCK: &str = include_str!("../../../config-templates/block.conf");

@@ -21,9 +21,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::files;
-use crate::secret::Secret;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
+use crate::system::files;
+use crate::system::secret::Secret;
 
 /// The name of RSA keys (RFC 4253 section 6.6).
 pub(crate) const SSH_RSA: &str = "ssh-rsa";

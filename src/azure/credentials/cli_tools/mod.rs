@@ -21,7 +21,7 @@ use zeroize::Zeroize as _;
 
 use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
 use crate::azure::entra::TokenResponse;
-use crate::secret::Secret;
+use crate::system::secret::Secret;
 
 /// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -309,4 +309,4 @@ mod tests {
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;

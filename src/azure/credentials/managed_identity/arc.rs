@@ -23,7 +23,7 @@ use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource}
 use crate::azure::entra::TokenResponse;
 use crate::net::http_head::auth_param;
 use crate::net::loopback::{Loopback, TooLong};
-use crate::secret::Secret;
+use crate::system::secret::Secret;
 
 /// The agent's endpoint where the environment names none (MSAL Go, `managedidentity.go`), and the version of its protocol
 /// (MSAL, `managed_identity.py`). `localhost` may be `::1`, where the agent does not listen and another user can.

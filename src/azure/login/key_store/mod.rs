@@ -17,7 +17,7 @@ use tracing::info;
 use crate::azure::login::key_store::native as platform;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 use crate::azure::login::key_store::secret_service as platform;
-use crate::secret::Secret;
+use crate::system::secret::Secret;
 
 /// Turns the key store off.
 pub(crate) const NO_KEYRING: &str = "ARCSSH_NO_KEYRING";

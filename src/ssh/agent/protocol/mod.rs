@@ -159,6 +159,6 @@ fn algorithm(flags: u32) -> Result<SignatureAlgorithm, Refused> {
 }
 
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;
 #[cfg(test)]
 mod tests;

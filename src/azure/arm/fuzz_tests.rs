@@ -3,8 +3,8 @@
 use azure_core::http::StatusCode;
 
 use super::*;
-use crate::fuzz::{each_input, is_plain, text};
-use crate::terminal::output::sanitize;
+use crate::fuzz_tests::{each_input, is_plain, text};
+use crate::text::sanitize;
 
 /// The first line of an input is a challenge, the rest the body.
 #[test]

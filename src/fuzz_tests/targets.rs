@@ -11,13 +11,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::fuzz::{each_input, finish, is_plain, text};
+use crate::fuzz_tests::{each_input, finish, is_plain, text};
 use crate::net::{http_head, http_proxy, x509};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::PublicKey;
 use crate::ssh::wire::{Reader, put_positive, put_string};
 use crate::ssh::{effective_config, foreign_entries, managed_block};
-use crate::terminal::output::{sanitize, shell_quote};
+use crate::text::{sanitize, shell_quote};
 
 #[test]
 fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
@@ -171,7 +171,7 @@ fn a_certificate_is_written_as_it_was_read() {
             assert_eq!((again.blob(), again.login_name()), (certificate.blob(), certificate.login_name()));
             "ok".into()
         }
-        Err(error) => sanitize(&crate::fuzz::targets::told(error)),
+        Err(error) => sanitize(&crate::fuzz_tests::targets::told(error)),
     };
     each_input("certificate", |input| {
         let line = check(Certificate::parse(&text(input)));

@@ -4,7 +4,7 @@ use azure_core::http::StatusCode;
 use azure_core::http::headers::Headers;
 
 use super::*;
-use crate::fuzz::{each_input, text};
+use crate::fuzz_tests::{each_input, text};
 
 #[test]
 fn a_token_ends_within_the_longest_life_and_a_refusal_is_one_line() {

@@ -1,8 +1,8 @@
 //! Frames of any relay.
 
 use super::*;
-use crate::fuzz::{each_input, is_plain};
-use crate::terminal::output::sanitize;
+use crate::fuzz_tests::{each_input, is_plain};
+use crate::text::sanitize;
 
 /// Payload, control frames, and the violation that ended it.
 type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);

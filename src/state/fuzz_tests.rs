@@ -1,7 +1,7 @@
 //! Files of the state directory, whatever they hold.
 
 use super::*;
-use crate::fuzz::each_input;
+use crate::fuzz_tests::each_input;
 
 /// A file is a value or counts as absent. The next value replaces it, unless it is a file that arcssh did not write: such a
 /// file stays as it is.

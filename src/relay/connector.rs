@@ -1,16 +1,15 @@
 //! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::azure::hybrid_connectivity::{RelayCredentials, Service};
+use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache, STALE_GRACE};
-use crate::azure::resource_id::ResourceId;
+use crate::azure::target::Target;
 use crate::net::{self, Net};
 use crate::relay::handshake::{ConnectError, MIN_ATTEMPT, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
 use crate::terminal::progress::Progress;
@@ -18,25 +17,6 @@ use crate::terminal::progress::Progress;
 /// How long Azure may take for what a connection needs of it, with all that it takes to be known there: a program that is
 /// asked for a token has 60 s, and each of three pauses that Azure asks for 30 s.
 pub(crate) const ARM_TIMEOUT: Duration = Duration::from_secs(150);
-
-/// What a connection is to reach: the context of every error.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    /// The machine; none before its name has been looked up, and where only relay information is given.
-    pub(crate) machine: Option<ResourceId>,
-    /// What it was called.
-    pub(crate) name: String,
-    /// The port on the machine.
-    pub(crate) port: u16,
-    /// Whose port that is.
-    pub(crate) service: Service,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
 
 /// A way to one port of a machine.
 pub(crate) struct Connector<'a> {

@@ -1,7 +1,7 @@
 //! Pages of machines, whatever a page holds.
 
 use super::*;
-use crate::fuzz::{each_input, is_plain};
+use crate::fuzz_tests::{each_input, is_plain};
 
 #[test]
 fn a_machine_of_any_page_has_an_id_and_a_vm_id_without_meaning_to_ssh() {

@@ -1,7 +1,7 @@
 //! Messages of anybody who can open the agent's socket.
 
 use super::*;
-use crate::fuzz::each_input;
+use crate::fuzz_tests::each_input;
 use crate::ssh::agent::tests::{keys, pair};
 
 /// What opens and closes a string in an input; its length is written before it in the message.

@@ -1,7 +1,7 @@
 //! What Azure CLI and PowerShell print, warnings before it included.
 
 use super::*;
-use crate::fuzz::each_input;
+use crate::fuzz_tests::each_input;
 
 #[test]
 fn what_a_program_prints_is_a_token_or_an_error() {

@@ -1,0 +1,265 @@
+//! Text from Azure, the network and other programs, made safe for a terminal, a shell, JSON and a log.
+
+use std::io::Write;
+
+use serde_json::Value;
+use unicode_width::UnicodeWidthStr as _;
+
+/// The longest line, in characters: it holds a command with a full resource ID.
+const MAX_LINE: usize = 900;
+
+/// Returns `text` as one line of bounded length, with a space for each character that a terminal obeys or does not show.
+pub(crate) fn sanitize(text: &str) -> String {
+    let visible = |c: char| if is_unsafe(c) { ' ' } else { c };
+    let mut line: String = text.chars().take(MAX_LINE).map(visible).collect();
+    if text.chars().nth(MAX_LINE).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Returns `text` for a terminal: it keeps its lines and tabs, and has a space for each other unsafe character.
+pub(crate) fn lines(text: &str) -> String {
+    text.chars().map(|c| if is_unsafe(c) && !"\n\t".contains(c) { ' ' } else { c }).collect()
+}
+
+/// Returns the columns that a line takes on a terminal (Unicode Standard Annex 11).
+pub(crate) fn width(line: &str) -> usize {
+    line.width()
+}
+
+/// Returns as much of the beginning of a line as fits into `columns`.
+pub(crate) fn cut(line: &str, columns: usize) -> &str {
+    let ends = line.char_indices().map(|(at, c)| at + c.len_utf8());
+    let fitting = ends.take_while(|end| line[..*end].width() <= columns);
+    &line[..fitting.last().unwrap_or_default()]
+}
+
+/// Returns `value` as JSON on one line, with a `\u` escape for each unsafe character: programs read the same value
+/// (RFC 8259, section 7).
+pub(crate) fn json_text(value: &Value) -> String {
+    let mut safe = String::new();
+    for c in value.to_string().chars() {
+        match c {
+            c if is_unsafe(c) => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| safe += &format!("\\u{unit:04x}"));
+            }
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// A log: each write is one event, and its text stays on the event's line.
+pub(crate) struct Log<W>(pub(crate) W);
+
+impl<W: Write> Write for Log<W> {
+    /// `tracing_subscriber::fmt` writes an event with one call, and ends it with a newline.
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let mut line = String::with_capacity(text.len());
+        for c in text.strip_suffix('\n').unwrap_or(&text).chars() {
+            if is_unsafe(c) { line.extend(c.escape_default()) } else { line.push(c) }
+        }
+        line.push('\n');
+        self.0.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Returns `text` as one word of a command that the user may copy into a shell: bash, zsh, fish or tcsh; PowerShell on
+/// Windows.
+pub(crate) fn shell_quote(text: &str) -> String {
+    if cfg!(windows) { word_for_powershell(text) } else { word_for_unix(text) }
+}
+
+/// Quotes `'`, `\` and `!` outside of the quotes: fish takes a backslash inside them for an escape, tcsh a `!` for its
+/// history. A `~` is plain at the start of a path only, and zsh replaces a word that starts with `=`.
+fn word_for_unix(text: &str) -> String {
+    let rest = text.strip_prefix("~/").unwrap_or(text);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
+    if !text.is_empty() && !text.starts_with('=') && rest.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    let quoted = |c: char| if "'\\!".contains(c) { format!("'\\{c}'") } else { c.to_string() };
+    format!("'{}'", text.chars().map(quoted).collect::<String>())
+}
+
+/// PowerShell takes four typographic quotes for `'` (Microsoft Learn, "about_Quoting_Rules").
+fn word_for_powershell(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/\\._-+:=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", quotes_doubled(text))
+}
+
+fn quotes_doubled(text: &str) -> String {
+    text.replace(['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "''")
+}
+
+/// Returns the command that sets an environment variable in the user's shell: PowerShell on Windows.
+pub(crate) fn set_variable(name: &str, value: &str) -> String {
+    if cfg!(windows) { set_in_powershell(name, value) } else { set_in_unix(name, value) }
+}
+
+/// Returns the command that removes an environment variable from the user's shell.
+pub(crate) fn unset_variable(name: &str) -> String {
+    if cfg!(windows) { unset_in_powershell(name) } else { unset_in_unix(name) }
+}
+
+fn set_in_unix(name: &str, value: &str) -> String {
+    format!("export {name}={}", word_for_unix(value))
+}
+
+fn unset_in_unix(name: &str) -> String {
+    format!("unset {name}")
+}
+
+/// Unlike an argument, a value without quotes would be a command (Microsoft Learn, "about_Environment_Variables").
+fn set_in_powershell(name: &str, value: &str) -> String {
+    format!("$env:{name} = '{}'", quotes_doubled(value))
+}
+
+fn unset_in_powershell(name: &str) -> String {
+    format!("Remove-Item Env:{name}")
+}
+
+/// Whether a terminal obeys a character, or does not show it, or shows the text around it in another order.
+///
+/// Source: Unicode 16.0: the controls (Cc), `Default_Ignorable_Code_Point` of DerivedCoreProperties.txt (soft hyphen,
+/// zero-width characters, bidirectional controls, variation selectors, fillers, tags), the line and paragraph separators
+/// (Zl, Zp) and the interlinear annotations (U+FFF9 to U+FFFB). C1 controls are escape sequences too (ECMA-48, 5.3).
+pub(crate) fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_when_a_shell_would_change_it() {
+        for plain in ["/subscriptions/s/resourceGroups/g_1/machines/web-01.x", "~/.ssh/config"] {
+            assert_eq!(word_for_unix(plain), plain);
+        }
+        for (text, quoted) in [
+            ("rg (test)", "'rg (test)'"),
+            ("it's; rm", r"'it'\''s; rm'"),
+            ("", "''"),
+            ("=ls", "'=ls'"),
+            ("~root", "'~root'"),
+            ("~/$(id)", "'~/$(id)'"),
+            ("x!y", r"'x'\!'y'"),
+            ("ü\u{3164}--x", "'ü\u{3164}--x'"),
+        ] {
+            assert_eq!(word_for_unix(text), quoted);
+        }
+        for (text, quoted) in [
+            (r"C:\Users\ada", r"C:\Users\ada"),
+            ("rg (test)", "'rg (test)'"),
+            ("it's; rm", "'it''s; rm'"),
+            ("a\u{2019}; rm", "'a''; rm'"),
+            ("@(id),b", "'@(id),b'"),
+        ] {
+            assert_eq!(word_for_powershell(text), quoted);
+        }
+    }
+
+    #[test]
+    fn a_variable_is_set_in_the_syntax_of_each_platforms_shell() {
+        assert_eq!(set_in_unix("HTTPS_PROXY", "http://PROXY:PORT"), "export HTTPS_PROXY=http://PROXY:PORT");
+        assert_eq!(set_in_unix("A", "it's $x"), r"export A='it'\''s $x'");
+        assert_eq!(unset_in_unix("A"), "unset A");
+        let set = set_in_powershell("HTTPS_PROXY", "http://PROXY:PORT");
+        assert_eq!(set, "$env:HTTPS_PROXY = 'http://PROXY:PORT'");
+        assert_eq!(set_in_powershell("A", "it's $x"), "$env:A = 'it''s $x'");
+        assert_eq!(unset_in_powershell("A"), "Remove-Item Env:A");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn each_shell_reads_a_quoted_word_as_it_was() {
+        let text = "a'b\"c\\d\\'e$(id)`id`${HOME}!x;*? [a](b)&|<>#~%\\";
+        let script = format!("printf %s {}", word_for_unix(text));
+        for shell in ["sh", "bash", "dash", "zsh", "fish", "tcsh"] {
+            let output = std::process::Command::new(shell).args(["-c", &script]).output();
+            let Ok(output) = output else { continue };
+            assert_eq!(String::from_utf8_lossy(&output.stdout), text, "{shell}: {script}");
+        }
+    }
+
+    #[test]
+    fn a_line_stays_one_line_of_bounded_length() {
+        assert_eq!(sanitize("a\r\nb\u{1b}[2J\u{202e}ü"), "a  b [2J ü");
+        assert_eq!(sanitize(&"x".repeat(5000)).chars().count(), MAX_LINE + 1);
+    }
+
+    /// One of each kind that a terminal obeys or hides.
+    const UNSAFE: [char; 30] = [
+        '\0',
+        '\u{7}',
+        '\u{1b}',
+        '\u{7f}',
+        '\u{85}',
+        '\u{90}',
+        '\u{9b}',
+        '\u{9d}',
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{180e}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{200e}',
+        '\u{200f}',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{202a}',
+        '\u{202e}',
+        '\u{2060}',
+        '\u{2064}',
+        '\u{2066}',
+        '\u{2069}',
+        '\u{3164}',
+        '\u{fe0f}',
+        '\u{feff}',
+        '\u{fff9}',
+        '\u{e0001}',
+        '\u{e007f}',
+    ];
+
+    #[test]
+    fn no_output_holds_a_character_that_a_terminal_obeys_or_hides() {
+        let text: String = UNSAFE.iter().collect();
+        assert_eq!(sanitize(&text), " ".repeat(UNSAFE.len()));
+        assert_eq!(lines(&format!("a\tb{text}\n")), format!("a\tb{}\n", " ".repeat(UNSAFE.len())));
+        let mut log = Log(Vec::new());
+        log.write_all(format!("machine {text}é\n\n").as_bytes()).unwrap();
+        let log = String::from_utf8(log.0).unwrap();
+        assert!(log.starts_with("machine ") && log.ends_with("é\\n\n"), "{log}");
+        assert!(!log.trim_end_matches('\n').contains(is_unsafe), "{log}");
+        let value = serde_json::json!({ &*text: [text, "é机\n"] });
+        let json = json_text(&value);
+        assert!(!json.contains(is_unsafe) && json.contains("é机"), "{json}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value);
+    }
+
+    #[test]
+    fn what_a_terminal_shows_stays_as_it_is() {
+        let text = "web-01 ü 机器 עברית 👍 e\u{301} 100 %";
+        assert_eq!(sanitize(text), text);
+        assert_eq!((width("机器"), width("e\u{301}"), width("web")), (4, 1, 3));
+        assert_eq!((cut("a机器", 4), cut("web", 9), cut("机", 1)), ("a机", "web", ""));
+    }
+}
