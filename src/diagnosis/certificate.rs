@@ -1,103 +1,98 @@
-//! Why there is no SSH certificate to log in with, in words.
+//! SSH certificates of Entra ID. Without one, ssh itself would print only "Permission denied".
 
-use crate::azure::credentials::{CredentialError, CredentialSource, MissingSshExtension};
-use crate::azure::entra::EntraError;
-use crate::commands::doctor::report::Hint;
-use crate::diagnosis::credentials::{explain_no_token, sign_in};
-use crate::diagnosis::system::RAISE_PROCESSES;
-use crate::diagnosis::{EXIT_AUTH, EXIT_NETWORK, FAILED, Told, causes, chain, explain_too_open};
-use crate::entra_ssh::{AzureCliOptions, IssueError};
-use crate::ssh::rsa_key::NoProgram;
+use crate::azure::credentials::source::SourceError;
+use crate::azure::credentials::{CredentialError, CredentialSource};
+use crate::azure::entra::Rejection;
+use crate::azure::login::LoginError;
+use crate::diagnosis::credentials::{credential, sign_in};
+use crate::diagnosis::system::{self, RAISE_PROCESSES};
+use crate::diagnosis::{Code, Context, Diagnosis, ExitStatus, Hint};
+use crate::entra_ssh::IssueError;
+use crate::ssh::SshError;
 
-/// "Azure Linux VM Sign-In", the application that Conditional Access knows, and whose service principal a tenant may
-/// lack (Microsoft Learn, "Sign in to a Linux virtual machine in Azure by using Microsoft Entra ID and OpenSSH").
+/// "Azure Linux VM Sign-In", the application of Conditional Access policies, whose service principal a tenant may lack
+/// (Microsoft Learn, "Sign in to a Linux virtual machine in Azure by using Microsoft Entra ID and OpenSSH").
 const SIGN_IN_APPLICATION: &str = "ce6ff14a-7fdc-4685-bbe0-f6afdfcfa8e0";
 
-/// Devices that a policy does not take (Microsoft Learn, "Microsoft Entra authentication and authorization error
-/// codes"): what a device is, only Azure CLI can tell, and on Windows and macOS alone.
+/// A policy rejects the device (Microsoft Learn, "Microsoft Entra authentication and authorization error codes"). Only
+/// Azure CLI can present a device, and only on Windows and macOS.
 const DEVICE: [&str; 4] = ["AADSTS53000", "AADSTS53001", "AADSTS53003", "AADSTS530003"];
-/// Refusals of a tenant that does not have the application (the same).
+/// The tenant does not have the application (the same source).
 const NO_APPLICATION: [&str; 2] = ["AADSTS500011", "AADSTS650052"];
 
-/// No certificate, and so no login: ssh itself would say "Permission denied".
-pub(super) fn explain_no_certificate(none: &IssueError) -> Told {
-    match none {
-        IssueError::Refused { scope, error } => explain_refused(scope, error),
-        IssueError::NoWay(CredentialSource::ManagedIdentity) => Told::new(
-            EXIT_AUTH,
-            "there is no SSH certificate for a managed identity: Entra ID makes none",
-            "run arcssh login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+pub(super) fn issue(error: &IssueError, context: &Context) -> Diagnosis {
+    match error {
+        IssueError::Credential { scope, error } => rejected(scope, error, context),
+        IssueError::Unsupported(CredentialSource::ManagedIdentity) => Diagnosis::new(
+            Code::CertificateRejected,
+            "Entra ID issues no SSH certificates to managed identities",
+            "sign in: arcssh login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
         ),
-        IssueError::NoWay(source) => Told::new(
-            EXIT_AUTH,
-            format!("{} has no way to ask for an SSH certificate", source.title()),
+        IssueError::Unsupported(source) => Diagnosis::new(
+            Code::CertificateRejected,
+            format!("{} cannot request SSH certificates", source.title()),
             sign_in(""),
         ),
-        IssueError::Unusable(error) => Told::new(
-            FAILED,
-            format!("what Entra ID gave cannot log in: {error}"),
-            "check AZURE_AUTHORITY_HOST, if it is set, and this machine's clock",
+        IssueError::Unusable(problem) => Diagnosis::new(
+            Code::UnusableCertificate,
+            format!("Entra ID issued an unusable certificate: {problem}"),
+            "check the clock of this computer, and AZURE_AUTHORITY_HOST if you set it",
         ),
-        IssueError::Another { name, section } => Told::new(
-            EXIT_AUTH,
-            none.to_string(),
-            format!("sign in as {section}, or run arcssh config for sections of {name}"),
+        IssueError::WrongLoginName { name, entry } => Diagnosis::new(
+            Code::WrongAccount,
+            error.to_string(),
+            format!("sign in as {entry}; or, for host entries of {name}, run: arcssh config"),
         ),
-        IssueError::NoneKept => {
-            Told::new(FAILED, none.to_string(), Hint::new("arcssh cert gets one", "arcssh cert"))
+        IssueError::NotCached => {
+            Diagnosis::new(Code::NoCertificate, error.to_string(), Hint::new("get a certificate: ", "arcssh cert"))
         }
-        IssueError::Store(open) => explain_too_open(open),
-        IssueError::NoKey(error) => {
-            let why = format!("{none}: {}", causes(error.chain()));
-            let lacks_processes = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::WouldBlock;
-            let hint = match error.downcast_ref().is_some_and(lacks_processes) {
-                _ if error.is::<NoProgram>() => "install OpenSSH's client, which ssh-keygen comes with",
-                true => RAISE_PROCESSES,
-                false => "free the disk, or name a folder that can be written to in TMPDIR",
-            };
-            Told::new(FAILED, why, hint)
-        }
+        IssueError::State(error) => system::system(error),
+        IssueError::NoKey(error) => no_key(error),
     }
 }
 
-fn explain_refused(scope: &str, error: &CredentialError) -> Told {
-    let told = explain_no_token(error);
-    if told.status == EXIT_NETWORK {
-        return told;
-    }
-    let CredentialError::Refused { from, error, .. } = error else { return told };
-    if error.is::<MissingSshExtension>() {
-        return Told::new(told.status, error.to_string(), "run arcssh login, or az extension add --name ssh");
-    }
-    if error.is::<AzureCliOptions>() {
-        return Told::new(told.status, error.to_string(), "leave them out, or run arcssh login");
-    }
-    let Some(refusal) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<EntraError>()) else {
-        return told;
+/// Diagnoses a failure of ssh-keygen.
+pub(super) fn no_key(error: &SshError) -> Diagnosis {
+    let hint = match error {
+        SshError::NoKeygen => "install the OpenSSH client, which includes ssh-keygen",
+        SshError::NoProcess(_) => RAISE_PROCESSES,
+        _ => "free disk space, or name a writable directory in TMPDIR",
     };
-    Told {
-        why: format!("no SSH certificate: {}", told.why),
-        hint: remedy(scope, *from, refusal).or(told.hint),
-        ..told
+    Diagnosis::new(Code::KeyGenerationFailed, format!("arcssh cannot create a key for a certificate: {error}"), hint)
+}
+
+fn rejected(scope: &str, error: &CredentialError, context: &Context) -> Diagnosis {
+    let diagnosis = credential(error, context);
+    if diagnosis.code.exit_status() == ExitStatus::Network {
+        return diagnosis;
+    }
+    let CredentialError::Failed { from, error, .. } = error else { return diagnosis };
+    let (SourceError::Entra(rejection) | SourceError::Login(LoginError::Rejected(rejection))) = error else {
+        return diagnosis;
+    };
+    Diagnosis {
+        summary: format!("no SSH certificate: {}", diagnosis.summary),
+        hint: grant_hint(scope, *from, rejection).or(diagnosis.hint),
+        ..diagnosis
     }
 }
 
-/// What a refusal of the grant for certificates wants.
-fn remedy(scope: &str, from: CredentialSource, refusal: &EntraError) -> Option<Hint> {
-    let is = |codes: &[&str]| codes.iter().any(|code| refusal.description.starts_with(&format!("{code}:")));
+/// Returns what the response to a grant for certificates requires.
+fn grant_hint(scope: &str, from: CredentialSource, rejection: &Rejection) -> Option<Hint> {
+    let is = |codes: &[&str]| codes.iter().any(|code| rejection.description.starts_with(&format!("{code}:")));
     if is(&DEVICE) {
         return Some(
-            "Conditional Access of Azure Linux VM Sign-In is in the way; where it wants a managed device, az login on Windows or macOS and --credential azure-cli pass"
+            "Conditional Access for Azure Linux VM Sign-In rejects this device; on a managed Windows or macOS device, run az login and add --credential azure-cli"
                 .into(),
         );
     }
     if is(&NO_APPLICATION) {
         return Some(
-            format!("an administrator of the tenant types: az ad sp create --id {SIGN_IN_APPLICATION}")
+            format!("ask an administrator of the tenant to run: az ad sp create --id {SIGN_IN_APPLICATION}")
                 .into(),
         );
     }
-    let wants_user = ["interaction_required", "invalid_grant", "consent_required", "login_required"];
-    (from == CredentialSource::Arcssh && wants_user.contains(&refusal.error.as_str()))
+    let requires_user = ["interaction_required", "invalid_grant", "consent_required", "login_required"];
+    (from == CredentialSource::Arcssh && requires_user.contains(&rejection.error.as_str()))
         .then(|| sign_in(&format!(" --scope {scope}")))
 }

@@ -1,112 +1,90 @@
-//! Why the system, or a file that the user named, does not let arcssh work.
+//! This computer: limits, files, terminals, and bugs of arcssh.
 
 use std::panic::PanicHookInfo;
 
-use anyhow::Error;
-
-use crate::commands::doctor::report::Hint;
-use crate::diagnosis::{EXIT_NETWORK, FAILED, Told, tell};
-use crate::logging::NoLog;
-use crate::net::tls::Unread;
-#[cfg(unix)]
-use crate::ssh::agent::NotServed;
-use crate::system::limits::Exhausted;
+use crate::diagnosis::{Code, Diagnosis, Hint, network, print};
+use crate::system::SystemError;
+use crate::terminal::TerminalError;
 use crate::text::shell_quote;
 
-/// Limits of the system, the log file and the SSH agent's path.
-pub(super) fn explain_system(error: &Error) -> Option<Told> {
-    if let Some(exhausted) = error.downcast_ref::<Exhausted>() {
-        return Some(explain_exhausted(exhausted));
+pub(crate) const FREE_DISK: &str = "free disk space, or write to another location";
+pub(crate) const OTHER_DIRECTORY: &str = "name a directory of yours in ARCSSH_STATE_DIR";
+
+pub(super) fn system(error: &SystemError) -> Diagnosis {
+    let summary = error.to_string();
+    match error {
+        SystemError::InsecurePermissions { path, wanted, .. } => {
+            let path = shell_quote(&path.display().to_string());
+            Diagnosis::new(Code::InsecurePermissions, summary, Hint::command(format!("chmod {wanted:o} {path}")))
+        }
+        SystemError::Descriptors(_) => Diagnosis::new(Code::LimitReached, summary, RAISE_DESCRIPTORS),
+        SystemError::Threads(_) => Diagnosis::new(Code::LimitReached, summary, RAISE_PROCESSES),
+        SystemError::Randomness => Diagnosis::new(Code::LimitReached, summary, ALLOW_GETRANDOM),
+        SystemError::LogNotOpened { .. } => Diagnosis::new(
+            Code::LogFile,
+            summary,
+            "name a new or regular file of yours in an existing directory with --log-file; to log to standard error, use only -v",
+        ),
+        SystemError::LogInsecure { path, .. } => {
+            let path = shell_quote(&path.display().to_string());
+            Diagnosis::new(Code::LogFile, summary, Hint::command(format!("chmod 600 {path}")))
+        }
+        SystemError::NotALog(_) => {
+            Diagnosis::new(Code::LogFile, summary, "name a new file, or a log of arcssh, with --log-file")
+        }
     }
-    if let Some(no_log) = error.downcast_ref::<NoLog>() {
-        return Some(explain_no_log(no_log));
-    }
-    #[cfg(unix)]
-    if let Some(not_served) = error.downcast_ref::<NotServed>() {
-        return Some(explain_not_served(not_served));
-    }
-    None
 }
 
-fn explain_exhausted(exhausted: &Exhausted) -> Told {
-    let hint = match exhausted {
-        Exhausted::Descriptors(_) => RAISE_DESCRIPTORS,
-        Exhausted::Threads(_) => RAISE_PROCESSES,
-        Exhausted::Randomness => ALLOW_GETRANDOM,
-    };
-    Told::new(FAILED, exhausted.to_string(), hint)
+pub(super) fn terminal(error: &TerminalError, machine: Option<String>) -> Diagnosis {
+    let summary = error.to_string();
+    match error {
+        TerminalError::Stdout(_) => Diagnosis::new(Code::OutputFailed, summary, FREE_DISK),
+        TerminalError::Declined => Diagnosis::without_hint(Code::NotConfirmed, summary),
+        TerminalError::NotInteractive => {
+            Diagnosis::new(Code::NotConfirmed, summary, "to confirm without a question, add --yes")
+        }
+        TerminalError::TimedOut(_) => Diagnosis::new(Code::TimedOut, summary, network::check_network()),
+        TerminalError::Interrupted { signal, .. } => {
+            let hint = match machine {
+                Some(command) => Hint::new("to fill the cache before you connect, run: ", command),
+                None => "to wait longer, use ssh -o ConnectTimeout=120".into(),
+            };
+            Diagnosis::new(Code::of_signal(*signal), summary, hint)
+        }
+    }
 }
 
 /// What lets a user's threads and programs start (setrlimit(2), `RLIMIT_NPROC`).
 pub(super) const RAISE_PROCESSES: &str = if cfg!(windows) {
     "close other programs to free memory"
 } else {
-    "end other programs of this user, or raise the limits of processes and memory that this shows: ulimit -a"
+    "close other programs, or raise your limits of processes and memory; to show them, run: ulimit -a"
 };
-pub(super) const ALLOW_GETRANDOM: &str =
-    "check that sandboxes and containers on this machine allow getrandom(2)";
-const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";
+pub(super) const ALLOW_GETRANDOM: &str = "check that sandboxes and containers allow getrandom(2)";
+pub(super) const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";
 
-fn explain_no_log(no_log: &NoLog) -> Told {
-    let hint = match no_log {
-        NoLog::NotOpened { .. } => {
-            "name a new or regular file of your own in an existing directory with --log-file; -v alone logs to standard error"
-                .into()
-        }
-        NoLog::InsecurePermissions { path, .. } => {
-            Hint::command(format!("chmod 600 {}", shell_quote(&path.display().to_string())))
-        }
-        NoLog::NotALog(_) => "name a new file, or an earlier log of arcssh, with --log-file".into(),
-    };
-    Told::new(FAILED, no_log.to_string(), hint)
-}
-
-/// A home directory can be the one that is too open, and is not to be closed for that.
-#[cfg(unix)]
-fn explain_not_served(not_served: &NotServed) -> Told {
-    let hint = match not_served {
-        NotServed::Occupied(_) => {
-            "name a path with nothing there in --agent, as arcssh config does: ~/.ssh/arcssh/NAME"
-        }
-        NotServed::Open { .. } | NotServed::NotOwn(_) => {
-            "name a path in a directory of its own in --agent, which arcssh creates, such as ~/.ssh/arcssh/NAME"
-        }
-        NotServed::TooLong(_) => "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME",
-    };
-    Told::new(FAILED, not_served.to_string(), hint)
-}
-
-/// Root certificates that are there and cannot be read.
-pub(super) fn explain_unread(unread: &Unread) -> Told {
-    let hint = match unread.is_for_want_of_descriptors() {
-        true => RAISE_DESCRIPTORS,
-        false => "make the file readable to this user, or name a file of PEM certificates in SSL_CERT_FILE",
-    };
-    Told::new(EXIT_NETWORK, unread.to_string(), hint)
-}
-
-/// Reports a bug, or that the system ran out of something. The panic's own text is not shown: it may quote a secret.
+/// Reports a bug, or that the system ran out of a resource. The panic's own text is not shown: it may quote a secret.
 pub(crate) fn report_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
     if let Some((cause, hint)) = exhaustion(text) {
-        return tell(cause, Some(hint));
+        return print(cause, Some(hint));
     }
     let place = panic.location().map_or(String::new(), |place| {
         let file = place.file().rsplit(['/', '\\']).next().unwrap_or_default();
         format!(" ({file}, line {})", place.line())
     });
-    tell(
-        &format!("arcssh met a bug of its own and ends{place}"),
-        Some("report the bug together with the output of: arcssh version"),
+    print(
+        &format!("arcssh stops because of a bug in arcssh{place}"),
+        Some("report the bug, with the output of: arcssh version"),
     );
 }
 
-/// What the panic of a library means when the system ran out of something after the start, and the hint.
+/// Returns the cause of a library's panic if the system ran out of a resource after the start, and the hint.
 pub(super) fn exhaustion(text: &str) -> Option<(&'static str, &'static str)> {
-    let (no_thread, no_randomness) =
-        ("the system does not start a thread", "the system does not provide random numbers");
+    let no_thread = "the system does not start a thread";
+    let no_randomness = "the system does not provide random numbers";
     let causes = [
         ("OS can't spawn", no_thread, RAISE_PROCESSES),
         ("spawn thread", no_thread, RAISE_PROCESSES),

@@ -1,18 +1,20 @@
-//! What is on this machine: OpenSSH's programs, the ssh configuration, and whose host key ssh knows. Nothing here is
-//! changed, and nobody is asked for anything.
+//! Facts of this computer: OpenSSH's programs, the ssh configuration, and known host keys. Changes nothing and asks the
+//! user nothing.
 
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::process;
 
-use crate::ssh::effective_config::{self, OverriddenError, Section, find_entry};
+use crate::diagnosis;
+use crate::ssh::SshError;
+use crate::ssh::effective_config::{self, Section, find_entry};
 use crate::ssh::managed_block;
 
-/// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
-/// starts is all there is to know.
+/// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:
+/// for it, the text is only proof that it starts.
 pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> {
     match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => {
@@ -24,63 +26,62 @@ pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> 
     }
 }
 
-/// What the ssh configuration holds of ours.
+/// The managed block of the ssh configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Block {
     /// There is none.
     Missing,
-    /// There is one, and no ssh to judge it.
-    Unjudged,
-    /// ssh uses what it says of so many hosts.
-    Used(usize),
+    /// There is one, but no ssh to verify it.
+    Unverified,
+    /// ssh uses it for this number of hosts.
+    Verified(usize),
 }
 
-/// The section of a machine; none where the configuration cannot be read, of which another look tells.
-pub(super) fn section(file: &Path, machine: &str) -> Option<Section> {
+/// Returns the host entry of a machine; `None` if the configuration cannot be read, which another check reports.
+pub(super) fn entry(file: &Path, machine: &str) -> Option<Section> {
     find_entry(machine, &managed_block::read(file).ok()?)
 }
 
-/// Reads the configuration, and asks ssh whether it uses what `arcssh config` wrote: of one section, or of all.
+/// Verifies with ssh that it uses one host entry of the managed block, or all.
 ///
 /// # Errors
-/// ssh does not accept it, or does not use it.
-pub(super) fn configuration(file: &Path, section: Option<&Section>) -> Result<Block> {
+/// ssh rejects the configuration, or another line overrides a host entry.
+pub(super) fn configuration(file: &Path, entry: Option<&Section>) -> diagnosis::Result<Block> {
     let text = managed_block::read(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
     let mut hosts = 0;
     for (patterns, expected) in effective_config::sections(&text[range]) {
         for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            if section.is_some_and(|section| !patterns.contains(&section.alias)) {
+            if entry.is_some_and(|entry| !patterns.contains(&entry.alias)) {
                 continue;
             }
             let Some(shadowed) = effective_config::overridden(alias, &expected, file)? else {
-                return Ok(Block::Unjudged);
+                return Ok(Block::Unverified);
             };
-            if let Some(blocked_by) = shadowed.into_iter().next() {
-                bail!(OverriddenError(blocked_by));
+            if let Some(overridden) = shadowed.into_iter().next() {
+                return Err(SshError::Overridden(overridden).into());
             }
             hosts += 1;
         }
     }
-    Ok(Block::Used(hosts))
+    Ok(Block::Verified(hosts))
 }
 
-/// What ssh makes of a machine's host key.
+/// A machine's host key, compared with known_hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HostKey {
-    /// It is the one that it knows.
+    /// The key is known.
     Known,
-    /// It knows none.
+    /// No key of the machine is known.
     New,
-    /// It knows another, in this file.
+    /// Another key is known, in this file.
     Changed(String),
 }
 
-/// Connects as ssh would, up to the host key and no further: with `StrictHostKeyChecking=yes` and `UpdateHostKeys=no` ssh
-/// never writes to known_hosts, with `PreferredAuthentications=none` no key is offered and nobody asked. A server that
-/// then refuses the login has shown the host key that ssh knows. ssh-keyscan would need no login either, but knows no
-/// ProxyCommand.
-pub(super) async fn host_key(section: &Section, file: Option<&Path>) -> Result<HostKey> {
+/// Connects with ssh up to the host key. With `StrictHostKeyChecking=yes` and `UpdateHostKeys=no`, ssh never writes to
+/// known_hosts; with `PreferredAuthentications=none`, it offers no key and asks for no password. A server that then rejects
+/// the login has shown the known host key. ssh-keyscan does not support ProxyCommand.
+pub(super) async fn host_key(entry: &Section, file: Option<&Path>) -> Result<HostKey> {
     let mut ssh = process::Command::new("ssh");
     if let Some(file) = file {
         ssh.arg("-F").arg(file);
@@ -96,25 +97,25 @@ pub(super) async fn host_key(section: &Section, file: Option<&Path>) -> Result<H
     ] {
         ssh.args(["-o", option]);
     }
-    ssh.args(["-T", "--", &section.alias, "true"]).stdin(Stdio::null()).kill_on_drop(true);
+    ssh.args(["-T", "--", &entry.alias, "true"]).stdin(Stdio::null()).kill_on_drop(true);
     let output = ssh.output().await.context("cannot run ssh")?;
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    judged(&told, output.status.success())
-        .with_context(|| told.lines().last().unwrap_or_default().trim().to_owned())
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    parse_host_key(&stderr, output.status.success())
+        .with_context(|| stderr.lines().last().unwrap_or_default().trim().to_owned())
 }
 
-/// What OpenSSH's words mean (sshconnect.c, `check_host_key`; sshconnect2.c).
-fn judged(told: &str, logged_in: bool) -> Option<HostKey> {
-    if told.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
-        let file = told.lines().find_map(|line| line.strip_prefix("Offending ")?.split_once(" key in "));
+/// Parses the messages of OpenSSH (sshconnect.c, `check_host_key`; sshconnect2.c).
+fn parse_host_key(stderr: &str, logged_in: bool) -> Option<HostKey> {
+    if stderr.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
+        let file = stderr.lines().find_map(|line| line.strip_prefix("Offending ")?.split_once(" key in "));
         let file =
             file.map_or("known_hosts", |(_, place)| place.rsplit_once(':').map_or(place, |(file, _)| file));
         return Some(HostKey::Changed(file.trim().to_owned()));
     }
-    if told.contains("Host key verification failed") {
+    if stderr.contains("Host key verification failed") {
         return Some(HostKey::New);
     }
-    (logged_in || told.contains("Permission denied")).then_some(HostKey::Known)
+    (logged_in || stderr.contains("Permission denied")).then_some(HostKey::Known)
 }
 
 #[cfg(test)]
@@ -122,13 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_ssh_about_a_host_key_are_understood() {
+    fn messages_about_a_host_key_are_parsed() {
         let changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nOffending ED25519 key in /h/.ssh/known_hosts:7\nHost key verification failed.";
-        assert_eq!(judged(changed, false), Some(HostKey::Changed("/h/.ssh/known_hosts".into())));
+        assert_eq!(parse_host_key(changed, false), Some(HostKey::Changed("/h/.ssh/known_hosts".into())));
         let new = "No ED25519 host key is known for web01 and you have requested strict checking.\nHost key verification failed.";
-        assert_eq!(judged(new, false), Some(HostKey::New));
-        assert_eq!(judged("me@web01: Permission denied (publickey).", false), Some(HostKey::Known));
-        assert_eq!(judged("Connection closed by UNKNOWN port 65535", false), None);
-        assert_eq!(judged("", true), Some(HostKey::Known));
+        assert_eq!(parse_host_key(new, false), Some(HostKey::New));
+        assert_eq!(parse_host_key("me@web01: Permission denied (publickey).", false), Some(HostKey::Known));
+        assert_eq!(parse_host_key("Connection closed by UNKNOWN port 65535", false), None);
+        assert_eq!(parse_host_key("", true), Some(HostKey::Known));
     }
 }

@@ -1,14 +1,13 @@
-//! `arcssh doctor`: look at everything between here and a machine's sshd, and say what is wrong and what to type.
+//! `arcssh doctor`: checks everything between this computer and a machine's sshd, and suggests fixes.
 
 mod checks;
 mod local;
-pub(crate) mod probe;
-pub(crate) mod report;
+mod probe;
+mod report;
 
 use std::io::stdout;
 use std::time::Duration;
 
-use anyhow::{Error, Result};
 use tracing::info;
 
 use crate::azure::arm::Arm;
@@ -16,12 +15,12 @@ use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{DoctorArgs, ProxyArgs};
-use crate::commands::doctor::checks::{Evaluator, is_fixable};
+use crate::commands::doctor::checks::Evaluator;
 use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
-use crate::commands::doctor::report::{Check, Style, Words, json_report, report};
+use crate::commands::doctor::report::{Check, Colors, json_report, report};
 use crate::commands::provision::{Mode, Provisioner};
+use crate::diagnosis::{Result, all_done};
 use crate::entra_ssh::CertificateOptions;
-use crate::machines::all_done;
 use crate::net::Net;
 use crate::provisioning::DesiredService;
 use crate::ssh::managed_block;
@@ -31,41 +30,37 @@ use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
 use crate::terminal::tty::use_color;
 
-/// How many machines are set up at a time.
-const ONE: usize = 1;
-/// How long setting up waits for the machine's agent.
+/// How long `--fix` waits for the machine's agent.
 const WAIT: Duration = Duration::from_secs(180);
 
-/// Examines, and shows what was found; 1 if something keeps a connection from coming about. `explain` has the words of
-/// errors, which are those of a connection that fails by them.
+/// Prints the report; 1 if a check failed.
 ///
 /// # Errors
-/// An endpoint that cannot be one; what keeps a fix from being made.
-pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Result<u8> {
-    // Only what it is told of says how well the store is: the rest goes on without.
+/// An invalid endpoint; a fix that failed.
+pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
+    // A state directory that cannot be used fails its own check, and the other checks run without it.
     let (store, health) = match Store::open().and_then(|store| Ok((store.check()?, store))) {
         Ok((count, store)) => (store, Ok(count)),
-        Err(open) => (Store::disabled(), Err(open)),
+        Err(error) => (Store::disabled(), Err(error)),
     };
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
-    let section = args.machine.as_ref().and_then(|machine| local::section(&file, machine));
-    let proxy = section.as_ref().and_then(|section| ProxyArgs::of_section(section.arguments(), &args.typed));
-    let (who, certificate, cloud) = match &proxy {
+    let entry = args.machine.as_ref().and_then(|machine| local::entry(&file, machine));
+    let proxy = entry.as_ref().and_then(|entry| ProxyArgs::of_section(entry.arguments(), &args.typed));
+    let (credential, certificate, cloud) = match &proxy {
         Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
         None => (args.who.wanted(), CertificateOptions::default(), &args.cloud),
     };
     let (cloud, net) = (Cloud::new(cloud.name(), &cloud.endpoints())?, Net::new());
-    let arm = Arm::new(&cloud, &net, &store, who.clone());
-    let prober = Prober { args, file, section, who, certificate, cloud, net, store, arm };
+    let arm = Arm::new(&cloud, &net, &store, credential.clone());
+    let prober = Prober { args, file, entry, credential, certificate, cloud, net, store, arm };
     let waiting = Progress::default();
     waiting.set_deadline("checks".into(), TOTAL_TIMEOUT);
-    let facts = waiting.run(prober.look(health.clone())).await;
-    let mut evaluator = Evaluator { facts, explain };
+    let mut evaluator = Evaluator { facts: waiting.run(prober.probe(health.clone())).await };
     let (mut checks, mut fixed) = (evaluator.checks(), Ok(()));
-    if let Some(machine) = evaluator.machine().filter(|_| args.fix && checks.iter().any(is_fixable)) {
-        fixed = fix(&prober, machine, evaluator.facts.port).await;
+    if let Some(machine) = evaluator.machine().filter(|_| args.fix && checks.iter().any(Check::is_fixable)) {
+        fixed = fix(&prober, machine, evaluator.facts.azure.port).await;
         waiting.set_deadline("checks".into(), TOTAL_TIMEOUT);
-        evaluator.facts = waiting.run(prober.look(health)).await;
+        evaluator.facts = waiting.run(prober.probe(health)).await;
         checks = evaluator.checks();
     }
     show(args, &checks)?;
@@ -73,20 +68,20 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     Ok(u8::from(checks.iter().any(Check::has_failed)))
 }
 
-/// What `arcssh setup` can put right.
+/// Enables SSH as `arcssh setup` does.
 async fn fix(prober: &Prober<'_>, machine: ResourceId, port: u16) -> Result<()> {
     let Prober { args, net, store, arm, .. } = prober;
-    info!("setting {machine} up");
+    info!("setting up {machine}");
     let desired = DesiredService { service: Service::Ssh, port: Some(port), replace: false };
-    let work = Provisioner { net, store, arm, desired, jobs: ONE, wait: WAIT };
-    all_done(work.run(vec![machine], Mode::Apply(Confirm::of(args.yes))).await.results)
+    let provisioner = Provisioner { net, store, arm, desired, jobs: 1, wait: WAIT };
+    all_done(provisioner.run(vec![machine], Mode::Apply(Confirm::of(args.yes))).await.results)
 }
 
 fn show(args: &DoctorArgs, checks: &[Check]) -> Result<()> {
-    let style = if use_color(&stdout()) { Style::Colored } else { Style::Plain };
-    let text = match args.json {
-        true => json_report(args.machine.as_deref(), checks),
-        false => report(checks, style),
+    let text = if args.json {
+        json_report(args.machine.as_deref(), checks)
+    } else {
+        report(checks, if use_color(&stdout()) { Colors::On } else { Colors::Off })
     };
-    print(&text)
+    Ok(print(&text)?)
 }

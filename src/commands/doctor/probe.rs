@@ -1,10 +1,9 @@
-//! Looks at everything between here and a machine's sshd, one thing beside the other where they do not need each other,
-//! and never for long. What it means is judged elsewhere.
+//! Collects the facts for the checks: in parallel if they do not depend on each other, each with a time limit.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::anyhow;
 use http::uri::Authority;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, duplex};
 use tokio::sync::Notify;
@@ -24,88 +23,100 @@ use crate::azure::resource_providers::{Registration, registration};
 use crate::azure::target::Target;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::local::{self, Block, HostKey};
+use crate::diagnosis::{Context, Error, Result};
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::machines::find;
-use crate::net::{self, Net, x509};
+use crate::net::{self, Net, NetError, x509};
 use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::connector::Connector;
-use crate::relay::handshake::{ConnectError, Upgraded};
+use crate::relay::handshake::Upgraded;
 use crate::ssh::effective_config::Section;
-use crate::state::{InsecurePermissions, Store};
+use crate::state::Store;
+use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::terminal::progress::Progress;
 
-/// How long one look may take.
+const ARM: &str = "Azure Resource Manager";
+
+/// The time limit of one probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long those may take that others bound too: a proxy has 20 s for its tunnel, and a program gives a token in some.
+/// The time limit of a probe that has limits of its own: a proxy has 20 s for its tunnel, and a program issues a token in
+/// some seconds.
 const LONG_PROBE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long all of them may take: at the most two long ones and six others come one after the other.
+/// The time limit of all probes: two long ones and six others can run one after the other.
 pub(super) const TOTAL_TIMEOUT: Duration =
     Duration::from_secs(2 * LONG_PROBE_TIMEOUT.as_secs() + 6 * PROBE_TIMEOUT.as_secs());
-/// How long an agent that does not listen is waited for.
+/// How long to wait for an agent that is not connected.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(8);
-/// How much a server may say before its identification (RFC 4253, section 4.2, sets no limit).
+/// The bytes that a server may send before its identification (RFC 4253, section 4.2, sets no limit).
 const MAX_BANNER: u64 = 8192;
 
-/// A look that was taken, or none where it would have told nothing.
+/// The result of a probe; `None` if the probe was not made.
 pub(super) type Probe<T> = Option<Result<T>>;
 
-/// Everything that was seen.
+/// All facts.
 pub(super) struct Facts {
-    /// The versions of ssh and ssh-keygen.
+    /// The versions of ssh and ssh-keygen; `None` if the program is not installed.
     pub(super) programs: [Result<Option<String>>; 2],
     /// The ssh configuration's file.
     pub(super) file: PathBuf,
-    /// What it holds of ours.
+    /// The managed block in the file.
     pub(super) configuration: Result<Block>,
-    /// The machine's section in it, if that leads to the port to connect to.
-    pub(super) section: Option<Section>,
-    /// How many values are kept; none where nothing can be.
-    pub(super) store: Result<Option<usize>, InsecurePermissions>,
-    /// ARM and Entra ID, with who vouches for each.
-    pub(super) way: Vec<(&'static str, Result<String>)>,
-    /// Who we are.
-    pub(super) token: Probe<AccessToken>,
-    /// How many subscriptions there are to see; only without a machine.
-    pub(super) subscriptions: Probe<usize>,
-    /// By how many seconds this machine's clock is ahead of Azure's.
-    pub(super) skew: Option<i64>,
-    /// What the machine is called by whoever asks.
-    pub(super) named: Option<String>,
-    /// The port to connect to.
-    pub(super) port: u16,
-    /// Whether it is the one that was typed.
-    pub(super) is_typed: bool,
-    /// The machine.
-    pub(super) machine: Probe<Machine>,
-    /// Its subscription's provider.
-    pub(super) registration: Probe<Registration>,
-    /// What the identity may do with it.
-    pub(super) permissions: Probe<Permissions>,
-    /// Its endpoint and service configuration.
-    pub(super) found: Probe<ServiceState>,
-    /// Its extensions.
-    pub(super) extensions: Probe<Vec<Extension>>,
-    /// Whether the relay leads to its agent.
-    pub(super) relay: Probe<()>,
-    /// How its sshd greets.
-    pub(super) banner: Probe<Banner>,
-    /// What ssh makes of its host key.
+    /// The number of cached values; `None` if there is no state directory.
+    pub(super) state: Result<Option<usize>, SystemError>,
+    /// The services of Azure, with the issuer of each certificate.
+    pub(super) issuers: Vec<(&'static str, Result<String>)>,
+    /// The machine as the user named it.
+    pub(super) name: Option<String>,
+    /// Whether the user gave a port.
+    pub(super) is_port_given: bool,
+    /// The facts from Azure and the relay.
+    pub(super) azure: AzureFacts,
+    /// The machine's host key, compared with known_hosts.
     pub(super) host_key: Probe<HostKey>,
-    /// The certificate that is kept for logging in as an Entra user, if there is one.
-    pub(super) certificate: Result<Option<CertifiedKey>, InsecurePermissions>,
+    /// The cached certificate for logging in as an Entra user.
+    pub(super) certificate: Result<Option<CertifiedKey>, SystemError>,
 }
 
-/// Who looks, and with what.
+/// The facts from Azure and the relay.
+#[derive(Default)]
+pub(super) struct AzureFacts {
+    /// The access token.
+    pub(super) token: Probe<AccessToken>,
+    /// The number of visible subscriptions; only if no machine was named.
+    pub(super) subscriptions: Probe<usize>,
+    /// By how many seconds the clock of this computer is ahead of Azure's.
+    pub(super) skew: Option<i64>,
+    /// The machine's host entry, if it connects to the port below.
+    pub(super) entry: Option<Section>,
+    /// The port of the connection.
+    pub(super) port: u16,
+    /// The machine.
+    pub(super) machine: Probe<Machine>,
+    /// The registration of the resource provider.
+    pub(super) registration: Probe<Registration>,
+    /// The account's permissions on the machine.
+    pub(super) permissions: Probe<Permissions>,
+    /// The endpoint and the service configuration.
+    pub(super) service: Probe<ServiceState>,
+    /// The machine's extensions.
+    pub(super) extensions: Probe<Vec<Extension>>,
+    /// Whether the relay connects to the agent.
+    pub(super) relay: Probe<()>,
+    /// The first line of the machine's sshd.
+    pub(super) banner: Probe<Banner>,
+}
+
+/// Collects the facts.
 pub(super) struct Prober<'a> {
     pub(super) args: &'a DoctorArgs,
-    /// The ssh configuration, and what it has for the machine.
+    /// The ssh configuration, and its host entry for the machine.
     pub(super) file: PathBuf,
-    pub(super) section: Option<Section>,
-    /// As whom, and with which certificate, the machine is connected to.
-    pub(super) who: CredentialOptions,
+    pub(super) entry: Option<Section>,
+    /// The account, and the options of its certificate.
+    pub(super) credential: CredentialOptions,
     pub(super) certificate: CertificateOptions,
     pub(super) cloud: Cloud,
     pub(super) net: Net,
@@ -113,200 +124,150 @@ pub(super) struct Prober<'a> {
     pub(super) arm: Arm,
 }
 
-/// What Azure and the relay show.
-#[derive(Default)]
-struct AzureFacts {
-    token: Probe<AccessToken>,
-    subscriptions: Probe<usize>,
-    date: Option<(u64, u64)>,
-    machine: Probe<Machine>,
-    registration: Probe<Registration>,
-    permissions: Probe<Permissions>,
-    found: Probe<ServiceState>,
-    extensions: Probe<Vec<Extension>>,
-    relay: Probe<()>,
-    banner: Probe<Banner>,
-}
-
 impl Prober<'_> {
-    /// Looks at everything.
-    pub(super) async fn look(&self, store: Result<Option<usize>, InsecurePermissions>) -> Facts {
-        let (ssh, keygen, configuration, mut section, way) = tokio::join!(
-            blocking(|| local::program("ssh", &["-V"])),
-            blocking(|| local::program("ssh-keygen", &["-l", "-f", "-"])),
+    /// Collects all facts.
+    pub(super) async fn probe(&self, state: Result<Option<usize>, SystemError>) -> Facts {
+        let (ssh, keygen, configuration, entry, issuers) = tokio::join!(
+            blocking(|| Ok(local::program("ssh", &["-V"])?)),
+            blocking(|| Ok(local::program("ssh-keygen", &["-l", "-f", "-"])?)),
             self.configuration(),
-            self.used(self.section.clone()),
-            self.way(),
+            self.effective(self.entry.clone()),
+            self.issuers(),
         );
-        let named = section.as_ref().map(|section| section.target.clone()).or(self.args.machine.clone());
-        let mut remote = AzureFacts::default();
-        let mut reached = self.port(section.as_ref()).unwrap_or(Service::Ssh.default_port());
-        if way.iter().all(|(_, way)| way.is_ok()) {
-            remote = self.remote(named.as_deref(), &mut section, &mut reached).await;
+        let mut azure = AzureFacts { port: self.port(entry.as_ref()), entry, ..AzureFacts::default() };
+        if issuers.iter().all(|(_, issuer)| issuer.is_ok()) {
+            azure = self.azure(azure).await;
         }
-        // ssh connects to the port of the section, whatever was asked for here.
-        let section = section.filter(|section| section.port == reached);
-        let host_key = match (&ssh, &remote.banner, &section) {
-            (Ok(Some(_)), Some(Ok(Banner::Ssh(_))), Some(section)) => Some(self.host_key(section).await),
+        // ssh connects to the port of the host entry, whatever the user gave here.
+        azure.entry = azure.entry.filter(|entry| entry.port == azure.port);
+        let host_key = match (&ssh, &azure.banner, &azure.entry) {
+            (Ok(Some(_)), Some(Ok(Banner::Ssh(_))), Some(entry)) => Some(self.host_key(entry).await),
             _ => None,
         };
         Facts {
             programs: [ssh, keygen],
             file: self.file.clone(),
             configuration,
-            section,
-            store,
-            way,
-            token: remote.token,
-            subscriptions: remote.subscriptions,
-            skew: remote.date.map(|(ours, theirs)| ours.cast_signed() - theirs.cast_signed()),
-            named: self.args.machine.clone(),
-            port: reached,
-            is_typed: self.args.port.is_some(),
-            machine: remote.machine,
-            registration: remote.registration,
-            permissions: remote.permissions,
-            found: remote.found,
-            extensions: remote.extensions,
-            relay: remote.relay,
-            banner: remote.banner,
+            state,
+            issuers,
+            name: self.args.machine.clone(),
+            is_port_given: self.args.port.is_some(),
+            azure,
             host_key,
             certificate: self.cached_certificate(),
         }
     }
 
-    fn identity(&self) -> CredentialChain {
-        CredentialChain::new(&self.cloud, self.who.clone(), &self.net, &self.store)
+    fn chain(&self) -> CredentialChain {
+        CredentialChain::new(&self.cloud, self.credential.clone(), &self.net, &self.store)
     }
 
-    fn cached_certificate(&self) -> Result<Option<CertifiedKey>, InsecurePermissions> {
-        CertificateCache::new(self.identity(), self.certificate.clone())?.cached()
+    fn cached_certificate(&self) -> Result<Option<CertifiedKey>, SystemError> {
+        CertificateCache::new(self.chain(), self.certificate.clone())?.cached()
     }
 
     async fn configuration(&self) -> Result<Block> {
-        let (file, section) = (self.file.clone(), self.section.clone());
-        blocking(move || local::configuration(&file, section.as_ref())).await
+        let (file, entry) = (self.file.clone(), self.entry.clone());
+        blocking(move || local::configuration(&file, entry.as_ref())).await
     }
 
-    /// The section as ssh uses it; as it stands where ssh does not tell.
-    async fn used(&self, section: Option<Section>) -> Option<Section> {
-        let (typed, file, written) = (self.args.file.clone(), self.file.clone(), section.clone()?);
-        let used = blocking(move || written.used(typed.as_deref(), &file)).await;
-        used.ok().or(section)
+    /// Returns the host entry as ssh uses it, or as it is written if ssh does not show it.
+    async fn effective(&self, entry: Option<Section>) -> Option<Section> {
+        let (given, file, written) = (self.args.file.clone(), self.file.clone(), entry.clone()?);
+        let used = blocking(move || Ok(written.used(given.as_deref(), &file)?)).await;
+        used.ok().or(entry)
     }
 
-    async fn host_key(&self, section: &Section) -> Result<HostKey> {
-        within(PROBE_TIMEOUT, "ssh", local::host_key(section, self.args.file.as_deref())).await
+    async fn host_key(&self, entry: &Section) -> Result<HostKey> {
+        within(PROBE_TIMEOUT, "ssh", async { Ok(local::host_key(entry, self.args.file.as_deref()).await?) }).await
     }
 
-    /// The way to ARM and Entra ID: names, proxies, TLS.
-    async fn way(&self) -> Vec<(&'static str, Result<String>)> {
+    /// Connects to ARM and Entra ID: name resolution, proxies, TLS.
+    async fn issuers(&self) -> Vec<(&'static str, Result<String>)> {
         let (arm, entra) = (&self.cloud.arm_endpoint, &self.cloud.authority_host);
-        let (arm, entra) = tokio::join!(self.tls_issuer(arm.authority()), self.tls_issuer(entra.authority()));
-        vec![("Azure Resource Manager", arm), ("Entra ID", entra)]
+        let (arm, entra) = tokio::join!(self.issuer(arm.authority()), self.issuer(entra.authority()));
+        vec![(ARM, arm), ("Entra ID", entra)]
     }
 
-    /// Who made out the certificate of a host that can be reached.
-    async fn tls_issuer(&self, authority: &str) -> Result<String> {
+    /// Returns the host, and the issuer of its certificate.
+    async fn issuer(&self, authority: &str) -> Result<String> {
         let connect = async {
-            let authority: Authority = authority.parse()?;
-            let stream = self.net.connect(&authority).await.map_err(ConnectError::Unreachable)?;
+            let authority: Authority = authority.parse().map_err(|error| anyhow!("{authority}: {error}"))?;
+            let stream = self.net.connect(&authority).await?;
             let (_, session) = stream.get_ref();
             let certificate = session.peer_certificates().and_then(|certificates| certificates.first());
             let issuer = certificate.and_then(|certificate| x509::issuer(certificate));
-            Ok(format!("{}, certificate by {}", authority.host(), issuer.unwrap_or("nobody".into())))
+            Ok(format!("{}, certificate issued by {}", authority.host(), issuer.unwrap_or("an unnamed authority".into())))
         };
         within(LONG_PROBE_TIMEOUT, authority, connect).await
     }
 
-    /// The port to connect to, if there is one to tell by.
-    fn port(&self, section: Option<&Section>) -> Option<u16> {
-        self.args.port.or(section.map(|section| section.port))
+    /// Returns the port that the user gave or the host entry has, or the default.
+    fn port(&self, entry: Option<&Section>) -> u16 {
+        self.given_port(entry).unwrap_or(Service::Ssh.default_port())
     }
 
-    async fn remote(
-        &self,
-        named: Option<&str>,
-        section: &mut Option<Section>,
-        reached: &mut u16,
-    ) -> AzureFacts {
-        let identity = self.identity();
-        let token = within(LONG_PROBE_TIMEOUT, "the identity", async {
-            Ok(identity.token(None).await.map_err(crate::azure::arm::ArmError::from)?)
-        });
-        let token = token.await;
-        let mut remote = AzureFacts::default();
-        match (&token, named) {
-            (Err(_), _) => {}
+    fn given_port(&self, entry: Option<&Section>) -> Option<u16> {
+        self.args.port.or(entry.map(|entry| entry.port))
+    }
+
+    async fn azure(&self, mut facts: AzureFacts) -> AzureFacts {
+        let token = within(LONG_PROBE_TIMEOUT, "the credential source", async { Ok(self.chain().token(None).await?) });
+        let token = facts.token.insert(token.await);
+        let name = facts.entry.as_ref().map(|entry| entry.target.clone()).or(self.args.machine.clone());
+        match (&token, name) {
+            (Err(_), _) => facts,
             (Ok(_), None) => {
-                let seen = within(PROBE_TIMEOUT, "Azure Resource Manager", async {
-                    Ok(subscriptions(&self.arm).await?)
-                })
-                .await;
-                remote.date = seen.as_ref().ok().and_then(|(_, date)| Some((unix_now(), (*date)?)));
-                remote.subscriptions = Some(seen.map(|(count, _)| count));
+                let seen = within(PROBE_TIMEOUT, ARM, async { Ok(subscriptions(&self.arm).await?) }).await;
+                facts.skew = seen.as_ref().ok().and_then(|(_, date)| skew(*date));
+                facts.subscriptions = Some(seen.map(|(count, _)| count));
+                facts
             }
-            (Ok(_), Some(name)) => remote = self.azure(name, section, reached).await,
+            (Ok(_), Some(name)) => match self.id(&name).await {
+                Ok(id) => self.machine(facts, &id).await,
+                Err(error) => AzureFacts { machine: Some(Err(error)), ..facts },
+            },
         }
-        AzureFacts { token: Some(token), ..remote }
     }
 
-    /// What Azure holds of a machine, and whether its relay leads to it. Its ID may lead to a section that its name does
-    /// not.
-    async fn azure(&self, name: &str, section: &mut Option<Section>, reached: &mut u16) -> AzureFacts {
-        let mut remote = AzureFacts::default();
-        let id = match self.id(name).await {
-            Ok(id) => id,
-            Err(error) => return AzureFacts { machine: Some(Err(error)), ..remote },
-        };
-        let target =
-            |port| Target { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh };
-        let by_id = id.to_string();
-        if section.is_none() {
-            *section = self.used(local::section(&self.file, &by_id)).await;
+    /// Collects the facts of a machine in Azure, and connects to its relay. A machine's ID can have a host entry that its
+    /// name does not have.
+    async fn machine(&self, mut facts: AzureFacts, id: &ResourceId) -> AzureFacts {
+        if facts.entry.is_none() {
+            facts.entry = self.effective(local::entry(&self.file, &id.to_string())).await;
         }
-        let port = self.port(section.as_ref());
-        let asked = port.unwrap_or(Service::Ssh.default_port());
-        forget_refusals(&self.arm, &self.store, &id);
-        let (machine, provider, permissions, extensions, found) = tokio::join!(
-            within(PROBE_TIMEOUT, "Azure Resource Manager", find(&self.arm, &by_id, &[])),
-            within(PROBE_TIMEOUT, "Azure Resource Manager", async {
-                Ok(registration(&self.arm, &id.subscription).await?)
-            }),
-            within(PROBE_TIMEOUT, "Azure Resource Manager", async {
-                Ok(Permissions::on(&self.arm, &id).await?)
-            }),
-            within(PROBE_TIMEOUT, "Azure Resource Manager", async { Ok(extensions(&self.arm, &id).await?) }),
-            within(PROBE_TIMEOUT, "Azure Resource Manager", async {
-                Ok(inspect(&self.arm, &id, Service::Ssh).await?)
-            }),
+        let given = self.given_port(facts.entry.as_ref());
+        facts.port = self.port(facts.entry.as_ref());
+        forget_refusals(&self.arm, &self.store, id);
+        let (machine, registration, permissions, extensions, service) = tokio::join!(
+            within(PROBE_TIMEOUT, ARM, async { Ok(find(&self.arm, &id.to_string(), &[]).await?) }),
+            within(PROBE_TIMEOUT, ARM, async { Ok(registration(&self.arm, &id.subscription).await?) }),
+            within(PROBE_TIMEOUT, ARM, async { Ok(Permissions::on(&self.arm, id).await?) }),
+            within(PROBE_TIMEOUT, ARM, async { Ok(extensions(&self.arm, id).await?) }),
+            within(PROBE_TIMEOUT, ARM, async { Ok(inspect(&self.arm, id, Service::Ssh).await?) }),
         );
-        remote.date = provider.as_ref().ok().and_then(|provider| Some((unix_now(), provider.date?)));
-        *reached = match (port, &found) {
-            (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) => *enabled,
-            _ => asked,
-        };
-        let is_ready = found.as_ref().is_ok_and(|found| {
-            let done = found.registration.as_ref().is_none_or(Registration::is_done);
-            let matches = !matches!(found.port, Lookup::Found(enabled) if enabled != *reached);
-            done && found.endpoint != Lookup::NotFound && found.port != Lookup::NotFound && matches
-        });
-        if is_ready {
-            match self.reach(&id, &target(*reached)).await {
+        facts.skew = registration.as_ref().ok().and_then(|registration| skew(registration.date));
+        let context = |port| Context::connecting(target(id, port));
+        let asked = facts.port;
+        if let (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) = (given, &service) {
+            facts.port = *enabled;
+        }
+        if is_ready(&service, facts.port) {
+            match self.connect(&target(id, facts.port)).await {
                 Ok(upgraded) => {
-                    remote.relay = Some(Ok(()));
-                    remote.banner = Some(within(PROBE_TIMEOUT, "sshd", banner(upgraded)).await);
+                    facts.relay = Some(Ok(()));
+                    facts.banner = Some(within(PROBE_TIMEOUT, "sshd", banner(upgraded)).await);
                 }
-                Err(error) => remote.relay = Some(Err(error.context(target(*reached)))),
+                Err(error) => facts.relay = Some(Err(error.during(context(facts.port)))),
             }
         }
         AzureFacts {
-            machine: Some(machine.with_context(|| target(asked))),
-            registration: Some(provider.with_context(|| target(asked))),
-            permissions: Some(permissions.with_context(|| target(asked))),
-            extensions: Some(extensions.with_context(|| target(asked))),
-            found: Some(found.with_context(|| target(asked))),
-            ..remote
+            machine: Some(machine.map_err(|error| error.during(context(asked)))),
+            registration: Some(registration.map_err(|error| error.during(context(asked)))),
+            permissions: Some(permissions.map_err(|error| error.during(context(asked)))),
+            extensions: Some(extensions.map_err(|error| error.during(context(asked)))),
+            service: Some(service.map_err(|error| error.during(context(asked)))),
+            ..facts
         }
     }
 
@@ -315,27 +276,45 @@ impl Prober<'_> {
             return Ok(id);
         }
         let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
-        Ok(within(PROBE_TIMEOUT, "Azure Resource Manager", find(&self.arm, name, &subscriptions)).await?.id)
+        within(PROBE_TIMEOUT, ARM, async { Ok(find(&self.arm, name, &subscriptions).await?.id) }).await
     }
 
-    async fn reach(&self, id: &ResourceId, target: &Target) -> Result<Upgraded<net::Stream>> {
+    async fn connect(&self, target: &Target) -> Result<Upgraded<net::Stream>> {
+        let id = target.machine.as_ref().expect("a target of the doctor has a machine");
         let credentials = RelayCredentialCache::new(&self.arm, &self.store, id, target.service, target.port);
         let connector =
             Connector { net: &self.net, target, wait: LISTENER_TIMEOUT, waiting: &Progress::default() };
-        let (upgraded, _) = within(PROBE_TIMEOUT, "the relay", connector.connect(&credentials)).await?;
-        Ok(upgraded)
+        within(PROBE_TIMEOUT, "the relay", async { Ok(connector.connect(&credentials).await?.0) }).await
     }
 }
 
-/// What a server says first.
+fn target(id: &ResourceId, port: u16) -> Target {
+    Target { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh }
+}
+
+/// Returns by how many seconds the clock of this computer is ahead of a server's.
+fn skew(date: Option<u64>) -> Option<i64> {
+    Some(unix_now().cast_signed() - date?.cast_signed())
+}
+
+/// Returns whether a connection can work: the service is enabled on the port, as far as the account can read.
+fn is_ready(service: &Result<ServiceState>, port: u16) -> bool {
+    service.as_ref().is_ok_and(|service| {
+        let is_registered = service.registration.as_ref().is_none_or(Registration::is_done);
+        let is_other = matches!(service.port, Lookup::Found(enabled) if enabled != port);
+        is_registered && service.endpoint != Lookup::NotFound && service.port != Lookup::NotFound && !is_other
+    })
+}
+
+/// The first line of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Banner {
     /// The line that begins with `SSH-` (RFC 4253, section 4.2).
     Ssh(String),
-    /// Something else.
+    /// Another line.
     Other,
-    /// It ends the connection without a word.
-    Nothing,
+    /// The server closed the connection.
+    None,
 }
 
 async fn banner(upgraded: Upgraded<net::Stream>) -> Result<Banner> {
@@ -357,32 +336,26 @@ async fn banner(upgraded: Upgraded<net::Stream>) -> Result<Banner> {
 
 async fn identification(from: impl AsyncRead + Unpin) -> Result<Banner> {
     let mut lines = BufReader::new(from.take(MAX_BANNER));
-    let (mut line, mut said) = (Vec::new(), Banner::Nothing);
-    while lines.read_until(b'\n', &mut line).await? > 0 {
+    let mut line = Vec::new();
+    let mut banner = Banner::None;
+    while lines.read_until(b'\n', &mut line).await.map_err(anyhow::Error::from)? > 0 {
         if line.starts_with(b"SSH-") {
             return Ok(Banner::Ssh(String::from_utf8_lossy(&line).trim_end().to_owned()));
         }
         line.clear();
-        said = Banner::Other;
+        banner = Banner::Other;
     }
-    Ok(said)
+    Ok(banner)
 }
 
-/// A look that keeps nobody waiting.
-async fn within<T>(limit: Duration, whom: &str, look: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(limit, look).await.unwrap_or_else(|_elapsed| bail!(Slow { whom: whom.to_owned(), limit }))
+/// Runs a probe with a time limit.
+async fn within<T>(limit: Duration, host: &str, probe: impl Future<Output = Result<T>>) -> Result<T> {
+    let timed_out = |_| NetError::TimedOut { host: host.to_owned(), after: limit };
+    timeout(limit, probe).await.map_err(timed_out)?
 }
 
-/// What was looked at keeps silent.
-#[derive(Debug, thiserror::Error)]
-#[error("{whom} did not answer within {} s", .limit.as_secs())]
-pub(crate) struct Slow {
-    whom: String,
-    limit: Duration,
-}
-
-/// The same of programs that are waited for on a thread of their own.
-async fn blocking<T: Send + 'static>(look: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let look = async { spawn_blocking(look).await.map_err(|error| anyhow!(error)).and_then(|seen| seen) };
-    within(PROBE_TIMEOUT, "ssh", look).await
+/// Runs a probe that waits for a program on a thread of its own.
+async fn blocking<T: Send + 'static>(probe: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let probe = async { spawn_blocking(probe).await.map_err(|error| Error::from(anyhow!(error)))? };
+    within(PROBE_TIMEOUT, "ssh", probe).await
 }

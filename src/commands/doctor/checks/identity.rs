@@ -1,0 +1,87 @@
+//! Checks of the account, and of the way to Azure.
+
+use crate::azure::resource_id::ResourceId;
+use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_refused, warned};
+use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
+use crate::diagnosis::{Code, Diagnosis, Error, Hint};
+use crate::diagnosis::finding::Finding;
+use crate::machines::SelectError;
+use crate::system::clock::unix_now;
+
+/// By how many seconds clocks may differ before arcssh warns, and before Entra ID rejects assertions (Microsoft Learn,
+/// "Microsoft identity platform certificate credentials": minutes).
+const SKEW_WARNED: i64 = 60;
+const SKEW_FAILED: i64 = 300;
+/// The seconds of a token's lifetime below which arcssh warns.
+const SHORT_LIFETIME: u64 = 60;
+
+impl Evaluator {
+    pub(super) fn identity(&self) -> Outcome {
+        let token = match &self.facts.azure.token {
+            None => return blocked_by("network"),
+            Some(Err(error)) => {
+                let diagnosis = error.diagnose();
+                // A program such as az may hang: a sign-in of arcssh needs none.
+                let hint = match diagnosis.code {
+                    Code::TimedOut => Some(Hint::new("sign in: ", "arcssh login")),
+                    _ => diagnosis.hint,
+                };
+                return Failed(Diagnosis { hint, ..diagnosis });
+            }
+            Some(Ok(token)) => token,
+        };
+        let claims = token.claims();
+        let claim = |name: &str| claims[name].as_str().map(ToOwned::to_owned);
+        let name = ["upn", "unique_name", "appid", "oid"].into_iter().find_map(claim).unwrap_or_default();
+        let tenant = claim("tid").unwrap_or_default();
+        let left = token.expires_on.saturating_sub(unix_now());
+        let account = format!("{}: {name} in the tenant {tenant}", token.source.title());
+        if left < SHORT_LIFETIME {
+            return warned(&Finding::TokenExpires(&account));
+        }
+        Passed(format!("{account}, token expires in {} min", left / 60))
+    }
+
+    pub(super) fn clock(&self) -> Outcome {
+        let Some(skew) = self.facts.azure.skew else {
+            return self.in_azure().err().unwrap_or(Skipped("the response of Azure has no Date header".into()));
+        };
+        match skew.abs() {
+            ..=SKEW_WARNED => Passed(format!("within {SKEW_WARNED} s of Azure's")),
+            ..=SKEW_FAILED => warned(&Finding::ClockSkew(skew)),
+            _ => failed(&Finding::ClockSkew(skew)),
+        }
+    }
+
+    pub(super) fn subscription(&self) -> Outcome {
+        if let Err(skipped) = self.in_azure() {
+            return skipped;
+        }
+        match (&self.facts.azure.subscriptions, &self.facts.azure.registration) {
+            (Some(Ok(0)), _) => Warned(Error::from(SelectError::NoSubscription).diagnose()),
+            (Some(Ok(count)), _) => Passed(format!("{count} visible")),
+            (Some(Err(error)), _) => Failed(error.diagnose()),
+            (None, Some(Ok(_))) => Passed(self.subscription_id()),
+            (None, Some(Err(error))) if is_refused(error, 403) => {
+                Passed(format!("{} (not readable with your role)", self.subscription_id()))
+            }
+            (None, Some(Err(error))) => Failed(error.diagnose()),
+            (None, None) => blocked_by("machine"),
+        }
+    }
+
+    fn subscription_id(&self) -> String {
+        self.machine().map_or("exists".into(), |ResourceId { subscription, .. }| subscription)
+    }
+
+    pub(super) fn network(&self) -> Outcome {
+        let mut passed = Vec::new();
+        for (service, issuer) in &self.facts.issuers {
+            match issuer {
+                Ok(issuer) => passed.push(format!("{service}: {issuer}")),
+                Err(error) => return Failed(error.diagnose()),
+            }
+        }
+        Passed(passed.join("; "))
+    }
+}

@@ -1,0 +1,216 @@
+//! Azure Resource Manager.
+
+use std::time::Duration;
+
+use crate::azure::arm::{ArmError, ErrorResponse};
+use crate::azure::rbac::{CONNECT, least_role};
+use crate::azure::resource_providers::NAMESPACE;
+use crate::diagnosis::credentials::{credential, sign_in};
+use crate::diagnosis::network::{self, allow_https};
+use crate::diagnosis::{Action, Code, Context, Diagnosis, Hint, system};
+use crate::text::{set_variable, shell_quote};
+
+/// Azure knows the provider, but not in the machine's region.
+pub(crate) const SERVED_REGION: &str = "connect the machine in a region that the message names: on the machine, run azcmagent disconnect, then azcmagent connect --location REGION";
+/// Only `arcssh login` takes a tenant for users.
+pub(super) const OTHER_TENANT: &str = "check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT";
+pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the status page of your Azure cloud";
+
+pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
+    match error {
+        ArmError::Refused(response) => refused(response, context),
+        ArmError::Credential(error) => credential(error, context),
+        ArmError::Net(error) => network::net(error),
+        ArmError::State(error) => system::system(error),
+        ArmError::ForeignRelay(host) => untrusted_relay(host),
+        ArmError::TooManyPages(why) => Diagnosis::new(
+            Code::InvalidResponse,
+            format!("the response of Azure Resource Manager has too many pages: {why}"),
+            "select the machines of one subscription: --subscription ID",
+        ),
+        ArmError::UnexpectedAnswer { host, why } => Diagnosis::new(
+            Code::InvalidResponse,
+            format!("arcssh cannot use the response of Azure Resource Manager: {why}"),
+            allow_arm(host),
+        ),
+    }
+}
+
+/// Azure, or relay information, names a host that must not get the relay's tokens.
+pub(super) fn untrusted_relay(host: &str) -> Diagnosis {
+    let variable = set_variable("ARCSSH_RELAY_SUFFIX", "DOMAIN");
+    Diagnosis::new(
+        Code::UntrustedRelay,
+        format!("arcssh sends no relay token: the host {host:?} is not in a trusted relay domain"),
+        format!(
+            "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or run: {variable}"
+        ),
+    )
+}
+
+/// Diagnoses an error response by its code, if it has one (azure-docs "Resolve errors for resource provider
+/// registration"; Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers"; recorded bodies of
+/// azure-powershell).
+fn refused(response: &ErrorResponse, context: &Context) -> Diagnosis {
+    let ErrorResponse { status, code, message, .. } = response;
+    let diagnosis = match (*status, code.as_str()) {
+        (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => unregistered(response, context),
+        (401, _) => Diagnosis::new(
+            Code::TokenRejected,
+            format!("Azure rejected the access token ({})", details(response)),
+            sign_in(&response.tenant.as_ref().map_or(String::new(), |tenant| format!(" --tenant {tenant}"))),
+        ),
+        (403, _) => denied(response, context),
+        (409, "ScopeLocked") => Diagnosis::new(
+            Code::ResourceLocked,
+            format!("a lock protects the machine against changes ({message})"),
+            format!(
+                "delete the lock: az lock delete; to list the locks, run: az lock list --resource {}",
+                context.machine()
+            ),
+        ),
+        (404, _) => not_found(response, context),
+        (412, _) => Diagnosis::new(
+            Code::ServiceNotEnabled,
+            format!("{} is not enabled on the machine (412 Precondition Failed)", context.service()),
+            context.set_up(),
+        ),
+        (429, _) => Diagnosis::new(
+            Code::Throttled,
+            "Azure Resource Manager throttles requests (429)",
+            retry_in(response.retry_after),
+        ),
+        (500.., _) => Diagnosis::new(
+            Code::ServiceError,
+            format!("Azure Resource Manager failed ({})", answer(response)),
+            TRY_LATER,
+        ),
+        (..=399 | 407, _) => Diagnosis::new(
+            Code::UnexpectedResponse,
+            format!("a proxy or captive portal responded instead of Azure Resource Manager ({})", answer(response)),
+            allow_arm(&response.host),
+        ),
+        _ => Diagnosis::new(
+            Code::RequestRejected,
+            format!("Azure Resource Manager rejected the request ({})", answer(response)),
+            TRY_LATER,
+        ),
+    };
+    let request_id = response.request_id.as_ref().map(|id| format!("{id} of Azure Resource Manager"));
+    Diagnosis { request_id, ..diagnosis }
+}
+
+fn unregistered(response: &ErrorResponse, context: &Context) -> Diagnosis {
+    if !response.is_unserved() {
+        let summary = format!("{NAMESPACE} is not registered in the subscription ({})", response.code);
+        return Diagnosis::new(Code::ProviderNotRegistered, summary, context.set_up());
+    }
+    // Setup has registered the provider, so only the region remains.
+    if context.action == Action::SetUp {
+        return region_not_served(response);
+    }
+    let summary = format!(
+        "{NAMESPACE} is not registered in the subscription, or does not serve the machine's region ({})",
+        details(response)
+    );
+    Diagnosis::new(Code::ProviderNotRegistered, summary, context.set_up())
+}
+
+/// Diagnoses a response for a machine whose subscription has the provider registered.
+pub(crate) fn region_not_served(response: &ErrorResponse) -> Diagnosis {
+    let summary = format!("{NAMESPACE} does not serve the machine's region ({})", details(response));
+    Diagnosis::new(Code::RegionNotServed, summary, SERVED_REGION)
+}
+
+fn not_found(response: &ErrorResponse, context: &Context) -> Diagnosis {
+    if response.message.to_lowercase().contains("/endpoints/default") {
+        let summary = "the machine has no connectivity endpoint (404 ResourceNotFound)";
+        return Diagnosis::new(Code::NoEndpoint, summary, context.set_up());
+    }
+    let details = details(response);
+    match response.code.as_str() {
+        "SubscriptionNotFound" => Diagnosis::new(
+            Code::SubscriptionNotFound,
+            format!("the subscription does not exist, or the account has no access to it ({details})"),
+            OTHER_TENANT,
+        ),
+        "ResourceNotFound" | "ResourceGroupNotFound" => Diagnosis::new(
+            Code::MachineNotFound,
+            format!("the machine does not exist ({details})"),
+            "list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME",
+        ),
+        _ => Diagnosis::new(
+            Code::MachineNotFound,
+            format!("the machine or its connectivity endpoint does not exist ({details})"),
+            context.runnable("check which one is missing: ", format!("arcssh doctor {}", context.machine())),
+        ),
+    }
+}
+
+fn denied(response: &ErrorResponse, context: &Context) -> Diagnosis {
+    match response.code.as_str() {
+        "AuthorizationFailed" => missing_permission(&response.message, context),
+        "RequestDisallowedByPolicy" => Diagnosis::new(
+            Code::BlockedByPolicy,
+            format!("Azure Policy denies the request ({})", response.message),
+            "ask an administrator of the subscription's policies",
+        ),
+        _ => Diagnosis::new(
+            Code::AccessDenied,
+            format!("Azure Resource Manager rejected the request ({})", answer(response)),
+            "ask an owner of the machine; if a proxy sent this response, ask the proxy's administrator",
+        ),
+    }
+}
+
+/// ARM names the missing permission, the account and the scope (Microsoft Learn, "Troubleshoot SSH access to Azure
+/// Arc-enabled servers").
+fn missing_permission(message: &str, context: &Context) -> Diagnosis {
+    let action = quoted_after(message, "perform action").unwrap_or(CONNECT);
+    let summary = if action.eq_ignore_ascii_case(CONNECT) {
+        "the account has no permission to connect to the machine (403 AuthorizationFailed)".to_owned()
+    } else {
+        format!("the account lacks the permission {action} (403 AuthorizationFailed)")
+    };
+    let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
+    // A role on the machine includes all below it; a permission on a subscription is not part of a machine's roles.
+    let is_subscription = |scope: &str| scope.trim_matches('/').split('/').count() == 2;
+    let id = context.machine_id().unwrap_or_default();
+    let scope = quoted_after(message, "over scope").filter(|scope| id.is_empty() || is_subscription(scope));
+    let scope = scope.unwrap_or(&id);
+    let hint = format!(
+        "ask an owner of the {} to run: az role assignment create --role '{}' --assignee {} --scope {}",
+        if is_subscription(scope) { "subscription" } else { "machine" },
+        least_role(action),
+        shell_quote(assignee),
+        shell_quote(scope)
+    );
+    Diagnosis::new(Code::AccessDenied, summary, hint)
+}
+
+/// Returns the quoted text after a marker in a message of ARM.
+fn quoted_after<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(marker)?;
+    rest.split('\'').nth(1).filter(|quoted| !quoted.is_empty())
+}
+
+/// Returns ARM's code and message, if the response has any.
+fn details(response: &ErrorResponse) -> String {
+    let ErrorResponse { code, message, .. } = response;
+    if code.is_empty() && message.is_empty() { answer(response) } else { format!("{code}: {message}") }
+}
+
+fn answer(ErrorResponse { status, code, message, request_id, .. }: &ErrorResponse) -> String {
+    let request = request_id.as_ref().map(|id| format!("request {id}"));
+    let parts = [Some(status.to_string()), Some(code.clone()), Some(message.clone()), request];
+    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+pub(super) fn retry_in(retry_after: Option<Duration>) -> Hint {
+    let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
+    format!("retry in {pause}").into()
+}
+
+fn allow_arm(host: &str) -> String {
+    format!("{}; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it", allow_https(host))
+}

@@ -1,0 +1,68 @@
+//! Selecting machines, and enabling them for connections.
+
+use crate::azure::resource_id::ResourceIdError;
+use crate::diagnosis::arm::{OTHER_TENANT, arm};
+use crate::diagnosis::{Code, Context, Diagnosis, Hint};
+use crate::machines::SelectError;
+use crate::provisioning::ProvisionError;
+use crate::text::shell_quote;
+
+const RERUN: &str = "run the same command again to continue";
+
+pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
+    let summary = error.to_string();
+    match error {
+        SelectError::Arm(error) => arm(error, context),
+        SelectError::ResourceId(error) => resource_id(error),
+        SelectError::Unknown { .. } => Diagnosis::new(Code::MachineNotFound, summary, list_machines()),
+        SelectError::Ambiguous { name, candidates } => {
+            Diagnosis::new(Code::AmbiguousName, summary, name_one(name, candidates, context))
+        }
+        SelectError::NoMatch(_) => Diagnosis::new(Code::NoMatch, summary, list_machines()),
+        SelectError::NoSubscription => Diagnosis::new(Code::SubscriptionNotFound, summary, OTHER_TENANT),
+        SelectError::NothingSelected { command } => {
+            let command = format!("arcssh {command} --help");
+            Diagnosis::new(Code::NoMachine, summary, Hint::new("to see how to name a machine, run: ", command))
+        }
+    }
+}
+
+/// Names one of several machines as it was typed: for ssh, the name ends like the wildcard's pattern.
+fn name_one(name: &str, candidates: &[String], context: &Context) -> Hint {
+    match (candidates.first().and_then(|first| first.split_once('/')), &context.target) {
+        (Some((group, machine)), Some(target)) => {
+            let typed = target.to_string();
+            let suffix = typed.strip_prefix(name).unwrap_or_default();
+            let alias = format!("{}.{}{suffix}", machine.to_lowercase(), group.to_lowercase());
+            Hint::command(format!("ssh {}", shell_quote(&alias)))
+        }
+        (Some(_), None) => "name the machine as GROUP/NAME".into(),
+        (None, _) => list_machines(),
+    }
+}
+
+pub(crate) fn list_machines() -> Hint {
+    Hint::new("list the machines that the account sees: ", "arcssh list")
+}
+
+pub(super) fn resource_id(error: &ResourceIdError) -> Diagnosis {
+    Diagnosis::new(
+        Code::InvalidResourceId,
+        error.to_string(),
+        "use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list --format json",
+    )
+}
+
+pub(super) fn provision(error: &ProvisionError, context: &Context) -> Diagnosis {
+    let summary = error.to_string();
+    match error {
+        ProvisionError::Arm(error) => arm(error, context),
+        ProvisionError::PortTaken { to, .. } => {
+            let command = format!("{} --replace-port", context.command("setup", Some(*to)));
+            let hint = context.runnable("to disconnect its users and change the port, run: ", command);
+            Diagnosis::new(Code::PortInUse, summary, hint)
+        }
+        ProvisionError::NotRegistered { .. } => Diagnosis::new(Code::RegistrationPending, summary, RERUN),
+        ProvisionError::NotVisible => Diagnosis::new(Code::ChangeNotVisible, summary, RERUN),
+    }
+}

@@ -1,0 +1,114 @@
+//! Names, TCP, proxies and TLS.
+
+use crate::diagnosis::system::RAISE_DESCRIPTORS;
+use crate::diagnosis::{Code, Diagnosis, Hint};
+use crate::net::NetError;
+use crate::net::tls::{TlsError, Unreadable};
+use crate::text::set_variable;
+
+const CHECK_CLOCK: &str = "check the clock of this computer";
+
+pub(super) fn net(error: &NetError) -> Diagnosis {
+    let summary = error.to_string();
+    match error {
+        NetError::Unreachable { .. } | NetError::Client(_) => {
+            Diagnosis::new(Code::NetworkUnreachable, summary, check_network())
+        }
+        NetError::TimedOut { .. } => Diagnosis::new(Code::TimedOut, summary, check_network()),
+        NetError::ProxyUnreachable { .. } => {
+            Diagnosis::new(Code::ProxyUnreachable, summary, "check the proxy's address in HTTPS_PROXY")
+        }
+        // tinyproxy asks for a password with 407, and rejects it with 401.
+        NetError::ProxyRejected { status: Some(401 | 407), .. } => {
+            Diagnosis::new(Code::ProxyRejected, summary, proxy_password())
+        }
+        NetError::ProxyRejected { status: Some(_), host, .. } => Diagnosis::new(
+            Code::ProxyRejected,
+            summary,
+            format!("allow CONNECT to {host} in the proxy, or add the host to NO_PROXY"),
+        ),
+        NetError::ProxyRejected { status: None, .. } => Diagnosis::new(
+            Code::ProxyRejected,
+            summary,
+            "check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",
+        ),
+        NetError::UnsupportedProxy(_) => Diagnosis::new(Code::UnsupportedProxy, summary, set_proxy()),
+        NetError::Tls { host, error } => tls(host, error),
+    }
+}
+
+fn tls(host: &str, error: &TlsError) -> Diagnosis {
+    match error {
+        TlsError::UnknownIssuer { issuer, unreadable } => {
+            let mut authority = "an authority that this computer does not trust".to_owned();
+            if let Some(issuer) = issuer {
+                authority += &format!(": {issuer}");
+            }
+            if let Some(unreadable) = unreadable {
+                authority += &format!(" (arcssh {unreadable})");
+            }
+            Diagnosis::new(
+                Code::UntrustedCertificate,
+                format!("the certificate of {host} comes from {authority}"),
+                "if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE",
+            )
+        }
+        TlsError::Expired => {
+            Diagnosis::new(Code::CertificateDate, format!("the certificate of {host} has expired"), CHECK_CLOCK)
+        }
+        TlsError::NotYetValid => Diagnosis::new(
+            Code::CertificateDate,
+            format!("the certificate of {host} is not valid yet"),
+            CHECK_CLOCK,
+        ),
+        TlsError::NoRoots => Diagnosis::new(
+            Code::NoRootCertificates,
+            "this computer has no trusted root certificates",
+            "install the system's ca-certificates; if you set SSL_CERT_FILE or SSL_CERT_DIR, check that each names PEM certificates",
+        ),
+        TlsError::Unreadable(unreadable) => unreadable_roots(unreadable),
+        TlsError::InvalidCertificate(why) => Diagnosis::new(
+            Code::TlsFailed,
+            format!("the certificate of {host} is not valid: {why}"),
+            check_network(),
+        ),
+        TlsError::Other(why) => {
+            Diagnosis::new(Code::TlsFailed, format!("TLS with {host} failed: {why}"), check_network())
+        }
+    }
+}
+
+fn unreadable_roots(unreadable: &Unreadable) -> Diagnosis {
+    let hint = if unreadable.lacks_descriptors() {
+        RAISE_DESCRIPTORS
+    } else {
+        "make the file readable to your user, or name a file of PEM certificates in SSL_CERT_FILE"
+    };
+    Diagnosis::new(Code::UnreadableRootCertificates, format!("arcssh {unreadable}"), hint)
+}
+
+/// Returns what to check if no host responds: a proxy can be the reason.
+pub(super) fn check_network() -> Hint {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
+        "check the network of this computer, and the proxy in HTTPS_PROXY or ALL_PROXY".into()
+    } else {
+        format!("check the network of this computer; if it requires a proxy, run: {}", set_proxy().text).into()
+    }
+}
+
+fn set_proxy() -> Hint {
+    set_variable("HTTPS_PROXY", "http://PROXY:PORT").into()
+}
+
+fn proxy_password() -> Hint {
+    format!(
+        "set the proxy's user and password: {}; for a proxy that requires NTLM or Kerberos, run px or cntlm on this computer and name its address",
+        set_variable("HTTPS_PROXY", "http://USER:PASSWORD@PROXY:PORT")
+    )
+    .into()
+}
+
+pub(super) fn allow_https(host: &str) -> String {
+    format!("allow https://{host} in the firewall and the proxy")
+}

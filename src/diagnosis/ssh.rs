@@ -1,0 +1,45 @@
+//! The ssh configuration, keys and the SSH agent.
+
+use crate::diagnosis::{Code, Diagnosis, Hint};
+use crate::ssh::{SocketProblem, SshError};
+use crate::text::shell_quote;
+
+pub(super) fn ssh(error: &SshError) -> Diagnosis {
+    let summary = error.to_string();
+    match error {
+        SshError::NotWritten { .. } => Diagnosis::new(
+            Code::ConfigNotWritable,
+            summary,
+            "write the host entries to another file, for ssh -F FILE: arcssh config --file FILE",
+        ),
+        SshError::Rejected { .. } => Diagnosis::without_hint(Code::ConfigRejected, summary),
+        SshError::Overridden(overridden) => {
+            let hint = match &overridden.by {
+                Some((file, line)) => {
+                    format!("move line {line} of {} below the managed block", file.display()).into()
+                }
+                None => Hint::new(
+                    "see which lines ssh applies: ",
+                    format!("ssh -v -G {}", shell_quote(&overridden.alias)),
+                ),
+            };
+            Diagnosis::new(Code::ConfigOverridden, summary, hint)
+        }
+        SshError::AgentSocket(problem) => {
+            let hint = match problem {
+                SocketProblem::Occupied(_) => {
+                    "name an unused path in --agent, as arcssh config does: ~/.ssh/arcssh/NAME"
+                }
+                // The directory that others can open may be the user's home directory, which must stay open.
+                SocketProblem::Open { .. } | SocketProblem::NotOwn(_) => {
+                    "name a path in --agent whose directory only arcssh uses, such as ~/.ssh/arcssh/NAME"
+                }
+                SocketProblem::TooLong(_) => "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME",
+            };
+            Diagnosis::new(Code::AgentSocket, summary, hint)
+        }
+        SshError::NoKeygen | SshError::NoProcess(_) | SshError::KeyGeneration(_) => {
+            super::certificate::no_key(error)
+        }
+    }
+}
