@@ -112,7 +112,7 @@ impl Policy for SharedThrottle {
             if wait > RETRY_TIMEOUT {
                 return Err((self.refusal)(request.url(), &too_many(wait)));
             }
-            info!("{} has asked for a pause of {:.1} s", self.key.subject, wait.as_secs_f32());
+            info!("{} has asked for a pause of {:.1} s", self.key.name, wait.as_secs_f32());
             sleep(wait).await;
         }
         let response = next[0].send(ctx, request, &next[1..]).await?;

@@ -148,7 +148,7 @@ impl<'a> Request<'a> {
     /// Asks one source after the other.
     async fn send(&self) -> Result<IssuedCertificate, IssueError> {
         let refused = |error| IssueError::Refused { scope: self.scope.to_owned(), error };
-        let asked = match &self.identity.wanted.source {
+        let asked = match &self.identity.options.source {
             CredentialSource::Any => &ASKED,
             one => slice::from_ref(one),
         };
@@ -180,7 +180,7 @@ impl<'a> Request<'a> {
     }
 
     async fn ask(&self, source: CredentialSource) -> Result<IssuedCertificate, SourceError> {
-        let (cloud, tenant) = (&self.identity.cloud, self.identity.wanted.tenant.as_deref());
+        let (cloud, tenant) = (&self.identity.cloud, self.identity.options.tenant.as_deref());
         match source {
             CredentialSource::Environment => {
                 self.as_application(service_principal_form(cloud, tenant)?).await
@@ -236,9 +236,9 @@ impl<'a> Request<'a> {
 
     /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
     fn is_what_azure_cli_asks(&self) -> bool {
-        let CredentialChain { cloud, wanted, .. } = self.identity;
+        let CredentialChain { cloud, options, .. } = self.identity;
         let is_its_own = self.client_id.is_none_or(|id| id == login::AZURE_CLI);
-        wanted.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
+        options.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
     }
 }
 

@@ -56,7 +56,7 @@ impl Arm {
     /// # Errors
     /// The store is open to others.
     pub(crate) fn who(&self) -> Result<String, InsecurePermissions> {
-        self.identity.subject("somebody".into(), None)
+        self.identity.cache_key("somebody".into(), None)
     }
 
     /// Host and port of ARM: which cloud this is.
