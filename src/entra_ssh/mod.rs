@@ -205,7 +205,7 @@ impl<'a> Request<'a> {
         form.extend(application.fields.iter().map(|(name, value)| (*name, value.secret())));
         form.extend(self.fields());
         let (granted, date): (TokenGrant, _) = entra.post_dated(&application.tenant, "token", &form).await?;
-        Ok((granted.given.access_token, date))
+        Ok((granted.response.access_token, date))
     }
 
     async fn as_user(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {
@@ -218,7 +218,7 @@ impl<'a> Request<'a> {
             RefreshRequest { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
         let granted = login::redeem(cloud, self.identity.client()?, tenant, &request).await?;
         let (granted, date) = granted.ok_or_else(nobody)?;
-        Ok((granted.given.access_token, date))
+        Ok((granted.response.access_token, date))
     }
 
     async fn by_azure_cli(&self) -> Result<IssuedCertificate, SourceError> {
