@@ -12,14 +12,11 @@ use serde_json::json;
 use tracing::info;
 
 use crate::azure::credentials::cli_tools::{azure_cli_certificate, azure_cli_program};
-use crate::azure::credentials::service_principal::{
-    ClientAuth, service_principal_form, workload_identity_form,
-};
+use crate::azure::credentials::service_principal::ServicePrincipal;
 use crate::azure::credentials::{
     CredentialChain, CredentialError, CredentialSource, SourceError, Unavailable,
 };
-use crate::azure::entra::Entra;
-use crate::azure::login::{self, RefreshRequest, TokenGrant};
+use crate::azure::login::{self, RefreshRequest};
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::InsecurePermissions;
@@ -183,10 +180,10 @@ impl<'a> Request<'a> {
         let (cloud, tenant) = (&self.identity.cloud, self.identity.options.tenant.as_deref());
         match source {
             CredentialSource::Environment => {
-                self.as_application(service_principal_form(cloud, tenant)?).await
+                self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
             CredentialSource::WorkloadIdentity => {
-                self.as_application(workload_identity_form(cloud, tenant)?).await
+                self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
             }
             CredentialSource::AzureCli => self.by_azure_cli().await,
             _ => self.as_user(tenant).await,
@@ -199,13 +196,11 @@ impl<'a> Request<'a> {
         [("token_type", "ssh-cert"), ("req_cnf", &self.confirmation), ("key_id", &self.name)]
     }
 
-    async fn as_application(&self, application: ClientAuth) -> Result<IssuedCertificate, SourceError> {
-        let entra = Entra::new(&self.identity.cloud, self.identity.client()?);
-        let mut form = vec![("grant_type", "client_credentials"), ("scope", self.scope)];
-        form.extend(application.fields.iter().map(|(name, value)| (*name, value.secret())));
-        form.extend(self.fields());
-        let (granted, date): (TokenGrant, _) = entra.post_dated(&application.tenant, "token", &form).await?;
-        Ok((granted.response.access_token, date))
+    async fn by_application(&self, principal: ServicePrincipal) -> Result<IssuedCertificate, SourceError> {
+        let CredentialChain { cloud, .. } = self.identity;
+        let (response, date) =
+            principal.request(cloud, self.identity.client()?, self.scope, &self.fields()).await?;
+        Ok((response.access_token, date))
     }
 
     async fn as_user(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {

@@ -21,6 +21,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::cache::TokenCache;
+use crate::azure::credentials::service_principal::ServicePrincipal;
 use crate::azure::http::Client;
 use crate::azure::{entra, login};
 use crate::net::Net;
@@ -340,23 +341,29 @@ impl CredentialChain {
         match source {
             CredentialSource::Any => Err(Unavailable::new("it is no source of its own", "").into()),
             CredentialSource::Environment => {
-                service_principal::service_principal(cloud, self.client()?, scope, tenant).await
+                self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
             CredentialSource::WorkloadIdentity => {
-                service_principal::workload_identity(cloud, self.client()?, scope, tenant).await
+                self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
             }
             CredentialSource::ManagedIdentity => {
                 managed_identity::managed_identity(&self.net, scope, self.options.source).await
             }
-            CredentialSource::Arcssh => self.from_login(tenant).await,
+            CredentialSource::Arcssh => self.by_login(tenant).await,
             CredentialSource::AzureCli => cli_tools::azure_cli(scope, tenant).await,
             CredentialSource::AzureDeveloperCli => cli_tools::azure_developer_cli(scope, tenant).await,
             CredentialSource::AzurePowershell => cli_tools::azure_powershell(scope, tenant).await,
         }
     }
 
+    async fn by_application(&self, principal: ServicePrincipal) -> TokenResult {
+        let scope = &self.cloud.arm_scope;
+        let (response, _date) = principal.request(&self.cloud, self.client()?, scope, &[]).await?;
+        Ok(response.token())
+    }
+
     /// Requests a token for the account of `arcssh login`.
-    async fn from_login(&self, tenant: Option<&str>) -> TokenResult {
+    async fn by_login(&self, tenant: Option<&str>) -> TokenResult {
         if login::account(&self.cloud, &self.store)?.is_none() {
             return Err(Unavailable::new("nobody has typed arcssh login", "run arcssh login").into());
         }

@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::entra::{Entra, EntraError, TokenResponse, claims};
-use crate::azure::http::{Client, causes};
+use crate::azure::http::{Client, error_chain};
 use crate::azure::json::optional_number;
 use crate::azure::login::key_store::{Item, Prompt, Unusable};
 use crate::state::{InsecurePermissions, Key, Kind, Store};
@@ -367,7 +367,7 @@ async fn renew(store: &Store, key: &Key, account: Account, next: Option<Secret>)
 }
 
 fn entra_error(error: &azure_core::Error) -> Option<&EntraError> {
-    causes(error).find_map(|cause| cause.downcast_ref())
+    error_chain(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// A device code response (Microsoft Learn, "OAuth 2.0 device authorization grant").
