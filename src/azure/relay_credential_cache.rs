@@ -268,7 +268,7 @@ impl<'a> RelayCredentialCache<'a> {
 
     /// Where it is kept that this identity was refused: another may be let in.
     fn refused(&self) -> Result<Key, InsecurePermissions> {
-        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.cached.subject, self.arm.who()?)))
+        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.cached.name, self.arm.who()?)))
     }
 
     /// What fifty forks of ansible would be answered alike is asked once. 412 is not kept: setting up ends it at once.
@@ -299,7 +299,7 @@ pub(crate) fn forget_refusals(arm: &Arm, store: &Store, machine: &ResourceId) {
 
 fn forget_kinds(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) {
     let start = format!("{}{} ", arm.authority(), machine.to_string().to_lowercase());
-    let of_machine = |key: &Key| kinds.contains(&key.kind) && key.subject.starts_with(&start);
+    let of_machine = |key: &Key| kinds.contains(&key.kind) && key.name.starts_with(&start);
     store.keys().iter().filter(|key| of_machine(key)).for_each(|key| store.remove(key));
 }
 

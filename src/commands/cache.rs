@@ -51,5 +51,5 @@ fn line(store: &Store, key: &Key) -> Result<String> {
         Kind::Certificate => told(cache::life_left(store, key)?),
         _ => String::new(),
     };
-    Ok(format!("{:11} {left:12} {}\n", key.kind.name(), sanitize(&key.subject)))
+    Ok(format!("{:11} {left:12} {}\n", key.kind.name(), sanitize(&key.name)))
 }

@@ -7,9 +7,8 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::azure::credentials::{
-    CredentialChain, CredentialError, CredentialSource, MissingSshExtension, of_words, words,
-};
+use crate::azure::credentials::cache::{from_messages, messages};
+use crate::azure::credentials::{CredentialChain, CredentialError, CredentialSource, MissingSshExtension};
 use crate::azure::entra::EntraError;
 use crate::entra_ssh::{CertificateOptions, Certified, IssueError, request_certificate};
 use crate::ssh::certificate::Certificate;
@@ -135,7 +134,7 @@ impl Refused {
             (Some(refusal), _) => Refusal::Entra(refusal.clone()),
             (None, Some(no_extension)) => Refusal::MissingSshExtension(*no_extension),
             // Others have failed before they asked, or on the way.
-            (None, None) if *from == CredentialSource::AzureCli => Refusal::Words(words(error)),
+            (None, None) if *from == CredentialSource::AzureCli => Refusal::Words(messages(error)),
             (None, None) => return None,
         };
         Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
@@ -145,7 +144,7 @@ impl Refused {
         let error = match self.refusal {
             Refusal::Entra(refusal) => refusal.into(),
             Refusal::MissingSshExtension(no_extension) => no_extension.into(),
-            Refusal::Words(words) => of_words(words),
+            Refusal::Words(words) => from_messages(words),
         };
         let error = CredentialError::Refused { from: self.from, tenant: None, error };
         IssueError::Refused { scope: scope.to_owned(), error }
@@ -204,7 +203,7 @@ impl CertificateCache {
     ) -> Result<Self, InsecurePermissions> {
         let client = asked.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
         let what = format!("{}{client}", asked.scope(&identity));
-        let subject = identity.subject(what, identity.wanted.tenant.as_deref())?;
+        let subject = identity.cache_key(what, identity.options.tenant.as_deref())?;
         Ok(Self { identity, asked, cached: Key::new(Kind::Certificate, subject) })
     }
 

@@ -12,14 +12,11 @@ use serde_json::json;
 use tracing::info;
 
 use crate::azure::credentials::cli_tools::{azure_cli_certificate, azure_cli_program};
-use crate::azure::credentials::service_principal::{
-    ClientAuth, service_principal_form, workload_identity_form,
-};
+use crate::azure::credentials::service_principal::ServicePrincipal;
 use crate::azure::credentials::{
     CredentialChain, CredentialError, CredentialSource, SourceError, Unavailable,
 };
-use crate::azure::entra::Entra;
-use crate::azure::login::{self, RefreshRequest, TokenGrant};
+use crate::azure::login::{self, RefreshRequest};
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::InsecurePermissions;
@@ -148,7 +145,7 @@ impl<'a> Request<'a> {
     /// Asks one source after the other.
     async fn send(&self) -> Result<IssuedCertificate, IssueError> {
         let refused = |error| IssueError::Refused { scope: self.scope.to_owned(), error };
-        let asked = match &self.identity.wanted.source {
+        let asked = match &self.identity.options.source {
             CredentialSource::Any => &ASKED,
             one => slice::from_ref(one),
         };
@@ -180,13 +177,13 @@ impl<'a> Request<'a> {
     }
 
     async fn ask(&self, source: CredentialSource) -> Result<IssuedCertificate, SourceError> {
-        let (cloud, tenant) = (&self.identity.cloud, self.identity.wanted.tenant.as_deref());
+        let (cloud, tenant) = (&self.identity.cloud, self.identity.options.tenant.as_deref());
         match source {
             CredentialSource::Environment => {
-                self.as_application(service_principal_form(cloud, tenant)?).await
+                self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
             CredentialSource::WorkloadIdentity => {
-                self.as_application(workload_identity_form(cloud, tenant)?).await
+                self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
             }
             CredentialSource::AzureCli => self.by_azure_cli().await,
             _ => self.as_user(tenant).await,
@@ -199,13 +196,11 @@ impl<'a> Request<'a> {
         [("token_type", "ssh-cert"), ("req_cnf", &self.confirmation), ("key_id", &self.name)]
     }
 
-    async fn as_application(&self, application: ClientAuth) -> Result<IssuedCertificate, SourceError> {
-        let entra = Entra::new(&self.identity.cloud, self.identity.client()?);
-        let mut form = vec![("grant_type", "client_credentials"), ("scope", self.scope)];
-        form.extend(application.fields.iter().map(|(name, value)| (*name, value.secret())));
-        form.extend(self.fields());
-        let (granted, date): (TokenGrant, _) = entra.post_dated(&application.tenant, "token", &form).await?;
-        Ok((granted.given.access_token, date))
+    async fn by_application(&self, principal: ServicePrincipal) -> Result<IssuedCertificate, SourceError> {
+        let CredentialChain { cloud, .. } = self.identity;
+        let (response, date) =
+            principal.request(cloud, self.identity.client()?, self.scope, &self.fields()).await?;
+        Ok((response.access_token, date))
     }
 
     async fn as_user(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {
@@ -218,7 +213,7 @@ impl<'a> Request<'a> {
             RefreshRequest { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
         let granted = login::redeem(cloud, self.identity.client()?, tenant, &request).await?;
         let (granted, date) = granted.ok_or_else(nobody)?;
-        Ok((granted.given.access_token, date))
+        Ok((granted.response.access_token, date))
     }
 
     async fn by_azure_cli(&self) -> Result<IssuedCertificate, SourceError> {
@@ -236,9 +231,9 @@ impl<'a> Request<'a> {
 
     /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
     fn is_what_azure_cli_asks(&self) -> bool {
-        let CredentialChain { cloud, wanted, .. } = self.identity;
+        let CredentialChain { cloud, options, .. } = self.identity;
         let is_its_own = self.client_id.is_none_or(|id| id == login::AZURE_CLI);
-        wanted.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
+        options.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
     }
 }
 

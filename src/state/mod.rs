@@ -113,33 +113,32 @@ impl Kind {
     }
 }
 
-/// Names one value. The subject is no secret: `arcssh cache show` prints it.
+/// The key of one value. Its name is no secret: `arcssh cache show` prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// What kind of value.
     pub(crate) kind: Kind,
     /// What it belongs to.
-    pub(crate) subject: String,
+    pub(crate) name: String,
 }
 
 impl Key {
-    /// The key of a subject's value.
-    pub(crate) fn new(kind: Kind, subject: impl Into<String>) -> Self {
-        Self { kind, subject: subject.into() }
+    pub(crate) fn new(kind: Kind, name: impl Into<String>) -> Self {
+        Self { kind, name: name.into() }
     }
 
-    /// A file name that any file system takes, whatever the subject.
+    /// Returns a file name that every file system accepts.
     fn file(&self) -> String {
         format!("{}-{}.json", self.kind.name(), self.hash())
     }
 
-    /// Some subjects share a lock: its file outlives their values, so that there is a bound to how many there are.
+    /// Returns the name of the lock file. Several keys share one: lock files outlive the values, so their number is bounded.
     fn lock_file(&self, turn: &str) -> String {
         format!("{}-{}{turn}.lock", self.kind.name(), &self.hash()[..3])
     }
 
     fn hash(&self) -> String {
-        let hash = digest(&SHA256, self.subject.as_bytes());
+        let hash = digest(&SHA256, self.name.as_bytes());
         hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -149,7 +148,8 @@ impl Key {
 struct Envelope<T> {
     version: u32,
     kind: Kind,
-    subject: String,
+    #[serde(rename = "subject")]
+    name: String,
     value: T,
 }
 
@@ -264,7 +264,7 @@ impl Store {
         let Some(path) = self.path(key) else { return Ok(None) };
         let Some(json) = load(&path)? else { return Ok(None) };
         match serde_json::from_slice::<Envelope<T>>(&json) {
-            Ok(found) if found.version == VERSION && found.subject == key.subject => Ok(Some(found.value)),
+            Ok(found) if found.version == VERSION && found.name == key.name => Ok(Some(found.value)),
             _ => {
                 discard_corrupt(&path, &json);
                 Ok(None)
@@ -285,7 +285,7 @@ impl Store {
     /// There is no store, or its disk takes no more.
     pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
         let folder = self.place()?;
-        let envelope = Envelope { version: VERSION, kind: key.kind, subject: key.subject.clone(), value };
+        let envelope = Envelope { version: VERSION, kind: key.kind, name: key.name.clone(), value };
         let path = folder.join(key.file());
         replace(folder, &path, &Zeroizing::new(serde_json::to_vec(&envelope)?))
             .with_context(|| format!("cannot write {}", path.display()))
@@ -365,11 +365,10 @@ impl Store {
         let Some(folder) = self.folder() else { return };
         for (_, path) in values_in(Some(named)) {
             let found = raw(&path).ok().and_then(|json| serde_json::from_slice(&json).ok());
-            let Some(Envelope::<serde::de::IgnoredAny> { version: VERSION, kind, subject, .. }) = found
-            else {
+            let Some(Envelope::<serde::de::IgnoredAny> { version: VERSION, kind, name, .. }) = found else {
                 continue;
             };
-            let name = Key { kind, subject }.file();
+            let name = Key { kind, name }.file();
             let place = folder.join(&name);
             if path.file_name().is_some_and(|found| *found == *name) && fs::symlink_metadata(&place).is_err()
             {
@@ -387,13 +386,13 @@ impl Store {
     /// The key of the value in a file, if it can be read.
     pub(crate) fn key_of(&self, path: &Path) -> Option<Key> {
         let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(path).ok()??).ok()?;
-        Some(Key { kind: found.kind, subject: found.subject })
+        Some(Key { kind: found.kind, name: found.name })
     }
 
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<Key> = self.values().filter_map(|(_, path)| self.key_of(&path)).collect();
-        keys.sort_by(|one, other| one.subject.cmp(&other.subject));
+        keys.sort_by(|one, other| one.name.cmp(&other.name));
         keys
     }
 
@@ -415,7 +414,7 @@ impl Store {
             None => self.turn(key, &["", SECOND], LONG_LOCK_TIMEOUT).await,
         };
         if lock.is_none() {
-            info!("going on without a lock of {}", key.subject);
+            info!("going on without a lock of {}", key.name);
         }
         lock
     }

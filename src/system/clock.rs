@@ -1,13 +1,18 @@
 //! Unix time: reading it, and formatting it for the user.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Returns this machine's time in seconds of Unix time.
 pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    since_epoch().as_secs()
+}
+
+/// Returns this machine's time since the Unix epoch.
+pub(crate) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Returns seconds of Unix time as RFC 3339 in UTC.

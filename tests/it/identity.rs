@@ -249,7 +249,7 @@ fn powershell_without_its_module_is_passed_over() {
     let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
     assert_eq!((run.code, run.stdout.len()), (Some(3), 0));
     assert!(
-        run.stderr.contains("passing over Azure PowerShell: Azure PowerShell is not installed"),
+        run.stderr.contains("skipping Azure PowerShell: Azure PowerShell is not installed"),
         "{}",
         run.stderr
     );
@@ -266,11 +266,11 @@ fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
         run.stderr.lines().filter_map(|line| line.split_once("credential: ")).map(|(_, said)| said).collect();
     let expected = [
         "trying the service principal",
-        "passing over the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
+        "skipping the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
         "trying the workload identity",
-        "passing over the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set",
+        "skipping the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set",
         "trying the sign-in of arcssh",
-        "passing over the sign-in of arcssh: nobody has typed arcssh login",
+        "skipping the sign-in of arcssh: nobody has typed arcssh login",
         "trying Azure CLI",
     ];
     assert_eq!(&said[..expected.len()], expected, "{}", run.stderr);

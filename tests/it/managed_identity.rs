@@ -69,7 +69,7 @@ fn the_metadata_service_of_another_cloud_is_passed_over() {
         let shown = account(&w, &["-v"]);
         assert_eq!(shown.code, Some(3));
         assert!(
-            shown.stderr.contains("passing over the managed identity: this is no machine in Azure"),
+            shown.stderr.contains("skipping the managed identity: this is no machine in Azure"),
             "{}",
             shown.stderr
         );

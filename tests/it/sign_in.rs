@@ -88,7 +88,7 @@ fn an_answer_as_a_form_counts_too_and_one_to_another_sign_in_does_not() {
     let login = login(&w, browser, &["--tenant", "arcssh.example"]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let theirs = fs::read_to_string(w.home().join("theirs")).unwrap();
-    assert!(theirs.contains("This is no answer to the sign-in that arcssh waits for."), "{theirs}");
+    assert!(theirs.contains("This is not a response to the sign-in of arcssh."), "{theirs}");
 }
 
 /// What a browser script here begins with: the port, and the status that a request to it has.

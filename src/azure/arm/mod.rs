@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{AccessToken, CredentialChain, CredentialError, CredentialOptions};
-use crate::azure::http::{TooLong, causes, client_options, date, retry_after};
+use crate::azure::http::{TooLong, client_options, date, error_chain, retry_after};
 use crate::azure::json::text;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::net::Net;
@@ -56,7 +56,7 @@ impl Arm {
     /// # Errors
     /// The store is open to others.
     pub(crate) fn who(&self) -> Result<String, InsecurePermissions> {
-        self.identity.subject("somebody".into(), None)
+        self.identity.cache_key("somebody".into(), None)
     }
 
     /// Host and port of ARM: which cloud this is.
@@ -196,10 +196,10 @@ impl Arm {
 
     fn failed(&self, error: Error) -> ArmError {
         // The retry policy wraps what a policy below it returns.
-        if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<ErrorResponse>()) {
+        if let Some(refusal) = error_chain(&error).find_map(|cause| cause.downcast_ref::<ErrorResponse>()) {
             return ArmError::Refused(refusal.clone());
         }
-        if let Some(too_long) = causes(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
+        if let Some(too_long) = error_chain(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
             return self.unexpected(*too_long);
         }
         ArmError::Unreachable(error)

@@ -1,26 +1,27 @@
-//! Who we are: the sources of an Entra ID token for ARM, tried in order, and the token that they gave last.
+//! Access tokens for ARM: the credential sources, tried in order.
 //!
-//! A source that is not there is passed over; one that is there and refuses ends the search with its own words.
+//! Unavailable sources are skipped. If an available source fails, the search stops with its error.
 
+pub(crate) mod cache;
 pub(crate) mod cli_tools;
 mod client_assertion;
 mod managed_identity;
 pub(crate) mod service_principal;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::slice;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use azure_core::credentials::AccessToken as SdkToken;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
+use crate::azure::credentials::cache::TokenCache;
+use crate::azure::credentials::service_principal::ServicePrincipal;
 use crate::azure::http::Client;
 use crate::azure::{entra, login};
 use crate::net::Net;
@@ -33,13 +34,13 @@ pub(crate) use crate::azure::credentials::client_assertion::{CertificateProblem,
 pub(crate) use crate::azure::credentials::managed_identity::arc::{AgentNotRunning, Impostor, START_AGENT};
 pub(crate) use crate::azure::credentials::service_principal::IncompleteEnvironment;
 
-/// Where a token can come from. Spelling as typed after `--credential`.
+/// A source of access tokens, spelled as after `--credential`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CredentialSource {
-    /// The first that is there; an empty ARCSSH_CREDENTIAL means it too.
+    /// The first available source, also for an empty ARCSSH_CREDENTIAL.
     #[default]
-    #[value(help = "the first of these that is there", alias = "")]
+    #[value(help = "the first available of these", alias = "")]
     Any,
     /// A service principal with a secret or a certificate.
     #[value(help = "AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH")]
@@ -47,26 +48,26 @@ pub(crate) enum CredentialSource {
     /// A service principal that trusts another issuer.
     #[value(help = "AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
     WorkloadIdentity,
-    /// Our own sign-in.
-    #[value(help = "whoever typed arcssh login")]
+    /// The account of `arcssh login`.
+    #[value(help = "the account of arcssh login")]
     Arcssh,
-    /// Whoever is signed in to Azure CLI.
-    #[value(help = "whoever typed az login", alias = "az")]
+    /// The account of Azure CLI.
+    #[value(help = "the account of az login", alias = "az")]
     AzureCli,
-    /// Whoever is signed in to Azure Developer CLI.
-    #[value(help = "whoever typed azd auth login", alias = "azd")]
+    /// The account of Azure Developer CLI.
+    #[value(help = "the account of azd auth login", alias = "azd")]
     AzureDeveloperCli,
-    /// Whoever is signed in to Azure PowerShell.
-    #[value(name = "azure-powershell", help = "whoever typed Connect-AzAccount", aliases = ["pwsh", "powershell"])]
+    /// The account of Azure PowerShell.
+    #[value(name = "azure-powershell", help = "the account of Connect-AzAccount", aliases = ["pwsh", "powershell"])]
     AzurePowershell,
-    /// The identity of this machine.
+    /// The managed identity of this machine.
     #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
     ManagedIdentity,
 }
 
 impl CredentialSource {
-    /// All sources, in the order in which they are tried. What the user has set or typed comes before what the machine
-    /// and its network offer.
+    /// All sources, in the order in which they are tried: the user's own choices before an offer of the machine or its
+    /// network.
     const ALL: [Self; 7] = [
         Self::Environment,
         Self::WorkloadIdentity,
@@ -77,27 +78,26 @@ impl CredentialSource {
         Self::ManagedIdentity,
     ];
 
-    /// Whether it is the first that is there.
+    /// Whether the user selected no source.
     pub(crate) fn is_any(&self) -> bool {
         *self == Self::Any
     }
 
-    /// Whether it is a program, which takes long to start.
+    /// Whether the source is a program, which starts slowly.
     fn is_program(self) -> bool {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }
 
-    /// Seconds that a token of this source is cached at most. arcssh looks up a managed identity again after an hour: its token
-    /// may live for a day (Microsoft Learn, "Managed identities for Azure resources frequently asked questions"), and its
-    /// service caches it by itself.
-    fn cached_for(self) -> u64 {
+    /// Returns the longest time to cache a token of this source, in seconds. Azure issues tokens of a managed identity for a
+    /// day and caches them itself (Microsoft Learn, "Managed identities for Azure resources frequently asked questions").
+    fn max_cache_time(self) -> u64 {
         match self {
             Self::ManagedIdentity => 3600,
             _ => u64::MAX,
         }
     }
 
-    /// What it is called in a sentence.
+    /// Returns the name of the source for a sentence.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Any => "any source",
@@ -112,28 +112,27 @@ impl CredentialSource {
     }
 }
 
-/// What a source answers.
 type TokenResult = Result<SdkToken, SourceError>;
 
-/// A source without a token.
+/// Why a source has no token.
 #[derive(Debug)]
 pub(crate) enum SourceError {
-    /// It is not there.
+    /// The source is unavailable.
     Unavailable(Unavailable),
-    /// It is there, and refuses.
+    /// The source is available and failed.
     Refused(anyhow::Error),
-    /// It is a program without a signed-in user.
+    /// The source is a program without a signed-in user.
     SignedOut(anyhow::Error),
 }
 
-/// A source that is not there.
+/// An unavailable source.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct Unavailable {
     why: String,
-    /// What would bring it.
+    /// How to make the source available.
     pub(crate) remedy: String,
-    /// Whether it is there for other users.
+    /// Whether the source is available to other users.
     for_others: bool,
 }
 
@@ -142,7 +141,7 @@ impl Unavailable {
         Self { why: why.into(), remedy: remedy.into(), for_others: false }
     }
 
-    /// A source that is there, but not for this user.
+    /// Returns a source that is available only to other users.
     fn for_others(why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { for_others: true, ..Self::new(why, remedy) }
     }
@@ -175,29 +174,22 @@ impl From<InsecurePermissions> for SourceError {
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialError {
-    /// No source is there; this one would be for another user.
+    /// No source is available; this one is available to other users.
     #[error("no account is signed in")]
     Nobody(Option<Unavailable>),
-    /// The one source that was asked for is not there.
+    /// The selected source is unavailable.
     #[error("{} is not there: {absent}", from.title())]
-    Unavailable {
-        /// Which.
-        from: CredentialSource,
-        /// Why, and what to do.
-        absent: Unavailable,
-    },
-    /// A source is there, and refuses.
+    Unavailable { from: CredentialSource, absent: Unavailable },
+    /// An available source failed.
     #[error("{} gives no token", from.title())]
     Refused {
-        /// Which.
         from: CredentialSource,
-        /// The tenant that Azure wants a token of, where it is not the source's own choice.
+        /// The tenant that Azure asked for; without it, the source chose.
         tenant: Option<String>,
-        /// In its own words.
         #[source]
         error: anyhow::Error,
     },
-    /// What was kept cannot be trusted.
+    /// Other users can access the state directory.
     #[error(transparent)]
     Store(#[from] InsecurePermissions),
 }
@@ -205,22 +197,20 @@ pub(crate) enum CredentialError {
 /// An access token for ARM.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AccessToken {
-    /// What goes into the header.
     pub(crate) secret: Secret,
-    /// When it ends, in seconds of Unix time.
+    /// In seconds of Unix time.
     pub(crate) expires_on: u64,
-    /// When we had it.
+    /// In seconds of Unix time.
     obtained_on: u64,
-    /// Who gave it.
     pub(crate) source: CredentialSource,
-    /// Whether it was kept from before.
+    /// Whether the token comes from the state directory.
     #[serde(skip)]
     pub(crate) cached: bool,
 }
 
-/// A token is used up to this many seconds before it ends, which a slow request may take; for one that lives less than
-/// an hour, up to the last tenth of its life.
-const MARGIN: u64 = 300;
+/// Seconds before its expiry at which a token is replaced: a slow request takes time. A token with a lifetime below 50 minutes
+/// is replaced in the last tenth of it.
+const EXPIRY_MARGIN: u64 = 300;
 
 impl AccessToken {
     fn new(token: SdkToken, source: CredentialSource) -> Self {
@@ -229,97 +219,55 @@ impl AccessToken {
     }
 
     fn is_fresh(&self) -> bool {
-        let life = self.expires_on.saturating_sub(self.obtained_on).min(self.source.cached_for());
-        self.obtained_on + life > unix_now() + MARGIN.min(life / 10)
+        let lifetime = self.expires_on.saturating_sub(self.obtained_on).min(self.source.max_cache_time());
+        self.obtained_on + lifetime > unix_now() + EXPIRY_MARGIN.min(lifetime / 10)
     }
 
-    /// Whom it speaks for, as far as it tells. Only Azure can check it.
+    /// Returns the claims of the token, unverified.
     pub(crate) fn claims(&self) -> Value {
         entra::claims(self.secret.secret())
     }
 }
 
-/// What a program refused with. It has refused all that wanted a token by then: a fleet does not start it over and over.
-#[derive(Serialize, Deserialize)]
-struct Refused {
-    from: CredentialSource,
-    /// In its own words, outermost first.
-    words: Vec<String>,
-    /// When, in Unix time.
-    at: Duration,
-}
-
-impl Refused {
-    fn new(from: CredentialSource, error: &anyhow::Error) -> Self {
-        Self { from, words: words(error), at: now() }
-    }
-
-    fn again(self, tenant: Option<&str>) -> CredentialError {
-        CredentialError::Refused {
-            from: self.from,
-            tenant: tenant.map(Into::into),
-            error: of_words(self.words),
-        }
-    }
-}
-
-/// An error in its own words, outermost first.
-pub(crate) fn words(error: &anyhow::Error) -> Vec<String> {
-    error.chain().map(ToString::to_string).collect()
-}
-
-/// An error of these words.
-pub(crate) fn of_words(words: Vec<String>) -> anyhow::Error {
-    let mut words = words.into_iter().rev();
-    let cause = anyhow::Error::msg(words.next().unwrap_or_default());
-    words.fold(cause, anyhow::Error::context)
-}
-
-/// Since the Unix epoch.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// What the user said about identities.
+/// The user's choice of credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct CredentialOptions {
-    /// Where to take a token from.
     #[serde(rename = "credential", skip_serializing_if = "CredentialSource::is_any")]
     pub(crate) source: CredentialSource,
-    /// The tenant to sign in to, if not the source's own choice.
+    /// The tenant to sign in to; without it, the source chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tenant: Option<String>,
 }
 
-/// Who we are in one cloud.
+/// The credential sources for one cloud, with the tokens that they issued.
 #[derive(Debug)]
 pub(crate) struct CredentialChain {
-    /// Where.
     pub(crate) cloud: Cloud,
-    /// What the user said.
-    pub(crate) wanted: CredentialOptions,
+    pub(crate) options: CredentialOptions,
     net: Net,
-    /// Where what lasts is kept.
     pub(crate) store: Store,
     client: OnceCell<Client>,
-    /// Since when it has been wanted, in Unix time.
-    since: Duration,
-    /// The tokens of this process, each under its subject. Held while one is fetched, so that it is fetched once.
-    tokens: Mutex<BTreeMap<String, AccessToken>>,
+    tokens: TokenCache,
 }
 
 impl CredentialChain {
-    /// Nothing is asked for yet.
-    pub(crate) fn new(cloud: &Cloud, wanted: CredentialOptions, net: &Net, store: &Store) -> Self {
-        let (cloud, net, store) = (cloud.clone(), net.clone(), store.clone());
-        Self { cloud, wanted, net, store, client: OnceCell::new(), since: now(), tokens: Mutex::default() }
+    /// Returns a chain that has not sent any request.
+    pub(crate) fn new(cloud: &Cloud, options: CredentialOptions, net: &Net, store: &Store) -> Self {
+        Self {
+            cloud: cloud.clone(),
+            options,
+            net: net.clone(),
+            store: store.clone(),
+            client: OnceCell::new(),
+            tokens: TokenCache::new(store),
+        }
     }
 
-    /// The client of ARM and Entra ID.
+    /// Returns the HTTP client for ARM and Entra ID.
     ///
     /// # Errors
-    /// The environment names a proxy that is of no use.
+    /// The environment names an unusable proxy.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
@@ -329,27 +277,15 @@ impl CredentialChain {
         Ok(self.client.get_or_init(|| client).clone())
     }
 
-    /// A token, of `tenant` where it is named: the one that was kept, or a new one that is kept from now on. However
-    /// many processes want one at a time, one fetches it.
+    /// Returns a cached or a new token, of `tenant` if one is given.
     ///
     /// # Errors
     /// See [`CredentialError`].
     pub(crate) async fn token(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
-        let key = self.key(tenant)?;
-        let mut tokens = self.tokens.lock().await;
-        if let Some(token) = tokens.get(&key.subject).filter(|token| token.is_fresh()) {
-            return Ok(token.clone());
-        }
-        let cached = self.cached(&key)?;
-        let token = match cached {
-            Some(token) => token,
-            None => self.fetch_alone(&key, tenant).await?,
-        };
-        tokens.insert(key.subject, token.clone());
-        Ok(token)
+        self.tokens.get_or_fetch(self.key(tenant)?, tenant, async || self.fetch(tenant).await).await
     }
 
-    /// A new token in place of one that Azure did not take.
+    /// Returns a token in place of one that Azure rejected.
     ///
     /// # Errors
     /// See [`CredentialError`].
@@ -358,107 +294,76 @@ impl CredentialChain {
         token: &AccessToken,
         tenant: Option<&str>,
     ) -> Result<AccessToken, CredentialError> {
-        let key = self.key(tenant)?;
-        self.tokens.lock().await.retain(|_, other| other.secret != token.secret);
-        if self.store.read::<AccessToken>(&key)?.is_some_and(|cached| cached.secret == token.secret) {
-            self.store.remove(&key);
-        }
+        self.tokens.invalidate(&self.key(tenant)?, token).await?;
         self.token(tenant).await
     }
 
-    async fn fetch_alone(&self, key: &Key, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
-        let _lock = self.store.lock(key).await;
-        // Whoever had the lock before has done the work.
-        if let Some(token) = self.cached(key)? {
-            return Ok(token);
-        }
-        let refusal = Key::new(Kind::Refusal, key.subject.as_str());
-        let refused: Option<Refused> = self.store.read(&refusal)?;
-        if let Some(refused) = refused.filter(|refused| (self.since..now()).contains(&refused.at)) {
-            return Err(refused.again(tenant));
-        }
-        let fetched = self.fetch(tenant).await;
-        match &fetched {
-            Ok(token) => {
-                self.store.write(key, token);
-                self.store.remove_expired(); // here, for that comes about once an hour
-            }
-            Err(CredentialError::Refused { from, error, .. }) if from.is_program() => {
-                self.store.write(&refusal, &Refused::new(*from, error));
-            }
-            Err(_) => {}
-        }
-        fetched
-    }
-
-    fn cached(&self, key: &Key) -> Result<Option<AccessToken>, CredentialError> {
-        let cached = self.store.read::<AccessToken>(key)?.filter(AccessToken::is_fresh);
-        if let Some(token) = &cached {
-            info!(expires_on = token.expires_on, "a kept token of {}", token.source.title());
-        }
-        Ok(cached.map(|token| AccessToken { cached: true, ..token }))
-    }
-
-    /// Asks one source after the other.
+    /// Requests a token from one source after the other.
     async fn fetch(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
-        let asked = match &self.wanted.source {
+        let sources = match &self.options.source {
             CredentialSource::Any => &CredentialSource::ALL,
             one => slice::from_ref(one),
         };
-        let mut nearest: Option<Unavailable> = None;
+        let rejected = |from, error| CredentialError::Refused { from, tenant: tenant.map(Into::into), error };
+        let mut for_others: Option<Unavailable> = None;
         let mut signed_out = None;
-        for &from in asked {
+        for &from in sources {
             info!("trying {}", from.title());
-            match self.ask(from, tenant.or(self.wanted.tenant.as_deref())).await.and_then(usable) {
+            match self.request(from, tenant.or(self.options.tenant.as_deref())).await.and_then(check) {
                 Ok(token) => {
                     let token = AccessToken::new(token, from);
                     info!(expires_on = token.expires_on, "a token of {}", from.title());
                     return Ok(token);
                 }
                 Err(SourceError::Unavailable(absent)) => {
-                    info!("passing over {}: {absent}", from.title());
-                    if self.wanted.source != CredentialSource::Any {
+                    info!("skipping {}: {absent}", from.title());
+                    if self.options.source != CredentialSource::Any {
                         return Err(CredentialError::Unavailable { from, absent });
                     }
-                    nearest = nearest.or(Some(absent).filter(|absent| absent.for_others));
+                    for_others = for_others.or(Some(absent).filter(|absent| absent.for_others));
                 }
                 Err(SourceError::SignedOut(error)) => {
-                    info!("passing over {}: {error:#}", from.title());
+                    info!("skipping {}: {error:#}", from.title());
                     signed_out.get_or_insert((from, error));
                 }
-                Err(SourceError::Refused(error)) => {
-                    return Err(CredentialError::Refused { from, tenant: tenant.map(Into::into), error });
-                }
+                Err(SourceError::Refused(error)) => return Err(rejected(from, error)),
             }
         }
         Err(match signed_out {
-            Some((from, error)) => CredentialError::Refused { from, tenant: tenant.map(Into::into), error },
-            None => CredentialError::Nobody(nearest),
+            Some((from, error)) => rejected(from, error),
+            None => CredentialError::Nobody(for_others),
         })
     }
 
-    async fn ask(&self, source: CredentialSource, tenant: Option<&str>) -> TokenResult {
-        let (cloud, scope) = (&self.cloud, self.cloud.arm_scope.as_str());
+    async fn request(&self, source: CredentialSource, tenant: Option<&str>) -> TokenResult {
+        let cloud = &self.cloud;
+        let scope = cloud.arm_scope.as_str();
         match source {
             CredentialSource::Any => Err(Unavailable::new("it is no source of its own", "").into()),
             CredentialSource::Environment => {
-                service_principal::service_principal(cloud, self.client()?, scope, tenant).await
+                self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
             CredentialSource::WorkloadIdentity => {
-                service_principal::workload_identity(cloud, self.client()?, scope, tenant).await
+                self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
             }
             CredentialSource::ManagedIdentity => {
-                managed_identity::managed_identity(&self.net, scope, self.wanted.source).await
+                managed_identity::managed_identity(&self.net, scope, self.options.source).await
             }
-            CredentialSource::Arcssh => self.from_login(tenant).await,
+            CredentialSource::Arcssh => self.by_login(tenant).await,
             CredentialSource::AzureCli => cli_tools::azure_cli(scope, tenant).await,
             CredentialSource::AzureDeveloperCli => cli_tools::azure_developer_cli(scope, tenant).await,
             CredentialSource::AzurePowershell => cli_tools::azure_powershell(scope, tenant).await,
         }
     }
 
-    /// A token by our own sign-in.
-    async fn from_login(&self, tenant: Option<&str>) -> TokenResult {
+    async fn by_application(&self, principal: ServicePrincipal) -> TokenResult {
+        let scope = &self.cloud.arm_scope;
+        let (response, _date) = principal.request(&self.cloud, self.client()?, scope, &[]).await?;
+        Ok(response.token())
+    }
+
+    /// Requests a token for the account of `arcssh login`.
+    async fn by_login(&self, tenant: Option<&str>) -> TokenResult {
         if login::account(&self.cloud, &self.store)?.is_none() {
             return Err(Unavailable::new("nobody has typed arcssh login", "run arcssh login").into());
         }
@@ -466,29 +371,31 @@ impl CredentialChain {
         token.ok_or_else(|| Unavailable::new("somebody typed arcssh logout", "run arcssh login").into())
     }
 
-    /// Under what a token is kept.
     fn key(&self, tenant: Option<&str>) -> Result<Key, CredentialError> {
         let Cloud { arm_endpoint, arm_scope, .. } = &self.cloud;
-        Ok(Key::new(Kind::Token, self.subject(format!("{arm_endpoint} as {arm_scope}"), tenant)?))
+        Ok(Key::new(Kind::Token, self.cache_key(format!("{arm_endpoint} as {arm_scope}"), tenant)?))
     }
 
-    /// Something that Entra ID gives, and all that decides to whom.
-    pub(crate) fn subject(&self, what: String, tenant: Option<&str>) -> Result<String, InsecurePermissions> {
-        let given = |name| service_principal::variable(name).ok().flatten();
-        let mut subject = format!("{what} of {}", self.cloud.authority_host);
+    /// Returns the cache key of `what` Entra ID issues: `what`, with all that decides for which account it is issued.
+    pub(crate) fn cache_key(
+        &self,
+        what: String,
+        tenant: Option<&str>,
+    ) -> Result<String, InsecurePermissions> {
+        let variable = |name| service_principal::variable(name).ok().flatten();
+        let mut key = format!("{what} of {}", self.cloud.authority_host);
         let mut add = |name: &str, value: Option<String>| {
             if let Some(value) = value {
-                subject += &format!(", {name} {value}");
+                key += &format!(", {name} {value}");
             }
         };
-        let pinned =
-            (self.wanted.source != CredentialSource::Any).then(|| self.wanted.source.title().to_owned());
-        add("by", pinned);
-        add("in", tenant.map(Into::into).or_else(|| self.wanted.tenant.clone()));
-        for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_CERTIFICATE_PATH"] {
-            add(name, given(name));
-        }
+        let source = self.options.source;
+        add("by", (source != CredentialSource::Any).then(|| source.title().to_owned()));
+        add("in", tenant.map(Into::into).or_else(|| self.options.tenant.clone()));
         for name in [
+            "AZURE_TENANT_ID",
+            "AZURE_CLIENT_ID",
+            "AZURE_CLIENT_CERTIFICATE_PATH",
             "AZURE_FEDERATED_TOKEN_FILE",
             "IDENTITY_ENDPOINT",
             "IMDS_ENDPOINT",
@@ -496,36 +403,37 @@ impl CredentialChain {
             "AZURE_CONFIG_DIR",
             "AZD_CONFIG_DIR",
         ] {
-            add(name, given(name));
+            add(name, variable(name));
         }
-        add("AZURE_CLIENT_SECRET", given("AZURE_CLIENT_SECRET").map(|_| "set".into()));
+        add("AZURE_CLIENT_SECRET", variable("AZURE_CLIENT_SECRET").map(|_| "set".into()));
         add("account", login::account(&self.cloud, &self.store)?.map(|account| account.id()));
-        add("Azure CLI's of", changed("AZURE_CONFIG_DIR", ".azure", "azureProfile.json"));
-        add("Azure Developer CLI's of", changed("AZD_CONFIG_DIR", ".azd", "auth.json"));
-        Ok(subject)
+        add("Azure CLI's of", modified("AZURE_CONFIG_DIR", ".azure", "azureProfile.json"));
+        add("Azure Developer CLI's of", modified("AZD_CONFIG_DIR", ".azd", "auth.json"));
+        Ok(key)
     }
 }
 
-/// When somebody last signed in to a program. Azure CLI writes that, and another choice of subscription, to
-/// `azureProfile.json` in `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and `_environment.py`); Azure
-/// Developer CLI writes it to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd` (azure-dev, `pkg/auth/manager.go`).
-fn changed(variable: &str, folder: &str, file: &str) -> Option<String> {
-    let given = service_principal::variable(variable).ok().flatten().map(PathBuf::from);
-    let folder = given.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
-    let changed: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
-    Some(changed.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
+/// Returns when the user last signed in to a program. Azure CLI writes each sign-in, and each choice of another
+/// subscription, to `azureProfile.json` in `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and
+/// `_environment.py`). Azure Developer CLI writes each sign-in to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd` (azure-dev,
+/// `pkg/auth/manager.go`).
+fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
+    let configured = service_principal::variable(variable).ok().flatten().map(PathBuf::from);
+    let folder = configured.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
+    let modified: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
+    Some(modified.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
 }
 
-/// A token that a header takes.
-fn usable(token: SdkToken) -> TokenResult {
+/// Rejects a token that cannot be in an HTTP header.
+fn check(token: SdkToken) -> TokenResult {
     let text = token.token.secret();
-    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(token),
-        false => Err(anyhow::anyhow!("what it gave is no token").into()),
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(anyhow::anyhow!("what it gave is no token").into());
     }
+    Ok(token)
 }
 
-/// The resource that a scope stands for, as services of version 1 name it.
+/// Returns the resource of a scope, which version 1 of Entra ID's endpoints expects.
 fn resource(scope: &str) -> &str {
     scope.strip_suffix("/.default").unwrap_or(scope)
 }
@@ -534,34 +442,27 @@ fn resource(scope: &str) -> &str {
 mod tests {
     use super::*;
 
+    fn token(source: CredentialSource, obtained_on: u64, expires_on: u64) -> AccessToken {
+        AccessToken { secret: Secret::from("secret"), expires_on, obtained_on, source, cached: false }
+    }
+
     #[test]
-    fn a_token_is_fresh_until_five_minutes_or_a_tenth_of_its_life_before_its_end() {
-        let fresh = |life: u64, left: u64| {
-            let (now, secret) = (unix_now(), Secret::from("secret"));
-            let expires_on = now + left;
-            let obtained_on = expires_on - life;
-            AccessToken { secret, expires_on, obtained_on, source: CredentialSource::Any, cached: false }
-                .is_fresh()
+    fn a_token_is_fresh_until_five_minutes_or_a_tenth_of_its_lifetime_before_expiry() {
+        let is_fresh = |lifetime: u64, left: u64| {
+            let expires_on = unix_now() + left;
+            token(CredentialSource::Any, expires_on - lifetime, expires_on).is_fresh()
         };
-        assert!(fresh(3600, 310) && !fresh(3600, 290));
-        assert!(fresh(86_400, 310) && !fresh(86_400, 290));
-        assert!(fresh(60, 10) && !fresh(60, 5) && !fresh(60, 0));
+        assert!(is_fresh(3600, 310) && !is_fresh(3600, 290));
+        assert!(is_fresh(86_400, 310) && !is_fresh(86_400, 290));
+        assert!(is_fresh(60, 10) && !is_fresh(60, 5) && !is_fresh(60, 0));
     }
 
     #[test]
     fn a_token_of_a_managed_identity_is_cached_for_an_hour_at_most() {
-        let fresh = |source: CredentialSource, age: u64| {
-            let (obtained_on, secret) = (unix_now() - age, Secret::from("secret"));
-            AccessToken { secret, expires_on: unix_now() + 86_000, obtained_on, source, cached: false }
-                .is_fresh()
-        };
-        assert!(
-            fresh(CredentialSource::ManagedIdentity, 0) && fresh(CredentialSource::ManagedIdentity, 3290)
-        );
-        assert!(
-            !fresh(CredentialSource::ManagedIdentity, 3310)
-                && !fresh(CredentialSource::ManagedIdentity, 7200)
-        );
-        assert!(fresh(CredentialSource::AzureCli, 7200));
+        let is_fresh = |source, age| token(source, unix_now() - age, unix_now() + 86_000).is_fresh();
+        for (age, expected) in [(0, true), (3290, true), (3310, false), (7200, false)] {
+            assert_eq!(is_fresh(CredentialSource::ManagedIdentity, age), expected, "{age}");
+        }
+        assert!(is_fresh(CredentialSource::AzureCli, 7200));
     }
 }

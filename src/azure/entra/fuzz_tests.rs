@@ -1,4 +1,4 @@
-//! Answers of Entra ID, of metadata services and of Azure CLI, whatever they hold.
+//! Arbitrary responses of Entra ID, of metadata services and of Azure CLI.
 
 use azure_core::http::StatusCode;
 use azure_core::http::headers::Headers;
@@ -7,22 +7,22 @@ use super::*;
 use crate::fuzz_tests::{each_input, text};
 
 #[test]
-fn a_token_ends_within_the_longest_life_and_a_refusal_is_one_line() {
+fn a_token_expires_within_the_maximum_lifetime_and_an_error_is_one_line() {
     each_input("entra", |input| {
         let response = |status| RawResponse::from_bytes(status, Headers::new(), input.to_vec());
-        let refusal =
+        let error =
             EntraError::new(&"https://login.example".parse().unwrap(), &response(StatusCode::BadRequest));
-        assert!(!refusal.description.contains(['\n', '\r', '\t']));
+        assert!(!error.description.contains(['\n', '\r', '\t']));
         let _ = claims(&text(input));
-        let form = in_one_form(&response(StatusCode::Ok));
+        let normalized = normalized(&response(StatusCode::Ok));
         match serde_json::from_slice::<TokenResponse>(input) {
-            Ok(given) => {
-                assert!(form.is_some() && given.lives() <= LONGEST_LIFE);
-                let lifetime = given.token().expires_on.unix_timestamp() - unix_now().cast_signed();
-                assert!(lifetime <= LONGEST_LIFE.cast_signed() + 1, "{lifetime}");
+            Ok(token) => {
+                assert!(normalized.is_some() && token.lifetime() <= MAX_LIFETIME);
+                let lifetime = token.token().expires_on.unix_timestamp() - unix_now().cast_signed();
+                assert!(lifetime <= MAX_LIFETIME.cast_signed() + 1, "{lifetime}");
                 format!("token {}", lifetime > 0)
             }
-            Err(_) => format!("none {} {}", refusal.error.is_empty(), refusal.description.is_empty()),
+            Err(_) => format!("none {} {}", error.error.is_empty(), error.description.is_empty()),
         }
     });
 }

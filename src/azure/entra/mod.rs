@@ -1,17 +1,13 @@
-//! Entra ID's endpoints, and what they answer instead of a token: azure_identity reads its error texts only where they
-//! hold no escape, and its real ones hold line breaks.
+//! Entra ID's endpoints, their token responses and their errors.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::AccessToken as SdkToken;
 use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
-use azure_core::http::{
-    ClientOptions, Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url,
-};
+use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use azure_core::time::OffsetDateTime;
 use azure_core::{Error, Result};
 use base64::Engine;
@@ -21,22 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
-use crate::azure::http::{self, Client, date, into_async, retry_after};
+use crate::azure::http::{Client, client_options, date, into_async, retry_after};
 use crate::azure::json::{optional_number, or_default};
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
 
-/// The options of a credential that asks Entra ID itself: that of its cloud.
-pub(crate) fn client_options(client: Client, cloud: &Cloud) -> ClientOptions {
-    let options = http::client_options(client, &cloud.authority_host, refused);
-    let mut custom = CustomConfiguration::default();
-    custom.authority_host = cloud.authority_host.to_string();
-    let per_call_policies: Vec<Arc<dyn Policy>> = vec![Arc::new(RequireToken)];
-    let cloud = Some(Arc::new(CloudConfiguration::Custom(custom)));
-    ClientOptions { per_call_policies, cloud, ..options }
-}
-
-/// The address of one of Entra ID's endpoints, such as `token`, for a tenant.
+/// Returns the URL of one of a tenant's endpoints, such as `token`.
 pub(crate) fn address(authority: &Url, tenant: &str, endpoint: &str) -> Url {
     let mut url = authority.clone();
     let mut path = url.path_segments_mut().expect("an https URL has a path");
@@ -45,7 +31,7 @@ pub(crate) fn address(authority: &Url, tenant: &str, endpoint: &str) -> Url {
     url
 }
 
-/// Entra ID of one cloud, asked in our own words.
+/// A client of one cloud's Entra ID.
 #[derive(Debug)]
 pub(crate) struct Entra {
     authority: Url,
@@ -53,18 +39,17 @@ pub(crate) struct Entra {
 }
 
 impl Entra {
-    /// Entra ID of `cloud`.
     pub(crate) fn new(cloud: &Cloud, client: Client) -> Self {
-        let options = http::client_options(client, &cloud.authority_host, refused);
+        let options = client_options(client, &cloud.authority_host, to_error);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, options, vec![], vec![], None);
         Self { authority: cloud.authority_host.clone(), pipeline }
     }
 
-    /// `POST` of a form to an endpoint; the JSON of the answer.
+    /// Posts a form to an endpoint, and returns the JSON response.
     ///
     /// # Errors
-    /// An [`EntraError`] among the causes, or what kept the request from arriving.
+    /// An [`EntraError`] in the error chain, or a network error.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         tenant: &str,
@@ -74,7 +59,7 @@ impl Entra {
         Ok(self.post_dated(tenant, endpoint, form).await?.0)
     }
 
-    /// The same, with the time of the answer by Entra ID's clock, in seconds of Unix time.
+    /// As [`Entra::post`]; also returns Entra ID's time, in seconds of Unix time.
     ///
     /// # Errors
     /// As for [`Entra::post`].
@@ -89,75 +74,75 @@ impl Entra {
         request.set_body(form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await?;
-        let answer = serde_json::from_slice(response.body()).ok();
-        let answer = answer
-            .filter(|_| response.status().is_success())
-            .ok_or_else(|| refused(&self.authority, &response))?;
-        Ok((answer, date(response.headers())))
+        let json = serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success());
+        let json = json.ok_or_else(|| to_error(&self.authority, &response))?;
+        Ok((json, date(response.headers())))
     }
 }
 
-/// The life of a token, in seconds, where nothing tells it (Microsoft Learn, "Access tokens in the Microsoft identity
-/// platform": 60 to 90 minutes).
-const USUAL_LIFE: u64 = 3600;
+/// The assumed lifetime of a token whose response contains none, in seconds (Microsoft Learn, "Access tokens in the Microsoft
+/// identity platform": 60 to 90 minutes).
+const DEFAULT_LIFETIME: u64 = 3600;
 
-/// The longest life of a token that is believed, in seconds (Microsoft Learn, "Continuous access evaluation": up to 28
-/// hours). azure_identity adds any to the time, and panics where that comes to no date.
-const LONGEST_LIFE: u64 = 28 * 3600;
+/// The longest accepted lifetime of a token, in seconds (Microsoft Learn, "Continuous access evaluation": up to 28 hours).
+/// azure_identity panics if the lifetime leads to no valid date.
+const MAX_LIFETIME: u64 = 28 * 3600;
 
-/// A token as Entra ID, a machine's own service and Azure CLI give it. Each tells in its own way when it ends, and not
-/// every version does.
+/// A token response of Entra ID, of a metadata service or of Azure CLI (RFC 6749, section 5.1). The form of its expiry differs,
+/// and some versions contain none.
 #[derive(Debug, Deserialize)]
 pub(crate) struct TokenResponse {
-    /// The token, or what was asked for in its place.
+    /// The token, or the SSH certificate.
     #[serde(alias = "accessToken")]
     pub(crate) access_token: Secret,
-    /// How long it lives, in seconds.
+    /// The lifetime in seconds.
     #[serde(default, deserialize_with = "optional_number")]
     expires_in: Option<u64>,
-    /// When it ends, in seconds of Unix time.
+    /// In seconds of Unix time.
     #[serde(default, deserialize_with = "optional_number")]
     expires_on: Option<u64>,
 }
 
 impl TokenResponse {
-    fn lives(&self) -> u64 {
-        let until = |end: u64| end.saturating_sub(unix_now());
-        let told = self.expires_in.or(self.expires_on.map(until));
-        let told = told.or_else(|| claims(self.access_token.secret())["exp"].as_u64().map(until));
-        told.unwrap_or(USUAL_LIFE).min(LONGEST_LIFE)
+    fn lifetime(&self) -> u64 {
+        let until = |expiry: u64| expiry.saturating_sub(unix_now());
+        let lifetime = self.expires_in.or(self.expires_on.map(until));
+        let lifetime = lifetime.or_else(|| claims(self.access_token.secret())["exp"].as_u64().map(until));
+        lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME)
     }
 
-    fn ends(&self) -> u64 {
-        let end = unix_now() + self.lives();
-        self.expires_on.map_or(end, |told| told.min(unix_now() + LONGEST_LIFE))
+    fn expiry(&self) -> u64 {
+        match self.expires_on {
+            Some(expiry) => expiry.min(unix_now() + MAX_LIFETIME),
+            None => unix_now() + self.lifetime(),
+        }
     }
 
-    /// The token with the time at which it ends.
+    /// Returns the token with its expiry.
     pub(crate) fn token(self) -> SdkToken {
-        let end =
-            i64::try_from(self.ends()).ok().and_then(|end| OffsetDateTime::from_unix_timestamp(end).ok());
+        let expiry = i64::try_from(self.expiry()).ok();
+        let expiry = expiry.and_then(|expiry| OffsetDateTime::from_unix_timestamp(expiry).ok());
         SdkToken::new(
             azure_core::credentials::Secret::from(self.access_token),
-            end.unwrap_or_else(OffsetDateTime::now_utc),
+            expiry.unwrap_or_else(OffsetDateTime::now_utc),
         )
     }
 }
 
-/// An answer with a token in the one form that azure_identity reads: it takes numbers from Entra ID only as numbers and
-/// from a machine only as text, and wants fields that it does not use. Nothing for what is no such answer.
-fn in_one_form(response: &RawResponse) -> Option<RawResponse> {
-    let given: TokenResponse =
+/// Returns a token response in the form that azure_identity requires: numbers as text, and fields that it does not use; `None`
+/// for another response.
+fn normalized(response: &RawResponse) -> Option<RawResponse> {
+    let token: TokenResponse =
         serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success())?;
-    let (lives, ends) = (given.lives(), given.ends());
+    let lifetime = token.lifetime();
     let body = json!({
-        "access_token": given.access_token.secret(), "token_type": "Bearer", "resource": "",
-        "expires_in": lives, "ext_expires_in": lives, "expires_on": ends.to_string(),
+        "access_token": token.access_token.secret(), "token_type": "Bearer", "resource": "",
+        "expires_in": lifetime, "ext_expires_in": lifetime, "expires_on": token.expiry().to_string(),
     });
     Some(RawResponse::from_bytes(response.status(), response.headers().clone(), body.to_string()))
 }
 
-/// Hands azure_identity tokens in the form that it reads, and what else comes as it is.
+/// Converts token responses to the form that azure_identity requires.
 #[derive(Debug)]
 pub(crate) struct NormalizeTokenResponse;
 
@@ -165,40 +150,26 @@ pub(crate) struct NormalizeTokenResponse;
 impl Policy for NormalizeTokenResponse {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
-        Ok(into_async(in_one_form(&response).unwrap_or(response)))
+        Ok(into_async(normalized(&response).unwrap_or(response)))
     }
 }
 
-/// Turns what is no token, after all retries, into an [`EntraError`].
-#[derive(Debug)]
-struct RequireToken;
-
-#[async_trait]
-impl Policy for RequireToken {
-    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
-        in_one_form(&response).map(into_async).ok_or_else(|| refused(request.url(), &response))
-    }
-}
-
-fn refused(url: &Url, response: &RawResponse) -> Error {
+fn to_error(url: &Url, response: &RawResponse) -> Error {
     Error::new(ErrorKind::Credential, EntraError::new(url, response))
 }
 
-/// An answer without a token.
+/// A response without a token.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Entra ID answered {status} {description}")]
 pub(crate) struct EntraError {
-    /// The host that was asked, with its port unless that is 443.
+    /// The host of the request, with its port unless that is 443.
     #[serde(default)]
     pub(crate) host: String,
-    /// The HTTP status.
     pub(crate) status: u16,
-    /// OAuth's code for what is wrong; empty where something else answered.
+    /// OAuth's error code; empty for a response that is not OAuth's.
     pub(crate) error: String,
-    /// Entra ID's `AADSTS…` text on one line, or OAuth's code with another's; empty where something else answered.
+    /// Entra ID's `AADSTS…` text on one line, or another text after OAuth's code; empty for a response that is not OAuth's.
     pub(crate) description: String,
-    /// When to come back, as the answer says it.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -215,27 +186,27 @@ impl EntraError {
     fn new(url: &Url, response: &RawResponse) -> Self {
         let Body { error, error_description } = serde_json::from_slice(response.body()).unwrap_or_default();
         let status = response.status().into();
-        // OAuth refuses with 400 and 401 (RFC 6749, section 5.2); with others a proxy may write such an answer.
+        // OAuth's errors have the status 400 or 401 (RFC 6749, section 5.2); another one can be a proxy's.
         let is_oauth = matches!(status, 400 | 401);
-        let description = words(if is_oauth { &error } else { "" }, &error_description);
+        let description = describe(if is_oauth { &error } else { "" }, &error_description);
         let (host, retry_after) = (url.authority().to_owned(), retry_after(response.headers()));
         Self { host, status, error, description, retry_after }
     }
 
-    /// An answer that came by way of the browser.
+    /// Returns an error that Entra ID sent through the browser.
     pub(crate) fn in_browser(url: &Url, error: &str, description: &str) -> Self {
         Self {
             host: url.authority().to_owned(),
             status: 400,
             error: error.to_owned(),
-            description: words(error, description),
+            description: describe(error, description),
             retry_after: None,
         }
     }
 }
 
-/// A refusal on one line: Entra ID's text says all; another's is told with OAuth's code, where there is one.
-fn words(error: &str, description: &str) -> String {
+/// Returns an error on one line: Entra ID's text, or another text after OAuth's code.
+fn describe(error: &str, description: &str) -> String {
     let on_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (error, description) = (on_one_line(error), on_one_line(description));
     match (error.as_str(), description.as_str()) {
@@ -246,7 +217,7 @@ fn words(error: &str, description: &str) -> String {
     }
 }
 
-/// What a JSON web token says, unchecked; nothing where it is none.
+/// Returns the claims of a JSON web token, unverified; null for another text.
 pub(crate) fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
     payload.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
@@ -258,51 +229,51 @@ mod tests {
     use azure_core::http::StatusCode;
     use azure_core::http::headers::Headers;
 
-    fn given(json: &str) -> TokenResponse {
+    fn parse(json: &str) -> TokenResponse {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
-    fn the_end_of_a_token_is_read_wherever_it_is_told() {
+    fn expiry_is_read_from_every_form_of_a_token_response() {
         let end = unix_now() + 1000;
         let jwt = format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{end}}}"#)));
         let near = |left: u64, right: u64| left.abs_diff(right) <= 5;
-        for (rest, lives) in [
+        for (rest, lifetime) in [
             (r#""expires_in":1000"#.to_owned(), 1000),
             (r#""expires_in":"1000","ext_expires_in":null"#.to_owned(), 1000),
             (format!(r#""expires_on":"{end}""#), 1000),
             (format!(r#""expires_on":{end}.5,"expires_in":null"#), 1000),
             (r#""expires_on":"11/24/2026 01:00:00 +00:00","expires_in":"1000""#.to_owned(), 1000),
-            (r#""expires_in":null"#.to_owned(), USUAL_LIFE),
-            (format!(r#""expires_in":{}"#, u64::MAX), LONGEST_LIFE),
-            (format!(r#""expires_on":"{}""#, u64::MAX), LONGEST_LIFE),
+            (r#""expires_in":null"#.to_owned(), DEFAULT_LIFETIME),
+            (format!(r#""expires_in":{}"#, u64::MAX), MAX_LIFETIME),
+            (format!(r#""expires_on":"{}""#, u64::MAX), MAX_LIFETIME),
         ] {
-            let given = given(&format!(r#"{{"access_token":"opaque",{rest}}}"#));
-            assert!(near(given.lives(), lives) && near(given.ends(), unix_now() + lives), "{rest}");
+            let token = parse(&format!(r#"{{"access_token":"opaque",{rest}}}"#));
+            assert!(near(token.lifetime(), lifetime), "{rest}");
+            assert!(near(token.expiry(), unix_now() + lifetime), "{rest}");
         }
-        let told_by_itself =
-            given(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
-        assert!(near(told_by_itself.ends(), end));
+        let token = parse(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
+        assert!(near(token.expiry(), end));
     }
 
     #[test]
-    fn a_refusal_is_told_in_its_own_words() {
-        let told = |status, body: &str| {
+    fn an_error_is_described_in_entra_ids_own_words() {
+        let describe = |status, body: &str| {
             let body = body.as_bytes().to_vec();
             let url = "https://login.example/tenant".parse().unwrap();
             EntraError::new(&url, &RawResponse::from_bytes(status, Headers::new(), body)).description
         };
         let (bad, forbidden) = (StatusCode::BadRequest, StatusCode::Forbidden);
         let aadsts = r#"{"error":"invalid_grant","error_description":"AADSTS7: No.\r\nTrace"}"#;
-        assert_eq!(told(bad, aadsts), "AADSTS7: No. Trace");
-        assert_eq!(told(forbidden, aadsts), "AADSTS7: No. Trace");
-        let others = r#"{"error":"invalid_client","error_description":"Wrong secret."}"#;
-        assert_eq!(told(bad, others), "invalid_client: Wrong secret.");
-        assert_eq!(told(bad, r#"{"error":"invalid_client","error_description":null}"#), "invalid_client");
-        for nobodys in [r#"{"error_description":"Blocked."}"#, "<html>", ""] {
-            assert_eq!(told(bad, nobodys), "", "{nobodys}");
+        assert_eq!(describe(bad, aadsts), "AADSTS7: No. Trace");
+        assert_eq!(describe(forbidden, aadsts), "AADSTS7: No. Trace");
+        let other = r#"{"error":"invalid_client","error_description":"Wrong secret."}"#;
+        assert_eq!(describe(bad, other), "invalid_client: Wrong secret.");
+        assert_eq!(describe(bad, r#"{"error":"invalid_client","error_description":null}"#), "invalid_client");
+        for body in [r#"{"error_description":"Blocked."}"#, "<html>", ""] {
+            assert_eq!(describe(bad, body), "", "{body}");
         }
-        assert_eq!(told(forbidden, others), "");
+        assert_eq!(describe(forbidden, other), "");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::azure::credentials::managed_identity::arc::Agent;
 use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::{CredentialSource, TokenResult, Unavailable};
 use crate::azure::entra::NormalizeTokenResponse;
-use crate::azure::http::{Bounded, TooLong, causes};
+use crate::azure::http::{Bounded, TooLong, error_chain};
 use crate::net::Net;
 
 /// How long the instance metadata service may take to show that it is there. It answers at once where there is one; where
@@ -75,7 +75,7 @@ async fn of_azure(http: Client, scope: &str) -> TokenResult {
     let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| absent(&error))?;
     credential.get_token(&[scope], None).await.map_err(|error| match none_assigned(&error) {
         true => absent(&"no managed identity is assigned to this machine").into(),
-        false if causes(&error).any(|cause| cause.is::<TooLong>()) => {
+        false if error_chain(&error).any(|cause| cause.is::<TooLong>()) => {
             anyhow!(TooLong).context("the answer of the metadata service is unusable").into()
         }
         false => error.into(),
@@ -84,7 +84,7 @@ async fn of_azure(http: Client, scope: &str) -> TokenResult {
 
 /// IMDS answers 400 where the machine has no identity, or not this one.
 fn none_assigned(error: &azure_core::Error) -> bool {
-    causes(error)
+    error_chain(error)
         .filter_map(|cause| cause.downcast_ref::<azure_core::Error>())
         .any(|cause| matches!(cause.kind(), ErrorKind::HttpResponse { status: StatusCode::BadRequest, .. }))
 }

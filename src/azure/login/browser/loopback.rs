@@ -1,4 +1,4 @@
-//! One port on both loopback addresses, and who is at the other end of a connection to it.
+//! One port on both loopback addresses, and the user at the other end of a connection to it.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,12 +10,11 @@ const ATTEMPTS: usize = 16;
 
 /// EAFNOSUPPORT, in the numbers of Winsock (Microsoft Learn, "Windows Sockets error codes": `WSAEAFNOSUPPORT`).
 #[cfg(not(unix))]
-const NO_SUCH_FAMILY: i32 = 10047;
+const UNSUPPORTED_FAMILY: i32 = 10047;
 #[cfg(unix)]
-const NO_SUCH_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+const UNSUPPORTED_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 
-/// Listens on one port of 127.0.0.1 and of ::1. A browser may resolve `localhost` to either (RFC 6761, section 6.3), so
-/// both must be ours.
+/// A listener on one port of 127.0.0.1 and of ::1: a browser may resolve `localhost` to either (RFC 6761, section 6.3).
 #[derive(Debug)]
 pub(super) struct Loopback {
     v4: TcpListener,
@@ -28,24 +27,24 @@ impl Loopback {
     /// Binds a port that is free on both addresses.
     ///
     /// # Errors
-    /// The system gives no socket, or another process holds ::1 on every port that was tried.
+    /// No socket is available, or another process uses each tried port of ::1.
     pub(super) async fn bind() -> Result<Self> {
-        let mut taken = Error::from(ErrorKind::AddrInUse);
+        let mut in_use = Error::from(ErrorKind::AddrInUse);
         for _ in 0..ATTEMPTS {
             let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-            match Self::beside(v4).await {
-                // Winsock: a port that another user holds exclusively is denied.
+            match Self::bind_v6(v4).await {
+                // Winsock denies a port that another user has bound exclusively.
                 Err(error) if [ErrorKind::AddrInUse, ErrorKind::PermissionDenied].contains(&error.kind()) => {
-                    taken = error;
+                    in_use = error;
                 }
                 result => return result,
             }
         }
-        Err(taken)
+        Err(in_use)
     }
 
-    /// Adds the same port of ::1.
-    async fn beside(v4: TcpListener) -> Result<Self> {
+    /// Binds the same port of ::1.
+    async fn bind_v6(v4: TcpListener) -> Result<Self> {
         let port = v4.local_addr()?.port();
         let v6 = match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
             Ok(v6) => Some(v6),
@@ -55,7 +54,6 @@ impl Loopback {
         Ok(Self { v4, v6, port })
     }
 
-    /// The port.
     pub(super) fn port(&self) -> u16 {
         self.port
     }
@@ -63,7 +61,7 @@ impl Loopback {
     /// Accepts the next connection on either address.
     ///
     /// # Errors
-    /// The system has no file descriptor for it, or the connection is gone already.
+    /// No file descriptor is left, or the client has closed the connection.
     pub(super) async fn accept(&self) -> Result<TcpStream> {
         let v6 = async {
             match &self.v6 {
@@ -79,9 +77,9 @@ impl Loopback {
     }
 }
 
-/// Whether this machine has no ::1: IPv6 is off, or the loopback has no such address.
+/// Whether this machine has no ::1: IPv6 is disabled, or the loopback interface has no such address.
 fn is_missing(error: &Error) -> bool {
-    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(NO_SUCH_FAMILY)
+    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(UNSUPPORTED_FAMILY)
 }
 
 /// The user at the other end of a loopback connection.
@@ -90,24 +88,24 @@ pub(super) enum Peer {
     /// This user, or root.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "other systems show no owner"))]
     Trusted,
-    /// Another user, or a connection that is closing: the system no longer shows its user.
-    ForeignEntry,
-    /// The platform does not show it.
+    /// Another user, or the unknown user of a closing connection.
+    OtherUser,
+    /// The platform does not show the user.
     Unknown,
 }
 
 impl Peer {
-    /// The user behind a connection.
+    /// Returns the user at the other end of a connection.
     pub(super) fn of(stream: &TcpStream) -> Self {
-        match (stream.local_addr(), stream.peer_addr()) {
-            (Ok(here), Ok(there)) => owner(there, here),
-            _ => Self::ForeignEntry,
+        match (stream.peer_addr(), stream.local_addr()) {
+            (Ok(peer), Ok(local)) => owner(peer, local),
+            _ => Self::OtherUser,
         }
     }
 }
 
-/// Other systems show sockets to root only. There the browser's command line does not hold the link either: Windows hides
-/// command lines from other users, and macOS hands the link over in an Apple event.
+/// Other systems show sockets only to root. They do not show the link to other users either: Windows hides command lines, and
+/// macOS sends the link in an Apple event.
 #[cfg(not(target_os = "linux"))]
 fn owner(_: std::net::SocketAddr, _: std::net::SocketAddr) -> Peer {
     Peer::Unknown
@@ -125,17 +123,17 @@ mod linux {
 
     use crate::azure::login::browser::loopback::Peer;
 
-    /// The state of a connection that neither side has closed (Linux, `include/net/tcp_states.h`). In later states the
-    /// socket may have lost its process, and the table then shows root.
+    /// The state of a connection that neither side has closed (Linux, `include/net/tcp_states.h`). In later states, the
+    /// table shows root as the owner of a socket without a process.
     const ESTABLISHED: &str = "01";
 
-    /// A table of a busy machine can change while it is read, and leave an entry out.
+    /// A table that changes during the read can lack an entry.
     const READS: usize = 3;
 
-    /// The owner of the socket from `local` to `remote`.
+    /// Returns the owner of the socket from `local` to `remote`.
     pub(super) fn owner(local: SocketAddr, remote: SocketAddr) -> Peer {
         let found = (0..READS).find_map(|_| {
-            // A socket of family AF_INET6 that speaks IPv4 is in the second table.
+            // The second table also lists IPv4 connections of AF_INET6 sockets.
             ["/proc/net/tcp", "/proc/net/tcp6"]
                 .iter()
                 .find_map(|table| find(&fs::read_to_string(table).ok()?, local, remote))
@@ -144,24 +142,26 @@ mod linux {
             Some((state, user)) if state == ESTABLISHED && (user == 0 || user == geteuid().as_raw()) => {
                 Peer::Trusted
             }
-            Some(_) => Peer::ForeignEntry,
+            Some(_) => Peer::OtherUser,
             None => Peer::Unknown,
         }
     }
 
-    /// State and user ID of a connection in one of the tables (proc(5), `/proc/net/tcp`).
+    /// Returns state and user ID of a connection in one of the tables (proc(5), `/proc/net/tcp`).
     pub(super) fn find(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<(String, u32)> {
-        let (local, remote) = (spellings(local), spellings(remote));
+        let local = spellings(local);
+        let remote = spellings(remote);
         table.lines().find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let [_, from, to, state, _, _, _, user, ..] = fields[..] else { return None };
-            let is = |text: &str, spellings: &[String]| spellings.iter().any(|spelling| spelling == text);
-            (is(from, &local) && is(to, &remote)).then_some(())?;
+            let is_one_of =
+                |spellings: &[String], text: &str| spellings.iter().any(|spelling| spelling == text);
+            (is_one_of(&local, from) && is_one_of(&remote, to)).then_some(())?;
             Some((state.to_owned(), user.parse().ok()?))
         })
     }
 
-    /// An address as the tables write it: each 32-bit word in the machine's byte order.
+    /// Returns an address in the form of the tables: each 32-bit word in the machine's byte order.
     fn spellings(address: SocketAddr) -> Vec<String> {
         let words = |bytes: &[u8]| -> String {
             let words = bytes.chunks_exact(4).filter_map(|word| word.try_into().ok());
@@ -196,7 +196,7 @@ mod tests {
         let Ok(other) = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
         let port = other.local_addr().unwrap().port();
         let Ok(v4) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await else { return };
-        assert_eq!(Loopback::beside(v4).await.unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(Loopback::bind_v6(v4).await.unwrap_err().kind(), ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_connections_is_read_as_the_kernel_writes_it() {
+    fn the_kernels_connection_table_is_parsed() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:9C40 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001        0 36045 1 0\n\
             1: 00000000000000000000000001000000:9C41 00000000000000000000000001000000:1F90 05 00000000:00000000 \

@@ -1,13 +1,14 @@
-//! The sign-in by browser: Entra ID sends the authorization code to a port of this machine (RFC 8252, section 7.3).
+//! The sign-in with a browser: Entra ID sends the authorization code to a port of this machine (RFC 8252, section 7.3).
 //!
-//! What protects it from other users of the machine:
-//! - arcssh holds the port on both loopback addresses, so no other process gets the code;
-//! - a code is of use only with the verifier, which stays in this process (PKCE, RFC 7636);
-//! - an answer counts only with the state of this sign-in. State and challenge are in the authorization URL, and every user
-//!   can read the command line of a browser. The browser is therefore started with a link to arcssh, which redirects to
-//!   the URL. A file with mode 0600 would hide it as well, but browsers in a sandbox (snap, Flatpak) cannot read one.
-//!   Another user who reads the link in the command line and opens it first is turned away by the owner of their socket.
-//!   Where the system shows no owner, the link works once, and a second request ends the sign-in.
+//! Protection against other users of the machine:
+//! - arcssh listens on the port of both loopback addresses, so no other process receives the code.
+//! - Entra ID accepts a code only with the verifier, which never leaves this process (PKCE, RFC 7636).
+//! - arcssh accepts an authorization response only with the state of this sign-in. State and challenge are in the
+//!   authorization URL, and every user can read the command line of a browser. arcssh therefore starts the browser with a link
+//!   to itself and redirects to the URL. A file with mode 0600 would hide the URL too, but browsers in a sandbox (snap,
+//!   Flatpak) cannot read one.
+//! - Another user can read the link in the command line and open it first. arcssh rejects such a request by the owner of its
+//!   socket. If the system shows no owner, the link works once, and a second request stops the sign-in.
 
 mod loopback;
 
@@ -45,47 +46,48 @@ use crate::azure::login::{SIGN_IN_TIMEOUT, SignIn, SignedIn};
 /// The longest request head and the longest body, in bytes. A code takes one or two thousand characters.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// How many connections are open at a time. Browsers open a handful, some of them ahead and silent.
+/// The most open connections. Browsers open a few, some of them in advance and without a request.
 const MAX_CONNECTIONS: usize = 128;
 
-/// How long a connection may stay silent before its request is complete.
+/// Time limit for a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may last in all.
+/// Time limit for a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The pause after a connection that the system could not give, for want of file descriptors.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// The pause after a failed `accept`, for example when no file descriptors are left.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What the user reads in the browser.
-const RECEIVED: &str =
-    "arcssh has the answer. Go back to the terminal: it shows the account. You can close this page.";
-const REFUSED: &str =
+/// The sentences that the browser shows.
+const RECEIVED: &str = "arcssh has received the response. Go back to the terminal: it shows the account. You can close this page.";
+const REJECTED: &str =
     "You are not signed in. Go back to the terminal: it shows the reason. You can close this page.";
-const NOT_OURS: &str = "This is no answer to the sign-in that arcssh waits for.";
+const UNEXPECTED: &str = "This is not a response to the sign-in of arcssh.";
 const LINK_USED: &str =
-    "This link works once, and it was used before. arcssh has stopped the sign-in: go back to the terminal.";
+    "This link works once, and was used before. arcssh has stopped the sign-in. Go back to the terminal.";
 
-/// The link for the browser was requested twice, where the system does not show by which users.
+/// The link for the browser was requested twice, and the system does not show by which users.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the link for the browser was opened twice, so another user of this machine may know it")]
 struct LinkUsed;
 
 impl SignIn<'_> {
     /// Signs in with a browser (authorization code with PKCE, RFC 7636). `open` gets the authorization URL, which only
-    /// this user may see, and the link to start a browser with.
+    /// this user may see, and the link for the browser's command line.
     ///
     /// # Errors
-    /// Entra ID or the user refuses, or no answer comes in time.
+    /// Entra ID or the user rejects the sign-in, or the time limit expires.
     pub(crate) async fn by_browser(&self, open: impl FnOnce(&Url, &str)) -> Result<SignedIn> {
         let loopback = Loopback::bind().await.context("no port of the loopback interface is free")?;
         // The host must be `localhost`, with any port; Entra ID rejects 127.0.0.1 (MSAL Python, `application.py`).
         let redirect_uri = format!("http://localhost:{}", loopback.port());
-        let (state, verifier, path) = (random()?, random()?, format!("/{}", random()?));
+        let state = random()?;
+        let verifier = random()?;
+        let path = format!("/{}", random()?);
         let url = self.authorization_url(&redirect_uri, &state, &verifier);
         open(&url, &format!("http://127.0.0.1:{}{path}", loopback.port()));
         let pending = Pending::new(loopback.port(), url, path, &state);
-        let code = timeout(SIGN_IN_TIMEOUT, pending.answer(&loopback)).await;
+        let code = timeout(SIGN_IN_TIMEOUT, pending.wait(&loopback)).await;
         let code =
             code.with_context(|| format!("no answer came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
         let form = [
@@ -110,14 +112,14 @@ impl SignIn<'_> {
             ("state", state),
             ("code_challenge", &challenge),
             ("code_challenge_method", "S256"),
-            // A named account needs no choice (Microsoft Learn, "OAuth 2.0 authorization code flow").
+            // With a login hint, Entra ID skips the account selection (Microsoft Learn, "OAuth 2.0 authorization code flow").
             self.account.map_or(("prompt", "select_account"), |name| ("login_hint", name)),
         ]);
         url
     }
 }
 
-/// 32 bytes from the system's random source, as text.
+/// Returns 32 random bytes in base64.
 fn random() -> Result<String> {
     let mut bytes = [0; 32];
     SystemRandom::new().fill(&mut bytes).ok().context("the system gives no randomness")?;
@@ -126,14 +128,16 @@ fn random() -> Result<String> {
 
 type Page = Response<Full<Bytes>>;
 
-/// A sign-in whose answer has not come.
+/// A sign-in that waits for the authorization response.
 struct Pending {
-    /// The values of a Host header that mean this port. A web page on the internet can point a name of its own at the
-    /// loopback (DNS rebinding); its requests carry that name.
+    /// The accepted values of a Host header. The name of a web page on the internet can resolve to the loopback address (DNS
+    /// rebinding); requests of that page contain its name.
     hosts: [String; 3],
+    /// The authorization URL.
     url: Url,
+    /// The path of the link.
     path: String,
-    /// The digest of the state: comparing it takes the same time wherever a guess goes wrong.
+    /// The digest of the state, so that the time of a comparison reveals nothing about it.
     state: Vec<u8>,
     link_used: Cell<bool>,
     outcome: RefCell<Option<Result<String>>>,
@@ -142,20 +146,26 @@ struct Pending {
 impl Pending {
     fn new(port: u16, url: Url, path: String, state: &str) -> Self {
         let hosts = ["localhost", "127.0.0.1", "[::1]"].map(|host| format!("{host}:{port}"));
-        let (link_used, outcome) = (Cell::new(false), RefCell::new(None));
-        Self { hosts, url, path, state: hash(state), link_used, outcome }
+        Self {
+            hosts,
+            url,
+            path,
+            state: hash(state),
+            link_used: Cell::new(false),
+            outcome: RefCell::new(None),
+        }
     }
 
-    /// Serves connections until one of them brings the answer; the code.
-    async fn answer(&self, loopback: &Loopback) -> Result<String> {
+    /// Serves connections until one of them delivers the authorization response, and returns the code.
+    async fn wait(&self, loopback: &Loopback) -> Result<String> {
         let mut connections = FuturesUnordered::new();
         loop {
             tokio::select! {
                 accepted = loopback.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok(stream) => connections.push(self.serve(stream)),
                     Err(error) => {
-                        debug!("no connection: {error}");
-                        sleep(ACCEPT_AGAIN).await;
+                        debug!("cannot accept a connection: {error}");
+                        sleep(ACCEPT_RETRY_DELAY).await;
                     }
                 },
                 Some(()) = connections.next() => {
@@ -167,10 +177,10 @@ impl Pending {
         }
     }
 
-    /// Serves one request. The connection of another user is closed unread.
+    /// Serves one request. Closes a connection of another user without reading it.
     async fn serve(&self, stream: TcpStream) {
         let peer = Peer::of(&stream);
-        if peer == Peer::ForeignEntry {
+        if peer == Peer::OtherUser {
             info!("closed a connection of another user");
             return;
         }
@@ -183,48 +193,48 @@ impl Pending {
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
         if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {
-            debug!("a connection broke: {error}");
+            debug!("a connection failed: {error}");
         }
     }
 
     async fn respond(&self, peer: Peer, request: Request<Incoming>) -> Page {
-        let is_elsewhere = |target: &Authority| !self.is_ours(target.as_str());
-        // The host of the request's target outranks the header (RFC 9112, section 3.2.2).
-        if !self.is_addressed(request.headers()) || request.uri().authority().is_some_and(is_elsewhere) {
-            return page(StatusCode::BAD_REQUEST, NOT_OURS);
+        let is_other = |target: &Authority| !self.is_accepted_host(target.as_str());
+        // A host in the request target overrides the Host header (RFC 9112, section 3.2.2).
+        if !self.has_accepted_host(request.headers()) || request.uri().authority().is_some_and(is_other) {
+            return page(StatusCode::BAD_REQUEST, UNEXPECTED);
         }
         let is_link = request.uri().path() == self.path;
         if !is_link && request.uri().path() != "/" {
-            return page(StatusCode::NOT_FOUND, NOT_OURS);
+            return page(StatusCode::NOT_FOUND, UNEXPECTED);
         }
         match *request.method() {
             Method::GET if is_link => self.redirect(peer),
-            Method::GET => self.take(request.uri().query().unwrap_or_default().as_bytes()),
-            Method::POST if !is_link => self.take_form(request).await,
-            // Programs that open links ask first what is there. It changes nothing.
+            Method::GET => self.receive(request.uri().query().unwrap_or_default().as_bytes()),
+            Method::POST if !is_link => self.receive_form(request).await,
+            // Programs that open links may send this first. It does not use up the link.
             Method::HEAD => page(StatusCode::OK, ""),
             _ => {
-                let mut page = page(StatusCode::METHOD_NOT_ALLOWED, NOT_OURS);
+                let mut page = page(StatusCode::METHOD_NOT_ALLOWED, UNEXPECTED);
                 page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
                 page
             }
         }
     }
 
-    fn is_addressed(&self, headers: &HeaderMap) -> bool {
+    fn has_accepted_host(&self, headers: &HeaderMap) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
-        let (host, second) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
-        second.is_none() && host.is_some_and(|host| self.is_ours(host))
+        let first = hosts.next().and_then(|host| host.to_str().ok());
+        hosts.next().is_none() && first.is_some_and(|host| self.is_accepted_host(host))
     }
 
-    fn is_ours(&self, host: &str) -> bool {
-        self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host))
+    fn is_accepted_host(&self, host: &str) -> bool {
+        self.hosts.iter().any(|accepted| accepted.eq_ignore_ascii_case(host))
     }
 
-    /// Sends the browser on to Entra ID.
+    /// Redirects the browser to Entra ID.
     fn redirect(&self, peer: Peer) -> Page {
         if peer == Peer::Unknown && self.link_used.replace(true) {
-            self.end(Err(LinkUsed.into()));
+            self.finish(Err(LinkUsed.into()));
             return page(StatusCode::GONE, LINK_USED);
         }
         let mut page = page(StatusCode::FOUND, "");
@@ -234,45 +244,45 @@ impl Pending {
         page
     }
 
-    /// Takes an answer that came as a form (OAuth 2.0 Form Post Response Mode).
-    async fn take_form(&self, request: Request<Incoming>) -> Page {
+    /// Receives an authorization response in a form (OAuth 2.0 Form Post Response Mode).
+    async fn receive_form(&self, request: Request<Incoming>) -> Page {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return page(StatusCode::UNSUPPORTED_MEDIA_TYPE, NOT_OURS);
+            return page(StatusCode::UNSUPPORTED_MEDIA_TYPE, UNEXPECTED);
         }
         match Limited::new(request.into_body(), MAX_REQUEST).collect().await {
-            Ok(body) => self.take(&body.to_bytes()),
+            Ok(body) => self.receive(&body.to_bytes()),
             Err(error) => {
-                debug!("no form: {error}");
-                page(StatusCode::PAYLOAD_TOO_LARGE, NOT_OURS)
+                debug!("cannot read a form: {error}");
+                page(StatusCode::PAYLOAD_TOO_LARGE, UNEXPECTED)
             }
         }
     }
 
-    /// Takes the fields of an answer. Without the state of this sign-in nothing in them counts, an error neither.
-    fn take(&self, fields: &[u8]) -> Page {
+    /// Receives the fields of an authorization response. Rejects all of them, also an error, without the state of this sign-in.
+    fn receive(&self, fields: &[u8]) -> Page {
         let fields: Vec<(String, String)> = form_urlencoded::parse(fields).into_owned().collect();
-        let field = |name| only(&fields, name).filter(|value| !value.is_empty());
+        let field = |name| single(&fields, name).filter(|value| !value.is_empty());
         if field("state").is_none_or(|state| hash(state) != self.state) {
-            return page(StatusCode::BAD_REQUEST, NOT_OURS);
+            return page(StatusCode::BAD_REQUEST, UNEXPECTED);
         }
         match (field("code"), field("error")) {
             (Some(code), None) => {
-                self.end(Ok(code.to_owned()));
+                self.finish(Ok(code.to_owned()));
                 page(StatusCode::OK, RECEIVED)
             }
             (None, Some(error)) => {
                 let description = field("error_description").unwrap_or_default();
-                self.end(Err(EntraError::in_browser(&self.url, error, description).into()));
-                page(StatusCode::OK, REFUSED)
+                self.finish(Err(EntraError::in_browser(&self.url, error, description).into()));
+                page(StatusCode::OK, REJECTED)
             }
-            _ => page(StatusCode::BAD_REQUEST, NOT_OURS),
+            _ => page(StatusCode::BAD_REQUEST, UNEXPECTED),
         }
     }
 
-    /// Ends the sign-in. The first answer counts.
-    fn end(&self, outcome: Result<String, Error>) {
+    /// Finishes the sign-in with the first outcome.
+    fn finish(&self, outcome: Result<String, Error>) {
         self.outcome.borrow_mut().get_or_insert(outcome);
     }
 }
@@ -281,13 +291,13 @@ fn hash(text: &str) -> Vec<u8> {
     digest(&SHA256, text.as_bytes()).as_ref().to_vec()
 }
 
-/// The value of a field that is there once.
-fn only<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+/// Returns the value of a field; `None` for a repeated field.
+fn single<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let mut values = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str());
     values.next().filter(|_| values.next().is_none())
 }
 
-/// A page with one sentence.
+/// Returns a page with one sentence.
 fn page(status: StatusCode, sentence: &str) -> Page {
     let body = format!("<!doctype html><meta charset=\"utf-8\"><title>arcssh</title><p>{sentence}</p>\n");
     let mut page = Response::new(Full::new(Bytes::from(body)));
@@ -295,7 +305,7 @@ fn page(status: StatusCode, sentence: &str) -> Page {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CACHE_CONTROL, "no-store"),
-        // The link must not reach Entra ID.
+        // Without it, the browser sends the link to Entra ID.
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
@@ -315,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_with_the_state_and_one_code_or_one_error() {
+    fn a_response_needs_the_state_and_one_code_or_one_error() {
         let pending = pending();
         let ignored = [
             "",
@@ -330,37 +340,37 @@ mod tests {
             "error=access_denied&state=x",
         ];
         for fields in ignored {
-            assert_eq!(pending.take(fields.as_bytes()).status(), StatusCode::BAD_REQUEST, "{fields}");
+            assert_eq!(pending.receive(fields.as_bytes()).status(), StatusCode::BAD_REQUEST, "{fields}");
             assert!(pending.outcome.borrow().is_none(), "{fields}");
         }
-        assert_eq!(pending.take(b"code=a%2Bb&state=s&session_state=1").status(), StatusCode::OK);
-        pending.take(b"error=access_denied&state=s");
+        assert_eq!(pending.receive(b"code=a%2Bb&state=s&session_state=1").status(), StatusCode::OK);
+        pending.receive(b"error=access_denied&state=s");
         assert_eq!(pending.outcome.take().unwrap().unwrap(), "a+b");
-        pending.take(b"error=access_denied&error_description=AADSTS65004:%20No.&state=s");
-        let refusal = pending.outcome.take().unwrap().unwrap_err();
-        assert_eq!(refusal.downcast_ref::<EntraError>().unwrap().description, "AADSTS65004: No.");
+        pending.receive(b"error=access_denied&error_description=AADSTS65004:%20No.&state=s");
+        let error = pending.outcome.take().unwrap().unwrap_err();
+        assert_eq!(error.downcast_ref::<EntraError>().unwrap().description, "AADSTS65004: No.");
     }
 
     #[test]
-    fn a_request_for_another_host_is_not_addressed_to_the_sign_in() {
-        let is_addressed = |hosts: &[&str]| {
+    fn requests_for_another_host_are_rejected() {
+        let is_accepted = |hosts: &[&str]| {
             let mut headers = HeaderMap::new();
             for host in hosts {
                 headers.append(HOST, host.parse().unwrap());
             }
-            pending().is_addressed(&headers)
+            pending().has_accepted_host(&headers)
         };
         for host in ["localhost:8400", "LocalHost:8400", "127.0.0.1:8400", "[::1]:8400"] {
-            assert!(is_addressed(&[host]), "{host}");
+            assert!(is_accepted(&[host]), "{host}");
         }
         for host in ["localhost", "localhost:80", "evil.example:8400", "127.0.0.1.evil.example:8400", ""] {
-            assert!(!is_addressed(&[host]), "{host}");
+            assert!(!is_accepted(&[host]), "{host}");
         }
-        assert!(!is_addressed(&[]) && !is_addressed(&["localhost:8400", "localhost:8400"]));
+        assert!(!is_accepted(&[]) && !is_accepted(&["localhost:8400", "localhost:8400"]));
     }
 
     #[test]
-    fn a_link_that_users_unknown_open_twice_ends_the_sign_in() {
+    fn a_link_that_unknown_users_open_twice_stops_the_sign_in() {
         let pending = pending();
         for _ in 0..2 {
             assert_eq!(pending.redirect(Peer::Trusted).status(), StatusCode::FOUND);

@@ -1,7 +1,7 @@
 //! The Secret Service of the desktop: GNOME Keyring, KWallet, KeePassXC (freedesktop.org, "Secret Service API").
 //!
-//! Only `Unlock` and a few answers of `CreateItem` and `Delete` prompt. Nothing here calls them while anything is locked,
-//! unless the user may be asked.
+//! Only `Unlock`, and sometimes `CreateItem` and `Delete`, prompt. If prompts are not allowed, this module calls none of them
+//! while anything is locked.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,6 @@ use zbus::Connection;
 
 use crate::azure::login::key_store::{Item, Prompt, Unusable};
 
-/// As the documents call it.
 pub(crate) const NAME: &str = "the Secret Service";
 
 pub(super) async fn read(item: &Item) -> Result<Vec<u8>, Unusable> {
@@ -49,7 +48,7 @@ fn attributes(item: &Item) -> HashMap<&str, &str> {
     HashMap::from([("application", "arcssh"), ("account-file", &item.account_file)])
 }
 
-/// The service on this user's session bus. The address of the bus may outlive it: where another user then listens, they
+/// Connects to the service on this user's session bus. The address of a bus can outlive the bus: another user who listens there
 /// would get the token.
 async fn connect() -> Result<SecretService<'static>, Unusable> {
     let bus = Connection::session().await.map_err(|error| {
@@ -64,7 +63,7 @@ async fn connect() -> Result<SecretService<'static>, Unusable> {
     Ok(SecretService::connect_with_existing(EncryptionType::Dh, bus).await?)
 }
 
-/// The unlocked items of this sign-in.
+/// Returns the items of this sign-in, unlocked.
 async fn find<'a>(
     service: &'a SecretService<'_>,
     item: &Item,
@@ -80,7 +79,7 @@ async fn find<'a>(
         items.push(locked);
     }
     if items.is_empty() {
-        // KeePassXC does not show what a locked database holds.
+        // KeePassXC does not list the items of a locked database.
         match service.get_default_collection().await {
             Ok(collection) => unlock(&collection, prompt).await?,
             Err(error) => info!("no default collection: {error}"),
@@ -101,7 +100,7 @@ async fn unlock(collection: &Collection<'_>, prompt: Prompt) -> Result<(), Unusa
     Ok(collection.ensure_unlocked().await?)
 }
 
-/// A prompt is a window: over ssh there is none to see it.
+/// A prompt is a window, and needs a display.
 fn may_unlock(prompt: Prompt) -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
     prompt == Prompt::Allowed && ["DISPLAY", "WAYLAND_DISPLAY"].into_iter().any(is_set)
@@ -111,13 +110,11 @@ impl From<Error> for Unusable {
     fn from(error: Error) -> Self {
         match error {
             Error::Locked | Error::Prompt | Error::PromptDisconnected => Self::Locked,
-            // No service, or no collection to store anything in.
+            // There is no service, or no collection.
             Error::Unavailable | Error::NoResult => Self::Unavailable,
-            Error::Zbus(zbus::Error::MethodError(ref name, _, _)) => {
-                of_name(name).unwrap_or_else(|| other(&error))
-            }
-            Error::ZbusFdo(zbus::fdo::Error::ZBus(zbus::Error::MethodError(ref name, _, _))) => {
-                of_name(name).unwrap_or_else(|| other(&error))
+            Error::Zbus(zbus::Error::MethodError(ref name, _, _))
+            | Error::ZbusFdo(zbus::fdo::Error::ZBus(zbus::Error::MethodError(ref name, _, _))) => {
+                from_name(name).unwrap_or_else(|| other(&error))
             }
             Error::ZbusFdo(zbus::fdo::Error::ServiceUnknown(_)) => Self::Unavailable,
             error => other(&error),
@@ -125,9 +122,9 @@ impl From<Error> for Unusable {
     }
 }
 
-/// What the names of D-Bus errors mean: no service, one that cannot be started (D-Bus specification, "Message bus starting
+/// Maps the names of D-Bus errors: no service, a service that cannot be started (D-Bus specification, "Message bus starting
 /// services"), or a locked object (Secret Service API, "Errors").
-fn of_name(name: &str) -> Option<Unusable> {
+fn from_name(name: &str) -> Option<Unusable> {
     match name.strip_prefix("org.freedesktop.") {
         Some("Secret.Error.IsLocked") => Some(Unusable::Locked),
         Some("DBus.Error.ServiceUnknown" | "DBus.Error.NameHasNoOwner") => Some(Unusable::Unavailable),

@@ -1,0 +1,130 @@
+//! The cache of access tokens, in this process and in the state directory.
+//!
+//! However many processes need the same token, one of them requests it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tracing::info;
+
+use crate::azure::credentials::{AccessToken, CredentialError, CredentialSource};
+use crate::state::{InsecurePermissions, Key, Kind, Store};
+use crate::system::clock::since_epoch;
+
+/// The tokens of one credential chain.
+#[derive(Debug)]
+pub(super) struct TokenCache {
+    store: Store,
+    /// The time since which this process needs tokens. It ignores earlier errors of other processes.
+    since: Duration,
+    /// The tokens of this process by key. The lock is held during a request, so that each token is requested once.
+    tokens: Mutex<BTreeMap<String, AccessToken>>,
+}
+
+impl TokenCache {
+    pub(super) fn new(store: &Store) -> Self {
+        Self { store: store.clone(), since: since_epoch(), tokens: Mutex::default() }
+    }
+
+    /// Returns the cached token, or the new one of `fetch`.
+    pub(super) async fn get_or_fetch(
+        &self,
+        key: Key,
+        tenant: Option<&str>,
+        fetch: impl AsyncFnOnce() -> Result<AccessToken, CredentialError>,
+    ) -> Result<AccessToken, CredentialError> {
+        let mut tokens = self.tokens.lock().await;
+        if let Some(token) = tokens.get(&key.name).filter(|token| token.is_fresh()) {
+            return Ok(token.clone());
+        }
+        let token = match self.stored(&key)? {
+            Some(token) => token,
+            None => self.fetch_locked(&key, tenant, fetch).await?,
+        };
+        tokens.insert(key.name, token.clone());
+        Ok(token)
+    }
+
+    /// Removes a token that Azure rejected.
+    pub(super) async fn invalidate(&self, key: &Key, token: &AccessToken) -> Result<(), InsecurePermissions> {
+        self.tokens.lock().await.retain(|_, other| other.secret != token.secret);
+        if self.store.read::<AccessToken>(key)?.is_some_and(|stored| stored.secret == token.secret) {
+            self.store.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn fetch_locked(
+        &self,
+        key: &Key,
+        tenant: Option<&str>,
+        fetch: impl AsyncFnOnce() -> Result<AccessToken, CredentialError>,
+    ) -> Result<AccessToken, CredentialError> {
+        let _lock = self.store.lock(key).await;
+        // The process that held the lock before may have stored a token.
+        if let Some(token) = self.stored(key)? {
+            return Ok(token);
+        }
+        let refusal = Key::new(Kind::Refusal, key.name.as_str());
+        let refused: Option<Refused> = self.store.read(&refusal)?;
+        if let Some(refused) = refused.filter(|refused| (self.since..since_epoch()).contains(&refused.at)) {
+            return Err(refused.into_error(tenant));
+        }
+        let fetched = fetch().await;
+        match &fetched {
+            Ok(token) => {
+                self.store.write(key, token);
+                // About once an hour.
+                self.store.remove_expired();
+            }
+            Err(CredentialError::Refused { from, error, .. }) if from.is_program() => {
+                self.store
+                    .write(&refusal, &Refused { from: *from, words: messages(error), at: since_epoch() });
+            }
+            Err(_) => {}
+        }
+        fetched
+    }
+
+    fn stored(&self, key: &Key) -> Result<Option<AccessToken>, InsecurePermissions> {
+        let token = self.store.read::<AccessToken>(key)?.filter(AccessToken::is_fresh);
+        if let Some(token) = &token {
+            info!(expires_on = token.expires_on, "using the cached token of {}", token.source.title());
+        }
+        Ok(token.map(|token| AccessToken { cached: true, ..token }))
+    }
+}
+
+/// The error of a program, shared with all processes that waited for its token: they do not start the program again.
+#[derive(Serialize, Deserialize)]
+struct Refused {
+    from: CredentialSource,
+    /// The messages of the error, outermost first.
+    words: Vec<String>,
+    /// Since the Unix epoch.
+    at: Duration,
+}
+
+impl Refused {
+    fn into_error(self, tenant: Option<&str>) -> CredentialError {
+        CredentialError::Refused {
+            from: self.from,
+            tenant: tenant.map(Into::into),
+            error: from_messages(self.words),
+        }
+    }
+}
+
+/// Returns the messages of an error and its causes, outermost first.
+pub(crate) fn messages(error: &anyhow::Error) -> Vec<String> {
+    error.chain().map(ToString::to_string).collect()
+}
+
+/// Returns an error with these messages, outermost first.
+pub(crate) fn from_messages(messages: Vec<String>) -> anyhow::Error {
+    let mut messages = messages.into_iter().rev();
+    let root = anyhow::Error::msg(messages.next().unwrap_or_default());
+    messages.fold(root, anyhow::Error::context)
+}
