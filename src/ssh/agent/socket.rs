@@ -1,17 +1,16 @@
-//! Where ssh finds an agent: one path for all processes that serve a host, since `IdentityAgent` has no token that
-//! tells one process from another.
+//! One path that all processes of a host entry share, since `IdentityAgent` has no token that identifies a process.
 //!
-//! Each process listens on a socket of its own, `{path}.{number}`, and the path is a symbolic link to one of them. It
-//! leads to the newest process that lives: one that is at least as young as the ssh that asks, whose certificate is at
-//! least as fresh. Whoever comes takes the path over, whoever leaves hands it to the newest that stays, and where a
-//! process dies the others do that for it. Links are replaced by rename(2), so that the path never leads nowhere while
-//! somebody could serve. The folder is locked meanwhile, and only its owner can enter it.
+//! Each process listens on its own socket, `{path}.{number}`, and the path is a symbolic link to one of them. A process
+//! that starts links the path to its own socket, so the link leads to a process that is at least as new as the ssh that
+//! asks, with a certificate that is at least as new. A process that ends links the path to the newest process that is
+//! still listening. rename(2) replaces the link, so that it never disappears in between. Processes lock the directory
+//! while they change the link, and only the directory's owner can enter it.
 //!
-//! A path, a socket or a link that arcssh did not make is neither replaced nor deleted.
+//! arcssh neither replaces nor deletes a file, a socket or a link that it did not create.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink,
 };
@@ -28,32 +27,32 @@ use tracing::{debug, info};
 use crate::ssh::agent::NotServed;
 use crate::system::files::is_own;
 
-/// How long another process may hold the lock, which takes it microseconds unless it is stopped. Then we go on.
+/// How often to try the lock, which a process holds for microseconds unless it is stopped. Then arcssh goes on without.
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Numbers of sockets are less, so that their paths are not too long; another file's may be anything.
+/// The bound of a socket's number, so that its path is not too long. A file with a higher number is not arcssh's.
 const MAX_NUMBER: u64 = 1_000_000_000;
 
-/// Modes of sockets. That of a process that is about to end says so; to connect takes the right to write alone.
-const STAYING: u32 = 0o600;
-const RETIRING: u32 = 0o200;
+/// The mode of a socket.
+const MODE: u32 = 0o600;
 
-/// What stands between a path and the random letters of a link that is about to take its place, and their number.
+/// What follows the path in the name of a link that is about to replace it, and the number of random letters after that.
 const NEW: &str = ".new-";
 const RANDOM: usize = 6;
 
-/// A process' part in a path. Dropping it takes its socket away.
+/// The socket of this process, and its share in the path. Dropping it is [`SharedSocket::leave`].
 pub(super) struct SharedSocket {
     path: PathBuf,
-    number: u64,
+    /// `None` after [`SharedSocket::leave`].
+    number: Option<u64>,
 }
 
 impl SharedSocket {
-    /// Makes the path lead to a new socket.
+    /// Creates a socket and links the path to it.
     ///
     /// # Errors
-    /// [`NotServed`]; no socket can be made in the folder.
+    /// [`NotServed`]; the socket cannot be created in the directory.
     pub(super) fn take(path: &Path) -> Result<(Self, UnixListener)> {
         let folder = path.parent().ok_or_else(|| NotServed::Occupied(path.to_owned()))?;
         ensure!(SocketAddrUnix::new(socket(path, 1)).is_ok(), NotServed::TooLong(path.to_owned()));
@@ -63,67 +62,44 @@ impl SharedSocket {
         remove_new_links(path);
         let number = free_number(path)?;
         let listener = UnixListener::bind(socket(path, number))?;
-        let place = Self { path: path.to_owned(), number };
-        fs::set_permissions(place.own(), Permissions::from_mode(STAYING))?;
-        let before = fs::read_link(path);
-        place.point_to(number)?;
-        if let Ok(before) = before {
-            is_live(&folder.join(before)); // so that it hears of us
-        }
-        Ok((place, listener))
+        let shared = Self { path: path.to_owned(), number: Some(number) };
+        fs::set_permissions(socket(path, number), Permissions::from_mode(MODE))?;
+        shared.point_to(number)?;
+        Ok((shared, listener))
     }
 
-    /// The path that all share.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether the path leads to our socket.
-    pub(super) fn is_current(&self) -> bool {
-        self.target() == Some(self.number)
-    }
-
-    /// Makes the path lead to the newest process that stays.
-    pub(super) fn repair(&self) {
+    /// Links the path to the newest other process, or removes the link, and deletes the socket's file. Returns whether
+    /// another process has taken over. The listener still receives the clients that connected before.
+    pub(super) fn leave(&mut self) -> bool {
+        let Some(number) = self.number.take() else { return false };
         let _lock = lock(self.folder());
-        self.promote(self.newest());
-    }
-
-    /// Hands the path over; whether anyone is there to take it. Our socket stays for those who are on their way to it.
-    pub(super) fn leave(&self) -> bool {
-        let _lock = lock(self.folder());
-        self.hand_over()
-    }
-
-    fn hand_over(&self) -> bool {
-        let _ = fs::set_permissions(self.own(), Permissions::from_mode(RETIRING));
-        let successor = self.newest();
+        let successor = self.newest_except(number);
         self.promote(successor);
+        remove_socket(&socket(&self.path, number));
         successor.is_some()
     }
 
-    /// The newest that stays; those found dead are cleared away.
-    fn newest(&self) -> Option<u64> {
-        for number in numbers(&self.path) {
+    /// The newest other socket that a process listens on. Deletes those of dead processes.
+    fn newest_except(&self, own: u64) -> Option<u64> {
+        for number in numbers(&self.path).into_iter().filter(|number| *number != own) {
             let socket = socket(&self.path, number);
-            if !is_live(&socket) {
-                debug!(number, "a process ended without clearing its socket away");
-                remove_socket(&socket);
-            } else if fs::metadata(socket).is_ok_and(|found| found.mode() & 0o777 == STAYING) {
+            if is_live(&socket) {
                 return Some(number);
             }
+            debug!(number, "a process ended without deleting its socket");
+            remove_socket(&socket);
         }
         None
     }
 
-    fn promote(&self, newest: Option<u64>) {
-        let done = match newest {
-            Some(number) if self.target() == Some(number) => Ok(()),
+    fn promote(&self, successor: Option<u64>) {
+        let result = match successor {
+            Some(number) if target(&self.path, &self.path) == Some(number) => Ok(()),
             Some(number) => self.point_to(number),
             None => self.remove_link(),
         };
-        if let Err(error) = done {
-            info!(%error, path = %self.path.display(), "the agent's path cannot be changed");
+        if let Err(error) = result {
+            info!(%error, path = %self.path.display(), "cannot change the link to the agent");
         }
     }
 
@@ -141,16 +117,10 @@ impl SharedSocket {
 
     fn remove_link(&self) -> Result<()> {
         ensure_replaceable(&self.path)?;
-        Ok(fs::remove_file(&self.path).or_else(absent_is_fine)?)
-    }
-
-    /// The number of the socket that the path leads to.
-    fn target(&self) -> Option<u64> {
-        target(&self.path, &self.path)
-    }
-
-    fn own(&self) -> PathBuf {
-        socket(&self.path, self.number)
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn folder(&self) -> &Path {
@@ -160,13 +130,11 @@ impl SharedSocket {
 
 impl Drop for SharedSocket {
     fn drop(&mut self) {
-        let _lock = lock(self.folder());
-        self.hand_over();
-        remove_socket(&self.own());
+        self.leave();
     }
 }
 
-/// Refuses a path at which there is anything but a link of ours.
+/// Fails if there is anything at the path but a link of arcssh's.
 fn ensure_replaceable(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -182,7 +150,7 @@ fn target(path: &Path, link: &Path) -> Option<u64> {
     number_of(path, fs::read_link(link).ok()?.as_os_str())
 }
 
-/// Deletes the links of processes that were killed before they put them in place.
+/// Deletes the links of processes that were killed between creating a link and renaming it.
 fn remove_new_links(path: &Path) {
     let is_new = |name: &OsStr| {
         let random = suffix(path, name).and_then(|suffix| suffix.strip_prefix(NEW));
@@ -194,53 +162,44 @@ fn remove_new_links(path: &Path) {
     }
 }
 
-/// Deletes a socket that arcssh made: its mode says so.
+/// Deletes a socket that arcssh created, which its mode shows.
 fn remove_socket(path: &Path) {
-    let is_ours =
-        |found: &Metadata| is_socket(found) && [STAYING, RETIRING].contains(&(found.mode() & 0o777));
-    if fs::symlink_metadata(path).is_ok_and(|found| is_ours(&found)) {
+    let is_ours = |metadata: &Metadata| is_socket(metadata) && metadata.mode() & 0o777 == MODE;
+    if fs::symlink_metadata(path).is_ok_and(|metadata| is_ours(&metadata)) {
         let _ = fs::remove_file(path);
     }
 }
 
 /// Whether a file is a socket of this user.
-fn is_socket(found: &Metadata) -> bool {
-    found.file_type().is_socket() && is_own(found)
-}
-
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
+fn is_socket(metadata: &Metadata) -> bool {
+    metadata.file_type().is_socket() && is_own(metadata)
 }
 
 fn socket(path: &Path, number: u64) -> PathBuf {
-    suffixed(path, &number.to_string())
-}
-
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
+    name.push(format!(".{number}"));
     name.into()
 }
 
+/// The entries of the path's directory.
 fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
     path.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten()
 }
 
 /// The numbers of all sockets, the newest first.
 fn numbers(path: &Path) -> Vec<u64> {
-    let sockets = entries(path).filter(|entry| entry.metadata().is_ok_and(|found| is_socket(&found)));
+    let sockets = entries(path).filter(|entry| entry.metadata().is_ok_and(|metadata| is_socket(&metadata)));
     let mut numbers: Vec<u64> = sockets.filter_map(|entry| number_of(path, &entry.file_name())).collect();
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     numbers
 }
 
-/// A number above those of all sockets, at which there is nothing.
+/// An unused number above those of all sockets.
 fn free_number(path: &Path) -> Result<u64> {
     let next = numbers(path).first().map_or(1, |newest| newest + 1);
     let is_free = |number: &u64| {
-        let found = fs::symlink_metadata(socket(path, *number));
-        found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        let metadata = fs::symlink_metadata(socket(path, *number));
+        metadata.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     };
     (next..MAX_NUMBER).find(is_free).context("no number is left for another socket")
 }
@@ -252,13 +211,13 @@ fn number_of(path: &Path, name: &OsStr) -> Option<u64> {
     (number.to_string() == digits).then_some(number)
 }
 
-/// What follows the path's own name in the name of a file beside it.
+/// What follows the path's name in the name of another file of its directory.
 fn suffix<'a>(path: &Path, name: &'a OsStr) -> Option<&'a str> {
     let suffix = name.as_encoded_bytes().strip_prefix(path.file_name()?.as_encoded_bytes())?;
     std::str::from_utf8(suffix).ok()
 }
 
-/// Whether a process may listen on a socket. It is not waited for: the queue of one that is stopped is full in the end.
+/// Whether a process listens on a socket. Does not wait for a stopped process, whose queue fills up.
 fn is_live(socket: &Path) -> bool {
     let connect = || {
         let probe = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
@@ -268,7 +227,7 @@ fn is_live(socket: &Path) -> bool {
     !matches!(connect(), Err(Errno::CONNREFUSED | Errno::NOENT | Errno::NOTSOCK))
 }
 
-/// A lock that every process takes that changes a path of the folder.
+/// Locks the directory against other processes that change one of its paths.
 fn lock(folder: &Path) -> Option<File> {
     let file = File::open(folder).ok()?;
     for _ in 0..LOCK_TRIES {
@@ -281,15 +240,15 @@ fn lock(folder: &Path) -> Option<File> {
     None
 }
 
-/// Makes the folder for its owner alone, or checks that it is private.
+/// Creates the directory for its owner alone, or checks that it is private.
 fn ensure_private(folder: &Path) -> Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
-    let found = fs::symlink_metadata(folder)?;
-    ensure!(found.is_dir() && is_own(&found), NotServed::NotOwn(folder.to_owned()));
-    let mode = found.mode() & 0o777;
+    let metadata = fs::symlink_metadata(folder)?;
+    ensure!(metadata.is_dir() && is_own(&metadata), NotServed::NotOwn(folder.to_owned()));
+    let mode = metadata.mode() & 0o777;
     ensure!(mode & 0o077 == 0, NotServed::Open { folder: folder.to_owned(), mode });
     Ok(())
 }

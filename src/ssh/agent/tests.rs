@@ -1,4 +1,4 @@
-//! Real ssh, ssh-add and sshd, each connection with an agent in a process of its own.
+//! The agent with real ssh, ssh-add and sshd. Each connection runs its agent in a separate process.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -22,13 +22,13 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::ssh::rsa_key::Pem;
 
-/// How long anything may take on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Where a process of [`an_agent_in_a_process_of_its_own`] finds what it is to do.
+/// The time limit of a step on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The environment variables of [`agent_process`].
 const SOCKET: &str = "ARCSSH_TEST_SOCKET";
 const PORT: &str = "ARCSSH_TEST_PORT";
 
-/// The files of two key pairs, `key` and `ca`, and of a certificate of the one by the other for `alice@contoso.com`.
+/// The files of the key pairs `key` and `ca`, and of a certificate that `ca` signed for `key` and `alice@contoso.com`.
 static KEY_FILES: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     for name in ["key", "ca"] {
@@ -43,7 +43,7 @@ fn keygen(folder: &TempDir, arguments: &[&str]) {
     assert!(Command::new("ssh-keygen").current_dir(folder).args(arguments).status().unwrap().success());
 }
 
-/// A folder with those files.
+/// Creates a directory with [`KEY_FILES`].
 pub(super) fn keys() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in KEY_FILES.iter() {
@@ -64,7 +64,7 @@ fn runtime() -> Runtime {
 }
 
 fn eventually(condition: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !condition() {
         if Instant::now() > end {
             return false;
@@ -74,7 +74,7 @@ fn eventually(condition: impl Fn() -> bool) -> bool {
     true
 }
 
-/// A folder with keys, and the path of an agent for them, whose folder is still to be made.
+/// Creates a directory with keys. Also returns the path of an agent for them, whose directory does not exist yet.
 fn socket() -> (TempDir, PathBuf) {
     let folder = keys();
     let path = folder.path().join("run/agent");
@@ -85,11 +85,11 @@ fn keys_of(path: &Path) -> &Path {
     path.parent().unwrap().parent().unwrap()
 }
 
-fn beside(path: &Path) -> usize {
+fn entries_next_to(path: &Path) -> usize {
     fs::read_dir(path.parent().unwrap()).unwrap().count()
 }
 
-/// An agent on a thread of its own. Dropping it ends its connection, and waits for its end.
+/// An agent on a separate thread. Dropping it ends its connection and joins the thread.
 struct Served {
     connection: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -97,7 +97,8 @@ struct Served {
 
 impl Served {
     fn at(path: &Path) -> Self {
-        let (path, (connection, ended)) = (path.to_owned(), oneshot::channel::<()>());
+        let path = path.to_owned();
+        let (connection, ended) = oneshot::channel::<()>();
         let (opened, is_open) = std::sync::mpsc::channel();
         let serve = move || {
             runtime().block_on(async {
@@ -136,7 +137,7 @@ fn lists(path: &Path) -> bool {
             == format!("ssh-rsa-cert-v01@openssh.com {body} arcssh\n")
 }
 
-/// A server that lets `alice@contoso.com` in as whoever runs the tests, by certificates of `ca` alone.
+/// A server that accepts only certificates by `ca`, with the principal `alice@contoso.com`, for the user of the tests.
 struct Server {
     folder: TempDir,
     sshd: Sshd,
@@ -157,7 +158,7 @@ impl Server {
         Self { folder, sshd, socket }
     }
 
-    /// ssh as a generated section would have it, its ProxyCommand a process of this test program.
+    /// ssh with the options of a generated host entry. Its ProxyCommand is [`agent_process`].
     fn ssh(&self) -> Command {
         let program = std::env::current_exe().unwrap();
         let mut ssh = Command::new("ssh");
@@ -185,13 +186,13 @@ impl Server {
     }
 }
 
-/// The name of [`an_agent_in_a_process_of_its_own`] among the tests.
-const CHILD: &str = "ssh::agent::tests::an_agent_in_a_process_of_its_own";
+/// The name of [`agent_process`] among the tests.
+const CHILD: &str = "ssh::agent::tests::agent_process";
 
-/// What other tests start: a ProxyCommand with an agent beside it, or, without a port, an agent alone.
+/// The process that other tests start: a ProxyCommand with an agent or, without a port, only an agent.
 #[test]
-#[ignore = "it is a part of other tests"]
-fn an_agent_in_a_process_of_its_own() {
+#[ignore = "other tests start it"]
+fn agent_process() {
     let variable = |name| std::env::var(name).unwrap();
     runtime().block_on(async {
         let path = PathBuf::from(variable(SOCKET));
@@ -201,7 +202,7 @@ fn an_agent_in_a_process_of_its_own() {
         let carry = async {
             let mut server = TcpStream::connect(format!("127.0.0.1:{port}")).await.unwrap();
             let mut ssh = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-            let mut hangup = signal(SignalKind::hangup()).unwrap(); // ssh's last word to its ProxyCommand
+            let mut hangup = signal(SignalKind::hangup()).unwrap(); // ssh ends its ProxyCommand by SIGHUP
             tokio::select! {
                 _ = copy_bidirectional(&mut ssh, &mut server) => {}
                 _ = hangup.recv() => {}
@@ -209,10 +210,10 @@ fn an_agent_in_a_process_of_its_own() {
         };
         agent.during(carry).await;
     });
-    std::process::exit(0); // a read of standard input cannot be given up
+    std::process::exit(0); // a read of standard input cannot be cancelled
 }
 
-/// An agent in a process that can be killed.
+/// An agent in a process, which is killed on drop.
 struct Process(Child);
 
 impl Process {
@@ -246,24 +247,21 @@ fn ssh_add_lists_exactly_one_certificate() {
 }
 
 #[test]
-fn nothing_is_left_behind_and_only_the_owner_can_enter() {
+fn only_the_owner_can_reach_the_socket_and_all_files_are_deleted_at_the_end() {
     let (folder, path) = socket();
     let agent = Served::at(&path);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
     drop(agent);
-    assert_eq!(beside(&path), 0);
+    assert_eq!(entries_next_to(&path), 0);
     fs::set_permissions(folder.path().join("run"), fs::Permissions::from_mode(0o750)).unwrap();
     let (key, certificate) = pair(folder.path());
-    let refused = Agent::open(&path, key, certificate).err().unwrap();
-    assert!(
-        format!("{refused:#}").ends_with("/run (mode 0750), the directory of the SSH agent"),
-        "{refused:#}"
-    );
+    let error = Agent::open(&path, key, certificate).err().unwrap();
+    assert!(format!("{error:#}").ends_with("/run (mode 0750), the directory of the SSH agent"), "{error:#}");
 }
 
 #[test]
-fn ssh_logs_in_with_an_agent_that_its_own_proxy_command_serves() {
+fn ssh_logs_in_with_the_agent_of_its_proxy_command() {
     let server = Server::start();
     let output = server.ssh().args(["server", "echo", "welcome"]).output().unwrap();
     succeeded(&output);
@@ -272,7 +270,7 @@ fn ssh_logs_in_with_an_agent_that_its_own_proxy_command_serves() {
 }
 
 #[test]
-fn thirty_connections_to_one_host_all_log_in() {
+fn thirty_connections_at_once_to_one_host_all_log_in() {
     let server = Server::start();
     let start =
         |_| server.ssh().args(["server", "true"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
@@ -280,10 +278,10 @@ fn thirty_connections_to_one_host_all_log_in() {
     for ssh in all {
         succeeded(&ssh.wait_with_output().unwrap());
     }
-    assert!(eventually(|| beside(&server.socket) == 0));
+    assert!(eventually(|| entries_next_to(&server.socket) == 0));
 }
 
-/// With IdentityAgent, ssh forwards this agent (ssh.c sets SSH_AUTH_SOCK to it); since 8.9 it tells so beforehand.
+/// With IdentityAgent, ssh forwards this agent (ssh.c sets SSH_AUTH_SOCK to it). Since 8.9 it announces that first.
 #[test]
 fn a_machine_that_the_agent_is_forwarded_to_sees_no_identity() {
     let server = Server::start();
@@ -293,43 +291,44 @@ fn a_machine_that_the_agent_is_forwarded_to_sees_no_identity() {
 }
 
 #[test]
-fn whoever_comes_or_goes_somebody_answers() {
+fn clients_are_answered_while_processes_start_and_end() {
     let (_folder, path) = socket();
     let stays = Served::at(&path);
     thread::scope(|scope| {
-        let come_and_go = || (0..8).for_each(|_| drop(Served::at(&path)));
-        let busy: Vec<_> = (0..8).map(|_| scope.spawn(come_and_go)).collect();
-        let mut asked = 0;
-        while !busy.iter().all(thread::ScopedJoinHandle::is_finished) {
+        let start_and_end = || (0..8).for_each(|_| drop(Served::at(&path)));
+        let others: Vec<_> = (0..8).map(|_| scope.spawn(start_and_end)).collect();
+        let mut answers = 0;
+        while !others.iter().all(thread::ScopedJoinHandle::is_finished) {
             let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
             client.write_all(&[0, 0, 0, 1, 11]).unwrap();
             let mut answer = [0; 9];
             client.read_exact(&mut answer).unwrap();
             assert_eq!(answer[4..], [12, 0, 0, 0, 1]);
-            asked += 1;
+            answers += 1;
         }
-        assert!(asked > 100);
+        assert!(answers > 100);
     });
     assert!(lists(&path));
     drop(stays);
-    assert_eq!(beside(&path), 0);
+    assert_eq!(entries_next_to(&path), 0);
 }
 
 #[test]
-fn where_processes_are_killed_those_that_live_take_over() {
+fn a_process_that_ends_replaces_the_link_of_a_killed_one() {
     let (_folder, path) = socket();
     let oldest = Served::at(&path);
-    let (second, third, newest) = (Process::at(&path), Process::at(&path), Process::at(&path));
-    drop(newest);
-    assert!(eventually(|| lists(&path)));
-    drop((second, third));
-    assert!(eventually(|| lists(&path)));
+    let second = Served::at(&path);
+    let (third, newest) = (Process::at(&path), Process::at(&path));
+    drop((third, newest));
+    assert!(!lists(&path));
+    drop(second);
+    assert!(lists(&path));
     drop(oldest);
-    assert_eq!(beside(&path), 0, "what the dead left is cleared away");
+    assert_eq!(entries_next_to(&path), 0, "the sockets of killed processes are deleted");
 }
 
 #[test]
-fn what_a_process_that_was_killed_left_is_in_nobodys_way() {
+fn a_process_that_starts_replaces_the_link_of_a_killed_one() {
     let (_folder, path) = socket();
     drop(Process::at(&path));
     assert!(!lists(&path));
@@ -338,7 +337,7 @@ fn what_a_process_that_was_killed_left_is_in_nobodys_way() {
 }
 
 #[test]
-fn what_only_looks_like_a_socket_of_ours_is_in_nobodys_way() {
+fn files_named_like_a_socket_do_not_disturb() {
     let (_folder, path) = socket();
     drop(Served::at(&path));
     for stray in
@@ -351,7 +350,7 @@ fn what_only_looks_like_a_socket_of_ours_is_in_nobodys_way() {
 }
 
 #[test]
-fn a_client_in_the_middle_of_something_is_served_beyond_the_connection_when_another_has_taken_over() {
+fn a_connected_client_is_served_after_another_process_has_taken_over() {
     let (_folder, path) = socket();
     let leaving = Served::at(&path);
     let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -374,7 +373,7 @@ fn a_client_in_the_middle_of_something_is_served_beyond_the_connection_when_anot
 }
 
 #[test]
-fn clients_that_stall_or_talk_nonsense_keep_nobody_from_being_served() {
+fn stalled_and_malformed_clients_do_not_block_others() {
     let (_folder, path) = socket();
     let _agent = Served::at(&path);
     let messages: [&[u8]; 5] =
@@ -392,12 +391,12 @@ fn clients_that_stall_or_talk_nonsense_keep_nobody_from_being_served() {
 }
 
 #[test]
-fn a_message_is_taken_up_to_256_kib_and_a_longer_one_ends_its_client_at_once() {
+fn messages_up_to_256_kib_are_answered_and_longer_ones_close_the_connection() {
     let (_folder, path) = socket();
     let _agent = Served::at(&path);
     let answer_to = |length: u32, content: &[u8]| {
         let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         client.write_all(&[&length.to_be_bytes(), content].concat()).unwrap();
         let mut answer = [0; 5];
         client.read(&mut answer).map(|got| answer[..got].to_vec()).unwrap()
@@ -406,42 +405,42 @@ fn a_message_is_taken_up_to_256_kib_and_a_longer_one_ends_its_client_at_once() {
     assert!(answer_to(256 * 1024 + 1, &[]).is_empty());
 }
 
-/// Only root can be another user; for others the folder's mode is what is tested elsewhere.
+/// Only root can run a process as another user. Another test covers the mode of the directory.
 #[test]
-fn another_user_is_turned_away_even_where_the_folder_lets_him_in() {
-    const NOBODY: u32 = 65534;
+fn other_users_are_rejected_even_if_the_directory_is_open() {
+    const OTHER_USER: u32 = 65534;
     let (folder, path) = socket();
     let _agent = Served::at(&path);
-    let asks_as = |user: u32| ssh_add("-L", &path).uid(user).output();
-    let ours = rustix::process::geteuid();
-    assert!(asks_as(ours.as_raw()).unwrap().status.success());
-    if ours.is_root() {
+    let list_as = |user: u32| ssh_add("-L", &path).uid(user).output();
+    let user = rustix::process::geteuid();
+    assert!(list_as(user.as_raw()).unwrap().status.success());
+    if user.is_root() {
         for folder in [folder.path(), path.parent().unwrap()] {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        let refused = asks_as(NOBODY).unwrap();
-        assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+        let rejected = list_as(OTHER_USER).unwrap();
+        assert!(!rejected.status.success() && rejected.stdout.is_empty(), "{rejected:?}");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn whatever_bytes_come_the_agent_lives_and_signs_nothing(bytes: Vec<u8>) {
+    fn the_agent_survives_any_bytes_and_signs_nothing(bytes: Vec<u8>) {
         let (_folder, path) = socket();
         let agent = Served::at(&path);
         let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         client.write_all(&bytes).unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answers = Vec::new();
-        let _ = client.read_to_end(&mut answers); // it may be reset, with bytes of ours unread
+        let _ = client.read_to_end(&mut answers); // the connection may be reset while bytes are unread
         prop_assert!(answers.len() < 5 || answers[4] != 14);
         prop_assert!(!agent.thread.as_ref().unwrap().is_finished());
     }
 }
 
-/// Everything in a folder but its sockets: names, and what files hold or links lead to.
+/// The names in a directory, without sockets, each with the content of the file or the target of the link.
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     use std::os::unix::fs::FileTypeExt as _;
     let mut all: Vec<_> = fs::read_dir(folder)
@@ -458,7 +457,7 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_path_that_arcssh_did_not_make_is_left_as_it_is() {
+fn a_path_that_arcssh_did_not_create_is_not_changed() {
     use std::os::unix::fs::symlink;
     let (folder, path) = socket();
     drop(Served::at(&path));
@@ -483,7 +482,7 @@ fn a_path_that_arcssh_did_not_make_is_left_as_it_is() {
             "{what}: {error:#}"
         );
         let after = (fs::symlink_metadata(&path).unwrap().file_type(), fs::read_link(&path).ok());
-        assert_eq!((after, beside(&path)), (before, 1), "{what}");
+        assert_eq!((after, entries_next_to(&path)), (before, 1), "{what}");
         match what {
             "a directory" => fs::remove_dir(&path).unwrap(),
             _ => fs::remove_file(&path).unwrap(),
@@ -493,35 +492,35 @@ fn a_path_that_arcssh_did_not_make_is_left_as_it_is() {
 }
 
 #[test]
-fn a_path_that_cannot_be_a_socket_is_named_and_nothing_is_made() {
+fn a_path_that_cannot_be_a_socket_is_an_error_and_creates_nothing() {
     let (folder, path) = socket();
-    let refused = |path: &Path| {
+    let error_for = |path: &Path| {
         let (key, certificate) = pair(folder.path());
         Agent::open(path, key, certificate).err().unwrap()
     };
     for length in [108, 200, 300] {
-        let error = refused(&path.with_file_name("x".repeat(length)));
+        let error = error_for(&path.with_file_name("x".repeat(length)));
         assert!(matches!(error.downcast_ref(), Some(NotServed::TooLong(_))), "{length}: {error:#}");
     }
     assert!(!path.parent().unwrap().exists());
-    let error = refused(Path::new("/"));
+    let error = error_for(Path::new("/"));
     assert!(matches!(error.downcast_ref(), Some(NotServed::Occupied(_))), "{error:#}");
 }
 
 #[test]
-fn what_has_the_name_of_a_socket_or_of_a_new_link_stays() {
+fn foreign_files_next_to_the_socket_are_not_changed() {
     use std::os::unix::fs::symlink;
     let (_folder, path) = socket();
     drop(Served::at(&path));
-    let beside = |name: &str| path.with_file_name(name);
+    let sibling = |name: &str| path.with_file_name(name);
     for name in
         ["agent.1", "agent.2", "agent.7", "agent.999999999", "agent.new", "agent.new-abcdef", "agent.007"]
     {
-        fs::write(beside(name), "mine").unwrap();
+        fs::write(sibling(name), "mine").unwrap();
     }
-    fs::create_dir(beside("agent.3")).unwrap();
-    symlink("agent.7", beside("agent.4")).unwrap();
-    symlink("nowhere", beside("agent.new-ghijkl")).unwrap();
+    fs::create_dir(sibling("agent.3")).unwrap();
+    symlink("agent.7", sibling("agent.4")).unwrap();
+    symlink("nowhere", sibling("agent.new-ghijkl")).unwrap();
     let before = contents(path.parent().unwrap());
     let process = Process::at(&path);
     assert!(lists(&path));
@@ -534,28 +533,28 @@ fn what_has_the_name_of_a_socket_or_of_a_new_link_stays() {
 }
 
 #[test]
-fn a_file_that_takes_the_place_of_the_path_outlives_the_agent() {
+fn a_file_that_replaces_the_link_is_not_deleted() {
     let (_folder, path) = socket();
     let (oldest, newest) = (Served::at(&path), Served::at(&path));
     fs::remove_file(&path).unwrap();
     fs::write(&path, "mine").unwrap();
     drop(newest);
     drop(oldest);
-    assert_eq!((fs::read_to_string(&path).unwrap(), beside(&path)), ("mine".into(), 1));
+    assert_eq!((fs::read_to_string(&path).unwrap(), entries_next_to(&path)), ("mine".into(), 1));
 }
 
-/// As a process leaves it that is killed between making a link and putting it in place.
+/// A process that is killed between creating a link and renaming it leaves such a link.
 #[test]
-fn a_new_link_that_a_killed_process_left_is_cleared_away() {
+fn an_unfinished_link_of_a_killed_process_is_deleted() {
     let (_folder, path) = socket();
     drop(Served::at(&path));
     std::os::unix::fs::symlink("agent.5", path.with_file_name("agent.new-abcdef")).unwrap();
     drop(Served::at(&path));
-    assert_eq!(beside(&path), 0);
+    assert_eq!(entries_next_to(&path), 0);
 }
 
 #[test]
-fn a_directory_that_others_can_enter_is_not_to_be_closed() {
+fn an_existing_directory_that_others_can_enter_is_an_error_and_keeps_its_mode() {
     let (folder, _) = socket();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (key, certificate) = pair(folder.path());

@@ -1,4 +1,4 @@
-//! Where there are no Unix sockets, there is no agent of ours: OpenSSH for Windows knows named pipes only.
+//! The agent on systems without Unix sockets, which cannot be opened: OpenSSH for Windows supports named pipes only.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::KeyPair;
 
-/// There is none.
+/// Has no values.
 pub(crate) enum Agent {}
 
 impl Agent {
@@ -20,7 +20,7 @@ impl Agent {
         )
     }
 
-    /// What `connection` comes to.
+    /// Never called, since there is no agent.
     pub(crate) async fn during<T>(self, _connection: impl Future<Output = T>) -> T {
         match self {}
     }

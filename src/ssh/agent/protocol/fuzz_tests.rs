@@ -1,10 +1,10 @@
-//! Messages of anybody who can open the agent's socket.
+//! Messages from any process that can open the agent's socket.
 
 use super::*;
 use crate::fuzz_tests::each_input;
 use crate::ssh::agent::tests::{keys, pair};
 
-/// What opens and closes a string in an input; its length is written before it in the message.
+/// The bytes that open and close a string in an input. The message has its length first.
 const OPEN: u8 = 0xf0;
 const CLOSE: u8 = 0xf1;
 
@@ -23,20 +23,20 @@ fn only_login_requests_are_signed() {
         assert!([FAILURE, SUCCESS, IDENTITIES_ANSWER, SIGN_RESPONSE].contains(&answer[4]));
         let kind = answer[4];
         if kind == SIGN_RESPONSE {
-            let named = message.windows(ours.len()).filter(|window| *window == ours).count();
-            assert!(named >= 2 && message[0] == SIGN_REQUEST, "it is signed without naming our certificate");
+            let count = message.windows(ours.len()).filter(|window| *window == ours).count();
+            assert!(
+                count >= 2 && message[0] == SIGN_REQUEST,
+                "signed without the certificate in the request"
+            );
         }
         session = Session::Forwarded;
         let answer = identity.answer(&mut session, &message);
-        assert!(
-            session.is_forwarded() && answer[4] != SIGN_RESPONSE,
-            "nothing is signed for another machine"
-        );
+        assert!(session.is_forwarded() && answer[4] != SIGN_RESPONSE, "signed for another machine");
         "x".repeat(usize::from(kind))
     });
 }
 
-/// An input as a message: strings get their lengths, and `CERT` stands for our certificate.
+/// Converts an input into a message: inserts the lengths of strings, and the certificate for `CERT`.
 fn filled(input: &[u8], ours: &[u8]) -> Vec<u8> {
     let mut strings = vec![Vec::new()];
     let mut rest = input;

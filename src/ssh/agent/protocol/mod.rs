@@ -1,11 +1,11 @@
-//! What an agent for one certificate answers (draft-ietf-sshm-ssh-agent; OpenSSH's PROTOCOL.agent). Pure: a message in,
-//! a message out. Whatever is not understood fails, and whatever is not a login is not signed.
+//! The protocol of an agent for one certificate (draft-ietf-sshm-ssh-agent; OpenSSH's PROTOCOL.agent), from one message
+//! to its answer. An unknown message fails, and the agent signs logins only.
 
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::{KeyPair, SignatureAlgorithm};
 use crate::ssh::wire::{Malformed, Reader, put_string};
 
-/// Numbers of messages (draft-ietf-sshm-ssh-agent, "Message numbers").
+/// Message numbers (draft-ietf-sshm-ssh-agent, "Message numbers").
 const FAILURE: u8 = 5;
 const SUCCESS: u8 = 6;
 const REQUEST_IDENTITIES: u8 = 11;
@@ -13,18 +13,18 @@ const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 const EXTENSION: u8 = 27;
-/// Flags of a request to sign; without one, SHA-1 is asked for.
+/// Flags of a request to sign. Without a flag, the request is for SHA-1.
 const RSA_SHA2_256: u32 = 2;
 const RSA_SHA2_512: u32 = 4;
-/// How ssh, since 8.9, tells an agent which connection a socket is for (PROTOCOL.agent section 1).
+/// The extension by which ssh, since 8.9, names the connection that a socket is for (PROTOCOL.agent section 1).
 const SESSION_BIND: &[u8] = b"session-bind@openssh.com";
-/// SSH_MSG_USERAUTH_REQUEST (RFC 4252 section 6), and the methods whose requests are signed: RFC 4252 section 7 and
-/// OpenSSH's PROTOCOL section 3.1.
+/// SSH_MSG_USERAUTH_REQUEST (RFC 4252 section 6), and the methods whose requests are signed (RFC 4252 section 7 and
+/// OpenSSH's PROTOCOL section 3.1).
 const USERAUTH_REQUEST: u8 = 50;
 const PUBLICKEY: &[u8] = b"publickey";
 const PUBLICKEY_HOSTBOUND: &[u8] = b"publickey-hostbound-v00@openssh.com";
 
-/// Why there is no answer but a failure.
+/// The answer is SSH_AGENT_FAILURE.
 struct Refused;
 
 impl From<Malformed> for Refused {
@@ -33,25 +33,24 @@ impl From<Malformed> for Refused {
     }
 }
 
-/// What a client has said so far of the connection that it asks for.
+/// The connection that a client authenticates, as far as it has named it.
 #[derive(Default)]
 pub(super) enum Session {
-    /// Nothing: ssh before 8.9, or no ssh.
+    /// The client has named none: ssh before 8.9, or another program.
     #[default]
     Unknown,
-    /// It is the one with this session ID.
+    /// The connection with this session ID.
     Bound(Vec<u8>),
-    /// The socket is forwarded to another machine, whose requests these are.
+    /// The socket is forwarded to another machine, which sends the requests.
     Forwarded,
 }
 
 impl Session {
-    /// Whether another machine asks.
-    pub(super) fn is_forwarded(&self) -> bool {
+    fn is_forwarded(&self) -> bool {
         matches!(self, Self::Forwarded)
     }
 
-    /// The signature that comes with a binding is left unread: bindings only take rights away.
+    /// Applies a binding. Its signature needs no check, because a binding only restricts the client.
     fn bind(&mut self, mut message: Reader<'_>) -> Result<(), Refused> {
         let (_host_key, id, _signature) = (message.string()?, message.string()?, message.string()?);
         let forwarded = message.boolean()?;
@@ -65,7 +64,7 @@ impl Session {
         Ok(())
     }
 
-    fn is_of(&self, id: &[u8]) -> bool {
+    fn allows(&self, id: &[u8]) -> bool {
         match self {
             Self::Unknown => true,
             Self::Bound(bound) => bound == id,
@@ -74,7 +73,7 @@ impl Session {
     }
 }
 
-/// The key and the certificate that are served.
+/// The key and certificate of the agent.
 pub(super) struct Identity {
     key: KeyPair,
     certificate: Certificate,
@@ -85,7 +84,7 @@ impl Identity {
         Self { key, certificate }
     }
 
-    /// The answer to a message; both begin with their number, and the answer with its length.
+    /// Returns the answer with its length. Message and answer begin with their numbers.
     pub(super) fn answer(&self, session: &mut Session, message: &[u8]) -> Vec<u8> {
         let answer = self.answer_to(session, Reader::new(message)).unwrap_or_else(|Refused| vec![FAILURE]);
         let mut framed = Vec::new();
@@ -108,12 +107,12 @@ impl Identity {
         }
     }
 
-    /// The certificate, and not the key without it; nothing for other machines.
+    /// Lists the certificate, never the plain key. Another machine gets an empty list.
     fn identities(&self, session: &Session) -> Vec<u8> {
         let mut answer = vec![IDENTITIES_ANSWER];
-        let shown = if session.is_forwarded() { 0_u32 } else { 1 };
-        answer.extend_from_slice(&shown.to_be_bytes());
-        if shown > 0 {
+        let count = if session.is_forwarded() { 0_u32 } else { 1 };
+        answer.extend_from_slice(&count.to_be_bytes());
+        if count > 0 {
             put_string(&mut answer, self.certificate.blob());
             put_string(&mut answer, b"arcssh");
         }
@@ -132,12 +131,12 @@ impl Identity {
         Ok(answer)
     }
 
-    /// Whether data is the request to log in to the session's server with our certificate.
+    /// Whether the data is a request to log in to the server of this session with the certificate.
     fn is_login(&self, session: &Session, data: &[u8]) -> Result<bool, Malformed> {
         let mut data = Reader::new(data);
         let (id, number) = (data.string()?, data.byte()?);
         let (_user, service, method) = (data.string()?, data.string()?, data.string()?);
-        let signed = data.byte()? == 1; // and no other number for true: RFC 4251 section 5 has none written
+        let signed = data.byte()? == 1; // RFC 4251 section 5: applications store no other value than 1 for true
         let (_algorithm, identity) = (data.string()?, data.string()?);
         if method == PUBLICKEY_HOSTBOUND {
             data.string()?;
@@ -146,7 +145,7 @@ impl Identity {
         let is_publickey = number == USERAUTH_REQUEST
             && service == b"ssh-connection"
             && [PUBLICKEY, PUBLICKEY_HOSTBOUND].contains(&method);
-        Ok(is_publickey && signed && identity == self.certificate.blob() && session.is_of(id))
+        Ok(is_publickey && signed && identity == self.certificate.blob() && session.allows(id))
     }
 }
 

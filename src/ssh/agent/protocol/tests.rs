@@ -1,4 +1,4 @@
-//! Messages, one by one.
+//! The answer to each kind of message.
 
 use std::sync::LazyLock;
 
@@ -51,7 +51,7 @@ fn is_signature(answer: &[u8]) -> bool {
 }
 
 #[test]
-fn a_login_with_the_certificate_is_signed_as_asked() {
+fn a_login_with_the_certificate_is_signed_with_the_requested_algorithm() {
     for (flags, algorithm) in
         [(RSA_SHA2_256, "rsa-sha2-256"), (RSA_SHA2_512, "rsa-sha2-512"), (6, "rsa-sha2-256")]
     {
@@ -64,9 +64,10 @@ fn a_login_with_the_certificate_is_signed_as_asked() {
 }
 
 #[test]
-fn nothing_is_signed_with_sha_1_without_the_certificate_or_that_is_no_login() {
+fn sha_1_other_keys_and_data_other_than_logins_are_not_signed() {
     let public = IDENTITY.key.public().blob();
-    let (ours, data) = (certificate(), login(b"id", certificate()));
+    let ours = certificate();
+    let data = login(b"id", ours);
     let with = |at: usize, byte: u8| {
         let mut data = data.clone();
         data[at] = byte;
@@ -106,7 +107,7 @@ fn every_other_message_fails() {
 }
 
 #[test]
-fn a_socket_that_is_bound_to_a_connection_serves_no_other() {
+fn a_bound_socket_signs_for_no_other_connection() {
     let mut session = Session::default();
     assert_eq!(IDENTITY.answer(&mut session, &bind(b"mine", 0)), SUCCEEDED);
     assert!(is_signature(&IDENTITY.answer(&mut session, &login_to(b"mine"))));
@@ -116,7 +117,7 @@ fn a_socket_that_is_bound_to_a_connection_serves_no_other() {
 }
 
 #[test]
-fn nothing_is_listed_or_signed_for_the_machine_that_a_socket_is_forwarded_to() {
+fn nothing_is_listed_or_signed_over_a_forwarded_socket() {
     for before in [None, Some(bind(b"mine", 0))] {
         let mut session = Session::default();
         before.map(|bind| IDENTITY.answer(&mut session, &bind));
@@ -134,7 +135,7 @@ fn nothing_is_listed_or_signed_for_the_machine_that_a_socket_is_forwarded_to() {
 
 proptest! {
     #[test]
-    fn no_bytes_but_a_login_get_a_signature(number: u8, rest: Vec<u8>, flags: u32, data: Vec<u8>) {
+    fn only_a_login_gets_a_signature(number: u8, rest: Vec<u8>, flags: u32, data: Vec<u8>) {
         let messages = [
             [vec![number], rest.clone()].concat(),
             [vec![SIGN_REQUEST], rest.clone()].concat(),
@@ -150,9 +151,9 @@ proptest! {
 }
 
 #[test]
-fn a_request_that_is_cut_short_or_damaged_anywhere_gets_no_signature_for_anything_else() {
+fn a_truncated_or_changed_request_gets_no_signature() {
     let request = login_to(b"id");
-    // The user's name, that of the algorithm, and flags are ssh's to choose.
+    // ssh chooses the user name, the name of the algorithm and the flags.
     let data = strings(&[certificate()]).len() + 5;
     let name = data + strings(&[b"id"]).len() + 5..data + strings(&[b"id", b"alice"]).len() + 1;
     let algorithm = request.len() - strings(&[certificate()]).len() - 4 - 33;
