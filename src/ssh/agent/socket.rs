@@ -10,11 +10,9 @@
 //! A path, a socket or a link that arcssh did not make is neither replaced nor deleted.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink,
-};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -26,7 +24,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tracing::{debug, info};
 
 use crate::ssh::agent::NotServed;
-use crate::system::files::is_own;
+use crate::system::files::{create_private_dir, is_own};
 
 /// How long another process may hold the lock, which takes it microseconds unless it is stopped. Then we go on.
 const LOCK_TRIES: u32 = 200;
@@ -283,7 +281,7 @@ fn lock(folder: &Path) -> Option<File> {
 
 /// Makes the folder for its owner alone, or checks that it is private.
 fn ensure_private(folder: &Path) -> Result<()> {
-    match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+    match create_private_dir(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
