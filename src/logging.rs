@@ -1,14 +1,14 @@
-//! The log: off unless asked for, on standard error or in a file, never on standard output.
+//! The log, off by default, on standard error or in a file; and warnings, which the user always sees.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use tracing::Level;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
@@ -16,45 +16,46 @@ use crate::system::files::open_own;
 use crate::terminal::output::note;
 use crate::text::Log;
 
-/// Starts the log that was asked for by `-v`, `--log-file` or `RUST_LOG`, which adds to the others.
+/// Starts the log of `-v`, `--log-file` and `RUST_LOG`, which adds to the options.
 ///
 /// # Errors
-/// The file cannot be written, or holds something else.
+/// The log file cannot be written, or is not a log.
 pub(crate) fn start(args: &LogArgs) -> Result<(), NoLog> {
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    if args.verbose == 0 && args.log_file.is_none() && directives.is_none() {
-        return Ok(());
-    }
-    let by_variable = directives.as_deref().and_then(understood);
-    let on_stderr = args.verbose > 0 || by_variable.is_some();
-    let typed = args.verbose > 0 || args.log_file.is_some();
-    let by_arguments = if typed { by_verbosity(args.verbose) } else { Targets::new() };
-    let by_variable = by_variable.unwrap_or_default();
-    let wanted = filter_fn(move |event| {
-        [&by_arguments, &by_variable]
-            .iter()
-            .any(|targets| targets.would_enable(event.target(), event.level()))
-    });
-    let stderr = on_stderr.then(|| fmt::layer().with_ansi(false).with_writer(|| Log(std::io::stderr())));
-    let file = match &args.log_file {
-        Some(path) => Some(fmt::layer().with_ansi(false).with_writer(Mutex::new(Log(open(path)?)))),
-        None => None,
+    let by_variable = directives.as_deref().and_then(parse);
+    let is_on_stderr = args.verbose > 0 || by_variable.is_some();
+    let has_options = args.verbose > 0 || args.log_file.is_some();
+    let by_options = if has_options { verbosity(args.verbose) } else { Targets::new() };
+    let filters = [by_options, by_variable.unwrap_or_default()];
+    let is_logged = move |event: &Metadata<'_>| {
+        filters.iter().any(|targets| targets.would_enable(event.target(), event.level()))
     };
-    tracing_subscriber::registry().with(stderr).with(file).with(wanted).init();
+    let layer = || fmt::layer().with_ansi(false);
+    let warnings = layer().without_time().with_level(false).with_target(false).with_writer(|| Warnings);
+    let mut layers = vec![warnings.with_filter(Targets::new().with_target("arcssh", Level::WARN)).boxed()];
+    if is_on_stderr {
+        let stderr = layer().with_writer(|| Log(io::stderr()));
+        layers.push(stderr.with_filter(filter_fn(is_logged.clone())).boxed());
+    }
+    if let Some(path) = &args.log_file {
+        let file = layer().with_writer(Mutex::new(Log(open(path)?)));
+        layers.push(file.with_filter(filter_fn(is_logged)).boxed());
+    }
+    tracing_subscriber::registry().with(layers).init();
     Ok(())
 }
 
-/// What `RUST_LOG` asks for. What cannot be understood is no reason not to connect.
-fn understood(directives: &str) -> Option<Targets> {
+/// Parses `RUST_LOG`. An invalid value is no reason not to connect.
+fn parse(directives: &str) -> Option<Targets> {
     let targets = directives.parse().ok();
     if targets.is_none() {
-        note(&format!("RUST_LOG={directives} is not understood, and left out"));
+        note(&format!("ignoring RUST_LOG={directives}: it is not a list of TARGET=LEVEL"));
     }
     targets
 }
 
-/// What each `-v` adds. A log file alone holds as much as `-v`.
-fn by_verbosity(verbose: u8) -> Targets {
+/// Returns the events that each `-v` adds. A log file alone has those of `-v`.
+fn verbosity(verbose: u8) -> Targets {
     match verbose {
         0 | 1 => Targets::new().with_target("arcssh", Level::INFO),
         2 => Targets::new().with_target("arcssh", Level::DEBUG).with_default(Level::INFO),
@@ -62,32 +63,47 @@ fn by_verbosity(verbose: u8) -> Targets {
     }
 }
 
-/// Why there is no log in a file.
+/// Prints each warning of arcssh as a message to the user. Modules that do not use the terminal warn in this way.
+struct Warnings;
+
+impl Write for Warnings {
+    /// `tracing_subscriber::fmt` writes an event with one call.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        note(String::from_utf8_lossy(event).trim_end());
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The log file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoLog {
-    /// It is no file, another user's, or cannot be written.
+    /// The file has another type or owner, or cannot be written.
     #[error("cannot write the log file {}: {error}", path.display())]
     NotOpened {
         /// The file.
         path: PathBuf,
-        /// What the system says, or what the file is.
+        /// The cause.
         error: io::Error,
     },
-    /// Its permissions let other users read or write it.
+    /// Other users can read or write the file.
     #[error("the log file {} is open to other users (mode {mode:04o})", path.display())]
     InsecurePermissions {
         /// The file.
         path: PathBuf,
-        /// Its permissions.
+        /// Its mode.
         mode: u32,
     },
-    /// Something else is in it.
+    /// The file has other content.
     #[error("the log file {} holds something else than a log of arcssh", .0.display())]
     NotALog(PathBuf),
 }
 
-/// A log names machines, users and tenants: it is for its owner's eyes. The file can be named by mistake: what is not a
-/// log is not written to.
+/// Opens the log file for appending. A log names machines, users and tenants, so only this user can access it. The user
+/// can name a wrong file, so arcssh does not write to a file that is not a log.
 fn open(path: &Path) -> Result<File, NoLog> {
     let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
     let options = &mut OpenOptions::new();
@@ -100,27 +116,27 @@ fn open(path: &Path) -> Result<File, NoLog> {
     Ok(file)
 }
 
-/// A second name, a hard link, can lead other programs to a file of the user's.
+/// Checks that only this user can access the file. A hard link could be another file of the user.
 #[cfg(unix)]
 fn ensure_private(file: &File, path: &Path) -> Result<(), NoLog> {
     use std::os::unix::fs::MetadataExt as _;
     let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
-    let found = file.metadata().map_err(not_opened)?;
-    let mode = found.mode() & 0o7777;
+    let metadata = file.metadata().map_err(not_opened)?;
+    let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(NoLog::InsecurePermissions { path: path.to_owned(), mode });
     }
-    match found.nlink() {
-        0 | 1 => Ok(()),
-        _ => Err(not_opened(io::Error::new(ErrorKind::InvalidInput, "it is a hard link"))),
+    if metadata.nlink() > 1 {
+        return Err(not_opened(io::Error::new(ErrorKind::InvalidInput, "it is a hard link")));
     }
+    Ok(())
 }
 
-/// Whether a file is empty, or begins with a date and time as tracing-subscriber writes it (RFC 3339, in UTC).
-fn begins_as_log(mut file: &File) -> io::Result<bool> {
+/// Returns whether a file is empty, or begins with a time as tracing-subscriber writes it (RFC 3339, in UTC).
+fn begins_as_log(file: &File) -> io::Result<bool> {
     const FORM: &[u8] = b"0000-00-00T00:00:00.000000Z ";
     let mut head = Vec::new();
-    file.by_ref().take(FORM.len() as u64).read_to_end(&mut head)?;
-    let fits = |(found, form): (&u8, &u8)| if *form == b'0' { found.is_ascii_digit() } else { found == form };
-    Ok(head.is_empty() || (head.len() == FORM.len() && head.iter().zip(FORM).all(fits)))
+    file.take(FORM.len() as u64).read_to_end(&mut head)?;
+    let matches = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+    Ok(head.is_empty() || (head.len() == FORM.len() && head.iter().zip(FORM).all(matches)))
 }

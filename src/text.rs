@@ -23,6 +23,11 @@ pub(crate) fn lines(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) && !"\n\t".contains(c) { ' ' } else { c }).collect()
 }
 
+/// Returns bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Returns the columns that a line takes on a terminal (Unicode Standard Annex 11).
 pub(crate) fn width(line: &str) -> usize {
     line.width()

@@ -1,12 +1,11 @@
 //! `arcssh cert`: an SSH certificate of Entra ID, for the key that arcssh keeps or for one's own.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use ring::digest::{SHA256, digest};
-use tempfile::NamedTempFile;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::CredentialChain;
@@ -18,7 +17,9 @@ use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::unix_now;
+use crate::system::files;
 use crate::terminal::output::{note, print};
+use crate::text::hex;
 
 /// How OpenSSH names a key's certificate (ssh-keygen(1), "CERTIFICATES").
 const CERTIFICATE: &str = "-cert.pub";
@@ -85,7 +86,7 @@ fn key_of(file: &Path) -> Result<PathBuf> {
 /// the mark on the certificate, and whoever comes next goes on.
 async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> Result<u8> {
     if let Some(folder) = file.parent() {
-        create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        files::create_private_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let _lock = store.lock(&Key::new(Kind::Certificate, file.display().to_string())).await;
     let (old_key, old) = (read(key)?, read(file)?.unwrap_or_default());
@@ -108,7 +109,7 @@ fn was_written_with(certificate: &str, key: &str) -> bool {
 
 fn fingerprint(key: &str) -> String {
     let hash = digest(&SHA256, key.as_bytes());
-    hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.as_ref()[..8])
 }
 
 /// The comment of a certificate whose key is beside it by our hand: another key there is its owner's, who may have no
@@ -169,21 +170,7 @@ fn replace(file: &Path, text: &str) -> Result<()> {
     if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    let what = || format!("cannot write {}", file.display());
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut new = NamedTempFile::with_prefix_in(".arcssh-", folder).with_context(what)?;
-    new.write_all(text.as_bytes()).with_context(what)?;
-    new.as_file().sync_data().with_context(what)?;
-    new.persist(file).with_context(what)?;
-    Ok(())
-}
-
-fn create_private_folder(folder: &Path) -> std::io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    files::replace(file, text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// What the kept certificate says.

@@ -1,11 +1,11 @@
-//! What outlives one process: small files of this user alone, each replaced in one piece, with locks between processes.
+//! The state directory: small files of this user, each replaced atomically, and locks between processes.
 //!
-//! Knows directories, files and locks, not what the values mean. Whatever goes wrong with the disk, the program works
-//! without: a store that cannot be had holds nothing. A name, its form and its owner say which files are arcssh's; no
-//! others are read, replaced or deleted.
+//! This module handles directories, files and locks, and does not interpret the values. Without a usable directory the
+//! program works, and the store is empty. arcssh recognises its files by name, format and owner. It never reads, replaces
+//! or deletes other files.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,67 +15,54 @@ use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use crate::system::files::{ensure_own, is_own, open_own};
-use crate::terminal::output::note;
+use crate::system::files::{self, TEMP_FILE, ensure_own, is_own, is_temporary, open_own, temporary};
+use crate::text::hex;
 
-/// The form of the files. A file of another form counts as absent, and is replaced.
+/// The format of the files. A file of another format counts as absent, and arcssh replaces it.
 const VERSION: u32 = 1;
-/// The longest that anything is half made: a key takes a second, and a file less.
+/// The age at which a temporary file is a leftover. Generating a key takes a second, writing a file less.
 const MAX_WORK: Duration = Duration::from_secs(3600);
-/// The longest that anything but a sign-in is of use after it was written: as long as a certificate's key.
+/// The age at which a value is useless, except a sign-in. No value is valid for longer than a certificate's key.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How the names of temporary files and directories begin; [`RANDOM`] letters and digits follow, and one of the ends.
-const TEMPORARY: &str = ".arcssh-";
-const RANDOM: usize = 12;
-/// The end of a file that is still being written.
-const TEMP_PREFIX: &str = ".tmp";
-/// The end of a directory in which ssh-keygen makes a key.
-const TEMP_DIR_PREFIX: &str = ".key";
-/// What ssh-keygen leaves in it (ssh-keygen(1), `-f`).
-const MADE: [&str; 2] = ["key", "key.pub"];
-/// What marks the lock of those who have waited too long for another.
-const SECOND: &str = "-second";
-/// The longest file that is read.
+/// The suffix of a temporary directory in which ssh-keygen generates a key.
+const TEMP_DIRECTORY: &str = ".key";
+/// The files that ssh-keygen creates there (ssh-keygen(1), `-f`).
+const KEY_FILES: [&str; 2] = ["key", "key.pub"];
+/// The most bytes of a file that arcssh reads.
 const MAX_FILE: u64 = 1024 * 1024;
-/// How long a lock is waited for. Its holder's work is bounded too, and the system frees what a dead one held; this is
-/// for one that stands still.
+/// How long a process waits for a lock. The system releases the locks of a process that ends, so a longer wait means that
+/// the holder is suspended.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the second one is waited for: longer than any work with it, lest all begin at once what takes long.
-const LONG_LOCK_TIMEOUT: Duration = Duration::from_secs(75);
-/// How often a lock is looked at. Waiting in the system would wake at once, but one after the other, and not be called
-/// off.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Names the directory in which arcssh makes its state directory, in place of the platform's.
+/// The environment variable for the directory in which arcssh creates its state directory.
 pub(crate) const STATE_DIR_VARIABLE: &str = "ARCSSH_STATE_DIR";
-/// The state directory in the one that [`STATE_DIR_VARIABLE`] names, which can hold anything else.
-const OWN_FOLDER: &str = "arcssh-state";
-/// What to type where nothing can be kept.
+/// The name of the state directory below [`STATE_DIR_VARIABLE`], which can contain other files.
+const SUBDIRECTORY: &str = "arcssh-state";
+/// The hint if there is no usable state directory.
 pub(crate) const OTHER_DIRECTORY: &str = "name a folder of your own in ARCSSH_STATE_DIR";
 
-/// What is kept.
+/// A kind of value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Relay credentials of a machine.
     Relay,
-    /// An answer of ARM that says no.
+    /// A negative response of ARM.
     Refusal,
-    /// When a service may be asked again.
+    /// When a throttled service accepts the next request.
     Throttle,
-    /// The resource ID behind a name.
+    /// The resource ID of a machine name.
     Name,
     /// An access token.
     Token,
-    /// Our own sign-in.
+    /// The sign-in of `arcssh login`.
     Account,
-    /// A key, and the SSH certificate for it.
+    /// A key and its SSH certificate.
     Certificate,
-    /// Why a machine could not be reached.
+    /// The last error of a machine.
     Failure,
 }
 
@@ -91,14 +78,14 @@ impl Kind {
         Self::Failure,
     ];
 
-    /// The kind of value in a file with this name; the name's form is that of [`Key::file`].
+    /// Returns the kind of value in a file with this name (see [`Key::file`]).
     fn of_file(name: &str) -> Option<Self> {
         let (prefix, hash) = name.strip_suffix(".json")?.split_once('-')?;
         let is_hash = hash.len() == 32 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         Self::ALL.into_iter().find(|kind| is_hash && kind.name() == prefix)
     }
 
-    /// Returns the kind in one word: file names begin with it, and `arcssh cache show` prints it.
+    /// Returns the kind as one word, with which file names begin.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
@@ -113,60 +100,59 @@ impl Kind {
     }
 }
 
-/// The key of one value. Its name is no secret: `arcssh cache show` prints it.
+/// The key of a value. It contains no secret: `arcssh cache show` prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// What kind of value.
+    /// The kind of value.
     pub(crate) kind: Kind,
-    /// What it belongs to.
+    /// The machine, account or service of the value.
     pub(crate) name: String,
 }
 
 impl Key {
+    /// Returns the key of a value.
     pub(crate) fn new(kind: Kind, name: impl Into<String>) -> Self {
         Self { kind, name: name.into() }
     }
 
-    /// Returns a file name that every file system accepts.
+    /// Returns a file name that is valid on every file system.
     fn file(&self) -> String {
         format!("{}-{}.json", self.kind.name(), self.hash())
     }
 
-    /// Returns the name of the lock file. Several keys share one: lock files outlive the values, so their number is bounded.
-    fn lock_file(&self, turn: &str) -> String {
-        format!("{}-{}{turn}.lock", self.kind.name(), &self.hash()[..3])
+    /// Returns the name of the lock file. Lock files are never deleted, so subjects share 4,096 of them per kind.
+    fn lock_file(&self) -> String {
+        format!("{}-{}.lock", self.kind.name(), &self.hash()[..3])
     }
 
     fn hash(&self) -> String {
-        let hash = digest(&SHA256, self.name.as_bytes());
-        hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest(&SHA256, self.name.as_bytes()).as_ref()[..16])
     }
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
     version: u32,
     kind: Kind,
-    #[serde(rename = "subject")]
     name: String,
     value: T,
 }
 
-/// What a file is, going by its content.
+/// The origin of a file, judged by its content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Content {
     /// A value of this version.
     Value,
-    /// A value of another version, whose number this is.
+    /// A value of another version.
     OtherVersion(u32),
-    /// What a crash of the system leaves of a value: nothing, blocks of zeros, or its beginning.
+    /// The remains of a value after a crash of the system: nothing, blocks of zeros, or a part.
     Damaged,
-    /// Something that arcssh did not write.
+    /// A file that arcssh did not write.
     Foreign,
 }
 
-/// The beginning of each value that arcssh writes.
+/// The first bytes of each value that arcssh writes.
 const BEGINNING: &[u8] = b"{\"version\":";
 
 impl Content {
@@ -178,93 +164,95 @@ impl Content {
         let version = object.get("version").and_then(serde_json::Value::as_u64);
         match version.and_then(|version| u32::try_from(version).ok()) {
             Some(version) if version != VERSION => Self::OtherVersion(version),
-            Some(_) if object.contains_key("kind") && object.contains_key("subject") => Self::Value,
+            Some(_) if object.contains_key("kind") && object.contains_key("name") => Self::Value,
             None if !object.is_empty() => Self::Foreign,
             _ => Self::Damaged,
         }
     }
 }
 
-/// This user's store.
+/// The state directory of this user.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    /// None where there can be none.
-    folder: Option<PathBuf>,
+    /// `None`: there is no usable directory.
+    directory: Option<PathBuf>,
 }
 
-/// Holds a lock until it is dropped, or its process dies.
+/// A lock, held until the value is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// A file or folder of the store that others can read or write.
+/// A state file or directory that other users can read or write.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{} is open to other users (mode {mode:04o})", path.display())]
 pub(crate) struct InsecurePermissions {
-    /// Which.
+    /// The file or directory.
     pub(crate) path: PathBuf,
-    /// Its permissions.
+    /// Its mode.
     mode: u32,
-    /// The permissions that it should have.
+    /// The mode that it should have.
     pub(crate) wanted: u32,
 }
 
 impl Store {
-    /// The store of this user, its folder made if need be.
+    /// Opens the state directory, and creates it if it does not exist.
     ///
     /// # Errors
-    /// Others can get at the folder: what it holds may be neither secret nor ours.
+    /// Other users can access the directory.
     pub(crate) fn open() -> Result<Self, InsecurePermissions> {
-        let Some(named) = named_folder() else {
-            return platform_folder().map_or(Ok(Self::disabled()), Self::at);
+        let Some(parent) = directory_of_variable() else {
+            return platform_directory().map_or(Ok(Self::disabled()), Self::at);
         };
-        let store = Self::at(named.join(OWN_FOLDER))?;
-        store.take_over(&named);
+        let store = Self::at(parent.join(SUBDIRECTORY))?;
+        store.migrate(&parent);
         Ok(store)
     }
 
-    /// A store that holds nothing.
+    /// Returns a store that is always empty.
     pub(crate) fn disabled() -> Self {
-        Self { folder: None }
+        Self { directory: None }
     }
 
-    /// How many values there are; none where no more can be kept.
+    /// Returns the number of values, or `None` if the directory is not writable.
     ///
     /// # Errors
-    /// Others can get at one of them.
+    /// Other users can access a file.
     pub(crate) fn check(&self) -> Result<Option<usize>, InsecurePermissions> {
         let mut count = 0;
         for (_, path) in self.values() {
-            count += usize::from(load(&path)?.is_some());
+            count += usize::from(read_private(&path)?.is_some());
         }
         Ok(self.check_writable().is_ok().then_some(count))
     }
 
-    fn at(folder: PathBuf) -> Result<Self, InsecurePermissions> {
-        let metadata = resolved(&folder).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => make(&folder).and_then(|()| resolved(&folder)),
+    fn at(directory: PathBuf) -> Result<Self, InsecurePermissions> {
+        let metadata = resolved(&directory).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => files::create_private_dir(&directory).and_then(|()| resolved(&directory)),
             _ => Err(error),
         });
-        let usable = match metadata {
-            Ok(metadata) => metadata.is_dir() && check_owner(&folder, &metadata, FOLDER_MODE)?,
+        let is_usable = match metadata {
+            Ok(metadata) => metadata.is_dir() && check_owner(&directory, &metadata, DIRECTORY_MODE)?,
             Err(error) => {
-                info!("working without a store: {}: {error}", folder.display());
+                info!("no state directory: {}: {error}", directory.display());
                 false
             }
         };
-        Ok(Self { folder: usable.then_some(folder) })
+        Ok(Self { directory: is_usable.then_some(directory) })
     }
 
-    /// The value of a key, if there is one that can be read.
+    /// Returns a value, if its file exists and is valid.
     ///
     /// # Errors
-    /// Others can get at the file.
+    /// Other users can access the file.
     pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, InsecurePermissions> {
         let Some(path) = self.path(key) else { return Ok(None) };
-        let Some(json) = load(&path)? else { return Ok(None) };
+        let Some(json) = read_private(&path)? else { return Ok(None) };
         match serde_json::from_slice::<Envelope<T>>(&json) {
-            Ok(found) if found.version == VERSION && found.name == key.name => Ok(Some(found.value)),
+            Ok(envelope) if envelope.version == VERSION && envelope.name == key.name => {
+                Ok(Some(envelope.value))
+            }
             _ => {
                 discard_corrupt(&path, &json);
                 Ok(None)
@@ -272,71 +260,68 @@ impl Store {
         }
     }
 
-    /// Keeps a value where that can be done.
+    /// Stores a value, if possible.
     pub(crate) fn write<T: Serialize>(&self, key: &Key, value: &T) {
         if let Err(error) = self.keep(key, value) {
-            info!("not kept: {error:#}");
+            info!("not stored: {error:#}");
         }
     }
 
-    /// Keeps a value.
+    /// Stores a value.
     ///
     /// # Errors
-    /// There is no store, or its disk takes no more.
+    /// There is no state directory, or it is not writable.
     pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
-        let folder = self.place()?;
+        let path = self.directory()?.join(key.file());
         let envelope = Envelope { version: VERSION, kind: key.kind, name: key.name.clone(), value };
-        let path = folder.join(key.file());
-        replace(folder, &path, &Zeroizing::new(serde_json::to_vec(&envelope)?))
+        replace(&path, &Zeroizing::new(serde_json::to_vec(&envelope)?))
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// A private folder for something that is on its way, and gone with it.
+    /// Creates a private directory that is deleted when the value is dropped.
     ///
     /// # Errors
-    /// There is no store, or its disk takes no more.
+    /// There is no state directory, or it is not writable.
     pub(crate) fn temp_dir(&self) -> Result<TempDir> {
-        let folder = self.place()?;
-        let temp_dir = temporary(TEMP_DIR_PREFIX).tempdir_in(folder);
-        temp_dir.with_context(|| format!("cannot write to {}", folder.display()))
+        let directory = self.directory()?;
+        let temp_dir = temporary(TEMP_DIRECTORY).tempdir_in(directory);
+        temp_dir.with_context(|| format!("cannot write to {}", directory.display()))
     }
 
-    /// Whether anything more can be kept.
+    /// Checks that the directory is writable.
     ///
     /// # Errors
-    /// There is no store, or its disk takes no more.
+    /// There is no state directory, or it is not writable.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        let folder = self.place()?;
-        let mut file = temporary(TEMP_PREFIX).tempfile_in(folder)?;
-        file.write_all(&[0; 16 * 1024])?;
-        Ok(file.as_file().sync_data()?)
+        files::write_temporary(self.directory()?, &[0; 16 * 1024])?;
+        Ok(())
     }
 
-    /// Forgets the value of a key.
+    /// Deletes a value.
     pub(crate) fn remove(&self, key: &Key) {
         if let Some(path) = self.path(key) {
             remove_value(&path);
         }
     }
 
-    /// Deletes a file that [`Store::files_of`] found, unless it is something else; whether it did.
+    /// Deletes a file that [`Store::files_of`] returned, unless arcssh did not write it. Returns whether it was deleted.
     pub(crate) fn delete(&self, path: &Path) -> bool {
         remove_value(path)
     }
 
-    /// Deletes all values of these kinds, also damaged ones; returns their number. Locks stay, for the processes that
-    /// hold them.
+    /// Deletes all values of these kinds, also damaged ones, and returns their number. Lock files remain for the processes
+    /// that hold them.
     pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {
         self.values().filter(|(kind, path)| kinds.contains(kind) && remove_value(path)).count()
     }
 
-    /// Deletes values that are older than [`MAX_LIFETIME`], except a sign-in, and what killed processes left half made.
+    /// Deletes values that are older than [`MAX_LIFETIME`], except a sign-in, and temporary files of killed processes.
     pub(crate) fn remove_expired(&self) {
         let age = |path: &Path| fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok();
         let is_older = |path: &Path, limit| age(path).is_some_and(|age| age > limit);
         for (kind, path) in self.values() {
             let is_value = || {
-                let content = raw(&path).map(|json| Content::of(&json));
+                let content = read_own(&path).map(|json| Content::of(&json));
                 matches!(content, Ok(Content::Value | Content::OtherVersion(_)))
             };
             if kind != Kind::Account && is_older(&path, MAX_LIFETIME) && is_value() {
@@ -346,215 +331,177 @@ impl Store {
         remove_temporary(self.files().filter(|file| is_older(&file.path(), MAX_WORK)));
     }
 
-    /// Deletes what is half made by other processes too: nothing of it may outlive the end of a sign-in.
+    /// Deletes the temporary files of all processes, so that none outlives a sign-out.
     pub(crate) fn clear_temporary(&self) {
         remove_temporary(self.files());
     }
 
     fn files(&self) -> impl Iterator<Item = fs::DirEntry> + use<> {
-        files_in(self.folder.as_deref())
+        files_in(self.folder())
     }
 
     fn values(&self) -> impl Iterator<Item = (Kind, PathBuf)> + use<> {
-        values_in(self.folder.as_deref())
+        values_in(self.folder())
     }
 
-    /// Moves the values that earlier versions wrote beside [`OWN_FOLDER`] into it. What is not a value of this user, with
-    /// the name that its content demands, stays.
-    fn take_over(&self, named: &Path) {
-        let Some(folder) = self.folder() else { return };
-        for (_, path) in values_in(Some(named)) {
-            let found = raw(&path).ok().and_then(|json| serde_json::from_slice(&json).ok());
-            let Some(Envelope::<serde::de::IgnoredAny> { version: VERSION, kind, name, .. }) = found else {
+    /// Moves values of versions that used the directory in [`STATE_DIR_VARIABLE`] itself. A file stays unless it is a value
+    /// of this user whose name matches its content.
+    fn migrate(&self, parent: &Path) {
+        let Some(directory) = self.folder() else { return };
+        for (_, path) in values_in(Some(parent)) {
+            let envelope = read_own(&path).ok().and_then(|json| serde_json::from_slice(&json).ok());
+            let Some(Envelope::<serde::de::IgnoredAny> { version: VERSION, kind, name, .. }) = envelope
+            else {
                 continue;
             };
             let name = Key { kind, name }.file();
-            let place = folder.join(&name);
-            if path.file_name().is_some_and(|found| *found == *name) && fs::symlink_metadata(&place).is_err()
-            {
-                let moved = fs::rename(&path, &place);
-                debug!(?moved, "a value of an earlier version: {}", path.display());
+            let target = directory.join(&name);
+            if path.file_name().is_some_and(|old| *old == *name) && fs::symlink_metadata(&target).is_err() {
+                let moved = fs::rename(&path, &target);
+                debug!(?moved, "value of an earlier version: {}", path.display());
             }
         }
     }
 
-    /// The files of a kind, whether they can be read or not.
+    /// Returns the files of a kind, including unreadable ones.
     pub(crate) fn files_of(&self, kind: Kind) -> Vec<PathBuf> {
-        self.values().filter(|(found, _)| *found == kind).map(|(_, path)| path).collect()
+        self.values().filter(|(other, _)| *other == kind).map(|(_, path)| path).collect()
     }
 
-    /// The key of the value in a file, if it can be read.
+    /// Returns the key of the value in a file, if the file is readable.
     pub(crate) fn key_of(&self, path: &Path) -> Option<Key> {
-        let found: Envelope<serde::de::IgnoredAny> = serde_json::from_slice(&load(path).ok()??).ok()?;
-        Some(Key { kind: found.kind, name: found.name })
+        let Envelope::<serde::de::IgnoredAny> { kind, name, .. } =
+            serde_json::from_slice(&read_private(path).ok()??).ok()?;
+        Some(Key { kind, name })
     }
 
-    /// The keys of all values.
+    /// Returns the keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<Key> = self.values().filter_map(|(_, path)| self.key_of(&path)).collect();
         keys.sort_by(|one, other| one.name.cmp(&other.name));
         keys
     }
 
-    fn place(&self) -> Result<&Path> {
+    fn directory(&self) -> Result<&Path> {
         self.folder().context("there is no folder to keep anything in")
     }
 
-    /// Where values are kept, if they are.
+    /// Returns the state directory, if there is a usable one.
     pub(crate) fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
+        self.directory.as_deref()
     }
 
-    /// Waits until no other process works on this key's value. Where one stands still with the lock, those that have
-    /// waited [`LOCK_TIMEOUT`] for it take turns by a second one, and wait [`LONG_LOCK_TIMEOUT`] for either. `None` where it is
-    /// not known whether another works: the work is done then as if nobody did.
+    /// Waits until no other process works on this key's value. Returns `None` after [`LOCK_TIMEOUT`], and if there are no
+    /// locks: the caller then works without one.
     pub(crate) async fn lock(&self, key: &Key) -> Option<Lock> {
-        let lock = match self.turn(key, &[""], LOCK_TIMEOUT).await {
-            Some(lock) => Some(lock),
-            None => self.turn(key, &["", SECOND], LONG_LOCK_TIMEOUT).await,
+        let lock = match self.lock_file(key) {
+            Some(file) => files::lock(&file, LOCK_TIMEOUT).await.map(|()| Lock { _file: file }).ok(),
+            None => None,
         };
         if lock.is_none() {
-            info!("going on without a lock of {}", key.name);
+            info!("no lock of {}", key.name);
         }
         lock
     }
 
-    async fn turn(&self, key: &Key, turns: &[&str], patience: Duration) -> Option<Lock> {
-        let mut files: Vec<File> = turns.iter().filter_map(|turn| self.lock_file(key, turn)).collect();
-        let end = Instant::now() + patience;
-        loop {
-            let mut is_held = false;
-            for (index, file) in files.iter().enumerate() {
-                match file.try_lock() {
-                    Ok(()) => return Some(Lock { _file: files.swap_remove(index) }),
-                    Err(error) => is_held |= matches!(error, TryLockError::WouldBlock),
-                }
-            }
-            if !is_held || Instant::now() >= end {
-                return None;
-            }
-            sleep(POLL_INTERVAL).await;
-        }
-    }
-
-    /// The lock, if no other process holds it.
+    /// Returns the lock, unless another process holds it.
     pub(crate) fn try_lock(&self, key: &Key) -> Option<Lock> {
-        let file = self.lock_file(key, "")?;
+        let file = self.lock_file(key)?;
         file.try_lock().ok().map(|()| Lock { _file: file })
     }
 
-    fn lock_file(&self, key: &Key, turn: &str) -> Option<File> {
-        let path = self.folder.as_ref()?.join(key.lock_file(turn));
+    fn lock_file(&self, key: &Key) -> Option<File> {
+        let path = self.folder()?.join(key.lock_file());
         let file = open_own(&path, OpenOptions::new().create(true).truncate(false).write(true));
-        file.map_err(|error| debug!("no lock {}: {error}", path.display())).ok()
+        file.map_err(|error| debug!("no lock file {}: {error}", path.display())).ok()
     }
 
-    /// The file of a key's value.
+    /// Returns the path of a value's file.
     pub(crate) fn path(&self, key: &Key) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(key.file()))
+        Some(self.folder()?.join(key.file()))
     }
 }
 
-fn files_in(folder: Option<&Path>) -> impl Iterator<Item = fs::DirEntry> + use<> {
-    folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten()
+fn files_in(directory: Option<&Path>) -> impl Iterator<Item = fs::DirEntry> + use<> {
+    directory.and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten()
 }
 
-/// The files of this user with the name of a value.
-fn values_in(folder: Option<&Path>) -> impl Iterator<Item = (Kind, PathBuf)> + use<> {
-    files_in(folder).filter_map(|file| {
+/// Returns the files of this user that are named like values.
+fn values_in(directory: Option<&Path>) -> impl Iterator<Item = (Kind, PathBuf)> + use<> {
+    files_in(directory).filter_map(|file| {
         let kind = Kind::of_file(file.file_name().to_str()?)?;
-        file.metadata().is_ok_and(|found| ensure_own(&found).is_ok()).then(|| (kind, file.path()))
+        file.metadata().is_ok_and(|metadata| ensure_own(&metadata).is_ok()).then(|| (kind, file.path()))
     })
 }
 
-/// Deletes a file that has the name of a value, unless it is something else; whether it did.
+/// Returns whether arcssh did not write a file. A file that is not readable because of its mode counts as a value.
+fn is_foreign(path: &Path) -> bool {
+    read_own(path).is_ok_and(|json| Content::of(&json) == Content::Foreign)
+}
+
+/// Deletes a file that is named like a value, unless arcssh did not write it. Returns whether it was deleted.
 fn remove_value(path: &Path) -> bool {
-    let is_own = fs::symlink_metadata(path).is_ok_and(|found| ensure_own(&found).is_ok());
-    // What cannot be read, because of its mode, is taken for what its name says.
-    let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
-    is_own && !is_foreign && fs::remove_file(path).is_ok()
-}
-
-fn temporary(end: &'static str) -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY).rand_bytes(RANDOM).suffix(end);
-    builder
-}
-
-/// Whether a name is one of [`temporary`].
-fn is_temporary(name: &str, end: &str) -> bool {
-    let random = name.strip_prefix(TEMPORARY).and_then(|name| name.strip_suffix(end));
-    random.is_some_and(|random| {
-        random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    })
+    let is_own = fs::symlink_metadata(path).is_ok_and(|metadata| ensure_own(&metadata).is_ok());
+    is_own && !is_foreign(path) && fs::remove_file(path).is_ok()
 }
 
 fn remove_temporary(files: impl Iterator<Item = fs::DirEntry>) {
     for file in files {
         let (name, path) = (file.file_name(), file.path());
-        let (Some(name), Ok(found)) = (name.to_str(), file.metadata()) else { continue };
-        if is_temporary(name, TEMP_PREFIX) && ensure_own(&found).is_ok() {
+        let (Some(name), Ok(metadata)) = (name.to_str(), file.metadata()) else { continue };
+        if is_temporary(name, TEMP_FILE) && ensure_own(&metadata).is_ok() {
             let _ = fs::remove_file(path);
-        } else if is_temporary(name, TEMP_DIR_PREFIX) && found.is_dir() && is_own(&found) {
-            remove_room(&path);
+        } else if is_temporary(name, TEMP_DIRECTORY) && metadata.is_dir() && is_own(&metadata) {
+            remove_temp_dir(&path);
         }
     }
 }
 
-/// Deletes a directory in which a key was made, if it holds nothing else.
-fn remove_room(temp_dir: &Path) {
-    let is_made = |file: &fs::DirEntry| {
-        let is_file = file.metadata().is_ok_and(|found| ensure_own(&found).is_ok());
-        is_file && MADE.iter().any(|made| file.file_name() == *made)
+/// Deletes a directory of [`Store::temp_dir`], if it contains only files of ssh-keygen.
+fn remove_temp_dir(temp_dir: &Path) {
+    let is_key = |file: &fs::DirEntry| {
+        let is_own = file.metadata().is_ok_and(|metadata| ensure_own(&metadata).is_ok());
+        is_own && KEY_FILES.iter().any(|name| file.file_name() == *name)
     };
     let files: Vec<fs::DirEntry> = files_in(Some(temp_dir)).collect();
-    if files.iter().all(is_made) {
+    if files.iter().all(is_key) {
         files.iter().for_each(|file| drop(fs::remove_file(file.path())));
         let _ = fs::remove_dir(temp_dir);
     }
 }
 
-/// The directory that `$ARCSSH_STATE_DIR` names.
-fn named_folder() -> Option<PathBuf> {
-    let given = std::env::var_os(STATE_DIR_VARIABLE).filter(|value| !value.is_empty())?;
-    std::path::absolute(given).ok()
+fn directory_of_variable() -> Option<PathBuf> {
+    let value = std::env::var_os(STATE_DIR_VARIABLE).filter(|value| !value.is_empty())?;
+    std::path::absolute(value).ok()
 }
 
-/// `arcssh` in the platform's directory for state: `$XDG_STATE_HOME` or `~/.local/state` (XDG Base Directory
+/// Returns `arcssh` in the platform's directory for state: `$XDG_STATE_HOME` or `~/.local/state` (XDG Base Directory
 /// Specification), `%LOCALAPPDATA%` on Windows.
-fn platform_folder() -> Option<PathBuf> {
+fn platform_directory() -> Option<PathBuf> {
     let platform = etcetera::choose_base_strategy().ok()?;
     Some(platform.state_dir().unwrap_or_else(|| platform.cache_dir()).join("arcssh"))
 }
 
-/// What a path leads to; another user's symbolic link leads nowhere.
-fn resolved(folder: &Path) -> io::Result<fs::Metadata> {
-    let found = fs::symlink_metadata(folder)?;
-    match found.is_symlink() && !is_own(&found) {
-        true => Err(io::Error::new(ErrorKind::PermissionDenied, "it is another user's symbolic link")),
-        false => fs::metadata(folder),
+/// Returns the metadata of a path, and does not follow a symbolic link of another user.
+fn resolved(path: &Path) -> io::Result<fs::Metadata> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() && !is_own(&metadata) {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "it is another user's symbolic link"));
     }
+    fs::metadata(path)
 }
 
-fn make(folder: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, FOLDER_MODE);
-    builder.recursive(true).create(folder)
-}
-
-/// A file's bytes, if it is there. What is no file is not opened: a pipe would wait for a writer.
-fn load(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, InsecurePermissions> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(None) };
-    if !found.is_file() || !check_owner(path, &found, FILE_MODE)? {
+/// Returns the bytes of a file, if it exists.
+fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, InsecurePermissions> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(None) };
+    if !metadata.is_file() || !check_owner(path, &metadata, FILE_MODE)? {
         return Ok(None);
     }
-    Ok(raw(path).ok())
+    Ok(read_own(path).ok())
 }
 
-/// The bytes of a file of this user, whatever its mode. They are read into one piece of memory: a buffer that grew would
-/// leave copies of a secret behind.
-fn raw(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Returns the bytes of a file of this user. A buffer that grew would leave copies of a secret in memory.
+fn read_own(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open_own(path, OpenOptions::new().read(true))?;
     let length = file.metadata()?.len().min(MAX_FILE);
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
@@ -562,42 +509,40 @@ fn raw(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// Writes a new file and renames it: a reader finds the old one or the new one. What arcssh did not write stays.
-fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Ok(found) = fs::symlink_metadata(path) {
-        ensure_own(&found)?;
-        let is_foreign = raw(path).is_ok_and(|json| Content::of(&json) == Content::Foreign);
-        ensure!(!is_foreign, "arcssh did not write what is there");
+/// Replaces a value, unless arcssh did not write the file.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        ensure_own(&metadata)?;
+        ensure!(!is_foreign(path), "arcssh did not write what is there");
     }
-    let mut file = temporary(TEMP_PREFIX).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_data()?;
-    file.persist(path)?;
-    Ok(())
+    Ok(files::replace(path, bytes)?)
 }
 
-/// Reports a damaged file, once, for it is deleted. Two versions of arcssh can take turns: a file of another is not worth
-/// a message.
+/// Deletes a damaged file and warns the user. Two versions of arcssh can share the directory, so a value of another
+/// version remains.
 fn discard_corrupt(path: &Path, json: &[u8]) {
     match Content::of(json) {
         Content::OtherVersion(version) => info!("{} has version {version}", path.display()),
         Content::Foreign => info!("arcssh did not write {}", path.display()),
         Content::Value | Content::Damaged => {
-            note(&format!("{} is damaged, and is left out", path.display()));
+            warn!("{} is damaged, and is left out", path.display());
             remove_value(path);
         }
     }
 }
 
-const FOLDER_MODE: u32 = 0o700;
+const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Whether a file or folder is this user's; only theirs, too.
+/// Returns whether a file or directory belongs to this user.
+///
+/// # Errors
+/// Other users can access it.
 #[cfg(unix)]
 fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, InsecurePermissions> {
     use std::os::unix::fs::MetadataExt as _;
     if !is_own(metadata) {
-        note(&format!("{} belongs to another user, and is left out", path.display()));
+        warn!("ignoring {}: it belongs to another user", path.display());
         return Ok(false);
     }
     let mode = metadata.mode() & 0o7777;
@@ -607,7 +552,7 @@ fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool
     Ok(true)
 }
 
-/// Elsewhere the platform's folder is its user's own.
+/// On other platforms, only the user can access the directory.
 #[cfg(not(unix))]
 fn check_owner(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, InsecurePermissions> {
     Ok(true)

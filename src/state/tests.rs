@@ -1,10 +1,12 @@
 use std::os::unix::fs::PermissionsExt as _;
 
+use tokio::time::Instant;
+
 use super::*;
 
 fn store() -> (tempfile::TempDir, Store) {
-    let home = tempfile::tempdir().expect("a temporary folder");
-    let store = Store::at(home.path().join("state/arcssh")).expect("a new folder");
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::at(home.path().join("state/arcssh")).expect("a new directory");
     (home, store)
 }
 
@@ -21,7 +23,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn what_is_kept_is_read_back_and_forgotten() {
+fn a_written_value_is_read_until_it_is_removed() {
     let (_home, store) = store();
     assert_eq!(store.read::<u32>(&key()).unwrap(), None);
     store.keep(&key(), &7).unwrap();
@@ -33,7 +35,7 @@ fn what_is_kept_is_read_back_and_forgotten() {
 }
 
 #[test]
-fn nobody_else_can_read_what_is_kept() {
+fn files_and_directory_are_private() {
     let (_home, store) = store();
     store.keep(&key(), &7).unwrap();
     drop(store.try_lock(&key()).unwrap());
@@ -45,7 +47,7 @@ fn nobody_else_can_read_what_is_kept() {
 }
 
 #[test]
-fn what_others_can_read_is_refused_with_its_mode() {
+fn a_file_or_directory_that_others_can_read_is_an_error_with_its_mode() {
     let (_home, store) = store();
     store.keep(&key(), &7).unwrap();
     let file = store.path(&key()).unwrap();
@@ -58,7 +60,7 @@ fn what_others_can_read_is_refused_with_its_mode() {
 }
 
 #[test]
-fn a_damaged_file_and_one_of_another_form_count_as_absent_and_are_replaced() {
+fn damaged_files_and_other_versions_count_as_absent_and_are_replaced() {
     let (_home, store) = store();
     let file = store.path(&key()).unwrap();
     let cut = r#"{"version":1,"kind":"relay","subj"#;
@@ -73,7 +75,7 @@ fn a_damaged_file_and_one_of_another_form_count_as_absent_and_are_replaced() {
 }
 
 #[test]
-fn a_value_of_another_subject_is_not_taken_for_ones_own() {
+fn a_value_of_another_subject_is_not_read() {
     let (_home, store) = store();
     let other = Key::new(Kind::Relay, "another");
     store.keep(&other, &7).unwrap();
@@ -82,7 +84,7 @@ fn a_value_of_another_subject_is_not_taken_for_ones_own() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_a_store_that_holds_nothing() {
+fn without_a_directory_the_store_is_empty() {
     let store = Store::at("/dev/null/arcssh".into()).unwrap();
     store.write(&key(), &7);
     assert_eq!(store.read::<u32>(&key()).unwrap(), None);
@@ -90,7 +92,7 @@ fn a_folder_that_cannot_be_made_is_a_store_that_holds_nothing() {
 }
 
 #[test]
-fn clearing_takes_the_kinds_that_are_named() {
+fn clear_deletes_only_the_named_kinds() {
     let (_home, store) = store();
     let account = Key::new(Kind::Account, "ada@example.com");
     store.keep(&account, &1).unwrap();
@@ -99,60 +101,41 @@ fn clearing_takes_the_kinds_that_are_named() {
     assert_eq!(store.keys(), [account]);
 }
 
-/// By the real clock: a program that another test is about to start has the lock too, until it runs.
+/// On the real clock: a process that another test starts inherits the lock until it executes its program.
 #[tokio::test]
-async fn a_lock_is_waited_for_and_let_go_of() {
+async fn a_lock_is_acquired_when_it_is_released() {
     let (_home, store) = store();
     let held = store.lock(&key()).await.unwrap();
     assert!(store.try_lock(&key()).is_none());
-    let let_go = async {
+    let release = async {
         tokio::task::yield_now().await;
         drop(held);
     };
     let key = key();
-    let (locked, ()) = tokio::join!(store.lock(&key), let_go);
+    let (locked, ()) = tokio::join!(store.lock(&key), release);
     assert!(locked.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_one_keeps_waiting_take_turns_without_it_and_wait_with_a_bound() {
+async fn waiting_for_a_lock_ends_at_the_time_limit() {
     let (_home, store) = store();
     let start = Instant::now();
-    let _stands_still = store.try_lock(&key()).unwrap();
-    let next = store.lock(&key()).await;
-    assert!(next.is_some() && (LOCK_TIMEOUT..LOCK_TIMEOUT * 2).contains(&start.elapsed()));
-    let start = Instant::now();
-    assert!(store.lock(&key()).await.is_none(), "while the next works nobody else does");
-    let bound = LOCK_TIMEOUT + LONG_LOCK_TIMEOUT;
-    assert!((bound..bound + LOCK_TIMEOUT).contains(&start.elapsed()));
-}
-
-/// By the real clock, as above.
-#[tokio::test]
-async fn those_that_wait_for_the_second_lock_hear_of_the_first_too() {
-    let (_home, store) = store();
-    let first = store.try_lock(&key()).unwrap();
-    let _second = store.turn(&key(), &[SECOND], LOCK_TIMEOUT).await.unwrap();
-    let let_go = async {
-        tokio::task::yield_now().await;
-        drop(first);
-    };
-    let key = key();
-    let (locked, ()) = tokio::join!(store.turn(&key, &["", SECOND], LONG_LOCK_TIMEOUT), let_go);
-    assert!(locked.is_some());
+    let _suspended = store.try_lock(&key()).unwrap();
+    assert!(store.lock(&key()).await.is_none(), "another process holds the lock");
+    assert!((LOCK_TIMEOUT..LOCK_TIMEOUT * 2).contains(&start.elapsed()));
 }
 
 #[test]
-fn locks_stay_few_however_many_keys_there_are() {
+fn many_keys_share_few_lock_files() {
     let (_home, store) = store();
     let keys = (0..10_000).map(|number| Key::new(Kind::Relay, number.to_string()));
-    // One that has just been let go of may still be held by a child that another test starts.
+    // A process that another test starts may still hold a released lock.
     keys.for_each(|key| drop(store.try_lock(&key)));
     assert!(store.files().count() <= 4096);
 }
 
 #[test]
-fn what_cannot_be_read_is_cleared_too() {
+fn clear_deletes_unreadable_files_too() {
     let (_home, store) = store();
     for (subject, mode, text) in [("a", 0o644, "{}"), ("b", 0o600, "\0"), ("c", 0o600, r#"{"version":2}"#)] {
         let file = store.path(&Key::new(Kind::Account, subject)).unwrap();
@@ -164,7 +147,7 @@ fn what_cannot_be_read_is_cleared_too() {
 }
 
 #[test]
-fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
+fn expired_values_and_temporary_files_are_removed_and_a_sign_in_remains() {
     let (_home, store) = store();
     let account = Key::new(Kind::Account, "ada@example.com");
     let half_written = store.folder().unwrap().join(".arcssh-aB3dE5gH7jK9.tmp");
@@ -172,7 +155,7 @@ fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     store.keep(&account, &1).unwrap();
     store.keep(&key(), &2).unwrap();
     fs::write(&half_written, "{").unwrap();
-    MADE.iter().for_each(|file| fs::write(temp_dir.join(file), "secret").unwrap());
+    KEY_FILES.iter().for_each(|file| fs::write(temp_dir.join(file), "secret").unwrap());
     let old = std::time::SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
     for file in store.files() {
         File::open(file.path()).unwrap().set_modified(old).unwrap();
@@ -187,7 +170,7 @@ fn what_is_of_no_use_any_more_is_swept_away_and_a_sign_in_is_not() {
     assert!(!in_work.path().exists());
 }
 
-/// Names that are like arcssh's and are not.
+/// Names that resemble those of arcssh.
 const LIKE_OURS: [&str; 12] = [
     "package.json",
     "new-report.txt",
@@ -203,7 +186,7 @@ const LIKE_OURS: [&str; 12] = [
     "relay-abc.lock.json",
 ];
 
-/// Does all that deletes, as if 31 days had gone by.
+/// Calls each function that deletes files, 31 days later.
 fn delete_all(store: &Store) {
     let old = std::time::SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
     for path in store.files().map(|file| file.path()).filter(|path| !path.is_symlink()) {
@@ -215,7 +198,7 @@ fn delete_all(store: &Store) {
 }
 
 #[test]
-fn only_files_with_the_exact_names_that_arcssh_gives_are_deleted() {
+fn only_files_with_exact_names_of_arcssh_are_deleted() {
     let (_home, store) = store();
     let folder = store.folder().unwrap().to_owned();
     LIKE_OURS.iter().for_each(|name| fs::write(folder.join(name), "mine").unwrap());
@@ -231,7 +214,7 @@ fn only_files_with_the_exact_names_that_arcssh_gives_are_deleted() {
 }
 
 #[test]
-fn a_file_with_a_name_of_arcssh_and_another_content_is_neither_read_nor_replaced_nor_deleted() {
+fn foreign_content_under_a_name_of_arcssh_is_not_read_replaced_or_deleted() {
     let (_home, store) = store();
     let file = store.path(&key()).unwrap();
     for text in
@@ -248,7 +231,7 @@ fn a_file_with_a_name_of_arcssh_and_another_content_is_neither_read_nor_replaced
 }
 
 #[test]
-fn links_are_neither_followed_nor_replaced_nor_deleted() {
+fn links_are_not_followed_replaced_or_deleted() {
     let (home, store) = store();
     let folder = store.folder().unwrap().to_owned();
     let (mine, nowhere) = (home.path().join("mine"), home.path().join("nowhere"));
@@ -257,7 +240,7 @@ fn links_are_neither_followed_nor_replaced_nor_deleted() {
     fs::rename(store.path(&other).unwrap(), &mine).unwrap();
     let before = fs::read(&mine).unwrap();
     let links =
-        [(other.file(), &mine), (other.lock_file(""), &nowhere), (".arcssh-aB3dE5gH7jK9.tmp".into(), &mine)];
+        [(other.file(), &mine), (other.lock_file(), &nowhere), (".arcssh-aB3dE5gH7jK9.tmp".into(), &mine)];
     for (name, target) in &links {
         std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
     }
@@ -272,7 +255,7 @@ fn links_are_neither_followed_nor_replaced_nor_deleted() {
 }
 
 #[test]
-fn a_directory_in_which_a_key_was_made_stays_while_anything_else_is_in_it() {
+fn a_temporary_directory_with_a_foreign_file_remains() {
     let (_home, store) = store();
     let temp_dir = store.temp_dir().unwrap().keep();
     for file in ["key", "mine"] {
@@ -286,13 +269,13 @@ fn a_directory_in_which_a_key_was_made_stays_while_anything_else_is_in_it() {
 }
 
 #[test]
-fn values_of_an_earlier_version_are_moved_and_nothing_else_is() {
+fn only_values_of_an_earlier_version_are_migrated() {
     let (home, old) = store();
     let named = old.folder().unwrap().to_owned();
     let account = Key::new(Kind::Account, "https://login.example/");
     old.keep(&account, &1).unwrap();
     old.keep(&key(), &2).unwrap();
-    // A value under the name of another, and what is no value.
+    // A value under the name of another value, and a file that is not a value.
     let misnamed = named.join(Key::new(Kind::Token, "b").file());
     old.keep(&Key::new(Kind::Token, "a"), &3).unwrap();
     fs::rename(named.join(Key::new(Kind::Token, "a").file()), &misnamed).unwrap();
@@ -300,7 +283,7 @@ fn values_of_an_earlier_version_are_moved_and_nothing_else_is() {
     LIKE_OURS.iter().for_each(|name| fs::write(named.join(name), "mine").unwrap());
     let new = Store::at(home.path().join("new")).unwrap();
     new.keep(&key(), &4).unwrap();
-    new.take_over(&named);
+    new.migrate(&named);
     assert_eq!(new.read::<u32>(&account).unwrap(), Some(1));
     assert_eq!(new.read::<u32>(&key()).unwrap(), Some(4), "a newer value stays");
     assert_eq!((new.values().count(), old.files().count()), (2, LIKE_OURS.len() + 3));

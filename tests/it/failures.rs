@@ -518,7 +518,10 @@ fn empty_and_garbled_variables_do_not_keep_anybody_from_connecting() {
     let mut ssh = w.ssh_by(&format!("arcssh proxy {} --port %p", w.id()), "echo reached");
     let run = run(ssh.env("ARCSSH_CLOUD", "").env("RUST_LOG", "arcssh=loud"));
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
-    assert_eq!(run.arcssh_lines(), ["arcssh: RUST_LOG=arcssh=loud is not understood, and left out"]);
+    assert_eq!(
+        run.arcssh_lines(),
+        ["arcssh: ignoring RUST_LOG=arcssh=loud: it is not a list of TARGET=LEVEL"]
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::azure::credentials::CredentialChain;
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::CertificateCache;
 use crate::ssh::host_entry::{CertificateMode, Platform};
+use crate::text::hex;
 
 /// What sections hold of a certificate of Entra ID.
 pub(super) struct Entra {
@@ -72,5 +73,5 @@ const MAX_AGENT: usize = 92;
 
 /// Enough to tell the machines of one user apart.
 fn short_hash(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest(&SHA256, text.as_bytes()).as_ref()[..4])
 }

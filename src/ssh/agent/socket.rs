@@ -9,11 +9,9 @@
 //! arcssh neither replaces nor deletes a file, a socket or a link that it did not create.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink,
-};
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,7 +23,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tracing::{debug, info};
 
 use crate::ssh::agent::NotServed;
-use crate::system::files::is_own;
+use crate::system::files::{create_private_dir, is_own};
 
 /// How often to try the lock, which a process holds for microseconds unless it is stopped. Then arcssh goes on without.
 const LOCK_TRIES: u32 = 200;
@@ -242,7 +240,7 @@ fn lock(folder: &Path) -> Option<File> {
 
 /// Creates the directory for its owner alone, or checks that it is private.
 fn ensure_private(folder: &Path) -> Result<()> {
-    match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+    match create_private_dir(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }

@@ -3,15 +3,14 @@
 //! The edits are pure functions from text to text. What is not ours is never touched, byte for byte.
 
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
-use tokio::time::{Instant, sleep};
 
 use crate::ssh::effective_config::directive;
 use crate::system::files;
@@ -32,8 +31,6 @@ const END: &str = "# <<< arcssh <<<";
 const OPTIONS: &str = "# options ";
 /// How long others that change the file by arcssh are waited for: the longest of them asks Azure meanwhile.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often their lock is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The mark that some editors put before the first byte of UTF-8.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -164,8 +161,8 @@ impl LockedConfig {
     /// It cannot be read, or is no UTF-8; others change it for longer than [`LOCK_TIMEOUT`].
     pub(crate) async fn open(path: &Path) -> Result<Self> {
         let path = resolve_link(path);
-        let folder = folder_of(&path);
-        create_private_folder(folder).with_context(|| WriteError::new("create", folder))?;
+        let folder = files::parent(&path);
+        files::create_private_dir(folder).with_context(|| WriteError::new("create", folder))?;
         let lock = lock(&path).await.with_context(|| WriteError::new("lock", &path))?;
         let text = read(&path)?;
         Ok(Self { path, text, _lock: lock })
@@ -186,11 +183,9 @@ impl LockedConfig {
     /// # Errors
     /// The folder cannot be written to.
     pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile> {
-        let folder = folder_of(&self.path);
-        let made = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder);
-        let mut file = made.with_context(|| WriteError::new("write to", folder))?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
+        let folder = files::parent(&self.path);
+        let file = files::write_temporary(folder, text.as_bytes())
+            .with_context(|| WriteError::new("write to", folder))?;
         if let Ok(old) = fs::metadata(&self.path) {
             keep_owner(&old, file.as_file())
                 .with_context(|| format!("cannot keep the owner of {}", self.path.display()))?;
@@ -213,7 +208,7 @@ impl LockedConfig {
         let backup = if self.path.exists() { Some(backup(&self.path, self.text.as_bytes())?) } else { None };
         candidate.persist(&self.path).with_context(|| format!("cannot replace {}", self.path.display()))?;
         #[cfg(unix)]
-        File::open(folder_of(&self.path))?.sync_all()?;
+        File::open(files::parent(&self.path))?.sync_all()?;
         Ok(backup)
     }
 }
@@ -237,9 +232,7 @@ fn backup(file: &Path, text: &[u8]) -> Result<PathBuf> {
     let free = backups.iter().find(|path| !is_there(path));
     let place = free.or_else(|| backups[1..].iter().min_by_key(age)).unwrap_or(&backups[0]);
     let write = || -> Result<()> {
-        let mut made = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder_of(file))?;
-        made.write_all(text)?;
-        made.as_file().sync_all()?;
+        let made = files::write_temporary(files::parent(file), text)?;
         let old = fs::metadata(file)?;
         keep_owner(&old, made.as_file())?;
         fs::set_permissions(made.path(), old.permissions())?;
@@ -302,13 +295,9 @@ fn resolve_link(path: &Path) -> PathBuf {
         return path;
     }
     match fs::read_link(path) {
-        Ok(target) => folder_of(path).join(target),
+        Ok(target) => files::parent(path).join(target),
         Err(_) => path.to_owned(),
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What root changes for a user stays the user's.
@@ -327,34 +316,21 @@ fn keep_owner(_old: &fs::Metadata, _new: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-fn create_private_folder(folder: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
-}
-
 /// Waits for the lock that each arcssh holds while it edits the file, and that the system frees when the process ends. It is
 /// on the directory, which no rename replaces. Windows locks no directory: there it is on a file in that directory.
 async fn lock(path: &Path) -> Result<File> {
     #[cfg(unix)]
-    let file = File::open(folder_of(path))?;
+    let file = File::open(files::parent(path))?;
     #[cfg(not(unix))]
     let file = files::open_own(
         &path.with_file_name(".arcssh-lock"),
         fs::OpenOptions::new().create(true).truncate(false).write(true),
     )?;
-    let end = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LOOK_AGAIN).await,
-            Err(TryLockError::WouldBlock) => {
-                bail!("another arcssh has been changing it for {} s", LOCK_TIMEOUT.as_secs())
-            }
-            Err(TryLockError::Error(error)) => return Err(error.into()),
+    match files::lock(&file, LOCK_TIMEOUT).await {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            bail!("another arcssh has been changing it for {} s", LOCK_TIMEOUT.as_secs())
         }
+        locked => Ok(locked.map(|()| file)?),
     }
 }
 

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
 use crate::system::files;
 use crate::system::secret::Secret;
+use crate::text::hex;
 
 /// The name of RSA keys (RFC 4253 section 6.6).
 pub(crate) const SSH_RSA: &str = "ssh-rsa";
@@ -115,8 +116,7 @@ impl PublicKey {
     pub(crate) fn jwk(&self) -> Jwk {
         let (n, e) = (URL_SAFE_NO_PAD.encode(&self.n), URL_SAFE_NO_PAD.encode(&self.e));
         let hash = digest(&SHA256, format!("{n}{e}").as_bytes());
-        let kid = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Jwk { kty: "RSA", n, e, kid }
+        Jwk { kty: "RSA", n, e, kid: hex(hash.as_ref()) }
     }
 }
 
