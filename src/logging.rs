@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use tracing::{Level, Metadata};
@@ -12,6 +12,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogArgs;
+use crate::system::SystemError;
 use crate::system::files::open_own;
 use crate::terminal::output::note;
 use crate::text::Log;
@@ -20,7 +21,7 @@ use crate::text::Log;
 ///
 /// # Errors
 /// The log file cannot be written, or is not a log.
-pub(crate) fn start(args: &LogArgs) -> Result<(), NoLog> {
+pub(crate) fn start(args: &LogArgs) -> Result<(), SystemError> {
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let by_variable = directives.as_deref().and_then(parse);
     let is_on_stderr = args.verbose > 0 || by_variable.is_some();
@@ -78,38 +79,14 @@ impl Write for Warnings {
     }
 }
 
-/// The log file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NoLog {
-    /// The file has another type or owner, or cannot be written.
-    #[error("cannot write the log file {}: {error}", path.display())]
-    NotOpened {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: io::Error,
-    },
-    /// Other users can read or write the file.
-    #[error("the log file {} is open to other users (mode {mode:04o})", path.display())]
-    InsecurePermissions {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// The file has other content.
-    #[error("the log file {} holds something else than a log of arcssh", .0.display())]
-    NotALog(PathBuf),
-}
-
 /// Opens the log file for appending. A log names machines, users and tenants, so only this user can access it. The user
 /// can name a wrong file, so arcssh does not write to a file that is not a log.
-fn open(path: &Path) -> Result<File, NoLog> {
-    let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
+fn open(path: &Path) -> Result<File, SystemError> {
+    let not_opened = |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
     let options = &mut OpenOptions::new();
     let file = open_own(path, options.create(true).read(true).append(true)).map_err(not_opened)?;
     if !begins_as_log(&file).map_err(not_opened)? {
-        return Err(NoLog::NotALog(path.to_owned()));
+        return Err(SystemError::NotALog(path.to_owned()));
     }
     #[cfg(unix)]
     ensure_private(&file, path)?;
@@ -118,13 +95,13 @@ fn open(path: &Path) -> Result<File, NoLog> {
 
 /// Checks that only this user can access the file. A hard link could be another file of the user.
 #[cfg(unix)]
-fn ensure_private(file: &File, path: &Path) -> Result<(), NoLog> {
+fn ensure_private(file: &File, path: &Path) -> Result<(), SystemError> {
     use std::os::unix::fs::MetadataExt as _;
-    let not_opened = |error| NoLog::NotOpened { path: path.to_owned(), error };
+    let not_opened = |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
     let metadata = file.metadata().map_err(not_opened)?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(NoLog::InsecurePermissions { path: path.to_owned(), mode });
+        return Err(SystemError::LogInsecure { path: path.to_owned(), mode });
     }
     if metadata.nlink() > 1 {
         return Err(not_opened(io::Error::new(ErrorKind::InvalidInput, "it is a hard link")));

@@ -13,7 +13,8 @@ use crate::azure::arm::{Arm, ArmError, ErrorResponse};
 use crate::azure::hybrid_connectivity::{RelayCredentials, Service, Unchecked, list_credentials};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::state::{InsecurePermissions, Key, Kind, Lock, Store};
+use crate::system::SystemError;
+use crate::state::{Key, Kind, Lock, Store};
 use crate::system::clock::unix_now;
 
 /// Of a life, in percent, after which a successor is minted.
@@ -176,7 +177,7 @@ impl<'a> RelayCredentialCache<'a> {
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn cached(&self) -> Result<Vec<IssuedCredentials>, InsecurePermissions> {
+    pub(crate) fn cached(&self) -> Result<Vec<IssuedCredentials>, SystemError> {
         Ok(self.record()?.in_order(unix_now()))
     }
 
@@ -258,7 +259,7 @@ impl<'a> RelayCredentialCache<'a> {
         &self,
         issued: IssuedCredentials,
         rejected: &[IssuedCredentials],
-    ) -> Result<(), InsecurePermissions> {
+    ) -> Result<(), SystemError> {
         let Record { issued: mut all, propagation_secs } = self.record()?.without(rejected);
         all.push(issued);
         let issued = all.split_off(all.len().saturating_sub(MAX_CACHED));
@@ -267,7 +268,7 @@ impl<'a> RelayCredentialCache<'a> {
     }
 
     /// Where it is kept that this identity was refused: another may be let in.
-    fn refused(&self) -> Result<Key, InsecurePermissions> {
+    fn refused(&self) -> Result<Key, SystemError> {
         Ok(Key::new(Kind::Refusal, format!("{} to {}", self.cached.name, self.arm.who()?)))
     }
 
@@ -281,7 +282,7 @@ impl<'a> RelayCredentialCache<'a> {
         }
     }
 
-    fn record(&self) -> Result<Record, InsecurePermissions> {
+    fn record(&self) -> Result<Record, SystemError> {
         let record: Record<Unchecked> = self.store.read(&self.cached)?.unwrap_or_default();
         Ok(record.check(self.arm.relay_suffixes()))
     }
@@ -307,7 +308,7 @@ fn forget_kinds(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) 
 ///
 /// # Errors
 /// The store is open to others.
-pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, InsecurePermissions> {
+pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, SystemError> {
     let record: Record<Unchecked> = store.read(key)?.unwrap_or_default();
     let now = unix_now();
     let ends = record.issued.iter().filter(|issued| issued.is_valid(now)).map(|issued| issued.until).max();

@@ -8,7 +8,8 @@ use indicatif::HumanDuration;
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::entra_ssh::cache;
-use crate::state::{Key, Kind, OTHER_DIRECTORY, Store};
+use crate::diagnosis::system::OTHER_DIRECTORY;
+use crate::state::{Key, Kind, Store};
 use crate::terminal::output::print;
 use crate::text::sanitize;
 

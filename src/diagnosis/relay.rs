@@ -18,9 +18,10 @@ pub(super) fn connect(error: &ConnectError, context: &Context) -> Diagnosis {
         ConnectError::Net(error) => net(error),
         ConnectError::Credentials(error) => arm(error, context),
         ConnectError::State(error) => system::system(error),
-        ConnectError::NoCredentials(_) => {
-            Diagnosis::new(Code::TimedOut, error.to_string(), crate::diagnosis::network::check_network())
+        ConnectError::InvalidResponse { relay, .. } => {
+            Diagnosis::new(Code::UnexpectedResponse, error.to_string(), allow_web_sockets(relay))
         }
+        ConnectError::CredentialsTimedOut(error) => system::terminal(error, None),
     }
 }
 

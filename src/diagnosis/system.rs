@@ -39,11 +39,11 @@ pub(super) fn terminal(error: &TerminalError, machine: Option<String>) -> Diagno
     let summary = error.to_string();
     match error {
         TerminalError::Stdout(_) => Diagnosis::new(Code::OutputFailed, summary, FREE_DISK),
-        TerminalError::Declined => Diagnosis::without_hint(Code::NotConfirmed, summary),
+        TerminalError::Stdin(_) | TerminalError::Declined => Diagnosis::without_hint(Code::NotConfirmed, summary),
         TerminalError::NotInteractive => {
             Diagnosis::new(Code::NotConfirmed, summary, "to confirm without a question, add --yes")
         }
-        TerminalError::TimedOut(_) => Diagnosis::new(Code::TimedOut, summary, network::check_network()),
+        TerminalError::TimedOut { .. } => Diagnosis::new(Code::TimedOut, summary, network::check_network()),
         TerminalError::Interrupted { signal, .. } => {
             let hint = match machine {
                 Some(command) => Hint::new("to fill the cache before you connect, run: ", command),

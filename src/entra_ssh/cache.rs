@@ -13,7 +13,8 @@ use crate::azure::entra::EntraError;
 use crate::entra_ssh::{CertificateOptions, Certified, IssueError, request_certificate};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::{KeyPair, NoProgram, Pem};
-use crate::state::{InsecurePermissions, Key, Kind, Lock, Store};
+use crate::system::SystemError;
+use crate::state::{Key, Kind, Lock, Store};
 use crate::system::clock::unix_now;
 
 /// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
@@ -200,7 +201,7 @@ impl CertificateCache {
     pub(crate) fn new(
         identity: CredentialChain,
         asked: CertificateOptions,
-    ) -> Result<Self, InsecurePermissions> {
+    ) -> Result<Self, SystemError> {
         let client = asked.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
         let what = format!("{}{client}", asked.scope(&identity));
         let subject = identity.cache_key(what, identity.options.tenant.as_deref())?;
@@ -211,7 +212,7 @@ impl CertificateCache {
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn cached(&self) -> Result<Option<CertifiedKey>, InsecurePermissions> {
+    pub(crate) fn cached(&self) -> Result<Option<CertifiedKey>, SystemError> {
         Ok(self.record()?.and_then(Record::pair))
     }
 
@@ -266,11 +267,11 @@ impl CertificateCache {
         self.record().ok().flatten().is_some_and(|record| record.is_due())
     }
 
-    fn fresh(&self) -> Result<Option<CertifiedKey>, InsecurePermissions> {
+    fn fresh(&self) -> Result<Option<CertifiedKey>, SystemError> {
         Ok(self.cached()?.filter(|pair| pair.issued.is_fresh()))
     }
 
-    fn record(&self) -> Result<Option<Record>, InsecurePermissions> {
+    fn record(&self) -> Result<Option<Record>, SystemError> {
         self.identity.store.read(&self.cached)
     }
 
@@ -289,7 +290,7 @@ impl CertificateCache {
         Ok(CertifiedKey { pem: record.key, key, certificate: certified.certificate, issued })
     }
 
-    fn save_refusal(&self, error: &IssueError) -> Result<(), InsecurePermissions> {
+    fn save_refusal(&self, error: &IssueError) -> Result<(), SystemError> {
         if let Some((refused, record)) = Refused::of(error).zip(self.record()?) {
             self.identity.store.write(&self.cached, &Record { refused: Some(refused), ..record });
         }
@@ -335,7 +336,7 @@ fn unix_now_in_milliseconds() -> u64 {
 ///
 /// # Errors
 /// The store is open to others.
-pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, InsecurePermissions> {
+pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, SystemError> {
     let record: Option<Record> = store.read(key)?;
     Ok(record.and_then(|record| record.issued).and_then(|issued| issued.left()))
 }

@@ -19,7 +19,7 @@ use crate::azure::credentials::{
 use crate::azure::login::{self, RefreshRequest};
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::rsa_key::PublicKey;
-use crate::state::InsecurePermissions;
+use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
 
@@ -69,7 +69,7 @@ pub(crate) enum IssueError {
     Unusable(#[from] CertificateError),
     /// What was kept cannot be trusted.
     #[error(transparent)]
-    Store(#[from] InsecurePermissions),
+    Store(#[from] SystemError),
     /// It lets in somebody else.
     #[error("the certificate is for {name}, and the section for {section}")]
     Another {

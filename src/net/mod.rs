@@ -1,5 +1,6 @@
 //! The way out: name resolution, TCP, the environment's HTTP proxies, TLS. Knows nothing of Azure or ssh.
 
+pub(crate) mod error;
 pub(crate) mod http_head;
 pub(crate) mod http_proxy;
 pub(crate) mod loopback;
@@ -9,7 +10,6 @@ pub(crate) mod x509;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use http::Uri;
 use http::uri::Authority;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -25,6 +25,11 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tower_service::Service as _;
 use tracing::{debug, info};
+
+use crate::net::error::root;
+use crate::net::tls::TlsError;
+
+pub(crate) use crate::net::error::NetError;
 
 /// How long name resolution and the TCP connection may take, over all addresses of a host.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,14 +77,14 @@ impl Net {
     /// meant for it.
     ///
     /// # Errors
-    /// An [`anyhow::Error`] with a [`ConnectStep`] as its context: which part of the way failed.
-    pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream> {
-        let target = https(authority)?;
+    /// See [`NetError`].
+    pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream, NetError> {
+        let target = https(authority);
         let transport = match self.proxies.intercept(&target) {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
-            None => {
-                Either::Left(tcp(&target).await.with_context(|| ConnectStep::Tcp(authority.to_string()))?)
-            }
+            None => Either::Left(tcp(&target).await.map_err(|cause| {
+                NetError::Unreachable { host: authority.to_string(), cause }
+            })?),
         };
         self.encrypt(transport, authority).await
     }
@@ -88,24 +93,22 @@ impl Net {
     ///
     /// # Errors
     /// The environment names a proxy for one of them that is of no use.
-    pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client> {
+    pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client, NetError> {
         for url in urls {
-            if let Some(proxy) = self.proxies.intercept(&url.as_str().parse()?) {
+            let uri = url.as_str().parse().map_err(|_| NetError::Client(format!("{url} is not a URL")))?;
+            if let Some(proxy) = self.proxies.intercept(&uri) {
                 http_proxy::address(&proxy)?;
             }
         }
-        let client = self.client().connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT);
-        client.build().context("cannot set up an HTTP client")
+        build(self.client().connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT))
     }
 
-    /// An HTTP client that goes through no proxy, for what answers on this machine or next to it, if anything does
-    /// within `connect_timeout`.
+    /// Returns an HTTP client without a proxy, for a service on this computer or next to it.
     ///
     /// # Errors
-    /// None that a user can bring about.
-    pub(crate) fn local_http_client(&self, connect_timeout: Duration) -> Result<reqwest::Client> {
-        let client = self.client().no_proxy().connect_timeout(connect_timeout);
-        client.build().context("cannot set up an HTTP client")
+    /// None that a user can cause.
+    pub(crate) fn local_http_client(&self, connect_timeout: Duration) -> Result<reqwest::Client, NetError> {
+        build(self.client().no_proxy().connect_timeout(connect_timeout))
     }
 
     fn client(&self) -> reqwest::ClientBuilder {
@@ -116,33 +119,43 @@ impl Net {
             .redirect(reqwest::redirect::Policy::none())
     }
 
-    async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {
+    async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport, NetError> {
         let via = http_proxy::address(proxy)?;
-        info!(proxy = %via.host, target = %authority, "going through the environment's proxy");
-        let tcp = tcp(proxy.uri()).await.context(ConnectStep::ProxyTcp(via.host.to_string()))?;
-        let mut transport = match via.encrypted {
-            true => Either::Right(self.encrypt(tcp, &via.host).await?),
-            false => Either::Left(tcp),
-        };
-        let step =
-            || ConnectStep::ProxyConnect { proxy: via.host.to_string(), target: authority.to_string() };
-        with_timeout(PROXY_TIMEOUT, http_proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
+        info!(proxy = %via.host, target = %authority, "connecting through the proxy of the environment");
+        let tcp = tcp(proxy.uri())
             .await
-            .with_context(step)?;
+            .map_err(|cause| NetError::ProxyUnreachable { proxy: via.host.to_string(), cause })?;
+        let mut transport = if via.encrypted {
+            Either::Right(self.encrypt(tcp, &via.host).await?)
+        } else {
+            Either::Left(tcp)
+        };
+        let tunnel = http_proxy::open_tunnel(&mut transport, &via.host, authority, proxy.basic_auth());
+        timeout(PROXY_TIMEOUT, tunnel).await.unwrap_or_else(|_elapsed| {
+            Err(NetError::ProxyRejected {
+                proxy: Some(via.host.to_string()),
+                host: authority.to_string(),
+                status: None,
+                cause: no_response(PROXY_TIMEOUT),
+            })
+        })?;
         Ok(transport)
     }
 
-    async fn encrypt<T>(&self, transport: T, authority: &Authority) -> Result<TlsStream<T>>
+    async fn encrypt<T>(&self, transport: T, authority: &Authority) -> Result<TlsStream<T>, NetError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let step = || ConnectStep::Tls(authority.to_string());
+        let failed = |error| NetError::Tls { host: authority.to_string(), error };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host).with_context(step)?;
-        let stream = with_timeout(TLS_TIMEOUT, async {
-            Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport).await?)
-        });
-        let stream = stream.await.with_context(step)?;
+        let name = ServerName::try_from(host).map_err(|error| failed(TlsError::Other(error.to_string())))?;
+        let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport);
+        let stream = timeout(TLS_TIMEOUT, handshake)
+            .await
+            .map_err(|_elapsed| failed(TlsError::Other(no_response(TLS_TIMEOUT))))?
+            .map_err(|error| {
+                failed(tls::error_in(&error).map_or_else(|| TlsError::Other(root(&error)), TlsError::from))
+            })?;
         let (_, session) = stream.get_ref();
         debug!(
             version = ?session.protocol_version(), suite = ?session.negotiated_cipher_suite().map(|suite| suite.suite()),
@@ -152,30 +165,12 @@ impl Net {
     }
 }
 
-/// The part of the way that failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ConnectStep {
-    /// Name resolution or the TCP connection to a host.
-    #[error("cannot reach {0}")]
-    Tcp(String),
-    /// The same to an HTTP proxy.
-    #[error("the proxy {0} cannot be reached")]
-    ProxyTcp(String),
-    /// The tunnel of an HTTP proxy.
-    #[error("the proxy {proxy} opens no tunnel to {target}")]
-    ProxyConnect {
-        /// Host and port of the proxy.
-        proxy: String,
-        /// Where it should have led.
-        target: String,
-    },
-    /// The TLS handshake with a host.
-    #[error("no TLS with {0}")]
-    Tls(String),
+fn build(client: reqwest::ClientBuilder) -> Result<reqwest::Client, NetError> {
+    client.build().map_err(|error| NetError::Client(root(&error)))
 }
 
 /// Happy eyeballs over all addresses of the host, by the library that the HTTP client uses too.
-async fn tcp(target: &Uri) -> Result<TcpStream> {
+async fn tcp(target: &Uri) -> Result<TcpStream, String> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -184,13 +179,18 @@ async fn tcp(target: &Uri) -> Result<TcpStream> {
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    with_timeout(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
+    match timeout(TCP_TIMEOUT, connector.call(target.clone())).await {
+        Ok(Ok(stream)) => Ok(stream.into_inner()),
+        Ok(Err(error)) => Err(error::chain(&error)),
+        Err(_elapsed) => Err(no_response(TCP_TIMEOUT)),
+    }
 }
 
-fn https(authority: &Authority) -> Result<Uri> {
-    Ok(Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build()?)
+fn https(authority: &Authority) -> Uri {
+    let uri = Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build();
+    uri.expect("an authority with a scheme and a path is a URI")
 }
 
-async fn with_timeout<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(limit, work).await.with_context(|| format!("no answer within {} s", limit.as_secs()))?
+fn no_response(limit: Duration) -> String {
+    format!("no response within {} s", limit.as_secs())
 }

@@ -1,5 +1,6 @@
 //! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which is loaded while the network answers.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -46,7 +47,7 @@ struct SystemTrust {
 struct Roots {
     verifier: Arc<dyn ServerCertVerifier>,
     /// A part of them that could not be read.
-    unread: Option<Unread>,
+    unreadable: Option<Unreadable>,
 }
 
 impl SystemTrust {
@@ -70,39 +71,41 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     let (file, dir) = (path("SSL_CERT_FILE"), path("SSL_CERT_DIR"));
     let extra = rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref()).certs;
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(provider))?;
-    Ok(Roots { verifier: Arc::new(verifier), unread: None })
+    Ok(Roots { verifier: Arc::new(verifier), unreadable: None })
 }
 
 /// The certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those where distributions have them.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     use rustls::client::WebPkiServerVerifier;
-    let other = |error: Unread| Error::Other(OtherError(Arc::new(error)));
+    let other = |error: TrustError| Error::Other(error.into());
     // The loader waits for the other end of a FIFO, and reads a device without end.
     if let Some(file) = std::env::var_os("SSL_CERT_FILE").filter(|file| std::fs::exists(file).unwrap_or(true))
     {
-        open_regular(file.as_ref()).map_err(|error| other(Unread::new(file.as_ref(), &error)))?;
+        open_regular(file.as_ref())
+            .map_err(|error| other(TrustError::Unreadable(Unreadable::new(file.as_ref(), &error))))?;
     }
     let found = rustls_native_certs::load_native_certs();
-    let unread = found.errors.iter().find_map(|error| match &error.kind {
-        rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unread::new(path, inner)),
+    let unreadable = found.errors.iter().find_map(|error| match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unreadable::new(path, inner)),
         _ => None,
     });
     let mut store = rustls::RootCertStore::empty();
     store.add_parsable_certificates(found.certs);
     if store.is_empty() {
-        return Err(unread.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
+        let error = unreadable.or_else(unreadable_bundle).map_or(TrustError::NoRoots, TrustError::Unreadable);
+        return Err(other(error));
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
     let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
-    Ok(Roots { verifier, unread })
+    Ok(Roots { verifier, unreadable })
 }
 
 /// What there is, and cannot be opened, where the loader found nothing.
 #[cfg(not(any(windows, target_vendor = "apple")))]
-fn unread_bundle() -> Option<Unread> {
+fn unreadable_bundle() -> Option<Unreadable> {
     BUNDLES.iter().map(std::path::Path::new).find_map(|path| match open_regular(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(Unread::new(path, &error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(Unreadable::new(path, &error)),
         _ => None,
     })
 }
@@ -116,31 +119,36 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The error where the system has no root certificates; rustls-platform-verifier begins its own with the same words.
-pub(crate) const NO_ROOTS: &str = "No CA certificates";
+/// The text with which rustls-platform-verifier begins its error if the system has no root certificates.
+const NO_ROOTS: &str = "No CA certificates";
 
-/// Root certificates that cannot be read.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot read the root certificates in {}: {why}", path.display())]
-pub(crate) struct Unread {
+/// Root certificates that arcssh cannot read.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreadable {
     path: PathBuf,
-    why: String,
+    cause: String,
     lacks_descriptors: bool,
 }
 
-impl Unread {
-    /// Whether the limit of file descriptors is why.
-    pub(crate) fn is_for_want_of_descriptors(&self) -> bool {
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot read the root certificates in {}: {}", self.path.display(), self.cause)
+    }
+}
+
+impl Unreadable {
+    /// Returns whether the limit of file descriptors is the cause.
+    pub(crate) fn lacks_descriptors(&self) -> bool {
         self.lacks_descriptors
     }
 }
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
-impl Unread {
+impl Unreadable {
     fn new(path: &std::path::Path, error: &std::io::Error) -> Self {
         let limits = [Errno::MFILE, Errno::NFILE].map(|limit| Some(limit.raw_os_error()));
         let lacks_descriptors = limits.contains(&error.raw_os_error());
-        Self { path: path.to_owned(), why: error.to_string(), lacks_descriptors }
+        Self { path: path.to_owned(), cause: error.to_string(), lacks_descriptors }
     }
 }
 
@@ -158,9 +166,9 @@ impl ServerCertVerifier for SystemTrust {
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         verdict.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let (issuer, unread) = (x509::issuer(end_entity), roots.unread.clone());
-                let untrusted = UnknownIssuer { issuer, unread };
-                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
+                let issuer = x509::issuer(end_entity);
+                let error = TrustError::UnknownIssuer { issuer, unreadable: roots.unreadable.clone() };
+                Error::InvalidCertificate(CertificateError::Other(error.into()))
             }
             error => error,
         })
@@ -189,17 +197,88 @@ impl ServerCertVerifier for SystemTrust {
     }
 }
 
-/// An authority that the system does not trust: that of a proxy that reads along, as a rule.
+/// Why this computer does not trust a certificate, inside of an error of rustls.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the certificate comes from {}", issuer.as_deref().unwrap_or("nobody"))]
-pub(crate) struct UnknownIssuer {
-    /// What it calls itself.
-    pub(crate) issuer: Option<String>,
-    /// Root certificates that could not be read, of which one may be its own.
-    pub(crate) unread: Option<Unread>,
+enum TrustError {
+    #[error("unknown issuer")]
+    UnknownIssuer { issuer: Option<String>, unreadable: Option<Unreadable> },
+    #[error("no root certificates")]
+    NoRoots,
+    #[error("{0}")]
+    Unreadable(Unreadable),
 }
 
-/// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.
+impl From<TrustError> for OtherError {
+    fn from(error: TrustError) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Debug)]
+pub(crate) enum TlsError {
+    /// The system does not trust the authority: usually that of a proxy that inspects TLS.
+    UnknownIssuer {
+        /// The authority's own name.
+        issuer: Option<String>,
+        /// Root certificates that arcssh could not read, one of which may be the authority's.
+        unreadable: Option<Unreadable>,
+    },
+    /// The certificate has expired.
+    Expired,
+    /// The certificate is not valid yet.
+    NotYetValid,
+    /// The system has no root certificates.
+    NoRoots,
+    /// arcssh cannot read the root certificates.
+    Unreadable(Unreadable),
+    /// The certificate is not valid for another reason.
+    InvalidCertificate(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownIssuer { .. } => f.write_str("this computer does not trust the certificate's authority"),
+            Self::Expired => f.write_str("the certificate has expired"),
+            Self::NotYetValid => f.write_str("the certificate is not valid yet"),
+            Self::NoRoots => f.write_str("no root certificates"),
+            Self::Unreadable(unreadable) => unreadable.fmt(f),
+            Self::InvalidCertificate(cause) | Self::Other(cause) => f.write_str(cause),
+        }
+    }
+}
+
+impl From<&Error> for TlsError {
+    fn from(error: &Error) -> Self {
+        let other = match error {
+            Error::Other(other) | Error::InvalidCertificate(CertificateError::Other(other)) => {
+                other.0.downcast_ref::<TrustError>()
+            }
+            _ => None,
+        };
+        match (other, error) {
+            (Some(TrustError::UnknownIssuer { issuer, unreadable }), _) => {
+                Self::UnknownIssuer { issuer: issuer.clone(), unreadable: unreadable.clone() }
+            }
+            (Some(TrustError::NoRoots), _) => Self::NoRoots,
+            (Some(TrustError::Unreadable(unreadable)), _) => Self::Unreadable(unreadable.clone()),
+            (None, Error::General(text)) if text.starts_with(NO_ROOTS) => Self::NoRoots,
+            (None, Error::InvalidCertificate(error)) => match error {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    Self::NotYetValid
+                }
+                error => Self::InvalidCertificate(error.to_string()),
+            },
+            (None, error) => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// Returns the TLS error in an error. tokio-rustls and hyper put it into one or two [`std::io::Error`]s.
 pub(crate) fn error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     match error.downcast_ref::<std::io::Error>() {
         Some(io) => error_in(io.get_ref()?),

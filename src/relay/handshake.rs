@@ -3,9 +3,9 @@
 //! The request is written and its answer read here rather than by a WebSocket library, because the relay says why it
 //! refuses in the HTTP reason phrase alone (Relay Hybrid Connections protocol, "error codes").
 
+use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -15,9 +15,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use crate::azure::arm::ArmError;
 use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::net::error::{chain, causes};
 use crate::net::http_head::{self, Head};
-use crate::net::{self, Net};
+use crate::net::tls::{self, TlsError};
+use crate::net::{self, Net, NetError};
+use crate::system::SystemError;
+use crate::terminal::TerminalError;
 
 /// How long a try may take: the relay gives the listener about 30 s to accept (Relay Hybrid Connections
 /// protocol, "accept"), so that its own 504 comes first.
@@ -100,34 +105,38 @@ where
     let id = Uuid::new_v4();
     debug!(%id, %authority, "asking the relay for a connection");
     let request = request(authority, credentials, port, &key, id);
-    let head =
-        exchange(&mut stream, &request).await.map_err(|error| match error.is::<httparse::Error>() {
-            true => error.context(format!("{authority} is no relay")),
-            false => error.context(format!("the relay {authority} went away")),
-        })?;
+    let head = exchange(&mut stream, &request).await.map_err(|error| ConnectError::of_exchange(authority, &error))?;
     if head.status != 101 {
-        return Err(ConnectError::refused(authority.as_str(), head.status, &head.reason));
+        return Err(Rejection::new(authority.as_str(), head.status, &head.reason).into());
     }
-    check_upgrade(&head, &key).with_context(|| format!("{authority} is no WebSocket server"))?;
+    check_upgrade(&head, &key).map_err(|cause| ConnectError::invalid(authority, cause))?;
     Ok(Upgraded { relay: authority.to_string(), stream, read_ahead: head.read_ahead })
 }
 
 /// RFC 6455, section 4.1: what a client checks in a 101.
-fn check_upgrade(head: &Head, key: &str) -> Result<()> {
+fn check_upgrade(head: &Head, key: &str) -> Result<(), String> {
     let has = |name: &str, wanted: &str| head.values(name).any(|value| value.eq_ignore_ascii_case(wanted));
-    ensure!(has("upgrade", "websocket"), "its Upgrade does not name websocket");
-    ensure!(has("connection", "upgrade"), "its Connection does not name Upgrade");
-    let accept: Vec<&str> = head.values("sec-websocket-accept").collect();
-    ensure!(accept == [derive_accept_key(key.as_bytes())], "its Sec-WebSocket-Accept is wrong");
-    let unasked = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
-    if let Some((name, value)) = unasked.into_iter().find_map(|name| Some((name, head.values(name).next()?)))
-    {
-        bail!("it selected {value:?} in {name}, which was not offered");
+    if !has("upgrade", "websocket") {
+        return Err("its Upgrade header does not name websocket".into());
     }
-    Ok(())
+    if !has("connection", "upgrade") {
+        return Err("its Connection header does not name Upgrade".into());
+    }
+    let accept: Vec<&str> = head.values("sec-websocket-accept").collect();
+    if accept != [derive_accept_key(key.as_bytes())] {
+        return Err("its Sec-WebSocket-Accept header is wrong".into());
+    }
+    let unrequested = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
+    match unrequested.into_iter().find_map(|name| Some((name, head.values(name).next()?))) {
+        Some((name, value)) => Err(format!("it selected {value:?} in {name}, which arcssh did not offer")),
+        None => Ok(()),
+    }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Result<Head> {
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &str,
+) -> anyhow::Result<Head> {
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     http_head::read(stream).await
@@ -157,91 +166,147 @@ fn request(authority: &Authority, credentials: &RelayCredentials, port: u16, key
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// The relay, or the agent through it, refused the upgrade.
-    #[error("the relay answered {status} {reason}{}", tracking(.tracking_id))]
-    Refused {
-        /// The relay's host, with its port unless that is 443.
-        relay: String,
-        /// The HTTP status.
-        status: u16,
-        /// The text of the HTTP reason phrase.
-        reason: String,
-        /// How the relay names the request, for support; empty where the phrase has no such part.
-        tracking_id: String,
-    },
-    /// The relay did not answer the upgrade in this time.
-    #[error("the relay did not answer within {} s", .0.as_secs())]
+    /// The relay, or the agent through it, rejected the upgrade.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// The relay did not respond to the upgrade in this time.
+    #[error("the relay did not respond within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The relay cannot be reached, or does not speak its protocol.
+    /// The relay cannot be reached.
     #[error(transparent)]
-    Unreachable(#[from] anyhow::Error),
+    Net(#[from] NetError),
+    /// The server does not speak the relay's protocol.
+    #[error("{relay} is not a relay: {cause}")]
+    InvalidResponse {
+        /// The host.
+        relay: String,
+        /// What is wrong with its response.
+        cause: String,
+    },
+    /// Azure Resource Manager issued no relay credentials.
+    #[error(transparent)]
+    Credentials(#[from] ArmError),
+    /// The cached credentials cannot be used.
+    #[error(transparent)]
+    State(#[from] SystemError),
+    /// Azure Resource Manager took too long.
+    #[error(transparent)]
+    CredentialsTimedOut(#[from] TerminalError),
 }
 
-fn tracking(id: &str) -> String {
-    if id.is_empty() { String::new() } else { format!(", TrackingId {id}") }
+/// A response of the relay other than 101.
+#[derive(Clone, Debug)]
+pub(crate) struct Rejection {
+    /// The relay's host, with its port unless that is 443.
+    pub(crate) relay: String,
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The text of the HTTP reason phrase.
+    pub(crate) reason: String,
+    /// The relay's ID of the request, for support; empty if the phrase has none.
+    pub(crate) tracking_id: String,
 }
 
-/// The phrase that HTTP has for a status.
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the relay responded {} {}", self.status, self.reason)?;
+        if self.tracking_id.is_empty() { Ok(()) } else { write!(f, ", TrackingId {}", self.tracking_id) }
+    }
+}
+
+impl From<Rejection> for ConnectError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// Returns the phrase that HTTP has for a status.
 fn usual_reason(status: u16) -> Option<&'static str> {
     StatusCode::from_u16(status).ok()?.canonical_reason()
 }
 
-impl ConnectError {
-    /// Takes a reason phrase apart: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
-    pub(crate) fn refused(relay: &str, status: u16, phrase: &str) -> Self {
+impl Rejection {
+    /// Parses a reason phrase: `{text}. TrackingId:{id}, SystemTracker:…, Timestamp:…`.
+    pub(crate) fn new(relay: &str, status: u16, phrase: &str) -> Self {
         let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
         let text = Some(text.trim_end_matches([' ', '.'])).filter(|text| !text.is_empty());
         let reason = text.or_else(|| usual_reason(status)).unwrap_or_default().to_owned();
         let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
-        Self::Refused { relay: relay.to_owned(), status, reason, tracking_id }
+        Self { relay: relay.to_owned(), status, reason, tracking_id }
     }
 
-    /// The error without what only support wants to know.
+    /// Returns whether the agent was reached and no service listens on the port: its 503 names the address that it dialled
+    /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
+    pub(crate) fn is_port_closed(&self) -> bool {
+        self.status == 503 && self.reason.contains("connection to localhost:")
+    }
+
+    /// Returns whether the reason phrase contains only the text of the status. The relay adds a text of its own, and a
+    /// proxy that inspects TLS replaces it (seen with Squid).
+    pub(crate) fn has_default_reason(&self) -> bool {
+        self.tracking_id.is_empty() && usual_reason(self.status) == Some(&self.reason)
+    }
+
+    /// Returns whether the namespace allows only certain networks: `Ip has been prevented to connect to the endpoint`
+    /// (OfficeDev microsoft-teams-tunnelrelay issue 36).
+    pub(crate) fn is_ip_blocked(&self) -> bool {
+        self.reason.contains("Ip has been prevented")
+    }
+
+    /// Returns whether the same request may succeed later: no listener yet, or a gateway that timed out or failed. A network
+    /// that requires its user to sign in first responds 511 (RFC 6585, section 6).
+    fn is_transient(&self) -> bool {
+        match self.status {
+            404 | 408 | 429 => true,
+            511 => false,
+            status => (500..600).contains(&status) && !self.is_port_closed(),
+        }
+    }
+}
+
+impl ConnectError {
+    fn invalid(relay: &Authority, cause: String) -> Self {
+        Self::InvalidResponse { relay: relay.to_string(), cause }
+    }
+
+    /// Returns the error of a request that got no response.
+    fn of_exchange(relay: &Authority, error: &anyhow::Error) -> Self {
+        let cause = chain(error.as_ref());
+        if error.is::<httparse::Error>() {
+            return Self::invalid(relay, cause);
+        }
+        let host = relay.to_string();
+        Self::Net(match causes(error.as_ref()).find_map(tls::error_in) {
+            Some(error) => NetError::Tls { host, error: TlsError::from(error) },
+            None => NetError::Unreachable { host, cause },
+        })
+    }
+
+    /// Returns the error without what only support needs.
     pub(crate) fn brief(&self) -> String {
         match self {
-            Self::Refused { status, reason, .. } => format!("{status} {reason}"),
+            Self::Rejected(Rejection { status, reason, .. }) => format!("{status} {reason}"),
             other => other.to_string(),
         }
     }
 
-    /// Whether the same request may be answered otherwise in a while: no listener yet, a gateway's time-out or fault.
+    /// Returns whether the same request may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Refused { status: 404 | 408 | 429, .. } | Self::TimedOut(_) => true,
-            // A network that wants its user to sign in first (RFC 6585, section 6).
-            Self::Refused { status: 511, .. } => false,
-            Self::Refused { status, .. } => (500..600).contains(status) && !self.is_port_closed(),
-            Self::Unreachable(_) => false,
+            Self::Rejected(rejection) => rejection.is_transient(),
+            Self::TimedOut(_) => true,
+            _ => false,
         }
     }
 
-    /// Whether the agent was reached and nothing listened on the port: its 503 names the address that it dialled
-    /// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
-    pub(crate) fn is_port_closed(&self) -> bool {
-        matches!(self, Self::Refused { status: 503, reason, .. } if reason.contains("connection to localhost:"))
-    }
-
-    /// Whether there is nothing in the reason phrase but what the status says by itself: the relay tells more, and a proxy
-    /// that looks into TLS puts this in place of it (seen with Squid).
-    pub(crate) fn has_default_reason(&self) -> bool {
-        matches!(self, Self::Refused { status, reason, tracking_id, .. }
-            if tracking_id.is_empty() && usual_reason(*status) == Some(reason))
-    }
-
-    /// Whether nobody listens under the name that was dialled: not yet, or no more.
+    /// Returns whether no agent listens under the name that was dialled: not yet, or no longer.
     pub(crate) fn is_no_listener(&self) -> bool {
-        matches!(self, Self::Refused { status: 404, .. })
+        matches!(self, Self::Rejected(Rejection { status: 404, .. }))
     }
 
-    /// Whether the namespace lets only certain networks in: `Ip has been prevented to connect to the endpoint` (OfficeDev
-    /// microsoft-teams-tunnelrelay issue 36).
-    pub(crate) fn is_ip_blocked(&self) -> bool {
-        matches!(self, Self::Refused { reason, .. } if reason.contains("Ip has been prevented"))
-    }
-
-    /// Whether the shared access signature was refused, so that newly minted credentials may serve.
+    /// Returns whether the relay rejected the shared access signature, so that newly issued credentials may work.
     pub(crate) fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Refused { status: 401, .. }) && !self.is_ip_blocked()
+        matches!(self, Self::Rejected(rejection) if rejection.status == 401 && !rejection.is_ip_blocked())
     }
 }
 
@@ -255,18 +320,18 @@ mod tests {
         "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2/1664/v2","accessKey":"SharedAccessSignature sr=x&sig=y",
         "expiresOn":1,"serviceConfigurationToken":"eyJ0.a.b"}}"#;
 
-    fn refused(status: u16, reason: &str) -> ConnectError {
-        ConnectError::refused("azgn.servicebus.windows.net", status, reason)
+    fn rejected(status: u16, reason: &str) -> ConnectError {
+        Rejection::new("azgn.servicebus.windows.net", status, reason).into()
     }
 
     #[test]
     fn a_reason_phrase_is_taken_apart() {
         let phrase = "Endpoint does not exist. TrackingId:1b_G13, SystemTracker:sb://ns/name, Timestamp:2025-04-24T11:08:04";
-        let error = refused(404, phrase);
-        assert_eq!(error.to_string(), "the relay answered 404 Endpoint does not exist, TrackingId 1b_G13");
+        let error = rejected(404, phrase);
+        assert_eq!(error.to_string(), "the relay responded 404 Endpoint does not exist, TrackingId 1b_G13");
         assert_eq!(error.brief(), "404 Endpoint does not exist");
-        assert_eq!(refused(404, "Not Found").to_string(), "the relay answered 404 Not Found");
-        assert_eq!(refused(404, "").to_string(), "the relay answered 404 Not Found");
+        assert_eq!(rejected(404, "Not Found").to_string(), "the relay responded 404 Not Found");
+        assert_eq!(rejected(404, "").to_string(), "the relay responded 404 Not Found");
     }
 
     #[test]
@@ -310,28 +375,28 @@ mod tests {
         let twice = accept.repeat(2);
         let accepted = format!("{good}{accept}");
         for (lines, told) in [
-            (format!("Connection: Upgrade\r\n{accept}"), "its Upgrade does not name websocket"),
+            (format!("Connection: Upgrade\r\n{accept}"), "its Upgrade header does not name websocket"),
             (
                 format!("Upgrade: h2c\r\nConnection: Upgrade\r\n{accept}"),
-                "its Upgrade does not name websocket",
+                "its Upgrade header does not name websocket",
             ),
-            (format!("Upgrade: websocket\r\n{accept}"), "its Connection does not name Upgrade"),
-            (good.to_owned(), "its Sec-WebSocket-Accept is wrong"),
+            (format!("Upgrade: websocket\r\n{accept}"), "its Connection header does not name Upgrade"),
+            (good.to_owned(), "its Sec-WebSocket-Accept header is wrong"),
             (
                 format!("{good}Sec-WebSocket-Accept: S3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
-                "its Sec-WebSocket-Accept is wrong",
+                "its Sec-WebSocket-Accept header is wrong",
             ),
-            (format!("{good}{twice}"), "its Sec-WebSocket-Accept is wrong"),
+            (format!("{good}{twice}"), "its Sec-WebSocket-Accept header is wrong"),
             (
                 format!("{accepted}sec-websocket-extensions: permessage-deflate\r\n"),
-                "it selected \"permessage-deflate\" in Sec-WebSocket-Extensions, which was not offered",
+                "it selected \"permessage-deflate\" in Sec-WebSocket-Extensions, which arcssh did not offer",
             ),
             (
                 format!("{accepted}Sec-WebSocket-Protocol: ssh\r\n"),
-                "it selected \"ssh\" in Sec-WebSocket-Protocol, which was not offered",
+                "it selected \"ssh\" in Sec-WebSocket-Protocol, which arcssh did not offer",
             ),
         ] {
-            assert_eq!(check(&lines).await.unwrap_err().to_string(), told, "{lines}");
+            assert_eq!(check(&lines).await.unwrap_err(), told, "{lines}");
         }
     }
 
@@ -340,23 +405,23 @@ mod tests {
         let answer = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: \xff\r\n\r\n";
         let head = http_head::read(&mut answer.as_slice()).await.unwrap();
         let error = check_upgrade(&head, "dGhlIHNhbXBsZSBub25jZQ==").unwrap_err();
-        assert!(error.to_string().contains("was not offered"), "{error}");
+        assert!(error.contains("did not offer"), "{error}");
     }
 
     #[test]
     fn what_may_pass_is_waited_out_and_nothing_else() {
         let phases =
             ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
-        assert!(phases.iter().all(|reason| refused(404, reason).is_transient()));
-        assert!([408, 429, 500, 502, 503, 504].iter().all(|status| refused(*status, "").is_transient()));
-        assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| refused(*status, "").is_transient()));
-        let closed = refused(
+        assert!(phases.iter().all(|reason| rejected(404, reason).is_transient()));
+        assert!([408, 429, 500, 502, 503, 504].iter().all(|status| rejected(*status, "").is_transient()));
+        assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| rejected(*status, "").is_transient()));
+        let closed = rejected(
             503,
             "connection to localhost:22 failed: dial tcp 127.0.0.1:22: connect: connection refused",
         );
-        assert!(closed.is_port_closed() && !closed.is_transient());
-        assert!(refused(401, "ExpiredToken").is_unauthorized());
-        assert!(!refused(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized());
+        assert!(!closed.is_transient());
+        assert!(rejected(401, "ExpiredToken").is_unauthorized());
+        assert!(!rejected(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
+use crate::system::SystemError;
 use crate::system::files::{self, TEMP_FILE, ensure_own, is_own, is_temporary, open_own, temporary};
 use crate::text::hex;
 
@@ -41,8 +42,6 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) const STATE_DIR_VARIABLE: &str = "ARCSSH_STATE_DIR";
 /// The name of the state directory below [`STATE_DIR_VARIABLE`], which can contain other files.
 const SUBDIRECTORY: &str = "arcssh-state";
-/// The hint if there is no usable state directory.
-pub(crate) const OTHER_DIRECTORY: &str = "name a folder of your own in ARCSSH_STATE_DIR";
 
 /// A kind of value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +119,7 @@ impl Key {
         format!("{}-{}.json", self.kind.name(), self.hash())
     }
 
-    /// Returns the name of the lock file. Lock files are never deleted, so subjects share 4,096 of them per kind.
+    /// Returns the name of the lock file. Lock files are never deleted, so keys share 4,096 of them per kind.
     fn lock_file(&self) -> String {
         format!("{}-{}.lock", self.kind.name(), &self.hash()[..3])
     }
@@ -135,6 +134,7 @@ impl Key {
 struct Envelope<T> {
     version: u32,
     kind: Kind,
+    #[serde(rename = "subject")]
     name: String,
     value: T,
 }
@@ -164,7 +164,7 @@ impl Content {
         let version = object.get("version").and_then(serde_json::Value::as_u64);
         match version.and_then(|version| u32::try_from(version).ok()) {
             Some(version) if version != VERSION => Self::OtherVersion(version),
-            Some(_) if object.contains_key("kind") && object.contains_key("name") => Self::Value,
+            Some(_) if object.contains_key("kind") && object.contains_key("subject") => Self::Value,
             None if !object.is_empty() => Self::Foreign,
             _ => Self::Damaged,
         }
@@ -184,24 +184,12 @@ pub(crate) struct Lock {
     _file: File,
 }
 
-/// A state file or directory that other users can read or write.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{} is open to other users (mode {mode:04o})", path.display())]
-pub(crate) struct InsecurePermissions {
-    /// The file or directory.
-    pub(crate) path: PathBuf,
-    /// Its mode.
-    mode: u32,
-    /// The mode that it should have.
-    pub(crate) wanted: u32,
-}
-
 impl Store {
     /// Opens the state directory, and creates it if it does not exist.
     ///
     /// # Errors
     /// Other users can access the directory.
-    pub(crate) fn open() -> Result<Self, InsecurePermissions> {
+    pub(crate) fn open() -> Result<Self, SystemError> {
         let Some(parent) = directory_of_variable() else {
             return platform_directory().map_or(Ok(Self::disabled()), Self::at);
         };
@@ -219,7 +207,7 @@ impl Store {
     ///
     /// # Errors
     /// Other users can access a file.
-    pub(crate) fn check(&self) -> Result<Option<usize>, InsecurePermissions> {
+    pub(crate) fn check(&self) -> Result<Option<usize>, SystemError> {
         let mut count = 0;
         for (_, path) in self.values() {
             count += usize::from(read_private(&path)?.is_some());
@@ -227,7 +215,7 @@ impl Store {
         Ok(self.check_writable().is_ok().then_some(count))
     }
 
-    fn at(directory: PathBuf) -> Result<Self, InsecurePermissions> {
+    fn at(directory: PathBuf) -> Result<Self, SystemError> {
         let metadata = resolved(&directory).or_else(|error| match error.kind() {
             ErrorKind::NotFound => files::create_private_dir(&directory).and_then(|()| resolved(&directory)),
             _ => Err(error),
@@ -246,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// Other users can access the file.
-    pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, InsecurePermissions> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, SystemError> {
         let Some(path) = self.path(key) else { return Ok(None) };
         let Some(json) = read_private(&path)? else { return Ok(None) };
         match serde_json::from_slice::<Envelope<T>>(&json) {
@@ -492,7 +480,7 @@ fn resolved(path: &Path) -> io::Result<fs::Metadata> {
 }
 
 /// Returns the bytes of a file, if it exists.
-fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, InsecurePermissions> {
+fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, SystemError> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(None) };
     if !metadata.is_file() || !check_owner(path, &metadata, FILE_MODE)? {
         return Ok(None);
@@ -539,7 +527,7 @@ const FILE_MODE: u32 = 0o600;
 /// # Errors
 /// Other users can access it.
 #[cfg(unix)]
-fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, InsecurePermissions> {
+fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, SystemError> {
     use std::os::unix::fs::MetadataExt as _;
     if !is_own(metadata) {
         warn!("ignoring {}: it belongs to another user", path.display());
@@ -547,14 +535,14 @@ fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(InsecurePermissions { path: path.to_owned(), mode, wanted });
+        return Err(SystemError::InsecurePermissions { path: path.to_owned(), mode, wanted });
     }
     Ok(true)
 }
 
 /// On other platforms, only the user can access the directory.
 #[cfg(not(unix))]
-fn check_owner(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, InsecurePermissions> {
+fn check_owner(_: &Path, _: &fs::Metadata, _: u32) -> Result<bool, SystemError> {
     Ok(true)
 }
 

@@ -9,33 +9,21 @@ use std::thread;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+use crate::system::SystemError;
+
 /// File descriptors that a connection needs beside standard input, output and error: the runtime's five, those of the
 /// state directory, name resolution, TCP, the trust store, an SSH agent, and the pipes of a credential program.
-const DESCRIPTORS: usize = 24;
-
-/// Why arcssh does not start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Exhausted {
-    /// The limit of this process or of the system is too low.
-    #[error("arcssh needs {DESCRIPTORS} free file descriptors: {0}")]
-    Descriptors(io::Error),
-    /// The user's limit of processes, or memory.
-    #[error("the system does not start a thread: {0}")]
-    Threads(io::Error),
-    /// getrandom(2) fails.
-    #[error("the system does not provide random numbers")]
-    Randomness,
-}
+pub(super) const DESCRIPTORS: usize = 24;
 
 /// Tries whether there is enough of each.
 ///
 /// # Errors
 /// What is missing.
-pub(crate) fn check() -> Result<(), Exhausted> {
-    descriptors().map_err(Exhausted::Descriptors)?;
+pub(crate) fn check() -> Result<(), SystemError> {
+    descriptors().map_err(|error| SystemError::Descriptors(error.to_string()))?;
     // Before the first HashMap: its seed comes from the same source, and std panics without it.
-    SystemRandom::new().fill(&mut [0; 32]).map_err(|_| Exhausted::Randomness)?;
-    let thread = thread::Builder::new().spawn(|| {}).map_err(Exhausted::Threads)?;
+    SystemRandom::new().fill(&mut [0; 32]).map_err(|_| SystemError::Randomness)?;
+    let thread = thread::Builder::new().spawn(|| {}).map_err(|error| SystemError::Threads(error.to_string()))?;
     let _ = thread.join();
     Ok(())
 }

@@ -6,3 +6,48 @@ pub(crate) mod limits;
 pub(crate) mod secret;
 pub(crate) mod signals;
 pub(crate) mod stdio;
+
+use std::path::PathBuf;
+
+/// A limit of the system, or a file of arcssh that cannot be used safely.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum SystemError {
+    /// Other users can read or write a state file or the state directory.
+    #[error("other users can access {} (mode {mode:04o})", path.display())]
+    InsecurePermissions {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// The mode that it should have.
+        wanted: u32,
+    },
+    /// The limit of file descriptors is too low.
+    #[error("arcssh needs {} free file descriptors: {0}", limits::DESCRIPTORS)]
+    Descriptors(String),
+    /// The limit of processes or of memory is reached.
+    #[error("the system does not start a thread: {0}")]
+    Threads(String),
+    /// getrandom(2) fails.
+    #[error("the system does not provide random numbers")]
+    Randomness,
+    /// The log file has another type or owner, or cannot be written.
+    #[error("cannot write the log file {}: {cause}", path.display())]
+    LogNotOpened {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// Other users can read or write the log file.
+    #[error("other users can access the log file {} (mode {mode:04o})", path.display())]
+    LogInsecure {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The log file has other content.
+    #[error("the log file {} contains other data than a log of arcssh", .0.display())]
+    NotALog(PathBuf),
+}

@@ -1,6 +1,43 @@
-//! The user's terminal: what arcssh prints, asks and shows while it waits.
+//! The user's terminal: output, questions, progress.
 
 pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod prompt;
 pub(crate) mod tty;
+
+use std::time::Duration;
+
+/// The output, the user or the time limit ended a command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TerminalError {
+    /// A write to standard output failed, for example because a disk is full.
+    #[error("arcssh cannot write to standard output: {0}")]
+    Stdout(std::io::Error),
+    /// The user did not confirm.
+    #[error("nothing was changed: you did not confirm the changes")]
+    Declined,
+    /// There is no terminal.
+    #[error("nothing was changed: there is no terminal to ask for confirmation")]
+    NotInteractive,
+    /// The answer cannot be read.
+    #[error("cannot read the answer from the terminal: {0}")]
+    Stdin(std::io::Error),
+    /// A part of the work took too long.
+    #[error("timed out after {} s waiting for {object}", .after.as_secs())]
+    TimedOut {
+        /// What arcssh waited for.
+        object: String,
+        /// The time limit.
+        after: Duration,
+    },
+    /// A signal ended the wait for a connection.
+    #[error("ssh stopped waiting after {} s for {object}", .after.as_secs())]
+    Interrupted {
+        /// What arcssh waited for.
+        object: String,
+        /// How long arcssh had waited.
+        after: Duration,
+        /// The number of the signal.
+        signal: u8,
+    },
+}

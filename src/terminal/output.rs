@@ -2,8 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use anyhow::{Context as _, Result};
-
+use crate::terminal::TerminalError;
 use crate::text::sanitize;
 
 /// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
@@ -16,19 +15,14 @@ pub(crate) fn print_on_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints what a command was asked for. Whoever closes the pipe has read enough.
+/// Prints the output of a command. A reader that closes the pipe has read enough.
 ///
 /// # Errors
-/// [`StdoutError`]: a disk is full.
-pub(crate) fn print(text: &str) -> Result<()> {
+/// [`TerminalError::Stdout`].
+pub(crate) fn print(text: &str) -> Result<(), TerminalError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context(StdoutError),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(TerminalError::Stdout(error)),
         _ => Ok(()),
     }
 }
-
-/// Standard output takes no more.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("standard output cannot be written")]
-pub(crate) struct StdoutError;

@@ -5,12 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
 use console::Term;
 use tokio::time::{Instant, interval_at, timeout};
 use tracing::{Level, enabled};
 
-use crate::terminal::tty;
+use crate::terminal::{TerminalError, tty};
 use crate::text::{cut, sanitize, width};
 
 /// The first line comes after this time.
@@ -99,13 +98,13 @@ impl<W: Write> Progress<W> {
     /// Waits for a part of the work no longer than `limit`, and tells of it.
     ///
     /// # Errors
-    /// [`TimedOut`].
-    pub(crate) async fn run_with_timeout<T>(
+    /// [`TerminalError::TimedOut`], and those of `work`.
+    pub(crate) async fn run_with_timeout<T, E: From<TerminalError>>(
         &self,
         limit: Duration,
         object: String,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         self.set_deadline(object.clone(), limit);
         with_timeout(limit, object, work).await
     }
@@ -164,24 +163,16 @@ impl<W: Write> Progress<W> {
     }
 }
 
-/// Does a part of the work that others hide from view for now, in no longer than `limit`.
+/// Runs `work` with a time limit.
 ///
 /// # Errors
-/// [`TimedOut`].
-pub(crate) async fn with_timeout<T>(
+/// [`TerminalError::TimedOut`], and those of `work`.
+pub(crate) async fn with_timeout<T, E: From<TerminalError>>(
     limit: Duration,
     object: String,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    timeout(limit, work).await.unwrap_or_else(|_elapsed| bail!(TimedOut { object, limit }))
-}
-
-/// What was waited for has not come in time.
-#[derive(Debug, thiserror::Error)]
-#[error("the {object} did not come within {} s", .limit.as_secs())]
-pub(crate) struct TimedOut {
-    object: String,
-    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    timeout(limit, work).await.map_err(|_elapsed| TerminalError::TimedOut { object, after: limit })?
 }
 
 /// Erases the line when it is dropped.

@@ -1,75 +1,65 @@
-//! Asks the user before something is changed: on a terminal, and nowhere else.
+//! Questions to the user, on a terminal only.
 
-use std::io::{IsTerminal, Write, stderr, stdin};
+use std::io::{self, IsTerminal, Write, stderr, stdin};
 
-use anyhow::{Result, bail};
 use tokio::task::spawn_blocking;
 
+use crate::terminal::TerminalError;
 use crate::text::sanitize;
 
-/// How a command may go ahead.
+/// Whether a command asks before it changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confirm {
-    /// It was given where the command was typed.
+    /// `--yes` confirms.
     Yes,
-    /// The user is to be asked.
+    /// The user must confirm.
     Ask,
 }
 
 impl Confirm {
-    /// What `--yes` means.
+    /// Returns the meaning of `--yes`.
     pub(crate) fn of(yes: bool) -> Self {
         if yes { Self::Yes } else { Self::Ask }
     }
 
-    /// Asks, if that is still to be done.
+    /// Asks the question, unless `--yes` was given.
     ///
     /// # Errors
-    /// [`PromptError`].
-    pub(crate) async fn to(self, question: &str) -> Result<()> {
+    /// The user does not confirm, or there is no terminal.
+    pub(crate) async fn to(self, question: &str) -> Result<(), TerminalError> {
         if self == Self::Yes {
             return Ok(());
         }
         match answer(&format!("{question} [y/N]")).await?.as_deref() {
             Some("y" | "yes") => Ok(()),
-            Some(_) => bail!(PromptError::Declined),
-            None => bail!(PromptError::NotInteractive),
+            Some(_) => Err(TerminalError::Declined),
+            None => Err(TerminalError::NotInteractive),
         }
     }
 }
 
-/// Whether the user wants something of no danger: nobody does where there is no terminal to ask on.
+/// Asks a question whose default is yes. Without a terminal, the answer is no.
 ///
 /// # Errors
 /// The terminal cannot be read.
-pub(crate) async fn confirm(question: &str) -> Result<bool> {
+pub(crate) async fn confirm(question: &str) -> Result<bool, TerminalError> {
     Ok(matches!(answer(&format!("{question} [Y/n]")).await?.as_deref(), Some("" | "y" | "yes")))
 }
 
-/// What the user answers, in lower case; none where there is no terminal to ask on. A thread waits for it, so that Ctrl-C
-/// is an answer too.
-async fn answer(question: &str) -> Result<Option<String>> {
+/// Returns the user's answer in lower case; `None` without a terminal. A thread reads it, so that Ctrl-C works.
+async fn answer(question: &str) -> Result<Option<String>, TerminalError> {
     if !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(None);
     }
     let mut stderr = stderr();
     let _ = write!(stderr, "{} ", sanitize(&format!("arcssh: {question}")));
     let _ = stderr.flush();
-    let Some(line) = spawn_blocking(|| stdin().lines().next().transpose()).await?? else {
-        // Ctrl-D: the cursor stands behind the question.
+    let line = spawn_blocking(|| stdin().lines().next().transpose()).await;
+    let line = line.map_err(io::Error::other).and_then(|line| line).map_err(TerminalError::Stdin)?;
+    let Some(line) = line else {
+        // After Ctrl-D, the cursor is behind the question.
         let _ = writeln!(stderr);
         return Ok(Some("no".into()));
     };
     Ok(Some(line.trim().to_lowercase()))
-}
-
-/// Why nothing is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PromptError {
-    /// The user said no.
-    #[error("nothing was changed")]
-    Declined,
-    /// There is no terminal to ask on.
-    #[error("nothing was changed: there is no terminal to ask on")]
-    NotInteractive,
 }

@@ -21,7 +21,8 @@ use crate::azure::json::text;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::net::Net;
 use crate::net::http_head::auth_param;
-use crate::state::{InsecurePermissions, Store};
+use crate::system::SystemError;
+use crate::state::{Store};
 
 /// How ARM names a request; support asks for it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -55,7 +56,7 @@ impl Arm {
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn who(&self) -> Result<String, InsecurePermissions> {
+    pub(crate) fn who(&self) -> Result<String, SystemError> {
         self.identity.cache_key("somebody".into(), None)
     }
 
@@ -257,7 +258,7 @@ pub(crate) enum ArmError {
     Unreachable(#[source] Error),
     /// What is kept for it is open to others.
     #[error(transparent)]
-    Store(#[from] InsecurePermissions),
+    Store(#[from] SystemError),
     /// ARM answered 2xx with something else than was asked for.
     #[error("Azure Resource Manager gave an unexpected answer")]
     UnexpectedAnswer {

@@ -10,7 +10,8 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::azure::credentials::{AccessToken, CredentialError, CredentialSource};
-use crate::state::{InsecurePermissions, Key, Kind, Store};
+use crate::system::SystemError;
+use crate::state::{Key, Kind, Store};
 use crate::system::clock::since_epoch;
 
 /// The tokens of one credential chain.
@@ -48,7 +49,7 @@ impl TokenCache {
     }
 
     /// Removes a token that Azure rejected.
-    pub(super) async fn invalidate(&self, key: &Key, token: &AccessToken) -> Result<(), InsecurePermissions> {
+    pub(super) async fn invalidate(&self, key: &Key, token: &AccessToken) -> Result<(), SystemError> {
         self.tokens.lock().await.retain(|_, other| other.secret != token.secret);
         if self.store.read::<AccessToken>(key)?.is_some_and(|stored| stored.secret == token.secret) {
             self.store.remove(key);
@@ -88,7 +89,7 @@ impl TokenCache {
         fetched
     }
 
-    fn stored(&self, key: &Key) -> Result<Option<AccessToken>, InsecurePermissions> {
+    fn stored(&self, key: &Key) -> Result<Option<AccessToken>, SystemError> {
         let token = self.store.read::<AccessToken>(key)?.filter(AccessToken::is_fresh);
         if let Some(token) = &token {
             info!(expires_on = token.expires_on, "using the cached token of {}", token.source.title());

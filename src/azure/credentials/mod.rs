@@ -25,7 +25,8 @@ use crate::azure::credentials::service_principal::ServicePrincipal;
 use crate::azure::http::Client;
 use crate::azure::{entra, login};
 use crate::net::Net;
-use crate::state::{InsecurePermissions, Key, Kind, Store};
+use crate::system::SystemError;
+use crate::state::{Key, Kind, Store};
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
 
@@ -165,8 +166,8 @@ impl From<azure_core::Error> for SourceError {
     }
 }
 
-impl From<InsecurePermissions> for SourceError {
-    fn from(error: InsecurePermissions) -> Self {
+impl From<SystemError> for SourceError {
+    fn from(error: SystemError) -> Self {
         Self::Refused(error.into())
     }
 }
@@ -191,7 +192,7 @@ pub(crate) enum CredentialError {
     },
     /// Other users can access the state directory.
     #[error(transparent)]
-    Store(#[from] InsecurePermissions),
+    Store(#[from] SystemError),
 }
 
 /// An access token for ARM.
@@ -381,7 +382,7 @@ impl CredentialChain {
         &self,
         what: String,
         tenant: Option<&str>,
-    ) -> Result<String, InsecurePermissions> {
+    ) -> Result<String, SystemError> {
         let variable = |name| service_principal::variable(name).ok().flatten();
         let mut key = format!("{what} of {}", self.cloud.authority_host);
         let mut add = |name: &str, value: Option<String>| {

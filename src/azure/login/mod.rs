@@ -19,7 +19,8 @@ use crate::azure::entra::{Entra, EntraError, TokenResponse, claims};
 use crate::azure::http::{Client, error_chain};
 use crate::azure::json::optional_number;
 use crate::azure::login::key_store::{Item, Prompt, Unusable};
-use crate::state::{InsecurePermissions, Key, Kind, Store};
+use crate::system::SystemError;
+use crate::state::{Key, Kind, Store};
 use crate::system::secret::Secret;
 
 /// Azure CLI's application: a public client that every tenant has, and one of the two that can request SSH certificates
@@ -110,7 +111,7 @@ impl Account {
 ///
 /// # Errors
 /// Other users can read the account file.
-pub(crate) fn account(cloud: &Cloud, store: &Store) -> Result<Option<Account>, InsecurePermissions> {
+pub(crate) fn account(cloud: &Cloud, store: &Store) -> Result<Option<Account>, SystemError> {
     store.read(&key(cloud))
 }
 
