@@ -6,8 +6,8 @@ use anyhow::Result;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
+use crate::cli::proxy_command::find_entry;
 use crate::diagnosis::last_error::{self, LastError};
-use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
 use crate::state::{OTHER_DIRECTORY, Store};
 use crate::system::clock::{format_time, unix_now};

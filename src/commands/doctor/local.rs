@@ -5,11 +5,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::process;
 
-use crate::ssh::effective_config::{self, OverriddenError, Section, find_entry};
-use crate::ssh::managed_block;
+use crate::cli::proxy_command::{HostEntry as Section, find_entry};
+use crate::ssh::{effective_config, managed_block};
 
 /// What a program of OpenSSH says of itself; none where it is not installed. `ssh-keygen` has no option for it: that it
 /// starts is all there is to know.
@@ -47,22 +47,9 @@ pub(super) fn section(file: &Path, machine: &str) -> Option<Section> {
 pub(super) fn configuration(file: &Path, section: Option<&Section>) -> Result<Block> {
     let text = managed_block::read(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
-    let mut hosts = 0;
-    for (patterns, expected) in effective_config::sections(&text[range]) {
-        for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            if section.is_some_and(|section| !patterns.contains(&section.alias)) {
-                continue;
-            }
-            let Some(shadowed) = effective_config::overridden(alias, &expected, file)? else {
-                return Ok(Block::Unjudged);
-            };
-            if let Some(blocked_by) = shadowed.into_iter().next() {
-                bail!(OverriddenError(blocked_by));
-            }
-            hosts += 1;
-        }
-    }
-    Ok(Block::Used(hosts))
+    let only = section.map(|section| section.alias.as_str());
+    let hosts = effective_config::verify(&text[range], file, file, only)?;
+    Ok(hosts.map_or(Block::Unjudged, Block::Used))
 }
 
 /// What ssh makes of a machine's host key.

@@ -15,7 +15,7 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
-use crate::cli::{DoctorArgs, ProxyArgs};
+use crate::cli::DoctorArgs;
 use crate::commands::doctor::checks::{Evaluator, is_fixable};
 use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
 use crate::commands::doctor::report::{Check, Style, Words, json_report, report};
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     };
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     let section = args.machine.as_ref().and_then(|machine| local::section(&file, machine));
-    let proxy = section.as_ref().and_then(|section| ProxyArgs::of_section(section.arguments(), &args.typed));
+    let proxy = section.as_ref().and_then(|section| section.proxy_args(&args.typed));
     let (who, certificate, cloud) = match &proxy {
         Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
         None => (args.who.wanted(), CertificateOptions::default(), &args.cloud),

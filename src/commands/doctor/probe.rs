@@ -32,7 +32,7 @@ use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::connector::Connector;
 use crate::relay::handshake::{ConnectError, Upgraded};
-use crate::ssh::effective_config::Section;
+use crate::cli::proxy_command::HostEntry as Section;
 use crate::state::{InsecurePermissions, Store};
 use crate::system::clock::unix_now;
 use crate::terminal::progress::Progress;
