@@ -1,5 +1,7 @@
 //! What may be typed. Knows words and their forms, and does nothing with them.
 
+pub(crate) mod proxy_command;
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -253,19 +255,6 @@ pub(crate) struct ProxyArgs {
     /// The cloud to talk to.
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
-}
-
-impl ProxyArgs {
-    /// Those of a ProxyCommand, from the name of the command on, with what goes before them; none where it cannot be read.
-    pub(crate) fn of_section(arguments: impl Iterator<Item = String>, rather: &[OsString]) -> Option<Self> {
-        let words = arguments.map(OsString::from).chain(rather.iter().cloned());
-        let words = std::iter::once("arcssh".into()).chain(words);
-        let matches = Cli::command().args_override_self(true).try_get_matches_from(words).ok()?;
-        match Cli::of(&matches).ok()?.command {
-            Command::Proxy(args) => Some(args),
-            _ => None,
-        }
-    }
 }
 
 /// Which machines.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
+use crate::cli::proxy_command::find_entry;
 use crate::diagnosis::last_error::{self, LastError};
-use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::state::Store;

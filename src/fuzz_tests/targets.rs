@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
+use crate::cli::proxy_command::find_entry;
 use crate::fuzz_tests::{each_input, finish, is_plain, text};
 use crate::net::{http_head, http_proxy, x509};
 use crate::ssh::certificate::Certificate;
@@ -142,7 +143,7 @@ fn adopted_sections_are_comments_and_nothing_else_changes() {
         assert_eq!(adopted.matches('\n').count(), text.matches('\n').count());
         assert!(foreign_entries::find_adopted(&adopted).len() >= foreign.len());
         let ours = effective_config::sections(&text);
-        let _ = effective_config::find_entry("web01", &text);
+        let _ = find_entry("web01", &text);
         let keywords = text.lines().filter_map(effective_config::directive).map(|(keyword, _)| keyword);
         assert!(
             keywords.into_iter().all(|word| word == word.to_lowercase() && !word.contains([' ', '=', '\t']))

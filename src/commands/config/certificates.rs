@@ -1,4 +1,4 @@
-//! Where sections find a certificate of Entra ID, and whom it lets in.
+//! The Entra ID certificate of host entries.
 
 use anyhow::{Context, Result, ensure};
 use ring::digest::{SHA256, digest};
@@ -9,29 +9,28 @@ use crate::entra_ssh::cache::CertificateCache;
 use crate::ssh::host_entry::{CertificateMode, Platform};
 use crate::text::hex;
 
-/// What sections hold of a certificate of Entra ID.
+/// The certificate that host entries log in with.
 pub(super) struct Entra {
-    /// Whom it lets in.
+    /// The user that the certificate is for.
     pub(super) login_name: String,
-    /// Which certificate.
-    pub(super) asked: CertificateOptions,
-    /// The folder of agents and files; on Windows relative to the user's, for its name may hold spaces.
+    pub(super) options: CertificateOptions,
+    /// The directory of agent sockets and key files; on Windows relative to the home directory, whose path may have spaces.
     folder: String,
 }
 
 impl Entra {
-    /// Asks for the certificate, since it alone says whom it lets in.
+    /// Requests a certificate, whose principal is the user to log in as.
     ///
     /// # Errors
-    /// There is no certificate, or no such way on this system.
-    pub(super) async fn of(
-        identity: CredentialChain,
-        asked: &CertificateOptions,
-        delivery: CertificateMode,
+    /// The request fails; the platform does not support the mode.
+    pub(super) async fn request(
+        credentials: CredentialChain,
+        options: &CertificateOptions,
+        mode: CertificateMode,
         platform: Platform,
     ) -> Result<Self> {
         ensure!(
-            platform == Platform::Unix || delivery != CertificateMode::Agent,
+            platform == Platform::Unix || mode != CertificateMode::Agent,
             "OpenSSH for Windows knows no agent such as --entra=agent needs; use --entra=files"
         );
         let folder = match platform {
@@ -42,16 +41,16 @@ impl Entra {
                 folder.to_str().with_context(|| format!("{} is not text", folder.display()))?.to_owned()
             }
         };
-        let asked = asked.clone();
-        let pair = CertificateCache::new(identity, asked.clone())?.pair().await?;
+        let options = options.clone();
+        let pair = CertificateCache::new(credentials, options.clone())?.pair().await?;
         let login_name = pair.certificate.login_name().context("the certificate lets nobody in")?;
-        Ok(Self { login_name, asked, folder })
+        Ok(Self { login_name, options, folder })
     }
 
-    /// The path of the agent for a machine or a pattern.
+    /// The path of the agent for a resource ID or a pattern.
     ///
     /// # Errors
-    /// It is too long.
+    /// The path is too long.
     pub(super) fn agent(&self, subject: &str) -> Result<String> {
         let path = format!("{}/{}", self.folder, short_hash(&subject.to_lowercase()));
         ensure!(
@@ -61,17 +60,17 @@ impl Entra {
         Ok(path)
     }
 
-    /// The file of the private key.
+    /// The path of the private key.
     pub(super) fn file(&self) -> String {
-        let Self { folder, login_name, asked: CertificateOptions { scope, client_id } } = self;
+        let Self { folder, login_name, options: CertificateOptions { scope, client_id } } = self;
         format!("{folder}/id_{}", short_hash(&format!("{login_name} {scope:?} {client_id:?}")))
     }
 }
 
-/// Bytes of an agent's path: macOS takes 103, of which the number of a process takes some.
+/// The most bytes of an agent's path. macOS allows 103 for a socket, whose name also has a number.
 const MAX_AGENT: usize = 92;
 
-/// Enough to tell the machines of one user apart.
+/// A hash that is long enough to distinguish the machines of one user.
 fn short_hash(text: &str) -> String {
     hex(&digest(&SHA256, text.as_bytes()).as_ref()[..4])
 }

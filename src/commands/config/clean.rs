@@ -1,4 +1,4 @@
-//! What adopted sections leave behind: files that azure-cli-extensions `ssh` wrote, and no other.
+//! Files of adopted host entries that azure-cli-extensions `ssh` wrote and ssh no longer uses.
 
 use std::fs;
 use std::path::Path;
@@ -13,18 +13,18 @@ use crate::ssh::rsa_key::PublicKey;
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::terminal::output::note;
 
-/// Lists what adopted sections leave behind, or deletes it. A file that a living section or any other line names is in use,
-/// and one that does not hold what its name says is the user's.
+/// Lists or deletes the leftover files of adopted host entries. Does not touch a file that another host entry or line uses,
+/// or whose content does not show that az wrote it.
 ///
 /// # Errors
 /// A file cannot be deleted.
 pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Result<()> {
-    let living: Vec<Leftover> =
+    let used: Vec<Leftover> =
         foreign_entries::find(text).iter().flat_map(ForeignEntry::leftovers).collect();
     let mut left: Vec<Leftover> = Vec::new();
     for leftover in foreign_entries::find_adopted(text).iter().flat_map(ForeignEntry::leftovers) {
-        let is_used = living.contains(&leftover) || leftover.files().iter().any(|file| is_named(file, text));
-        if !is_used && !left.contains(&leftover) && holds_what_az_wrote(&leftover, suffixes) {
+        let is_used = used.contains(&leftover) || leftover.files().iter().any(|file| is_named(file, text));
+        if !is_used && !left.contains(&leftover) && is_from_az(&leftover, suffixes) {
             left.push(leftover);
         }
     }
@@ -33,36 +33,36 @@ pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Re
             fs::remove_file(file).with_context(|| format!("cannot delete {}", file.display()))?;
             note(&format!("deleted {}", file.display()));
         } else {
-            note(&format!("{} is left behind", file.display()));
+            note(&format!("no longer used: {}", file.display()));
         }
     }
     if !left.is_empty() && !delete {
-        note("hint: arcssh config --adopt --clean deletes what is left behind");
+        note("hint: delete these files: arcssh config --adopt --clean");
     }
     Ok(())
 }
 
-/// Whether the content of files shows that az wrote them: relay information in a file of its name (`ssh_info.py`), or a
-/// certificate for the public key beside it.
-fn holds_what_az_wrote(leftover: &Leftover, suffixes: &RelaySuffixes) -> bool {
+/// Whether the content shows that az wrote the files: relay information in a file with its name (`ssh_info.py`), or a
+/// certificate for the public key in the same directory.
+fn is_from_az(leftover: &Leftover, suffixes: &RelaySuffixes) -> bool {
     match leftover {
         Leftover::RelayInfo(file) => {
-            let is_named_so =
+            let has_name =
                 file.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-relay_info"));
             let text = read_text(file, MAX_TEXT).unwrap_or_default();
-            is_named_so && RelayCredentials::from_relay_info(&text, suffixes).is_ok()
+            has_name && RelayCredentials::from_relay_info(&text, suffixes).is_ok()
         }
         Leftover::KeyPair(KeyPair { private, public, certificate }) => {
             let is_private = read_text(private, MAX_TEXT).is_ok_and(|text| text.contains("PRIVATE KEY-----"));
             let text = read_text(certificate, MAX_TEXT).unwrap_or_default();
-            let is_for =
+            let is_for_key =
                 |certificate: Certificate| PublicKey::read(public).is_ok_and(|key| certificate.is_for(&key));
-            is_private && Certificate::parse(&text).is_ok_and(is_for)
+            is_private && Certificate::parse(&text).is_ok_and(is_for_key)
         }
     }
 }
 
-/// Whether a line that ssh reads names a file, from the home or the root on: by its own name and that of its folder.
+/// Whether a line that ssh reads contains the name of the file and of its directory.
 fn is_named(file: &Path, text: &str) -> bool {
     let from = file.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     let name = file.strip_prefix(from).unwrap_or(file).display().to_string();

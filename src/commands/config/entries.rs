@@ -1,4 +1,4 @@
-//! From what was asked for, now and in earlier runs, to the host entries that stand for it.
+//! The host entries for what this run and earlier runs selected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use crate::azure::credentials::{CredentialChain, CredentialSource};
 use crate::azure::hybrid_compute::{Machine, list};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::ConfigArgs;
+use crate::cli::proxy_command::{ProxyCommand, ProxyMachine};
 use crate::commands::config::certificates::Entra;
-use crate::commands::config::options::{Access, Adopted, Broad, Login, Options};
+use crate::commands::config::options::{Access, Adopted, Filter, Login, Options};
 use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
 use crate::entra_ssh::CertificateOptions;
@@ -32,7 +33,7 @@ use crate::terminal::output::note;
 use crate::terminal::progress::Progress;
 use crate::text::shell_quote;
 
-/// A block that was made up.
+/// The content of a managed block.
 pub(super) struct Composed {
     pub(super) options: Options,
     /// The host entries.
@@ -40,24 +41,23 @@ pub(super) struct Composed {
     pub(super) notes: Notes,
 }
 
-/// The configuration that a block is for.
+/// The configuration file that gets the block.
 pub(super) struct Target<'a> {
-    /// Its file.
     pub(super) file: &'a Path,
-    /// What the file holds now.
+    /// Its present content.
     pub(super) text: &'a str,
 }
 
 impl Login {
-    /// What was typed.
-    fn typed(args: &ConfigArgs, platform: Platform) -> Self {
+    /// The values on the command line.
+    fn from_args(args: &ConfigArgs, platform: Platform) -> Self {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let CertificateOptions { scope, client_id } = args.certificate.asked();
         Self {
             user: args.user.clone(),
             port: args.port,
             identity: args.identity.as_deref().map(absolute_identity),
-            entra: args.entra.map(|how| how.unwrap_or(CertificateMode::on(platform))),
+            entra: args.entra.map(|mode| mode.unwrap_or(CertificateMode::on(platform))),
             scope,
             client_id,
             control_master: args.control_master.then_some(true),
@@ -80,43 +80,43 @@ impl Login {
     }
 }
 
-/// A key's file by a name that holds in every folder: ssh looks for a relative one in the folder that it is started in.
-/// What is no file here, such as `~/.ssh/key` in quotes or a path of another system, is left to ssh.
+/// The absolute path of a key file, since ssh reads a relative one from its working directory. Does not change a path
+/// without a file here, such as a quoted `~/.ssh/key` or a path for another platform.
 fn absolute_identity(identity: &str) -> String {
     let absolute = std::path::absolute(identity).ok().filter(|_| Path::new(identity).exists());
     absolute.and_then(|path| path.to_str().map(Into::into)).unwrap_or_else(|| identity.to_owned())
 }
 
-/// The machine whose group and name make up a file's name; else the only one with the section's `HostName`.
-fn machine_of<'a>(section: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Machine> {
-    let names = section.group_and_name();
+/// The machine whose group and name are in a file name of the entry; otherwise the only machine with the `HostName`.
+fn machine_of<'a>(entry: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Machine> {
+    let names = entry.group_and_name();
     let fits = |machine: &&Machine| {
         let name = format!("{}-{}", machine.id.resource_group, machine.id.name);
-        names.iter().any(|given| given.eq_ignore_ascii_case(&name))
+        names.iter().any(|candidate| candidate.eq_ignore_ascii_case(&name))
     };
     if let Some(machine) = known.iter().find(fits) {
         return Some(machine);
     }
-    let host_name = section.host_name.as_ref()?;
+    let host_name = entry.host_name.as_ref()?;
     let mut named = known.iter().filter(|machine| machine.id.name.eq_ignore_ascii_case(host_name));
     named.next().filter(|_| named.next().is_none())
 }
 
 impl Options {
-    /// Whether the user removed the machine, which stays out of broad selections.
-    fn is_out(&self, machine: &Machine) -> bool {
+    /// Whether the user removed the machine, which excludes it from filters.
+    fn is_excluded(&self, machine: &Machine) -> bool {
         self.except.iter().any(|text| refers_to(text, machine))
     }
 
-    /// Reports a machine that a broad selection of this run does not bring back.
-    fn tell_if_out(&self, machine: &Machine) {
-        if self.is_out(machine) {
+    /// Prints a note if a filter of this run matches a machine that the user removed.
+    fn note_if_excluded(&self, machine: &Machine) {
+        if self.is_excluded(machine) {
             let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-            note(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
+            note(&format!("skipped {name}, which you removed earlier; to add it: arcssh config {name}"));
         }
     }
 
-    /// Drops the wildcard of an earlier version that covers names which are not the user's.
+    /// Removes a wildcard that an earlier version accepted, although it covers names of other hosts.
     fn drop_unsafe_wildcard(&mut self, notes: &mut Notes) {
         if let Some(error) = self.wildcard.as_ref().and_then(|one| wildcard::check(&one.pattern).err()) {
             let pattern = self.wildcard.take().map(|one| one.pattern).unwrap_or_default();
@@ -125,24 +125,24 @@ impl Options {
     }
 }
 
-/// Azure, as each selection reads it.
+/// Access to Azure, with the machines read so far.
 struct Azure<'a> {
     args: &'a ConfigArgs,
     net: Net,
     store: Store,
-    /// The lists of machines that were read, by who read them and in which subscriptions.
+    /// The lists of machines, each with the credential and cloud, and the subscriptions.
     lists: Vec<(Access, BTreeSet<String>, Vec<Machine>)>,
-    /// The machines of all lists; see [`key`].
-    seen: BTreeMap<String, Machine>,
+    /// The machines of all lists, by [`key`].
+    visible: BTreeMap<String, Machine>,
 }
 
-/// Whether a run can do without a list of machines.
+/// Whether a run requires a list of machines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
-    /// It selects machines.
-    Selects,
-    /// It only tells the names of machines apart, whose resource IDs are known.
-    TellsApart,
+    /// It selects machines from the list.
+    Required,
+    /// It has the resource IDs of its machines, and only compares their names with other machines.
+    Optional,
 }
 
 impl Azure<'_> {
@@ -151,72 +151,72 @@ impl Azure<'_> {
     }
 
     fn arm(&self, access: &Access) -> Result<Arm> {
-        Ok(Arm::new(&self.cloud(access)?, &self.net, &self.store, access.who.clone()))
+        Ok(Arm::new(&self.cloud(access)?, &self.net, &self.store, access.credential.clone()))
     }
 
-    fn identity(&self, access: &Access) -> Result<CredentialChain> {
-        Ok(CredentialChain::new(&self.cloud(access)?, access.who.clone(), &self.net, &self.store))
+    fn credentials(&self, access: &Access) -> Result<CredentialChain> {
+        Ok(CredentialChain::new(&self.cloud(access)?, access.credential.clone(), &self.net, &self.store))
     }
 
-    /// Reads a list once.
+    /// Reads a list, if this run has not read it yet.
     async fn read(&mut self, access: &Access, subscriptions: &BTreeSet<String>, need: Need) -> Result<()> {
         if self.list(access, subscriptions).is_some() {
             return Ok(());
         }
-        let waiting = Progress::default();
-        waiting.set("list of machines from Azure Resource Manager".into());
+        let progress = Progress::default();
+        progress.set("list of machines from Azure Resource Manager".into());
         let only: Vec<String> = subscriptions.iter().cloned().collect();
-        let machines = match waiting.run(list_visible(&self.arm(access)?, &only)).await {
-            Err(error) if need == Need::TellsApart => {
-                tracing::info!("arcssh compares the names of the named machines only: {error}");
+        let machines = match progress.run(list_visible(&self.arm(access)?, &only)).await {
+            Err(error) if need == Need::Optional => {
+                tracing::info!("cannot list machines, so arcssh compares only the names of the named machines: {error}");
                 return Ok(());
             }
-            seen => seen?,
+            result => result?,
         };
-        self.seen.extend(machines.iter().map(|machine| (key(machine), machine.clone())));
+        self.visible.extend(machines.iter().map(|machine| (key(machine), machine.clone())));
         self.lists.push((access.clone(), subscriptions.clone(), machines));
         Ok(())
     }
 
     fn list(&self, access: &Access, subscriptions: &BTreeSet<String>) -> Option<&Vec<Machine>> {
-        let is_it = |(by, within, _): &&(Access, BTreeSet<String>, Vec<Machine>)| {
+        let matches = |(by, within, _): &&(Access, BTreeSet<String>, Vec<Machine>)| {
             (by, within) == (access, subscriptions)
         };
-        self.lists.iter().find(is_it).map(|(_, _, machines)| machines)
+        self.lists.iter().find(matches).map(|(_, _, machines)| machines)
     }
 
-    /// The machine of a resource ID that an earlier run kept; `None` if Azure has no such machine any more.
-    async fn kept(&self, id: &str, login: &Login) -> Result<Option<Machine>> {
-        if let Some(machine) = self.seen.get(&id.to_lowercase()) {
+    /// Returns the machine of a resource ID in the options; `None` if Azure no longer has that machine.
+    async fn find(&self, id: &str, login: &Login) -> Result<Option<Machine>> {
+        if let Some(machine) = self.visible.get(&id.to_lowercase()) {
             return Ok(Some(machine.clone()));
         }
         match resolve(&self.arm(&login.access())?, &id.parse()?, &[]).await {
             Ok(machine) => Ok(Some(machine)),
-            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-fn is_gone(error: &Error) -> bool {
+fn is_not_found(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(ArmError::Refused(refusal)) if refusal.status == 404)
 }
 
 /// A machine that gets a host entry.
-struct Meant {
+struct Selected {
     machine: Machine,
     login: Login,
     claim: Claim,
-    /// Whether this run named or selected it.
+    /// Whether this run named the machine or a filter that matches it.
     is_of_this_run: bool,
-    /// Whether this run named it. It is then an error if the machine cannot have a host entry.
+    /// Whether this run named the machine. It is then an error if the machine cannot have a host entry.
     is_named_now: bool,
 }
 
-/// Asks Azure for the machines, and renders their host entries.
+/// Requests the machines from Azure and renders their host entries.
 ///
 /// # Errors
-/// What was typed selects nothing; what Azure refuses; a value that cannot stand in a configuration.
+/// Nothing is selected; Azure returns an error; a value is not valid in an ssh configuration.
 pub(super) async fn compose(
     args: &ConfigArgs,
     mut options: Options,
@@ -225,11 +225,11 @@ pub(super) async fn compose(
 ) -> Result<Composed> {
     let typed = args.selection.selection();
     options.platform = args.platform.or(options.platform);
-    let login = Login::typed(args, options.platform());
+    let login = Login::from_args(args, options.platform());
     if options.is_empty() && typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
         bail!(NothingSelected { command: "config" });
     }
-    // A subscription narrows a selection, and is none.
+    // A subscription restricts a selection, and selects nothing on its own.
     ensure!(!typed.is_empty() || typed.subscriptions.is_empty(), NothingSelected { command: "config" });
     if typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
         options.apply_to_all(&login);
@@ -240,12 +240,12 @@ pub(super) async fn compose(
         Some(pattern) => {
             wildcard::check(pattern)?;
             wildcard::check_names(pattern, &used)?;
-            options.find_by(pattern, &login);
+            options.set_wildcard(pattern, &login);
         }
         None => options.drop_unsafe_wildcard(&mut notes),
     }
     let mut azure =
-        Azure { args, net: Net::new(), store: Store::open()?, lists: Vec::new(), seen: BTreeMap::new() };
+        Azure { args, net: Net::new(), store: Store::open()?, lists: Vec::new(), visible: BTreeMap::new() };
     let named_now = azure.add_typed(&mut options, &typed, &login).await?;
     if !foreign.is_empty() {
         let machines = list(&azure.arm(&login.access())?, &[]).await?;
@@ -254,28 +254,28 @@ pub(super) async fn compose(
     azure.read_all(&options).await?;
     let mut adopted = Vec::new();
     for one in std::mem::take(&mut options.adopted) {
-        match azure.kept(&one.machine, &one.login).await? {
+        match azure.find(&one.machine, &one.login).await? {
             Some(machine) => adopted.push((one, machine)),
-            None => drop(notes.of_machine.insert(one.machine.to_lowercase(), GONE.into())),
+            None => drop(notes.of_machine.insert(one.machine.to_lowercase(), NOT_FOUND.into())),
         }
     }
     options.adopted = adopted.iter().map(|(one, _)| one.clone()).collect();
-    let meant = azure.meant(&mut options, &typed, &named_now, &mut notes).await?;
+    let selected = azure.selected(&mut options, &typed, &named_now, &mut notes).await?;
     if login.entra.is_some() {
-        ensure_not_all_windows(&meant)?;
+        ensure_not_all_windows(&selected)?;
     }
-    let machines = Machines { azure: &azure, used: &used, target };
-    let named = machines.named(&options, meant)?;
-    let sections = machines.rendered(&options, adopted, named, &mut notes).await?;
-    machines.explain_absence(&mut notes);
+    let renderer = Renderer { azure: &azure, used: &used, target };
+    let named = renderer.named(&options, selected)?;
+    let sections = renderer.render(&options, adopted, named, &mut notes).await?;
+    renderer.explain_absence(&mut notes);
     Ok(Composed { options, sections, notes })
 }
 
-/// Why the host entry of a machine that was named or adopted is removed.
-const GONE: &str = "Azure has no such machine";
+/// Why the host entry of a named or adopted machine is removed.
+const NOT_FOUND: &str = "Azure has no such machine";
 
 impl Azure<'_> {
-    /// Adds what was typed to the options; the resource IDs of the machines that were named.
+    /// Adds the selection of this run to the options. Returns the keys of the machines that this run names.
     async fn add_typed(
         &mut self,
         options: &mut Options,
@@ -283,10 +283,8 @@ impl Azure<'_> {
         login: &Login,
     ) -> Result<BTreeSet<String>> {
         let is_id = |text: &String| text.parse::<ResourceId>().is_ok();
-        let need = match typed.is_filter() || !typed.machines.iter().all(is_id) {
-            true => Need::Selects,
-            false => Need::TellsApart,
-        };
+        let needs_list = typed.is_filter() || !typed.machines.iter().all(is_id);
+        let need = if needs_list { Need::Required } else { Need::Optional };
         let access = login.access();
         if !typed.is_empty() {
             self.read(&access, &typed.subscriptions, need).await?;
@@ -300,13 +298,13 @@ impl Azure<'_> {
             named.insert(key(&machine));
         }
         if typed.is_filter() {
-            let broad = MachineSelector { machines: BTreeSet::new(), ..typed.clone() };
-            ensure_each_fits(&broad, &known)?;
+            let filter = MachineSelector { machines: BTreeSet::new(), ..typed.clone() };
+            ensure_each_matches(&filter, &known)?;
             known
                 .iter()
-                .filter(|machine| broad.selects(machine))
-                .for_each(|machine| options.tell_if_out(machine));
-            options.select(broad, self.args.allow_names.iter().cloned().collect(), login);
+                .filter(|machine| filter.selects(machine))
+                .for_each(|machine| options.note_if_excluded(machine));
+            options.select(filter, self.args.allow_names.iter().cloned().collect(), login);
         } else if typed.is_empty() {
             let allowed = self.args.allow_names.iter().cloned();
             options.selections.iter_mut().for_each(|one| one.allowed_names.extend(allowed.clone()));
@@ -314,48 +312,48 @@ impl Azure<'_> {
         Ok(named)
     }
 
-    /// Reads the lists of what earlier runs selected.
+    /// Reads the lists for the selections of all runs.
     async fn read_all(&mut self, options: &Options) -> Result<()> {
-        for Broad { selection, login, .. } in &options.selections {
-            self.read(&login.access(), &selection.subscriptions, Need::Selects).await?;
+        for Filter { selection, login, .. } in &options.selections {
+            self.read(&login.access(), &selection.subscriptions, Need::Required).await?;
         }
         let adopted = options.adopted.iter().map(|one| &one.login);
         for login in options.named.iter().map(|one| &one.login).chain(adopted) {
             let access = login.access();
             if !self.lists.iter().any(|(by, _, _)| *by == access) {
-                self.read(&access, &BTreeSet::new(), Need::TellsApart).await?;
+                self.read(&access, &BTreeSet::new(), Need::Optional).await?;
             }
         }
         Ok(())
     }
 
-    /// The machines of all runs together, ordered by name and group.
-    async fn meant(
+    /// The machines that all runs selected, ordered by name and group.
+    async fn selected(
         &self,
         options: &mut Options,
         typed: &MachineSelector,
         named_now: &BTreeSet<String>,
         notes: &mut Notes,
-    ) -> Result<Vec<Meant>> {
-        let mut meant: BTreeMap<String, Meant> = BTreeMap::new();
+    ) -> Result<Vec<Selected>> {
+        let mut selected: BTreeMap<String, Selected> = BTreeMap::new();
         let mut without_machines = BTreeSet::new();
-        for Broad { selection, allowed_names, login } in &options.selections {
+        for Filter { selection, allowed_names, login } in &options.selections {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
-            let mut fitting = list.filter(|machine| selection.selects(machine)).peekable();
-            if fitting.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
-                note(&format!("{}; it stays in the block's options", NoMatch(selection.common())));
+            let mut matching = list.filter(|machine| selection.selects(machine)).peekable();
+            if matching.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
+                note(&format!("{}; arcssh keeps the filter for the next run", NoMatch(selection.common())));
             }
             let is_of_this_run =
                 selection.is_same(&MachineSelector { machines: BTreeSet::new(), ..typed.clone() });
-            for machine in fitting.filter(|machine| !options.is_out(machine)) {
-                let entry = meant.entry(key(machine)).or_insert_with(|| Meant {
+            for machine in matching.filter(|machine| !options.is_excluded(machine)) {
+                let entry = selected.entry(key(machine)).or_insert_with(|| Selected {
                     machine: machine.clone(),
                     login: Login::default(),
                     claim: Claim::default(),
                     is_of_this_run: false,
                     is_named_now: false,
                 });
-                // A selection that was made later counts more.
+                // A later selection overrides an earlier one.
                 entry.login = login.clone().or(&entry.login);
                 entry.is_of_this_run |= is_of_this_run;
                 if is_allowed(&machine.id.name, allowed_names.iter()) {
@@ -364,28 +362,27 @@ impl Azure<'_> {
             }
         }
         for one in std::mem::take(&mut options.named) {
-            let Some(machine) = self.kept(&one.machine, &one.login).await? else {
-                notes.of_machine.insert(one.machine.to_lowercase(), GONE.into());
+            let Some(machine) = self.find(&one.machine, &one.login).await? else {
+                notes.of_machine.insert(one.machine.to_lowercase(), NOT_FOUND.into());
                 continue;
             };
-            let broad = meant.remove(&key(&machine));
-            let (login, claim) =
-                broad.map_or((Login::default(), Claim::default()), |broad| (broad.login, broad.claim));
+            let matched = selected.remove(&key(&machine));
+            let (login, claim) = matched.map(|entry| (entry.login, entry.claim)).unwrap_or_default();
             let just_now = named_now.contains(&key(&machine));
             let claim = if one.by_alias { claim } else { Claim::ByUser { just_now } };
             let login = one.login.clone().or(&login);
-            let entry = Meant { machine, login, claim, is_of_this_run: just_now, is_named_now: just_now };
-            meant.insert(key(&entry.machine), entry);
+            let entry = Selected { machine, login, claim, is_of_this_run: just_now, is_named_now: just_now };
+            selected.insert(key(&entry.machine), entry);
             options.named.push(one);
         }
-        let mut meant: Vec<Meant> = meant.into_values().collect();
-        meant.sort_by_key(|one| (one.machine.id.name.to_lowercase(), key(&one.machine)));
-        Ok(meant)
+        let mut selected: Vec<Selected> = selected.into_values().collect();
+        selected.sort_by_key(|one| (one.machine.id.name.to_lowercase(), key(&one.machine)));
+        Ok(selected)
     }
 }
 
-/// A selection that was typed must select something, and so must each of its groups: one that does not is a mistake.
-fn ensure_each_fits(selection: &MachineSelector, known: &[Machine]) -> Result<()> {
+/// Fails if the filters, or one of the groups, match no machine.
+fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result<()> {
     let of_group = |group: &String| MachineSelector {
         groups: BTreeSet::from([group.clone()]),
         tags: BTreeSet::new(),
@@ -398,20 +395,20 @@ fn ensure_each_fits(selection: &MachineSelector, known: &[Machine]) -> Result<()
     Ok(())
 }
 
-/// Finds the machines of other programs' sections and adopts the sections.
+/// Adopts host entries of other programs, after finding their machines.
 fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typed: &Login) {
-    for section in foreign {
-        let Some(alias) = section.patterns.first().filter(|alias| is_alias(alias)) else { continue };
-        let Some(machine) = machine_of(section, known) else {
-            note(&format!("{alias} stays as it is: no Arc machine that this identity sees fits it"));
+    for entry in foreign {
+        let Some(alias) = entry.patterns.first().filter(|alias| is_alias(alias)) else { continue };
+        let Some(machine) = machine_of(entry, known) else {
+            note(&format!("skipped {alias}: no Arc machine that this account can see matches it"));
             continue;
         };
         let login = Login {
-            user: section.user.clone(),
-            port: section.port,
-            // Beside a certificate lies a key that was made for it alone.
-            identity: section.identity_file.clone().filter(|_| !section.has_certificate()),
-            entra: section.has_certificate().then_some(CertificateMode::on(options.platform())),
+            user: entry.user.clone(),
+            port: entry.port,
+            // az created the key of a certificate for that certificate only.
+            identity: entry.identity_file.clone().filter(|_| !entry.has_certificate()),
+            entra: entry.has_certificate().then_some(CertificateMode::on(options.platform())),
             ..Login::default()
         };
         options.adopted.retain(|adopted| adopted.alias != *alias);
@@ -420,24 +417,24 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
     }
 }
 
-fn ensure_not_all_windows(meant: &[Meant]) -> Result<()> {
-    let now: Vec<&Machine> = meant.iter().filter(|one| one.is_of_this_run).map(|one| &one.machine).collect();
+fn ensure_not_all_windows(selected: &[Selected]) -> Result<()> {
+    let now: Vec<&Machine> = selected.iter().filter(|one| one.is_of_this_run).map(|one| &one.machine).collect();
     let windows: Vec<&str> =
         now.iter().filter(|machine| is_windows(machine)).map(|machine| machine.id.name.as_str()).collect();
     ensure!(windows.is_empty() || windows.len() < now.len(), "{}: {ONLY_LINUX}", windows.join(", "));
     Ok(())
 }
 
-/// Machines on their way to host entries.
-struct Machines<'a> {
+/// Renders host entries.
+struct Renderer<'a> {
     azure: &'a Azure<'a>,
     used: &'a UsedNames,
     target: Target<'a>,
 }
 
-impl Machines<'_> {
-    /// Each machine with what ssh calls it; one without a name is left out.
-    fn named(&self, options: &Options, meant: Vec<Meant>) -> Result<Vec<(Meant, Alias)>> {
+impl Renderer<'_> {
+    /// Assigns aliases. Leaves out a machine for which no name is valid.
+    fn named(&self, options: &Options, selected: Vec<Selected>) -> Result<Vec<(Selected, Alias)>> {
         let block = own_block(self.target.text)?;
         let naming = Naming {
             used: self.used,
@@ -445,258 +442,255 @@ impl Machines<'_> {
             written_checked: managed_block::is_current(block),
             taken: options.adopted.iter().map(|one| one.alias.to_lowercase()).collect(),
         };
-        // What a machine is called depends on all others, whichever are meant.
+        // An alias depends on all visible machines, not only on the selected ones.
         let mut known: BTreeMap<String, &Machine> =
-            self.azure.seen.iter().map(|(key, machine)| (key.clone(), machine)).collect();
-        known.extend(meant.iter().map(|one| (key(&one.machine), &one.machine)));
+            self.azure.visible.iter().map(|(key, machine)| (key.clone(), machine)).collect();
+        known.extend(selected.iter().map(|one| (key(&one.machine), &one.machine)));
         let known: Vec<Machine> = known.into_values().cloned().collect();
         let claims: BTreeMap<String, Claim> =
-            meant.iter().map(|one| (key(&one.machine), one.claim.clone())).collect();
+            selected.iter().map(|one| (key(&one.machine), one.claim.clone())).collect();
         let aliases =
             naming.aliases(&known, |machine| claims.get(&key(machine)).cloned().unwrap_or_default());
         let mut aliases: BTreeMap<String, Option<Alias>> = known.iter().map(key).zip(aliases).collect();
         let mut named = Vec::new();
-        for one in meant {
+        for one in selected {
             let id = &one.machine.id;
             match aliases.remove(&key(&one.machine)).flatten() {
                 Some(alias) => named.push((one, alias)),
                 None if one.is_named_now => bail!("no host entry for {id}: ssh accepts no name of it"),
-                None => note(&format!("{id} is left out: ssh accepts no name of it")),
+                None => note(&format!("skipped {id}: ssh accepts no name of it")),
             }
         }
         Ok(named)
     }
 
-    /// The text of all host entries. A machine that cannot have one is left out, so that it stops no other.
-    async fn rendered(
+    /// The text of all host entries. Leaves out a machine that cannot have one, unless this run names it.
+    async fn render(
         &self,
         options: &Options,
         adopted: Vec<(Adopted, Machine)>,
-        named: Vec<(Meant, Alias)>,
+        named: Vec<(Selected, Alias)>,
         notes: &mut Notes,
     ) -> Result<String> {
-        let mut wanted = Vec::new();
+        let mut entries = Vec::new();
         for (one, machine) in adopted {
-            wanted.push((machine, one.login, vec![one.alias], false));
+            entries.push((machine, one.login, vec![one.alias], false));
         }
-        for (meant, alias) in named {
-            if let Some(note) = note_of(&meant.machine, &alias) {
+        for (selected, alias) in named {
+            if let Some(note) = note_of(&selected.machine, &alias) {
                 notes.of_alias.extend(alias.patterns.first().map(|first| (first.clone(), note)));
             }
-            wanted.push((meant.machine, meant.login, alias.patterns, meant.is_named_now));
+            entries.push((selected.machine, selected.login, alias.patterns, selected.is_named_now));
         }
-        let mut writers = Writers {
+        let mut builders = Builders {
             azure: self.azure,
             program: program()?,
             platform: options.platform(),
-            made: Vec::new(),
+            built: Vec::new(),
         };
-        let (mut sections, mut first_error) = (Vec::new(), None);
-        for (machine, login, patterns, is_named_now) in wanted {
-            let writer = writers.of(&login).await?;
+        let mut sections = Vec::new();
+        let mut skipped = Vec::new();
+        for (machine, login, patterns, is_named_now) in entries {
             let name = patterns.first().cloned().unwrap_or_default();
-            match writer
-                .section(&login, &machine, patterns)
-                .with_context(|| format!("no host entry for {name}"))
-            {
+            let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
+            match entry.with_context(|| format!("no host entry for {name}")) {
                 Ok(section) => sections.push(section),
                 Err(error) if is_named_now => return Err(error),
                 Err(error) => {
-                    let reason = error.root_cause().to_string();
-                    notes.of_machine.insert(key(&machine), reason.clone());
-                    first_error
-                        .get_or_insert((error, Vec::new()))
-                        .1
-                        .push(format!("{name} is left out: {reason}"));
+                    notes.of_machine.insert(key(&machine), error.root_cause().to_string());
+                    skipped.push((name, error));
                 }
             }
         }
-        match first_error {
-            Some((error, _)) if sections.is_empty() => return Err(error),
-            Some((_, left_out)) => left_out.iter().for_each(|line| note(line)),
-            None => {}
+        if sections.is_empty() && !skipped.is_empty() {
+            return Err(skipped.swap_remove(0).1);
         }
+        skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
         if let Some(one) = &options.wildcard {
-            let host = writers.of(&one.login).await?.wildcard(&one.login, &one.pattern)?;
+            let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
             sections.push(host.render(host_entry::WILDCARD, options.platform())?);
         }
         Ok(sections.join("\n"))
     }
 
-    /// Why a machine of the old block is in the new one no more, if nothing else has said it.
+    /// Adds the reason why a machine of the old block is not in the new one, unless there is a more precise one.
     fn explain_absence(&self, notes: &mut Notes) {
         for machine in written(self.target.text).into_keys() {
-            let is_visible = self.azure.seen.contains_key(&machine);
-            notes.of_machine.entry(machine).or_insert_with(|| match is_visible {
-                true => "it does not fit any selection".into(),
-                false => "this identity does not see it".into(),
-            });
+            let is_visible = self.azure.visible.contains_key(&machine);
+            let reason = if is_visible { "no filter matches it" } else { "this account cannot see it" };
+            notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }
     }
 }
 
-/// What the user should know of an alias.
+/// The remark about an alias, for the list of changes.
 fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
     match (&alias.instead, &alias.overrides) {
         (Some(why), _) if why == SHARED => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use it: arcssh config {name}")),
-        (None, Some(place)) => Some(format!("it overrides {place}")),
+        (None, Some(place)) => Some(format!("overrides {place}")),
         (None, None) => None,
     }
 }
 
-/// What host entries with the same values have in common, made once for all of them.
-struct Writers<'a> {
+/// One [`EntryBuilder`] for all host entries with the same values.
+struct Builders<'a> {
     azure: &'a Azure<'a>,
     program: String,
     platform: Platform,
-    made: Vec<(Common, EntryBuilder)>,
+    built: Vec<(BuilderKey, EntryBuilder)>,
 }
 
-/// What a [`EntryBuilder`] depends on.
+/// The values that an [`EntryBuilder`] depends on.
 #[derive(Clone, PartialEq, Eq)]
-struct Common {
+struct BuilderKey {
     access: Access,
-    asked: CertificateOptions,
+    certificate: CertificateOptions,
     entra: Option<CertificateMode>,
     template: Option<PathBuf>,
 }
 
-impl Writers<'_> {
-    async fn of(&mut self, login: &Login) -> Result<&EntryBuilder> {
-        let common = Common {
+impl Builders<'_> {
+    async fn get(&mut self, login: &Login) -> Result<&EntryBuilder> {
+        let key = BuilderKey {
             access: login.access(),
-            asked: login.asked(),
+            certificate: login.certificate(),
             entra: login.entra,
             template: login.template.clone(),
         };
-        if let Some(at) = self.made.iter().position(|(made, _)| *made == common) {
-            return Ok(&self.made[at].1);
+        if let Some(at) = self.built.iter().position(|(other, _)| *other == key) {
+            return Ok(&self.built[at].1);
         }
-        let template = match &common.template {
+        let template = match &key.template {
             Some(file) => {
                 read_text(file, MAX_TEXT).with_context(|| format!("cannot read {}", file.display()))?
             }
             None => host_entry::HOST.to_owned(),
         };
-        let entra = match common.entra {
+        let entra = match key.entra {
             None => None,
-            Some(way) => {
-                let placeholder = way.placeholder();
+            Some(mode) => {
+                let placeholder = mode.placeholder();
                 ensure!(
-                    template.contains(placeholder),
+                    mode.is_in(&template),
                     "the template has no {placeholder}, which --entra fills in"
                 );
-                let identity = self.azure.identity(&common.access)?;
-                Some(Entra::of(identity, &common.asked, way, self.platform).await?)
+                let credentials = self.azure.credentials(&key.access)?;
+                Some(Entra::request(credentials, &key.certificate, mode, self.platform).await?)
             }
         };
-        let (program, platform, access) = (self.program.clone(), self.platform, common.access.clone());
-        self.made.push((common, EntryBuilder { program, platform, access, template, entra }));
-        Ok(&self.made[self.made.len() - 1].1)
+        let (program, platform, access) = (self.program.clone(), self.platform, key.access.clone());
+        self.built.push((key, EntryBuilder { program, platform, access, template, entra }));
+        Ok(&self.built[self.built.len() - 1].1)
     }
 }
 
-/// Writes host entries.
+/// Renders the host entries of one [`BuilderKey`].
 struct EntryBuilder {
-    /// This program, as a ProxyCommand starts it.
+    /// The path of arcssh.
     program: String,
     platform: Platform,
     access: Access,
     template: String,
-    /// Of entries that log in with a certificate.
+    /// The certificate to log in with.
     entra: Option<Entra>,
 }
 
 impl EntryBuilder {
-    fn section(&self, login: &Login, machine: &Machine, patterns: Vec<String>) -> Result<String> {
+    fn entry(&self, login: &Login, machine: &Machine, patterns: Vec<String>) -> Result<String> {
         let id = machine.id.to_string();
         let mut login = login.clone();
         if is_windows(machine) && login.entra.take().is_some() {
-            note(&format!("{} gets a section without a certificate: {ONLY_LINUX}", machine.id.name));
+            note(&format!("no certificate for {}: {ONLY_LINUX}", machine.id.name));
         }
         let host = Host {
             host_name: patterns.first().cloned(),
-            // As ssh looks it up among the known hosts.
+            // ssh looks up HostKeyAlias in known_hosts in lower case.
             host_key_alias: machine.vm_id.as_ref().map(|id| id.to_lowercase()),
-            proxy_command: self.command(&[&escape_percent(&id)]),
             resource_id: Some(id.clone()),
             ..login.host(patterns)
         };
-        self.with_certificate(host, &login, &id)?.render(&self.template, self.platform)
+        let machine = ProxyMachine::Id(machine.id.clone());
+        self.with_commands(host, machine, &login, &id)?.render(&self.template, self.platform)
     }
 
-    /// The section with what it takes to log in with a certificate; `subject` is what the section reaches.
-    fn with_certificate(&self, host: Host, login: &Login, subject: &str) -> Result<Host> {
-        let Some((entra, delivery)) = self.entra.as_ref().zip(login.entra) else { return Ok(host) };
-        let user = login.user.clone().or_else(|| Some(entra.login_name.clone()));
-        let CertificateOptions { scope, client_id } = &entra.asked;
-        // Whom the certificate must let in, where the section says nobody else.
-        let login_name = login.user.is_none().then(|| entra.login_name.clone());
+    /// Adds the ProxyCommand and, for `--entra`, the certificate. `subject` identifies the host entry: a resource ID or a
+    /// pattern.
+    fn with_commands(
+        &self,
+        host: Host,
+        machine: ProxyMachine,
+        login: &Login,
+        subject: &str,
+    ) -> Result<Host> {
+        let mut command = ProxyCommand::new(&self.program, machine, self.azure_args());
+        let Some((entra, mode)) = self.entra.as_ref().zip(login.entra) else {
+            return Ok(Host { proxy_command: command.words(), ..host });
+        };
+        // Without `--user`, the user is the one that the certificate is for, and the certificate must remain for that user.
+        let login_name = Some(&entra.login_name).filter(|_| login.user.is_none());
+        let user = login.user.clone().or(login_name.cloned());
         let login_name = login_name.filter(|name| host_entry::is_word(name));
-        let options =
-            [("--login-name", &login_name), ("--scope", scope), ("--client-id", client_id)].into_iter();
-        let asked =
-            options.filter_map(|(name, value)| Some([name.to_owned(), escape_percent(value.as_ref()?)]));
-        let asked: Vec<String> = asked.flatten().collect();
-        Ok(match delivery {
+        let CertificateOptions { scope, client_id } = &entra.options;
+        let options = [
+            ("--login-name", login_name),
+            ("--scope", scope.as_ref()),
+            ("--client-id", client_id.as_ref()),
+        ];
+        let options = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.clone()]));
+        let options: Vec<String> = options.flatten().collect();
+        match mode {
             CertificateMode::Agent => {
                 let path = entra.agent(subject)?;
-                let serving = ["--agent".to_owned(), escape_percent(&path)];
-                let proxy_command = [host.proxy_command, serving.to_vec(), asked].concat();
-                Host { user, proxy_command, identity_agent: Some(path), ..host }
+                command.options.extend(["--agent".to_owned(), path.clone()]);
+                command.options.extend(options);
+                Ok(Host { user, proxy_command: command.words(), identity_agent: Some(path), ..host })
             }
             CertificateMode::Files => {
                 let key = entra.file();
                 let certificate = format!("{key}-cert.pub");
-                let words =
-                    [&self.program, "cert", "--file", &escape_percent(&certificate)].map(str::to_owned);
-                let renew_command = [words.to_vec(), asked, self.azure_args()].concat();
-                Host {
+                let renew = [&self.program, "cert", "--file", &certificate].map(str::to_owned);
+                let renew = [renew.to_vec(), options, self.azure_args()].concat();
+                Ok(Host {
                     user,
+                    proxy_command: command.words(),
                     identity_file: Some(key),
                     certificate_file: Some(certificate),
-                    renew_command: Some(renew_command),
+                    renew_command: Some(renew.iter().map(|word| escape_percent(word)).collect()),
                     ..host
-                }
+                })
             }
-        })
+        }
     }
 
     fn wildcard(&self, login: &Login, pattern: &str) -> Result<Host> {
-        let suffix = pattern.rsplit(['*', '?']).next().unwrap_or_default();
+        let suffix = pattern.rsplit(['*', '?']).next().unwrap_or_default().to_owned();
         let host = login.host(vec![pattern.to_owned()]);
-        let host = Host { proxy_command: self.command(&["--host", "%n", "--suffix", suffix]), ..host };
-        self.with_certificate(host, login, pattern)
+        self.with_commands(host, ProxyMachine::Name { suffix }, login, pattern)
     }
 
-    /// `arcssh proxy {words} --port %p`, with whose name and the cloud if they are not the defaults.
-    fn command(&self, words: &[&str]) -> Vec<String> {
-        let all = [&[self.program.as_str(), "proxy"], words, &["--port", "%p"]].concat();
-        all.into_iter().map(Into::into).chain(self.azure_args()).collect()
-    }
-
+    /// The options for the credential and the cloud, if they are not the defaults.
     fn azure_args(&self) -> Vec<String> {
-        let Access { who, cloud } = &self.access;
-        let source = Some(who.source).filter(|source| *source != CredentialSource::Any);
+        let Access { credential, cloud } = &self.access;
+        let source = Some(credential.source).filter(|source| *source != CredentialSource::Any);
         let cloud = Some(*cloud).filter(|cloud| *cloud != CloudName::Public);
         let options = [
             ("--credential", source.and_then(name_of)),
-            ("--tenant", who.tenant.clone()),
+            ("--tenant", credential.tenant.clone()),
             ("--cloud", cloud.and_then(name_of)),
         ];
-        let given = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
-        given.flatten().collect()
+        let options = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+        options.flatten().collect()
     }
 }
 
-/// How a value is typed.
+/// The value as typed on the command line.
 fn name_of(value: impl ValueEnum) -> Option<String> {
     value.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
-/// Why a section for a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
+/// Why the host entry of a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
 /// azure-cli-extensions `ssh`, custom.py).
 const ONLY_LINUX: &str = "Windows does not let Entra users log in by ssh, only Linux does; \
     use --user, with a key of that user";
@@ -705,8 +699,8 @@ fn is_windows(machine: &Machine) -> bool {
     machine.os == "windows"
 }
 
-/// This program as ssh should start it: by the absolute path it was found under, which a package manager's link keeps
-/// from one version to the next, where its file's own path would not.
+/// The path by which ssh starts arcssh: the absolute path by which the user started it. Unlike the path of the file itself,
+/// the link of a package manager remains valid after an update.
 fn program() -> Result<String> {
     let file = std::env::current_exe().context("this program does not know its own path")?;
     let typed = PathBuf::from(std::env::args_os().next().unwrap_or_default());
@@ -716,17 +710,17 @@ fn program() -> Result<String> {
     } else {
         std::env::split_paths(&path).map(|folder| folder.join(&typed)).find(|candidate| candidate.is_file())
     };
-    let is_this = |candidate: &PathBuf| {
+    let is_same_file = |candidate: &PathBuf| {
         candidate.is_absolute()
             && candidate.canonicalize().is_ok_and(|found| file.canonicalize().ok() == Some(found))
     };
-    let program = found.filter(is_this).unwrap_or(file);
+    let program = found.filter(is_same_file).unwrap_or(file);
     let text = program.to_str().with_context(|| format!("{} is not text", program.display()))?;
-    Ok(escape_percent(&without_spaces(text)))
+    Ok(without_spaces(text))
 }
 
-/// The short name that Windows keeps for a path with spaces: its OpenSSH 7.7 cannot start a program in quotes
-/// (gravitational/teleport issue 16181).
+/// The short name of a path with spaces: OpenSSH 7.7 of Windows cannot start a program in quotes (gravitational/teleport
+/// issue 16181).
 #[cfg(windows)]
 fn without_spaces(path: &str) -> String {
     use std::os::windows::process::CommandExt;
@@ -738,7 +732,7 @@ fn without_spaces(path: &str) -> String {
     short.unwrap_or_else(|| path.to_owned())
 }
 
-/// Elsewhere spaces are quoted.
+/// The path itself: other systems start a program in quotes.
 #[cfg(not(windows))]
 fn without_spaces(path: &str) -> String {
     path.to_owned()

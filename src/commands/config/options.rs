@@ -1,4 +1,4 @@
-//! What the block was written with. A line of JSON in the block keeps it, and is the only state.
+//! The options of the managed block: one line of JSON in the block, which is the only state of `arcssh config`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,22 +17,22 @@ use crate::ssh::foreign_entries::ForeignEntry;
 use crate::ssh::host_entry::{CertificateMode, Platform};
 use crate::ssh::managed_block;
 
-/// Everything that the runs of `arcssh config` selected, each with the options that it was selected with.
+/// The selections of all runs, each with its values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Options {
     /// Machines that the user named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) named: Vec<NamedMachine>,
-    /// Broad selections, in the order in which they were first made. Only blocks of format 2 have this key.
-    pub(super) selections: Vec<Broad>,
+    /// Filters in the order of their first use. Only blocks of format 2 have this key.
+    pub(super) selections: Vec<Filter>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) wildcard: Option<Wildcard>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) adopted: Vec<Adopted>,
-    /// Machines that were removed, and stay out of broad selections until they are named again.
+    /// Removed machines, which filters do not select until the user names them again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) except: BTreeSet<String>,
-    /// The system that the whole block is for.
+    /// The platform of the whole block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) platform: Option<Platform>,
 }
@@ -42,19 +42,19 @@ pub(super) struct Options {
 pub(super) struct NamedMachine {
     /// The resource ID.
     pub(super) machine: String,
-    /// Whether the user typed another name for it than its own, to which it has therefore no claim.
+    /// Whether the user typed another name than the machine's own, so that the machine has no claim to that one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) by_alias: bool,
     #[serde(flatten)]
     pub(super) login: Login,
 }
 
-/// Machines that have something in common.
+/// Machines with a common property.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Broad {
+pub(super) struct Filter {
     #[serde(flatten)]
     pub(super) selection: MachineSelector,
-    /// Patterns of names that its machines may have although a broad selection takes no such name.
+    /// Patterns of names that its machines may use although a filter normally does not use such names.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) allowed_names: BTreeSet<String>,
     #[serde(flatten)]
@@ -69,7 +69,7 @@ pub(super) struct Wildcard {
     pub(super) login: Login,
 }
 
-/// A section that another program wrote, as it lives on under its old name.
+/// A host entry of another program that arcssh maintains under its old name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Adopted {
     pub(super) alias: String,
@@ -79,7 +79,7 @@ pub(super) struct Adopted {
     pub(super) login: Login,
 }
 
-/// How host entries are written: each value is absent until the user gives one.
+/// The values of host entries. A value is absent until the user sets it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Login {
@@ -89,7 +89,7 @@ pub(super) struct Login {
     pub(super) port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,
-    /// How a certificate of Entra ID gets to ssh, if it is what the user logs in with.
+    /// How ssh gets the Entra ID certificate, if the user logs in with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) entra: Option<CertificateMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,15 +108,15 @@ pub(super) struct Login {
     pub(super) cloud: Option<CloudName>,
 }
 
-/// Who reads the machine from Azure, and from which cloud.
+/// The credential and the cloud to read machines with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Access {
-    pub(super) who: CredentialOptions,
+    pub(super) credential: CredentialOptions,
     pub(super) cloud: CloudName,
 }
 
 impl Login {
-    /// These values, and others for those that are absent.
+    /// These values; values of `other` replace absent ones.
     pub(super) fn or(self, other: &Self) -> Self {
         let other = other.clone();
         Self {
@@ -134,7 +134,7 @@ impl Login {
         }
     }
 
-    /// These values without those that the other one sets; who reads the machines, and from where, stays.
+    /// These values without those that `other` sets, except credential and cloud.
     fn without(&self, other: &Self) -> Self {
         fn unless<T: Clone, U>(other: &Option<U>, value: &Option<T>) -> Option<T> {
             value.clone().filter(|_| other.is_none())
@@ -152,32 +152,38 @@ impl Login {
         }
     }
 
-    /// Whether no value is given but who reads the machines, and from where.
+    /// Whether no value is set except credential and cloud.
     fn sets_nothing(&self) -> bool {
-        let (credential, tenant, cloud) = (self.credential, self.tenant.clone(), self.cloud);
-        *self == Self { credential, tenant, cloud, ..Self::default() }
+        let access = Self {
+            credential: self.credential,
+            tenant: self.tenant.clone(),
+            cloud: self.cloud,
+            ..Self::default()
+        };
+        *self == access
     }
 
-    fn put_before(&self, login: &mut Self) {
+    /// Overrides the values of `login`.
+    fn override_in(&self, login: &mut Self) {
         *login = self.clone().or(login);
     }
 
     pub(super) fn access(&self) -> Access {
-        let who =
+        let credential =
             CredentialOptions { source: self.credential.unwrap_or_default(), tenant: self.tenant.clone() };
-        Access { who, cloud: self.cloud.unwrap_or(CloudName::Public) }
+        Access { credential, cloud: self.cloud.unwrap_or(CloudName::Public) }
     }
 
-    pub(super) fn asked(&self) -> CertificateOptions {
+    pub(super) fn certificate(&self) -> CertificateOptions {
         CertificateOptions { scope: self.scope.clone(), client_id: self.client_id.clone() }
     }
 }
 
 impl Options {
-    /// What the block in a text was written with; the default if there is none.
+    /// Reads the options of the block in a text; the default if there is no block.
     ///
     /// # Errors
-    /// The block's markers do not pair, or its line of options is damaged.
+    /// The markers of the block do not match, or its options line is damaged.
     pub(super) fn of(text: &str) -> Result<Self> {
         let Some(line) = managed_block::options(text)? else { return Ok(Self::default()) };
         let read = || -> Result<Self> {
@@ -190,12 +196,12 @@ impl Options {
         read().context("the options line of the arcssh block is damaged")
     }
 
-    /// One line of JSON, so that no value can add a line to the file.
+    /// One line of JSON, in which no value can add a line to the file.
     pub(super) fn line(&self) -> Result<String> {
         Ok(serde_json::to_string(self)?)
     }
 
-    /// Whether there is nothing to write host entries for.
+    /// Whether the options select nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty()
             && self.selections.is_empty()
@@ -203,50 +209,50 @@ impl Options {
             && self.wildcard.is_none()
     }
 
-    /// Whether this section of another program's lives on.
-    pub(super) fn has_adopted(&self, section: &ForeignEntry) -> bool {
-        self.adopted.iter().any(|adopted| section.patterns.first() == Some(&adopted.alias))
+    /// Whether arcssh has adopted this host entry of another program.
+    pub(super) fn has_adopted(&self, entry: &ForeignEntry) -> bool {
+        self.adopted.iter().any(|adopted| entry.patterns.first() == Some(&adopted.alias))
     }
 
     pub(super) fn platform(&self) -> Platform {
         self.platform.unwrap_or(Platform::HERE)
     }
 
-    /// Gives every host entry the values that the user typed without naming any.
+    /// Sets values of all host entries, for a run that selects none.
     pub(super) fn apply_to_all(&mut self, typed: &Login) {
         let named = self.named.iter_mut().map(|one| &mut one.login);
-        let broad = self.selections.iter_mut().map(|one| &mut one.login);
+        let filters = self.selections.iter_mut().map(|one| &mut one.login);
         let adopted = self.adopted.iter_mut().map(|one| &mut one.login);
         let wildcard = self.wildcard.iter_mut().map(|one| &mut one.login);
-        named.chain(broad).chain(adopted).chain(wildcard).for_each(|login| typed.put_before(login));
+        named.chain(filters).chain(adopted).chain(wildcard).for_each(|login| typed.override_in(login));
     }
 
-    /// Adds a machine that the user named, or gives it the values that were typed. An adopted section under the machine's
-    /// own name is that machine's host entry.
+    /// Adds a machine that the user named, or sets its values. An adopted entry with the name of the machine is the host entry
+    /// of that machine.
     pub(super) fn name(&mut self, machine: &Machine, by_alias: bool, typed: &Login) {
         self.except.retain(|text| !refers_to(text, machine));
-        let is_it = |id: &str| refers_to(id, machine);
-        let is_its =
-            |one: &&mut Adopted| is_it(&one.machine) && one.alias.eq_ignore_ascii_case(&machine.id.name);
-        if let Some(adopted) = self.adopted.iter_mut().find(is_its) {
-            typed.put_before(&mut adopted.login);
-        } else if let Some(named) = self.named.iter_mut().find(|one| is_it(&one.machine)) {
-            typed.put_before(&mut named.login);
+        let is_entry = |one: &&mut Adopted| {
+            refers_to(&one.machine, machine) && one.alias.eq_ignore_ascii_case(&machine.id.name)
+        };
+        if let Some(adopted) = self.adopted.iter_mut().find(is_entry) {
+            typed.override_in(&mut adopted.login);
+        } else if let Some(named) = self.named.iter_mut().find(|one| refers_to(&one.machine, machine)) {
+            typed.override_in(&mut named.login);
             named.by_alias &= by_alias;
         } else {
             self.named.push(NamedMachine { machine: machine.id.to_string(), by_alias, login: typed.clone() });
         }
     }
 
-    /// Adds a broad selection, or gives the same one of an earlier run the values that were typed, which then count more
-    /// than those of all other selections. It is another one if another identity sees its machines.
+    /// Adds a filter, or sets the values of the same filter of an earlier run, which then override those of all other filters.
+    /// A filter with another credential is another filter.
     pub(super) fn select(
         &mut self,
         selection: MachineSelector,
         allowed_names: BTreeSet<String>,
         typed: &Login,
     ) {
-        let is_same = |one: &Broad| one.selection.is_same(&selection) && one.login.access() == typed.access();
+        let is_same = |one: &Filter| one.selection.is_same(&selection) && one.login.access() == typed.access();
         if let Some(one) = self.selections.iter_mut().find(|one| is_same(one)) {
             one.allowed_names.extend(allowed_names.clone());
         }
@@ -257,22 +263,22 @@ impl Options {
         let earlier = self.selections.iter_mut().filter(|one| is_same(one));
         earlier.for_each(|one| one.login = one.login.without(typed));
         if let Some(one) = self.selections.last_mut().filter(|one| is_same(one)) {
-            return typed.put_before(&mut one.login);
+            return typed.override_in(&mut one.login);
         }
-        let superseded = |one: &Broad| is_same(one) && one.login.sets_nothing();
+        let superseded = |one: &Filter| is_same(one) && one.login.sets_nothing();
         let inherited = self.selections.extract_if(.., |one| superseded(one));
         let allowed_names = inherited.flat_map(|one| one.allowed_names).chain(allowed_names).collect();
-        self.selections.push(Broad { selection, allowed_names, login: typed.clone() });
+        self.selections.push(Filter { selection, allowed_names, login: typed.clone() });
     }
 
-    /// Sets the wildcard; another pattern takes the place of an earlier one.
-    pub(super) fn find_by(&mut self, pattern: &str, typed: &Login) {
+    /// Sets the wildcard, which replaces one with another pattern.
+    pub(super) fn set_wildcard(&mut self, pattern: &str, typed: &Login) {
         let login = self.wildcard.take().map(|one| one.login).unwrap_or_default();
         self.wildcard = Some(Wildcard { pattern: pattern.to_owned(), login: typed.clone().or(&login) });
     }
 
-    /// Removes what a host entry was written for: the machine of its ID, the section adopted under one of its patterns, or
-    /// the wildcard of that name.
+    /// Removes the selection behind a host entry: the machine with its ID, the adopted entry with one of its patterns, or the
+    /// wildcard with that name.
     pub(super) fn exclude(&mut self, id: Option<ResourceId>, patterns: &[String], name: &str) -> Result<()> {
         let before = self.adopted.len();
         self.adopted.retain(|adopted| !patterns.contains(&adopted.alias));
@@ -287,17 +293,17 @@ impl Options {
     }
 
     fn exclude_machine(&mut self, name: &MachineRef) {
-        let is_it = |named: &NamedMachine| {
+        let matches = |named: &NamedMachine| {
             named.machine.parse().is_ok_and(|id: ResourceId| name.matches(&Machine::from_id(id)))
         };
-        self.named.retain(|named| !is_it(named));
+        self.named.retain(|named| !matches(named));
         if !self.selections.is_empty() {
             self.except.insert(name.to_string());
         }
     }
 }
 
-/// The options of a block of format 1: one selection of all runs together, with one set of values.
+/// The options of a block of format 1: one selection and one set of values for all runs.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Merged {
@@ -313,16 +319,16 @@ struct Merged {
 impl From<Merged> for Options {
     fn from(merged: Merged) -> Self {
         let Merged { mut selection, login, wildcard, platform, mut adopted } = merged;
-        // Adopted sections had a user, a port and keys of their own, and shared the rest.
+        // Adopted entries had separate users, ports and keys, and shared the other values.
         let shared = Login { user: None, port: None, identity: None, entra: None, ..login.clone() };
         adopted.iter_mut().for_each(|one| one.login = one.login.clone().or(&shared));
         let machines = std::mem::take(&mut selection.machines).into_iter();
         let named = |machine| NamedMachine { machine, by_alias: false, login: login.clone() };
         let except = std::mem::take(&mut selection.except);
-        let broad = Some(Broad { selection, allowed_names: BTreeSet::new(), login: login.clone() });
+        let filter = Some(Filter { selection, allowed_names: BTreeSet::new(), login: login.clone() });
         Self {
             named: machines.map(named).collect(),
-            selections: broad.into_iter().filter(|one| one.selection.is_filter()).collect(),
+            selections: filter.into_iter().filter(|one| one.selection.is_filter()).collect(),
             wildcard: wildcard.map(|pattern| Wildcard { pattern, login: login.clone() }),
             adopted,
             except,
@@ -346,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_selection_by_another_identity_is_another_selection() {
+    fn the_same_filter_with_another_tenant_is_another_filter() {
         let all = || MachineSelector { all: true, ..MachineSelector::default() };
         let mut options = Options::default();
         options.select(all(), BTreeSet::new(), &login("a", None));
@@ -357,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_given_last_count_most_and_no_list_grows() {
+    fn the_last_values_override_earlier_ones_and_no_list_grows() {
         let group = |name: &str| MachineSelector {
             groups: BTreeSet::from([name.to_owned()]),
             ..MachineSelector::default()
@@ -380,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_an_adopted_name_go_to_its_host_entry() {
+    fn naming_an_adopted_machine_changes_its_host_entry() {
         let one = machine("web01");
         let adopted = |alias: &str| Adopted {
             alias: alias.into(),
@@ -395,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_read_as_they_were_written() {
+    fn options_are_the_same_after_writing_and_reading() {
         let mut options = Options { platform: Some(Platform::Windows), ..Options::default() };
         options.name(&machine("web01"), true, &login("a", Some("t")));
         let tags = BTreeSet::from(["k=\"v\"".to_owned()]);
@@ -404,7 +410,7 @@ mod tests {
             BTreeSet::from(["*.x".into()]),
             &Login::default(),
         );
-        options.find_by("*.arc", &login("b", None));
+        options.set_wildcard("*.arc", &login("b", None));
         options.except.insert("web02".into());
         let block = managed_block::block(&options.line().unwrap(), "Host a\n");
         assert_eq!(Options::of(&block).unwrap(), options);
@@ -413,12 +419,12 @@ mod tests {
     }
 
     #[test]
-    fn options_of_format_1_belong_to_each_thing_that_they_were_for() {
+    fn options_of_format_1_apply_to_each_selection() {
         let line = r#"{"machines":["/m"],"groups":["g"],"all":true,"except":["x"],"user":"u","control_master":true,
             "credential":"environment","wildcard":"*.arc","adopted":[{"alias":"a","machine":"/m","user":"own"}]}"#;
         let options: Options = serde_json::from_str::<Merged>(line).unwrap().into();
         assert_eq!(options.named[0].login.user.as_deref(), Some("u"));
-        let Broad { selection, login, .. } = &options.selections[0];
+        let Filter { selection, login, .. } = &options.selections[0];
         assert!(selection.all && selection.groups.contains("g") && selection.machines.is_empty());
         assert_eq!(
             (login.user.as_deref(), login.credential),

@@ -1,29 +1,30 @@
-//! What a run adds to the block, changes in it and removes from it, for the user to read.
+//! The list of changes that a run makes to the managed block.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::azure::resource_id::ResourceId;
+use crate::cli::proxy_command::ProxyCommand;
 use crate::ssh::effective_config::{self, Expected};
-use crate::ssh::{host_entry, managed_block};
+use crate::ssh::managed_block;
 use crate::terminal::output::note;
 
-/// How many host entries of a kind get a line each.
-const LINES: usize = 20;
+/// The most lines for changes of one kind.
+const MAX_LINES: usize = 20;
 
-/// What the user should know of host entries besides that they change.
+/// Remarks on changed host entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notes {
     /// By the alias in the new block.
     pub(super) of_alias: BTreeMap<String, String>,
-    /// Why a host entry is removed, by its machine's resource ID in lower case, or by its pattern.
+    /// The reasons of removals, by the machine's resource ID in lower case or by the pattern.
     pub(super) of_machine: BTreeMap<String, String>,
 }
 
 /// A host entry in a block.
 struct Entry {
     alias: String,
-    machine: Option<String>,
+    machine: Option<ResourceId>,
     text: String,
     values: Expected,
 }
@@ -34,13 +35,13 @@ pub(super) struct Plan {
     added: Vec<String>,
     changed: Vec<String>,
     renamed: Vec<String>,
-    /// What is removed, without what happened to it: the same in two plans for the same entries.
+    /// The removed entries without the reasons, so that two plans for the same entries are equal.
     pub(super) removed: Vec<String>,
     reasons: Vec<String>,
 }
 
 impl Plan {
-    /// From an old block to a new one; either may be empty.
+    /// Compares an old block with a new one. Either may be empty.
     pub(super) fn between(old: &str, new: &str, notes: &Notes) -> Self {
         let mut old: BTreeMap<String, Entry> =
             entries(old).into_iter().map(|entry| (entry.alias.clone(), entry)).collect();
@@ -65,7 +66,7 @@ impl Plan {
                 None => plan.added.push(format!("{}{note}", entry.title())),
             }
         }
-        // What the user should know is not lost among the rest.
+        // Lines with remarks come first.
         plan.added.sort_by_key(|line| !line.contains("; "));
         plan.renamed.sort_by_key(|line| !line.contains("; "));
         for entry in old.into_values() {
@@ -82,8 +83,8 @@ impl Plan {
             return;
         }
         let differs = |(keyword, value): &&(String, String)| {
-            let is_there = |values: &Expected| values.iter().any(|(k, v)| k == keyword && v == value);
-            !is_there(&old.values) || !is_there(&new.values)
+            let has_it = |values: &Expected| values.iter().any(|(k, v)| k == keyword && v == value);
+            !has_it(&old.values) || !has_it(&new.values)
         };
         let mut keywords: Vec<&str> = old
             .values
@@ -94,12 +95,12 @@ impl Plan {
             .collect();
         keywords.sort_unstable();
         keywords.dedup();
-        let what = if keywords.is_empty() { "its text".to_owned() } else { keywords.join(", ") };
-        self.changed.push(format!("{}: {what}", new.alias));
+        let changes = if keywords.is_empty() { "other text".to_owned() } else { keywords.join(", ") };
+        self.changed.push(format!("{}: {changes}", new.alias));
     }
 
-    /// Tells the user, in one line for each host entry up to a bound.
-    pub(super) fn tell(&self) {
+    /// Prints one line for each change, up to [`MAX_LINES`] of each kind.
+    pub(super) fn print(&self) {
         let kinds = [
             ("add", &self.added),
             ("change", &self.changed),
@@ -107,8 +108,8 @@ impl Plan {
             ("remove", &self.reasons),
         ];
         for (kind, lines) in kinds {
-            lines.iter().take(LINES).for_each(|line| note(&format!("{kind} {line}")));
-            if let Some(more) = lines.len().checked_sub(LINES).filter(|more| *more > 0) {
+            lines.iter().take(MAX_LINES).for_each(|line| note(&format!("{kind} {line}")));
+            if let Some(more) = lines.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
                 note(&format!("{kind} {more} more"));
             }
         }
@@ -116,19 +117,21 @@ impl Plan {
 }
 
 impl Entry {
-    /// Its machine's resource ID, the same in every spelling.
+    /// The machine's resource ID in lower case.
     fn key(&self) -> Option<String> {
-        self.machine.as_ref().map(|id| id.to_lowercase())
+        self.machine.as_ref().map(|id| id.to_string().to_lowercase())
     }
 
     fn has_machine_of(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 
-    /// The alias, and the group and name of the machine behind it.
+    /// The alias, with the group and the name of the machine.
     fn title(&self) -> String {
-        let id = self.machine.as_ref().and_then(|id| id.parse::<ResourceId>().ok());
-        id.map_or(self.alias.clone(), |id| format!("{} ({}/{})", self.alias, id.resource_group, id.name))
+        match &self.machine {
+            Some(id) => format!("{} ({}/{})", self.alias, id.resource_group, id.name),
+            None => self.alias.clone(),
+        }
     }
 }
 
@@ -142,8 +145,9 @@ fn entries(block: &str) -> Vec<Entry> {
     managed_block::sections(&block).into_iter().filter_map(entry).collect()
 }
 
-/// The resource ID that the lines of a host entry name.
-pub(super) fn machine(text: &str) -> Option<String> {
-    let bare = |word: &str| word.trim_matches('"').replace(&host_entry::escape_percent("%"), "%");
-    text.split_whitespace().map(bare).find(|word| word.parse::<ResourceId>().is_ok())
+/// The resource ID in the ProxyCommand of a host entry.
+pub(super) fn machine(text: &str) -> Option<ResourceId> {
+    let (_, values) = effective_config::sections(text).into_iter().next()?;
+    let (_, line) = values.into_iter().find(|(keyword, _)| keyword == "proxycommand")?;
+    ProxyCommand::parse(&line).resource_id().cloned()
 }

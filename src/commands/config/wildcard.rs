@@ -1,12 +1,12 @@
-//! Which patterns a wildcard entry may have: it must cover no name that the user types for something else.
+//! Checks the pattern of a wildcard entry, which must not match names of other hosts.
 
 use anyhow::{Result, bail, ensure};
 
 use crate::ssh::host_entry::is_pattern;
 use crate::ssh::used_names::UsedNames;
 
-/// Endings that no one label of a wildcard may be: names that exist on the internet or on the local network end in them
-/// (RFC 6761, RFC 6762, RFC 8375; ICANN's "Delegated Strings" with the most registrations). A country's have two letters.
+/// Suffixes of names on the internet or on the local network, which a wildcard must not have as its only label (RFC 6761,
+/// RFC 6762, RFC 8375; ICANN's "Delegated Strings" with the most registrations). A country's suffix has two letters.
 const PUBLIC: [&str; 34] = [
     "com",
     "net",
@@ -44,20 +44,19 @@ const PUBLIC: [&str; 34] = [
     "internal",
 ];
 
-/// Labels under which a country's registry sells names, such as `co.uk`.
+/// Labels below which registries of countries sell names, such as `co.uk`.
 const SECOND_LEVEL: [&str; 9] = ["co", "com", "net", "org", "edu", "gov", "ac", "or", "ne"];
 
-/// Accepts `*.arc` and the like: wildcards, and then an ending that is the user's own.
+/// Accepts a pattern such as `*.arc`: wildcards and a private suffix.
 ///
 /// # Errors
-/// The pattern covers names that are not the user's.
+/// The pattern matches names of other hosts.
 pub(super) fn check(pattern: &str) -> Result<()> {
     ensure!(is_pattern(pattern), "{pattern:?} is not a pattern such as *.arc");
-    let ending = pattern.rsplit(['*', '?']).next().unwrap_or_default().to_lowercase();
-    let labels: Vec<&str> = ending.split('.').collect();
-    let is_whole = |label: &&str| !label.is_empty();
+    let suffix = pattern.rsplit(['*', '?']).next().unwrap_or_default().to_lowercase();
+    let labels: Vec<&str> = suffix.split('.').collect();
     ensure!(
-        labels.len() > 1 && labels[0].is_empty() && labels[1..].iter().all(is_whole),
+        labels.len() > 1 && labels[0].is_empty() && labels[1..].iter().all(|label| !label.is_empty()),
         "{pattern:?} covers names that are not yours: it must end in a dot and a suffix, such as *.arc"
     );
     let is_country = |label: &str| label.chars().count() <= 2;
@@ -75,10 +74,10 @@ pub(super) fn check(pattern: &str) -> Result<()> {
     Ok(())
 }
 
-/// Accepts a pattern that covers no name of the user's or the system's configuration.
+/// Accepts a pattern that matches no name in the user's or the system's configuration.
 ///
 /// # Errors
-/// The name that it covers, and its place.
+/// The pattern matches a name; the error has the place of that name.
 pub(super) fn check_names(pattern: &str, used: &UsedNames) -> Result<()> {
     match used.covered_by(pattern) {
         Some((name, place)) => {

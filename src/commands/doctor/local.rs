@@ -9,9 +9,8 @@ use anyhow::{Context, Result};
 use tokio::process;
 
 use crate::diagnosis;
-use crate::ssh::SshError;
-use crate::ssh::effective_config::{self, Section, find_entry};
-use crate::ssh::managed_block;
+use crate::cli::proxy_command::{HostEntry, find_entry};
+use crate::ssh::{effective_config, managed_block};
 
 /// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:
 /// for it, the text is only proof that it starts.
@@ -38,7 +37,7 @@ pub(super) enum Block {
 }
 
 /// Returns the host entry of a machine; `None` if the configuration cannot be read, which another check reports.
-pub(super) fn entry(file: &Path, machine: &str) -> Option<Section> {
+pub(super) fn entry(file: &Path, machine: &str) -> Option<HostEntry> {
     find_entry(machine, &managed_block::read(file).ok()?)
 }
 
@@ -46,25 +45,12 @@ pub(super) fn entry(file: &Path, machine: &str) -> Option<Section> {
 ///
 /// # Errors
 /// ssh rejects the configuration, or another line overrides a host entry.
-pub(super) fn configuration(file: &Path, entry: Option<&Section>) -> diagnosis::Result<Block> {
+pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis::Result<Block> {
     let text = managed_block::read(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
-    let mut hosts = 0;
-    for (patterns, expected) in effective_config::sections(&text[range]) {
-        for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            if entry.is_some_and(|entry| !patterns.contains(&entry.alias)) {
-                continue;
-            }
-            let Some(shadowed) = effective_config::overridden(alias, &expected, file)? else {
-                return Ok(Block::Unverified);
-            };
-            if let Some(overridden) = shadowed.into_iter().next() {
-                return Err(SshError::Overridden(overridden).into());
-            }
-            hosts += 1;
-        }
-    }
-    Ok(Block::Verified(hosts))
+    let only = entry.map(|entry| entry.alias.as_str());
+    let hosts = effective_config::verify(&text[range], file, file, only)?;
+    Ok(hosts.map_or(Block::Unverified, Block::Verified))
 }
 
 /// A machine's host key, compared with known_hosts.
@@ -81,7 +67,7 @@ pub(super) enum HostKey {
 /// Connects with ssh up to the host key. With `StrictHostKeyChecking=yes` and `UpdateHostKeys=no`, ssh never writes to
 /// known_hosts; with `PreferredAuthentications=none`, it offers no key and asks for no password. A server that then rejects
 /// the login has shown the known host key. ssh-keyscan does not support ProxyCommand.
-pub(super) async fn host_key(entry: &Section, file: Option<&Path>) -> Result<HostKey> {
+pub(super) async fn host_key(entry: &HostEntry, file: Option<&Path>) -> Result<HostKey> {
     let mut ssh = process::Command::new("ssh");
     if let Some(file) = file {
         ssh.arg("-F").arg(file);

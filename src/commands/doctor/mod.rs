@@ -14,7 +14,7 @@ use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
-use crate::cli::{DoctorArgs, ProxyArgs};
+use crate::cli::DoctorArgs;
 use crate::commands::doctor::checks::Evaluator;
 use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
 use crate::commands::doctor::report::{Check, Colors, json_report, report};
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
     };
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     let entry = args.machine.as_ref().and_then(|machine| local::entry(&file, machine));
-    let proxy = entry.as_ref().and_then(|entry| ProxyArgs::of_section(entry.arguments(), &args.typed));
+    let proxy = entry.as_ref().and_then(|entry| entry.proxy_args(&args.typed));
     let (credential, certificate, cloud) = match &proxy {
         Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
         None => (args.who.wanted(), CertificateOptions::default(), &args.cloud),

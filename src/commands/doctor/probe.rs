@@ -22,6 +22,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{Registration, registration};
 use crate::azure::target::Target;
 use crate::cli::DoctorArgs;
+use crate::cli::proxy_command::HostEntry;
 use crate::commands::doctor::local::{self, Block, HostKey};
 use crate::diagnosis::{Context, Error, Result};
 use crate::entra_ssh::CertificateOptions;
@@ -32,7 +33,6 @@ use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::connector::Connector;
 use crate::relay::handshake::Upgraded;
-use crate::ssh::effective_config::Section;
 use crate::state::Store;
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
@@ -90,7 +90,7 @@ pub(super) struct AzureFacts {
     /// By how many seconds the clock of this computer is ahead of Azure's.
     pub(super) skew: Option<i64>,
     /// The machine's host entry, if it connects to the port below.
-    pub(super) entry: Option<Section>,
+    pub(super) entry: Option<HostEntry>,
     /// The port of the connection.
     pub(super) port: u16,
     /// The machine.
@@ -114,7 +114,7 @@ pub(super) struct Prober<'a> {
     pub(super) args: &'a DoctorArgs,
     /// The ssh configuration, and its host entry for the machine.
     pub(super) file: PathBuf,
-    pub(super) entry: Option<Section>,
+    pub(super) entry: Option<HostEntry>,
     /// The account, and the options of its certificate.
     pub(super) credential: CredentialOptions,
     pub(super) certificate: CertificateOptions,
@@ -172,13 +172,13 @@ impl Prober<'_> {
     }
 
     /// Returns the host entry as ssh uses it, or as it is written if ssh does not show it.
-    async fn effective(&self, entry: Option<Section>) -> Option<Section> {
+    async fn effective(&self, entry: Option<HostEntry>) -> Option<HostEntry> {
         let (given, file, written) = (self.args.file.clone(), self.file.clone(), entry.clone()?);
         let used = blocking(move || Ok(written.used(given.as_deref(), &file)?)).await;
         used.ok().or(entry)
     }
 
-    async fn host_key(&self, entry: &Section) -> Result<HostKey> {
+    async fn host_key(&self, entry: &HostEntry) -> Result<HostKey> {
         within(PROBE_TIMEOUT, "ssh", async { Ok(local::host_key(entry, self.args.file.as_deref()).await?) }).await
     }
 
@@ -203,11 +203,11 @@ impl Prober<'_> {
     }
 
     /// Returns the port that the user gave or the host entry has, or the default.
-    fn port(&self, entry: Option<&Section>) -> u16 {
+    fn port(&self, entry: Option<&HostEntry>) -> u16 {
         self.given_port(entry).unwrap_or(Service::Ssh.default_port())
     }
 
-    fn given_port(&self, entry: Option<&Section>) -> Option<u16> {
+    fn given_port(&self, entry: Option<&HostEntry>) -> Option<u16> {
         self.args.port.or(entry.map(|entry| entry.port))
     }
 

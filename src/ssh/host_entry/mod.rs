@@ -1,17 +1,17 @@
-//! One Host section of ssh_config(5): its values, their quoting, and their rendering from a template.
+//! A host entry of ssh_config(5): its values, quoted and rendered with a template.
 //!
-//! A template is the text as it will stand, with `{placeholders}`; a line whose placeholder has no value is left out.
+//! A template is the text with `{placeholders}`. The result has no line whose placeholder has no value.
 
 use anyhow::{Result, bail, ensure};
 
 use crate::text::is_unsafe;
 
-/// The section of a machine, unless an organisation brings its own.
+/// The built-in template of a machine's host entry.
 pub(crate) const HOST: &str = include_str!("../../../config-templates/host.conf");
-/// The section for machines that are found by name when they are connected to.
+/// The template of the wildcard entry.
 pub(crate) const WILDCARD: &str = include_str!("../../../config-templates/wildcard.conf");
 
-/// The placeholders that a template may hold.
+/// The placeholders of a template.
 const PLACEHOLDERS: [&str; 18] = [
     "patterns",
     "host_name",
@@ -33,40 +33,40 @@ const PLACEHOLDERS: [&str; 18] = [
     "resource_id",
 ];
 
-/// Where the sockets of shared connections live. `%C` is a hash: with names in it a path outgrows a socket's 108 bytes.
+/// The sockets of shared connections. `%C` is a hash, since names would make the path longer than the 108 bytes of a socket.
 const CONTROL_PATH: &str = "~/.ssh/arcssh-%C";
-/// How long a shared connection outlives its last session.
+/// How long a shared connection remains open after its last session.
 const CONTROL_PERSIST: &str = "60s";
 
-/// The system that a configuration is written for.
+/// The platform of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Platform {
-    /// Linux, macOS and their kin: ssh has the user's shell run a ProxyCommand.
+    /// Linux, macOS and similar systems, where the user's shell runs a ProxyCommand.
     Unix,
-    /// Windows: ssh starts a ProxyCommand without a shell, and Git's ssh eats backslashes.
+    /// Windows, where ssh starts a ProxyCommand without a shell, and the ssh of Git removes backslashes.
     Windows,
 }
 
 impl Platform {
-    /// The one that this program runs on.
+    /// The platform that arcssh runs on.
     pub(crate) const HERE: Self = if cfg!(windows) { Self::Windows } else { Self::Unix };
 }
 
-/// How a certificate gets to ssh.
+/// How ssh gets a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CertificateMode {
-    /// By an agent that is there while a connection lasts; no file of the user's is touched.
-    #[value(help = "by an agent of its own, for the time of a connection")]
+    /// From an agent that runs as long as the connection. arcssh writes no files.
+    #[value(help = "from an agent of arcssh that runs as long as the connection")]
     Agent,
-    /// In files that ssh has renewed before it reads them.
-    #[value(help = "in files beside the configuration, which Match exec renews")]
+    /// From files that `Match exec` renews before ssh reads them.
+    #[value(help = "from files next to the ssh configuration, which Match exec renews")]
     Files,
 }
 
 impl CertificateMode {
-    /// That of a system. OpenSSH for Windows has no sockets for an agent of ours.
+    /// The default of a platform. OpenSSH for Windows does not support Unix sockets.
     pub(crate) fn on(platform: Platform) -> Self {
         match platform {
             Platform::Unix => Self::Agent,
@@ -74,23 +74,28 @@ impl CertificateMode {
         }
     }
 
-    /// The placeholder without which a template does not have it.
+    /// The placeholder that a template needs for this mode.
     pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Self::Agent => "{identity_agent}",
             Self::Files => "{renew_command}",
         }
     }
+
+    /// Whether a template supports this mode. Templates for earlier versions have `{keep_fresh}` for `{renew_command}`.
+    pub(crate) fn is_in(self, template: &str) -> bool {
+        template.contains(self.placeholder()) || self == Self::Files && template.contains("{keep_fresh}")
+    }
 }
 
-/// A Host section. Its values are as they are meant; they are quoted when it is rendered.
+/// A host entry with plain values. Rendering quotes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// What may be typed for it; the first one is its name.
+    /// The patterns of `Host`. The first one is the alias.
     pub(crate) patterns: Vec<String>,
     /// `HostName`.
     pub(crate) host_name: Option<String>,
-    /// `HostKeyAlias`: the name that host keys are recorded under.
+    /// `HostKeyAlias`.
     pub(crate) host_key_alias: Option<String>,
     /// `User`.
     pub(crate) user: Option<String>,
@@ -98,25 +103,25 @@ pub(crate) struct Host {
     pub(crate) port: Option<u16>,
     /// `IdentityFile`.
     pub(crate) identity_file: Option<String>,
-    /// `CertificateFile`, the certificate of the key in `identity_file`, which are used alone.
+    /// `CertificateFile`: the certificate for the key in `identity_file`. ssh then uses no other keys.
     pub(crate) certificate_file: Option<String>,
-    /// The command that renews them, word by word as in `proxy_command`.
+    /// The words of the command that renews the certificate; see `proxy_command`.
     pub(crate) renew_command: Option<Vec<String>>,
-    /// `IdentityAgent`: what it holds is used beside the user's own keys, and never forwarded.
+    /// `IdentityAgent`. ssh also uses the user's other keys, and does not forward this agent.
     pub(crate) identity_agent: Option<String>,
-    /// Whether sessions share one connection (`ControlMaster auto`); not on Windows, which has no such sockets.
+    /// Whether sessions share one connection (`ControlMaster auto`). Ignored on Windows, which has no such sockets.
     pub(crate) shared: bool,
-    /// `ProxyCommand`, word by word. ssh's tokens stand in it as they are; see [`escape_percent`].
+    /// The words of `ProxyCommand`, with ssh's tokens. Other `%` are escaped; see [`escape_percent`].
     pub(crate) proxy_command: Vec<String>,
-    /// The Azure resource that it reaches, for whoever reads the file.
+    /// The resource ID of the machine, for a comment.
     pub(crate) resource_id: Option<String>,
 }
 
 impl Host {
-    /// The section's text.
+    /// Renders a template.
     ///
     /// # Errors
-    /// A value that ssh would read as something else, by the name of its keyword; a placeholder that is not known.
+    /// A value that ssh would interpret differently, with its keyword; an unknown placeholder.
     pub(crate) fn render(&self, template: &str, platform: Platform) -> Result<String> {
         let mut text = String::new();
         for line in template.lines() {
@@ -129,7 +134,9 @@ impl Host {
     }
 
     fn render_line(&self, line: &str, platform: Platform) -> Result<Option<String>> {
-        let (mut rendered, mut rest, mut complete) = (String::new(), line, true);
+        let mut rendered = String::new();
+        let mut rest = line;
+        let mut complete = true;
         while let Some((before, placeholder, after)) = next_placeholder(rest) {
             let value = self.value(placeholder, platform)?;
             complete &= value.is_some();
@@ -140,7 +147,7 @@ impl Host {
         Ok(complete.then(|| rendered + rest))
     }
 
-    /// The value of a placeholder, quoted; `None` where this host has none.
+    /// The quoted value of a placeholder; `None` if this entry has no such value.
     fn value(&self, placeholder: &str, platform: Platform) -> Result<Option<String>> {
         let quoted =
             |keyword, value: &Option<String>| value.as_deref().map(|v| argument(keyword, v)).transpose();
@@ -160,7 +167,7 @@ impl Host {
             "identities_only" => self.identities_only().map(Into::into),
             "forward_agent" => self.identity_agent.is_some().then(|| "no".into()),
             "match_patterns" => Some(self.patterns.join(",")),
-            "keep_fresh" => {
+            "renew_command" | "keep_fresh" => {
                 self.renew_command.as_deref().map(|words| match_exec(words, platform)).transpose()?
             }
             "control_master" => if_shared("auto"),
@@ -173,15 +180,16 @@ impl Host {
         })
     }
 
-    /// A user's `Host *` may say yes, which keeps ssh from an agent's keys, or leave it to offer others first.
+    /// A user's `Host *` may set another value. With yes, ssh ignores the keys of an agent; without a certificate file alone,
+    /// ssh offers other keys first.
     fn identities_only(&self) -> Option<&'static str> {
-        match (&self.certificate_file, &self.identity_agent) {
-            (Some(_), _) => Some("yes"),
-            (None, agent) => agent.is_some().then_some("no"),
+        if self.certificate_file.is_some() {
+            return Some("yes");
         }
+        self.identity_agent.is_some().then_some("no")
     }
 
-    /// The ProxyCommand as one line.
+    /// The line of the ProxyCommand.
     ///
     /// # Errors
     /// A word that a shell would change.
@@ -191,7 +199,7 @@ impl Host {
     }
 }
 
-/// The next `{word}` of a text, with what stands before and after it. ssh's own `${VARIABLE}` is none.
+/// The text before the next placeholder, its name, and the text after it. ssh's `${VARIABLE}` is not a placeholder.
 fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     let mut from = 0;
     while let Some(open) = text[from..].find('{').map(|at| from + at) {
@@ -208,32 +216,32 @@ fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     None
 }
 
-/// Whether a name can stand in a `Host` line and on ssh's command line: no pattern, nothing that newer OpenSSH refuses
-/// in a host name (`valid_hostname` in ssh.c), nothing that looks like an option or that a terminal does not show.
+/// Whether a name is valid in a `Host` line and on ssh's command line. It must not be a pattern or look like an option, and
+/// must not contain a character that newer OpenSSH rejects in a host name (ssh.c, `valid_hostname`) or a terminal hides.
 pub(crate) fn is_alias(name: &str) -> bool {
     let first = name.chars().next();
     first.is_some_and(|c| c.is_alphanumeric() || c == '_')
         && name.chars().all(|c| c.is_alphanumeric() && !is_unsafe(c) || "._-".contains(c))
 }
 
-/// Whether a text is a pattern such as `*.arc`, and nothing but one.
+/// Whether a text is one pattern, such as `*.arc`.
 pub(crate) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?']) && is_alias(&text.replace(['*', '?'], "x"))
 }
 
-/// Whether a text can be a word of any command of a section, on every system.
+/// Whether a text is valid as a word of a command in a host entry, on every platform.
 pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c))
 }
 
-/// A text that is to reach a program through a ProxyCommand as it is, ssh's tokens doubled away.
+/// Escapes a text for a command, in which ssh expands tokens.
 pub(crate) fn escape_percent(text: &str) -> String {
     text.replace('%', "%%")
 }
 
-/// An argument of a keyword. ssh splits arguments at white space and takes `"…"` for one, in which an apostrophe is one;
-/// since 8.7 a backslash before a quote, a backslash or a space escapes it (misc.c, `argv_split`), before that it did
-/// not: what the two would read differently is refused.
+/// Quotes the argument of a keyword. ssh splits arguments at white space outside of double quotes, inside of which an
+/// apostrophe is literal. Since 8.7 a backslash escapes a quote, a backslash or a space (misc.c, `argv_split`), before that
+/// it did not. A value that the two read differently is an error.
 fn argument(keyword: &str, value: &str) -> Result<String> {
     ensure!(!value.is_empty(), "{keyword} cannot be empty");
     ensure!(!value.starts_with('-'), "{keyword} {value:?} cannot begin with a hyphen");
@@ -248,7 +256,8 @@ fn argument(keyword: &str, value: &str) -> Result<String> {
     Ok(in_quotes_if_needed(value))
 }
 
-/// The file of `IdentityFile` and its kin, in which ssh expands tokens: `%` is doubled. Windows gets forward slashes.
+/// Quotes and escapes a file name for a keyword such as `IdentityFile`, in which ssh expands tokens. On Windows it gets
+/// forward slashes.
 fn file_name(keyword: &str, value: &str, platform: Platform) -> Result<String> {
     let value = for_platform(value, platform);
     argument(keyword, &value.replace('%', "_"))?;
@@ -260,8 +269,8 @@ fn in_quotes_if_needed(value: &str) -> String {
     if plain { value.to_owned() } else { format!("\"{value}\"") }
 }
 
-/// One word of a ProxyCommand. On Unix a shell of the user's choosing reads it, on Windows the C runtime; double quotes
-/// mean the same to all of them as long as nothing inside is special to any.
+/// Quotes a word of a ProxyCommand. On Unix, the user's shell parses the line, on Windows the C runtime. Double quotes mean
+/// the same to all of them if no character inside is special to any of them.
 fn command_word(word: &str, platform: Platform) -> Result<String> {
     let word = for_platform(word, platform);
     let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);
@@ -273,13 +282,13 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
     Ok(if !word.is_empty() && word.chars().all(plain) { word } else { format!("\"{word}\"") })
 }
 
-/// The command of a `Match match_exec`, which stands in double quotes: those of the command's own would end them for every
-/// version of ssh. A shell of the user's choosing reads it, on Windows cmd.exe, which knows no other quotes.
+/// Quotes the command of a `Match exec`, which is inside double quotes, so that it must not contain any for some versions of
+/// ssh. The user's shell parses it, on Windows cmd.exe, which has no other quotes.
 fn match_exec(words: &[String], platform: Platform) -> Result<String> {
     let words = words.iter().map(|word| {
         let plain = |c: char| c.is_alphanumeric() || "/._-:,@+%~".contains(c);
-        let known = |c: char| plain(c) || (platform == Platform::Windows && "\\#".contains(c));
-        if !word.is_empty() && word.chars().all(known) {
+        let allowed = |c: char| plain(c) || (platform == Platform::Windows && "\\#".contains(c));
+        if !word.is_empty() && word.chars().all(allowed) {
             return Ok(word.clone());
         }
         let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);

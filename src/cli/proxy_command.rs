@@ -1,0 +1,262 @@
+//! The `ProxyCommand` of a host entry that `arcssh config` writes, and the host entries that have one.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Result;
+use clap::CommandFactory as _;
+
+use crate::azure::resource_id::ResourceId;
+use crate::cli::{Cli, Command, ProxyArgs};
+use crate::ssh::effective_config::{self, Expected};
+use crate::ssh::host_entry::escape_percent;
+
+/// ssh's token for the port, and that for the host name as the user typed it (ssh_config(5), TOKENS).
+const PORT: &str = "%p";
+const HOST: &str = "%n";
+
+/// A command line of `arcssh proxy`, with its values as arcssh receives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyCommand {
+    /// The program; with any words before it if another program wrote the line.
+    pub(crate) program: String,
+    /// The machine.
+    pub(crate) machine: ProxyMachine,
+    /// The port, or [`PORT`].
+    pub(crate) port: String,
+    /// All other options.
+    pub(crate) options: Vec<String>,
+}
+
+/// The machine of a [`ProxyCommand`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ProxyMachine {
+    /// By its resource ID.
+    Id(ResourceId),
+    /// By the name that the user types, which ends in this suffix.
+    Name {
+        /// Such as `.arc`.
+        suffix: String,
+    },
+}
+
+impl ProxyCommand {
+    /// The command for a machine, with ssh's port.
+    pub(crate) fn new(program: &str, machine: ProxyMachine, options: Vec<String>) -> Self {
+        Self { program: program.to_owned(), machine, port: PORT.to_owned(), options }
+    }
+
+    /// The words of the line, with ssh's tokens.
+    pub(crate) fn words(&self) -> Vec<String> {
+        self.words_with(escape_percent)
+    }
+
+    /// The words with each value but the tokens in the form that `escape` returns.
+    fn words_with(&self, escape: impl Fn(&str) -> String) -> Vec<String> {
+        let mut words = vec![escape(&self.program), "proxy".into()];
+        match &self.machine {
+            ProxyMachine::Id(id) => words.push(escape(&id.to_string())),
+            ProxyMachine::Name { suffix } => {
+                words.extend(["--host", HOST, "--suffix", &escape(suffix)].map(Into::into));
+            }
+        }
+        words.extend(["--port".into(), self.port.clone()]);
+        words.extend(self.options.iter().map(|option| escape(option)));
+        words
+    }
+
+    /// Parses a line, also one that a user wrote by hand.
+    pub(crate) fn parse(line: &str) -> Self {
+        let words = split(line);
+        let at = words.iter().position(|word| word == "proxy").unwrap_or_default();
+        let mut command = Self::new(&words[..at].join(" "), ProxyMachine::Name { suffix: String::new() }, Vec::new());
+        let mut rest = words.into_iter().skip(at + 1);
+        while let Some(word) = rest.next() {
+            match word.as_str() {
+                "--port" | "-p" => command.port = rest.next().unwrap_or_default(),
+                "--host" => drop(rest.next()),
+                "--suffix" => command.machine = ProxyMachine::Name { suffix: rest.next().unwrap_or_default() },
+                id => match id.parse() {
+                    Ok(id) => command.machine = ProxyMachine::Id(id),
+                    Err(_) => command.options.push(word),
+                },
+            }
+        }
+        command
+    }
+
+    /// The resource ID of the machine, if the line has one.
+    pub(crate) fn resource_id(&self) -> Option<&ResourceId> {
+        match &self.machine {
+            ProxyMachine::Id(id) => Some(id),
+            ProxyMachine::Name { .. } => None,
+        }
+    }
+}
+
+/// The words of a command line without quotes and escapes. `--option=value` becomes two words.
+fn split(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let (mut word, mut is_quoted) = (None, false);
+    for c in line.chars() {
+        match c {
+            '"' => {
+                is_quoted = !is_quoted;
+                word.get_or_insert_with(String::new);
+            }
+            c if c.is_whitespace() && !is_quoted => words.extend(word.take()),
+            c => word.get_or_insert_with(String::new).push(c),
+        }
+    }
+    words.extend(word);
+    let parts = words.iter().flat_map(|word| match word.split_once('=') {
+        Some((option, value)) if option.starts_with("--") => vec![option, value],
+        _ => vec![word.as_str()],
+    });
+    parts.map(|part| part.replace(&escape_percent("%"), "%")).collect()
+}
+
+/// The port that ssh uses by default.
+const SSH_PORT: u16 = 22;
+
+/// A host entry that connects through arcssh.
+#[derive(Clone, Debug)]
+pub(crate) struct HostEntry {
+    /// The name to type for it.
+    pub(crate) alias: String,
+    /// The resource ID or the name of the machine.
+    pub(crate) target: String,
+    /// Its `Port`, or the port that ssh uses by default.
+    pub(crate) port: u16,
+    /// The name under which known hosts have its host key.
+    pub(crate) key_name: String,
+    /// Its `ProxyCommand`.
+    line: String,
+}
+
+impl HostEntry {
+    /// The arguments of its `arcssh proxy`, with `overrides` after them; `None` if they are not valid.
+    pub(crate) fn proxy_args(&self, overrides: &[OsString]) -> Option<ProxyArgs> {
+        let mut command = ProxyCommand::parse(&self.line);
+        command.port = command.port.replace(PORT, &self.port.to_string());
+        let words = command.words_with(str::to_owned).into_iter().map(OsString::from);
+        let words = words.chain(overrides.iter().cloned());
+        let matches = Cli::command().args_override_self(true).try_get_matches_from(words).ok()?;
+        match Cli::of(&matches).ok()?.command {
+            Command::Proxy(args) => Some(args),
+            _ => None,
+        }
+    }
+
+    /// The host entry with the port that ssh uses, since any line of the configuration can set it. arcssh asks ssh with the
+    /// file that the user typed, if any, and with `file` if ssh does not find the entry that way.
+    ///
+    /// # Errors
+    /// ssh cannot be started.
+    pub(crate) fn used(self, typed: Option<&Path>, file: &Path) -> Result<Self> {
+        for file in [typed, Some(file)] {
+            let Some(values) = effective_config::values(&self.alias, file)? else { break };
+            if values.get("proxycommand") == Some(&self.line) {
+                let port = values.get("port").and_then(|port| port.parse().ok());
+                return Ok(Self { port: port.unwrap_or(self.port), ..self });
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Finds the host entry that connects to a machine through arcssh, by an alias or by the machine's resource ID.
+pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
+    let is_id = machine.starts_with('/');
+    let is_alias = |pattern: &String| match pattern.strip_prefix('*') {
+        Some(suffix) => !suffix.is_empty() && !is_id && machine.ends_with(suffix),
+        None => pattern.eq_ignore_ascii_case(machine),
+    };
+    let value = |values: &Expected, keyword: &str| {
+        values.iter().find(|(name, _)| name == keyword).map(|(_, value)| value.clone())
+    };
+    let connects = |(patterns, values): &(Vec<String>, Expected)| {
+        let line = value(values, "proxycommand").filter(|line| line.contains("arcssh"));
+        let id = |line: &String| ProxyCommand::parse(line).resource_id().map(ToString::to_string);
+        let has_id = |line: &String| id(line).is_some_and(|id| id.eq_ignore_ascii_case(machine));
+        line.is_some_and(|line| has_id(&line) || patterns.iter().any(is_alias))
+    };
+    let (patterns, values) = effective_config::sections(text).into_iter().find(connects)?;
+    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']));
+    let alias = alias.or((!is_id).then(|| machine.to_owned()))?;
+    let line = value(&values, "proxycommand")?;
+    let target = match ProxyCommand::parse(&line).machine {
+        ProxyMachine::Id(id) => id.to_string(),
+        ProxyMachine::Name { suffix } => alias.strip_suffix(&suffix).unwrap_or(&alias).to_owned(),
+    };
+    let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
+    let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
+    Some(HostEntry { alias, target, port, key_name, line })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::azure::cloud::CloudName;
+    use crate::ssh::host_entry::{Host, Platform};
+
+    const ID: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/Web01";
+
+    fn text() -> String {
+        format!(
+            "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
+            ProxyCommand /usr/bin/arcssh proxy {ID} --port %p\n\
+            Host *.arc\n  ProxyCommand arcssh proxy --host %n --suffix .arc --port %p\nHost *\n"
+        )
+    }
+
+    #[test]
+    fn a_host_entry_is_found_by_its_alias_and_by_its_id() {
+        for machine in ["web01", "Web01", &ID.to_lowercase()] {
+            let entry = find_entry(machine, &text()).unwrap();
+            assert_eq!((entry.alias.as_str(), entry.port), ("web01", 2222));
+            assert_eq!(entry.key_name, "23c501dd");
+            assert_eq!(entry.target, ID);
+        }
+        let entry = find_entry("web02.arc", &text()).unwrap();
+        assert_eq!((entry.alias.as_str(), entry.target.as_str()), ("web02.arc", "web02"));
+        assert!(find_entry(&ID.replace("Web01", "w.arc"), &text()).is_none());
+        assert!(find_entry("plain", &text()).is_none() && find_entry("web02", &text()).is_none());
+        for part in [&ID[..ID.len() - 1], "web0", "proxy", "--port"] {
+            assert!(find_entry(part, &text()).is_none(), "{part}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_parsed_as_it_was_written() {
+        let id = ID.replace("/g/", "/50%_(of)/").parse().unwrap();
+        for machine in [ProxyMachine::Id(id), ProxyMachine::Name { suffix: ".arc".into() }] {
+            let options = ["--tenant", "contoso.com", "--agent", "/home/a b/100%/x"].map(Into::into);
+            let command = ProxyCommand::new("/opt/my programs/arcssh", machine, options.to_vec());
+            let host = Host { proxy_command: command.words(), ..Host::default() };
+            for platform in [Platform::Unix, Platform::Windows] {
+                assert_eq!(ProxyCommand::parse(&host.proxy_command(platform).unwrap()), command);
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_user_wrote_is_parsed() {
+        let command = ProxyCommand::parse(&format!("exec /x/arcssh proxy -p 23 --cloud=china \"{ID}\""));
+        assert_eq!((command.program.as_str(), command.port.as_str()), ("exec /x/arcssh", "23"));
+        assert_eq!(command.resource_id().unwrap().to_string(), ID);
+        assert_eq!(command.options, ["--cloud", "china"]);
+        assert_eq!(ProxyCommand::parse(&format!("/opt/wrapper {ID}")).resource_id().unwrap().to_string(), ID);
+        assert_eq!(ProxyCommand::parse("none").resource_id(), None);
+    }
+
+    #[test]
+    fn the_arguments_of_a_host_entry_have_its_port_and_the_overrides() {
+        let overrides = ["--cloud", "china"].map(OsString::from);
+        let args = find_entry("web01", &text()).unwrap().proxy_args(&overrides).unwrap();
+        assert_eq!((args.port, args.machine.unwrap().to_string()), (Some(2222), ID.to_owned()));
+        assert_eq!(args.cloud.name(), CloudName::China);
+        let args = find_entry("web02.arc", &text()).unwrap().proxy_args(&[]).unwrap();
+        assert_eq!((args.port, args.suffix.as_str()), (Some(22), ".arc"));
+    }
+}
