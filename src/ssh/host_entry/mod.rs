@@ -160,7 +160,7 @@ impl Host {
             "identities_only" => self.identities_only().map(Into::into),
             "forward_agent" => self.identity_agent.is_some().then(|| "no".into()),
             "match_patterns" => Some(self.patterns.join(",")),
-            "keep_fresh" => {
+            "renew_command" => {
                 self.renew_command.as_deref().map(|words| match_exec(words, platform)).transpose()?
             }
             "control_master" => if_shared("auto"),
