@@ -1,10 +1,10 @@
-//! JSON as services write it, whatever its specification says: numbers as text, with a fraction, or null; lists that are
-//! null where they are empty.
+//! JSON of services that deviate from their specification: numbers as text, with a fraction, or null; null instead of an empty
+//! list.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// A count, such as of seconds, whichever way it is written; nothing where it is none.
+/// Parses a number, such as seconds, in every form; `None` for another value.
 pub(crate) fn number(value: &Value) -> Option<u64> {
     let text = match value {
         Value::Number(number) => number.to_string(),
@@ -16,12 +16,12 @@ pub(crate) fn number(value: &Value) -> Option<u64> {
     whole.parse().ok().filter(|_| is_number)
 }
 
-/// The same as a field.
+/// [`number`] for a field.
 pub(crate) fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     Ok(number(&Value::deserialize(deserializer)?))
 }
 
-/// What stands for nothing where it is null.
+/// Reads null as the default value.
 pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -30,7 +30,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Text, whatever is written in its place; nothing where it is null or not there.
+/// Returns a value as text; `None` for null.
 pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -45,7 +45,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_number_is_read_in_every_form() {
+    fn numbers_are_read_in_every_form() {
         for form in
             [json!(3599), json!(3599.0), json!(3599.75), json!("3599"), json!(" 3599 "), json!("3599.5")]
         {

@@ -1,4 +1,4 @@
-//! What Azure Resource Manager and Entra ID know. Nothing here learns of ssh, the relay's wire or a terminal.
+//! Azure Resource Manager (ARM) and Entra ID. Independent of ssh, of the relay's protocol and of the terminal.
 
 pub(crate) mod arm;
 pub(crate) mod cloud;

@@ -269,7 +269,7 @@ impl<'a> RelayCredentialCache<'a> {
 
     /// Where it is kept that this identity was refused: another may be let in.
     fn refused(&self) -> Result<Key, SystemError> {
-        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.cached.name, self.arm.who()?)))
+        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.cached.name, self.arm.account_key()?)))
     }
 
     /// What fifty forks of ansible would be answered alike is asked once. 412 is not kept: setting up ends it at once.

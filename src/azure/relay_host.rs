@@ -1,36 +1,36 @@
-//! The host of an Azure Relay namespace, built from the two parts in which Azure returns it, and from nothing else.
-//! Relay tokens go to such a host only.
+//! The host of an Azure Relay namespace, built only from the two parts in which Azure returns it. arcssh sends relay tokens to
+//! no other host.
 
 use std::fmt;
 
 use http::uri::Authority;
 
-/// The longest label of a DNS name, and the longest name (RFC 1035, section 2.3.4; without the final dot).
+/// The longest label of a DNS name, and the longest name without the final dot (RFC 1035, section 2.3.4).
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 253;
 /// The port of every relay of Azure (Microsoft Learn, "Azure Relay port settings").
 const HTTPS: u16 = 443;
 
-/// The DNS suffixes under which a relay may be.
+/// The DNS suffixes of trusted relays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RelaySuffixes {
-    /// Those of clouds.
+    /// The suffixes of clouds.
     known: Vec<&'static str>,
-    /// Suffixes that the user gave, in lower case.
-    given: Vec<String>,
+    /// The user's suffixes, in lower case.
+    custom: Vec<String>,
 }
 
 impl RelaySuffixes {
-    /// Returns the `known` ones of clouds, and those that the user gave.
-    pub(crate) fn new(known: &[&'static str], given: Option<&Self>) -> Self {
-        let given = given.map(|suffixes| suffixes.given.clone()).unwrap_or_default();
-        Self { known: known.to_vec(), given }
+    /// Returns the suffixes of clouds, and those of the user.
+    pub(crate) fn new(known: &[&'static str], custom: Option<&Self>) -> Self {
+        let custom = custom.map(|suffixes| suffixes.custom.clone()).unwrap_or_default();
+        Self { known: known.to_vec(), custom }
     }
 
-    /// Parses `SUFFIX[,SUFFIX…]`; an empty text gives none.
+    /// Parses the user's `[SUFFIX[,SUFFIX…]]`.
     ///
     /// # Errors
-    /// One of them is not a DNS suffix.
+    /// The text contains something other than a DNS suffix.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let is_suffix = |text: &str| text.len() <= MAX_NAME && text.split('.').all(is_label);
         let suffix = |text: &str| match text.trim() {
@@ -40,24 +40,24 @@ impl RelaySuffixes {
             )),
         };
         let parts = text.split(',').filter(|_| !text.trim().is_empty());
-        Ok(Self { known: Vec::new(), given: parts.map(suffix).collect::<Result<_, _>>()? })
+        Ok(Self { known: Vec::new(), custom: parts.map(suffix).collect::<Result<_, _>>()? })
     }
 
-    /// Returns the host of a namespace: `name` must be one DNS label, and `suffix` one of these suffixes. A suffix that
-    /// the user gave may carry any port, that of a cloud only 443.
+    /// Returns the host of a namespace: `name` must be one DNS label, and `suffix` one of these suffixes. A suffix of the user
+    /// may have any port, that of a cloud only 443.
     ///
     /// # Errors
-    /// The relay is elsewhere.
+    /// The host is not trusted.
     pub(crate) fn host(&self, name: &str, suffix: &str) -> Result<RelayHost, ForeignRelay> {
         let foreign = || ForeignRelay { host: format!("{name}.{suffix}").chars().take(MAX_NAME).collect() };
         let (domain, port) = match suffix.split_once(':') {
             Some((domain, port)) => (domain, parse_port(port).ok_or_else(foreign)?),
             None => (suffix, HTTPS),
         };
-        let is_given = self.given.iter().any(|given| given.eq_ignore_ascii_case(domain));
+        let is_custom = self.custom.iter().any(|custom| custom.eq_ignore_ascii_case(domain));
         let is_known = port == HTTPS && self.known.iter().any(|known| known.eq_ignore_ascii_case(domain));
         let host = format!("{name}.{domain}");
-        if !is_label(name) || host.len() > MAX_NAME || !(is_given || is_known) {
+        if !is_label(name) || host.len() > MAX_NAME || !(is_custom || is_known) {
             return Err(foreign());
         }
         let authority = if port == HTTPS { host } else { format!("{host}:{port}") };
@@ -65,7 +65,7 @@ impl RelaySuffixes {
     }
 }
 
-/// One label of a host name (RFC 1123, section 2.1).
+/// Whether a text is one label of a host name (RFC 1123, section 2.1).
 fn is_label(text: &str) -> bool {
     (1..=MAX_LABEL).contains(&text.len())
         && !text.starts_with('-')
@@ -78,17 +78,17 @@ fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| is_number && *port != 0)
 }
 
-/// A relay's host name and, unless it is 443, its port. Only [`RelaySuffixes::host`] makes one.
+/// A relay's host name, and its port unless that is 443. Only [`RelaySuffixes::host`] returns one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelayHost(Authority);
 
 impl RelayHost {
-    /// Returns host and port, for a connection and for the `Host` header.
+    /// Returns host and port.
     pub(crate) fn authority(&self) -> &Authority {
         &self.0
     }
 
-    /// Returns the two parts again: the name is the first label.
+    /// Returns name and suffix; the name is the first label.
     pub(crate) fn parts(&self) -> (&str, &str) {
         self.0.as_str().split_once('.').unwrap_or_default()
     }
@@ -100,7 +100,7 @@ impl fmt::Display for RelayHost {
     }
 }
 
-/// Relay credentials name a host that is not a relay of the cloud, nor under a suffix that the user gave.
+/// Relay credentials name a host outside of the trusted domains.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the host {host:?} is not in a trusted relay domain")]
 pub(crate) struct ForeignRelay {
@@ -114,7 +114,7 @@ mod tests {
     const PUBLIC: &str = "servicebus.windows.net";
     const ALL: [&str; 3] = [PUBLIC, "servicebus.chinacloudapi.cn", "servicebus.usgovcloudapi.net"];
 
-    fn given(text: &str) -> RelaySuffixes {
+    fn custom(text: &str) -> RelaySuffixes {
         RelaySuffixes::new(&[PUBLIC], Some(&RelaySuffixes::parse(text).unwrap()))
     }
 
@@ -198,8 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn a_given_suffix_is_accepted_with_any_port() {
-        let suffixes = given("0.0.1, Relay.Example");
+    fn a_custom_suffix_is_accepted_with_any_port() {
+        let suffixes = custom("0.0.1, Relay.Example");
         for (name, suffix, authority) in [
             ("127", "0.0.1", "127.0.0.1"),
             ("127", "0.0.1:8443", "127.0.0.1:8443"),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn only_dns_suffixes_can_be_given() {
+    fn only_dns_suffixes_are_parsed() {
         assert_eq!(RelaySuffixes::parse(" "), Ok(RelaySuffixes::default()));
         for text in [
             ".example",

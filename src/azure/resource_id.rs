@@ -1,9 +1,9 @@
-//! The resource ID of an Arc machine: parsed once at the door, printed in ARM's own spelling.
+//! The resource ID of an Arc machine: parsed and validated once, printed in ARM's spelling.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The resource types that carry a `Microsoft.HybridConnectivity` endpoint, with the spelling ARM documents.
+/// The resource types that can have a `Microsoft.HybridConnectivity` endpoint, in ARM's spelling.
 ///
 /// Source: azure-cli-extensions `src/ssh/azext_ssh/resource_type_utils.py`.
 const ARC_TYPES: [(&str, &str); 4] = [
@@ -13,7 +13,7 @@ const ARC_TYPES: [(&str, &str); 4] = [
     ("Microsoft.AzureStackHCI", "virtualMachines"),
 ];
 
-/// The longest name of a resource group, and of anything else, in characters.
+/// The longest name of a resource group, and of another resource, in characters.
 ///
 /// Source: Microsoft Learn, "Naming rules and restrictions for Azure resources".
 const MAX_GROUP: usize = 90;
@@ -21,23 +21,21 @@ const MAX_NAME: usize = 260;
 
 /// The ID of one Arc machine: `/subscriptions/{s}/resourceGroups/{g}/providers/{type}/{name}`.
 ///
-/// Keywords and types are matched without regard to case, as ARM does; names keep the spelling they were given in.
+/// Keywords and types are case-insensitive, as in ARM. Names retain their spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ResourceId {
-    /// The subscription, normally a GUID.
+    /// Usually a GUID.
     pub(crate) subscription: String,
-    /// The resource group.
     pub(crate) resource_group: String,
-    /// The resource provider's namespace, one of the four Arc types.
+    /// The resource provider's namespace.
     pub(crate) namespace: &'static str,
-    /// The type within the namespace: `machines` or `virtualMachines`.
+    /// `machines` or `virtualMachines`.
     pub(crate) kind: &'static str,
-    /// The machine's name.
     pub(crate) name: String,
 }
 
 impl ResourceId {
-    /// The ID's segments in order, none of them encoded: what a URL's path is built from.
+    /// Returns the segments for the path of a URL, not encoded.
     pub(crate) fn segments(&self) -> [&str; 8] {
         let Self { subscription, resource_group, namespace, kind, name } = self;
         ["subscriptions", subscription, "resourceGroups", resource_group, "providers", namespace, kind, name]
@@ -62,7 +60,7 @@ impl FromStr for ResourceId {
         };
         let keywords =
             [(subscriptions, "subscriptions"), (groups, "resourceGroups"), (providers, "providers")];
-        if keywords.iter().any(|(given, keyword)| !given.eq_ignore_ascii_case(keyword)) {
+        if keywords.iter().any(|(segment, keyword)| !segment.eq_ignore_ascii_case(keyword)) {
             return Err(ResourceIdError::Shape);
         }
         let (namespace, kind) = arc_type(namespace, kind)?;
@@ -79,8 +77,8 @@ impl FromStr for ResourceId {
     }
 }
 
-/// Cuts `…/providers/{namespace}/virtualMachineInstances/default` off: newer VMware, SCVMM and Azure Local machines
-/// are `Microsoft.HybridCompute/machines` with such a child, and SSH targets the machine.
+/// Removes `/providers/{namespace}/virtualMachineInstances/default` from the end: newer VMware, SCVMM and Azure Local machines
+/// are `Microsoft.HybridCompute/machines` with such a child resource.
 fn machine_segments<'a, 'b>(segments: &'b [&'a str]) -> &'b [&'a str] {
     match segments {
         [machine @ .., providers, _namespace, instances, default]
@@ -95,17 +93,17 @@ fn machine_segments<'a, 'b>(segments: &'b [&'a str]) -> &'b [&'a str] {
 }
 
 fn arc_type(namespace: &str, kind: &str) -> Result<(&'static str, &'static str), ResourceIdError> {
-    let found =
+    let arc_type =
         ARC_TYPES.iter().find(|(ns, k)| ns.eq_ignore_ascii_case(namespace) && k.eq_ignore_ascii_case(kind));
-    match found {
+    match arc_type {
         Some(arc_type) => Ok(*arc_type),
         None if namespace.eq_ignore_ascii_case("Microsoft.Compute") => Err(ResourceIdError::AzureVm),
         None => Err(ResourceIdError::Type(format!("{namespace}/{kind}"))),
     }
 }
 
-/// One name of the ID. ARM allows letters, digits and `-_.()`; what would change the shape of a URL, of a header or
-/// of a line in a file is refused here and never looked at again.
+/// Validates one name of the ID. ARM allows letters, digits and `-_.()`, so a name can be part of a URL, of a header and of a
+/// line in a file.
 pub(crate) fn segment(text: &str) -> Result<String, ResourceIdError> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.()".contains(c);
     let dots_only = text.chars().all(|c| c == '.');
@@ -118,7 +116,7 @@ pub(crate) fn segment(text: &str) -> Result<String, ResourceIdError> {
 /// Why a text is not the resource ID of an Arc machine.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResourceIdError {
-    /// Not of the form of a resource ID.
+    /// The text does not have the form of a resource ID.
     #[error(
         "an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME"
     )]
@@ -128,10 +126,10 @@ pub(crate) enum ResourceIdError {
         "this is a plain Azure virtual machine, which has no Arc relay; arcssh reaches Microsoft.HybridCompute/machines"
     )]
     AzureVm,
-    /// The ID of a resource that is no machine.
+    /// The ID of another resource.
     #[error("{0} is not a kind of Arc machine")]
     Type(String),
-    /// A name in the ID is empty, too long or holds a character that ARM does not allow.
+    /// A name is empty, too long, or contains a character that ARM does not allow.
     #[error("{0:?} is not a name that Azure allows in a resource ID")]
     Name(String),
 }
@@ -147,28 +145,28 @@ mod tests {
     }
 
     #[test]
-    fn an_id_prints_as_it_was_read() {
+    fn an_id_round_trips() {
         assert_eq!(parsed(ID), ID);
     }
 
     #[test]
-    fn case_and_leading_slashes_do_not_matter() {
+    fn the_case_of_keywords_and_outer_slashes_are_ignored() {
         assert_eq!(parsed(&ID[1..]), ID);
         assert_eq!(parsed(&format!("/{ID}/")), ID);
-        let shouted =
+        let other_case =
             ID.replace("resourceGroups", "RESOURCEGROUPS").replace("HybridCompute", "hybridcompute");
-        assert_eq!(parsed(&shouted), ID);
+        assert_eq!(parsed(&other_case), ID);
     }
 
     #[test]
-    fn a_virtual_machine_instance_is_cut_back_to_its_machine() {
+    fn the_id_of_a_virtual_machine_instance_names_its_machine() {
         let instance =
             format!("{ID}/providers/Microsoft.ConnectedVMwarevSphere/virtualMachineInstances/default");
         assert_eq!(parsed(&instance), ID);
     }
 
     #[test]
-    fn all_four_arc_types_are_known() {
+    fn all_four_arc_types_are_accepted() {
         for (namespace, kind) in ARC_TYPES {
             let id = format!("/subscriptions/s/resourceGroups/g/providers/{namespace}/{kind}/n");
             assert_eq!(parsed(&id.to_lowercase()), id);
@@ -176,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_arc_machine_is_refused_by_name() {
+    fn ids_of_other_resources_are_rejected() {
         let error = |text: &str| text.parse::<ResourceId>().unwrap_err();
         assert_eq!(error("web01"), ResourceIdError::Shape);
         assert_eq!(error(""), ResourceIdError::Shape);
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_longer_than_azure_allows_is_refused() {
+    fn names_have_azures_maximum_length() {
         for (name, limit) in [("rg-web", MAX_GROUP), ("web01", MAX_NAME)] {
             let id = |length| ID.replace(name, &"x".repeat(length)).parse::<ResourceId>();
             assert!(id(limit).is_ok() && matches!(id(limit + 1), Err(ResourceIdError::Name(_))), "{name}");
@@ -200,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_smuggle_anything_into_a_url() {
+    fn a_name_cannot_change_a_url() {
         for name in ["", ".", "..", "a b", "a?b", "a#b", "a%2fb", "a\r\nb", "a\"b", "a\\b"] {
             let id = ID.replace("rg-web", name);
             assert!(matches!(id.parse::<ResourceId>(), Err(ResourceIdError::Name(_))), "{name:?}");

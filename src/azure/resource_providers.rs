@@ -1,4 +1,4 @@
-//! Microsoft.HybridConnectivity in a subscription: whether it is registered, and registering it.
+//! The registration of the resource provider Microsoft.HybridConnectivity in a subscription.
 
 use std::time::Duration;
 
@@ -13,46 +13,47 @@ pub(crate) const NAMESPACE: &str = "Microsoft.HybridConnectivity";
 /// The version that Azure CLI uses (azure-mgmt-resource, `providers`).
 const QUERY: [(&str, &str); 1] = [("api-version", "2021-04-01")];
 
-/// How far the provider is in a subscription.
+/// The registration of the provider in a subscription.
 #[derive(Clone, Debug)]
 pub(crate) struct Registration {
     /// `NotRegistered`, `Registering`, `Registered`, …: an open set.
     pub(crate) state: String,
-    /// When to look again, if ARM says so.
     pub(crate) retry_after: Option<Duration>,
-    /// When ARM answered, by its own clock in seconds of Unix time.
+    /// ARM's time of the response, in seconds of Unix time.
     pub(crate) date: Option<u64>,
 }
 
 impl Registration {
-    /// Whether the provider can be used.
+    /// Whether the provider is registered.
     pub(crate) fn is_done(&self) -> bool {
         self.state.eq_ignore_ascii_case("Registered")
     }
 
-    fn of(answer: &Answer) -> Result<Self, ArmError> {
+    fn of(response: &Answer) -> Result<Self, ArmError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Provider {
             registration_state: String,
         }
-        let Provider { registration_state } = answer.json()?;
-        Ok(Self { state: registration_state, retry_after: answer.retry_after, date: answer.date })
+        let Provider { registration_state } = response.json()?;
+        Ok(Self { state: registration_state, retry_after: response.retry_after, date: response.date })
     }
 }
 
-/// Looks at the provider.
+/// Returns the registration.
 pub(crate) async fn registration(arm: &Arm, subscription: &str) -> Result<Registration, ArmError> {
     let path = ["subscriptions", subscription, "providers", NAMESPACE];
     Registration::of(&arm.read(&path, &QUERY).await?)
 }
 
-/// Begins to register the provider, which takes 2 to 5 minutes (azure-docs `ssh-arc-overview.md`).
+/// Starts the registration, which takes 2 to 5 minutes (azure-docs `ssh-arc-overview.md`).
 pub(crate) async fn register(arm: &Arm, subscription: &str) -> Result<Registration, ArmError> {
     let path = ["subscriptions", subscription, "providers", NAMESPACE, "register"];
-    let answer = arm.post(&path, &QUERY, &json!({})).await?;
-    // It has begun, whether the answer shows it or not.
-    let begun =
-        || Registration { state: "Registering".into(), retry_after: answer.retry_after, date: answer.date };
-    Ok(Registration::of(&answer).unwrap_or_else(|_| begun()))
+    let response = arm.post(&path, &QUERY, &json!({})).await?;
+    // A 2xx status means that the registration has started, whatever the body contains.
+    Ok(Registration::of(&response).unwrap_or_else(|_| Registration {
+        state: "Registering".into(),
+        retry_after: response.retry_after,
+        date: response.date,
+    }))
 }

@@ -262,8 +262,12 @@ fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
     azure_cli(&w, &azure_cli_with_a_token(&w));
     let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    let said: Vec<&str> =
-        run.stderr.lines().filter_map(|line| line.split_once("credential: ")).map(|(_, said)| said).collect();
+    let said: Vec<&str> = run
+        .stderr
+        .lines()
+        .filter_map(|line| line.split_once("credentials: "))
+        .map(|(_, said)| said)
+        .collect();
     let expected = [
         "trying the service principal",
         "skipping the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",

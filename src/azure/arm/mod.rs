@@ -1,5 +1,5 @@
-//! One authenticated request to Azure Resource Manager, through azure_core's pipeline: its retries, its Retry-After,
-//! its sanitised logging. What ARM refuses comes back as an [`ArmError`] that says which refusal it was.
+//! Authenticated requests to Azure Resource Manager (ARM) through azure_core's pipeline, which retries them and logs them without
+//! secrets.
 
 use std::cell::{OnceCell, RefCell};
 use std::time::Duration;
@@ -24,56 +24,55 @@ use crate::net::http_head::auth_param;
 use crate::system::SystemError;
 use crate::state::{Store};
 
-/// How ARM names a request; support asks for it.
+/// The header with ARM's ID of a request, for Azure support.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
-/// Where ARM says which tenant's token it wants.
+/// The header with the tenant whose token ARM requires.
 const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate");
 
-/// Azure Resource Manager of one cloud, as one identity.
+/// A client of one cloud's ARM, with one credential chain.
 #[derive(Debug)]
 pub(crate) struct Arm {
     endpoint: Url,
     relay_suffixes: RelaySuffixes,
-    identity: CredentialChain,
-    /// The tenant that ARM asked for last, where it is another than the identity's own choice.
+    credentials: CredentialChain,
+    /// The last tenant that ARM required, if it was not that of the token.
     tenant: RefCell<Option<String>>,
     pipeline: OnceCell<Pipeline>,
 }
 
 impl Arm {
-    /// ARM of `cloud`, as the identity that is wanted. Nothing is built before the first request.
-    pub(crate) fn new(cloud: &Cloud, net: &Net, store: &Store, wanted: CredentialOptions) -> Self {
+    /// Returns a client, whose pipeline is built at the first request.
+    pub(crate) fn new(cloud: &Cloud, net: &Net, store: &Store, options: CredentialOptions) -> Self {
         Self {
             endpoint: cloud.arm_endpoint.clone(),
             relay_suffixes: cloud.relay_suffixes.clone(),
-            identity: CredentialChain::new(cloud, wanted, net, store),
+            credentials: CredentialChain::new(cloud, options, net, store),
             tenant: RefCell::default(),
             pipeline: OnceCell::new(),
         }
     }
 
-    /// Whoever asks, as far as it is known without a token.
+    /// Returns the cache key of the account, without a request for its token.
     ///
     /// # Errors
-    /// The store is open to others.
-    pub(crate) fn who(&self) -> Result<String, SystemError> {
-        self.identity.cache_key("somebody".into(), None)
+    /// Other users can access the state directory.
+    pub(crate) fn account_key(&self) -> Result<String, SystemError> {
+        self.credentials.cache_key("an account".into(), None)
     }
 
-    /// Host and port of ARM: which cloud this is.
+    /// Returns host and port of ARM, which identify the cloud.
     pub(crate) fn authority(&self) -> &str {
         self.endpoint.authority()
     }
 
-    /// Where the relays may be that it names.
     pub(crate) fn relay_suffixes(&self) -> &RelaySuffixes {
         &self.relay_suffixes
     }
 
-    /// `POST {endpoint}/{path…}?{query}` with a JSON body; a 2xx answer.
+    /// Sends `POST {endpoint}/{path…}?{query}` with a JSON body, and returns a 2xx response.
     ///
     /// # Errors
-    /// See [`ArmError`]; so it is with every request.
+    /// See [`ArmError`], as for all requests.
     pub(crate) async fn post(
         &self,
         path: &[&str],
@@ -83,7 +82,7 @@ impl Arm {
         self.send_json(Method::Post, path, query, body).await
     }
 
-    /// `PUT` of a JSON body; a 2xx answer.
+    /// Sends `PUT {endpoint}/{path…}?{query}` with a JSON body, and returns a 2xx response.
     pub(crate) async fn put(
         &self,
         path: &[&str],
@@ -93,7 +92,7 @@ impl Arm {
         self.send_json(Method::Put, path, query, body).await
     }
 
-    /// `DELETE`; what was not there is deleted too.
+    /// Sends `DELETE {endpoint}/{path…}?{query}`, which also succeeds for a missing resource.
     pub(crate) async fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<(), ArmError> {
         self.send(Request::new(self.url(path, query), Method::Delete)).await.map(drop)
     }
@@ -111,12 +110,12 @@ impl Arm {
         self.send(request).await
     }
 
-    /// `GET {endpoint}/{path…}?{query}`; a 2xx answer.
+    /// Sends `GET {endpoint}/{path…}?{query}`, and returns a 2xx response.
     pub(crate) async fn read(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Answer, ArmError> {
         self.send(Request::new(self.url(path, query), Method::Get)).await
     }
 
-    /// `GET {endpoint}/{path…}?{query}`; the JSON of a 2xx answer.
+    /// As [`Arm::read`], but returns the JSON of the response.
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         path: &[&str],
@@ -125,7 +124,7 @@ impl Arm {
         self.get_url(self.url(path, query)).await
     }
 
-    /// `GET` of an address that ARM gave, as `nextLink` does. The token goes to ARM and nowhere else.
+    /// Sends a `GET` to a URL of a response, such as `nextLink`. Only ARM gets the token.
     pub(crate) async fn get_url<T: DeserializeOwned>(&self, url: Url) -> Result<T, ArmError> {
         if url.origin() != self.endpoint.origin() {
             return Err(self.unexpected(anyhow!("{} is not Azure Resource Manager", url.authority())));
@@ -140,65 +139,69 @@ impl Arm {
         url
     }
 
-    /// Sends a request with a token; once more with another where that one may be taken.
+    /// Sends a request, and after a 401 once more if there may be a better token.
     async fn send(&self, request: Request) -> Result<Answer, ArmError> {
         let tenant = self.tenant.borrow().clone();
-        let token = self.identity.token(tenant.as_deref()).await?;
-        match self.send_as(&token, request.clone()).await {
-            Err(ArmError::Refused(refusal)) if refusal.status == 401 => {
-                let token = self.another(&token, &refusal).await?;
-                let token = token.ok_or(ArmError::Refused(refusal))?;
-                self.send_as(&token, request).await
+        let token = self.credentials.token(tenant.as_deref()).await?;
+        match self.send_with(&token, request.clone()).await {
+            Err(ArmError::Refused(response)) if response.status == 401 => {
+                let token = self.replacement(&token, &response).await?;
+                let token = token.ok_or(ArmError::Refused(response))?;
+                self.send_with(&token, request).await
             }
-            answer => answer,
+            result => result,
         }
     }
 
-    /// The token to try after one that ARM did not take: of the tenant that it names, or in place of a kept one.
-    async fn another(
+    /// Returns the token to use after a 401: one of the tenant that ARM names, or a new one in place of a cached one.
+    async fn replacement(
         &self,
         token: &AccessToken,
-        refusal: &ErrorResponse,
+        response: &ErrorResponse,
     ) -> Result<Option<AccessToken>, CredentialError> {
         let claims = token.claims();
-        let tenant = refusal.tenant.as_deref().filter(|&tenant| claims["tid"] != tenant);
+        let tenant = response.tenant.as_deref().filter(|&tenant| claims["tid"] != tenant);
         if let Some(tenant) = tenant {
-            info!("ARM wants a token of the tenant {tenant}");
+            info!("ARM requires a token of the tenant {tenant}");
             self.tenant.replace(Some(tenant.to_owned()));
-            return self.identity.token(Some(tenant)).await.map(Some);
+            return self.credentials.token(Some(tenant)).await.map(Some);
         }
         if !token.cached {
             return Ok(None);
         }
-        info!("ARM does not take the kept token; asking for a new one once");
+        info!("ARM has rejected the cached token; requesting a new one");
         let tenant = self.tenant.borrow().clone();
-        self.identity.replace(token, tenant.as_deref()).await.map(Some)
+        self.credentials.replace(token, tenant.as_deref()).await.map(Some)
     }
 
-    async fn send_as(&self, token: &AccessToken, mut request: Request) -> Result<Answer, ArmError> {
+    async fn send_with(&self, token: &AccessToken, mut request: Request) -> Result<Answer, ArmError> {
         request.insert_header("authorization", format!("Bearer {}", token.secret.secret()));
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await;
-        let response = response.map_err(|error| self.failed(error))?;
-        let (status, request_id) = (response.status(), response.headers().get_optional_str(&REQUEST_ID));
-        info!(status = u16::from(status), request_id, "ARM answered");
-        if status.is_success() {
-            let (date, retry_after) = (date(response.headers()), retry_after(response.headers()));
-            let host = self.authority().to_owned();
-            return Ok(Answer { host, body: response.into_body().to_vec(), date, retry_after });
+        let response = response.map_err(|error| self.to_arm_error(error))?;
+        let status = response.status();
+        let request_id = response.headers().get_optional_str(&REQUEST_ID);
+        info!(status = u16::from(status), request_id, "response of ARM");
+        if !status.is_success() {
+            return Err(ArmError::Refused(ErrorResponse::new(&self.endpoint, &response)));
         }
-        Err(ArmError::Refused(ErrorResponse::new(&self.endpoint, &response)))
+        Ok(Answer {
+            host: self.authority().to_owned(),
+            date: date(response.headers()),
+            retry_after: retry_after(response.headers()),
+            body: response.into_body().to_vec(),
+        })
     }
 
-    /// Returns the error for a 2xx answer that holds something else than was asked for.
+    /// Returns the error for an unexpected 2xx response.
     pub(crate) fn unexpected(&self, error: impl Into<anyhow::Error>) -> ArmError {
         ArmError::UnexpectedAnswer { host: self.authority().to_owned(), error: error.into() }
     }
 
-    fn failed(&self, error: Error) -> ArmError {
-        // The retry policy wraps what a policy below it returns.
-        if let Some(refusal) = error_chain(&error).find_map(|cause| cause.downcast_ref::<ErrorResponse>()) {
-            return ArmError::Refused(refusal.clone());
+    fn to_arm_error(&self, error: Error) -> ArmError {
+        // The retry policy wraps the error of a policy below it.
+        if let Some(response) = error_chain(&error).find_map(|cause| cause.downcast_ref::<ErrorResponse>()) {
+            return ArmError::Refused(response.clone());
         }
         if let Some(too_long) = error_chain(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
             return self.unexpected(*too_long);
@@ -210,102 +213,96 @@ impl Arm {
         if let Some(pipeline) = self.pipeline.get() {
             return Ok(pipeline);
         }
-        let client = self.identity.client().map_err(ArmError::Client)?;
-        let refusal = |url: &Url, response: &RawResponse| {
+        let client = self.credentials.client().map_err(ArmError::Client)?;
+        let to_error = |url: &Url, response: &RawResponse| {
             Error::new(ErrorKind::Other, ErrorResponse::new(url, response))
         };
-        let options = client_options(client, &self.endpoint, refusal);
+        let options = client_options(client, &self.endpoint, to_error);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         Ok(self.pipeline.get_or_init(|| Pipeline::new(name, version, options, vec![], vec![], None)))
     }
 }
 
-/// A 2xx answer.
+/// A 2xx response.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// The host that gave it, with its port unless that is 443.
+    /// The host of the request, with its port unless that is 443.
     host: String,
-    /// The body.
     pub(crate) body: Vec<u8>,
-    /// When the server gave it by its own clock, in seconds of Unix time.
+    /// The server's time, in seconds of Unix time.
     pub(crate) date: Option<u64>,
-    /// When to look again at what it began.
+    /// The delay before the next poll.
     pub(crate) retry_after: Option<Duration>,
 }
 
 impl Answer {
-    /// The JSON of the body.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         serde_json::from_slice(&self.body)
             .map_err(|error| ArmError::UnexpectedAnswer { host: self.host.clone(), error: error.into() })
     }
 }
 
-/// Why ARM gave no answer to build on.
+/// Why a request to ARM failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArmError {
-    /// ARM answered with a status other than 2xx.
+    /// ARM responded with a status other than 2xx.
     #[error(transparent)]
     Refused(ErrorResponse),
-    /// No identity gives a token.
+    /// There is no token.
     #[error(transparent)]
     CredentialError(#[from] CredentialError),
-    /// The environment names a proxy that is of no use.
+    /// The environment names an unusable proxy.
     #[error("there is no way to Azure Resource Manager")]
     Client(#[source] anyhow::Error),
-    /// ARM could not be reached.
+    /// ARM is unreachable.
     #[error("Azure Resource Manager cannot be reached")]
     Unreachable(#[source] Error),
-    /// What is kept for it is open to others.
+    /// Other users can access the state directory.
     #[error(transparent)]
     Store(#[from] SystemError),
-    /// ARM answered 2xx with something else than was asked for.
+    /// ARM sent an unexpected 2xx response.
     #[error("Azure Resource Manager gave an unexpected answer")]
     UnexpectedAnswer {
-        /// The host that was asked, with its port unless that is 443.
+        /// The host of the request, with its port unless that is 443.
         host: String,
-        /// What is wrong with the answer.
         #[source]
         error: anyhow::Error,
     },
 }
 
-/// A refusal in ARM's envelope, `{"error":{"code","message"}}`.
+/// An error response of ARM, `{"error":{"code","message"}}`.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("ARM answered {status} {code}: {message}")]
 pub(crate) struct ErrorResponse {
-    /// The host that was asked, with its port unless that is 443.
+    /// The host of the request, with its port unless that is 443.
     #[serde(default)]
     pub(crate) host: Box<str>,
-    /// The HTTP status.
     pub(crate) status: u16,
-    /// ARM's error code; empty where a gateway answered without the envelope.
+    /// ARM's error code; empty if a gateway responded in another form.
     pub(crate) code: String,
-    /// ARM's message for people.
     pub(crate) message: String,
-    /// When to come back, as the answer says it.
     pub(crate) retry_after: Option<Duration>,
-    /// How ARM names the request, for support.
+    /// ARM's ID of the request, for Azure support.
     pub(crate) request_id: Option<Box<str>>,
-    /// The tenant whose token it wants.
+    /// The tenant whose token ARM requires.
     pub(crate) tenant: Option<Box<str>>,
 }
 
 impl ErrorResponse {
-    /// Whether the identity lacks a right.
+    /// Whether the account lacks a permission.
     pub(crate) fn is_forbidden(&self) -> bool {
         self.status == 403
     }
 
-    /// Whether the provider is not registered, or does not serve the machine's region: one code stands for both, and
-    /// what is served is in the message (azure-docs "Resolve errors for resource provider registration").
+    /// Whether the provider is not registered, or not available in the machine's region: both have the same code, and the message
+    /// lists the regions (azure-docs "Resolve errors for resource provider registration").
     pub(crate) fn is_unserved(&self) -> bool {
         self.code == "NoRegisteredProviderFound"
     }
 
     fn new(url: &Url, response: &RawResponse) -> Self {
         let headers = response.headers();
-        // A byte order mark is no JSON (RFC 8259, section 8.1), and some services write one.
+        // Some services write a byte order mark, which JSON does not allow (RFC 8259, section 8.1).
         let body = response.body().strip_prefix(b"\xef\xbb\xbf").unwrap_or(response.body());
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
@@ -316,25 +313,26 @@ impl ErrorResponse {
             message: text(&error["message"]).unwrap_or_default(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
-            tenant: wanted_tenant(headers).map(Into::into),
+            tenant: required_tenant(headers).map(Into::into),
         }
     }
 }
 
-/// The tenant in `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, with which ARM answers a token of
-/// another tenant (an exception of Azure.Core's in public code holds the whole answer); other services call it
-/// `authorization`. Other challenges name `common`, which is no tenant (Microsoft Learn, "Continuous Access Evaluation
-/// enabled APIs"), nor are its kin.
-fn wanted_tenant(headers: &Headers) -> Option<String> {
+/// Returns the tenant of `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, ARM's challenge after a token of
+/// another tenant (an exception of Azure.Core in public code contains the whole response). Other services call the parameter
+/// `authorization`. Other challenges name `common`, which is no tenant (Microsoft Learn, "Continuous Access Evaluation enabled
+/// APIs").
+fn required_tenant(headers: &Headers) -> Option<String> {
     let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
-    let value = |name| auth_param(challenge, "Bearer", name);
-    let uri = Url::parse(&value("authorization_uri").or_else(|| value("authorization"))?).ok()?;
+    let param = |name| auth_param(challenge, "Bearer", name);
+    let uri = Url::parse(&param("authorization_uri").or_else(|| param("authorization"))?).ok()?;
     let tenant = uri.path_segments()?.next()?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    // Programs get it as an argument: it must not look like an option.
-    let is_one = !["common", "organizations", "consumers"].contains(&tenant)
-        && tenant.starts_with(|c: char| c.is_ascii_alphanumeric());
-    (is_one && tenant.chars().all(plain)).then(|| tenant.to_owned())
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    // The tenant is an argument of programs, and must not look like an option.
+    let is_tenant = !["common", "organizations", "consumers"].contains(&tenant)
+        && tenant.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && tenant.chars().all(is_allowed);
+    is_tenant.then(|| tenant.to_owned())
 }
 
 #[cfg(test)]

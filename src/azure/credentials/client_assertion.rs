@@ -1,4 +1,4 @@
-//! A certificate, and the statement signed with its key that proves to Entra ID who we are.
+//! A client certificate, and the client assertion that its key signs (RFC 7523, section 2.2).
 
 use std::path::Path;
 
@@ -17,22 +17,22 @@ use uuid::Uuid;
 use crate::system::clock::unix_now;
 use crate::system::files;
 
-/// Seconds that a statement is good for (MSAL, `assertion.py`).
+/// The lifetime of a client assertion, in seconds (MSAL, `assertion.py`).
 const LIFETIME: u64 = 600;
 
-/// An application's certificate with its key.
+/// An application's certificate, with its key.
 #[derive(Debug)]
 pub(crate) struct ClientCertificate {
     key: RsaKeyPair,
-    /// How Entra ID knows it: the hash of its DER form, in base64.
+    /// The SHA-256 hash of the certificate's DER form, in base64.
     thumbprint: String,
 }
 
 impl ClientCertificate {
-    /// Reads a PEM file that holds an RSA key and, first of its certificates, the one of that key.
+    /// Reads a PEM file. Its first certificate must be that of its RSA key.
     ///
     /// # Errors
-    /// There is no such file, or it holds something else.
+    /// See [`InvalidClientCertificate`], or the file is unreadable.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = files::read(path, files::MAX_TEXT);
         let text = text.with_context(|| format!("cannot read the certificate {}", path.display()))?;
@@ -41,11 +41,11 @@ impl ClientCertificate {
     }
 
     fn from_pem(text: &[u8]) -> Result<Self, CertificateProblem> {
-        let holds = |marker: &str| text.windows(marker.len()).any(|window| window == marker.as_bytes());
-        if !holds("-----BEGIN ") {
+        let contains = |marker: &str| text.windows(marker.len()).any(|window| window == marker.as_bytes());
+        if !contains("-----BEGIN ") {
             return Err(CertificateProblem::NotPem);
         }
-        if holds("ENCRYPTED") {
+        if contains("ENCRYPTED") {
             return Err(CertificateProblem::Locked);
         }
         let certificate =
@@ -60,11 +60,11 @@ impl ClientCertificate {
         Ok(Self { key: key.map_err(CertificateProblem::Rejected)?, thumbprint })
     }
 
-    /// A statement for the token endpoint `audience` that we are the application `client_id` (Microsoft Learn,
+    /// Returns a client assertion of the application `client_id` for the token endpoint `audience` (Microsoft Learn,
     /// "Microsoft identity platform application authentication certificate credentials").
     ///
     /// # Errors
-    /// The system gives no randomness.
+    /// The system provides no random numbers.
     pub(crate) fn assertion(&self, client_id: &str, audience: &str) -> Result<String> {
         let now = unix_now();
         let header = json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": self.thumbprint });
@@ -73,33 +73,31 @@ impl ClientCertificate {
             "nbf": now, "iat": now, "exp": now + LIFETIME,
         });
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let statement = format!("{}.{}", part(&header), part(&claims));
+        let signed = format!("{}.{}", part(&header), part(&claims));
         let mut signature = vec![0; self.key.public().modulus_len()];
         self.key
-            .sign(&RSA_PSS_SHA256, &SystemRandom::new(), statement.as_bytes(), &mut signature)
+            .sign(&RSA_PSS_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
             .map_err(|_| anyhow!("the key does not sign"))?;
-        Ok(format!("{statement}.{}", URL_SAFE_NO_PAD.encode(signature)))
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
 
-/// A certificate that cannot be used as it is.
+/// An unusable certificate file.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate {path} is unusable")]
 pub(crate) struct InvalidClientCertificate {
-    /// Its file.
     pub(crate) path: String,
-    /// What is wrong with that.
     #[source]
     pub(crate) flaw: CertificateProblem,
 }
 
-/// What is wrong with a file that should hold a certificate and its key.
+/// Why a certificate file is unusable.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(crate) enum CertificateProblem {
-    /// It may be PKCS #12.
+    /// The file may be PKCS #12.
     #[error("it is not in PEM form")]
     NotPem,
-    /// Its key can be read with a password only.
+    /// The key is encrypted.
     #[error("its key has a password")]
     Locked,
     #[error("it holds no certificate")]

@@ -1,5 +1,4 @@
-//! The endpoint of a machine and the port that a service may be reached at: looked at, made, changed, deleted. When
-//! that is to be done is decided elsewhere.
+//! The endpoint of a machine, and the port of each of its services: read, create, change, delete.
 
 use std::num::TryFromIntError;
 
@@ -11,14 +10,12 @@ use crate::azure::hybrid_connectivity::{API_VERSION, Service};
 use crate::azure::json::optional_number;
 use crate::azure::resource_id::ResourceId;
 
-/// What a look at something in Azure shows.
+/// The result of reading a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup<T> {
-    /// It is there.
     Found(T),
-    /// It is not.
     NotFound,
-    /// The identity may not look. None of the login roles may (azure-docs `built-in-roles/compute.md`).
+    /// The account cannot read it. The login roles do not allow it (azure-docs `built-in-roles/compute.md`).
     Forbidden,
 }
 
@@ -33,14 +30,14 @@ impl<T> Lookup<T> {
     }
 }
 
-/// Whether the provider says that the endpoint, or what stands below it, is not there; 404 is also what ARM itself says
-/// of a machine that does not exist (recorded: azure-powershell `TestGetArcConfig.json`).
+/// Whether the provider did not find the endpoint or a resource in it. ARM itself responds with 404 for a machine that does not
+/// exist (recorded: azure-powershell `TestGetArcConfig.json`).
 pub(crate) fn is_missing(error: &ArmError) -> bool {
     let ArmError::Refused(refusal) = error else { return false };
     refusal.status == 404 && refusal.message.to_lowercase().contains("/endpoints/default")
 }
 
-/// Whether Azure does not find something, whatever that is.
+/// Whether Azure did not find a resource, whichever it is.
 pub(crate) fn is_not_found(error: &ArmError) -> bool {
     matches!(error, ArmError::Refused(refusal) if refusal.status == 404)
 }
@@ -59,25 +56,25 @@ fn configuration_path(machine: &ResourceId, service: Service) -> Vec<&str> {
 
 const QUERY: [(&str, &str); 1] = [("api-version", API_VERSION)];
 
-/// Looks at the endpoint.
+/// Reads the endpoint.
 pub(crate) async fn endpoint(arm: &Arm, machine: &ResourceId) -> Result<Lookup<()>, ArmError> {
     Lookup::of(arm.read(&path(machine), &QUERY).await.map(drop))
 }
 
-/// Makes the endpoint. Done to one that is there, it can throw the machine's agent off the relay (aztunnel
+/// Creates the endpoint. For an existing one, this can disconnect the machine's agent from the relay (aztunnel
 /// `internal/arc/arc.go`).
 pub(crate) async fn create_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(), ArmError> {
     let body = json!({ "properties": { "type": "default" } });
     arm.put(&path(machine), &QUERY, &body).await.map(drop)
 }
 
-/// Deletes the endpoint, and with it all that depends on it.
+/// Deletes the endpoint, with its service configurations.
 pub(crate) async fn delete_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(), ArmError> {
     arm.delete(&path(machine), &QUERY).await
 }
 
-/// Looks at the port that a service of an endpoint that is there may be reached at: what else Azure does not find is the
-/// configuration, and no source has its words for that.
+/// Reads the enabled port of a service. The endpoint must exist, because a 404 counts as a missing configuration: no source shows
+/// the message of that error.
 pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Lookup<u16>, ArmError> {
     match arm.get::<Configuration>(&configuration_path(machine, service), &QUERY).await {
         Err(error) if is_not_found(&error) => Ok(Lookup::NotFound),
@@ -88,8 +85,7 @@ pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> R
     }
 }
 
-/// Sets the one port that a service may be reached at, for everybody. The specification has an integer, which the
-/// documents once showed as text.
+/// Sets the one enabled port of a service, for all users. It is an integer in the specification; documents once showed a string.
 pub(crate) async fn set_port(
     arm: &Arm,
     machine: &ResourceId,
@@ -100,7 +96,7 @@ pub(crate) async fn set_port(
     arm.put(&configuration_path(machine, service), &QUERY, &body).await.map(drop)
 }
 
-/// Deletes the configuration of a service: it cannot be reached any more.
+/// Deletes the configuration of a service, and so disables it.
 pub(crate) async fn delete_port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<(), ArmError> {
     arm.delete(&configuration_path(machine, service), &QUERY).await
 }
@@ -129,13 +125,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_read_as_a_number_and_as_text_and_is_the_services_own_where_none_is_told() {
+    fn a_port_is_a_number_or_text_or_the_services_default() {
         let port = |json: &str| serde_json::from_str::<Configuration>(json).unwrap().port(Service::Ssh);
-        let shown = r#"{"properties":{"port":22,"provisioningState":"Succeeded","serviceName":"SSH"}}"#;
+        let json = r#"{"properties":{"port":22,"provisioningState":"Succeeded","serviceName":"SSH"}}"#;
         for (form, expected) in [("22", 22), ("\"2222\"", 2222), ("2222.0", 2222), ("null", 22)] {
-            assert_eq!(port(&shown.replace("22", form)).unwrap(), expected, "{form}");
+            assert_eq!(port(&json.replace("22", form)).unwrap(), expected, "{form}");
         }
-        assert_eq!(port(&shown.replace("port", "ports")).unwrap(), 22);
-        assert!(port(&shown.replace("22", "70000")).is_err());
+        assert_eq!(port(&json.replace("port", "ports")).unwrap(), 22);
+        assert!(port(&json.replace("22", "70000")).is_err());
     }
 }

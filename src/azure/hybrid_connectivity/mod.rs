@@ -1,5 +1,4 @@
-//! Microsoft.HybridConnectivity: the one call that a connection needs, and the relay credentials it answers with. What
-//! that call needs to be there is in `endpoint`.
+//! Microsoft.HybridConnectivity: requests relay credentials. `endpoint` contains the resources that this request needs.
 
 pub(crate) mod endpoint;
 
@@ -16,15 +15,15 @@ use crate::azure::relay_host::{RelayHost, RelaySuffixes};
 use crate::azure::resource_id::ResourceId;
 use crate::system::secret::Secret;
 
-/// The version every peer and Microsoft's documents use; the first with service configurations.
+/// The version of Microsoft's clients and documents, the first with service configurations.
 const API_VERSION: &str = "2023-03-15";
 
-/// Seconds that relay credentials are asked for: the most the API grants.
+/// The requested lifetime of relay credentials, in seconds: the longest that the API allows.
 ///
 /// Source: azure-rest-api-specs hybridconnectivity 2023-03-15, `expiresin` minimum 600, maximum 10800.
 const EXPIRES_IN: &str = "10800";
 
-/// The services a machine can open through the relay (`serviceName` of the API).
+/// A service of a machine that is reachable through the relay (`serviceName` of the API).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Service {
     /// OpenSSH on the machine.
@@ -36,7 +35,7 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// The name in requests and answers.
+    /// Returns the name in the API.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ssh => "SSH",
@@ -44,7 +43,7 @@ impl Service {
         }
     }
 
-    /// The port that the service has unless its configuration says otherwise.
+    /// Returns the port of the service if its configuration contains none.
     ///
     /// Source: azure-rest-api-specs hybridconnectivity `ServiceConfigurationsList.json`.
     pub(crate) fn default_port(self) -> u16 {
@@ -55,12 +54,11 @@ impl Service {
     }
 }
 
-/// `POST …/endpoints/default/listCredentials`: mints a new hybrid connection name and the right to send to it.
-///
-/// What comes with it is the server's time, in seconds of Unix time, by which the credentials end.
+/// Requests relay credentials: `POST …/endpoints/default/listCredentials` issues a new hybrid connection name, and permission to
+/// send to it. Also returns the server's time, in seconds of Unix time.
 ///
 /// # Errors
-/// What ARM, Entra ID or the way to them answered; see [`ArmError`].
+/// See [`ArmError`].
 pub(crate) async fn list_credentials(
     arm: &Arm,
     machine: &ResourceId,
@@ -69,55 +67,52 @@ pub(crate) async fn list_credentials(
     let mut path = machine.segments().to_vec();
     path.extend(["providers", "Microsoft.HybridConnectivity", "endpoints", "default", "listCredentials"]);
     let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
-    let answer = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
-    let credentials = RelayCredentials::from_json(&answer.body, arm.relay_suffixes());
+    let response = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
+    let credentials = RelayCredentials::from_json(&response.body, arm.relay_suffixes());
     let credentials = credentials.map_err(|error| arm.unexpected(error))?;
-    Ok((credentials, answer.date))
+    Ok((credentials, response.date))
 }
 
-/// The right to open one hybrid connection for a while.
+/// Temporary permission to open one hybrid connection.
 ///
-/// Every part is checked when it is read: the host is a relay's, and no part can change the shape of the HTTP request it
-/// goes into.
+/// All parts are validated: the host is that of a trusted relay, and no part can change the HTTP request that contains it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(into = "Unchecked")]
 pub(crate) struct RelayCredentials {
-    /// The relay's host.
     pub(crate) relay: RelayHost,
-    /// The path of the hybrid connection, slashes included. Its parts have no documented meaning.
+    /// The path of the hybrid connection, with its slashes. Its parts have no documented meaning.
     pub(crate) hybrid_connection_name: String,
-    /// A shared access signature with the Send right, as received.
+    /// A shared access signature with the Send permission, as received.
     pub(crate) access_key: Secret,
-    /// When the credentials end, in seconds of Unix time; absent only in foreign relay information.
+    /// In seconds of Unix time; relay information of other programs may lack it.
     pub(crate) expires_on: Option<u64>,
-    /// What the agent on the machine wants to see; absent before api-version 2023-03-15.
+    /// The token for the machine's agent; absent before api-version 2023-03-15.
     pub(crate) service_configuration_token: Option<Secret>,
 }
 
 impl RelayCredentials {
-    /// Reads an answer of `listCredentials`: `{"relay":{…}}`.
+    /// Parses a response of `listCredentials`: `{"relay":{…}}`.
     ///
     /// # Errors
-    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay); other text than relay credentials.
+    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay), or the JSON is not relay credentials.
     pub(crate) fn from_json(json: &[u8], suffixes: &RelaySuffixes) -> Result<Self> {
-        // serde_json's errors can quote the text around a fault, and that text holds secrets.
+        // serde_json's errors can quote the text, which contains secrets.
         let Ok(Envelope { relay }) = serde_json::from_slice(json) else {
             bail!("there are no relay credentials in it");
         };
         relay.check(suffixes)
     }
 
-    /// Reads what Microsoft's sshProxy takes from `-r FILE` or `SSHPROXY_RELAY_INFO`: the same JSON in base64.
+    /// Parses the relay information of Microsoft's sshProxy (`-r FILE` or `SSHPROXY_RELAY_INFO`): the same JSON in base64.
     ///
-    /// White space around and within the text is of no account (azure-cli-extensions `connectivity_utils.py` writes
-    /// none, editors add some).
+    /// Ignores white space, which editors may add (azure-cli-extensions `connectivity_utils.py` writes none).
     ///
     /// # Errors
-    /// Those of [`Self::from_json`]; other text than base64.
+    /// As for [`Self::from_json`], or the text is not base64.
     pub(crate) fn from_relay_info(text: &str, suffixes: &RelaySuffixes) -> Result<Self> {
-        let packed: String = text.split_ascii_whitespace().collect();
-        ensure!(!packed.is_empty(), "it is empty");
-        let json = STANDARD.decode(packed).ok().context("it is not base64")?;
+        let base64: String = text.split_ascii_whitespace().collect();
+        ensure!(!base64.is_empty(), "it is empty");
+        let json = STANDARD.decode(base64).ok().context("it is not base64")?;
         Self::from_json(&json, suffixes)
     }
 }
@@ -127,8 +122,8 @@ struct Envelope {
     relay: Unchecked,
 }
 
-/// Relay credentials as Azure, relay information or the store has them. `accessKey`, `expiresOn` and
-/// `serviceConfigurationToken` are optional in the schema.
+/// Relay credentials that are not validated, from Azure, from relay information or from the state directory. `accessKey`,
+/// `expiresOn` and `serviceConfigurationToken` are optional in the schema.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Unchecked {
@@ -136,17 +131,17 @@ pub(crate) struct Unchecked {
     namespace_name_suffix: String,
     hybrid_connection_name: String,
     access_key: Option<Secret>,
-    // An integer in every recorded answer; relay information written by others also has it as text.
+    // An integer in every recorded response; relay information of other programs may contain text.
     #[serde(default, deserialize_with = "optional_number")]
     expires_on: Option<u64>,
     service_configuration_token: Option<Secret>,
 }
 
 impl Unchecked {
-    /// Checks each part.
+    /// Validates all parts.
     ///
     /// # Errors
-    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay); a part that cannot be in a request.
+    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay), or a part cannot be in an HTTP request.
     pub(crate) fn check(self, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
         let access_key = self.access_key.context("the relay credentials hold no accessKey")?;
         let token = self.service_configuration_token.filter(|token| !token.secret().is_empty());
@@ -203,30 +198,24 @@ mod tests {
     use crate::azure::cloud::CloudName;
     use crate::azure::relay_host::ForeignRelay;
 
-    /// The recorded answer of azure-powershell `TestGetArcConfig.json`, its signature shortened.
+    /// The recorded response of azure-powershell `TestGetArcConfig.json`, with a shortened signature.
     const RECORDED: &str = r#"{"relay":{
         "namespaceName":"azgnrelay-eastus-l1","namespaceNameSuffix":"servicebus.windows.net",
         "hybridConnectionName":"microsoft.hybridcompute/machines/3cf2188f2bdab27b/1664908286977728256",
         "accessKey":"SharedAccessSignature sr=http%3A%2F%2Fazgnrelay&sig=PeFR%3D&se=1664912486&skn=sender20221003",
         "expiresOn":1664911886}}"#;
 
-    fn read(json: &str) -> Result<RelayCredentials> {
-        RelayCredentials::from_json(
-            json.as_bytes(),
-            &RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None),
-        )
+    fn suffixes() -> RelaySuffixes {
+        RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None)
     }
 
-    fn read_info(text: &str) -> Result<RelayCredentials> {
-        RelayCredentials::from_relay_info(
-            text,
-            &RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None),
-        )
+    fn parse(json: &str) -> Result<RelayCredentials> {
+        RelayCredentials::from_json(json.as_bytes(), &suffixes())
     }
 
     #[test]
-    fn a_recorded_answer_is_read_whole() {
-        let credentials = read(RECORDED).unwrap();
+    fn a_recorded_response_is_parsed() {
+        let credentials = parse(RECORDED).unwrap();
         assert_eq!(credentials.relay.to_string(), "azgnrelay-eastus-l1.servicebus.windows.net");
         assert_eq!(credentials.expires_on, Some(1664911886));
         assert!(credentials.access_key.secret().ends_with("skn=sender20221003"));
@@ -234,53 +223,54 @@ mod tests {
     }
 
     #[test]
-    fn relay_info_may_be_wrapped_and_padded_with_white_space_and_hold_text_numbers() {
+    fn relay_info_may_contain_white_space_and_numbers_as_text() {
         let json =
             RECORDED.replace("1664911886}}", "\"1664911886\",\"serviceConfigurationToken\":\"eyJ0.x.y\"}}");
-        let mut packed = STANDARD.encode(json);
-        packed.insert_str(40, "\r\n");
-        let credentials = read_info(&format!(" {packed}\n")).unwrap();
+        let mut text = STANDARD.encode(json);
+        text.insert_str(40, "\r\n");
+        let credentials = RelayCredentials::from_relay_info(&format!(" {text}\n"), &suffixes()).unwrap();
         assert_eq!(credentials.expires_on, Some(1664911886));
         assert_eq!(credentials.service_configuration_token.unwrap().secret(), "eyJ0.x.y");
     }
 
     #[test]
     fn credentials_print_no_secret() {
-        let printed = format!("{:?}", read(RECORDED).unwrap());
+        let printed = format!("{:?}", parse(RECORDED).unwrap());
         assert!(!printed.contains("sig="), "{printed}");
     }
 
     #[test]
-    fn credentials_are_kept_and_read_back_whole() {
-        let credentials = read(RECORDED).unwrap();
-        let kept = serde_json::to_string(&credentials).unwrap();
-        let unchecked: Unchecked = serde_json::from_str(&kept).unwrap();
-        let back = unchecked.check(&RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None)).unwrap();
-        assert_eq!(back.access_key.secret(), credentials.access_key.secret());
-        assert_eq!(serde_json::to_string(&back).unwrap(), kept);
+    fn credentials_round_trip() {
+        let credentials = parse(RECORDED).unwrap();
+        let json = serde_json::to_string(&credentials).unwrap();
+        let unchecked: Unchecked = serde_json::from_str(&json).unwrap();
+        let read = unchecked.check(&suffixes()).unwrap();
+        assert_eq!(read.access_key.secret(), credentials.access_key.secret());
+        assert_eq!(serde_json::to_string(&read).unwrap(), json);
     }
 
     #[test]
-    fn a_fault_in_an_answer_is_told_without_quoting_it() {
-        for broken in ["", "{}", "not json", &RECORDED[..RECORDED.len() - 5]] {
-            let error = read(broken).unwrap_err();
+    fn errors_do_not_quote_the_response() {
+        for invalid in ["", "{}", "not json", &RECORDED[..RECORDED.len() - 5]] {
+            let error = parse(invalid).unwrap_err();
             assert_eq!(error.to_string(), "there are no relay credentials in it");
         }
-        let error = read_info("%%%").unwrap_err();
+        let error = RelayCredentials::from_relay_info("%%%", &suffixes()).unwrap_err();
         assert_eq!(error.to_string(), "it is not base64");
     }
 
     #[test]
-    fn nothing_in_an_answer_can_add_a_line_to_the_request() {
+    fn a_response_cannot_add_a_header_to_the_request() {
         for (field, from, to) in [
             ("hybridConnectionName", "3cf2188f2bdab27b", "a b\\r\\nX: y"),
             ("hybridConnectionName", "3cf2188f2bdab27b", "a?sb-hc-action=listen"),
             ("accessKey", "sig=PeFR", "sig=\\r\\nX-Injected: 1"),
         ] {
-            let error = read(&RECORDED.replace(from, to)).unwrap_err();
+            let error = parse(&RECORDED.replace(from, to)).unwrap_err();
             assert!(error.to_string().contains(field), "{field}: {error}");
         }
     }
+
     #[test]
     fn credentials_for_a_host_that_is_no_relay_are_rejected() {
         for (from, to) in [
@@ -290,7 +280,7 @@ mod tests {
             ("\"servicebus.windows.net", "\"servicebus.windows.net.evil.example"),
             ("\"servicebus.windows.net", "\"servicebus.chinacloudapi.cn"),
         ] {
-            let error = read(&RECORDED.replace(from, to)).unwrap_err();
+            let error = parse(&RECORDED.replace(from, to)).unwrap_err();
             assert!(error.is::<ForeignRelay>(), "{to}: {error}");
         }
     }

@@ -1,4 +1,4 @@
-//! Programs that somebody has signed in to: Azure CLI, Azure Developer CLI, Azure PowerShell.
+//! Tokens of Azure CLI, Azure Developer CLI and Azure PowerShell, for the account that is signed in there.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -23,69 +23,73 @@ use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource}
 use crate::azure::entra::TokenResponse;
 use crate::system::secret::Secret;
 
-/// How long a program may take to give a token; Azure CLI takes 0.5 to 5 s.
+/// Time limit for a program; Azure CLI takes 0.5 to 5 s.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most of a program's output that is read: a token takes about 4 kB, a warning or a stack trace less than 1 MiB.
+/// The longest accepted output, in bytes: a token takes about 4 kB, a warning or a stack trace less than 1 MiB.
 const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
-/// What each program says if the user has not signed in to it (azure-cli-core, `_profile.py`; azure-dev,
-/// `pkg/auth/manager.go`; Az.Accounts, `Resources.resx`). A sign-in that has expired is worded otherwise.
+/// The errors of the programs when no account is signed in (azure-cli-core, `_profile.py`; azure-dev,
+/// `pkg/auth/manager.go`; Az.Accounts, `Resources.resx`). An expired sign-in has another error.
 const AZURE_CLI_SIGNED_OUT: &str = "Please run 'az login' to setup account";
 const AZURE_DEVELOPER_CLI_SIGNED_OUT: &str = "not logged in, run `azd auth login` to login";
 const AZURE_POWERSHELL_SIGNED_OUT: &str = "Run Connect-AzAccount to login";
 
-/// A program that failed, in its own words.
-fn failed(words: String, signed_out: &str) -> SourceError {
-    match words.contains(signed_out) {
-        true => SourceError::SignedOut(anyhow!(words)),
-        false => SourceError::Refused(anyhow!(words)),
+/// Returns the error of a program with this message.
+fn failed(message: String, signed_out: &str) -> SourceError {
+    if message.contains(signed_out) {
+        SourceError::SignedOut(anyhow!(message))
+    } else {
+        SourceError::Refused(anyhow!(message))
     }
 }
 
-/// The token of whoever is signed in to Azure CLI.
+/// Requests a token from Azure CLI.
 pub(crate) async fn azure_cli(scope: &str, tenant: Option<&str>) -> TokenResult {
     let program = azure_cli_program()?;
-    let mut words = vec!["account", "get-access-token", "--output", "json", "--scope", scope];
+    let mut args = vec!["account", "get-access-token", "--output", "json", "--scope", scope];
     if let Some(tenant) = tenant {
-        words.extend(["--tenant", tenant]);
+        args.extend(["--tenant", tenant]);
     }
-    let words: Vec<&OsStr> = words.into_iter().map(OsStr::new).collect();
-    let output =
-        Printed(IsolatedExecutor.run(program.as_os_str(), &words).await.context("it cannot be run")?);
+    let args: Vec<&OsStr> = args.into_iter().map(OsStr::new).collect();
+    let output = SecretOutput::of(&program, &args).await?;
     if !output.0.status.success() {
-        return Err(failed(said(&output.0), AZURE_CLI_SIGNED_OUT));
+        return Err(failed(error_message(&output.0), AZURE_CLI_SIGNED_OUT));
     }
-    // Before 2.54 the end of a token was told only in local time, without its zone.
-    let given: TokenResponse = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
-    Ok(given.token())
+    // Versions before 2.54 print the expiry only in local time, without its zone.
+    let token: TokenResponse = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
+    Ok(token.token())
 }
 
 const NO_TOKEN: &str = "what it printed is no token";
 
-/// What a program printed, a token among it.
-struct Printed(Output);
+/// The output of a program, which contains a token.
+struct SecretOutput(Output);
 
-impl Printed {
-    /// The JSON, without the text before.
+impl SecretOutput {
+    async fn of(program: &Path, args: &[&OsStr]) -> Result<Self> {
+        IsolatedExecutor.run(program.as_os_str(), args).await.map(Self).context("it cannot be run")
+    }
+
+    /// Returns the JSON without the text before it.
     fn json(&self) -> &[u8] {
         let start = self.0.stdout.iter().position(|&byte| byte == b'{').unwrap_or_default();
         &self.0.stdout[start..]
     }
 }
 
-impl Drop for Printed {
+impl Drop for SecretOutput {
     fn drop(&mut self) {
         self.0.stdout.zeroize();
     }
 }
 
-/// Why a program failed, in its own words if it has any.
-fn said(output: &Output) -> String {
+/// Returns a program's error message, or its exit status.
+fn error_message(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if text.is_empty() { output.status.to_string() } else { text }
 }
 
-/// The token of whoever is signed in to Azure Developer CLI.
+/// Requests a token from Azure Developer CLI.
 pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> TokenResult {
     on_path(&["azd"], "Azure Developer CLI")?;
     let options = AzureDeveloperCliCredentialOptions {
@@ -93,55 +97,63 @@ pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> To
         executor: Some(Arc::new(IsolatedExecutor)),
     };
     let token = AzureDeveloperCliCredential::new(Some(options))?.get_token(&[scope], None).await;
-    token.map_err(|error| match error.to_string().contains(AZURE_DEVELOPER_CLI_SIGNED_OUT) {
-        true => SourceError::SignedOut(error.into()),
-        false => error.into(),
+    token.map_err(|error| {
+        if error.to_string().contains(AZURE_DEVELOPER_CLI_SIGNED_OUT) {
+            SourceError::SignedOut(error.into())
+        } else {
+            error.into()
+        }
     })
 }
 
-/// What `az` says where it has no `ssh` commands: without asking, and where it may not ask (azure-cli-core,
+/// The errors of `az` without the `ssh` extension, if it does not offer to install it and if it cannot ask (azure-cli-core,
 /// `azclierror` texts of `parser.py` and `dynamic_install.py`).
 const NO_EXTENSION: [&str; 2] =
     ["'ssh' is misspelled or not recognized by the system", "requires the extension ssh"];
 
-/// Azure CLI is there without its `ssh` extension.
+/// Azure CLI has no `ssh` extension.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("Azure CLI has no ssh extension, and no other account is signed in")]
 pub(crate) struct MissingSshExtension;
 
-/// The program that is asked for certificates.
+/// Returns the path of Azure CLI.
 pub(crate) fn azure_cli_program() -> Result<PathBuf, Unavailable> {
     on_path(&["az"], "Azure CLI")
 }
 
-/// The SSH certificate of whoever is signed in to Azure CLI for the public key in a file, written to another
-/// (azure-cli-extensions `ssh`, `az ssh cert`).
+/// Requests an SSH certificate for the public key in a file, and writes it to another file (azure-cli-extensions `ssh`,
+/// `az ssh cert`).
 pub(crate) async fn azure_cli_certificate(
     program: &Path,
     public_key: &Path,
     certificate: &Path,
 ) -> Result<(), SourceError> {
-    let words = ["ssh", "cert", "--public-key-file"].map(OsStr::new);
-    let words = [&words[..], &[public_key.as_os_str(), OsStr::new("--file"), certificate.as_os_str()]];
-    let output =
-        IsolatedExecutor.run(program.as_os_str(), &words.concat()).await.context("it cannot be run")?;
-    let said = said(&output);
-    match output.status.success() {
-        true => Ok(()),
-        false if NO_EXTENSION.iter().any(|text| said.contains(text)) => {
-            Err(anyhow!(MissingSshExtension).into())
-        }
-        false => Err(anyhow!(said).into()),
+    let args = [
+        OsStr::new("ssh"),
+        OsStr::new("cert"),
+        OsStr::new("--public-key-file"),
+        public_key.as_os_str(),
+        OsStr::new("--file"),
+        certificate.as_os_str(),
+    ];
+    let output = IsolatedExecutor.run(program.as_os_str(), &args).await.context("it cannot be run")?;
+    if output.status.success() {
+        return Ok(());
     }
+    let message = error_message(&output);
+    if NO_EXTENSION.iter().any(|text| message.contains(text)) {
+        return Err(anyhow!(MissingSshExtension).into());
+    }
+    Err(anyhow!(message).into())
 }
 
-/// PowerShell, and on Windows the one that comes with it.
+/// PowerShell, and on Windows also Windows PowerShell.
 const POWERSHELLS: &[&str] = if cfg!(windows) { &["pwsh", "powershell"] } else { &["pwsh"] };
 
-/// The exit status of [`SCRIPT`] where the module is not installed.
+/// The exit status of [`SCRIPT`] if the module is not installed.
 const NO_MODULE: i32 = 42;
 
-/// Asks Az.Accounts for a token; `-TenantId` exists since 2.2.0. From version 5 on the token is a `SecureString`
+/// Requests a token from Az.Accounts. `-TenantId` exists since version 2.2.0. Since version 5, the token is a `SecureString`
 /// (Microsoft Learn, `Get-AzAccessToken`).
 const SCRIPT: &str = r"
 $ErrorActionPreference = 'Stop'
@@ -166,7 +178,7 @@ struct PowerShellToken {
     expires_on: i64,
 }
 
-/// The token of whoever is signed in to Azure PowerShell.
+/// Requests a token from Azure PowerShell.
 pub(crate) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> TokenResult {
     let program = on_path(POWERSHELLS, "Azure PowerShell")?;
     let mut arguments = format!("-ResourceUrl {}", literal(resource(scope)));
@@ -174,41 +186,39 @@ pub(crate) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Token
         arguments += &format!(" -TenantId {}", literal(tenant));
     }
     let script = encoded(&SCRIPT.replace("{arguments}", &arguments));
-    let words =
+    let args =
         ["-NoLogo", "-NoProfile", "-NonInteractive", "-OutputFormat", "Text", "-EncodedCommand", &script];
-    let words = words.map(OsStr::new);
-    let output =
-        Printed(IsolatedExecutor.run(program.as_os_str(), &words).await.context("it cannot be run")?);
+    let output = SecretOutput::of(&program, &args.map(OsStr::new)).await?;
     if output.0.status.code() == Some(NO_MODULE) {
         return Err(
             Unavailable::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into()
         );
     }
     if !output.0.status.success() {
-        return Err(failed(said(&output.0), AZURE_POWERSHELL_SIGNED_OUT));
+        return Err(failed(error_message(&output.0), AZURE_POWERSHELL_SIGNED_OUT));
     }
-    let found: PowerShellToken = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
-    let expires_on = OffsetDateTime::from_unix_timestamp(found.expires_on).context("it gave no time")?;
-    Ok(SdkToken::new(found.token.secret().to_owned(), expires_on))
+    let token: PowerShellToken = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
+    let expires_on = OffsetDateTime::from_unix_timestamp(token.expires_on).context("it gave no time")?;
+    Ok(SdkToken::new(token.token.secret().to_owned(), expires_on))
 }
 
-/// Text as PowerShell takes it, whatever it holds.
+/// Returns a text as a PowerShell string literal. PowerShell accepts all of these characters as quotes.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace(['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "''"))
 }
 
-/// A script as one word that no shell changes (Microsoft Learn, about_Pwsh, `-EncodedCommand`).
+/// Encodes a script for `-EncodedCommand` (Microsoft Learn, about_Pwsh).
 fn encoded(script: &str) -> String {
     STANDARD.encode(script.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// The first of these programs that is on PATH.
+/// Returns the first of these programs that is on PATH.
 fn on_path(names: &[&str], product: &str) -> Result<PathBuf, Unavailable> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
     let files = names.iter().flat_map(|name| folders.iter().flat_map(|folder| candidates(folder, name)));
-    let first = files.into_iter().find(|file| is_program(file));
-    first
+    let program = files.into_iter().find(|file| is_program(file));
+    program
         .ok_or_else(|| Unavailable::new(format!("{} is not on PATH", names[0]), format!("install {product}")))
 }
 
@@ -233,8 +243,8 @@ fn is_program(file: &Path) -> bool {
     file.is_file()
 }
 
-/// Runs a program apart from ssh's connection: standard input belongs to ssh, and what would read it would steal the
-/// first bytes. A program that nobody waits for any more is ended, with all that it has started.
+/// Runs a program without standard input, which belongs to ssh: a program that reads it would steal the first bytes of the
+/// connection. A cancelled run kills the program and its child processes.
 #[derive(Debug)]
 struct IsolatedExecutor;
 
@@ -252,37 +262,39 @@ impl Executor for IsolatedExecutor {
         command.process_group(0);
         let child = command.spawn()?;
         let group = ProcessGroup(child.id());
-        let late =
+        let timed_out =
             |_elapsed| std::io::Error::other(format!("no answer within {} s", PROGRAM_TIMEOUT.as_secs()));
-        let output = timeout(PROGRAM_TIMEOUT, output(child)).await.map_err(late)??;
+        let output = timeout(PROGRAM_TIMEOUT, output(child)).await.map_err(timed_out)??;
         group.disarm();
         Ok(output)
     }
 }
 
-/// Waits for a program, and reads what it prints, up to [`MAX_OUTPUT`] on each of its two outputs.
+/// Waits for a program, and reads at most [`MAX_OUTPUT`] of each of its two outputs.
 async fn output(mut child: Child) -> std::io::Result<Output> {
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (stdout, stderr) = tokio::try_join!(bounded(stdout), bounded(stderr))?;
+    let stdout = read(child.stdout.take());
+    let stderr = read(child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(stdout, stderr)?;
     Ok(Output { status: child.wait().await?, stdout, stderr })
 }
 
-async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+async fn read(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
         stream.take(MAX_OUTPUT + 1).read_to_end(&mut bytes).await?;
     }
-    match bytes.len() as u64 > MAX_OUTPUT {
-        true => Err(std::io::Error::other(format!("it printed more than {} MiB", MAX_OUTPUT / 1024 / 1024))),
-        false => Ok(bytes),
+    if bytes.len() as u64 > MAX_OUTPUT {
+        let message = format!("it printed more than {} MiB", MAX_OUTPUT / 1024 / 1024);
+        return Err(std::io::Error::other(message));
     }
+    Ok(bytes)
 }
 
-/// The processes of a program; ended when dropped.
+/// The processes of a program, killed on drop.
 struct ProcessGroup(Option<u32>);
 
 impl ProcessGroup {
-    /// Lets them be: the program has ended by itself.
+    /// Kills nothing on drop, because the program has exited.
     fn disarm(mut self) {
         self.0 = None;
     }
@@ -302,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_for_powershell_stays_one_literal() {
+    fn powershell_quotes_are_escaped() {
         assert_eq!(literal("a'; exit"), "'a''; exit'");
         assert_eq!(encoded("é"), "6QA=");
     }

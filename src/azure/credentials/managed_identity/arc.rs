@@ -1,8 +1,7 @@
-//! The identity of an Arc-enabled server, by its agent: the agent names a file, and a process that can read that file may
-//! have the token.
+//! The managed identity of an Arc-enabled server: the agent names a key file, and issues a token for its content.
 //!
-//! The content of that file is worth the machine's token. It is read only if it is the agent's own file, and it is sent
-//! only over a connection that the agent accepted: while the agent is down, any user can listen on its port.
+//! The key is as valuable as the machine's token. arcssh reads it only from the agent's own file, and sends it only over a
+//! connection that the agent has accepted: while the agent is stopped, any user can listen on its port.
 
 use std::fs::File;
 use std::io::Read;
@@ -25,15 +24,15 @@ use crate::net::http_head::auth_param;
 use crate::net::loopback::{Loopback, TooLong};
 use crate::system::secret::Secret;
 
-/// The agent's endpoint where the environment names none (MSAL Go, `managedidentity.go`), and the version of its protocol
-/// (MSAL, `managed_identity.py`). `localhost` may be `::1`, where the agent does not listen and another user can.
+/// The agent's default endpoint (MSAL Go, `managedidentity.go`), and the version of its protocol (MSAL,
+/// `managed_identity.py`). `localhost` can be `::1`, where the agent does not listen and another user can.
 const ENDPOINT: &str = "http://127.0.0.1:40342/metadata/identity/oauth2/token";
 const API_VERSION: &str = "2020-06-01";
-/// Bytes of the longest key (MSAL, `managed_identity.py`).
+/// The longest key, in bytes (MSAL, `managed_identity.py`).
 const MAX_KEY: u64 = 4096;
-/// Characters of the longest name of a key file.
+/// The longest name of a key file, in characters.
 const MAX_NAME: usize = 128;
-/// The end of a key file's name (MSAL, `managed_identity.py`).
+/// The extension of a key file (MSAL, `managed_identity.py`).
 const KEY_SUFFIX: &str = ".key";
 
 /// The agent's endpoint on this machine.
@@ -74,27 +73,29 @@ impl Agent {
         Ok(Self { address, url })
     }
 
-    /// Gets a token of the machine.
+    /// Requests a token of the machine.
     pub(super) async fn token(mut self, scope: &str) -> TokenResult {
         let query = [("api-version", API_VERSION), ("resource", resource(scope))];
         self.url.query_pairs_mut().extend_pairs(query);
-        let challenge = self.ask(None).await?;
-        let mut lines = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
-        let realm = lines.find_map(|line| auth_param(line.to_str().ok()?, "Basic", "realm"));
+        let challenge = self.get(None).await?;
+        let mut headers = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
+        let realm = headers.find_map(|header| auth_param(header.to_str().ok()?, "Basic", "realm"));
         let file = realm.with_context(|| {
             format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
         })?;
-        let answer = self.ask(Some(&key(&file)?)).await?;
-        let (status, body) = (answer.status(), answer.into_body());
+        let response = self.get(Some(&key(&file)?)).await?;
+        let status = response.status();
+        let body = response.into_body();
         if !status.is_success() {
-            return Err(anyhow!("the Arc agent answered {}: {}", status.as_u16(), told(&body)).into());
+            let reason = error_description(&body);
+            return Err(anyhow!("the Arc agent answered {}: {reason}", status.as_u16()).into());
         }
-        let given: TokenResponse = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
-        Ok(given.token())
+        let token: TokenResponse = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
+        Ok(token.token())
     }
 
-    /// Sends one request over a connection of its own, after the check that the agent accepted this connection.
-    async fn ask(&self, key: Option<&Secret>) -> Result<Response<Bytes>> {
+    /// Sends a request over a new connection, if the agent has accepted this connection.
+    async fn get(&self, key: Option<&Secret>) -> Result<Response<Bytes>> {
         let connection = Loopback::connect(self.address).await.context(AgentNotRunning)?;
         self.check(connection.owner().await?)?;
         let target = format!("{}?{}", self.url.path(), self.url.query().unwrap_or_default());
@@ -105,22 +106,25 @@ impl Agent {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        connection.exchange(request.body(Empty::new())?).await.map_err(|error| match error.is::<TooLong>() {
-            true => error.context("the Arc agent gave no token"),
-            false => error.context(AgentNotRunning),
+        connection.exchange(request.body(Empty::new())?).await.map_err(|error| {
+            if error.is::<TooLong>() {
+                error.context("the Arc agent gave no token")
+            } else {
+                error.context(AgentNotRunning)
+            }
         })
     }
 
-    /// Other platforms than Linux do not show the owner of a connection.
+    /// Checks the owner of a connection, which only Linux shows.
     fn check(&self, owner: Option<u32>) -> Result<()> {
-        match owner.filter(|&owner| !is_the_agent(owner)) {
+        match owner.filter(|&owner| !is_agent(owner)) {
             Some(user) => bail!(Impostor { address: self.address, user }),
             None => Ok(()),
         }
     }
 }
 
-/// The Arc agent of this machine cannot be reached.
+/// The Arc agent of this machine does not respond.
 #[derive(Debug, thiserror::Error)]
 #[error("the Arc agent of this machine does not answer")]
 pub(crate) struct AgentNotRunning;
@@ -133,25 +137,24 @@ pub(crate) struct Impostor {
     user: u32,
 }
 
-/// Extracts the reason from an error answer (OAuth's `error_description`, or the beginning of another text).
-fn told(body: &[u8]) -> String {
+/// Returns OAuth's `error_description` of an error response, or the beginning of another text.
+fn error_description(body: &[u8]) -> String {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct Body {
         error_description: String,
     }
     serde_json::from_slice(body).map_or_else(
         |_| String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned(),
-        |Refusal { error_description }| error_description,
+        |Body { error_description }| error_description,
     )
 }
 
-/// Reads the key from the file that the agent names. Only the name of that file counts: it must be in the agent's own
-/// folder.
-fn key(named: &str) -> Result<Secret, SourceError> {
-    let name = named.rsplit(['/', '\\']).next().unwrap_or_default();
+/// Reads the key from the file that the agent names, which must be in the agent's own folder.
+fn key(file: &str) -> Result<Secret, SourceError> {
+    let name = file.rsplit(['/', '\\']).next().unwrap_or_default();
     let path = key_folder().join(name);
-    if path != Path::new(named) || !is_key_name(name) {
-        return Err(anyhow!("the Arc agent named a key outside of its folder: {named}").into());
+    if path != Path::new(file) || !is_key_name(name) {
+        return Err(anyhow!("the Arc agent named a key outside of its folder: {file}").into());
     }
     match read_key(&path) {
         Ok(key) => Ok(key),
@@ -164,11 +167,11 @@ fn key(named: &str) -> Result<Secret, SourceError> {
     }
 }
 
-/// The agent's names are UUIDs; no source promises that.
+/// The agent uses UUIDs as names, but no source guarantees this.
 fn is_key_name(name: &str) -> bool {
     let stem = name.strip_suffix(KEY_SUFFIX).unwrap_or_default();
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    !stem.is_empty() && name.len() <= MAX_NAME && stem.bytes().all(fits)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !stem.is_empty() && name.len() <= MAX_NAME && stem.bytes().all(is_allowed)
 }
 
 fn read_key(path: &Path) -> Result<Secret> {
@@ -178,7 +181,7 @@ fn read_key(path: &Path) -> Result<Secret> {
     #[cfg(unix)]
     {
         let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
-        ensure!(is_the_agent(owner), "it belongs to user ID {owner}, not to the Arc agent");
+        ensure!(is_agent(owner), "it belongs to user ID {owner}, not to the Arc agent");
     }
     ensure!(metadata.len() <= MAX_KEY, "it is longer than {MAX_KEY} bytes");
     let mut key = Zeroizing::new(String::with_capacity(MAX_KEY as usize));
@@ -188,7 +191,7 @@ fn read_key(path: &Path) -> Result<Secret> {
     Ok(Secret::from(key))
 }
 
-/// Opens what is there and neither follows a link nor waits for the other end of a pipe.
+/// Opens a file without following a link or waiting for the other end of a pipe.
 #[cfg(unix)]
 fn open(path: &Path) -> Result<File> {
     use rustix::fs::OFlags;
@@ -197,10 +200,10 @@ fn open(path: &Path) -> Result<File> {
     let opened = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let is_link =
         |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
-    match opened {
-        Err(error) if is_link(&error) => bail!("it is a symbolic link"),
-        opened => Ok(opened?),
+    if opened.as_ref().is_err_and(is_link) {
+        bail!("it is a symbolic link");
     }
+    Ok(opened?)
 }
 
 #[cfg(not(unix))]
@@ -213,40 +216,38 @@ fn is_denied(error: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// What a user namespace shows in place of every user that it does not map (user_namespaces(7), overflowuid): many users
-/// at once.
+/// The user ID that a user namespace shows for all users that it does not map (user_namespaces(7), overflowuid).
 #[cfg(unix)]
 const UNMAPPED: u32 = 65534;
 
 /// Whether a user ID is that of the agent, or of root, who can read every key.
 ///
-/// The agent runs as the user `himds`, which owns the folder of the keys (the agent's package for Linux). Only root can
-/// make an account or that folder.
+/// The agent runs as the user `himds`, which owns the key folder (the agent's package for Linux). Only root can create that
+/// user or that folder.
 #[cfg(unix)]
-fn is_the_agent(user: u32) -> bool {
+fn is_agent(user: u32) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let owns_keys = || key_folder().metadata().is_ok_and(|folder| folder.uid() == user);
-    let is_himds = || himds() == Some(user);
-    user == 0 || user != UNMAPPED && (owns_keys() || is_himds())
+    user == 0 || user != UNMAPPED && (owns_keys() || himds() == Some(user))
 }
 
 #[cfg(not(unix))]
-fn is_the_agent(_: u32) -> bool {
+fn is_agent(_: u32) -> bool {
     true
 }
 
-/// The user ID of `himds` (passwd(5)); a container with the host's network has the folder of the keys alone.
+/// Returns the user ID of `himds` (passwd(5)). A container with the host's network may have only the key folder.
 #[cfg(unix)]
 fn himds() -> Option<u32> {
     let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
     accounts.lines().find_map(|line| line.strip_prefix("himds:")?.split(':').nth(1)?.parse().ok())
 }
 
-/// What starts the agent (Microsoft Learn, "Overview of Azure Connected Machine agent": its services).
+/// The command that starts the agent (Microsoft Learn, "Overview of Azure Connected Machine agent": its services).
 pub(crate) const START_AGENT: &str =
     if cfg!(windows) { "Start-Service himds" } else { "sudo systemctl start himdsd" };
 
-/// Who may have an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled
+/// How to get access to an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled
 /// servers").
 const IN_GROUP: &str = if cfg!(windows) {
     "run as an administrator, or join the group Hybrid agent extension applications"
@@ -281,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn localhost_is_the_ipv4_loopback_address() {
+    fn the_endpoint_must_be_on_loopback_and_localhost_is_ipv4() {
         let address = |endpoint: &str| Agent::at(endpoint).map(|agent| agent.address.to_string()).ok();
         for (endpoint, expected) in [
             ("http://localhost:40342/token", Some("127.0.0.1:40342")),
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_has_a_plain_name() {
+    fn key_file_names_are_plain() {
         assert!(is_key_name("0f3a2b10-0000-4000-8000-000000000001.key"));
         for name in ["", ".key", "a.txt", "a.key.txt", "..key", "a b.key", "a\n.key", &"a".repeat(129)] {
             assert!(!is_key_name(name), "{name}");

@@ -1,5 +1,5 @@
-//! The identity that Azure gives a machine: App Service, an Arc machine by its agent, an Azure VM by its instance
-//! metadata service. None of them is ever asked through a proxy.
+//! Managed identities: of App Service, of an Arc-enabled server through its agent, and of an Azure VM through its instance
+//! metadata service (IMDS). Requests to them never use a proxy.
 
 pub(super) mod arc;
 
@@ -22,46 +22,45 @@ use crate::azure::entra::NormalizeTokenResponse;
 use crate::azure::http::{Bounded, TooLong, error_chain};
 use crate::net::Net;
 
-/// How long the instance metadata service may take to show that it is there. It answers at once where there is one; where
-/// there is none, often nothing answers at all.
+/// Time limit for the first response of IMDS, which responds at once. On other machines, often nothing responds.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The instance metadata service of an Azure VM (Microsoft Learn, "How to use managed identities on a VM to acquire an
-/// access token"). Without the header `Metadata` it answers 400, which no other cloud's service at this address does.
+/// The URL of IMDS (Microsoft Learn, "How to use managed identities on a VM to acquire an access token"). A request without the
+/// header `Metadata` gets a 400, unlike from the services of other clouds at this address.
 const IMDS: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01";
 
-/// Bound on a token of App Service or the instance metadata service, retries included.
+/// Time limit for a token of App Service or IMDS, including retries.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The asset tag of every Azure VM's chassis (cloud-init, `sources/azure/identity.py`), and where Linux shows it.
+/// The chassis asset tag of every Azure VM (cloud-init, `sources/azure/identity.py`), and its file on Linux.
 const AZURE_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
 const CHASSIS_TAG: &str = "/sys/class/dmi/id/chassis_asset_tag";
 
-/// Gets a token of this machine. `wanted` is the source that the user named.
-pub(super) async fn managed_identity(net: &Net, scope: &str, wanted: CredentialSource) -> TokenResult {
+/// Requests a token of this machine. `selected` is the source that the user has selected.
+pub(super) async fn managed_identity(net: &Net, scope: &str, selected: CredentialSource) -> TokenResult {
     if let Some(agent) = Agent::find()? {
         return agent.token(scope).await;
     }
     let http = net.local_http_client(PROBE_TIMEOUT)?;
     if variable("IDENTITY_ENDPOINT")?.is_none() && variable("MSI_ENDPOINT")?.is_none() {
-        if wanted.is_any() && is_elsewhere() {
+        if selected.is_any() && is_other_firmware() {
             debug!("the firmware shows that this is not an Azure VM");
-            return Err(no_azure_machine().into());
+            return Err(not_in_azure().into());
         }
         probe(&http).await?;
     }
-    let token = timeout(TOKEN_TIMEOUT, of_azure(http, scope)).await;
+    let token = timeout(TOKEN_TIMEOUT, request(http, scope)).await;
     token.with_context(|| format!("no answer within {} s", TOKEN_TIMEOUT.as_secs()))?
 }
 
-/// Whether the firmware shows that this is not an Azure VM. There, only the network could answer at the address of the
-/// instance metadata service. Some containers and other systems than Linux show nothing.
-fn is_elsewhere() -> bool {
+/// Whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the address of
+/// IMDS. Some containers, and systems other than Linux, do not show the tag.
+fn is_other_firmware() -> bool {
     std::fs::read_to_string(CHASSIS_TAG).is_ok_and(|tag| tag.trim() != AZURE_TAG)
 }
 
-/// App Service and Azure VMs.
-async fn of_azure(http: Client, scope: &str) -> TokenResult {
+/// Requests a token of App Service or IMDS.
+async fn request(http: Client, scope: &str) -> TokenResult {
     let transport = Some(Transport::new(Arc::new(Bounded(http))));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
@@ -71,39 +70,41 @@ async fn of_azure(http: Client, scope: &str) -> TokenResult {
             ..Default::default()
         },
     };
-    // It knows no other kinds of machines.
-    let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| absent(&error))?;
-    credential.get_token(&[scope], None).await.map_err(|error| match none_assigned(&error) {
-        true => absent(&"no managed identity is assigned to this machine").into(),
-        false if error_chain(&error).any(|cause| cause.is::<TooLong>()) => {
+    // It fails on every other kind of machine.
+    let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| unavailable(&error))?;
+    credential.get_token(&[scope], None).await.map_err(|error| {
+        if is_unassigned(&error) {
+            unavailable(&"no managed identity is assigned to this machine").into()
+        } else if error_chain(&error).any(|cause| cause.is::<TooLong>()) {
             anyhow!(TooLong).context("the answer of the metadata service is unusable").into()
+        } else {
+            error.into()
         }
-        false => error.into(),
     })
 }
 
-/// IMDS answers 400 where the machine has no identity, or not this one.
-fn none_assigned(error: &azure_core::Error) -> bool {
+/// IMDS responds with 400 if the machine does not have this identity.
+fn is_unassigned(error: &azure_core::Error) -> bool {
     error_chain(error)
         .filter_map(|cause| cause.downcast_ref::<azure_core::Error>())
         .any(|cause| matches!(cause.kind(), ErrorKind::HttpResponse { status: StatusCode::BadRequest, .. }))
 }
 
-fn absent(why: &dyn std::fmt::Display) -> Unavailable {
+fn unavailable(why: &dyn std::fmt::Display) -> Unavailable {
     Unavailable::new(why.to_string(), "assign a managed identity to this machine")
 }
 
 async fn probe(http: &Client) -> Result<(), Unavailable> {
     match http.get(IMDS).timeout(PROBE_TIMEOUT).send().await {
-        Ok(answer) if answer.status() == 400 => Ok(()),
-        Ok(answer) => {
-            debug!(status = answer.status().as_u16(), "another service than Azure's is at {IMDS}");
-            Err(no_azure_machine())
+        Ok(response) if response.status() == 400 => Ok(()),
+        Ok(response) => {
+            debug!(status = response.status().as_u16(), "another service than Azure's responds at {IMDS}");
+            Err(not_in_azure())
         }
-        Err(_) => Err(no_azure_machine()),
+        Err(_) => Err(not_in_azure()),
     }
 }
 
-fn no_azure_machine() -> Unavailable {
-    absent(&"this is no machine in Azure")
+fn not_in_azure() -> Unavailable {
+    unavailable(&"this is no machine in Azure")
 }
