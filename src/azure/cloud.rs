@@ -10,7 +10,7 @@ use crate::azure::relay_host::RelaySuffixes;
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CloudName {
     /// Azure, the worldwide cloud; an empty ARCSSH_CLOUD means it too.
-    #[value(help = "Azure, the worldwide cloud", aliases = ["AzureCloud", ""])]
+    #[value(help = "Azure global", aliases = ["AzureCloud", ""])]
     Public,
     /// Azure operated by 21Vianet.
     #[value(alias = "AzureChinaCloud")]

@@ -39,28 +39,30 @@ pub(crate) use crate::azure::credentials::service_principal::IncompleteEnvironme
 pub(crate) enum CredentialSource {
     /// The first that is there; an empty ARCSSH_CREDENTIAL means it too.
     #[default]
-    #[value(help = "the first of these that is there", alias = "")]
+    #[value(help = "the first available source of this list", alias = "")]
     Any,
     /// A service principal with a secret or a certificate.
-    #[value(help = "AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH")]
+    #[value(
+        help = "service principal: AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH"
+    )]
     Environment,
     /// A service principal that trusts another issuer.
-    #[value(help = "AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
+    #[value(help = "service principal: AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
     WorkloadIdentity,
     /// Our own sign-in.
-    #[value(help = "whoever typed arcssh login")]
+    #[value(help = "account signed in with arcssh login")]
     Arcssh,
     /// Whoever is signed in to Azure CLI.
-    #[value(help = "whoever typed az login", alias = "az")]
+    #[value(help = "account signed in with az login", alias = "az")]
     AzureCli,
     /// Whoever is signed in to Azure Developer CLI.
-    #[value(help = "whoever typed azd auth login", alias = "azd")]
+    #[value(help = "account signed in with azd auth login", alias = "azd")]
     AzureDeveloperCli,
     /// Whoever is signed in to Azure PowerShell.
-    #[value(name = "azure-powershell", help = "whoever typed Connect-AzAccount", aliases = ["pwsh", "powershell"])]
+    #[value(name = "azure-powershell", help = "account signed in with Connect-AzAccount", aliases = ["pwsh", "powershell"])]
     AzurePowershell,
     /// The identity of this machine.
-    #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
+    #[value(help = "managed identity of this machine (Azure Arc, Azure VM, App Service)")]
     ManagedIdentity,
 }
 

@@ -12,7 +12,6 @@ use anyhow::{Error, Result};
 use tracing::info;
 
 use crate::azure::arm::Arm;
-use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{DoctorArgs, ProxyArgs};
@@ -51,10 +50,10 @@ pub(crate) async fn run(args: &DoctorArgs, explain: fn(&Error) -> Words) -> Resu
     let section = args.machine.as_ref().and_then(|machine| local::section(&file, machine));
     let proxy = section.as_ref().and_then(|section| ProxyArgs::of_section(section.arguments(), &args.typed));
     let (who, certificate, cloud) = match &proxy {
-        Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
-        None => (args.who.wanted(), CertificateOptions::default(), &args.cloud),
+        Some(proxy) => (proxy.azure.credential.options(), proxy.certificate.options(), &proxy.azure.cloud),
+        None => (args.azure.credential.options(), CertificateOptions::default(), &args.azure.cloud),
     };
-    let (cloud, net) = (Cloud::new(cloud.name(), &cloud.endpoints())?, Net::new());
+    let (cloud, net) = (cloud.cloud()?, Net::new());
     let arm = Arm::new(&cloud, &net, &store, who.clone());
     let prober = Prober { args, file, section, who, certificate, cloud, net, store, arm };
     let waiting = Progress::default();

@@ -43,8 +43,10 @@ const CONTROL_PERSIST: &str = "60s";
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Platform {
     /// Linux, macOS and their kin: ssh has the user's shell run a ProxyCommand.
+    #[value(help = "Linux, macOS and other Unix systems")]
     Unix,
     /// Windows: ssh starts a ProxyCommand without a shell, and Git's ssh eats backslashes.
+    #[value(help = "Windows")]
     Windows,
 }
 
@@ -58,10 +60,10 @@ impl Platform {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CertificateMode {
     /// By an agent that is there while a connection lasts; no file of the user's is touched.
-    #[value(help = "by an agent of its own, for the time of a connection")]
+    #[value(help = "from an ssh-agent that runs during the connection")]
     Agent,
     /// In files that ssh has renewed before it reads them.
-    #[value(help = "in files beside the configuration, which Match exec renews")]
+    #[value(help = "from files that Match exec renews")]
     Files,
 }
 
