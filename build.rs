@@ -1,4 +1,4 @@
-//! Notes of the build what `arcssh version --verbose` tells of it.
+//! Passes build details to `arcssh version --verbose`.
 
 use std::env;
 use std::io::Write;
@@ -6,14 +6,15 @@ use std::process::Command;
 
 fn main() {
     let rustc = Command::new(env::var_os("RUSTC").unwrap_or("rustc".into())).arg("--version").output();
-    let rustc = rustc.map_or(String::new(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
-    let of = |name: &str| env::var(name).unwrap_or_default();
+    let rustc =
+        rustc.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let variable = |name: &str| env::var(name).unwrap_or_default();
     let lines = [
-        format!("cargo::rustc-env=ARCSSH_TARGET={}", of("TARGET")),
-        format!("cargo::rustc-env=ARCSSH_PROFILE={}", of("PROFILE")),
+        format!("cargo::rustc-env=ARCSSH_TARGET={}", variable("TARGET")),
+        format!("cargo::rustc-env=ARCSSH_PROFILE={}", variable("PROFILE")),
         format!("cargo::rustc-env=ARCSSH_RUSTC={rustc}"),
         "cargo::rerun-if-changed=build.rs".into(),
     ];
-    // Without them the program does not compile, and says so.
+    // If this write fails, the variables are missing and the program does not compile.
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }

@@ -149,6 +149,13 @@ pub(crate) fn is_unsafe(c: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Formats a line for each label and value, safe for a terminal. A field without a value has no line.
+pub(crate) fn fields(fields: &[(&str, String)]) -> String {
+    let fields = fields.iter().filter(|(_, value)| !value.is_empty());
+    let width = fields.clone().map(|(label, _)| label.len()).max().unwrap_or_default();
+    fields.map(|(label, value)| format!("{label:width$}  {}\n", sanitize(value))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,19 +1,27 @@
-//! The machine and port of a connection.
+//! The machine, service and port of a connection.
 
 use std::fmt;
 
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 
-/// The machine and port of a connection, which every error names.
+/// The destination of a connection; the context of each error.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// `None` before the name is resolved, and for a connection with only relay information.
+    /// The machine; `None` before its name is resolved, and if only relay information is given.
     pub(crate) machine: Option<ResourceId>,
-    /// The machine's name, as the user typed it.
+    /// The name of the machine on the command line.
     pub(crate) name: String,
     pub(crate) port: u16,
+    /// The service on that port.
     pub(crate) service: Service,
+}
+
+impl Target {
+    /// Creates the target of a machine whose resource ID is known.
+    pub(crate) fn new(machine: &ResourceId, service: Service, port: u16) -> Self {
+        Self { machine: Some(machine.clone()), name: machine.name.clone(), port, service }
+    }
 }
 
 impl fmt::Display for Target {

@@ -1,41 +1,36 @@
-//! `arcssh account`: who connects to Azure, and by which source.
+//! `arcssh account`: shows the account in use and its credential source.
 
 use anyhow::Result;
 use serde_json::Value;
 
 use crate::azure::arm::ArmError;
-use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{AccessToken, CredentialChain, CredentialSource};
+use crate::azure::credentials::{AccessToken, CredentialSource};
 use crate::azure::login::{self, Account};
 use crate::cli::AccountArgs;
-use crate::net::Net;
-use crate::state::Store;
+use crate::commands::session::Session;
 use crate::system::clock::{format_time, unix_now};
 use crate::terminal::output::print;
-use crate::text::sanitize;
+use crate::text::fields;
 
-/// Prints it; the exit status.
+/// Prints the account and returns the exit status.
 ///
 /// # Errors
-/// No source gives a token.
+/// No credential source returns a token.
 pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
-    let (net, store) = (Net::new(), Store::open()?);
-    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let token = CredentialChain::new(&cloud, args.who.wanted(), &net, &store).token(None).await;
-    let token = token.map_err(ArmError::from)?;
-    let lines = [
+    let session = Session::open(&args.azure)?;
+    let token = session.credentials().token(None).await.map_err(ArmError::from)?;
+    let account = fields(&[
         ("source", token.source.title().to_owned()),
         ("account", name(&token.claims())),
         ("tenant", text(&token.claims()["tid"])),
         ("expires", expiry(&token)),
-        ("stored", stored(&token, &cloud, &store)?),
-    ];
-    let given = lines.iter().filter(|(_, value)| !value.is_empty());
-    print(&given.map(|(what, value)| format!("{what:8} {}\n", sanitize(value))).collect::<String>())?;
+        ("stored", refresh_token_location(&token, &session)?),
+    ]);
+    print(&account)?;
     Ok(0)
 }
 
-/// Whom a token speaks for: a user by name, an application or a machine by its IDs (Microsoft Learn, "Access token claims
+/// Returns the name of the user, or the ID of the machine or application (Microsoft Learn, "Access token claims
 /// reference").
 fn name(claims: &Value) -> String {
     let users = ["upn", "preferred_username", "unique_name"].map(|name| text(&claims[name]));
@@ -49,8 +44,9 @@ fn name(claims: &Value) -> String {
     }
 }
 
-/// Where the refresh token of this account is stored, if arcssh stores one.
-fn stored(token: &AccessToken, cloud: &Cloud, store: &Store) -> Result<String> {
+/// Returns where the refresh token of this account is stored, if arcssh stores one.
+fn refresh_token_location(token: &AccessToken, session: &Session) -> Result<String> {
+    let Session { cloud, store, .. } = session;
     let account = login::account(cloud, store)?.filter(|_| token.source == CredentialSource::Arcssh);
     Ok(match (&account, account.as_ref().and_then(Account::key_store)) {
         (None, _) => String::new(),

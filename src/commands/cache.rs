@@ -1,6 +1,4 @@
-//! `arcssh cache`: what is kept between connections, without its secrets.
-
-use std::time::Duration;
+//! `arcssh cache`: shows or clears the state directory.
 
 use anyhow::Result;
 use indicatif::HumanDuration;
@@ -11,16 +9,16 @@ use crate::entra_ssh::cache;
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::state::{Key, Kind, Store};
 use crate::terminal::output::print;
-use crate::text::sanitize;
+use crate::text::{fields, sanitize};
 
-/// What a user may clear: everything but a sign-in, which `arcssh logout` ends.
+/// Everything except the sign-in, which `arcssh logout` deletes.
 const CLEARED: [Kind; 7] =
     [Kind::Relay, Kind::Refusal, Kind::Throttle, Kind::Name, Kind::Token, Kind::Certificate, Kind::Failure];
 
-/// Shows or clears; the exit status.
+/// Shows or clears the cache and returns the exit status.
 ///
 /// # Errors
-/// The store is open to others.
+/// Other users can access the state directory.
 pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
     let store = Store::open()?;
     let text = match args.command {
@@ -33,24 +31,18 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
 
 fn show(store: &Store) -> Result<String> {
     let Some(folder) = store.folder() else {
-        return Ok(format!("nothing can be kept here: {OTHER_DIRECTORY}\n"));
+        return Ok(format!("there is no state directory: {OTHER_DIRECTORY}\n"));
     };
-    let mut text = format!("{}\n", sanitize(&folder.display().to_string()));
-    for key in store.keys() {
-        text += &line(store, &key)?;
-    }
-    Ok(text)
+    let entry = |key: Key| Ok((key.kind.name(), format!("{:22} {}", expiry(store, &key)?, key.name)));
+    let entries: Vec<_> = store.keys().into_iter().map(entry).collect::<Result<_>>()?;
+    Ok(format!("{}\n{}", sanitize(&folder.display().to_string()), fields(&entries)))
 }
 
-fn told(left: Option<Duration>) -> String {
-    left.map_or("has ended".into(), |left| format!("{} left", HumanDuration(left)))
-}
-
-fn line(store: &Store, key: &Key) -> Result<String> {
+fn expiry(store: &Store, key: &Key) -> Result<String> {
     let left = match key.kind {
-        Kind::Relay => told(life_left(store, key)?),
-        Kind::Certificate => told(cache::life_left(store, key)?),
-        _ => String::new(),
+        Kind::Relay => life_left(store, key)?,
+        Kind::Certificate => cache::life_left(store, key)?,
+        _ => return Ok(String::new()),
     };
-    Ok(format!("{:11} {left:12} {}\n", key.kind.name(), sanitize(&key.name)))
+    Ok(left.map_or("expired".into(), |left| format!("expires in {}", HumanDuration(left))))
 }

@@ -1,4 +1,4 @@
-//! `arcssh completions`: what a shell needs to complete our command lines.
+//! `arcssh completions`: prints a shell completion script.
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -7,10 +7,10 @@ use clap_complete::generate;
 use crate::cli::{Cli, CompletionsArgs};
 use crate::terminal::output::print;
 
-/// Prints it; the exit status.
+/// Prints the script and returns the exit status.
 ///
 /// # Errors
-/// Standard output takes no more.
+/// Standard output cannot be written.
 pub(crate) fn run(args: &CompletionsArgs) -> Result<u8> {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "arcssh", &mut script);

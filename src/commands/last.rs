@@ -1,4 +1,4 @@
-//! `arcssh last`: why a machine could not be reached, for when ssh has not shown it.
+//! `arcssh last`: shows the last connection error, in case ssh did not show it.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::state::Store;
 use crate::system::clock::{format_time, unix_now};
 use crate::terminal::output::print;
-use crate::text::{sanitize, shell_quote};
+use crate::text::{fields, shell_quote};
 
-/// Prints it; the exit status.
+/// Prints the error and returns the exit status.
 ///
 /// # Errors
-/// The store is open to others.
+/// Other users can access the state directory.
 pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     let store = Store::open()?;
     let mut errors = last_error::all(&store)?;
@@ -28,58 +28,46 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
         errors.retain(|error| error.is_about(machine) || is_target(error));
     }
     let text = match errors.split_first() {
-        Some((last, others)) => explained(last) + &named(others),
-        None if store.check()?.is_none() => format!("nothing can be kept here: {OTHER_DIRECTORY}\n"),
-        None => nothing(args.machine.as_deref()),
+        Some((last, others)) => describe(last, others),
+        None if store.check()?.is_none() => format!("there is no state directory: {OTHER_DIRECTORY}\n"),
+        None => no_error(args.machine.as_deref()),
     };
     print(&text)?;
     Ok(0)
 }
 
-/// What the user's ssh configuration has under a name.
+/// Returns the machine of a host entry in the user's ssh configuration.
 fn target(name: &str) -> Option<String> {
     let text = managed_block::default_path().and_then(|file| managed_block::read(&file)).ok()?;
     Some(find_entry(name, &text)?.target)
 }
 
-fn nothing(machine: Option<&str>) -> String {
-    let whose = machine.map_or(String::new(), |machine| format!(" of {machine}"));
-    format!("no failure{whose} is kept: one is forgotten when a connection works\n")
+fn no_error(machine: Option<&str>) -> String {
+    let machine = machine.map_or(String::new(), |machine| format!(" for {machine}"));
+    format!("no error is recorded{machine}: a successful connection deletes the record\n")
 }
 
-fn explained(error: &LastError) -> String {
+/// Describes the error, and names the other machines that have one.
+fn describe(error: &LastError, others: &[LastError]) -> String {
     let LastError { machine, port, what, hint, request, status, .. } = error;
-    let doctor = |id: &String| format!("arcssh doctor {} looks at each step of the way", shell_quote(id));
-    let lines = [
-        ("what", Some(what.clone())),
-        ("hint", hint.clone()),
-        ("when", Some(when(error))),
-        ("machine", machine.clone()),
-        ("port", Some(port.to_string())),
-        ("request", request.clone()),
-        ("status", Some(status.to_string())),
-        ("next", machine.as_ref().map(doctor)),
-    ];
-    let given = lines.into_iter().filter_map(|(title, value)| Some((title, value?)));
-    given.map(|(title, value)| format!("{title:8} {}\n", sanitize(&value))).collect()
+    let doctor = machine.as_ref().map(|id| format!("arcssh doctor {}", shell_quote(id)));
+    let others: Vec<String> = others.iter().map(|error| format!("{} {}", name(error), ago(error))).collect();
+    fields(&[
+        ("error", what.clone()),
+        ("hint", hint.clone().unwrap_or_default()),
+        ("time", format!("{}, {}", format_time(error.at), ago(error))),
+        ("machine", machine.clone().unwrap_or_default()),
+        ("port", port.to_string()),
+        ("request", request.clone().unwrap_or_default()),
+        ("status", status.to_string()),
+        ("next", doctor.unwrap_or_default()),
+        ("others", others.join(", ")),
+    ])
 }
 
-/// The others that failed, for the command to be given their names.
-fn named(others: &[LastError]) -> String {
-    if others.is_empty() {
-        return String::new();
-    }
-    let names: Vec<String> = others.iter().map(|error| format!("{} {}", name(error), ago(error))).collect();
-    format!("{:8} {}\n", "others", sanitize(&names.join(", ")))
-}
-
-/// `GROUP/NAME` of the machine, or what was typed for ssh where no more was known.
+/// Returns `GROUP/NAME` of the machine, or the host name on the command line if the machine is not known.
 fn name(error: &LastError) -> String {
     error.id().map_or(error.name.clone(), |id| format!("{}/{}", id.resource_group, id.name))
-}
-
-fn when(error: &LastError) -> String {
-    format!("{}, {}", format_time(error.at), ago(error))
 }
 
 fn ago(error: &LastError) -> String {

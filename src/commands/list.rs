@@ -1,33 +1,25 @@
-//! `arcssh list`: the Arc machines that the identity sees, for people, programs and ansible.
+//! `arcssh list`: the Arc machines that the account can see, as a table, as JSON or as an Ansible inventory.
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use crate::azure::arm::Arm;
-use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
-use crate::machines::{MachineSelector, NamedMachine, SUFFIX, select};
-use crate::net::Net;
-use crate::state::Store;
+use crate::commands::session::Session;
+use crate::machines::{MachineSelector, NamedMachine, SUFFIX};
 use crate::terminal::output::print;
 use crate::text::{json_text, sanitize, width};
 
-/// Prints the list; the exit status.
+/// Prints the list and returns the exit status.
 ///
 /// # Errors
-/// What Azure refuses.
+/// Azure rejects a request; a machine on the command line is unknown or ambiguous.
 pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
-    let (net, store) = (Net::new(), Store::open()?);
-    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-    let typed = args.selection.selection();
-    let mut selection = if typed.is_empty() {
-        typed.merge(MachineSelector { all: true, ..MachineSelector::default() })
-    } else {
-        typed
-    };
-    let machines = select(&arm, &mut selection).await?;
+    let mut selector = args.selection.selection();
+    if selector.is_empty() {
+        selector = MachineSelector { all: true, ..selector };
+    }
+    let machines = Session::open(&args.azure)?.select(&selector).await?;
     let text = match args.format.unwrap_or(ListFormat::Table) {
         _ if args.host.is_some() => {
             json_text(&host_variables(&machines, args.host.as_deref().unwrap_or_default()))
@@ -50,24 +42,24 @@ fn object(machine: &Machine) -> Value {
     })
 }
 
-/// An inventory with all variables in `_meta`, so that ansible asks once (ansible docs, "Developing dynamic inventory").
-/// Groups are all hosts, resource groups and systems.
+/// Returns an inventory with all variables in `_meta`, so that Ansible runs arcssh once (Ansible docs, "Developing dynamic
+/// inventory"). Its groups are all hosts, each resource group and each operating system.
 fn inventory(machines: &[NamedMachine]) -> Value {
     let mut groups: Map<String, Value> = Map::new();
     let mut variables = Map::new();
-    let mut join = |group: String, host: &str| {
+    let mut add_to_group = |group: String, host: &str| {
         let hosts = groups.entry(group).or_insert_with(|| json!({ "hosts": [] }));
         if let Some(hosts) = hosts["hosts"].as_array_mut() {
             hosts.push(host.into());
         }
     };
-    for (machine, host, of_host) in hosts(machines) {
+    for (machine, host, host_variables) in hosts(machines) {
         for group in
             [ALL.to_owned(), group_name(GROUP, &machine.id.resource_group), group_name(SYSTEM, &machine.os)]
         {
-            join(group, &host);
+            add_to_group(group, &host);
         }
-        variables.insert(host, of_host);
+        variables.insert(host, host_variables);
     }
     groups.insert("_meta".into(), json!({ "hostvars": variables }));
     Value::Object(groups)
@@ -78,58 +70,55 @@ fn host_variables(machines: &[NamedMachine], host: &str) -> Value {
     found.map_or(json!({}), |(_, _, variables)| variables)
 }
 
-/// The machines that ssh has a name for, each with its name in the inventory and its variables. That name is what ssh
-/// calls the machine, unless it is a group's: ansible would connect to that host alone when a play names the group.
+/// Returns the machines that have an alias for ssh, each with its host name in the inventory and its variables. The host
+/// name is the alias, unless a group has that name: a play for the group would then run on that host only.
 fn hosts(machines: &[NamedMachine]) -> impl Iterator<Item = (&Machine, String, Value)> {
     machines.iter().filter_map(|NamedMachine { machine, patterns }| {
         let alias = patterns.as_ref()?.first()?;
-        let mut variables = json!({ "arc": for_ansible(object(machine)) });
-        let name = match is_group(alias) {
-            true => {
-                variables["ansible_host"] = for_ansible(json!(alias));
-                format!("{alias}.{SUFFIX}")
-            }
-            false => alias.clone(),
-        };
-        Some((machine, name, variables))
+        let mut variables = json!({ "arc": mark_unsafe(object(machine)) });
+        if !is_group(alias) {
+            return Some((machine, alias.clone(), variables));
+        }
+        variables["ansible_host"] = mark_unsafe(json!(alias));
+        Some((machine, format!("{alias}.{SUFFIX}"), variables))
     })
 }
 
 /// The group of all hosts.
 const ALL: &str = "arc";
-/// How the groups of a resource group and of a system begin.
+/// Prefixes of the groups of a resource group and of an operating system.
 const GROUP: &str = "rg";
 const SYSTEM: &str = "os";
 
-/// Whether a name is that of a group here, or of one that ansible has in every inventory. ansible takes a host before a
-/// group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
+/// Whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to a group
+/// of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
 fn is_group(name: &str) -> bool {
-    let begins = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
-    ["all", "ungrouped", ALL].contains(&name) || begins(GROUP) || begins(SYSTEM)
+    let has_prefix = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
+    ["all", "ungrouped", ALL].contains(&name) || has_prefix(GROUP) || has_prefix(SYSTEM)
 }
 
-/// Marks each string, so that ansible does not evaluate it as a template: names, tags and statuses come from Azure.
+/// Marks each string so that Ansible does not evaluate it as a template: names, tags and statuses come from Azure.
 ///
 /// Source: ansible-core 2.16 `parsing/ajson.py` and 2.19 `_internal/_json/_profiles/_legacy.py`, `__ansible_unsafe`.
-fn for_ansible(value: Value) -> Value {
+fn mark_unsafe(value: Value) -> Value {
     match value {
         Value::String(text) => json!({ "__ansible_unsafe": text }),
-        Value::Array(values) => values.into_iter().map(for_ansible).collect(),
+        Value::Array(values) => values.into_iter().map(mark_unsafe).collect(),
         Value::Object(values) => {
-            let inert = values.into_iter().filter(|(key, _)| is_inert(key));
-            inert.map(|(key, value)| (key, for_ansible(value))).collect()
+            let safe = values.into_iter().filter(|(key, _)| is_safe_key(key));
+            safe.map(|(key, value)| (key, mark_unsafe(value))).collect()
         }
         other => other,
     }
 }
 
-/// Whether ansible takes a key as it is. Keys cannot be marked: ansible reads an object with a key such as
-/// `__ansible_unsafe` or `__ansible_vault` as something else, and 2.19 then rejects the whole inventory.
-fn is_inert(key: &str) -> bool {
+/// Whether Ansible reads a key literally. Keys cannot be marked. Ansible decodes an object with a key such as
+/// `__ansible_unsafe` or `__ansible_vault` to another value, and 2.19 then rejects the whole inventory.
+fn is_safe_key(key: &str) -> bool {
     !key.starts_with("__ansible") && !["{{", "{%", "{#"].iter().any(|template| key.contains(template))
 }
 
-/// What ansible takes for a group: letters, digits and underscores.
+/// Returns a valid Ansible group name: letters, digits and underscores.
 fn group_name(kind: &str, name: &str) -> String {
     let name: String =
         name.to_lowercase().chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
@@ -145,8 +134,8 @@ fn table(machines: &[NamedMachine]) -> String {
             .map(|cell| sanitize(cell))
     };
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();
-    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(widest);
+    let max_width = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or_default();
+    let widths: [usize; 6] = std::array::from_fn(max_width);
     let padded = |(cell, columns): (&String, usize)| format!("{cell}{}", " ".repeat(columns - width(cell)));
     let line = |row: &[String; 6]| {
         let cells: Vec<String> = row.iter().zip(widths).map(padded).collect();

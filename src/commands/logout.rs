@@ -1,4 +1,4 @@
-//! `arcssh logout`: deletes the accounts that signed in, and all that Azure issued to them.
+//! `arcssh logout`: deletes the stored accounts and the credentials that Azure issued to them.
 
 use anyhow::Result;
 
@@ -6,10 +6,10 @@ use crate::azure::login;
 use crate::state::{Kind, Store};
 use crate::terminal::output::note;
 
-/// Deletes accounts, tokens, certificates and relay credentials; the exit status.
+/// Deletes accounts, tokens, certificates and relay credentials, and returns the exit status.
 ///
 /// # Errors
-/// Others can read the state directory, or a refresh token cannot be deleted from the key store.
+/// Other users can access the state directory; a refresh token cannot be deleted from the key store.
 pub(crate) async fn run() -> Result<u8> {
     let store = Store::open()?;
     let accounts = login::delete(&store).await;

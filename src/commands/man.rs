@@ -1,4 +1,4 @@
-//! `arcssh man`: the pages of the manual, for `make install`.
+//! `arcssh man`: writes the manual pages, for `make install`.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -12,10 +12,10 @@ use clap_mangen::roff::{Roff, roman};
 use crate::cli::{Cli, ManArgs};
 use crate::system::files;
 
-/// Writes arcssh.1 and a page a command; the exit status.
+/// Writes arcssh.1 and a page for each command, and returns the exit status.
 ///
 /// # Errors
-/// The folder cannot be written to.
+/// The directory cannot be written to.
 pub(crate) fn run(args: &ManArgs) -> Result<u8> {
     let mut arcssh = Cli::command().disable_help_subcommand(true);
     arcssh.build();
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ManArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// The page of a command, and those of the commands below it.
+/// Writes the page of a command and those of its subcommands.
 fn write(command: &Command, folder: &Path) -> io::Result<()> {
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         write(command, folder)?;
@@ -37,7 +37,7 @@ fn write(command: &Command, folder: &Path) -> io::Result<()> {
     replace(&folder.join(man.get_filename()), &page)
 }
 
-/// Writes a page in place of an earlier one. A file that is no page of arcssh stays, and so does what a link leads to.
+/// Replaces an earlier page. A file that is not a manual page of arcssh is not overwritten, and no link is followed.
 fn replace(file: &Path, page: &[u8]) -> io::Result<()> {
     let is_page = |text: Vec<u8>| String::from_utf8_lossy(&text).contains(".TH arcssh");
     let is_free = match fs::symlink_metadata(file) {
@@ -57,7 +57,7 @@ fn replace(file: &Path, page: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The examples line by line, which clap_mangen would fill into paragraphs.
+/// Returns the examples with their line breaks, which clap_mangen would remove.
 fn examples(command: &Command) -> Roff {
     let mut roff = Roff::new();
     if let Some(text) = command.get_after_help().map(ToString::to_string) {

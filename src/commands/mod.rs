@@ -1,4 +1,4 @@
-//! The commands, a file each; every one reads as its story.
+//! The commands: a file or a folder for each. `session` and `provision` are shared by several commands.
 
 pub(crate) mod account;
 pub(crate) mod cache;
@@ -13,6 +13,7 @@ pub(crate) mod logout;
 pub(crate) mod man;
 pub(crate) mod provision;
 pub(crate) mod proxy;
+mod session;
 pub(crate) mod setup;
 pub(crate) mod teardown;
 pub(crate) mod version;

@@ -1,4 +1,4 @@
-//! The story of setting machines up: shown, agreed to, made, and waited for.
+//! Sets machines up: plans, confirmation, changes in Azure, and the wait until the agents accept connections.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,99 +14,90 @@ use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
 use crate::diagnosis::last_error;
 use crate::net::Net;
-use crate::provisioning::{DesiredService, Plan, apply, inspect, registered, retry_until_consistent};
+use crate::provisioning::{
+    DesiredService, Plan, apply, inspect, retry_until_consistent, wait_until_registered,
+};
 use crate::relay::connector::Connector;
 use crate::state::Store;
 use crate::terminal::output::note;
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
 
-/// What is done, with what it needs.
+/// Sets machines up for one service.
 pub(crate) struct Provisioner<'a> {
-    /// The way out.
     pub(crate) net: &'a Net,
-    /// What is kept.
     pub(crate) store: &'a Store,
-    /// Where it is done.
     pub(crate) arm: &'a Arm,
-    /// What is wanted of every machine.
+    /// The service that each machine gets.
     pub(crate) desired: DesiredService,
-    /// Machines at a time.
+    /// The number of machines to set up in parallel.
     pub(crate) jobs: usize,
-    /// How long an agent is waited for.
+    /// How long to wait for an agent.
     pub(crate) wait: Duration,
 }
 
-/// How far to go.
+/// Whether to apply the changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mode {
-    /// What would change is shown, and nothing is changed.
+    /// Show the changes only.
     DryRun,
-    /// It is changed, once the user agrees.
+    /// Apply the changes after the user confirms them.
     Apply(Confirm),
 }
 
-/// What has come of it.
+/// The result of a run.
 pub(crate) struct Report {
-    /// Whether something was lacking.
+    /// Whether a machine needed a change.
     pub(crate) changes: bool,
-    /// What can be connected to now; under [`SettingUp`] why something cannot.
+    /// The machines that accept connections now, and the errors of the others, under [`SettingUp`].
     pub(crate) results: Vec<Result<Target>>,
 }
 
 impl Provisioner<'_> {
-    /// Shows what the machines lack, and makes it where that is agreed to.
-    pub(crate) async fn run(&self, machines: Vec<ResourceId>, go: Mode) -> Report {
+    /// Shows the plans, and applies them if `mode` and the user permit it.
+    pub(crate) async fn run(&self, machines: Vec<ResourceId>, mode: Mode) -> Report {
         let (plans, mut results) = self.plans(machines).await;
         let changes = show(&plans);
-        let agreed = async |consent: Confirm| match changes {
-            true => consent.to("make these changes for everybody who connects to these machines?").await,
-            false => Ok(()),
-        };
-        match go {
-            Mode::DryRun => {}
-            Mode::Apply(consent) => match agreed(consent).await {
+        if let Mode::Apply(confirm) = mode {
+            let confirm = if changes { confirm } else { Confirm::Yes };
+            match confirm.to("apply these changes for all users of these machines?").await {
                 Ok(()) => results.extend(self.apply_all(plans).await),
-                Err(not_agreed) => results.push(Err(not_agreed)),
-            },
+                Err(error) => results.push(Err(error)),
+            }
         }
         Report { changes, results }
     }
 
-    /// What the machines lack; and why of some it is not known.
+    /// Plans the changes. Returns the plans and the errors of the machines that have none.
     async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<Target>>) {
-        let waiting = Progress::default();
-        waiting.set("state of the machines from Azure Resource Manager".into());
-        let port = self.desired.port.unwrap_or(self.desired.service.default_port());
+        let progress = Progress::default();
+        progress.set("state of the machines from Azure Resource Manager".into());
+        let port = self.desired.port();
         let plans = stream::iter(machines).map(async |machine| {
             self.plan(&machine).await.with_context(|| self.target(&machine, port)).context(SettingUp)
         });
-        let plans: Vec<Result<Plan>> = waiting.run(plans.buffered(self.jobs).collect()).await;
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for plan in plans {
-            match plan {
-                Ok(plan) => good.push(plan),
-                Err(error) => bad.push(Err(error)),
+        let results: Vec<Result<Plan>> = progress.run(plans.buffered(self.jobs).collect()).await;
+        let mut plans = Vec::new();
+        let mut errors = Vec::new();
+        for result in results {
+            match result {
+                Ok(plan) => plans.push(plan),
+                Err(error) => errors.push(Err(error)),
             }
         }
-        (good, bad)
+        (plans, errors)
     }
 
     async fn plan(&self, machine: &ResourceId) -> Result<Plan> {
-        let found = inspect(self.arm, machine, self.desired.service).await?;
-        Ok(Plan::new(machine, &found, self.desired)?)
+        let state = inspect(self.arm, machine, self.desired.service).await?;
+        Ok(Plan::new(machine, &state, self.desired)?)
     }
 
     fn target(&self, machine: &ResourceId, port: u16) -> Target {
-        Target {
-            machine: Some(machine.clone()),
-            name: machine.name.clone(),
-            port,
-            service: self.desired.service,
-        }
+        Target::new(machine, self.desired.service, port)
     }
 
-    /// Registers first, for that is done once a subscription; then all machines of those where it is done.
+    /// Registers the resource provider in each subscription, then changes the machines of the registered subscriptions.
     async fn apply_all(&self, plans: Vec<Plan>) -> Vec<Result<Target>> {
         let mut results = Vec::new();
         let mut subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
@@ -116,69 +107,72 @@ impl Provisioner<'_> {
                 subscriptions.remove(subscription);
             }
         }
-        let can_be_done =
+        let is_registered =
             |plan: &&Plan| plan.registers().is_none_or(|subscription| subscriptions.contains(subscription));
-        let waiting = Progress::default();
-        let work = stream::iter(plans.iter().filter(can_be_done))
-            .map(async |plan| self.apply_one(plan, &waiting).await);
-        results.extend(waiting.run(work.buffer_unordered(self.jobs).collect::<Vec<_>>()).await);
+        let progress = Progress::default();
+        let work = stream::iter(plans.iter().filter(is_registered))
+            .map(async |plan| self.apply_one(plan, &progress).await);
+        results.extend(progress.run(work.buffer_unordered(self.jobs).collect::<Vec<_>>()).await);
         results
     }
 
     async fn register(&self, subscription: &str) -> Result<()> {
         note(&format!(
-            "registering {NAMESPACE} in the subscription {subscription}; 2 to 5 minutes are usual"
+            "registering {NAMESPACE} in subscription {subscription}; this usually takes 2 to 5 minutes"
         ));
-        let (start, waiting) = (Instant::now(), Progress::default());
-        waiting.run(registered(self.arm, subscription, &waiting)).await?;
+        let start = Instant::now();
+        let progress = Progress::default();
+        let on_wait = |state: &str, left| {
+            let object = format!("registration of {NAMESPACE} in subscription {subscription} ({state})");
+            progress.set_deadline(object, left);
+        };
+        progress.run(wait_until_registered(self.arm, subscription, on_wait)).await?;
         note(&format!(
-            "{NAMESPACE} is registered after {} s; where an agent does not listen now, restart it on its machine",
+            "registered {NAMESPACE} in {} s; if an agent does not connect, restart it on its machine",
             start.elapsed().as_secs()
         ));
         Ok(())
     }
 
-    async fn apply_one(&self, plan: &Plan, waiting: &Progress) -> Result<Target> {
+    async fn apply_one(&self, plan: &Plan, progress: &Progress) -> Result<Target> {
         let target = self.target(&plan.machine, plan.port());
-        let done = async {
-            // What a provider that was not registered holds is known only now.
+        let result = async {
+            // Azure shows the endpoint and the services only after the registration of the provider.
             let plan = if plan.registers().is_some() { &self.plan(&plan.machine).await? } else { plan };
-            waiting.set(format!("changes to {target} in Azure Resource Manager"));
+            progress.set(format!("changes to {target} in Azure Resource Manager"));
             apply(self.arm, plan).await?;
-            self.reach(plan, waiting).await
+            self.wait_until_ready(plan, progress).await
         };
-        match done.await {
+        match result.await {
             Ok(()) => Ok(target),
             Err(error) => Err(error.context(target).context(SettingUp)),
         }
     }
 
-    /// Waits until the relay answers, and keeps what it answered to for the first connection.
-    async fn reach(&self, plan: &Plan, waiting: &Progress) -> Result<()> {
-        let (start, target) = (Instant::now(), self.target(&plan.machine, plan.port()));
+    /// Waits until the machine's agent accepts a connection. The first `ssh` then uses the credentials of that connection.
+    async fn wait_until_ready(&self, plan: &Plan, progress: &Progress) -> Result<()> {
+        let start = Instant::now();
+        let target = self.target(&plan.machine, plan.port());
         if plan.changes() {
-            waiting.println(&format!(
-                "{target}: done in Azure; its agent hears of it within 30 to 90 s as a rule"
-            ));
+            progress
+                .println(&format!("{target}: changed in Azure; the agent usually needs another 30 to 90 s"));
         }
         let credentials =
             RelayCredentialCache::new(self.arm, self.store, &plan.machine, self.desired.service, target.port);
-        let connector = Connector { net: self.net, target: &target, wait: self.wait, waiting };
+        let connector = Connector { net: self.net, target: &target, wait: self.wait, waiting: progress };
         retry_until_consistent(async || {
             forget(self.arm, self.store, &plan.machine);
             connector.connect(&credentials).await
         })
         .await?;
         last_error::forget(self.store, &target);
-        waiting.println(&format!(
-            "{target}: ready to connect to, its agent answered within {} s",
-            start.elapsed().as_secs()
-        ));
+        progress
+            .println(&format!("{target}: ready, the agent answered after {} s", start.elapsed().as_secs()));
         Ok(())
     }
 }
 
-/// Shows the plans; whether something is to be changed.
+/// Prints the plans, and returns whether they contain a change.
 fn show(plans: &[Plan]) -> bool {
     let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
     for subscription in subscriptions {

@@ -1,4 +1,4 @@
-//! `arcssh proxy`: find the machine's relay, connect, carry bytes. It only ever reads from Azure.
+//! `arcssh proxy`: resolves the machine's relay, connects to it, and copies bytes. It changes nothing in Azure.
 
 use std::path::Path;
 use std::pin::{Pin, pin};
@@ -8,15 +8,14 @@ use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
-use crate::azure::arm::{Arm, ArmError};
-use crate::azure::cloud::Cloud;
-use crate::azure::credentials::CredentialChain;
+use crate::azure::arm::ArmError;
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
+use crate::commands::session::Session;
 use crate::diagnosis::last_error;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::machines::{NameCache, NothingSelected};
@@ -30,56 +29,56 @@ use crate::system::signals::{HANGUP, shutdown};
 use crate::system::{files, stdio};
 use crate::terminal::progress::{Progress, with_timeout};
 
-/// How long a successor of the credentials may still be minted after ssh is done.
-const LINGER: Duration = Duration::from_secs(10);
+/// The limit for a refresh of cached credentials that is still running when ssh ends.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects standard input and output to a port of an Arc machine until either side is done; the exit status.
+/// Connects standard input and output to a port of an Arc machine until one side closes, and returns the exit status.
 ///
 /// # Errors
-/// Under a [`Target`]: what kept the connection from coming about, or why it broke.
+/// Under a [`Target`]: the connection cannot be established, or breaks.
 pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     let mut target = target(args);
     if args.machine.is_none() && args.host.is_none() {
-        return by_relay_info(args, &target).await.context(target);
+        return run_with_relay_info(args, &target).await.context(target);
     }
-    let parts = Session::new(args).context(target.clone())?;
-    let holder = parts.holder(args).context(target.clone())?;
-    let mut stop = pin!(ssh_has_gone());
-    let both = parts.reach_as(args, &mut target, holder.as_ref());
-    let reached = or_interrupted(both, &parts.waiting, &mut stop).await;
-    let ((credentials, upgraded, minted), pair) = reached.context(target.clone())?;
+    let proxy = Proxy::open(args).context(target.clone())?;
+    let certificates = proxy.certificates().context(target.clone())?;
+    let mut stop = pin!(ssh_ends());
+    let connecting = proxy.connect_with_certificate(&mut target, certificates.as_ref());
+    let connected = or_interrupted(connecting, &proxy.progress, &mut stop).await;
+    let (Connection { credentials, upgraded, issued }, certified) = connected.context(target.clone())?;
     info!(%target, "connected");
-    last_error::forget(&parts.store, &target);
-    let agent = agent(args, pair).context(target.clone())?;
+    last_error::forget(&proxy.session.store, &target);
+    let agent = agent(args, certified).context(target.clone())?;
     let refresh = async {
-        if credentials.is_due(&minted) {
-            credentials.refresh(&minted).await;
+        if credentials.is_due(&issued) {
+            credentials.refresh(&issued).await;
         }
-        if let Some(holder) = &holder {
-            holder.refresh().await;
+        if let Some(certificates) = &certificates {
+            certificates.refresh().await;
         }
     };
     run_session(upgraded, agent, stop, refresh).await.context(target)
 }
 
-/// Carries bytes until either side is done, and does `meanwhile` beside; after an end in order that may still take a
-/// while, but nobody waits for it: ssh has gone, and its files are let go of.
+/// Copies bytes until one side closes, and refreshes the cached credentials meanwhile. After a regular end, the refresh may
+/// continue for [`REFRESH_TIMEOUT`]; ssh does not wait for it, because standard input and output are closed by then.
 async fn run_session(
     upgraded: Upgraded<net::Stream>,
     agent: Option<Agent>,
     stop: Pin<&mut impl Future<Output = BridgeEnd>>,
-    meanwhile: impl Future<Output = ()>,
+    refresh: impl Future<Output = ()>,
 ) -> Result<u8> {
     stdio::readable().map_err(BridgeError::Input)?;
     stdio::writable().map_err(BridgeError::Output)?;
-    let mut meanwhile = pin!(meanwhile);
-    let in_order = |ending: &BridgeEnd| matches!(ending, BridgeEnd::Finished | BridgeEnd::Signal(HANGUP));
+    let mut refresh = pin!(refresh);
+    let is_regular = |end: &BridgeEnd| matches!(end, BridgeEnd::Finished | BridgeEnd::Signal(HANGUP));
     let bridge = async {
-        let ending = bridge::run(upgraded, stdio::input(), stdio::output(), stop).await;
-        if in_order(&ending) {
+        let end = bridge::run(upgraded, stdio::input(), stdio::output(), stop).await;
+        if is_regular(&end) {
             stdio::detach();
         }
-        ending
+        end
     };
     let mut bridge = pin!(async {
         match agent {
@@ -87,25 +86,25 @@ async fn run_session(
             None => bridge.await,
         }
     });
-    let ending = tokio::select! {
+    let end = tokio::select! {
         biased;
-        ending = &mut bridge => {
-            if in_order(&ending) {
-                let _ = timeout(LINGER, meanwhile).await;
+        end = &mut bridge => {
+            if is_regular(&end) {
+                let _ = timeout(REFRESH_TIMEOUT, refresh).await;
             }
-            ending
+            end
         }
-        () = &mut meanwhile => bridge.await,
+        () = &mut refresh => bridge.await,
     };
-    match ending {
+    match end {
         BridgeEnd::Finished => Ok(0),
         BridgeEnd::Signal(number) => Ok(128 + number),
-        BridgeEnd::Broken(broken) => Err(broken.into()),
+        BridgeEnd::Broken(error) => Err(error.into()),
     }
 }
 
-/// Resolves when ssh needs no connection any more: it sent a signal, or no process reads what arcssh writes.
-async fn ssh_has_gone() -> BridgeEnd {
+/// Waits until ssh no longer needs the connection: it sends a signal, or closes arcssh's standard output.
+async fn ssh_ends() -> BridgeEnd {
     tokio::select! {
         biased;
         number = shutdown() => BridgeEnd::Signal(number),
@@ -113,112 +112,107 @@ async fn ssh_has_gone() -> BridgeEnd {
     }
 }
 
-/// Serves key and certificate where the section's `IdentityAgent` looks for them.
-fn agent(args: &ProxyArgs, pair: Option<CertifiedKey>) -> Result<Option<Agent>> {
-    let Some((path, pair)) = args.agent.as_ref().zip(pair) else { return Ok(None) };
-    Ok(Some(Agent::open(path, pair.key, pair.certificate)?))
+/// Serves the key and its certificate at the path in the `IdentityAgent` of the host entry.
+fn agent(args: &ProxyArgs, certified: Option<CertifiedKey>) -> Result<Option<Agent>> {
+    let Some((path, certified)) = args.agent.as_ref().zip(certified) else { return Ok(None) };
+    Ok(Some(Agent::open(path, certified.key, certified.certificate)?))
 }
 
-/// Whatever a connection to a machine by its ID or name needs. Nothing of it talks to anybody before it is used.
-struct Session {
-    net: Net,
-    store: Store,
-    cloud: Cloud,
-    arm: Arm,
-    waiting: Progress,
+/// Connects to a machine by its resource ID or name.
+struct Proxy<'a> {
+    args: &'a ProxyArgs,
+    session: Session,
+    progress: Progress,
 }
 
-type Connection<'a> = (RelayCredentialCache<'a>, Upgraded<net::Stream>, IssuedCredentials);
+/// A connection with the relay credentials that it was opened with.
+struct Connection<'a> {
+    credentials: RelayCredentialCache<'a>,
+    upgraded: Upgraded<net::Stream>,
+    issued: IssuedCredentials,
+}
 
-impl Session {
-    fn new(args: &ProxyArgs) -> Result<Self> {
-        let (net, store) = (Net::new(), Store::open()?);
-        let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-        let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-        Ok(Self { net, store, cloud, arm, waiting: Progress::behind_ssh() })
+impl<'a> Proxy<'a> {
+    fn open(args: &'a ProxyArgs) -> Result<Self> {
+        Ok(Self { args, session: Session::open(&args.azure)?, progress: Progress::behind_ssh() })
     }
 
-    /// Who logs in with a certificate, if the section has one.
-    fn holder(&self, args: &ProxyArgs) -> Result<Option<CertificateCache>> {
-        if args.agent.is_none() {
+    /// Returns the certificate cache if the host entry logs in with a certificate.
+    fn certificates(&self) -> Result<Option<CertificateCache>> {
+        if self.args.agent.is_none() {
             return Ok(None);
         }
-        let identity = CredentialChain::new(&self.cloud, args.who.wanted(), &self.net, &self.store);
-        Ok(Some(CertificateCache::new(identity, args.certificate.asked())?))
+        Ok(Some(CertificateCache::new(self.session.credentials(), self.args.certificate.options())?))
     }
 
-    /// Reaches the machine, and has the certificate ready by then: ssh would not tell why there is none.
-    async fn reach_as(
+    /// Connects to the machine and gets the certificate at the same time. Without a certificate the connection fails,
+    /// because ssh would not show the reason.
+    async fn connect_with_certificate(
         &self,
-        args: &ProxyArgs,
         target: &mut Target,
-        holder: Option<&CertificateCache>,
+        certificates: Option<&CertificateCache>,
     ) -> Result<(Connection<'_>, Option<CertifiedKey>)> {
-        let (start, certificate) = (Instant::now(), "SSH certificate from Entra ID");
-        let reach = async {
-            let reached = self.reach_named(args, target).await?;
-            self.waiting.set_deadline(certificate.into(), ARM_TIMEOUT.saturating_sub(start.elapsed()));
-            Ok(reached)
+        let start = Instant::now();
+        let object = "SSH certificate from Entra ID";
+        let connection = async {
+            let connection = self.connect(target).await?;
+            self.progress.set_deadline(object.into(), ARM_TIMEOUT.saturating_sub(start.elapsed()));
+            Ok(connection)
         };
-        let pair = async {
-            match holder {
-                Some(holder) => {
-                    let pair = async { Ok(holder.pair().await?.for_login_name(args.login_name.as_deref())?) };
-                    with_timeout(ARM_TIMEOUT, certificate.into(), pair).await.map(Some)
-                }
-                None => Ok(None),
-            }
+        let certified = async {
+            let Some(certificates) = certificates else { return Ok(None) };
+            let login_name = self.args.login_name.as_deref();
+            let certified = async { Ok(certificates.pair().await?.for_login_name(login_name)?) };
+            with_timeout(ARM_TIMEOUT, object.into(), certified).await.map(Some)
         };
-        self.waiting.run(async { tokio::try_join!(reach, pair) }).await
+        self.progress.run(async { tokio::try_join!(connection, certified) }).await
     }
 
-    /// A name that was looked up before may have come to mean another machine: it is looked up once more where there is
-    /// no such machine now.
-    async fn reach_named(&self, args: &ProxyArgs, target: &mut Target) -> Result<Connection<'_>> {
-        let Some(host) = &args.host else {
-            let machine = args.machine.clone().context(NO_MACHINE)?;
-            return self.reach_machine(args, target, machine).await;
+    /// Connects by resource ID or by name. If a cached name refers to a machine that no longer exists, resolves the name
+    /// again: another machine can have it now.
+    async fn connect(&self, target: &mut Target) -> Result<Connection<'_>> {
+        let Some(host) = &self.args.host else {
+            let machine = self.args.machine.clone().context(NO_MACHINE)?;
+            return self.connect_to(target, machine).await;
         };
-        let name = host.strip_suffix(&args.suffix).unwrap_or(host);
-        let names = NameCache::new(&self.arm, &self.store, name, args.subscription.as_deref());
+        let name = host.strip_suffix(&self.args.suffix).unwrap_or(host);
+        let Session { store, arm, .. } = &self.session;
+        let names = NameCache::new(arm, store, name, self.args.subscription.as_deref());
         if let Some(machine) = names.cached()? {
-            match self.reach_machine(args, target, machine).await {
+            match self.connect_to(target, machine).await {
                 Err(error) if is_not_found(&error) => names.forget(),
                 result => return result,
             }
         }
         let object = format!("resource ID of {host} from Azure Resource Manager");
-        let machine = self.waiting.run_with_timeout(ARM_TIMEOUT, object, names.resolve_name()).await?;
-        self.reach_machine(args, target, machine).await
+        let machine = self.progress.run_with_timeout(ARM_TIMEOUT, object, names.resolve_name()).await?;
+        self.connect_to(target, machine).await
     }
 
-    async fn reach_machine(
-        &self,
-        args: &ProxyArgs,
-        target: &mut Target,
-        machine: ResourceId,
-    ) -> Result<Connection<'_>> {
-        let credentials =
-            RelayCredentialCache::new(&self.arm, &self.store, &machine, args.service, target.port);
+    async fn connect_to(&self, target: &mut Target, machine: ResourceId) -> Result<Connection<'_>> {
+        let Session { net, store, arm, .. } = &self.session;
+        let credentials = RelayCredentialCache::new(arm, store, &machine, target.service, target.port);
         target.machine = Some(machine);
-        let connector = Connector { net: &self.net, target, wait: args.wait, waiting: &self.waiting };
-        let (upgraded, minted) = connector.connect(&credentials).await?;
-        Ok((credentials, upgraded, minted))
+        let connector = Connector { net, target, wait: self.args.target.wait, waiting: &self.progress };
+        let (upgraded, issued) = connector.connect(&credentials).await?;
+        Ok(Connection { credentials, upgraded, issued })
     }
 }
 
-/// Whether ARM knows no such machine.
+/// Whether Azure Resource Manager answered that the machine does not exist.
 fn is_not_found(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ArmError::Refused(refusal)) if refusal.status == 404)
 }
 
-async fn by_relay_info(args: &ProxyArgs, target: &Target) -> Result<u8> {
-    let credentials = relay_info(args.relay_info.as_deref(), &args.cloud.relay_suffixes())?;
-    let (net, waiting) = (Net::new(), Progress::behind_ssh());
-    let connector = Connector { net: &net, target, wait: args.wait, waiting: &waiting };
-    let mut stop = pin!(ssh_has_gone());
-    let reached = waiting.run(connector.connect_with(&credentials));
-    let upgraded = or_interrupted(reached, &waiting, &mut stop).await?;
+/// Connects with relay information of `az ssh`, without requests to Azure Resource Manager.
+async fn run_with_relay_info(args: &ProxyArgs, target: &Target) -> Result<u8> {
+    let credentials = relay_info(args.relay_info.as_deref(), &args.azure.cloud.relay_suffixes())?;
+    let net = Net::new();
+    let progress = Progress::behind_ssh();
+    let connector = Connector { net: &net, target, wait: args.target.wait, waiting: &progress };
+    let mut stop = pin!(ssh_ends());
+    let connecting = progress.run(connector.connect_with(&credentials));
+    let upgraded = or_interrupted(connecting, &progress, &mut stop).await?;
     if let Ok(store) = Store::open() {
         last_error::forget(&store, target);
     }
@@ -241,25 +235,26 @@ impl Interrupted {
     }
 }
 
-/// What `work` comes to, unless a signal asks for the end before.
+/// Returns the result of `work`, unless ssh ends first.
 ///
 /// # Errors
-/// Those of `work`, and [`Interrupted`].
+/// Those of `work`; [`Interrupted`].
 async fn or_interrupted<T>(
     work: impl Future<Output = Result<T>>,
-    waiting: &Progress,
+    progress: &Progress,
     stop: &mut Pin<&mut impl Future<Output = BridgeEnd>>,
 ) -> Result<T> {
     let start = Instant::now();
-    let ending = tokio::select! {
+    let end = tokio::select! {
         biased;
-        done = work => return done,
-        ending = stop => ending,
+        result = work => return result,
+        end = stop => end,
     };
-    let signal = if let BridgeEnd::Signal(number) = ending { number } else { HANGUP };
-    bail!(Interrupted { after: start.elapsed(), object: waiting.object(), signal })
+    let signal = if let BridgeEnd::Signal(number) = end { number } else { HANGUP };
+    bail!(Interrupted { after: start.elapsed(), object: progress.object(), signal })
 }
 
+/// Reads relay information from the file or from the environment.
 fn relay_info(file: Option<&Path>, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
     let (text, origin) = match file {
         Some(file) => {
@@ -276,18 +271,19 @@ fn relay_info(file: Option<&Path>, suffixes: &RelaySuffixes) -> Result<RelayCred
         .with_context(|| format!("{origin} holds no relay information"))
 }
 
-/// Bytes of relay information that are read; an answer of listCredentials is about 4 kB, and a third more in base64.
+/// The most bytes of relay information; a response of listCredentials has about 4 kB, and a third more in base64.
 const MAX_RELAY_INFO: u64 = 64 * 1024;
 
-/// Neither a resource ID nor relay information was given.
+/// The error if the command line has neither a resource ID nor relay information.
 const NO_MACHINE: NothingSelected = NothingSelected { command: "proxy" };
 
 fn target(args: &ProxyArgs) -> Target {
-    let name = args.machine.as_ref().map(|machine| machine.name.clone()).or(args.host.clone());
-    Target {
-        machine: args.machine.clone(),
-        name: name.unwrap_or("the machine".into()),
-        port: args.port.unwrap_or(args.service.default_port()),
-        service: args.service,
+    let (service, port) = (args.target.service, args.target.port());
+    match &args.machine {
+        Some(machine) => Target::new(machine, service, port),
+        None => {
+            let name = args.host.clone().unwrap_or("the machine".into());
+            Target { machine: None, name, port, service }
+        }
     }
 }

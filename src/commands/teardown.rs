@@ -1,69 +1,65 @@
-//! `arcssh teardown`: disable a service of machines, and forget what was kept for them.
+//! `arcssh teardown`: disables a service of machines and deletes their cached credentials.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::azure::arm::Arm;
-use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, is_missing};
 use crate::azure::relay_credential_cache::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
-use crate::machines::{NothingSelected, all_done, select_some};
-use crate::net::Net;
-use crate::state::Store;
+use crate::commands::session::Session;
+use crate::machines::all_done;
 use crate::terminal::output::note;
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
 
-/// Takes the machines down; the exit status.
+/// Disables the service and returns the exit status.
 ///
 /// # Errors
-/// Under [`TakingDown`]: what Azure refuses, and that nobody agreed to it.
+/// Those of [`Session::select_some`]; the user does not confirm; under [`TakingDown`]: Azure rejects a request.
 pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
-    let mut selection = args.selection.selection();
-    ensure!(!selection.is_empty(), NothingSelected { command: "teardown" });
-    let store = Store::open()?;
-    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let arm = Arm::new(&cloud, &Net::new(), &store, args.who.wanted());
-    let machines = select_some(&arm, &mut selection).await?;
-    let what = if args.endpoint {
-        "delete its endpoint, and with it every service".to_owned()
+    let session = Session::open(&args.azure)?;
+    let machines = session.select_some(&args.selection, "teardown").await?;
+    let change = if args.endpoint {
+        "delete the endpoint and all its services".to_owned()
     } else {
         format!("disable {}", args.service)
     };
     for named in &machines {
         let ResourceId { name, resource_group, .. } = &named.machine.id;
-        note(&format!("{name} in {resource_group}: {what}"));
+        note(&format!("{name} in {resource_group}: {change}"));
     }
-    Confirm::of(args.yes).to("take this from everybody who connects to these machines?").await?;
-    let (mut results, waiting) = (Vec::new(), Progress::default());
+    Confirm::of(args.yes).to("apply these changes? All users of these machines lose access.").await?;
+    let mut results = Vec::new();
+    let progress = Progress::default();
     for named in &machines {
-        waiting.set(format!("changes to {} in Azure Resource Manager", named.machine.id.name));
-        let done = waiting.run(take_down(&arm, &store, &named.machine.id, args)).await;
-        if done.is_ok() {
-            note(&format!("{}: done", named.machine.id.name));
+        let machine = &named.machine.id;
+        progress.set(format!("changes to {} in Azure", machine.name));
+        let result = progress.run(take_down(&session, machine, args)).await;
+        if result.is_ok() {
+            note(&format!("{}: done", machine.name));
         }
-        results.push(done);
+        results.push(result);
     }
     all_done(results)?;
     note(
-        "on a machine itself, azcmagent config set incomingconnections.enabled false keeps everybody out, whatever Azure says",
+        "to block incoming connections on a machine itself, run there: azcmagent config set incomingconnections.enabled false",
     );
     Ok(0)
 }
 
-async fn take_down(arm: &Arm, store: &Store, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
-    let (name, port) = (machine.name.clone(), args.service.default_port());
-    let target = Target { machine: Some(machine.clone()), name, port, service: args.service };
-    let deleted = match args.endpoint {
-        true => delete_endpoint(arm, machine).await,
-        false => delete_port(arm, machine, args.service).await,
+async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
+    let Session { store, arm, .. } = session;
+    let deleted = if args.endpoint {
+        delete_endpoint(arm, machine).await
+    } else {
+        delete_port(arm, machine, args.service).await
     };
     forget(arm, store, machine);
     let deleted = deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) });
-    deleted.context(target).context(TakingDown)?;
-    Ok(())
+    deleted
+        .with_context(|| Target::new(machine, args.service, args.service.default_port()))
+        .context(TakingDown)
 }
 
 /// What was under way when something went wrong.

@@ -1,4 +1,4 @@
-//! `arcssh version`: one line, or what a bug report needs.
+//! `arcssh version`: one line, or the details for a bug report.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,63 +8,60 @@ use anyhow::Result;
 use crate::cli::LogArgs;
 use crate::state::Store;
 use crate::terminal::output::print;
-use crate::text::sanitize;
+use crate::text::fields;
 
-/// Prints it; the exit status.
+/// Prints the version and returns the exit status.
 ///
 /// # Errors
-/// Standard output takes no more.
+/// Standard output cannot be written.
 pub(crate) fn run(log: &LogArgs) -> Result<u8> {
     let mut text = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
     if log.verbose > 0 {
-        text.extend(details().iter().map(|(what, value)| format!("{what:9} {}\n", sanitize(value))));
+        text += &fields(&details());
     }
     print(&text)?;
     Ok(0)
 }
 
-/// What build.rs noted, and what is found here.
 fn details() -> [(&'static str, String); 8] {
     [
         ("target", env!("ARCSSH_TARGET").into()),
         ("profile", env!("ARCSSH_PROFILE").into()),
         ("rustc", env!("ARCSSH_RUSTC").into()),
-        ("tls", "rustls with ring; the system's verifier".into()),
+        ("tls", "rustls with ring, platform verifier".into()),
         ("features", features().into()),
-        ("store", store()),
+        ("state", state_directory()),
         ("program", std::env::current_exe().map_or("unknown".into(), |path| path.display().to_string())),
         ("ssh", ssh()),
     ]
 }
 
-/// What differs from system to system; there is nothing to choose when it is built.
+/// Returns the features of this platform.
 fn features() -> &'static str {
     match (cfg!(target_os = "linux"), cfg!(unix)) {
-        (true, _) => "agent for --entra, pipes without threads, failures on the terminal behind ssh",
-        (_, true) => "agent for --entra",
+        (true, _) => "ssh-agent for --entra, asynchronous pipes, errors on the terminal of ssh",
+        (_, true) => "ssh-agent for --entra",
         _ => "--entra=files",
     }
 }
 
-fn store() -> String {
+fn state_directory() -> String {
     match Store::open() {
-        Ok(store) => {
-            store.folder().map_or("nothing can be kept here".into(), |path| path.display().to_string())
-        }
-        Err(too_open) => too_open.to_string(),
+        Ok(store) => store.folder().map_or("none".into(), |path| path.display().to_string()),
+        Err(error) => error.to_string(),
     }
 }
 
-/// The ssh that comes first: it tells its version on standard error.
+/// Returns version and path of the first ssh in `PATH`. ssh prints its version on standard error.
 fn ssh() -> String {
-    let Some(program) = found("ssh") else { return "none found".into() };
+    let Some(program) = find_program("ssh") else { return "none found".into() };
     let version = Command::new(&program).arg("-V").stdin(Stdio::null()).output();
-    let version =
-        version.map_or_else(|error| error.to_string(), |said| String::from_utf8_lossy(&said.stderr).into());
+    let version = version
+        .map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stderr).into());
     format!("{}, {}", version.trim(), program.display())
 }
 
-fn found(program: &str) -> Option<PathBuf> {
+fn find_program(program: &str) -> Option<PathBuf> {
     let name = format!("{program}{}", std::env::consts::EXE_SUFFIX);
     let folders = std::env::var_os("PATH")?;
     std::env::split_paths(&folders)

@@ -1,95 +1,64 @@
-//! `arcssh warm`: connect to each machine once, so that the next connection waits for nobody, and say which cannot be
-//! reached.
+//! `arcssh warm`: connects to each machine once, so that its next connection uses cached credentials.
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::azure::arm::Arm;
-use crate::azure::cloud::Cloud;
-use crate::azure::hybrid_compute::Machine;
 use crate::azure::relay_credential_cache::RelayCredentialCache;
+use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::WarmArgs;
+use crate::commands::session::Session;
 use crate::diagnosis::last_error;
-use crate::machines::{NothingSelected, SomeFailed, select_some};
-use crate::net::Net;
+use crate::machines::SomeFailed;
 use crate::relay::connector::Connector;
-use crate::state::Store;
 use crate::terminal::output::print;
 use crate::terminal::progress::Progress;
 
-/// Reaches the machines; the exit status.
+/// Connects to the machines and returns the exit status.
 ///
 /// # Errors
-/// [`SomeFailed`]; what Azure refuses.
+/// [`SomeFailed`]; those of [`Session::select_some`].
 pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
-    let mut selection = args.selection.selection();
-    ensure!(!selection.is_empty(), NothingSelected { command: "warm" });
-    let (net, store) = (Net::new(), Store::open()?);
-    let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
-    let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
-    let machines = select_some(&arm, &mut selection).await?;
-    let bar = bar(machines.len());
-    let parts = Parts { net, store, arm, args };
-    let goals = machines.iter().map(|named| target(&named.machine, args)).enumerate();
-    let work = stream::iter(goals).map(|(number, target)| {
-        let (parts, bar) = (&parts, &bar);
-        async move {
-            let result = parts.reach(&target).await;
-            bar.inc(1);
-            (number, result.context(target))
-        }
+    let session = &Session::open(&args.azure)?;
+    let machines = session.select_some(&args.selection, "warm").await?;
+    let bar = &progress_bar(machines.len());
+    let work = stream::iter(machines.iter().enumerate()).map(async |(number, named)| {
+        let id = &named.machine.id;
+        let target = Target::new(id, args.target.service, args.target.port());
+        let result = connect(args, session, id, &target).await;
+        bar.inc(1);
+        (number, result.context(target))
     });
-    // As they come: a machine that is off keeps nobody waiting.
     let mut results: Vec<(usize, Result<()>)> = work.buffer_unordered(args.jobs.into()).collect().await;
     bar.finish_and_clear();
     results.sort_by_key(|(number, _)| *number);
-    tell(results.into_iter().map(|(_, result)| result))
+    report(results.into_iter().map(|(_, result)| result))
 }
 
-struct Parts<'a> {
-    net: Net,
-    store: Store,
-    arm: Arm,
-    args: &'a WarmArgs,
-}
-
-impl Parts<'_> {
-    /// Connects, and mints a successor where one is due. The connection is closed again before anything is sent on it.
-    async fn reach(&self, target: &Target) -> Result<()> {
-        let Self { net, store, arm, args } = self;
-        let machine = target.machine.as_ref().context(NothingSelected { command: "warm" })?;
-        let credentials = RelayCredentialCache::new(arm, store, machine, args.service, target.port);
-        let connector = Connector { net, target, wait: args.wait, waiting: &Progress::default() };
-        let (_connection, minted) = connector.connect(&credentials).await?;
-        last_error::forget(store, target);
-        if credentials.is_due(&minted) {
-            credentials.refresh(&minted).await;
-        }
-        Ok(())
+/// Connects, requests successor credentials if they are due, and closes the connection without sending data.
+async fn connect(args: &WarmArgs, session: &Session, machine: &ResourceId, target: &Target) -> Result<()> {
+    let Session { net, store, arm, .. } = session;
+    let credentials = RelayCredentialCache::new(arm, store, machine, target.service, target.port);
+    let connector = Connector { net, target, wait: args.target.wait, waiting: &Progress::default() };
+    let (_connection, issued) = connector.connect(&credentials).await?;
+    last_error::forget(store, target);
+    if credentials.is_due(&issued) {
+        credentials.refresh(&issued).await;
     }
+    Ok(())
 }
 
-fn target(machine: &Machine, args: &WarmArgs) -> Target {
-    Target {
-        machine: Some(machine.id.clone()),
-        name: machine.id.name.clone(),
-        port: args.port.unwrap_or(args.service.default_port()),
-        service: args.service,
-    }
-}
-
-/// A bar on standard error; none where that is no terminal.
-fn bar(machines: usize) -> ProgressBar {
+/// Returns a progress bar on standard error, which is hidden if that is not a terminal.
+fn progress_bar(machines: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos} of {len} machines, {elapsed}");
     ProgressBar::new(machines as u64).with_style(style.expect("the template is well formed"))
 }
 
-fn tell(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
+fn report(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
     let total = results.len();
     let mut errors: Vec<Error> = results.filter_map(Result::err).collect();
-    let reached = total - errors.len();
-    errors.extend(print(&format!("{reached} of {total} machines are ready to connect to\n")).err());
+    let ready = total - errors.len();
+    errors.extend(print(&format!("{ready} of {total} machines are ready\n")).err());
     if errors.is_empty() { Ok(0) } else { bail!(SomeFailed(errors)) }
 }

@@ -1,5 +1,5 @@
-//! What Azure must hold before a machine can be connected to: what is there, what is missing, and how that is made.
-//! Nothing that is there is made again: that can throw the machine's agent off the relay.
+//! The Azure resources that a connection requires: inspects them, plans the missing ones and creates them. A resource that
+//! exists is never created again, because that can disconnect the machine's agent from the relay.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,32 +14,30 @@ use crate::azure::hybrid_connectivity::endpoint::{self, Lookup, create_endpoint,
 use crate::azure::hybrid_connectivity::{Service, list_credentials};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{self, NAMESPACE, Registration, register};
-use crate::terminal::progress::Progress;
 
-/// How long a registration is waited for; 2 to 5 minutes are usual (azure-docs `ssh-arc-overview.md`).
-const REGISTRATION: Duration = Duration::from_secs(600);
-/// The longest pause between two looks at it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How long Azure may go on answering as it was before a change.
+/// The limit for a registration, which usually takes 2 to 5 minutes (azure-docs `ssh-arc-overview.md`).
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// The longest pause between two requests for the state of a registration.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// How long Azure can return the state before a change.
 const CONSISTENCY_TIMEOUT: Duration = Duration::from_secs(60);
-/// The pause between two tries in that time.
-const AGAIN: Duration = Duration::from_secs(3);
+/// The pause between two attempts in that time.
+const RETRY_PAUSE: Duration = Duration::from_secs(3);
 
-/// What Azure holds for one service of a machine. Hidden is what is there, and may not be looked at.
+/// The Azure resources for one service of a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceState {
-    /// How far the provider is; none where that may not be looked at.
+    /// The registration of the resource provider; `None` if the account has no permission to read it.
     pub(crate) registration: Option<Registration>,
-    /// The endpoint.
     pub(crate) endpoint: Lookup<()>,
     /// The port of the service.
     pub(crate) port: Lookup<u16>,
 }
 
-/// Looks at what Azure holds.
+/// Reads the Azure resources for a service of a machine.
 ///
 /// # Errors
-/// What ARM refuses, rights to look excepted.
+/// Azure Resource Manager rejects a request, except for a missing permission to read.
 pub(crate) async fn inspect(
     arm: &Arm,
     machine: &ResourceId,
@@ -54,52 +52,54 @@ pub(crate) async fn inspect(
     }
     let (endpoint, port) = match endpoint::endpoint(arm, machine).await {
         Ok(Lookup::NotFound) => (Lookup::NotFound, Lookup::NotFound),
-        Err(error) if is_not_found(&error) => nothing_of(arm, machine).await?,
-        seen => (seen?, endpoint::port(arm, machine, service).await?),
+        Err(error) if is_not_found(&error) => ensure_machine_exists(arm, machine).await?,
+        endpoint => (endpoint?, endpoint::port(arm, machine, service).await?),
     };
     if endpoint != Lookup::Forbidden && port != Lookup::Forbidden {
         return Ok(ServiceState { registration, endpoint, port });
     }
-    // Whoever may connect learns from the refusal of relay credentials what is not there.
+    // An account without permission to read can still connect: the error of listCredentials names the missing resource.
     let (endpoint, port) = match list_credentials(arm, machine, service).await {
         Ok(_) => (endpoint, port),
         Err(error) if endpoint::is_missing(&error) => (Lookup::NotFound, Lookup::NotFound),
-        Err(error) if is_not_found(&error) => nothing_of(arm, machine).await?,
+        Err(error) if is_not_found(&error) => ensure_machine_exists(arm, machine).await?,
         Err(ArmError::Refused(refusal)) if refusal.status == 412 => (endpoint, Lookup::NotFound),
         Err(error) => return Err(error),
     };
     Ok(ServiceState { registration, endpoint, port })
 }
 
-/// What there is of a machine where Azure does not say what it has not found: nothing, unless that is the machine.
-async fn nothing_of(arm: &Arm, machine: &ResourceId) -> Result<(Lookup<()>, Lookup<u16>), ArmError> {
+/// Returns that endpoint and port are missing if the machine exists. Azure's 404 does not say which of them is missing.
+async fn ensure_machine_exists(
+    arm: &Arm,
+    machine: &ResourceId,
+) -> Result<(Lookup<()>, Lookup<u16>), ArmError> {
     match show(arm, machine).await {
         Err(error) if is_not_found(&error) => Err(error),
         _ => Ok((Lookup::NotFound, Lookup::NotFound)),
     }
 }
 
-/// What a service is to be.
+/// The configuration that a service must have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DesiredService {
-    /// Which service.
     pub(crate) service: Service,
-    /// The port that it is to be reached at, if not any.
+    /// The port, or `None` for the enabled port.
     pub(crate) port: Option<u16>,
-    /// Whether the port that is enabled now may give way to it.
+    /// Whether to replace another enabled port.
     pub(crate) replace: bool,
 }
 
 impl DesiredService {
-    fn port(&self) -> u16 {
+    /// Returns the port that arcssh enables if none is enabled.
+    pub(crate) fn port(&self) -> u16 {
         self.port.unwrap_or(self.service.default_port())
     }
 }
 
-/// What is to be done for one machine.
+/// The changes for one machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The machine.
     pub(crate) machine: ResourceId,
     service: Service,
     register: bool,
@@ -110,8 +110,8 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Keep(u16),
-    /// One that may not be looked at: perhaps this one.
-    Unseen(u16),
+    /// A port is enabled that the account has no permission to read; this one is expected.
+    Unreadable(u16),
     Enable(u16),
     Replace {
         from: Option<u16>,
@@ -120,19 +120,19 @@ enum Change {
 }
 
 impl Plan {
-    /// What is missing of a wish.
+    /// Plans the changes from the current to the desired state.
     ///
     /// # Errors
-    /// Another port is enabled, and may not give way.
+    /// Another port is enabled, and `desired` does not replace it.
     pub(crate) fn new(
         machine: &ResourceId,
-        found: &ServiceState,
+        state: &ServiceState,
         desired: DesiredService,
     ) -> Result<Self, PortTaken> {
-        let port = match (found.port, desired.port) {
+        let port = match (state.port, desired.port) {
             (Lookup::NotFound, _) => Change::Enable(desired.port()),
             (Lookup::Forbidden, Some(to)) if desired.replace => Change::Replace { from: None, to },
-            (Lookup::Forbidden, _) => Change::Unseen(desired.port()),
+            (Lookup::Forbidden, _) => Change::Unreadable(desired.port()),
             (Lookup::Found(from), Some(to)) if from != to && !desired.replace => {
                 return Err(PortTaken { service: desired.service, from, to });
             }
@@ -142,53 +142,51 @@ impl Plan {
         Ok(Self {
             machine: machine.clone(),
             service: desired.service,
-            register: found.registration.as_ref().is_some_and(|registration| !registration.is_done()),
-            create: found.endpoint == Lookup::NotFound,
+            register: state.registration.as_ref().is_some_and(|registration| !registration.is_done()),
+            create: state.endpoint == Lookup::NotFound,
             port,
         })
     }
 
-    /// The port that will be reached.
+    /// Returns the port after the changes.
     pub(crate) fn port(&self) -> u16 {
         match self.port {
-            Change::Keep(port) | Change::Unseen(port) | Change::Enable(port) => port,
+            Change::Keep(port) | Change::Unreadable(port) | Change::Enable(port) => port,
             Change::Replace { to, .. } => to,
         }
     }
 
-    /// The subscription whose provider must be registered first.
+    /// Returns the subscription in which the resource provider must be registered first.
     pub(crate) fn registers(&self) -> Option<&str> {
         self.register.then_some(self.machine.subscription.as_str())
     }
 
-    /// Whether something is to be changed.
     pub(crate) fn changes(&self) -> bool {
-        self.register || self.create || !matches!(self.port, Change::Keep(_) | Change::Unseen(_))
+        self.register || self.create || !matches!(self.port, Change::Keep(_) | Change::Unreadable(_))
     }
 }
 
-/// As it is told to the user before and after.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let service = self.service;
-        let endpoint = if self.create { "create its endpoint, " } else { "" };
+        let endpoint = if self.create { "create the endpoint, " } else { "" };
         match self.port {
             Change::Keep(port) if self.create => {
-                write!(f, "create its endpoint; {service} keeps port {port}")
+                write!(f, "create the endpoint; {service} stays on port {port}")
             }
             Change::Keep(port) => write!(f, "{service} is enabled on port {port}; nothing to change"),
-            Change::Unseen(port) => write!(
+            Change::Unreadable(port) => write!(
                 f,
-                "{service} is enabled, on port {port} or another: this role may not read which; nothing to change"
+                "{service} is enabled, but your role cannot read whether on port {port}; nothing to change"
             ),
             Change::Enable(port) => write!(f, "{endpoint}enable {service} on port {port}"),
             Change::Replace { from: None, to } => write!(
                 f,
-                "move {service} to port {to}, from one that this role may not read: whoever connects to this machine by that can no longer"
+                "move {service} to port {to}; your role cannot read the current port, and its users lose access"
             ),
             Change::Replace { from: Some(from), to } => write!(
                 f,
-                "{endpoint}move {service} from port {from} to {to}: whoever connects to this machine by port {from} can no longer"
+                "{endpoint}move {service} from port {from} to {to}; users of port {from} lose access"
             ),
         }
     }
@@ -207,27 +205,29 @@ pub(crate) struct PortTaken {
     pub(crate) to: u16,
 }
 
-/// Registers the provider in a subscription, and waits until it is.
+/// Registers the resource provider in a subscription and waits until it is registered. Calls `on_wait` before each pause,
+/// with the state of the registration and the time until the limit.
 ///
 /// # Errors
-/// What ARM refuses; it took longer than [`REGISTRATION`].
-pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Progress) -> Result<()> {
+/// Azure Resource Manager rejects a request; the registration takes longer than [`REGISTRATION_TIMEOUT`].
+pub(crate) async fn wait_until_registered(
+    arm: &Arm,
+    subscription: &str,
+    on_wait: impl Fn(&str, Duration),
+) -> Result<()> {
     let start = Instant::now();
     let mut registration = register(arm, subscription).await?;
     let mut pause = Duration::from_secs(1);
     while !registration.is_done() {
         let state = &registration.state;
         ensure!(
-            start.elapsed() < REGISTRATION,
+            start.elapsed() < REGISTRATION_TIMEOUT,
             NotRegistered { state: state.clone(), subscription: subscription.into() }
         );
-        let object = format!(
-            "registration of {NAMESPACE} in the subscription {subscription} ({state}), which takes 2 to 5 minutes as a rule"
-        );
-        let left = REGISTRATION.saturating_sub(start.elapsed());
-        waiting.set_deadline(object, left);
+        let left = REGISTRATION_TIMEOUT.saturating_sub(start.elapsed());
+        on_wait(state, left);
         sleep(registration.retry_after.unwrap_or(pause).min(left)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
         registration = resource_providers::registration(arm, subscription).await?;
     }
     Ok(())
@@ -235,18 +235,19 @@ pub(crate) async fn registered(arm: &Arm, subscription: &str, waiting: &Progress
 
 /// A registration that takes too long.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{NAMESPACE} is still {state} in the subscription {subscription} after {} minutes", REGISTRATION.as_secs() / 60)]
+#[error("{NAMESPACE} is still {state} in the subscription {subscription} after {} minutes", REGISTRATION_TIMEOUT.as_secs() / 60)]
 pub(crate) struct NotRegistered {
     state: String,
     subscription: String,
 }
 
-/// Makes what a plan says, and reads it back.
+/// Applies a plan and verifies the result.
 ///
 /// # Errors
-/// What ARM refuses, and goes on refusing for [`CONSISTENCY_TIMEOUT`] where it may not have heard of a registration yet.
+/// Azure Resource Manager rejects a request, or shows the old state for longer than [`CONSISTENCY_TIMEOUT`].
 pub(crate) async fn apply(arm: &Arm, plan: &Plan) -> Result<()> {
-    let (machine, service) = (&plan.machine, plan.service);
+    let machine = &plan.machine;
+    let service = plan.service;
     if plan.create {
         retry_until_consistent(async || Ok(create_endpoint(arm, machine).await?)).await?;
         retry_until_consistent(async || match endpoint::endpoint(arm, machine).await? {
@@ -272,23 +273,23 @@ pub(crate) async fn apply(arm: &Arm, plan: &Plan) -> Result<()> {
 #[error("Azure accepted the change, and does not show it")]
 pub(crate) struct NotShown;
 
-/// Tries until Azure has heard of what was changed a moment ago.
+/// Retries while Azure returns the state before a recent change, for up to [`CONSISTENCY_TIMEOUT`].
 ///
 /// # Errors
-/// The last one.
+/// The error of the last attempt.
 pub(crate) async fn retry_until_consistent<T>(work: impl AsyncFn() -> Result<T>) -> Result<T> {
-    let end = Instant::now() + CONSISTENCY_TIMEOUT;
+    let deadline = Instant::now() + CONSISTENCY_TIMEOUT;
     loop {
         match work().await {
-            Err(error) if is_inconsistent(&error) && Instant::now() < end => info!("{error}; trying again"),
+            Err(error) if is_stale(&error) && Instant::now() < deadline => info!("{error}; retrying"),
             result => return result,
         }
-        sleep(AGAIN).await;
+        sleep(RETRY_PAUSE).await;
     }
 }
 
-/// Whether Azure answers as if a change that it accepted had not been made.
-fn is_inconsistent(error: &anyhow::Error) -> bool {
+/// Whether the error can be due to the state before a change that Azure has accepted.
+fn is_stale(error: &anyhow::Error) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
     error.is::<NotShown>()
         || error.downcast_ref::<ArmError>().is_some_and(|error| match error {
@@ -306,14 +307,14 @@ mod tests {
     const ID: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/web01";
 
     fn plan(
-        state: &str,
+        registration: &str,
         endpoint: Lookup<()>,
         port: Lookup<u16>,
         desired: DesiredService,
     ) -> Result<Plan, PortTaken> {
-        let registration = Registration { state: state.into(), retry_after: None, date: None };
-        let found = ServiceState { registration: Some(registration), endpoint, port };
-        Plan::new(&ID.parse().unwrap(), &found, desired)
+        let registration = Registration { state: registration.into(), retry_after: None, date: None };
+        let state = ServiceState { registration: Some(registration), endpoint, port };
+        Plan::new(&ID.parse().unwrap(), &state, desired)
     }
 
     fn desired(port: Option<u16>, replace: bool) -> DesiredService {
@@ -321,8 +322,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_and_nothing_else() {
-        let there = Lookup::Found(());
+    fn only_missing_resources_are_planned() {
+        let exists = Lookup::Found(());
         let cases = [
             (
                 "Registered",
@@ -330,12 +331,12 @@ mod tests {
                 Lookup::NotFound,
                 None,
                 22,
-                "create its endpoint, enable SSH on port 22",
+                "create the endpoint, enable SSH on port 22",
             ),
-            ("Registered", there, Lookup::NotFound, Some(2222), 2222, "enable SSH on port 2222"),
+            ("Registered", exists, Lookup::NotFound, Some(2222), 2222, "enable SSH on port 2222"),
             (
                 "registered",
-                there,
+                exists,
                 Lookup::Found(2222),
                 None,
                 2222,
@@ -343,7 +344,7 @@ mod tests {
             ),
             (
                 "Registered",
-                there,
+                exists,
                 Lookup::Found(22),
                 Some(22),
                 22,
@@ -355,7 +356,7 @@ mod tests {
                 Lookup::Forbidden,
                 Some(24),
                 24,
-                "SSH is enabled, on port 24 or another: this role may not read which; nothing to change",
+                "SSH is enabled, but your role cannot read whether on port 24; nothing to change",
             ),
             (
                 "Registering",
@@ -363,26 +364,27 @@ mod tests {
                 Lookup::NotFound,
                 None,
                 22,
-                "create its endpoint, enable SSH on port 22",
+                "create the endpoint, enable SSH on port 22",
             ),
         ];
-        for (state, endpoint, found, wanted, port, words) in cases {
-            let plan = plan(state, endpoint, found, desired(wanted, false)).unwrap();
-            assert_eq!((plan.to_string().as_str(), plan.port()), (words, port));
-            assert_eq!(plan.changes(), !words.contains("nothing"), "{words}");
-            assert_eq!(plan.registers(), (state == "Registering").then_some("s"));
+        for (registration, endpoint, current, requested, port, text) in cases {
+            let plan = plan(registration, endpoint, current, desired(requested, false)).unwrap();
+            assert_eq!((plan.to_string().as_str(), plan.port()), (text, port));
+            assert_eq!(plan.changes(), !text.contains("nothing"), "{text}");
+            assert_eq!(plan.registers(), (registration == "Registering").then_some("s"));
         }
     }
 
     #[test]
-    fn a_port_gives_way_only_where_that_was_said() {
-        let there = |desired| plan("Registered", Lookup::Found(()), Lookup::Found(22), desired);
-        let taken = there(desired(Some(2222), false)).unwrap_err();
+    fn a_port_is_replaced_only_on_request() {
+        let enabled = |desired| plan("Registered", Lookup::Found(()), Lookup::Found(22), desired);
+        let taken = enabled(desired(Some(2222), false)).unwrap_err();
         assert_eq!((taken.from, taken.to), (22, 2222));
-        let hidden = |desired| plan("Registered", Lookup::Forbidden, Lookup::Forbidden, desired).unwrap();
-        assert!(hidden(desired(Some(2222), true)).changes() && !hidden(desired(None, true)).changes());
-        let plan = there(desired(Some(2222), true)).unwrap();
+        let unreadable = |desired| plan("Registered", Lookup::Forbidden, Lookup::Forbidden, desired).unwrap();
+        assert!(unreadable(desired(Some(2222), true)).changes());
+        assert!(!unreadable(desired(None, true)).changes());
+        let plan = enabled(desired(Some(2222), true)).unwrap();
         assert!(plan.changes() && plan.port() == 2222);
-        assert!(plan.to_string().starts_with("move SSH from port 22 to 2222: "), "{plan}");
+        assert!(plan.to_string().starts_with("move SSH from port 22 to 2222; "), "{plan}");
     }
 }

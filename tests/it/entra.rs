@@ -254,7 +254,7 @@ fn a_certificate_in_its_last_minutes_stands_in_where_no_other_can_be_got() {
 /// Whether the store's certificate is valid.
 fn has_valid_certificate(w: &World) -> bool {
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
-    shown.lines().any(|line| line.starts_with("certificate") && line.contains(" left"))
+    shown.lines().any(|line| line.starts_with("certificate") && line.contains(" expires in "))
 }
 
 #[test]

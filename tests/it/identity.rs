@@ -573,7 +573,7 @@ fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
     }
     let port = w.emulator().machine("web01").ssh_port().unwrap().to_string();
     let warmed = run(anonymous(&w, &mut w.arcssh(&["warm", "web01", "--port", &port])));
-    assert_eq!(warmed.clean(), "1 of 1 machines are ready to connect to\n");
+    assert_eq!(warmed.clean(), "1 of 1 machines are ready\n");
     let asked = fs::read_to_string(w.home().join("asked")).unwrap();
     let tenants: Vec<_> =
         asked.lines().map(|line| line.split_once("--tenant ").map(|(_, tenant)| tenant)).collect();

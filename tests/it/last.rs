@@ -7,7 +7,7 @@ use arcssh_emulator::{Machine, Role};
 
 use crate::support::{ARCSSH, LIMIT, World, eventually, on_a_terminal, run, world, world_with};
 
-const NOTHING: &str = "no failure is kept: one is forgotten when a connection works\n";
+const NOTHING: &str = "no error is recorded: a successful connection deletes the record\n";
 
 fn last(w: &World, arguments: &[&str]) -> String {
     run(w.arcssh(&["last"]).args(arguments)).clean()
@@ -26,13 +26,13 @@ fn a_failure_is_explained_until_a_connection_works() {
     let failed = run(&mut w.proxy("web01"));
     let told = last(&w, &[]);
     let lines = failed.arcssh_lines();
-    assert_eq!(value(&told, "what"), lines[0].strip_prefix("arcssh: "));
+    assert_eq!(value(&told, "error"), lines[0].strip_prefix("arcssh: "));
     assert_eq!(value(&told, "hint"), lines[1].strip_prefix("arcssh: hint: "));
     assert_eq!(value(&told, "machine"), Some(w.id().as_str()));
     assert_eq!(value(&told, "status"), Some("4"));
-    assert!(value(&told, "when").unwrap().ends_with(" ago"), "{told}");
+    assert!(value(&told, "time").unwrap().ends_with(" ago"), "{told}");
     assert!(value(&told, "request").unwrap().ends_with(" of Azure Resource Manager"), "{told}");
-    assert!(value(&told, "next").unwrap().starts_with(&format!("arcssh doctor {} ", w.id())), "{told}");
+    assert_eq!(value(&told, "next"), Some(format!("arcssh doctor {}", w.id()).as_str()), "{told}");
 
     w.emulator().set_role(Role::LocalUserLogin);
     run(&mut w.arcssh(&["cache", "clear"])).clean();
@@ -49,7 +49,7 @@ fn a_failure_is_explained_until_a_connection_works() {
 fn where_nothing_can_be_kept_that_is_told() {
     let w = world(&[]);
     let told = run(w.arcssh(&["last"]).env("ARCSSH_STATE_DIR", "/dev/null")).clean();
-    assert_eq!(told, "nothing can be kept here: name a folder of your own in ARCSSH_STATE_DIR\n");
+    assert_eq!(told, "there is no state directory: name a folder of your own in ARCSSH_STATE_DIR\n");
 }
 
 #[test]
@@ -61,9 +61,9 @@ fn what_ssh_stopped_waiting_for_is_kept() {
     let run = run(w.ssh().args(["-o", &proxy, "-o", "ConnectTimeout=2", "web01", "true"]));
     assert_eq!(run.code, Some(255));
     let kept = || last(&w, &["web01"]);
-    assert!(eventually(LIMIT, || kept() != NOTHING.replace("no failure", "no failure of web01")));
+    assert!(eventually(LIMIT, || kept() != NOTHING.replace("recorded", "recorded for web01")));
     let told = kept();
-    let what = value(&told, "what").unwrap();
+    let what = value(&told, "error").unwrap();
     assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{told}");
     assert!(what.contains(" s, for the agent of web01 to listen (404 "), "{told}");
     let (id, port) = (w.id(), w.sshd().port());
@@ -79,11 +79,14 @@ fn each_machine_has_its_own_failure_and_the_others_are_named() {
         run(w.proxy(machine).args(["--wait", "0"]));
     }
     let told = last(&w, &["web02"]);
-    assert!(value(&told, "what").unwrap().starts_with("cannot connect to web02: its agent"), "{told}");
+    assert!(value(&told, "error").unwrap().starts_with("cannot connect to web02: its agent"), "{told}");
     assert_eq!(value(&told, "others"), None);
     let told = last(&w, &[]);
     assert!(value(&told, "others").unwrap().starts_with("rg-arc/web0"), "{told}");
-    assert_eq!(last(&w, &["db07"]), "no failure of db07 is kept: one is forgotten when a connection works\n");
+    assert_eq!(
+        last(&w, &["db07"]),
+        "no error is recorded for db07: a successful connection deletes the record\n"
+    );
 }
 
 #[test]

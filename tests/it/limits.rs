@@ -126,7 +126,7 @@ fn no_thread_for_the_browser_leaves_the_address_to_the_user() {
     login.env_remove("SSL_CERT_DIR").env("ARCSSH_NO_KEYRING", "1").env("ARCSSH_CREDENTIAL", "arcssh");
     let mut login = login.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(lines.next().unwrap(), "arcssh: sign in in the browser, at the address:");
+    assert_eq!(lines.next().unwrap(), "arcssh: to sign in, open this address in your browser:");
     let address = lines.next().unwrap();
     assert_eq!(
         lines.next().unwrap(),

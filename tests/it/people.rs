@@ -94,7 +94,7 @@ fn fish_completes_commands_and_options() {
     let script = "source $argv[1]; complete -C 'arcssh acc'; complete -C 'arcssh warm --all --j'";
     assert_eq!(
         completed_by("fish", "arcssh.fish", script),
-        "account\tShow who connects to Azure\n--jobs\tMachines at a time\n"
+        "account\tShow the Azure account in use\n--jobs\tNumber of machines to connect to in parallel\n"
     );
 }
 
@@ -192,7 +192,7 @@ fn the_version_is_one_line_and_more_for_a_bug_report() {
     assert!(value("rustc").starts_with("rustc 1."), "{told}");
     assert!(value("target").contains(std::env::consts::ARCH), "{told}");
     assert!(["debug", "release"].contains(&value("profile")) && value("tls").contains("ring"), "{told}");
-    assert!(Path::new(value("store")).starts_with(w.home()), "{told}");
+    assert!(Path::new(value("state")).starts_with(w.home()), "{told}");
     assert!(value("features").contains("--entra"), "{told}");
     assert!(value("ssh ").starts_with("OpenSSH_") && value("ssh ").contains('/'), "{told}");
 }

@@ -11,7 +11,7 @@ use crate::support::{ARCSSH, Run, World, closed_port, run, run_with_input, world
 
 /// What setting up tells when all is done.
 fn ready(run: &Run) -> bool {
-    run.stderr.contains(": ready to connect to, its agent answered within ")
+    run.stderr.contains(": ready, the agent answered after ")
 }
 
 /// The requests that change something in Azure, with the last part of their paths.
@@ -72,12 +72,12 @@ fn an_unregistered_subscription_is_led_to_a_working_ssh() {
         let port = w.sshd().port();
         for line in [
             &format!("arcssh: subscription {SUBSCRIPTION}: register Microsoft.HybridConnectivity"),
-            &format!("arcssh: web01 in rg-arc: create its endpoint, enable SSH on port {port}"),
+            &format!("arcssh: web01 in rg-arc: create the endpoint, enable SSH on port {port}"),
             &format!(
-                "arcssh: waiting for the registration of Microsoft.HybridConnectivity in the subscription {SUBSCRIPTION} (Registering), which takes 2 to 5 minutes as a rule; 2 s so far, 600 s at most"
+                "arcssh: waiting for the registration of Microsoft.HybridConnectivity in subscription {SUBSCRIPTION} (Registering); 2 s so far, 600 s at most"
             ),
-            "arcssh: web01: done in Azure; its agent hears of it within 30 to 90 s as a rule",
-            "arcssh: hint: ssh web01",
+            "arcssh: web01: changed in Azure; the agent usually needs another 30 to 90 s",
+            "arcssh: hint: to connect, run: ssh web01",
         ] {
             assert!(run.stderr.lines().any(|told| told == line), "{line}\nis not in\n{}", run.stderr);
         }
@@ -96,7 +96,7 @@ fn without_a_terminal_and_without_yes_nothing_is_written() {
         1,
         &[
             &format!("arcssh: subscription {SUBSCRIPTION}: register Microsoft.HybridConnectivity"),
-            &format!("arcssh: web01 in rg-arc: create its endpoint, enable SSH on port {port}"),
+            &format!("arcssh: web01 in rg-arc: create the endpoint, enable SSH on port {port}"),
             "arcssh: nothing was changed: there is no terminal to ask on",
             "arcssh: hint: the same command with --yes goes ahead",
         ],
@@ -146,7 +146,7 @@ fn a_port_in_use_gives_way_only_where_that_is_said() {
     assert_eq!(writes(&w), [""; 0]);
     let run = run(&mut setup(&w, &["--replace-port", "--yes"]));
     let plan = format!(
-        "arcssh: web01 in rg-arc: move SSH from port {other} to {port}: whoever connects to this machine by port {other} can no longer"
+        "arcssh: web01 in rg-arc: move SSH from port {other} to {port}; users of port {other} lose access"
     );
     assert_eq!((run.code, run.stderr.lines().next()), (Some(0), Some(plan.as_str())), "{}", run.stderr);
     assert_eq!((writes(&w), w.emulator().machine("web01").ssh_port()), (vec!["PUT SSH".into()], Some(port)));
@@ -207,7 +207,7 @@ fn whoever_may_only_connect_is_told_that_all_is_there() {
     assert!(all.code == Some(0) && ready(&all), "{}", all.stderr);
     let unseen = |port| {
         format!(
-            "arcssh: web01 in rg-arc: SSH is enabled, on port {port} or another: this role may not read which; nothing to change"
+            "arcssh: web01 in rg-arc: SSH is enabled, but your role cannot read whether on port {port}; nothing to change"
         )
     };
     assert_eq!(all.arcssh_lines()[0], unseen(port));
@@ -336,7 +336,7 @@ fn a_group_is_set_up_after_one_question_and_one_failure_keeps_no_other_machine()
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert_eq!(run.stderr.matches("[y/N]").count(), 1, "{}", run.stderr);
     for name in ["web01", "web02"] {
-        assert!(run.stderr.contains(&format!("arcssh: {name}: ready to connect to")), "{}", run.stderr);
+        assert!(run.stderr.contains(&format!("arcssh: {name}: ready, ")), "{}", run.stderr);
         assert_eq!(w.ssh_run(&[name, "echo reached"]).clean(), "reached\n");
     }
     assert!(run.stderr.contains("arcssh: cannot set up off: its agent does not listen"), "{}", run.stderr);
@@ -360,13 +360,13 @@ fn a_no_hides_no_machine_that_could_not_be_set_up_either() {
 fn a_terminal_shows_the_plan_and_the_question_and_how_it_goes_on() {
     let w = nothing_set_up("NotRegistered");
     let words = format!("setup {} --port {}", w.id(), w.sshd().port());
-    let question = "arcssh: make these changes for everybody who connects to these machines? [y/N] ";
+    let question = "arcssh: apply these changes for all users of these machines? [y/N] ";
     for (typed, code) in [("n\n", 1), ("\n", 1), ("\u{4}", 1), ("y\n", 0)] {
         assert_eq!(writes(&w), [""; 0]);
         let run = on_a_terminal(&w, &words, typed);
         assert_eq!(run.code, Some(code), "{}", run.stderr);
         let screen = &run.stderr;
-        let plan = screen.find("create its endpoint, enable SSH").expect("the plan");
+        let plan = screen.find("create the endpoint, enable SSH").expect("the plan");
         assert!(screen.find(question).expect("the question") > plan, "{screen}");
         assert_eq!(screen.contains("arcssh: nothing was changed\n"), code == 1, "{screen}");
         assert_eq!(ready(&run), code == 0, "{screen}");
@@ -386,10 +386,10 @@ fn a_terminal_is_offered_the_section_and_ssh_uses_it() {
     let w = world(&["web01"]);
     let home = new_home(&w);
     let file = home.join(".ssh/config");
-    let question = format!("arcssh: write into {} what is needed for: ssh web01? [Y/n] ", file.display());
+    let question = format!("arcssh: add host entries to {} for ssh web01? [Y/n] ", file.display());
     let port = w.sshd().port();
     let hint = format!(
-        "arcssh: hint: arcssh config web01 --port {port} writes into {} what is needed for: ssh web01\n",
+        "arcssh: hint: to add host entries to {} for ssh web01, run: arcssh config web01 --port {port}\n",
         file.display()
     );
     let words = format!("setup {}", w.id());
@@ -407,7 +407,7 @@ fn a_terminal_is_offered_the_section_and_ssh_uses_it() {
     assert_eq!(run(&mut ssh).clean(), "reached\n");
     let again = on_a_terminal_at(&w, &home, &words, "");
     assert!(again.code == Some(0) && !again.stderr.contains("[Y/n]"), "{}", again.stderr);
-    assert!(again.stderr.contains("arcssh: hint: ssh web01\n"), "{}", again.stderr);
+    assert!(again.stderr.contains("arcssh: hint: to connect, run: ssh web01\n"), "{}", again.stderr);
 }
 
 #[test]
@@ -416,7 +416,7 @@ fn without_a_terminal_or_with_yes_the_command_for_the_section_is_told() {
     let home = new_home(&w);
     let port = w.sshd().port();
     let hint = format!(
-        "arcssh: hint: arcssh config web01 web02 --port {port} writes into {} what is needed for: ssh web01, ssh web02",
+        "arcssh: hint: to add host entries to {} for ssh web01, ssh web02, run: arcssh config web01 web02 --port {port}",
         home.join(".ssh/config").display()
     );
     let silent = run(w.arcssh(&["setup", "-g", "rg-arc"]).env("HOME", &home));
@@ -438,7 +438,7 @@ fn sections_that_are_there_keep_their_port() {
     let config = ["config", "web02", "--user", "ada"];
     assert_eq!(run(w.arcssh(&config).env("HOME", &home)).code, Some(0));
     let run = on_a_terminal_at(&w, &home, "setup web01", "y\n");
-    let question = format!("what is needed for: ssh -p {} web01? [Y/n] ", w.sshd().port());
+    let question = format!(" for ssh -p {} web01? [Y/n] ", w.sshd().port());
     assert!(run.code == Some(0) && run.stderr.contains(&question), "{}", run.stderr);
     let text = fs::read_to_string(home.join(".ssh/config")).unwrap();
     assert!(text.contains("\nHost web01\n") && !text.contains("  Port "), "{text}");
@@ -458,7 +458,7 @@ fn taking_down_disables_the_service_and_forgets_what_was_kept() {
         ],
     );
     assert_eq!(writes(&w), [""; 0]);
-    let azcmagent = "arcssh: on a machine itself, azcmagent config set incomingconnections.enabled false keeps everybody out, whatever Azure says";
+    let azcmagent = "arcssh: to block incoming connections on a machine itself, run there: azcmagent config set incomingconnections.enabled false";
     run(&mut w.arcssh(&["teardown", &id, "--yes"]))
         .failed(0, &["arcssh: web01 in rg-arc: disable SSH", "arcssh: web01: done", azcmagent]);
     assert_eq!((writes(&w), w.emulator().machine("web01").ssh_port()), (vec!["DELETE SSH".into()], None));
@@ -485,8 +485,8 @@ fn a_terminal_is_asked_before_anything_is_taken_down() {
         let run = on_a_terminal(&w, "teardown -g rg-arc --endpoint", typed);
         assert_eq!(run.code, Some(code), "{}", run.stderr);
         for told in [
-            "arcssh: web01 in rg-arc: delete its endpoint, and with it every service\n",
-            "arcssh: take this from everybody who connects to these machines? [y/N] ",
+            "arcssh: web01 in rg-arc: delete the endpoint and all its services\n",
+            "arcssh: apply these changes? All users of these machines lose access. [y/N] ",
         ] {
             assert!(run.stderr.contains(told), "{}", run.stderr);
         }

@@ -30,7 +30,7 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let lines: Vec<&str> = login.stderr.lines().collect();
     let [first, address, last] = lines[..] else { panic!("{}", login.stderr) };
-    assert_eq!(first, "arcssh: sign in in the browser, at the address:");
+    assert_eq!(first, "arcssh: to sign in, open this address in your browser:");
     assert!(
         address
             .contains("/organizations/oauth2/v2.0/authorize?client_id=04b07795-8ddb-461a-bbee-02f9e1bf7b46&"),
@@ -71,7 +71,7 @@ fn whoever_comes_before_a_sign_in_is_named() {
     login(&w, BROWSER, &[]);
     let mut again = w.arcssh(&["login"]);
     let run = run(again.env("BROWSER", w.home().join("bin/browser")));
-    let last = "arcssh: the service principal comes before this sign-in; to use this sign-in: export ARCSSH_CREDENTIAL=arcssh";
+    let last = "arcssh: the service principal takes precedence over this sign-in; to use this sign-in, run: export ARCSSH_CREDENTIAL=arcssh";
     assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last)));
 }
 
@@ -259,7 +259,7 @@ fn without_a_browser_the_address_is_shown_and_another_device_named() {
         .env_remove("WAYLAND_DISPLAY");
     let mut login = login.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(lines.next().unwrap(), "arcssh: sign in in the browser, at the address:");
+    assert_eq!(lines.next().unwrap(), "arcssh: to sign in, open this address in your browser:");
     let address = lines.next().unwrap();
     assert_eq!(
         lines.next().unwrap(),

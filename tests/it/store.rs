@@ -595,7 +595,7 @@ fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
     assert!(shown.starts_with(&format!("{}\n", w.store().display())), "{shown}");
     assert!(
-        shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" left"),
+        shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" expires in "),
         "{shown}"
     );
     for secret in w.emulator().secrets() {
@@ -621,7 +621,7 @@ fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
     let told = warm("0");
     assert_eq!(
         (told.code, String::from_utf8_lossy(&told.stdout).as_ref()),
-        (Some(1), "2 of 3 machines are ready to connect to\n")
+        (Some(1), "2 of 3 machines are ready\n")
     );
     let lines = told.arcssh_lines();
     assert!(
@@ -643,7 +643,7 @@ fn warm_draws_a_bar_on_a_terminal_only() {
     let (_, drawn) = on_a_terminal(w.command("script"), &command);
     assert!(drawn.contains(" of 1 machines, "), "{drawn:?}");
     let plain = run(&mut w.arcssh(&["warm", "one", "--port", &port.to_string()]));
-    assert_eq!(plain.clean(), "1 of 1 machines are ready to connect to\n");
+    assert_eq!(plain.clean(), "1 of 1 machines are ready\n");
     let none = run(&mut w.arcssh(&["warm"]));
     none.failed(
         2,

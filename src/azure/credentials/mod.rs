@@ -41,28 +41,30 @@ pub(crate) use crate::azure::credentials::service_principal::IncompleteEnvironme
 pub(crate) enum CredentialSource {
     /// The first available source, also for an empty ARCSSH_CREDENTIAL.
     #[default]
-    #[value(help = "the first available of these", alias = "")]
+    #[value(help = "the first available source of this list", alias = "")]
     Any,
     /// A service principal with a secret or a certificate.
-    #[value(help = "AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH")]
+    #[value(
+        help = "service principal: AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH"
+    )]
     Environment,
     /// A service principal that trusts another issuer.
-    #[value(help = "AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
+    #[value(help = "service principal: AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
     WorkloadIdentity,
     /// The account of `arcssh login`.
-    #[value(help = "the account of arcssh login")]
+    #[value(help = "account signed in with arcssh login")]
     Arcssh,
     /// The account of Azure CLI.
-    #[value(help = "the account of az login", alias = "az")]
+    #[value(help = "account signed in with az login", alias = "az")]
     AzureCli,
     /// The account of Azure Developer CLI.
-    #[value(help = "the account of azd auth login", alias = "azd")]
+    #[value(help = "account signed in with azd auth login", alias = "azd")]
     AzureDeveloperCli,
     /// The account of Azure PowerShell.
-    #[value(name = "azure-powershell", help = "the account of Connect-AzAccount", aliases = ["pwsh", "powershell"])]
+    #[value(name = "azure-powershell", help = "account signed in with Connect-AzAccount", aliases = ["pwsh", "powershell"])]
     AzurePowershell,
     /// The managed identity of this machine.
-    #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
+    #[value(help = "managed identity of this machine (Azure Arc, Azure VM, App Service)")]
     ManagedIdentity,
 }
 

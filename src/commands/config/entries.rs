@@ -52,7 +52,7 @@ impl Login {
     /// The values on the command line.
     fn from_args(args: &ConfigArgs, platform: Platform) -> Self {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let CertificateOptions { scope, client_id } = args.certificate.asked();
+        let CertificateOptions { scope, client_id } = args.certificate.options();
         Self {
             user: args.user.clone(),
             port: args.port,
@@ -62,9 +62,9 @@ impl Login {
             client_id,
             control_master: args.control_master.then_some(true),
             template: args.template.as_ref().map(absolute),
-            credential: args.who.credential(),
-            tenant: args.who.wanted().tenant,
-            cloud: args.cloud.given(),
+            credential: args.azure.credential.source(),
+            tenant: args.azure.credential.options().tenant,
+            cloud: args.azure.cloud.chosen(),
         }
     }
 
@@ -147,7 +147,7 @@ enum Need {
 
 impl Azure<'_> {
     fn cloud(&self, access: &Access) -> Result<Cloud> {
-        Cloud::new(access.cloud, &self.args.cloud.endpoints())
+        Cloud::new(access.cloud, &self.args.azure.cloud.endpoints())
     }
 
     fn arm(&self, access: &Access) -> Result<Arm> {

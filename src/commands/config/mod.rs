@@ -79,7 +79,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     }
     let status = write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove)?;
     if args.adopt {
-        clean_up(&next.text, args.clean, &args.cloud.relay_suffixes())?;
+        clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
     }
     Ok(status)
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::azure::arm::Arm;
-use crate::azure::cloud::Cloud;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::DoctorArgs;
@@ -47,10 +46,10 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
     let entry = args.machine.as_ref().and_then(|machine| local::entry(&file, machine));
     let proxy = entry.as_ref().and_then(|entry| entry.proxy_args(&args.typed));
     let (credential, certificate, cloud) = match &proxy {
-        Some(proxy) => (proxy.who.wanted(), proxy.certificate.asked(), &proxy.cloud),
-        None => (args.who.wanted(), CertificateOptions::default(), &args.cloud),
+        Some(proxy) => (proxy.azure.credential.options(), proxy.certificate.options(), &proxy.azure.cloud),
+        None => (args.azure.credential.options(), CertificateOptions::default(), &args.azure.cloud),
     };
-    let (cloud, net) = (Cloud::new(cloud.name(), &cloud.endpoints())?, Net::new());
+    let (cloud, net) = (cloud.cloud()?, Net::new());
     let arm = Arm::new(&cloud, &net, &store, credential.clone());
     let prober = Prober { args, file, entry, credential, certificate, cloud, net, store, arm };
     let waiting = Progress::default();

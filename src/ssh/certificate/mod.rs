@@ -13,7 +13,7 @@ use ring::signature::{
 use crate::ssh::rsa_key::{PublicKey, SSH_RSA, fingerprint};
 use crate::ssh::wire::{Malformed, Reader};
 use crate::system::clock::format_time;
-use crate::text::sanitize;
+use crate::text::fields;
 
 /// The name of these certificates.
 pub(crate) const ALGORITHM: &str = "ssh-rsa-cert-v01@openssh.com";
@@ -206,16 +206,17 @@ impl Certificate {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |label: &str, value: &str| writeln!(f, "{label:<17} {}", sanitize(value));
-        row("login name", &self.login_name().unwrap_or("none".into()))?;
-        row("principals", &list(self.principals.iter().cloned()))?;
-        row("valid", &validity(self.valid_after, self.valid_before))?;
-        row("key ID", &self.key_id)?;
-        row("serial", &self.serial.to_string())?;
-        row("public key", &fingerprint(&self.key.blob()))?;
-        row("signed by", &fingerprint(&self.authority))?;
-        row("critical options", &list(self.critical_options.iter().map(Named::to_string)))?;
-        row("extensions", &list(self.extensions.iter().map(Named::to_string)))
+        f.write_str(&fields(&[
+            ("login name", self.login_name().unwrap_or("none".into())),
+            ("principals", list(self.principals.iter().cloned())),
+            ("valid", validity(self.valid_after, self.valid_before)),
+            ("key ID", self.key_id.clone()),
+            ("serial", self.serial.to_string()),
+            ("public key", fingerprint(&self.key.blob())),
+            ("signed by", fingerprint(&self.authority)),
+            ("critical options", list(self.critical_options.iter().map(Named::to_string))),
+            ("extensions", list(self.extensions.iter().map(Named::to_string))),
+        ]))
     }
 }
 

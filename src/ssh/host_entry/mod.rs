@@ -43,8 +43,10 @@ const CONTROL_PERSIST: &str = "60s";
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Platform {
     /// Linux, macOS and similar systems, where the user's shell runs a ProxyCommand.
+    #[value(help = "Linux, macOS and other Unix systems")]
     Unix,
     /// Windows, where ssh starts a ProxyCommand without a shell, and the ssh of Git removes backslashes.
+    #[value(help = "Windows")]
     Windows,
 }
 
@@ -58,10 +60,10 @@ impl Platform {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CertificateMode {
     /// From an agent that runs as long as the connection. arcssh writes no files.
-    #[value(help = "from an agent of arcssh that runs as long as the connection")]
+    #[value(help = "from an ssh-agent that runs during the connection")]
     Agent,
     /// From files that `Match exec` renews before ssh reads them.
-    #[value(help = "from files next to the ssh configuration, which Match exec renews")]
+    #[value(help = "from files that Match exec renews")]
     Files,
 }
 

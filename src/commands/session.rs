@@ -1,0 +1,67 @@
+//! The clients that the commands share.
+
+use anyhow::{Result, ensure};
+
+use crate::azure::arm::Arm;
+use crate::azure::cloud::Cloud;
+use crate::azure::credentials::{CredentialChain, CredentialOptions};
+use crate::cli::{AzureArgs, SelectionArgs};
+use crate::machines::{MachineSelector, NamedMachine, NoMatch, NothingSelected, select};
+use crate::net::Net;
+use crate::state::Store;
+use crate::terminal::progress::Progress;
+
+/// Network, state directory and Azure clients of a command. They send no request before they are used.
+pub(crate) struct Session {
+    pub(crate) net: Net,
+    pub(crate) store: Store,
+    pub(crate) cloud: Cloud,
+    pub(crate) arm: Arm,
+    credential: CredentialOptions,
+}
+
+impl Session {
+    /// Creates the clients.
+    ///
+    /// # Errors
+    /// Other users can access the state directory; an endpoint is not an `https://` URL.
+    pub(crate) fn open(args: &AzureArgs) -> Result<Self> {
+        let net = Net::new();
+        let store = Store::open()?;
+        let cloud = args.cloud.cloud()?;
+        let credential = args.credential.options();
+        let arm = Arm::new(&cloud, &net, &store, credential.clone());
+        Ok(Self { net, store, cloud, arm, credential })
+    }
+
+    /// Returns the credentials for requests to Entra ID.
+    pub(crate) fn credentials(&self) -> CredentialChain {
+        CredentialChain::new(&self.cloud, self.credential.clone(), &self.net, &self.store)
+    }
+
+    /// Selects machines while it shows the progress.
+    ///
+    /// # Errors
+    /// Those of [`select`].
+    pub(crate) async fn select(&self, selector: &MachineSelector) -> Result<Vec<NamedMachine>> {
+        let progress = Progress::default();
+        progress.set("list of machines from Azure Resource Manager".into());
+        progress.run(select(&self.arm, selector)).await
+    }
+
+    /// Selects the machines that a command changes or connects to: at least one.
+    ///
+    /// # Errors
+    /// [`NothingSelected`]; [`NoMatch`]; those of [`select`].
+    pub(crate) async fn select_some(
+        &self,
+        args: &SelectionArgs,
+        command: &'static str,
+    ) -> Result<Vec<NamedMachine>> {
+        let selector = args.selection();
+        ensure!(!selector.is_empty(), NothingSelected { command });
+        let machines = self.select(&selector).await?;
+        ensure!(!machines.is_empty(), NoMatch(selector.common()));
+        Ok(machines)
+    }
+}
