@@ -82,7 +82,8 @@ impl Write for Warnings {
 /// Opens the log file for appending. A log names machines, users and tenants, so only this user can access it. The user
 /// can name a wrong file, so arcssh does not write to a file that is not a log.
 fn open(path: &Path) -> Result<File, SystemError> {
-    let not_opened = |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
+    let not_opened =
+        |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
     let options = &mut OpenOptions::new();
     let file = open_own(path, options.create(true).read(true).append(true)).map_err(not_opened)?;
     if !begins_as_log(&file).map_err(not_opened)? {
@@ -97,7 +98,8 @@ fn open(path: &Path) -> Result<File, SystemError> {
 #[cfg(unix)]
 fn ensure_private(file: &File, path: &Path) -> Result<(), SystemError> {
     use std::os::unix::fs::MetadataExt as _;
-    let not_opened = |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
+    let not_opened =
+        |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
     let metadata = file.metadata().map_err(not_opened)?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {

@@ -1,19 +1,18 @@
 //! Selects machines, resolves their names, and chooses their aliases for ssh.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
-use anyhow::{Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::azure::arm::Arm;
+use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, show};
-use crate::azure::resource_id::ResourceId;
+use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::ssh::host_entry::is_alias;
 use crate::ssh::used_names::{Place, Use, UsedNames, matches};
 use crate::ssh::{effective_config, managed_block};
 use crate::state::{Key, Kind, Store};
+use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::text::shell_quote;
 
@@ -115,8 +114,8 @@ pub(crate) struct NamedMachine {
 /// Returns the selected machines, ordered by name and group, each once.
 ///
 /// # Errors
-/// [`AmbiguousName`]; [`NoSubscriptions`]; Azure rejects a request.
-pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<NamedMachine>> {
+/// [`SelectError::Ambiguous`]; [`NoSubscriptions`]; Azure rejects a request.
+pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<NamedMachine>, SelectError> {
     let names: Vec<MachineRef> =
         selector.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let by_id = names.iter().all(|name| matches!(name, MachineRef::Id(_))) && !selector.is_filter();
@@ -150,10 +149,10 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
 ///
 /// # Errors
 /// [`NoSubscriptions`], for which Azure returns an empty list; Azure rejects a request.
-pub(crate) async fn list_visible(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>> {
+pub(crate) async fn list_visible(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, SelectError> {
     let machines = list(arm, subscriptions).await?;
     if machines.is_empty() && matches!(hybrid_compute::subscriptions(arm).await, Ok((0, _))) {
-        bail!(NoSubscriptions);
+        return Err(SelectError::NoSubscription);
     }
     Ok(machines)
 }
@@ -167,8 +166,8 @@ pub(crate) fn key(machine: &Machine) -> String {
 /// account can see.
 ///
 /// # Errors
-/// [`AmbiguousName`]; [`NoSubscriptions`]; Azure rejects a request.
-pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Result<Machine> {
+/// [`SelectError::Ambiguous`]; [`NoSubscriptions`]; Azure rejects a request.
+pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Result<Machine, SelectError> {
     let name: MachineRef = text.parse()?;
     if matches!(name, MachineRef::Id(_)) {
         return resolve(arm, &name, &[]).await;
@@ -180,8 +179,8 @@ pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Res
 /// ambiguous.
 ///
 /// # Errors
-/// [`AmbiguousName`]; Azure rejects a request.
-pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Machine> {
+/// [`SelectError::Ambiguous`]; Azure rejects a request.
+pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Machine, SelectError> {
     let name: MachineRef = text.parse()?;
     if !matches!(name, MachineRef::Name { group: None, .. }) {
         return resolve(arm, &name, known).await;
@@ -190,7 +189,7 @@ pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Mac
         |machine: &&Machine| alias_candidates(machine).iter().any(|name| name.eq_ignore_ascii_case(text));
     match known.iter().filter(is_called).collect::<Vec<_>>()[..] {
         [machine] => Ok(machine.clone()),
-        ref several => bail!(AmbiguousName::among(&name, several)),
+        ref several => Err(SelectError::name(&name, several)),
     }
 }
 
@@ -227,7 +226,7 @@ impl<'a> NameCache<'a> {
     ///
     /// # Errors
     /// Other users can access the state directory.
-    pub(crate) fn cached(&self) -> Result<Option<ResourceId>> {
+    pub(crate) fn cached(&self) -> Result<Option<ResourceId>, SelectError> {
         let cached: Option<CachedName> = self.store.read(&self.key)?;
         let fresh = cached.filter(|cached| unix_now().saturating_sub(cached.at) < NAME_LIFETIME);
         Ok(fresh.and_then(|cached| cached.id.parse().ok()))
@@ -242,7 +241,7 @@ impl<'a> NameCache<'a> {
     ///
     /// # Errors
     /// See [`find`].
-    pub(crate) async fn resolve_name(&self) -> Result<ResourceId> {
+    pub(crate) async fn resolve_name(&self) -> Result<ResourceId, SelectError> {
         let _lock = self.store.lock(&self.key).await;
         // Another process can have resolved the name while this one waited for the lock.
         if let Some(id) = self.cached()? {
@@ -257,83 +256,68 @@ impl<'a> NameCache<'a> {
 /// Finds the machine that a name refers to in a list. Requests a machine by its resource ID if the list does not contain it.
 ///
 /// # Errors
-/// [`AmbiguousName`]; Azure rejects a request.
-pub(crate) async fn resolve(arm: &Arm, name: &MachineRef, known: &[Machine]) -> Result<Machine> {
+/// [`SelectError::Ambiguous`]; Azure rejects a request.
+pub(crate) async fn resolve(arm: &Arm, name: &MachineRef, known: &[Machine]) -> Result<Machine, SelectError> {
     let found: Vec<&Machine> = known.iter().filter(|machine| name.matches(machine)).collect();
     match (&found[..], name) {
         ([machine], _) => Ok((*machine).clone()),
         // An account can connect to a machine without permission to read it.
         ([], MachineRef::Id(id)) => Ok(show(arm, id).await?.unwrap_or_else(|| Machine::from_id(id.clone()))),
-        (others, _) => bail!(AmbiguousName::among(name, others)),
+        (others, _) => Err(SelectError::name(name, others)),
     }
 }
 
-/// Combines the results of several machines.
-///
-/// # Errors
-/// The error of the machine if there is only one; [`SomeFailed`] otherwise.
-pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
-    let total = results.len();
-    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
-    match (errors.pop(), total) {
-        (None, _) => Ok(()),
-        (Some(error), 1) => Err(error),
-        (Some(last), _) => {
-            errors.push(last);
-            bail!(SomeFailed(errors))
-        }
-    }
-}
-
-/// Machines that something went wrong with, each as the context of what it was.
+/// Why no machine is selected.
 #[derive(Debug, thiserror::Error)]
-#[error("not all machines can be reached")]
-pub(crate) struct SomeFailed(pub(crate) Vec<Error>);
-
-/// A command was to act on machines, and none was named.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("no machine is named")]
-pub(crate) struct NothingSelected {
-    /// The command.
-    pub(crate) command: &'static str,
+pub(crate) enum SelectError {
+    /// No machine has the name.
+    #[error("the account sees no Arc machine named {name}")]
+    Unknown {
+        /// The name as the user typed it.
+        name: String,
+    },
+    /// Several machines have the name.
+    #[error("{} machines are named {name}: {}", candidates.len(), candidates.join(", "))]
+    Ambiguous {
+        /// The name as the user typed it.
+        name: String,
+        /// `GROUP/NAME` of each machine.
+        candidates: Vec<String>,
+    },
+    /// No machine matches the filter.
+    #[error("the account sees no Arc machine that matches {}", if .0.is_empty() { "--all" } else { .0 })]
+    NoMatch(String),
+    /// The account sees no subscription: it belongs to another tenant, or has no role.
+    #[error("the account sees no subscription")]
+    NoSubscription,
+    /// The command requires a machine.
+    #[error("no machine was given")]
+    NothingSelected {
+        /// The command.
+        command: &'static str,
+    },
+    /// A name is not a resource ID.
+    #[error(transparent)]
+    ResourceId(#[from] ResourceIdError),
+    /// A request failed.
+    #[error(transparent)]
+    Arm(#[from] ArmError),
 }
 
-/// Machines were named by what they have in common, and none has that.
-#[derive(Debug, thiserror::Error)]
-#[error("no Arc machine that this identity sees fits {}", if .0.is_empty() { "--all" } else { .0 })]
-pub(crate) struct NoMatch(pub(crate) String);
-
-/// The identity sees nothing of Azure: it is at home in another tenant, or has no role.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("this identity sees no subscription")]
-pub(crate) struct NoSubscriptions;
-
-/// A name that no machine has, or several have.
-#[derive(Debug)]
-pub(crate) struct AmbiguousName {
-    /// As it was given.
-    pub(crate) name: String,
-    /// `GROUP/NAME` of those that have it.
-    pub(crate) candidates: Vec<String>,
-}
-
-impl AmbiguousName {
-    fn among(name: &MachineRef, machines: &[&Machine]) -> Self {
-        let candidates = machines.iter().map(|m| format!("{}/{}", m.id.resource_group, m.id.name)).collect();
-        Self { name: name.to_string(), candidates }
+impl SelectError {
+    fn name(name: &MachineRef, machines: &[&Machine]) -> Self {
+        let candidates: Vec<String> =
+            machines.iter().map(|m| format!("{}/{}", m.id.resource_group, m.id.name)).collect();
+        let name = name.to_string();
+        if candidates.is_empty() { Self::Unknown { name } } else { Self::Ambiguous { name, candidates } }
     }
 }
 
-impl fmt::Display for AmbiguousName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.candidates.len() {
-            0 => write!(f, "no Arc machine that this identity sees is called {}", self.name),
-            n => write!(f, "{n} machines are called {}: {}", self.name, self.candidates.join(", ")),
-        }
+impl From<SystemError> for SelectError {
+    fn from(error: SystemError) -> Self {
+        Self::Arm(error.into())
     }
 }
-
-impl std::error::Error for AmbiguousName {}
 
 /// A host entry that arcssh wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]

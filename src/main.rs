@@ -24,10 +24,12 @@ use std::io::{stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Context as _;
 
 use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
+use crate::diagnosis::Result;
+use crate::diagnosis::code::ExitStatus;
 use crate::terminal::output::{print, print_on_stderr};
 use crate::terminal::tty::use_color;
 use crate::text::lines;
@@ -35,13 +37,13 @@ use crate::text::lines;
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         diagnosis::system::report_panic(panic);
-        std::process::exit(diagnosis::FAILED.into());
+        std::process::exit(u8::from(ExitStatus::Failed).into());
     }));
     #[cfg(unix)]
     no_dump();
     match Cli::from_command_line().map_or_else(|usage| show(&usage), |cli| start(&cli)) {
         Ok(status) => ExitCode::from(status),
-        Err(error) => diagnosis::report(&error),
+        Err(error) => ExitCode::from(diagnosis::report(&error)),
     }
 }
 
@@ -58,7 +60,7 @@ fn show(usage: &clap::Error) -> Result<u8> {
     let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
     let is_coloured = is_help && use_color(&stderr());
     print_on_stderr(&if is_coloured { text.ansi().to_string() } else { lines(&text.to_string()) });
-    Ok(diagnosis::USAGE)
+    Ok(ExitStatus::Usage.into())
 }
 
 /// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.
@@ -98,7 +100,7 @@ async fn run(cli: &Cli) -> Result<u8> {
             Next::Config(args) => commands::config::run(&args).await,
         },
         Command::Teardown(args) => commands::teardown::run(args).await,
-        Command::Doctor(args) => commands::doctor::run(args, diagnosis::in_words).await,
+        Command::Doctor(args) => commands::doctor::run(args).await,
         Command::Last(args) => commands::last::run(args),
         Command::Account(args) => commands::account::run(args).await,
         Command::Logout => commands::logout::run().await,

@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 use tokio::time::sleep;
 use tracing::info;
 
+use crate::net::error::causes;
 use crate::net::tls;
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::since_epoch;
@@ -53,42 +54,64 @@ impl HttpClient for Bounded {
     }
 }
 
-/// Converts an error response from a URL to an error.
-pub(crate) type ToError = fn(&Url, &RawResponse) -> Error;
+/// A failure that passes through azure_core's pipeline.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// A response that arcssh does not wait out.
+    #[error("the response has the status {}", response.status())]
+    Status {
+        /// The URL of the request.
+        url: Url,
+        /// The response.
+        response: RawResponse,
+    },
+    /// A response longer than [`MAX_BODY`].
+    #[error("the response is longer than {} MiB", MAX_BODY / 1024 / 1024)]
+    TooLong,
+}
 
-/// Returns the options of a pipeline to `service`. `to_error` converts its error responses.
-pub(crate) fn client_options(client: Client, service: &Url, to_error: ToError) -> ClientOptions {
+impl HttpError {
+    fn status(url: &Url, response: RawResponse) -> Error {
+        Error::new(ErrorKind::Other, Self::Status { url: url.clone(), response })
+    }
+
+    /// Returns the failure in an error of the pipeline. The retry policy wraps the error of a policy below it.
+    pub(crate) fn find(error: &Error) -> Option<&Self> {
+        causes(error).find_map(|cause| cause.downcast_ref())
+    }
+}
+
+/// Returns the options of a pipeline to `service`.
+pub(crate) fn client_options(client: Client, service: &Url) -> ClientOptions {
     let Client { http, store } = client;
-    let throttle = SharedThrottle { store, key: Key::new(Kind::Throttle, service.authority()), to_error };
+    let throttle = SharedThrottle { store, key: Key::new(Kind::Throttle, service.authority()) };
     let retry =
         RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
     ClientOptions {
         transport: Some(Transport::new(Arc::new(Bounded(http)))),
         retry,
-        per_try_policies: vec![Arc::new(throttle), Arc::new(StopRetrying { to_error })],
+        per_try_policies: vec![Arc::new(throttle), Arc::new(StopRetrying)],
         ..Default::default()
     }
 }
 
 /// Stops the retry policy after an untrusted certificate, and after a Retry-After longer than [`RETRY_TIMEOUT`].
 #[derive(Debug)]
-struct StopRetrying {
-    to_error: ToError,
-}
+struct StopRetrying;
 
 #[async_trait]
 impl Policy for StopRetrying {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         let response = match next[0].send(ctx, request, &next[1..]).await {
-            Err(error) if error_chain(&error).any(|cause| tls::error_in(cause).is_some()) => {
-                return Err(Error::with_error(ErrorKind::Other, error, "the TLS connection was refused"));
+            Err(error) if causes(&error).any(|cause| tls::error_in(cause).is_some()) => {
+                return Err(Error::with_error(ErrorKind::Other, error, "the TLS handshake failed"));
             }
             result => result?,
         };
         let response = response.try_into_raw_response().await?;
         let is_too_long = retry_after(response.headers()).is_some_and(|wait| wait > RETRY_TIMEOUT);
         if is_too_long && !response.status().is_success() {
-            return Err((self.to_error)(request.url(), &response));
+            return Err(HttpError::status(request.url(), response));
         }
         Ok(into_async(response))
     }
@@ -99,7 +122,6 @@ impl Policy for StopRetrying {
 struct SharedThrottle {
     store: Store,
     key: Key,
-    to_error: ToError,
 }
 
 #[async_trait]
@@ -107,7 +129,7 @@ impl Policy for SharedThrottle {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         while let Some(wait) = self.wait() {
             if wait > RETRY_TIMEOUT {
-                return Err((self.to_error)(request.url(), &too_many_requests(wait)));
+                return Err(HttpError::status(request.url(), too_many_requests(wait)));
             }
             info!("waiting {:.1} s: {} limits the request rate", wait.as_secs_f32(), self.key.name);
             sleep(wait).await;
@@ -143,7 +165,7 @@ async fn read(response: AsyncRawResponse) -> Result<RawResponse> {
     while let Some(chunk) = stream.next().await {
         body.extend_from_slice(&chunk?);
         if body.len() > MAX_BODY {
-            return Err(Error::new(ErrorKind::Other, TooLong));
+            return Err(Error::new(ErrorKind::Other, HttpError::TooLong));
         }
     }
     Ok(RawResponse::from_bytes(status, headers, body))
@@ -154,11 +176,6 @@ pub(crate) fn into_async(response: RawResponse) -> AsyncRawResponse {
     let (status, headers, body) = response.deconstruct();
     AsyncRawResponse::from_bytes(status, headers, azure_core::Bytes::from(body))
 }
-
-/// A response longer than [`MAX_BODY`].
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("it is longer than {} MiB", MAX_BODY / 1024 / 1024)]
-pub(crate) struct TooLong;
 
 /// Returns the Retry-After of a response, as azure_core's retry policy reads it.
 pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
@@ -179,13 +196,6 @@ fn date_to_seconds(headers: &mut Headers) {
 pub(crate) fn date(headers: &Headers) -> Option<u64> {
     let date = headers.get_optional_str(&HeaderName::from_static("date"))?;
     parse_rfc7231(date).ok()?.unix_timestamp().try_into().ok()
-}
-
-/// Returns an error and its causes, outermost first.
-pub(crate) fn error_chain<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }
 
 #[cfg(test)]
@@ -229,7 +239,7 @@ mod tests {
         let endless = futures_util::stream::repeat_with(chunk);
         let response = AsyncRawResponse::new(StatusCode::Ok, Headers::new(), Box::pin(endless));
         let error = read(response).await.unwrap_err();
-        assert!(error_chain(&error).any(|cause| cause.is::<TooLong>()), "{error}");
+        assert!(causes(&error).any(|cause| cause.is::<TooLong>()), "{error}");
     }
 
     /// The server writes as long as the client reads, and counts the bytes.
@@ -252,7 +262,7 @@ mod tests {
         let pipeline = azure_core::http::Pipeline::new(None, None, options, vec![], vec![], None);
         let mut request = Request::new(url, azure_core::http::Method::Get);
         let error = pipeline.send(&Context::new(), &mut request, None).await.unwrap_err();
-        assert!(error_chain(&error).any(|cause| cause.is::<TooLong>()), "{error}");
+        assert!(causes(&error).any(|cause| cause.is::<TooLong>()), "{error}");
         drop(pipeline);
         // The sockets' buffers hold some megabytes beyond the limit.
         assert!(server.join().unwrap() < 8 * MAX_BODY);

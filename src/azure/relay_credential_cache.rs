@@ -13,8 +13,8 @@ use crate::azure::arm::{Arm, ArmError, ErrorResponse};
 use crate::azure::hybrid_connectivity::{RelayCredentials, Service, Unchecked, list_credentials};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
-use crate::system::SystemError;
 use crate::state::{Key, Kind, Lock, Store};
+use crate::system::SystemError;
 use crate::system::clock::unix_now;
 
 /// Of a life, in percent, after which a successor is minted.
@@ -255,11 +255,7 @@ impl<'a> RelayCredentialCache<'a> {
         }
     }
 
-    fn save(
-        &self,
-        issued: IssuedCredentials,
-        rejected: &[IssuedCredentials],
-    ) -> Result<(), SystemError> {
+    fn save(&self, issued: IssuedCredentials, rejected: &[IssuedCredentials]) -> Result<(), SystemError> {
         let Record { issued: mut all, propagation_secs } = self.record()?.without(rejected);
         all.push(issued);
         let issued = all.split_off(all.len().saturating_sub(MAX_CACHED));

@@ -48,8 +48,8 @@ impl RelaySuffixes {
     ///
     /// # Errors
     /// The host is not trusted.
-    pub(crate) fn host(&self, name: &str, suffix: &str) -> Result<RelayHost, ForeignRelay> {
-        let foreign = || ForeignRelay { host: format!("{name}.{suffix}").chars().take(MAX_NAME).collect() };
+    pub(crate) fn host(&self, name: &str, suffix: &str) -> Result<RelayHost, UntrustedRelay> {
+        let foreign = || UntrustedRelay { host: format!("{name}.{suffix}").chars().take(MAX_NAME).collect() };
         let (domain, port) = match suffix.split_once(':') {
             Some((domain, port)) => (domain, parse_port(port).ok_or_else(foreign)?),
             None => (suffix, HTTPS),
@@ -101,10 +101,10 @@ impl fmt::Display for RelayHost {
 }
 
 /// Relay credentials name a host outside of the trusted domains.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the host {host:?} is not in a trusted relay domain")]
-pub(crate) struct ForeignRelay {
-    host: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UntrustedRelay {
+    /// The host.
+    pub(crate) host: String,
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `arcssh account`: shows the account in use and its credential source.
 
-use anyhow::Result;
 use serde_json::Value;
 
 use crate::azure::arm::ArmError;
@@ -8,6 +7,7 @@ use crate::azure::credentials::{AccessToken, CredentialSource};
 use crate::azure::login::{self, Account};
 use crate::cli::AccountArgs;
 use crate::commands::session::Session;
+use crate::diagnosis::Result;
 use crate::system::clock::{format_time, unix_now};
 use crate::terminal::output::print;
 use crate::text::fields;

@@ -1,12 +1,12 @@
 //! `arcssh cache`: shows or clears the state directory.
 
-use anyhow::Result;
 use indicatif::HumanDuration;
 
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
-use crate::entra_ssh::cache;
+use crate::diagnosis::Result;
 use crate::diagnosis::system::OTHER_DIRECTORY;
+use crate::entra_ssh::cache;
 use crate::state::{Key, Kind, Store};
 use crate::terminal::output::print;
 use crate::text::{fields, sanitize};

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use ring::digest::{SHA256, digest};
 
 use crate::azure::credentials::CredentialChain;
 use crate::cli::CertArgs;
 use crate::commands::session::Session;
+use crate::diagnosis::Result;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::entra_ssh::{IssueError, request_certificate};
 use crate::ssh::certificate::{ALGORITHM, Certificate};
@@ -66,11 +67,11 @@ fn certificate_file(public_key: &Path) -> PathBuf {
 }
 
 /// Returns the file of the private key whose certificate is in `file`.
-fn private_key_file(file: &Path) -> Result<PathBuf> {
+fn private_key_file(file: &Path) -> anyhow::Result<PathBuf> {
     let name = file.file_name().and_then(|name| name.to_str()?.strip_suffix(CERTIFICATE));
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         bail!(
-            "{} does not end in {CERTIFICATE}: the private key goes to the same without that",
+            "{} must end in {CERTIFICATE}: arcssh writes the private key to the name without that suffix",
             file.display()
         )
     };
@@ -87,7 +88,9 @@ async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> R
     let old_key = read(key)?;
     let old_certificate = read(file)?.unwrap_or_default();
     let is_replaceable = |key: &String| key == pair.pem.text() || belongs_to(&old_certificate, key);
-    ensure!(old_key.as_ref().is_none_or(is_replaceable), occupied(key));
+    if !old_key.as_ref().is_none_or(is_replaceable) {
+        return Err(anyhow!(occupied(key)).into());
+    }
     ensure_replaceable(file, &pair.certificate)?;
     let keys = [Some(pair.pem.text()), old_key.as_deref().filter(|old| *old != pair.pem.text())];
     let keys = keys.into_iter().flatten().map(fingerprint).collect::<Vec<_>>().join(" ");
@@ -127,7 +130,7 @@ fn comment(text: &str) -> Option<&str> {
 
 /// Checks that the file may be replaced: arcssh wrote it, its certificate is expired, or its certificate is from the same
 /// authority, such as one of az ssh.
-fn ensure_replaceable(file: &Path, certificate: &Certificate) -> Result<()> {
+fn ensure_replaceable(file: &Path, certificate: &Certificate) -> anyhow::Result<()> {
     let Some(text) = read(file)? else { return Ok(()) };
     let replaces = |old: Certificate| old.has_authority_of(certificate) || old.valid_before() <= unix_now();
     let is_ours = [Some(PAIR), Some(OWN_KEY)].contains(&comment(&text));
@@ -136,11 +139,14 @@ fn ensure_replaceable(file: &Path, certificate: &Certificate) -> Result<()> {
 }
 
 fn occupied(file: &Path) -> String {
-    format!("{} holds something else, which would be lost; name another file with --file", file.display())
+    format!(
+        "arcssh does not overwrite {}, which it did not create; name another file with --file",
+        file.display()
+    )
 }
 
 /// Returns the text of the file if it exists; a device or a directory has an empty text.
-fn read(file: &Path) -> Result<Option<String>> {
+fn read(file: &Path) -> anyhow::Result<Option<String>> {
     match std::fs::metadata(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Ok(metadata) if !metadata.is_file() => return Ok(Some(String::new())),
@@ -161,9 +167,9 @@ fn expand_home(path: &Path) -> PathBuf {
 }
 
 /// Replaces the file atomically, readable only by its owner, unless it already has this text. A symbolic link is followed.
-fn replace(file: &Path, text: &str) -> Result<()> {
+fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    ensure!(!file.is_symlink(), "{} is a symbolic link that leads nowhere", file.display());
+    ensure!(!file.is_symlink(), "{} is a symbolic link to a missing file", file.display());
     if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
         return Ok(());
     }
@@ -171,7 +177,9 @@ fn replace(file: &Path, text: &str) -> Result<()> {
 }
 
 fn show(certificates: &CertificateCache) -> Result<u8> {
-    let Some(CertifiedKey { certificate, .. }) = certificates.cached()? else { bail!(IssueError::NoneKept) };
+    let Some(CertifiedKey { certificate, .. }) = certificates.cached()? else {
+        return Err(IssueError::NotCached.into());
+    };
     print(&certificate.to_string())?;
     Ok(0)
 }
@@ -180,5 +188,5 @@ fn show(certificates: &CertificateCache) -> Result<u8> {
 fn print_summary(certificate: &Certificate) -> Result<()> {
     let text = certificate.to_string();
     let summary = text.lines().filter(|line| line.starts_with("login name") || line.starts_with("valid"));
-    print(&summary.map(|line| format!("{line}\n")).collect::<String>())
+    Ok(print(&summary.map(|line| format!("{line}\n")).collect::<String>())?)
 }

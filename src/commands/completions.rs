@@ -1,10 +1,10 @@
 //! `arcssh completions`: prints a shell completion script.
 
-use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::generate;
 
 use crate::cli::{Cli, CompletionsArgs};
+use crate::diagnosis::Result;
 use crate::terminal::output::print;
 
 /// Prints the script and returns the exit status.
@@ -14,6 +14,6 @@ use crate::terminal::output::print;
 pub(crate) fn run(args: &CompletionsArgs) -> Result<u8> {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "arcssh", &mut script);
-    print(&String::from_utf8(script)?)?;
+    print(&String::from_utf8_lossy(&script))?;
     Ok(0)
 }

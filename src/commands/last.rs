@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::cli::proxy_command::find_entry;
 use crate::diagnosis::last_error::{self, LastError};
-use crate::ssh::managed_block;
 use crate::diagnosis::system::OTHER_DIRECTORY;
+use crate::diagnosis::{Diagnosis, Result};
+use crate::ssh::managed_block;
 use crate::state::Store;
 use crate::system::clock::{format_time, unix_now};
 use crate::terminal::output::print;
@@ -49,17 +49,18 @@ fn no_error(machine: Option<&str>) -> String {
 
 /// Describes the error, and names the other machines that have one.
 fn describe(error: &LastError, others: &[LastError]) -> String {
-    let LastError { machine, port, what, hint, request, status, .. } = error;
+    let LastError { machine, port, diagnosis: Diagnosis { code, summary, hint, request_id }, .. } = error;
     let doctor = machine.as_ref().map(|id| format!("arcssh doctor {}", shell_quote(id)));
     let others: Vec<String> = others.iter().map(|error| format!("{} {}", name(error), ago(error))).collect();
     fields(&[
-        ("error", what.clone()),
-        ("hint", hint.clone().unwrap_or_default()),
+        ("error", summary.clone()),
+        ("hint", hint.as_ref().map_or(String::new(), |hint| hint.text.clone())),
+        ("code", code.slug().to_owned()),
         ("time", format!("{}, {}", format_time(error.at), ago(error))),
         ("machine", machine.clone().unwrap_or_default()),
         ("port", port.to_string()),
-        ("request", request.clone().unwrap_or_default()),
-        ("status", status.to_string()),
+        ("request ID", request_id.clone().unwrap_or_default()),
+        ("exit status", u8::from(code.exit_status()).to_string()),
         ("next", doctor.unwrap_or_default()),
         ("others", others.join(", ")),
     ])

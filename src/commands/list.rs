@@ -1,11 +1,11 @@
 //! `arcssh list`: the Arc machines that the account can see, as a table, as JSON or as an Ansible inventory.
 
-use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::Session;
+use crate::diagnosis::Result;
 use crate::machines::{MachineSelector, NamedMachine, SUFFIX};
 use crate::terminal::output::print;
 use crate::text::{json_text, sanitize, width};

@@ -2,32 +2,32 @@
 
 use std::thread;
 
-use anyhow::{Context as _, Result, bail};
 use azure_core::http::Url;
 use tracing::debug;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{CredentialChain, CredentialOptions, CredentialSource};
 use crate::azure::http::Client;
-use crate::azure::login::{self, Account, SignIn, SignedIn};
+use crate::azure::login::{self, Account, LoginError, SignIn, SignedIn};
 use crate::cli::LoginArgs;
+use crate::diagnosis::Result;
 use crate::net::Net;
 use crate::state::Store;
+use crate::terminal::TerminalError;
 use crate::terminal::output::note;
-use crate::terminal::prompt::{Confirm, PromptError};
+use crate::terminal::prompt::Confirm;
 use crate::text::set_variable;
 
 /// Signs in, stores the account and returns the exit status.
 ///
 /// # Errors
-/// Under [`SigningIn`]: Entra ID rejects the sign-in; the user cancels it; another account than the expected one signed in;
+/// Entra ID rejects the sign-in; the user cancels it; another account than the expected one signed in;
 /// the account cannot be stored.
 pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let store = Store::open()?;
     let cloud = args.cloud.cloud()?;
     let previous = login::account(&cloud, &store)?;
-    let account =
-        sign_in_and_save(args, &cloud, &store, previous).await.map_err(|error| error.context(SigningIn))?;
+    let account = sign_in_and_save(args, &cloud, &store, previous).await?;
     note(&format!("signed in as {}", account.title()));
     if let Some(source) = preferred_source(&cloud, &store).await {
         let command = set_variable("ARCSSH_CREDENTIAL", "arcssh");
@@ -66,13 +66,18 @@ async fn preferred_source(cloud: &Cloud, store: &Store) -> Option<CredentialSour
 
 /// Signs in without storing the account.
 async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<SignedIn> {
-    store.check_writable().context(NowhereToKeep)?;
+    store.check_writable().map_err(|error| LoginError::NotStored(format!("{error:#}")))?;
     let http = Net::new().http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));
     let sign_in = sign_in.for_account(args.account.as_deref());
-    if args.device_code { sign_in.by_device_code(note).await } else { sign_in.by_browser(open_browser).await }
+    let signed_in = if args.device_code {
+        sign_in.by_device_code(note).await
+    } else {
+        sign_in.by_browser(open_browser).await
+    };
+    Ok(signed_in?)
 }
 
 /// Prints the URL, in case arcssh cannot start a browser, and starts a browser with the link.
@@ -98,10 +103,11 @@ async fn confirm(args: &LoginArgs, previous: Option<&Account>, account: &Account
     let Some(expected) = expected_account(args, previous, account) else { return Ok(()) };
     let question = format!("{} signed in, not {expected}. Use this account?", account.title());
     match Confirm::Ask.to(&question).await {
-        Err(error) if error.is::<PromptError>() => {
-            bail!(AnotherAccount { name: account.name.clone(), tenant: account.tenant.clone(), expected })
+        Err(TerminalError::Declined | TerminalError::NotInteractive) => {
+            let (name, tenant) = (account.name.clone(), account.tenant.clone());
+            Err(LoginError::AnotherAccount { name, tenant, expected }.into())
         }
-        result => result,
+        result => Ok(result?),
     }
 }
 
@@ -119,23 +125,3 @@ fn expected_account(args: &LoginArgs, previous: Option<&Account>, account: &Acco
     let previous = previous.filter(|previous| previous.id() != account.id())?;
     (args.tenant.is_none() || !is_named(&previous.name)).then(|| previous.title())
 }
-
-/// The directory for the state cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[error("a sign-in can be kept nowhere")]
-pub(crate) struct NowhereToKeep;
-
-/// Another account than the expected one signed in, and the user has not confirmed it.
-#[derive(Debug, thiserror::Error)]
-#[error("{name} in the tenant {tenant} signed in, not {expected}; the sign-in was discarded")]
-pub(crate) struct AnotherAccount {
-    /// The name of the account that signed in.
-    pub(crate) name: String,
-    tenant: String,
-    expected: String,
-}
-
-/// What was under way when a sign-in failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot sign in")]
-pub(crate) struct SigningIn;

@@ -1,8 +1,7 @@
 //! `arcssh logout`: deletes the stored accounts and the credentials that Azure issued to them.
 
-use anyhow::Result;
-
 use crate::azure::login;
+use crate::diagnosis::Result;
 use crate::state::{Kind, Store};
 use crate::terminal::output::note;
 

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Context as _;
+
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::{Cli, ManArgs};
+use crate::diagnosis::Result;
 use crate::system::files;
 
 /// Writes arcssh.1 and a page for each command, and returns the exit status.

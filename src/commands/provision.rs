@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
@@ -12,12 +11,13 @@ use crate::azure::relay_credential_cache::{RelayCredentialCache, forget};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
-use crate::diagnosis::last_error;
+use crate::diagnosis::{Action, Context, Result, last_error};
 use crate::net::Net;
 use crate::provisioning::{
-    DesiredService, Plan, apply, inspect, retry_until_consistent, wait_until_registered,
+    DesiredService, Plan, apply, inspect, is_stale, retry_until_consistent, wait_until_registered,
 };
 use crate::relay::connector::Connector;
+use crate::relay::handshake::ConnectError;
 use crate::state::Store;
 use crate::terminal::output::note;
 use crate::terminal::progress::Progress;
@@ -49,7 +49,7 @@ pub(crate) enum Mode {
 pub(crate) struct Report {
     /// Whether a machine needed a change.
     pub(crate) changes: bool,
-    /// The machines that accept connections now, and the errors of the others, under [`SettingUp`].
+    /// The machines that accept connections now, and the errors of the others.
     pub(crate) results: Vec<Result<Target>>,
 }
 
@@ -62,7 +62,7 @@ impl Provisioner<'_> {
             let confirm = if changes { confirm } else { Confirm::Yes };
             match confirm.to("apply these changes for all users of these machines?").await {
                 Ok(()) => results.extend(self.apply_all(plans).await),
-                Err(error) => results.push(Err(error)),
+                Err(error) => results.push(Err(error.into())),
             }
         }
         Report { changes, results }
@@ -74,7 +74,7 @@ impl Provisioner<'_> {
         progress.set("state of the machines from Azure Resource Manager".into());
         let port = self.desired.port();
         let plans = stream::iter(machines).map(async |machine| {
-            self.plan(&machine).await.with_context(|| self.target(&machine, port)).context(SettingUp)
+            self.plan(&machine).await.map_err(|error| error.during(setting_up(self.target(&machine, port))))
         });
         let results: Vec<Result<Plan>> = progress.run(plans.buffered(self.jobs).collect()).await;
         let mut plans = Vec::new();
@@ -103,7 +103,7 @@ impl Provisioner<'_> {
         let mut subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
         for subscription in subscriptions.clone() {
             if let Err(error) = self.register(subscription).await {
-                results.push(Err(error.context(SettingUp)));
+                results.push(Err(error.during(Context { action: Action::SetUp, target: None })));
                 subscriptions.remove(subscription);
             }
         }
@@ -145,7 +145,7 @@ impl Provisioner<'_> {
         };
         match result.await {
             Ok(()) => Ok(target),
-            Err(error) => Err(error.context(target).context(SettingUp)),
+            Err(error) => Err(error.during(setting_up(target))),
         }
     }
 
@@ -160,16 +160,22 @@ impl Provisioner<'_> {
         let credentials =
             RelayCredentialCache::new(self.arm, self.store, &plan.machine, self.desired.service, target.port);
         let connector = Connector { net: self.net, target: &target, wait: self.wait, waiting: progress };
-        retry_until_consistent(async || {
+        let connect = async || {
             forget(self.arm, self.store, &plan.machine);
             connector.connect(&credentials).await
-        })
-        .await?;
-        last_error::forget(self.store, &target);
+        };
+        let is_stale =
+            |error: &ConnectError| matches!(error, ConnectError::Credentials(error) if is_stale(error));
+        retry_until_consistent(connect, is_stale).await?;
+        last_error::clear(self.store, &target);
         progress
-            .println(&format!("{target}: ready, the agent answered after {} s", start.elapsed().as_secs()));
+            .println(&format!("{target}: ready, the agent responded after {} s", start.elapsed().as_secs()));
         Ok(())
     }
+}
+
+fn setting_up(target: Target) -> Context {
+    Context { action: Action::SetUp, target: Some(target) }
 }
 
 /// Prints the plans, and returns whether they contain a change.
@@ -183,8 +189,3 @@ fn show(plans: &[Plan]) -> bool {
     }
     plans.iter().any(Plan::changes)
 }
-
-/// What was under way when something went wrong.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up")]
-pub(crate) struct SettingUp;

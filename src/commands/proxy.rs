@@ -4,29 +4,30 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, anyhow};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::azure::arm::ArmError;
-use crate::azure::hybrid_connectivity::RelayCredentials;
+use crate::azure::hybrid_connectivity::{InvalidCredentials, RelayCredentials};
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
 use crate::commands::session::Session;
-use crate::diagnosis::last_error;
+use crate::diagnosis::{Context, Error, Result, last_error};
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::machines::{NameCache, NothingSelected};
+use crate::machines::{NameCache, SelectError};
 use crate::net::{self, Net};
 use crate::relay::bridge::{self, BridgeEnd, BridgeError};
 use crate::relay::connector::{ARM_TIMEOUT, Connector};
-use crate::relay::handshake::Upgraded;
+use crate::relay::handshake::{ConnectError, Upgraded};
 use crate::ssh::agent::Agent;
 use crate::state::Store;
 use crate::system::signals::{HANGUP, shutdown};
 use crate::system::{files, stdio};
+use crate::terminal::TerminalError;
 use crate::terminal::progress::{Progress, with_timeout};
 
 /// The limit for a refresh of cached credentials that is still running when ssh ends.
@@ -35,21 +36,28 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connects standard input and output to a port of an Arc machine until one side closes, and returns the exit status.
 ///
 /// # Errors
-/// Under a [`Target`]: the connection cannot be established, or breaks.
+/// The connection cannot be established, or breaks.
 pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
     let mut target = target(args);
-    if args.machine.is_none() && args.host.is_none() {
-        return run_with_relay_info(args, &target).await.context(target);
-    }
-    let proxy = Proxy::open(args).context(target.clone())?;
-    let certificates = proxy.certificates().context(target.clone())?;
+    let result = if args.machine.is_none() && args.host.is_none() {
+        run_with_relay_info(args, &target).await
+    } else {
+        run_to_machine(args, &mut target).await
+    };
+    result.map_err(|error| error.during(Context::connecting(target)))
+}
+
+/// Connects to a machine by its resource ID or name.
+async fn run_to_machine(args: &ProxyArgs, target: &mut Target) -> Result<u8> {
+    let proxy = Proxy::open(args)?;
+    let certificates = proxy.certificates()?;
     let mut stop = pin!(ssh_ends());
-    let connecting = proxy.connect_with_certificate(&mut target, certificates.as_ref());
-    let connected = or_interrupted(connecting, &proxy.progress, &mut stop).await;
-    let (Connection { credentials, upgraded, issued }, certified) = connected.context(target.clone())?;
+    let connecting = proxy.connect_with_certificate(target, certificates.as_ref());
+    let connected = or_interrupted(connecting, &proxy.progress, &mut stop).await?;
+    let (Connection { credentials, upgraded, issued }, certified) = connected;
     info!(%target, "connected");
-    last_error::forget(&proxy.session.store, &target);
-    let agent = agent(args, certified).context(target.clone())?;
+    last_error::clear(&proxy.session.store, target);
+    let agent = agent(args, certified)?;
     let refresh = async {
         if credentials.is_due(&issued) {
             credentials.refresh(&issued).await;
@@ -58,7 +66,7 @@ pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
             certificates.refresh().await;
         }
     };
-    run_session(upgraded, agent, stop, refresh).await.context(target)
+    run_session(upgraded, agent, stop, refresh).await
 }
 
 /// Copies bytes until one side closes, and refreshes the cached credentials meanwhile. After a regular end, the refresh may
@@ -172,7 +180,7 @@ impl<'a> Proxy<'a> {
     /// again: another machine can have it now.
     async fn connect(&self, target: &mut Target) -> Result<Connection<'_>> {
         let Some(host) = &self.args.host else {
-            let machine = self.args.machine.clone().context(NO_MACHINE)?;
+            let machine = self.args.machine.clone().ok_or(NO_MACHINE)?;
             return self.connect_to(target, machine).await;
         };
         let name = host.strip_suffix(&self.args.suffix).unwrap_or(host);
@@ -185,7 +193,8 @@ impl<'a> Proxy<'a> {
             }
         }
         let object = format!("resource ID of {host} from Azure Resource Manager");
-        let machine = self.progress.run_with_timeout(ARM_TIMEOUT, object, names.resolve_name()).await?;
+        let resolve = async { Ok::<_, Error>(names.resolve_name().await?) };
+        let machine = self.progress.run_with_timeout(ARM_TIMEOUT, object, resolve).await?;
         self.connect_to(target, machine).await
     }
 
@@ -199,9 +208,9 @@ impl<'a> Proxy<'a> {
     }
 }
 
-/// Whether Azure Resource Manager answered that the machine does not exist.
-fn is_not_found(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ArmError::Refused(refusal)) if refusal.status == 404)
+/// Whether Azure Resource Manager responded that the machine does not exist.
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Connect(ConnectError::Credentials(ArmError::Refused(response))) if response.status == 404)
 }
 
 /// Connects with relay information of `az ssh`, without requests to Azure Resource Manager.
@@ -211,34 +220,18 @@ async fn run_with_relay_info(args: &ProxyArgs, target: &Target) -> Result<u8> {
     let progress = Progress::behind_ssh();
     let connector = Connector { net: &net, target, wait: args.target.wait, waiting: &progress };
     let mut stop = pin!(ssh_ends());
-    let connecting = progress.run(connector.connect_with(&credentials));
+    let connecting = progress.run(async { Ok(connector.connect_with(&credentials).await?) });
     let upgraded = or_interrupted(connecting, &progress, &mut stop).await?;
     if let Ok(store) = Store::open() {
-        last_error::forget(&store, target);
+        last_error::clear(&store, target);
     }
     run_session(upgraded, None, stop, async {}).await
-}
-
-/// ssh has stopped waiting before there was a connection: its ConnectTimeout is over, or it was ended.
-#[derive(Debug, thiserror::Error)]
-#[error("ssh stopped waiting after {} s, for the {object}", .after.as_secs())]
-pub(crate) struct Interrupted {
-    after: Duration,
-    object: String,
-    signal: u8,
-}
-
-impl Interrupted {
-    /// The exit status that shells give for the signal.
-    pub(crate) fn status(&self) -> u8 {
-        128 + self.signal
-    }
 }
 
 /// Returns the result of `work`, unless ssh ends first.
 ///
 /// # Errors
-/// Those of `work`; [`Interrupted`].
+/// Those of `work`; [`TerminalError::Interrupted`].
 async fn or_interrupted<T>(
     work: impl Future<Output = Result<T>>,
     progress: &Progress,
@@ -251,7 +244,7 @@ async fn or_interrupted<T>(
         end = stop => end,
     };
     let signal = if let BridgeEnd::Signal(number) = end { number } else { HANGUP };
-    bail!(Interrupted { after: start.elapsed(), object: progress.object(), signal })
+    Err(TerminalError::Interrupted { after: start.elapsed(), object: progress.object(), signal }.into())
 }
 
 /// Reads relay information from the file or from the environment.
@@ -264,18 +257,22 @@ fn relay_info(file: Option<&Path>, suffixes: &RelaySuffixes) -> Result<RelayCred
         }
         None => match std::env::var(RELAY_INFO_VARIABLE) {
             Ok(text) => (text, RELAY_INFO_VARIABLE.to_owned()),
-            Err(_) => bail!(NO_MACHINE),
+            Err(_) => return Err(NO_MACHINE.into()),
         },
     };
-    RelayCredentials::from_relay_info(&text, suffixes)
-        .with_context(|| format!("{origin} holds no relay information"))
+    RelayCredentials::from_relay_info(&text, suffixes).map_err(|error| match error {
+        InvalidCredentials::UntrustedRelay(host) => ArmError::ForeignRelay(host).into(),
+        InvalidCredentials::Malformed(cause) => {
+            anyhow!("{origin} contains no relay information: {cause}").into()
+        }
+    })
 }
 
 /// The most bytes of relay information; a response of listCredentials has about 4 kB, and a third more in base64.
 const MAX_RELAY_INFO: u64 = 64 * 1024;
 
 /// The error if the command line has neither a resource ID nor relay information.
-const NO_MACHINE: NothingSelected = NothingSelected { command: "proxy" };
+const NO_MACHINE: SelectError = SelectError::NothingSelected { command: "proxy" };
 
 fn target(args: &ProxyArgs) -> Target {
     let (service, port) = (args.target.service, args.target.port());

@@ -1,12 +1,11 @@
 //! The clients that the commands share.
 
-use anyhow::{Result, ensure};
-
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{CredentialChain, CredentialOptions};
 use crate::cli::{AzureArgs, SelectionArgs};
-use crate::machines::{MachineSelector, NamedMachine, NoMatch, NothingSelected, select};
+use crate::diagnosis::Result;
+use crate::machines::{MachineSelector, NamedMachine, SelectError, select};
 use crate::net::Net;
 use crate::state::Store;
 use crate::terminal::progress::Progress;
@@ -46,22 +45,26 @@ impl Session {
     pub(crate) async fn select(&self, selector: &MachineSelector) -> Result<Vec<NamedMachine>> {
         let progress = Progress::default();
         progress.set("list of machines from Azure Resource Manager".into());
-        progress.run(select(&self.arm, selector)).await
+        Ok(progress.run(select(&self.arm, selector)).await?)
     }
 
     /// Selects the machines that a command changes or connects to: at least one.
     ///
     /// # Errors
-    /// [`NothingSelected`]; [`NoMatch`]; those of [`select`].
+    /// [`SelectError`]; those of [`select`].
     pub(crate) async fn select_some(
         &self,
         args: &SelectionArgs,
         command: &'static str,
     ) -> Result<Vec<NamedMachine>> {
         let selector = args.selection();
-        ensure!(!selector.is_empty(), NothingSelected { command });
+        if selector.is_empty() {
+            return Err(SelectError::NothingSelected { command }.into());
+        }
         let machines = self.select(&selector).await?;
-        ensure!(!machines.is_empty(), NoMatch(selector.common()));
+        if machines.is_empty() {
+            return Err(SelectError::NoMatch(selector.common()).into());
+        }
         Ok(machines)
     }
 }

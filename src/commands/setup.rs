@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::target::Target;
 use crate::cli::proxy_command::find_entry;
 use crate::cli::{ConfigArgs, SetupArgs};
 use crate::commands::provision::{Mode, Provisioner};
 use crate::commands::session::Session;
-use crate::machines::{NamedMachine, all_done};
+use crate::diagnosis::{Result, all_done};
+use crate::machines::NamedMachine;
 use crate::provisioning::DesiredService;
 use crate::ssh::managed_block;
 use crate::terminal::output::note;
@@ -47,7 +46,9 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     };
     all_done(report.results)?;
     match config {
-        Some(words) => Ok(Next::Config(Box::new(ConfigArgs::from_setup(&words, args)?))),
+        Some(words) => {
+            Ok(Next::Config(Box::new(ConfigArgs::from_setup(&words, args).map_err(anyhow::Error::from)?)))
+        }
         None => Ok(Next::End(u8::from(report.changes && args.dry_run))),
     }
 }

@@ -1,14 +1,12 @@
 //! `arcssh teardown`: disables a service of machines and deletes their cached credentials.
 
-use anyhow::{Context, Result};
-
 use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, is_missing};
 use crate::azure::relay_credential_cache::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
 use crate::commands::session::Session;
-use crate::machines::all_done;
+use crate::diagnosis::{Action, Context, Error, Result, all_done};
 use crate::terminal::output::note;
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
@@ -16,7 +14,7 @@ use crate::terminal::prompt::Confirm;
 /// Disables the service and returns the exit status.
 ///
 /// # Errors
-/// Those of [`Session::select_some`]; the user does not confirm; under [`TakingDown`]: Azure rejects a request.
+/// Those of [`Session::select_some`]; the user does not confirm; Azure rejects a request.
 pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     let session = Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "teardown").await?;
@@ -57,12 +55,8 @@ async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs)
     };
     forget(arm, store, machine);
     let deleted = deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) });
-    deleted
-        .with_context(|| Target::new(machine, args.service, args.service.default_port()))
-        .context(TakingDown)
+    deleted.map_err(|error| {
+        let target = Some(Target::new(machine, args.service, args.service.default_port()));
+        Error::from(error).during(Context { action: Action::TearDown, target })
+    })
 }
-
-/// What was under way when something went wrong.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot take down")]
-pub(crate) struct TakingDown;

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
-
 use crate::cli::LogArgs;
+use crate::diagnosis::Result;
 use crate::state::Store;
 use crate::terminal::output::print;
 use crate::text::fields;

@@ -1,6 +1,5 @@
 //! `arcssh warm`: connects to each machine once, so that its next connection uses cached credentials.
 
-use anyhow::{Context, Error, Result, bail};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -9,8 +8,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::WarmArgs;
 use crate::commands::session::Session;
-use crate::diagnosis::last_error;
-use crate::machines::SomeFailed;
+use crate::diagnosis::{Context, Error, Result, last_error};
 use crate::relay::connector::Connector;
 use crate::terminal::output::print;
 use crate::terminal::progress::Progress;
@@ -18,7 +16,7 @@ use crate::terminal::progress::Progress;
 /// Connects to the machines and returns the exit status.
 ///
 /// # Errors
-/// [`SomeFailed`]; those of [`Session::select_some`].
+/// [`Error::Several`]; those of [`Session::select_some`].
 pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let session = &Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "warm").await?;
@@ -28,7 +26,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
         let target = Target::new(id, args.target.service, args.target.port());
         let result = connect(args, session, id, &target).await;
         bar.inc(1);
-        (number, result.context(target))
+        (number, result.map_err(|error| error.during(Context::connecting(target))))
     });
     let mut results: Vec<(usize, Result<()>)> = work.buffer_unordered(args.jobs.into()).collect().await;
     bar.finish_and_clear();
@@ -42,7 +40,7 @@ async fn connect(args: &WarmArgs, session: &Session, machine: &ResourceId, targe
     let credentials = RelayCredentialCache::new(arm, store, machine, target.service, target.port);
     let connector = Connector { net, target, wait: args.target.wait, waiting: &Progress::default() };
     let (_connection, issued) = connector.connect(&credentials).await?;
-    last_error::forget(store, target);
+    last_error::clear(store, target);
     if credentials.is_due(&issued) {
         credentials.refresh(&issued).await;
     }
@@ -59,6 +57,6 @@ fn report(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
     let total = results.len();
     let mut errors: Vec<Error> = results.filter_map(Result::err).collect();
     let ready = total - errors.len();
-    errors.extend(print(&format!("{ready} of {total} machines are ready\n")).err());
-    if errors.is_empty() { Ok(0) } else { bail!(SomeFailed(errors)) }
+    errors.extend(print(&format!("{ready} of {total} machines are ready\n")).err().map(Error::from));
+    if errors.is_empty() { Ok(0) } else { Err(Error::Several(errors)) }
 }

@@ -37,7 +37,7 @@ pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
 }
 
 /// Azure, or relay information, names a host that must not get the relay's tokens.
-pub(super) fn untrusted_relay(host: &str) -> Diagnosis {
+fn untrusted_relay(host: &str) -> Diagnosis {
     let variable = set_variable("ARCSSH_RELAY_SUFFIX", "DOMAIN");
     Diagnosis::new(
         Code::UntrustedRelay,
@@ -54,7 +54,9 @@ pub(super) fn untrusted_relay(host: &str) -> Diagnosis {
 fn refused(response: &ErrorResponse, context: &Context) -> Diagnosis {
     let ErrorResponse { status, code, message, .. } = response;
     let diagnosis = match (*status, code.as_str()) {
-        (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => unregistered(response, context),
+        (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
+            unregistered(response, context)
+        }
         (401, _) => Diagnosis::new(
             Code::TokenRejected,
             format!("Azure rejected the access token ({})", details(response)),
@@ -87,7 +89,10 @@ fn refused(response: &ErrorResponse, context: &Context) -> Diagnosis {
         ),
         (..=399 | 407, _) => Diagnosis::new(
             Code::UnexpectedResponse,
-            format!("a proxy or captive portal responded instead of Azure Resource Manager ({})", answer(response)),
+            format!(
+                "a proxy or captive portal responded instead of Azure Resource Manager ({})",
+                answer(response)
+            ),
             allow_arm(&response.host),
         ),
         _ => Diagnosis::new(

@@ -43,9 +43,11 @@ pub(super) fn issue(error: &IssueError, context: &Context) -> Diagnosis {
             error.to_string(),
             format!("sign in as {entry}; or, for host entries of {name}, run: arcssh config"),
         ),
-        IssueError::NotCached => {
-            Diagnosis::new(Code::NoCertificate, error.to_string(), Hint::new("get a certificate: ", "arcssh cert"))
-        }
+        IssueError::NotCached => Diagnosis::new(
+            Code::NoCertificate,
+            error.to_string(),
+            Hint::new("get a certificate: ", "arcssh cert"),
+        ),
         IssueError::State(error) => system::system(error),
         IssueError::NoKey(error) => no_key(error),
     }
@@ -58,7 +60,11 @@ pub(super) fn no_key(error: &SshError) -> Diagnosis {
         SshError::NoProcess(_) => RAISE_PROCESSES,
         _ => "free disk space, or name a writable directory in TMPDIR",
     };
-    Diagnosis::new(Code::KeyGenerationFailed, format!("arcssh cannot create a key for a certificate: {error}"), hint)
+    Diagnosis::new(
+        Code::KeyGenerationFailed,
+        format!("arcssh cannot create a key for a certificate: {error}"),
+        hint,
+    )
 }
 
 fn rejected(scope: &str, error: &CredentialError, context: &Context) -> Diagnosis {

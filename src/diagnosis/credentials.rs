@@ -1,7 +1,8 @@
 //! Accounts: where a token comes from, and why there is none.
 
+use crate::azure::credentials::client_assertion::CertificateProblem;
 use crate::azure::credentials::source::{SourceError, Unavailable};
-use crate::azure::credentials::{CertificateProblem, CredentialError, CredentialSource};
+use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
 use crate::azure::login::key_store::KeyStoreError;
@@ -36,7 +37,9 @@ pub(super) fn credential(error: &CredentialError, context: &Context) -> Diagnosi
     match error {
         CredentialError::NotSignedIn(Some(unavailable)) => Diagnosis::new(
             Code::NotSignedIn,
-            format!("no account is signed in; the managed identity of this computer is unavailable: {unavailable}"),
+            format!(
+                "no account is signed in; the managed identity of this computer is unavailable: {unavailable}"
+            ),
             format!("sign in: arcssh login; or {}", remedy(unavailable).text),
         ),
         CredentialError::NotSignedIn(None) => Diagnosis::new(
@@ -58,7 +61,8 @@ fn remedy(unavailable: &Unavailable) -> Hint {
     match unavailable {
         Unavailable::NoSignIn => sign_in(""),
         Unavailable::NoSecret => {
-            "set AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH".into()
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH"
+                .into()
         }
         Unavailable::NoFederatedToken => {
             "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE".into()
@@ -173,7 +177,9 @@ pub(super) fn without_password_in_powershell(old: &str, new: &str) -> String {
 fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint {
     let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
     match from {
-        CredentialSource::Environment if std::env::var_os("AZURE_CLIENT_SECRET").is_some_and(|v| !v.is_empty()) => {
+        CredentialSource::Environment
+            if std::env::var_os("AZURE_CLIENT_SECRET").is_some_and(|v| !v.is_empty()) =>
+        {
             SERVICE_PRINCIPAL.into()
         }
         CredentialSource::Environment => CERTIFICATE.into(),

@@ -148,7 +148,7 @@ impl Finding<'_> {
                     format!("{set_up} --port {port} --replace-port"),
                 ),
             ),
-            Self::NoExtension(Machine { ref id, ref location, .. }) => Diagnosis::new(
+            Self::NoExtension(Machine { id, location, .. }) => Diagnosis::new(
                 Code::ExtensionMissing,
                 "the account may log in with Entra ID, but the machine lacks the extension",
                 Hint::new(
@@ -207,8 +207,11 @@ impl Finding<'_> {
                 Hint::command(format!("sudo chown $(id -un) {}", shell_quote(file))),
             ),
             Self::WritableConfig { file, mode, by_group } => {
-                let (who, result) =
-                    if by_group { ("its group", "some versions of ssh reject it") } else { ("other users", "ssh rejects it") };
+                let (who, result) = if by_group {
+                    ("its group", "some versions of ssh reject it")
+                } else {
+                    ("other users", "ssh rejects it")
+                };
                 Diagnosis::new(
                     Code::InsecurePermissions,
                     format!("{who} can write to {file} (mode {mode:04o}), so {result}"),
@@ -255,7 +258,9 @@ fn package_command(package: &str) -> String {
         ("apk", "sudo apk add openssh-client".into()),
         ("pacman", "sudo pacman -S openssh".into()),
     ];
-    let is_installed = |name: &str| ["/usr/bin", "/bin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(name).exists());
+    let is_installed = |name: &str| {
+        ["/usr/bin", "/bin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(name).exists())
+    };
     let found = managers.iter().find(|(name, _)| is_installed(name)).unwrap_or(&managers[0]);
     found.1.clone()
 }

@@ -22,7 +22,11 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
         SelectError::NoSubscription => Diagnosis::new(Code::SubscriptionNotFound, summary, OTHER_TENANT),
         SelectError::NothingSelected { command } => {
             let command = format!("arcssh {command} --help");
-            Diagnosis::new(Code::NoMachine, summary, Hint::new("to see how to name a machine, run: ", command))
+            Diagnosis::new(
+                Code::NoMachine,
+                summary,
+                Hint::new("to see how to name a machine, run: ", command),
+            )
         }
     }
 }

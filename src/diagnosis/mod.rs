@@ -1,12 +1,12 @@
 //! Every error as a code, a message, a hint and an exit status. All advice for users is here.
 
-mod arm;
+pub(crate) mod arm;
 mod certificate;
-mod code;
+pub(crate) mod code;
 mod credentials;
 pub(crate) mod finding;
 pub(crate) mod last_error;
-mod machines;
+pub(crate) mod machines;
 mod network;
 mod relay;
 mod ssh;
@@ -23,6 +23,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::LoginError;
 use crate::azure::resource_id::ResourceIdError;
 use crate::azure::target::Target;
+use crate::diagnosis::code::{Code, ExitStatus};
 use crate::diagnosis::last_error::LastError;
 use crate::entra_ssh::IssueError;
 use crate::machines::SelectError;
@@ -35,8 +36,6 @@ use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::terminal::{TerminalError, tty};
 use crate::text::{sanitize, shell_quote};
-
-pub(crate) use crate::diagnosis::code::{Code, ExitStatus};
 
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +97,7 @@ pub(crate) enum Error {
 }
 
 /// The result of a command.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What arcssh was doing when an error occurred.
 #[derive(Clone, Debug, Default)]
@@ -315,6 +314,23 @@ impl Error {
     }
 }
 
+/// Combines the results of several machines.
+///
+/// # Errors
+/// The error of the machine if there is only one; otherwise [`Error::Several`].
+pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
+    let total = results.len();
+    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    match (errors.pop(), total) {
+        (None, _) => Ok(()),
+        (Some(error), 1) => Err(error),
+        (Some(last), _) => {
+            errors.push(last);
+            Err(Error::Several(errors))
+        }
+    }
+}
+
 /// Prints an error, and returns the exit status. Stores the error of a connection: with ControlPersist, ssh discards the
 /// standard error of its ProxyCommand.
 pub(crate) fn report(error: &Error) -> u8 {
@@ -345,7 +361,8 @@ pub(crate) fn report(error: &Error) -> u8 {
 }
 
 impl Diagnosis {
-    fn on_one_line(self) -> Self {
+    /// Returns the diagnosis without characters that a terminal obeys, and without a command that contains any.
+    pub(crate) fn on_one_line(self) -> Self {
         let hint = self.hint.map(|Hint { text, command }| Hint {
             text: sanitize(&text),
             command: command.filter(|command| sanitize(command) == *command),
@@ -363,7 +380,8 @@ fn print(summary: &str, hint: Option<&str>) {
     }
     if let Some(mut terminal) = tty::tty_if_stderr_discarded() {
         // A session may have made the terminal raw.
-        let _ = write!(terminal, "\r{}; for details: arcssh last\r\n", sanitize(&format!("arcssh: {summary}")));
+        let _ =
+            write!(terminal, "\r{}; for details: arcssh last\r\n", sanitize(&format!("arcssh: {summary}")));
     }
 }
 

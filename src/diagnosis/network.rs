@@ -53,9 +53,11 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
                 "if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE",
             )
         }
-        TlsError::Expired => {
-            Diagnosis::new(Code::CertificateDate, format!("the certificate of {host} has expired"), CHECK_CLOCK)
-        }
+        TlsError::Expired => Diagnosis::new(
+            Code::CertificateDate,
+            format!("the certificate of {host} has expired"),
+            CHECK_CLOCK,
+        ),
         TlsError::NotYetValid => Diagnosis::new(
             Code::CertificateDate,
             format!("the certificate of {host} is not valid yet"),
@@ -93,7 +95,8 @@ pub(super) fn check_network() -> Hint {
     if ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
         "check the network of this computer, and the proxy in HTTPS_PROXY or ALL_PROXY".into()
     } else {
-        format!("check the network of this computer; if it requires a proxy, run: {}", set_proxy().text).into()
+        format!("check the network of this computer; if it requires a proxy, run: {}", set_proxy().text)
+            .into()
     }
 }
 

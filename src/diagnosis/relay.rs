@@ -79,7 +79,11 @@ fn rejected(rejection: &Rejection, context: &Context) -> Diagnosis {
                 allow_web_sockets(relay)
             ),
         ),
-        429 => Diagnosis::new(Code::Throttled, format!("the relay throttles requests ({rejection})"), retry_in(None)),
+        429 => Diagnosis::new(
+            Code::Throttled,
+            format!("the relay throttles requests ({rejection})"),
+            retry_in(None),
+        ),
         500.. => Diagnosis::new(Code::ServiceError, format!("the relay failed ({rejection})"), TRY_LATER),
         _ => Diagnosis::new(
             Code::ConnectionRejected,

@@ -13,6 +13,7 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             "write the host entries to another file, for ssh -F FILE: arcssh config --file FILE",
         ),
         SshError::Rejected { .. } => Diagnosis::without_hint(Code::ConfigRejected, summary),
+        SshError::Failed(_) => Diagnosis::without_hint(Code::Failed, summary),
         SshError::Overridden(overridden) => {
             let hint = match &overridden.by {
                 Some((file, line)) => {

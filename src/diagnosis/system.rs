@@ -15,7 +15,11 @@ pub(super) fn system(error: &SystemError) -> Diagnosis {
     match error {
         SystemError::InsecurePermissions { path, wanted, .. } => {
             let path = shell_quote(&path.display().to_string());
-            Diagnosis::new(Code::InsecurePermissions, summary, Hint::command(format!("chmod {wanted:o} {path}")))
+            Diagnosis::new(
+                Code::InsecurePermissions,
+                summary,
+                Hint::command(format!("chmod {wanted:o} {path}")),
+            )
         }
         SystemError::Descriptors(_) => Diagnosis::new(Code::LimitReached, summary, RAISE_DESCRIPTORS),
         SystemError::Threads(_) => Diagnosis::new(Code::LimitReached, summary, RAISE_PROCESSES),
@@ -39,7 +43,9 @@ pub(super) fn terminal(error: &TerminalError, machine: Option<String>) -> Diagno
     let summary = error.to_string();
     match error {
         TerminalError::Stdout(_) => Diagnosis::new(Code::OutputFailed, summary, FREE_DISK),
-        TerminalError::Stdin(_) | TerminalError::Declined => Diagnosis::without_hint(Code::NotConfirmed, summary),
+        TerminalError::Stdin(_) | TerminalError::Declined => {
+            Diagnosis::without_hint(Code::NotConfirmed, summary)
+        }
         TerminalError::NotInteractive => {
             Diagnosis::new(Code::NotConfirmed, summary, "to confirm without a question, add --yes")
         }
@@ -61,7 +67,8 @@ pub(super) const RAISE_PROCESSES: &str = if cfg!(windows) {
     "close other programs, or raise your limits of processes and memory; to show them, run: ulimit -a"
 };
 pub(super) const ALLOW_GETRANDOM: &str = "check that sandboxes and containers allow getrandom(2)";
-pub(super) const RAISE_DESCRIPTORS: &str = "raise the limit of file descriptors in this shell: ulimit -n 1024";
+pub(super) const RAISE_DESCRIPTORS: &str =
+    "raise the limit of file descriptors in this shell: ulimit -n 1024";
 
 /// Reports a bug, or that the system ran out of a resource. The panic's own text is not shown: it may quote a secret.
 pub(crate) fn report_panic(panic: &PanicHookInfo<'_>) {

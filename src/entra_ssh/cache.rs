@@ -7,14 +7,16 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::azure::credentials::cache::{from_messages, messages};
-use crate::azure::credentials::{CredentialChain, CredentialError, CredentialSource, MissingSshExtension};
-use crate::azure::entra::EntraError;
+use crate::azure::credentials::source::SourceError;
+use crate::azure::credentials::{CredentialChain, CredentialError, CredentialSource};
+use crate::azure::entra::Rejection;
+use crate::azure::login::LoginError;
 use crate::entra_ssh::{CertificateOptions, Certified, IssueError, request_certificate};
+use crate::ssh::SshError;
 use crate::ssh::certificate::Certificate;
-use crate::ssh::rsa_key::{KeyPair, NoProgram, Pem};
-use crate::system::SystemError;
+use crate::ssh::rsa_key::{KeyPair, Pem};
 use crate::state::{Key, Kind, Lock, Store};
+use crate::system::SystemError;
 use crate::system::clock::unix_now;
 
 /// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
@@ -120,35 +122,41 @@ struct Refused {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Refusal {
-    Entra(EntraError),
+    Entra(Rejection),
     Words(Vec<String>),
-    MissingSshExtension(MissingSshExtension),
+    /// The value is null.
+    MissingSshExtension(()),
 }
 
 impl Refused {
     fn of(error: &IssueError) -> Option<Self> {
-        let IssueError::Refused { error: CredentialError::Refused { from, error, .. }, .. } = error else {
+        let IssueError::Credential { error: CredentialError::Failed { from, error, .. }, .. } = error else {
             return None;
         };
-        let entra = error.chain().find_map(|cause| cause.downcast_ref::<EntraError>());
-        let refusal = match (entra, error.downcast_ref()) {
-            (Some(refusal), _) => Refusal::Entra(refusal.clone()),
-            (None, Some(no_extension)) => Refusal::MissingSshExtension(*no_extension),
-            // Others have failed before they asked, or on the way.
-            (None, None) if *from == CredentialSource::AzureCli => Refusal::Words(messages(error)),
-            (None, None) => return None,
+        let refusal = match error {
+            SourceError::Entra(rejection) | SourceError::Login(LoginError::Rejected(rejection)) => {
+                Refusal::Entra(rejection.clone())
+            }
+            SourceError::MissingSshExtension => Refusal::MissingSshExtension(()),
+            // Other sources failed before or during the request.
+            SourceError::SignedOut(message) | SourceError::Failed(message)
+                if *from == CredentialSource::AzureCli =>
+            {
+                Refusal::Words(vec![message.clone()])
+            }
+            _ => return None,
         };
         Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
     }
 
     fn again(self, scope: &str) -> IssueError {
         let error = match self.refusal {
-            Refusal::Entra(refusal) => refusal.into(),
-            Refusal::MissingSshExtension(no_extension) => no_extension.into(),
-            Refusal::Words(words) => from_messages(words),
+            Refusal::Entra(rejection) => SourceError::Entra(rejection),
+            Refusal::MissingSshExtension(()) => SourceError::MissingSshExtension,
+            Refusal::Words(messages) => SourceError::Failed(messages.join(": ")),
         };
-        let error = CredentialError::Refused { from: self.from, tenant: None, error };
-        IssueError::Refused { scope: scope.to_owned(), error }
+        let error = CredentialError::Failed { from: self.from, tenant: None, error };
+        IssueError::Credential { scope: scope.to_owned(), error }
     }
 }
 
@@ -177,9 +185,9 @@ impl CertifiedKey {
     pub(crate) fn for_login_name(self, section: Option<&str>) -> Result<Self, IssueError> {
         match section.filter(|name| !self.certificate.lets_in(name)) {
             None => Ok(self),
-            Some(section) => Err(IssueError::Another {
+            Some(entry) => Err(IssueError::WrongLoginName {
                 name: self.certificate.login_name().unwrap_or_default(),
-                section: section.to_owned(),
+                entry: entry.to_owned(),
             }),
         }
     }
@@ -198,10 +206,7 @@ impl CertificateCache {
     ///
     /// # Errors
     /// The store is open to others.
-    pub(crate) fn new(
-        identity: CredentialChain,
-        asked: CertificateOptions,
-    ) -> Result<Self, SystemError> {
+    pub(crate) fn new(identity: CredentialChain, asked: CertificateOptions) -> Result<Self, SystemError> {
         let client = asked.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
         let what = format!("{}{client}", asked.scope(&identity));
         let subject = identity.cache_key(what, identity.options.tenant.as_deref())?;
@@ -306,7 +311,7 @@ impl CertificateCache {
             return Ok((record, key));
         }
         let key = self.new_key().await.map_err(IssueError::NoKey)?;
-        let pair = KeyPair::from_pem(&key).map_err(IssueError::NoKey)?;
+        let pair = KeyPair::from_pem(&key).map_err(|error| IssueError::NoKey(error.into()))?;
         let record = Record { key, made: unix_now(), issued: None, refused: None };
         if self.cached()?.is_none_or(|old| !old.issued.lasts(0)) {
             self.identity.store.write(&self.cached, &record);
@@ -315,14 +320,15 @@ impl CertificateCache {
     }
 
     /// A new key, made in the store, or where that takes nothing, in the system's folder for what is temporary.
-    async fn new_key(&self) -> anyhow::Result<Pem> {
+    async fn new_key(&self) -> Result<Pem, SshError> {
         let in_store = async { Pem::generate(self.identity.store.temp_dir()?).await };
         match in_store.await {
-            Err(error) if !error.is::<NoProgram>() => {
-                info!("no key in the store: {error:#}");
-                Pem::generate(tempfile::tempdir().context("no temporary folder can be made")?).await
+            Err(SshError::NoKeygen) => Err(SshError::NoKeygen),
+            Err(error) => {
+                info!("no key in the state directory: {error}");
+                Pem::generate(tempfile::tempdir().context("cannot create a temporary directory")?).await
             }
-            made => made,
+            created => created,
         }
     }
 }
@@ -368,8 +374,7 @@ mod tests {
     fn a_successor_is_due_at_seventy_percent_but_not_while_entra_has_just_refused_one() {
         let refused_before = |milliseconds| {
             let url = "https://login.example".parse().unwrap();
-            let refusal =
-                EntraError::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
+            let refusal = Rejection::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
             let refusal = Refusal::Entra(refusal);
             let at = unix_now_in_milliseconds() - milliseconds;
             Some(Refused { from: CredentialSource::Arcssh, refusal, at })

@@ -6,17 +6,17 @@ pub(crate) mod cache;
 use std::fs;
 use std::slice;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::info;
 
 use crate::azure::credentials::cli_tools::{azure_cli_certificate, azure_cli_program};
 use crate::azure::credentials::service_principal::ServicePrincipal;
-use crate::azure::credentials::{
-    CredentialChain, CredentialError, CredentialSource, SourceError, Unavailable,
-};
+use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::credentials::{CredentialChain, CredentialError, CredentialSource};
 use crate::azure::login::{self, RefreshRequest};
+use crate::ssh::SshError;
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::rsa_key::PublicKey;
 use crate::system::SystemError;
@@ -52,38 +52,43 @@ impl CertificateOptions {
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IssueError {
-    /// No identity, or none that Entra ID gives one to.
+    /// No credential source issues a certificate.
     #[error("{error}")]
-    Refused {
-        /// What was asked for.
+    Credential {
+        /// The requested scope.
         scope: String,
-        /// Who was asked, and what they said.
-        #[source]
+        /// Why.
         error: CredentialError,
     },
-    /// This source can ask for none.
-    #[error("{} cannot get an SSH certificate", .0.title())]
-    NoWay(CredentialSource),
-    /// What was given is none that can be used.
+    /// The source cannot request certificates.
+    #[error("{} cannot request SSH certificates", .0.title())]
+    Unsupported(CredentialSource),
+    /// Entra ID issued a certificate that cannot be used.
+    #[error("{0}")]
+    Unusable(CertificateError),
+    /// Other users can access the state directory.
     #[error(transparent)]
-    Unusable(#[from] CertificateError),
-    /// What was kept cannot be trusted.
-    #[error(transparent)]
-    Store(#[from] SystemError),
-    /// It lets in somebody else.
-    #[error("the certificate is for {name}, and the section for {section}")]
-    Another {
-        /// Whom it lets in.
+    State(#[from] SystemError),
+    /// The certificate is for another login name.
+    #[error("the certificate is for {name}, and the host entry for {entry}")]
+    WrongLoginName {
+        /// The login name of the certificate.
         name: String,
-        /// Whom the section logs in as.
-        section: String,
+        /// The login name of the host entry.
+        entry: String,
     },
-    /// None was asked for yet.
-    #[error("no certificate is kept for this identity")]
-    NoneKept,
-    /// There is no key to certify.
-    #[error("there is no key for a certificate")]
-    NoKey(#[source] anyhow::Error),
+    /// No certificate is cached.
+    #[error("no certificate of this account is cached")]
+    NotCached,
+    /// There is no key for a certificate.
+    #[error("{0}")]
+    NoKey(SshError),
+}
+
+impl From<CertificateError> for IssueError {
+    fn from(error: CertificateError) -> Self {
+        Self::Unusable(error)
+    }
 }
 
 /// A certificate that has been checked.
@@ -144,7 +149,7 @@ impl<'a> Request<'a> {
 
     /// Asks one source after the other.
     async fn send(&self) -> Result<IssuedCertificate, IssueError> {
-        let refused = |error| IssueError::Refused { scope: self.scope.to_owned(), error };
+        let failed = |error| IssueError::Credential { scope: self.scope.to_owned(), error };
         let asked = match &self.identity.options.source {
             CredentialSource::Any => &ASKED,
             one => slice::from_ref(one),
@@ -152,27 +157,25 @@ impl<'a> Request<'a> {
         let mut nearest = None;
         for &from in asked {
             if !ASKED.contains(&from) {
-                return Err(IssueError::NoWay(from));
+                return Err(IssueError::Unsupported(from));
             }
             info!("asking for a certificate by {}", from.title());
             match self.ask(from).await {
                 Ok(answer) => return Ok(answer),
-                Err(SourceError::Unavailable(absent)) => {
-                    info!("passing over {}: {absent}", from.title());
-                    nearest.get_or_insert(CredentialError::Unavailable { from, absent });
+                Err(SourceError::Unavailable(unavailable)) => {
+                    info!("skipping {}: {unavailable}", from.title());
+                    nearest.get_or_insert(CredentialError::Unavailable { from, unavailable });
                 }
-                Err(SourceError::Refused(error) | SourceError::SignedOut(error)) => {
-                    return Err(refused(CredentialError::Refused { from, tenant: None, error }));
-                }
+                Err(error) => return Err(failed(CredentialError::Failed { from, tenant: None, error })),
             }
         }
         if let Some(absent) = nearest.filter(|_| asked.len() == 1) {
-            return Err(refused(absent));
+            return Err(failed(absent));
         }
         // Whoever has a token for ARM all the same is one who can get no certificate.
         match self.identity.token(None).await {
-            Ok(token) => Err(IssueError::NoWay(token.source)),
-            Err(_) => Err(refused(CredentialError::Nobody(None))),
+            Ok(token) => Err(IssueError::Unsupported(token.source)),
+            Err(_) => Err(failed(CredentialError::NotSignedIn(None))),
         }
     }
 
@@ -205,27 +208,26 @@ impl<'a> Request<'a> {
 
     async fn as_user(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {
         let CredentialChain { cloud, store, .. } = self.identity;
-        let nobody = || Unavailable::new("nobody has typed arcssh login", "run arcssh login");
         if login::account(cloud, store)?.is_none() {
-            return Err(nobody().into());
+            return Err(Unavailable::NoSignIn.into());
         }
         let request =
             RefreshRequest { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
         let granted = login::redeem(cloud, self.identity.client()?, tenant, &request).await?;
-        let (granted, date) = granted.ok_or_else(nobody)?;
+        let (granted, date) = granted.ok_or(Unavailable::NoSignIn)?;
         Ok((granted.response.access_token, date))
     }
 
     async fn by_azure_cli(&self) -> Result<IssuedCertificate, SourceError> {
         let program = azure_cli_program()?;
         if !self.is_what_azure_cli_asks() {
-            return Err(anyhow!(AzureCliOptions).into());
+            return Err(SourceError::AzureCliOptions);
         }
-        let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+        let folder = tempfile::tempdir().context("cannot create a temporary directory")?;
         let (public, certificate) = (folder.path().join("key.pub"), folder.path().join("key-cert.pub"));
-        fs::write(&public, self.key.to_line()).context("no temporary file can be written")?;
+        fs::write(&public, self.key.to_line()).context("cannot write a temporary file")?;
         azure_cli_certificate(&program, &public, &certificate).await?;
-        let text = fs::read_to_string(certificate).context("it wrote no certificate")?;
+        let text = fs::read_to_string(certificate).context("it created no certificate")?;
         Ok((text.into(), None))
     }
 
@@ -236,8 +238,3 @@ impl<'a> Request<'a> {
         options.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
     }
 }
-
-/// Azure CLI can be asked for one certificate alone.
-#[derive(Debug, thiserror::Error)]
-#[error("Azure CLI gets an SSH certificate as it is signed in, without --tenant, --scope and --client-id")]
-pub(crate) struct AzureCliOptions;

@@ -61,24 +61,22 @@ impl Loopback {
     ///
     /// # Errors
     /// The response is not HTTP, exceeds its bounds of size, or takes longer than [`EXCHANGE_TIMEOUT`].
-    pub(crate) async fn exchange(self, request: Request<Empty<Bytes>>) -> Result<Response<Bytes>> {
+    pub(crate) async fn exchange(self, request: Request<Empty<Bytes>>) -> Result<Option<Response<Bytes>>> {
         let exchange = timeout(EXCHANGE_TIMEOUT, exchange(self.stream, request));
         exchange.await.with_context(|| format!("no answer within {} s", EXCHANGE_TIMEOUT.as_secs()))?
     }
 }
 
-async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Response<Bytes>> {
+async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<Option<Response<Bytes>>> {
     let client = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = client.await?;
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
-            match error.is::<LengthLimitError>() {
-                true => anyhow!(TooLong),
-                false => anyhow!(error),
-            }
-        })?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+        match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => Ok(Some(Response::from_parts(head, body.to_bytes()))),
+            Err(error) if error.is::<LengthLimitError>() => Ok(None),
+            Err(error) => Err(anyhow!(error)),
+        }
     };
     tokio::pin!(exchange);
     tokio::select! {
@@ -88,11 +86,6 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<R
         _ = connection => exchange.await,
     }
 }
-
-/// A response body longer than [`MAX_BODY`].
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the response is longer than {} KiB", MAX_BODY / 1024)]
-pub(crate) struct TooLong;
 
 /// Linux lists the sockets of this network namespace in `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 #[cfg(target_os = "linux")]

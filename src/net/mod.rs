@@ -82,9 +82,11 @@ impl Net {
         let target = https(authority);
         let transport = match self.proxies.intercept(&target) {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
-            None => Either::Left(tcp(&target).await.map_err(|cause| {
-                NetError::Unreachable { host: authority.to_string(), cause }
-            })?),
+            None => Either::Left(
+                tcp(&target)
+                    .await
+                    .map_err(|cause| NetError::Unreachable { host: authority.to_string(), cause })?,
+            ),
         };
         self.encrypt(transport, authority).await
     }

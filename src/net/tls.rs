@@ -241,7 +241,9 @@ pub(crate) enum TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownIssuer { .. } => f.write_str("this computer does not trust the certificate's authority"),
+            Self::UnknownIssuer { .. } => {
+                f.write_str("this computer does not trust the certificate's authority")
+            }
             Self::Expired => f.write_str("the certificate has expired"),
             Self::NotYetValid => f.write_str("the certificate is not valid yet"),
             Self::NoRoots => f.write_str("no root certificates"),

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
@@ -128,13 +127,13 @@ impl Plan {
         machine: &ResourceId,
         state: &ServiceState,
         desired: DesiredService,
-    ) -> Result<Self, PortTaken> {
+    ) -> Result<Self, ProvisionError> {
         let port = match (state.port, desired.port) {
             (Lookup::NotFound, _) => Change::Enable(desired.port()),
             (Lookup::Forbidden, Some(to)) if desired.replace => Change::Replace { from: None, to },
             (Lookup::Forbidden, _) => Change::Unreadable(desired.port()),
             (Lookup::Found(from), Some(to)) if from != to && !desired.replace => {
-                return Err(PortTaken { service: desired.service, from, to });
+                return Err(ProvisionError::PortTaken { service: desired.service, from, to });
             }
             (Lookup::Found(from), Some(to)) if from != to => Change::Replace { from: Some(from), to },
             (Lookup::Found(port), _) => Change::Keep(port),
@@ -192,17 +191,33 @@ impl fmt::Display for Plan {
     }
 }
 
-/// One port of a machine can be reached, and it is another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{service} is enabled on port {from}; a machine has one port for it, and moving it to {to} takes it from everybody who connects by {from}"
-)]
-pub(crate) struct PortTaken {
-    service: Service,
-    /// The port that is enabled.
-    pub(crate) from: u16,
-    /// The port that was asked for.
-    pub(crate) to: u16,
+/// Why a service is not enabled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProvisionError {
+    /// A request failed.
+    #[error(transparent)]
+    Arm(#[from] ArmError),
+    /// The service is enabled on another port.
+    #[error("{service} is already enabled on port {from}; a change to port {to} would disconnect its users")]
+    PortTaken {
+        /// The service.
+        service: Service,
+        /// The enabled port.
+        from: u16,
+        /// The requested port.
+        to: u16,
+    },
+    /// The registration takes longer than [`REGISTRATION_TIMEOUT`].
+    #[error("{NAMESPACE} is still {state} in the subscription {subscription} after {} minutes", REGISTRATION_TIMEOUT.as_secs() / 60)]
+    NotRegistered {
+        /// The state of the registration.
+        state: String,
+        /// The subscription.
+        subscription: String,
+    },
+    /// Azure shows the state before the change for longer than [`CONSISTENCY_TIMEOUT`].
+    #[error("Azure accepted the change, but does not show it yet")]
+    NotVisible,
 }
 
 /// Registers the resource provider in a subscription and waits until it is registered. Calls `on_wait` before each pause,
@@ -214,16 +229,16 @@ pub(crate) async fn wait_until_registered(
     arm: &Arm,
     subscription: &str,
     on_wait: impl Fn(&str, Duration),
-) -> Result<()> {
+) -> Result<(), ProvisionError> {
     let start = Instant::now();
     let mut registration = register(arm, subscription).await?;
     let mut pause = Duration::from_secs(1);
     while !registration.is_done() {
         let state = &registration.state;
-        ensure!(
-            start.elapsed() < REGISTRATION_TIMEOUT,
-            NotRegistered { state: state.clone(), subscription: subscription.into() }
-        );
+        if start.elapsed() >= REGISTRATION_TIMEOUT {
+            let (state, subscription) = (state.clone(), subscription.to_owned());
+            return Err(ProvisionError::NotRegistered { state, subscription });
+        }
         let left = REGISTRATION_TIMEOUT.saturating_sub(start.elapsed());
         on_wait(state, left);
         sleep(registration.retry_after.unwrap_or(pause).min(left)).await;
@@ -233,51 +248,41 @@ pub(crate) async fn wait_until_registered(
     Ok(())
 }
 
-/// A registration that takes too long.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{NAMESPACE} is still {state} in the subscription {subscription} after {} minutes", REGISTRATION_TIMEOUT.as_secs() / 60)]
-pub(crate) struct NotRegistered {
-    state: String,
-    subscription: String,
-}
-
 /// Applies a plan and verifies the result.
 ///
 /// # Errors
 /// Azure Resource Manager rejects a request, or shows the old state for longer than [`CONSISTENCY_TIMEOUT`].
-pub(crate) async fn apply(arm: &Arm, plan: &Plan) -> Result<()> {
+pub(crate) async fn apply(arm: &Arm, plan: &Plan) -> Result<(), ProvisionError> {
     let machine = &plan.machine;
     let service = plan.service;
     if plan.create {
-        retry_until_consistent(async || Ok(create_endpoint(arm, machine).await?)).await?;
-        retry_until_consistent(async || match endpoint::endpoint(arm, machine).await? {
-            Lookup::NotFound => bail!(NotShown),
+        retry_until_consistent(async || create_endpoint(arm, machine).await, is_stale).await?;
+        let is_visible = async || match endpoint::endpoint(arm, machine).await? {
+            Lookup::NotFound => Err(ProvisionError::NotVisible),
             _ => Ok(()),
-        })
-        .await?;
+        };
+        retry_until_consistent(is_visible, is_not_visible).await?;
     }
     if let Change::Enable(port) | Change::Replace { to: port, .. } = plan.port {
-        retry_until_consistent(async || Ok(set_port(arm, machine, service, port).await?)).await?;
-        retry_until_consistent(async || match endpoint::port(arm, machine, service).await? {
-            Lookup::Found(other) if other != port => bail!(NotShown),
-            Lookup::NotFound => bail!(NotShown),
+        retry_until_consistent(async || set_port(arm, machine, service, port).await, is_stale).await?;
+        let is_visible = async || match endpoint::port(arm, machine, service).await? {
+            Lookup::Found(other) if other != port => Err(ProvisionError::NotVisible),
+            Lookup::NotFound => Err(ProvisionError::NotVisible),
             _ => Ok(()),
-        })
-        .await?;
+        };
+        retry_until_consistent(is_visible, is_not_visible).await?;
     }
     Ok(())
 }
-
-/// Azure has accepted a change, and goes on showing what was before.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("Azure accepted the change, and does not show it")]
-pub(crate) struct NotShown;
 
 /// Retries while Azure returns the state before a recent change, for up to [`CONSISTENCY_TIMEOUT`].
 ///
 /// # Errors
 /// The error of the last attempt.
-pub(crate) async fn retry_until_consistent<T>(work: impl AsyncFn() -> Result<T>) -> Result<T> {
+pub(crate) async fn retry_until_consistent<T, E: fmt::Display>(
+    work: impl AsyncFn() -> Result<T, E>,
+    is_stale: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let deadline = Instant::now() + CONSISTENCY_TIMEOUT;
     loop {
         match work().await {
@@ -288,16 +293,22 @@ pub(crate) async fn retry_until_consistent<T>(work: impl AsyncFn() -> Result<T>)
     }
 }
 
-/// Whether the error can be due to the state before a change that Azure has accepted.
-fn is_stale(error: &anyhow::Error) -> bool {
+/// Whether an error of ARM can be due to the state before a change that Azure has accepted.
+pub(crate) fn is_stale(error: &ArmError) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
-    error.is::<NotShown>()
-        || error.downcast_ref::<ArmError>().is_some_and(|error| match error {
-            ArmError::Refused(refusal) => {
-                matches!(refusal.status, 404 | 412) || NOT_REGISTERED.contains(&refusal.code.as_str())
-            }
-            _ => false,
-        })
+    match error {
+        ArmError::Refused(response) => {
+            matches!(response.status, 404 | 412) || NOT_REGISTERED.contains(&response.code.as_str())
+        }
+        _ => false,
+    }
+}
+
+fn is_not_visible(error: &ProvisionError) -> bool {
+    match error {
+        ProvisionError::Arm(error) => is_stale(error),
+        error => matches!(error, ProvisionError::NotVisible),
+    }
 }
 
 #[cfg(test)]
@@ -311,7 +322,7 @@ mod tests {
         endpoint: Lookup<()>,
         port: Lookup<u16>,
         desired: DesiredService,
-    ) -> Result<Plan, PortTaken> {
+    ) -> Result<Plan, ProvisionError> {
         let registration = Registration { state: registration.into(), retry_after: None, date: None };
         let state = ServiceState { registration: Some(registration), endpoint, port };
         Plan::new(&ID.parse().unwrap(), &state, desired)

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::Result;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -39,7 +38,7 @@ impl Connector<'_> {
     pub(crate) async fn connect(
         &self,
         credentials: &RelayCredentialCache<'_>,
-    ) -> Result<(Upgraded<net::Stream>, IssuedCredentials)> {
+    ) -> Result<(Upgraded<net::Stream>, IssuedCredentials), ConnectError> {
         let mut deadline = Instant::now() + self.wait;
         let mut kept = VecDeque::from(credentials.cached()?);
         let (mut rejected, mut replaced) = (Vec::new(), false);
@@ -75,7 +74,7 @@ impl Connector<'_> {
                 Err(error) if error.is_transient() && !last => info!("{error}; dialling with others"),
                 // New ones would meet the same fault on the way.
                 Err(error) if error.is_transient() && Instant::now() < deadline => kept.push_back(minted),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -84,7 +83,10 @@ impl Connector<'_> {
     ///
     /// # Errors
     /// The last refusal.
-    pub(crate) async fn connect_with(&self, credentials: &RelayCredentials) -> Result<Upgraded<net::Stream>> {
+    pub(crate) async fn connect_with(
+        &self,
+        credentials: &RelayCredentials,
+    ) -> Result<Upgraded<net::Stream>, ConnectError> {
         Ok(self.dial(credentials, self.wait).await?.0)
     }
 
@@ -92,10 +94,12 @@ impl Connector<'_> {
         &self,
         credentials: &RelayCredentialCache<'_>,
         rejected: &[IssuedCredentials],
-    ) -> Result<IssuedCredentials> {
+    ) -> Result<IssuedCredentials, ConnectError> {
         let object = format!("relay credentials of {} from Azure Resource Manager", self.target);
         self.waiting
-            .run_with_timeout(ARM_TIMEOUT, object, async { Ok(credentials.request(rejected).await?) })
+            .run_with_timeout(ARM_TIMEOUT, object, async {
+                Ok::<_, ConnectError>(credentials.request(rejected).await?)
+            })
             .await
     }
 

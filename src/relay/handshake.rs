@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::azure::arm::ArmError;
 use crate::azure::hybrid_connectivity::RelayCredentials;
-use crate::net::error::{chain, causes};
+use crate::net::error::{causes, chain};
 use crate::net::http_head::{self, Head};
 use crate::net::tls::{self, TlsError};
 use crate::net::{self, Net, NetError};
@@ -105,7 +105,9 @@ where
     let id = Uuid::new_v4();
     debug!(%id, %authority, "asking the relay for a connection");
     let request = request(authority, credentials, port, &key, id);
-    let head = exchange(&mut stream, &request).await.map_err(|error| ConnectError::of_exchange(authority, &error))?;
+    let head = exchange(&mut stream, &request)
+        .await
+        .map_err(|error| ConnectError::of_exchange(authority, &error))?;
     if head.status != 101 {
         return Err(Rejection::new(authority.as_str(), head.status, &head.reason).into());
     }
@@ -133,10 +135,7 @@ fn check_upgrade(head: &Head, key: &str) -> Result<(), String> {
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    request: &str,
-) -> anyhow::Result<Head> {
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> anyhow::Result<Head> {
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     http_head::read(stream).await
@@ -421,7 +420,9 @@ mod tests {
         );
         assert!(!closed.is_transient());
         assert!(rejected(401, "ExpiredToken").is_unauthorized());
-        assert!(!rejected(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized());
+        assert!(
+            !rejected(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized()
+        );
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! first value that it reads.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Context as _;
 
+use crate::ssh::SshError;
 use crate::system::files;
 
 /// A value of a host entry that ssh does not use.
@@ -23,13 +25,14 @@ pub(crate) struct Overridden {
     pub(crate) by: Option<(PathBuf, usize)>,
 }
 
-/// ssh does not use a value of a host entry.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "ssh does not use the {} written for {}: {} says {:?}", .0.keyword, .0.alias,
-    .0.by.as_ref().map_or("another line".to_owned(), |(file, line)| format!("{} line {line}", file.display())), .0.instead
-)]
-pub(crate) struct OverriddenError(pub(crate) Overridden);
+impl fmt::Display for Overridden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { alias, keyword, instead, by } = self;
+        let place = by.as_ref().map(|(file, line)| format!("{} line {line}", file.display()));
+        let place = place.unwrap_or("another line".into());
+        write!(f, "ssh does not use the {keyword} written for {alias}: {place} says {instead:?}")
+    }
+}
 
 /// The values of a host entry, by keyword in lower case.
 pub(crate) type Expected = Vec<(String, String)>;
@@ -42,8 +45,13 @@ const CHECKED_KEYWORDS: [&str; 7] =
 /// An error calls that file `name`. Returns the number of checked aliases; `None` if no ssh is installed.
 ///
 /// # Errors
-/// [`OverriddenError`]; ssh rejects the configuration.
-pub(crate) fn verify(block: &str, file: &Path, name: &Path, only: Option<&str>) -> Result<Option<usize>> {
+/// [`SshError::Overridden`]; [`SshError::Rejected`].
+pub(crate) fn verify(
+    block: &str,
+    file: &Path,
+    name: &Path,
+    only: Option<&str>,
+) -> Result<Option<usize>, SshError> {
     let mut checked = 0;
     for (patterns, expected) in sections(block) {
         if only.is_some_and(|alias| patterns.iter().all(|pattern| pattern != alias)) {
@@ -54,7 +62,7 @@ pub(crate) fn verify(block: &str, file: &Path, name: &Path, only: Option<&str>) 
             if let Some(mut first) = overridden.into_iter().next() {
                 first.by =
                     first.by.map(|(by, line)| if by == file { (name.to_owned(), line) } else { (by, line) });
-                bail!(OverriddenError(first));
+                return Err(SshError::Overridden(first));
             }
             checked += 1;
         }
@@ -63,10 +71,11 @@ pub(crate) fn verify(block: &str, file: &Path, name: &Path, only: Option<&str>) 
 }
 
 /// The values of `alias` that ssh does not use when it reads `file`; `None` if no ssh is installed.
-fn overridden(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Overridden>>> {
+fn overridden(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Overridden>>, SshError> {
     let Some(output) = ssh(&["-G"], alias, Some(file))? else { return Ok(None) };
     if !output.status.success() {
-        bail!("ssh does not accept {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
+        let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(SshError::Rejected { path: file.to_owned(), cause });
     }
     let effective = parse(&output.stdout);
     let is_same = |keyword: &str, used: &str, expected: &str| match keyword {
@@ -119,17 +128,17 @@ pub(crate) fn sections(text: &str) -> Vec<(Vec<String>, Expected)> {
 ///
 /// # Errors
 /// ssh cannot be started.
-pub(crate) fn values(alias: &str, file: Option<&Path>) -> Result<Option<BTreeMap<String, String>>> {
+pub(crate) fn values(alias: &str, file: Option<&Path>) -> Result<Option<BTreeMap<String, String>>, SshError> {
     Ok(ssh(&["-G"], alias, file)?.map(|output| parse(&output.stdout)))
 }
 
-fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Output>> {
+fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Output>, SshError> {
     let mut ssh = Command::new("ssh");
     ssh.args(options).args(file.map(|_| "-F")).args(file).arg("--").arg(alias).stdin(Stdio::null());
     match ssh.output() {
         Ok(output) => Ok(Some(output)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context("cannot run ssh"),
+        Err(error) => Err(error).context("cannot run ssh")?,
     }
 }
 
@@ -144,7 +153,7 @@ fn parse(stdout: &[u8]) -> BTreeMap<String, String> {
 }
 
 /// The line that gave ssh the value: the first one with the keyword in a section that applies.
-fn first_line_with(keyword: &str, alias: &str, file: &Path) -> Result<Option<(PathBuf, usize)>> {
+fn first_line_with(keyword: &str, alias: &str, file: &Path) -> Result<Option<(PathBuf, usize)>, SshError> {
     let Some(output) = ssh(&["-vvv", "-G"], alias, Some(file))? else { return Ok(None) };
     let mut trace = Trace::of(&output.stderr);
     Ok(trace.first_line_with(keyword, file, Reading { applies: true, parse_only: false, depth: 0 }))

@@ -13,3 +13,107 @@ pub(crate) mod rsa_key;
 pub(crate) mod used_names;
 #[cfg_attr(not(unix), allow(dead_code, reason = "some of it is the agent's alone"))]
 pub(crate) mod wire;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::ssh::effective_config::Overridden;
+
+/// The ssh configuration, a key or the agent cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SshError {
+    /// A file or directory of the configuration cannot be changed.
+    #[error("cannot {action} {}: {cause}", path.display())]
+    NotWritten {
+        /// What arcssh tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// ssh reports an error in the configuration.
+    #[error("ssh rejects {}: {cause}", path.display())]
+    Rejected {
+        /// The file.
+        path: PathBuf,
+        /// ssh's message.
+        cause: String,
+    },
+    /// ssh does not use a value of a host entry.
+    #[error("{0}")]
+    Overridden(Overridden),
+    /// No agent can listen at a path.
+    #[error("{0}")]
+    AgentSocket(SocketProblem),
+    /// ssh-keygen is not installed.
+    #[error("ssh-keygen is not installed")]
+    NoKeygen,
+    /// The system starts no process for ssh-keygen.
+    #[error("ssh-keygen cannot be started: {0}")]
+    NoProcess(String),
+    /// ssh-keygen failed.
+    #[error("{0}")]
+    KeyGeneration(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<anyhow::Error> for SshError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for SshError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Why no agent can listen at a path.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has the agent"))]
+pub(crate) enum SocketProblem {
+    /// A file that arcssh did not create is at the path.
+    Occupied(PathBuf),
+    /// Other users can reach sockets in the directory.
+    Open {
+        /// The directory.
+        directory: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The directory is a symbolic link, another kind of file, or another user's.
+    NotOwn(PathBuf),
+    /// The path is too long for the address of a socket (unix(7), `sun_path`).
+    TooLong(PathBuf),
+}
+
+impl fmt::Display for SocketProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Occupied(path) => {
+                write!(
+                    f,
+                    "arcssh did not create {}, and does not replace it with an SSH agent",
+                    path.display()
+                )
+            }
+            Self::Open { directory, mode } => write!(
+                f,
+                "other users can open {} (mode {mode:04o}), the directory of the SSH agent",
+                directory.display()
+            ),
+            Self::NotOwn(path) => write!(
+                f,
+                "{} is not a directory of this user, so arcssh serves no SSH agent there",
+                path.display()
+            ),
+            Self::TooLong(path) => {
+                write!(f, "the path of the SSH agent is too long for a socket: {}", path.display())
+            }
+        }
+    }
+}

@@ -1,9 +1,16 @@
 //! How SSH writes numbers and strings (RFC 4251 section 5). Reads nothing beyond the bytes that are there.
 
+use std::fmt;
+
 /// The bytes are not what SSH would write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is not encoded as SSH encodes it")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is not in the encoding of SSH")
+    }
+}
 
 /// What is still to be read.
 #[derive(Clone, Copy)]

@@ -23,7 +23,8 @@ pub(crate) fn check() -> Result<(), SystemError> {
     descriptors().map_err(|error| SystemError::Descriptors(error.to_string()))?;
     // Before the first HashMap: its seed comes from the same source, and std panics without it.
     SystemRandom::new().fill(&mut [0; 32]).map_err(|_| SystemError::Randomness)?;
-    let thread = thread::Builder::new().spawn(|| {}).map_err(|error| SystemError::Threads(error.to_string()))?;
+    let thread =
+        thread::Builder::new().spawn(|| {}).map_err(|error| SystemError::Threads(error.to_string()))?;
     let _ = thread.join();
     Ok(())
 }

@@ -9,6 +9,8 @@ pub(crate) mod stdio;
 
 use std::path::PathBuf;
 
+use crate::system::limits::DESCRIPTORS;
+
 /// A limit of the system, or a file of arcssh that cannot be used safely.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum SystemError {
@@ -23,7 +25,7 @@ pub(crate) enum SystemError {
         wanted: u32,
     },
     /// The limit of file descriptors is too low.
-    #[error("arcssh needs {} free file descriptors: {0}", limits::DESCRIPTORS)]
+    #[error("arcssh needs {DESCRIPTORS} free file descriptors: {0}")]
     Descriptors(String),
     /// The limit of processes or of memory is reached.
     #[error("the system does not start a thread: {0}")]

@@ -2,11 +2,10 @@
 //! secrets.
 
 use std::cell::{OnceCell, RefCell};
+use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
 use azure_core::Error;
-use azure_core::error::ErrorKind;
 use azure_core::http::headers::{HeaderName, Headers};
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use serde::de::DeserializeOwned;
@@ -16,13 +15,14 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{AccessToken, CredentialChain, CredentialError, CredentialOptions};
-use crate::azure::http::{TooLong, client_options, date, error_chain, retry_after};
+use crate::azure::http::{HttpError, client_options, date, retry_after};
 use crate::azure::json::text;
 use crate::azure::relay_host::RelaySuffixes;
-use crate::net::Net;
+use crate::net::error::chain;
 use crate::net::http_head::auth_param;
+use crate::net::{Net, NetError};
+use crate::state::Store;
 use crate::system::SystemError;
-use crate::state::{Store};
 
 /// The header with ARM's ID of a request, for Azure support.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -127,7 +127,7 @@ impl Arm {
     /// Sends a `GET` to a URL of a response, such as `nextLink`. Only ARM gets the token.
     pub(crate) async fn get_url<T: DeserializeOwned>(&self, url: Url) -> Result<T, ArmError> {
         if url.origin() != self.endpoint.origin() {
-            return Err(self.unexpected(anyhow!("{} is not Azure Resource Manager", url.authority())));
+            return Err(self.unexpected(format!("{} is not Azure Resource Manager", url.authority())));
         }
         self.send(Request::new(url, Method::Get)).await?.json()
     }
@@ -178,7 +178,7 @@ impl Arm {
         request.insert_header("authorization", format!("Bearer {}", token.secret.secret()));
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await;
-        let response = response.map_err(|error| self.to_arm_error(error))?;
+        let response = response.map_err(|error| self.to_arm_error(&error))?;
         let status = response.status();
         let request_id = response.headers().get_optional_str(&REQUEST_ID);
         info!(status = u16::from(status), request_id, "response of ARM");
@@ -194,30 +194,25 @@ impl Arm {
     }
 
     /// Returns the error for an unexpected 2xx response.
-    pub(crate) fn unexpected(&self, error: impl Into<anyhow::Error>) -> ArmError {
-        ArmError::UnexpectedAnswer { host: self.authority().to_owned(), error: error.into() }
+    pub(crate) fn unexpected(&self, cause: impl Into<String>) -> ArmError {
+        ArmError::UnexpectedAnswer { host: self.authority().to_owned(), why: cause.into() }
     }
 
-    fn to_arm_error(&self, error: Error) -> ArmError {
-        // The retry policy wraps the error of a policy below it.
-        if let Some(response) = error_chain(&error).find_map(|cause| cause.downcast_ref::<ErrorResponse>()) {
-            return ArmError::Refused(response.clone());
+    fn to_arm_error(&self, error: &Error) -> ArmError {
+        match HttpError::find(error) {
+            Some(HttpError::Status { url, response }) => ArmError::Refused(ErrorResponse::new(url, response)),
+            Some(HttpError::TooLong) => self.unexpected(HttpError::TooLong.to_string()),
+            None => ArmError::Net(NetError::find(error, self.authority()).unwrap_or_else(|| {
+                NetError::Unreachable { host: self.authority().to_owned(), cause: chain(error) }
+            })),
         }
-        if let Some(too_long) = error_chain(&error).find_map(|cause| cause.downcast_ref::<TooLong>()) {
-            return self.unexpected(*too_long);
-        }
-        ArmError::Unreachable(error)
     }
 
     fn pipeline(&self) -> Result<&Pipeline, ArmError> {
         if let Some(pipeline) = self.pipeline.get() {
             return Ok(pipeline);
         }
-        let client = self.credentials.client().map_err(ArmError::Client)?;
-        let to_error = |url: &Url, response: &RawResponse| {
-            Error::new(ErrorKind::Other, ErrorResponse::new(url, response))
-        };
-        let options = client_options(client, &self.endpoint, to_error);
+        let options = client_options(self.credentials.client()?, &self.endpoint);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         Ok(self.pipeline.get_or_init(|| Pipeline::new(name, version, options, vec![], vec![], None)))
     }
@@ -238,41 +233,43 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| ArmError::UnexpectedAnswer { host: self.host.clone(), error: error.into() })
+            .map_err(|error| ArmError::UnexpectedAnswer { host: self.host.clone(), why: error.to_string() })
     }
 }
 
 /// Why a request to ARM failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ArmError {
     /// ARM responded with a status other than 2xx.
-    #[error(transparent)]
+    #[error("{0}")]
     Refused(ErrorResponse),
     /// There is no token.
     #[error(transparent)]
-    CredentialError(#[from] CredentialError),
-    /// The environment names an unusable proxy.
-    #[error("there is no way to Azure Resource Manager")]
-    Client(#[source] anyhow::Error),
+    Credential(#[from] CredentialError),
     /// ARM is unreachable.
-    #[error("Azure Resource Manager cannot be reached")]
-    Unreachable(#[source] Error),
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// Other users can access the state directory.
     #[error(transparent)]
-    Store(#[from] SystemError),
+    State(#[from] SystemError),
+    /// ARM names a relay outside of the trusted domains.
+    #[error("the host {0:?} is not in a trusted relay domain")]
+    ForeignRelay(String),
+    /// A list does not end.
+    #[error("{0}")]
+    TooManyPages(String),
     /// ARM sent an unexpected 2xx response.
-    #[error("Azure Resource Manager gave an unexpected answer")]
+    #[error("unexpected response of {host}: {why}")]
     UnexpectedAnswer {
         /// The host of the request, with its port unless that is 443.
         host: String,
-        #[source]
-        error: anyhow::Error,
+        /// What is wrong.
+        why: String,
     },
 }
 
 /// An error response of ARM, `{"error":{"code","message"}}`.
-#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
-#[error("ARM answered {status} {code}: {message}")]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ErrorResponse {
     /// The host of the request, with its port unless that is 443.
     #[serde(default)]
@@ -286,6 +283,13 @@ pub(crate) struct ErrorResponse {
     pub(crate) request_id: Option<Box<str>>,
     /// The tenant whose token ARM requires.
     pub(crate) tenant: Option<Box<str>>,
+}
+
+impl fmt::Display for ErrorResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, code, message, .. } = self;
+        write!(f, "Azure Resource Manager responded {status} {code}: {message}")
+    }
 }
 
 impl ErrorResponse {

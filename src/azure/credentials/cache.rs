@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::info;
 
+use crate::azure::credentials::source::ProgramFailure;
 use crate::azure::credentials::{AccessToken, CredentialError, CredentialSource};
-use crate::system::SystemError;
 use crate::state::{Key, Kind, Store};
+use crate::system::SystemError;
 use crate::system::clock::since_epoch;
 
 /// The tokens of one credential chain.
@@ -80,9 +81,10 @@ impl TokenCache {
                 // About once an hour.
                 self.store.remove_expired();
             }
-            Err(CredentialError::Refused { from, error, .. }) if from.is_program() => {
-                self.store
-                    .write(&refusal, &Refused { from: *from, words: messages(error), at: since_epoch() });
+            Err(CredentialError::Failed { from, error, .. }) if from.is_program() => {
+                if let Some(failure) = ProgramFailure::of(error) {
+                    self.store.write(&refusal, &Refused { from: *from, failure, at: since_epoch() });
+                }
             }
             Err(_) => {}
         }
@@ -102,30 +104,15 @@ impl TokenCache {
 #[derive(Serialize, Deserialize)]
 struct Refused {
     from: CredentialSource,
-    /// The messages of the error, outermost first.
-    words: Vec<String>,
+    #[serde(flatten)]
+    failure: ProgramFailure,
     /// Since the Unix epoch.
     at: Duration,
 }
 
 impl Refused {
     fn into_error(self, tenant: Option<&str>) -> CredentialError {
-        CredentialError::Refused {
-            from: self.from,
-            tenant: tenant.map(Into::into),
-            error: from_messages(self.words),
-        }
+        let tenant = tenant.map(Into::into);
+        CredentialError::Failed { from: self.from, tenant, error: self.failure.into_error() }
     }
-}
-
-/// Returns the messages of an error and its causes, outermost first.
-pub(crate) fn messages(error: &anyhow::Error) -> Vec<String> {
-    error.chain().map(ToString::to_string).collect()
-}
-
-/// Returns an error with these messages, outermost first.
-pub(crate) fn from_messages(messages: Vec<String>) -> anyhow::Error {
-    let mut messages = messages.into_iter().rev();
-    let root = anyhow::Error::msg(messages.next().unwrap_or_default());
-    messages.fold(root, anyhow::Error::context)
 }

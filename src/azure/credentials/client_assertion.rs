@@ -1,5 +1,6 @@
 //! A client certificate, and the client assertion that its key signs (RFC 7523, section 2.2).
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -14,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::azure::credentials::source::SourceError;
 use crate::system::clock::unix_now;
 use crate::system::files;
 
@@ -32,12 +34,12 @@ impl ClientCertificate {
     /// Reads a PEM file. Its first certificate must be that of its RSA key.
     ///
     /// # Errors
-    /// See [`InvalidClientCertificate`], or the file is unreadable.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
+    /// [`SourceError::ClientCertificate`], or the file is unreadable.
+    pub(crate) fn read(path: &Path) -> Result<Self, SourceError> {
         let text = files::read(path, files::MAX_TEXT);
         let text = text.with_context(|| format!("cannot read the certificate {}", path.display()))?;
         Self::from_pem(&text)
-            .map_err(|flaw| InvalidClientCertificate { path: path.display().to_string(), flaw }.into())
+            .map_err(|problem| SourceError::ClientCertificate { path: path.display().to_string(), problem })
     }
 
     fn from_pem(text: &[u8]) -> Result<Self, CertificateProblem> {
@@ -82,30 +84,32 @@ impl ClientCertificate {
     }
 }
 
-/// An unusable certificate file.
-#[derive(Debug, thiserror::Error)]
-#[error("the certificate {path} is unusable")]
-pub(crate) struct InvalidClientCertificate {
-    pub(crate) path: String,
-    #[source]
-    pub(crate) flaw: CertificateProblem,
-}
-
-/// Why a certificate file is unusable.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+/// Why a certificate file cannot be used.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum CertificateProblem {
     /// The file may be PKCS #12.
-    #[error("it is not in PEM form")]
     NotPem,
     /// The key is encrypted.
-    #[error("its key has a password")]
     Locked,
-    #[error("it holds no certificate")]
+    /// The file has no certificate.
     NoCertificate,
-    #[error("it holds no private key")]
+    /// The file has no private key.
     NoKey,
-    #[error("its key is not an RSA key")]
+    /// The key has another type.
     NotRsa,
-    #[error("its key is not a usable RSA key ({0})")]
+    /// The RSA key is too short, or damaged.
     Rejected(KeyRejected),
+}
+
+impl fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPem => f.write_str("the file is not in PEM format"),
+            Self::Locked => f.write_str("the key has a password"),
+            Self::NoCertificate => f.write_str("the file contains no certificate"),
+            Self::NoKey => f.write_str("the file contains no private key"),
+            Self::NotRsa => f.write_str("the key is not an RSA key"),
+            Self::Rejected(cause) => write!(f, "the key is not a usable RSA key ({cause})"),
+        }
+    }
 }

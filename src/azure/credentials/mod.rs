@@ -4,9 +4,10 @@
 
 pub(crate) mod cache;
 pub(crate) mod cli_tools;
-mod client_assertion;
+pub(crate) mod client_assertion;
 mod managed_identity;
 pub(crate) mod service_principal;
+pub(crate) mod source;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -22,18 +23,14 @@ use tracing::info;
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::cache::TokenCache;
 use crate::azure::credentials::service_principal::ServicePrincipal;
+use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::http::Client;
 use crate::azure::{entra, login};
-use crate::net::Net;
-use crate::system::SystemError;
+use crate::net::{Net, NetError};
 use crate::state::{Key, Kind, Store};
+use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
-
-pub(crate) use crate::azure::credentials::cli_tools::MissingSshExtension;
-pub(crate) use crate::azure::credentials::client_assertion::{CertificateProblem, InvalidClientCertificate};
-pub(crate) use crate::azure::credentials::managed_identity::arc::{AgentNotRunning, Impostor, START_AGENT};
-pub(crate) use crate::azure::credentials::service_principal::IncompleteEnvironment;
 
 /// A source of access tokens, spelled as after `--credential`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -100,6 +97,11 @@ impl CredentialSource {
         }
     }
 
+    /// Returns the name of the source after `--credential`.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+    }
+
     /// Returns the name of the source for a sentence.
     pub(crate) fn title(self) -> &'static str {
         match self {
@@ -117,84 +119,33 @@ impl CredentialSource {
 
 type TokenResult = Result<SdkToken, SourceError>;
 
-/// Why a source has no token.
-#[derive(Debug)]
-pub(crate) enum SourceError {
-    /// The source is unavailable.
-    Unavailable(Unavailable),
-    /// The source is available and failed.
-    Refused(anyhow::Error),
-    /// The source is a program without a signed-in user.
-    SignedOut(anyhow::Error),
-}
-
-/// An unavailable source.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{why}")]
-pub(crate) struct Unavailable {
-    why: String,
-    /// How to make the source available.
-    pub(crate) remedy: String,
-    /// Whether the source is available to other users.
-    for_others: bool,
-}
-
-impl Unavailable {
-    pub(crate) fn new(why: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { why: why.into(), remedy: remedy.into(), for_others: false }
-    }
-
-    /// Returns a source that is available only to other users.
-    fn for_others(why: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { for_others: true, ..Self::new(why, remedy) }
-    }
-}
-
-impl From<Unavailable> for SourceError {
-    fn from(absent: Unavailable) -> Self {
-        Self::Unavailable(absent)
-    }
-}
-
-impl From<anyhow::Error> for SourceError {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<azure_core::Error> for SourceError {
-    fn from(error: azure_core::Error) -> Self {
-        Self::Refused(error.into())
-    }
-}
-
-impl From<SystemError> for SourceError {
-    fn from(error: SystemError) -> Self {
-        Self::Refused(error.into())
-    }
-}
-
 /// Why there is no token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum CredentialError {
     /// No source is available; this one is available to other users.
     #[error("no account is signed in")]
-    Nobody(Option<Unavailable>),
+    NotSignedIn(Option<Unavailable>),
     /// The selected source is unavailable.
-    #[error("{} is not there: {absent}", from.title())]
-    Unavailable { from: CredentialSource, absent: Unavailable },
+    #[error("{} is unavailable: {unavailable}", from.title())]
+    Unavailable {
+        /// The source.
+        from: CredentialSource,
+        /// Why.
+        unavailable: Unavailable,
+    },
     /// An available source failed.
-    #[error("{} gives no token", from.title())]
-    Refused {
+    #[error("{} has no token: {error}", from.title())]
+    Failed {
+        /// The source.
         from: CredentialSource,
         /// The tenant that Azure asked for; without it, the source chose.
         tenant: Option<String>,
-        #[source]
-        error: anyhow::Error,
+        /// Why.
+        error: SourceError,
     },
     /// Other users can access the state directory.
     #[error(transparent)]
-    Store(#[from] SystemError),
+    State(#[from] SystemError),
 }
 
 /// An access token for ARM.
@@ -271,7 +222,7 @@ impl CredentialChain {
     ///
     /// # Errors
     /// The environment names an unusable proxy.
-    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self) -> Result<Client, NetError> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
@@ -307,7 +258,7 @@ impl CredentialChain {
             CredentialSource::Any => &CredentialSource::ALL,
             one => slice::from_ref(one),
         };
-        let rejected = |from, error| CredentialError::Refused { from, tenant: tenant.map(Into::into), error };
+        let failed = |from, error| CredentialError::Failed { from, tenant: tenant.map(Into::into), error };
         let mut for_others: Option<Unavailable> = None;
         let mut signed_out = None;
         for &from in sources {
@@ -318,23 +269,24 @@ impl CredentialChain {
                     info!(expires_on = token.expires_on, "a token of {}", from.title());
                     return Ok(token);
                 }
-                Err(SourceError::Unavailable(absent)) => {
-                    info!("skipping {}: {absent}", from.title());
+                Err(SourceError::Unavailable(unavailable)) => {
+                    info!("skipping {}: {unavailable}", from.title());
                     if self.options.source != CredentialSource::Any {
-                        return Err(CredentialError::Unavailable { from, absent });
+                        return Err(CredentialError::Unavailable { from, unavailable });
                     }
-                    for_others = for_others.or(Some(absent).filter(|absent| absent.for_others));
+                    let is_for_others = matches!(unavailable, Unavailable::KeyOfAgent(_));
+                    for_others = for_others.or(Some(unavailable).filter(|_| is_for_others));
                 }
-                Err(SourceError::SignedOut(error)) => {
-                    info!("skipping {}: {error:#}", from.title());
+                Err(error @ SourceError::SignedOut(_)) => {
+                    info!("skipping {}: {error}", from.title());
                     signed_out.get_or_insert((from, error));
                 }
-                Err(SourceError::Refused(error)) => return Err(rejected(from, error)),
+                Err(error) => return Err(failed(from, error)),
             }
         }
         Err(match signed_out {
-            Some((from, error)) => rejected(from, error),
-            None => CredentialError::Nobody(for_others),
+            Some((from, error)) => failed(from, error),
+            None => CredentialError::NotSignedIn(for_others),
         })
     }
 
@@ -342,7 +294,7 @@ impl CredentialChain {
         let cloud = &self.cloud;
         let scope = cloud.arm_scope.as_str();
         match source {
-            CredentialSource::Any => Err(Unavailable::new("it is no source of its own", "").into()),
+            CredentialSource::Any => Err(Unavailable::NoSignIn.into()),
             CredentialSource::Environment => {
                 self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
@@ -368,10 +320,10 @@ impl CredentialChain {
     /// Requests a token for the account of `arcssh login`.
     async fn by_login(&self, tenant: Option<&str>) -> TokenResult {
         if login::account(&self.cloud, &self.store)?.is_none() {
-            return Err(Unavailable::new("nobody has typed arcssh login", "run arcssh login").into());
+            return Err(Unavailable::NoSignIn.into());
         }
         let token = login::refreshed(&self.cloud, self.client()?, tenant).await?;
-        token.ok_or_else(|| Unavailable::new("somebody typed arcssh logout", "run arcssh login").into())
+        token.ok_or(SourceError::Unavailable(Unavailable::NoSignIn))
     }
 
     fn key(&self, tenant: Option<&str>) -> Result<Key, CredentialError> {
@@ -380,11 +332,7 @@ impl CredentialChain {
     }
 
     /// Returns the cache key of `what` Entra ID issues: `what`, with all that decides for which account it is issued.
-    pub(crate) fn cache_key(
-        &self,
-        what: String,
-        tenant: Option<&str>,
-    ) -> Result<String, SystemError> {
+    pub(crate) fn cache_key(&self, what: String, tenant: Option<&str>) -> Result<String, SystemError> {
         let variable = |name| service_principal::variable(name).ok().flatten();
         let mut key = format!("{what} of {}", self.cloud.authority_host);
         let mut add = |name: &str, value: Option<String>| {

@@ -3,20 +3,20 @@
 use std::env::VarError;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, bail};
 use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::client_assertion::ClientCertificate;
-use crate::azure::credentials::{SourceError, Unavailable};
-use crate::azure::entra::{self, Entra, TokenResponse};
+use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::entra::{self, Entra, EntraError, TokenResponse};
 use crate::azure::http::Client;
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::secret::Secret;
 
 /// Returns an environment variable. As in every Azure SDK, an empty variable counts as not set.
-pub(crate) fn variable(name: &str) -> Result<Option<String>> {
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(Some(value)),
         Ok(_) | Err(VarError::NotPresent) => Ok(None),
@@ -48,26 +48,18 @@ impl ServicePrincipal {
             let assertion = certificate.assertion(&client_id, audience.as_str())?;
             Ok(Self::with_assertion(tenant, client_id, assertion.into()))
         } else {
-            Err(Unavailable::new(
-                "neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
-                "set AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH",
-            )
-            .into())
+            Err(Unavailable::NoSecret.into())
         }
     }
 
     /// Returns the service principal with a token of another issuer, for example of Kubernetes or of a pipeline.
     pub(crate) fn with_federated_token(tenant: Option<&str>) -> Result<Self, SourceError> {
         let Some(file) = variable("AZURE_FEDERATED_TOKEN_FILE")? else {
-            return Err(Unavailable::new(
-                "AZURE_FEDERATED_TOKEN_FILE is not set",
-                "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE",
-            )
-            .into());
+            return Err(Unavailable::NoFederatedToken.into());
         };
         let (tenant, client_id) = ids("AZURE_FEDERATED_TOKEN_FILE", tenant)?;
         let text = read_text(Path::new(&file), MAX_TEXT);
-        let text = text.with_context(|| format!("AZURE_FEDERATED_TOKEN_FILE={file} is unusable"))?;
+        let text = text.with_context(|| format!("AZURE_FEDERATED_TOKEN_FILE={file} cannot be used"))?;
         // A shell appends a line break.
         let assertion = Zeroizing::new(text).trim().into();
         Ok(Self::with_assertion(tenant, client_id, assertion))
@@ -92,7 +84,7 @@ impl ServicePrincipal {
         client: Client,
         scope: &str,
         more: &[(&str, &str)],
-    ) -> azure_core::Result<(TokenResponse, Option<u64>)> {
+    ) -> Result<(TokenResponse, Option<u64>), EntraError> {
         let mut form = vec![("grant_type", "client_credentials"), ("scope", scope)];
         form.extend(self.fields.iter().map(|(name, value)| (*name, value.secret())));
         form.extend(more);
@@ -102,19 +94,11 @@ impl ServicePrincipal {
 
 /// Returns tenant and client ID. Other credential sources use AZURE_TENANT_ID and AZURE_CLIENT_ID too, so only the variable
 /// `by`, which authenticates the application, selects this source.
-fn ids(by: &'static str, tenant: Option<&str>) -> Result<(String, String)> {
+fn ids(by: &'static str, tenant: Option<&str>) -> Result<(String, String), SourceError> {
     let tenant = tenant.map_or_else(|| variable("AZURE_TENANT_ID"), |tenant| Ok(Some(tenant.to_owned())))?;
-    let missing = |missing| IncompleteEnvironment { by, missing };
+    let missing = |missing| SourceError::IncompleteEnvironment { by, missing };
     let tenant = tenant.ok_or(missing("AZURE_TENANT_ID"))?;
     let client_id = variable("AZURE_CLIENT_ID")?.ok_or(missing("AZURE_CLIENT_ID"))?;
     info!(tenant, client_id, "the service principal of {by}");
     Ok((tenant, client_id))
-}
-
-/// The environment describes a service principal only in part.
-#[derive(Debug, thiserror::Error)]
-#[error("{by} is set, but {missing} is not")]
-pub(crate) struct IncompleteEnvironment {
-    by: &'static str,
-    missing: &'static str,
 }

@@ -11,7 +11,7 @@ fn a_token_expires_within_the_maximum_lifetime_and_an_error_is_one_line() {
     each_input("entra", |input| {
         let response = |status| RawResponse::from_bytes(status, Headers::new(), input.to_vec());
         let error =
-            EntraError::new(&"https://login.example".parse().unwrap(), &response(StatusCode::BadRequest));
+            Rejection::new(&"https://login.example".parse().unwrap(), &response(StatusCode::BadRequest));
         assert!(!error.description.contains(['\n', '\r', '\t']));
         let _ = claims(&text(input));
         let normalized = normalized(&response(StatusCode::Ok));

@@ -1,15 +1,15 @@
 //! Entra ID's endpoints, their token responses and their errors.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use azure_core::Error;
 use azure_core::credentials::AccessToken as SdkToken;
-use azure_core::error::ErrorKind;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use azure_core::time::OffsetDateTime;
-use azure_core::{Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
-use crate::azure::http::{Client, client_options, date, into_async, retry_after};
+use crate::azure::http::{Client, HttpError, client_options, date, into_async, retry_after};
 use crate::azure::json::{optional_number, or_default};
+use crate::net::NetError;
+use crate::net::error::chain;
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
 
@@ -40,7 +42,7 @@ pub(crate) struct Entra {
 
 impl Entra {
     pub(crate) fn new(cloud: &Cloud, client: Client) -> Self {
-        let options = client_options(client, &cloud.authority_host, to_error);
+        let options = client_options(client, &cloud.authority_host);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, options, vec![], vec![], None);
         Self { authority: cloud.authority_host.clone(), pipeline }
@@ -49,13 +51,13 @@ impl Entra {
     /// Posts a form to an endpoint, and returns the JSON response.
     ///
     /// # Errors
-    /// An [`EntraError`] in the error chain, or a network error.
+    /// See [`EntraError`].
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         tenant: &str,
         endpoint: &str,
         form: &[(&str, &str)],
-    ) -> Result<T> {
+    ) -> Result<T, EntraError> {
         Ok(self.post_dated(tenant, endpoint, form).await?.0)
     }
 
@@ -68,14 +70,15 @@ impl Entra {
         tenant: &str,
         endpoint: &str,
         form: &[(&str, &str)],
-    ) -> Result<(T, Option<u64>)> {
+    ) -> Result<(T, Option<u64>), EntraError> {
         let mut request = Request::new(address(&self.authority, tenant, endpoint), Method::Post);
         request.insert_header("content-type", "application/x-www-form-urlencoded");
         request.set_body(form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
-        let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await?;
+        let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await;
+        let response = response.map_err(|error| EntraError::of_pipeline(&self.authority, &error))?;
         let json = serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success());
-        let json = json.ok_or_else(|| to_error(&self.authority, &response))?;
+        let json = json.ok_or_else(|| EntraError::Rejected(Rejection::new(&self.authority, &response)))?;
         Ok((json, date(response.headers())))
     }
 }
@@ -154,14 +157,34 @@ impl Policy for NormalizeTokenResponse {
     }
 }
 
-fn to_error(url: &Url, response: &RawResponse) -> Error {
-    Error::new(ErrorKind::Credential, EntraError::new(url, response))
+/// Why Entra ID issued no token.
+#[derive(Clone, Debug)]
+pub(crate) enum EntraError {
+    /// Entra ID, or another server instead, responded without a token.
+    Rejected(Rejection),
+    /// Entra ID is unreachable.
+    Net(NetError),
+    /// Anything else.
+    Failed(String),
 }
 
-/// A response without a token.
-#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
-#[error("Entra ID answered {status} {description}")]
-pub(crate) struct EntraError {
+impl EntraError {
+    /// Returns the failure of a request.
+    pub(crate) fn of_pipeline(url: &Url, error: &Error) -> Self {
+        match HttpError::find(error) {
+            Some(HttpError::Status { url, response }) => Self::Rejected(Rejection::new(url, response)),
+            Some(HttpError::TooLong) => Self::Failed(HttpError::TooLong.to_string()),
+            None => match NetError::find(error, url.authority()) {
+                Some(error) => Self::Net(error),
+                None => Self::Failed(chain(error)),
+            },
+        }
+    }
+}
+
+/// A response of Entra ID without a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rejection {
     /// The host of the request, with its port unless that is 443.
     #[serde(default)]
     pub(crate) host: String,
@@ -173,6 +196,12 @@ pub(crate) struct EntraError {
     pub(crate) retry_after: Option<Duration>,
 }
 
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entra ID responded {} {}", self.status, self.description)
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Body {
@@ -182,7 +211,7 @@ struct Body {
     error_description: String,
 }
 
-impl EntraError {
+impl Rejection {
     fn new(url: &Url, response: &RawResponse) -> Self {
         let Body { error, error_description } = serde_json::from_slice(response.body()).unwrap_or_default();
         let status = response.status().into();
@@ -261,7 +290,7 @@ mod tests {
         let describe = |status, body: &str| {
             let body = body.as_bytes().to_vec();
             let url = "https://login.example/tenant".parse().unwrap();
-            EntraError::new(&url, &RawResponse::from_bytes(status, Headers::new(), body)).description
+            Rejection::new(&url, &RawResponse::from_bytes(status, Headers::new(), body)).description
         };
         let (bad, forbidden) = (StatusCode::BadRequest, StatusCode::Forbidden);
         let aadsts = r#"{"error":"invalid_grant","error_description":"AADSTS7: No.\r\nTrace"}"#;

@@ -8,7 +8,6 @@ use std::fmt;
 use std::hash::BuildHasher as _;
 use std::str::FromStr;
 
-use anyhow::{Context, ensure};
 use azure_core::http::Url;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -166,7 +165,7 @@ async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmE
         machines.extend(page.data.iter().filter_map(machine));
         skip_token = page.skip_token.filter(|token| !token.is_empty());
         match &skip_token {
-            Some(token) => seen.note(token).map_err(|error| arm.unexpected(error))?,
+            Some(token) => seen.note(token)?,
             None => return Ok(machines),
         }
     }
@@ -222,8 +221,9 @@ pub(super) async fn pages<T: DeserializeOwned>(
     let mut all = page.value;
     let mut seen = VisitedPages::default();
     while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
-        let next = seen.note(&next).and_then(|()| Url::parse(&next).context("nextLink is not a URL"));
-        let next = next.map_err(|error| arm.unexpected(error))?;
+        seen.note(&next)?;
+        let next =
+            Url::parse(&next).map_err(|error| arm.unexpected(format!("nextLink is not a URL: {error}")))?;
         page = arm.get_url(next).await?;
         all.append(&mut page.value);
     }
@@ -239,18 +239,17 @@ impl VisitedPages {
     ///
     /// # Errors
     /// It was there before, or there are more than [`MAX_PAGES`].
-    fn note(&mut self, page: &str) -> anyhow::Result<()> {
+    fn note(&mut self, page: &str) -> Result<(), ArmError> {
         let hash = self.0.hasher().hash_one(page);
-        ensure!(self.0.insert(hash), "its pages lead back to one that was there");
-        ensure!(self.0.len() < MAX_PAGES, TooManyPages);
+        if !self.0.insert(hash) {
+            return Err(ArmError::TooManyPages("a page links to a previous page".into()));
+        }
+        if self.0.len() >= MAX_PAGES {
+            return Err(ArmError::TooManyPages(format!("a list has more than {MAX_PAGES} pages")));
+        }
         Ok(())
     }
 }
-
-/// A list that does not end within [`MAX_PAGES`].
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a list has more than {MAX_PAGES} pages")]
-pub(crate) struct TooManyPages;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", bound = "T: DeserializeOwned")]

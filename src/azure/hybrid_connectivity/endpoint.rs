@@ -78,10 +78,9 @@ pub(crate) async fn delete_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(
 pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Lookup<u16>, ArmError> {
     match arm.get::<Configuration>(&configuration_path(machine, service), &QUERY).await {
         Err(error) if is_not_found(&error) => Ok(Lookup::NotFound),
-        configuration => Lookup::of(
-            configuration
-                .and_then(|configuration| configuration.port(service).map_err(|error| arm.unexpected(error))),
-        ),
+        configuration => Lookup::of(configuration.and_then(|configuration| {
+            configuration.port(service).map_err(|error| arm.unexpected(error.to_string()))
+        })),
     }
 }
 

@@ -4,14 +4,13 @@ pub(crate) mod endpoint;
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::json::optional_number;
-use crate::azure::relay_host::{RelayHost, RelaySuffixes};
+use crate::azure::relay_host::{RelayHost, RelaySuffixes, UntrustedRelay};
 use crate::azure::resource_id::ResourceId;
 use crate::system::secret::Secret;
 
@@ -69,7 +68,10 @@ pub(crate) async fn list_credentials(
     let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
     let response = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
     let credentials = RelayCredentials::from_json(&response.body, arm.relay_suffixes());
-    let credentials = credentials.map_err(|error| arm.unexpected(error))?;
+    let credentials = credentials.map_err(|error| match error {
+        InvalidCredentials::UntrustedRelay(host) => ArmError::ForeignRelay(host),
+        InvalidCredentials::Malformed(cause) => arm.unexpected(cause),
+    })?;
     Ok((credentials, response.date))
 }
 
@@ -94,11 +96,11 @@ impl RelayCredentials {
     /// Parses a response of `listCredentials`: `{"relay":{…}}`.
     ///
     /// # Errors
-    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay), or the JSON is not relay credentials.
-    pub(crate) fn from_json(json: &[u8], suffixes: &RelaySuffixes) -> Result<Self> {
+    /// [`InvalidCredentials::UntrustedRelay`], or the JSON is not relay credentials.
+    pub(crate) fn from_json(json: &[u8], suffixes: &RelaySuffixes) -> Result<Self, InvalidCredentials> {
         // serde_json's errors can quote the text, which contains secrets.
         let Ok(Envelope { relay }) = serde_json::from_slice(json) else {
-            bail!("there are no relay credentials in it");
+            return Err("it contains no relay credentials".into());
         };
         relay.check(suffixes)
     }
@@ -109,10 +111,12 @@ impl RelayCredentials {
     ///
     /// # Errors
     /// As for [`Self::from_json`], or the text is not base64.
-    pub(crate) fn from_relay_info(text: &str, suffixes: &RelaySuffixes) -> Result<Self> {
+    pub(crate) fn from_relay_info(text: &str, suffixes: &RelaySuffixes) -> Result<Self, InvalidCredentials> {
         let base64: String = text.split_ascii_whitespace().collect();
-        ensure!(!base64.is_empty(), "it is empty");
-        let json = STANDARD.decode(base64).ok().context("it is not base64")?;
+        if base64.is_empty() {
+            return Err("it is empty".into());
+        }
+        let json = STANDARD.decode(base64).map_err(|_| "it is not base64")?;
         Self::from_json(&json, suffixes)
     }
 }
@@ -141,9 +145,9 @@ impl Unchecked {
     /// Validates all parts.
     ///
     /// # Errors
-    /// A [`ForeignRelay`](crate::azure::relay_host::ForeignRelay), or a part cannot be in an HTTP request.
-    pub(crate) fn check(self, suffixes: &RelaySuffixes) -> Result<RelayCredentials> {
-        let access_key = self.access_key.context("the relay credentials hold no accessKey")?;
+    /// [`InvalidCredentials::UntrustedRelay`], or a part cannot be in an HTTP request.
+    pub(crate) fn check(self, suffixes: &RelaySuffixes) -> Result<RelayCredentials, InvalidCredentials> {
+        let access_key = self.access_key.ok_or("the relay credentials have no accessKey")?;
         let token = self.service_configuration_token.filter(|token| !token.secret().is_empty());
         Ok(RelayCredentials {
             relay: suffixes.host(&self.namespace_name, &self.namespace_name_suffix)?,
@@ -171,19 +175,47 @@ impl From<RelayCredentials> for Unchecked {
     }
 }
 
-fn path(text: String) -> Result<String> {
+fn path(text: String) -> Result<String, &'static str> {
     let allowed = |c: char| c.is_ascii_graphic() && !"?#".contains(c);
-    ensure!(
-        !text.is_empty() && text.chars().all(allowed),
-        "the relay credentials' hybridConnectionName is not a path"
-    );
+    if text.is_empty() || !text.chars().all(allowed) {
+        return Err("the hybridConnectionName of the relay credentials is not a path");
+    }
     Ok(text)
 }
 
-fn header_value(secret: Secret, field: &str) -> Result<Secret> {
+fn header_value(secret: Secret, field: &str) -> Result<Secret, String> {
     let allowed = |c: char| c.is_ascii_graphic() || c == ' ';
-    ensure!(secret.secret().chars().all(allowed), "the relay credentials' {field} cannot be an HTTP header");
+    if !secret.secret().chars().all(allowed) {
+        return Err(format!("the {field} of the relay credentials cannot be an HTTP header"));
+    }
     Ok(secret)
+}
+
+/// Why a text is not relay credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InvalidCredentials {
+    /// They name a host outside of the trusted domains.
+    UntrustedRelay(String),
+    /// They are malformed; what is wrong.
+    Malformed(String),
+}
+
+impl From<UntrustedRelay> for InvalidCredentials {
+    fn from(UntrustedRelay { host }: UntrustedRelay) -> Self {
+        Self::UntrustedRelay(host)
+    }
+}
+
+impl From<&str> for InvalidCredentials {
+    fn from(cause: &str) -> Self {
+        Self::Malformed(cause.to_owned())
+    }
+}
+
+impl From<String> for InvalidCredentials {
+    fn from(cause: String) -> Self {
+        Self::Malformed(cause)
+    }
 }
 
 impl fmt::Display for Service {
@@ -196,7 +228,6 @@ impl fmt::Display for Service {
 mod tests {
     use super::*;
     use crate::azure::cloud::CloudName;
-    use crate::azure::relay_host::ForeignRelay;
 
     /// The recorded response of azure-powershell `TestGetArcConfig.json`, with a shortened signature.
     const RECORDED: &str = r#"{"relay":{
@@ -267,7 +298,10 @@ mod tests {
             ("accessKey", "sig=PeFR", "sig=\\r\\nX-Injected: 1"),
         ] {
             let error = parse(&RECORDED.replace(from, to)).unwrap_err();
-            assert!(error.to_string().contains(field), "{field}: {error}");
+            assert!(
+                matches!(&error, InvalidCredentials::Malformed(cause) if cause.contains(field)),
+                "{error:?}"
+            );
         }
     }
 
@@ -281,7 +315,7 @@ mod tests {
             ("\"servicebus.windows.net", "\"servicebus.chinacloudapi.cn"),
         ] {
             let error = parse(&RECORDED.replace(from, to)).unwrap_err();
-            assert!(error.is::<ForeignRelay>(), "{to}: {error}");
+            assert!(matches!(error, InvalidCredentials::UntrustedRelay(_)), "{to}: {error:?}");
         }
     }
 }

@@ -8,19 +8,20 @@ pub(crate) mod key_store;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Context as _;
 use azure_core::credentials::AccessToken as SdkToken;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::entra::{Entra, EntraError, TokenResponse, claims};
-use crate::azure::http::{Client, error_chain};
+use crate::azure::entra::{Entra, EntraError, Rejection, TokenResponse, claims};
+use crate::azure::http::Client;
 use crate::azure::json::optional_number;
-use crate::azure::login::key_store::{Item, Prompt, Unusable};
-use crate::system::SystemError;
+use crate::azure::login::key_store::{Item, KeyStoreError, Prompt};
+use crate::net::NetError;
 use crate::state::{Key, Kind, Store};
+use crate::system::SystemError;
 use crate::system::secret::Secret;
 
 /// Azure CLI's application: a public client that every tenant has, and one of the two that can request SSH certificates
@@ -42,6 +43,64 @@ const MAX_CODE_LIFETIME: u64 = 3600;
 
 /// Seconds between two polls if the response contains no interval (RFC 8628, section 3.2).
 const DEFAULT_INTERVAL: u64 = 5;
+
+/// Why a sign-in failed, or an account cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum LoginError {
+    /// Entra ID issued no token.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// Entra ID is unreachable.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// Other users can access the state directory.
+    #[error(transparent)]
+    State(#[from] SystemError),
+    /// The key store does not return the refresh token.
+    #[error("{0}")]
+    KeyStore(KeyStoreError),
+    /// The account cannot be stored; why.
+    #[error("arcssh cannot store the sign-in: {0}")]
+    NotStored(String),
+    /// The key store does not delete the refresh token.
+    #[error("the refresh token is still in the key store: {0}")]
+    NotDeleted(KeyStoreError),
+    /// Another account than the expected one signed in, and the user did not confirm it.
+    #[error("{name} in the tenant {tenant} signed in, not {expected}; arcssh discarded the sign-in")]
+    AnotherAccount {
+        /// The name of the account.
+        name: String,
+        /// Its tenant.
+        tenant: String,
+        /// The expected account.
+        expected: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<EntraError> for LoginError {
+    fn from(error: EntraError) -> Self {
+        match error {
+            EntraError::Rejected(rejection) => Self::Rejected(rejection),
+            EntraError::Net(error) => Self::Net(error),
+            EntraError::Failed(cause) => Self::Failed(cause),
+        }
+    }
+}
+
+impl From<KeyStoreError> for LoginError {
+    fn from(error: KeyStoreError) -> Self {
+        Self::KeyStore(error)
+    }
+}
+
+impl From<anyhow::Error> for LoginError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(format!("{error:#}"))
+    }
+}
 
 /// A signed-in user.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,7 +148,7 @@ impl Account {
         }
     }
 
-    async fn refresh_token(&self, item: &Item) -> Result<Secret, Unusable> {
+    async fn refresh_token(&self, item: &Item) -> Result<Secret, KeyStoreError> {
         match &self.refresh_token {
             StoredToken::KeyStore(_) => key_store::read(item).await,
             StoredToken::File(token) | StoredToken::OldFile(token) => Ok(token.clone()),
@@ -168,7 +227,7 @@ impl<'a> SignIn<'a> {
     ///
     /// # Errors
     /// Entra ID or the user rejects the sign-in, or the code expires.
-    pub(crate) async fn by_device_code(&self, show: impl FnOnce(&str)) -> Result<SignedIn> {
+    pub(crate) async fn by_device_code(&self, show: impl FnOnce(&str)) -> Result<SignedIn, LoginError> {
         let form = [("client_id", self.client_id), ("scope", &self.scope())];
         let code: DeviceCode = self.entra.post(self.tenant, "devicecode", &form).await?;
         show(&code.message().context("Entra ID gave no code")?);
@@ -176,7 +235,7 @@ impl<'a> SignIn<'a> {
     }
 
     /// Polls until the user has signed in (RFC 8628, section 3.5).
-    async fn poll(&self, code: &DeviceCode) -> Result<TokenGrant> {
+    async fn poll(&self, code: &DeviceCode) -> Result<TokenGrant, LoginError> {
         let form = [
             ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
             ("client_id", self.client_id),
@@ -190,20 +249,24 @@ impl<'a> SignIn<'a> {
                 Ok(grant) => return Ok(grant),
                 Err(error) => error,
             };
-            match entra_error(&error).map(|error| error.error.as_str()) {
+            let code = match &error {
+                EntraError::Rejected(rejection) => Some(rejection.error.as_str()),
+                _ => None,
+            };
+            match code {
                 Some("authorization_pending") => {}
                 Some("slow_down") => interval += Duration::from_secs(5),
                 _ => return Err(error.into()),
             }
         }
-        bail!("the code has expired")
+        Err(LoginError::Failed("the code has expired".into()))
     }
 
     fn scope(&self) -> String {
         format!("{} {OIDC_SCOPES}", self.scope)
     }
 
-    fn signed_in(&self, grant: TokenGrant) -> Result<SignedIn> {
+    fn signed_in(&self, grant: TokenGrant) -> Result<SignedIn, LoginError> {
         // The access token contains the same claims, if there is no ID token.
         let tokens = [grant.id_token.as_ref(), Some(&grant.response.access_token)];
         let identities = tokens.map(|token| token.map(|token| claims(token.secret())).unwrap_or_default());
@@ -230,7 +293,11 @@ impl<'a> SignIn<'a> {
 ///
 /// # Errors
 /// The state directory is not writable.
-pub(crate) async fn save(cloud: &Cloud, store: &Store, signed_in: SignedIn) -> Result<Option<Unusable>> {
+pub(crate) async fn save(
+    cloud: &Cloud,
+    store: &Store,
+    signed_in: SignedIn,
+) -> Result<Option<KeyStoreError>, LoginError> {
     let SignedIn { account, token } = signed_in;
     let key = key(cloud);
     let item = account.item(store, &key);
@@ -240,7 +307,7 @@ pub(crate) async fn save(cloud: &Cloud, store: &Store, signed_in: SignedIn) -> R
         None => account,
         Some(_) => account.with_refresh_token(StoredToken::File(token)),
     };
-    let saved = store.keep(&key, &account);
+    let saved = store.keep(&key, &account).map_err(|error| LoginError::NotStored(format!("{error:#}")));
     if saved.is_ok() == unusable.is_some() {
         // The new token of an account that was not saved, or the previous account's token.
         let _ = key_store::delete(&item, Prompt::Never).await;
@@ -248,16 +315,11 @@ pub(crate) async fn save(cloud: &Cloud, store: &Store, signed_in: SignedIn) -> R
     saved.map(|()| unusable)
 }
 
-/// A refresh token that could not be deleted from the key store.
-#[derive(Debug, thiserror::Error)]
-#[error("the refresh token is still stored")]
-pub(crate) struct StillStored(#[source] pub(crate) Unusable);
-
 /// Deletes the accounts of all clouds, with their refresh tokens, and returns the number of accounts.
 ///
 /// # Errors
 /// A refresh token cannot be deleted from the key store. Its account remains, so that the next sign-out finds the token.
-pub(crate) async fn delete(store: &Store) -> Result<usize, StillStored> {
+pub(crate) async fn delete(store: &Store) -> Result<usize, LoginError> {
     let mut deleted = 0;
     let mut result = Ok(());
     for path in store.files_of(Kind::Account) {
@@ -273,11 +335,11 @@ pub(crate) async fn delete(store: &Store) -> Result<usize, StillStored> {
         let item = Item { account_file: path.display().to_string(), label: String::new() };
         match (key_store::delete(&item, prompt).await, is_in_key_store) {
             (Err(error), Some(true)) => {
-                result = Err(StillStored(error));
+                result = Err(LoginError::NotDeleted(error));
                 continue;
             }
             // An unreadable account file does not show where the token is.
-            (Err(error), None) if !error.is_expected() => result = Err(StillStored(error)),
+            (Err(error), None) if !error.is_expected() => result = Err(LoginError::NotDeleted(error)),
             _ => {}
         }
         deleted += usize::from(store.delete(&path));
@@ -293,7 +355,7 @@ pub(crate) async fn refreshed(
     cloud: &Cloud,
     client: Client,
     tenant: Option<&str>,
-) -> Result<Option<SdkToken>> {
+) -> Result<Option<SdkToken>, LoginError> {
     let request = RefreshRequest { scope: &cloud.arm_scope, ..RefreshRequest::default() };
     let grant = redeem(cloud, client, tenant, &request).await?;
     Ok(grant.map(|(grant, _date)| grant.response.token()))
@@ -320,7 +382,7 @@ pub(crate) async fn redeem(
     client: Client,
     tenant: Option<&str>,
     request: &RefreshRequest<'_>,
-) -> Result<Option<(TokenGrant, Option<u64>)>> {
+) -> Result<Option<(TokenGrant, Option<u64>)>, LoginError> {
     let (key, store) = (key(cloud), client.store.clone());
     let _lock = store.lock(&key).await;
     let Some(account) = store.read::<Account>(&key)? else { return Ok(None) };
@@ -365,10 +427,6 @@ async fn renew(store: &Store, key: &Key, account: Account, next: Option<Secret>)
         }
         (StoredToken::KeyStore(_) | StoredToken::File(_), None) => {}
     }
-}
-
-fn entra_error(error: &azure_core::Error) -> Option<&EntraError> {
-    error_chain(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// A device code response (Microsoft Learn, "OAuth 2.0 device authorization grant").

@@ -1,9 +1,10 @@
 //! The Entra ID certificate of host entries.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use ring::digest::{SHA256, digest};
 
 use crate::azure::credentials::CredentialChain;
+use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::CertificateCache;
 use crate::ssh::host_entry::{CertificateMode, Platform};
@@ -29,10 +30,11 @@ impl Entra {
         mode: CertificateMode,
         platform: Platform,
     ) -> Result<Self> {
-        ensure!(
-            platform == Platform::Unix || mode != CertificateMode::Agent,
-            "OpenSSH for Windows knows no agent such as --entra=agent needs; use --entra=files"
-        );
+        if platform == Platform::Windows && mode == CertificateMode::Agent {
+            return Err(
+                anyhow!("OpenSSH for Windows does not support --entra=agent; use --entra=files").into()
+            );
+        }
         let folder = match platform {
             Platform::Windows => "~/.ssh/arcssh".to_owned(),
             Platform::Unix => {
@@ -43,7 +45,7 @@ impl Entra {
         };
         let options = options.clone();
         let pair = CertificateCache::new(credentials, options.clone())?.pair().await?;
-        let login_name = pair.certificate.login_name().context("the certificate lets nobody in")?;
+        let login_name = pair.certificate.login_name().context("the certificate has no login name")?;
         Ok(Self { login_name, options, folder })
     }
 
@@ -51,7 +53,7 @@ impl Entra {
     ///
     /// # Errors
     /// The path is too long.
-    pub(super) fn agent(&self, subject: &str) -> Result<String> {
+    pub(super) fn agent(&self, subject: &str) -> anyhow::Result<String> {
         let path = format!("{}/{}", self.folder, short_hash(&subject.to_lowercase()));
         ensure!(
             path.len() <= MAX_AGENT,

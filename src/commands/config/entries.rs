@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::ValueEnum;
 
 use crate::azure::arm::{Arm, ArmError};
@@ -17,10 +17,11 @@ use crate::commands::config::certificates::Entra;
 use crate::commands::config::options::{Access, Adopted, Filter, Login, Options};
 use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
+use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::machines::{
-    Alias, Claim, MachineSelector, Naming, NoMatch, NothingSelected, SHARED, is_allowed, key, list_visible,
-    pick, refers_to, resolve, written,
+    Alias, Claim, MachineSelector, Naming, SHARED, SelectError, is_allowed, key, list_visible, pick,
+    refers_to, resolve, written,
 };
 use crate::net::Net;
 use crate::ssh::foreign_entries::ForeignEntry;
@@ -147,7 +148,7 @@ enum Need {
 
 impl Azure<'_> {
     fn cloud(&self, access: &Access) -> Result<Cloud> {
-        Cloud::new(access.cloud, &self.args.azure.cloud.endpoints())
+        Ok(Cloud::new(access.cloud, &self.args.azure.cloud.endpoints())?)
     }
 
     fn arm(&self, access: &Access) -> Result<Arm> {
@@ -168,7 +169,9 @@ impl Azure<'_> {
         let only: Vec<String> = subscriptions.iter().cloned().collect();
         let machines = match progress.run(list_visible(&self.arm(access)?, &only)).await {
             Err(error) if need == Need::Optional => {
-                tracing::info!("cannot list machines, so arcssh compares only the names of the named machines: {error}");
+                tracing::info!(
+                    "cannot list machines, so arcssh compares only the names of the named machines: {error}"
+                );
                 return Ok(());
             }
             result => result?,
@@ -193,13 +196,13 @@ impl Azure<'_> {
         match resolve(&self.arm(&login.access())?, &id.parse()?, &[]).await {
             Ok(machine) => Ok(Some(machine)),
             Err(error) if is_not_found(&error) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
-fn is_not_found(error: &Error) -> bool {
-    matches!(error.downcast_ref(), Some(ArmError::Refused(refusal)) if refusal.status == 404)
+fn is_not_found(error: &SelectError) -> bool {
+    matches!(error, SelectError::Arm(ArmError::Refused(response)) if response.status == 404)
 }
 
 /// A machine that gets a host entry.
@@ -227,10 +230,12 @@ pub(super) async fn compose(
     options.platform = args.platform.or(options.platform);
     let login = Login::from_args(args, options.platform());
     if options.is_empty() && typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
-        bail!(NothingSelected { command: "config" });
+        return Err(SelectError::NothingSelected { command: "config" }.into());
     }
     // A subscription restricts a selection, and selects nothing on its own.
-    ensure!(!typed.is_empty() || typed.subscriptions.is_empty(), NothingSelected { command: "config" });
+    if typed.is_empty() && !typed.subscriptions.is_empty() {
+        return Err(SelectError::NothingSelected { command: "config" }.into());
+    }
     if typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
         options.apply_to_all(&login);
     }
@@ -341,7 +346,10 @@ impl Azure<'_> {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
             let mut matching = list.filter(|machine| selection.selects(machine)).peekable();
             if matching.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
-                note(&format!("{}; arcssh keeps the filter for the next run", NoMatch(selection.common())));
+                note(&format!(
+                    "{}; arcssh keeps the filter for the next run",
+                    SelectError::NoMatch(selection.common())
+                ));
             }
             let is_of_this_run =
                 selection.is_same(&MachineSelector { machines: BTreeSet::new(), ..typed.clone() });
@@ -382,7 +390,7 @@ impl Azure<'_> {
 }
 
 /// Fails if the filters, or one of the groups, match no machine.
-fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result<()> {
+fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result<(), SelectError> {
     let of_group = |group: &String| MachineSelector {
         groups: BTreeSet::from([group.clone()]),
         tags: BTreeSet::new(),
@@ -390,7 +398,9 @@ fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result
     };
     let groups = selection.groups.iter().map(of_group);
     for part in groups.chain([selection.clone()]) {
-        ensure!(known.iter().any(|machine| part.selects(machine)), NoMatch(part.common()));
+        if !known.iter().any(|machine| part.selects(machine)) {
+            return Err(SelectError::NoMatch(part.common()));
+        }
     }
     Ok(())
 }
@@ -417,8 +427,9 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
     }
 }
 
-fn ensure_not_all_windows(selected: &[Selected]) -> Result<()> {
-    let now: Vec<&Machine> = selected.iter().filter(|one| one.is_of_this_run).map(|one| &one.machine).collect();
+fn ensure_not_all_windows(selected: &[Selected]) -> anyhow::Result<()> {
+    let now: Vec<&Machine> =
+        selected.iter().filter(|one| one.is_of_this_run).map(|one| &one.machine).collect();
     let windows: Vec<&str> =
         now.iter().filter(|machine| is_windows(machine)).map(|machine| machine.id.name.as_str()).collect();
     ensure!(windows.is_empty() || windows.len() < now.len(), "{}: {ONLY_LINUX}", windows.join(", "));
@@ -457,7 +468,9 @@ impl Renderer<'_> {
             let id = &one.machine.id;
             match aliases.remove(&key(&one.machine)).flatten() {
                 Some(alias) => named.push((one, alias)),
-                None if one.is_named_now => bail!("no host entry for {id}: ssh accepts no name of it"),
+                None if one.is_named_now => {
+                    return Err(anyhow!("no host entry for {id}: ssh accepts no name of it").into());
+                }
                 None => note(&format!("skipped {id}: ssh accepts no name of it")),
             }
         }
@@ -495,7 +508,7 @@ impl Renderer<'_> {
             let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
             match entry.with_context(|| format!("no host entry for {name}")) {
                 Ok(section) => sections.push(section),
-                Err(error) if is_named_now => return Err(error),
+                Err(error) if is_named_now => return Err(error.into()),
                 Err(error) => {
                     notes.of_machine.insert(key(&machine), error.root_cause().to_string());
                     skipped.push((name, error));
@@ -503,7 +516,7 @@ impl Renderer<'_> {
             }
         }
         if sections.is_empty() && !skipped.is_empty() {
-            return Err(skipped.swap_remove(0).1);
+            return Err(skipped.swap_remove(0).1.into());
         }
         skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
         if let Some(one) = &options.wildcard {
@@ -572,10 +585,9 @@ impl Builders<'_> {
             None => None,
             Some(mode) => {
                 let placeholder = mode.placeholder();
-                ensure!(
-                    mode.is_in(&template),
-                    "the template has no {placeholder}, which --entra fills in"
-                );
+                if !mode.is_in(&template) {
+                    return Err(anyhow!("the template has no {placeholder}, which --entra requires").into());
+                }
                 let credentials = self.azure.credentials(&key.access)?;
                 Some(Entra::request(credentials, &key.certificate, mode, self.platform).await?)
             }
@@ -598,7 +610,7 @@ struct EntryBuilder {
 }
 
 impl EntryBuilder {
-    fn entry(&self, login: &Login, machine: &Machine, patterns: Vec<String>) -> Result<String> {
+    fn entry(&self, login: &Login, machine: &Machine, patterns: Vec<String>) -> anyhow::Result<String> {
         let id = machine.id.to_string();
         let mut login = login.clone();
         if is_windows(machine) && login.entra.take().is_some() {
@@ -623,7 +635,7 @@ impl EntryBuilder {
         machine: ProxyMachine,
         login: &Login,
         subject: &str,
-    ) -> Result<Host> {
+    ) -> anyhow::Result<Host> {
         let mut command = ProxyCommand::new(&self.program, machine, self.azure_args());
         let Some((entra, mode)) = self.entra.as_ref().zip(login.entra) else {
             return Ok(Host { proxy_command: command.words(), ..host });
@@ -633,11 +645,8 @@ impl EntryBuilder {
         let user = login.user.clone().or(login_name.cloned());
         let login_name = login_name.filter(|name| host_entry::is_word(name));
         let CertificateOptions { scope, client_id } = &entra.options;
-        let options = [
-            ("--login-name", login_name),
-            ("--scope", scope.as_ref()),
-            ("--client-id", client_id.as_ref()),
-        ];
+        let options =
+            [("--login-name", login_name), ("--scope", scope.as_ref()), ("--client-id", client_id.as_ref())];
         let options = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.clone()]));
         let options: Vec<String> = options.flatten().collect();
         match mode {
@@ -664,7 +673,7 @@ impl EntryBuilder {
         }
     }
 
-    fn wildcard(&self, login: &Login, pattern: &str) -> Result<Host> {
+    fn wildcard(&self, login: &Login, pattern: &str) -> anyhow::Result<Host> {
         let suffix = pattern.rsplit(['*', '?']).next().unwrap_or_default().to_owned();
         let host = login.host(vec![pattern.to_owned()]);
         self.with_commands(host, ProxyMachine::Name { suffix }, login, pattern)

@@ -11,7 +11,7 @@ mod wildcard;
 use std::io::{IsTerminal as _, stdout};
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::anyhow;
 use azure_core::time::OffsetDateTime;
 use similar::TextDiff;
 use tracing::info;
@@ -22,6 +22,7 @@ use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
 use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
+use crate::diagnosis::Result;
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
@@ -71,11 +72,10 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
         let confirmed = next.plan.removed;
         next = changed(args, &file, edit.text()).await?;
         let may_remove = |entry| args.remove || args.yes || confirmed.contains(entry);
-        ensure!(
-            next.plan.removed.iter().all(may_remove),
-            "{} was changed by another program meanwhile; run the command again",
-            file.display()
-        );
+        if !next.plan.removed.iter().all(may_remove) {
+            let file = file.display();
+            return Err(anyhow!("another program changed {file}; run the command again").into());
+        }
     }
     let status = write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove)?;
     if args.adopt {
@@ -88,7 +88,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
 async fn lock_file(file: &Path) -> Result<LockedConfig> {
     let progress = Progress::default();
     progress.set_deadline(format!("another arcssh that changes {}", file.display()), LOCK_TIMEOUT);
-    progress.run(LockedConfig::open(file)).await
+    Ok(progress.run(LockedConfig::open(file)).await?)
 }
 
 /// Makes the changes of this run to the text of the file.
@@ -176,11 +176,13 @@ fn own_block(text: &str) -> Result<&str> {
 
 fn verify(file: &Path) -> Result<u8> {
     let text = managed_block::read(file)?;
-    ensure!(managed_block::find(&text)?.is_some(), "{} holds no arcssh block", file.display());
-    match verified(&text, file, file)? {
-        Some(hosts) => note(&format!("verified {} in {}", counted(hosts), file.display())),
-        None => bail!("no ssh is installed"),
+    if managed_block::find(&text)?.is_none() {
+        return Err(anyhow!("{} has no managed block", file.display()).into());
     }
+    let Some(hosts) = verified(&text, file, file)? else {
+        return Err(anyhow!("ssh is not installed").into());
+    };
+    note(&format!("verified {} in {}", counted(hosts), file.display()));
     Ok(0)
 }
 

@@ -2,21 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::anyhow;
 
 use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::commands::config::options::Options;
 use crate::commands::config::{own_block, plan};
-use crate::machines::AmbiguousName;
+use crate::diagnosis::Result;
+use crate::machines::SelectError;
 use crate::ssh::{effective_config, managed_block};
 
 /// Returns the text without the host entries of `names`, or without the block if `names` is empty or no host entry is left.
 pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
     if names.is_empty() {
-        return managed_block::without_block(old);
+        return Ok(managed_block::without_block(old)?);
     }
     let block = own_block(old)?.replace("\r\n", "\n");
-    ensure!(!block.is_empty(), "there is no arcssh block");
+    if block.is_empty() {
+        return Err(anyhow!("there is no managed block").into());
+    }
     let mut options = Options::of(old)?;
     let ranges = managed_block::sections(&block).into_iter();
     let mut entries: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
@@ -25,9 +28,9 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
         options.exclude(plan::machine(&entry), &patterns(&entry), name)?;
     }
     if options.is_empty() {
-        return managed_block::without_block(old);
+        return Ok(managed_block::without_block(old)?);
     }
-    managed_block::with_block(old, &managed_block::block(&options.line()?, &entries.join("\n")))
+    Ok(managed_block::with_block(old, &managed_block::block(&options.line()?, &entries.join("\n")))?)
 }
 
 /// The position of the only entry with a name: an alias, or otherwise the name or ID of its machine.
@@ -47,13 +50,11 @@ fn position(entries: &[String], name: &str) -> Result<usize> {
     }
     match found[..] {
         [at] => Ok(at),
-        [] => bail!("{name} is not in the arcssh block"),
+        [] => Err(anyhow!("{name} is not in the managed block").into()),
         _ => {
             let candidate = |at: usize| patterns(&entries[at]).into_iter().next().unwrap_or_default();
-            bail!(AmbiguousName {
-                name: name.to_owned(),
-                candidates: found.into_iter().map(candidate).collect()
-            })
+            let candidates = found.into_iter().map(candidate).collect();
+            Err(SelectError::Ambiguous { name: name.to_owned(), candidates }.into())
         }
     }
 }

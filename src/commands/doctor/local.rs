@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use tokio::process;
 
-use crate::diagnosis;
 use crate::cli::proxy_command::{HostEntry, find_entry};
+use crate::diagnosis;
 use crate::ssh::{effective_config, managed_block};
 
 /// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:

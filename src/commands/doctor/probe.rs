@@ -179,7 +179,8 @@ impl Prober<'_> {
     }
 
     async fn host_key(&self, entry: &HostEntry) -> Result<HostKey> {
-        within(PROBE_TIMEOUT, "ssh", async { Ok(local::host_key(entry, self.args.file.as_deref()).await?) }).await
+        within(PROBE_TIMEOUT, "ssh", async { Ok(local::host_key(entry, self.args.file.as_deref()).await?) })
+            .await
     }
 
     /// Connects to ARM and Entra ID: name resolution, proxies, TLS.
@@ -197,7 +198,11 @@ impl Prober<'_> {
             let (_, session) = stream.get_ref();
             let certificate = session.peer_certificates().and_then(|certificates| certificates.first());
             let issuer = certificate.and_then(|certificate| x509::issuer(certificate));
-            Ok(format!("{}, certificate issued by {}", authority.host(), issuer.unwrap_or("an unnamed authority".into())))
+            Ok(format!(
+                "{}, certificate issued by {}",
+                authority.host(),
+                issuer.unwrap_or("an unnamed authority".into())
+            ))
         };
         within(LONG_PROBE_TIMEOUT, authority, connect).await
     }
@@ -212,7 +217,9 @@ impl Prober<'_> {
     }
 
     async fn azure(&self, mut facts: AzureFacts) -> AzureFacts {
-        let token = within(LONG_PROBE_TIMEOUT, "the credential source", async { Ok(self.chain().token(None).await?) });
+        let token = within(LONG_PROBE_TIMEOUT, "the credential source", async {
+            Ok(self.chain().token(None).await?)
+        });
         let token = facts.token.insert(token.await);
         let name = facts.entry.as_ref().map(|entry| entry.target.clone()).or(self.args.machine.clone());
         match (&token, name) {

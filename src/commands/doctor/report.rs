@@ -68,7 +68,9 @@ impl Check {
         let mark = |mark| style(mark).force_styling(colors == Colors::On);
         let (mark, text, hint) = match &self.outcome {
             Outcome::Passed(text) => (mark("ok  ").green(), text, None),
-            Outcome::Warned(Diagnosis { summary, hint, .. }) => (mark("warn").yellow(), summary, hint.as_ref()),
+            Outcome::Warned(Diagnosis { summary, hint, .. }) => {
+                (mark("warn").yellow(), summary, hint.as_ref())
+            }
             Outcome::Failed(Diagnosis { summary, hint, .. }) => (mark("FAIL").red(), summary, hint.as_ref()),
             Outcome::Skipped(why) => (mark("skip").dim(), why, None),
         };
@@ -109,7 +111,7 @@ pub(super) fn json_report(machine: Option<&str>, checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Code;
+    use crate::diagnosis::code::Code;
 
     fn failed(code: Code, hint: Hint) -> Check {
         Check { name: "endpoint", outcome: Outcome::Failed(Diagnosis::new(code, "gone\u{1b}[2J", hint)) }

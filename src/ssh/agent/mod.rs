@@ -6,10 +6,10 @@ mod socket;
 
 use std::convert::Infallible;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
+use crate::ssh::SshError;
 use crate::ssh::agent::protocol::{Identity, Session};
 use crate::ssh::agent::socket::SharedSocket;
 use crate::ssh::certificate::Certificate;
@@ -35,28 +36,6 @@ const GRACE: Duration = Duration::from_millis(200);
 /// round trip to the server in between.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// Why no agent can be served at a path.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotServed {
-    /// Something that arcssh did not create is at the path.
-    #[error("arcssh did not make {}, and does not replace it by an SSH agent", .0.display())]
-    Occupied(PathBuf),
-    /// Other users can reach sockets in the directory.
-    #[error("other users can open {} (mode {mode:04o}), the directory of the SSH agent", folder.display())]
-    Open {
-        /// The directory.
-        folder: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// The directory is a symbolic link, another kind of file, or another user's.
-    #[error("{} is not a directory of this user, so that arcssh serves no SSH agent there", .0.display())]
-    NotOwn(PathBuf),
-    /// The path of the socket is too long for an address (unix(7), `sun_path`).
-    #[error("the path of the SSH agent is too long for a socket: {}", .0.display())]
-    TooLong(PathBuf),
-}
-
 /// A listening agent. When it is dropped, another process takes over its path, or the path is removed.
 pub(crate) struct Agent {
     socket: SharedSocket, // dropped first, so that the path never leads to a closed socket
@@ -67,11 +46,11 @@ impl Agent {
     /// Listens at `path`. Requires a Tokio runtime.
     ///
     /// # Errors
-    /// [`NotServed`]; the socket cannot be created.
-    pub(crate) fn open(path: &Path, key: KeyPair, certificate: Certificate) -> Result<Self> {
+    /// [`SshError::AgentSocket`]; the socket cannot be created.
+    pub(crate) fn open(path: &Path, key: KeyPair, certificate: Certificate) -> Result<Self, SshError> {
         let what = || format!("cannot serve {}", path.display());
         let path = &std::path::absolute(path).with_context(what)?;
-        let (socket, listener) = SharedSocket::take(path).with_context(what)?;
+        let (socket, listener) = SharedSocket::take(path)?;
         listener.set_nonblocking(true).with_context(what)?;
         let listener = UnixListener::from_std(listener).with_context(what)?;
         Ok(Self { socket, server: Server { listener, identity: Identity::new(key, certificate) } })

@@ -10,19 +10,19 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Context as _;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tracing::{debug, info};
 
-use crate::ssh::agent::NotServed;
+use crate::ssh::{SocketProblem, SshError};
 use crate::system::files::{create_private_dir, is_own};
 
 /// How often to try the lock, which a process holds for microseconds unless it is stopped. Then arcssh goes on without.
@@ -50,10 +50,13 @@ impl SharedSocket {
     /// Creates a socket and links the path to it.
     ///
     /// # Errors
-    /// [`NotServed`]; the socket cannot be created in the directory.
-    pub(super) fn take(path: &Path) -> Result<(Self, UnixListener)> {
-        let folder = path.parent().ok_or_else(|| NotServed::Occupied(path.to_owned()))?;
-        ensure!(SocketAddrUnix::new(socket(path, 1)).is_ok(), NotServed::TooLong(path.to_owned()));
+    /// [`SshError::AgentSocket`]; the socket cannot be created in the directory.
+    pub(super) fn take(path: &Path) -> Result<(Self, UnixListener), SshError> {
+        let folder =
+            path.parent().ok_or_else(|| SshError::AgentSocket(SocketProblem::Occupied(path.to_owned())))?;
+        if SocketAddrUnix::new(socket(path, 1)).is_err() {
+            return Err(SshError::AgentSocket(SocketProblem::TooLong(path.to_owned())));
+        }
         ensure_private(folder)?;
         let _lock = lock(folder);
         ensure_replaceable(path)?;
@@ -101,7 +104,7 @@ impl SharedSocket {
         }
     }
 
-    fn point_to(&self, number: u64) -> Result<()> {
+    fn point_to(&self, number: u64) -> Result<(), SshError> {
         ensure_replaceable(&self.path)?;
         let socket = socket(&self.path, number);
         let target = socket.file_name().unwrap_or_default();
@@ -110,10 +113,11 @@ impl SharedSocket {
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).rand_bytes(RANDOM);
         let link = builder.make_in(self.folder(), |link| symlink(target, link))?;
-        Ok(link.into_temp_path().persist(&self.path)?)
+        link.into_temp_path().persist(&self.path).map_err(|error| error.error)?;
+        Ok(())
     }
 
-    fn remove_link(&self) -> Result<()> {
+    fn remove_link(&self) -> Result<(), SshError> {
         ensure_replaceable(&self.path)?;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
@@ -133,12 +137,12 @@ impl Drop for SharedSocket {
 }
 
 /// Fails if there is anything at the path but a link of arcssh's.
-fn ensure_replaceable(path: &Path) -> Result<()> {
+fn ensure_replaceable(path: &Path) -> Result<(), SshError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.into()),
         Ok(_) if target(path, path).is_some() => Ok(()),
-        Ok(_) => bail!(NotServed::Occupied(path.to_owned())),
+        Ok(_) => Err(SshError::AgentSocket(SocketProblem::Occupied(path.to_owned()))),
     }
 }
 
@@ -193,13 +197,13 @@ fn numbers(path: &Path) -> Vec<u64> {
 }
 
 /// An unused number above those of all sockets.
-fn free_number(path: &Path) -> Result<u64> {
+fn free_number(path: &Path) -> Result<u64, SshError> {
     let next = numbers(path).first().map_or(1, |newest| newest + 1);
     let is_free = |number: &u64| {
         let metadata = fs::symlink_metadata(socket(path, *number));
         metadata.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     };
-    (next..MAX_NUMBER).find(is_free).context("no number is left for another socket")
+    Ok((next..MAX_NUMBER).find(is_free).context("no number is left for another socket")?)
 }
 
 /// The number at the end of a socket's name, in the form in which [`socket`] writes it.
@@ -239,14 +243,18 @@ fn lock(folder: &Path) -> Option<File> {
 }
 
 /// Creates the directory for its owner alone, or checks that it is private.
-fn ensure_private(folder: &Path) -> Result<()> {
+fn ensure_private(folder: &Path) -> Result<(), SshError> {
     match create_private_dir(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
     let metadata = fs::symlink_metadata(folder)?;
-    ensure!(metadata.is_dir() && is_own(&metadata), NotServed::NotOwn(folder.to_owned()));
+    if !metadata.is_dir() || !is_own(&metadata) {
+        return Err(SshError::AgentSocket(SocketProblem::NotOwn(folder.to_owned())));
+    }
     let mode = metadata.mode() & 0o777;
-    ensure!(mode & 0o077 == 0, NotServed::Open { folder: folder.to_owned(), mode });
+    if mode & 0o077 != 0 {
+        return Err(SshError::AgentSocket(SocketProblem::Open { directory: folder.to_owned(), mode }));
+    }
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
-
+use crate::ssh::SshError;
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::KeyPair;
 
@@ -13,11 +12,11 @@ pub(crate) enum Agent {}
 impl Agent {
     /// # Errors
     /// Always.
-    pub(crate) fn open(path: &Path, _key: KeyPair, _certificate: Certificate) -> Result<Self> {
-        bail!(
+    pub(crate) fn open(path: &Path, _key: KeyPair, _certificate: Certificate) -> Result<Self, SshError> {
+        Err(SshError::Failed(format!(
             "cannot serve {}: this system has no such sockets; arcssh config --entra=files does without",
             path.display()
-        )
+        )))
     }
 
     /// Never called, since there is no agent.

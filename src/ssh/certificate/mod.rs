@@ -38,35 +38,48 @@ const OTHER_AUTHORITIES: [&str; 6] = [
 const USER: u32 = 1;
 const HOST: u32 = 2;
 
-/// Why a text is no certificate that can be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a certificate cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CertificateError {
-    /// Nothing was read.
-    #[error("the certificate has more than {MAX_TEXT} bytes")]
+    /// The text is too long.
     TooLarge,
-    /// It is something else, or damaged.
-    #[error("this is no {ALGORITHM} certificate: {0}")]
+    /// The text is damaged, or is not a certificate.
     Garbage(&'static str),
-    /// It lets another key in.
-    #[error("the certificate is for another key")]
+    /// The certificate is for another key.
     AnotherKey,
-    /// It is for servers.
-    #[error("the certificate is for a host, not for a user")]
+    /// The certificate is for a server.
     ForHost,
-    /// It was valid until a time, in seconds of Unix time.
-    #[error("the certificate expired at {}", format_time(*.0))]
+    /// The end of its validity, in seconds of Unix time.
     Expired(u64),
-    /// It will be valid from a time on, in seconds of Unix time.
-    #[error("the certificate is not valid before {}, by this machine's clock", format_time(*.0))]
+    /// The beginning of its validity, in seconds of Unix time.
     NotYetValid(u64),
-    /// It lets nobody in.
-    #[error("the certificate has no principals, so that no login name goes with it")]
+    /// The certificate has no login name.
     NoPrincipals,
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => write!(f, "the certificate has more than {MAX_TEXT} bytes"),
+            Self::Garbage(cause) => write!(f, "it is not an {ALGORITHM} certificate: {cause}"),
+            Self::AnotherKey => f.write_str("the certificate is for another key"),
+            Self::ForHost => f.write_str("the certificate is for a host, not for a user"),
+            Self::Expired(at) => write!(f, "the certificate expired at {}", format_time(*at)),
+            Self::NotYetValid(from) => write!(
+                f,
+                "the certificate is not valid before {}, according to the clock of this computer",
+                format_time(*from)
+            ),
+            Self::NoPrincipals => {
+                f.write_str("the certificate has no principals, so it is valid for no login name")
+            }
+        }
+    }
 }
 
 impl From<Malformed> for CertificateError {
     fn from(_: Malformed) -> Self {
-        Self::Garbage("it is not encoded as SSH encodes it")
+        Self::Garbage("it is not in the encoding of SSH")
     }
 }
 

@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
+use crate::ssh::SshError;
 use crate::ssh::effective_config::directive;
 use crate::system::files;
 
@@ -159,11 +160,11 @@ impl LockedConfig {
     ///
     /// # Errors
     /// It cannot be read, or is no UTF-8; others change it for longer than [`LOCK_TIMEOUT`].
-    pub(crate) async fn open(path: &Path) -> Result<Self> {
+    pub(crate) async fn open(path: &Path) -> Result<Self, SshError> {
         let path = resolve_link(path);
         let folder = files::parent(&path);
-        files::create_private_dir(folder).with_context(|| WriteError::new("create", folder))?;
-        let lock = lock(&path).await.with_context(|| WriteError::new("lock", &path))?;
+        files::create_private_dir(folder).map_err(not_written("create", folder))?;
+        let lock = lock(&path).await.map_err(not_written("lock", &path))?;
         let text = read(&path)?;
         Ok(Self { path, text, _lock: lock })
     }
@@ -182,14 +183,14 @@ impl LockedConfig {
     ///
     /// # Errors
     /// The folder cannot be written to.
-    pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile> {
+    pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile, SshError> {
         let folder = files::parent(&self.path);
-        let file = files::write_temporary(folder, text.as_bytes())
-            .with_context(|| WriteError::new("write to", folder))?;
+        let file =
+            files::write_temporary(folder, text.as_bytes()).map_err(not_written("write to", folder))?;
         if let Ok(old) = fs::metadata(&self.path) {
-            keep_owner(&old, file.as_file())
-                .with_context(|| format!("cannot keep the owner of {}", self.path.display()))?;
-            fs::set_permissions(file.path(), old.permissions())?;
+            keep_owner(&old, file.as_file()).map_err(not_written("preserve the owner of", &self.path))?;
+            fs::set_permissions(file.path(), old.permissions())
+                .map_err(not_written("preserve the mode of", &self.path))?;
         }
         Ok(file)
     }
@@ -199,16 +200,17 @@ impl LockedConfig {
     ///
     /// # Errors
     /// Either cannot be written, or somebody else has changed the file. It is then as it was.
-    pub(crate) fn commit(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>> {
-        ensure!(
-            read(&self.path)? == self.text,
-            "{} was changed by another program meanwhile; run the command again",
-            self.path.display()
-        );
+    pub(crate) fn commit(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>, SshError> {
+        if read(&self.path)? != self.text {
+            let file = self.path.display();
+            return Err(SshError::Failed(format!("another program changed {file}; run the command again")));
+        }
         let backup = if self.path.exists() { Some(backup(&self.path, self.text.as_bytes())?) } else { None };
-        candidate.persist(&self.path).with_context(|| format!("cannot replace {}", self.path.display()))?;
+        candidate.persist(&self.path).map_err(|error| not_written("replace", &self.path)(error.error))?;
         #[cfg(unix)]
-        File::open(files::parent(&self.path))?.sync_all()?;
+        File::open(files::parent(&self.path))
+            .and_then(|directory| directory.sync_all())
+            .map_err(not_written("replace", &self.path))?;
         Ok(backup)
     }
 }
@@ -219,7 +221,7 @@ impl LockedConfig {
 ///
 /// # Errors
 /// It cannot be written.
-fn backup(file: &Path, text: &[u8]) -> Result<PathBuf> {
+fn backup(file: &Path, text: &[u8]) -> Result<PathBuf, SshError> {
     let backups: Vec<PathBuf> = (0..=BACKUPS).map(|number| backup_name(file, number)).collect();
     let is_regular = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
     let is_there = |path: &&PathBuf| fs::symlink_metadata(path).is_ok();
@@ -231,7 +233,7 @@ fn backup(file: &Path, text: &[u8]) -> Result<PathBuf> {
     let age = |path: &&PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
     let free = backups.iter().find(|path| !is_there(path));
     let place = free.or_else(|| backups[1..].iter().min_by_key(age)).unwrap_or(&backups[0]);
-    let write = || -> Result<()> {
+    let write = || -> std::io::Result<()> {
         let made = files::write_temporary(files::parent(file), text)?;
         let old = fs::metadata(file)?;
         keep_owner(&old, made.as_file())?;
@@ -239,7 +241,7 @@ fn backup(file: &Path, text: &[u8]) -> Result<PathBuf> {
         made.persist(place)?;
         Ok(())
     };
-    write().with_context(|| format!("cannot write {}", place.display()))?;
+    write().map_err(not_written("write", place))?;
     Ok(place.clone())
 }
 
@@ -253,18 +255,9 @@ fn backup_name(file: &Path, number: usize) -> PathBuf {
     file.with_file_name(name)
 }
 
-/// What keeps a file from being changed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {}", path.display())]
-pub(crate) struct WriteError {
-    what: &'static str,
-    path: PathBuf,
-}
-
-impl WriteError {
-    fn new(what: &'static str, path: &Path) -> Self {
-        Self { what, path: path.to_owned() }
-    }
+/// Returns the error of a file or directory that cannot be changed.
+fn not_written(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> SshError {
+    move |error| SshError::NotWritten { action, path: path.to_owned(), cause: error.to_string() }
 }
 
 /// The file that ssh reads for this user.
@@ -318,7 +311,7 @@ fn keep_owner(_old: &fs::Metadata, _new: &File) -> std::io::Result<()> {
 
 /// Waits for the lock that each arcssh holds while it edits the file, and that the system frees when the process ends. It is
 /// on the directory, which no rename replaces. Windows locks no directory: there it is on a file in that directory.
-async fn lock(path: &Path) -> Result<File> {
+async fn lock(path: &Path) -> std::io::Result<File> {
     #[cfg(unix)]
     let file = File::open(files::parent(path))?;
     #[cfg(not(unix))]
@@ -327,10 +320,11 @@ async fn lock(path: &Path) -> Result<File> {
         fs::OpenOptions::new().create(true).truncate(false).write(true),
     )?;
     match files::lock(&file, LOCK_TIMEOUT).await {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            bail!("another arcssh has been changing it for {} s", LOCK_TIMEOUT.as_secs())
-        }
-        locked => Ok(locked.map(|()| file)?),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(std::io::Error::other(format!(
+            "another arcssh has been changing it for {} s",
+            LOCK_TIMEOUT.as_secs()
+        ))),
+        locked => locked.map(|()| file),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ring::digest::{SHA256, digest};
@@ -21,6 +21,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use crate::ssh::SshError;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
 use crate::system::files;
 use crate::system::secret::Secret;
@@ -85,7 +86,7 @@ impl PublicKey {
         }
         let blob =
             words.next().and_then(|body| STANDARD.decode(body).ok()).context("its key is not base64")?;
-        Ok(Self::from_blob(&blob)?)
+        Self::from_blob(&blob).map_err(|malformed| anyhow!("{malformed}"))
     }
 
     /// Reads a key as it stands in messages.
@@ -170,10 +171,12 @@ impl Pem {
     ///
     /// # Errors
     /// ssh-keygen is not installed or fails; the folder cannot be written to.
-    pub(crate) async fn generate(room: TempDir) -> Result<Self> {
+    pub(crate) async fn generate(room: TempDir) -> Result<Self, SshError> {
         let file = room.path().join("key");
         keygen(&file).await?;
-        Ok(Self(read(&file).context("ssh-keygen made no key")?.into()))
+        let text = read(&file)
+            .map_err(|error| SshError::KeyGeneration(format!("ssh-keygen created no key: {error}")))?;
+        Ok(Self(text.into()))
     }
 
     /// The text of a key file.
@@ -223,23 +226,23 @@ impl fmt::Debug for KeyPair {
     }
 }
 
-/// ssh-keygen is not installed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot run ssh-keygen, which comes with ssh")]
-pub(crate) struct NoProgram;
-
-async fn keygen(file: &Path) -> Result<()> {
+async fn keygen(file: &Path) -> Result<(), SshError> {
     let mut command = Command::new("ssh-keygen");
     command.args(["-q", "-t", "rsa", "-b", BITS, "-m", "PEM", "-N", "", "-C", "arcssh", "-f"]).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = timeout(KEYGEN_TIMEOUT, command.output()).await.context("ssh-keygen does not end")?;
-    let output = match output {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error).context(NoProgram)?,
-        output => output.context("cannot start ssh-keygen")?,
-    };
-    let why = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ssh-keygen made no key: {}", why.trim());
-    Ok(())
+    let output = timeout(KEYGEN_TIMEOUT, command.output()).await.map_err(|_elapsed| {
+        SshError::KeyGeneration(format!("ssh-keygen did not end within {} s", KEYGEN_TIMEOUT.as_secs()))
+    })?;
+    let output = output.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => SshError::NoKeygen,
+        io::ErrorKind::WouldBlock => SshError::NoProcess(error.to_string()),
+        _ => SshError::KeyGeneration(format!("cannot start ssh-keygen: {error}")),
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let cause = String::from_utf8_lossy(&output.stderr);
+    Err(SshError::KeyGeneration(format!("ssh-keygen created no key: {}", cause.trim())))
 }
 
 /// The text of a regular file of at most [`MAX_FILE`] bytes. A key's comment

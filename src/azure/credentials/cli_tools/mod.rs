@@ -6,20 +6,21 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken as SdkToken, TokenCredential};
 use azure_core::time::OffsetDateTime;
 use azure_identity::{AzureDeveloperCliCredential, AzureDeveloperCliCredentialOptions, Executor};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
-use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
+use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::credentials::{TokenResult, resource};
 use crate::azure::entra::TokenResponse;
 use crate::system::secret::Secret;
 
@@ -36,11 +37,7 @@ const AZURE_POWERSHELL_SIGNED_OUT: &str = "Run Connect-AzAccount to login";
 
 /// Returns the error of a program with this message.
 fn failed(message: String, signed_out: &str) -> SourceError {
-    if message.contains(signed_out) {
-        SourceError::SignedOut(anyhow!(message))
-    } else {
-        SourceError::Refused(anyhow!(message))
-    }
+    if message.contains(signed_out) { SourceError::SignedOut(message) } else { SourceError::Failed(message) }
 }
 
 /// Requests a token from Azure CLI.
@@ -60,14 +57,18 @@ pub(crate) async fn azure_cli(scope: &str, tenant: Option<&str>) -> TokenResult 
     Ok(token.token())
 }
 
-const NO_TOKEN: &str = "what it printed is no token";
+const NO_TOKEN: &str = "its output is not a token";
 
 /// The output of a program, which contains a token.
 struct SecretOutput(Output);
 
 impl SecretOutput {
     async fn of(program: &Path, args: &[&OsStr]) -> Result<Self> {
-        IsolatedExecutor.run(program.as_os_str(), args).await.map(Self).context("it cannot be run")
+        IsolatedExecutor
+            .run(program.as_os_str(), args)
+            .await
+            .map(Self)
+            .context("the program cannot be started")
     }
 
     /// Returns the JSON without the text before it.
@@ -98,10 +99,10 @@ pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> To
     };
     let token = AzureDeveloperCliCredential::new(Some(options))?.get_token(&[scope], None).await;
     token.map_err(|error| {
-        if error.to_string().contains(AZURE_DEVELOPER_CLI_SIGNED_OUT) {
-            SourceError::SignedOut(error.into())
-        } else {
-            error.into()
+        let signed_out = error.to_string().contains(AZURE_DEVELOPER_CLI_SIGNED_OUT);
+        match SourceError::from(error) {
+            SourceError::Failed(message) if signed_out => SourceError::SignedOut(message),
+            error => error,
         }
     })
 }
@@ -110,11 +111,6 @@ pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> To
 /// `azclierror` texts of `parser.py` and `dynamic_install.py`).
 const NO_EXTENSION: [&str; 2] =
     ["'ssh' is misspelled or not recognized by the system", "requires the extension ssh"];
-
-/// Azure CLI has no `ssh` extension.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, thiserror::Error)]
-#[error("Azure CLI has no ssh extension, and no other account is signed in")]
-pub(crate) struct MissingSshExtension;
 
 /// Returns the path of Azure CLI.
 pub(crate) fn azure_cli_program() -> Result<PathBuf, Unavailable> {
@@ -136,15 +132,16 @@ pub(crate) async fn azure_cli_certificate(
         OsStr::new("--file"),
         certificate.as_os_str(),
     ];
-    let output = IsolatedExecutor.run(program.as_os_str(), &args).await.context("it cannot be run")?;
+    let output =
+        IsolatedExecutor.run(program.as_os_str(), &args).await.context("the program cannot be started")?;
     if output.status.success() {
         return Ok(());
     }
     let message = error_message(&output);
     if NO_EXTENSION.iter().any(|text| message.contains(text)) {
-        return Err(anyhow!(MissingSshExtension).into());
+        return Err(SourceError::MissingSshExtension);
     }
-    Err(anyhow!(message).into())
+    Err(SourceError::Failed(message))
 }
 
 /// PowerShell, and on Windows also Windows PowerShell.
@@ -190,15 +187,14 @@ pub(crate) async fn azure_powershell(scope: &str, tenant: Option<&str>) -> Token
         ["-NoLogo", "-NoProfile", "-NonInteractive", "-OutputFormat", "Text", "-EncodedCommand", &script];
     let output = SecretOutput::of(&program, &args.map(OsStr::new)).await?;
     if output.0.status.code() == Some(NO_MODULE) {
-        return Err(
-            Unavailable::new("Azure PowerShell is not installed", "Install-Module Az.Accounts").into()
-        );
+        return Err(Unavailable::NoPowerShellModule.into());
     }
     if !output.0.status.success() {
         return Err(failed(error_message(&output.0), AZURE_POWERSHELL_SIGNED_OUT));
     }
     let token: PowerShellToken = serde_json::from_slice(output.json()).context(NO_TOKEN)?;
-    let expires_on = OffsetDateTime::from_unix_timestamp(token.expires_on).context("it gave no time")?;
+    let expires_on =
+        OffsetDateTime::from_unix_timestamp(token.expires_on).context("its output has no valid expiry")?;
     Ok(SdkToken::new(token.token.secret().to_owned(), expires_on))
 }
 
@@ -213,13 +209,12 @@ fn encoded(script: &str) -> String {
 }
 
 /// Returns the first of these programs that is on PATH.
-fn on_path(names: &[&str], product: &str) -> Result<PathBuf, Unavailable> {
+fn on_path(names: &[&'static str], product: &'static str) -> Result<PathBuf, Unavailable> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
     let files = names.iter().flat_map(|name| folders.iter().flat_map(|folder| candidates(folder, name)));
     let program = files.into_iter().find(|file| is_program(file));
-    program
-        .ok_or_else(|| Unavailable::new(format!("{} is not on PATH", names[0]), format!("install {product}")))
+    program.ok_or(Unavailable::NotInstalled { program: names[0], product })
 }
 
 #[cfg(windows)]

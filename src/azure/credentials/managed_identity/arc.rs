@@ -20,8 +20,9 @@ use zeroize::Zeroizing;
 use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
 use crate::azure::entra::TokenResponse;
+use crate::net::error::root;
 use crate::net::http_head::auth_param;
-use crate::net::loopback::{Loopback, TooLong};
+use crate::net::loopback::Loopback;
 use crate::system::secret::Secret;
 
 /// The agent's default endpoint (MSAL Go, `managedidentity.go`), and the version of its protocol (MSAL,
@@ -81,60 +82,49 @@ impl Agent {
         let mut headers = challenge.headers().get_all(WWW_AUTHENTICATE).iter();
         let realm = headers.find_map(|header| auth_param(header.to_str().ok()?, "Basic", "realm"));
         let file = realm.with_context(|| {
-            format!("the Arc agent answered {} in place of a challenge", challenge.status().as_u16())
+            format!("the Arc agent responded {} instead of a challenge", challenge.status().as_u16())
         })?;
         let response = self.get(Some(&key(&file)?)).await?;
         let status = response.status();
         let body = response.into_body();
         if !status.is_success() {
             let reason = error_description(&body);
-            return Err(anyhow!("the Arc agent answered {}: {reason}", status.as_u16()).into());
+            return Err(anyhow!("the Arc agent responded {}: {reason}", status.as_u16()).into());
         }
-        let token: TokenResponse = serde_json::from_slice(&body).context("the Arc agent gave no token")?;
+        let token: TokenResponse =
+            serde_json::from_slice(&body).context("the response of the Arc agent contains no token")?;
         Ok(token.token())
     }
 
     /// Sends a request over a new connection, if the agent has accepted this connection.
-    async fn get(&self, key: Option<&Secret>) -> Result<Response<Bytes>> {
-        let connection = Loopback::connect(self.address).await.context(AgentNotRunning)?;
+    async fn get(&self, key: Option<&Secret>) -> Result<Response<Bytes>, SourceError> {
+        let connection = Loopback::connect(self.address)
+            .await
+            .map_err(|error| SourceError::AgentNotRunning(error.to_string()))?;
         self.check(connection.owner().await?)?;
         let target = format!("{}?{}", self.url.path(), self.url.query().unwrap_or_default());
         let mut request = Request::get(target).header(HOST, self.url.authority()).header("Metadata", "true");
         if let Some(key) = key {
             let value = Zeroizing::new(format!("Basic {}", key.secret()));
-            let mut value = HeaderValue::from_str(&value)?;
+            let mut value = HeaderValue::from_str(&value).context("the key cannot be an HTTP header")?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        connection.exchange(request.body(Empty::new())?).await.map_err(|error| {
-            if error.is::<TooLong>() {
-                error.context("the Arc agent gave no token")
-            } else {
-                error.context(AgentNotRunning)
-            }
-        })
+        let request = request.body(Empty::new()).context("the Arc agent's URL cannot be requested")?;
+        match connection.exchange(request).await {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => Err(SourceError::Failed("the response of the Arc agent is too long".into())),
+            Err(error) => Err(SourceError::AgentNotRunning(root(error.as_ref()))),
+        }
     }
 
     /// Checks the owner of a connection, which only Linux shows.
-    fn check(&self, owner: Option<u32>) -> Result<()> {
+    fn check(&self, owner: Option<u32>) -> Result<(), SourceError> {
         match owner.filter(|&owner| !is_agent(owner)) {
-            Some(user) => bail!(Impostor { address: self.address, user }),
+            Some(user) => Err(SourceError::Impostor { address: self.address, user }),
             None => Ok(()),
         }
     }
-}
-
-/// The Arc agent of this machine does not respond.
-#[derive(Debug, thiserror::Error)]
-#[error("the Arc agent of this machine does not answer")]
-pub(crate) struct AgentNotRunning;
-
-/// Another user's process listens on the agent's port.
-#[derive(Debug, thiserror::Error)]
-#[error("a process of user ID {user} listens on {address} in place of the Arc agent")]
-pub(crate) struct Impostor {
-    address: SocketAddr,
-    user: u32,
 }
 
 /// Returns OAuth's `error_description` of an error response, or the beginning of another text.
@@ -158,11 +148,7 @@ fn key(file: &str) -> Result<Secret, SourceError> {
     }
     match read_key(&path) {
         Ok(key) => Ok(key),
-        Err(error) if is_denied(&error) => Err(Unavailable::for_others(
-            format!("only the agent's own group may read {}", path.display()),
-            IN_GROUP,
-        )
-        .into()),
+        Err(error) if is_denied(&error) => Err(Unavailable::KeyOfAgent(path).into()),
         Err(error) => Err(error.context(format!("cannot read {}", path.display())).into()),
     }
 }
@@ -242,18 +228,6 @@ fn himds() -> Option<u32> {
     let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
     accounts.lines().find_map(|line| line.strip_prefix("himds:")?.split(':').nth(1)?.parse().ok())
 }
-
-/// The command that starts the agent (Microsoft Learn, "Overview of Azure Connected Machine agent": its services).
-pub(crate) const START_AGENT: &str =
-    if cfg!(windows) { "Start-Service himds" } else { "sudo systemctl start himdsd" };
-
-/// How to get access to an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled
-/// servers").
-const IN_GROUP: &str = if cfg!(windows) {
-    "run as an administrator, or join the group Hybrid agent extension applications"
-} else {
-    "sudo usermod -a -G himds $USER, and log in again"
-};
 
 #[cfg(not(windows))]
 fn program() -> PathBuf {

@@ -6,7 +6,7 @@ pub(super) mod arc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, StatusCode, Transport};
@@ -17,10 +17,12 @@ use tracing::debug;
 
 use crate::azure::credentials::managed_identity::arc::Agent;
 use crate::azure::credentials::service_principal::variable;
-use crate::azure::credentials::{CredentialSource, TokenResult, Unavailable};
+use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::credentials::{CredentialSource, TokenResult};
 use crate::azure::entra::NormalizeTokenResponse;
-use crate::azure::http::{Bounded, TooLong, error_chain};
+use crate::azure::http::{Bounded, HttpError};
 use crate::net::Net;
+use crate::net::error::causes;
 
 /// Time limit for the first response of IMDS, which responds at once. On other machines, often nothing responds.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -50,7 +52,9 @@ pub(super) async fn managed_identity(net: &Net, scope: &str, selected: Credentia
         probe(&http).await?;
     }
     let token = timeout(TOKEN_TIMEOUT, request(http, scope)).await;
-    token.with_context(|| format!("no answer within {} s", TOKEN_TIMEOUT.as_secs()))?
+    token.with_context(|| {
+        format!("the metadata service did not respond within {} s", TOKEN_TIMEOUT.as_secs())
+    })?
 }
 
 /// Whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the address of
@@ -74,9 +78,12 @@ async fn request(http: Client, scope: &str) -> TokenResult {
     let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| unavailable(&error))?;
     credential.get_token(&[scope], None).await.map_err(|error| {
         if is_unassigned(&error) {
-            unavailable(&"no managed identity is assigned to this machine").into()
-        } else if error_chain(&error).any(|cause| cause.is::<TooLong>()) {
-            anyhow!(TooLong).context("the answer of the metadata service is unusable").into()
+            unavailable(&"no managed identity is assigned to this computer").into()
+        } else if let Some(HttpError::TooLong) = HttpError::find(&error) {
+            SourceError::Failed(format!(
+                "the response of the metadata service cannot be used: {}",
+                HttpError::TooLong
+            ))
         } else {
             error.into()
         }
@@ -85,13 +92,13 @@ async fn request(http: Client, scope: &str) -> TokenResult {
 
 /// IMDS responds with 400 if the machine does not have this identity.
 fn is_unassigned(error: &azure_core::Error) -> bool {
-    error_chain(error)
+    causes(error)
         .filter_map(|cause| cause.downcast_ref::<azure_core::Error>())
         .any(|cause| matches!(cause.kind(), ErrorKind::HttpResponse { status: StatusCode::BadRequest, .. }))
 }
 
 fn unavailable(why: &dyn std::fmt::Display) -> Unavailable {
-    Unavailable::new(why.to_string(), "assign a managed identity to this machine")
+    Unavailable::NoManagedIdentity(why.to_string())
 }
 
 async fn probe(http: &Client) -> Result<(), Unavailable> {
@@ -106,5 +113,5 @@ async fn probe(http: &Client) -> Result<(), Unavailable> {
 }
 
 fn not_in_azure() -> Unavailable {
-    unavailable(&"this is no machine in Azure")
+    unavailable(&"this computer is not in Azure")
 }

@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::Context as _;
 use azure_core::http::Url;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -39,9 +39,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
-use crate::azure::entra::{EntraError, address};
+use crate::azure::entra::{Rejection, address};
 use crate::azure::login::browser::loopback::{Loopback, Peer};
-use crate::azure::login::{SIGN_IN_TIMEOUT, SignIn, SignedIn};
+use crate::azure::login::{LoginError, SIGN_IN_TIMEOUT, SignIn, SignedIn};
 
 /// The longest request head and the longest body, in bytes. A code takes one or two thousand characters.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -66,10 +66,9 @@ const UNEXPECTED: &str = "This is not a response to the sign-in of arcssh.";
 const LINK_USED: &str =
     "This link works once, and was used before. arcssh has stopped the sign-in. Go back to the terminal.";
 
-/// The link for the browser was requested twice, and the system does not show by which users.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the link for the browser was opened twice, so another user of this machine may know it")]
-struct LinkUsed;
+/// The error if the link for the browser was requested twice, and the system does not show by which users.
+const OPENED_TWICE: &str =
+    "the link for the browser was opened twice, so another user of this computer may know it";
 
 impl SignIn<'_> {
     /// Signs in with a browser (authorization code with PKCE, RFC 7636). `open` gets the authorization URL, which only
@@ -77,7 +76,7 @@ impl SignIn<'_> {
     ///
     /// # Errors
     /// Entra ID or the user rejects the sign-in, or the time limit expires.
-    pub(crate) async fn by_browser(&self, open: impl FnOnce(&Url, &str)) -> Result<SignedIn> {
+    pub(crate) async fn by_browser(&self, open: impl FnOnce(&Url, &str)) -> Result<SignedIn, LoginError> {
         let loopback = Loopback::bind().await.context("no port of the loopback interface is free")?;
         // The host must be `localhost`, with any port; Entra ID rejects 127.0.0.1 (MSAL Python, `application.py`).
         let redirect_uri = format!("http://localhost:{}", loopback.port());
@@ -89,7 +88,7 @@ impl SignIn<'_> {
         let pending = Pending::new(loopback.port(), url, path, &state);
         let code = timeout(SIGN_IN_TIMEOUT, pending.wait(&loopback)).await;
         let code =
-            code.with_context(|| format!("no answer came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
+            code.with_context(|| format!("no response came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
         let form = [
             ("grant_type", "authorization_code"),
             ("client_id", self.client_id),
@@ -120,9 +119,9 @@ impl SignIn<'_> {
 }
 
 /// Returns 32 random bytes in base64.
-fn random() -> Result<String> {
+fn random() -> Result<String, LoginError> {
     let mut bytes = [0; 32];
-    SystemRandom::new().fill(&mut bytes).ok().context("the system gives no randomness")?;
+    SystemRandom::new().fill(&mut bytes).ok().context("the system provides no random numbers")?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
@@ -140,7 +139,7 @@ struct Pending {
     /// The digest of the state, so that the time of a comparison reveals nothing about it.
     state: Vec<u8>,
     link_used: Cell<bool>,
-    outcome: RefCell<Option<Result<String>>>,
+    outcome: RefCell<Option<Result<String, LoginError>>>,
 }
 
 impl Pending {
@@ -157,7 +156,7 @@ impl Pending {
     }
 
     /// Serves connections until one of them delivers the authorization response, and returns the code.
-    async fn wait(&self, loopback: &Loopback) -> Result<String> {
+    async fn wait(&self, loopback: &Loopback) -> Result<String, LoginError> {
         let mut connections = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -234,7 +233,7 @@ impl Pending {
     /// Redirects the browser to Entra ID.
     fn redirect(&self, peer: Peer) -> Page {
         if peer == Peer::Unknown && self.link_used.replace(true) {
-            self.finish(Err(LinkUsed.into()));
+            self.finish(Err(LoginError::Failed(OPENED_TWICE.into())));
             return page(StatusCode::GONE, LINK_USED);
         }
         let mut page = page(StatusCode::FOUND, "");
@@ -274,7 +273,7 @@ impl Pending {
             }
             (None, Some(error)) => {
                 let description = field("error_description").unwrap_or_default();
-                self.finish(Err(EntraError::in_browser(&self.url, error, description).into()));
+                self.finish(Err(LoginError::Rejected(Rejection::in_browser(&self.url, error, description))));
                 page(StatusCode::OK, REJECTED)
             }
             _ => page(StatusCode::BAD_REQUEST, UNEXPECTED),
@@ -282,7 +281,7 @@ impl Pending {
     }
 
     /// Finishes the sign-in with the first outcome.
-    fn finish(&self, outcome: Result<String, Error>) {
+    fn finish(&self, outcome: Result<String, LoginError>) {
         self.outcome.borrow_mut().get_or_insert(outcome);
     }
 }
@@ -348,7 +347,9 @@ mod tests {
         assert_eq!(pending.outcome.take().unwrap().unwrap(), "a+b");
         pending.receive(b"error=access_denied&error_description=AADSTS65004:%20No.&state=s");
         let error = pending.outcome.take().unwrap().unwrap_err();
-        assert_eq!(error.downcast_ref::<EntraError>().unwrap().description, "AADSTS65004: No.");
+        assert!(
+            matches!(error, LoginError::Rejected(Rejection { description, .. }) if description == "AADSTS65004: No.")
+        );
     }
 
     #[test]
@@ -380,6 +381,6 @@ mod tests {
         assert_eq!(first.headers()[LOCATION], pending.url.as_str());
         assert!(pending.outcome.borrow().is_none());
         assert_eq!(pending.redirect(Peer::Unknown).status(), StatusCode::GONE);
-        assert!(pending.outcome.take().unwrap().unwrap_err().is::<LinkUsed>());
+        assert_eq!(pending.outcome.take().unwrap().unwrap_err().to_string(), OPENED_TWICE);
     }
 }

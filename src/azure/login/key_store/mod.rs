@@ -8,6 +8,7 @@ mod native;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 mod secret_service;
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -41,33 +42,40 @@ pub(crate) enum Prompt {
 }
 
 /// Why the key store cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     any(windows, target_vendor = "apple"),
     allow(dead_code, reason = "not every key store fails in every way")
 )]
-pub(crate) enum Unusable {
+pub(crate) enum KeyStoreError {
     /// The user has disabled the key store.
-    #[error("ARCSSH_NO_KEYRING is set")]
     Off,
     /// There is no key store, for example in a container, in a service or in a session without D-Bus.
-    #[error("this session has no key store")]
     Unavailable,
     /// The user must unlock the key store.
-    #[error("the key store is locked")]
     Locked,
     /// The key store does not respond.
-    #[error("the key store does not answer")]
-    Silent,
+    TimedOut,
     /// The key store does not contain the item.
-    #[error("the key store no longer holds the refresh token")]
     Empty,
     /// Any other error, with the key store's message.
-    #[error("the key store failed ({0})")]
     Failed(String),
 }
 
-impl Unusable {
+impl fmt::Display for KeyStoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("ARCSSH_NO_KEYRING is set"),
+            Self::Unavailable => f.write_str("this session has no key store"),
+            Self::Locked => f.write_str("the key store is locked"),
+            Self::TimedOut => f.write_str("the key store does not respond"),
+            Self::Empty => f.write_str("the key store no longer has the refresh token"),
+            Self::Failed(cause) => write!(f, "the key store failed ({cause})"),
+        }
+    }
+}
+
+impl KeyStoreError {
     /// Whether this is no error to report: the user has disabled the key store, or this machine has none.
     pub(crate) fn is_expected(&self) -> bool {
         matches!(self, Self::Off | Self::Unavailable)
@@ -86,37 +94,41 @@ pub(super) struct Item {
 /// Returns the refresh token. Never prompts.
 ///
 /// # Errors
-/// See [`Unusable`].
-pub(super) async fn read(item: &Item) -> Result<Secret, Unusable> {
+/// See [`KeyStoreError`].
+pub(super) async fn read(item: &Item) -> Result<Secret, KeyStoreError> {
     let secret = run(Prompt::Never, async |_| platform::read(item).await).await?;
-    let text = String::from_utf8(secret).map_err(|_| Unusable::Failed("it holds no text".into()))?;
+    let text = String::from_utf8(secret).map_err(|_| KeyStoreError::Failed("it holds no text".into()))?;
     Ok(Secret::from(text))
 }
 
 /// Stores a refresh token, and replaces the previous one.
 ///
 /// # Errors
-/// See [`Unusable`].
-pub(super) async fn write(item: &Item, token: &Secret, prompt: Prompt) -> Result<(), Unusable> {
+/// See [`KeyStoreError`].
+pub(super) async fn write(item: &Item, token: &Secret, prompt: Prompt) -> Result<(), KeyStoreError> {
     run(prompt, async |prompt| platform::write(item, token.secret(), prompt).await).await
 }
 
 /// Deletes the refresh token, and returns whether there was one.
 ///
 /// # Errors
-/// See [`Unusable`].
-pub(super) async fn delete(item: &Item, prompt: Prompt) -> Result<bool, Unusable> {
+/// See [`KeyStoreError`].
+pub(super) async fn delete(item: &Item, prompt: Prompt) -> Result<bool, KeyStoreError> {
     run(prompt, async |prompt| platform::delete(item, prompt).await).await
 }
 
 /// Runs a call without a prompt first, so that only a locked key store gets the longer time limit.
-async fn run<T>(prompt: Prompt, call: impl AsyncFn(Prompt) -> Result<T, Unusable>) -> Result<T, Unusable> {
+async fn run<T>(
+    prompt: Prompt,
+    call: impl AsyncFn(Prompt) -> Result<T, KeyStoreError>,
+) -> Result<T, KeyStoreError> {
     if std::env::var_os(NO_KEYRING).is_some_and(|value| !value.is_empty()) {
-        return Err(Unusable::Off);
+        return Err(KeyStoreError::Off);
     }
-    let limited = async |limit, prompt| timeout(limit, call(prompt)).await.unwrap_or(Err(Unusable::Silent));
+    let limited =
+        async |limit, prompt| timeout(limit, call(prompt)).await.unwrap_or(Err(KeyStoreError::TimedOut));
     let mut result = limited(TIMEOUT, Prompt::Never).await;
-    if matches!(result, Err(Unusable::Locked)) && prompt == Prompt::Allowed {
+    if matches!(result, Err(KeyStoreError::Locked)) && prompt == Prompt::Allowed {
         result = limited(PROMPT_TIMEOUT, prompt).await;
     }
     if let Err(error) = &result {

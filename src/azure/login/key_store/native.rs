@@ -9,27 +9,27 @@ use apple_native_keyring_store::keychain::Store;
 #[cfg(windows)]
 use windows_native_keyring_store::Store;
 
-use crate::azure::login::key_store::{Item, Prompt, Unusable};
+use crate::azure::login::key_store::{Item, KeyStoreError, Prompt};
 
 #[cfg(target_os = "macos")]
 pub(crate) const NAME: &str = "the macOS Keychain";
 #[cfg(windows)]
 pub(crate) const NAME: &str = "the Windows Credential Manager";
 
-pub(super) async fn read(item: &Item) -> Result<Vec<u8>, Unusable> {
+pub(super) async fn read(item: &Item) -> Result<Vec<u8>, KeyStoreError> {
     with_entry(item, Prompt::Never, |entry| entry.get_secret()).await
 }
 
 /// Stores the token as bytes: Windows stores a password in UTF-16, and its limit is 2560 bytes (Microsoft Learn,
 /// `CREDENTIALW`: `CRED_MAX_CREDENTIAL_BLOB_SIZE`).
-pub(super) async fn write(item: &Item, token: &str, prompt: Prompt) -> Result<(), Unusable> {
+pub(super) async fn write(item: &Item, token: &str, prompt: Prompt) -> Result<(), KeyStoreError> {
     let token = token.to_owned();
     with_entry(item, prompt, move |entry| entry.set_secret(token.as_bytes())).await
 }
 
-pub(super) async fn delete(item: &Item, prompt: Prompt) -> Result<bool, Unusable> {
+pub(super) async fn delete(item: &Item, prompt: Prompt) -> Result<bool, KeyStoreError> {
     match with_entry(item, prompt, |entry| entry.delete_credential()).await {
-        Err(Unusable::Empty) => Ok(false),
+        Err(KeyStoreError::Empty) => Ok(false),
         result => result.map(|()| true),
     }
 }
@@ -38,15 +38,15 @@ async fn with_entry<T: Send + 'static>(
     item: &Item,
     prompt: Prompt,
     call: impl FnOnce(Entry) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Unusable> {
+) -> Result<T, KeyStoreError> {
     let account_file = item.account_file.clone();
     let call = move || {
         let _no_prompt = disable_prompt(prompt);
         call(Store::new()?.build("arcssh", &account_file, None)?)
     };
     match spawn_blocking(call).await {
-        Ok(result) => result.map_err(Unusable::from),
-        Err(error) => Err(Unusable::Failed(error.to_string())),
+        Ok(result) => result.map_err(KeyStoreError::from),
+        Err(error) => Err(KeyStoreError::Failed(error.to_string())),
     }
 }
 
@@ -66,7 +66,7 @@ fn disable_prompt(_: Prompt) {}
 #[cfg(target_os = "macos")]
 const NO_INTERACTION: i32 = -25308;
 
-impl From<Error> for Unusable {
+impl From<Error> for KeyStoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::NoEntry => Self::Empty,

@@ -10,19 +10,19 @@ use secret_service::{Collection, EncryptionType, Error, Item as Found, SecretSer
 use tracing::info;
 use zbus::Connection;
 
-use crate::azure::login::key_store::{Item, Prompt, Unusable};
+use crate::azure::login::key_store::{Item, KeyStoreError, Prompt};
 
 pub(crate) const NAME: &str = "the Secret Service";
 
-pub(super) async fn read(item: &Item) -> Result<Vec<u8>, Unusable> {
+pub(super) async fn read(item: &Item) -> Result<Vec<u8>, KeyStoreError> {
     let service = connect().await?;
     match find(&service, item, Prompt::Never).await?.first() {
         Some(found) => Ok(found.get_secret().await?),
-        None => Err(Unusable::Empty),
+        None => Err(KeyStoreError::Empty),
     }
 }
 
-pub(super) async fn write(item: &Item, token: &str, prompt: Prompt) -> Result<(), Unusable> {
+pub(super) async fn write(item: &Item, token: &str, prompt: Prompt) -> Result<(), KeyStoreError> {
     let service = connect().await?;
     if let Some(found) = find(&service, item, prompt).await?.first() {
         return Ok(found.set_secret(token.as_bytes(), CONTENT_TYPE).await?);
@@ -33,7 +33,7 @@ pub(super) async fn write(item: &Item, token: &str, prompt: Prompt) -> Result<()
     Ok(())
 }
 
-pub(super) async fn delete(item: &Item, prompt: Prompt) -> Result<bool, Unusable> {
+pub(super) async fn delete(item: &Item, prompt: Prompt) -> Result<bool, KeyStoreError> {
     let service = connect().await?;
     let found = find(&service, item, prompt).await?;
     for found in &found {
@@ -50,15 +50,15 @@ fn attributes(item: &Item) -> HashMap<&str, &str> {
 
 /// Connects to the service on this user's session bus. The address of a bus can outlive the bus: another user who listens there
 /// would get the token.
-async fn connect() -> Result<SecretService<'static>, Unusable> {
+async fn connect() -> Result<SecretService<'static>, KeyStoreError> {
     let bus = Connection::session().await.map_err(|error| {
         info!("no session bus: {error}");
-        Unusable::Unavailable
+        KeyStoreError::Unavailable
     })?;
     let owner = bus.peer_creds().await.ok().and_then(|peer| peer.unix_user_id());
     if owner.is_none_or(|user| user != 0 && user != geteuid().as_raw()) {
         info!("the session bus belongs to another user");
-        return Err(Unusable::Unavailable);
+        return Err(KeyStoreError::Unavailable);
     }
     Ok(SecretService::connect_with_existing(EncryptionType::Dh, bus).await?)
 }
@@ -68,12 +68,12 @@ async fn find<'a>(
     service: &'a SecretService<'_>,
     item: &Item,
     prompt: Prompt,
-) -> Result<Vec<Found<'a>>, Unusable> {
+) -> Result<Vec<Found<'a>>, KeyStoreError> {
     let found = service.search_items(attributes(item)).await?;
     let mut items = found.unlocked;
     for locked in found.locked {
         if !may_unlock(prompt) {
-            return Err(Unusable::Locked);
+            return Err(KeyStoreError::Locked);
         }
         locked.unlock().await?;
         items.push(locked);
@@ -89,12 +89,12 @@ async fn find<'a>(
     Ok(items)
 }
 
-async fn unlock(collection: &Collection<'_>, prompt: Prompt) -> Result<(), Unusable> {
+async fn unlock(collection: &Collection<'_>, prompt: Prompt) -> Result<(), KeyStoreError> {
     if !collection.is_locked().await? {
         return Ok(());
     }
     if !may_unlock(prompt) {
-        return Err(Unusable::Locked);
+        return Err(KeyStoreError::Locked);
     }
     collection.unlock().await?;
     Ok(collection.ensure_unlocked().await?)
@@ -106,7 +106,7 @@ fn may_unlock(prompt: Prompt) -> bool {
     prompt == Prompt::Allowed && ["DISPLAY", "WAYLAND_DISPLAY"].into_iter().any(is_set)
 }
 
-impl From<Error> for Unusable {
+impl From<Error> for KeyStoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::Locked | Error::Prompt | Error::PromptDisconnected => Self::Locked,
@@ -124,16 +124,18 @@ impl From<Error> for Unusable {
 
 /// Maps the names of D-Bus errors: no service, a service that cannot be started (D-Bus specification, "Message bus starting
 /// services"), or a locked object (Secret Service API, "Errors").
-fn from_name(name: &str) -> Option<Unusable> {
+fn from_name(name: &str) -> Option<KeyStoreError> {
     match name.strip_prefix("org.freedesktop.") {
-        Some("Secret.Error.IsLocked") => Some(Unusable::Locked),
-        Some("DBus.Error.ServiceUnknown" | "DBus.Error.NameHasNoOwner") => Some(Unusable::Unavailable),
-        Some("DBus.Error.NoReply" | "DBus.Error.Timeout" | "DBus.Error.TimedOut") => Some(Unusable::Silent),
-        Some(name) if name.starts_with("DBus.Error.Spawn.") => Some(Unusable::Unavailable),
+        Some("Secret.Error.IsLocked") => Some(KeyStoreError::Locked),
+        Some("DBus.Error.ServiceUnknown" | "DBus.Error.NameHasNoOwner") => Some(KeyStoreError::Unavailable),
+        Some("DBus.Error.NoReply" | "DBus.Error.Timeout" | "DBus.Error.TimedOut") => {
+            Some(KeyStoreError::TimedOut)
+        }
+        Some(name) if name.starts_with("DBus.Error.Spawn.") => Some(KeyStoreError::Unavailable),
         _ => None,
     }
 }
 
-fn other(error: &Error) -> Unusable {
-    Unusable::Failed(error.to_string())
+fn other(error: &Error) -> KeyStoreError {
+    KeyStoreError::Failed(error.to_string())
 }

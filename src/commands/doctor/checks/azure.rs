@@ -9,7 +9,7 @@ use crate::commands::doctor::checks::{
 };
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
 use crate::diagnosis::finding::Finding;
-use crate::diagnosis::list_machines;
+use crate::diagnosis::machines::list_machines;
 
 /// The first agent with service configurations (azure-docs `ssh-arc-overview.md`), and the first that supports SSH at all
 /// (the same document in its first version).
@@ -26,10 +26,9 @@ impl Evaluator {
         }
         match &self.facts.azure.registration {
             Some(Ok(registration)) if registration.is_done() => Passed(format!("{NAMESPACE} is registered")),
-            Some(Ok(registration)) => failed(&Finding::ProviderState {
-                state: &registration.state,
-                set_up: &self.set_up_command(),
-            }),
+            Some(Ok(registration)) => {
+                failed(&Finding::ProviderState { state: &registration.state, set_up: &self.set_up_command() })
+            }
             Some(Err(_)) | None => Skipped("not readable with your role".into()),
         }
     }

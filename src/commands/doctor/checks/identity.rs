@@ -3,8 +3,9 @@
 use crate::azure::resource_id::ResourceId;
 use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_refused, warned};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
-use crate::diagnosis::{Code, Diagnosis, Error, Hint};
+use crate::diagnosis::code::Code;
 use crate::diagnosis::finding::Finding;
+use crate::diagnosis::{Diagnosis, Error, Hint};
 use crate::machines::SelectError;
 use crate::system::clock::unix_now;
 
@@ -44,7 +45,10 @@ impl Evaluator {
 
     pub(super) fn clock(&self) -> Outcome {
         let Some(skew) = self.facts.azure.skew else {
-            return self.in_azure().err().unwrap_or(Skipped("the response of Azure has no Date header".into()));
+            return self
+                .in_azure()
+                .err()
+                .unwrap_or(Skipped("the response of Azure has no Date header".into()));
         };
         match skew.abs() {
             ..=SKEW_WARNED => Passed(format!("within {SKEW_WARNED} s of Azure's")),

@@ -39,7 +39,10 @@ impl Evaluator {
             }
             (_, Some(Err(error)), Some(entry)) => failed_or(
                 error,
-                Hint::new("see how far the connection gets: ", format!("ssh -v {}", shell_quote(&entry.alias))),
+                Hint::new(
+                    "see how far the connection gets: ",
+                    format!("ssh -v {}", shell_quote(&entry.alias)),
+                ),
             ),
         }
     }
@@ -56,7 +59,9 @@ impl Evaluator {
             (Ok(Block::Missing), _) => Skipped(format!("{} has no managed block", file.display())),
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
             (Ok(Block::Verified(1)), _) => Passed(format!("verified 1 host in {}", file.display())),
-            (Ok(Block::Verified(hosts)), _) => Passed(format!("verified {hosts} hosts in {}", file.display())),
+            (Ok(Block::Verified(hosts)), _) => {
+                Passed(format!("verified {hosts} hosts in {}", file.display()))
+            }
         }
     }
 
@@ -66,10 +71,12 @@ impl Evaluator {
             Ok(None) => Skipped("none is cached; host entries with --entra use one".into()),
             Ok(Some(pair)) => {
                 let name = pair.certificate.login_name().unwrap_or_default();
-                Passed(pair.left().map_or(
-                    format!("{name}, expired; the next connection requests another"),
-                    |left| format!("{name}, expires in {} min", left.as_secs().div_ceil(60)),
-                ))
+                Passed(
+                    pair.left()
+                        .map_or(format!("{name}, expired; the next connection requests another"), |left| {
+                            format!("{name}, expires in {} min", left.as_secs().div_ceil(60))
+                        }),
+                )
             }
             Err(error) => Failed(Error::from(error.clone()).diagnose()),
         }

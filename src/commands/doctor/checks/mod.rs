@@ -102,7 +102,7 @@ impl Evaluator {
     fn service_failed(&self, error: &Error) -> Outcome {
         let is_registered = found(&self.facts.azure.registration).is_some();
         match response(error).filter(|response| response.is_unserved() && is_registered) {
-            Some(response) => Failed(crate::diagnosis::region_not_served(response)),
+            Some(response) => Failed(crate::diagnosis::arm::region_not_served(response)),
             None => Failed(error.diagnose()),
         }
     }

@@ -45,7 +45,8 @@ impl Evaluator {
                 failed(&Finding::SshdCloses { port, is_windows })
             }
             (Passed(_), _, Some(banner)) => {
-                let cause = banner.as_ref().err().map_or(String::new(), |error| format!(": {}", error.cause()));
+                let cause =
+                    banner.as_ref().err().map_or(String::new(), |error| format!(": {}", error.cause()));
                 failed(&Finding::NotSsh { port, cause: &cause })
             }
             _ => blocked_by("relay"),
