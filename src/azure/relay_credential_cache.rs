@@ -1,7 +1,7 @@
 //! The cache of relay credentials, shared by all processes: one of them requests the credentials of a machine.
 //!
-//! Each listCredentials call issues a new name, which the machine's agent learns with a delay. arcssh therefore uses a working
-//! name as long as possible, and requests its replacement long before the name expires.
+//! Each listCredentials call issues a new name, which the machine's agent learns with a delay. arcssh therefore uses a
+//! working name as long as possible, and requests its replacement long before the name expires.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ const MAX_LIFETIME: u64 = 10_800;
 const EXPIRY_MARGIN: u64 = 5;
 /// Seconds for the agent to learn about new credentials, during which the previous ones are preferred.
 const MIN_PROPAGATION: u64 = 20;
-/// The age, in seconds, up to which the relay may find no listener for a new name. 30 to 90 s are typical, and about 2 minutes
-/// were observed (aztunnel `docs/guides/sender-arc.md`; sshproxy logs in public issues).
+/// The age, in seconds, up to which the relay may find no listener for a new name. 30 to 90 s are typical, and about 2
+/// minutes were observed (aztunnel `docs/guides/sender-arc.md`; sshproxy logs in public issues).
 const PROPAGATION_LIMIT: u64 = 120;
 /// Seconds before a rejected request is retried.
 const NEGATIVE_LIFETIME: u64 = 30;
@@ -43,7 +43,8 @@ pub(crate) struct IssuedCredentials<C = RelayCredentials> {
 }
 
 impl<C> IssuedCredentials<C> {
-    /// Whether the credentials can be used. The clock was set back since they were issued if that time is in the future.
+    /// Whether the credentials can be used. The clock was set back since they were issued if that time is in the
+    /// future.
     fn is_valid(&self, now: u64) -> bool {
         self.issued_at <= now && now + EXPIRY_MARGIN < self.expires_at
     }
@@ -106,8 +107,8 @@ impl Record<Unchecked> {
 }
 
 impl Record {
-    /// Returns the valid credentials, the preferred first: the newest once the agent has had time to learn about them, else the
-    /// previous ones.
+    /// Returns the valid credentials, the preferred first: the newest once the agent has had time to learn about them,
+    /// else the previous ones.
     fn in_order(mut self, now: u64) -> Vec<IssuedCredentials> {
         let propagation_secs = self.propagation_secs.max(MIN_PROPAGATION);
         self.issued.retain(|issued| issued.is_valid(now));
@@ -122,8 +123,8 @@ impl Record {
         self
     }
 
-    /// Whether the credentials are due for a refresh: after 70 % of their lifetime, or earlier so that the agent gets twice the
-    /// time that it needed before.
+    /// Whether the credentials are due for a refresh: after 70 % of their lifetime, or earlier so that the agent gets
+    /// twice the time that it needed before.
     fn is_due(&self, issued: &IssuedCredentials, now: u64) -> bool {
         let lifetime = issued.expires_at.saturating_sub(issued.issued_at).min(MAX_LIFETIME);
         let propagation_secs = self.propagation_secs.max(MIN_PROPAGATION);
@@ -180,7 +181,8 @@ impl<'a> RelayCredentialCache<'a> {
         Ok(self.record()?.in_order(unix_now()))
     }
 
-    /// Requests credentials, or returns those that another process has requested in the meantime. Removes the `rejected` ones.
+    /// Requests credentials, or returns those that another process has requested in the meantime. Removes the
+    /// `rejected` ones.
     ///
     /// # Errors
     /// See [`ArmError`]. ARM's error response is cached for [`NEGATIVE_LIFETIME`].
@@ -318,8 +320,8 @@ pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, In
     Ok(expiry.map(|expiry| Duration::from_secs(expiry - now)))
 }
 
-/// How long the relay may find no listener for a cached name before new credentials are requested: an agent that reconnects needs
-/// some seconds.
+/// How long the relay may find no listener for a cached name before new credentials are requested: an agent that
+/// reconnects needs some seconds.
 pub(crate) const STALE_GRACE: Duration = Duration::from_secs(8);
 
 #[cfg(test)]

@@ -5,14 +5,16 @@ use std::fmt;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 
-/// The machine and port of a connection, which every error names.
+/// What a connection is to reach: the context of every error.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// `None` before the name is resolved, and for a connection with only relay information.
+    /// The machine; none before its name has been looked up, and where only relay information is given.
     pub(crate) machine: Option<ResourceId>,
-    /// The machine's name, as the user typed it.
+    /// What it was called.
     pub(crate) name: String,
+    /// The port on the machine.
     pub(crate) port: u16,
+    /// Whose port that is.
     pub(crate) service: Service,
 }
 

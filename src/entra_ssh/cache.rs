@@ -15,13 +15,13 @@ use crate::ssh::rsa_key::{KeyPair, NoProgram, Pem};
 use crate::state::{InsecurePermissions, Key, Kind, Lock, Store};
 use crate::system::clock::{since_epoch, unix_now};
 
-/// Seconds before its expiry at which a certificate is replaced, since a login takes time. A certificate with a lifetime below 50
-/// minutes is replaced in the last tenth of it.
+/// Seconds before its expiry at which a certificate is replaced, since a login takes time. A certificate with a
+/// lifetime below 50 minutes is replaced in the last tenth of it.
 const EXPIRY_MARGIN: u64 = 300;
 /// Percent of its lifetime after which a certificate is refreshed in the background.
 const REFRESH_AFTER: u64 = 70;
-/// The lifetime of a key, in seconds. An older key is used while its certificate is valid: ssh reads the key file after the
-/// certificate file, and both must match.
+/// The lifetime of a key, in seconds. An older key is used while its certificate is valid: ssh reads the key file after
+/// the certificate file, and both must match.
 const KEY_LIFETIME: u64 = 30 * 24 * 3600;
 
 /// Milliseconds before a background refresh is retried after an error of Entra ID.
@@ -49,8 +49,8 @@ impl CachedCertificate {
         self.expires_at.saturating_sub(self.issued_at)
     }
 
-    /// Whether the certificate is valid for this many more seconds. The clock was set back since the certificate was issued if
-    /// that time is in the future.
+    /// Whether the certificate is valid for this many more seconds. The clock was set back since the certificate was
+    /// issued if that time is in the future.
     fn is_valid_for(&self, seconds: u64) -> bool {
         let now = unix_now();
         self.issued_at <= now && now.saturating_add(seconds) < self.expires_at
@@ -112,8 +112,8 @@ impl Record {
     }
 }
 
-/// An error of Entra ID or Azure CLI, shared with all processes that waited for the same certificate. Later processes send a new
-/// request.
+/// An error of Entra ID or Azure CLI, shared with all processes that waited for the same certificate. Later processes
+/// send a new request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Refused {
     from: CredentialSource,
@@ -310,7 +310,8 @@ impl CertificateCache {
         Ok((record, pair))
     }
 
-    /// Generates a key in the state directory, or in the system's temporary directory if the state directory is not writable.
+    /// Generates a key in the state directory, or in the system's temporary directory if the state directory is not
+    /// writable.
     async fn new_key(&self) -> anyhow::Result<Pem> {
         let in_state_directory = async { Pem::generate(self.credentials.store.temp_dir()?).await };
         match in_state_directory.await {

@@ -223,7 +223,8 @@ impl<'a> Request<'a> {
         Ok((text.into(), None))
     }
 
-    /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
+    /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py,
+    /// `ssh_cert`).
     fn has_azure_cli_defaults(&self) -> bool {
         let CredentialChain { cloud, options, .. } = self.credentials;
         let is_azure_cli = self.client_id.is_none_or(|id| id == login::AZURE_CLI);

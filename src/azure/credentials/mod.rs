@@ -40,28 +40,30 @@ pub(crate) use crate::azure::credentials::service_principal::IncompleteEnvironme
 pub(crate) enum CredentialSource {
     /// The first available source, also for an empty ARCSSH_CREDENTIAL.
     #[default]
-    #[value(help = "the first available of these", alias = "")]
+    #[value(help = "the first available source of this list", alias = "")]
     Any,
     /// A service principal with a secret or a certificate.
-    #[value(help = "AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH")]
+    #[value(
+        help = "service principal: AZURE_CLIENT_ID with AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH"
+    )]
     Environment,
     /// A service principal that trusts another issuer.
-    #[value(help = "AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
+    #[value(help = "service principal: AZURE_CLIENT_ID with AZURE_FEDERATED_TOKEN_FILE")]
     WorkloadIdentity,
     /// The account of `arcssh login`.
-    #[value(help = "the account of arcssh login")]
+    #[value(help = "account signed in with arcssh login")]
     Arcssh,
     /// The account of Azure CLI.
-    #[value(help = "the account of az login", alias = "az")]
+    #[value(help = "account signed in with az login", alias = "az")]
     AzureCli,
     /// The account of Azure Developer CLI.
-    #[value(help = "the account of azd auth login", alias = "azd")]
+    #[value(help = "account signed in with azd auth login", alias = "azd")]
     AzureDeveloperCli,
     /// The account of Azure PowerShell.
-    #[value(name = "azure-powershell", help = "the account of Connect-AzAccount", aliases = ["pwsh", "powershell"])]
+    #[value(name = "azure-powershell", help = "account signed in with Connect-AzAccount", aliases = ["pwsh", "powershell"])]
     AzurePowershell,
     /// The managed identity of this machine.
-    #[value(help = "the identity of this machine: Azure Arc, Azure VM, App Service")]
+    #[value(help = "managed identity of this machine (Azure Arc, Azure VM, App Service)")]
     ManagedIdentity,
 }
 
@@ -88,8 +90,9 @@ impl CredentialSource {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }
 
-    /// Returns the longest time to cache a token of this source, in seconds. Azure issues tokens of a managed identity for a
-    /// day and caches them itself (Microsoft Learn, "Managed identities for Azure resources frequently asked questions").
+    /// Returns the longest time to cache a token of this source, in seconds. Azure issues tokens of a managed identity
+    /// for a day and caches them itself (Microsoft Learn, "Managed identities for Azure resources frequently asked
+    /// questions").
     fn max_cache_time(self) -> u64 {
         match self {
             Self::ManagedIdentity => 3600,
@@ -208,8 +211,8 @@ pub(crate) struct AccessToken {
     pub(crate) cached: bool,
 }
 
-/// Seconds before its expiry at which a token is replaced: a slow request takes time. A token with a lifetime below 50 minutes
-/// is replaced in the last tenth of it.
+/// Seconds before its expiry at which a token is replaced: a slow request takes time. A token with a lifetime below 50
+/// minutes is replaced in the last tenth of it.
 const EXPIRY_MARGIN: u64 = 300;
 
 impl AccessToken {
@@ -415,8 +418,8 @@ impl CredentialChain {
 
 /// Returns when the user last signed in to a program. Azure CLI writes each sign-in, and each choice of another
 /// subscription, to `azureProfile.json` in `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and
-/// `_environment.py`). Azure Developer CLI writes each sign-in to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd` (azure-dev,
-/// `pkg/auth/manager.go`).
+/// `_environment.py`). Azure Developer CLI writes each sign-in to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd`
+/// (azure-dev, `pkg/auth/manager.go`).
 fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
     let configured = service_principal::variable(variable).ok().flatten().map(PathBuf::from);
     let folder = configured.or_else(|| Some(std::env::home_dir()?.join(folder)))?;

@@ -1,7 +1,7 @@
 //! Arc machines and their extensions: Microsoft.HybridCompute and the other Arc types.
 //!
-//! One Resource Graph query lists the machines of all subscriptions and of all four Arc types. If Resource Graph rejects it,
-//! each subscription lists its machines.
+//! One Resource Graph query lists the machines of all subscriptions and of all four Arc types. If Resource Graph
+//! rejects it, each subscription lists its machines.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -21,8 +21,8 @@ use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 
 /// Azure/azure-rest-api-specs, hybridcompute, stable.
 const MACHINES_VERSION: &str = "2024-07-10";
-/// Azure CLI's version for virtual machines of VMware (azure-cli-extensions `target_os_utils.py`); no source has one for the
-/// other types.
+/// Azure CLI's version for virtual machines of VMware (azure-cli-extensions `target_os_utils.py`); no source has one
+/// for the other types.
 const VIRTUAL_MACHINES_VERSION: &str = "2022-07-15-preview";
 /// The stable version of Microsoft.ResourceGraph.
 const GRAPH_VERSION: &str = "2021-03-01";
@@ -42,8 +42,8 @@ const QUERY: &str = "resources \
     | project id, name, tags, properties | order by id asc";
 /// Rows of a Resource Graph page: the maximum.
 const PAGE_SIZE: usize = 1000;
-/// The most pages of a list: a million machines of Resource Graph, more than any tenant has. A server could always name a next
-/// page.
+/// The most pages of a list: a million machines of Resource Graph, more than any tenant has. A server could always name
+/// a next page.
 const MAX_PAGES: usize = 1000;
 
 /// The properties of an Arc machine that arcssh uses.
@@ -76,8 +76,8 @@ impl Machine {
     }
 }
 
-/// Reads a machine; `None` if the account cannot read it, or if the API version is wrong for its type. A connection does not need
-/// this call, and no source says that the login roles allow it.
+/// Reads a machine; `None` if the account cannot read it, or if the API version is wrong for its type. A connection
+/// does not need this call, and no source says that the login roles allow it.
 pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, ArmError> {
     let is_server = id.namespace == "Microsoft.HybridCompute";
     let version = if is_server { MACHINES_VERSION } else { VIRTUAL_MACHINES_VERSION };
@@ -107,8 +107,8 @@ struct ExtensionProperties {
 }
 
 impl Extension {
-    /// Whether this is the extension for Entra login. Microsoft's guide installs it under another name, so publisher and type
-    /// decide (azure-docs `ssh-arc-overview.md`).
+    /// Whether this is the extension for Entra login. Microsoft's guide installs it under another name, so publisher
+    /// and type decide (azure-docs `ssh-arc-overview.md`).
     pub(crate) fn is_entra_login(&self) -> bool {
         let is = |value: &Option<String>, expected: &str| {
             value.as_ref().is_some_and(|value| value.eq_ignore_ascii_case(expected))
@@ -196,7 +196,8 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
     }
 }
 
-/// Lists virtual machines of VMware, SCVMM and Azure Local, with only ID and tags; empty if the account cannot list them.
+/// Lists virtual machines of VMware, SCVMM and Azure Local, with only ID and tags; empty if the account cannot list
+/// them.
 async fn other_types(arm: &Arm, subscription: &str) -> Vec<Value> {
     let query = [("$filter", OTHER_TYPES), ("api-version", RESOURCES_VERSION)];
     pages(arm, &["subscriptions", subscription, "resources"], &query).await.unwrap_or_else(|error| {
@@ -205,7 +206,8 @@ async fn other_types(arm: &Arm, subscription: &str) -> Vec<Value> {
     })
 }
 
-/// Returns the number of subscriptions that the account can see, on the first page, and ARM's time, in seconds of Unix time.
+/// Returns the number of subscriptions that the account can see, on the first page, and ARM's time, in seconds of Unix
+/// time.
 pub(crate) async fn subscriptions(arm: &Arm) -> Result<(usize, Option<u64>), ArmError> {
     let response = arm.read(&["subscriptions"], &[("api-version", SUBSCRIPTIONS_VERSION)]).await?;
     Ok((response.json::<Page<Subscription>>()?.value.len(), response.date))
@@ -273,8 +275,8 @@ struct Subscription {
     subscription_id: String,
 }
 
-/// Parses a machine of ARM or Resource Graph; `None` for another resource. Ignores values in an unexpected form: many are null
-/// for a disconnected machine.
+/// Parses a machine of ARM or Resource Graph; `None` for another resource. Ignores values in an unexpected form: many
+/// are null for a disconnected machine.
 fn machine(row: &Value) -> Option<Machine> {
     let value = |path: &str| row.pointer(path)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let first = |paths: &[&str]| paths.iter().find_map(|path| value(path)).unwrap_or_default();
