@@ -9,8 +9,8 @@ use crate::azure::relay_host::RelaySuffixes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CloudName {
-    /// Azure global, also for an empty ARCSSH_CLOUD.
-    #[value(help = "Azure global", aliases = ["AzureCloud", ""])]
+    /// Azure, the worldwide cloud, also for an empty ARCSSH_CLOUD.
+    #[value(help = "Azure, the worldwide cloud", aliases = ["AzureCloud", ""])]
     Public,
     /// Azure operated by 21Vianet.
     #[value(alias = "AzureChinaCloud")]

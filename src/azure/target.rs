@@ -5,16 +5,14 @@ use std::fmt;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 
-/// What a connection is to reach: the context of every error.
+/// The machine and port of a connection, which every error names.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// The machine; none before its name has been looked up, and where only relay information is given.
+    /// `None` before the name is resolved, and for a connection with only relay information.
     pub(crate) machine: Option<ResourceId>,
-    /// What it was called.
+    /// The machine's name, as the user typed it.
     pub(crate) name: String,
-    /// The port on the machine.
     pub(crate) port: u16,
-    /// Whose port that is.
     pub(crate) service: Service,
 }
 
