@@ -84,8 +84,8 @@ impl ServicePrincipal {
         Self { tenant, fields }
     }
 
-    /// Requests a token (RFC 6749, section 4.4), with `more` form fields. Also returns Entra ID's time, in seconds of
-    /// Unix time.
+    /// Requests a token (RFC 6749, section 4.4), with `more` form fields. Also returns Entra ID's time, in seconds of Unix
+    /// time.
     pub(crate) async fn request(
         &self,
         cloud: &Cloud,
@@ -100,8 +100,8 @@ impl ServicePrincipal {
     }
 }
 
-/// Returns tenant and client ID. Other credential sources use AZURE_TENANT_ID and AZURE_CLIENT_ID too, so only the
-/// variable `by`, which authenticates the application, selects this source.
+/// Returns tenant and client ID. Other credential sources use AZURE_TENANT_ID and AZURE_CLIENT_ID too, so only the variable
+/// `by`, which authenticates the application, selects this source.
 fn ids(by: &'static str, tenant: Option<&str>) -> Result<(String, String)> {
     let tenant = tenant.map_or_else(|| variable("AZURE_TENANT_ID"), |tenant| Ok(Some(tenant.to_owned())))?;
     let missing = |missing| IncompleteEnvironment { by, missing };

@@ -1,7 +1,7 @@
 //! The managed identity of an Arc-enabled server: the agent names a key file, and issues a token for its content.
 //!
-//! The key is as valuable as the machine's token. arcssh reads it only from the agent's own file, and sends it only
-//! over a connection that the agent has accepted: while the agent is stopped, any user can listen on its port.
+//! The key is as valuable as the machine's token. arcssh reads it only from the agent's own file, and sends it only over a
+//! connection that the agent has accepted: while the agent is stopped, any user can listen on its port.
 
 use std::fs::File;
 use std::io::Read;
@@ -43,8 +43,8 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// Finds the agent if this is an Arc-enabled server: the environment names its endpoint, or its program is
-    /// installed (MSAL, `managed_identity.py`; MSAL Go, `managedidentity.go`).
+    /// Finds the agent if this is an Arc-enabled server: the environment names its endpoint, or its program is installed
+    /// (MSAL, `managed_identity.py`; MSAL Go, `managedidentity.go`).
     ///
     /// # Errors
     /// The environment names an endpoint that is not on this machine.
@@ -222,8 +222,8 @@ const UNMAPPED: u32 = 65534;
 
 /// Whether a user ID is that of the agent, or of root, who can read every key.
 ///
-/// The agent runs as the user `himds`, which owns the key folder (the agent's package for Linux). Only root can create
-/// that user or that folder.
+/// The agent runs as the user `himds`, which owns the key folder (the agent's package for Linux). Only root can create that
+/// user or that folder.
 #[cfg(unix)]
 fn is_agent(user: u32) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -247,8 +247,8 @@ fn himds() -> Option<u32> {
 pub(crate) const START_AGENT: &str =
     if cfg!(windows) { "Start-Service himds" } else { "sudo systemctl start himdsd" };
 
-/// How to get access to an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure
-/// Arc-enabled servers").
+/// How to get access to an Arc machine's token (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled
+/// servers").
 const IN_GROUP: &str = if cfg!(windows) {
     "run as an administrator, or join the group Hybrid agent extension applications"
 } else {

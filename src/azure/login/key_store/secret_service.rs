@@ -1,7 +1,7 @@
 //! The Secret Service of the desktop: GNOME Keyring, KWallet, KeePassXC (freedesktop.org, "Secret Service API").
 //!
-//! Only `Unlock`, and sometimes `CreateItem` and `Delete`, prompt. If prompts are not allowed, this module calls none
-//! of them while anything is locked.
+//! Only `Unlock`, and sometimes `CreateItem` and `Delete`, prompt. If prompts are not allowed, this module calls none of them
+//! while anything is locked.
 
 use std::collections::HashMap;
 
@@ -48,8 +48,8 @@ fn attributes(item: &Item) -> HashMap<&str, &str> {
     HashMap::from([("application", "arcssh"), ("account-file", &item.account_file)])
 }
 
-/// Connects to the service on this user's session bus. The address of a bus can outlive the bus: another user who
-/// listens there would get the token.
+/// Connects to the service on this user's session bus. The address of a bus can outlive the bus: another user who listens there
+/// would get the token.
 async fn connect() -> Result<SecretService<'static>, Unusable> {
     let bus = Connection::session().await.map_err(|error| {
         info!("no session bus: {error}");
@@ -122,8 +122,8 @@ impl From<Error> for Unusable {
     }
 }
 
-/// Maps the names of D-Bus errors: no service, a service that cannot be started (D-Bus specification, "Message bus
-/// starting services"), or a locked object (Secret Service API, "Errors").
+/// Maps the names of D-Bus errors: no service, a service that cannot be started (D-Bus specification, "Message bus starting
+/// services"), or a locked object (Secret Service API, "Errors").
 fn from_name(name: &str) -> Option<Unusable> {
     match name.strip_prefix("org.freedesktop.") {
         Some("Secret.Error.IsLocked") => Some(Unusable::Locked),
