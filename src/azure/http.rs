@@ -1,4 +1,5 @@
-//! The HTTP client for ARM and Entra ID: retries, throttling, and the limit of a response. Independent of both services.
+//! The HTTP client for ARM and Entra ID: retries, throttling, and the limit of a response. Independent of both
+//! services.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,8 @@ use crate::system::clock::since_epoch;
 /// Retries of a request after 408, 429 and 5xx, and after a failed connection.
 const MAX_RETRIES: u32 = 3;
 
-/// The longest Retry-After that arcssh waits for. After a longer one the request fails: ssh and the programs that run it have
-/// time limits of their own (Ansible: 10 s).
+/// The longest Retry-After that arcssh waits for. After a longer one the request fails: ssh and the programs that run
+/// it have time limits of their own (Ansible: 10 s).
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest accepted throttle. Azure's are an hour at most; a clock that was set back makes one look longer.
@@ -42,8 +43,8 @@ pub(crate) struct Client {
     pub(crate) store: Store,
 }
 
-/// A transport that reads at most [`MAX_BODY`] of a body. azure_core's transport policy buffers the whole response before any
-/// other policy sees it (typespec_client_core 1.1, `Pipeline::send`).
+/// A transport that reads at most [`MAX_BODY`] of a body. azure_core's transport policy buffers the whole response
+/// before any other policy sees it (typespec_client_core 1.1, `Pipeline::send`).
 #[derive(Debug)]
 pub(crate) struct Bounded(pub(crate) reqwest::Client);
 

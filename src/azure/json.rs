@@ -1,5 +1,5 @@
-//! JSON of services that deviate from their specification: numbers as text, with a fraction, or null; null instead of an empty
-//! list.
+//! JSON of services that deviate from their specification: numbers as text, with a fraction, or null; null instead of
+//! an empty list.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;

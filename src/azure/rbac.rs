@@ -1,5 +1,5 @@
-//! The account's permissions on a machine (Microsoft Learn, "Azure role definitions"), and the least-privileged role for a
-//! missing one.
+//! The account's permissions on a machine (Microsoft Learn, "Azure role definitions"), and the least-privileged role
+//! for a missing one.
 
 use serde::Deserialize;
 
@@ -87,8 +87,8 @@ struct Role {
     data_actions: &'static [&'static str],
 }
 
-/// The least privileged first (azure-docs `built-in-roles/compute.md` and `hybrid-multicloud.md`). No document says that the
-/// first role can read a machine, but Microsoft's clients read machines with it.
+/// The least privileged first (azure-docs `built-in-roles/compute.md` and `hybrid-multicloud.md`). No document says
+/// that the first role can read a machine, but Microsoft's clients read machines with it.
 const ROLES: [Role; 5] = [
     Role {
         name: "Virtual Machine Local User Login",

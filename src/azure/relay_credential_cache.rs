@@ -1,8 +1,7 @@
-//! Relay credentials kept from connection to connection: which to dial with, when to mint others, and that one process
-//! mints for all that want the same.
+//! The cache of relay credentials, shared by all processes: one of them requests the credentials of a machine.
 //!
-//! Each listCredentials call makes up a new name that the machine's agent must first hear of, so a name that is known
-//! to work is used as long as it may be, and its successor is minted long before the agent must know it.
+//! Each listCredentials call issues a new name, which the machine's agent learns with a delay. arcssh therefore uses a
+//! working name as long as possible, and requests its replacement long before the name expires.
 
 use std::time::Duration;
 
@@ -17,54 +16,53 @@ use crate::state::{Key, Kind, Lock, Store};
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
 
-/// Of a life, in percent, after which a successor is minted.
+/// Percent of their lifetime after which credentials are refreshed.
 const REFRESH_AFTER: u64 = 70;
-/// The longest life that is believed, in seconds: they can be asked for no longer (azure-rest-api-specs, `expiresin` of
-/// listCredentials).
+/// The longest accepted lifetime, in seconds (azure-rest-api-specs, `expiresin` of listCredentials).
 const MAX_LIFETIME: u64 = 10_800;
-/// What must be left of a life, in seconds, for a handshake to come before its end.
+/// Seconds before their expiry at which credentials are no longer used: a handshake takes time.
 const EXPIRY_MARGIN: u64 = 5;
-/// The least time, in seconds, that an agent is given to hear of a successor while there is something else to dial with.
+/// Seconds for the agent to learn about new credentials, during which the previous ones are preferred.
 const MIN_PROPAGATION: u64 = 20;
-/// The age, in seconds, up to which "nobody listens" is what a new name answers: 30 to 90 s are typical, and about 2
-/// minutes were seen (aztunnel `docs/guides/sender-arc.md`; sshproxy logs in public issues).
+/// The age, in seconds, up to which the relay may find no listener for a new name. 30 to 90 s are typical, and about 2
+/// minutes were observed (aztunnel `docs/guides/sender-arc.md`; sshproxy logs in public issues).
 const PROPAGATION_LIMIT: u64 = 120;
-/// How long, in seconds, ARM is not asked again after it has said no.
+/// Seconds before a rejected request is retried.
 const NEGATIVE_LIFETIME: u64 = 30;
-/// What is kept of a machine: the credentials in use and their successor.
+/// Cached credentials of a machine: those in use and their replacement.
 const MAX_CACHED: usize = 2;
 
-/// Relay credentials with their life, in seconds of Unix time by this machine's clock.
+/// Relay credentials with their lifetime, in seconds of Unix time by this machine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct IssuedCredentials<C = RelayCredentials> {
-    /// The credentials.
     pub(crate) credentials: C,
-    /// When they were minted.
-    at: u64,
-    /// When they end. The server's clock decides: what is kept here is its expiry, less what its clock is ahead of ours.
-    until: u64,
+    #[serde(rename = "at")]
+    issued_at: u64,
+    /// The server's expiry, converted from the server's clock to this machine's.
+    #[serde(rename = "until")]
+    expires_at: u64,
 }
 
 impl<C> IssuedCredentials<C> {
-    /// Whether they can be dialled with. Those from the future were minted before the clock was set.
+    /// Whether the credentials can be used. The clock was set back since they were issued if that time is in the
+    /// future.
     fn is_valid(&self, now: u64) -> bool {
-        self.at <= now && now + EXPIRY_MARGIN < self.until
+        self.issued_at <= now && now + EXPIRY_MARGIN < self.expires_at
     }
 }
 
 impl IssuedCredentials {
     fn new(credentials: RelayCredentials, date: Option<u64>, now: u64) -> Self {
-        let server = date.unwrap_or(now);
-        let life = credentials.expires_on.map_or(0, |expires| expires.saturating_sub(server));
-        let life = life.min(MAX_LIFETIME);
-        Self { credentials, at: now, until: now + life }
+        let server_now = date.unwrap_or(now);
+        let lifetime = credentials.expires_on.map_or(0, |expiry| expiry.saturating_sub(server_now));
+        Self { credentials, issued_at: now, expires_at: now + lifetime.min(MAX_LIFETIME) }
     }
 
     fn age(&self) -> u64 {
-        unix_now().saturating_sub(self.at)
+        unix_now().saturating_sub(self.issued_at)
     }
 
-    /// Whether the agent may not have heard of them yet.
+    /// Whether the agent may not know the credentials yet.
     pub(crate) fn is_propagating(&self) -> bool {
         self.age() < PROPAGATION_LIMIT
     }
@@ -78,12 +76,13 @@ impl IssuedCredentials {
     }
 }
 
-/// What is kept of a machine.
+/// The cached credentials of a machine.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record<C = RelayCredentials> {
-    /// The last that were minted, oldest first.
+    /// Oldest first.
+    #[serde(rename = "minted")]
     issued: Vec<IssuedCredentials<C>>,
-    /// How long the agent took to hear of the last that was waited for, in seconds.
+    /// The last known delay until the agent knew new credentials, in seconds.
     #[serde(rename = "settling")]
     propagation_secs: u64,
 }
@@ -95,10 +94,11 @@ impl<C> Default for Record<C> {
 }
 
 impl Record<Unchecked> {
-    /// Returns the credentials that pass the checks of an answer of Azure's; others count as absent.
+    /// Validates the credentials as in a response of Azure, and removes invalid ones.
     fn check(self, suffixes: &RelaySuffixes) -> Record {
-        let check = |IssuedCredentials { credentials, at, until }: IssuedCredentials<Unchecked>| {
-            Some(IssuedCredentials { credentials: credentials.check(suffixes).ok()?, at, until })
+        let check = |issued: IssuedCredentials<Unchecked>| {
+            let IssuedCredentials { credentials, issued_at, expires_at } = issued;
+            Some(IssuedCredentials { credentials: credentials.check(suffixes).ok()?, issued_at, expires_at })
         };
         Record {
             issued: self.issued.into_iter().filter_map(check).collect(),
@@ -108,11 +108,12 @@ impl Record<Unchecked> {
 }
 
 impl Record {
-    /// What can be dialled with, the best first: the newest once its agent has had time, else what came before it.
+    /// Returns the valid credentials, the preferred first: the newest once the agent has had time to learn about them,
+    /// else the previous ones.
     fn in_order(mut self, now: u64) -> Vec<IssuedCredentials> {
         let propagation_secs = self.propagation_secs.max(MIN_PROPAGATION);
         self.issued.retain(|issued| issued.is_valid(now));
-        if self.issued.last().is_some_and(|newest| newest.at.saturating_add(propagation_secs) <= now) {
+        if self.issued.last().is_some_and(|newest| newest.issued_at.saturating_add(propagation_secs) <= now) {
             self.issued.reverse();
         }
         self.issued
@@ -123,19 +124,20 @@ impl Record {
         self
     }
 
-    /// Whether a successor of these is due: at 70 % of their life, or earlier where that would leave an agent less than
-    /// twice the time that it took. What cannot be kept needs none.
+    /// Whether the credentials are due for a refresh: after 70 % of their lifetime, or earlier so that the agent gets
+    /// twice the time that it needed before.
     fn is_due(&self, issued: &IssuedCredentials, now: u64) -> bool {
-        let life = issued.until.saturating_sub(issued.at).min(MAX_LIFETIME);
+        let lifetime = issued.expires_at.saturating_sub(issued.issued_at).min(MAX_LIFETIME);
         let propagation_secs = self.propagation_secs.max(MIN_PROPAGATION);
-        let due = (life * REFRESH_AFTER / 100).min(life.saturating_sub(propagation_secs.saturating_mul(2)));
-        life > 0
+        let latest = lifetime.saturating_sub(propagation_secs.saturating_mul(2));
+        let due = (lifetime * REFRESH_AFTER / 100).min(latest);
+        lifetime > 0
             && self.issued.last().is_none_or(|newest| newest.is(issued))
-            && issued.at.saturating_add(due) <= now
+            && issued.issued_at.saturating_add(due) <= now
     }
 }
 
-/// What ARM said no with, until when it is not asked again.
+/// An error response of ARM, cached until a time in seconds of Unix time.
 #[derive(Serialize, Deserialize)]
 struct Refused {
     refusal: ErrorResponse,
@@ -143,24 +145,23 @@ struct Refused {
 }
 
 impl Refused {
-    /// Whether it is not to be asked for again yet. What lasts longer was refused before the clock was set back.
-    fn holds(&self, now: u64) -> bool {
+    /// Whether the cached error replaces a request. The clock was set back if more than the lifetime is left.
+    fn is_valid(&self, now: u64) -> bool {
         self.until.checked_sub(now).is_some_and(|left| (1..=NEGATIVE_LIFETIME).contains(&left))
     }
 }
 
-/// The relay credentials of one service of one machine.
+/// The cache for one service of one machine.
 #[derive(Debug)]
 pub(crate) struct RelayCredentialCache<'a> {
     arm: &'a Arm,
     store: &'a Store,
     machine: ResourceId,
     service: Service,
-    cached: Key,
+    key: Key,
 }
 
 impl<'a> RelayCredentialCache<'a> {
-    /// Those of a service of a machine, for dialling a port of it.
     pub(crate) fn new(
         arm: &'a Arm,
         store: &'a Store,
@@ -169,28 +170,28 @@ impl<'a> RelayCredentialCache<'a> {
         port: u16,
     ) -> Self {
         let id = machine.to_string().to_lowercase();
-        let subject = format!("{}{id} {service} {port}", arm.authority());
-        Self { arm, store, machine: machine.clone(), service, cached: Key::new(Kind::Relay, subject) }
+        let name = format!("{}{id} {service} {port}", arm.authority());
+        Self { arm, store, machine: machine.clone(), service, key: Key::new(Kind::Relay, name) }
     }
 
-    /// What the store holds to dial with, the best first.
+    /// Returns the cached credentials, the preferred first.
     ///
     /// # Errors
-    /// The store is open to others.
+    /// Other users can access the state directory.
     pub(crate) fn cached(&self) -> Result<Vec<IssuedCredentials>, SystemError> {
         Ok(self.record()?.in_order(unix_now()))
     }
 
-    /// New ones, or those that another process has minted meanwhile; none of those that were dialled `rejected`, which are
-    /// forgotten.
+    /// Requests credentials, or returns those that another process has requested in the meantime. Removes the
+    /// `rejected` ones.
     ///
     /// # Errors
-    /// What ARM refuses, and refused within [`NEGATIVE_LIFETIME`].
+    /// See [`ArmError`]. ARM's error response is cached for [`NEGATIVE_LIFETIME`].
     pub(crate) async fn request(
         &self,
         rejected: &[IssuedCredentials],
     ) -> Result<IssuedCredentials, ArmError> {
-        let _lock = self.store.lock(&self.cached).await;
+        let _lock = self.store.lock(&self.key).await;
         let newest = self.record()?.issued.pop();
         match newest.filter(|newest| newest.is_valid(unix_now()) && !newest.is_among(rejected)) {
             Some(newest) => Ok(newest),
@@ -198,58 +199,61 @@ impl<'a> RelayCredentialCache<'a> {
         }
     }
 
-    /// Mints a successor, unless it is not due or another process is at it.
+    /// Requests a replacement if it is due and no other process requests it.
     pub(crate) async fn refresh(&self, issued: &IssuedCredentials) {
-        let Some(lock) = self.store.try_lock(&self.cached) else { return };
+        let Some(lock) = self.store.try_lock(&self.key) else { return };
         match self.record() {
             Ok(record) if record.is_due(issued, unix_now()) => {}
             _ => return,
         }
         if let Err(error) = self.request_locked(&[]).await {
-            info!("no successor: {error}");
+            info!("cannot refresh the relay credentials: {error}");
         }
         drop::<Lock>(lock);
     }
 
-    /// Whether a successor is due.
+    /// Whether the credentials are due for a refresh.
     pub(crate) fn is_due(&self, issued: &IssuedCredentials) -> bool {
         self.record().is_ok_and(|record| record.is_due(issued, unix_now()))
     }
 
-    /// Notes that the agent has heard of these just now, after it had to be waited for.
+    /// Stores the delay of the agent, which has just learned about these credentials.
     pub(crate) fn record_propagation(&self, issued: &IssuedCredentials) {
-        let Some(_lock) = self.store.try_lock(&self.cached) else { return };
-        if let (true, Ok(record)) = (issued.is_propagating(), self.record()) {
-            self.store.write(&self.cached, &Record { propagation_secs: issued.age(), ..record });
+        let Some(_lock) = self.store.try_lock(&self.key) else { return };
+        if issued.is_propagating()
+            && let Ok(record) = self.record()
+        {
+            self.store.write(&self.key, &Record { propagation_secs: issued.age(), ..record });
         }
     }
 
-    /// Forgets those that were dialled `rejected`, so that what works instead of them is due for another successor.
+    /// Removes `rejected` credentials, so that a working older name becomes due for a refresh.
     pub(crate) fn invalidate(&self, rejected: &[IssuedCredentials]) {
         if rejected.is_empty() {
             return;
         }
-        let Some(_lock) = self.store.try_lock(&self.cached) else { return };
+        let Some(_lock) = self.store.try_lock(&self.key) else { return };
         if let Ok(record) = self.record() {
-            self.store.write(&self.cached, &record.without(rejected));
+            self.store.write(&self.key, &record.without(rejected));
         }
     }
 
     async fn request_locked(&self, rejected: &[IssuedCredentials]) -> Result<IssuedCredentials, ArmError> {
-        let refused = self.refused()?;
-        if let Some(refused) = self.store.read::<Refused>(&refused)?.filter(|no| no.holds(unix_now())) {
+        let negative = self.negative_key()?;
+        let refused: Option<Refused> = self.store.read(&negative)?;
+        if let Some(refused) = refused.filter(|refused| refused.is_valid(unix_now())) {
             return Err(ArmError::Refused(refused.refusal));
         }
         match list_credentials(self.arm, &self.machine, self.service).await {
             Ok((credentials, date)) => {
                 let issued = IssuedCredentials::new(credentials, date, unix_now());
-                info!(relay = %issued.credentials.relay, until = issued.until, "relay credentials");
+                info!(relay = %issued.credentials.relay, until = issued.expires_at, "new relay credentials");
                 self.save(issued.clone(), rejected)?;
-                self.store.remove(&refused);
+                self.store.remove(&negative);
                 Ok(issued)
             }
             Err(error) => {
-                self.save_refusal(&refused, &error);
+                self.save_error(&negative, &error);
                 Err(error)
             }
         }
@@ -259,60 +263,62 @@ impl<'a> RelayCredentialCache<'a> {
         let Record { issued: mut all, propagation_secs } = self.record()?.without(rejected);
         all.push(issued);
         let issued = all.split_off(all.len().saturating_sub(MAX_CACHED));
-        self.store.write(&self.cached, &Record { issued, propagation_secs });
+        self.store.write(&self.key, &Record { issued, propagation_secs });
         Ok(())
     }
 
-    /// Where it is kept that this identity was refused: another may be let in.
-    fn refused(&self) -> Result<Key, SystemError> {
-        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.cached.name, self.arm.account_key()?)))
+    /// Returns the key of a cached error response, which applies to one account.
+    fn negative_key(&self) -> Result<Key, SystemError> {
+        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.key.name, self.arm.account_key()?)))
     }
 
-    /// What fifty forks of ansible would be answered alike is asked once. 412 is not kept: setting up ends it at once.
-    fn save_refusal(&self, refused: &Key, error: &ArmError) {
+    /// Caches 403 and 404 for other processes, for example for Ansible's forks. `arcssh setup` fixes a 412 at once.
+    fn save_error(&self, negative: &Key, error: &ArmError) {
         if let ArmError::Refused(refusal) = error
             && matches!(refusal.status, 403 | 404)
         {
             let until = unix_now() + NEGATIVE_LIFETIME;
-            self.store.write(refused, &Refused { refusal: refusal.clone(), until });
+            self.store.write(negative, &Refused { refusal: refusal.clone(), until });
         }
     }
 
     fn record(&self) -> Result<Record, SystemError> {
-        let record: Record<Unchecked> = self.store.read(&self.cached)?.unwrap_or_default();
+        let record: Record<Unchecked> = self.store.read(&self.key)?.unwrap_or_default();
         Ok(record.check(self.arm.relay_suffixes()))
     }
 }
 
-/// Forgets the credentials of a machine, of all its services and ports, and that they were refused.
+/// Deletes the cached credentials and errors of all services and ports of a machine.
 pub(crate) fn forget(arm: &Arm, store: &Store, machine: &ResourceId) {
-    forget_kinds(arm, store, machine, &[Kind::Relay, Kind::Refusal]);
+    delete(arm, store, machine, &[Kind::Relay, Kind::Refusal]);
 }
 
-/// Forgets that credentials of a machine were refused.
+/// Deletes the cached errors of a machine.
 pub(crate) fn forget_refusals(arm: &Arm, store: &Store, machine: &ResourceId) {
-    forget_kinds(arm, store, machine, &[Kind::Refusal]);
+    delete(arm, store, machine, &[Kind::Refusal]);
 }
 
-fn forget_kinds(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) {
-    let start = format!("{}{} ", arm.authority(), machine.to_string().to_lowercase());
-    let of_machine = |key: &Key| kinds.contains(&key.kind) && key.name.starts_with(&start);
-    store.keys().iter().filter(|key| of_machine(key)).for_each(|key| store.remove(key));
+fn delete(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) {
+    let prefix = format!("{}{} ", arm.authority(), machine.to_string().to_lowercase());
+    let keys =
+        store.keys().into_iter().filter(|key| kinds.contains(&key.kind) && key.name.starts_with(&prefix));
+    keys.for_each(|key| store.remove(&key));
 }
 
-/// How long what is kept under a key can be dialled with.
+/// Returns the remaining lifetime of the credentials under a key.
 ///
 /// # Errors
-/// The store is open to others.
+/// Other users can access the state directory.
 pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, SystemError> {
     let record: Record<Unchecked> = store.read(key)?.unwrap_or_default();
     let now = unix_now();
-    let ends = record.issued.iter().filter(|issued| issued.is_valid(now)).map(|issued| issued.until).max();
-    Ok(ends.map(|end| Duration::from_secs(end - now)))
+    let valid = record.issued.iter().filter(|issued| issued.is_valid(now));
+    let expiry = valid.map(|issued| issued.expires_at).max();
+    Ok(expiry.map(|expiry| Duration::from_secs(expiry - now)))
 }
 
-/// How long a kept name may go unheard while it is dialled, before another is minted: an agent that has just
-/// reconnected takes some seconds.
+/// How long the relay may find no listener for a cached name before new credentials are requested: an agent that
+/// reconnects needs some seconds.
 pub(crate) const STALE_GRACE: Duration = Duration::from_secs(8);
 
 #[cfg(test)]
@@ -324,13 +330,14 @@ mod tests {
         "hybridConnectionName":"NAME","accessKey":"SharedAccessSignature sr=x","expiresOn":1000}}"#;
     const HOUR: u64 = 3600;
 
-    fn read(json: &str) -> RelayCredentials {
+    fn parse(json: &str) -> RelayCredentials {
         let suffixes = RelaySuffixes::new(&[CloudName::Public.relay_suffix()], None);
         RelayCredentials::from_json(json.as_bytes(), &suffixes).expect("well formed")
     }
 
-    fn issued(name: &str, at: u64, life: u64) -> IssuedCredentials {
-        IssuedCredentials { credentials: read(&RELAY.replace("NAME", name)), at, until: at + life }
+    fn issued(name: &str, issued_at: u64, lifetime: u64) -> IssuedCredentials {
+        let credentials = parse(&RELAY.replace("NAME", name));
+        IssuedCredentials { credentials, issued_at, expires_at: issued_at + lifetime }
     }
 
     fn order(issued: &[&IssuedCredentials], propagation_secs: u64, now: u64) -> Vec<String> {
@@ -339,23 +346,23 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_clock_decides_when_credentials_end() {
-        let credentials = || read(RELAY);
-        // Ours is 500 s ahead of the server's, then behind, then its own is not told.
-        assert_eq!(IssuedCredentials::new(credentials(), Some(900), 1400).until, 1500);
-        assert_eq!(IssuedCredentials::new(credentials(), Some(900), 400).until, 500);
-        assert_eq!(IssuedCredentials::new(credentials(), None, 950).until, 1000);
-        assert_eq!(IssuedCredentials::new(credentials(), Some(2000), 950).until, 950);
-        // No service means such an end.
+    fn expiry_is_calculated_from_the_servers_clock() {
+        let credentials = || parse(RELAY);
+        // This machine's clock is 500 s ahead, then 500 s behind; then the server's clock is unknown.
+        assert_eq!(IssuedCredentials::new(credentials(), Some(900), 1400).expires_at, 1500);
+        assert_eq!(IssuedCredentials::new(credentials(), Some(900), 400).expires_at, 500);
+        assert_eq!(IssuedCredentials::new(credentials(), None, 950).expires_at, 1000);
+        assert_eq!(IssuedCredentials::new(credentials(), Some(2000), 950).expires_at, 950);
         let endless = RelayCredentials { expires_on: Some(u64::MAX), ..credentials() };
         let endless = IssuedCredentials::new(endless, None, 950);
-        assert_eq!(endless.until, 950 + MAX_LIFETIME);
+        assert_eq!(endless.expires_at, 950 + MAX_LIFETIME);
         assert!(!Record { issued: vec![endless.clone()], propagation_secs: u64::MAX }.is_due(&endless, 949));
     }
 
     #[test]
-    fn the_newest_comes_first_once_its_agent_has_had_time() {
-        let (old, new) = (issued("old", 0, 3 * HOUR), issued("new", 7600, 3 * HOUR));
+    fn the_newest_credentials_come_first_after_the_propagation_time() {
+        let old = issued("old", 0, 3 * HOUR);
+        let new = issued("new", 7600, 3 * HOUR);
         assert_eq!(order(&[&old, &new], 0, 7600 + MIN_PROPAGATION - 1), ["old", "new"]);
         assert_eq!(order(&[&old, &new], 0, 7600 + MIN_PROPAGATION), ["new", "old"]);
         assert_eq!(order(&[&old, &new], 60, 7600 + 59), ["old", "new"]);
@@ -363,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_or_comes_from_the_future_is_not_dialled_with() {
+    fn credentials_that_expired_or_come_from_the_future_are_not_used() {
         let one = issued("one", 100, HOUR);
         assert!(order(&[&one], 0, 99).is_empty());
         assert_eq!(order(&[&one], 0, 100), ["one"]);
@@ -372,44 +379,45 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_is_due_at_seventy_percent_or_before_a_slow_agent_needs_it() {
-        let due = |life, propagation_secs, now| {
-            let issued = issued("one", 0, life);
+    fn a_refresh_is_due_at_seventy_percent_or_earlier_for_a_slow_agent() {
+        let is_due = |lifetime, propagation_secs, now| {
+            let issued = issued("one", 0, lifetime);
             Record { issued: vec![issued.clone()], propagation_secs }.is_due(&issued, now)
         };
-        assert!(!due(10_800, 0, 7559) && due(10_800, 0, 7560));
-        assert!(!due(600, 90, 419) && due(600, 90, 420));
-        assert!(due(60, 20, 20) && !due(60, 20, 19));
-        assert!(!due(0, 0, 0));
+        assert!(!is_due(10_800, 0, 7559) && is_due(10_800, 0, 7560));
+        assert!(!is_due(600, 90, 419) && is_due(600, 90, 420));
+        assert!(is_due(60, 20, 20) && !is_due(60, 20, 19));
+        assert!(!is_due(0, 0, 0));
     }
 
     #[test]
-    fn a_refusal_holds_for_its_time_whatever_becomes_of_the_clock() {
+    fn a_cached_error_expires_even_if_the_clock_is_set_back() {
         let refusal = serde_json::json!({"status": 403, "code": "", "message": ""});
         let refused = Refused { refusal: serde_json::from_value(refusal).unwrap(), until: 1000 };
-        let holds = [969, 970, 999, 1000].map(|now| refused.holds(now));
-        assert_eq!(holds, [false, true, true, false]);
+        let is_valid = [969, 970, 999, 1000].map(|now| refused.is_valid(now));
+        assert_eq!(is_valid, [false, true, true, false]);
     }
 
     #[test]
-    fn what_already_has_a_successor_needs_none() {
-        let (old, new) = (issued("old", 0, HOUR), issued("new", 3000, HOUR));
+    fn credentials_with_a_replacement_are_not_refreshed() {
+        let old = issued("old", 0, HOUR);
+        let new = issued("new", 3000, HOUR);
         let record = Record { issued: vec![old.clone(), new], propagation_secs: 0 };
         assert!(!record.is_due(&old, 3500));
     }
 
     #[test]
-    fn cached_credentials_for_a_host_that_is_no_relay_count_as_absent() {
+    fn cached_credentials_of_an_untrusted_host_are_removed() {
         let record =
             Record { issued: vec![issued("one", 0, HOUR), issued("two", 0, HOUR)], propagation_secs: 7 };
         let text = serde_json::to_string(&record).unwrap();
-        let left = |text: &str, cloud: CloudName| {
+        let valid = |text: &str, cloud: CloudName| {
             let record: Record<Unchecked> = serde_json::from_str(text).unwrap();
             record.check(&RelaySuffixes::new(&[cloud.relay_suffix()], None)).issued.len()
         };
-        assert_eq!(left(&text, CloudName::Public), 2);
-        assert_eq!(left(&text, CloudName::China), 0);
-        assert_eq!(left(&text.replacen("azgn", "localhost:x", 1), CloudName::Public), 1);
-        assert_eq!(left(&text.replace("servicebus.windows.net", "0.0.1:8443"), CloudName::Public), 0);
+        assert_eq!(valid(&text, CloudName::Public), 2);
+        assert_eq!(valid(&text, CloudName::China), 0);
+        assert_eq!(valid(&text.replacen("azgn", "localhost:x", 1), CloudName::Public), 1);
+        assert_eq!(valid(&text.replace("servicebus.windows.net", "0.0.1:8443"), CloudName::Public), 0);
     }
 }

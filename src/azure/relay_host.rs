@@ -1,5 +1,5 @@
-//! The host of an Azure Relay namespace, built only from the two parts in which Azure returns it. arcssh sends relay tokens to
-//! no other host.
+//! The host of an Azure Relay namespace, built only from the two parts in which Azure returns it. arcssh sends relay
+//! tokens to no other host.
 
 use std::fmt;
 
@@ -43,8 +43,8 @@ impl RelaySuffixes {
         Ok(Self { known: Vec::new(), custom: parts.map(suffix).collect::<Result<_, _>>()? })
     }
 
-    /// Returns the host of a namespace: `name` must be one DNS label, and `suffix` one of these suffixes. A suffix of the user
-    /// may have any port, that of a cloud only 443.
+    /// Returns the host of a namespace: `name` must be one DNS label, and `suffix` one of these suffixes. A suffix of
+    /// the user may have any port, that of a cloud only 443.
     ///
     /// # Errors
     /// The host is not trusted.

@@ -77,8 +77,8 @@ impl FromStr for ResourceId {
     }
 }
 
-/// Removes `/providers/{namespace}/virtualMachineInstances/default` from the end: newer VMware, SCVMM and Azure Local machines
-/// are `Microsoft.HybridCompute/machines` with such a child resource.
+/// Removes `/providers/{namespace}/virtualMachineInstances/default` from the end: newer VMware, SCVMM and Azure Local
+/// machines are `Microsoft.HybridCompute/machines` with such a child resource.
 fn machine_segments<'a, 'b>(segments: &'b [&'a str]) -> &'b [&'a str] {
     match segments {
         [machine @ .., providers, _namespace, instances, default]
@@ -102,8 +102,8 @@ fn arc_type(namespace: &str, kind: &str) -> Result<(&'static str, &'static str),
     }
 }
 
-/// Validates one name of the ID. ARM allows letters, digits and `-_.()`, so a name can be part of a URL, of a header and of a
-/// line in a file.
+/// Validates one name of the ID. ARM allows letters, digits and `-_.()`, so a name can be part of a URL, of a header
+/// and of a line in a file.
 pub(crate) fn segment(text: &str) -> Result<String, ResourceIdError> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.()".contains(c);
     let dots_only = text.chars().all(|c| c == '.');

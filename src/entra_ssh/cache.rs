@@ -1,7 +1,6 @@
-//! The key and the certificate that log in, kept together from connection to connection: which to log in with, when to
-//! ask for another, and that one process asks for all.
+//! The cache of a key with its SSH certificate, shared by all processes: one of them requests the certificate.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -17,105 +16,112 @@ use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::{KeyPair, Pem};
 use crate::state::{Key, Kind, Lock, Store};
 use crate::system::SystemError;
-use crate::system::clock::unix_now;
+use crate::system::clock::{since_epoch, unix_now};
 
-/// What must be left of a certificate's life, in seconds, to log in with it: the start of a session can be slow. Of one
-/// that lives less than an hour, a tenth of its life.
+/// Seconds before its expiry at which a certificate is replaced, since a login takes time. A certificate with a
+/// lifetime below 50 minutes is replaced in the last tenth of it.
 const EXPIRY_MARGIN: u64 = 300;
-/// Of a life, in percent, after which a successor is asked for in the background.
+/// Percent of its lifetime after which a certificate is refreshed in the background.
 const REFRESH_AFTER: u64 = 70;
-/// How long a key is certified again, in seconds, and beyond that while its certificate lasts: ssh reads a key's file
-/// when it signs, and must find the one whose certificate it has read before.
+/// The lifetime of a key, in seconds. An older key is used while its certificate is valid: ssh reads the key file after
+/// the certificate file, and both must match.
 const KEY_LIFETIME: u64 = 30 * 24 * 3600;
 
-/// How long, in milliseconds, no successor is asked for again in the background after Entra ID has said no.
+/// Milliseconds before a background refresh is retried after an error of Entra ID.
 const NEGATIVE_LIFETIME_MS: u64 = 30_000;
 
-/// A certificate with its life, in seconds of Unix time by this machine's clock.
+/// A certificate with its lifetime, in seconds of Unix time by this machine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CachedCertificate {
     /// A line, as in a `-cert.pub` file.
     certificate: String,
-    /// When it was given.
-    at: u64,
-    /// When it ends. Entra ID's clock decides: this is its end, less what that clock is ahead of ours.
-    until: u64,
+    #[serde(rename = "at")]
+    issued_at: u64,
+    /// The certificate's expiry, converted from Entra ID's clock to this machine's.
+    #[serde(rename = "until")]
+    expires_at: u64,
 }
 
 impl CachedCertificate {
-    fn new(Certified { certificate, ahead }: &Certified) -> Self {
-        let until = certificate.valid_before().saturating_add_signed(-ahead);
-        Self { certificate: certificate.to_line(), at: unix_now(), until }
+    fn new(Certified { certificate, clock_offset }: &Certified) -> Self {
+        let expires_at = certificate.valid_before().saturating_add_signed(-clock_offset);
+        Self { certificate: certificate.to_line(), issued_at: unix_now(), expires_at }
     }
 
-    fn life(&self) -> u64 {
-        self.until.saturating_sub(self.at)
+    fn lifetime(&self) -> u64 {
+        self.expires_at.saturating_sub(self.issued_at)
     }
 
-    /// Whether it ends later than this many seconds from now. One from the future was given before the clock was set.
-    fn lasts(&self, seconds: u64) -> bool {
+    /// Whether the certificate is valid for this many more seconds. The clock was set back since the certificate was
+    /// issued if that time is in the future.
+    fn is_valid_for(&self, seconds: u64) -> bool {
         let now = unix_now();
-        self.at <= now && now.saturating_add(seconds) < self.until
+        self.issued_at <= now && now.saturating_add(seconds) < self.expires_at
+    }
+
+    fn is_valid(&self) -> bool {
+        self.is_valid_for(0)
     }
 
     fn left(&self) -> Option<Duration> {
-        self.lasts(0).then(|| Duration::from_secs(self.until - unix_now()))
+        self.is_valid().then(|| Duration::from_secs(self.expires_at - unix_now()))
     }
 
     fn is_fresh(&self) -> bool {
-        self.lasts(EXPIRY_MARGIN.min(self.life() / 10))
+        self.is_valid_for(EXPIRY_MARGIN.min(self.lifetime() / 10))
     }
 
     fn is_due(&self) -> bool {
-        self.at.saturating_add(self.life().saturating_mul(REFRESH_AFTER) / 100) <= unix_now()
+        self.issued_at.saturating_add(self.lifetime().saturating_mul(REFRESH_AFTER) / 100) <= unix_now()
     }
 }
 
-/// What is kept: one value, so that key and certificate are always of one generation.
+/// The cached value: key and certificate in one file, so that they always match.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
     key: Pem,
-    /// When the key was made, in seconds of Unix time.
-    made: u64,
+    /// In seconds of Unix time.
+    #[serde(rename = "made")]
+    key_created_at: u64,
     issued: Option<CachedCertificate>,
-    /// The last answer in place of a certificate.
+    /// The last error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
 }
 
 impl Record {
-    fn keeps_its_key(&self) -> bool {
+    fn has_usable_key(&self) -> bool {
         let now = unix_now();
-        let is_young = self.made <= now && now < self.made.saturating_add(KEY_LIFETIME);
-        is_young || self.issued.as_ref().is_some_and(|issued| issued.lasts(0))
+        let expiry = self.key_created_at.saturating_add(KEY_LIFETIME);
+        (self.key_created_at <= now && now < expiry)
+            || self.issued.as_ref().is_some_and(CachedCertificate::is_valid)
     }
 
-    /// Whether the certificate wants a successor, which was not refused just now.
+    /// Whether the certificate is due for a refresh, and the last refresh did not fail just now.
     fn is_due(&self) -> bool {
-        let is_refused =
-            |refused: &Refused| unix_now_in_milliseconds() < refused.at.saturating_add(NEGATIVE_LIFETIME_MS);
+        let is_recent = |refused: &Refused| unix_now_ms() < refused.at.saturating_add(NEGATIVE_LIFETIME_MS);
         self.issued.as_ref().is_some_and(CachedCertificate::is_due)
-            && !self.refused.as_ref().is_some_and(is_refused)
+            && !self.refused.as_ref().is_some_and(is_recent)
     }
 
-    /// Key and certificate, if they belong together.
+    /// Returns key and certificate if they match.
     fn pair(self) -> Option<CertifiedKey> {
         let issued = self.issued?;
         let key = KeyPair::from_pem(&self.key).ok()?;
         let certificate = Certificate::parse(&issued.certificate).ok()?;
-        // Of its time, its issuer's clock has been the judge.
+        // The issuer's clock has decided when the certificate was issued.
         certificate.check(key.public(), certificate.valid_before().saturating_sub(1)).ok()?;
         Some(CertifiedKey { pem: self.key, key, certificate, issued })
     }
 }
 
-/// What Entra ID or Azure CLI said no with: whoever waits for the same certificate meanwhile is answered alike, and whoever comes
-/// later asks again.
+/// An error of Entra ID or Azure CLI, shared with all processes that waited for the same certificate. Later processes
+/// send a new request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Refused {
     from: CredentialSource,
     refusal: Refusal,
-    /// When, in milliseconds of Unix time.
+    /// In milliseconds of Unix time.
     at: u64,
 }
 
@@ -138,7 +144,7 @@ impl Refused {
                 Refusal::Entra(rejection.clone())
             }
             SourceError::MissingSshExtension => Refusal::MissingSshExtension(()),
-            // Other sources failed before or during the request.
+            // The others failed before or during the request.
             SourceError::SignedOut(message) | SourceError::Failed(message)
                 if *from == CredentialSource::AzureCli =>
             {
@@ -146,10 +152,10 @@ impl Refused {
             }
             _ => return None,
         };
-        Some(Self { from: *from, refusal, at: unix_now_in_milliseconds() })
+        Some(Self { from: *from, refusal, at: unix_now_ms() })
     }
 
-    fn again(self, scope: &str) -> IssueError {
+    fn into_error(self, scope: &str) -> IssueError {
         let error = match self.refusal {
             Refusal::Entra(rejection) => SourceError::Entra(rejection),
             Refusal::MissingSshExtension(()) => SourceError::MissingSshExtension,
@@ -163,66 +169,66 @@ impl Refused {
 /// A key and its certificate.
 #[derive(Debug)]
 pub(crate) struct CertifiedKey {
-    /// The private key as text.
+    /// The private key.
     pub(crate) pem: Pem,
-    /// The key.
     pub(crate) key: KeyPair,
-    /// The certificate.
     pub(crate) certificate: Certificate,
     issued: CachedCertificate,
 }
 
 impl CertifiedKey {
-    /// How long it can still be logged in with; nothing where it has ended.
+    /// Returns the remaining lifetime; `None` for an expired certificate.
     pub(crate) fn left(&self) -> Option<Duration> {
         self.issued.left()
     }
 
-    /// The same, if its certificate lets in whom a section logs in as; nobody, if it does not say.
+    /// Checks the certificate against the user of a host entry, if there is one.
     ///
     /// # Errors
-    /// It lets in another: another identity than that of the section was signed in.
-    pub(crate) fn for_login_name(self, section: Option<&str>) -> Result<Self, IssueError> {
-        match section.filter(|name| !self.certificate.lets_in(name)) {
+    /// The certificate is for another user: the account is not that of the host entry.
+    pub(crate) fn for_login_name(self, user: Option<&str>) -> Result<Self, IssueError> {
+        match user.filter(|name| !self.certificate.lets_in(name)) {
             None => Ok(self),
-            Some(entry) => Err(IssueError::WrongLoginName {
+            Some(user) => Err(IssueError::WrongLoginName {
                 name: self.certificate.login_name().unwrap_or_default(),
-                entry: entry.to_owned(),
+                entry: user.to_owned(),
             }),
         }
     }
 }
 
-/// The pair of one identity.
+/// The cached key and certificate of one account.
 #[derive(Debug)]
 pub(crate) struct CertificateCache {
-    identity: CredentialChain,
-    asked: CertificateOptions,
-    cached: Key,
+    credentials: CredentialChain,
+    options: CertificateOptions,
+    key: Key,
 }
 
 impl CertificateCache {
-    /// The pair with which this identity logs in. Nothing is asked for yet.
+    /// Returns the cache without a request.
     ///
     /// # Errors
-    /// The store is open to others.
-    pub(crate) fn new(identity: CredentialChain, asked: CertificateOptions) -> Result<Self, SystemError> {
-        let client = asked.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
-        let what = format!("{}{client}", asked.scope(&identity));
-        let subject = identity.cache_key(what, identity.options.tenant.as_deref())?;
-        Ok(Self { identity, asked, cached: Key::new(Kind::Certificate, subject) })
+    /// Other users can access the state directory.
+    pub(crate) fn new(
+        credentials: CredentialChain,
+        options: CertificateOptions,
+    ) -> Result<Self, SystemError> {
+        let client = options.client_id.as_ref().map_or(String::new(), |id| format!(" by {id}"));
+        let what = format!("{}{client}", options.scope(&credentials));
+        let name = credentials.cache_key(what, credentials.options.tenant.as_deref())?;
+        Ok(Self { credentials, options, key: Key::new(Kind::Certificate, name) })
     }
 
-    /// What is kept, whether it can be used or not.
+    /// Returns the cached key and certificate, which may have expired.
     ///
     /// # Errors
-    /// The store is open to others.
+    /// Other users can access the state directory.
     pub(crate) fn cached(&self) -> Result<Option<CertifiedKey>, SystemError> {
         Ok(self.record()?.and_then(Record::pair))
     }
 
-    /// What to log in with: the pair that is kept, or a new certificate that is kept from now on. However many processes
-    /// want one at a time, one asks for it.
+    /// Returns the cached key and certificate, or requests a certificate. Only one process sends the request.
     ///
     /// # Errors
     /// See [`IssueError`].
@@ -230,44 +236,38 @@ impl CertificateCache {
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
         }
-        let began = unix_now_in_milliseconds();
-        let _lock = self.identity.store.lock(&self.cached).await;
-        // Whoever had the lock before has done the work.
+        let since = unix_now_ms();
+        let _lock = self.credentials.store.lock(&self.key).await;
+        // The process that held the lock before may have stored a certificate.
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
         }
-        let refused = self.record()?.and_then(|record| record.refused).filter(|refused| began < refused.at);
-        let minted = match refused {
-            Some(refused) => Err(refused.again(self.asked.scope(&self.identity))),
+        let refused = self.record()?.and_then(|record| record.refused).filter(|refused| since < refused.at);
+        let issued = match refused {
+            Some(refused) => Err(refused.into_error(self.options.scope(&self.credentials))),
             None => self.request().await,
         };
-        match minted {
-            Err(error) => match self.cached()?.filter(|pair| pair.issued.lasts(0)) {
-                Some(pair) => {
-                    info!("the certificate that is kept must do: {error}");
-                    Ok(pair)
-                }
-                None => Err(error),
-            },
-            minted => minted,
-        }
+        let Err(error) = issued else { return issued };
+        let pair = self.cached()?.filter(|pair| pair.issued.is_valid()).ok_or(error)?;
+        info!("using the cached certificate until it expires");
+        Ok(pair)
     }
 
-    /// Asks for a successor, unless it is not due or another process is at it.
+    /// Requests a new certificate if it is due and no other process requests it.
     pub(crate) async fn refresh(&self) {
         if !self.is_due() {
             return;
         }
-        let Some(lock) = self.identity.store.try_lock(&self.cached) else { return };
+        let Some(lock) = self.credentials.store.try_lock(&self.key) else { return };
         if self.is_due()
             && let Err(error) = self.request().await
         {
-            info!("no successor of the certificate: {error}");
+            info!("cannot refresh the certificate: {error}");
         }
         drop::<Lock>(lock);
     }
 
-    /// Whether there is a certificate that wants a successor.
+    /// Whether there is a certificate, and it is due for a refresh.
     fn is_due(&self) -> bool {
         self.record().ok().flatten().is_some_and(|record| record.is_due())
     }
@@ -277,71 +277,71 @@ impl CertificateCache {
     }
 
     fn record(&self) -> Result<Option<Record>, SystemError> {
-        self.identity.store.read(&self.cached)
+        self.credentials.store.read(&self.key)
     }
 
     async fn request(&self) -> Result<CertifiedKey, IssueError> {
-        let (mut record, key) = self.key().await?;
-        let certified = match request_certificate(&self.identity, key.public(), &self.asked).await {
+        let (mut record, key) = self.reusable_or_new_key().await?;
+        let certified = match request_certificate(&self.credentials, key.public(), &self.options).await {
             Ok(certified) => certified,
             Err(error) => {
-                self.save_refusal(&error)?;
+                self.save_error(&error)?;
                 return Err(error);
             }
         };
         let issued = CachedCertificate::new(&certified);
-        (record.issued, record.refused) = (Some(issued.clone()), None);
-        self.identity.store.write(&self.cached, &record);
+        record.issued = Some(issued.clone());
+        record.refused = None;
+        self.credentials.store.write(&self.key, &record);
         Ok(CertifiedKey { pem: record.key, key, certificate: certified.certificate, issued })
     }
 
-    fn save_refusal(&self, error: &IssueError) -> Result<(), SystemError> {
+    fn save_error(&self, error: &IssueError) -> Result<(), SystemError> {
         if let Some((refused, record)) = Refused::of(error).zip(self.record()?) {
-            self.identity.store.write(&self.cached, &Record { refused: Some(refused), ..record });
+            self.credentials.store.write(&self.key, &Record { refused: Some(refused), ..record });
         }
         Ok(())
     }
 
-    /// The key to be certified: the one that is kept while it may be, else a new one, whose time begins now even where
-    /// no certificate comes of it.
-    async fn key(&self) -> Result<(Record, KeyPair), IssueError> {
-        if let Some(record) = self.record()?.filter(Record::keeps_its_key)
+    /// Returns the key for the next certificate, and caches a new key even if the request for the certificate fails.
+    async fn reusable_or_new_key(&self) -> Result<(Record, KeyPair), IssueError> {
+        if let Some(record) = self.record()?.filter(Record::has_usable_key)
             && let Ok(key) = KeyPair::from_pem(&record.key)
         {
             return Ok((record, key));
         }
         let key = self.new_key().await.map_err(IssueError::NoKey)?;
         let pair = KeyPair::from_pem(&key).map_err(|error| IssueError::NoKey(error.into()))?;
-        let record = Record { key, made: unix_now(), issued: None, refused: None };
-        if self.cached()?.is_none_or(|old| !old.issued.lasts(0)) {
-            self.identity.store.write(&self.cached, &record);
+        let record = Record { key, key_created_at: unix_now(), issued: None, refused: None };
+        if self.cached()?.is_none_or(|old| !old.issued.is_valid()) {
+            self.credentials.store.write(&self.key, &record);
         }
         Ok((record, pair))
     }
 
-    /// A new key, made in the store, or where that takes nothing, in the system's folder for what is temporary.
+    /// Generates a key in the state directory, or in the system's temporary directory if the state directory is not
+    /// writable.
     async fn new_key(&self) -> Result<Pem, SshError> {
-        let in_store = async { Pem::generate(self.identity.store.temp_dir()?).await };
-        match in_store.await {
+        let in_state_directory = async { Pem::generate(self.credentials.store.temp_dir()?).await };
+        match in_state_directory.await {
             Err(SshError::NoKeygen) => Err(SshError::NoKeygen),
             Err(error) => {
-                info!("no key in the state directory: {error}");
+                info!("cannot generate a key in the state directory: {error}");
                 Pem::generate(tempfile::tempdir().context("cannot create a temporary directory")?).await
             }
-            created => created,
+            result => result,
         }
     }
 }
 
-fn unix_now_in_milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+fn unix_now_ms() -> u64 {
+    u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long the certificate that is kept under a key lasts.
+/// Returns the remaining lifetime of the certificate under a key.
 ///
 /// # Errors
-/// The store is open to others.
+/// Other users can access the state directory.
 pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, SystemError> {
     let record: Option<Record> = store.read(key)?;
     Ok(record.and_then(|record| record.issued).and_then(|issued| issued.left()))
@@ -353,30 +353,33 @@ mod tests {
 
     const HOUR: u64 = 3600;
 
-    /// One whose key was made so many seconds ago, and whose certificate of an hour was given so many ago.
-    fn record(key: u64, certificate: Option<u64>) -> Record {
+    /// Returns a record with these ages in seconds. The certificate's lifetime is an hour.
+    fn record(key_age: u64, certificate_age: Option<u64>) -> Record {
         let now = unix_now();
-        let issued = |at| CachedCertificate { certificate: String::new(), at, until: at + HOUR };
-        let key_text = serde_json::from_str("\"a key\"").unwrap();
-        let issued = certificate.map(|ago| issued(now - ago));
-        Record { key: key_text, made: now - key, issued, refused: None }
+        let issued = certificate_age.map(|age| CachedCertificate {
+            certificate: String::new(),
+            issued_at: now - age,
+            expires_at: now - age + HOUR,
+        });
+        let key = serde_json::from_str("\"a key\"").unwrap();
+        Record { key, key_created_at: now - key_age, issued, refused: None }
     }
 
     #[test]
-    fn a_key_is_replaced_when_it_is_old_and_none_of_its_certificates_is_valid_any_more() {
-        assert!(record(KEY_LIFETIME - HOUR, None).keeps_its_key());
-        assert!(record(2 * KEY_LIFETIME, Some(HOUR / 2)).keeps_its_key());
-        assert!(!record(2 * KEY_LIFETIME, Some(2 * HOUR)).keeps_its_key());
-        assert!(!record(2 * KEY_LIFETIME, None).keeps_its_key());
+    fn an_old_key_is_replaced_once_its_certificate_has_expired() {
+        assert!(record(KEY_LIFETIME - HOUR, None).has_usable_key());
+        assert!(record(2 * KEY_LIFETIME, Some(HOUR / 2)).has_usable_key());
+        assert!(!record(2 * KEY_LIFETIME, Some(2 * HOUR)).has_usable_key());
+        assert!(!record(2 * KEY_LIFETIME, None).has_usable_key());
     }
 
     #[test]
-    fn a_successor_is_due_at_seventy_percent_but_not_while_entra_has_just_refused_one() {
+    fn a_refresh_is_due_at_seventy_percent_but_not_right_after_an_error() {
         let refused_before = |milliseconds| {
             let url = "https://login.example".parse().unwrap();
             let refusal = Rejection::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
             let refusal = Refusal::Entra(refusal);
-            let at = unix_now_in_milliseconds() - milliseconds;
+            let at = unix_now_ms() - milliseconds;
             Some(Refused { from: CredentialSource::Arcssh, refusal, at })
         };
         assert!(!record(0, None).is_due() && !record(0, Some(HOUR / 2)).is_due());

@@ -1,5 +1,4 @@
-//! SSH certificates of Entra ID: the grant with `token_type=ssh-cert`, for whichever identity there is. Knows not where
-//! certificates are kept; that is in [`kept`].
+//! SSH certificates of Entra ID: a token request with `token_type=ssh-cert`. [`cache`] stores them.
 
 pub(crate) mod cache;
 
@@ -23,36 +22,36 @@ use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
 
-/// The sources that can ask for a certificate, in the order in which they are tried.
-const ASKED: [CredentialSource; 4] = [
+/// The credential sources that can request a certificate, in the order in which they are tried.
+const SOURCES: [CredentialSource; 4] = [
     CredentialSource::Environment,
     CredentialSource::WorkloadIdentity,
     CredentialSource::Arcssh,
     CredentialSource::AzureCli,
 ];
 
-/// What the user said about certificates.
+/// The user's options for certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct CertificateOptions {
-    /// Scope in place of the cloud's own.
+    /// Without it, the cloud's scope is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scope: Option<String>,
-    /// Application in place of the one that was signed in to.
+    /// Without it, the application of the sign-in is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_id: Option<String>,
 }
 
 impl CertificateOptions {
-    fn scope<'a>(&'a self, identity: &'a CredentialChain) -> &'a str {
-        self.scope.as_deref().unwrap_or(identity.cloud.ssh_scope)
+    fn scope<'a>(&'a self, credentials: &'a CredentialChain) -> &'a str {
+        self.scope.as_deref().unwrap_or(credentials.cloud.ssh_scope)
     }
 }
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IssueError {
-    /// No credential source issues a certificate.
+    /// No credential is available, or Entra ID has rejected it.
     #[error("{error}")]
     Credential {
         /// The requested scope.
@@ -60,27 +59,27 @@ pub(crate) enum IssueError {
         /// Why.
         error: CredentialError,
     },
-    /// The source cannot request certificates.
+    /// This source cannot request a certificate.
     #[error("{} cannot request SSH certificates", .0.title())]
     Unsupported(CredentialSource),
-    /// Entra ID issued a certificate that cannot be used.
+    /// The certificate is unusable.
     #[error("{0}")]
     Unusable(CertificateError),
     /// Other users can access the state directory.
     #[error(transparent)]
     State(#[from] SystemError),
-    /// The certificate is for another login name.
+    /// The certificate is for another user than the host entry.
     #[error("the certificate is for {name}, and the host entry for {entry}")]
     WrongLoginName {
-        /// The login name of the certificate.
+        /// The user of the certificate.
         name: String,
-        /// The login name of the host entry.
+        /// The user of the host entry.
         entry: String,
     },
     /// No certificate is cached.
     #[error("no certificate of this account is cached")]
     NotCached,
-    /// There is no key for a certificate.
+    /// No key could be generated.
     #[error("{0}")]
     NoKey(SshError),
 }
@@ -91,96 +90,93 @@ impl From<CertificateError> for IssueError {
     }
 }
 
-/// A certificate that has been checked.
+/// A validated certificate.
 #[derive(Debug)]
 pub(crate) struct Certified {
-    /// The certificate.
     pub(crate) certificate: Certificate,
-    /// Seconds that Entra ID's clock is ahead of ours, as far as it is known.
-    ahead: i64,
+    /// Seconds that Entra ID's clock is ahead of this machine's; 0 if unknown.
+    clock_offset: i64,
 }
 
-/// Text that is meant to be a certificate, and when it was given by Entra ID's clock, if that is known.
+/// The text of a certificate, and Entra ID's time of issue, if known.
 type IssuedCertificate = (Secret, Option<u64>);
 
-/// A certificate for a key.
+/// Requests a certificate for a key.
 ///
 /// # Errors
 /// See [`IssueError`].
 pub(crate) async fn request_certificate(
-    identity: &CredentialChain,
+    credentials: &CredentialChain,
     key: &PublicKey,
-    asked: &CertificateOptions,
+    options: &CertificateOptions,
 ) -> Result<Certified, IssueError> {
-    let request = Request::new(identity, key, asked);
-    let (text, date) = request.send().await?;
+    let (text, date) = Request::new(credentials, key, options).send().await?;
     let now = unix_now();
-    let server = date.unwrap_or(now);
+    let server_now = date.unwrap_or(now);
     let certificate = Certificate::parse(text.secret())?;
-    certificate.check(key, server)?;
-    info!(login_name = certificate.login_name(), until = certificate.valid_before(), "an SSH certificate");
-    Ok(Certified { certificate, ahead: server.cast_signed() - now.cast_signed() })
+    certificate.check(key, server_now)?;
+    info!(login_name = certificate.login_name(), until = certificate.valid_before(), "a new SSH certificate");
+    Ok(Certified { certificate, clock_offset: server_now.cast_signed() - now.cast_signed() })
 }
 
-/// What is asked for, of whom.
+/// A request for a certificate.
 struct Request<'a> {
-    identity: &'a CredentialChain,
+    credentials: &'a CredentialChain,
     key: &'a PublicKey,
     scope: &'a str,
     client_id: Option<&'a str>,
-    /// The key's name, `key_id`.
-    name: String,
-    /// The key, `req_cnf`.
-    confirmation: String,
+    key_id: String,
+    req_cnf: String,
 }
 
 impl<'a> Request<'a> {
-    fn new(identity: &'a CredentialChain, key: &'a PublicKey, asked: &'a CertificateOptions) -> Self {
+    fn new(credentials: &'a CredentialChain, key: &'a PublicKey, options: &'a CertificateOptions) -> Self {
         let jwk = key.jwk();
         Self {
-            identity,
+            credentials,
             key,
-            scope: asked.scope(identity),
-            client_id: asked.client_id.as_deref(),
-            confirmation: json!(jwk).to_string(),
-            name: jwk.kid,
+            scope: options.scope(credentials),
+            client_id: options.client_id.as_deref(),
+            req_cnf: json!(jwk).to_string(),
+            key_id: jwk.kid,
         }
     }
 
-    /// Asks one source after the other.
+    /// Requests the certificate from one source after the other.
     async fn send(&self) -> Result<IssuedCertificate, IssueError> {
         let failed = |error| IssueError::Credential { scope: self.scope.to_owned(), error };
-        let asked = match &self.identity.options.source {
-            CredentialSource::Any => &ASKED,
+        let sources = match &self.credentials.options.source {
+            CredentialSource::Any => &SOURCES,
             one => slice::from_ref(one),
         };
-        let mut nearest = None;
-        for &from in asked {
-            if !ASKED.contains(&from) {
+        let mut first_unavailable = None;
+        for &from in sources {
+            if !SOURCES.contains(&from) {
                 return Err(IssueError::Unsupported(from));
             }
-            info!("asking for a certificate by {}", from.title());
-            match self.ask(from).await {
-                Ok(answer) => return Ok(answer),
+            info!("requesting a certificate with {}", from.title());
+            match self.request(from).await {
+                Ok(certificate) => return Ok(certificate),
                 Err(SourceError::Unavailable(unavailable)) => {
                     info!("skipping {}: {unavailable}", from.title());
-                    nearest.get_or_insert(CredentialError::Unavailable { from, unavailable });
+                    first_unavailable.get_or_insert(CredentialError::Unavailable { from, unavailable });
                 }
                 Err(error) => return Err(failed(CredentialError::Failed { from, tenant: None, error })),
             }
         }
-        if let Some(absent) = nearest.filter(|_| asked.len() == 1) {
-            return Err(failed(absent));
+        if let Some(unavailable) = first_unavailable.filter(|_| sources.len() == 1) {
+            return Err(failed(unavailable));
         }
-        // Whoever has a token for ARM all the same is one who can get no certificate.
-        match self.identity.token(None).await {
+        // A source that issues a token for ARM is one that cannot request a certificate.
+        match self.credentials.token(None).await {
             Ok(token) => Err(IssueError::Unsupported(token.source)),
             Err(_) => Err(failed(CredentialError::NotSignedIn(None))),
         }
     }
 
-    async fn ask(&self, source: CredentialSource) -> Result<IssuedCertificate, SourceError> {
-        let (cloud, tenant) = (&self.identity.cloud, self.identity.options.tenant.as_deref());
+    async fn request(&self, source: CredentialSource) -> Result<IssuedCertificate, SourceError> {
+        let cloud = &self.credentials.cloud;
+        let tenant = self.credentials.options.tenant.as_deref();
         match source {
             CredentialSource::Environment => {
                 self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
@@ -189,38 +185,37 @@ impl<'a> Request<'a> {
                 self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
             }
             CredentialSource::AzureCli => self.by_azure_cli().await,
-            _ => self.as_user(tenant).await,
+            _ => self.by_login(tenant).await,
         }
     }
 
-    /// What makes a request for a token one for a certificate (azure-cli-extensions `ssh`, custom.py,
-    /// `_prepare_jwk_data`).
+    /// Returns the additional fields of a token request (azure-cli-extensions `ssh`, custom.py, `_prepare_jwk_data`).
     fn fields(&self) -> [(&str, &str); 3] {
-        [("token_type", "ssh-cert"), ("req_cnf", &self.confirmation), ("key_id", &self.name)]
+        [("token_type", "ssh-cert"), ("req_cnf", &self.req_cnf), ("key_id", &self.key_id)]
     }
 
     async fn by_application(&self, principal: ServicePrincipal) -> Result<IssuedCertificate, SourceError> {
-        let CredentialChain { cloud, .. } = self.identity;
+        let CredentialChain { cloud, .. } = self.credentials;
         let (response, date) =
-            principal.request(cloud, self.identity.client()?, self.scope, &self.fields()).await?;
+            principal.request(cloud, self.credentials.client()?, self.scope, &self.fields()).await?;
         Ok((response.access_token, date))
     }
 
-    async fn as_user(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {
-        let CredentialChain { cloud, store, .. } = self.identity;
+    async fn by_login(&self, tenant: Option<&str>) -> Result<IssuedCertificate, SourceError> {
+        let CredentialChain { cloud, store, .. } = self.credentials;
         if login::account(cloud, store)?.is_none() {
             return Err(Unavailable::NoSignIn.into());
         }
         let request =
             RefreshRequest { scope: self.scope, client_id: self.client_id, fields: self.fields().to_vec() };
-        let granted = login::redeem(cloud, self.identity.client()?, tenant, &request).await?;
-        let (granted, date) = granted.ok_or(Unavailable::NoSignIn)?;
-        Ok((granted.response.access_token, date))
+        let grant = login::redeem(cloud, self.credentials.client()?, tenant, &request).await?;
+        let (grant, date) = grant.ok_or(Unavailable::NoSignIn)?;
+        Ok((grant.response.access_token, date))
     }
 
     async fn by_azure_cli(&self) -> Result<IssuedCertificate, SourceError> {
         let program = azure_cli_program()?;
-        if !self.is_what_azure_cli_asks() {
+        if !self.has_azure_cli_defaults() {
             return Err(SourceError::AzureCliOptions);
         }
         let folder = tempfile::tempdir().context("cannot create a temporary directory")?;
@@ -231,10 +226,11 @@ impl<'a> Request<'a> {
         Ok((text.into(), None))
     }
 
-    /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py, `ssh_cert`).
-    fn is_what_azure_cli_asks(&self) -> bool {
-        let CredentialChain { cloud, options, .. } = self.identity;
-        let is_its_own = self.client_id.is_none_or(|id| id == login::AZURE_CLI);
-        options.tenant.is_none() && self.scope == cloud.ssh_scope && is_its_own
+    /// `az ssh cert` has no options for tenant, scope and application (azure-cli-extensions `ssh`, custom.py,
+    /// `ssh_cert`).
+    fn has_azure_cli_defaults(&self) -> bool {
+        let CredentialChain { cloud, options, .. } = self.credentials;
+        let is_azure_cli = self.client_id.is_none_or(|id| id == login::AZURE_CLI);
+        options.tenant.is_none() && self.scope == cloud.ssh_scope && is_azure_cli
     }
 }

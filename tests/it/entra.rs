@@ -702,7 +702,7 @@ fn no_log_holds_the_private_key_or_the_sign_in() {
         let said = run(&mut ssh);
         assert_eq!(said.stdout, b"reached\n", "{}", said.stderr);
         let logged = fs::read_to_string(&log).unwrap() + &said.stderr;
-        assert!(logged.contains("an SSH certificate"), "{logged}");
+        assert!(logged.contains("a new SSH certificate"), "{logged}");
         for secret in w.emulator().secrets().into_iter().chain(key_lines(&w)) {
             assert!(!logged.contains(&secret), "{name} holds a secret");
         }

@@ -1,5 +1,5 @@
-//! Authenticated requests to Azure Resource Manager (ARM) through azure_core's pipeline, which retries them and logs them without
-//! secrets.
+//! Authenticated requests to Azure Resource Manager (ARM) through azure_core's pipeline, which retries them and logs
+//! them without secrets.
 
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
@@ -298,8 +298,8 @@ impl ErrorResponse {
         self.status == 403
     }
 
-    /// Whether the provider is not registered, or not available in the machine's region: both have the same code, and the message
-    /// lists the regions (azure-docs "Resolve errors for resource provider registration").
+    /// Whether the provider is not registered, or not available in the machine's region: both have the same code, and
+    /// the message lists the regions (azure-docs "Resolve errors for resource provider registration").
     pub(crate) fn is_unserved(&self) -> bool {
         self.code == "NoRegisteredProviderFound"
     }
@@ -322,10 +322,10 @@ impl ErrorResponse {
     }
 }
 
-/// Returns the tenant of `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, ARM's challenge after a token of
-/// another tenant (an exception of Azure.Core in public code contains the whole response). Other services call the parameter
-/// `authorization`. Other challenges name `common`, which is no tenant (Microsoft Learn, "Continuous Access Evaluation enabled
-/// APIs").
+/// Returns the tenant of `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, ARM's challenge after a
+/// token of another tenant (an exception of Azure.Core in public code contains the whole response). Other services call
+/// the parameter `authorization`. Other challenges name `common`, which is no tenant (Microsoft Learn, "Continuous
+/// Access Evaluation enabled APIs").
 fn required_tenant(headers: &Headers) -> Option<String> {
     let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
     let param = |name| auth_param(challenge, "Bearer", name);

@@ -88,8 +88,9 @@ impl CredentialSource {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }
 
-    /// Returns the longest time to cache a token of this source, in seconds. Azure issues tokens of a managed identity for a
-    /// day and caches them itself (Microsoft Learn, "Managed identities for Azure resources frequently asked questions").
+    /// Returns the longest time to cache a token of this source, in seconds. Azure issues tokens of a managed identity
+    /// for a day and caches them itself (Microsoft Learn, "Managed identities for Azure resources frequently asked
+    /// questions").
     fn max_cache_time(self) -> u64 {
         match self {
             Self::ManagedIdentity => 3600,
@@ -162,8 +163,8 @@ pub(crate) struct AccessToken {
     pub(crate) cached: bool,
 }
 
-/// Seconds before its expiry at which a token is replaced: a slow request takes time. A token with a lifetime below 50 minutes
-/// is replaced in the last tenth of it.
+/// Seconds before its expiry at which a token is replaced: a slow request takes time. A token with a lifetime below 50
+/// minutes is replaced in the last tenth of it.
 const EXPIRY_MARGIN: u64 = 300;
 
 impl AccessToken {
@@ -366,8 +367,8 @@ impl CredentialChain {
 
 /// Returns when the user last signed in to a program. Azure CLI writes each sign-in, and each choice of another
 /// subscription, to `azureProfile.json` in `$AZURE_CONFIG_DIR` or `~/.azure` (azure-cli-core, `_session.py` and
-/// `_environment.py`). Azure Developer CLI writes each sign-in to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd` (azure-dev,
-/// `pkg/auth/manager.go`).
+/// `_environment.py`). Azure Developer CLI writes each sign-in to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd`
+/// (azure-dev, `pkg/auth/manager.go`).
 fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
     let configured = service_principal::variable(variable).ok().flatten().map(PathBuf::from);
     let folder = configured.or_else(|| Some(std::env::home_dir()?.join(folder)))?;

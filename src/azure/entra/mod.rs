@@ -83,16 +83,16 @@ impl Entra {
     }
 }
 
-/// The assumed lifetime of a token whose response contains none, in seconds (Microsoft Learn, "Access tokens in the Microsoft
-/// identity platform": 60 to 90 minutes).
+/// The assumed lifetime of a token whose response contains none, in seconds (Microsoft Learn, "Access tokens in the
+/// Microsoft identity platform": 60 to 90 minutes).
 const DEFAULT_LIFETIME: u64 = 3600;
 
-/// The longest accepted lifetime of a token, in seconds (Microsoft Learn, "Continuous access evaluation": up to 28 hours).
-/// azure_identity panics if the lifetime leads to no valid date.
+/// The longest accepted lifetime of a token, in seconds (Microsoft Learn, "Continuous access evaluation": up to 28
+/// hours). azure_identity panics if the lifetime leads to no valid date.
 const MAX_LIFETIME: u64 = 28 * 3600;
 
-/// A token response of Entra ID, of a metadata service or of Azure CLI (RFC 6749, section 5.1). The form of its expiry differs,
-/// and some versions contain none.
+/// A token response of Entra ID, of a metadata service or of Azure CLI (RFC 6749, section 5.1). The form of its expiry
+/// differs, and some versions contain none.
 #[derive(Debug, Deserialize)]
 pub(crate) struct TokenResponse {
     /// The token, or the SSH certificate.
@@ -132,8 +132,8 @@ impl TokenResponse {
     }
 }
 
-/// Returns a token response in the form that azure_identity requires: numbers as text, and fields that it does not use; `None`
-/// for another response.
+/// Returns a token response in the form that azure_identity requires: numbers as text, and fields that it does not use;
+/// `None` for another response.
 fn normalized(response: &RawResponse) -> Option<RawResponse> {
     let token: TokenResponse =
         serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success())?;
@@ -191,7 +191,8 @@ pub(crate) struct Rejection {
     pub(crate) status: u16,
     /// OAuth's error code; empty for a response that is not OAuth's.
     pub(crate) error: String,
-    /// Entra ID's `AADSTS…` text on one line, or another text after OAuth's code; empty for a response that is not OAuth's.
+    /// Entra ID's `AADSTS…` text on one line, or another text after OAuth's code; empty for a response that is not
+    /// OAuth's.
     pub(crate) description: String,
     pub(crate) retry_after: Option<Duration>,
 }

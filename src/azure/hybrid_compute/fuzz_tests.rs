@@ -1,14 +1,14 @@
-//! Pages of machines, whatever a page holds.
+//! Arbitrary pages of machines.
 
 use super::*;
 use crate::fuzz_tests::{each_input, is_plain};
 
 #[test]
-fn a_machine_of_any_page_has_an_id_and_a_vm_id_without_meaning_to_ssh() {
+fn every_listed_machine_has_an_id_and_a_vm_id_that_ssh_takes_literally() {
     each_input("machines", |input| {
         let listed = serde_json::from_slice::<Page<Value>>(input).map(|page| page.value);
-        let found = serde_json::from_slice::<GraphPage>(input).map(|page| page.data);
-        let rows: Vec<Value> = listed.into_iter().chain(found).flatten().collect();
+        let graph = serde_json::from_slice::<GraphPage>(input).map(|page| page.data);
+        let rows: Vec<Value> = listed.into_iter().chain(graph).flatten().collect();
         let machines: Vec<Machine> = rows.iter().filter_map(machine).collect();
         for machine in &machines {
             assert_eq!(machine.id.to_string().parse::<ResourceId>().as_ref(), Ok(&machine.id));

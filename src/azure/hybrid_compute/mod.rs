@@ -1,7 +1,7 @@
-//! Microsoft.HybridCompute and its kin: which Arc machines there are, by name, group, subscription and tag.
+//! Arc machines and their extensions: Microsoft.HybridCompute and the other Arc types.
 //!
-//! Resource Graph answers for all subscriptions and all four Arc types at once; where it is refused, each
-//! subscription's list of machines serves instead.
+//! One Resource Graph query lists the machines of all subscriptions and of all four Arc types. If Resource Graph
+//! rejects it, each subscription lists its machines.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -20,79 +20,76 @@ use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 
 /// Azure/azure-rest-api-specs, hybridcompute, stable.
 const MACHINES_VERSION: &str = "2024-07-10";
-/// What az asks for virtual machines of VMware with (azure-cli-extensions `target_os_utils.py`); no source tells of the
-/// other types.
+/// Azure CLI's version for virtual machines of VMware (azure-cli-extensions `target_os_utils.py`); no source has one
+/// for the other types.
 const VIRTUAL_MACHINES_VERSION: &str = "2022-07-15-preview";
-/// The one stable version of Microsoft.ResourceGraph.
+/// The stable version of Microsoft.ResourceGraph.
 const GRAPH_VERSION: &str = "2021-03-01";
 /// Azure/azure-rest-api-specs, subscriptions.
 const SUBSCRIPTIONS_VERSION: &str = "2022-12-01";
 
-/// The list of all resources, as azure-powershell was recorded with it (`TestArcPortFromRSTags.json`).
+/// The list of all resources, as in a recording of azure-powershell (`TestArcPortFromRSTags.json`).
 const RESOURCES_VERSION: &str = "2018-05-01";
-/// The Arc machines that Microsoft.HybridCompute's own list does not hold.
+/// The Arc machines that Microsoft.HybridCompute does not list.
 const OTHER_TYPES: &str = "resourceType eq 'Microsoft.ConnectedVMwarevSphere/virtualMachines' \
     or resourceType eq 'Microsoft.ScVmm/virtualMachines' or resourceType eq 'Microsoft.AzureStackHCI/virtualMachines'";
 
-/// All Arc machines that the identity may read; ordered by a unique column, so that pages do not overlap.
+/// All Arc machines that the account can read, ordered by a unique column, so that pages do not overlap.
 const QUERY: &str = "resources \
     | where type in~ ('microsoft.hybridcompute/machines', 'microsoft.connectedvmwarevsphere/virtualmachines', \
       'microsoft.scvmm/virtualmachines', 'microsoft.azurestackhci/virtualmachines') \
     | project id, name, tags, properties | order by id asc";
-/// Rows of a Resource Graph page: the most there are.
-const PAGE: usize = 1000;
-/// The most pages of one list that are read: a million machines from Resource Graph, more than any tenant has. A server
-/// that always names a next page must not keep arcssh for ever.
+/// Rows of a Resource Graph page: the maximum.
+const PAGE_SIZE: usize = 1000;
+/// The most pages of a list: a million machines of Resource Graph, more than any tenant has. A server could always name
+/// a next page.
 const MAX_PAGES: usize = 1000;
 
-/// An Arc machine, as far as arcssh wants to know it.
+/// The properties of an Arc machine that arcssh uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Machine {
-    /// Its resource ID, its name in the spelling that Azure keeps.
     pub(crate) id: ResourceId,
-    /// A GUID that stays with the machine as long as it is onboarded, whatever its name.
+    /// A GUID that does not change until the machine is onboarded again.
     pub(crate) vm_id: Option<String>,
     /// `Connected`, `Disconnected`, `Error`, `Expired`, …: an open set.
     pub(crate) status: String,
     /// Version of the Connected Machine agent, four numbers.
     pub(crate) agent_version: String,
-    /// `linux` or `windows`, in lower case.
+    /// `linux` or `windows`.
     pub(crate) os: String,
-    /// When the status last changed, ISO 8601 in UTC.
+    /// ISO 8601 in UTC.
     pub(crate) last_status_change: String,
-    /// Its tags.
     pub(crate) tags: BTreeMap<String, String>,
-    /// Its region; only [`show`] tells.
+    /// The region; only from [`show`].
     pub(crate) location: String,
-    /// `VMware`, `SCVMM`, `HCI`, `AWS`, … where it is known what the machine runs on; only [`show`] tells.
+    /// The machine's platform, `VMware`, `SCVMM`, `HCI`, `AWS`, …, if known; only from [`show`].
     pub(crate) kind: String,
-    /// Whether its agent talks to Azure over a private link.
+    /// Whether the agent connects to Azure through a private link.
     pub(crate) is_private_link: bool,
 }
 
 impl Machine {
-    /// A machine of which no more is known than its ID.
+    /// Returns a machine of which only the ID is known.
     pub(crate) fn from_id(id: ResourceId) -> Self {
-        machine(&json!({ "id": id.to_string() })).expect("an ID is what a row needs")
+        machine(&json!({ "id": id.to_string() })).expect("a row needs only an ID")
     }
 }
 
-/// One machine by its ID. `None` where the identity may not read it, or its type is asked for with another version: that
-/// does not keep it from connecting, and no source says that the login roles cover this call.
+/// Reads a machine; `None` if the account cannot read it, or if the API version is wrong for its type. A connection
+/// does not need this call, and no source says that the login roles allow it.
 pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, ArmError> {
     let is_server = id.namespace == "Microsoft.HybridCompute";
     let version = if is_server { MACHINES_VERSION } else { VIRTUAL_MACHINES_VERSION };
-    let is_hidden = |refusal: &ErrorResponse| {
-        refusal.is_forbidden() || !is_server && refusal.code == "NoRegisteredProviderFound"
-    };
+    let is_unreadable =
+        |response: &ErrorResponse| response.is_forbidden() || !is_server && response.is_unserved();
     match arm.get(&id.segments(), &[("api-version", version)]).await {
         Ok(row) => Ok(machine(&row)),
-        Err(ArmError::Refused(refusal)) if is_hidden(&refusal) => Ok(None),
+        Err(ArmError::Refused(response)) if is_unreadable(&response) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// What Azure installs and keeps on a machine.
+/// A VM extension of a machine.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Extension {
     #[serde(default, deserialize_with = "or_default")]
@@ -109,11 +106,11 @@ struct ExtensionProperties {
 }
 
 impl Extension {
-    /// Whether it is the one that lets Entra ID's users in. Microsoft's guide installs it under another name, so that
-    /// publisher and type decide (azure-docs `ssh-arc-overview.md`).
+    /// Whether this is the extension for Entra login. Microsoft's guide installs it under another name, so publisher
+    /// and type decide (azure-docs `ssh-arc-overview.md`).
     pub(crate) fn is_entra_login(&self) -> bool {
-        let is = |text: &Option<String>, wanted: &str| {
-            text.as_ref().is_some_and(|text| text.eq_ignore_ascii_case(wanted))
+        let is = |value: &Option<String>, expected: &str| {
+            value.as_ref().is_some_and(|value| value.eq_ignore_ascii_case(expected))
         };
         is(&self.properties.publisher, "Microsoft.Azure.ActiveDirectory")
             && is(&self.properties.kind, "AADSSHLoginForLinux")
@@ -125,36 +122,37 @@ impl Extension {
     }
 }
 
-/// The extensions of a machine.
+/// Lists the extensions of a machine.
 pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extension>, ArmError> {
     let mut path = id.segments().to_vec();
     path.push("extensions");
     pages(arm, &path, &[("api-version", MACHINES_VERSION)]).await
 }
 
-/// All Arc machines of the given subscriptions, or of all that the identity sees.
+/// Lists the Arc machines of these subscriptions, or of all that the account can see.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     match graph(arm, subscriptions).await {
         Err(error) if affects_one_request(&error) || matches!(error, ArmError::UnexpectedAnswer { .. }) => {
-            info!("Resource Graph is of no use here ({error}); asking each subscription");
+            info!("Resource Graph failed ({error}); listing the machines of each subscription");
             by_subscription(arm, subscriptions).await
         }
         result => result,
     }
 }
 
-/// Whether this call alone is refused: others may be answered.
+/// Whether another request can succeed after this error.
 fn affects_one_request(error: &ArmError) -> bool {
-    matches!(error, ArmError::Refused(refusal) if !matches!(refusal.status, 401 | 429))
+    matches!(error, ArmError::Refused(response) if !matches!(response.status, 401 | 429))
 }
 
 async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     let path = ["providers", "Microsoft.ResourceGraph", "resources"];
     let mut machines = Vec::new();
-    let mut seen = VisitedPages::default();
+    let mut visited = VisitedPages::default();
     let mut skip_token: Option<String> = None;
     loop {
-        let mut body = json!({ "query": QUERY, "options": { "resultFormat": "objectArray", "$top": PAGE } });
+        let mut body =
+            json!({ "query": QUERY, "options": { "resultFormat": "objectArray", "$top": PAGE_SIZE } });
         if !subscriptions.is_empty() {
             body["subscriptions"] = json!(subscriptions);
         }
@@ -165,7 +163,7 @@ async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmE
         machines.extend(page.data.iter().filter_map(machine));
         skip_token = page.skip_token.filter(|token| !token.is_empty());
         match &skip_token {
-            Some(token) => seen.note(token)?,
+            Some(token) => visited.add(token)?,
             None => return Ok(machines),
         }
     }
@@ -175,43 +173,46 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
     let version = ("api-version", SUBSCRIPTIONS_VERSION);
     let subscriptions = match subscriptions {
         [] => pages::<Subscription>(arm, &["subscriptions"], &[version]).await?,
-        given => given.iter().map(|id| Subscription { subscription_id: id.clone() }).collect(),
+        ids => ids.iter().map(|id| Subscription { subscription_id: id.clone() }).collect(),
     };
-    let (mut machines, mut refusal) = (Vec::new(), None);
+    let mut machines = Vec::new();
+    let mut last_error = None;
     for Subscription { subscription_id } in subscriptions {
         let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
         match pages::<Value>(arm, &path, &[("api-version", MACHINES_VERSION)]).await {
             Ok(rows) => machines.extend(rows.iter().filter_map(machine)),
-            // One subscription whose machines may not be listed, or that knows no such type, hides no other's.
-            Err(error) if affects_one_request(&error) => refusal = Some(error),
+            // The account may be able to read the machines of another subscription.
+            Err(error) if affects_one_request(&error) => last_error = Some(error),
             Err(error) => return Err(error),
         }
         let others = other_types(arm, &subscription_id).await;
         let others = others.iter().filter_map(machine);
         machines.extend(others.filter(|other| other.id.namespace != "Microsoft.HybridCompute"));
     }
-    match refusal {
+    match last_error {
         Some(error) if machines.is_empty() => Err(error),
         _ => Ok(machines),
     }
 }
 
-/// Virtual machines of VMware, SCVMM and Azure Local, by ID and tags alone. Whoever may not list them has none.
+/// Lists virtual machines of VMware, SCVMM and Azure Local, with only ID and tags; empty if the account cannot list
+/// them.
 async fn other_types(arm: &Arm, subscription: &str) -> Vec<Value> {
     let query = [("$filter", OTHER_TYPES), ("api-version", RESOURCES_VERSION)];
     pages(arm, &["subscriptions", subscription, "resources"], &query).await.unwrap_or_else(|error| {
-        info!("only Arc-enabled servers are listed: {error}");
+        info!("listing only Arc-enabled servers: {error}");
         Vec::new()
     })
 }
 
-/// How many subscriptions the identity sees, a page of them at the most, and when ARM answered by its own clock.
+/// Returns the number of subscriptions that the account can see, on the first page, and ARM's time, in seconds of Unix
+/// time.
 pub(crate) async fn subscriptions(arm: &Arm) -> Result<(usize, Option<u64>), ArmError> {
-    let answer = arm.read(&["subscriptions"], &[("api-version", SUBSCRIPTIONS_VERSION)]).await?;
-    Ok((answer.json::<Page<Subscription>>()?.value.len(), answer.date))
+    let response = arm.read(&["subscriptions"], &[("api-version", SUBSCRIPTIONS_VERSION)]).await?;
+    Ok((response.json::<Page<Subscription>>()?.value.len(), response.date))
 }
 
-/// All pages of a list: `{"value":[…],"nextLink"?}`, where `nextLink` is followed as it stands.
+/// Reads all pages of a list, `{"value":[…],"nextLink"?}`. `nextLink` is a complete URL.
 pub(super) async fn pages<T: DeserializeOwned>(
     arm: &Arm,
     path: &[&str],
@@ -219,9 +220,9 @@ pub(super) async fn pages<T: DeserializeOwned>(
 ) -> Result<Vec<T>, ArmError> {
     let mut page: Page<T> = arm.get(path, query).await?;
     let mut all = page.value;
-    let mut seen = VisitedPages::default();
+    let mut visited = VisitedPages::default();
     while let Some(next) = page.next_link.filter(|link| !link.is_empty()) {
-        seen.note(&next)?;
+        visited.add(&next)?;
         let next =
             Url::parse(&next).map_err(|error| arm.unexpected(format!("nextLink is not a URL: {error}")))?;
         page = arm.get_url(next).await?;
@@ -230,16 +231,16 @@ pub(super) async fn pages<T: DeserializeOwned>(
     Ok(all)
 }
 
-/// The pages that a list has led to, by their hashes: a link may be megabytes long.
+/// The visited pages of a list, as hashes, since a link can be megabytes long.
 #[derive(Default)]
 struct VisitedPages(HashSet<u64>);
 
 impl VisitedPages {
-    /// Notes the next page.
+    /// Adds the next page.
     ///
     /// # Errors
-    /// It was there before, or there are more than [`MAX_PAGES`].
-    fn note(&mut self, page: &str) -> Result<(), ArmError> {
+    /// The page was visited before, or the list has [`MAX_PAGES`].
+    fn add(&mut self, page: &str) -> Result<(), ArmError> {
         let hash = self.0.hasher().hash_one(page);
         if !self.0.insert(hash) {
             return Err(ArmError::TooManyPages("a page links to a previous page".into()));
@@ -273,22 +274,20 @@ struct Subscription {
     subscription_id: String,
 }
 
-/// A machine as ARM and Resource Graph both show it; `None` for what is no Arc machine, should a list hold such. Whatever is
-/// null or of another form than the specification says is not known: many fields are null for a machine that is not
-/// connected.
+/// Parses a machine of ARM or Resource Graph; `None` for another resource. Ignores values in an unexpected form: many
+/// are null for a disconnected machine.
 fn machine(row: &Value) -> Option<Machine> {
-    let at = |path: &str| row.pointer(path)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let first = |paths: &[&str]| paths.iter().find_map(|path| at(path)).unwrap_or_default();
-    let is_id = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let value = |path: &str| row.pointer(path)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let first = |paths: &[&str]| paths.iter().find_map(|path| value(path)).unwrap_or_default();
+    let is_vm_id = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let tags = row["tags"].as_object().into_iter().flatten();
     Some(Machine {
         id: row["id"].as_str()?.parse().ok()?,
-        vm_id: at("/properties/vmId").filter(is_id),
-        // Virtual machines keep what their agent and their system are in profiles (azure-cli-extensions
-        // `target_os_utils.py`).
+        vm_id: value("/properties/vmId").filter(is_vm_id),
+        // The properties of virtual machines are in profiles (azure-cli-extensions `target_os_utils.py`).
         status: first(&["/properties/status", "/properties/guestAgentProfile/status"]),
         agent_version: first(&["/properties/agentVersion", "/properties/guestAgentProfile/agentVersion"]),
-        // az ssh takes osName, else osType; a recording has the first without the second.
+        // az ssh reads osName, then osType; a recording contains only osName.
         os: first(&["/properties/osName", "/properties/osType", "/properties/osProfile/osType"])
             .to_lowercase(),
         last_status_change: first(&[
@@ -298,20 +297,17 @@ fn machine(row: &Value) -> Option<Machine> {
         tags: tags.map(|(key, value)| (key.clone(), text(value).unwrap_or_default())).collect(),
         location: first(&["/location"]),
         kind: first(&["/kind"]),
-        is_private_link: at("/properties/privateLinkScopeResourceId").is_some(),
+        is_private_link: value("/properties/privateLinkScopeResourceId").is_some(),
     })
 }
 
-/// What is typed to name a machine: an ID, a name, or a group and a name.
+/// The user's reference to a machine: an ID, `NAME` or `GROUP/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MachineRef {
-    /// A resource ID.
     Id(ResourceId),
-    /// A name, with the group it must be in if one was given.
     Name {
-        /// The resource group.
+        /// The machine must be in this resource group.
         group: Option<String>,
-        /// The machine's name.
         name: String,
     },
 }
@@ -319,7 +315,7 @@ pub(crate) enum MachineRef {
 impl FromStr for MachineRef {
     type Err = ResourceIdError;
 
-    /// Anything with more than one slash is a resource ID, or none.
+    /// A text with more than one slash must be a resource ID.
     fn from_str(text: &str) -> Result<Self, ResourceIdError> {
         let (group, name) = match text.split_once('/') {
             Some((group, name)) if !name.contains('/') && !group.is_empty() => (Some(segment(group)?), name),
@@ -341,7 +337,7 @@ impl fmt::Display for MachineRef {
 }
 
 impl MachineRef {
-    /// Whether this machine is meant. Names of Azure resources are the same in any case.
+    /// Whether this is the machine. Names of Azure resources are case-insensitive.
     pub(crate) fn matches(&self, machine: &Machine) -> bool {
         match self {
             Self::Id(id) => id.to_string().eq_ignore_ascii_case(&machine.id.to_string()),

@@ -30,8 +30,8 @@ impl<T> Lookup<T> {
     }
 }
 
-/// Whether the provider did not find the endpoint or a resource in it. ARM itself responds with 404 for a machine that does not
-/// exist (recorded: azure-powershell `TestGetArcConfig.json`).
+/// Whether the provider did not find the endpoint or a resource in it. ARM itself responds with 404 for a machine that
+/// does not exist (recorded: azure-powershell `TestGetArcConfig.json`).
 pub(crate) fn is_missing(error: &ArmError) -> bool {
     let ArmError::Refused(refusal) = error else { return false };
     refusal.status == 404 && refusal.message.to_lowercase().contains("/endpoints/default")
@@ -73,8 +73,8 @@ pub(crate) async fn delete_endpoint(arm: &Arm, machine: &ResourceId) -> Result<(
     arm.delete(&path(machine), &QUERY).await
 }
 
-/// Reads the enabled port of a service. The endpoint must exist, because a 404 counts as a missing configuration: no source shows
-/// the message of that error.
+/// Reads the enabled port of a service. The endpoint must exist, because a 404 counts as a missing configuration: no
+/// source shows the message of that error.
 pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> Result<Lookup<u16>, ArmError> {
     match arm.get::<Configuration>(&configuration_path(machine, service), &QUERY).await {
         Err(error) if is_not_found(&error) => Ok(Lookup::NotFound),
@@ -84,7 +84,8 @@ pub(crate) async fn port(arm: &Arm, machine: &ResourceId, service: Service) -> R
     }
 }
 
-/// Sets the one enabled port of a service, for all users. It is an integer in the specification; documents once showed a string.
+/// Sets the one enabled port of a service, for all users. It is an integer in the specification; documents once showed
+/// a string.
 pub(crate) async fn set_port(
     arm: &Arm,
     machine: &ResourceId,

@@ -53,8 +53,8 @@ impl Service {
     }
 }
 
-/// Requests relay credentials: `POST …/endpoints/default/listCredentials` issues a new hybrid connection name, and permission to
-/// send to it. Also returns the server's time, in seconds of Unix time.
+/// Requests relay credentials: `POST …/endpoints/default/listCredentials` issues a new hybrid connection name, and
+/// permission to send to it. Also returns the server's time, in seconds of Unix time.
 ///
 /// # Errors
 /// See [`ArmError`].
@@ -77,7 +77,8 @@ pub(crate) async fn list_credentials(
 
 /// Temporary permission to open one hybrid connection.
 ///
-/// All parts are validated: the host is that of a trusted relay, and no part can change the HTTP request that contains it.
+/// All parts are validated: the host is that of a trusted relay, and no part can change the HTTP request that contains
+/// it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(into = "Unchecked")]
 pub(crate) struct RelayCredentials {
@@ -105,7 +106,8 @@ impl RelayCredentials {
         relay.check(suffixes)
     }
 
-    /// Parses the relay information of Microsoft's sshProxy (`-r FILE` or `SSHPROXY_RELAY_INFO`): the same JSON in base64.
+    /// Parses the relay information of Microsoft's sshProxy (`-r FILE` or `SSHPROXY_RELAY_INFO`): the same JSON in
+    /// base64.
     ///
     /// Ignores white space, which editors may add (azure-cli-extensions `connectivity_utils.py` writes none).
     ///
@@ -126,8 +128,8 @@ struct Envelope {
     relay: Unchecked,
 }
 
-/// Relay credentials that are not validated, from Azure, from relay information or from the state directory. `accessKey`,
-/// `expiresOn` and `serviceConfigurationToken` are optional in the schema.
+/// Relay credentials that are not validated, from Azure, from relay information or from the state directory.
+/// `accessKey`, `expiresOn` and `serviceConfigurationToken` are optional in the schema.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Unchecked {

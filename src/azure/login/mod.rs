@@ -37,8 +37,8 @@ const OIDC_SCOPES: &str = "offline_access openid profile";
 /// The time that the user has for the sign-in.
 const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The longest accepted lifetime of a device code, in seconds. Entra ID's codes expire after 15 minutes (Microsoft Learn,
-/// "OAuth 2.0 device authorization grant").
+/// The longest accepted lifetime of a device code, in seconds. Entra ID's codes expire after 15 minutes (Microsoft
+/// Learn, "OAuth 2.0 device authorization grant").
 const MAX_CODE_LIFETIME: u64 = 3600;
 
 /// Seconds between two polls if the response contains no interval (RFC 8628, section 3.2).
@@ -288,8 +288,8 @@ impl<'a> SignIn<'a> {
     }
 }
 
-/// Stores an account and its refresh token. If the key store is unusable, stores the token in the account file and returns the
-/// reason.
+/// Stores an account and its refresh token. If the key store is unusable, stores the token in the account file and
+/// returns the reason.
 ///
 /// # Errors
 /// The state directory is not writable.
@@ -372,8 +372,8 @@ pub(crate) struct RefreshRequest<'a> {
     pub(crate) fields: Vec<(&'a str, &'a str)>,
 }
 
-/// Redeems the refresh token, and stores the next one of the response; `None` if no account is signed in. Also returns Entra
-/// ID's time, in seconds of Unix time.
+/// Redeems the refresh token, and stores the next one of the response; `None` if no account is signed in. Also returns
+/// Entra ID's time, in seconds of Unix time.
 ///
 /// # Errors
 /// As for [`refreshed`].
@@ -406,8 +406,8 @@ pub(crate) async fn redeem(
     Ok(Some((grant, date)))
 }
 
-/// Stores the next refresh token in the place of the previous one. If that fails, the previous token remains valid (Microsoft
-/// Learn, "Refresh tokens in the Microsoft identity platform": use does not revoke it).
+/// Stores the next refresh token in the place of the previous one. If that fails, the previous token remains valid
+/// (Microsoft Learn, "Refresh tokens in the Microsoft identity platform": use does not revoke it).
 async fn renew(store: &Store, key: &Key, account: Account, next: Option<Secret>) {
     let item = account.item(store, key);
     match (account.refresh_token.clone(), next) {

@@ -107,8 +107,8 @@ pub(crate) async fn azure_developer_cli(scope: &str, tenant: Option<&str>) -> To
     })
 }
 
-/// The errors of `az` without the `ssh` extension, if it does not offer to install it and if it cannot ask (azure-cli-core,
-/// `azclierror` texts of `parser.py` and `dynamic_install.py`).
+/// The errors of `az` without the `ssh` extension, if it does not offer to install it and if it cannot ask
+/// (azure-cli-core, `azclierror` texts of `parser.py` and `dynamic_install.py`).
 const NO_EXTENSION: [&str; 2] =
     ["'ssh' is misspelled or not recognized by the system", "requires the extension ssh"];
 
@@ -150,8 +150,8 @@ const POWERSHELLS: &[&str] = if cfg!(windows) { &["pwsh", "powershell"] } else {
 /// The exit status of [`SCRIPT`] if the module is not installed.
 const NO_MODULE: i32 = 42;
 
-/// Requests a token from Az.Accounts. `-TenantId` exists since version 2.2.0. Since version 5, the token is a `SecureString`
-/// (Microsoft Learn, `Get-AzAccessToken`).
+/// Requests a token from Az.Accounts. `-TenantId` exists since version 2.2.0. Since version 5, the token is a
+/// `SecureString` (Microsoft Learn, `Get-AzAccessToken`).
 const SCRIPT: &str = r"
 $ErrorActionPreference = 'Stop'
 $ProgressPreference = 'SilentlyContinue'
@@ -238,8 +238,8 @@ fn is_program(file: &Path) -> bool {
     file.is_file()
 }
 
-/// Runs a program without standard input, which belongs to ssh: a program that reads it would steal the first bytes of the
-/// connection. A cancelled run kills the program and its child processes.
+/// Runs a program without standard input, which belongs to ssh: a program that reads it would steal the first bytes of
+/// the connection. A cancelled run kills the program and its child processes.
 #[derive(Debug)]
 struct IsolatedExecutor;
 

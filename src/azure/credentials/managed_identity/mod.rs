@@ -1,5 +1,5 @@
-//! Managed identities: of App Service, of an Arc-enabled server through its agent, and of an Azure VM through its instance
-//! metadata service (IMDS). Requests to them never use a proxy.
+//! Managed identities: of App Service, of an Arc-enabled server through its agent, and of an Azure VM through its
+//! instance metadata service (IMDS). Requests to them never use a proxy.
 
 pub(super) mod arc;
 
@@ -27,8 +27,8 @@ use crate::net::error::causes;
 /// Time limit for the first response of IMDS, which responds at once. On other machines, often nothing responds.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The URL of IMDS (Microsoft Learn, "How to use managed identities on a VM to acquire an access token"). A request without the
-/// header `Metadata` gets a 400, unlike from the services of other clouds at this address.
+/// The URL of IMDS (Microsoft Learn, "How to use managed identities on a VM to acquire an access token"). A request
+/// without the header `Metadata` gets a 400, unlike from the services of other clouds at this address.
 const IMDS: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01";
 
 /// Time limit for a token of App Service or IMDS, including retries.
@@ -57,8 +57,8 @@ pub(super) async fn managed_identity(net: &Net, scope: &str, selected: Credentia
     })?
 }
 
-/// Whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the address of
-/// IMDS. Some containers, and systems other than Linux, do not show the tag.
+/// Whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the address
+/// of IMDS. Some containers, and systems other than Linux, do not show the tag.
 fn is_other_firmware() -> bool {
     std::fs::read_to_string(CHASSIS_TAG).is_ok_and(|tag| tag.trim() != AZURE_TAG)
 }

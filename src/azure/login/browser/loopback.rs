@@ -104,8 +104,8 @@ impl Peer {
     }
 }
 
-/// Other systems show sockets only to root. They do not show the link to other users either: Windows hides command lines, and
-/// macOS sends the link in an Apple event.
+/// Other systems show sockets only to root. They do not show the link to other users either: Windows hides command
+/// lines, and macOS sends the link in an Apple event.
 #[cfg(not(target_os = "linux"))]
 fn owner(_: std::net::SocketAddr, _: std::net::SocketAddr) -> Peer {
     Peer::Unknown

@@ -4,11 +4,11 @@
 //! - arcssh listens on the port of both loopback addresses, so no other process receives the code.
 //! - Entra ID accepts a code only with the verifier, which never leaves this process (PKCE, RFC 7636).
 //! - arcssh accepts an authorization response only with the state of this sign-in. State and challenge are in the
-//!   authorization URL, and every user can read the command line of a browser. arcssh therefore starts the browser with a link
-//!   to itself and redirects to the URL. A file with mode 0600 would hide the URL too, but browsers in a sandbox (snap,
-//!   Flatpak) cannot read one.
-//! - Another user can read the link in the command line and open it first. arcssh rejects such a request by the owner of its
-//!   socket. If the system shows no owner, the link works once, and a second request stops the sign-in.
+//!   authorization URL, and every user can read the command line of a browser. arcssh therefore starts the browser with
+//!   a link to itself and redirects to the URL. A file with mode 0600 would hide the URL too, but browsers in a sandbox
+//!   (snap, Flatpak) cannot read one.
+//! - Another user can read the link in the command line and open it first. arcssh rejects such a request by the owner
+//!   of its socket. If the system shows no owner, the link works once, and a second request stops the sign-in.
 
 mod loopback;
 
@@ -111,7 +111,8 @@ impl SignIn<'_> {
             ("state", state),
             ("code_challenge", &challenge),
             ("code_challenge_method", "S256"),
-            // With a login hint, Entra ID skips the account selection (Microsoft Learn, "OAuth 2.0 authorization code flow").
+            // With a login hint, Entra ID skips the account selection (Microsoft Learn, "OAuth 2.0 authorization code
+            // flow").
             self.account.map_or(("prompt", "select_account"), |name| ("login_hint", name)),
         ]);
         url
@@ -129,8 +130,8 @@ type Page = Response<Full<Bytes>>;
 
 /// A sign-in that waits for the authorization response.
 struct Pending {
-    /// The accepted values of a Host header. The name of a web page on the internet can resolve to the loopback address (DNS
-    /// rebinding); requests of that page contain its name.
+    /// The accepted values of a Host header. The name of a web page on the internet can resolve to the loopback address
+    /// (DNS rebinding); requests of that page contain its name.
     hosts: [String; 3],
     /// The authorization URL.
     url: Url,
@@ -259,7 +260,8 @@ impl Pending {
         }
     }
 
-    /// Receives the fields of an authorization response. Rejects all of them, also an error, without the state of this sign-in.
+    /// Receives the fields of an authorization response. Rejects all of them, also an error, without the state of this
+    /// sign-in.
     fn receive(&self, fields: &[u8]) -> Page {
         let fields: Vec<(String, String)> = form_urlencoded::parse(fields).into_owned().collect();
         let field = |name| single(&fields, name).filter(|value| !value.is_empty());

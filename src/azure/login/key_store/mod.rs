@@ -1,7 +1,7 @@
 //! The system's key store for refresh tokens: macOS Keychain, Windows Credential Manager, Secret Service.
 //!
-//! arcssh uses it only to store, redeem or delete a refresh token: a connection with a cached access token does not need
-//! it. Every call has a time limit.
+//! arcssh uses it only to store, redeem or delete a refresh token: a connection with a cached access token does not
+//! need it. Every call has a time limit.
 
 #[cfg(any(windows, target_os = "macos"))]
 mod native;

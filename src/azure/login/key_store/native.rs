@@ -50,8 +50,8 @@ async fn with_entry<T: Send + 'static>(
     }
 }
 
-/// Makes a call fail instead of prompting. Otherwise macOS prompts when the keychain is locked, or when another build of arcssh
-/// has created the item.
+/// Makes a call fail instead of prompting. Otherwise macOS prompts when the keychain is locked, or when another build
+/// of arcssh has created the item.
 #[cfg(target_os = "macos")]
 fn disable_prompt(prompt: Prompt) -> Option<impl Sized> {
     use security_framework::os::macos::keychain::SecKeychain;
