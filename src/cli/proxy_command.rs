@@ -69,13 +69,16 @@ impl ProxyCommand {
     pub(crate) fn parse(line: &str) -> Self {
         let words = split(line);
         let at = words.iter().position(|word| word == "proxy").unwrap_or_default();
-        let mut command = Self::new(&words[..at].join(" "), ProxyMachine::Name { suffix: String::new() }, Vec::new());
+        let mut command =
+            Self::new(&words[..at].join(" "), ProxyMachine::Name { suffix: String::new() }, Vec::new());
         let mut rest = words.into_iter().skip(at + 1);
         while let Some(word) = rest.next() {
             match word.as_str() {
                 "--port" | "-p" => command.port = rest.next().unwrap_or_default(),
                 "--host" => drop(rest.next()),
-                "--suffix" => command.machine = ProxyMachine::Name { suffix: rest.next().unwrap_or_default() },
+                "--suffix" => {
+                    command.machine = ProxyMachine::Name { suffix: rest.next().unwrap_or_default() }
+                }
                 id => match id.parse() {
                     Ok(id) => command.machine = ProxyMachine::Id(id),
                     Err(_) => command.options.push(word),
@@ -229,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_line_is_parsed_as_it_was_written() {
-        let id = ID.replace("/g/", "/50%_(of)/").parse().unwrap();
+        let id = ID.replace("/g/", "/of_(all)/").parse().unwrap();
         for machine in [ProxyMachine::Id(id), ProxyMachine::Name { suffix: ".arc".into() }] {
             let options = ["--tenant", "contoso.com", "--agent", "/home/a b/100%/x"].map(Into::into);
             let command = ProxyCommand::new("/opt/my programs/arcssh", machine, options.to_vec());

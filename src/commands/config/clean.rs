@@ -19,8 +19,7 @@ use crate::terminal::output::note;
 /// # Errors
 /// A file cannot be deleted.
 pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Result<()> {
-    let used: Vec<Leftover> =
-        foreign_entries::find(text).iter().flat_map(ForeignEntry::leftovers).collect();
+    let used: Vec<Leftover> = foreign_entries::find(text).iter().flat_map(ForeignEntry::leftovers).collect();
     let mut left: Vec<Leftover> = Vec::new();
     for leftover in foreign_entries::find_adopted(text).iter().flat_map(ForeignEntry::leftovers) {
         let is_used = used.contains(&leftover) || leftover.files().iter().any(|file| is_named(file, text));

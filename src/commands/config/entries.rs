@@ -112,7 +112,7 @@ impl Options {
     fn note_if_excluded(&self, machine: &Machine) {
         if self.is_excluded(machine) {
             let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-            note(&format!("skipped {name}, which you removed earlier; to add it: arcssh config {name}"));
+            note(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
         }
     }
 
@@ -168,7 +168,9 @@ impl Azure<'_> {
         let only: Vec<String> = subscriptions.iter().cloned().collect();
         let machines = match progress.run(list_visible(&self.arm(access)?, &only)).await {
             Err(error) if need == Need::Optional => {
-                tracing::info!("cannot list machines, so arcssh compares only the names of the named machines: {error}");
+                tracing::info!(
+                    "cannot list machines, so arcssh compares only the names of the named machines: {error}"
+                );
                 return Ok(());
             }
             result => result?,
@@ -341,7 +343,7 @@ impl Azure<'_> {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
             let mut matching = list.filter(|machine| selection.selects(machine)).peekable();
             if matching.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
-                note(&format!("{}; arcssh keeps the filter for the next run", NoMatch(selection.common())));
+                note(&format!("{}; it stays in the block's options", NoMatch(selection.common())));
             }
             let is_of_this_run =
                 selection.is_same(&MachineSelector { machines: BTreeSet::new(), ..typed.clone() });
@@ -418,7 +420,8 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
 }
 
 fn ensure_not_all_windows(selected: &[Selected]) -> Result<()> {
-    let now: Vec<&Machine> = selected.iter().filter(|one| one.is_of_this_run).map(|one| &one.machine).collect();
+    let now: Vec<&Machine> =
+        selected.iter().filter(|one| one.is_of_this_run).map(|one| &one.machine).collect();
     let windows: Vec<&str> =
         now.iter().filter(|machine| is_windows(machine)).map(|machine| machine.id.name.as_str()).collect();
     ensure!(windows.is_empty() || windows.len() < now.len(), "{}: {ONLY_LINUX}", windows.join(", "));
@@ -458,7 +461,7 @@ impl Renderer<'_> {
             match aliases.remove(&key(&one.machine)).flatten() {
                 Some(alias) => named.push((one, alias)),
                 None if one.is_named_now => bail!("no host entry for {id}: ssh accepts no name of it"),
-                None => note(&format!("skipped {id}: ssh accepts no name of it")),
+                None => note(&format!("{id} is left out: ssh accepts no name of it")),
             }
         }
         Ok(named)
@@ -505,7 +508,7 @@ impl Renderer<'_> {
         if sections.is_empty() && !skipped.is_empty() {
             return Err(skipped.swap_remove(0).1);
         }
-        skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
+        skipped.iter().for_each(|(name, error)| note(&format!("{name} is left out: {}", error.root_cause())));
         if let Some(one) = &options.wildcard {
             let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
             sections.push(host.render(host_entry::WILDCARD, options.platform())?);
@@ -517,7 +520,8 @@ impl Renderer<'_> {
     fn explain_absence(&self, notes: &mut Notes) {
         for machine in written(self.target.text).into_keys() {
             let is_visible = self.azure.visible.contains_key(&machine);
-            let reason = if is_visible { "no filter matches it" } else { "this account cannot see it" };
+            let reason =
+                if is_visible { "it does not fit any selection" } else { "this identity does not see it" };
             notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }
     }
@@ -529,7 +533,7 @@ fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     match (&alias.instead, &alias.overrides) {
         (Some(why), _) if why == SHARED => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use it: arcssh config {name}")),
-        (None, Some(place)) => Some(format!("overrides {place}")),
+        (None, Some(place)) => Some(format!("it overrides {place}")),
         (None, None) => None,
     }
 }
@@ -572,10 +576,7 @@ impl Builders<'_> {
             None => None,
             Some(mode) => {
                 let placeholder = mode.placeholder();
-                ensure!(
-                    mode.is_in(&template),
-                    "the template has no {placeholder}, which --entra fills in"
-                );
+                ensure!(mode.is_in(&template), "the template has no {placeholder}, which --entra fills in");
                 let credentials = self.azure.credentials(&key.access)?;
                 Some(Entra::request(credentials, &key.certificate, mode, self.platform).await?)
             }
@@ -617,13 +618,7 @@ impl EntryBuilder {
 
     /// Adds the ProxyCommand and, for `--entra`, the certificate. `subject` identifies the host entry: a resource ID or a
     /// pattern.
-    fn with_commands(
-        &self,
-        host: Host,
-        machine: ProxyMachine,
-        login: &Login,
-        subject: &str,
-    ) -> Result<Host> {
+    fn with_commands(&self, host: Host, machine: ProxyMachine, login: &Login, subject: &str) -> Result<Host> {
         let mut command = ProxyCommand::new(&self.program, machine, self.azure_args());
         let Some((entra, mode)) = self.entra.as_ref().zip(login.entra) else {
             return Ok(Host { proxy_command: command.words(), ..host });
@@ -633,11 +628,8 @@ impl EntryBuilder {
         let user = login.user.clone().or(login_name.cloned());
         let login_name = login_name.filter(|name| host_entry::is_word(name));
         let CertificateOptions { scope, client_id } = &entra.options;
-        let options = [
-            ("--login-name", login_name),
-            ("--scope", scope.as_ref()),
-            ("--client-id", client_id.as_ref()),
-        ];
+        let options =
+            [("--login-name", login_name), ("--scope", scope.as_ref()), ("--client-id", client_id.as_ref())];
         let options = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.clone()]));
         let options: Vec<String> = options.flatten().collect();
         match mode {

@@ -252,7 +252,8 @@ impl Options {
         allowed_names: BTreeSet<String>,
         typed: &Login,
     ) {
-        let is_same = |one: &Filter| one.selection.is_same(&selection) && one.login.access() == typed.access();
+        let is_same =
+            |one: &Filter| one.selection.is_same(&selection) && one.login.access() == typed.access();
         if let Some(one) = self.selections.iter_mut().find(|one| is_same(one)) {
             one.allowed_names.extend(allowed_names.clone());
         }
