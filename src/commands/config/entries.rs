@@ -520,8 +520,8 @@ impl Renderer<'_> {
     fn explain_absence(&self, notes: &mut Notes) {
         for machine in written(self.target.text).into_keys() {
             let is_visible = self.azure.visible.contains_key(&machine);
-            let reason =
-                if is_visible { "it does not fit any selection" } else { "this identity does not see it" };
+            let reason = Some("it does not fit any selection").filter(|_| is_visible);
+            let reason = reason.unwrap_or("this identity does not see it");
             notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }
     }
