@@ -90,11 +90,11 @@ fn absolute_identity(identity: &str) -> String {
 /// The machine whose group and name are in a file name of the entry; otherwise the only machine with the `HostName`.
 fn machine_of<'a>(entry: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Machine> {
     let names = entry.group_and_name();
-    let fits = |machine: &&Machine| {
+    let has_name = |machine: &&Machine| {
         let name = format!("{}-{}", machine.id.resource_group, machine.id.name);
         names.iter().any(|candidate| candidate.eq_ignore_ascii_case(&name))
     };
-    if let Some(machine) = known.iter().find(fits) {
+    if let Some(machine) = known.iter().find(has_name) {
         return Some(machine);
     }
     let host_name = entry.host_name.as_ref()?;

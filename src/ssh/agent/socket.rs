@@ -53,7 +53,7 @@ impl SharedSocket {
     ///
     /// # Errors
     /// [`NotServed`]; the socket cannot be created in the directory.
-    pub(super) fn take(path: &Path) -> Result<(Self, UnixListener)> {
+    pub(super) fn bind(path: &Path) -> Result<(Self, UnixListener)> {
         let folder = path.parent().ok_or_else(|| NotServed::Occupied(path.to_owned()))?;
         ensure!(SocketAddrUnix::new(socket(path, 1)).is_ok(), NotServed::TooLong(path.to_owned()));
         ensure_private(folder)?;

@@ -188,17 +188,7 @@ impl LockedConfig {
     /// # Errors
     /// The directory is not writable.
     pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile> {
-        let folder = folder_of(&self.path);
-        let created = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder);
-        let mut file = created.with_context(|| WriteError::new("write to", folder))?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        if let Ok(old) = fs::metadata(&self.path) {
-            copy_owner(&old, file.as_file())
-                .with_context(|| format!("cannot keep the owner of {}", self.path.display()))?;
-            fs::set_permissions(file.path(), old.permissions())?;
-        }
-        Ok(file)
+        new_version(&self.path, text.as_bytes())
     }
 
     /// Writes a [`backup`] and replaces the file in one step. Returns the backup, if there was a file.
@@ -237,18 +227,24 @@ fn backup(file: &Path, text: &[u8]) -> Result<PathBuf> {
     let age = |path: &&PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
     let free = backups.iter().find(|path| !exists(path));
     let backup = free.or_else(|| backups[1..].iter().min_by_key(age)).unwrap_or(&backups[0]);
-    let write = || -> Result<()> {
-        let mut new = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder_of(file))?;
-        new.write_all(text)?;
-        new.as_file().sync_all()?;
-        let old = fs::metadata(file)?;
-        copy_owner(&old, new.as_file())?;
-        fs::set_permissions(new.path(), old.permissions())?;
-        new.persist(backup)?;
-        Ok(())
-    };
+    let write = || Ok::<_, anyhow::Error>(new_version(file, text)?.persist(backup)?);
     write().with_context(|| format!("cannot write {}", backup.display()))?;
     Ok(backup.clone())
+}
+
+/// Writes a temporary file to the directory of a file, with the owner and the permissions of that file.
+fn new_version(file: &Path, text: &[u8]) -> Result<NamedTempFile> {
+    let folder = folder_of(file);
+    let created = tempfile::Builder::new().prefix(".arcssh-").tempfile_in(folder);
+    let mut new = created.with_context(|| WriteError::new("write to", folder))?;
+    new.write_all(text)?;
+    new.as_file().sync_all()?;
+    if let Ok(old) = fs::metadata(file) {
+        copy_owner(&old, new.as_file())
+            .with_context(|| format!("cannot keep the owner of {}", file.display()))?;
+        fs::set_permissions(new.path(), old.permissions())?;
+    }
+    Ok(new)
 }
 
 fn backup_name(file: &Path, number: usize) -> PathBuf {
