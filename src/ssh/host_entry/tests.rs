@@ -427,3 +427,15 @@ fn templates_use_known_placeholders_and_all_of_them() {
     known.sort();
     assert_eq!(used, known);
 }
+
+#[test]
+fn a_template_for_an_earlier_version_has_another_name_for_the_renew_command() {
+    let host = Host { renew_command: Some(vec!["arcssh".into(), "cert".into()]), ..entry() };
+    let line = |placeholder: &str| format!("Match originalhost {{match_patterns}} exec \"{placeholder}\"\n");
+    let (old, new) = (line("{keep_fresh}"), line("{renew_command}"));
+    assert_eq!(host.render(&old, Platform::Unix).unwrap(), host.render(&new, Platform::Unix).unwrap());
+    assert!(CertificateMode::Files.is_in(&old) && CertificateMode::Files.is_in(&new));
+    assert!(
+        !CertificateMode::Agent.is_in(&old) && !CertificateMode::Files.is_in(HOST.replace('{', "").as_str())
+    );
+}
