@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_line_is_parsed_as_it_was_written() {
-        let id = ID.replace("/g/", "/50%_(of)/").parse().unwrap();
+        let id = ID.replace("/g/", "/of_(all)/").parse().unwrap();
         for machine in [ProxyMachine::Id(id), ProxyMachine::Name { suffix: ".arc".into() }] {
             let options = ["--tenant", "contoso.com", "--agent", "/home/a b/100%/x"].map(Into::into);
             let command = ProxyCommand::new("/opt/my programs/arcssh", machine, options.to_vec());

@@ -1,7 +1,7 @@
 //! Host names that ssh already uses: in the user's and the system's configuration, in known hosts and in `/etc/hosts`.
 //!
-//! arcssh reads these files itself, so that the cost does not grow by one process for each machine, and no `Match exec`
-//! runs. A `Match` that decides by something else than a host name is not a name, and is left out.
+//! arcssh reads these files itself, because running `ssh -G` for each machine would take too long and run every
+//! `Match exec`. Conditions of a `Match` other than host names are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::ssh::effective_config::directive;
 use crate::ssh::managed_block;
 use crate::system::files;
 
-/// Keywords that decide where ssh connects to, as which user, or whose key it accepts. A section with a wildcard uses a
-/// name if it sets one of them.
+/// Keywords that set the host, the user or the host key of a connection. A section with a wildcard counts as a use of a name
+/// if it sets one of them.
 const DIRECTING: [&str; 9] = [
     "hostname",
     "port",
@@ -29,16 +29,16 @@ const DIRECTING: [&str; 9] = [
     "knownhostscommand",
     "include",
 ];
-/// Keywords that decide where ssh connects to.
+/// Keywords that set the host of a connection.
 const REDIRECTING: [&str; 3] = ["hostname", "proxyjump", "proxycommand"];
-/// How deep files can include each other (readconf.c, `READCONF_MAX_DEPTH`).
-const DEPTH: usize = 16;
-/// The most bytes of a file that are read.
+/// The most levels of included files (readconf.c, `READCONF_MAX_DEPTH`).
+const MAX_DEPTH: usize = 16;
+/// The most bytes of a file.
 const MAX_FILE: u64 = 64 << 20;
-/// The most ports that hashed known hosts are tried with.
+/// The most ports to try with hashed known hosts.
 const MAX_PORTS: usize = 4;
 
-/// Where a name is used.
+/// The place where a name is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     file: PathBuf,
@@ -55,12 +55,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// Names with the place of their first use. ssh compares known hosts in lower case (hostfile.c) and patterns as they are
-/// typed; here no comparison depends on case.
+/// Names with the place of their first use. ssh compares known hosts in lower case (hostfile.c), and patterns exactly; here
+/// no comparison depends on case.
 #[derive(Debug, Default)]
 struct Names {
     literal: BTreeMap<String, Place>,
-    /// Pattern lists of which one must match, in lower case.
+    /// Lists of patterns in lower case, of which one must match.
     patterns: Vec<(Vec<String>, Place)>,
 }
 
@@ -72,27 +72,29 @@ impl Names {
         for name in lower.iter().filter(|pattern| !negated(pattern) && !is_wildcard(pattern)) {
             self.literal.entry(name.clone()).or_insert_with(|| place.clone());
         }
-        // `*` stands for every host, and uses no name.
+        // `*` matches every host, so it is not a use of a name.
         let narrow = |pattern: &String| is_wildcard(&pattern) && pattern.contains(char::is_alphanumeric);
         let excluded: Vec<&String> = lower.iter().filter(negated).collect();
-        let some: Vec<String> = lower.iter().filter(|one| !negated(one) && narrow(one)).cloned().collect();
-        if wildcards == Wildcards::Count && !some.is_empty() {
-            self.patterns
-                .push((some.into_iter().chain(excluded.into_iter().cloned()).collect(), place.clone()));
+        let patterns: Vec<String> =
+            lower.iter().filter(|one| !negated(one) && narrow(one)).cloned().collect();
+        if wildcards == Wildcards::Count && !patterns.is_empty() {
+            let patterns = patterns.into_iter().chain(excluded.into_iter().cloned());
+            self.patterns.push((patterns.collect(), place.clone()));
         }
     }
 
-    fn place(&self, name: &str, how: Use<'_>) -> Option<&Place> {
-        self.literal.get(name).or_else(|| self.by_pattern(name, how))
+    fn place(&self, name: &str, uses: Use<'_>) -> Option<&Place> {
+        self.literal.get(name).or_else(|| self.by_pattern(name, uses))
     }
 
-    fn by_pattern(&self, name: &str, how: Use<'_>) -> Option<&Place> {
+    fn by_pattern(&self, name: &str, uses: Use<'_>) -> Option<&Place> {
         let applies = |patterns: &[String], name: &str| {
-            let (no, yes): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.starts_with('!'));
-            yes.iter().any(|pattern| matches(pattern, name))
-                && !no.iter().any(|pattern| matches(&pattern[1..], name))
+            let (negated, patterns): (Vec<_>, Vec<_>) =
+                patterns.iter().partition(|pattern| pattern.starts_with('!'));
+            patterns.iter().any(|pattern| matches(pattern, name))
+                && !negated.iter().any(|pattern| matches(&pattern[1..], name))
         };
-        let is_use = |patterns: &[String]| match how {
+        let is_use = |patterns: &[String]| match uses {
             Use::AnyPattern => applies(patterns, name),
             Use::NoPatternOf(short) => applies(patterns, name) && !applies(patterns, &short.to_lowercase()),
         };
@@ -100,16 +102,16 @@ impl Names {
     }
 }
 
-/// Which patterns with wildcards count as a use of a name, besides the name itself.
+/// The patterns with wildcards that count as a use of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use<'a> {
-    /// Each that covers the name.
+    /// All patterns that match the name.
     AnyPattern,
-    /// Each that covers the name and not this shorter form of it: `prod-*` covers every longer form of `prod-1`.
+    /// Patterns that match the name but not this shorter form of it. `prod-*` matches every longer form of `prod-1`.
     NoPatternOf(&'a str),
 }
 
-/// Whether patterns with wildcards are uses of the names that match them.
+/// Whether a pattern with wildcards is a use of the names that it matches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wildcards {
     Count,
@@ -120,22 +122,22 @@ enum Wildcards {
 #[derive(Debug, Default)]
 pub(crate) struct UsedNames {
     configured: Names,
-    /// Those of `configured` that a section connects to somewhere else; see [`REDIRECTING`].
+    /// The names in `configured` whose sections connect to another host; see [`REDIRECTING`].
     redirected: Names,
     known: Names,
-    /// The domains of `CanonicalDomains`, in lower case, in which ssh completes a name.
+    /// The domains of `CanonicalDomains` in lower case, which ssh appends to a name.
     domains: BTreeSet<String>,
-    /// Known hosts of `HashKnownHosts`: the key made of the salt, and the hash of the name (hostfile.c, `host_hash`).
+    /// Known hosts of `HashKnownHosts`: the key from the salt, and the hash of the name (hostfile.c, `host_hash`).
     hashed: Vec<(hmac::Key, Vec<u8>, Place)>,
-    /// Ports other than 22 that known hosts may be recorded with.
+    /// Ports other than 22 that known hosts may have.
     ports: BTreeSet<String>,
-    /// Files of known hosts with `%h`, `%k` or `%n` in their names.
+    /// Names of known-hosts files that contain `%h`, `%k` or `%n`.
     one_per_host: BTreeSet<String>,
 }
 
 impl UsedNames {
-    /// The names that ssh uses on this computer if it reads `file`, the user's own configuration and the system's. Files
-    /// that cannot be read have none. The arcssh block of a file is left out.
+    /// Reads the names in `file`, in the user's and the system's configuration and in known hosts. Ignores unreadable files and
+    /// the managed block.
     pub(crate) fn here(file: &Path) -> Self {
         let home = std::env::home_dir().unwrap_or_default();
         let mut reader = Reader { user: home.join(".ssh"), home, ..Reader::default() };
@@ -152,35 +154,35 @@ impl UsedNames {
         reader.used
     }
 
-    /// Where a configuration uses the name.
-    pub(crate) fn in_configuration(&self, name: &str, how: Use<'_>) -> Option<Place> {
+    /// The place where a configuration uses the name.
+    pub(crate) fn in_configuration(&self, name: &str, uses: Use<'_>) -> Option<Place> {
         let name = name.to_lowercase();
         let completed = || self.completed(&name).find_map(|name| self.configured.literal.get(&name));
-        self.configured.place(&name, how).or_else(completed).cloned()
+        self.configured.place(&name, uses).or_else(completed).cloned()
     }
 
-    /// Where a section of a configuration connects the name to somewhere else.
-    pub(crate) fn redirected(&self, name: &str, how: Use<'_>) -> Option<Place> {
-        self.redirected.place(&name.to_lowercase(), how).cloned()
+    /// The place where a configuration connects the name to another host.
+    pub(crate) fn redirected(&self, name: &str, uses: Use<'_>) -> Option<Place> {
+        self.redirected.place(&name.to_lowercase(), uses).cloned()
     }
 
-    /// Where known hosts have the name.
-    pub(crate) fn among_known_hosts(&self, name: &str, how: Use<'_>) -> Option<Place> {
+    /// The place where known hosts have the name.
+    pub(crate) fn among_known_hosts(&self, name: &str, uses: Use<'_>) -> Option<Place> {
         let name = name.to_lowercase();
         let exact = |name: &str| self.known.literal.get(name).or_else(|| self.hashed_place(name));
-        let plain = self.known.place(&name, how).or_else(|| self.hashed_place(&name));
+        let plain = self.known.place(&name, uses).or_else(|| self.hashed_place(&name));
         let completed = || self.completed(&name).find_map(|name| exact(&name));
         plain.or_else(completed).cloned().or_else(|| self.own_file(&name))
     }
 
-    /// The name as ssh completes it (ssh_config(5), CanonicalDomains). A pattern that covers a completed name does not
-    /// show that there is such a host.
+    /// The name with each domain that ssh appends (ssh_config(5), CanonicalDomains). A pattern that matches such a name does
+    /// not show that the host exists.
     fn completed(&self, name: &str) -> impl Iterator<Item = String> {
         self.domains.iter().map(move |domain| format!("{name}.{domain}"))
     }
 
-    /// A name of a configuration that a pattern covers, and its place. Known hosts do not count: ssh records the hosts that
-    /// it reaches by the pattern there.
+    /// A name in a configuration that a pattern matches, and its place. Known hosts do not count, since they contain the hosts
+    /// that ssh reached by the pattern.
     pub(crate) fn covered_by(&self, pattern: &str) -> Option<(&str, &Place)> {
         let pattern = pattern.to_lowercase();
         let all = self.configured.literal.iter().map(|(name, place)| (name.as_str(), place));
@@ -192,10 +194,10 @@ impl UsedNames {
         let spellings: Vec<String> = std::iter::once(name.to_owned())
             .chain(self.ports.iter().take(MAX_PORTS).map(with_port))
             .collect();
-        let is_it = |key: &hmac::Key, hash: &[u8]| {
+        let matches = |key: &hmac::Key, hash: &[u8]| {
             spellings.iter().any(|name| hmac::verify(key, name.as_bytes(), hash).is_ok())
         };
-        self.hashed.iter().find(|(key, hash, _)| is_it(key, hash)).map(|(_, _, place)| place)
+        self.hashed.iter().find(|(key, hash, _)| matches(key, hash)).map(|(_, _, place)| place)
     }
 
     fn own_file(&self, name: &str) -> Option<Place> {
@@ -209,7 +211,7 @@ fn tokens_replaced(template: &str, name: &str) -> String {
     ["%h", "%k", "%n"].iter().fold(template.to_owned(), |text, token| text.replace(token, name))
 }
 
-/// Where the system's configuration is.
+/// The directory of the system's configuration.
 fn system_folder() -> PathBuf {
     if cfg!(windows) {
         return PathBuf::from(std::env::var_os("ProgramData").unwrap_or_default()).join("ssh");
@@ -217,23 +219,23 @@ fn system_folder() -> PathBuf {
     PathBuf::from("/etc/ssh")
 }
 
-/// One `Host` or `Match` of a configuration.
+/// A `Host` or `Match` of a configuration.
 struct Section {
     patterns: Vec<String>,
     place: Place,
     wildcards: Wildcards,
     /// Whether it sets one of [`REDIRECTING`].
     redirects: bool,
-    /// Names in its values, such as that of a jump host.
+    /// Host names in its values, such as a jump host.
     named: Vec<(String, Place)>,
-    /// Whether another program wrote it for an Arc machine; its `HostName` is then the machine's.
+    /// Whether another program wrote it for an Arc machine, which then has the name in `HostName`.
     of_sshproxy: bool,
 }
 
 #[derive(Default)]
 struct Reader {
     home: PathBuf,
-    /// The folder of the user's configuration.
+    /// The directory of the user's configuration.
     user: PathBuf,
     read: BTreeSet<PathBuf>,
     known_hosts: BTreeSet<PathBuf>,
@@ -243,7 +245,7 @@ struct Reader {
 impl Reader {
     fn configuration(&mut self, file: &Path, folder: &Path, depth: usize) {
         let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-        if depth > DEPTH || !self.read.insert(path) {
+        if depth > MAX_DEPTH || !self.read.insert(path) {
             return;
         }
         let Some(text) = text(file) else { return };
@@ -251,9 +253,9 @@ impl Reader {
         let mut section = self.section(Vec::new(), file, 0);
         let mut at = 0;
         for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-            let is_ours = block.contains(&at);
+            let is_managed = block.contains(&at);
             at += line.len();
-            let Some((keyword, value)) = directive(line).filter(|_| !is_ours) else { continue };
+            let Some((keyword, value)) = directive(line).filter(|_| !is_managed) else { continue };
             match keyword.as_str() {
                 "host" => {
                     self.finish(std::mem::replace(
@@ -325,7 +327,7 @@ impl Reader {
         }
     }
 
-    /// `~`, `%d` and `${HOME}` replaced (ssh_config(5), TOKENS).
+    /// Replaces `~`, `%d` and `${HOME}` (ssh_config(5), TOKENS).
     fn in_home(&self, path: &str) -> String {
         let home = self.home.display().to_string();
         let path = path.replace("%d", &home).replace("${HOME}", &home);
@@ -335,7 +337,7 @@ impl Reader {
         }
     }
 
-    /// The files of an `Include`; relative ones are in the folder of the configuration that ssh began with.
+    /// The files of an `Include`. A relative name is in the directory of the configuration that ssh reads first.
     fn expanded(&self, pattern: &str, folder: &Path) -> Vec<PathBuf> {
         let pattern = folder.join(self.in_home(pattern));
         let mut found = vec![PathBuf::new()];
@@ -372,13 +374,13 @@ impl Reader {
         }
     }
 
-    /// The names of this computer and of those that it knows without DNS.
+    /// Reads the names of this computer, and those that it resolves without DNS.
     fn this_computer(&mut self) {
         for file in ["/etc/hosts", "/etc/hostname"].map(Path::new) {
             for (number, line) in (1..).zip(text(file).unwrap_or_default().lines()) {
                 let line = line.split('#').next().unwrap_or_default();
                 let words = line.split_whitespace();
-                // `/etc/hostname` may hold the full name; a user types its first label.
+                // `/etc/hostname` may contain the full name, of which a user types the first label.
                 let short = words.clone().filter_map(|word| Some(word.split_once('.')?.0));
                 let short = short.filter(|_| file.ends_with("hostname"));
                 let names: Vec<String> = words.clone().chain(short).map(Into::into).collect();
@@ -389,15 +391,17 @@ impl Reader {
     }
 }
 
-/// The text of a regular file; none of what is not there or cannot be read.
+/// The text of a regular file; `None` if the file does not exist or is not readable.
 fn text(file: &Path) -> Option<String> {
     files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The arguments of a keyword: white space separates them, quotes hold one together, and a backslash escapes a quote, a
-/// backslash or a space (misc.c, `argv_split`). Words of a comment count, as they do for versions before 8.7.
+/// The arguments of a keyword, separated by white space outside of quotes. A backslash escapes a quote, a backslash or a
+/// space (misc.c, `argv_split`). Words of a comment count, as in versions before 8.7.
 fn arguments(value: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None, None);
+    let mut words = Vec::new();
+    let mut word = None;
+    let mut quote = None;
     let mut rest = value.chars().peekable();
     while let Some(c) = rest.next() {
         let escapes = |next: &char| "\\\"'".contains(*next) || quote.is_none() && *next == ' ';
@@ -418,7 +422,7 @@ fn arguments(value: &str) -> Vec<String> {
     words
 }
 
-/// The patterns of `host` and `originalhost` in a `Match`, which newer versions also separate by `=`.
+/// The patterns of `host` and `originalhost` in a `Match`. Newer versions of ssh accept `=` as a separator.
 fn match_patterns(value: &str) -> Vec<String> {
     let words = arguments(&value.replace('=', " "));
     let is_host = |word: &String| ["host", "originalhost"].contains(&word.to_lowercase().as_str());
@@ -430,12 +434,12 @@ fn match_patterns(value: &str) -> Vec<String> {
 /// The names in `[user@]host[:port],…` and in the words of a command.
 fn host_names(value: &str) -> impl Iterator<Item = String> {
     let words = value.split(|c: char| c.is_whitespace() || ",\"'=".contains(c));
-    let bare = |word: &str| {
+    let host = |word: &str| {
         let word = word.strip_prefix("ssh://").unwrap_or(word);
         let word = word.rsplit('@').next().unwrap_or_default();
         word.split(':').next().unwrap_or_default().to_owned()
     };
-    words.map(bare).filter(|word| !word.is_empty() && !word.contains(['/', '%', '*', '?', '!']))
+    words.map(host).filter(|word| !word.is_empty() && !word.contains(['/', '%', '*', '?', '!']))
 }
 
 /// `|1|salt|hash` of known hosts.
@@ -445,19 +449,19 @@ fn hashed(hosts: &str) -> Option<(hmac::Key, Vec<u8>)> {
     Some((key, STANDARD.decode(hash).ok()?))
 }
 
-/// What a folder holds under a pattern, in order; hidden files are not matched (glob(3)).
+/// The entries of a directory that match a pattern, in order. A pattern does not match hidden files (glob(3)).
 fn entries(folder: &Path, pattern: &str) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let is_meant = |name: &std::ffi::OsString| {
+    let is_match = |name: &std::ffi::OsString| {
         let name = name.to_string_lossy();
         !name.starts_with('.') && matches(pattern, &name)
     };
-    let mut found: Vec<PathBuf> = names.filter(is_meant).map(|name| folder.join(name)).collect();
+    let mut found: Vec<PathBuf> = names.filter(is_match).map(|name| folder.join(name)).collect();
     found.sort();
     found
 }
 
-/// A glob pattern with each `[…]` as `?`: it matches more files, and none is missed.
+/// Replaces each `[…]` of a glob pattern by `?`, which matches at least the same files.
 fn without_classes(pattern: &str) -> String {
     let mut plain = String::new();
     let mut rest = pattern;
@@ -471,7 +475,8 @@ fn without_classes(pattern: &str) -> String {
 
 /// Whether a name matches a pattern with `*` and `?` (match.c, `match_pattern`).
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let pattern: Vec<char> = pattern.chars().collect();
+    let name: Vec<char> = name.chars().collect();
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
@@ -513,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_as_ssh_matches_them() {
+    fn patterns_match_like_those_of_ssh() {
         for (pattern, name, is_match) in [
             ("*", "", true),
             ("a*c", "abbc", true),
@@ -528,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_uses_the_names_of_its_sections_and_of_its_values() {
+    fn names_of_sections_and_host_names_in_values_are_used_names() {
         let used = configured(
             "User me\nHost Bastion \"quoted\" !not\n  Compression yes\nHost prod-*\n HostName %h.corp\n\
              Host dev-*\n Compression yes\nMatch originalhost matched,other exec true\n User x\n\
@@ -547,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_split_as_ssh_splits_them() {
+    fn arguments_are_split_like_those_of_ssh() {
         for (value, words) in [
             ("a  b\tc", &["a", "b", "c"][..]),
             ("'a' \"b\"c d'e f'", &["a", "bc", "de f"]),
@@ -560,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_ssh_completes_is_in_use_if_the_full_name_is() {
+    fn a_short_name_is_used_if_its_canonical_name_is() {
         let used = configured(
             "CanonicalDomains corp.example.net .other.\nHost db.CORP.example.net\n User x\n\
              Host *.corp.example.net\n ProxyJump jump\n",
@@ -570,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_section_that_connects_elsewhere_redirects_a_name() {
+    fn only_a_section_that_sets_the_host_redirects_a_name() {
         let used = configured(
             "Host web01\n ForwardAgent yes\n User me\nHost inner\n ProxyJump web01\nHost gw-*\n HostName %h.corp\n",
         );
@@ -581,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn included_files_are_read_and_the_arcssh_block_is_not() {
+    fn included_files_are_read_and_the_managed_block_is_ignored() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("conf.d");
         fs::create_dir(&folder).unwrap();

@@ -1,8 +1,8 @@
-//! How SSH writes numbers and strings (RFC 4251 section 5). Reads nothing beyond the bytes that are there.
+//! Numbers and strings in the encoding of SSH (RFC 4251 section 5).
 
 use std::fmt;
 
-/// The bytes are not what SSH would write.
+/// The bytes are not in the encoding of SSH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -12,17 +12,16 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// What is still to be read.
+/// The bytes that remain to be read.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads from the first of these bytes on.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// How many bytes are left.
+    /// The number of remaining bytes.
     pub(crate) fn left(&self) -> usize {
         self.0.len()
     }
@@ -55,12 +54,12 @@ impl<'a> Reader<'a> {
         Ok(string)
     }
 
-    /// `string` that holds text.
+    /// `string` in UTF-8.
     pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
         str::from_utf8(self.string()?).map_err(|_| Malformed)
     }
 
-    /// `mpint` above zero, without the zeros before it.
+    /// Positive `mpint` without leading zeros.
     pub(crate) fn positive(&mut self) -> Result<&'a [u8], Malformed> {
         let number = self.string()?;
         if number.first().is_some_and(|first| first & 0x80 != 0) {
@@ -70,7 +69,7 @@ impl<'a> Reader<'a> {
         Ok(&number[start..])
     }
 
-    /// Whether everything has been read, as it must have been.
+    /// Fails if bytes remain.
     pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
     }
@@ -84,12 +83,12 @@ impl<'a> Reader<'a> {
 
 /// Appends a `string`.
 pub(crate) fn put_string(to: &mut Vec<u8>, string: &[u8]) {
-    let length = u32::try_from(string.len()).expect("what we write is far shorter than 4 GiB");
+    let length = u32::try_from(string.len()).expect("strings of arcssh are far shorter than 4 GiB");
     to.extend_from_slice(&length.to_be_bytes());
     to.extend_from_slice(string);
 }
 
-/// Appends an `mpint`, given its bytes without zeros before them.
+/// Appends a positive `mpint` from its bytes without leading zeros.
 pub(crate) fn put_positive(to: &mut Vec<u8>, number: &[u8]) {
     let sign: &[u8] = if number.first().is_some_and(|first| first & 0x80 != 0) { &[0] } else { &[] };
     put_string(to, &[sign, number].concat());

@@ -513,7 +513,7 @@ fn discard_corrupt(path: &Path, json: &[u8]) {
         Content::OtherVersion(version) => info!("{} has version {version}", path.display()),
         Content::Foreign => info!("arcssh did not write {}", path.display()),
         Content::Value | Content::Damaged => {
-            warn!("{} is damaged, and is left out", path.display());
+            warn!("ignoring the damaged file {}", path.display());
             remove_value(path);
         }
     }

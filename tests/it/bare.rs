@@ -340,8 +340,9 @@ fn the_commands_of_the_readme_work_in_the_playground_and_leave_the_users_home_al
     let shown = terminal.type_until(login, PROMPT);
     assert!(shown.contains("signed in as Ada@arcssh.example"), "{shown}");
     let shown = terminal.type_until(config, PROMPT);
-    let written = shown.lines().find_map(|line| line.strip_suffix("/.ssh/config: 1 host")).unwrap_or(&shown);
-    let home = written.strip_prefix("arcssh: ").unwrap_or_else(|| panic!("{shown}")).to_owned();
+    let written = shown.lines().find_map(|line| line.strip_suffix("/.ssh/config")).unwrap_or(&shown);
+    let home =
+        written.strip_prefix("arcssh: wrote 1 host to ").unwrap_or_else(|| panic!("{shown}")).to_owned();
     // A user's own shell has its own prompt.
     terminal.type_until(&format!("{ssh}\necho reached-$((6*7))"), "\nreached-42\n");
     terminal.type_until("exit", PROMPT);

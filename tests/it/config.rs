@@ -136,7 +136,7 @@ fn mode(path: &Path) -> u32 {
 fn a_missing_configuration_is_made_for_its_owner_alone() {
     let w = world(&["web01"]);
     let home = Home::new(&w);
-    assert_eq!(home.done(&["web01"]), "arcssh: ~/.ssh/config: 1 host\n");
+    assert_eq!(home.done(&["web01"]), "arcssh: wrote 1 host to ~/.ssh/config\n");
     assert_eq!((mode(&home.path.join(".ssh")), mode(&home.file())), (0o700, 0o600));
     assert_eq!(home.hosts(), ["web01"]);
     assert_eq!(home.temporary(), Vec::<String>::new());
@@ -211,7 +211,7 @@ fn backups_hold_the_file_as_it_was_and_the_first_one_stays() {
     let home = Home::with(&w, "Host other");
     fs::set_permissions(home.file(), Permissions::from_mode(0o600)).unwrap();
     let told = home.done(&["web01"]);
-    assert_eq!(told, "arcssh: ~/.ssh/config: 1 host; as it was: ~/.ssh/.config.arcssh-backup\n");
+    assert_eq!(told, "arcssh: wrote 1 host to ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup)\n");
     let backup = home.path.join(".ssh/.config.arcssh-backup");
     let first = || (fs::read_to_string(&backup).unwrap(), mode(&backup));
     assert_eq!(first(), ("Host other".into(), 0o600));
@@ -236,7 +236,7 @@ fn a_link_in_the_place_of_a_backup_leads_to_no_other_file() {
     fs::write(&precious, "mine").unwrap();
     symlink(&precious, home.path.join(".ssh/.config.arcssh-backup")).unwrap();
     let told = home.done(&["web01"]);
-    assert!(told.ends_with("as it was: ~/.ssh/.config.arcssh-backup.1\n"), "{told}");
+    assert!(told.ends_with(" (backup: ~/.ssh/.config.arcssh-backup.1)\n"), "{told}");
     assert_eq!(fs::read_to_string(precious).unwrap(), "mine");
 }
 
@@ -260,7 +260,7 @@ fn running_it_twice_changes_nothing_and_says_so() {
     let (text, inode) = (home.text(), fs::metadata(home.file()).unwrap().ino());
     let again = ["web01", "web02", "--user", "me", "--wildcard", "*.arc"];
     for arguments in [&again[..], &again[..1], &[]] {
-        assert_eq!(home.done(arguments), "arcssh: ~/.ssh/config is as it should be\n");
+        assert_eq!(home.done(arguments), "arcssh: ~/.ssh/config is up to date\n");
         assert_eq!((home.text(), fs::metadata(home.file()).unwrap().ino()), (text.clone(), inode));
     }
 }
@@ -274,11 +274,13 @@ fn taking_the_block_out_gives_back_every_byte() {
         home.done(&["web01"]);
         let told = home.done(&["--remove"]);
         assert!(
-            told.starts_with("arcssh: ~/.ssh/config: taken out; as it was: ~/.ssh/.config.arcssh-backup"),
+            told.starts_with(
+                "arcssh: removed host entries from ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup"
+            ),
             "{told}"
         );
         assert_eq!(home.text(), original);
-        assert_eq!(home.done(&["--remove"]), "arcssh: ~/.ssh/config is as it should be\n");
+        assert_eq!(home.done(&["--remove"]), "arcssh: ~/.ssh/config is up to date\n");
     }
 }
 
@@ -395,7 +397,7 @@ fn writers_at_once_all_come_to_their_turn() {
     }
     let hosts: BTreeSet<String> = home.hosts().into_iter().filter(|host| host != "other").collect();
     assert_eq!(hosts, names.iter().cloned().collect());
-    assert!(home.done(&["--verify"]).contains("ssh uses"));
+    assert_eq!(home.done(&["--verify"]), "arcssh: verified 8 hosts in ~/.ssh/config\n");
     assert!(home.text().ends_with("\n\nHost other\n"));
     assert_eq!(home.temporary(), Vec::<String>::new());
 }
@@ -538,16 +540,13 @@ fn the_block_can_be_printed_or_written_to_a_file_of_its_own() {
     let home = Home::new(&w);
     let printed = run(&mut home.arcssh(&["web01", "--output", "-"])).clean();
     assert!(!home.path.join(".ssh").exists());
-    assert_eq!(home.done(&["web01", "--file", "arc.conf"]), "arcssh: arc.conf: 1 host\n");
+    assert_eq!(home.done(&["web01", "--file", "arc.conf"]), "arcssh: wrote 1 host to arc.conf\n");
     assert_eq!(fs::read_to_string(home.path.join("arc.conf")).unwrap(), printed);
     assert!(!home.path.join(".ssh").exists());
     let mut ssh = home.command("ssh");
     let effective = run(ssh.args(["-T", "-G", "-F", "arc.conf", "web01"])).clean();
     assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy ")), "{effective}");
-    assert_eq!(
-        home.done(&["--verify", "--file", "arc.conf"]),
-        "arcssh: ssh uses what arc.conf says of 1 host\n"
-    );
+    assert_eq!(home.done(&["--verify", "--file", "arc.conf"]), "arcssh: verified 1 host in arc.conf\n");
     assert_eq!(home.config(&["web01", "--output", "file"]).code, Some(2));
 }
 
@@ -606,7 +605,7 @@ fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
     );
     let mut arcssh = home.arcssh(&[]);
     let run = run(arcssh.current_dir("/"));
-    assert_eq!(home.short(&run.stderr), "arcssh: ~/.ssh/config is as it should be\n");
+    assert_eq!(home.short(&run.stderr), "arcssh: ~/.ssh/config is up to date\n");
 }
 
 #[test]
@@ -618,7 +617,7 @@ fn a_section_connects_in_the_name_that_it_was_written_in() {
     home.done(&["web01", "--credential", "environment", "--tenant", &tenant]);
     let command = format!(" --port %p --credential environment --tenant {tenant}\n");
     assert!(home.text().contains(&command), "{}", home.text());
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
 
     home.done(&["--credential", "any"]);
     let command = format!(" --port %p --tenant {tenant}\n");
@@ -642,7 +641,7 @@ fn a_machine_that_was_taken_out_stays_out_until_it_is_named() {
     home.done(&["--remove", "WEB02"]);
     assert_eq!(home.hosts(), ["web01", "web03", "*.arc"]);
     let text = home.text();
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
     let told = home.done(&["-g", "rg-arc"]);
     let out = "arcssh: rg-arc/web02 stays out, since you removed it; to add it: arcssh config rg-arc/web02\n";
     assert!(told.starts_with(out) && home.text() == text, "{told}");
@@ -663,7 +662,7 @@ fn a_machine_is_taken_out_by_any_of_its_names() {
         home.done(&["web01", "web02"]);
         home.done(&["--remove", name]);
         assert_eq!(home.hosts(), ["web02", "other"], "{name}");
-        assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+        assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
     }
     assert_eq!(home.refused(1, &["--remove", "web01"]), "arcssh: web01 is not in the arcssh block\n");
     assert_eq!(home.refused(1, &["--remove", "*"]), "arcssh: * is not in the arcssh block\n");
@@ -718,7 +717,7 @@ fn verify_names_file_line_and_option_of_whatever_stands_in_the_way() {
     let w = world(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01", "--user", "me", "--port", "2222"]);
-    assert_eq!(home.done(&["--verify"]), "arcssh: ssh uses what ~/.ssh/config says of 1 host\n");
+    assert_eq!(home.done(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
 
     let user =
         |place: &str| format!("arcssh: ssh does not use the user written for web01: {place} says \"root\"");
@@ -803,7 +802,7 @@ fn where_no_ssh_is_installed_it_is_written_with_a_warning() {
     let w = world(&["web01"]);
     let home = Home::new(&w);
     let run = run(home.arcssh(&["web01"]).env("PATH", home.path.join("nothing")));
-    let told = "arcssh: no ssh is installed to prove the result with\narcssh: add web01 (rg-arc/web01)\narcssh: ~/.ssh/config: 1 host\n";
+    let told = "arcssh: cannot verify the host entries: ssh is not installed\narcssh: add web01 (rg-arc/web01)\narcssh: wrote 1 host to ~/.ssh/config\n";
     assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(0), told));
     assert_eq!(home.hosts(), ["web01"]);
     let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
@@ -1259,7 +1258,7 @@ fn an_identity_that_sees_nothing_any_more_removes_nothing() {
         "arcssh: no Arc machine that this identity sees fits --all; it stays in the block's options\n";
     assert!(refused.stderr.contains(reported), "{}", refused.stderr);
     w.emulator().clear_faults();
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
 }
 
 #[test]
@@ -1271,6 +1270,22 @@ fn a_long_list_of_changes_ends_in_a_count() {
     let home = Home::new(&w);
     let changes = home.changes(&["--all"]);
     assert_eq!((changes.len(), changes[20].as_str()), (21, "add 5 more"), "{changes:?}");
+}
+
+/// A text with the comments of format 1 replaced by those that arcssh writes now.
+pub(crate) fn with_new_comments(text: &str) -> String {
+    [
+        (
+            "# Any machine, found by its name when it is connected to.",
+            "# Finds any machine by its name when you connect.",
+        ),
+        (
+            "# What follows is for every host again.",
+            "# End of the arcssh host entries. The settings below apply to all hosts.",
+        ),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
 }
 
 /// As arcssh wrote blocks before runs added up.
@@ -1294,8 +1309,8 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
     let (new, from) = (home.text(), old.lines().position(|line| line.is_empty()).unwrap());
     assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
     let entries = |text: &str| text.lines().skip(from).map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(entries(&new), entries(&format!("{old}\nHost other\n")));
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
+    assert_eq!(entries(&new), entries(&with_new_comments(&format!("{old}\nHost other\n"))));
+    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
     assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01: user"]);
     assert_eq!(home.effective("bare", "user"), "CONTOSO\\me");
 

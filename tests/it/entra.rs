@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{Builder, CertificateFault, EntraFault, Machine, RefreshRefusal, Service};
 
+use crate::config::with_new_comments;
 use crate::support::{ARCSSH, Run, World, eventually, finish, may_list_open_files, run, script, world_with};
 
 const SSH_SCOPE: &str = "https://pas.windows.net/CheckMyAccess/Linux/.default";
@@ -452,7 +453,7 @@ fn windows_machines_are_refused_with_the_reason() {
     assert!(!file.exists() || fs::read_to_string(&file).unwrap().is_empty());
     let mixed = config(&["--all"]);
     assert_eq!(mixed.code, Some(0), "{}", mixed.stderr);
-    assert!(mixed.stderr.contains("win01 gets a section without a certificate: "), "{}", mixed.stderr);
+    assert!(mixed.stderr.contains("no certificate for win01: "), "{}", mixed.stderr);
     let text = fs::read_to_string(&file).unwrap();
     assert_eq!(text.matches("IdentityAgent").count(), 1, "{text}");
 }
@@ -483,6 +484,42 @@ fn files_are_kept_fresh_by_ssh_itself() {
         (1, 1),
         "{text}"
     );
+}
+
+/// The golden files are blocks as the first format had them, with the templates of that time.
+#[test]
+fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {
+    let web01 = Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001");
+    let w = world_with(&[], |builder| {
+        let builder = builder.machine(web01).user_principal_name("Ada@contoso.com").approve_devices();
+        builder.device_interval(Duration::from_secs(1))
+    });
+    assert_eq!(run(anonymous(&mut w.arcssh(&["login", "--device-code"]))).code, Some(0));
+    let file = w.home().join("hosts.conf");
+    let config = |arguments: &[&str]| {
+        let config = run(anonymous(w.arcssh(&["config", "--file"]).arg(&file).args(arguments)));
+        assert_eq!(config.code, Some(0), "{}", config.stderr);
+        (config.stderr, fs::read_to_string(&file).unwrap())
+    };
+    for mode in ["agent", "files"] {
+        let golden = format!("tests/golden/config-block-1-{mode}.conf");
+        let golden = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(golden)).unwrap();
+        let old = golden
+            .replace("{arcssh}", ARCSSH)
+            .replace("{subscription}", arcssh_emulator::SUBSCRIPTION)
+            .replace("{home}", w.home().to_str().unwrap());
+        let old = format!("{old}\nHost other\n");
+        fs::write(&file, &old).unwrap();
+        let (notes, new) = config(&[]);
+        let entries = |text: &str| text.split_once("\n\n").unwrap().1.to_owned();
+        assert_eq!(entries(&new), entries(&with_new_comments(&old)), "{notes}");
+        assert!(new.starts_with("# >>> arcssh >>> block 2: ") && notes.lines().count() == 1, "{notes}");
+        fs::write(&file, &old).unwrap();
+        let (_, without) = config(&["--remove", "rg-arc/web01"]);
+        assert!(without.contains("\nHost *.arc\n") && !without.contains("Host web01"), "{without}");
+        fs::write(&file, &old).unwrap();
+        assert_eq!(config(&["--remove"]).1, "Host other\n");
+    }
 }
 
 #[test]

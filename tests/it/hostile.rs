@@ -103,7 +103,7 @@ fn values_of(option: &str, name: &str, lead: &str, expected: impl Fn(&str) -> St
             assert_eq!(now, lines, "{value:?}");
             assert!(effective.contains(&expected(&value)), "{value:?}: {effective:?}");
             let again = config(&home, &[]);
-            assert!(again.stderr.ends_with("is as it should be\n"), "{value:?}: {}", again.stderr);
+            assert!(again.stderr.ends_with("is up to date\n"), "{value:?}: {}", again.stderr);
         } else {
             assert_eq!(run.code, Some(1), "{value:?}");
             assert!(run.stderr.starts_with(&format!("arcssh: {name} ")), "{value:?}: {}", run.stderr);
@@ -258,7 +258,7 @@ fn groups_and_tags_stay_in_their_line_and_are_read_again() {
         ["#", "#", "#", "", "#", "Host", "HostName", "HostKeyAlias", "ProxyCommand", "#", "Host", "#", ""];
     assert_eq!(lines, keywords);
     assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy {} --port %p", w.id())));
-    assert!(config(&home, &[]).stderr.ends_with("is as it should be\n"));
+    assert!(config(&home, &[]).stderr.ends_with("is up to date\n"));
     assert_eq!(config(&home, &["--remove"]).code, Some(0));
     assert_eq!(fs::read_to_string(home.file()).unwrap(), "");
 }
@@ -420,7 +420,7 @@ fn a_broad_selection_takes_no_name_that_ssh_uses_for_something_else() {
         assert!(written.stderr.contains(&place), "{}", written.stderr);
         let refreshed = config(&home, &[]);
         assert!(
-            refreshed.stderr.ends_with("is as it should be\n"),
+            refreshed.stderr.ends_with("is up to date\n"),
             "a refresh changes nothing: {}",
             refreshed.stderr
         );
@@ -455,7 +455,7 @@ fn the_users_word_and_an_allowed_pattern_give_a_machine_its_own_name() {
     let typed = config(&home, &["rg-arc/github.com"]);
     assert!(typed.stderr.contains("arcssh: rename github.com.rg-arc to github.com\n"), "{}", typed.stderr);
     assert!(is_ours(&home, "github.com"));
-    assert!(config(&home, &[]).stderr.ends_with("is as it should be\n"));
+    assert!(config(&home, &[]).stderr.ends_with("is up to date\n"));
 }
 
 #[test]
@@ -554,7 +554,7 @@ fn own_lines_for_a_host_entry_leave_its_name_unless_they_connect_elsewhere() {
     let own = "Host web01\n  ForwardAgent yes\nHost web*\n  User me\nHost inner\n  ProxyJump web02\n";
     fs::write(home.file(), format!("{block}{own}")).unwrap();
     let refreshed = config(&home, &[]);
-    assert!(refreshed.stderr.ends_with("is as it should be\n"), "{}", refreshed.stderr);
+    assert!(refreshed.stderr.ends_with("is up to date\n"), "{}", refreshed.stderr);
     let moved = own.replace("ForwardAgent yes", "HostName web01.example.com");
     fs::write(home.file(), format!("{block}{moved}")).unwrap();
     let refreshed = config(&home, &[]);

@@ -91,11 +91,11 @@ fn absolute_identity(identity: &str) -> String {
 /// The machine whose group and name are in a file name of the entry; otherwise the only machine with the `HostName`.
 fn machine_of<'a>(entry: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Machine> {
     let names = entry.group_and_name();
-    let fits = |machine: &&Machine| {
+    let has_name = |machine: &&Machine| {
         let name = format!("{}-{}", machine.id.resource_group, machine.id.name);
         names.iter().any(|candidate| candidate.eq_ignore_ascii_case(&name))
     };
-    if let Some(machine) = known.iter().find(fits) {
+    if let Some(machine) = known.iter().find(has_name) {
         return Some(machine);
     }
     let host_name = entry.host_name.as_ref()?;
@@ -113,7 +113,7 @@ impl Options {
     fn note_if_excluded(&self, machine: &Machine) {
         if self.is_excluded(machine) {
             let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-            note(&format!("skipped {name}, which you removed earlier; to add it: arcssh config {name}"));
+            note(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
         }
     }
 
@@ -530,7 +530,8 @@ impl Renderer<'_> {
     fn explain_absence(&self, notes: &mut Notes) {
         for machine in written(self.target.text).into_keys() {
             let is_visible = self.azure.visible.contains_key(&machine);
-            let reason = if is_visible { "no filter matches it" } else { "this account cannot see it" };
+            let reason = Some("it does not fit any selection").filter(|_| is_visible);
+            let reason = reason.unwrap_or("this identity does not see it");
             notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }
     }
@@ -542,7 +543,7 @@ fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     match (&alias.instead, &alias.overrides) {
         (Some(why), _) if why == SHARED => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use it: arcssh config {name}")),
-        (None, Some(place)) => Some(format!("overrides {place}")),
+        (None, Some(place)) => Some(format!("it overrides {place}")),
         (None, None) => None,
     }
 }

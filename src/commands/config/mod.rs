@@ -77,11 +77,11 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
             return Err(anyhow!("another program changed {file}; run the command again").into());
         }
     }
-    let status = write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove)?;
+    write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove)?;
     if args.adopt {
         clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
     }
-    Ok(status)
+    Ok(0)
 }
 
 /// Locks the file against other arcssh processes.
@@ -131,11 +131,11 @@ enum Shown {
 }
 
 /// Writes the text if it has changes, after ssh has accepted it.
-fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Result<u8> {
+fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Result<()> {
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
         note(&format!("{file} is up to date"));
-        return Ok(0);
+        return Ok(());
     }
     let candidate = edit.candidate(new)?;
     if !removing && verified(new, candidate.path(), edit.path())?.is_none() {
@@ -152,7 +152,7 @@ fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Re
     } else {
         format!("wrote {} to {file}{backup}", counted(hosts))
     });
-    Ok(0)
+    Ok(())
 }
 
 /// Verifies the block of a text that is in `file` now, and in `name` later.

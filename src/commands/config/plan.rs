@@ -25,6 +25,7 @@ pub(super) struct Notes {
 struct Entry {
     alias: String,
     machine: Option<ResourceId>,
+    /// The lines without comments.
     text: String,
     values: Expected,
 }
@@ -138,7 +139,8 @@ impl Entry {
 fn entries(block: &str) -> Vec<Entry> {
     let block = block.replace("\r\n", "\n");
     let entry = |range: Range<usize>| {
-        let text = block[range].trim_end().to_owned();
+        let lines = block[range].lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let text = lines.collect::<Vec<_>>().join("\n");
         let (patterns, values) = effective_config::sections(&text).into_iter().next()?;
         Some(Entry { alias: patterns.into_iter().next()?, machine: machine(&text), text, values })
     };

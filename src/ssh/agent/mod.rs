@@ -50,7 +50,7 @@ impl Agent {
     pub(crate) fn open(path: &Path, key: KeyPair, certificate: Certificate) -> Result<Self, SshError> {
         let what = || format!("cannot serve {}", path.display());
         let path = &std::path::absolute(path).with_context(what)?;
-        let (socket, listener) = SharedSocket::take(path)?;
+        let (socket, listener) = SharedSocket::bind(path)?;
         listener.set_nonblocking(true).with_context(what)?;
         let listener = UnixListener::from_std(listener).with_context(what)?;
         Ok(Self { socket, server: Server { listener, identity: Identity::new(key, certificate) } })

@@ -51,7 +51,7 @@ impl SharedSocket {
     ///
     /// # Errors
     /// [`SshError::AgentSocket`]; the socket cannot be created in the directory.
-    pub(super) fn take(path: &Path) -> Result<(Self, UnixListener), SshError> {
+    pub(super) fn bind(path: &Path) -> Result<(Self, UnixListener), SshError> {
         let folder =
             path.parent().ok_or_else(|| SshError::AgentSocket(SocketProblem::Occupied(path.to_owned())))?;
         if SocketAddrUnix::new(socket(path, 1)).is_err() {

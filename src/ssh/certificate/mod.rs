@@ -1,5 +1,4 @@
-//! OpenSSH's user certificates for RSA keys (PROTOCOL.certkeys): read, checked, and told in words. Knows not who makes
-//! them, nor where they are kept.
+//! OpenSSH user certificates for RSA keys (PROTOCOL.certkeys): parsed, checked and displayed.
 
 use std::fmt;
 
@@ -15,16 +14,17 @@ use crate::ssh::wire::{Malformed, Reader};
 use crate::system::clock::format_time;
 use crate::text::fields;
 
-/// The name of these certificates.
+/// The key type of these certificates.
 pub(crate) const ALGORITHM: &str = "ssh-rsa-cert-v01@openssh.com";
-/// Bytes of a certificate's text that are read; with all its extensions one of Entra ID's has about 2 kB.
+/// The most bytes of a certificate's text. A certificate of Entra ID has about 2 kB.
 const MAX_TEXT: usize = 64 * 1024;
-/// Principals that OpenSSH takes (sshkey.h, `SSHKEY_CERT_MAX_PRINCIPALS`).
+/// The most principals that OpenSSH accepts (sshkey.h, `SSHKEY_CERT_MAX_PRINCIPALS`).
 const MAX_PRINCIPALS: usize = 256;
-/// Seconds that a certificate may begin after our clock: the server's clock decides, and ours can be behind.
+/// How far in the future a certificate may become valid, in seconds. The server's clock decides, and the local clock can be
+/// behind.
 const CLOCK_SKEW: u64 = 5 * 60;
 
-/// Keys that an authority can have besides RSA (PROTOCOL.certkeys).
+/// Key types of authorities other than RSA (PROTOCOL.certkeys).
 const OTHER_AUTHORITIES: [&str; 6] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -34,7 +34,7 @@ const OTHER_AUTHORITIES: [&str; 6] = [
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 
-/// Types of certificates.
+/// The types of certificates (PROTOCOL.certkeys).
 const USER: u32 = 1;
 const HOST: u32 = 2;
 
@@ -53,7 +53,7 @@ pub(crate) enum CertificateError {
     Expired(u64),
     /// The beginning of its validity, in seconds of Unix time.
     NotYetValid(u64),
-    /// The certificate has no login name.
+    /// The certificate is for no user.
     NoPrincipals,
 }
 
@@ -83,7 +83,7 @@ impl From<Malformed> for CertificateError {
     }
 }
 
-/// A certificate whose text is well-formed; whether it can be used is what [`Certificate::check`] tells.
+/// A well-formed certificate. [`Certificate::check`] tests whether it is usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Certificate {
     blob: Vec<u8>,
@@ -107,15 +107,15 @@ struct Named {
 }
 
 impl Certificate {
-    /// Whether it certifies the key.
+    /// Whether the certificate is for the key.
     pub(crate) fn is_for(&self, key: &PublicKey) -> bool {
         self.key == *key
     }
 
-    /// Reads the base64 body alone, or the line of a `-cert.pub` file.
+    /// Parses the line of a `-cert.pub` file, or only its base64 body.
     ///
     /// # Errors
-    /// It is too large, or something else.
+    /// The text is too long or not a certificate.
     pub(crate) fn parse(text: &str) -> Result<Self, CertificateError> {
         if text.len() > MAX_TEXT {
             return Err(CertificateError::TooLarge);
@@ -165,10 +165,10 @@ impl Certificate {
         })
     }
 
-    /// Whether a user with this key can log in with it at this time, in seconds of Unix time.
+    /// Checks that a user can log in with the certificate and this key at a time in Unix time.
     ///
     /// # Errors
-    /// What keeps him from it.
+    /// The reason why the user cannot.
     pub(crate) fn check(&self, key: &PublicKey, now: u64) -> Result<(), CertificateError> {
         if self.key != *key {
             return Err(CertificateError::AnotherKey);
@@ -185,33 +185,33 @@ impl Certificate {
         self.login_name().map(|_| ()).ok_or(CertificateError::NoPrincipals)
     }
 
-    /// The name to log in with: the first principal, in lower case (azure-cli-extensions `ssh`, custom.py:
+    /// The user to log in as: the first principal in lower case (azure-cli-extensions `ssh`, custom.py:
     /// `username.lower()`).
     pub(crate) fn login_name(&self) -> Option<String> {
         self.principals.first().filter(|name| !name.is_empty()).map(|name| name.to_lowercase())
     }
 
-    /// Whether a user can log in with it.
+    /// Whether the certificate is for the user.
     pub(crate) fn lets_in(&self, user: &str) -> bool {
         self.principals.iter().any(|name| name.to_lowercase() == user.to_lowercase())
     }
 
-    /// Whether the same authority made out both.
+    /// Whether both have the same issuer.
     pub(crate) fn has_authority_of(&self, other: &Self) -> bool {
         self.authority == other.authority
     }
 
-    /// The first second in which it is no longer valid, in seconds of Unix time.
+    /// The first second after its validity, in Unix time.
     pub(crate) fn valid_before(&self) -> u64 {
         self.valid_before
     }
 
-    /// The certificate as it stands in messages.
+    /// The certificate in the encoding of SSH messages.
     pub(crate) fn blob(&self) -> &[u8] {
         &self.blob
     }
 
-    /// The line of a `-cert.pub` file, with its end.
+    /// The line of a `-cert.pub` file.
     pub(crate) fn to_line(&self) -> String {
         format!("{ALGORITHM} {}\n", STANDARD.encode(&self.blob))
     }
@@ -234,7 +234,7 @@ impl fmt::Display for Certificate {
 }
 
 impl fmt::Display for Named {
-    /// The value, too, where it is one string of text.
+    /// The name, with the value if the data is one string.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut data = Reader::new(&self.data);
         match data.text() {
@@ -263,8 +263,8 @@ fn named(list: &[u8]) -> Result<Vec<Named>, Malformed> {
     Ok(all)
 }
 
-/// ssh leaves out a certificate whose signature does not hold, and says so to nobody. Entra ID signs with RSA; of
-/// another authority's signature ssh is the judge.
+/// Verifies RSA signatures, which Entra ID uses, because ssh ignores a certificate with an invalid signature without a
+/// message. ssh verifies the signatures of other key types.
 fn verify(signed: &[u8], authority: &[u8], signature: &[u8]) -> Result<(), CertificateError> {
     let kind = Reader::new(authority).text()?;
     let mut signature = Reader::new(signature);

@@ -1,4 +1,4 @@
-//! ssh-keygen makes the certificates, and is the judge of what stands in them.
+//! Certificates from ssh-keygen, compared with the output of ssh-keygen.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Seconds of Unix time that the certificates of these tests are valid from and to.
+/// The validity of the certificates in these tests, in Unix time.
 const FROM: u64 = 1_790_000_000;
 const TO: u64 = FROM + 3600;
 const NOW: u64 = FROM + 60;
 
-/// What Entra ID puts into its certificates.
+/// The options of a certificate as Entra ID issues it.
 const OPTIONS: [&str; 14] = [
     "-I",
     "oid@tid",
@@ -47,7 +47,7 @@ fn keygen(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A folder with the key pairs `key` and `ca`.
+/// A directory with the key pairs `key` and `ca`.
 fn keys() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     keygen(folder.path(), &["-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", "key"]);
@@ -55,14 +55,14 @@ fn keys() -> TempDir {
     folder
 }
 
-/// The line of a certificate for `key`, and the key.
+/// A certificate for `key`, and that key.
 fn certified(folder: &Path, options: &[&str]) -> (String, PublicKey) {
     keygen(folder, &[&["-q", "-s", "ca"], options, &["key.pub"]].concat());
     let line = fs::read_to_string(folder.join("key-cert.pub")).unwrap();
     (line, PublicKey::read(&folder.join("key.pub")).unwrap())
 }
 
-/// One certificate for tests that change it.
+/// A certificate for tests that modify it.
 static CERTIFIED: LazyLock<(String, PublicKey)> = LazyLock::new(|| certified(keys().path(), &OPTIONS));
 
 fn blob() -> Vec<u8> {
@@ -74,7 +74,7 @@ fn checked(text: &str, now: u64) -> Result<(), CertificateError> {
 }
 
 #[test]
-fn a_certificate_of_ssh_keygen_lets_its_key_in_under_its_first_principal_in_lower_case() {
+fn a_certificate_of_ssh_keygen_is_valid_for_its_first_principal_in_lower_case() {
     let (line, key) = &*CERTIFIED;
     let certificate = Certificate::parse(line).unwrap();
     assert_eq!(certificate.check(key, NOW), Ok(()));
@@ -83,7 +83,7 @@ fn a_certificate_of_ssh_keygen_lets_its_key_in_under_its_first_principal_in_lowe
 }
 
 #[test]
-fn the_body_alone_is_read_as_entra_id_gives_it_and_written_as_ssh_reads_it() {
+fn the_base64_body_alone_is_parsed_and_written_as_a_line_that_ssh_reads() {
     let folder = keys();
     let (line, _) = certified(folder.path(), &OPTIONS);
     let body = line.split(' ').nth(1).unwrap();
@@ -94,15 +94,15 @@ fn the_body_alone_is_read_as_entra_id_gives_it_and_written_as_ssh_reads_it() {
 }
 
 #[test]
-fn what_is_shown_is_what_ssh_keygen_shows() {
+fn the_displayed_fields_are_those_of_ssh_keygen() {
     let folder = keys();
     let (line, _) = certified(folder.path(), &OPTIONS);
     let shown = Certificate::parse(&line).unwrap().to_string();
-    let judge = keygen(folder.path(), &["-L", "-f", "key-cert.pub"]);
+    let reference = keygen(folder.path(), &["-L", "-f", "key-cert.pub"]);
     let fingerprints: Vec<&str> =
-        judge.split_whitespace().filter(|word| word.starts_with("SHA256:")).collect();
-    let [public_key, authority] = fingerprints.as_slice() else { panic!("{judge}") };
-    assert!(judge.contains("from 2026-09-21T14:13:20 to 2026-09-21T15:13:20"), "{judge}");
+        reference.split_whitespace().filter(|word| word.starts_with("SHA256:")).collect();
+    let [public_key, authority] = fingerprints.as_slice() else { panic!("{reference}") };
+    assert!(reference.contains("from 2026-09-21T14:13:20 to 2026-09-21T15:13:20"), "{reference}");
     let expected = format!(
         "login name        alice@contoso.com
 principals        Alice@Contoso.com, alice
@@ -119,7 +119,7 @@ extensions        oid@sshservice.azure.net=1d0f, permit-pty
 }
 
 #[test]
-fn a_certificate_is_not_used_outside_its_time_but_for_a_clock_that_is_a_little_behind() {
+fn validity_allows_for_a_local_clock_that_is_behind() {
     let line = &CERTIFIED.0;
     assert_eq!(checked(line, TO - 1), Ok(()));
     assert_eq!(checked(line, TO), Err(CertificateError::Expired(TO)));
@@ -130,19 +130,19 @@ fn a_certificate_is_not_used_outside_its_time_but_for_a_clock_that_is_a_little_b
 }
 
 #[test]
-fn a_certificate_for_another_key_a_host_or_nobody_is_told_as_such() {
+fn a_certificate_for_another_key_for_a_host_or_without_principals_is_an_error() {
     let folder = keys();
     let (other, key) = certified(folder.path(), &OPTIONS);
     assert_eq!(checked(&other, NOW), Err(CertificateError::AnotherKey));
     let check = |line: &str| Certificate::parse(line).unwrap().check(&key, NOW);
     let (host, _) = certified(folder.path(), &["-h", "-I", "x", "-n", "web01"]);
     assert_eq!(check(&host), Err(CertificateError::ForHost));
-    let (nobody, _) = certified(folder.path(), &["-I", "x"]);
-    assert_eq!(check(&nobody), Err(CertificateError::NoPrincipals));
+    let (without_principals, _) = certified(folder.path(), &["-I", "x"]);
+    assert_eq!(check(&without_principals), Err(CertificateError::NoPrincipals));
 }
 
 #[test]
-fn a_certificate_without_end_is_said_to_be_valid_forever() {
+fn a_certificate_without_an_end_is_displayed_as_valid_forever() {
     let folder = keys();
     let (line, key) = certified(folder.path(), &["-I", "x", "-n", "alice"]);
     let certificate = Certificate::parse(&line).unwrap();
@@ -151,7 +151,7 @@ fn a_certificate_without_end_is_said_to_be_valid_forever() {
 }
 
 #[test]
-fn certificates_of_other_authorities_are_left_to_the_server() {
+fn signatures_of_other_key_types_are_not_checked() {
     let folder = keys();
     keygen(folder.path(), &["-q", "-t", "ed25519", "-N", "", "-f", "other"]);
     keygen(folder.path(), &["-q", "-s", "other", "-I", "x", "-n", "alice", "key.pub"]);
@@ -160,21 +160,21 @@ fn certificates_of_other_authorities_are_left_to_the_server() {
 }
 
 #[test]
-fn what_is_no_certificate_is_told_as_such() {
+fn other_texts_are_not_certificates() {
     let folder = keys();
     keygen(folder.path(), &["-q", "-t", "ed25519", "-N", "", "-f", "small"]);
     keygen(folder.path(), &["-q", "-s", "ca", "-I", "x", "-n", "alice", "small.pub"]);
     let file = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
     let (public, body) = (file("key.pub"), file("small-cert.pub").split(' ').nth(1).unwrap().to_owned());
     for text in ["", "eyJ0eXAiOiJKV1QifQ.e30.x", "AAAA", &public, &body, &file("small-cert.pub")] {
-        let refused = Certificate::parse(text).unwrap_err();
-        assert!(matches!(refused, CertificateError::Garbage(_)), "{text}: {refused}");
+        let error = Certificate::parse(text).unwrap_err();
+        assert!(matches!(error, CertificateError::Garbage(_)), "{text}: {error}");
     }
     assert_eq!(Certificate::parse(&"A".repeat(MAX_TEXT + 1)), Err(CertificateError::TooLarge));
 }
 
 #[test]
-fn a_certificate_that_is_cut_short_is_refused_at_every_length() {
+fn a_truncated_certificate_is_an_error_at_every_length() {
     let blob = blob();
     for length in 0..blob.len() {
         assert!(Certificate::from_blob(blob[..length].to_vec()).is_err(), "at {length}");
@@ -183,7 +183,7 @@ fn a_certificate_that_is_cut_short_is_refused_at_every_length() {
 }
 
 #[test]
-fn text_of_others_cannot_steer_the_terminal_that_shows_it() {
+fn text_of_a_certificate_cannot_control_the_terminal() {
     let mut certificate = Certificate::parse(&CERTIFIED.0).unwrap();
     certificate.key_id = "x\u{1b}[2J\nlogin name        root".into();
     let shown = certificate.to_string();
@@ -193,7 +193,7 @@ fn text_of_others_cannot_steer_the_terminal_that_shows_it() {
 
 proptest! {
     #[test]
-    fn a_certificate_with_any_byte_changed_is_refused(at: Index, change in 1_u8..) {
+    fn a_certificate_with_a_changed_byte_is_an_error(at: Index, change in 1_u8..) {
         let mut blob = blob();
         let at = at.index(blob.len());
         blob[at] ^= change;
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_panic_and_none_are_a_certificate(bytes: Vec<u8>, text: String) {
+    fn arbitrary_bytes_are_errors_and_no_panics(bytes: Vec<u8>, text: String) {
         prop_assert!(Certificate::parse(&text).is_err());
         prop_assert!(Certificate::from_blob(bytes.clone()).is_err());
         let mut named = Vec::new();

@@ -1,4 +1,4 @@
-//! OpenSSH itself is the judge: of what a section means, and of what reaches a program through a ProxyCommand.
+//! ssh reads the rendered host entries, and shells run their ProxyCommands.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,11 +13,11 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Shells that a ProxyCommand is read by; those that are installed are asked.
+/// Shells that may run a ProxyCommand. The tests use those that are installed.
 const SHELLS: [&str; 7] =
     ["/bin/sh", "/bin/bash", "/bin/dash", "/bin/zsh", "/usr/bin/zsh", "/usr/bin/fish", "/bin/tcsh"];
 
-/// Pieces that mean something to ssh, to a shell, or to our own templates.
+/// Texts with a meaning for ssh, a shell or a template.
 const PIECES: [&str; 66] = [
     " ",
     "  ",
@@ -93,7 +93,7 @@ fn hostile() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
 
-/// Texts that are odd and yet fit for use: they must not be refused.
+/// Unusual texts that are valid.
 const ODD: [&str; 15] = [
     "a b",
     "a  b",
@@ -112,7 +112,7 @@ const ODD: [&str; 15] = [
     "it*is?so!",
 ];
 
-fn section() -> Host {
+fn entry() -> Host {
     Host {
         patterns: vec!["alias".into()],
         host_name: Some("alias".into()),
@@ -125,7 +125,7 @@ fn section() -> Host {
     }
 }
 
-/// A value of a section, and how it is set.
+/// A value of a host entry.
 #[derive(Clone, Copy, Debug)]
 enum Field {
     HostName,
@@ -160,14 +160,14 @@ impl Field {
     }
 }
 
-/// What `ssh -G` says of `alias`.
+/// The output of `ssh -G alias`.
 fn effective(text: &str) -> BTreeMap<String, Vec<String>> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), text).unwrap();
     let output = Command::new("ssh").arg("-G").arg("-F").arg(file.path()).arg("alias").output().unwrap();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    // ssh writes a value as it is; whatever else than our own lines came in would be a line of its own.
+    // ssh prints values unquoted, so an injected line would be a separate line of the output.
     for line in String::from_utf8(output.stdout).unwrap().split('\n') {
         let (keyword, value) = line.split_once(' ').unwrap_or((line, ""));
         values.entry(keyword.to_owned()).or_default().push(value.to_owned());
@@ -175,9 +175,9 @@ fn effective(text: &str) -> BTreeMap<String, Vec<String>> {
     values
 }
 
-/// Asserts that ssh takes exactly these values out of the section, and every other one as it does without any.
+/// Asserts that ssh reads exactly these values, and uses its defaults for all others.
 #[track_caller]
-fn means(host: &Host, text: &str) {
+fn assert_effective(host: &Host, text: &str) {
     let keywords: Vec<&str> = text.lines().map(|line| line.split_whitespace().next().unwrap_or("")).collect();
     assert_eq!(
         keywords,
@@ -185,15 +185,15 @@ fn means(host: &Host, text: &str) {
         "{text}"
     );
     let mut values = effective(text);
-    let mut taken = |keyword: &str| values.remove(keyword).map(|values| values.join("\n"));
+    let mut value = |keyword: &str| values.remove(keyword).map(|values| values.join("\n"));
     let lower = |value: &Option<String>| value.as_ref().map(|value| value.to_ascii_lowercase());
-    // ssh puts names of hosts into lower case, but for those that look like addresses.
-    assert_eq!(lower(&taken("hostname")), lower(&host.host_name));
-    assert_eq!(taken("hostkeyalias"), lower(&host.host_key_alias));
-    assert_eq!(taken("user"), host.user);
-    assert_eq!(taken("port"), Some("2222".into()));
-    assert_eq!(taken("identityfile"), host.identity_file.as_deref().map(escape_percent));
-    assert_eq!(taken("proxycommand"), Some(host.proxy_command(Platform::Unix).unwrap()));
+    // ssh converts host names to lower case, unless they look like addresses.
+    assert_eq!(lower(&value("hostname")), lower(&host.host_name));
+    assert_eq!(value("hostkeyalias"), lower(&host.host_key_alias));
+    assert_eq!(value("user"), host.user);
+    assert_eq!(value("port"), Some("2222".into()));
+    assert_eq!(value("identityfile"), host.identity_file.as_deref().map(escape_percent));
+    assert_eq!(value("proxycommand"), Some(host.proxy_command(Platform::Unix).unwrap()));
     let mut others = effective("");
     others.retain(|keyword, _| !["hostname", "user", "port", "identityfile"].contains(&keyword.as_str()));
     for (keyword, value) in &values {
@@ -203,36 +203,36 @@ fn means(host: &Host, text: &str) {
 }
 
 #[test]
-fn odd_values_are_quoted_right() {
+fn unusual_values_are_quoted_correctly() {
     for value in ODD {
         for field in FIELDS {
-            // No host name has such characters; what a shell takes for its own is refused.
-            let refused = matches!(field, Field::Word) && value.contains(['\\', '!', '\'']);
-            let mut host = section();
+            // Characters that are special in a shell are an error in a command.
+            let may_fail = matches!(field, Field::Word) && value.contains(['\\', '!', '\'']);
+            let mut host = entry();
             field.set(&mut host, value);
             match host.render(HOST, Platform::Unix) {
-                Ok(text) => means(&host, &text),
-                Err(error) => assert!(refused, "{field:?} {value:?}: {error}"),
+                Ok(text) => assert_effective(&host, &text),
+                Err(error) => assert!(may_fail, "{field:?} {value:?}: {error}"),
             }
         }
     }
 }
 
 #[test]
-fn a_files_name_may_hold_percent_signs() {
-    let host = Host { identity_file: Some("/a%h%%b %d/ü".into()), ..section() };
+fn a_file_name_may_contain_percent_signs() {
+    let host = Host { identity_file: Some("/a%h%%b %d/ü".into()), ..entry() };
     let text = host.render(HOST, Platform::Unix).unwrap();
-    means(&host, &text);
+    assert_effective(&host, &text);
     let dir = TempDir::new().unwrap();
-    let said = String::from_utf8_lossy(&connect(dir.path(), &text, "/bin/sh", &["-v"]).stderr).into_owned();
-    assert!(said.contains("identity file /a%h%%b %d/\\303\\274 type"), "{said}");
+    let log = String::from_utf8_lossy(&connect(dir.path(), &text, "/bin/sh", &["-v"]).stderr).into_owned();
+    assert!(log.contains("identity file /a%h%%b %d/\\303\\274 type"), "{log}");
 }
 
 #[test]
-fn what_cannot_be_written_is_refused_by_name() {
+fn invalid_values_are_errors_with_the_keyword() {
     for field in FIELDS {
         for value in ["a\nUser root", "a\rb", "a\0b", "a\tb", "a\"b", "a$HOME"] {
-            let mut host = section();
+            let mut host = entry();
             field.set(&mut host, value);
             let error = host.render(HOST, Platform::Unix).unwrap_err().to_string();
             assert!(error.contains(field.name()) && error.contains(&format!("{value:?}")), "{error}");
@@ -241,7 +241,7 @@ fn what_cannot_be_written_is_refused_by_name() {
     }
     for field in &FIELDS[..4] {
         for value in ["", "-", "-oProxyCommand=x"] {
-            let mut host = section();
+            let mut host = entry();
             field.set(&mut host, value);
             let error = host.render(HOST, Platform::Unix).unwrap_err().to_string();
             assert!(error.starts_with(field.name()), "{error}");
@@ -250,7 +250,7 @@ fn what_cannot_be_written_is_refused_by_name() {
 }
 
 #[test]
-fn names_are_plain() {
+fn aliases_and_patterns_have_no_special_characters() {
     for name in ["web01", "WEB01", "a.b-c_d", "_a", "0", "ünö", "机器"] {
         assert!(is_alias(name), "{name}");
     }
@@ -268,7 +268,7 @@ fn names_are_plain() {
     }
 }
 
-/// Makes `program` one that writes its name and arguments to the file `argv` of the folder that ssh runs in.
+/// Creates a program that writes its name and arguments to the file `argv` in the working directory of ssh.
 fn install(program: &Path) -> std::io::Result<()> {
     if let Some(folder) = program.parent() {
         fs::create_dir_all(folder)?;
@@ -277,12 +277,13 @@ fn install(program: &Path) -> std::io::Result<()> {
     let written = folder.path().join("written");
     fs::write(&written, "#!/bin/sh\nprintf '%s\\0' \"$0\" \"$@\" >argv\n")?;
     fs::set_permissions(&written, fs::Permissions::from_mode(0o755))?;
-    // By another process: a child of another test would hold it open for writing as we do, and so it could not be run.
+    // Another process copies it: a child of a parallel test could inherit a descriptor that is open for writing, and then the
+    // program could not be started.
     let copied = Command::new("cp").arg("-p").args([written.as_path(), program]).output()?;
     copied.status.success().then_some(()).ok_or(std::io::ErrorKind::Other.into())
 }
 
-/// Runs ssh as far as its ProxyCommand.
+/// Starts ssh, which ends with its ProxyCommand.
 fn connect(folder: &Path, text: &str, shell: &str, options: &[&str]) -> Output {
     let config = folder.join("config");
     fs::write(&config, text).unwrap();
@@ -291,9 +292,9 @@ fn connect(folder: &Path, text: &str, shell: &str, options: &[&str]) -> Output {
     ssh.args(["-o", "BatchMode=yes"]).args(options).arg("alias").output().unwrap()
 }
 
-/// What a real program is given by the ProxyCommand of a section with these words.
+/// The arguments that a program receives through a ProxyCommand with these words.
 fn argv(folder: &Path, words: &[String], shell: &str) -> Result<Vec<String>> {
-    let host = Host { proxy_command: words.to_vec(), ..section() };
+    let host = Host { proxy_command: words.to_vec(), ..entry() };
     let text = host.render(HOST, Platform::Unix)?;
     let _ = fs::remove_file(folder.join("argv"));
     let output = connect(folder, &text, shell, &[]);
@@ -307,33 +308,34 @@ fn shells() -> Vec<&'static str> {
     SHELLS.into_iter().filter(|shell| Path::new(shell).exists()).collect()
 }
 
-/// A program at a path with `name` in it, and what it is to be given.
+/// A program at a path with `name`, the arguments that it must receive, and the words of the ProxyCommand.
 fn words(folder: &Path, name: &str, argument: &str) -> (PathBuf, Vec<String>, Vec<String>) {
     let program = folder.join(format!("bin {name}")).join("arcssh");
     let path = program.to_str().unwrap().to_owned();
-    let meant = vec![path, "proxy".into(), argument.into(), "--port".into(), "2222".into()];
-    let mut written: Vec<String> = meant.iter().map(|word| escape_percent(word)).collect();
-    written[4] = "%p".into();
-    (program, meant, written)
+    let expected = vec![path, "proxy".into(), argument.into(), "--port".into(), "2222".into()];
+    let mut words: Vec<String> = expected.iter().map(|word| escape_percent(word)).collect();
+    words[4] = "%p".into();
+    (program, expected, words)
 }
 
 #[test]
-fn every_shell_gives_the_program_what_is_meant() {
+fn every_shell_passes_the_arguments_unchanged() {
     for shell in shells() {
         for odd in
             ODD.into_iter().filter(|odd| !odd.contains(['\\', '!', '\''])).chain(["%", "%h%%", "~", "-x", ""])
         {
             let folder = TempDir::new().unwrap();
-            let (program, meant, written) = words(folder.path(), odd, odd);
+            let (program, expected, words) = words(folder.path(), odd, odd);
             install(&program).unwrap();
-            assert_eq!(argv(folder.path(), &written, shell).unwrap(), meant, "{shell}: {odd:?}");
+            assert_eq!(argv(folder.path(), &words, shell).unwrap(), expected, "{shell}: {odd:?}");
         }
     }
 }
 
-/// How the C runtime of Windows takes a line apart that holds no backslash.
+/// Splits a line without backslashes like the C runtime of Windows.
 fn split_by_quotes(line: &str) -> Vec<String> {
-    let (mut words, mut quoted) = (vec![String::new()], false);
+    let mut words = vec![String::new()];
+    let mut quoted = false;
     for c in line.chars() {
         match c {
             '"' => quoted = !quoted,
@@ -348,22 +350,22 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn a_value_is_quoted_right_or_refused_by_name(field in prop::sample::select(&FIELDS[..]), value in hostile()) {
-        let mut host = section();
+    fn a_value_is_quoted_correctly_or_an_error_with_the_keyword(field in prop::sample::select(&FIELDS[..]), value in hostile()) {
+        let mut host = entry();
         field.set(&mut host, &value);
         match host.render(HOST, Platform::Unix) {
-            Ok(text) => means(&host, &text),
+            Ok(text) => assert_effective(&host, &text),
             Err(error) => prop_assert!(error.to_string().contains(field.name()), "{error}"),
         }
     }
 
     #[test]
-    fn on_windows_a_program_is_given_what_is_meant(value in hostile()) {
-        let host = Host { proxy_command: vec![r"C:\Program Files\arcssh.exe".into(), escape_percent(&value)], ..section() };
+    fn on_windows_the_program_receives_the_arguments_unchanged(value in hostile()) {
+        let host = Host { proxy_command: vec![r"C:\Program Files\arcssh.exe".into(), escape_percent(&value)], ..entry() };
         if let Ok(line) = host.proxy_command(Platform::Windows) {
             prop_assert!(!line.contains(['\\', '\'', '\n', '$', '`']), "{line}");
-            let given = split_by_quotes(&line.replace("%%", "%"));
-            prop_assert_eq!(given, ["C:/Program Files/arcssh.exe", &value.replace('\\', "/")]);
+            let received = split_by_quotes(&line.replace("%%", "%"));
+            prop_assert_eq!(received, ["C:/Program Files/arcssh.exe", &value.replace('\\', "/")]);
         }
     }
 }
@@ -372,16 +374,16 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
     #[test]
-    fn a_shell_gives_the_program_what_is_meant_or_the_word_is_refused(
+    fn a_shell_passes_the_arguments_unchanged_or_the_word_is_an_error(
         name in hostile(),
         argument in hostile(),
         shell in prop::sample::select(shells()),
     ) {
         let folder = TempDir::new().unwrap();
-        let (program, meant, written) = words(folder.path(), &name.replace('/', ""), &argument);
+        let (program, expected, words) = words(folder.path(), &name.replace('/', ""), &argument);
         if install(&program).is_ok() {
-            match argv(folder.path(), &written, shell) {
-                Ok(given) => prop_assert_eq!(given, meant),
+            match argv(folder.path(), &words, shell) {
+                Ok(received) => prop_assert_eq!(received, expected),
                 Err(error) => prop_assert!(error.to_string().contains("cannot stand in a ProxyCommand"), "{error}"),
             }
         }
@@ -389,22 +391,22 @@ proptest! {
 }
 
 #[test]
-fn a_placeholder_that_is_not_known_is_refused_by_name_even_on_a_line_that_is_left_out() {
+fn an_unknown_placeholder_is_an_error_even_on_an_omitted_line() {
     let known = "known are patterns, host_name, host_key_alias, user, port, identity_file, certificate_file, \
                  identity_agent, identities_only, forward_agent, match_patterns, renew_command, control_master, \
                  control_path, control_persist, proxy_command, name, resource_id";
     for (template, name) in
         [("Host {patterns}\n{bogus}", "bogus"), ("User {User}", "User"), ("{user} {host-name}", "host-name")]
     {
-        let host = Host { user: None, ..section() };
+        let host = Host { user: None, ..entry() };
         let error = host.render(template, Platform::Unix).unwrap_err().to_string();
         assert_eq!(error, format!("the template's {{{name}}} is not known; {known}"));
     }
 }
 
 #[test]
-fn what_only_looks_like_a_placeholder_stays() {
-    let text = section().render("SetEnv A=${HOME} B={} C={a,b} D={ user }\n", Platform::Unix).unwrap();
+fn other_texts_in_braces_are_not_placeholders() {
+    let text = entry().render("SetEnv A=${HOME} B={} C={a,b} D={ user }\n", Platform::Unix).unwrap();
     assert_eq!(text, "SetEnv A=${HOME} B={} C={a,b} D={ user }\n");
 }
 
@@ -424,4 +426,16 @@ fn templates_use_known_placeholders_and_all_of_them() {
     let mut known = PLACEHOLDERS.map(str::to_owned);
     known.sort();
     assert_eq!(used, known);
+}
+
+#[test]
+fn a_template_for_an_earlier_version_has_another_name_for_the_renew_command() {
+    let host = Host { renew_command: Some(vec!["arcssh".into(), "cert".into()]), ..entry() };
+    let line = |placeholder: &str| format!("Match originalhost {{match_patterns}} exec \"{placeholder}\"\n");
+    let (old, new) = (line("{keep_fresh}"), line("{renew_command}"));
+    assert_eq!(host.render(&old, Platform::Unix).unwrap(), host.render(&new, Platform::Unix).unwrap());
+    assert!(CertificateMode::Files.is_in(&old) && CertificateMode::Files.is_in(&new));
+    assert!(
+        !CertificateMode::Agent.is_in(&old) && !CertificateMode::Files.is_in(HOST.replace('{', "").as_str())
+    );
 }

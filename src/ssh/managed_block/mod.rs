@@ -1,6 +1,6 @@
-//! The managed block in an ssh configuration: found, replaced, taken out, and the file written in one piece.
+//! The managed block in an ssh configuration. Finds, replaces and removes it, and replaces the file in one step.
 //!
-//! The edits are pure functions from text to text. What is not ours is never touched, byte for byte.
+//! The edits are pure functions from text to text. They do not change a byte outside of the block.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -18,50 +18,52 @@ use crate::system::files;
 
 /// The template of the block.
 const BLOCK: &str = include_str!("../../../config-templates/block.conf");
-/// How the first line of every format begins; the format's number follows.
+/// The start of the first line in every format. The number of the format follows.
 const BEGIN: &str = "# >>> arcssh >>> block ";
-/// The formats that this program reads; it writes the last one. They differ in the line with the options.
+/// The formats that arcssh reads. It writes the last one. They differ in the options line.
 const FORMATS: [&str; 2] = ["1", "2"];
-/// The most bytes of a configuration: a fleet of 5,000 machines takes 4 MiB.
+/// The most bytes of a configuration. 5,000 machines need 4 MiB.
 const MAX_FILE: u64 = 64 << 20;
-/// How many files as they were are kept beside the first one.
+/// The number of backups in addition to the first one.
 const BACKUPS: usize = 9;
 /// The last line of every format.
 const END: &str = "# <<< arcssh <<<";
-/// How the line with the options begins.
+/// The start of the options line.
 const OPTIONS: &str = "# options ";
-/// How long others that change the file by arcssh are waited for: the longest of them asks Azure meanwhile.
+/// How long to wait for another arcssh that changes the file, and may be waiting for Azure.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
-/// The mark that some editors put before the first byte of UTF-8.
+/// The mark that some editors write before UTF-8 text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// The block around these sections; `options` is one line, for the next run to read.
+/// Renders a block with host entries. `options` is one line, which the next run reads.
 pub(crate) fn block(options: &str, sections: &str) -> String {
-    // Line by line: a value that looks like a placeholder stays what it is.
-    let filled = |line: &str| match line.contains("{options}") {
-        true => line.replace("{options}", options),
-        false => line.replace("{sections}", sections.trim_end()),
+    // Each line has one placeholder, so that arcssh does not replace one inside a value.
+    let filled = |line: &str| {
+        if line.contains("{options}") {
+            return line.replace("{options}", options);
+        }
+        line.replace("{sections}", sections.trim_end())
     };
     BLOCK.split_inclusive('\n').map(filled).collect()
 }
 
-/// Whether a block has the format that this program writes.
+/// Whether a block has the format that arcssh writes.
 pub(crate) fn is_current(block: &str) -> bool {
     let [.., current] = FORMATS;
     let first = block.lines().next().unwrap_or_default().trim_start_matches(BYTE_ORDER_MARK);
     first.strip_prefix(BEGIN).is_some_and(|rest| rest.split(':').next() == Some(current))
 }
 
-/// The options that a text's block was written with.
+/// The options line of the block in a text.
 pub(crate) fn options(text: &str) -> Result<Option<&str>> {
     let Some(range) = find(text)? else { return Ok(None) };
     Ok(text[range].lines().find_map(|line| line.strip_prefix(OPTIONS)).map(str::trim_end))
 }
 
-/// Where the block is: from its first line's first byte to behind its last line.
+/// Finds the block in a text, including the end of its last line.
 ///
 /// # Errors
-/// Markers that do not pair, by line number; a block of a later format.
+/// The markers do not match; the block has a later format. The error has the line number.
 pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
     let (mut open, mut found) = (None, None);
     let mut end = 0;
@@ -101,8 +103,8 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
     }
 }
 
-/// The text with this block in it: in the place of the one it has, or before everything else, since ssh takes the first
-/// value that it meets. The block takes on the file's line ends.
+/// Replaces the block of a text, or inserts it before everything else, since ssh uses the first value that it reads. The
+/// block gets the line ends of the text.
 ///
 /// # Errors
 /// As for [`find`].
@@ -117,7 +119,7 @@ pub(crate) fn with_block(text: &str, block: &str) -> Result<String> {
     Ok([mark, &block, gap, rest].concat())
 }
 
-/// The text without its block, and without the empty line that [`with_block`] put behind one at the top.
+/// Removes the block of a text, and the empty line that [`with_block`] inserts below it.
 ///
 /// # Errors
 /// As for [`find`].
@@ -130,8 +132,8 @@ pub(crate) fn without_block(text: &str) -> Result<String> {
     Ok([before, after].concat())
 }
 
-/// Where a block's sections are, each with the comments and the `Match` above it; not the last one, which closes the
-/// block.
+/// The ranges of a block's host entries, each with the comments and the `Match` above it. Leaves out the `Host *` that ends
+/// the block.
 pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
     let lines: Vec<&str> = block.split_inclusive('\n').collect();
     let is_host = |at: &usize| directive(lines[*at]).is_some_and(|(keyword, _)| keyword == "host");
@@ -147,7 +149,7 @@ pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
     starts.windows(2).map(|pair| bytes[pair[0]]..bytes[pair[1]]).collect()
 }
 
-/// A configuration file that is being changed, while nobody else changes it by arcssh.
+/// A configuration file that no other arcssh can change.
 pub(crate) struct LockedConfig {
     path: PathBuf,
     text: String,
@@ -155,11 +157,11 @@ pub(crate) struct LockedConfig {
 }
 
 impl LockedConfig {
-    /// Takes the lock and reads the file; one that is not there is empty. Links are followed to the file that will be
-    /// written. A folder that is missing is made for its owner alone.
+    /// Locks and reads the file, after following links. A missing file counts as empty. Creates a missing directory for its
+    /// owner only.
     ///
     /// # Errors
-    /// It cannot be read, or is no UTF-8; others change it for longer than [`LOCK_TIMEOUT`].
+    /// The file cannot be read or is not UTF-8; another arcssh holds the lock for [`LOCK_TIMEOUT`].
     pub(crate) async fn open(path: &Path) -> Result<Self, SshError> {
         let path = resolve_link(path);
         let folder = files::parent(&path);
@@ -169,37 +171,36 @@ impl LockedConfig {
         Ok(Self { path, text, _lock: lock })
     }
 
-    /// What the file holds.
+    /// The content of the file.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// The file, links followed.
+    /// The path of the file, without links.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A new version of the file, beside it, which ssh can be asked about before it takes the old one's place.
+    /// Writes a new version of the file to its directory, for ssh to check before it replaces the old one.
     ///
     /// # Errors
-    /// The folder cannot be written to.
+    /// The directory is not writable.
     pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile, SshError> {
         let folder = files::parent(&self.path);
         let file =
             files::write_temporary(folder, text.as_bytes()).map_err(not_written("write to", folder))?;
         if let Ok(old) = fs::metadata(&self.path) {
-            keep_owner(&old, file.as_file()).map_err(not_written("preserve the owner of", &self.path))?;
+            copy_owner(&old, file.as_file()).map_err(not_written("preserve the owner of", &self.path))?;
             fs::set_permissions(file.path(), old.permissions())
                 .map_err(not_written("preserve the mode of", &self.path))?;
         }
         Ok(file)
     }
 
-    /// Keeps the old version in a backup, and puts the new one in its place in one step; the backup, if there was something
-    /// to keep. See [`backup`].
+    /// Writes a [`backup`] and replaces the file in one step. Returns the backup, if there was a file.
     ///
     /// # Errors
-    /// Either cannot be written, or somebody else has changed the file. It is then as it was.
+    /// A file cannot be written, or another program has changed the configuration. The configuration is then unchanged.
     pub(crate) fn commit(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>, SshError> {
         if read(&self.path)? != self.text {
             let file = self.path.display();
@@ -215,28 +216,28 @@ impl LockedConfig {
     }
 }
 
-/// Keeps what a file held in a hidden file beside it, which an Include of all files in the folder does not read. The first
-/// backup is never replaced, since it holds the file as it was before arcssh; of the others the oldest gives way. A text
-/// that a backup holds already is not kept twice.
+/// Writes a backup to a hidden file in the same directory, which an `Include` of all its files does not match. arcssh never
+/// replaces the first backup, which is the file before the first run, and otherwise replaces the oldest one. It does not
+/// write a second backup with the same text.
 ///
 /// # Errors
-/// It cannot be written.
+/// The backup cannot be written.
 fn backup(file: &Path, text: &[u8]) -> Result<PathBuf, SshError> {
     let backups: Vec<PathBuf> = (0..=BACKUPS).map(|number| backup_name(file, number)).collect();
     let is_regular = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
-    let is_there = |path: &&PathBuf| fs::symlink_metadata(path).is_ok();
+    let exists = |path: &&PathBuf| fs::symlink_metadata(path).is_ok();
     if let Some(same) =
         backups.iter().find(|path| is_regular(path) && fs::read(path).is_ok_and(|old| old == text))
     {
         return Ok(same.clone());
     }
     let age = |path: &&PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let free = backups.iter().find(|path| !is_there(path));
+    let free = backups.iter().find(|path| !exists(path));
     let place = free.or_else(|| backups[1..].iter().min_by_key(age)).unwrap_or(&backups[0]);
     let write = || -> std::io::Result<()> {
         let made = files::write_temporary(files::parent(file), text)?;
         let old = fs::metadata(file)?;
-        keep_owner(&old, made.as_file())?;
+        copy_owner(&old, made.as_file())?;
         fs::set_permissions(made.path(), old.permissions())?;
         made.persist(place)?;
         Ok(())
@@ -268,10 +269,10 @@ pub(crate) fn default_path() -> Result<PathBuf> {
     Ok(std::env::home_dir().context("this user has no home directory")?.join(".ssh/config"))
 }
 
-/// The text of a file; empty where there is none.
+/// The text of a file; empty if the file does not exist.
 ///
 /// # Errors
-/// It cannot be read, or is no UTF-8.
+/// The file cannot be read or is not UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String> {
     match files::read(path, MAX_FILE) {
         Ok(bytes) => {
@@ -282,7 +283,7 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     }
 }
 
-/// Where a path leads, also through a link to a file that is not there yet.
+/// Follows links, also one to a file that does not exist.
 fn resolve_link(path: &Path) -> PathBuf {
     if let Ok(path) = fs::canonicalize(path) {
         return path;
@@ -293,24 +294,24 @@ fn resolve_link(path: &Path) -> PathBuf {
     }
 }
 
-/// What root changes for a user stays the user's.
+/// Sets the owner of the old file on the new one, for a file of a user that root changes.
 #[cfg(unix)]
-fn keep_owner(old: &fs::Metadata, new: &File) -> std::io::Result<()> {
+fn copy_owner(old: &fs::Metadata, new: &File) -> std::io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, fchown};
-    let made = new.metadata()?;
-    if (made.uid(), made.gid()) == (old.uid(), old.gid()) {
+    let metadata = new.metadata()?;
+    if (metadata.uid(), metadata.gid()) == (old.uid(), old.gid()) {
         return Ok(());
     }
     fchown(new, Some(old.uid()), Some(old.gid()))
 }
 
 #[cfg(not(unix))]
-fn keep_owner(_old: &fs::Metadata, _new: &File) -> std::io::Result<()> {
+fn copy_owner(_old: &fs::Metadata, _new: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits for the lock that each arcssh holds while it edits the file, and that the system frees when the process ends. It is
-/// on the directory, which no rename replaces. Windows locks no directory: there it is on a file in that directory.
+/// Waits for the lock that each arcssh holds while it changes the file. The system releases it when the process ends. The
+/// lock is on the directory, which no rename replaces. Windows cannot lock a directory, so there it is on a file.
 async fn lock(path: &Path) -> std::io::Result<File> {
     #[cfg(unix)]
     let file = File::open(files::parent(path))?;

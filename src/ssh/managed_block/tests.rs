@@ -7,11 +7,11 @@ use super::*;
 const SECTIONS: &str =
     "# id a\nHost a\n    User ours\n\n# id b\nHost b B\n    Port 1\n\n# by name\nHost *.arc\n    Port 2\n";
 
-fn ours() -> String {
+fn our_block() -> String {
     block("{}", SECTIONS)
 }
 
-/// Texts as users have them.
+/// Configurations of users.
 const ORIGINALS: [&str; 22] = [
     "",
     "\n",
@@ -45,9 +45,9 @@ fn a_block_goes_before_everything_else() {
 }
 
 #[test]
-fn taking_the_block_out_gives_back_every_byte() {
+fn removing_the_block_restores_every_byte() {
     for original in ORIGINALS {
-        let with = with_block(original, &ours()).unwrap();
+        let with = with_block(original, &our_block()).unwrap();
         assert_eq!(without_block(&with).unwrap(), original, "{with:?}");
         let again = with_block(&with, &block("{\"all\":true}", "Host other\n")).unwrap();
         assert_eq!(without_block(&again).unwrap(), original, "{again:?}");
@@ -55,7 +55,7 @@ fn taking_the_block_out_gives_back_every_byte() {
 }
 
 #[test]
-fn what_holds_no_block_stays_as_it_is_when_the_block_is_taken_out() {
+fn removing_the_block_of_a_text_without_one_changes_nothing() {
     for original in ORIGINALS {
         assert_eq!(without_block(original).unwrap(), original);
     }
@@ -64,13 +64,13 @@ fn what_holds_no_block_stays_as_it_is_when_the_block_is_taken_out() {
 #[test]
 fn writing_the_same_block_twice_changes_nothing() {
     for original in ORIGINALS {
-        let once = with_block(original, &ours()).unwrap();
-        assert_eq!(with_block(&once, &ours()).unwrap(), once);
+        let once = with_block(original, &our_block()).unwrap();
+        assert_eq!(with_block(&once, &our_block()).unwrap(), once);
     }
 }
 
 #[test]
-fn a_block_takes_on_the_line_ends_of_the_file_and_its_options_are_read_from_either() {
+fn a_block_gets_the_line_ends_of_the_file_and_options_are_read_from_either() {
     let with = with_block("Host a\r\n", &block("{\"user\":\"u\"}", SECTIONS)).unwrap();
     assert_eq!(with.matches('\n').count(), with.matches("\r\n").count());
     assert_eq!(options(&with).unwrap(), Some("{\"user\":\"u\"}"));
@@ -80,11 +80,11 @@ fn a_block_takes_on_the_line_ends_of_the_file_and_its_options_are_read_from_eith
 }
 
 #[test]
-fn a_block_is_replaced_where_it_stands() {
+fn a_block_is_replaced_at_its_position() {
     for (before, after) in
         [("Host a\n", "Host b\n"), ("# x\r\n\r\n", "Host b"), ("\u{feff}#\n", ""), ("\n", "\n\n")]
     {
-        let text = [before, &ours(), after].concat();
+        let text = [before, &our_block(), after].concat();
         let new = block("{\"all\":true}", "Host c\n");
         let replaced = with_block(&text, &new).unwrap();
         assert!(replaced.starts_with(before) && replaced.ends_with(after), "{replaced:?}");
@@ -94,45 +94,45 @@ fn a_block_is_replaced_where_it_stands() {
 }
 
 #[test]
-fn a_block_whose_last_line_lost_its_end_is_replaced_and_taken_out() {
-    let text = format!("Host a\n{}", ours().trim_end());
+fn a_block_without_a_final_line_end_is_replaced_and_removed() {
+    let text = format!("Host a\n{}", our_block().trim_end());
     assert_eq!(without_block(&text).unwrap(), "Host a\n");
-    assert_eq!(with_block(&text, &ours()).unwrap(), format!("Host a\n{}", ours()));
+    assert_eq!(with_block(&text, &our_block()).unwrap(), format!("Host a\n{}", our_block()));
 }
 
 #[track_caller]
-fn refused(text: &str, why: &str) {
-    assert_eq!(find(text).unwrap_err().to_string(), why);
-    assert_eq!(options(text).unwrap_err().to_string(), why);
-    assert_eq!(with_block(text, &ours()).unwrap_err().to_string(), why);
-    assert_eq!(without_block(text).unwrap_err().to_string(), why);
+fn fails(text: &str, error: &str) {
+    assert_eq!(find(text).unwrap_err().to_string(), error);
+    assert_eq!(options(text).unwrap_err().to_string(), error);
+    assert_eq!(with_block(text, &our_block()).unwrap_err().to_string(), error);
+    assert_eq!(without_block(text).unwrap_err().to_string(), error);
 }
 
 #[test]
-fn markers_that_do_not_pair_are_refused_by_line() {
+fn unmatched_markers_are_an_error_with_the_line() {
     let begin = "# >>> arcssh >>> block 1: kept\n";
     let end = "# <<< arcssh <<<\n";
-    refused(&format!("Host a\n{begin}Host b\n"), "line 2 begins an arcssh block that no line ends");
-    refused(&format!("\n\n{end}"), "line 3 ends an arcssh block that no line begins");
-    refused(&format!("{begin}{begin}{end}"), "line 2 begins an arcssh block inside that of line 1");
-    refused(
+    fails(&format!("Host a\n{begin}Host b\n"), "line 2 begins an arcssh block that no line ends");
+    fails(&format!("\n\n{end}"), "line 3 ends an arcssh block that no line begins");
+    fails(&format!("{begin}{begin}{end}"), "line 2 begins an arcssh block inside that of line 1");
+    fails(
         &format!("{begin}{end}\r\nHost x\r\n{begin}{end}"),
         "line 5 begins a second arcssh block; one is at line 1",
     );
-    refused(&format!("{begin}{end}{end}"), "line 3 ends an arcssh block that no line begins");
-    refused(&format!("{end}{begin}"), "line 1 ends an arcssh block that no line begins");
+    fails(&format!("{begin}{end}{end}"), "line 3 ends an arcssh block that no line begins");
+    fails(&format!("{end}{begin}"), "line 1 ends an arcssh block that no line begins");
 }
 
 #[test]
-fn a_block_of_a_later_format_is_refused_by_line() {
+fn a_block_of_a_later_format_is_an_error_with_the_line() {
     let why = "line 2 begins an arcssh block of format 3, which this version does not know";
-    refused("\n# >>> arcssh >>> block 3: kept by a later one\n# <<< arcssh <<<\n", why);
+    fails("\n# >>> arcssh >>> block 3: kept by a later one\n# <<< arcssh <<<\n", why);
     let why = "line 1 begins an arcssh block of format 10, which this version does not know";
-    refused("\u{feff}# >>> arcssh >>> block 10: kept\r\n# <<< arcssh <<<\r\n", why);
+    fails("\u{feff}# >>> arcssh >>> block 10: kept\r\n# <<< arcssh <<<\r\n", why);
 }
 
 #[test]
-fn a_users_comment_that_looks_like_a_marker_is_a_comment() {
+fn a_comment_that_resembles_a_marker_is_not_one() {
     let comments = [
         "  # >>> arcssh >>> block 1: indented\n",
         "\t# <<< arcssh <<<\n",
@@ -145,13 +145,13 @@ fn a_users_comment_that_looks_like_a_marker_is_a_comment() {
     ];
     for comment in comments {
         assert_eq!(find(comment).unwrap(), None, "{comment:?}");
-        let with = with_block(comment, &ours()).unwrap();
+        let with = with_block(comment, &our_block()).unwrap();
         assert_eq!(without_block(&with).unwrap(), comment);
     }
 }
 
 #[test]
-fn a_value_that_looks_like_a_placeholder_stays_what_it_is() {
+fn a_value_that_resembles_a_placeholder_is_not_replaced() {
     let text = block("{\"user\":\"{sections}\"}", "Host {options}\n");
     assert_eq!(options(&text).unwrap(), Some("{\"user\":\"{sections}\"}"));
     assert_eq!(text.lines().count(), block("{}", "Host a\n").lines().count());
@@ -159,8 +159,8 @@ fn a_value_that_looks_like_a_placeholder_stays_what_it_is() {
 }
 
 #[test]
-fn a_blocks_sections_are_found_with_the_comments_above_them() {
-    let block = ours();
+fn the_host_entries_of_a_block_are_found_with_the_comments_above_them() {
+    let block = our_block();
     let found: Vec<&str> = sections(&block).into_iter().map(|range| &block[range]).collect();
     assert_eq!(
         found,
@@ -171,29 +171,26 @@ fn a_blocks_sections_are_found_with_the_comments_above_them() {
         ]
     );
     assert!(sections("").is_empty() && sections("# nothing\n").is_empty());
-    assert!(
-        sections(&self::block("{}", "")).is_empty(),
-        "the section that closes the block is not one of them"
-    );
+    assert!(sections(&self::block("{}", "")).is_empty(), "the last `Host *` is not a host entry");
 }
 
 #[test]
-fn options_before_the_first_host_are_for_every_host_still() {
+fn options_before_the_first_host_still_apply_to_every_host() {
     let original = "Compression yes\nServerAliveInterval 17\n\nHost a\n    LogLevel ERROR\n";
-    let with = with_block(original, &ours()).unwrap();
+    let with = with_block(original, &our_block()).unwrap();
     for host in ["a", "b", "B", "x.arc", "unrelated"] {
         let values = effective(&with, host);
         for line in ["compression yes", "serveraliveinterval 17"] {
             assert!(values.lines().any(|l| l == line), "{host}: {line}");
         }
-        let ours = effective(&ours(), host);
+        let ours = effective(&our_block(), host);
         let expected =
             if host == "a" { "user ours" } else { ours.lines().find(|l| l.starts_with("user ")).unwrap() };
         assert!(values.lines().any(|line| line == expected), "{host}: {expected}");
     }
 }
 
-/// What ssh makes of a configuration, for one host.
+/// The output of `ssh -G` for a host.
 fn effective(text: &str, host: &str) -> String {
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), text).unwrap();
@@ -202,7 +199,7 @@ fn effective(text: &str, host: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Texts of pieces that matter to the edits, and of anything else.
+/// Texts that contain markers, line ends and arbitrary characters.
 fn users_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("\n".to_owned()),
@@ -224,10 +221,10 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn a_users_bytes_are_untouched(text in users_text(), sections in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?){0,3}") {
+    fn bytes_outside_of_the_block_do_not_change(text in users_text(), sections in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?){0,3}") {
         let new = block("{}", &sections);
         match find(&text).ok() {
-            // Nothing is guessed where markers do not pair.
+            // With unmatched markers, every edit fails.
             None => prop_assert!(with_block(&text, &new).is_err() && without_block(&text).is_err()),
             Some(None) => {
                 let with = with_block(&text, &new).unwrap();
@@ -244,7 +241,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_an_edit_panic(text in any::<String>()) {
+    fn no_text_causes_a_panic(text in any::<String>()) {
         let _ = (find(&text), options(&text), with_block(&text, "block\n"), without_block(&text), sections(&text));
     }
 }

@@ -1,6 +1,6 @@
-//! RSA key pairs, made by ssh-keygen, and the public keys of others. Knows no certificates, nor where keys are kept.
+//! RSA key pairs that ssh-keygen generates, and public keys of users.
 //!
-//! Private keys are PKCS#1 in PEM (`BEGIN RSA PRIVATE KEY`): ring and every version of OpenSSH read it.
+//! Private keys are PKCS#1 in PEM (`BEGIN RSA PRIVATE KEY`), which ring and every version of OpenSSH read.
 
 use std::fmt;
 use std::io;
@@ -30,16 +30,16 @@ use crate::text::hex;
 /// The name of RSA keys (RFC 4253 section 6.6).
 pub(crate) const SSH_RSA: &str = "ssh-rsa";
 
-/// Bits of a key that we make.
+/// The size of a generated key in bits.
 const BITS: &str = "3072";
-/// Making a key of that size takes about a second.
+/// The time limit for generating a key, which takes about a second.
 const KEYGEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes of a key file that are read: RSA keys of 16384 bits, the most OpenSSH takes, fit.
+/// The most bytes of a key file. RSA keys of 16384 bits, the largest that OpenSSH accepts, are smaller.
 const MAX_FILE: u64 = 32 * 1024;
 const BEGIN: &str = "-----BEGIN RSA PRIVATE KEY-----";
 const END: &str = "-----END RSA PRIVATE KEY-----";
 
-/// A public RSA key: exponent and modulus, without zeros before them.
+/// A public RSA key: exponent and modulus without leading zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PublicKey {
     pub(crate) e: Vec<u8>,
@@ -52,16 +52,16 @@ pub(crate) struct Jwk {
     kty: &'static str,
     n: String,
     e: String,
-    /// The key's name: any text that differs from key to key; az ssh takes SHA-256 of `n` and `e` (`ssh` extension,
+    /// The key ID: any text that is unique to the key. az uses SHA-256 of `n` and `e` (azure-cli-extensions `ssh`,
     /// custom.py, `_prepare_jwk_data`).
     pub(crate) kid: String,
 }
 
 impl PublicKey {
-    /// Reads a key file's first line that is no remark: `ssh-rsa AAAA… comment`.
+    /// Reads the first line of a file that is not a comment: `ssh-rsa AAAA… comment`.
     ///
     /// # Errors
-    /// What it is instead, with the file's name.
+    /// The file has no RSA public key; the error names the file and what it has instead.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::from_text(&text).with_context(|| format!("{} cannot be certified", path.display()))
@@ -89,7 +89,7 @@ impl PublicKey {
         Self::from_blob(&blob).map_err(|malformed| anyhow!("{malformed}"))
     }
 
-    /// Reads a key as it stands in messages.
+    /// Reads a key in the encoding of SSH messages.
     pub(crate) fn from_blob(blob: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(blob);
         if reader.string()? != SSH_RSA.as_bytes() {
@@ -99,7 +99,7 @@ impl PublicKey {
         reader.end().map(|()| key)
     }
 
-    /// The key as it stands in messages.
+    /// The key in the encoding of SSH messages.
     pub(crate) fn blob(&self) -> Vec<u8> {
         let mut blob = Vec::new();
         put_string(&mut blob, SSH_RSA.as_bytes());
@@ -108,12 +108,12 @@ impl PublicKey {
         blob
     }
 
-    /// The line of a `.pub` file, with its end.
+    /// The line of a `.pub` file.
     pub(crate) fn to_line(&self) -> String {
         format!("{SSH_RSA} {}\n", STANDARD.encode(self.blob()))
     }
 
-    /// The key for JSON.
+    /// The key as JSON Web Key.
     pub(crate) fn jwk(&self) -> Jwk {
         let (n, e) = (URL_SAFE_NO_PAD.encode(&self.n), URL_SAFE_NO_PAD.encode(&self.e));
         let hash = digest(&SHA256, format!("{n}{e}").as_bytes());
@@ -121,7 +121,7 @@ impl PublicKey {
     }
 }
 
-/// A key's fingerprint as OpenSSH prints it.
+/// The fingerprint of a key in the format of OpenSSH.
 pub(crate) fn fingerprint(blob: &[u8]) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(digest(&SHA256, blob)))
 }
@@ -130,7 +130,7 @@ fn is_key_type(word: &str) -> bool {
     ["ssh-", "ecdsa-", "sk-"].iter().any(|start| word.starts_with(start))
 }
 
-/// How data is hashed for a signature (RFC 8332). SHA-1, `ssh-rsa`, is none of them.
+/// Signature algorithms (RFC 8332). SHA-1, `ssh-rsa`, is not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SignatureAlgorithm {
     /// `rsa-sha2-256`.
@@ -140,7 +140,6 @@ pub(crate) enum SignatureAlgorithm {
 }
 
 impl SignatureAlgorithm {
-    /// The name in signatures.
     fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "rsa-sha2-256",
@@ -156,23 +155,23 @@ impl SignatureAlgorithm {
     }
 }
 
-/// A key pair. Nothing prints its private part.
+/// A key pair. No output contains its private key.
 pub(crate) struct KeyPair {
     pair: RingKeyPair,
     public: PublicKey,
 }
 
-/// A private key as text, PKCS#1 in PEM, for whoever keeps it. Nothing prints it.
+/// A private key as text, PKCS#1 in PEM. No output contains it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pem(pub(super) Secret);
 
 impl Pem {
-    /// A new key. It is written to `room`, a private folder, which goes with it.
+    /// Generates a key in `directory`, which must be private and is then deleted.
     ///
     /// # Errors
-    /// ssh-keygen is not installed or fails; the folder cannot be written to.
-    pub(crate) async fn generate(room: TempDir) -> Result<Self, SshError> {
-        let file = room.path().join("key");
+    /// ssh-keygen is not installed or fails; the directory is not writable.
+    pub(crate) async fn generate(directory: TempDir) -> Result<Self, SshError> {
+        let file = directory.path().join("key");
         keygen(&file).await?;
         let text = read(&file)
             .map_err(|error| SshError::KeyGeneration(format!("ssh-keygen created no key: {error}")))?;
@@ -186,15 +185,15 @@ impl Pem {
 }
 
 impl KeyPair {
-    /// The key pair of a private key.
+    /// Parses a private key.
     ///
     /// # Errors
-    /// The text is something else.
+    /// The text is not an RSA private key.
     pub(crate) fn from_pem(pem: &Pem) -> Result<Self> {
         let body = pem.text().trim().strip_prefix(BEGIN).and_then(|text| text.strip_suffix(END));
         let body = body.context("it is not PKCS#1 in PEM")?;
         let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
-        // No error of the decoders goes along: they can quote what they read.
+        // Errors of the decoders are dropped, since they can quote the key.
         let der = STANDARD.decode(body.as_bytes()).ok().context("it is not base64, or encrypted")?;
         let der = Zeroizing::new(der);
         let pair =
@@ -204,12 +203,11 @@ impl KeyPair {
         Ok(Self { pair, public })
     }
 
-    /// The public key.
     pub(crate) fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// The signature of `data` as it stands in messages; `None` where the system has no random numbers.
+    /// Signs `data`, in the encoding of SSH messages; `None` if the system has no random numbers.
     pub(crate) fn sign(&self, data: &[u8], algorithm: SignatureAlgorithm) -> Option<Vec<u8>> {
         let mut signature = vec![0; self.pair.public().modulus_len()];
         self.pair.sign(algorithm.encoding(), &SystemRandom::new(), data, &mut signature).ok()?;
@@ -245,8 +243,7 @@ async fn keygen(file: &Path) -> Result<(), SshError> {
     Err(SshError::KeyGeneration(format!("ssh-keygen created no key: {}", cause.trim())))
 }
 
-/// The text of a regular file of at most [`MAX_FILE`] bytes. A key's comment
-/// may be in any encoding.
+/// The text of a regular file of at most [`MAX_FILE`] bytes. The comment of a key can be in any encoding.
 fn read(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&files::read(path, MAX_FILE)?).into_owned())
 }

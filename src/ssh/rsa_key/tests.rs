@@ -1,4 +1,4 @@
-//! ssh-keygen is the judge of keys and signatures.
+//! ssh-keygen and ring check the keys and signatures.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,11 +17,11 @@ fn keygen(arguments: &[&str], file: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A folder with the file of a new key, and the key.
+/// Generates a key, and writes it to the file `key` in a directory.
 async fn generated() -> (TempDir, KeyPair) {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::generate(tempfile::tempdir_in(folder.path()).unwrap()).await.unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something is left");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the temporary directory remains");
     let file = folder.path().join("key");
     fs::write(&file, pem.text()).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -29,7 +29,7 @@ async fn generated() -> (TempDir, KeyPair) {
 }
 
 #[tokio::test]
-async fn a_key_that_is_made_is_read_by_ssh_and_by_us_alike() {
+async fn ssh_and_arcssh_read_the_same_public_key() {
     let (folder, key) = generated().await;
     let file = folder.path().join("key");
     let public = keygen(&["-y"], &file);
@@ -39,13 +39,13 @@ async fn a_key_that_is_made_is_read_by_ssh_and_by_us_alike() {
 }
 
 #[tokio::test]
-async fn signatures_are_those_of_rfc_8332() {
+async fn signatures_follow_rfc_8332() {
     let (_folder, key) = generated().await;
-    let judges: [(SignatureAlgorithm, &str, &RsaParameters); 2] = [
+    let algorithms: [(SignatureAlgorithm, &str, &RsaParameters); 2] = [
         (SignatureAlgorithm::Sha256, "rsa-sha2-256", &RSA_PKCS1_2048_8192_SHA256),
         (SignatureAlgorithm::Sha512, "rsa-sha2-512", &RSA_PKCS1_2048_8192_SHA512),
     ];
-    for (algorithm, name, parameters) in judges {
+    for (algorithm, name, parameters) in algorithms {
         let blob = key.sign(b"data", algorithm).unwrap();
         let mut signature = Reader::new(&blob);
         assert_eq!(signature.text().unwrap(), name);
@@ -56,7 +56,7 @@ async fn signatures_are_those_of_rfc_8332() {
 }
 
 #[tokio::test]
-async fn nothing_private_is_in_debug_output_or_in_errors() {
+async fn debug_output_and_errors_contain_no_private_key() {
     let (folder, key) = generated().await;
     let file = folder.path().join("key");
     let pem = fs::read_to_string(&file).unwrap();
@@ -71,7 +71,7 @@ async fn nothing_private_is_in_debug_output_or_in_errors() {
 }
 
 #[test]
-fn a_damaged_key_is_told_as_such() {
+fn an_invalid_private_key_is_an_error_with_the_reason() {
     for (text, why) in [
         ("", "it is not PKCS#1 in PEM"),
         (
@@ -88,9 +88,9 @@ fn a_damaged_key_is_told_as_such() {
     }
 }
 
-/// The example of RFC 7515 appendix A.2, whose modulus has its highest bit set, so that SSH puts a zero before it.
+/// The example of RFC 7515 appendix A.2. Its modulus has the highest bit set, so that SSH adds a leading zero.
 #[test]
-fn a_jwk_has_neither_leading_zeros_nor_padding_and_is_named_by_its_hash() {
+fn a_jwk_has_no_leading_zeros_and_no_padding_and_its_hash_as_key_id() {
     const N: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-\
         yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQO\
         S-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2et\
@@ -111,7 +111,7 @@ fn from_hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_users_own_rsa_key_is_read_and_every_other_file_refused_with_the_reason() {
+fn an_rsa_public_key_is_read_and_other_files_are_errors_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     keygen(&["-q", "-t", "rsa", "-b", "2048", "-N", "", "-C", "a comment"], &file("rsa"));
@@ -119,11 +119,11 @@ fn a_users_own_rsa_key_is_read_and_every_other_file_refused_with_the_reason() {
     keygen(&["-q", "-t", "ecdsa", "-N", ""], &file("ec"));
     fs::write(file("text"), "hello").unwrap();
     fs::write(file("cut"), "ssh-rsa AAAAB3NzaC1yc2EAAAADAQAB").unwrap();
-    let own = PublicKey::read(&file("rsa.pub")).unwrap();
+    let key = PublicKey::read(&file("rsa.pub")).unwrap();
     let line = fs::read(file("rsa.pub")).unwrap();
-    let remarked = [b"# of J\xf6rg\r\n\r\n", &line[..line.len() - 1], b" J\xf6rg\r\n"].concat();
-    fs::write(file("remarked.pub"), remarked).unwrap();
-    assert_eq!(PublicKey::read(&file("remarked.pub")).unwrap(), own);
+    let commented = [b"# of J\xf6rg\r\n\r\n", &line[..line.len() - 1], b" J\xf6rg\r\n"].concat();
+    fs::write(file("commented.pub"), commented).unwrap();
+    assert_eq!(PublicKey::read(&file("commented.pub")).unwrap(), key);
     for (name, why) in [
         ("rsa", "it is a private key; its public key is in the file that ends in .pub"),
         ("ed.pub", "its type is ssh-ed25519, and Entra ID certifies ssh-rsa only"),

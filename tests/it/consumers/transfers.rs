@@ -25,7 +25,7 @@ fn ssh_proves_the_file_and_a_second_run_changes_nothing() {
     let hosts = Configuration::generate(&w, &["web01", "web02"]);
     let before = hosts.text();
     let again = hosts.config(&[]);
-    assert_eq!(again.arcssh_lines(), [format!("arcssh: {} is as it should be", hosts.file.display())]);
+    assert_eq!(again.arcssh_lines(), [format!("arcssh: {} is up to date", hosts.file.display())]);
     assert_eq!(hosts.text(), before);
     let verified = run(w.arcssh(&["config", "--verify", "--file"]).arg(&hosts.file));
     assert_eq!((verified.code, verified.stdout.len()), (Some(0), 0), "{}", verified.stderr);
