@@ -81,6 +81,7 @@ impl IssuedCredentials {
 #[derive(Debug, Serialize, Deserialize)]
 struct Record<C = RelayCredentials> {
     /// The last that were minted, oldest first.
+    #[serde(rename = "minted")]
     issued: Vec<IssuedCredentials<C>>,
     /// How long the agent took to hear of the last that was waited for, in seconds.
     #[serde(rename = "settling")]
