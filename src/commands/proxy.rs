@@ -27,8 +27,9 @@ use crate::relay::handshake::Upgraded;
 use crate::ssh::agent::Agent;
 use crate::state::Store;
 use crate::system::signals::{HANGUP, shutdown};
+use crate::system::timeout::with_timeout;
 use crate::system::{files, stdio};
-use crate::terminal::progress::{Progress, with_timeout};
+use crate::terminal::progress::Progress;
 
 /// How long a successor of the credentials may still be minted after ssh is done.
 const LINGER: Duration = Duration::from_secs(10);
@@ -164,7 +165,7 @@ impl Session {
             match holder {
                 Some(holder) => {
                     let pair = async { Ok(holder.pair().await?.for_login_name(args.login_name.as_deref())?) };
-                    with_timeout(ARM_TIMEOUT, certificate.into(), pair).await.map(Some)
+                    with_timeout(ARM_TIMEOUT, certificate, pair).await.map(Some)
                 }
                 None => Ok(None),
             }

@@ -1,6 +1,5 @@
 //! `arcssh version`: one line, or what a bug report needs.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -57,17 +56,9 @@ fn store() -> String {
 
 /// The ssh that comes first: it tells its version on standard error.
 fn ssh() -> String {
-    let Some(program) = found("ssh") else { return "none found".into() };
+    let Ok(program) = which::which("ssh") else { return "none found".into() };
     let version = Command::new(&program).arg("-V").stdin(Stdio::null()).output();
     let version =
         version.map_or_else(|error| error.to_string(), |said| String::from_utf8_lossy(&said.stderr).into());
     format!("{}, {}", version.trim(), program.display())
-}
-
-fn found(program: &str) -> Option<PathBuf> {
-    let name = format!("{program}{}", std::env::consts::EXE_SUFFIX);
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders)
-        .map(|folder| folder.join(&name))
-        .find(|path: &PathBuf| Path::is_file(path))
 }

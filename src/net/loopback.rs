@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -14,6 +14,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::system::timeout::with_timeout;
 
 /// Bound on a connection over the loopback interface.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,8 +64,7 @@ impl Loopback {
     /// # Errors
     /// The response is not HTTP, exceeds its bounds of size, or takes longer than [`EXCHANGE_TIMEOUT`].
     pub(crate) async fn exchange(self, request: Request<Empty<Bytes>>) -> Result<Response<Bytes>> {
-        let exchange = timeout(EXCHANGE_TIMEOUT, exchange(self.stream, request));
-        exchange.await.with_context(|| format!("no answer within {} s", EXCHANGE_TIMEOUT.as_secs()))?
+        with_timeout(EXCHANGE_TIMEOUT, "answer", exchange(self.stream, request)).await
     }
 }
 

@@ -19,12 +19,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tower_service::Service as _;
 use tracing::{debug, info};
+
+use crate::system::timeout::with_timeout;
 
 /// How long name resolution and the TCP connection may take, over all addresses of a host.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +49,9 @@ const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an HTTP request and its whole answer may take.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a peer that times out did not send.
+const ANSWER: &str = "answer";
 
 /// A TCP connection, or one inside TLS to an `https://` proxy.
 type Transport = Either<TcpStream, TlsStream<TcpStream>>;
@@ -126,9 +130,13 @@ impl Net {
         };
         let step =
             || ConnectStep::ProxyConnect { proxy: via.host.to_string(), target: authority.to_string() };
-        with_timeout(PROXY_TIMEOUT, http_proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()))
-            .await
-            .with_context(step)?;
+        with_timeout(
+            PROXY_TIMEOUT,
+            ANSWER,
+            http_proxy::open_tunnel(&mut transport, authority, proxy.basic_auth()),
+        )
+        .await
+        .with_context(step)?;
         Ok(transport)
     }
 
@@ -139,7 +147,7 @@ impl Net {
         let step = || ConnectStep::Tls(authority.to_string());
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).with_context(step)?;
-        let stream = with_timeout(TLS_TIMEOUT, async {
+        let stream = with_timeout(TLS_TIMEOUT, ANSWER, async {
             Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport).await?)
         });
         let stream = stream.await.with_context(step)?;
@@ -184,13 +192,9 @@ async fn tcp(target: &Uri) -> Result<TcpStream> {
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    with_timeout(TCP_TIMEOUT, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
+    with_timeout(TCP_TIMEOUT, ANSWER, async { Ok(connector.call(target.clone()).await?.into_inner()) }).await
 }
 
 fn https(authority: &Authority) -> Result<Uri> {
     Ok(Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build()?)
-}
-
-async fn with_timeout<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(limit, work).await.with_context(|| format!("no answer within {} s", limit.as_secs()))?
 }

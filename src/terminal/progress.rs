@@ -5,11 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use console::Term;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval_at};
 use tracing::{Level, enabled};
 
+use crate::system::timeout::with_timeout;
 use crate::terminal::tty;
 use crate::text::{cut, sanitize, width};
 
@@ -162,26 +163,6 @@ impl<W: Write> Progress<W> {
         let mut out = self.out.borrow_mut();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
-}
-
-/// Does a part of the work that others hide from view for now, in no longer than `limit`.
-///
-/// # Errors
-/// [`TimedOut`].
-pub(crate) async fn with_timeout<T>(
-    limit: Duration,
-    object: String,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    timeout(limit, work).await.unwrap_or_else(|_elapsed| bail!(TimedOut { object, limit }))
-}
-
-/// What was waited for has not come in time.
-#[derive(Debug, thiserror::Error)]
-#[error("the {object} did not come within {} s", .limit.as_secs())]
-pub(crate) struct TimedOut {
-    object: String,
-    limit: Duration,
 }
 
 /// Erases the line when it is dropped.

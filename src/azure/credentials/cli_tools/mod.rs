@@ -202,35 +202,12 @@ fn encoded(script: &str) -> String {
     STANDARD.encode(script.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// The first of these programs that is on PATH.
+/// Returns the path of the first of these programs that is on PATH.
 fn on_path(names: &[&str], product: &str) -> Result<PathBuf, Unavailable> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
-    let files = names.iter().flat_map(|name| folders.iter().flat_map(|folder| candidates(folder, name)));
-    let first = files.into_iter().find(|file| is_program(file));
-    first
+    names
+        .iter()
+        .find_map(|name| which::which(name).ok())
         .ok_or_else(|| Unavailable::new(format!("{} is not on PATH", names[0]), format!("install {product}")))
-}
-
-#[cfg(windows)]
-fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
-    ["exe", "cmd", "bat"].map(|extension| folder.join(name).with_extension(extension)).to_vec()
-}
-
-#[cfg(not(windows))]
-fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
-    vec![folder.join(name)]
-}
-
-#[cfg(unix)]
-fn is_program(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_program(file: &Path) -> bool {
-    file.is_file()
 }
 
 /// Runs a program apart from ssh's connection: standard input belongs to ssh, and what would read it would steal the
