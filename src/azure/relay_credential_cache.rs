@@ -216,22 +216,18 @@ impl<'a> RelayCredentialCache<'a> {
         self.record().is_ok_and(|record| record.is_due(issued, unix_now()))
     }
 
-    /// Notes that the agent has heard of these just now, after it had to be waited for.
-    pub(crate) fn record_propagation(&self, issued: &IssuedCredentials) {
-        let Some(_lock) = self.store.try_lock(&self.cached) else { return };
-        if let (true, Ok(record)) = (issued.is_propagating(), self.record()) {
-            self.store.write(&self.cached, &Record { propagation_secs: issued.age(), ..record });
-        }
-    }
-
-    /// Forgets those that were dialled `rejected`, so that what works instead of them is due for another successor.
-    pub(crate) fn invalidate(&self, rejected: &[IssuedCredentials]) {
-        if rejected.is_empty() {
+    /// Records the outcome of a connection. Deletes `rejected` credentials, so that the others are due for another
+    /// successor. The age of `awaited` credentials, for which the agent needed time, becomes the expected time.
+    pub(crate) fn report(&self, rejected: &[IssuedCredentials], awaited: Option<&IssuedCredentials>) {
+        let awaited = awaited.filter(|issued| issued.is_propagating());
+        if rejected.is_empty() && awaited.is_none() {
             return;
         }
         let Some(_lock) = self.store.try_lock(&self.cached) else { return };
         if let Ok(record) = self.record() {
-            self.store.write(&self.cached, &record.without(rejected));
+            let propagation_secs = awaited.map_or(record.propagation_secs, IssuedCredentials::age);
+            let record = Record { propagation_secs, ..record.without(rejected) };
+            self.store.write(&self.cached, &record);
         }
     }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use indicatif::HumanDuration;
 
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::entra_ssh::cache;
 use crate::state::{Key, Kind, OTHER_DIRECTORY, Store};
+use crate::system::clock::format_duration;
 use crate::terminal::output::print;
 use crate::text::sanitize;
 
@@ -42,7 +42,7 @@ fn show(store: &Store) -> Result<String> {
 }
 
 fn told(left: Option<Duration>) -> String {
-    left.map_or("has ended".into(), |left| format!("{} left", HumanDuration(left)))
+    left.map_or("has ended".into(), |left| format!("{} left", format_duration(left)))
 }
 
 fn line(store: &Store, key: &Key) -> Result<String> {

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use indicatif::HumanDuration;
 
 use crate::cli::LastArgs;
 use crate::diagnosis::last_error::{self, LastError};
 use crate::ssh::effective_config::find_entry;
 use crate::ssh::managed_block;
 use crate::state::{OTHER_DIRECTORY, Store};
-use crate::system::clock::{format_time, unix_now};
+use crate::system::clock::{format_duration, format_time, unix_now};
 use crate::terminal::output::print;
 use crate::text::{sanitize, shell_quote};
 
@@ -82,5 +81,5 @@ fn when(error: &LastError) -> String {
 }
 
 fn ago(error: &LastError) -> String {
-    format!("{} ago", HumanDuration(Duration::from_secs(unix_now().saturating_sub(error.at))))
+    format!("{} ago", format_duration(Duration::from_secs(unix_now().saturating_sub(error.at))))
 }

@@ -1,9 +1,10 @@
 //! `arcssh warm`: connect to each machine once, so that the next connection waits for nobody, and say which cannot be
 //! reached.
 
+use std::cell::Cell;
+
 use anyhow::{Context, Error, Result, bail, ensure};
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
@@ -30,20 +31,23 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let cloud = Cloud::new(args.cloud.name(), &args.cloud.endpoints())?;
     let arm = Arm::new(&cloud, &net, &store, args.who.wanted());
     let machines = select_some(&arm, &mut selection).await?;
-    let bar = bar(machines.len());
+    let (progress, done) = (Progress::default(), Cell::new(0));
+    let show = || progress.set(format!("other machines, {} of {} are done", done.get(), machines.len()));
+    show();
     let parts = Parts { net, store, arm, args };
     let goals = machines.iter().map(|named| target(&named.machine, args)).enumerate();
     let work = stream::iter(goals).map(|(number, target)| {
-        let (parts, bar) = (&parts, &bar);
+        let (parts, done, show) = (&parts, &done, &show);
         async move {
             let result = parts.reach(&target).await;
-            bar.inc(1);
+            done.set(done.get() + 1);
+            show();
             (number, result.context(target))
         }
     });
     // As they come: a machine that is off keeps nobody waiting.
-    let mut results: Vec<(usize, Result<()>)> = work.buffer_unordered(args.jobs.into()).collect().await;
-    bar.finish_and_clear();
+    let results = work.buffer_unordered(args.jobs.into()).collect();
+    let mut results: Vec<(usize, Result<()>)> = progress.run(results).await;
     results.sort_by_key(|(number, _)| *number);
     tell(results.into_iter().map(|(_, result)| result))
 }
@@ -78,12 +82,6 @@ fn target(machine: &Machine, args: &WarmArgs) -> Target {
         port: args.port.unwrap_or(args.service.default_port()),
         service: args.service,
     }
-}
-
-/// A bar on standard error; none where that is no terminal.
-fn bar(machines: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} machines, {elapsed}");
-    ProgressBar::new(machines as u64).with_style(style.expect("the template is well formed"))
 }
 
 fn tell(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
