@@ -1,5 +1,5 @@
-//! An HTTP proxy's CONNECT method (RFC 9110, section 9.3.6). Which proxy is meant for a host is the library's matter
-//! (`hyper_util`'s matcher: `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`); here its tunnel is opened, and its refusal kept.
+//! The CONNECT method of an HTTP proxy (RFC 9110, section 9.3.6). `hyper_util` selects the proxy of a host (`HTTPS_PROXY`,
+//! `ALL_PROXY`, `NO_PROXY`). Its own CONNECT drops the status of an error.
 
 use anyhow::{Context, Result, bail, ensure};
 use http::HeaderValue;
@@ -9,15 +9,15 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::net::http_head::{self, Head};
 
-/// Where a proxy listens.
+/// The address of a proxy.
 pub(crate) struct Address {
     /// Host and port.
     pub(crate) host: Authority,
-    /// Whether the proxy itself is spoken to in TLS (`https://`).
-    pub(crate) encrypted: bool,
+    /// Whether the connection to the proxy uses TLS (`https://`).
+    pub(crate) is_tls: bool,
 }
 
-/// The address of a proxy that speaks HTTP.
+/// Returns the address of an HTTP proxy.
 ///
 /// # Errors
 /// The environment names a SOCKS proxy.
@@ -25,16 +25,16 @@ pub(crate) fn address(proxy: &Intercept) -> Result<Address> {
     let uri = proxy.uri();
     let host = uri.authority().context("the proxy has no host")?.clone();
     match uri.scheme_str() {
-        Some("http") => Ok(Address { host, encrypted: false }),
-        Some("https") => Ok(Address { host, encrypted: true }),
+        Some("http") => Ok(Address { host, is_tls: false }),
+        Some("https") => Ok(Address { host, is_tls: true }),
         other => bail!(UnsupportedProxy(format!("{}://{host}", other.unwrap_or_default()))),
     }
 }
 
-/// Asks for a tunnel to `target` and reads exactly the proxy's answer: what follows belongs to the tunnel.
+/// Opens a tunnel to `target`.
 ///
 /// # Errors
-/// A [`Refused`] with the proxy's status line when that is not 2xx.
+/// [`Refused`]: the status of the proxy's response is not 2xx.
 pub(crate) async fn open_tunnel<T>(
     proxy: &mut T,
     target: &Authority,
@@ -61,24 +61,24 @@ where
     if !(200..300).contains(&status) {
         bail!(Refused { target, status, reason });
     }
-    // TLS lets the client speak first: nothing can have come through the tunnel yet.
+    // In TLS the client sends first, so the tunnel has carried nothing yet.
     ensure!(read_ahead.is_empty(), "it answered more than a tunnel's opening");
     Ok(())
 }
 
-/// A proxy's answer other than 2xx.
+/// A response of a proxy with a status other than 2xx.
 #[derive(Debug, thiserror::Error)]
 #[error("it answered {status} {reason}")]
 pub(crate) struct Refused {
-    /// Host and port that the tunnel was to lead to.
+    /// Host and port of the target.
     pub(crate) target: String,
-    /// The HTTP status: 407 asks for a user and password.
+    /// The HTTP status; 407 requires a user and a password.
     pub(crate) status: u16,
     /// The reason phrase.
     pub(crate) reason: String,
 }
 
-/// The environment names a proxy that does not speak HTTP.
+/// The environment names a proxy that is not an HTTP proxy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not an HTTP proxy")]
 pub(crate) struct UnsupportedProxy(String);

@@ -1,6 +1,6 @@
-//! HTTP to a service on this machine, over a connection whose other end is known before anything is sent.
+//! HTTP to a service on this machine. The caller can check the owner of the service before it sends anything.
 //!
-//! No name is resolved, no proxy is used, no redirect is followed, and time, head and body are bounded.
+//! There is no name resolution, no proxy and no redirect. Time, head and body are limited.
 
 use std::io;
 use std::net::SocketAddr;
@@ -74,10 +74,7 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<R
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
-            match error.is::<LengthLimitError>() {
-                true => anyhow!(TooLong),
-                false => anyhow!(error),
-            }
+            if error.is::<LengthLimitError>() { anyhow!(TooLong) } else { anyhow!(error) }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
@@ -85,7 +82,7 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<R
     tokio::select! {
         biased;
         answer = &mut exchange => answer,
-        // The end of the connection ends the exchange, too, with a better reason.
+        // The exchange then fails with a more specific error.
         _ = connection => exchange.await,
     }
 }
@@ -108,7 +105,7 @@ mod proc_net {
     const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
     const INTERVAL: Duration = Duration::from_millis(50);
 
-    /// The owner of the socket whose own address is `server` and whose peer is `client`.
+    /// Returns the owner of the socket whose own address is `server` and whose peer is `client`.
     ///
     /// A connection that its listener has not accepted has no inode yet, and user ID 0 for every listener
     /// (net/core/sock.c, `sock_i_uid`), so that only a socket with an inode counts.
@@ -197,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_end_is_not_read_to_its_end() {
+    async fn a_response_without_an_end_is_an_error() {
         for (head, chunk) in [
             ("HTTP/1.1 200 OK\r\n\r\n", "a".repeat(4096)),
             ("HTTP/1.1 200 OK\r\n", format!("X: {}\r\n", "a".repeat(4096))),

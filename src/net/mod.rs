@@ -1,4 +1,4 @@
-//! The way out: name resolution, TCP, the environment's HTTP proxies, TLS. Knows nothing of Azure or ssh.
+//! The network: name resolution, TCP, HTTP proxies from the environment, TLS. Independent of Azure and ssh.
 
 pub(crate) mod http_head;
 pub(crate) mod http_proxy;
@@ -27,39 +27,39 @@ use tracing::{debug, info};
 
 use crate::system::timeout::with_timeout;
 
-/// How long name resolution and the TCP connection may take, over all addresses of a host.
+/// The time limit for name resolution and the TCP connection, over all addresses of a host.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an HTTP proxy may take to open its tunnel: it connects onwards in this time.
+/// The time limit for an HTTP proxy to open a tunnel. It includes the connection of the proxy to the host.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a TLS handshake may take.
+/// The time limit for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a TCP connection is idle before the system asks whether the peer still exists.
+/// The idle time before the first TCP keepalive probe (tcp(7)).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// The time between two of these questions.
+/// The time between two keepalive probes.
 const KEEPALIVE_PERIOD: Duration = Duration::from_secs(15);
-/// Unanswered questions after which the connection is lost.
+/// The number of unanswered probes after which the connection is lost.
 const KEEPALIVE_PROBES: u32 = 4;
-/// How long sent bytes may stay unacknowledged before the connection is lost; Linux alone waits about 16 minutes (tcp(7),
-/// `tcp_retries2`). A peer that acknowledges and takes no bytes has as long (Linux `tcp_timer.c`, `tcp_probe_timer`), so
-/// that this must outlast the pauses of a slow machine.
+/// The time for which sent bytes may be unacknowledged before the connection is lost. The default of Linux is about 16 minutes
+/// (tcp(7), `tcp_retries2`). The limit also applies to a peer with a full receive window (Linux `tcp_timer.c`,
+/// `tcp_probe_timer`), so it must be longer than the pauses of a slow machine.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(180);
-/// How long an HTTP answer may keep silent.
+/// The longest pause within an HTTP response.
 const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an HTTP request and its whole answer may take.
+/// The time limit for an HTTP request and its response.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a peer that times out did not send.
+/// The object in the error if a peer does not respond in time.
 const ANSWER: &str = "answer";
 
 /// A TCP connection, or one inside TLS to an `https://` proxy.
 type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// A TLS connection to its far end, whatever lies between.
+/// A TLS connection to a host, with or without a proxy in between.
 pub(crate) type Stream = TlsStream<Transport>;
 
-/// The ways out that the environment leaves open.
+/// Opens connections with the proxies of the environment and the system's trust store.
 #[derive(Clone, Debug)]
 pub(crate) struct Net {
     tls: Arc<ClientConfig>,
@@ -67,16 +67,15 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Reads the environment's proxies and starts to load the trust store on a thread of its own.
+    /// Reads the proxies from the environment, and starts to load the trust store on another thread.
     pub(crate) fn new() -> Self {
         Self { tls: Arc::new(tls::client_config()), proxies: Arc::new(Matcher::from_system()) }
     }
 
-    /// A TLS connection to `authority`, port 443 unless it names another, through the environment's proxy if one is
-    /// meant for it.
+    /// Opens a TLS connection to `authority`, on port 443 by default, through the proxy that the environment names for it.
     ///
     /// # Errors
-    /// An [`anyhow::Error`] with a [`ConnectStep`] as its context: which part of the way failed.
+    /// An [`anyhow::Error`] with the failed [`ConnectStep`] as its context.
     pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream> {
         let target = https(authority)?;
         let transport = match self.proxies.intercept(&target) {
@@ -88,10 +87,10 @@ impl Net {
         self.encrypt(transport, authority).await
     }
 
-    /// An HTTP client on the same proxies and trust store, to be used for `urls`.
+    /// Returns an HTTP client with the same proxies and trust store, for `urls`.
     ///
     /// # Errors
-    /// The environment names a proxy for one of them that is of no use.
+    /// The environment names an unsupported proxy for one of them.
     pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client> {
         for url in urls {
             if let Some(proxy) = self.proxies.intercept(&url.as_str().parse()?) {
@@ -102,11 +101,10 @@ impl Net {
         client.build().context("cannot set up an HTTP client")
     }
 
-    /// An HTTP client that goes through no proxy, for what answers on this machine or next to it, if anything does
-    /// within `connect_timeout`.
+    /// Returns an HTTP client without a proxy, for services on this machine and on link-local addresses.
     ///
     /// # Errors
-    /// None that a user can bring about.
+    /// The client cannot be set up.
     pub(crate) fn local_http_client(&self, connect_timeout: Duration) -> Result<reqwest::Client> {
         let client = self.client().no_proxy().connect_timeout(connect_timeout);
         client.build().context("cannot set up an HTTP client")
@@ -122,12 +120,10 @@ impl Net {
 
     async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport> {
         let via = http_proxy::address(proxy)?;
-        info!(proxy = %via.host, target = %authority, "going through the environment's proxy");
+        info!(proxy = %via.host, target = %authority, "using the proxy of the environment");
         let tcp = tcp(proxy.uri()).await.context(ConnectStep::ProxyTcp(via.host.to_string()))?;
-        let mut transport = match via.encrypted {
-            true => Either::Right(self.encrypt(tcp, &via.host).await?),
-            false => Either::Left(tcp),
-        };
+        let mut transport =
+            if via.is_tls { Either::Right(self.encrypt(tcp, &via.host).await?) } else { Either::Left(tcp) };
         let step =
             || ConnectStep::ProxyConnect { proxy: via.host.to_string(), target: authority.to_string() };
         with_timeout(
@@ -160,13 +156,13 @@ impl Net {
     }
 }
 
-/// The part of the way that failed.
+/// The step of a connection that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConnectStep {
     /// Name resolution or the TCP connection to a host.
     #[error("cannot reach {0}")]
     Tcp(String),
-    /// The same to an HTTP proxy.
+    /// Name resolution or the TCP connection to an HTTP proxy.
     #[error("the proxy {0} cannot be reached")]
     ProxyTcp(String),
     /// The tunnel of an HTTP proxy.
@@ -174,7 +170,7 @@ pub(crate) enum ConnectStep {
     ProxyConnect {
         /// Host and port of the proxy.
         proxy: String,
-        /// Where it should have led.
+        /// Host and port of the target.
         target: String,
     },
     /// The TLS handshake with a host.
@@ -182,7 +178,7 @@ pub(crate) enum ConnectStep {
     Tls(String),
 }
 
-/// Happy eyeballs over all addresses of the host, by the library that the HTTP client uses too.
+/// Connects to the first address of a host that responds (RFC 8305), with the library of the HTTP client.
 async fn tcp(target: &Uri) -> Result<TcpStream> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);

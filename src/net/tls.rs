@@ -1,4 +1,4 @@
-//! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which is loaded while the network answers.
+//! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which loads in parallel with the network.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -16,10 +16,10 @@ use rustix::io::Errno;
 use crate::net::x509;
 use crate::system::files::open_regular;
 
-/// TLS for every connection: ARM, Entra ID and the relay.
+/// Returns the TLS configuration of all connections: ARM, Entra ID and the relay.
 ///
-/// secp384r1 comes first, and so has its key share in the first ClientHello: Azure Relay answers a client without one
-/// with a HelloRetryRequest, one round trip more (aztunnel `docs/internals/sequences/port-forward.md`).
+/// secp384r1 is the first group, so that the first ClientHello contains its key share. Without one, Azure Relay sends a
+/// HelloRetryRequest, which costs one round trip (aztunnel `docs/internals/sequences/port-forward.md`).
 pub(crate) fn client_config() -> ClientConfig {
     let kx_groups = vec![kx_group::SECP384R1, kx_group::X25519, kx_group::SECP256R1];
     let provider = Arc::new(CryptoProvider { kx_groups, ..default_provider() });
@@ -31,10 +31,10 @@ pub(crate) fn client_config() -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// The system's verdict on a server's certificate.
+/// Verifies certificates with the system's trust store.
 ///
-/// Reading the OS store is the dearest part of a start (290 certificates take about 6 ms), and its result is not needed
-/// before the server's certificate arrives: a thread of its own loads it.
+/// Reading the trust store takes longer than the rest of the start (290 certificates: about 6 ms), and is not needed before
+/// the server's certificate arrives. A thread therefore loads it.
 #[derive(Debug)]
 struct SystemTrust {
     provider: Arc<CryptoProvider>,
@@ -45,7 +45,7 @@ struct SystemTrust {
 #[derive(Debug)]
 struct Roots {
     verifier: Arc<dyn ServerCertVerifier>,
-    /// A part of them that could not be read.
+    /// A file or directory that could not be read.
     unread: Option<Unread>,
 }
 
@@ -53,7 +53,7 @@ impl SystemTrust {
     fn load(provider: Arc<CryptoProvider>) -> Arc<Self> {
         let trust = Arc::new(Self { provider, roots: OnceLock::new() });
         let early = Arc::clone(&trust);
-        // Without the thread it is loaded when a certificate arrives.
+        // Without a thread, the store is loaded when a certificate arrives.
         let _ = std::thread::Builder::new().spawn(move || early.roots().is_ok());
         trust
     }
@@ -63,7 +63,7 @@ impl SystemTrust {
     }
 }
 
-/// The system's verifier decides; `SSL_CERT_FILE` and `SSL_CERT_DIR` add to its certificates.
+/// Uses the platform's verifier. `SSL_CERT_FILE` and `SSL_CERT_DIR` add certificates.
 #[cfg(any(windows, target_vendor = "apple"))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
@@ -73,23 +73,23 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     Ok(Roots { verifier: Arc::new(verifier), unread: None })
 }
 
-/// The certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those where distributions have them.
+/// Loads the certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or those of the distribution.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     use rustls::client::WebPkiServerVerifier;
     let other = |error: Unread| Error::Other(OtherError(Arc::new(error)));
-    // The loader waits for the other end of a FIFO, and reads a device without end.
+    // The loader would block on a FIFO, and read a device without a limit.
     if let Some(file) = std::env::var_os("SSL_CERT_FILE").filter(|file| std::fs::exists(file).unwrap_or(true))
     {
         open_regular(file.as_ref()).map_err(|error| other(Unread::new(file.as_ref(), &error)))?;
     }
-    let found = rustls_native_certs::load_native_certs();
-    let unread = found.errors.iter().find_map(|error| match &error.kind {
+    let loaded = rustls_native_certs::load_native_certs();
+    let unread = loaded.errors.iter().find_map(|error| match &error.kind {
         rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unread::new(path, inner)),
         _ => None,
     });
     let mut store = rustls::RootCertStore::empty();
-    store.add_parsable_certificates(found.certs);
+    store.add_parsable_certificates(loaded.certs);
     if store.is_empty() {
         return Err(unread.or_else(unread_bundle).map_or(Error::General(NO_ROOTS.into()), other));
     }
@@ -98,7 +98,7 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     Ok(Roots { verifier, unread })
 }
 
-/// What there is, and cannot be opened, where the loader found nothing.
+/// Returns the certificate file of the distribution, if it cannot be opened.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn unread_bundle() -> Option<Unread> {
     BUNDLES.iter().map(std::path::Path::new).find_map(|path| match open_regular(path) {
@@ -107,7 +107,7 @@ fn unread_bundle() -> Option<Unread> {
     })
 }
 
-/// Debian, Fedora, openSUSE, Alpine (openssl-probe, `probe_from_env` and its list).
+/// The files of Debian, Fedora, openSUSE and Alpine (openssl-probe, `probe_from_env` and its list).
 #[cfg(not(any(windows, target_vendor = "apple")))]
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -116,10 +116,10 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The error where the system has no root certificates; rustls-platform-verifier begins its own with the same words.
+/// The error if the system has no root certificates. The error of rustls-platform-verifier begins with the same words.
 pub(crate) const NO_ROOTS: &str = "No CA certificates";
 
-/// Root certificates that cannot be read.
+/// Root certificates that could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot read the root certificates in {}: {why}", path.display())]
 pub(crate) struct Unread {
@@ -129,7 +129,7 @@ pub(crate) struct Unread {
 }
 
 impl Unread {
-    /// Whether the limit of file descriptors is why.
+    /// Returns whether the cause is the limit of file descriptors.
     pub(crate) fn is_for_want_of_descriptors(&self) -> bool {
         self.lacks_descriptors
     }
@@ -154,9 +154,9 @@ impl ServerCertVerifier for SystemTrust {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let roots = self.roots()?;
-        let verdict =
+        let result =
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        verdict.map_err(|error| match error {
+        result.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
                 let (issuer, unread) = (x509::issuer(end_entity), roots.unread.clone());
                 let untrusted = UnknownIssuer { issuer, unread };
@@ -189,17 +189,17 @@ impl ServerCertVerifier for SystemTrust {
     }
 }
 
-/// An authority that the system does not trust: that of a proxy that reads along, as a rule.
+/// The system does not trust the issuer of a certificate. Usually a proxy intercepts TLS.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the certificate comes from {}", issuer.as_deref().unwrap_or("nobody"))]
 pub(crate) struct UnknownIssuer {
-    /// What it calls itself.
+    /// The name of the issuer.
     pub(crate) issuer: Option<String>,
-    /// Root certificates that could not be read, of which one may be its own.
+    /// Root certificates that could not be read, and could include the issuer's.
     pub(crate) unread: Option<Unread>,
 }
 
-/// The TLS error in an error, if it is one: tokio-rustls and hyper hide it in one [`std::io::Error`] and another.
+/// Returns the TLS error within an error. tokio-rustls and hyper wrap it in several layers of [`std::io::Error`].
 pub(crate) fn error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     match error.downcast_ref::<std::io::Error>() {
         Some(io) => error_in(io.get_ref()?),

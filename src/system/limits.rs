@@ -1,7 +1,7 @@
-//! What arcssh needs of the system before it starts: file descriptors, a thread and random numbers.
+//! Resources that arcssh requires before it starts: file descriptors, a thread and random numbers.
 //!
-//! The libraries below arcssh panic when the system denies them one of these (tokio: the socket pair of its signal
-//! handler, the threads for name resolution; tungstenite and uuid: random numbers). They are therefore tried first.
+//! Libraries panic if the system denies them one of these (tokio: the socket pair of its signal handler, the threads for
+//! name resolution; tungstenite and uuid: random numbers). arcssh therefore tries them first.
 
 use std::fs::File;
 use std::io;
@@ -9,17 +9,17 @@ use std::thread;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-/// File descriptors that a connection needs beside standard input, output and error: the runtime's five, those of the
-/// state directory, name resolution, TCP, the trust store, an SSH agent, and the pipes of a credential program.
+/// The file descriptors of a connection in addition to the standard streams: five of the runtime, and those for the state
+/// directory, name resolution, TCP, the trust store, an SSH agent and the pipes of a credential program.
 const DESCRIPTORS: usize = 24;
 
-/// Why arcssh does not start.
+/// A resource that the system does not provide.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Exhausted {
     /// The limit of this process or of the system is too low.
     #[error("arcssh needs {DESCRIPTORS} free file descriptors: {0}")]
     Descriptors(io::Error),
-    /// The user's limit of processes, or memory.
+    /// The user has too many processes, or there is no memory.
     #[error("the system does not start a thread: {0}")]
     Threads(io::Error),
     /// getrandom(2) fails.
@@ -27,13 +27,13 @@ pub(crate) enum Exhausted {
     Randomness,
 }
 
-/// Tries whether there is enough of each.
+/// Checks that the resources are available.
 ///
 /// # Errors
-/// What is missing.
+/// A resource is missing.
 pub(crate) fn check() -> Result<(), Exhausted> {
     descriptors().map_err(Exhausted::Descriptors)?;
-    // Before the first HashMap: its seed comes from the same source, and std panics without it.
+    // Checked before the first HashMap: std panics if the system provides no seed for it.
     SystemRandom::new().fill(&mut [0; 32]).map_err(|_| Exhausted::Randomness)?;
     let thread = thread::Builder::new().spawn(|| {}).map_err(Exhausted::Threads)?;
     let _ = thread.join();

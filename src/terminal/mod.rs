@@ -1,4 +1,4 @@
-//! The user's terminal: what arcssh prints, asks and shows while it waits.
+//! The user's terminal: output, questions and progress.
 
 pub(crate) mod output;
 pub(crate) mod progress;

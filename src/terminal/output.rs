@@ -6,20 +6,20 @@ use anyhow::{Context as _, Result};
 
 use crate::text::sanitize;
 
-/// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
+/// Prints a message that is not an error to standard error. A failed write is ignored.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", sanitize(&format!("arcssh: {text}")));
 }
 
-/// Writes lines for the user, made safe by the caller, to standard error; an error of the write has no place to go.
+/// Writes lines that the caller has sanitized to standard error. A failed write is ignored.
 pub(crate) fn print_on_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints what a command was asked for. Whoever closes the pipe has read enough.
+/// Prints the result of a command. A closed pipe is not an error: the reader needs no more.
 ///
 /// # Errors
-/// [`StdoutError`]: a disk is full.
+/// [`StdoutError`]: the disk is full.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -28,7 +28,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Standard output takes no more.
+/// Standard output cannot be written.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("standard output cannot be written")]
 pub(crate) struct StdoutError;

@@ -1,4 +1,4 @@
-//! Asks the user before something is changed: on a terminal, and nowhere else.
+//! Questions to the user, on a terminal only.
 
 use std::io::{IsTerminal, Write, stderr, stdin};
 
@@ -7,22 +7,22 @@ use tokio::task::spawn_blocking;
 
 use crate::text::sanitize;
 
-/// How a command may go ahead.
+/// Whether a command needs confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confirm {
-    /// It was given where the command was typed.
+    /// The user has typed `--yes`.
     Yes,
-    /// The user is to be asked.
+    /// The command asks the user.
     Ask,
 }
 
 impl Confirm {
-    /// What `--yes` means.
+    /// Returns the value for the option `--yes`.
     pub(crate) fn of(yes: bool) -> Self {
         if yes { Self::Yes } else { Self::Ask }
     }
 
-    /// Asks, if that is still to be done.
+    /// Asks the user, if necessary.
     ///
     /// # Errors
     /// [`PromptError`].
@@ -38,7 +38,7 @@ impl Confirm {
     }
 }
 
-/// Whether the user wants something of no danger: nobody does where there is no terminal to ask on.
+/// Asks a harmless question, which Enter answers with yes. Returns false if there is no terminal.
 ///
 /// # Errors
 /// The terminal cannot be read.
@@ -46,8 +46,8 @@ pub(crate) async fn confirm(question: &str) -> Result<bool> {
     Ok(matches!(answer(&format!("{question} [Y/n]")).await?.as_deref(), Some("" | "y" | "yes")))
 }
 
-/// What the user answers, in lower case; none where there is no terminal to ask on. A thread waits for it, so that Ctrl-C
-/// is an answer too.
+/// Returns the user's answer in lower case, or `None` if there is no terminal. A thread reads it, so that Ctrl-C still ends
+/// arcssh.
 async fn answer(question: &str) -> Result<Option<String>> {
     if !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(None);
@@ -56,20 +56,20 @@ async fn answer(question: &str) -> Result<Option<String>> {
     let _ = write!(stderr, "{} ", sanitize(&format!("arcssh: {question}")));
     let _ = stderr.flush();
     let Some(line) = spawn_blocking(|| stdin().lines().next().transpose()).await?? else {
-        // Ctrl-D: the cursor stands behind the question.
+        // After Ctrl-D, the cursor is on the line of the question.
         let _ = writeln!(stderr);
         return Ok(Some("no".into()));
     };
     Ok(Some(line.trim().to_lowercase()))
 }
 
-/// Why nothing is changed.
+/// The user has not confirmed a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PromptError {
-    /// The user said no.
+    /// The user declined.
     #[error("nothing was changed")]
     Declined,
-    /// There is no terminal to ask on.
+    /// There is no terminal.
     #[error("nothing was changed: there is no terminal to ask on")]
     NotInteractive,
 }
