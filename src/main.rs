@@ -1,6 +1,6 @@
 //! arcssh: plain `ssh` to Azure Arc-enabled servers.
 //!
-//! Starts the program and ends it; nothing else ends it.
+//! This file starts the program, dispatches commands and returns the exit status.
 
 mod azure;
 mod cli;
@@ -40,50 +40,50 @@ fn main() -> ExitCode {
         std::process::exit(u8::from(ExitStatus::Failed).into());
     }));
     #[cfg(unix)]
-    no_dump();
+    disable_dumps();
     match Cli::from_command_line().map_or_else(|usage| show(&usage), |cli| start(&cli)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => ExitCode::from(diagnosis::report(&error)),
     }
 }
 
-/// Prints the help or the version on standard output, and what is wrong with a command line on standard error. Only the
-/// program's own text is coloured: a wrong command line is quoted, and may hold anything.
+/// Prints the help or the version to standard output, or a usage error to standard error. Text that quotes the command line
+/// is sanitized and has no colours.
 fn show(usage: &clap::Error) -> Result<u8> {
     use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let text = usage.render();
     if !usage.use_stderr() {
-        let is_coloured = use_color(&stdout());
-        print(&if is_coloured { text.ansi().to_string() } else { text.to_string() })?;
+        let is_colored = use_color(&stdout());
+        print(&if is_colored { text.ansi().to_string() } else { text.to_string() })?;
         return Ok(0);
     }
     let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
-    let is_coloured = is_help && use_color(&stderr());
-    print_on_stderr(&if is_coloured { text.ansi().to_string() } else { lines(&text.to_string()) });
+    let is_colored = is_help && use_color(&stderr());
+    print_on_stderr(&if is_colored { text.ansi().to_string() } else { lines(&text.to_string()) });
     Ok(ExitStatus::Usage.into())
 }
 
-/// One thread drives everything: a second one costs CPU time and buys no throughput on a connection's one stream.
+/// Runs the command on one thread. A second thread costs CPU time, and makes the one stream of a connection no faster.
 fn start(cli: &Cli) -> Result<u8> {
     system::limits::check()?;
     logging::start(&cli.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_keep_alive(FOR_EVER)
+        .thread_keep_alive(UNLIMITED)
         .build()
         .context("cannot start")?;
     drop(runtime.spawn_blocking(|| {}));
     let result = runtime.block_on(async {
         #[cfg(unix)]
-        let _fails_the_write = tokio::signal::unix::signal(FILE_TOO_LONG);
+        let _write_fails_instead = tokio::signal::unix::signal(FILE_TOO_LONG);
         tokio::select! {
             biased;
             result = run(cli) => result,
-            // The proxy looks out for them by itself: it tells what it was waiting for.
+            // `arcssh proxy` handles signals itself, because its message names the current step.
             number = system::signals::shutdown(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
         }
     });
-    // A read of standard input that is under way on a thread cannot be cancelled, and is not waited for.
+    // A thread that reads standard input cannot be cancelled.
     runtime.shutdown_background();
     result
 }
@@ -112,19 +112,19 @@ async fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// How long a thread for name resolution stays: a connection that stands must not end because the system denies it
-/// another (tokio panics then).
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The lifetime of an idle thread for name resolution. tokio panics if the system denies it a new thread, which would end an
+/// open connection.
+const UNLIMITED: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// What the system sends whoever writes beyond `ulimit -f`, which would end the program.
+/// SIGXFSZ, which ends a program that exceeds `ulimit -f`. If the signal is handled, the write fails instead.
 #[cfg(unix)]
 const FILE_TOO_LONG: tokio::signal::unix::SignalKind =
     tokio::signal::unix::SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
 
-/// Keeps secrets out of core files, and other processes of the same user out of this one's memory. A program that arcssh
-/// starts is dumpable again (prctl(2), PR_SET_DUMPABLE).
+/// Disables core files, and access to this process's memory for other processes of the user. A program that arcssh starts is
+/// dumpable again (prctl(2), PR_SET_DUMPABLE).
 #[cfg(unix)]
-fn no_dump() {
+fn disable_dumps() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Core);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });

@@ -1,14 +1,14 @@
-//! Text from Azure, the network and other programs, made safe for a terminal, a shell, JSON and a log.
+//! Untrusted text from Azure, the network and other programs, made safe for a terminal, a shell, JSON and a log.
 
 use std::io::Write;
 
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-/// The longest line, in characters: it holds a command with a full resource ID.
+/// The longest line, in characters. A command with a full resource ID fits.
 const MAX_LINE: usize = 900;
 
-/// Returns `text` as one line of bounded length, with a space for each character that a terminal obeys or does not show.
+/// Returns `text` as one line of limited length, with a space for each unsafe character.
 pub(crate) fn sanitize(text: &str) -> String {
     let visible = |c: char| if is_unsafe(c) { ' ' } else { c };
     let mut line: String = text.chars().take(MAX_LINE).map(visible).collect();
@@ -18,7 +18,7 @@ pub(crate) fn sanitize(text: &str) -> String {
     line
 }
 
-/// Returns `text` for a terminal: it keeps its lines and tabs, and has a space for each other unsafe character.
+/// Returns `text` with a space for each unsafe character except newlines and tabs.
 pub(crate) fn lines(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) && !"\n\t".contains(c) { ' ' } else { c }).collect()
 }
@@ -28,20 +28,19 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Returns the columns that a line takes on a terminal (Unicode Standard Annex 11).
+/// Returns the width of a line on a terminal, in columns (Unicode Standard Annex 11).
 pub(crate) fn width(line: &str) -> usize {
     line.width()
 }
 
-/// Returns as much of the beginning of a line as fits into `columns`.
+/// Returns the longest prefix of a line that fits into `columns`.
 pub(crate) fn cut(line: &str, columns: usize) -> &str {
     let ends = line.char_indices().map(|(at, c)| at + c.len_utf8());
     let fitting = ends.take_while(|end| line[..*end].width() <= columns);
     &line[..fitting.last().unwrap_or_default()]
 }
 
-/// Returns `value` as JSON on one line, with a `\u` escape for each unsafe character: programs read the same value
-/// (RFC 8259, section 7).
+/// Returns `value` as JSON on one line, with a `\u` escape for each unsafe character (RFC 8259, section 7).
 pub(crate) fn json_text(value: &Value) -> String {
     let mut safe = String::new();
     for c in value.to_string().chars() {
@@ -55,11 +54,11 @@ pub(crate) fn json_text(value: &Value) -> String {
     safe
 }
 
-/// A log: each write is one event, and its text stays on the event's line.
+/// A log with one line for each write. Unsafe characters are escaped.
 pub(crate) struct Log<W>(pub(crate) W);
 
 impl<W: Write> Write for Log<W> {
-    /// `tracing_subscriber::fmt` writes an event with one call, and ends it with a newline.
+    /// `tracing_subscriber::fmt` writes an event with one call, and a newline at its end.
     fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let mut line = String::with_capacity(text.len());
@@ -76,15 +75,14 @@ impl<W: Write> Write for Log<W> {
     }
 }
 
-/// Returns `text` as one word of a command that the user may copy into a shell: bash, zsh, fish or tcsh; PowerShell on
-/// Windows.
+/// Quotes `text` as one word of a command for the user's shell: bash, zsh, fish or tcsh; PowerShell on Windows.
 pub(crate) fn shell_quote(text: &str) -> String {
-    if cfg!(windows) { word_for_powershell(text) } else { word_for_unix(text) }
+    if cfg!(windows) { quote_for_powershell(text) } else { quote_for_unix(text) }
 }
 
-/// Quotes `'`, `\` and `!` outside of the quotes: fish takes a backslash inside them for an escape, tcsh a `!` for its
-/// history. A `~` is plain at the start of a path only, and zsh replaces a word that starts with `=`.
-fn word_for_unix(text: &str) -> String {
+/// Escapes `'`, `\` and `!` outside of the quotes: inside them, a backslash is an escape in fish, and `!` is the history in
+/// tcsh. A `~` needs no quotes at the start of a path only, and zsh expands a word that starts with `=`.
+fn quote_for_unix(text: &str) -> String {
     let rest = text.strip_prefix("~/").unwrap_or(text);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
     if !text.is_empty() && !text.starts_with('=') && rest.chars().all(is_plain) {
@@ -94,8 +92,8 @@ fn word_for_unix(text: &str) -> String {
     format!("'{}'", text.chars().map(quoted).collect::<String>())
 }
 
-/// PowerShell takes four typographic quotes for `'` (Microsoft Learn, "about_Quoting_Rules").
-fn word_for_powershell(text: &str) -> String {
+/// In PowerShell, four typographic quotes equal `'` (Microsoft Learn, "about_Quoting_Rules").
+fn quote_for_powershell(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/\\._-+:=".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
@@ -118,7 +116,7 @@ pub(crate) fn unset_variable(name: &str) -> String {
 }
 
 fn set_in_unix(name: &str, value: &str) -> String {
-    format!("export {name}={}", word_for_unix(value))
+    format!("export {name}={}", quote_for_unix(value))
 }
 
 fn unset_in_unix(name: &str) -> String {
@@ -134,7 +132,7 @@ fn unset_in_powershell(name: &str) -> String {
     format!("Remove-Item Env:{name}")
 }
 
-/// Whether a terminal obeys a character, or does not show it, or shows the text around it in another order.
+/// Returns whether a character controls a terminal, is invisible, or changes the order of the text around it.
 ///
 /// Source: Unicode 16.0: the controls (Cc), `Default_Ignorable_Code_Point` of DerivedCoreProperties.txt (soft hyphen,
 /// zero-width characters, bidirectional controls, variation selectors, fillers, tags), the line and paragraph separators
@@ -161,9 +159,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_quoted_when_a_shell_would_change_it() {
+    fn a_word_is_quoted_if_a_shell_would_change_it() {
         for plain in ["/subscriptions/s/resourceGroups/g_1/machines/web-01.x", "~/.ssh/config"] {
-            assert_eq!(word_for_unix(plain), plain);
+            assert_eq!(quote_for_unix(plain), plain);
         }
         for (text, quoted) in [
             ("rg (test)", "'rg (test)'"),
@@ -175,7 +173,7 @@ mod tests {
             ("x!y", r"'x'\!'y'"),
             ("ü\u{3164}--x", "'ü\u{3164}--x'"),
         ] {
-            assert_eq!(word_for_unix(text), quoted);
+            assert_eq!(quote_for_unix(text), quoted);
         }
         for (text, quoted) in [
             (r"C:\Users\ada", r"C:\Users\ada"),
@@ -184,7 +182,7 @@ mod tests {
             ("a\u{2019}; rm", "'a''; rm'"),
             ("@(id),b", "'@(id),b'"),
         ] {
-            assert_eq!(word_for_powershell(text), quoted);
+            assert_eq!(quote_for_powershell(text), quoted);
         }
     }
 
@@ -201,9 +199,9 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn each_shell_reads_a_quoted_word_as_it_was() {
+    fn each_shell_reads_a_quoted_word_unchanged() {
         let text = "a'b\"c\\d\\'e$(id)`id`${HOME}!x;*? [a](b)&|<>#~%\\";
-        let script = format!("printf %s {}", word_for_unix(text));
+        let script = format!("printf %s {}", quote_for_unix(text));
         for shell in ["sh", "bash", "dash", "zsh", "fish", "tcsh"] {
             let output = std::process::Command::new(shell).args(["-c", &script]).output();
             let Ok(output) = output else { continue };
@@ -212,12 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_one_line_of_bounded_length() {
+    fn sanitized_text_is_one_line_of_limited_length() {
         assert_eq!(sanitize("a\r\nb\u{1b}[2J\u{202e}ü"), "a  b [2J ü");
         assert_eq!(sanitize(&"x".repeat(5000)).chars().count(), MAX_LINE + 1);
     }
 
-    /// One of each kind that a terminal obeys or hides.
+    /// One of each kind of unsafe character.
     const UNSAFE: [char; 30] = [
         '\0',
         '\u{7}',
@@ -252,7 +250,7 @@ mod tests {
     ];
 
     #[test]
-    fn no_output_holds_a_character_that_a_terminal_obeys_or_hides() {
+    fn no_output_contains_an_unsafe_character() {
         let text: String = UNSAFE.iter().collect();
         assert_eq!(sanitize(&text), " ".repeat(UNSAFE.len()));
         assert_eq!(lines(&format!("a\tb{text}\n")), format!("a\tb{}\n", " ".repeat(UNSAFE.len())));
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_shows_stays_as_it_is() {
+    fn visible_characters_are_unchanged() {
         let text = "web-01 ü 机器 עברית 👍 e\u{301} 100 %";
         assert_eq!(sanitize(text), text);
         assert_eq!((width("机器"), width("e\u{301}"), width("web")), (4, 1, 3));

@@ -217,24 +217,18 @@ impl<'a> RelayCredentialCache<'a> {
         self.record().is_ok_and(|record| record.is_due(issued, unix_now()))
     }
 
-    /// Stores the delay of the agent, which has just learned about these credentials.
-    pub(crate) fn record_propagation(&self, issued: &IssuedCredentials) {
-        let Some(_lock) = self.store.try_lock(&self.key) else { return };
-        if issued.is_propagating()
-            && let Ok(record) = self.record()
-        {
-            self.store.write(&self.key, &Record { propagation_secs: issued.age(), ..record });
-        }
-    }
-
-    /// Removes `rejected` credentials, so that a working older name becomes due for a refresh.
-    pub(crate) fn invalidate(&self, rejected: &[IssuedCredentials]) {
-        if rejected.is_empty() {
+    /// Records the outcome of a connection. Deletes `rejected` credentials, so that the others are due for another
+    /// successor. The age of `awaited` credentials, for which the agent needed time, becomes the expected time.
+    pub(crate) fn report(&self, rejected: &[IssuedCredentials], awaited: Option<&IssuedCredentials>) {
+        let awaited = awaited.filter(|issued| issued.is_propagating());
+        if rejected.is_empty() && awaited.is_none() {
             return;
         }
         let Some(_lock) = self.store.try_lock(&self.key) else { return };
         if let Ok(record) = self.record() {
-            self.store.write(&self.key, &record.without(rejected));
+            let propagation_secs = awaited.map_or(record.propagation_secs, IssuedCredentials::age);
+            let record = Record { propagation_secs, ..record.without(rejected) };
+            self.store.write(&self.key, &record);
         }
     }
 

@@ -1,13 +1,12 @@
 //! `arcssh cache`: shows or clears the state directory.
 
-use indicatif::HumanDuration;
-
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::diagnosis::Result;
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::entra_ssh::cache;
 use crate::state::{Key, Kind, Store};
+use crate::system::clock::format_duration;
 use crate::terminal::output::print;
 use crate::text::{fields, sanitize};
 
@@ -44,5 +43,5 @@ fn expiry(store: &Store, key: &Key) -> Result<String> {
         Kind::Certificate => cache::life_left(store, key)?,
         _ => return Ok(String::new()),
     };
-    Ok(left.map_or("expired".into(), |left| format!("expires in {}", HumanDuration(left))))
+    Ok(left.map_or("expired".into(), |left| format!("expires in {}", format_duration(left))))
 }

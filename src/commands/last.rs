@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use indicatif::HumanDuration;
-
 use crate::cli::LastArgs;
 use crate::cli::proxy_command::find_entry;
 use crate::diagnosis::last_error::{self, LastError};
@@ -11,7 +9,7 @@ use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::diagnosis::{Diagnosis, Result};
 use crate::ssh::managed_block;
 use crate::state::Store;
-use crate::system::clock::{format_time, unix_now};
+use crate::system::clock::{format_duration, format_time, unix_now};
 use crate::terminal::output::print;
 use crate::text::{fields, shell_quote};
 
@@ -72,5 +70,5 @@ fn name(error: &LastError) -> String {
 }
 
 fn ago(error: &LastError) -> String {
-    format!("{} ago", HumanDuration(Duration::from_secs(unix_now().saturating_sub(error.at))))
+    format!("{} ago", format_duration(Duration::from_secs(unix_now().saturating_sub(error.at))))
 }

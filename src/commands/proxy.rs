@@ -26,9 +26,10 @@ use crate::relay::handshake::{ConnectError, Upgraded};
 use crate::ssh::agent::Agent;
 use crate::state::Store;
 use crate::system::signals::{HANGUP, shutdown};
+use crate::system::timeout::with_timeout;
 use crate::system::{files, stdio};
 use crate::terminal::TerminalError;
-use crate::terminal::progress::{Progress, with_timeout};
+use crate::terminal::progress::Progress;
 
 /// The limit for a refresh of cached credentials that is still running when ssh ends.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -171,7 +172,8 @@ impl<'a> Proxy<'a> {
             let Some(certificates) = certificates else { return Ok(None) };
             let login_name = self.args.login_name.as_deref();
             let certified = async { Ok(certificates.pair().await?.for_login_name(login_name)?) };
-            with_timeout(ARM_TIMEOUT, object.into(), certified).await.map(Some)
+            let timed_out = |after| TerminalError::TimedOut { object: object.into(), after }.into();
+            with_timeout(ARM_TIMEOUT, certified, timed_out).await.map(Some)
         };
         self.progress.run(async { tokio::try_join!(connection, certified) }).await
     }

@@ -1,6 +1,5 @@
 //! `arcssh version`: one line, or the details for a bug report.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::cli::LogArgs;
@@ -53,17 +52,9 @@ fn state_directory() -> String {
 
 /// Returns version and path of the first ssh in `PATH`. ssh prints its version on standard error.
 fn ssh() -> String {
-    let Some(program) = find_program("ssh") else { return "none found".into() };
+    let Ok(program) = which::which("ssh") else { return "none found".into() };
     let version = Command::new(&program).arg("-V").stdin(Stdio::null()).output();
     let version = version
         .map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stderr).into());
     format!("{}, {}", version.trim(), program.display())
-}
-
-fn find_program(program: &str) -> Option<PathBuf> {
-    let name = format!("{program}{}", std::env::consts::EXE_SUFFIX);
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders)
-        .map(|folder| folder.join(&name))
-        .find(|path: &PathBuf| Path::is_file(path))
 }

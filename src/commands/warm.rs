@@ -1,7 +1,8 @@
 //! `arcssh warm`: connects to each machine once, so that its next connection uses cached credentials.
 
+use std::cell::Cell;
+
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::azure::relay_credential_cache::RelayCredentialCache;
 use crate::azure::resource_id::ResourceId;
@@ -20,16 +21,20 @@ use crate::terminal::progress::Progress;
 pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let session = &Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "warm").await?;
-    let bar = &progress_bar(machines.len());
+    let progress = Progress::default();
+    let done = Cell::new(0);
+    let show = || progress.set(format!("other machines, {} of {} are done", done.get(), machines.len()));
+    show();
     let work = stream::iter(machines.iter().enumerate()).map(async |(number, named)| {
         let id = &named.machine.id;
         let target = Target::new(id, args.target.service, args.target.port());
         let result = connect(args, session, id, &target).await;
-        bar.inc(1);
+        done.set(done.get() + 1);
+        show();
         (number, result.map_err(|error| error.during(Context::connecting(target))))
     });
-    let mut results: Vec<(usize, Result<()>)> = work.buffer_unordered(args.jobs.into()).collect().await;
-    bar.finish_and_clear();
+    let results = work.buffer_unordered(args.jobs.into()).collect();
+    let mut results: Vec<(usize, Result<()>)> = progress.run(results).await;
     results.sort_by_key(|(number, _)| *number);
     report(results.into_iter().map(|(_, result)| result))
 }
@@ -45,12 +50,6 @@ async fn connect(args: &WarmArgs, session: &Session, machine: &ResourceId, targe
         credentials.refresh(&issued).await;
     }
     Ok(())
-}
-
-/// Returns a progress bar on standard error, which is hidden if that is not a terminal.
-fn progress_bar(machines: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} machines, {elapsed}");
-    ProgressBar::new(machines as u64).with_style(style.expect("the template is well formed"))
 }
 
 fn report(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {

@@ -1,29 +1,29 @@
-//! The head of an HTTP/1 answer, reason phrase included: Azure Relay puts its error text there and nowhere else, and
-//! the common HTTP libraries drop it.
+//! The head of an HTTP/1 response with its reason phrase, which contains the error text of Azure Relay. HTTP libraries drop
+//! a phrase that is not ASCII.
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest head that is read. Azure Relay's limit for headers is 32 kB (Relay Hybrid Connections protocol).
+/// The longest accepted head. Azure Relay's limit for headers is 32 kB (Relay Hybrid Connections protocol).
 const MAX_HEAD: usize = 32 * 1024;
-/// The most header lines in a head.
+/// The most accepted header lines.
 const MAX_HEADERS: usize = 64;
 
-/// Status line and headers of an answer.
+/// The status line and the headers of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     /// The status code.
     pub(crate) status: u16,
     /// The reason phrase; empty if there is none.
     pub(crate) reason: String,
-    /// Names and values in order, values as far as they are text.
+    /// Names and values in order. Bytes that are not UTF-8 are replaced.
     pub(crate) headers: Vec<(String, String)>,
-    /// What was read beyond the head: the beginning of what the connection carries next.
+    /// Bytes after the head that were already read.
     pub(crate) read_ahead: Vec<u8>,
 }
 
 impl Head {
-    /// Returns the members of a header that is a list, over all its lines (RFC 9110, section 5.6.1), without empty ones.
+    /// Returns the non-empty members of a list header, over all its lines (RFC 9110, section 5.6.1).
     pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         let lines = self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name));
         lines.flat_map(|(_, value)| value.split(',')).map(str::trim).filter(|value| !value.is_empty())
@@ -33,7 +33,7 @@ impl Head {
 /// Reads one head.
 ///
 /// # Errors
-/// The connection ends before the head does, or what comes is not HTTP.
+/// The connection ends within the head, or the response is not HTTP.
 pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
     let (mut received, mut interim) = (Vec::with_capacity(4096), 0);
     while interim + received.len() < MAX_HEAD {
@@ -43,7 +43,7 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
             bail!("the connection was closed {already}");
         }
         while let Some(head) = parse(&received)? {
-            // Other 1xx answers come before the one that counts (RFC 9110, section 15.2).
+            // Other 1xx responses precede the final response (RFC 9110, section 15.2).
             if head.status == 101 || !(100..200).contains(&head.status) {
                 return Ok(head);
             }
@@ -72,21 +72,22 @@ fn parse(received: &[u8]) -> Result<Option<Head>> {
     }))
 }
 
-/// What stands after the status. An agent tells what its operating system says in the language of that: httparse keeps
-/// no phrase that is not ASCII.
+/// Returns the text after the status. An agent sends error texts in the language of its operating system, and httparse drops
+/// a phrase that is not ASCII.
 fn reason(received: &[u8]) -> String {
     let line = received.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
     let phrase = line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
     String::from_utf8_lossy(phrase).trim().to_owned()
 }
 
-/// Returns the value of the parameter `name` of the first challenge of `scheme` that has it, in one field line, which
-/// may hold several challenges (RFC 9110, section 11.6.1). Case does not count in either.
+/// Returns the value of the parameter `name` in the first challenge of `scheme` that has it. A field line can contain several
+/// challenges (RFC 9110, section 11.6.1). `name` and `scheme` are case-insensitive.
 ///
-/// An unquoted value ends at a comma: the Arc agent writes a file's path there, with slashes and spaces, and without
-/// quotes (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled servers").
+/// An unquoted value ends at a comma: the Arc agent sends a file's path with slashes and spaces, and without quotes
+/// (Microsoft Learn, "Authenticate against Azure resources with Azure Arc-enabled servers").
 pub(crate) fn auth_param(line: &str, scheme: &str, name: &str) -> Option<String> {
-    let (mut rest, mut is_of_scheme) = (line, false);
+    let mut rest = line;
+    let mut is_in_scheme = false;
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let (token, after) = rest.split_at(rest.find([' ', '\t', ',', '=', '"']).unwrap_or(rest.len()));
@@ -94,15 +95,15 @@ pub(crate) fn auth_param(line: &str, scheme: &str, name: &str) -> Option<String>
         rest = match after.strip_prefix('=') {
             Some(value) => {
                 let (value, after) = parameter_value(value.trim_start_matches([' ', '\t']))?;
-                if is_of_scheme && token.eq_ignore_ascii_case(name) {
+                if is_in_scheme && token.eq_ignore_ascii_case(name) {
                     return Some(value);
                 }
                 after
             }
-            // The end, or a string in a place where there can be none.
+            // The end, or a string in an invalid place.
             None if token.is_empty() => quoted_string(after.strip_prefix('"')?)?.1,
             None => {
-                is_of_scheme = token.eq_ignore_ascii_case(scheme);
+                is_in_scheme = token.eq_ignore_ascii_case(scheme);
                 after
             }
         };
@@ -120,12 +121,13 @@ fn parameter_value(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// Returns the content of a string whose opening quote was read, and what follows it; none if the string has no end.
+/// Returns the content of a string without its opening quote, and the rest. `None`: the string has no end.
 ///
-/// Only `\"` and `\\` are escapes: senders escape nothing else (RFC 9110, section 5.6.4), and a path of Windows has
-/// single backslashes.
+/// Only `\"` and `\\` are escapes: senders escape no other characters (RFC 9110, section 5.6.4), and a Windows path has single
+/// backslashes.
 fn quoted_string(text: &str) -> Option<(String, &str)> {
-    let (mut content, mut is_escaped) = (String::new(), false);
+    let mut content = String::new();
+    let mut is_escaped = false;
     for (at, c) in text.char_indices() {
         match c {
             '"' | '\\' if is_escaped => {
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reason_phrase_and_what_follows_the_head_are_kept() {
+    async fn a_head_has_its_reason_phrase_and_the_bytes_after_it() {
         let head = read_all(b"HTTP/1.1 404 Endpoint does not exist. TrackingId:x_G13\r\nX-A: b\r\n\r\nrest")
             .await
             .unwrap();
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reason_in_any_language_is_kept() {
+    async fn a_reason_phrase_can_have_any_language() {
         let head = read_all("HTTP/1.1 503 zurückgewiesen – für Sie\r\n\r\n".as_bytes()).await.unwrap();
         assert_eq!(head.reason, "zurückgewiesen – für Sie");
         let head = read_all(b"HTTP/1.1 503 port 22: f\xfcr Sie\r\n\r\n").await.unwrap();
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_inside_of_a_quoted_string_holds_no_parameter() {
+    fn a_quoted_string_contains_no_parameter() {
         for challenge in [
             "Bearer error_description=\"see realm=evil for more\", realm=\"good\"",
             "Bearer error_description=\"see, realm=evil, for more\", realm=good",
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escape_stands_for_its_character_and_a_path_keeps_its_backslashes() {
+    fn escapes_are_resolved_and_a_path_has_its_backslashes() {
         for (challenge, realm) in [
             (r#"Basic realm="a \"b\" c""#, r#"a "b" c"#),
             (r#"Basic realm="C:\\a\\\"b""#, r#"C:\a\"b"#),
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn interim_answers_are_passed_over() {
+    async fn interim_responses_are_skipped() {
         let head = read_all(
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Yes\r\n\r\nx",
         );
@@ -246,7 +248,7 @@ mod tests {
         assert_eq!((head.status, head.reason.as_str()), (503, ""));
     }
 
-    /// tinyproxy answers so.
+    /// tinyproxy responds in HTTP/1.0.
     #[tokio::test]
     async fn a_head_of_http_1_0_is_read() {
         let head = read_all(b"HTTP/1.0 200 Connection established\r\n\r\n").await.unwrap();
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_head_is_an_error() {
+    async fn other_bytes_are_an_error() {
         let error = |bytes: &'static [u8]| async move { read_all(bytes).await.unwrap_err().to_string() };
         assert_eq!(error(b"").await, "the connection was closed without an answer");
         assert_eq!(error(b"HTTP/1.1 200").await, "the connection was closed in the middle of the answer");

@@ -1,5 +1,5 @@
-//! An HTTP proxy's CONNECT method (RFC 9110, section 9.3.6). Which proxy is meant for a host is the library's matter
-//! (`hyper_util`'s matcher: `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`); here its tunnel is opened, and its refusal kept.
+//! The CONNECT method of an HTTP proxy (RFC 9110, section 9.3.6). `hyper_util` selects the proxy of a host (`HTTPS_PROXY`,
+//! `ALL_PROXY`, `NO_PROXY`). Its own CONNECT drops the status of an error.
 
 use http::HeaderValue;
 use http::uri::Authority;
@@ -10,15 +10,15 @@ use crate::net::NetError;
 use crate::net::error::root;
 use crate::net::http_head::{self, Head};
 
-/// Where a proxy listens.
+/// The address of a proxy.
 pub(crate) struct Address {
     /// Host and port.
     pub(crate) host: Authority,
-    /// Whether the proxy itself is spoken to in TLS (`https://`).
-    pub(crate) encrypted: bool,
+    /// Whether the connection to the proxy uses TLS (`https://`).
+    pub(crate) is_tls: bool,
 }
 
-/// The address of a proxy that speaks HTTP.
+/// Returns the address of an HTTP proxy.
 ///
 /// # Errors
 /// The environment names a SOCKS proxy.
@@ -28,8 +28,8 @@ pub(crate) fn address(proxy: &Intercept) -> Result<Address, NetError> {
         return Err(NetError::UnsupportedProxy(uri.to_string()));
     };
     match uri.scheme_str() {
-        Some("http") => Ok(Address { host, encrypted: false }),
-        Some("https") => Ok(Address { host, encrypted: true }),
+        Some("http") => Ok(Address { host, is_tls: false }),
+        Some("https") => Ok(Address { host, is_tls: true }),
         other => Err(NetError::UnsupportedProxy(format!("{}://{host}", other.unwrap_or_default()))),
     }
 }

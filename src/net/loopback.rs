@@ -1,12 +1,12 @@
-//! HTTP to a service on this machine, over a connection whose other end is known before anything is sent.
+//! HTTP to a service on this machine. The caller can check the owner of the service before it sends anything.
 //!
-//! No name is resolved, no proxy is used, no redirect is followed, and time, head and body are bounded.
+//! There is no name resolution, no proxy and no redirect. Time, head and body are limited.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -14,6 +14,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::system::timeout::with_timeout;
 
 /// Bound on a connection over the loopback interface.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,8 +64,8 @@ impl Loopback {
     /// # Errors
     /// The response is not HTTP, exceeds its bounds of size, or takes longer than [`EXCHANGE_TIMEOUT`].
     pub(crate) async fn exchange(self, request: Request<Empty<Bytes>>) -> Result<Option<Response<Bytes>>> {
-        let exchange = timeout(EXCHANGE_TIMEOUT, exchange(self.stream, request));
-        exchange.await.with_context(|| format!("no answer within {} s", EXCHANGE_TIMEOUT.as_secs()))?
+        let timed_out = |limit: Duration| anyhow!("no response within {} s", limit.as_secs());
+        with_timeout(EXCHANGE_TIMEOUT, exchange(self.stream, request), timed_out).await
     }
 }
 
@@ -82,7 +84,7 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<O
     tokio::select! {
         biased;
         answer = &mut exchange => answer,
-        // The end of the connection ends the exchange, too, with a better reason.
+        // The exchange then fails with a more specific error.
         _ = connection => exchange.await,
     }
 }
@@ -100,7 +102,7 @@ mod proc_net {
     const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
     const INTERVAL: Duration = Duration::from_millis(50);
 
-    /// The owner of the socket whose own address is `server` and whose peer is `client`.
+    /// Returns the owner of the socket whose own address is `server` and whose peer is `client`.
     ///
     /// A connection that its listener has not accepted has no inode yet, and user ID 0 for every listener
     /// (net/core/sock.c, `sock_i_uid`), so that only a socket with an inode counts.
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_end_is_not_read_to_its_end() {
+    async fn a_response_without_an_end_is_an_error() {
         for (head, chunk) in [
             ("HTTP/1.1 200 OK\r\n\r\n", "a".repeat(4096)),
             ("HTTP/1.1 200 OK\r\n", format!("X: {}\r\n", "a".repeat(4096))),

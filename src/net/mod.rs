@@ -1,4 +1,4 @@
-//! The way out: name resolution, TCP, the environment's HTTP proxies, TLS. Knows nothing of Azure or ssh.
+//! The network: name resolution, TCP, HTTP proxies from the environment, TLS. Independent of Azure and ssh.
 
 pub(crate) mod error;
 pub(crate) mod http_head;
@@ -19,7 +19,6 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
@@ -28,39 +27,40 @@ use tracing::{debug, info};
 
 use crate::net::error::root;
 use crate::net::tls::TlsError;
+use crate::system::timeout::with_timeout;
 
 pub(crate) use crate::net::error::NetError;
 
-/// How long name resolution and the TCP connection may take, over all addresses of a host.
+/// The time limit for name resolution and the TCP connection, over all addresses of a host.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an HTTP proxy may take to open its tunnel: it connects onwards in this time.
+/// The time limit for an HTTP proxy to open a tunnel. It includes the connection of the proxy to the host.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a TLS handshake may take.
+/// The time limit for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a TCP connection is idle before the system asks whether the peer still exists.
+/// The idle time before the first TCP keepalive probe (tcp(7)).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// The time between two of these questions.
+/// The time between two keepalive probes.
 const KEEPALIVE_PERIOD: Duration = Duration::from_secs(15);
-/// Unanswered questions after which the connection is lost.
+/// The number of unanswered probes after which the connection is lost.
 const KEEPALIVE_PROBES: u32 = 4;
-/// How long sent bytes may stay unacknowledged before the connection is lost; Linux alone waits about 16 minutes (tcp(7),
-/// `tcp_retries2`). A peer that acknowledges and takes no bytes has as long (Linux `tcp_timer.c`, `tcp_probe_timer`), so
-/// that this must outlast the pauses of a slow machine.
+/// The time for which sent bytes may be unacknowledged before the connection is lost. The default of Linux is about 16 minutes
+/// (tcp(7), `tcp_retries2`). The limit also applies to a peer with a full receive window (Linux `tcp_timer.c`,
+/// `tcp_probe_timer`), so it must be longer than the pauses of a slow machine.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(180);
-/// How long an HTTP answer may keep silent.
+/// The longest pause within an HTTP response.
 const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an HTTP request and its whole answer may take.
+/// The time limit for an HTTP request and its response.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A TCP connection, or one inside TLS to an `https://` proxy.
 type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// A TLS connection to its far end, whatever lies between.
+/// A TLS connection to a host, with or without a proxy in between.
 pub(crate) type Stream = TlsStream<Transport>;
 
-/// The ways out that the environment leaves open.
+/// Opens connections with the proxies of the environment and the system's trust store.
 #[derive(Clone, Debug)]
 pub(crate) struct Net {
     tls: Arc<ClientConfig>,
@@ -68,13 +68,12 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Reads the environment's proxies and starts to load the trust store on a thread of its own.
+    /// Reads the proxies from the environment, and starts to load the trust store on another thread.
     pub(crate) fn new() -> Self {
         Self { tls: Arc::new(tls::client_config()), proxies: Arc::new(Matcher::from_system()) }
     }
 
-    /// A TLS connection to `authority`, port 443 unless it names another, through the environment's proxy if one is
-    /// meant for it.
+    /// Opens a TLS connection to `authority`, on port 443 by default, through the proxy that the environment names for it.
     ///
     /// # Errors
     /// See [`NetError`].
@@ -91,10 +90,10 @@ impl Net {
         self.encrypt(transport, authority).await
     }
 
-    /// An HTTP client on the same proxies and trust store, to be used for `urls`.
+    /// Returns an HTTP client with the same proxies and trust store, for `urls`.
     ///
     /// # Errors
-    /// The environment names a proxy for one of them that is of no use.
+    /// The environment names an unsupported proxy for one of them.
     pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client, NetError> {
         for url in urls {
             let uri = url.as_str().parse().map_err(|_| NetError::Client(format!("{url} is not a URL")))?;
@@ -127,20 +126,16 @@ impl Net {
         let tcp = tcp(proxy.uri())
             .await
             .map_err(|cause| NetError::ProxyUnreachable { proxy: via.host.to_string(), cause })?;
-        let mut transport = if via.encrypted {
-            Either::Right(self.encrypt(tcp, &via.host).await?)
-        } else {
-            Either::Left(tcp)
-        };
+        let mut transport =
+            if via.is_tls { Either::Right(self.encrypt(tcp, &via.host).await?) } else { Either::Left(tcp) };
         let tunnel = http_proxy::open_tunnel(&mut transport, &via.host, authority, proxy.basic_auth());
-        timeout(PROXY_TIMEOUT, tunnel).await.unwrap_or_else(|_elapsed| {
-            Err(NetError::ProxyRejected {
-                proxy: Some(via.host.to_string()),
-                host: authority.to_string(),
-                status: None,
-                cause: no_response(PROXY_TIMEOUT),
-            })
-        })?;
+        let timed_out = |limit| NetError::ProxyRejected {
+            proxy: Some(via.host.to_string()),
+            host: authority.to_string(),
+            status: None,
+            cause: no_response(limit),
+        };
+        with_timeout(PROXY_TIMEOUT, tunnel, timed_out).await?;
         Ok(transport)
     }
 
@@ -151,13 +146,14 @@ impl Net {
         let failed = |error| NetError::Tls { host: authority.to_string(), error };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).map_err(|error| failed(TlsError::Other(error.to_string())))?;
-        let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport);
-        let stream = timeout(TLS_TIMEOUT, handshake)
-            .await
-            .map_err(|_elapsed| failed(TlsError::Other(no_response(TLS_TIMEOUT))))?
-            .map_err(|error| {
-                failed(tls::error_in(&error).map_or_else(|| TlsError::Other(root(&error)), TlsError::from))
-            })?;
+        let handshake = async {
+            let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport).await;
+            stream.map_err(|error| {
+                tls::error_in(&error).map_or_else(|| TlsError::Other(root(&error)), TlsError::from)
+            })
+        };
+        let timed_out = |limit| TlsError::Other(no_response(limit));
+        let stream = with_timeout(TLS_TIMEOUT, handshake, timed_out).await.map_err(failed)?;
         let (_, session) = stream.get_ref();
         debug!(
             version = ?session.protocol_version(), suite = ?session.negotiated_cipher_suite().map(|suite| suite.suite()),
@@ -171,7 +167,7 @@ fn build(client: reqwest::ClientBuilder) -> Result<reqwest::Client, NetError> {
     client.build().map_err(|error| NetError::Client(root(&error)))
 }
 
-/// Happy eyeballs over all addresses of the host, by the library that the HTTP client uses too.
+/// Connects to the first address of a host that responds (RFC 8305), with the library of the HTTP client.
 async fn tcp(target: &Uri) -> Result<TcpStream, String> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -181,11 +177,8 @@ async fn tcp(target: &Uri) -> Result<TcpStream, String> {
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    match timeout(TCP_TIMEOUT, connector.call(target.clone())).await {
-        Ok(Ok(stream)) => Ok(stream.into_inner()),
-        Ok(Err(error)) => Err(error::chain(&error)),
-        Err(_elapsed) => Err(no_response(TCP_TIMEOUT)),
-    }
+    let connect = async { connector.call(target.clone()).await.map_err(|error| error::chain(&error)) };
+    Ok(with_timeout(TCP_TIMEOUT, connect, no_response).await?.into_inner())
 }
 
 fn https(authority: &Authority) -> Uri {

@@ -1,4 +1,4 @@
-//! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which is loaded while the network answers.
+//! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which loads in parallel with the network.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use rustix::io::Errno;
 use crate::net::x509;
 use crate::system::files::open_regular;
 
-/// TLS for every connection: ARM, Entra ID and the relay.
+/// Returns the TLS configuration of all connections: ARM, Entra ID and the relay.
 ///
-/// secp384r1 comes first, and so has its key share in the first ClientHello: Azure Relay answers a client without one
-/// with a HelloRetryRequest, one round trip more (aztunnel `docs/internals/sequences/port-forward.md`).
+/// secp384r1 is the first group, so that the first ClientHello contains its key share. Without one, Azure Relay sends a
+/// HelloRetryRequest, which costs one round trip (aztunnel `docs/internals/sequences/port-forward.md`).
 pub(crate) fn client_config() -> ClientConfig {
     let kx_groups = vec![kx_group::SECP384R1, kx_group::X25519, kx_group::SECP256R1];
     let provider = Arc::new(CryptoProvider { kx_groups, ..default_provider() });
@@ -32,10 +32,10 @@ pub(crate) fn client_config() -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// The system's verdict on a server's certificate.
+/// Verifies certificates with the system's trust store.
 ///
-/// Reading the OS store is the dearest part of a start (290 certificates take about 6 ms), and its result is not needed
-/// before the server's certificate arrives: a thread of its own loads it.
+/// Reading the trust store takes longer than the rest of the start (290 certificates: about 6 ms), and is not needed before
+/// the server's certificate arrives. A thread therefore loads it.
 #[derive(Debug)]
 struct SystemTrust {
     provider: Arc<CryptoProvider>,
@@ -54,7 +54,7 @@ impl SystemTrust {
     fn load(provider: Arc<CryptoProvider>) -> Arc<Self> {
         let trust = Arc::new(Self { provider, roots: OnceLock::new() });
         let early = Arc::clone(&trust);
-        // Without the thread it is loaded when a certificate arrives.
+        // Without a thread, the store is loaded when a certificate arrives.
         let _ = std::thread::Builder::new().spawn(move || early.roots().is_ok());
         trust
     }
@@ -64,7 +64,7 @@ impl SystemTrust {
     }
 }
 
-/// The system's verifier decides; `SSL_CERT_FILE` and `SSL_CERT_DIR` add to its certificates.
+/// Uses the platform's verifier. `SSL_CERT_FILE` and `SSL_CERT_DIR` add certificates.
 #[cfg(any(windows, target_vendor = "apple"))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
@@ -74,7 +74,7 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     Ok(Roots { verifier: Arc::new(verifier), unreadable: None })
 }
 
-/// The certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else those where distributions have them.
+/// Loads the certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or those of the distribution.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     use rustls::client::WebPkiServerVerifier;
@@ -85,13 +85,13 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
         open_regular(file.as_ref())
             .map_err(|error| other(TrustError::Unreadable(Unreadable::new(file.as_ref(), &error))))?;
     }
-    let found = rustls_native_certs::load_native_certs();
-    let unreadable = found.errors.iter().find_map(|error| match &error.kind {
+    let loaded = rustls_native_certs::load_native_certs();
+    let unreadable = loaded.errors.iter().find_map(|error| match &error.kind {
         rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unreadable::new(path, inner)),
         _ => None,
     });
     let mut store = rustls::RootCertStore::empty();
-    store.add_parsable_certificates(found.certs);
+    store.add_parsable_certificates(loaded.certs);
     if store.is_empty() {
         let error = unreadable.or_else(unreadable_bundle).map_or(TrustError::NoRoots, TrustError::Unreadable);
         return Err(other(error));
@@ -101,7 +101,7 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     Ok(Roots { verifier, unreadable })
 }
 
-/// What there is, and cannot be opened, where the loader found nothing.
+/// Returns the certificate file of the distribution, if it cannot be opened.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn unreadable_bundle() -> Option<Unreadable> {
     BUNDLES.iter().map(std::path::Path::new).find_map(|path| match open_regular(path) {
@@ -110,7 +110,7 @@ fn unreadable_bundle() -> Option<Unreadable> {
     })
 }
 
-/// Debian, Fedora, openSUSE, Alpine (openssl-probe, `probe_from_env` and its list).
+/// The files of Debian, Fedora, openSUSE and Alpine (openssl-probe, `probe_from_env` and its list).
 #[cfg(not(any(windows, target_vendor = "apple")))]
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -162,9 +162,9 @@ impl ServerCertVerifier for SystemTrust {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let roots = self.roots()?;
-        let verdict =
+        let result =
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        verdict.map_err(|error| match error {
+        result.map_err(|error| match error {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
                 let issuer = x509::issuer(end_entity);
                 let error = TrustError::UnknownIssuer { issuer, unreadable: roots.unreadable.clone() };

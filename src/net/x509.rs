@@ -1,6 +1,6 @@
-//! Who made out an X.509 certificate (RFC 5280, section 4.1), for people to read. Trust is decided elsewhere.
+//! The issuer of an X.509 certificate (RFC 5280, section 4.1), for messages only.
 
-/// Tags of DER (ITU-T X.690) that stand before a certificate's issuer or within it.
+/// Tags of DER (ITU-T X.690) in a certificate, up to its issuer.
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_IDENTIFIER: u8 = 0x06;
@@ -9,7 +9,7 @@ const VERSION: u8 = 0xa0;
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 const ORGANIZATION: [u8; 3] = [0x55, 0x04, 0x0a];
 
-/// The common name of a certificate's issuer, else its organisation.
+/// Returns the common name of a certificate's issuer, or its organization.
 pub(crate) fn issuer(certificate: &[u8]) -> Option<String> {
     let (certificate, _) = tagged(SEQUENCE, certificate)?;
     let (to_be_signed, _) = tagged(SEQUENCE, certificate)?;
@@ -17,11 +17,11 @@ pub(crate) fn issuer(certificate: &[u8]) -> Option<String> {
     let (_serial_number, rest) = value(rest).map(|(_, value, rest)| (value, rest))?;
     let (_algorithm, rest) = tagged(SEQUENCE, rest)?;
     let (name, _) = tagged(SEQUENCE, rest)?;
-    part(name, COMMON_NAME).or_else(|| part(name, ORGANIZATION))
+    attribute(name, COMMON_NAME).or_else(|| attribute(name, ORGANIZATION))
 }
 
-/// One part of a name: a sequence of sets of pairs of what it is and its text.
-fn part(mut name: &[u8], wanted: [u8; 3]) -> Option<String> {
+/// Returns one attribute of a name, which is a sequence of sets of pairs: identifier and text.
+fn attribute(mut name: &[u8], wanted: [u8; 3]) -> Option<String> {
     while let Some((set, rest)) = tagged(SET, name) {
         let (pair, _) = tagged(SEQUENCE, set)?;
         let (identifier, text) = tagged(OBJECT_IDENTIFIER, pair)?;
@@ -33,13 +33,12 @@ fn part(mut name: &[u8], wanted: [u8; 3]) -> Option<String> {
     None
 }
 
-/// The value that stands first, which must be of this kind, and what comes after it.
+/// Returns the first value, which must have this tag, and the rest.
 fn tagged(wanted: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     value(bytes).filter(|(tag, ..)| *tag == wanted).map(|(_, value, rest)| (value, rest))
 }
 
-/// Tag and bytes of the value that stands first, and what comes after it. A length above 127 has its own length before
-/// it.
+/// Returns the tag and the bytes of the first value, and the rest. The number of its digits precedes a length above 127.
 fn value(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -81,19 +80,19 @@ mod tests {
     }
 
     #[test]
-    fn the_issuer_is_its_common_name_or_else_its_organisation() {
-        let organisation = name_part(ORGANIZATION, "Example Inspection");
-        let parts = [organisation.clone(), name_part(COMMON_NAME, "Example Root")];
+    fn the_issuer_is_a_common_name_or_an_organization() {
+        let organization = name_part(ORGANIZATION, "Example Inspection");
+        let parts = [organization.clone(), name_part(COMMON_NAME, "Example Root")];
         let version = tlv(VERSION, &[&tlv(0x02, &[&[2]])]);
         assert_eq!(issuer(&certificate(&version, &parts)).as_deref(), Some("Example Root"));
         assert_eq!(issuer(&certificate(&[], &parts)).as_deref(), Some("Example Root"));
-        assert_eq!(issuer(&certificate(&version, &[organisation])).as_deref(), Some("Example Inspection"));
+        assert_eq!(issuer(&certificate(&version, &[organization])).as_deref(), Some("Example Inspection"));
         assert_eq!(issuer(&certificate(&version, &[])), None);
     }
 
     proptest! {
         #[test]
-        fn bytes_that_are_no_certificate_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn invalid_certificates_cause_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = issuer(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! How a machine is reached: which credentials are dialled with, in which order, and when others are asked for.
+//! Connecting to a machine: which credentials to try, in which order, and when to request others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,76 +13,91 @@ use crate::net::{self, Net};
 use crate::relay::handshake::{ConnectError, MIN_ATTEMPT, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
 use crate::terminal::progress::Progress;
 
-/// How long Azure may take for what a connection needs of it, with all that it takes to be known there: a program that is
-/// asked for a token has 60 s, and each of three pauses that Azure asks for 30 s.
+/// The time limit for everything that a connection requests from Azure, access tokens included: a program that prints a
+/// token has 60 s, and each of three pauses that Azure demands has 30 s.
 pub(crate) const ARM_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// A way to one port of a machine.
+/// Connects to a port of a machine.
 pub(crate) struct Connector<'a> {
-    /// The way out.
+    /// The network.
     pub(crate) net: &'a Net,
-    /// Where to.
+    /// The machine and port.
     pub(crate) target: &'a Target,
-    /// How long to go on trying while nobody listens.
+    /// How long to retry while there is no listener.
     pub(crate) wait: Duration,
-    /// Where it is told what is waited for.
+    /// Shows the current step.
     pub(crate) waiting: &'a Progress,
 }
 
+/// The origin of the credentials that are tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// The cache.
+    Cached,
+    /// A request, because the cache had none.
+    Fresh,
+    /// A request, because the relay rejected others.
+    Replacement,
+}
+
 impl Connector<'_> {
-    /// Dials with what is kept, and with newly minted credentials where there are none or they are of no use; what was
-    /// dialled with comes with the connection.
+    /// Connects with cached credentials, or requests new ones if there are none or the relay rejects them. Returns the
+    /// credentials of the connection too.
     ///
     /// # Errors
-    /// The last refusal.
+    /// The error of the last attempt.
     pub(crate) async fn connect(
         &self,
-        credentials: &RelayCredentialCache<'_>,
+        cache: &RelayCredentialCache<'_>,
     ) -> Result<(Upgraded<net::Stream>, IssuedCredentials), ConnectError> {
         let mut deadline = Instant::now() + self.wait;
-        let mut kept = VecDeque::from(credentials.cached()?);
-        let (mut rejected, mut replaced) = (Vec::new(), false);
+        let cached = cache.cached()?.into_iter().map(|issued| (Attempt::Cached, issued));
+        let mut queue: VecDeque<_> = cached.collect();
+        let mut rejected = Vec::new();
         loop {
-            let minted = match kept.pop_front() {
-                Some(minted) => minted,
-                None => {
-                    replaced = !rejected.is_empty();
-                    let minted = self.request_credentials(credentials, &rejected).await?;
-                    if !replaced {
-                        deadline = Instant::now() + self.wait;
-                    }
-                    minted
+            let (attempt, issued) = match queue.pop_front() {
+                Some(next) => next,
+                None if rejected.is_empty() => {
+                    let issued = self.request_credentials(cache, &rejected).await?;
+                    deadline = Instant::now() + self.wait;
+                    (Attempt::Fresh, issued)
                 }
+                None => (Attempt::Replacement, self.request_credentials(cache, &rejected).await?),
             };
-            let (young, last) = (minted.is_propagating(), kept.is_empty());
+            let (is_propagating, is_last) = (issued.is_propagating(), queue.is_empty());
             let left = deadline.saturating_duration_since(Instant::now());
-            let patience = match last {
-                true if young => left,
-                true => left.min(STALE_GRACE),
-                false => Duration::ZERO,
+            let limit = match (is_last, is_propagating) {
+                (true, true) => left,
+                (true, false) => left.min(STALE_GRACE),
+                (false, _) => Duration::ZERO,
             };
-            match self.try_credentials(credentials, &minted, patience).await {
-                Ok(upgraded) => {
-                    credentials.invalidate(&rejected);
-                    return Ok((upgraded, minted));
+            match self.dial(&issued.credentials, limit).await {
+                Ok((upgraded, tries)) => {
+                    cache.report(&rejected, (tries > 1).then_some(&issued));
+                    return Ok((upgraded, issued));
                 }
-                // An agent may yet hear of a young name.
-                Err(error) if !replaced && (error.is_unauthorized() || error.is_no_listener() && !young) => {
-                    info!("{error}; no more of these credentials");
-                    rejected.push(minted);
+                // The agent may still learn about a new name.
+                Err(error)
+                    if attempt != Attempt::Replacement
+                        && (error.is_unauthorized() || error.is_no_listener() && !is_propagating) =>
+                {
+                    info!("{error}; discarding these credentials");
+                    rejected.push(issued);
                 }
-                Err(error) if error.is_transient() && !last => info!("{error}; dialling with others"),
-                // New ones would meet the same fault on the way.
-                Err(error) if error.is_transient() && Instant::now() < deadline => kept.push_back(minted),
+                Err(error) if error.is_transient() && !is_last => info!("{error}; trying other credentials"),
+                // New credentials would meet the same error.
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    queue.push_back((attempt, issued));
+                }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Dials with credentials that were given.
+    /// Connects with these credentials.
     ///
     /// # Errors
-    /// The last refusal.
+    /// The error of the last try.
     pub(crate) async fn connect_with(
         &self,
         credentials: &RelayCredentials,
@@ -92,48 +107,33 @@ impl Connector<'_> {
 
     async fn request_credentials(
         &self,
-        credentials: &RelayCredentialCache<'_>,
+        cache: &RelayCredentialCache<'_>,
         rejected: &[IssuedCredentials],
     ) -> Result<IssuedCredentials, ConnectError> {
         let object = format!("relay credentials of {} from Azure Resource Manager", self.target);
-        self.waiting
-            .run_with_timeout(ARM_TIMEOUT, object, async {
-                Ok::<_, ConnectError>(credentials.request(rejected).await?)
-            })
-            .await
+        let request = async { Ok::<_, ConnectError>(cache.request(rejected).await?) };
+        self.waiting.run_with_timeout(ARM_TIMEOUT, object, request).await
     }
 
-    /// Dials, and notes how long the agent took to listen where it had to be waited for.
-    async fn try_credentials(
-        &self,
-        credentials: &RelayCredentialCache<'_>,
-        minted: &IssuedCredentials,
-        patience: Duration,
-    ) -> Result<Upgraded<net::Stream>, ConnectError> {
-        let (upgraded, tries) = self.dial(&minted.credentials, patience).await?;
-        if tries > 1 {
-            credentials.record_propagation(minted);
-        }
-        Ok(upgraded)
-    }
-
-    /// The connection, and after how many tries.
+    /// Returns the connection and the number of tries.
     async fn dial(
         &self,
         credentials: &RelayCredentials,
-        patience: Duration,
+        retry_limit: Duration,
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
-        let (start, limit) = (Instant::now(), patience.max(MIN_ATTEMPT));
-        self.waiting.set_deadline(format!("relay {}", credentials.relay), limit.min(UPGRADE_TIMEOUT));
+        let start = Instant::now();
+        let first_limit = retry_limit.clamp(MIN_ATTEMPT, UPGRADE_TIMEOUT);
+        self.waiting.set_deadline(format!("relay {}", credentials.relay), first_limit);
         let mut tries = 1;
         let on_retry = |error: &ConnectError| {
             tries += 1;
             let object = format!("agent of {} to listen ({})", self.target, error.brief());
-            // What may pass on the way is waited out to the end. The last try begins when the patience ends.
-            let patience = if error.is_no_listener() { patience } else { patience.max(self.wait) };
-            self.waiting.set_deadline(object, (patience + MIN_ATTEMPT).saturating_sub(start.elapsed()));
+            // Other transient errors are retried until `wait` ends. The last try begins when the limit ends.
+            let limit = if error.is_no_listener() { retry_limit } else { retry_limit.max(self.wait) };
+            self.waiting.set_deadline(object, (limit + MIN_ATTEMPT).saturating_sub(start.elapsed()));
         };
-        let upgraded = wait_for_listener(self.net, credentials, self.target.port, patience, on_retry).await?;
+        let upgraded =
+            wait_for_listener(self.net, credentials, self.target.port, retry_limit, on_retry).await?;
         Ok((upgraded, tries))
     }
 }

@@ -1,7 +1,7 @@
-//! What arcssh needs of the system before it starts: file descriptors, a thread and random numbers.
+//! Resources that arcssh requires before it starts: file descriptors, a thread and random numbers.
 //!
-//! The libraries below arcssh panic when the system denies them one of these (tokio: the socket pair of its signal
-//! handler, the threads for name resolution; tungstenite and uuid: random numbers). They are therefore tried first.
+//! Libraries panic if the system denies them one of these (tokio: the socket pair of its signal handler, the threads for
+//! name resolution; tungstenite and uuid: random numbers). arcssh therefore tries them first.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use crate::system::SystemError;
 /// state directory, name resolution, TCP, the trust store, an SSH agent, and the pipes of a credential program.
 pub(super) const DESCRIPTORS: usize = 24;
 
-/// Tries whether there is enough of each.
+/// Checks that the resources are available.
 ///
 /// # Errors
 /// What is missing.

@@ -1,4 +1,4 @@
-//! The operating system: files, the clock, secrets in memory, the standard streams, signals and limits.
+//! The operating system: files, the clock, secrets in memory, the standard streams, signals, limits and timeouts.
 
 pub(crate) mod clock;
 pub(crate) mod files;
@@ -6,6 +6,7 @@ pub(crate) mod limits;
 pub(crate) mod secret;
 pub(crate) mod signals;
 pub(crate) mod stdio;
+pub(crate) mod timeout;
 
 use std::path::PathBuf;
 

@@ -1,17 +1,17 @@
-//! Text that must not be seen: nothing prints it, and its memory is overwritten when it is dropped.
+//! Secret text: it cannot be printed, and its memory is overwritten when it is dropped.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// A token, a key or a password. Libraries make copies that they do not overwrite: azure_core's own secrets, HTTP
-/// headers and TLS records.
+/// A token, a key or a password. Libraries make copies that they do not overwrite: secrets of azure_core, HTTP headers
+/// and TLS records.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The text, for a header, a form or a file of this user.
+    /// Returns the text, for a header, a form or a file of this user.
     pub(crate) fn secret(&self) -> &str {
         &self.0
     }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_not_printed_and_survives_json() {
+    fn debug_output_hides_the_secret_and_json_contains_it() {
         let secret = Secret::from("s3cret");
         assert!(!format!("{secret:?}").contains("s3cret"));
         let json = serde_json::to_string(&secret).unwrap();

@@ -1,38 +1,37 @@
-//! The two ends that ssh gives its ProxyCommand. Knows nothing of what flows through them.
+//! Standard input and output, which carry the bytes of ssh.
 //!
-//! ssh gives pipes, and a pipe can be waited for without a thread. O_NONBLOCK belongs to the open file, which other
-//! processes of the same shell line share: on Linux the pipe is opened a second time, so that only our own open file
-//! is changed. Whatever is no pipe (a terminal, a file, a socket) and every other system takes Tokio's stdin and
-//! stdout, which wait on a thread.
+//! ssh gives its ProxyCommand pipes, and reading a pipe needs no thread. O_NONBLOCK belongs to the open file description,
+//! which other processes of the same shell line share. On Linux, arcssh therefore opens the pipe a second time. Terminals,
+//! files and sockets, and other systems, use Tokio's stdin and stdout, which block a thread.
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{input, output};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use tokio::io::{stdin as input, stdout as output};
 
-/// Resolves when nothing can read standard output any more: its pipe has no reader, its socket is shut down in both
-/// directions, or its terminal has hung up. Never resolves for an output that has no reader, as a file or /dev/null.
+/// Resolves when standard output has lost its reader: its pipe has no reader, its socket is shut down in both directions,
+/// or its terminal has hung up. Never resolves for an output without a reader, such as a file or /dev/null.
 #[cfg(unix)]
 pub(crate) async fn output_closed() {
     #[cfg(target_os = "linux")]
     if let Some(closed) = linux::pipe_closed() {
         return closed.await;
     }
-    let (tell, told) = tokio::sync::oneshot::channel();
-    // Asked for no event, poll(2) waits for POLLERR and POLLHUP alone and leaves the open file as it is. A runtime's queue
-    // of events has no such wait without `unsafe`.
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // Without requested events, poll(2) waits only for POLLERR and POLLHUP, and does not change the open file description.
+    // Tokio has no such wait without `unsafe`.
     let wait = move || {
         while !has_hung_up() {}
-        let _ = tell.send(());
+        let _ = sender.send(());
     };
     let thread = std::thread::Builder::new().name("output".into()).stack_size(64 * 1024).spawn(wait);
     match thread {
-        Ok(_detached) => drop(told.await),
+        Ok(_detached) => drop(receiver.await),
         Err(_no_thread) => std::future::pending().await,
     }
 }
 
-/// Waits for standard output to hang up; false if a signal came between.
+/// Waits until standard output hangs up. Returns false if a signal interrupted the wait.
 #[cfg(unix)]
 fn has_hung_up() -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
@@ -41,27 +40,27 @@ fn has_hung_up() -> bool {
     match poll(&mut outputs, None) {
         Ok(_) if outputs[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => true,
         Err(rustix::io::Errno::INTR) => false,
-        // What cannot be polled has no end: macOS reports POLLNVAL for devices.
+        // macOS reports POLLNVAL for devices, which do not hang up.
         _ => loop {
             std::thread::park();
         },
     }
 }
 
-/// Never resolves: there is no event for an output that nothing reads any more, and the next write fails.
+/// Never resolves: Windows has no such event, and the next write fails.
 #[cfg(not(unix))]
 pub(crate) async fn output_closed() {
     std::future::pending().await
 }
 
-/// Fails if standard input is not open for reading. The read itself would not fail: the standard library takes EBADF of
-/// standard input for its end, and EBADF of standard output for success.
+/// Checks that standard input is open for reading. The standard library treats EBADF of standard input as end of file, and
+/// EBADF of standard output as success.
 #[cfg(unix)]
 pub(crate) fn readable() -> std::io::Result<()> {
     open_for(std::io::stdin(), rustix::fs::OFlags::WRONLY)
 }
 
-/// Fails if standard output is not open for writing.
+/// Checks that standard output is open for writing.
 #[cfg(unix)]
 pub(crate) fn writable() -> std::io::Result<()> {
     open_for(std::io::stdout(), rustix::fs::OFlags::RDONLY)
@@ -74,7 +73,7 @@ fn open_for(file: impl std::os::fd::AsFd, other: rustix::fs::OFlags) -> std::io:
     usable.then_some(()).ok_or_else(|| rustix::io::Errno::BADF.into())
 }
 
-/// Windows has no open modes to ask for; a failed read or write is reported when it happens.
+/// Windows does not show open modes. A failed read or write is reported later.
 #[cfg(not(unix))]
 pub(crate) fn readable() -> std::io::Result<()> {
     Ok(())
@@ -86,7 +85,7 @@ pub(crate) fn writable() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Lets go of what ssh gave: whoever waits for the end of the pipes does not wait for this process.
+/// Redirects the standard streams to /dev/null, so that no process waits for this one to close its pipes.
 pub(crate) fn detach() {
     #[cfg(unix)]
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
@@ -106,26 +105,26 @@ mod linux {
     const STDIN: &str = "/proc/self/fd/0";
     const STDOUT: &str = "/proc/self/fd/1";
 
-    /// Bytes that a pipe is asked to hold, so that fewer wake-ups carry more; a new pipe holds 64 KiB.
+    /// The requested capacity of a pipe, for fewer wake-ups. A new pipe holds 64 KiB (pipe(7)).
     const PIPE_SIZE: usize = 256 * 1024;
 
-    /// What ssh sends.
+    /// Opens standard input.
     pub(crate) fn input() -> Either<Receiver, Stdin> {
         match OpenOptions::new().open_receiver(STDIN) {
-            Ok(pipe) => Either::Left(widened(pipe)),
+            Ok(pipe) => Either::Left(enlarged(pipe)),
             Err(_no_pipe) => Either::Right(stdin()),
         }
     }
 
-    /// What ssh reads.
+    /// Opens standard output.
     pub(crate) fn output() -> Either<Sender, Stdout> {
         match OpenOptions::new().open_sender(STDOUT) {
-            Ok(pipe) => Either::Left(widened(pipe)),
+            Ok(pipe) => Either::Left(enlarged(pipe)),
             Err(_no_pipe) => Either::Right(stdout()),
         }
     }
 
-    /// Resolves when the pipe has no reader; `None` if standard output is no pipe.
+    /// Resolves when the pipe has no reader; `None`: standard output is not a pipe.
     pub(super) fn pipe_closed() -> Option<impl Future<Output = ()>> {
         let pipe = OpenOptions::new().open_sender(STDOUT).ok()?;
         Some(async move {
@@ -135,8 +134,8 @@ mod linux {
         })
     }
 
-    /// The system refuses where a user's pipes hold too much already; then the pipe stays as it is.
-    fn widened<P: AsFd>(pipe: P) -> P {
+    /// Linux denies more capacity if the user's pipes already have too much (pipe(7), `pipe-user-pages-soft`).
+    fn enlarged<P: AsFd>(pipe: P) -> P {
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_SIZE);
         pipe
     }

@@ -1,4 +1,4 @@
-//! The user's terminal: output, questions, progress.
+//! The user's terminal: output, questions and progress.
 
 pub(crate) mod output;
 pub(crate) mod progress;

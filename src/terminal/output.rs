@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Write};
 use crate::terminal::TerminalError;
 use crate::text::sanitize;
 
-/// Tells the user of something that is no failure. A standard error that is gone leaves nobody to tell.
+/// Prints a message that is not an error to standard error. A failed write is ignored.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", sanitize(&format!("arcssh: {text}")));
 }
 
-/// Writes lines for the user, made safe by the caller, to standard error; an error of the write has no place to go.
+/// Writes lines that the caller has sanitized to standard error. A failed write is ignored.
 pub(crate) fn print_on_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

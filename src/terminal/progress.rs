@@ -1,48 +1,50 @@
-//! What is waited for, for how long, and until when: on a terminal one line that is rewritten each second and gone at the
-//! end, elsewhere a line after two seconds, then every fifteen. A connection that comes at once says nothing.
+//! The progress of work: what arcssh waits for, for how long, and its time limit. On a terminal, one line is rewritten each
+//! second and erased at the end. Elsewhere, a line is printed after two seconds, then every fifteen. Fast work prints
+//! nothing.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::time::Duration;
 
 use console::Term;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval_at};
 use tracing::{Level, enabled};
 
+use crate::system::timeout::with_timeout;
 use crate::terminal::{TerminalError, tty};
 use crate::text::{cut, sanitize, width};
 
-/// The first line comes after this time.
-const FIRST: Duration = Duration::from_secs(2);
-/// And one each time after that.
-const EVERY: Duration = Duration::from_secs(15);
-/// On a terminal the seconds are counted.
-const SECOND: Duration = Duration::from_secs(1);
+/// The time before the first line.
+const DELAY: Duration = Duration::from_secs(2);
+/// The time between two lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(15);
+/// The time between two updates of the line on a terminal.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Back to the line's start, and whatever stands there deleted (ECMA-48, CR and EL).
-const ERASED: &str = "\r\u{1b}[K";
+/// Moves to the start of the line, and erases it (ECMA-48, CR and EL).
+const ERASE: &str = "\r\u{1b}[K";
 
-/// How it is told.
+/// The output style.
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// A line each time.
+    /// Several lines.
     Lines,
-    /// One line.
+    /// One line that is rewritten.
     Rewritten,
 }
 
-/// The present object of a wait, which the work under way changes as it goes.
+/// Shows the current step of work. The work updates it.
 #[derive(Debug)]
 pub(crate) struct Progress<W: Write = Term> {
     object: RefCell<String>,
-    /// When it comes, or is waited for no longer; none where that is not known.
-    end: Cell<Option<Instant>>,
+    /// The time limit of the step.
+    deadline: Cell<Option<Instant>>,
     out: RefCell<W>,
     form: Form,
-    /// Its columns, which change as a user likes.
+    /// Returns the width of the terminal, which the user can change.
     columns: fn(&W) -> Option<usize>,
-    /// Whether a line stands on the terminal.
-    stands: Cell<bool>,
+    /// Whether there is a line on the terminal.
+    is_shown: Cell<bool>,
 }
 
 impl Default for Progress {
@@ -52,7 +54,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// On the terminal that ssh's messages go to, also where ssh has turned our standard error away.
+    /// Uses the terminal of ssh's messages, even if ssh discards our standard error.
     pub(crate) fn behind_ssh() -> Self {
         Self::on(tty::ssh_terminal().unwrap_or_else(Term::stderr))
     }
@@ -63,42 +65,48 @@ impl Progress {
     }
 }
 
-/// A log on the terminal would run into a line that is rewritten; a terminal without a cursor has none to rewrite.
+/// Returns the style for a terminal. A log would mix with a line that is rewritten, and a dumb terminal cannot rewrite one.
 fn form(terminal: &Term) -> Form {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    // The console of Windows takes escape sequences once it is asked to, which this question does.
-    let deaf = cfg!(windows) && !terminal.features().colors_supported();
-    let plain = dumb || deaf || !terminal.is_term() || enabled!(Level::INFO);
+    // On Windows, this call enables escape sequences.
+    let unsupported = cfg!(windows) && !terminal.features().colors_supported();
+    let plain = dumb || unsupported || !terminal.is_term() || enabled!(Level::INFO);
     if plain || terminal.size_checked().is_none() { Form::Lines } else { Form::Rewritten }
 }
 
 impl<W: Write> Progress<W> {
     fn new(out: W, form: Form, columns: fn(&W) -> Option<usize>) -> Self {
-        let (object, end) = (RefCell::default(), Cell::default());
-        Self { object, end, out: RefCell::new(out), form, columns, stands: Cell::default() }
+        Self {
+            object: RefCell::default(),
+            deadline: Cell::default(),
+            out: RefCell::new(out),
+            form,
+            columns,
+            is_shown: Cell::default(),
+        }
     }
 
-    /// From now on it is this that is waited for; it reads after "waiting for the".
+    /// Sets the step, as a text that follows "waiting for the".
     pub(crate) fn set(&self, object: String) {
         self.object.replace(object);
-        self.end.set(None);
+        self.deadline.set(None);
     }
 
-    /// The same, of what is waited for no longer than `limit` from now.
+    /// Sets the step and its time limit.
     pub(crate) fn set_deadline(&self, object: String, limit: Duration) {
         self.object.replace(object);
-        self.end.set(Some(Instant::now() + limit));
+        self.deadline.set(Some(Instant::now() + limit));
     }
 
-    /// What is waited for now; it reads after "the".
+    /// Returns the current step, as a text that follows "the".
     pub(crate) fn object(&self) -> String {
         self.object.borrow().clone()
     }
 
-    /// Waits for a part of the work no longer than `limit`, and tells of it.
+    /// Runs a step with a time limit.
     ///
     /// # Errors
-    /// [`TerminalError::TimedOut`], and those of `work`.
+    /// [`TerminalError::TimedOut`]; those of `work`.
     pub(crate) async fn run_with_timeout<T, E: From<TerminalError>>(
         &self,
         limit: Duration,
@@ -106,93 +114,81 @@ impl<W: Write> Progress<W> {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         self.set_deadline(object.clone(), limit);
-        with_timeout(limit, object, work).await
+        let timed_out = |after| TerminalError::TimedOut { object, after }.into();
+        with_timeout(limit, work, timed_out).await
     }
 
-    /// Tells of something that is done meanwhile.
+    /// Prints a message above the progress line.
     pub(crate) fn println(&self, text: &str) {
         self.erase();
         self.write(&format!("{}\n", sanitize(&format!("arcssh: {text}"))));
     }
 
-    /// Does `work`, and tells what it waits for while it takes long.
+    /// Runs `work`, and shows its progress if it takes long.
     pub(crate) async fn run<T>(&self, work: impl Future<Output = T>) -> T {
         let every = match self.form {
-            Form::Lines => EVERY,
-            Form::Rewritten => SECOND,
+            Form::Lines => LINE_INTERVAL,
+            Form::Rewritten => UPDATE_INTERVAL,
         };
         let start = Instant::now();
-        let mut lines = interval_at(start + FIRST, every);
-        // Whoever stops waiting leaves no line either.
-        let _erased = Erased(self);
+        let mut lines = interval_at(start + DELAY, every);
+        let _eraser = Eraser(self);
         tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                now = lines.tick() => self.tell(start, now),
+                now = lines.tick() => self.show(start, now),
             }
         }
     }
 
-    fn tell(&self, start: Instant, now: Instant) {
-        let (object, so_far) = (sanitize(&self.object.borrow()), (now - start).as_secs());
-        let end = self.end.get().map(|end| (end - start).as_secs_f32().round());
-        let at_most = end.map_or(String::new(), |end| format!(", {end} s at most"));
-        let time = format!("{so_far} s so far{at_most}");
+    fn show(&self, start: Instant, now: Instant) {
+        let object = sanitize(&self.object.borrow());
+        let limit = self.deadline.get().map(|deadline| (deadline - start).as_secs_f32().round());
+        let at_most = limit.map_or(String::new(), |limit| format!(", {limit} s at most"));
+        let time = format!("{} s so far{at_most}", (now - start).as_secs());
         match self.form {
             Form::Lines => self.write(&format!("{}\n", line(&object, &time, usize::MAX))),
             Form::Rewritten => {
-                self.stands.set(true);
+                self.is_shown.set(true);
                 let columns = (self.columns)(&self.out.borrow()).unwrap_or(usize::MAX);
-                self.write(&format!("{ERASED}{}", line(&object, &time, columns)));
+                self.write(&format!("{ERASE}{}", line(&object, &time, columns)));
             }
         }
     }
 
     fn erase(&self) {
-        if self.stands.replace(false) {
-            self.write(ERASED);
+        if self.is_shown.replace(false) {
+            self.write(ERASE);
         }
     }
 
-    /// A standard error that is gone is no reason to stop.
+    /// Ignores a failed write.
     fn write(&self, text: &str) {
         let mut out = self.out.borrow_mut();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
 
-/// Runs `work` with a time limit.
-///
-/// # Errors
-/// [`TerminalError::TimedOut`], and those of `work`.
-pub(crate) async fn with_timeout<T, E: From<TerminalError>>(
-    limit: Duration,
-    object: String,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    timeout(limit, work).await.map_err(|_elapsed| TerminalError::TimedOut { object, after: limit })?
-}
+/// Erases the progress line when it is dropped, also if the work is cancelled.
+struct Eraser<'a, W: Write>(&'a Progress<W>);
 
-/// Erases the line when it is dropped.
-struct Erased<'a, W: Write>(&'a Progress<W>);
-
-impl<W: Write> Drop for Erased<'_, W> {
+impl<W: Write> Drop for Eraser<'_, W> {
     fn drop(&mut self) {
         self.0.erase();
     }
 }
 
-/// What is told of an object. A line that went over the last column could not be rewritten: the end of the object gives
-/// way, and on a narrow terminal all but its beginning and the seconds.
+/// Returns a line that fits into `columns`, because a wrapped line cannot be rewritten. If necessary, it cuts off the end of
+/// the object, and on a narrow terminal everything but the start of the object and the seconds.
 fn line(object: &str, time: &str, columns: usize) -> String {
-    const LEAST: usize = 20;
+    const MIN_OBJECT: usize = 20;
     let seconds = time.split(" so far").next().unwrap_or_default();
     let length = width(object);
     let forms = [("arcssh: waiting for the ", time), ("arcssh: ", time), ("", seconds)];
     let room = |(start, end): (&str, &str)| columns.saturating_sub(start.len() + "; ".len() + end.len() + 1);
-    let form = forms.into_iter().find(|form| room(*form) >= length.min(LEAST)).unwrap_or(("", seconds));
+    let form = forms.into_iter().find(|form| room(*form) >= length.min(MIN_OBJECT)).unwrap_or(("", seconds));
     let (start, end) = form;
     match room(form) {
         room if room >= length => format!("{start}{object}; {end}"),
@@ -210,24 +206,24 @@ mod tests {
         Some(80)
     }
 
-    /// What is told while three seconds are waited for one answer and `rest` for another.
-    async fn told(form: Form, rest: Duration) -> String {
-        let waiting = Progress::new(Vec::new(), form, wide);
+    /// Returns the output while work waits three seconds for one answer and `rest` for another.
+    async fn output(form: Form, rest: Duration) -> String {
+        let progress = Progress::new(Vec::new(), form, wide);
         let work = async {
-            waiting.set("first answer".into());
+            progress.set("first answer".into());
             sleep(Duration::from_secs(3)).await;
-            waiting.set_deadline("second".into(), Duration::from_secs(60));
+            progress.set_deadline("second".into(), Duration::from_secs(60));
             sleep(rest).await;
         };
-        waiting.run(work).await;
-        String::from_utf8(waiting.out.into_inner()).unwrap()
+        progress.run(work).await;
+        String::from_utf8(progress.out.into_inner()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_comes_after_two_seconds_and_then_every_fifteen() {
-        let told = told(Form::Lines, Duration::from_secs(30)).await;
+    async fn a_line_is_printed_after_two_seconds_and_then_every_fifteen() {
+        let output = output(Form::Lines, Duration::from_secs(30)).await;
         assert_eq!(
-            told.lines().collect::<Vec<_>>(),
+            output.lines().collect::<Vec<_>>(),
             [
                 "arcssh: waiting for the first answer; 2 s so far",
                 "arcssh: waiting for the second; 17 s so far, 63 s at most",
@@ -237,10 +233,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn on_a_terminal_one_line_is_rewritten_each_second_and_gone_at_the_end() {
-        let told = told(Form::Rewritten, Duration::from_millis(1500)).await;
+    async fn on_a_terminal_one_line_is_rewritten_each_second_and_erased_at_the_end() {
+        let output = output(Form::Rewritten, Duration::from_millis(1500)).await;
         assert_eq!(
-            told.split(ERASED).collect::<Vec<_>>(),
+            output.split(ERASE).collect::<Vec<_>>(),
             [
                 "",
                 "arcssh: waiting for the first answer; 2 s so far",
@@ -252,58 +248,58 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_come_in_time_is_waited_for_no_longer() {
-        let waiting = Progress::new(Vec::new(), Form::Lines, wide);
+    async fn a_step_ends_at_its_time_limit() {
+        let progress = Progress::new(Vec::new(), Form::Lines, wide);
         let never =
-            waiting.run_with_timeout(Duration::from_secs(20), "answer".into(), std::future::pending());
-        let late: Result<()> = waiting.run(never).await;
+            progress.run_with_timeout(Duration::from_secs(20), "answer".into(), std::future::pending());
+        let late: Result<()> = progress.run(never).await;
         assert_eq!(late.unwrap_err().to_string(), "the answer did not come within 20 s");
-        let told = String::from_utf8(waiting.out.into_inner()).unwrap();
-        assert!(told.ends_with("arcssh: waiting for the answer; 17 s so far, 20 s at most\n"), "{told}");
+        let output = String::from_utf8(progress.out.into_inner()).unwrap();
+        assert!(output.ends_with("arcssh: waiting for the answer; 17 s so far, 20 s at most\n"), "{output}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_stops_waiting_leaves_no_line() {
-        let waiting = Progress::new(Vec::new(), Form::Rewritten, wide);
+    async fn cancelled_work_leaves_no_line() {
+        let progress = Progress::new(Vec::new(), Form::Rewritten, wide);
         let stopped =
-            tokio::time::timeout(Duration::from_millis(2500), waiting.run(std::future::pending::<()>()))
+            tokio::time::timeout(Duration::from_millis(2500), progress.run(std::future::pending::<()>()))
                 .await;
         assert!(stopped.is_err());
-        assert!(waiting.out.into_inner().ends_with(ERASED.as_bytes()));
+        assert!(progress.out.into_inner().ends_with(ERASE.as_bytes()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_is_done_at_once_says_nothing() {
+    async fn fast_work_prints_nothing() {
         for form in [Form::Lines, Form::Rewritten] {
-            let waiting = Progress::new(Vec::new(), form, wide);
-            waiting.run(sleep(Duration::from_millis(1900))).await;
-            assert!(waiting.out.into_inner().is_empty());
+            let progress = Progress::new(Vec::new(), form, wide);
+            progress.run(sleep(Duration::from_millis(1900))).await;
+            assert!(progress.out.into_inner().is_empty());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_terminal_that_becomes_narrow_is_told_less() {
+    async fn a_terminal_that_becomes_narrow_has_a_shorter_line() {
         let columns = |out: &Vec<u8>| Some(if out.is_empty() { 80 } else { 40 });
-        let waiting = Progress::new(Vec::new(), Form::Rewritten, columns);
-        waiting.set_deadline("agent of web01 to listen".into(), Duration::from_secs(90));
-        waiting.run(sleep(Duration::from_millis(3500))).await;
-        let told = String::from_utf8(waiting.out.into_inner()).unwrap();
+        let progress = Progress::new(Vec::new(), Form::Rewritten, columns);
+        progress.set_deadline("agent of web01 to listen".into(), Duration::from_secs(90));
+        progress.run(sleep(Duration::from_millis(3500))).await;
+        let output = String::from_utf8(progress.out.into_inner()).unwrap();
         let lines = [
             "arcssh: waiting for the agent of web01 to listen; 2 s so far, 90 s at most",
             "agent of web01 to listen; 3 s",
         ];
-        assert_eq!(told.split(ERASED).collect::<Vec<_>>(), ["", lines[0], lines[1], ""]);
+        assert_eq!(output.split(ERASE).collect::<Vec<_>>(), ["", lines[0], lines[1], ""]);
     }
 
     #[test]
-    fn a_line_stays_within_the_terminal_and_keeps_what_is_waited_for_and_how_long() {
+    fn a_line_fits_and_has_the_start_of_the_object_and_the_seconds() {
         let (object, time) = ("agent of web01 to listen (404 Not Found)", "17 s so far, 90 s at most");
-        let told = |columns| line(object, time, columns);
-        assert_eq!(told(92), format!("arcssh: waiting for the {object}; {time}"));
-        assert_eq!(told(80), format!("arcssh: waiting for the agent of web01 to listen (4…; {time}"));
-        assert_eq!(told(60), format!("arcssh: agent of web01 to liste…; {time}"));
-        assert_eq!(told(40), "agent of web01 to listen (404 No…; 17 s");
-        assert!((5..99).all(|columns| told(columns).chars().count() < columns));
+        let fitted = |columns| line(object, time, columns);
+        assert_eq!(fitted(92), format!("arcssh: waiting for the {object}; {time}"));
+        assert_eq!(fitted(80), format!("arcssh: waiting for the agent of web01 to listen (4…; {time}"));
+        assert_eq!(fitted(60), format!("arcssh: agent of web01 to liste…; {time}"));
+        assert_eq!(fitted(40), "agent of web01 to listen (404 No…; 17 s");
+        assert!((5..99).all(|columns| fitted(columns).chars().count() < columns));
         let wide = "agent of 机器机器机器机器机器机器 to listen";
         assert!((5..99).all(|columns| width(&line(wide, time, columns)) < columns));
     }

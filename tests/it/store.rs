@@ -636,12 +636,15 @@ fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
 }
 
 #[test]
-fn warm_draws_a_bar_on_a_terminal_only() {
+fn warm_shows_how_many_machines_are_done() {
     let port = greeter();
     let w = world_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
-    let command = format!("{ARCSSH} warm one --port {port}");
-    let (_, drawn) = on_a_terminal(w.command("script"), &command);
-    assert!(drawn.contains(" of 1 machines, "), "{drawn:?}");
+    let slow = ArmFault::new(500, "InternalServerError", "").on(ArmCall::ListCredentials);
+    w.emulator().arm_fault(slow.after(Duration::from_secs(3)));
+    let command = format!("stty cols 100; {ARCSSH} warm one --port {port}");
+    let (_, screen) = on_a_terminal(w.command("script"), &command);
+    let line = "arcssh: waiting for the other machines, 0 of 1 are done; 2 s so far";
+    assert!(screen.contains(line), "{screen:?}");
     let plain = run(&mut w.arcssh(&["warm", "one", "--port", &port.to_string()]));
     assert_eq!(plain.clean(), "1 of 1 machines are ready\n");
     let none = run(&mut w.arcssh(&["warm"]));

@@ -714,12 +714,7 @@ fn is_windows(machine: &Machine) -> bool {
 fn program() -> Result<String> {
     let file = std::env::current_exe().context("this program does not know its own path")?;
     let typed = PathBuf::from(std::env::args_os().next().unwrap_or_default());
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = if typed.components().count() > 1 {
-        std::path::absolute(&typed).ok()
-    } else {
-        std::env::split_paths(&path).map(|folder| folder.join(&typed)).find(|candidate| candidate.is_file())
-    };
+    let found = which::which(typed).ok();
     let is_same_file = |candidate: &PathBuf| {
         candidate.is_absolute()
             && candidate.canonicalize().is_ok_and(|found| file.canonicalize().ok() == Some(found))

@@ -208,34 +208,10 @@ fn encoded(script: &str) -> String {
     STANDARD.encode(script.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// Returns the first of these programs that is on PATH.
+/// Returns the path of the first of these programs that is on PATH.
 fn on_path(names: &[&'static str], product: &'static str) -> Result<PathBuf, Unavailable> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
-    let files = names.iter().flat_map(|name| folders.iter().flat_map(|folder| candidates(folder, name)));
-    let program = files.into_iter().find(|file| is_program(file));
-    program.ok_or(Unavailable::NotInstalled { program: names[0], product })
-}
-
-#[cfg(windows)]
-fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
-    ["exe", "cmd", "bat"].map(|extension| folder.join(name).with_extension(extension)).to_vec()
-}
-
-#[cfg(not(windows))]
-fn candidates(folder: &Path, name: &str) -> Vec<PathBuf> {
-    vec![folder.join(name)]
-}
-
-#[cfg(unix)]
-fn is_program(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_program(file: &Path) -> bool {
-    file.is_file()
+    let found = names.iter().find_map(|name| which::which(name).ok());
+    found.ok_or(Unavailable::NotInstalled { program: names[0], product })
 }
 
 /// Runs a program without standard input, which belongs to ssh: a program that reads it would steal the first bytes of
