@@ -76,8 +76,8 @@ fn private_key_file(file: &Path) -> Result<PathBuf> {
     Ok(file.with_file_name(name))
 }
 
-/// Writes the key and the certificate. Only one process writes at a time, so that both always belong together. If a process
-/// ends between the two files, the comment of the certificate lets the next process replace both.
+/// Writes the key and the certificate. Only one process writes at a time, so that both always belong together. If a
+/// process ends between the two files, the comment of the certificate lets the next process replace both.
 async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> Result<u8> {
     if let Some(folder) = file.parent() {
         create_private_folder(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -108,9 +108,9 @@ fn fingerprint(key: &str) -> String {
     hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The comment of a certificate whose private key arcssh wrote too. arcssh never replaces another private key, because the
-/// user may have no copy. The fingerprints of the new and the previous key follow, because arcssh can end between writing
-/// the two files.
+/// The comment of a certificate whose private key arcssh wrote too. arcssh never replaces another private key, because
+/// the user may have no copy. The fingerprints of the new and the previous key follow, because arcssh can end between
+/// writing the two files.
 const PAIR: &str = "key-and-certificate-by-arcssh";
 /// The comment of a certificate for the user's own key.
 const OWN_KEY: &str = "certificate-by-arcssh";
@@ -124,8 +124,8 @@ fn comment(text: &str) -> Option<&str> {
     words.next().filter(|kind| *kind == ALGORITHM).and_then(|_| words.nth(1))
 }
 
-/// Checks that the file may be replaced: arcssh wrote it, its certificate is expired, or its certificate is from the same
-/// authority, such as one of az ssh.
+/// Checks that the file may be replaced: arcssh wrote it, its certificate is expired, or its certificate is from the
+/// same authority, such as one of az ssh.
 fn ensure_replaceable(file: &Path, certificate: &Certificate) -> Result<()> {
     let Some(text) = read(file)? else { return Ok(()) };
     let replaces = |old: Certificate| old.has_authority_of(certificate) || old.valid_before() <= unix_now();
@@ -159,7 +159,8 @@ fn expand_home(path: &Path) -> PathBuf {
     }
 }
 
-/// Replaces the file atomically, readable only by its owner, unless it already has this text. A symbolic link is followed.
+/// Replaces the file atomically, readable only by its owner, unless it already has this text. A symbolic link is
+/// followed.
 fn replace(file: &Path, text: &str) -> Result<()> {
     let file = &std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     ensure!(!file.is_symlink(), "{} is a symbolic link that leads nowhere", file.display());
