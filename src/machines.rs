@@ -46,8 +46,8 @@ impl MachineSelector {
         self.machines.is_empty() && !self.is_filter()
     }
 
-    /// Whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize your
-    /// Azure resources").
+    /// Whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize
+    /// your Azure resources").
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.folded() == other.folded()
     }
@@ -106,8 +106,8 @@ pub(crate) fn refers_to(text: &str, machine: &Machine) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct NamedMachine {
     pub(crate) machine: Machine,
-    /// The alias of its host entry if the ssh configuration has one, else the names that `arcssh config` would write. `None`
-    /// if ssh accepts no name of the machine.
+    /// The alias of its host entry if the ssh configuration has one, else the names that `arcssh config` would write.
+    /// `None` if ssh accepts no name of the machine.
     pub(crate) patterns: Option<Vec<String>>,
 }
 
@@ -162,8 +162,8 @@ pub(crate) fn key(machine: &Machine) -> String {
     machine.id.to_string().to_lowercase()
 }
 
-/// Finds the machine with this resource ID, `GROUP/NAME`, name or possible alias, in these subscriptions, or in all that the
-/// account can see.
+/// Finds the machine with this resource ID, `GROUP/NAME`, name or possible alias, in these subscriptions, or in all
+/// that the account can see.
 ///
 /// # Errors
 /// [`SelectError::Ambiguous`]; [`NoSubscriptions`]; Azure rejects a request.
@@ -253,7 +253,8 @@ impl<'a> NameCache<'a> {
     }
 }
 
-/// Finds the machine that a name refers to in a list. Requests a machine by its resource ID if the list does not contain it.
+/// Finds the machine that a name refers to in a list. Requests a machine by its resource ID if the list does not
+/// contain it.
 ///
 /// # Errors
 /// [`SelectError::Ambiguous`]; Azure rejects a request.
@@ -326,7 +327,8 @@ pub(crate) struct Written {
     pub(crate) alias: String,
     /// The key of its machine; see [`key`].
     pub(crate) machine: String,
-    /// Whether it has a `HostKeyAlias`: ssh then records the machine's host key under that name and not under the alias.
+    /// Whether it has a `HostKeyAlias`: ssh then records the machine's host key under that name and not under the
+    /// alias.
     pub(crate) has_key_alias: bool,
 }
 
@@ -391,11 +393,11 @@ pub(crate) struct Alias {
 pub(crate) const SHARED: &str = "another machine or host entry has its name";
 
 impl Naming<'_> {
-    /// Chooses a unique alias for each machine: its name, or `name.group` and more parts of its ID. Returns `None` for a machine
-    /// of which ssh accepts no name.
+    /// Chooses a unique alias for each machine: its name, or `name.group` and more parts of its ID. Returns `None` for
+    /// a machine of which ssh accepts no name.
     ///
-    /// A user who can onboard a machine chooses its name, and often its group. Unless the user has named the machine, its alias
-    /// must therefore never be a name of another host.
+    /// A user who can onboard a machine chooses its name, and often its group. Unless the user has named the machine,
+    /// its alias must therefore never be a name of another host.
     pub(crate) fn aliases(
         &self,
         machines: &[Machine],
@@ -407,15 +409,11 @@ impl Naming<'_> {
         }
         let mut reserved = BTreeMap::new();
         for machine in machines {
-            let (key, claim) = (key(machine), claim(machine));
-            let reusable = self
-                .written
-                .get(&key)
-                .into_iter()
-                .flatten()
-                .filter(|written| self.is_reusable(machine, written, &claim));
-            if let Some(Written { alias, .. }) = { reusable }.next() {
-                reserved.entry(alias.to_lowercase()).or_insert(key);
+            let key = key(machine);
+            let claim = claim(machine);
+            let mut written = self.written.get(&key).into_iter().flatten();
+            if let Some(written) = written.find(|written| self.is_reusable(machine, written, &claim)) {
+                reserved.entry(written.alias.to_lowercase()).or_insert(key);
             }
         }
         let is_free = |name: &str, machine: &Machine| match reserved.get(name) {
@@ -495,9 +493,9 @@ impl Naming<'_> {
         self.other_use(machine, candidate).map(|place| format!("ssh already uses its name: {place}"))
     }
 
-    /// Returns the place where ssh uses the name for another host. The name of an entry without `HostKeyAlias` is in the known
-    /// hosts because of that entry. The user's own lines for an existing host entry extend it, unless they connect to another
-    /// host.
+    /// Returns the place where ssh uses the name for another host. The name of an entry without `HostKeyAlias` is in
+    /// the known hosts because of that entry. The user's own lines for an existing host entry extend it, unless they
+    /// connect to another host.
     fn other_use(&self, machine: &Machine, candidate: &str) -> Option<Place> {
         let own = &machine.id.name;
         let usage = if candidate == own { Use::AnyPattern } else { Use::NoPatternOf(own) };
@@ -519,8 +517,8 @@ pub(crate) fn is_allowed<'a>(name: &str, mut patterns: impl Iterator<Item = &'a 
     patterns.any(|pattern| matches(&pattern.to_lowercase(), &name.to_lowercase()))
 }
 
-/// Returns the aliases of machines in the user's ssh configuration. For a machine without a host entry, returns the patterns
-/// that `arcssh config --all` would write.
+/// Returns the aliases of machines in the user's ssh configuration. For a machine without a host entry, returns the
+/// patterns that `arcssh config --all` would write.
 fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
     let file = managed_block::default_path().unwrap_or_default();
     let written = written(&managed_block::read(&file).unwrap_or_default());
@@ -544,8 +542,8 @@ pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
     refers_to(text, &machine) || alias_candidates(&machine).iter().any(|name| name.eq_ignore_ascii_case(text))
 }
 
-/// The suffix of `name.group` if that can be a name in DNS. A top-level domain has no hyphen unless it begins with `xn--`
-/// (RFC 3696, section 2).
+/// The suffix of `name.group` if that can be a name in DNS. A top-level domain has no hyphen unless it begins with
+/// `xn--` (RFC 3696, section 2).
 pub(crate) const SUFFIX: &str = "azure-arc";
 
 /// Returns the possible aliases of a machine, the shortest first.
@@ -561,7 +559,8 @@ fn grouped(machine: &Machine) -> String {
     format!("{}.{}", machine.id.name, machine.id.resource_group)
 }
 
-/// Whether a name in DNS can end with this text: its last label is alphabetic or begins with `xn--` (RFC 3696, section 2).
+/// Whether a name in DNS can end with this text: its last label is alphabetic or begins with `xn--` (RFC 3696, section
+/// 2).
 fn is_like_dns(name: &str) -> bool {
     let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     last.chars().all(char::is_alphabetic) || last.to_lowercase().starts_with("xn--")
@@ -578,8 +577,8 @@ fn is_address(name: &str) -> bool {
     parts.len() <= 4 && parts.into_iter().all(is_number)
 }
 
-/// Whether a name belongs to the loopback address (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or always resolves to
-/// an address of this computer or its router (nss-myhostname(8)).
+/// Whether a name belongs to the loopback address (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or always
+/// resolves to an address of this computer or its router (nss-myhostname(8)).
 fn is_this_computer(name: &str) -> bool {
     let lower = name.to_lowercase();
     let name = lower.strip_suffix('.').unwrap_or(&lower);

@@ -71,8 +71,8 @@ fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
     options.get_arguments().filter_map(typed).flatten().collect()
 }
 
-/// Whether the command line is one of Microsoft's sshProxy. sshProxy has no commands: its first word is `-r` or `-p`, or
-/// it has no words and the relay information is in the environment.
+/// Whether the command line is one of Microsoft's sshProxy. sshProxy has no commands: its first word is `-r` or `-p`,
+/// or it has no words and the relay information is in the environment.
 fn is_sshproxy_call(first_word: Option<&OsStr>, relay_info_given: bool) -> bool {
     match first_word.and_then(OsStr::to_str) {
         Some(word) => word.starts_with("-r") || word.starts_with("-p"),
@@ -131,8 +131,8 @@ Examples:
   arcssh login                             sign in
   arcssh setup web01                       enable SSH on web01
   arcssh config -g rg-web --user azureuser
-                                           add a resource group to ~/.ssh/config
-  ssh web01                                connect; scp, sftp and rsync work too
+                                           add a whole resource group
+  ssh web01                                connect; scp, sftp, rsync work too
   arcssh last web01                        show the last connection error
   arcssh doctor web01                      diagnose the connection
 
@@ -145,9 +145,9 @@ Examples:
   arcssh login --tenant contoso.com        sign in to another tenant as a guest
   arcssh login --account me@contoso.com    accept only this account
 
-After the sign-in, arcssh prints the name of the account. If it is not the one
-that --account names, or not the one of the previous sign-in, arcssh asks you to
-confirm it. Without a terminal, the sign-in then fails.
+After the sign-in, arcssh prints the name of the account. If --account names
+another account, or if another account was signed in before, arcssh asks for
+confirmation. Without a terminal, the sign-in then fails.
 
 The refresh token is stored in the system's key store: macOS Keychain, Windows
 Credential Manager or Secret Service. Without one, or with ARCSSH_NO_KEYRING=1,
@@ -183,14 +183,14 @@ Examples:
 
 const SETUP_EXAMPLES: &str = "\
 Examples:
-  arcssh setup web01                       show the changes, confirm, apply them
+  arcssh setup web01                       show, confirm and apply the changes
   arcssh setup -g rg-web --yes             a resource group, unattended
   arcssh setup web01 --dry-run             show the changes only";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   arcssh doctor                            check this computer and the account
-  arcssh doctor web01                      check each step up to the sshd of web01
+  arcssh doctor web01                      check each step up to sshd on web01
   arcssh doctor web01 --fix                also run arcssh setup if that helps";
 
 const CONFIG_EXAMPLES: &str = "\
@@ -321,9 +321,9 @@ pub(crate) struct ConfigArgs {
     /// Add a host entry that resolves any machine by name when you connect, such as '*.arc'
     #[arg(long, value_name = "PATTERN", help_heading = "Host entries")]
     pub(crate) wildcard: Option<String>,
-    /// Allow the selected machines to use their own names that match this pattern, such as '*.corp.example.com'. Without
-    /// this option, arcssh does not use a name with a dot, or a name that ssh already uses. Anyone who can onboard a
-    /// machine can take over a name that you allow
+    /// Allow the selected machines to use their own names that match this pattern, such as '*.corp.example.com'.
+    /// Without this option, arcssh does not use a name with a dot, or a name that ssh already uses. Anyone who can
+    /// onboard a machine can take over a name that you allow
     #[arg(long, value_name = "PATTERN", help_heading = "Host entries")]
     pub(crate) allow_names: Vec<String>,
     /// Whether the machines were selected by group, tag or --all, and not by name.
@@ -401,8 +401,8 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CertArgs {
-    /// Write the certificate to FILE, which must end in -cert.pub; without --public-key, also write the private key, to FILE
-    /// without -cert.pub
+    /// Write the certificate to FILE, which must end in -cert.pub; without --public-key, also write the private key, to
+    /// FILE without -cert.pub
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Request a certificate for your own public key [default of --file: KEY-cert.pub in the same directory]
@@ -525,7 +525,8 @@ pub(crate) struct DoctorArgs {
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
-    /// The options of `azure` from the command line. They override those of a host entry, which override the environment.
+    /// The options of `azure` from the command line. They override those of a host entry, which override the
+    /// environment.
     #[arg(skip)]
     pub(crate) typed: Vec<OsString>,
 }

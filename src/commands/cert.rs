@@ -78,8 +78,8 @@ fn private_key_file(file: &Path) -> anyhow::Result<PathBuf> {
     Ok(file.with_file_name(name))
 }
 
-/// Writes the key and the certificate. Only one process writes at a time, so that both always belong together. If a process
-/// ends between the two files, the comment of the certificate lets the next process replace both.
+/// Writes the key and the certificate. Only one process writes at a time, so that both always belong together. If a
+/// process ends between the two files, the comment of the certificate lets the next process replace both.
 async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> Result<u8> {
     if let Some(folder) = file.parent() {
         files::create_private_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -112,9 +112,9 @@ fn fingerprint(key: &str) -> String {
     hex(&hash.as_ref()[..8])
 }
 
-/// The comment of a certificate whose private key arcssh wrote too. arcssh never replaces another private key, because the
-/// user may have no copy. The fingerprints of the new and the previous key follow, because arcssh can end between writing
-/// the two files.
+/// The comment of a certificate whose private key arcssh wrote too. arcssh never replaces another private key, because
+/// the user may have no copy. The fingerprints of the new and the previous key follow, because arcssh can end between
+/// writing the two files.
 const PAIR: &str = "key-and-certificate-by-arcssh";
 /// The comment of a certificate for the user's own key.
 const OWN_KEY: &str = "certificate-by-arcssh";

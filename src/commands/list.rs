@@ -42,8 +42,8 @@ fn object(machine: &Machine) -> Value {
     })
 }
 
-/// Returns an inventory with all variables in `_meta`, so that Ansible runs arcssh once (Ansible docs, "Developing dynamic
-/// inventory"). Its groups are all hosts, each resource group and each operating system.
+/// Returns an inventory with all variables in `_meta`, so that Ansible runs arcssh once (Ansible docs, "Developing
+/// dynamic inventory"). Its groups are all hosts, each resource group and each operating system.
 fn inventory(machines: &[NamedMachine]) -> Value {
     let mut groups: Map<String, Value> = Map::new();
     let mut variables = Map::new();
@@ -70,8 +70,8 @@ fn host_variables(machines: &[NamedMachine], host: &str) -> Value {
     found.map_or(json!({}), |(_, _, variables)| variables)
 }
 
-/// Returns the machines that have an alias for ssh, each with its host name in the inventory and its variables. The host
-/// name is the alias, unless a group has that name: a play for the group would then run on that host only.
+/// Returns the machines that have an alias for ssh, each with its host name in the inventory and its variables. The
+/// host name is the alias, unless a group has that name: a play for the group would then run on that host only.
 fn hosts(machines: &[NamedMachine]) -> impl Iterator<Item = (&Machine, String, Value)> {
     machines.iter().filter_map(|NamedMachine { machine, patterns }| {
         let alias = patterns.as_ref()?.first()?;
@@ -90,8 +90,8 @@ const ALL: &str = "arc";
 const GROUP: &str = "rg";
 const SYSTEM: &str = "os";
 
-/// Whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to a group
-/// of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
+/// Whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to a
+/// group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
 fn is_group(name: &str) -> bool {
     let has_prefix = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
     ["all", "ungrouped", ALL].contains(&name) || has_prefix(GROUP) || has_prefix(SYSTEM)

@@ -97,8 +97,8 @@ fn warn_without_browser(error: &std::io::Error) {
     note("arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
 }
 
-/// Asks the user to confirm an account that is not the expected one: another user of this computer, or a web page, can have
-/// signed this user in with another account (RFC 6749, section 10.12).
+/// Asks the user to confirm an account that is not the expected one: another user of this computer, or a web page, can
+/// have signed this user in with another account (RFC 6749, section 10.12).
 async fn confirm(args: &LoginArgs, previous: Option<&Account>, account: &Account) -> Result<()> {
     let Some(expected) = expected_account(args, previous, account) else { return Ok(()) };
     let question = format!("{} signed in, not {expected}. Use this account?", account.title());
@@ -111,8 +111,8 @@ async fn confirm(args: &LoginArgs, previous: Option<&Account>, account: &Account
     }
 }
 
-/// Returns the expected account if another one signed in: the account of the command line, else the previous account. A user
-/// has a different ID in each tenant, so arcssh compares names if the command line contains a tenant.
+/// Returns the expected account if another one signed in: the account of the command line, else the previous account. A
+/// user has a different ID in each tenant, so arcssh compares names if the command line contains a tenant.
 fn expected_account(args: &LoginArgs, previous: Option<&Account>, account: &Account) -> Option<String> {
     let is_named = |name: &str| name.eq_ignore_ascii_case(&account.name);
     let tenant = args.tenant.as_deref().filter(|tenant| uuid::Uuid::try_parse(tenant).is_ok());

@@ -149,7 +149,8 @@ impl Provisioner<'_> {
         }
     }
 
-    /// Waits until the machine's agent accepts a connection. The first `ssh` then uses the credentials of that connection.
+    /// Waits until the machine's agent accepts a connection. The first `ssh` then uses the credentials of that
+    /// connection.
     async fn wait_until_ready(&self, plan: &Plan, progress: &Progress) -> Result<()> {
         let start = Instant::now();
         let target = self.target(&plan.machine, plan.port());

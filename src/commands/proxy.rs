@@ -70,8 +70,9 @@ async fn run_to_machine(args: &ProxyArgs, target: &mut Target) -> Result<u8> {
     run_session(upgraded, agent, stop, refresh).await
 }
 
-/// Copies bytes until one side closes, and refreshes the cached credentials meanwhile. After a regular end, the refresh may
-/// continue for [`REFRESH_TIMEOUT`]; ssh does not wait for it, because standard input and output are closed by then.
+/// Copies bytes until one side closes, and refreshes the cached credentials meanwhile. After a regular end, the refresh
+/// may continue for [`REFRESH_TIMEOUT`]; ssh does not wait for it, because standard input and output are closed by
+/// then.
 async fn run_session(
     upgraded: Upgraded<net::Stream>,
     agent: Option<Agent>,
@@ -178,8 +179,8 @@ impl<'a> Proxy<'a> {
         self.progress.run(async { tokio::try_join!(connection, certified) }).await
     }
 
-    /// Connects by resource ID or by name. If a cached name refers to a machine that no longer exists, resolves the name
-    /// again: another machine can have it now.
+    /// Connects by resource ID or by name. If a cached name refers to a machine that no longer exists, resolves the
+    /// name again: another machine can have it now.
     async fn connect(&self, target: &mut Target) -> Result<Connection<'_>> {
         let Some(host) = &self.args.host else {
             let machine = self.args.machine.clone().ok_or(NO_MACHINE)?;

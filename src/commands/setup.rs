@@ -89,8 +89,8 @@ impl<'a> HostEntries<'a> {
         Some(Self { file, port: port.filter(|_| !has_block), missing })
     }
 
-    /// Offers to add the missing host entries. Returns the arguments of `arcssh config` if the user agrees, else prints the
-    /// command.
+    /// Offers to add the missing host entries. Returns the arguments of `arcssh config` if the user agrees, else prints
+    /// the command.
     async fn offer(&self, may_ask: bool) -> Result<Option<Vec<String>>> {
         if self.missing.is_empty() {
             return Ok(None);

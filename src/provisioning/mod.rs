@@ -1,5 +1,5 @@
-//! The Azure resources that a connection requires: inspects them, plans the missing ones and creates them. A resource that
-//! exists is never created again, because that can disconnect the machine's agent from the relay.
+//! The Azure resources that a connection requires: inspects them, plans the missing ones and creates them. A resource
+//! that exists is never created again, because that can disconnect the machine's agent from the relay.
 
 use std::fmt;
 use std::time::Duration;
@@ -220,8 +220,8 @@ pub(crate) enum ProvisionError {
     NotVisible,
 }
 
-/// Registers the resource provider in a subscription and waits until it is registered. Calls `on_wait` before each pause,
-/// with the state of the registration and the time until the limit.
+/// Registers the resource provider in a subscription and waits until it is registered. Calls `on_wait` before each
+/// pause, with the state of the registration and the time until the limit.
 ///
 /// # Errors
 /// Azure Resource Manager rejects a request; the registration takes longer than [`REGISTRATION_TIMEOUT`].
