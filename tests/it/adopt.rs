@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::support::{Run, World, run, world};
+use crate::support::{Lab, Run, run, world};
 
 /// A file that `az ssh config` appended its section to, and the folder with what it generated.
 struct Legacy {
@@ -14,11 +14,11 @@ struct Legacy {
 
 impl Legacy {
     /// As azure-cli-extensions `ssh_info.py` writes it for a local user: an empty line first, tabs, no newline at the end.
-    fn of_az(w: &World, before: &str) -> Self {
+    fn of_az(w: &Lab, before: &str) -> Self {
         Self::with_relay_info(w, before, &w.relay_info())
     }
 
-    fn with_relay_info(w: &World, before: &str, information: &str) -> Self {
+    fn with_relay_info(w: &Lab, before: &str, information: &str) -> Self {
         let folder = w.home().join("az_ssh_config/rg-arc-web01");
         fs::create_dir_all(&folder).unwrap();
         let relay_info = folder.join("rg-arc-web01-relay_info");
@@ -38,7 +38,7 @@ impl Legacy {
         Self { file, folder }
     }
 
-    fn adopt(&self, w: &World, more: &[&str]) -> Run {
+    fn adopt(&self, w: &Lab, more: &[&str]) -> Run {
         run(w.arcssh(&["config", "--adopt", "--file"]).arg(&self.file).args(more))
     }
 
@@ -72,7 +72,7 @@ fn a_section_of_az_ssh_config_lives_on_under_its_name() {
 }
 
 /// A section that logged in with a certificate of Entra ID, beside the key and the certificate that az made for it.
-fn of_az_with_certificate(w: &World) -> Legacy {
+fn of_az_with_certificate(w: &Lab) -> Legacy {
     let legacy = Legacy::of_az(w, "");
     let folder = &legacy.folder;
     fs::remove_file(folder.join("id_rsa")).unwrap();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use serde_json::{Value, json};
 
-use crate::support::{World, run, script, service, world};
+use crate::support::{Lab, run, script, service, world};
 
 const JSON: &str = "application/json";
 const ENDLESS: &str =
@@ -15,7 +15,7 @@ const ENDLESS: &str =
 const ONE_SUBSCRIPTION: &str = "arcssh: hint: select the machines of one subscription: --subscription ID";
 
 /// More pages than arcssh reads, each of which names another.
-fn endless(w: &World, call: ArmCall, page: impl Fn(usize) -> Value) {
+fn endless(w: &Lab, call: ArmCall, page: impl Fn(usize) -> Value) {
     (0..1100).for_each(|n| w.emulator().arm_fault(ArmFault::raw(200, JSON, &page(n).to_string()).on(call)));
 }
 

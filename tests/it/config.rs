@@ -11,25 +11,25 @@ use std::time::Instant;
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{
-    ARCSSH, LIMIT, Run, World, eventually, finish, may_become, on_a_terminal, program_at, run, script, world,
+    ARCSSH, LIMIT, Lab, Run, eventually, finish, may_become, on_a_terminal, program_at, run, script, world,
     world_with,
 };
 
 /// A home directory in which nothing was configured.
 pub(crate) struct Home<'a> {
-    w: &'a World,
+    w: &'a Lab,
     path: PathBuf,
 }
 
 impl<'a> Home<'a> {
-    pub(crate) fn new(w: &'a World) -> Self {
+    pub(crate) fn new(w: &'a Lab) -> Self {
         let path = w.home().join("user");
         fs::create_dir(&path).unwrap();
         Self { w, path }
     }
 
     /// A home with this ~/.ssh/config.
-    fn with(w: &'a World, config: &str) -> Self {
+    fn with(w: &'a Lab, config: &str) -> Self {
         let home = Self::new(w);
         fs::create_dir(home.path.join(".ssh")).unwrap();
         fs::write(home.file(), config).unwrap();
@@ -822,7 +822,7 @@ fn nothing_is_changed_unless_ssh_agrees() {
     assert!(!home.path.join(".ssh/.config.arcssh-backup").exists());
 }
 
-fn two_groups() -> World {
+fn two_groups() -> Lab {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
     world_with(&["solo"], |builder| {
         builder.machine(machine("web01", "rg-a")).machine(machine("Web01", "rg-b"))
@@ -1206,7 +1206,7 @@ fn names_that_are_not_the_machines_are_listed_first() {
 }
 
 /// A world in place of another one: the same machines are there, or fewer.
-fn later(home: &Home<'_>, w: &World, arguments: &[&str]) -> Run {
+fn later(home: &Home<'_>, w: &Lab, arguments: &[&str]) -> Run {
     run(home.arcssh(arguments).envs(w.emulator().environment()))
 }
 

@@ -10,18 +10,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Run, World, run};
+use crate::support::{Lab, Run, run};
 
 /// An ssh configuration with arcssh's block at its top, and below it what its user had there before.
 struct Configuration<'w> {
-    world: &'w World,
+    world: &'w Lab,
     file: PathBuf,
 }
 
 impl<'w> Configuration<'w> {
     /// The file of a user who has written something into it, and has `arcssh config` add these machines.
     #[track_caller]
-    fn generate(world: &'w World, machines: &[&str]) -> Self {
+    fn generate(world: &'w Lab, machines: &[&str]) -> Self {
         let file = world.home().join("hosts.conf");
         let known_hosts = world.home().join(".ssh/known_hosts");
         let own = format!(
@@ -38,7 +38,7 @@ impl<'w> Configuration<'w> {
 
     /// That of a user who logs in with certificates of Entra ID and no key at all, as `how` has it.
     #[track_caller]
-    fn with_certificates(world: &'w World, how: &str, machines: &[&str]) -> Self {
+    fn with_certificates(world: &'w Lab, how: &str, machines: &[&str]) -> Self {
         let sshd = world.sshd();
         sshd.trust_authority(&world.emulator().ssh_ca_public_key(), &[APPLICATION]).unwrap();
         fs::write(sshd.client_key().with_file_name("authorized_keys"), "").unwrap();
@@ -99,14 +99,14 @@ fn user() -> String {
 }
 
 /// Gives a machine that was added to the emulator what the playground's own have: its sshd and a known host key.
-fn join(world: &World, machine: &str) {
+fn join(world: &Lab, machine: &str) {
     let machine = world.emulator().machine(machine);
     machine.set_ssh_port(world.sshd().port());
     trust(world, &machine.vm_id().unwrap());
 }
 
 /// Adds the host key under another name.
-fn trust(world: &World, name: &str) {
+fn trust(world: &Lab, name: &str) {
     let file = world.home().join(".ssh/known_hosts");
     let known = fs::read_to_string(&file).unwrap() + &world.sshd().known_hosts_line(name).unwrap();
     fs::write(file, known).unwrap();

@@ -14,7 +14,7 @@ use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, RelayFault, Role, SUB
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, closed_port, on_a_terminal, run, run_with_input, script, service, world, world_with,
+    ARCSSH, LIMIT, Lab, closed_port, on_a_terminal, run, run_with_input, script, service, world, world_with,
 };
 
 /// Something that is broken, and what the doctor says of it.
@@ -24,9 +24,9 @@ struct Case {
     /// How the emulated Azure is set up.
     azure: fn(Builder) -> Builder,
     /// What is broken then.
-    world: fn(&World),
+    world: fn(&Lab),
     /// And for the programs alone.
-    program: fn(&World, &mut Command),
+    program: fn(&Lab, &mut Command),
     /// What is asked about, made from web01's ID.
     target: fn(String) -> String,
     /// The check that tells of it.
@@ -76,7 +76,7 @@ fn complaints(report: &Value) -> Vec<[String; 4]> {
     told.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
 }
 
-fn doctor(w: &World, target: &str, rest: &[&str]) -> Command {
+fn doctor(w: &Lab, target: &str, rest: &[&str]) -> Command {
     let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
     w.arcssh(&[&["doctor", target, "--file", &file, "--port", &port], rest].concat())
 }
@@ -140,7 +140,7 @@ fn examine(case: &Case) {
 }
 
 /// Types what the doctor says is to be typed, as somebody who may do it, and asks it again.
-fn type_it(w: &World, case: &Case, target: &str, fix: &str) {
+fn type_it(w: &Lab, case: &Case, target: &str, fix: &str) {
     w.emulator().set_role(Role::Owner);
     let command = match fix.strip_prefix("arcssh ") {
         Some(words) => format!("{ARCSSH} {words} --yes"),
@@ -265,13 +265,13 @@ fn whose_certificate_is_kept_is_told() {
 
 #[test]
 fn programs_and_files_of_this_machine_are_examined() {
-    fn only(w: &World, command: &mut Command, program: &str) {
+    fn only(w: &Lab, command: &mut Command, program: &str) {
         let bin = w.home().join("bin");
         let _ = fs::create_dir(&bin);
         let _ = symlink(format!("/usr/bin/{program}"), bin.join(program));
         command.env("PATH", bin);
     }
-    fn block(w: &World, before: &str, mode: u32) {
+    fn block(w: &Lab, before: &str, mode: u32) {
         let file = w.configuration();
         fs::remove_file(&file).unwrap();
         let words = ["config", &w.id(), "--user", "ada", "--file", file.to_str().unwrap()];
@@ -280,7 +280,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         fs::write(&file, before.to_owned() + &text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     }
-    fn open(w: &World, path: PathBuf, mode: u32) {
+    fn open(w: &Lab, path: PathBuf, mode: u32) {
         run(&mut w.proxy("web01"));
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -795,7 +795,7 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
         let _ = (&stream).read(&mut [0; 4096]);
         thread::park_timeout(LIMIT);
     }
-    type Break = fn(&World, &mut Command);
+    type Break = fn(&Lab, &mut Command);
     let cases: [(&str, Break, &str, &str); 5] = [
         (
             "network",

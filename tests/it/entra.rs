@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use arcssh_emulator::{Builder, CertificateFault, EntraFault, Machine, RefreshRefusal, Service};
 
-use crate::support::{ARCSSH, Run, World, eventually, finish, may_list_open_files, run, script, world_with};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, may_list_open_files, run, script, world_with};
 
 const SSH_SCOPE: &str = "https://pas.windows.net/CheckMyAccess/Linux/.default";
 
 /// A world whose user, who signed in by device code, is called as whoever runs the tests, in other letters.
-fn world_of_a_user(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+fn world_of_a_user(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> Lab {
     let name = principal();
     let second = Duration::from_secs(1);
     let w = world_with(machines, |builder| {
@@ -35,7 +35,7 @@ fn user() -> String {
 }
 
 /// sshd lets in whoever has a certificate for this name, and no key of its own.
-fn trust(w: &World, principal: &str) {
+fn trust(w: &Lab, principal: &str) {
     w.sshd().trust_authority(&w.emulator().ssh_ca_public_key(), &[principal]).unwrap();
     let keys = w.sshd().client_key().with_file_name("authorized_keys");
     fs::write(keys, "").unwrap();
@@ -49,13 +49,13 @@ fn anonymous(command: &mut Command) -> &mut Command {
 
 /// An ssh configuration with sections of this world's machines.
 struct Sections<'w> {
-    world: &'w World,
+    world: &'w Lab,
     file: PathBuf,
 }
 
 impl<'w> Sections<'w> {
     #[track_caller]
-    fn generate(world: &'w World, arguments: &[&str]) -> Self {
+    fn generate(world: &'w Lab, arguments: &[&str]) -> Self {
         let sections = Self { world, file: world.home().join("hosts.conf") };
         let known_hosts = world.home().join(".ssh/known_hosts");
         // As some have it, and what would keep ssh from asking our agent.
@@ -112,7 +112,7 @@ impl<'w> Sections<'w> {
 
 /// How often something was asked for at the token endpoint: once the user has signed in and a token for ARM is there,
 /// only certificates are.
-fn token_requests(w: &World) -> usize {
+fn token_requests(w: &Lab) -> usize {
     let requests = w.emulator().requests_to(Service::Entra);
     requests.iter().filter(|request| request.path_and_query.ends_with("/token")).count()
 }
@@ -226,7 +226,7 @@ fn a_certificate_past_seventy_percent_of_its_life_serves_while_the_next_is_got()
 }
 
 /// Makes the certificate in the store look as if it had been given so many seconds earlier; its file, and what that holds.
-fn age(w: &World, seconds: u64) -> (PathBuf, serde_json::Value) {
+fn age(w: &Lab, seconds: u64) -> (PathBuf, serde_json::Value) {
     let file = files_of_certificates(w, ".json").pop().unwrap();
     let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     for time in ["at", "until"] {
@@ -252,7 +252,7 @@ fn a_certificate_in_its_last_minutes_stands_in_where_no_other_can_be_got() {
 }
 
 /// Whether the store's certificate is valid.
-fn has_valid_certificate(w: &World) -> bool {
+fn has_valid_certificate(w: &Lab) -> bool {
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
     shown.lines().any(|line| line.starts_with("certificate") && line.contains(" left"))
 }
@@ -643,7 +643,7 @@ fn what_azure_cli_refuses_is_asked_for_once_by_all_who_wait_too() {
 /// Asserts that all who wait for a certificate are refused by one question, and who comes later by another.
 #[cfg(target_os = "linux")]
 #[track_caller]
-fn refused_once(w: &World, cert: impl Fn() -> Command, why: &str, asked: impl Fn() -> usize) {
+fn refused_once(w: &Lab, cert: impl Fn() -> Command, why: &str, asked: impl Fn() -> usize) {
     if !may_list_open_files() {
         return;
     }
@@ -710,7 +710,7 @@ fn no_log_holds_the_private_key_or_the_sign_in() {
 }
 
 /// What the store holds of certificates.
-fn files_of_certificates(w: &World, end: &str) -> Vec<PathBuf> {
+fn files_of_certificates(w: &Lab, end: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
     let fits = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -720,7 +720,7 @@ fn files_of_certificates(w: &World, end: &str) -> Vec<PathBuf> {
 }
 
 /// The lines of the private key in the store.
-fn key_lines(w: &World) -> Vec<String> {
+fn key_lines(w: &Lab) -> Vec<String> {
     let file = files_of_certificates(w, ".json").remove(0);
     let value: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let pem = value["value"]["key"].as_str().unwrap().to_owned();

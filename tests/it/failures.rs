@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{World, closed_port, run, typed, world, world_with};
+use crate::support::{Lab, closed_port, run, typed, world, world_with};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
@@ -543,7 +543,7 @@ fn cannot(why: &str) -> String {
 }
 
 /// Requests to ARM that would change something: listCredentials is a POST.
-fn writes(w: &World) -> usize {
+fn writes(w: &Lab) -> usize {
     let reads = ["GET", "POST"];
     w.emulator()
         .requests_to(Service::Arm)
@@ -553,7 +553,7 @@ fn writes(w: &World) -> usize {
 }
 
 /// Senders that came to the relay.
-fn senders(w: &World) -> usize {
+fn senders(w: &Lab) -> usize {
     w.emulator()
         .requests_to(Service::Relay)
         .iter()
@@ -562,6 +562,6 @@ fn senders(w: &World) -> usize {
 }
 
 /// Notifications to the agent.
-fn accepted(w: &World) -> usize {
+fn accepted(w: &Lab) -> usize {
     w.emulator().requests_to(Service::Agent).len()
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{RelayFault, SenderEnd};
 
 use crate::support::{
-    ARCSSH, LIMIT, World, eventually, finish, noise, run, run_with_input, script, service, signal, world,
+    ARCSSH, LIMIT, Lab, eventually, finish, noise, run, run_with_input, script, service, signal, world,
     world_with,
 };
 
@@ -302,7 +302,7 @@ fn the_open_files_of_others_are_not_made_nonblocking() {
 }
 
 /// A world whose relay sends these bytes after the 101.
-fn wire_world(fault: RelayFault) -> (World, Command) {
+fn wire_world(fault: RelayFault) -> (Lab, Command) {
     let w = world(&["web01"]);
     let port = service(wait_for_end);
     w.emulator().relay_fault(fault.always());
@@ -595,7 +595,7 @@ fn nonblocking(fdinfo: &str) -> Vec<bool> {
 }
 
 /// Senders that the relay refused.
-fn refusals(w: &World) -> usize {
+fn refusals(w: &Lab) -> usize {
     let requests = w.emulator().requests();
     let ours = requests.iter().filter(|request| request.path_and_query.contains("sb-hc-action=connect"));
     ours.filter(|request| request.status == Some(404)).count()

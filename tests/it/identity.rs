@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, run, script, world, world_with};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
@@ -588,7 +588,7 @@ fn a_tenant_is_an_id_or_a_domain() {
 // What stands in for what.
 
 /// Without the service principal, and with no programs but those in [`bin`].
-fn anonymous<'a>(w: &World, command: &'a mut Command) -> &'a mut Command {
+fn anonymous<'a>(w: &Lab, command: &'a mut Command) -> &'a mut Command {
     let program = command.get_program().to_owned();
     let path = bin(w).display().to_string();
     let path = if program == *ARCSSH { path } else { format!("{path}:/usr/bin:/bin") };
@@ -597,7 +597,7 @@ fn anonymous<'a>(w: &World, command: &'a mut Command) -> &'a mut Command {
         .fold(command.env("PATH", path), |command, name| command.env_remove(name))
 }
 
-fn bin(w: &World) -> PathBuf {
+fn bin(w: &Lab) -> PathBuf {
     w.home().join("bin")
 }
 
@@ -606,12 +606,12 @@ fn program_in(bin: &Path, name: &str, body: &str) {
     script(bin, name, &format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n"));
 }
 
-fn azure_cli(w: &World, body: &str) {
+fn azure_cli(w: &Lab, body: &str) {
     program_in(&bin(w), "az", body);
 }
 
 /// Notes what it finds on standard input, and prints a token of the emulator's Entra ID as Azure CLI does.
-fn azure_cli_with_a_token(w: &World) -> String {
+fn azure_cli_with_a_token(w: &Lab) -> String {
     format!(
         r#"cat > "$HOME/read-by-az"
 {}
@@ -623,7 +623,7 @@ printf '{{"accessToken":"%s","expiresOn":"%s","expires_on":%s,"subscription":"s"
 }
 
 /// Shell that has a token of the service principal in `$token`.
-fn token_by_curl(w: &World) -> String {
+fn token_by_curl(w: &Lab) -> String {
     let [secret, client, tenant, authority] =
         ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"]
             .map(|name| value(w, name));
@@ -635,16 +635,16 @@ fn token_by_curl(w: &World) -> String {
     )
 }
 
-fn token(w: &World) -> String {
+fn token(w: &Lab) -> String {
     let shell = format!("{}\nprintf %s \"$token\"", token_by_curl(w));
     run(w.command("sh").args(["-c", &shell])).clean()
 }
 
-fn value(w: &World, name: &str) -> String {
+fn value(w: &Lab, name: &str) -> String {
     w.emulator().environment().into_iter().find(|(key, _)| key == name).unwrap().1
 }
 
-fn audience(w: &World) -> String {
+fn audience(w: &Lab) -> String {
     value(w, "ARCSSH_ARM_AUDIENCE")
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv6Addr;
 use std::process::Command;
 
-use crate::support::{World, has_ipv6, namespaces, run, world_with};
+use crate::support::{Lab, has_ipv6, namespaces, run, world_with};
 
 #[test]
 fn entra_id_arm_and_relay_are_reached_over_ipv6() {
@@ -28,7 +28,7 @@ fn relay_information_may_lead_to_an_ipv6_address() {
 }
 
 /// ssh to web01 where the relay's name is that of ::1.
-fn resolved(w: &World, own_mounts: &str, proxy_command: &str) -> Command {
+fn resolved(w: &Lab, own_mounts: &str, proxy_command: &str) -> Command {
     fs::write(w.home().join("hosts"), "127.0.0.1 localhost\n::1 localhost ipv6.relay.test\n").unwrap();
     let ssh = w.ssh_by(proxy_command, "echo reached");
     let mut shell = w.command("unshare");

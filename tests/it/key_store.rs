@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{ARCSSH, Run, World, run, world_with};
+use crate::support::{ARCSSH, Lab, Run, run, world_with};
 
 /// The programs of the session. macOS has none of them.
 const PROGRAMS: [&str; 4] = ["dbus-run-session", "dbus-send", "gnome-keyring-daemon", "secret-tool"];
@@ -27,7 +27,7 @@ const SESSION: &str = r#"
 const PROMPT: &str = "SystemPrompter";
 
 /// A world whose user approves every device code; none where this machine has no key store to run.
-fn world() -> Option<World> {
+fn world() -> Option<Lab> {
     let is_missing = |program: &&&str| Command::new(program).arg("--help").output().is_err();
     if let Some(program) = PROGRAMS.iter().find(is_missing) {
         std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: there is no {program}\n"))
@@ -38,7 +38,7 @@ fn world() -> Option<World> {
 }
 
 /// A script of bash without the service principal.
-fn bash(w: &World, program: &str, arguments: &[&str], script: &str) -> Command {
+fn bash(w: &Lab, program: &str, arguments: &[&str], script: &str) -> Command {
     let mut command = w.command(program);
     for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "ARCSSH_NO_KEYRING"] {
         command.env_remove(name);
@@ -49,11 +49,11 @@ fn bash(w: &World, program: &str, arguments: &[&str], script: &str) -> Command {
 }
 
 /// The script on a session bus of its own, which ends with it.
-fn in_session(w: &World, script: &str) -> Run {
+fn in_session(w: &Lab, script: &str) -> Run {
     run(&mut bash(w, "dbus-run-session", &["--"], script))
 }
 
-fn account_file(w: &World) -> String {
+fn account_file(w: &Lab) -> String {
     let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
     let is_account = |path: &std::path::PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -63,7 +63,7 @@ fn account_file(w: &World) -> String {
 }
 
 /// The refresh tokens that the emulator was sent, in order.
-fn redeemed(w: &World) -> Vec<String> {
+fn redeemed(w: &Lab) -> Vec<String> {
     let requests = w.emulator().requests_to(arcssh_emulator::Service::Entra).into_iter();
     let field = |body: &str| {
         let mut form = form_urlencoded::parse(body.as_bytes()).into_owned();

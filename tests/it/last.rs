@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use arcssh_emulator::{Machine, Role};
 
-use crate::support::{ARCSSH, LIMIT, World, eventually, on_a_terminal, run, world, world_with};
+use crate::support::{ARCSSH, LIMIT, Lab, eventually, on_a_terminal, run, world, world_with};
 
 const NOTHING: &str = "no failure is kept: one is forgotten when a connection works\n";
 
-fn last(w: &World, arguments: &[&str]) -> String {
+fn last(w: &Lab, arguments: &[&str]) -> String {
     run(w.arcssh(&["last"]).args(arguments)).clean()
 }
 
@@ -117,7 +117,7 @@ fn nobody_else_can_read_a_failure() {
 }
 
 /// What ssh that keeps its connection for others shows on a terminal.
-fn persistent(w: &World, more: &str) -> String {
+fn persistent(w: &Lab, more: &str) -> String {
     let command = format!(
         "ssh -F .ssh/config -o ControlMaster=auto -o ControlPath={}/c -o ControlPersist=10 web01 true {more}",
         w.home().display()

@@ -7,14 +7,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::{ARCSSH, Run, World, program_at, run, world};
+use crate::support::{ARCSSH, Lab, Run, program_at, run, world};
 
 const RAISE: &str = "arcssh: hint: raise the limit of file descriptors in this shell: ulimit -n 1024";
 /// A user with no rights of its own, to whom limits of processes apply; they do not apply to root (setrlimit(2)).
 const NOBODY: u32 = 65534;
 
 /// The command lines that must all end in order; each needs the network, or a file, or neither.
-fn commands(w: &World) -> Vec<Vec<String>> {
+fn commands(w: &Lab) -> Vec<Vec<String>> {
     let id = w.id();
     let lines = [
         vec!["proxy", &id],
@@ -29,7 +29,7 @@ fn commands(w: &World) -> Vec<Vec<String>> {
 }
 
 /// `program` under limits of the shell.
-fn under(w: &World, limits: &str, program: &str, arguments: &[String]) -> Command {
+fn under(w: &Lab, limits: &str, program: &str, arguments: &[String]) -> Command {
     let mut shell = w.command("bash");
     shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), program]).args(arguments);
     shell
@@ -78,7 +78,7 @@ fn a_limit_of_file_descriptors_that_is_just_enough_ends_in_no_crash() {
 }
 
 /// A copy that any user can run.
-fn copy_for_all(w: &World) -> PathBuf {
+fn copy_for_all(w: &Lab) -> PathBuf {
     let folder = w.home().join("for-all");
     fs::create_dir(&folder).unwrap();
     let program = folder.join("arcssh");

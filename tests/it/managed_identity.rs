@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::Builder;
 
 use crate::support::{
-    ARCSSH, Run, World, closed_port, finish, may_become, namespaces, run, script, service, world, world_with,
+    ARCSSH, Lab, Run, closed_port, finish, may_become, namespaces, run, script, service, world, world_with,
 };
 
 const IMDS: &str = "169.254.169.254:80";
@@ -482,11 +482,11 @@ fn arc(builder: Builder) -> Builder {
 }
 
 /// arcssh without the service principal and without any program.
-fn anonymous(w: &World, arguments: &[&str]) -> Command {
+fn anonymous(w: &Lab, arguments: &[&str]) -> Command {
     without_principal(w, w.arcssh(arguments))
 }
 
-fn without_principal(w: &World, mut command: Command) -> Command {
+fn without_principal(w: &Lab, mut command: Command) -> Command {
     for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"] {
         command.env_remove(name);
     }
@@ -494,7 +494,7 @@ fn without_principal(w: &World, mut command: Command) -> Command {
     command
 }
 
-fn account(w: &World, arguments: &[&str]) -> Run {
+fn account(w: &Lab, arguments: &[&str]) -> Run {
     run(&mut anonymous(w, &[&["account"], arguments].concat()))
 }
 

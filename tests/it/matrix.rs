@@ -21,7 +21,7 @@ use base64::Engine as _;
 
 use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{Act, BINARY, CLOSE, PING, Peer, Server, act, switching_protocols};
-use crate::support::{World, closed_port, noise, world};
+use crate::support::{Lab, closed_port, noise, world};
 
 const MIB: usize = 1024 * 1024;
 
@@ -39,7 +39,7 @@ enum Service {
 
 impl Service {
     /// arcssh on its way to this service at `port`, with everything before it in order.
-    fn command(self, w: &World, port: u16) -> Command {
+    fn command(self, w: &Lab, port: u16) -> Command {
         match self {
             Self::Entra => {
                 let mut proxy = w.proxy("web01");
@@ -73,7 +73,7 @@ impl Service {
 }
 
 /// arcssh on its way to the relay at `{name}.{suffix}`, by relay information.
-fn to_relay(w: &World, name: &str, suffix: &str) -> Command {
+fn to_relay(w: &Lab, name: &str, suffix: &str) -> Command {
     let info = format!(
         r#"{{"relay":{{"namespaceName":"{name}","namespaceNameSuffix":"{suffix}","hybridConnectionName":"a/b","accessKey":"SharedAccessSignature sr=x","expiresOn":4102444800,"serviceConfigurationToken":"t"}}}}"#
     );
@@ -85,12 +85,12 @@ fn to_relay(w: &World, name: &str, suffix: &str) -> Command {
 }
 
 /// A cell whose server speaks TLS with a genuine certificate.
-fn in_tls(w: &World, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
+fn in_tls(w: &Lab, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
     presenting(w, service, ServerCertificate::Genuine, fault, act, cause)
 }
 
 fn presenting(
-    w: &World,
+    w: &Lab,
     service: Service,
     certificate: ServerCertificate,
     fault: &'static str,
@@ -102,7 +102,7 @@ fn presenting(
 }
 
 /// A cell whose server speaks no TLS.
-fn in_tcp(w: &World, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
+fn in_tcp(w: &Lab, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
     let server = Arc::new(Server::start(None, act));
     Cell::new(fault, service.command(w, server.port), cause).of(&server)
 }
@@ -137,7 +137,7 @@ fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
+fn tcp_and_tls(w: &Lab, service: Service) -> Vec<Cell> {
     let reset = &["reset", "closed", "broken pipe", "cannot be reached", "no TLS"];
     let early = &["eof", "closed", "ended", "cannot be reached", "no TLS"];
     let garbage = &["corrupt", "invalid", "InvalidContentType", "not TLS", "no TLS", "cannot be reached"];
@@ -230,7 +230,7 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
 }
 
 /// What an HTTP service may answer, and what must be said of it.
-fn answers(w: &World, service: Service) -> Vec<Cell> {
+fn answers(w: &Lab, service: Service) -> Vec<Cell> {
     let name = service.name();
     let broken = &["reset", "closed", "ended", "cannot be reached", "incomplete", "connection", "went away"];
     let wrong = &["answer", "answered", "JSON", "fault", "refused"];
@@ -587,7 +587,7 @@ fn a_proxy_that_opens_no_tunnel() {
 
 /// A session on a raw relay: `act` has the connection after the upgrade.
 fn session(
-    w: &World,
+    w: &Lab,
     fault: &'static str,
     cause: &[&'static str],
     then: impl Fn(&mut Peer) -> std::io::Result<()> + Send + Sync + 'static,

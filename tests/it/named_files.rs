@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use crate::support::{Run, World, run, world};
+use crate::support::{Lab, Run, run, world};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -16,13 +16,13 @@ fn write(path: &Path, text: &str, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn fifo(w: &World, name: &str) -> std::path::PathBuf {
+fn fifo(w: &Lab, name: &str) -> std::path::PathBuf {
     let path = w.home().join(name);
     run(w.command("mkfifo").args(["-m", "600"]).arg(&path)).clean();
     path
 }
 
-fn logged(w: &World, file: &Path) -> Run {
+fn logged(w: &Lab, file: &Path) -> Run {
     run(w.arcssh(&["version", "--log-file"]).arg(file))
 }
 

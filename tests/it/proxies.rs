@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Run, World, closed_port, eventually, has_ipv6, run, world};
+use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, run, world};
 
 const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that";
 
@@ -197,7 +197,7 @@ fn a_socks_proxy_is_told_to_be_none_of_ours() {
 }
 
 /// A session with one proxy variable.
-fn through(w: &World, variable: &str, address: &str) -> Run {
+fn through(w: &Lab, variable: &str, address: &str) -> Run {
     run(w.ssh().args(["web01", "echo reached"]).env(variable, address))
 }
 
@@ -214,11 +214,11 @@ struct Tinyproxy {
 }
 
 impl Tinyproxy {
-    fn start(w: &World, more: &str) -> Self {
+    fn start(w: &Lab, more: &str) -> Self {
         Self::start_on(w, "127.0.0.1", more)
     }
 
-    fn start_on(w: &World, address: &str, more: &str) -> Self {
+    fn start_on(w: &Lab, address: &str, more: &str) -> Self {
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
         let (log, file) = (w.home().join("tinyproxy.log"), w.home().join("tinyproxy.conf"));
         let configuration = format!(
@@ -247,7 +247,7 @@ impl Tinyproxy {
 
     /// Asserts that Entra ID, ARM and the relay were reached through it.
     #[track_caller]
-    fn carried_everything(&self, w: &World) {
+    fn carried_everything(&self, w: &Lab) {
         let variables = w.emulator().environment();
         let value = |name: &str| variables.iter().find(|(key, _)| key == name).unwrap().1.clone();
         let host = |url: String| url.trim_start_matches("https://").trim_end_matches('/').to_owned();

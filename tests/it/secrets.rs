@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, Run, World, eventually, finish, run, service, world};
+use crate::support::{ARCSSH, LIMIT, Lab, Run, eventually, finish, run, service, world};
 
 /// Each way to ask for a log.
 const LOGS: [(&str, &str); 5] =
@@ -51,7 +51,7 @@ fn no_core_file_holds_a_secret() {
 
 #[test]
 fn no_log_of_a_failure_holds_a_secret() {
-    let damage: [fn(&World); 5] = [
+    let damage: [fn(&Lab); 5] = [
         |w| w.emulator().set_role(Role::None),
         |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
         |w| w.emulator().machine("web01").set_online(false),
@@ -163,13 +163,13 @@ fn a_relay_domain_may_be_given_by_option_or_variable() {
 }
 
 /// The `relay` object of an answer of ARM's.
-fn relay_of(w: &World) -> serde_json::Value {
+fn relay_of(w: &Lab) -> serde_json::Value {
     let json = STANDARD.decode(w.relay_info().trim()).unwrap();
     serde_json::from_slice::<serde_json::Value>(&json).unwrap()["relay"].take()
 }
 
 /// The two parts of the emulator's namespace.
-fn parts(w: &World) -> (String, String) {
+fn parts(w: &Lab) -> (String, String) {
     let authority = w.emulator().relay_authority();
     let (name, suffix) = authority.split_once('.').unwrap();
     (name.to_owned(), suffix.to_owned())
@@ -229,7 +229,7 @@ pub(crate) fn foreign(run: &Run, goal: &str, name: &str, suffix: &str) {
 
 /// Asserts that a text holds no secret of the world, in any spelling.
 #[track_caller]
-fn keeps_secrets(w: &World, origin: &str, text: &str) {
+fn keeps_secrets(w: &Lab, origin: &str, text: &str) {
     let secrets = w.emulator().secrets();
     assert!(secrets.len() > 1, "nothing was handed out");
     for secret in secrets {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault, Machine, Role, SUBSCRIPTION, Service};
 
-use crate::support::{ARCSSH, Run, World, closed_port, run, run_with_input, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, closed_port, run, run_with_input, world, world_with};
 
 /// What setting up tells when all is done.
 fn ready(run: &Run) -> bool {
@@ -15,7 +15,7 @@ fn ready(run: &Run) -> bool {
 }
 
 /// The requests that change something in Azure, with the last part of their paths.
-fn writes(w: &World) -> Vec<String> {
+fn writes(w: &Lab) -> Vec<String> {
     let requests = w.emulator().requests_to(Service::Arm);
     let words = requests.iter().map(|request| {
         let path = request.path_and_query.split('?').next().unwrap_or_default();
@@ -28,18 +28,18 @@ fn writes(w: &World) -> Vec<String> {
         .collect()
 }
 
-fn setup(w: &World, rest: &[&str]) -> Command {
+fn setup(w: &Lab, rest: &[&str]) -> Command {
     let (id, port) = (w.id(), w.sshd().port().to_string());
     w.arcssh(&[&["setup", &id, "--port", &port], rest].concat())
 }
 
 /// Runs a command under a pseudo-terminal where `typed` is typed; its screen.
-fn on_a_terminal(w: &World, words: &str, typed: &str) -> Run {
+fn on_a_terminal(w: &Lab, words: &str, typed: &str) -> Run {
     on_a_terminal_at(w, w.home(), words, typed)
 }
 
 /// The same in another home.
-fn on_a_terminal_at(w: &World, home: &Path, words: &str, typed: &str) -> Run {
+fn on_a_terminal_at(w: &Lab, home: &Path, words: &str, typed: &str) -> Run {
     let command = format!("{ARCSSH} {words}");
     let mut script = w.command("script");
     script.env("HOME", home).env("TERM", "xterm");
@@ -51,7 +51,7 @@ fn on_a_terminal_at(w: &World, home: &Path, words: &str, typed: &str) -> Run {
     Run { stderr: String::from_utf8_lossy(&run.stdout).replace('\r', ""), ..run }
 }
 
-fn nothing_set_up(state: &str) -> World {
+fn nothing_set_up(state: &str) -> Lab {
     let seconds = Duration::from_secs;
     let state = state.to_owned();
     let w = world_with(&["web01"], |builder| {
@@ -174,7 +174,7 @@ fn a_missing_right_is_told_with_the_least_role_that_has_it() {
             "arcssh: cannot set up web01: this identity lacks the right {right} (403 AuthorizationFailed)"
         )
     };
-    let last = |w: &World| {
+    let last = |w: &Lab| {
         let run = run(&mut setup(w, &["--yes"]));
         assert_eq!(run.code, Some(4), "{}", run.stderr);
         let lines: Vec<String> = run.stderr.lines().rev().take(2).map(Into::into).collect();
@@ -375,7 +375,7 @@ fn a_terminal_shows_the_plan_and_the_question_and_how_it_goes_on() {
 }
 
 /// A home without an ssh configuration.
-fn new_home(w: &World) -> PathBuf {
+fn new_home(w: &Lab) -> PathBuf {
     let home = w.home().join("new");
     fs::create_dir(&home).unwrap();
     home

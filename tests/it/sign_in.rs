@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
 use crate::support::{
-    ARCSSH, Run, World, eventually, finish, namespaces, run, run_with_input, script, world, world_with,
+    ARCSSH, Lab, Run, eventually, finish, namespaces, run, run_with_input, script, world, world_with,
 };
 
 const AGAIN: &str =
@@ -509,9 +509,9 @@ fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
 }
 
 /// What becomes of a code on the other device.
-type End = fn(&World, &str);
+type End = fn(&Lab, &str);
 
-fn signed_in_world() -> World {
+fn signed_in_world() -> Lab {
     world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices())
 }
 
@@ -523,20 +523,20 @@ fn anonymous(command: &mut Command) -> &mut Command {
 }
 
 /// `arcssh login` with a script in the place of the browser.
-fn login(w: &World, browser: &str, arguments: &[&str]) -> Run {
+fn login(w: &Lab, browser: &str, arguments: &[&str]) -> Run {
     script(&w.home().join("bin"), "browser", &format!("#!/bin/sh\n{browser}\n"));
     let mut login = w.arcssh(&["login"]);
     run(anonymous(&mut login).args(arguments).env("BROWSER", w.home().join("bin/browser")))
 }
 
-fn by_device_code(w: &World, arguments: &[&str]) -> Child {
+fn by_device_code(w: &Lab, arguments: &[&str]) -> Child {
     let mut login = w.arcssh(&["login", "--device-code"]);
     anonymous(&mut login).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     login.spawn().unwrap()
 }
 
 /// Leaves the sign-in, and no token.
-fn forget_tokens(w: &World) {
+fn forget_tokens(w: &Lab) {
     for file in fs::read_dir(w.home().join(".local/state/arcssh")).unwrap().flatten() {
         if file.file_name().to_string_lossy().starts_with("token-") {
             fs::remove_file(file.path()).unwrap();

@@ -14,7 +14,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, 
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, eventually, finish, namespaces, on_a_terminal, run, script, service, signal, world,
+    ARCSSH, LIMIT, Lab, eventually, finish, namespaces, on_a_terminal, run, script, service, signal, world,
     world_with,
 };
 
@@ -47,7 +47,7 @@ fn all_greeted(proxies: Vec<Child>) {
 }
 
 /// How often tokens and relay credentials were asked for.
-pub(crate) fn asked(w: &World) -> (usize, usize) {
+pub(crate) fn asked(w: &Lab) -> (usize, usize) {
     let emulator = w.emulator();
     let minted = emulator.requests_to(Service::Arm);
     let minted = minted.iter().filter(|request| request.path_and_query.contains("/listCredentials?"));
@@ -55,13 +55,13 @@ pub(crate) fn asked(w: &World) -> (usize, usize) {
 }
 
 /// The files of the store that hold values.
-fn files(w: &World) -> Vec<PathBuf> {
+fn files(w: &Lab) -> Vec<PathBuf> {
     let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
 }
 
 /// Makes what the store holds of relay credentials look as if it had been minted that many seconds earlier.
-fn age(w: &World, seconds: u64) {
+fn age(w: &Lab, seconds: u64) {
     for file in files(w) {
         let mut envelope: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         for minted in envelope["value"]["minted"].as_array_mut().into_iter().flatten() {
@@ -151,7 +151,7 @@ fn a_warm_connection_builds_neither_a_client_nor_a_token() {
 
 #[test]
 fn the_death_of_the_one_that_asks_passes_the_work_on() {
-    let faults: [fn(&World); 3] = [
+    let faults: [fn(&Lab); 3] = [
         |w| w.emulator().entra_fault(EntraFault::new(503, "x", 90033, "busy").after(LIMIT)),
         |w| w.emulator().arm_fault(ArmFault::new(503, "x", "busy").on(ArmCall::ListCredentials).after(LIMIT)),
         // It dies when it has kept what it was given, before its connection stands.
@@ -341,7 +341,7 @@ fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
 }
 
 /// A world in which web01's credentials have a successor that its agent has had time to hear of.
-fn world_with_a_successor(port: u16) -> World {
+fn world_with_a_successor(port: u16) -> Lab {
     let w = world(&["web01"]);
     all_greeted(vec![start(w.proxy_to(port))]);
     age(&w, 8000);

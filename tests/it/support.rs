@@ -21,21 +21,21 @@ pub(crate) const ARCSSH: &str = env!("CARGO_BIN_EXE_arcssh");
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A playground of one test. When the test is over, no process of its may be left.
-pub(crate) struct World(Playground);
+pub(crate) struct Lab(Playground);
 
 /// A world with these machines and nothing out of order.
-pub(crate) fn world(machines: &[&str]) -> World {
+pub(crate) fn world(machines: &[&str]) -> Lab {
     world_with(machines, |builder| builder)
 }
 
 /// A world whose emulator is set up otherwise.
-pub(crate) fn world_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+pub(crate) fn world_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> Lab {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         many_files();
         signals_as_usual();
     });
-    World(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
+    Lab(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
 }
 
 /// Hundreds of connections at once have their two ends in this process, and many systems give a process 1024 files.
@@ -62,7 +62,7 @@ fn signals_as_usual() {
     }
 }
 
-impl Deref for World {
+impl Deref for Lab {
     type Target = Playground;
 
     fn deref(&self) -> &Playground {
@@ -70,7 +70,7 @@ impl Deref for World {
     }
 }
 
-impl Drop for World {
+impl Drop for Lab {
     fn drop(&mut self) {
         if thread::panicking() {
             return;
@@ -82,7 +82,7 @@ impl Drop for World {
     }
 }
 
-impl World {
+impl Lab {
     /// The command lines of processes that live in this world's home: ssh, arcssh and what they started.
     pub(crate) fn survivors(&self) -> Vec<String> {
         let home = format!("HOME={}", self.home().display()).into_bytes();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{KeyExchange, Service};
 
-use crate::support::{World, run, script, world, world_with};
+use crate::support::{Lab, run, script, world, world_with};
 
 const HINT: &str = "arcssh: hint: where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
 
@@ -75,7 +75,7 @@ fn the_first_key_share_is_the_one_that_azure_relay_takes() {
 }
 
 /// The certificate of an authority that signed nothing here.
-fn another_authority(w: &World) -> PathBuf {
+fn another_authority(w: &Lab) -> PathBuf {
     let certificate = w.home().join("another.pem");
     let mut openssl = w.command("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);

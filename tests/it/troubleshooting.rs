@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Role;
 
-use crate::support::{ARCSSH, World, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, run, script, world, world_with};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const FAILURES: [&str; 4] = [
@@ -100,7 +100,7 @@ fn matches(quote: &str, text: &str) -> bool {
     rest.is_some()
 }
 
-fn ssh(w: &World, options: &[&str]) -> Command {
+fn ssh(w: &Lab, options: &[&str]) -> Command {
     let mut ssh = w.ssh();
     ssh.args(options.iter().flat_map(|option| ["-o", option])).args(["web01", "true"]);
     ssh

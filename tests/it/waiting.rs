@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault};
 
-use crate::support::{World, on_a_terminal, run, world, world_with};
+use crate::support::{Lab, on_a_terminal, run, world, world_with};
 
 const ERASED: &str = "\r\u{1b}[K";
 
 /// A world whose agent takes this many seconds to listen.
-fn slow(seconds: u64) -> World {
+fn slow(seconds: u64) -> Lab {
     world_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(seconds)))
 }
 
 /// What stands on a terminal of 100 columns.
-fn screen(w: &World, command: &str) -> String {
+fn screen(w: &Lab, command: &str) -> String {
     let (code, screen) = on_a_terminal(w.command("script"), &format!("stty cols 100 rows 30; {command}"));
     assert_eq!(code, Some(0), "{screen}");
     screen

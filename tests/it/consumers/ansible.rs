@@ -8,7 +8,7 @@ use arcssh_emulator::{ArmCall, ArmFault};
 use serde_json::json;
 
 use super::{Configuration, installed};
-use crate::support::{ARCSSH, Run, World, run, script, world};
+use crate::support::{ARCSSH, Lab, Run, run, script, world};
 
 /// The newest ansible-core that runs on Python 3.11, and the oldest that is maintained somewhere (RHEL 8 and 9): their
 /// template engines differ.
@@ -147,7 +147,7 @@ fn ansible_evaluates_no_text_of_azure() {
 }
 
 /// Resource Graph, with a machine all of whose texts are templates, and with tags that ansible's JSON takes for its own.
-fn hostile_rows(w: &World) {
+fn hostile_rows(w: &Lab) {
     let template =
         |place: &str| format!("{{{{ lookup('pipe', 'touch {}/canary-{place}') }}}}", w.home().display());
     let row = json!({
@@ -169,7 +169,7 @@ fn hostile_rows(w: &World) {
 }
 
 /// The files that evaluated texts make.
-fn canaries(w: &World) -> Vec<String> {
+fn canaries(w: &Lab) -> Vec<String> {
     let names =
         fs::read_dir(w.home()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("canary-")).collect()
@@ -219,7 +219,7 @@ compose:
 "#;
 
 /// `arcssh list` as an executable inventory.
-fn inventory(w: &World) {
+fn inventory(w: &Lab) {
     script(w.home(), "inventory", &format!("#!/bin/sh\nexec {ARCSSH} list \"$@\"\n"));
 }
 
@@ -233,11 +233,11 @@ fn ansible(hosts: &Configuration<'_>, name: &str) -> Command {
     ansible
 }
 
-fn program(w: &World, name: &str) -> Command {
+fn program(w: &Lab, name: &str) -> Command {
     program_of(ANSIBLE_CORE[0], w, name)
 }
 
-fn program_of(version: &str, w: &World, name: &str) -> Command {
+fn program_of(version: &str, w: &Lab, name: &str) -> Command {
     let mut program = w.command(install_version(version).join("bin").join(name));
     program.args(["-i", "inventory"]).env("LC_ALL", "C.UTF-8").env("ANSIBLE_NOCOLOR", "1");
     program
@@ -268,7 +268,7 @@ fn told(run: &Run) -> String {
 }
 
 /// The connections that ansible's ControlPersist leaves open for a minute.
-struct Masters<'w>(&'w World);
+struct Masters<'w>(&'w Lab);
 
 impl Masters<'_> {
     /// Ends them; how many there were.

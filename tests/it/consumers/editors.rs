@@ -12,7 +12,7 @@ use arcssh_emulator::Machine;
 use serde_json::Value;
 
 use super::{Configuration, installed, join, user};
-use crate::support::{World, eventually, finish, free_port, noise, run, signal, world, world_with};
+use crate::support::{Lab, eventually, finish, free_port, noise, run, signal, world, world_with};
 
 /// What stands in for VS Code's server: it says on which loopback port it listens, and ends with its window.
 const SERVER: &str = "\
@@ -98,7 +98,7 @@ impl Window {
     }
 
     /// Starts to fetch a file from the server, through the SOCKS port.
-    fn fetch(&self, w: &World, file: &str) -> Child {
+    fn fetch(&self, w: &Lab, file: &str) -> Child {
         let mut curl = w.command("curl");
         curl.args(["-sSf", "--max-time", "60", "--socks5-hostname", &format!("127.0.0.1:{}", self.socks)]);
         curl.arg(format!("http://127.0.0.1:{}/{file}", self.server));

@@ -3,16 +3,16 @@
 use arcssh_emulator::{ArmCall, ArmFault, Builder, EntraFault, Machine, RelayFault, SUBSCRIPTION, Service};
 use serde_json::{Value, json};
 
-use crate::support::{ARCSSH, World, on_a_terminal, run, world, world_with};
+use crate::support::{ARCSSH, Lab, on_a_terminal, run, world, world_with};
 
 const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
 
 /// Machines that differ in everything by which they can be selected.
-fn fleet() -> World {
+fn fleet() -> Lab {
     fleet_with(|builder| builder)
 }
 
-fn fleet_with(configure: impl FnOnce(Builder) -> Builder) -> World {
+fn fleet_with(configure: impl FnOnce(Builder) -> Builder) -> Lab {
     let machines = [
         Machine::new("db01").resource_group("rg-a").tag("env", "test"),
         Machine::new("db01").resource_group("rg-b").tag("env", "live"),
@@ -25,18 +25,18 @@ fn fleet_with(configure: impl FnOnce(Builder) -> Builder) -> World {
 }
 
 #[track_caller]
-fn list(w: &World, arguments: &[&str]) -> String {
+fn list(w: &Lab, arguments: &[&str]) -> String {
     run(w.arcssh(&["list"]).args(arguments)).clean()
 }
 
 #[track_caller]
-fn json(w: &World, arguments: &[&str]) -> Value {
+fn json(w: &Lab, arguments: &[&str]) -> Value {
     serde_json::from_str(&list(w, arguments)).unwrap()
 }
 
 /// GROUP/NAME of what is listed.
 #[track_caller]
-fn names(w: &World, arguments: &[&str]) -> Vec<String> {
+fn names(w: &Lab, arguments: &[&str]) -> Vec<String> {
     let machines = json(w, &[arguments, &["--format", "json"]].concat());
     let name =
         |m: &Value| format!("{}/{}", m["resourceGroup"].as_str().unwrap(), m["name"].as_str().unwrap());
@@ -88,7 +88,7 @@ fn steered(screen: &str) -> Option<char> {
 }
 
 /// Machines all of whose texts steer; the name of one holds U+3164, a letter that is not shown.
-fn steering_fleet() -> World {
+fn steering_fleet() -> Lab {
     let w = world_with(&["web01"], |builder| builder);
     let row = json!({
         "id": w.id().replace("machines/web01", "machines/web\u{3164}01"), "tags": { "note": STEERING, STEERING: "x" },
@@ -105,7 +105,7 @@ fn steering_fleet() -> World {
 }
 
 /// What a command shows on a terminal.
-fn screen(w: &World, command: &str) -> String {
+fn screen(w: &Lab, command: &str) -> String {
     let mut terminal = w.command("script");
     terminal.env("NO_COLOR", "1");
     on_a_terminal(terminal, &format!("stty cols 200; {ARCSSH} {command}")).1
@@ -155,7 +155,7 @@ fn columns_line_up_under_wide_characters_and_marks() {
 
 #[test]
 fn what_a_service_says_cannot_steer_the_terminal() {
-    let hostile: [fn(&World); 4] = [
+    let hostile: [fn(&Lab); 4] = [
         |w| w.emulator().arm_fault(ArmFault::new(400, STEERING, STEERING).times(9)),
         |w| {
             w.emulator().arm_fault(

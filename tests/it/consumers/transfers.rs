@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use super::Configuration;
-use crate::support::{World, noise, run, run_with_input, world};
+use crate::support::{Lab, noise, run, run_with_input, world};
 
 #[test]
 fn ssh_carries_streams_and_status() {
@@ -87,7 +87,7 @@ fn git_clones_and_pushes() {
 }
 
 /// git that knows nothing of who runs the tests, and from where.
-fn git(w: &World) -> Command {
+fn git(w: &Lab) -> Command {
     let mut git = w.command("git");
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL", "GIT_SSH"] {
         git.env_remove(name);

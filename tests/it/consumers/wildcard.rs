@@ -3,7 +3,7 @@
 use arcssh_emulator::{Machine, SUBSCRIPTION};
 
 use super::{Configuration, join, trust};
-use crate::support::{Run, World, run, world_with};
+use crate::support::{Lab, Run, run, world_with};
 
 #[test]
 fn a_name_that_nobody_wrote_down_is_found() {
@@ -69,7 +69,7 @@ fn a_name_is_looked_for_in_the_subscription_that_is_named() {
 }
 
 /// web07, and two machines that are called db01.
-fn fleet() -> World {
+fn fleet() -> Lab {
     let db = |group: &str| Machine::new("db01").resource_group(group);
     let w = world_with(&["web07"], |builder| builder.machine(db("rg-a")).machine(db("rg-b")));
     join(&w, "rg-a/db01");
@@ -78,7 +78,7 @@ fn fleet() -> World {
 }
 
 /// Adds the host key under the name that ssh knows a host of the wildcard by: as typed, in lower case, with its port.
-fn know(w: &World, name: &str) {
+fn know(w: &Lab, name: &str) {
     if !name.is_empty() {
         trust(w, &format!("[{name}]:{}", w.sshd().port()));
     }

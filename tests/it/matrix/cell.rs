@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::matrix::server::Server;
-use crate::support::{World, eventually, signal};
+use crate::support::{Lab, eventually, signal};
 
 /// Names a file in which each phase leaves its part of the table. If it is set, slow cells run too.
 const TABLE: &str = "FAULTS_TABLE";
@@ -154,7 +154,7 @@ struct Outcome {
 
 /// Runs all cells of a phase and panics with every deviation.
 #[track_caller]
-pub(crate) fn run_phase(phase: &str, w: &World, cells: Vec<Cell>) {
+pub(crate) fn run_phase(phase: &str, w: &Lab, cells: Vec<Cell>) {
     let table = std::env::var_os(TABLE).map(PathBuf::from);
     let cells: Vec<Cell> = cells.into_iter().filter(|cell| table.is_some() || !cell.slow).collect();
     let (count, cells) = (cells.len(), Mutex::new(cells.into_iter().enumerate()));
@@ -361,7 +361,7 @@ fn steers(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Files that are of no more use. That no process is left is checked for all cells at the end of the phase, by [`World`].
+/// Files that are of no more use. That no process is left is checked for all cells at the end of the phase, by [`Lab`].
 fn left_behind(temporary: &Path, state: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
     // A file that is still being written is called so until it is complete.

@@ -14,7 +14,7 @@ use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{BINARY, Peer, Server, act};
 use crate::matrix::{GREETING, MIB, Service, after_request, in_tls, namespaces_work, session};
 use crate::store::greeter;
-use crate::support::{ARCSSH, World, eventually, noise, signal, world};
+use crate::support::{ARCSSH, Lab, eventually, noise, signal, world};
 
 fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
     peer.frame(BINARY, GREETING)?;
@@ -85,7 +85,7 @@ fn signals_and_standard_streams() {
 }
 
 /// Standard streams that are no pipes of ssh, or that fail.
-fn odd_streams(w: &World) -> Vec<Cell> {
+fn odd_streams(w: &Lab) -> Vec<Cell> {
     let on_file = |fault, cause: &[&'static str], input: &str, output: &str| {
         let cell = session(w, fault, cause, |peer| {
             for _ in 0..64 {

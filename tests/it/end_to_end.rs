@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{World, eventually, finish, free_port, noise, run, run_with_input, world};
+use crate::support::{Lab, eventually, finish, free_port, noise, run, run_with_input, world};
 
 const MIB: usize = 1 << 20;
 /// What each direction must carry whole.
@@ -201,14 +201,14 @@ fn fifty_connections_work_at_once() {
 }
 
 /// A file of random bytes in the world's home; its SHA-256.
-fn large_file(w: &World, name: &str) -> String {
+fn large_file(w: &Lab, name: &str) -> String {
     let made = shell(w, &format!("head -c {LARGE} /dev/urandom | tee {name} | sha256sum"));
     made.split(' ').next().unwrap().to_owned()
 }
 
 /// Runs a script in the world's home, with `$SSH` for its ssh.
 #[track_caller]
-fn shell(w: &World, script: &str) -> String {
+fn shell(w: &Lab, script: &str) -> String {
     let mut bash = w.command("bash");
     bash.args(["-eu", "-o", "pipefail", "-c", script]).env("SSH", "ssh -F .ssh/config");
     run(&mut bash).clean().trim_end().to_owned()

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::secrets::{Trap, foreign};
-use crate::support::{ARCSSH, Run, World, closed_port, eventually, run, world};
+use crate::support::{ARCSSH, Lab, Run, closed_port, eventually, run, world};
 
 /// Less than what is made beside a connection may take after it; here nothing is.
 const SOON: Duration = Duration::from_secs(8);
@@ -217,7 +217,7 @@ fn a_call_of_az_ssh_arc_works_with_only_the_programs_path_changed() {
 }
 
 /// Relay information in the world's home, one answer of ARM with a change.
-fn write_changed(w: &World, change: impl Fn(&mut Value)) {
+fn write_changed(w: &Lab, change: impl Fn(&mut Value)) {
     let json = STANDARD.decode(w.relay_info().trim()).unwrap();
     let mut relay = serde_json::from_slice::<Value>(&json).unwrap()["relay"].take();
     change(&mut relay);

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::store::{GREETING, asked, greeter, start};
-use crate::support::{World, eventually, finish, noise, run_with_input, world_with};
+use crate::support::{Lab, eventually, finish, noise, run_with_input, world_with};
 
 const MINUTES: &str = "SOAK_MINUTES";
 const MIB: usize = 1024 * 1024;
@@ -120,19 +120,19 @@ impl Totals {
     }
 }
 
-fn up(w: &World, bytes: &[u8]) -> usize {
+fn up(w: &Lab, bytes: &[u8]) -> usize {
     let told = run_with_input(w.ssh().args(["web01", "sha256sum"]), bytes.to_vec()).clean();
     assert_eq!(told.split(' ').next(), Some(sha256(bytes).as_str()));
     bytes.len()
 }
 
-fn down(w: &World, file: &str, bytes: &[u8]) -> usize {
+fn down(w: &Lab, file: &str, bytes: &[u8]) -> usize {
     let run = w.ssh_run(&["web01", &format!("cat {file}")]);
     assert_eq!((run.code, sha256(&run.stdout)), (Some(0), sha256(bytes)), "{}", run.stderr);
     bytes.len()
 }
 
-fn both(w: &World, bytes: &[u8]) -> usize {
+fn both(w: &Lab, bytes: &[u8]) -> usize {
     let run = run_with_input(w.ssh().args(["web01", "cat"]), bytes.to_vec());
     assert_eq!((run.code, sha256(&run.stdout)), (Some(0), sha256(bytes)), "{}", run.stderr);
     2 * bytes.len()
@@ -152,7 +152,7 @@ struct Lasting {
 }
 
 impl Lasting {
-    fn start(w: &World) -> Self {
+    fn start(w: &Lab) -> Self {
         let mut ssh = w.ssh();
         ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut ssh = ssh.spawn().unwrap();

@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, Machine};
 use serde_json::json;
 
 use crate::config::Home;
-use crate::support::{ARCSSH, Run, World, program_at, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, program_at, run, script, world, world_with};
 
 /// Pieces of hostile values.
 const PIECES: [&str; 36] = [
@@ -359,7 +359,7 @@ const OWN: &str = "Include included.conf\nHost bastion\n  HostName bastion.examp
     Host prod-*\n  ProxyJump me@jump:22\nMatch originalhost matched\n  User them\nHost *\n  Compression yes\n";
 
 /// A user with a configuration and known hosts, some of them hashed.
-fn user_of(w: &World) -> Home<'_> {
+fn user_of(w: &Lab) -> Home<'_> {
     let home = Home::new(w);
     let folder = w.home().join("user/.ssh");
     fs::create_dir(&folder).unwrap();
@@ -379,7 +379,7 @@ fn user_of(w: &World) -> Home<'_> {
     home
 }
 
-fn fleet_of(names: &[&str]) -> World {
+fn fleet_of(names: &[&str]) -> Lab {
     world_with(&[], |builder| names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name))))
 }
 
