@@ -11,8 +11,8 @@ use std::time::Instant;
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, Run, eventually, finish, may_become, on_a_terminal, program_at, run, script, world,
-    world_with,
+    ARCSSH, LIMIT, Lab, Run, eventually, finish, lab, lab_with, may_become, on_a_terminal, program_at, run,
+    script,
 };
 
 /// A home directory in which nothing was configured.
@@ -79,8 +79,8 @@ impl<'a> Home<'a> {
     /// The list of changes alone, without `arcssh: `.
     #[track_caller]
     fn changes(&self, arguments: &[&str]) -> Vec<String> {
-        let said = self.said(arguments);
-        let lines = said.lines().filter(|line| is_change(line));
+        let output = self.said(arguments);
+        let lines = output.lines().filter(|line| is_change(line));
         lines.map(|line| line.trim_start_matches("arcssh: ").to_owned()).collect()
     }
 
@@ -134,7 +134,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn a_missing_configuration_is_made_for_its_owner_alone() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     assert_eq!(home.done(&["web01"]), "arcssh: ~/.ssh/config: 1 host\n");
     assert_eq!((mode(&home.path.join(".ssh")), mode(&home.file())), (0o700, 0o600));
@@ -144,7 +144,7 @@ fn a_missing_configuration_is_made_for_its_owner_alone() {
 
 #[test]
 fn the_section_carries_what_ssh_needs_and_nothing_that_weakens_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01", "--user", "me", "--port", "2222", "--identity", "~/.ssh/key"]);
     let id = w.id();
@@ -162,7 +162,7 @@ fn the_section_carries_what_ssh_needs_and_nothing_that_weakens_it() {
 
 #[test]
 fn mode_owner_and_links_of_the_file_stay() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let real = home.path.join("dotfiles");
     fs::create_dir(&real).unwrap();
@@ -185,7 +185,7 @@ fn mode_owner_and_links_of_the_file_stay() {
 
 #[test]
 fn a_link_that_leads_nowhere_yet_is_followed() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::create_dir(home.path.join(".ssh")).unwrap();
     symlink("../dotfiles/ssh/config", home.file()).unwrap();
@@ -196,7 +196,7 @@ fn a_link_that_leads_nowhere_yet_is_followed() {
 
 #[test]
 fn a_linked_folder_is_followed() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::create_dir(home.path.join("real")).unwrap();
     symlink("real", home.path.join(".ssh")).unwrap();
@@ -207,11 +207,11 @@ fn a_linked_folder_is_followed() {
 
 #[test]
 fn backups_hold_the_file_as_it_was_and_the_first_one_stays() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other");
     fs::set_permissions(home.file(), Permissions::from_mode(0o600)).unwrap();
-    let told = home.done(&["web01"]);
-    assert_eq!(told, "arcssh: ~/.ssh/config: 1 host; as it was: ~/.ssh/.config.arcssh-backup\n");
+    let output = home.done(&["web01"]);
+    assert_eq!(output, "arcssh: ~/.ssh/config: 1 host; as it was: ~/.ssh/.config.arcssh-backup\n");
     let backup = home.path.join(".ssh/.config.arcssh-backup");
     let first = || (fs::read_to_string(&backup).unwrap(), mode(&backup));
     assert_eq!(first(), ("Host other".into(), 0o600));
@@ -230,19 +230,19 @@ fn backups_hold_the_file_as_it_was_and_the_first_one_stays() {
 
 #[test]
 fn a_link_in_the_place_of_a_backup_leads_to_no_other_file() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other");
     let precious = home.path.join("precious");
     fs::write(&precious, "mine").unwrap();
     symlink(&precious, home.path.join(".ssh/.config.arcssh-backup")).unwrap();
-    let told = home.done(&["web01"]);
-    assert!(told.ends_with("as it was: ~/.ssh/.config.arcssh-backup.1\n"), "{told}");
+    let output = home.done(&["web01"]);
+    assert!(output.ends_with("as it was: ~/.ssh/.config.arcssh-backup.1\n"), "{output}");
     assert_eq!(fs::read_to_string(precious).unwrap(), "mine");
 }
 
 #[test]
 fn a_backup_beside_an_included_file_is_not_included() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "");
     let folder = home.path.join("included");
     fs::create_dir(&folder).unwrap();
@@ -254,7 +254,7 @@ fn a_backup_beside_an_included_file_is_not_included() {
 
 #[test]
 fn running_it_twice_changes_nothing_and_says_so() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = Home::with(&w, "# mine\r\nHost other\r\n\tUser x");
     home.done(&["web01", "web02", "--user", "me", "--wildcard", "*.arc"]);
     let (text, inode) = (home.text(), fs::metadata(home.file()).unwrap().ino());
@@ -267,15 +267,15 @@ fn running_it_twice_changes_nothing_and_says_so() {
 
 #[test]
 fn taking_the_block_out_gives_back_every_byte() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "");
     for original in ["", "Host a", "# ü\r\nHost a\r\n\tPort 1\n\n", "\n\nUser u\n", "Match all\n User x"] {
         fs::write(home.file(), original).unwrap();
         home.done(&["web01"]);
-        let told = home.done(&["--remove"]);
+        let output = home.done(&["--remove"]);
         assert!(
-            told.starts_with("arcssh: ~/.ssh/config: taken out; as it was: ~/.ssh/.config.arcssh-backup"),
-            "{told}"
+            output.starts_with("arcssh: ~/.ssh/config: taken out; as it was: ~/.ssh/.config.arcssh-backup"),
+            "{output}"
         );
         assert_eq!(home.text(), original);
         assert_eq!(home.done(&["--remove"]), "arcssh: ~/.ssh/config is as it should be\n");
@@ -284,7 +284,7 @@ fn taking_the_block_out_gives_back_every_byte() {
 
 #[test]
 fn what_is_no_text_is_left_alone() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "");
     fs::write(home.file(), b"# caf\xe9\n").unwrap();
     assert_eq!(home.refused(1, &["web01"]), "arcssh: ~/.ssh/config is not UTF-8 text\n");
@@ -292,35 +292,38 @@ fn what_is_no_text_is_left_alone() {
 
 #[test]
 fn a_folder_that_cannot_be_made_leads_to_another_file() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     std::os::unix::fs::symlink("nowhere/.ssh", home.path.join(".ssh")).unwrap();
-    let told = home.refused(1, &["web01"]);
-    assert!(told.starts_with("arcssh: cannot create ~/.ssh: "), "{told}");
+    let output = home.refused(1, &["web01"]);
+    assert!(output.starts_with("arcssh: cannot create ~/.ssh: "), "{output}");
     let hint = "arcssh: hint: arcssh config --file FILE writes another file, for ssh -F FILE";
-    assert_eq!(told.lines().nth(1), Some(hint));
+    assert_eq!(output.lines().nth(1), Some(hint));
 }
 
 #[test]
 fn what_ssh_cannot_read_is_left_alone() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "\u{feff}Host a\n");
-    let told = home.refused(1, &["web01"]);
-    assert!(told.starts_with("arcssh: ssh does not accept ~/.ssh/") && told.contains("line 1"), "{told}");
+    let output = home.refused(1, &["web01"]);
+    assert!(
+        output.starts_with("arcssh: ssh does not accept ~/.ssh/") && output.contains("line 1"),
+        "{output}"
+    );
     fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
-    let told = home.refused(1, &["web01"]);
-    assert!(told.to_lowercase().contains("bad configuration option: bogus"), "{told}");
+    let output = home.refused(1, &["web01"]);
+    assert!(output.to_lowercase().contains("bad configuration option: bogus"), "{output}");
 }
 
 #[test]
 fn unbalanced_markers_are_refused_by_line() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
-    let told = "arcssh: line 3 begins an arcssh block that no line ends\n";
+    let expected = "arcssh: line 3 begins an arcssh block that no line ends\n";
     for arguments in
         [&["web01"][..], &["--remove"], &["--verify"], &["--remove", "b"], &["web01", "--dry-run"]]
     {
-        assert_eq!(home.refused(1, arguments), told, "{arguments:?}");
+        assert_eq!(home.refused(1, arguments), expected, "{arguments:?}");
     }
 }
 
@@ -354,7 +357,7 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Option<Run> {
 
 #[test]
 fn a_file_that_may_not_be_read_is_named() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     fs::set_permissions(home.file(), Permissions::from_mode(0o000)).unwrap();
     let Some(run) = unprivileged(&home, &["web01"]) else { return };
@@ -367,14 +370,14 @@ fn a_file_that_may_not_be_read_is_named() {
 
 #[test]
 fn a_folder_that_may_not_be_written_is_named() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o500)).unwrap();
     let Some(run) = unprivileged(&home, &["web01"]) else { return };
     fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o700)).unwrap();
     assert_eq!(run.code, Some(1));
-    let told = home.short(&run.stderr);
-    assert!(told.starts_with("arcssh: cannot write to ~/.ssh: Permission denied"), "{told}");
+    let output = home.short(&run.stderr);
+    assert!(output.starts_with("arcssh: cannot write to ~/.ssh: Permission denied"), "{output}");
     assert_eq!(home.text(), "Host a\n");
 }
 
@@ -382,7 +385,7 @@ fn a_folder_that_may_not_be_written_is_named() {
 fn writers_at_once_all_come_to_their_turn() {
     let names: Vec<String> = (0..8).map(|n| format!("web{n}")).collect();
     let machines: Vec<&str> = names.iter().map(String::as_str).collect();
-    let w = world(&machines);
+    let w = lab(&machines);
     let home = Home::with(&w, "Host other\n");
     let piped = |name: &&str| {
         let mut arcssh = home.arcssh(&[name]);
@@ -402,7 +405,7 @@ fn writers_at_once_all_come_to_their_turn() {
 
 #[test]
 fn what_another_program_wrote_before_the_lock_was_had_is_kept() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     let lock = File::open(home.path.join(".ssh")).unwrap();
     lock.lock().unwrap();
@@ -419,20 +422,20 @@ fn what_another_program_wrote_before_the_lock_was_had_is_kept() {
 
 #[test]
 fn what_an_editor_saves_at_the_last_moment_is_not_overwritten() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     let save = format!("#!/bin/sh\necho 'Host b' > '{}'\nexec /usr/bin/ssh \"$@\"\n", home.file().display());
     script(&home.path.join("bin"), "ssh", &save);
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
     let run = run(home.arcssh(&["web01"]).env("PATH", path));
-    let told = "arcssh: ~/.ssh/config was changed by another program meanwhile; run the command again\n";
-    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(1), told));
+    let expected = "arcssh: ~/.ssh/config was changed by another program meanwhile; run the command again\n";
+    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(1), expected));
     assert_eq!((home.text().as_str(), home.temporary()), ("Host b\n", vec![]));
 }
 
 #[test]
 fn whoever_reads_the_file_meanwhile_reads_the_old_one_to_its_end() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host old\n");
     let reader = File::open(home.file()).unwrap();
     home.done(&["web01"]);
@@ -441,7 +444,7 @@ fn whoever_reads_the_file_meanwhile_reads_the_old_one_to_its_end() {
 
 #[test]
 fn a_writer_that_is_killed_leaves_the_old_file_or_the_new_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, &"# a comment of the user's\n".repeat(40_000));
     let state = |port: &str| {
         home.done(&["--wildcard", "*.arc", "--port", port]);
@@ -465,7 +468,7 @@ fn a_writer_that_is_killed_leaves_the_old_file_or_the_new_one() {
 
 #[test]
 fn a_dry_run_shows_a_diff_and_exits_with_1_if_there_is_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let run = home.config(&["web01", "--user", "me", "--dry-run"]);
     let diff = home.short(&String::from_utf8(run.stdout).unwrap());
@@ -486,7 +489,7 @@ fn a_dry_run_shows_a_diff_and_exits_with_1_if_there_is_one() {
 
 #[test]
 fn a_dry_run_makes_no_folder() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     assert_eq!(home.config(&["web01", "--dry-run"]).code, Some(1));
     assert!(!home.path.join(".ssh").exists());
@@ -506,7 +509,7 @@ fn config_on_a_terminal(
 
 #[test]
 fn a_terminal_has_colours_unless_they_are_not_wanted() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let (code, diff) = config_on_a_terminal(&home, "web01 --dry-run", &[]);
     assert_eq!(code, Some(1));
@@ -523,7 +526,7 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
 
 #[test]
 fn a_run_that_removes_only_what_the_user_names_asks_nothing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let (code, said) = config_on_a_terminal(&home, "web01", &[]);
     assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
@@ -534,7 +537,7 @@ fn a_run_that_removes_only_what_the_user_names_asks_nothing() {
 
 #[test]
 fn the_block_can_be_printed_or_written_to_a_file_of_its_own() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let printed = run(&mut home.arcssh(&["web01", "--output", "-"])).clean();
     assert!(!home.path.join(".ssh").exists());
@@ -553,7 +556,7 @@ fn the_block_can_be_printed_or_written_to_a_file_of_its_own() {
 
 #[test]
 fn a_bare_run_refreshes_with_the_options_of_the_last_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let given = ["-g", "rg-arc", "--user", "me", "--port", "2222", "--identity", "~/k", "--control-master"];
     home.done(&given);
@@ -568,11 +571,11 @@ fn a_bare_run_refreshes_with_the_options_of_the_last_one() {
 
 #[test]
 fn a_machine_that_is_new_in_a_kept_group_comes_by_itself() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["-g", "RG-ARC"]);
     assert_eq!(home.hosts(), ["web01"]);
-    let later = world(&["web01", "web02"]);
+    let later = lab(&["web01", "web02"]);
     let mut arcssh = home.arcssh(&[]);
     assert_eq!(run(arcssh.envs(later.emulator().environment())).code, Some(0));
     assert_eq!(home.hosts(), ["web01", "web02"]);
@@ -580,7 +583,7 @@ fn a_machine_that_is_new_in_a_kept_group_comes_by_itself() {
 
 #[test]
 fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::write(home.path.join("key"), "").unwrap();
     fs::write(
@@ -611,7 +614,7 @@ fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
 
 #[test]
 fn a_section_connects_in_the_name_that_it_was_written_in() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let tenant =
         w.emulator().environment().into_iter().find(|(name, _)| name == "AZURE_TENANT_ID").unwrap().1;
@@ -627,25 +630,25 @@ fn a_section_connects_in_the_name_that_it_was_written_in() {
 
 #[test]
 fn without_anything_named_it_says_how_to_name_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    let told = "arcssh: no machine is named\narcssh: hint: arcssh config --help shows how to name one\n";
-    assert_eq!(home.refused(2, &[]), told);
+    let expected = "arcssh: no machine is named\narcssh: hint: arcssh config --help shows how to name one\n";
+    assert_eq!(home.refused(2, &[]), expected);
     assert!(!home.path.join(".ssh").exists());
 }
 
 #[test]
 fn a_machine_that_was_taken_out_stays_out_until_it_is_named() {
-    let w = world(&["web01", "web02", "web03"]);
+    let w = lab(&["web01", "web02", "web03"]);
     let home = Home::new(&w);
     home.done(&["-g", "rg-arc", "--wildcard", "*.arc"]);
     home.done(&["--remove", "WEB02"]);
     assert_eq!(home.hosts(), ["web01", "web03", "*.arc"]);
     let text = home.text();
     assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is as it should be\n");
-    let told = home.done(&["-g", "rg-arc"]);
+    let output = home.done(&["-g", "rg-arc"]);
     let out = "arcssh: rg-arc/web02 stays out, since you removed it; to add it: arcssh config rg-arc/web02\n";
-    assert!(told.starts_with(out) && home.text() == text, "{told}");
+    assert!(output.starts_with(out) && home.text() == text, "{output}");
     home.done(&["web02"]);
     assert_eq!(home.hosts(), ["web01", "web02", "web03", "*.arc"]);
     home.done(&["--remove", "*.arc"]);
@@ -655,7 +658,7 @@ fn a_machine_that_was_taken_out_stays_out_until_it_is_named() {
 
 #[test]
 fn a_machine_is_taken_out_by_any_of_its_names() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = Home::with(&w, "Host other\r\n");
     let original = home.text();
     let id = w.id();
@@ -674,13 +677,13 @@ fn a_machine_is_taken_out_by_any_of_its_names() {
 
 #[test]
 fn a_machine_that_is_gone_can_be_taken_out() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = Home::new(&w);
     home.done(&["web01", "web02"]);
     fs::write(home.file(), home.text().replace("/machines/web01", "/machines/gone")).unwrap();
-    let told = home.refused(1, &[]);
+    let output = home.refused(1, &[]);
     assert_eq!(
-        told,
+        output,
         "arcssh: remove web01 (rg-arc/gone); Azure has no such machine\n\
          arcssh: nothing was changed: there is no terminal to ask on\n\
          arcssh: hint: the same command with --yes goes ahead\n"
@@ -692,12 +695,12 @@ fn a_machine_that_is_gone_can_be_taken_out() {
 
 #[test]
 fn a_group_cannot_be_taken_out_by_mistake_for_everything() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01"]);
     for selector in [&["-g", "rg-arc"][..], &["--all"], &["--tag", "a=b"], &["-s", "x"]] {
-        let told = home.refused(2, &[&["--remove"], selector].concat());
-        assert!(told.contains("cannot be used with"), "{told}");
+        let output = home.refused(2, &[&["--remove"], selector].concat());
+        assert!(output.contains("cannot be used with"), "{output}");
     }
 }
 
@@ -715,7 +718,7 @@ fn shadowed(home: &Home<'_>, above: &str, told: &str) {
 
 #[test]
 fn verify_names_file_line_and_option_of_whatever_stands_in_the_way() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01", "--user", "me", "--port", "2222"]);
     assert_eq!(home.done(&["--verify"]), "arcssh: ssh uses what ~/.ssh/config says of 1 host\n");
@@ -748,44 +751,44 @@ fn verify_names_file_line_and_option_of_whatever_stands_in_the_way() {
     for (line, says) in
         [("ProxyCommand none", ""), ("ProxyJump bastion", ""), ("ProxyCommand nc %h %p", "nc %h %p")]
     {
-        let told = format!(
+        let expected = format!(
             "arcssh: ssh does not use the proxycommand written for web01: ~/.ssh/config line 2 says {says:?}"
         );
-        shadowed(&home, &format!("Host *\n    {line}\n"), &told);
+        shadowed(&home, &format!("Host *\n    {line}\n"), &expected);
     }
 }
 
 #[test]
 fn verify_names_the_line_of_an_included_file() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01", "--user", "me"]);
     let folder = home.path.join("includes ü");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("1.conf"), "Host other\n  User no\n").unwrap();
     fs::write(folder.join("2.conf"), "# here\nHost web??\n  User root\n").unwrap();
-    let told =
+    let expected =
         "arcssh: ssh does not use the user written for web01: ~/includes ü/2.conf line 3 says \"root\"";
     let include = format!("Include \"{}/*.conf\"\n", folder.display());
-    shadowed(&home, &include, told);
-    shadowed(&home, &format!("Host *\n{include}"), told);
-    shadowed(&home, &format!("{include}User later\n"), told);
-    shadowed(&home, &format!("Host other\n{include}Match host web01\n{include}"), told);
+    shadowed(&home, &include, expected);
+    shadowed(&home, &format!("Host *\n{include}"), expected);
+    shadowed(&home, &format!("{include}User later\n"), expected);
+    shadowed(&home, &format!("Host other\n{include}Match host web01\n{include}"), expected);
     // An Include of a section that does not apply is read, and sets nothing.
     fs::write(folder.join("2.conf"), "User root\nMatch all\nUser no\n").unwrap();
-    let told = "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 4 says \"root\"";
-    shadowed(&home, &format!("Host other\n{include}Match host web01\nUser root\n"), told);
+    let expected = "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 4 says \"root\"";
+    shadowed(&home, &format!("Host other\n{include}Match host web01\nUser root\n"), expected);
 }
 
 #[test]
 fn what_stands_above_a_kept_block_keeps_a_change_from_being_written() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01"]);
     fs::write(home.file(), format!("Host *\n    User root\n\n{}", home.text())).unwrap();
-    let told = home.refused(1, &["--user", "me"]);
+    let output = home.refused(1, &["--user", "me"]);
     assert_eq!(
-        told,
+        output,
         "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 2 says \"root\"\n\
          arcssh: hint: move line 2 of ~/.ssh/config below the arcssh block\n"
     );
@@ -793,18 +796,18 @@ fn what_stands_above_a_kept_block_keeps_a_change_from_being_written() {
 
 #[test]
 fn verify_without_a_block_says_so() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     assert_eq!(home.refused(1, &["--verify"]), "arcssh: ~/.ssh/config holds no arcssh block\n");
 }
 
 #[test]
 fn where_no_ssh_is_installed_it_is_written_with_a_warning() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let run = run(home.arcssh(&["web01"]).env("PATH", home.path.join("nothing")));
-    let told = "arcssh: no ssh is installed to prove the result with\narcssh: add web01 (rg-arc/web01)\narcssh: ~/.ssh/config: 1 host\n";
-    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(0), told));
+    let expected = "arcssh: no ssh is installed to prove the result with\narcssh: add web01 (rg-arc/web01)\narcssh: ~/.ssh/config: 1 host\n";
+    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(0), expected));
     assert_eq!(home.hosts(), ["web01"]);
     let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
     assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: no ssh is installed\n"));
@@ -812,7 +815,7 @@ fn where_no_ssh_is_installed_it_is_written_with_a_warning() {
 
 #[test]
 fn nothing_is_changed_unless_ssh_agrees() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     script(&home.path.join("bin"), "ssh", "#!/bin/sh\necho 'user other'\n");
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
@@ -824,9 +827,7 @@ fn nothing_is_changed_unless_ssh_agrees() {
 
 fn two_groups() -> Lab {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    world_with(&["solo"], |builder| {
-        builder.machine(machine("web01", "rg-a")).machine(machine("Web01", "rg-b"))
-    })
+    lab_with(&["solo"], |builder| builder.machine(machine("web01", "rg-a")).machine(machine("Web01", "rg-b")))
 }
 
 #[test]
@@ -855,8 +856,8 @@ fn machines_of_one_name_go_by_name_and_group() {
     home.done(&["--all"]);
     assert_eq!(home.hosts(), ["solo", "web01.rg-a", "web01.rg-b Web01.rg-b"]);
     assert!(home.effective("Web01.rg-b", "proxycommand").contains("/rg-b/"));
-    let told = home.refused(5, &["--remove", "web01"]);
-    assert!(told.starts_with("arcssh: 2 machines are called web01: web01.rg-a, web01.rg-b\n"), "{told}");
+    let output = home.refused(5, &["--remove", "web01"]);
+    assert!(output.starts_with("arcssh: 2 machines are called web01: web01.rg-a, web01.rg-b\n"), "{output}");
     home.done(&["--remove", "rg-a/web01"]);
     assert_eq!(home.hosts(), ["solo", "web01.rg-b Web01.rg-b"]);
 }
@@ -864,7 +865,7 @@ fn machines_of_one_name_go_by_name_and_group() {
 #[test]
 fn a_name_that_looks_like_name_and_group_is_told_apart_from_one() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("web01", "rg-a")).machine(machine("web01", "rg-b"));
         builder.machine(machine("web01.rg-a", "rg-c"))
     });
@@ -878,7 +879,7 @@ fn a_name_that_looks_like_name_and_group_is_told_apart_from_one() {
 
 #[test]
 fn a_name_with_capitals_can_be_typed_either_way() {
-    let w = world_with(&[], |builder| builder.machine(Machine::new("WIN-SQL01").vm_id("0A1B-2C3D")));
+    let w = lab_with(&[], |builder| builder.machine(Machine::new("WIN-SQL01").vm_id("0A1B-2C3D")));
     let home = Home::new(&w);
     home.done(&["win-sql01"]);
     assert_eq!(home.hosts(), ["win-sql01 WIN-SQL01"]);
@@ -897,7 +898,7 @@ const TYPES: [&str; 4] = [
 
 #[test]
 fn all_types_of_arc_machines_are_found() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         TYPES
             .iter()
             .zip(["a", "b", "c", "d"])
@@ -921,7 +922,7 @@ fn all_types_of_arc_machines_are_found() {
 /// The specification's own example of a machine holds null in most places.
 #[test]
 fn what_is_null_or_of_another_form_hides_no_machine() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let id = w.id();
     let rows = serde_json::json!([
         { "id": id, "name": "web01", "tags": "", "location": null, "kind": null, "properties": {
@@ -949,7 +950,7 @@ fn what_is_null_or_of_another_form_hides_no_machine() {
 
 #[test]
 fn a_list_that_leads_in_a_circle_ends() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let page = format!(r#"{{"$skipToken":"again","data":[{{"id":"{}"}}]}}"#, w.id());
     w.emulator()
         .arm_fault(ArmFault::raw(200, "application/json", &page).on(ArmCall::ResourceGraph).times(100));
@@ -967,7 +968,7 @@ fn a_list_that_leads_in_a_circle_ends() {
 #[test]
 fn one_subscription_that_is_refused_hides_no_other() {
     let other = "5b5c4700-0000-4000-8000-000000000002";
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("web02").subscription(other)));
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("web02").subscription(other)));
     w.emulator()
         .arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph).times(2));
     w.emulator().arm_fault(ArmFault::new(409, "MissingSubscriptionRegistration", "No.").on(ArmCall::List));
@@ -980,7 +981,7 @@ fn one_subscription_that_is_refused_hides_no_other() {
 
 #[test]
 fn machines_of_one_name_and_group_but_different_types_are_told_apart() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         TYPES.iter().fold(builder, |builder, kind| builder.machine(Machine::new("vm").resource_type(kind)))
     });
     let home = Home::new(&w);
@@ -994,7 +995,7 @@ fn machines_of_one_name_and_group_but_different_types_are_told_apart() {
 
 #[test]
 fn an_id_of_a_virtual_machine_instance_is_cut_back_to_its_machine() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let child = "/providers/Microsoft.ScVmm/virtualMachineInstances/default";
     home.done(&[&format!("{}{child}", w.id())]);
@@ -1006,7 +1007,7 @@ fn an_id_of_a_virtual_machine_instance_is_cut_back_to_its_machine() {
 #[test]
 fn machines_are_selected_by_tag_group_and_subscription() {
     let other = "5b5c4700-0000-4000-8000-000000000002";
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         builder
             .machine(Machine::new("a").tag("env", "prod x=1"))
             .machine(Machine::new("b").tag("env", "test").resource_group("rg-b"))
@@ -1032,17 +1033,17 @@ fn machines_are_selected_by_tag_group_and_subscription() {
         (&["-g", "rg-B", "-g", "nothing"], "-g nothing"),
         (&["-g", "rg-b", "--tag", "env=prod x=1"], "-g rg-b --tag 'env=prod x=1'"),
     ] {
-        let told = home.refused(5, arguments);
+        let output = home.refused(5, arguments);
         assert!(
-            told.contains(&format!("no Arc machine that this identity sees fits {selector}\n")),
-            "{told}"
+            output.contains(&format!("no Arc machine that this identity sees fits {selector}\n")),
+            "{output}"
         );
     }
 }
 
 #[test]
 fn an_organisations_template_takes_the_place_of_the_built_in_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let template = "# {name}\r\nHost {patterns}\r\n  User {user}\r\n  Port {port}\r\n  ForwardAgent no\r\n  ProxyCommand {proxy_command}\r\n";
     fs::write(home.path.join("own.conf"), template).unwrap();
@@ -1053,15 +1054,18 @@ fn an_organisations_template_takes_the_place_of_the_built_in_one() {
     );
     assert!(home.text().contains(&section), "{}", home.text());
     fs::write(home.path.join("own.conf"), "Host {patterns}\n  User {login}\n").unwrap();
-    let told = home.refused(1, &["web01"]);
-    assert!(told.contains("the template's {login} is not known; known are patterns, host_name,"), "{told}");
+    let output = home.refused(1, &["web01"]);
+    assert!(
+        output.contains("the template's {login} is not known; known are patterns, host_name,"),
+        "{output}"
+    );
     fs::remove_file(home.path.join("own.conf")).unwrap();
     assert!(home.refused(1, &["web01"]).starts_with("arcssh: cannot read ~/own.conf: "));
 }
 
 #[test]
 fn a_template_cannot_break_the_block_or_the_file() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     for (template, why) in [
         ("Host {patterns}\n# <<< arcssh <<<\n", "ends an arcssh block that no line begins"),
@@ -1069,14 +1073,14 @@ fn a_template_cannot_break_the_block_or_the_file() {
         ("Host {patterns}\n  Bogus {port}x\n  Nonsense\n", "ssh does not accept"),
     ] {
         fs::write(home.path.join("own.conf"), template).unwrap();
-        let told = home.refused(1, &["web01", "--template", "own.conf"]);
-        assert!(told.contains(why), "{told}");
+        let output = home.refused(1, &["web01", "--template", "own.conf"]);
+        assert!(output.contains(why), "{output}");
     }
 }
 
 #[test]
 fn connections_are_shared_only_when_asked_for_and_not_on_windows() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["web01"]);
     assert!(!home.text().contains("    Control"));
@@ -1095,7 +1099,7 @@ fn the_text_for_each_platform_is_as_recorded() {
             .machine(Machine::new("WIN01").vm_id("AAAAAAAA-0000-4000-8000-000000000002").os_name("windows"))
             .machine(Machine::new("bare").without_vm_id())
     };
-    let w = world_with(&[], machines);
+    let w = lab_with(&[], machines);
     let home = Home::new(&w);
     let full =
         ["--all", "--user", "CONTOSO\\me", "--port", "2222", "--control-master", "--wildcard", "*.arc"];
@@ -1119,7 +1123,7 @@ fn the_text_for_each_platform_is_as_recorded() {
 fn runs_add_up() {
     let machine =
         |name: &str, group: &str, env: &str| Machine::new(name).resource_group(group).tag("env", env);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("a", "rg-a", "prod")).machine(machine("b", "rg-b", "prod"));
         builder.machine(machine("c", "rg-c", "test")).machine(machine("d", "rg-d", "test"))
     });
@@ -1139,7 +1143,7 @@ fn runs_add_up() {
 #[test]
 fn options_apply_to_what_is_selected_with_them() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("web01", "rg-web")).machine(machine("web02", "rg-web"));
         builder.machine(machine("db01", "rg-db"))
     });
@@ -1179,7 +1183,7 @@ fn options_apply_to_what_is_selected_with_them() {
 #[test]
 fn the_value_that_is_given_last_counts_whatever_the_selection() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group).tag("env", "prod");
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         builder.machine(machine("web01", "rg-web")).machine(machine("db01", "rg-db"))
     });
     let home = Home::new(&w);
@@ -1196,7 +1200,7 @@ fn the_value_that_is_given_last_counts_whatever_the_selection() {
 
 #[test]
 fn names_that_are_not_the_machines_are_listed_first() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = (0..25).fold(builder, |builder, n| builder.machine(Machine::new(&format!("m{n:02}"))));
         builder.machine(Machine::new("zone.example.com"))
     });
@@ -1205,17 +1209,17 @@ fn names_that_are_not_the_machines_are_listed_first() {
     assert_eq!((changes.len(), changes.last().unwrap().as_str()), (21, "add 6 more"));
 }
 
-/// A world in place of another one: the same machines are there, or fewer.
+/// A lab in place of another one: the same machines are there, or fewer.
 fn later(home: &Home<'_>, w: &Lab, arguments: &[&str]) -> Run {
     run(home.arcssh(arguments).envs(w.emulator().environment()))
 }
 
 #[test]
 fn a_host_entry_is_removed_only_if_the_user_agrees() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = Home::new(&w);
     home.done(&["-g", "rg-arc"]);
-    let fewer = world(&["web01"]);
+    let fewer = lab(&["web01"]);
     let text = home.text();
     let refused = later(&home, &fewer, &[]);
     assert_eq!((refused.code, home.text()), (Some(1), text.clone()), "{}", refused.stderr);
@@ -1247,7 +1251,7 @@ fn a_host_entry_is_removed_only_if_the_user_agrees() {
 
 #[test]
 fn an_identity_that_sees_nothing_any_more_removes_nothing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     home.done(&["--all"]);
     let text = home.text();
@@ -1265,7 +1269,7 @@ fn an_identity_that_sees_nothing_any_more_removes_nothing() {
 #[test]
 fn a_long_list_of_changes_ends_in_a_count() {
     let names: Vec<String> = (0..25).map(|n| format!("web{n:02}")).collect();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name)))
     });
     let home = Home::new(&w);
@@ -1282,7 +1286,7 @@ fn block_of_format_1() -> String {
 
 #[test]
 fn a_block_of_format_1_is_read_refreshed_and_removed() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         builder
             .machine(Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001"))
             .machine(Machine::new("WIN01").vm_id("AAAAAAAA-0000-4000-8000-000000000002").os_name("windows"))
@@ -1309,7 +1313,7 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
 
 #[test]
 fn a_configured_host_is_reached() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let port = w.sshd().port().to_string();
     let key = w.sshd().client_key().display().to_string();

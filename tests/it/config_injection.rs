@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, Machine};
 use serde_json::json;
 
 use crate::config::Home;
-use crate::support::{ARCSSH, Lab, Run, program_at, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, lab, lab_with, program_at, run, script};
 
 /// Pieces of hostile values.
 const PIECES: [&str; 36] = [
@@ -90,7 +90,7 @@ fn written(home: &Home<'_>, alias: &str) -> (Vec<String>, Vec<String>) {
 
 /// Gives `option` each value, and asserts that the section has it as `keyword`, or that it is refused by that name.
 fn values_of(option: &str, name: &str, lead: &str, expected: impl Fn(&str) -> String) {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     assert_eq!(config(&home, &["--wildcard", "*.arc", &format!("{option}=plain")]).code, Some(0));
     let (lines, _) = written(&home, "x.arc");
@@ -129,7 +129,7 @@ fn identities() {
 
 #[test]
 fn wildcards() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let pattern = prop_oneof![
         hostile(),
@@ -162,7 +162,7 @@ fn wildcards() {
 
 #[test]
 fn a_wildcard_covers_only_names_that_are_the_users() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::create_dir(w.home().join("user/.ssh")).unwrap();
     let own = "Host db.example.arc\n  ProxyJump jump.hop\n";
@@ -209,9 +209,12 @@ fn a_wildcard_covers_only_names_that_are_the_users() {
         );
         assert_eq!(fs::read_to_string(home.file()).unwrap(), own);
     }
-    let told = config(&home, &["--wildcard=*.example.arc"]).stderr;
+    let output = config(&home, &["--wildcard=*.example.arc"]).stderr;
     let place = format!("{} line 1", home.file().display());
-    assert!(told.contains(&format!("covers \"db.example.arc\", which ssh already uses: {place};")), "{told}");
+    assert!(
+        output.contains(&format!("covers \"db.example.arc\", which ssh already uses: {place};")),
+        "{output}"
+    );
     for pattern in ["*.arc", "web-??.arc", "*.arc.example.com"] {
         fs::write(home.file(), "").unwrap();
         let written = config(&home, &[&format!("--wildcard={pattern}")]);
@@ -221,7 +224,7 @@ fn a_wildcard_covers_only_names_that_are_the_users() {
 
 #[test]
 fn names_of_machines() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     for name in [
         "a b",
@@ -245,7 +248,7 @@ fn names_of_machines() {
 #[test]
 fn groups_and_tags_stay_in_their_line_and_are_read_again() {
     let (tag, value) = ("k\"", "a b\n# <<< arcssh <<<\nHost *\r\n {options}{sections} 'ü\u{2028}\\ %h");
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("tagged").tag(tag, value)));
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("tagged").tag(tag, value)));
     let home = Home::new(&w);
     let unknown = config(&home, &["web01", "-g", value]);
     assert_eq!((unknown.code, unknown.stderr.lines().count()), (Some(5), 2), "{}", unknown.stderr);
@@ -265,7 +268,7 @@ fn groups_and_tags_stay_in_their_line_and_are_read_again() {
 
 #[test]
 fn names_of_files() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     for name in
         ["a b", "%h%%", "$HOME", "it's", "\"", "\\", "-o", "#x", "*?!", "ü 机", "a\nb", "~", "=,;&|<>()"]
@@ -322,7 +325,7 @@ fn started_at(home: &Home<'_>, user: &Path, name: &str, id: &str) {
 
 #[test]
 fn paths_of_the_program() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let user = w.home().join("user");
     let id = w.id();
@@ -380,7 +383,7 @@ fn user_of(w: &Lab) -> Home<'_> {
 }
 
 fn fleet_of(names: &[&str]) -> Lab {
-    world_with(&[], |builder| names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name))))
+    lab_with(&[], |builder| names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name))))
 }
 
 /// What `ssh -G` makes of a name, in this home's configuration.
@@ -495,7 +498,7 @@ fn a_refresh_takes_back_names_that_an_earlier_version_gave() {
 #[test]
 fn a_name_and_a_group_make_no_name_of_the_internet() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("github", "com")).machine(machine("github", "rg-b"));
         builder.machine(machine("10", "1")).machine(machine("api.v1", "git.corp"))
     });
@@ -516,7 +519,7 @@ fn a_name_and_a_group_make_no_name_of_the_internet() {
 
 #[test]
 fn a_name_and_a_group_are_no_name_that_a_pattern_of_the_user_covers() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         ["corp-int", "rg-1", "ca-int"]
             .into_iter()
             .fold(builder, |builder, group| builder.machine(Machine::new("srv").resource_group(group)))
@@ -566,12 +569,12 @@ fn own_lines_for_a_host_entry_leave_its_name_unless_they_connect_elsewhere() {
 #[test]
 fn a_machine_that_comes_later_takes_no_name_from_another() {
     let machine = |group: &str, id: &str| Machine::new("web01").resource_group(group).vm_id(id);
-    let w = world_with(&[], |builder| builder.machine(machine("rg-a", "a")));
+    let w = lab_with(&[], |builder| builder.machine(machine("rg-a", "a")));
     let home = Home::new(&w);
     assert_eq!(config(&home, &["--all"]).code, Some(0));
     let before = effective(&home, "web01");
     let later =
-        world_with(&[], |builder| builder.machine(machine("rg-a", "a")).machine(machine("rg-evil", "b")));
+        lab_with(&[], |builder| builder.machine(machine("rg-a", "a")).machine(machine("rg-evil", "b")));
     let mut refresh = home.command(ARCSSH);
     let refreshed = run(refresh.arg("config").envs(later.emulator().environment()));
     assert_eq!(refreshed.code, Some(0), "{}", refreshed.stderr);
@@ -581,7 +584,7 @@ fn a_machine_that_comes_later_takes_no_name_from_another() {
 
 #[test]
 fn one_machine_that_cannot_be_written_stops_no_other() {
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("bad").vm_id("-oProxyCommand")));
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("bad").vm_id("-oProxyCommand")));
     let rows = |ids: &[(&str, &str)]| {
         let row = |(name, id): &(&str, &str)| json!({ "id": w.id().replace("web01", name), "name": name, "location": "\u{1b}[2J", "properties": { "vmId": id } });
         json!({ "data": ids.iter().map(row).collect::<Vec<_>>() }).to_string()

@@ -14,22 +14,22 @@ use crate::support::{Lab, Run, run};
 
 /// An ssh configuration with arcssh's block at its top, and below it what its user had there before.
 struct Configuration<'w> {
-    world: &'w Lab,
+    lab: &'w Lab,
     file: PathBuf,
 }
 
 impl<'w> Configuration<'w> {
     /// The file of a user who has written something into it, and has `arcssh config` add these machines.
     #[track_caller]
-    fn generate(world: &'w Lab, machines: &[&str]) -> Self {
-        let file = world.home().join("hosts.conf");
-        let known_hosts = world.home().join(".ssh/known_hosts");
+    fn generate(lab: &'w Lab, machines: &[&str]) -> Self {
+        let file = lab.home().join("hosts.conf");
+        let known_hosts = lab.home().join(".ssh/known_hosts");
         let own = format!(
             "# my own\nHost *\n    UserKnownHostsFile {}\n    BatchMode yes\n",
             known_hosts.display()
         );
         fs::write(&file, &own).unwrap();
-        let configuration = Self { world, file };
+        let configuration = Self { lab, file };
         let run = configuration.config(machines);
         assert_eq!(run.code, Some(0), "{}", run.stderr);
         assert!(configuration.text().ends_with(&own), "{}", configuration.text());
@@ -38,15 +38,15 @@ impl<'w> Configuration<'w> {
 
     /// That of a user who logs in with certificates of Entra ID and no key at all, as `how` has it.
     #[track_caller]
-    fn with_certificates(world: &'w Lab, how: &str, machines: &[&str]) -> Self {
-        let sshd = world.sshd();
-        sshd.trust_authority(&world.emulator().ssh_ca_public_key(), &[APPLICATION]).unwrap();
+    fn with_certificates(lab: &'w Lab, how: &str, machines: &[&str]) -> Self {
+        let sshd = lab.sshd();
+        sshd.trust_authority(&lab.emulator().ssh_ca_public_key(), &[APPLICATION]).unwrap();
         fs::write(sshd.client_key().with_file_name("authorized_keys"), "").unwrap();
-        let configuration = Self { world, file: world.home().join("hosts.conf") };
-        let known_hosts = world.home().join(".ssh/known_hosts");
+        let configuration = Self { lab, file: lab.home().join("hosts.conf") };
+        let known_hosts = lab.home().join(".ssh/known_hosts");
         let own = format!("Host *\n    UserKnownHostsFile {}\n    BatchMode yes\n", known_hosts.display());
         fs::write(&configuration.file, own).unwrap();
-        let mut config = world.arcssh(&["config", how, "--allow-names", "*", "--user", &user(), "--file"]);
+        let mut config = lab.arcssh(&["config", how, "--allow-names", "*", "--user", &user(), "--file"]);
         config.arg(&configuration.file).args(["--port", &sshd.port().to_string()]).args(machines);
         let run = run(&mut config);
         assert_eq!(run.code, Some(0), "{}", run.stderr);
@@ -56,14 +56,11 @@ impl<'w> Configuration<'w> {
     /// `arcssh config` with what it takes to log in to the playground's machines.
     #[track_caller]
     fn config(&self, arguments: &[&str]) -> Run {
-        let mut config = self.world.arcssh(&["config"]);
+        let mut config = self.lab.arcssh(&["config"]);
         // The playground has sections and known host keys of its own for these names.
         config.args(arguments).args(["--allow-names", "*"]);
         config.arg("--file").arg(&self.file).args(["--user", &user(), "--port"]);
-        config
-            .arg(self.world.sshd().port().to_string())
-            .arg("--identity")
-            .arg(self.world.sshd().client_key());
+        config.arg(self.lab.sshd().port().to_string()).arg("--identity").arg(self.lab.sshd().client_key());
         run(&mut config)
     }
 
@@ -73,7 +70,7 @@ impl<'w> Configuration<'w> {
 
     /// ssh, scp, sftp or another one that takes `-F`.
     fn program(&self, name: &str) -> Command {
-        let mut program = self.world.command(name);
+        let mut program = self.lab.command(name);
         program.arg("-F").arg(&self.file);
         program
     }
@@ -99,16 +96,16 @@ fn user() -> String {
 }
 
 /// Gives a machine that was added to the emulator what the playground's own have: its sshd and a known host key.
-fn join(world: &Lab, machine: &str) {
-    let machine = world.emulator().machine(machine);
-    machine.set_ssh_port(world.sshd().port());
-    trust(world, &machine.vm_id().unwrap());
+fn join(lab: &Lab, machine: &str) {
+    let machine = lab.emulator().machine(machine);
+    machine.set_ssh_port(lab.sshd().port());
+    trust(lab, &machine.vm_id().unwrap());
 }
 
 /// Adds the host key under another name.
-fn trust(world: &Lab, name: &str) {
-    let file = world.home().join(".ssh/known_hosts");
-    let known = fs::read_to_string(&file).unwrap() + &world.sshd().known_hosts_line(name).unwrap();
+fn trust(lab: &Lab, name: &str) {
+    let file = lab.home().join(".ssh/known_hosts");
+    let known = fs::read_to_string(&file).unwrap() + &lab.sshd().known_hosts_line(name).unwrap();
     fs::write(file, known).unwrap();
 }
 

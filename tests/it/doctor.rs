@@ -14,7 +14,7 @@ use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, RelayFault, Role, SUB
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, closed_port, on_a_terminal, run, run_with_input, script, service, world, world_with,
+    ARCSSH, LIMIT, Lab, closed_port, lab, lab_with, on_a_terminal, run, run_with_input, script, service,
 };
 
 /// Something that is broken, and what the doctor says of it.
@@ -24,7 +24,7 @@ struct Case {
     /// How the emulated Azure is set up.
     azure: fn(Builder) -> Builder,
     /// What is broken then.
-    world: fn(&Lab),
+    lab: fn(&Lab),
     /// And for the programs alone.
     program: fn(&Lab, &mut Command),
     /// What is asked about, made from web01's ID.
@@ -56,7 +56,7 @@ impl Default for Case {
         Self {
             what: "",
             azure: |builder| builder,
-            world: |_| {},
+            lab: |_| {},
             program: |_, _| {},
             target: |id| id,
             check: "",
@@ -72,8 +72,8 @@ impl Default for Case {
 fn complaints(report: &Value) -> Vec<[String; 4]> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let checks = report["checks"].as_array().expect("checks").iter();
-    let told = checks.map(|check| ["name", "outcome", "text", "hint"].map(|key| text(&check[key])));
-    told.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
+    let output = checks.map(|check| ["name", "outcome", "text", "hint"].map(|key| text(&check[key])));
+    output.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
 }
 
 fn doctor(w: &Lab, target: &str, rest: &[&str]) -> Command {
@@ -82,8 +82,8 @@ fn doctor(w: &Lab, target: &str, rest: &[&str]) -> Command {
 }
 
 fn examine(case: &Case) {
-    let w = world_with(&["web01"], case.azure);
-    (case.world)(&w);
+    let w = lab_with(&["web01"], case.azure);
+    (case.lab)(&w);
     let target = (case.target)(w.id());
     let mut doctor = doctor(&w, &target, &["--json"]);
     (case.program)(&w, &mut doctor);
@@ -92,8 +92,8 @@ fn examine(case: &Case) {
     assert!(start.elapsed() < Duration::from_secs(60), "{}: {:?}", case.what, start.elapsed());
     let report: Value = serde_json::from_slice(&examined.stdout)
         .unwrap_or_else(|error| panic!("{}: {error}: {}", case.what, examined.stderr));
-    let told = complaints(&report);
-    let [[name, outcome, why, fix]] = &told[..] else { panic!("{}: {told:#?}\n{report:#}", case.what) };
+    let output = complaints(&report);
+    let [[name, outcome, why, fix]] = &output[..] else { panic!("{}: {output:#?}\n{report:#}", case.what) };
     assert_eq!((name.as_str(), outcome.as_str()), (case.check, case.outcome), "{}: {why}", case.what);
     assert!(why.contains(case.why), "{}: {why}", case.what);
     let port = w.sshd().port().to_string();
@@ -166,7 +166,7 @@ const SETUP: &str = "arcssh setup {ID} --port {PORT}";
 
 #[test]
 fn nothing_is_found_where_nothing_is_wrong() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for target in ["web01", "rg-arc/web01", &w.id()] {
         let examined = run(&mut doctor(&w, target, &["--json"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
@@ -196,7 +196,7 @@ fn nothing_is_found_where_nothing_is_wrong() {
 
 #[test]
 fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let text = fs::read_to_string(w.configuration()).unwrap();
     fs::write(w.configuration(), text.replacen("Host web01", "Host nice", 1)).unwrap();
     let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
@@ -216,7 +216,7 @@ fn a_virtual_machine_is_examined_though_its_type_may_be_shown_in_other_versions_
     for (provider, is_known) in [("ConnectedVMwarevSphere", true), ("ScVmm", false), ("AzureStackHCI", false)]
     {
         let kind = format!("Microsoft.{provider}/virtualMachines");
-        let w = world_with(&["web01"], |builder| builder.machine(Machine::new("vm").resource_type(&kind)));
+        let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("vm").resource_type(&kind)));
         let vm = w.emulator().machine("vm");
         vm.set_ssh_port(w.sshd().port());
         if !is_known {
@@ -230,7 +230,7 @@ fn a_virtual_machine_is_examined_though_its_type_may_be_shown_in_other_versions_
 
 #[test]
 fn without_a_machine_only_what_needs_none_is_looked_at() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
     let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
     assert_eq!((complaints(&report), examined.code, &report["machine"]), (vec![], Some(0), &Value::Null));
@@ -246,7 +246,7 @@ fn without_a_machine_only_what_needs_none_is_looked_at() {
 
 #[test]
 fn whose_certificate_is_kept_is_told() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let certificate = || {
         let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
@@ -303,7 +303,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         },
         Case {
             what: "another host key",
-            world: |w| {
+            lab: |w| {
                 let key = fs::read_to_string(w.sshd().client_key().with_extension("pub")).unwrap();
                 fs::write(w.home().join(".ssh/known_hosts"), format!("web01 {key}")).unwrap();
             },
@@ -315,7 +315,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         },
         Case {
             what: "a section that another line shadows",
-            world: |w| block(w, "User intruder\n", 0o600),
+            lab: |w| block(w, "User intruder\n", 0o600),
             check: "ssh configuration",
             why: "ssh does not use the user written for web01",
             fix: "move line 1 of {HOME}/.ssh/config below the arcssh block",
@@ -324,7 +324,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         },
         Case {
             what: "a line that ssh does not know",
-            world: |w| block(w, "Prroxy none\n", 0o600),
+            lab: |w| block(w, "Prroxy none\n", 0o600),
             check: "ssh configuration",
             why: "line 1: Bad configuration option: prroxy",
             fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
@@ -333,7 +333,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         },
         Case {
             what: "a block without an end",
-            world: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
+            lab: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
             check: "ssh configuration",
             why: "line 1 begins an arcssh block that no line ends",
             fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
@@ -342,7 +342,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         },
         Case {
             what: "a configuration that others may write to",
-            world: |w| block(w, "", 0o666),
+            lab: |w| block(w, "", 0o666),
             check: "ssh configuration",
             why: "is open to other users (mode 0666)",
             fix: "chmod go-w {HOME}/.ssh/config",
@@ -363,7 +363,7 @@ fn programs_and_files_of_this_machine_are_examined() {
         },
         Case {
             what: "a store that others can read",
-            world: |w| open(w, w.home().join(".local/state/arcssh"), 0o755),
+            lab: |w| open(w, w.home().join(".local/state/arcssh"), 0o755),
             check: "state directory",
             why: "is open to other users (mode 0755)",
             fix: "chmod 700 {HOME}/.local/state/arcssh",
@@ -530,7 +530,7 @@ fn what_azure_holds_is_examined() {
         },
         Case {
             what: "a provider that is not registered",
-            world: |w| w.emulator().set_registration_state("NotRegistered"),
+            lab: |w| w.emulator().set_registration_state("NotRegistered"),
             check: "resource provider",
             why: "Microsoft.HybridConnectivity is NotRegistered",
             fix: SETUP,
@@ -538,7 +538,7 @@ fn what_azure_holds_is_examined() {
         },
         Case {
             what: "a provider that is being registered",
-            world: |w| w.emulator().set_registration_state("Registering"),
+            lab: |w| w.emulator().set_registration_state("Registering"),
             check: "resource provider",
             why: "is Registering",
             fix: SETUP,
@@ -546,7 +546,7 @@ fn what_azure_holds_is_examined() {
         },
         Case {
             what: "a region that the provider does not serve",
-            world: |w| {
+            lab: |w| {
                 let served = "No registered resource provider found. The supported locations are 'eastus'.";
                 let fault = || ArmFault::new(400, "NoRegisteredProviderFound", served).times(100);
                 w.emulator().arm_fault(fault().on(ArmCall::Endpoint));
@@ -568,7 +568,7 @@ fn what_azure_holds_is_examined() {
         },
         Case {
             what: "no endpoint",
-            world: |w| w.emulator().machine("web01").remove_endpoint(),
+            lab: |w| w.emulator().machine("web01").remove_endpoint(),
             check: "endpoint",
             why: "no connectivity endpoint",
             fix: SETUP,
@@ -577,14 +577,14 @@ fn what_azure_holds_is_examined() {
         Case {
             what: "no endpoint, of which only the refusal of credentials tells",
             azure: |builder| builder.role(Role::LocalUserLogin),
-            world: |w| w.emulator().machine("web01").remove_endpoint(),
+            lab: |w| w.emulator().machine("web01").remove_endpoint(),
             check: "endpoint",
             fix: SETUP,
             ..Case::default()
         },
         Case {
             what: "no service configuration",
-            world: |w| w.emulator().machine("web01").remove_service_configuration(),
+            lab: |w| w.emulator().machine("web01").remove_service_configuration(),
             check: "service configuration",
             why: "not enabled",
             fix: SETUP,
@@ -593,14 +593,14 @@ fn what_azure_holds_is_examined() {
         Case {
             what: "no service configuration, of which only the refusal of credentials tells",
             azure: |builder| builder.role(Role::LocalUserLogin),
-            world: |w| w.emulator().machine("web01").remove_service_configuration(),
+            lab: |w| w.emulator().machine("web01").remove_service_configuration(),
             check: "service configuration",
             fix: SETUP,
             ..Case::default()
         },
         Case {
             what: "another port is enabled",
-            world: |w| w.emulator().machine("web01").set_ssh_port(7),
+            lab: |w| w.emulator().machine("web01").set_ssh_port(7),
             check: "service configuration",
             why: "SSH is enabled on port 7",
             fix: "arcssh setup {ID} --port {PORT} --replace-port",
@@ -619,7 +619,7 @@ fn what_azure_holds_is_examined() {
         },
         Case {
             what: "credentials that Azure gives nobody for now",
-            world: |w| {
+            lab: |w| {
                 let limit = ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "300");
                 w.emulator().arm_fault(limit.times(100));
             },
@@ -638,7 +638,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
     let cases = [
         Case {
             what: "an agent that is off",
-            world: |w| w.emulator().machine("web01").set_online(false),
+            lab: |w| w.emulator().machine("web01").set_online(false),
             check: "machine",
             why: "Disconnected since ",
             fix: AGENT,
@@ -646,7 +646,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "an agent that Azure does not know to be off yet",
-            world: |w| {
+            lab: |w| {
                 w.emulator().machine("web01").set_online(false);
                 w.emulator().machine("web01").set_status("Connected");
             },
@@ -657,7 +657,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "a machine that Azure has given up",
-            world: |w| {
+            lab: |w| {
                 w.emulator().machine("web01").set_online(false);
                 w.emulator().machine("web01").set_status("Expired");
             },
@@ -669,7 +669,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "a status that lags behind",
-            world: |w| w.emulator().machine("web01").set_status("Disconnected"),
+            lab: |w| w.emulator().machine("web01").set_status("Disconnected"),
             check: "machine",
             outcome: "warned",
             why: "and yet it answers",
@@ -678,7 +678,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "a relay that refuses",
-            world: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
+            lab: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
             check: "relay",
             why: "its agent or the relay refused (the relay answered 403 Forbidden",
             fix: "check that {PORT} is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it",
@@ -686,7 +686,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "a relay that takes no credentials",
-            world: |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
+            lab: |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
             check: "relay",
             why: "401 ExpiredToken",
             fix: "check this machine's clock, and try again",
@@ -694,7 +694,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "a proxy that takes the upgrade away",
-            world: |w| {
+            lab: |w| {
                 let reason = "This endpoint is only for web-socket requests.";
                 w.emulator().relay_fault(RelayFault::refuse(400, reason).always());
             },
@@ -705,7 +705,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
         },
         Case {
             what: "a relay that does not come round",
-            world: |w| w.emulator().relay_fault(RelayFault::refuse(504, "Gateway timeout").always()),
+            lab: |w| w.emulator().relay_fault(RelayFault::refuse(504, "Gateway timeout").always()),
             check: "relay",
             why: "its agent did not answer in time",
             fix: AGENT,
@@ -740,15 +740,15 @@ fn what_stands_in_the_machines_properties_is_examined() {
         ),
     ];
     for (change, check, outcome, why) in cases {
-        let w = world_with(&["web01"], |builder| {
+        let w = lab_with(&["web01"], |builder| {
             builder.machine(change(Machine::new("old").resource_group("rg(x)").ssh_port(22)))
         });
         let machine = w.emulator().machine("old");
         machine.set_ssh_port(w.sshd().port());
         machine.set_status("Connected");
         let examined = run(&mut doctor(&w, &machine.resource_id(), &["--json"]));
-        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
-        let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
+        let output = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, how, text, fix]] = &output[..] else { panic!("{output:#?}") };
         assert_eq!((name.as_str(), how.as_str()), (check, outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
         let place = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
@@ -773,13 +773,13 @@ fn what_listens_on_the_machine_is_examined() {
         ("nothing", "failed", "ends the connection without a word"),
         ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
     ] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let port = greeting(greets);
         w.emulator().machine("web01").set_ssh_port(port);
         let words = ["doctor", &w.id(), "--port", &port.to_string(), "--json", "--file", "none"];
         let examined = run(&mut w.arcssh(&words));
-        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
-        let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
+        let output = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, how, text, fix]] = &output[..] else { panic!("{output:#?}") };
         assert_eq!((name.as_str(), how.as_str()), ("sshd", outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}");
         if greets.is_empty() {
@@ -842,12 +842,12 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
         ),
     ];
     let examine = |(check, change, why, what_to_type): &(&str, Break, &str, &str)| {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let mut doctor = w.arcssh(&["doctor", &w.id(), "--json"]);
         change(&w, &mut doctor);
         let examined = run(&mut doctor);
-        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
-        let [[name, outcome, text, fix]] = &told[..] else { panic!("{check}: {told:#?}") };
+        let output = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, outcome, text, fix]] = &output[..] else { panic!("{check}: {output:#?}") };
         assert_eq!(
             (name.as_str(), outcome.as_str(), fix.as_str()),
             (*check, "failed", *what_to_type),
@@ -864,7 +864,7 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
 
 #[test]
 fn a_fix_sets_the_machine_up_and_examines_it_again() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_endpoint();
     let asked = run(&mut doctor(&w, &w.id(), &["--fix"]));
     let hint = "arcssh: hint: the same command with --yes goes ahead";
@@ -880,7 +880,7 @@ fn a_fix_sets_the_machine_up_and_examines_it_again() {
 
 #[test]
 fn a_fix_enables_the_port_that_the_section_connects_to() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_service_configuration();
     let file = w.home().join("own.conf");
     let port = w.sshd().port().to_string();
@@ -894,7 +894,7 @@ fn a_fix_enables_the_port_that_the_section_connects_to() {
 
 #[test]
 fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (file, port) = (w.home().join("own.conf"), w.sshd().port());
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let block = fs::read_to_string(&file).unwrap();
@@ -922,7 +922,7 @@ fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
 
 #[test]
 fn a_block_that_no_ssh_can_judge_is_not_said_to_be_missing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let file = w.home().join("own.conf");
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let examined = run(w.arcssh(&["doctor", "--json", "--file"]).arg(&file).env("PATH", w.home()));
@@ -934,7 +934,7 @@ fn a_block_that_no_ssh_can_judge_is_not_said_to_be_missing() {
 
 #[test]
 fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     script(&w.home().join("bin"), "az", "#!/bin/sh\necho 'Please run az login.' >&2\nexit 1\n");
     let plain = fs::read_to_string(w.configuration()).unwrap();
     let examined = |section: &str, typed: &[&str]| {
@@ -952,8 +952,8 @@ fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
         ("--credential azure-cli", "Please run az login."),
         ("--tenant 00000000-0000-4000-8000-000000000000", "AADSTS90002"),
     ] {
-        let told = examined(section, &[]);
-        let [[check, _, text, _]] = &told[..] else { panic!("{section}: {told:#?}") };
+        let output = examined(section, &[]);
+        let [[check, _, text, _]] = &output[..] else { panic!("{section}: {output:#?}") };
         assert_eq!(check, "identity");
         assert!(text.contains(why), "{section}: {text}");
     }
@@ -961,7 +961,7 @@ fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
 
 #[test]
 fn a_terminal_shows_colours_and_nothing_else_does() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_service_configuration();
     let plain = run(&mut doctor(&w, &w.id(), &[]));
     let text = String::from_utf8(plain.stdout).unwrap();

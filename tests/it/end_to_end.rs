@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Lab, eventually, finish, free_port, noise, run, run_with_input, world};
+use crate::support::{Lab, eventually, finish, free_port, lab, noise, run, run_with_input};
 
 const MIB: usize = 1 << 20;
 /// What each direction must carry whole.
@@ -17,7 +17,7 @@ const LARGE: usize = 256 * MIB;
 
 #[test]
 fn a_remote_commands_status_and_streams_arrive() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run =
         run_with_input(w.ssh().args(["web01", "cat; echo problem >&2; exit 7"]), b"from here\n".to_vec());
     assert_eq!(run.code, Some(7));
@@ -27,7 +27,7 @@ fn a_remote_commands_status_and_streams_arrive() {
 
 #[test]
 fn connecting_only_reads_from_azure() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     assert_eq!(w.ssh_run(&["web01", "true"]).clean(), "");
     let arm: Vec<String> = w.emulator().requests_to(Service::Arm).iter().map(|r| r.method.clone()).collect();
     assert_eq!(arm, ["POST"], "one listCredentials and nothing else");
@@ -36,7 +36,7 @@ fn connecting_only_reads_from_azure() {
 
 #[test]
 fn an_interactive_session_has_a_terminal() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run =
         run_with_input(w.ssh().args(["-tt", "web01"]), b"tty; echo rows $((40 + 2)); exit 3\n".to_vec());
     let screen = String::from_utf8_lossy(&run.stdout).into_owned();
@@ -46,7 +46,7 @@ fn an_interactive_session_has_a_terminal() {
 
 #[test]
 fn a_quarter_gigabyte_goes_each_way_whole() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let sum = large_file(&w, "large");
     let up = shell(&w, "$SSH web01 sha256sum < large");
     assert_eq!(up, format!("{sum}  -"));
@@ -56,7 +56,7 @@ fn a_quarter_gigabyte_goes_each_way_whole() {
 
 #[test]
 fn a_quarter_gigabyte_goes_both_ways_at_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (sent, fetched) = (large_file(&w, "sent"), large_file(&w, "fetched"));
     let both = shell(
         &w,
@@ -67,7 +67,7 @@ fn a_quarter_gigabyte_goes_both_ways_at_once() {
 
 #[test]
 fn scp_copies_there_and_back() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let bytes = noise(3 * MIB);
     fs::write(w.home().join("there"), &bytes).unwrap();
     let home = w.home().display().to_string();
@@ -84,7 +84,7 @@ fn scp_copies_there_and_back() {
 
 #[test]
 fn sftp_runs_a_batch() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let bytes = noise(3 * MIB);
     fs::write(w.home().join("there"), &bytes).unwrap();
     let home = w.home().display();
@@ -97,7 +97,7 @@ fn sftp_runs_a_batch() {
 
 #[test]
 fn rsync_makes_a_round_trip() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     fs::create_dir_all(w.home().join("tree/sub")).unwrap();
     for n in 0..50 {
         fs::write(w.home().join(format!("tree/sub/{n}")), noise(40_000)).unwrap();
@@ -115,7 +115,7 @@ fn rsync_makes_a_round_trip() {
 
 #[test]
 fn a_local_port_is_forwarded() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (service, port) = (echo_service(), free_port());
     let forward = format!("127.0.0.1:{port}:127.0.0.1:{service}");
     let mut ssh =
@@ -126,7 +126,7 @@ fn a_local_port_is_forwarded() {
 
 #[test]
 fn a_socks_port_reaches_the_machines_network() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (service, port) = (echo_service(), free_port());
     let mut ssh = w.ssh().args(["-N", "-D", &format!("127.0.0.1:{port}"), "web01"]).spawn().unwrap();
     let mut socks = connect(port);
@@ -143,7 +143,7 @@ fn a_socks_port_reaches_the_machines_network() {
 
 #[test]
 fn the_agent_is_forwarded() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let script = "eval $(ssh-agent -s) >/dev/null && trap 'ssh-agent -k >/dev/null' EXIT
         ssh-add -q server/client_key && ssh -F .ssh/config -A web01 ssh-add -l";
     let listed = shell(&w, script);
@@ -152,7 +152,7 @@ fn the_agent_is_forwarded() {
 
 #[test]
 fn a_jump_goes_through_us_by_w_and_by_proxyjump() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let inner = format!("127.0.0.1:{}", w.sshd().port());
     let greeting = run(w.ssh().args(["-W", &inner, "web01"])).stdout;
     assert!(greeting.starts_with(b"SSH-2.0-"), "{}", String::from_utf8_lossy(&greeting));
@@ -168,7 +168,7 @@ fn a_jump_goes_through_us_by_w_and_by_proxyjump() {
 
 #[test]
 fn sessions_share_one_connection_under_a_control_master() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let control = ["-o", "ControlPath=.ssh/%C", "-o", "ControlPersist=60", "-o", "ControlMaster=auto"];
     for n in 0..5 {
         let run = run(w.ssh().args(control).args(["web01", &format!("echo {n}")]));
@@ -180,7 +180,7 @@ fn sessions_share_one_connection_under_a_control_master() {
 
 #[test]
 fn fifty_connections_work_at_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let start = |n: usize| {
         let mut ssh = w.ssh();
         ssh.args(["web01", &format!("cat >/dev/null; echo {n}")]);
@@ -200,13 +200,13 @@ fn fifty_connections_work_at_once() {
     }
 }
 
-/// A file of random bytes in the world's home; its SHA-256.
+/// A file of random bytes in the lab's home; its SHA-256.
 fn large_file(w: &Lab, name: &str) -> String {
     let made = shell(w, &format!("head -c {LARGE} /dev/urandom | tee {name} | sha256sum"));
     made.split(' ').next().unwrap().to_owned()
 }
 
-/// Runs a script in the world's home, with `$SSH` for its ssh.
+/// Runs a script in the lab's home, with `$SSH` for its ssh.
 #[track_caller]
 fn shell(w: &Lab, script: &str) -> String {
     let mut bash = w.command("bash");
@@ -254,7 +254,7 @@ fn terminate(ssh: &mut Child) {
 
 #[test]
 fn another_service_is_asked_for_by_its_name() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").args(["--service", "wac"]));
     assert_eq!(run.code, Some(5), "the machine has no service configuration for it: {}", run.stderr);
     let [asked] = &w.emulator().requests_to(Service::Arm)[..] else { panic!("{}", run.stderr) };

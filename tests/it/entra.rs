@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use arcssh_emulator::{Builder, CertificateFault, EntraFault, Machine, RefreshRefusal, Service};
 
-use crate::support::{ARCSSH, Lab, Run, eventually, finish, may_list_open_files, run, script, world_with};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab_with, may_list_open_files, run, script};
 
 const SSH_SCOPE: &str = "https://pas.windows.net/CheckMyAccess/Linux/.default";
 
-/// A world whose user, who signed in by device code, is called as whoever runs the tests, in other letters.
+/// A lab whose user, who signed in by device code, is called as whoever runs the tests, in other letters.
 fn world_of_a_user(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> Lab {
     let name = principal();
     let second = Duration::from_secs(1);
-    let w = world_with(machines, |builder| {
+    let w = lab_with(machines, |builder| {
         configure(builder.user_principal_name(&name).approve_devices().device_interval(second))
     });
     trust(&w, &name);
@@ -47,17 +47,17 @@ fn anonymous(command: &mut Command) -> &mut Command {
     names.iter().fold(command, |command, name| command.env_remove(name))
 }
 
-/// An ssh configuration with sections of this world's machines.
+/// An ssh configuration with sections of this lab's machines.
 struct Sections<'w> {
-    world: &'w Lab,
+    lab: &'w Lab,
     file: PathBuf,
 }
 
 impl<'w> Sections<'w> {
     #[track_caller]
-    fn generate(world: &'w Lab, arguments: &[&str]) -> Self {
-        let sections = Self { world, file: world.home().join("hosts.conf") };
-        let known_hosts = world.home().join(".ssh/known_hosts");
+    fn generate(lab: &'w Lab, arguments: &[&str]) -> Self {
+        let sections = Self { lab, file: lab.home().join("hosts.conf") };
+        let known_hosts = lab.home().join(".ssh/known_hosts");
         // As some have it, and what would keep ssh from asking our agent.
         let own = format!(
             "Host *\n    UserKnownHostsFile {}\n    BatchMode yes\n    IdentitiesOnly yes\n",
@@ -71,8 +71,8 @@ impl<'w> Sections<'w> {
 
     #[track_caller]
     fn config(&self, arguments: &[&str]) -> Run {
-        let mut config = self.world.arcssh(&["config", "--file"]);
-        config.arg(&self.file).args(["--port", &self.world.sshd().port().to_string()]).args(arguments);
+        let mut config = self.lab.arcssh(&["config", "--file"]);
+        config.arg(&self.file).args(["--port", &self.lab.sshd().port().to_string()]).args(arguments);
         run(anonymous(&mut config))
     }
 
@@ -82,7 +82,7 @@ impl<'w> Sections<'w> {
 
     /// ssh or another one that takes `-F`.
     fn program(&self, name: &str) -> Command {
-        let mut program = self.world.command(name);
+        let mut program = self.lab.command(name);
         anonymous(&mut program).arg("-F").arg(&self.file);
         program
     }
@@ -100,12 +100,12 @@ impl<'w> Sections<'w> {
 
     /// ssh to web01 that stays until its standard input ends, once it is logged in.
     fn stay(&self) -> Child {
-        let logins = || self.world.sshd().log().matches("Accepted publickey").count();
+        let logins = || self.lab.sshd().log().matches("Accepted publickey").count();
         let before = logins();
         let mut ssh = self.program("ssh");
         ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = ssh.spawn().unwrap();
-        assert!(eventually(Duration::from_secs(30), || logins() > before), "{}", self.world.sshd().log());
+        assert!(eventually(Duration::from_secs(30), || logins() > before), "{}", self.lab.sshd().log());
         child
     }
 }
@@ -291,7 +291,7 @@ fn each_bad_certificate_is_refused_in_one_line_and_ssh_is_not_let_to_guess() {
 
 #[test]
 fn service_principals_log_in_with_secret_certificate_and_federated_token() {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     trust(&w, "c11e4700-0000-4000-8000-000000000001");
     let certificate = w.emulator().client_certificate();
     let federated = w.emulator().federated_token();
@@ -334,7 +334,7 @@ fn a_managed_identity_is_refused_with_the_reason() {
 
 #[test]
 fn whoever_is_signed_in_and_can_get_no_certificate_is_named() {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     let bin = w.home().join("bin");
     script(&bin, "pwsh", "#!/bin/sh\necho '{\"token\":\"opaque\",\"expiresOn\":4102444800}'\n");
     let keygen = run(Command::new("which").arg("ssh-keygen")).clean();
@@ -350,7 +350,7 @@ fn whoever_is_signed_in_and_can_get_no_certificate_is_named() {
 
 #[test]
 fn a_key_that_cannot_be_made_is_told_with_what_helps() {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     let cert =
         |name, value: &str| run(w.arcssh(&["cert"]).env("ARCSSH_STATE_DIR", "/proc/x").env(name, value));
     let no_program = cert("PATH", "/proc");
@@ -391,7 +391,7 @@ fn conditional_access_is_told_in_full_with_what_to_do() {
 
 #[test]
 fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     trust(&w, &principal());
     let authority = w.home().join("authority");
     let keygen = ["-q", "-t", "rsa", "-N", "", "-f"];
@@ -429,8 +429,8 @@ fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
         authority.display(),
         principal()
     ));
-    let told = cert().clean();
-    assert!(told.starts_with(&format!("login name        {}\n", user())), "{told}");
+    let output = cert().clean();
+    assert!(output.starts_with(&format!("login name        {}\n", user())), "{output}");
     let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
     assert!(arguments.starts_with("ssh cert --public-key-file /"), "{arguments}");
     assert_eq!(fs::read(w.home().join("read-by-az")).unwrap(), b"");
@@ -490,7 +490,7 @@ fn guests_and_people_with_an_apostrophe_get_sections_that_ssh_reads_right() {
     for name in
         ["Ada_contoso.com#EXT#@fabrikam.onmicrosoft.com", "Conan.O'Brien@contoso.com", "jörg@contoso.com"]
     {
-        let w = world_with(&["web01"], |builder| {
+        let w = lab_with(&["web01"], |builder| {
             builder.user_principal_name(name).approve_devices().device_interval(Duration::from_secs(1))
         });
         assert_eq!(run(anonymous(&mut w.arcssh(&["login", "--device-code"]))).code, Some(0));
@@ -620,7 +620,7 @@ fn a_refusal_is_asked_for_once_by_all_who_wait_and_anew_by_who_comes_later() {
 #[cfg(target_os = "linux")]
 #[test]
 fn what_azure_cli_refuses_is_asked_for_once_by_all_who_wait_too() {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     let bin = w.home().join("bin");
     let az = "#!/bin/sh\nPATH=/usr/bin:/bin\necho asked >> ~/asked; cat ~/says >&2; exit 1\n";
     script(&bin, "az", az);
@@ -662,8 +662,8 @@ fn refused_once(w: &Lab, cert: impl Fn() -> Command, why: &str, asked: impl Fn()
     };
     assert!(eventually(Duration::from_secs(30), || all.iter().all(waits)));
     drop(held);
-    let told = |child| finish(child).arcssh_lines().join("\n");
-    let refusals: Vec<String> = all.into_iter().map(told).collect();
+    let output = |child| finish(child).arcssh_lines().join("\n");
+    let refusals: Vec<String> = all.into_iter().map(output).collect();
     assert!(refusals[0].contains(why), "{}", refusals[0]);
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
     assert_eq!(asked() - before, 1);
@@ -699,9 +699,9 @@ fn no_log_holds_the_private_key_or_the_sign_in() {
         fs::write(&file, text).unwrap();
         let mut ssh = w.command("ssh");
         anonymous(&mut ssh).arg("-F").arg(&file).args(["web01", "echo reached"]).env("RUST_LOG", rust_log);
-        let said = run(&mut ssh);
-        assert_eq!(said.stdout, b"reached\n", "{}", said.stderr);
-        let logged = fs::read_to_string(&log).unwrap() + &said.stderr;
+        let output = run(&mut ssh);
+        assert_eq!(output.stdout, b"reached\n", "{}", output.stderr);
+        let logged = fs::read_to_string(&log).unwrap() + &output.stderr;
         assert!(logged.contains("an SSH certificate"), "{logged}");
         for secret in w.emulator().secrets().into_iter().chain(key_lines(&w)) {
             assert!(!logged.contains(&secret), "{name} holds a secret");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{Lab, closed_port, run, typed, world, world_with};
+use crate::support::{Lab, closed_port, lab, lab_with, run, typed};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
@@ -22,7 +22,7 @@ const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of
 
 #[test]
 fn half_a_service_principal_is_told_by_what_is_missing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for missing in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
         let why =
             format!("arcssh: cannot connect to web01: AZURE_CLIENT_SECRET is set, but {missing} is not");
@@ -33,7 +33,7 @@ fn half_a_service_principal_is_told_by_what_is_missing() {
 
 #[test]
 fn a_wrong_secret_is_told_in_the_words_of_entra_id() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_CLIENT_SECRET", "wrong"));
     run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1, "a wrong secret stays wrong");
@@ -41,14 +41,14 @@ fn a_wrong_secret_is_told_in_the_words_of_entra_id() {
 
 #[test]
 fn a_wrong_tenant_is_told_in_the_words_of_entra_id() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000"));
     run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
 }
 
 #[test]
 fn entra_id_that_fails_for_a_moment_is_asked_again() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(503, "text/html", "<html>busy</html>").times(2));
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
@@ -56,7 +56,7 @@ fn entra_id_that_fails_for_a_moment_is_asked_again() {
 
 #[test]
 fn entra_id_without_a_token_is_told_by_what_answered() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = &*format!(
         "arcssh: hint: let {} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
         w.address("AZURE_AUTHORITY_HOST")
@@ -93,7 +93,7 @@ fn entra_id_without_a_token_is_told_by_what_answered() {
 
 #[test]
 fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let id = w.id();
     let setup = format!("arcssh: hint: arcssh setup {id} --port {}", w.sshd().port());
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
@@ -181,7 +181,7 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
 
 #[test]
 fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
     let why = cannot(
@@ -194,7 +194,7 @@ fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
 
 #[test]
 fn an_identity_without_the_role_reads_who_needs_which_role_where() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let hint = format!(
         "arcssh: hint: an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {}",
         w.id()
@@ -206,7 +206,7 @@ fn an_identity_without_the_role_reads_who_needs_which_role_where() {
 
 #[test]
 fn a_machine_that_is_not_set_up_is_named_for_setup_and_nothing_is_written() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let setup = format!("arcssh: hint: arcssh setup {} --port {}", w.id(), w.sshd().port());
     w.emulator().machine("web01").remove_service_configuration();
     let why = cannot("the service is not enabled on it yet (412 Precondition Failed)");
@@ -219,7 +219,7 @@ fn a_machine_that_is_not_set_up_is_named_for_setup_and_nothing_is_written() {
 
 #[test]
 fn an_id_that_leads_nowhere_is_told_by_what_is_missing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let elsewhere = |from: &str, to: &str| {
         let id = w.id().replace(from, to);
         run(&mut w.arcssh(&["proxy", &id]))
@@ -232,7 +232,7 @@ fn an_id_that_leads_nowhere_is_told_by_what_is_missing() {
 
 #[test]
 fn a_short_retry_after_is_honoured() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator()
         .arm_fault(ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "2").times(1));
     let start = Instant::now();
@@ -255,7 +255,7 @@ fn faults_of_arm_that_stay_are_told_after_some_tries() {
         ),
     ];
     for (fault, answer) in cases {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         w.emulator().arm_fault(fault.times(100));
         let failed = run(&mut w.proxy("web01"));
         let why = failed.arcssh_lines().into_iter().rev().nth(1).unwrap_or_default().to_owned();
@@ -273,7 +273,7 @@ fn faults_of_arm_that_stay_are_told_after_some_tries() {
 
 #[test]
 fn arm_that_fails_for_a_moment_is_asked_again() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(503, "text/html", "<html>busy</html>").times(2));
     let run = w.ssh_run(&["web01", "echo reached"]);
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
@@ -284,7 +284,7 @@ fn arm_that_fails_for_a_moment_is_asked_again() {
 
 #[test]
 fn a_listener_that_comes_late_is_waited_for_and_told_of() {
-    let w = world_with(&["web01"], |builder| {
+    let w = lab_with(&["web01"], |builder| {
         builder.endpoint_delay(Duration::from_millis(900)).listener_delay(Duration::from_secs(2))
     });
     let run = run(&mut w.ssh_by(&format!("arcssh proxy {} --port %p -v", w.id()), "echo reached"));
@@ -302,7 +302,7 @@ fn a_listener_that_comes_late_is_waited_for_and_told_of() {
 
 #[test]
 fn no_listener_is_told_at_once_where_nobody_waits() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let run = run(w.proxy("web01").args(["--wait", "0"]));
     run.failed(7, &[&cannot("its agent does not listen (the relay answered 404 There are no listeners connected for the endpoint, TrackingId …)"), AGENT]);
@@ -310,7 +310,7 @@ fn no_listener_is_told_at_once_where_nobody_waits() {
 
 #[test]
 fn no_listener_is_told_when_the_wait_is_over() {
-    let w = world_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
+    let w = lab_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
     let start = Instant::now();
     let run = run(w.proxy("web01").args(["--wait", "3"]));
     assert!((3..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
@@ -327,7 +327,7 @@ fn no_listener_is_told_when_the_wait_is_over() {
 
 #[test]
 fn a_closed_port_is_told_at_once_through_ssh() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = closed_port();
     w.emulator().machine("web01").set_ssh_port(port);
     let run = run(&mut w.ssh_by(&format!("arcssh proxy {} --port {port}", w.id()), "true"));
@@ -342,7 +342,7 @@ fn a_closed_port_is_told_at_once_through_ssh() {
 
 #[test]
 fn a_404_that_names_nothing_is_told_as_it_is() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let doctor = format!("arcssh: hint: arcssh doctor {} tells which", w.id());
     let why = "there is no such machine, or no connectivity endpoint on it";
     let cases = [
@@ -365,7 +365,7 @@ fn a_404_that_names_nothing_is_told_as_it_is() {
 /// Windows words it in the language of the machine.
 #[test]
 fn a_closed_port_is_told_at_once_in_the_language_of_the_machine() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let reason = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: Zielcomputer verweigerte, für Sie – geprüft";
     w.emulator().relay_fault(RelayFault::refuse(503, reason).always());
     let why = cannot(&format!("nothing listens on its port 22 ({reason})"));
@@ -383,7 +383,7 @@ fn faults_of_the_relay_that_pass_are_waited_out() {
         (408, "Timeout"),
         (429, "Too many requests"),
     ] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         w.emulator().relay_fault(RelayFault::refuse(status, reason));
         assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
         assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
@@ -392,7 +392,7 @@ fn faults_of_the_relay_that_pass_are_waited_out() {
 
 #[test]
 fn refusals_of_the_relay_are_told() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = w.sshd().port();
     let websocket = &format!(
         "arcssh: hint: let WebSocket connections to {} pass the proxy unchanged",
@@ -432,7 +432,7 @@ fn refusals_of_the_relay_are_told() {
 
 #[test]
 fn credentials_that_the_relay_refuses_are_asked_for_once_more() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::expired_token());
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
@@ -440,7 +440,7 @@ fn credentials_that_the_relay_refuses_are_asked_for_once_more() {
 
 #[test]
 fn credentials_that_the_relay_refuses_again_are_not_asked_for_again() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::expired_token().always());
     let why = cannot(
         "the relay does not accept the credentials that ARM gave (the relay answered 401 ExpiredToken: The token is expired, TrackingId …)",
@@ -452,7 +452,7 @@ fn credentials_that_the_relay_refuses_again_are_not_asked_for_again() {
 
 #[test]
 fn a_relay_that_is_not_there_is_told_with_its_address() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = closed_port();
     let elsewhere = serde_json::json!({ "relay": {
         "namespaceName": "127", "namespaceNameSuffix": format!("0.0.1:{port}"), "hybridConnectionName": "a/b",
@@ -468,7 +468,7 @@ fn a_relay_that_is_not_there_is_told_with_its_address() {
 
 #[test]
 fn arm_that_has_no_address_is_told() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "https://arm.invalid"));
     let lines = run.arcssh_lines();
     let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
@@ -514,7 +514,7 @@ fn a_command_line_that_cannot_be_read_says_so_and_ends_with_2() {
 
 #[test]
 fn empty_and_garbled_variables_do_not_keep_anybody_from_connecting() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let mut ssh = w.ssh_by(&format!("arcssh proxy {} --port %p", w.id()), "echo reached");
     let run = run(ssh.env("ARCSSH_CLOUD", "").env("RUST_LOG", "arcssh=loud"));
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
@@ -532,7 +532,7 @@ fn without_a_machine_the_user_is_told_how_to_name_one() {
 
 #[test]
 fn an_endpoint_in_the_clear_is_refused_before_anything_is_sent() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "http://127.0.0.1:1"));
     run.failed(1, &[&cannot("ARCSSH_ARM_ENDPOINT=http://127.0.0.1:1 is not an https:// URL")]);
     assert!(w.emulator().requests_to(Service::Entra).is_empty());

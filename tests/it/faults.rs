@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{RelayFault, SenderEnd};
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, eventually, finish, noise, run, run_with_input, script, service, signal, world,
-    world_with,
+    ARCSSH, LIMIT, Lab, eventually, finish, lab, lab_with, noise, run, run_with_input, script, service,
+    signal,
 };
 
 const MIB: usize = 1 << 20;
@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_connection_that_is_cut_is_told_through_ssh() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::cut_after(100_000).always());
     let run = w.ssh_run(&["web01", "head -c 10000000 /dev/zero"]);
     let [why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
@@ -35,7 +35,7 @@ fn a_connection_that_is_cut_is_told_through_ssh() {
 
 #[test]
 fn a_close_code_is_told_in_words() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| {
         connection.write_all(b"greeting").unwrap();
         wait_for_end(connection);
@@ -63,7 +63,7 @@ fn a_close_code_is_told_in_words() {
 
 #[test]
 fn fragments_huge_messages_and_the_services_pings_change_nothing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let bytes = noise(5 * MIB);
     fs::write(w.home().join("there"), &bytes).unwrap();
     let there = w.home().join("there").display().to_string();
@@ -84,7 +84,7 @@ fn fragments_huge_messages_and_the_services_pings_change_nothing() {
 
 #[test]
 fn a_slow_relay_gets_everything() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::slow_reader(8 * MIB as u64).always());
     let run = run_with_input(w.ssh().args(["web01", "wc -c"]), noise(16 * MIB));
     assert_eq!(run.clean().trim(), (16 * MIB).to_string());
@@ -92,7 +92,7 @@ fn a_slow_relay_gets_everything() {
 
 #[test]
 fn a_relay_that_takes_nothing_stops_ssh_and_fills_no_memory() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let machine = TcpListener::bind("127.0.0.1:0").unwrap();
     w.emulator().relay_fault(RelayFault::blocked_reader().always());
     let mut arcssh = Running::start(&mut w.proxy_to(machine.local_addr().unwrap().port()));
@@ -110,7 +110,7 @@ fn a_relay_that_takes_nothing_stops_ssh_and_fills_no_memory() {
 
 #[test]
 fn an_ssh_that_reads_nothing_stops_the_relay_and_fills_no_memory() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| while connection.write_all(&[7; 65536]).is_ok() {});
     let mut arcssh = Running::start(&mut w.proxy_to(port));
     assert_eq!(arcssh.read(4), [7; 4]);
@@ -123,7 +123,7 @@ fn an_ssh_that_reads_nothing_stops_the_relay_and_fills_no_memory() {
 
 #[test]
 fn an_answer_that_comes_after_the_end_of_input_still_arrives() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| {
         let mut question = [0; 5];
         connection.read_exact(&mut question).unwrap();
@@ -136,7 +136,7 @@ fn an_answer_that_comes_after_the_end_of_input_still_arrives() {
 
 #[test]
 fn the_end_of_input_ends_it_where_the_machine_has_nothing_to_say() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(wait_for_end);
     let start = Instant::now();
     assert_eq!(run_with_input(&mut w.proxy_to(port), b"hello".to_vec()).clean(), "");
@@ -145,7 +145,7 @@ fn the_end_of_input_ends_it_where_the_machine_has_nothing_to_say() {
 
 #[test]
 fn an_output_that_nobody_reads_any_more_ends_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| while connection.write_all(&[7; 1024]).is_ok() {});
     let mut arcssh = Running::start(&mut w.proxy_to(port));
     assert_eq!(arcssh.read(4), [7; 4]);
@@ -156,7 +156,7 @@ fn an_output_that_nobody_reads_any_more_ends_it() {
 
 #[test]
 fn a_signal_ends_it_with_the_status_that_shells_give() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| {
         connection.write_all(b"greeting").unwrap();
         wait_for_end(connection);
@@ -174,7 +174,7 @@ fn a_signal_ends_it_with_the_status_that_shells_give() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_signal_that_was_ignored_from_the_start_ends_nothing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(shout);
     w.emulator().machine("web01").set_ssh_port(port);
     let line = format!("trap '' HUP INT; exec {ARCSSH} proxy {} --port {port}", w.id());
@@ -189,7 +189,7 @@ fn a_signal_that_was_ignored_from_the_start_ends_nothing() {
 
 #[test]
 fn a_signal_ends_the_waiting_for_a_listener() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let mut seen = 0;
     for (name, number) in [("HUP", 1), ("INT", 2), ("TERM", 15)] {
@@ -208,7 +208,7 @@ fn a_signal_ends_the_waiting_for_a_listener() {
 
 #[test]
 fn a_killed_ssh_leaves_nothing_that_waits_for_a_listener() {
-    let w = world_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
+    let w = lab_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
     let mut ssh = w.ssh().args(["web01", "true"]).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(SOON, || refusals(&w) > 0));
     signal(ssh.id(), "KILL");
@@ -218,7 +218,7 @@ fn a_killed_ssh_leaves_nothing_that_waits_for_a_listener() {
 
 #[test]
 fn a_killed_ssh_leaves_nothing_of_a_session() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let mut ssh = w.ssh().args(["web01", "cat"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(SOON, || w.emulator().open_connections() == 1));
     signal(ssh.id(), "KILL");
@@ -229,7 +229,7 @@ fn a_killed_ssh_leaves_nothing_of_a_session() {
 
 #[test]
 fn ssh_that_gives_up_waiting_leaves_nothing_behind() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let start = Instant::now();
     let run = run(w.ssh().args(["-o", "ConnectTimeout=2", "web01", "true"]));
@@ -240,7 +240,7 @@ fn ssh_that_gives_up_waiting_leaves_nothing_behind() {
 
 #[test]
 fn files_serve_as_input_and_output() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (input, output) = (w.home().join("input"), w.home().join("output"));
     fs::write(&input, b"hello").unwrap();
     let mut proxy = w.proxy_to(service(shout));
@@ -252,7 +252,7 @@ fn files_serve_as_input_and_output() {
 
 #[test]
 fn one_socket_serves_as_input_and_output() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let mut proxy = w.proxy_to(service(shout));
     proxy.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
@@ -267,7 +267,7 @@ fn one_socket_serves_as_input_and_output() {
 
 #[test]
 fn a_terminal_serves_as_input_and_output() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(shout);
     w.emulator().machine("web01").set_ssh_port(port);
     let line = format!("stty raw -echo; exec {ARCSSH} proxy {} --port {port}", w.id());
@@ -283,7 +283,7 @@ fn a_terminal_serves_as_input_and_output() {
 
 #[test]
 fn the_open_files_of_others_are_not_made_nonblocking() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(shout);
     w.emulator().machine("web01").set_ssh_port(port);
     let line =
@@ -301,9 +301,9 @@ fn the_open_files_of_others_are_not_made_nonblocking() {
     assert_eq!(arcssh.end_soon().0, Some(0));
 }
 
-/// A world whose relay sends these bytes after the 101.
+/// A lab whose relay sends these bytes after the 101.
 fn wire_world(fault: RelayFault) -> (Lab, Command) {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(wait_for_end);
     w.emulator().relay_fault(fault.always());
     let proxy = w.proxy_to(port);
@@ -395,7 +395,7 @@ fn no_message_fills_memory() {
 
 #[test]
 fn a_relay_that_stops_answering_pings_ends_the_session() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(wait_for_end);
     w.emulator().relay_fault(RelayFault::silent_after(Duration::from_secs(40)).always());
     let arcssh = Running::start(&mut w.proxy_to(port));
@@ -418,7 +418,7 @@ fn a_failed_write_ends_the_session_and_is_reported() {
     }
     for error in ["ECONNRESET", "ENOBUFS", "ETIMEDOUT", "EPIPE"] {
         for input_ends in [false, true] {
-            let w = world(&["web01"]);
+            let w = lab(&["web01"]);
             let proxy = w.proxy_to(service(wait_for_end));
             let inject = format!("inject=writev,sendmsg,sendto:error={error}:when=40+");
             let mut strace = w.command("strace");
@@ -451,7 +451,7 @@ fn an_input_that_cannot_be_read_is_reported() {
     for (input, error) in
         [("/", "Is a directory (os error 21)"), ("/proc/self/mem", "Input/output error (os error 5)")]
     {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let mut proxy = w.proxy_to(service(wait_for_end));
         proxy.stdin(File::open(input).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = finish(proxy.spawn().unwrap());
@@ -462,7 +462,7 @@ fn an_input_that_cannot_be_read_is_reported() {
 
 #[test]
 fn an_input_or_output_that_is_open_the_wrong_way_is_reported() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let file = w.home().join("file");
     fs::write(&file, b"hello").unwrap();
     let to_write = || fs::OpenOptions::new().write(true).open(&file).unwrap();
@@ -483,7 +483,7 @@ fn an_input_or_output_that_is_open_the_wrong_way_is_reported() {
 #[test]
 fn an_output_that_nothing_reads_ends_it_though_the_relay_takes_no_bytes() {
     for input_ends in [false, true] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let machine = TcpListener::bind("127.0.0.1:0").unwrap();
         w.emulator().relay_fault(RelayFault::blocked_reader().always());
         let mut arcssh = Running::start(&mut w.proxy_to(machine.local_addr().unwrap().port()));
@@ -503,7 +503,7 @@ fn an_output_that_nothing_reads_ends_it_though_the_relay_takes_no_bytes() {
 
 #[test]
 fn a_socket_that_hangs_up_ends_it_though_the_relay_takes_no_bytes() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let machine = TcpListener::bind("127.0.0.1:0").unwrap();
     w.emulator().relay_fault(RelayFault::blocked_reader().always());
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -523,7 +523,7 @@ fn a_socket_that_hangs_up_ends_it_though_the_relay_takes_no_bytes() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_terminal_that_hangs_up_ends_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let machine = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = machine.local_addr().unwrap().port();
     w.emulator().machine("web01").set_ssh_port(port);
@@ -541,7 +541,7 @@ fn a_terminal_that_hangs_up_ends_it() {
 
 #[test]
 fn a_socket_that_hangs_up_ends_the_waiting_for_a_listener() {
-    let w = world_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
+    let w = lab_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut proxy = w.proxy("web01");
     proxy.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
@@ -554,7 +554,7 @@ fn a_socket_that_hangs_up_ends_the_waiting_for_a_listener() {
 
 #[test]
 fn a_session_outlives_a_pause_of_the_process() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(shout);
     let mut arcssh = Running::start(&mut w.proxy_to(port));
     assert!(eventually(SOON, || w.emulator().open_connections() == 1));
@@ -693,7 +693,7 @@ impl Running {
 /// Azure CLI is a program that a shell starts: both end with arcssh, however long it would have taken.
 #[test]
 fn azure_cli_ends_with_arcssh() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let folder = w.home().join("bin");
     script(&folder, "az", "#!/bin/sh\nexec tail -f /dev/null\n");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());

@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Lab, Run, eventually, finish, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
@@ -19,7 +19,7 @@ const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
 #[test]
 fn without_any_identity_the_user_is_told_how_to_sign_in() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(anonymous(&w, &mut w.proxy("web01")));
     let why = "arcssh: cannot connect to web01: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
     run.failed(3, &[why, SIGN_IN]);
@@ -28,7 +28,7 @@ fn without_any_identity_the_user_is_told_how_to_sign_in() {
 
 #[test]
 fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     azure_cli(&w, &azure_cli_with_a_token(&w));
     let run = run(anonymous(&w, w.ssh().args(["web01", "echo reached"])));
     assert_eq!(run.clean(), "reached\n");
@@ -38,7 +38,7 @@ fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
 
 #[test]
 fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let token = token(&w);
     let in_an_hour = "$(date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ)";
     let cases = [
@@ -70,12 +70,12 @@ fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
                 .env("ARCSSH_STATE_DIR", w.home().join(format!("state-{program}")));
             run(&mut account).clean()
         };
-        let told = account();
-        let lines: Vec<(&str, &str)> = told.lines().map(|line| line.split_once(' ').unwrap()).collect();
+        let output = account();
+        let lines: Vec<(&str, &str)> = output.lines().map(|line| line.split_once(' ').unwrap()).collect();
         assert_eq!(lines[0], ("source", &*format!("  {title}")));
         assert_eq!(lines[1], ("account", " application c11e4700-0000-4000-8000-000000000001"));
         assert_eq!(lines[2], ("tenant", "  7e4a4700-0000-4000-8000-000000000001"));
-        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" min"), "{told}");
+        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" min"), "{output}");
         let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
         let arguments =
             if program == "pwsh" { decoded(arguments.split_whitespace().last().unwrap()) } else { arguments };
@@ -83,8 +83,8 @@ fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
         assert!(arguments.contains(&audience(&w)), "{arguments}");
         // Kept, it is not asked for again.
         fs::remove_file(bin.join(program)).unwrap();
-        let but_the_minutes = |told: &str| told.rsplit_once(", in ").map(|(rest, _)| rest.to_owned());
-        assert_eq!(but_the_minutes(&account()), but_the_minutes(&told));
+        let but_the_minutes = |output: &str| output.rsplit_once(", in ").map(|(rest, _)| rest.to_owned());
+        assert_eq!(but_the_minutes(&account()), but_the_minutes(&output));
     }
 }
 
@@ -116,7 +116,7 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
             "arcssh: hint: run Connect-AzAccount, or arcssh login",
         ),
     ];
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for (number, (program, body, why, hint)) in cases.into_iter().enumerate() {
         let bin = w.home().join(number.to_string());
         program_in(&bin, program, body);
@@ -131,7 +131,7 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
 
 #[test]
 fn a_program_without_a_sign_in_leads_to_the_next_and_is_reported_if_there_is_none() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let cases = [
         (
             "az",
@@ -173,7 +173,7 @@ fn a_program_without_a_sign_in_leads_to_the_next_and_is_reported_if_there_is_non
 /// Azure CLI has told the end as Unix time since 2.54, and before only as local time without a zone.
 #[test]
 fn a_token_is_taken_in_every_form_in_which_azure_cli_prints_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let token = token(&w);
     let local =
         r#""expiresOn":"2026-08-20 13:50:47.114324","subscription":"s","tenant":"t","tokenType":"Bearer""#;
@@ -195,7 +195,7 @@ fn a_token_is_taken_in_every_form_in_which_azure_cli_prints_it() {
 /// RFC 6749, section 5.1, recommends `expires_in`; old endpoints write it as text.
 #[test]
 fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let token = token(&w);
     for rest in [
         r#""token_type":"Bearer","expires_in":"3599","ext_expires_in":"3599","expires_on":"4102444800""#,
@@ -213,7 +213,7 @@ fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
 
 #[test]
 fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let body = "echo asked >> \"$HOME/asked\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
         echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
     azure_cli(&w, body);
@@ -244,7 +244,7 @@ fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next()
 
 #[test]
 fn powershell_without_its_module_is_passed_over() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     program_in(&bin(&w), "pwsh", "exit 42");
     let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
     assert_eq!((run.code, run.stdout.len()), (Some(3), 0));
@@ -258,12 +258,16 @@ fn powershell_without_its_module_is_passed_over() {
 
 #[test]
 fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     azure_cli(&w, &azure_cli_with_a_token(&w));
     let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    let said: Vec<&str> =
-        run.stderr.lines().filter_map(|line| line.split_once("credential: ")).map(|(_, said)| said).collect();
+    let output: Vec<&str> = run
+        .stderr
+        .lines()
+        .filter_map(|line| line.split_once("credential: "))
+        .map(|(_, output)| output)
+        .collect();
     let expected = [
         "trying the service principal",
         "passing over the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
@@ -273,15 +277,15 @@ fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
         "passing over the sign-in of arcssh: nobody has typed arcssh login",
         "trying Azure CLI",
     ];
-    assert_eq!(&said[..expected.len()], expected, "{}", run.stderr);
-    assert!(said[expected.len()].starts_with("a token of Azure CLI"), "{said:?}");
+    assert_eq!(&output[..expected.len()], expected, "{}", run.stderr);
+    assert!(output[expected.len()].starts_with("a token of Azure CLI"), "{output:?}");
 }
 
 // One source alone.
 
 #[test]
 fn the_source_that_was_asked_for_is_the_only_one_that_is_tried() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     azure_cli(&w, &azure_cli_with_a_token(&w));
     let source =
         |command: &mut Command| run(command.env("PATH", bin(&w))).clean().lines().next().unwrap().to_owned();
@@ -293,7 +297,7 @@ fn the_source_that_was_asked_for_is_the_only_one_that_is_tried() {
 
 #[test]
 fn a_source_that_was_asked_for_and_is_not_there_is_told_with_what_would_bring_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let cases = [
         (
             "environment",
@@ -330,7 +334,7 @@ fn a_source_that_was_asked_for_and_is_not_there_is_told_with_what_would_bring_it
 
 #[test]
 fn a_certificate_proves_who_we_are_in_both_forms_of_its_key() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let certificate = w.emulator().client_certificate();
     let shell = "openssl pkey -in \"$0\" -traditional > pkcs1.pem; openssl x509 -in \"$0\" >> pkcs1.pem";
     run(w.command("bash").args(["-euc", shell]).arg(&certificate)).clean();
@@ -349,7 +353,7 @@ fn a_certificate_proves_who_we_are_in_both_forms_of_its_key() {
 
 #[test]
 fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let shell = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=arcssh -days 2 2>/dev/null
         openssl pkcs12 -export -in cert.pem -inkey key.pem -passout pass: -out cert.pfx
         openssl pkcs8 -topk8 -in key.pem -passout pass:secret -out locked.key; cat cert.pem locked.key > locked.pem
@@ -389,8 +393,8 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
         [pkcs12.replace("-in", "-passin pass: -in"), unlocked.replace("pkey", "pkey -passin pass:secret")];
     for (command, file) in typed.iter().zip(["cert.pfx.pem", "locked.pem.pem"]) {
         assert_eq!(run(w.command("sh").args(["-c", command])).code, Some(0), "{command}");
-        let told = proxy(file).stderr;
-        assert!(told.contains("AADSTS"), "it gets as far as Entra ID, which does not know it: {told}");
+        let output = proxy(file).stderr;
+        assert!(output.contains("AADSTS"), "it gets as far as Entra ID, which does not know it: {output}");
         let private = fs::metadata(w.home().join(file)).unwrap().permissions().mode() & 0o077;
         assert_eq!(private, 0, "{command}");
     }
@@ -398,7 +402,7 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
 
 #[test]
 fn a_token_of_another_issuer_is_handed_to_entra_id() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let file = w.emulator().federated_token();
     let federated = fs::read_to_string(&file).unwrap();
     let account = || {
@@ -424,7 +428,7 @@ fn a_token_of_another_issuer_is_handed_to_entra_id() {
 
 #[test]
 fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search_and_a_line_break_does_not() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = |file: &Path| {
         let mut proxy = w.proxy("web01");
         run(proxy.env("AZURE_FEDERATED_TOKEN_FILE", file).env_remove("AZURE_CLIENT_SECRET"))
@@ -453,7 +457,7 @@ fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search_and_a_line_break_
 
 #[test]
 fn a_token_is_used_until_shortly_before_its_end() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let asked = || w.emulator().requests_to(Service::Entra).len();
     let account = || run(&mut w.arcssh(&["account"])).clean();
     account();
@@ -474,7 +478,7 @@ fn a_token_is_used_until_shortly_before_its_end() {
 
 #[test]
 fn another_user_of_azure_cli_and_of_azure_developer_cli_is_noticed() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     azure_cli(&w, &format!("echo asked >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
     let account = || run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
@@ -492,7 +496,7 @@ fn another_user_of_azure_cli_and_of_azure_developer_cli_is_noticed() {
 
 #[test]
 fn a_kept_token_that_arm_does_not_take_is_replaced_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     run(&mut w.arcssh(&["account"])).clean();
     let refusal =
         || ArmFault::new(401, "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier.");
@@ -509,7 +513,7 @@ fn a_kept_token_that_arm_does_not_take_is_replaced_once() {
 
 #[test]
 fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let other = "0ther000-0000-4000-8000-000000000002";
     azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let refusal = || {
@@ -543,7 +547,7 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
 
 #[test]
 fn whoever_is_at_home_in_another_tenant_is_told_how_to_name_the_right_one() {
-    let w = world_with(&["web01"], |builder| builder.home_tenant_differs());
+    let w = lab_with(&["web01"], |builder| builder.home_tenant_differs());
     let (why, hint) = (
         "this identity sees no subscription",
         "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another",
@@ -559,7 +563,7 @@ fn whoever_is_at_home_in_another_tenant_is_told_how_to_name_the_right_one() {
 
 #[test]
 fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
     let calls = [(ArmCall::ResourceGraph, "second.example"), (ArmCall::ListCredentials, "third.example")];
     for (call, tenant) in calls {
@@ -578,7 +582,7 @@ fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
 
 #[test]
 fn a_tenant_is_an_id_or_a_domain() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for tenant in ["", "a b", "x/../y", "$(id)"] {
         let run = run(&mut w.arcssh(&["account", "--tenant", tenant]));
         assert_eq!((run.code, run.stdout.len()), (Some(2), 0), "{tenant}: {}", run.stderr);

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{ARCSSH, Lab, Run, run, world_with};
+use crate::support::{ARCSSH, Lab, Run, lab_with, run};
 
 /// The programs of the session. macOS has none of them.
 const PROGRAMS: [&str; 4] = ["dbus-run-session", "dbus-send", "gnome-keyring-daemon", "secret-tool"];
@@ -26,15 +26,15 @@ const SESSION: &str = r#"
 /// The line of dbus-daemon's log when a key store asks the user for something (gcr, `org.gnome.keyring.SystemPrompter`).
 const PROMPT: &str = "SystemPrompter";
 
-/// A world whose user approves every device code; none where this machine has no key store to run.
-fn world() -> Option<Lab> {
+/// A lab whose user approves every device code; none where this machine has no key store to run.
+fn lab() -> Option<Lab> {
     let is_missing = |program: &&&str| Command::new(program).arg("--help").output().is_err();
     if let Some(program) = PROGRAMS.iter().find(is_missing) {
         std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: there is no {program}\n"))
             .unwrap();
         return None;
     }
-    Some(world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices()))
+    Some(lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices()))
 }
 
 /// A script of bash without the service principal.
@@ -74,7 +74,7 @@ fn redeemed(w: &Lab) -> Vec<String> {
 
 #[test]
 fn the_refresh_token_is_in_the_key_store_and_in_no_file() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let done = in_session(
         &w,
         r#"
@@ -104,7 +104,7 @@ fn the_refresh_token_is_in_the_key_store_and_in_no_file() {
 
 #[test]
 fn a_connection_does_not_prompt_for_a_locked_key_store() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let started = Instant::now();
     // DISPLAY is set: only arcssh decides that nothing asks.
     let done = in_session(
@@ -123,8 +123,8 @@ fn a_connection_does_not_prompt_for_a_locked_key_store() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert!(started.elapsed() < Duration::from_secs(60));
     assert!(!done.stderr.contains(PROMPT), "{}", done.stderr);
-    let told = fs::read_to_string(w.home().join("err")).unwrap();
-    let lines: Vec<&str> = told.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
+    let output = fs::read_to_string(w.home().join("err")).unwrap();
+    let lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
     let why =
         "arcssh: cannot connect to web01: the sign-in of arcssh cannot be used: the key store is locked";
     assert_eq!(lines, [why, "arcssh: hint: unlock the key store, or run: arcssh login"]);
@@ -132,7 +132,7 @@ fn a_connection_does_not_prompt_for_a_locked_key_store() {
 
 #[test]
 fn a_sign_in_with_a_locked_key_store_stores_the_token_in_a_file_and_says_so() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let done = in_session(
         &w,
         r#"
@@ -156,7 +156,7 @@ fn a_sign_in_with_a_locked_key_store_stores_the_token_in_a_file_and_says_so() {
 
 #[test]
 fn only_a_sign_in_may_ask_to_unlock_the_key_store() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     // There is no such display: the prompt is tried, and ends.
     let done = in_session(&w, "unlocked; lock; export DISPLAY=:99; arcssh login --device-code");
     assert_eq!(done.code, Some(0), "{}", done.stderr);
@@ -165,7 +165,7 @@ fn only_a_sign_in_may_ask_to_unlock_the_key_store() {
 
 #[test]
 fn a_sign_out_that_cannot_reach_the_token_fails_and_can_be_repeated() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let done = in_session(
         &w,
         r#"
@@ -181,18 +181,18 @@ fn a_sign_out_that_cannot_reach_the_token_fails_and_can_be_repeated() {
         "#,
     );
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    let told = fs::read_to_string(w.home().join("err")).unwrap();
+    let output = fs::read_to_string(w.home().join("err")).unwrap();
     let expected = [
         "arcssh: the refresh token is still in the key store: ARCSSH_NO_KEYRING is set",
         "arcssh: hint: unset ARCSSH_NO_KEYRING, then run: arcssh logout",
     ];
-    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     assert_eq!(done.arcssh_lines()[2..], ["arcssh: signed out", "arcssh: no account was signed in"]);
 }
 
 #[test]
 fn an_account_file_of_the_version_before_works_and_moves_to_the_key_store() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let done = in_session(
         &w,
         r#"
@@ -219,7 +219,7 @@ fn an_account_file_of_the_version_before_works_and_moves_to_the_key_store() {
 
 #[test]
 fn without_a_session_bus_the_token_is_in_the_file_and_nothing_is_said() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     for address in ["", "unix:path=/nowhere/bus", "autolaunch:", "nonsense"] {
         let mut login = bash(&w, "env", &[], "arcssh login --device-code; arcssh logout");
         login.env("DBUS_SESSION_BUS_ADDRESS", address).env("XDG_RUNTIME_DIR", w.home().join("run"));
@@ -232,7 +232,7 @@ fn without_a_session_bus_the_token_is_in_the_file_and_nothing_is_said() {
 
 #[test]
 fn a_session_bus_without_a_usable_key_store_is_no_reason_for_a_message() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let script = "arcssh login --device-code; arcssh account; arcssh logout";
     let bus = w.home().join("bus.conf");
     fs::write(&bus, ROGUE_BUS).unwrap();
@@ -252,7 +252,7 @@ fn a_session_bus_without_a_usable_key_store_is_no_reason_for_a_message() {
 
 #[test]
 fn a_connection_with_a_cached_token_does_not_use_the_key_store() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let listener = UnixListener::bind(w.home().join("bus")).unwrap();
     listener.set_nonblocking(true).unwrap();
     let done = in_session(
@@ -270,7 +270,7 @@ fn a_connection_with_a_cached_token_does_not_use_the_key_store() {
 
 #[test]
 fn a_session_bus_that_never_answers_is_given_up_in_time() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let silent = w.home().join("bus");
     // The system accepts connections for it; nothing reads them.
     let _listener = UnixListener::bind(&silent).unwrap();
@@ -287,7 +287,7 @@ fn a_session_bus_that_never_answers_is_given_up_in_time() {
 
 #[test]
 fn a_connection_ends_in_time_when_the_key_store_does_not_answer() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let silent = w.home().join("bus");
     let _listener = UnixListener::bind(&silent).unwrap();
     let done = in_session(
@@ -303,8 +303,8 @@ fn a_connection_ends_in_time_when_the_key_store_does_not_answer() {
         "#,
     );
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    let told = fs::read_to_string(w.home().join("err")).unwrap();
-    let lines: Vec<&str> = told.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
+    let output = fs::read_to_string(w.home().join("err")).unwrap();
+    let lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
     let why = "arcssh: cannot connect to web01: the sign-in of arcssh cannot be used: the key store does not answer";
     assert_eq!(lines, [why, "arcssh: hint: restart the key store, or run: arcssh login"]);
 }
@@ -321,7 +321,7 @@ fn a_session_bus_of_another_user_gets_no_token() {
     if !Command::new("setpriv").args(as_another).arg("true").status().is_ok_and(|status| status.success()) {
         return; // Only root can be another user.
     }
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let theirs = tempfile::tempdir().unwrap();
     let home = theirs.path().display().to_string();
     std::os::unix::fs::chown(theirs.path(), Some(65534), Some(65534)).unwrap();
@@ -354,7 +354,7 @@ END
 
 #[test]
 fn two_state_directories_have_two_refresh_tokens() {
-    let Some(w) = world() else { return };
+    let Some(w) = lab() else { return };
     let done = in_session(
         &w,
         r#"

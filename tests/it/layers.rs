@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 const DOCUMENT: &str = include_str!("../../docs/ARCHITECTURE.md");
 
-/// A module of the table.
+/// A row of the table.
 struct Module {
     name: &'static str,
     layer: u32,
@@ -36,12 +36,12 @@ impl Module {
     }
 }
 
-/// The module of the table that a path such as `azure::sign_in::browser::Port` leads to.
+/// The table's module for a path such as `azure::sign_in::browser::Port`.
 fn module<'a>(table: &'a [Module], path: &str) -> Option<&'a Module> {
-    let leads = |module: &&Module| {
+    let matches = |module: &&Module| {
         path.strip_prefix(module.name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
-    table.iter().filter(leads).max_by_key(|module| module.name.len())
+    table.iter().filter(matches).max_by_key(|module| module.name.len())
 }
 
 /// The paths after `crate::`, with each item of a group such as `use crate::azure::{entra, sign_in}`.

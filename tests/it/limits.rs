@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::{ARCSSH, Lab, Run, program_at, run, world};
+use crate::support::{ARCSSH, Lab, Run, lab, program_at, run};
 
 const RAISE: &str = "arcssh: hint: raise the limit of file descriptors in this shell: ulimit -n 1024";
 /// A user with no rights of its own, to whom limits of processes apply; they do not apply to root (setrlimit(2)).
@@ -50,7 +50,7 @@ fn told(run: &Run, what: &str) {
 /// With three the loader has none for the C library.
 #[test]
 fn too_few_file_descriptors_are_one_message_for_every_command() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for command in commands(&w) {
         for limit in 4..=20 {
             let run = run(&mut under(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
@@ -63,7 +63,7 @@ fn too_few_file_descriptors_are_one_message_for_every_command() {
 
 #[test]
 fn a_limit_of_file_descriptors_that_is_just_enough_ends_in_no_crash() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for command in commands(&w).into_iter().filter(|command| command[0] != "login") {
         for limit in 24..=32 {
             let run = run(&mut under(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
@@ -91,7 +91,7 @@ fn copy_for_all(w: &Lab) -> PathBuf {
 
 #[test]
 fn no_thread_is_one_message_for_every_command() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let program = copy_for_all(&w);
     for command in commands(&w) {
         let mut limited = under(&w, "ulimit -u 0", program.to_str().unwrap(), &command);
@@ -114,7 +114,7 @@ fn no_thread_for_the_browser_leaves_the_address_to_the_user() {
     if !rustix::process::geteuid().is_root() {
         return; // only root can be another user
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let program = copy_for_all(&w);
     let (state, authority) = (w.home().join("for-all/state"), w.home().join("for-all/ca.pem"));
     fs::create_dir(&state).unwrap();
@@ -157,7 +157,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 fn no_random_numbers_are_one_message_for_every_command() {
     const EAGAIN: &str = "11";
     const EPERM: &str = "1";
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let denied = |error: &str, arguments: &[String]| {
         let mut python = w.command("python3");
         python.args(["-c", WITHOUT_GETRANDOM, error, ARCSSH]).args(arguments);
@@ -173,7 +173,7 @@ fn no_random_numbers_are_one_message_for_every_command() {
 
 #[test]
 fn root_certificates_that_cannot_be_read_are_named_with_the_reason() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let path = |name: &str| w.home().join(name);
     run(w.command("mkfifo").arg(path("fifo"))).clean();
     fs::create_dir(path("directory")).unwrap();
@@ -196,7 +196,7 @@ fn root_certificates_that_cannot_be_read_are_named_with_the_reason() {
 
 #[test]
 fn an_unreadable_part_of_the_root_certificates_is_told_with_an_unknown_authority() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let directory = w.home().join("certificates");
     fs::create_dir(&directory).unwrap();
     let other = directory.join("other.pem");

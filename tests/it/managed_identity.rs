@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::Builder;
 
 use crate::support::{
-    ARCSSH, Lab, Run, closed_port, finish, may_become, namespaces, run, script, service, world, world_with,
+    ARCSSH, Lab, Run, closed_port, finish, lab, lab_with, may_become, namespaces, run, script, service,
 };
 
 const IMDS: &str = "169.254.169.254:80";
@@ -29,7 +29,7 @@ const NOBODY: &str = "arcssh: no account is signed in: no service principal, no 
 #[test]
 fn an_azure_vm_is_asked_for_its_own_identity_and_through_no_proxy() {
     isolated("an_azure_vm_is_asked_for_its_own_identity_and_through_no_proxy", || {
-        let w = world_with(&["web01"], vm);
+        let w = lab_with(&["web01"], vm);
         let proxy = format!("http://127.0.0.1:{}", closed_port());
         let list = run(anonymous(&w, &["list"]).env("HTTP_PROXY", &proxy).env("http_proxy", &proxy)).clean();
         assert!(list.contains("web01"), "{list}");
@@ -43,7 +43,7 @@ fn an_azure_vm_is_asked_for_its_own_identity_and_through_no_proxy() {
 #[test]
 fn an_azure_vm_without_an_identity_is_passed_over() {
     isolated("an_azure_vm_without_an_identity_is_passed_over", || {
-        let w = world_with(&["web01"], vm);
+        let w = lab_with(&["web01"], vm);
         let other =
             run(anonymous(&w, &["account"]).env("AZURE_CLIENT_ID", "00000000-0000-4000-8000-000000000001"));
         other.failed(3, &[NOBODY, SIGN_IN]);
@@ -59,7 +59,7 @@ fn an_azure_vm_without_an_identity_is_passed_over() {
 #[test]
 fn the_metadata_service_of_another_cloud_is_passed_over() {
     isolated("the_metadata_service_of_another_cloud_is_passed_over", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let listener = TcpListener::bind(IMDS).unwrap();
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -80,7 +80,7 @@ fn the_metadata_service_of_another_cloud_is_passed_over() {
 #[test]
 fn a_token_of_a_machine_is_taken_in_other_forms_too() {
     isolated("a_token_of_a_machine_is_taken_in_other_forms_too", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let number = r#"{"access_token":"opaque","expires_on":4102444800}"#;
         answers_with(TcpListener::bind(IMDS).unwrap(), "Metadata: true", "400 Bad Request\r\nX: y", number);
         assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
@@ -99,15 +99,18 @@ fn a_token_of_a_machine_is_taken_in_other_forms_too() {
         );
         let mut account = anonymous(&w, &["account"]);
         account.env("ARCSSH_STATE_DIR", w.home().join("other"));
-        let told = run(asks_at(&mut account, port)).clean();
-        assert!(told.starts_with("source   the managed identity\n") && told.contains("in 59 min"), "{told}");
+        let output = run(asks_at(&mut account, port)).clean();
+        assert!(
+            output.starts_with("source   the managed identity\n") && output.contains("in 59 min"),
+            "{output}"
+        );
     });
 }
 
 #[test]
 fn an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key() {
     isolated("an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key", || {
-        let w = world_with(&["web01"], arc);
+        let w = lab_with(&["web01"], arc);
         fs::create_dir_all("/opt/azcmagent/bin").unwrap();
         fs::write("/opt/azcmagent/bin/himds", "").unwrap();
         let list = run(&mut anonymous(&w, &["list", "-vvv"]));
@@ -125,8 +128,8 @@ fn an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key() {
             account.env("IDENTITY_ENDPOINT", endpoint).env("IMDS_ENDPOINT", "http://localhost:40342");
             run(account.env("ARCSSH_STATE_DIR", w.home().join("other")))
         };
-        let told = by_variables("http://localhost:40342/metadata/identity/oauth2/token");
-        assert!(told.clean().starts_with("source   the managed identity\n"));
+        let output = by_variables("http://localhost:40342/metadata/identity/oauth2/token");
+        assert!(output.clean().starts_with("source   the managed identity\n"));
         let elsewhere = "http://203.0.113.1/metadata/identity/oauth2/token";
         let why = format!(
             "arcssh: the managed identity gives no token: IDENTITY_ENDPOINT={elsewhere} is not on this machine"
@@ -138,7 +141,7 @@ fn an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key() {
 #[test]
 fn a_key_that_may_not_be_read_passes_the_arc_machine_over() {
     isolated("a_key_that_may_not_be_read_passes_the_arc_machine_over", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let key = format!("{KEYS}/locked.key");
         fs::create_dir_all(KEYS).unwrap();
         fs::write(&key, "secret").unwrap();
@@ -163,7 +166,7 @@ fn a_key_that_may_not_be_read_passes_the_arc_machine_over() {
 #[test]
 fn only_a_key_in_the_folder_of_the_agent_is_read() {
     isolated("only_a_key_in_the_folder_of_the_agent_is_read", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         fs::create_dir_all(KEYS).unwrap();
         fs::write(format!("{KEYS}/long.key"), vec![b'a'; 4097]).unwrap();
         fs::write(format!("{KEYS}/other.txt"), "secret").unwrap();
@@ -219,7 +222,7 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
 #[test]
 fn an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_network() {
     isolated("an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_network", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let why = "arcssh: the Arc agent of this machine does not answer (Connection refused (os error 111))";
         let hint = "arcssh: hint: type azcmagent show, and sudo systemctl start himdsd; or name another identity with --credential";
         run(asks_at(&mut anonymous(&w, &["account"]), closed_port())).failed(3, &[why, hint]);
@@ -234,7 +237,7 @@ fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
         if !may_become(STRANGER) {
             return;
         }
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         install_agent();
         write_key("a.key", "worth-a-token");
         for (host, endpoint, accept) in [
@@ -267,7 +270,7 @@ fn a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved(
         if !may_become(STRANGER) {
             return;
         }
-        let w = world_with(&["web01"], arc);
+        let w = lab_with(&["web01"], arc);
         fs::write(w.home().join("hosts"), "::1 localhost\n").unwrap();
         run(Command::new("mount").args(["--bind"]).arg(w.home().join("hosts")).arg("/etc/hosts")).clean();
         let rogue = Rogue::start("::1", 40342, "at once", &challenge("a.key"));
@@ -286,7 +289,7 @@ fn the_agent_may_run_as_the_owner_of_its_keys() {
         if !may_become(STRANGER) {
             return;
         }
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         install_agent();
         write_key("a.key", "worth-a-token");
         let himds = Rogue::start("127.0.0.1", 40342, "at once", &challenge("a.key"));
@@ -306,7 +309,7 @@ fn a_key_of_another_user_is_not_sent() {
         if !may_become(STRANGER) {
             return;
         }
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         write_key("a.key", "not-the-agents");
         run(Command::new("chown").args([&STRANGER.to_string(), &format!("{KEYS}/a.key")])).clean();
         let port = challenging(&format!("Basic realm={KEYS}/a.key"));
@@ -321,7 +324,7 @@ fn a_key_of_another_user_is_not_sent() {
 #[test]
 fn an_agent_that_answers_otherwise_ends_within_its_bounds() {
     isolated("an_agent_that_answers_otherwise_ends_within_its_bounds", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         static FOLLOWED: AtomicUsize = AtomicUsize::new(0);
         let elsewhere = service(|_| {
             FOLLOWED.fetch_add(1, Ordering::SeqCst);
@@ -360,9 +363,8 @@ fn an_agent_that_answers_otherwise_ends_within_its_bounds() {
 #[test]
 fn what_the_user_chose_outranks_the_metadata_service_of_the_network() {
     isolated("what_the_user_chose_outranks_the_metadata_service_of_the_network", || {
-        let w = world_with(&["web01"], |builder| {
-            builder.device_interval(Duration::from_secs(1)).approve_devices()
-        });
+        let w =
+            lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices());
         let asked = metadata_service();
         let source = |account: Run| account.clean().lines().next().unwrap_or_default().to_owned();
         assert_eq!(source(account(&w, &[])), "source   the managed identity");
@@ -396,7 +398,7 @@ fn a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_us
     isolated(
         "a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_user_names_it",
         || {
-            let w = world(&["web01"]);
+            let w = lab(&["web01"]);
             let asked = metadata_service();
             run(Command::new("mount").args(["-t", "tmpfs", "none", "/sys/class"])).clean();
             fs::create_dir_all("/sys/class/dmi/id").unwrap();
@@ -417,7 +419,7 @@ fn a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_us
 #[test]
 fn a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bounds() {
     isolated("a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bounds", || {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         static ENDLESS: AtomicBool = AtomicBool::new(true);
         let listener = TcpListener::bind(IMDS).unwrap();
         thread::spawn(move || {

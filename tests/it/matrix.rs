@@ -21,7 +21,7 @@ use base64::Engine as _;
 
 use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{Act, BINARY, CLOSE, PING, Peer, Server, act, switching_protocols};
-use crate::support::{Lab, closed_port, noise, world};
+use crate::support::{Lab, closed_port, lab, noise};
 
 const MIB: usize = 1024 * 1024;
 
@@ -368,37 +368,37 @@ fn answers(w: &Lab, service: Service) -> Vec<Cell> {
 
 #[test]
 fn entra_id_that_cannot_be_connected_to() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     run_phase("Entra ID: TCP, TLS", &w, tcp_and_tls(&w, Service::Entra));
 }
 
 #[test]
 fn answers_of_entra_id() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     run_phase("Entra ID: answer", &w, answers(&w, Service::Entra));
 }
 
 #[test]
 fn azure_resource_manager_that_cannot_be_connected_to() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     run_phase("ARM: TCP, TLS", &w, tcp_and_tls(&w, Service::Arm));
 }
 
 #[test]
 fn answers_of_azure_resource_manager() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     run_phase("ARM: answer", &w, answers(&w, Service::Arm));
 }
 
 #[test]
 fn a_relay_that_cannot_be_connected_to() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     run_phase("relay: TCP, TLS", &w, tcp_and_tls(&w, Service::Relay));
 }
 
 #[test]
 fn answers_of_a_relay_to_the_upgrade() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let in_tls = |fault, act, cause: &[&'static str]| in_tls(&w, Service::Relay, fault, act, cause);
     let reason = |status: &str| answering(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
     let broken = &["reset", "closed", "went away", "ended"];
@@ -512,7 +512,7 @@ fn answers_of_a_relay_to_the_upgrade() {
 
 #[test]
 fn a_proxy_that_opens_no_tunnel() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     // Nothing may be sent there: a proxy is meant to stand in between.
     let through = |fault, act: Act, cause: &[&'static str]| {
         let server = Arc::new(Server::start(None, act));
@@ -603,7 +603,7 @@ const GREETING: &[u8] = b"SSH-2.0-here\r\n";
 
 #[test]
 fn sessions_that_break_before_or_after_the_first_byte() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let lost = &["lost", "reset", "closed", "ended"];
     let protocol = &["protocol", "lost", "1002", "frame"];
     let greeted = |fault, cause: &[&'static str], then: fn(&mut Peer) -> std::io::Result<()>| {
@@ -667,7 +667,7 @@ fn sessions_that_break_before_or_after_the_first_byte() {
 
 #[test]
 fn sessions_that_break_in_the_middle_of_much_output() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let lost = &["lost", "reset", "closed", "ended"];
     let bytes = Arc::new(noise(3 * MIB + 17));
     let after = |fault, cause: &[&'static str], then: fn(&mut Peer, &[u8]) -> std::io::Result<()>| {
@@ -718,7 +718,7 @@ fn sessions_that_break_in_the_middle_of_much_output() {
 
 #[test]
 fn sessions_that_break_in_the_middle_of_much_input() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let lost = &["lost", "reset", "closed", "ended"];
     let sent = noise(4 * MIB);
     let up = |fault, cause: &[&'static str], least: usize, then: fn(&mut Peer) -> std::io::Result<()>| {
@@ -755,7 +755,7 @@ fn sessions_that_break_in_the_middle_of_much_input() {
 
 #[test]
 fn sessions_that_end_after_the_end_of_input() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let question = || Input::Closed(b"question".to_vec());
     let asked = |peer: &mut Peer| -> std::io::Result<()> {
         let mut got = Vec::new();
@@ -813,7 +813,7 @@ fn sessions_that_end_after_the_end_of_input() {
 /// where there are none, that the protocol was broken.
 #[test]
 fn sessions_that_a_close_frame_ends() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let close = |fault, cause: &[&'static str], body: &'static [u8]| {
         let server = move |peer: &mut Peer| {
             peer.frame(BINARY, GREETING)?;
@@ -848,7 +848,7 @@ fn sessions_that_a_close_frame_ends() {
 /// Name resolution, in a network of its own with a resolver that goes wrong.
 #[test]
 fn names_that_cannot_be_resolved() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let isolated = |fault, resolver: &str, cause: &[&'static str]| {
         let (port, script) = (53, w.home().join("resolver.py"));
         std::fs::write(&script, RESOLVER).unwrap();

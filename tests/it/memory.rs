@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{ARCSSH, LIMIT, Run, eventually, run, service, world};
+use crate::support::{ARCSSH, LIMIT, Run, eventually, lab, run, service};
 
 /// A program as an ordinary user runs it: root's other powers would get around the protection.
 fn ordinary(mut command: Command, program: &str) -> Command {
@@ -34,7 +34,7 @@ fn shell(script: &str) -> Run {
 
 #[test]
 fn another_process_of_the_same_user_cannot_read_the_memory_of_a_connection() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| drop(std::io::copy(&mut connection, &mut std::io::sink())));
     w.emulator().machine("web01").set_ssh_port(port);
     let mut proxy = ordinary(w.command(prefix()), ARCSSH);
@@ -65,7 +65,7 @@ fn another_process_of_the_same_user_cannot_read_the_memory_of_a_connection() {
 /// A program of the user's own is not changed: some read files of `/proc` that only a dumpable process may.
 #[test]
 fn a_program_that_arcssh_starts_is_as_readable_as_before() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let bin = w.home().join("bin");
     let body = "#!/bin/sh\nPATH=/usr/bin:/bin\ncat /proc/$$/environ > \"$HOME/read\"\nexit 1\n";
     crate::support::script(&bin, "az", body);

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use crate::support::{Lab, Run, run, world};
+use crate::support::{Lab, Run, lab, run};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -28,7 +28,7 @@ fn logged(w: &Lab, file: &Path) -> Run {
 
 #[test]
 fn a_log_file_is_made_for_its_owner_alone_and_continued() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let log = w.home().join("arcssh.log");
     let list = || run(w.arcssh(&["list", "--log-file"]).arg(&log));
     assert_eq!(list().code, Some(0));
@@ -43,7 +43,7 @@ fn a_log_file_is_made_for_its_owner_alone_and_continued() {
 
 #[test]
 fn a_log_file_that_is_something_else_is_left_as_it_is() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let path = |name: &str| w.home().join(name);
     let key = "-----BEGIN OPENSSH PRIVATE KEY-----\n";
     write(&path("id_rsa"), key, 0o600);
@@ -103,7 +103,7 @@ fn another_users_log_file_is_not_written_to() {
     if !rustix::process::geteuid().is_root() {
         return; // only root can make one
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let log = w.home().join("log");
     write(&log, "", 0o600);
     std::os::unix::fs::chown(&log, Some(65534), None).unwrap();
@@ -115,7 +115,7 @@ fn another_users_log_file_is_not_written_to() {
 /// A FIFO with no writer: opening it would wait for ever.
 #[test]
 fn no_file_that_is_named_makes_arcssh_wait_or_read_without_end() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let fifo = fifo(&w, "fifo");
     for file in [fifo.to_str().unwrap(), "/dev/zero", w.home().to_str().unwrap()] {
         let refused = |name: &str, run: Run| {
@@ -143,7 +143,7 @@ fn no_file_that_is_named_makes_arcssh_wait_or_read_without_end() {
 
 #[test]
 fn manual_pages_replace_manual_pages_only() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let man = w.home().join("man1");
     let make = || run(w.arcssh(&["man"]).arg(&man));
     make().clean();
@@ -173,7 +173,7 @@ fn manual_pages_replace_manual_pages_only() {
 
 #[test]
 fn a_key_that_took_the_place_of_arcsshs_own_is_not_overwritten() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let cert = || run(&mut w.arcssh(&["cert", "--file", "pair-cert.pub"]));
     let key = w.home().join("pair");
     cert().clean();
@@ -199,7 +199,7 @@ fn a_key_that_took_the_place_of_arcsshs_own_is_not_overwritten() {
 
 #[test]
 fn a_link_to_a_certificate_stays_a_link() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let cert = || run(&mut w.arcssh(&["cert", "--file", "link-cert.pub"]));
     fs::create_dir(w.home().join("elsewhere")).unwrap();
     cert().clean();

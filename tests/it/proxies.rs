@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, run, world};
+use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, lab, run};
 
 const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that";
 
 #[test]
 fn each_variable_sends_entra_id_arm_and_the_relay_through_the_proxy() {
     for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let proxy = Tinyproxy::start(&w, "");
         assert_eq!(through(&w, variable, &proxy.address()).clean(), "reached\n");
         proxy.carried_everything(&w);
@@ -24,7 +24,7 @@ fn each_variable_sends_entra_id_arm_and_the_relay_through_the_proxy() {
 
 #[test]
 fn a_user_and_a_percent_encoded_password_open_the_proxy() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice p.a-ss_1\n");
     let address = format!("http://alice:p%2Ea%2Dss%5F1@127.0.0.1:{}", proxy.port);
     assert_eq!(through(&w, "HTTPS_PROXY", &address).clean(), "reached\n");
@@ -33,7 +33,7 @@ fn a_user_and_a_percent_encoded_password_open_the_proxy() {
 
 #[test]
 fn no_log_holds_the_password_of_the_proxy() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice p.a-ss_1\n");
     let address = format!("http://alice:p%2Ea%2Dss%5F1@127.0.0.1:{}", proxy.port);
     for (flag, rust_log) in [("-v", ""), ("-vvv", ""), ("", "trace")] {
@@ -51,7 +51,7 @@ fn no_log_holds_the_password_of_the_proxy() {
 
 #[test]
 fn a_missing_and_a_wrong_password_are_told_by_the_status_of_the_proxy() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let info = w.relay_info();
     let proxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
     let wrong = format!("http://alice:wrong@127.0.0.1:{}", proxy.port);
@@ -71,7 +71,7 @@ fn a_missing_and_a_wrong_password_are_told_by_the_status_of_the_proxy() {
 
 #[test]
 fn a_proxy_that_leads_nowhere_is_told_of_on_the_way_to_entra_id() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
     let cannot = "arcssh: cannot connect to web01: the proxy";
     let cases = [
@@ -101,7 +101,7 @@ fn a_proxy_that_leads_nowhere_is_told_of_on_the_way_to_entra_id() {
 #[test]
 fn what_no_proxy_names_is_reached_directly() {
     for no_proxy in ["127.0.0.1", "127.0.0.0/8", "other.example,127.0.0.1"] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let proxy = Tinyproxy::start(&w, "");
         let mut ssh = w.ssh();
         ssh.args(["web01", "echo reached"]).env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
@@ -112,7 +112,7 @@ fn what_no_proxy_names_is_reached_directly() {
 
 #[test]
 fn names_under_a_domain_in_no_proxy_are_reached_directly() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "");
     // A name that no resolver has: only a proxy could have answered with a status.
     for (no_proxy, asked) in [
@@ -139,7 +139,7 @@ fn a_proxy_is_reached_over_ipv6() {
     if !has_ipv6() {
         return;
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start_on(&w, "::1", "");
     assert_eq!(through(&w, "HTTPS_PROXY", &format!("http://[::1]:{}", proxy.port)).clean(), "reached\n");
     proxy.carried_everything(&w);
@@ -147,7 +147,7 @@ fn a_proxy_is_reached_over_ipv6() {
 
 #[test]
 fn a_port_that_the_proxy_forbids_is_told_by_its_status() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let info = w.relay_info();
     let proxy = Tinyproxy::start(&w, "ConnectPort 443\n");
     let mut arcssh = w.arcssh(&["-p", "22"]);
@@ -166,7 +166,7 @@ fn a_port_that_the_proxy_forbids_is_told_by_its_status() {
 
 #[test]
 fn a_proxy_that_is_down_is_told_by_its_address() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (info, port) = (w.relay_info(), closed_port());
     let mut arcssh = w.arcssh(&["-p", "22"]);
     let run =
@@ -180,7 +180,7 @@ fn a_proxy_that_is_down_is_told_by_its_address() {
 
 #[test]
 fn a_socks_proxy_is_told_to_be_none_of_ours() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let info = w.relay_info();
     let asked = w.emulator().requests_to(Service::Arm).len();
     let by_relay_info = "the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";

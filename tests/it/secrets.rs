@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, Lab, Run, eventually, finish, run, service, world};
+use crate::support::{ARCSSH, LIMIT, Lab, Run, eventually, finish, lab, run, service};
 
 /// Each way to ask for a log.
 const LOGS: [(&str, &str); 5] =
@@ -20,7 +20,7 @@ const LOGS: [(&str, &str); 5] =
 #[test]
 fn no_log_of_a_session_holds_a_secret() {
     for (flag, rust_log) in LOGS {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let proxy = format!("arcssh proxy {} --port %p {flag} --log-file log", w.id());
         let run = run(w.ssh_by(&proxy, "echo reached").env("RUST_LOG", rust_log));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
@@ -35,7 +35,7 @@ fn no_log_of_a_session_holds_a_secret() {
 
 #[test]
 fn no_core_file_holds_a_secret() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = service(|mut connection| drop(connection.read_to_end(&mut Vec::new())));
     w.emulator().machine("web01").set_ssh_port(port);
     let script = format!("ulimit -Sc hard; exec {ARCSSH} proxy {} --port {port}", w.id());
@@ -64,7 +64,7 @@ fn no_log_of_a_failure_holds_a_secret() {
         },
     ];
     for damage in damage {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         damage(&w);
         let arguments = ["--wait", "0", "-vvv", "--log-file", "log"];
         let run = run(w.proxy("web01").args(arguments).env("RUST_LOG", "trace"));
@@ -77,7 +77,7 @@ fn no_log_of_a_failure_holds_a_secret() {
 
 #[test]
 fn a_wrong_secret_is_kept_as_well() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let secret = "Xy9~almost.the-right_one";
     let mut proxy = w.proxy("web01");
     proxy.args(["-vvv", "--log-file", "log"]).env("RUST_LOG", "trace").env("AZURE_CLIENT_SECRET", secret);
@@ -89,7 +89,7 @@ fn a_wrong_secret_is_kept_as_well() {
 
 #[test]
 fn no_command_line_and_no_address_holds_a_secret() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let mut ssh = w.ssh();
     ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let ssh = ssh.spawn().unwrap();
@@ -110,7 +110,7 @@ fn no_command_line_and_no_address_holds_a_secret() {
 
 #[test]
 fn a_relay_token_goes_to_no_host_outside_of_the_relay_domains() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let genuine = relay_of(&w);
     let trap = Trap::new();
     for (name, suffix) in trap.places() {
@@ -132,7 +132,7 @@ fn a_relay_token_goes_to_no_host_outside_of_the_relay_domains() {
 
 #[test]
 fn cached_credentials_for_a_host_that_is_not_accepted_any_more_are_not_used() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.ssh_run(&["web01", "true"]).clean();
     let (asked, dialled) = (w.emulator().requests_to(Service::Arm).len(), w.dialled().len());
     assert_eq!((asked, dialled), (1, 1));
@@ -145,7 +145,7 @@ fn cached_credentials_for_a_host_that_is_not_accepted_any_more_are_not_used() {
 
 #[test]
 fn a_relay_domain_may_be_given_by_option_or_variable() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for (options, variable) in [
         ("--relay-suffix 0.0.1", None),
         ("--relay-suffix relay.example,0.0.1", None),
@@ -227,7 +227,7 @@ pub(crate) fn foreign(run: &Run, goal: &str, name: &str, suffix: &str) {
     run.failed(4, &[&why, hint]);
 }
 
-/// Asserts that a text holds no secret of the world, in any spelling.
+/// Asserts that a text holds no secret of the lab, in any spelling.
 #[track_caller]
 fn keeps_secrets(w: &Lab, origin: &str, text: &str) {
     let secrets = w.emulator().secrets();

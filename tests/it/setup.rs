@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault, Machine, Role, SUBSCRIPTION, Service};
 
-use crate::support::{ARCSSH, Lab, Run, closed_port, run, run_with_input, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, closed_port, lab, lab_with, run, run_with_input};
 
 /// What setting up tells when all is done.
 fn ready(run: &Run) -> bool {
@@ -54,7 +54,7 @@ fn on_a_terminal_at(w: &Lab, home: &Path, words: &str, typed: &str) -> Run {
 fn nothing_set_up(state: &str) -> Lab {
     let seconds = Duration::from_secs;
     let state = state.to_owned();
-    let w = world_with(&["web01"], |builder| {
+    let w = lab_with(&["web01"], |builder| {
         let builder = builder.registration_state(&state).registration_delay(seconds(4));
         builder.endpoint_delay(seconds(1)).listener_delay(seconds(2))
     });
@@ -106,19 +106,19 @@ fn without_a_terminal_and_without_yes_nothing_is_written() {
 
 #[test]
 fn a_dry_run_shows_the_changes_and_makes_none() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = w.sshd().port();
-    let told = format!("arcssh: web01 in rg-arc: SSH is enabled on port {port}; nothing to change");
-    run(&mut setup(&w, &["--dry-run"])).failed(0, &[&told]);
+    let expected = format!("arcssh: web01 in rg-arc: SSH is enabled on port {port}; nothing to change");
+    run(&mut setup(&w, &["--dry-run"])).failed(0, &[&expected]);
     w.emulator().machine("web01").remove_service_configuration();
-    let told = format!("arcssh: web01 in rg-arc: enable SSH on port {port}");
-    run(&mut setup(&w, &["--dry-run"])).failed(1, &[&told]);
+    let expected = format!("arcssh: web01 in rg-arc: enable SSH on port {port}");
+    run(&mut setup(&w, &["--dry-run"])).failed(1, &[&expected]);
     assert_eq!(writes(&w), [""; 0]);
 }
 
 #[test]
 fn what_is_there_is_not_made_again() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run_all = run(&mut setup(&w, &[]));
     assert!(
         run_all.code == Some(0) && ready(&run_all),
@@ -134,7 +134,7 @@ fn what_is_there_is_not_made_again() {
 
 #[test]
 fn a_port_in_use_gives_way_only_where_that_is_said() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (id, port) = (w.id(), w.sshd().port());
     let other = closed_port();
     w.emulator().machine("web01").set_ssh_port(other);
@@ -155,7 +155,7 @@ fn a_port_in_use_gives_way_only_where_that_is_said() {
 
 #[test]
 fn a_port_that_is_enabled_is_kept_where_none_is_named() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run = run(&mut w.arcssh(&["setup", &w.id()]));
     assert!(run.code == Some(0) && ready(&run), "{}", run.stderr);
     assert_eq!(writes(&w), [""; 0]);
@@ -180,7 +180,7 @@ fn a_missing_right_is_told_with_the_least_role_that_has_it() {
         let lines: Vec<String> = run.stderr.lines().rev().take(2).map(Into::into).collect();
         [lines[1].clone(), lines[0].clone()]
     };
-    let w = world_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));
+    let w = lab_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));
     w.emulator().machine("web01").remove_service_configuration();
     let manager = role("machine", "Azure Connected Machine Resource Manager", &w.id());
     assert_eq!(
@@ -202,7 +202,7 @@ fn a_missing_right_is_told_with_the_least_role_that_has_it() {
 
 #[test]
 fn whoever_may_only_connect_is_told_that_all_is_there() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));
+    let w = lab_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));
     let (all, port) = (run(&mut setup(&w, &[])), w.sshd().port());
     assert!(all.code == Some(0) && ready(&all), "{}", all.stderr);
     let unseen = |port| {
@@ -231,7 +231,7 @@ fn what_keeps_azure_from_writing_is_told() {
         ),
     ];
     for (fault, why) in cases {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         w.emulator().machine("web01").remove_service_configuration();
         // The first of these requests is the look at the port.
         let missing = "The resource 'x/providers/Microsoft.HybridConnectivity/endpoints/default/serviceConfigurations/SSH' could not be found.";
@@ -239,9 +239,9 @@ fn what_keeps_azure_from_writing_is_told() {
             .arm_fault(ArmFault::new(404, "ResourceNotFound", missing).on(ArmCall::ServiceConfiguration));
         w.emulator().arm_fault(fault.on(ArmCall::ServiceConfiguration));
         let run = run(&mut setup(&w, &["--yes"]));
-        let told = run.arcssh_lines().into_iter().rev().nth(1).unwrap_or_default().to_owned();
+        let output = run.arcssh_lines().into_iter().rev().nth(1).unwrap_or_default().to_owned();
         assert_eq!(
-            (run.code, told),
+            (run.code, output),
             (Some(4), format!("arcssh: cannot set up web01: {why}")),
             "{}",
             run.stderr
@@ -251,7 +251,7 @@ fn what_keeps_azure_from_writing_is_told() {
 
 #[test]
 fn a_region_that_is_not_served_is_told_and_not_set_up_in_a_circle() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let served = "The supported locations are 'eastus'.";
     w.emulator().arm_fault(ArmFault::new(400, "NoRegisteredProviderFound", served).on(ArmCall::Endpoint));
     let why = format!(
@@ -267,7 +267,7 @@ fn what_azure_does_not_find_is_missing_in_whatever_words() {
     let json = r#"{"error":{"code":"NotFound","message":"There is none."}}"#;
     for body in ["", "<html>", json] {
         for call in [ArmCall::Endpoint, ArmCall::ServiceConfiguration] {
-            let w = world(&["web01"]);
+            let w = lab(&["web01"]);
             match call {
                 ArmCall::Endpoint => w.emulator().machine("web01").remove_endpoint(),
                 _ => w.emulator().machine("web01").remove_service_configuration(),
@@ -281,7 +281,7 @@ fn what_azure_does_not_find_is_missing_in_whatever_words() {
 
 #[test]
 fn a_machine_that_is_not_there_is_told_whatever_is_said_of_its_endpoint() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(404, "application/json", "").on(ArmCall::Endpoint));
     let run = run(&mut w.arcssh(&["setup", &w.id().replace("web01", "web99"), "--yes"]));
     assert!(run.stderr.contains("there is no such machine (ResourceNotFound: "), "{}", run.stderr);
@@ -290,7 +290,7 @@ fn a_machine_that_is_not_there_is_told_whatever_is_said_of_its_endpoint() {
 
 #[test]
 fn a_change_that_is_accepted_without_a_word_is_looked_for() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = w.sshd().port();
     let raw = |status, body: &str| ArmFault::raw(status, "application/json", body);
     w.emulator().arm_fault(raw(200, r#"{"registrationState":"NotRegistered"}"#).on(ArmCall::Provider));
@@ -303,7 +303,7 @@ fn a_change_that_is_accepted_without_a_word_is_looked_for() {
 
 #[test]
 fn a_no_is_forgotten_and_the_hint_of_a_connection_leads_to_a_working_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_endpoint();
     let failed = run(&mut w.proxy("web01"));
     let hint = failed.stderr.lines().last().unwrap_or_default();
@@ -316,7 +316,7 @@ fn a_no_is_forgotten_and_the_hint_of_a_connection_leads_to_a_working_one() {
 
 #[test]
 fn a_server_that_does_not_listen_is_told_after_all_is_set_up() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = closed_port();
     w.emulator().machine("web01").remove_endpoint();
     let run = run(&mut w.arcssh(&["setup", &w.id(), "--port", &port.to_string(), "--yes"]));
@@ -327,7 +327,7 @@ fn a_server_that_does_not_listen_is_told_after_all_is_set_up() {
 
 #[test]
 fn a_group_is_set_up_after_one_question_and_one_failure_keeps_no_other_machine() {
-    let w = world_with(&["web01", "web02"], |builder| builder.machine(Machine::new("off").offline()));
+    let w = lab_with(&["web01", "web02"], |builder| builder.machine(Machine::new("off").offline()));
     for name in ["web01", "web02", "off"] {
         w.emulator().machine(name).remove_endpoint();
     }
@@ -345,14 +345,14 @@ fn a_group_is_set_up_after_one_question_and_one_failure_keeps_no_other_machine()
 
 #[test]
 fn a_no_hides_no_machine_that_could_not_be_set_up_either() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     w.emulator().machine("web01").remove_endpoint();
     w.emulator().machine("web02").set_ssh_port(2222);
     let port = w.sshd().port().to_string();
     let run = run(&mut w.arcssh(&["setup", "-g", "rg-arc", "--port", &port]));
-    let told = run.arcssh_lines().join("\n");
-    assert!(told.contains("arcssh: cannot set up web02: SSH is enabled on port 2222"), "{told}");
-    assert!(told.contains("arcssh: hint: the same command with --yes goes ahead"), "{told}");
+    let output = run.arcssh_lines().join("\n");
+    assert!(output.contains("arcssh: cannot set up web02: SSH is enabled on port 2222"), "{output}");
+    assert!(output.contains("arcssh: hint: the same command with --yes goes ahead"), "{output}");
     assert_eq!((run.code, writes(&w)), (Some(1), Vec::<String>::new()));
 }
 
@@ -383,7 +383,7 @@ fn new_home(w: &Lab) -> PathBuf {
 
 #[test]
 fn a_terminal_is_offered_the_section_and_ssh_uses_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = new_home(&w);
     let file = home.join(".ssh/config");
     let question = format!("arcssh: write into {} what is needed for: ssh web01? [Y/n] ", file.display());
@@ -412,7 +412,7 @@ fn a_terminal_is_offered_the_section_and_ssh_uses_it() {
 
 #[test]
 fn without_a_terminal_or_with_yes_the_command_for_the_section_is_told() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = new_home(&w);
     let port = w.sshd().port();
     let hint = format!(
@@ -433,7 +433,7 @@ fn without_a_terminal_or_with_yes_the_command_for_the_section_is_told() {
 
 #[test]
 fn sections_that_are_there_keep_their_port() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = new_home(&w);
     let config = ["config", "web02", "--user", "ada"];
     assert_eq!(run(w.arcssh(&config).env("HOME", &home)).code, Some(0));
@@ -446,7 +446,7 @@ fn sections_that_are_there_keep_their_port() {
 
 #[test]
 fn taking_down_disables_the_service_and_forgets_what_was_kept() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     let id = w.id();
     run(&mut w.arcssh(&["teardown", &id])).failed(
@@ -479,7 +479,7 @@ fn taking_down_disables_the_service_and_forgets_what_was_kept() {
 
 #[test]
 fn a_terminal_is_asked_before_anything_is_taken_down() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for (typed, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
         assert_eq!(writes(&w), [""; 0]);
         let run = on_a_terminal(&w, "teardown -g rg-arc --endpoint", typed);
@@ -497,7 +497,7 @@ fn a_terminal_is_asked_before_anything_is_taken_down() {
 
 #[test]
 fn a_command_without_a_machine_says_how_to_name_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for command in ["setup", "teardown"] {
         let hint = format!("arcssh: hint: arcssh {command} --help shows how to name one");
         run(&mut w.arcssh(&[command])).failed(2, &["arcssh: no machine is named", &hint]);
@@ -506,7 +506,7 @@ fn a_command_without_a_machine_says_how_to_name_one() {
 
 #[test]
 fn what_can_be_no_machine_is_told_as_a_mistake_of_typing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hint = "arcssh: hint: name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows";
     let portal = format!("https://portal.azure.com/#@contoso.example/resource{}/overview", w.id());
     let form = "arcssh: an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME";
@@ -517,17 +517,17 @@ fn what_can_be_no_machine_is_told_as_a_mistake_of_typing() {
 
 #[test]
 fn a_group_or_tag_that_no_machine_has_is_told_before_any_question() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hint = "arcssh: hint: arcssh list shows the machines that this identity sees";
     for (words, meant) in [
         (&["setup", "-g", "typo"][..], "-g typo"),
         (&["teardown", "-g", "rg-arc", "--tag", "env=typo"], "-g rg-arc --tag env=typo"),
         (&["warm", "--tag", "env=it's"], "--tag 'env=it'\\''s'"),
     ] {
-        let told = format!("arcssh: no Arc machine that this identity sees fits {meant}");
-        run(&mut w.arcssh(words)).failed(5, &[&told, hint]);
+        let expected = format!("arcssh: no Arc machine that this identity sees fits {meant}");
+        run(&mut w.arcssh(words)).failed(5, &[&expected, hint]);
     }
-    let empty = world(&[]);
-    let told = "arcssh: no Arc machine that this identity sees fits --all";
-    run(&mut empty.arcssh(&["warm", "--all"])).failed(5, &[told, hint]);
+    let empty = lab(&[]);
+    let expected = "arcssh: no Arc machine that this identity sees fits --all";
+    run(&mut empty.arcssh(&["warm", "--all"])).failed(5, &[expected, hint]);
 }

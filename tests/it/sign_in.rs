@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
 use crate::support::{
-    ARCSSH, Lab, Run, eventually, finish, namespaces, run, run_with_input, script, world, world_with,
+    ARCSSH, Lab, Run, eventually, finish, lab, lab_with, namespaces, run, run_with_input, script,
 };
 
 const AGAIN: &str =
@@ -25,7 +25,7 @@ const BROWSER: &str =
 
 #[test]
 fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let login = login(&w, BROWSER, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let lines: Vec<&str> = login.stderr.lines().collect();
@@ -67,7 +67,7 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
 
 #[test]
 fn whoever_comes_before_a_sign_in_is_named() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     login(&w, BROWSER, &[]);
     let mut again = w.arcssh(&["login"]);
     let run = run(again.env("BROWSER", w.home().join("bin/browser")));
@@ -77,7 +77,7 @@ fn whoever_comes_before_a_sign_in_is_named() {
 
 #[test]
 fn an_answer_as_a_form_counts_too_and_one_to_another_sign_in_does_not() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = r#"
         port=$(echo "$1" | cut -d: -f3 | cut -d/ -f1)
         curl -sS "http://localhost:$port/?code=theirs&state=wrong" > "$HOME/theirs"
@@ -98,7 +98,7 @@ const REQUESTS: &str = r#"
 
 #[test]
 fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = format!(
         r#"{REQUESTS}
         here="http://localhost:$port"
@@ -133,7 +133,7 @@ fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
 
 #[test]
 fn connections_that_send_nothing_do_not_delay_the_answer() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = format!(
         r#"{REQUESTS}
         exec bash -c 'for one in $(seq 60); do exec {{fd}}<>/dev/tcp/127.0.0.1/$0; done
@@ -151,7 +151,7 @@ fn the_port_is_held_on_both_loopback_addresses() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return; // This machine has no ::1.
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = format!("{REQUESTS}\nstatus \"http://[::1]:$port/favicon.ico\"\n{BROWSER}");
     let login = login(&w, &browser, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
@@ -165,7 +165,7 @@ fn another_user_can_neither_open_the_link_nor_answer() {
     if !Command::new("setpriv").args(as_another).arg("true").status().is_ok_and(|status| status.success()) {
         return; // Only root can be another user.
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = format!(
         r#"{REQUESTS}
         theirs() {{ setpriv {} curl -sS -m 20 -o /dev/null -w '%{{http_code}} ' "$1" >> "$HOME/statuses" 2>&1 || true; }}
@@ -203,7 +203,7 @@ fn another_account_than_the_one_that_is_named_is_not_stored_without_a_terminal()
 
 #[test]
 fn another_account_than_the_one_before_is_asked_about_and_the_one_before_stays() {
-    let w = world_with(&["web01"], |builder| {
+    let w = lab_with(&["web01"], |builder| {
         builder.device_interval(Duration::from_secs(1)).approve_devices().home_tenant_differs()
     });
     let account = || run(anonymous(&mut w.arcssh(&["account", "--credential", "arcssh"]))).clean();
@@ -237,7 +237,7 @@ fn another_account_than_the_one_before_is_asked_about_and_the_one_before_stays()
 
 #[test]
 fn a_sign_in_that_is_declined_ends_at_once_with_the_words_of_entra_id() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().deny_sign_in();
     let login = login(&w, BROWSER, &[]);
     assert_eq!(login.code, Some(3), "{}", login.stderr);
@@ -251,7 +251,7 @@ fn a_sign_in_that_is_declined_ends_at_once_with_the_words_of_entra_id() {
 
 #[test]
 fn without_a_browser_the_address_is_shown_and_another_device_named() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let mut login = w.arcssh(&["login"]);
     anonymous(&mut login)
         .env("PATH", w.home().join("empty"))
@@ -274,7 +274,7 @@ fn without_a_browser_the_address_is_shown_and_another_device_named() {
 
 #[test]
 fn a_browser_that_keeps_its_caller_waiting_signs_in_too() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     // What is known as a browser in the terminal is waited for.
     script(&w.home().join("bin"), "w3m", &format!("#!/bin/sh\n{BROWSER}\n"));
     let mut login = w.arcssh(&["login"]);
@@ -284,7 +284,7 @@ fn a_browser_that_keeps_its_caller_waiting_signs_in_too() {
 
 #[test]
 fn a_connection_opens_no_browser() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     script(&w.home().join("bin"), "browser", "#!/bin/sh\ntouch \"$HOME/opened\"\n");
     let mut proxy = w.proxy("web01");
     let failed =
@@ -297,7 +297,7 @@ fn a_connection_opens_no_browser() {
 
 #[test]
 fn a_code_on_another_device_signs_in() {
-    let w = world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
+    let w = lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
     let login = by_device_code(&w, &[]);
     assert!(eventually(Duration::from_secs(20), || w.emulator().pending_devices().len() == 1));
     let code = w.emulator().pending_devices().remove(0);
@@ -325,7 +325,7 @@ fn a_code_on_another_device_signs_in() {
 
 #[test]
 fn a_code_that_is_declined_or_expires_is_told() {
-    let w = world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
+    let w = lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
     let ends: [(End, &str); 2] = [
         (
             |w, code| w.emulator().decline_device(code),
@@ -454,7 +454,7 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
 
 #[test]
 fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hint = "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR";
     let mut login = w.arcssh(&["login"]);
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
@@ -495,7 +495,7 @@ fn a_sign_in_leaves_its_secrets_in_no_log_and_no_file_of_others() {
 
 #[test]
 fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(200, "text/html", "<html>sign in to the hotel</html>"));
     let failed = finish(by_device_code(&w, &[]));
     let expected = [
@@ -512,7 +512,7 @@ fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
 type End = fn(&Lab, &str);
 
 fn signed_in_world() -> Lab {
-    world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices())
+    lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices())
 }
 
 /// Without the service principal.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::store::{GREETING, asked, greeter, start};
-use crate::support::{Lab, eventually, finish, noise, run_with_input, world_with};
+use crate::support::{Lab, eventually, finish, lab_with, noise, run_with_input};
 
 const MINUTES: &str = "SOAK_MINUTES";
 const MIB: usize = 1024 * 1024;
@@ -26,7 +26,7 @@ fn duration(short: Duration) -> Duration {
 /// Lives are cut short: the agent hears of a name after 20 s, and a name lives for 60.
 #[test]
 fn of_a_connection_a_second_only_the_first_waits() {
-    let w = world_with(&["web01"], |builder| {
+    let w = lab_with(&["web01"], |builder| {
         builder
             .listener_delay(Duration::from_secs(20))
             .credential_lifetime(Duration::from_secs(60))
@@ -64,7 +64,7 @@ fn pause_until(end: Instant) {
 /// and what lasts does not grow.
 #[test]
 fn traffic_arrives_unchanged_and_what_lasts_does_not_grow() {
-    let w = world_with(&["web01"], |builder| builder.credential_lifetime(Duration::from_secs(30)));
+    let w = lab_with(&["web01"], |builder| builder.credential_lifetime(Duration::from_secs(30)));
     let (bytes, limit) = (noise(4 * MIB), duration(Duration::from_secs(25)));
     let file = w.home().join("noise");
     fs::write(&file, &bytes).unwrap();
@@ -121,8 +121,8 @@ impl Totals {
 }
 
 fn up(w: &Lab, bytes: &[u8]) -> usize {
-    let told = run_with_input(w.ssh().args(["web01", "sha256sum"]), bytes.to_vec()).clean();
-    assert_eq!(told.split(' ').next(), Some(sha256(bytes).as_str()));
+    let output = run_with_input(w.ssh().args(["web01", "sha256sum"]), bytes.to_vec()).clean();
+    assert_eq!(output.split(' ').next(), Some(sha256(bytes).as_str()));
     bytes.len()
 }
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::secrets::{Trap, foreign};
-use crate::support::{ARCSSH, Lab, Run, closed_port, eventually, run, world};
+use crate::support::{ARCSSH, Lab, Run, closed_port, eventually, lab, run};
 
 /// Less than what is made beside a connection may take after it; here nothing is.
 const SOON: Duration = Duration::from_secs(8);
@@ -19,7 +19,7 @@ const AGAIN: &str = "arcssh: hint: run az ssh config again; or give arcssh proxy
 
 #[test]
 fn a_file_of_relay_information_opens_a_session() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let text = w.relay_info();
     let wrapped = text.as_bytes().chunks(76).map(String::from_utf8_lossy).collect::<Vec<_>>().join("\r\n");
     for (form, text) in [
@@ -41,7 +41,7 @@ fn a_file_of_relay_information_opens_a_session() {
 
 #[test]
 fn the_environment_variable_opens_a_session() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let info = w.relay_info();
     for call in ["arcssh -p %p", "arcssh proxy -p %p"] {
         let mut ssh = w.ssh_by(call, "echo reached");
@@ -51,7 +51,7 @@ fn the_environment_variable_opens_a_session() {
 
 #[test]
 fn without_a_port_it_is_22() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").set_ssh_port(22);
     let info = w.relay_info();
     fs::write(w.home().join("relay_info"), &info).unwrap();
@@ -65,7 +65,7 @@ fn without_a_port_it_is_22() {
 
 #[test]
 fn a_machine_wins_over_the_environment_variable() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let mut ssh = w.ssh();
     ssh.args(["web01", "echo reached"]).env("SSHPROXY_RELAY_INFO", "what another program left");
     assert_eq!(run(&mut ssh).clean(), "reached\n");
@@ -74,7 +74,7 @@ fn a_machine_wins_over_the_environment_variable() {
 
 #[test]
 fn an_expiry_in_text_is_read_as_others_write_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     write_changed(&w, |relay| relay["expiresOn"] = relay["expiresOn"].to_string().into());
     let run = run(&mut w.ssh_by("arcssh -r relay_info -p %p", "echo reached"));
     assert_eq!(run.clean(), "reached\n");
@@ -82,7 +82,7 @@ fn an_expiry_in_text_is_read_as_others_write_it() {
 
 #[test]
 fn relay_information_without_a_token_is_the_agents_to_judge() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     write_changed(&w, |relay| drop(relay.as_object_mut().unwrap().remove("serviceConfigurationToken")));
     let port = w.sshd().port().to_string();
     let run = run(&mut w.arcssh(&["-r", "relay_info", "-p", &port]));
@@ -94,7 +94,7 @@ fn relay_information_without_a_token_is_the_agents_to_judge() {
 
 #[test]
 fn expired_relay_information_is_told_with_the_command_that_makes_it_anew() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     write_changed(&w, |relay| {
         let key = relay["accessKey"].as_str().unwrap().to_owned();
         let parts = key.split('&').map(|part| match part.split_once('=') {
@@ -113,7 +113,7 @@ fn expired_relay_information_is_told_with_the_command_that_makes_it_anew() {
 
 #[test]
 fn relay_information_that_is_none_is_told_by_its_origin() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let cannot = "arcssh: cannot connect to the machine:";
     let file = |content: &str| -> Run {
         fs::write(w.home().join("relay_info"), content).unwrap();
@@ -133,7 +133,7 @@ fn relay_information_that_is_none_is_told_by_its_origin() {
 
 #[test]
 fn relay_information_for_another_host_sends_nothing_there() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let trap = Trap::new();
     let elsewhere = trap.places();
     for (name, suffix) in &elsewhere {
@@ -155,7 +155,7 @@ fn relay_information_for_another_host_sends_nothing_there() {
 
 #[test]
 fn relay_information_of_any_cloud_is_accepted_unless_one_is_named() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for (cloud, suffix) in [
         ("public", "servicebus.windows.net"),
         ("china", "servicebus.chinacloudapi.cn"),
@@ -181,7 +181,7 @@ fn relay_information_of_any_cloud_is_accepted_unless_one_is_named() {
 
 #[test]
 fn a_block_of_az_ssh_config_works_with_only_the_programs_path_changed() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (home, port) = (w.home().display(), w.sshd().port());
     let user = run(w.command("id").arg("-un")).clean().trim().to_owned();
     fs::write(w.home().join("rg-arc-web01-relay_info"), w.relay_info()).unwrap();
@@ -198,7 +198,7 @@ fn a_block_of_az_ssh_config_works_with_only_the_programs_path_changed() {
 
 #[test]
 fn a_call_of_az_ssh_arc_works_with_only_the_programs_path_changed() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let user = run(w.command("id").arg("-un")).clean().trim().to_owned();
     let mut ssh = w.command("ssh");
     ssh.args(["web01", "-l", &user, "-o"]);
@@ -216,7 +216,7 @@ fn a_call_of_az_ssh_arc_works_with_only_the_programs_path_changed() {
     assert_eq!(run.clean(), "reached\n");
 }
 
-/// Relay information in the world's home, one answer of ARM with a change.
+/// Relay information in the lab's home, one answer of ARM with a change.
 fn write_changed(w: &Lab, change: impl Fn(&mut Value)) {
     let json = STANDARD.decode(w.relay_info().trim()).unwrap();
     let mut relay = serde_json::from_slice::<Value>(&json).unwrap()["relay"].take();

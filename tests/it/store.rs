@@ -14,8 +14,8 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, 
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, eventually, finish, namespaces, on_a_terminal, run, script, service, signal, world,
-    world_with,
+    ARCSSH, LIMIT, Lab, eventually, finish, lab, lab_with, namespaces, on_a_terminal, run, script, service,
+    signal,
 };
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
@@ -77,7 +77,7 @@ fn age(w: &Lab, seconds: u64) {
 
 #[test]
 fn two_hundred_cold_starts_ask_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     let proxies = (0..200).map(|_| start(w.proxy_to(port))).collect();
     all_greeted(proxies);
@@ -88,7 +88,7 @@ fn two_hundred_cold_starts_ask_once() {
 fn three_connections_to_each_of_a_hundred_machines_ask_for_one_token_and_once_a_machine() {
     let port = greeter();
     let names: Vec<String> = (0..100).map(|number| format!("m{number:03}")).collect();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name).ssh_port(port)))
     });
     let ids: Vec<String> = names.iter().map(|name| w.emulator().machine(name).resource_id()).collect();
@@ -100,7 +100,7 @@ fn three_connections_to_each_of_a_hundred_machines_ask_for_one_token_and_once_a_
 
 #[test]
 fn a_warm_connection_asks_nobody_but_the_relay() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     let before = w.emulator().requests().len();
@@ -116,7 +116,7 @@ fn a_warm_connection_asks_nobody_but_the_relay() {
 /// was asked.
 #[test]
 fn a_warm_connection_builds_neither_a_client_nor_a_token() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     let asked = w.home().join("asked");
     for program in ["az", "azd", "pwsh"] {
@@ -158,7 +158,7 @@ fn the_death_of_the_one_that_asks_passes_the_work_on() {
         |w| w.emulator().relay_fault(RelayFault::silent_handshake()),
     ];
     for (fault, stage) in faults.into_iter().zip([Service::Entra, Service::Arm, Service::Relay]) {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let port = greeter();
         fault(&w);
         let mut first = start(w.proxy_to(port));
@@ -173,7 +173,7 @@ fn the_death_of_the_one_that_asks_passes_the_work_on() {
 
 #[test]
 fn a_refusal_is_asked_for_once_in_a_while() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let proxies: Vec<Child> = (0..20).map(|_| start(w.proxy("web01"))).collect();
     for proxy in proxies {
         let run = finish(proxy);
@@ -187,7 +187,7 @@ fn a_refusal_is_asked_for_once_in_a_while() {
 
 #[test]
 fn the_refusal_of_one_identity_is_not_told_to_another() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let id = w.emulator().client_certificate();
     for identity in ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH"] {
         for _ in 0..2 {
@@ -205,7 +205,7 @@ fn the_refusal_of_one_identity_is_not_told_to_another() {
 fn what_azure_says_of_its_limits_holds_for_all_processes() {
     let port = greeter();
     let names: Vec<String> = (0..50).map(|number| format!("m{number:02}")).collect();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name).ssh_port(port)))
     });
     let proxy = |name: &String| {
@@ -237,7 +237,7 @@ fn what_azure_says_of_its_limits_holds_for_all_processes() {
 #[test]
 fn credentials_end_by_the_clock_of_the_server() {
     for offset in [-7200, 7200] {
-        let w = world_with(&["web01"], |builder| {
+        let w = lab_with(&["web01"], |builder| {
             builder.clock_offset(offset).credential_lifetime(Duration::from_secs(3600))
         });
         let port = greeter();
@@ -255,7 +255,7 @@ fn credentials_end_by_the_clock_of_the_server() {
 
 #[test]
 fn credentials_near_their_end_are_used_and_have_a_successor_made() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     age(&w, 8000);
@@ -278,7 +278,7 @@ fn credentials_near_their_end_are_used_and_have_a_successor_made() {
 
 #[test]
 fn nobody_waits_for_a_successor_that_is_still_being_made() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.ssh_run(&["web01", "true"]).clean();
     age(&w, 8000);
     let slow = ArmFault::new(503, "x", "busy").on(ArmCall::ListCredentials).after(LIMIT);
@@ -291,7 +291,7 @@ fn nobody_waits_for_a_successor_that_is_still_being_made() {
 
 #[test]
 fn a_successor_that_the_agent_has_not_heard_of_falls_back_to_what_works() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     age(&w, 8000);
@@ -307,7 +307,7 @@ fn a_successor_that_the_agent_has_not_heard_of_falls_back_to_what_works() {
 
 #[test]
 fn kept_credentials_that_the_relay_refuses_are_replaced_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     w.emulator().relay_fault(RelayFault::expired_token());
@@ -317,7 +317,7 @@ fn kept_credentials_that_the_relay_refuses_are_replaced_once() {
 
 #[test]
 fn a_fault_on_the_way_is_waited_out_with_kept_credentials_as_with_new_ones() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     age(&w, 200);
@@ -329,7 +329,7 @@ fn a_fault_on_the_way_is_waited_out_with_kept_credentials_as_with_new_ones() {
 
 #[test]
 fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     age(&w, 200);
@@ -340,9 +340,9 @@ fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
     assert_eq!(asked(&w), (1, 2));
 }
 
-/// A world in which web01's credentials have a successor that its agent has had time to hear of.
+/// A lab in which web01's credentials have a successor that its agent has had time to hear of.
 fn world_with_a_successor(port: u16) -> Lab {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     all_greeted(vec![start(w.proxy_to(port))]);
     age(&w, 8000);
     all_greeted(vec![start(w.proxy_to(port))]);
@@ -397,7 +397,7 @@ fn a_passing_fault_of_a_successor_falls_back_to_what_works() {
 #[test]
 fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
     let port = greeter();
-    let w = world_with(&[], |builder| builder.machine(Machine::new("web01").ssh_port(port)));
+    let w = lab_with(&[], |builder| builder.machine(Machine::new("web01").ssh_port(port)));
     let port = port.to_string();
     let by_name = || start(w.arcssh(&["proxy", "--host", "web01.arc", "--suffix", ".arc", "--port", &port]));
     all_greeted((0..20).map(|_| by_name()).collect());
@@ -424,7 +424,7 @@ fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
 
 #[test]
 fn files_of_another_form_are_replaced_without_a_word_and_damaged_ones_with_one() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     let before = files(&w).len();
@@ -443,7 +443,7 @@ fn files_of_another_form_are_replaced_without_a_word_and_damaged_ones_with_one()
 
 #[test]
 fn a_store_that_others_can_read_is_refused_with_the_command_that_closes_it() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     let folder = w.store();
@@ -463,7 +463,7 @@ fn a_store_that_others_can_read_is_refused_with_the_command_that_closes_it() {
 
 #[test]
 fn clearing_under_connections_harms_none() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     let mut proxies = Vec::new();
     for _ in 0..20 {
@@ -475,7 +475,7 @@ fn clearing_under_connections_harms_none() {
 
 #[test]
 fn nothing_to_keep_anything_in_is_no_reason_not_to_connect() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     for folder in ["/proc/arcssh", "/dev/null/arcssh"] {
         let mut proxy = w.proxy_to(port);
@@ -487,7 +487,7 @@ fn nothing_to_keep_anything_in_is_no_reason_not_to_connect() {
 
 #[test]
 fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = format!("ulimit -f 0; exec {ARCSSH} proxy {} --port {}", w.id(), greeter());
     w.emulator().machine("web01").set_ssh_port(proxy.rsplit(' ').next().unwrap().parse().unwrap());
     assert_eq!(run(w.command("bash").args(["-c", &proxy])).clean(), GREETING);
@@ -497,7 +497,7 @@ fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
 #[test]
 fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
     let Some(own_mounts) = namespaces("m") else { return };
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null && {ARCSSH} cert | grep ^login", w.id());
     w.emulator().machine("web01").set_ssh_port(port);
@@ -514,7 +514,7 @@ fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
 
 #[test]
 fn what_is_no_file_counts_as_absent_and_is_not_waited_for() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     for file in fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path()) {
@@ -544,7 +544,7 @@ fn all_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn a_state_directory_in_the_users_own_leaves_what_is_theirs() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let mine = w.home().join("mine");
     fs::create_dir_all(mine.join(".key-backups")).unwrap();
     fs::set_permissions(&mine, fs::Permissions::from_mode(0o755)).unwrap();
@@ -575,7 +575,7 @@ fn a_state_directory_in_the_users_own_leaves_what_is_theirs() {
 
 #[test]
 fn what_an_earlier_version_kept_in_a_named_directory_still_serves() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     let named = w.home().join("named");
@@ -590,7 +590,7 @@ fn what_an_earlier_version_kept_in_a_named_directory_still_serves() {
 
 #[test]
 fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     all_greeted(vec![start(w.proxy_to(greeter()))]);
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
     assert!(shown.starts_with(&format!("{}\n", w.store().display())), "{shown}");
@@ -608,7 +608,7 @@ fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
 #[test]
 fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
     let port = greeter();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let machine = |name| Machine::new(name).ssh_port(port).resource_group("rg-web");
         builder
             .machine(machine("one"))
@@ -618,12 +618,12 @@ fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
     });
     let port = port.to_string();
     let warm = |wait: &str| run(&mut w.arcssh(&["warm", "-g", "rg-web", "--port", &port, "--wait", wait]));
-    let told = warm("0");
+    let output = warm("0");
     assert_eq!(
-        (told.code, String::from_utf8_lossy(&told.stdout).as_ref()),
+        (output.code, String::from_utf8_lossy(&output.stdout).as_ref()),
         (Some(1), "2 of 3 machines are ready to connect to\n")
     );
-    let lines = told.arcssh_lines();
+    let lines = output.arcssh_lines();
     assert!(
         lines[0].starts_with("arcssh: cannot connect to off: its agent does not listen (")
             && lines.len() == 2,
@@ -638,7 +638,7 @@ fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
 #[test]
 fn warm_draws_a_bar_on_a_terminal_only() {
     let port = greeter();
-    let w = world_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
+    let w = lab_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
     let command = format!("{ARCSSH} warm one --port {port}");
     let (_, drawn) = on_a_terminal(w.command("script"), &command);
     assert!(drawn.contains(" of 1 machines, "), "{drawn:?}");

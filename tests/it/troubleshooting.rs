@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Role;
 
-use crate::support::{ARCSSH, Lab, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, lab, lab_with, run, script};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const FAILURES: [&str; 4] = [
@@ -64,8 +64,8 @@ fn quoted(part: &str) -> Vec<&str> {
 fn every_text_that_a_user_is_told_is_explained() {
     let texts: Vec<String> = FAILURES.iter().flat_map(|source| told_texts(source)).collect();
     assert!(texts.len() > 60, "{} texts", texts.len());
-    let told = texts.iter().filter(|text| !NOT_TOLD.contains(&text.as_str()));
-    let missing: Vec<&String> = told.filter(|text| !DOCUMENT.contains(text.as_str())).collect();
+    let output = texts.iter().filter(|text| !NOT_TOLD.contains(&text.as_str()));
+    let missing: Vec<&String> = output.filter(|text| !DOCUMENT.contains(text.as_str())).collect();
     assert!(missing.is_empty(), "not in docs/TROUBLESHOOTING.md: {missing:#?}");
 }
 
@@ -108,7 +108,7 @@ fn ssh(w: &Lab, options: &[&str]) -> Command {
 
 #[test]
 fn ssh_prints_what_the_document_quotes_where_arcssh_ends() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     prints(
         &mut ssh(&w, &[]),
         &[
@@ -124,7 +124,7 @@ fn ssh_prints_what_the_document_quotes_where_arcssh_ends() {
 
 #[test]
 fn ssh_prints_what_the_document_quotes_where_its_patience_ends() {
-    let w = world_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(30)));
+    let w = lab_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(30)));
     prints(
         &mut ssh(&w, &["ConnectTimeout=1"]),
         &["Connection timed out during banner exchange", "Connection to UNKNOWN port 65535 timed out"],
@@ -133,7 +133,7 @@ fn ssh_prints_what_the_document_quotes_where_its_patience_ends() {
 
 #[test]
 fn ssh_prints_what_the_document_quotes_of_keys() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     prints(&mut ssh(&w, &["PubkeyAuthentication=no"]), &["Permission denied (publickey"]);
     let open = "Permissions 0666 for '/dev/null' are too open.";
     prints(&mut ssh(&w, &["IdentityFile=/dev/null"]), &[open]);
@@ -161,7 +161,7 @@ fn ssh_prints_what_the_document_quotes_of_keys() {
 
 #[test]
 fn ssh_prints_what_the_document_quotes_of_too_many_keys() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let key = |number: usize| {
         let key = w.home().join(format!("key{number}"));
         run(Command::new("ssh-keygen").args(["-qt", "ed25519", "-N", "", "-f"]).arg(&key)).clean();
@@ -174,7 +174,7 @@ fn ssh_prints_what_the_document_quotes_of_too_many_keys() {
 
 #[test]
 fn ssh_prints_what_the_document_quotes_of_what_stands_in_the_way_of_bytes() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let after_the_greeting = r#"{ IFS= read -r greeting; echo "$greeting"; echo noise; cat; }"#;
     let noisy = format!("{ARCSSH} proxy {} --port %p | {after_the_greeting}", w.id());
     prints(&mut ssh(&w, &[&format!("ProxyCommand={noisy}")]), &["Bad packet length 1852795251"]);
@@ -188,7 +188,7 @@ fn ssh_prints_what_the_document_quotes_of_what_stands_in_the_way_of_bytes() {
 
 #[test]
 fn ssh_prints_what_the_document_quotes_of_its_configuration() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     prints(&mut ssh(&w, &["ProxyCommand=arcssh %f"]), &["vdollar_percent_expand: unknown key %f"]);
     prints(w.ssh().args(["unknown.invalid", "true"]), &["Could not resolve hostname unknown.invalid"]);
     let configuration = fs::read_to_string(w.configuration()).unwrap();

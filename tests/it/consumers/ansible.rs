@@ -8,7 +8,7 @@ use arcssh_emulator::{ArmCall, ArmFault};
 use serde_json::json;
 
 use super::{Configuration, installed};
-use crate::support::{ARCSSH, Lab, Run, run, script, world};
+use crate::support::{ARCSSH, Lab, Run, lab, run, script};
 
 /// The newest ansible-core that runs on Python 3.11, and the oldest that is maintained somewhere (RHEL 8 and 9): their
 /// template engines differ.
@@ -21,7 +21,7 @@ const PLAYBOOK: &str = include_str!("playbook.yml");
 #[test]
 fn ansible_works_on_twenty_machines_at_once() {
     let names: Vec<String> = (1..=MACHINES).map(|n| format!("Node{n:02}")).collect();
-    let w = world(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let w = lab(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let hosts = Configuration::generate(&w, &["--all"]);
     inventory(&w);
     fs::write(w.home().join("playbook.yml"), PLAYBOOK).unwrap();
@@ -54,7 +54,7 @@ fn ansible_works_on_twenty_machines_at_once() {
 #[test]
 fn ansible_logs_in_to_ten_machines_at_once_with_one_certificate() {
     let names: Vec<String> = (1..=10).map(|n| format!("node{n:02}")).collect();
-    let w = world(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let w = lab(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let hosts = Configuration::with_certificates(&w, "--entra", &["--all"]);
     inventory(&w);
     let masters = Masters(&w);
@@ -67,7 +67,7 @@ fn ansible_logs_in_to_ten_machines_at_once_with_one_certificate() {
 
 #[test]
 fn ansible_reads_the_inventory() {
-    let w = world(&["Node01", "node02"]);
+    let w = lab(&["Node01", "node02"]);
     inventory(&w);
     let read = run(program(&w, "ansible-inventory").arg("--list")).clean();
     let read: serde_json::Value = serde_json::from_str(&read).unwrap();
@@ -86,7 +86,7 @@ fn ansible_reads_the_inventory() {
 #[test]
 fn a_machine_that_is_named_like_a_group_does_not_replace_the_group() {
     let names = ["web01", "all", "ARC", "rg_rg_arc", "os_linux", "ungrouped"];
-    let w = world(&names);
+    let w = lab(&names);
     let hosts = Configuration::generate(&w, &["--all"]);
     inventory(&w);
     for version in ANSIBLE_CORE {
@@ -107,7 +107,7 @@ fn a_machine_that_is_named_like_a_group_does_not_replace_the_group() {
 /// Whoever may write to a machine in Azure, or onboard one, chooses these texts.
 #[test]
 fn ansible_evaluates_no_text_of_azure() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     hostile_rows(&w);
     inventory(&w);
     fs::write(w.home().join("constructed.yml"), CONSTRUCTED).unwrap();
@@ -225,7 +225,7 @@ fn inventory(w: &Lab) {
 
 /// A program of ansible's, of which nothing is changed but where ssh finds its configuration.
 fn ansible(hosts: &Configuration<'_>, name: &str) -> Command {
-    let mut ansible = program(hosts.world, name);
+    let mut ansible = program(hosts.lab, name);
     ansible.args(["--forks", &MACHINES.to_string()]);
     ansible.env("ANSIBLE_SSH_COMMON_ARGS", format!("-F {}", hosts.file.display()));
     // Of the pythons that may be found on a machine where programs are tested, one that works.

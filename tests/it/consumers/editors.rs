@@ -12,7 +12,7 @@ use arcssh_emulator::Machine;
 use serde_json::Value;
 
 use super::{Configuration, installed, join, user};
-use crate::support::{Lab, eventually, finish, free_port, noise, run, signal, world, world_with};
+use crate::support::{Lab, eventually, finish, free_port, lab, lab_with, noise, run, signal};
 
 /// What stands in for VS Code's server: it says on which loopback port it listens, and ends with its window.
 const SERVER: &str = "\
@@ -22,7 +22,7 @@ trap 'kill $!' EXIT
 
 #[test]
 fn two_windows_of_vs_code_have_a_server_each() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hosts = Configuration::generate(&w, &["web01"]);
     let served = w.home().join("served");
     fs::create_dir(&served).unwrap();
@@ -53,7 +53,7 @@ fn two_windows_of_vs_code_have_a_server_each() {
 
 #[test]
 fn windows_of_vs_code_log_in_with_one_certificate() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hosts = Configuration::with_certificates(&w, "--entra", &["web01"]);
     let served = w.home().join("served");
     fs::create_dir(&served).unwrap();
@@ -85,7 +85,7 @@ impl Window {
         let mut ssh =
             ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = ssh.stdin.take().unwrap();
-        let directory = hosts.world.home().join("served").display().to_string();
+        let directory = hosts.lab.home().join("served").display().to_string();
         stdin.write_all(SERVER.replace("DIRECTORY", &directory).as_bytes()).unwrap();
         let mut said = String::new();
         BufReader::new(ssh.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
@@ -128,7 +128,7 @@ const SSH_CONFIG: &str = r#"{
 #[test]
 fn the_parser_of_editors_lists_our_hosts() {
     let added = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&["web01"], |b| b.machine(added("Web02", "rg-b")).machine(added("db", "rg-a")));
+    let w = lab_with(&["web01"], |b| b.machine(added("Web02", "rg-b")).machine(added("db", "rg-a")));
     join(&w, "web02");
     let hosts = Configuration::generate(&w, &["--all", "--wildcard", "*.arc"]);
     for package in ["ssh-config", "ssh-config-4"] {
@@ -155,7 +155,7 @@ fn the_parser_of_editors_lists_our_hosts() {
 
 #[test]
 fn the_parser_of_editors_survives_a_match_exec() {
-    let w = world_with(&["web01"], |b| b.machine(Machine::new("web02")));
+    let w = lab_with(&["web01"], |b| b.machine(Machine::new("web02")));
     join(&w, "web02");
     let hosts = Configuration::with_certificates(&w, "--entra=files", &["--all"]);
     for package in ["ssh-config", "ssh-config-4"] {

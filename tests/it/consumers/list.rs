@@ -3,7 +3,7 @@
 use arcssh_emulator::{ArmCall, ArmFault, Builder, EntraFault, Machine, RelayFault, SUBSCRIPTION, Service};
 use serde_json::{Value, json};
 
-use crate::support::{ARCSSH, Lab, on_a_terminal, run, world, world_with};
+use crate::support::{ARCSSH, Lab, lab, lab_with, on_a_terminal, run};
 
 const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
 
@@ -19,7 +19,7 @@ fn fleet_with(configure: impl FnOnce(Builder) -> Builder) -> Lab {
         Machine::new("a-machine-with-a-long-name").resource_group("rg-b").os_name("windows").offline(),
         Machine::new("far").subscription(OTHER).tag("env", "live"),
     ];
-    world_with(&["Web01"], |builder| {
+    lab_with(&["Web01"], |builder| {
         configure(machines.into_iter().fold(builder, |builder, machine| builder.machine(machine)))
     })
 }
@@ -89,7 +89,7 @@ fn steered(screen: &str) -> Option<char> {
 
 /// Machines all of whose texts steer; the name of one holds U+3164, a letter that is not shown.
 fn steering_fleet() -> Lab {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     let row = json!({
         "id": w.id().replace("machines/web01", "machines/web\u{3164}01"), "tags": { "note": STEERING, STEERING: "x" },
         "location": STEERING, "properties": {
@@ -134,7 +134,7 @@ fn what_a_machine_tells_of_itself_cannot_steer_the_terminal() {
 fn columns_line_up_under_wide_characters_and_marks() {
     let machines =
         ["机器", "e\u{301}", "web02"].map(|os| Machine::new(&format!("m{}", os.len())).os_name(os));
-    let w = world_with(&[], |builder| machines.into_iter().fold(builder, Builder::machine));
+    let w = lab_with(&[], |builder| machines.into_iter().fold(builder, Builder::machine));
     let table = list(&w, &[]);
     let starts: Vec<usize> = table
         .lines()
@@ -174,7 +174,7 @@ fn what_a_service_says_cannot_steer_the_terminal() {
         },
     ];
     for (number, hostile) in hostile.into_iter().enumerate() {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         hostile(&w);
         let proxy = format!("proxy {} --wait 0", w.id());
         for command in [
@@ -195,7 +195,7 @@ fn what_a_service_says_cannot_steer_the_terminal() {
 
 #[test]
 fn a_log_file_holds_one_line_an_event_and_nothing_that_steers() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 70043, STEERING).times(9));
     w.emulator().arm_fault(ArmFault::new(400, STEERING, STEERING).times(9));
     for words in [&["-vvv"][..], &["-v"]] {

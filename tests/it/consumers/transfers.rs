@@ -4,11 +4,11 @@ use std::fs;
 use std::process::Command;
 
 use super::Configuration;
-use crate::support::{Lab, noise, run, run_with_input, world};
+use crate::support::{Lab, lab, noise, run, run_with_input};
 
 #[test]
 fn ssh_carries_streams_and_status() {
-    let w = world(&["web01", "Web02"]);
+    let w = lab(&["web01", "Web02"]);
     let hosts = Configuration::generate(&w, &["web01", "web02"]);
     let script = "cat; echo problem >&2; exit 7";
     let run = run_with_input(hosts.program("ssh").args(["web01", script]), b"from here\n".to_vec());
@@ -21,7 +21,7 @@ fn ssh_carries_streams_and_status() {
 
 #[test]
 fn ssh_proves_the_file_and_a_second_run_changes_nothing() {
-    let w = world(&["web01", "Web02"]);
+    let w = lab(&["web01", "Web02"]);
     let hosts = Configuration::generate(&w, &["web01", "web02"]);
     let before = hosts.text();
     let again = hosts.config(&[]);
@@ -33,7 +33,7 @@ fn ssh_proves_the_file_and_a_second_run_changes_nothing() {
 
 #[test]
 fn scp_sftp_and_rsync_copy_there_and_back() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hosts = Configuration::generate(&w, &["web01"]);
     let home = w.home().display().to_string();
     fs::create_dir(w.home().join("tree")).unwrap();
@@ -62,7 +62,7 @@ fn scp_sftp_and_rsync_copy_there_and_back() {
 
 #[test]
 fn git_clones_and_pushes() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hosts = Configuration::generate(&w, &["web01"]);
     let home = w.home().display().to_string();
     run(git(&w).args(["init", "-q", "--bare", "-b", "main", "there.git"])).clean();

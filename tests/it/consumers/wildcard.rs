@@ -3,7 +3,7 @@
 use arcssh_emulator::{Machine, SUBSCRIPTION};
 
 use super::{Configuration, join, trust};
-use crate::support::{Lab, Run, run, world_with};
+use crate::support::{Lab, Run, lab_with, run};
 
 #[test]
 fn a_name_that_nobody_wrote_down_is_found() {
@@ -52,7 +52,7 @@ fn a_name_that_means_no_machine_or_several_is_told() {
 
 #[test]
 fn a_name_is_looked_for_in_the_subscription_that_is_named() {
-    let w = world_with(&["web01"], |builder| builder);
+    let w = lab_with(&["web01"], |builder| builder);
     let by = |subscription: &str| {
         let proxy = format!("arcssh proxy --host %n --subscription {subscription} --port %p");
         run(&mut w.ssh_by(&proxy, "echo reached"))
@@ -71,7 +71,7 @@ fn a_name_is_looked_for_in_the_subscription_that_is_named() {
 /// web07, and two machines that are called db01.
 fn fleet() -> Lab {
     let db = |group: &str| Machine::new("db01").resource_group(group);
-    let w = world_with(&["web07"], |builder| builder.machine(db("rg-a")).machine(db("rg-b")));
+    let w = lab_with(&["web07"], |builder| builder.machine(db("rg-a")).machine(db("rg-b")));
     join(&w, "rg-a/db01");
     join(&w, "rg-b/db01");
     w

@@ -14,7 +14,7 @@ use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{BINARY, Peer, Server, act};
 use crate::matrix::{GREETING, MIB, Service, after_request, in_tls, namespaces_work, session};
 use crate::store::greeter;
-use crate::support::{ARCSSH, Lab, eventually, noise, signal, world};
+use crate::support::{ARCSSH, Lab, eventually, lab, noise, signal};
 
 fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
     peer.frame(BINARY, GREETING)?;
@@ -23,7 +23,7 @@ fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
 
 #[test]
 fn signals_and_standard_streams() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let send = |name: &'static str| {
         move |child: &mut Child| {
             // The greeting has arrived: the session is under way.
@@ -117,7 +117,7 @@ fn odd_streams(w: &Lab) -> Vec<Cell> {
 /// A state directory that is of no use is no reason not to connect.
 #[test]
 fn state_directories_of_no_use() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     w.emulator().machine("web01").set_ssh_port(port);
     let with = |fault: &'static str, name: &str, prepare: &dyn Fn(&std::path::Path)| {
@@ -156,7 +156,7 @@ fn state_directories_of_no_use() {
 
 #[test]
 fn limits_of_the_process() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     w.emulator().machine("web01").set_ssh_port(port);
     let limited = |fault, limits: &str, cause: &[&'static str]| {
@@ -187,7 +187,7 @@ fn limits_of_the_process() {
 /// The real ssh, killed in a session that the relay takes nothing of: arcssh goes with it.
 #[test]
 fn a_killed_ssh_ends_arcssh_while_the_relay_takes_nothing() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let tls = w.emulator().tls_server(ServerCertificate::Genuine);
     let upgraded = act(|peer| {
         peer.upgrade()?;
