@@ -24,7 +24,10 @@ fn relay_information_works_over_ipv6() {
     let Some(own_mounts) = has_ipv6().then(|| namespaces("m")).flatten() else { return };
     let w = lab_with(&["web01"], |builder| builder.bind(Ipv6Addr::LOCALHOST.into()));
     fs::write(w.home().join("relay_info"), w.relay_info()).unwrap();
-    assert_eq!(run(&mut ssh_with_hosts_file(&w, &own_mounts, "arcssh -r relay_info -p %p")).clean(), "reached\n");
+    assert_eq!(
+        run(&mut ssh_with_hosts_file(&w, &own_mounts, "arcssh -r relay_info -p %p")).clean(),
+        "reached\n"
+    );
 }
 
 /// ssh to web01 with a relay host name that resolves to ::1.
