@@ -54,7 +54,7 @@ fn in_session(w: &Lab, script: &str) -> Run {
 }
 
 fn account_file(w: &Lab) -> String {
-    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+    let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
     let is_account = |path: &std::path::PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         name.starts_with("account-") && name.ends_with(".json")

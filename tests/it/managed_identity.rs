@@ -379,7 +379,7 @@ fn what_the_user_chose_outranks_the_metadata_service_of_the_network() {
         };
         let az = |body: &str| {
             script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{body}\n"));
-            w.forget();
+            w.clear_cache();
         };
         az(&format!("echo '{TOKEN}'"));
         let before = asked();
@@ -409,7 +409,7 @@ fn a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_us
             assert_eq!(asked(), 0);
             let named = account(&w, &["--credential", "managed-identity"]).clean();
             assert!(named.starts_with("source   the managed identity\n"), "{named}");
-            w.forget();
+            w.clear_cache();
             fs::write("/sys/class/dmi/id/chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77\n").unwrap();
             assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
         },

@@ -177,7 +177,7 @@ fn a_key_that_took_the_place_of_arcsshs_own_is_not_overwritten() {
     let cert = || run(&mut w.arcssh(&["cert", "--file", "pair-cert.pub"]));
     let key = w.home().join("pair");
     cert().clean();
-    w.forget();
+    w.clear_cache();
     cert().clean();
     let ours = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
@@ -192,7 +192,7 @@ fn a_key_that_took_the_place_of_arcsshs_own_is_not_overwritten() {
     assert_eq!(fs::read(&key).unwrap(), mine);
     // As it is where arcssh is stopped between the two files: the key of before, which it replaces.
     write(&key, std::str::from_utf8(&ours).unwrap(), 0o600);
-    w.forget();
+    w.clear_cache();
     cert().clean();
     assert_ne!(fs::read(&key).unwrap(), ours);
 }
@@ -207,7 +207,7 @@ fn a_link_to_a_certificate_stays_a_link() {
     fs::rename(&link, &target).unwrap();
     symlink(&target, &link).unwrap();
     let before = fs::read(&target).unwrap();
-    w.forget();
+    w.clear_cache();
     cert().clean();
     assert!(link.is_symlink() && fs::read(&target).unwrap() != before);
 }

@@ -125,7 +125,7 @@ fn a_relay_token_goes_to_no_host_outside_of_the_relay_domains() {
     }
     assert_eq!(trap.connections(), 0);
     assert_eq!(w.dialled(), [""; 0]);
-    assert!(!fs::read_dir(w.store()).unwrap().any(|file| {
+    assert!(!fs::read_dir(w.state_directory()).unwrap().any(|file| {
         fs::read_to_string(file.unwrap().path()).unwrap_or_default().contains("SharedAccessSignature")
     }));
 }

@@ -424,7 +424,7 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
     use std::os::unix::fs::PermissionsExt as _;
     let w = signed_in_world();
     let accounts = || {
-        let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+        let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
         let is_account = |path: &str| path.contains("/account-") && path.ends_with(".json");
         files.filter(|file| is_account(&file.to_string_lossy())).collect::<Vec<_>>()
     };
@@ -444,11 +444,11 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     fs::set_permissions(&accounts()[0], fs::Permissions::from_mode(0o644)).unwrap();
     // What processes that were killed have left half made.
-    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
-    fs::create_dir(w.store().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
-    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
+    fs::write(w.state_directory().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
+    fs::create_dir(w.state_directory().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
+    fs::write(w.state_directory().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
     assert_eq!(logout(), "arcssh: signed out\n");
-    let left = run(w.command("ls").arg("-A").arg(w.store())).clean();
+    let left = run(w.command("ls").arg("-A").arg(w.state_directory())).clean();
     assert!(left.lines().all(|file| file.ends_with(".lock")), "{left}");
 }
 

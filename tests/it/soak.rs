@@ -93,7 +93,8 @@ fn traffic_arrives_unchanged_and_long_sessions_do_not_grow() {
         assert!(!is_over.load(Ordering::SeqCst), "a transfer failed; its message is above");
     });
     assert!(eventually(Duration::from_secs(20), || w.survivors().is_empty()), "{:?}", w.survivors());
-    let left: Vec<_> = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(left.len() < 40, "{left:?}");
     println!(
         "{} sessions, {} MiB in {} s; {} tokens and {} relay credentials were issued; {} files of state",

@@ -56,7 +56,7 @@ pub(crate) fn asked(w: &Lab) -> (usize, usize) {
 
 /// The files of the store that hold values.
 fn files(w: &Lab) -> Vec<PathBuf> {
-    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+    let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
 }
 
@@ -181,7 +181,7 @@ fn a_refusal_is_asked_for_once_in_a_while() {
     }
     assert_eq!(asked(&w), (1, 1));
     w.emulator().set_role(Role::Owner);
-    w.forget();
+    w.clear_cache();
     all_greeted(vec![start(w.proxy_to(greeter()))]);
 }
 
@@ -217,7 +217,7 @@ fn what_azure_says_of_its_limits_holds_for_all_processes() {
     let mut proxies = vec![proxy(&names[0])];
     // Those that ask in the moment between the answer and its being noted cannot know of it.
     let noted = || files(&w).iter().filter(|file| file.to_string_lossy().contains("/throttle-")).count();
-    assert!(eventually(LIMIT, || w.store().is_dir() && noted() == 2));
+    assert!(eventually(LIMIT, || w.state_directory().is_dir() && noted() == 2));
     proxies.extend(names[1..].iter().map(proxy));
     all_greeted(proxies);
     for service in [Service::Entra, Service::Arm] {
@@ -446,7 +446,7 @@ fn a_store_that_others_can_read_is_refused_with_the_command_that_closes_it() {
     let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
-    let folder = w.store();
+    let folder = w.state_directory();
     let relay = files(&w).into_iter().find(|file| file.to_string_lossy().contains("/relay-")).unwrap();
     for (path, open, closed) in [(&folder, 0o755, 0o700), (&relay, 0o644, 0o600)] {
         fs::set_permissions(path, fs::Permissions::from_mode(open)).unwrap();
@@ -517,7 +517,7 @@ fn what_is_no_file_counts_as_absent_and_is_not_waited_for() {
     let w = lab(&["web01"]);
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
-    for file in fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path()) {
+    for file in fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path()) {
         fs::remove_file(&file).unwrap();
         run(w.command("mkfifo").args(["-m", "600"]).arg(&file)).clean();
     }
@@ -579,7 +579,7 @@ fn what_an_earlier_version_kept_in_a_named_directory_still_serves() {
     let port = greeter();
     all_greeted(vec![start(w.proxy_to(port))]);
     let named = w.home().join("named");
-    fs::rename(w.store(), &named).unwrap();
+    fs::rename(w.state_directory(), &named).unwrap();
     let mut proxy = w.proxy_to(port);
     proxy.env("ARCSSH_STATE_DIR", &named);
     all_greeted(vec![start(proxy)]);
@@ -593,7 +593,7 @@ fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
     let w = lab(&["web01"]);
     all_greeted(vec![start(w.proxy_to(greeter()))]);
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
-    assert!(shown.starts_with(&format!("{}\n", w.store().display())), "{shown}");
+    assert!(shown.starts_with(&format!("{}\n", w.state_directory().display())), "{shown}");
     assert!(
         shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" left"),
         "{shown}"

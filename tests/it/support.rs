@@ -128,11 +128,11 @@ impl Lab {
     }
 
     /// The state directory.
-    pub(crate) fn store(&self) -> PathBuf {
+    pub(crate) fn state_directory(&self) -> PathBuf {
         self.home().join(".local/state/arcssh")
     }
 
-    pub(crate) fn forget(&self) {
+    pub(crate) fn clear_cache(&self) {
         run(&mut self.arcssh(&["cache", "clear"])).clean();
     }
 
