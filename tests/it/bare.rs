@@ -237,7 +237,7 @@ fn every_cargo_call_uses_locked() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_test_without_namespaces_is_skipped_with_the_reason() {
-    const TEST: &str = "store::a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect";
+    const TEST: &str = "store::arcssh_connects_with_a_full_or_read_only_disk";
     let script = "echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_mnt_namespaces
         exec \"$0\" --exact \"$1\"";
     let mut unshare = Command::new("unshare");

@@ -1,4 +1,4 @@
-//! Black-box tests of the shipped binary: real ssh, real sshd, and the emulator between them.
+//! Black-box tests of the shipped binary with the system's ssh and sshd, and the emulator between them.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

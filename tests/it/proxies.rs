@@ -41,7 +41,7 @@ fn no_log_contains_the_password_of_the_proxy() {
         let mut ssh = w.ssh_by(&proxy_command, "echo reached");
         let run = run(ssh.env("HTTPS_PROXY", &address).env("RUST_LOG", rust_log));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
-        assert!(run.stderr.contains("proxy"), "an empty log proves nothing: {}", run.stderr);
+        assert!(run.stderr.contains("proxy"), "the log is empty: {}", run.stderr);
         for password in ["p.a-ss_1", "p%2Ea%2Dss%5F1", &base64("alice:p.a-ss_1")] {
             let line = run.stderr.lines().find(|line| line.contains(password));
             assert_eq!(line, None, "{flag} {rust_log}");

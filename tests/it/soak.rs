@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::store::{GREETING, asked, greeter, start};
+use crate::store::{GREETING, greeter, request_counts, start};
 use crate::support::{Lab, eventually, finish, lab_with, noise, run_with_input};
 
 const MINUTES: &str = "SOAK_MINUTES";
@@ -48,7 +48,7 @@ fn with_frequent_connections_only_the_first_one_waits() {
         pause_until(next);
     }
     // arcssh renews credentials after 70 % of their lifetime. Near their end, more connections may request new ones.
-    let (lifetimes, issued) = (begin.elapsed().as_secs() as usize / 60, asked(&w).1);
+    let (lifetimes, issued) = (begin.elapsed().as_secs() as usize / 60, request_counts(&w).1);
     assert!(
         (lifetimes + 1..=4 * lifetimes + 4).contains(&issued),
         "{issued} credentials in {lifetimes} lifetimes"
@@ -101,11 +101,11 @@ fn traffic_arrives_unchanged_and_long_sessions_do_not_grow() {
         totals.sessions.load(Ordering::SeqCst),
         totals.bytes.load(Ordering::SeqCst) / MIB,
         begin.elapsed().as_secs(),
-        asked(&w).0,
-        asked(&w).1,
+        request_counts(&w).0,
+        request_counts(&w).1,
         left.len()
     );
-    assert!(asked(&w).1 > 1 || limit < Duration::from_secs(30), "no credentials were renewed");
+    assert!(request_counts(&w).1 > 1 || limit < Duration::from_secs(30), "no credentials were renewed");
 }
 
 #[derive(Default)]
