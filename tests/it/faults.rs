@@ -195,10 +195,10 @@ fn an_ignored_signal_does_not_end_the_session() {
 fn a_signal_ends_the_wait_for_a_listener() {
     let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
-    let mut seen = 0;
+    let mut before = 0;
     for (name, number) in [("HUP", 1), ("INT", 2), ("TERM", 15)] {
         let arcssh = Running::start(&mut w.proxy("web01"));
-        assert!(eventually(SOON, || refusals(&w) > seen));
+        assert!(eventually(SOON, || not_found_responses(&w) > before));
         signal(arcssh.id(), name);
         let (status, stderr) = arcssh.end_soon();
         assert!(status.is_none_or(|code| code == 128 + number), "{status:?}");
@@ -206,7 +206,7 @@ fn a_signal_ends_the_wait_for_a_listener() {
         let last = run(&mut w.arcssh(&["last", "web01"])).clean();
         assert!(last.contains(" ssh stopped waiting after "), "SIG{name}: {last}");
         run(&mut w.arcssh(&["cache", "clear"])).clean();
-        seen = refusals(&w);
+        before = not_found_responses(&w);
     }
 }
 
@@ -214,7 +214,7 @@ fn a_signal_ends_the_wait_for_a_listener() {
 fn a_killed_ssh_ends_the_wait_for_a_listener() {
     let w = lab_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
     let mut ssh = w.ssh().args(["web01", "true"]).stderr(Stdio::null()).spawn().unwrap();
-    assert!(eventually(SOON, || refusals(&w) > 0));
+    assert!(eventually(SOON, || not_found_responses(&w) > 0));
     signal(ssh.id(), "KILL");
     ssh.wait().unwrap();
     assert!(eventually(SOON, || w.survivors().is_empty()), "{:?}", w.survivors());
@@ -551,7 +551,7 @@ fn a_closed_socket_ends_the_wait_for_a_listener() {
     proxy.stdin(OwnedFd::from(remote.try_clone().unwrap())).stdout(OwnedFd::from(remote));
     let arcssh = Running { child: proxy.stderr(Stdio::piped()).spawn().unwrap() };
     drop(proxy); // holds a copy of the socket
-    assert!(eventually(SOON, || refusals(&w) > 0));
+    assert!(eventually(SOON, || not_found_responses(&w) > 0));
     drop(local);
     assert_eq!(arcssh.end_soon().0, Some(129));
 }
@@ -599,7 +599,7 @@ fn nonblocking(fdinfo: &str) -> Vec<bool> {
 }
 
 /// Connection attempts that the relay answered with 404.
-fn refusals(w: &Lab) -> usize {
+fn not_found_responses(w: &Lab) -> usize {
     let requests = w.emulator().requests();
     let local = requests.iter().filter(|request| request.path_and_query.contains("sb-hc-action=connect"));
     local.filter(|request| request.status == Some(404)).count()

@@ -60,9 +60,9 @@ fn a_connect_timeout_of_ssh_is_stored() {
     let proxy = format!("ProxyCommand={ARCSSH} proxy {} --port %p 2>/dev/null", w.id());
     let run = run(w.ssh().args(["-o", &proxy, "-o", "ConnectTimeout=2", "web01", "true"]));
     assert_eq!(run.code, Some(255));
-    let kept = || last(&w, &["web01"]);
-    assert!(eventually(LIMIT, || kept() != NOTHING.replace("no failure", "no failure of web01")));
-    let output = kept();
+    let stored = || last(&w, &["web01"]);
+    assert!(eventually(LIMIT, || stored() != NOTHING.replace("no failure", "no failure of web01")));
+    let output = stored();
     let what = value(&output, "what").unwrap();
     assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{output}");
     assert!(what.contains(" s, for the agent of web01 to listen (404 "), "{output}");
@@ -109,10 +109,11 @@ fn a_stored_error_is_private_and_contains_no_secret() {
     let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     run(&mut w.proxy("web01"));
     let folder = fs::read_dir(w.home().join(".local/state/arcssh")).unwrap();
-    let mut kept = folder.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("failure-"));
-    let kept = kept.next().unwrap();
-    assert_eq!(kept.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let text = fs::read_to_string(kept.path()).unwrap();
+    let mut errors =
+        folder.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("failure-"));
+    let error = errors.next().unwrap();
+    assert_eq!(error.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(error.path()).unwrap();
     assert!(w.emulator().secrets().iter().all(|secret| !text.contains(secret.as_str())), "{text}");
 }
 

@@ -33,7 +33,7 @@ fn shell(script: &str) -> Run {
 }
 
 #[test]
-fn another_process_of_the_same_user_cannot_read_the_memory_of_a_connection() {
+fn other_processes_cannot_read_the_memory_of_a_connection() {
     let w = lab(&["web01"]);
     let port = service(|mut connection| drop(std::io::copy(&mut connection, &mut std::io::sink())));
     w.emulator().machine("web01").set_ssh_port(port);

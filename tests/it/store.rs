@@ -291,7 +291,7 @@ fn no_connection_waits_for_a_renewal() {
 }
 
 #[test]
-fn a_successor_that_the_agent_does_not_know_yet_is_replaced_by_the_old() {
+fn a_successor_unknown_to_the_agent_falls_back_to_the_old_credentials() {
     let w = lab(&["web01"]);
     let port = greeter();
     assert_connected(vec![start(w.proxy_to(port))]);
@@ -353,7 +353,7 @@ fn lab_with_successor(port: u16) -> Lab {
 }
 
 #[test]
-fn unusable_credentials_with_an_unusable_successor_are_replaced_once() {
+fn unusable_credentials_and_successor_are_replaced_once() {
     let port = greeter();
     for fault in [
         RelayFault::expired_token().times(2),

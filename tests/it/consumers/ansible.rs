@@ -188,8 +188,8 @@ const EVALUATE: &str = r#"
     - debug: msg="{{ arc }} {{ arc.tags.note }} {{ nested }} {{ hostvars[inventory_hostname] }}"
     - debug: msg="{{ item.key }} {{ item.value }}"
       loop: "{{ arc.tags | dict2items }}"
-    - set_fact: { kept: "{{ arc }}", keys: "{{ arc.tags.keys() | list }}", json: "{{ arc | to_json | from_json }}" }
-    - debug: msg="{{ kept }} {{ keys }} {{ json }} {{ kept.tags.note }} {{ keys | first }}"
+    - set_fact: { saved: "{{ arc }}", keys: "{{ arc.tags.keys() | list }}", json: "{{ arc | to_json | from_json }}" }
+    - debug: msg="{{ saved }} {{ keys }} {{ json }} {{ saved.tags.note }} {{ keys | first }}"
     - debug: msg=never
       when: arc.status == 'Connected' or arc.tags.note == 'x'
     - template: { src: template.j2, dest: "{{ playbook_dir }}/rendered" }
