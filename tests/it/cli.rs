@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::readme;
-use crate::support::{ARCSSH, lab, namespaces, on_a_terminal, program_at, run, script, typed};
+use crate::support::{ARCSSH, lab, namespaces, on_a_terminal, program_at, run, run_arcssh, script};
 
 /// The commands that the help lists, without `help`.
 fn commands() -> Vec<String> {
-    let help = typed(&["--help"]).clean();
+    let help = run_arcssh(&["--help"]).clean();
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let first_words = listed.map_while(|line| line.split_whitespace().next());
     first_words.filter(|word| *word != "help").map(Into::into).collect()
@@ -23,9 +23,9 @@ fn examples(help: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn arcssh_without_arguments_prints_the_help() {
-    let alone = typed(&[]);
+    let alone = run_arcssh(&[]);
     assert_eq!((alone.code, alone.stdout.len()), (Some(2), 0), "standard output belongs to ssh");
-    assert_eq!(alone.stderr, typed(&["--help"]).clean());
+    assert_eq!(alone.stderr, run_arcssh(&["--help"]).clean());
     assert!(alone.stderr.starts_with("Plain ssh to Azure Arc-enabled servers"), "{}", alone.stderr);
     assert!(alone.stderr.contains("\nExamples:\n  arcssh login "), "{}", alone.stderr);
     assert_eq!(commands()[..3], ["login", "config", "list"]);
@@ -36,7 +36,7 @@ fn arcssh_without_arguments_prints_the_help() {
 fn each_command_has_help_whose_examples_fit_a_terminal() {
     for command in commands().iter().map(String::as_str).chain([""]) {
         let words: Vec<&str> = [command, "-h"].into_iter().filter(|word| !word.is_empty()).collect();
-        let help = typed(&words).clean();
+        let help = run_arcssh(&words).clean();
         assert!(help.contains(format!("\nUsage: arcssh {command}").trim_end()), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         assert!(examples(&help).all(|line| line.chars().count() < 80), "{help}");
@@ -53,14 +53,14 @@ fn help_is_coloured_only_on_a_terminal_and_can_be_plain() {
     for setting in ["NO_COLOR=1", "TERM=dumb", "CI=true TERM=dumb", "CLICOLOR=0"] {
         assert!(!shown(setting), "{setting}");
     }
-    assert!(!typed(&["--help"]).clean().contains('\u{1b}'));
+    assert!(!run_arcssh(&["--help"]).clean().contains('\u{1b}'));
 }
 
 /// The output of a shell that runs this script, in which `$1` is a file with the completions.
 fn completed_by(shell: &str, name: &str, script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);
-    fs::write(&file, typed(&["completions", shell]).clean()).unwrap();
+    fs::write(&file, run_arcssh(&["completions", shell]).clean()).unwrap();
     // No start-up files, so that the user's shell configuration has no effect.
     let w = lab(&[]);
     let mut command = w.command(shell);
@@ -107,7 +107,7 @@ fn completions_of_each_shell_contain_every_command() {
         ("powershell", "::new('", "',"),
         ("elvish", "cand ", " '"),
     ] {
-        let script = typed(&["completions", shell]).clean();
+        let script = run_arcssh(&["completions", shell]).clean();
         for command in commands() {
             assert!(script.contains(&format!("{before}{command}{after}")), "{shell}: {command}");
         }
@@ -118,7 +118,7 @@ fn completions_of_each_shell_contain_every_command() {
 fn each_command_has_a_manual_page_that_renders_without_warnings() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("share/man1");
-    typed(&["man", folder.to_str().unwrap()]).clean();
+    run_arcssh(&["man", folder.to_str().unwrap()]).clean();
     for command in commands() {
         assert!(folder.join(format!("arcssh-{command}.1")).exists(), "{command}");
     }
@@ -129,7 +129,7 @@ fn each_command_has_a_manual_page_that_renders_without_warnings() {
             run(Command::new("groff").args(["-k", "-man", "-Tutf8", "-P-cbou", "-ww"]).arg(&page)).clean();
         assert!(text.contains("NAME") && text.contains("OPTIONS"), "{}: {text}", page.display());
         let words = page.file_stem().unwrap().to_str().unwrap().split('-').skip(1);
-        let help = typed(&words.chain(["-h"]).collect::<Vec<_>>()).clean();
+        let help = run_arcssh(&words.chain(["-h"]).collect::<Vec<_>>()).clean();
         assert!(examples(&help).all(|line| text.contains(line)), "{text}");
         pages += 1;
     }
@@ -188,8 +188,8 @@ fn make_install_checks_permissions_before_it_builds() {
 #[test]
 fn version_is_one_line_and_verbose_lists_build_details() {
     let line = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(typed(&["version"]).clean(), line);
-    assert_eq!(typed(&["--version"]).clean(), line);
+    assert_eq!(run_arcssh(&["version"]).clean(), line);
+    assert_eq!(run_arcssh(&["--version"]).clean(), line);
     let w = lab(&[]);
     let output = run(&mut w.arcssh(&["version", "--verbose"])).clean();
     assert!(output.starts_with(&line), "{output}");

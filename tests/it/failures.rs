@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{Lab, closed_port, lab, lab_with, run, typed};
+use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
@@ -507,7 +507,7 @@ fn an_invalid_command_line_exits_with_2() {
         (&["frobnicate"], "error: unrecognized subcommand 'frobnicate'"),
     ];
     for (words, first_line) in cases {
-        let run = typed(words);
+        let run = run_arcssh(words);
         assert_eq!(run.stderr.lines().next(), Some(first_line));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(2), b"".as_slice()), "{words:?}");
     }
@@ -524,7 +524,7 @@ fn empty_and_invalid_variables_are_ignored() {
 
 #[test]
 fn proxy_without_a_machine_gets_a_hint() {
-    let run = typed(&["proxy"]);
+    let run = run_arcssh(&["proxy"]);
     run.failed(
         2,
         &["arcssh: no machine is named", "arcssh: hint: arcssh proxy --help shows how to name one"],

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{run, typed};
+use crate::support::{run, run_arcssh};
 
 const README: &str = include_str!("../../README.md");
 
@@ -48,7 +48,7 @@ fn ci_runs_the_readmes_make_targets() {
 
 #[test]
 fn every_option_of_the_proxy_is_in_the_readme() {
-    let help = typed(&["proxy", "-h"]).clean();
+    let help = run_arcssh(&["proxy", "-h"]).clean();
     let words = help.split_whitespace().filter(|word| word.starts_with("--") && *word != "--help");
     let options: Vec<&str> = words.map(|word| word.trim_end_matches(['.', ','])).collect();
     assert!(options.len() > 15, "{options:?}");

@@ -226,7 +226,7 @@ fn write_relay_info(w: &Lab, change: impl Fn(&mut Value)) {
     fs::write(w.home().join("relay_info"), text).unwrap();
 }
 
-/// Removes all variables but those for relay information.
+/// Removes the credentials and the endpoint of ARM: relay information suffices.
 fn without_azure(command: &mut Command) -> &mut Command {
     let variables = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "ARCSSH_ARM_ENDPOINT"];
     variables.iter().fold(command, |command, name| command.env_remove(name))

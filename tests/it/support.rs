@@ -33,14 +33,14 @@ pub(crate) fn lab(machines: &[&str]) -> Lab {
 pub(crate) fn lab_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> Lab {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        many_files();
-        signals_as_usual();
+        raise_file_limit();
+        stop_ignoring_signals();
     });
     Lab(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
 }
 
 /// Both ends of hundreds of concurrent connections are in this process, and the usual limit is 1024 open files.
-fn many_files() {
+fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = current.map(|current| current.max(maximum.unwrap_or(u64::MAX).min(8192)));
@@ -49,7 +49,7 @@ fn many_files() {
 
 /// Under `nohup` and in a script's background, SIGHUP or SIGINT is ignored, and child processes inherit that. A caught
 /// signal is reset to its default in a started program (execve(2)).
-fn signals_as_usual() {
+fn stop_ignoring_signals() {
     use tokio::signal::unix::{SignalKind, signal};
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap_or("0");
@@ -333,7 +333,7 @@ pub(crate) fn closed_port() -> u16 {
     port
 }
 
-/// A loopback port that was free when it was tried.
+/// A loopback port that was free when it was chosen.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -447,7 +447,7 @@ pub(crate) fn program_at(place: &Path, program: &Path) {
 }
 
 /// Runs arcssh without a lab.
-pub(crate) fn typed(words: &[&str]) -> Run {
+pub(crate) fn run_arcssh(words: &[&str]) -> Run {
     run(Command::new(ARCSSH).args(words).env_clear())
 }
 

@@ -301,9 +301,8 @@ fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit:
 }
 
 /// The peak memory of a process, without file pages, or 0 if the process has ended.
-/// Before execve(2), a new process has the memory and the name of this one: then 0 too.
 ///
-/// A new process has this one's memory until execve(2) gives it its own, and then its own name: before that, 0.
+/// Until execve(2), a new process has the memory and the name of this one: also 0.
 fn peak(process: u32) -> usize {
     let name = |process: &str| fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     if name(&process.to_string()) == name("thread-self") {
