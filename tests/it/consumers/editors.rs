@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -132,9 +132,7 @@ fn the_parser_of_editors_lists_the_written_hosts() {
     add_sshd(&w, "web02");
     let hosts = Configuration::generate(&w, &["--all", "--wildcard", "*.arc"]);
     for package in ["ssh-config", "ssh-config-4"] {
-        let mut node = w.command("node");
-        node.arg(install().join("hosts.js")).arg(package).arg(&hosts.file);
-        let listed: BTreeMap<String, Value> = serde_json::from_str(&run(&mut node).clean()).unwrap();
+        let listed = parse(&w, package, &hosts.file);
         // Editors do not list patterns, such as the user's `*`.
         let aliases: Vec<&str> = listed.keys().map(String::as_str).filter(|a| !a.contains('*')).collect();
         assert_eq!(aliases, ["Web02", "db", "web01", "web02"], "{package}");
@@ -159,9 +157,7 @@ fn the_parser_of_editors_accepts_match_exec() {
     add_sshd(&w, "web02");
     let hosts = Configuration::with_certificates(&w, "--entra=files", &["--all"]);
     for package in ["ssh-config", "ssh-config-4"] {
-        let mut node = w.command("node");
-        node.arg(install().join("hosts.js")).arg(package).arg(&hosts.file);
-        let listed: BTreeMap<String, Value> = serde_json::from_str(&run(&mut node).clean()).unwrap();
+        let listed = parse(&w, package, &hosts.file);
         let aliases: Vec<&str> = listed.keys().map(String::as_str).filter(|a| !a.contains('*')).collect();
         assert_eq!(aliases, ["web01", "web02"], "{package}");
         for alias in aliases {
@@ -172,8 +168,16 @@ fn the_parser_of_editors_accepts_match_exec() {
     assert_eq!(hosts.ssh(&["web02", "echo reached"]).clean(), "reached\n");
 }
 
+/// The hosts of an ssh configuration, as this version of the parser lists them.
+fn parse(w: &Lab, package: &str, configuration: &Path) -> BTreeMap<String, Value> {
+    fs::write(w.home().join("hosts.js"), include_str!("hosts.js")).unwrap();
+    let mut node = w.command("node");
+    node.arg("hosts.js").arg(package).arg(configuration).env("NODE_PATH", install().join("node_modules"));
+    serde_json::from_str(&run(&mut node).clean()).unwrap()
+}
+
 fn install() -> PathBuf {
-    let directory = installed("ssh-config-5.3.0-4.4.4", |directory| {
+    installed("ssh-config-5.3.0-4.4.4", |directory| {
         fs::write(directory.join("package.json"), SSH_CONFIG).unwrap();
         let install = ["install", "--no-audit", "--no-fund", "--ignore-scripts"];
         let npm = Command::new("npm").args(install).current_dir(directory).output();
@@ -183,7 +187,5 @@ fn install() -> PathBuf {
             "npm could not install ssh-config: {}",
             String::from_utf8_lossy(&npm.stderr)
         );
-    });
-    fs::write(directory.join("hosts.js"), include_str!("hosts.js")).unwrap();
-    directory
+    })
 }
