@@ -11,10 +11,18 @@ use crate::support::{ARCSSH, Lab, Run, lab_with, run};
 /// The programs of the session. macOS lacks them.
 const PROGRAMS: [&str; 4] = ["dbus-run-session", "dbus-send", "gnome-keyring-daemon", "secret-tool"];
 
-/// Functions for the scripts. The password of the key store is `secret`.
+/// Functions for the scripts. The password of the key store is `secret`. Until the daemon owns its name, the bus would
+/// start another one.
 const SESSION: &str = r#"
     arcssh() { "$ARCSSH" "$@"; }
-    unlock() { printf secret | gnome-keyring-daemon --daemonize --unlock --components=secrets >&2; }
+    unlock() {
+        printf secret | gnome-keyring-daemon --daemonize --unlock --components=secrets >&2
+        until is_running; do sleep 0.1; done
+    }
+    is_running() {
+        dbus-send --session --print-reply --dest=org.freedesktop.DBus /org/freedesktop/DBus \
+            org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets | grep -q true
+    }
     sign_in() { unlock; arcssh login --device-code; }
     lock() {
         dbus-send --session --print-reply --dest=org.freedesktop.secrets /org/freedesktop/secrets \
