@@ -213,26 +213,6 @@ fn make_install_under_sudo_builds_as_the_user() {
     }
 }
 
-#[test]
-fn every_cargo_call_uses_locked() {
-    let files = ["Makefile", ".ci/run", ".github/workflows/ci.yml", "tests/tools.sh"];
-    let mut called = 0;
-    for file in files {
-        let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
-        let verbs = ["build", "test", "clippy", "deny", "install", "run"];
-        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-            let calls = verbs.iter().any(|verb| {
-                line.contains(&format!("cargo {verb} ")) || line.contains(&format!("$(CARGO) {verb} "))
-            });
-            if calls && !line.contains("--version >") {
-                assert!(line.contains("--locked"), "{file}: {line}");
-                called += 1;
-            }
-        }
-    }
-    assert!(called > 8, "{called} calls");
-}
-
 /// In a user namespace that allows no further namespaces (namespaces(7), /proc/sys/user).
 #[test]
 #[cfg(target_os = "linux")]

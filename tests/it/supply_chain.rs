@@ -32,7 +32,7 @@ fn resolves(line: &str) -> bool {
         ["bench", "build", "check", "clippy", "deny", "doc", "install", "metadata", "run", "test", "tree"];
     let line = line.replace("\"$cargo\"", "cargo").replace("$(CARGO)", "cargo");
     let words: Vec<&str> = line.split_whitespace().collect();
-    let is_version_query = line.contains("--version");
+    let is_version_query = line.contains("--version >");
     !line.trim_start().starts_with('#')
         && !is_version_query
         && words.windows(2).any(|pair| pair[0].ends_with("cargo") && COMMANDS.contains(&pair[1]))
