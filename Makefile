@@ -96,6 +96,6 @@ fuzz: ## Feed each parser random input for SECONDS=60
 soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	@tests/tools.sh test
 	$(CARGO) build --locked $(PROGRAMS)
-	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- all_day:: --nocapture
+	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- soak:: --nocapture
 
 .PHONY: help demo playground test check bench bare install uninstall faults fuzz soak

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Runs `make demo` and `make test` on a minimal Debian 12 that has make, git and Rust: in a chroot made by debootstrap, as
-# root and as an ordinary user with sudo. Without arguments all four runs; otherwise those named:
+# Runs `make demo` and `make test` on a minimal Debian 12 with make, git and Rust: in a chroot of debootstrap, as root and as
+# an ordinary user with sudo. Runs all four without arguments, or else these:
 #
 #   tests/bare.sh [demo-root] [demo-user] [test-root] [test-user]
 #
 # The chroot uses this machine's Rust toolchain and this machine's settings for apt, cargo, pip, npm, proxies and
-# certificates. Each run has namespaces of its own, with which its mounts and processes end.
+# certificates. Each run has its own namespaces. Its mounts and processes end with them.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -32,7 +32,7 @@ child=
 # unshare ignores SIGINT and SIGTERM while its child runs; --kill-child ends the child with it.
 trap '[ -z "$child" ] || { kill -KILL "$child"; wait "$child"; } || true; exit 130' INT TERM HUP
 
-# Runs a command in the chroot, as the user. The environment is the user's own and the settings of this machine.
+# Runs a command in the chroot as this user, with the user's environment and the settings of this machine.
 in_debian() { # user command...
     user=$1
     shift
@@ -45,7 +45,7 @@ in_debian() { # user command...
     done <<SETTINGS
 $(settings_of_this_machine)
 SETTINGS
-    # A shell without job control starts what it runs in the background with SIGINT and SIGQUIT ignored.
+    # A shell without job control starts background commands with SIGINT and SIGQUIT ignored.
     env --default-signal=INT,QUIT unshare --mount --pid --fork --kill-child sh -euc '
         mount --rbind /dev "$1/dev"
         mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$1/dev/pts"
@@ -58,17 +58,17 @@ SETTINGS
         exec chroot --userspec="$user:" "$directory" env -i "$@"
     ' sh "$room/debian" "$toolchain" "$user" "$@" &
     child=$!
-    # A trap runs during wait, and not before a command in the foreground ends.
+    # A trap runs during wait, but not during a command in the foreground.
     wait "$child"
     child=
 }
 
-# The variables by which programs here find registries, proxies and certificates.
+# The variables with registries, proxies and certificates.
 settings_of_this_machine() {
     env | grep -iE '^([a-z_]*(proxy|_ca_bundle|_ca_certs|_cert|_cert_file|_cert_dir|cainfo)|(pip|npm_config|cargo_(net|http|registries|registry|source))_[a-z_]*)=' || true
 }
 
-# Debian's own sources of this machine, as lines of sources.list. On another system: Debian's usual mirror.
+# This machine's Debian sources as lines of sources.list. On other systems, Debian's default mirror.
 apt_sources() {
     if [ "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" = bookworm ]; then
         apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian'
@@ -104,7 +104,7 @@ make_base() {
     mv "$room/debian" "$room/base"
 }
 
-# Puts the sources, as they are here, and this user's settings of registries into a home.
+# Copies the sources and this user's registry settings into a home directory.
 furnish() { # home
     mkdir -p "$1/arcssh" "$1/.cargo/registry" "$1/.config/pip"
     git ls-files -z --cached --others --exclude-standard | tar --null --files-from - --ignore-failed-read --create |

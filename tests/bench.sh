@@ -1,6 +1,6 @@
 #!/bin/sh
-# Throughput and start of the release build, through the emulator on this machine's loopback. Figures compare only with
-# each other and only on one machine: emulator, sshd and ssh take their share of it. Runs in the playground.
+# Measures throughput and start-up time of the release build, through the emulator on the loopback. Compare the figures only
+# with figures of the same machine: they include the emulator, sshd and ssh. Runs in the playground.
 set -eu
 
 arcssh login 2>/dev/null

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs cargo. Root's PATH and sudo's lack the user's ~/.cargo/bin, so that this script looks there too. Under sudo cargo
-# runs as the user who typed sudo, if the sources are the user's: root's files in the target directory would break the
+# Runs cargo. The PATH of root and of sudo lacks the user's ~/.cargo/bin, so this script looks there too. Under sudo, cargo
+# runs as the user who called sudo, if that user owns the sources: files of root in the target directory would break the
 # user's next build.
 set -eu
 
@@ -23,7 +23,7 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 if [ "$(id -un)" = root ] && [ "$user" != root ] && [ -n "$(find . -prune -user "$user")" ]; then
-    # sudo clears the environment: what cargo needs of it is handed over.
+    # sudo clears the environment, so this passes cargo's variables.
     exec sudo -u "$user" -H env PATH="$PATH" ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} \
         ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} ${CARGO_HOME:+"CARGO_HOME=$CARGO_HOME"} \
         ${CARGO_TERM_COLOR:+"CARGO_TERM_COLOR=$CARGO_TERM_COLOR"} ${SSL_CERT_FILE:+"SSL_CERT_FILE=$SSL_CERT_FILE"} \

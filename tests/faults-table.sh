@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the table that `make faults` has gathered: a line for each phase and fault.
+# Prints the table of `make faults`: one line for each phase and fault.
 set -eu
 {
     printf 'phase\tfault\tverdict\tstatus\ttime\tmemory\tmessage\n'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what one target of the Makefile needs and this machine lacks: Debian and Ubuntu by apt-get, macOS by Homebrew.
+# Installs the missing packages of one Makefile target, on Debian and Ubuntu with apt-get, on macOS with Homebrew.
 #
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
@@ -15,7 +15,7 @@ fail() {
 }
 
 # Lines of the form `check package`: a package is missing if the check fails.
-# cc without the C library's headers and start files, which gcc only recommends, links nothing.
+# cc cannot link without the C library's headers and start files, which gcc only recommends.
 build='links gcc
 links libc6-dev
 authorities ca-certificates'
@@ -73,7 +73,7 @@ links() {
     return $linked
 }
 
-# Certificate authorities where curl, which cargo contains, looks for them (Debian, Fedora, Alpine and macOS, openSUSE).
+# The paths at which curl, which cargo contains, expects certificate authorities (Debian, Fedora, Alpine and macOS, openSUSE).
 authorities() {
     for place in certs/ca-certificates.crt certs/ca-bundle.crt cert.pem ca-bundle.pem; do
         [ ! -e "/etc/ssl/$place" ] || return 0
@@ -85,7 +85,7 @@ is_there() {
     case $1 in
     links) [ "${links:=$(links && echo yes || echo no)}" = yes ] ;;
     authorities) authorities ;;
-    # Not the true of the shell, which loads nothing.
+    # env, because true as a shell builtin loads no library.
     library:*) [ -z "$(LD_PRELOAD="${1#library:}" env true 2>&1)" ] ;;
     python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
@@ -99,7 +99,7 @@ missing() {
     done | sort -u | tr '\n' ' ' | sed 's/ $//'
 }
 
-# Runs a command as root. Root may be needed for minutes, so that the way there is examined before anything is done.
+# Runs a command as root. The installation takes minutes, so this checks the permission first.
 become_root() {
     if [ "$(id -u)" = 0 ]; then
         root=
@@ -128,7 +128,7 @@ install_on_debian() {
     esac
 }
 
-# Homebrew's names, where they differ. The system itself has the other programs.
+# Homebrew's names, if they differ. macOS includes the other programs.
 install_with_homebrew() {
     names=
     for package in $packages; do
@@ -145,7 +145,7 @@ install_with_homebrew() {
     brew install $names
 }
 
-# Lints and format are components that a minimal toolchain lacks, and cargo-deny is a program of its own.
+# A minimal toolchain lacks the components clippy and rustfmt. cargo-deny is a separate program.
 install_cargo_tools() {
     for component in rustfmt clippy; do
         cargo "${component#rust}" --version >/dev/null 2>&1 || rustup component add "$component"
@@ -155,8 +155,8 @@ install_cargo_tools() {
     cargo install --locked --no-default-features --version 0.20.2 cargo-deny
 }
 
-# Root's sshd requires this directory and an ordinary user's does not (OpenSSH, sshd.c: privsep_chroot). On Debian the
-# ssh service makes it at boot.
+# sshd of root requires this directory, sshd of an ordinary user does not (OpenSSH, sshd.c: privsep_chroot). On Debian the
+# ssh service creates it at boot.
 make_privilege_separation_directory() {
     if [ "$(id -u)" = 0 ] && [ "$(uname)" = Linux ] && [ ! -d /run/sshd ]; then
         mkdir -p -m 755 /run/sshd

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Rejects words that make a text hard to read, and prints file, line and word of each hit.
+# Rejects a list of words that make a text hard to read. Prints file, line and word of each hit.
 #
 #   tests/words.sh           checks docs/*.md, README.md, CONTRIBUTING.md and CHANGELOG.md
 #   tests/words.sh FILE…     checks these files

@@ -1,5 +1,5 @@
-//! What `make` does on a machine that has make, git and Rust: which packages it installs, how, and what it says if it cannot.
-//! `make bare` runs demo and test on such a machine.
+//! `make` on a machine with only make, git and Rust: the packages it installs, and its errors. `make bare` runs demo
+//! and test on such a machine.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const ESSENTIAL: [&str; 14] =
     ["cat", "cut", "env", "find", "grep", "id", "mktemp", "mkdir", "rm", "sed", "sh", "sort", "tr", "uname"];
 
-/// A machine whose PATH has only [`ESSENTIAL`] programs and an apt-get that writes its arguments to a file.
+/// A machine with only [`ESSENTIAL`] programs on PATH, and an apt-get that logs its arguments.
 struct Machine {
     folder: TempDir,
 }
@@ -42,7 +42,7 @@ impl Machine {
         script(&self.bin(), name, &format!("#!/bin/sh\n{body}\n"));
     }
 
-    /// `id` tells this user; `sudo` is a program of its own.
+    /// Makes `id` and `getent` report this user.
     fn user(&self, uid: u32, name: &str) {
         fs::remove_file(self.bin().join("id")).unwrap();
         self.program("id", &format!("case $1 in -u) echo {uid} ;; -un) echo {name} ;; esac"));
@@ -55,7 +55,7 @@ impl Machine {
         run(command.env("LOG", self.folder.path().join("log")).env("FOLDER", self.folder.path()))
     }
 
-    /// What the programs in place of apt-get, sudo and cargo wrote.
+    /// The log of the programs that replace apt-get, sudo and cargo.
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -66,7 +66,7 @@ impl Machine {
     }
 }
 
-/// The packages whose programs and files tools.sh also finds outside of PATH, on the machine that runs this test.
+/// Omits packages that tools.sh also finds outside of PATH, on the machine that runs this test.
 fn on_path(packages: Vec<String>) -> Vec<String> {
     let outside =
         ["openssh-server", "ca-certificates", "libnss-wrapper", "tinyproxy-bin", "iproute2", "debootstrap"];
@@ -93,7 +93,7 @@ fn each_target_installs_its_own_packages_and_no_others() {
     assert_eq!((unknown.code, machine.log().as_str()), (Some(1), ""));
 }
 
-/// gcc without libc6-dev compiles and links nothing.
+/// gcc without libc6-dev cannot compile or link.
 #[test]
 fn a_compiler_that_cannot_link_is_not_enough() {
     let machine = Machine::new();
@@ -103,7 +103,7 @@ fn a_compiler_that_cannot_link_is_not_enough() {
     assert_eq!(on_path(machine.missing("build")), Vec::<String>::new());
 }
 
-/// A shell's own `true` loads no library.
+/// `true` as a shell builtin loads no library.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_library_that_cannot_be_loaded_is_missing() {
@@ -117,14 +117,14 @@ fn a_library_that_cannot_be_loaded_is_missing() {
 
 #[test]
 fn packages_are_installed_by_root_or_with_sudo_and_progress_is_shown() {
-    for (uid, name, before) in [(0, "root", ""), (1000, "ordinary", "sudo -v\nsudo ")] {
+    for (uid, name, prefix) in [(0, "root", ""), (1000, "ordinary", "sudo -v\nsudo ")] {
         let machine = Machine::new();
         machine.user(uid, name);
         machine.program("sudo", "echo \"sudo $*\" >> \"$LOG\"; [ \"$1\" = -v ] || exec \"$@\"");
         let installed = machine.run("tests/tools.sh", &["build"]);
         assert_eq!(installed.code, Some(0), "{}", installed.stderr);
         let log = machine.log();
-        assert!(log.starts_with(&format!("{before}apt-get update\n")), "{log}");
+        assert!(log.starts_with(&format!("{prefix}apt-get update\n")), "{log}");
         let install = log.lines().rfind(|line| line.starts_with("apt-get install")).unwrap();
         assert!(
             install.contains("--no-install-recommends") && install.ends_with("gcc libc6-dev"),
@@ -136,8 +136,8 @@ fn packages_are_installed_by_root_or_with_sudo_and_progress_is_shown() {
 }
 
 #[test]
-fn without_root_the_command_for_an_administrator_is_shown_before_anything_is_done() {
-    for (sudo, why) in
+fn without_root_the_command_for_an_administrator_is_shown() {
+    for (sudo, reason) in
         [(None, "you are not root, and sudo is not installed"), (Some("exit 1"), "sudo denies it")]
     {
         let machine = Machine::new();
@@ -148,7 +148,7 @@ fn without_root_the_command_for_an_administrator_is_shown_before_anything_is_don
         let denied = machine.run("tests/tools.sh", &["build"]);
         assert_eq!((denied.code, machine.log().as_str()), (Some(1), ""));
         assert!(
-            denied.stderr.contains("tools: cannot install ") && denied.stderr.contains(why),
+            denied.stderr.contains("tools: cannot install ") && denied.stderr.contains(reason),
             "{}",
             denied.stderr
         );
@@ -161,7 +161,7 @@ fn without_root_the_command_for_an_administrator_is_shown_before_anything_is_don
 }
 
 #[test]
-fn a_machine_without_a_known_package_manager_is_told_what_is_missing() {
+fn without_a_known_package_manager_missing_packages_are_listed() {
     let machine = Machine::new();
     fs::remove_file(machine.bin().join("apt-get")).unwrap();
     let failed = machine.run("tests/tools.sh", &["demo"]);
@@ -173,9 +173,9 @@ fn a_machine_without_a_known_package_manager_is_told_what_is_missing() {
     );
 }
 
-/// Under sudo, PATH is sudo's own.
+/// sudo replaces PATH.
 #[test]
-fn make_install_finds_the_cargo_of_the_user_who_typed_sudo_and_leaves_no_files_of_root() {
+fn make_install_under_sudo_builds_as_the_user() {
     let machine = Machine::new();
     machine.user(0, "root");
     let none = machine.run("tests/cargo.sh", &["build"]);
@@ -192,7 +192,7 @@ fn make_install_finds_the_cargo_of_the_user_who_typed_sudo_and_leaves_no_files_o
     assert_eq!((found.code, machine.log().as_str()), (Some(0), "cargo build --locked\n"), "{}", found.stderr);
 
     fs::remove_file(machine.bin().join("find")).unwrap();
-    for (owner, before) in [("echo .", "sudo -u ordinary\n"), ("true", "")] {
+    for (owner, prefix) in [("echo .", "sudo -u ordinary\n"), ("true", "")] {
         fs::remove_file(machine.folder.path().join("log")).unwrap();
         machine.program("find", owner);
         let mut command = Command::new(Path::new(ROOT).join("tests/cargo.sh"));
@@ -206,38 +206,18 @@ fn make_install_finds_the_cargo_of_the_user_who_typed_sudo_and_leaves_no_files_o
             run(command.env("LOG", machine.folder.path().join("log")).env("FOLDER", machine.folder.path()));
         assert_eq!(
             (built.code, machine.log()),
-            (Some(0), format!("{before}cargo build\n")),
+            (Some(0), format!("{prefix}cargo build\n")),
             "{}",
             built.stderr
         );
     }
 }
 
-#[test]
-fn cargo_is_always_called_with_the_locked_versions() {
-    let files = ["Makefile", ".ci/run", ".github/workflows/ci.yml", "tests/tools.sh"];
-    let mut called = 0;
-    for file in files {
-        let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
-        let verbs = ["build", "test", "clippy", "deny", "install", "run"];
-        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-            let calls = verbs.iter().any(|verb| {
-                line.contains(&format!("cargo {verb} ")) || line.contains(&format!("$(CARGO) {verb} "))
-            });
-            if calls && !line.contains("--version >") {
-                assert!(line.contains("--locked"), "{file}: {line}");
-                called += 1;
-            }
-        }
-    }
-    assert!(called > 8, "{called} calls");
-}
-
 /// In a user namespace that allows no further namespaces (namespaces(7), /proc/sys/user).
 #[test]
 #[cfg(target_os = "linux")]
-fn a_test_that_needs_namespaces_is_skipped_with_the_reason_where_none_are_allowed() {
-    const TEST: &str = "store::a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect";
+fn a_test_without_namespaces_is_skipped_with_the_reason() {
+    const TEST: &str = "store::arcssh_connects_with_a_full_or_read_only_disk";
     let script = "echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_mnt_namespaces
         exec \"$0\" --exact \"$1\"";
     let mut unshare = Command::new("unshare");
@@ -253,15 +233,14 @@ fn a_test_that_needs_namespaces_is_skipped_with_the_reason_where_none_are_allowe
     assert!(tested.stderr.contains(&reason), "{}", tested.stderr);
 }
 
-/// A probe that fails for another reason is no reason to skip.
 #[test]
-fn a_probe_that_fails_otherwise_fails_the_test() {
+fn a_probe_with_another_error_fails_the_test() {
     let probed =
         std::panic::catch_unwind(|| allowed(Command::new("sh").args(["-c", "echo broken >&2; exit 1"])));
     assert!(probed.is_err());
 }
 
-/// What ssh and arcssh have in the real home directory, with times of change.
+/// Names, sizes and modification times of the files of ssh and arcssh in the real home directory.
 #[cfg(target_os = "linux")]
 fn real_home() -> String {
     let uid = run(Command::new("id").arg("-u")).clean();
@@ -275,7 +254,7 @@ fn real_home() -> String {
     run(Command::new("find").args(there).args(["-printf", "%p %s %T@\n"])).clean()
 }
 
-/// A terminal in which a person types when the last command has answered.
+/// A terminal session. Each line is typed after the previous command has ended.
 #[cfg(target_os = "linux")]
 struct Terminal {
     script: std::process::Child,
@@ -305,13 +284,13 @@ impl Terminal {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).replace('\r', "")
     }
 
-    /// Types a line, and returns what is shown from then on until `answer` is.
+    /// Types a line and returns the output from then on, once it contains `answer`.
     #[track_caller]
     fn type_until(&mut self, line: &str, answer: &str) -> String {
         use std::io::Write as _;
-        let before = self.shown().len();
+        let prefix = self.shown().len();
         writeln!(self.script.stdin.as_ref().unwrap(), "{line}").unwrap();
-        self.wait_for(before, answer)
+        self.wait_for(prefix, answer)
     }
 
     #[track_caller]
@@ -323,18 +302,18 @@ impl Terminal {
     }
 }
 
-/// The commands of the README, typed in a terminal as they are printed. Whatever looks for the user's home in the user
-/// database finds the playground's.
+/// Types the README's commands in a terminal. Programs that look up the home directory in the user database find the
+/// playground's.
 #[test]
 #[cfg(target_os = "linux")]
-fn the_commands_of_the_readme_work_in_the_playground_and_leave_the_users_home_alone() {
+fn readme_commands_work_in_the_playground_without_touching_the_real_home() {
     const PROMPT: &str = "(playground) ~ ";
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     let (_, used) = readme.split_once("## Use it").unwrap();
     let commands: Vec<&str> = used.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
     let [login, config, ssh] = commands[..] else { panic!("{commands:?}") };
 
-    let before = real_home();
+    let prefix = real_home();
     let mut terminal = Terminal::open("make playground");
     terminal.wait_for(0, PROMPT);
     let shown = terminal.type_until(login, PROMPT);
@@ -343,7 +322,7 @@ fn the_commands_of_the_readme_work_in_the_playground_and_leave_the_users_home_al
     let written = shown.lines().find_map(|line| line.strip_suffix("/.ssh/config")).unwrap_or(&shown);
     let home =
         written.strip_prefix("arcssh: wrote 1 host to ").unwrap_or_else(|| panic!("{shown}")).to_owned();
-    // A user's own shell has its own prompt.
+    // A login shell has its own prompt.
     terminal.type_until(&format!("{ssh}\necho reached-$((6*7))"), "\nreached-42\n");
     terminal.type_until("exit", PROMPT);
     terminal.type_until("arcssh doctor web01 && echo healthy-$((6*7))", "\nhealthy-42\n");
@@ -352,5 +331,5 @@ fn the_commands_of_the_readme_work_in_the_playground_and_leave_the_users_home_al
     terminal.type_until("exit", "");
     assert!(terminal.script.wait().unwrap().success(), "{}", terminal.shown());
     assert!(!Path::new(&home).exists(), "the playground left its home");
-    assert_eq!(real_home(), before);
+    assert_eq!(real_home(), prefix);
 }

@@ -1,4 +1,4 @@
-//! Answers without end: each is read up to a bound, and told.
+//! Endless responses: arcssh reads each up to a limit and reports it.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,21 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use serde_json::{Value, json};
 
-use crate::support::{World, run, script, service, world};
+use crate::support::{Lab, lab, run, script, service};
 
 const JSON: &str = "application/json";
 const ENDLESS: &str =
     "arcssh: Azure Resource Manager does not end its answer: a list has more than 1000 pages";
 const ONE_SUBSCRIPTION: &str = "arcssh: hint: select the machines of one subscription: --subscription ID";
 
-/// More pages than arcssh reads, each of which names another.
-fn endless(w: &World, call: ArmCall, page: impl Fn(usize) -> Value) {
+/// More pages than arcssh reads. Each page links to another.
+fn endless(w: &Lab, call: ArmCall, page: impl Fn(usize) -> Value) {
     (0..1100).for_each(|n| w.emulator().arm_fault(ArmFault::raw(200, JSON, &page(n).to_string()).on(call)));
 }
 
 #[test]
-fn a_list_without_end_is_not_read_to_its_end() {
-    let w = world(&["web01"]);
+fn an_endless_list_is_read_up_to_a_limit() {
+    let w = lab(&["web01"]);
     let arm =
         w.emulator().environment().into_iter().find(|(name, _)| name == "ARCSSH_ARM_ENDPOINT").unwrap().1;
     endless(&w, ArmCall::ResourceGraph, |n| json!({ "data": [], "$skipToken": n.to_string() }));
@@ -32,7 +32,7 @@ fn a_list_without_end_is_not_read_to_its_end() {
     );
     run(&mut w.arcssh(&["list"])).failed(1, &[ENDLESS, ONE_SUBSCRIPTION]);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2000);
-    // The pages of machines have the same bound.
+    // Machine lists have the same limit.
     w.emulator().clear_faults();
     let lists = w.emulator().requests_to(Service::Arm).len();
     endless(
@@ -46,14 +46,14 @@ fn a_list_without_end_is_not_read_to_its_end() {
 }
 
 #[test]
-fn a_body_without_end_is_not_read_to_its_end() {
+fn an_endless_body_is_read_up_to_a_limit() {
     let body = format!("\"{}\"", "a".repeat(5 * 1024 * 1024));
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(200, JSON, &body));
     let run_arm = run(&mut w.proxy("web01"));
     let why = "arcssh: cannot connect to web01: Azure Resource Manager gave an answer that holds nothing to connect with: it is longer than 4 MiB";
     assert_eq!((run_arm.arcssh_lines()[0], run_arm.code), (why, Some(1)));
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(200, JSON, &body).times(9));
     let run_entra = run(&mut w.proxy("web01"));
     let why = "arcssh: cannot connect to web01: the service principal gives no token, but an answer without end: it is longer than 4 MiB";
@@ -61,9 +61,9 @@ fn a_body_without_end_is_not_read_to_its_end() {
 }
 
 #[test]
-fn a_metadata_service_without_end_is_not_read_to_its_end() {
-    let w = world(&["web01"]);
-    let port = service(pour);
+fn an_endless_metadata_response_is_read_up_to_a_limit() {
+    let w = lab(&["web01"]);
+    let port = service(send_endlessly);
     for variables in [["IDENTITY_ENDPOINT", "IDENTITY_HEADER"], ["IDENTITY_ENDPOINT", "IMDS_ENDPOINT"]] {
         let mut arcssh = w.arcssh(&["account", "--credential", "managed-identity"]);
         let address = format!("http://localhost:{port}/token");
@@ -72,7 +72,7 @@ fn a_metadata_service_without_end_is_not_read_to_its_end() {
         let why = if variables[1] == "IDENTITY_HEADER" {
             "it is longer than 4 MiB"
         } else if !rustix::process::geteuid().is_root() {
-            // An ordinary user's process is not the Arc agent, whatever it pours.
+            // An ordinary user's process cannot be the Arc agent, so arcssh reads nothing from it.
             "in place of the Arc agent"
         } else {
             "the Arc agent gave no token: the response is longer than 64 KiB"
@@ -80,12 +80,12 @@ fn a_metadata_service_without_end_is_not_read_to_its_end() {
         assert!(run.stderr.contains(why), "{}", run.stderr);
     }
     // The sockets' buffers hold some megabytes more than arcssh reads.
-    assert!(POURED.load(Relaxed) < 32 * 1024 * 1024, "{}", POURED.load(Relaxed));
+    assert!(SENT.load(Relaxed) < 32 * 1024 * 1024, "{}", SENT.load(Relaxed));
 }
 
 #[test]
-fn a_program_that_prints_without_end_is_not_read_to_its_end() {
-    let w = world(&["web01"]);
+fn endless_program_output_is_read_up_to_a_limit() {
+    let w = lab(&["web01"]);
     for (program, source, redirected) in [
         ("az", "azure-cli", ""),
         ("az", "azure-cli", ">&2"),
@@ -100,15 +100,15 @@ fn a_program_that_prints_without_end_is_not_read_to_its_end() {
     }
 }
 
-/// Bytes that were taken of answers without end.
-static POURED: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of endless responses that were read.
+static SENT: AtomicUsize = AtomicUsize::new(0);
 
-/// An answer whose body does not end as long as it is read.
-fn pour(mut connection: TcpStream) {
+/// A response whose body ends only when the client closes the connection.
+fn send_endlessly(mut connection: TcpStream) {
     let _ = connection.read(&mut [0; 4096]);
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
     let _ = connection.write_all(head.as_bytes());
     while let Ok(written) = connection.write(&[b' '; 65536]) {
-        POURED.fetch_add(written, Relaxed);
+        SENT.fetch_add(written, Relaxed);
     }
 }

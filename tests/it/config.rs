@@ -1,4 +1,4 @@
-//! `arcssh config`: what it makes of a user's files, and what ssh makes of the result.
+//! `arcssh config`: its edits of the user's files, and how ssh reads the result.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -11,25 +11,25 @@ use std::time::Instant;
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{
-    ARCSSH, LIMIT, Run, World, eventually, finish, may_become, on_a_terminal, program_at, run, script, world,
-    world_with,
+    ARCSSH, LIMIT, Lab, Run, eventually, finish, lab, lab_with, may_become, on_a_terminal, program_at, run,
+    script,
 };
 
-/// A home directory in which nothing was configured.
+/// An empty home directory.
 pub(crate) struct Home<'a> {
-    w: &'a World,
+    w: &'a Lab,
     path: PathBuf,
 }
 
 impl<'a> Home<'a> {
-    pub(crate) fn new(w: &'a World) -> Self {
+    pub(crate) fn new(w: &'a Lab) -> Self {
         let path = w.home().join("user");
         fs::create_dir(&path).unwrap();
         Self { w, path }
     }
 
-    /// A home with this ~/.ssh/config.
-    fn with(w: &'a World, config: &str) -> Self {
+    /// A home directory with this ~/.ssh/config.
+    fn with(w: &'a Lab, config: &str) -> Self {
         let home = Self::new(w);
         fs::create_dir(home.path.join(".ssh")).unwrap();
         fs::write(home.file(), config).unwrap();
@@ -50,7 +50,6 @@ impl<'a> Home<'a> {
         command
     }
 
-    /// `arcssh config` with these arguments.
     fn arcssh(&self, arguments: &[&str]) -> Command {
         let mut arcssh = self.command(ARCSSH);
         arcssh.arg("config").args(arguments);
@@ -62,51 +61,56 @@ impl<'a> Home<'a> {
         run(&mut self.arcssh(arguments))
     }
 
-    /// Runs `arcssh config`, which must succeed; what it says besides the list of changes, with the home's path as `~`.
+    /// Runs `arcssh config`, which must succeed. Returns its messages without the list of changes, with the home
+    /// directory as `~`.
     #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        self.said(arguments).lines().filter(|line| !is_change(line)).map(|line| format!("{line}\n")).collect()
+    fn succeed(&self, arguments: &[&str]) -> String {
+        self.succeed_with_changes(arguments)
+            .lines()
+            .filter(|line| !is_change(line))
+            .map(|line| format!("{line}\n"))
+            .collect()
     }
 
-    /// The same with the list of changes.
+    /// Returns all messages of a successful run.
     #[track_caller]
-    fn said(&self, arguments: &[&str]) -> String {
+    fn succeed_with_changes(&self, arguments: &[&str]) -> String {
         let run = self.config(arguments);
         assert_eq!((run.code, run.stdout.len()), (Some(0), 0), "{}", run.stderr);
-        self.short(&run.stderr)
+        self.with_tilde(&run.stderr)
     }
 
-    /// The list of changes alone, without `arcssh: `.
+    /// Returns the list of changes, without `arcssh: `.
     #[track_caller]
     fn changes(&self, arguments: &[&str]) -> Vec<String> {
-        let said = self.said(arguments);
-        let lines = said.lines().filter(|line| is_change(line));
+        let output = self.succeed_with_changes(arguments);
+        let lines = output.lines().filter(|line| is_change(line));
         lines.map(|line| line.trim_start_matches("arcssh: ").to_owned()).collect()
     }
 
-    /// Runs `arcssh config`, which must fail with status 1 or another and change nothing; what it says.
+    /// Runs `arcssh config`, which must fail with this status and change nothing. Returns its messages.
     #[track_caller]
-    fn refused(&self, status: i32, arguments: &[&str]) -> String {
+    fn fail(&self, status: i32, arguments: &[&str]) -> String {
         let before = fs::read(self.file()).ok();
         let run = self.config(arguments);
         assert_eq!((run.code, run.stdout.len()), (Some(status), 0), "{}", run.stderr);
         assert_eq!(fs::read(self.file()).ok(), before);
-        assert_eq!(self.temporary(), Vec::<String>::new());
-        self.short(&run.stderr)
+        assert_eq!(self.temporary_files(), Vec::<String>::new());
+        self.with_tilde(&run.stderr)
     }
 
-    fn short(&self, text: &str) -> String {
+    fn with_tilde(&self, text: &str) -> String {
         text.replace(self.path.to_str().unwrap(), "~")
     }
 
-    /// Files that an edit leaves behind when it is cut off.
-    fn temporary(&self) -> Vec<String> {
+    /// Temporary files of an interrupted edit.
+    fn temporary_files(&self) -> Vec<String> {
         let Ok(files) = fs::read_dir(self.path.join(".ssh")) else { return Vec::new() };
         let names = files.flatten().map(|file| file.file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(".arcssh-")).collect()
     }
 
-    /// What `ssh -G` says of a keyword.
+    /// The value of a keyword in the output of `ssh -G`.
     #[track_caller]
     fn effective(&self, alias: &str, keyword: &str) -> String {
         let mut ssh = self.command("ssh");
@@ -115,7 +119,7 @@ impl<'a> Home<'a> {
         value.unwrap_or_default().to_owned()
     }
 
-    /// The names of the sections in the file, the closing one left out.
+    /// The host entries in the file, without `Host *`.
     fn hosts(&self) -> Vec<String> {
         let text = self.text();
         let hosts = text.lines().filter_map(|line| line.strip_prefix("Host ")).filter(|host| *host != "*");
@@ -123,7 +127,7 @@ impl<'a> Home<'a> {
     }
 }
 
-/// Whether a line tells what a run adds, changes or removes.
+/// Returns whether a line reports an addition, change or removal.
 fn is_change(line: &str) -> bool {
     ["add ", "change ", "rename ", "remove "].iter().any(|kind| line.starts_with(&format!("arcssh: {kind}")))
 }
@@ -133,20 +137,20 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_missing_configuration_is_made_for_its_owner_alone() {
-    let w = world(&["web01"]);
+fn a_new_configuration_file_is_private() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    assert_eq!(home.done(&["web01"]), "arcssh: wrote 1 host to ~/.ssh/config\n");
+    assert_eq!(home.succeed(&["web01"]), "arcssh: wrote 1 host to ~/.ssh/config\n");
     assert_eq!((mode(&home.path.join(".ssh")), mode(&home.file())), (0o700, 0o600));
     assert_eq!(home.hosts(), ["web01"]);
-    assert_eq!(home.temporary(), Vec::<String>::new());
+    assert_eq!(home.temporary_files(), Vec::<String>::new());
 }
 
 #[test]
-fn the_section_carries_what_ssh_needs_and_nothing_that_weakens_it() {
-    let w = world(&["web01"]);
+fn a_host_entry_has_the_needed_options_and_weakens_no_check() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["web01", "--user", "me", "--port", "2222", "--identity", "~/.ssh/key"]);
+    home.succeed(&["web01", "--user", "me", "--port", "2222", "--identity", "~/.ssh/key"]);
     let id = w.id();
     assert_eq!(home.effective("web01", "hostname"), "web01");
     assert_eq!(home.effective("web01", "user"), "me");
@@ -161,177 +165,179 @@ fn the_section_carries_what_ssh_needs_and_nothing_that_weakens_it() {
 }
 
 #[test]
-fn mode_owner_and_links_of_the_file_stay() {
-    let w = world(&["web01"]);
+fn mode_owner_and_links_of_the_file_are_preserved() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let real = home.path.join("dotfiles");
     fs::create_dir(&real).unwrap();
     fs::rename(home.file(), real.join("config")).unwrap();
     symlink("../dotfiles/config", home.file()).unwrap();
     fs::set_permissions(real.join("config"), Permissions::from_mode(0o640)).unwrap();
-    let root = is_root(&home) && may_become(12345);
-    if root {
+    let is_root_user = is_root(&home) && may_become(12345);
+    if is_root_user {
         chown(real.join("config"), Some(12345), Some(23456)).unwrap();
     }
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     assert!(fs::symlink_metadata(home.file()).unwrap().is_symlink());
     let file = fs::metadata(real.join("config")).unwrap();
     assert_eq!(file.mode() & 0o7777, 0o640);
-    if root {
+    if is_root_user {
         assert_eq!((file.uid(), file.gid()), (12345, 23456));
     }
     assert!(home.text().ends_with("\nHost other\n"));
 }
 
 #[test]
-fn a_link_that_leads_nowhere_yet_is_followed() {
-    let w = world(&["web01"]);
+fn a_dangling_link_is_followed() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::create_dir(home.path.join(".ssh")).unwrap();
     symlink("../dotfiles/ssh/config", home.file()).unwrap();
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     assert!(fs::symlink_metadata(home.file()).unwrap().is_symlink());
     assert_eq!(mode(&home.path.join("dotfiles/ssh/config")), 0o600);
 }
 
 #[test]
-fn a_linked_folder_is_followed() {
-    let w = world(&["web01"]);
+fn a_linked_directory_is_followed() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::create_dir(home.path.join("real")).unwrap();
     symlink("real", home.path.join(".ssh")).unwrap();
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     assert!(home.path.join("real/config").is_file());
     assert!(fs::symlink_metadata(home.path.join(".ssh")).unwrap().is_symlink());
 }
 
 #[test]
-fn backups_hold_the_file_as_it_was_and_the_first_one_stays() {
-    let w = world(&["web01"]);
+fn backups_contain_the_previous_file_and_the_first_one_stays() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other");
     fs::set_permissions(home.file(), Permissions::from_mode(0o600)).unwrap();
-    let told = home.done(&["web01"]);
-    assert_eq!(told, "arcssh: wrote 1 host to ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup)\n");
+    let output = home.succeed(&["web01"]);
+    assert_eq!(output, "arcssh: wrote 1 host to ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup)\n");
     let backup = home.path.join(".ssh/.config.arcssh-backup");
-    let first = || (fs::read_to_string(&backup).unwrap(), mode(&backup));
-    assert_eq!(first(), ("Host other".into(), 0o600));
+    let oldest = || (fs::read_to_string(&backup).unwrap(), mode(&backup));
+    assert_eq!(oldest(), ("Host other".into(), 0o600));
     let mut texts = BTreeSet::new();
     for user in 0..14 {
         texts.insert(home.text());
-        home.done(&["web01", "--user", &format!("user{user}")]);
+        home.succeed(&["web01", "--user", &format!("user{user}")]);
     }
-    assert_eq!(first(), ("Host other".into(), 0o600));
+    assert_eq!(oldest(), ("Host other".into(), 0o600));
     let names = fs::read_dir(home.path.join(".ssh")).unwrap().map(|file| file.unwrap().path());
     let backups: Vec<PathBuf> = names.filter(|path| *path != home.file()).collect();
     assert_eq!(backups.len(), 10);
-    let kept = backups.iter().filter(|path| texts.contains(&fs::read_to_string(path).unwrap())).count();
-    assert_eq!(kept, 9, "one version each");
+    let versions = backups.iter().filter(|path| texts.contains(&fs::read_to_string(path).unwrap())).count();
+    assert_eq!(versions, 9, "each backup has another version");
 }
 
 #[test]
-fn a_link_in_the_place_of_a_backup_leads_to_no_other_file() {
-    let w = world(&["web01"]);
+fn a_link_at_the_path_of_a_backup_is_not_followed() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other");
     let precious = home.path.join("precious");
     fs::write(&precious, "mine").unwrap();
     symlink(&precious, home.path.join(".ssh/.config.arcssh-backup")).unwrap();
-    let told = home.done(&["web01"]);
-    assert!(told.ends_with(" (backup: ~/.ssh/.config.arcssh-backup.1)\n"), "{told}");
+    let output = home.succeed(&["web01"]);
+    assert!(output.ends_with(" (backup: ~/.ssh/.config.arcssh-backup.1)\n"), "{output}");
     assert_eq!(fs::read_to_string(precious).unwrap(), "mine");
 }
 
 #[test]
-fn a_backup_beside_an_included_file_is_not_included() {
-    let w = world(&["web01"]);
+fn the_backup_of_an_included_file_is_not_included() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "");
     let folder = home.path.join("included");
     fs::create_dir(&folder).unwrap();
     fs::write(home.file(), format!("Include {}/*\n", folder.display())).unwrap();
-    home.done(&["web01", "--user", "old", "--file", "included/arc"]);
-    home.done(&["--remove", "--file", "included/arc"]);
+    home.succeed(&["web01", "--user", "old", "--file", "included/arc"]);
+    home.succeed(&["--remove", "--file", "included/arc"]);
     assert_ne!(home.effective("web01", "user"), "old");
 }
 
 #[test]
-fn running_it_twice_changes_nothing_and_says_so() {
-    let w = world(&["web01", "web02"]);
+fn a_second_run_changes_nothing() {
+    let w = lab(&["web01", "web02"]);
     let home = Home::with(&w, "# mine\r\nHost other\r\n\tUser x");
-    home.done(&["web01", "web02", "--user", "me", "--wildcard", "*.arc"]);
+    home.succeed(&["web01", "web02", "--user", "me", "--wildcard", "*.arc"]);
     let (text, inode) = (home.text(), fs::metadata(home.file()).unwrap().ino());
     let again = ["web01", "web02", "--user", "me", "--wildcard", "*.arc"];
     for arguments in [&again[..], &again[..1], &[]] {
-        assert_eq!(home.done(arguments), "arcssh: ~/.ssh/config is up to date\n");
+        assert_eq!(home.succeed(arguments), "arcssh: ~/.ssh/config is up to date\n");
         assert_eq!((home.text(), fs::metadata(home.file()).unwrap().ino()), (text.clone(), inode));
     }
 }
 
 #[test]
-fn taking_the_block_out_gives_back_every_byte() {
-    let w = world(&["web01"]);
+fn removing_the_block_restores_every_byte() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "");
     for original in ["", "Host a", "# ü\r\nHost a\r\n\tPort 1\n\n", "\n\nUser u\n", "Match all\n User x"] {
         fs::write(home.file(), original).unwrap();
-        home.done(&["web01"]);
-        let told = home.done(&["--remove"]);
+        home.succeed(&["web01"]);
+        let output = home.succeed(&["--remove"]);
         assert!(
-            told.starts_with(
-                "arcssh: removed host entries from ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup"
-            ),
-            "{told}"
+            output.starts_with("arcssh: removed host entries from ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup"),
+            "{output}"
         );
         assert_eq!(home.text(), original);
-        assert_eq!(home.done(&["--remove"]), "arcssh: ~/.ssh/config is up to date\n");
+        assert_eq!(home.succeed(&["--remove"]), "arcssh: ~/.ssh/config is up to date\n");
     }
 }
 
 #[test]
-fn what_is_no_text_is_left_alone() {
-    let w = world(&["web01"]);
+fn a_file_that_is_not_utf_8_is_unchanged() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "");
     fs::write(home.file(), b"# caf\xe9\n").unwrap();
-    assert_eq!(home.refused(1, &["web01"]), "arcssh: ~/.ssh/config is not UTF-8 text\n");
+    assert_eq!(home.fail(1, &["web01"]), "arcssh: ~/.ssh/config is not UTF-8 text\n");
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_leads_to_another_file() {
-    let w = world(&["web01"]);
+fn a_directory_that_cannot_be_created_gets_a_hint() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     std::os::unix::fs::symlink("nowhere/.ssh", home.path.join(".ssh")).unwrap();
-    let told = home.refused(1, &["web01"]);
-    assert!(told.starts_with("arcssh: cannot create ~/.ssh: "), "{told}");
+    let output = home.fail(1, &["web01"]);
+    assert!(output.starts_with("arcssh: cannot create ~/.ssh: "), "{output}");
     let hint = "arcssh: hint: arcssh config --file FILE writes another file, for ssh -F FILE";
-    assert_eq!(told.lines().nth(1), Some(hint));
+    assert_eq!(output.lines().nth(1), Some(hint));
 }
 
 #[test]
-fn what_ssh_cannot_read_is_left_alone() {
-    let w = world(&["web01"]);
+fn a_file_that_ssh_rejects_is_unchanged() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "\u{feff}Host a\n");
-    let told = home.refused(1, &["web01"]);
-    assert!(told.starts_with("arcssh: ssh does not accept ~/.ssh/") && told.contains("line 1"), "{told}");
+    let output = home.fail(1, &["web01"]);
+    assert!(
+        output.starts_with("arcssh: ssh does not accept ~/.ssh/") && output.contains("line 1"),
+        "{output}"
+    );
     fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
-    let told = home.refused(1, &["web01"]);
-    assert!(told.to_lowercase().contains("bad configuration option: bogus"), "{told}");
+    let output = home.fail(1, &["web01"]);
+    assert!(output.to_lowercase().contains("bad configuration option: bogus"), "{output}");
 }
 
 #[test]
-fn unbalanced_markers_are_refused_by_line() {
-    let w = world(&["web01"]);
+fn unbalanced_markers_are_rejected_with_their_line() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
-    let told = "arcssh: line 3 begins an arcssh block that no line ends\n";
+    let expected = "arcssh: line 3 begins an arcssh block that no line ends\n";
     for arguments in
         [&["web01"][..], &["--remove"], &["--verify"], &["--remove", "b"], &["web01", "--dry-run"]]
     {
-        assert_eq!(home.refused(1, arguments), told, "{arguments:?}");
+        assert_eq!(home.fail(1, arguments), expected, "{arguments:?}");
     }
 }
 
-/// Whether the tests are run by root, who may read and write everywhere.
+/// Returns whether root runs the tests, who may read and write all files.
 fn is_root(home: &Home<'_>) -> bool {
     fs::metadata(&home.path).unwrap().uid() == 0
 }
 
-/// The command as a user who owns the home and has no privilege; `None` if root cannot become another user here.
+/// Runs `arcssh config` as a user without privileges who owns the home directory. Returns `None` if root cannot change
+/// the user here.
 fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Option<Run> {
     if !is_root(home) {
         return Some(home.config(arguments));
@@ -339,8 +345,8 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Option<Run> {
     if !may_become(65534) {
         return None;
     }
-    // Where the program was built may be closed to others. A copy of our own making could be busy when it is started:
-    // other tests fork meanwhile.
+    // Other users may have no access to the build directory. Another process makes the copy: a forked child of another
+    // test may otherwise hold it open for writing, and exec fails then.
     let copy = home.w.home().join("arcssh");
     program_at(&copy, Path::new(ARCSSH));
     for path in [home.w.home(), home.w.emulator().directory(), &copy] {
@@ -355,62 +361,62 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Option<Run> {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_is_named() {
-    let w = world(&["web01"]);
+fn an_unreadable_file_is_named() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     fs::set_permissions(home.file(), Permissions::from_mode(0o000)).unwrap();
     let Some(run) = unprivileged(&home, &["web01"]) else { return };
     assert_eq!(run.code, Some(1));
     assert_eq!(
-        home.short(&run.stderr),
+        home.with_tilde(&run.stderr),
         "arcssh: cannot read ~/.ssh/config: Permission denied (os error 13)\n"
     );
 }
 
 #[test]
-fn a_folder_that_may_not_be_written_is_named() {
-    let w = world(&["web01"]);
+fn a_read_only_directory_is_named() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o500)).unwrap();
     let Some(run) = unprivileged(&home, &["web01"]) else { return };
     fs::set_permissions(home.path.join(".ssh"), Permissions::from_mode(0o700)).unwrap();
     assert_eq!(run.code, Some(1));
-    let told = home.short(&run.stderr);
-    assert!(told.starts_with("arcssh: cannot write to ~/.ssh: Permission denied"), "{told}");
+    let output = home.with_tilde(&run.stderr);
+    assert!(output.starts_with("arcssh: cannot write to ~/.ssh: Permission denied"), "{output}");
     assert_eq!(home.text(), "Host a\n");
 }
 
 #[test]
-fn writers_at_once_all_come_to_their_turn() {
+fn concurrent_writers_all_succeed() {
     let names: Vec<String> = (0..8).map(|n| format!("web{n}")).collect();
     let machines: Vec<&str> = names.iter().map(String::as_str).collect();
-    let w = world(&machines);
+    let w = lab(&machines);
     let home = Home::with(&w, "Host other\n");
-    let piped = |name: &&str| {
+    let start = |name: &&str| {
         let mut arcssh = home.arcssh(&[name]);
         arcssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let writers: Vec<_> = machines.iter().map(piped).collect();
+    let writers: Vec<_> = machines.iter().map(start).collect();
     for writer in writers {
         let run = finish(writer);
         assert_eq!(run.code, Some(0), "{}", run.stderr);
     }
     let hosts: BTreeSet<String> = home.hosts().into_iter().filter(|host| host != "other").collect();
     assert_eq!(hosts, names.iter().cloned().collect());
-    assert_eq!(home.done(&["--verify"]), "arcssh: verified 8 hosts in ~/.ssh/config\n");
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 8 hosts in ~/.ssh/config\n");
     assert!(home.text().ends_with("\n\nHost other\n"));
-    assert_eq!(home.temporary(), Vec::<String>::new());
+    assert_eq!(home.temporary_files(), Vec::<String>::new());
 }
 
 #[test]
-fn what_another_program_wrote_before_the_lock_was_had_is_kept() {
-    let w = world(&["web01"]);
+fn changes_made_before_the_lock_is_taken_are_preserved() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     let lock = File::open(home.path.join(".ssh")).unwrap();
     lock.lock().unwrap();
     let mut arcssh = home.arcssh(&["web01"]);
     let arcssh = arcssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // It has read the file by the time that it asks Azure.
+    // arcssh reads the file before its first request to Azure.
     assert!(eventually(LIMIT, || !w.emulator().requests().is_empty()));
     fs::write(home.file(), "Host b\n").unwrap();
     drop(lock);
@@ -420,64 +426,64 @@ fn what_another_program_wrote_before_the_lock_was_had_is_kept() {
 }
 
 #[test]
-fn what_an_editor_saves_at_the_last_moment_is_not_overwritten() {
-    let w = world(&["web01"]);
+fn a_concurrent_save_of_an_editor_is_not_overwritten() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     let save = format!("#!/bin/sh\necho 'Host b' > '{}'\nexec /usr/bin/ssh \"$@\"\n", home.file().display());
     script(&home.path.join("bin"), "ssh", &save);
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
     let run = run(home.arcssh(&["web01"]).env("PATH", path));
-    let told = "arcssh: ~/.ssh/config was changed by another program meanwhile; run the command again\n";
-    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(1), told));
-    assert_eq!((home.text().as_str(), home.temporary()), ("Host b\n", vec![]));
+    let expected = "arcssh: ~/.ssh/config was changed by another program meanwhile; run the command again\n";
+    assert_eq!((run.code, home.with_tilde(&run.stderr).as_str()), (Some(1), expected));
+    assert_eq!((home.text().as_str(), home.temporary_files()), ("Host b\n", vec![]));
 }
 
 #[test]
-fn whoever_reads_the_file_meanwhile_reads_the_old_one_to_its_end() {
-    let w = world(&["web01"]);
+fn a_concurrent_reader_reads_the_old_file_completely() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host old\n");
     let reader = File::open(home.file()).unwrap();
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     assert_eq!(std::io::read_to_string(reader).unwrap(), "Host old\n");
 }
 
 #[test]
-fn a_writer_that_is_killed_leaves_the_old_file_or_the_new_one() {
-    let w = world(&["web01"]);
-    let home = Home::with(&w, &"# a comment of the user's\n".repeat(40_000));
+fn a_killed_writer_leaves_the_old_file_or_the_new_one() {
+    let w = lab(&["web01"]);
+    let home = Home::with(&w, &"# a comment of the user\n".repeat(40_000));
     let state = |port: &str| {
-        home.done(&["--wildcard", "*.arc", "--port", port]);
+        home.succeed(&["--wildcard", "*.arc", "--port", port]);
         home.text()
     };
     let states = [state("1"), state("2")];
     let start = Instant::now();
     assert_eq!(state("1"), states[0]);
-    let whole = start.elapsed();
+    let duration = start.elapsed();
     for n in 0..50 {
         let mut arcssh = home.arcssh(&["--port", ["2", "1"][n % 2]]);
         let mut arcssh = arcssh.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // From the start of a run to beyond its end.
-        thread::sleep(whole * n as u32 / 40);
+        // From the start of a run until after its end.
+        thread::sleep(duration * n as u32 / 40);
         arcssh.kill().unwrap();
         arcssh.wait().unwrap();
-        assert!(states.contains(&home.text()), "after {n} of 40 parts of {whole:?}");
+        assert!(states.contains(&home.text()), "after {n} of 40 parts of {duration:?}");
     }
-    assert_eq!(state("1"), states[0], "another run goes through");
+    assert_eq!(state("1"), states[0], "the next run succeeds");
 }
 
 #[test]
-fn a_dry_run_shows_a_diff_and_exits_with_1_if_there_is_one() {
-    let w = world(&["web01"]);
+fn a_dry_run_prints_a_diff_and_exits_with_1() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let run = home.config(&["web01", "--user", "me", "--dry-run"]);
-    let diff = home.short(&String::from_utf8(run.stdout).unwrap());
+    let diff = home.with_tilde(&String::from_utf8(run.stdout).unwrap());
     assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: add web01 (rg-arc/web01)\n"));
     assert!(diff.starts_with("--- ~/.ssh/config\n+++ ~/.ssh/config\n@@ -1 +1,"), "{diff}");
     assert!(diff.contains("\n+    User me\n") && diff.ends_with("\n Host other\n"), "{diff}");
     assert!(!diff.contains('\u{1b}'));
     assert_eq!(home.text(), "Host other\n");
 
-    home.done(&["web01", "--user", "me"]);
+    home.succeed(&["web01", "--user", "me"]);
     let run = home.config(&["web01", "--dry-run"]);
     assert_eq!((run.code, run.stdout.len(), run.stderr.as_str()), (Some(0), 0, ""));
 
@@ -487,14 +493,14 @@ fn a_dry_run_shows_a_diff_and_exits_with_1_if_there_is_one() {
 }
 
 #[test]
-fn a_dry_run_makes_no_folder() {
-    let w = world(&["web01"]);
+fn a_dry_run_creates_no_directory() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     assert_eq!(home.config(&["web01", "--dry-run"]).code, Some(1));
     assert!(!home.path.join(".ssh").exists());
 }
 
-/// What `arcssh config` shows on a terminal, and its exit status.
+/// The terminal output of `arcssh config`, and its exit status.
 fn config_on_a_terminal(
     home: &Home<'_>,
     arguments: &str,
@@ -507,8 +513,8 @@ fn config_on_a_terminal(
 }
 
 #[test]
-fn a_terminal_has_colours_unless_they_are_not_wanted() {
-    let w = world(&["web01"]);
+fn a_diff_is_coloured_on_a_terminal_unless_no_color_is_set() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let (code, diff) = config_on_a_terminal(&home, "web01 --dry-run", &[]);
     assert_eq!(code, Some(1));
@@ -524,62 +530,65 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
 }
 
 #[test]
-fn a_run_that_removes_only_what_the_user_names_asks_nothing() {
-    let w = world(&["web01"]);
+fn removing_named_entries_needs_no_confirmation() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
-    let (code, said) = config_on_a_terminal(&home, "web01", &[]);
-    assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
-    let (code, said) = config_on_a_terminal(&home, "--remove", &[]);
-    assert_eq!((code, said.lines().count()), (Some(0), 2), "{said}");
-    assert!(said.starts_with("arcssh: remove web01 (rg-arc/web01)\n"), "{said}");
+    let (code, output) = config_on_a_terminal(&home, "web01", &[]);
+    assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
+    let (code, output) = config_on_a_terminal(&home, "--remove", &[]);
+    assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
+    assert!(output.starts_with("arcssh: remove web01 (rg-arc/web01)\n"), "{output}");
 }
 
 #[test]
-fn the_block_can_be_printed_or_written_to_a_file_of_its_own() {
-    let w = world(&["web01"]);
+fn the_block_can_be_printed_or_written_to_another_file() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let printed = run(&mut home.arcssh(&["web01", "--output", "-"])).clean();
     assert!(!home.path.join(".ssh").exists());
-    assert_eq!(home.done(&["web01", "--file", "arc.conf"]), "arcssh: wrote 1 host to arc.conf\n");
+    assert_eq!(home.succeed(&["web01", "--file", "arc.conf"]), "arcssh: wrote 1 host to arc.conf\n");
     assert_eq!(fs::read_to_string(home.path.join("arc.conf")).unwrap(), printed);
     assert!(!home.path.join(".ssh").exists());
     let mut ssh = home.command("ssh");
     let effective = run(ssh.args(["-T", "-G", "-F", "arc.conf", "web01"])).clean();
     assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy ")), "{effective}");
-    assert_eq!(home.done(&["--verify", "--file", "arc.conf"]), "arcssh: verified 1 host in arc.conf\n");
+    assert_eq!(
+        home.succeed(&["--verify", "--file", "arc.conf"]),
+        "arcssh: verified 1 host in arc.conf\n"
+    );
     assert_eq!(home.config(&["web01", "--output", "file"]).code, Some(2));
 }
 
 #[test]
-fn a_bare_run_refreshes_with_the_options_of_the_last_one() {
-    let w = world(&["web01"]);
+fn a_run_without_arguments_refreshes_with_the_stored_options() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    let given = ["-g", "rg-arc", "--user", "me", "--port", "2222", "--identity", "~/k", "--control-master"];
-    home.done(&given);
+    let options = ["-g", "rg-arc", "--user", "me", "--port", "2222", "--identity", "~/k", "--control-master"];
+    home.succeed(&options);
     let written = home.text();
     let damaged = written.replace("    User me\n", "").replace("Host web01", "Host web00");
     fs::write(home.file(), damaged).unwrap();
-    home.done(&[]);
+    home.succeed(&[]);
     assert_eq!(home.text(), written);
-    home.done(&["--user", "you"]);
+    home.succeed(&["--user", "you"]);
     assert_eq!(home.text(), written.replace("User me\n", "User you\n").replace("\"me\"", "\"you\""));
 }
 
 #[test]
-fn a_machine_that_is_new_in_a_kept_group_comes_by_itself() {
-    let w = world(&["web01"]);
+fn a_refresh_adds_new_machines_of_a_stored_group() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["-g", "RG-ARC"]);
+    home.succeed(&["-g", "RG-ARC"]);
     assert_eq!(home.hosts(), ["web01"]);
-    let later = world(&["web01", "web02"]);
+    let larger = lab(&["web01", "web02"]);
     let mut arcssh = home.arcssh(&[]);
-    assert_eq!(run(arcssh.envs(later.emulator().environment())).code, Some(0));
+    assert_eq!(run(arcssh.envs(larger.emulator().environment())).code, Some(0));
     assert_eq!(home.hosts(), ["web01", "web02"]);
 }
 
 #[test]
-fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
-    let w = world(&["web01"]);
+fn stored_platform_cloud_and_paths_do_not_depend_on_the_directory() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::write(home.path.join("key"), "").unwrap();
     fs::write(
@@ -587,7 +596,7 @@ fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
         "Host {patterns}\n  IdentityFile {identity_file}\n  ProxyCommand {proxy_command}\n",
     )
     .unwrap();
-    home.done(&[
+    home.succeed(&[
         "web01",
         "--identity",
         "key",
@@ -600,286 +609,294 @@ fn platform_cloud_and_paths_are_kept_wherever_the_next_run_starts() {
     ]);
     let text = home.text();
     assert!(
-        home.short(&text).contains("\n  IdentityFile ~/key\n") && text.contains("--cloud china\n"),
+        home.with_tilde(&text).contains("\n  IdentityFile ~/key\n") && text.contains("--cloud china\n"),
         "{text}"
     );
     let mut arcssh = home.arcssh(&[]);
     let run = run(arcssh.current_dir("/"));
-    assert_eq!(home.short(&run.stderr), "arcssh: ~/.ssh/config is up to date\n");
+    assert_eq!(home.with_tilde(&run.stderr), "arcssh: ~/.ssh/config is up to date\n");
 }
 
 #[test]
-fn a_section_connects_in_the_name_that_it_was_written_in() {
-    let w = world(&["web01"]);
+fn a_host_entry_uses_its_credential_and_tenant() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let tenant =
         w.emulator().environment().into_iter().find(|(name, _)| name == "AZURE_TENANT_ID").unwrap().1;
-    home.done(&["web01", "--credential", "environment", "--tenant", &tenant]);
+    home.succeed(&["web01", "--credential", "environment", "--tenant", &tenant]);
     let command = format!(" --port %p --credential environment --tenant {tenant}\n");
     assert!(home.text().contains(&command), "{}", home.text());
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
+    assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
 
-    home.done(&["--credential", "any"]);
+    home.succeed(&["--credential", "any"]);
     let command = format!(" --port %p --tenant {tenant}\n");
     assert!(home.text().contains(&command), "{}", home.text());
 }
 
 #[test]
-fn without_anything_named_it_says_how_to_name_it() {
-    let w = world(&["web01"]);
+fn a_run_without_machines_gets_a_hint() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    let told = "arcssh: no machine is named\narcssh: hint: arcssh config --help shows how to name one\n";
-    assert_eq!(home.refused(2, &[]), told);
+    let expected = "arcssh: no machine is named\narcssh: hint: arcssh config --help shows how to name one\n";
+    assert_eq!(home.fail(2, &[]), expected);
     assert!(!home.path.join(".ssh").exists());
 }
 
 #[test]
-fn a_machine_that_was_taken_out_stays_out_until_it_is_named() {
-    let w = world(&["web01", "web02", "web03"]);
+fn a_removed_machine_stays_out_until_it_is_named() {
+    let w = lab(&["web01", "web02", "web03"]);
     let home = Home::new(&w);
-    home.done(&["-g", "rg-arc", "--wildcard", "*.arc"]);
-    home.done(&["--remove", "WEB02"]);
+    home.succeed(&["-g", "rg-arc", "--wildcard", "*.arc"]);
+    home.succeed(&["--remove", "WEB02"]);
     assert_eq!(home.hosts(), ["web01", "web03", "*.arc"]);
     let text = home.text();
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
-    let told = home.done(&["-g", "rg-arc"]);
+    assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
+    let output = home.succeed(&["-g", "rg-arc"]);
     let out = "arcssh: rg-arc/web02 stays out, since you removed it; to add it: arcssh config rg-arc/web02\n";
-    assert!(told.starts_with(out) && home.text() == text, "{told}");
-    home.done(&["web02"]);
+    assert!(output.starts_with(out) && home.text() == text, "{output}");
+    home.succeed(&["web02"]);
     assert_eq!(home.hosts(), ["web01", "web02", "web03", "*.arc"]);
-    home.done(&["--remove", "*.arc"]);
-    home.done(&[]);
+    home.succeed(&["--remove", "*.arc"]);
+    home.succeed(&[]);
     assert_eq!(home.hosts(), ["web01", "web02", "web03"]);
 }
 
 #[test]
-fn a_machine_is_taken_out_by_any_of_its_names() {
-    let w = world(&["web01", "web02"]);
+fn a_machine_can_be_removed_by_any_of_its_names() {
+    let w = lab(&["web01", "web02"]);
     let home = Home::with(&w, "Host other\r\n");
     let original = home.text();
     let id = w.id();
     for name in ["web01", "rg-arc/web01", "RG-ARC/Web01", &id] {
-        home.done(&["web01", "web02"]);
-        home.done(&["--remove", name]);
+        home.succeed(&["web01", "web02"]);
+        home.succeed(&["--remove", name]);
         assert_eq!(home.hosts(), ["web02", "other"], "{name}");
-        assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
+        assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     }
-    assert_eq!(home.refused(1, &["--remove", "web01"]), "arcssh: web01 is not in the arcssh block\n");
-    assert_eq!(home.refused(1, &["--remove", "*"]), "arcssh: * is not in the arcssh block\n");
-    home.done(&["--remove", "web02"]);
-    assert_eq!(home.text(), original, "nothing is left of the block");
-    assert_eq!(home.refused(1, &["--remove", "web02"]), "arcssh: there is no arcssh block\n");
+    assert_eq!(home.fail(1, &["--remove", "web01"]), "arcssh: web01 is not in the arcssh block\n");
+    assert_eq!(home.fail(1, &["--remove", "*"]), "arcssh: * is not in the arcssh block\n");
+    home.succeed(&["--remove", "web02"]);
+    assert_eq!(home.text(), original, "the block is removed");
+    assert_eq!(home.fail(1, &["--remove", "web02"]), "arcssh: there is no arcssh block\n");
 }
 
 #[test]
-fn a_machine_that_is_gone_can_be_taken_out() {
-    let w = world(&["web01", "web02"]);
+fn a_deleted_machine_can_be_removed() {
+    let w = lab(&["web01", "web02"]);
     let home = Home::new(&w);
-    home.done(&["web01", "web02"]);
+    home.succeed(&["web01", "web02"]);
     fs::write(home.file(), home.text().replace("/machines/web01", "/machines/gone")).unwrap();
-    let told = home.refused(1, &[]);
+    let output = home.fail(1, &[]);
     assert_eq!(
-        told,
+        output,
         "arcssh: remove web01 (rg-arc/gone); Azure has no such machine\n\
          arcssh: nothing was changed: there is no terminal to ask on\n\
          arcssh: hint: the same command with --yes goes ahead\n"
     );
-    home.done(&["--remove", "gone"]);
-    home.done(&[]);
+    home.succeed(&["--remove", "gone"]);
+    home.succeed(&[]);
     assert_eq!(home.hosts(), ["web02"]);
 }
 
 #[test]
-fn a_group_cannot_be_taken_out_by_mistake_for_everything() {
-    let w = world(&["web01"]);
+fn remove_rejects_selectors() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     for selector in [&["-g", "rg-arc"][..], &["--all"], &["--tag", "a=b"], &["-s", "x"]] {
-        let told = home.refused(2, &[&["--remove"], selector].concat());
-        assert!(told.contains("cannot be used with"), "{told}");
+        let output = home.fail(2, &[&["--remove"], selector].concat());
+        assert!(output.contains("cannot be used with"), "{output}");
     }
 }
 
-/// A file and what `--verify` says of it: the block, moved below these lines.
+/// Moves the managed block below these lines, and asserts the first message of `--verify`.
 #[track_caller]
-fn shadowed(home: &Home<'_>, above: &str, told: &str) {
+fn verify_fails_below(home: &Home<'_>, above: &str, expected: &str) {
     let text = home.text();
     fs::write(home.file(), format!("{above}{text}")).unwrap();
     let before = home.text();
     let run = home.config(&["--verify"]);
     assert_eq!((run.code, home.text()), (Some(1), before));
-    assert_eq!(home.short(&run.stderr).lines().next().unwrap(), told, "below\n{above}{}", run.stderr);
+    assert_eq!(
+        home.with_tilde(&run.stderr).lines().next().unwrap(),
+        expected,
+        "below\n{above}{}",
+        run.stderr
+    );
     fs::write(home.file(), text).unwrap();
 }
 
 #[test]
-fn verify_names_file_line_and_option_of_whatever_stands_in_the_way() {
-    let w = world(&["web01"]);
+fn verify_names_file_line_and_option_of_an_override() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["web01", "--user", "me", "--port", "2222"]);
-    assert_eq!(home.done(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+    home.succeed(&["web01", "--user", "me", "--port", "2222"]);
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
 
-    let user =
-        |place: &str| format!("arcssh: ssh does not use the user written for web01: {place} says \"root\"");
-    shadowed(&home, "User root\n", &user("~/.ssh/config line 1"));
-    shadowed(&home, "# x\nHost *\n    Compression yes\n    User root\n", &user("~/.ssh/config line 4"));
-    shadowed(&home, "Host no\n User no\nHost web*\n\tuser=root\n", &user("~/.ssh/config line 4"));
-    shadowed(
+    let user = |location: &str| {
+        format!("arcssh: ssh does not use the user written for web01: {location} says \"root\"")
+    };
+    verify_fails_below(&home, "User root\n", &user("~/.ssh/config line 1"));
+    verify_fails_below(
+        &home,
+        "# x\nHost *\n    Compression yes\n    User root\n",
+        &user("~/.ssh/config line 4"),
+    );
+    verify_fails_below(&home, "Host no\n User no\nHost web*\n\tuser=root\n", &user("~/.ssh/config line 4"));
+    verify_fails_below(
         &home,
         "Host WEB01 !web01\n User no\nHost !x web01\n User \"root\"\n",
         &user("~/.ssh/config line 4"),
     );
     let me = String::from_utf8(run(Command::new("id").arg("-un")).stdout).unwrap();
-    let by_user = format!("Match user no\n User no\nMatch localuser {}\n User root\n", me.trim());
-    shadowed(&home, &by_user, &user("~/.ssh/config line 4"));
-    shadowed(
+    let match_user = format!("Match user no\n User no\nMatch localuser {}\n User root\n", me.trim());
+    verify_fails_below(&home, &match_user, &user("~/.ssh/config line 4"));
+    verify_fails_below(
         &home,
         "Match exec false\n User no\nMatch host web01 exec true\n User root\n",
         &user("~/.ssh/config line 4"),
     );
-    shadowed(&home, "Match all\n User root\nHost *\n", &user("~/.ssh/config line 2"));
+    verify_fails_below(&home, "Match all\n User root\nHost *\n", &user("~/.ssh/config line 2"));
 
     let port = "arcssh: ssh does not use the port written for web01: ~/.ssh/config line 2 says \"22\"";
-    shadowed(&home, "Host *\n    Port 22\n", port);
+    verify_fails_below(&home, "Host *\n    Port 22\n", port);
     let alias =
         "arcssh: ssh does not use the hostkeyalias written for web01: ~/.ssh/config line 2 says \"x\"";
-    shadowed(&home, "Host *\n    HostKeyAlias x\n", alias);
-    for (line, says) in
+    verify_fails_below(&home, "Host *\n    HostKeyAlias x\n", alias);
+    for (line, value) in
         [("ProxyCommand none", ""), ("ProxyJump bastion", ""), ("ProxyCommand nc %h %p", "nc %h %p")]
     {
-        let told = format!(
-            "arcssh: ssh does not use the proxycommand written for web01: ~/.ssh/config line 2 says {says:?}"
+        let expected = format!(
+            "arcssh: ssh does not use the proxycommand written for web01: ~/.ssh/config line 2 says {value:?}"
         );
-        shadowed(&home, &format!("Host *\n    {line}\n"), &told);
+        verify_fails_below(&home, &format!("Host *\n    {line}\n"), &expected);
     }
 }
 
 #[test]
 fn verify_names_the_line_of_an_included_file() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["web01", "--user", "me"]);
+    home.succeed(&["web01", "--user", "me"]);
     let folder = home.path.join("includes ü");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("1.conf"), "Host other\n  User no\n").unwrap();
     fs::write(folder.join("2.conf"), "# here\nHost web??\n  User root\n").unwrap();
-    let told =
+    let expected =
         "arcssh: ssh does not use the user written for web01: ~/includes ü/2.conf line 3 says \"root\"";
     let include = format!("Include \"{}/*.conf\"\n", folder.display());
-    shadowed(&home, &include, told);
-    shadowed(&home, &format!("Host *\n{include}"), told);
-    shadowed(&home, &format!("{include}User later\n"), told);
-    shadowed(&home, &format!("Host other\n{include}Match host web01\n{include}"), told);
-    // An Include of a section that does not apply is read, and sets nothing.
+    verify_fails_below(&home, &include, expected);
+    verify_fails_below(&home, &format!("Host *\n{include}"), expected);
+    verify_fails_below(&home, &format!("{include}User later\n"), expected);
+    verify_fails_below(&home, &format!("Host other\n{include}Match host web01\n{include}"), expected);
+    // ssh reads an Include in an entry that does not match, but ignores its options.
     fs::write(folder.join("2.conf"), "User root\nMatch all\nUser no\n").unwrap();
-    let told = "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 4 says \"root\"";
-    shadowed(&home, &format!("Host other\n{include}Match host web01\nUser root\n"), told);
+    let expected = "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 4 says \"root\"";
+    verify_fails_below(&home, &format!("Host other\n{include}Match host web01\nUser root\n"), expected);
 }
 
 #[test]
-fn what_stands_above_a_kept_block_keeps_a_change_from_being_written() {
-    let w = world(&["web01"]);
+fn a_change_that_another_entry_overrides_is_not_written() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     fs::write(home.file(), format!("Host *\n    User root\n\n{}", home.text())).unwrap();
-    let told = home.refused(1, &["--user", "me"]);
+    let output = home.fail(1, &["--user", "me"]);
     assert_eq!(
-        told,
+        output,
         "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 2 says \"root\"\n\
          arcssh: hint: move line 2 of ~/.ssh/config below the arcssh block\n"
     );
 }
 
 #[test]
-fn verify_without_a_block_says_so() {
-    let w = world(&["web01"]);
+fn verify_without_a_block_fails() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
-    assert_eq!(home.refused(1, &["--verify"]), "arcssh: ~/.ssh/config holds no arcssh block\n");
+    assert_eq!(home.fail(1, &["--verify"]), "arcssh: ~/.ssh/config holds no arcssh block\n");
 }
 
 #[test]
-fn where_no_ssh_is_installed_it_is_written_with_a_warning() {
-    let w = world(&["web01"]);
+fn without_ssh_the_file_is_written_with_a_warning() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let run = run(home.arcssh(&["web01"]).env("PATH", home.path.join("nothing")));
-    let told = "arcssh: cannot verify the host entries: ssh is not installed\narcssh: add web01 (rg-arc/web01)\narcssh: wrote 1 host to ~/.ssh/config\n";
-    assert_eq!((run.code, home.short(&run.stderr).as_str()), (Some(0), told));
+    let expected = "arcssh: cannot verify the host entries: ssh is not installed\narcssh: add web01 (rg-arc/web01)\narcssh: wrote 1 host to ~/.ssh/config\n";
+    assert_eq!((run.code, home.with_tilde(&run.stderr).as_str()), (Some(0), expected));
     assert_eq!(home.hosts(), ["web01"]);
     let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
     assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: no ssh is installed\n"));
 }
 
 #[test]
-fn nothing_is_changed_unless_ssh_agrees() {
-    let w = world(&["web01"]);
+fn nothing_is_written_if_ssh_reads_other_values() {
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     script(&home.path.join("bin"), "ssh", "#!/bin/sh\necho 'user other'\n");
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
     let run = run(home.arcssh(&["web01"]).env("PATH", path));
     assert_eq!(run.code, Some(1));
-    assert_eq!((home.text().as_str(), home.temporary()), ("Host a\n", vec![]));
+    assert_eq!((home.text().as_str(), home.temporary_files()), ("Host a\n", vec![]));
     assert!(!home.path.join(".ssh/.config.arcssh-backup").exists());
 }
 
-fn two_groups() -> World {
+fn same_name_in_two_groups() -> Lab {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    world_with(&["solo"], |builder| {
-        builder.machine(machine("web01", "rg-a")).machine(machine("Web01", "rg-b"))
-    })
+    lab_with(&["solo"], |builder| builder.machine(machine("web01", "rg-a")).machine(machine("Web01", "rg-b")))
 }
 
 #[test]
 fn an_ambiguous_name_lists_the_candidates() {
-    let w = two_groups();
+    let w = same_name_in_two_groups();
     let home = Home::new(&w);
     assert_eq!(
-        home.refused(5, &["web01"]),
+        home.fail(5, &["web01"]),
         "arcssh: 2 machines are called web01: rg-a/web01, rg-b/Web01\n\
          arcssh: hint: name the machine as GROUP/NAME\n"
     );
-    home.done(&["rg-b/web01"]);
-    // Its name tells it apart from all others that there are, whichever of them have sections.
+    home.succeed(&["rg-b/web01"]);
+    // The name is unique among all visible machines, including those without a host entry.
     assert_eq!(home.hosts(), ["web01.rg-b Web01.rg-b"]);
     assert_eq!(
-        home.refused(5, &["web99"]),
+        home.fail(5, &["web99"]),
         "arcssh: no Arc machine that this identity sees is called web99\n\
          arcssh: hint: arcssh list shows the machines that this identity sees\n"
     );
 }
 
 #[test]
-fn machines_of_one_name_go_by_name_and_group() {
-    let w = two_groups();
+fn machines_with_the_same_name_get_name_and_group() {
+    let w = same_name_in_two_groups();
     let home = Home::new(&w);
-    home.done(&["--all"]);
+    home.succeed(&["--all"]);
     assert_eq!(home.hosts(), ["solo", "web01.rg-a", "web01.rg-b Web01.rg-b"]);
     assert!(home.effective("Web01.rg-b", "proxycommand").contains("/rg-b/"));
-    let told = home.refused(5, &["--remove", "web01"]);
-    assert!(told.starts_with("arcssh: 2 machines are called web01: web01.rg-a, web01.rg-b\n"), "{told}");
-    home.done(&["--remove", "rg-a/web01"]);
+    let output = home.fail(5, &["--remove", "web01"]);
+    assert!(output.starts_with("arcssh: 2 machines are called web01: web01.rg-a, web01.rg-b\n"), "{output}");
+    home.succeed(&["--remove", "rg-a/web01"]);
     assert_eq!(home.hosts(), ["solo", "web01.rg-b Web01.rg-b"]);
 }
 
 #[test]
-fn a_name_that_looks_like_name_and_group_is_told_apart_from_one() {
+fn a_name_that_looks_like_name_and_group_stays_unique() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("web01", "rg-a")).machine(machine("web01", "rg-b"));
         builder.machine(machine("web01.rg-a", "rg-c"))
     });
     let home = Home::new(&w);
-    home.done(&["--all"]);
+    home.succeed(&["--all"]);
     assert_eq!(home.hosts(), ["web01.rg-a.azure-arc", "web01.rg-b", "web01.rg-a.rg-c"]);
-    // Neither is the machine of a name that both may have.
+    // A name that fits two machines resolves to neither.
     let wildcard = run(&mut w.arcssh(&["proxy", "--host", "web01.rg-a"]));
     assert!(wildcard.stderr.contains("2 machines are called web01.rg-a: "), "{}", wildcard.stderr);
 }
 
 #[test]
-fn a_name_with_capitals_can_be_typed_either_way() {
-    let w = world_with(&[], |builder| builder.machine(Machine::new("WIN-SQL01").vm_id("0A1B-2C3D")));
+fn a_name_with_capitals_also_works_in_lower_case() {
+    let w = lab_with(&[], |builder| builder.machine(Machine::new("WIN-SQL01").vm_id("0A1B-2C3D")));
     let home = Home::new(&w);
-    home.done(&["win-sql01"]);
+    home.succeed(&["win-sql01"]);
     assert_eq!(home.hosts(), ["win-sql01 WIN-SQL01"]);
     for name in ["win-sql01", "WIN-SQL01"] {
         assert!(home.effective(name, "proxycommand").ends_with("/machines/WIN-SQL01 --port %p"), "{name}");
@@ -896,39 +913,39 @@ const TYPES: [&str; 4] = [
 
 #[test]
 fn all_types_of_arc_machines_are_found() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         TYPES
             .iter()
             .zip(["a", "b", "c", "d"])
             .fold(builder, |builder, (kind, name)| builder.machine(Machine::new(name).resource_type(kind)))
     });
     let home = Home::new(&w);
-    home.done(&["--all"]);
-    let all_are_there = || {
+    home.succeed(&["--all"]);
+    let assert_all_found = || {
         for (kind, name) in TYPES.iter().zip(["a", "b", "c", "d"]) {
             let command = home.effective(name, "proxycommand");
             assert!(command.ends_with(&format!("/providers/{kind}/{name} --port %p")), "{command}");
         }
     };
-    all_are_there();
-    // Lists serve where Resource Graph is refused.
+    assert_all_found();
+    // The lists of each subscription replace Resource Graph if Azure denies access to it.
     w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph));
-    home.done(&[]);
-    all_are_there();
+    home.succeed(&[]);
+    assert_all_found();
 }
 
-/// The specification's own example of a machine holds null in most places.
+/// Most properties in the example of the REST specification are null.
 #[test]
-fn what_is_null_or_of_another_form_hides_no_machine() {
-    let w = world(&["web01"]);
+fn null_and_malformed_properties_hide_no_machine() {
+    let w = lab(&["web01"]);
     let id = w.id();
     let rows = serde_json::json!([
         { "id": id, "name": "web01", "tags": "", "location": null, "kind": null, "properties": {
             "osProfile": null, "guestAgentProfile": null, "status": "Connected", "agentVersion": 1.67,
             "osName": "", "osType": "Linux" } },
         { "id": id.replace("web01", "web02"), "tags": null, "properties": null },
-        { "id": null, "name": "no machine" },
-        { "name": "no machine either" },
+        { "id": null, "name": "not a machine" },
+        { "name": "neither a machine" },
     ]);
     for (call, list) in [(ArmCall::ResourceGraph, "data"), (ArmCall::List, "value")] {
         if call == ArmCall::List {
@@ -940,19 +957,19 @@ fn what_is_null_or_of_another_form_hides_no_machine() {
         let text = run(&mut w.arcssh(&["list", "--format", "json"])).clean();
         let machines: serde_json::Value = serde_json::from_str(&text).unwrap();
         let names: Vec<&str> =
-            machines.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+            machines.as_array().unwrap().iter().filter_map(|machine| machine["name"].as_str()).collect();
         assert_eq!(names, ["web01", "web02"], "{call:?}");
         assert_eq!((&machines[0]["os"], &machines[0]["status"]), (&"linux".into(), &"Connected".into()));
     }
 }
 
 #[test]
-fn a_list_that_leads_in_a_circle_ends() {
-    let w = world(&["web01"]);
+fn a_circular_list_ends() {
+    let w = lab(&["web01"]);
     let page = format!(r#"{{"$skipToken":"again","data":[{{"id":"{}"}}]}}"#, w.id());
     w.emulator()
         .arm_fault(ArmFault::raw(200, "application/json", &page).on(ArmCall::ResourceGraph).times(100));
-    assert_eq!(run(&mut w.arcssh(&["list"])).clean().lines().count(), 2, "lists serve");
+    assert_eq!(run(&mut w.arcssh(&["list"])).clean().lines().count(), 2, "the lists replace Resource Graph");
     let (_, arm) =
         w.emulator().environment().into_iter().find(|(name, _)| name == "ARCSSH_ARM_ENDPOINT").unwrap();
     let link = format!(r#"{{"value":[],"nextLink":"{arm}/subscriptions?api-version=2022-12-01"}}"#);
@@ -962,11 +979,12 @@ fn a_list_that_leads_in_a_circle_ends() {
     assert!(run.stderr.contains("its pages lead back to one that was there"), "{}", run.stderr);
 }
 
-/// A subscription can be seen by whoever may not list what it holds, and need not know the type.
+/// A user may see a subscription without permission to list its resources. A subscription may not have the type
+/// registered.
 #[test]
-fn one_subscription_that_is_refused_hides_no_other() {
+fn a_denied_subscription_hides_no_other() {
     let other = "5b5c4700-0000-4000-8000-000000000002";
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("web02").subscription(other)));
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("web02").subscription(other)));
     w.emulator()
         .arm_fault(ArmFault::new(403, "AuthorizationFailed", "No.").on(ArmCall::ResourceGraph).times(2));
     w.emulator().arm_fault(ArmFault::new(409, "MissingSubscriptionRegistration", "No.").on(ArmCall::List));
@@ -978,34 +996,34 @@ fn one_subscription_that_is_refused_hides_no_other() {
 }
 
 #[test]
-fn machines_of_one_name_and_group_but_different_types_are_told_apart() {
-    let w = world_with(&[], |builder| {
+fn machines_that_differ_only_in_type_get_unique_names() {
+    let w = lab_with(&[], |builder| {
         TYPES.iter().fold(builder, |builder, kind| builder.machine(Machine::new("vm").resource_type(kind)))
     });
     let home = Home::new(&w);
-    home.done(&["--all"]);
+    home.succeed(&["--all"]);
     let first = |hosts: &String| hosts.split(' ').next().unwrap().to_owned();
     let hosts: Vec<String> = home.hosts().iter().map(first).collect();
     let full = format!("vm.rg-arc.{}", arcssh_emulator::SUBSCRIPTION);
-    let named = ["azurestackhci", "connectedvmwarevsphere", "hybridcompute", "scvmm"];
-    assert_eq!(hosts, named.map(|kind| format!("{full}.microsoft.{kind}")));
+    let namespaces = ["azurestackhci", "connectedvmwarevsphere", "hybridcompute", "scvmm"];
+    assert_eq!(hosts, namespaces.map(|kind| format!("{full}.microsoft.{kind}")));
 }
 
 #[test]
-fn an_id_of_a_virtual_machine_instance_is_cut_back_to_its_machine() {
-    let w = world(&["web01"]);
+fn the_id_of_a_virtual_machine_instance_names_its_machine() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let child = "/providers/Microsoft.ScVmm/virtualMachineInstances/default";
-    home.done(&[&format!("{}{child}", w.id())]);
+    home.succeed(&[&format!("{}{child}", w.id())]);
     assert_eq!(home.effective("web01", "proxycommand"), format!("{ARCSSH} proxy {} --port %p", w.id()));
-    home.done(&["--remove", &format!("{}{child}", w.id())]);
+    home.succeed(&["--remove", &format!("{}{child}", w.id())]);
     assert_eq!(home.text(), "");
 }
 
 #[test]
 fn machines_are_selected_by_tag_group_and_subscription() {
     let other = "5b5c4700-0000-4000-8000-000000000002";
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         builder
             .machine(Machine::new("a").tag("env", "prod x=1"))
             .machine(Machine::new("b").tag("env", "test").resource_group("rg-b"))
@@ -1021,80 +1039,83 @@ fn machines_are_selected_by_tag_group_and_subscription() {
         (&["--all"], &["a", "b", "c"]),
     ];
     for (arguments, hosts) in cases {
-        home.done(arguments);
+        home.succeed(arguments);
         assert_eq!(home.hosts(), hosts, "{arguments:?}");
-        home.done(&["--remove"]);
+        home.succeed(&["--remove"]);
     }
-    // A selector that selects nothing is a mistake, whatever stands beside it.
+    // A selector without a match is an error, even together with other arguments.
     for (arguments, selector) in [
         (&["--tag", "env=TEST", "a"][..], "--tag env=TEST"),
         (&["-g", "rg-B", "-g", "nothing"], "-g nothing"),
         (&["-g", "rg-b", "--tag", "env=prod x=1"], "-g rg-b --tag 'env=prod x=1'"),
     ] {
-        let told = home.refused(5, arguments);
+        let output = home.fail(5, arguments);
         assert!(
-            told.contains(&format!("no Arc machine that this identity sees fits {selector}\n")),
-            "{told}"
+            output.contains(&format!("no Arc machine that this identity sees fits {selector}\n")),
+            "{output}"
         );
     }
 }
 
 #[test]
-fn an_organisations_template_takes_the_place_of_the_built_in_one() {
-    let w = world(&["web01"]);
+fn a_template_replaces_the_built_in_one() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let template = "# {name}\r\nHost {patterns}\r\n  User {user}\r\n  Port {port}\r\n  ForwardAgent no\r\n  ProxyCommand {proxy_command}\r\n";
     fs::write(home.path.join("own.conf"), template).unwrap();
-    home.done(&["web01", "--template", "own.conf", "--port", "7"]);
+    home.succeed(&["web01", "--template", "own.conf", "--port", "7"]);
     let section = format!(
         "# web01\nHost web01\n  Port 7\n  ForwardAgent no\n  ProxyCommand {ARCSSH} proxy {} --port %p\n",
         w.id()
     );
     assert!(home.text().contains(&section), "{}", home.text());
     fs::write(home.path.join("own.conf"), "Host {patterns}\n  User {login}\n").unwrap();
-    let told = home.refused(1, &["web01"]);
-    assert!(told.contains("the template's {login} is not known; known are patterns, host_name,"), "{told}");
+    let output = home.fail(1, &["web01"]);
+    assert!(
+        output.contains("the template's {login} is not known; known are patterns, host_name,"),
+        "{output}"
+    );
     fs::remove_file(home.path.join("own.conf")).unwrap();
-    assert!(home.refused(1, &["web01"]).starts_with("arcssh: cannot read ~/own.conf: "));
+    assert!(home.fail(1, &["web01"]).starts_with("arcssh: cannot read ~/own.conf: "));
 }
 
 #[test]
 fn a_template_cannot_break_the_block_or_the_file() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
-    for (template, why) in [
+    for (template, error) in [
         ("Host {patterns}\n# <<< arcssh <<<\n", "ends an arcssh block that no line begins"),
         ("# >>> arcssh >>> block 1: x\nHost {patterns}\n", "begins an arcssh block inside"),
         ("Host {patterns}\n  Bogus {port}x\n  Nonsense\n", "ssh does not accept"),
     ] {
         fs::write(home.path.join("own.conf"), template).unwrap();
-        let told = home.refused(1, &["web01", "--template", "own.conf"]);
-        assert!(told.contains(why), "{told}");
+        let output = home.fail(1, &["web01", "--template", "own.conf"]);
+        assert!(output.contains(error), "{output}");
     }
 }
 
 #[test]
-fn connections_are_shared_only_when_asked_for_and_not_on_windows() {
-    let w = world(&["web01"]);
+fn connections_are_shared_only_on_request_and_not_on_windows() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["web01"]);
+    home.succeed(&["web01"]);
     assert!(!home.text().contains("    Control"));
-    home.done(&["--control-master"]);
+    home.succeed(&["--control-master"]);
     let lines = "    ControlMaster auto\n    ControlPath ~/.ssh/arcssh-%C\n    ControlPersist 60s\n";
     assert!(home.text().contains(lines), "{}", home.text());
-    home.done(&["--platform", "windows"]);
+    home.succeed(&["--platform", "windows"]);
     assert!(!home.text().contains("    Control"), "{}", home.text());
 }
 
 #[test]
-fn the_text_for_each_platform_is_as_recorded() {
+fn the_block_for_each_platform_matches_the_golden_file() {
     let machines = |builder: arcssh_emulator::Builder| {
         builder
             .machine(Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001"))
             .machine(Machine::new("WIN01").vm_id("AAAAAAAA-0000-4000-8000-000000000002").os_name("windows"))
             .machine(Machine::new("bare").without_vm_id())
     };
-    let w = world_with(&[], machines);
+    let w = lab_with(&[], machines);
     let home = Home::new(&w);
     let full =
         ["--all", "--user", "CONTOSO\\me", "--port", "2222", "--control-master", "--wildcard", "*.arc"];
@@ -1106,7 +1127,7 @@ fn the_text_for_each_platform_is_as_recorded() {
         let text = run(&mut home.arcssh(&[&full[..], &options].concat())).clean();
         let text = text.replace(ARCSSH, "{arcssh}").replace(arcssh_emulator::SUBSCRIPTION, "{subscription}");
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
-        // Records anew what is meant to change.
+        // With ARCSSH_RECORD, updates the golden file.
         if std::env::var_os("ARCSSH_RECORD").is_some() {
             fs::write(&file, &text).unwrap();
         }
@@ -1115,10 +1136,10 @@ fn the_text_for_each_platform_is_as_recorded() {
 }
 
 #[test]
-fn runs_add_up() {
+fn each_run_adds_to_the_selection() {
     let machine =
         |name: &str, group: &str, env: &str| Machine::new(name).resource_group(group).tag("env", env);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("a", "rg-a", "prod")).machine(machine("b", "rg-b", "prod"));
         builder.machine(machine("c", "rg-c", "test")).machine(machine("d", "rg-d", "test"))
     });
@@ -1129,16 +1150,16 @@ fn runs_add_up() {
     assert_eq!(home.changes(&[]), [""; 0]);
     assert_eq!(home.changes(&["--all"]), ["add d (rg-d/d)"]);
     assert_eq!(home.hosts(), ["a", "b", "c", "d"]);
-    // Within one run selectors narrow each other.
-    home.done(&["--remove"]);
-    home.done(&["-g", "rg-a", "-g", "rg-c", "--tag", "env=test"]);
+    // Selectors of one run narrow each other.
+    home.succeed(&["--remove"]);
+    home.succeed(&["-g", "rg-a", "-g", "rg-c", "--tag", "env=test"]);
     assert_eq!(home.hosts(), ["c"]);
 }
 
 #[test]
-fn options_apply_to_what_is_selected_with_them() {
+fn options_apply_to_the_machines_selected_with_them() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("web01", "rg-web")).machine(machine("web02", "rg-web"));
         builder.machine(machine("db01", "rg-db"))
     });
@@ -1149,8 +1170,8 @@ fn options_apply_to_what_is_selected_with_them() {
     )
     .unwrap();
     let users = || ["web01", "web02", "db01"].map(|name| home.effective(name, "user"));
-    home.done(&["web01", "--user", "a", "--port", "1"]);
-    home.done(&["web02", "--user", "b", "--control-master"]);
+    home.succeed(&["web01", "--user", "a", "--port", "1"]);
+    home.succeed(&["web02", "--user", "b", "--control-master"]);
     assert_eq!(users()[..2], ["a", "b"]);
     assert_eq!(
         (home.effective("web01", "controlmaster").as_str(), home.effective("web02", "port").as_str()),
@@ -1161,41 +1182,42 @@ fn options_apply_to_what_is_selected_with_them() {
         (users()[..2].to_vec(), home.effective("web01", "port").as_str()),
         (vec!["a".into(), "b".into()], "1")
     );
-    home.done(&["--all", "--template", "own.conf"]);
+    home.succeed(&["--all", "--template", "own.conf"]);
     assert_eq!(home.effective("db01", "compression"), "yes");
     let me = String::from_utf8(run(Command::new("id").arg("-un")).stdout).unwrap();
     assert_eq!(users(), ["a", "b", me.trim()]);
-    // A later selection counts more than an earlier one, and a machine of its own more than any.
-    home.done(&["--remove", "web02"]);
-    home.done(&["db01", "--credential", "environment"]);
+    // A later selection outranks an earlier one, and the machine's own options outrank both.
+    home.succeed(&["--remove", "web02"]);
+    home.succeed(&["db01", "--credential", "environment"]);
     assert_eq!(home.text().matches("--credential environment").count(), 1, "{}", home.text());
-    // Without a selector, all host entries are meant.
+    // Without a selection, options apply to all host entries.
     assert_eq!(home.changes(&["--user", "all"]), ["change db01: user", "change web01: user"]);
-    home.done(&["web02"]);
+    home.succeed(&["web02"]);
     assert_eq!(home.text().matches("\"user\":\"all\"").count(), 4, "{}", home.text());
 }
 
 #[test]
-fn the_value_that_is_given_last_counts_whatever_the_selection() {
+fn the_last_value_of_an_option_applies() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group).tag("env", "prod");
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         builder.machine(machine("web01", "rg-web")).machine(machine("db01", "rg-db"))
     });
     let home = Home::new(&w);
-    home.done(&["-g", "rg-web", "--user", "a", "--port", "2222"]);
-    home.done(&["--all", "--user", "b"]);
+    home.succeed(&["-g", "rg-web", "--user", "a", "--port", "2222"]);
+    home.succeed(&["--all", "--user", "b"]);
     assert_eq!(home.changes(&["-g", "RG-WEB", "--user", "c"]), ["change web01: user"]);
-    assert_eq!(home.changes(&["--all"]), [""; 0], "a selector without options changes none");
+    assert_eq!(home.changes(&["--all"]), [""; 0], "a selector without options changes no entry");
     assert_eq!(home.changes(&["--tag", "ENV=prod"]), [""; 0]);
-    let seen = ["web01", "db01"].map(|name| (home.effective(name, "user"), home.effective(name, "port")));
-    assert_eq!(seen, [("c".into(), "2222".into()), ("b".into(), "22".into())]);
+    let effective =
+        ["web01", "db01"].map(|name| (home.effective(name, "user"), home.effective(name, "port")));
+    assert_eq!(effective, [("c".into(), "2222".into()), ("b".into(), "22".into())]);
     assert_eq!(home.changes(&["--all", "--user", "d"]), ["change db01: user", "change web01: user"]);
     assert_eq!(home.effective("web01", "port"), "2222");
 }
 
 #[test]
-fn names_that_are_not_the_machines_are_listed_first() {
-    let w = world_with(&[], |builder| {
+fn changed_names_are_listed_first() {
+    let w = lab_with(&[], |builder| {
         let builder = (0..25).fold(builder, |builder, n| builder.machine(Machine::new(&format!("m{n:02}"))));
         builder.machine(Machine::new("zone.example.com"))
     });
@@ -1204,67 +1226,67 @@ fn names_that_are_not_the_machines_are_listed_first() {
     assert_eq!((changes.len(), changes.last().unwrap().as_str()), (21, "add 6 more"));
 }
 
-/// A world in place of another one: the same machines are there, or fewer.
-fn later(home: &Home<'_>, w: &World, arguments: &[&str]) -> Run {
+/// Runs `arcssh config` against the emulator of another lab, with the same machines or fewer.
+fn config_in(home: &Home<'_>, w: &Lab, arguments: &[&str]) -> Run {
     run(home.arcssh(arguments).envs(w.emulator().environment()))
 }
 
 #[test]
 fn a_host_entry_is_removed_only_if_the_user_agrees() {
-    let w = world(&["web01", "web02"]);
+    let w = lab(&["web01", "web02"]);
     let home = Home::new(&w);
-    home.done(&["-g", "rg-arc"]);
-    let fewer = world(&["web01"]);
+    home.succeed(&["-g", "rg-arc"]);
+    let fewer = lab(&["web01"]);
     let text = home.text();
-    let refused = later(&home, &fewer, &[]);
-    assert_eq!((refused.code, home.text()), (Some(1), text.clone()), "{}", refused.stderr);
+    let denied = config_in(&home, &fewer, &[]);
+    assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
     assert!(
-        refused.stderr.starts_with("arcssh: remove web02 (rg-arc/web02); this identity does not see it\n"),
+        denied.stderr.starts_with("arcssh: remove web02 (rg-arc/web02); this identity does not see it\n"),
         "{}",
-        refused.stderr
+        denied.stderr
     );
     assert!(
-        refused.stderr.contains("there is no terminal to ask on\narcssh: hint: the same command with --yes")
+        denied.stderr.contains("there is no terminal to ask on\narcssh: hint: the same command with --yes")
     );
-    let dry = later(&home, &fewer, &["--dry-run"]);
-    assert!(dry.code == Some(1) && dry.stderr.contains("arcssh: remove web02"), "{}", dry.stderr);
+    let dry_run = config_in(&home, &fewer, &["--dry-run"]);
+    assert!(dry_run.code == Some(1) && dry_run.stderr.contains("arcssh: remove web02"), "{}", dry_run.stderr);
     assert_eq!(home.text(), text);
 
     let mut terminal = home.command("script");
     terminal.envs(fewer.emulator().environment());
     let (code, screen) = on_a_terminal(terminal, &format!("'{ARCSSH}' config"));
     assert!(
-        home.short(&screen).contains("arcssh: remove 1 host entry from ~/.ssh/config? [y/N]"),
+        home.with_tilde(&screen).contains("arcssh: remove 1 host entry from ~/.ssh/config? [y/N]"),
         "{screen}"
     );
     assert!(code == Some(1) && screen.contains("arcssh: nothing was changed\r\n"), "{screen}");
     assert_eq!(home.text(), text);
 
-    let agreed = later(&home, &fewer, &["--yes"]);
+    let agreed = config_in(&home, &fewer, &["--yes"]);
     assert_eq!((agreed.code, home.hosts()), (Some(0), vec!["web01".to_owned()]), "{}", agreed.stderr);
 }
 
 #[test]
-fn an_identity_that_sees_nothing_any_more_removes_nothing() {
-    let w = world(&["web01"]);
+fn an_account_without_visible_machines_removes_no_entry() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
-    home.done(&["--all"]);
+    home.succeed(&["--all"]);
     let text = home.text();
     let empty = ArmFault::raw(200, "application/json", r#"{"data":[]}"#).on(ArmCall::ResourceGraph).times(2);
     w.emulator().arm_fault(empty);
-    let refused = home.config(&[]);
-    assert_eq!((refused.code, home.text()), (Some(1), text.clone()), "{}", refused.stderr);
-    let reported =
+    let denied = home.config(&[]);
+    assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
+    let message =
         "arcssh: no Arc machine that this identity sees fits --all; it stays in the block's options\n";
-    assert!(refused.stderr.contains(reported), "{}", refused.stderr);
+    assert!(denied.stderr.contains(message), "{}", denied.stderr);
     w.emulator().clear_faults();
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
+    assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
 }
 
 #[test]
-fn a_long_list_of_changes_ends_in_a_count() {
+fn a_long_list_of_changes_ends_with_a_count() {
     let names: Vec<String> = (0..25).map(|n| format!("web{n:02}")).collect();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name)))
     });
     let home = Home::new(&w);
@@ -1272,7 +1294,7 @@ fn a_long_list_of_changes_ends_in_a_count() {
     assert_eq!((changes.len(), changes[20].as_str()), (21, "add 5 more"), "{changes:?}");
 }
 
-/// A text with the comments of format 1 replaced by those that arcssh writes now.
+/// A text with the comments of format 1 replaced by the present ones.
 pub(crate) fn with_new_comments(text: &str) -> String {
     [
         (
@@ -1288,7 +1310,7 @@ pub(crate) fn with_new_comments(text: &str) -> String {
     .fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
 }
 
-/// As arcssh wrote blocks before runs added up.
+/// The managed block in format 1, in which each run replaced the options of the last one.
 fn block_of_format_1() -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config-block-1.conf");
     let text = fs::read_to_string(file).unwrap();
@@ -1297,7 +1319,7 @@ fn block_of_format_1() -> String {
 
 #[test]
 fn a_block_of_format_1_is_read_refreshed_and_removed() {
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         builder
             .machine(Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001"))
             .machine(Machine::new("WIN01").vm_id("AAAAAAAA-0000-4000-8000-000000000002").os_name("windows"))
@@ -1305,33 +1327,33 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
     });
     let old = block_of_format_1();
     let home = Home::with(&w, &format!("{old}\nHost other\n"));
-    assert_eq!(home.said(&[]).lines().count(), 1, "no host entry changes");
+    assert_eq!(home.succeed_with_changes(&[]).lines().count(), 1, "no host entry changes");
     let (new, from) = (home.text(), old.lines().position(|line| line.is_empty()).unwrap());
     assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
     let entries = |text: &str| text.lines().skip(from).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(entries(&new), entries(&with_new_comments(&format!("{old}\nHost other\n"))));
-    assert_eq!(home.done(&[]), "arcssh: ~/.ssh/config is up to date\n");
+    assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01: user"]);
     assert_eq!(home.effective("bare", "user"), "CONTOSO\\me");
 
     fs::write(home.file(), format!("{old}\nHost other\n")).unwrap();
-    home.done(&["--remove", "WIN01"]);
+    home.succeed(&["--remove", "WIN01"]);
     assert_eq!(home.hosts(), ["bare", "web01", "*.arc", "other"]);
-    assert_eq!(home.done(&[]).lines().count(), 1);
-    home.done(&["--remove"]);
+    assert_eq!(home.succeed(&[]).lines().count(), 1);
+    home.succeed(&["--remove"]);
     assert_eq!(home.text(), "Host other\n");
 }
 
 #[test]
-fn a_configured_host_is_reached() {
-    let w = world(&["web01"]);
+fn ssh_connects_through_the_written_entry() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let port = w.sshd().port().to_string();
     let key = w.sshd().client_key().display().to_string();
-    home.done(&["web01", "--port", &port, "--identity", &key, "--wildcard", "*.arc"]);
-    let known = w.home().join(".ssh/known_hosts");
+    home.succeed(&["web01", "--port", &port, "--identity", &key, "--wildcard", "*.arc"]);
+    let known_hosts = w.home().join(".ssh/known_hosts");
     let mut ssh = home.command("ssh");
-    ssh.arg("-F").arg(home.file()).arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
-    ssh.args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "web01", "echo there"]);
-    assert_eq!(run(&mut ssh).clean(), "there\n");
+    ssh.arg("-F").arg(home.file()).arg("-o").arg(format!("UserKnownHostsFile={}", known_hosts.display()));
+    ssh.args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "web01", "echo reached"]);
+    assert_eq!(run(&mut ssh).clean(), "reached\n");
 }

@@ -1,5 +1,4 @@
-//! `arcssh doctor`: each thing that a connection needs is broken in turn; the doctor names that one and no other, with
-//! what `arcssh proxy` says to type.
+//! `arcssh doctor`: for each fault, doctor reports exactly that one, with the same hint as `arcssh proxy`.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -14,49 +13,48 @@ use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, RelayFault, Role, SUB
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, closed_port, on_a_terminal, run, run_with_input, script, service, world, world_with,
+    ARCSSH, LIMIT, Lab, closed_port, lab, lab_with, on_a_terminal, run, run_with_input, script, service,
 };
 
-/// Something that is broken, and what the doctor says of it.
+/// A fault and the expected report of doctor.
 struct Case {
-    /// What is broken.
-    what: &'static str,
-    /// How the emulated Azure is set up.
+    /// Label of the case.
+    fault: &'static str,
+    /// Configures the emulator.
     azure: fn(Builder) -> Builder,
-    /// What is broken then.
-    world: fn(&World),
-    /// And for the programs alone.
-    program: fn(&World, &mut Command),
-    /// What is asked about, made from web01's ID.
+    /// Changes the lab.
+    lab: fn(&Lab),
+    /// Changes the commands of doctor and proxy.
+    program: fn(&Lab, &mut Command),
+    /// The argument, from web01's resource ID.
     target: fn(String) -> String,
-    /// The check that tells of it.
+    /// Name of the failing check.
     check: &'static str,
-    /// How badly.
     outcome: &'static str,
-    /// A part of why.
+    /// Part of the check's text.
     why: &'static str,
-    /// The thing to type; `{ID}`, `{SUBSCRIPTION}`, `{PORT}` and `{HOME}` stand for what they are.
+    /// The hint. `{ID}`, `{SUBSCRIPTION}`, `{PORT}`, `{RELAY}` and `{HOME}` are replaced.
     fix: &'static str,
     proxy: Proxy,
 }
 
-/// What `arcssh proxy` says to the same.
+/// Expected result of `arcssh proxy` for the same fault.
 #[derive(Clone, Copy, PartialEq)]
 enum Proxy {
-    /// The same thing to type.
+    /// Fails with the same hint.
     SameHint,
-    /// It fails too, and knows less.
+    /// Fails with a less exact hint.
     Fails,
-    /// It is none of its business.
+    /// Connects.
     Connects,
 }
 
 impl Default for Case {
     fn default() -> Self {
         Self {
-            what: "",
+            fault: "",
             azure: |builder| builder,
-            world: |_| {},
+            lab: |_| {},
             program: |_, _| {},
             target: |id| id,
             check: "",
@@ -68,56 +66,56 @@ impl Default for Case {
     }
 }
 
-/// The checks of a report that came to something else than `passed` or `skipped`, with that, why, and what to type.
-fn complaints(report: &Value) -> Vec<[String; 4]> {
+/// Name, outcome, text and hint of each check that neither passed nor was skipped.
+fn problems(report: &Value) -> Vec<[String; 4]> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let checks = report["checks"].as_array().expect("checks").iter();
-    let told = checks.map(|check| ["name", "outcome", "text", "hint"].map(|key| text(&check[key])));
-    told.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
+    let output = checks.map(|check| ["name", "outcome", "text", "hint"].map(|key| text(&check[key])));
+    output.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
 }
 
-fn doctor(w: &World, target: &str, rest: &[&str]) -> Command {
+fn doctor(w: &Lab, target: &str, rest: &[&str]) -> Command {
     let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
     w.arcssh(&[&["doctor", target, "--file", &file, "--port", &port], rest].concat())
 }
 
 fn examine(case: &Case) {
-    let w = world_with(&["web01"], case.azure);
-    (case.world)(&w);
+    let w = lab_with(&["web01"], case.azure);
+    (case.lab)(&w);
     let target = (case.target)(w.id());
     let mut doctor = doctor(&w, &target, &["--json"]);
     (case.program)(&w, &mut doctor);
     let start = Instant::now();
     let examined = run(&mut doctor);
-    assert!(start.elapsed() < Duration::from_secs(60), "{}: {:?}", case.what, start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "{}: {:?}", case.fault, start.elapsed());
     let report: Value = serde_json::from_slice(&examined.stdout)
-        .unwrap_or_else(|error| panic!("{}: {error}: {}", case.what, examined.stderr));
-    let told = complaints(&report);
-    let [[name, outcome, why, fix]] = &told[..] else { panic!("{}: {told:#?}\n{report:#}", case.what) };
-    assert_eq!((name.as_str(), outcome.as_str()), (case.check, case.outcome), "{}: {why}", case.what);
-    assert!(why.contains(case.why), "{}: {why}", case.what);
+        .unwrap_or_else(|error| panic!("{}: {error}: {}", case.fault, examined.stderr));
+    let output = problems(&report);
+    let [[name, outcome, why, fix]] = &output[..] else { panic!("{}: {output:#?}\n{report:#}", case.fault) };
+    assert_eq!((name.as_str(), outcome.as_str()), (case.check, case.outcome), "{}: {why}", case.fault);
+    assert!(why.contains(case.why), "{}: {why}", case.fault);
     let port = w.sshd().port().to_string();
     let home = w.home().display().to_string();
-    let wanted = case
+    let expected = case
         .fix
         .replace("{ID}", &target)
         .replace("{SUBSCRIPTION}", SUBSCRIPTION)
         .replace("{PORT}", &port)
         .replace("{RELAY}", &w.emulator().relay_authority())
         .replace("{HOME}", &home);
-    assert_eq!(fix, &wanted, "{}", case.what);
-    assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.what);
+    assert_eq!(fix, &expected, "{}", case.fault);
+    assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.fault);
     assert_eq!(report["ok"], case.outcome != "failed");
 
     let mut proxy = w.arcssh(&["proxy", &target, "--port", &port, "--wait", "0"]);
     (case.program)(&w, &mut proxy);
-    let connected = run_with_input(&mut proxy, Vec::new());
+    let proxy = run_with_input(&mut proxy, Vec::new());
     match case.proxy {
-        Proxy::Connects => assert_eq!(connected.code, Some(0), "{}: {}", case.what, connected.stderr),
-        Proxy::Fails => assert_ne!(connected.code, Some(0), "{}", case.what),
+        Proxy::Connects => assert_eq!(proxy.code, Some(0), "{}: {}", case.fault, proxy.stderr),
+        Proxy::Fails => assert_ne!(proxy.code, Some(0), "{}", case.fault),
         Proxy::SameHint => {
-            let hint = connected.stderr.lines().last().unwrap_or_default();
-            assert_eq!(hint.strip_prefix("arcssh: hint: "), Some(fix.as_str()), "{}", case.what);
+            let hint = proxy.stderr.lines().last().unwrap_or_default();
+            assert_eq!(hint.strip_prefix("arcssh: hint: "), Some(fix.as_str()), "{}", case.fault);
         }
     }
     let check =
@@ -127,20 +125,20 @@ fn examine(case: &Case) {
         "{check}"
     );
     if ["arcssh setup ", "chmod ", "ssh-keygen "].iter().any(|command| fix.starts_with(command)) {
-        assert_eq!(check["command"], **fix, "{}", case.what);
-        type_it(&w, case, &target, fix);
+        assert_eq!(check["command"], **fix, "{}", case.fault);
+        apply_hint(&w, case, &target, fix);
     }
-    // What needs another person, a choice or a value is no command.
+    // A hint that needs another person, a choice or a value is not a command.
     if ["check ", "export ", "on the machine", "an owner", "try ", "name ", "move "]
         .iter()
         .any(|start| fix.starts_with(start))
     {
-        assert_eq!(check["command"], Value::Null, "{}", case.what);
+        assert_eq!(check["command"], Value::Null, "{}", case.fault);
     }
 }
 
-/// Types what the doctor says is to be typed, as somebody who may do it, and asks it again.
-fn type_it(w: &World, case: &Case, target: &str, fix: &str) {
+/// Runs the hint's command as an owner of the machine, and doctor again.
+fn apply_hint(w: &Lab, case: &Case, target: &str, fix: &str) {
     w.emulator().set_role(Role::Owner);
     let command = match fix.strip_prefix("arcssh ") {
         Some(words) => format!("{ARCSSH} {words} --yes"),
@@ -149,10 +147,10 @@ fn type_it(w: &World, case: &Case, target: &str, fix: &str) {
     let mut shell = w.command("sh");
     (case.program)(w, &mut shell);
     let fixed = run(shell.args(["-c", &command]));
-    assert_eq!(fixed.code, Some(0), "{}: {fix}: {}", case.what, fixed.stderr);
+    assert_eq!(fixed.code, Some(0), "{}: {fix}: {}", case.fault, fixed.stderr);
     let examined = run(&mut doctor(w, target, &["--json"]));
     let report = serde_json::from_slice(&examined.stdout).unwrap();
-    assert_eq!(complaints(&report), Vec::<[String; 4]>::new(), "{}: {fix}", case.what);
+    assert_eq!(problems(&report), Vec::<[String; 4]>::new(), "{}: {fix}", case.fault);
 }
 
 const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
@@ -165,12 +163,12 @@ const WEBSOCKETS: &str = "let WebSocket connections to {RELAY} pass the proxy un
 const SETUP: &str = "arcssh setup {ID} --port {PORT}";
 
 #[test]
-fn nothing_is_found_where_nothing_is_wrong() {
-    let w = world(&["web01"]);
+fn a_working_connection_has_no_problem() {
+    let w = lab(&["web01"]);
     for target in ["web01", "rg-arc/web01", &w.id()] {
         let examined = run(&mut doctor(&w, target, &["--json"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+        assert_eq!((problems(&report), examined.code), (vec![], Some(0)), "{report:#}");
         let passed = |name: &str| {
             let mut checks = report["checks"].as_array().unwrap().iter();
             checks.find(|check| check["name"] == name).is_some_and(|check| check["outcome"] == "passed")
@@ -195,8 +193,8 @@ fn nothing_is_found_where_nothing_is_wrong() {
 }
 
 #[test]
-fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
-    let w = world(&["web01"]);
+fn a_machine_can_be_named_by_any_alias() {
+    let w = lab(&["web01"]);
     let text = fs::read_to_string(w.configuration()).unwrap();
     fs::write(w.configuration(), text.replacen("Host web01", "Host nice", 1)).unwrap();
     let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
@@ -205,35 +203,35 @@ fn a_machine_is_examined_under_whatever_name_ssh_has_for_it() {
     for name in ["nice", "web01.arc", "web01"] {
         let examined = run(&mut doctor(&w, name, &["--json"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+        assert_eq!((problems(&report), examined.code), (vec![], Some(0)), "{report:#}");
     }
 }
 
-/// Each type has versions of its own, of which one type's alone is known.
+/// Each type has its own API versions. The versions of only one type are documented.
 #[test]
-fn a_virtual_machine_is_examined_though_its_type_may_be_shown_in_other_versions_only() {
-    let refused = || ArmFault::new(400, "NoRegisteredProviderFound", "No such version.").on(ArmCall::Machine);
+fn a_virtual_machine_with_unsupported_api_versions_is_examined() {
+    let fault = || ArmFault::new(400, "NoRegisteredProviderFound", "No such version.").on(ArmCall::Machine);
     for (provider, is_known) in [("ConnectedVMwarevSphere", true), ("ScVmm", false), ("AzureStackHCI", false)]
     {
         let kind = format!("Microsoft.{provider}/virtualMachines");
-        let w = world_with(&["web01"], |builder| builder.machine(Machine::new("vm").resource_type(&kind)));
+        let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("vm").resource_type(&kind)));
         let vm = w.emulator().machine("vm");
         vm.set_ssh_port(w.sshd().port());
         if !is_known {
-            w.emulator().arm_fault(refused().times(2));
+            w.emulator().arm_fault(fault().times(2));
         }
         let examined = run(&mut doctor(&w, &vm.resource_id(), &["--json"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-        assert_eq!((complaints(&report), examined.code), (vec![], Some(0)), "{report:#}");
+        assert_eq!((problems(&report), examined.code), (vec![], Some(0)), "{report:#}");
     }
 }
 
 #[test]
-fn without_a_machine_only_what_needs_none_is_looked_at() {
-    let w = world(&["web01"]);
+fn without_a_machine_only_general_checks_run() {
+    let w = lab(&["web01"]);
     let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
     let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-    assert_eq!((complaints(&report), examined.code, &report["machine"]), (vec![], Some(0), &Value::Null));
+    assert_eq!((problems(&report), examined.code, &report["machine"]), (vec![], Some(0), &Value::Null));
     let outcomes = report["checks"].as_array().unwrap().iter();
     let passed: Vec<&str> =
         outcomes.filter(|check| check["outcome"] == "passed").filter_map(|c| c["name"].as_str()).collect();
@@ -245,13 +243,13 @@ fn without_a_machine_only_what_needs_none_is_looked_at() {
 }
 
 #[test]
-fn whose_certificate_is_kept_is_told() {
-    let w = world(&["web01"]);
+fn the_cached_certificate_is_shown() {
+    let w = lab(&["web01"]);
     let certificate = || {
         let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-        let found = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "certificate");
-        found.map(|check| (check["outcome"].to_string(), check["text"].to_string())).unwrap()
+        let check = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "certificate");
+        check.map(|check| (check["outcome"].to_string(), check["text"].to_string())).unwrap()
     };
     assert_eq!(certificate().0, "\"skipped\"");
     let shown = run(&mut w.arcssh(&["cert"])).clean();
@@ -264,14 +262,14 @@ fn whose_certificate_is_kept_is_told() {
 }
 
 #[test]
-fn programs_and_files_of_this_machine_are_examined() {
-    fn only(w: &World, command: &mut Command, program: &str) {
+fn faults_of_programs_and_files_are_reported() {
+    fn with_program(w: &Lab, command: &mut Command, program: &str) {
         let bin = w.home().join("bin");
         let _ = fs::create_dir(&bin);
         let _ = symlink(format!("/usr/bin/{program}"), bin.join(program));
         command.env("PATH", bin);
     }
-    fn block(w: &World, before: &str, mode: u32) {
+    fn write_entry(w: &Lab, before: &str, mode: u32) {
         let file = w.configuration();
         fs::remove_file(&file).unwrap();
         let words = ["config", &w.id(), "--user", "ada", "--file", file.to_str().unwrap()];
@@ -280,30 +278,32 @@ fn programs_and_files_of_this_machine_are_examined() {
         fs::write(&file, before.to_owned() + &text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     }
-    fn open(w: &World, path: PathBuf, mode: u32) {
+    fn connect_and_set_mode(w: &Lab, path: PathBuf, mode: u32) {
         run(&mut w.proxy("web01"));
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let cases = [
         Case {
-            what: "no ssh",
-            program: |w, command| only(w, command, "ssh-keygen"),
+            fault: "no ssh",
+            program: |w, command| with_program(w, command, "ssh-keygen"),
             check: "ssh",
+            why: "not installed",
             fix: "sudo apt install openssh-client",
             proxy: Proxy::Connects,
             ..Case::default()
         },
         Case {
-            what: "no ssh-keygen",
-            program: |w, command| only(w, command, "ssh"),
+            fault: "no ssh-keygen",
+            program: |w, command| with_program(w, command, "ssh"),
             check: "ssh-keygen",
+            why: "not installed",
             fix: "sudo apt install openssh-client",
             proxy: Proxy::Connects,
             ..Case::default()
         },
         Case {
-            what: "another host key",
-            world: |w| {
+            fault: "another host key",
+            lab: |w| {
                 let key = fs::read_to_string(w.sshd().client_key().with_extension("pub")).unwrap();
                 fs::write(w.home().join(".ssh/known_hosts"), format!("web01 {key}")).unwrap();
             },
@@ -314,8 +314,8 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a section that another line shadows",
-            world: |w| block(w, "User intruder\n", 0o600),
+            fault: "a host entry that another line overrides",
+            lab: |w| write_entry(w, "User intruder\n", 0o600),
             check: "ssh configuration",
             why: "ssh does not use the user written for web01",
             fix: "move line 1 of {HOME}/.ssh/config below the arcssh block",
@@ -323,8 +323,8 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a line that ssh does not know",
-            world: |w| block(w, "Prroxy none\n", 0o600),
+            fault: "an option that ssh does not support",
+            lab: |w| write_entry(w, "Prroxy none\n", 0o600),
             check: "ssh configuration",
             why: "line 1: Bad configuration option: prroxy",
             fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
@@ -332,8 +332,8 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a block without an end",
-            world: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
+            fault: "a managed block without an end",
+            lab: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
             check: "ssh configuration",
             why: "line 1 begins an arcssh block that no line ends",
             fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
@@ -341,8 +341,8 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a configuration that others may write to",
-            world: |w| block(w, "", 0o666),
+            fault: "a configuration that others may write to",
+            lab: |w| write_entry(w, "", 0o666),
             check: "ssh configuration",
             why: "is open to other users (mode 0666)",
             fix: "chmod go-w {HOME}/.ssh/config",
@@ -350,7 +350,7 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a store that cannot be",
+            fault: "an unusable state directory",
             program: |_, command| {
                 command.env("ARCSSH_STATE_DIR", "/dev/null");
             },
@@ -362,8 +362,8 @@ fn programs_and_files_of_this_machine_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a store that others can read",
-            world: |w| open(w, w.home().join(".local/state/arcssh"), 0o755),
+            fault: "a state directory that others can read",
+            lab: |w| connect_and_set_mode(w, w.home().join(".local/state/arcssh"), 0o755),
             check: "state directory",
             why: "is open to other users (mode 0755)",
             fix: "chmod 700 {HOME}/.local/state/arcssh",
@@ -374,10 +374,10 @@ fn programs_and_files_of_this_machine_are_examined() {
 }
 
 #[test]
-fn identity_and_network_are_examined() {
+fn faults_of_account_and_network_are_reported() {
     let cases = [
         Case {
-            what: "a wrong secret",
+            fault: "a wrong secret",
             program: |_, command| {
                 command.env("AZURE_CLIENT_SECRET", "wrong");
             },
@@ -387,7 +387,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a wrong tenant",
+            fault: "a wrong tenant",
             program: |_, command| {
                 command.env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000");
             },
@@ -397,7 +397,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "half a service principal",
+            fault: "an incomplete service principal",
             program: |_, command| {
                 command.env_remove("AZURE_CLIENT_ID");
             },
@@ -407,7 +407,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "nobody has signed in",
+            fault: "no sign-in",
             program: |_, command| {
                 command.env("ARCSSH_CREDENTIAL", "arcssh");
             },
@@ -417,7 +417,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a clock that is ten minutes behind",
+            fault: "a clock ten minutes behind",
             azure: |builder| builder.clock_offset(600),
             check: "clock",
             why: "s behind Azure's",
@@ -426,7 +426,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a clock that is two minutes ahead",
+            fault: "a clock two minutes ahead",
             azure: |builder| builder.clock_offset(-120),
             check: "clock",
             outcome: "warned",
@@ -436,7 +436,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a proxy that is not there",
+            fault: "a proxy that does not listen",
             program: |_, command| {
                 command.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", closed_port()));
             },
@@ -446,7 +446,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a proxy that speaks another protocol",
+            fault: "a proxy that speaks another protocol",
             program: |_, command| {
                 command.env("HTTPS_PROXY", "socks5://127.0.0.1:1");
             },
@@ -456,7 +456,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a proxy that inspects TLS",
+            fault: "a proxy that inspects TLS",
             program: |w, command| {
                 let certificate = w.home().join("another.pem");
                 let mut openssl = w.command("openssl");
@@ -479,7 +479,7 @@ fn identity_and_network_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a name that nobody knows",
+            fault: "an unknown host name",
             program: |_, command| {
                 command.env("ARCSSH_ARM_ENDPOINT", "https://arm.invalid");
             },
@@ -493,10 +493,10 @@ fn identity_and_network_are_examined() {
 }
 
 #[test]
-fn what_azure_holds_is_examined() {
+fn faults_of_azure_resources_are_reported() {
     let cases = [
         Case {
-            what: "an unknown subscription",
+            fault: "an unknown subscription",
             target: |id| id.replace(SUBSCRIPTION, "00000000-0000-4000-8000-000000000001"),
             check: "subscription",
             why: "SubscriptionNotFound",
@@ -504,7 +504,7 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "a machine that does not exist",
+            fault: "a machine that does not exist",
             target: |id| id.replace("web01", "web99"),
             check: "machine",
             why: "there is no such machine (ResourceNotFound",
@@ -512,7 +512,7 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "what is no name of a machine",
+            fault: "an invalid machine name",
             target: |_| "https://portal.azure.com/#web01".into(),
             check: "machine",
             why: "an Arc machine's resource ID reads /subscriptions/",
@@ -521,7 +521,7 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "a resource group that does not exist",
+            fault: "a resource group that does not exist",
             target: |id| id.replace("rg-arc", "rg-none"),
             check: "machine",
             why: "there is no such machine (ResourceGroupNotFound",
@@ -529,24 +529,24 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "a provider that is not registered",
-            world: |w| w.emulator().set_registration_state("NotRegistered"),
+            fault: "an unregistered resource provider",
+            lab: |w| w.emulator().set_registration_state("NotRegistered"),
             check: "resource provider",
             why: "Microsoft.HybridConnectivity is NotRegistered",
             fix: SETUP,
             ..Case::default()
         },
         Case {
-            what: "a provider that is being registered",
-            world: |w| w.emulator().set_registration_state("Registering"),
+            fault: "a resource provider that is being registered",
+            lab: |w| w.emulator().set_registration_state("Registering"),
             check: "resource provider",
             why: "is Registering",
             fix: SETUP,
             ..Case::default()
         },
         Case {
-            what: "a region that the provider does not serve",
-            world: |w| {
+            fault: "an unsupported region",
+            lab: |w| {
                 let served = "No registered resource provider found. The supported locations are 'eastus'.";
                 let fault = || ArmFault::new(400, "NoRegisteredProviderFound", served).times(100);
                 w.emulator().arm_fault(fault().on(ArmCall::Endpoint));
@@ -559,7 +559,7 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "no role",
+            fault: "no role",
             azure: |builder| builder.role(Role::None),
             check: "permissions",
             why: "may not ask for its relay credentials",
@@ -567,40 +567,42 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "no endpoint",
-            world: |w| w.emulator().machine("web01").remove_endpoint(),
+            fault: "no endpoint",
+            lab: |w| w.emulator().machine("web01").remove_endpoint(),
             check: "endpoint",
             why: "no connectivity endpoint",
             fix: SETUP,
             ..Case::default()
         },
         Case {
-            what: "no endpoint, of which only the refusal of credentials tells",
+            fault: "no endpoint, without permission to read it",
             azure: |builder| builder.role(Role::LocalUserLogin),
-            world: |w| w.emulator().machine("web01").remove_endpoint(),
+            lab: |w| w.emulator().machine("web01").remove_endpoint(),
             check: "endpoint",
+            why: "no connectivity endpoint",
             fix: SETUP,
             ..Case::default()
         },
         Case {
-            what: "no service configuration",
-            world: |w| w.emulator().machine("web01").remove_service_configuration(),
+            fault: "no service configuration",
+            lab: |w| w.emulator().machine("web01").remove_service_configuration(),
             check: "service configuration",
             why: "not enabled",
             fix: SETUP,
             ..Case::default()
         },
         Case {
-            what: "no service configuration, of which only the refusal of credentials tells",
+            fault: "no service configuration, without permission to read it",
             azure: |builder| builder.role(Role::LocalUserLogin),
-            world: |w| w.emulator().machine("web01").remove_service_configuration(),
+            lab: |w| w.emulator().machine("web01").remove_service_configuration(),
             check: "service configuration",
+            why: "not enabled",
             fix: SETUP,
             ..Case::default()
         },
         Case {
-            what: "another port is enabled",
-            world: |w| w.emulator().machine("web01").set_ssh_port(7),
+            fault: "another port is enabled",
+            lab: |w| w.emulator().machine("web01").set_ssh_port(7),
             check: "service configuration",
             why: "SSH is enabled on port 7",
             fix: "arcssh setup {ID} --port {PORT} --replace-port",
@@ -608,7 +610,7 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "no extension for a user of Entra ID",
+            fault: "no extension for Entra ID logins",
             azure: |builder| builder.role(Role::UserLogin),
             check: "entra login",
             outcome: "warned",
@@ -618,8 +620,8 @@ fn what_azure_holds_is_examined() {
             ..Case::default()
         },
         Case {
-            what: "credentials that Azure gives nobody for now",
-            world: |w| {
+            fault: "too many requests for credentials",
+            lab: |w| {
                 let limit = ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "300");
                 w.emulator().arm_fault(limit.times(100));
             },
@@ -634,19 +636,19 @@ fn what_azure_holds_is_examined() {
 }
 
 #[test]
-fn the_machine_its_agent_and_the_relay_are_examined() {
+fn faults_of_machine_agent_and_relay_are_reported() {
     let cases = [
         Case {
-            what: "an agent that is off",
-            world: |w| w.emulator().machine("web01").set_online(false),
+            fault: "an offline agent",
+            lab: |w| w.emulator().machine("web01").set_online(false),
             check: "machine",
             why: "Disconnected since ",
             fix: AGENT,
             ..Case::default()
         },
         Case {
-            what: "an agent that Azure does not know to be off yet",
-            world: |w| {
+            fault: "an offline agent that Azure still reports as connected",
+            lab: |w| {
                 w.emulator().machine("web01").set_online(false);
                 w.emulator().machine("web01").set_status("Connected");
             },
@@ -656,8 +658,8 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a machine that Azure has given up",
-            world: |w| {
+            fault: "an expired machine",
+            lab: |w| {
                 w.emulator().machine("web01").set_online(false);
                 w.emulator().machine("web01").set_status("Expired");
             },
@@ -668,8 +670,8 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a status that lags behind",
-            world: |w| w.emulator().machine("web01").set_status("Disconnected"),
+            fault: "an outdated status",
+            lab: |w| w.emulator().machine("web01").set_status("Disconnected"),
             check: "machine",
             outcome: "warned",
             why: "and yet it answers",
@@ -677,24 +679,24 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a relay that refuses",
-            world: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
+            fault: "a relay that denies the connection",
+            lab: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
             check: "relay",
             why: "its agent or the relay refused (the relay answered 403 Forbidden",
             fix: "check that {PORT} is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it",
             ..Case::default()
         },
         Case {
-            what: "a relay that takes no credentials",
-            world: |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
+            fault: "a relay that rejects the credentials",
+            lab: |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
             check: "relay",
             why: "401 ExpiredToken",
             fix: "check this machine's clock, and try again",
             ..Case::default()
         },
         Case {
-            what: "a proxy that takes the upgrade away",
-            world: |w| {
+            fault: "a proxy that removes the upgrade",
+            lab: |w| {
                 let reason = "This endpoint is only for web-socket requests.";
                 w.emulator().relay_fault(RelayFault::refuse(400, reason).always());
             },
@@ -704,8 +706,8 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
             ..Case::default()
         },
         Case {
-            what: "a relay that does not come round",
-            world: |w| w.emulator().relay_fault(RelayFault::refuse(504, "Gateway timeout").always()),
+            fault: "a relay that times out",
+            lab: |w| w.emulator().relay_fault(RelayFault::refuse(504, "Gateway timeout").always()),
             check: "relay",
             why: "its agent did not answer in time",
             fix: AGENT,
@@ -716,7 +718,7 @@ fn the_machine_its_agent_and_the_relay_are_examined() {
 }
 
 #[test]
-fn what_stands_in_the_machines_properties_is_examined() {
+fn unsuitable_machine_properties_are_reported() {
     type Change = fn(Machine) -> Machine;
     let cases: [(Change, &str, &str, &str); 4] = [
         (
@@ -740,25 +742,25 @@ fn what_stands_in_the_machines_properties_is_examined() {
         ),
     ];
     for (change, check, outcome, why) in cases {
-        let w = world_with(&["web01"], |builder| {
+        let w = lab_with(&["web01"], |builder| {
             builder.machine(change(Machine::new("old").resource_group("rg(x)").ssh_port(22)))
         });
         let machine = w.emulator().machine("old");
         machine.set_ssh_port(w.sshd().port());
         machine.set_status("Connected");
         let examined = run(&mut doctor(&w, &machine.resource_id(), &["--json"]));
-        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
-        let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
-        assert_eq!((name.as_str(), how.as_str()), (check, outcome), "{text}");
+        let output = problems(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, result, text, fix]] = &output[..] else { panic!("{output:#?}") };
+        assert_eq!((name.as_str(), result.as_str()), (check, outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
-        let place = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
-        assert_eq!(fix.starts_with("az "), fix.contains(&place), "{fix}");
+        let options = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
+        assert_eq!(fix.starts_with("az "), fix.contains(&options), "{fix}");
     }
 }
 
 #[test]
-fn what_listens_on_the_machine_is_examined() {
-    let greeting = |greeting: &'static str| match greeting {
+fn faults_of_the_ssh_server_are_reported() {
+    let listen = |kind: &'static str| match kind {
         "" => closed_port(),
         "nothing" => service(drop),
         "HTTP" => service(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
@@ -767,22 +769,22 @@ fn what_listens_on_the_machine_is_examined() {
             let _ = stream.read(&mut [0]);
         }),
     };
-    for (greets, outcome, why) in [
+    for (kind, outcome, why) in [
         ("", "failed", "nothing listens on its port"),
         ("HTTP", "failed", "does not speak SSH"),
         ("nothing", "failed", "ends the connection without a word"),
         ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
     ] {
-        let w = world(&["web01"]);
-        let port = greeting(greets);
+        let w = lab(&["web01"]);
+        let port = listen(kind);
         w.emulator().machine("web01").set_ssh_port(port);
         let words = ["doctor", &w.id(), "--port", &port.to_string(), "--json", "--file", "none"];
         let examined = run(&mut w.arcssh(&words));
-        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
-        let [[name, how, text, fix]] = &told[..] else { panic!("{told:#?}") };
-        assert_eq!((name.as_str(), how.as_str()), ("sshd", outcome), "{text}");
+        let output = problems(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, result, text, fix]] = &output[..] else { panic!("{output:#?}") };
+        assert_eq!((name.as_str(), result.as_str()), ("sshd", outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}");
-        if greets.is_empty() {
+        if kind.is_empty() {
             let proxy = run(&mut w.arcssh(&["proxy", &w.id(), "--port", &port.to_string()]));
             assert_eq!(proxy.stderr.lines().last(), Some(format!("arcssh: hint: {fix}").as_str()));
         }
@@ -790,17 +792,17 @@ fn what_listens_on_the_machine_is_examined() {
 }
 
 #[test]
-fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
-    fn silent(stream: TcpStream) {
+fn silent_peers_time_out_with_a_hint() {
+    fn read_and_stall(stream: TcpStream) {
         let _ = (&stream).read(&mut [0; 4096]);
         thread::park_timeout(LIMIT);
     }
-    type Break = fn(&World, &mut Command);
-    let cases: [(&str, Break, &str, &str); 5] = [
+    type Fault = fn(&Lab, &mut Command);
+    let cases: [(&str, Fault, &str, &str); 5] = [
         (
             "network",
             |_, doctor| {
-                doctor.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", service(silent)));
+                doctor.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", service(read_and_stall)));
             },
             "opens no tunnel to ",
             "check the address in HTTPS_PROXY",
@@ -818,8 +820,8 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
         (
             "subscription",
             |w, _| {
-                let never = ArmFault::new(500, "", "").on(ArmCall::Any).after(LIMIT);
-                w.emulator().arm_fault(never.times(100));
+                let timeout = ArmFault::new(500, "", "").on(ArmCall::Any).after(LIMIT);
+                w.emulator().arm_fault(timeout.times(100));
             },
             "Azure Resource Manager did not answer within ",
             NETWORK,
@@ -833,7 +835,7 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
         (
             "sshd",
             |w, doctor| {
-                let port = service(silent);
+                let port = service(read_and_stall);
                 w.emulator().machine("web01").set_ssh_port(port);
                 doctor.args(["--port", &port.to_string(), "--file", "none"]);
             },
@@ -841,18 +843,14 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
             "name the port of its sshd with --port",
         ),
     ];
-    let examine = |(check, change, why, what_to_type): &(&str, Break, &str, &str)| {
-        let w = world(&["web01"]);
+    let examine = |(check, fault, why, hint): &(&str, Fault, &str, &str)| {
+        let w = lab(&["web01"]);
         let mut doctor = w.arcssh(&["doctor", &w.id(), "--json"]);
-        change(&w, &mut doctor);
+        fault(&w, &mut doctor);
         let examined = run(&mut doctor);
-        let told = complaints(&serde_json::from_slice(&examined.stdout).unwrap());
-        let [[name, outcome, text, fix]] = &told[..] else { panic!("{check}: {told:#?}") };
-        assert_eq!(
-            (name.as_str(), outcome.as_str(), fix.as_str()),
-            (*check, "failed", *what_to_type),
-            "{text}"
-        );
+        let output = problems(&serde_json::from_slice(&examined.stdout).unwrap());
+        let [[name, outcome, text, fix]] = &output[..] else { panic!("{check}: {output:#?}") };
+        assert_eq!((name.as_str(), outcome.as_str(), fix.as_str()), (*check, "failed", *hint), "{text}");
         assert!(text.contains(why), "{text}");
     };
     thread::scope(|scope| {
@@ -863,38 +861,43 @@ fn what_keeps_silent_is_blamed_after_a_while_with_what_to_type() {
 }
 
 #[test]
-fn a_fix_sets_the_machine_up_and_examines_it_again() {
-    let w = world(&["web01"]);
+fn fix_sets_up_the_machine_and_examines_it_again() {
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_endpoint();
-    let asked = run(&mut doctor(&w, &w.id(), &["--fix"]));
+    let unconfirmed = run(&mut doctor(&w, &w.id(), &["--fix"]));
     let hint = "arcssh: hint: the same command with --yes goes ahead";
-    assert_eq!((asked.code, asked.stderr.lines().last()), (Some(1), Some(hint)), "{}", asked.stderr);
-    let report = String::from_utf8(asked.stdout).unwrap();
-    assert!(report.contains("FAIL  endpoint "), "what was found is told all the same: {report}");
+    assert_eq!(
+        (unconfirmed.code, unconfirmed.stderr.lines().last()),
+        (Some(1), Some(hint)),
+        "{}",
+        unconfirmed.stderr
+    );
+    let report = String::from_utf8(unconfirmed.stdout).unwrap();
+    assert!(report.contains("FAIL  endpoint "), "the report is printed without confirmation: {report}");
     assert!(!w.emulator().machine("web01").has_endpoint());
     let fixed = run(&mut doctor(&w, &w.id(), &["--fix", "--yes", "--json"]));
     let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
-    assert_eq!((complaints(&report), fixed.code), (vec![], Some(0)), "{}", fixed.stderr);
+    assert_eq!((problems(&report), fixed.code), (vec![], Some(0)), "{}", fixed.stderr);
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
 }
 
 #[test]
-fn a_fix_enables_the_port_that_the_section_connects_to() {
-    let w = world(&["web01"]);
+fn fix_enables_the_port_of_the_host_entry() {
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_service_configuration();
     let file = w.home().join("own.conf");
     let port = w.sshd().port().to_string();
     run(w.arcssh(&["config", "web01", "--port", &port, "--file"]).arg(&file)).code.unwrap();
     let fixed = run(w.arcssh(&["doctor", "web01", "--fix", "--yes", "--json", "--file"]).arg(&file));
     let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
-    let failed = complaints(&report).into_iter().filter(|complaint| complaint[1] == "failed").count();
+    let failed = problems(&report).into_iter().filter(|complaint| complaint[1] == "failed").count();
     assert_eq!((failed, fixed.code), (0, Some(0)), "{report}");
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
 }
 
 #[test]
-fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
-    let w = world(&["web01"]);
+fn fix_never_replaces_an_enabled_port() {
+    let w = lab(&["web01"]);
     let (file, port) = (w.home().join("own.conf"), w.sshd().port());
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let block = fs::read_to_string(&file).unwrap();
@@ -902,18 +905,18 @@ fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
         fs::write(&file, format!("{block}{lines}")).unwrap();
         let examined = run(w.arcssh(&["doctor", machine, "--fix", "--yes", "--json", "--file"]).arg(&file));
         let report = serde_json::from_slice(&examined.stdout).unwrap();
-        (examined.code, complaints(&report))
+        (examined.code, problems(&report))
     };
     assert_eq!(
         fixed("web01", &format!("Host *\n  Port {port}\n")),
         (Some(0), vec![]),
-        "ssh's own port is looked at"
+        "doctor uses the port of ssh's configuration"
     );
-    for (machine, lines, instead) in [("rg-arc/web01", "", 22), ("web01", "Host *\n  Port 9\n", 9)] {
-        let (code, told) = fixed(machine, lines);
-        let [[check, outcome, why, fix]] = &told[..] else { panic!("{told:#?}") };
+    for (machine, lines, used) in [("rg-arc/web01", "", 22), ("web01", "Host *\n  Port 9\n", 9)] {
+        let (code, output) = fixed(machine, lines);
+        let [[check, outcome, why, fix]] = &output[..] else { panic!("{output:#?}") };
         assert_eq!((code, check.as_str(), outcome.as_str()), (Some(1), "service configuration", "failed"));
-        assert!(why.contains(&format!("enabled on port {port}, and ssh connects to {instead}")), "{why}");
+        assert!(why.contains(&format!("enabled on port {port}, and ssh connects to {used}")), "{why}");
         assert_eq!(fix, &format!("ssh -p {port} web01"));
     }
     let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
@@ -921,8 +924,8 @@ fn the_port_is_the_one_that_ssh_connects_to_and_no_fix_takes_it_from_others() {
 }
 
 #[test]
-fn a_block_that_no_ssh_can_judge_is_not_said_to_be_missing() {
-    let w = world(&["web01"]);
+fn without_ssh_the_check_of_the_configuration_is_skipped() {
+    let w = lab(&["web01"]);
     let file = w.home().join("own.conf");
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let examined = run(w.arcssh(&["doctor", "--json", "--file"]).arg(&file).env("PATH", w.home()));
@@ -933,42 +936,42 @@ fn a_block_that_no_ssh_can_judge_is_not_said_to_be_missing() {
 }
 
 #[test]
-fn identity_and_cloud_are_those_of_the_section_unless_others_are_typed() {
-    let w = world(&["web01"]);
+fn credential_and_tenant_come_from_the_host_entry_unless_given() {
+    let w = lab(&["web01"]);
     script(&w.home().join("bin"), "az", "#!/bin/sh\necho 'Please run az login.' >&2\nexit 1\n");
     let plain = fs::read_to_string(w.configuration()).unwrap();
-    let examined = |section: &str, typed: &[&str]| {
-        fs::write(w.configuration(), plain.replacen("--port %p", &format!("--port %p {section}"), 1))
+    let examined = |options: &str, arguments: &[&str]| {
+        fs::write(w.configuration(), plain.replacen("--port %p", &format!("--port %p {options}"), 1))
             .unwrap();
         let mut doctor = w.arcssh(&["doctor", "web01", "--json", "--file"]);
-        doctor.arg(w.configuration()).args(typed).env("ARCSSH_CREDENTIAL", "environment");
+        doctor.arg(w.configuration()).args(arguments).env("ARCSSH_CREDENTIAL", "environment");
         doctor.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
-        complaints(&serde_json::from_slice(&run(&mut doctor).stdout).unwrap())
+        problems(&serde_json::from_slice(&run(&mut doctor).stdout).unwrap())
     };
-    let none = Vec::<[String; 4]>::new();
-    assert_eq!(examined("", &[]), none);
-    assert_eq!(examined("--credential azure-cli", &["--credential", "environment"]), none);
-    for (section, why) in [
+    let no_problem = Vec::<[String; 4]>::new();
+    assert_eq!(examined("", &[]), no_problem);
+    assert_eq!(examined("--credential azure-cli", &["--credential", "environment"]), no_problem);
+    for (options, why) in [
         ("--credential azure-cli", "Please run az login."),
         ("--tenant 00000000-0000-4000-8000-000000000000", "AADSTS90002"),
     ] {
-        let told = examined(section, &[]);
-        let [[check, _, text, _]] = &told[..] else { panic!("{section}: {told:#?}") };
+        let output = examined(options, &[]);
+        let [[check, _, text, _]] = &output[..] else { panic!("{options}: {output:#?}") };
         assert_eq!(check, "identity");
-        assert!(text.contains(why), "{section}: {text}");
+        assert!(text.contains(why), "{options}: {text}");
     }
 }
 
 #[test]
-fn a_terminal_shows_colours_and_nothing_else_does() {
-    let w = world(&["web01"]);
+fn the_report_is_coloured_only_on_a_terminal() {
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_service_configuration();
     let plain = run(&mut doctor(&w, &w.id(), &[]));
     let text = String::from_utf8(plain.stdout).unwrap();
     let fix = format!("{:29}hint: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
     let failed = "FAIL  service configuration  the service is not enabled on it yet";
     for line in [failed, fix.as_str(), "skip  relay                  the service configuration comes first"] {
-        assert!(text.lines().any(|told| told == line), "{line}\nis not in\n{text}");
+        assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
     }
     assert!(text.lines().last().unwrap().starts_with("1 failed, ") && !text.contains('\u{1b}'), "{text}");
     let command = format!(
@@ -984,8 +987,8 @@ fn a_terminal_shows_colours_and_nothing_else_does() {
     };
     let screen = shown("");
     assert!(screen.contains("\u{1b}[31mFAIL\u{1b}[0m  service configuration"), "{screen}");
-    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
-        let screen = shown(unwanted);
-        assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{unwanted}: {screen}");
+    for setting in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
+        let screen = shown(setting);
+        assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{setting}: {screen}");
     }
 }

@@ -1,5 +1,5 @@
-//! Logging in as an Entra user: sections of `arcssh config --entra`, a real sshd that trusts the emulator's authority,
-//! and no other key in sight.
+//! Entra ID logins: host entries of `arcssh config --entra`, and a real sshd that trusts only the emulator's
+//! certificate authority.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,23 +10,23 @@ use std::time::Duration;
 use arcssh_emulator::{Builder, CertificateFault, EntraFault, Machine, RefreshRefusal, Service};
 
 use crate::config::with_new_comments;
-use crate::support::{ARCSSH, Run, World, eventually, finish, may_list_open_files, run, script, world_with};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab_with, may_list_open_files, run, script};
 
 const SSH_SCOPE: &str = "https://pas.windows.net/CheckMyAccess/Linux/.default";
 
-/// A world whose user, who signed in by device code, is called as whoever runs the tests, in other letters.
-fn world_of_a_user(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+/// A lab with a user who signed in by device code. Its name is the name of the local user, in upper case.
+fn lab_with_user(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> Lab {
     let name = principal();
     let second = Duration::from_secs(1);
-    let w = world_with(machines, |builder| {
+    let w = lab_with(machines, |builder| {
         configure(builder.user_principal_name(&name).approve_devices().device_interval(second))
     });
-    trust(&w, &name);
+    trust_only(&w, &name);
     assert_eq!(run(anonymous(&mut w.arcssh(&["login", "--device-code"]))).code, Some(0));
     w
 }
 
-/// The user's name in upper case: certificates hold it as it was registered, and log in in lower case.
+/// The user's name in upper case. Entra ID keeps the case of the registration. The login name is in lower case.
 fn principal() -> String {
     user().to_uppercase()
 }
@@ -35,45 +35,45 @@ fn user() -> String {
     run(Command::new("id").arg("-un")).clean().trim().to_owned()
 }
 
-/// sshd lets in whoever has a certificate for this name, and no key of its own.
-fn trust(w: &World, principal: &str) {
+/// Makes sshd accept certificates for this principal, and no other key.
+fn trust_only(w: &Lab, principal: &str) {
     w.sshd().trust_authority(&w.emulator().ssh_ca_public_key(), &[principal]).unwrap();
     let keys = w.sshd().client_key().with_file_name("authorized_keys");
     fs::write(keys, "").unwrap();
 }
 
-/// A program without the service principal of the emulator's environment.
+/// Removes the service principal of the emulator's environment.
 fn anonymous(command: &mut Command) -> &mut Command {
     let names = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
     names.iter().fold(command, |command, name| command.env_remove(name))
 }
 
-/// An ssh configuration with sections of this world's machines.
-struct Sections<'w> {
-    world: &'w World,
+/// An ssh configuration with host entries for this lab's machines.
+struct HostEntries<'a> {
+    lab: &'a Lab,
     file: PathBuf,
 }
 
-impl<'w> Sections<'w> {
+impl<'a> HostEntries<'a> {
     #[track_caller]
-    fn generate(world: &'w World, arguments: &[&str]) -> Self {
-        let sections = Self { world, file: world.home().join("hosts.conf") };
-        let known_hosts = world.home().join(".ssh/known_hosts");
-        // As some have it, and what would keep ssh from asking our agent.
-        let own = format!(
+    fn generate(lab: &'a Lab, arguments: &[&str]) -> Self {
+        let entries = Self { lab, file: lab.home().join("hosts.conf") };
+        let known_hosts = lab.home().join(".ssh/known_hosts");
+        // With `IdentitiesOnly yes`, ssh ignores keys of an agent.
+        let user_options = format!(
             "Host *\n    UserKnownHostsFile {}\n    BatchMode yes\n    IdentitiesOnly yes\n",
             known_hosts.display()
         );
-        fs::write(&sections.file, own).unwrap();
-        let done = sections.config(arguments);
-        assert_eq!(done.code, Some(0), "{}", done.stderr);
-        sections
+        fs::write(&entries.file, user_options).unwrap();
+        let result = entries.config(arguments);
+        assert_eq!(result.code, Some(0), "{}", result.stderr);
+        entries
     }
 
     #[track_caller]
     fn config(&self, arguments: &[&str]) -> Run {
-        let mut config = self.world.arcssh(&["config", "--file"]);
-        config.arg(&self.file).args(["--port", &self.world.sshd().port().to_string()]).args(arguments);
+        let mut config = self.lab.arcssh(&["config", "--file"]);
+        config.arg(&self.file).args(["--port", &self.lab.sshd().port().to_string()]).args(arguments);
         run(anonymous(&mut config))
     }
 
@@ -81,9 +81,9 @@ impl<'w> Sections<'w> {
         fs::read_to_string(&self.file).unwrap()
     }
 
-    /// ssh or another one that takes `-F`.
+    /// A program with the option `-F`, such as ssh.
     fn program(&self, name: &str) -> Command {
-        let mut program = self.world.command(name);
+        let mut program = self.lab.command(name);
         anonymous(&mut program).arg("-F").arg(&self.file);
         program
     }
@@ -92,75 +92,75 @@ impl<'w> Sections<'w> {
         run(self.program("ssh").args(arguments))
     }
 
-    /// What `IdentityAgent` of web01 says.
+    /// The value of `IdentityAgent` for web01.
     fn socket(&self) -> PathBuf {
         let text = self.text();
         let line = text.lines().find_map(|line| line.trim().strip_prefix("IdentityAgent "));
         line.unwrap().into()
     }
 
-    /// ssh to web01 that stays until its standard input ends, once it is logged in.
-    fn stay(&self) -> Child {
-        let logins = || self.world.sshd().log().matches("Accepted publickey").count();
+    /// Starts ssh to web01, which runs until its standard input ends. Returns after the login.
+    fn start_session(&self) -> Child {
+        let logins = || self.lab.sshd().log().matches("Accepted publickey").count();
         let before = logins();
         let mut ssh = self.program("ssh");
         ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = ssh.spawn().unwrap();
-        assert!(eventually(Duration::from_secs(30), || logins() > before), "{}", self.world.sshd().log());
+        assert!(eventually(Duration::from_secs(30), || logins() > before), "{}", self.lab.sshd().log());
         child
     }
 }
 
-/// How often something was asked for at the token endpoint: once the user has signed in and a token for ARM is there,
-/// only certificates are.
-fn token_requests(w: &World) -> usize {
+/// Number of requests to the token endpoint. After sign-in and with a cached token for ARM, each is a request for a
+/// certificate.
+fn token_requests(w: &Lab) -> usize {
     let requests = w.emulator().requests_to(Service::Entra);
     requests.iter().filter(|request| request.path_and_query.ends_with("/token")).count()
 }
 
 #[test]
-fn a_section_logs_in_as_the_user_of_the_certificate() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+fn a_host_entry_logs_in_with_a_certificate() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
     let text = hosts.text();
     assert!(text.contains(&format!("\n    User {}\n", user())), "{text}");
     assert!(text.contains("\n    IdentitiesOnly no\n    ForwardAgent no\n"), "{text}");
     assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
     let log = w.sshd().log();
     assert!(log.contains("Accepted publickey") && log.contains("-CERT"), "{log}");
-    // Nothing is left at the path, and nothing of the user's was written.
+    // The agent removes its socket.
     let socket = hosts.socket();
     assert!(eventually(Duration::from_secs(10), || !socket.exists()));
-    // A second run keeps everything as it is.
-    let again = hosts.config(&[]);
-    assert_eq!((again.code, hosts.text()), (Some(0), text), "{}", again.stderr);
+    // A second run changes nothing.
+    let refreshed = hosts.config(&[]);
+    assert_eq!((refreshed.code, hosts.text()), (Some(0), text), "{}", refreshed.stderr);
 }
 
 #[test]
-fn scp_and_rsync_copy_there_and_back() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+fn scp_and_rsync_copy_both_ways() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
     let bytes = crate::support::noise(2 << 20);
     fs::write(w.home().join("file"), &bytes).unwrap();
-    let there = |name: &str| format!("web01:{}", w.home().join(name).display());
-    run(hosts.program("scp").args(["-q", "file", &there("by-scp")])).clean();
-    run(hosts.program("scp").args(["-q", &there("by-scp"), "back-scp"])).clean();
-    let by = format!("ssh -F {}", hosts.file.display());
+    let remote = |name: &str| format!("web01:{}", w.home().join(name).display());
+    run(hosts.program("scp").args(["-q", "file", &remote("by-scp")])).clean();
+    run(hosts.program("scp").args(["-q", &remote("by-scp"), "back-scp"])).clean();
+    let shell = format!("ssh -F {}", hosts.file.display());
     let rsync = |from: &str, to: &str| {
-        run(anonymous(&mut w.command("rsync")).args(["-a", "-e", &by, from, to])).clean();
+        run(anonymous(&mut w.command("rsync")).args(["-a", "-e", &shell, from, to])).clean();
     };
-    rsync("file", &there("by-rsync"));
-    rsync(&there("by-rsync"), "back-rsync");
+    rsync("file", &remote("by-rsync"));
+    rsync(&remote("by-rsync"), "back-rsync");
     for copy in ["back-scp", "back-rsync"] {
         assert!(fs::read(w.home().join(copy)).unwrap() == bytes, "{copy}");
     }
 }
 
 #[test]
-fn the_agent_lists_one_certificate_and_only_to_its_user() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
-    let ssh = hosts.stay();
+fn the_agent_lists_one_certificate_to_its_user_only() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
+    let ssh = hosts.start_session();
     let socket = hosts.socket();
     assert!(eventually(Duration::from_secs(10), || socket.exists()));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -168,15 +168,15 @@ fn the_agent_lists_one_certificate_and_only_to_its_user() {
     let listed = run(w.command("ssh-add").arg("-L").env("SSH_AUTH_SOCK", &socket)).clean();
     assert_eq!(listed.lines().count(), 1, "{listed}");
     assert!(listed.starts_with("ssh-rsa-cert-v01@openssh.com "), "{listed}");
-    assert_eq!(finish(ssh).code, Some(0)); // it closes standard input first
+    assert_eq!(finish(ssh).code, Some(0)); // `finish` closes standard input first
 }
 
 #[test]
-fn thirty_connections_at_once_need_one_certificate() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
-    w.forget();
-    // A token for ARM, so that what follows is about certificates alone.
+fn thirty_concurrent_connections_need_one_certificate() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
+    w.clear_cache();
+    // Caches a token for ARM, so that further requests are for certificates.
     run(anonymous(&mut w.arcssh(&["account"]))).clean();
     let before = token_requests(&w);
     let start = |_| {
@@ -189,77 +189,77 @@ fn thirty_connections_at_once_need_one_certificate() {
         assert_eq!(finish(ssh).clean(), "reached\n");
     }
     assert_eq!(token_requests(&w) - before, 1);
-    // The last ones to leave wait for the clients of others.
+    // The last processes wait for the clients of other agents.
     let socket = hosts.socket();
     let sockets = || fs::read_dir(socket.parent().unwrap()).unwrap().count();
-    assert!(eventually(Duration::from_secs(15), || sockets() == 0), "{} sockets are left", sockets());
+    assert!(eventually(Duration::from_secs(15), || sockets() == 0), "{} sockets remain", sockets());
 }
 
 #[test]
-fn a_certificate_that_ends_does_not_end_a_session_and_the_next_connection_has_another() {
+fn an_expired_certificate_keeps_the_session_and_is_replaced() {
     let lifetime = Duration::from_secs(20);
-    let w = world_of_a_user(&["web01"], |builder| builder.certificate_lifetime(lifetime));
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
-    let held = || {
+    let w = lab_with_user(&["web01"], |builder| builder.certificate_lifetime(lifetime));
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
+    let validity = || {
         let shown = run(anonymous(&mut w.arcssh(&["cert", "--show"]))).clean();
         shown.lines().find(|line| line.starts_with("valid")).unwrap().to_owned()
     };
-    let session = hosts.stay();
-    let first = held();
-    assert!(eventually(2 * lifetime, || !has_valid_certificate(&w)), "it does not end");
+    let session = hosts.start_session();
+    let first = validity();
+    assert!(eventually(2 * lifetime, || !has_valid_certificate(&w)), "the certificate does not expire");
     assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
-    assert_ne!(held(), first);
-    let ended = finish(session);
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    assert_ne!(validity(), first);
+    let finished = finish(session);
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
-fn a_certificate_past_seventy_percent_of_its_life_serves_while_the_next_is_got() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
-    let (file, aged) = age(&w, 3000);
-    let kept = || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).unwrap()).unwrap();
+fn a_certificate_is_renewed_in_the_background_after_70_percent() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
+    let (file, aged) = age_certificate(&w, 3000);
+    let cached = || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).unwrap()).unwrap();
     let certificate = |value: &serde_json::Value| value["value"]["issued"]["certificate"].to_string();
-    let (session, before) = (hosts.stay(), certificate(&aged));
-    assert!(eventually(Duration::from_secs(30), || certificate(&kept()) != before));
-    assert_eq!(kept()["value"]["key"], aged["value"]["key"]);
+    let (session, before) = (hosts.start_session(), certificate(&aged));
+    assert!(eventually(Duration::from_secs(30), || certificate(&cached()) != before));
+    assert_eq!(cached()["value"]["key"], aged["value"]["key"]);
     assert_eq!(finish(session).code, Some(0));
 }
 
-/// Makes the certificate in the store look as if it had been given so many seconds earlier; its file, and what that holds.
-fn age(w: &World, seconds: u64) -> (PathBuf, serde_json::Value) {
-    let file = files_of_certificates(w, ".json").pop().unwrap();
-    let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+/// Makes the cached certificate this many seconds older. Returns the file and its content.
+fn age_certificate(w: &Lab, seconds: u64) -> (PathBuf, serde_json::Value) {
+    let file = certificate_files(w, ".json").pop().unwrap();
+    let mut cached: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     for time in ["at", "until"] {
-        let issued = &mut kept["value"]["issued"][time];
+        let issued = &mut cached["value"]["issued"][time];
         *issued = (issued.as_u64().unwrap() - seconds).into();
     }
-    fs::write(&file, kept.to_string()).unwrap();
-    (file, kept)
+    fs::write(&file, cached.to_string()).unwrap();
+    (file, cached)
 }
 
 #[test]
-fn a_certificate_in_its_last_minutes_stands_in_where_no_other_can_be_got() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn an_expiring_certificate_is_used_if_renewal_fails() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     let cert = || run(anonymous(&mut w.arcssh(&["cert"])));
     let first = cert().clean();
     let before = token_requests(&w);
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
-    age(&w, 3400);
+    age_certificate(&w, 3400);
     assert_eq!((cert().clean(), token_requests(&w) - before), (first, 1));
-    age(&w, 200);
-    let ended = cert();
-    assert!(ended.code == Some(3) && ended.stderr.contains("AADSTS50076"), "{ended:?}");
+    age_certificate(&w, 200);
+    let expired = cert();
+    assert!(expired.code == Some(3) && expired.stderr.contains("AADSTS50076"), "{expired:?}");
 }
 
-/// Whether the store's certificate is valid.
-fn has_valid_certificate(w: &World) -> bool {
+/// Returns whether the cached certificate is valid.
+fn has_valid_certificate(w: &Lab) -> bool {
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
     shown.lines().any(|line| line.starts_with("certificate") && line.contains(" expires in "))
 }
 
 #[test]
-fn each_bad_certificate_is_refused_in_one_line_and_ssh_is_not_let_to_guess() {
+fn an_invalid_certificate_ends_the_connection_with_one_message() {
     let cases = [
         (CertificateFault::AnotherKey, "the certificate is for another key"),
         (CertificateFault::Expired, "the certificate expired at "),
@@ -268,23 +268,23 @@ fn each_bad_certificate_is_refused_in_one_line_and_ssh_is_not_let_to_guess() {
         (CertificateFault::Garbage, "this is no ssh-rsa-cert-v01@openssh.com certificate"),
         (CertificateFault::Huge, "longer than"),
     ];
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
-    for (fault, why) in cases {
-        w.forget();
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
+    for (fault, error) in cases {
+        w.clear_cache();
         w.emulator().certificate_fault(fault);
         let failed = hosts.ssh(&["web01", "echo reached"]);
         assert_eq!((failed.code, failed.stdout.len()), (Some(255), 0), "{fault:?}");
         let lines = failed.arcssh_lines();
         assert!(
-            lines[0].starts_with("arcssh: cannot connect to web01: ") && lines[0].contains(why),
+            lines[0].starts_with("arcssh: cannot connect to web01: ") && lines[0].contains(error),
             "{lines:?}"
         );
         assert!(!failed.stderr.contains("Permission denied"), "{}", failed.stderr);
-        // The next one is good.
+        // The next certificate is valid.
         assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
     }
-    w.forget();
+    w.clear_cache();
     w.emulator().certificate_fault(CertificateFault::AnotherAuthority);
     let failed = hosts.ssh(&["web01", "echo reached"]);
     assert!(failed.stderr.contains("Permission denied (publickey)"), "{}", failed.stderr);
@@ -292,8 +292,8 @@ fn each_bad_certificate_is_refused_in_one_line_and_ssh_is_not_let_to_guess() {
 
 #[test]
 fn service_principals_log_in_with_secret_certificate_and_federated_token() {
-    let w = world_with(&["web01"], |builder| builder);
-    trust(&w, "c11e4700-0000-4000-8000-000000000001");
+    let w = lab_with(&["web01"], |builder| builder);
+    trust_only(&w, "c11e4700-0000-4000-8000-000000000001");
     let certificate = w.emulator().client_certificate();
     let federated = w.emulator().federated_token();
     let cases: [(&str, Option<(&str, &Path)>); 3] = [
@@ -301,9 +301,9 @@ fn service_principals_log_in_with_secret_certificate_and_federated_token() {
         ("certificate", Some(("AZURE_CLIENT_CERTIFICATE_PATH", &certificate))),
         ("federated", Some(("AZURE_FEDERATED_TOKEN_FILE", &federated))),
     ];
-    for (name, proof) in cases {
+    for (name, variable_and_file) in cases {
         let with = |command: &mut Command| {
-            if let Some((variable, file)) = proof {
+            if let Some((variable, file)) = variable_and_file {
                 command.env_remove("AZURE_CLIENT_SECRET").env(variable, file);
             }
             run(command)
@@ -320,8 +320,8 @@ fn service_principals_log_in_with_secret_certificate_and_federated_token() {
 }
 
 #[test]
-fn a_managed_identity_is_refused_with_the_reason() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn a_managed_identity_gets_no_certificate() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     let mut cert = w.arcssh(&["cert", "--credential", "managed-identity"]);
     let refused = run(anonymous(&mut cert));
     refused.failed(
@@ -334,8 +334,8 @@ fn a_managed_identity_is_refused_with_the_reason() {
 }
 
 #[test]
-fn whoever_is_signed_in_and_can_get_no_certificate_is_named() {
-    let w = world_with(&["web01"], |builder| builder);
+fn azure_powershell_gets_no_certificate() {
+    let w = lab_with(&["web01"], |builder| builder);
     let bin = w.home().join("bin");
     script(&bin, "pwsh", "#!/bin/sh\necho '{\"token\":\"opaque\",\"expiresOn\":4102444800}'\n");
     let keygen = run(Command::new("which").arg("ssh-keygen")).clean();
@@ -350,8 +350,8 @@ fn whoever_is_signed_in_and_can_get_no_certificate_is_named() {
 }
 
 #[test]
-fn a_key_that_cannot_be_made_is_told_with_what_helps() {
-    let w = world_with(&["web01"], |builder| builder);
+fn a_failed_key_generation_gets_a_hint() {
+    let w = lab_with(&["web01"], |builder| builder);
     let cert =
         |name, value: &str| run(w.arcssh(&["cert"]).env("ARCSSH_STATE_DIR", "/proc/x").env(name, value));
     let no_program = cert("PATH", "/proc");
@@ -368,20 +368,20 @@ fn a_key_that_cannot_be_made_is_told_with_what_helps() {
 }
 
 #[test]
-fn conditional_access_is_told_in_full_with_what_to_do() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn conditional_access_errors_get_a_hint() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
     let refused = run(anonymous(&mut w.arcssh(&["cert"])));
     let lines = refused.arcssh_lines();
     let why = "arcssh: no SSH certificate: the sign-in of arcssh was refused: AADSTS50076: Due to a configuration change";
     assert!(lines[0].starts_with(why) && lines[0].contains("Trace ID"), "{lines:?}");
     assert_eq!(lines[1], format!("arcssh: hint: run arcssh login --scope {SSH_SCOPE}"));
-    // Which helps.
+    // The hint solves it.
     let login = ["login", "--device-code", "--scope", SSH_SCOPE];
     assert_eq!(run(anonymous(&mut w.arcssh(&login))).code, Some(0));
     assert_eq!(run(anonymous(&mut w.arcssh(&["cert"]))).code, Some(0));
 
-    w.forget();
+    w.clear_cache();
     w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 53003, "Access has been blocked."));
     let blocked = run(anonymous(&mut w.arcssh(&["cert"])));
     assert!(blocked.arcssh_lines()[1].contains("Conditional Access"), "{}", blocked.stderr);
@@ -391,9 +391,9 @@ fn conditional_access_is_told_in_full_with_what_to_do() {
 }
 
 #[test]
-fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
-    let w = world_with(&["web01"], |builder| builder);
-    trust(&w, &principal());
+fn azure_cli_requests_the_certificate_with_its_extension() {
+    let w = lab_with(&["web01"], |builder| builder);
+    trust_only(&w, &principal());
     let authority = w.home().join("authority");
     let keygen = ["-q", "-t", "rsa", "-N", "", "-f"];
     run(Command::new("ssh-keygen").args(keygen).arg(&authority)).clean();
@@ -411,7 +411,7 @@ fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
             "arcssh: hint: run arcssh login, or az extension add --name ssh",
         ],
     );
-    // What it cannot be told is not left out without a word.
+    // An option that Azure CLI does not support is an error.
     for (option, value) in
         [("--tenant", "contoso.com"), ("--scope", "https://x/.default"), ("--client-id", "x")]
     {
@@ -430,17 +430,17 @@ fn azure_cli_gets_the_certificate_where_it_has_the_extension() {
         authority.display(),
         principal()
     ));
-    let told = cert().clean();
-    assert!(told.starts_with(&format!("login name        {}\n", user())), "{told}");
+    let output = cert().clean();
+    assert!(output.starts_with(&format!("login name        {}\n", user())), "{output}");
     let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
     assert!(arguments.starts_with("ssh cert --public-key-file /"), "{arguments}");
     assert_eq!(fs::read(w.home().join("read-by-az")).unwrap(), b"");
 }
 
 #[test]
-fn windows_machines_are_refused_with_the_reason() {
+fn windows_machines_are_rejected_with_the_reason() {
     let windows = |builder: Builder| builder.machine(Machine::new("win01").os_name("windows"));
-    let w = world_of_a_user(&["web01"], windows);
+    let w = lab_with_user(&["web01"], windows);
     let file = w.home().join("win.conf");
     let config = |arguments: &[&str]| {
         let mut config = w.arcssh(&["config", "--entra", "--file"]);
@@ -459,9 +459,9 @@ fn windows_machines_are_refused_with_the_reason() {
 }
 
 #[test]
-fn files_are_kept_fresh_by_ssh_itself() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra=files", "--wildcard", "*.arc"]);
+fn ssh_renews_certificate_files() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra=files", "--wildcard", "*.arc"]);
     let text = hosts.text();
     let line = format!("\nMatch originalhost web01 exec \"{ARCSSH} cert --file ");
     assert!(text.contains(&line), "{text}");
@@ -473,7 +473,7 @@ fn files_are_kept_fresh_by_ssh_itself() {
     for file in &files {
         assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    // It verifies, and a section is taken out with its Match.
+    // `--verify` accepts the entries, and `--remove` also removes the Match block.
     let verified = run(anonymous(w.arcssh(&["config", "--verify", "--file"]).arg(&hosts.file)));
     assert_eq!(verified.code, Some(0), "{}", verified.stderr);
     let removed = run(w.arcssh(&["config", "--file"]).arg(&hosts.file).args(["--remove", "web01"]));
@@ -523,34 +523,38 @@ fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {
 }
 
 #[test]
-fn guests_and_people_with_an_apostrophe_get_sections_that_ssh_reads_right() {
+fn unusual_user_names_give_valid_host_entries() {
     for name in
         ["Ada_contoso.com#EXT#@fabrikam.onmicrosoft.com", "Conan.O'Brien@contoso.com", "jörg@contoso.com"]
     {
-        let w = world_with(&["web01"], |builder| {
+        let w = lab_with(&["web01"], |builder| {
             builder.user_principal_name(name).approve_devices().device_interval(Duration::from_secs(1))
         });
         assert_eq!(run(anonymous(&mut w.arcssh(&["login", "--device-code"]))).code, Some(0));
-        let hosts = Sections::generate(&w, &["web01", "--entra=files"]);
+        let hosts = HostEntries::generate(&w, &["web01", "--entra=files"]);
         let folder = w.home().join(".ssh/arcssh");
         let user = format!("user {}", name.to_lowercase());
         fs::remove_dir_all(&folder).unwrap_or_default();
-        let meant = hosts.ssh(&["-T", "-G", "web01"]).clean();
-        assert!(meant.lines().any(|line| line == user), "{meant}");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "{name}: what Match exec runs");
+        let effective = hosts.ssh(&["-T", "-G", "web01"]).clean();
+        assert!(effective.lines().any(|line| line == user), "{effective}");
+        assert_eq!(
+            fs::read_dir(&folder).unwrap().count(),
+            2,
+            "{name}: Match exec writes key and certificate"
+        );
         let windows = hosts.config(&["--platform", "windows"]);
         assert_eq!(windows.code, Some(0), "{name}: {}", windows.stderr);
     }
 }
 
 #[test]
-fn a_key_of_ones_own_is_certified_beside_it() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let key = w.home().join("own");
+fn a_certificate_for_a_given_key_is_written_next_to_it() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let key = w.home().join("key");
     run(Command::new("ssh-keygen").args(["-q", "-t", "rsa", "-b", "2048", "-N", "", "-f"]).arg(&key)).clean();
-    let public = w.home().join("own.pub");
-    let made = run(anonymous(w.arcssh(&["cert", "--public-key"]).arg(&public)));
-    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let public = w.home().join("key.pub");
+    let issued = run(anonymous(w.arcssh(&["cert", "--public-key"]).arg(&public)));
+    assert_eq!(issued.code, Some(0), "{}", issued.stderr);
     let proxy = format!("arcssh proxy {} --port %p", w.id()).replacen("arcssh", ARCSSH, 1);
     let mut ssh = w.command("ssh");
     anonymous(&mut ssh).arg("-F").arg("none").args(["-o", &format!("ProxyCommand={proxy}")]);
@@ -558,7 +562,7 @@ fn a_key_of_ones_own_is_certified_beside_it() {
     ssh.args(["-o", &known_hosts, "-o", "BatchMode=yes", "-p", &w.sshd().port().to_string()]);
     ssh.arg("-i").arg(&key).args(["web01", "echo reached"]);
     assert_eq!(run(&mut ssh).clean(), "reached\n");
-    let shown = run(w.command("ssh-keygen").args(["-L", "-f", "own-cert.pub"])).clean();
+    let shown = run(w.command("ssh-keygen").args(["-L", "-f", "key-cert.pub"])).clean();
     assert!(shown.contains(&principal()), "{shown}");
 
     fs::write(&public, "ssh-ed25519 AAAA").unwrap();
@@ -567,12 +571,12 @@ fn a_key_of_ones_own_is_certified_beside_it() {
 }
 
 #[test]
-fn nothing_that_somebody_else_put_there_is_overwritten() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn files_that_arcssh_did_not_write_are_not_overwritten() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     let keygen = |arguments: &[&str]| {
         run(w.command("ssh-keygen").args(["-q"]).args(arguments)).clean();
     };
-    for name in ["own", "authority"] {
+    for name in ["key", "authority"] {
         keygen(&["-t", "rsa", "-b", "2048", "-N", "", "-C", "arcssh", "-f", name]);
     }
     let read = |name: &str| fs::read(w.home().join(name)).unwrap();
@@ -582,54 +586,56 @@ fn nothing_that_somebody_else_put_there_is_overwritten() {
         let refused = cert(arguments);
         let why = format!("{name} holds something else, which would be lost");
         assert!(refused.code == Some(1) && refused.stderr.contains(&why), "{}", refused.stderr);
-        assert!(read(name) == before, "{name} is another");
+        assert!(read(name) == before, "{name} was changed");
     };
-    refused(&["--file", "own-cert.pub"], "own");
-    assert!(!w.home().join("own-cert.pub").exists());
-    refused(&["--public-key", "own.pub", "--file", "own"], "own");
-    refused(&["--public-key", "own.pub", "--file", "own.pub"], "own.pub");
-    // Another authority's certificate stays while it is valid.
-    keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "+1h", "own.pub"]);
-    refused(&["--public-key", "own.pub"], "own-cert.pub");
-    keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "-2h:-1h", "own.pub"]);
-    for authority in ["the ended one's", "ours", "another, as Entra ID may come to have"] {
-        if authority.starts_with("another") {
+    refused(&["--file", "key-cert.pub"], "key");
+    assert!(!w.home().join("key-cert.pub").exists());
+    refused(&["--public-key", "key.pub", "--file", "key"], "key");
+    refused(&["--public-key", "key.pub", "--file", "key.pub"], "key.pub");
+    // A valid certificate of another authority is preserved.
+    keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "+1h", "key.pub"]);
+    refused(&["--public-key", "key.pub"], "key-cert.pub");
+    keygen(&["-s", "authority", "-I", "id", "-n", "me", "-V", "-2h:-1h", "key.pub"]);
+    for authority in
+        ["an expired certificate", "a certificate of the same authority", "after a change of the authority"]
+    {
+        if authority.starts_with("after") {
             w.emulator().certificate_fault(CertificateFault::AnotherAuthority);
         }
-        let replaced = cert(&["--public-key", "own.pub"]);
+        let replaced = cert(&["--public-key", "key.pub"]);
         assert_eq!(replaced.code, Some(0), "{authority}: {}", replaced.stderr);
     }
-    refused(&["--file", "own-cert.pub"], "own");
-    // A pair that arcssh made follows what it keeps.
+    refused(&["--file", "key-cert.pub"], "key");
+    // A key pair that arcssh wrote is replaced.
     assert_eq!(cert(&["--file", "new/pair-cert.pub"]).code, Some(0));
     let key = read("new/pair");
-    w.forget();
+    w.clear_cache();
     assert_eq!(cert(&["--file", "new/pair-cert.pub"]).code, Some(0));
     assert!(read("new/pair") != key);
     run(w.command("ssh-keygen").args(["-l", "-f", "new/pair"])).clean();
 }
 
 #[test]
-fn a_section_of_another_identity_says_so_and_not_permission_denied() {
-    for delivery in ["--entra", "--entra=files"] {
-        let w = world_of_a_user(&["web01"], |builder| builder);
-        let hosts = Sections::generate(&w, &["web01", delivery]);
+fn a_host_entry_for_another_user_is_an_error() {
+    for option in ["--entra", "--entra=files"] {
+        let w = lab_with_user(&["web01"], |builder| builder);
+        let hosts = HostEntries::generate(&w, &["web01", option]);
         let as_another = |file: &Path| {
-            let mut ssh = w.command("ssh"); // with the service principal, which comes first
+            let mut ssh = w.command("ssh"); // the service principal precedes the signed-in user
             run(ssh.arg("-F").arg(file).args(["web01", "echo reached"]))
         };
         let failed = as_another(&hosts.file);
         let lines = failed.arcssh_lines();
-        let (section, other) = (user(), "c11e4700-0000-4000-8000-000000000001");
-        let why = format!("the certificate is for {other}, and the section for {section}");
-        assert!(lines[0].ends_with(&why), "{delivery}: {}", failed.stderr);
+        let (login_name, other) = (user(), "c11e4700-0000-4000-8000-000000000001");
+        let why = format!("the certificate is for {other}, and the section for {login_name}");
+        assert!(lines[0].ends_with(&why), "{option}: {}", failed.stderr);
         let hint =
-            format!("arcssh: hint: sign in as {section}, or run arcssh config for sections of {other}");
-        assert_eq!(lines[1], hint, "{delivery}");
-        // Who wrote it is not kept out by that.
-        assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n", "{delivery}");
-        // Sections that do not say whose they are leave it to the server.
-        let old = hosts.text().replace(&format!(" --login-name {section}"), "");
+            format!("arcssh: hint: sign in as {login_name}, or run arcssh config for sections of {other}");
+        assert_eq!(lines[1], hint, "{option}");
+        // The user of the host entry can still connect.
+        assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n", "{option}");
+        // Without `--login-name`, the server rejects the certificate.
+        let old = hosts.text().replace(&format!(" --login-name {login_name}"), "");
         fs::write(w.home().join("old.conf"), old).unwrap();
         let denied = as_another(&w.home().join("old.conf"));
         assert!(denied.stderr.contains("Permission denied"), "{}", denied.stderr);
@@ -637,57 +643,57 @@ fn a_section_of_another_identity_says_so_and_not_permission_denied() {
     }
 }
 
-/// Whoever waits opens the lock's file, which Linux shows.
+/// A waiting process opens the lock file, which /proc shows.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_refusal_is_asked_for_once_by_all_who_wait_and_anew_by_who_comes_later() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn waiting_processes_share_one_rejected_request() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     assert_eq!(run(anonymous(&mut w.arcssh(&["cert"]))).code, Some(0));
-    fs::remove_file(files_of_certificates(&w, ".json").pop().unwrap()).unwrap();
+    fs::remove_file(certificate_files(&w, ".json").pop().unwrap()).unwrap();
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
     let cert = || {
         let mut cert = w.arcssh(&["cert"]);
         anonymous(&mut cert);
         cert
     };
-    refused_once(&w, cert, "AADSTS50076", || token_requests(&w));
+    assert_one_request(&w, cert, "AADSTS50076", || token_requests(&w));
 }
 
-/// Whoever waits opens the lock's file, which Linux shows.
+/// A waiting process opens the lock file, which /proc shows.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_azure_cli_refuses_is_asked_for_once_by_all_who_wait_too() {
-    let w = world_with(&["web01"], |builder| builder);
+fn waiting_processes_share_one_failed_call_of_azure_cli() {
+    let w = lab_with(&["web01"], |builder| builder);
     let bin = w.home().join("bin");
-    let az = "#!/bin/sh\nPATH=/usr/bin:/bin\necho asked >> ~/asked; cat ~/says >&2; exit 1\n";
+    let az = "#!/bin/sh\nPATH=/usr/bin:/bin\necho call >> ~/calls; cat ~/error >&2; exit 1\n";
     script(&bin, "az", az);
     let cert = || {
         let mut cert = w.arcssh(&["cert", "--credential", "azure-cli"]);
         anonymous(&mut cert).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
         cert
     };
-    let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
-    for (says, why) in [
+    let calls = || fs::read_to_string(w.home().join("calls")).unwrap().lines().count();
+    for (error, why) in [
         ("AADSTS70043: The refresh token has expired.", "Azure CLI gives no token: AADSTS70043: "),
         ("ERROR: 'ssh' is misspelled or not recognized by the system.", "az extension add --name ssh"),
     ] {
-        fs::write(w.home().join("says"), says).unwrap();
+        fs::write(w.home().join("error"), error).unwrap();
         assert_eq!(run(&mut cert()).code, Some(3));
-        refused_once(&w, cert, why, asked);
+        assert_one_request(&w, cert, why, calls);
     }
 }
 
-/// Asserts that all who wait for a certificate are refused by one question, and who comes later by another.
+/// Asserts that all waiting processes get the error of one request, and that a later process sends another request.
 #[cfg(target_os = "linux")]
 #[track_caller]
-fn refused_once(w: &World, cert: impl Fn() -> Command, why: &str, asked: impl Fn() -> usize) {
+fn assert_one_request(w: &Lab, cert: impl Fn() -> Command, why: &str, count_requests: impl Fn() -> usize) {
     if !may_list_open_files() {
         return;
     }
-    let lock = files_of_certificates(w, ".lock").pop().unwrap();
-    let before = asked();
-    let held = fs::File::open(&lock).unwrap();
-    held.lock().unwrap();
+    let lock = certificate_files(w, ".lock").pop().unwrap();
+    let before = count_requests();
+    let locked = fs::File::open(&lock).unwrap();
+    locked.lock().unwrap();
     let start = |_| {
         let mut cert = cert();
         cert.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -698,67 +704,68 @@ fn refused_once(w: &World, cert: impl Fn() -> Command, why: &str, asked: impl Fn
         files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|file| file == lock))
     };
     assert!(eventually(Duration::from_secs(30), || all.iter().all(waits)));
-    drop(held);
-    let told = |child| finish(child).arcssh_lines().join("\n");
-    let refusals: Vec<String> = all.into_iter().map(told).collect();
+    drop(locked);
+    let output = |child| finish(child).arcssh_lines().join("\n");
+    let refusals: Vec<String> = all.into_iter().map(output).collect();
     assert!(refusals[0].contains(why), "{}", refusals[0]);
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
-    assert_eq!(asked() - before, 1);
+    assert_eq!(count_requests() - before, 1);
     assert!(run(&mut cert()).stderr.contains(why));
-    assert_eq!(asked() - before, 2);
+    assert_eq!(count_requests() - before, 2);
 }
 
 #[test]
-fn what_is_held_is_shown_in_words() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn the_cached_certificate_is_shown() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     let cert = |more: &[&str]| run(anonymous(w.arcssh(&["cert"]).args(more)));
-    let none = ["arcssh: no certificate is kept for this identity", "arcssh: hint: arcssh cert gets one"];
-    cert(&["--show"]).failed(1, &none);
+    let no_certificate =
+        ["arcssh: no certificate is kept for this identity", "arcssh: hint: arcssh cert gets one"];
+    cert(&["--show"]).failed(1, &no_certificate);
     let brief = cert(&[]).clean();
     assert_eq!(brief.lines().count(), 2, "{brief}");
     let shown = cert(&["--show"]).clean();
     for word in ["login name", "principals", "valid", "key ID", &principal()] {
         assert!(shown.contains(word), "{word}: {shown}");
     }
-    // It stays until it is time.
+    // A fresh certificate stays in the cache.
     assert_eq!(cert(&[]).clean(), brief);
 }
 
 #[test]
-fn no_log_holds_the_private_key_or_the_sign_in() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
-    let hosts = Sections::generate(&w, &["web01", "--entra"]);
+fn no_log_contains_the_private_key_or_the_sign_in() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
     for (name, rust_log) in [("info", ""), ("trace", "trace,hyper=trace,h2=trace")] {
-        w.forget();
+        w.clear_cache();
         let log = w.home().join(name);
         let text = hosts.text().replace(" proxy ", &format!(" proxy -vvv --log-file {} ", log.display()));
         let file = w.home().join("logging.conf");
         fs::write(&file, text).unwrap();
         let mut ssh = w.command("ssh");
         anonymous(&mut ssh).arg("-F").arg(&file).args(["web01", "echo reached"]).env("RUST_LOG", rust_log);
-        let said = run(&mut ssh);
-        assert_eq!(said.stdout, b"reached\n", "{}", said.stderr);
-        let logged = fs::read_to_string(&log).unwrap() + &said.stderr;
+        let output = run(&mut ssh);
+        assert_eq!(output.stdout, b"reached\n", "{}", output.stderr);
+        let logged = fs::read_to_string(&log).unwrap() + &output.stderr;
         assert!(logged.contains("a new SSH certificate"), "{logged}");
         for secret in w.emulator().secrets().into_iter().chain(key_lines(&w)) {
-            assert!(!logged.contains(&secret), "{name} holds a secret");
+            assert!(!logged.contains(&secret), "{name} contains a secret");
         }
     }
 }
 
-/// What the store holds of certificates.
-fn files_of_certificates(w: &World, end: &str) -> Vec<PathBuf> {
-    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
-    let fits = |path: &PathBuf| {
+/// The cached files for certificates.
+fn certificate_files(w: &Lab, end: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
+    let is_wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         name.starts_with("certificate-") && name.ends_with(end)
     };
-    files.filter(fits).collect()
+    files.filter(is_wanted).collect()
 }
 
-/// The lines of the private key in the store.
-fn key_lines(w: &World) -> Vec<String> {
-    let file = files_of_certificates(w, ".json").remove(0);
+/// The lines of the cached private key.
+fn key_lines(w: &Lab) -> Vec<String> {
+    let file = certificate_files(w, ".json").remove(0);
     let value: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let pem = value["value"]["key"].as_str().unwrap().to_owned();
     let lines: Vec<String> = pem.lines().filter(|line| line.len() == 64).map(Into::into).collect();
@@ -767,18 +774,18 @@ fn key_lines(w: &World) -> Vec<String> {
 }
 
 #[test]
-fn a_section_of_az_with_a_certificate_lives_on_with_one_that_is_renewed() {
-    let w = world_of_a_user(&["web01"], |builder| builder);
+fn an_adopted_entry_with_a_certificate_is_renewed() {
+    let w = lab_with_user(&["web01"], |builder| builder);
     let file = w.home().join("az.conf");
     let alias = format!("rg-arc-web01-{}", user());
     let az = w.home().join("az_ssh_config/rg-arc-web01");
-    let section = format!(
+    let entry = format!(
         "Host {alias}\n\tHostName web01\n\tUser {}\n\tCertificateFile \"{az}/id_rsa.pub-aadcert.pub\"\n\tIdentityFile \"{az}/id_rsa\"\n\tProxyCommand \"/x/sshProxy_linux_amd64_1_3_026973\" -r \"{az}/rg-arc-web01-relay_info\" -p {}\n",
         user(),
         w.sshd().port(),
         az = az.display(),
     );
-    fs::write(&file, section).unwrap();
+    fs::write(&file, entry).unwrap();
     let adopted = run(anonymous(w.arcssh(&["config", "--adopt", "--file"]).arg(&file)));
     assert_eq!(adopted.code, Some(0), "{}", adopted.stderr);
     let known_hosts = format!("UserKnownHostsFile={}", w.home().join(".ssh/known_hosts").display());

@@ -1,10 +1,10 @@
-//! What a user reads when a connection cannot be made, to the letter; and what arcssh does before it gives up.
+//! The exact errors of a failed connection, and the retries before them.
 
 use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{World, closed_port, run, typed, world, world_with};
+use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
@@ -18,11 +18,11 @@ const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try aga
 const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
 const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone";
 
-// Who we are.
+// Credentials.
 
 #[test]
-fn half_a_service_principal_is_told_by_what_is_missing() {
-    let w = world(&["web01"]);
+fn an_incomplete_service_principal_names_the_missing_variable() {
+    let w = lab(&["web01"]);
     for missing in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
         let why =
             format!("arcssh: cannot connect to web01: AZURE_CLIENT_SECRET is set, but {missing} is not");
@@ -32,31 +32,31 @@ fn half_a_service_principal_is_told_by_what_is_missing() {
 }
 
 #[test]
-fn a_wrong_secret_is_told_in_the_words_of_entra_id() {
-    let w = world(&["web01"]);
+fn a_wrong_secret_shows_the_error_of_entra_id() {
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_CLIENT_SECRET", "wrong"));
     run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
-    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1, "a wrong secret stays wrong");
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1, "a wrong secret is not retried");
 }
 
 #[test]
-fn a_wrong_tenant_is_told_in_the_words_of_entra_id() {
-    let w = world(&["web01"]);
+fn a_wrong_tenant_shows_the_error_of_entra_id() {
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000"));
     run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
 }
 
 #[test]
-fn entra_id_that_fails_for_a_moment_is_asked_again() {
-    let w = world(&["web01"]);
+fn transient_errors_of_entra_id_are_retried() {
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(503, "text/html", "<html>busy</html>").times(2));
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
 }
 
 #[test]
-fn entra_id_without_a_token_is_told_by_what_answered() {
-    let w = world(&["web01"]);
+fn token_responses_without_a_token_are_classified() {
+    let w = lab(&["web01"]);
     let proxy = &*format!(
         "arcssh: hint: let {} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
         w.address("AZURE_AUTHORITY_HOST")
@@ -84,7 +84,7 @@ fn entra_id_without_a_token_is_told_by_what_answered() {
     ];
     for (status, answer, body, why, hint) in cases {
         w.emulator().entra_fault(EntraFault::raw(answer, "text/html", body));
-        run(&mut w.proxy("web01")).failed(status, &[&cannot(why), hint]);
+        run(&mut w.proxy("web01")).failed(status, &[&cannot_connect(why), hint]);
     }
     assert!(w.emulator().requests_to(Service::Arm).is_empty());
 }
@@ -92,8 +92,8 @@ fn entra_id_without_a_token_is_told_by_what_answered() {
 // Azure Resource Manager.
 
 #[test]
-fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
-    let w = world(&["web01"]);
+fn errors_of_arm_get_a_hint() {
+    let w = lab(&["web01"]);
     let id = w.id();
     let setup = format!("arcssh: hint: arcssh setup {id} --port {}", w.sshd().port());
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
@@ -170,21 +170,21 @@ fn refusals_of_arm_are_told_with_the_next_thing_to_type() {
     for (number, (status, fault, why, hint)) in cases.into_iter().enumerate() {
         w.emulator().arm_fault(fault);
         let mut proxy = w.proxy("web01");
-        // A kept token would be tried again after a 401.
+        // After a 401, arcssh would try a cached token again.
         proxy.env("ARCSSH_STATE_DIR", w.home().join(format!("state-{number}")));
-        run(&mut proxy).failed(status, &[&cannot(why), hint]);
-        assert_eq!(w.emulator().requests_to(Service::Arm).len(), number + 1, "asked again: {why}");
-        w.forget();
+        run(&mut proxy).failed(status, &[&cannot_connect(why), hint]);
+        assert_eq!(w.emulator().requests_to(Service::Arm).len(), number + 1, "retried: {why}");
+        w.clear_cache();
     }
     assert_eq!(writes(&w), 0);
 }
 
 #[test]
-fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
-    let w = world(&["web01"]);
+fn a_response_cannot_control_the_terminal_or_forge_a_hint() {
+    let w = lab(&["web01"]);
     let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
-    let why = cannot(
+    let why = cannot_connect(
         "this identity sees no such subscription (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)",
     );
     run(&mut w.proxy("web01")).failed(5, &[&why, ACCOUNT]);
@@ -193,56 +193,56 @@ fn an_answer_cannot_steer_the_terminal_or_forge_a_hint() {
 }
 
 #[test]
-fn an_identity_without_the_role_reads_who_needs_which_role_where() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn a_missing_role_is_named_with_account_and_scope() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let hint = format!(
         "arcssh: hint: an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {}",
         w.id()
     );
-    let why = cannot("this identity may not ask for its relay credentials (403 AuthorizationFailed)");
+    let why = cannot_connect("this identity may not ask for its relay credentials (403 AuthorizationFailed)");
     run(&mut w.proxy("web01")).failed(4, &[&why, &hint]);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
 }
 
 #[test]
-fn a_machine_that_is_not_set_up_is_named_for_setup_and_nothing_is_written() {
-    let w = world(&["web01"]);
+fn a_machine_without_setup_is_reported_and_not_changed() {
+    let w = lab(&["web01"]);
     let setup = format!("arcssh: hint: arcssh setup {} --port {}", w.id(), w.sshd().port());
     w.emulator().machine("web01").remove_service_configuration();
-    let why = cannot("the service is not enabled on it yet (412 Precondition Failed)");
+    let why = cannot_connect("the service is not enabled on it yet (412 Precondition Failed)");
     run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
     w.emulator().machine("web01").remove_endpoint();
-    let why = cannot("it has no connectivity endpoint yet (404 ResourceNotFound)");
+    let why = cannot_connect("it has no connectivity endpoint yet (404 ResourceNotFound)");
     run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
     assert_eq!(writes(&w), 0);
 }
 
 #[test]
-fn an_id_that_leads_nowhere_is_told_by_what_is_missing() {
-    let w = world(&["web01"]);
-    let elsewhere = |from: &str, to: &str| {
+fn an_unknown_id_names_the_missing_part() {
+    let w = lab(&["web01"]);
+    let connect = |from: &str, to: &str| {
         let id = w.id().replace(from, to);
         run(&mut w.arcssh(&["proxy", &id]))
     };
-    elsewhere("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: there is no such machine (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
-    elsewhere("rg-arc", "rg-none").failed(5, &[&cannot("there is no such machine (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
+    connect("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: there is no such machine (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
+    connect("rg-arc", "rg-none").failed(5, &[&cannot_connect("there is no such machine (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
     let other = "00000000-0000-4000-8000-000000000001";
-    elsewhere(SUBSCRIPTION, other).failed(5, &[&cannot(&format!("this identity sees no such subscription (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
+    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("this identity sees no such subscription (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
 }
 
 #[test]
 fn a_short_retry_after_is_honoured() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator()
         .arm_fault(ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "2").times(1));
     let start = Instant::now();
-    assert_eq!(w.ssh_run(&["web01", "echo reached"]).waiting_lines().len(), 1, "told that it waits");
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).waiting_lines().len(), 1, "a progress line is printed");
     assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
 }
 
 #[test]
-fn faults_of_arm_that_stay_are_told_after_some_tries() {
+fn persistent_errors_of_arm_are_reported_after_retries() {
     let cases = [
         (
             ArmFault::new(500, "InternalServerError", "Something broke."),
@@ -255,12 +255,12 @@ fn faults_of_arm_that_stay_are_told_after_some_tries() {
         ),
     ];
     for (fault, answer) in cases {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         w.emulator().arm_fault(fault.times(100));
         let failed = run(&mut w.proxy("web01"));
         let why = failed.arcssh_lines().into_iter().rev().nth(1).unwrap_or_default().to_owned();
         assert!(
-            why.starts_with(&cannot(&format!("Azure Resource Manager has a fault ({answer}"))),
+            why.starts_with(&cannot_connect(&format!("Azure Resource Manager has a fault ({answer}"))),
             "{}",
             failed.stderr
         );
@@ -272,8 +272,8 @@ fn faults_of_arm_that_stay_are_told_after_some_tries() {
 }
 
 #[test]
-fn arm_that_fails_for_a_moment_is_asked_again() {
-    let w = world(&["web01"]);
+fn transient_errors_of_arm_are_retried() {
+    let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(503, "text/html", "<html>busy</html>").times(2));
     let run = w.ssh_run(&["web01", "echo reached"]);
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
@@ -283,16 +283,16 @@ fn arm_that_fails_for_a_moment_is_asked_again() {
 // The relay.
 
 #[test]
-fn a_listener_that_comes_late_is_waited_for_and_told_of() {
-    let w = world_with(&["web01"], |builder| {
+fn arcssh_waits_for_a_late_listener_and_reports_it() {
+    let w = lab_with(&["web01"], |builder| {
         builder.endpoint_delay(Duration::from_millis(900)).listener_delay(Duration::from_secs(2))
     });
     let run = run(&mut w.ssh_by(&format!("arcssh proxy {} --port %p -v", w.id()), "echo reached"));
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
     let phases = ["404 Endpoint does not exist, ", "404 There are no listeners connected for the endpoint, "];
     for (phase, pause) in phases.into_iter().zip([1, 2]) {
-        let again = format!("; trying again in {pause} s");
-        assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&again)), "{}", run.stderr);
+        let retry = format!("; trying again in {pause} s");
+        assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&retry)), "{}", run.stderr);
     }
     let [line] = run.waiting_lines()[..] else { panic!("{}", run.stderr) };
     let start = "arcssh: waiting for the agent of web01 to listen (404 ";
@@ -301,16 +301,16 @@ fn a_listener_that_comes_late_is_waited_for_and_told_of() {
 }
 
 #[test]
-fn no_listener_is_told_at_once_where_nobody_waits() {
-    let w = world(&["web01"]);
+fn no_listener_fails_at_once_without_wait() {
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let run = run(w.proxy("web01").args(["--wait", "0"]));
-    run.failed(7, &[&cannot("its agent does not listen (the relay answered 404 There are no listeners connected for the endpoint, TrackingId …)"), AGENT]);
+    run.failed(7, &[&cannot_connect("its agent does not listen (the relay answered 404 There are no listeners connected for the endpoint, TrackingId …)"), AGENT]);
 }
 
 #[test]
-fn no_listener_is_told_when_the_wait_is_over() {
-    let w = world_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
+fn no_listener_fails_after_the_wait() {
+    let w = lab_with(&["web01"], |builder| builder.endpoint_delay(Duration::from_secs(3600)));
     let start = Instant::now();
     let run = run(w.proxy("web01").args(["--wait", "3"]));
     assert!((3..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
@@ -319,15 +319,15 @@ fn no_listener_is_told_when_the_wait_is_over() {
         7,
         &[
             "arcssh: waiting for the agent of web01 to listen (404 Endpoint does not exist); 2 s so far, 13 s at most",
-            &cannot(&format!("its agent does not listen ({answer})")),
+            &cannot_connect(&format!("its agent does not listen ({answer})")),
             AGENT,
         ],
     );
 }
 
 #[test]
-fn a_closed_port_is_told_at_once_through_ssh() {
-    let w = world(&["web01"]);
+fn a_closed_port_fails_at_once() {
+    let w = lab(&["web01"]);
     let port = closed_port();
     w.emulator().machine("web01").set_ssh_port(port);
     let run = run(&mut w.ssh_by(&format!("arcssh proxy {} --port {port}", w.id()), "true"));
@@ -337,12 +337,12 @@ fn a_closed_port_is_told_at_once_through_ssh() {
     let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
     assert_eq!(run.arcssh_lines(), [why.as_str(), hint]);
     assert_eq!(run.code, Some(255));
-    assert_eq!(accepted(&w), 1, "not retried");
+    assert_eq!(notifications(&w), 1, "not retried");
 }
 
 #[test]
-fn a_404_that_names_nothing_is_told_as_it_is() {
-    let w = world(&["web01"]);
+fn a_404_without_a_known_code_is_shown() {
+    let w = lab(&["web01"]);
     let doctor = format!("arcssh: hint: arcssh doctor {} tells which", w.id());
     let why = "there is no such machine, or no connectivity endpoint on it";
     let cases = [
@@ -352,30 +352,30 @@ fn a_404_that_names_nothing_is_told_as_it_is() {
         (r#"{"error":{"code":404,"message":null}}"#, "404: "),
         ("\u{feff}{\"error\":{\"code\":\"NotFound\",\"message\":\"Nothing.\"}}", "NotFound: Nothing."),
     ];
-    for (body, told) in cases {
+    for (body, answer) in cases {
         run(w.arcssh(&["cache", "clear"]).stdout(std::process::Stdio::null())).clean();
         w.emulator().arm_fault(ArmFault::raw(404, "application/json", body));
         let run = run(&mut w.proxy("web01"));
         let [line, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
-        assert!(line.starts_with(&cannot(&format!("{why} ({told}"))), "{line}");
+        assert!(line.starts_with(&cannot_connect(&format!("{why} ({answer}"))), "{line}");
         assert_eq!((run.code, hint), (Some(5), doctor.as_str()));
     }
 }
 
-/// Windows words it in the language of the machine.
+/// Windows reports it in the machine's language.
 #[test]
-fn a_closed_port_is_told_at_once_in_the_language_of_the_machine() {
-    let w = world(&["web01"]);
+fn a_closed_port_in_another_language_fails_at_once() {
+    let w = lab(&["web01"]);
     let reason = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: Zielcomputer verweigerte, für Sie – geprüft";
     w.emulator().relay_fault(RelayFault::refuse(503, reason).always());
-    let why = cannot(&format!("nothing listens on its port 22 ({reason})"));
+    let why = cannot_connect(&format!("nothing listens on its port 22 ({reason})"));
     let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
     run(&mut w.proxy_to(22)).failed(7, &[&why, hint]);
-    assert_eq!(senders(&w), 1, "not retried");
+    assert_eq!(connection_attempts(&w), 1, "not retried");
 }
 
 #[test]
-fn faults_of_the_relay_that_pass_are_waited_out() {
+fn transient_errors_of_the_relay_are_retried() {
     for (status, reason) in [
         (500, "Internal error"),
         (503, "Service unavailable"),
@@ -383,7 +383,7 @@ fn faults_of_the_relay_that_pass_are_waited_out() {
         (408, "Timeout"),
         (429, "Too many requests"),
     ] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         w.emulator().relay_fault(RelayFault::refuse(status, reason));
         assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
         assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
@@ -391,8 +391,8 @@ fn faults_of_the_relay_that_pass_are_waited_out() {
 }
 
 #[test]
-fn refusals_of_the_relay_are_told() {
-    let w = world(&["web01"]);
+fn errors_of_the_relay_get_a_hint() {
+    let w = lab(&["web01"]);
     let port = w.sshd().port();
     let websocket = &format!(
         "arcssh: hint: let WebSocket connections to {} pass the proxy unchanged",
@@ -422,7 +422,7 @@ fn refusals_of_the_relay_are_told() {
     ];
     for (status, answer, reason, why, hint) in cases {
         w.emulator().relay_fault(RelayFault::refuse(answer, reason));
-        let why = cannot(&format!(
+        let why = cannot_connect(&format!(
             "{why} (the relay answered {answer} {}, TrackingId …)",
             reason.trim_end_matches('.')
         ));
@@ -431,57 +431,58 @@ fn refusals_of_the_relay_are_told() {
 }
 
 #[test]
-fn credentials_that_the_relay_refuses_are_asked_for_once_more() {
-    let w = world(&["web01"]);
+fn rejected_relay_credentials_are_requested_once_more() {
+    let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::expired_token());
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
 }
 
 #[test]
-fn credentials_that_the_relay_refuses_again_are_not_asked_for_again() {
-    let w = world(&["web01"]);
+fn relay_credentials_that_are_rejected_twice_are_an_error() {
+    let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::expired_token().always());
-    let why = cannot(
+    let why = cannot_connect(
         "the relay does not accept the credentials that ARM gave (the relay answered 401 ExpiredToken: The token is expired, TrackingId …)",
     );
     run(&mut w.proxy("web01")).failed(4, &[&why, CREDENTIALS]);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
-    assert_eq!(senders(&w), 2);
+    assert_eq!(connection_attempts(&w), 2);
 }
 
 #[test]
-fn a_relay_that_is_not_there_is_told_with_its_address() {
-    let w = world(&["web01"]);
+fn an_unreachable_relay_is_reported_with_its_address() {
+    let w = lab(&["web01"]);
     let port = closed_port();
-    let elsewhere = serde_json::json!({ "relay": {
+    let credentials = serde_json::json!({ "relay": {
         "namespaceName": "127", "namespaceNameSuffix": format!("0.0.1:{port}"), "hybridConnectionName": "a/b",
         "accessKey": "SharedAccessSignature sr=x&sig=y&se=1&skn=z", "expiresOn": 1,
     }});
-    w.emulator().arm_fault(ArmFault::raw(200, "application/json", &elsewhere.to_string()));
+    w.emulator().arm_fault(ArmFault::raw(200, "application/json", &credentials.to_string()));
     let run = run(&mut w.proxy("web01"));
-    let why = cannot(&format!(
+    let why = cannot_connect(&format!(
         "cannot reach 127.0.0.1:{port}: tcp connect error: Connection refused (os error 111)"
     ));
     run.failed(6, &[&why, NETWORK]);
 }
 
 #[test]
-fn arm_that_has_no_address_is_told() {
-    let w = world(&["web01"]);
+fn an_unresolvable_arm_endpoint_is_reported() {
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "https://arm.invalid"));
     let lines = run.arcssh_lines();
     let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
-    let start = cannot("Azure Resource Manager cannot be reached: failed to lookup address information: ");
+    let start =
+        cannot_connect("Azure Resource Manager cannot be reached: failed to lookup address information: ");
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(hint, NETWORK);
     assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
 }
 
-// What was typed.
+// Command line.
 
 #[test]
-fn a_command_line_that_cannot_be_read_says_so_and_ends_with_2() {
+fn an_invalid_command_line_exits_with_2() {
     let vm = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm";
     let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/web01";
     let cases: [(&[&str], &str); 7] = [
@@ -506,15 +507,15 @@ fn a_command_line_that_cannot_be_read_says_so_and_ends_with_2() {
         (&["frobnicate"], "error: unrecognized subcommand 'frobnicate'"),
     ];
     for (words, first_line) in cases {
-        let run = typed(words);
+        let run = run_arcssh(words);
         assert_eq!(run.stderr.lines().next(), Some(first_line));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(2), b"".as_slice()), "{words:?}");
     }
 }
 
 #[test]
-fn empty_and_garbled_variables_do_not_keep_anybody_from_connecting() {
-    let w = world(&["web01"]);
+fn empty_and_invalid_variables_are_ignored() {
+    let w = lab(&["web01"]);
     let mut ssh = w.ssh_by(&format!("arcssh proxy {} --port %p", w.id()), "echo reached");
     let run = run(ssh.env("ARCSSH_CLOUD", "").env("RUST_LOG", "arcssh=loud"));
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
@@ -525,8 +526,8 @@ fn empty_and_garbled_variables_do_not_keep_anybody_from_connecting() {
 }
 
 #[test]
-fn without_a_machine_the_user_is_told_how_to_name_one() {
-    let run = typed(&["proxy"]);
+fn proxy_without_a_machine_gets_a_hint() {
+    let run = run_arcssh(&["proxy"]);
     run.failed(
         2,
         &["arcssh: no machine is named", "arcssh: hint: arcssh proxy --help shows how to name one"],
@@ -534,19 +535,19 @@ fn without_a_machine_the_user_is_told_how_to_name_one() {
 }
 
 #[test]
-fn an_endpoint_in_the_clear_is_refused_before_anything_is_sent() {
-    let w = world(&["web01"]);
+fn an_http_endpoint_is_rejected_before_any_request() {
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "http://127.0.0.1:1"));
-    run.failed(1, &[&cannot("ARCSSH_ARM_ENDPOINT=http://127.0.0.1:1 is not an https:// URL")]);
+    run.failed(1, &[&cannot_connect("ARCSSH_ARM_ENDPOINT=http://127.0.0.1:1 is not an https:// URL")]);
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
 }
 
-fn cannot(why: &str) -> String {
+fn cannot_connect(why: &str) -> String {
     format!("arcssh: cannot connect to web01: {why}")
 }
 
-/// Requests to ARM that would change something: listCredentials is a POST.
-fn writes(w: &World) -> usize {
+/// Requests to ARM that change a resource. listCredentials is a POST.
+fn writes(w: &Lab) -> usize {
     let reads = ["GET", "POST"];
     w.emulator()
         .requests_to(Service::Arm)
@@ -555,8 +556,8 @@ fn writes(w: &World) -> usize {
         .count()
 }
 
-/// Senders that came to the relay.
-fn senders(w: &World) -> usize {
+/// Connection attempts at the relay.
+fn connection_attempts(w: &Lab) -> usize {
     w.emulator()
         .requests_to(Service::Relay)
         .iter()
@@ -565,6 +566,6 @@ fn senders(w: &World) -> usize {
 }
 
 /// Notifications to the agent.
-fn accepted(w: &World) -> usize {
+fn notifications(w: &Lab) -> usize {
     w.emulator().requests_to(Service::Agent).len()
 }

@@ -1,4 +1,4 @@
-//! Who arcssh is: each source of a token, in which order they are tried, and what a user reads when one refuses.
+//! Credentials: each source of a token, the order of the sources, and the error of each.
 
 use std::fs;
 use std::io::Read as _;
@@ -11,15 +11,15 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{ARCSSH, Run, World, eventually, finish, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script};
 
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 
 // Programs.
 
 #[test]
-fn without_any_identity_the_user_is_told_how_to_sign_in() {
-    let w = world(&["web01"]);
+fn without_an_account_the_hint_is_to_sign_in() {
+    let w = lab(&["web01"]);
     let run = run(anonymous(&w, &mut w.proxy("web01")));
     let why = "arcssh: cannot connect to web01: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
     run.failed(3, &[why, SIGN_IN]);
@@ -27,9 +27,9 @@ fn without_any_identity_the_user_is_told_how_to_sign_in() {
 }
 
 #[test]
-fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
-    let w = world(&["web01"]);
-    azure_cli(&w, &azure_cli_with_a_token(&w));
+fn azure_cli_does_not_read_the_input_of_ssh() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &azure_cli_script(&w));
     let run = run(anonymous(&w, w.ssh().args(["web01", "echo reached"])));
     assert_eq!(run.clean(), "reached\n");
     let read = fs::read(w.home().join("read-by-az")).unwrap();
@@ -37,10 +37,10 @@ fn azure_cli_signs_in_and_cannot_read_what_ssh_sends() {
 }
 
 #[test]
-fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
-    let w = world(&["web01"]);
+fn each_program_is_called_with_tenant_and_audience() {
+    let w = lab(&["web01"]);
     let token = token(&w);
-    let in_an_hour = "$(date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ)";
+    let expiry = "$(date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ)";
     let cases = [
         (
             "az",
@@ -52,7 +52,7 @@ fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
         (
             "azd",
             "Azure Developer CLI",
-            format!(r#"printf '{{"token":"{token}","expiresOn":"%s"}}' "{in_an_hour}""#),
+            format!(r#"printf '{{"token":"{token}","expiresOn":"%s"}}' "{expiry}""#),
         ),
         (
             "pwsh",
@@ -60,9 +60,9 @@ fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
             format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#),
         ),
     ];
-    for (program, title, prints) in cases {
+    for (program, title, output_script) in cases {
         let bin = w.home().join(program);
-        program_in(&bin, program, &format!("echo \"$@\" > \"$HOME/arguments\"\n{prints}"));
+        add_program(&bin, program, &format!("echo \"$@\" > \"$HOME/arguments\"\n{output_script}"));
         let account = || {
             let mut account = w.arcssh(&["account", "--tenant", "contoso.example"]);
             anonymous(&w, &mut account)
@@ -70,26 +70,26 @@ fn each_program_is_asked_in_its_own_way_and_shown_with_its_account() {
                 .env("ARCSSH_STATE_DIR", w.home().join(format!("state-{program}")));
             run(&mut account).clean()
         };
-        let told = account();
-        let lines: Vec<(&str, &str)> = told.lines().map(|line| line.split_once(' ').unwrap()).collect();
+        let output = account();
+        let lines: Vec<(&str, &str)> = output.lines().map(|line| line.split_once(' ').unwrap()).collect();
         assert_eq!(lines[0], ("source", &*format!("  {title}")));
         assert_eq!(lines[1], ("account", " application c11e4700-0000-4000-8000-000000000001"));
         assert_eq!(lines[2], ("tenant", "  7e4a4700-0000-4000-8000-000000000001"));
-        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" min"), "{told}");
+        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" min"), "{output}");
         let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
         let arguments =
-            if program == "pwsh" { decoded(arguments.split_whitespace().last().unwrap()) } else { arguments };
+            if program == "pwsh" { decode(arguments.split_whitespace().last().unwrap()) } else { arguments };
         assert!(arguments.contains("contoso.example"), "{arguments}");
         assert!(arguments.contains(&audience(&w)), "{arguments}");
-        // Kept, it is not asked for again.
+        // A cached token needs no program.
         fs::remove_file(bin.join(program)).unwrap();
-        let but_the_minutes = |told: &str| told.rsplit_once(", in ").map(|(rest, _)| rest.to_owned());
-        assert_eq!(but_the_minutes(&account()), but_the_minutes(&told));
+        let without_minutes = |output: &str| output.rsplit_once(", in ").map(|(rest, _)| rest.to_owned());
+        assert_eq!(without_minutes(&account()), without_minutes(&output));
     }
 }
 
 #[test]
-fn a_program_that_refuses_ends_the_search_with_its_own_words() {
+fn an_error_of_a_program_ends_the_search() {
     let cases = [
         (
             "az",
@@ -116,22 +116,22 @@ fn a_program_that_refuses_ends_the_search_with_its_own_words() {
             "arcssh: hint: run Connect-AzAccount, or arcssh login",
         ),
     ];
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for (number, (program, body, why, hint)) in cases.into_iter().enumerate() {
         let bin = w.home().join(number.to_string());
-        program_in(&bin, program, body);
+        add_program(&bin, program, body);
         if program != "pwsh" {
-            program_in(&bin, "pwsh", "touch \"$HOME/asked\"");
+            add_program(&bin, "pwsh", "touch \"$HOME/calls\"");
         }
         let run = run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin));
         run.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
-        assert!(!w.home().join("asked").exists(), "the search went on after {program}");
+        assert!(!w.home().join("calls").exists(), "arcssh tried other sources after {program}");
     }
 }
 
 #[test]
-fn a_program_without_a_sign_in_leads_to_the_next_and_is_reported_if_there_is_none() {
-    let w = world(&["web01"]);
+fn a_signed_out_program_is_skipped_and_reported_at_the_end() {
+    let w = lab(&["web01"]);
     let cases = [
         (
             "az",
@@ -155,8 +155,8 @@ fn a_program_without_a_sign_in_leads_to_the_next_and_is_reported_if_there_is_non
     let all = w.home().join("all");
     for (program, body, why, hint) in cases {
         let bin = w.home().join(program);
-        program_in(&bin, program, body);
-        program_in(&all, program, body);
+        add_program(&bin, program, body);
+        add_program(&all, program, body);
         let failed = run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin));
         failed.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
     }
@@ -164,16 +164,17 @@ fn a_program_without_a_sign_in_leads_to_the_next_and_is_reported_if_there_is_non
     let hint = "arcssh: hint: run az login, or arcssh login";
     run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &all)).failed(3, &[why, hint]);
     let token = token(&w);
-    let prints = format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#);
-    program_in(&all, "pwsh", &prints);
+    let output_script =
+        format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#);
+    add_program(&all, "pwsh", &output_script);
     let account = run(anonymous(&w, &mut w.arcssh(&["account"])).env("PATH", &all)).clean();
     assert!(account.starts_with("source   Azure PowerShell\n"), "{account}");
 }
 
-/// Azure CLI has told the end as Unix time since 2.54, and before only as local time without a zone.
+/// Azure CLI prints the expiry as Unix time since 2.54. Older versions print only local time without a zone.
 #[test]
-fn a_token_is_taken_in_every_form_in_which_azure_cli_prints_it() {
-    let w = world(&["web01"]);
+fn all_token_formats_of_azure_cli_are_accepted() {
+    let w = lab(&["web01"]);
     let token = token(&w);
     let local =
         r#""expiresOn":"2026-08-20 13:50:47.114324","subscription":"s","tenant":"t","tokenType":"Bearer""#;
@@ -183,19 +184,19 @@ fn a_token_is_taken_in_every_form_in_which_azure_cli_prints_it() {
         format!(r#"{{"accessToken":"{token}"}}"#),
         format!("\u{feff}A notice in two\nlines.\n{{\"accessToken\":\"{token}\",{local}}}"),
     ];
-    for (number, prints) in cases.into_iter().enumerate() {
+    for (number, output_script) in cases.into_iter().enumerate() {
         let bin = w.home().join(number.to_string());
-        program_in(&bin, "az", &format!("cat <<'END'\n{prints}\nEND"));
+        add_program(&bin, "az", &format!("cat <<'END'\n{output_script}\nEND"));
         let mut list = w.arcssh(&["list"]);
         anonymous(&w, &mut list).env("PATH", &bin).env("ARCSSH_STATE_DIR", bin.join("state"));
-        assert!(run(&mut list).clean().contains("web01"), "{prints}");
+        assert!(run(&mut list).clean().contains("web01"), "{output_script}");
     }
 }
 
-/// RFC 6749, section 5.1, recommends `expires_in`; old endpoints write it as text.
+/// RFC 6749, section 5.1, recommends `expires_in`. Old endpoints write it as text.
 #[test]
-fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
-    let w = world(&["web01"]);
+fn all_token_formats_of_entra_id_are_accepted() {
+    let w = lab(&["web01"]);
     let token = token(&w);
     for rest in [
         r#""token_type":"Bearer","expires_in":"3599","ext_expires_in":"3599","expires_on":"4102444800""#,
@@ -212,9 +213,9 @@ fn a_token_is_taken_in_every_form_in_which_entra_id_gives_it() {
 }
 
 #[test]
-fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next() {
-    let w = world(&["web01"]);
-    let body = "echo asked >> \"$HOME/asked\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
+fn waiting_processes_share_one_failed_call_of_a_program() {
+    let w = lab(&["web01"]);
+    let body = "echo call >> \"$HOME/calls\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
         echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
     azure_cli(&w, body);
     let proxy = || {
@@ -222,7 +223,7 @@ fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next()
         anonymous(&w, &mut proxy);
         proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let asked = || fs::read_to_string(w.home().join("asked")).unwrap_or_default().lines().count();
+    let calls = || fs::read_to_string(w.home().join("calls")).unwrap_or_default().lines().count();
     let mut proxies: Vec<Child> = (0..10).map(|_| proxy()).collect();
     for proxy in &mut proxies {
         let mut line = [0; 24];
@@ -237,15 +238,15 @@ fn a_program_that_refuses_is_asked_once_by_all_that_wait_and_again_by_the_next()
         assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");
         assert_eq!(lines[1], "arcssh: hint: run az login, or arcssh login");
     }
-    assert_eq!(asked(), 1);
+    assert_eq!(calls(), 1);
     finish(proxy());
-    assert_eq!(asked(), 2);
+    assert_eq!(calls(), 2);
 }
 
 #[test]
-fn powershell_without_its_module_is_passed_over() {
-    let w = world(&["web01"]);
-    program_in(&bin(&w), "pwsh", "exit 42");
+fn powershell_without_its_module_is_skipped() {
+    let w = lab(&["web01"]);
+    add_program(&bin(&w), "pwsh", "exit 42");
     let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
     assert_eq!((run.code, run.stdout.len()), (Some(3), 0));
     assert!(
@@ -257,16 +258,16 @@ fn powershell_without_its_module_is_passed_over() {
 }
 
 #[test]
-fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
-    let w = world(&["web01"]);
-    azure_cli(&w, &azure_cli_with_a_token(&w));
+fn the_log_lists_each_skipped_source_with_the_reason() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &azure_cli_script(&w));
     let run = run(anonymous(&w, &mut w.arcssh(&["account", "-v"])));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    let said: Vec<&str> = run
+    let output: Vec<&str> = run
         .stderr
         .lines()
         .filter_map(|line| line.split_once("credentials: "))
-        .map(|(_, said)| said)
+        .map(|(_, output)| output)
         .collect();
     let expected = [
         "trying the service principal",
@@ -277,16 +278,16 @@ fn the_log_tells_each_source_that_was_tried_and_why_it_was_passed_over() {
         "skipping the sign-in of arcssh: nobody has typed arcssh login",
         "trying Azure CLI",
     ];
-    assert_eq!(&said[..expected.len()], expected, "{}", run.stderr);
-    assert!(said[expected.len()].starts_with("a token of Azure CLI"), "{said:?}");
+    assert_eq!(&output[..expected.len()], expected, "{}", run.stderr);
+    assert!(output[expected.len()].starts_with("a token of Azure CLI"), "{output:?}");
 }
 
-// One source alone.
+// A chosen source.
 
 #[test]
-fn the_source_that_was_asked_for_is_the_only_one_that_is_tried() {
-    let w = world(&["web01"]);
-    azure_cli(&w, &azure_cli_with_a_token(&w));
+fn a_chosen_source_is_the_only_one_tried() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &azure_cli_script(&w));
     let source =
         |command: &mut Command| run(command.env("PATH", bin(&w))).clean().lines().next().unwrap().to_owned();
     assert_eq!(source(&mut w.arcssh(&["account"])), "source   the service principal");
@@ -296,8 +297,8 @@ fn the_source_that_was_asked_for_is_the_only_one_that_is_tried() {
 }
 
 #[test]
-fn a_source_that_was_asked_for_and_is_not_there_is_told_with_what_would_bring_it() {
-    let w = world(&["web01"]);
+fn an_unavailable_chosen_source_gets_a_hint() {
+    let w = lab(&["web01"]);
     let cases = [
         (
             "environment",
@@ -326,15 +327,15 @@ fn a_source_that_was_asked_for_and_is_not_there_is_told_with_what_would_bring_it
             &[&format!("arcssh: cannot connect to web01: {why}"), &format!("arcssh: hint: {hint}")],
         );
     }
-    let unknown = run(w.proxy("web01").args(["--credential", "anybody"]));
+    let unknown = run(w.proxy("web01").args(["--credential", "unknown"]));
     assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
 }
 
 // Service principals.
 
 #[test]
-fn a_certificate_proves_who_we_are_in_both_forms_of_its_key() {
-    let w = world(&["web01"]);
+fn a_certificate_works_with_both_key_formats() {
+    let w = lab(&["web01"]);
     let certificate = w.emulator().client_certificate();
     let shell = "openssl pkey -in \"$0\" -traditional > pkcs1.pem; openssl x509 -in \"$0\" >> pkcs1.pem";
     run(w.command("bash").args(["-euc", shell]).arg(&certificate)).clean();
@@ -347,19 +348,20 @@ fn a_certificate_proves_who_we_are_in_both_forms_of_its_key() {
         let request = w.emulator().requests_to(Service::Entra).pop().unwrap();
         let form = fields(&request.body);
         let assertion = &form.iter().find(|(name, _)| name == "client_assertion").unwrap().1;
-        assert!(!shown.stderr.contains(assertion), "the log holds the assertion");
+        assert!(!shown.stderr.contains(assertion), "the log contains the assertion");
     }
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
-    let w = world(&["web01"]);
+fn an_unusable_certificate_gets_a_hint() {
+    let w = lab(&["web01"]);
     let shell = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=arcssh -days 2 2>/dev/null
         openssl pkcs12 -export -in cert.pem -inkey key.pem -passout pass: -out cert.pfx
         openssl pkcs8 -topk8 -in key.pem -passout pass:secret -out locked.key; cat cert.pem locked.key > locked.pem
         openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt > ec.key; cat cert.pem ec.key > ec.pem";
     run(w.command("bash").args(["-euc", shell])).clean();
-    const BOTH: &str = "name a PEM file that holds both, an RSA key without a password and its certificate";
+    const PEM_HINT: &str =
+        "name a PEM file that holds both, an RSA key without a password and its certificate";
     let home = w.home().display().to_string();
     let pkcs12 = format!("openssl pkcs12 -in {home}/cert.pfx -out {home}/cert.pfx.pem -nodes");
     let unlocked = format!(
@@ -368,9 +370,9 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
     let cases = [
         ("cert.pfx", "it is not in PEM form", format!("{pkcs12}, and name that file")),
         ("locked.pem", "its key has a password", format!("{unlocked}, and name that file")),
-        ("cert.pem", "it holds no private key", BOTH.into()),
-        ("key.pem", "it holds no certificate", BOTH.into()),
-        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)", BOTH.into()),
+        ("cert.pem", "it holds no private key", PEM_HINT.into()),
+        ("key.pem", "it holds no certificate", PEM_HINT.into()),
+        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)", PEM_HINT.into()),
     ];
     let proxy = |file: &str| {
         let mut proxy = w.proxy("web01");
@@ -388,21 +390,21 @@ fn a_certificate_that_cannot_be_used_is_told_with_what_makes_it_usable() {
     let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
     proxy("none").failed(3, &[&why, hint]);
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
-    // What the hints say to type, with the passwords on the command line in place of a terminal.
-    let typed =
+    // The commands of the hints. Options replace the password prompts.
+    let commands =
         [pkcs12.replace("-in", "-passin pass: -in"), unlocked.replace("pkey", "pkey -passin pass:secret")];
-    for (command, file) in typed.iter().zip(["cert.pfx.pem", "locked.pem.pem"]) {
+    for (command, file) in commands.iter().zip(["cert.pfx.pem", "locked.pem.pem"]) {
         assert_eq!(run(w.command("sh").args(["-c", command])).code, Some(0), "{command}");
-        let told = proxy(file).stderr;
-        assert!(told.contains("AADSTS"), "it gets as far as Entra ID, which does not know it: {told}");
-        let private = fs::metadata(w.home().join(file)).unwrap().permissions().mode() & 0o077;
-        assert_eq!(private, 0, "{command}");
+        let output = proxy(file).stderr;
+        assert!(output.contains("AADSTS"), "Entra ID rejects the converted certificate: {output}");
+        let mode = fs::metadata(w.home().join(file)).unwrap().permissions().mode() & 0o077;
+        assert_eq!(mode, 0, "{command}");
     }
 }
 
 #[test]
-fn a_token_of_another_issuer_is_handed_to_entra_id() {
-    let w = world(&["web01"]);
+fn a_federated_token_is_sent_to_entra_id() {
+    let w = lab(&["web01"]);
     let file = w.emulator().federated_token();
     let federated = fs::read_to_string(&file).unwrap();
     let account = || {
@@ -416,7 +418,7 @@ fn a_token_of_another_issuer_is_handed_to_entra_id() {
     let shown = run(&mut account());
     assert_eq!(shown.code, Some(0), "{}", shown.stderr);
     assert!(String::from_utf8(shown.stdout).unwrap().starts_with("source   the workload identity\n"));
-    assert!(!shown.stderr.contains(federated.trim()), "the log holds the token");
+    assert!(!shown.stderr.contains(federated.trim()), "the log contains the token");
     for missing in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"] {
         let run = run(account().env_remove(missing));
         assert_eq!(
@@ -427,8 +429,8 @@ fn a_token_of_another_issuer_is_handed_to_entra_id() {
 }
 
 #[test]
-fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search_and_a_line_break_does_not() {
-    let w = world(&["web01"]);
+fn a_rejected_federated_token_ends_the_search() {
+    let w = lab(&["web01"]);
     let proxy = |file: &Path| {
         let mut proxy = w.proxy("web01");
         run(proxy.env("AZURE_FEDERATED_TOKEN_FILE", file).env_remove("AZURE_CLIENT_SECRET"))
@@ -439,11 +441,11 @@ fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search_and_a_line_break_
     w.emulator().entra_fault(refusal);
     let refused = proxy(&w.emulator().federated_token());
     refused.failed(3, &["arcssh: cannot connect to web01: the workload identity was refused: AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
-    // What a shell has written is that and a line break.
-    let shells = w.home().join("shells");
-    fs::write(&shells, fs::read_to_string(w.emulator().federated_token()).unwrap() + "\n").unwrap();
+    // A shell's redirection appends a line break.
+    let with_line_break = w.home().join("shells");
+    fs::write(&with_line_break, fs::read_to_string(w.emulator().federated_token()).unwrap() + "\n").unwrap();
     let mut list = w.arcssh(&["list"]);
-    list.env("AZURE_FEDERATED_TOKEN_FILE", shells).env_remove("AZURE_CLIENT_SECRET");
+    list.env("AZURE_FEDERATED_TOKEN_FILE", with_line_break).env_remove("AZURE_CLIENT_SECRET");
     assert!(run(&mut list).clean().contains("web01"));
     let none = w.home().join("none");
     let why = format!(
@@ -453,50 +455,50 @@ fn a_token_of_another_issuer_that_is_of_no_use_ends_the_search_and_a_line_break_
     proxy(&none).failed(3, &[&why, hint]);
 }
 
-// Tokens that are kept.
+// Cached tokens.
 
 #[test]
-fn a_token_is_used_until_shortly_before_its_end() {
-    let w = world(&["web01"]);
-    let asked = || w.emulator().requests_to(Service::Entra).len();
+fn a_token_is_cached_until_shortly_before_its_expiry() {
+    let w = lab(&["web01"]);
+    let calls = || w.emulator().requests_to(Service::Entra).len();
     let account = || run(&mut w.arcssh(&["account"])).clean();
     account();
     account();
-    assert_eq!(asked(), 1);
+    assert_eq!(calls(), 1);
     w.emulator().set_token_lifetime(Duration::from_secs(2));
     run(&mut w.arcssh(&["logout"])).stderr_is("arcssh: no account was signed in\n");
     account();
-    assert_eq!(asked(), 2);
+    assert_eq!(calls(), 2);
     assert!(
         eventually(Duration::from_secs(5), || {
             account();
-            asked() > 2
+            calls() > 2
         }),
-        "an old token is used"
+        "an expiring token is still used"
     );
 }
 
 #[test]
-fn another_user_of_azure_cli_and_of_azure_developer_cli_is_noticed() {
-    let w = world(&["web01"]);
-    azure_cli(&w, &format!("echo asked >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
-    let asked = || fs::read_to_string(w.home().join("asked")).unwrap().lines().count();
+fn a_changed_account_of_azure_cli_or_azd_is_detected() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &format!("echo call >> \"$HOME/calls\"\n{}", azure_cli_script(&w)));
+    let calls = || fs::read_to_string(w.home().join("calls")).unwrap().lines().count();
     let account = || run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
     account();
     for (number, file) in [".azure/azureProfile.json", ".azd/auth.json"].into_iter().enumerate() {
         account();
-        assert_eq!(asked(), number + 1);
+        assert_eq!(calls(), number + 1);
         let file = w.home().join(file);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, "{}").unwrap();
         account();
-        assert_eq!(asked(), number + 2);
+        assert_eq!(calls(), number + 2);
     }
 }
 
 #[test]
-fn a_kept_token_that_arm_does_not_take_is_replaced_once() {
-    let w = world(&["web01"]);
+fn a_cached_token_that_arm_rejects_is_replaced_once() {
+    let w = lab(&["web01"]);
     run(&mut w.arcssh(&["account"])).clean();
     let refusal =
         || ArmFault::new(401, "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier.");
@@ -512,10 +514,10 @@ fn a_kept_token_that_arm_does_not_take_is_replaced_once() {
 // The tenant.
 
 #[test]
-fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
-    let w = world(&["web01"]);
+fn a_machine_in_another_tenant_needs_one_more_token() {
+    let w = lab(&["web01"]);
     let other = "0ther000-0000-4000-8000-000000000002";
-    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/calls\"\n{}", azure_cli_script(&w)));
     let refusal = || {
         let challenge = format!(
             "Bearer error_description=\"The \\\"authorization_uri=https://login.windows.net/wrong\\\" is wrong.\", authorization_uri=\"https://login.windows.net/{other}\", error=\"invalid_token\""
@@ -526,15 +528,15 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
     w.emulator().arm_fault(refusal());
     let reached = run(anonymous(&w, w.ssh().args(["web01", "echo reached"])));
     assert_eq!(reached.clean(), "reached\n");
-    let asked = fs::read_to_string(w.home().join("asked")).unwrap();
-    let asked: Vec<&str> = asked.lines().collect();
-    assert_eq!(asked.len(), 2, "{asked:?}");
-    assert!(!asked[0].contains("--tenant") && asked[1].ends_with(&format!("--tenant {other}")), "{asked:?}");
-    // Twice is once too often.
+    let calls = fs::read_to_string(w.home().join("calls")).unwrap();
+    let calls: Vec<&str> = calls.lines().collect();
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert!(!calls[0].contains("--tenant") && calls[1].ends_with(&format!("--tenant {other}")), "{calls:?}");
+    // A second such error is not retried.
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(anonymous(&w, w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("other"))));
     failed.failed(3, &["arcssh: cannot connect to web01: Azure does not accept this sign-in (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: run arcssh login --tenant {other}")]);
-    // A source that has no token of that tenant says so itself.
+    // A source without access to that tenant reports its own error.
     w.emulator().arm_fault(refusal());
     let refused = run(w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("third")));
     let [why, _] = refused.arcssh_lines()[..] else { panic!("{}", refused.stderr) };
@@ -546,8 +548,8 @@ fn a_machine_in_another_tenant_is_asked_for_with_a_token_of_that_tenant_once() {
 }
 
 #[test]
-fn whoever_is_at_home_in_another_tenant_is_told_how_to_name_the_right_one() {
-    let w = world_with(&["web01"], |builder| builder.home_tenant_differs());
+fn an_account_without_subscriptions_gets_a_tenant_hint() {
+    let w = lab_with(&["web01"], |builder| builder.home_tenant_differs());
     let (why, hint) = (
         "this identity sees no subscription",
         "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another",
@@ -562,9 +564,9 @@ fn whoever_is_at_home_in_another_tenant_is_told_how_to_name_the_right_one() {
 }
 
 #[test]
-fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
-    let w = world(&["web01"]);
-    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/asked\"\n{}", azure_cli_with_a_token(&w)));
+fn a_machine_in_a_third_tenant_needs_another_token() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &format!("echo \"$*\" >> \"$HOME/calls\"\n{}", azure_cli_script(&w)));
     let calls = [(ArmCall::ResourceGraph, "second.example"), (ArmCall::ListCredentials, "third.example")];
     for (call, tenant) in calls {
         let challenge = format!("Bearer authorization_uri=\"https://login.windows.net/{tenant}\"");
@@ -574,25 +576,25 @@ fn a_machine_of_a_third_tenant_is_asked_for_with_a_token_of_that_one() {
     let port = w.emulator().machine("web01").ssh_port().unwrap().to_string();
     let warmed = run(anonymous(&w, &mut w.arcssh(&["warm", "web01", "--port", &port])));
     assert_eq!(warmed.clean(), "1 of 1 machines are ready\n");
-    let asked = fs::read_to_string(w.home().join("asked")).unwrap();
+    let calls = fs::read_to_string(w.home().join("calls")).unwrap();
     let tenants: Vec<_> =
-        asked.lines().map(|line| line.split_once("--tenant ").map(|(_, tenant)| tenant)).collect();
+        calls.lines().map(|line| line.split_once("--tenant ").map(|(_, tenant)| tenant)).collect();
     assert_eq!(tenants, [None, Some("second.example"), Some("third.example")]);
 }
 
 #[test]
 fn a_tenant_is_an_id_or_a_domain() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     for tenant in ["", "a b", "x/../y", "$(id)"] {
         let run = run(&mut w.arcssh(&["account", "--tenant", tenant]));
         assert_eq!((run.code, run.stdout.len()), (Some(2), 0), "{tenant}: {}", run.stderr);
     }
 }
 
-// What stands in for what.
+// Replacements of programs.
 
-/// Without the service principal, and with no programs but those in [`bin`].
-fn anonymous<'a>(w: &World, command: &'a mut Command) -> &'a mut Command {
+/// Removes the service principal, and every program outside of [`bin`] from PATH.
+fn anonymous<'a>(w: &Lab, command: &'a mut Command) -> &'a mut Command {
     let program = command.get_program().to_owned();
     let path = bin(w).display().to_string();
     let path = if program == *ARCSSH { path } else { format!("{path}:/usr/bin:/bin") };
@@ -601,21 +603,21 @@ fn anonymous<'a>(w: &World, command: &'a mut Command) -> &'a mut Command {
         .fold(command.env("PATH", path), |command, name| command.env_remove(name))
 }
 
-fn bin(w: &World) -> PathBuf {
+fn bin(w: &Lab) -> PathBuf {
     w.home().join("bin")
 }
 
-/// A script in the place of a program.
-fn program_in(bin: &Path, name: &str, body: &str) {
+/// A script that replaces a program.
+fn add_program(bin: &Path, name: &str, body: &str) {
     script(bin, name, &format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n"));
 }
 
-fn azure_cli(w: &World, body: &str) {
-    program_in(&bin(w), "az", body);
+fn azure_cli(w: &Lab, body: &str) {
+    add_program(&bin(w), "az", body);
 }
 
-/// Notes what it finds on standard input, and prints a token of the emulator's Entra ID as Azure CLI does.
-fn azure_cli_with_a_token(w: &World) -> String {
+/// A script that saves its standard input, and prints a token of the emulator's Entra ID in Azure CLI's format.
+fn azure_cli_script(w: &Lab) -> String {
     format!(
         r#"cat > "$HOME/read-by-az"
 {}
@@ -626,8 +628,8 @@ printf '{{"accessToken":"%s","expiresOn":"%s","expires_on":%s,"subscription":"s"
     )
 }
 
-/// Shell that has a token of the service principal in `$token`.
-fn token_by_curl(w: &World) -> String {
+/// A shell script that assigns a token of the service principal to `$token`.
+fn token_by_curl(w: &Lab) -> String {
     let [secret, client, tenant, authority] =
         ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"]
             .map(|name| value(w, name));
@@ -639,21 +641,21 @@ fn token_by_curl(w: &World) -> String {
     )
 }
 
-fn token(w: &World) -> String {
+fn token(w: &Lab) -> String {
     let shell = format!("{}\nprintf %s \"$token\"", token_by_curl(w));
     run(w.command("sh").args(["-c", &shell])).clean()
 }
 
-fn value(w: &World, name: &str) -> String {
+fn value(w: &Lab, name: &str) -> String {
     w.emulator().environment().into_iter().find(|(key, _)| key == name).unwrap().1
 }
 
-fn audience(w: &World) -> String {
+fn audience(w: &Lab) -> String {
     value(w, "ARCSSH_ARM_AUDIENCE")
 }
 
-/// A word for PowerShell's `-EncodedCommand`, decoded.
-fn decoded(word: &str) -> String {
+/// Decodes an argument of PowerShell's `-EncodedCommand`.
+fn decode(word: &str) -> String {
     let bytes = STANDARD.decode(word).unwrap();
     let units: Vec<u16> = bytes.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     String::from_utf16(&units).unwrap()
@@ -664,7 +666,7 @@ fn fields(form: &str) -> Vec<(String, String)> {
 }
 
 impl Run {
-    /// Asserts that it ended well and said this.
+    /// Asserts success with this standard error.
     #[track_caller]
     fn stderr_is(&self, text: &str) {
         assert_eq!((self.code, self.stderr.as_str()), (Some(0), text));

@@ -1,88 +1,88 @@
-//! A failure arrives even where ssh throws standard error away: in one line on the terminal, and by `arcssh last`.
+//! Errors reach the user even if ssh discards standard error: one line on the terminal, and `arcssh last`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use arcssh_emulator::{Machine, Role};
 
-use crate::support::{ARCSSH, LIMIT, World, eventually, on_a_terminal, run, world, world_with};
+use crate::support::{ARCSSH, LIMIT, Lab, eventually, lab, lab_with, on_a_terminal, run};
 
 const NOTHING: &str = "no error is recorded: a successful connection deletes the record\n";
 
-fn last(w: &World, arguments: &[&str]) -> String {
+fn last(w: &Lab, arguments: &[&str]) -> String {
     run(w.arcssh(&["last"]).args(arguments)).clean()
 }
 
-/// The value behind a title of what `arcssh last` prints.
-fn value<'a>(told: &'a str, title: &str) -> Option<&'a str> {
-    let mut lines = told.lines().filter_map(|line| line.split_once(' '));
+/// The value after a title in the output of `arcssh last`.
+fn value<'a>(output: &'a str, title: &str) -> Option<&'a str> {
+    let mut lines = output.lines().filter_map(|line| line.split_once(' '));
     lines.find(|(first, _)| *first == title).map(|(_, value)| value.trim())
 }
 
 #[test]
-fn a_failure_is_explained_until_a_connection_works() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn an_error_is_explained_until_a_connection_succeeds() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     assert_eq!(last(&w, &[]), NOTHING);
     let failed = run(&mut w.proxy("web01"));
-    let told = last(&w, &[]);
+    let output = last(&w, &[]);
     let lines = failed.arcssh_lines();
-    assert_eq!(value(&told, "error"), lines[0].strip_prefix("arcssh: "));
-    assert_eq!(value(&told, "hint"), lines[1].strip_prefix("arcssh: hint: "));
-    assert_eq!(value(&told, "machine"), Some(w.id().as_str()));
-    assert_eq!(value(&told, "status"), Some("4"));
-    assert!(value(&told, "time").unwrap().ends_with(" ago"), "{told}");
-    assert!(value(&told, "request").unwrap().ends_with(" of Azure Resource Manager"), "{told}");
-    assert_eq!(value(&told, "next"), Some(format!("arcssh doctor {}", w.id()).as_str()), "{told}");
+    assert_eq!(value(&output, "error"), lines[0].strip_prefix("arcssh: "));
+    assert_eq!(value(&output, "hint"), lines[1].strip_prefix("arcssh: hint: "));
+    assert_eq!(value(&output, "machine"), Some(w.id().as_str()));
+    assert_eq!(value(&output, "status"), Some("4"));
+    assert!(value(&output, "time").unwrap().ends_with(" ago"), "{output}");
+    assert!(value(&output, "request").unwrap().ends_with(" of Azure Resource Manager"), "{output}");
+    assert_eq!(value(&output, "next"), Some(format!("arcssh doctor {}", w.id()).as_str()), "{output}");
 
     w.emulator().set_role(Role::LocalUserLogin);
     run(&mut w.arcssh(&["cache", "clear"])).clean();
-    assert_eq!(last(&w, &[]), NOTHING, "cleared with all else");
+    assert_eq!(last(&w, &[]), NOTHING, "cache clear deletes the error");
     w.emulator().machine("web01").set_online(false);
     run(w.proxy("web01").args(["--wait", "0"]));
     assert!(value(&last(&w, &["WEB01"]), "request").unwrap().ends_with(" of Azure Relay"));
     w.emulator().machine("web01").set_online(true);
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
-    assert_eq!(last(&w, &[]), NOTHING, "forgotten by a connection that works");
+    assert_eq!(last(&w, &[]), NOTHING, "a successful connection deletes the error");
 }
 
 #[test]
-fn where_nothing_can_be_kept_that_is_told() {
-    let w = world(&[]);
-    let told = run(w.arcssh(&["last"]).env("ARCSSH_STATE_DIR", "/dev/null")).clean();
-    assert_eq!(told, "there is no state directory: name a folder of your own in ARCSSH_STATE_DIR\n");
+fn an_unusable_state_directory_is_reported() {
+    let w = lab(&[]);
+    let output = run(w.arcssh(&["last"]).env("ARCSSH_STATE_DIR", "/dev/null")).clean();
+    assert_eq!(output, "there is no state directory: name a folder of your own in ARCSSH_STATE_DIR\n");
 }
 
 #[test]
-fn what_ssh_stopped_waiting_for_is_kept() {
-    let w = world(&["web01"]);
+fn a_connect_timeout_of_ssh_is_stored() {
+    let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
-    // As ansible has it: what a ProxyCommand says goes nowhere.
+    // Ansible discards the standard error of a ProxyCommand.
     let proxy = format!("ProxyCommand={ARCSSH} proxy {} --port %p 2>/dev/null", w.id());
     let run = run(w.ssh().args(["-o", &proxy, "-o", "ConnectTimeout=2", "web01", "true"]));
     assert_eq!(run.code, Some(255));
-    let kept = || last(&w, &["web01"]);
-    assert!(eventually(LIMIT, || kept() != NOTHING.replace("recorded", "recorded for web01")));
-    let told = kept();
-    let what = value(&told, "error").unwrap();
-    assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{told}");
-    assert!(what.contains(" s, for the agent of web01 to listen (404 "), "{told}");
+    let stored = || last(&w, &["web01"]);
+    assert!(eventually(LIMIT, || stored() != NOTHING.replace("recorded", "recorded for web01")));
+    let output = stored();
+    let what = value(&output, "error").unwrap();
+    assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{output}");
+    assert!(what.contains(" s, for the agent of web01 to listen (404 "), "{output}");
     let (id, port) = (w.id(), w.sshd().port());
     let hint = format!("arcssh warm {id} --port {port} makes it ready for the next time");
-    assert_eq!(value(&told, "hint"), Some(hint.as_str()));
+    assert_eq!(value(&output, "hint"), Some(hint.as_str()));
 }
 
 #[test]
-fn each_machine_has_its_own_failure_and_the_others_are_named() {
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("web02")));
+fn each_machine_has_its_own_error_and_others_are_listed() {
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("web02")));
     for machine in ["web01", "web02", "web01"] {
         w.emulator().machine(machine).set_online(false);
         run(w.proxy(machine).args(["--wait", "0"]));
     }
-    let told = last(&w, &["web02"]);
-    assert!(value(&told, "error").unwrap().starts_with("cannot connect to web02: its agent"), "{told}");
-    assert_eq!(value(&told, "others"), None);
-    let told = last(&w, &[]);
-    assert!(value(&told, "others").unwrap().starts_with("rg-arc/web0"), "{told}");
+    let output = last(&w, &["web02"]);
+    assert!(value(&output, "error").unwrap().starts_with("cannot connect to web02: its agent"), "{output}");
+    assert_eq!(value(&output, "others"), None);
+    let output = last(&w, &[]);
+    assert!(value(&output, "others").unwrap().starts_with("rg-arc/web0"), "{output}");
     assert_eq!(
         last(&w, &["db07"]),
         "no error is recorded for db07: a successful connection deletes the record\n"
@@ -90,37 +90,38 @@ fn each_machine_has_its_own_failure_and_the_others_are_named() {
 }
 
 #[test]
-fn a_failure_is_found_by_whatever_the_machine_is_called() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn an_error_is_found_by_any_name_of_the_machine() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let section = format!("Host shop\n  ProxyCommand {ARCSSH} proxy {} --port %p\n", w.id());
     fs::write(w.configuration(), section).unwrap();
     for id in [w.id(), w.id().replace("rg-arc", "rg-b")] {
         assert_eq!(run(&mut w.arcssh(&["proxy", &id])).code, Some(4));
     }
-    for called in ["shop", "web01.rg-arc", "RG-ARC/web01", &w.id()] {
-        let told = last(&w, &[called]);
-        assert_eq!(value(&told, "machine"), Some(w.id().as_str()), "{called}: {told}");
-        assert_eq!(value(&told, "others"), None, "{called}: {told}");
+    for name in ["shop", "web01.rg-arc", "RG-ARC/web01", &w.id()] {
+        let output = last(&w, &[name]);
+        assert_eq!(value(&output, "machine"), Some(w.id().as_str()), "{name}: {output}");
+        assert_eq!(value(&output, "others"), None, "{name}: {output}");
     }
-    let told = last(&w, &["web01"]);
-    let other = value(&told, "others").unwrap().split(' ').next().unwrap();
-    assert_eq!(value(&last(&w, &[other]), "others"), None, "{told}");
+    let output = last(&w, &["web01"]);
+    let other = value(&output, "others").unwrap().split(' ').next().unwrap();
+    assert_eq!(value(&last(&w, &[other]), "others"), None, "{output}");
 }
 
 #[test]
-fn nobody_else_can_read_a_failure() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn a_stored_error_is_private_and_contains_no_secret() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     run(&mut w.proxy("web01"));
     let folder = fs::read_dir(w.home().join(".local/state/arcssh")).unwrap();
-    let mut kept = folder.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("failure-"));
-    let kept = kept.next().unwrap();
-    assert_eq!(kept.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let text = fs::read_to_string(kept.path()).unwrap();
+    let mut errors =
+        folder.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("failure-"));
+    let error = errors.next().unwrap();
+    assert_eq!(error.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(error.path()).unwrap();
     assert!(w.emulator().secrets().iter().all(|secret| !text.contains(secret.as_str())), "{text}");
 }
 
-/// What ssh that keeps its connection for others shows on a terminal.
-fn persistent(w: &World, more: &str) -> String {
+/// The terminal output of ssh with ControlPersist.
+fn with_control_persist(w: &Lab, more: &str) -> String {
     let command = format!(
         "ssh -F .ssh/config -o ControlMaster=auto -o ControlPath={}/c -o ControlPersist=10 web01 true {more}",
         w.home().display()
@@ -130,28 +131,28 @@ fn persistent(w: &World, more: &str) -> String {
 
 #[test]
 fn with_control_persist_one_line_reaches_the_terminal() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
-    let screen = persistent(&w, "");
-    let ours: Vec<&str> = screen.lines().filter(|line| line.starts_with("arcssh: ")).collect();
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
+    let screen = with_control_persist(&w, "");
+    let lines: Vec<&str> = screen.lines().filter(|line| line.starts_with("arcssh: ")).collect();
     let line = "arcssh: cannot connect to web01: this identity may not ask for its relay credentials (403 AuthorizationFailed); arcssh last explains it";
-    assert_eq!(ours, [line], "{screen}");
-    assert!(screen.contains("UNKNOWN port 65535"), "ssh says no more than this: {screen}");
+    assert_eq!(lines, [line], "{screen}");
+    assert!(screen.contains("UNKNOWN port 65535"), "ssh prints only this: {screen}");
     assert!(value(&last(&w, &["web01"]), "hint").unwrap().starts_with("an owner of the machine types: "));
 }
 
 #[test]
-fn whoever_turns_the_messages_of_ssh_away_is_not_told() {
+fn a_redirected_standard_error_of_ssh_keeps_the_terminal_clean() {
     if !cfg!(target_os = "linux") {
-        return; // elsewhere it cannot be seen what ssh's own standard error is
+        return; // other systems do not show which file is the standard error of ssh
     }
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
-    assert_eq!(persistent(&w, "2>/dev/null"), "");
-    assert!(last(&w, &[]).contains("AuthorizationFailed"), "but it is kept");
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
+    assert_eq!(with_control_persist(&w, "2>/dev/null"), "");
+    assert!(last(&w, &[]).contains("AuthorizationFailed"), "the error is stored");
 }
 
 #[test]
-fn a_failure_that_ssh_shows_is_told_once() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn an_error_that_ssh_shows_appears_once() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let (_, screen) = on_a_terminal(w.command("script"), "ssh -F .ssh/config web01 true");
     assert_eq!(screen.matches("arcssh: cannot connect").count(), 1, "{screen}");
     assert!(!screen.contains("arcssh last"), "{screen}");

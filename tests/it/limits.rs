@@ -1,20 +1,20 @@
-//! What arcssh says when the system denies it file descriptors, threads, random numbers or root certificates.
+//! The errors if the system denies file descriptors, threads, random numbers or root certificates.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::support::{ARCSSH, Run, World, program_at, run, world};
+use crate::sign_in::sign_in_without_browser;
+use crate::support::{ARCSSH, Lab, Run, lab, program_at, run};
 
 const RAISE: &str = "arcssh: hint: raise the limit of file descriptors in this shell: ulimit -n 1024";
-/// A user with no rights of its own, to whom limits of processes apply; they do not apply to root (setrlimit(2)).
-const NOBODY: u32 = 65534;
+/// A user without privileges. Limits of processes do not apply to root (setrlimit(2)).
+const UNPRIVILEGED: u32 = 65534;
 
-/// The command lines that must all end in order; each needs the network, or a file, or neither.
-fn commands(w: &World) -> Vec<Vec<String>> {
+/// Commands that use the network, files, or neither.
+fn commands(w: &Lab) -> Vec<Vec<String>> {
     let id = w.id();
     let lines = [
         vec!["proxy", &id],
@@ -28,16 +28,16 @@ fn commands(w: &World) -> Vec<Vec<String>> {
     lines.into_iter().map(|line| line.into_iter().map(str::to_owned).collect()).collect()
 }
 
-/// `program` under limits of the shell.
-fn under(w: &World, limits: &str, program: &str, arguments: &[String]) -> Command {
+/// Runs `program` with limits of the shell.
+fn with_limits(w: &Lab, limits: &str, program: &str, arguments: &[String]) -> Command {
     let mut shell = w.command("bash");
     shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), program]).args(arguments);
     shell
 }
 
-/// Asserts that it said one thing and what to do about it, and was not killed.
+/// Asserts that the program exits with one error and one hint.
 #[track_caller]
-fn told(run: &Run, what: &str) {
+fn fails_with_hint(run: &Run, what: &str) {
     let lines: Vec<&str> = run.stderr.lines().collect();
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(
@@ -47,13 +47,13 @@ fn told(run: &Run, what: &str) {
     assert!(run.stdout.is_empty());
 }
 
-/// With three the loader has none for the C library.
+/// With three descriptors, the loader cannot open the C library.
 #[test]
-fn too_few_file_descriptors_are_one_message_for_every_command() {
-    let w = world(&["web01"]);
+fn too_few_file_descriptors_are_reported_by_every_command() {
+    let w = lab(&["web01"]);
     for command in commands(&w) {
         for limit in 4..=20 {
-            let run = run(&mut under(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
+            let run = run(&mut with_limits(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
             let why = "arcssh: arcssh needs 24 free file descriptors: Too many open files (os error 24)";
             assert_eq!(run.stderr.lines().collect::<Vec<_>>(), [why, RAISE], "{command:?} {limit}");
             assert_eq!((run.code, run.stdout.len()), (Some(1), 0), "{command:?} {limit}");
@@ -62,11 +62,11 @@ fn too_few_file_descriptors_are_one_message_for_every_command() {
 }
 
 #[test]
-fn a_limit_of_file_descriptors_that_is_just_enough_ends_in_no_crash() {
-    let w = world(&["web01"]);
+fn few_file_descriptors_cause_no_crash() {
+    let w = lab(&["web01"]);
     for command in commands(&w).into_iter().filter(|command| command[0] != "login") {
         for limit in 24..=32 {
-            let run = run(&mut under(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
+            let run = run(&mut with_limits(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
             assert!(run.code.is_some(), "{command:?} {limit}: {}", run.stderr);
             assert!(
                 !run.stderr.contains("root certificates were found"),
@@ -77,9 +77,9 @@ fn a_limit_of_file_descriptors_that_is_just_enough_ends_in_no_crash() {
     }
 }
 
-/// A copy that any user can run.
-fn copy_for_all(w: &World) -> PathBuf {
-    let folder = w.home().join("for-all");
+/// A copy that all users can run.
+fn shared_copy(w: &Lab) -> PathBuf {
+    let folder = w.home().join("shared");
     fs::create_dir(&folder).unwrap();
     let program = folder.join("arcssh");
     program_at(&program, ARCSSH.as_ref());
@@ -90,55 +90,48 @@ fn copy_for_all(w: &World) -> PathBuf {
 }
 
 #[test]
-fn no_thread_is_one_message_for_every_command() {
-    let w = world(&["web01"]);
-    let program = copy_for_all(&w);
+fn a_denied_thread_is_reported_by_every_command() {
+    let w = lab(&["web01"]);
+    let program = shared_copy(&w);
     for command in commands(&w) {
-        let mut limited = under(&w, "ulimit -u 0", program.to_str().unwrap(), &command);
+        let mut limited = with_limits(&w, "ulimit -u 0", program.to_str().unwrap(), &command);
         if rustix::process::geteuid().is_root() {
-            limited.uid(NOBODY).gid(NOBODY);
+            limited.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
         }
-        told(
+        fails_with_hint(
             &run(&mut limited),
             "arcssh: the system does not start a thread: Resource temporarily unavailable",
         );
     }
 }
 
-/// A user of whom no other process counts against the limit.
-const LONER: u32 = 54_321;
+/// A user whose only process is this one, so that the limit counts no other.
+const SINGLE_PROCESS_USER: u32 = 54_321;
 
-/// With two threads there is one for names, and none for the browser.
+/// One thread resolves names, so with two there is none to start the browser.
 #[test]
-fn no_thread_for_the_browser_leaves_the_address_to_the_user() {
+fn without_a_thread_for_the_browser_the_address_is_shown() {
     if !rustix::process::geteuid().is_root() {
         return; // only root can be another user
     }
-    let w = world(&["web01"]);
-    let program = copy_for_all(&w);
-    let (state, authority) = (w.home().join("for-all/state"), w.home().join("for-all/ca.pem"));
+    let w = lab(&["web01"]);
+    let program = shared_copy(&w);
+    let (state, authority) = (w.home().join("shared/state"), w.home().join("shared/ca.pem"));
     fs::create_dir(&state).unwrap();
-    std::os::unix::fs::chown(&state, Some(LONER), Some(LONER)).unwrap();
+    std::os::unix::fs::chown(&state, Some(SINGLE_PROCESS_USER), Some(SINGLE_PROCESS_USER)).unwrap();
     fs::copy(w.emulator().authority_file(), &authority).unwrap();
     fs::set_permissions(&authority, fs::Permissions::from_mode(0o644)).unwrap();
-    let mut login = under(&w, "ulimit -u 2", program.to_str().unwrap(), &["login".to_owned()]);
-    login.uid(LONER).gid(LONER).env("ARCSSH_STATE_DIR", &state).env("SSL_CERT_FILE", &authority);
+    let mut login = with_limits(&w, "ulimit -u 2", program.to_str().unwrap(), &["login".to_owned()]);
+    login
+        .uid(SINGLE_PROCESS_USER)
+        .gid(SINGLE_PROCESS_USER)
+        .env("ARCSSH_STATE_DIR", &state)
+        .env("SSL_CERT_FILE", &authority);
     login.env_remove("SSL_CERT_DIR").env("ARCSSH_NO_KEYRING", "1").env("ARCSSH_CREDENTIAL", "arcssh");
-    let mut login = login.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(lines.next().unwrap(), "arcssh: to sign in, open this address in your browser:");
-    let address = lines.next().unwrap();
-    assert_eq!(
-        lines.next().unwrap(),
-        "arcssh: arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code"
-    );
-    let address = address.strip_prefix("arcssh: ").unwrap();
-    run(w.command("curl").args(["-sSL", "--cacert"]).arg(&authority).arg(address)).clean();
-    assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
-    assert_eq!(login.wait().unwrap().code(), Some(0));
+    sign_in_without_browser(&w, &mut login);
 }
 
-/// A filter of system calls (seccomp(2)) that lets getrandom(2) fail with this error.
+/// A filter of system calls (seccomp(2)) with which getrandom(2) fails.
 const WITHOUT_GETRANDOM: &str = r#"
 import ctypes, os, platform, struct, sys
 number = {"x86_64": 318, "aarch64": 278}[platform.machine()]
@@ -154,26 +147,26 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 #[test]
 #[cfg(target_os = "linux")]
-fn no_random_numbers_are_one_message_for_every_command() {
+fn missing_random_numbers_are_reported_by_every_command() {
     const EAGAIN: &str = "11";
     const EPERM: &str = "1";
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let denied = |error: &str, arguments: &[String]| {
         let mut python = w.command("python3");
         python.args(["-c", WITHOUT_GETRANDOM, error, ARCSSH]).args(arguments);
         run(&mut python)
     };
     for command in commands(&w) {
-        told(&denied(EAGAIN, &command), "arcssh: the system does not provide random numbers");
+        fails_with_hint(&denied(EAGAIN, &command), "arcssh: the system does not provide random numbers");
     }
-    // A sandbox that forbids the call leaves /dev/urandom.
+    // A sandbox may deny the call. arcssh then reads /dev/urandom.
     let run = denied(EPERM, &["list".to_owned()]);
     assert!(run.code == Some(0) || run.stderr.contains("does not provide random numbers"), "{}", run.stderr);
 }
 
 #[test]
-fn root_certificates_that_cannot_be_read_are_named_with_the_reason() {
-    let w = world(&["web01"]);
+fn unreadable_root_certificates_are_reported_with_the_reason() {
+    let w = lab(&["web01"]);
     let path = |name: &str| w.home().join(name);
     run(w.command("mkfifo").arg(path("fifo"))).clean();
     fs::create_dir(path("directory")).unwrap();
@@ -195,8 +188,8 @@ fn root_certificates_that_cannot_be_read_are_named_with_the_reason() {
 }
 
 #[test]
-fn an_unreadable_part_of_the_root_certificates_is_told_with_an_unknown_authority() {
-    let w = world(&["web01"]);
+fn unreadable_root_certificates_are_reported_with_an_unknown_issuer() {
+    let w = lab(&["web01"]);
     let directory = w.home().join("certificates");
     fs::create_dir(&directory).unwrap();
     let other = directory.join("other.pem");

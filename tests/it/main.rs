@@ -1,38 +1,38 @@
-//! Black-box tests of the shipped binary: real ssh, real sshd, and the emulator between them.
+//! Black-box tests of the shipped binary with the system's ssh and sshd, and the emulator between them.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod adopt;
-mod all_day;
 mod bare;
 mod bounds;
+mod cli;
 mod config;
+mod config_injection;
 mod consumers;
+mod docs;
 mod doctor;
-mod drop_in;
+mod end_to_end;
 mod entra;
 mod failures;
 mod faults;
-mod guides;
-mod hostile;
 mod identity;
 mod ipv6;
 mod key_store;
 mod last;
 mod layers;
 mod limits;
-mod main_job;
 mod managed_identity;
 mod matrix;
 mod memory;
 mod named_files;
-mod people;
 mod proxies;
 mod readme;
 mod secrets;
 mod security;
 mod setup;
 mod sign_in;
+mod soak;
+mod sshproxy_compat;
 mod stdout;
 mod store;
 mod supply_chain;

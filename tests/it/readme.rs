@@ -1,18 +1,18 @@
-//! The README's commands do what it says.
+//! The README's commands and options.
 
 use std::process::Command;
 
-use crate::support::{run, typed};
+use crate::support::{run, run_arcssh};
 
 const README: &str = include_str!("../../README.md");
 
-/// The lines of the README's `sh` blocks: what it asks its reader to type.
+/// The commands in the README's `sh` blocks.
 fn commands() -> Vec<&'static str> {
     let blocks = README.split("```sh\n").skip(1);
     blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()).collect()
 }
 
-/// make, also when make runs the tests: a make below another takes its options, and prints each folder that it enters.
+/// make without the variables of an outer make, which would change its options and make it print each directory.
 pub(crate) fn make(arguments: &[&str]) -> Command {
     let mut make = outside_of_cargo("make");
     for inherited in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"] {
@@ -22,24 +22,23 @@ pub(crate) fn make(arguments: &[&str]) -> Command {
     make
 }
 
-/// A program in the folder of the sources, without the variables that cargo sets for a test: packages that read them when
-/// they are built would be built again.
+/// A program in the source directory, without the variables that cargo sets for a test. Packages that read these
+/// variables at build time would be built again.
 pub(crate) fn outside_of_cargo(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let of_cargo = |name: &str| {
+    let set_by_cargo = |name: &str| {
         name == "CARGO" || name.starts_with("CARGO_") && !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name)
     };
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in names.filter(|name| of_cargo(name) || name == "OUT_DIR") {
+    for name in names.filter(|name| set_by_cargo(name) || name == "OUT_DIR") {
         command.env_remove(name);
     }
     command
 }
 
-/// `make test` is what runs this, and `make install` what .ci/run runs before.
 #[test]
-fn every_command_of_the_readme_is_run_by_a_test() {
+fn ci_runs_the_readmes_make_targets() {
     assert_eq!(commands(), ["make demo", "make test", "make install"]);
     let script = include_str!("../../.ci/run");
     assert!(script.contains("\nmake install") && script.trim_end().ends_with("\nmake test"));
@@ -49,17 +48,17 @@ fn every_command_of_the_readme_is_run_by_a_test() {
 
 #[test]
 fn every_option_of_the_proxy_is_in_the_readme() {
-    let help = typed(&["proxy", "-h"]).clean();
+    let help = run_arcssh(&["proxy", "-h"]).clean();
     let words = help.split_whitespace().filter(|word| word.starts_with("--") && *word != "--help");
     let options: Vec<&str> = words.map(|word| word.trim_end_matches(['.', ','])).collect();
     assert!(options.len() > 15, "{options:?}");
-    // Those of logging go by their short form.
+    // The README has the short form of --verbose.
     let missing = options.iter().filter(|option| **option != "--verbose" && !README.contains(*option));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
 }
 
 #[test]
-fn make_demo_runs_the_main_job_and_leaves_nothing() {
+fn make_demo_succeeds_and_leaves_no_files() {
     let temporary = tempfile::tempdir().unwrap();
     let demo = run(make(&["demo"]).env("TMPDIR", temporary.path()));
     let transcript = String::from_utf8(demo.stdout).unwrap();

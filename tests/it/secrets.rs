@@ -1,4 +1,4 @@
-//! Secrets travel in headers and bodies only: no log, no message, no command line and no address holds one.
+//! Secrets appear only in headers and bodies: never in a log, a message, a command line or a URL.
 
 use std::fs;
 use std::io::Read as _;
@@ -11,31 +11,31 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, Run, World, eventually, finish, run, service, world};
+use crate::support::{ARCSSH, LIMIT, Lab, Run, eventually, finish, lab, run, service};
 
-/// Each way to ask for a log.
+/// Each way to enable a log.
 const LOGS: [(&str, &str); 5] =
     [("-v", ""), ("-vv", ""), ("-vvv", ""), ("-vvv", "trace"), ("", "trace,hyper=trace,h2=trace")];
 
 #[test]
-fn no_log_of_a_session_holds_a_secret() {
+fn no_log_of_a_session_contains_a_secret() {
     for (flag, rust_log) in LOGS {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let proxy = format!("arcssh proxy {} --port %p {flag} --log-file log", w.id());
         let run = run(w.ssh_by(&proxy, "echo reached").env("RUST_LOG", rust_log));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
         let log = fs::read_to_string(w.home().join("log")).unwrap();
-        assert!(log.contains("INFO"), "{flag} {rust_log}: an empty log proves nothing: {log}");
-        keeps_secrets(&w, "standard error", &run.stderr);
-        keeps_secrets(&w, "the log", &log);
+        assert!(log.contains("INFO"), "{flag} {rust_log}: the log is empty: {log}");
+        assert_no_secret(&w, "standard error", &run.stderr);
+        assert_no_secret(&w, "the log", &log);
         let mode = fs::metadata(w.home().join("log")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }
 
 #[test]
-fn no_core_file_holds_a_secret() {
-    let w = world(&["web01"]);
+fn no_core_file_contains_a_secret() {
+    let w = lab(&["web01"]);
     let port = service(|mut connection| drop(connection.read_to_end(&mut Vec::new())));
     w.emulator().machine("web01").set_ssh_port(port);
     let script = format!("ulimit -Sc hard; exec {ARCSSH} proxy {} --port {port}", w.id());
@@ -50,34 +50,34 @@ fn no_core_file_holds_a_secret() {
 }
 
 #[test]
-fn no_log_of_a_failure_holds_a_secret() {
-    let damage: [fn(&World); 5] = [
+fn no_log_of_an_error_contains_a_secret() {
+    let faults: [fn(&Lab); 5] = [
         |w| w.emulator().set_role(Role::None),
         |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
         |w| w.emulator().machine("web01").set_online(false),
         |w| w.emulator().arm_fault(ArmFault::new(401, "InvalidAuthenticationToken", "No.")),
-        // An answer cut in the middle of its secrets.
+        // A response that is truncated within its secrets.
         |w| {
             let json = STANDARD.decode(w.relay_info().trim()).unwrap();
             let half = String::from_utf8_lossy(&json[..json.len() - 20]).into_owned();
             w.emulator().arm_fault(ArmFault::raw(200, "application/json", &half));
         },
     ];
-    for damage in damage {
-        let w = world(&["web01"]);
-        damage(&w);
+    for fault in faults {
+        let w = lab(&["web01"]);
+        fault(&w);
         let arguments = ["--wait", "0", "-vvv", "--log-file", "log"];
         let run = run(w.proxy("web01").args(arguments).env("RUST_LOG", "trace"));
         assert!(!run.arcssh_lines().is_empty(), "{}", run.stderr);
         assert_ne!(run.code, Some(0));
-        keeps_secrets(&w, "standard error", &run.stderr);
-        keeps_secrets(&w, "the log", &fs::read_to_string(w.home().join("log")).unwrap());
+        assert_no_secret(&w, "standard error", &run.stderr);
+        assert_no_secret(&w, "the log", &fs::read_to_string(w.home().join("log")).unwrap());
     }
 }
 
 #[test]
-fn a_wrong_secret_is_kept_as_well() {
-    let w = world(&["web01"]);
+fn a_wrong_secret_is_not_logged() {
+    let w = lab(&["web01"]);
     let secret = "Xy9~almost.the-right_one";
     let mut proxy = w.proxy("web01");
     proxy.args(["-vvv", "--log-file", "log"]).env("RUST_LOG", "trace").env("AZURE_CLIENT_SECRET", secret);
@@ -88,64 +88,68 @@ fn a_wrong_secret_is_kept_as_well() {
 }
 
 #[test]
-fn no_command_line_and_no_address_holds_a_secret() {
-    let w = world(&["web01"]);
+fn no_command_line_and_no_url_contains_a_secret() {
+    let w = lab(&["web01"]);
     let mut ssh = w.ssh();
     ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let ssh = ssh.spawn().unwrap();
     assert!(eventually(Duration::from_secs(20), || w.emulator().open_connections() == 1));
     let command_lines = w.survivors().join("\n");
     assert!(command_lines.contains("arcssh proxy /subscriptions/"), "{command_lines}");
-    keeps_secrets(&w, "a command line", &command_lines);
-    assert_eq!(finish(ssh).code, Some(0)); // it closes standard input first
-    let ours = w.emulator().requests().into_iter().filter(|request| match request.service {
+    assert_no_secret(&w, "a command line", &command_lines);
+    assert_eq!(finish(ssh).code, Some(0)); // `finish` closes standard input first
+    let requests = w.emulator().requests().into_iter().filter(|request| match request.service {
         Service::Relay => request.path_and_query.contains("sb-hc-action=connect"),
         Service::Entra | Service::Arm => true,
         Service::Agent => false,
     });
-    let addresses: Vec<String> = ours.map(|request| request.path_and_query).collect();
+    let addresses: Vec<String> = requests.map(|request| request.path_and_query).collect();
     assert!(addresses.len() >= 3, "{addresses:?}");
-    keeps_secrets(&w, "an address", &addresses.join("\n"));
+    assert_no_secret(&w, "an address", &addresses.join("\n"));
 }
 
 #[test]
-fn a_relay_token_goes_to_no_host_outside_of_the_relay_domains() {
-    let w = world(&["web01"]);
-    let genuine = relay_of(&w);
+fn no_relay_token_is_sent_outside_of_the_relay_domains() {
+    let w = lab(&["web01"]);
+    let valid = relay_object(&w);
     let trap = Trap::new();
-    for (name, suffix) in trap.places() {
-        let mut relay = genuine.clone();
+    for (name, suffix) in trap.hosts() {
+        let mut relay = valid.clone();
         relay["namespaceName"] = name.as_str().into();
         relay["namespaceNameSuffix"] = suffix.as_str().into();
         let answer = serde_json::json!({ "relay": relay }).to_string();
         w.emulator().arm_fault(ArmFault::raw(200, "application/json", &answer));
         let run = run(w.proxy("web01").env_remove("ARCSSH_RELAY_SUFFIX"));
-        foreign(&run, "web01", &name, &suffix);
-        keeps_secrets(&w, "standard error", &run.stderr);
+        fails_as_untrusted(&run, "web01", &name, &suffix);
+        assert_no_secret(&w, "standard error", &run.stderr);
     }
     assert_eq!(trap.connections(), 0);
     assert_eq!(w.dialled(), [""; 0]);
-    assert!(!fs::read_dir(w.store()).unwrap().any(|file| {
+    assert!(!fs::read_dir(w.state_directory()).unwrap().any(|file| {
         fs::read_to_string(file.unwrap().path()).unwrap_or_default().contains("SharedAccessSignature")
     }));
 }
 
 #[test]
-fn cached_credentials_for_a_host_that_is_not_accepted_any_more_are_not_used() {
-    let w = world(&["web01"]);
+fn cached_credentials_for_an_untrusted_host_are_not_used() {
+    let w = lab(&["web01"]);
     w.ssh_run(&["web01", "true"]).clean();
-    let (asked, dialled) = (w.emulator().requests_to(Service::Arm).len(), w.dialled().len());
-    assert_eq!((asked, dialled), (1, 1));
-    let (name, suffix) = parts(&w);
+    let (issued, dialled) = (w.emulator().requests_to(Service::Arm).len(), w.dialled().len());
+    assert_eq!((issued, dialled), (1, 1));
+    let (name, suffix) = namespace(&w);
     let run = run(w.proxy("web01").env_remove("ARCSSH_RELAY_SUFFIX"));
-    foreign(&run, "web01", &name, &suffix);
-    assert_eq!(w.emulator().requests_to(Service::Arm).len(), asked + 1, "the cached ones count as absent");
+    fails_as_untrusted(&run, "web01", &name, &suffix);
+    assert_eq!(
+        w.emulator().requests_to(Service::Arm).len(),
+        issued + 1,
+        "the cached credentials are ignored"
+    );
     assert_eq!(w.dialled().len(), dialled);
 }
 
 #[test]
-fn a_relay_domain_may_be_given_by_option_or_variable() {
-    let w = world(&["web01"]);
+fn a_relay_domain_can_be_set_by_option_or_variable() {
+    let w = lab(&["web01"]);
     for (options, variable) in [
         ("--relay-suffix 0.0.1", None),
         ("--relay-suffix relay.example,0.0.1", None),
@@ -162,20 +166,20 @@ fn a_relay_domain_may_be_given_by_option_or_variable() {
     }
 }
 
-/// The `relay` object of an answer of ARM's.
-fn relay_of(w: &World) -> serde_json::Value {
+/// The `relay` object of a listCredentials response.
+fn relay_object(w: &Lab) -> serde_json::Value {
     let json = STANDARD.decode(w.relay_info().trim()).unwrap();
     serde_json::from_slice::<serde_json::Value>(&json).unwrap()["relay"].take()
 }
 
-/// The two parts of the emulator's namespace.
-fn parts(w: &World) -> (String, String) {
+/// The name and the suffix of the emulator's namespace.
+fn namespace(w: &Lab) -> (String, String) {
     let authority = w.emulator().relay_authority();
     let (name, suffix) = authority.split_once('.').unwrap();
     (name.to_owned(), suffix.to_owned())
 }
 
-/// A host that waits for relay tokens.
+/// A server to which no relay token may be sent.
 pub(crate) struct Trap(TcpListener);
 
 impl Trap {
@@ -185,65 +189,65 @@ impl Trap {
         Self(listener)
     }
 
-    /// Names and suffixes that lead here, or would in another parser of URLs.
-    pub(crate) fn places(&self) -> Vec<(String, String)> {
-        let (port, genuine) = (self.0.local_addr().unwrap().port(), "servicebus.windows.net".to_owned());
+    /// Names and suffixes whose host is this server, for arcssh or for another URL parser.
+    pub(crate) fn hosts(&self) -> Vec<(String, String)> {
+        let (port, valid) = (self.0.local_addr().unwrap().port(), "servicebus.windows.net".to_owned());
         vec![
             ("127".into(), format!("0.0.1:{port}")),
-            (format!("127.0.0.1:{port}"), genuine.clone()),
-            (format!("localhost:{port}/"), genuine.clone()),
-            (format!("localhost:{port}#"), genuine.clone()),
-            (format!("localhost:{port}?x"), genuine.clone()),
-            (format!("azgn@localhost:{port}/"), genuine.clone()),
-            ("localhost:x".into(), genuine.clone()),
-            ("azgn".into(), format!("{genuine}@localhost:{port}")),
-            ("azgn".into(), format!("{genuine}:443@localhost:{port}")),
-            ("azgn".into(), format!("{genuine}.localhost:{port}")),
+            (format!("127.0.0.1:{port}"), valid.clone()),
+            (format!("localhost:{port}/"), valid.clone()),
+            (format!("localhost:{port}#"), valid.clone()),
+            (format!("localhost:{port}?x"), valid.clone()),
+            (format!("azgn@localhost:{port}/"), valid.clone()),
+            ("localhost:x".into(), valid.clone()),
+            ("azgn".into(), format!("{valid}@localhost:{port}")),
+            ("azgn".into(), format!("{valid}:443@localhost:{port}")),
+            ("azgn".into(), format!("{valid}.localhost:{port}")),
             ("azgn".into(), format!("localhost:{port}")),
             ("[::1]".into(), format!(":{port}")),
             ("[::ffff:127".into(), format!("0.0.1]:{port}")),
-            (String::new(), genuine.clone()),
+            (String::new(), valid.clone()),
             ("azgn".into(), String::new()),
-            ("azgn".into(), format!("{genuine}.")),
-            ("azgn".into(), format!("{genuine}:{port}")),
-            ("azgn\u{200b}".into(), genuine),
+            ("azgn".into(), format!("{valid}.")),
+            ("azgn".into(), format!("{valid}:{port}")),
+            ("azgn\u{200b}".into(), valid),
         ]
     }
 
-    /// How many have come.
+    /// Number of connections.
     pub(crate) fn connections(&self) -> usize {
         self.0.incoming().take_while(Result::is_ok).count()
     }
 }
 
-/// Asserts that a connection failed since the relay is not in a trusted domain.
+/// Asserts that a connection failed because the relay is not in a trusted domain.
 #[track_caller]
-pub(crate) fn foreign(run: &Run, goal: &str, name: &str, suffix: &str) {
+pub(crate) fn fails_as_untrusted(run: &Run, target: &str, name: &str, suffix: &str) {
     let host = format!("{name}.{suffix}");
     let why = format!(
-        "arcssh: cannot connect to {goal}: arcssh sends no relay token: the host {host:?} is not in a trusted relay domain"
+        "arcssh: cannot connect to {target}: arcssh sends no relay token: the host {host:?} is not in a trusted relay domain"
     );
     let hint = "arcssh: hint: check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
     run.failed(4, &[&why, hint]);
 }
 
-/// Asserts that a text holds no secret of the world, in any spelling.
+/// Asserts that a text contains no secret of the lab, in any encoding.
 #[track_caller]
-fn keeps_secrets(w: &World, origin: &str, text: &str) {
+fn assert_no_secret(w: &Lab, origin: &str, text: &str) {
     let secrets = w.emulator().secrets();
-    assert!(secrets.len() > 1, "nothing was handed out");
+    assert!(secrets.len() > 1, "the emulator issued no secret");
     for secret in secrets {
-        for spelling in spellings(&secret) {
-            if let Some(at) = text.find(&spelling) {
+        for encoding in encodings(&secret) {
+            if let Some(at) = text.find(&encoding) {
                 let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
                 let line = text[line..].lines().next().unwrap_or_default();
-                panic!("{origin} holds a secret: {}", line.chars().take(2000).collect::<String>());
+                panic!("{origin} contains a secret: {}", line.chars().take(2000).collect::<String>());
             }
         }
     }
 }
 
-fn spellings(secret: &str) -> Vec<String> {
+fn encodings(secret: &str) -> Vec<String> {
     let percent: String = secret
         .bytes()
         .map(|byte| match byte {
@@ -253,7 +257,7 @@ fn spellings(secret: &str) -> Vec<String> {
             other => format!("%{other:02X}"),
         })
         .collect();
-    let whole = secret.len() / 3 * 3; // so that what follows does not change the last letters
+    let whole = secret.len() / 3 * 3; // the next bytes must not change the last letters
     vec![
         secret.to_owned(),
         percent.to_lowercase(),

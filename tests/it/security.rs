@@ -1,12 +1,12 @@
-//! docs/SECURITY.md names a test for each promise, and that test exists.
+//! docs/SECURITY.md names an existing test for each promise.
 
 use std::fs;
 use std::path::Path;
 
 const PAGE: &str = include_str!("../../docs/SECURITY.md");
 
-/// The tests that a row of a table names: the file and the function.
-fn named(row: &str) -> Vec<(String, String)> {
+/// File and function of each test in the last column of a row.
+fn tests_of(row: &str) -> Vec<(String, String)> {
     let column = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
     let names = column.split('`').skip(1).step_by(2);
     names
@@ -22,13 +22,13 @@ fn named(row: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_promise_names_a_test_that_exists() {
+fn every_promise_names_an_existing_test() {
     let (_, promises) = PAGE.split_once("## Promises").unwrap();
     let rows: Vec<&str> =
         promises.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Promise |")).collect();
     assert!(rows.len() > 30, "{} promises", rows.len());
     for row in rows {
-        let tests = named(row);
+        let tests = tests_of(row);
         assert!(!tests.is_empty(), "no test: {row}");
         for (file, test) in tests {
             let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file));

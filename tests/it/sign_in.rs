@@ -1,4 +1,4 @@
-//! Signing in with arcssh itself, by browser and by device code, and what comes of it.
+//! `arcssh login` with a browser and with a device code, and `arcssh logout`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
 use crate::support::{
-    ARCSSH, Run, World, eventually, finish, namespaces, run, run_with_input, script, world, world_with,
+    ARCSSH, Lab, Run, eventually, finish, lab, lab_with, namespaces, run, run_with_input, script,
 };
 
 const AGAIN: &str =
@@ -17,15 +17,15 @@ const USER: &str = "Ada@arcssh.example";
 const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
 const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
 
-/// A browser that goes where it is sent, and shows what it gets there.
+/// A browser that follows redirects and saves the page.
 const BROWSER: &str =
     r#"echo "$1" > "$HOME/address"; curl -sS -L --cacert "$SSL_CERT_FILE" "$1" > "$HOME/page""#;
 
-// In a browser.
+// Browser.
 
 #[test]
 fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let login = login(&w, BROWSER, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let lines: Vec<&str> = login.stderr.lines().collect();
@@ -44,7 +44,7 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
         "{}",
         page()
     );
-    // Other users can read the command line of a browser.
+    // Other users can read a browser's command line.
     let link = fs::read_to_string(w.home().join("address")).unwrap();
     assert!(link.starts_with("http://127.0.0.1:"), "{link}");
     for name in ["state", "code_challenge"] {
@@ -66,62 +66,62 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
 }
 
 #[test]
-fn whoever_comes_before_a_sign_in_is_named() {
-    let w = world(&["web01"]);
+fn a_credential_that_precedes_the_sign_in_is_named() {
+    let w = lab(&["web01"]);
     login(&w, BROWSER, &[]);
-    let mut again = w.arcssh(&["login"]);
-    let run = run(again.env("BROWSER", w.home().join("bin/browser")));
+    let mut second = w.arcssh(&["login"]);
+    let run = run(second.env("BROWSER", w.home().join("bin/browser")));
     let last = "arcssh: the service principal takes precedence over this sign-in; to use this sign-in, run: export ARCSSH_CREDENTIAL=arcssh";
     assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last)));
 }
 
 #[test]
-fn an_answer_as_a_form_counts_too_and_one_to_another_sign_in_does_not() {
-    let w = world(&["web01"]);
+fn a_form_post_response_is_accepted_and_a_wrong_state_is_not() {
+    let w = lab(&["web01"]);
     let browser = r#"
         port=$(echo "$1" | cut -d: -f3 | cut -d/ -f1)
-        curl -sS "http://localhost:$port/?code=theirs&state=wrong" > "$HOME/theirs"
+        curl -sS "http://localhost:$port/?code=other&state=wrong" > "$HOME/response"
         url=$(curl -sS -o /dev/null -w '%{redirect_url}' "$1")
         form=$(curl -sS --cacert "$SSL_CERT_FILE" "$url&response_mode=form_post")
         value() { echo "$form" | sed "s/.*name=\"$1\" value=\"\([^\"]*\)\".*/\1/"; }
         curl -sS --data-urlencode "code=$(value code)" --data-urlencode "state=$(value state)" "http://localhost:$port""#;
     let login = login(&w, browser, &["--tenant", "arcssh.example"]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
-    let theirs = fs::read_to_string(w.home().join("theirs")).unwrap();
-    assert!(theirs.contains("This is not a response to the sign-in of arcssh."), "{theirs}");
+    let response = fs::read_to_string(w.home().join("response")).unwrap();
+    assert!(response.contains("This is not a response to the sign-in of arcssh."), "{response}");
 }
 
-/// What a browser script here begins with: the port, and the status that a request to it has.
+/// Start of a browser script: the port, and a function that logs the status of a request.
 const REQUESTS: &str = r#"
     port=$(echo "$1" | cut -d: -f3 | cut -d/ -f1)
     status() { curl -sS -m 20 -o /dev/null -w '%{http_code} ' "$@" >> "$HOME/statuses" || echo "failed " >> "$HOME/statuses"; }"#;
 
 #[test]
-fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
-    let w = world(&["web01"]);
+fn unrelated_requests_get_an_error_and_do_not_end_the_sign_in() {
+    let w = lab(&["web01"]);
     let browser = format!(
         r#"{REQUESTS}
-        here="http://localhost:$port"
-        status "$here/favicon.ico"
-        status "$here"
-        status "$here/?code=theirs"
-        status "$here/?code=theirs&state=wrong"
-        status "$here/?error=access_denied&state=wrong"
-        status "$here/?error=access_denied"
-        status -d code=theirs -d state=wrong "$here"
-        status -H 'Content-Type: text/plain' -d code=theirs "$here"
-        status -I "$here"
+        url="http://localhost:$port"
+        status "$url/favicon.ico"
+        status "$url"
+        status "$url/?code=other"
+        status "$url/?code=other&state=wrong"
+        status "$url/?error=access_denied&state=wrong"
+        status "$url/?error=access_denied"
+        status -d code=other -d state=wrong "$url"
+        status -H 'Content-Type: text/plain' -d code=other "$url"
+        status -I "$url"
         status -I "$1"
-        status -X PUT "$here"
+        status -X PUT "$url"
         status -X POST "$1"
         status -H 'Host: evil.example' "$1"
-        status -H "Host: evil.example:$port" "$here/?code=theirs&state=wrong"
+        status -H "Host: evil.example:$port" "$url/?code=other&state=wrong"
         status -H 'Host:' "$1"
-        status -I --request-target http://evil.example/ "$here"
-        status -I --request-target "$here/" "$here"
+        status -I --request-target http://evil.example/ "$url"
+        status -I --request-target "$url/" "$url"
         head -c 100000 /dev/zero | tr '\0' x > "$HOME/long"
-        status -H "X-Long: $(cat "$HOME/long")" "$here"
-        status --data-binary "@$HOME/long" "$here"
+        status -H "X-Long: $(cat "$HOME/long")" "$url"
+        status --data-binary "@$HOME/long" "$url"
         {BROWSER}"#
     );
     let login = login(&w, &browser, &[]);
@@ -132,11 +132,11 @@ fn what_is_no_answer_gets_an_error_and_the_sign_in_goes_on() {
 }
 
 #[test]
-fn connections_that_send_nothing_do_not_delay_the_answer() {
-    let w = world(&["web01"]);
+fn silent_connections_do_not_delay_the_response() {
+    let w = lab(&["web01"]);
     let browser = format!(
         r#"{REQUESTS}
-        exec bash -c 'for one in $(seq 60); do exec {{fd}}<>/dev/tcp/127.0.0.1/$0; done
+        exec bash -c 'for n in $(seq 60); do exec {{fd}}<>/dev/tcp/127.0.0.1/$0; done
             printf "GET / HT" >&$fd
             curl -sS -L --cacert "$SSL_CERT_FILE" "$1" > "$HOME/page"' "$port" "$1""#
     );
@@ -147,11 +147,11 @@ fn connections_that_send_nothing_do_not_delay_the_answer() {
 }
 
 #[test]
-fn the_port_is_held_on_both_loopback_addresses() {
+fn the_port_is_bound_on_both_loopback_addresses() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return; // This machine has no ::1.
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = format!("{REQUESTS}\nstatus \"http://[::1]:$port/favicon.ico\"\n{BROWSER}");
     let login = login(&w, &browser, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
@@ -160,20 +160,20 @@ fn the_port_is_held_on_both_loopback_addresses() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn another_user_can_neither_open_the_link_nor_answer() {
+fn another_user_can_neither_open_the_link_nor_respond() {
     let as_another = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     if !Command::new("setpriv").args(as_another).arg("true").status().is_ok_and(|status| status.success()) {
         return; // Only root can be another user.
     }
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let browser = format!(
         r#"{REQUESTS}
-        theirs() {{ setpriv {} curl -sS -m 20 -o /dev/null -w '%{{http_code}} ' "$1" >> "$HOME/statuses" 2>&1 || true; }}
-        theirs "$1"
-        theirs "http://localhost:$port/?code=theirs"
+        as_other() {{ setpriv {} curl -sS -m 20 -o /dev/null -w '%{{http_code}} ' "$1" >> "$HOME/statuses" 2>&1 || true; }}
+        as_other "$1"
+        as_other "http://localhost:$port/?code=other"
         url=$(curl -sS -o /dev/null -w '%{{redirect_url}}' "$1")
         answer=$(curl -sS -o /dev/null -w '%{{redirect_url}}' --cacert "$SSL_CERT_FILE" "$url")
-        theirs "$answer"
+        as_other "$answer"
         curl -sS "$answer""#,
         as_another.join(" ")
     );
@@ -186,8 +186,8 @@ fn another_user_can_neither_open_the_link_nor_answer() {
 // Another account than the expected one.
 
 #[test]
-fn another_account_than_the_one_that_is_named_is_not_stored_without_a_terminal() {
-    let w = signed_in_world();
+fn an_unexpected_account_is_discarded_without_a_terminal() {
+    let w = lab_with_device_codes();
     let named = finish(by_device_code(&w, &["--account", "bob@arcssh.example"]));
     let expected = [
         format!(
@@ -202,42 +202,42 @@ fn another_account_than_the_one_that_is_named_is_not_stored_without_a_terminal()
 }
 
 #[test]
-fn another_account_than_the_one_before_is_asked_about_and_the_one_before_stays() {
-    let w = world_with(&["web01"], |builder| {
+fn a_different_account_needs_confirmation() {
+    let w = lab_with(&["web01"], |builder| {
         builder.device_interval(Duration::from_secs(1)).approve_devices().home_tenant_differs()
     });
     let account = || run(anonymous(&mut w.arcssh(&["account", "--credential", "arcssh"]))).clean();
     let tenant = |text: &str| text.lines().find(|line| line.starts_with("tenant")).unwrap().to_owned();
-    // The same user as a guest of a tenant that is named: nothing to ask.
+    // The same user as a guest of the given tenant needs no confirmation.
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     let home = tenant(&account());
     let guest = finish(by_device_code(&w, &["--tenant", OTHER_TENANT]));
     assert_eq!(guest.code, Some(0), "{}", guest.stderr);
     let before = account();
     assert_ne!(tenant(&before), home);
-    // Without the tenant it is another account.
-    let again = finish(by_device_code(&w, &[]));
-    assert_eq!(again.code, Some(3), "{}", again.stderr);
-    assert!(again.stderr.contains(&format!("signed in, not {USER} in the tenant {OTHER_TENANT};")));
+    // Without --tenant, it is another account.
+    let other = finish(by_device_code(&w, &[]));
+    assert_eq!(other.code, Some(3), "{}", other.stderr);
+    assert!(other.stderr.contains(&format!("signed in, not {USER} in the tenant {OTHER_TENANT};")));
     assert_eq!(tenant(&account()), tenant(&before));
-    for (typed, code, stays) in [("\n", 3, true), ("n\n", 3, true), ("y\n", 0, false)] {
+    for (answer, code, is_kept) in [("\n", 3, true), ("n\n", 3, true), ("y\n", 0, false)] {
         let mut script = w.command("script");
         let command = format!("{ARCSSH} login --device-code");
         match cfg!(target_os = "linux") {
             true => script.args(["-qec", &command, "/dev/null"]),
             false => script.args(["-q", "/dev/null", "sh", "-c", &command]),
         };
-        let done = run_with_input(anonymous(&mut script).env("TERM", "xterm"), typed.into());
-        let screen = String::from_utf8_lossy(&done.stdout).into_owned();
+        let result = run_with_input(anonymous(&mut script).env("TERM", "xterm"), answer.into());
+        let screen = String::from_utf8_lossy(&result.stdout).into_owned();
         assert!(screen.contains("Use this account? [y/N] "), "{screen}");
-        assert_eq!(done.code, Some(code), "{screen}");
-        assert_eq!(tenant(&account()) == tenant(&before), stays, "{screen}");
+        assert_eq!(result.code, Some(code), "{screen}");
+        assert_eq!(tenant(&account()) == tenant(&before), is_kept, "{screen}");
     }
 }
 
 #[test]
-fn a_sign_in_that_is_declined_ends_at_once_with_the_words_of_entra_id() {
-    let w = world(&["web01"]);
+fn a_declined_sign_in_ends_at_once_with_the_error() {
+    let w = lab(&["web01"]);
     w.emulator().deny_sign_in();
     let login = login(&w, BROWSER, &[]);
     assert_eq!(login.code, Some(3), "{}", login.stderr);
@@ -250,14 +250,20 @@ fn a_sign_in_that_is_declined_ends_at_once_with_the_words_of_entra_id() {
 }
 
 #[test]
-fn without_a_browser_the_address_is_shown_and_another_device_named() {
-    let w = world(&["web01"]);
+fn without_a_browser_the_address_and_device_code_hint_are_shown() {
+    let w = lab(&["web01"]);
     let mut login = w.arcssh(&["login"]);
     anonymous(&mut login)
         .env("PATH", w.home().join("empty"))
         .env_remove("DISPLAY")
         .env_remove("WAYLAND_DISPLAY");
-    let mut login = login.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    sign_in_without_browser(&w, &mut login);
+}
+
+/// Asserts that arcssh opens no browser and prints the address, and that the address works in another browser.
+#[track_caller]
+pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command) {
+    let mut login = login.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().unwrap(), "arcssh: to sign in, open this address in your browser:");
     let address = lines.next().unwrap();
@@ -265,7 +271,6 @@ fn without_a_browser_the_address_is_shown_and_another_device_named() {
         lines.next().unwrap(),
         "arcssh: arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code"
     );
-    // Whoever has a browser all the same can use it.
     let address = address.strip_prefix("arcssh: ").unwrap();
     run(w.command("curl").args(["-sSL", "--cacert"]).arg(w.emulator().authority_file()).arg(address)).clean();
     assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
@@ -273,9 +278,9 @@ fn without_a_browser_the_address_is_shown_and_another_device_named() {
 }
 
 #[test]
-fn a_browser_that_keeps_its_caller_waiting_signs_in_too() {
-    let w = world(&["web01"]);
-    // What is known as a browser in the terminal is waited for.
+fn a_browser_that_blocks_its_caller_works() {
+    let w = lab(&["web01"]);
+    // arcssh waits for a browser that runs in the terminal, such as w3m.
     script(&w.home().join("bin"), "w3m", &format!("#!/bin/sh\n{BROWSER}\n"));
     let mut login = w.arcssh(&["login"]);
     let login = run(anonymous(&mut login).env("BROWSER", w.home().join("bin/w3m")));
@@ -284,7 +289,7 @@ fn a_browser_that_keeps_its_caller_waiting_signs_in_too() {
 
 #[test]
 fn a_connection_opens_no_browser() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     script(&w.home().join("bin"), "browser", "#!/bin/sh\ntouch \"$HOME/opened\"\n");
     let mut proxy = w.proxy("web01");
     let failed =
@@ -293,15 +298,15 @@ fn a_connection_opens_no_browser() {
     assert!(!w.home().join("opened").exists());
 }
 
-// On another device.
+// Device code.
 
 #[test]
-fn a_code_on_another_device_signs_in() {
-    let w = world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
+fn a_device_code_signs_in() {
+    let w = lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
     let login = by_device_code(&w, &[]);
     assert!(eventually(Duration::from_secs(20), || w.emulator().pending_devices().len() == 1));
     let code = w.emulator().pending_devices().remove(0);
-    // It waits as long as the user takes.
+    // arcssh polls until the user approves.
     let polls = || {
         w.emulator()
             .requests_to(Service::Entra)
@@ -324,9 +329,9 @@ fn a_code_on_another_device_signs_in() {
 }
 
 #[test]
-fn a_code_that_is_declined_or_expires_is_told() {
-    let w = world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
-    let ends: [(End, &str); 2] = [
+fn a_declined_or_expired_device_code_is_reported() {
+    let w = lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
+    let ends: [(Ending, &str); 2] = [
         (
             |w, code| w.emulator().decline_device(code),
             "AADSTS65004: User declined to consent to access the app.",
@@ -345,8 +350,8 @@ fn a_code_that_is_declined_or_expires_is_told() {
 }
 
 #[test]
-fn another_application_and_another_tenant_can_be_named() {
-    let w = signed_in_world();
+fn client_id_and_tenant_can_be_given() {
+    let w = lab_with_device_codes();
     let with = |arguments: &[&str]| finish(by_device_code(&w, arguments));
     assert_eq!(with(&["--client-id", arcssh_emulator::PUBLIC_CLIENT]).code, Some(0));
     let unknown = with(&["--client-id", "00000000-0000-4000-8000-000000000009"]);
@@ -357,40 +362,32 @@ fn another_application_and_another_tenant_can_be_named() {
     assert!(elsewhere.arcssh_lines()[0].contains("AADSTS90002"), "{}", elsewhere.stderr);
 }
 
-// What is left of it.
+// Refresh tokens and logout.
 
 #[test]
-fn each_token_comes_with_a_refresh_token_that_takes_the_place_of_the_last() {
-    let w = signed_in_world();
+fn each_refresh_stores_the_new_refresh_token() {
+    let w = lab_with_device_codes();
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
-    let sent = || -> Vec<String> {
-        let requests = w.emulator().requests_to(Service::Entra).into_iter();
-        let field = |body: &str| {
-            let mut form = form_urlencoded::parse(body.as_bytes()).into_owned();
-            form.find(|(name, _)| name == "refresh_token").map(|(_, value)| value)
-        };
-        requests.filter_map(|request| field(&request.body)).collect()
-    };
     for renewals in 1..=3 {
         run(anonymous(&mut w.arcssh(&["account"]))).clean();
-        assert_eq!(sent().len(), renewals);
-        forget_tokens(&w);
+        assert_eq!(redeemed(&w).len(), renewals);
+        delete_tokens(&w);
     }
-    let sent = sent();
-    assert!(sent[0] != sent[1] && sent[1] != sent[2], "the same refresh token twice");
+    let sent = redeemed(&w);
+    assert!(sent[0] != sent[1] && sent[1] != sent[2], "a refresh token was used twice");
 }
 
 #[test]
-fn a_sign_in_that_has_ended_ends_the_search_with_the_words_of_entra_id() {
+fn a_revoked_sign_in_ends_the_search_with_the_error() {
     let cases = [
         (RefreshRefusal::Revoked, "AADSTS50173: "),
         (RefreshRefusal::Inactive, "AADSTS700082: "),
         (RefreshRefusal::SecondFactor, "AADSTS50076: "),
     ];
-    let w = signed_in_world();
+    let w = lab_with_device_codes();
     for (refusal, number) in cases {
         assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
-        forget_tokens(&w);
+        delete_tokens(&w);
         w.emulator().refuse_refresh_tokens(refusal);
         let failed = run(anonymous(&mut w.proxy("web01")));
         let [why, hint] = failed.arcssh_lines()[..] else { panic!("{}", failed.stderr) };
@@ -405,8 +402,8 @@ fn a_sign_in_that_has_ended_ends_the_search_with_the_words_of_entra_id() {
 }
 
 #[test]
-fn signing_out_forgets_who_signed_in_and_all_that_came_of_it() {
-    let w = signed_in_world();
+fn signing_out_deletes_the_sign_in_and_its_tokens() {
+    let w = lab_with_device_codes();
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
     let logout = || run(&mut w.arcssh(&["logout"])).stderr;
@@ -420,17 +417,17 @@ fn signing_out_forgets_who_signed_in_and_all_that_came_of_it() {
 }
 
 #[test]
-fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() {
+fn signing_out_deletes_concurrent_and_unreadable_files() {
     use std::os::unix::fs::PermissionsExt as _;
-    let w = signed_in_world();
+    let w = lab_with_device_codes();
     let accounts = || {
-        let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+        let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
         let is_account = |path: &str| path.contains("/account-") && path.ends_with(".json");
         files.filter(|file| is_account(&file.to_string_lossy())).collect::<Vec<_>>()
     };
     let logout = || run(&mut w.arcssh(&["logout"])).stderr;
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
-    forget_tokens(&w);
+    delete_tokens(&w);
     let before = w.emulator().requests().len();
     w.emulator().entra_fault(
         EntraFault::new(503, "temporarily_unavailable", 90033, "busy").after(Duration::from_secs(1)),
@@ -440,27 +437,27 @@ fn signing_out_forgets_what_a_connection_is_just_about_to_keep_or_cannot_read() 
     assert!(eventually(Duration::from_secs(20), || w.emulator().requests().len() > before));
     assert_eq!(logout(), "arcssh: signed out\n");
     finish(account).clean();
-    assert!(accounts().is_empty(), "the sign-in came back");
+    assert!(accounts().is_empty(), "the sign-in was stored again");
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     fs::set_permissions(&accounts()[0], fs::Permissions::from_mode(0o644)).unwrap();
-    // What processes that were killed have left half made.
-    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
-    fs::create_dir(w.store().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
-    fs::write(w.store().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
+    // Temporary files of killed processes.
+    fs::write(w.state_directory().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
+    fs::create_dir(w.state_directory().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
+    fs::write(w.state_directory().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
     assert_eq!(logout(), "arcssh: signed out\n");
-    let left = run(w.command("ls").arg("-A").arg(w.store())).clean();
+    let left = run(w.command("ls").arg("-A").arg(w.state_directory())).clean();
     assert!(left.lines().all(|file| file.ends_with(".lock")), "{left}");
 }
 
 #[test]
-fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
-    let w = world(&["web01"]);
+fn without_a_state_directory_no_sign_in_starts() {
+    let w = lab(&["web01"]);
     let hint = "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR";
     let mut login = w.arcssh(&["login"]);
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
     failed
         .failed(1, &["arcssh: a sign-in can be kept nowhere: there is no folder to keep anything in", hint]);
-    // A disk that is full.
+    // A full disk.
     let Some(own_mounts) = namespaces("m") else { return };
     let folder = w.home().join("disk");
     fs::create_dir(&folder).unwrap();
@@ -473,16 +470,16 @@ fn a_sign_in_that_can_be_kept_nowhere_is_not_begun() {
 }
 
 #[test]
-fn a_sign_in_leaves_its_secrets_in_no_log_and_no_file_of_others() {
+fn the_secrets_of_a_sign_in_are_in_no_log_and_no_readable_file() {
     use std::os::unix::fs::PermissionsExt as _;
-    let w = signed_in_world();
+    let w = lab_with_device_codes();
     let by_code = finish(by_device_code(&w, &["-vvv"]));
     let by_browser = login(&w, BROWSER, &["-vvv"]);
     let account = run(anonymous(&mut w.arcssh(&["account", "-vvv"])).env("RUST_LOG", "trace"));
     for Run { code, stderr, .. } in [&by_code, &by_browser, &account] {
         assert_eq!(*code, Some(0), "{stderr}");
         for secret in w.emulator().secrets() {
-            assert!(!stderr.contains(&secret), "a log holds the secret {secret}:\n{stderr}");
+            assert!(!stderr.contains(&secret), "a log contains the secret {secret}:\n{stderr}");
         }
     }
     let folder = w.home().join(".local/state/arcssh");
@@ -494,8 +491,8 @@ fn a_sign_in_leaves_its_secrets_in_no_log_and_no_file_of_others() {
 }
 
 #[test]
-fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
-    let w = world(&["web01"]);
+fn a_response_that_is_not_from_entra_id_is_reported() {
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(200, "text/html", "<html>sign in to the hotel</html>"));
     let failed = finish(by_device_code(&w, &[]));
     let expected = [
@@ -508,35 +505,45 @@ fn a_sign_in_on_which_something_else_answers_is_told_by_what_it_was() {
     assert_eq!((failed.code, &failed.arcssh_lines()[1..]), (Some(6), &expected[..]));
 }
 
-/// What becomes of a code on the other device.
-type End = fn(&World, &str);
+/// The fate of a device code.
+type Ending = fn(&Lab, &str);
 
-fn signed_in_world() -> World {
-    world_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices())
+fn lab_with_device_codes() -> Lab {
+    lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)).approve_devices())
 }
 
-/// Without the service principal.
+/// Removes the service principal.
 fn anonymous(command: &mut Command) -> &mut Command {
     ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
         .iter()
         .fold(command, |command, name| command.env_remove(name))
 }
 
-/// `arcssh login` with a script in the place of the browser.
-fn login(w: &World, browser: &str, arguments: &[&str]) -> Run {
+/// `arcssh login` with a script as browser.
+fn login(w: &Lab, browser: &str, arguments: &[&str]) -> Run {
     script(&w.home().join("bin"), "browser", &format!("#!/bin/sh\n{browser}\n"));
     let mut login = w.arcssh(&["login"]);
     run(anonymous(&mut login).args(arguments).env("BROWSER", w.home().join("bin/browser")))
 }
 
-fn by_device_code(w: &World, arguments: &[&str]) -> Child {
+fn by_device_code(w: &Lab, arguments: &[&str]) -> Child {
     let mut login = w.arcssh(&["login", "--device-code"]);
     anonymous(&mut login).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     login.spawn().unwrap()
 }
 
-/// Leaves the sign-in, and no token.
-fn forget_tokens(w: &World) {
+/// The refresh tokens in requests to Entra ID, in order.
+pub(crate) fn redeemed(w: &Lab) -> Vec<String> {
+    let requests = w.emulator().requests_to(Service::Entra).into_iter();
+    let field = |body: &str| {
+        let mut form = form_urlencoded::parse(body.as_bytes()).into_owned();
+        form.find(|(name, _)| name == "refresh_token").map(|(_, value)| value)
+    };
+    requests.filter_map(|request| field(&request.body)).collect()
+}
+
+/// Deletes the cached tokens, but not the sign-in.
+fn delete_tokens(w: &Lab) {
     for file in fs::read_dir(w.home().join(".local/state/arcssh")).unwrap().flatten() {
         if file.file_name().to_string_lossy().starts_with("token-") {
             fs::remove_file(file.path()).unwrap();

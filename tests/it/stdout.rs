@@ -1,12 +1,12 @@
-//! Standard output is the wire: whatever is logged, it carries the machine's bytes and nothing else.
+//! Standard output carries only the machine's bytes at every log level.
 
 use std::io::Write as _;
 
-use crate::support::{run, service, world};
+use crate::support::{lab, run, service};
 
 #[test]
-fn at_every_log_level_standard_output_is_what_the_machine_sent() {
-    let w = world(&["web01"]);
+fn standard_output_is_the_same_at_every_log_level() {
+    let w = lab(&["web01"]);
     let sent: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     let port = service(|mut connection| {
         let sent: Vec<u8> = (0..=255).cycle().take(300_000).collect();
@@ -24,7 +24,7 @@ fn at_every_log_level_standard_output_is_what_the_machine_sent() {
         let run = run(w.proxy_to(port).args(arguments).env("RUST_LOG", rust_log));
         assert_eq!(run.code, Some(0), "{}", run.stderr);
         assert!(run.stdout == sent, "{arguments:?}: {} bytes", run.stdout.len());
-        let asked_for_a_log = arguments.iter().any(|word| word.starts_with("-v"));
-        assert_eq!(!run.stderr.is_empty(), asked_for_a_log, "{arguments:?}: {}", run.stderr);
+        let logs_to_stderr = arguments.iter().any(|word| word.starts_with("-v"));
+        assert_eq!(!run.stderr.is_empty(), logs_to_stderr, "{arguments:?}: {}", run.stderr);
     }
 }

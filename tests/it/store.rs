@@ -1,5 +1,5 @@
-//! What is kept between connections: one process asks for all, nobody waits twice, and nothing that happens to the
-//! files keeps anybody from connecting.
+//! The cache: one process requests for all, only the first connection waits, and no state of the files prevents a
+//! connection.
 
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
@@ -14,13 +14,13 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, 
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, World, eventually, finish, namespaces, on_a_terminal, run, script, service, signal, world,
-    world_with,
+    ARCSSH, LIMIT, Lab, eventually, finish, lab, lab_with, namespaces, on_a_terminal, run, script, service,
+    signal,
 };
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
 
-/// A service in sshd's place that greets and closes.
+/// A service instead of sshd that sends a greeting and closes.
 pub(crate) fn greeter() -> u16 {
     service(|mut connection| {
         let _ = connection.write_all(GREETING.as_bytes());
@@ -29,10 +29,10 @@ pub(crate) fn greeter() -> u16 {
     })
 }
 
-/// An input that stays open and silent, as ssh's does until it has been greeted.
+/// An input that stays open without data, like ssh's until it has read a greeting.
 static SILENCE: LazyLock<(PipeReader, PipeWriter)> = LazyLock::new(|| pipe().unwrap());
 
-/// A proxy that is on its way.
+/// Starts a proxy.
 pub(crate) fn start(mut proxy: Command) -> Child {
     let input = SILENCE.0.try_clone().unwrap();
     proxy.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -40,87 +40,87 @@ pub(crate) fn start(mut proxy: Command) -> Child {
 
 /// Asserts that each of them connected.
 #[track_caller]
-fn all_greeted(proxies: Vec<Child>) {
+fn assert_connected(proxies: Vec<Child>) {
     for proxy in proxies {
         assert_eq!(finish(proxy).clean(), GREETING);
     }
 }
 
-/// How often tokens and relay credentials were asked for.
-pub(crate) fn asked(w: &World) -> (usize, usize) {
+/// Number of requests for tokens, and for relay credentials.
+pub(crate) fn request_counts(w: &Lab) -> (usize, usize) {
     let emulator = w.emulator();
-    let minted = emulator.requests_to(Service::Arm);
-    let minted = minted.iter().filter(|request| request.path_and_query.contains("/listCredentials?"));
-    (emulator.requests_to(Service::Entra).len(), minted.count())
+    let credentials = emulator.requests_to(Service::Arm);
+    let credentials =
+        credentials.iter().filter(|request| request.path_and_query.contains("/listCredentials?"));
+    (emulator.requests_to(Service::Entra).len(), credentials.count())
 }
 
-/// The files of the store that hold values.
-fn files(w: &World) -> Vec<PathBuf> {
-    let files = fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path());
+/// The cached values.
+fn files(w: &Lab) -> Vec<PathBuf> {
+    let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
 }
 
-/// Makes what the store holds of relay credentials look as if it had been minted that many seconds earlier.
-fn age(w: &World, seconds: u64) {
+/// Makes the cached relay credentials this many seconds older.
+fn age_credentials(w: &Lab, seconds: u64) {
     for file in files(w) {
         let mut envelope: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        for minted in envelope["value"]["minted"].as_array_mut().into_iter().flatten() {
+        for credentials in envelope["value"]["minted"].as_array_mut().into_iter().flatten() {
             for time in ["at", "until"] {
-                minted[time] = (minted[time].as_u64().unwrap() - seconds).into();
+                credentials[time] = (credentials[time].as_u64().unwrap() - seconds).into();
             }
         }
         fs::write(&file, envelope.to_string()).unwrap();
     }
 }
 
-// One asks for all.
+// One request for all processes.
 
 #[test]
-fn two_hundred_cold_starts_ask_once() {
-    let w = world(&["web01"]);
+fn two_hundred_cold_starts_send_one_request() {
+    let w = lab(&["web01"]);
     let port = greeter();
     let proxies = (0..200).map(|_| start(w.proxy_to(port))).collect();
-    all_greeted(proxies);
-    assert_eq!(asked(&w), (1, 1));
+    assert_connected(proxies);
+    assert_eq!(request_counts(&w), (1, 1));
 }
 
 #[test]
-fn three_connections_to_each_of_a_hundred_machines_ask_for_one_token_and_once_a_machine() {
+fn concurrent_connections_to_many_machines_need_one_token() {
     let port = greeter();
     let names: Vec<String> = (0..100).map(|number| format!("m{number:03}")).collect();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name).ssh_port(port)))
     });
     let ids: Vec<String> = names.iter().map(|name| w.emulator().machine(name).resource_id()).collect();
     let port = port.to_string();
     let proxies = (0..300).map(|number| start(w.arcssh(&["proxy", &ids[number % 100], "--port", &port])));
-    all_greeted(proxies.collect());
-    assert_eq!(asked(&w), (1, 100));
+    assert_connected(proxies.collect());
+    assert_eq!(request_counts(&w), (1, 100));
 }
 
 #[test]
-fn a_warm_connection_asks_nobody_but_the_relay() {
-    let w = world(&["web01"]);
+fn a_warm_connection_sends_no_request_to_azure() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     let before = w.emulator().requests().len();
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     let requests = w.emulator().requests().split_off(before);
     let to_azure =
         requests.iter().filter(|request| [Service::Arm, Service::Entra].contains(&request.service));
-    assert_eq!((to_azure.count(), asked(&w)), (0, (1, 1)));
+    assert_eq!((to_azure.count(), request_counts(&w)), (0, (1, 1)));
 }
 
-/// Each of these keeps a connection from coming about that builds it: an HTTP client, for ARM or for Entra ID, by a proxy
-/// of no use for the latter; whatever a token or a sign-in is read from, by its mode. A program on PATH tells that it
-/// was asked.
+/// Each environment fails if arcssh creates what the test excludes. An HTTP client for Entra ID fails by its unusable
+/// proxy, a token by its missing source or its file mode. A credential program on PATH leaves a file.
 #[test]
-fn a_warm_connection_builds_neither_a_client_nor_a_token() {
-    let w = world(&["web01"]);
+fn a_warm_connection_creates_no_http_client_and_no_token() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    let asked = w.home().join("asked");
+    let called = w.home().join("called");
     for program in ["az", "azd", "pwsh"] {
-        script(&w.home().join("bin"), program, &format!("#!/bin/sh\n: > {}\nexit 1\n", asked.display()));
+        script(&w.home().join("bin"), program, &format!("#!/bin/sh\n: > {}\nexit 1\n", called.display()));
     }
     let without_client = || {
         let mut proxy = w.proxy_to(port);
@@ -137,28 +137,32 @@ fn a_warm_connection_builds_neither_a_client_nor_a_token() {
         let others = files(&w).into_iter().filter(|file| !file.to_string_lossy().contains("/relay-"));
         others.for_each(|file| fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap());
     };
-    assert_eq!((without_client().code, without_token().code, asked.exists()), (Some(6), Some(3), true));
-    all_greeted(vec![start(w.proxy_to(port))]);
-    fs::remove_file(&asked).unwrap();
+    assert_eq!((without_client().code, without_token().code, called.exists()), (Some(6), Some(3), true));
+    assert_connected(vec![start(w.proxy_to(port))]);
+    fs::remove_file(&called).unwrap();
     open(0o644);
     assert_eq!((without_client().clean(), without_token().clean()), (GREETING.into(), GREETING.into()));
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert!(!asked.exists());
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert!(!called.exists());
     let relay = files(&w).into_iter().find(|file| file.to_string_lossy().contains("/relay-"));
     fs::remove_file(relay.unwrap()).unwrap();
-    assert_eq!(finish(start(w.proxy_to(port))).code, Some(1), "what is kept of a token was not too open");
+    assert_eq!(
+        finish(start(w.proxy_to(port))).code,
+        Some(1),
+        "without cached relay credentials, the open token file is an error"
+    );
 }
 
 #[test]
-fn the_death_of_the_one_that_asks_passes_the_work_on() {
-    let faults: [fn(&World); 3] = [
+fn another_process_takes_over_from_a_killed_one() {
+    let faults: [fn(&Lab); 3] = [
         |w| w.emulator().entra_fault(EntraFault::new(503, "x", 90033, "busy").after(LIMIT)),
         |w| w.emulator().arm_fault(ArmFault::new(503, "x", "busy").on(ArmCall::ListCredentials).after(LIMIT)),
-        // It dies when it has kept what it was given, before its connection stands.
+        // It is killed after it has cached the credentials and before it is connected.
         |w| w.emulator().relay_fault(RelayFault::silent_handshake()),
     ];
     for (fault, stage) in faults.into_iter().zip([Service::Entra, Service::Arm, Service::Relay]) {
-        let w = world(&["web01"]);
+        let w = lab(&["web01"]);
         let port = greeter();
         fault(&w);
         let mut first = start(w.proxy_to(port));
@@ -167,27 +171,27 @@ fn the_death_of_the_one_that_asks_passes_the_work_on() {
         let proxies: Vec<Child> = (0..10).map(|_| start(w.proxy_to(port))).collect();
         signal(first.id(), "KILL");
         first.wait().unwrap();
-        all_greeted(proxies);
+        assert_connected(proxies);
     }
 }
 
 #[test]
-fn a_refusal_is_asked_for_once_in_a_while() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn an_error_is_cached_for_a_while() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let proxies: Vec<Child> = (0..20).map(|_| start(w.proxy("web01"))).collect();
     for proxy in proxies {
         let run = finish(proxy);
         assert!(run.code == Some(4) && run.stderr.contains("403 AuthorizationFailed"), "{run:?}");
     }
-    assert_eq!(asked(&w), (1, 1));
+    assert_eq!(request_counts(&w), (1, 1));
     w.emulator().set_role(Role::Owner);
-    w.forget();
-    all_greeted(vec![start(w.proxy_to(greeter()))]);
+    w.clear_cache();
+    assert_connected(vec![start(w.proxy_to(greeter()))]);
 }
 
 #[test]
-fn the_refusal_of_one_identity_is_not_told_to_another() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn a_cached_error_belongs_to_one_account() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let id = w.emulator().client_certificate();
     for identity in ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH"] {
         for _ in 0..2 {
@@ -198,14 +202,14 @@ fn the_refusal_of_one_identity_is_not_told_to_another() {
             assert_eq!(finish(start(proxy)).code, Some(4));
         }
     }
-    assert_eq!(asked(&w), (2, 2));
+    assert_eq!(request_counts(&w), (2, 2));
 }
 
 #[test]
-fn what_azure_says_of_its_limits_holds_for_all_processes() {
+fn retry_after_applies_to_all_processes() {
     let port = greeter();
     let names: Vec<String> = (0..50).map(|number| format!("m{number:02}")).collect();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name).ssh_port(port)))
     });
     let proxy = |name: &String| {
@@ -215,11 +219,11 @@ fn what_azure_says_of_its_limits_holds_for_all_processes() {
     w.emulator().throttle_tokens(pause);
     w.emulator().throttle(ArmCall::ListCredentials, pause);
     let mut proxies = vec![proxy(&names[0])];
-    // Those that ask in the moment between the answer and its being noted cannot know of it.
-    let noted = || files(&w).iter().filter(|file| file.to_string_lossy().contains("/throttle-")).count();
-    assert!(eventually(LIMIT, || w.store().is_dir() && noted() == 2));
+    // Processes that send a request between the response and its caching cannot know the limit.
+    let stored = || files(&w).iter().filter(|file| file.to_string_lossy().contains("/throttle-")).count();
+    assert!(eventually(LIMIT, || w.state_directory().is_dir() && stored() == 2));
     proxies.extend(names[1..].iter().map(proxy));
-    all_greeted(proxies);
+    assert_connected(proxies);
     for service in [Service::Entra, Service::Arm] {
         let requests = w.emulator().requests_to(service);
         let answered: Vec<_> = requests.iter().map(|request| request.status).collect();
@@ -231,73 +235,70 @@ fn what_azure_says_of_its_limits_holds_for_all_processes() {
         let early = requests[1..].iter().filter(|request| request.arrived - requests[0].arrived < pause);
         assert_eq!(early.count(), 0, "{service:?}");
     }
-    assert_eq!(asked(&w), (2, 51));
+    assert_eq!(request_counts(&w), (2, 51));
 }
 
 #[test]
-fn credentials_end_by_the_clock_of_the_server() {
+fn credentials_expire_by_the_clock_of_the_server() {
     for offset in [-7200, 7200] {
-        let w = world_with(&["web01"], |builder| {
+        let w = lab_with(&["web01"], |builder| {
             builder.clock_offset(offset).credential_lifetime(Duration::from_secs(3600))
         });
         let port = greeter();
-        all_greeted(vec![start(w.proxy_to(port))]);
-        age(&w, 2000);
-        all_greeted(vec![start(w.proxy_to(port))]);
-        assert_eq!(asked(&w).1, 1, "kept for their whole life: {offset}");
-        age(&w, 1600);
-        all_greeted(vec![start(w.proxy_to(port))]);
-        assert_eq!(asked(&w).1, 2, "and no longer: {offset}");
+        assert_connected(vec![start(w.proxy_to(port))]);
+        age_credentials(&w, 2000);
+        assert_connected(vec![start(w.proxy_to(port))]);
+        assert_eq!(request_counts(&w).1, 1, "cached until their expiry: {offset}");
+        age_credentials(&w, 1600);
+        assert_connected(vec![start(w.proxy_to(port))]);
+        assert_eq!(request_counts(&w).1, 2, "not used after their expiry: {offset}");
     }
 }
 
-// Nobody waits twice.
+// Renewal.
 
 #[test]
-fn credentials_near_their_end_are_used_and_have_a_successor_made() {
-    let w = world(&["web01"]);
+fn credentials_near_their_expiry_are_used_and_renewed() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
-    age(&w, 8000);
+    assert_connected(vec![start(w.proxy_to(port))]);
+    age_credentials(&w, 8000);
     for _ in 0..3 {
-        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_connected(vec![start(w.proxy_to(port))]);
         assert!(eventually(LIMIT, || w.survivors().is_empty()));
     }
-    assert_eq!(asked(&w), (1, 2));
+    assert_eq!(request_counts(&w), (1, 2));
     let names: Vec<String> = w.dialled();
-    assert!(
-        names.iter().all(|name| name == &names[0]),
-        "the successor is not used before its agent has had time"
-    );
-    // 30 s later it is.
-    age(&w, 30);
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert!(names.iter().all(|name| name == &names[0]), "a new successor is not used yet");
+    // After 30 s, arcssh uses it.
+    age_credentials(&w, 30);
+    assert_connected(vec![start(w.proxy_to(port))]);
     assert_ne!(w.dialled().last(), names.last());
-    assert_eq!(asked(&w), (1, 2));
+    assert_eq!(request_counts(&w), (1, 2));
 }
 
 #[test]
-fn nobody_waits_for_a_successor_that_is_still_being_made() {
-    let w = world(&["web01"]);
+fn no_connection_waits_for_a_renewal() {
+    let w = lab(&["web01"]);
     w.ssh_run(&["web01", "true"]).clean();
-    age(&w, 8000);
+    age_credentials(&w, 8000);
     let slow = ArmFault::new(503, "x", "busy").on(ArmCall::ListCredentials).after(LIMIT);
     w.emulator().arm_fault(slow);
-    // This waits for the end of ssh and of its standard error, which the proxy has had too.
+    // Waits for the end of ssh and of its standard error, which the proxy inherits.
     assert_eq!(w.ssh_run(&["web01", "echo done"]).clean(), "done\n");
     let pending = w.emulator().requests_to(Service::Arm).pop();
     assert_eq!(pending.map(|request| request.status), Some(None));
 }
 
 #[test]
-fn a_successor_that_the_agent_has_not_heard_of_falls_back_to_what_works() {
-    let w = world(&["web01"]);
+fn a_successor_unknown_to_the_agent_falls_back_to_the_old_credentials() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
-    age(&w, 8000);
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert!(eventually(LIMIT, || asked(&w) == (1, 2) && w.survivors().is_empty()));
-    age(&w, 30);
+    assert_connected(vec![start(w.proxy_to(port))]);
+    age_credentials(&w, 8000);
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert!(eventually(LIMIT, || request_counts(&w) == (1, 2) && w.survivors().is_empty()));
+    age_credentials(&w, 30);
     w.emulator().relay_fault(RelayFault::refuse(404, "Endpoint does not exist."));
     let run = finish(start(w.proxy_to(port)));
     assert_eq!(run.clean(), GREETING);
@@ -306,106 +307,110 @@ fn a_successor_that_the_agent_has_not_heard_of_falls_back_to_what_works() {
 }
 
 #[test]
-fn kept_credentials_that_the_relay_refuses_are_replaced_once() {
-    let w = world(&["web01"]);
+fn rejected_cached_credentials_are_replaced_once() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     w.emulator().relay_fault(RelayFault::expired_token());
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert_eq!(asked(&w), (1, 2));
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert_eq!(request_counts(&w), (1, 2));
 }
 
 #[test]
-fn a_fault_on_the_way_is_waited_out_with_kept_credentials_as_with_new_ones() {
-    let w = world(&["web01"]);
+fn transient_errors_are_retried_with_cached_credentials() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
-    age(&w, 200);
-    // One more than the tries of 8 seconds.
+    assert_connected(vec![start(w.proxy_to(port))]);
+    age_credentials(&w, 200);
+    // One more than the attempts within 8 s.
     w.emulator().relay_fault(RelayFault::refuse(503, "The service is unavailable.").times(6));
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert_eq!(asked(&w), (1, 1));
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert_eq!(request_counts(&w), (1, 1));
 }
 
 #[test]
-fn a_kept_name_that_nobody_listens_to_any_more_is_replaced_once() {
-    let w = world(&["web01"]);
+fn cached_credentials_without_a_listener_are_replaced_once() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
-    age(&w, 200);
-    // The tries of 8 seconds.
+    assert_connected(vec![start(w.proxy_to(port))]);
+    age_credentials(&w, 200);
+    // The attempts within 8 s.
     w.emulator()
         .relay_fault(RelayFault::refuse(404, "There are no listeners connected for the endpoint.").times(5));
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert_eq!(asked(&w), (1, 2));
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert_eq!(request_counts(&w), (1, 2));
 }
 
-/// A world in which web01's credentials have a successor that its agent has had time to hear of.
-fn world_with_a_successor(port: u16) -> World {
-    let w = world(&["web01"]);
-    all_greeted(vec![start(w.proxy_to(port))]);
-    age(&w, 8000);
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert!(eventually(LIMIT, || asked(&w) == (1, 2) && w.survivors().is_empty()));
-    age(&w, 200);
+/// A lab with cached credentials of web01 and a successor that is old enough for its agent.
+fn lab_with_successor(port: u16) -> Lab {
+    let w = lab(&["web01"]);
+    assert_connected(vec![start(w.proxy_to(port))]);
+    age_credentials(&w, 8000);
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert!(eventually(LIMIT, || request_counts(&w) == (1, 2) && w.survivors().is_empty()));
+    age_credentials(&w, 200);
     w
 }
 
 #[test]
-fn kept_credentials_and_their_successor_that_are_both_of_no_use_are_replaced_once() {
+fn unusable_credentials_and_successor_are_replaced_once() {
     let port = greeter();
     for fault in [
         RelayFault::expired_token().times(2),
-        // One try of the successor, and those of 8 seconds.
+        // One attempt with the successor, and those within 8 s.
         RelayFault::refuse(404, "Endpoint does not exist.").times(6),
     ] {
-        let w = world_with_a_successor(port);
+        let w = lab_with_successor(port);
         w.emulator().relay_fault(fault);
-        all_greeted(vec![start(w.proxy_to(port))]);
-        assert_eq!(asked(&w), (1, 3));
-        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_connected(vec![start(w.proxy_to(port))]);
+        assert_eq!(request_counts(&w), (1, 3));
+        assert_connected(vec![start(w.proxy_to(port))]);
         let names = w.dialled();
-        assert_eq!((asked(&w), names.last()), ((1, 3), names.iter().nth_back(1)));
+        assert_eq!((request_counts(&w), names.last()), ((1, 3), names.iter().nth_back(1)));
     }
 }
 
 #[test]
-fn a_successor_of_no_use_is_replaced_while_what_came_before_it_works() {
+fn an_unusable_successor_is_replaced_and_the_old_one_used() {
     let port = greeter();
     for fault in [RelayFault::expired_token(), RelayFault::refuse(404, "Endpoint does not exist.")] {
-        let w = world_with_a_successor(port);
+        let w = lab_with_successor(port);
         w.emulator().relay_fault(fault);
-        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_connected(vec![start(w.proxy_to(port))]);
         assert!(eventually(LIMIT, || w.survivors().is_empty()));
         let names = w.dialled();
-        let [.., dead, works] = &names[..] else { panic!("{names:?}") };
-        assert!(asked(&w) == (1, 3) && works == &names[0] && dead != works, "{:?} {names:?}", asked(&w));
-        all_greeted(vec![start(w.proxy_to(port))]);
-        assert_eq!((asked(&w), w.dialled().last()), ((1, 3), Some(works)));
+        let [.., failing, working] = &names[..] else { panic!("{names:?}") };
+        assert!(
+            request_counts(&w) == (1, 3) && working == &names[0] && failing != working,
+            "{:?} {names:?}",
+            request_counts(&w)
+        );
+        assert_connected(vec![start(w.proxy_to(port))]);
+        assert_eq!((request_counts(&w), w.dialled().last()), ((1, 3), Some(working)));
     }
 }
 
 #[test]
-fn a_passing_fault_of_a_successor_falls_back_to_what_works() {
+fn a_transient_error_of_a_successor_falls_back_to_the_old_one() {
     let port = greeter();
-    let w = world_with_a_successor(port);
+    let w = lab_with_successor(port);
     w.emulator().relay_fault(RelayFault::refuse(503, "Service Unavailable"));
-    all_greeted(vec![start(w.proxy_to(port))]);
-    assert_eq!(asked(&w), (1, 2));
+    assert_connected(vec![start(w.proxy_to(port))]);
+    assert_eq!(request_counts(&w), (1, 2));
 }
 
 #[test]
-fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
+fn a_name_is_resolved_once_and_again_after_a_404() {
     let port = greeter();
-    let w = world_with(&[], |builder| builder.machine(Machine::new("web01").ssh_port(port)));
+    let w = lab_with(&[], |builder| builder.machine(Machine::new("web01").ssh_port(port)));
     let port = port.to_string();
     let by_name = || start(w.arcssh(&["proxy", "--host", "web01.arc", "--suffix", ".arc", "--port", &port]));
-    all_greeted((0..20).map(|_| by_name()).collect());
+    assert_connected((0..20).map(|_| by_name()).collect());
     let graph = || {
         let requests = w.emulator().requests_to(Service::Arm);
         requests.iter().filter(|request| request.path_and_query.contains("/Microsoft.ResourceGraph/")).count()
     };
-    all_greeted(vec![by_name()]);
+    assert_connected(vec![by_name()]);
     assert_eq!(graph(), 1);
     for file in files(&w) {
         let text = fs::read_to_string(&file).unwrap();
@@ -416,20 +421,20 @@ fn a_name_is_looked_up_once_and_again_when_its_machine_is_gone() {
             }
         }
     }
-    all_greeted(vec![by_name()]);
+    assert_connected(vec![by_name()]);
     assert_eq!(graph(), 2);
 }
 
-// Whatever happens to the files.
+// Files.
 
 #[test]
-fn files_of_another_form_are_replaced_without_a_word_and_damaged_ones_with_one() {
-    let w = world(&["web01"]);
+fn other_versions_are_replaced_silently_and_damaged_files_with_a_message() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     let before = files(&w).len();
     files(&w).iter().for_each(|file| fs::write(file, r#"{"version":2,"value":{}}"#).unwrap());
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     files(&w).iter().for_each(|file| fs::write(file, "\0not json").unwrap());
     let run = finish(start(w.proxy_to(port)));
     assert_eq!(run.stdout, GREETING.as_bytes());
@@ -438,15 +443,15 @@ fn files_of_another_form_are_replaced_without_a_word_and_damaged_ones_with_one()
         lines.len() == before && lines.iter().all(|line| line.ends_with("is damaged, and is left out")),
         "{lines:?}"
     );
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
 }
 
 #[test]
-fn a_store_that_others_can_read_is_refused_with_the_command_that_closes_it() {
-    let w = world(&["web01"]);
+fn a_readable_state_directory_is_an_error_with_a_chmod_hint() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
-    let folder = w.store();
+    assert_connected(vec![start(w.proxy_to(port))]);
+    let folder = w.state_directory();
     let relay = files(&w).into_iter().find(|file| file.to_string_lossy().contains("/relay-")).unwrap();
     for (path, open, closed) in [(&folder, 0o755, 0o700), (&relay, 0o644, 0o600)] {
         fs::set_permissions(path, fs::Permissions::from_mode(open)).unwrap();
@@ -457,47 +462,47 @@ fn a_store_that_others_can_read_is_refused_with_the_command_that_closes_it() {
         let hint = format!("arcssh: hint: chmod {closed:o} {}", path.display());
         finish(start(w.proxy_to(port))).failed(1, &[&why, &hint]);
         fs::set_permissions(path, fs::Permissions::from_mode(closed)).unwrap();
-        all_greeted(vec![start(w.proxy_to(port))]);
+        assert_connected(vec![start(w.proxy_to(port))]);
     }
 }
 
 #[test]
-fn clearing_under_connections_harms_none() {
-    let w = world(&["web01"]);
+fn clearing_the_cache_breaks_no_connection() {
+    let w = lab(&["web01"]);
     let port = greeter();
     let mut proxies = Vec::new();
     for _ in 0..20 {
         proxies.extend((0..3).map(|_| start(w.proxy_to(port))));
         run(&mut w.arcssh(&["cache", "clear"])).clean();
     }
-    all_greeted(proxies);
+    assert_connected(proxies);
 }
 
 #[test]
-fn nothing_to_keep_anything_in_is_no_reason_not_to_connect() {
-    let w = world(&["web01"]);
+fn arcssh_connects_without_a_state_directory() {
+    let w = lab(&["web01"]);
     let port = greeter();
     for folder in ["/proc/arcssh", "/dev/null/arcssh"] {
         let mut proxy = w.proxy_to(port);
         proxy.env("ARCSSH_STATE_DIR", folder);
-        all_greeted(vec![start(proxy)]);
+        assert_connected(vec![start(proxy)]);
     }
-    assert_eq!(asked(&w), (2, 2));
+    assert_eq!(request_counts(&w), (2, 2));
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_no_reason_not_to_connect() {
-    let w = world(&["web01"]);
+fn arcssh_connects_with_a_limit_on_file_size() {
+    let w = lab(&["web01"]);
     let proxy = format!("ulimit -f 0; exec {ARCSSH} proxy {} --port {}", w.id(), greeter());
     w.emulator().machine("web01").set_ssh_port(proxy.rsplit(' ').next().unwrap().parse().unwrap());
     assert_eq!(run(w.command("bash").args(["-c", &proxy])).clean(), GREETING);
 }
 
-/// In a namespace of its own: a file system that is full, and one that is read-only.
+/// A full and a read-only file system, in a mount namespace.
 #[test]
-fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
+fn arcssh_connects_with_a_full_or_read_only_disk() {
     let Some(own_mounts) = namespaces("m") else { return };
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     let proxy = format!("{ARCSSH} proxy {} --port {port} </dev/null && {ARCSSH} cert | grep ^login", w.id());
     w.emulator().machine("web01").set_ssh_port(port);
@@ -513,28 +518,28 @@ fn a_full_disk_and_a_read_only_one_are_no_reason_not_to_connect() {
 }
 
 #[test]
-fn what_is_no_file_counts_as_absent_and_is_not_waited_for() {
-    let w = world(&["web01"]);
+fn special_files_are_ignored_and_do_not_block() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
-    for file in fs::read_dir(w.store()).unwrap().map(|file| file.unwrap().path()) {
+    assert_connected(vec![start(w.proxy_to(port))]);
+    for file in fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path()) {
         fs::remove_file(&file).unwrap();
         run(w.command("mkfifo").args(["-m", "600"]).arg(&file)).clean();
     }
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     run(&mut w.arcssh(&["cache", "show"])).clean();
 }
 
-/// All below a directory: names with what files hold and links lead to.
-fn all_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+/// Everything below a directory: paths with the contents of files and the targets of links.
+fn tree(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut all: Vec<_> = entries
         .flat_map(|path| match path.symlink_metadata().unwrap() {
-            found if found.is_symlink() => {
+            metadata if metadata.is_symlink() => {
                 let target = fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes();
                 vec![(path, target)]
             }
-            found if found.is_dir() => [vec![(path.clone(), Vec::new())], all_below(&path)].concat(),
+            metadata if metadata.is_dir() => [vec![(path.clone(), Vec::new())], tree(&path)].concat(),
             _ => vec![(path.clone(), fs::read(&path).unwrap())],
         })
         .collect();
@@ -543,57 +548,61 @@ fn all_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_state_directory_in_the_users_own_leaves_what_is_theirs() {
-    let w = world(&["web01"]);
-    let mine = w.home().join("mine");
-    fs::create_dir_all(mine.join(".key-backups")).unwrap();
-    fs::set_permissions(&mine, fs::Permissions::from_mode(0o755)).unwrap();
-    let like_ours = "relay-0123456789abcdef0123456789abcdef.json";
-    for name in
-        ["package.json", "new-report.txt", "new-report", "token-foo.json", like_ours, ".key-backups/key"]
-    {
-        fs::write(mine.join(name), r#"{"version":"1.0.0"}"#).unwrap();
+fn a_state_directory_with_foreign_files_leaves_them_unchanged() {
+    let w = lab(&["web01"]);
+    let folder = w.home().join("own");
+    fs::create_dir_all(folder.join(".key-backups")).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let like_a_cache_file = "relay-0123456789abcdef0123456789abcdef.json";
+    for name in [
+        "package.json",
+        "new-report.txt",
+        "new-report",
+        "token-foo.json",
+        like_a_cache_file,
+        ".key-backups/key",
+    ] {
+        fs::write(folder.join(name), r#"{"version":"1.0.0"}"#).unwrap();
     }
-    symlink("package.json", mine.join("token-0123456789abcdef0123456789abcdef.json")).unwrap();
+    symlink("package.json", folder.join("token-0123456789abcdef0123456789abcdef.json")).unwrap();
     let old = SystemTime::now() - Duration::from_secs(31 * 24 * 3600);
-    for (path, _) in all_below(&mine) {
+    for (path, _) in tree(&folder) {
         fs::File::open(path).unwrap().set_modified(old).unwrap();
     }
-    let before = all_below(&mine);
+    let before = tree(&folder);
     for command in ["list", "cache show", "cache clear", "logout"] {
         let words: Vec<&str> = command.split(' ').collect();
-        let run = run(w.arcssh(&words).env("ARCSSH_STATE_DIR", &mine));
+        let run = run(w.arcssh(&words).env("ARCSSH_STATE_DIR", &folder));
         assert_eq!(run.code, Some(0), "{}", run.stderr);
-        let state = mine.join("arcssh-state");
+        let state = folder.join("arcssh-state");
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o7777, 0o700);
-        let after: Vec<_> =
-            all_below(&mine).into_iter().filter(|(path, _)| !path.starts_with(&state)).collect();
+        let after: Vec<_> = tree(&folder).into_iter().filter(|(path, _)| !path.starts_with(&state)).collect();
         assert_eq!(after, before, "{command}");
     }
-    assert_eq!(fs::metadata(&mine).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o755);
 }
 
 #[test]
-fn what_an_earlier_version_kept_in_a_named_directory_still_serves() {
-    let w = world(&["web01"]);
+fn a_configured_directory_of_an_earlier_version_is_used() {
+    let w = lab(&["web01"]);
     let port = greeter();
-    all_greeted(vec![start(w.proxy_to(port))]);
+    assert_connected(vec![start(w.proxy_to(port))]);
     let named = w.home().join("named");
-    fs::rename(w.store(), &named).unwrap();
+    fs::rename(w.state_directory(), &named).unwrap();
     let mut proxy = w.proxy_to(port);
     proxy.env("ARCSSH_STATE_DIR", &named);
-    all_greeted(vec![start(proxy)]);
-    assert_eq!(asked(&w), (1, 1));
+    assert_connected(vec![start(proxy)]);
+    assert_eq!(request_counts(&w), (1, 1));
 }
 
 // arcssh cache and arcssh warm.
 
 #[test]
-fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
-    let w = world(&["web01"]);
-    all_greeted(vec![start(w.proxy_to(greeter()))]);
+fn the_cache_is_shown_without_secrets_and_cleared() {
+    let w = lab(&["web01"]);
+    assert_connected(vec![start(w.proxy_to(greeter()))]);
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
-    assert!(shown.starts_with(&format!("{}\n", w.store().display())), "{shown}");
+    assert!(shown.starts_with(&format!("{}\n", w.state_directory().display())), "{shown}");
     assert!(
         shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" expires in "),
         "{shown}"
@@ -606,9 +615,9 @@ fn what_is_kept_is_shown_without_its_secrets_and_cleared() {
 }
 
 #[test]
-fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
+fn warm_connects_to_every_machine_and_reports_failures() {
     let port = greeter();
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let machine = |name| Machine::new(name).ssh_port(port).resource_group("rg-web");
         builder
             .machine(machine("one"))
@@ -618,27 +627,27 @@ fn warm_makes_every_machine_ready_and_names_those_that_are_not() {
     });
     let port = port.to_string();
     let warm = |wait: &str| run(&mut w.arcssh(&["warm", "-g", "rg-web", "--port", &port, "--wait", wait]));
-    let told = warm("0");
+    let output = warm("0");
     assert_eq!(
-        (told.code, String::from_utf8_lossy(&told.stdout).as_ref()),
+        (output.code, String::from_utf8_lossy(&output.stdout).as_ref()),
         (Some(1), "2 of 3 machines are ready\n")
     );
-    let lines = told.arcssh_lines();
+    let lines = output.arcssh_lines();
     assert!(
         lines[0].starts_with("arcssh: cannot connect to off: its agent does not listen (")
             && lines.len() == 2,
         "{lines:?}"
     );
-    assert_eq!(asked(&w), (1, 3));
+    assert_eq!(request_counts(&w), (1, 3));
     let id = w.emulator().machine("one").resource_id();
-    all_greeted(vec![start(w.arcssh(&["proxy", &id, "--port", &port]))]);
-    assert_eq!(asked(&w), (1, 3));
+    assert_connected(vec![start(w.arcssh(&["proxy", &id, "--port", &port]))]);
+    assert_eq!(request_counts(&w), (1, 3));
 }
 
 #[test]
 fn warm_shows_how_many_machines_are_done() {
     let port = greeter();
-    let w = world_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
+    let w = lab_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
     let slow = ArmFault::new(500, "InternalServerError", "").on(ArmCall::ListCredentials);
     w.emulator().arm_fault(slow.after(Duration::from_secs(3)));
     let command = format!("stty cols 100; {ARCSSH} warm one --port {port}");
@@ -647,8 +656,8 @@ fn warm_shows_how_many_machines_are_done() {
     assert!(screen.contains(line), "{screen:?}");
     let plain = run(&mut w.arcssh(&["warm", "one", "--port", &port.to_string()]));
     assert_eq!(plain.clean(), "1 of 1 machines are ready\n");
-    let none = run(&mut w.arcssh(&["warm"]));
-    none.failed(
+    let failed = run(&mut w.arcssh(&["warm"]));
+    failed.failed(
         2,
         &["arcssh: no machine is named", "arcssh: hint: arcssh warm --help shows how to name one"],
     );

@@ -1,6 +1,6 @@
-//! What builds arcssh is what was reviewed: the versions in Cargo.lock, and actions that cannot be exchanged.
+//! arcssh is built from reviewed sources only: the versions in Cargo.lock, and pinned actions.
 
-#![expect(clippy::print_stderr, reason = "a skipped test tells why")]
+#![expect(clippy::print_stderr, reason = "a skipped test prints the reason")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ use std::process::Command;
 
 use crate::support::run;
 
-/// Files of this repository that run cargo, or could.
+/// The files of this repository that may run cargo.
 fn scripts() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = ["Makefile", ".ci/run"].map(|name| root.join(name));
-    let found = |directory: &str, extension: &str| {
+    let files_in = |directory: &str, extension: &str| {
         let entries = fs::read_dir(root.join(directory)).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some_and(|e| e == extension)).collect::<Vec<_>>()
     };
-    [named.to_vec(), found("tests", "sh"), found(".github/workflows", "yml")].concat()
+    [named.to_vec(), files_in("tests", "sh"), files_in(".github/workflows", "yml")].concat()
 }
 
 fn workflows() -> Vec<(PathBuf, String)> {
@@ -26,32 +26,32 @@ fn workflows() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// Whether a line runs a cargo command that resolves dependencies.
+/// Returns whether a line runs a cargo command that resolves dependencies.
 fn resolves(line: &str) -> bool {
     const COMMANDS: [&str; 11] =
         ["bench", "build", "check", "clippy", "deny", "doc", "install", "metadata", "run", "test", "tree"];
     let line = line.replace("\"$cargo\"", "cargo").replace("$(CARGO)", "cargo");
     let words: Vec<&str> = line.split_whitespace().collect();
-    let asks_only = line.contains("--version");
+    let is_version_query = line.contains("--version >");
     !line.trim_start().starts_with('#')
-        && !asks_only
+        && !is_version_query
         && words.windows(2).any(|pair| pair[0].ends_with("cargo") && COMMANDS.contains(&pair[1]))
 }
 
-/// Without `--locked`, cargo may take a newer version than the reviewed one.
+/// Without `--locked`, cargo may choose newer versions than the reviewed ones.
 #[test]
 fn every_cargo_command_uses_the_versions_in_cargo_lock() {
-    let mut found = 0;
+    let mut count = 0;
     for path in scripts() {
         for line in fs::read_to_string(&path).unwrap().lines().filter(|line| resolves(line)) {
             assert!(line.contains("--locked"), "{}: {line}", path.display());
-            found += 1;
+            count += 1;
         }
     }
-    assert!(found > 8, "{found}: the commands are written in another way now");
+    assert!(count > 8, "only {count} commands found");
 }
 
-/// A tag can be moved to other code, a commit cannot.
+/// A tag can be moved, a commit hash cannot.
 #[test]
 fn every_action_is_pinned_by_its_commit() {
     for (path, text) in workflows() {
@@ -73,24 +73,23 @@ fn workflows_may_only_read_and_store_no_token() {
         assert!(text.contains("\npermissions:\n  contents: read\n"), "{}", path.display());
         assert_eq!(text.matches("permissions:").count(), 1, "{}", path.display());
         assert!(!text.contains("write") && !text.contains("secrets."), "{}", path.display());
-        // It runs the code of any pull request with the repository's own rights.
+        // pull_request_target runs the code of any pull request with the repository's permissions.
         assert!(!text.contains("pull_request_target"), "{}", path.display());
         let checkouts = text.matches("actions/checkout@").count();
         assert_eq!(text.matches("persist-credentials: false").count(), checkouts, "{}", path.display());
     }
 }
 
-/// Crates come from crates.io only, each with its checksum.
 #[test]
 fn every_dependency_comes_from_crates_io_with_a_checksum() {
     let lock = include_str!("../../Cargo.lock");
-    let ours = ["arcssh", "arcssh-emulator"];
+    let own = ["arcssh", "arcssh-emulator"];
     for package in lock.split("[[package]]").skip(1) {
         let value = |key: &str| {
             let line = package.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \""));
             line.map(|line| line.trim_end_matches('"'))
         };
-        if ours.contains(&value("name").unwrap()) {
+        if own.contains(&value("name").unwrap()) {
             continue;
         }
         assert_eq!(
@@ -102,9 +101,9 @@ fn every_dependency_comes_from_crates_io_with_a_checksum() {
     }
 }
 
-/// A vulnerability that RustSec could tell of: a made-up one of `ring`, fixed in a version that is there or is not.
+/// Writes an advisory database with an invented advisory for `ring` that is fixed in `patched`.
 fn database(cargo_home: &Path, patched: &str) {
-    // As cargo-deny 0.20 calls the clone of https://github.com/RustSec/advisory-db.
+    // cargo-deny 0.20 gives the clone of https://github.com/RustSec/advisory-db this name.
     let clone = cargo_home.join("advisory-dbs/advisory-db-3157b0e258782691");
     fs::create_dir_all(clone.join("crates/ring")).unwrap();
     let advisory = format!(
@@ -116,16 +115,16 @@ fn database(cargo_home: &Path, patched: &str) {
     run(Command::new("sh").args(["-c", git]).current_dir(clone)).clean();
 }
 
-/// Without network a database that is there is used, and one that is missing is told of; nothing hides an advisory.
+/// Without network, cargo-deny uses an existing database. A missing database causes a notice.
 #[test]
-fn an_advisory_fails_the_check_and_a_missing_database_is_told_of() {
+fn an_advisory_fails_the_check_and_a_missing_database_is_reported() {
     let cargo = option_env!("CARGO").unwrap_or("cargo");
     if !Command::new(cargo).args(["deny", "--version"]).output().is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: cargo-deny is not installed; make check installs it");
         return;
     }
     let home = std::env::var("CARGO_HOME").unwrap_or(format!("{}/.cargo", std::env::var("HOME").unwrap()));
-    for (patched, required, code, told) in [
+    for (patched, required, code, expected) in [
         (None, "", 0, "NOT CHECKED"),
         (None, "required", 1, "NOT CHECKED"),
         (Some("99.0.0"), "", 1, "RUSTSEC-2026-0001"),
@@ -139,12 +138,12 @@ fn an_advisory_fails_the_check_and_a_missing_database_is_told_of() {
         let mut check = Command::new("tests/advisories.sh");
         check.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_HOME", cargo_home.path());
         check.env("CARGO", cargo).env("ADVISORIES", required);
-        // git finds no network, whatever there is.
+        // git cannot reach the network.
         check.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", "url.file:///nowhere/.insteadOf");
         check.env("GIT_CONFIG_VALUE_0", "https://github.com/");
         let run = run(&mut check);
-        let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), run.stderr);
-        assert_eq!(run.code, Some(code), "{said}");
-        assert!(said.contains(told), "{said}");
+        let output = format!("{}{}", String::from_utf8_lossy(&run.stdout), run.stderr);
+        assert_eq!(run.code, Some(code), "{output}");
+        assert!(output.contains(expected), "{output}");
     }
 }

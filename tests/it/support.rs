@@ -1,4 +1,5 @@
-//! What the tests share: a playground that checks that it is left clean, and programs that cannot hang.
+//! Shared helpers: a lab that fails the test if a process or connection remains, and programs that run with a time
+//! limit.
 
 use std::fs;
 use std::io::{Read, Write, stderr};
@@ -17,38 +18,38 @@ use arcssh_emulator::{Builder, Service};
 /// The shipped binary.
 pub(crate) const ARCSSH: &str = env!("CARGO_BIN_EXE_arcssh");
 
-/// A program that takes longer hangs: the slowest move hundreds of megabytes on a busy machine.
+/// Limit for one program. The slowest tests transfer hundreds of megabytes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// A playground of one test. When the test is over, no process of its may be left.
-pub(crate) struct World(Playground);
+/// A playground for one test. When it is dropped, no process and no connection of the test may remain.
+pub(crate) struct Lab(Playground);
 
-/// A world with these machines and nothing out of order.
-pub(crate) fn world(machines: &[&str]) -> World {
-    world_with(machines, |builder| builder)
+/// A lab with these machines and no faults.
+pub(crate) fn lab(machines: &[&str]) -> Lab {
+    lab_with(machines, |builder| builder)
 }
 
-/// A world whose emulator is set up otherwise.
-pub(crate) fn world_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> World {
+/// A lab with a configured emulator.
+pub(crate) fn lab_with(machines: &[&str], configure: impl FnOnce(Builder) -> Builder) -> Lab {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        many_files();
-        signals_as_usual();
+        raise_file_limit();
+        stop_ignoring_signals();
     });
-    World(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
+    Lab(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
 }
 
-/// Hundreds of connections at once have their two ends in this process, and many systems give a process 1024 files.
-fn many_files() {
+/// Both ends of hundreds of concurrent connections are in this process, and the usual limit is 1024 open files.
+fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = current.map(|current| current.max(maximum.unwrap_or(u64::MAX).min(8192)));
-    setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }).unwrap();
+    let raised = current.map(|current| current.max(maximum.unwrap_or(u64::MAX).min(8192)));
+    setrlimit(Resource::Nofile, Rlimit { current: raised, maximum }).unwrap();
 }
 
-/// Where the tests run under `nohup` or in a script's background, what they start would ignore signals as they do. One
-/// that is caught here is nothing special to a program that is started (execve(2)).
-fn signals_as_usual() {
+/// Under `nohup` and in a script's background, SIGHUP or SIGINT is ignored, and child processes inherit that. A caught
+/// signal is reset to its default in a started program (execve(2)).
+fn stop_ignoring_signals() {
     use tokio::signal::unix::{SignalKind, signal};
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap_or("0");
@@ -62,7 +63,7 @@ fn signals_as_usual() {
     }
 }
 
-impl Deref for World {
+impl Deref for Lab {
     type Target = Playground;
 
     fn deref(&self) -> &Playground {
@@ -70,20 +71,20 @@ impl Deref for World {
     }
 }
 
-impl Drop for World {
+impl Drop for Lab {
     fn drop(&mut self) {
         if thread::panicking() {
             return;
         }
-        let gone = eventually(Duration::from_secs(15), || self.survivors().is_empty());
-        assert!(gone, "left behind: {:?}", self.survivors());
+        let ended = eventually(Duration::from_secs(15), || self.survivors().is_empty());
+        assert!(ended, "processes remain: {:?}", self.survivors());
         let closed = eventually(Duration::from_secs(15), || self.emulator().open_connections() == 0);
         assert!(closed, "{} connections are still open at the relay", self.emulator().open_connections());
     }
 }
 
-impl World {
-    /// The command lines of processes that live in this world's home: ssh, arcssh and what they started.
+impl Lab {
+    /// The command lines of processes whose home directory is this lab's: ssh, arcssh and their child processes.
     pub(crate) fn survivors(&self) -> Vec<String> {
         let home = format!("HOME={}", self.home().display()).into_bytes();
         let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
@@ -91,19 +92,19 @@ impl World {
             let environment = fs::read(process.join("environ"))?;
             Ok(environment.split(|byte| *byte == 0).any(|variable| variable == home))
         };
-        // An ordinary user may not read arcssh's environment, but that of the ssh that started it. If that is gone, any
-        // world may be meant.
-        let may_be_arcssh_of_this_world = |process: &Path| {
+        // Only root may read the environment of arcssh. The environment of its parent, ssh, is readable. If the parent
+        // is gone, arcssh may belong to any lab.
+        let may_be_arcssh_in_this_lab = |process: &Path| {
             let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
             let parent = parent(process).filter(|parent| *parent > 1);
             let parent = parent.map(|parent| PathBuf::from(format!("/proc/{parent}")));
-            // One that has ended and that init has not waited for has no command line (proc_pid_cmdline(5)).
+            // A zombie has no command line (proc_pid_cmdline(5)).
             let runs = fs::read(process.join("cmdline")).is_ok_and(|words| !words.is_empty());
             name == "arcssh\n" && runs && parent.is_none_or(|parent| has_home(&parent).unwrap_or_default())
         };
-        let of_this_world = |process: &Path| {
+        let in_this_lab = |process: &Path| {
             has_home(process).unwrap_or_else(|error| {
-                error.kind() == std::io::ErrorKind::PermissionDenied && may_be_arcssh_of_this_world(process)
+                error.kind() == std::io::ErrorKind::PermissionDenied && may_be_arcssh_in_this_lab(process)
             })
         };
         let command_line = |process: &Path| {
@@ -111,7 +112,7 @@ impl World {
             String::from_utf8_lossy(&words).replace('\0', " ")
         };
         let paths = processes.flatten().map(|process| process.path());
-        paths.filter(|process| of_this_world(process)).map(|process| command_line(&process)).collect()
+        paths.filter(|process| in_this_lab(process)).map(|process| command_line(&process)).collect()
     }
 
     /// The resource ID of web01.
@@ -126,13 +127,12 @@ impl World {
         arcssh
     }
 
-    /// Where arcssh keeps what lasts.
-    pub(crate) fn store(&self) -> PathBuf {
+    /// The state directory.
+    pub(crate) fn state_directory(&self) -> PathBuf {
         self.home().join(".local/state/arcssh")
     }
 
-    /// Has arcssh forget what it has kept.
-    pub(crate) fn forget(&self) {
+    pub(crate) fn clear_cache(&self) {
         run(&mut self.arcssh(&["cache", "clear"])).clean();
     }
 
@@ -145,13 +145,13 @@ impl World {
             .collect()
     }
 
-    /// `arcssh proxy` to a service that the test runs in place of web01's sshd.
+    /// `arcssh proxy` to a service of the test instead of web01's sshd.
     pub(crate) fn proxy_to(&self, port: u16) -> Command {
         self.emulator().machine("web01").set_ssh_port(port);
         self.arcssh(&["proxy", &self.id(), "--port", &port.to_string()])
     }
 
-    /// ssh to web01 with another ProxyCommand in which `arcssh` is the shipped binary.
+    /// ssh to web01 with this ProxyCommand, in which `arcssh` is the shipped binary.
     pub(crate) fn ssh_by(&self, proxy_command: &str, remote: &str) -> Command {
         let proxy_command = proxy_command.replacen("arcssh", ARCSSH, 1);
         let mut ssh = self.ssh();
@@ -167,7 +167,7 @@ impl World {
         address.trim_end_matches('/').to_owned()
     }
 
-    /// Relay information as `az ssh` makes it: the answer of a listCredentials call of our own, in base64.
+    /// Relay information as `az ssh` writes it: the response to a listCredentials request from curl, in base64.
     pub(crate) fn relay_info(&self) -> String {
         let script = r#"
             token=$(curl -sS --cacert "$SSL_CERT_FILE" -d grant_type=client_credentials -d "client_id=$AZURE_CLIENT_ID" \
@@ -181,7 +181,7 @@ impl World {
         run(&mut shell).clean()
     }
 
-    /// `ssh {host} {command}`, to its end.
+    /// Runs `ssh {arguments}` until it ends.
     pub(crate) fn ssh_run(&self, arguments: &[&str]) -> Run {
         run(self.ssh().args(arguments))
     }
@@ -193,7 +193,7 @@ fn parent(process: &Path) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// How a program ended and what it said.
+/// Exit status and output of a program.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) code: Option<i32>,
@@ -202,48 +202,48 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Asserts that it ended well and said nothing on standard error; what it said otherwise.
+    /// Asserts that the program succeeded with an empty standard error. Returns its standard output.
     #[track_caller]
     pub(crate) fn clean(self) -> String {
-        let said: Vec<&str> = self.stderr.lines().filter(|line| !is_waiting(line)).collect();
-        assert_eq!((self.code, said), (Some(0), vec![]));
+        let messages: Vec<&str> = self.stderr.lines().filter(|line| !is_waiting(line)).collect();
+        assert_eq!((self.code, messages), (Some(0), vec![]));
         String::from_utf8(self.stdout).unwrap()
     }
 
-    /// The lines on standard error that are arcssh's own, in order, without those of waiting.
+    /// The lines of arcssh on standard error, in order, without progress lines.
     pub(crate) fn arcssh_lines(&self) -> Vec<&str> {
         self.stderr.lines().filter(|line| line.starts_with("arcssh: ") && !is_waiting(line)).collect()
     }
 
-    /// Those that tell what is waited for.
+    /// The progress lines on standard error.
     pub(crate) fn waiting_lines(&self) -> Vec<&str> {
         self.stderr.lines().filter(|line| is_waiting(line)).collect()
     }
 }
 
-/// On a busy machine anything takes long enough to be told that it is waited for.
+/// Any request can take long enough on a busy machine for a progress line.
 fn is_waiting(line: &str) -> bool {
     line.starts_with("arcssh: waiting for the ")
 }
 
-/// Runs a program to its end, with nothing on its standard input.
+/// Runs a program with an empty standard input until it ends.
 #[track_caller]
 pub(crate) fn run(command: &mut Command) -> Run {
     run_with_input(command, Vec::new())
 }
 
-/// Runs a program to its end, fed from another thread.
+/// Runs a program until it ends. Another thread writes its standard input.
 #[track_caller]
 pub(crate) fn run_with_input(command: &mut Command, input: Vec<u8>) -> Run {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
-    // A program that ends before it has read everything closes the pipe, as it may.
+    // A program may end before it has read its whole input, which closes the pipe.
     thread::spawn(move || drop(stdin.write_all(&input)));
     finish(child)
 }
 
-/// Waits for a program with piped output; kills one that hangs.
+/// Waits for a program with piped output. Kills it after [`LIMIT`].
 #[track_caller]
 pub(crate) fn finish(child: Child) -> Run {
     let id = child.id();
@@ -256,7 +256,7 @@ pub(crate) fn finish(child: Child) -> Run {
         }
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
             signal(id, "KILL");
-            panic!("process {id} did not end within {} s", LIMIT.as_secs());
+            panic!("process {id} still runs after {} s", LIMIT.as_secs());
         }
     }
 }
@@ -267,7 +267,7 @@ pub(crate) fn signal(process: u32, name: &str) {
     assert!(sent.success(), "kill -s {name} {process}");
 }
 
-/// Waits until `condition` holds; whether it does within `limit`.
+/// Waits until `condition` holds. Returns whether it did within `limit`.
 pub(crate) fn eventually(limit: Duration, condition: impl Fn() -> bool) -> bool {
     let end = Instant::now() + limit;
     while !condition() {
@@ -279,17 +279,17 @@ pub(crate) fn eventually(limit: Duration, condition: impl Fn() -> bool) -> bool 
     true
 }
 
-/// Bytes that no compression and no mistake in order survives.
+/// Random bytes: incompressible, and any change of order changes the checksum.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     bytes
 }
 
-/// Standard error with what differs from run to run left out.
-fn told(stderr: &str) -> String {
+/// Standard error without the values that differ between runs.
+fn normalize(stderr: &str) -> String {
     let mut text = stderr.to_owned();
-    // Each UUID behind a name for it; a tracking ID ends in the number of its gateway.
+    // Each label is followed by a UUID. A tracking ID also ends in the number of its gateway.
     let mut from = 0;
     while let Some(start) = text[from..].find("TrackingId ").map(|at| from + at + "TrackingId ".len()) {
         text.replace_range(start..start + 36 + "_G13".len(), "…");
@@ -307,17 +307,23 @@ fn told(stderr: &str) -> String {
 }
 
 impl Run {
-    /// Asserts that it failed with this status and these lines on standard error, and gave ssh nothing to read.
+    /// Asserts that the program failed with this status and these lines on standard error, and wrote nothing to
+    /// standard output.
     #[track_caller]
     pub(crate) fn failed(&self, status: i32, lines: &[&str]) {
-        let told = told(&self.stderr);
-        let asked = |line: &&str| !is_waiting(line) || lines.contains(line);
-        assert_eq!(told.lines().filter(asked).collect::<Vec<_>>(), lines, "standard error:\n{}", self.stderr);
+        let normalized = normalize(&self.stderr);
+        let is_relevant = |line: &&str| !is_waiting(line) || lines.contains(line);
+        assert_eq!(
+            normalized.lines().filter(is_relevant).collect::<Vec<_>>(),
+            lines,
+            "standard error:\n{}",
+            self.stderr
+        );
         assert_eq!((self.code, self.stdout.len()), (Some(status), 0));
     }
 }
 
-/// A port of the loopback where nothing listens, and nothing will: it stays bound.
+/// A loopback port that refuses connections: it stays bound and nothing listens.
 pub(crate) fn closed_port() -> u16 {
     use rustix::net::{AddressFamily, SocketType, bind, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -327,12 +333,12 @@ pub(crate) fn closed_port() -> u16 {
     port
 }
 
-/// A port of the loopback that was free a moment ago.
+/// A loopback port that was free when it was chosen.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A TCP service for the life of the test: `serve` has each connection on a thread of its own.
+/// A TCP service for the duration of the test process. `serve` handles each connection in its own thread.
 pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -344,15 +350,15 @@ pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) 
     port
 }
 
-/// Prints that a test is skipped, and why. libtest captures what the macros of `print` write, and not this line.
-pub(crate) fn skipped(why: &str) {
+/// Prints that a test is skipped, and why. libtest captures the output of `print` macros, but not this line.
+pub(crate) fn skipped(reason: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test").to_owned();
-    let _ = writeln!(stderr(), "skipped: {test}: {}", why.trim());
+    let _ = writeln!(stderr(), "skipped: {test}: {}", reason.trim());
 }
 
-/// Whether this machine allows what `probe` does. If the system denies it, the test's name and the system's words are
-/// printed. A probe that fails for another reason is a failure of the test.
+/// Returns whether this machine allows `probe`. If the system denies it, prints the test's name and the system's
+/// message. A probe that fails for another reason fails the test.
 #[track_caller]
 pub(crate) fn allowed(probe: &mut Command) -> bool {
     let denials = [
@@ -360,7 +366,7 @@ pub(crate) fn allowed(probe: &mut Command) -> bool {
         "Permission denied",
         "Function not implemented",
         "Invalid argument",
-        // Where user.max_user_namespaces is 0 (namespaces(7)).
+        // If user.max_user_namespaces is 0 (namespaces(7)).
         "No space left on device",
     ];
     let probed = run(probe.env("LC_ALL", "C"));
@@ -373,8 +379,8 @@ pub(crate) fn allowed(probe: &mut Command) -> bool {
     false
 }
 
-/// The option of unshare(1) for namespaces of the kinds `kinds`, such as `nm`, in which this process is root and may mount;
-/// `None`, and the reason printed, if this machine allows none.
+/// The unshare(1) option for namespaces of these kinds, such as `nm`, in which this process is root and may mount.
+/// Prints the reason and returns `None` if this machine allows none.
 #[track_caller]
 pub(crate) fn namespaces(kinds: &str) -> Option<String> {
     let mut script = "mount -t tmpfs none /tmp".to_owned();
@@ -386,7 +392,7 @@ pub(crate) fn namespaces(kinds: &str) -> Option<String> {
         unshare.args([option, "sh", "-euc", &script]).env("LC_ALL", "C");
         unshare
     };
-    // Root may have them without a user namespace, which a chroot denies (clone(2), EPERM).
+    // Root needs no user namespace. A chroot denies user namespaces (clone(2), EPERM).
     let options = [format!("-{kinds}"), format!("-r{kinds}")];
     if run(&mut unshare(&options[0])).code == Some(0) {
         return Some(options[0].clone());
@@ -394,7 +400,7 @@ pub(crate) fn namespaces(kinds: &str) -> Option<String> {
     allowed(&mut unshare(&options[1])).then(|| options[1].clone())
 }
 
-/// Whether the loopback has an IPv6 address; the reason is printed if not.
+/// Returns whether the loopback has an IPv6 address. Prints the reason if not.
 pub(crate) fn has_ipv6() -> bool {
     match TcpListener::bind("[::1]:0") {
         Ok(_) => true,
@@ -405,15 +411,15 @@ pub(crate) fn has_ipv6() -> bool {
     }
 }
 
-/// Whether this process may run programs as another user and give files to that user.
+/// Returns whether this process may run programs as another user and give files to that user.
 #[track_caller]
 pub(crate) fn may_become(uid: u32) -> bool {
     let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
     allowed(Command::new("setpriv").args(ids).args(["--clear-groups", "true"]))
 }
 
-/// Whether this process may list the open files of arcssh, which is not dumpable: only root may (proc(5)). The reason is
-/// printed if not.
+/// Returns whether this process may list the open files of arcssh, which is not dumpable: only root may (proc(5)).
+/// Prints the reason if not.
 #[cfg(target_os = "linux")]
 pub(crate) fn may_list_open_files() -> bool {
     let is_root = rustix::process::geteuid().is_root();
@@ -423,7 +429,7 @@ pub(crate) fn may_list_open_files() -> bool {
     is_root
 }
 
-/// Writes an executable script into a directory that it makes.
+/// Writes an executable script, and creates its directory.
 pub(crate) fn script(directory: &Path, name: &str, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::create_dir_all(directory).unwrap();
@@ -434,18 +440,18 @@ pub(crate) fn script(directory: &Path, name: &str, text: &str) {
     fs::remove_file(written).unwrap();
 }
 
-/// Puts a copy of a program in a place. Another process writes it: what a test has open for writing, the child that another
-/// test starts at this moment holds open too, and the system runs no such program.
+/// Copies a program in a separate process. A file that this process has open for writing is inherited by a child
+/// process of another test, and the kernel does not execute it then (execve(2), ETXTBSY).
 pub(crate) fn program_at(place: &Path, program: &Path) {
     run(Command::new("cp").arg("-p").args([program, place])).clean();
 }
 
-/// arcssh with these arguments, of which it needs no world to judge.
-pub(crate) fn typed(words: &[&str]) -> Run {
+/// Runs arcssh without a lab.
+pub(crate) fn run_arcssh(words: &[&str]) -> Run {
     run(Command::new(ARCSSH).args(words).env_clear())
 }
 
-/// What a command line of the shell shows on a terminal, and its exit status; `script` is the program of that name.
+/// The output of a shell command on a terminal, and its exit status. `script` is the program script(1).
 pub(crate) fn on_a_terminal(mut script: Command, command: &str) -> (Option<i32>, String) {
     match cfg!(target_os = "linux") {
         true => script.args(["-qec", command, "/dev/null"]),

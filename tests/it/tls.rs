@@ -1,4 +1,4 @@
-//! Whom arcssh trusts, and how it begins a handshake.
+//! TLS trust, and the first key share.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{KeyExchange, Service};
 
-use crate::support::{World, run, script, world, world_with};
+use crate::support::{Lab, lab, lab_with, run, script};
 
 const HINT: &str = "arcssh: hint: where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
 
 #[test]
-fn entra_id_with_a_certificate_that_is_not_trusted_is_told_at_once() {
-    let w = world(&["web01"]);
+fn an_untrusted_certificate_of_entra_id_fails_at_once() {
+    let w = lab(&["web01"]);
     let start = Instant::now();
     let run = run(w.proxy("web01").env("SSL_CERT_FILE", another_authority(&w)));
     run.failed(6, &["arcssh: cannot connect to web01: the certificate of Entra ID comes from an authority that this machine does not trust: arcssh emulator authority", HINT]);
@@ -21,8 +21,8 @@ fn entra_id_with_a_certificate_that_is_not_trusted_is_told_at_once() {
 }
 
 #[test]
-fn arm_with_a_certificate_that_is_not_trusted_is_told_at_once() {
-    let w = world(&["web01"]);
+fn an_untrusted_certificate_of_arm_fails_at_once() {
+    let w = lab(&["web01"]);
     let token = r#"echo '{"accessToken":"a","expiresOn":"2099-01-01 00:00:00.000000","expires_on":4070908800,"subscription":"s","tenant":"t","tokenType":"Bearer"}'"#;
     script(&w.home().join("bin"), "az", &format!("#!/bin/sh\n{token}\n"));
     let mut proxy = w.proxy("web01");
@@ -34,22 +34,22 @@ fn arm_with_a_certificate_that_is_not_trusted_is_told_at_once() {
 }
 
 #[test]
-fn a_relay_with_a_certificate_that_is_not_trusted_is_told_at_once() {
-    let w = world(&["web01"]);
+fn an_untrusted_certificate_of_the_relay_fails_at_once() {
+    let w = lab(&["web01"]);
     fs::write(w.home().join("relay_info"), w.relay_info()).unwrap();
     let start = Instant::now();
     let run = run(w.arcssh(&["-r", "relay_info"]).env("SSL_CERT_FILE", another_authority(&w)));
-    let why = format!(
+    let error = format!(
         "arcssh: cannot connect to the machine: the certificate of {} comes from an authority that this machine does not trust: arcssh emulator authority",
         w.emulator().relay_authority()
     );
-    run.failed(6, &[&why, HINT]);
+    run.failed(6, &[&error, HINT]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_directory_of_certificates_is_trusted_too() {
-    let w = world(&["web01"]);
+fn ssl_cert_dir_is_trusted() {
+    let w = lab(&["web01"]);
     let directory = w.home().join("certificates");
     fs::create_dir(&directory).unwrap();
     fs::copy(w.emulator().authority_file(), directory.join("authority.pem")).unwrap();
@@ -60,11 +60,11 @@ fn a_directory_of_certificates_is_trusted_too() {
 }
 
 #[test]
-fn the_first_key_share_is_the_one_that_azure_relay_takes() {
-    let w = world_with(&["web01"], |builder| {
+fn the_first_key_share_is_the_one_that_azure_relay_supports() {
+    let w = lab_with(&["web01"], |builder| {
         builder.without_agent().relay_key_exchange(KeyExchange::Secp384r1Only)
     });
-    // Without an agent every handshake with the relay is ours.
+    // No agent connects, so every handshake with the relay is arcssh's.
     assert_eq!(run(w.proxy("web01").args(["--wait", "0"])).code, Some(7));
     let handshakes = w.emulator().tls_handshakes();
     let relay: Vec<_> =
@@ -74,8 +74,8 @@ fn the_first_key_share_is_the_one_that_azure_relay_takes() {
     assert_eq!(handshake.protocol_version, "TLSv1_3");
 }
 
-/// The certificate of an authority that signed nothing here.
-fn another_authority(w: &World) -> PathBuf {
+/// The certificate of an authority that signed none of the emulator's certificates.
+fn another_authority(w: &Lab) -> PathBuf {
     let certificate = w.home().join("another.pem");
     let mut openssl = w.command("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);

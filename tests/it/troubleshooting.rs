@@ -1,4 +1,4 @@
-//! docs/TROUBLESHOOTING.md quotes what is really printed: ssh's texts as a real ssh prints them, and every text of ours.
+//! docs/TROUBLESHOOTING.md quotes actual messages: those of a real ssh, and every message of arcssh.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Role;
 
-use crate::support::{ARCSSH, World, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, lab, lab_with, run, script};
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const FAILURES: [&str; 4] = [
@@ -18,10 +18,10 @@ const FAILURES: [&str; 4] = [
     include_str!("../../src/diagnosis/system.rs"),
 ];
 
-/// Words of other programs that failure.rs looks for and does not tell.
-const NOT_TOLD: [&str; 2] = ["failed to create underlying connection", "without sending TLS close_notify"];
+/// Texts of other programs that failure.rs matches but never prints.
+const NOT_PRINTED: [&str; 2] = ["failed to create underlying connection", "without sending TLS close_notify"];
 
-/// A source's text with `…` for each placeholder of a format.
+/// A source text with `…` instead of each format placeholder.
 fn with_ellipses(source: &str) -> String {
     let mut text = String::new();
     let mut rest = source;
@@ -38,15 +38,15 @@ fn with_ellipses(source: &str) -> String {
     text + rest
 }
 
-/// The string literals of a source that are long enough to be told to somebody.
-fn told_texts(source: &str) -> Vec<String> {
+/// The string literals of a source that may be messages, by their length.
+fn messages(source: &str) -> Vec<String> {
     let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let code = with_ellipses(&code.join("\n")).replace("\\r", "").replace("\\n", "");
     let literals = code.split('"').skip(1).step_by(2).map(|literal| literal.trim().to_owned());
     literals.filter(|text| text.split_whitespace().count() >= 4).collect()
 }
 
-/// All of the program's source.
+/// The whole source of the program.
 fn source(folder: &Path) -> String {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries
@@ -54,43 +54,43 @@ fn source(folder: &Path) -> String {
         .collect()
 }
 
-/// What stands in backticks in the first column of a part's tables.
+/// The texts in backticks in the first column of the tables.
 fn quoted(part: &str) -> Vec<&str> {
     let rows = part.lines().filter(|line| line.starts_with("| `"));
     rows.flat_map(|row| row.split(" | ").next().unwrap_or_default().split('`').skip(1).step_by(2)).collect()
 }
 
 #[test]
-fn every_text_that_a_user_is_told_is_explained() {
-    let texts: Vec<String> = FAILURES.iter().flat_map(|source| told_texts(source)).collect();
+fn every_message_is_documented() {
+    let texts: Vec<String> = FAILURES.iter().flat_map(|source| messages(source)).collect();
     assert!(texts.len() > 60, "{} texts", texts.len());
-    let told = texts.iter().filter(|text| !NOT_TOLD.contains(&text.as_str()));
-    let missing: Vec<&String> = told.filter(|text| !DOCUMENT.contains(text.as_str())).collect();
+    let printed = texts.iter().filter(|text| !NOT_PRINTED.contains(&text.as_str()));
+    let missing: Vec<&String> = printed.filter(|text| !DOCUMENT.contains(text.as_str())).collect();
     assert!(missing.is_empty(), "not in docs/TROUBLESHOOTING.md: {missing:#?}");
 }
 
 #[test]
-fn every_text_of_ours_that_is_explained_is_told() {
+fn every_documented_message_exists() {
     let source = with_ellipses(&source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
-    let (_, ours) = DOCUMENT.split_once("\n## What arcssh prints\n").unwrap();
-    let texts = quoted(ours);
+    let (_, section) = DOCUMENT.split_once("\n## What arcssh prints\n").unwrap();
+    let texts = quoted(section);
     assert!(texts.len() > 40, "{} texts", texts.len());
     let unknown: Vec<&str> = texts.into_iter().filter(|text| !source.contains(text)).collect();
-    assert!(unknown.is_empty(), "told by nothing: {unknown:#?}");
+    assert!(unknown.is_empty(), "not in the source: {unknown:#?}");
 }
 
-/// Asserts that this ssh prints these texts, and that they are explained.
+/// Asserts that ssh prints these texts, and that the document quotes them.
 #[track_caller]
 fn prints(ssh: &mut Command, texts: &[&str]) {
     let run = run(ssh);
-    let explained = quoted(DOCUMENT);
+    let quotes = quoted(DOCUMENT);
     for text in texts {
-        assert!(explained.iter().any(|quote| matches(quote, text)), "{text} is not explained");
+        assert!(quotes.iter().any(|quote| matches(quote, text)), "{text} is not documented");
         assert!(run.stderr.contains(text), "{text}: {}", run.stderr);
     }
 }
 
-/// Whether a quote with ellipses stands for a text.
+/// Returns whether a quote with ellipses matches a text.
 fn matches(quote: &str, text: &str) -> bool {
     let mut pieces = quote.split('…');
     let mut rest = text.strip_prefix(pieces.next().unwrap_or_default());
@@ -100,15 +100,15 @@ fn matches(quote: &str, text: &str) -> bool {
     rest.is_some()
 }
 
-fn ssh(w: &World, options: &[&str]) -> Command {
+fn ssh(w: &Lab, options: &[&str]) -> Command {
     let mut ssh = w.ssh();
     ssh.args(options.iter().flat_map(|option| ["-o", option])).args(["web01", "true"]);
     ssh
 }
 
 #[test]
-fn ssh_prints_what_the_document_quotes_where_arcssh_ends() {
-    let w = world_with(&["web01"], |builder| builder.role(Role::None));
+fn quotes_of_ssh_after_the_end_of_arcssh() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     prints(
         &mut ssh(&w, &[]),
         &[
@@ -118,13 +118,13 @@ fn ssh_prints_what_the_document_quotes_where_arcssh_ends() {
     );
     prints(
         ssh(&w, &["ProxyCommand=arcssh proxy"]).env("SHELL", "/bin/sh"),
-        &["exec: arcssh: not found"], // what ssh adds depends on whether it wrote before the shell ended
+        &["exec: arcssh: not found"], // ssh's next message depends on whether it wrote before the shell ended
     );
 }
 
 #[test]
-fn ssh_prints_what_the_document_quotes_where_its_patience_ends() {
-    let w = world_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(30)));
+fn quotes_of_ssh_about_its_timeouts() {
+    let w = lab_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(30)));
     prints(
         &mut ssh(&w, &["ConnectTimeout=1"]),
         &["Connection timed out during banner exchange", "Connection to UNKNOWN port 65535 timed out"],
@@ -132,8 +132,8 @@ fn ssh_prints_what_the_document_quotes_where_its_patience_ends() {
 }
 
 #[test]
-fn ssh_prints_what_the_document_quotes_of_keys() {
-    let w = world(&["web01"]);
+fn quotes_of_ssh_about_keys() {
+    let w = lab(&["web01"]);
     prints(&mut ssh(&w, &["PubkeyAuthentication=no"]), &["Permission denied (publickey"]);
     let open = "Permissions 0666 for '/dev/null' are too open.";
     prints(&mut ssh(&w, &["IdentityFile=/dev/null"]), &[open]);
@@ -147,7 +147,7 @@ fn ssh_prints_what_the_document_quotes_of_keys() {
             "Host key verification failed.",
         ],
     );
-    // Another machine's key, of the same kind: the client's own.
+    // The client's key as host key: another key of the same type.
     let other = fs::read_to_string(w.sshd().client_key().with_extension("pub")).unwrap();
     let key: Vec<&str> = other.split_whitespace().take(2).collect();
     let names: Vec<&str> = known.lines().filter_map(|line| line.split_whitespace().next()).collect();
@@ -160,8 +160,8 @@ fn ssh_prints_what_the_document_quotes_of_keys() {
 }
 
 #[test]
-fn ssh_prints_what_the_document_quotes_of_too_many_keys() {
-    let w = world(&["web01"]);
+fn quotes_of_ssh_about_too_many_keys() {
+    let w = lab(&["web01"]);
     let key = |number: usize| {
         let key = w.home().join(format!("key{number}"));
         run(Command::new("ssh-keygen").args(["-qt", "ed25519", "-N", "", "-f"]).arg(&key)).clean();
@@ -173,8 +173,8 @@ fn ssh_prints_what_the_document_quotes_of_too_many_keys() {
 }
 
 #[test]
-fn ssh_prints_what_the_document_quotes_of_what_stands_in_the_way_of_bytes() {
-    let w = world(&["web01"]);
+fn quotes_of_ssh_about_unexpected_bytes_and_sockets() {
+    let w = lab(&["web01"]);
     let after_the_greeting = r#"{ IFS= read -r greeting; echo "$greeting"; echo noise; cat; }"#;
     let noisy = format!("{ARCSSH} proxy {} --port %p | {after_the_greeting}", w.id());
     prints(&mut ssh(&w, &[&format!("ProxyCommand={noisy}")]), &["Bad packet length 1852795251"]);
@@ -187,8 +187,8 @@ fn ssh_prints_what_the_document_quotes_of_what_stands_in_the_way_of_bytes() {
 }
 
 #[test]
-fn ssh_prints_what_the_document_quotes_of_its_configuration() {
-    let w = world(&["web01"]);
+fn quotes_of_ssh_about_its_configuration() {
+    let w = lab(&["web01"]);
     prints(&mut ssh(&w, &["ProxyCommand=arcssh %f"]), &["vdollar_percent_expand: unknown key %f"]);
     prints(w.ssh().args(["unknown.invalid", "true"]), &["Could not resolve hostname unknown.invalid"]);
     let configuration = fs::read_to_string(w.configuration()).unwrap();

@@ -1,30 +1,30 @@
-//! What a user sees on a terminal while a machine's agent is waited for.
+//! Progress messages while arcssh waits for a machine's agent or for Azure.
 
 use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault};
 
-use crate::support::{World, on_a_terminal, run, world, world_with};
+use crate::support::{Lab, lab, lab_with, on_a_terminal, run};
 
 const ERASED: &str = "\r\u{1b}[K";
 
-/// A world whose agent takes this many seconds to listen.
-fn slow(seconds: u64) -> World {
-    world_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(seconds)))
+/// A lab whose agent needs this many seconds to listen.
+fn slow_agent(seconds: u64) -> Lab {
+    lab_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(seconds)))
 }
 
-/// What stands on a terminal of 100 columns.
-fn screen(w: &World, command: &str) -> String {
+/// The output on a terminal of 100 columns.
+fn screen(w: &Lab, command: &str) -> String {
     let (code, screen) = on_a_terminal(w.command("script"), &format!("stty cols 100 rows 30; {command}"));
     assert_eq!(code, Some(0), "{screen}");
     screen
 }
 
 #[test]
-fn on_a_terminal_one_line_counts_the_seconds_and_is_gone_at_the_end() {
-    let screen = screen(&slow(4), "ssh -F .ssh/config web01 echo reached");
-    let told: Vec<&str> = screen.split(ERASED).collect();
-    let [first, waiting @ .., last] = &told[..] else { panic!("{screen}") };
+fn a_terminal_shows_one_progress_line_and_erases_it() {
+    let screen = screen(&slow_agent(4), "ssh -F .ssh/config web01 echo reached");
+    let output: Vec<&str> = screen.split(ERASED).collect();
+    let [first, waiting @ .., last] = &output[..] else { panic!("{screen}") };
     assert_eq!((*first, *last), ("", "reached\r\n"), "{screen}");
     assert!(waiting.len() >= 2, "{screen}");
     for (number, line) in waiting.iter().enumerate() {
@@ -38,46 +38,46 @@ fn on_a_terminal_one_line_counts_the_seconds_and_is_gone_at_the_end() {
 }
 
 #[test]
-fn with_control_persist_the_line_stands_where_the_messages_of_ssh_do() {
+fn with_control_persist_progress_goes_to_the_standard_error_of_ssh() {
     if !cfg!(target_os = "linux") {
-        return; // elsewhere it cannot be seen where that is
+        return; // other systems do not show which file another process has open
     }
     let shared =
         "ssh -F .ssh/config -o ControlMaster=auto -o ControlPath=./c -o ControlPersist=1 web01 echo reached";
-    let screen_of = |more: &str| screen(&slow(3), &format!("{shared} {more}"));
+    let screen_of = |more: &str| screen(&slow_agent(3), &format!("{shared} {more}"));
     let (shown, elsewhere) = std::thread::scope(|scope| {
         let elsewhere = scope.spawn(|| screen_of("2>errors"));
         (screen_of(""), elsewhere.join().unwrap())
     });
-    let told: Vec<&str> = shown.split(ERASED).collect();
-    let ["", line, .., last] = &told[..] else { panic!("{shown}") };
+    let output: Vec<&str> = shown.split(ERASED).collect();
+    let ["", line, .., last] = &output[..] else { panic!("{shown}") };
     assert!(line.starts_with("arcssh: waiting for the agent of web01 to listen "), "{shown}");
     assert_eq!((*last, elsewhere.as_str()), ("reached\r\n", "reached\r\n"));
 }
 
 #[test]
-fn a_terminal_without_a_cursor_has_a_line_each_time() {
-    let screen = screen(&slow(4), "TERM=dumb ssh -F .ssh/config web01 echo reached");
+fn a_dumb_terminal_gets_one_line_for_each_wait() {
+    let screen = screen(&slow_agent(4), "TERM=dumb ssh -F .ssh/config web01 echo reached");
     assert!(!screen.contains('\u{1b}'), "{screen}");
     assert_eq!(screen.lines().filter(|line| line.starts_with("arcssh: waiting for the ")).count(), 1);
 }
 
 #[test]
-fn azure_is_waited_for_with_an_end_in_sight() {
+fn waiting_for_azure_shows_elapsed_time_and_limit() {
     let slow = |call| ArmFault::new(500, "InternalServerError", "").on(call).after(Duration::from_secs(3));
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     w.emulator().arm_fault(slow(ArmCall::ListCredentials));
     let proxy = run(&mut w.proxy("web01"));
-    let told = "arcssh: waiting for the relay credentials of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
-    assert_eq!(proxy.waiting_lines(), [told]);
+    let expected = "arcssh: waiting for the relay credentials of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
+    assert_eq!(proxy.waiting_lines(), [expected]);
     w.emulator().arm_fault(slow(ArmCall::ResourceGraph));
     let named = run(&mut w.arcssh(&["proxy", "--host", "web01", "--port", &w.sshd().port().to_string()]));
-    let told =
+    let expected =
         "arcssh: waiting for the resource ID of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
-    assert_eq!(named.waiting_lines(), [told]);
+    assert_eq!(named.waiting_lines(), [expected]);
     w.emulator().arm_fault(slow(ArmCall::ResourceGraph));
     let list = run(&mut w.arcssh(&["list"]));
-    let told = "arcssh: waiting for the list of machines from Azure Resource Manager; 2 s so far";
-    assert_eq!(list.waiting_lines(), [told]);
+    let expected = "arcssh: waiting for the list of machines from Azure Resource Manager; 2 s so far";
+    assert_eq!(list.waiting_lines(), [expected]);
     assert!([proxy.code, named.code, list.code].iter().all(|code| *code == Some(0)));
 }

@@ -1,4 +1,4 @@
-//! The documentation contains none of the words that tests/words.sh rejects.
+//! tests/words.sh and the documentation.
 
 use std::fs;
 use std::process::Command;
@@ -12,25 +12,25 @@ fn words() -> Command {
 
 #[test]
 fn the_documentation_contains_no_rejected_word() {
-    let done = run(&mut words());
-    let hits = String::from_utf8(done.stdout).unwrap();
-    assert_eq!((done.code, hits.as_str()), (Some(0), ""), "{}", done.stderr);
+    let result = run(&mut words());
+    let hits = String::from_utf8(result.stdout).unwrap();
+    assert_eq!((result.code, hits.as_str()), (Some(0), ""), "{}", result.stderr);
 }
 
 #[test]
 fn a_rejected_word_is_reported_with_its_file_and_line() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("PAGE.md");
-    let planted = "# Page\n\nAsk Whoever runs it.\nThe user is\n  told why; **nobody**, one’s own.\n";
-    let quoted = "`nobody is signed in`, renewed, foretold.\n```console\n$ whoever\n```\n";
-    fs::write(&page, format!("{planted}{quoted}")).unwrap();
-    let done = run(words().arg(&page));
-    let hits = String::from_utf8(done.stdout).unwrap();
+    let rejected = "# Page\n\nAsk Whoever runs it.\nThe user is\n  told why; **nobody**, one’s own.\n";
+    let accepted = "`nobody is signed in`, renewed, foretold.\n```console\n$ whoever\n```\n";
+    fs::write(&page, format!("{rejected}{accepted}")).unwrap();
+    let result = run(words().arg(&page));
+    let hits = String::from_utf8(result.stdout).unwrap();
     let expected: String = ["3: whoever", "4: is told", "5: nobody", "5: one's own"]
         .iter()
         .map(|hit| format!("{}:{hit}\n", page.display()))
         .collect();
-    assert_eq!((done.code, hits), (Some(1), expected), "{}", done.stderr);
+    assert_eq!((result.code, hits), (Some(1), expected), "{}", result.stderr);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! ansible from PyPI, with `arcssh list` as its inventory and everything about ssh at its own defaults.
+//! Ansible from PyPI with `arcssh list` as inventory, and default settings for ssh.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,66 +8,66 @@ use arcssh_emulator::{ArmCall, ArmFault};
 use serde_json::json;
 
 use super::{Configuration, installed};
-use crate::support::{ARCSSH, Run, World, run, script, world};
+use crate::support::{ARCSSH, Lab, Run, lab, run, script};
 
-/// The newest ansible-core that runs on Python 3.11, and the oldest that is maintained somewhere (RHEL 8 and 9): their
-/// template engines differ.
+/// The newest ansible-core for Python 3.11, and the oldest maintained one (RHEL 8 and 9). Their template engines
+/// differ.
 const ANSIBLE_CORE: [&str; 2] = ["2.19.14", "2.16.14"];
-/// How many machines, and how many of them ansible works on at once.
+/// Number of machines, and of Ansible's parallel connections.
 const MACHINES: usize = 20;
 
 const PLAYBOOK: &str = include_str!("playbook.yml");
 
 #[test]
-fn ansible_works_on_twenty_machines_at_once() {
+fn ansible_works_on_twenty_machines_in_parallel() {
     let names: Vec<String> = (1..=MACHINES).map(|n| format!("Node{n:02}")).collect();
-    let w = world(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let w = lab(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let hosts = Configuration::generate(&w, &["--all"]);
     inventory(&w);
     fs::write(w.home().join("playbook.yml"), PLAYBOOK).unwrap();
     fs::write(w.home().join("template.j2"), "{{ inventory_hostname }} is {{ arc.name }}\n").unwrap();
-    fs::create_dir(w.home().join("there")).unwrap();
+    fs::create_dir(w.home().join("target")).unwrap();
     let masters = Masters(&w);
 
     let pinged = run(ansible(&hosts, "ansible").args(["-m", "ping", "rg_rg_arc"]));
-    assert_eq!(pinged.code, Some(0), "{}", told(&pinged));
-    let pongs = told(&pinged).lines().filter(|line| line.contains(r#""ping": "pong""#)).count();
-    assert_eq!(pongs, MACHINES, "{}", told(&pinged));
+    assert_eq!(pinged.code, Some(0), "{}", output(&pinged));
+    let pongs = output(&pinged).lines().filter(|line| line.contains(r#""ping": "pong""#)).count();
+    assert_eq!(pongs, MACHINES, "{}", output(&pinged));
     assert_eq!(w.emulator().open_connections(), MACHINES, "one connection persists for each machine");
 
-    let there = format!("there={}", w.home().join("there").display());
-    let played = run(ansible(&hosts, "ansible-playbook").args(["playbook.yml", "-e", &there]));
-    assert_eq!(played.code, Some(0), "{}", told(&played));
+    let target = format!("target={}", w.home().join("target").display());
+    let played = run(ansible(&hosts, "ansible-playbook").args(["playbook.yml", "-e", &target]));
+    assert_eq!(played.code, Some(0), "{}", output(&played));
     for name in &names {
         let alias = name.to_lowercase();
-        let recap = told(&played);
+        let recap = output(&played);
         let line = recap.lines().find(|line| line.starts_with(&alias) && line.contains("ok="));
         let words: Vec<&str> = line.unwrap_or_default().split_whitespace().skip(2).take(4).collect();
         assert_eq!(words, ["ok=3", "changed=2", "unreachable=0", "failed=0"], "{recap}");
-        let read = |kind: &str| fs::read_to_string(w.home().join(format!("there/{kind}-{alias}"))).unwrap();
+        let read = |kind: &str| fs::read_to_string(w.home().join(format!("target/{kind}-{alias}"))).unwrap();
         assert_eq!(read("copied"), PLAYBOOK);
         assert_eq!(read("rendered"), format!("{alias} is {name}\n"));
     }
-    assert_eq!(masters.end(), MACHINES);
+    assert_eq!(masters.stop(), MACHINES);
 }
 
 #[test]
-fn ansible_logs_in_to_ten_machines_at_once_with_one_certificate() {
+fn ansible_logs_in_to_ten_machines_with_one_certificate() {
     let names: Vec<String> = (1..=10).map(|n| format!("node{n:02}")).collect();
-    let w = world(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let w = lab(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let hosts = Configuration::with_certificates(&w, "--entra", &["--all"]);
     inventory(&w);
     let masters = Masters(&w);
     let pinged = run(ansible(&hosts, "ansible").args(["--forks", "10", "-m", "ping", "rg_rg_arc"]));
-    assert_eq!(pinged.code, Some(0), "{}", told(&pinged));
-    let pongs = told(&pinged).lines().filter(|line| line.contains(r#""ping": "pong""#)).count();
-    assert_eq!(pongs, 10, "{}", told(&pinged));
-    assert_eq!(masters.end(), 10);
+    assert_eq!(pinged.code, Some(0), "{}", output(&pinged));
+    let pongs = output(&pinged).lines().filter(|line| line.contains(r#""ping": "pong""#)).count();
+    assert_eq!(pongs, 10, "{}", output(&pinged));
+    assert_eq!(masters.stop(), 10);
 }
 
 #[test]
 fn ansible_reads_the_inventory() {
-    let w = world(&["Node01", "node02"]);
+    let w = lab(&["Node01", "node02"]);
     inventory(&w);
     let read = run(program(&w, "ansible-inventory").arg("--list")).clean();
     let read: serde_json::Value = serde_json::from_str(&read).unwrap();
@@ -77,16 +77,16 @@ fn ansible_reads_the_inventory() {
     let text = |field: &str| arc[field]["__ansible_unsafe"].as_str().map(str::to_owned);
     assert_eq!((text("name"), text("resourceGroup")), (Some("Node01".into()), Some("rg-arc".into())));
     assert_eq!(text("vmId"), w.emulator().machine("node01").vm_id());
-    let one = run(program(&w, "ansible-inventory").args(["--host", "node01"])).clean();
-    let one = &serde_json::from_str::<serde_json::Value>(&one).unwrap()["arc"];
-    let same = |field: &&str| one[*field].as_str().map(str::to_owned) == text(field);
-    assert!(["name", "id", "status", "os", "vmId", "agentVersion"].iter().all(same), "{one} {arc}");
+    let host = run(program(&w, "ansible-inventory").args(["--host", "node01"])).clean();
+    let host = &serde_json::from_str::<serde_json::Value>(&host).unwrap()["arc"];
+    let same = |field: &&str| host[*field].as_str().map(str::to_owned) == text(field);
+    assert!(["name", "id", "status", "os", "vmId", "agentVersion"].iter().all(same), "{host} {arc}");
 }
 
 #[test]
-fn a_machine_that_is_named_like_a_group_does_not_replace_the_group() {
+fn a_machine_with_the_name_of_a_group_does_not_replace_the_group() {
     let names = ["web01", "all", "ARC", "rg_rg_arc", "os_linux", "ungrouped"];
-    let w = world(&names);
+    let w = lab(&names);
     let hosts = Configuration::generate(&w, &["--all"]);
     inventory(&w);
     for version in ANSIBLE_CORE {
@@ -96,60 +96,60 @@ fn a_machine_that_is_named_like_a_group_does_not_replace_the_group() {
             assert!(listed.contains("hosts (6)"), "{version} {group}: {listed}");
         }
     }
-    let one = run(program(&w, "ansible-inventory").args(["--host", "all.azure-arc"])).clean();
-    assert!(one.contains("ansible_host"), "{one}");
+    let host = run(program(&w, "ansible-inventory").args(["--host", "all.azure-arc"])).clean();
+    assert!(host.contains("ansible_host"), "{host}");
     let masters = Masters(&w);
     let pinged = run(ansible(&hosts, "ansible").args(["-m", "ping", "all"]));
-    assert_eq!(told(&pinged).matches(r#""ping": "pong""#).count(), names.len(), "{}", told(&pinged));
-    assert_eq!(masters.end(), names.len());
+    assert_eq!(output(&pinged).matches(r#""ping": "pong""#).count(), names.len(), "{}", output(&pinged));
+    assert_eq!(masters.stop(), names.len());
 }
 
-/// Whoever may write to a machine in Azure, or onboard one, chooses these texts.
+/// A user who can write to a machine in Azure, or onboard one, chooses these texts.
 #[test]
-fn ansible_evaluates_no_text_of_azure() {
-    let w = world(&["web01"]);
-    hostile_rows(&w);
+fn ansible_evaluates_no_text_from_azure() {
+    let w = lab(&["web01"]);
+    return_hostile_machine(&w);
     inventory(&w);
     fs::write(w.home().join("constructed.yml"), CONSTRUCTED).unwrap();
     fs::write(w.home().join("evaluate.yml"), EVALUATE).unwrap();
     fs::write(w.home().join("template.j2"), "{{ arc }} {{ arc.tags }} {{ arc.status }}").unwrap();
     let note = r#""note": "{{ lookup('pipe'"#;
     for version in ANSIBLE_CORE {
-        let of_version = |name: &str, words: &[&str]| {
+        let run_version = |name: &str, words: &[&str]| {
             let run = run(program_of(version, &w, name).args(["-i", "constructed.yml"]).args(words));
-            assert_eq!(run.code, Some(0), "{version} {words:?}: {}", told(&run));
-            told(&run)
+            assert_eq!(run.code, Some(0), "{version} {words:?}: {}", output(&run));
+            output(&run)
         };
-        of_version("ansible-inventory", &["--graph", "--vars"]);
-        let all = of_version("ansible-inventory", &["--list"]);
+        run_version("ansible-inventory", &["--graph", "--vars"]);
+        let all = run_version("ansible-inventory", &["--list"]);
         assert!(all.contains("arc_is_linux") && all.contains("rg_rg_arc"), "{version}: {all}");
-        let one = of_version("ansible-inventory", &["--host", "web01"]);
-        assert!(one.contains("lookup('pipe'") && one.contains("copied"), "{version}: {one}");
+        let host = run_version("ansible-inventory", &["--host", "web01"]);
+        assert!(host.contains("lookup('pipe'") && host.contains("copied"), "{version}: {host}");
         for variable in ["arc", "arc.tags", "arc.status", "hostvars"] {
-            let shown = of_version(
+            let shown = run_version(
                 "ansible",
                 &["web01", "-c", "local", "-m", "debug", "-a", &format!("var={variable}")],
             );
             assert!(variable == "arc.status" || shown.contains(note), "{version}: {shown}");
         }
-        let played = of_version("ansible-playbook", &["evaluate.yml"]);
+        let played = run_version("ansible-playbook", &["evaluate.yml"]);
         assert!(played.contains(note) && played.contains("failed=0"), "{version}: {played}");
         assert_eq!(canaries(&w), [""; 0], "{version}");
-        // The same texts without their marks: what is asserted above can fail.
+        // Counter-test: without the markers, Ansible evaluates the texts.
         let unmark = r#"s/{"__ansible_unsafe":\("[^"]*"\)}/\1/g"#;
         script(w.home(), "unmarked", &format!("#!/bin/sh\n{ARCSSH} list \"$@\" | sed '{unmark}'\n"));
         let mut unmarked = w.command(install_version(version).join("bin/ansible"));
         unmarked.args(["-i", "unmarked", "web01", "-c", "local", "-m", "debug", "-a", "var=arc.tags"]);
         run(unmarked.env("LC_ALL", "C.UTF-8"));
-        assert_ne!(canaries(&w), [""; 0], "{version} evaluates what is not marked");
+        assert_ne!(canaries(&w), [""; 0], "{version} does not evaluate unmarked text");
         canaries(&w).iter().for_each(|name| fs::remove_file(w.home().join(name)).unwrap());
     }
 }
 
-/// Resource Graph, with a machine all of whose texts are templates, and with tags that ansible's JSON takes for its own.
-fn hostile_rows(w: &World) {
+/// Resource Graph returns a machine whose texts are templates, and tags with the keys of Ansible's JSON format.
+fn return_hostile_machine(w: &Lab) {
     let template =
-        |place: &str| format!("{{{{ lookup('pipe', 'touch {}/canary-{place}') }}}}", w.home().display());
+        |field: &str| format!("{{{{ lookup('pipe', 'touch {}/canary-{field}') }}}}", w.home().display());
     let row = json!({
         "id": w.id(), "name": template("name"), "location": template("location"), "kind": template("kind"),
         "tags": {
@@ -168,14 +168,14 @@ fn hostile_rows(w: &World) {
     w.emulator().arm_fault(fault.on(ArmCall::ResourceGraph).times(1000));
 }
 
-/// The files that evaluated texts make.
-fn canaries(w: &World) -> Vec<String> {
+/// Files that an evaluated text creates.
+fn canaries(w: &Lab) -> Vec<String> {
     let names =
         fs::read_dir(w.home()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("canary-")).collect()
 }
 
-/// The uses of inventory variables in plays: each kind of template, twice where a value is kept.
+/// Uses of inventory variables in plays: each kind of template, twice for stored values.
 const EVALUATE: &str = r#"
 - hosts: arc
   connection: local
@@ -188,8 +188,8 @@ const EVALUATE: &str = r#"
     - debug: msg="{{ arc }} {{ arc.tags.note }} {{ nested }} {{ hostvars[inventory_hostname] }}"
     - debug: msg="{{ item.key }} {{ item.value }}"
       loop: "{{ arc.tags | dict2items }}"
-    - set_fact: { kept: "{{ arc }}", keys: "{{ arc.tags.keys() | list }}", json: "{{ arc | to_json | from_json }}" }
-    - debug: msg="{{ kept }} {{ keys }} {{ json }} {{ kept.tags.note }} {{ keys | first }}"
+    - set_fact: { saved: "{{ arc }}", keys: "{{ arc.tags.keys() | list }}", json: "{{ arc | to_json | from_json }}" }
+    - debug: msg="{{ saved }} {{ keys }} {{ json }} {{ saved.tags.note }} {{ keys | first }}"
     - debug: msg=never
       when: arc.status == 'Connected' or arc.tags.note == 'x'
     - template: { src: template.j2, dest: "{{ playbook_dir }}/rendered" }
@@ -218,26 +218,26 @@ compose:
   copied_tags: arc.tags
 "#;
 
-/// `arcssh list` as an executable inventory.
-fn inventory(w: &World) {
+/// An executable inventory that runs `arcssh list`.
+fn inventory(w: &Lab) {
     script(w.home(), "inventory", &format!("#!/bin/sh\nexec {ARCSSH} list \"$@\"\n"));
 }
 
-/// A program of ansible's, of which nothing is changed but where ssh finds its configuration.
+/// An Ansible program. Only the path of the ssh configuration differs from the defaults.
 fn ansible(hosts: &Configuration<'_>, name: &str) -> Command {
-    let mut ansible = program(hosts.world, name);
+    let mut ansible = program(hosts.lab, name);
     ansible.args(["--forks", &MACHINES.to_string()]);
     ansible.env("ANSIBLE_SSH_COMMON_ARGS", format!("-F {}", hosts.file.display()));
-    // Of the pythons that may be found on a machine where programs are tested, one that works.
+    // A test machine may have several Python versions, and not all work with Ansible.
     ansible.env("ANSIBLE_PYTHON_INTERPRETER", install().join("bin/python3"));
     ansible
 }
 
-fn program(w: &World, name: &str) -> Command {
+fn program(w: &Lab, name: &str) -> Command {
     program_of(ANSIBLE_CORE[0], w, name)
 }
 
-fn program_of(version: &str, w: &World, name: &str) -> Command {
+fn program_of(version: &str, w: &Lab, name: &str) -> Command {
     let mut program = w.command(install_version(version).join("bin").join(name));
     program.args(["-i", "inventory"]).env("LC_ALL", "C.UTF-8").env("ANSIBLE_NOCOLOR", "1");
     program
@@ -259,32 +259,32 @@ fn install_version(version: &str) -> PathBuf {
 
 #[track_caller]
 fn succeed(command: &mut Command, hint: &str) {
-    let output = command.output().expect(hint);
-    assert!(output.status.success(), "{hint}: {}", String::from_utf8_lossy(&output.stderr));
+    let result = command.output().expect(hint);
+    assert!(result.status.success(), "{hint}: {}", String::from_utf8_lossy(&result.stderr));
 }
 
-fn told(run: &Run) -> String {
+fn output(run: &Run) -> String {
     format!("{}{}", String::from_utf8_lossy(&run.stdout), run.stderr)
 }
 
-/// The connections that ansible's ControlPersist leaves open for a minute.
-struct Masters<'w>(&'w World);
+/// The ssh masters that Ansible's ControlPersist keeps for a minute.
+struct Masters<'a>(&'a Lab);
 
 impl Masters<'_> {
-    /// Ends them; how many there were.
-    fn end(&self) -> usize {
+    /// Stops them. Returns how many there were.
+    fn stop(&self) -> usize {
         let sockets = fs::read_dir(self.0.home().join(".ansible/cp")).into_iter().flatten().flatten();
-        let end = |socket: &Path| {
+        let stop = |socket: &Path| {
             let mut ssh = self.0.command("ssh");
             ssh.args(["-F", "none", "-O", "exit", "-S"]).arg(socket).arg("any");
             run(&mut ssh).code == Some(0)
         };
-        sockets.filter(|socket| end(&socket.path())).count()
+        sockets.filter(|socket| stop(&socket.path())).count()
     }
 }
 
 impl Drop for Masters<'_> {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }

@@ -1,28 +1,28 @@
-//! Editors: VS Code's way of connecting, and the parser with which VS Code and its kin list hosts.
+//! VS Code's way to connect, and the npm parser with which editors list ssh hosts.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use arcssh_emulator::Machine;
 use serde_json::Value;
 
-use super::{Configuration, installed, join, user};
-use crate::support::{World, eventually, finish, free_port, noise, run, signal, world, world_with};
+use super::{Configuration, add_sshd, installed, user};
+use crate::support::{Lab, eventually, finish, free_port, lab, lab_with, noise, run, signal};
 
-/// What stands in for VS Code's server: it says on which loopback port it listens, and ends with its window.
+/// Replaces VS Code's server: prints its loopback port, and ends with its window.
 const SERVER: &str = "\
 python3 -u -m http.server 0 --bind 127.0.0.1 --directory DIRECTORY 2>/dev/null &
 trap 'kill $!' EXIT
 ";
 
 #[test]
-fn two_windows_of_vs_code_have_a_server_each() {
-    let w = world(&["web01"]);
+fn two_windows_of_vs_code_use_separate_servers() {
+    let w = lab(&["web01"]);
     let hosts = Configuration::generate(&w, &["web01"]);
     let served = w.home().join("served");
     fs::create_dir(&served).unwrap();
@@ -32,7 +32,7 @@ fn two_windows_of_vs_code_have_a_server_each() {
     let first = Window::open(&hosts);
     let second = Window::open(&hosts);
     assert_eq!(w.emulator().open_connections(), 2);
-    // Both at once, as windows that install the same extension do.
+    // Windows that install the same extension download it at the same time.
     let fetches = [&first, &second, &first, &second].map(|window| window.fetch(&w, "extension.vsix"));
     for fetch in fetches {
         let fetched = finish(fetch);
@@ -45,21 +45,21 @@ fn two_windows_of_vs_code_have_a_server_each() {
     assert!(fetched.stdout == bytes, "the second window lost its connection: {}", fetched.stderr);
     second.kill();
     for port in servers {
-        let gone = || TcpStream::connect(("127.0.0.1", port)).is_err();
-        assert!(eventually(Duration::from_secs(10), gone), "a server outlives its window");
+        let ended = || TcpStream::connect(("127.0.0.1", port)).is_err();
+        assert!(eventually(Duration::from_secs(10), ended), "a server still runs without its window");
     }
-    assert!(eventually(Duration::from_secs(10), || w.sshd().sessions() == 0), "a session of sshd is left");
+    assert!(eventually(Duration::from_secs(10), || w.sshd().sessions() == 0), "sshd still has a session");
 }
 
 #[test]
-fn windows_of_vs_code_log_in_with_one_certificate() {
-    let w = world(&["web01"]);
+fn vs_code_windows_log_in_with_one_certificate() {
+    let w = lab(&["web01"]);
     let hosts = Configuration::with_certificates(&w, "--entra", &["web01"]);
     let served = w.home().join("served");
     fs::create_dir(&served).unwrap();
     fs::write(served.join("extension.vsix"), noise(1 << 20)).unwrap();
     let (first, second) = (Window::open(&hosts), Window::open(&hosts));
-    // The first one leaves, and its agent with it; one that comes then finds that of the second.
+    // The agent of the first window ends with it. The third window uses the agent of the second.
     first.close();
     let third = Window::open(&hosts);
     for window in [&second, &third] {
@@ -69,7 +69,7 @@ fn windows_of_vs_code_log_in_with_one_certificate() {
     third.close();
 }
 
-/// `ssh -T -D PORT alias bash`, whose script arrives on standard input and has said where it serves HTTP.
+/// `ssh -T -D PORT alias bash` with a script on standard input, which has printed its HTTP port.
 struct Window {
     ssh: Child,
     stdin: ChildStdin,
@@ -85,57 +85,55 @@ impl Window {
         let mut ssh =
             ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = ssh.stdin.take().unwrap();
-        let directory = hosts.world.home().join("served").display().to_string();
+        let directory = hosts.lab.home().join("served").display().to_string();
         stdin.write_all(SERVER.replace("DIRECTORY", &directory).as_bytes()).unwrap();
-        let mut said = String::new();
-        BufReader::new(ssh.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
-        let port = said.split_whitespace().skip_while(|word| *word != "port").nth(1);
+        let mut greeting = String::new();
+        BufReader::new(ssh.stdout.as_mut().unwrap()).read_line(&mut greeting).unwrap();
+        let port = greeting.split_whitespace().skip_while(|word| *word != "port").nth(1);
         let Some(server) = port.and_then(|port| port.parse().ok()) else {
             drop(stdin);
-            panic!("the server does not start: {said}{}", finish(ssh).stderr)
+            panic!("the server does not start: {greeting}{}", finish(ssh).stderr)
         };
         Self { ssh, stdin, socks, server }
     }
 
-    /// Starts to fetch a file from the server, through the SOCKS port.
-    fn fetch(&self, w: &World, file: &str) -> Child {
+    /// Starts a download from the server through the SOCKS port.
+    fn fetch(&self, w: &Lab, file: &str) -> Child {
         let mut curl = w.command("curl");
         curl.args(["-sSf", "--max-time", "60", "--socks5-hostname", &format!("127.0.0.1:{}", self.socks)]);
         curl.arg(format!("http://127.0.0.1:{}/{file}", self.server));
         curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// The user closes the window: the script's input ends.
+    /// Closes the window: the script reads end of input.
     fn close(self) {
         drop(self.stdin);
-        let ended = finish(self.ssh);
-        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        let closed = finish(self.ssh);
+        assert_eq!((closed.code, closed.stderr.as_str()), (Some(0), ""));
     }
 
-    /// VS Code ends, and ends its ssh.
+    /// VS Code ends, and kills ssh.
     fn kill(mut self) {
         signal(self.ssh.id(), "TERM");
         self.ssh.wait().unwrap();
     }
 }
 
-/// The versions of npm's ssh-config that are around: VS Code's kin follow it slowly.
+/// The versions of npm's ssh-config in use. Other editors update later than VS Code.
 const SSH_CONFIG: &str = r#"{
   "private": true,
   "dependencies": { "ssh-config": "5.3.0", "ssh-config-4": "npm:ssh-config@4.4.4" }
 }"#;
 
 #[test]
-fn the_parser_of_editors_lists_our_hosts() {
+fn the_parser_of_editors_lists_the_written_hosts() {
     let added = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&["web01"], |b| b.machine(added("Web02", "rg-b")).machine(added("db", "rg-a")));
-    join(&w, "web02");
+    let w = lab_with(&["web01"], |b| b.machine(added("Web02", "rg-b")).machine(added("db", "rg-a")));
+    add_sshd(&w, "web02");
     let hosts = Configuration::generate(&w, &["--all", "--wildcard", "*.arc"]);
     for package in ["ssh-config", "ssh-config-4"] {
-        let mut node = w.command("node");
-        node.arg(install().join("hosts.js")).arg(package).arg(&hosts.file);
-        let listed: BTreeMap<String, Value> = serde_json::from_str(&run(&mut node).clean()).unwrap();
-        // The user's own `*` is a pattern too; editors leave those out.
+        let listed = parse(&w, package, &hosts.file);
+        // Editors do not list patterns, such as the user's `*`.
         let aliases: Vec<&str> = listed.keys().map(String::as_str).filter(|a| !a.contains('*')).collect();
         assert_eq!(aliases, ["Web02", "db", "web01", "web02"], "{package}");
         for alias in aliases {
@@ -154,14 +152,12 @@ fn the_parser_of_editors_lists_our_hosts() {
 }
 
 #[test]
-fn the_parser_of_editors_survives_a_match_exec() {
-    let w = world_with(&["web01"], |b| b.machine(Machine::new("web02")));
-    join(&w, "web02");
+fn the_parser_of_editors_accepts_match_exec() {
+    let w = lab_with(&["web01"], |b| b.machine(Machine::new("web02")));
+    add_sshd(&w, "web02");
     let hosts = Configuration::with_certificates(&w, "--entra=files", &["--all"]);
     for package in ["ssh-config", "ssh-config-4"] {
-        let mut node = w.command("node");
-        node.arg(install().join("hosts.js")).arg(package).arg(&hosts.file);
-        let listed: BTreeMap<String, Value> = serde_json::from_str(&run(&mut node).clean()).unwrap();
+        let listed = parse(&w, package, &hosts.file);
         let aliases: Vec<&str> = listed.keys().map(String::as_str).filter(|a| !a.contains('*')).collect();
         assert_eq!(aliases, ["web01", "web02"], "{package}");
         for alias in aliases {
@@ -172,8 +168,16 @@ fn the_parser_of_editors_survives_a_match_exec() {
     assert_eq!(hosts.ssh(&["web02", "echo reached"]).clean(), "reached\n");
 }
 
+/// The hosts of an ssh configuration, as this version of the parser lists them.
+fn parse(w: &Lab, package: &str, configuration: &Path) -> BTreeMap<String, Value> {
+    fs::write(w.home().join("hosts.js"), include_str!("hosts.js")).unwrap();
+    let mut node = w.command("node");
+    node.arg("hosts.js").arg(package).arg(configuration).env("NODE_PATH", install().join("node_modules"));
+    serde_json::from_str(&run(&mut node).clean()).unwrap()
+}
+
 fn install() -> PathBuf {
-    let directory = installed("ssh-config-5.3.0-4.4.4", |directory| {
+    installed("ssh-config-5.3.0-4.4.4", |directory| {
         fs::write(directory.join("package.json"), SSH_CONFIG).unwrap();
         let install = ["install", "--no-audit", "--no-fund", "--ignore-scripts"];
         let npm = Command::new("npm").args(install).current_dir(directory).output();
@@ -183,7 +187,5 @@ fn install() -> PathBuf {
             "npm could not install ssh-config: {}",
             String::from_utf8_lossy(&npm.stderr)
         );
-    });
-    fs::write(directory.join("hosts.js"), include_str!("hosts.js")).unwrap();
-    directory
+    })
 }

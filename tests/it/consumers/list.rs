@@ -1,42 +1,42 @@
-//! `arcssh list`, for people and for programs.
+//! `arcssh list`: table, JSON and Ansible inventory.
 
 use arcssh_emulator::{ArmCall, ArmFault, Builder, EntraFault, Machine, RelayFault, SUBSCRIPTION, Service};
 use serde_json::{Value, json};
 
-use crate::support::{ARCSSH, World, on_a_terminal, run, world, world_with};
+use crate::support::{ARCSSH, Lab, lab, lab_with, on_a_terminal, run};
 
 const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
 
-/// Machines that differ in everything by which they can be selected.
-fn fleet() -> World {
-    fleet_with(|builder| builder)
+/// Machines with different groups, tags, subscriptions and states.
+fn machines() -> Lab {
+    machines_with(|builder| builder)
 }
 
-fn fleet_with(configure: impl FnOnce(Builder) -> Builder) -> World {
+fn machines_with(configure: impl FnOnce(Builder) -> Builder) -> Lab {
     let machines = [
         Machine::new("db01").resource_group("rg-a").tag("env", "test"),
         Machine::new("db01").resource_group("rg-b").tag("env", "live"),
         Machine::new("a-machine-with-a-long-name").resource_group("rg-b").os_name("windows").offline(),
         Machine::new("far").subscription(OTHER).tag("env", "live"),
     ];
-    world_with(&["Web01"], |builder| {
+    lab_with(&["Web01"], |builder| {
         configure(machines.into_iter().fold(builder, |builder, machine| builder.machine(machine)))
     })
 }
 
 #[track_caller]
-fn list(w: &World, arguments: &[&str]) -> String {
+fn list(w: &Lab, arguments: &[&str]) -> String {
     run(w.arcssh(&["list"]).args(arguments)).clean()
 }
 
 #[track_caller]
-fn json(w: &World, arguments: &[&str]) -> Value {
+fn json(w: &Lab, arguments: &[&str]) -> Value {
     serde_json::from_str(&list(w, arguments)).unwrap()
 }
 
-/// GROUP/NAME of what is listed.
+/// GROUP/NAME of each listed machine.
 #[track_caller]
-fn names(w: &World, arguments: &[&str]) -> Vec<String> {
+fn names(w: &Lab, arguments: &[&str]) -> Vec<String> {
     let machines = json(w, &[arguments, &["--format", "json"]].concat());
     let name =
         |m: &Value| format!("{}/{}", m["resourceGroup"].as_str().unwrap(), m["name"].as_str().unwrap());
@@ -47,8 +47,8 @@ const ALL: [&str; 5] =
     ["rg-b/a-machine-with-a-long-name", "rg-a/db01", "rg-b/db01", "rg-arc/far", "rg-arc/Web01"];
 
 #[test]
-fn people_read_a_table() {
-    let w = fleet();
+fn the_default_format_is_a_table() {
+    let w = machines();
     let table = list(&w, &[]);
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 1 + ALL.len(), "{table}");
@@ -78,18 +78,18 @@ fn people_read_a_table() {
     assert_eq!(list(&w, &["--all", "--format", "table"]), table);
 }
 
-/// What a terminal obeys or does not show: C0 and C1 controls, marks of direction, invisible characters, tags.
+/// Characters that a terminal interprets or hides: C0 and C1 controls, bidirectional marks, invisible characters, tags.
 const STEERING: &str = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}2J\u{9d}0;x\u{9c}\u{85}\r\u{202e}\u{2066}\u{61c}\u{200b}\u{200f}\u{2060}\u{feff}\u{ad}\u{180e}\u{fe0f}\u{e0041}\u{fff9}\u{2028}\nForged: all is well";
 
-/// Whether text on a terminal holds any of it; the terminal itself ends lines with CR and LF.
-fn steered(screen: &str) -> Option<char> {
+/// Returns a character of [`STEERING`] in the text of a terminal, whose line ends are CR LF.
+fn steering_character(screen: &str) -> Option<char> {
     let hidden = |c: char| c.is_control() && !"\r\n".contains(c) || STEERING.contains(c) && !c.is_ascii();
     screen.replace("\r\n", "\n").chars().find(|c| *c == '\r' || hidden(*c))
 }
 
-/// Machines all of whose texts steer; the name of one holds U+3164, a letter that is not shown.
-fn steering_fleet() -> World {
-    let w = world_with(&["web01"], |builder| builder);
+/// Machines whose texts are all [`STEERING`]. The name of one contains U+3164, an invisible letter.
+fn steering_machines() -> Lab {
+    let w = lab_with(&["web01"], |builder| builder);
     let row = json!({
         "id": w.id().replace("machines/web01", "machines/web\u{3164}01"), "tags": { "note": STEERING, STEERING: "x" },
         "location": STEERING, "properties": {
@@ -104,37 +104,37 @@ fn steering_fleet() -> World {
     w
 }
 
-/// What a command shows on a terminal.
-fn screen(w: &World, command: &str) -> String {
+/// The output of a command on a terminal.
+fn screen(w: &Lab, command: &str) -> String {
     let mut terminal = w.command("script");
     terminal.env("NO_COLOR", "1");
     on_a_terminal(terminal, &format!("stty cols 200; {ARCSSH} {command}")).1
 }
 
 #[test]
-fn what_a_machine_tells_of_itself_cannot_steer_the_terminal() {
-    let w = steering_fleet();
+fn texts_of_a_machine_cannot_control_the_terminal() {
+    let w = steering_machines();
     for command in
         ["list", "list --format json", "list --list", "list --format ansible", "config --all --dry-run"]
     {
         let screen = screen(&w, command);
-        assert_eq!(steered(&screen), None, "{command}: {screen:?}");
+        assert_eq!(steering_character(&screen), None, "{command}: {screen:?}");
         assert!(screen.contains("web"), "{command}: {screen:?}");
     }
     let table = list(&w, &[]);
     assert_eq!(table.lines().count(), 3, "{table:?}");
-    // Programs read what Azure holds.
+    // JSON contains Azure's text unchanged.
     assert_eq!(json(&w, &["--format", "json"])[0]["tags"]["note"], STEERING);
     let variables = json(&w, &["--list"])["_meta"]["hostvars"].take();
     assert_eq!(variables["web01"]["arc"]["tags"]["note"]["__ansible_unsafe"], STEERING);
-    assert_eq!(variables.as_object().unwrap().len(), 1, "ssh has no name with a letter that is not shown");
+    assert_eq!(variables.as_object().unwrap().len(), 1, "an invisible letter is not allowed in an ssh name");
 }
 
 #[test]
 fn columns_line_up_under_wide_characters_and_marks() {
     let machines =
         ["机器", "e\u{301}", "web02"].map(|os| Machine::new(&format!("m{}", os.len())).os_name(os));
-    let w = world_with(&[], |builder| machines.into_iter().fold(builder, Builder::machine));
+    let w = lab_with(&[], |builder| machines.into_iter().fold(builder, Builder::machine));
     let table = list(&w, &[]);
     let starts: Vec<usize> = table
         .lines()
@@ -154,8 +154,8 @@ fn columns_line_up_under_wide_characters_and_marks() {
 }
 
 #[test]
-fn what_a_service_says_cannot_steer_the_terminal() {
-    let hostile: [fn(&World); 4] = [
+fn error_texts_cannot_control_the_terminal() {
+    let faults: [fn(&Lab); 4] = [
         |w| w.emulator().arm_fault(ArmFault::new(400, STEERING, STEERING).times(9)),
         |w| {
             w.emulator().arm_fault(
@@ -173,9 +173,9 @@ fn what_a_service_says_cannot_steer_the_terminal() {
                 .relay_fault(RelayFault::refuse(403, "\u{9b}2J\u{202e}\u{200b}\u{e0041}Forged").always())
         },
     ];
-    for (number, hostile) in hostile.into_iter().enumerate() {
-        let w = world(&["web01"]);
-        hostile(&w);
+    for (number, fault) in faults.into_iter().enumerate() {
+        let w = lab(&["web01"]);
+        fault(&w);
         let proxy = format!("proxy {} --wait 0", w.id());
         for command in [
             &proxy,
@@ -187,28 +187,28 @@ fn what_a_service_says_cannot_steer_the_terminal() {
             "cache show",
         ] {
             let screen = screen(&w, &format!("{command} </dev/null"));
-            assert_eq!(steered(&screen), None, "{number} {command}: {screen:?}");
+            assert_eq!(steering_character(&screen), None, "{number} {command}: {screen:?}");
             assert!(command != proxy || screen.contains("Forged"), "{number}: {screen:?}");
         }
     }
 }
 
 #[test]
-fn a_log_file_holds_one_line_an_event_and_nothing_that_steers() {
-    let w = world(&["web01"]);
+fn a_log_file_has_one_line_per_event_without_control_characters() {
+    let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 70043, STEERING).times(9));
     w.emulator().arm_fault(ArmFault::new(400, STEERING, STEERING).times(9));
     for words in [&["-vvv"][..], &["-v"]] {
         run(w.proxy("web01").args(["--wait", "0", "--log-file", "log"]).args(words));
     }
     let log = std::fs::read_to_string(w.home().join("log")).unwrap();
-    assert_eq!(steered(&log), None, "{log:?}");
+    assert_eq!(steering_character(&log), None, "{log:?}");
     assert!(log.lines().all(|line| line.starts_with("20")), "{log}");
 }
 
 #[test]
-fn programs_read_json() {
-    let w = fleet();
+fn json_contains_all_properties() {
+    let w = machines();
     let machines = json(&w, &["--format", "json", "web01"]);
     let machine = w.emulator().machine("web01");
     let mut expected = json!([{
@@ -220,8 +220,8 @@ fn programs_read_json() {
 }
 
 #[test]
-fn machines_are_selected_by_what_they_have_in_common() {
-    let w = fleet();
+fn machines_are_selected_by_group_tag_subscription_and_name() {
+    let w = machines();
     assert_eq!(names(&w, &[]), ALL);
     assert_eq!(names(&w, &["--all"]), ALL);
     assert_eq!(names(&w, &["-g", "RG-B"]), [ALL[0], ALL[2]]);
@@ -235,7 +235,7 @@ fn machines_are_selected_by_what_they_have_in_common() {
 
 #[test]
 fn an_ambiguous_name_lists_the_candidates() {
-    let w = fleet();
+    let w = machines();
     run(&mut w.arcssh(&["list", "db01"])).failed(
         5,
         &[
@@ -253,8 +253,8 @@ fn an_ambiguous_name_lists_the_candidates() {
 }
 
 #[test]
-fn an_inventory_has_all_variables_and_one_hosts() {
-    let w = fleet();
+fn inventory_modes_print_all_variables_or_those_of_one_host() {
+    let w = machines();
     let inventory = json(&w, &["--list"]);
     assert_eq!(json(&w, &["--format", "ansible"]), inventory);
     let hosts = json!(["a-machine-with-a-long-name", "db01.rg-a", "db01.rg-b", "far", "web01"]);
@@ -265,12 +265,12 @@ fn an_inventory_has_all_variables_and_one_hosts() {
     assert_eq!(variables.as_object().unwrap().len(), ALL.len());
     assert_eq!(variables["db01.rg-b"]["arc"]["tags"], json!({ "env": { "__ansible_unsafe": "live" } }));
     assert_eq!(json(&w, &["--host", "db01.rg-b"]), variables["db01.rg-b"]);
-    assert_eq!(json(&w, &["--host", "nobody"]), json!({}));
+    assert_eq!(json(&w, &["--host", "unknown"]), json!({}));
 }
 
 #[test]
-fn without_resource_graph_the_pages_of_each_subscription_give_the_same_machines() {
-    let w = fleet_with(|builder| builder.page_size(1));
+fn without_resource_graph_lists_return_the_same_machines() {
+    let w = machines_with(|builder| builder.page_size(1));
     let graph = json(&w, &["--format", "json"]);
     let pages = |path: &str| {
         w.emulator().requests_to(Service::Arm).iter().filter(|r| r.path_and_query.contains(path)).count()

@@ -4,36 +4,36 @@ use std::fs;
 use std::process::Command;
 
 use super::Configuration;
-use crate::support::{World, noise, run, run_with_input, world};
+use crate::support::{Lab, lab, noise, run, run_with_input};
 
 #[test]
-fn ssh_carries_streams_and_status() {
-    let w = world(&["web01", "Web02"]);
+fn ssh_transfers_streams_and_exit_status() {
+    let w = lab(&["web01", "Web02"]);
     let hosts = Configuration::generate(&w, &["web01", "web02"]);
     let script = "cat; echo problem >&2; exit 7";
-    let run = run_with_input(hosts.program("ssh").args(["web01", script]), b"from here\n".to_vec());
+    let run = run_with_input(hosts.program("ssh").args(["web01", script]), b"input\n".to_vec());
     assert_eq!((run.code, run.stderr.as_str()), (Some(7), "problem\n"));
-    assert_eq!(run.stdout, b"from here\n");
+    assert_eq!(run.stdout, b"input\n");
     for spelling in ["web02", "Web02"] {
         assert_eq!(hosts.ssh(&[spelling, "echo reached"]).clean(), "reached\n");
     }
 }
 
 #[test]
-fn ssh_proves_the_file_and_a_second_run_changes_nothing() {
-    let w = world(&["web01", "Web02"]);
+fn ssh_verifies_the_file_and_a_second_run_changes_nothing() {
+    let w = lab(&["web01", "Web02"]);
     let hosts = Configuration::generate(&w, &["web01", "web02"]);
     let before = hosts.text();
-    let again = hosts.config(&[]);
-    assert_eq!(again.arcssh_lines(), [format!("arcssh: {} is up to date", hosts.file.display())]);
+    let refreshed = hosts.config(&[]);
+    assert_eq!(refreshed.arcssh_lines(), [format!("arcssh: {} is up to date", hosts.file.display())]);
     assert_eq!(hosts.text(), before);
     let verified = run(w.arcssh(&["config", "--verify", "--file"]).arg(&hosts.file));
     assert_eq!((verified.code, verified.stdout.len()), (Some(0), 0), "{}", verified.stderr);
 }
 
 #[test]
-fn scp_sftp_and_rsync_copy_there_and_back() {
-    let w = world(&["web01"]);
+fn scp_sftp_and_rsync_copy_both_ways() {
+    let w = lab(&["web01"]);
     let hosts = Configuration::generate(&w, &["web01"]);
     let home = w.home().display().to_string();
     fs::create_dir(w.home().join("tree")).unwrap();
@@ -62,11 +62,11 @@ fn scp_sftp_and_rsync_copy_there_and_back() {
 
 #[test]
 fn git_clones_and_pushes() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let hosts = Configuration::generate(&w, &["web01"]);
     let home = w.home().display().to_string();
-    run(git(&w).args(["init", "-q", "--bare", "-b", "main", "there.git"])).clean();
-    let remote = format!("web01:{home}/there.git");
+    run(git(&w).args(["init", "-q", "--bare", "-b", "main", "remote.git"])).clean();
+    let remote = format!("web01:{home}/remote.git");
     let over_ssh = |arguments: &[&str]| {
         let run = run(git(&w).env("GIT_SSH_COMMAND", hosts.ssh_words()).args(arguments));
         assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
@@ -79,15 +79,15 @@ fn git_clones_and_pushes() {
     over_ssh(&["-C", "first", "push", "-q", "origin", "HEAD:main"]);
     over_ssh(&["clone", "-q", &remote, "second"]);
     assert!(fs::read(w.home().join("second/file")).unwrap() == bytes);
-    run(git(&w).args(["-C", "second", "commit", "-q", "--allow-empty", "-m", "nothing"])).clean();
+    run(git(&w).args(["-C", "second", "commit", "-q", "--allow-empty", "-m", "empty"])).clean();
     over_ssh(&["-C", "second", "push", "-q"]);
     over_ssh(&["-C", "first", "fetch", "-q"]);
     let ahead = run(git(&w).args(["-C", "first", "rev-list", "--count", "origin/main"])).clean();
     assert_eq!(ahead, "2\n");
 }
 
-/// git that knows nothing of who runs the tests, and from where.
-fn git(w: &World) -> Command {
+/// git without the settings of the user who runs the tests.
+fn git(w: &Lab) -> Command {
     let mut git = w.command("git");
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_GLOBAL", "GIT_SSH"] {
         git.env_remove(name);

@@ -1,29 +1,29 @@
-//! `arcssh config --wildcard`: any machine by its name, found when it is connected to.
+//! `arcssh config --wildcard`: arcssh resolves a machine's name at connect time.
 
 use arcssh_emulator::{Machine, SUBSCRIPTION};
 
-use super::{Configuration, join, trust};
-use crate::support::{Run, World, run, world_with};
+use super::{Configuration, add_known_host, add_sshd};
+use crate::support::{Lab, Run, lab_with, run};
 
 #[test]
-fn a_name_that_nobody_wrote_down_is_found() {
-    let w = fleet();
+fn a_wildcard_host_is_resolved_at_connect_time() {
+    let w = three_machines();
     let hosts = Configuration::generate(&w, &["--wildcard", "*.arc"]);
-    for (typed, known_as) in
+    for (host, known_as) in
         [("web07.arc", "web07.arc"), ("WEB07.arc", ""), ("Db01.rg-B.arc", "db01.rg-b.arc")]
     {
-        know(&w, known_as);
-        assert_eq!(hosts.ssh(&[typed, "echo reached"]).clean(), "reached\n", "{typed}");
+        trust_host_key(&w, known_as);
+        assert_eq!(hosts.ssh(&[host, "echo reached"]).clean(), "reached\n", "{host}");
     }
 }
 
 #[test]
-fn concrete_sections_stand_beside_the_wildcard() {
-    let w = fleet();
+fn host_entries_and_a_wildcard_work_together() {
+    let w = three_machines();
     let hosts = Configuration::generate(&w, &["--all", "--wildcard", "*.arc"]);
-    know(&w, "web07.arc");
-    for typed in ["web07", "db01.rg-a", "db01.rg-b", "web07.arc"] {
-        assert_eq!(hosts.ssh(&[typed, "echo reached"]).clean(), "reached\n", "{typed}");
+    trust_host_key(&w, "web07.arc");
+    for host in ["web07", "db01.rg-a", "db01.rg-b", "web07.arc"] {
+        assert_eq!(hosts.ssh(&[host, "echo reached"]).clean(), "reached\n", "{host}");
     }
     let reached: Vec<usize> =
         ["rg-a/db01", "rg-b/db01"].iter().map(|m| w.emulator().machine(m).minted().len()).collect();
@@ -31,17 +31,17 @@ fn concrete_sections_stand_beside_the_wildcard() {
 }
 
 #[test]
-fn a_name_that_means_no_machine_or_several_is_told() {
-    let w = fleet();
+fn an_unknown_or_ambiguous_name_is_an_error() {
+    let w = three_machines();
     let hosts = Configuration::generate(&w, &["--wildcard", "*.arc"]);
-    told(
+    fails_with(
         &hosts.ssh(&["web99.arc", "true"]),
         &[
             "arcssh: cannot connect to web99.arc: no Arc machine that this identity sees is called web99",
             "arcssh: hint: arcssh list shows the machines that this identity sees",
         ],
     );
-    told(
+    fails_with(
         &hosts.ssh(&["db01.arc", "true"]),
         &[
             "arcssh: cannot connect to db01.arc: 2 machines are called db01: rg-a/db01, rg-b/db01",
@@ -51,42 +51,38 @@ fn a_name_that_means_no_machine_or_several_is_told() {
 }
 
 #[test]
-fn a_name_is_looked_for_in_the_subscription_that_is_named() {
-    let w = world_with(&["web01"], |builder| builder);
-    let by = |subscription: &str| {
+fn a_name_is_resolved_in_the_given_subscription() {
+    let w = lab_with(&["web01"], |builder| builder);
+    let connect = |subscription: &str| {
         let proxy = format!("arcssh proxy --host %n --subscription {subscription} --port %p");
         run(&mut w.ssh_by(&proxy, "echo reached"))
     };
-    assert_eq!(by(SUBSCRIPTION).clean(), "reached\n");
-    let other = by("00000000-0000-4000-8000-000000000009");
-    let [why, _] = other.arcssh_lines()[..] else { panic!("{}", other.stderr) };
-    assert!(why.starts_with("arcssh: cannot connect to web01: "), "{why}");
-    assert_eq!(
-        by(SUBSCRIPTION).clean(),
-        "reached\n",
-        "what was found before is kept for its own subscription"
-    );
+    assert_eq!(connect(SUBSCRIPTION).clean(), "reached\n");
+    let other = connect("00000000-0000-4000-8000-000000000009");
+    let [error, _] = other.arcssh_lines()[..] else { panic!("{}", other.stderr) };
+    assert!(error.starts_with("arcssh: cannot connect to web01: "), "{error}");
+    assert_eq!(connect(SUBSCRIPTION).clean(), "reached\n", "the cached ID belongs to its subscription");
 }
 
-/// web07, and two machines that are called db01.
-fn fleet() -> World {
+/// web07, and two machines with the name db01.
+fn three_machines() -> Lab {
     let db = |group: &str| Machine::new("db01").resource_group(group);
-    let w = world_with(&["web07"], |builder| builder.machine(db("rg-a")).machine(db("rg-b")));
-    join(&w, "rg-a/db01");
-    join(&w, "rg-b/db01");
+    let w = lab_with(&["web07"], |builder| builder.machine(db("rg-a")).machine(db("rg-b")));
+    add_sshd(&w, "rg-a/db01");
+    add_sshd(&w, "rg-b/db01");
     w
 }
 
-/// Adds the host key under the name that ssh knows a host of the wildcard by: as typed, in lower case, with its port.
-fn know(w: &World, name: &str) {
+/// Adds the host key under ssh's name for a host of the wildcard: as typed, in lower case, with its port.
+fn trust_host_key(w: &Lab, name: &str) {
     if !name.is_empty() {
-        trust(w, &format!("[{name}]:{}", w.sshd().port()));
+        add_known_host(w, &format!("[{name}]:{}", w.sshd().port()));
     }
 }
 
-/// Asserts that the user reads these lines before ssh's own.
+/// Asserts that ssh prints these lines of arcssh and fails.
 #[track_caller]
-fn told(run: &Run, lines: &[&str]) {
+fn fails_with(run: &Run, lines: &[&str]) {
     assert_eq!(run.arcssh_lines(), lines, "{}", run.stderr);
     assert_eq!((run.code, run.stdout.len()), (Some(255), 0));
 }

@@ -1,4 +1,4 @@
-//! One cell of the matrix: a connection with one fault, and what must be true of its end.
+//! One cell of the matrix: a connection with one fault, and the expected end.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -10,19 +10,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::matrix::server::Server;
-use crate::support::{World, eventually, signal};
+use crate::support::{Lab, eventually, signal};
 
-/// Names a file in which each phase leaves its part of the table. If it is set, slow cells run too.
+/// The file to which each phase appends its part of the table. If it is set, slow cells run too.
 const TABLE: &str = "FAULTS_TABLE";
 
-/// The most memory that a connection may ever hold, without the pages of the program's file: those of a debug build are
-/// many.
+/// Memory limit of a connection, without the pages of the program file, which are many in a debug build.
 const MEMORY: u64 = 24 * 1024 * 1024;
 
-/// How many cells of a phase run at once. Most of them only wait.
-const AT_ONCE: usize = 6;
+/// Number of concurrent cells of a phase. Most of them only wait.
+const CONCURRENT: usize = 6;
 
-/// One connection with one fault.
 pub(crate) struct Cell {
     fault: &'static str,
     command: Command,
@@ -34,26 +32,27 @@ pub(crate) struct Cell {
     output: Vec<u8>,
     limit: Duration,
     slow: bool,
-    enough: Option<Vec<u8>>,
+    alternative: Option<Vec<u8>>,
     extra: Option<Check>,
 }
 
 type Disturb = Box<dyn FnOnce(&mut Child) + Send>;
 type Check = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
-/// What ssh does with its end of standard input.
+/// The use of standard input by ssh.
 #[derive(Clone)]
 pub(crate) enum Input {
-    /// Sends this, and then leaves it open and silent.
+    /// Sends this, then stays open without more data.
     Open(Vec<u8>),
-    /// Sends this and closes it.
+    /// Sends this, then closes.
     Closed(Vec<u8>),
-    /// What the command was given.
+    /// The standard input of the command.
     Given,
 }
 
 impl Cell {
-    /// A connection by `command` that must fail: one error that names one of `cause`, within 15 s, and no output.
+    /// A connection by `command` that must fail within 15 s, with one error that contains one of `cause`, and without
+    /// output.
     pub(crate) fn new(fault: &'static str, command: Command, cause: &[&'static str]) -> Self {
         Self {
             fault,
@@ -66,13 +65,13 @@ impl Cell {
             output: Vec::new(),
             limit: Duration::from_secs(15),
             slow: false,
-            enough: None,
+            alternative: None,
             extra: None,
         }
     }
 
-    /// The server that must not be left with a connection.
-    pub(crate) fn of(mut self, server: &Arc<Server>) -> Self {
+    /// The server, which must have no connection at the end.
+    pub(crate) fn with_server(mut self, server: &Arc<Server>) -> Self {
         self.server = Some(Arc::clone(server));
         self
     }
@@ -82,37 +81,37 @@ impl Cell {
         self
     }
 
-    /// Files for standard input and output in place of ssh's pipes.
+    /// Sets files as standard input and output instead of pipes.
     pub(crate) fn files(mut self, input: fs::File, output: fs::File) -> Self {
         self.command.stdin(input).stdout(output);
         self
     }
 
-    /// Where the limit is just enough, it connects and delivers this.
-    pub(crate) fn few_or_enough(mut self, output: &[u8]) -> Self {
-        self.enough = Some(output.to_vec());
+    /// Alternatively, if the limit is high enough, the program connects and delivers `output`.
+    pub(crate) fn or_delivers(mut self, output: &[u8]) -> Self {
+        self.alternative = Some(output.to_vec());
         self
     }
 
-    /// What happens to the running program, on a thread of its own.
+    /// Acts on the running program in another thread.
     pub(crate) fn disturbed(mut self, disturb: impl FnOnce(&mut Child) + Send + 'static) -> Self {
         self.disturb = Some(Box::new(disturb));
         self
     }
 
-    /// The exit statuses that are right; none where a signal may end it.
+    /// The expected exit statuses. `None` stands for a signal.
     pub(crate) fn status(mut self, status: &[Option<i32>]) -> Self {
         self.status = status.to_vec();
         self
     }
 
-    /// Ends well, and says nothing.
+    /// Ends with this status and without a message.
     pub(crate) fn quiet(mut self, status: i32) -> Self {
         self.cause = Vec::new();
         self.status(&[Some(status)])
     }
 
-    /// Exactly what must have been written to standard output.
+    /// The expected standard output.
     pub(crate) fn delivers(mut self, output: &[u8]) -> Self {
         self.output = output.to_vec();
         self
@@ -123,26 +122,26 @@ impl Cell {
         self
     }
 
-    /// Takes too long for `make test`.
+    /// A cell that takes too long for `make test`.
     pub(crate) fn slow(mut self, seconds: u64) -> Self {
         self.slow = true;
         self.within(seconds)
     }
 
-    /// A fault of which the client only sees that nothing comes takes the whole time that requests to Azure are given.
+    /// A fault that the client can detect only by a timeout takes the whole time for requests to Azure.
     pub(crate) fn slow_if_silent(mut self) -> Self {
         self.slow |= self.limit > Duration::from_secs(60);
         self
     }
 
-    /// What else must be true afterwards.
-    pub(crate) fn also(mut self, check: impl FnOnce() -> Result<(), String> + Send + 'static) -> Self {
+    /// An additional check after the end.
+    pub(crate) fn check(mut self, check: impl FnOnce() -> Result<(), String> + Send + 'static) -> Self {
         self.extra = Some(Box::new(check));
         self
     }
 }
 
-/// What came of a cell.
+/// The result of a cell.
 struct Outcome {
     fault: &'static str,
     status: Option<i32>,
@@ -152,15 +151,15 @@ struct Outcome {
     deviations: Vec<String>,
 }
 
-/// Runs all cells of a phase and panics with every deviation.
+/// Runs all cells of a phase, and panics with all deviations.
 #[track_caller]
-pub(crate) fn run_phase(phase: &str, w: &World, cells: Vec<Cell>) {
+pub(crate) fn run_phase(phase: &str, w: &Lab, cells: Vec<Cell>) {
     let table = std::env::var_os(TABLE).map(PathBuf::from);
     let cells: Vec<Cell> = cells.into_iter().filter(|cell| table.is_some() || !cell.slow).collect();
     let (count, cells) = (cells.len(), Mutex::new(cells.into_iter().enumerate()));
     let outcomes = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(count) {
+        for _ in 0..CONCURRENT.min(count) {
             scope.spawn(|| {
                 loop {
                     let next = cells.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -184,9 +183,9 @@ pub(crate) fn run_phase(phase: &str, w: &World, cells: Vec<Cell>) {
             .write_all(rows.as_bytes())
             .unwrap();
     }
-    assert_eq!(outcomes.len(), count, "a cell has broken off");
+    assert_eq!(outcomes.len(), count, "a cell did not complete");
     let wrong: Vec<String> =
-        outcomes.iter().filter(|outcome| !outcome.deviations.is_empty()).map(told).collect();
+        outcomes.iter().filter(|outcome| !outcome.deviations.is_empty()).map(describe).collect();
     assert!(wrong.is_empty(), "{} of {count} cells deviate:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -202,32 +201,32 @@ fn row(phase: &str, outcome: &Outcome) -> String {
     )
 }
 
-fn told(outcome: &Outcome) -> String {
-    format!("  {}: {}\n      said: {}", outcome.fault, outcome.deviations.join("; "), outcome.message)
+fn describe(outcome: &Outcome) -> String {
+    format!("  {}: {}\n      messages: {}", outcome.fault, outcome.deviations.join("; "), outcome.message)
 }
 
-fn run_cell(room: &Path, cell: Cell) -> Outcome {
+fn run_cell(directory: &Path, cell: Cell) -> Outcome {
     let Cell { fault, mut command, server, input, disturb, mut status, mut cause, mut output, limit, .. } =
         cell;
-    let (enough, extra) = (cell.enough, cell.extra);
-    let (temporary, state) = (room.join("tmp"), room.join("state"));
+    let (alternative, extra) = (cell.alternative, cell.extra);
+    let (temporary, state) = (directory.join("tmp"), directory.join("state"));
     fs::create_dir_all(&temporary).unwrap();
     command.env("TMPDIR", &temporary).stderr(Stdio::piped());
     if !command.get_envs().any(|(name, _)| name == "ARCSSH_STATE_DIR") {
         command.env("ARCSSH_STATE_DIR", &state);
     }
     let ran = execute(&mut command, input, disturb, limit);
-    if let Some(delivered) = enough.filter(|_| ran.code == Some(0)) {
+    if let Some(delivered) = alternative.filter(|_| ran.code == Some(0)) {
         (status, cause, output) = (vec![Some(0)], Vec::new(), delivered);
     }
-    let mut deviations = judge(&ran, &status, &cause, &output, limit);
-    server.iter().for_each(|server| server.let_go());
+    let mut deviations = deviations(&ran, &status, &cause, &output, limit);
+    server.iter().for_each(|server| server.client_ended());
     if let Some(server) = &server
         && !eventually(Duration::from_secs(5), || server.open() == 0)
     {
-        deviations.push(format!("{} connections stay open", server.open()));
+        deviations.push(format!("{} connections are still open", server.open()));
     }
-    deviations.extend(left_behind(&temporary, &state));
+    deviations.extend(remaining_files(&temporary, &state));
     deviations.extend(extra.and_then(|check| check().err()));
     let Ran { code, took, memory, stderr, .. } = ran;
     let message = stderr.lines().find(|line| is_error(line)).unwrap_or_default();
@@ -235,7 +234,7 @@ fn run_cell(room: &Path, cell: Cell) -> Outcome {
     Outcome { fault, status: code, took, memory, message, deviations }
 }
 
-/// A program that has run.
+/// A program that has ended.
 struct Ran {
     code: Option<i32>,
     took: Duration,
@@ -246,8 +245,8 @@ struct Ran {
 }
 
 fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit: Duration) -> Ran {
-    let given = matches!(input, Input::Given);
-    if !given {
+    let is_given = matches!(input, Input::Given);
+    if !is_given {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
     }
     let start = Instant::now();
@@ -301,11 +300,11 @@ fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit:
     Ran { code, took, memory: memory.into_inner() as u64, stdout, stderr, killed }
 }
 
-/// The most memory that a process has had so far, without file pages; 0 if the process has ended.
+/// The peak memory of a process, without file pages, or 0 if the process has ended.
 ///
-/// A new process has this one's memory until execve(2) gives it its own, and then its own name: before that, 0.
+/// Until execve(2), a new process has the memory and the name of this one: also 0.
 fn peak(process: u32) -> usize {
-    let name = |of: &str| fs::read_to_string(format!("/proc/{of}/comm")).unwrap_or_default();
+    let name = |process: &str| fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     if name(&process.to_string()) == name("thread-self") {
         return 0;
     }
@@ -323,10 +322,16 @@ fn is_error(line: &str) -> bool {
         && !line.starts_with("arcssh: waiting for ")
 }
 
-fn judge(ran: &Ran, status: &[Option<i32>], cause: &[&str], output: &[u8], limit: Duration) -> Vec<String> {
+fn deviations(
+    ran: &Ran,
+    status: &[Option<i32>],
+    cause: &[&str],
+    output: &[u8],
+    limit: Duration,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     if ran.killed {
-        wrong.push(format!("did not end within {} s", limit.as_secs()));
+        wrong.push(format!("still ran after {} s", limit.as_secs()));
     } else if !status.contains(&ran.code) {
         wrong.push(format!("exit status {:?}, expected one of {status:?}", ran.code));
     }
@@ -341,13 +346,13 @@ fn judge(ran: &Ran, status: &[Option<i32>], cause: &[&str], output: &[u8], limit
     if let Some(line) = ran.stderr.lines().find(|line| !line.starts_with("arcssh: ")) {
         wrong.push(format!("a line that is not a message: {line:?}"));
     }
-    if ran.stderr.chars().any(|c| c != '\n' && steers(c)) || ran.stderr.len() > 8192 {
-        wrong.push("the text can steer a terminal, or floods it".into());
+    if ran.stderr.chars().any(|c| c != '\n' && is_control_or_hidden(c)) || ran.stderr.len() > 8192 {
+        wrong.push("the text contains control characters, or is too long".into());
     }
     if ran.stdout != output {
         let common = ran.stdout.iter().zip(output).take_while(|(a, b)| a == b).count();
-        let (got, expected) = (ran.stdout.len(), output.len());
-        wrong.push(format!("{got} bytes of output, expected {expected}; the first {common} agree"));
+        let (length, expected) = (ran.stdout.len(), output.len());
+        wrong.push(format!("{length} bytes of output, expected {expected}; the first {common} agree"));
     }
     if ran.memory > MEMORY {
         wrong.push(format!("{} MiB of memory", ran.memory / 1_048_576));
@@ -356,21 +361,21 @@ fn judge(ran: &Ran, status: &[Option<i32>], cause: &[&str], output: &[u8], limit
 }
 
 /// Characters with which hostile text could draw on a terminal or hide.
-fn steers(c: char) -> bool {
+fn is_control_or_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Files that are of no more use. That no process is left is checked for all cells at the end of the phase, by [`World`].
-fn left_behind(temporary: &Path, state: &Path) -> Vec<String> {
+/// Temporary files. [`Lab`] checks for processes at the end of a phase.
+fn remaining_files(temporary: &Path, state: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
-    // A file that is still being written is called so until it is complete.
+    // Names of files that are not complete.
     let unfinished =
         |name: &String| name.starts_with("new-") || name.starts_with('.') || name.contains("tmp");
     let files = names_below(state).into_iter().filter(unfinished);
     let files: Vec<String> = names_below(temporary).into_iter().chain(files).collect();
     if !files.is_empty() {
-        wrong.push(format!("files left behind: {files:?}"));
+        wrong.push(format!("files remain: {files:?}"));
     }
     wrong
 }

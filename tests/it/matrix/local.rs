@@ -1,4 +1,4 @@
-//! Faults on the local side: signals, standard input and output, the state directory, limits of the process.
+//! Faults on the local side: signals, standard streams, the state directory, limits of the process.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -14,7 +14,7 @@ use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{BINARY, Peer, Server, act};
 use crate::matrix::{GREETING, MIB, Service, after_request, in_tls, namespaces_work, session};
 use crate::store::greeter;
-use crate::support::{ARCSSH, World, eventually, noise, signal, world};
+use crate::support::{ARCSSH, Lab, eventually, lab, noise, signal};
 
 fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
     peer.frame(BINARY, GREETING)?;
@@ -23,25 +23,25 @@ fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
 
 #[test]
 fn signals_and_standard_streams() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let send = |name: &'static str| {
         move |child: &mut Child| {
-            // The greeting has arrived: the session is under way.
+            // After the greeting, the session is established.
             let mut greeting = [0; GREETING.len()];
             io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
             signal(child.id(), name);
         }
     };
-    // The relay has the request and keeps silent, when `disturb` happens.
+    // `disturb` runs after the silent relay has received the request.
     let connecting = |fault, cause: &[&'static str], disturb: fn(&mut Child)| {
-        let asked = Arc::new(AtomicBool::new(false));
-        let has_asked = Arc::clone(&asked);
+        let requested = Arc::new(AtomicBool::new(false));
+        let is_requested = Arc::clone(&requested);
         let silent = after_request(move |peer| {
-            asked.store(true, Ordering::SeqCst);
+            requested.store(true, Ordering::SeqCst);
             peer.silence()
         });
         in_tls(&w, Service::Relay, fault, silent, cause).disturbed(move |child| {
-            assert!(eventually(Duration::from_secs(30), || has_asked.load(Ordering::SeqCst)));
+            assert!(eventually(Duration::from_secs(30), || is_requested.load(Ordering::SeqCst)));
             disturb(child);
         })
     };
@@ -72,7 +72,7 @@ fn signals_and_standard_streams() {
             drop(child.stdout.take());
         })
         .quiet(0),
-        session(&w, "standard output closed, and the relay silent", &[], greet_and_listen)
+        session(&w, "standard output closed, with a silent relay", &[], greet_and_listen)
             .disturbed(|child| {
                 let mut greeting = [0; GREETING.len()];
                 io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
@@ -80,12 +80,12 @@ fn signals_and_standard_streams() {
             })
             .status(&[Some(0), Some(129)]),
     ];
-    cells.extend(odd_streams(&w));
+    cells.extend(failing_streams(&w));
     run_phase("local: signals, streams", &w, cells);
 }
 
-/// Standard streams that are no pipes of ssh, or that fail.
-fn odd_streams(w: &World) -> Vec<Cell> {
+/// Standard streams that fail, or that are not pipes.
+fn failing_streams(w: &Lab) -> Vec<Cell> {
     let on_file = |fault, cause: &[&'static str], input: &str, output: &str| {
         let cell = session(w, fault, cause, |peer| {
             for _ in 0..64 {
@@ -98,11 +98,11 @@ fn odd_streams(w: &World) -> Vec<Cell> {
     };
     vec![
         on_file("standard output full", &["No space left"], "/dev/zero", "/dev/full"),
-        // read(2) gives EISDIR.
+        // read(2) returns EISDIR.
         on_file("standard input cannot be read", &["standard input"], "/", "/dev/null"),
-        session(w, "ssh gone, and the relay takes nothing", &[], |peer| {
+        session(w, "ssh ended, and the relay reads nothing", &[], |peer| {
             peer.frame(BINARY, GREETING)?;
-            peer.stand_still()
+            peer.block()
         })
         .input(Input::Open(noise(8 * MIB)))
         .disturbed(|child| {
@@ -114,10 +114,10 @@ fn odd_streams(w: &World) -> Vec<Cell> {
     ]
 }
 
-/// A state directory that is of no use is no reason not to connect.
+/// An unusable state directory does not prevent a connection.
 #[test]
-fn state_directories_of_no_use() {
-    let w = world(&["web01"]);
+fn unusable_state_directories() {
+    let w = lab(&["web01"]);
     let port = greeter();
     w.emulator().machine("web01").set_ssh_port(port);
     let with = |fault: &'static str, name: &str, prepare: &dyn Fn(&std::path::Path)| {
@@ -139,13 +139,13 @@ fn state_directories_of_no_use() {
     };
     let mut cells = vec![
         with("missing", "a/b/c", &|_| ()),
-        with("full of nonsense", "nonsense", &|directory| {
+        with("invalid files", "invalid", &|directory| {
             fs::create_dir(directory).unwrap();
             fs::set_permissions(directory, Permissions::from_mode(0o700)).unwrap();
             fs::write(directory.join("relay-0.json"), noise(100)).unwrap();
             fs::write(directory.join("token-0.json"), "{").unwrap();
         }),
-        with("a name too long", &"x".repeat(300), &|_| ()),
+        with("a name that is too long", &"x".repeat(300), &|_| ()),
     ];
     if namespaces_work(w.home()) {
         cells.push(mounted("full", "full", "size=4k,nr_inodes=3"));
@@ -156,7 +156,7 @@ fn state_directories_of_no_use() {
 
 #[test]
 fn limits_of_the_process() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let port = greeter();
     w.emulator().machine("web01").set_ssh_port(port);
     let limited = |fault, limits: &str, cause: &[&'static str]| {
@@ -168,31 +168,31 @@ fn limits_of_the_process() {
     };
     let files = &["file descriptors", "open files"];
     let mut cells = vec![
-        // Fewer keep the system from loading the program at all.
+        // With fewer, the system cannot load the program.
         limited("5 file descriptors", "-n 5", files),
         limited("6 file descriptors", "-n 6", files),
         limited("8 file descriptors", "-n 8", files),
         limited("files of no bytes", "-f 0", &[]).quiet(0).delivers(crate::store::GREETING.as_bytes()),
     ];
-    // The trust store is a file too: between too few and enough, each number must be told as too few.
+    // The trust store is a file too. Every number between too few and enough must be reported as too few.
     for (fault, limit) in [("9", 9), ("10", 10), ("11", 11), ("12", 12), ("14", 14), ("16", 16)] {
         let number = Box::leak(format!("{fault} file descriptors").into_boxed_str());
         let cell =
-            limited(number, &format!("-n {limit}"), files).few_or_enough(crate::store::GREETING.as_bytes());
+            limited(number, &format!("-n {limit}"), files).or_delivers(crate::store::GREETING.as_bytes());
         cells.push(cell);
     }
     run_phase("local: limits", &w, cells);
 }
 
-/// The real ssh, killed in a session that the relay takes nothing of: arcssh goes with it.
+/// The real ssh is killed in a session whose relay reads nothing. arcssh must end too.
 #[test]
-fn a_killed_ssh_ends_arcssh_while_the_relay_takes_nothing() {
-    let w = world(&["web01"]);
+fn a_killed_ssh_ends_arcssh_with_a_blocked_relay() {
+    let w = lab(&["web01"]);
     let tls = w.emulator().tls_server(ServerCertificate::Genuine);
     let upgraded = act(|peer| {
         peer.upgrade()?;
         peer.frame(BINARY, GREETING)?;
-        peer.stand_still()
+        peer.block()
     });
     let server = Arc::new(Server::start(Some(tls), upgraded));
     let proxy = Service::Relay.command(&w, server.port);
@@ -206,6 +206,6 @@ fn a_killed_ssh_ends_arcssh_while_the_relay_takes_nothing() {
     signal(ssh.id(), "KILL");
     ssh.wait().unwrap();
     assert!(eventually(Duration::from_secs(10), || w.survivors().is_empty()), "{:?}", w.survivors());
-    server.let_go();
+    server.client_ended();
     assert!(eventually(Duration::from_secs(10), || server.open() == 0));
 }

@@ -1,4 +1,4 @@
-//! Servers that go wrong at one chosen point of a connection.
+//! Servers that fail at one point of a connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What a server does with a connection.
+/// The behaviour of a server for one connection.
 pub(crate) type Act = Arc<dyn Fn(&mut Peer) -> io::Result<()> + Send + Sync>;
 
 /// Wraps a closure as an [`Act`].
@@ -18,7 +18,7 @@ pub(crate) fn act(act: impl Fn(&mut Peer) -> io::Result<()> + Send + Sync + 'sta
     Arc::new(act)
 }
 
-/// A server on a port of its own. Each connection has a thread, and TLS if there is a configuration.
+/// A server on a free port. Each connection has its own thread, and TLS if there is a configuration.
 pub(crate) struct Server {
     pub(crate) port: u16,
     open: Arc<AtomicUsize>,
@@ -38,7 +38,7 @@ impl Server {
                 let over = Arc::clone(&over);
                 count.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
-                    // The other side may go at any moment, as it may.
+                    // The client may close at any time.
                     let _ = Peer::new(tcp, tls, over).and_then(|mut peer| act(&mut peer));
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -47,18 +47,18 @@ impl Server {
         Self { port, open, is_over }
     }
 
-    /// The client has ended: what stood still reads on, for the end of a connection comes after all that was sent.
-    pub(crate) fn let_go(&self) {
+    /// After the client's end, a blocked connection reads its remaining bytes: the end of the connection follows them.
+    pub(crate) fn client_ended(&self) {
         self.is_over.store(true, Ordering::SeqCst);
     }
 
-    /// How many connections have not ended.
+    /// Number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 }
 
-/// The other end of a connection.
+/// The server's side of a connection.
 pub(crate) struct Peer {
     tcp: TcpStream,
     tls: Option<StreamOwned<ServerConnection, TcpStream>>,
@@ -82,15 +82,15 @@ impl Peer {
         Ok(Self { tcp, tls, is_over })
     }
 
-    /// Takes everything and sends nothing, until the other side goes.
+    /// Reads everything and sends nothing, until the client closes.
     pub(crate) fn silence(&mut self) -> io::Result<()> {
         let mut buffer = [0; 65536];
         while self.read(&mut buffer)? > 0 {}
         Ok(())
     }
 
-    /// Neither reads nor writes, until the other side has gone.
-    pub(crate) fn stand_still(&mut self) -> io::Result<()> {
+    /// Neither reads nor writes, until the client has ended.
+    pub(crate) fn block(&mut self) -> io::Result<()> {
         while !self.is_over.load(Ordering::SeqCst) {
             thread::park_timeout(Duration::from_millis(20));
         }
@@ -104,28 +104,28 @@ impl Peer {
         Ok(())
     }
 
-    /// The connection below TLS.
+    /// The TCP connection below TLS.
     pub(crate) fn below_tls(&self) -> io::Result<TcpStream> {
         self.tcp.try_clone()
     }
 
-    /// Ends the sending side by TCP alone, with no farewell of TLS, and reads to the end.
-    pub(crate) fn cut(&mut self) -> io::Result<()> {
+    /// Closes the sending side of TCP without close_notify, and reads until the end.
+    pub(crate) fn close_tcp(&mut self) -> io::Result<()> {
         self.tcp.shutdown(Shutdown::Write)?;
         self.silence()
     }
 
-    /// Ends the sending side in order, and reads to the end.
+    /// Closes the sending side with close_notify, and reads until the end.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.conn.send_close_notify();
             tls.flush()?;
         }
-        self.cut()
+        self.close_tcp()
     }
 
-    /// Sends byte after byte, slowly.
-    pub(crate) fn drip(&mut self, bytes: &[u8], pause: Duration) -> io::Result<()> {
+    /// Sends one byte at a time.
+    pub(crate) fn send_slowly(&mut self, bytes: &[u8], pause: Duration) -> io::Result<()> {
         for byte in bytes {
             self.write_all(&[*byte])?;
             self.flush()?;
@@ -134,14 +134,14 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends the same bytes until the other side has had enough.
-    pub(crate) fn flood(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Sends the same bytes until the client closes.
+    pub(crate) fn send_endlessly(&mut self, bytes: &[u8]) -> io::Result<()> {
         loop {
             self.write_all(bytes)?;
         }
     }
 
-    /// Reads the head of an HTTP request, and its body if its length is told.
+    /// Reads the head of an HTTP request, and the body if there is a Content-Length.
     pub(crate) fn request(&mut self) -> io::Result<String> {
         let mut head = Vec::new();
         let mut byte = [0];
@@ -157,21 +157,21 @@ impl Peer {
         Ok(head)
     }
 
-    /// Reads an upgrade request and answers it as Azure Relay does.
+    /// Reads an upgrade request, and responds like Azure Relay.
     pub(crate) fn upgrade(&mut self) -> io::Result<()> {
         let request = self.request()?;
         self.write_all(switching_protocols(&request).as_bytes())?;
         self.flush()
     }
 
-    /// Sends one unmasked frame; `first` holds FIN, the reserved bits and the opcode (RFC 6455, section 5.2).
+    /// Sends one unmasked frame. `first` contains FIN, the reserved bits and the opcode (RFC 6455, section 5.2).
     pub(crate) fn frame(&mut self, first: u8, payload: &[u8]) -> io::Result<()> {
         self.frame_head(first, payload.len() as u64)?;
         self.write_all(payload)?;
         self.flush()
     }
 
-    /// Announces a frame of a length.
+    /// Sends the head of a frame with this length.
     pub(crate) fn frame_head(&mut self, first: u8, length: u64) -> io::Result<()> {
         let mut head = vec![first];
         match length {
@@ -188,13 +188,13 @@ impl Peer {
         self.write_all(&head)
     }
 
-    /// A Close frame with a code and a reason.
+    /// Sends a Close frame with a code and a reason, and closes.
     pub(crate) fn close(&mut self, code: u16, reason: &[u8]) -> io::Result<()> {
         self.frame(CLOSE, &[&code.to_be_bytes(), reason].concat())?;
         self.finish()
     }
 
-    /// Reads one frame of the client: first byte and unmasked payload.
+    /// Reads one frame of the client. Returns its first byte and the unmasked payload.
     pub(crate) fn read_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
         let mut head = [0; 2];
         self.read_exact(&mut head)?;
@@ -217,18 +217,17 @@ impl Peer {
     }
 }
 
-/// A whole binary message, a Close frame and a ping: FIN and opcode.
+/// FIN and opcode of a binary message, a Close frame and a ping.
 pub(crate) const BINARY: u8 = 0x82;
 pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PING: u8 = 0x89;
 
-/// The value of a header.
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.lines().filter_map(|line| line.split_once(':'));
     lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
 }
 
-/// The 101 for an upgrade request (RFC 6455, section 4.2.2).
+/// The 101 response to an upgrade request (RFC 6455, section 4.2.2).
 pub(crate) fn switching_protocols(request: &str) -> String {
     let accept = accept_key(header(request, "sec-websocket-key").unwrap_or_default());
     format!(

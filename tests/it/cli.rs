@@ -1,42 +1,42 @@
-//! What helps people at their keyboards: help, completions, the manual, and what a bug report needs.
+//! Help, completions, manual and version.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::readme;
-use crate::support::{ARCSSH, namespaces, on_a_terminal, program_at, run, script, typed, world};
+use crate::support::{ARCSSH, lab, namespaces, on_a_terminal, program_at, run, run_arcssh, script};
 
-/// The commands that the help lists, but `help` itself.
+/// The commands that the help lists, without `help`.
 fn commands() -> Vec<String> {
-    let help = typed(&["--help"]).clean();
+    let help = run_arcssh(&["--help"]).clean();
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let first_words = listed.map_while(|line| line.split_whitespace().next());
     first_words.filter(|word| *word != "help").map(Into::into).collect()
 }
 
-/// The lines that stand in a help below the options, apart from the title.
+/// The examples at the end of a help text, without the heading.
 fn examples(help: &str) -> impl Iterator<Item = &str> {
     let (_, below) = help.split_once("--log-file").unwrap();
     below.lines().skip_while(|line| !line.is_empty()).filter(|line| *line != "Examples:")
 }
 
 #[test]
-fn arcssh_alone_says_what_it_is_and_what_to_type_first() {
-    let alone = typed(&[]);
+fn arcssh_without_arguments_prints_the_help() {
+    let alone = run_arcssh(&[]);
     assert_eq!((alone.code, alone.stdout.len()), (Some(2), 0), "standard output belongs to ssh");
-    assert_eq!(alone.stderr, typed(&["--help"]).clean());
+    assert_eq!(alone.stderr, run_arcssh(&["--help"]).clean());
     assert!(alone.stderr.starts_with("Plain ssh to Azure Arc-enabled servers"), "{}", alone.stderr);
     assert!(alone.stderr.contains("\nExamples:\n  arcssh login "), "{}", alone.stderr);
     assert_eq!(commands()[..3], ["login", "config", "list"]);
 }
 
-/// A line of the examples that is broken in two reads as nonsense.
+/// An example that wraps cannot be copied.
 #[test]
 fn each_command_has_help_whose_examples_fit_a_terminal() {
     for command in commands().iter().map(String::as_str).chain([""]) {
         let words: Vec<&str> = [command, "-h"].into_iter().filter(|word| !word.is_empty()).collect();
-        let help = typed(&words).clean();
+        let help = run_arcssh(&words).clean();
         assert!(help.contains(format!("\nUsage: arcssh {command}").trim_end()), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         assert!(examples(&help).all(|line| line.chars().count() < 80), "{help}");
@@ -44,32 +44,32 @@ fn each_command_has_help_whose_examples_fit_a_terminal() {
 }
 
 #[test]
-fn help_has_colours_on_a_terminal_alone_unless_they_are_not_wanted() {
-    let w = world(&[]);
+fn help_is_coloured_only_on_a_terminal_and_can_be_plain() {
+    let w = lab(&[]);
     let shown = |variables: &str| {
         on_a_terminal(w.command("script"), &format!("{variables} '{ARCSSH}' --help")).1.contains('\u{1b}')
     };
     assert!(shown(""));
-    for unwanted in ["NO_COLOR=1", "TERM=dumb", "CI=true TERM=dumb", "CLICOLOR=0"] {
-        assert!(!shown(unwanted), "{unwanted}");
+    for setting in ["NO_COLOR=1", "TERM=dumb", "CI=true TERM=dumb", "CLICOLOR=0"] {
+        assert!(!shown(setting), "{setting}");
     }
-    assert!(!typed(&["--help"]).clean().contains('\u{1b}'));
+    assert!(!run_arcssh(&["--help"]).clean().contains('\u{1b}'));
 }
 
-/// A shell's answer to this script, in which `$1` is a file with the completions.
+/// The output of a shell that runs this script, in which `$1` is a file with the completions.
 fn completed_by(shell: &str, name: &str, script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);
-    fs::write(&file, typed(&["completions", shell]).clean()).unwrap();
-    // No start-up files: what the tester's own shell does is none of ours.
-    let w = world(&[]);
+    fs::write(&file, run_arcssh(&["completions", shell]).clean()).unwrap();
+    // No start-up files, so that the user's shell configuration has no effect.
+    let w = lab(&[]);
     let mut command = w.command(shell);
     match shell {
         "bash" => command.args(["--norc", "--noprofile", "-c", script, shell]),
         "zsh" => command.args(["-f", "-c", script, shell]),
         _ => command.args(["--no-config", "-c", script]),
     };
-    // fish adds the completions that are installed for arcssh.
+    // fish also loads completions that are installed for arcssh.
     run(command.arg(&file).env("XDG_DATA_DIRS", w.home())).clean()
 }
 
@@ -99,18 +99,26 @@ fn fish_completes_commands_and_options() {
 }
 
 #[test]
-fn each_shell_is_given_every_command() {
-    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let script = typed(&["completions", shell]).clean();
-        assert!(commands().iter().all(|command| script.contains(command.as_str())), "{shell}");
+fn completions_of_each_shell_contain_every_command() {
+    for (shell, before, after) in [
+        ("bash", "arcssh,", ")"),
+        ("zsh", "'", ":"),
+        ("fish", "needs_command\" -f -a \"", "\""),
+        ("powershell", "::new('", "',"),
+        ("elvish", "cand ", " '"),
+    ] {
+        let script = run_arcssh(&["completions", shell]).clean();
+        for command in commands() {
+            assert!(script.contains(&format!("{before}{command}{after}")), "{shell}: {command}");
+        }
     }
 }
 
 #[test]
-fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
+fn each_command_has_a_manual_page_that_renders_without_warnings() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("share/man1");
-    typed(&["man", folder.to_str().unwrap()]).clean();
+    run_arcssh(&["man", folder.to_str().unwrap()]).clean();
     for command in commands() {
         assert!(folder.join(format!("arcssh-{command}.1")).exists(), "{command}");
     }
@@ -121,7 +129,7 @@ fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
             run(Command::new("groff").args(["-k", "-man", "-Tutf8", "-P-cbou", "-ww"]).arg(&page)).clean();
         assert!(text.contains("NAME") && text.contains("OPTIONS"), "{}: {text}", page.display());
         let words = page.file_stem().unwrap().to_str().unwrap().split('-').skip(1);
-        let help = typed(&words.chain(["-h"]).collect::<Vec<_>>()).clean();
+        let help = run_arcssh(&words.chain(["-h"]).collect::<Vec<_>>()).clean();
         assert!(examples(&help).all(|line| text.contains(line)), "{text}");
         pages += 1;
     }
@@ -129,7 +137,7 @@ fn the_manual_has_a_page_for_each_command_that_renders_without_a_warning() {
 }
 
 #[test]
-fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uninstall_removes_them() {
+fn make_install_installs_all_files_and_make_uninstall_removes_them() {
     let folder = tempfile::tempdir().unwrap();
     let built = folder.path().join("release");
     fs::create_dir(&built).unwrap();
@@ -139,10 +147,10 @@ fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uni
     make.arg(format!("DESTDIR={}", folder.path().join("root").display()));
     let made = run(&mut make);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
-    let said = String::from_utf8(made.stdout).unwrap();
+    let output = String::from_utf8(made.stdout).unwrap();
     assert!(
-        said.ends_with("\n  arcssh login\n  arcssh config MACHINE --user USER\n  ssh MACHINE\n"),
-        "{said}"
+        output.ends_with("\n  arcssh login\n  arcssh config MACHINE --user USER\n  ssh MACHINE\n"),
+        "{output}"
     );
     let installed = |path: &str| fs::metadata(folder.path().join("root/usr").join(path)).unwrap().len() > 100;
     assert!(installed("bin/arcssh") && installed("share/man/man1/arcssh.1"));
@@ -160,46 +168,46 @@ fn make_install_puts_program_manual_and_completions_in_their_places_and_make_uni
 }
 
 #[test]
-fn make_install_says_before_it_builds_that_it_may_not_write() {
+fn make_install_checks_permissions_before_it_builds() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     script(folder.path(), "cargo", &format!("#!/bin/sh\necho \"$*\" >> '{}'\n", log.display()));
-    // Even root makes no folder below a file.
-    let place = log.join("usr");
+    // Even root cannot create a directory below a file.
+    let prefix = log.join("usr");
     let mut make = readme::make(&["install"]);
     make.arg(format!("CARGO={}", folder.path().join("cargo").display()));
-    let denied = run(make.arg(format!("PREFIX={}", place.display())));
+    let denied = run(make.arg(format!("PREFIX={}", prefix.display())));
     assert_eq!(denied.code, Some(2), "{}", denied.stderr);
-    let why = format!("make: cannot install arcssh: you may not write below {}\n", place.display());
+    let error = format!("make: cannot install arcssh: you may not write below {}\n", prefix.display());
     let hint =
         "make: hint: for all users: sudo make install; for you alone: make install PREFIX=$HOME/.local\n";
-    assert!(denied.stderr.contains(&(why + hint)), "{}", denied.stderr);
+    assert!(denied.stderr.contains(&(error + hint)), "{}", denied.stderr);
     assert_eq!(fs::read_to_string(&log).unwrap(), "--version\n");
 }
 
 #[test]
-fn the_version_is_one_line_and_more_for_a_bug_report() {
+fn version_is_one_line_and_verbose_lists_build_details() {
     let line = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(typed(&["version"]).clean(), line);
-    assert_eq!(typed(&["--version"]).clean(), line);
-    let w = world(&[]);
-    let told = run(&mut w.arcssh(&["version", "--verbose"])).clean();
-    assert!(told.starts_with(&line), "{told}");
+    assert_eq!(run_arcssh(&["version"]).clean(), line);
+    assert_eq!(run_arcssh(&["--version"]).clean(), line);
+    let w = lab(&[]);
+    let output = run(&mut w.arcssh(&["version", "--verbose"])).clean();
+    assert!(output.starts_with(&line), "{output}");
     let value = |title: &str| {
-        let value = told.lines().find_map(|line| line.strip_prefix(title)).map(str::trim);
-        value.unwrap_or_else(|| panic!("no {title} in {told}"))
+        let value = output.lines().find_map(|line| line.strip_prefix(title)).map(str::trim);
+        value.unwrap_or_else(|| panic!("no {title} in {output}"))
     };
-    assert!(value("rustc").starts_with("rustc 1."), "{told}");
-    assert!(value("target").contains(std::env::consts::ARCH), "{told}");
-    assert!(["debug", "release"].contains(&value("profile")) && value("tls").contains("ring"), "{told}");
-    assert!(Path::new(value("state")).starts_with(w.home()), "{told}");
-    assert!(value("features").contains("--entra"), "{told}");
-    assert!(value("ssh ").starts_with("OpenSSH_") && value("ssh ").contains('/'), "{told}");
+    assert!(value("rustc").starts_with("rustc 1."), "{output}");
+    assert!(value("target").contains(std::env::consts::ARCH), "{output}");
+    assert!(["debug", "release"].contains(&value("profile")) && value("tls").contains("ring"), "{output}");
+    assert!(Path::new(value("state")).starts_with(w.home()), "{output}");
+    assert!(value("features").contains("--entra"), "{output}");
+    assert!(value("ssh ").starts_with("OpenSSH_") && value("ssh ").contains('/'), "{output}");
 }
 
 #[test]
-fn what_a_full_disk_does_not_take_is_told_and_a_closed_pipe_is_no_failure() {
-    let w = world(&["web01"]);
+fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
+    let w = lab(&["web01"]);
     for command in [
         "list",
         "list --format json",
@@ -221,17 +229,17 @@ fn what_a_full_disk_does_not_take_is_told_and_a_closed_pipe_is_no_failure() {
         let command = command.replace("{PORT}", &w.sshd().port().to_string());
         let words = |end: &str| format!("'{ARCSSH}' {command} {end}");
         let full = run(w.command("sh").args(["-c", &words("> /dev/full")]));
-        let told = "arcssh: standard output cannot be written: No space left on device (os error 28)\n\
+        let expected = "arcssh: standard output cannot be written: No space left on device (os error 28)\n\
             arcssh: hint: free the disk, or write elsewhere\n";
-        assert_eq!((full.code, full.stderr.as_str()), (Some(1), told), "{command}");
+        assert_eq!((full.code, full.stderr.as_str()), (Some(1), expected), "{command}");
         let closed = run(w.command("bash").args(["-o", "pipefail", "-c", &words("| true")]));
         assert_eq!((closed.code, closed.stderr.as_str()), (Some(0), ""), "{command}");
     }
 }
 
 #[test]
-fn a_full_disk_fails_a_dry_run_and_the_manual() {
-    let w = world(&["web01"]);
+fn a_full_disk_is_an_error_for_a_dry_run_and_the_manual() {
+    let w = lab(&["web01"]);
     let dry_run = format!("'{ARCSSH}' config --dry-run web01 --file new > /dev/full");
     let full = run(w.command("sh").args(["-c", &dry_run]));
     assert_eq!(full.code, Some(1), "{}", full.stderr);
@@ -250,23 +258,23 @@ fn a_full_disk_fails_a_dry_run_and_the_manual() {
     let shell = "mount -t tmpfs -o size=8k none \"$2\"; exec \"$1\" man \"$2\"";
     let mut unshare = Command::new("unshare");
     let full = run(unshare.args([&own_namespaces, "sh", "-euc", shell, "sh", ARCSSH]).arg(&folder));
-    let why = format!("arcssh: cannot write to {}: No space left on device", folder.display());
+    let error = format!("arcssh: cannot write to {}: No space left on device", folder.display());
     assert_eq!(full.code, Some(1), "{}", full.stderr);
-    assert!(full.stderr.starts_with(&why) && full.arcssh_lines().len() == 1, "{}", full.stderr);
+    assert!(full.stderr.starts_with(&error) && full.arcssh_lines().len() == 1, "{}", full.stderr);
 }
 
 #[test]
-fn a_message_about_the_command_line_quotes_no_escape_sequence() {
+fn usage_errors_contain_no_escape_sequences() {
     for words in
         [&["list", "\u{1b}]0;x\u{7}"][..], &["\u{1b}[2J"], &["list", "--format", "\u{1b}[31m\u{202e}"]]
     {
-        let wrong = run(Command::new(ARCSSH).args(words));
-        assert_eq!((wrong.code, wrong.stdout.len()), (Some(2), 0), "{}", wrong.stderr);
+        let failed = run(Command::new(ARCSSH).args(words));
+        assert_eq!((failed.code, failed.stdout.len()), (Some(2), 0), "{}", failed.stderr);
         assert!(
-            wrong.stderr.starts_with("error: ") || wrong.stderr.starts_with("arcssh: "),
+            failed.stderr.starts_with("error: ") || failed.stderr.starts_with("arcssh: "),
             "{}",
-            wrong.stderr
+            failed.stderr
         );
-        assert!(!wrong.stderr.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{:?}", wrong.stderr);
+        assert!(!failed.stderr.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{:?}", failed.stderr);
     }
 }

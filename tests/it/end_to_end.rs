@@ -1,4 +1,4 @@
-//! What arcssh is for: the system's own ssh, scp, sftp and rsync reach a machine that has no open port.
+//! The main use: the system's ssh, scp, sftp and rsync reach a machine that has no open port.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,34 +9,33 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{World, eventually, finish, free_port, noise, run, run_with_input, world};
+use crate::support::{Lab, eventually, finish, free_port, lab, noise, run, run_with_input};
 
 const MIB: usize = 1 << 20;
-/// What each direction must carry whole.
+/// Size of a large transfer.
 const LARGE: usize = 256 * MIB;
 
 #[test]
-fn a_remote_commands_status_and_streams_arrive() {
-    let w = world(&["web01"]);
-    let run =
-        run_with_input(w.ssh().args(["web01", "cat; echo problem >&2; exit 7"]), b"from here\n".to_vec());
+fn ssh_transfers_streams_and_exit_status() {
+    let w = lab(&["web01"]);
+    let run = run_with_input(w.ssh().args(["web01", "cat; echo problem >&2; exit 7"]), b"input\n".to_vec());
     assert_eq!(run.code, Some(7));
-    assert_eq!(run.stdout, b"from here\n");
+    assert_eq!(run.stdout, b"input\n");
     assert_eq!(run.stderr, "problem\n");
 }
 
 #[test]
-fn connecting_only_reads_from_azure() {
-    let w = world(&["web01"]);
+fn connecting_changes_nothing_in_azure() {
+    let w = lab(&["web01"]);
     assert_eq!(w.ssh_run(&["web01", "true"]).clean(), "");
     let arm: Vec<String> = w.emulator().requests_to(Service::Arm).iter().map(|r| r.method.clone()).collect();
-    assert_eq!(arm, ["POST"], "one listCredentials and nothing else");
+    assert_eq!(arm, ["POST"], "only listCredentials");
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1);
 }
 
 #[test]
 fn an_interactive_session_has_a_terminal() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let run =
         run_with_input(w.ssh().args(["-tt", "web01"]), b"tty; echo rows $((40 + 2)); exit 3\n".to_vec());
     let screen = String::from_utf8_lossy(&run.stdout).into_owned();
@@ -45,8 +44,8 @@ fn an_interactive_session_has_a_terminal() {
 }
 
 #[test]
-fn a_quarter_gigabyte_goes_each_way_whole() {
-    let w = world(&["web01"]);
+fn a_quarter_gigabyte_arrives_in_each_direction() {
+    let w = lab(&["web01"]);
     let sum = large_file(&w, "large");
     let up = shell(&w, "$SSH web01 sha256sum < large");
     assert_eq!(up, format!("{sum}  -"));
@@ -55,8 +54,8 @@ fn a_quarter_gigabyte_goes_each_way_whole() {
 }
 
 #[test]
-fn a_quarter_gigabyte_goes_both_ways_at_once() {
-    let w = world(&["web01"]);
+fn a_quarter_gigabyte_arrives_in_both_directions_at_once() {
+    let w = lab(&["web01"]);
     let (sent, fetched) = (large_file(&w, "sent"), large_file(&w, "fetched"));
     let both = shell(
         &w,
@@ -66,29 +65,29 @@ fn a_quarter_gigabyte_goes_both_ways_at_once() {
 }
 
 #[test]
-fn scp_copies_there_and_back() {
-    let w = world(&["web01"]);
+fn scp_copies_both_ways() {
+    let w = lab(&["web01"]);
     let bytes = noise(3 * MIB);
-    fs::write(w.home().join("there"), &bytes).unwrap();
+    fs::write(w.home().join("file"), &bytes).unwrap();
     let home = w.home().display().to_string();
     let scp =
         |from: &str, to: &str| run(w.command("scp").args(["-q", "-F", ".ssh/config", from, to])).clean();
-    scp("there", &format!("web01:{home}/copied"));
+    scp("file", &format!("web01:{home}/copied"));
     scp(&format!("web01:{home}/copied"), "back");
     assert!(fs::read(w.home().join("back")).unwrap() == bytes);
-    // The protocol from before OpenSSH 9.0, which old scripts ask for by -O.
-    run(w.command("scp").args(["-q", "-O", "-F", ".ssh/config", "there", &format!("web01:{home}/old")]))
+    // The SCP protocol, which scp uses before OpenSSH 9.0 and with -O.
+    run(w.command("scp").args(["-q", "-O", "-F", ".ssh/config", "file", &format!("web01:{home}/old")]))
         .clean();
     assert!(fs::read(w.home().join("old")).unwrap() == bytes);
 }
 
 #[test]
 fn sftp_runs_a_batch() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let bytes = noise(3 * MIB);
-    fs::write(w.home().join("there"), &bytes).unwrap();
+    fs::write(w.home().join("file"), &bytes).unwrap();
     let home = w.home().display();
-    fs::write(w.home().join("batch"), format!("put there {home}/put\nget {home}/put got\nrm {home}/put\n"))
+    fs::write(w.home().join("batch"), format!("put file {home}/put\nget {home}/put got\nrm {home}/put\n"))
         .unwrap();
     run(w.command("sftp").args(["-q", "-F", ".ssh/config", "-b", "batch", "web01"])).clean();
     assert!(fs::read(w.home().join("got")).unwrap() == bytes);
@@ -96,8 +95,8 @@ fn sftp_runs_a_batch() {
 }
 
 #[test]
-fn rsync_makes_a_round_trip() {
-    let w = world(&["web01"]);
+fn rsync_copies_both_ways() {
+    let w = lab(&["web01"]);
     fs::create_dir_all(w.home().join("tree/sub")).unwrap();
     for n in 0..50 {
         fs::write(w.home().join(format!("tree/sub/{n}")), noise(40_000)).unwrap();
@@ -107,26 +106,26 @@ fn rsync_makes_a_round_trip() {
         let shell = "ssh -F .ssh/config";
         run(w.command("rsync").args(["-a", "--delete", "--checksum", "-e", shell, from, to])).clean()
     };
-    rsync("tree/", &format!("web01:{home}/there/"));
-    rsync(&format!("web01:{home}/there/"), "back/");
-    let same = run(w.command("diff").args(["-r", "tree", "back"])).clean();
-    assert_eq!(same, "");
+    rsync("tree/", &format!("web01:{home}/copy/"));
+    rsync(&format!("web01:{home}/copy/"), "back/");
+    let difference = run(w.command("diff").args(["-r", "tree", "back"])).clean();
+    assert_eq!(difference, "");
 }
 
 #[test]
 fn a_local_port_is_forwarded() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let (service, port) = (echo_service(), free_port());
     let forward = format!("127.0.0.1:{port}:127.0.0.1:{service}");
     let mut ssh =
         w.ssh().args(["-o", "ExitOnForwardFailure=yes", "-N", "-L", &forward, "web01"]).spawn().unwrap();
-    assert_eq!(echoed(port, b"through -L"), b"through -L");
+    assert_eq!(echo(port, b"through -L"), b"through -L");
     terminate(&mut ssh);
 }
 
 #[test]
-fn a_socks_port_reaches_the_machines_network() {
-    let w = world(&["web01"]);
+fn a_socks_port_reaches_the_network_of_the_machine() {
+    let w = lab(&["web01"]);
     let (service, port) = (echo_service(), free_port());
     let mut ssh = w.ssh().args(["-N", "-D", &format!("127.0.0.1:{port}"), "web01"]).spawn().unwrap();
     let mut socks = connect(port);
@@ -143,7 +142,7 @@ fn a_socks_port_reaches_the_machines_network() {
 
 #[test]
 fn the_agent_is_forwarded() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let script = "eval $(ssh-agent -s) >/dev/null && trap 'ssh-agent -k >/dev/null' EXIT
         ssh-add -q server/client_key && ssh -F .ssh/config -A web01 ssh-add -l";
     let listed = shell(&w, script);
@@ -151,24 +150,24 @@ fn the_agent_is_forwarded() {
 }
 
 #[test]
-fn a_jump_goes_through_us_by_w_and_by_proxyjump() {
-    let w = world(&["web01", "web02"]);
+fn a_jump_works_with_w_and_proxyjump() {
+    let w = lab(&["web01", "web02"]);
     let inner = format!("127.0.0.1:{}", w.sshd().port());
     let greeting = run(w.ssh().args(["-W", &inner, "web01"])).stdout;
     assert!(greeting.starts_with(b"SSH-2.0-"), "{}", String::from_utf8_lossy(&greeting));
 
     let port = w.sshd().port().to_string();
     let key = w.sshd().client_key();
-    let known = w.home().join(".ssh/known_hosts");
+    let known_hosts = w.home().join(".ssh/known_hosts");
     let mut jump = w.ssh();
-    jump.args(["-o", "HostKeyAlias=web02", "-o", &format!("UserKnownHostsFile={}", known.display())]);
+    jump.args(["-o", "HostKeyAlias=web02", "-o", &format!("UserKnownHostsFile={}", known_hosts.display())]);
     jump.args(["-J", "web01", "-p", &port, "-i"]).arg(key).args(["127.0.0.1", "echo inner"]);
     assert_eq!(run(&mut jump).clean(), "inner\n");
 }
 
 #[test]
-fn sessions_share_one_connection_under_a_control_master() {
-    let w = world(&["web01"]);
+fn sessions_share_one_connection_with_a_control_master() {
+    let w = lab(&["web01"]);
     let control = ["-o", "ControlPath=.ssh/%C", "-o", "ControlPersist=60", "-o", "ControlMaster=auto"];
     for n in 0..5 {
         let run = run(w.ssh().args(control).args(["web01", &format!("echo {n}")]));
@@ -180,7 +179,7 @@ fn sessions_share_one_connection_under_a_control_master() {
 
 #[test]
 fn fifty_connections_work_at_once() {
-    let w = world(&["web01"]);
+    let w = lab(&["web01"]);
     let start = |n: usize| {
         let mut ssh = w.ssh();
         ssh.args(["web01", &format!("cat >/dev/null; echo {n}")]);
@@ -194,27 +193,27 @@ fn fifty_connections_work_at_once() {
     let inputs: Vec<_> = all.iter_mut().map(|ssh| ssh.stdin.take()).collect();
     drop(inputs);
     for (n, ssh) in all.into_iter().enumerate() {
-        // On a busy machine some are told what they wait for, on standard error.
+        // Some processes print a progress line on a busy machine.
         let run = finish(ssh);
         assert_eq!((run.code, run.stdout), (Some(0), format!("{n}\n").into_bytes()), "{}", run.stderr);
     }
 }
 
-/// A file of random bytes in the world's home; its SHA-256.
-fn large_file(w: &World, name: &str) -> String {
-    let made = shell(w, &format!("head -c {LARGE} /dev/urandom | tee {name} | sha256sum"));
-    made.split(' ').next().unwrap().to_owned()
+/// Creates a file of random bytes in the lab's home directory. Returns its SHA-256.
+fn large_file(w: &Lab, name: &str) -> String {
+    let checksum = shell(w, &format!("head -c {LARGE} /dev/urandom | tee {name} | sha256sum"));
+    checksum.split(' ').next().unwrap().to_owned()
 }
 
-/// Runs a script in the world's home, with `$SSH` for its ssh.
+/// Runs a script in the lab's home directory, with `$SSH` as ssh command.
 #[track_caller]
-fn shell(w: &World, script: &str) -> String {
+fn shell(w: &Lab, script: &str) -> String {
     let mut bash = w.command("bash");
     bash.args(["-eu", "-o", "pipefail", "-c", script]).env("SSH", "ssh -F .ssh/config");
     run(&mut bash).clean().trim_end().to_owned()
 }
 
-/// A TCP service that sends back what it receives, for the life of the test.
+/// A TCP service that sends back its input.
 fn echo_service() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -226,7 +225,7 @@ fn echo_service() -> u16 {
     port
 }
 
-/// A port that was free a moment ago: ssh cannot choose one for -L and -D and say which.
+/// Connects to a port of ssh's -L or -D. ssh cannot choose a free port and report it.
 fn connect(port: u16) -> TcpStream {
     assert!(
         eventually(Duration::from_secs(30), || TcpStream::connect(("127.0.0.1", port)).is_ok()),
@@ -235,7 +234,7 @@ fn connect(port: u16) -> TcpStream {
     TcpStream::connect(("127.0.0.1", port)).unwrap()
 }
 
-fn echoed(port: u16, bytes: &[u8]) -> Vec<u8> {
+fn echo(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut connection = connect(port);
     connection.write_all(bytes).unwrap();
     read_exactly(&mut connection, bytes.len())
@@ -253,10 +252,10 @@ fn terminate(ssh: &mut Child) {
 }
 
 #[test]
-fn another_service_is_asked_for_by_its_name() {
-    let w = world(&["web01"]);
+fn the_service_option_requests_another_service() {
+    let w = lab(&["web01"]);
     let run = run(w.proxy("web01").args(["--service", "wac"]));
     assert_eq!(run.code, Some(5), "the machine has no service configuration for it: {}", run.stderr);
-    let [asked] = &w.emulator().requests_to(Service::Arm)[..] else { panic!("{}", run.stderr) };
-    assert_eq!(asked.body, r#"{"serviceName":"WAC"}"#);
+    let [request] = &w.emulator().requests_to(Service::Arm)[..] else { panic!("{}", run.stderr) };
+    assert_eq!(request.body, r#"{"serviceName":"WAC"}"#);
 }

@@ -1,5 +1,5 @@
-//! Values that mean something to ssh, to a shell or to a terminal, given to the shipped binary: each is quoted right, or
-//! refused by name and nothing is written.
+//! Values with a meaning for ssh, a shell or a terminal as input of `arcssh config`: each is quoted correctly, or
+//! rejected with its name and nothing is written.
 
 use std::fs;
 use std::path::Path;
@@ -11,9 +11,9 @@ use arcssh_emulator::{ArmCall, ArmFault, Machine};
 use serde_json::json;
 
 use crate::config::Home;
-use crate::support::{ARCSSH, Run, World, program_at, run, script, world, world_with};
+use crate::support::{ARCSSH, Lab, Run, lab, lab_with, program_at, run, script};
 
-/// Pieces of hostile values.
+/// Parts of hostile values.
 const PIECES: [&str; 36] = [
     " ",
     "\t",
@@ -62,7 +62,7 @@ fn hostile() -> impl Strategy<Value = String> {
 }
 
 /// Runs `test` with a bounded number of random values.
-fn each(strategy: impl Strategy<Value = String>, cases: u32, test: impl Fn(String)) {
+fn for_each(strategy: impl Strategy<Value = String>, cases: u32, test: impl Fn(String)) {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) };
     let result = TestRunner::new(config).run(&strategy, |value| {
         test(value);
@@ -78,32 +78,33 @@ fn config(home: &Home<'_>, arguments: &[&str]) -> Run {
     run(arcssh.arg("config").args(arguments))
 }
 
-/// The file's directives without the block's first comment lines, and what ssh makes of `alias`.
-fn written(home: &Home<'_>, alias: &str) -> (Vec<String>, Vec<String>) {
+/// The first words of the file's lines, and the output of `ssh -G` for `alias`.
+fn directives(home: &Home<'_>, alias: &str) -> (Vec<String>, Vec<String>) {
     let text = fs::read_to_string(home.file()).unwrap();
     let keyword = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
     let mut ssh = home.command("ssh");
     let effective = run(ssh.args(["-T", "-G", "-F"]).arg(home.file()).arg(alias)).clean();
-    // Not by `lines`, which knows other ends of lines than ssh does.
+    // `str::lines` splits at other line ends than ssh.
     (text.split('\n').map(keyword).collect(), effective.split('\n').map(str::to_owned).collect())
 }
 
-/// Gives `option` each value, and asserts that the section has it as `keyword`, or that it is refused by that name.
-fn values_of(option: &str, name: &str, lead: &str, expected: impl Fn(&str) -> String) {
-    let w = world(&["web01"]);
+/// Passes each value to `option`, and asserts that the host entry contains it as `keyword`, or that arcssh rejects it
+/// with the option's name.
+fn accepts_or_rejects(option: &str, name: &str, prefix: &str, expected: impl Fn(&str) -> String) {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     assert_eq!(config(&home, &["--wildcard", "*.arc", &format!("{option}=plain")]).code, Some(0));
-    let (lines, _) = written(&home, "x.arc");
-    each(hostile(), 60, |value| {
-        let value = format!("{lead}{value}");
+    let (lines, _) = directives(&home, "x.arc");
+    for_each(hostile(), 60, |value| {
+        let value = format!("{prefix}{value}");
         fs::remove_file(home.file()).unwrap();
         let run = config(&home, &["--wildcard", "*.arc", &format!("{option}={value}")]);
         if run.code == Some(0) {
-            let (now, effective) = written(&home, "x.arc");
-            assert_eq!(now, lines, "{value:?}");
+            let (updated, effective) = directives(&home, "x.arc");
+            assert_eq!(updated, lines, "{value:?}");
             assert!(effective.contains(&expected(&value)), "{value:?}: {effective:?}");
-            let again = config(&home, &[]);
-            assert!(again.stderr.ends_with("is up to date\n"), "{value:?}: {}", again.stderr);
+            let refreshed = config(&home, &[]);
+            assert!(refreshed.stderr.ends_with("is up to date\n"), "{value:?}: {}", refreshed.stderr);
         } else {
             assert_eq!(run.code, Some(1), "{value:?}");
             assert!(run.stderr.starts_with(&format!("arcssh: {name} ")), "{value:?}: {}", run.stderr);
@@ -116,20 +117,20 @@ fn values_of(option: &str, name: &str, lead: &str, expected: impl Fn(&str) -> St
 }
 
 #[test]
-fn users() {
-    values_of("--user", "User", "", |value| format!("user {value}"));
+fn user_values() {
+    accepts_or_rejects("--user", "User", "", |value| format!("user {value}"));
 }
 
 #[test]
-fn identities() {
-    values_of("--identity", "IdentityFile", "/no folder/", |value| {
+fn identity_values() {
+    accepts_or_rejects("--identity", "IdentityFile", "/no folder/", |value| {
         format!("identityfile {}", value.replace('%', "%%"))
     });
 }
 
 #[test]
-fn wildcards() {
-    let w = world(&["web01"]);
+fn wildcard_values() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let pattern = prop_oneof![
         hostile(),
@@ -138,21 +139,21 @@ fn wildcards() {
         "[a-z*?]{0,3}[*?][.][a-z]{3,8}",
         "[*][.]\\PC{3,5}"
     ];
-    each(pattern, 100, |value| {
+    for_each(pattern, 100, |value| {
         let _ = fs::remove_file(home.file());
         let run = config(&home, &[&format!("--wildcard={value}")]);
         if run.code == Some(0) {
             let text = fs::read_to_string(home.file()).unwrap();
             assert!(text.contains(&format!("\nHost {value}\n")), "{value:?}: {text}");
             let probe = value.replace(['*', '?'], "x");
-            let (_, effective) = written(&home, &probe);
+            let (_, effective) = directives(&home, &probe);
             let suffix = value.rsplit(['*', '?']).next().unwrap();
-            let ours = effective.iter().find(|line| line.starts_with("proxycommand ")).unwrap();
+            let command = effective.iter().find(|line| line.starts_with("proxycommand ")).unwrap();
             let suffix = match suffix {
                 ascii if ascii.is_ascii() => format!(" --suffix {ascii}"),
                 other => format!(" --suffix \"{other}\""),
             };
-            assert!(ours.ends_with(&format!(" proxy --host %n{suffix} --port %p")), "{ours}");
+            assert!(command.ends_with(&format!(" proxy --host %n{suffix} --port %p")), "{command}");
         } else {
             assert!(run.stderr.starts_with(&format!("arcssh: {value:?} ")), "{value:?}: {}", run.stderr);
             assert!(!home.file().exists());
@@ -161,12 +162,12 @@ fn wildcards() {
 }
 
 #[test]
-fn a_wildcard_covers_only_names_that_are_the_users() {
-    let w = world(&["web01"]);
+fn a_wildcard_covers_only_a_suffix_of_the_user() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     fs::create_dir(w.home().join("user/.ssh")).unwrap();
-    let own = "Host db.example.arc\n  ProxyJump jump.hop\n";
-    fs::write(home.file(), own).unwrap();
+    let own_entries = "Host db.example.arc\n  ProxyJump jump.hop\n";
+    fs::write(home.file(), own_entries).unwrap();
     for pattern in [
         "*",
         "**",
@@ -207,21 +208,24 @@ fn a_wildcard_covers_only_names_that_are_the_users() {
             "{pattern}: {}",
             refused.stderr
         );
-        assert_eq!(fs::read_to_string(home.file()).unwrap(), own);
+        assert_eq!(fs::read_to_string(home.file()).unwrap(), own_entries);
     }
-    let told = config(&home, &["--wildcard=*.example.arc"]).stderr;
-    let place = format!("{} line 1", home.file().display());
-    assert!(told.contains(&format!("covers \"db.example.arc\", which ssh already uses: {place};")), "{told}");
+    let output = config(&home, &["--wildcard=*.example.arc"]).stderr;
+    let location = format!("{} line 1", home.file().display());
+    assert!(
+        output.contains(&format!("covers \"db.example.arc\", which ssh already uses: {location};")),
+        "{output}"
+    );
     for pattern in ["*.arc", "web-??.arc", "*.arc.example.com"] {
         fs::write(home.file(), "").unwrap();
-        let written = config(&home, &[&format!("--wildcard={pattern}")]);
-        assert_eq!(written.code, Some(0), "{pattern}: {}", written.stderr);
+        let result = config(&home, &[&format!("--wildcard={pattern}")]);
+        assert_eq!(result.code, Some(0), "{pattern}: {}", result.stderr);
     }
 }
 
 #[test]
-fn names_of_machines() {
-    let w = world(&["web01"]);
+fn machine_names() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     for name in [
         "a b",
@@ -243,9 +247,9 @@ fn names_of_machines() {
 }
 
 #[test]
-fn groups_and_tags_stay_in_their_line_and_are_read_again() {
+fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
     let (tag, value) = ("k\"", "a b\n# <<< arcssh <<<\nHost *\r\n {options}{sections} 'ü\u{2028}\\ %h");
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("tagged").tag(tag, value)));
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("tagged").tag(tag, value)));
     let home = Home::new(&w);
     let unknown = config(&home, &["web01", "-g", value]);
     assert_eq!((unknown.code, unknown.stderr.lines().count()), (Some(5), 2), "{}", unknown.stderr);
@@ -253,7 +257,7 @@ fn groups_and_tags_stay_in_their_line_and_are_read_again() {
     let run = config(&home, &["web01", "--tag", &format!("{tag}={value}")]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(config(&home, &["--remove", "tagged"]).code, Some(0));
-    let (lines, effective) = written(&home, "web01");
+    let (lines, effective) = directives(&home, "web01");
     let keywords =
         ["#", "#", "#", "", "#", "Host", "HostName", "HostKeyAlias", "ProxyCommand", "#", "Host", "#", ""];
     assert_eq!(lines, keywords);
@@ -264,8 +268,8 @@ fn groups_and_tags_stay_in_their_line_and_are_read_again() {
 }
 
 #[test]
-fn names_of_files() {
-    let w = world(&["web01"]);
+fn file_names() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     for name in
         ["a b", "%h%%", "$HOME", "it's", "\"", "\\", "-o", "#x", "*?!", "ü 机", "a\nb", "~", "=,;&|<>()"]
@@ -276,7 +280,7 @@ fn names_of_files() {
         let run = config(&home, &["--verify", &format!("--file={file}")]);
         assert_eq!(run.code, Some(0), "{name:?}: {}", run.stderr);
         if name.contains('\n') {
-            // ssh names such a file on two lines, where it is not looked for.
+            // ssh prints the name of such a file on two lines, and arcssh reads single lines.
             continue;
         }
         let text = fs::read_to_string(w.home().join("user").join(&file)).unwrap();
@@ -286,9 +290,9 @@ fn names_of_files() {
     }
 }
 
-/// The shipped binary at a path with `name` in it writes a section; then a program that shows its arguments takes its
-/// place, and ssh starts that.
-fn started_at(home: &Home<'_>, user: &Path, name: &str, id: &str) {
+/// Writes a host entry with the shipped binary at a path that contains `name`. Replaces the binary with a program that
+/// logs its arguments, and runs ssh.
+fn runs_from(home: &Home<'_>, user: &Path, name: &str, id: &str) {
     let program = user.join(format!("bin {name}")).join("arcssh");
     if fs::create_dir_all(program.parent().unwrap()).is_err() {
         return;
@@ -315,23 +319,23 @@ fn started_at(home: &Home<'_>, user: &Path, name: &str, id: &str) {
     let mut ssh = home.command("ssh");
     run(ssh.arg("-F").arg(home.file()).args(["-o", "BatchMode=yes", "web01"]));
     let argv = fs::read_to_string(user.join("argv")).unwrap();
-    let given: Vec<&str> = argv.split_terminator('\0').collect();
-    assert_eq!(given, [program.to_str().unwrap(), "proxy", id, "--port", "22"], "{name:?}");
+    let arguments: Vec<&str> = argv.split_terminator('\0').collect();
+    assert_eq!(arguments, [program.to_str().unwrap(), "proxy", id, "--port", "22"], "{name:?}");
     assert!(!user.join("x").exists(), "a command was injected by {name:?}");
 }
 
 #[test]
-fn paths_of_the_program() {
-    let w = world(&["web01"]);
+fn program_paths() {
+    let w = lab(&["web01"]);
     let home = Home::new(&w);
     let user = w.home().join("user");
     let id = w.id();
-    started_at(&home, &user, "%h;&|<>(){}*?#~ü=,^[]", &id);
-    assert!(user.join("argv").exists(), "such a path can be written");
-    each(hostile(), 40, |name| started_at(&home, &user, &name.replace('/', "_"), &id));
+    runs_from(&home, &user, "%h;&|<>(){}*?#~ü=,^[]", &id);
+    assert!(user.join("argv").exists(), "ssh runs the program at such a path");
+    for_each(hostile(), 40, |name| runs_from(&home, &user, &name.replace('/', "_"), &id));
 }
 
-/// Machines that whoever may onboard one can call so, and one with a name of its own.
+/// Names that a user who can onboard a machine may choose. Only the first is unused.
 const NAMES: [&str; 18] = [
     "web01",
     "github.com",
@@ -353,17 +357,17 @@ const NAMES: [&str; 18] = [
     "_gateway",
 ];
 
-/// What the user has below the block.
-const OWN: &str = "Include included.conf\nHost bastion\n  HostName bastion.example.com\n  HostKeyAlias pinned\n\
+/// The user's own entries, below the managed block.
+const OWN_ENTRIES: &str = "Include included.conf\nHost bastion\n  HostName bastion.example.com\n  HostKeyAlias pinned\n\
     CanonicalDomains corp.example.net\nHost 'quoted' \"join\"ed\n  User them\n\
     Host prod-*\n  ProxyJump me@jump:22\nMatch originalhost matched\n  User them\nHost *\n  Compression yes\n";
 
-/// A user with a configuration and known hosts, some of them hashed.
-fn user_of(w: &World) -> Home<'_> {
+/// A home directory with an ssh configuration and known hosts, some of them hashed.
+fn home_with_own_entries(w: &Lab) -> Home<'_> {
     let home = Home::new(w);
     let folder = w.home().join("user/.ssh");
     fs::create_dir(&folder).unwrap();
-    let absolute = OWN.replace("included.conf", &folder.join("included.conf").display().to_string());
+    let absolute = OWN_ENTRIES.replace("included.conf", &folder.join("included.conf").display().to_string());
     fs::write(home.file(), absolute).unwrap();
     fs::write(folder.join("included.conf"), "Host included\n  Port 2222\n").unwrap();
     let known = w.sshd().known_hosts_line("hashedhost").unwrap();
@@ -379,45 +383,45 @@ fn user_of(w: &World) -> Home<'_> {
     home
 }
 
-fn fleet_of(names: &[&str]) -> World {
-    world_with(&[], |builder| names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name))))
+fn lab_of(names: &[&str]) -> Lab {
+    lab_with(&[], |builder| names.iter().fold(builder, |builder, name| builder.machine(Machine::new(name))))
 }
 
-/// What `ssh -G` makes of a name, in this home's configuration.
+/// The output of `ssh -G` for a name.
 fn effective(home: &Home<'_>, name: &str) -> Vec<String> {
     let mut ssh = home.command("ssh");
     run(ssh.args(["-T", "-G", "-F"]).arg(home.file()).arg(name)).clean().lines().map(str::to_owned).collect()
 }
 
-fn is_ours(home: &Home<'_>, name: &str) -> bool {
+fn uses_arcssh(home: &Home<'_>, name: &str) -> bool {
     effective(home, name).iter().any(|line| line.starts_with("proxycommand ") && line.contains("arcssh"))
 }
 
 #[test]
-fn a_broad_selection_takes_no_name_that_ssh_uses_for_something_else() {
-    let w = fleet_of(&NAMES);
+fn a_filter_takes_no_name_that_ssh_already_uses() {
+    let w = lab_of(&NAMES);
     for selector in [&["--all"][..], &["-g", "rg-arc"]] {
-        let home = user_of(&w);
+        let home = home_with_own_entries(&w);
         let before: Vec<Vec<String>> = NAMES.iter().map(|name| effective(&home, name)).collect();
-        let written = config(&home, selector);
-        assert_eq!(written.code, Some(0), "{}", written.stderr);
-        assert!(is_ours(&home, "web01"));
+        let result = config(&home, selector);
+        assert_eq!(result.code, Some(0), "{}", result.stderr);
+        assert!(uses_arcssh(&home, "web01"));
         for (name, before) in NAMES.iter().zip(before).skip(1) {
-            assert_eq!(effective(&home, name), before, "{name} means what it meant");
+            assert_eq!(effective(&home, name), before, "{name} is unchanged");
             assert_eq!(
                 effective(&home, &name.to_lowercase()).iter().filter(|l| l.contains("arcssh")).count(),
                 0
             );
             let alias = format!("{}.rg-arc", name.to_lowercase());
-            assert!(is_ours(&home, &alias), "{alias}");
+            assert!(uses_arcssh(&home, &alias), "{alias}");
             assert!(
-                written.stderr.contains(&format!("arcssh: add {alias} (rg-arc/{name}); ")),
+                result.stderr.contains(&format!("arcssh: add {alias} (rg-arc/{name}); ")),
                 "{}",
-                written.stderr
+                result.stderr
             );
         }
-        let place = format!("ssh already uses its name: {} line 2;", home.file().display());
-        assert!(written.stderr.contains(&place), "{}", written.stderr);
+        let location = format!("ssh already uses its name: {} line 2;", home.file().display());
+        assert!(result.stderr.contains(&location), "{}", result.stderr);
         let refreshed = config(&home, &[]);
         assert!(
             refreshed.stderr.ends_with("is up to date\n"),
@@ -429,40 +433,44 @@ fn a_broad_selection_takes_no_name_that_ssh_uses_for_something_else() {
 }
 
 #[test]
-fn the_users_word_and_an_allowed_pattern_give_a_machine_its_own_name() {
-    let w = fleet_of(&["Bastion", "sql.corp.example.com", "github.com", "localhost"]);
-    let home = user_of(&w);
+fn a_named_machine_or_an_allowed_pattern_gets_the_short_name() {
+    let w = lab_of(&["Bastion", "sql.corp.example.com", "github.com", "localhost"]);
+    let home = home_with_own_entries(&w);
     let named = config(&home, &["bastion"]);
-    let place = format!("{} line 2", home.file().display());
+    let location = format!("{} line 2", home.file().display());
     assert_eq!(named.code, Some(0), "{}", named.stderr);
     assert!(
-        named.stderr.contains(&format!("arcssh: add bastion (rg-arc/Bastion); it overrides {place}\n")),
+        named.stderr.contains(&format!("arcssh: add bastion (rg-arc/Bastion); it overrides {location}\n")),
         "{}",
         named.stderr
     );
-    assert!(is_ours(&home, "bastion"));
+    assert!(uses_arcssh(&home, "bastion"));
     let broad = config(&home, &["--all", "--allow-names", "*.corp.example.com"]);
     assert_eq!(broad.code, Some(0), "{}", broad.stderr);
-    for (name, ours) in
+    for (name, expected) in
         [("bastion", true), ("sql.corp.example.com", true), ("github.com", false), ("localhost", false)]
     {
-        assert_eq!(is_ours(&home, name), ours, "{name}");
+        assert_eq!(uses_arcssh(&home, name), expected, "{name}");
     }
-    // A machine that is typed by the alias of its host entry gets options, and no other name.
-    let typed = config(&home, &["github.com.rg-arc", "--user", "me"]);
-    assert_eq!((typed.code, is_ours(&home, "github.com")), (Some(0), false), "{}", typed.stderr);
+    // The alias of a host entry selects its machine for options, and does not rename the entry.
+    let by_alias = config(&home, &["github.com.rg-arc", "--user", "me"]);
+    assert_eq!((by_alias.code, uses_arcssh(&home, "github.com")), (Some(0), false), "{}", by_alias.stderr);
     assert!(effective(&home, "github.com.rg-arc").contains(&"user me".to_owned()));
-    let typed = config(&home, &["rg-arc/github.com"]);
-    assert!(typed.stderr.contains("arcssh: rename github.com.rg-arc to github.com\n"), "{}", typed.stderr);
-    assert!(is_ours(&home, "github.com"));
+    let by_alias = config(&home, &["rg-arc/github.com"]);
+    assert!(
+        by_alias.stderr.contains("arcssh: rename github.com.rg-arc to github.com\n"),
+        "{}",
+        by_alias.stderr
+    );
+    assert!(uses_arcssh(&home, "github.com"));
     assert!(config(&home, &[]).stderr.ends_with("is up to date\n"));
 }
 
 #[test]
-fn a_refresh_takes_back_names_that_an_earlier_version_gave() {
-    let w = fleet_of(&["web01", "github.com", "bastion"]);
-    let home = user_of(&w);
-    let own = fs::read_to_string(home.file()).unwrap();
+fn a_refresh_renames_unsafe_names_of_an_earlier_version() {
+    let w = lab_of(&["web01", "github.com", "bastion"]);
+    let home = home_with_own_entries(&w);
+    let own_entries = fs::read_to_string(home.file()).unwrap();
     let id = |name: &str| w.emulator().machine(name).resource_id();
     let entry = |name: &str| {
         format!(
@@ -472,10 +480,10 @@ fn a_refresh_takes_back_names_that_an_earlier_version_gave() {
     };
     let entries = ["bastion", "github.com", "web01"].map(entry).concat();
     let old = format!(
-        "# >>> arcssh >>> block 1: x\n# options {{\"all\":true,\"wildcard\":\"*\"}}\n\n{entries}# Any machine.\nHost *\n    ProxyCommand {ARCSSH} proxy --host %n --port %p\n# What follows.\nHost *\n# <<< arcssh <<<\n\n{own}"
+        "# >>> arcssh >>> block 1: x\n# options {{\"all\":true,\"wildcard\":\"*\"}}\n\n{entries}# Any machine.\nHost *\n    ProxyCommand {ARCSSH} proxy --host %n --port %p\n# What follows.\nHost *\n# <<< arcssh <<<\n\n{own_entries}"
     );
     fs::write(home.file(), old).unwrap();
-    assert!(is_ours(&home, "github.com") && is_ours(&home, "bastion") && is_ours(&home, "any"));
+    assert!(uses_arcssh(&home, "github.com") && uses_arcssh(&home, "bastion") && uses_arcssh(&home, "any"));
     let refused = config(&home, &[]);
     assert!(
         refused.code == Some(1)
@@ -487,21 +495,23 @@ fn a_refresh_takes_back_names_that_an_earlier_version_gave() {
     assert_eq!(refreshed.code, Some(0), "{}", refreshed.stderr);
     for name in ["github.com", "bastion"] {
         let renamed = format!("arcssh: rename {name} to {name}.rg-arc; ");
-        assert!(refreshed.stderr.contains(&renamed) && !is_ours(&home, name), "{}", refreshed.stderr);
+        assert!(refreshed.stderr.contains(&renamed) && !uses_arcssh(&home, name), "{}", refreshed.stderr);
     }
-    assert!(is_ours(&home, "web01") && is_ours(&home, "github.com.rg-arc") && !is_ours(&home, "any"));
+    assert!(
+        uses_arcssh(&home, "web01") && uses_arcssh(&home, "github.com.rg-arc") && !uses_arcssh(&home, "any")
+    );
 }
 
 #[test]
-fn a_name_and_a_group_make_no_name_of_the_internet() {
+fn name_and_group_never_form_an_internet_name() {
     let machine = |name: &str, group: &str| Machine::new(name).resource_group(group);
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(machine("github", "com")).machine(machine("github", "rg-b"));
         builder.machine(machine("10", "1")).machine(machine("api.v1", "git.corp"))
     });
-    let home = user_of(&w);
+    let home = home_with_own_entries(&w);
     assert_eq!(config(&home, &["--all"]).code, Some(0));
-    for (name, ours) in [
+    for (name, expected) in [
         ("github.com", false),
         ("10.1", false),
         ("api.v1.git.corp", false),
@@ -510,68 +520,72 @@ fn a_name_and_a_group_make_no_name_of_the_internet() {
         ("api.v1.git.corp.azure-arc", true),
         ("github.rg-b", true),
     ] {
-        assert_eq!(is_ours(&home, name), ours, "{name}");
+        assert_eq!(uses_arcssh(&home, name), expected, "{name}");
     }
 }
 
 #[test]
-fn a_name_and_a_group_are_no_name_that_a_pattern_of_the_user_covers() {
-    let w = world_with(&[], |builder| {
+fn name_and_group_avoid_patterns_of_the_user() {
+    let w = lab_with(&[], |builder| {
         ["corp-int", "rg-1", "ca-int"]
             .into_iter()
             .fold(builder, |builder, group| builder.machine(Machine::new("srv").resource_group(group)))
     });
-    let home = user_of(&w);
-    let own = fs::read_to_string(home.file()).unwrap();
-    fs::write(home.file(), format!("{own}Host *.corp-int srv*\n  ProxyJump jump\n")).unwrap();
+    let home = home_with_own_entries(&w);
+    let own_entries = fs::read_to_string(home.file()).unwrap();
+    fs::write(home.file(), format!("{own_entries}Host *.corp-int srv*\n  ProxyJump jump\n")).unwrap();
     let known = w.home().join("user/.ssh/known_hosts");
     let authority = format!("@cert-authority {}", w.sshd().known_hosts_line("*.ca-int").unwrap());
     fs::write(&known, authority).unwrap();
-    // A pattern that covers the machine's own name covers all longer ones: then no longer name is safer than another.
+    // A pattern that covers the machine's name covers all longer names too, so no longer name is safer.
     assert_eq!(config(&home, &["--all"]).code, Some(0));
-    assert!(is_ours(&home, "srv.corp-int") && is_ours(&home, "srv.rg-1") && !is_ours(&home, "srv.ca-int"));
+    assert!(
+        uses_arcssh(&home, "srv.corp-int")
+            && uses_arcssh(&home, "srv.rg-1")
+            && !uses_arcssh(&home, "srv.ca-int")
+    );
     assert_eq!(config(&home, &["--remove"]).code, Some(0));
-    fs::write(home.file(), format!("{own}Host *.corp-int\n  ProxyJump jump\n")).unwrap();
-    let written = config(&home, &["--all"]);
-    assert_eq!(written.code, Some(0), "{}", written.stderr);
-    for (name, ours) in [
+    fs::write(home.file(), format!("{own_entries}Host *.corp-int\n  ProxyJump jump\n")).unwrap();
+    let result = config(&home, &["--all"]);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    for (name, expected) in [
         ("srv.corp-int", false),
         ("srv.ca-int", false),
         ("srv.corp-int.azure-arc", true),
         ("srv.ca-int.azure-arc", true),
         ("srv.rg-1", true),
     ] {
-        assert_eq!(is_ours(&home, name), ours, "{name}: {}", written.stderr);
+        assert_eq!(uses_arcssh(&home, name), expected, "{name}: {}", result.stderr);
     }
 }
 
 #[test]
-fn own_lines_for_a_host_entry_leave_its_name_unless_they_connect_elsewhere() {
-    let w = fleet_of(&["web01", "web02"]);
+fn own_options_for_a_host_keep_its_name_unless_they_connect_elsewhere() {
+    let w = lab_of(&["web01", "web02"]);
     let home = Home::new(&w);
     assert_eq!(config(&home, &["--all"]).code, Some(0));
     let block = fs::read_to_string(home.file()).unwrap();
-    let own = "Host web01\n  ForwardAgent yes\nHost web*\n  User me\nHost inner\n  ProxyJump web02\n";
-    fs::write(home.file(), format!("{block}{own}")).unwrap();
+    let own_entries = "Host web01\n  ForwardAgent yes\nHost web*\n  User me\nHost inner\n  ProxyJump web02\n";
+    fs::write(home.file(), format!("{block}{own_entries}")).unwrap();
     let refreshed = config(&home, &[]);
     assert!(refreshed.stderr.ends_with("is up to date\n"), "{}", refreshed.stderr);
-    let moved = own.replace("ForwardAgent yes", "HostName web01.example.com");
+    let moved = own_entries.replace("ForwardAgent yes", "HostName web01.example.com");
     fs::write(home.file(), format!("{block}{moved}")).unwrap();
     let refreshed = config(&home, &[]);
     assert!(refreshed.stderr.contains("arcssh: rename web01 to web01.rg-arc; "), "{}", refreshed.stderr);
-    assert!(!is_ours(&home, "web01") && is_ours(&home, "web02"));
+    assert!(!uses_arcssh(&home, "web01") && uses_arcssh(&home, "web02"));
     assert!(effective(&home, "web01").contains(&"hostname web01.example.com".to_owned()));
 }
 
 #[test]
-fn a_machine_that_comes_later_takes_no_name_from_another() {
+fn a_new_machine_takes_no_name_of_another() {
     let machine = |group: &str, id: &str| Machine::new("web01").resource_group(group).vm_id(id);
-    let w = world_with(&[], |builder| builder.machine(machine("rg-a", "a")));
+    let w = lab_with(&[], |builder| builder.machine(machine("rg-a", "a")));
     let home = Home::new(&w);
     assert_eq!(config(&home, &["--all"]).code, Some(0));
     let before = effective(&home, "web01");
     let later =
-        world_with(&[], |builder| builder.machine(machine("rg-a", "a")).machine(machine("rg-evil", "b")));
+        lab_with(&[], |builder| builder.machine(machine("rg-a", "a")).machine(machine("rg-evil", "b")));
     let mut refresh = home.command(ARCSSH);
     let refreshed = run(refresh.arg("config").envs(later.emulator().environment()));
     assert_eq!(refreshed.code, Some(0), "{}", refreshed.stderr);
@@ -580,8 +594,8 @@ fn a_machine_that_comes_later_takes_no_name_from_another() {
 }
 
 #[test]
-fn one_machine_that_cannot_be_written_stops_no_other() {
-    let w = world_with(&["web01"], |builder| builder.machine(Machine::new("bad").vm_id("-oProxyCommand")));
+fn an_unusable_machine_does_not_stop_the_others() {
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("bad").vm_id("-oProxyCommand")));
     let rows = |ids: &[(&str, &str)]| {
         let row = |(name, id): &(&str, &str)| json!({ "id": w.id().replace("web01", name), "name": name, "location": "\u{1b}[2J", "properties": { "vmId": id } });
         json!({ "data": ids.iter().map(row).collect::<Vec<_>>() }).to_string()
@@ -598,33 +612,33 @@ fn one_machine_that_cannot_be_written_stops_no_other() {
     let home = Home::new(&w);
     let fault = || ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph).times(3);
     w.emulator().arm_fault(fault());
-    // A machine that the user names is not left out in silence.
-    for (name, why) in
+    // A machine that the user names is never skipped without an error.
+    for (name, error) in
         [("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"), ("-x", "ssh accepts no name of it")]
     {
         let refused = config(&home, &["web01", "--", name]);
         assert_eq!(refused.code, Some(1), "{}", refused.stderr);
         assert!(refused.stderr.starts_with("arcssh: no host entry for "), "{}", refused.stderr);
-        assert!(refused.stderr.contains(why) && !home.file().exists(), "{}", refused.stderr);
+        assert!(refused.stderr.contains(error) && !home.file().exists(), "{}", refused.stderr);
     }
-    let written = config(&home, &["--all"]);
-    assert_eq!(written.code, Some(0), "{}", written.stderr);
-    assert!(is_ours(&home, "web01"), "{}", written.stderr);
+    let result = config(&home, &["--all"]);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    assert!(uses_arcssh(&home, "web01"), "{}", result.stderr);
     assert!(
-        written.stderr.contains("bad is left out: HostKeyAlias \"-x\" cannot begin with a hyphen"),
+        result.stderr.contains("bad is left out: HostKeyAlias \"-x\" cannot begin with a hyphen"),
         "{}",
-        written.stderr
+        result.stderr
     );
     let text = fs::read_to_string(home.file()).unwrap();
     let hosts: Vec<&str> = text.lines().filter(|line| line.starts_with("Host ")).collect();
-    assert_eq!(hosts, ["Host q", "Host web01", "Host *"], "{}", written.stderr);
-    assert!(!written.stderr.contains('\u{1b}'));
+    assert_eq!(hosts, ["Host q", "Host web01", "Host *"], "{}", result.stderr);
+    assert!(!result.stderr.contains('\u{1b}'));
 }
 
 #[test]
-fn an_inventory_has_no_host_that_leads_somewhere_else() {
-    let w = fleet_of(&["web01", "bastion", "github.com"]);
-    let home = user_of(&w);
+fn an_inventory_contains_no_name_that_connects_elsewhere() {
+    let w = lab_of(&["web01", "bastion", "github.com"]);
+    let home = home_with_own_entries(&w);
     let hosts = || {
         let mut list = home.command(ARCSSH);
         let text = run(list.args(["list", "--list"])).clean();
@@ -633,5 +647,9 @@ fn an_inventory_has_no_host_that_leads_somewhere_else() {
     };
     assert_eq!(hosts(), ["bastion.rg-arc", "github.com.rg-arc", "web01"]);
     assert_eq!(config(&home, &["github.com"]).code, Some(0));
-    assert_eq!(hosts(), ["bastion.rg-arc", "github.com", "web01"], "the names that are written");
+    assert_eq!(
+        hosts(),
+        ["bastion.rg-arc", "github.com", "web01"],
+        "the inventory uses the aliases of the ssh configuration"
+    );
 }
