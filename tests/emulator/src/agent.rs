@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::clock::Clock;
 use crate::encoding::encode;
-use crate::journal::{Journal, RequestRecord, Service};
+use crate::journal::{Journal, RequestRecord, Service, find_header};
 use crate::machine::{MachineState, Notice, port};
 use crate::relay::websocket::any_size;
 use crate::token::TokenKey;
@@ -198,7 +198,7 @@ impl Invitation {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        find_header(&self.headers, name)
     }
 
     fn record(&self) -> RequestRecord {

@@ -14,11 +14,12 @@ use tokio::runtime::Runtime;
 
 use crate::Emulator;
 use crate::agent::Agent;
-use crate::arm::fault::ArmFaults;
+
 use crate::arm::role::Role;
 use crate::arm::{Arm, Registration};
 use crate::clock::Clock;
 use crate::entra::{Entra, ManagedIdentity, OTHER_TENANT, Settings, TENANT};
+use crate::fault_queue::FaultQueue;
 use crate::journal::Journal;
 use crate::machine::{Machine, MachineState, RESOURCE_GROUP, SUBSCRIPTION};
 use crate::managed_identity::{Endpoint, Himds, Imds, TOKEN_DIRECTORY};
@@ -318,7 +319,7 @@ impl Builder {
             page_size: self.page_size,
             registration: Mutex::new(self.registration()),
             role: Mutex::new(self.role),
-            faults: ArmFaults::default(),
+            faults: FaultQueue::default(),
             throttles: Throttles::default(),
         }))
     }

@@ -43,6 +43,11 @@ impl Parameters {
     }
 }
 
+/// Whether `value` is in `list`, compared without case, as Azure compares names and ids.
+pub(crate) fn is_one_of(list: &[impl AsRef<str>], value: &str) -> bool {
+    list.iter().any(|known| known.as_ref().eq_ignore_ascii_case(value))
+}
+
 /// Encodes everything but RFC 3986's unreserved characters.
 pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

@@ -12,7 +12,9 @@ mod builder;
 mod clock;
 mod encoding;
 mod entra;
+mod fault_queue;
 mod journal;
+mod keygen;
 mod machine;
 mod managed_identity;
 #[cfg(unix)]
@@ -44,7 +46,7 @@ use crate::tls::Certificates;
 pub use crate::arm::fault::{ArmCall, ArmFault};
 pub use crate::arm::role::Role;
 pub use crate::builder::Builder;
-pub use crate::entra::failure::EntraFault;
+pub use crate::entra::fault::EntraFault;
 pub use crate::entra::sign_in::RefreshRefusal;
 pub use crate::entra::ssh_certificate::CertificateFault;
 pub use crate::entra::{AZURE_CLI, PUBLIC_CLIENT};
@@ -148,12 +150,12 @@ impl Emulator {
 
     /// Adds a fault of Azure Resource Manager behind those that wait already.
     pub fn arm_fault(&self, fault: ArmFault) {
-        self.arm.faults.add(fault);
+        self.arm.faults.add(fault.clone(), fault.times);
     }
 
     /// Adds a fault of Entra ID behind those that wait already.
     pub fn entra_fault(&self, fault: EntraFault) {
-        self.arm.entra.add_fault(fault);
+        self.arm.entra.faults.add(fault.clone(), fault.times);
     }
 
     /// The file with private key and certificate of the service principal, in PEM.
@@ -182,7 +184,7 @@ impl Emulator {
 
     /// Adds a fault of SSH certificates behind those that wait already; each is met by one certificate.
     pub fn certificate_fault(&self, fault: CertificateFault) {
-        self.arm.entra.ssh_certificates.add_fault(fault);
+        self.arm.entra.ssh_certificates.faults.add(fault, 1);
     }
 
     /// The tenant of the subscriptions.
@@ -249,7 +251,7 @@ impl Emulator {
 
     /// Adds a fault of the relay behind those that wait already.
     pub fn relay_fault(&self, fault: RelayFault) {
-        self.relay().add_fault(fault);
+        self.relay().faults.add(fault.clone(), fault.times.unwrap_or(1));
     }
 
     /// Arms a limit of Azure Resource Manager: the first request of the kind `call` is refused with 429, and so is every
@@ -268,7 +270,7 @@ impl Emulator {
         self.arm.faults.clear();
         self.arm.throttles.clear();
         self.arm.entra.throttles.clear();
-        self.relay().clear_faults();
+        self.relay().faults.clear();
     }
 
     /// Changes what the identity may do.

@@ -11,6 +11,7 @@ use ring::digest;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
+use crate::encoding::is_one_of;
 use crate::journal::lock;
 
 /// The subscription of a machine that names no other.
@@ -253,16 +254,13 @@ impl MachineState {
     /// The full ARM id.
     pub(crate) fn resource_id(&self) -> String {
         let Machine { subscription, resource_group, resource_type, name, .. } = &self.facts;
-        format!(
-            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{resource_type}/{name}"
-        )
+        resource_id(subscription, resource_group, resource_type, name)
     }
 
     /// Whether a test means this machine by `name`: its name, `group/name` or its full ARM id, without case.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         let Machine { resource_group, name: own, .. } = &self.facts;
-        let names = [own.clone(), format!("{resource_group}/{own}"), self.resource_id()];
-        names.iter().any(|known| known.eq_ignore_ascii_case(name))
+        is_one_of(&[own.clone(), format!("{resource_group}/{own}"), self.resource_id()], name)
     }
 
     /// `properties.vmId`, a GUID.
@@ -357,6 +355,11 @@ impl MachineState {
 /// The port of a service, whose name is compared without case.
 pub(crate) fn port(configurations: &ServiceConfigurations, service: &str) -> Option<u16> {
     configurations.iter().find(|(name, _)| name.eq_ignore_ascii_case(service)).map(|(_, port)| *port)
+}
+
+/// A full ARM id.
+pub(crate) fn resource_id(subscription: &str, group: &str, resource_type: &str, name: &str) -> String {
+    format!("/subscriptions/{subscription}/resourceGroups/{group}/providers/{resource_type}/{name}")
 }
 
 /// One of [`RESOURCE_TYPES`], found without case.

@@ -16,7 +16,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::entra::failure::json_answer;
+use crate::entra::error::json_answer;
 use crate::entra::{Entra, ManagedIdentity};
 use crate::journal::{Journal, Service, lock};
 use crate::server::{Answer, Call, Room};

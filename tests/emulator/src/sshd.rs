@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::journal::lock;
+use crate::keygen::{ED25519, generate_key};
 
 /// Where sshd is installed; it is not on the PATH of an ordinary user, and insists on being started by its full path.
 const SSHD: [&str; 3] = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd"];
@@ -54,8 +55,8 @@ impl Sshd {
         let sshd = SSHD.iter().map(Path::new).find(|path| path.exists());
         let sshd = sshd.context("sshd is not installed: apt-get install openssh-server")?;
         fs::create_dir(directory.join("home"))?;
-        keygen(&directory.join("host_key"))?;
-        keygen(&directory.join("client_key"))?;
+        generate_key(&ED25519, &directory.join("host_key"))?;
+        generate_key(&ED25519, &directory.join("client_key"))?;
         fs::copy(directory.join("client_key.pub"), directory.join("authorized_keys"))?;
         let configuration = CONFIGURATION.replace("{directory}", &directory.display().to_string());
         fs::write(directory.join("sshd_config"), configuration)?;
@@ -189,14 +190,4 @@ impl Acceptor {
             .stderr(log)
             .spawn()
     }
-}
-
-fn keygen(file: &Path) -> Result<()> {
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "arcssh", "-f"])
-        .arg(file)
-        .output();
-    let made = made.context("ssh-keygen is not installed: apt-get install openssh-client")?;
-    ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(())
 }

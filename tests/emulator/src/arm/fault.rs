@@ -1,14 +1,11 @@
 //! What Azure Resource Manager answers instead, when a test asks for it.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::arm::path::Target;
 use crate::arm::reply::Reply;
-use crate::journal::lock;
 
 /// The calls that a fault is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +54,13 @@ impl ArmCall {
 /// An answer that takes the place of the real one. It is for [`ArmCall::ListCredentials`] unless told otherwise.
 #[derive(Clone, Debug)]
 pub struct ArmFault {
-    call: ArmCall,
+    pub(crate) call: ArmCall,
     status: u16,
     content_type: String,
     body: String,
     headers: Vec<(String, String)>,
     delay: Duration,
-    times: usize,
+    pub(crate) times: usize,
 }
 
 impl ArmFault {
@@ -112,32 +109,5 @@ impl ArmFault {
         tokio::time::sleep(self.delay).await;
         let reply = Reply::text(self.status, &self.content_type, &self.body);
         self.headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
-    }
-}
-
-/// Faults that wait for their call.
-#[derive(Default)]
-pub(crate) struct ArmFaults(Mutex<VecDeque<ArmFault>>);
-
-impl ArmFaults {
-    pub(crate) fn add(&self, fault: ArmFault) {
-        lock(&self.0).push_back(fault);
-    }
-
-    pub(crate) fn clear(&self) {
-        lock(&self.0).clear();
-    }
-
-    /// The first fault for `call`.
-    pub(crate) fn next(&self, call: ArmCall) -> Option<ArmFault> {
-        let mut faults = lock(&self.0);
-        let index = faults.iter().position(|fault| fault.call.includes(call))?;
-        let fault = faults.get_mut(index)?;
-        fault.times = fault.times.saturating_sub(1);
-        let taken = fault.clone();
-        if taken.times == 0 {
-            faults.remove(index);
-        }
-        Some(taken)
     }
 }

@@ -1,19 +1,41 @@
-//! Azure Resource Graph: `POST /providers/Microsoft.ResourceGraph/resources`.
+//! Azure Resource Graph: `POST /providers/Microsoft.ResourceGraph/resources` (azure-rest-api-specs resourcegraph
+//! 2021-03-01).
 //!
-//! Knows scopes, rows and pages (azure-rest-api-specs resourcegraph 2021-03-01); what a query means is
-//! [`crate::arm::query`]'s affair. Management groups do not exist here, and the result is always an array of objects.
+//! One form of query is accepted, see [`Query`]. Management groups do not exist, and the only result format is
+//! `objectArray`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::Method;
 use ring::digest;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::arm::error::ArmError;
-use crate::arm::query::Query;
 use crate::arm::reply::Reply;
 use crate::arm::{Arm, error, inventory, json_body};
+use crate::encoding::is_one_of;
 use crate::machine::MachineState;
 use crate::server::Call;
+
+/// Columns of the table `resources` (the sample rows that azure-docs `articles/backup/` shows for
+/// `az dataprotection backup-instance list-from-resourcegraph`).
+const COLUMNS: [&str; 16] = [
+    "id",
+    "name",
+    "type",
+    "tenantId",
+    "kind",
+    "location",
+    "resourceGroup",
+    "subscriptionId",
+    "managedBy",
+    "sku",
+    "plan",
+    "properties",
+    "tags",
+    "identity",
+    "zones",
+    "extendedLocation",
+];
 
 /// `$top` without the option, and its maximum (azure-docs `governance/resource-graph/concepts/work-with-data.md` names
 /// 100 in its older versions and 1000 now; the specification has the maximum).
@@ -21,6 +43,59 @@ const DEFAULT_TOP: usize = 100;
 const LARGEST_TOP: usize = 1000;
 /// `$skip` is an int32 (the specification).
 const LARGEST_SKIP: usize = i32::MAX as usize;
+
+/// `resources | where type in~ ('…', '…') | project column, column | order by id asc`.
+///
+/// `in~` compares without case; column names are case-sensitive (Kusto). The order by a unique column is what
+/// azure-docs `governance/resource-graph/concepts/paging-results.md` demands of a query with pages. Every other query is
+/// answered with 400, valid Kusto or not: no query can have one meaning here and another in Azure.
+struct Query<'a> {
+    types: Vec<&'a str>,
+    columns: Vec<&'a str>,
+}
+
+impl<'a> Query<'a> {
+    /// # Errors
+    /// The first token that this form does not have.
+    fn parse(text: &'a str) -> Result<Self, &'a str> {
+        let mut operators = text.split('|').map(str::trim);
+        let mut next = || operators.next().unwrap_or_default();
+        let (table, filter, projection, order) = (next(), next(), next(), next());
+        let unexpected = |operator: &'a str| operator.split_whitespace().next().unwrap_or("<EOF>");
+        if table != "resources" {
+            return Err(unexpected(table));
+        }
+        let types = filter.strip_prefix("where type in~ (").and_then(|list| list.strip_suffix(')'));
+        let types = types.ok_or_else(|| unexpected(filter))?.split(',').map(str::trim);
+        let types = types.map(|literal| {
+            let text = literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+            text.filter(|text| !text.contains(['\'', '\\'])).ok_or_else(|| unexpected(literal))
+        });
+        let columns = projection.strip_prefix("project ").ok_or_else(|| unexpected(projection))?;
+        let columns = columns.split(',').map(str::trim);
+        let columns =
+            columns.map(|column| COLUMNS.contains(&column).then_some(column).ok_or(unexpected(column)));
+        let query =
+            Self { types: types.collect::<Result<_, _>>()?, columns: columns.collect::<Result<_, _>>()? };
+        if order != "order by id asc" {
+            return Err(unexpected(order));
+        }
+        if !query.columns.contains(&"id") {
+            return Err("id");
+        }
+        operators.next().map_or(Ok(query), |rest| Err(unexpected(rest)))
+    }
+
+    fn run(&self, mut table: Vec<Value>) -> Vec<Value> {
+        table.retain(|row| is_one_of(&self.types, row["type"].as_str().unwrap_or_default()));
+        table.sort_by(|a, b| a["id"].as_str().cmp(&b["id"].as_str()));
+        let project = |row: Value| -> Value {
+            let cells = self.columns.iter().map(|column| ((*column).to_owned(), row[column].clone()));
+            cells.collect::<Map<_, _>>().into()
+        };
+        table.into_iter().map(project).collect()
+    }
+}
 
 impl Arm {
     /// One page of a query's result.
@@ -30,22 +105,18 @@ impl Arm {
         }
         let request = json_body(call)?;
         let query = Query::parse(request["query"].as_str().unwrap_or_default());
-        let query = query.map_err(|token| error::invalid_query(&token.0))?;
+        let query = query.map_err(error::invalid_query)?;
         let page = Page::asked(&request)?;
         let size = page.size.min(self.page_size.unwrap_or(LARGEST_TOP));
         let found = query.run(self.table(&self.asked_subscriptions(&request)?));
         let (total, end) = (found.len(), page.start + size);
         let rows: Vec<Value> = found.into_iter().skip(page.start).take(size).collect();
+        // The specification's ResourcesFirstPageQuery.json has a token and "false".
         let mut body = json!({
             "totalRecords": total, "count": rows.len(), "resultTruncated": "false", "data": rows, "facets": [],
         });
-        // "When resultTruncated is true, the $skipToken property isn't set" (azure-docs
-        // `governance/resource-graph/concepts/paging-results.md`), and the specification's ResourcesFirstPageQuery.json
-        // has a token and "false".
-        if end < total && query.has_pages() {
+        if end < total {
             body["$skipToken"] = Page { start: end, size: page.size }.token(&request).into();
-        } else if end < total {
-            body["resultTruncated"] = "true".into();
         }
         Ok(Reply::ok(&body))
     }
@@ -56,7 +127,7 @@ impl Arm {
         let asked: Option<Vec<&str>> =
             request["subscriptions"].as_array().map(|all| all.iter().filter_map(Value::as_str).collect());
         if let Some(asked) = &asked {
-            subscriptions.retain(|known| asked.iter().any(|asked| asked.eq_ignore_ascii_case(known)));
+            subscriptions.retain(|known| is_one_of(asked, known));
         }
         let refused = || error::no_valid_subscriptions(&asked.unwrap_or_default());
         if subscriptions.is_empty() { Err(refused()) } else { Ok(subscriptions) }
@@ -64,10 +135,9 @@ impl Arm {
 
     /// The rows of the table `resources` that the role may read.
     fn table(&self, subscriptions: &[&str]) -> Vec<Value> {
-        let within = |machine: &MachineState| {
-            subscriptions.iter().any(|known| known.eq_ignore_ascii_case(&machine.facts.subscription))
-        };
-        let machines = self.machines.iter().filter(|machine| within(machine) && self.readable(machine));
+        let machines = self.machines.iter().filter(|machine| {
+            is_one_of(subscriptions, &machine.facts.subscription) && self.readable(machine)
+        });
         machines.map(|machine| row(machine, self.entra.subscription_tenant)).collect()
     }
 }

@@ -12,10 +12,10 @@ use crate::arm::reply::Reply;
 use crate::arm::role::Role;
 use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error};
 use crate::clock;
-use crate::encoding::encode;
+use crate::encoding::{encode, is_one_of};
 use crate::entra::TENANT;
 use crate::journal::lock;
-use crate::machine::{Machine, MachineState, RESOURCE_TYPES};
+use crate::machine::{Machine, MachineState, RESOURCE_TYPES, resource_id};
 use crate::server::Call;
 
 /// The managed identity of every machine.
@@ -39,10 +39,10 @@ fn properties(machine: &MachineState) -> Value {
     let mut properties =
         if server { server_properties(machine) } else { virtual_machine_properties(machine) };
     if machine.facts.private_link {
-        let scope = "Microsoft.HybridCompute/privateLinkScopes/scope";
         let Machine { subscription, resource_group, .. } = &machine.facts;
+        let scope_type = "Microsoft.HybridCompute/privateLinkScopes";
         properties["privateLinkScopeResourceId"] =
-            format!("/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{scope}").into();
+            resource_id(subscription, resource_group, scope_type, "scope").into();
     }
     if let Some(vm_id) = machine.vm_id() {
         properties["vmId"] = vm_id.into();
@@ -184,9 +184,7 @@ impl Arm {
         let filter = call.query.value("$filter").unwrap_or_default();
         let names: Vec<&str> = quoted_after(filter, "name eq ").collect();
         let types: Vec<&str> = quoted_after(filter, "resourceType eq ").collect();
-        let among = |wanted: &[&str], value: &str| {
-            wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
-        };
+        let among = |wanted: &[&str], value: &str| wanted.is_empty() || is_one_of(wanted, value);
         let found = self.in_scope(scope)?.into_iter().filter(|machine| self.readable(machine));
         let found = found.filter(|m| among(&names, &m.facts.name) && among(&types, m.facts.resource_type));
         let found: Vec<Value> = found.map(resource).collect();

@@ -9,7 +9,6 @@ pub(crate) mod fault;
 pub(crate) mod graph;
 pub(crate) mod inventory;
 pub(crate) mod path;
-pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod role;
 
@@ -21,13 +20,14 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::arm::error::ArmError;
-use crate::arm::fault::{ArmCall, ArmFaults};
+use crate::arm::fault::{ArmCall, ArmFault};
 use crate::arm::path::{MachinePath, Scope, Target};
 use crate::arm::reply::Reply;
 use crate::arm::role::Role;
 use crate::clock::Clock;
-use crate::encoding::decode;
+use crate::encoding::{decode, is_one_of};
 use crate::entra::{ARM_AUDIENCES, Bearer, Entra};
+use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
 use crate::machine::{MachineState, SUBSCRIPTION};
 use crate::relay::Relay;
@@ -71,7 +71,7 @@ pub(crate) struct Arm {
     pub(crate) page_size: Option<usize>,
     pub(crate) registration: Mutex<Registration>,
     pub(crate) role: Mutex<Role>,
-    pub(crate) faults: ArmFaults,
+    pub(crate) faults: FaultQueue<ArmFault>,
     pub(crate) throttles: Throttles<ArmCall>,
 }
 
@@ -108,7 +108,7 @@ impl Room for Arm {
         if let Some(seconds) = self.throttles.refusal(|armed| armed.includes(kind)) {
             return error::throttled(seconds).reply().finish();
         }
-        if let Some(fault) = self.faults.next(kind) {
+        if let Some(fault) = self.faults.next(|fault| fault.call.includes(kind)) {
             return fault.reply().await.finish();
         }
         self.route(&call, &target).unwrap_or_else(ArmError::reply).finish()
@@ -192,7 +192,7 @@ impl Arm {
             | Target::ServiceConfiguration(path, _) => &path.subscription,
             Target::Subscriptions | Target::ResourceGraph | Target::Unknown => return Ok(()),
         };
-        let known = self.subscriptions().iter().any(|known| known.eq_ignore_ascii_case(subscription));
+        let known = is_one_of(&self.subscriptions(), subscription);
         if known { Ok(()) } else { Err(error::subscription_not_found(subscription)) }
     }
 
@@ -241,7 +241,7 @@ impl Arm {
         let mut all = vec![SUBSCRIPTION];
         for machine in &self.machines {
             let subscription = machine.facts.subscription.as_str();
-            if !all.iter().any(|known| known.eq_ignore_ascii_case(subscription)) {
+            if !is_one_of(&all, subscription) {
                 all.push(subscription);
             }
         }

@@ -3,7 +3,7 @@
 //! Paths are compared without case, and a doubled leading slash is accepted, as azure-powershell's recorded sessions
 //! show.
 
-use crate::machine::known_type;
+use crate::machine::{known_type, resource_id};
 
 /// The resource or operation behind a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +53,7 @@ impl MachinePath {
     /// The full ARM id.
     pub(crate) fn id(&self) -> String {
         let Self { subscription, resource_group, resource_type, name } = self;
-        format!(
-            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{resource_type}/{name}"
-        )
+        resource_id(subscription, resource_group, resource_type, name)
     }
 }
 

@@ -5,10 +5,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256};
 use ring::{digest, signature};
@@ -18,7 +17,8 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::entra::CLIENT_ID;
-use crate::entra::failure::{Failure, malformed};
+use crate::entra::error::{EntraError, malformed};
+use crate::keygen::{RSA, generate_key};
 use crate::token::TokenKey;
 
 /// The only kind of assertion.
@@ -79,7 +79,7 @@ impl Assertions {
     }
 
     /// Checks a client's assertion; `endpoint` is the URL of the token endpoint.
-    pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), Failure> {
+    pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), EntraError> {
         let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is no JWT"))?;
         let own = claims["iss"].as_str().is_some_and(|issuer| issuer.eq_ignore_ascii_case(CLIENT_ID));
         if own {
@@ -91,7 +91,7 @@ impl Assertions {
         self.check_time(&claims)
     }
 
-    fn check_own(&self, assertion: &str, header: &Value, claims: &Value) -> Result<(), Failure> {
+    fn check_own(&self, assertion: &str, header: &Value, claims: &Value) -> Result<(), EntraError> {
         if claims["sub"] != claims["iss"] || claims["jti"].as_str().is_none_or(str::is_empty) {
             return Err(malformed("the assertion needs sub, the client ID, and jti"));
         }
@@ -102,26 +102,26 @@ impl Assertions {
         let unknown = || {
             let text = "The certificate with identifier used to sign the client assertion is not registered on \
                         application.";
-            Failure::new("invalid_client", 700_027, text)
+            EntraError::new("invalid_client", 700_027, text)
         };
         if certificate.ok_or_else(unknown)?.signed(assertion, header["alg"].as_str()) {
             return Ok(());
         }
         let text = "The client assertion failed signature validation.";
-        Err(Failure::new("invalid_client", 700_027, text))
+        Err(EntraError::new("invalid_client", 700_027, text))
     }
 
-    fn check_audience(&self, claims: &Value, endpoint: &str) -> Result<(), Failure> {
+    fn check_audience(&self, claims: &Value, endpoint: &str) -> Result<(), EntraError> {
         let audience = claims["aud"].as_str().unwrap_or_default();
         if audience == endpoint {
             return Ok(());
         }
         let text =
             format!("The client assertion audience claim '{audience}' does not match the expected audience.");
-        Err(Failure::new("invalid_client", 700_023, text))
+        Err(EntraError::new("invalid_client", 700_023, text))
     }
 
-    fn check_federated(&self, assertion: &str, claims: &Value) -> Result<(), Failure> {
+    fn check_federated(&self, assertion: &str, claims: &Value) -> Result<(), EntraError> {
         let audience = claims["aud"].as_array().map_or(&claims["aud"], |all| &all[0]);
         let found =
             [&claims["iss"], &claims["sub"], audience].map(|claim| claim.as_str().unwrap_or_default());
@@ -131,13 +131,13 @@ impl Assertions {
                 "No matching federated identity record found for presented assertion. Assertion Issuer: '{issuer}'. \
                  Assertion Subject: '{subject}'. Assertion Audience: '{audience}'."
             );
-            return Err(Failure::new("invalid_client", 70021, text));
+            return Err(EntraError::new("invalid_client", 70021, text));
         }
-        let invalid = || Failure::new("invalid_client", 50013, "Assertion failed signature validation.");
+        let invalid = || EntraError::new("invalid_client", 50013, "Assertion failed signature validation.");
         self.issuer_key.verify(assertion).map(drop).ok_or_else(invalid)
     }
 
-    fn check_time(&self, claims: &Value) -> Result<(), Failure> {
+    fn check_time(&self, claims: &Value) -> Result<(), EntraError> {
         let now = self.clock.unix_seconds();
         let begun = claims["nbf"].as_u64().is_none_or(|from| from <= now + SKEW);
         let expires = claims["exp"].as_u64().ok_or_else(|| malformed("the assertion has no exp"))?;
@@ -145,7 +145,7 @@ impl Assertions {
             return Ok(());
         }
         let text = "Client assertion is not within its valid time range.";
-        Err(Failure::new("invalid_client", 700_024, text))
+        Err(EntraError::new("invalid_client", 700_024, text))
     }
 }
 
@@ -154,10 +154,9 @@ impl Assertions {
 const SKEW: u64 = 300;
 
 impl Certificate {
-    /// rcgen has no RSA keys with ring; ssh-keygen has.
     fn make(directory: &Path) -> anyhow::Result<Self> {
         let key_file = directory.join(KEY_FILE);
-        rsa_key(&key_file)?;
+        generate_key(&RSA, &key_file)?;
         let pem = fs::read_to_string(&key_file)?;
         let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_RSA_SHA256)?;
         let mut parameters = CertificateParams::new(Vec::<String>::new())?;
@@ -189,17 +188,6 @@ fn public_key(pem: &str) -> anyhow::Result<Vec<u8>> {
     let key =
         signature::RsaKeyPair::from_pkcs8(key.secret_der()).map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(key.public_key().as_ref().to_vec())
-}
-
-/// A new RSA key in PKCS #8, which nobody else may read.
-pub(crate) fn rsa_key(file: &Path) -> anyhow::Result<()> {
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PKCS8", "-N", "", "-C", "arcssh", "-f"])
-        .arg(file)
-        .output()
-        .context("ssh-keygen is not installed")?;
-    ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(())
 }
 
 /// Header and claims of a token, unchecked.

@@ -3,13 +3,13 @@
 //! Knows the tenant, the applications and the tokens that it issues; knows nothing of what they open.
 
 mod assertion;
-pub(crate) mod failure;
+pub(crate) mod error;
+pub(crate) mod fault;
 mod principal;
 mod scope;
 pub(crate) mod sign_in;
 pub(crate) mod ssh_certificate;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,13 +19,15 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::encoding::Parameters;
+use crate::encoding::{Parameters, is_one_of};
 use crate::entra::assertion::{Assertions, JWT_BEARER};
-use crate::entra::failure::{EntraFault, Failure, json_answer, unknown_application};
+use crate::entra::error::{EntraError, json_answer, unknown_application};
+use crate::entra::fault::EntraFault;
 use crate::entra::principal::Principal;
 use crate::entra::scope::Scope;
 use crate::entra::sign_in::{SignIn, SignIns};
 use crate::entra::ssh_certificate::{Holder, SshCertificates};
+use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
 use crate::server::{Answer, Call, Room};
 use crate::throttle::Throttles;
@@ -82,7 +84,7 @@ pub(crate) struct Entra {
     user_principal_name: String,
     token_key: TokenKey,
     token_lifetime: Mutex<Duration>,
-    faults: Mutex<VecDeque<EntraFault>>,
+    pub(crate) faults: FaultQueue<EntraFault>,
     journal: Arc<Journal>,
 }
 
@@ -130,13 +132,9 @@ impl Entra {
             user_principal_name: settings.user_principal_name.clone(),
             token_key: TokenKey::generate(),
             token_lifetime: Mutex::new(settings.token_lifetime),
-            faults: Mutex::default(),
+            faults: FaultQueue::default(),
             journal,
         }
-    }
-
-    pub(crate) fn add_fault(&self, fault: EntraFault) {
-        lock(&self.faults).push_back(fault);
     }
 
     pub(crate) fn set_token_lifetime(&self, lifetime: Duration) {
@@ -156,19 +154,8 @@ impl Entra {
         })
     }
 
-    fn next_fault(&self) -> Option<EntraFault> {
-        let mut faults = lock(&self.faults);
-        let first = faults.front_mut()?;
-        let fault = first.clone();
-        first.times = first.times.saturating_sub(1);
-        if first.times == 0 {
-            faults.pop_front();
-        }
-        Some(fault)
-    }
-
     /// The token endpoint.
-    fn grant(&self, segment: &str, form: &Parameters) -> Result<Value, Failure> {
+    fn grant(&self, segment: &str, form: &Parameters) -> Result<Value, EntraError> {
         let tenant = self.tenant(segment)?;
         let grant = match form.value("grant_type").unwrap_or_default() {
             "client_credentials" => self.client_credentials(segment, tenant, form)?,
@@ -177,7 +164,7 @@ impl Entra {
             "refresh_token" => self.refresh(tenant, form)?,
             other => {
                 let text = format!("The app requested an unsupported grant type '{other}'.");
-                return Err(Failure::new("unsupported_grant_type", 70003, text));
+                return Err(EntraError::new("unsupported_grant_type", 70003, text));
             }
         };
         self.tokens(&grant, form)
@@ -189,12 +176,12 @@ impl Entra {
         segment: &str,
         tenant: &'static str,
         form: &Parameters,
-    ) -> Result<Grant, Failure> {
+    ) -> Result<Grant, EntraError> {
         let field = |name| form.value(name).unwrap_or_default();
         if is_any_tenant(segment) {
             let text = "No tenant-identifying information found in either the request or implied by any provided \
                         credentials.";
-            return Err(Failure::new("invalid_request", 50059, text));
+            return Err(EntraError::new("invalid_request", 50059, text));
         }
         let client = field("client_id");
         if public_client(client).is_some() {
@@ -211,9 +198,9 @@ impl Entra {
         Ok(Grant { principal: Principal::Application, client: CLIENT_ID.to_owned(), tenant, scope })
     }
 
-    fn check_assertion(&self, assertion: &str, segment: &str, kind: &str) -> Result<(), Failure> {
+    fn check_assertion(&self, assertion: &str, segment: &str, kind: &str) -> Result<(), EntraError> {
         if kind != JWT_BEARER {
-            return Err(failure::malformed("client_assertion_type"));
+            return Err(error::malformed("client_assertion_type"));
         }
         self.journal.remember_secret(assertion);
         self.assertions.check(assertion, &format!("https://{}/{segment}/oauth2/v2.0/token", self.authority))
@@ -226,7 +213,7 @@ impl Entra {
         Ok(file)
     }
 
-    fn check_secret(&self, client: &str, secret: &str) -> Result<(), Failure> {
+    fn check_secret(&self, client: &str, secret: &str) -> Result<(), EntraError> {
         if secret == self.client_secret {
             return Ok(());
         }
@@ -234,7 +221,7 @@ impl Entra {
             "Invalid client secret provided. Ensure the secret being sent in the request is the client secret \
              value, not the client secret ID, for a secret added to app '{client}'."
         );
-        Err(Failure::new("invalid_client", 7_000_215, text))
+        Err(EntraError::new("invalid_client", 7_000_215, text))
     }
 
     /// A sign-in that `redeem` finds. The scope is the sign-in's, unless the request has one.
@@ -242,26 +229,26 @@ impl Entra {
         &self,
         tenant: &'static str,
         form: &Parameters,
-        redeem: impl Fn(&SignIns, &str, &Parameters) -> Result<SignIn, Failure>,
-    ) -> Result<Grant, Failure> {
+        redeem: impl Fn(&SignIns, &str, &Parameters) -> Result<SignIn, EntraError>,
+    ) -> Result<Grant, EntraError> {
         let client = registered(form, tenant)?;
         let sign_in = redeem(&self.sign_ins, client, form)?;
         if sign_in.tenant != tenant {
-            return Err(failure::invalid_grant("it was issued in another tenant"));
+            return Err(error::invalid_grant("it was issued in another tenant"));
         }
         let scope = form.value("scope").unwrap_or(&sign_in.scope);
         let scope = Scope::parse(scope, &Principal::User, tenant)?;
         Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope })
     }
 
-    fn refresh(&self, tenant: &'static str, form: &Parameters) -> Result<Grant, Failure> {
+    fn refresh(&self, tenant: &'static str, form: &Parameters) -> Result<Grant, EntraError> {
         let client = registered(form, tenant)?;
         self.sign_ins.check_refresh_token(client, form)?;
         let scope = Scope::parse(form.value("scope").unwrap_or_default(), &Principal::User, tenant)?;
         Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope })
     }
 
-    fn tokens(&self, grant: &Grant, form: &Parameters) -> Result<Value, Failure> {
+    fn tokens(&self, grant: &Grant, form: &Parameters) -> Result<Value, EntraError> {
         let lifetime = lock(&self.token_lifetime).as_secs();
         let mut answer = json!({
             "token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime,
@@ -280,9 +267,9 @@ impl Entra {
     }
 
     /// The name in an application's certificate is not in the sources; it is the application's ID here.
-    fn ssh_certificate(&self, grant: &Grant, form: &Parameters) -> Result<String, Failure> {
+    fn ssh_certificate(&self, grant: &Grant, form: &Parameters) -> Result<String, EntraError> {
         if !grant.scope.is_for_ssh() {
-            return Err(failure::malformed(
+            return Err(error::malformed(
                 "there are SSH certificates for the sign-in to Linux machines only",
             ));
         }
@@ -341,7 +328,7 @@ impl Entra {
         &self,
         identity: &ManagedIdentity,
         resource: &str,
-    ) -> Result<(String, u64), Failure> {
+    ) -> Result<(String, u64), EntraError> {
         let lifetime = lock(&self.token_lifetime).as_secs();
         let scope =
             Scope::parse(&format!("{resource}/.default"), &Principal::Application, self.subscription_tenant)?;
@@ -356,9 +343,8 @@ impl Entra {
     }
 
     /// The tenant that the first segment of a path stands for. User and application are at home in [`TENANT`].
-    fn tenant(&self, segment: &str) -> Result<&'static str, Failure> {
-        let known = [TENANT, DOMAIN].iter().any(|known| known.eq_ignore_ascii_case(segment));
-        if known || is_any_tenant(segment) {
+    fn tenant(&self, segment: &str) -> Result<&'static str, EntraError> {
+        if is_one_of(&[TENANT, DOMAIN], segment) || is_any_tenant(segment) {
             return Ok(TENANT);
         }
         if self.subscription_tenant.eq_ignore_ascii_case(segment) {
@@ -366,10 +352,10 @@ impl Entra {
         }
         let text =
             format!("Tenant '{segment}' not found. Check to make sure you have the correct tenant ID.");
-        Err(Failure::new("invalid_request", 90002, text))
+        Err(EntraError::new("invalid_request", 90002, text))
     }
 
-    fn device_code(&self, segment: &str, form: &Parameters) -> Result<Value, Failure> {
+    fn device_code(&self, segment: &str, form: &Parameters) -> Result<Value, EntraError> {
         let tenant = self.tenant(segment)?;
         let client = registered(form, tenant)?.to_owned();
         let scope = form.value("scope").unwrap_or_default().to_owned();
@@ -379,7 +365,7 @@ impl Entra {
         Ok(body)
     }
 
-    fn authorize(&self, segment: &str, query: &Parameters) -> Result<Answer, Failure> {
+    fn authorize(&self, segment: &str, query: &Parameters) -> Result<Answer, EntraError> {
         let tenant = self.tenant(segment)?;
         let client = registered(query, tenant)?.to_owned();
         let scope = query.value("scope").unwrap_or_default().to_owned();
@@ -397,8 +383,8 @@ fn is_any_tenant(segment: &str) -> bool {
 }
 
 /// The public client that a request names.
-fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, Failure> {
-    let client = parameters.value("client_id").ok_or_else(|| failure::missing("client_id"))?;
+fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, EntraError> {
+    let client = parameters.value("client_id").ok_or_else(|| error::missing("client_id"))?;
     if client.eq_ignore_ascii_case(CLIENT_ID) {
         return Err(needs_secret());
     }
@@ -406,13 +392,13 @@ fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, F
 }
 
 fn public_client(client: &str) -> Option<&str> {
-    [AZURE_CLI, PUBLIC_CLIENT].iter().any(|known| known.eq_ignore_ascii_case(client)).then_some(client)
+    is_one_of(&[AZURE_CLI, PUBLIC_CLIENT], client).then_some(client)
 }
 
-fn needs_secret() -> Failure {
+fn needs_secret() -> EntraError {
     let text =
         "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
-    Failure::new("invalid_client", 7_000_218, text)
+    EntraError::new("invalid_client", 7_000_218, text)
 }
 
 impl Room for Entra {
@@ -429,11 +415,10 @@ impl Room for Entra {
         let result = match (&call.method, segments.as_slice()) {
             (&Method::POST, [tenant, "oauth2", "v2.0", "token"]) => {
                 if let Some(seconds) = self.throttles.refusal(|()| true) {
-                    return failure::throttled(seconds, now);
+                    return error::throttled(seconds, now);
                 }
-                if let Some(fault) = self.next_fault() {
-                    tokio::time::sleep(fault.delay).await;
-                    return fault.answer();
+                if let Some(fault) = self.faults.next(|_| true) {
+                    return fault.answer().await;
                 }
                 self.grant(tenant, &form())
             }
@@ -442,7 +427,7 @@ impl Room for Entra {
                 let query = Parameters::from_form(call.raw_query());
                 return self.authorize(tenant, &query).unwrap_or_else(|failure| failure.page(now));
             }
-            _ => return failure::html(404, ""),
+            _ => return error::html(404, ""),
         };
         result.map_or_else(|failure| failure.answer(now), |body| json_answer(200, &body))
     }

@@ -1,6 +1,6 @@
 //! What a token is asked for: resources, and OpenID Connect's own scopes.
 
-use crate::entra::failure::Failure;
+use crate::entra::error::EntraError;
 use crate::entra::principal::Principal;
 
 /// The resources whose tokens Azure Resource Manager takes: that of the Azure SDKs and that of azure-cli, which ends
@@ -32,7 +32,7 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// Reads `text` as `principal` asks for it in the tenant `tenant`.
-    pub(crate) fn parse(text: &str, principal: &Principal, tenant: &str) -> Result<Self, Failure> {
+    pub(crate) fn parse(text: &str, principal: &Principal, tenant: &str) -> Result<Self, EntraError> {
         let (own, resources): (Vec<&str>, Vec<&str>) = text
             .split_ascii_whitespace()
             .partition(|scope| ["openid", "profile", "email", "offline_access"].contains(scope));
@@ -44,7 +44,7 @@ impl Scope {
             _ => {
                 let text = "Provided value for the input parameter scope isn't valid because it contains more than \
                             one resource.";
-                return Err(Failure::new("invalid_scope", 28000, text));
+                return Err(EntraError::new("invalid_scope", 28000, text));
             }
         };
         Ok(Self {
@@ -72,7 +72,7 @@ impl Scope {
 }
 
 /// The resource of a scope `{resource}/.default`; users may also name a permission.
-fn audience(scope: &str, principal: &Principal, tenant: &str) -> Result<String, Failure> {
+fn audience(scope: &str, principal: &Principal, tenant: &str) -> Result<String, EntraError> {
     let (resource, permission) = scope.rsplit_once('/').ok_or_else(|| invalid(scope))?;
     let allowed =
         permission == ".default" || *principal == Principal::User && permission == "user_impersonation";
@@ -82,10 +82,10 @@ fn audience(scope: &str, principal: &Principal, tenant: &str) -> Result<String, 
     let known = ARM_AUDIENCES.contains(&resource.trim_end_matches('/')) || SSH_AUDIENCES.contains(&resource);
     let unknown =
         || format!("The resource principal named {resource} was not found in the tenant named {tenant}.");
-    if known { Ok(resource.to_owned()) } else { Err(Failure::new("invalid_resource", 500_011, unknown())) }
+    if known { Ok(resource.to_owned()) } else { Err(EntraError::new("invalid_resource", 500_011, unknown())) }
 }
 
-fn invalid(scope: &str) -> Failure {
+fn invalid(scope: &str) -> EntraError {
     let text = format!("The provided value for the input parameter 'scope' is not valid: '{scope}'.");
-    Failure::new("invalid_scope", 70011, text)
+    EntraError::new("invalid_scope", 70011, text)
 }

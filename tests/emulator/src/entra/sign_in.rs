@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::encoding::{Parameters, encode};
-use crate::entra::failure::{self, Failure, escaped, html, invalid_grant, malformed, missing};
+use crate::entra::error::{self, EntraError, escaped, html, invalid_grant, malformed, missing};
 use crate::journal::lock;
 use crate::server::Answer;
 
@@ -114,7 +114,7 @@ impl SignIns {
         sign_in: SignIn,
         query: &Parameters,
         now: u64,
-    ) -> Result<(Answer, Option<String>), Failure> {
+    ) -> Result<(Answer, Option<String>), EntraError> {
         let field = |name| query.value(name).unwrap_or_default();
         let redirect_uri = redirect_uri(field("redirect_uri"))?;
         let state = query.value("state");
@@ -136,10 +136,14 @@ impl SignIns {
     }
 
     /// A code, unless the request is wrong or the user says no.
-    fn consider(&self, sign_in: SignIn, query: &Parameters) -> Result<String, Failure> {
+    fn consider(&self, sign_in: SignIn, query: &Parameters) -> Result<String, EntraError> {
         let field = |name| query.value(name).unwrap_or_default();
         if field("response_type") != "code" {
-            return Err(Failure::new("unsupported_response_type", 70005, "The response type is not 'code'."));
+            return Err(EntraError::new(
+                "unsupported_response_type",
+                70005,
+                "The response type is not 'code'.",
+            ));
         }
         // Entra recommends S256 and takes requests without a challenge; RFC 8252 demands it of native applications.
         if field("code_challenge_method") != "S256" || field("code_challenge").len() != 43 {
@@ -148,7 +152,11 @@ impl SignIns {
         let mut denied = lock(&self.denied);
         if *denied > 0 {
             *denied -= 1;
-            return Err(Failure::new("access_denied", 65004, "User declined to consent to access the app."));
+            return Err(EntraError::new(
+                "access_denied",
+                65004,
+                "User declined to consent to access the app.",
+            ));
         }
         let (code, issued) = (secret("1.AX", 64), Instant::now());
         let (redirect_uri, challenge) =
@@ -159,17 +167,21 @@ impl SignIns {
     }
 
     /// `grant_type=authorization_code`.
-    pub(crate) fn redeem_code(&self, client: &str, form: &Parameters) -> Result<SignIn, Failure> {
+    pub(crate) fn redeem_code(&self, client: &str, form: &Parameters) -> Result<SignIn, EntraError> {
         let field = |name: &str| form.value(name).ok_or_else(|| missing(name));
         let mut codes = lock(&self.codes);
         let code = codes.get_mut(field("code")?).ok_or_else(|| invalid_grant("the code"))?;
         if code.redeemed {
             let text = "OAuth2 Authorization code was already redeemed, please retry with a new valid code or use an \
                         existing refresh token.";
-            return Err(Failure::new("invalid_grant", 54005, text));
+            return Err(EntraError::new("invalid_grant", 54005, text));
         }
         if code.issued.elapsed() >= CODE_LIFE {
-            return Err(Failure::new("invalid_grant", 70008, "The provided authorization code is expired."));
+            return Err(EntraError::new(
+                "invalid_grant",
+                70008,
+                "The provided authorization code is expired.",
+            ));
         }
         if !code.sign_in.client.eq_ignore_ascii_case(client) {
             return Err(invalid_grant("the code was issued to another client"));
@@ -177,13 +189,13 @@ impl SignIns {
         if field("redirect_uri")? != code.redirect_uri {
             let text = "The reply address does not match the reply address provided when requesting \
                         Authorization code.";
-            return Err(Failure::new("invalid_client", 500_112, text));
+            return Err(EntraError::new("invalid_client", 500_112, text));
         }
         let verifier = digest::digest(&digest::SHA256, field("code_verifier")?.as_bytes());
         if URL_SAFE_NO_PAD.encode(verifier) != code.challenge {
             let text =
                 "The Code_Verifier does not match the code_challenge supplied in the authorization request.";
-            return Err(Failure::new("invalid_grant", 501_481, text));
+            return Err(EntraError::new("invalid_grant", 501_481, text));
         }
         code.redeemed = true;
         Ok(code.sign_in.clone())
@@ -227,30 +239,30 @@ impl SignIns {
     }
 
     /// `grant_type=urn:ietf:params:oauth:grant-type:device_code`: one poll.
-    pub(crate) fn redeem_device(&self, client: &str, form: &Parameters) -> Result<SignIn, Failure> {
+    pub(crate) fn redeem_device(&self, client: &str, form: &Parameters) -> Result<SignIn, EntraError> {
         let code = form.value("device_code").ok_or_else(|| missing("device_code"))?;
         let mut devices = lock(&self.devices);
         let device = devices
             .iter_mut()
             .find(|device| device.device_code == code && device.sign_in.client.eq_ignore_ascii_case(client));
-        let unknown = || Failure::new("bad_verification_code", 70018, "The device code is not valid.");
+        let unknown = || EntraError::new("bad_verification_code", 70018, "The device code is not valid.");
         let device = device.ok_or_else(unknown)?;
         let early = device.polled.replace(Instant::now()).is_some_and(|at| at.elapsed() < self.interval);
         if device.end <= Instant::now() {
             device.decision = Decision::Expired;
         }
         match device.decision {
-            Decision::Expired => Err(Failure::new("expired_token", 70019, "The device code has expired.")),
+            Decision::Expired => Err(EntraError::new("expired_token", 70019, "The device code has expired.")),
             // RFC 8628, section 3.5; the number is not in the sources.
-            _ if early => Err(Failure::new("slow_down", 70016, "The device code is polled too often.")),
+            _ if early => Err(EntraError::new("slow_down", 70016, "The device code is polled too often.")),
             Decision::Pending => {
                 let text = "OAuth 2.0 device flow error. Authorization is pending. Continue polling.";
-                Err(Failure::new("authorization_pending", 70016, text))
+                Err(EntraError::new("authorization_pending", 70016, text))
             }
             // Microsoft Learn, "device authorization grant", has the code; that the number is 65004, no source says.
             Decision::Declined => {
                 let text = "User declined to consent to access the app.";
-                Err(Failure::new("authorization_declined", 65004, text))
+                Err(EntraError::new("authorization_declined", 65004, text))
             }
             Decision::Redeemed => Err(invalid_grant("the device code was already redeemed")),
             Decision::Approved => {
@@ -275,7 +287,7 @@ impl SignIns {
     }
 
     /// `grant_type=refresh_token`. A token is bound to its client and user, not to a tenant or a resource.
-    pub(crate) fn check_refresh_token(&self, client: &str, form: &Parameters) -> Result<(), Failure> {
+    pub(crate) fn check_refresh_token(&self, client: &str, form: &Parameters) -> Result<(), EntraError> {
         let token = form.value("refresh_token").ok_or_else(|| missing("refresh_token"))?;
         let tokens = lock(&self.refresh_tokens);
         let known = tokens.get(token).filter(|token| token.client.eq_ignore_ascii_case(client));
@@ -287,21 +299,21 @@ impl SignIns {
 }
 
 impl RefreshRefusal {
-    fn failure(self) -> Failure {
+    fn failure(self) -> EntraError {
         match self {
             Self::Revoked => {
                 let text = "The provided grant has expired due to it being revoked, a fresh auth token is needed. The \
                             user might have changed or reset their password.";
-                Failure::new("invalid_grant", 50173, text).suberror("bad_token")
+                EntraError::new("invalid_grant", 50173, text).suberror("bad_token")
             }
             Self::Inactive => {
                 let text = "The refresh token has expired due to inactivity. The token was inactive for 90.00:00:00.";
-                Failure::new("invalid_grant", 700_082, text).suberror("bad_token")
+                EntraError::new("invalid_grant", 700_082, text).suberror("bad_token")
             }
             Self::SecondFactor => {
                 let text = "Due to a configuration change made by your administrator, or because you moved to a new \
                             location, you must use multi-factor authentication to access the resource.";
-                Failure::new("interaction_required", 50076, text).suberror("basic_action")
+                EntraError::new("interaction_required", 50076, text).suberror("basic_action")
             }
         }
     }
@@ -309,7 +321,7 @@ impl RefreshRefusal {
 
 /// The registered address of both public clients: `http://localhost` with any port; 127.0.0.1 is refused (MSAL
 /// application.py).
-fn redirect_uri(uri: &str) -> Result<&str, Failure> {
+fn redirect_uri(uri: &str) -> Result<&str, EntraError> {
     let rest = uri.strip_prefix("http://localhost").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     let registered = match rest.map(|rest| rest.strip_prefix(':').unwrap_or(rest)) {
         Some("") => true,
@@ -318,12 +330,12 @@ fn redirect_uri(uri: &str) -> Result<&str, Failure> {
     };
     let text =
         || format!("The redirect URI '{uri}' specified in the request does not match the redirect URIs.");
-    if registered { Ok(uri) } else { Err(Failure::new("invalid_request", 50011, text())) }
+    if registered { Ok(uri) } else { Err(EntraError::new("invalid_request", 50011, text())) }
 }
 
 fn redirect(uri: &str, fields: &[(&str, String)]) -> Answer {
     let query: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-    let mut answer = failure::html(302, "");
+    let mut answer = error::html(302, "");
     if let Ok(location) = HeaderValue::try_from(format!("{uri}?{}", query.join("&"))) {
         answer.headers_mut().insert(LOCATION, location);
     }

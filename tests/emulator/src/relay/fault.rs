@@ -22,7 +22,8 @@ pub struct RelayFault {
     pub(crate) idle_limit: Option<Duration>,
     pub(crate) silent_after: Option<Duration>,
     pub(crate) wire: Option<Wire>,
-    pub(crate) repeat: Repeat,
+    /// How many connections it applies to, if it is not one.
+    pub(crate) times: Option<usize>,
 }
 
 /// Bytes that the sender gets in place of what the listener sends.
@@ -31,19 +32,6 @@ pub(crate) struct Wire {
     pub(crate) first: Vec<u8>,
     pub(crate) then: Vec<u8>,
     pub(crate) times: usize,
-}
-
-/// How many connections a fault is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    Times(usize),
-    Always,
-}
-
-impl Default for Repeat {
-    fn default() -> Self {
-        Self::Times(1)
-    }
 }
 
 impl RelayFault {
@@ -131,11 +119,11 @@ impl RelayFault {
 
     /// For the next `connections` connections instead of one.
     pub fn times(self, connections: usize) -> Self {
-        Self { repeat: Repeat::Times(connections), ..self }
+        Self { times: Some(connections), ..self }
     }
 
     /// For every connection from now on.
     pub fn always(self) -> Self {
-        Self { repeat: Repeat::Always, ..self }
+        self.times(usize::MAX)
     }
 }

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::relay::refusal::{Refusal, Tracking};
+use crate::relay::error::{RelayError, Tracking};
 use crate::relay::sas::Right;
 use crate::relay::websocket::{self, Socket};
 use crate::relay::{ControlChannel, Fate, HybridConnection, Relay};
@@ -35,9 +35,9 @@ pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answ
     }
 }
 
-fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, Refusal> {
+fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, RelayError> {
     let expires = relay.authorize(call, tracking.path, Right::Listen)?;
-    let missing = || Refusal::new(404, "Endpoint does not exist.");
+    let missing = || RelayError::new(404, "Endpoint does not exist.");
     let hybrid_connection = relay.find(tracking.path).ok_or_else(missing)?;
     let (messages, notifications) = mpsc::channel(WAITING_NOTIFICATIONS);
     let id = Uuid::new_v4();

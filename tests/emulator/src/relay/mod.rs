@@ -4,16 +4,17 @@
 //! protocol" describes them. Knows nothing of Azure Resource Manager, of machines or of SSH.
 
 pub(crate) mod bridge;
+pub(crate) mod error;
 pub(crate) mod fault;
 pub(crate) mod listener;
 pub(crate) mod observations;
-pub(crate) mod refusal;
+
 pub(crate) mod rendezvous;
 pub(crate) mod sas;
 pub(crate) mod sender;
 pub(crate) mod websocket;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,10 +25,11 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::encoding::decode;
+use crate::fault_queue::FaultQueue;
 use crate::journal::{Service, lock};
-use crate::relay::fault::{RelayFault, Repeat};
+use crate::relay::error::{RelayError, Tracking};
+use crate::relay::fault::RelayFault;
 use crate::relay::observations::Observations;
-use crate::relay::refusal::{Refusal, Tracking};
 use crate::relay::rendezvous::Rendezvous;
 use crate::relay::sas::{Demand, Right, SasKey};
 use crate::server::{Answer, Call, Room};
@@ -89,7 +91,7 @@ pub(crate) struct Relay {
     authorities: Vec<String>,
     hybrid_connections: Mutex<HashMap<String, Arc<HybridConnection>>>,
     rendezvous: Mutex<HashMap<String, Rendezvous>>,
-    faults: Mutex<VecDeque<RelayFault>>,
+    pub(crate) faults: FaultQueue<RelayFault>,
 }
 
 /// What has happened to a hybrid connection.
@@ -151,7 +153,7 @@ impl Relay {
             rendezvous_time,
             hybrid_connections: Mutex::default(),
             rendezvous: Mutex::default(),
-            faults: Mutex::default(),
+            faults: FaultQueue::default(),
         })
     }
 
@@ -179,30 +181,6 @@ impl Relay {
         }
     }
 
-    /// Queues a fault, or installs it for good.
-    pub(crate) fn add_fault(&self, fault: RelayFault) {
-        lock(&self.faults).push_back(fault);
-    }
-
-    /// Forgets all faults that have not been met yet.
-    pub(crate) fn clear_faults(&self) {
-        lock(&self.faults).clear();
-    }
-
-    /// The fault for the next sender.
-    fn next_fault(&self) -> RelayFault {
-        let mut faults = lock(&self.faults);
-        let Some(first) = faults.front_mut() else { return RelayFault::default() };
-        let fault = first.clone();
-        if let Repeat::Times(left) = &mut first.repeat {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                faults.pop_front();
-            }
-        }
-        fault
-    }
-
     /// The hybrid connection that `path` names, alone or followed by a suffix.
     fn find(&self, path: &str) -> Option<Arc<HybridConnection>> {
         let named = lock(&self.hybrid_connections);
@@ -211,7 +189,7 @@ impl Relay {
     }
 
     /// Checks the token of `call`, which may come in three places (protocol guide, "Request operation").
-    fn authorize(&self, call: &Call, path: &str, right: Right) -> Result<u64, Refusal> {
+    fn authorize(&self, call: &Call, path: &str, right: Right) -> Result<u64, RelayError> {
         let token = call
             .query
             .value("sb-hc-token")
@@ -220,7 +198,7 @@ impl Relay {
         self.check_token(token, path, right)
     }
 
-    fn check_token(&self, token: Option<&str>, path: &str, right: Right) -> Result<u64, Refusal> {
+    fn check_token(&self, token: Option<&str>, path: &str, right: Right) -> Result<u64, RelayError> {
         let keys = [self.sender_key.clone(), self.listener_key.clone()];
         let (authorities, now) = (self.authorities.as_slice(), self.clock.unix_seconds());
         sas::check(token, &keys, &Demand { authorities, path, right, now })
@@ -228,13 +206,13 @@ impl Relay {
 }
 
 impl HybridConnection {
-    fn register(&self, channel: ControlChannel) -> Result<(), Refusal> {
+    fn register(&self, channel: ControlChannel) -> Result<(), RelayError> {
         /// azure-docs `articles/azure-relay/relay-faq.md`, quotas.
         const MOST_LISTENERS: usize = 25;
         let mut listeners = lock(&self.listeners);
         if listeners.len() >= MOST_LISTENERS {
             // The sources name the quota but not the answer.
-            return Err(Refusal::new(403, "QuotaExceeded: Too many listeners."));
+            return Err(RelayError::new(403, "QuotaExceeded: Too many listeners."));
         }
         listeners.push(channel);
         Ok(())
@@ -271,17 +249,17 @@ impl Room for Relay {
         let now = self.clock.unix_seconds();
         let tracking = Tracking { id: &id, namespace: &authority, path: &path, now };
         let refusal = if websocket::upgrade_key(&call.headers).is_none() {
-            Refusal::new(400, "This endpoint is only for web-socket requests")
+            RelayError::new(400, "This endpoint is only for web-socket requests")
         } else if path.is_empty() {
             // "The Hybrid Connection path is invalid or the base URL is malformed" is the guide's description of 404.
-            Refusal::new(404, "The Hybrid Connection path is invalid or the base URL is malformed.")
+            RelayError::new(404, "The Hybrid Connection path is invalid or the base URL is malformed.")
         } else {
             match call.query.value("sb-hc-action") {
                 Some("connect") => return sender::connect(self, call, &tracking).await,
                 Some("listen") => return listener::listen(self, call, &tracking),
                 Some("accept") => return rendezvous::accept(&self, call, &tracking),
                 // The guide's words for an unknown action, there said of a rendezvous URL.
-                _ => Refusal::new(400, "Unrecognized action or URL not valid."),
+                _ => RelayError::new(400, "Unrecognized action or URL not valid."),
             }
         };
         refusal.tracked(&tracking)

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::journal::lock;
-use crate::relay::refusal::{Refusal, Tracking};
+use crate::relay::error::{RelayError, Tracking};
 use crate::relay::{Relay, websocket};
 use crate::server::{Answer, Call};
 
@@ -19,7 +19,7 @@ pub(crate) struct Rendezvous {
 /// What the listener decided.
 pub(crate) enum Decision {
     Accepted(Accepted),
-    Rejected(Refusal),
+    Rejected(RelayError),
 }
 
 /// The listener's socket to come.
@@ -46,23 +46,23 @@ impl Relay {
 /// Answers a listener that came to the address of an accept notification. The id is its authorisation.
 pub(crate) fn accept(relay: &Relay, call: Call, tracking: &Tracking) -> Answer {
     let Some(rendezvous) = relay.close_rendezvous(tracking.id) else {
-        return Refusal::new(403, "The URL is not valid.").tracked(tracking);
+        return RelayError::new(403, "The URL is not valid.").tracked(tracking);
     };
     match rejection(&call) {
         Some(refusal) => {
             let _ = rendezvous.decide.send(Decision::Rejected(refusal));
             // "This handshake intentionally fails with an HTTP error code 410" (protocol guide, "Rejecting the socket").
-            Refusal::new(410, "Gone").tracked(tracking)
+            RelayError::new(410, "Gone").tracked(tracking)
         }
         None => accepted(call, rendezvous, tracking),
     }
 }
 
 /// The status and text of a rejection, if the listener appended one.
-fn rejection(call: &Call) -> Option<Refusal> {
+fn rejection(call: &Call) -> Option<RelayError> {
     let status = call.query.value("sb-hc-statusCode")?;
     let text = call.query.value("sb-hc-statusDescription").unwrap_or_default();
-    Some(Refusal::new(status.parse().unwrap_or(500), text))
+    Some(RelayError::new(status.parse().unwrap_or(500), text))
 }
 
 /// A subprotocol that the listener sets is its choice for the sender, and is confirmed to the listener too.
@@ -75,6 +75,6 @@ fn accepted(call: Call, rendezvous: Rendezvous, tracking: &Tracking) -> Answer {
     let decision = Decision::Accepted(Accepted { upgrade: call.upgrade, subprotocol });
     match rendezvous.decide.send(decision) {
         Ok(()) => answer,
-        Err(_sender_left) => Refusal::new(403, "The URL is not valid.").tracked(tracking),
+        Err(_sender_left) => RelayError::new(403, "The URL is not valid.").tracked(tracking),
     }
 }

@@ -8,7 +8,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::clock;
 use crate::encoding::{Parameters, decode, encode};
-use crate::relay::refusal::Refusal;
+use crate::relay::error::RelayError;
 
 /// How every token starts.
 const SCHEME: &str = "SharedAccessSignature ";
@@ -105,13 +105,13 @@ pub(crate) struct Demand<'a> {
 
 /// Checks `token`; the answer is when it expires. The texts of the refusals are those that public logs show, except
 /// where a comment says otherwise; in which order the service checks is unknown.
-pub(crate) fn check(token: Option<&str>, keys: &[SasKey], demand: &Demand) -> Result<u64, Refusal> {
+pub(crate) fn check(token: Option<&str>, keys: &[SasKey], demand: &Demand) -> Result<u64, RelayError> {
     // The protocol guide names the status of a missing or malformed token, 401, but no text.
-    let token = token.ok_or_else(|| Refusal::new(401, "MissingToken: The request carries no token."))?;
-    let malformed = || Refusal::new(401, "MalformedToken: The token is malformed.");
+    let token = token.ok_or_else(|| RelayError::new(401, "MissingToken: The request carries no token."))?;
+    let malformed = || RelayError::new(401, "MalformedToken: The token is malformed.");
     let token = Token::parse(token).ok_or_else(malformed)?;
     let expires: u64 = token.expires.parse().map_err(|_| malformed())?;
-    let invalid = || Refusal::new(401, "InvalidSignature: The token has an invalid signature.");
+    let invalid = || RelayError::new(401, "InvalidSignature: The token has an invalid signature.");
     let key = keys.iter().find(|key| key.name == token.key_name).ok_or_else(invalid)?;
     if !key.verifies(&token) {
         return Err(invalid());
@@ -121,19 +121,22 @@ pub(crate) fn check(token: Option<&str>, keys: &[SasKey], demand: &Demand) -> Re
     }
     if !covers(&decode(&token.encoded_resource), demand) {
         let text = "InvalidAudience: The authorization header contains a token with a wrong audience.";
-        return Err(Refusal::new(401, text));
+        return Err(RelayError::new(401, text));
     }
     if key.right != demand.right {
         // "The security token is not valid for this path and for this action" is the protocol guide's description.
-        return Err(Refusal::new(403, "The security token is not valid for this path and for this action."));
+        return Err(RelayError::new(
+            403,
+            "The security token is not valid for this path and for this action.",
+        ));
     }
     Ok(expires)
 }
 
 /// The wording is that of azure-sdk-for-go's live tests; the form of the time in it was not seen.
-pub(crate) fn expired(expires: u64) -> Refusal {
+pub(crate) fn expired(expires: u64) -> RelayError {
     let time = clock::timestamp(expires);
-    Refusal::new(401, &format!("ExpiredToken: The token is expired. Expiration time: {time}"))
+    RelayError::new(401, &format!("ExpiredToken: The token is expired. Expiration time: {time}"))
 }
 
 /// A resource covers its own path and all below it; the path `/` is the whole namespace.

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{oneshot, watch};
 
 use crate::encoding::encode;
+use crate::relay::error::{RelayError, Tracking};
 use crate::relay::fault::RelayFault;
 use crate::relay::observations::OpenConnection;
-use crate::relay::refusal::{Refusal, Tracking};
 use crate::relay::rendezvous::{Accepted, Decision, Rendezvous};
 use crate::relay::sas::Right;
 use crate::relay::{Fate, HybridConnection, PATH_PREFIX, Relay, bridge, websocket};
@@ -19,7 +19,7 @@ use crate::server::{Answer, Call};
 
 /// Answers a sender: 101 once a listener has accepted, and an error otherwise.
 pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'_>) -> Answer {
-    let fault = relay.next_fault();
+    let fault = relay.faults.next(|_| true).unwrap_or_default();
     if fault.silent_handshake {
         return pending().await;
     }
@@ -40,12 +40,12 @@ fn admit(
     call: &Call,
     tracking: &Tracking,
     fault: &RelayFault,
-) -> Result<Arc<HybridConnection>, Refusal> {
+) -> Result<Arc<HybridConnection>, RelayError> {
     if let Some((status, reason)) = &fault.refusal {
-        return Err(Refusal::new(*status, reason));
+        return Err(RelayError::new(*status, reason));
     }
     relay.authorize(call, tracking.path, Right::Send)?;
-    relay.find(tracking.path).ok_or_else(|| Refusal::new(404, "Endpoint does not exist."))
+    relay.find(tracking.path).ok_or_else(|| RelayError::new(404, "Endpoint does not exist."))
 }
 
 /// Sends the accept notification to one listener and waits for what it decides.
@@ -54,13 +54,13 @@ async fn invite_listener(
     hybrid_connection: &HybridConnection,
     call: &Call,
     tracking: &Tracking<'_>,
-) -> Result<Decision, Refusal> {
+) -> Result<Decision, RelayError> {
     let (decide, decision) = oneshot::channel();
     let rendezvous_id = relay.open_rendezvous(tracking.id, Rendezvous { decide });
     let ticket = Ticket { relay, id: &rendezvous_id };
     let notification = accept_notification(relay, call, tracking, &rendezvous_id).to_string();
     loop {
-        let none = || Refusal::new(404, "There are no listeners connected for the endpoint.");
+        let none = || RelayError::new(404, "There are no listeners connected for the endpoint.");
         let listener = hybrid_connection.any_listener().ok_or_else(none)?;
         if listener.messages.send(notification.clone()).await.is_ok() {
             break;
@@ -70,7 +70,7 @@ async fn invite_listener(
     let decision = tokio::time::timeout(relay.rendezvous_time, decision).await;
     drop(ticket);
     // .NET reads 504 as a timeout (azure-relay-dotnet WebSocketExceptionHelper.cs); no source has the text.
-    let timeout = || Refusal::new(504, "The listener did not accept the connection in time.");
+    let timeout = || RelayError::new(504, "The listener did not accept the connection in time.");
     decision.ok().and_then(Result::ok).ok_or_else(timeout)
 }
 

@@ -11,7 +11,7 @@ use crate::server::Answer;
 
 /// A status and the start of its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct RelayError {
     pub(crate) status: u16,
     pub(crate) text: String,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Tracking<'a> {
     pub(crate) now: u64,
 }
 
-impl Refusal {
+impl RelayError {
     pub(crate) fn new(status: u16, text: &str) -> Self {
         Self { status, text: text.to_owned() }
     }
