@@ -82,9 +82,9 @@ fn an_unregistered_subscription_is_led_to_a_working_ssh() {
             assert!(run.stderr.lines().any(|told| told == line), "{line}\nis not in\n{}", run.stderr);
         }
         assert!(ready(&run) && run.stdout.is_empty(), "{}", run.stderr);
-        let minted = w.emulator().machine("web01").minted().len();
+        let minted = w.emulator().machine("web01").issued_credentials().len();
         assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
-        assert_eq!(w.emulator().machine("web01").minted().len(), minted, "the store was warm");
+        assert_eq!(w.emulator().machine("web01").issued_credentials().len(), minted, "the store was warm");
     }
 }
 

@@ -36,13 +36,13 @@ use crate::relay::websocket::any_size;
 use crate::token::TokenKey;
 
 /// The largest message that the agent sends; 32 KiB is what aztunnel's listener sends (`internal/relay/bridge.go`).
-const LARGEST_MESSAGE: usize = 32 * 1024;
+const MAX_MESSAGE: usize = 32 * 1024;
 
 /// Until the next attempt to register. azure-relay-dotnet starts with 0 s and 1 s; tests are in more of a hurry.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
 /// How long a peer may take to end its side of a data socket.
-const CLOSING_TIME: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -58,7 +58,7 @@ pub(crate) struct Agent {
 }
 
 /// An accept notification, as far as the agent reads it.
-struct Invitation {
+struct AcceptMessage {
     address: String,
     headers: Vec<(String, String)>,
 }
@@ -78,13 +78,13 @@ impl Agent {
     /// Keeps a control channel open at one name, while the machine is online, until the name expires or is deleted.
     async fn listen(self: Arc<Self>, notice: Notice) {
         tokio::time::sleep_until(notice.listen_from.into()).await;
-        let life = notice.minted.expires_on.saturating_sub(self.clock.unix_seconds());
+        let life = notice.issued.expires_on.saturating_sub(self.clock.unix_seconds());
         let end = Instant::now() + Duration::from_secs(life);
         let mut online = self.machine.online.subscribe();
         let listening = async {
             while online.wait_for(|online| *online).await.is_ok() {
                 match self.control_channel(&notice).await {
-                    Ok(channel) => Arc::clone(&self).attend(channel, online.clone()).await,
+                    Ok(channel) => Arc::clone(&self).receive(channel, online.clone()).await,
                     // The name is gone: not retried, as azure-relay-dotnet does not retry EndpointNotFound.
                     Err(Error::Http(answer)) if answer.status() == 404 => return,
                     Err(_) => {}
@@ -96,8 +96,8 @@ impl Agent {
     }
 
     async fn control_channel(&self, notice: &Notice) -> Result<Socket, Error> {
-        let mut request = notice.minted.listen_uri().into_client_request()?;
-        let token = HeaderValue::from_str(&notice.minted.listen_token)?;
+        let mut request = notice.issued.listen_uri().into_client_request()?;
+        let token = HeaderValue::from_str(&notice.issued.listen_token)?;
         request.headers_mut().insert("ServiceBusAuthorization", token);
         self.open(request).await
     }
@@ -113,7 +113,7 @@ impl Agent {
     }
 
     /// Takes accept notifications until the channel ends or the machine goes offline.
-    async fn attend(self: Arc<Self>, mut channel: Socket, mut online: watch::Receiver<bool>) {
+    async fn receive(self: Arc<Self>, mut channel: Socket, mut online: watch::Receiver<bool>) {
         loop {
             let offline = async { drop(online.wait_for(|online| !*online).await) };
             let message = tokio::select! {
@@ -122,8 +122,8 @@ impl Agent {
             };
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    if let Some(invitation) = Invitation::parse(&text) {
-                        tokio::spawn(Arc::clone(&self).serve(invitation));
+                    if let Some(accept) = AcceptMessage::parse(&text) {
+                        tokio::spawn(Arc::clone(&self).serve(accept));
                     }
                 }
                 Some(Ok(_)) => {}
@@ -134,24 +134,24 @@ impl Agent {
     }
 
     /// Accepts or rejects one sender.
-    async fn serve(self: Arc<Self>, invitation: Invitation) {
-        let number = self.journal.arrived(invitation.record());
-        let dialled = match self.check(&invitation) {
+    async fn serve(self: Arc<Self>, accept: AcceptMessage) {
+        let number = self.journal.arrived(accept.record());
+        let dialled = match self.check(&accept) {
             Ok(port) => dial(self.machine.loopback_port(port)).await,
             Err(rejection) => Err(rejection),
         };
         match dialled {
             Ok(server) => {
                 self.journal.answered(number, 101);
-                if let Ok(socket) = self.rendezvous(&invitation.address).await {
-                    carry(socket, server).await;
+                if let Ok(socket) = self.rendezvous(&accept.address).await {
+                    copy_both_ways(socket, server).await;
                 }
             }
             Err((status, text)) => {
                 self.journal.answered(number, status);
                 let query = format!("&sb-hc-statusCode={status}&sb-hc-statusDescription={}", encode(&text));
                 // The handshake fails by design, with 410.
-                let _ = self.rendezvous(&(invitation.address + &query)).await;
+                let _ = self.rendezvous(&(accept.address + &query)).await;
             }
         }
     }
@@ -162,12 +162,12 @@ impl Agent {
     }
 
     /// The port that the sender may be carried to. That a bad token or port is answered with 403 is a guess.
-    fn check(&self, invitation: &Invitation) -> Result<u16, Rejection> {
+    fn check(&self, accept: &AcceptMessage) -> Result<u16, Rejection> {
         let refuse = |text: &str| (403, text.to_owned());
-        let target = invitation.header("Microsoft-Guestgateway-Target").ok_or_else(|| refuse("no target"))?;
+        let target = accept.header("Microsoft-Guestgateway-Target").ok_or_else(|| refuse("no target"))?;
         let requested: Option<u16> = target.strip_prefix("localhost:").and_then(|port| port.parse().ok());
         let requested = requested.ok_or_else(|| refuse("the target is not a port of localhost"))?;
-        let token = invitation.header("Service-Configuration-Token");
+        let token = accept.header("Service-Configuration-Token");
         let claims = token.and_then(|token| self.service_token_key.verify(token));
         let claims = claims.ok_or_else(|| refuse("the service configuration token is not valid"))?;
         if claims["exp"].as_u64().is_none_or(|expires| expires <= self.clock.unix_seconds()) {
@@ -188,7 +188,7 @@ impl Agent {
     }
 }
 
-impl Invitation {
+impl AcceptMessage {
     fn parse(text: &str) -> Option<Self> {
         let message: Value = serde_json::from_str(text).ok()?;
         let accept = message.get("accept")?;
@@ -230,14 +230,14 @@ async fn dial(port: u16) -> Result<TcpStream, Rejection> {
 }
 
 /// Copies bytes both ways until either side has ended.
-async fn carry(socket: Socket, server: TcpStream) {
+async fn copy_both_ways(socket: Socket, server: TcpStream) {
     let (mut to_relay, mut from_relay) = socket.split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::select! {
         () = server_to_relay(&mut from_server, &mut to_relay) => {
             // The relay answers the Close frame; only then may TCP go, or what was sent could be lost.
             let answer = async { while let Some(Ok(_)) = from_relay.next().await {} };
-            let _ = tokio::time::timeout(CLOSING_TIME, answer).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, answer).await;
         }
         () = relay_to_server(&mut from_relay, &mut to_server) => {}
     }
@@ -245,7 +245,7 @@ async fn carry(socket: Socket, server: TcpStream) {
 
 /// Sends what the server writes, flushing when it pauses; its end of file becomes a Close frame.
 async fn server_to_relay(server: &mut OwnedReadHalf, relay: &mut SplitSink<Socket, Message>) {
-    let mut buffer = vec![0; LARGEST_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         match server.try_read(&mut buffer) {
             Ok(0) => break,
@@ -272,7 +272,7 @@ async fn server_to_relay(server: &mut OwnedReadHalf, relay: &mut SplitSink<Socke
 
 /// After a failed write the other direction still has what the relay sent last.
 async fn wait_for_close_frame() {
-    tokio::time::sleep(CLOSING_TIME).await;
+    tokio::time::sleep(CLOSE_TIMEOUT).await;
 }
 
 /// Writes what the relay sends; its end, clean or not, ends the server's input.

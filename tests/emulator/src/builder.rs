@@ -24,7 +24,7 @@ use crate::journal::Journal;
 use crate::machine::{Machine, MachineState, RESOURCE_GROUP, SUBSCRIPTION};
 use crate::managed_identity::{Endpoint, Himds, Imds, TOKEN_DIRECTORY};
 use crate::relay::Relay;
-use crate::server::{Room, Witness, serve, serve_plain};
+use crate::server::{Handler, Recorder, serve, serve_plain};
 use crate::throttle::Throttles;
 use crate::tls::{Certificates, KeyExchange};
 use crate::token::TokenKey;
@@ -48,7 +48,7 @@ pub struct Builder {
     token_lifetime: Duration,
     user_principal_name: String,
     device_interval: Duration,
-    approving: bool,
+    auto_approve: bool,
     certificate_lifetime: Duration,
     subscription_tenant: &'static str,
     imds: Option<SocketAddr>,
@@ -79,7 +79,7 @@ impl Default for Builder {
             user_principal_name: "Ada@arcssh.example".to_owned(),
             // Microsoft Learn, "OAuth 2.0 device authorization grant flow", the example's `interval`.
             device_interval: Duration::from_secs(5),
-            approving: false,
+            auto_approve: false,
             certificate_lifetime: Duration::from_secs(3600),
             subscription_tenant: TENANT,
             imds: None,
@@ -162,7 +162,7 @@ impl Builder {
 
     /// The user approves every device code at once.
     pub fn approve_devices(self) -> Self {
-        Self { approving: true, ..self }
+        Self { auto_approve: true, ..self }
     }
 
     /// The life of SSH certificates, an hour unless set. Whole seconds.
@@ -229,20 +229,21 @@ impl Builder {
         let inside = runtime.enter();
         let certificates = Certificates::generate().context("certificates")?;
         let directory = directory(&certificates)?;
-        let (entra_listener, arm_listener, relay_listener) = (self.bound()?, self.bound()?, self.bound()?);
+        let (entra_listener, arm_listener, relay_listener) =
+            (self.listener()?, self.listener()?, self.listener()?);
         let journal = Arc::new(Journal::default());
-        let witness = Witness { journal: Arc::clone(&journal), handshakes: Arc::default() };
+        let recorder = Recorder { journal: Arc::clone(&journal), handshakes: Arc::default() };
         let entra_authority = entra_listener.local_addr()?.to_string();
         let entra = Arc::new(Entra::new(&self.entra(&entra_authority, &directory), Arc::clone(&journal)));
         let relay = Arc::new(Relay::new(relay_listener.local_addr()?, self.rendezvous_time, self.clock)?);
         let arm = self.arm(arm_listener.local_addr()?, &entra, &relay, &certificates, &journal)?;
         let any = KeyExchange::Any;
-        spawn(entra_listener, &certificates, any, &entra, &witness)?;
-        spawn(arm_listener, &certificates, any, &arm, &witness)?;
-        spawn(relay_listener, &certificates, self.key_exchange, &relay, &witness)?;
-        let identities = self.identities(&entra, &arm, &witness)?;
+        spawn(entra_listener, &certificates, any, &entra, &recorder)?;
+        spawn(arm_listener, &certificates, any, &arm, &recorder)?;
+        spawn(relay_listener, &certificates, self.key_exchange, &relay, &recorder)?;
+        let identities = self.identities(&entra, &arm, &recorder)?;
         drop(inside);
-        let handshakes = witness.handshakes;
+        let handshakes = recorder.handshakes;
         Ok(Emulator {
             runtime: Some(runtime),
             directory,
@@ -254,8 +255,8 @@ impl Builder {
         })
     }
 
-    fn bound(&self) -> anyhow::Result<TcpListener> {
-        bound(SocketAddr::new(self.address, 0))
+    fn listener(&self) -> anyhow::Result<TcpListener> {
+        listener(SocketAddr::new(self.address, 0))
     }
 
     /// The endpoints of managed identities: of a VM, and of the first machine.
@@ -263,7 +264,7 @@ impl Builder {
         &self,
         entra: &Arc<Entra>,
         arm: &Arc<Arm>,
-        witness: &Witness,
+        recorder: &Recorder,
     ) -> anyhow::Result<ManagedIdentities> {
         let assigned = Arc::new(Mutex::new(true));
         let endpoint = |identity| {
@@ -271,12 +272,12 @@ impl Builder {
             Endpoint { entra, identity, assigned, clock: self.clock }
         };
         let own = SocketAddr::new(self.address, 0);
-        let (imds, himds) = (bound(self.imds.unwrap_or(own))?, bound(self.himds.unwrap_or(own))?);
+        let (imds, himds) = (listener(self.imds.unwrap_or(own))?, listener(self.himds.unwrap_or(own))?);
         let (imds_address, himds_address) = (imds.local_addr()?, himds.local_addr()?);
         let arc = endpoint(arc_identity(arm));
-        let room = Himds::new(arc, &self.arc_token_directory, Arc::clone(&witness.journal));
-        tokio::spawn(serve_plain(imds, Arc::new(Imds(endpoint(vm_identity()))), witness.clone()));
-        tokio::spawn(serve_plain(himds, Arc::new(room), witness.clone()));
+        let handler = Himds::new(arc, &self.arc_token_directory, Arc::clone(&recorder.journal));
+        tokio::spawn(serve_plain(imds, Arc::new(Imds(endpoint(vm_identity()))), recorder.clone()));
+        tokio::spawn(serve_plain(himds, Arc::new(handler), recorder.clone()));
         Ok(ManagedIdentities { imds: imds_address, himds: himds_address, assigned })
     }
 
@@ -332,7 +333,7 @@ impl Builder {
             token_lifetime: self.token_lifetime,
             user_principal_name: self.user_principal_name.clone(),
             device_interval: self.device_interval,
-            approving: self.approving,
+            auto_approve: self.auto_approve,
             certificate_lifetime: self.certificate_lifetime,
             subscription_tenant: self.subscription_tenant,
         }
@@ -367,7 +368,7 @@ fn arc_identity(arm: &Arm) -> ManagedIdentity {
     }
 }
 
-fn bound(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn listener(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener =
         std::net::TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     listener.set_nonblocking(true)?;
@@ -387,14 +388,14 @@ fn directory(certificates: &Certificates) -> anyhow::Result<TempDir> {
     Ok(directory)
 }
 
-fn spawn<R: Room>(
+fn spawn<R: Handler>(
     listener: TcpListener,
     certificates: &Certificates,
     key_exchange: KeyExchange,
-    room: &Arc<R>,
-    witness: &Witness,
+    handler: &Arc<R>,
+    recorder: &Recorder,
 ) -> anyhow::Result<()> {
     let tls = certificates.server(key_exchange)?;
-    tokio::spawn(serve(listener, tls, Arc::clone(room), witness.clone()));
+    tokio::spawn(serve(listener, tls, Arc::clone(handler), recorder.clone()));
     Ok(())
 }

@@ -29,10 +29,10 @@ impl Demo {
     pub(crate) fn run(&self) -> Result<()> {
         let playground = self.start()?;
         let show = Show { playground: &playground, interrupted: interrupted()? };
-        tell("An ssh configuration whose host uses arcssh:");
+        print("An ssh configuration whose host uses arcssh:");
         show.step(&["cat", CONFIG])?;
 
-        tell("A command on the machine:");
+        print("A command on the machine:");
         show.step(&["ssh", "-F", CONFIG, MACHINE, "uname", "-a"])?;
 
         let home = playground.home().display().to_string();
@@ -41,20 +41,20 @@ impl Demo {
         for n in 1..=3 {
             fs::write(playground.home().join(format!("photos/{n}.raw")), random_bytes(1 << 20)?)?;
         }
-        tell("A file there by scp:");
+        print("A file there by scp:");
         show.step(&["scp", "-F", CONFIG, "photos/1.raw", &remote("copied.raw")])?;
-        tell("The same file back by sftp:");
+        print("The same file back by sftp:");
         fs::write(playground.home().join("batch"), format!("get {home}/copied.raw returned.raw\n"))?;
         show.step(&["sftp", "-F", CONFIG, "-b", "batch", MACHINE])?;
         show.same(&["photos/1.raw", "returned.raw"])?;
 
-        tell("A folder there and back by rsync:");
+        print("A folder there and back by rsync:");
         let shell = format!("ssh -F {CONFIG}");
         show.step(&["rsync", "-a", "--checksum", "-e", &shell, "photos/", &remote("mirror/")])?;
         show.step(&["rsync", "-a", "--checksum", "-e", &shell, &remote("mirror/"), "returned/"])?;
         show.same(&["photos/1.raw", "returned/1.raw"])?;
         show.same(&["photos/3.raw", "returned/3.raw"])?;
-        tell("All checksums agree.");
+        print("All checksums agree.");
         Ok(())
     }
 
@@ -93,7 +93,7 @@ impl Show<'_> {
     fn step(&self, words: &[&str]) -> Result<()> {
         ensure!(!self.interrupted.load(Ordering::SeqCst), "interrupted");
         let typed: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-        tell(&format!("$ {}", typed.join(" ")));
+        print(&format!("$ {}", typed.join(" ")));
         let (program, arguments) = words.split_first().context("no command")?;
         let status = self.playground.command(program).args(arguments).status();
         let status = status.with_context(|| format!("{program} is not installed"))?;
@@ -111,7 +111,7 @@ impl Show<'_> {
 }
 
 #[expect(clippy::print_stdout, reason = "the transcript is the product")]
-pub(crate) fn tell(text: &str) {
+pub(crate) fn print(text: &str) {
     println!("{text}");
 }
 

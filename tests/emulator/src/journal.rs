@@ -78,7 +78,7 @@ impl Journal {
     }
 
     /// Notes a secret, once.
-    pub(crate) fn remember_secret(&self, secret: impl Into<String>) {
+    pub(crate) fn record_secret(&self, secret: impl Into<String>) {
         let (secret, mut secrets) = (secret.into(), lock(&self.secrets));
         if !secret.is_empty() && !secrets.contains(&secret) {
             secrets.push(secret);

@@ -51,7 +51,7 @@ pub use crate::entra::sign_in::RefreshRefusal;
 pub use crate::entra::ssh_certificate::CertificateFault;
 pub use crate::entra::{AZURE_CLI, PUBLIC_CLIENT};
 pub use crate::journal::{RequestRecord, Service};
-pub use crate::machine::{Machine, Minted, RESOURCE_GROUP, SUBSCRIPTION};
+pub use crate::machine::{IssuedCredentials, Machine, RESOURCE_GROUP, SUBSCRIPTION};
 pub use crate::relay::fault::RelayFault;
 pub use crate::relay::observations::{Heartbeat, SenderEnd};
 pub use crate::tls::{KeyExchange, ServerCertificate, TlsHandshake};
@@ -127,7 +127,7 @@ impl Emulator {
     ///
     /// If there is none.
     pub fn machine(&self, name: &str) -> MachineHandle {
-        let found = self.arm.machines.iter().find(|machine| machine.is_called(name));
+        let found = self.arm.machines.iter().find(|machine| machine.has_name(name));
         let machine = found.unwrap_or_else(|| panic!("the emulator has no machine called {name}"));
         MachineHandle { machine: Arc::clone(machine), arm: Arc::clone(&self.arm) }
     }
@@ -410,7 +410,7 @@ impl MachineHandle {
     }
 
     /// What listCredentials has created so far, in order.
-    pub fn minted(&self) -> Vec<Minted> {
-        self.machine.minted()
+    pub fn issued_credentials(&self) -> Vec<IssuedCredentials> {
+        self.machine.issued_credentials()
     }
 }

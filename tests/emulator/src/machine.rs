@@ -176,7 +176,7 @@ impl Machine {
 
 /// What one listCredentials call created.
 #[derive(Clone, Debug)]
-pub struct Minted {
+pub struct IssuedCredentials {
     /// The new name, at which sender and listener meet.
     pub hybrid_connection_name: String,
     /// Host and port of the relay, as the namespace's two pieces spell it.
@@ -195,7 +195,7 @@ pub struct Minted {
     pub expires_on: u64,
 }
 
-impl Minted {
+impl IssuedCredentials {
     /// Where a listener registers.
     pub fn listen_uri(&self) -> String {
         format!("wss://{}/$hc/{}?sb-hc-action=listen", self.relay_authority, self.hybrid_connection_name)
@@ -211,7 +211,7 @@ impl Minted {
 /// protocol that is not documented, so that here it is a channel inside the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Notice {
-    pub(crate) minted: Minted,
+    pub(crate) issued: IssuedCredentials,
     /// Not before this moment.
     pub(crate) listen_from: Instant,
 }
@@ -227,7 +227,7 @@ pub(crate) struct MachineState {
     pub(crate) online: watch::Sender<bool>,
     notices: mpsc::UnboundedSender<Notice>,
     clock: Clock,
-    minted: Mutex<Vec<Minted>>,
+    issued: Mutex<Vec<IssuedCredentials>>,
     /// Ports of the machine whose service has another port here, where the machine has no loopback of its own.
     moved: Mutex<BTreeMap<u16, u16>>,
 }
@@ -244,7 +244,7 @@ impl MachineState {
             online: watch::Sender::new(facts.online),
             notices,
             clock,
-            minted: Mutex::default(),
+            issued: Mutex::default(),
             moved: Mutex::default(),
             facts,
         };
@@ -258,7 +258,7 @@ impl MachineState {
     }
 
     /// Whether a test means this machine by `name`: its name, `group/name` or its full ARM id, without case.
-    pub(crate) fn is_called(&self, name: &str) -> bool {
+    pub(crate) fn has_name(&self, name: &str) -> bool {
         let Machine { resource_group, name: own, .. } = &self.facts;
         is_one_of(&[own.clone(), format!("{resource_group}/{own}"), self.resource_id()], name)
     }
@@ -341,14 +341,14 @@ impl MachineState {
         lock(&self.moved).insert(port, here);
     }
 
-    /// Keeps what was minted and tells the agent. An emulator without an agent has nobody to tell.
+    /// Keeps what was issued and tells the agent. An emulator without an agent has nobody to tell.
     pub(crate) fn announce(&self, notice: Notice) {
-        lock(&self.minted).push(notice.minted.clone());
+        lock(&self.issued).push(notice.issued.clone());
         let _ = self.notices.send(notice);
     }
 
-    pub(crate) fn minted(&self) -> Vec<Minted> {
-        lock(&self.minted).clone()
+    pub(crate) fn issued_credentials(&self) -> Vec<IssuedCredentials> {
+        lock(&self.issued).clone()
     }
 }
 

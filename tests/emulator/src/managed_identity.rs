@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::entra::error::json_answer;
 use crate::entra::{Entra, ManagedIdentity};
 use crate::journal::{Journal, Service, lock};
-use crate::server::{Answer, Call, Room};
+use crate::server::{Answer, Call, Handler};
 
 const PATH: &str = "/metadata/identity/oauth2/token";
 /// The versions with this path (Microsoft Learn, "Azure Instance Metadata Service", supported versions, in part).
@@ -113,7 +113,7 @@ impl Himds {
         if fs::create_dir_all(&self.token_directory).and_then(|()| fs::write(&file, &content)).is_err() {
             return json_answer(500, &json!({ "error": "server_error", "error_description": "no key file" }));
         }
-        self.journal.remember_secret(content.as_str());
+        self.journal.record_secret(content.as_str());
         let realm = format!("Basic realm={}", file.display());
         lock(&self.challenges).push(Challenge { file, content });
         let text = "The request needs the content of the file named in WWW-Authenticate.";
@@ -144,7 +144,7 @@ impl Drop for Himds {
     }
 }
 
-impl Room for Imds {
+impl Handler for Imds {
     const SERVICE: Service = Service::Entra;
 
     fn clock(&self) -> Clock {
@@ -156,7 +156,7 @@ impl Room for Imds {
     }
 }
 
-impl Room for Himds {
+impl Handler for Himds {
     const SERVICE: Service = Service::Entra;
 
     fn clock(&self) -> Clock {

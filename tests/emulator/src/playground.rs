@@ -18,7 +18,7 @@ const HOST: &str = include_str!("../../../config-templates/demo.conf");
 
 /// What a program keeps of its user's environment: what finds other programs and shows text. Whatever else is set there
 /// (an identity, a proxy, an agent, a taste in colours, the signs of a CI machine) would make the playground another one.
-const KEPT: [&str; 6] = ["PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "RUST_BACKTRACE"];
+const PRESERVED: [&str; 6] = ["PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "RUST_BACKTRACE"];
 /// UTF-8, and messages in English, whatever the user's language is.
 const LOCALE: &str = if cfg!(target_os = "macos") { "en_US.UTF-8" } else { "C.UTF-8" };
 
@@ -82,8 +82,8 @@ impl Playground {
     /// A program in the playground's home and environment.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-        command.current_dir(self.home.path()).env_clear().envs(kept).env("HOME", self.home.path());
+        let preserved = PRESERVED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.current_dir(self.home.path()).env_clear().envs(preserved).env("HOME", self.home.path());
         command.env("PATH", &self.path).env("LANG", LOCALE);
         command.envs(self.emulator.environment());
         command

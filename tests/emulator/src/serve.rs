@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arcssh_emulator::{Builder, Emulator, KeyExchange, Machine, Minted, RelayFault};
+use arcssh_emulator::{Builder, Emulator, IssuedCredentials, KeyExchange, Machine, RelayFault};
 use clap::Args;
 
 /// How often new names are looked for when a foreign listener is to be attached.
-const MINT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Run an emulator until it is interrupted.
 #[derive(Args)]
@@ -91,7 +91,7 @@ impl Serve {
             self.greet(&emulator, &env_file);
             tokio::select! {
                 () = interrupted => Ok(()),
-                () = self.report_mints(&emulator) => Ok(()),
+                () = self.report_issued(&emulator) => Ok(()),
             }
         })
     }
@@ -140,24 +140,24 @@ impl Serve {
     }
 
     /// For `--no-agent`: prints every new name, with what a listener needs.
-    async fn report_mints(&self, emulator: &Emulator) {
+    async fn report_issued(&self, emulator: &Emulator) {
         let mut reported: HashMap<&str, usize> = HashMap::new();
         loop {
-            tokio::time::sleep(MINT_POLL_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             for (name, _) in self.machines.iter().filter(|_| self.no_agent) {
-                let minted = emulator.machine(name).minted();
+                let issued = emulator.machine(name).issued_credentials();
                 let seen = reported.entry(name.as_str()).or_default();
-                minted.iter().skip(*seen).for_each(|minted| print_mint(name, minted));
-                *seen = minted.len();
+                issued.iter().skip(*seen).for_each(|issued| print_issued(name, issued));
+                *seen = issued.len();
             }
         }
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the text is the product of this function")]
-fn print_mint(machine: &str, minted: &Minted) {
-    println!("# {machine}: a listener is expected at\n{}", minted.listen_uri());
-    println!("# with the header\nServiceBusAuthorization: {}", minted.listen_token);
+fn print_issued(machine: &str, issued: &IssuedCredentials) {
+    println!("# {machine}: a listener is expected at\n{}", issued.listen_uri());
+    println!("# with the header\nServiceBusAuthorization: {}", issued.listen_token);
 }
 
 fn env_text(emulator: &Emulator) -> String {

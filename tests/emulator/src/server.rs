@@ -1,6 +1,6 @@
-//! Accepts TLS connections, reads HTTP/1.1 requests, writes them to the journal and passes them to a room.
+//! Accepts TLS connections, reads HTTP/1.1 requests, writes them to the journal and passes them to a handler.
 //!
-//! Knows HTTP; what the request means is the room's affair.
+//! Knows HTTP; what the request means is the handler's affair.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -54,7 +54,7 @@ impl Call {
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// One emulated service.
-pub(crate) trait Room: Send + Sync + 'static {
+pub(crate) trait Handler: Send + Sync + 'static {
     /// Its name in the journal.
     const SERVICE: Service;
 
@@ -67,63 +67,63 @@ pub(crate) trait Room: Send + Sync + 'static {
 
 /// Where a server writes what it saw.
 #[derive(Clone)]
-pub(crate) struct Witness {
+pub(crate) struct Recorder {
     pub(crate) journal: Arc<Journal>,
     pub(crate) handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
 }
 
-/// Accepts connections for `room` until the runtime ends.
-pub(crate) async fn serve<R: Room>(
+/// Accepts connections for `handler` until the runtime ends.
+pub(crate) async fn serve<R: Handler>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    room: Arc<R>,
-    witness: Witness,
+    handler: Arc<R>,
+    recorder: Recorder,
 ) {
     let acceptor = TlsAcceptor::from(tls);
     while let Ok((stream, peer)) = listener.accept().await {
-        tokio::spawn(connection(stream, peer, acceptor.clone(), Arc::clone(&room), witness.clone()));
+        tokio::spawn(connection(stream, peer, acceptor.clone(), Arc::clone(&handler), recorder.clone()));
     }
 }
 
 /// One connection. Errors end it and nothing else: the client sees them, nobody here reads them.
-async fn connection<R: Room>(
+async fn connection<R: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
-    room: Arc<R>,
-    witness: Witness,
+    handler: Arc<R>,
+    recorder: Recorder,
 ) {
     // Small frames must not wait for Nagle's algorithm.
     let _ = stream.set_nodelay(true);
     let Ok(tls) = acceptor.accept(stream).await else { return };
-    lock(&witness.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
-    requests(tls, peer, room, &witness.journal).await;
+    lock(&recorder.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
+    requests(tls, peer, handler, &recorder.journal).await;
 }
 
-/// Accepts connections without TLS for `room` until the runtime ends.
-pub(crate) async fn serve_plain<R: Room>(listener: TcpListener, room: Arc<R>, witness: Witness) {
+/// Accepts connections without TLS for `handler` until the runtime ends.
+pub(crate) async fn serve_plain<R: Handler>(listener: TcpListener, handler: Arc<R>, recorder: Recorder) {
     while let Ok((stream, peer)) = listener.accept().await {
-        let (room, witness) = (Arc::clone(&room), witness.clone());
-        tokio::spawn(async move { requests(stream, peer, room, &witness.journal).await });
+        let (handler, recorder) = (Arc::clone(&handler), recorder.clone());
+        tokio::spawn(async move { requests(stream, peer, handler, &recorder.journal).await });
     }
 }
 
-async fn requests<R: Room>(
+async fn requests<R: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
-    room: Arc<R>,
+    handler: Arc<R>,
     journal: &Journal,
 ) {
-    let service = service_fn(|request| exchange(request, peer, Arc::clone(&room), journal));
+    let service = service_fn(|request| exchange(request, peer, Arc::clone(&handler), journal));
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let _ = connection.with_upgrades().await;
 }
 
-async fn exchange<R: Room>(
+async fn exchange<R: Handler>(
     mut request: Request<Incoming>,
     peer: SocketAddr,
-    room: Arc<R>,
+    handler: Arc<R>,
     journal: &Journal,
 ) -> Result<Answer, Infallible> {
     let upgrade = hyper::upgrade::on(&mut request);
@@ -141,8 +141,8 @@ async fn exchange<R: Room>(
         upgrade,
         peer,
     };
-    let clock = room.clock();
-    let mut answer = room.answer(call).await;
+    let clock = handler.clock();
+    let mut answer = handler.answer(call).await;
     if let Ok(date) = HeaderValue::try_from(clock::http_date(clock.unix_seconds())) {
         answer.headers_mut().insert(DATE, date);
     }

@@ -17,7 +17,7 @@ use arcssh_emulator::playground::Playground;
 use arcssh_emulator::{Builder, Machine};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::demo::{Arcssh, tell};
+use crate::demo::{Arcssh, print};
 
 /// The library's name, for `LD_PRELOAD`.
 const NSS_WRAPPER: &str = "libnss_wrapper.so";
@@ -45,16 +45,16 @@ impl Shell {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let arcssh = self.arcssh.path()?;
         let playground = Playground::start(&arcssh, &[], with_machines)?;
-        furnish(&playground, &arcssh)?;
+        set_up_home(&playground, &arcssh)?;
         let enter = write_entrance(&playground)?;
         ensure_isolated(&enter, playground.home())?;
         let mut shell = Command::new(&enter);
         if !self.command.is_empty() {
-            return stay(&playground, shell.args(&self.command));
+            return run_to_end(&playground, shell.args(&self.command));
         }
-        tell(&greeting(&enter));
+        print(&greeting(&enter));
         ensure!(std::io::stdin().is_terminal(), "the playground needs a terminal, or a command after --");
-        stay(&playground, &mut shell)?;
+        run_to_end(&playground, &mut shell)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -80,7 +80,7 @@ A second shell, in another terminal: {}\n",
 }
 
 /// Puts arcssh, a key, the machines' host keys and the user databases in place.
-fn furnish(playground: &Playground, arcssh: &Path) -> Result<()> {
+fn set_up_home(playground: &Playground, arcssh: &Path) -> Result<()> {
     let (home, sshd) = (playground.home(), playground.sshd());
     let known_hosts = MACHINES.iter().map(|(name, _)| {
         let machine = playground.emulator().machine(name);
@@ -165,7 +165,7 @@ fn ensure_isolated(enter: &Path, home: &Path) -> Result<()> {
 
 /// Runs `command` to its end, approves every sign-in by device code meanwhile, and ends it at SIGTERM or SIGHUP. SIGINT is
 /// the command's alone.
-fn stay(playground: &Playground, command: &mut Command) -> Result<ExitCode> {
+fn run_to_end(playground: &Playground, command: &mut Command) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let _interrupt = signal(SignalKind::interrupt())?;

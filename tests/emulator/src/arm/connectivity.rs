@@ -12,13 +12,13 @@ use crate::arm::path::{MachinePath, Target};
 use crate::arm::reply::Reply;
 use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body};
 use crate::journal::lock;
-use crate::machine::{MachineState, Minted, Notice};
-use crate::relay::{Fate, Life, sas};
+use crate::machine::{IssuedCredentials, MachineState, Notice};
+use crate::relay::{ConnectionState, Validity, sas};
 use crate::server::Call;
 
 /// `expiresin`: seconds (azure-rest-api-specs hybridconnectivity.json).
-const SHORTEST_LIFE: u64 = 600;
-const LONGEST_LIFE: u64 = 10_800;
+const MIN_LIFETIME: u64 = 600;
+const MAX_LIFETIME: u64 = 10_800;
 
 /// The access key outlives `expiresOn` by this many seconds (recorded: `se` − `expiresOn`).
 const ACCESS_KEY_GRACE: u64 = 600;
@@ -94,8 +94,8 @@ impl Arm {
     /// A PUT on an existing endpoint "may disrupt the Arc agent's relay listener, causing subsequent connections to
     /// fail with 404 'Endpoint does not exist' until the listener recovers" (aztunnel `internal/arc/arc.go`).
     fn disturb_listener(&self, machine: &MachineState) {
-        for minted in machine.minted() {
-            self.relay.delete(&minted.hybrid_connection_name, Fate::ListenersDropped);
+        for issued in machine.issued_credentials() {
+            self.relay.delete(&issued.hybrid_connection_name, ConnectionState::ListenersDropped);
         }
     }
 
@@ -103,8 +103,8 @@ impl Arm {
     pub(crate) fn remove_endpoint(&self, machine: &MachineState) {
         *machine.endpoint() = false;
         machine.service_configurations.send_modify(|all| all.clear());
-        for minted in machine.minted() {
-            self.relay.delete(&minted.hybrid_connection_name, Fate::Deleted);
+        for issued in machine.issued_credentials() {
+            self.relay.delete(&issued.hybrid_connection_name, ConnectionState::Deleted);
         }
     }
 
@@ -129,21 +129,26 @@ impl Arm {
             }
             None => None,
         };
-        let minted = self.mint(machine, life, service);
-        Ok(Reply::ok(&credentials(self, &minted)))
+        let issued = self.issue_credentials(machine, life, service);
+        Ok(Reply::ok(&credentials(self, &issued)))
     }
 
     /// A new hybrid connection for every call: the recorded names end in the nanosecond time of their own request;
     /// newer ones have `/v2` after it (Azure/azure-cli issue 29006). They begin with the type of Arc-enabled servers; that
     /// the other types take its place in names of their own is assumed.
-    fn mint(&self, machine: &MachineState, life: u64, service: Option<(&str, u16)>) -> Minted {
+    fn issue_credentials(
+        &self,
+        machine: &MachineState,
+        life: u64,
+        service: Option<(&str, u16)>,
+    ) -> IssuedCredentials {
         let (now, time) = (self.clock.unix_seconds(), self.clock.unix_nanoseconds());
         let resource_type = machine.facts.resource_type.to_ascii_lowercase();
         let name = format!("{resource_type}/{}/{time}/v2", machine.fingerprint());
         let expires_on = now + self.credential_lifetime.map_or(life, |limit| life.min(limit.as_secs()));
         let (resource, relay) = (self.relay.resource(&name), &self.relay);
         let token_expiry = expires_on + ACCESS_KEY_GRACE;
-        let minted = Minted {
+        let issued = IssuedCredentials {
             relay_authority: relay.namespace.authority(),
             access_key: relay.sender_key.token(&resource, token_expiry),
             service_configuration_token: service
@@ -154,9 +159,9 @@ impl Arm {
             hybrid_connection_name: name,
             expires_on,
         };
-        self.remember(&minted);
-        self.publish(machine, minted.clone());
-        minted
+        self.record_secrets(&issued);
+        self.publish(machine, issued.clone());
+        issued
     }
 
     /// The service's token for its agent. It is described as a JWT (aztunnel `internal/arc/arc.go`); its claims are
@@ -168,25 +173,22 @@ impl Arm {
         }))
     }
 
-    fn remember(&self, minted: &Minted) {
-        self.journal.remember_secret(minted.access_key.as_str());
-        for token in [&minted.access_key, &minted.listen_token] {
-            sas::signature_spellings(token)
-                .into_iter()
-                .flatten()
-                .for_each(|s| self.journal.remember_secret(s));
+    fn record_secrets(&self, issued: &IssuedCredentials) {
+        self.journal.record_secret(issued.access_key.as_str());
+        for token in [&issued.access_key, &issued.listen_token] {
+            sas::signature_spellings(token).into_iter().flatten().for_each(|s| self.journal.record_secret(s));
         }
-        self.journal.remember_secret(minted.service_configuration_token.as_deref().unwrap_or_default());
-        self.journal.remember_secret(minted.listener_key.as_str());
+        self.journal.record_secret(issued.service_configuration_token.as_deref().unwrap_or_default());
+        self.journal.record_secret(issued.listener_key.as_str());
     }
 
     /// The name appears at the relay and with the agent after the delays that the test asked for.
-    fn publish(&self, machine: &MachineState, minted: Minted) {
+    fn publish(&self, machine: &MachineState, issued: IssuedCredentials) {
         let from = Instant::now() + self.endpoint_delay;
-        let left = Duration::from_secs(minted.expires_on.saturating_sub(self.clock.unix_seconds()));
+        let left = Duration::from_secs(issued.expires_on.saturating_sub(self.clock.unix_seconds()));
         let until = self.strict_expiry.then(|| Instant::now() + left);
-        self.relay.create(&minted.hybrid_connection_name, Life { from, until });
-        machine.announce(Notice { minted, listen_from: from + self.listener_delay });
+        self.relay.create(&issued.hybrid_connection_name, Validity { from, until });
+        machine.announce(Notice { issued, listen_from: from + self.listener_delay });
     }
 }
 
@@ -201,21 +203,21 @@ fn check_version(version: &str, machine: &MachineState) -> Result<(), ArmError> 
 /// `expiresin`. What the service answers to a value out of range is not in the sources, beyond that 400 is to be
 /// expected of a documented limit.
 fn life(call: &Call) -> Result<u64, ArmError> {
-    let Some(text) = call.query.value("expiresin") else { return Ok(LONGEST_LIFE) };
-    let life = text.parse().ok().filter(|life| (SHORTEST_LIFE..=LONGEST_LIFE).contains(life));
-    let range = format!("The parameter 'expiresin' must be between {SHORTEST_LIFE} and {LONGEST_LIFE}.");
+    let Some(text) = call.query.value("expiresin") else { return Ok(MAX_LIFETIME) };
+    let life = text.parse().ok().filter(|life| (MIN_LIFETIME..=MAX_LIFETIME).contains(life));
+    let range = format!("The parameter 'expiresin' must be between {MIN_LIFETIME} and {MAX_LIFETIME}.");
     life.ok_or_else(|| error::bad_request(range))
 }
 
-fn credentials(arm: &Arm, minted: &Minted) -> Value {
+fn credentials(arm: &Arm, issued: &IssuedCredentials) -> Value {
     let mut relay = json!({
         "namespaceName": arm.relay.namespace.name,
         "namespaceNameSuffix": arm.relay.namespace.suffix,
-        "hybridConnectionName": minted.hybrid_connection_name,
-        "accessKey": minted.access_key,
-        "expiresOn": minted.expires_on,
+        "hybridConnectionName": issued.hybrid_connection_name,
+        "accessKey": issued.access_key,
+        "expiresOn": issued.expires_on,
     });
-    if let Some(token) = &minted.service_configuration_token {
+    if let Some(token) = &issued.service_configuration_token {
         relay["serviceConfigurationToken"] = token.as_str().into();
     }
     json!({ "relay": relay })

@@ -40,9 +40,9 @@ const COLUMNS: [&str; 16] = [
 /// `$top` without the option, and its maximum (azure-docs `governance/resource-graph/concepts/work-with-data.md` names
 /// 100 in its older versions and 1000 now; the specification has the maximum).
 const DEFAULT_TOP: usize = 100;
-const LARGEST_TOP: usize = 1000;
+const MAX_TOP: usize = 1000;
 /// `$skip` is an int32 (the specification).
-const LARGEST_SKIP: usize = i32::MAX as usize;
+const MAX_SKIP: usize = i32::MAX as usize;
 
 /// `resources | where type in~ ('…', '…') | project column, column | order by id asc`.
 ///
@@ -107,7 +107,7 @@ impl Arm {
         let query = Query::parse(request["query"].as_str().unwrap_or_default());
         let query = query.map_err(error::invalid_query)?;
         let page = Page::asked(&request)?;
-        let size = page.size.min(self.page_size.unwrap_or(LARGEST_TOP));
+        let size = page.size.min(self.page_size.unwrap_or(MAX_TOP));
         let found = query.run(self.table(&self.asked_subscriptions(&request)?));
         let (total, end) = (found.len(), page.start + size);
         let rows: Vec<Value> = found.into_iter().skip(page.start).take(size).collect();
@@ -172,8 +172,8 @@ impl Page {
             Some(token) => Self::continued(token, request)?,
             None => Self { start: 0, size: DEFAULT_TOP },
         };
-        let size = number(&options["$top"], 1..=LARGEST_TOP)?.unwrap_or(continued.size);
-        let start = number(&options["$skip"], 0..=LARGEST_SKIP)?.unwrap_or(continued.start);
+        let size = number(&options["$top"], 1..=MAX_TOP)?.unwrap_or(continued.size);
+        let start = number(&options["$skip"], 0..=MAX_SKIP)?.unwrap_or(continued.start);
         Ok(Self { start, size })
     }
 

@@ -31,7 +31,7 @@ use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
 use crate::machine::{MachineState, SUBSCRIPTION};
 use crate::relay::Relay;
-use crate::server::{Answer, Call, Room};
+use crate::server::{Answer, Call, Handler};
 use crate::throttle::Throttles;
 use crate::token::TokenKey;
 
@@ -95,7 +95,7 @@ impl Registration {
     }
 }
 
-impl Room for Arm {
+impl Handler for Arm {
     const SERVICE: Service = Service::Arm;
 
     fn clock(&self) -> Clock {
@@ -120,7 +120,7 @@ impl Arm {
         let bearer = self.authenticate(call)?;
         let version = call.query.value("api-version").ok_or_else(error::missing_api_version)?;
         if bearer.tenant != self.entra.subscription_tenant {
-            return self.foreign(target, &bearer);
+            return self.answer_other_tenant(target, &bearer);
         }
         self.check_subscription(target)?;
         self.authorize(call, target, &bearer)?;
@@ -130,8 +130,12 @@ impl Arm {
             Target::Register(provider) => self.register(provider),
             Target::Machines(scope) => self.machine_list(call, scope),
             Target::Resources(scope) => self.resources(call, scope),
-            Target::Machine(path) => Ok(Reply::ok(&inventory::machine(&*self.shown(path, version)?))),
-            Target::Extensions(path) => Ok(Reply::ok(&inventory::extensions(&*self.shown(path, version)?))),
+            Target::Machine(path) => {
+                Ok(Reply::ok(&inventory::machine(&*self.machine_in_version(path, version)?)))
+            }
+            Target::Extensions(path) => {
+                Ok(Reply::ok(&inventory::extensions(&*self.machine_in_version(path, version)?)))
+            }
             Target::Permissions(path) => {
                 self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
             }
@@ -142,7 +146,7 @@ impl Arm {
     }
 
     /// What a token of another tenant sees: no subscription, and the way to the right tenant where it names one.
-    fn foreign(&self, target: &Target, bearer: &Bearer) -> Result<Reply, ArmError> {
+    fn answer_other_tenant(&self, target: &Target, bearer: &Bearer) -> Result<Reply, ArmError> {
         match target {
             Target::Subscriptions => Ok(Reply::ok(&json!({ "value": [] }))),
             Target::ResourceGraph => Err(error::no_valid_subscriptions(&[])),
@@ -215,7 +219,7 @@ impl Arm {
     }
 
     /// The same, asked for with a version that its type is known to have.
-    fn shown(&self, path: &MachinePath, version: &str) -> Result<Arc<MachineState>, ArmError> {
+    fn machine_in_version(&self, path: &MachinePath, version: &str) -> Result<Arc<MachineState>, ArmError> {
         let machine = self.machine(path)?;
         let facts = &machine.facts;
         if facts.resource_type == VMWARE && version != VMWARE_VERSION {

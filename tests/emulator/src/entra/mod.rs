@@ -26,10 +26,10 @@ use crate::entra::fault::EntraFault;
 use crate::entra::principal::Principal;
 use crate::entra::scope::Scope;
 use crate::entra::sign_in::{SignIn, SignIns};
-use crate::entra::ssh_certificate::{Holder, SshCertificates};
+use crate::entra::ssh_certificate::{CertificateSubject, SshCertificates};
 use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
-use crate::server::{Answer, Call, Room};
+use crate::server::{Answer, Call, Handler};
 use crate::throttle::Throttles;
 use crate::token::TokenKey;
 
@@ -66,7 +66,7 @@ pub(crate) struct Settings {
     pub(crate) token_lifetime: Duration,
     pub(crate) user_principal_name: String,
     pub(crate) device_interval: Duration,
-    pub(crate) approving: bool,
+    pub(crate) auto_approve: bool,
 }
 
 /// The service's state.
@@ -119,11 +119,11 @@ impl Entra {
     pub(crate) fn new(settings: &Settings, journal: Arc<Journal>) -> Self {
         // The form of Entra's generated secrets; it contains `~`, which is not to be escaped.
         let client_secret = format!("Q8~{}", Uuid::new_v4().simple());
-        journal.remember_secret(client_secret.as_str());
+        journal.record_secret(client_secret.as_str());
         Self {
             client_secret,
             throttles: Throttles::default(),
-            sign_ins: SignIns::new(settings.device_interval, settings.approving),
+            sign_ins: SignIns::new(settings.device_interval, settings.auto_approve),
             assertions: Assertions::new(&settings.directory, settings.clock),
             ssh_certificates: SshCertificates::new(&settings.directory, settings.certificate_lifetime),
             authority: settings.authority.clone(),
@@ -202,14 +202,14 @@ impl Entra {
         if kind != JWT_BEARER {
             return Err(error::malformed("client_assertion_type"));
         }
-        self.journal.remember_secret(assertion);
+        self.journal.record_secret(assertion);
         self.assertions.check(assertion, &format!("https://{}/{segment}/oauth2/v2.0/token", self.authority))
     }
 
     /// A federated token, in a file of its own.
     pub(crate) fn federated_token(&self) -> anyhow::Result<PathBuf> {
         let (file, token) = self.assertions.federated_token()?;
-        self.journal.remember_secret(token);
+        self.journal.record_secret(token);
         Ok(file)
     }
 
@@ -278,15 +278,15 @@ impl Entra {
             Principal::Application => CLIENT_ID,
         };
         let object_id = grant.principal.object_id(grant.tenant);
-        let holder = Holder { principal, object_id, tenant: grant.tenant };
-        self.ssh_certificates.issue(form, &holder, self.clock.unix_seconds())
+        let subject = CertificateSubject { principal, object_id, tenant: grant.tenant };
+        self.ssh_certificates.issue(form, &subject, self.clock.unix_seconds())
     }
 
     fn add_users_tokens(&self, answer: &mut Value, grant: &Grant, form: &Parameters) {
         answer["scope"] = grant.scope.text.as_str().into();
         if grant.scope.wants_refresh_token() {
             let token = self.sign_ins.refresh_token(&grant.client);
-            self.journal.remember_secret(token.as_str());
+            self.journal.record_secret(token.as_str());
             answer["refresh_token"] = token.into();
             // Azure CLI is one of a family of clients (MSAL token_cache.py, `family_id`).
             if grant.client.eq_ignore_ascii_case(AZURE_CLI) {
@@ -318,7 +318,7 @@ impl Entra {
             claims[name] = time.into();
         }
         let token = self.token_key.sign(&claims);
-        self.journal.remember_secret(token.as_str());
+        self.journal.record_secret(token.as_str());
         token
     }
 
@@ -361,7 +361,7 @@ impl Entra {
         let scope = form.value("scope").unwrap_or_default().to_owned();
         Scope::parse(&scope, &Principal::User, tenant)?;
         let (body, device_code) = self.sign_ins.begin_device(SignIn { client, tenant, scope });
-        self.journal.remember_secret(device_code);
+        self.journal.record_secret(device_code);
         Ok(body)
     }
 
@@ -372,7 +372,7 @@ impl Entra {
         Scope::parse(&scope, &Principal::User, tenant)?;
         let sign_in = SignIn { client, tenant, scope };
         let (answer, code) = self.sign_ins.authorize(sign_in, query, self.clock.unix_seconds())?;
-        self.journal.remember_secret(code.unwrap_or_default());
+        self.journal.record_secret(code.unwrap_or_default());
         Ok(answer)
     }
 }
@@ -401,7 +401,7 @@ fn needs_secret() -> EntraError {
     EntraError::new("invalid_client", 7_000_218, text)
 }
 
-impl Room for Entra {
+impl Handler for Entra {
     const SERVICE: Service = Service::Entra;
 
     fn clock(&self) -> Clock {

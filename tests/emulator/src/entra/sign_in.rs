@@ -20,9 +20,9 @@ use crate::journal::lock;
 use crate::server::Answer;
 
 /// "Authorization codes are short lived, typically they expire after about 10 minutes" (code flow).
-const CODE_LIFE: Duration = Duration::from_secs(600);
+const CODE_LIFETIME: Duration = Duration::from_secs(600);
 /// `expires_in` of a device code (device flow, the documented example).
-const DEVICE_LIFE: Duration = Duration::from_secs(900);
+const DEVICE_LIFETIME: Duration = Duration::from_secs(900);
 /// Where people enter user codes (device flow).
 const VERIFICATION_URI: &str = "https://microsoft.com/devicelogin";
 /// The letters of user codes; those that could be mistaken for each other are not among them.
@@ -53,7 +53,7 @@ pub(crate) struct SignIns {
     /// The pause between two polls for a device code.
     pub(crate) interval: Duration,
     /// Whether the user approves every device code at once.
-    pub(crate) approving: bool,
+    pub(crate) auto_approve: bool,
     codes: Mutex<HashMap<String, Code>>,
     devices: Mutex<Vec<Device>>,
     refresh_tokens: Mutex<HashMap<String, RefreshToken>>,
@@ -92,10 +92,10 @@ struct RefreshToken {
 }
 
 impl SignIns {
-    pub(crate) fn new(interval: Duration, approving: bool) -> Self {
+    pub(crate) fn new(interval: Duration, auto_approve: bool) -> Self {
         Self {
             interval,
-            approving,
+            auto_approve,
             codes: Mutex::default(),
             devices: Mutex::default(),
             refresh_tokens: Mutex::default(),
@@ -119,7 +119,7 @@ impl SignIns {
         let redirect_uri = redirect_uri(field("redirect_uri"))?;
         let state = query.value("state");
         let mode = field("response_mode");
-        let outcome = self.consider(sign_in, query);
+        let outcome = self.issue_code(sign_in, query);
         let code = outcome.as_ref().ok().cloned();
         let mut answer = match outcome {
             Ok(code) => vec![("code", code), ("session_state", Uuid::new_v4().to_string())],
@@ -136,7 +136,7 @@ impl SignIns {
     }
 
     /// A code, unless the request is wrong or the user says no.
-    fn consider(&self, sign_in: SignIn, query: &Parameters) -> Result<String, EntraError> {
+    fn issue_code(&self, sign_in: SignIn, query: &Parameters) -> Result<String, EntraError> {
         let field = |name| query.value(name).unwrap_or_default();
         if field("response_type") != "code" {
             return Err(EntraError::new(
@@ -176,7 +176,7 @@ impl SignIns {
                         existing refresh token.";
             return Err(EntraError::new("invalid_grant", 54005, text));
         }
-        if code.issued.elapsed() >= CODE_LIFE {
+        if code.issued.elapsed() >= CODE_LIFETIME {
             return Err(EntraError::new(
                 "invalid_grant",
                 70008,
@@ -210,15 +210,15 @@ impl SignIns {
         );
         let body = json!({
             "user_code": user_code, "device_code": device_code, "verification_uri": VERIFICATION_URI,
-            "expires_in": DEVICE_LIFE.as_secs(), "interval": self.interval.as_secs(), "message": text,
+            "expires_in": DEVICE_LIFETIME.as_secs(), "interval": self.interval.as_secs(), "message": text,
         });
-        let decision = if self.approving { Decision::Approved } else { Decision::Pending };
+        let decision = if self.auto_approve { Decision::Approved } else { Decision::Pending };
         lock(&self.devices).push(Device {
             sign_in,
             device_code: device_code.clone(),
             user_code,
             polled: None,
-            end: Instant::now() + DEVICE_LIFE,
+            end: Instant::now() + DEVICE_LIFETIME,
             decision,
         });
         (body, device_code)

@@ -40,7 +40,7 @@ pub enum CertificateFault {
 }
 
 /// Whom a certificate is for.
-pub(crate) struct Holder<'a> {
+pub(crate) struct CertificateSubject<'a> {
     /// A user's name; of a service principal, whose name in its certificate no source tells, its client id.
     pub(crate) principal: &'a str,
     pub(crate) object_id: &'a str,
@@ -76,7 +76,12 @@ impl SshCertificates {
     }
 
     /// The certificate in base64, without its type, for the key in `form`.
-    pub(crate) fn issue(&self, form: &Parameters, holder: &Holder, now: u64) -> Result<String, EntraError> {
+    pub(crate) fn issue(
+        &self,
+        form: &Parameters,
+        subject: &CertificateSubject,
+        now: u64,
+    ) -> Result<String, EntraError> {
         let key = requested_key(form)?;
         let fault = self.faults.next(|_| true);
         match fault {
@@ -84,14 +89,14 @@ impl SshCertificates {
             Some(CertificateFault::Huge) => return Ok("A".repeat(16 << 20)),
             _ => {}
         }
-        let signed = self.sign(&key, holder, now, fault);
+        let signed = self.sign(&key, subject, now, fault);
         signed.map_err(|error| EntraError::new("server_error", 90033, format!("{error:#}")))
     }
 
     fn sign(
         &self,
         key: &[u8],
-        holder: &Holder,
+        subject: &CertificateSubject,
         now: u64,
         fault: Option<CertificateFault>,
     ) -> anyhow::Result<String> {
@@ -107,7 +112,7 @@ impl SshCertificates {
         }
         let another = fault == Some(CertificateFault::AnotherAuthority);
         let authority = if another { other.as_path() } else { self.authority() };
-        let Holder { principal, object_id, tenant } = holder;
+        let CertificateSubject { principal, object_id, tenant } = subject;
         let key_id = format!("{object_id}@{tenant}");
         let validity = self.validity(now, fault);
         let extension = |name: &str, value: &str| format!("extension:{name}@sshservice.azure.net={value}");

@@ -14,13 +14,13 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::relay::error::{RelayError, Tracking};
-use crate::relay::sas::Right;
+use crate::relay::sas::AccessRight;
 use crate::relay::websocket::{self, Socket};
-use crate::relay::{ControlChannel, Fate, HybridConnection, Relay};
+use crate::relay::{ConnectionState, ControlChannel, HybridConnection, Relay};
 use crate::server::{Answer, Call};
 
 /// Notifications that wait for a listener; senders wait behind them.
-const WAITING_NOTIFICATIONS: usize = 64;
+const NOTIFICATION_CAPACITY: usize = 64;
 
 /// Registers a listener: with the 101 it can be given senders.
 pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answer {
@@ -36,14 +36,14 @@ pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answ
 }
 
 fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, RelayError> {
-    let expires = relay.authorize(call, tracking.path, Right::Listen)?;
+    let expires = relay.authorize(call, tracking.path, AccessRight::Listen)?;
     let missing = || RelayError::new(404, "Endpoint does not exist.");
     let hybrid_connection = relay.find(tracking.path).ok_or_else(missing)?;
-    let (messages, notifications) = mpsc::channel(WAITING_NOTIFICATIONS);
+    let (messages, notifications) = mpsc::channel(NOTIFICATION_CAPACITY);
     let id = Uuid::new_v4();
-    let fate = hybrid_connection.fate.subscribe();
+    let state = hybrid_connection.state.subscribe();
     hybrid_connection.register(ControlChannel { id, messages })?;
-    Ok(Control { id, hybrid_connection, notifications, fate, expires, clock: relay.clock })
+    Ok(Control { id, hybrid_connection, notifications, state, expires, clock: relay.clock })
 }
 
 /// One control channel.
@@ -51,7 +51,7 @@ struct Control {
     id: Uuid,
     hybrid_connection: Arc<HybridConnection>,
     notifications: mpsc::Receiver<String>,
-    fate: watch::Receiver<Fate>,
+    state: watch::Receiver<ConnectionState>,
     /// When the newest token expires, in Unix seconds.
     expires: u64,
     clock: Clock,
@@ -66,7 +66,7 @@ enum Event {
 }
 
 /// Why the service closes a control channel: code and reason of the Close frame (protocol guide, status table).
-type Ending = (u16, &'static str);
+type CloseReason = (u16, &'static str);
 
 impl Drop for Control {
     fn drop(&mut self) {
@@ -77,20 +77,20 @@ impl Drop for Control {
 impl Control {
     async fn run(mut self, relay: Arc<Relay>, upgrade: OnUpgrade) {
         let Ok(mut socket) = websocket::socket(upgrade).await else { return };
-        if let Some(ending) = self.attend(&relay, &mut socket).await {
+        if let Some(reason) = self.serve_channel(&relay, &mut socket).await {
             self.hybrid_connection.deregister(self.id);
-            websocket::close(&mut socket, ending).await;
+            websocket::close(&mut socket, reason).await;
         }
     }
 
     /// Serves the channel; `None` if the listener ended it.
-    async fn attend(&mut self, relay: &Relay, socket: &mut Socket) -> Option<Ending> {
+    async fn serve_channel(&mut self, relay: &Relay, socket: &mut Socket) -> Option<CloseReason> {
         loop {
             match self.next_event(socket).await {
                 Event::Notification(text) => socket.send(Message::text(text)).await.ok()?,
                 Event::Message(Some(Ok(Message::Text(text)))) => {
-                    if let Err(ending) = self.renew(relay, &text) {
-                        return Some(ending);
+                    if let Err(reason) = self.renew(relay, &text) {
+                        return Some(reason);
                     }
                 }
                 Event::Message(Some(Ok(Message::Close(_)) | Err(_)) | None) => return None,
@@ -107,7 +107,7 @@ impl Control {
         let life = Duration::from_secs(self.expires.saturating_sub(self.clock.unix_seconds()));
         tokio::select! {
             biased;
-            _ = self.fate.wait_for(|fate| *fate != Fate::Alive) => Event::Deleted,
+            _ = self.state.wait_for(|state| *state != ConnectionState::Alive) => Event::Deleted,
             Some(text) = self.notifications.recv() => Event::Notification(text),
             message = socket.next() => Event::Message(message),
             () = tokio::time::sleep(life) => Event::Expired,
@@ -115,11 +115,11 @@ impl Control {
     }
 
     /// `{"renewToken":{"token":"…"}}` replaces the token; a bad one ends the channel. Other texts mean nothing here.
-    fn renew(&mut self, relay: &Relay, text: &str) -> Result<(), Ending> {
+    fn renew(&mut self, relay: &Relay, text: &str) -> Result<(), CloseReason> {
         let message: Value = serde_json::from_str(text).unwrap_or_default();
         let Some(renewal) = message.get("renewToken") else { return Ok(()) };
         let token = renewal["token"].as_str();
-        let checked = relay.check_token(token, &self.hybrid_connection.name, Right::Listen);
+        let checked = relay.check_token(token, &self.hybrid_connection.name, AccessRight::Listen);
         self.expires = checked.map_err(|_| (1008, "The security token is not valid."))?;
         Ok(())
     }

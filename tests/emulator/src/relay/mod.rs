@@ -31,8 +31,8 @@ use crate::relay::error::{RelayError, Tracking};
 use crate::relay::fault::RelayFault;
 use crate::relay::observations::Observations;
 use crate::relay::rendezvous::Rendezvous;
-use crate::relay::sas::{Demand, Right, SasKey};
-use crate::server::{Answer, Call, Room};
+use crate::relay::sas::{AccessRight, Requirement, SasKey};
+use crate::server::{Answer, Call, Handler};
 
 /// What every WebSocket path starts with.
 const PATH_PREFIX: &str = "/$hc/";
@@ -96,7 +96,7 @@ pub(crate) struct Relay {
 
 /// What has happened to a hybrid connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum ConnectionState {
     /// It exists.
     Alive,
     /// It is gone, and its control channels with it; data sockets stay.
@@ -107,12 +107,12 @@ pub(crate) enum Fate {
 
 /// From when, and until when if ever, the service knows a name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Life {
+pub(crate) struct Validity {
     pub(crate) from: Instant,
     pub(crate) until: Option<Instant>,
 }
 
-impl Life {
+impl Validity {
     fn includes(self, moment: Instant) -> bool {
         self.from <= moment && self.until.is_none_or(|until| moment < until)
     }
@@ -122,8 +122,8 @@ impl Life {
 pub(crate) struct HybridConnection {
     pub(crate) name: String,
     /// While the service knows it.
-    life: Life,
-    fate: watch::Sender<Fate>,
+    validity: Validity,
+    state: watch::Sender<ConnectionState>,
     listeners: Mutex<Vec<ControlChannel>>,
 }
 
@@ -146,8 +146,8 @@ impl Relay {
             ],
             address,
             namespace,
-            sender_key: SasKey::generate(Right::Send, now),
-            listener_key: SasKey::generate(Right::Listen, now),
+            sender_key: SasKey::generate(AccessRight::Send, now),
+            listener_key: SasKey::generate(AccessRight::Listen, now),
             observations: Arc::default(),
             clock,
             rendezvous_time,
@@ -163,21 +163,21 @@ impl Relay {
         format!("http://{}/{name}/", self.namespace.authority())
     }
 
-    /// Creates the hybrid connection `name`, which is there for everybody during its `life`.
-    pub(crate) fn create(&self, name: &str, life: Life) {
+    /// Creates the hybrid connection `name`, which is there for everybody during its `validity`.
+    pub(crate) fn create(&self, name: &str, validity: Validity) {
         let created = HybridConnection {
             name: name.to_owned(),
-            life,
-            fate: watch::Sender::new(Fate::Alive),
+            validity,
+            state: watch::Sender::new(ConnectionState::Alive),
             listeners: Mutex::default(),
         };
         lock(&self.hybrid_connections).insert(name.to_owned(), Arc::new(created));
     }
 
     /// Deletes the hybrid connection `name`.
-    pub(crate) fn delete(&self, name: &str, fate: Fate) {
+    pub(crate) fn delete(&self, name: &str, state: ConnectionState) {
         if let Some(deleted) = lock(&self.hybrid_connections).remove(name) {
-            deleted.fate.send_replace(fate);
+            deleted.state.send_replace(state);
         }
     }
 
@@ -185,11 +185,11 @@ impl Relay {
     fn find(&self, path: &str) -> Option<Arc<HybridConnection>> {
         let named = lock(&self.hybrid_connections);
         let found = path_and_parents(path).find_map(|name| named.get(name))?;
-        found.life.includes(Instant::now()).then(|| Arc::clone(found))
+        found.validity.includes(Instant::now()).then(|| Arc::clone(found))
     }
 
     /// Checks the token of `call`, which may come in three places (protocol guide, "Request operation").
-    fn authorize(&self, call: &Call, path: &str, right: Right) -> Result<u64, RelayError> {
+    fn authorize(&self, call: &Call, path: &str, right: AccessRight) -> Result<u64, RelayError> {
         let token = call
             .query
             .value("sb-hc-token")
@@ -198,19 +198,19 @@ impl Relay {
         self.check_token(token, path, right)
     }
 
-    fn check_token(&self, token: Option<&str>, path: &str, right: Right) -> Result<u64, RelayError> {
+    fn check_token(&self, token: Option<&str>, path: &str, right: AccessRight) -> Result<u64, RelayError> {
         let keys = [self.sender_key.clone(), self.listener_key.clone()];
         let (authorities, now) = (self.authorities.as_slice(), self.clock.unix_seconds());
-        sas::check(token, &keys, &Demand { authorities, path, right, now })
+        sas::check(token, &keys, &Requirement { authorities, path, right, now })
     }
 }
 
 impl HybridConnection {
     fn register(&self, channel: ControlChannel) -> Result<(), RelayError> {
         /// azure-docs `articles/azure-relay/relay-faq.md`, quotas.
-        const MOST_LISTENERS: usize = 25;
+        const MAX_LISTENERS: usize = 25;
         let mut listeners = lock(&self.listeners);
-        if listeners.len() >= MOST_LISTENERS {
+        if listeners.len() >= MAX_LISTENERS {
             // The sources name the quota but not the answer.
             return Err(RelayError::new(403, "QuotaExceeded: Too many listeners."));
         }
@@ -235,7 +235,7 @@ fn path_and_parents(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
 }
 
-impl Room for Relay {
+impl Handler for Relay {
     const SERVICE: Service = Service::Relay;
 
     fn clock(&self) -> Clock {

@@ -46,15 +46,15 @@ impl Observations {
         self.open.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn saw_ping(&self, payload: &[u8]) {
+    pub(crate) fn record_ping(&self, payload: &[u8]) {
         lock(&self.pings).push(Heartbeat { at: Instant::now(), payload: payload.to_vec() });
     }
 
-    pub(crate) fn saw_pong(&self, payload: &[u8]) {
+    pub(crate) fn record_pong(&self, payload: &[u8]) {
         lock(&self.pongs).push(Heartbeat { at: Instant::now(), payload: payload.to_vec() });
     }
 
-    pub(crate) fn saw_end(&self, end: SenderEnd) {
+    pub(crate) fn record_end(&self, end: SenderEnd) {
         lock(&self.ends).push(end);
     }
 

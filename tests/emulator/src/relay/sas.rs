@@ -15,7 +15,7 @@ const SCHEME: &str = "SharedAccessSignature ";
 
 /// What a key allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Right {
+pub(crate) enum AccessRight {
     Send,
     Listen,
 }
@@ -25,16 +25,16 @@ pub(crate) enum Right {
 pub(crate) struct SasKey {
     pub(crate) name: String,
     pub(crate) key: String,
-    pub(crate) right: Right,
+    pub(crate) right: AccessRight,
 }
 
 impl SasKey {
     /// A random key, named for its right and today's date: `sender20221003` is a recorded name
     /// (azure-powershell recorded session TestGetArcConfig.json).
-    pub(crate) fn generate(right: Right, now: u64) -> Self {
+    pub(crate) fn generate(right: AccessRight, now: u64) -> Self {
         let mut key = [0; 32];
         SystemRandom::new().fill(&mut key).expect("the system has random numbers");
-        let role = if right == Right::Send { "sender" } else { "listener" };
+        let role = if right == AccessRight::Send { "sender" } else { "listener" };
         let name = format!("{role}{}", clock::compact_date(now));
         Self { name, key: STANDARD.encode(key), right }
     }
@@ -92,20 +92,24 @@ pub(crate) fn signature_spellings(token: &str) -> Option<[String; 2]> {
 }
 
 /// What a token is held against.
-pub(crate) struct Demand<'a> {
+pub(crate) struct Requirement<'a> {
     /// The hosts by which this namespace is known, with port, in lower case.
     pub(crate) authorities: &'a [String],
     /// The requested path: a hybrid connection's name, perhaps with a suffix.
     pub(crate) path: &'a str,
     /// What the bearer wants to do.
-    pub(crate) right: Right,
+    pub(crate) right: AccessRight,
     /// Unix time in seconds.
     pub(crate) now: u64,
 }
 
 /// Checks `token`; the answer is when it expires. The texts of the refusals are those that public logs show, except
 /// where a comment says otherwise; in which order the service checks is unknown.
-pub(crate) fn check(token: Option<&str>, keys: &[SasKey], demand: &Demand) -> Result<u64, RelayError> {
+pub(crate) fn check(
+    token: Option<&str>,
+    keys: &[SasKey],
+    requirement: &Requirement,
+) -> Result<u64, RelayError> {
     // The protocol guide names the status of a missing or malformed token, 401, but no text.
     let token = token.ok_or_else(|| RelayError::new(401, "MissingToken: The request carries no token."))?;
     let malformed = || RelayError::new(401, "MalformedToken: The token is malformed.");
@@ -116,14 +120,14 @@ pub(crate) fn check(token: Option<&str>, keys: &[SasKey], demand: &Demand) -> Re
     if !key.verifies(&token) {
         return Err(invalid());
     }
-    if expires <= demand.now {
+    if expires <= requirement.now {
         return Err(expired(expires));
     }
-    if !covers(&decode(&token.encoded_resource), demand) {
+    if !covers(&decode(&token.encoded_resource), requirement) {
         let text = "InvalidAudience: The authorization header contains a token with a wrong audience.";
         return Err(RelayError::new(401, text));
     }
-    if key.right != demand.right {
+    if key.right != requirement.right {
         // "The security token is not valid for this path and for this action" is the protocol guide's description.
         return Err(RelayError::new(
             403,
@@ -140,14 +144,14 @@ pub(crate) fn expired(expires: u64) -> RelayError {
 }
 
 /// A resource covers its own path and all below it; the path `/` is the whole namespace.
-fn covers(resource: &str, demand: &Demand) -> bool {
+fn covers(resource: &str, requirement: &Requirement) -> bool {
     let resource = resource.to_ascii_lowercase();
     let Some((_scheme, address)) = resource.split_once("://") else { return false };
     let (authority, entity) = address.split_once('/').unwrap_or((address, ""));
     let entity = entity.trim_end_matches('/');
-    let path = demand.path.to_ascii_lowercase();
+    let path = requirement.path.to_ascii_lowercase();
     let below = path.strip_prefix(entity).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    demand.authorities.iter().any(|known| known == authority) && (entity.is_empty() || below)
+    requirement.authorities.iter().any(|known| known == authority) && (entity.is_empty() || below)
 }
 
 #[cfg(test)]
@@ -157,12 +161,13 @@ mod tests {
     const NAME: &str = "microsoft.hybridcompute/machines/3cf2/1664908286977728256/v2";
 
     fn key() -> SasKey {
-        SasKey { name: "sender20221003".into(), key: "c2VjcmV0".into(), right: Right::Send }
+        SasKey { name: "sender20221003".into(), key: "c2VjcmV0".into(), right: AccessRight::Send }
     }
 
-    fn checked(token: &str, authority: &str, path: &str, right: Right) -> Result<u64, (u16, String)> {
-        let demand = Demand { authorities: &[authority.to_owned()], path, right, now: 1_700_000_000 };
-        check(Some(token), &[key()], &demand).map_err(|refusal| (refusal.status, refusal.text))
+    fn checked(token: &str, authority: &str, path: &str, right: AccessRight) -> Result<u64, (u16, String)> {
+        let requirement =
+            Requirement { authorities: &[authority.to_owned()], path, right, now: 1_700_000_000 };
+        check(Some(token), &[key()], &requirement).map_err(|refusal| (refusal.status, refusal.text))
     }
 
     fn resource() -> String {
@@ -183,8 +188,8 @@ mod tests {
     #[test]
     fn a_good_token_is_accepted_for_its_path_and_below() {
         let token = key().token(&resource(), 4_000_000_000);
-        assert_eq!(checked(&token, "127.0.0.1:5671", NAME, Right::Send), Ok(4_000_000_000));
-        assert!(checked(&token, "127.0.0.1:5671", &format!("{NAME}/suffix"), Right::Send).is_ok());
+        assert_eq!(checked(&token, "127.0.0.1:5671", NAME, AccessRight::Send), Ok(4_000_000_000));
+        assert!(checked(&token, "127.0.0.1:5671", &format!("{NAME}/suffix"), AccessRight::Send).is_ok());
     }
 
     #[test]
@@ -193,15 +198,15 @@ mod tests {
             |token: &str, authority, path, right| checked(token, authority, path, right).unwrap_err();
         let good = key().token(&resource(), 4_000_000_000);
         let here = "127.0.0.1:5671";
-        let (status, text) = answer(&good.replace("sig=", "sig=A"), here, NAME, Right::Send);
+        let (status, text) = answer(&good.replace("sig=", "sig=A"), here, NAME, AccessRight::Send);
         assert_eq!((status, text.as_str()), (401, "InvalidSignature: The token has an invalid signature."));
-        let (status, text) = answer(&good, here, "another", Right::Send);
+        let (status, text) = answer(&good, here, "another", AccessRight::Send);
         assert!(status == 401 && text.starts_with("InvalidAudience: "), "{text}");
-        let (status, text) = answer(&good, "elsewhere:1", NAME, Right::Send);
+        let (status, text) = answer(&good, "elsewhere:1", NAME, AccessRight::Send);
         assert!(status == 401 && text.starts_with("InvalidAudience: "), "{text}");
-        let (status, text) = answer(&key().token(&resource(), 1_600_000_000), here, NAME, Right::Send);
+        let (status, text) = answer(&key().token(&resource(), 1_600_000_000), here, NAME, AccessRight::Send);
         assert!(status == 401 && text.starts_with("ExpiredToken: "), "{text}");
-        assert_eq!(answer("SharedAccessSignature sr=x", here, NAME, Right::Send).0, 401);
-        assert_eq!(answer(&good, here, NAME, Right::Listen).0, 403);
+        assert_eq!(answer("SharedAccessSignature sr=x", here, NAME, AccessRight::Send).0, 401);
+        assert_eq!(answer(&good, here, NAME, AccessRight::Listen).0, 403);
     }
 }

@@ -13,8 +13,8 @@ use crate::relay::error::{RelayError, Tracking};
 use crate::relay::fault::RelayFault;
 use crate::relay::observations::OpenConnection;
 use crate::relay::rendezvous::{Accepted, Decision, Rendezvous};
-use crate::relay::sas::Right;
-use crate::relay::{Fate, HybridConnection, PATH_PREFIX, Relay, bridge, websocket};
+use crate::relay::sas::AccessRight;
+use crate::relay::{ConnectionState, HybridConnection, PATH_PREFIX, Relay, bridge, websocket};
 use crate::server::{Answer, Call};
 
 /// Answers a sender: 101 once a listener has accepted, and an error otherwise.
@@ -44,7 +44,7 @@ fn admit(
     if let Some((status, reason)) = &fault.refusal {
         return Err(RelayError::new(*status, reason));
     }
-    relay.authorize(call, tracking.path, Right::Send)?;
+    relay.authorize(call, tracking.path, AccessRight::Send)?;
     relay.find(tracking.path).ok_or_else(|| RelayError::new(404, "Endpoint does not exist."))
 }
 
@@ -57,7 +57,7 @@ async fn invite_listener(
 ) -> Result<Decision, RelayError> {
     let (decide, decision) = oneshot::channel();
     let rendezvous_id = relay.open_rendezvous(tracking.id, Rendezvous { decide });
-    let ticket = Ticket { relay, id: &rendezvous_id };
+    let pending = PendingRendezvous { relay, id: &rendezvous_id };
     let notification = accept_notification(relay, call, tracking, &rendezvous_id).to_string();
     loop {
         let none = || RelayError::new(404, "There are no listeners connected for the endpoint.");
@@ -68,19 +68,19 @@ async fn invite_listener(
         hybrid_connection.deregister(listener.id);
     }
     let decision = tokio::time::timeout(relay.rendezvous_time, decision).await;
-    drop(ticket);
+    drop(pending);
     // .NET reads 504 as a timeout (azure-relay-dotnet WebSocketExceptionHelper.cs); no source has the text.
     let timeout = || RelayError::new(504, "The listener did not accept the connection in time.");
     decision.ok().and_then(Result::ok).ok_or_else(timeout)
 }
 
 /// Makes the rendezvous address worthless when the sender stops waiting, for whatever reason.
-struct Ticket<'a> {
+struct PendingRendezvous<'a> {
     relay: &'a Relay,
     id: &'a str,
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for PendingRendezvous<'_> {
     fn drop(&mut self) {
         self.relay.close_rendezvous(self.id);
     }
@@ -130,8 +130,8 @@ fn join(
     let key = websocket::upgrade_key(&call.headers).unwrap_or_default();
     let answer = websocket::switching_protocols(key, listener.subprotocol.as_deref());
     let open = relay.observations.opened();
-    let fate = hybrid_connection.fate.subscribe();
-    tokio::spawn(joined(Arc::clone(relay), call, listener, fault, fate, open));
+    let state = hybrid_connection.state.subscribe();
+    tokio::spawn(joined(Arc::clone(relay), call, listener, fault, state, open));
     answer
 }
 
@@ -140,12 +140,12 @@ async fn joined(
     call: Call,
     listener: Accepted,
     fault: RelayFault,
-    fate: watch::Receiver<Fate>,
+    state: watch::Receiver<ConnectionState>,
     open: OpenConnection,
 ) {
     let sockets = tokio::try_join!(websocket::socket(call.upgrade), websocket::socket(listener.upgrade));
     if let Ok((sender, listener)) = sockets {
-        bridge::join(sender, listener, &fault, fate, &relay.observations).await;
+        bridge::join(sender, listener, &fault, state, &relay.observations).await;
     }
     drop(open);
 }

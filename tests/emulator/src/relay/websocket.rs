@@ -24,7 +24,7 @@ use crate::server::Answer;
 pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// How long a peer may take to answer a Close frame.
-const CLOSING_TIME: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The key of a WebSocket upgrade; `None` if the request is something else.
 pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
@@ -79,7 +79,7 @@ pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> S
         }
         None
     };
-    let end = tokio::time::timeout(CLOSING_TIME, closing).await.ok().flatten();
+    let end = tokio::time::timeout(CLOSE_TIMEOUT, closing).await.ok().flatten();
     hang_up(socket).await;
     end.unwrap_or(SenderEnd::Dropped)
 }
@@ -87,12 +87,12 @@ pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> S
 /// Reads a socket whose peer has sent a Close frame to its end, which writes the answer to that frame.
 pub(crate) async fn drain(socket: &mut Socket) {
     let reading = async { while let Some(Ok(_)) = socket.next().await {} };
-    let _ = tokio::time::timeout(CLOSING_TIME, reading).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, reading).await;
     hang_up(socket).await;
 }
 
 /// Ends TLS with a close notification, without which the peer would see a truncated stream. A peer that is gone does
 /// not matter any more.
 async fn hang_up(socket: &mut Socket) {
-    let _ = tokio::time::timeout(CLOSING_TIME, socket.get_mut().shutdown()).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.get_mut().shutdown()).await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use arcssh_emulator::{ArmCall, ArmFault, Emulator, Machine, Role, Service};
 use serde_json::{Value, json};
 
-use crate::client::{self, CONNECTIVITY, PATIENCE, arm, list_credentials};
+use crate::client::{self, CONNECTIVITY, TIMEOUT, arm, list_credentials};
 
 const VERSION: &str = "api-version=2023-03-15";
 
@@ -49,10 +49,10 @@ fn list_credentials_answers_in_the_recorded_shape() {
 fn every_call_mints_a_new_name() {
     let emulator = client::emulator();
     assert_ne!(
-        client::mint(&emulator).hybrid_connection_name,
-        client::mint(&emulator).hybrid_connection_name
+        client::issue_credentials(&emulator).hybrid_connection_name,
+        client::issue_credentials(&emulator).hybrid_connection_name
     );
-    assert_eq!(emulator.machine("web01").minted().len(), 2);
+    assert_eq!(emulator.machine("web01").issued_credentials().len(), 2);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn an_unregistered_provider_is_registered() {
     };
     assert_eq!(state(&emulator, "POST", &format!("{provider}/register")), "Registering");
     let registered = |emulator: &Emulator| state(emulator, "GET", &provider) == "Registered";
-    assert!(emulator.wait_until(PATIENCE, registered));
+    assert!(emulator.wait_until(TIMEOUT, registered));
     assert_eq!(list_credentials(&emulator).status, 200);
 }
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arcssh_emulator::{Emulator, Machine, Minted};
+use arcssh_emulator::{Emulator, IssuedCredentials, Machine};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject as _;
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, http};
 
 /// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const CONNECTIVITY: &str = "providers/Microsoft.HybridConnectivity/endpoints";
 
@@ -196,10 +196,10 @@ pub(crate) fn list_credentials(emulator: &Emulator) -> Answer {
 }
 
 /// Calls listCredentials and returns what it created.
-pub(crate) fn mint(emulator: &Emulator) -> Minted {
+pub(crate) fn issue_credentials(emulator: &Emulator) -> IssuedCredentials {
     let answer = list_credentials(emulator);
     assert_eq!(answer.status, 200, "{answer:?}");
-    emulator.machine("web01").minted().pop().unwrap()
+    emulator.machine("web01").issued_credentials().pop().unwrap()
 }
 
 /// A WebSocket handshake by hand, of which only the answer matters.
@@ -214,14 +214,14 @@ pub(crate) fn handshake(emulator: &Emulator, uri: &str, headers: &[(&str, &str)]
 }
 
 /// A sender's handshake by hand, with the token and headers of a real client.
-pub(crate) fn sender_handshake(emulator: &Emulator, minted: &Minted, port: u16) -> Answer {
+pub(crate) fn sender_handshake(emulator: &Emulator, issued: &IssuedCredentials, port: u16) -> Answer {
     let target = format!("localhost:{port}");
     let headers = [
-        ("ServiceBusAuthorization", minted.access_key.as_str()),
-        ("Service-Configuration-Token", minted.service_configuration_token.as_deref().unwrap_or_default()),
+        ("ServiceBusAuthorization", issued.access_key.as_str()),
+        ("Service-Configuration-Token", issued.service_configuration_token.as_deref().unwrap_or_default()),
         ("Microsoft-Guestgateway-Target", &target),
     ];
-    handshake(emulator, &minted.connect_uri(), &headers)
+    handshake(emulator, &issued.connect_uri(), &headers)
 }
 
 /// Opens a WebSocket.
@@ -240,14 +240,18 @@ pub(crate) async fn open(emulator: &Emulator, uri: &str, headers: &[(&str, &str)
 }
 
 /// Connects as a sender through the agent.
-pub(crate) async fn connect(emulator: &Emulator, minted: &Minted, port: u16) -> Result<Socket, Error> {
+pub(crate) async fn connect(
+    emulator: &Emulator,
+    issued: &IssuedCredentials,
+    port: u16,
+) -> Result<Socket, Error> {
     let target = format!("localhost:{port}");
     let headers = [
-        ("ServiceBusAuthorization", minted.access_key.as_str()),
-        ("Service-Configuration-Token", minted.service_configuration_token.as_deref().unwrap_or_default()),
+        ("ServiceBusAuthorization", issued.access_key.as_str()),
+        ("Service-Configuration-Token", issued.service_configuration_token.as_deref().unwrap_or_default()),
         ("Microsoft-Guestgateway-Target", &target),
     ];
-    open(emulator, &minted.connect_uri(), &headers).await
+    open(emulator, &issued.connect_uri(), &headers).await
 }
 
 /// Waits until the agent listens at the newest name: then, and only then, a sender is not refused with 404.
@@ -257,5 +261,5 @@ pub(crate) fn wait_for_agent(emulator: &Emulator, listeners: usize) {
         let listens = requests.iter().filter(|r| r.path_and_query.contains("sb-hc-action=listen"));
         listens.filter(|r| r.status == Some(101)).count() >= listeners
     };
-    assert!(emulator.wait_until(PATIENCE, listening), "no agent came: {:?}", emulator.requests());
+    assert!(emulator.wait_until(TIMEOUT, listening), "no agent came: {:?}", emulator.requests());
 }

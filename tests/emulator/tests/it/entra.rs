@@ -61,12 +61,12 @@ fn a_fault_is_met_as_often_as_asked() {
 #[test]
 fn secrets_are_known_for_tests_that_search_logs() {
     let emulator: Emulator = client::emulator();
-    let (token, minted) = (client::access_token(&emulator), client::mint(&emulator));
+    let (token, issued) = (client::access_token(&emulator), client::issue_credentials(&emulator));
     let secrets = emulator.secrets();
-    let signature = minted.access_key.split("sig=").nth(1).unwrap().split('&').next().unwrap();
-    let service_token = minted.service_configuration_token.unwrap();
+    let signature = issued.access_key.split("sig=").nth(1).unwrap().split('&').next().unwrap();
+    let service_token = issued.service_configuration_token.unwrap();
     let client_secret = client::variable(&emulator, "AZURE_CLIENT_SECRET");
-    for secret in [token.as_str(), &minted.access_key, signature, &service_token, &client_secret] {
+    for secret in [token.as_str(), &issued.access_key, signature, &service_token, &client_secret] {
         assert!(secrets.iter().any(|known| known == secret), "{secret} is not among the secrets");
     }
 }

@@ -8,35 +8,35 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::client::{self, PATIENCE, Socket};
+use crate::client::{self, Socket, TIMEOUT};
 use crate::relay::with_server;
 
 /// A connection that meets `fault`, and the server's end of it.
 async fn faulty(fault: RelayFault) -> (Emulator, Socket, TcpStream) {
-    let (server, emulator, minted, port) = with_server("127.0.0.1").await;
+    let (server, emulator, issued, port) = with_server("127.0.0.1").await;
     emulator.relay_fault(fault);
-    let connected = tokio::join!(client::connect(&emulator, &minted, port), server.accept());
+    let connected = tokio::join!(client::connect(&emulator, &issued, port), server.accept());
     (emulator, connected.0.unwrap(), connected.1.unwrap().0)
 }
 
 async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
-    tokio::time::timeout(PATIENCE, socket.next()).await.unwrap()
+    tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap()
 }
 
 #[test]
 fn refusals_come_as_often_as_asked() {
     let emulator = client::emulator();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
     emulator.relay_fault(RelayFault::refuse(500, "Something is wrong").times(2));
     emulator.relay_fault(RelayFault::expired_token());
-    let statuses: Vec<u16> = (0..3).map(|_| client::sender_handshake(&emulator, &minted, 1).status).collect();
+    let statuses: Vec<u16> = (0..3).map(|_| client::sender_handshake(&emulator, &issued, 1).status).collect();
     assert_eq!(statuses, [500, 500, 401]);
     emulator.relay_fault(RelayFault::refuse(502, "Bad Gateway").always());
-    assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 502);
-    assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 502);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 502);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 502);
     emulator.clear_faults();
-    assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 403);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 403);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn fragments_with_a_ping_between_them_make_the_whole_message() {
         }
         assert!(received == sent && pings > 0);
         socket.flush().await.unwrap();
-        assert!(emulator.wait_until(PATIENCE, |emulator| !emulator.sender_pongs().is_empty()));
+        assert!(emulator.wait_until(TIMEOUT, |emulator| !emulator.sender_pongs().is_empty()));
     });
 }
 
@@ -162,9 +162,9 @@ fn silence_comes_before_or_after_the_upgrade() {
         server.write_all(b"hello").await.unwrap();
         socket.send(Message::Ping("".into())).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(200), socket.next()).await.is_err());
-        let (_server, emulator, minted, port) = with_server("127.0.0.1").await;
+        let (_server, emulator, issued, port) = with_server("127.0.0.1").await;
         emulator.relay_fault(RelayFault::silent_handshake());
-        let connecting = client::connect(&emulator, &minted, port);
+        let connecting = client::connect(&emulator, &issued, port);
         assert!(tokio::time::timeout(Duration::from_millis(200), connecting).await.is_err());
         assert!(emulator.requests_to(Service::Relay).iter().any(|request| request.status.is_none()));
     });
@@ -190,8 +190,8 @@ fn a_relay_of_one_key_exchange_group_shows_who_had_to_be_asked_again() {
     client::runtime().block_on(async {
         let builder = Emulator::builder().machine(Machine::new("web01")).without_agent();
         let emulator = builder.relay_key_exchange(KeyExchange::Secp384r1Only).start().unwrap();
-        let minted = client::mint(&emulator);
-        let refused = client::connect(&emulator, &minted, 22).await;
+        let issued = client::issue_credentials(&emulator);
+        let refused = client::connect(&emulator, &issued, 22).await;
         assert!(matches!(refused, Err(Error::Http(_))));
         let handshakes = emulator.tls_handshakes();
         let of = |service| handshakes.iter().rfind(|handshake| handshake.service == service).unwrap();

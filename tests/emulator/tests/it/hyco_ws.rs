@@ -5,11 +5,11 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use arcssh_emulator::{Emulator, Machine, Minted};
+use arcssh_emulator::{Emulator, IssuedCredentials, Machine};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{self, PATIENCE};
+use crate::client::{self, TIMEOUT};
 
 /// Listens with a token of the library's own making, and echoes. The library's accept and reject paths are its own.
 const LISTENER: &str = r#"
@@ -64,14 +64,14 @@ fn install() -> PathBuf {
     directory
 }
 
-fn start(emulator: &Emulator, minted: &Minted) -> Listener {
+fn start(emulator: &Emulator, issued: &IssuedCredentials) -> Listener {
     let node = Command::new("node")
         .arg("listener.js")
         .current_dir(install())
         .env("NODE_EXTRA_CA_CERTS", emulator.authority_file())
-        .env("LISTEN_URI", minted.listen_uri())
-        .env("KEY_NAME", &minted.listener_key_name)
-        .env("KEY", &minted.listener_key)
+        .env("LISTEN_URI", issued.listen_uri())
+        .env("KEY_NAME", &issued.listener_key_name)
+        .env("KEY", &issued.listener_key)
         .stdout(Stdio::piped())
         .spawn();
     Listener(node.expect("this test needs node: install Node.js"))
@@ -80,16 +80,16 @@ fn start(emulator: &Emulator, minted: &Minted) -> Listener {
 #[test]
 fn azures_own_listener_library_attaches_and_echoes() {
     let emulator = Emulator::builder().machine(Machine::new("web01")).without_agent().start().unwrap();
-    let minted = client::mint(&emulator);
-    let mut listener = start(&emulator, &minted);
+    let issued = client::issue_credentials(&emulator);
+    let mut listener = start(&emulator, &issued);
     let mut lines = BufReader::new(listener.0.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "listening");
     client::runtime().block_on(async {
-        let mut sender = client::connect(&emulator, &minted, 22).await.unwrap();
+        let mut sender = client::connect(&emulator, &issued, 22).await.unwrap();
         for size in [1, 1000, 100_000] {
             let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
             sender.send(Message::binary(data.clone())).await.unwrap();
-            let echo = tokio::time::timeout(PATIENCE, sender.next()).await.unwrap().unwrap().unwrap();
+            let echo = tokio::time::timeout(TIMEOUT, sender.next()).await.unwrap().unwrap().unwrap();
             assert!(echo.into_data() == data, "{size}");
         }
         sender.close(None).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arcssh_emulator::{ArmCall, Builder, Emulator, Machine, Service};
 
-use crate::client::{self, PATIENCE, list_credentials, token_request};
+use crate::client::{self, TIMEOUT, list_credentials, token_request};
 
 fn emulator(configure: impl FnOnce(Builder) -> Builder) -> Emulator {
     configure(Emulator::builder().machine(Machine::new("web01"))).start().unwrap()
@@ -22,26 +22,26 @@ fn is_recent(second: u64) -> bool {
 #[test]
 fn credentials_live_no_longer_than_the_test_wants() {
     let emulator = emulator(|builder| builder.credential_lifetime(Duration::from_secs(60)));
-    let minted = client::mint(&emulator);
-    assert!(is_recent(minted.expires_on - 60), "{}", minted.expires_on);
+    let issued = client::issue_credentials(&emulator);
+    assert!(is_recent(issued.expires_on - 60), "{}", issued.expires_on);
     assert!(
-        minted.access_key.contains(&format!("&se={}&", minted.expires_on + 600)),
+        issued.access_key.contains(&format!("&se={}&", issued.expires_on + 600)),
         "{}",
-        minted.access_key
+        issued.access_key
     );
 }
 
 #[test]
 fn the_relay_forgets_a_name_when_its_credentials_expire() {
     let emulator = emulator(|builder| builder.credential_lifetime(Duration::from_secs(2)).strict_expiry());
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
-    let refused = |emulator: &Emulator| client::sender_handshake(emulator, &minted, 1).reason;
+    let refused = |emulator: &Emulator| client::sender_handshake(emulator, &issued, 1).reason;
     assert!(!refused(&emulator).starts_with("Endpoint does not exist."));
     assert!(
-        emulator.wait_until(PATIENCE, |emulator| refused(emulator).starts_with("Endpoint does not exist."))
+        emulator.wait_until(TIMEOUT, |emulator| refused(emulator).starts_with("Endpoint does not exist."))
     );
-    assert!(now() >= minted.expires_on);
+    assert!(now() >= issued.expires_on);
 }
 
 #[test]
@@ -56,9 +56,9 @@ fn all_services_share_a_clock_of_their_own() {
         let expires_on = answer.json()["relay"]["expiresOn"].as_u64().unwrap();
         assert!(is_recent(here(expires_on - 3600)));
         // Good in that clock, and so for its relay and agent.
-        let minted = emulator.machine("web01").minted().pop().unwrap();
+        let issued = emulator.machine("web01").issued_credentials().pop().unwrap();
         client::wait_for_agent(&emulator, 1);
-        assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 403);
+        assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 403);
     }
 }
 
@@ -83,7 +83,7 @@ fn a_limit_refuses_everything_until_its_window_ends() {
     let begun = Instant::now();
     let first = list_credentials(&emulator);
     assert_eq!((first.status, first.header("retry-after")), (429, Some("2")));
-    assert!(emulator.wait_until(PATIENCE, |emulator| {
+    assert!(emulator.wait_until(TIMEOUT, |emulator| {
         let answer = list_credentials(emulator);
         answer.status == 200 || answer.header("retry-after").is_none()
     }));
@@ -100,5 +100,5 @@ fn the_token_endpoint_has_a_limit_too() {
     let refused = token_request(&emulator, &[]);
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
     assert_eq!(refused.json()["error_codes"][0], 90055);
-    assert!(emulator.wait_until(PATIENCE, |emulator| token_request(emulator, &[]).status == 200));
+    assert!(emulator.wait_until(TIMEOUT, |emulator| token_request(emulator, &[]).status == 200));
 }
