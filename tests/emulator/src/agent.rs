@@ -1,9 +1,8 @@
-//! The Arc agent: a hybrid connection listener that carries bytes to a port on loopback.
+//! The Arc agent: a hybrid connection listener that copies bytes to and from a port on loopback.
 //!
-//! It talks to the relay as any listener does, over TLS and WebSocket. What it learns otherwise — new names, its
-//! service configurations — reaches a real agent through Azure's notification service, and this one through channels.
-//! Its behaviour follows from the protocol guide and from what clients have seen of it; what it answers to a bad token
-//! or a port that is not configured is not in the sources.
+//! It connects to the relay over TLS and WebSocket. New hybrid connections and service configurations reach a real agent
+//! through Azure's notification service, and this one through channels. Its behaviour follows the protocol guide and
+//! public reports of clients. No source has its answer to an invalid token or a port that is not configured.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -35,13 +34,13 @@ use crate::machine::{MachineState, Notice, port};
 use crate::relay::websocket::any_size;
 use crate::token::TokenKey;
 
-/// The largest message that the agent sends; 32 KiB is what aztunnel's listener sends (`internal/relay/bridge.go`).
+/// The largest message that the agent sends. aztunnel's listener sends 32 KiB (`internal/relay/bridge.go`).
 const MAX_MESSAGE: usize = 32 * 1024;
 
-/// Until the next attempt to register. azure-relay-dotnet starts with 0 s and 1 s; tests are in more of a hurry.
+/// The pause before the next attempt to register. azure-relay-dotnet starts with 0 s and 1 s.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a peer may take to end its side of a data socket.
+/// How long a peer may take to close its side of a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
@@ -53,21 +52,21 @@ pub(crate) struct Agent {
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) service_token_key: Arc<TokenKey>,
     pub(crate) journal: Arc<Journal>,
-    /// In step with Azure's, so that a test of skew is one of the client alone.
+    /// The same clock as Azure's, so that a test of skew concerns the client only.
     pub(crate) clock: Clock,
 }
 
-/// An accept notification, as far as the agent reads it.
+/// An accept message (protocol guide, "Accept message").
 struct AcceptMessage {
     address: String,
     headers: Vec<(String, String)>,
 }
 
-/// Why a sender is turned away: HTTP status and text.
+/// The HTTP status and text with which the agent rejects a sender.
 type Rejection = (u16, String);
 
 impl Agent {
-    /// Listens at every name that it is told of, until the emulator ends.
+    /// Listens at every hybrid connection of `notices`, until the emulator stops.
     pub(crate) async fn run(self, mut notices: mpsc::UnboundedReceiver<Notice>) {
         let agent = Arc::new(self);
         while let Some(notice) = notices.recv().await {
@@ -75,7 +74,7 @@ impl Agent {
         }
     }
 
-    /// Keeps a control channel open at one name, while the machine is online, until the name expires or is deleted.
+    /// Holds a control channel open while the machine is online, until the hybrid connection expires or is deleted.
     async fn listen(self: Arc<Self>, notice: Notice) {
         tokio::time::sleep_until(notice.listen_from.into()).await;
         let life = notice.issued.expires_on.saturating_sub(self.clock.unix_seconds());
@@ -85,7 +84,7 @@ impl Agent {
             while online.wait_for(|online| *online).await.is_ok() {
                 match self.control_channel(&notice).await {
                     Ok(channel) => Arc::clone(&self).receive(channel, online.clone()).await,
-                    // The name is gone: not retried, as azure-relay-dotnet does not retry EndpointNotFound.
+                    // The hybrid connection is deleted. azure-relay-dotnet does not retry EndpointNotFound either.
                     Err(Error::Http(answer)) if answer.status() == 404 => return,
                     Err(_) => {}
                 }
@@ -102,7 +101,6 @@ impl Agent {
         self.open(request).await
     }
 
-    /// Opens a WebSocket to the relay.
     async fn open(&self, request: Request) -> Result<Socket, Error> {
         let stream = TcpStream::connect(self.relay).await?;
         stream.set_nodelay(true)?;
@@ -112,7 +110,7 @@ impl Agent {
         opened.map(|(socket, _)| socket)
     }
 
-    /// Takes accept notifications until the channel ends or the machine goes offline.
+    /// Receives accept messages until the channel closes or the machine goes offline.
     async fn receive(self: Arc<Self>, mut channel: Socket, mut online: watch::Receiver<bool>) {
         loop {
             let offline = async { drop(online.wait_for(|online| !*online).await) };
@@ -150,7 +148,7 @@ impl Agent {
             Err((status, text)) => {
                 self.journal.answered(number, status);
                 let query = format!("&sb-hc-statusCode={status}&sb-hc-statusDescription={}", encode(&text));
-                // The handshake fails by design, with 410.
+                // The relay answers a rejection with 410.
                 let _ = self.rendezvous(&(accept.address + &query)).await;
             }
         }
@@ -161,7 +159,7 @@ impl Agent {
         Ok(self.open(address.into_client_request()?).await?)
     }
 
-    /// The port that the sender may be carried to. That a bad token or port is answered with 403 is a guess.
+    /// Returns the port that the sender may connect to. The 403 for an invalid token or port is an assumption.
     fn check(&self, accept: &AcceptMessage) -> Result<u16, Rejection> {
         let refuse = |text: &str| (403, text.to_owned());
         let target = accept.header("Microsoft-Guestgateway-Target").ok_or_else(|| refuse("no target"))?;
@@ -214,8 +212,8 @@ impl AcceptMessage {
     }
 }
 
-/// Connects to `localhost:{port}`, both kinds of it. The text of a failure has the form that Go gives it, which clients
-/// have seen (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers"; Linux says it in these words).
+/// Connects to `localhost:{port}` over IPv4, then IPv6. The text of a failure is the one that Go prints on Linux
+/// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
 async fn dial(port: u16) -> Result<TcpStream, Rejection> {
     for host in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         if let Ok(server) = TcpStream::connect((host, port)).await {
@@ -229,13 +227,13 @@ async fn dial(port: u16) -> Result<TcpStream, Rejection> {
     Err((503, text))
 }
 
-/// Copies bytes both ways until either side has ended.
+/// Copies bytes in both directions until either side closes.
 async fn copy_both_ways(socket: Socket, server: TcpStream) {
     let (mut to_relay, mut from_relay) = socket.split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::select! {
         () = server_to_relay(&mut from_server, &mut to_relay) => {
-            // The relay answers the Close frame; only then may TCP go, or what was sent could be lost.
+            // If TCP closed before the relay's Close frame arrives, data could be lost.
             let answer = async { while let Some(Ok(_)) = from_relay.next().await {} };
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, answer).await;
         }
@@ -243,7 +241,7 @@ async fn copy_both_ways(socket: Socket, server: TcpStream) {
     }
 }
 
-/// Sends what the server writes, flushing when it pauses; its end of file becomes a Close frame.
+/// Copies the server's output to the relay and flushes when the server pauses. Sends a Close frame at end of file.
 async fn server_to_relay(server: &mut OwnedReadHalf, relay: &mut SplitSink<Socket, Message>) {
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
@@ -270,12 +268,12 @@ async fn server_to_relay(server: &mut OwnedReadHalf, relay: &mut SplitSink<Socke
     let _ = relay.send(Message::Close(Some(frame))).await;
 }
 
-/// After a failed write the other direction still has what the relay sent last.
+/// After a failed write, the other direction may still deliver data that the relay sent before its Close frame.
 async fn wait_for_close_frame() {
     tokio::time::sleep(CLOSE_TIMEOUT).await;
 }
 
-/// Writes what the relay sends; its end, clean or not, ends the server's input.
+/// Copies the relay's messages to the server. Closes the server's input when the relay closes, cleanly or not.
 async fn relay_to_server(relay: &mut SplitStream<Socket>, server: &mut OwnedWriteHalf) {
     while let Some(Ok(message)) = relay.next().await {
         let carries_data = message.is_binary() || message.is_text();

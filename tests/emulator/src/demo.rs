@@ -1,4 +1,4 @@
-//! The main job as a transcript: `arcssh-emulator demo`.
+//! `arcssh-emulator demo`: runs ssh, scp, sftp and rsync through arcssh and prints a transcript.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,12 +12,11 @@ use arcssh_emulator::playground::Playground;
 
 use crate::serve;
 
-/// The machine that is reached.
 const MACHINE: &str = "web01";
-/// The ssh configuration as it is called within the playground's home.
+/// The ssh configuration, relative to the playground's home directory.
 const CONFIG: &str = ".ssh/config";
 
-/// Show ssh, scp, sftp and rsync at work.
+/// Run ssh, scp, sftp and rsync through arcssh
 #[derive(clap::Args)]
 pub(crate) struct Demo {
     #[command(flatten)]
@@ -25,14 +24,14 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Runs ssh, scp, sftp and rsync through arcssh, and tells what happens as a shell session would show it.
+    /// Runs the demo. The output looks like a shell session.
     pub(crate) fn run(&self) -> Result<()> {
         let playground = self.start()?;
         let show = Show { playground: &playground, interrupted: interrupted()? };
-        print("An ssh configuration whose host uses arcssh:");
+        print("An ssh configuration with a host that connects through arcssh:");
         show.step(&["cat", CONFIG])?;
 
-        print("A command on the machine:");
+        print("Run a command on the machine:");
         show.step(&["ssh", "-F", CONFIG, MACHINE, "uname", "-a"])?;
 
         let home = playground.home().display().to_string();
@@ -41,14 +40,14 @@ impl Demo {
         for n in 1..=3 {
             fs::write(playground.home().join(format!("photos/{n}.raw")), random_bytes(1 << 20)?)?;
         }
-        print("A file there by scp:");
+        print("Copy a file to the machine with scp:");
         show.step(&["scp", "-F", CONFIG, "photos/1.raw", &remote("copied.raw")])?;
-        print("The same file back by sftp:");
+        print("Copy the file back with sftp:");
         fs::write(playground.home().join("batch"), format!("get {home}/copied.raw returned.raw\n"))?;
         show.step(&["sftp", "-F", CONFIG, "-b", "batch", MACHINE])?;
         show.same(&["photos/1.raw", "returned.raw"])?;
 
-        print("A folder there and back by rsync:");
+        print("Copy a directory to the machine and back with rsync:");
         let shell = format!("ssh -F {CONFIG}");
         show.step(&["rsync", "-a", "--checksum", "-e", &shell, "photos/", &remote("mirror/")])?;
         show.step(&["rsync", "-a", "--checksum", "-e", &shell, &remote("mirror/"), "returned/"])?;
@@ -63,27 +62,27 @@ impl Demo {
     }
 }
 
-/// Where arcssh is.
+/// The path of arcssh
 #[derive(clap::Args)]
 pub(crate) struct Arcssh {
-    /// The arcssh to run [default: the one in the folder of this program]
+    /// The arcssh to run [default: arcssh in the directory of this program]
     #[arg(long)]
     arcssh: Option<PathBuf>,
 }
 
 impl Arcssh {
-    /// The path of the program.
+    /// Returns the path of arcssh.
     pub(crate) fn path(&self) -> Result<PathBuf> {
         let path = match &self.arcssh {
             Some(path) => std::path::absolute(path)?,
             None => std::env::current_exe()?.with_file_name("arcssh"),
         };
-        ensure!(path.exists(), "{} does not exist: cargo build", path.display());
+        ensure!(path.exists(), "{} does not exist: run cargo build", path.display());
         Ok(path)
     }
 }
 
-/// Runs commands in a playground and shows them as they are typed.
+/// Runs commands in a playground and prints them as a user would type them.
 struct Show<'a> {
     playground: &'a Playground,
     interrupted: Arc<AtomicBool>,
@@ -115,7 +114,8 @@ pub(crate) fn print(text: &str) {
     println!("{text}");
 }
 
-/// Whether a signal has asked for the end; from now on none ends the program at once, so that it can clean up.
+/// Installs handlers for SIGINT, SIGTERM and SIGHUP, so that the program can clean up. The result becomes true with the
+/// first signal.
 fn interrupted() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&flag);
@@ -131,8 +131,10 @@ fn interrupted() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-fn quoted(word: &str) -> String {
-    if word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
+/// Quotes a word of a shell command line if it needs quotes.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn random_bytes(length: usize) -> Result<Vec<u8>> {

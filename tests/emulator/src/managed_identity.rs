@@ -1,9 +1,7 @@
-//! Managed identities: the endpoints that a machine asks for a token of its own, on an Azure VM (IMDS) and on an
-//! Arc-enabled server (its agent's himds).
+//! Managed identities: the token endpoints of an Azure VM (IMDS) and of an Arc-enabled server (himds).
 //!
 //! Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to acquire an access token" and
-//! "Authenticate against Azure resources with Azure Arc-enabled servers". Knows requests and challenges; the tokens are
-//! Entra's.
+//! "Authenticate against Azure resources with Azure Arc-enabled servers".
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,14 +24,13 @@ const PATH: &str = "/metadata/identity/oauth2/token";
 const IMDS_VERSIONS: [&str; 4] = ["2018-02-01", "2018-04-02", "2018-10-01", "2019-08-01"];
 /// The versions that clients use (azure-sdk: `2019-11-01`; MSAL managed_identity.py: `2020-06-01`).
 const HIMDS_VERSIONS: [&str; 3] = ["2019-08-15", "2019-11-01", "2020-06-01"];
-/// Where Arc's agent on Linux puts the files of its challenges, the only place that clients look (MSAL
-/// managed_identity.py).
+/// The directory of the key files of himds' challenges on Linux. Clients accept no other (MSAL managed_identity.py).
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/opt/azcmagent/tokens";
 
-/// The instance metadata service of an Azure VM.
+/// Azure Instance Metadata Service, on an Azure VM.
 pub(crate) struct Imds(pub(crate) Endpoint);
 
-/// Arc's hybrid instance metadata service, which wants to see that its client may read a file.
+/// The hybrid instance metadata service of the Arc agent. A client proves that it may read a file.
 pub(crate) struct Himds {
     pub(crate) endpoint: Endpoint,
     pub(crate) token_directory: PathBuf,
@@ -49,7 +46,7 @@ struct Challenge {
 /// Status, error and description.
 type Refusal = (u16, &'static str, &'static str);
 
-/// What both have in common.
+/// The token endpoint that both services have.
 pub(crate) struct Endpoint {
     pub(crate) entra: Arc<Entra>,
     pub(crate) identity: ManagedIdentity,
@@ -74,7 +71,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Numbers are text in these answers.
+    /// Numbers are strings in these answers.
     fn token(&self, call: &Call) -> Answer {
         let resource = call.query.value("resource").unwrap_or_default();
         let named = call.query.value("client_id");
@@ -106,7 +103,7 @@ impl Himds {
         Self { endpoint, token_directory, journal, challenges: Mutex::default() }
     }
 
-    /// A key file of its own for every request. The header is that which MSAL reads; no source has the body.
+    /// Creates a key file and returns the challenge that names it. MSAL reads this header; no source has the body.
     fn challenge(&self) -> Answer {
         let file = self.token_directory.join(format!("{}.key", Uuid::new_v4()));
         let content = STANDARD.encode(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
@@ -125,7 +122,7 @@ impl Himds {
         answer
     }
 
-    /// Whether `content` is that of a key file, which is then used up.
+    /// Returns whether `content` is that of a key file, and deletes the file.
     fn meets_challenge(&self, content: &str) -> bool {
         let mut challenges = lock(&self.challenges);
         let Some(index) = challenges.iter().position(|challenge| challenge.content == content) else {

@@ -1,6 +1,4 @@
-//! Accepts TLS connections, reads HTTP/1.1 requests, writes them to the journal and passes them to a handler.
-//!
-//! Knows HTTP; what the request means is the handler's affair.
+//! Accepts TLS connections, reads HTTP/1.1 requests, records them in the journal and passes them to a handler.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,55 +22,53 @@ use crate::encoding::Parameters;
 use crate::journal::{Journal, Service, lock, record};
 use crate::tls::TlsHandshake;
 
-/// A request, read to its end.
+/// A request with its body.
 pub(crate) struct Call {
     pub(crate) method: Method,
-    /// The path as it was on the wire.
+    /// The path, still encoded.
     pub(crate) path: String,
     pub(crate) query: Parameters,
     raw_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Becomes the raw connection once a 101 has been answered.
+    /// Resolves to the raw connection after a 101.
     pub(crate) upgrade: OnUpgrade,
     pub(crate) peer: SocketAddr,
 }
 
 impl Call {
-    /// The query as it was on the wire.
+    /// The query, still encoded.
     pub(crate) fn raw_query(&self) -> &str {
         &self.raw_query
     }
 
-    /// The value of the header `name`, if it is text.
+    /// Returns the value of the header `name`, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// What goes back.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// One emulated service.
+/// An emulated service.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// Its name in the journal.
+    /// The service in the journal.
     const SERVICE: Service;
 
-    /// The clock by which it writes the header `Date`.
+    /// The clock of the header `Date`.
     fn clock(&self) -> Clock;
 
-    /// Answers one request.
     fn answer(self: Arc<Self>, call: Call) -> impl Future<Output = Answer> + Send;
 }
 
-/// Where a server writes what it saw.
+/// The records of a server.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     pub(crate) journal: Arc<Journal>,
     pub(crate) handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
 }
 
-/// Accepts connections for `handler` until the runtime ends.
+/// Accepts connections for `handler` until the runtime stops.
 pub(crate) async fn serve<R: Handler>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -85,7 +81,7 @@ pub(crate) async fn serve<R: Handler>(
     }
 }
 
-/// One connection. Errors end it and nothing else: the client sees them, nobody here reads them.
+/// Serves one connection. An error closes the connection; the client reports it.
 async fn connection<R: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
@@ -93,14 +89,14 @@ async fn connection<R: Handler>(
     handler: Arc<R>,
     recorder: Recorder,
 ) {
-    // Small frames must not wait for Nagle's algorithm.
+    // Nagle's algorithm would delay small frames.
     let _ = stream.set_nodelay(true);
     let Ok(tls) = acceptor.accept(stream).await else { return };
     lock(&recorder.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
     requests(tls, peer, handler, &recorder.journal).await;
 }
 
-/// Accepts connections without TLS for `handler` until the runtime ends.
+/// Accepts connections without TLS for `handler` until the runtime stops.
 pub(crate) async fn serve_plain<R: Handler>(listener: TcpListener, handler: Arc<R>, recorder: Recorder) {
     while let Ok((stream, peer)) = listener.accept().await {
         let (handler, recorder) = (Arc::clone(&handler), recorder.clone());

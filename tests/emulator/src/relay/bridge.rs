@@ -1,7 +1,7 @@
-//! Two joined data sockets.
+//! The connection between a sender and a listener, with the faults that a test configures.
 //!
-//! Knows messages, pings and Close frames, and how to misbehave on request. Memory is bounded: one message in each
-//! direction and what the sockets buffer, and nothing is read from a side while the other is full.
+//! Memory is bounded: one message in each direction and the buffers of the sockets. The bridge reads from one side only
+//! when the other side accepts data.
 
 use std::future::{pending, ready};
 use std::time::Duration;
@@ -20,27 +20,27 @@ use crate::relay::fault::{RelayFault, Wire};
 use crate::relay::observations::{Observations, SenderEnd};
 use crate::relay::websocket::{self, Socket};
 
-/// After a failed write, how long to look for the peer's Close frame, which says why.
+/// How long to wait for the peer's Close frame after a failed write.
 const CLOSE_FRAME_WAIT: Duration = Duration::from_secs(2);
 
-/// With coalescing, how long the listener must be delay before an unfinished message is sent.
+/// With coalescing, the pause of the listener after which an incomplete message is sent.
 const COALESCE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why two sockets are joined no longer.
+/// Why a connection ends.
 #[derive(Debug)]
 enum End {
     Sender(SenderEnd),
     Listener,
     Deleted,
-    /// A fault: the sender's TCP connection is dropped.
+    /// A fault: the relay drops the sender's TCP connection.
     Cut,
-    /// A fault: nothing is said to the sender any more.
+    /// A fault: the relay sends nothing more to the sender.
     Silence,
-    /// A fault: the sender gets this Close frame.
+    /// A fault: the relay sends this Close frame to the sender.
     Close(u16, String),
 }
 
-/// Carries messages between `sender` and `listener` until one of them, or the service, has enough.
+/// Copies messages between `sender` and `listener` until one of them or the relay closes the connection.
 pub(crate) async fn join(
     sender: Socket,
     listener: Socket,
@@ -66,7 +66,7 @@ pub(crate) async fn join(
     }
 }
 
-/// Sends bytes that need not be frames, and observes what the sender makes of them.
+/// Sends bytes that need not be frames, and records how the sender reacts.
 async fn send_wire(mut sender: Socket, mut listener: Socket, wire: &Wire, observations: &Observations) {
     let sending = async {
         let stream = sender.get_mut();
@@ -91,12 +91,12 @@ async fn send_wire(mut sender: Socket, mut listener: Socket, wire: &Wire, observ
 
 const SENDER_CLOSED: (u16, &str) = (1001, "The sender client shut down the connection.");
 
-/// Closes both sockets with the codes of the protocol guide's status tables.
+/// Closes both sockets with the codes of the status tables in the protocol guide.
 async fn close_both(mut sender: Socket, mut listener: Socket, end: End, observations: &Observations) {
     const DELETED: (u16, &str) = (1001, "The Hybrid Connection path has been deleted or disabled.");
     let sender_end = match end {
         End::Sender(end) => {
-            // The sender has ended, whatever the listener still has to say to that.
+            // The sender has closed; the listener's answer does not change that.
             observations.record_end(end);
             tokio::join!(websocket::close(&mut listener, SENDER_CLOSED), websocket::drain(&mut sender));
             return;
@@ -128,7 +128,6 @@ async fn close_both(mut sender: Socket, mut listener: Socket, end: End, observat
     observations.record_end(sender_end);
 }
 
-/// From the sender to the listener.
 async fn sender_to_listener(
     sender: &mut SplitStream<Socket>,
     listener: &mut SplitSink<Socket, Message>,
@@ -163,7 +162,7 @@ async fn sender_to_listener(
             }
             other => {
                 if let Some(end) = observe(other, observations) {
-                    // What the sender sent before it left still arrives; if that fails, so does all the rest.
+                    // Data that the sender sent before it closed still goes to the listener.
                     let _ = listener.flush().await;
                     return End::Sender(end);
                 }
@@ -172,7 +171,7 @@ async fn sender_to_listener(
     }
 }
 
-/// What is not data from the sender: pings and pongs end here, hop by hop; tungstenite answers the pings.
+/// Records a message that is not data. Pings and pongs are hop-by-hop; tungstenite answers the pings.
 fn observe(message: Option<Result<Message, Error>>, observations: &Observations) -> Option<SenderEnd> {
     match message {
         Some(Ok(Message::Ping(payload))) => observations.record_ping(&payload),
@@ -186,7 +185,7 @@ fn observe(message: Option<Result<Message, Error>>, observations: &Observations)
     None
 }
 
-/// A failed write is not the reason why a connection ended: the Close frame on the reading side is, if one comes.
+/// Waits after a failed write: a Close frame on the reading side has the actual reason.
 async fn after_failed_write(end: End) -> End {
     sleep(CLOSE_FRAME_WAIT).await;
     end
@@ -205,7 +204,6 @@ async fn throttle(bytes_per_second: Option<u64>, bytes: u64) {
     }
 }
 
-/// From the listener to the sender.
 async fn listener_to_sender(
     listener: &mut SplitStream<Socket>,
     sender: &mut SplitSink<Socket, Message>,
@@ -221,19 +219,19 @@ async fn listener_to_sender(
     }
 }
 
-/// The way to the sender, where most faults are.
+/// The direction to the sender, to which most faults apply.
 struct Delivery<'a> {
     sender: &'a mut SplitSink<Socket, Message>,
     fault: &'a RelayFault,
-    /// Bytes of data that have gone to the sender.
+    /// Bytes of data sent to the sender.
     sent: u64,
-    /// With coalescing: the message that is being collected.
+    /// With coalescing: the incomplete message.
     collected: Vec<u8>,
     unflushed: bool,
 }
 
 impl Delivery<'_> {
-    /// Delivers until the listener has no more.
+    /// Delivers messages until the listener closes.
     async fn deliver_all(&mut self, listener: &mut SplitStream<Socket>) -> Result<(), End> {
         self.end_at_limit().await?;
         let mut pings = self.fault.ping_every.map(|every| {
@@ -266,7 +264,7 @@ impl Delivery<'_> {
         self.push().await
     }
 
-    /// One message, up to the point where a fault ends the connection.
+    /// Delivers one message, or its part up to the limit.
     async fn deliver(&mut self, message: Message) -> Result<(), End> {
         let left = self.limit().map_or(u64::MAX, |limit| limit.saturating_sub(self.sent));
         let message = if (message.len() as u64) < left {
@@ -282,12 +280,12 @@ impl Delivery<'_> {
         self.end_at_limit().await
     }
 
-    /// How many bytes the sender may get.
+    /// The number of bytes after which a fault ends the connection.
     fn limit(&self) -> Option<u64> {
         self.fault.cut_after.or(self.fault.close_after.as_ref().map(|(bytes, ..)| *bytes))
     }
 
-    /// Ends the connection if the sender has had all that it may get.
+    /// Ends the connection at the limit.
     async fn end_at_limit(&mut self) -> Result<(), End> {
         if self.limit().is_none_or(|limit| self.sent < limit) {
             return Ok(());
@@ -319,7 +317,7 @@ impl Delivery<'_> {
         }
     }
 
-    /// RFC 6455, 5.4: the first frame names the type, the last has FIN, and control frames may come between.
+    /// RFC 6455, 5.4: the first frame has the type, the last has FIN, and control frames may come between them.
     async fn send_fragments(&mut self, message: Message, size: usize) -> Result<(), End> {
         let mut kind = if message.is_text() { Data::Text } else { Data::Binary };
         let mut data = message.into_data();
@@ -349,7 +347,7 @@ impl Delivery<'_> {
         self.push().await
     }
 
-    /// Empties the socket's write buffer.
+    /// Flushes the socket.
     async fn push(&mut self) -> Result<(), End> {
         match self.sender.flush().await {
             Ok(()) => Ok(()),
@@ -357,7 +355,7 @@ impl Delivery<'_> {
         }
     }
 
-    /// The listener has no more: what is still here goes out before the Close frame does.
+    /// Sends the remaining data when the listener has closed. The Close frame follows.
     async fn finish(&mut self) -> End {
         match self.flush().await {
             Ok(()) => End::Listener,

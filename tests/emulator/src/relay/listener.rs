@@ -1,6 +1,4 @@
 //! The listener's control channel: `sb-hc-action=listen`.
-//!
-//! Knows registration, notifications, token renewal and the channel's end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +17,10 @@ use crate::relay::websocket::{self, Socket};
 use crate::relay::{ConnectionState, ControlChannel, HybridConnection, Relay};
 use crate::server::{Answer, Call};
 
-/// Notifications that wait for a listener; senders wait behind them.
+/// The number of pending accept messages of a listener. Further senders wait.
 const NOTIFICATION_CAPACITY: usize = 64;
 
-/// Registers a listener: with the 101 it can be given senders.
+/// Registers a listener. After the 101 it receives accept messages.
 pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answer {
     match register(&relay, &call, tracking) {
         Ok(control) => {
@@ -57,7 +55,7 @@ struct Control {
     clock: Clock,
 }
 
-/// Something that happens on a control channel.
+/// An event on a control channel.
 enum Event {
     Notification(String),
     Message(Option<Result<Message, Error>>),
@@ -65,7 +63,7 @@ enum Event {
     Expired,
 }
 
-/// Why the service closes a control channel: code and reason of the Close frame (protocol guide, status table).
+/// Code and reason of the Close frame with which the relay closes a control channel (protocol guide, status table).
 type CloseReason = (u16, &'static str);
 
 impl Drop for Control {
@@ -83,7 +81,7 @@ impl Control {
         }
     }
 
-    /// Serves the channel; `None` if the listener ended it.
+    /// Serves the channel until it closes. Returns `None` if the listener closed it.
     async fn serve_channel(&mut self, relay: &Relay, socket: &mut Socket) -> Option<CloseReason> {
         loop {
             match self.next_event(socket).await {
@@ -114,7 +112,8 @@ impl Control {
         }
     }
 
-    /// `{"renewToken":{"token":"…"}}` replaces the token; a bad one ends the channel. Other texts mean nothing here.
+    /// Handles `{"renewToken":{"token":"…"}}`, which replaces the token. An invalid token closes the channel. Other
+    /// messages are ignored.
     fn renew(&mut self, relay: &Relay, text: &str) -> Result<(), CloseReason> {
         let message: Value = serde_json::from_str(text).unwrap_or_default();
         let Some(renewal) = message.get("renewToken") else { return Ok(()) };

@@ -1,7 +1,5 @@
-//! Azure Relay, the part of it that Hybrid Connections are.
-//!
-//! Knows names, tokens, senders and listeners, as the Microsoft Learn article "Azure Relay Hybrid Connections
-//! protocol" describes them. Knows nothing of Azure Resource Manager, of machines or of SSH.
+//! Azure Relay Hybrid Connections, as the Microsoft Learn article "Azure Relay Hybrid Connections protocol" (here: the
+//! protocol guide) describes them.
 
 pub(crate) mod bridge;
 pub(crate) mod error;
@@ -34,13 +32,13 @@ use crate::relay::rendezvous::Rendezvous;
 use crate::relay::sas::{AccessRight, Requirement, SasKey};
 use crate::server::{Answer, Call, Handler};
 
-/// What every WebSocket path starts with.
+/// The start of every WebSocket path.
 const PATH_PREFIX: &str = "/$hc/";
 
-/// The relay's host where it listens on ::1; `.test` is nobody's (RFC 6761, section 6.2).
+/// The relay's host name if it listens on ::1. Nobody can register a name in `.test` (RFC 6761, section 6.2).
 pub(crate) const IPV6_HOST: &str = "ipv6.relay.test";
 
-/// Where the namespace is, in the two pieces that listCredentials returns.
+/// The address of the namespace, in the two parts that listCredentials returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
     pub(crate) name: String,
@@ -48,8 +46,8 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Splits an address so that `{name}.{suffix}` is that address again. An IPv6 address has no label to split off: for
-    /// ::1 the namespace is [`IPV6_HOST`], which a client must be able to resolve.
+    /// Splits `address` so that `{name}.{suffix}` is the address. An IPv6 address has no dots: for ::1 the host is
+    /// [`IPV6_HOST`], which the client must resolve.
     pub(crate) fn at(address: SocketAddr) -> anyhow::Result<Self> {
         let (host, port) = (address.ip(), address.port());
         match host {
@@ -71,13 +69,13 @@ impl Namespace {
         self.suffix.split(':').next().unwrap_or_default()
     }
 
-    /// Host and port, as a client puts them together.
+    /// Host and port, as a client joins them.
     pub(crate) fn authority(&self) -> String {
         format!("{}.{}", self.name, self.suffix)
     }
 }
 
-/// The service's state.
+/// The state of the relay.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     pub(crate) namespace: Namespace,
@@ -87,25 +85,24 @@ pub(crate) struct Relay {
     pub(crate) clock: Clock,
     /// How long a sender waits for its listener.
     rendezvous_time: Duration,
-    /// The hosts for which a token's resource may be made out.
+    /// The hosts that the resource of a token may have.
     authorities: Vec<String>,
     hybrid_connections: Mutex<HashMap<String, Arc<HybridConnection>>>,
     rendezvous: Mutex<HashMap<String, Rendezvous>>,
     pub(crate) faults: FaultQueue<RelayFault>,
 }
 
-/// What has happened to a hybrid connection.
+/// Whether a hybrid connection exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionState {
-    /// It exists.
     Alive,
-    /// It is gone, and its control channels with it; data sockets stay.
+    /// It does not exist any more, and its control channels are closed. Open connections stay open.
     ListenersDropped,
-    /// It was deleted: every socket closes.
+    /// It was deleted, and all its sockets close.
     Deleted,
 }
 
-/// From when, and until when if ever, the service knows a name.
+/// The time in which a hybrid connection exists.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Validity {
     pub(crate) from: Instant,
@@ -118,10 +115,9 @@ impl Validity {
     }
 }
 
-/// A name at which a listener and senders can meet.
+/// The name at which listeners register and to which senders connect.
 pub(crate) struct HybridConnection {
     pub(crate) name: String,
-    /// While the service knows it.
     validity: Validity,
     state: watch::Sender<ConnectionState>,
     listeners: Mutex<Vec<ControlChannel>>,
@@ -157,13 +153,13 @@ impl Relay {
         })
     }
 
-    /// The resource that a token for `name` is made out for, in Arc's spelling: `http`, and a slash at the end
-    /// (azure-powershell recorded session TestGetArcConfig.json).
+    /// Returns the resource of a token for `name` in Arc's form: `http`, and a slash at the end (azure-powershell recorded
+    /// session TestGetArcConfig.json).
     pub(crate) fn resource(&self, name: &str) -> String {
         format!("http://{}/{name}/", self.namespace.authority())
     }
 
-    /// Creates the hybrid connection `name`, which is there for everybody during its `validity`.
+    /// Creates the hybrid connection `name`. Clients see it during its `validity`.
     pub(crate) fn create(&self, name: &str, validity: Validity) {
         let created = HybridConnection {
             name: name.to_owned(),
@@ -181,14 +177,14 @@ impl Relay {
         }
     }
 
-    /// The hybrid connection that `path` names, alone or followed by a suffix.
+    /// Returns the hybrid connection of `path`: its name, possibly followed by a suffix.
     fn find(&self, path: &str) -> Option<Arc<HybridConnection>> {
         let named = lock(&self.hybrid_connections);
         let found = path_and_parents(path).find_map(|name| named.get(name))?;
         found.validity.includes(Instant::now()).then(|| Arc::clone(found))
     }
 
-    /// Checks the token of `call`, which may come in three places (protocol guide, "Request operation").
+    /// Checks the token of `call`, which may be in three places (protocol guide, "Request operation").
     fn authorize(&self, call: &Call, path: &str, right: AccessRight) -> Result<u64, RelayError> {
         let token = call
             .query
@@ -211,7 +207,7 @@ impl HybridConnection {
         const MAX_LISTENERS: usize = 25;
         let mut listeners = lock(&self.listeners);
         if listeners.len() >= MAX_LISTENERS {
-            // The sources name the quota but not the answer.
+            // No source has the answer above the quota.
             return Err(RelayError::new(403, "QuotaExceeded: Too many listeners."));
         }
         listeners.push(channel);
@@ -251,14 +247,14 @@ impl Handler for Relay {
         let refusal = if websocket::upgrade_key(&call.headers).is_none() {
             RelayError::new(400, "This endpoint is only for web-socket requests")
         } else if path.is_empty() {
-            // "The Hybrid Connection path is invalid or the base URL is malformed" is the guide's description of 404.
+            // The text is the protocol guide's description of 404.
             RelayError::new(404, "The Hybrid Connection path is invalid or the base URL is malformed.")
         } else {
             match call.query.value("sb-hc-action") {
                 Some("connect") => return sender::connect(self, call, &tracking).await,
                 Some("listen") => return listener::listen(self, call, &tracking),
                 Some("accept") => return rendezvous::accept(&self, call, &tracking),
-                // The guide's words for an unknown action, there said of a rendezvous URL.
+                // The text is the protocol guide's description of an invalid rendezvous URL.
                 _ => RelayError::new(400, "Unrecognized action or URL not valid."),
             }
         };
@@ -271,14 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_pieces_of_a_namespace_make_its_address() {
+    fn the_two_parts_of_a_namespace_form_its_address() {
         let authority = |address: &str| Namespace::at(address.parse().unwrap()).unwrap().authority();
         assert_eq!(authority("127.0.0.1:5671"), "127.0.0.1:5671");
         assert_eq!(authority("[::1]:5671"), "ipv6.relay.test:5671");
     }
 
     #[test]
-    fn a_path_is_looked_up_with_and_without_its_suffix() {
+    fn a_path_is_tried_with_and_without_its_suffix() {
         assert_eq!(path_and_parents("a/b/c").collect::<Vec<_>>(), ["a/b/c", "a/b", "a"]);
     }
 }

@@ -1,6 +1,4 @@
-//! Shared access signatures: signing them, and what the Relay says about bad ones.
-//!
-//! Knows keys, rights and resources; knows nothing of HTTP or of hybrid connections.
+//! Shared access signatures: signing, verification, and the relay's errors.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::hmac;
@@ -10,17 +8,17 @@ use crate::clock;
 use crate::encoding::{Parameters, decode, encode};
 use crate::relay::error::RelayError;
 
-/// How every token starts.
+/// The start of every token.
 const SCHEME: &str = "SharedAccessSignature ";
 
-/// What a key allows.
+/// The right of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessRight {
     Send,
     Listen,
 }
 
-/// A named key with one right, an "authorization rule" of the namespace.
+/// A named key with one right: an "authorization rule" of the namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct SasKey {
     pub(crate) name: String,
@@ -29,8 +27,8 @@ pub(crate) struct SasKey {
 }
 
 impl SasKey {
-    /// A random key, named for its right and today's date: `sender20221003` is a recorded name
-    /// (azure-powershell recorded session TestGetArcConfig.json).
+    /// Generates a key. Its name has the right and the date of today, as `sender20221003` (azure-powershell recorded
+    /// session TestGetArcConfig.json).
     pub(crate) fn generate(right: AccessRight, now: u64) -> Self {
         let mut key = [0; 32];
         SystemRandom::new().fill(&mut key).expect("the system has random numbers");
@@ -39,7 +37,7 @@ impl SasKey {
         Self { name, key: STANDARD.encode(key), right }
     }
 
-    /// A token for `resource` (`http://host/path/`) until `expires` in Unix seconds.
+    /// Signs a token for `resource` (`http://host/path/`) that expires at `expires` in Unix seconds.
     pub(crate) fn token(&self, resource: &str, expires: u64) -> String {
         let resource = encode(resource);
         let signature = encode(&STANDARD.encode(self.signature(&resource, &expires.to_string())));
@@ -61,7 +59,7 @@ impl SasKey {
     }
 }
 
-/// A token taken apart. The resource stays encoded, because it is signed that way.
+/// A parsed token. The resource is still encoded, because the signature covers the encoded form.
 struct Token {
     encoded_resource: String,
     signature: String,
@@ -84,33 +82,32 @@ impl Token {
     }
 }
 
-/// The signature field of a token, raw and as it stands in the token.
+/// Returns the signature of a token, raw and percent-encoded as in the token.
 pub(crate) fn signature_spellings(token: &str) -> Option<[String; 2]> {
     let signature = Token::parse(token)?.signature;
     let encoded = encode(&signature);
     Some([signature, encoded])
 }
 
-/// What a token is held against.
+/// The requirements that a token must meet.
 pub(crate) struct Requirement<'a> {
-    /// The hosts by which this namespace is known, with port, in lower case.
+    /// Hosts and ports of this namespace, in lower case.
     pub(crate) authorities: &'a [String],
-    /// The requested path: a hybrid connection's name, perhaps with a suffix.
+    /// The requested path: the name of a hybrid connection, possibly with a suffix.
     pub(crate) path: &'a str,
-    /// What the bearer wants to do.
     pub(crate) right: AccessRight,
     /// Unix time in seconds.
     pub(crate) now: u64,
 }
 
-/// Checks `token`; the answer is when it expires. The texts of the refusals are those that public logs show, except
-/// where a comment says otherwise; in which order the service checks is unknown.
+/// Checks `token` and returns its expiry. The texts of the errors are those in public logs, except where a comment says
+/// otherwise. No source has the order of the checks.
 pub(crate) fn check(
     token: Option<&str>,
     keys: &[SasKey],
     requirement: &Requirement,
 ) -> Result<u64, RelayError> {
-    // The protocol guide names the status of a missing or malformed token, 401, but no text.
+    // The protocol guide has the status of a missing or malformed token, 401, but no text.
     let token = token.ok_or_else(|| RelayError::new(401, "MissingToken: The request carries no token."))?;
     let malformed = || RelayError::new(401, "MalformedToken: The token is malformed.");
     let token = Token::parse(token).ok_or_else(malformed)?;
@@ -128,7 +125,7 @@ pub(crate) fn check(
         return Err(RelayError::new(401, text));
     }
     if key.right != requirement.right {
-        // "The security token is not valid for this path and for this action" is the protocol guide's description.
+        // The text is the protocol guide's description of this error.
         return Err(RelayError::new(
             403,
             "The security token is not valid for this path and for this action.",
@@ -137,13 +134,14 @@ pub(crate) fn check(
     Ok(expires)
 }
 
-/// The wording is that of azure-sdk-for-go's live tests; the form of the time in it was not seen.
+/// The text is from azure-sdk-for-go's live tests. No source has the format of the time.
 pub(crate) fn expired(expires: u64) -> RelayError {
     let time = clock::timestamp(expires);
     RelayError::new(401, &format!("ExpiredToken: The token is expired. Expiration time: {time}"))
 }
 
-/// A resource covers its own path and all below it; the path `/` is the whole namespace.
+/// Returns whether `resource` covers the requested path. A resource covers its path and all paths below it; `/` is the
+/// whole namespace.
 fn covers(resource: &str, requirement: &Requirement) -> bool {
     let resource = resource.to_ascii_lowercase();
     let Some((_scheme, address)) = resource.split_once("://") else { return false };
@@ -186,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_good_token_is_accepted_for_its_path_and_below() {
+    fn a_valid_token_is_accepted_for_its_path_and_below() {
         let token = key().token(&resource(), 4_000_000_000);
         assert_eq!(checked(&token, "127.0.0.1:5671", NAME, AccessRight::Send), Ok(4_000_000_000));
         assert!(checked(&token, "127.0.0.1:5671", &format!("{NAME}/suffix"), AccessRight::Send).is_ok());
     }
 
     #[test]
-    fn each_fault_of_a_token_has_its_own_answer() {
+    fn each_defect_of_a_token_has_its_own_error() {
         let answer =
             |token: &str, authority, path, right| checked(token, authority, path, right).unwrap_err();
         let good = key().token(&resource(), 4_000_000_000);

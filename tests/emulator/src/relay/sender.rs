@@ -1,6 +1,4 @@
 //! The sender's handshake: `sb-hc-action=connect`.
-//!
-//! Knows how a sender is admitted and how a listener is asked to take it; the joined sockets are `bridge`'s.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -17,7 +15,7 @@ use crate::relay::sas::AccessRight;
 use crate::relay::{ConnectionState, HybridConnection, PATH_PREFIX, Relay, bridge, websocket};
 use crate::server::{Answer, Call};
 
-/// Answers a sender: 101 once a listener has accepted, and an error otherwise.
+/// Answers a sender: 101 when a listener has accepted it, else an error.
 pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'_>) -> Answer {
     let fault = relay.faults.next(|_| true).unwrap_or_default();
     if fault.silent_handshake {
@@ -34,7 +32,7 @@ pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'
     }
 }
 
-/// Token first, then the name; which of two mistakes the service reports is unknown.
+/// Checks the token, then the name. No source has the order.
 fn admit(
     relay: &Relay,
     call: &Call,
@@ -48,7 +46,7 @@ fn admit(
     relay.find(tracking.path).ok_or_else(|| RelayError::new(404, "Endpoint does not exist."))
 }
 
-/// Sends the accept notification to one listener and waits for what it decides.
+/// Sends the accept message to one listener and waits for its decision.
 async fn invite_listener(
     relay: &Relay,
     hybrid_connection: &HybridConnection,
@@ -69,12 +67,12 @@ async fn invite_listener(
     }
     let decision = tokio::time::timeout(relay.rendezvous_time, decision).await;
     drop(pending);
-    // .NET reads 504 as a timeout (azure-relay-dotnet WebSocketExceptionHelper.cs); no source has the text.
+    // azure-relay-dotnet WebSocketExceptionHelper.cs maps 504 to a timeout. No source has the text.
     let timeout = || RelayError::new(504, "The listener did not accept the connection in time.");
     decision.ok().and_then(Result::ok).ok_or_else(timeout)
 }
 
-/// Makes the rendezvous address worthless when the sender stops waiting, for whatever reason.
+/// Invalidates the rendezvous address when the sender stops waiting.
 struct PendingRendezvous<'a> {
     relay: &'a Relay,
     id: &'a str,
@@ -86,7 +84,7 @@ impl Drop for PendingRendezvous<'_> {
     }
 }
 
-/// The notification (protocol guide, "Accept message"; `remoteEndpoint` from azure-relay-dotnet ListenerCommand.cs).
+/// The accept message (protocol guide, "Accept message"; `remoteEndpoint` from azure-relay-dotnet ListenerCommand.cs).
 fn accept_notification(relay: &Relay, call: &Call, tracking: &Tracking, rendezvous_id: &str) -> Value {
     let own_arguments = call.query.without_prefix("sb-hc-");
     let mut query = own_arguments;
@@ -102,13 +100,13 @@ fn accept_notification(relay: &Relay, call: &Call, tracking: &Tracking, rendezvo
     }})
 }
 
-/// A path with its slashes.
+/// Encodes a path without its slashes.
 fn url_path(path: &str) -> String {
     path.split('/').map(encode).collect::<Vec<_>>().join("/")
 }
 
-/// All headers of the sender except its Relay token: `ServiceBusAuthorization` is always stripped, `Authorization`
-/// only if it was the token (protocol guide, "Request operation").
+/// Returns the headers of the sender without its relay token: `ServiceBusAuthorization` is always removed,
+/// `Authorization` only if it has the token (protocol guide, "Request operation").
 fn connect_headers(call: &Call) -> Map<String, Value> {
     let own_token =
         call.query.value("sb-hc-token").is_some() || call.headers.contains_key("servicebusauthorization");
@@ -119,7 +117,7 @@ fn connect_headers(call: &Call) -> Map<String, Value> {
         .collect()
 }
 
-/// Answers 101 and leaves a task behind that joins the two sockets.
+/// Answers 101 and spawns a task that connects the two sockets.
 fn join(
     relay: &Arc<Relay>,
     hybrid_connection: &HybridConnection,
