@@ -1,6 +1,6 @@
 //! Microsoft.HybridConnectivity: endpoints, service configurations and listCredentials.
 //!
-//! Shapes are those of azure-rest-api-specs hybridconnectivity 2023-03-15 and of azure-powershell's recorded sessions.
+//! Bodies follow azure-rest-api-specs hybridconnectivity 2023-03-15 and azure-powershell's recorded sessions.
 
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,14 @@ use crate::server::Call;
 const MIN_LIFETIME: u64 = 600;
 const MAX_LIFETIME: u64 = 10_800;
 
-/// The access key outlives `expiresOn` by this many seconds (recorded: `se` − `expiresOn`).
+/// Seconds from `expiresOn` to the expiry of the access key (recorded: `se` − `expiresOn`).
 const ACCESS_KEY_GRACE: u64 = 600;
 
-/// The version that knows neither services nor their tokens.
+/// The version without `serviceName` and service configuration tokens.
 const BEFORE_SERVICES: &str = "2021-10-06-preview";
 
 impl Arm {
-    /// Everything below `…/providers/Microsoft.HybridConnectivity/endpoints`.
+    /// Answers all calls below `…/providers/Microsoft.HybridConnectivity/endpoints`.
     pub(crate) fn connectivity(
         &self,
         call: &Call,
@@ -45,7 +45,7 @@ impl Arm {
         let machine = self.machine(path)?;
         check_version(version, &machine)?;
         let answer = self.provide(call, target, path, &machine, version);
-        // What came through to the provider says so; answers of ARM itself lack this header (recorded).
+        // Answers of the resource provider have this header, answers of ARM itself do not (recorded).
         Ok(answer.unwrap_or_else(ArmError::reply).header("x-ms-providerhub-traffic", "True"))
     }
 
@@ -99,7 +99,7 @@ impl Arm {
         }
     }
 
-    /// Deletes the endpoint with all that depends on it.
+    /// Deletes the endpoint, its service configurations and its hybrid connections.
     pub(crate) fn remove_endpoint(&self, machine: &MachineState) {
         *machine.endpoint() = false;
         machine.service_configurations.send_modify(|all| all.clear());
@@ -133,9 +133,9 @@ impl Arm {
         Ok(Reply::ok(&credentials(self, &issued)))
     }
 
-    /// A new hybrid connection for every call: the recorded names end in the nanosecond time of their own request;
-    /// newer ones have `/v2` after it (Azure/azure-cli issue 29006). They begin with the type of Arc-enabled servers; that
-    /// the other types take its place in names of their own is assumed.
+    /// Creates a hybrid connection with its credentials. Recorded names end in the time of the request in nanoseconds; newer
+    /// ones have `/v2` after it (Azure/azure-cli issue 29006). Recorded names begin with the type of Arc-enabled servers. For
+    /// machines of other types, a name that begins with their type is an assumption.
     fn issue_credentials(
         &self,
         machine: &MachineState,
@@ -164,8 +164,8 @@ impl Arm {
         issued
     }
 
-    /// The service's token for its agent. It is described as a JWT (aztunnel `internal/arc/arc.go`); its claims are
-    /// not known, and these are what the emulated agent checks.
+    /// Signs the service configuration token. It is a JWT (aztunnel `internal/arc/arc.go`). Its claims in Azure are not
+    /// known; these are the ones that the emulated agent checks.
     fn service_token(&self, machine: &MachineState, (service, port): (&str, u16), expires: u64) -> String {
         self.service_token_key.sign(&json!({
             "iss": "microsoft.hybridconnectivity", "iat": self.clock.unix_seconds(), "exp": expires,
@@ -182,7 +182,7 @@ impl Arm {
         self.journal.record_secret(issued.listener_key.as_str());
     }
 
-    /// The name appears at the relay and with the agent after the delays that the test asked for.
+    /// Publishes the hybrid connection to the relay and to the agent, after the configured delays.
     fn publish(&self, machine: &MachineState, issued: IssuedCredentials) {
         let from = Instant::now() + self.endpoint_delay;
         let left = Duration::from_secs(issued.expires_on.saturating_sub(self.clock.unix_seconds()));
@@ -200,8 +200,7 @@ fn check_version(version: &str, machine: &MachineState) -> Result<(), ArmError> 
     Err(error::no_registered_provider(location, version, kind, &CONNECTIVITY_VERSIONS))
 }
 
-/// `expiresin`. What the service answers to a value out of range is not in the sources, beyond that 400 is to be
-/// expected of a documented limit.
+/// Returns `expiresin`. No source has the error for a value outside the documented range; 400 is an assumption.
 fn life(call: &Call) -> Result<u64, ArmError> {
     let Some(text) = call.query.value("expiresin") else { return Ok(MAX_LIFETIME) };
     let life = text.parse().ok().filter(|life| (MIN_LIFETIME..=MAX_LIFETIME).contains(life));
@@ -270,8 +269,8 @@ fn service_configuration(
     }
 }
 
-/// The port of a PUT or PATCH. The specification says integer; the documentation has shown a string, which is not
-/// accepted here so that a client is held to the specification.
+/// Returns the port of a PUT or PATCH. The specification has an integer. A string, which older documentation shows, is
+/// rejected, so that clients follow the specification.
 fn requested_port(call: &Call, service: &str) -> Result<u16, ArmError> {
     let body = json_body(call)?;
     let properties = &body["properties"];

@@ -1,4 +1,4 @@
-//! What Azure Resource Manager answers instead, when a test asks for it.
+//! Answers of Azure Resource Manager that a test configures.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use serde_json::json;
 use crate::arm::path::Target;
 use crate::arm::reply::Reply;
 
-/// The calls that a fault is for.
+/// The calls that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArmCall {
     /// `POST …/endpoints/default/listCredentials`.
     ListCredentials,
-    /// Anything on `…/endpoints/default` itself.
+    /// All methods of `…/endpoints` and `…/endpoints/default`.
     Endpoint,
-    /// Anything on `…/serviceConfigurations`.
+    /// All methods of `…/serviceConfigurations`.
     ServiceConfiguration,
-    /// One machine.
+    /// One machine or its extensions.
     Machine,
-    /// Machines or resources of a subscription or a resource group.
+    /// Lists of machines or resources of a subscription or a resource group.
     List,
     /// `GET /subscriptions`.
     Subscriptions,
@@ -45,13 +45,13 @@ impl ArmCall {
         }
     }
 
-    /// Whether what is for this call is met by `call`.
+    /// Returns whether a fault of this kind applies to `call`.
     pub(crate) fn includes(self, call: Self) -> bool {
         self == Self::Any || self == call
     }
 }
 
-/// An answer that takes the place of the real one. It is for [`ArmCall::ListCredentials`] unless told otherwise.
+/// An answer that replaces the usual one. By default it applies to the next [`ArmCall::ListCredentials`].
 #[derive(Clone, Debug)]
 pub struct ArmFault {
     pub(crate) call: ArmCall,
@@ -70,7 +70,7 @@ impl ArmFault {
         Self::raw(status, "application/json; charset=utf-8", &body.to_string())
     }
 
-    /// Any body, such as the page of a gateway on the way.
+    /// Any body, such as the error page of a gateway.
     pub fn raw(status: u16, content_type: &str, body: &str) -> Self {
         Self {
             call: ArmCall::ListCredentials,
@@ -83,28 +83,28 @@ impl ArmFault {
         }
     }
 
-    /// For another call.
+    /// Applies to `call`.
     pub fn on(self, call: ArmCall) -> Self {
         Self { call, ..self }
     }
 
-    /// With a header, such as `Retry-After` or `WWW-Authenticate`.
+    /// Adds a header, such as `Retry-After` or `WWW-Authenticate`.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Answers only after `delay`.
+    /// Delays the answer by `delay`.
     pub fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 
-    /// For the next `requests` requests instead of one.
+    /// Applies to the next `requests` requests instead of one.
     pub fn times(self, requests: usize) -> Self {
         Self { times: requests, ..self }
     }
 
-    /// The answer, when its time has come.
+    /// Returns the answer after the delay.
     pub(crate) async fn reply(&self) -> Reply {
         tokio::time::sleep(self.delay).await;
         let reply = Reply::text(self.status, &self.content_type, &self.body);

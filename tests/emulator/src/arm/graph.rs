@@ -1,7 +1,7 @@
 //! Azure Resource Graph: `POST /providers/Microsoft.ResourceGraph/resources` (azure-rest-api-specs resourcegraph
 //! 2021-03-01).
 //!
-//! One form of query is accepted, see [`Query`]. Management groups do not exist, and the only result format is
+//! It accepts one form of query, see [`Query`]. Management groups do not exist, and the only result format is
 //! `objectArray`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -46,9 +46,10 @@ const MAX_SKIP: usize = i32::MAX as usize;
 
 /// `resources | where type in~ ('…', '…') | project column, column | order by id asc`.
 ///
-/// `in~` compares without case; column names are case-sensitive (Kusto). The order by a unique column is what
-/// azure-docs `governance/resource-graph/concepts/paging-results.md` demands of a query with pages. Every other query is
-/// answered with 400, valid Kusto or not: no query can have one meaning here and another in Azure.
+/// `in~` compares without case; names of columns are case-sensitive (Kusto). Without an order by a unique column, pages
+/// may overlap, and a result with dynamic columns only has no pages (azure-docs
+/// `governance/resource-graph/concepts/paging-results.md`). Every other query is answered with 400, even if it is valid
+/// Kusto, so that no query has one meaning here and another in Azure.
 struct Query<'a> {
     types: Vec<&'a str>,
     columns: Vec<&'a str>,
@@ -56,7 +57,7 @@ struct Query<'a> {
 
 impl<'a> Query<'a> {
     /// # Errors
-    /// The first token that this form does not have.
+    /// The first token that does not match this form.
     fn parse(text: &'a str) -> Result<Self, &'a str> {
         let mut operators = text.split('|').map(str::trim);
         let mut next = || operators.next().unwrap_or_default();
@@ -98,7 +99,7 @@ impl<'a> Query<'a> {
 }
 
 impl Arm {
-    /// One page of a query's result.
+    /// Answers with one page of the result.
     pub(crate) fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
         if call.method != Method::POST {
             return Err(error::method_not_allowed());
@@ -111,7 +112,7 @@ impl Arm {
         let found = query.run(self.table(&self.asked_subscriptions(&request)?));
         let (total, end) = (found.len(), page.start + size);
         let rows: Vec<Value> = found.into_iter().skip(page.start).take(size).collect();
-        // The specification's ResourcesFirstPageQuery.json has a token and "false".
+        // A first page has a token and "false" (ResourcesFirstPageQuery.json of the specification).
         let mut body = json!({
             "totalRecords": total, "count": rows.len(), "resultTruncated": "false", "data": rows, "facets": [],
         });
@@ -121,7 +122,7 @@ impl Arm {
         Ok(Reply::ok(&body))
     }
 
-    /// The subscriptions to look in: those asked for that the caller sees, or all that it sees.
+    /// Returns the requested subscriptions, or all, as far as the caller may read them.
     fn asked_subscriptions(&self, request: &Value) -> Result<Vec<&str>, ArmError> {
         let mut subscriptions = self.visible_subscriptions();
         let asked: Option<Vec<&str>> =
@@ -133,7 +134,7 @@ impl Arm {
         if subscriptions.is_empty() { Err(refused()) } else { Ok(subscriptions) }
     }
 
-    /// The rows of the table `resources` that the role may read.
+    /// Returns the rows of the table `resources` that the role may read.
     fn table(&self, subscriptions: &[&str]) -> Vec<Value> {
         let machines = self.machines.iter().filter(|machine| {
             is_one_of(subscriptions, &machine.facts.subscription) && self.readable(machine)
@@ -142,8 +143,8 @@ impl Arm {
     }
 }
 
-/// A full row. Types are in lower case (recorded: the specification's examples), as is the column `resourceGroup`,
-/// unlike the one within the ID (tomkerkhove/promitor issue 1492; Azure/azure-dev pull request 119).
+/// A row with all columns. The columns `type` (the specification's examples) and `resourceGroup` are in lower case. The
+/// group in the ID is not (tomkerkhove/promitor issue 1492; Azure/azure-dev pull request 119).
 fn row(machine: &MachineState, tenant: &str) -> Value {
     let (shown, facts) = (inventory::machine(machine), &machine.facts);
     json!({
@@ -155,14 +156,14 @@ fn row(machine: &MachineState, tenant: &str) -> Value {
     })
 }
 
-/// Which rows of a result.
+/// The rows of one page.
 struct Page {
     start: usize,
     size: usize,
 }
 
 impl Page {
-    /// `$top` and `$skip` override what the token says (the specification's QueryRequestOptions).
+    /// Reads the options of a request. `$top` and `$skip` override the token (QueryRequestOptions of the specification).
     fn asked(request: &Value) -> Result<Self, ArmError> {
         let options = &request["options"];
         if !matches!(options["resultFormat"].as_str(), None | Some("objectArray")) {
@@ -177,8 +178,8 @@ impl Page {
         Ok(Self { start, size })
     }
 
-    /// The page that a token stands for, which is good "together with the same query and scopes" only (the
-    /// specification's QueryResponse).
+    /// Returns the page of a token, which is valid "together with the same query and scopes" only (QueryResponse of the
+    /// specification).
     fn continued(token: &str, request: &Value) -> Result<Self, ArmError> {
         let token = STANDARD.decode(token).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
         let token = token.filter(|token| token["Query"] == fingerprint(request)).unwrap_or_default();
@@ -187,7 +188,7 @@ impl Page {
         page.ok_or_else(|| error::invalid_option("The $skipToken is not one of this query and its scopes."))
     }
 
-    /// Opaque to clients; the two numbers are called as in tokens of the service.
+    /// Opaque to clients. The names of the two numbers are those in tokens of Azure.
     fn token(&self, request: &Value) -> String {
         let token = json!({
             "$id": "1", "MaxRows": self.size, "RowsToSkip": self.start, "Query": fingerprint(request),
@@ -196,13 +197,13 @@ impl Page {
     }
 }
 
-/// What stays the same from page to page.
+/// A hash of the query and its scopes.
 fn fingerprint(request: &Value) -> String {
     let text = json!([request["query"], request["subscriptions"]]).to_string();
     STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
-/// An option, if it is there; a string is no number here.
+/// Returns the number in `option`, if it is set.
 fn number(option: &Value, range: std::ops::RangeInclusive<usize>) -> Result<Option<usize>, ArmError> {
     if option.is_null() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Applications that prove who they are with a signature: a certificate's key, or another issuer's token.
+//! Client assertions of an application: signed with the key of a certificate, or a federated token of another issuer.
 //!
 //! Microsoft Learn, "Microsoft identity platform application authentication certificate credentials" and "Workload
 //! identity federation".
@@ -21,10 +21,10 @@ use crate::entra::error::{EntraError, malformed};
 use crate::keygen::{RSA, generate_key};
 use crate::token::TokenKey;
 
-/// The only kind of assertion.
+/// The only `client_assertion_type`.
 pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Who issues the federated tokens, for whom and for what: the audience is the documented one.
+/// Issuer, subject and audience of federated tokens. The audience is documented.
 const ISSUER: &str = "https://issuer.example";
 const SUBJECT: &str = "system:serviceaccount:tests:arcssh";
 const AUDIENCE: &str = "api://AzureADTokenExchange";
@@ -34,18 +34,18 @@ const KEY_FILE: &str = "client.key";
 const CERTIFICATE_FILE: &str = "client.pem";
 const FEDERATED_FILE: &str = "federated-token";
 
-/// The application's proofs. What costs time is made when it is asked for.
+/// The certificate of the application, which is generated on first use, and the other issuer.
 pub(crate) struct Assertions {
     directory: PathBuf,
     clock: Clock,
     certificate: OnceLock<Certificate>,
-    /// The issuer's key. Issuers sign with RSA; a client passes their tokens on without a look into them.
+    /// The key of the other issuer. Real issuers sign with RSA, but clients do not read these tokens.
     issuer_key: TokenKey,
 }
 
 struct Certificate {
     file: PathBuf,
-    /// In PKCS #1, as ring takes it.
+    /// In PKCS #1, the format of ring.
     public_key: Vec<u8>,
     /// `x5t` and `x5t#S256`.
     thumbprints: [String; 2],
@@ -61,13 +61,13 @@ impl Assertions {
         }
     }
 
-    /// Key and certificate in one file.
+    /// Returns the file with the private key and the certificate.
     pub(crate) fn certificate(&self) -> &Path {
-        let make = || Certificate::make(&self.directory).expect("ssh-keygen makes an RSA key");
+        let make = || Certificate::make(&self.directory).expect("ssh-keygen generates an RSA key");
         &self.certificate.get_or_init(make).file
     }
 
-    /// A token of the other issuer, good for an hour, in a file.
+    /// Writes a token of the other issuer, which is valid for an hour, to a file.
     pub(crate) fn federated_token(&self) -> anyhow::Result<(PathBuf, String)> {
         let now = self.clock.unix_seconds();
         let token = self.issuer_key.sign(&json!({
@@ -78,7 +78,7 @@ impl Assertions {
         Ok((file, token))
     }
 
-    /// Checks a client's assertion; `endpoint` is the URL of the token endpoint.
+    /// Checks an assertion. `endpoint` is the URL of the token endpoint.
     pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), EntraError> {
         let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is no JWT"))?;
         let own = claims["iss"].as_str().is_some_and(|issuer| issuer.eq_ignore_ascii_case(CLIENT_ID));
@@ -149,7 +149,7 @@ impl Assertions {
     }
 }
 
-/// Clocks may differ by this many seconds; Microsoft's own libraries allow as many (IdentityModel
+/// The accepted clock skew in seconds, as in Microsoft's libraries (IdentityModel
 /// `TokenValidationParameters.DefaultClockSkew`).
 const SKEW: u64 = 300;
 
@@ -190,7 +190,7 @@ fn public_key(pem: &str) -> anyhow::Result<Vec<u8>> {
     Ok(key.public_key().as_ref().to_vec())
 }
 
-/// Header and claims of a token, unchecked.
+/// Returns header and claims of a token without verification.
 fn parts(token: &str) -> Option<(Value, Value)> {
     let mut parts = token.split('.').map(|part| {
         let json = URL_SAFE_NO_PAD.decode(part).ok()?;

@@ -1,7 +1,5 @@
-//! What Entra ID says when it gives no token.
-//!
-//! The numbers are of "Microsoft Entra authentication and authorization error codes" (Microsoft Learn), the texts are
-//! abridged.
+//! Errors of Entra ID. The numbers are from "Microsoft Entra authentication and authorization error codes" (Microsoft
+//! Learn); the texts are abridged.
 
 use http_body_util::Full;
 use hyper::Response;
@@ -13,11 +11,10 @@ use uuid::Uuid;
 use crate::clock;
 use crate::server::Answer;
 
-/// A refusal.
 #[derive(Clone, Debug)]
 pub(crate) struct EntraError {
     status: u16,
-    /// OAuth's code.
+    /// The OAuth code.
     pub(crate) error: &'static str,
     /// The number in `AADSTS…`.
     number: u32,
@@ -27,22 +24,22 @@ pub(crate) struct EntraError {
 
 impl EntraError {
     pub(crate) fn new(error: &'static str, number: u32, description: impl Into<String>) -> Self {
-        // RFC 6749, section 5.2: 401 is for clients that failed to authenticate.
+        // RFC 6749, section 5.2: 401 is for failed client authentication.
         let status = if error == "invalid_client" { 401 } else { 400 };
         Self { status, error, number, description: description.into(), suberror: None }
     }
 
-    /// What MSAL goes by beside the error.
+    /// Adds the `suberror`, which MSAL reads too.
     pub(crate) fn suberror(self, suberror: &'static str) -> Self {
         Self { suberror: Some(suberror), ..self }
     }
 
-    /// The text as it stands in `error_description`.
+    /// Returns the `error_description`.
     pub(crate) fn text(&self, now: u64) -> String {
         text(self.number, &self.description, &Trace::new(now))
     }
 
-    /// The answer of a token endpoint.
+    /// Returns the answer of a token endpoint.
     pub(crate) fn answer(&self, now: u64) -> Answer {
         let mut body = body(self.error, self.number, &self.description, now);
         if let Some(suberror) = self.suberror {
@@ -51,19 +48,19 @@ impl EntraError {
         json_answer(self.status, &body)
     }
 
-    /// The answer of a page for people.
+    /// Returns the error page of the authorization endpoint.
     pub(crate) fn page(&self, now: u64) -> Answer {
         html(400, &format!("<html><body>Sign in: {}</body></html>", escaped(&self.text(now))))
     }
 }
 
-/// A parameter that the request lacks.
+/// A parameter is missing.
 pub(crate) fn missing(parameter: &str) -> EntraError {
     let text = format!("The request body must contain the following parameter: '{parameter}'.");
     EntraError::new("invalid_request", 900_144, text)
 }
 
-/// Something that cannot be read.
+/// The request is malformed.
 pub(crate) fn malformed(what: &str) -> EntraError {
     EntraError::new(
         "invalid_request",
@@ -72,7 +69,7 @@ pub(crate) fn malformed(what: &str) -> EntraError {
     )
 }
 
-/// A grant that is none, or is not this client's.
+/// The grant is invalid, or was issued to another client.
 pub(crate) fn invalid_grant(what: &str) -> EntraError {
     EntraError::new("invalid_grant", 70000, format!("Provided grant is invalid or malformed: {what}."))
 }
@@ -83,7 +80,7 @@ pub(crate) fn unknown_application(client_id: &str, tenant: &str) -> EntraError {
     EntraError::new("unauthorized_client", 700_016, text)
 }
 
-/// 90055 is "too many incoming requests" among the documented numbers.
+/// The documented text of 90055 is "too many incoming requests".
 pub(crate) fn throttled(seconds: u64, now: u64) -> Answer {
     let text = "There are too many incoming requests.";
     let mut answer = json_answer(429, &body("temporarily_unavailable", 90055, text, now));
@@ -140,7 +137,7 @@ pub(crate) fn answer(status: u16, content_type: &str, body: String) -> Answer {
         .unwrap_or_default()
 }
 
-/// Text within HTML and its attributes.
+/// Escapes text for HTML and its attributes.
 pub(crate) fn escaped(text: &str) -> String {
     let escapes = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;")];
     escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))

@@ -1,6 +1,5 @@
-//! Entra ID: the token endpoint for its service principal and its user, and the two ways in which the user signs in.
-//!
-//! Knows the tenant, the applications and the tokens that it issues; knows nothing of what they open.
+//! Entra ID: the token endpoint for a service principal and a user, and the user's sign-in with a browser or a device
+//! code.
 
 mod assertion;
 pub(crate) mod error;
@@ -35,26 +34,26 @@ use crate::token::TokenKey;
 
 pub(crate) use crate::entra::scope::ARM_AUDIENCES;
 
-/// The tenant that the emulator is.
+/// The home tenant of user and service principal.
 pub(crate) const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
-/// The tenant of the subscription, where that is another one.
+/// The tenant of the subscriptions, if it is not the home tenant.
 pub(crate) const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
-/// The tenant's domain, which stands for it in URLs.
+/// The domain of the home tenant, which can replace its ID in URLs.
 const DOMAIN: &str = "arcssh.example";
-/// The one registered confidential application.
+/// The only registered confidential application.
 pub(crate) const CLIENT_ID: &str = "c11e4700-0000-4000-8000-000000000001";
-/// The application's service principal, the `oid` of its tokens.
+/// The object ID of the application's service principal, the `oid` of its tokens.
 pub(crate) const OBJECT_ID: &str = "0b1ec700-0000-4000-8000-000000000001";
 
-/// Azure CLI, a public client that every tenant has (azure-cli-core `auth/constants.py`).
+/// Azure CLI, a public client in every tenant (azure-cli-core `auth/constants.py`).
 pub const AZURE_CLI: &str = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
-/// A public client that the tenant's owner registered.
+/// A public client that is registered in the home tenant.
 pub const PUBLIC_CLIENT: &str = "c11e4700-0000-4000-8000-000000000002";
 
-/// The grant of RFC 8628.
+/// The grant type of RFC 8628.
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// How the service is when it starts.
+/// The initial settings of the service.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Host and port.
@@ -69,7 +68,7 @@ pub(crate) struct Settings {
     pub(crate) auto_approve: bool,
 }
 
-/// The service's state.
+/// The state of the service.
 pub(crate) struct Entra {
     pub(crate) client_secret: String,
     pub(crate) throttles: Throttles<()>,
@@ -78,7 +77,7 @@ pub(crate) struct Entra {
     pub(crate) ssh_certificates: SshCertificates,
     /// Host and port.
     pub(crate) authority: String,
-    /// Whose tokens ARM takes.
+    /// The tenant whose tokens ARM accepts.
     pub(crate) subscription_tenant: &'static str,
     clock: Clock,
     user_principal_name: String,
@@ -88,26 +87,26 @@ pub(crate) struct Entra {
     journal: Arc<Journal>,
 }
 
-/// Whom a token speaks for.
+/// Claims of an access token.
 pub(crate) struct Bearer {
     pub(crate) audience: String,
     pub(crate) expires: u64,
     pub(crate) tenant: String,
-    /// The user's name, or the application's ID.
+    /// The name of the user, or the ID of the application.
     pub(crate) name: String,
     pub(crate) object_id: String,
 }
 
-/// The identity of a machine.
+/// The managed identity of a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct ManagedIdentity {
     pub(crate) client_id: &'static str,
     pub(crate) object_id: &'static str,
-    /// The resource that it belongs to, `xms_mirid` of its tokens.
+    /// The resource ID of the machine, `xms_mirid` of its tokens.
     pub(crate) resource_id: String,
 }
 
-/// What a request is entitled to.
+/// A valid request for tokens.
 struct Grant {
     principal: Principal,
     client: String,
@@ -117,7 +116,7 @@ struct Grant {
 
 impl Entra {
     pub(crate) fn new(settings: &Settings, journal: Arc<Journal>) -> Self {
-        // The form of Entra's generated secrets; it contains `~`, which is not to be escaped.
+        // Entra's generated secrets have this form. `~` is an unreserved character.
         let client_secret = format!("Q8~{}", Uuid::new_v4().simple());
         journal.record_secret(client_secret.as_str());
         Self {
@@ -141,7 +140,7 @@ impl Entra {
         *lock(&self.token_lifetime) = lifetime;
     }
 
-    /// Who presents `token`, if this service issued it.
+    /// Returns the claims of `token`, if this service issued it.
     pub(crate) fn bearer(&self, token: &str) -> Option<Bearer> {
         let claims = self.token_key.verify(token)?;
         let text = |name: &str| claims[name].as_str().map(str::to_owned);
@@ -206,7 +205,7 @@ impl Entra {
         self.assertions.check(assertion, &format!("https://{}/{segment}/oauth2/v2.0/token", self.authority))
     }
 
-    /// A federated token, in a file of its own.
+    /// Writes a federated token to a file.
     pub(crate) fn federated_token(&self) -> anyhow::Result<PathBuf> {
         let (file, token) = self.assertions.federated_token()?;
         self.journal.record_secret(token);
@@ -224,7 +223,7 @@ impl Entra {
         Err(EntraError::new("invalid_client", 7_000_215, text))
     }
 
-    /// A sign-in that `redeem` finds. The scope is the sign-in's, unless the request has one.
+    /// Redeems a sign-in with `redeem`. The scope is that of the request, or else that of the sign-in.
     fn redemption(
         &self,
         tenant: &'static str,
@@ -266,11 +265,11 @@ impl Entra {
         Ok(answer)
     }
 
-    /// The name in an application's certificate is not in the sources; it is the application's ID here.
+    /// No source has the principal in an application's certificate; the ID of the application is an assumption.
     fn ssh_certificate(&self, grant: &Grant, form: &Parameters) -> Result<String, EntraError> {
         if !grant.scope.is_for_ssh() {
             return Err(error::malformed(
-                "there are SSH certificates for the sign-in to Linux machines only",
+                "an SSH certificate needs the scope of the sign-in to Linux machines",
             ));
         }
         let principal = match grant.principal {
@@ -288,7 +287,7 @@ impl Entra {
             let token = self.sign_ins.refresh_token(&grant.client);
             self.journal.record_secret(token.as_str());
             answer["refresh_token"] = token.into();
-            // Azure CLI is one of a family of clients (MSAL token_cache.py, `family_id`).
+            // Azure CLI belongs to a family of clients (MSAL token_cache.py, `family_id`).
             if grant.client.eq_ignore_ascii_case(AZURE_CLI) {
                 answer["foci"] = "1".into();
             }
@@ -322,8 +321,8 @@ impl Entra {
         token
     }
 
-    /// A token of a managed identity, and its life in seconds. There are no SSH certificates for them: their
-    /// endpoints have no parameter for a key.
+    /// Issues a token for a managed identity. Returns it with its lifetime in seconds. Managed identities have no SSH
+    /// certificates: their endpoints have no parameter for a key.
     pub(crate) fn managed_identity_token(
         &self,
         identity: &ManagedIdentity,
@@ -342,7 +341,7 @@ impl Entra {
         Ok((self.signed(claims, self.subscription_tenant, lifetime), lifetime))
     }
 
-    /// The tenant that the first segment of a path stands for. User and application are at home in [`TENANT`].
+    /// Returns the tenant of the first segment of a path. User and application have the home tenant [`TENANT`].
     fn tenant(&self, segment: &str) -> Result<&'static str, EntraError> {
         if is_one_of(&[TENANT, DOMAIN], segment) || is_any_tenant(segment) {
             return Ok(TENANT);
@@ -377,12 +376,12 @@ impl Entra {
     }
 }
 
-/// Whether the tenant is the user's own, whichever that is.
+/// Returns whether `segment` means the home tenant of the user.
 fn is_any_tenant(segment: &str) -> bool {
     ["organizations", "common"].contains(&segment)
 }
 
-/// The public client that a request names.
+/// Returns the public client of a request.
 fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, EntraError> {
     let client = parameters.value("client_id").ok_or_else(|| error::missing("client_id"))?;
     if client.eq_ignore_ascii_case(CLIENT_ID) {

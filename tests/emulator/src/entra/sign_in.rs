@@ -1,7 +1,8 @@
-//! Users who sign in: the authorization endpoint, device codes, and the refresh tokens that follow.
+//! Sign-in of the user: authorization endpoint, device codes and refresh tokens.
 //!
 //! Microsoft Learn, "OAuth 2.0 authorization code flow" and "OAuth 2.0 device authorization grant flow" on the Microsoft
-//! identity platform. The user is signed in without a page, unless a test denies it.
+//! identity platform. The authorization endpoint has no login page: it signs the user in at once, unless a test denies
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -23,34 +24,34 @@ use crate::server::Answer;
 const CODE_LIFETIME: Duration = Duration::from_secs(600);
 /// `expires_in` of a device code (device flow, the documented example).
 const DEVICE_LIFETIME: Duration = Duration::from_secs(900);
-/// Where people enter user codes (device flow).
+/// The page for user codes (device flow).
 const VERIFICATION_URI: &str = "https://microsoft.com/devicelogin";
-/// The letters of user codes; those that could be mistaken for each other are not among them.
+/// The letters of user codes, without those that are easy to confuse.
 const USER_CODE_LETTERS: &[u8; 24] = b"ABCDEFGHJKLMNPQRSTUVWXYZ";
 
-/// Why refresh tokens that were good are not any more.
+/// The error with which Entra ID rejects refresh tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshRefusal {
     /// An administrator or a new password revoked them: `invalid_grant`, AADSTS50173.
     Revoked,
-    /// They were not used for 90 days: `invalid_grant`, AADSTS700082.
+    /// The tokens were not used for 90 days: `invalid_grant`, AADSTS700082.
     Inactive,
-    /// A policy now wants a second factor: `interaction_required`, AADSTS50076. A new sign-in has it.
+    /// A policy requires a second factor: `interaction_required`, AADSTS50076. A new sign-in has it.
     SecondFactor,
 }
 
-/// A sign-in that can be redeemed for tokens.
+/// A sign-in for which a client can redeem tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct SignIn {
     pub(crate) client: String,
     pub(crate) tenant: &'static str,
-    /// As it was asked for.
+    /// The scope of the request.
     pub(crate) scope: String,
 }
 
-/// All that has begun and has not ended.
+/// All sign-ins and refresh tokens.
 pub(crate) struct SignIns {
-    /// The pause between two polls for a device code.
+    /// The polling interval of device codes.
     pub(crate) interval: Duration,
     /// Whether the user approves every device code at once.
     pub(crate) auto_approve: bool,
@@ -103,12 +104,12 @@ impl SignIns {
         }
     }
 
-    /// The next sign-in with a browser ends with `access_denied`.
+    /// Answers the next browser sign-in with `access_denied`.
     pub(crate) fn deny_next(&self) {
         *lock(&self.denied) += 1;
     }
 
-    /// The authorization endpoint, for a client that is registered. The second value is the code, if there is one.
+    /// Answers a registered client at the authorization endpoint. The second value is the code, if one was issued.
     pub(crate) fn authorize(
         &self,
         sign_in: SignIn,
@@ -135,7 +136,7 @@ impl SignIns {
         }
     }
 
-    /// A code, unless the request is wrong or the user says no.
+    /// Issues a code, unless the request is invalid or the user denies it.
     fn issue_code(&self, sign_in: SignIn, query: &Parameters) -> Result<String, EntraError> {
         let field = |name| query.value(name).unwrap_or_default();
         if field("response_type") != "code" {
@@ -145,7 +146,7 @@ impl SignIns {
                 "The response type is not 'code'.",
             ));
         }
-        // Entra recommends S256 and takes requests without a challenge; RFC 8252 demands it of native applications.
+        // Entra recommends S256 and accepts requests without a challenge; RFC 8252 requires it of native applications.
         if field("code_challenge_method") != "S256" || field("code_challenge").len() != 43 {
             return Err(malformed("code_challenge is not one of S256"));
         }
@@ -201,7 +202,7 @@ impl SignIns {
         Ok(code.sign_in.clone())
     }
 
-    /// The device authorization endpoint; the second value is the device code.
+    /// Answers at the device authorization endpoint. The second value is the device code.
     pub(crate) fn begin_device(&self, sign_in: SignIn) -> (Value, String) {
         let (device_code, user_code) = (secret("DAQ", 96), user_code());
         let text = format!(
@@ -224,14 +225,13 @@ impl SignIns {
         (body, device_code)
     }
 
-    /// The user codes that wait for the user.
     pub(crate) fn pending_devices(&self) -> Vec<String> {
         let devices = lock(&self.devices);
         let pending = devices.iter().filter(|device| device.decision == Decision::Pending);
         pending.map(|device| device.user_code.clone()).collect()
     }
 
-    /// What becomes of a user code; whether there is such a code.
+    /// Records the user's decision. Returns whether the user code exists.
     pub(crate) fn decide(&self, user_code: &str, decision: Decision) -> bool {
         let mut devices = lock(&self.devices);
         let found = devices.iter_mut().find(|device| device.user_code.eq_ignore_ascii_case(user_code));
@@ -253,13 +253,13 @@ impl SignIns {
         }
         match device.decision {
             Decision::Expired => Err(EntraError::new("expired_token", 70019, "The device code has expired.")),
-            // RFC 8628, section 3.5; the number is not in the sources.
+            // RFC 8628, section 3.5. No source has the number.
             _ if early => Err(EntraError::new("slow_down", 70016, "The device code is polled too often.")),
             Decision::Pending => {
                 let text = "OAuth 2.0 device flow error. Authorization is pending. Continue polling.";
                 Err(EntraError::new("authorization_pending", 70016, text))
             }
-            // Microsoft Learn, "device authorization grant", has the code; that the number is 65004, no source says.
+            // The code is in Microsoft Learn, "device authorization grant". No source has the number.
             Decision::Declined => {
                 let text = "User declined to consent to access the app.";
                 Err(EntraError::new("authorization_declined", 65004, text))
@@ -272,7 +272,7 @@ impl SignIns {
         }
     }
 
-    /// A new refresh token. Those before it stay good: "Refresh tokens aren't revoked when used to acquire new access
+    /// Issues a refresh token. Earlier ones stay valid: "Refresh tokens aren't revoked when used to acquire new access
     /// tokens" (Microsoft Learn, "Refresh tokens in the Microsoft identity platform").
     pub(crate) fn refresh_token(&self, client: &str) -> String {
         let token = secret("1.AX0A", 400);
@@ -281,7 +281,7 @@ impl SignIns {
         token
     }
 
-    /// From now on those that exist are refused; those of later sign-ins are not.
+    /// Rejects all refresh tokens issued so far.
     pub(crate) fn refuse_refresh_tokens(&self, refusal: RefreshRefusal) {
         lock(&self.refresh_tokens).values_mut().for_each(|token| token.refusal = Some(refusal));
     }
@@ -319,7 +319,7 @@ impl RefreshRefusal {
     }
 }
 
-/// The registered address of both public clients: `http://localhost` with any port; 127.0.0.1 is refused (MSAL
+/// Checks the redirect URI. Both public clients have `http://localhost`, with any port; 127.0.0.1 is rejected (MSAL
 /// application.py).
 fn redirect_uri(uri: &str) -> Result<&str, EntraError> {
     let rest = uri.strip_prefix("http://localhost").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
@@ -342,7 +342,7 @@ fn redirect(uri: &str, fields: &[(&str, String)]) -> Answer {
     answer
 }
 
-/// The page that a browser posts on by itself (OAuth 2.0 Form Post Response Mode).
+/// A page whose form the browser posts without user action (OAuth 2.0 Form Post Response Mode).
 fn form_post(uri: &str, fields: &[(&str, String)]) -> Answer {
     let input = |(name, value): &(&str, String)| {
         format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\" />", escaped(value))
@@ -359,7 +359,7 @@ fn form_post(uri: &str, fields: &[(&str, String)]) -> Answer {
     )
 }
 
-/// Random text with the start that Entra's have, so that it is seen for what it is.
+/// Random text with the start of Entra's codes and tokens.
 fn secret(start: &str, bytes: usize) -> String {
     format!("{start}{}", URL_SAFE_NO_PAD.encode(random(bytes)))
 }

@@ -1,7 +1,7 @@
-//! SSH certificates in place of access tokens: `token_type=ssh-cert`.
+//! SSH certificates: the token endpoint with `token_type=ssh-cert`.
 //!
-//! The parameters are those of azure-cli-extensions ssh `custom.py`, the contents those of certificates in public
-//! threads. The authority is the emulator's own, and ssh-keygen signs.
+//! The parameters are those of azure-cli-extensions ssh `custom.py`. The contents follow certificates in public issues.
+//! ssh-keygen signs them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,34 +20,33 @@ use crate::entra::error::{EntraError, malformed, missing};
 use crate::fault_queue::FaultQueue;
 use crate::keygen::{RSA, generate_key, ssh_keygen};
 
-/// A certificate that is not what it should be.
+/// A defect of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateFault {
-    /// For a key that is not the one in the request.
+    /// It is for another key than that of the request.
     AnotherKey,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     NotYetValid,
-    /// For a host.
+    /// It is a host certificate.
     HostType,
     /// Another authority signed it.
     AnotherAuthority,
-    /// No certificate at all.
+    /// It is not a certificate.
     Garbage,
-    /// Sixteen megabytes.
+    /// It has 16 MiB.
     Huge,
 }
 
-/// Whom a certificate is for.
+/// The subject of a certificate.
 pub(crate) struct CertificateSubject<'a> {
-    /// A user's name; of a service principal, whose name in its certificate no source tells, its client id.
+    /// The name of a user, or the client ID of a service principal.
     pub(crate) principal: &'a str,
     pub(crate) object_id: &'a str,
     pub(crate) tenant: &'a str,
 }
 
-/// The authority.
 pub(crate) struct SshCertificates {
     directory: PathBuf,
     pub(crate) lifetime: Duration,
@@ -61,10 +60,10 @@ impl SshCertificates {
         Self { directory, lifetime, authority: OnceLock::new(), faults: FaultQueue::default() }
     }
 
-    /// The authority's public key, a line of authorized_keys.
+    /// Returns the public key of the authority as a line of authorized_keys.
     pub(crate) fn public_key(&self) -> String {
         let file = self.authority().with_extension("pub");
-        fs::read_to_string(file).expect("ssh-keygen has written the public key")
+        fs::read_to_string(file).expect("ssh-keygen wrote the public key")
     }
 
     fn authority(&self) -> &Path {
@@ -75,7 +74,7 @@ impl SshCertificates {
         })
     }
 
-    /// The certificate in base64, without its type, for the key in `form`.
+    /// Issues a certificate for the key in `form`. Returns it in base64, without its type.
     pub(crate) fn issue(
         &self,
         form: &Parameters,
@@ -128,7 +127,7 @@ impl SshCertificates {
         Ok(text.split(' ').nth(1).context("no certificate")?.to_owned())
     }
 
-    /// From now on, or before or after; ssh-keygen takes hexadecimal seconds.
+    /// Returns the validity for `ssh-keygen -V`, in hexadecimal seconds.
     fn validity(&self, now: u64, fault: Option<CertificateFault>) -> String {
         let life = self.lifetime.as_secs();
         let start = match fault {
@@ -140,13 +139,13 @@ impl SshCertificates {
     }
 }
 
-/// `{file}-cert.pub`, where ssh-keygen writes.
+/// The name of ssh-keygen's output: `{file}-cert.pub`.
 fn cert_name(file: &Path) -> String {
     format!("{}-cert.pub", file.file_name().unwrap_or_default().display())
 }
 
-/// The public key in SSH's wire form, from any of the four spellings that are in use: with or without padding, with
-/// or without a leading zero.
+/// Returns the public key of a request in SSH's wire format. Clients encode it with or without padding and with or
+/// without a leading zero.
 fn requested_key(form: &Parameters) -> Result<Vec<u8>, EntraError> {
     let text = form.value("req_cnf").ok_or_else(|| missing("req_cnf"))?;
     let jwk: Value = serde_json::from_str(text).map_err(|_| malformed("req_cnf is no JSON"))?;

@@ -35,7 +35,7 @@ use crate::server::{Answer, Call, Handler};
 /// The start of every WebSocket path.
 const PATH_PREFIX: &str = "/$hc/";
 
-/// The relay's host name if it listens on ::1. Nobody can register a name in `.test` (RFC 6761, section 6.2).
+/// The relay's host name if it listens on ::1. `.test` is reserved for tests (RFC 6761, section 6.2).
 pub(crate) const IPV6_HOST: &str = "ipv6.relay.test";
 
 /// The address of the namespace, in the two parts that listCredentials returns.
