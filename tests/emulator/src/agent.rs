@@ -161,18 +161,18 @@ impl Agent {
 
     /// Returns the port that the sender may connect to. The 403 for an invalid token or port is an assumption.
     fn check(&self, accept: &AcceptMessage) -> Result<u16, Rejection> {
-        let refuse = |text: &str| (403, text.to_owned());
-        let target = accept.header("Microsoft-Guestgateway-Target").ok_or_else(|| refuse("no target"))?;
+        let reject = |text: &str| (403, text.to_owned());
+        let target = accept.header("Microsoft-Guestgateway-Target").ok_or_else(|| reject("no target"))?;
         let requested: Option<u16> = target.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-        let requested = requested.ok_or_else(|| refuse("the target is not a port of localhost"))?;
+        let requested = requested.ok_or_else(|| reject("the target is not a port of localhost"))?;
         let token = accept.header("Service-Configuration-Token");
         let claims = token.and_then(|token| self.service_token_key.verify(token));
-        let claims = claims.ok_or_else(|| refuse("the service configuration token is not valid"))?;
+        let claims = claims.ok_or_else(|| reject("the service configuration token is not valid"))?;
         if claims["exp"].as_u64().is_none_or(|expires| expires <= self.clock.unix_seconds()) {
-            return Err(refuse("the service configuration token is expired"));
+            return Err(reject("the service configuration token is expired"));
         }
         if claims["machine"].as_str() != Some(&self.machine.resource_id().to_ascii_lowercase()) {
-            return Err(refuse("the service configuration token is for another machine"));
+            return Err(reject("the service configuration token is for another machine"));
         }
         let configured = port(
             &self.machine.service_configurations.borrow(),
@@ -181,7 +181,7 @@ impl Agent {
         if configured == Some(requested) && claims["port"].as_u64() == Some(requested.into()) {
             Ok(requested)
         } else {
-            Err(refuse("the port is not allowed by the service configuration"))
+            Err(reject("the port is not allowed by the service configuration"))
         }
     }
 }

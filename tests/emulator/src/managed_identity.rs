@@ -44,7 +44,7 @@ struct Challenge {
 }
 
 /// Status, error and description.
-type Refusal = (u16, &'static str, &'static str);
+type TokenError = (u16, &'static str, &'static str);
 
 /// The token endpoint that both services have.
 pub(crate) struct Endpoint {
@@ -56,7 +56,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    fn check(&self, call: &Call, versions: &[&str]) -> Result<(), Refusal> {
+    fn check(&self, call: &Call, versions: &[&str]) -> Result<(), TokenError> {
         if call.method != Method::GET || call.path != PATH {
             return Err((404, "not_found", "There is nothing at this path"));
         }
@@ -77,7 +77,7 @@ impl Endpoint {
         let named = call.query.value("client_id");
         let other = named.is_some_and(|named| !named.eq_ignore_ascii_case(self.identity.client_id));
         if other || !*lock(&self.assigned) {
-            return refused((400, "invalid_request", "Identity not found"));
+            return error_answer((400, "invalid_request", "Identity not found"));
         }
         let (token, lifetime) = match self.entra.managed_identity_token(&self.identity, resource) {
             Ok(issued) => issued,
@@ -93,7 +93,7 @@ impl Endpoint {
     }
 }
 
-fn refused((status, error, description): Refusal) -> Answer {
+fn error_answer((status, error, description): TokenError) -> Answer {
     json_answer(status, &json!({ "error": error, "error_description": description }))
 }
 
@@ -123,7 +123,7 @@ impl Himds {
     }
 
     /// Returns whether `content` is that of a key file, and deletes the file.
-    fn meets_challenge(&self, content: &str) -> bool {
+    fn answers_challenge(&self, content: &str) -> bool {
         let mut challenges = lock(&self.challenges);
         let Some(index) = challenges.iter().position(|challenge| challenge.content == content) else {
             return false;
@@ -149,7 +149,7 @@ impl Handler for Imds {
     }
 
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
-        self.0.check(&call, &IMDS_VERSIONS).map_or_else(refused, |()| self.0.token(&call))
+        self.0.check(&call, &IMDS_VERSIONS).map_or_else(error_answer, |()| self.0.token(&call))
     }
 }
 
@@ -161,11 +161,11 @@ impl Handler for Himds {
     }
 
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
-        if let Err(refusal) = self.endpoint.check(&call, &HIMDS_VERSIONS) {
-            return refused(refusal);
+        if let Err(error) = self.endpoint.check(&call, &HIMDS_VERSIONS) {
+            return error_answer(error);
         }
         let key = call.header("authorization").and_then(|value| value.strip_prefix("Basic "));
-        let met = key.is_some_and(|key| self.meets_challenge(key));
-        if met { self.endpoint.token(&call) } else { self.challenge() }
+        let answered = key.is_some_and(|key| self.answers_challenge(key));
+        if answered { self.endpoint.token(&call) } else { self.challenge() }
     }
 }

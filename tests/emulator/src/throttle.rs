@@ -32,11 +32,11 @@ impl<K> Throttles<K> {
     }
 
     /// Returns the seconds of `Retry-After`, rounded up, if a window whose kind `matches` is open. Opens an armed window.
-    pub(crate) fn refusal(&self, matches: impl Fn(&K) -> bool) -> Option<u64> {
+    pub(crate) fn retry_after(&self, matches: impl Fn(&K) -> bool) -> Option<u64> {
         let (now, mut throttles) = (Instant::now(), lock(&self.0));
         throttles.retain(|throttle| throttle.end.is_none_or(|end| now < end));
-        let met = throttles.iter_mut().find(|throttle| matches(&throttle.kind))?;
-        let end = *met.end.get_or_insert(now + met.retry_after);
+        let window = throttles.iter_mut().find(|throttle| matches(&throttle.kind))?;
+        let end = *window.end.get_or_insert(now + window.retry_after);
         Some((end - now).as_millis().div_ceil(1000) as u64)
     }
 }

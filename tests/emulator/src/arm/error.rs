@@ -178,7 +178,7 @@ pub(crate) fn invalid_query(token: &str) -> ArmError {
     let text = "Query is invalid. Please refer to the documentation for the Azure Resource Graph service and fix the \
                 error before retrying.";
     let parser = json!({ "code": "ParserFailure", "message": "ParserFailure", "token": token });
-    refused_by_graph("InvalidQuery", text).detail(parser)
+    graph_error("InvalidQuery", text).detail(parser)
 }
 
 /// The caller may read none of the requested subscriptions (Azure/aztfexport issues 331 and 491).
@@ -187,16 +187,16 @@ pub(crate) fn no_valid_subscriptions(given: &[&str]) -> ArmError {
         "There must be at least one subscription that is eligible to contain resources. Given: '{}'.",
         given.join(",")
     );
-    refused_by_graph("NoValidSubscriptionsInQueryRequest", &text)
+    graph_error("NoValidSubscriptionsInQueryRequest", &text)
 }
 
 /// An option that violates the specification. No source has code and text of the detail.
 pub(crate) fn invalid_option(text: &str) -> ArmError {
-    refused_by_graph("BadRequest", text)
+    graph_error("BadRequest", text)
 }
 
 /// An error of Resource Graph: its cause is in the details only.
-fn refused_by_graph(code: &str, text: &str) -> ArmError {
+fn graph_error(code: &str, text: &str) -> ArmError {
     let time = clock::timestamp(Clock::default().unix_seconds());
     let message = format!(
         "Please provide below info when asking for support: timestamp = {time}.0000000Z, correlationId = {}.",

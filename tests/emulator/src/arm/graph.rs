@@ -107,9 +107,9 @@ impl Arm {
         let request = json_body(call)?;
         let query = Query::parse(request["query"].as_str().unwrap_or_default());
         let query = query.map_err(error::invalid_query)?;
-        let page = Page::asked(&request)?;
+        let page = Page::requested(&request)?;
         let size = page.size.min(self.page_size.unwrap_or(MAX_TOP));
-        let found = query.run(self.table(&self.asked_subscriptions(&request)?));
+        let found = query.run(self.table(&self.requested_subscriptions(&request)?));
         let (total, end) = (found.len(), page.start + size);
         let rows: Vec<Value> = found.into_iter().skip(page.start).take(size).collect();
         // A first page has a token and "false" (ResourcesFirstPageQuery.json of the specification).
@@ -123,15 +123,15 @@ impl Arm {
     }
 
     /// Returns the requested subscriptions, or all, as far as the caller may read them.
-    fn asked_subscriptions(&self, request: &Value) -> Result<Vec<&str>, ArmError> {
+    fn requested_subscriptions(&self, request: &Value) -> Result<Vec<&str>, ArmError> {
         let mut subscriptions = self.visible_subscriptions();
-        let asked: Option<Vec<&str>> =
+        let requested: Option<Vec<&str>> =
             request["subscriptions"].as_array().map(|all| all.iter().filter_map(Value::as_str).collect());
-        if let Some(asked) = &asked {
-            subscriptions.retain(|known| is_one_of(asked, known));
+        if let Some(requested) = &requested {
+            subscriptions.retain(|known| is_one_of(requested, known));
         }
-        let refused = || error::no_valid_subscriptions(&asked.unwrap_or_default());
-        if subscriptions.is_empty() { Err(refused()) } else { Ok(subscriptions) }
+        let no_subscriptions = || error::no_valid_subscriptions(&requested.unwrap_or_default());
+        if subscriptions.is_empty() { Err(no_subscriptions()) } else { Ok(subscriptions) }
     }
 
     /// Returns the rows of the table `resources` that the role may read.
@@ -164,7 +164,7 @@ struct Page {
 
 impl Page {
     /// Reads the options of a request. `$top` and `$skip` override the token (QueryRequestOptions of the specification).
-    fn asked(request: &Value) -> Result<Self, ArmError> {
+    fn requested(request: &Value) -> Result<Self, ArmError> {
         let options = &request["options"];
         if !matches!(options["resultFormat"].as_str(), None | Some("objectArray")) {
             return Err(error::invalid_option("Of the result formats there is only 'objectArray'."));

@@ -103,7 +103,7 @@ impl Handler for Arm {
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
         let target = Target::parse(&decode(&call.path));
         let kind = ArmCall::of(&target);
-        if let Some(seconds) = self.throttles.refusal(|armed| armed.includes(kind)) {
+        if let Some(seconds) = self.throttles.retry_after(|armed| armed.includes(kind)) {
             return error::throttled(seconds).reply().finish();
         }
         if let Some(fault) = self.faults.next(|fault| fault.call.includes(kind)) {

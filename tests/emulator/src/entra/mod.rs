@@ -413,7 +413,7 @@ impl Handler for Entra {
         let form = || Parameters::from_form(&String::from_utf8_lossy(&call.body));
         let result = match (&call.method, segments.as_slice()) {
             (&Method::POST, [tenant, "oauth2", "v2.0", "token"]) => {
-                if let Some(seconds) = self.throttles.refusal(|()| true) {
+                if let Some(seconds) = self.throttles.retry_after(|()| true) {
                     return error::throttled(seconds, now);
                 }
                 if let Some(fault) = self.faults.next(|_| true) {

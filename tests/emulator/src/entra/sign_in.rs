@@ -89,7 +89,7 @@ pub(crate) enum Decision {
 
 struct RefreshToken {
     client: String,
-    refusal: Option<RefreshRefusal>,
+    rejection: Option<RefreshRefusal>,
 }
 
 impl SignIns {
@@ -276,14 +276,14 @@ impl SignIns {
     /// tokens" (Microsoft Learn, "Refresh tokens in the Microsoft identity platform").
     pub(crate) fn refresh_token(&self, client: &str) -> String {
         let token = secret("1.AX0A", 400);
-        let entry = RefreshToken { client: client.to_owned(), refusal: None };
+        let entry = RefreshToken { client: client.to_owned(), rejection: None };
         lock(&self.refresh_tokens).insert(token.clone(), entry);
         token
     }
 
     /// Rejects all refresh tokens issued so far.
-    pub(crate) fn refuse_refresh_tokens(&self, refusal: RefreshRefusal) {
-        lock(&self.refresh_tokens).values_mut().for_each(|token| token.refusal = Some(refusal));
+    pub(crate) fn refuse_refresh_tokens(&self, rejection: RefreshRefusal) {
+        lock(&self.refresh_tokens).values_mut().for_each(|token| token.rejection = Some(rejection));
     }
 
     /// `grant_type=refresh_token`. A token is bound to its client and user, not to a tenant or a resource.
@@ -291,9 +291,9 @@ impl SignIns {
         let token = form.value("refresh_token").ok_or_else(|| missing("refresh_token"))?;
         let tokens = lock(&self.refresh_tokens);
         let known = tokens.get(token).filter(|token| token.client.eq_ignore_ascii_case(client));
-        match known.ok_or_else(|| invalid_grant("the refresh token"))?.refusal {
+        match known.ok_or_else(|| invalid_grant("the refresh token"))?.rejection {
             None => Ok(()),
-            Some(refusal) => Err(refusal.failure()),
+            Some(rejection) => Err(rejection.failure()),
         }
     }
 }

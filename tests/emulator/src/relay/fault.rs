@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A fault applies to the next connection only; see [`RelayFault::times`] and [`RelayFault::always`].
 #[derive(Clone, Debug, Default)]
 pub struct RelayFault {
-    pub(crate) refusal: Option<(u16, String)>,
+    pub(crate) rejection: Option<(u16, String)>,
     pub(crate) silent_handshake: bool,
     pub(crate) silent_after_upgrade: bool,
     pub(crate) blocked_reader: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Wire {
 impl RelayFault {
     /// Rejects the handshake with `status` and a reason phrase that starts with `reason`.
     pub fn refuse(status: u16, reason: &str) -> Self {
-        Self { refusal: Some((status, reason.to_owned())), ..Self::default() }
+        Self { rejection: Some((status, reason.to_owned())), ..Self::default() }
     }
 
     /// Rejects a valid token as expired, with 401.

@@ -29,7 +29,7 @@ pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answ
             tokio::spawn(control.run(relay, call.upgrade));
             answer
         }
-        Err(refusal) => refusal.tracked(tracking),
+        Err(error) => error.tracked(tracking),
     }
 }
 

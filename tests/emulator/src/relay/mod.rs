@@ -244,7 +244,7 @@ impl Handler for Relay {
         let authority = self.namespace.authority();
         let now = self.clock.unix_seconds();
         let tracking = Tracking { id: &id, namespace: &authority, path: &path, now };
-        let refusal = if websocket::upgrade_key(&call.headers).is_none() {
+        let error = if websocket::upgrade_key(&call.headers).is_none() {
             RelayError::new(400, "This endpoint is only for web-socket requests")
         } else if path.is_empty() {
             // The text is the protocol guide's description of 404.
@@ -258,7 +258,7 @@ impl Handler for Relay {
                 _ => RelayError::new(400, "Unrecognized action or URL not valid."),
             }
         };
-        refusal.tracked(&tracking)
+        error.tracked(&tracking)
     }
 }
 

@@ -47,8 +47,8 @@ pub(crate) fn accept(relay: &Relay, call: Call, tracking: &Tracking) -> Answer {
         return RelayError::new(403, "The URL is not valid.").tracked(tracking);
     };
     match rejection(&call) {
-        Some(refusal) => {
-            let _ = rendezvous.decide.send(Decision::Rejected(refusal));
+        Some(rejection) => {
+            let _ = rendezvous.decide.send(Decision::Rejected(rejection));
             // "This handshake intentionally fails with an HTTP error code 410" (protocol guide, "Rejecting the socket").
             RelayError::new(410, "Gone").tracked(tracking)
         }

@@ -165,7 +165,7 @@ mod tests {
     fn checked(token: &str, authority: &str, path: &str, right: AccessRight) -> Result<u64, (u16, String)> {
         let requirement =
             Requirement { authorities: &[authority.to_owned()], path, right, now: 1_700_000_000 };
-        check(Some(token), &[key()], &requirement).map_err(|refusal| (refusal.status, refusal.text))
+        check(Some(token), &[key()], &requirement).map_err(|rejection| (rejection.status, rejection.text))
     }
 
     fn resource() -> String {

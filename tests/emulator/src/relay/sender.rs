@@ -23,12 +23,12 @@ pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'
     }
     let hybrid_connection = match admit(&relay, &call, tracking, &fault) {
         Ok(hybrid_connection) => hybrid_connection,
-        Err(refusal) => return refusal.tracked(tracking),
+        Err(error) => return error.tracked(tracking),
     };
     match invite_listener(&relay, &hybrid_connection, &call, tracking).await {
         Ok(Decision::Accepted(listener)) => join(&relay, &hybrid_connection, call, listener, fault),
-        Ok(Decision::Rejected(refusal)) => refusal.verbatim(),
-        Err(refusal) => refusal.tracked(tracking),
+        Ok(Decision::Rejected(rejection)) => rejection.verbatim(),
+        Err(error) => error.tracked(tracking),
     }
 }
 
@@ -39,7 +39,7 @@ fn admit(
     tracking: &Tracking,
     fault: &RelayFault,
 ) -> Result<Arc<HybridConnection>, RelayError> {
-    if let Some((status, reason)) = &fault.refusal {
+    if let Some((status, reason)) = &fault.rejection {
         return Err(RelayError::new(*status, reason));
     }
     relay.authorize(call, tracking.path, AccessRight::Send)?;

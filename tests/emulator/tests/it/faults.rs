@@ -1,4 +1,4 @@
-//! The relay misbehaves as asked.
+//! Faults of the relay.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::client::{self, Socket, TIMEOUT};
 use crate::relay::with_server;
 
-/// A connection that meets `fault`, and the server's end of it.
+/// Opens a connection with `fault`. Returns the sender's and the server's end.
 async fn faulty(fault: RelayFault) -> (Emulator, Socket, TcpStream) {
     let (server, emulator, issued, port) = with_server("127.0.0.1").await;
     emulator.relay_fault(fault);
@@ -24,7 +24,7 @@ async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
 }
 
 #[test]
-fn refusals_come_as_often_as_asked() {
+fn a_fault_applies_to_the_configured_number_of_connections() {
     let emulator = client::emulator();
     let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
@@ -40,7 +40,7 @@ fn refusals_come_as_often_as_asked() {
 }
 
 #[test]
-fn a_cut_connection_has_carried_exactly_so_many_bytes() {
+fn a_connection_is_cut_after_the_configured_number_of_bytes() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::cut_after(100_000)).await;
         server.write_all(&vec![1; 200_000]).await.unwrap();
@@ -57,7 +57,7 @@ fn a_cut_connection_has_carried_exactly_so_many_bytes() {
 }
 
 #[test]
-fn a_close_frame_comes_after_so_many_bytes() {
+fn a_close_frame_follows_the_configured_number_of_bytes() {
     client::runtime().block_on(async {
         let fault = RelayFault::close_after(10, 1011, "Something went wrong in the service.");
         let (_emulator, mut socket, mut server) = faulty(fault).await;
@@ -72,7 +72,7 @@ fn a_close_frame_comes_after_so_many_bytes() {
 }
 
 #[test]
-fn fragments_with_a_ping_between_them_make_the_whole_message() {
+fn fragments_with_a_ping_between_them_form_the_message() {
     client::runtime().block_on(async {
         let (emulator, mut socket, mut server) = faulty(RelayFault::fragments(100)).await;
         let sent: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
@@ -91,7 +91,7 @@ fn fragments_with_a_ping_between_them_make_the_whole_message() {
 }
 
 #[test]
-fn coalesced_data_comes_in_one_huge_message() {
+fn coalesced_data_arrives_in_large_messages() {
     client::runtime().block_on(async {
         const SIZE: usize = 1 << 20;
         let (_emulator, mut socket, mut server) = faulty(RelayFault::coalesce(SIZE)).await;
@@ -113,7 +113,7 @@ fn coalesced_data_comes_in_one_huge_message() {
 }
 
 #[test]
-fn service_pings_come_and_pongs_are_recorded() {
+fn pings_arrive_and_pongs_are_recorded() {
     client::runtime().block_on(async {
         let (emulator, mut socket, _server) = faulty(RelayFault::pings(Duration::from_millis(10))).await;
         while emulator.sender_pongs().len() < 3 {
@@ -123,10 +123,10 @@ fn service_pings_come_and_pongs_are_recorded() {
 }
 
 #[test]
-fn a_blocked_reader_stops_the_sender_and_not_the_listener() {
+fn a_blocked_reader_stops_the_sender_but_not_the_listener() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::blocked_reader()).await;
-        // More than any buffers on the way hold: TCP's grow to some megabytes.
+        // More than the buffers hold: those of TCP grow to some megabytes.
         let mut sent = 0;
         let filling = async {
             loop {
@@ -143,7 +143,7 @@ fn a_blocked_reader_stops_the_sender_and_not_the_listener() {
 }
 
 #[test]
-fn a_slow_reader_takes_its_time() {
+fn a_slow_reader_limits_the_rate() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::slow_reader(100_000)).await;
         let started = Instant::now();
@@ -156,7 +156,7 @@ fn a_slow_reader_takes_its_time() {
 }
 
 #[test]
-fn silence_comes_before_or_after_the_upgrade() {
+fn the_relay_can_stop_before_or_after_the_upgrade() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::silent_after_upgrade()).await;
         server.write_all(b"hello").await.unwrap();
@@ -171,7 +171,7 @@ fn silence_comes_before_or_after_the_upgrade() {
 }
 
 #[test]
-fn an_idle_connection_is_cut_and_a_pinging_one_is_not() {
+fn an_idle_connection_is_cut_unless_the_sender_pings() {
     client::runtime().block_on(async {
         let limit = Duration::from_millis(300);
         let (emulator, mut socket, _server) = faulty(RelayFault::idle_limit(limit)).await;
@@ -186,13 +186,13 @@ fn an_idle_connection_is_cut_and_a_pinging_one_is_not() {
 }
 
 #[test]
-fn a_relay_of_one_key_exchange_group_shows_who_had_to_be_asked_again() {
+fn a_relay_with_one_key_exchange_group_records_the_retry() {
     client::runtime().block_on(async {
         let builder = Emulator::builder().machine(Machine::new("web01")).without_agent();
         let emulator = builder.relay_key_exchange(KeyExchange::Secp384r1Only).start().unwrap();
         let issued = client::issue_credentials(&emulator);
-        let refused = client::connect(&emulator, &issued, 22).await;
-        assert!(matches!(refused, Err(Error::Http(_))));
+        let answer = client::connect(&emulator, &issued, 22).await;
+        assert!(matches!(answer, Err(Error::Http(_))));
         let handshakes = emulator.tls_handshakes();
         let of = |service| handshakes.iter().rfind(|handshake| handshake.service == service).unwrap();
         assert!(of(Service::Relay).hello_retry_request && !of(Service::Arm).hello_retry_request);

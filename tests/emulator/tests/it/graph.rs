@@ -3,8 +3,8 @@
 use arcssh_emulator::{ArmCall, ArmFault, Emulator, Machine, Role, SUBSCRIPTION};
 use serde_json::{Value, json};
 
-use crate::client::{Answer, arm};
-use crate::inventory::emulator_of;
+use crate::client::{Answer, arm, emulator_of};
+use crate::inventory::list_path;
 
 const GRAPH: &str = "/providers/Microsoft.ResourceGraph/resources?api-version=2021-03-01";
 const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
@@ -224,9 +224,7 @@ fn a_resource_graph_fault_leaves_other_calls_alone() {
     {
         emulator.arm_fault(fault.on(ArmCall::ResourceGraph));
     }
-    let list = format!(
-        "/subscriptions/{SUBSCRIPTION}/providers/Microsoft.HybridCompute/machines?api-version=2024-07-10"
-    );
+    let list = list_path(SUBSCRIPTION, "Microsoft.HybridCompute/machines");
     assert_eq!(arm(&emulator, "GET", &list, "").status, 200);
     let answers: Vec<Answer> = (0..4).map(|_| post(&emulator, &json!({ "query": INVENTORY }))).collect();
     assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [403, 400, 429, 200]);

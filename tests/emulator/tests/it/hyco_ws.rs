@@ -1,4 +1,4 @@
-//! Azure's own listener library in the agent's place: npm `hyco-ws`, from Azure/azure-relay-node.
+//! Azure's listener library, npm `hyco-ws` from Azure/azure-relay-node, instead of the agent.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{self, TIMEOUT};
 
-/// Listens with a token of the library's own making, and echoes. The library's accept and reject paths are its own.
+/// Listens with a token that the library signs, and echoes messages. The library accepts the senders.
 const LISTENER: &str = r#"
 const WebSocket = require('hyco-ws');
 const { LISTEN_URI, KEY_NAME, KEY } = process.env;
@@ -34,7 +34,7 @@ impl Drop for Listener {
     }
 }
 
-/// The library asks npm for modules that are Node's own; their placeholder packages are not in every mirror.
+/// The library lists built-in modules of Node.js as dependencies. Not every mirror has their placeholder packages.
 const PACKAGE: &str = r#"{
   "private": true,
   "dependencies": { "hyco-ws": "1.0.5" },
@@ -43,7 +43,7 @@ const PACKAGE: &str = r#"{
   }
 }"#;
 
-/// Installs the library once for each target directory.
+/// Installs the library once per target directory.
 fn install() -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hyco-ws-1.0.5");
     if !directory.join("installed").exists() {
@@ -78,7 +78,7 @@ fn start(emulator: &Emulator, issued: &IssuedCredentials) -> Listener {
 }
 
 #[test]
-fn azures_own_listener_library_attaches_and_echoes() {
+fn azures_listener_library_attaches_and_echoes() {
     let emulator = Emulator::builder().machine(Machine::new("web01")).without_agent().start().unwrap();
     let issued = client::issue_credentials(&emulator);
     let mut listener = start(&emulator, &issued);

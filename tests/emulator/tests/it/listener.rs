@@ -1,4 +1,4 @@
-//! The listener's protocol, spoken by hand: control channel, rendezvous, rejection, renewal, close codes.
+//! The protocol of listeners: control channel, rendezvous, rejection, renewal of tokens, close codes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::client::{self, Socket, TIMEOUT};
 
-/// Short, because tests wait for its end; long enough for a busy machine.
+/// Short, because tests wait for it, but long enough for a busy machine.
 const RENDEZVOUS_TIME: Duration = Duration::from_secs(2);
 
 async fn with_listener() -> (Emulator, IssuedCredentials, Socket) {
@@ -48,7 +48,7 @@ async fn close_frame(socket: &mut Socket) -> CloseFrame {
     }
 }
 
-/// A sender and the listener's end of its data socket.
+/// Returns a sender, its listener, and the rendezvous address.
 async fn joined(
     emulator: &Emulator,
     issued: &IssuedCredentials,
@@ -71,15 +71,15 @@ fn status(error: Result<Socket, Error>) -> u16 {
 }
 
 #[test]
-fn an_accept_message_carries_address_id_headers_and_the_senders_own_arguments() {
+fn an_accept_message_has_address_id_headers_and_query_of_the_sender() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let name = &issued.hybrid_connection_name;
         let uri = issued.connect_uri().replace("?", "/suffix?colour=blue&") + "&sb-hc-id=my-id";
         let headers = [("ServiceBusAuthorization", issued.access_key.as_str()), ("X-Own", "value")];
-        let (accept, refused) =
+        let (accept, answer) =
             tokio::join!(accept_message(&mut control), client::open(&emulator, &uri, &headers));
-        assert_eq!(status(refused), 504);
+        assert_eq!(status(answer), 504);
         assert!(accept["id"].as_str().unwrap().starts_with("my-id_G"));
         assert_eq!(accept["connectHeaders"]["x-own"], "value");
         assert!(accept["remoteEndpoint"]["port"].is_u64());
@@ -93,21 +93,21 @@ fn an_accept_message_carries_address_id_headers_and_the_senders_own_arguments() 
 }
 
 #[test]
-fn a_rendezvous_address_works_once_and_not_after_its_time() {
+fn a_rendezvous_address_is_valid_once_and_until_the_timeout() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let (_sender, _listener, address) = joined(&emulator, &issued, &mut control).await;
         assert_eq!(status(client::open(&emulator, &address, &[]).await), 403);
-        let (accept, refused) =
+        let (accept, answer) =
             tokio::join!(accept_message(&mut control), client::connect(&emulator, &issued, 22));
-        assert_eq!(status(refused), 504);
+        assert_eq!(status(answer), 504);
         let late = accept["address"].as_str().unwrap();
         assert_eq!(status(client::open(&emulator, late, &[]).await), 403);
     });
 }
 
 #[test]
-fn a_rejection_is_410_for_the_listener_and_its_own_words_for_the_sender() {
+fn a_rejection_is_410_for_the_listener_and_reaches_the_sender_unchanged() {
     let runtime = client::runtime();
     let (emulator, issued, mut control) = runtime.block_on(with_listener());
     std::thread::scope(|scope| {
@@ -125,7 +125,7 @@ fn a_rejection_is_410_for_the_listener_and_its_own_words_for_the_sender() {
 }
 
 #[test]
-fn the_sender_hears_only_after_the_listener_accepted_and_gets_its_subprotocol() {
+fn the_sender_receives_101_after_the_listener_accepted_with_its_subprotocol() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let headers = [
@@ -143,14 +143,14 @@ fn the_sender_hears_only_after_the_listener_accepted_and_gets_its_subprotocol() 
             let address = accept["address"].as_str().unwrap().to_owned();
             client::open(&emulator, &address, &[("Sec-WebSocket-Protocol", "second")]).await.unwrap()
         };
-        // tungstenite itself checks that the answer names one of the offered subprotocols.
+        // tungstenite checks that the answer names one of the requested subprotocols.
         let (sender, _listener) = tokio::join!(sender, accepting);
         assert!(sender.is_ok());
     });
 }
 
 #[test]
-fn a_listener_that_closes_gives_the_sender_what_it_sent_and_1000() {
+fn a_sender_receives_all_data_and_1000_when_the_listener_closes() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let (mut sender, mut listener, _) = joined(&emulator, &issued, &mut control).await;
@@ -164,7 +164,7 @@ fn a_listener_that_closes_gives_the_sender_what_it_sent_and_1000() {
 }
 
 #[test]
-fn a_sender_that_leaves_gives_the_listener_1001() {
+fn a_listener_receives_1001_when_the_sender_closes() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let (mut sender, mut listener, _) = joined(&emulator, &issued, &mut control).await;
@@ -182,7 +182,7 @@ fn a_sender_that_leaves_gives_the_listener_1001() {
 }
 
 #[test]
-fn a_deleted_endpoint_closes_everything_with_1001() {
+fn a_deleted_endpoint_closes_all_sockets_with_1001() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let (mut sender, mut listener, _) = joined(&emulator, &issued, &mut control).await;
@@ -195,7 +195,7 @@ fn a_deleted_endpoint_closes_everything_with_1001() {
 }
 
 #[test]
-fn pings_are_answered_hop_by_hop() {
+fn the_relay_answers_pings() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let (mut sender, mut listener, _) = joined(&emulator, &issued, &mut control).await;
@@ -208,7 +208,7 @@ fn pings_are_answered_hop_by_hop() {
 }
 
 #[test]
-fn a_renewed_token_must_be_good() {
+fn a_renewed_token_must_be_valid() {
     client::runtime().block_on(async {
         let (emulator, issued, mut control) = with_listener().await;
         let renewal = |token: &str| Message::text(json!({ "renewToken": { "token": token } }).to_string());
@@ -251,7 +251,7 @@ fn senders_are_spread_over_the_listeners() {
             };
             assert!(tokio::join!(sender, accepting).0.is_ok());
         }
-        // One of 2^39 runs fails for no reason.
+        // One of 2^39 runs fails by chance.
         assert!(counts[0] > 0 && counts[1] > 0, "{counts:?}");
     });
 }

@@ -1,4 +1,4 @@
-//! Senders and the agent, over the wire.
+//! Senders and the agent.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{self, Socket, TIMEOUT};
 
-/// A server on loopback in sshd's place, and an emulator whose machine `web01` has it configured.
+/// Returns a server on loopback instead of sshd, and an emulator whose machine `web01` has its port in the service
+/// configuration.
 pub(crate) async fn with_server(bind: &str) -> (TcpListener, Emulator, IssuedCredentials, u16) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
@@ -75,7 +76,7 @@ fn bytes_arrive_both_ways_over_ipv4() {
 #[test]
 fn bytes_arrive_both_ways_over_ipv6() {
     if let Err(error) = std::net::TcpListener::bind("[::1]:0") {
-        // Past libtest's capture.
+        // libtest captures the output of eprintln!, but not this.
         let _ = writeln!(
             std::io::stderr(),
             "skipped: bytes_arrive_both_ways_over_ipv6: this machine has no [::1]: {error}"
@@ -86,12 +87,12 @@ fn bytes_arrive_both_ways_over_ipv6() {
 }
 
 #[test]
-fn the_relay_has_an_address_that_can_be_dialled() {
+fn the_relay_has_a_loopback_address() {
     let emulator = client::emulator();
     assert!(emulator.relay_authority().parse::<SocketAddr>().unwrap().ip().is_loopback());
 }
 
-/// An emulator with a machine but no agent, and a name.
+/// Returns an emulator with a machine but no agent, and issued credentials.
 fn without_agent() -> (Emulator, IssuedCredentials) {
     let emulator = Emulator::builder().machine(Machine::new("web01")).without_agent().start().unwrap();
     let issued = client::issue_credentials(&emulator);
@@ -99,7 +100,7 @@ fn without_agent() -> (Emulator, IssuedCredentials) {
 }
 
 #[test]
-fn a_refusal_is_in_the_reason_phrase_with_its_tracking_id() {
+fn the_reason_phrase_of_an_error_has_the_tracking_id() {
     let (emulator, issued) = without_agent();
     let id = "4cb542c3-047a-4d40-a19f-bdc66441e736";
     let uri = format!("{}&sb-hc-id={id}", issued.connect_uri());
@@ -114,9 +115,9 @@ fn a_refusal_is_in_the_reason_phrase_with_its_tracking_id() {
 }
 
 #[test]
-fn the_service_comes_up_in_two_phases() {
+fn endpoint_and_listener_become_available_one_after_the_other() {
     let wait = Duration::from_millis(600);
-    // Port 1, where nothing listens: the third phase is the agent's own answer.
+    // Nothing listens on port 1: the third phase is an error of the agent.
     let machine = Machine::new("web01").ssh_port(1);
     let emulator =
         Emulator::builder().machine(machine).endpoint_delay(wait).listener_delay(wait).start().unwrap();
@@ -139,7 +140,7 @@ fn the_service_comes_up_in_two_phases() {
 }
 
 #[test]
-fn a_refused_dial_reaches_the_sender_in_the_agents_words() {
+fn the_sender_receives_the_agents_error_when_the_port_is_closed() {
     let machine = Machine::new("web01").ssh_port(1);
     let emulator = Emulator::builder().machine(machine).start().unwrap();
     let issued = client::issue_credentials(&emulator);
@@ -159,7 +160,7 @@ fn a_refused_dial_reaches_the_sender_in_the_agents_words() {
 }
 
 #[test]
-fn the_agent_wants_the_configured_port_and_a_good_token() {
+fn the_agent_requires_the_configured_port_and_a_valid_token() {
     let emulator = client::emulator();
     let mut issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
@@ -169,7 +170,7 @@ fn the_agent_wants_the_configured_port_and_a_good_token() {
 }
 
 #[test]
-fn relay_tokens_never_reach_the_listener_and_other_headers_do() {
+fn the_listener_receives_all_headers_but_the_relay_token() {
     let emulator = client::emulator();
     let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
@@ -187,7 +188,7 @@ fn relay_tokens_never_reach_the_listener_and_other_headers_do() {
 }
 
 #[test]
-fn a_token_is_taken_from_three_places() {
+fn a_token_can_be_in_three_places() {
     let (emulator, issued) = without_agent();
     let status = |suffix: &str, headers: &[(&str, &str)]| {
         client::handshake(&emulator, &format!("{}{suffix}", issued.connect_uri()), headers).status
@@ -200,27 +201,27 @@ fn a_token_is_taken_from_three_places() {
 }
 
 #[test]
-fn bad_tokens_are_refused_each_in_its_own_words() {
+fn each_invalid_token_has_its_own_error() {
     let (emulator, issued) = without_agent();
     let other = client::issue_credentials(&emulator);
     let answer = |token: &str| {
         client::handshake(&emulator, &issued.connect_uri(), &[("ServiceBusAuthorization", token)])
     };
-    let refused = |token: &str, status: u16, start: &str| {
+    let rejected = |token: &str, status: u16, start: &str| {
         let answer = answer(token);
         assert!(answer.status == status && answer.reason.starts_with(start), "{answer:?}");
         assert!(answer.reason.contains(" TrackingId:"), "{answer:?}");
     };
     let signature = "InvalidSignature: The token has an invalid signature.";
-    refused(&issued.access_key.replace("sig=", "sig=A"), 401, signature);
-    refused(&issued.access_key.replace("&skn=sender", "&skn=nobody"), 401, signature);
-    refused(&other.access_key, 401, "InvalidAudience: ");
-    refused(&issued.listen_token, 403, "");
-    refused("SharedAccessSignature nonsense", 401, "MalformedToken: ");
+    rejected(&issued.access_key.replace("sig=", "sig=A"), 401, signature);
+    rejected(&issued.access_key.replace("&skn=sender", "&skn=unknown"), 401, signature);
+    rejected(&other.access_key, 401, "InvalidAudience: ");
+    rejected(&issued.listen_token, 403, "");
+    rejected("SharedAccessSignature nonsense", 401, "MalformedToken: ");
 }
 
 #[test]
-fn other_requests_than_websockets_are_refused() {
+fn requests_that_are_not_websocket_upgrades_are_rejected() {
     let (emulator, issued) = without_agent();
     let answer = client::request(&emulator, "GET", &issued.connect_uri(), &[], "");
     assert_eq!(answer.status, 400);
@@ -230,7 +231,7 @@ fn other_requests_than_websockets_are_refused() {
 }
 
 #[test]
-fn a_repeated_put_of_the_endpoint_knocks_the_listener_off() {
+fn a_second_put_of_the_endpoint_disconnects_the_listener() {
     let emulator = client::emulator();
     let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);

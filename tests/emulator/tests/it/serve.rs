@@ -1,4 +1,4 @@
-//! The binary.
+//! The program `arcssh-emulator`.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
-fn serve_writes_a_private_environment_and_leaves_nothing_behind() {
+fn serve_writes_a_private_environment_file_and_removes_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let env_file = directory.path().join("env");
     let mut serve = Command::new(env!("CARGO_BIN_EXE_arcssh-emulator"))
