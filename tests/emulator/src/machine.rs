@@ -353,7 +353,7 @@ pub(crate) fn port(configurations: &ServiceConfigurations, service: &str) -> Opt
     configurations.iter().find(|(name, _)| name.eq_ignore_ascii_case(service)).map(|(_, port)| *port)
 }
 
-/// A full ARM id.
+/// Returns a full ARM id.
 pub(crate) fn resource_id(subscription: &str, group: &str, resource_type: &str, name: &str) -> String {
     format!("/subscriptions/{subscription}/resourceGroups/{group}/providers/{resource_type}/{name}")
 }

@@ -131,8 +131,9 @@ impl Serve {
             println!("# {name}, sshd on port {port}: {}", emulator.machine(name).resource_id());
         }
         println!("\n# In another terminal:\n. {}", env_file.display());
-        for (name, _) in &self.machines {
-            println!("ssh -o ProxyCommand='arcssh proxy {}' {name}", emulator.machine(name).resource_id());
+        for (name, port) in &self.machines {
+            let id = emulator.machine(name).resource_id();
+            println!("ssh -o ProxyCommand='arcssh proxy {id} --port {port}' {name}");
         }
         println!("\n# Stop the emulator with Ctrl-C.");
     }

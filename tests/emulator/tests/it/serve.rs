@@ -18,6 +18,7 @@ fn serve_writes_a_private_environment_file_and_removes_its_directory() {
         .unwrap();
     let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.contains("/machines/web01")));
+    assert!(lines.any(|line| line.ends_with("/machines/web01 --port 2222' web01")));
     let environment = fs::read_to_string(&env_file).unwrap();
     assert_eq!(fs::metadata(&env_file).unwrap().permissions().mode() & 0o777, 0o600);
     let authority = environment.lines().find_map(|line| line.strip_prefix("export SSL_CERT_FILE='")).unwrap();
