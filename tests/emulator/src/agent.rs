@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::encoding::encode;
 use crate::journal::{Journal, RequestRecord, Service, find_header};
 use crate::machine::{MachineState, Notice, port};
-use crate::relay::websocket::any_size;
+use crate::relay::websocket::no_size_limit;
 use crate::token::TokenKey;
 
 /// The largest message that the agent sends. aztunnel's listener sends 32 KiB (`internal/relay/bridge.go`).
@@ -77,8 +77,8 @@ impl Agent {
     /// Holds a control channel open while the machine is online, until the hybrid connection expires or is deleted.
     async fn listen(self: Arc<Self>, notice: Notice) {
         tokio::time::sleep_until(notice.listen_from.into()).await;
-        let life = notice.issued.expires_on.saturating_sub(self.clock.unix_seconds());
-        let end = Instant::now() + Duration::from_secs(life);
+        let lifetime = notice.issued.expires_on.saturating_sub(self.clock.unix_seconds());
+        let end = Instant::now() + Duration::from_secs(lifetime);
         let mut online = self.machine.online.subscribe();
         let listening = async {
             while online.wait_for(|online| *online).await.is_ok() {
@@ -106,7 +106,8 @@ impl Agent {
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(self.relay.ip().into());
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
-        let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(any_size())).await;
+        let opened =
+            tokio_tungstenite::client_async_with_config(request, stream, Some(no_size_limit())).await;
         opened.map(|(socket, _)| socket)
     }
 

@@ -18,6 +18,7 @@ use crate::agent::Agent;
 use crate::arm::role::Role;
 use crate::arm::{Arm, Registration};
 use crate::clock::Clock;
+use crate::entra::sign_in::Decision;
 use crate::entra::{Entra, ManagedIdentity, OTHER_TENANT, Settings, TENANT};
 use crate::fault_queue::FaultQueue;
 use crate::journal::Journal;
@@ -48,7 +49,7 @@ pub struct Builder {
     token_lifetime: Duration,
     user_principal_name: String,
     device_interval: Duration,
-    auto_approve: bool,
+    device_decision: Decision,
     certificate_lifetime: Duration,
     subscription_tenant: &'static str,
     imds: Option<SocketAddr>,
@@ -79,7 +80,7 @@ impl Default for Builder {
             user_principal_name: "Ada@arcssh.example".to_owned(),
             // `interval` of the example in Microsoft Learn, "OAuth 2.0 device authorization grant flow".
             device_interval: Duration::from_secs(5),
-            auto_approve: false,
+            device_decision: Decision::Pending,
             certificate_lifetime: Duration::from_secs(3600),
             subscription_tenant: TENANT,
             imds: None,
@@ -159,7 +160,7 @@ impl Builder {
 
     /// Makes the user approve every device code at once.
     pub fn approve_devices(self) -> Self {
-        Self { auto_approve: true, ..self }
+        Self { device_decision: Decision::Approved, ..self }
     }
 
     /// Sets the lifetime of SSH certificates. The default is an hour. Whole seconds.
@@ -330,7 +331,7 @@ impl Builder {
             token_lifetime: self.token_lifetime,
             user_principal_name: self.user_principal_name.clone(),
             device_interval: self.device_interval,
-            auto_approve: self.auto_approve,
+            device_decision: self.device_decision,
             certificate_lifetime: self.certificate_lifetime,
             subscription_tenant: self.subscription_tenant,
         }

@@ -27,12 +27,12 @@ impl Demo {
     /// Runs the demo. The output looks like a shell session.
     pub(crate) fn run(&self) -> Result<()> {
         let playground = self.start()?;
-        let show = Show { playground: &playground, interrupted: interrupted()? };
+        let transcript = Transcript { playground: &playground, interrupted: interrupted()? };
         print("An ssh configuration with a host that connects through arcssh:");
-        show.step(&["cat", CONFIG])?;
+        transcript.step(&["cat", CONFIG])?;
 
         print("Run a command on the machine:");
-        show.step(&["ssh", "-F", CONFIG, MACHINE, "uname", "-a"])?;
+        transcript.step(&["ssh", "-F", CONFIG, MACHINE, "uname", "-a"])?;
 
         let home = playground.home().display().to_string();
         let remote = |path: &str| format!("{MACHINE}:{home}/{path}");
@@ -41,18 +41,18 @@ impl Demo {
             fs::write(playground.home().join(format!("photos/{n}.raw")), random_bytes(1 << 20)?)?;
         }
         print("Copy a file to the machine with scp:");
-        show.step(&["scp", "-F", CONFIG, "photos/1.raw", &remote("copied.raw")])?;
+        transcript.step(&["scp", "-F", CONFIG, "photos/1.raw", &remote("copied.raw")])?;
         print("Copy the file back with sftp:");
         fs::write(playground.home().join("batch"), format!("get {home}/copied.raw returned.raw\n"))?;
-        show.step(&["sftp", "-F", CONFIG, "-b", "batch", MACHINE])?;
-        show.same(&["photos/1.raw", "returned.raw"])?;
+        transcript.step(&["sftp", "-F", CONFIG, "-b", "batch", MACHINE])?;
+        transcript.same(&["photos/1.raw", "returned.raw"])?;
 
         print("Copy a directory to the machine and back with rsync:");
         let shell = format!("ssh -F {CONFIG}");
-        show.step(&["rsync", "-a", "--checksum", "-e", &shell, "photos/", &remote("mirror/")])?;
-        show.step(&["rsync", "-a", "--checksum", "-e", &shell, &remote("mirror/"), "returned/"])?;
-        show.same(&["photos/1.raw", "returned/1.raw"])?;
-        show.same(&["photos/3.raw", "returned/3.raw"])?;
+        transcript.step(&["rsync", "-a", "--checksum", "-e", &shell, "photos/", &remote("mirror/")])?;
+        transcript.step(&["rsync", "-a", "--checksum", "-e", &shell, &remote("mirror/"), "returned/"])?;
+        transcript.same(&["photos/1.raw", "returned/1.raw"])?;
+        transcript.same(&["photos/3.raw", "returned/3.raw"])?;
         print("All checksums agree.");
         Ok(())
     }
@@ -83,12 +83,12 @@ impl Arcssh {
 }
 
 /// Runs commands in a playground and prints them as a user would type them.
-struct Show<'a> {
+struct Transcript<'a> {
     playground: &'a Playground,
     interrupted: Arc<AtomicBool>,
 }
 
-impl Show<'_> {
+impl Transcript<'_> {
     fn step(&self, words: &[&str]) -> Result<()> {
         ensure!(!self.interrupted.load(Ordering::SeqCst), "interrupted");
         let typed: Vec<String> = words.iter().map(|word| quoted(word)).collect();

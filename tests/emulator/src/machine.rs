@@ -109,7 +109,7 @@ impl Machine {
     /// If it is not one of the four types that can have an SSH endpoint.
     pub fn resource_type(self, resource_type: &str) -> Self {
         let known = known_type(resource_type);
-        Self { resource_type: known.unwrap_or_else(|| panic!("{resource_type} is no Arc type")), ..self }
+        Self { resource_type: known.unwrap_or_else(|| panic!("{resource_type} is not an Arc type")), ..self }
     }
 
     /// Sets `properties.vmId`.

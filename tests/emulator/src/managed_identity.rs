@@ -81,7 +81,7 @@ impl Endpoint {
         }
         let (token, lifetime) = match self.entra.managed_identity_token(&self.identity, resource) {
             Ok(issued) => issued,
-            Err(failure) => return failure.answer(self.clock.unix_seconds()),
+            Err(error) => return error.answer(self.clock.unix_seconds()),
         };
         let now = self.clock.unix_seconds();
         let body = json!({

@@ -171,7 +171,7 @@ fn whoami() -> Result<String> {
     let id = Command::new("id").arg("-un").output()?;
     ensure!(
         id.status.success(),
-        "this user has no name, which ssh requires: {}",
+        "the current user has no name, but ssh requires one: {}",
         String::from_utf8_lossy(&id.stderr)
     );
     Ok(String::from_utf8(id.stdout)?.trim().to_owned())

@@ -46,7 +46,7 @@ impl Shell {
         let arcssh = self.arcssh.path()?;
         let playground = Playground::start(&arcssh, &[], with_machines)?;
         set_up_home(&playground, &arcssh)?;
-        let enter = write_entrance(&playground)?;
+        let enter = write_enter_script(&playground)?;
         ensure_isolated(&enter, playground.home())?;
         let mut shell = Command::new(&enter);
         if !self.command.is_empty() {
@@ -126,7 +126,7 @@ fn user_database(directory: &Path, home: &Path) -> Result<Vec<(String, String)>>
 }
 
 /// Writes the script that runs bash or its arguments in the playground.
-fn write_entrance(playground: &Playground) -> Result<PathBuf> {
+fn write_enter_script(playground: &Playground) -> Result<PathBuf> {
     let home = playground.home();
     let path = playground.path().to_str().context("PATH is not UTF-8")?;
     let own = [

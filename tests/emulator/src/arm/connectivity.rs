@@ -117,7 +117,7 @@ impl Arm {
         if call.method != Method::POST {
             return Err(error::method_not_allowed());
         }
-        let life = life(call)?;
+        let lifetime = requested_lifetime(call)?;
         let body = if call.body.is_empty() { Value::Null } else { json_body(call)? };
         if !*machine.endpoint() {
             return Err(error::endpoint_not_found(&machine.facts));
@@ -129,7 +129,7 @@ impl Arm {
             }
             None => None,
         };
-        let issued = self.issue_credentials(machine, life, service);
+        let issued = self.issue_credentials(machine, lifetime, service);
         Ok(Reply::ok(&credentials(self, &issued)))
     }
 
@@ -139,13 +139,14 @@ impl Arm {
     fn issue_credentials(
         &self,
         machine: &MachineState,
-        life: u64,
+        lifetime: u64,
         service: Option<(&str, u16)>,
     ) -> IssuedCredentials {
         let (now, time) = (self.clock.unix_seconds(), self.clock.unix_nanoseconds());
         let resource_type = machine.facts.resource_type.to_ascii_lowercase();
         let name = format!("{resource_type}/{}/{time}/v2", machine.fingerprint());
-        let expires_on = now + self.credential_lifetime.map_or(life, |limit| life.min(limit.as_secs()));
+        let expires_on =
+            now + self.credential_lifetime.map_or(lifetime, |limit| lifetime.min(limit.as_secs()));
         let (resource, relay) = (self.relay.resource(&name), &self.relay);
         let token_expiry = expires_on + ACCESS_KEY_GRACE;
         let issued = IssuedCredentials {
@@ -176,7 +177,7 @@ impl Arm {
     fn record_secrets(&self, issued: &IssuedCredentials) {
         self.journal.record_secret(issued.access_key.as_str());
         for token in [&issued.access_key, &issued.listen_token] {
-            sas::signature_spellings(token).into_iter().flatten().for_each(|s| self.journal.record_secret(s));
+            sas::signature_encodings(token).into_iter().flatten().for_each(|s| self.journal.record_secret(s));
         }
         self.journal.record_secret(issued.service_configuration_token.as_deref().unwrap_or_default());
         self.journal.record_secret(issued.listener_key.as_str());
@@ -201,11 +202,11 @@ fn check_version(version: &str, machine: &MachineState) -> Result<(), ArmError> 
 }
 
 /// Returns `expiresin`. No source has the error for a value outside the documented range; 400 is an assumption.
-fn life(call: &Call) -> Result<u64, ArmError> {
+fn requested_lifetime(call: &Call) -> Result<u64, ArmError> {
     let Some(text) = call.query.value("expiresin") else { return Ok(MAX_LIFETIME) };
-    let life = text.parse().ok().filter(|life| (MIN_LIFETIME..=MAX_LIFETIME).contains(life));
+    let lifetime = text.parse().ok().filter(|lifetime| (MIN_LIFETIME..=MAX_LIFETIME).contains(lifetime));
     let range = format!("The parameter 'expiresin' must be between {MIN_LIFETIME} and {MAX_LIFETIME}.");
-    life.ok_or_else(|| error::bad_request(range))
+    lifetime.ok_or_else(|| error::bad_request(range))
 }
 
 fn credentials(arm: &Arm, issued: &IssuedCredentials) -> Value {

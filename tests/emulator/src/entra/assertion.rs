@@ -80,7 +80,7 @@ impl Assertions {
 
     /// Checks an assertion. `endpoint` is the URL of the token endpoint.
     pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), EntraError> {
-        let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is no JWT"))?;
+        let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is not a JWT"))?;
         let own = claims["iss"].as_str().is_some_and(|issuer| issuer.eq_ignore_ascii_case(CLIENT_ID));
         if own {
             self.check_own(assertion, &header, &claims)?;

@@ -15,7 +15,7 @@ use crate::server::Answer;
 pub(crate) struct EntraError {
     status: u16,
     /// The OAuth code.
-    pub(crate) error: &'static str,
+    pub(crate) code: &'static str,
     /// The number in `AADSTS…`.
     number: u32,
     description: String,
@@ -26,7 +26,7 @@ impl EntraError {
     pub(crate) fn new(error: &'static str, number: u32, description: impl Into<String>) -> Self {
         // RFC 6749, section 5.2: 401 is for failed client authentication.
         let status = if error == "invalid_client" { 401 } else { 400 };
-        Self { status, error, number, description: description.into(), suberror: None }
+        Self { status, code: error, number, description: description.into(), suberror: None }
     }
 
     /// Adds the `suberror`, which MSAL reads too.
@@ -41,7 +41,7 @@ impl EntraError {
 
     /// Returns the answer of a token endpoint.
     pub(crate) fn answer(&self, now: u64) -> Answer {
-        let mut body = body(self.error, self.number, &self.description, now);
+        let mut body = body(self.code, self.number, &self.description, now);
         if let Some(suberror) = self.suberror {
             body["suberror"] = suberror.into();
         }

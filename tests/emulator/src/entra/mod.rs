@@ -24,7 +24,7 @@ use crate::entra::error::{EntraError, json_answer, unknown_application};
 use crate::entra::fault::EntraFault;
 use crate::entra::principal::Principal;
 use crate::entra::scope::Scope;
-use crate::entra::sign_in::{SignIn, SignIns};
+use crate::entra::sign_in::{Decision, SignIn, SignIns};
 use crate::entra::ssh_certificate::{CertificateSubject, SshCertificates};
 use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
@@ -65,7 +65,7 @@ pub(crate) struct Settings {
     pub(crate) token_lifetime: Duration,
     pub(crate) user_principal_name: String,
     pub(crate) device_interval: Duration,
-    pub(crate) auto_approve: bool,
+    pub(crate) device_decision: Decision,
 }
 
 /// The state of the service.
@@ -122,7 +122,7 @@ impl Entra {
         Self {
             client_secret,
             throttles: Throttles::default(),
-            sign_ins: SignIns::new(settings.device_interval, settings.auto_approve),
+            sign_ins: SignIns::new(settings.device_interval, settings.device_decision),
             assertions: Assertions::new(&settings.directory, settings.clock),
             ssh_certificates: SshCertificates::new(&settings.directory, settings.certificate_lifetime),
             authority: settings.authority.clone(),
@@ -257,10 +257,10 @@ impl Entra {
             self.add_users_tokens(&mut answer, grant, form);
         }
         if form.value("token_type") == Some("ssh-cert") {
-            let life = self.ssh_certificates.lifetime.as_secs().saturating_sub(1);
+            let lifetime = self.ssh_certificates.lifetime.as_secs().saturating_sub(1);
             answer["token_type"] = "ssh-cert".into();
             answer["access_token"] = self.ssh_certificate(grant, form)?.into();
-            (answer["expires_in"], answer["ext_expires_in"]) = (life.into(), life.into());
+            (answer["expires_in"], answer["ext_expires_in"]) = (lifetime.into(), lifetime.into());
         }
         Ok(answer)
     }
@@ -424,10 +424,10 @@ impl Handler for Entra {
             (&Method::POST, [tenant, "oauth2", "v2.0", "devicecode"]) => self.device_code(tenant, &form()),
             (&Method::GET, [tenant, "oauth2", "v2.0", "authorize"]) => {
                 let query = Parameters::from_form(call.raw_query());
-                return self.authorize(tenant, &query).unwrap_or_else(|failure| failure.page(now));
+                return self.authorize(tenant, &query).unwrap_or_else(|error| error.page(now));
             }
             _ => return error::html(404, ""),
         };
-        result.map_or_else(|failure| failure.answer(now), |body| json_answer(200, &body))
+        result.map_or_else(|error| error.answer(now), |body| json_answer(200, &body))
     }
 }

@@ -52,9 +52,9 @@ pub(crate) struct SignIn {
 /// All sign-ins and refresh tokens.
 pub(crate) struct SignIns {
     /// The polling interval of device codes.
-    pub(crate) interval: Duration,
-    /// Whether the user approves every device code at once.
-    pub(crate) auto_approve: bool,
+    interval: Duration,
+    /// The user's decision on a new device code.
+    initial_decision: Decision,
     codes: Mutex<HashMap<String, Code>>,
     devices: Mutex<Vec<Device>>,
     refresh_tokens: Mutex<HashMap<String, RefreshToken>>,
@@ -78,7 +78,7 @@ struct Device {
     decision: Decision,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Pending,
     Approved,
@@ -93,10 +93,10 @@ struct RefreshToken {
 }
 
 impl SignIns {
-    pub(crate) fn new(interval: Duration, auto_approve: bool) -> Self {
+    pub(crate) fn new(interval: Duration, initial_decision: Decision) -> Self {
         Self {
             interval,
-            auto_approve,
+            initial_decision,
             codes: Mutex::default(),
             devices: Mutex::default(),
             refresh_tokens: Mutex::default(),
@@ -124,8 +124,8 @@ impl SignIns {
         let code = outcome.as_ref().ok().cloned();
         let mut answer = match outcome {
             Ok(code) => vec![("code", code), ("session_state", Uuid::new_v4().to_string())],
-            Err(failure) => {
-                vec![("error", failure.error.to_owned()), ("error_description", failure.text(now))]
+            Err(error) => {
+                vec![("error", error.code.to_owned()), ("error_description", error.text(now))]
             }
         };
         answer.extend(state.map(|state| ("state", state.to_owned())));
@@ -213,14 +213,13 @@ impl SignIns {
             "user_code": user_code, "device_code": device_code, "verification_uri": VERIFICATION_URI,
             "expires_in": DEVICE_LIFETIME.as_secs(), "interval": self.interval.as_secs(), "message": text,
         });
-        let decision = if self.auto_approve { Decision::Approved } else { Decision::Pending };
         lock(&self.devices).push(Device {
             sign_in,
             device_code: device_code.clone(),
             user_code,
             polled: None,
             end: Instant::now() + DEVICE_LIFETIME,
-            decision,
+            decision: self.initial_decision,
         });
         (body, device_code)
     }
@@ -293,13 +292,13 @@ impl SignIns {
         let known = tokens.get(token).filter(|token| token.client.eq_ignore_ascii_case(client));
         match known.ok_or_else(|| invalid_grant("the refresh token"))?.rejection {
             None => Ok(()),
-            Some(rejection) => Err(rejection.failure()),
+            Some(rejection) => Err(rejection.error()),
         }
     }
 }
 
 impl RefreshRefusal {
-    fn failure(self) -> EntraError {
+    fn error(self) -> EntraError {
         match self {
             Self::Revoked => {
                 let text = "The provided grant has expired due to it being revoked, a fresh auth token is needed. The \

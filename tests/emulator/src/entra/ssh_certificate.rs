@@ -129,13 +129,13 @@ impl SshCertificates {
 
     /// Returns the validity for `ssh-keygen -V`, in hexadecimal seconds.
     fn validity(&self, now: u64, fault: Option<CertificateFault>) -> String {
-        let life = self.lifetime.as_secs();
+        let lifetime = self.lifetime.as_secs();
         let start = match fault {
-            Some(CertificateFault::Expired) => now - 2 * life - 86_400,
+            Some(CertificateFault::Expired) => now - 2 * lifetime - 86_400,
             Some(CertificateFault::NotYetValid) => now + 86_400,
             _ => now,
         };
-        format!("{start:#x}:{:#x}", start + life)
+        format!("{start:#x}:{:#x}", start + lifetime)
     }
 }
 
@@ -148,9 +148,9 @@ fn cert_name(file: &Path) -> String {
 /// without a leading zero.
 fn requested_key(form: &Parameters) -> Result<Vec<u8>, EntraError> {
     let text = form.value("req_cnf").ok_or_else(|| missing("req_cnf"))?;
-    let jwk: Value = serde_json::from_str(text).map_err(|_| malformed("req_cnf is no JSON"))?;
+    let jwk: Value = serde_json::from_str(text).map_err(|_| malformed("req_cnf is not JSON"))?;
     if jwk["kty"] != "RSA" {
-        return Err(malformed("req_cnf is no RSA key"));
+        return Err(malformed("req_cnf is not an RSA key"));
     }
     if form.value("key_id").is_some_and(|id| jwk["kid"] != id) {
         return Err(malformed("key_id is not the kid of req_cnf"));

@@ -102,13 +102,13 @@ impl Control {
     }
 
     async fn next_event(&mut self, socket: &mut Socket) -> Event {
-        let life = Duration::from_secs(self.expires.saturating_sub(self.clock.unix_seconds()));
+        let lifetime = Duration::from_secs(self.expires.saturating_sub(self.clock.unix_seconds()));
         tokio::select! {
             biased;
             _ = self.state.wait_for(|state| *state != ConnectionState::Alive) => Event::Deleted,
             Some(text) = self.notifications.recv() => Event::Notification(text),
             message = socket.next() => Event::Message(message),
-            () = tokio::time::sleep(life) => Event::Expired,
+            () = tokio::time::sleep(lifetime) => Event::Expired,
         }
     }
 

@@ -83,7 +83,7 @@ impl Token {
 }
 
 /// Returns the signature of a token, raw and percent-encoded as in the token.
-pub(crate) fn signature_spellings(token: &str) -> Option<[String; 2]> {
+pub(crate) fn signature_encodings(token: &str) -> Option<[String; 2]> {
     let signature = Token::parse(token)?.signature;
     let encoded = encode(&signature);
     Some([signature, encoded])

@@ -21,7 +21,7 @@ pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'
     if fault.silent_handshake {
         return pending().await;
     }
-    let hybrid_connection = match admit(&relay, &call, tracking, &fault) {
+    let hybrid_connection = match authorize_sender(&relay, &call, tracking, &fault) {
         Ok(hybrid_connection) => hybrid_connection,
         Err(error) => return error.tracked(tracking),
     };
@@ -33,7 +33,7 @@ pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'
 }
 
 /// Checks the token, then the name. No source has the order.
-fn admit(
+fn authorize_sender(
     relay: &Relay,
     call: &Call,
     tracking: &Tracking,
@@ -56,7 +56,7 @@ async fn invite_listener(
     let (decide, decision) = oneshot::channel();
     let rendezvous_id = relay.open_rendezvous(tracking.id, Rendezvous { decide });
     let pending = PendingRendezvous { relay, id: &rendezvous_id };
-    let notification = accept_notification(relay, call, tracking, &rendezvous_id).to_string();
+    let notification = accept_message(relay, call, tracking, &rendezvous_id).to_string();
     loop {
         let none = || RelayError::new(404, "There are no listeners connected for the endpoint.");
         let listener = hybrid_connection.any_listener().ok_or_else(none)?;
@@ -85,7 +85,7 @@ impl Drop for PendingRendezvous<'_> {
 }
 
 /// The accept message (protocol guide, "Accept message"; `remoteEndpoint` from azure-relay-dotnet ListenerCommand.cs).
-fn accept_notification(relay: &Relay, call: &Call, tracking: &Tracking, rendezvous_id: &str) -> Value {
+fn accept_message(relay: &Relay, call: &Call, tracking: &Tracking, rendezvous_id: &str) -> Value {
     let own_arguments = call.query.without_prefix("sb-hc-");
     let mut query = own_arguments;
     query.push("sb-hc-action=accept".to_owned());

@@ -57,11 +57,11 @@ pub(crate) async fn socket(upgrade: OnUpgrade) -> anyhow::Result<Socket> {
         .downcast::<TokioIo<TlsStream<TcpStream>>>()
         .map_err(|_| anyhow!("the upgraded connection is not the server's own type"))?;
     let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
-    Ok(WebSocketStream::from_partially_read(stream, read, Role::Server, Some(any_size())).await)
+    Ok(WebSocketStream::from_partially_read(stream, read, Role::Server, Some(no_size_limit())).await)
 }
 
 /// A configuration without a limit on messages: the protocol guide has none.
-pub(crate) fn any_size() -> WebSocketConfig {
+pub(crate) fn no_size_limit() -> WebSocketConfig {
     WebSocketConfig::default().max_message_size(None).max_frame_size(None)
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> S
         None
     };
     let end = tokio::time::timeout(CLOSE_TIMEOUT, closing).await.ok().flatten();
-    hang_up(socket).await;
+    shut_down(socket).await;
     end.unwrap_or(SenderEnd::Dropped)
 }
 
@@ -88,11 +88,11 @@ pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> S
 pub(crate) async fn drain(socket: &mut Socket) {
     let reading = async { while let Some(Ok(_)) = socket.next().await {} };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, reading).await;
-    hang_up(socket).await;
+    shut_down(socket).await;
 }
 
 /// Sends the TLS close_notify, without which the peer would report a truncated stream. Errors of a closed connection are
 /// ignored.
-async fn hang_up(socket: &mut Socket) {
+async fn shut_down(socket: &mut Socket) {
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.get_mut().shutdown()).await;
 }
