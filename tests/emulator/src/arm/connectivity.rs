@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::arm::error::ArmError;
 use crate::arm::path::{MachinePath, Target};
 use crate::arm::reply::Reply;
-use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body};
+use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body, require_method};
 use crate::journal::lock;
 use crate::machine::{IssuedCredentials, MachineState, Notice};
 use crate::relay::{ConnectionState, Validity, sas};
@@ -114,14 +114,10 @@ impl Arm {
         machine: &MachineState,
         version: &str,
     ) -> Result<Reply, ArmError> {
-        if call.method != Method::POST {
-            return Err(error::method_not_allowed());
-        }
+        require_method(call, &Method::POST)?;
         let lifetime = requested_lifetime(call)?;
         let body = if call.body.is_empty() { Value::Null } else { json_body(call)? };
-        if !*machine.endpoint() {
-            return Err(error::endpoint_not_found(&machine.facts));
-        }
+        require_endpoint(machine)?;
         let service = body["serviceName"].as_str().filter(|_| version != BEFORE_SERVICES);
         let service = match service {
             Some(name) => {
@@ -223,6 +219,10 @@ fn credentials(arm: &Arm, issued: &IssuedCredentials) -> Value {
     json!({ "relay": relay })
 }
 
+fn require_endpoint(machine: &MachineState) -> Result<(), ArmError> {
+    if *machine.endpoint() { Ok(()) } else { Err(error::endpoint_not_found(&machine.facts)) }
+}
+
 fn endpoint(path: &MachinePath) -> Value {
     json!({
         "id": format!("{}/providers/{HYBRID_CONNECTIVITY}/endpoints/default", path.id()),
@@ -233,9 +233,7 @@ fn endpoint(path: &MachinePath) -> Value {
 }
 
 fn endpoint_list(call: &Call, path: &MachinePath, machine: &MachineState) -> Result<Reply, ArmError> {
-    if call.method != Method::GET {
-        return Err(error::method_not_allowed());
-    }
+    require_method(call, &Method::GET)?;
     let all: Vec<Value> = machine.endpoint().then(|| endpoint(path)).into_iter().collect();
     Ok(Reply::ok(&json!({ "value": all })))
 }
@@ -246,9 +244,7 @@ fn service_configuration(
     machine: &MachineState,
     service: &str,
 ) -> Result<Reply, ArmError> {
-    if !*machine.endpoint() {
-        return Err(error::endpoint_not_found(&machine.facts));
-    }
+    require_endpoint(machine)?;
     let current = machine.port(service);
     let missing = || error::service_configuration_not_found(&machine.facts, service);
     match call.method {
@@ -298,12 +294,8 @@ fn service_configuration_list(
     path: &MachinePath,
     machine: &MachineState,
 ) -> Result<Reply, ArmError> {
-    if call.method != Method::GET {
-        return Err(error::method_not_allowed());
-    }
-    if !*machine.endpoint() {
-        return Err(error::endpoint_not_found(&machine.facts));
-    }
+    require_method(call, &Method::GET)?;
+    require_endpoint(machine)?;
     let all = machine.service_configurations.borrow();
     let all: Vec<Value> = all.iter().map(|(service, port)| configuration(path, service, *port)).collect();
     Ok(Reply::ok(&json!({ "value": all })))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::arm::error::ArmError;
 use crate::arm::reply::Reply;
-use crate::arm::{Arm, error, inventory, json_body};
+use crate::arm::{Arm, error, inventory, json_body, require_method};
 use crate::encoding::is_one_of;
 use crate::machine::MachineState;
 use crate::server::Call;
@@ -101,9 +101,7 @@ impl<'a> Query<'a> {
 impl Arm {
     /// Answers with one page of the result.
     pub(crate) fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
-        if call.method != Method::POST {
-            return Err(error::method_not_allowed());
-        }
+        require_method(call, &Method::POST)?;
         let request = json_body(call)?;
         let query = Query::parse(request["query"].as_str().unwrap_or_default());
         let query = query.map_err(error::invalid_query)?;

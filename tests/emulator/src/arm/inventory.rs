@@ -10,7 +10,7 @@ use crate::arm::error::ArmError;
 use crate::arm::path::{ProviderPath, Scope};
 use crate::arm::reply::Reply;
 use crate::arm::role::Role;
-use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error};
+use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, require_method};
 use crate::clock;
 use crate::encoding::{encode, is_one_of};
 use crate::entra::TENANT;
@@ -98,9 +98,7 @@ impl Arm {
     /// `GET /subscriptions`: the subscriptions in which the caller has any permission (azure-rest-api-specs resources
     /// 2022-12-01 `subscriptions.json`).
     pub(crate) fn subscription_list(&self, call: &Call) -> Result<Reply, ArmError> {
-        if call.method != Method::GET {
-            return Err(error::method_not_allowed());
-        }
+        require_method(call, &Method::GET)?;
         let tenant = self.entra.subscription_tenant;
         let all: Vec<Value> = self
             .visible_subscriptions()

@@ -304,6 +304,10 @@ pub(crate) fn json_body(call: &Call) -> Result<Value, ArmError> {
     serde_json::from_slice(&call.body).map_err(|_| error::invalid_content())
 }
 
+pub(crate) fn require_method(call: &Call, method: &Method) -> Result<(), ArmError> {
+    if call.method == *method { Ok(()) } else { Err(error::method_not_allowed()) }
+}
+
 fn read_action(resource_type: &str) -> String {
     format!("{resource_type}/read")
 }
