@@ -1,9 +1,8 @@
-//! The Arc agent: a hybrid connection listener that carries bytes to a port on loopback.
+//! The Arc agent: a hybrid connection listener that copies bytes to and from a port on loopback.
 //!
-//! It talks to the relay as any listener does, over TLS and WebSocket. What it learns otherwise — new names, its
-//! service configurations — reaches a real agent through Azure's notification service, and this one through channels.
-//! Its behaviour follows from the protocol guide and from what clients have seen of it; what it answers to a bad token
-//! or a port that is not configured is not in the sources.
+//! It connects to the relay over TLS and WebSocket. New hybrid connections and service configurations reach a real agent
+//! through Azure's notification service, and this one through channels. Its behaviour follows the protocol guide and
+//! public reports of clients. No source has its answer to an invalid token or a port that is not configured.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -30,19 +29,19 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use crate::clock::Clock;
 use crate::encoding::encode;
-use crate::journal::{Journal, RequestRecord, Service};
+use crate::journal::{Journal, RequestRecord, Service, find_header};
 use crate::machine::{MachineState, Notice, port};
-use crate::relay::websocket::any_size;
+use crate::relay::websocket::no_size_limit;
 use crate::token::TokenKey;
 
-/// The largest message that the agent sends; 32 KiB is what aztunnel's listener sends (`internal/relay/bridge.go`).
-const LARGEST_MESSAGE: usize = 32 * 1024;
+/// The largest message that the agent sends. aztunnel's listener sends 32 KiB (`internal/relay/bridge.go`).
+const MAX_MESSAGE: usize = 32 * 1024;
 
-/// Until the next attempt to register. azure-relay-dotnet starts with 0 s and 1 s; tests are in more of a hurry.
+/// The pause before the next attempt to register. azure-relay-dotnet starts with 0 s and 1 s.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a peer may take to end its side of a data socket.
-const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// How long a peer may take to close its side of a connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -53,21 +52,21 @@ pub(crate) struct Agent {
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) service_token_key: Arc<TokenKey>,
     pub(crate) journal: Arc<Journal>,
-    /// In step with Azure's, so that a test of skew is one of the client alone.
+    /// The same clock as Azure's, so that a test of skew concerns the client only.
     pub(crate) clock: Clock,
 }
 
-/// An accept notification, as far as the agent reads it.
-struct Invitation {
+/// An accept message (protocol guide, "Accept message").
+struct AcceptMessage {
     address: String,
     headers: Vec<(String, String)>,
 }
 
-/// Why a sender is turned away: HTTP status and text.
+/// The HTTP status and text with which the agent rejects a sender.
 type Rejection = (u16, String);
 
 impl Agent {
-    /// Listens at every name that it is told of, until the emulator ends.
+    /// Listens at every hybrid connection of `notices`, until the emulator stops.
     pub(crate) async fn run(self, mut notices: mpsc::UnboundedReceiver<Notice>) {
         let agent = Arc::new(self);
         while let Some(notice) = notices.recv().await {
@@ -75,17 +74,17 @@ impl Agent {
         }
     }
 
-    /// Keeps a control channel open at one name, while the machine is online, until the name expires or is deleted.
+    /// Holds a control channel open while the machine is online, until the hybrid connection expires or is deleted.
     async fn listen(self: Arc<Self>, notice: Notice) {
         tokio::time::sleep_until(notice.listen_from.into()).await;
-        let life = notice.minted.expires_on.saturating_sub(self.clock.unix_seconds());
-        let end = Instant::now() + Duration::from_secs(life);
+        let lifetime = notice.issued.expires_on.saturating_sub(self.clock.unix_seconds());
+        let end = Instant::now() + Duration::from_secs(lifetime);
         let mut online = self.machine.online.subscribe();
         let listening = async {
             while online.wait_for(|online| *online).await.is_ok() {
                 match self.control_channel(&notice).await {
-                    Ok(channel) => Arc::clone(&self).attend(channel, online.clone()).await,
-                    // The name is gone: not retried, as azure-relay-dotnet does not retry EndpointNotFound.
+                    Ok(channel) => Arc::clone(&self).receive(channel, online.clone()).await,
+                    // The hybrid connection is deleted. azure-relay-dotnet does not retry EndpointNotFound either.
                     Err(Error::Http(answer)) if answer.status() == 404 => return,
                     Err(_) => {}
                 }
@@ -96,24 +95,24 @@ impl Agent {
     }
 
     async fn control_channel(&self, notice: &Notice) -> Result<Socket, Error> {
-        let mut request = notice.minted.listen_uri().into_client_request()?;
-        let token = HeaderValue::from_str(&notice.minted.listen_token)?;
+        let mut request = notice.issued.listen_uri().into_client_request()?;
+        let token = HeaderValue::from_str(&notice.issued.listen_token)?;
         request.headers_mut().insert("ServiceBusAuthorization", token);
         self.open(request).await
     }
 
-    /// Opens a WebSocket to the relay.
     async fn open(&self, request: Request) -> Result<Socket, Error> {
         let stream = TcpStream::connect(self.relay).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(self.relay.ip().into());
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
-        let opened = tokio_tungstenite::client_async_with_config(request, stream, Some(any_size())).await;
+        let opened =
+            tokio_tungstenite::client_async_with_config(request, stream, Some(no_size_limit())).await;
         opened.map(|(socket, _)| socket)
     }
 
-    /// Takes accept notifications until the channel ends or the machine goes offline.
-    async fn attend(self: Arc<Self>, mut channel: Socket, mut online: watch::Receiver<bool>) {
+    /// Receives accept messages until the channel closes or the machine goes offline.
+    async fn receive(self: Arc<Self>, mut channel: Socket, mut online: watch::Receiver<bool>) {
         loop {
             let offline = async { drop(online.wait_for(|online| !*online).await) };
             let message = tokio::select! {
@@ -122,8 +121,8 @@ impl Agent {
             };
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    if let Some(invitation) = Invitation::parse(&text) {
-                        tokio::spawn(Arc::clone(&self).serve(invitation));
+                    if let Some(accept) = AcceptMessage::parse(&text) {
+                        tokio::spawn(Arc::clone(&self).serve(accept));
                     }
                 }
                 Some(Ok(_)) => {}
@@ -134,24 +133,24 @@ impl Agent {
     }
 
     /// Accepts or rejects one sender.
-    async fn serve(self: Arc<Self>, invitation: Invitation) {
-        let number = self.journal.arrived(invitation.record());
-        let dialled = match self.check(&invitation) {
+    async fn serve(self: Arc<Self>, accept: AcceptMessage) {
+        let number = self.journal.arrived(accept.record());
+        let dialled = match self.check(&accept) {
             Ok(port) => dial(self.machine.loopback_port(port)).await,
             Err(rejection) => Err(rejection),
         };
         match dialled {
             Ok(server) => {
                 self.journal.answered(number, 101);
-                if let Ok(socket) = self.rendezvous(&invitation.address).await {
-                    carry(socket, server).await;
+                if let Ok(socket) = self.rendezvous(&accept.address).await {
+                    copy_both_ways(socket, server).await;
                 }
             }
             Err((status, text)) => {
                 self.journal.answered(number, status);
                 let query = format!("&sb-hc-statusCode={status}&sb-hc-statusDescription={}", encode(&text));
-                // The handshake fails by design, with 410.
-                let _ = self.rendezvous(&(invitation.address + &query)).await;
+                // The relay answers a rejection with 410.
+                let _ = self.rendezvous(&(accept.address + &query)).await;
             }
         }
     }
@@ -161,20 +160,20 @@ impl Agent {
         Ok(self.open(address.into_client_request()?).await?)
     }
 
-    /// The port that the sender may be carried to. That a bad token or port is answered with 403 is a guess.
-    fn check(&self, invitation: &Invitation) -> Result<u16, Rejection> {
-        let refuse = |text: &str| (403, text.to_owned());
-        let target = invitation.header("Microsoft-Guestgateway-Target").ok_or_else(|| refuse("no target"))?;
+    /// Returns the port that the sender may connect to. The 403 for an invalid token or port is an assumption.
+    fn check(&self, accept: &AcceptMessage) -> Result<u16, Rejection> {
+        let reject = |text: &str| (403, text.to_owned());
+        let target = accept.header("Microsoft-Guestgateway-Target").ok_or_else(|| reject("no target"))?;
         let requested: Option<u16> = target.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-        let requested = requested.ok_or_else(|| refuse("the target is not a port of localhost"))?;
-        let token = invitation.header("Service-Configuration-Token");
+        let requested = requested.ok_or_else(|| reject("the target is not a port of localhost"))?;
+        let token = accept.header("Service-Configuration-Token");
         let claims = token.and_then(|token| self.service_token_key.verify(token));
-        let claims = claims.ok_or_else(|| refuse("the service configuration token is not valid"))?;
+        let claims = claims.ok_or_else(|| reject("the service configuration token is not valid"))?;
         if claims["exp"].as_u64().is_none_or(|expires| expires <= self.clock.unix_seconds()) {
-            return Err(refuse("the service configuration token is expired"));
+            return Err(reject("the service configuration token is expired"));
         }
         if claims["machine"].as_str() != Some(&self.machine.resource_id().to_ascii_lowercase()) {
-            return Err(refuse("the service configuration token is for another machine"));
+            return Err(reject("the service configuration token is for another machine"));
         }
         let configured = port(
             &self.machine.service_configurations.borrow(),
@@ -183,12 +182,12 @@ impl Agent {
         if configured == Some(requested) && claims["port"].as_u64() == Some(requested.into()) {
             Ok(requested)
         } else {
-            Err(refuse("the port is not allowed by the service configuration"))
+            Err(reject("the port is not allowed by the service configuration"))
         }
     }
 }
 
-impl Invitation {
+impl AcceptMessage {
     fn parse(text: &str) -> Option<Self> {
         let message: Value = serde_json::from_str(text).ok()?;
         let accept = message.get("accept")?;
@@ -198,7 +197,7 @@ impl Invitation {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        find_header(&self.headers, name)
     }
 
     fn record(&self) -> RequestRecord {
@@ -214,8 +213,8 @@ impl Invitation {
     }
 }
 
-/// Connects to `localhost:{port}`, both kinds of it. The text of a failure has the form that Go gives it, which clients
-/// have seen (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers"; Linux says it in these words).
+/// Connects to `localhost:{port}` over IPv4, then IPv6. The text of a failure is the one that Go prints on Linux
+/// (Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers").
 async fn dial(port: u16) -> Result<TcpStream, Rejection> {
     for host in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         if let Ok(server) = TcpStream::connect((host, port)).await {
@@ -229,23 +228,23 @@ async fn dial(port: u16) -> Result<TcpStream, Rejection> {
     Err((503, text))
 }
 
-/// Copies bytes both ways until either side has ended.
-async fn carry(socket: Socket, server: TcpStream) {
+/// Copies bytes in both directions until either side closes.
+async fn copy_both_ways(socket: Socket, server: TcpStream) {
     let (mut to_relay, mut from_relay) = socket.split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::select! {
         () = server_to_relay(&mut from_server, &mut to_relay) => {
-            // The relay answers the Close frame; only then may TCP go, or what was sent could be lost.
+            // If TCP closed before the relay's Close frame arrives, data could be lost.
             let answer = async { while let Some(Ok(_)) = from_relay.next().await {} };
-            let _ = tokio::time::timeout(CLOSING_TIME, answer).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, answer).await;
         }
         () = relay_to_server(&mut from_relay, &mut to_server) => {}
     }
 }
 
-/// Sends what the server writes, flushing when it pauses; its end of file becomes a Close frame.
+/// Copies the server's output to the relay and flushes when the server pauses. Sends a Close frame at end of file.
 async fn server_to_relay(server: &mut OwnedReadHalf, relay: &mut SplitSink<Socket, Message>) {
-    let mut buffer = vec![0; LARGEST_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         match server.try_read(&mut buffer) {
             Ok(0) => break,
@@ -270,12 +269,12 @@ async fn server_to_relay(server: &mut OwnedReadHalf, relay: &mut SplitSink<Socke
     let _ = relay.send(Message::Close(Some(frame))).await;
 }
 
-/// After a failed write the other direction still has what the relay sent last.
+/// After a failed write, the other direction may still deliver data that the relay sent before its Close frame.
 async fn wait_for_close_frame() {
-    tokio::time::sleep(CLOSING_TIME).await;
+    tokio::time::sleep(CLOSE_TIMEOUT).await;
 }
 
-/// Writes what the relay sends; its end, clean or not, ends the server's input.
+/// Copies the relay's messages to the server. Closes the server's input when the relay closes, cleanly or not.
 async fn relay_to_server(relay: &mut SplitStream<Socket>, server: &mut OwnedWriteHalf) {
     while let Some(Ok(message)) = relay.next().await {
         let carries_data = message.is_binary() || message.is_text();

@@ -1,4 +1,4 @@
-//! How an emulator is put together and started.
+//! Settings of an emulator, and its start.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,16 +14,18 @@ use tokio::runtime::Runtime;
 
 use crate::Emulator;
 use crate::agent::Agent;
-use crate::arm::fault::ArmFaults;
+
 use crate::arm::role::Role;
 use crate::arm::{Arm, Registration};
 use crate::clock::Clock;
+use crate::entra::sign_in::Decision;
 use crate::entra::{Entra, ManagedIdentity, OTHER_TENANT, Settings, TENANT};
+use crate::fault_queue::FaultQueue;
 use crate::journal::Journal;
 use crate::machine::{Machine, MachineState, RESOURCE_GROUP, SUBSCRIPTION};
 use crate::managed_identity::{Endpoint, Himds, Imds, TOKEN_DIRECTORY};
 use crate::relay::Relay;
-use crate::server::{Room, Witness, serve, serve_plain};
+use crate::server::{Handler, Recorder, serve, serve_plain};
 use crate::throttle::Throttles;
 use crate::tls::{Certificates, KeyExchange};
 use crate::token::TokenKey;
@@ -47,7 +49,7 @@ pub struct Builder {
     token_lifetime: Duration,
     user_principal_name: String,
     device_interval: Duration,
-    approving: bool,
+    device_decision: Decision,
     certificate_lifetime: Duration,
     subscription_tenant: &'static str,
     imds: Option<SocketAddr>,
@@ -73,12 +75,12 @@ impl Default for Builder {
             listener_delay: Duration::ZERO,
             // "The maximum to assume is 30 seconds" (protocol guide, "Accept message").
             rendezvous_time: Duration::from_secs(30),
-            // What Entra gives at least: 60 to 90 minutes (Microsoft Learn, "Configurable token lifetimes").
+            // Entra's default is 60 to 90 minutes (Microsoft Learn, "Configurable token lifetimes").
             token_lifetime: Duration::from_secs(3600),
             user_principal_name: "Ada@arcssh.example".to_owned(),
-            // Microsoft Learn, "OAuth 2.0 device authorization grant flow", the example's `interval`.
+            // `interval` of the example in Microsoft Learn, "OAuth 2.0 device authorization grant flow".
             device_interval: Duration::from_secs(5),
-            approving: false,
+            device_decision: Decision::Pending,
             certificate_lifetime: Duration::from_secs(3600),
             subscription_tenant: TENANT,
             imds: None,
@@ -94,7 +96,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The loopback address of all servers: 127.0.0.1 (the default), another IPv4 one, or ::1.
+    /// Sets the loopback address of all servers: any IPv4 loopback address, or ::1. The default is 127.0.0.1.
     pub fn bind(self, address: IpAddr) -> Self {
         Self { address, ..self }
     }
@@ -105,120 +107,117 @@ impl Builder {
         self
     }
 
-    /// Leaves out the agents, so that a foreign listener can take their place.
+    /// Starts no agents, so that a test can attach another listener.
     pub fn without_agent(self) -> Self {
         Self { agent: false, ..self }
     }
 
-    /// Sets the clock of Entra, ARM, relay and agents apart from that of this machine: `offset` seconds ahead, or
-    /// behind if it is negative.
+    /// Sets the clock of Entra, ARM, relay and agents `offset` seconds ahead of the clock of this machine.
     pub fn clock_offset(self, offset: i64) -> Self {
         Self { clock: Clock { offset }, ..self }
     }
 
-    /// The longest life of relay credentials: `expiresOn` comes after it even if `expiresin` asks for more. Whole
-    /// seconds.
+    /// Limits the lifetime of relay credentials, even if `expiresin` is longer. Whole seconds.
     pub fn credential_lifetime(self, lifetime: Duration) -> Self {
         Self { credential_lifetime: Some(lifetime), ..self }
     }
 
-    /// The relay does not know a name any more after `expiresOn`. Otherwise it takes the access key as long as its
-    /// signature says, ten minutes longer, though no agent listens.
+    /// Makes the relay delete a hybrid connection at `expiresOn`. Without this, the relay accepts the access key until its
+    /// own expiry, ten minutes later, when no agent listens any more.
     pub fn strict_expiry(self) -> Self {
         Self { strict_expiry: true, ..self }
     }
 
-    /// For how long after listCredentials the relay answers `Endpoint does not exist.`
+    /// Sets for how long after listCredentials the relay answers `Endpoint does not exist.`
     pub fn endpoint_delay(self, endpoint_delay: Duration) -> Self {
         Self { endpoint_delay, ..self }
     }
 
-    /// For how long after that it answers `There are no listeners connected for the endpoint.`
+    /// Sets for how long after the endpoint delay the relay answers `There are no listeners connected for the endpoint.`
     pub fn listener_delay(self, listener_delay: Duration) -> Self {
         Self { listener_delay, ..self }
     }
 
-    /// How long a sender waits for its listener, 30 s unless set.
+    /// Sets how long a sender waits for its listener. The default is 30 s.
     pub fn rendezvous_time(self, rendezvous_time: Duration) -> Self {
         Self { rendezvous_time, ..self }
     }
 
-    /// The life of access tokens, an hour unless set.
+    /// Sets the lifetime of access tokens. The default is an hour.
     pub fn token_lifetime(self, token_lifetime: Duration) -> Self {
         Self { token_lifetime, ..self }
     }
 
-    /// The name of the one user, `Ada@arcssh.example` unless set. Entra ID writes it as it was registered, which need
-    /// not be in lower case.
+    /// Sets the name of the only user. The default is `Ada@arcssh.example`: Entra ID preserves the case of names.
     pub fn user_principal_name(self, name: &str) -> Self {
         Self { user_principal_name: name.to_owned(), ..self }
     }
 
-    /// The pause between two polls in a sign-in with a device code, 5 s unless set. Whole seconds.
+    /// Sets the polling interval of a device code sign-in. The default is 5 s. Whole seconds.
     pub fn device_interval(self, device_interval: Duration) -> Self {
         Self { device_interval, ..self }
     }
 
-    /// The user approves every device code at once.
+    /// Makes the user approve every device code at once.
     pub fn approve_devices(self) -> Self {
-        Self { approving: true, ..self }
+        Self { device_decision: Decision::Approved, ..self }
     }
 
-    /// The life of SSH certificates, an hour unless set. Whole seconds.
+    /// Sets the lifetime of SSH certificates. The default is an hour. Whole seconds.
     pub fn certificate_lifetime(self, certificate_lifetime: Duration) -> Self {
         Self { certificate_lifetime, ..self }
     }
 
-    /// User and service principal are at home in one tenant, and the subscriptions are in another, which gives them
-    /// tokens when it is asked.
+    /// Puts the subscriptions into another tenant than the home tenant of user and service principal. That tenant issues
+    /// tokens for them on request.
     pub fn home_tenant_differs(self) -> Self {
         Self { subscription_tenant: OTHER_TENANT, ..self }
     }
 
-    /// Where the metadata service of an Azure VM listens, which is 169.254.169.254:80 in Azure; a port of its own unless
-    /// set.
+    /// Sets the address of the metadata service of an Azure VM: 169.254.169.254:80 in Azure, by default a free port.
     pub fn imds(self, address: SocketAddr) -> Self {
         Self { imds: Some(address), ..self }
     }
 
-    /// Where that of an Arc-enabled server listens, which is localhost:40342 on real ones; a port of its own unless set.
+    /// Sets the address of the metadata service of an Arc-enabled server: localhost:40342 on real servers, by default a
+    /// free port.
     pub fn himds(self, address: SocketAddr) -> Self {
         Self { himds: Some(address), ..self }
     }
 
-    /// Where the key files of its challenges are, `/var/opt/azcmagent/tokens` unless set. The directory is made when
-    /// the first is needed.
+    /// Sets the directory of the key files of himds' challenges, which is created for the first challenge. The default is
+    /// `/var/opt/azcmagent/tokens`.
     pub fn arc_token_directory(self, directory: &Path) -> Self {
         Self { arc_token_directory: directory.to_owned(), ..self }
     }
 
-    /// How many machines a page has at most: of a list, which has 100 unless set, and of a graph query, whatever `$top`
-    /// says.
+    /// Limits the machines of a page: of a list, where the default is 100, and of a Resource Graph query, where it also
+    /// overrides a larger `$top`.
     pub fn page_size(self, machines: usize) -> Self {
         Self { page_size: Some(machines.max(1)), ..self }
     }
 
-    /// What the identity may do, everything unless set.
+    /// Sets the role of all callers of Azure Resource Manager. The default is Owner.
     pub fn role(self, role: Role) -> Self {
         Self { role, ..self }
     }
 
-    /// The registration state of Microsoft.HybridConnectivity, `Registered` unless set.
+    /// Sets the registration state of Microsoft.HybridConnectivity. The default is `Registered`.
     pub fn registration_state(self, state: &str) -> Self {
         Self { registration_state: state.to_owned(), ..self }
     }
 
-    /// How long registering takes, no time unless set.
+    /// Sets how long a registration takes. The default is zero.
     pub fn registration_delay(self, registration_delay: Duration) -> Self {
         Self { registration_delay, ..self }
     }
 
-    /// Which key-exchange groups the relay accepts.
+    /// Sets the key-exchange groups that the relay accepts.
     pub fn relay_key_exchange(self, key_exchange: KeyExchange) -> Self {
         Self { key_exchange, ..self }
     }
 
-    /// Starts all servers on ports of their own.
+    /// Starts all servers, each on a free port.
     ///
     /// # Errors
     ///
@@ -228,20 +227,21 @@ impl Builder {
         let inside = runtime.enter();
         let certificates = Certificates::generate().context("certificates")?;
         let directory = directory(&certificates)?;
-        let (entra_listener, arm_listener, relay_listener) = (self.bound()?, self.bound()?, self.bound()?);
+        let (entra_listener, arm_listener, relay_listener) =
+            (self.listener()?, self.listener()?, self.listener()?);
         let journal = Arc::new(Journal::default());
-        let witness = Witness { journal: Arc::clone(&journal), handshakes: Arc::default() };
+        let recorder = Recorder { journal: Arc::clone(&journal), handshakes: Arc::default() };
         let entra_authority = entra_listener.local_addr()?.to_string();
         let entra = Arc::new(Entra::new(&self.entra(&entra_authority, &directory), Arc::clone(&journal)));
         let relay = Arc::new(Relay::new(relay_listener.local_addr()?, self.rendezvous_time, self.clock)?);
         let arm = self.arm(arm_listener.local_addr()?, &entra, &relay, &certificates, &journal)?;
         let any = KeyExchange::Any;
-        spawn(entra_listener, &certificates, any, &entra, &witness)?;
-        spawn(arm_listener, &certificates, any, &arm, &witness)?;
-        spawn(relay_listener, &certificates, self.key_exchange, &relay, &witness)?;
-        let identities = self.identities(&entra, &arm, &witness)?;
+        spawn(entra_listener, &certificates, any, &entra, &recorder)?;
+        spawn(arm_listener, &certificates, any, &arm, &recorder)?;
+        spawn(relay_listener, &certificates, self.key_exchange, &relay, &recorder)?;
+        let identities = self.identities(&entra, &arm, &recorder)?;
         drop(inside);
-        let handshakes = witness.handshakes;
+        let handshakes = recorder.handshakes;
         Ok(Emulator {
             runtime: Some(runtime),
             directory,
@@ -253,16 +253,16 @@ impl Builder {
         })
     }
 
-    fn bound(&self) -> anyhow::Result<TcpListener> {
-        bound(SocketAddr::new(self.address, 0))
+    fn listener(&self) -> anyhow::Result<TcpListener> {
+        listener(SocketAddr::new(self.address, 0))
     }
 
-    /// The endpoints of managed identities: of a VM, and of the first machine.
+    /// Starts the metadata services of a VM and of the first machine.
     fn identities(
         &self,
         entra: &Arc<Entra>,
         arm: &Arc<Arm>,
-        witness: &Witness,
+        recorder: &Recorder,
     ) -> anyhow::Result<ManagedIdentities> {
         let assigned = Arc::new(Mutex::new(true));
         let endpoint = |identity| {
@@ -270,16 +270,16 @@ impl Builder {
             Endpoint { entra, identity, assigned, clock: self.clock }
         };
         let own = SocketAddr::new(self.address, 0);
-        let (imds, himds) = (bound(self.imds.unwrap_or(own))?, bound(self.himds.unwrap_or(own))?);
+        let (imds, himds) = (listener(self.imds.unwrap_or(own))?, listener(self.himds.unwrap_or(own))?);
         let (imds_address, himds_address) = (imds.local_addr()?, himds.local_addr()?);
         let arc = endpoint(arc_identity(arm));
-        let room = Himds::new(arc, &self.arc_token_directory, Arc::clone(&witness.journal));
-        tokio::spawn(serve_plain(imds, Arc::new(Imds(endpoint(vm_identity()))), witness.clone()));
-        tokio::spawn(serve_plain(himds, Arc::new(room), witness.clone()));
+        let handler = Himds::new(arc, &self.arc_token_directory, Arc::clone(&recorder.journal));
+        tokio::spawn(serve_plain(imds, Arc::new(Imds(endpoint(vm_identity()))), recorder.clone()));
+        tokio::spawn(serve_plain(himds, Arc::new(handler), recorder.clone()));
         Ok(ManagedIdentities { imds: imds_address, himds: himds_address, assigned })
     }
 
-    /// ARM with its machines, and an agent for each of them.
+    /// Creates ARM with its machines, and starts an agent for each machine.
     fn arm(
         &self,
         address: SocketAddr,
@@ -318,7 +318,7 @@ impl Builder {
             page_size: self.page_size,
             registration: Mutex::new(self.registration()),
             role: Mutex::new(self.role),
-            faults: ArmFaults::default(),
+            faults: FaultQueue::default(),
             throttles: Throttles::default(),
         }))
     }
@@ -331,7 +331,7 @@ impl Builder {
             token_lifetime: self.token_lifetime,
             user_principal_name: self.user_principal_name.clone(),
             device_interval: self.device_interval,
-            approving: self.approving,
+            device_decision: self.device_decision,
             certificate_lifetime: self.certificate_lifetime,
             subscription_tenant: self.subscription_tenant,
         }
@@ -342,7 +342,7 @@ impl Builder {
     }
 }
 
-/// Where the endpoints of managed identities are, and whether there is an identity.
+/// Addresses of the metadata services, and whether the machines have identities.
 pub(crate) struct ManagedIdentities {
     pub(crate) imds: SocketAddr,
     pub(crate) himds: SocketAddr,
@@ -366,14 +366,14 @@ fn arc_identity(arm: &Arm) -> ManagedIdentity {
     }
 }
 
-fn bound(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn listener(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener =
         std::net::TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     listener.set_nonblocking(true)?;
     Ok(TcpListener::from_std(listener)?)
 }
 
-/// Two workers: one for each direction of a busy connection.
+/// A runtime with two workers: one for each direction of a busy connection.
 fn runtime() -> anyhow::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).thread_name("arcssh-emulator").enable_all().build().context("runtime")
@@ -386,14 +386,14 @@ fn directory(certificates: &Certificates) -> anyhow::Result<TempDir> {
     Ok(directory)
 }
 
-fn spawn<R: Room>(
+fn spawn<R: Handler>(
     listener: TcpListener,
     certificates: &Certificates,
     key_exchange: KeyExchange,
-    room: &Arc<R>,
-    witness: &Witness,
+    handler: &Arc<R>,
+    recorder: &Recorder,
 ) -> anyhow::Result<()> {
     let tls = certificates.server(key_exchange)?;
-    tokio::spawn(serve(listener, tls, Arc::clone(room), witness.clone()));
+    tokio::spawn(serve(listener, tls, Arc::clone(handler), recorder.clone()));
     Ok(())
 }

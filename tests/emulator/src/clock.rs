@@ -1,20 +1,18 @@
-//! Wall-clock time in the forms that Azure writes it in, and the clock that Azure's services go by.
-//!
-//! Knows the calendar; time zones do not exist here, everything is UTC.
+//! The clock of the emulated services, and Azure's formats of date and time, all in UTC.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-/// The days of the week from the one on which Unix time begins.
+/// The days of the week, starting with that of the Unix epoch.
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The clock of all services, which may differ from that of this machine.
+/// The clock of all services.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clock {
-    /// Seconds by which it is ahead.
+    /// Seconds by which it is ahead of the clock of this machine.
     pub(crate) offset: i64,
 }
 
@@ -35,14 +33,14 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// `2025-04-24T11:08:04`, the form in the Relay's status descriptions.
+/// `2025-04-24T11:08:04`, the format in status descriptions of Azure Relay.
 pub(crate) fn timestamp(unix_seconds: u64) -> String {
     let (year, month, day) = date(unix_seconds);
     let (hours, minutes) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60);
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{:02}", unix_seconds % 60)
 }
 
-/// `Thu, 24 Apr 2025 11:08:04 GMT`, the form in the header `Date` (RFC 9110, section 5.6.7).
+/// `Thu, 24 Apr 2025 11:08:04 GMT`, the format of the header `Date` (RFC 9110, section 5.6.7).
 pub(crate) fn http_date(unix_seconds: u64) -> String {
     let (year, month, day) = date(unix_seconds);
     let weekday = WEEKDAYS[(unix_seconds / SECONDS_PER_DAY % 7) as usize];
@@ -51,13 +49,13 @@ pub(crate) fn http_date(unix_seconds: u64) -> String {
     format!("{weekday}, {day:02} {month} {year:04} {hours:02}:{minutes:02}:{:02} GMT", unix_seconds % 60)
 }
 
-/// `20250424`, the form in the names of SAS keys.
+/// `20250424`, the format in names of SAS keys.
 pub(crate) fn compact_date(unix_seconds: u64) -> String {
     let (year, month, day) = date(unix_seconds);
     format!("{year:04}{month:02}{day:02}")
 }
 
-/// Year, month and day: Howard Hinnant's `civil_from_days`, for days after 1970.
+/// Returns year, month and day: Howard Hinnant's `civil_from_days`, for days after 1970.
 pub(crate) fn date(unix_seconds: u64) -> (i32, u8, u8) {
     let days = unix_seconds / SECONDS_PER_DAY + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -75,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_moments_are_written_as_azure_writes_them() {
+    fn each_format_is_written() {
         assert_eq!(timestamp(1_745_492_884), "2025-04-24T11:08:04");
         assert_eq!(http_date(1_745_492_884), "Thu, 24 Apr 2025 11:08:04 GMT");
         assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");

@@ -1,4 +1,4 @@
-//! The main job as a transcript: `arcssh-emulator demo`.
+//! `arcssh-emulator demo`: runs ssh, scp, sftp and rsync through arcssh and prints a transcript.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,12 +12,11 @@ use arcssh_emulator::playground::Playground;
 
 use crate::serve;
 
-/// The machine that is reached.
 const MACHINE: &str = "web01";
-/// The ssh configuration as it is called within the playground's home.
+/// The ssh configuration, relative to the playground's home directory.
 const CONFIG: &str = ".ssh/config";
 
-/// Show ssh, scp, sftp and rsync at work.
+/// Run ssh, scp, sftp and rsync through arcssh
 #[derive(clap::Args)]
 pub(crate) struct Demo {
     #[command(flatten)]
@@ -25,15 +24,15 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Runs ssh, scp, sftp and rsync through arcssh, and tells what happens as a shell session would show it.
+    /// Runs the demo. The output looks like a shell session.
     pub(crate) fn run(&self) -> Result<()> {
         let playground = self.start()?;
-        let show = Show { playground: &playground, interrupted: interrupted()? };
-        tell("An ssh configuration whose host uses arcssh:");
-        show.step(&["cat", CONFIG])?;
+        let transcript = Transcript { playground: &playground, interrupted: interrupted()? };
+        print("An ssh configuration with a host that connects through arcssh:");
+        transcript.step(&["cat", CONFIG])?;
 
-        tell("A command on the machine:");
-        show.step(&["ssh", "-F", CONFIG, MACHINE, "uname", "-a"])?;
+        print("Run a command on the machine:");
+        transcript.step(&["ssh", "-F", CONFIG, MACHINE, "uname", "-a"])?;
 
         let home = playground.home().display().to_string();
         let remote = |path: &str| format!("{MACHINE}:{home}/{path}");
@@ -41,20 +40,20 @@ impl Demo {
         for n in 1..=3 {
             fs::write(playground.home().join(format!("photos/{n}.raw")), random_bytes(1 << 20)?)?;
         }
-        tell("A file there by scp:");
-        show.step(&["scp", "-F", CONFIG, "photos/1.raw", &remote("copied.raw")])?;
-        tell("The same file back by sftp:");
+        print("Copy a file to the machine with scp:");
+        transcript.step(&["scp", "-F", CONFIG, "photos/1.raw", &remote("copied.raw")])?;
+        print("Copy the file back with sftp:");
         fs::write(playground.home().join("batch"), format!("get {home}/copied.raw returned.raw\n"))?;
-        show.step(&["sftp", "-F", CONFIG, "-b", "batch", MACHINE])?;
-        show.same(&["photos/1.raw", "returned.raw"])?;
+        transcript.step(&["sftp", "-F", CONFIG, "-b", "batch", MACHINE])?;
+        transcript.same(&["photos/1.raw", "returned.raw"])?;
 
-        tell("A folder there and back by rsync:");
+        print("Copy a directory to the machine and back with rsync:");
         let shell = format!("ssh -F {CONFIG}");
-        show.step(&["rsync", "-a", "--checksum", "-e", &shell, "photos/", &remote("mirror/")])?;
-        show.step(&["rsync", "-a", "--checksum", "-e", &shell, &remote("mirror/"), "returned/"])?;
-        show.same(&["photos/1.raw", "returned/1.raw"])?;
-        show.same(&["photos/3.raw", "returned/3.raw"])?;
-        tell("All checksums agree.");
+        transcript.step(&["rsync", "-a", "--checksum", "-e", &shell, "photos/", &remote("mirror/")])?;
+        transcript.step(&["rsync", "-a", "--checksum", "-e", &shell, &remote("mirror/"), "returned/"])?;
+        transcript.same(&["photos/1.raw", "returned/1.raw"])?;
+        transcript.same(&["photos/3.raw", "returned/3.raw"])?;
+        print("All checksums agree.");
         Ok(())
     }
 
@@ -63,37 +62,37 @@ impl Demo {
     }
 }
 
-/// Where arcssh is.
+/// The path of arcssh
 #[derive(clap::Args)]
 pub(crate) struct Arcssh {
-    /// The arcssh to run [default: the one in the folder of this program]
+    /// The arcssh to run [default: arcssh in the directory of this program]
     #[arg(long)]
     arcssh: Option<PathBuf>,
 }
 
 impl Arcssh {
-    /// The path of the program.
+    /// Returns the path of arcssh.
     pub(crate) fn path(&self) -> Result<PathBuf> {
         let path = match &self.arcssh {
             Some(path) => std::path::absolute(path)?,
             None => std::env::current_exe()?.with_file_name("arcssh"),
         };
-        ensure!(path.exists(), "{} does not exist: cargo build", path.display());
+        ensure!(path.exists(), "{} does not exist: run cargo build", path.display());
         Ok(path)
     }
 }
 
-/// Runs commands in a playground and shows them as they are typed.
-struct Show<'a> {
+/// Runs commands in a playground and prints them as a user would type them.
+struct Transcript<'a> {
     playground: &'a Playground,
     interrupted: Arc<AtomicBool>,
 }
 
-impl Show<'_> {
+impl Transcript<'_> {
     fn step(&self, words: &[&str]) -> Result<()> {
         ensure!(!self.interrupted.load(Ordering::SeqCst), "interrupted");
         let typed: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-        tell(&format!("$ {}", typed.join(" ")));
+        print(&format!("$ {}", typed.join(" ")));
         let (program, arguments) = words.split_first().context("no command")?;
         let status = self.playground.command(program).args(arguments).status();
         let status = status.with_context(|| format!("{program} is not installed"))?;
@@ -111,11 +110,12 @@ impl Show<'_> {
 }
 
 #[expect(clippy::print_stdout, reason = "the transcript is the product")]
-pub(crate) fn tell(text: &str) {
+pub(crate) fn print(text: &str) {
     println!("{text}");
 }
 
-/// Whether a signal has asked for the end; from now on none ends the program at once, so that it can clean up.
+/// Installs handlers for SIGINT, SIGTERM and SIGHUP, so that the program can clean up. The result becomes true with the
+/// first signal.
 fn interrupted() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&flag);
@@ -131,8 +131,10 @@ fn interrupted() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-fn quoted(word: &str) -> String {
-    if word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
+/// Quotes a word of a shell command line if it needs quotes.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn random_bytes(length: usize) -> Result<Vec<u8>> {

@@ -1,20 +1,18 @@
-//! Percent-encoding, query strings and forms.
-//!
-//! Knows RFC 3986 and `application/x-www-form-urlencoded`; knows nothing of what the values mean.
+//! Percent-encoding (RFC 3986), query strings and `application/x-www-form-urlencoded`.
 
 use std::fmt::Write as _;
 
-/// The parameters of a query string or of a form, decoded, in the order in which they came.
+/// The decoded parameters of a query string or a form, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Parses a query: `+` stays a plus sign, as in a URL.
+    /// Parses a query string, in which `+` is a plus sign.
     pub(crate) fn from_query(text: &str) -> Self {
         Self::parse(text, decode)
     }
 
-    /// Parses a form body, where `+` is a space.
+    /// Parses a form, in which `+` is a space.
     pub(crate) fn from_form(text: &str) -> Self {
         Self::parse(text, |value| decode(&value.replace('+', " ")))
     }
@@ -31,16 +29,21 @@ impl Parameters {
         )
     }
 
-    /// The first value of `name`, compared without case: Azure's query parameters are case-insensitive.
+    /// Returns the first value of `name`, compared without case: Azure's query parameters are case-insensitive.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The parameters whose name does not start with `prefix`, encoded again.
+    /// Returns the encoded parameters whose name does not start with `prefix`.
     pub(crate) fn without_prefix(&self, prefix: &str) -> Vec<String> {
         let others = self.0.iter().filter(|(name, _)| !name.to_ascii_lowercase().starts_with(prefix));
         others.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect()
     }
+}
+
+/// Returns whether `list` contains `value`, compared without case, as Azure compares names and IDs.
+pub(crate) fn is_one_of(list: &[impl AsRef<str>], value: &str) -> bool {
+    list.iter().any(|known| known.as_ref().eq_ignore_ascii_case(value))
 }
 
 /// Encodes everything but RFC 3986's unreserved characters.
@@ -55,7 +58,7 @@ pub(crate) fn encode(text: &str) -> String {
     encoded
 }
 
-/// Decodes `%XX`; what is not a valid escape stays as it is.
+/// Decodes `%XX`. An invalid escape is left unchanged.
 pub(crate) fn decode(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_escapes_stay() {
+    fn invalid_escapes_are_unchanged() {
         assert_eq!(decode("100%"), "100%");
         assert_eq!(decode("%zz%41"), "%zzA");
     }

@@ -1,8 +1,8 @@
 //! Entra ID, Azure Resource Manager, Azure Relay and the Arc agent on loopback.
 //!
-//! Everything that arcssh talks to when it opens a connection, over real TLS, HTTP and WebSockets, held to the public
-//! documents of those services. Tests start an [`Emulator`], hand its [`Emulator::environment`] to the programs under
-//! test and look at what arrived. Nothing but [`playground`] knows arcssh.
+//! The servers speak real TLS, HTTP and WebSocket, and follow the public documents of those services. A test starts an
+//! [`Emulator`], passes [`Emulator::environment`] to the program under test and inspects [`Emulator::requests`]. Only
+//! [`playground`] depends on arcssh.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -12,7 +12,9 @@ mod builder;
 mod clock;
 mod encoding;
 mod entra;
+mod fault_queue;
 mod journal;
+mod keygen;
 mod machine;
 mod managed_identity;
 #[cfg(unix)]
@@ -44,22 +46,22 @@ use crate::tls::Certificates;
 pub use crate::arm::fault::{ArmCall, ArmFault};
 pub use crate::arm::role::Role;
 pub use crate::builder::Builder;
-pub use crate::entra::failure::EntraFault;
+pub use crate::entra::fault::EntraFault;
 pub use crate::entra::sign_in::RefreshRefusal;
 pub use crate::entra::ssh_certificate::CertificateFault;
 pub use crate::entra::{AZURE_CLI, PUBLIC_CLIENT};
 pub use crate::journal::{RequestRecord, Service};
-pub use crate::machine::{Machine, Minted, RESOURCE_GROUP, SUBSCRIPTION};
+pub use crate::machine::{IssuedCredentials, Machine, RESOURCE_GROUP, SUBSCRIPTION};
 pub use crate::relay::fault::RelayFault;
 pub use crate::relay::observations::{Heartbeat, SenderEnd};
 pub use crate::tls::{KeyExchange, ServerCertificate, TlsHandshake};
 
-/// How often [`Emulator::wait_until`] looks.
+/// How often [`Emulator::wait_until`] checks its condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A running emulator. It stops, and its files disappear, when it is dropped.
+/// A running emulator. Dropping it stops the servers and deletes the files.
 pub struct Emulator {
-    /// Taken when the emulator is dropped.
+    /// `None` only while the emulator is dropped.
     runtime: Option<Runtime>,
     directory: TempDir,
     arm: Arc<Arm>,
@@ -75,8 +77,8 @@ impl Emulator {
         Builder::default()
     }
 
-    /// The variables that make a client use this emulator as its service principal: identity, endpoints and trust.
-    /// `SSL_CERT_DIR` is an empty directory, so that nothing else is trusted.
+    /// The variables with which a client uses this emulator as the service principal: credential, endpoints and trust.
+    /// `SSL_CERT_DIR` is an empty directory, so that the client trusts no other certificate.
     pub fn environment(&self) -> Vec<(String, String)> {
         let file = |name: &str| self.directory.path().join(name).display().to_string();
         let variables = [
@@ -89,43 +91,43 @@ impl Emulator {
             ("ARCSSH_RELAY_SUFFIX", self.relay().namespace.domain().to_owned()),
             ("SSL_CERT_FILE", file(builder::AUTHORITY_FILE)),
             ("SSL_CERT_DIR", file(builder::EMPTY_DIRECTORY)),
-            // No sign-in here may reach the user's own key store.
+            // A sign-in in a test must not write to the key store of the person who runs it.
             ("ARCSSH_NO_KEYRING", "1".to_owned()),
         ];
         variables.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
-    /// The file with the certificate of the throw-away authority, in PEM.
+    /// The PEM file with the certificate of the temporary certificate authority.
     pub fn authority_file(&self) -> PathBuf {
         self.directory.path().join(builder::AUTHORITY_FILE)
     }
 
-    /// The directory of this emulator's files; it goes with the emulator.
+    /// The directory of this emulator's files. Dropping the emulator deletes it.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The TLS of a server that a test runs in the place of one of these.
+    /// The TLS configuration of a server that a test runs instead of one of the emulator's.
     ///
     /// # Panics
     ///
-    /// If no certificate can be made.
+    /// If no certificate can be generated.
     pub fn tls_server(&self, certificate: ServerCertificate) -> Arc<rustls::ServerConfig> {
-        self.certificates.presenting(certificate).expect("a certificate can be made")
+        self.certificates.presenting(certificate).expect("a certificate is generated")
     }
 
-    /// Host and port of the relay, as listCredentials' two pieces spell it.
+    /// Host and port of the relay: `namespaceName` and `namespaceNameSuffix` of listCredentials, joined by a dot.
     pub fn relay_authority(&self) -> String {
         self.relay().namespace.authority()
     }
 
-    /// The machine called `name`; the first one, if several are. `group/name` and the full ARM id are understood too.
+    /// Returns the first machine with this `name`, `group/name` or full ARM id.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If no machine matches.
     pub fn machine(&self, name: &str) -> MachineHandle {
-        let found = self.arm.machines.iter().find(|machine| machine.is_called(name));
+        let found = self.arm.machines.iter().find(|machine| machine.has_name(name));
         let machine = found.unwrap_or_else(|| panic!("the emulator has no machine called {name}"));
         MachineHandle { machine: Arc::clone(machine), arm: Arc::clone(&self.arm) }
     }
@@ -140,23 +142,23 @@ impl Emulator {
         self.requests().into_iter().filter(|request| request.service == service).collect()
     }
 
-    /// Every secret that was configured or handed out so far: client secret, access tokens, SAS tokens and keys, their
-    /// signatures raw and encoded, service configuration tokens.
+    /// Every secret so far: client secret, access tokens, SAS tokens and keys, their signatures raw and encoded, and
+    /// service configuration tokens.
     pub fn secrets(&self) -> Vec<String> {
         self.journal().secrets()
     }
 
-    /// Adds a fault of Azure Resource Manager behind those that wait already.
+    /// Queues a fault of Azure Resource Manager.
     pub fn arm_fault(&self, fault: ArmFault) {
-        self.arm.faults.add(fault);
+        self.arm.faults.add(fault.clone(), fault.times);
     }
 
-    /// Adds a fault of Entra ID behind those that wait already.
+    /// Queues a fault of Entra ID.
     pub fn entra_fault(&self, fault: EntraFault) {
-        self.arm.entra.add_fault(fault);
+        self.arm.entra.faults.add(fault.clone(), fault.times);
     }
 
-    /// The file with private key and certificate of the service principal, in PEM.
+    /// The PEM file with the private key and the certificate of the service principal.
     ///
     /// # Panics
     ///
@@ -165,14 +167,14 @@ impl Emulator {
         self.arm.entra.assertions.certificate().to_owned()
     }
 
-    /// The file with a token that another issuer made out, and that the service principal may present. Every call
-    /// renews it.
+    /// The file with a federated token: another issuer signed it, and Entra ID accepts it for the service principal. Every
+    /// call writes a new token.
     ///
     /// # Panics
     ///
     /// If the file cannot be written.
     pub fn federated_token(&self) -> PathBuf {
-        self.arm.entra.federated_token().expect("the emulator's directory can be written to")
+        self.arm.entra.federated_token().expect("the emulator's directory is writable")
     }
 
     /// The public key of the authority that signs SSH certificates, for `TrustedUserCAKeys`.
@@ -180,9 +182,9 @@ impl Emulator {
         self.arm.entra.ssh_certificates.public_key()
     }
 
-    /// Adds a fault of SSH certificates behind those that wait already; each is met by one certificate.
+    /// Queues a fault of SSH certificates. Each fault applies to one certificate.
     pub fn certificate_fault(&self, fault: CertificateFault) {
-        self.arm.entra.ssh_certificates.add_fault(fault);
+        self.arm.entra.ssh_certificates.faults.add(fault, 1);
     }
 
     /// The tenant of the subscriptions.
@@ -195,27 +197,27 @@ impl Emulator {
         format!("http://{}", self.identities.imds)
     }
 
-    /// The metadata service of an Arc-enabled server.
+    /// The metadata service of an Arc-enabled server (himds).
     pub fn arc_identity_endpoint(&self) -> String {
         format!("http://{}", self.identities.himds)
     }
 
-    /// Takes the managed identities away from VM and server.
+    /// Removes the managed identities of the VM and of the server.
     pub fn remove_managed_identities(&self) {
         *lock(&self.identities.assigned) = false;
     }
 
-    /// The user denies the next sign-in with a browser.
+    /// Makes the user deny the next browser sign-in.
     pub fn deny_sign_in(&self) {
         self.arm.entra.sign_ins.deny_next();
     }
 
-    /// The user codes of device sign-ins that wait for the user.
+    /// The user codes of the pending device code sign-ins.
     pub fn pending_devices(&self) -> Vec<String> {
         self.arm.entra.sign_ins.pending_devices()
     }
 
-    /// The user enters `user_code` and signs in.
+    /// Makes the user enter `user_code` and sign in.
     ///
     /// # Panics
     ///
@@ -224,7 +226,7 @@ impl Emulator {
         self.decide(user_code, Decision::Approved);
     }
 
-    /// The user enters `user_code` and says no.
+    /// Makes the user enter `user_code` and decline.
     ///
     /// # Panics
     ///
@@ -233,7 +235,7 @@ impl Emulator {
         self.decide(user_code, Decision::Declined);
     }
 
-    /// The user comes too late for `user_code`.
+    /// Makes `user_code` expire.
     ///
     /// # Panics
     ///
@@ -242,36 +244,36 @@ impl Emulator {
         self.decide(user_code, Decision::Expired);
     }
 
-    /// Makes all refresh tokens that exist worthless.
+    /// Rejects all refresh tokens issued so far.
     pub fn refuse_refresh_tokens(&self, refusal: RefreshRefusal) {
         self.arm.entra.sign_ins.refuse_refresh_tokens(refusal);
     }
 
-    /// Adds a fault of the relay behind those that wait already.
+    /// Queues a fault of the relay.
     pub fn relay_fault(&self, fault: RelayFault) {
-        self.relay().add_fault(fault);
+        self.relay().faults.add(fault.clone(), fault.times.unwrap_or(1));
     }
 
-    /// Arms a limit of Azure Resource Manager: the first request of the kind `call` is refused with 429, and so is every
-    /// other for as long as its `Retry-After` says. After that the limit is gone.
+    /// Arms one throttling window of Azure Resource Manager: it opens with the next request of the kind `call` and lasts
+    /// `retry_after`. All requests of that kind in the window are answered with 429.
     pub fn throttle(&self, call: ArmCall, retry_after: Duration) {
         self.arm.throttles.arm(call, retry_after);
     }
 
-    /// The same of Entra's token endpoint.
+    /// Arms one throttling window of Entra's token endpoint.
     pub fn throttle_tokens(&self, retry_after: Duration) {
         self.arm.entra.throttles.arm((), retry_after);
     }
 
-    /// Forgets the faults of Azure Resource Manager and of the relay that have not been met, and all limits.
+    /// Removes the queued faults of Azure Resource Manager and of the relay, and all throttling windows.
     pub fn clear_faults(&self) {
         self.arm.faults.clear();
         self.arm.throttles.clear();
         self.arm.entra.throttles.clear();
-        self.relay().clear_faults();
+        self.relay().faults.clear();
     }
 
-    /// Changes what the identity may do.
+    /// Changes the role of all callers of Azure Resource Manager.
     pub fn set_role(&self, role: Role) {
         *lock(&self.arm.role) = role;
     }
@@ -283,12 +285,12 @@ impl Emulator {
         registration.done = None;
     }
 
-    /// Changes the life of the access tokens that Entra issues from now on.
+    /// Changes the lifetime of the access tokens that Entra issues from now on.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         self.arm.entra.set_token_lifetime(lifetime);
     }
 
-    /// How many data sockets are joined.
+    /// The number of open connections between a sender and a listener.
     pub fn open_connections(&self) -> usize {
         self.relay().observations.open()
     }
@@ -298,22 +300,22 @@ impl Emulator {
         self.relay().observations.pings()
     }
 
-    /// The pongs with which senders answered.
+    /// The pongs that senders sent.
     pub fn sender_pongs(&self) -> Vec<Heartbeat> {
         self.relay().observations.pongs()
     }
 
-    /// How the senders of joined data sockets left, in order.
+    /// How senders ended their connections, in order.
     pub fn sender_ends(&self) -> Vec<SenderEnd> {
         self.relay().observations.ends()
     }
 
-    /// The TLS handshakes of all servers, in order, the agent's own with the relay among them.
+    /// The TLS handshakes of all servers, in order. Those of the agent with the relay are included.
     pub fn tls_handshakes(&self) -> Vec<TlsHandshake> {
         lock(&self.handshakes).clone()
     }
 
-    /// Waits until `condition` holds, at most for `limit`; the result says whether it does.
+    /// Waits until `condition` holds, at most for `limit`. Returns whether it holds.
     pub fn wait_until(&self, limit: Duration, condition: impl Fn(&Self) -> bool) -> bool {
         let end = Instant::now() + limit;
         while !condition(self) {
@@ -342,7 +344,7 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Waiting could deadlock with a client that waits for the emulator.
+            // A wait could deadlock with a client that waits for the emulator.
             runtime.shutdown_background();
         }
     }
@@ -366,12 +368,12 @@ impl MachineHandle {
         self.machine.vm_id()
     }
 
-    /// Starts or stops the agent. Connections that it carries already go on.
+    /// Starts or stops the agent. Open connections stay open.
     pub fn set_online(&self, online: bool) {
         self.machine.online.send_replace(online);
     }
 
-    /// Sets `properties.status` apart from whether the agent runs.
+    /// Sets `properties.status`, whether the agent runs or not.
     pub fn set_status(&self, status: &str) {
         self.machine.set_status(status);
     }
@@ -386,10 +388,10 @@ impl MachineHandle {
         self.machine.remove_port("SSH");
     }
 
-    /// The service on the machine's port `port` listens on the loopback port `here`: the emulated machine shares the
-    /// loopback with its host, where port 22 is taken or closed to ordinary users.
-    pub fn move_port(&self, port: u16, here: u16) {
-        self.machine.move_port(port, here);
+    /// Makes the agent dial `loopback_port` for the machine's port `port`. The emulated machine shares the loopback
+    /// interface with the host, where port 22 is in use or needs root.
+    pub fn move_port(&self, port: u16, loopback_port: u16) {
+        self.machine.move_port(port, loopback_port);
     }
 
     /// Changes the port in the service configuration SSH.
@@ -407,8 +409,8 @@ impl MachineHandle {
         *self.machine.endpoint()
     }
 
-    /// What listCredentials has created so far, in order.
-    pub fn minted(&self) -> Vec<Minted> {
-        self.machine.minted()
+    /// The results of all listCredentials calls so far, in order.
+    pub fn issued_credentials(&self) -> Vec<IssuedCredentials> {
+        self.machine.issued_credentials()
     }
 }

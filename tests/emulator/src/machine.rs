@@ -1,6 +1,4 @@
-//! An Arc-enabled server: how it starts out, and its state, which ARM changes and the agent watches.
-//!
-//! Knows the machine's facts; knows nothing of HTTP.
+//! An Arc machine: its initial properties, and its state, which ARM changes and the agent watches.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,14 +9,15 @@ use ring::digest;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
+use crate::encoding::is_one_of;
 use crate::journal::lock;
 
-/// The subscription of a machine that names no other.
+/// The default subscription of a machine.
 pub const SUBSCRIPTION: &str = "5b5c4700-0000-4000-8000-000000000001";
-/// The resource group of a machine that names no other.
+/// The default resource group of a machine.
 pub const RESOURCE_GROUP: &str = "rg-arc";
-/// The types that carry a `Microsoft.HybridConnectivity` endpoint, Arc-enabled servers first (azure-cli-extensions
-/// `src/ssh/azext_ssh/resource_type_utils.py`).
+/// The resource types that can have a `Microsoft.HybridConnectivity` endpoint, Arc-enabled servers first
+/// (azure-cli-extensions `src/ssh/azext_ssh/resource_type_utils.py`).
 pub(crate) const RESOURCE_TYPES: [&str; 4] = [
     "Microsoft.HybridCompute/machines",
     "Microsoft.ConnectedVMwarevSphere/virtualMachines",
@@ -29,16 +28,16 @@ pub(crate) const RESOURCE_TYPES: [&str; 4] = [
 /// Service name to port: the `serviceConfigurations` of the default endpoint.
 pub(crate) type ServiceConfigurations = BTreeMap<String, u16>;
 
-/// Where the `vmId` of a machine comes from.
+/// The source of a machine's `vmId`.
 #[derive(Clone, Debug)]
 enum VmId {
-    /// From the resource ID, so that it stays the same from run to run.
+    /// Derived from the resource ID, so that it is the same in every run.
     Derived,
     Given(String),
     Absent,
 }
 
-/// What Azure has installed on a machine.
+/// A VM extension of a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Extension {
     pub(crate) publisher: String,
@@ -46,7 +45,7 @@ pub(crate) struct Extension {
     pub(crate) state: String,
 }
 
-/// A machine as it is when the emulator starts: connected, with a default endpoint and SSH on port 22.
+/// The initial properties of a machine. By default it is connected, with a default endpoint and SSH on port 22.
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(crate) name: String,
@@ -66,7 +65,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A Linux machine called `name` in [`RESOURCE_GROUP`].
+    /// A Linux machine in [`RESOURCE_GROUP`].
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -77,7 +76,7 @@ impl Machine {
             resource_group: RESOURCE_GROUP.to_owned(),
             location: "eastus".to_owned(),
             os_name: "linux".to_owned(),
-            // A version of the agent's release notes, above 1.31, which service configurations need.
+            // A version in the agent's release notes. Service configurations need 1.31.
             agent_version: "1.67.03504.1320".to_owned(),
             extensions: Vec::new(),
             private_link: false,
@@ -87,131 +86,130 @@ impl Machine {
         }
     }
 
-    /// The port in its service configuration SSH.
+    /// Sets the port in the service configuration SSH.
     pub fn ssh_port(mut self, port: u16) -> Self {
         self.service_configurations.insert("SSH".to_owned(), port);
         self
     }
 
-    /// Another resource group.
+    /// Sets the resource group.
     pub fn resource_group(self, resource_group: &str) -> Self {
         Self { resource_group: resource_group.to_owned(), ..self }
     }
 
-    /// Another subscription, a GUID.
+    /// Sets the subscription, a GUID.
     pub fn subscription(self, subscription: &str) -> Self {
         Self { subscription: subscription.to_owned(), ..self }
     }
 
-    /// Another resource type, such as `Microsoft.ScVmm/virtualMachines`.
+    /// Sets the resource type, such as `Microsoft.ScVmm/virtualMachines`.
     ///
     /// # Panics
     ///
-    /// If it is not one of the four types that Arc's SSH access knows.
+    /// If it is not one of the four types that can have an SSH endpoint.
     pub fn resource_type(self, resource_type: &str) -> Self {
         let known = known_type(resource_type);
-        Self { resource_type: known.unwrap_or_else(|| panic!("{resource_type} is no Arc type")), ..self }
+        Self { resource_type: known.unwrap_or_else(|| panic!("{resource_type} is not an Arc type")), ..self }
     }
 
-    /// Another `properties.vmId`.
+    /// Sets `properties.vmId`.
     pub fn vm_id(self, vm_id: &str) -> Self {
         Self { vm_id: VmId::Given(vm_id.to_owned()), ..self }
     }
 
-    /// Without `properties.vmId`.
+    /// Leaves out `properties.vmId`.
     pub fn without_vm_id(self) -> Self {
         Self { vm_id: VmId::Absent, ..self }
     }
 
-    /// One more tag.
+    /// Adds a tag.
     pub fn tag(mut self, key: &str, value: &str) -> Self {
         self.tags.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// Another region.
+    /// Sets the region.
     pub fn location(self, location: &str) -> Self {
         Self { location: location.to_owned(), ..self }
     }
 
-    /// Another operating system, `linux` or `windows`.
+    /// Sets the operating system, `linux` or `windows`.
     pub fn os_name(self, os_name: &str) -> Self {
         Self { os_name: os_name.to_owned(), ..self }
     }
 
-    /// Another version of the agent.
+    /// Sets the version of the agent.
     pub fn agent_version(self, agent_version: &str) -> Self {
         Self { agent_version: agent_version.to_owned(), ..self }
     }
 
-    /// One more extension, called otherwise than its type, as Microsoft's guide does it; `state` is its provisioning
-    /// state.
+    /// Adds an extension with the provisioning state `state`. Its name differs from its type, as in Microsoft's guide.
     pub fn extension(mut self, publisher: &str, kind: &str, state: &str) -> Self {
         let [publisher, kind, state] = [publisher, kind, state].map(str::to_owned);
         self.extensions.push(Extension { publisher, kind, state });
         self
     }
 
-    /// The agent talks to Azure over a private link.
+    /// Makes the agent use a private link.
     pub fn private_link(self) -> Self {
         Self { private_link: true, ..self }
     }
 
-    /// The agent is not running.
+    /// Starts the machine without a running agent.
     pub fn offline(self) -> Self {
         Self { online: false, ..self }
     }
 
-    /// Nobody has set it up: there is neither a default endpoint nor a service configuration.
+    /// Starts the machine without a default endpoint and without service configurations.
     pub fn without_endpoint(self) -> Self {
         Self { endpoint: false, ..self.without_service_configuration() }
     }
 
-    /// It has a default endpoint and no service configuration.
+    /// Starts the machine with a default endpoint but without service configurations.
     pub fn without_service_configuration(self) -> Self {
         Self { service_configurations: BTreeMap::new(), ..self }
     }
 }
 
-/// What one listCredentials call created.
+/// The result of one listCredentials call.
 #[derive(Clone, Debug)]
-pub struct Minted {
-    /// The new name, at which sender and listener meet.
+pub struct IssuedCredentials {
+    /// The name of the new hybrid connection.
     pub hybrid_connection_name: String,
-    /// Host and port of the relay, as the namespace's two pieces spell it.
+    /// Host and port of the relay.
     pub relay_authority: String,
-    /// A token with the Send right: `accessKey` of the answer.
+    /// A SAS token with the Send right: `accessKey` of the answer.
     pub access_key: String,
-    /// The token for the agent, if a service was named.
+    /// The token for the agent, if the request named a service.
     pub service_configuration_token: Option<String>,
     /// The name of a key with the Listen right.
     pub listener_key_name: String,
-    /// That key.
+    /// The key with this name.
     pub listener_key: String,
-    /// A token with the Listen right for this name.
+    /// A SAS token with the Listen right for this hybrid connection.
     pub listen_token: String,
     /// Unix time in seconds: `expiresOn` of the answer.
     pub expires_on: u64,
 }
 
-impl Minted {
-    /// Where a listener registers.
+impl IssuedCredentials {
+    /// The URI at which a listener registers.
     pub fn listen_uri(&self) -> String {
         format!("wss://{}/$hc/{}?sb-hc-action=listen", self.relay_authority, self.hybrid_connection_name)
     }
 
-    /// Where a sender connects.
+    /// The URI to which a sender connects.
     pub fn connect_uri(&self) -> String {
         format!("wss://{}/$hc/{}?sb-hc-action=connect", self.relay_authority, self.hybrid_connection_name)
     }
 }
 
-/// What the guest notification service tells an agent: a name to listen at. Real agents get it from Azure over a
-/// protocol that is not documented, so that here it is a channel inside the process.
+/// A notification to the agent: a hybrid connection to listen at. Azure's guest notification service has no documented
+/// protocol, so this is a message on a channel.
 #[derive(Clone, Debug)]
 pub(crate) struct Notice {
-    pub(crate) minted: Minted,
-    /// Not before this moment.
+    pub(crate) issued: IssuedCredentials,
+    /// The agent does not listen before this moment.
     pub(crate) listen_from: Instant,
 }
 
@@ -220,19 +218,19 @@ pub(crate) struct MachineState {
     pub(crate) facts: Machine,
     endpoint: Mutex<bool>,
     status: Mutex<Option<String>>,
-    /// The status that was shown last, and since when.
+    /// The last status in an answer, and the time of the first answer with it.
     shown: Mutex<(String, u64)>,
     pub(crate) service_configurations: watch::Sender<ServiceConfigurations>,
     pub(crate) online: watch::Sender<bool>,
     notices: mpsc::UnboundedSender<Notice>,
     clock: Clock,
-    minted: Mutex<Vec<Minted>>,
-    /// Ports of the machine whose service has another port here, where the machine has no loopback of its own.
+    issued: Mutex<Vec<IssuedCredentials>>,
+    /// The loopback port of each machine port that has another one on this host.
     moved: Mutex<BTreeMap<u16, u16>>,
 }
 
 impl MachineState {
-    /// The state, and the agent's end of the notification channel.
+    /// Returns the state, and the agent's end of the notification channel.
     pub(crate) fn new(facts: Machine, clock: Clock) -> (Self, mpsc::UnboundedReceiver<Notice>) {
         let (notices, receiver) = mpsc::unbounded_channel();
         let state = Self {
@@ -243,26 +241,22 @@ impl MachineState {
             online: watch::Sender::new(facts.online),
             notices,
             clock,
-            minted: Mutex::default(),
+            issued: Mutex::default(),
             moved: Mutex::default(),
             facts,
         };
         (state, receiver)
     }
 
-    /// The full ARM id.
     pub(crate) fn resource_id(&self) -> String {
         let Machine { subscription, resource_group, resource_type, name, .. } = &self.facts;
-        format!(
-            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{resource_type}/{name}"
-        )
+        resource_id(subscription, resource_group, resource_type, name)
     }
 
-    /// Whether a test means this machine by `name`: its name, `group/name` or its full ARM id, without case.
-    pub(crate) fn is_called(&self, name: &str) -> bool {
+    /// Returns whether `name` is the machine's name, `group/name` or full ARM id, compared without case.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
         let Machine { resource_group, name: own, .. } = &self.facts;
-        let names = [own.clone(), format!("{resource_group}/{own}"), self.resource_id()];
-        names.iter().any(|known| known.eq_ignore_ascii_case(name))
+        is_one_of(&[own.clone(), format!("{resource_group}/{own}"), self.resource_id()], name)
     }
 
     /// `properties.vmId`, a GUID.
@@ -284,7 +278,7 @@ impl MachineState {
         digest::digest(&digest::SHA256, self.resource_id().to_ascii_lowercase().as_bytes())
     }
 
-    /// 64 hexadecimal digits that stay the same for a machine, as in recorded hybrid connection names.
+    /// 64 hexadecimal digits, the same in every run, as in recorded hybrid connection names.
     pub(crate) fn fingerprint(&self) -> String {
         self.hash().as_ref().iter().fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").expect("writing to a String cannot fail");
@@ -297,14 +291,14 @@ impl MachineState {
         lock(&self.endpoint)
     }
 
-    /// `Connected` while the agent runs, unless a test set something else. The real status follows late: the
+    /// `Connected` while the agent runs, unless a test set another status. In Azure the status changes later: the
     /// heartbeat comes every five minutes (Microsoft Learn, Azure Arc-enabled servers overview).
     pub(crate) fn status(&self) -> String {
         let usual = if *self.online.borrow() { "Connected" } else { "Disconnected" };
         lock(&self.status).clone().unwrap_or_else(|| usual.to_owned())
     }
 
-    /// Unix time in seconds since which the status has been shown as it is.
+    /// The Unix time in seconds of the last change of status that an answer showed.
     pub(crate) fn status_since(&self) -> u64 {
         let (status, mut shown) = (self.status(), lock(&self.shown));
         if shown.0 != status {
@@ -317,7 +311,7 @@ impl MachineState {
         *lock(&self.status) = Some(status.to_owned());
     }
 
-    /// The port of a service, whose name is compared without case.
+    /// Returns the port of a service, whose name is compared without case.
     pub(crate) fn port(&self, service: &str) -> Option<u16> {
         port(&self.service_configurations.borrow(), service)
     }
@@ -334,7 +328,7 @@ impl MachineState {
             .send_modify(|all| all.retain(|name, _| !name.eq_ignore_ascii_case(service)));
     }
 
-    /// The port here that the agent dials for a port of the machine.
+    /// Returns the loopback port that the agent dials for a port of the machine.
     pub(crate) fn loopback_port(&self, port: u16) -> u16 {
         lock(&self.moved).get(&port).copied().unwrap_or(port)
     }
@@ -343,23 +337,28 @@ impl MachineState {
         lock(&self.moved).insert(port, here);
     }
 
-    /// Keeps what was minted and tells the agent. An emulator without an agent has nobody to tell.
+    /// Records the credentials and notifies the agent, if there is one.
     pub(crate) fn announce(&self, notice: Notice) {
-        lock(&self.minted).push(notice.minted.clone());
+        lock(&self.issued).push(notice.issued.clone());
         let _ = self.notices.send(notice);
     }
 
-    pub(crate) fn minted(&self) -> Vec<Minted> {
-        lock(&self.minted).clone()
+    pub(crate) fn issued_credentials(&self) -> Vec<IssuedCredentials> {
+        lock(&self.issued).clone()
     }
 }
 
-/// The port of a service, whose name is compared without case.
+/// Returns the port of a service, whose name is compared without case.
 pub(crate) fn port(configurations: &ServiceConfigurations, service: &str) -> Option<u16> {
     configurations.iter().find(|(name, _)| name.eq_ignore_ascii_case(service)).map(|(_, port)| *port)
 }
 
-/// One of [`RESOURCE_TYPES`], found without case.
+/// Returns a full ARM id.
+pub(crate) fn resource_id(subscription: &str, group: &str, resource_type: &str, name: &str) -> String {
+    format!("/subscriptions/{subscription}/resourceGroups/{group}/providers/{resource_type}/{name}")
+}
+
+/// Returns the member of [`RESOURCE_TYPES`] that equals `resource_type`, compared without case.
 pub(crate) fn known_type(resource_type: &str) -> Option<&'static str> {
     RESOURCE_TYPES.into_iter().find(|known| known.eq_ignore_ascii_case(resource_type))
 }

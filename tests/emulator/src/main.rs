@@ -1,4 +1,4 @@
-//! The emulator for people: `arcssh-emulator serve`.
+//! The emulator as a program: `arcssh-emulator serve`, `demo` and `playground`.
 
 use std::process::ExitCode;
 
@@ -18,11 +18,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run an emulator until it is interrupted.
+    /// Run an emulator until a signal stops it
     Serve(Box<serve::Serve>),
-    /// Show ssh, scp, sftp and rsync at work through arcssh.
+    /// Run ssh, scp, sftp and rsync through arcssh
     Demo(demo::Demo),
-    /// Open a shell with a home directory of its own, in which arcssh reaches emulated machines.
+    /// Open a shell with a separate home directory, in which arcssh reaches emulated machines
     Playground(shell::Shell),
 }
 

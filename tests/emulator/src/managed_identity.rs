@@ -1,9 +1,7 @@
-//! Managed identities: the endpoints that a machine asks for a token of its own, on an Azure VM (IMDS) and on an
-//! Arc-enabled server (its agent's himds).
+//! Managed identities: the token endpoints of an Azure VM (IMDS) and of an Arc-enabled server (himds).
 //!
 //! Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to acquire an access token" and
-//! "Authenticate against Azure resources with Azure Arc-enabled servers". Knows requests and challenges; the tokens are
-//! Entra's.
+//! "Authenticate against Azure resources with Azure Arc-enabled servers".
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,24 +14,23 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::entra::failure::json_answer;
+use crate::entra::error::json_answer;
 use crate::entra::{Entra, ManagedIdentity};
 use crate::journal::{Journal, Service, lock};
-use crate::server::{Answer, Call, Room};
+use crate::server::{Answer, Call, Handler};
 
 const PATH: &str = "/metadata/identity/oauth2/token";
 /// The versions with this path (Microsoft Learn, "Azure Instance Metadata Service", supported versions, in part).
 const IMDS_VERSIONS: [&str; 4] = ["2018-02-01", "2018-04-02", "2018-10-01", "2019-08-01"];
 /// The versions that clients use (azure-sdk: `2019-11-01`; MSAL managed_identity.py: `2020-06-01`).
 const HIMDS_VERSIONS: [&str; 3] = ["2019-08-15", "2019-11-01", "2020-06-01"];
-/// Where Arc's agent on Linux puts the files of its challenges, the only place that clients look (MSAL
-/// managed_identity.py).
+/// The directory of the key files of himds' challenges on Linux. Clients accept no other (MSAL managed_identity.py).
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/opt/azcmagent/tokens";
 
-/// The instance metadata service of an Azure VM.
+/// Azure Instance Metadata Service, on an Azure VM.
 pub(crate) struct Imds(pub(crate) Endpoint);
 
-/// Arc's hybrid instance metadata service, which wants to see that its client may read a file.
+/// The hybrid instance metadata service of the Arc agent. A client proves that it may read a file.
 pub(crate) struct Himds {
     pub(crate) endpoint: Endpoint,
     pub(crate) token_directory: PathBuf,
@@ -47,9 +44,9 @@ struct Challenge {
 }
 
 /// Status, error and description.
-type Refusal = (u16, &'static str, &'static str);
+type TokenError = (u16, &'static str, &'static str);
 
-/// What both have in common.
+/// The token endpoint that both services have.
 pub(crate) struct Endpoint {
     pub(crate) entra: Arc<Entra>,
     pub(crate) identity: ManagedIdentity,
@@ -59,7 +56,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    fn check(&self, call: &Call, versions: &[&str]) -> Result<(), Refusal> {
+    fn check(&self, call: &Call, versions: &[&str]) -> Result<(), TokenError> {
         if call.method != Method::GET || call.path != PATH {
             return Err((404, "not_found", "There is nothing at this path"));
         }
@@ -74,17 +71,17 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Numbers are text in these answers.
+    /// Numbers are strings in these answers.
     fn token(&self, call: &Call) -> Answer {
         let resource = call.query.value("resource").unwrap_or_default();
         let named = call.query.value("client_id");
         let other = named.is_some_and(|named| !named.eq_ignore_ascii_case(self.identity.client_id));
         if other || !*lock(&self.assigned) {
-            return refused((400, "invalid_request", "Identity not found"));
+            return error_answer((400, "invalid_request", "Identity not found"));
         }
         let (token, lifetime) = match self.entra.managed_identity_token(&self.identity, resource) {
             Ok(issued) => issued,
-            Err(failure) => return failure.answer(self.clock.unix_seconds()),
+            Err(error) => return error.answer(self.clock.unix_seconds()),
         };
         let now = self.clock.unix_seconds();
         let body = json!({
@@ -96,7 +93,7 @@ impl Endpoint {
     }
 }
 
-fn refused((status, error, description): Refusal) -> Answer {
+fn error_answer((status, error, description): TokenError) -> Answer {
     json_answer(status, &json!({ "error": error, "error_description": description }))
 }
 
@@ -106,14 +103,14 @@ impl Himds {
         Self { endpoint, token_directory, journal, challenges: Mutex::default() }
     }
 
-    /// A key file of its own for every request. The header is that which MSAL reads; no source has the body.
+    /// Creates a key file and returns the challenge that names it. MSAL reads this header; no source has the body.
     fn challenge(&self) -> Answer {
         let file = self.token_directory.join(format!("{}.key", Uuid::new_v4()));
         let content = STANDARD.encode(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
         if fs::create_dir_all(&self.token_directory).and_then(|()| fs::write(&file, &content)).is_err() {
             return json_answer(500, &json!({ "error": "server_error", "error_description": "no key file" }));
         }
-        self.journal.remember_secret(content.as_str());
+        self.journal.record_secret(content.as_str());
         let realm = format!("Basic realm={}", file.display());
         lock(&self.challenges).push(Challenge { file, content });
         let text = "The request needs the content of the file named in WWW-Authenticate.";
@@ -125,8 +122,8 @@ impl Himds {
         answer
     }
 
-    /// Whether `content` is that of a key file, which is then used up.
-    fn meets_challenge(&self, content: &str) -> bool {
+    /// Returns whether `content` is that of a key file, and deletes the file.
+    fn answers_challenge(&self, content: &str) -> bool {
         let mut challenges = lock(&self.challenges);
         let Some(index) = challenges.iter().position(|challenge| challenge.content == content) else {
             return false;
@@ -144,7 +141,7 @@ impl Drop for Himds {
     }
 }
 
-impl Room for Imds {
+impl Handler for Imds {
     const SERVICE: Service = Service::Entra;
 
     fn clock(&self) -> Clock {
@@ -152,11 +149,11 @@ impl Room for Imds {
     }
 
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
-        self.0.check(&call, &IMDS_VERSIONS).map_or_else(refused, |()| self.0.token(&call))
+        self.0.check(&call, &IMDS_VERSIONS).map_or_else(error_answer, |()| self.0.token(&call))
     }
 }
 
-impl Room for Himds {
+impl Handler for Himds {
     const SERVICE: Service = Service::Entra;
 
     fn clock(&self) -> Clock {
@@ -164,11 +161,11 @@ impl Room for Himds {
     }
 
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
-        if let Err(refusal) = self.endpoint.check(&call, &HIMDS_VERSIONS) {
-            return refused(refusal);
+        if let Err(error) = self.endpoint.check(&call, &HIMDS_VERSIONS) {
+            return error_answer(error);
         }
         let key = call.header("authorization").and_then(|value| value.strip_prefix("Basic "));
-        let met = key.is_some_and(|key| self.meets_challenge(key));
-        if met { self.endpoint.token(&call) } else { self.challenge() }
+        let answered = key.is_some_and(|key| self.answers_challenge(key));
+        if answered { self.endpoint.token(&call) } else { self.challenge() }
     }
 }

@@ -1,5 +1,6 @@
-//! A machine to reach and a way to reach it: emulator, sshd, and a home with an ssh configuration whose hosts use
-//! arcssh. The one room that knows arcssh, by the path of its binary and its command line.
+//! Emulator, sshd, and a home directory whose ssh configuration has a host entry with arcssh for each machine.
+//!
+//! The only module that depends on arcssh: on its command line and on the template of its host entries.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
@@ -13,19 +14,19 @@ use tempfile::TempDir;
 use crate::sshd::Sshd;
 use crate::{Builder, Emulator, Machine};
 
-/// One Host section of the playground's ssh configuration.
+/// The template of a host entry.
 const HOST: &str = include_str!("../../../config-templates/demo.conf");
 
-/// What a program keeps of its user's environment: what finds other programs and shows text. Whatever else is set there
-/// (an identity, a proxy, an agent, a taste in colours, the signs of a CI machine) would make the playground another one.
-const KEPT: [&str; 6] = ["PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "RUST_BACKTRACE"];
-/// UTF-8, and messages in English, whatever the user's language is.
+/// The variables that programs in the playground inherit. Others, such as a credential, a proxy, an agent, a choice of
+/// colours or the marks of a CI machine, would change the outcome.
+const PRESERVED: [&str; 6] = ["PYENV_ROOT", "TMPDIR", "USER", "LOGNAME", "TERM", "RUST_BACKTRACE"];
+/// UTF-8 and English messages.
 const LOCALE: &str = if cfg!(target_os = "macos") { "en_US.UTF-8" } else { "C.UTF-8" };
 
-/// Programs that arcssh runs or that a test puts in their place. Those of this machine are hidden.
+/// Programs that arcssh runs, or that a test replaces. The playground hides those that are installed.
 const HIDDEN: [&str; 6] = ["arcssh", "az", "azd", "pwsh", "powershell", "xdg-open"];
 
-/// Emulator, sshd and home. All of it disappears when it is dropped.
+/// Emulator, sshd and home directory. Dropping it removes all of them.
 pub struct Playground {
     emulator: Emulator,
     sshd: Sshd,
@@ -35,8 +36,8 @@ pub struct Playground {
 }
 
 impl Playground {
-    /// A playground whose hosts are `machines`, reached by the program `arcssh`; `configure` has the last word on the
-    /// emulator.
+    /// Starts a playground with the hosts `machines`, which the program `arcssh` connects to. `configure` may change the
+    /// emulator's settings.
     ///
     /// # Errors
     /// sshd is not installed, or no port is free.
@@ -79,11 +80,11 @@ impl Playground {
         self.home.path().join(".ssh/config")
     }
 
-    /// A program in the playground's home and environment.
+    /// Returns a command that runs `program` in the playground's home directory and environment.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-        command.current_dir(self.home.path()).env_clear().envs(kept).env("HOME", self.home.path());
+        let preserved = PRESERVED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.current_dir(self.home.path()).env_clear().envs(preserved).env("HOME", self.home.path());
         command.env("PATH", &self.path).env("LANG", LOCALE);
         command.envs(self.emulator.environment());
         command
@@ -94,7 +95,7 @@ impl Playground {
         &self.path
     }
 
-    /// `ssh -F {configuration}`, to be given a host and what to do there.
+    /// `ssh -F {configuration}`: add a host and a command.
     pub fn ssh(&self) -> Command {
         let mut ssh = self.command("ssh");
         ssh.arg("-F").arg(self.configuration()).args(["-o", "BatchMode=yes"]);
@@ -113,7 +114,7 @@ impl Playground {
         let directory = self.home.path().join(".ssh");
         fs::create_dir(&directory)?;
         let known_hosts = directory.join("known_hosts");
-        let user = whoami().context("who runs this?")?;
+        let user = whoami().context("name of the current user")?;
         let (mut sections, mut keys) = (String::new(), String::new());
         for machine in machines {
             let values = [
@@ -133,14 +134,15 @@ impl Playground {
         }
         ensure!(!sections.contains(['{', '}']), "a placeholder of the template has no value:\n{sections}");
         fs::write(self.configuration(), sections)?;
-        // Others may not write it, whatever the user's umask says: ssh reads no such file.
+        // ssh rejects a configuration file that others may write.
         fs::set_permissions(self.configuration(), Permissions::from_mode(0o600))?;
         fs::write(known_hosts, keys)?;
         Ok(())
     }
 }
 
-/// PATH without the programs in [`HIDDEN`]: a folder with one of them is replaced by links to its other programs.
+/// Returns PATH without the programs in [`HIDDEN`]: a directory with one of them is replaced by links to its other
+/// programs.
 fn search_path(home: &Path) -> Result<OsString> {
     let folders = std::env::var_os("PATH").context("PATH is not set")?;
     let visible = std::env::split_paths(&folders).enumerate().map(|(number, folder)| {
@@ -169,7 +171,7 @@ fn whoami() -> Result<String> {
     let id = Command::new("id").arg("-un").output()?;
     ensure!(
         id.status.success(),
-        "this user has no name, which ssh requires: {}",
+        "the current user has no name, but ssh requires one: {}",
         String::from_utf8_lossy(&id.stderr)
     );
     Ok(String::from_utf8(id.stdout)?.trim().to_owned())

@@ -1,6 +1,4 @@
-//! `arcssh-emulator serve`: starts an emulator, tells the terminal how to use it, and waits for a signal.
-//!
-//! Knows arguments, the terminal and signals; the emulator itself is the library's.
+//! `arcssh-emulator serve`: starts an emulator, prints how to use it, and waits for a signal.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,13 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arcssh_emulator::{Builder, Emulator, KeyExchange, Machine, Minted, RelayFault};
+use arcssh_emulator::{Builder, Emulator, IssuedCredentials, KeyExchange, Machine, RelayFault};
 use clap::Args;
 
-/// How often new names are looked for when a foreign listener is to be attached.
-const MINT_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often `--no-agent` checks for new hybrid connections.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Run an emulator until it is interrupted.
+/// Run an emulator until a signal stops it
 #[derive(Args)]
 pub(crate) struct Serve {
     /// A machine and the port of its sshd; may be repeated
@@ -27,19 +25,19 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
 
-    /// Seconds for which a new name answers "Endpoint does not exist."
+    /// Seconds for which the relay answers "Endpoint does not exist." for a new hybrid connection
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
     endpoint_delay: Duration,
 
-    /// Seconds after that for which it answers "There are no listeners connected for the endpoint."
+    /// Seconds after the endpoint delay for which the relay answers "There are no listeners connected for the endpoint."
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
     listener_delay: Duration,
 
-    /// Where the metadata service of an Azure VM listens (169.254.169.254:80 in Azure)
+    /// Address of the metadata service of an Azure VM (169.254.169.254:80 in Azure) [default: a free port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     imds: Option<SocketAddr>,
 
-    /// Where that of an Arc-enabled server listens (127.0.0.1:40342 on real ones)
+    /// Address of the metadata service of an Arc-enabled server (127.0.0.1:40342 on real servers) [default: a free port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     himds: Option<SocketAddr>,
 
@@ -47,11 +45,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "PATH")]
     env_file: Option<PathBuf>,
 
-    /// Start no agent, and print where a foreign listener can take its place
+    /// Start no agent, and print for each new hybrid connection how to attach another listener
     #[arg(long)]
     no_agent: bool,
 
-    /// Start machines without endpoint and service configuration
+    /// Start the machines without endpoint and service configuration
     #[arg(long)]
     not_set_up: bool,
 
@@ -59,11 +57,11 @@ pub(crate) struct Serve {
     #[arg(long)]
     secp384r1_only: bool,
 
-    /// Refuse every sender with this status and text
+    /// Reject every sender with this status and text
     #[arg(long, value_name = "STATUS=TEXT", value_parser = parse_refusal)]
     refuse: Option<(u16, String)>,
 
-    /// Drop every data socket after this many bytes to the sender
+    /// Drop every connection after this many bytes to the sender
     #[arg(long, value_name = "BYTES")]
     cut_after: Option<u64>,
 
@@ -71,7 +69,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     ping_every: Option<Duration>,
 
-    /// Split what goes to senders into frames of this size
+    /// Split messages to senders into frames of this size
     #[arg(long, value_name = "BYTES")]
     fragments: Option<usize>,
 }
@@ -86,12 +84,12 @@ impl Serve {
             .with_context(|| format!("environment file {}", env_file.display()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            // Before anybody can know that it runs, so that a signal finds its handler.
+            // The handlers are installed before the output that a caller may wait for.
             let interrupted = interrupted()?;
             self.greet(&emulator, &env_file);
             tokio::select! {
                 () = interrupted => Ok(()),
-                () = self.report_mints(&emulator) => Ok(()),
+                () = self.report_issued(&emulator) => Ok(()),
             }
         })
     }
@@ -117,7 +115,7 @@ impl Serve {
         if self.no_agent { builder.without_agent() } else { builder }
     }
 
-    /// The faults that were asked for. One connection meets one of them, so that the first wins.
+    /// The fault of the command line. One fault applies to a connection, so the first option wins.
     fn faults(&self) -> Option<RelayFault> {
         let refuse = self.refuse.as_ref().map(|(status, text)| RelayFault::refuse(*status, text));
         let cut = self.cut_after.map(RelayFault::cut_after);
@@ -133,38 +131,39 @@ impl Serve {
             println!("# {name}, sshd on port {port}: {}", emulator.machine(name).resource_id());
         }
         println!("\n# In another terminal:\n. {}", env_file.display());
-        for (name, _) in &self.machines {
-            println!("ssh -o ProxyCommand='arcssh proxy {}' {name}", emulator.machine(name).resource_id());
+        for (name, port) in &self.machines {
+            let id = emulator.machine(name).resource_id();
+            println!("ssh -o ProxyCommand='arcssh proxy {id} --port {port}' {name}");
         }
-        println!("\n# Ctrl-C ends the emulator.");
+        println!("\n# Stop the emulator with Ctrl-C.");
     }
 
-    /// For `--no-agent`: prints every new name, with what a listener needs.
-    async fn report_mints(&self, emulator: &Emulator) {
+    /// Prints the address and token of a listener for every new hybrid connection, for `--no-agent`.
+    async fn report_issued(&self, emulator: &Emulator) {
         let mut reported: HashMap<&str, usize> = HashMap::new();
         loop {
-            tokio::time::sleep(MINT_POLL_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             for (name, _) in self.machines.iter().filter(|_| self.no_agent) {
-                let minted = emulator.machine(name).minted();
+                let issued = emulator.machine(name).issued_credentials();
                 let seen = reported.entry(name.as_str()).or_default();
-                minted.iter().skip(*seen).for_each(|minted| print_mint(name, minted));
-                *seen = minted.len();
+                issued.iter().skip(*seen).for_each(|issued| print_issued(name, issued));
+                *seen = issued.len();
             }
         }
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the text is the product of this function")]
-fn print_mint(machine: &str, minted: &Minted) {
-    println!("# {machine}: a listener is expected at\n{}", minted.listen_uri());
-    println!("# with the header\nServiceBusAuthorization: {}", minted.listen_token);
+fn print_issued(machine: &str, issued: &IssuedCredentials) {
+    println!("# {machine}: a listener can connect to\n{}", issued.listen_uri());
+    println!("# with the header\nServiceBusAuthorization: {}", issued.listen_token);
 }
 
 fn env_text(emulator: &Emulator) -> String {
     emulator.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect()
 }
 
-/// Writes a file that only its owner may read, for the client secret is in it.
+/// Writes a file that only its owner may read, because it contains the client secret.
 fn write_env_file(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);

@@ -1,6 +1,4 @@
-//! Accepts TLS connections, reads HTTP/1.1 requests, writes them to the journal and passes them to a room.
-//!
-//! Knows HTTP; what the request means is the room's affair.
+//! Accepts TLS connections, reads HTTP/1.1 requests, records them in the journal and passes them to a handler.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,106 +22,104 @@ use crate::encoding::Parameters;
 use crate::journal::{Journal, Service, lock, record};
 use crate::tls::TlsHandshake;
 
-/// A request, read to its end.
+/// A request with its body.
 pub(crate) struct Call {
     pub(crate) method: Method,
-    /// The path as it was on the wire.
+    /// The path, still encoded.
     pub(crate) path: String,
     pub(crate) query: Parameters,
     raw_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Becomes the raw connection once a 101 has been answered.
+    /// Resolves to the raw connection after a 101.
     pub(crate) upgrade: OnUpgrade,
     pub(crate) peer: SocketAddr,
 }
 
 impl Call {
-    /// The query as it was on the wire.
+    /// The query, still encoded.
     pub(crate) fn raw_query(&self) -> &str {
         &self.raw_query
     }
 
-    /// The value of the header `name`, if it is text.
+    /// Returns the value of the header `name`, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// What goes back.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// One emulated service.
-pub(crate) trait Room: Send + Sync + 'static {
-    /// Its name in the journal.
+/// An emulated service.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// The service in the journal.
     const SERVICE: Service;
 
-    /// The clock by which it writes the header `Date`.
+    /// The clock of the header `Date`.
     fn clock(&self) -> Clock;
 
-    /// Answers one request.
     fn answer(self: Arc<Self>, call: Call) -> impl Future<Output = Answer> + Send;
 }
 
-/// Where a server writes what it saw.
+/// The records of a server.
 #[derive(Clone)]
-pub(crate) struct Witness {
+pub(crate) struct Recorder {
     pub(crate) journal: Arc<Journal>,
     pub(crate) handshakes: Arc<Mutex<Vec<TlsHandshake>>>,
 }
 
-/// Accepts connections for `room` until the runtime ends.
-pub(crate) async fn serve<R: Room>(
+/// Accepts connections for `handler` until the runtime stops.
+pub(crate) async fn serve<R: Handler>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    room: Arc<R>,
-    witness: Witness,
+    handler: Arc<R>,
+    recorder: Recorder,
 ) {
     let acceptor = TlsAcceptor::from(tls);
     while let Ok((stream, peer)) = listener.accept().await {
-        tokio::spawn(connection(stream, peer, acceptor.clone(), Arc::clone(&room), witness.clone()));
+        tokio::spawn(connection(stream, peer, acceptor.clone(), Arc::clone(&handler), recorder.clone()));
     }
 }
 
-/// One connection. Errors end it and nothing else: the client sees them, nobody here reads them.
-async fn connection<R: Room>(
+/// Serves one connection. An error closes the connection; the client reports it.
+async fn connection<R: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
-    room: Arc<R>,
-    witness: Witness,
+    handler: Arc<R>,
+    recorder: Recorder,
 ) {
-    // Small frames must not wait for Nagle's algorithm.
+    // Nagle's algorithm would delay small frames.
     let _ = stream.set_nodelay(true);
     let Ok(tls) = acceptor.accept(stream).await else { return };
-    lock(&witness.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
-    requests(tls, peer, room, &witness.journal).await;
+    lock(&recorder.handshakes).push(TlsHandshake::of(R::SERVICE, tls.get_ref().1));
+    requests(tls, peer, handler, &recorder.journal).await;
 }
 
-/// Accepts connections without TLS for `room` until the runtime ends.
-pub(crate) async fn serve_plain<R: Room>(listener: TcpListener, room: Arc<R>, witness: Witness) {
+/// Accepts connections without TLS for `handler` until the runtime stops.
+pub(crate) async fn serve_plain<R: Handler>(listener: TcpListener, handler: Arc<R>, recorder: Recorder) {
     while let Ok((stream, peer)) = listener.accept().await {
-        let (room, witness) = (Arc::clone(&room), witness.clone());
-        tokio::spawn(async move { requests(stream, peer, room, &witness.journal).await });
+        let (handler, recorder) = (Arc::clone(&handler), recorder.clone());
+        tokio::spawn(async move { requests(stream, peer, handler, &recorder.journal).await });
     }
 }
 
-async fn requests<R: Room>(
+async fn requests<R: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
-    room: Arc<R>,
+    handler: Arc<R>,
     journal: &Journal,
 ) {
-    let service = service_fn(|request| exchange(request, peer, Arc::clone(&room), journal));
+    let service = service_fn(|request| exchange(request, peer, Arc::clone(&handler), journal));
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let _ = connection.with_upgrades().await;
 }
 
-async fn exchange<R: Room>(
+async fn exchange<R: Handler>(
     mut request: Request<Incoming>,
     peer: SocketAddr,
-    room: Arc<R>,
+    handler: Arc<R>,
     journal: &Journal,
 ) -> Result<Answer, Infallible> {
     let upgrade = hyper::upgrade::on(&mut request);
@@ -141,8 +137,8 @@ async fn exchange<R: Room>(
         upgrade,
         peer,
     };
-    let clock = room.clock();
-    let mut answer = room.answer(call).await;
+    let clock = handler.clock();
+    let mut answer = handler.answer(call).await;
     if let Ok(date) = HeaderValue::try_from(clock::http_date(clock.unix_seconds())) {
         answer.headers_mut().insert(DATE, date);
     }

@@ -1,9 +1,9 @@
-//! A shell to try arcssh in: `arcssh-emulator playground`. The home directory, the ssh configuration, the host keys and
-//! the state directory are the playground's own, and disappear with it.
+//! `arcssh-emulator playground`: a shell to try arcssh in. It has a temporary home directory with its own ssh
+//! configuration, host keys and state directory.
 //!
-//! ssh takes the home directory from the user database and ignores `HOME` (ssh(1), FILES; misc.c `tilde_expand`). So the
-//! programs in the playground, and the machines' sshd, read a user database of the playground through nss_wrapper
-//! (<https://cwrap.org/nss_wrapper.html>): every program finds the playground's home, however it looks for it.
+//! ssh takes the home directory from the user database and ignores `HOME` (ssh(1), FILES; misc.c `tilde_expand`).
+//! Therefore the programs in the playground and the machines' sshd read the playground's user database through
+//! nss_wrapper (<https://cwrap.org/nss_wrapper.html>).
 
 use std::convert::Infallible;
 use std::fs::{self, Permissions};
@@ -17,44 +17,44 @@ use arcssh_emulator::playground::Playground;
 use arcssh_emulator::{Builder, Machine};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::demo::{Arcssh, tell};
+use crate::demo::{Arcssh, print, quoted};
 
-/// The library's name, for `LD_PRELOAD`.
+/// For `LD_PRELOAD`.
 const NSS_WRAPPER: &str = "libnss_wrapper.so";
-/// The user whom the README's commands log in as, and the one who signs in with Entra ID.
+/// The login name in the README's commands, and the name of the user in Entra ID.
 const LOGINS: [&str; 2] = ["azureuser", "ada@arcssh.example"];
 /// Machines with their resource groups.
 const MACHINES: [(&str, &str); 3] = [("web01", "rg-web"), ("web02", "rg-web"), ("db01", "rg-db")];
-/// The service principal's variables. A newcomer signs in.
+/// The variables of the service principal. The playground leaves them out, so that the user signs in.
 const SERVICE_PRINCIPAL: [&str; 3] = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
-/// A browser whose user signs in at once.
+/// A browser in which the user signs in at once.
 const BROWSER: &str = "#!/bin/sh\nexec curl -sSL --cacert \"$SSL_CERT_FILE\" -o /dev/null \"$1\"\n";
 
-/// Open a shell in which arcssh reaches emulated machines.
+/// Open a shell in which arcssh reaches emulated machines
 #[derive(clap::Args)]
 pub(crate) struct Shell {
     #[command(flatten)]
     arcssh: Arcssh,
-    /// A command to run there in place of an interactive shell
+    /// A command to run instead of an interactive shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 impl Shell {
-    /// Runs the shell or the command to its end. The status is the command's.
+    /// Runs the shell or the command until it exits. Returns the exit status of the command.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let arcssh = self.arcssh.path()?;
         let playground = Playground::start(&arcssh, &[], with_machines)?;
-        furnish(&playground, &arcssh)?;
-        let enter = write_entrance(&playground)?;
+        set_up_home(&playground, &arcssh)?;
+        let enter = write_enter_script(&playground)?;
         ensure_isolated(&enter, playground.home())?;
         let mut shell = Command::new(&enter);
         if !self.command.is_empty() {
-            return stay(&playground, shell.args(&self.command));
+            return run_to_end(&playground, shell.args(&self.command));
         }
-        tell(&greeting(&enter));
+        print(&greeting(&enter));
         ensure!(std::io::stdin().is_terminal(), "the playground needs a terminal, or a command after --");
-        stay(&playground, &mut shell)?;
+        run_to_end(&playground, &mut shell)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -67,20 +67,20 @@ fn with_machines(builder: Builder) -> Builder {
 
 fn greeting(enter: &Path) -> String {
     format!(
-        "web01, web02 and db01 are emulated. This shell has a home directory of its own, \
-which disappears when you type exit.
+        "web01, web02 and db01 are emulated. This shell has a temporary home directory, \
+        which is deleted when you type exit.
 
   arcssh login
   arcssh config web01 --user azureuser
   ssh web01
 
-A second shell, in another terminal: {}\n",
+Run a second shell in another terminal: {}\n",
         enter.display()
     )
 }
 
-/// Puts arcssh, a key, the machines' host keys and the user databases in place.
-fn furnish(playground: &Playground, arcssh: &Path) -> Result<()> {
+/// Writes arcssh, a key, the machines' host keys and sshd's user database into the home directory.
+fn set_up_home(playground: &Playground, arcssh: &Path) -> Result<()> {
     let (home, sshd) = (playground.home(), playground.sshd());
     let known_hosts = MACHINES.iter().map(|(name, _)| {
         let machine = playground.emulator().machine(name);
@@ -100,8 +100,8 @@ fn furnish(playground: &Playground, arcssh: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a user database into `directory`: the system's, but for this user's home directory, and [`LOGINS`] as other names
-/// of this user. Returns the variables with which a program reads it.
+/// Writes a user database into `directory`: the system's, with `home` as the home directory of this user and [`LOGINS`]
+/// as more names of this user. Returns the variables with which a program reads the database.
 fn user_database(directory: &Path, home: &Path) -> Result<Vec<(String, String)>> {
     let own = database_entry("passwd", &printed("id", &["-u"])?)?;
     let fields: Vec<&str> = own.split(':').collect();
@@ -125,8 +125,8 @@ fn user_database(directory: &Path, home: &Path) -> Result<Vec<(String, String)>>
     Ok(variables.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }
 
-/// Writes the script that runs bash, or the command in its arguments, in the playground.
-fn write_entrance(playground: &Playground) -> Result<PathBuf> {
+/// Writes the script that runs bash or its arguments in the playground.
+fn write_enter_script(playground: &Playground) -> Result<PathBuf> {
     let home = playground.home();
     let path = playground.path().to_str().context("PATH is not UTF-8")?;
     let own = [
@@ -150,7 +150,7 @@ fn write_entrance(playground: &Playground) -> Result<PathBuf> {
     Ok(enter)
 }
 
-/// Fails unless a program that asks the user database is given the playground's home.
+/// Checks that the user database gives programs the playground's home directory.
 fn ensure_isolated(enter: &Path, home: &Path) -> Result<()> {
     let uid = printed("id", &["-u"])?;
     let entry = Command::new(enter).args(["getent", "passwd", &uid]).output()?;
@@ -163,9 +163,9 @@ fn ensure_isolated(enter: &Path, home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` to its end, approves every sign-in by device code meanwhile, and ends it at SIGTERM or SIGHUP. SIGINT is
-/// the command's alone.
-fn stay(playground: &Playground, command: &mut Command) -> Result<ExitCode> {
+/// Runs `command` until it exits. Approves every device code sign-in meanwhile. SIGTERM and SIGHUP end the command;
+/// SIGINT is left to the command.
+fn run_to_end(playground: &Playground, command: &mut Command) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let _interrupt = signal(SignalKind::interrupt())?;
@@ -182,7 +182,7 @@ fn stay(playground: &Playground, command: &mut Command) -> Result<ExitCode> {
     })
 }
 
-/// Enters the user code of each sign-in by device code.
+/// Approves each device code sign-in.
 async fn approve_devices(playground: &Playground) -> Infallible {
     loop {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -208,9 +208,4 @@ fn write_program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text)?;
     fs::set_permissions(path, Permissions::from_mode(0o700))?;
     Ok(())
-}
-
-/// A word of a shell's command line.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
 }

@@ -1,5 +1,5 @@
-//! A throw-away sshd for the agent to dial: the system's own OpenSSH, one process a connection as inetd starts it
-//! (`sshd -i`), so that any free port will do and nothing outlives its owner.
+//! A temporary sshd for the agent to dial: the system's OpenSSH, one process per connection as inetd starts it
+//! (`sshd -i`).
 
 use std::fs::{self, File};
 use std::io;
@@ -11,16 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::journal::lock;
+use crate::keygen::{ED25519, generate_key};
 
-/// Where sshd is installed; it is not on the PATH of an ordinary user, and insists on being started by its full path.
+/// Where sshd is installed. It is not on the PATH of an ordinary user, and it must be started by its full path.
 const SSHD: [&str; 3] = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/opt/homebrew/sbin/sshd"];
 
-/// Everything that sshd needs is in `{directory}`; `StrictModes` is off because a temporary directory's parents are
-/// open to all. No PAM, so that it also works without root. Sessions have a home of their own: what a user's shell does
-/// when it starts is no part of a test, and what is left in a home goes with the directory.
+/// All files are in `{directory}`. `StrictModes` is off because others may write to the parents of a temporary
+/// directory. PAM is off because it needs root. Sessions have a temporary home directory: the start-up files of the
+/// user's shell must not affect a test.
 const CONFIGURATION: &str = "\
 HostKey {directory}/host_key
 AuthorizedKeysFile {directory}/authorized_keys
@@ -35,7 +36,7 @@ SetEnv HOME={directory}/home
 Subsystem sftp internal-sftp
 ";
 
-/// A running sshd on a loopback port. Dropping it ends its processes.
+/// A running sshd on a loopback port. Dropping it stops its processes.
 pub struct Sshd {
     port: u16,
     directory: PathBuf,
@@ -46,7 +47,7 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Starts sshd with keys and log in `directory`, which must exist.
+    /// Starts sshd with its keys and its log in the existing `directory`.
     ///
     /// # Errors
     /// OpenSSH's server or key generator is not installed, or no port is free.
@@ -54,8 +55,8 @@ impl Sshd {
         let sshd = SSHD.iter().map(Path::new).find(|path| path.exists());
         let sshd = sshd.context("sshd is not installed: apt-get install openssh-server")?;
         fs::create_dir(directory.join("home"))?;
-        keygen(&directory.join("host_key"))?;
-        keygen(&directory.join("client_key"))?;
+        generate_key(&ED25519, &directory.join("host_key"))?;
+        generate_key(&ED25519, &directory.join("client_key"))?;
         fs::copy(directory.join("client_key.pub"), directory.join("authorized_keys"))?;
         let configuration = CONFIGURATION.replace("{directory}", &directory.display().to_string());
         fs::write(directory.join("sshd_config"), configuration)?;
@@ -87,30 +88,30 @@ impl Sshd {
         self.port
     }
 
-    /// The private key that it lets in, for the user who started it.
+    /// The private key that sshd accepts for the current user.
     pub fn client_key(&self) -> PathBuf {
         self.directory.join("client_key")
     }
 
-    /// The host key as a line of known_hosts for `host`.
+    /// Returns the line of known_hosts for `host`.
     ///
     /// # Errors
-    /// The key file is gone.
+    /// The key file cannot be read.
     pub fn known_hosts_line(&self, host: &str) -> Result<String> {
         Ok(format!("{host} {}", fs::read_to_string(self.directory.join("host_key.pub"))?))
     }
 
-    /// Adds variables to the environment of sshd itself, for the sessions that start from now on.
+    /// Adds variables to the environment of sshd for new sessions.
     pub fn add_environment(&self, variables: Vec<(String, String)>) {
         lock(&self.environment).extend(variables);
     }
 
-    /// What it has logged, of all sessions.
+    /// The log of all sessions.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// From now on it also lets in whoever shows a certificate of `authority` for one of `principals`.
+    /// Makes new sessions also accept a certificate that `authority` signed for one of `principals`.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -124,12 +125,12 @@ impl Sshd {
             file("authorized_principals").display()
         );
         let configuration = fs::read_to_string(file("sshd_config"))?;
-        // Every session reads it anew.
+        // Every session reads the configuration file when it starts.
         fs::write(file("sshd_config"), configuration + &lines)?;
         Ok(())
     }
 
-    /// How many sessions still have a process.
+    /// The number of sessions that have a process.
     pub fn sessions(&self) -> usize {
         let mut sessions = lock(&self.sessions);
         sessions.retain_mut(|session| matches!(session.try_wait(), Ok(None)));
@@ -140,7 +141,7 @@ impl Sshd {
 impl Drop for Sshd {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
-        // The acceptor waits for a connection: this is its last.
+        // The acceptor checks `ended` after the next connection.
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -166,7 +167,7 @@ impl Acceptor {
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
-            // A session that cannot start is seen by its client, whose connection is closed.
+            // If a session cannot start, its client's connection is closed.
             if let Ok(session) = self.session(connection) {
                 let mut sessions = lock(&self.sessions);
                 sessions.retain_mut(|session| matches!(session.try_wait(), Ok(None)));
@@ -189,14 +190,4 @@ impl Acceptor {
             .stderr(log)
             .spawn()
     }
-}
-
-fn keygen(file: &Path) -> Result<()> {
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "arcssh", "-f"])
-        .arg(file)
-        .output();
-    let made = made.context("ssh-keygen is not installed: apt-get install openssh-client")?;
-    ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(())
 }

@@ -1,6 +1,4 @@
-//! A throw-away certificate authority, the servers' certificate and the two ends' TLS configurations.
-//!
-//! Knows certificates and key exchange; knows nothing of what runs over them.
+//! A temporary certificate authority, and the TLS configurations of servers and agent.
 
 use std::sync::Arc;
 
@@ -17,38 +15,38 @@ use crate::clock::{self, Clock};
 use crate::journal::Service;
 use crate::relay::IPV6_HOST;
 
-/// The names by which loopback is reached; `::ffff:127.0.0.1` is what a dual-stack client may write.
+/// The names of the loopback interface. A dual-stack client may connect to `::ffff:127.0.0.1`.
 const SUBJECT_NAMES: [&str; 5] = ["localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1", IPV6_HOST];
 
 const DAY: u64 = 86_400;
 const VALID_DAYS: u64 = 30;
 
-/// Which key-exchange groups the relay's TLS accepts.
+/// The key-exchange groups that the relay's TLS accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyExchange {
-    /// Everything that rustls' ring provider has.
+    /// All groups of rustls' ring provider.
     #[default]
     Any,
-    /// Only secp384r1, as a client meets it whose first key share is of another group: it must be asked again
-    /// (aztunnel `docs/internals/sequences/port-forward.md` describes this of the real service).
+    /// Only secp384r1. A client whose first key share is of another group receives a HelloRetryRequest, as from Azure
+    /// Relay (aztunnel `docs/internals/sequences/port-forward.md`).
     Secp384r1Only,
 }
 
-/// How the TLS handshake of one accepted connection went.
+/// The outcome of the TLS handshake of one accepted connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsHandshake {
-    /// The server that was connected to.
+    /// The server of the connection.
     pub service: Service,
-    /// Whether the client's first key share was not acceptable and a HelloRetryRequest cost a round trip.
+    /// Whether the server rejected the client's first key share with a HelloRetryRequest.
     pub hello_retry_request: bool,
-    /// Whether an earlier session was resumed.
+    /// Whether the client resumed an earlier session.
     pub resumed: bool,
-    /// The agreed protocol version, as rustls names it (`TLSv1_3`).
+    /// The negotiated protocol version in rustls' spelling (`TLSv1_3`).
     pub protocol_version: String,
 }
 
 impl TlsHandshake {
-    /// What `connection` agreed on; call it after the handshake.
+    /// Returns the outcome for `connection`, whose handshake is complete.
     pub(crate) fn of(service: Service, connection: &ServerConnection) -> Self {
         let kind = connection.handshake_kind();
         Self {
@@ -60,20 +58,20 @@ impl TlsHandshake {
     }
 }
 
-/// The certificate that a server of a test presents.
+/// The certificate that a test's server presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerCertificate {
-    /// The one that all servers of the emulator present.
+    /// The certificate of the emulator's servers.
     Genuine,
-    /// Of the same authority, and no longer valid.
+    /// From the same authority, but expired.
     Expired,
-    /// Of the same authority, for another host.
+    /// From the same authority, but for another host.
     OtherHost,
-    /// For the right host, of an authority that the environment does not trust.
+    /// For the right host, but from an authority that the environment does not trust.
     Untrusted,
 }
 
-/// One authority and the certificate that it signed for all servers.
+/// The authority, and the certificate that it signed for all servers.
 pub(crate) struct Certificates {
     issuer: Issuer<'static, KeyPair>,
     authority: CertificateDer<'static>,
@@ -83,7 +81,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Generates an authority and a certificate, valid for a month.
+    /// Generates an authority and a certificate that are valid for a month.
     pub(crate) fn generate() -> anyhow::Result<Self> {
         let (authority_parameters, authority_key) = (authority_parameters()?, KeyPair::generate()?);
         let authority = authority_parameters.self_signed(&authority_key)?;
@@ -104,12 +102,12 @@ impl Certificates {
         &self.authority_pem
     }
 
-    /// A server that speaks HTTP/1.1, the only version that can upgrade to WebSocket by RFC 6455.
+    /// A server for HTTP/1.1, the only version with the WebSocket upgrade of RFC 6455.
     pub(crate) fn server(&self, key_exchange: KeyExchange) -> anyhow::Result<Arc<ServerConfig>> {
         server_config(key_exchange, self.server.clone(), self.server_key.clone_key())
     }
 
-    /// A server that presents a certificate of its own.
+    /// A server that presents `certificate`.
     pub(crate) fn presenting(&self, certificate: ServerCertificate) -> anyhow::Result<Arc<ServerConfig>> {
         let mut parameters = server_parameters()?;
         match certificate {
@@ -133,7 +131,7 @@ impl Certificates {
         )
     }
 
-    /// A client that trusts this authority alone.
+    /// A client that trusts only this authority.
     pub(crate) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone())?;
@@ -185,13 +183,14 @@ fn server_parameters() -> anyhow::Result<CertificateParams> {
     Ok(parameters)
 }
 
-/// From yesterday, because clocks differ, for a month: platform verifiers distrust certificates of long life.
+/// Makes a certificate valid from yesterday, because clocks differ, for a month: platform verifiers reject certificates
+/// with a long lifetime.
 fn limit_validity(parameters: &mut CertificateParams) {
     let at = |seconds| {
         let (year, month, day) = clock::date(seconds);
         date_time_ymd(year, month, day)
     };
-    // Certificates are judged by the clock of the client, which is this machine's.
+    // The client checks the validity with the clock of this machine.
     let now = Clock::default().unix_seconds();
     parameters.not_before = at(now - DAY);
     parameters.not_after = at(now + VALID_DAYS * DAY);

@@ -1,6 +1,4 @@
 //! JSON Web Tokens, signed with HMAC-SHA256 (RFC 7519, HS256).
-//!
-//! Knows the shape of a token. What its claims mean is the business of whoever issues or checks it.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -10,13 +8,11 @@ use serde_json::{Value, json};
 pub(crate) struct TokenKey(hmac::Key);
 
 impl TokenKey {
-    /// A fresh random key.
     pub(crate) fn generate() -> Self {
         let random = ring::rand::SystemRandom::new();
         Self(hmac::Key::generate(hmac::HMAC_SHA256, &random).expect("the system has random numbers"))
     }
 
-    /// Signs `claims`.
     pub(crate) fn sign(&self, claims: &Value) -> String {
         let header = json!({ "typ": "JWT", "alg": "HS256" });
         let signed = format!("{}.{}", part(&header), part(claims));
@@ -24,7 +20,7 @@ impl TokenKey {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The claims of `token`, if this key signed it. Expiry is left to the caller.
+    /// Returns the claims of `token` if this key signed it. The caller checks `exp`.
     pub(crate) fn verify(&self, token: &str) -> Option<Value> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;

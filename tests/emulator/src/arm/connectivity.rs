@@ -1,6 +1,6 @@
 //! Microsoft.HybridConnectivity: endpoints, service configurations and listCredentials.
 //!
-//! Shapes are those of azure-rest-api-specs hybridconnectivity 2023-03-15 and of azure-powershell's recorded sessions.
+//! Bodies follow azure-rest-api-specs hybridconnectivity 2023-03-15 and azure-powershell's recorded sessions.
 
 use std::time::{Duration, Instant};
 
@@ -10,24 +10,24 @@ use serde_json::{Value, json};
 use crate::arm::error::ArmError;
 use crate::arm::path::{MachinePath, Target};
 use crate::arm::reply::Reply;
-use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body};
+use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error, json_body, require_method};
 use crate::journal::lock;
-use crate::machine::{MachineState, Minted, Notice};
-use crate::relay::{Fate, Life, sas};
+use crate::machine::{IssuedCredentials, MachineState, Notice};
+use crate::relay::{ConnectionState, Validity, sas};
 use crate::server::Call;
 
 /// `expiresin`: seconds (azure-rest-api-specs hybridconnectivity.json).
-const SHORTEST_LIFE: u64 = 600;
-const LONGEST_LIFE: u64 = 10_800;
+const MIN_LIFETIME: u64 = 600;
+const MAX_LIFETIME: u64 = 10_800;
 
-/// The access key outlives `expiresOn` by this many seconds (recorded: `se` − `expiresOn`).
+/// Seconds from `expiresOn` to the expiry of the access key (recorded: `se` − `expiresOn`).
 const ACCESS_KEY_GRACE: u64 = 600;
 
-/// The version that knows neither services nor their tokens.
+/// The version without `serviceName` and service configuration tokens.
 const BEFORE_SERVICES: &str = "2021-10-06-preview";
 
 impl Arm {
-    /// Everything below `…/providers/Microsoft.HybridConnectivity/endpoints`.
+    /// Answers all calls below `…/providers/Microsoft.HybridConnectivity/endpoints`.
     pub(crate) fn connectivity(
         &self,
         call: &Call,
@@ -45,7 +45,7 @@ impl Arm {
         let machine = self.machine(path)?;
         check_version(version, &machine)?;
         let answer = self.provide(call, target, path, &machine, version);
-        // What came through to the provider says so; answers of ARM itself lack this header (recorded).
+        // Answers of the resource provider have this header, answers of ARM itself do not (recorded).
         Ok(answer.unwrap_or_else(ArmError::reply).header("x-ms-providerhub-traffic", "True"))
     }
 
@@ -94,17 +94,17 @@ impl Arm {
     /// A PUT on an existing endpoint "may disrupt the Arc agent's relay listener, causing subsequent connections to
     /// fail with 404 'Endpoint does not exist' until the listener recovers" (aztunnel `internal/arc/arc.go`).
     fn disturb_listener(&self, machine: &MachineState) {
-        for minted in machine.minted() {
-            self.relay.delete(&minted.hybrid_connection_name, Fate::ListenersDropped);
+        for issued in machine.issued_credentials() {
+            self.relay.delete(&issued.hybrid_connection_name, ConnectionState::ListenersDropped);
         }
     }
 
-    /// Deletes the endpoint with all that depends on it.
+    /// Deletes the endpoint, its service configurations and its hybrid connections.
     pub(crate) fn remove_endpoint(&self, machine: &MachineState) {
         *machine.endpoint() = false;
         machine.service_configurations.send_modify(|all| all.clear());
-        for minted in machine.minted() {
-            self.relay.delete(&minted.hybrid_connection_name, Fate::Deleted);
+        for issued in machine.issued_credentials() {
+            self.relay.delete(&issued.hybrid_connection_name, ConnectionState::Deleted);
         }
     }
 
@@ -114,14 +114,10 @@ impl Arm {
         machine: &MachineState,
         version: &str,
     ) -> Result<Reply, ArmError> {
-        if call.method != Method::POST {
-            return Err(error::method_not_allowed());
-        }
-        let life = life(call)?;
+        require_method(call, &Method::POST)?;
+        let lifetime = requested_lifetime(call)?;
         let body = if call.body.is_empty() { Value::Null } else { json_body(call)? };
-        if !*machine.endpoint() {
-            return Err(error::endpoint_not_found(&machine.facts));
-        }
+        require_endpoint(machine)?;
         let service = body["serviceName"].as_str().filter(|_| version != BEFORE_SERVICES);
         let service = match service {
             Some(name) => {
@@ -129,21 +125,27 @@ impl Arm {
             }
             None => None,
         };
-        let minted = self.mint(machine, life, service);
-        Ok(Reply::ok(&credentials(self, &minted)))
+        let issued = self.issue_credentials(machine, lifetime, service);
+        Ok(Reply::ok(&credentials(self, &issued)))
     }
 
-    /// A new hybrid connection for every call: the recorded names end in the nanosecond time of their own request;
-    /// newer ones have `/v2` after it (Azure/azure-cli issue 29006). They begin with the type of Arc-enabled servers; that
-    /// the other types take its place in names of their own is assumed.
-    fn mint(&self, machine: &MachineState, life: u64, service: Option<(&str, u16)>) -> Minted {
+    /// Creates a hybrid connection with its credentials. Recorded names end in the time of the request in nanoseconds; newer
+    /// ones have `/v2` after it (Azure/azure-cli issue 29006). Recorded names begin with the type of Arc-enabled servers. For
+    /// machines of other types, a name that begins with their type is an assumption.
+    fn issue_credentials(
+        &self,
+        machine: &MachineState,
+        lifetime: u64,
+        service: Option<(&str, u16)>,
+    ) -> IssuedCredentials {
         let (now, time) = (self.clock.unix_seconds(), self.clock.unix_nanoseconds());
         let resource_type = machine.facts.resource_type.to_ascii_lowercase();
         let name = format!("{resource_type}/{}/{time}/v2", machine.fingerprint());
-        let expires_on = now + self.credential_lifetime.map_or(life, |limit| life.min(limit.as_secs()));
+        let expires_on =
+            now + self.credential_lifetime.map_or(lifetime, |limit| lifetime.min(limit.as_secs()));
         let (resource, relay) = (self.relay.resource(&name), &self.relay);
         let token_expiry = expires_on + ACCESS_KEY_GRACE;
-        let minted = Minted {
+        let issued = IssuedCredentials {
             relay_authority: relay.namespace.authority(),
             access_key: relay.sender_key.token(&resource, token_expiry),
             service_configuration_token: service
@@ -154,13 +156,13 @@ impl Arm {
             hybrid_connection_name: name,
             expires_on,
         };
-        self.remember(&minted);
-        self.publish(machine, minted.clone());
-        minted
+        self.record_secrets(&issued);
+        self.publish(machine, issued.clone());
+        issued
     }
 
-    /// The service's token for its agent. It is described as a JWT (aztunnel `internal/arc/arc.go`); its claims are
-    /// not known, and these are what the emulated agent checks.
+    /// Signs the service configuration token. It is a JWT (aztunnel `internal/arc/arc.go`). Its claims in Azure are not
+    /// known; these are the ones that the emulated agent checks.
     fn service_token(&self, machine: &MachineState, (service, port): (&str, u16), expires: u64) -> String {
         self.service_token_key.sign(&json!({
             "iss": "microsoft.hybridconnectivity", "iat": self.clock.unix_seconds(), "exp": expires,
@@ -168,25 +170,22 @@ impl Arm {
         }))
     }
 
-    fn remember(&self, minted: &Minted) {
-        self.journal.remember_secret(minted.access_key.as_str());
-        for token in [&minted.access_key, &minted.listen_token] {
-            sas::signature_spellings(token)
-                .into_iter()
-                .flatten()
-                .for_each(|s| self.journal.remember_secret(s));
+    fn record_secrets(&self, issued: &IssuedCredentials) {
+        self.journal.record_secret(issued.access_key.as_str());
+        for token in [&issued.access_key, &issued.listen_token] {
+            sas::signature_encodings(token).into_iter().flatten().for_each(|s| self.journal.record_secret(s));
         }
-        self.journal.remember_secret(minted.service_configuration_token.as_deref().unwrap_or_default());
-        self.journal.remember_secret(minted.listener_key.as_str());
+        self.journal.record_secret(issued.service_configuration_token.as_deref().unwrap_or_default());
+        self.journal.record_secret(issued.listener_key.as_str());
     }
 
-    /// The name appears at the relay and with the agent after the delays that the test asked for.
-    fn publish(&self, machine: &MachineState, minted: Minted) {
+    /// Publishes the hybrid connection to the relay and to the agent, after the configured delays.
+    fn publish(&self, machine: &MachineState, issued: IssuedCredentials) {
         let from = Instant::now() + self.endpoint_delay;
-        let left = Duration::from_secs(minted.expires_on.saturating_sub(self.clock.unix_seconds()));
+        let left = Duration::from_secs(issued.expires_on.saturating_sub(self.clock.unix_seconds()));
         let until = self.strict_expiry.then(|| Instant::now() + left);
-        self.relay.create(&minted.hybrid_connection_name, Life { from, until });
-        machine.announce(Notice { minted, listen_from: from + self.listener_delay });
+        self.relay.create(&issued.hybrid_connection_name, Validity { from, until });
+        machine.announce(Notice { issued, listen_from: from + self.listener_delay });
     }
 }
 
@@ -198,27 +197,30 @@ fn check_version(version: &str, machine: &MachineState) -> Result<(), ArmError> 
     Err(error::no_registered_provider(location, version, kind, &CONNECTIVITY_VERSIONS))
 }
 
-/// `expiresin`. What the service answers to a value out of range is not in the sources, beyond that 400 is to be
-/// expected of a documented limit.
-fn life(call: &Call) -> Result<u64, ArmError> {
-    let Some(text) = call.query.value("expiresin") else { return Ok(LONGEST_LIFE) };
-    let life = text.parse().ok().filter(|life| (SHORTEST_LIFE..=LONGEST_LIFE).contains(life));
-    let range = format!("The parameter 'expiresin' must be between {SHORTEST_LIFE} and {LONGEST_LIFE}.");
-    life.ok_or_else(|| error::bad_request(range))
+/// Returns `expiresin`. No source has the error for a value outside the documented range; 400 is an assumption.
+fn requested_lifetime(call: &Call) -> Result<u64, ArmError> {
+    let Some(text) = call.query.value("expiresin") else { return Ok(MAX_LIFETIME) };
+    let lifetime = text.parse().ok().filter(|lifetime| (MIN_LIFETIME..=MAX_LIFETIME).contains(lifetime));
+    let range = format!("The parameter 'expiresin' must be between {MIN_LIFETIME} and {MAX_LIFETIME}.");
+    lifetime.ok_or_else(|| error::bad_request(range))
 }
 
-fn credentials(arm: &Arm, minted: &Minted) -> Value {
+fn credentials(arm: &Arm, issued: &IssuedCredentials) -> Value {
     let mut relay = json!({
         "namespaceName": arm.relay.namespace.name,
         "namespaceNameSuffix": arm.relay.namespace.suffix,
-        "hybridConnectionName": minted.hybrid_connection_name,
-        "accessKey": minted.access_key,
-        "expiresOn": minted.expires_on,
+        "hybridConnectionName": issued.hybrid_connection_name,
+        "accessKey": issued.access_key,
+        "expiresOn": issued.expires_on,
     });
-    if let Some(token) = &minted.service_configuration_token {
+    if let Some(token) = &issued.service_configuration_token {
         relay["serviceConfigurationToken"] = token.as_str().into();
     }
     json!({ "relay": relay })
+}
+
+fn require_endpoint(machine: &MachineState) -> Result<(), ArmError> {
+    if *machine.endpoint() { Ok(()) } else { Err(error::endpoint_not_found(&machine.facts)) }
 }
 
 fn endpoint(path: &MachinePath) -> Value {
@@ -231,9 +233,7 @@ fn endpoint(path: &MachinePath) -> Value {
 }
 
 fn endpoint_list(call: &Call, path: &MachinePath, machine: &MachineState) -> Result<Reply, ArmError> {
-    if call.method != Method::GET {
-        return Err(error::method_not_allowed());
-    }
+    require_method(call, &Method::GET)?;
     let all: Vec<Value> = machine.endpoint().then(|| endpoint(path)).into_iter().collect();
     Ok(Reply::ok(&json!({ "value": all })))
 }
@@ -244,9 +244,7 @@ fn service_configuration(
     machine: &MachineState,
     service: &str,
 ) -> Result<Reply, ArmError> {
-    if !*machine.endpoint() {
-        return Err(error::endpoint_not_found(&machine.facts));
-    }
+    require_endpoint(machine)?;
     let current = machine.port(service);
     let missing = || error::service_configuration_not_found(&machine.facts, service);
     match call.method {
@@ -268,8 +266,8 @@ fn service_configuration(
     }
 }
 
-/// The port of a PUT or PATCH. The specification says integer; the documentation has shown a string, which is not
-/// accepted here so that a client is held to the specification.
+/// Returns the port of a PUT or PATCH. The specification has an integer. A string, which older documentation shows, is
+/// rejected, so that clients follow the specification.
 fn requested_port(call: &Call, service: &str) -> Result<u16, ArmError> {
     let body = json_body(call)?;
     let properties = &body["properties"];
@@ -296,12 +294,8 @@ fn service_configuration_list(
     path: &MachinePath,
     machine: &MachineState,
 ) -> Result<Reply, ArmError> {
-    if call.method != Method::GET {
-        return Err(error::method_not_allowed());
-    }
-    if !*machine.endpoint() {
-        return Err(error::endpoint_not_found(&machine.facts));
-    }
+    require_method(call, &Method::GET)?;
+    require_endpoint(machine)?;
     let all = machine.service_configurations.borrow();
     let all: Vec<Value> = all.iter().map(|(service, port)| configuration(path, service, *port)).collect();
     Ok(Reply::ok(&json!({ "value": all })))

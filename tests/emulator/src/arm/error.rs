@@ -1,4 +1,4 @@
-//! ARM's error envelope, and the errors whose texts are recorded or documented.
+//! ARM's error envelope, and the errors with recorded or documented texts.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -33,14 +33,14 @@ impl ArmError {
         self
     }
 
-    /// ARM itself answered: a recorded 404 has this header and no `x-ms-providerhub-traffic`
-    /// (azure-powershell recorded session TestGetArcConfig.json).
+    /// Marks an answer of ARM itself: a recorded 404 has this header and no `x-ms-providerhub-traffic` (azure-powershell
+    /// recorded session TestGetArcConfig.json).
     fn by_gateway(self) -> Self {
         self.header("x-ms-failure-cause", "gateway")
     }
 
-    /// The envelope; recorded bodies have nothing but code and message (azure-rest-api-specs hybridconnectivity),
-    /// those of Resource Graph excepted.
+    /// Returns the answer with the envelope. Recorded bodies have only code and message (azure-rest-api-specs
+    /// hybridconnectivity); those of Resource Graph have details too.
     pub(crate) fn reply(self) -> Reply {
         let mut body = json!({ "error": { "code": self.code, "message": self.message } });
         if !self.details.is_empty() {
@@ -51,7 +51,7 @@ impl ArmError {
     }
 }
 
-/// 401 with the header that names the authority to get a token from.
+/// 401 with the header that names the authority.
 pub(crate) fn unauthorized(code: &'static str, message: &str, tenant: &str) -> ArmError {
     let challenge = format!(
         "Bearer authorization_uri=\"https://login.microsoftonline.com/{tenant}\", error=\"invalid_token\", \
@@ -60,8 +60,9 @@ pub(crate) fn unauthorized(code: &'static str, message: &str, tenant: &str) -> A
     ArmError::new(401, code, message).header("WWW-Authenticate", challenge)
 }
 
-/// A token of another tenant. The body is quoted in Azure/pcs-cli issue 357 and microsoft/vscode-azureappservice issue
-/// 2095, header and body together in an exception of Azure.Core's of 2022-09-05 that is found in public code.
+/// 401 for a token of another tenant. The body is quoted in Azure/pcs-cli issue 357 and
+/// microsoft/vscode-azureappservice issue 2095; header and body together in an exception of Azure.Core of 2022-09-05 in
+/// public code.
 pub(crate) fn wrong_issuer(authority: &str, wrong: &str, right: &str) -> ArmError {
     let message = format!(
         "The access token is from the wrong issuer 'https://sts.windows.net/{wrong}/'. It must match the tenant \
@@ -83,8 +84,8 @@ pub(crate) fn missing_api_version() -> ArmError {
     ArmError::new(400, "MissingApiVersionParameter", text)
 }
 
-/// The same code stands for an unregistered provider and for an unknown api-version (azure-docs
-/// `error-register-resource-provider.md`). No source has its HTTP status.
+/// An unregistered provider and an unknown api-version have the same code (azure-docs
+/// `error-register-resource-provider.md`). No source has the HTTP status.
 pub(crate) fn no_registered_provider(
     location: &str,
     version: &str,
@@ -119,8 +120,7 @@ pub(crate) fn resource_group_not_found(resource_group: &str) -> ArmError {
     ArmError::new(404, "ResourceGroupNotFound", text).by_gateway()
 }
 
-/// Recorded for the GET of a machine. What listCredentials answers for a missing machine is not in the sources; the
-/// same is assumed.
+/// Recorded for the GET of a machine. For listCredentials no source has the error; the same is an assumption.
 pub(crate) fn machine_not_found(path: &MachinePath) -> ArmError {
     let MachinePath { resource_group, resource_type, name, .. } = path;
     let text = format!(
@@ -130,12 +130,12 @@ pub(crate) fn machine_not_found(path: &MachinePath) -> ArmError {
     ArmError::new(404, "ResourceNotFound", text).by_gateway()
 }
 
-/// Recorded: the endpoint has not been created. Unlike the others it came through the resource provider.
+/// Recorded for an endpoint that does not exist. The resource provider answers, not ARM.
 pub(crate) fn endpoint_not_found(machine: &Machine) -> ArmError {
     not_found_at_provider(machine, "")
 }
 
-/// The body of this 404 is not in the sources; the endpoint's is taken for the model.
+/// No source has the body of this 404; it is modelled on that of the endpoint.
 pub(crate) fn service_configuration_not_found(machine: &Machine, service: &str) -> ArmError {
     not_found_at_provider(machine, &format!("/serviceConfigurations/{service}"))
 }
@@ -148,13 +148,13 @@ fn not_found_at_provider(machine: &Machine, rest: &str) -> ArmError {
     ArmError::new(404, "ResourceNotFound", text).by_gateway()
 }
 
-/// Only the status is known (azure-cli-extensions ssh connectivity_utils.py matches on 412): code and text are ours.
+/// azure-cli-extensions ssh connectivity_utils.py checks for 412. No source has code and text.
 pub(crate) fn no_service_configuration(service: &str) -> ArmError {
     let text = format!("The service configuration for service '{service}' does not exist.");
     ArmError::new(412, "PreconditionFailed", text)
 }
 
-/// Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers" quotes the text.
+/// The text is in Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers".
 pub(crate) fn authorization_failed(client: &str, object_id: &str, action: &str, scope: &str) -> ArmError {
     let text = format!(
         "The client '{client}' with object id '{object_id}' does not have authorization to perform action '{action}' \
@@ -163,7 +163,7 @@ pub(crate) fn authorization_failed(client: &str, object_id: &str, action: &str, 
     ArmError::new(403, "AuthorizationFailed", text)
 }
 
-/// A request that the specification does not allow; the sources have neither code nor text.
+/// A request that violates the specification. No source has code and text.
 pub(crate) fn bad_request(message: impl Into<String>) -> ArmError {
     ArmError::new(400, "BadRequest", message)
 }
@@ -173,30 +173,30 @@ pub(crate) fn invalid_content() -> ArmError {
     ArmError::new(400, "InvalidRequestContent", text)
 }
 
-/// A query that Resource Graph does not understand, with the token at fault (Azure/aztfexport issue 485).
+/// An invalid query, with the first invalid token (Azure/aztfexport issue 485).
 pub(crate) fn invalid_query(token: &str) -> ArmError {
     let text = "Query is invalid. Please refer to the documentation for the Azure Resource Graph service and fix the \
                 error before retrying.";
     let parser = json!({ "code": "ParserFailure", "message": "ParserFailure", "token": token });
-    refused_by_graph("InvalidQuery", text).detail(parser)
+    graph_error("InvalidQuery", text).detail(parser)
 }
 
-/// None of the subscriptions asked for is one that the caller sees (Azure/aztfexport issues 331 and 491).
+/// The caller may read none of the requested subscriptions (Azure/aztfexport issues 331 and 491).
 pub(crate) fn no_valid_subscriptions(given: &[&str]) -> ArmError {
     let text = format!(
         "There must be at least one subscription that is eligible to contain resources. Given: '{}'.",
         given.join(",")
     );
-    refused_by_graph("NoValidSubscriptionsInQueryRequest", &text)
+    graph_error("NoValidSubscriptionsInQueryRequest", &text)
 }
 
-/// An option that the specification does not allow; the sources have neither code nor text of the detail.
+/// An option that violates the specification. No source has code and text of the detail.
 pub(crate) fn invalid_option(text: &str) -> ArmError {
-    refused_by_graph("BadRequest", text)
+    graph_error("BadRequest", text)
 }
 
-/// Resource Graph says what is wrong in the details only.
-fn refused_by_graph(code: &str, text: &str) -> ArmError {
+/// An error of Resource Graph: its cause is in the details only.
+fn graph_error(code: &str, text: &str) -> ArmError {
     let time = clock::timestamp(Clock::default().unix_seconds());
     let message = format!(
         "Please provide below info when asking for support: timestamp = {time}.0000000Z, correlationId = {}.",
@@ -205,8 +205,8 @@ fn refused_by_graph(code: &str, text: &str) -> ArmError {
     bad_request(message).detail(json!({ "code": code, "message": text }))
 }
 
-/// Status and header are documented (Microsoft Learn, "Understand how Azure Resource Manager throttles requests"); code
-/// and text are ours.
+/// Status and header are documented (Microsoft Learn, "Understand how Azure Resource Manager throttles requests"). No
+/// source has code and text.
 pub(crate) fn throttled(seconds: u64) -> ArmError {
     let text =
         format!("The number of requests exceeded the limit. Please try again after '{seconds}' seconds.");
@@ -217,7 +217,7 @@ pub(crate) fn method_not_allowed() -> ArmError {
     ArmError::new(405, "MethodNotAllowed", "The requested resource does not support this http method.")
 }
 
-/// ARM's answer to a path that it cannot route.
+/// A path that ARM cannot route.
 pub(crate) fn invalid_path(path: &str) -> ArmError {
     ArmError::new(404, "InvalidResourceType", format!("The resource type could not be found for '{path}'."))
 }

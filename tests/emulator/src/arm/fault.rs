@@ -1,27 +1,24 @@
-//! What Azure Resource Manager answers instead, when a test asks for it.
+//! Answers of Azure Resource Manager that a test configures.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::arm::path::Target;
 use crate::arm::reply::Reply;
-use crate::journal::lock;
 
-/// The calls that a fault is for.
+/// The calls that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArmCall {
     /// `POST …/endpoints/default/listCredentials`.
     ListCredentials,
-    /// Anything on `…/endpoints/default` itself.
+    /// All methods of `…/endpoints` and `…/endpoints/default`.
     Endpoint,
-    /// Anything on `…/serviceConfigurations`.
+    /// All methods of `…/serviceConfigurations`.
     ServiceConfiguration,
-    /// One machine.
+    /// One machine or its extensions.
     Machine,
-    /// Machines or resources of a subscription or a resource group.
+    /// Lists of machines or resources of a subscription or a resource group.
     List,
     /// `GET /subscriptions`.
     Subscriptions,
@@ -48,22 +45,22 @@ impl ArmCall {
         }
     }
 
-    /// Whether what is for this call is met by `call`.
+    /// Returns whether a fault of this kind applies to `call`.
     pub(crate) fn includes(self, call: Self) -> bool {
         self == Self::Any || self == call
     }
 }
 
-/// An answer that takes the place of the real one. It is for [`ArmCall::ListCredentials`] unless told otherwise.
+/// An answer that replaces the usual one. By default it applies to the next [`ArmCall::ListCredentials`].
 #[derive(Clone, Debug)]
 pub struct ArmFault {
-    call: ArmCall,
+    pub(crate) call: ArmCall,
     status: u16,
     content_type: String,
     body: String,
     headers: Vec<(String, String)>,
     delay: Duration,
-    times: usize,
+    pub(crate) times: usize,
 }
 
 impl ArmFault {
@@ -73,7 +70,7 @@ impl ArmFault {
         Self::raw(status, "application/json; charset=utf-8", &body.to_string())
     }
 
-    /// Any body, such as the page of a gateway on the way.
+    /// Any body, such as the error page of a gateway.
     pub fn raw(status: u16, content_type: &str, body: &str) -> Self {
         Self {
             call: ArmCall::ListCredentials,
@@ -86,58 +83,31 @@ impl ArmFault {
         }
     }
 
-    /// For another call.
+    /// Applies to `call`.
     pub fn on(self, call: ArmCall) -> Self {
         Self { call, ..self }
     }
 
-    /// With a header, such as `Retry-After` or `WWW-Authenticate`.
+    /// Adds a header, such as `Retry-After` or `WWW-Authenticate`.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Answers only after `delay`.
+    /// Delays the answer by `delay`.
     pub fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 
-    /// For the next `requests` requests instead of one.
+    /// Applies to the next `requests` requests instead of one.
     pub fn times(self, requests: usize) -> Self {
         Self { times: requests, ..self }
     }
 
-    /// The answer, when its time has come.
+    /// Returns the answer after the delay.
     pub(crate) async fn reply(&self) -> Reply {
         tokio::time::sleep(self.delay).await;
         let reply = Reply::text(self.status, &self.content_type, &self.body);
         self.headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
-    }
-}
-
-/// Faults that wait for their call.
-#[derive(Default)]
-pub(crate) struct ArmFaults(Mutex<VecDeque<ArmFault>>);
-
-impl ArmFaults {
-    pub(crate) fn add(&self, fault: ArmFault) {
-        lock(&self.0).push_back(fault);
-    }
-
-    pub(crate) fn clear(&self) {
-        lock(&self.0).clear();
-    }
-
-    /// The first fault for `call`.
-    pub(crate) fn next(&self, call: ArmCall) -> Option<ArmFault> {
-        let mut faults = lock(&self.0);
-        let index = faults.iter().position(|fault| fault.call.includes(call))?;
-        let fault = faults.get_mut(index)?;
-        fault.times = fault.times.saturating_sub(1);
-        let taken = fault.clone();
-        if taken.times == 0 {
-            faults.remove(index);
-        }
-        Some(taken)
     }
 }

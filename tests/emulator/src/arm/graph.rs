@@ -1,79 +1,148 @@
-//! Azure Resource Graph: `POST /providers/Microsoft.ResourceGraph/resources`.
+//! Azure Resource Graph: `POST /providers/Microsoft.ResourceGraph/resources` (azure-rest-api-specs resourcegraph
+//! 2021-03-01).
 //!
-//! Knows scopes, rows and pages (azure-rest-api-specs resourcegraph 2021-03-01); what a query means is
-//! [`crate::arm::query`]'s affair. Management groups do not exist here, and the result is always an array of objects.
+//! It accepts one form of query, see [`Query`]. Management groups do not exist, and the only result format is
+//! `objectArray`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::Method;
 use ring::digest;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::arm::error::ArmError;
-use crate::arm::query::Query;
 use crate::arm::reply::Reply;
-use crate::arm::{Arm, error, inventory, json_body};
+use crate::arm::{Arm, error, inventory, json_body, require_method};
+use crate::encoding::is_one_of;
 use crate::machine::MachineState;
 use crate::server::Call;
+
+/// Columns of the table `resources` (the sample rows that azure-docs `articles/backup/` shows for
+/// `az dataprotection backup-instance list-from-resourcegraph`).
+const COLUMNS: [&str; 16] = [
+    "id",
+    "name",
+    "type",
+    "tenantId",
+    "kind",
+    "location",
+    "resourceGroup",
+    "subscriptionId",
+    "managedBy",
+    "sku",
+    "plan",
+    "properties",
+    "tags",
+    "identity",
+    "zones",
+    "extendedLocation",
+];
 
 /// `$top` without the option, and its maximum (azure-docs `governance/resource-graph/concepts/work-with-data.md` names
 /// 100 in its older versions and 1000 now; the specification has the maximum).
 const DEFAULT_TOP: usize = 100;
-const LARGEST_TOP: usize = 1000;
+const MAX_TOP: usize = 1000;
 /// `$skip` is an int32 (the specification).
-const LARGEST_SKIP: usize = i32::MAX as usize;
+const MAX_SKIP: usize = i32::MAX as usize;
+
+/// `resources | where type in~ ('…', '…') | project column, column | order by id asc`.
+///
+/// `in~` compares without case; names of columns are case-sensitive (Kusto). Without an order by a unique column, pages
+/// may overlap, and a result with dynamic columns only has no pages (azure-docs
+/// `governance/resource-graph/concepts/paging-results.md`). Every other query is answered with 400, even if it is valid
+/// Kusto, so that no query has one meaning here and another in Azure.
+struct Query<'a> {
+    types: Vec<&'a str>,
+    columns: Vec<&'a str>,
+}
+
+impl<'a> Query<'a> {
+    /// # Errors
+    /// The first token that does not match this form.
+    fn parse(text: &'a str) -> Result<Self, &'a str> {
+        let mut operators = text.split('|').map(str::trim);
+        let mut next = || operators.next().unwrap_or_default();
+        let (table, filter, projection, order) = (next(), next(), next(), next());
+        let unexpected = |operator: &'a str| operator.split_whitespace().next().unwrap_or("<EOF>");
+        if table != "resources" {
+            return Err(unexpected(table));
+        }
+        let types = filter.strip_prefix("where type in~ (").and_then(|list| list.strip_suffix(')'));
+        let types = types.ok_or_else(|| unexpected(filter))?.split(',').map(str::trim);
+        let types = types.map(|literal| {
+            let text = literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+            text.filter(|text| !text.contains(['\'', '\\'])).ok_or_else(|| unexpected(literal))
+        });
+        let columns = projection.strip_prefix("project ").ok_or_else(|| unexpected(projection))?;
+        let columns = columns.split(',').map(str::trim);
+        let columns =
+            columns.map(|column| COLUMNS.contains(&column).then_some(column).ok_or(unexpected(column)));
+        let query =
+            Self { types: types.collect::<Result<_, _>>()?, columns: columns.collect::<Result<_, _>>()? };
+        if order != "order by id asc" {
+            return Err(unexpected(order));
+        }
+        if !query.columns.contains(&"id") {
+            return Err("id");
+        }
+        operators.next().map_or(Ok(query), |rest| Err(unexpected(rest)))
+    }
+
+    fn run(&self, mut table: Vec<Value>) -> Vec<Value> {
+        table.retain(|row| is_one_of(&self.types, row["type"].as_str().unwrap_or_default()));
+        table.sort_by(|a, b| a["id"].as_str().cmp(&b["id"].as_str()));
+        let project = |row: Value| -> Value {
+            let cells = self.columns.iter().map(|column| ((*column).to_owned(), row[column].clone()));
+            cells.collect::<Map<_, _>>().into()
+        };
+        table.into_iter().map(project).collect()
+    }
+}
 
 impl Arm {
-    /// One page of a query's result.
+    /// Answers with one page of the result.
     pub(crate) fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
-        if call.method != Method::POST {
-            return Err(error::method_not_allowed());
-        }
+        require_method(call, &Method::POST)?;
         let request = json_body(call)?;
         let query = Query::parse(request["query"].as_str().unwrap_or_default());
-        let query = query.map_err(|token| error::invalid_query(&token.0))?;
-        let page = Page::asked(&request)?;
-        let size = page.size.min(self.page_size.unwrap_or(LARGEST_TOP));
-        let found = query.run(self.table(&self.asked_subscriptions(&request)?));
+        let query = query.map_err(error::invalid_query)?;
+        let page = Page::requested(&request)?;
+        let size = page.size.min(self.page_size.unwrap_or(MAX_TOP));
+        let found = query.run(self.table(&self.requested_subscriptions(&request)?));
         let (total, end) = (found.len(), page.start + size);
         let rows: Vec<Value> = found.into_iter().skip(page.start).take(size).collect();
+        // A first page has a token and "false" (ResourcesFirstPageQuery.json of the specification).
         let mut body = json!({
             "totalRecords": total, "count": rows.len(), "resultTruncated": "false", "data": rows, "facets": [],
         });
-        // "When resultTruncated is true, the $skipToken property isn't set" (azure-docs
-        // `governance/resource-graph/concepts/paging-results.md`), and the specification's ResourcesFirstPageQuery.json
-        // has a token and "false".
-        if end < total && query.has_pages() {
+        if end < total {
             body["$skipToken"] = Page { start: end, size: page.size }.token(&request).into();
-        } else if end < total {
-            body["resultTruncated"] = "true".into();
         }
         Ok(Reply::ok(&body))
     }
 
-    /// The subscriptions to look in: those asked for that the caller sees, or all that it sees.
-    fn asked_subscriptions(&self, request: &Value) -> Result<Vec<&str>, ArmError> {
+    /// Returns the requested subscriptions, or all, as far as the caller may read them.
+    fn requested_subscriptions(&self, request: &Value) -> Result<Vec<&str>, ArmError> {
         let mut subscriptions = self.visible_subscriptions();
-        let asked: Option<Vec<&str>> =
+        let requested: Option<Vec<&str>> =
             request["subscriptions"].as_array().map(|all| all.iter().filter_map(Value::as_str).collect());
-        if let Some(asked) = &asked {
-            subscriptions.retain(|known| asked.iter().any(|asked| asked.eq_ignore_ascii_case(known)));
+        if let Some(requested) = &requested {
+            subscriptions.retain(|known| is_one_of(requested, known));
         }
-        let refused = || error::no_valid_subscriptions(&asked.unwrap_or_default());
-        if subscriptions.is_empty() { Err(refused()) } else { Ok(subscriptions) }
+        let no_subscriptions = || error::no_valid_subscriptions(&requested.unwrap_or_default());
+        if subscriptions.is_empty() { Err(no_subscriptions()) } else { Ok(subscriptions) }
     }
 
-    /// The rows of the table `resources` that the role may read.
+    /// Returns the rows of the table `resources` that the role may read.
     fn table(&self, subscriptions: &[&str]) -> Vec<Value> {
-        let within = |machine: &MachineState| {
-            subscriptions.iter().any(|known| known.eq_ignore_ascii_case(&machine.facts.subscription))
-        };
-        let machines = self.machines.iter().filter(|machine| within(machine) && self.readable(machine));
+        let machines = self.machines.iter().filter(|machine| {
+            is_one_of(subscriptions, &machine.facts.subscription) && self.readable(machine)
+        });
         machines.map(|machine| row(machine, self.entra.subscription_tenant)).collect()
     }
 }
 
-/// A full row. Types are in lower case (recorded: the specification's examples), as is the column `resourceGroup`,
-/// unlike the one within the ID (tomkerkhove/promitor issue 1492; Azure/azure-dev pull request 119).
+/// A row with all columns. The columns `type` (the specification's examples) and `resourceGroup` are in lower case. The
+/// group in the ID is not (tomkerkhove/promitor issue 1492; Azure/azure-dev pull request 119).
 fn row(machine: &MachineState, tenant: &str) -> Value {
     let (shown, facts) = (inventory::machine(machine), &machine.facts);
     json!({
@@ -85,15 +154,15 @@ fn row(machine: &MachineState, tenant: &str) -> Value {
     })
 }
 
-/// Which rows of a result.
+/// The rows of one page.
 struct Page {
     start: usize,
     size: usize,
 }
 
 impl Page {
-    /// `$top` and `$skip` override what the token says (the specification's QueryRequestOptions).
-    fn asked(request: &Value) -> Result<Self, ArmError> {
+    /// Reads the options of a request. `$top` and `$skip` override the token (QueryRequestOptions of the specification).
+    fn requested(request: &Value) -> Result<Self, ArmError> {
         let options = &request["options"];
         if !matches!(options["resultFormat"].as_str(), None | Some("objectArray")) {
             return Err(error::invalid_option("Of the result formats there is only 'objectArray'."));
@@ -102,13 +171,13 @@ impl Page {
             Some(token) => Self::continued(token, request)?,
             None => Self { start: 0, size: DEFAULT_TOP },
         };
-        let size = number(&options["$top"], 1..=LARGEST_TOP)?.unwrap_or(continued.size);
-        let start = number(&options["$skip"], 0..=LARGEST_SKIP)?.unwrap_or(continued.start);
+        let size = number(&options["$top"], 1..=MAX_TOP)?.unwrap_or(continued.size);
+        let start = number(&options["$skip"], 0..=MAX_SKIP)?.unwrap_or(continued.start);
         Ok(Self { start, size })
     }
 
-    /// The page that a token stands for, which is good "together with the same query and scopes" only (the
-    /// specification's QueryResponse).
+    /// Returns the page of a token, which is valid "together with the same query and scopes" only (QueryResponse of the
+    /// specification).
     fn continued(token: &str, request: &Value) -> Result<Self, ArmError> {
         let token = STANDARD.decode(token).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
         let token = token.filter(|token| token["Query"] == fingerprint(request)).unwrap_or_default();
@@ -117,7 +186,7 @@ impl Page {
         page.ok_or_else(|| error::invalid_option("The $skipToken is not one of this query and its scopes."))
     }
 
-    /// Opaque to clients; the two numbers are called as in tokens of the service.
+    /// Opaque to clients. The names of the two numbers are those in tokens of Azure.
     fn token(&self, request: &Value) -> String {
         let token = json!({
             "$id": "1", "MaxRows": self.size, "RowsToSkip": self.start, "Query": fingerprint(request),
@@ -126,13 +195,13 @@ impl Page {
     }
 }
 
-/// What stays the same from page to page.
+/// A hash of the query and its scopes.
 fn fingerprint(request: &Value) -> String {
     let text = json!([request["query"], request["subscriptions"]]).to_string();
     STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
 }
 
-/// An option, if it is there; a string is no number here.
+/// Returns the number in `option`, if it is set.
 fn number(option: &Value, range: std::ops::RangeInclusive<usize>) -> Result<Option<usize>, ArmError> {
     if option.is_null() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Subscriptions, providers, machines and resource lists: what finds a machine without a query.
+//! Subscriptions, resource providers, machines and lists of resources.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,21 +10,21 @@ use crate::arm::error::ArmError;
 use crate::arm::path::{ProviderPath, Scope};
 use crate::arm::reply::Reply;
 use crate::arm::role::Role;
-use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, error};
+use crate::arm::{Arm, CONNECTIVITY_VERSIONS, HYBRID_CONNECTIVITY, require_method};
 use crate::clock;
-use crate::encoding::encode;
+use crate::encoding::{encode, is_one_of};
 use crate::entra::TENANT;
 use crate::journal::lock;
-use crate::machine::{Machine, MachineState, RESOURCE_TYPES};
+use crate::machine::{Machine, MachineState, RESOURCE_TYPES, resource_id};
 use crate::server::Call;
 
 /// The managed identity of every machine.
 const MACHINE_PRINCIPAL: &str = "ac41e000-0000-4000-8000-000000000001";
 
-/// How many machines a page of a list has.
+/// The default number of machines of a page.
 const LIST_PAGE: usize = 100;
 
-/// A machine, with the fields of the recorded GET (azure-powershell TestGetArcConfig.json) that a client may read.
+/// A machine, with fields of the recorded GET (azure-powershell TestGetArcConfig.json).
 pub(crate) fn machine(machine: &MachineState) -> Value {
     let facts = &machine.facts;
     json!({
@@ -39,10 +39,10 @@ fn properties(machine: &MachineState) -> Value {
     let mut properties =
         if server { server_properties(machine) } else { virtual_machine_properties(machine) };
     if machine.facts.private_link {
-        let scope = "Microsoft.HybridCompute/privateLinkScopes/scope";
         let Machine { subscription, resource_group, .. } = &machine.facts;
+        let scope_type = "Microsoft.HybridCompute/privateLinkScopes";
         properties["privateLinkScopeResourceId"] =
-            format!("/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{scope}").into();
+            resource_id(subscription, resource_group, scope_type, "scope").into();
     }
     if let Some(vm_id) = machine.vm_id() {
         properties["vmId"] = vm_id.into();
@@ -61,8 +61,8 @@ fn server_properties(machine: &MachineState) -> Value {
     })
 }
 
-/// Where azure-cli-extensions `src/ssh/azext_ssh/target_os_utils.py` looks in a VMware machine; the other two kinds of
-/// virtual machine are taken to be like it.
+/// The properties of a VMware virtual machine that azure-cli-extensions `src/ssh/azext_ssh/target_os_utils.py` reads. The
+/// same for the other two types of virtual machine is an assumption.
 fn virtual_machine_properties(machine: &MachineState) -> Value {
     let facts = &machine.facts;
     json!({
@@ -95,12 +95,10 @@ fn status_change(machine: &MachineState) -> String {
 }
 
 impl Arm {
-    /// `GET /subscriptions`: those in which the caller has any right (azure-rest-api-specs resources 2022-12-01
-    /// `subscriptions.json`).
+    /// `GET /subscriptions`: the subscriptions in which the caller has any permission (azure-rest-api-specs resources
+    /// 2022-12-01 `subscriptions.json`).
     pub(crate) fn subscription_list(&self, call: &Call) -> Result<Reply, ArmError> {
-        if call.method != Method::GET {
-            return Err(error::method_not_allowed());
-        }
+        require_method(call, &Method::GET)?;
         let tenant = self.entra.subscription_tenant;
         let all: Vec<Value> = self
             .visible_subscriptions()
@@ -111,12 +109,12 @@ impl Arm {
         Ok(Reply::ok(&json!({ "count": { "type": "Total", "value": all.len() }, "value": all })))
     }
 
-    /// The subscriptions in which the caller has any right.
+    /// Returns the subscriptions in which the caller has any permission.
     pub(crate) fn visible_subscriptions(&self) -> Vec<&str> {
         if *lock(&self.role) == Role::None { Vec::new() } else { self.subscriptions() }
     }
 
-    /// `GET /subscriptions/{sub}/providers/{namespace}`. Every other provider is registered.
+    /// `GET /subscriptions/{sub}/providers/{namespace}`. All providers but Microsoft.HybridConnectivity are registered.
     pub(crate) fn provider(&self, path: &ProviderPath) -> Result<Reply, ArmError> {
         let ours = path.namespace.eq_ignore_ascii_case(HYBRID_CONNECTIVITY);
         let state =
@@ -133,7 +131,7 @@ impl Arm {
         })))
     }
 
-    /// `POST …/register`: it takes its time, two to five minutes in Azure (Microsoft Learn, "SSH access to Azure
+    /// `POST …/register`. In Azure, a registration takes two to five minutes (Microsoft Learn, "SSH access to Azure
     /// Arc-enabled servers").
     pub(crate) fn register(&self, path: &ProviderPath) -> Result<Reply, ArmError> {
         if path.namespace.eq_ignore_ascii_case(HYBRID_CONNECTIVITY) {
@@ -146,7 +144,7 @@ impl Arm {
         self.provider(path)
     }
 
-    /// The machines of one type in a subscription or a resource group, in pages.
+    /// Answers with one page of the machines of one type in a subscription or a resource group.
     pub(crate) fn machine_list(&self, call: &Call, scope: &Scope) -> Result<Reply, ArmError> {
         let machines = self.in_scope(scope)?;
         let size = self.page_size.unwrap_or(LIST_PAGE);
@@ -178,15 +176,13 @@ impl Arm {
             .collect())
     }
 
-    /// `GET …/resources?$filter=name eq '…' and (resourceType eq '…' or …)` in a subscription or a resource group: not
-    /// found is an empty list, not 404 (recorded: azure-powershell TestArcPortFromRSTags.json).
+    /// `GET …/resources?$filter=name eq '…' and (resourceType eq '…' or …)` in a subscription or a resource group. Without a
+    /// match the list is empty (recorded: azure-powershell TestArcPortFromRSTags.json).
     pub(crate) fn resources(&self, call: &Call, scope: &Scope) -> Result<Reply, ArmError> {
         let filter = call.query.value("$filter").unwrap_or_default();
         let names: Vec<&str> = quoted_after(filter, "name eq ").collect();
         let types: Vec<&str> = quoted_after(filter, "resourceType eq ").collect();
-        let among = |wanted: &[&str], value: &str| {
-            wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
-        };
+        let among = |wanted: &[&str], value: &str| wanted.is_empty() || is_one_of(wanted, value);
         let found = self.in_scope(scope)?.into_iter().filter(|machine| self.readable(machine));
         let found = found.filter(|m| among(&names, &m.facts.name) && among(&types, m.facts.resource_type));
         let found: Vec<Value> = found.map(resource).collect();
@@ -206,7 +202,7 @@ fn resource(machine: &MachineState) -> Value {
     json!({ "id": machine.resource_id(), "name": facts.name, "type": facts.resource_type, "location": facts.location })
 }
 
-/// The texts in single quotes that follow `marker`. Names of Azure resources have no quotes in them.
+/// Returns the texts in single quotes after each `marker`. Names of Azure resources contain no quotes.
 fn quoted_after<'a>(text: &'a str, marker: &str) -> impl Iterator<Item = &'a str> {
     text.split(marker).skip(1).filter_map(|rest| Some(rest.strip_prefix('\'')?.split_once('\'')?.0))
 }

@@ -1,7 +1,4 @@
-//! Azure Resource Manager: the calls that an Arc ssh client makes.
-//!
-//! Knows subscriptions, providers, machines and what Microsoft.HybridConnectivity adds to them. Of the relay it knows
-//! only that names are created there, and of Entra that it tells who a token is for.
+//! Azure Resource Manager: the calls of an ssh client for Arc.
 
 pub(crate) mod connectivity;
 pub(crate) mod error;
@@ -9,7 +6,6 @@ pub(crate) mod fault;
 pub(crate) mod graph;
 pub(crate) mod inventory;
 pub(crate) mod path;
-pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod role;
 
@@ -21,21 +17,22 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::arm::error::ArmError;
-use crate::arm::fault::{ArmCall, ArmFaults};
+use crate::arm::fault::{ArmCall, ArmFault};
 use crate::arm::path::{MachinePath, Scope, Target};
 use crate::arm::reply::Reply;
 use crate::arm::role::Role;
 use crate::clock::Clock;
-use crate::encoding::decode;
+use crate::encoding::{decode, is_one_of};
 use crate::entra::{ARM_AUDIENCES, Bearer, Entra};
+use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
 use crate::machine::{MachineState, SUBSCRIPTION};
 use crate::relay::Relay;
-use crate::server::{Answer, Call, Room};
+use crate::server::{Answer, Call, Handler};
 use crate::throttle::Throttles;
 use crate::token::TokenKey;
 
-/// The provider behind endpoints and service configurations.
+/// The resource provider of endpoints and service configurations.
 pub(crate) const HYBRID_CONNECTIVITY: &str = "Microsoft.HybridConnectivity";
 
 /// Its api-versions (azure-rest-api-specs hybridconnectivity; azure-mgmt-hybridconnectivity 2.0.0).
@@ -48,11 +45,12 @@ const CONNECTIVITY_VERSIONS: [&str; 6] = [
     "2027-01-01",
 ];
 
-/// The one version by which a virtual machine of VMware is known to be shown (azure-cli-extensions `target_os_utils.py`).
+/// The only version that a source has for the GET of a VMware virtual machine (azure-cli-extensions
+/// `target_os_utils.py`).
 const VMWARE: &str = "Microsoft.ConnectedVMwarevSphere/virtualMachines";
 const VMWARE_VERSION: &str = "2022-07-15-preview";
 
-/// The service's state.
+/// The state of the service.
 pub(crate) struct Arm {
     pub(crate) address: SocketAddr,
     pub(crate) entra: Arc<Entra>,
@@ -61,31 +59,31 @@ pub(crate) struct Arm {
     pub(crate) machines: Vec<Arc<MachineState>>,
     pub(crate) service_token_key: Arc<TokenKey>,
     pub(crate) clock: Clock,
-    /// The longest life of relay credentials, whatever was asked for.
+    /// The limit of `expiresin`.
     pub(crate) credential_lifetime: Option<Duration>,
-    /// Whether the relay forgets a name when its credentials expire.
+    /// Whether the relay deletes a hybrid connection when its credentials expire.
     pub(crate) strict_expiry: bool,
     pub(crate) endpoint_delay: Duration,
     pub(crate) listener_delay: Duration,
-    /// The largest page that a test asked for.
+    /// The limit of the machines of a page.
     pub(crate) page_size: Option<usize>,
     pub(crate) registration: Mutex<Registration>,
     pub(crate) role: Mutex<Role>,
-    pub(crate) faults: ArmFaults,
+    pub(crate) faults: FaultQueue<ArmFault>,
     pub(crate) throttles: Throttles<ArmCall>,
 }
 
 /// Whether the subscription is registered for Microsoft.HybridConnectivity.
 pub(crate) struct Registration {
     pub(crate) state: String,
-    /// How long registering takes.
+    /// How long a registration takes.
     pub(crate) delay: Duration,
-    /// When a registration that has begun is done.
+    /// When a pending registration is complete.
     pub(crate) done: Option<Instant>,
 }
 
 impl Registration {
-    /// The state now: `Registering` turns into `Registered`.
+    /// Returns the state. A pending registration that is complete becomes `Registered`.
     pub(crate) fn current(&mut self) -> &str {
         if self.done.is_some_and(|done| done <= Instant::now()) {
             self.done = None;
@@ -95,7 +93,7 @@ impl Registration {
     }
 }
 
-impl Room for Arm {
+impl Handler for Arm {
     const SERVICE: Service = Service::Arm;
 
     fn clock(&self) -> Clock {
@@ -105,10 +103,10 @@ impl Room for Arm {
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
         let target = Target::parse(&decode(&call.path));
         let kind = ArmCall::of(&target);
-        if let Some(seconds) = self.throttles.refusal(|armed| armed.includes(kind)) {
+        if let Some(seconds) = self.throttles.retry_after(|armed| armed.includes(kind)) {
             return error::throttled(seconds).reply().finish();
         }
-        if let Some(fault) = self.faults.next(kind) {
+        if let Some(fault) = self.faults.next(|fault| fault.call.includes(kind)) {
             return fault.reply().await.finish();
         }
         self.route(&call, &target).unwrap_or_else(ArmError::reply).finish()
@@ -120,7 +118,7 @@ impl Arm {
         let bearer = self.authenticate(call)?;
         let version = call.query.value("api-version").ok_or_else(error::missing_api_version)?;
         if bearer.tenant != self.entra.subscription_tenant {
-            return self.foreign(target, &bearer);
+            return self.answer_other_tenant(target, &bearer);
         }
         self.check_subscription(target)?;
         self.authorize(call, target, &bearer)?;
@@ -130,8 +128,12 @@ impl Arm {
             Target::Register(provider) => self.register(provider),
             Target::Machines(scope) => self.machine_list(call, scope),
             Target::Resources(scope) => self.resources(call, scope),
-            Target::Machine(path) => Ok(Reply::ok(&inventory::machine(&*self.shown(path, version)?))),
-            Target::Extensions(path) => Ok(Reply::ok(&inventory::extensions(&*self.shown(path, version)?))),
+            Target::Machine(path) => {
+                Ok(Reply::ok(&inventory::machine(&*self.machine_in_version(path, version)?)))
+            }
+            Target::Extensions(path) => {
+                Ok(Reply::ok(&inventory::extensions(&*self.machine_in_version(path, version)?)))
+            }
             Target::Permissions(path) => {
                 self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
             }
@@ -141,8 +143,9 @@ impl Arm {
         }
     }
 
-    /// What a token of another tenant sees: no subscription, and the way to the right tenant where it names one.
-    fn foreign(&self, target: &Target, bearer: &Bearer) -> Result<Reply, ArmError> {
+    /// Answers a call with a token of another tenant: it lists no subscriptions, and the error for a subscription names the
+    /// right tenant.
+    fn answer_other_tenant(&self, target: &Target, bearer: &Bearer) -> Result<Reply, ArmError> {
         match target {
             Target::Subscriptions => Ok(Reply::ok(&json!({ "value": [] }))),
             Target::ResourceGraph => Err(error::no_valid_subscriptions(&[])),
@@ -153,7 +156,7 @@ impl Arm {
         }
     }
 
-    /// The bearer token. The codes are ARM's usual ones; the texts are abridged.
+    /// Checks the bearer token. The codes are ARM's; the texts are abridged.
     fn authenticate(&self, call: &Call) -> Result<Bearer, ArmError> {
         let tenant = self.entra.subscription_tenant;
         let invalid = |text| error::unauthorized("InvalidAuthenticationToken", text, tenant);
@@ -192,11 +195,11 @@ impl Arm {
             | Target::ServiceConfiguration(path, _) => &path.subscription,
             Target::Subscriptions | Target::ResourceGraph | Target::Unknown => return Ok(()),
         };
-        let known = self.subscriptions().iter().any(|known| known.eq_ignore_ascii_case(subscription));
+        let known = is_one_of(&self.subscriptions(), subscription);
         if known { Ok(()) } else { Err(error::subscription_not_found(subscription)) }
     }
 
-    /// Refuses what the role does not allow.
+    /// Rejects a call that the role does not allow.
     fn authorize(&self, call: &Call, target: &Target, bearer: &Bearer) -> Result<(), ArmError> {
         let Some((action, scope)) = action(&call.method, target) else { return Ok(()) };
         if lock(&self.role).allows(&action) {
@@ -205,7 +208,7 @@ impl Arm {
         Err(error::authorization_failed(&bearer.name, &bearer.object_id, &action, &scope))
     }
 
-    /// The machine at `path`.
+    /// Returns the machine at `path`.
     pub(crate) fn machine(&self, path: &MachinePath) -> Result<Arc<MachineState>, ArmError> {
         let found = self.in_group(&path.subscription, &path.resource_group)?.into_iter().find(|machine| {
             let facts = &machine.facts;
@@ -214,8 +217,8 @@ impl Arm {
         found.cloned().ok_or_else(|| error::machine_not_found(path))
     }
 
-    /// The same, asked for with a version that its type is known to have.
-    fn shown(&self, path: &MachinePath, version: &str) -> Result<Arc<MachineState>, ArmError> {
+    /// Returns the machine at `path`, if its type has the api-version `version`.
+    fn machine_in_version(&self, path: &MachinePath, version: &str) -> Result<Arc<MachineState>, ArmError> {
         let machine = self.machine(path)?;
         let facts = &machine.facts;
         if facts.resource_type == VMWARE && version != VMWARE_VERSION {
@@ -225,7 +228,7 @@ impl Arm {
         Ok(machine)
     }
 
-    /// The machines of a resource group, which exists if there is one.
+    /// Returns the machines of a resource group. A resource group without machines does not exist.
     fn in_group(&self, subscription: &str, group: &str) -> Result<Vec<&Arc<MachineState>>, ArmError> {
         let machines = self.machines.iter().filter(|machine| {
             let facts = &machine.facts;
@@ -236,12 +239,12 @@ impl Arm {
         if found.is_empty() { Err(error::resource_group_not_found(group)) } else { Ok(found) }
     }
 
-    /// The subscriptions of the tenant: the usual one and those that machines named.
+    /// Returns the subscriptions of the tenant: [`SUBSCRIPTION`] and those of machines.
     pub(crate) fn subscriptions(&self) -> Vec<&str> {
         let mut all = vec![SUBSCRIPTION];
         for machine in &self.machines {
             let subscription = machine.facts.subscription.as_str();
-            if !all.iter().any(|known| known.eq_ignore_ascii_case(subscription)) {
+            if !is_one_of(&all, subscription) {
                 all.push(subscription);
             }
         }
@@ -254,7 +257,7 @@ impl Arm {
     }
 }
 
-/// The operation that a call needs, and the scope that a refusal names (azure-docs
+/// Returns the permission that a call needs and the scope in the error without it (azure-docs
 /// `role-based-access-control/permissions/hybrid-multicloud.md`).
 fn action(method: &Method, target: &Target) -> Option<(String, String)> {
     let verb = match *method {
@@ -289,15 +292,20 @@ fn action(method: &Method, target: &Target) -> Option<(String, String)> {
             let scope = format!("/subscriptions/{}", path.subscription);
             Some((format!("{}/register/action", path.namespace), scope))
         }
-        // Readable by whoever has any right in the subscription; lists and graph show what their caller may read.
+        // Any permission in the subscription suffices. Lists and Resource Graph contain only resources that the caller may
+        // read.
         Target::Provider(_) | Target::Resources(_) | Target::Permissions(_) => None,
         Target::Subscriptions | Target::ResourceGraph | Target::Unknown => None,
     }
 }
 
-/// The body of a request that must have one.
+/// Parses the body of a request.
 pub(crate) fn json_body(call: &Call) -> Result<Value, ArmError> {
     serde_json::from_slice(&call.body).map_err(|_| error::invalid_content())
+}
+
+pub(crate) fn require_method(call: &Call, method: &Method) -> Result<(), ArmError> {
+    if call.method == *method { Ok(()) } else { Err(error::method_not_allowed()) }
 }
 
 fn read_action(resource_type: &str) -> String {

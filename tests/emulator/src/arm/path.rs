@@ -1,9 +1,7 @@
-//! What a request path addresses.
-//!
-//! Paths are compared without case, and a doubled leading slash is accepted, as azure-powershell's recorded sessions
-//! show.
+//! Paths of ARM. They are compared without case, and a double slash at the start is accepted (azure-powershell's recorded
+//! sessions).
 
-use crate::machine::known_type;
+use crate::machine::{known_type, resource_id};
 
 /// The resource or operation behind a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +30,7 @@ pub(crate) struct ProviderPath {
     pub(crate) namespace: String,
 }
 
-/// A subscription, or a resource group in it; of one type or of all.
+/// The resources of a subscription or of a resource group, of one type or of all types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scope {
     pub(crate) subscription: String,
@@ -40,7 +38,7 @@ pub(crate) struct Scope {
     pub(crate) resource_type: Option<&'static str>,
 }
 
-/// A machine, in the spelling of the request.
+/// A machine, in the case of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MachinePath {
     pub(crate) subscription: String,
@@ -50,17 +48,14 @@ pub(crate) struct MachinePath {
 }
 
 impl MachinePath {
-    /// The full ARM id.
     pub(crate) fn id(&self) -> String {
         let Self { subscription, resource_group, resource_type, name } = self;
-        format!(
-            "/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{resource_type}/{name}"
-        )
+        resource_id(subscription, resource_group, resource_type, name)
     }
 }
 
 impl Target {
-    /// Reads a decoded path.
+    /// Parses a decoded path.
     pub(crate) fn parse(path: &str) -> Self {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let lower: Vec<String> = segments.iter().map(|segment| segment.to_ascii_lowercase()).collect();
@@ -151,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_read_without_case_and_keep_their_spelling() {
+    fn paths_are_compared_without_case_and_names_are_unchanged() {
         assert_eq!(Target::parse(MACHINE), Target::Machine(machine()));
         let endpoint = format!("{MACHINE}/providers/Microsoft.HybridConnectivity/endpoints/default");
         assert_eq!(Target::parse(&format!("{endpoint}/listcredentials")), Target::ListCredentials(machine()));
@@ -163,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_providers_are_told_apart() {
+    fn lists_and_providers_have_their_own_targets() {
         let machines = "/providers/Microsoft.HybridCompute/machines";
         let scope = |group: Option<&str>| Scope {
             subscription: "S".into(),

@@ -1,4 +1,4 @@
-//! An ARM answer on its way out.
+//! Answers of ARM.
 
 use http_body_util::Full;
 use hyper::Response;
@@ -9,34 +9,30 @@ use uuid::Uuid;
 
 use crate::server::Answer;
 
-/// An answer that can still get headers.
+/// An answer to which headers can be added.
 pub(crate) struct Reply(Answer);
 
 impl Reply {
-    /// A JSON body.
     pub(crate) fn json(status: u16, body: &Value) -> Self {
         Self::text(status, "application/json; charset=utf-8", &body.to_string())
     }
 
-    /// 200 with a JSON body.
     pub(crate) fn ok(body: &Value) -> Self {
         Self::json(200, body)
     }
 
-    /// No body.
     pub(crate) fn empty(status: u16) -> Self {
         let response = Response::builder().status(status).body(Full::default());
         Self(response.unwrap_or_default())
     }
 
-    /// Any body.
     pub(crate) fn text(status: u16, content_type: &str, body: &str) -> Self {
         let mut reply = Self::empty(status);
         *reply.0.body_mut() = Full::new(Bytes::copy_from_slice(body.as_bytes()));
         reply.header(CONTENT_TYPE.as_str(), content_type)
     }
 
-    /// Adds a header; what HTTP does not allow is left out.
+    /// Adds a header, unless it is invalid in HTTP.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             self.0.headers_mut().insert(name, value);
@@ -44,7 +40,7 @@ impl Reply {
         self
     }
 
-    /// The answer, with the two ids that support asks for.
+    /// Returns the answer with the request ID and the correlation ID.
     pub(crate) fn finish(self) -> Answer {
         let (request, correlation) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         self.header("x-ms-request-id", &request).header("x-ms-correlation-request-id", &correlation).0

@@ -1,26 +1,25 @@
-//! Azure roles, as far as an ssh client meets them (azure-docs `role-based-access-control/built-in-roles`).
+//! Azure roles of ssh users (azure-docs `role-based-access-control/built-in-roles`).
 
 use serde_json::{Value, json};
 
-/// What the emulator's identity may do on every machine.
+/// The role of all callers, on every machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Owner: everything.
+    /// Owner: all permissions.
     #[default]
     Owner,
-    /// Virtual Machine Local User Login: read machines and list credentials, and no more. It may read neither the
-    /// endpoint nor its service configuration.
+    /// Virtual Machine Local User Login: reads machines and lists credentials. It may not read the endpoint and its service
+    /// configuration.
     LocalUserLogin,
-    /// Virtual Machine User Login: that, and login by Entra ID.
+    /// Virtual Machine User Login: the same, and login with Entra ID.
     UserLogin,
-    /// Virtual Machine Administrator Login: that, as administrator too.
+    /// Virtual Machine Administrator Login: the same, and login as administrator.
     AdministratorLogin,
-    /// No role at all.
+    /// No role.
     None,
 }
 
 impl Role {
-    /// The role's `actions`.
     fn actions(self) -> &'static [&'static str] {
         match self {
             Self::Owner => &["*"],
@@ -32,7 +31,6 @@ impl Role {
         }
     }
 
-    /// The role's `dataActions`.
     fn data_actions(self) -> &'static [&'static str] {
         match self {
             Self::UserLogin => &["Microsoft.HybridCompute/machines/login/action"],
@@ -44,15 +42,15 @@ impl Role {
         }
     }
 
-    /// Whether the role allows `action`. That `machines/*/read` covers the read of a machine itself is said nowhere;
-    /// azure-cli's ssh extension reads machines with it.
+    /// Returns whether the role allows `action`. No source says that `machines/*/read` covers the read of the machine, but
+    /// azure-cli's ssh extension reads machines with these roles.
     pub(crate) fn allows(self, action: &str) -> bool {
         let logs_in = matches!(self, Self::LocalUserLogin | Self::UserLogin | Self::AdministratorLogin);
         let machine_read = logs_in && action == "Microsoft.HybridCompute/machines/read";
         machine_read || self.actions().iter().any(|pattern| matches(pattern, action))
     }
 
-    /// One element of the permissions list.
+    /// The permissions list of this role.
     pub(crate) fn permissions(self) -> Value {
         let one = json!({
             "actions": self.actions(), "notActions": [], "dataActions": self.data_actions(), "notDataActions": [],
@@ -62,7 +60,7 @@ impl Role {
     }
 }
 
-/// `*` stands for any run of characters; there is at most one in these roles.
+/// Matches a pattern with at most one `*`, which matches any characters.
 fn matches(pattern: &str, action: &str) -> bool {
     let (pattern, action) = (pattern.to_ascii_lowercase(), action.to_ascii_lowercase());
     match pattern.split_once('*') {
@@ -76,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_role_connects_and_sets_nothing_up() {
+    fn a_login_role_allows_connections_but_no_setup() {
         let role = Role::LocalUserLogin;
         assert!(role.allows("Microsoft.HybridConnectivity/endpoints/listCredentials/action"));
         assert!(role.allows("Microsoft.HybridCompute/machines/read"));

@@ -1,14 +1,13 @@
-//! Applications that prove who they are with a signature: a certificate's key, or another issuer's token.
+//! Client assertions of an application: signed with the key of a certificate, or a federated token of another issuer.
 //!
 //! Microsoft Learn, "Microsoft identity platform application authentication certificate credentials" and "Workload
 //! identity federation".
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_RSA_SHA256};
 use ring::{digest, signature};
@@ -18,13 +17,14 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::entra::CLIENT_ID;
-use crate::entra::failure::{Failure, malformed};
+use crate::entra::error::{EntraError, malformed};
+use crate::keygen::{RSA, generate_key};
 use crate::token::TokenKey;
 
-/// The only kind of assertion.
+/// The only `client_assertion_type`.
 pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Who issues the federated tokens, for whom and for what: the audience is the documented one.
+/// Issuer, subject and audience of federated tokens. The audience is documented.
 const ISSUER: &str = "https://issuer.example";
 const SUBJECT: &str = "system:serviceaccount:tests:arcssh";
 const AUDIENCE: &str = "api://AzureADTokenExchange";
@@ -34,18 +34,18 @@ const KEY_FILE: &str = "client.key";
 const CERTIFICATE_FILE: &str = "client.pem";
 const FEDERATED_FILE: &str = "federated-token";
 
-/// The application's proofs. What costs time is made when it is asked for.
+/// The certificate of the application, which is generated on first use, and the other issuer.
 pub(crate) struct Assertions {
     directory: PathBuf,
     clock: Clock,
     certificate: OnceLock<Certificate>,
-    /// The issuer's key. Issuers sign with RSA; a client passes their tokens on without a look into them.
+    /// The key of the other issuer. Real issuers sign with RSA, but clients do not read these tokens.
     issuer_key: TokenKey,
 }
 
 struct Certificate {
     file: PathBuf,
-    /// In PKCS #1, as ring takes it.
+    /// In PKCS #1, the format of ring.
     public_key: Vec<u8>,
     /// `x5t` and `x5t#S256`.
     thumbprints: [String; 2],
@@ -61,13 +61,13 @@ impl Assertions {
         }
     }
 
-    /// Key and certificate in one file.
+    /// Returns the file with the private key and the certificate.
     pub(crate) fn certificate(&self) -> &Path {
-        let make = || Certificate::make(&self.directory).expect("ssh-keygen makes an RSA key");
+        let make = || Certificate::make(&self.directory).expect("ssh-keygen generates an RSA key");
         &self.certificate.get_or_init(make).file
     }
 
-    /// A token of the other issuer, good for an hour, in a file.
+    /// Writes a token of the other issuer, which is valid for an hour, to a file.
     pub(crate) fn federated_token(&self) -> anyhow::Result<(PathBuf, String)> {
         let now = self.clock.unix_seconds();
         let token = self.issuer_key.sign(&json!({
@@ -78,9 +78,9 @@ impl Assertions {
         Ok((file, token))
     }
 
-    /// Checks a client's assertion; `endpoint` is the URL of the token endpoint.
-    pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), Failure> {
-        let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is no JWT"))?;
+    /// Checks an assertion. `endpoint` is the URL of the token endpoint.
+    pub(crate) fn check(&self, assertion: &str, endpoint: &str) -> Result<(), EntraError> {
+        let (header, claims) = parts(assertion).ok_or_else(|| malformed("client_assertion is not a JWT"))?;
         let own = claims["iss"].as_str().is_some_and(|issuer| issuer.eq_ignore_ascii_case(CLIENT_ID));
         if own {
             self.check_own(assertion, &header, &claims)?;
@@ -91,7 +91,7 @@ impl Assertions {
         self.check_time(&claims)
     }
 
-    fn check_own(&self, assertion: &str, header: &Value, claims: &Value) -> Result<(), Failure> {
+    fn check_own(&self, assertion: &str, header: &Value, claims: &Value) -> Result<(), EntraError> {
         if claims["sub"] != claims["iss"] || claims["jti"].as_str().is_none_or(str::is_empty) {
             return Err(malformed("the assertion needs sub, the client ID, and jti"));
         }
@@ -102,26 +102,26 @@ impl Assertions {
         let unknown = || {
             let text = "The certificate with identifier used to sign the client assertion is not registered on \
                         application.";
-            Failure::new("invalid_client", 700_027, text)
+            EntraError::new("invalid_client", 700_027, text)
         };
         if certificate.ok_or_else(unknown)?.signed(assertion, header["alg"].as_str()) {
             return Ok(());
         }
         let text = "The client assertion failed signature validation.";
-        Err(Failure::new("invalid_client", 700_027, text))
+        Err(EntraError::new("invalid_client", 700_027, text))
     }
 
-    fn check_audience(&self, claims: &Value, endpoint: &str) -> Result<(), Failure> {
+    fn check_audience(&self, claims: &Value, endpoint: &str) -> Result<(), EntraError> {
         let audience = claims["aud"].as_str().unwrap_or_default();
         if audience == endpoint {
             return Ok(());
         }
         let text =
             format!("The client assertion audience claim '{audience}' does not match the expected audience.");
-        Err(Failure::new("invalid_client", 700_023, text))
+        Err(EntraError::new("invalid_client", 700_023, text))
     }
 
-    fn check_federated(&self, assertion: &str, claims: &Value) -> Result<(), Failure> {
+    fn check_federated(&self, assertion: &str, claims: &Value) -> Result<(), EntraError> {
         let audience = claims["aud"].as_array().map_or(&claims["aud"], |all| &all[0]);
         let found =
             [&claims["iss"], &claims["sub"], audience].map(|claim| claim.as_str().unwrap_or_default());
@@ -131,13 +131,13 @@ impl Assertions {
                 "No matching federated identity record found for presented assertion. Assertion Issuer: '{issuer}'. \
                  Assertion Subject: '{subject}'. Assertion Audience: '{audience}'."
             );
-            return Err(Failure::new("invalid_client", 70021, text));
+            return Err(EntraError::new("invalid_client", 70021, text));
         }
-        let invalid = || Failure::new("invalid_client", 50013, "Assertion failed signature validation.");
+        let invalid = || EntraError::new("invalid_client", 50013, "Assertion failed signature validation.");
         self.issuer_key.verify(assertion).map(drop).ok_or_else(invalid)
     }
 
-    fn check_time(&self, claims: &Value) -> Result<(), Failure> {
+    fn check_time(&self, claims: &Value) -> Result<(), EntraError> {
         let now = self.clock.unix_seconds();
         let begun = claims["nbf"].as_u64().is_none_or(|from| from <= now + SKEW);
         let expires = claims["exp"].as_u64().ok_or_else(|| malformed("the assertion has no exp"))?;
@@ -145,19 +145,18 @@ impl Assertions {
             return Ok(());
         }
         let text = "Client assertion is not within its valid time range.";
-        Err(Failure::new("invalid_client", 700_024, text))
+        Err(EntraError::new("invalid_client", 700_024, text))
     }
 }
 
-/// Clocks may differ by this many seconds; Microsoft's own libraries allow as many (IdentityModel
+/// The accepted clock skew in seconds, as in Microsoft's libraries (IdentityModel
 /// `TokenValidationParameters.DefaultClockSkew`).
 const SKEW: u64 = 300;
 
 impl Certificate {
-    /// rcgen has no RSA keys with ring; ssh-keygen has.
     fn make(directory: &Path) -> anyhow::Result<Self> {
         let key_file = directory.join(KEY_FILE);
-        rsa_key(&key_file)?;
+        generate_key(&RSA, &key_file)?;
         let pem = fs::read_to_string(&key_file)?;
         let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_RSA_SHA256)?;
         let mut parameters = CertificateParams::new(Vec::<String>::new())?;
@@ -191,18 +190,7 @@ fn public_key(pem: &str) -> anyhow::Result<Vec<u8>> {
     Ok(key.public_key().as_ref().to_vec())
 }
 
-/// A new RSA key in PKCS #8, which nobody else may read.
-pub(crate) fn rsa_key(file: &Path) -> anyhow::Result<()> {
-    let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PKCS8", "-N", "", "-C", "arcssh", "-f"])
-        .arg(file)
-        .output()
-        .context("ssh-keygen is not installed")?;
-    ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(())
-}
-
-/// Header and claims of a token, unchecked.
+/// Returns header and claims of a token without verification.
 fn parts(token: &str) -> Option<(Value, Value)> {
     let mut parts = token.split('.').map(|part| {
         let json = URL_SAFE_NO_PAD.decode(part).ok()?;

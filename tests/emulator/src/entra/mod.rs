@@ -1,15 +1,14 @@
-//! Entra ID: the token endpoint for its service principal and its user, and the two ways in which the user signs in.
-//!
-//! Knows the tenant, the applications and the tokens that it issues; knows nothing of what they open.
+//! Entra ID: the token endpoint for a service principal and a user, and the user's sign-in with a browser or a device
+//! code.
 
 mod assertion;
-pub(crate) mod failure;
+pub(crate) mod error;
+pub(crate) mod fault;
 mod principal;
 mod scope;
 pub(crate) mod sign_in;
 pub(crate) mod ssh_certificate;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,40 +18,42 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::encoding::Parameters;
+use crate::encoding::{Parameters, is_one_of};
 use crate::entra::assertion::{Assertions, JWT_BEARER};
-use crate::entra::failure::{EntraFault, Failure, json_answer, unknown_application};
+use crate::entra::error::{EntraError, json_answer, unknown_application};
+use crate::entra::fault::EntraFault;
 use crate::entra::principal::Principal;
 use crate::entra::scope::Scope;
-use crate::entra::sign_in::{SignIn, SignIns};
-use crate::entra::ssh_certificate::{Holder, SshCertificates};
+use crate::entra::sign_in::{Decision, SignIn, SignIns};
+use crate::entra::ssh_certificate::{CertificateSubject, SshCertificates};
+use crate::fault_queue::FaultQueue;
 use crate::journal::{Journal, Service, lock};
-use crate::server::{Answer, Call, Room};
+use crate::server::{Answer, Call, Handler};
 use crate::throttle::Throttles;
 use crate::token::TokenKey;
 
 pub(crate) use crate::entra::scope::ARM_AUDIENCES;
 
-/// The tenant that the emulator is.
+/// The home tenant of user and service principal.
 pub(crate) const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
-/// The tenant of the subscription, where that is another one.
+/// The tenant of the subscriptions, if it is not the home tenant.
 pub(crate) const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
-/// The tenant's domain, which stands for it in URLs.
+/// The domain of the home tenant, which can replace its ID in URLs.
 const DOMAIN: &str = "arcssh.example";
-/// The one registered confidential application.
+/// The only registered confidential application.
 pub(crate) const CLIENT_ID: &str = "c11e4700-0000-4000-8000-000000000001";
-/// The application's service principal, the `oid` of its tokens.
+/// The object ID of the application's service principal, the `oid` of its tokens.
 pub(crate) const OBJECT_ID: &str = "0b1ec700-0000-4000-8000-000000000001";
 
-/// Azure CLI, a public client that every tenant has (azure-cli-core `auth/constants.py`).
+/// Azure CLI, a public client in every tenant (azure-cli-core `auth/constants.py`).
 pub const AZURE_CLI: &str = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
-/// A public client that the tenant's owner registered.
+/// A public client that is registered in the home tenant.
 pub const PUBLIC_CLIENT: &str = "c11e4700-0000-4000-8000-000000000002";
 
-/// The grant of RFC 8628.
+/// The grant type of RFC 8628.
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// How the service is when it starts.
+/// The initial settings of the service.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Host and port.
@@ -64,10 +65,10 @@ pub(crate) struct Settings {
     pub(crate) token_lifetime: Duration,
     pub(crate) user_principal_name: String,
     pub(crate) device_interval: Duration,
-    pub(crate) approving: bool,
+    pub(crate) device_decision: Decision,
 }
 
-/// The service's state.
+/// The state of the service.
 pub(crate) struct Entra {
     pub(crate) client_secret: String,
     pub(crate) throttles: Throttles<()>,
@@ -76,36 +77,36 @@ pub(crate) struct Entra {
     pub(crate) ssh_certificates: SshCertificates,
     /// Host and port.
     pub(crate) authority: String,
-    /// Whose tokens ARM takes.
+    /// The tenant whose tokens ARM accepts.
     pub(crate) subscription_tenant: &'static str,
     clock: Clock,
     user_principal_name: String,
     token_key: TokenKey,
     token_lifetime: Mutex<Duration>,
-    faults: Mutex<VecDeque<EntraFault>>,
+    pub(crate) faults: FaultQueue<EntraFault>,
     journal: Arc<Journal>,
 }
 
-/// Whom a token speaks for.
+/// Claims of an access token.
 pub(crate) struct Bearer {
     pub(crate) audience: String,
     pub(crate) expires: u64,
     pub(crate) tenant: String,
-    /// The user's name, or the application's ID.
+    /// The name of the user, or the ID of the application.
     pub(crate) name: String,
     pub(crate) object_id: String,
 }
 
-/// The identity of a machine.
+/// The managed identity of a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct ManagedIdentity {
     pub(crate) client_id: &'static str,
     pub(crate) object_id: &'static str,
-    /// The resource that it belongs to, `xms_mirid` of its tokens.
+    /// The resource ID of the machine, `xms_mirid` of its tokens.
     pub(crate) resource_id: String,
 }
 
-/// What a request is entitled to.
+/// A valid request for tokens.
 struct Grant {
     principal: Principal,
     client: String,
@@ -115,13 +116,13 @@ struct Grant {
 
 impl Entra {
     pub(crate) fn new(settings: &Settings, journal: Arc<Journal>) -> Self {
-        // The form of Entra's generated secrets; it contains `~`, which is not to be escaped.
+        // Entra's generated secrets have this form. `~` is an unreserved character.
         let client_secret = format!("Q8~{}", Uuid::new_v4().simple());
-        journal.remember_secret(client_secret.as_str());
+        journal.record_secret(client_secret.as_str());
         Self {
             client_secret,
             throttles: Throttles::default(),
-            sign_ins: SignIns::new(settings.device_interval, settings.approving),
+            sign_ins: SignIns::new(settings.device_interval, settings.device_decision),
             assertions: Assertions::new(&settings.directory, settings.clock),
             ssh_certificates: SshCertificates::new(&settings.directory, settings.certificate_lifetime),
             authority: settings.authority.clone(),
@@ -130,20 +131,16 @@ impl Entra {
             user_principal_name: settings.user_principal_name.clone(),
             token_key: TokenKey::generate(),
             token_lifetime: Mutex::new(settings.token_lifetime),
-            faults: Mutex::default(),
+            faults: FaultQueue::default(),
             journal,
         }
-    }
-
-    pub(crate) fn add_fault(&self, fault: EntraFault) {
-        lock(&self.faults).push_back(fault);
     }
 
     pub(crate) fn set_token_lifetime(&self, lifetime: Duration) {
         *lock(&self.token_lifetime) = lifetime;
     }
 
-    /// Who presents `token`, if this service issued it.
+    /// Returns the claims of `token`, if this service issued it.
     pub(crate) fn bearer(&self, token: &str) -> Option<Bearer> {
         let claims = self.token_key.verify(token)?;
         let text = |name: &str| claims[name].as_str().map(str::to_owned);
@@ -156,19 +153,8 @@ impl Entra {
         })
     }
 
-    fn next_fault(&self) -> Option<EntraFault> {
-        let mut faults = lock(&self.faults);
-        let first = faults.front_mut()?;
-        let fault = first.clone();
-        first.times = first.times.saturating_sub(1);
-        if first.times == 0 {
-            faults.pop_front();
-        }
-        Some(fault)
-    }
-
     /// The token endpoint.
-    fn grant(&self, segment: &str, form: &Parameters) -> Result<Value, Failure> {
+    fn grant(&self, segment: &str, form: &Parameters) -> Result<Value, EntraError> {
         let tenant = self.tenant(segment)?;
         let grant = match form.value("grant_type").unwrap_or_default() {
             "client_credentials" => self.client_credentials(segment, tenant, form)?,
@@ -177,7 +163,7 @@ impl Entra {
             "refresh_token" => self.refresh(tenant, form)?,
             other => {
                 let text = format!("The app requested an unsupported grant type '{other}'.");
-                return Err(Failure::new("unsupported_grant_type", 70003, text));
+                return Err(EntraError::new("unsupported_grant_type", 70003, text));
             }
         };
         self.tokens(&grant, form)
@@ -189,12 +175,12 @@ impl Entra {
         segment: &str,
         tenant: &'static str,
         form: &Parameters,
-    ) -> Result<Grant, Failure> {
+    ) -> Result<Grant, EntraError> {
         let field = |name| form.value(name).unwrap_or_default();
         if is_any_tenant(segment) {
             let text = "No tenant-identifying information found in either the request or implied by any provided \
                         credentials.";
-            return Err(Failure::new("invalid_request", 50059, text));
+            return Err(EntraError::new("invalid_request", 50059, text));
         }
         let client = field("client_id");
         if public_client(client).is_some() {
@@ -211,22 +197,22 @@ impl Entra {
         Ok(Grant { principal: Principal::Application, client: CLIENT_ID.to_owned(), tenant, scope })
     }
 
-    fn check_assertion(&self, assertion: &str, segment: &str, kind: &str) -> Result<(), Failure> {
+    fn check_assertion(&self, assertion: &str, segment: &str, kind: &str) -> Result<(), EntraError> {
         if kind != JWT_BEARER {
-            return Err(failure::malformed("client_assertion_type"));
+            return Err(error::malformed("client_assertion_type"));
         }
-        self.journal.remember_secret(assertion);
+        self.journal.record_secret(assertion);
         self.assertions.check(assertion, &format!("https://{}/{segment}/oauth2/v2.0/token", self.authority))
     }
 
-    /// A federated token, in a file of its own.
+    /// Writes a federated token to a file.
     pub(crate) fn federated_token(&self) -> anyhow::Result<PathBuf> {
         let (file, token) = self.assertions.federated_token()?;
-        self.journal.remember_secret(token);
+        self.journal.record_secret(token);
         Ok(file)
     }
 
-    fn check_secret(&self, client: &str, secret: &str) -> Result<(), Failure> {
+    fn check_secret(&self, client: &str, secret: &str) -> Result<(), EntraError> {
         if secret == self.client_secret {
             return Ok(());
         }
@@ -234,34 +220,34 @@ impl Entra {
             "Invalid client secret provided. Ensure the secret being sent in the request is the client secret \
              value, not the client secret ID, for a secret added to app '{client}'."
         );
-        Err(Failure::new("invalid_client", 7_000_215, text))
+        Err(EntraError::new("invalid_client", 7_000_215, text))
     }
 
-    /// A sign-in that `redeem` finds. The scope is the sign-in's, unless the request has one.
+    /// Redeems a sign-in with `redeem`. The scope is that of the request, or else that of the sign-in.
     fn redemption(
         &self,
         tenant: &'static str,
         form: &Parameters,
-        redeem: impl Fn(&SignIns, &str, &Parameters) -> Result<SignIn, Failure>,
-    ) -> Result<Grant, Failure> {
+        redeem: impl Fn(&SignIns, &str, &Parameters) -> Result<SignIn, EntraError>,
+    ) -> Result<Grant, EntraError> {
         let client = registered(form, tenant)?;
         let sign_in = redeem(&self.sign_ins, client, form)?;
         if sign_in.tenant != tenant {
-            return Err(failure::invalid_grant("it was issued in another tenant"));
+            return Err(error::invalid_grant("it was issued in another tenant"));
         }
         let scope = form.value("scope").unwrap_or(&sign_in.scope);
         let scope = Scope::parse(scope, &Principal::User, tenant)?;
         Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope })
     }
 
-    fn refresh(&self, tenant: &'static str, form: &Parameters) -> Result<Grant, Failure> {
+    fn refresh(&self, tenant: &'static str, form: &Parameters) -> Result<Grant, EntraError> {
         let client = registered(form, tenant)?;
         self.sign_ins.check_refresh_token(client, form)?;
         let scope = Scope::parse(form.value("scope").unwrap_or_default(), &Principal::User, tenant)?;
         Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope })
     }
 
-    fn tokens(&self, grant: &Grant, form: &Parameters) -> Result<Value, Failure> {
+    fn tokens(&self, grant: &Grant, form: &Parameters) -> Result<Value, EntraError> {
         let lifetime = lock(&self.token_lifetime).as_secs();
         let mut answer = json!({
             "token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime,
@@ -271,19 +257,19 @@ impl Entra {
             self.add_users_tokens(&mut answer, grant, form);
         }
         if form.value("token_type") == Some("ssh-cert") {
-            let life = self.ssh_certificates.lifetime.as_secs().saturating_sub(1);
+            let lifetime = self.ssh_certificates.lifetime.as_secs().saturating_sub(1);
             answer["token_type"] = "ssh-cert".into();
             answer["access_token"] = self.ssh_certificate(grant, form)?.into();
-            (answer["expires_in"], answer["ext_expires_in"]) = (life.into(), life.into());
+            (answer["expires_in"], answer["ext_expires_in"]) = (lifetime.into(), lifetime.into());
         }
         Ok(answer)
     }
 
-    /// The name in an application's certificate is not in the sources; it is the application's ID here.
-    fn ssh_certificate(&self, grant: &Grant, form: &Parameters) -> Result<String, Failure> {
+    /// No source has the principal in an application's certificate; the ID of the application is an assumption.
+    fn ssh_certificate(&self, grant: &Grant, form: &Parameters) -> Result<String, EntraError> {
         if !grant.scope.is_for_ssh() {
-            return Err(failure::malformed(
-                "there are SSH certificates for the sign-in to Linux machines only",
+            return Err(error::malformed(
+                "an SSH certificate needs the scope of the sign-in to Linux machines",
             ));
         }
         let principal = match grant.principal {
@@ -291,17 +277,17 @@ impl Entra {
             Principal::Application => CLIENT_ID,
         };
         let object_id = grant.principal.object_id(grant.tenant);
-        let holder = Holder { principal, object_id, tenant: grant.tenant };
-        self.ssh_certificates.issue(form, &holder, self.clock.unix_seconds())
+        let subject = CertificateSubject { principal, object_id, tenant: grant.tenant };
+        self.ssh_certificates.issue(form, &subject, self.clock.unix_seconds())
     }
 
     fn add_users_tokens(&self, answer: &mut Value, grant: &Grant, form: &Parameters) {
         answer["scope"] = grant.scope.text.as_str().into();
         if grant.scope.wants_refresh_token() {
             let token = self.sign_ins.refresh_token(&grant.client);
-            self.journal.remember_secret(token.as_str());
+            self.journal.record_secret(token.as_str());
             answer["refresh_token"] = token.into();
-            // Azure CLI is one of a family of clients (MSAL token_cache.py, `family_id`).
+            // Azure CLI belongs to a family of clients (MSAL token_cache.py, `family_id`).
             if grant.client.eq_ignore_ascii_case(AZURE_CLI) {
                 answer["foci"] = "1".into();
             }
@@ -331,17 +317,17 @@ impl Entra {
             claims[name] = time.into();
         }
         let token = self.token_key.sign(&claims);
-        self.journal.remember_secret(token.as_str());
+        self.journal.record_secret(token.as_str());
         token
     }
 
-    /// A token of a managed identity, and its life in seconds. There are no SSH certificates for them: their
-    /// endpoints have no parameter for a key.
+    /// Issues a token for a managed identity. Returns it with its lifetime in seconds. Managed identities have no SSH
+    /// certificates: their endpoints have no parameter for a key.
     pub(crate) fn managed_identity_token(
         &self,
         identity: &ManagedIdentity,
         resource: &str,
-    ) -> Result<(String, u64), Failure> {
+    ) -> Result<(String, u64), EntraError> {
         let lifetime = lock(&self.token_lifetime).as_secs();
         let scope =
             Scope::parse(&format!("{resource}/.default"), &Principal::Application, self.subscription_tenant)?;
@@ -355,10 +341,9 @@ impl Entra {
         Ok((self.signed(claims, self.subscription_tenant, lifetime), lifetime))
     }
 
-    /// The tenant that the first segment of a path stands for. User and application are at home in [`TENANT`].
-    fn tenant(&self, segment: &str) -> Result<&'static str, Failure> {
-        let known = [TENANT, DOMAIN].iter().any(|known| known.eq_ignore_ascii_case(segment));
-        if known || is_any_tenant(segment) {
+    /// Returns the tenant of the first segment of a path. User and application have the home tenant [`TENANT`].
+    fn tenant(&self, segment: &str) -> Result<&'static str, EntraError> {
+        if is_one_of(&[TENANT, DOMAIN], segment) || is_any_tenant(segment) {
             return Ok(TENANT);
         }
         if self.subscription_tenant.eq_ignore_ascii_case(segment) {
@@ -366,39 +351,39 @@ impl Entra {
         }
         let text =
             format!("Tenant '{segment}' not found. Check to make sure you have the correct tenant ID.");
-        Err(Failure::new("invalid_request", 90002, text))
+        Err(EntraError::new("invalid_request", 90002, text))
     }
 
-    fn device_code(&self, segment: &str, form: &Parameters) -> Result<Value, Failure> {
+    fn device_code(&self, segment: &str, form: &Parameters) -> Result<Value, EntraError> {
         let tenant = self.tenant(segment)?;
         let client = registered(form, tenant)?.to_owned();
         let scope = form.value("scope").unwrap_or_default().to_owned();
         Scope::parse(&scope, &Principal::User, tenant)?;
         let (body, device_code) = self.sign_ins.begin_device(SignIn { client, tenant, scope });
-        self.journal.remember_secret(device_code);
+        self.journal.record_secret(device_code);
         Ok(body)
     }
 
-    fn authorize(&self, segment: &str, query: &Parameters) -> Result<Answer, Failure> {
+    fn authorize(&self, segment: &str, query: &Parameters) -> Result<Answer, EntraError> {
         let tenant = self.tenant(segment)?;
         let client = registered(query, tenant)?.to_owned();
         let scope = query.value("scope").unwrap_or_default().to_owned();
         Scope::parse(&scope, &Principal::User, tenant)?;
         let sign_in = SignIn { client, tenant, scope };
         let (answer, code) = self.sign_ins.authorize(sign_in, query, self.clock.unix_seconds())?;
-        self.journal.remember_secret(code.unwrap_or_default());
+        self.journal.record_secret(code.unwrap_or_default());
         Ok(answer)
     }
 }
 
-/// Whether the tenant is the user's own, whichever that is.
+/// Returns whether `segment` means the home tenant of the user.
 fn is_any_tenant(segment: &str) -> bool {
     ["organizations", "common"].contains(&segment)
 }
 
-/// The public client that a request names.
-fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, Failure> {
-    let client = parameters.value("client_id").ok_or_else(|| failure::missing("client_id"))?;
+/// Returns the public client of a request.
+fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, EntraError> {
+    let client = parameters.value("client_id").ok_or_else(|| error::missing("client_id"))?;
     if client.eq_ignore_ascii_case(CLIENT_ID) {
         return Err(needs_secret());
     }
@@ -406,16 +391,16 @@ fn registered<'a>(parameters: &'a Parameters, tenant: &str) -> Result<&'a str, F
 }
 
 fn public_client(client: &str) -> Option<&str> {
-    [AZURE_CLI, PUBLIC_CLIENT].iter().any(|known| known.eq_ignore_ascii_case(client)).then_some(client)
+    is_one_of(&[AZURE_CLI, PUBLIC_CLIENT], client).then_some(client)
 }
 
-fn needs_secret() -> Failure {
+fn needs_secret() -> EntraError {
     let text =
         "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
-    Failure::new("invalid_client", 7_000_218, text)
+    EntraError::new("invalid_client", 7_000_218, text)
 }
 
-impl Room for Entra {
+impl Handler for Entra {
     const SERVICE: Service = Service::Entra;
 
     fn clock(&self) -> Clock {
@@ -428,22 +413,21 @@ impl Room for Entra {
         let form = || Parameters::from_form(&String::from_utf8_lossy(&call.body));
         let result = match (&call.method, segments.as_slice()) {
             (&Method::POST, [tenant, "oauth2", "v2.0", "token"]) => {
-                if let Some(seconds) = self.throttles.refusal(|()| true) {
-                    return failure::throttled(seconds, now);
+                if let Some(seconds) = self.throttles.retry_after(|()| true) {
+                    return error::throttled(seconds, now);
                 }
-                if let Some(fault) = self.next_fault() {
-                    tokio::time::sleep(fault.delay).await;
-                    return fault.answer();
+                if let Some(fault) = self.faults.next(|_| true) {
+                    return fault.answer().await;
                 }
                 self.grant(tenant, &form())
             }
             (&Method::POST, [tenant, "oauth2", "v2.0", "devicecode"]) => self.device_code(tenant, &form()),
             (&Method::GET, [tenant, "oauth2", "v2.0", "authorize"]) => {
                 let query = Parameters::from_form(call.raw_query());
-                return self.authorize(tenant, &query).unwrap_or_else(|failure| failure.page(now));
+                return self.authorize(tenant, &query).unwrap_or_else(|error| error.page(now));
             }
-            _ => return failure::html(404, ""),
+            _ => return error::html(404, ""),
         };
-        result.map_or_else(|failure| failure.answer(now), |body| json_answer(200, &body))
+        result.map_or_else(|error| error.answer(now), |body| json_answer(200, &body))
     }
 }

@@ -1,28 +1,28 @@
-//! Whom a token speaks for, and what it says of them.
+//! The user and the application, and the claims of their tokens.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use crate::entra::{CLIENT_ID, OBJECT_ID, TENANT};
 
-/// The user, the `oid` of its tokens.
+/// The object ID of the user in the home tenant.
 const USER_OBJECT_ID: &str = "05e7d700-0000-4000-8000-000000000001";
-/// The same user as a guest of another tenant.
+/// The object ID of the user as a guest in another tenant.
 const GUEST_OBJECT_ID: &str = "05e7d700-0000-4000-8000-000000000002";
-/// The user's name for people.
+/// The display name of the user.
 const DISPLAY_NAME: &str = "Ada Lovelace";
 
-/// Somebody whom Entra ID knows.
+/// The principal of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Principal {
-    /// The one user.
+    /// The only user.
     User,
     /// The service principal of the registered application.
     Application,
 }
 
 impl Principal {
-    /// `oid`, which differs from tenant to tenant.
+    /// Returns `oid`, which differs between tenants.
     pub(crate) fn object_id(self, tenant: &str) -> &'static str {
         match self {
             Self::Application => OBJECT_ID,
@@ -31,7 +31,7 @@ impl Principal {
         }
     }
 
-    /// The claims that are about who it is (Microsoft Learn, "Access token claims reference").
+    /// Returns the claims of an access token about the principal (Microsoft Learn, "Access token claims reference").
     pub(crate) fn claims(self, client: &str, tenant: &str, upn: &str) -> Value {
         let object_id = self.object_id(tenant);
         match self {
@@ -46,7 +46,7 @@ impl Principal {
     }
 }
 
-/// The user's ID token (Microsoft Learn, "ID token claims reference").
+/// The claims of the user's ID token (Microsoft Learn, "ID token claims reference").
 pub(crate) fn id_claims(client: &str, tenant: &str, upn: &str) -> Value {
     let object_id = Principal::User.object_id(tenant);
     json!({
@@ -55,7 +55,7 @@ pub(crate) fn id_claims(client: &str, tenant: &str, upn: &str) -> Value {
     })
 }
 
-/// The user at home, as MSAL reads it from `client_info`.
+/// The user in the home tenant, as MSAL reads it from `client_info`.
 pub(crate) fn client_info() -> String {
     URL_SAFE_NO_PAD.encode(json!({ "uid": USER_OBJECT_ID, "utid": TENANT }).to_string())
 }

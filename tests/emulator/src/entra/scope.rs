@@ -1,15 +1,15 @@
-//! What a token is asked for: resources, and OpenID Connect's own scopes.
+//! Scopes: those of resources, and those of OpenID Connect.
 
-use crate::entra::failure::Failure;
+use crate::entra::error::EntraError;
 use crate::entra::principal::Principal;
 
-/// The resources whose tokens Azure Resource Manager takes: that of the Azure SDKs and that of azure-cli, which ends
-/// in a slash and so gives a scope with two (azure-cli-core cloud.py).
+/// The audiences that Azure Resource Manager accepts: that of the Azure SDKs, and that of azure-cli, whose resource ends
+/// in a slash, so that its scope has a double slash (azure-cli-core cloud.py).
 pub(crate) const ARM_AUDIENCES: [&str; 2] =
     ["https://management.azure.com", "https://management.core.windows.net"];
 
-/// The sign-in to Linux machines, in each cloud and by its app ID (azure-cli-extensions ssh custom.py `cloudtoscope`;
-/// azure-powershell).
+/// The audience of the sign-in to Linux machines: in each cloud (azure-cli-extensions ssh custom.py `cloudtoscope`) and
+/// as app ID (azure-powershell).
 const SSH_AUDIENCES: [&str; 4] = [
     "https://pas.windows.net/CheckMyAccess/Linux",
     "https://pas.chinacloudapi.cn/CheckMyAccess/Linux",
@@ -17,13 +17,13 @@ const SSH_AUDIENCES: [&str; 4] = [
     "ce6ff14a-7fdc-4685-bbe0-f6afdfcfa8e0",
 ];
 
-/// Microsoft Graph, which a token is for that was asked for no resource.
+/// Microsoft Graph, the audience of a token without a resource in its scopes.
 const GRAPH: &str = "00000003-0000-0000-c000-000000000000";
 
 /// The scopes of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
-    /// Those of the resource, as they were asked for.
+    /// The scopes of the resource, unchanged.
     pub(crate) text: String,
     pub(crate) audience: String,
     openid: bool,
@@ -31,8 +31,8 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// Reads `text` as `principal` asks for it in the tenant `tenant`.
-    pub(crate) fn parse(text: &str, principal: &Principal, tenant: &str) -> Result<Self, Failure> {
+    /// Parses the scopes that `principal` requests in `tenant`.
+    pub(crate) fn parse(text: &str, principal: &Principal, tenant: &str) -> Result<Self, EntraError> {
         let (own, resources): (Vec<&str>, Vec<&str>) = text
             .split_ascii_whitespace()
             .partition(|scope| ["openid", "profile", "email", "offline_access"].contains(scope));
@@ -40,11 +40,11 @@ impl Scope {
             [] if *principal == Principal::User && !own.is_empty() => GRAPH.to_owned(),
             [] => return Err(invalid(text)),
             [scope] => audience(scope, principal, tenant)?,
-            // "The scopes ... are for more than one resource" (28000 among the documented numbers).
+            // The documented text of 28000 is "The scopes ... are for more than one resource".
             _ => {
                 let text = "Provided value for the input parameter scope isn't valid because it contains more than \
                             one resource.";
-                return Err(Failure::new("invalid_scope", 28000, text));
+                return Err(EntraError::new("invalid_scope", 28000, text));
             }
         };
         Ok(Self {
@@ -55,24 +55,24 @@ impl Scope {
         })
     }
 
-    /// Whether an ID token is asked for.
+    /// Whether the request includes an ID token.
     pub(crate) fn wants_id_token(&self) -> bool {
         self.openid
     }
 
-    /// Whether it is the sign-in to Linux machines.
+    /// Whether the resource is the sign-in to Linux machines.
     pub(crate) fn is_for_ssh(&self) -> bool {
         SSH_AUDIENCES.contains(&self.audience.as_str())
     }
 
-    /// Whether a refresh token is asked for.
+    /// Whether the request includes a refresh token.
     pub(crate) fn wants_refresh_token(&self) -> bool {
         self.offline_access
     }
 }
 
-/// The resource of a scope `{resource}/.default`; users may also name a permission.
-fn audience(scope: &str, principal: &Principal, tenant: &str) -> Result<String, Failure> {
+/// Returns the resource of a scope `{resource}/.default`. A user's scope may also have a permission.
+fn audience(scope: &str, principal: &Principal, tenant: &str) -> Result<String, EntraError> {
     let (resource, permission) = scope.rsplit_once('/').ok_or_else(|| invalid(scope))?;
     let allowed =
         permission == ".default" || *principal == Principal::User && permission == "user_impersonation";
@@ -82,10 +82,10 @@ fn audience(scope: &str, principal: &Principal, tenant: &str) -> Result<String, 
     let known = ARM_AUDIENCES.contains(&resource.trim_end_matches('/')) || SSH_AUDIENCES.contains(&resource);
     let unknown =
         || format!("The resource principal named {resource} was not found in the tenant named {tenant}.");
-    if known { Ok(resource.to_owned()) } else { Err(Failure::new("invalid_resource", 500_011, unknown())) }
+    if known { Ok(resource.to_owned()) } else { Err(EntraError::new("invalid_resource", 500_011, unknown())) }
 }
 
-fn invalid(scope: &str) -> Failure {
+fn invalid(scope: &str) -> EntraError {
     let text = format!("The provided value for the input parameter 'scope' is not valid: '{scope}'.");
-    Failure::new("invalid_scope", 70011, text)
+    EntraError::new("invalid_scope", 70011, text)
 }

@@ -1,7 +1,8 @@
-//! Users who sign in: the authorization endpoint, device codes, and the refresh tokens that follow.
+//! Sign-in of the user: authorization endpoint, device codes and refresh tokens.
 //!
 //! Microsoft Learn, "OAuth 2.0 authorization code flow" and "OAuth 2.0 device authorization grant flow" on the Microsoft
-//! identity platform. The user is signed in without a page, unless a test denies it.
+//! identity platform. The authorization endpoint has no login page: it signs the user in at once, unless a test denies
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -15,45 +16,45 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::encoding::{Parameters, encode};
-use crate::entra::failure::{self, Failure, escaped, html, invalid_grant, malformed, missing};
+use crate::entra::error::{self, EntraError, escaped, html, invalid_grant, malformed, missing};
 use crate::journal::lock;
 use crate::server::Answer;
 
 /// "Authorization codes are short lived, typically they expire after about 10 minutes" (code flow).
-const CODE_LIFE: Duration = Duration::from_secs(600);
+const CODE_LIFETIME: Duration = Duration::from_secs(600);
 /// `expires_in` of a device code (device flow, the documented example).
-const DEVICE_LIFE: Duration = Duration::from_secs(900);
-/// Where people enter user codes (device flow).
+const DEVICE_LIFETIME: Duration = Duration::from_secs(900);
+/// The page for user codes (device flow).
 const VERIFICATION_URI: &str = "https://microsoft.com/devicelogin";
-/// The letters of user codes; those that could be mistaken for each other are not among them.
+/// The letters of user codes, without those that are easy to confuse.
 const USER_CODE_LETTERS: &[u8; 24] = b"ABCDEFGHJKLMNPQRSTUVWXYZ";
 
-/// Why refresh tokens that were good are not any more.
+/// The error with which Entra ID rejects refresh tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshRefusal {
     /// An administrator or a new password revoked them: `invalid_grant`, AADSTS50173.
     Revoked,
-    /// They were not used for 90 days: `invalid_grant`, AADSTS700082.
+    /// The tokens were not used for 90 days: `invalid_grant`, AADSTS700082.
     Inactive,
-    /// A policy now wants a second factor: `interaction_required`, AADSTS50076. A new sign-in has it.
+    /// A policy requires a second factor: `interaction_required`, AADSTS50076. A new sign-in has it.
     SecondFactor,
 }
 
-/// A sign-in that can be redeemed for tokens.
+/// A sign-in for which a client can redeem tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct SignIn {
     pub(crate) client: String,
     pub(crate) tenant: &'static str,
-    /// As it was asked for.
+    /// The scope of the request.
     pub(crate) scope: String,
 }
 
-/// All that has begun and has not ended.
+/// All sign-ins and refresh tokens.
 pub(crate) struct SignIns {
-    /// The pause between two polls for a device code.
-    pub(crate) interval: Duration,
-    /// Whether the user approves every device code at once.
-    pub(crate) approving: bool,
+    /// The polling interval of device codes.
+    interval: Duration,
+    /// The user's decision on a new device code.
+    initial_decision: Decision,
     codes: Mutex<HashMap<String, Code>>,
     devices: Mutex<Vec<Device>>,
     refresh_tokens: Mutex<HashMap<String, RefreshToken>>,
@@ -77,7 +78,7 @@ struct Device {
     decision: Decision,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Pending,
     Approved,
@@ -88,14 +89,14 @@ pub(crate) enum Decision {
 
 struct RefreshToken {
     client: String,
-    refusal: Option<RefreshRefusal>,
+    rejection: Option<RefreshRefusal>,
 }
 
 impl SignIns {
-    pub(crate) fn new(interval: Duration, approving: bool) -> Self {
+    pub(crate) fn new(interval: Duration, initial_decision: Decision) -> Self {
         Self {
             interval,
-            approving,
+            initial_decision,
             codes: Mutex::default(),
             devices: Mutex::default(),
             refresh_tokens: Mutex::default(),
@@ -103,28 +104,28 @@ impl SignIns {
         }
     }
 
-    /// The next sign-in with a browser ends with `access_denied`.
+    /// Answers the next browser sign-in with `access_denied`.
     pub(crate) fn deny_next(&self) {
         *lock(&self.denied) += 1;
     }
 
-    /// The authorization endpoint, for a client that is registered. The second value is the code, if there is one.
+    /// Answers a registered client at the authorization endpoint. The second value is the code, if one was issued.
     pub(crate) fn authorize(
         &self,
         sign_in: SignIn,
         query: &Parameters,
         now: u64,
-    ) -> Result<(Answer, Option<String>), Failure> {
+    ) -> Result<(Answer, Option<String>), EntraError> {
         let field = |name| query.value(name).unwrap_or_default();
         let redirect_uri = redirect_uri(field("redirect_uri"))?;
         let state = query.value("state");
         let mode = field("response_mode");
-        let outcome = self.consider(sign_in, query);
+        let outcome = self.issue_code(sign_in, query);
         let code = outcome.as_ref().ok().cloned();
         let mut answer = match outcome {
             Ok(code) => vec![("code", code), ("session_state", Uuid::new_v4().to_string())],
-            Err(failure) => {
-                vec![("error", failure.error.to_owned()), ("error_description", failure.text(now))]
+            Err(error) => {
+                vec![("error", error.code.to_owned()), ("error_description", error.text(now))]
             }
         };
         answer.extend(state.map(|state| ("state", state.to_owned())));
@@ -135,20 +136,28 @@ impl SignIns {
         }
     }
 
-    /// A code, unless the request is wrong or the user says no.
-    fn consider(&self, sign_in: SignIn, query: &Parameters) -> Result<String, Failure> {
+    /// Issues a code, unless the request is invalid or the user denies it.
+    fn issue_code(&self, sign_in: SignIn, query: &Parameters) -> Result<String, EntraError> {
         let field = |name| query.value(name).unwrap_or_default();
         if field("response_type") != "code" {
-            return Err(Failure::new("unsupported_response_type", 70005, "The response type is not 'code'."));
+            return Err(EntraError::new(
+                "unsupported_response_type",
+                70005,
+                "The response type is not 'code'.",
+            ));
         }
-        // Entra recommends S256 and takes requests without a challenge; RFC 8252 demands it of native applications.
+        // Entra recommends S256 and accepts requests without a challenge; RFC 8252 requires it of native applications.
         if field("code_challenge_method") != "S256" || field("code_challenge").len() != 43 {
             return Err(malformed("code_challenge is not one of S256"));
         }
         let mut denied = lock(&self.denied);
         if *denied > 0 {
             *denied -= 1;
-            return Err(Failure::new("access_denied", 65004, "User declined to consent to access the app."));
+            return Err(EntraError::new(
+                "access_denied",
+                65004,
+                "User declined to consent to access the app.",
+            ));
         }
         let (code, issued) = (secret("1.AX", 64), Instant::now());
         let (redirect_uri, challenge) =
@@ -159,17 +168,21 @@ impl SignIns {
     }
 
     /// `grant_type=authorization_code`.
-    pub(crate) fn redeem_code(&self, client: &str, form: &Parameters) -> Result<SignIn, Failure> {
+    pub(crate) fn redeem_code(&self, client: &str, form: &Parameters) -> Result<SignIn, EntraError> {
         let field = |name: &str| form.value(name).ok_or_else(|| missing(name));
         let mut codes = lock(&self.codes);
         let code = codes.get_mut(field("code")?).ok_or_else(|| invalid_grant("the code"))?;
         if code.redeemed {
             let text = "OAuth2 Authorization code was already redeemed, please retry with a new valid code or use an \
                         existing refresh token.";
-            return Err(Failure::new("invalid_grant", 54005, text));
+            return Err(EntraError::new("invalid_grant", 54005, text));
         }
-        if code.issued.elapsed() >= CODE_LIFE {
-            return Err(Failure::new("invalid_grant", 70008, "The provided authorization code is expired."));
+        if code.issued.elapsed() >= CODE_LIFETIME {
+            return Err(EntraError::new(
+                "invalid_grant",
+                70008,
+                "The provided authorization code is expired.",
+            ));
         }
         if !code.sign_in.client.eq_ignore_ascii_case(client) {
             return Err(invalid_grant("the code was issued to another client"));
@@ -177,19 +190,19 @@ impl SignIns {
         if field("redirect_uri")? != code.redirect_uri {
             let text = "The reply address does not match the reply address provided when requesting \
                         Authorization code.";
-            return Err(Failure::new("invalid_client", 500_112, text));
+            return Err(EntraError::new("invalid_client", 500_112, text));
         }
         let verifier = digest::digest(&digest::SHA256, field("code_verifier")?.as_bytes());
         if URL_SAFE_NO_PAD.encode(verifier) != code.challenge {
             let text =
                 "The Code_Verifier does not match the code_challenge supplied in the authorization request.";
-            return Err(Failure::new("invalid_grant", 501_481, text));
+            return Err(EntraError::new("invalid_grant", 501_481, text));
         }
         code.redeemed = true;
         Ok(code.sign_in.clone())
     }
 
-    /// The device authorization endpoint; the second value is the device code.
+    /// Answers at the device authorization endpoint. The second value is the device code.
     pub(crate) fn begin_device(&self, sign_in: SignIn) -> (Value, String) {
         let (device_code, user_code) = (secret("DAQ", 96), user_code());
         let text = format!(
@@ -198,28 +211,26 @@ impl SignIns {
         );
         let body = json!({
             "user_code": user_code, "device_code": device_code, "verification_uri": VERIFICATION_URI,
-            "expires_in": DEVICE_LIFE.as_secs(), "interval": self.interval.as_secs(), "message": text,
+            "expires_in": DEVICE_LIFETIME.as_secs(), "interval": self.interval.as_secs(), "message": text,
         });
-        let decision = if self.approving { Decision::Approved } else { Decision::Pending };
         lock(&self.devices).push(Device {
             sign_in,
             device_code: device_code.clone(),
             user_code,
             polled: None,
-            end: Instant::now() + DEVICE_LIFE,
-            decision,
+            end: Instant::now() + DEVICE_LIFETIME,
+            decision: self.initial_decision,
         });
         (body, device_code)
     }
 
-    /// The user codes that wait for the user.
     pub(crate) fn pending_devices(&self) -> Vec<String> {
         let devices = lock(&self.devices);
         let pending = devices.iter().filter(|device| device.decision == Decision::Pending);
         pending.map(|device| device.user_code.clone()).collect()
     }
 
-    /// What becomes of a user code; whether there is such a code.
+    /// Records the user's decision. Returns whether the user code exists.
     pub(crate) fn decide(&self, user_code: &str, decision: Decision) -> bool {
         let mut devices = lock(&self.devices);
         let found = devices.iter_mut().find(|device| device.user_code.eq_ignore_ascii_case(user_code));
@@ -227,30 +238,30 @@ impl SignIns {
     }
 
     /// `grant_type=urn:ietf:params:oauth:grant-type:device_code`: one poll.
-    pub(crate) fn redeem_device(&self, client: &str, form: &Parameters) -> Result<SignIn, Failure> {
+    pub(crate) fn redeem_device(&self, client: &str, form: &Parameters) -> Result<SignIn, EntraError> {
         let code = form.value("device_code").ok_or_else(|| missing("device_code"))?;
         let mut devices = lock(&self.devices);
         let device = devices
             .iter_mut()
             .find(|device| device.device_code == code && device.sign_in.client.eq_ignore_ascii_case(client));
-        let unknown = || Failure::new("bad_verification_code", 70018, "The device code is not valid.");
+        let unknown = || EntraError::new("bad_verification_code", 70018, "The device code is not valid.");
         let device = device.ok_or_else(unknown)?;
         let early = device.polled.replace(Instant::now()).is_some_and(|at| at.elapsed() < self.interval);
         if device.end <= Instant::now() {
             device.decision = Decision::Expired;
         }
         match device.decision {
-            Decision::Expired => Err(Failure::new("expired_token", 70019, "The device code has expired.")),
-            // RFC 8628, section 3.5; the number is not in the sources.
-            _ if early => Err(Failure::new("slow_down", 70016, "The device code is polled too often.")),
+            Decision::Expired => Err(EntraError::new("expired_token", 70019, "The device code has expired.")),
+            // RFC 8628, section 3.5. No source has the number.
+            _ if early => Err(EntraError::new("slow_down", 70016, "The device code is polled too often.")),
             Decision::Pending => {
                 let text = "OAuth 2.0 device flow error. Authorization is pending. Continue polling.";
-                Err(Failure::new("authorization_pending", 70016, text))
+                Err(EntraError::new("authorization_pending", 70016, text))
             }
-            // Microsoft Learn, "device authorization grant", has the code; that the number is 65004, no source says.
+            // The code is in Microsoft Learn, "device authorization grant". No source has the number.
             Decision::Declined => {
                 let text = "User declined to consent to access the app.";
-                Err(Failure::new("authorization_declined", 65004, text))
+                Err(EntraError::new("authorization_declined", 65004, text))
             }
             Decision::Redeemed => Err(invalid_grant("the device code was already redeemed")),
             Decision::Approved => {
@@ -260,56 +271,56 @@ impl SignIns {
         }
     }
 
-    /// A new refresh token. Those before it stay good: "Refresh tokens aren't revoked when used to acquire new access
+    /// Issues a refresh token. Earlier ones stay valid: "Refresh tokens aren't revoked when used to acquire new access
     /// tokens" (Microsoft Learn, "Refresh tokens in the Microsoft identity platform").
     pub(crate) fn refresh_token(&self, client: &str) -> String {
         let token = secret("1.AX0A", 400);
-        let entry = RefreshToken { client: client.to_owned(), refusal: None };
+        let entry = RefreshToken { client: client.to_owned(), rejection: None };
         lock(&self.refresh_tokens).insert(token.clone(), entry);
         token
     }
 
-    /// From now on those that exist are refused; those of later sign-ins are not.
-    pub(crate) fn refuse_refresh_tokens(&self, refusal: RefreshRefusal) {
-        lock(&self.refresh_tokens).values_mut().for_each(|token| token.refusal = Some(refusal));
+    /// Rejects all refresh tokens issued so far.
+    pub(crate) fn refuse_refresh_tokens(&self, rejection: RefreshRefusal) {
+        lock(&self.refresh_tokens).values_mut().for_each(|token| token.rejection = Some(rejection));
     }
 
     /// `grant_type=refresh_token`. A token is bound to its client and user, not to a tenant or a resource.
-    pub(crate) fn check_refresh_token(&self, client: &str, form: &Parameters) -> Result<(), Failure> {
+    pub(crate) fn check_refresh_token(&self, client: &str, form: &Parameters) -> Result<(), EntraError> {
         let token = form.value("refresh_token").ok_or_else(|| missing("refresh_token"))?;
         let tokens = lock(&self.refresh_tokens);
         let known = tokens.get(token).filter(|token| token.client.eq_ignore_ascii_case(client));
-        match known.ok_or_else(|| invalid_grant("the refresh token"))?.refusal {
+        match known.ok_or_else(|| invalid_grant("the refresh token"))?.rejection {
             None => Ok(()),
-            Some(refusal) => Err(refusal.failure()),
+            Some(rejection) => Err(rejection.error()),
         }
     }
 }
 
 impl RefreshRefusal {
-    fn failure(self) -> Failure {
+    fn error(self) -> EntraError {
         match self {
             Self::Revoked => {
                 let text = "The provided grant has expired due to it being revoked, a fresh auth token is needed. The \
                             user might have changed or reset their password.";
-                Failure::new("invalid_grant", 50173, text).suberror("bad_token")
+                EntraError::new("invalid_grant", 50173, text).suberror("bad_token")
             }
             Self::Inactive => {
                 let text = "The refresh token has expired due to inactivity. The token was inactive for 90.00:00:00.";
-                Failure::new("invalid_grant", 700_082, text).suberror("bad_token")
+                EntraError::new("invalid_grant", 700_082, text).suberror("bad_token")
             }
             Self::SecondFactor => {
                 let text = "Due to a configuration change made by your administrator, or because you moved to a new \
                             location, you must use multi-factor authentication to access the resource.";
-                Failure::new("interaction_required", 50076, text).suberror("basic_action")
+                EntraError::new("interaction_required", 50076, text).suberror("basic_action")
             }
         }
     }
 }
 
-/// The registered address of both public clients: `http://localhost` with any port; 127.0.0.1 is refused (MSAL
+/// Checks the redirect URI. Both public clients have `http://localhost`, with any port; 127.0.0.1 is rejected (MSAL
 /// application.py).
-fn redirect_uri(uri: &str) -> Result<&str, Failure> {
+fn redirect_uri(uri: &str) -> Result<&str, EntraError> {
     let rest = uri.strip_prefix("http://localhost").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     let registered = match rest.map(|rest| rest.strip_prefix(':').unwrap_or(rest)) {
         Some("") => true,
@@ -318,19 +329,19 @@ fn redirect_uri(uri: &str) -> Result<&str, Failure> {
     };
     let text =
         || format!("The redirect URI '{uri}' specified in the request does not match the redirect URIs.");
-    if registered { Ok(uri) } else { Err(Failure::new("invalid_request", 50011, text())) }
+    if registered { Ok(uri) } else { Err(EntraError::new("invalid_request", 50011, text())) }
 }
 
 fn redirect(uri: &str, fields: &[(&str, String)]) -> Answer {
     let query: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-    let mut answer = failure::html(302, "");
+    let mut answer = error::html(302, "");
     if let Ok(location) = HeaderValue::try_from(format!("{uri}?{}", query.join("&"))) {
         answer.headers_mut().insert(LOCATION, location);
     }
     answer
 }
 
-/// The page that a browser posts on by itself (OAuth 2.0 Form Post Response Mode).
+/// A page whose form the browser posts without user action (OAuth 2.0 Form Post Response Mode).
 fn form_post(uri: &str, fields: &[(&str, String)]) -> Answer {
     let input = |(name, value): &(&str, String)| {
         format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\" />", escaped(value))
@@ -347,7 +358,7 @@ fn form_post(uri: &str, fields: &[(&str, String)]) -> Answer {
     )
 }
 
-/// Random text with the start that Entra's have, so that it is seen for what it is.
+/// Random text with the start of Entra's codes and tokens.
 fn secret(start: &str, bytes: usize) -> String {
     format!("{start}{}", URL_SAFE_NO_PAD.encode(random(bytes)))
 }

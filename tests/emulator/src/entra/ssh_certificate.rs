@@ -1,103 +1,101 @@
-//! SSH certificates in place of access tokens: `token_type=ssh-cert`.
+//! SSH certificates: the token endpoint with `token_type=ssh-cert`.
 //!
-//! The parameters are those of azure-cli-extensions ssh `custom.py`, the contents those of certificates in public
-//! threads. The authority is the emulator's own, and ssh-keygen signs.
+//! The parameters are those of azure-cli-extensions ssh `custom.py`. The contents follow certificates in public issues.
+//! ssh-keygen signs them.
 
-use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::encoding::Parameters;
-use crate::entra::assertion::rsa_key;
-use crate::entra::failure::{Failure, malformed, missing};
-use crate::journal::lock;
+use crate::entra::error::{EntraError, malformed, missing};
+use crate::fault_queue::FaultQueue;
+use crate::keygen::{RSA, generate_key, ssh_keygen};
 
-/// A certificate that is not what it should be.
+/// A defect of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateFault {
-    /// For a key that is not the one in the request.
+    /// It is for another key than that of the request.
     AnotherKey,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     NotYetValid,
-    /// For a host.
+    /// It is a host certificate.
     HostType,
     /// Another authority signed it.
     AnotherAuthority,
-    /// No certificate at all.
+    /// It is not a certificate.
     Garbage,
-    /// Sixteen megabytes.
+    /// It has 16 MiB.
     Huge,
 }
 
-/// Whom a certificate is for.
-pub(crate) struct Holder<'a> {
-    /// A user's name; of a service principal, whose name in its certificate no source tells, its client id.
+/// The subject of a certificate.
+pub(crate) struct CertificateSubject<'a> {
+    /// The name of a user, or the client ID of a service principal.
     pub(crate) principal: &'a str,
     pub(crate) object_id: &'a str,
     pub(crate) tenant: &'a str,
 }
 
-/// The authority.
 pub(crate) struct SshCertificates {
     directory: PathBuf,
     pub(crate) lifetime: Duration,
     authority: OnceLock<PathBuf>,
-    faults: Mutex<VecDeque<CertificateFault>>,
+    pub(crate) faults: FaultQueue<CertificateFault>,
 }
 
 impl SshCertificates {
     pub(crate) fn new(directory: &Path, lifetime: Duration) -> Self {
         let directory = directory.to_owned();
-        Self { directory, lifetime, authority: OnceLock::new(), faults: Mutex::default() }
+        Self { directory, lifetime, authority: OnceLock::new(), faults: FaultQueue::default() }
     }
 
-    /// The next certificate has this fault.
-    pub(crate) fn add_fault(&self, fault: CertificateFault) {
-        lock(&self.faults).push_back(fault);
-    }
-
-    /// The authority's public key, a line of authorized_keys.
+    /// Returns the public key of the authority as a line of authorized_keys.
     pub(crate) fn public_key(&self) -> String {
         let file = self.authority().with_extension("pub");
-        fs::read_to_string(file).expect("ssh-keygen has written the public key")
+        fs::read_to_string(file).expect("ssh-keygen wrote the public key")
     }
 
     fn authority(&self) -> &Path {
         self.authority.get_or_init(|| {
             let file = self.directory.join("ssh-authority");
-            rsa_key(&file).expect("ssh-keygen makes an RSA key");
+            generate_key(&RSA, &file).expect("ssh-keygen generates an RSA key");
             file
         })
     }
 
-    /// The certificate in base64, without its type, for the key in `form`.
-    pub(crate) fn issue(&self, form: &Parameters, holder: &Holder, now: u64) -> Result<String, Failure> {
+    /// Issues a certificate for the key in `form`. Returns it in base64, without its type.
+    pub(crate) fn issue(
+        &self,
+        form: &Parameters,
+        subject: &CertificateSubject,
+        now: u64,
+    ) -> Result<String, EntraError> {
         let key = requested_key(form)?;
-        let fault = lock(&self.faults).pop_front();
+        let fault = self.faults.next(|_| true);
         match fault {
             Some(CertificateFault::Garbage) => return Ok("AAAAgarbage".to_owned()),
             Some(CertificateFault::Huge) => return Ok("A".repeat(16 << 20)),
             _ => {}
         }
-        let signed = self.sign(&key, holder, now, fault);
-        signed.map_err(|error| Failure::new("server_error", 90033, format!("{error:#}")))
+        let signed = self.sign(&key, subject, now, fault);
+        signed.map_err(|error| EntraError::new("server_error", 90033, format!("{error:#}")))
     }
 
     fn sign(
         &self,
         key: &[u8],
-        holder: &Holder,
+        subject: &CertificateSubject,
         now: u64,
         fault: Option<CertificateFault>,
     ) -> anyhow::Result<String> {
@@ -105,7 +103,7 @@ impl SshCertificates {
         let (public, certificate) = (file.with_extension("pub"), file.with_file_name(cert_name(&file)));
         let other = self.directory.join(format!("ssh-other-{}", Uuid::new_v4()));
         if matches!(fault, Some(CertificateFault::AnotherKey | CertificateFault::AnotherAuthority)) {
-            rsa_key(&other)?;
+            generate_key(&RSA, &other)?;
         }
         match fault {
             Some(CertificateFault::AnotherKey) => drop(fs::copy(other.with_extension("pub"), &public)?),
@@ -113,51 +111,46 @@ impl SshCertificates {
         }
         let another = fault == Some(CertificateFault::AnotherAuthority);
         let authority = if another { other.as_path() } else { self.authority() };
-        let Holder { principal, object_id, tenant } = holder;
-        let mut keygen = Command::new("ssh-keygen");
-        keygen.args(["-q", "-s"]).arg(authority).args([
-            "-I",
-            &format!("{object_id}@{tenant}"),
-            "-n",
-            principal,
-        ]);
-        keygen.args(["-V", &self.validity(now, fault)]);
-        if fault == Some(CertificateFault::HostType) {
-            keygen.arg("-h");
-        } else {
-            keygen.args(["-O", &format!("extension:tid@sshservice.azure.net={tenant}")]);
-            keygen.args(["-O", &format!("extension:oid@sshservice.azure.net={object_id}")]);
-        }
-        let made = keygen.arg(&public).output().context("ssh-keygen")?;
-        ensure!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
+        let CertificateSubject { principal, object_id, tenant } = subject;
+        let key_id = format!("{object_id}@{tenant}");
+        let validity = self.validity(now, fault);
+        let extension = |name: &str, value: &str| format!("extension:{name}@sshservice.azure.net={value}");
+        let (tid, oid) = (extension("tid", tenant), extension("oid", object_id));
+        let kind: &[&str] = match fault {
+            Some(CertificateFault::HostType) => &["-h"],
+            _ => &["-O", &tid, "-O", &oid],
+        };
+        let options = [&["-I", &key_id, "-n", principal, "-V", &validity], kind].concat();
+        let signer = [OsStr::new("-s"), authority.as_os_str()].into_iter();
+        ssh_keygen(signer.chain(options.into_iter().map(OsStr::new)).chain([public.as_os_str()]))?;
         let text = fs::read_to_string(certificate)?;
         Ok(text.split(' ').nth(1).context("no certificate")?.to_owned())
     }
 
-    /// From now on, or before or after; ssh-keygen takes hexadecimal seconds.
+    /// Returns the validity for `ssh-keygen -V`, in hexadecimal seconds.
     fn validity(&self, now: u64, fault: Option<CertificateFault>) -> String {
-        let life = self.lifetime.as_secs();
+        let lifetime = self.lifetime.as_secs();
         let start = match fault {
-            Some(CertificateFault::Expired) => now - 2 * life - 86_400,
+            Some(CertificateFault::Expired) => now - 2 * lifetime - 86_400,
             Some(CertificateFault::NotYetValid) => now + 86_400,
             _ => now,
         };
-        format!("{start:#x}:{:#x}", start + life)
+        format!("{start:#x}:{:#x}", start + lifetime)
     }
 }
 
-/// `{file}-cert.pub`, where ssh-keygen writes.
+/// The name of ssh-keygen's output: `{file}-cert.pub`.
 fn cert_name(file: &Path) -> String {
     format!("{}-cert.pub", file.file_name().unwrap_or_default().display())
 }
 
-/// The public key in SSH's wire form, from any of the four spellings that are in use: with or without padding, with
-/// or without a leading zero.
-fn requested_key(form: &Parameters) -> Result<Vec<u8>, Failure> {
+/// Returns the public key of a request in SSH's wire format. Clients encode it with or without padding and with or
+/// without a leading zero.
+fn requested_key(form: &Parameters) -> Result<Vec<u8>, EntraError> {
     let text = form.value("req_cnf").ok_or_else(|| missing("req_cnf"))?;
-    let jwk: Value = serde_json::from_str(text).map_err(|_| malformed("req_cnf is no JSON"))?;
+    let jwk: Value = serde_json::from_str(text).map_err(|_| malformed("req_cnf is not JSON"))?;
     if jwk["kty"] != "RSA" {
-        return Err(malformed("req_cnf is no RSA key"));
+        return Err(malformed("req_cnf is not an RSA key"));
     }
     if form.value("key_id").is_some_and(|id| jwk["kid"] != id) {
         return Err(malformed("key_id is not the kid of req_cnf"));

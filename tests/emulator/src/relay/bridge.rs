@@ -1,7 +1,7 @@
-//! Two joined data sockets.
+//! The connection between a sender and a listener, with the faults that a test configures.
 //!
-//! Knows messages, pings and Close frames, and how to misbehave on request. Memory is bounded: one message in each
-//! direction and what the sockets buffer, and nothing is read from a side while the other is full.
+//! Memory is bounded: one message in each direction and the buffers of the sockets. The bridge reads from one side only
+//! when the other side accepts data.
 
 use std::future::{pending, ready};
 use std::time::Duration;
@@ -15,37 +15,37 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use crate::relay::Fate;
+use crate::relay::ConnectionState;
 use crate::relay::fault::{RelayFault, Wire};
 use crate::relay::observations::{Observations, SenderEnd};
 use crate::relay::websocket::{self, Socket};
 
-/// After a failed write, how long to look for the peer's Close frame, which says why.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to wait for the peer's Close frame after a failed write.
+const CLOSE_FRAME_WAIT: Duration = Duration::from_secs(2);
 
-/// With coalescing, how long the listener must be quiet before an unfinished message is sent.
-const QUIET: Duration = Duration::from_millis(20);
+/// With coalescing, the pause of the listener after which an incomplete message is sent.
+const COALESCE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why two sockets are joined no longer.
+/// Why a connection ends.
 #[derive(Debug)]
 enum End {
     Sender(SenderEnd),
     Listener,
     Deleted,
-    /// A fault: the sender's TCP connection is dropped.
+    /// A fault: the relay drops the sender's TCP connection.
     Cut,
-    /// A fault: nothing is said to the sender any more.
+    /// A fault: the relay sends nothing more to the sender.
     Silence,
-    /// A fault: the sender gets this Close frame.
+    /// A fault: the relay sends this Close frame to the sender.
     Close(u16, String),
 }
 
-/// Carries messages between `sender` and `listener` until one of them, or the service, has enough.
+/// Copies messages between `sender` and `listener` until one of them or the relay closes the connection.
 pub(crate) async fn join(
     sender: Socket,
     listener: Socket,
     fault: &RelayFault,
-    mut fate: watch::Receiver<Fate>,
+    mut state: watch::Receiver<ConnectionState>,
     observations: &Observations,
 ) {
     if let Some(wire) = &fault.wire {
@@ -54,19 +54,19 @@ pub(crate) async fn join(
     let (mut sender_out, mut sender_in) = sender.split();
     let (mut listener_out, mut listener_in) = listener.split();
     let end = tokio::select! {
-        end = upward(&mut sender_in, &mut listener_out, fault, observations) => end,
-        end = downward(&mut listener_in, &mut sender_out, fault) => end,
-        _ = fate.wait_for(|fate| *fate == Fate::Deleted) => End::Deleted,
+        end = sender_to_listener(&mut sender_in, &mut listener_out, fault, observations) => end,
+        end = listener_to_sender(&mut listener_in, &mut sender_out, fault) => end,
+        _ = state.wait_for(|state| *state == ConnectionState::Deleted) => End::Deleted,
         () = idle(fault.silent_after) => End::Silence,
     };
     let sender = sender_in.reunite(sender_out);
     let listener = listener_in.reunite(listener_out);
     if let (Ok(sender), Ok(listener)) = (sender, listener) {
-        part(sender, listener, end, observations).await;
+        close_both(sender, listener, end, observations).await;
     }
 }
 
-/// Sends bytes that need not be frames, and observes what the sender makes of them.
+/// Sends bytes that need not be frames, and records how the sender reacts.
 async fn send_wire(mut sender: Socket, mut listener: Socket, wire: &Wire, observations: &Observations) {
     let sending = async {
         let stream = sender.get_mut();
@@ -77,40 +77,40 @@ async fn send_wire(mut sender: Socket, mut listener: Socket, wire: &Wire, observ
         stream.flush().await
     };
     if sending.await.is_err() {
-        observations.saw_end(SenderEnd::Dropped);
+        observations.record_end(SenderEnd::Dropped);
     } else {
         loop {
             if let Some(end) = observe(sender.next().await, observations) {
-                observations.saw_end(end);
+                observations.record_end(end);
                 break;
             }
         }
     }
-    websocket::close(&mut listener, SENDER_LEFT).await;
+    websocket::close(&mut listener, SENDER_CLOSED).await;
 }
 
-const SENDER_LEFT: (u16, &str) = (1001, "The sender client shut down the connection.");
+const SENDER_CLOSED: (u16, &str) = (1001, "The sender client shut down the connection.");
 
-/// Closes both sockets with the codes of the protocol guide's status tables.
-async fn part(mut sender: Socket, mut listener: Socket, end: End, observations: &Observations) {
+/// Closes both sockets with the codes of the status tables in the protocol guide.
+async fn close_both(mut sender: Socket, mut listener: Socket, end: End, observations: &Observations) {
     const DELETED: (u16, &str) = (1001, "The Hybrid Connection path has been deleted or disabled.");
     let sender_end = match end {
         End::Sender(end) => {
-            // The sender has ended, whatever the listener still has to say to that.
-            observations.saw_end(end);
-            tokio::join!(websocket::close(&mut listener, SENDER_LEFT), websocket::drain(&mut sender));
+            // The sender has closed; the listener's answer does not change that.
+            observations.record_end(end);
+            tokio::join!(websocket::close(&mut listener, SENDER_CLOSED), websocket::drain(&mut sender));
             return;
         }
         End::Silence => {
             let stream = sender.get_mut();
-            let mut unheard = [0; 4096];
-            while stream.read(&mut unheard).await.is_ok_and(|length| length > 0) {}
-            websocket::close(&mut listener, SENDER_LEFT).await;
+            let mut discarded = [0; 4096];
+            while stream.read(&mut discarded).await.is_ok_and(|length| length > 0) {}
+            websocket::close(&mut listener, SENDER_CLOSED).await;
             return;
         }
         End::Cut => {
             drop(sender);
-            websocket::close(&mut listener, SENDER_LEFT).await;
+            websocket::close(&mut listener, SENDER_CLOSED).await;
             return;
         }
         End::Listener => {
@@ -122,14 +122,13 @@ async fn part(mut sender: Socket, mut listener: Socket, end: End, observations: 
         }
         End::Close(code, reason) => {
             let close = websocket::close(&mut sender, (code, &reason));
-            tokio::join!(close, websocket::close(&mut listener, SENDER_LEFT)).0
+            tokio::join!(close, websocket::close(&mut listener, SENDER_CLOSED)).0
         }
     };
-    observations.saw_end(sender_end);
+    observations.record_end(sender_end);
 }
 
-/// From the sender to the listener.
-async fn upward(
+async fn sender_to_listener(
     sender: &mut SplitStream<Socket>,
     listener: &mut SplitSink<Socket, Message>,
     fault: &RelayFault,
@@ -163,7 +162,7 @@ async fn upward(
             }
             other => {
                 if let Some(end) = observe(other, observations) {
-                    // What the sender sent before it left still arrives; if that fails, so does all the rest.
+                    // Data that the sender sent before it closed still goes to the listener.
                     let _ = listener.flush().await;
                     return End::Sender(end);
                 }
@@ -172,11 +171,11 @@ async fn upward(
     }
 }
 
-/// What is not data from the sender: pings and pongs end here, hop by hop; tungstenite answers the pings.
+/// Records a message that is not data. Pings and pongs are hop-by-hop; tungstenite answers the pings.
 fn observe(message: Option<Result<Message, Error>>, observations: &Observations) -> Option<SenderEnd> {
     match message {
-        Some(Ok(Message::Ping(payload))) => observations.saw_ping(&payload),
-        Some(Ok(Message::Pong(payload))) => observations.saw_pong(&payload),
+        Some(Ok(Message::Ping(payload))) => observations.record_ping(&payload),
+        Some(Ok(Message::Pong(payload))) => observations.record_pong(&payload),
         Some(Ok(Message::Close(frame))) => {
             return Some(SenderEnd::Closed(frame.map(|frame| frame.code.into())));
         }
@@ -186,9 +185,9 @@ fn observe(message: Option<Result<Message, Error>>, observations: &Observations)
     None
 }
 
-/// A failed write is not the reason why a connection ended: the Close frame on the reading side is, if one comes.
+/// Waits after a failed write: a Close frame on the reading side has the actual reason.
 async fn after_failed_write(end: End) -> End {
-    sleep(LAST_WORDS).await;
+    sleep(CLOSE_FRAME_WAIT).await;
     end
 }
 
@@ -205,8 +204,7 @@ async fn throttle(bytes_per_second: Option<u64>, bytes: u64) {
     }
 }
 
-/// From the listener to the sender.
-async fn downward(
+async fn listener_to_sender(
     listener: &mut SplitStream<Socket>,
     sender: &mut SplitSink<Socket, Message>,
     fault: &RelayFault,
@@ -221,21 +219,21 @@ async fn downward(
     }
 }
 
-/// The way to the sender, where most faults are.
+/// The direction to the sender, to which most faults apply.
 struct Delivery<'a> {
     sender: &'a mut SplitSink<Socket, Message>,
     fault: &'a RelayFault,
-    /// Bytes of data that have gone to the sender.
+    /// Bytes of data sent to the sender.
     sent: u64,
-    /// With coalescing: the message that is being collected.
+    /// With coalescing: the incomplete message.
     collected: Vec<u8>,
     unflushed: bool,
 }
 
 impl Delivery<'_> {
-    /// Delivers until the listener has no more.
+    /// Delivers messages until the listener closes.
     async fn deliver_all(&mut self, listener: &mut SplitStream<Socket>) -> Result<(), End> {
-        self.meet_limit().await?;
+        self.end_at_limit().await?;
         let mut pings = self.fault.ping_every.map(|every| {
             let mut pings = interval_at(Instant::now() + every, every);
             pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -246,7 +244,7 @@ impl Delivery<'_> {
             None => pending().await,
         };
         loop {
-            let quiet = if self.fault.coalesce.is_some() { QUIET } else { Duration::ZERO };
+            let delay = if self.fault.coalesce.is_some() { COALESCE_PAUSE } else { Duration::ZERO };
             tokio::select! {
                 biased;
                 () = tick(&mut pings) => self.ping().await?,
@@ -255,7 +253,7 @@ impl Delivery<'_> {
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
                     Some(Ok(_)) => {}
                 },
-                () = pause(quiet), if self.unflushed => self.flush().await?,
+                () = pause(delay), if self.unflushed => self.flush().await?,
             }
         }
     }
@@ -266,29 +264,29 @@ impl Delivery<'_> {
         self.push().await
     }
 
-    /// One message, up to the point where a fault ends the connection.
+    /// Delivers one message, or its part up to the limit.
     async fn deliver(&mut self, message: Message) -> Result<(), End> {
-        let room = self.limit().map_or(u64::MAX, |limit| limit.saturating_sub(self.sent));
-        let message = if (message.len() as u64) < room {
+        let left = self.limit().map_or(u64::MAX, |limit| limit.saturating_sub(self.sent));
+        let message = if (message.len() as u64) < left {
             message
         } else {
-            Message::Binary(message.into_data().slice(..room as usize))
+            Message::Binary(message.into_data().slice(..left as usize))
         };
         self.sent += message.len() as u64;
         match self.fault.coalesce {
             Some(size) => self.collect(&message.into_data(), size).await?,
             None => self.send(message).await?,
         }
-        self.meet_limit().await
+        self.end_at_limit().await
     }
 
-    /// How many bytes the sender may get.
+    /// The number of bytes after which a fault ends the connection.
     fn limit(&self) -> Option<u64> {
         self.fault.cut_after.or(self.fault.close_after.as_ref().map(|(bytes, ..)| *bytes))
     }
 
-    /// Ends the connection if the sender has had all that it may get.
-    async fn meet_limit(&mut self) -> Result<(), End> {
+    /// Ends the connection at the limit.
+    async fn end_at_limit(&mut self) -> Result<(), End> {
         if self.limit().is_none_or(|limit| self.sent < limit) {
             return Ok(());
         }
@@ -319,7 +317,7 @@ impl Delivery<'_> {
         }
     }
 
-    /// RFC 6455, 5.4: the first frame names the type, the last has FIN, and control frames may come between.
+    /// RFC 6455, 5.4: the first frame has the type, the last has FIN, and control frames may come between them.
     async fn send_fragments(&mut self, message: Message, size: usize) -> Result<(), End> {
         let mut kind = if message.is_text() { Data::Text } else { Data::Binary };
         let mut data = message.into_data();
@@ -349,7 +347,7 @@ impl Delivery<'_> {
         self.push().await
     }
 
-    /// Empties the socket's write buffer.
+    /// Flushes the socket.
     async fn push(&mut self) -> Result<(), End> {
         match self.sender.flush().await {
             Ok(()) => Ok(()),
@@ -357,7 +355,7 @@ impl Delivery<'_> {
         }
     }
 
-    /// The listener has no more: what is still here goes out before the Close frame does.
+    /// Sends the remaining data when the listener has closed. The Close frame follows.
     async fn finish(&mut self) -> End {
         match self.flush().await {
             Ok(()) => End::Listener,

@@ -1,15 +1,13 @@
-//! What can go wrong with a sender's connection when a test asks for it.
-//!
-//! A description only: `sender` and `bridge` carry it out.
+//! Faults of a sender's connection that a test configures. `sender` and `bridge` apply them.
 
 use std::time::Duration;
 
-/// Misbehaviour of the relay towards one sender connection. The parts combine; what is not set behaves.
+/// A fault of the relay in one sender connection.
 ///
-/// A fault is consumed by the next connection; see [`RelayFault::times`] and [`RelayFault::always`].
+/// A fault applies to the next connection only; see [`RelayFault::times`] and [`RelayFault::always`].
 #[derive(Clone, Debug, Default)]
 pub struct RelayFault {
-    pub(crate) refusal: Option<(u16, String)>,
+    pub(crate) rejection: Option<(u16, String)>,
     pub(crate) silent_handshake: bool,
     pub(crate) silent_after_upgrade: bool,
     pub(crate) blocked_reader: bool,
@@ -22,10 +20,11 @@ pub struct RelayFault {
     pub(crate) idle_limit: Option<Duration>,
     pub(crate) silent_after: Option<Duration>,
     pub(crate) wire: Option<Wire>,
-    pub(crate) repeat: Repeat,
+    /// The number of connections that the fault applies to; `None` is one.
+    pub(crate) times: Option<usize>,
 }
 
-/// Bytes that the sender gets in place of what the listener sends.
+/// Bytes that the relay sends instead of the listener's data.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
     pub(crate) first: Vec<u8>,
@@ -33,41 +32,28 @@ pub(crate) struct Wire {
     pub(crate) times: usize,
 }
 
-/// How many connections a fault is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    Times(usize),
-    Always,
-}
-
-impl Default for Repeat {
-    fn default() -> Self {
-        Self::Times(1)
-    }
-}
-
 impl RelayFault {
-    /// Refuses the handshake with `status` and, as the start of the reason phrase, `reason`.
+    /// Rejects the handshake with `status` and a reason phrase that starts with `reason`.
     pub fn refuse(status: u16, reason: &str) -> Self {
-        Self { refusal: Some((status, reason.to_owned())), ..Self::default() }
+        Self { rejection: Some((status, reason.to_owned())), ..Self::default() }
     }
 
-    /// Refuses the token as expired, with 401, though it is not.
+    /// Rejects a valid token as expired, with 401.
     pub fn expired_token() -> Self {
         Self::refuse(401, "ExpiredToken: The token is expired.")
     }
 
-    /// Takes TCP and TLS and reads the request, and never answers it.
+    /// Reads the request but never answers it.
     pub fn silent_handshake() -> Self {
         Self { silent_handshake: true, ..Self::default() }
     }
 
-    /// Answers 101 and then neither reads nor writes.
+    /// Answers 101, then neither reads nor writes.
     pub fn silent_after_upgrade() -> Self {
         Self { silent_after_upgrade: true, ..Self::default() }
     }
 
-    /// Answers 101 and then never reads from the sender; what the listener sends still arrives.
+    /// Answers 101, then never reads from the sender. Data from the listener still arrives.
     pub fn blocked_reader() -> Self {
         Self { blocked_reader: true, ..Self::default() }
     }
@@ -77,12 +63,12 @@ impl RelayFault {
         Self { read_rate: Some(bytes_per_second), ..Self::default() }
     }
 
-    /// Drops TCP, without Close frame or TLS close, when `bytes` of data have gone to the sender.
+    /// Drops TCP without a Close frame or TLS close after `bytes` of data to the sender.
     pub fn cut_after(bytes: u64) -> Self {
         Self { cut_after: Some(bytes), ..Self::default() }
     }
 
-    /// Sends a Close frame with `code` and `reason` when `bytes` of data have gone to the sender.
+    /// Sends a Close frame with `code` and `reason` after `bytes` of data to the sender.
     pub fn close_after(bytes: u64, code: u16, reason: &str) -> Self {
         Self { close_after: Some((bytes, code, reason.to_owned())), ..Self::default() }
     }
@@ -92,8 +78,8 @@ impl RelayFault {
         Self { fragment: Some(bytes.max(1)), ..Self::default() }
     }
 
-    /// Collects what the listener sends into messages of at least `bytes`. What is there is sent after a moment
-    /// without input, because an ssh session would stop otherwise.
+    /// Combines the listener's data into messages of at least `bytes`. An incomplete message is sent after a short pause,
+    /// because an ssh session would hang otherwise.
     pub fn coalesce(bytes: usize) -> Self {
         Self { coalesce: Some(bytes), ..Self::default() }
     }
@@ -103,39 +89,39 @@ impl RelayFault {
         Self::default().with_pings(interval)
     }
 
-    /// Drops the connection when no frame came from the sender for `limit`, as the service and what lies before it
-    /// do after minutes (aztunnel `bridge.go` says about 120 s, Azure/azure-relay issue 33 about 4 min).
+    /// Drops the connection after `limit` without a frame from the sender. Azure does so after minutes (aztunnel
+    /// `bridge.go`: about 120 s; Azure/azure-relay issue 33: about 4 min).
     pub fn idle_limit(limit: Duration) -> Self {
         Self { idle_limit: Some(limit), ..Self::default() }
     }
 
-    /// Works for `time`, and then sends and answers nothing more, though TCP acknowledges what the sender sends.
+    /// Works for `time`, then sends nothing more. TCP still acknowledges the sender's data.
     pub fn silent_after(time: Duration) -> Self {
         Self { silent_after: Some(time), ..Self::default() }
     }
 
-    /// Sends these bytes after the 101, frames or not, and nothing else.
+    /// Sends only these bytes after the 101, whether they are frames or not.
     pub fn wire(bytes: Vec<u8>) -> Self {
         Self::endless_wire(bytes, Vec::new(), 0)
     }
 
-    /// Sends the bytes `first`, and then the bytes `then` so many times.
+    /// Sends the bytes `first`, then the bytes `then` for `times` times.
     pub fn endless_wire(first: Vec<u8>, then: Vec<u8>, times: usize) -> Self {
         Self { wire: Some(Wire { first, then, times }), ..Self::default() }
     }
 
-    /// The same, and pings every `interval` as well.
+    /// Also pings every `interval`.
     pub fn with_pings(self, interval: Duration) -> Self {
         Self { ping_every: Some(interval), ..self }
     }
 
-    /// For the next `connections` connections instead of one.
+    /// Applies to the next `connections` connections instead of one.
     pub fn times(self, connections: usize) -> Self {
-        Self { repeat: Repeat::Times(connections), ..self }
+        Self { times: Some(connections), ..self }
     }
 
-    /// For every connection from now on.
+    /// Applies to all connections from now on.
     pub fn always(self) -> Self {
-        Self { repeat: Repeat::Always, ..self }
+        self.times(usize::MAX)
     }
 }

@@ -1,6 +1,4 @@
 //! The listener's control channel: `sb-hc-action=listen`.
-//!
-//! Knows registration, notifications, token renewal and the channel's end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +11,16 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::relay::refusal::{Refusal, Tracking};
-use crate::relay::sas::Right;
+use crate::relay::error::{RelayError, Tracking};
+use crate::relay::sas::AccessRight;
 use crate::relay::websocket::{self, Socket};
-use crate::relay::{ControlChannel, Fate, HybridConnection, Relay};
+use crate::relay::{ConnectionState, ControlChannel, HybridConnection, Relay};
 use crate::server::{Answer, Call};
 
-/// Notifications that wait for a listener; senders wait behind them.
-const WAITING_NOTIFICATIONS: usize = 64;
+/// The number of pending accept messages of a listener. Further senders wait.
+const NOTIFICATION_CAPACITY: usize = 64;
 
-/// Registers a listener: with the 101 it can be given senders.
+/// Registers a listener. After the 101 it receives accept messages.
 pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answer {
     match register(&relay, &call, tracking) {
         Ok(control) => {
@@ -31,19 +29,19 @@ pub(crate) fn listen(relay: Arc<Relay>, call: Call, tracking: &Tracking) -> Answ
             tokio::spawn(control.run(relay, call.upgrade));
             answer
         }
-        Err(refusal) => refusal.tracked(tracking),
+        Err(error) => error.tracked(tracking),
     }
 }
 
-fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, Refusal> {
-    let expires = relay.authorize(call, tracking.path, Right::Listen)?;
-    let missing = || Refusal::new(404, "Endpoint does not exist.");
+fn register(relay: &Relay, call: &Call, tracking: &Tracking) -> Result<Control, RelayError> {
+    let expires = relay.authorize(call, tracking.path, AccessRight::Listen)?;
+    let missing = || RelayError::new(404, "Endpoint does not exist.");
     let hybrid_connection = relay.find(tracking.path).ok_or_else(missing)?;
-    let (messages, notifications) = mpsc::channel(WAITING_NOTIFICATIONS);
+    let (messages, notifications) = mpsc::channel(NOTIFICATION_CAPACITY);
     let id = Uuid::new_v4();
-    let fate = hybrid_connection.fate.subscribe();
+    let state = hybrid_connection.state.subscribe();
     hybrid_connection.register(ControlChannel { id, messages })?;
-    Ok(Control { id, hybrid_connection, notifications, fate, expires, clock: relay.clock })
+    Ok(Control { id, hybrid_connection, notifications, state, expires, clock: relay.clock })
 }
 
 /// One control channel.
@@ -51,13 +49,13 @@ struct Control {
     id: Uuid,
     hybrid_connection: Arc<HybridConnection>,
     notifications: mpsc::Receiver<String>,
-    fate: watch::Receiver<Fate>,
+    state: watch::Receiver<ConnectionState>,
     /// When the newest token expires, in Unix seconds.
     expires: u64,
     clock: Clock,
 }
 
-/// Something that happens on a control channel.
+/// An event on a control channel.
 enum Event {
     Notification(String),
     Message(Option<Result<Message, Error>>),
@@ -65,8 +63,8 @@ enum Event {
     Expired,
 }
 
-/// Why the service closes a control channel: code and reason of the Close frame (protocol guide, status table).
-type Ending = (u16, &'static str);
+/// Code and reason of the Close frame with which the relay closes a control channel (protocol guide, status table).
+type CloseReason = (u16, &'static str);
 
 impl Drop for Control {
     fn drop(&mut self) {
@@ -77,20 +75,20 @@ impl Drop for Control {
 impl Control {
     async fn run(mut self, relay: Arc<Relay>, upgrade: OnUpgrade) {
         let Ok(mut socket) = websocket::socket(upgrade).await else { return };
-        if let Some(ending) = self.attend(&relay, &mut socket).await {
+        if let Some(reason) = self.serve_channel(&relay, &mut socket).await {
             self.hybrid_connection.deregister(self.id);
-            websocket::close(&mut socket, ending).await;
+            websocket::close(&mut socket, reason).await;
         }
     }
 
-    /// Serves the channel; `None` if the listener ended it.
-    async fn attend(&mut self, relay: &Relay, socket: &mut Socket) -> Option<Ending> {
+    /// Serves the channel until it closes. Returns `None` if the listener closed it.
+    async fn serve_channel(&mut self, relay: &Relay, socket: &mut Socket) -> Option<CloseReason> {
         loop {
             match self.next_event(socket).await {
                 Event::Notification(text) => socket.send(Message::text(text)).await.ok()?,
                 Event::Message(Some(Ok(Message::Text(text)))) => {
-                    if let Err(ending) = self.renew(relay, &text) {
-                        return Some(ending);
+                    if let Err(reason) = self.renew(relay, &text) {
+                        return Some(reason);
                     }
                 }
                 Event::Message(Some(Ok(Message::Close(_)) | Err(_)) | None) => return None,
@@ -104,22 +102,23 @@ impl Control {
     }
 
     async fn next_event(&mut self, socket: &mut Socket) -> Event {
-        let life = Duration::from_secs(self.expires.saturating_sub(self.clock.unix_seconds()));
+        let lifetime = Duration::from_secs(self.expires.saturating_sub(self.clock.unix_seconds()));
         tokio::select! {
             biased;
-            _ = self.fate.wait_for(|fate| *fate != Fate::Alive) => Event::Deleted,
+            _ = self.state.wait_for(|state| *state != ConnectionState::Alive) => Event::Deleted,
             Some(text) = self.notifications.recv() => Event::Notification(text),
             message = socket.next() => Event::Message(message),
-            () = tokio::time::sleep(life) => Event::Expired,
+            () = tokio::time::sleep(lifetime) => Event::Expired,
         }
     }
 
-    /// `{"renewToken":{"token":"…"}}` replaces the token; a bad one ends the channel. Other texts mean nothing here.
-    fn renew(&mut self, relay: &Relay, text: &str) -> Result<(), Ending> {
+    /// Handles `{"renewToken":{"token":"…"}}`, which replaces the token. An invalid token closes the channel. Other
+    /// messages are ignored.
+    fn renew(&mut self, relay: &Relay, text: &str) -> Result<(), CloseReason> {
         let message: Value = serde_json::from_str(text).unwrap_or_default();
         let Some(renewal) = message.get("renewToken") else { return Ok(()) };
         let token = renewal["token"].as_str();
-        let checked = relay.check_token(token, &self.hybrid_connection.name, Right::Listen);
+        let checked = relay.check_token(token, &self.hybrid_connection.name, AccessRight::Listen);
         self.expires = checked.map_err(|_| (1008, "The security token is not valid."))?;
         Ok(())
     }

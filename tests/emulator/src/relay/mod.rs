@@ -1,19 +1,18 @@
-//! Azure Relay, the part of it that Hybrid Connections are.
-//!
-//! Knows names, tokens, senders and listeners, as the Microsoft Learn article "Azure Relay Hybrid Connections
-//! protocol" describes them. Knows nothing of Azure Resource Manager, of machines or of SSH.
+//! Azure Relay Hybrid Connections, as the Microsoft Learn article "Azure Relay Hybrid Connections protocol" (here: the
+//! protocol guide) describes them.
 
 pub(crate) mod bridge;
+pub(crate) mod error;
 pub(crate) mod fault;
 pub(crate) mod listener;
 pub(crate) mod observations;
-pub(crate) mod refusal;
+
 pub(crate) mod rendezvous;
 pub(crate) mod sas;
 pub(crate) mod sender;
 pub(crate) mod websocket;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,21 +23,22 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::encoding::decode;
+use crate::fault_queue::FaultQueue;
 use crate::journal::{Service, lock};
-use crate::relay::fault::{RelayFault, Repeat};
+use crate::relay::error::{RelayError, Tracking};
+use crate::relay::fault::RelayFault;
 use crate::relay::observations::Observations;
-use crate::relay::refusal::{Refusal, Tracking};
 use crate::relay::rendezvous::Rendezvous;
-use crate::relay::sas::{Demand, Right, SasKey};
-use crate::server::{Answer, Call, Room};
+use crate::relay::sas::{AccessRight, Requirement, SasKey};
+use crate::server::{Answer, Call, Handler};
 
-/// What every WebSocket path starts with.
+/// The start of every WebSocket path.
 const PATH_PREFIX: &str = "/$hc/";
 
-/// The relay's host where it listens on ::1; `.test` is nobody's (RFC 6761, section 6.2).
+/// The relay's host name if it listens on ::1. `.test` is reserved for tests (RFC 6761, section 6.2).
 pub(crate) const IPV6_HOST: &str = "ipv6.relay.test";
 
-/// Where the namespace is, in the two pieces that listCredentials returns.
+/// The address of the namespace, in the two parts that listCredentials returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
     pub(crate) name: String,
@@ -46,8 +46,8 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Splits an address so that `{name}.{suffix}` is that address again. An IPv6 address has no label to split off: for
-    /// ::1 the namespace is [`IPV6_HOST`], which a client must be able to resolve.
+    /// Splits `address` so that `{name}.{suffix}` is the address. An IPv6 address has no dots: for ::1 the host is
+    /// [`IPV6_HOST`], which the client must resolve.
     pub(crate) fn at(address: SocketAddr) -> anyhow::Result<Self> {
         let (host, port) = (address.ip(), address.port());
         match host {
@@ -69,13 +69,13 @@ impl Namespace {
         self.suffix.split(':').next().unwrap_or_default()
     }
 
-    /// Host and port, as a client puts them together.
+    /// Host and port, as a client joins them.
     pub(crate) fn authority(&self) -> String {
         format!("{}.{}", self.name, self.suffix)
     }
 }
 
-/// The service's state.
+/// The state of the relay.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     pub(crate) namespace: Namespace,
@@ -85,43 +85,41 @@ pub(crate) struct Relay {
     pub(crate) clock: Clock,
     /// How long a sender waits for its listener.
     rendezvous_time: Duration,
-    /// The hosts for which a token's resource may be made out.
+    /// The hosts that the resource of a token may have.
     authorities: Vec<String>,
     hybrid_connections: Mutex<HashMap<String, Arc<HybridConnection>>>,
     rendezvous: Mutex<HashMap<String, Rendezvous>>,
-    faults: Mutex<VecDeque<RelayFault>>,
+    pub(crate) faults: FaultQueue<RelayFault>,
 }
 
-/// What has happened to a hybrid connection.
+/// Whether a hybrid connection exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It exists.
+pub(crate) enum ConnectionState {
     Alive,
-    /// It is gone, and its control channels with it; data sockets stay.
+    /// It does not exist any more, and its control channels are closed. Open connections stay open.
     ListenersDropped,
-    /// It was deleted: every socket closes.
+    /// It was deleted, and all its sockets close.
     Deleted,
 }
 
-/// From when, and until when if ever, the service knows a name.
+/// The time in which a hybrid connection exists.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Life {
+pub(crate) struct Validity {
     pub(crate) from: Instant,
     pub(crate) until: Option<Instant>,
 }
 
-impl Life {
+impl Validity {
     fn includes(self, moment: Instant) -> bool {
         self.from <= moment && self.until.is_none_or(|until| moment < until)
     }
 }
 
-/// A name at which a listener and senders can meet.
+/// The name at which listeners register and to which senders connect.
 pub(crate) struct HybridConnection {
     pub(crate) name: String,
-    /// While the service knows it.
-    life: Life,
-    fate: watch::Sender<Fate>,
+    validity: Validity,
+    state: watch::Sender<ConnectionState>,
     listeners: Mutex<Vec<ControlChannel>>,
 }
 
@@ -144,74 +142,50 @@ impl Relay {
             ],
             address,
             namespace,
-            sender_key: SasKey::generate(Right::Send, now),
-            listener_key: SasKey::generate(Right::Listen, now),
+            sender_key: SasKey::generate(AccessRight::Send, now),
+            listener_key: SasKey::generate(AccessRight::Listen, now),
             observations: Arc::default(),
             clock,
             rendezvous_time,
             hybrid_connections: Mutex::default(),
             rendezvous: Mutex::default(),
-            faults: Mutex::default(),
+            faults: FaultQueue::default(),
         })
     }
 
-    /// The resource that a token for `name` is made out for, in Arc's spelling: `http`, and a slash at the end
-    /// (azure-powershell recorded session TestGetArcConfig.json).
+    /// Returns the resource of a token for `name` in Arc's form: `http`, and a slash at the end (azure-powershell recorded
+    /// session TestGetArcConfig.json).
     pub(crate) fn resource(&self, name: &str) -> String {
         format!("http://{}/{name}/", self.namespace.authority())
     }
 
-    /// Creates the hybrid connection `name`, which is there for everybody during its `life`.
-    pub(crate) fn create(&self, name: &str, life: Life) {
+    /// Creates the hybrid connection `name`. Clients see it during its `validity`.
+    pub(crate) fn create(&self, name: &str, validity: Validity) {
         let created = HybridConnection {
             name: name.to_owned(),
-            life,
-            fate: watch::Sender::new(Fate::Alive),
+            validity,
+            state: watch::Sender::new(ConnectionState::Alive),
             listeners: Mutex::default(),
         };
         lock(&self.hybrid_connections).insert(name.to_owned(), Arc::new(created));
     }
 
     /// Deletes the hybrid connection `name`.
-    pub(crate) fn delete(&self, name: &str, fate: Fate) {
+    pub(crate) fn delete(&self, name: &str, state: ConnectionState) {
         if let Some(deleted) = lock(&self.hybrid_connections).remove(name) {
-            deleted.fate.send_replace(fate);
+            deleted.state.send_replace(state);
         }
     }
 
-    /// Queues a fault, or installs it for good.
-    pub(crate) fn add_fault(&self, fault: RelayFault) {
-        lock(&self.faults).push_back(fault);
-    }
-
-    /// Forgets all faults that have not been met yet.
-    pub(crate) fn clear_faults(&self) {
-        lock(&self.faults).clear();
-    }
-
-    /// The fault for the next sender.
-    fn next_fault(&self) -> RelayFault {
-        let mut faults = lock(&self.faults);
-        let Some(first) = faults.front_mut() else { return RelayFault::default() };
-        let fault = first.clone();
-        if let Repeat::Times(left) = &mut first.repeat {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                faults.pop_front();
-            }
-        }
-        fault
-    }
-
-    /// The hybrid connection that `path` names, alone or followed by a suffix.
+    /// Returns the hybrid connection of `path`: its name, possibly followed by a suffix.
     fn find(&self, path: &str) -> Option<Arc<HybridConnection>> {
         let named = lock(&self.hybrid_connections);
         let found = path_and_parents(path).find_map(|name| named.get(name))?;
-        found.life.includes(Instant::now()).then(|| Arc::clone(found))
+        found.validity.includes(Instant::now()).then(|| Arc::clone(found))
     }
 
-    /// Checks the token of `call`, which may come in three places (protocol guide, "Request operation").
-    fn authorize(&self, call: &Call, path: &str, right: Right) -> Result<u64, Refusal> {
+    /// Checks the token of `call`, which may be in three places (protocol guide, "Request operation").
+    fn authorize(&self, call: &Call, path: &str, right: AccessRight) -> Result<u64, RelayError> {
         let token = call
             .query
             .value("sb-hc-token")
@@ -220,21 +194,21 @@ impl Relay {
         self.check_token(token, path, right)
     }
 
-    fn check_token(&self, token: Option<&str>, path: &str, right: Right) -> Result<u64, Refusal> {
+    fn check_token(&self, token: Option<&str>, path: &str, right: AccessRight) -> Result<u64, RelayError> {
         let keys = [self.sender_key.clone(), self.listener_key.clone()];
         let (authorities, now) = (self.authorities.as_slice(), self.clock.unix_seconds());
-        sas::check(token, &keys, &Demand { authorities, path, right, now })
+        sas::check(token, &keys, &Requirement { authorities, path, right, now })
     }
 }
 
 impl HybridConnection {
-    fn register(&self, channel: ControlChannel) -> Result<(), Refusal> {
+    fn register(&self, channel: ControlChannel) -> Result<(), RelayError> {
         /// azure-docs `articles/azure-relay/relay-faq.md`, quotas.
-        const MOST_LISTENERS: usize = 25;
+        const MAX_LISTENERS: usize = 25;
         let mut listeners = lock(&self.listeners);
-        if listeners.len() >= MOST_LISTENERS {
-            // The sources name the quota but not the answer.
-            return Err(Refusal::new(403, "QuotaExceeded: Too many listeners."));
+        if listeners.len() >= MAX_LISTENERS {
+            // No source has the answer above the quota.
+            return Err(RelayError::new(403, "QuotaExceeded: Too many listeners."));
         }
         listeners.push(channel);
         Ok(())
@@ -257,7 +231,7 @@ fn path_and_parents(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
 }
 
-impl Room for Relay {
+impl Handler for Relay {
     const SERVICE: Service = Service::Relay;
 
     fn clock(&self) -> Clock {
@@ -270,21 +244,21 @@ impl Room for Relay {
         let authority = self.namespace.authority();
         let now = self.clock.unix_seconds();
         let tracking = Tracking { id: &id, namespace: &authority, path: &path, now };
-        let refusal = if websocket::upgrade_key(&call.headers).is_none() {
-            Refusal::new(400, "This endpoint is only for web-socket requests")
+        let error = if websocket::upgrade_key(&call.headers).is_none() {
+            RelayError::new(400, "This endpoint is only for web-socket requests")
         } else if path.is_empty() {
-            // "The Hybrid Connection path is invalid or the base URL is malformed" is the guide's description of 404.
-            Refusal::new(404, "The Hybrid Connection path is invalid or the base URL is malformed.")
+            // The text is the protocol guide's description of 404.
+            RelayError::new(404, "The Hybrid Connection path is invalid or the base URL is malformed.")
         } else {
             match call.query.value("sb-hc-action") {
                 Some("connect") => return sender::connect(self, call, &tracking).await,
                 Some("listen") => return listener::listen(self, call, &tracking),
                 Some("accept") => return rendezvous::accept(&self, call, &tracking),
-                // The guide's words for an unknown action, there said of a rendezvous URL.
-                _ => Refusal::new(400, "Unrecognized action or URL not valid."),
+                // The text is the protocol guide's description of an invalid rendezvous URL.
+                _ => RelayError::new(400, "Unrecognized action or URL not valid."),
             }
         };
-        refusal.tracked(&tracking)
+        error.tracked(&tracking)
     }
 }
 
@@ -293,14 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_pieces_of_a_namespace_make_its_address() {
+    fn the_two_parts_of_a_namespace_form_its_address() {
         let authority = |address: &str| Namespace::at(address.parse().unwrap()).unwrap().authority();
         assert_eq!(authority("127.0.0.1:5671"), "127.0.0.1:5671");
         assert_eq!(authority("[::1]:5671"), "ipv6.relay.test:5671");
     }
 
     #[test]
-    fn a_path_is_looked_up_with_and_without_its_suffix() {
+    fn a_path_is_tried_with_and_without_its_suffix() {
         assert_eq!(path_and_parents("a/b/c").collect::<Vec<_>>(), ["a/b/c", "a/b", "a"]);
     }
 }

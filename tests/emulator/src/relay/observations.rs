@@ -1,4 +1,4 @@
-//! What the relay saw of its senders after the handshake.
+//! Records of the relay's open connections, and of the senders' pings and Close frames.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,24 +9,23 @@ use crate::journal::lock;
 /// A ping or pong from a sender.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
-    /// When it was read.
+    /// When the relay read it.
     pub at: Instant,
     /// Its application data.
     pub payload: Vec<u8>,
 }
 
-/// How a sender's side of a data socket ended.
+/// How a sender ended its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SenderEnd {
-    /// The sender sent a Close frame, with or without a code, before the relay did.
+    /// The sender sent the first Close frame, with or without a code.
     Closed(Option<u16>),
     /// The sender answered the relay's Close frame.
     Answered,
-    /// The connection ended without a Close frame.
+    /// The sender dropped the connection without a Close frame.
     Dropped,
 }
 
-/// All that was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     open: AtomicUsize,
@@ -36,7 +35,7 @@ pub(crate) struct Observations {
 }
 
 impl Observations {
-    /// Counts a connection for as long as the guard lives.
+    /// Counts a connection until the guard is dropped.
     pub(crate) fn opened(self: &Arc<Self>) -> OpenConnection {
         self.open.fetch_add(1, Ordering::SeqCst);
         OpenConnection(Arc::clone(self))
@@ -46,15 +45,15 @@ impl Observations {
         self.open.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn saw_ping(&self, payload: &[u8]) {
+    pub(crate) fn record_ping(&self, payload: &[u8]) {
         lock(&self.pings).push(Heartbeat { at: Instant::now(), payload: payload.to_vec() });
     }
 
-    pub(crate) fn saw_pong(&self, payload: &[u8]) {
+    pub(crate) fn record_pong(&self, payload: &[u8]) {
         lock(&self.pongs).push(Heartbeat { at: Instant::now(), payload: payload.to_vec() });
     }
 
-    pub(crate) fn saw_end(&self, end: SenderEnd) {
+    pub(crate) fn record_end(&self, end: SenderEnd) {
         lock(&self.ends).push(end);
     }
 
@@ -71,7 +70,7 @@ impl Observations {
     }
 }
 
-/// One joined data socket.
+/// The guard of one open connection.
 pub(crate) struct OpenConnection(Arc<Observations>);
 
 impl Drop for OpenConnection {

@@ -1,13 +1,11 @@
-//! The listener's answer to an accept notification: `sb-hc-action=accept`.
-//!
-//! Knows that an address works once, and how a rejection travels; knows nothing of what the sockets carry.
+//! The listener's answer to an accept message: `sb-hc-action=accept`.
 
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::journal::lock;
-use crate::relay::refusal::{Refusal, Tracking};
+use crate::relay::error::{RelayError, Tracking};
 use crate::relay::{Relay, websocket};
 use crate::server::{Answer, Call};
 
@@ -16,57 +14,57 @@ pub(crate) struct Rendezvous {
     pub(crate) decide: oneshot::Sender<Decision>,
 }
 
-/// What the listener decided.
+/// The decision of the listener.
 pub(crate) enum Decision {
     Accepted(Accepted),
-    Rejected(Refusal),
+    Rejected(RelayError),
 }
 
-/// The listener's socket to come.
+/// The listener's side of the connection, before the upgrade.
 pub(crate) struct Accepted {
     pub(crate) upgrade: OnUpgrade,
     pub(crate) subprotocol: Option<String>,
 }
 
 impl Relay {
-    /// Lets a sender wait; the id is that of the sender and two gateway numbers, as in `GUID_G0_G1`. Here the last
-    /// number is random, because two senders may use one id.
+    /// Adds a waiting sender. Returns the rendezvous ID: the sender's ID and two gateway numbers, as in `GUID_G0_G1`. The
+    /// last number is random, because two senders may use the same ID.
     pub(crate) fn open_rendezvous(&self, sender_id: &str, rendezvous: Rendezvous) -> String {
         let id = format!("{sender_id}_G13_G{}", Uuid::new_v4().as_u128() as u32);
         lock(&self.rendezvous).insert(id.clone(), rendezvous);
         id
     }
 
-    /// Takes the sender that waits at `id`, which nobody can do again.
+    /// Removes and returns the sender that waits at `id`. A rendezvous address works once.
     pub(crate) fn close_rendezvous(&self, id: &str) -> Option<Rendezvous> {
         lock(&self.rendezvous).remove(id)
     }
 }
 
-/// Answers a listener that came to the address of an accept notification. The id is its authorisation.
+/// Answers a listener that connects to a rendezvous address. The ID authorizes the listener.
 pub(crate) fn accept(relay: &Relay, call: Call, tracking: &Tracking) -> Answer {
     let Some(rendezvous) = relay.close_rendezvous(tracking.id) else {
-        return Refusal::new(403, "The URL is not valid.").tracked(tracking);
+        return RelayError::new(403, "The URL is not valid.").tracked(tracking);
     };
     match rejection(&call) {
-        Some(refusal) => {
-            let _ = rendezvous.decide.send(Decision::Rejected(refusal));
+        Some(rejection) => {
+            let _ = rendezvous.decide.send(Decision::Rejected(rejection));
             // "This handshake intentionally fails with an HTTP error code 410" (protocol guide, "Rejecting the socket").
-            Refusal::new(410, "Gone").tracked(tracking)
+            RelayError::new(410, "Gone").tracked(tracking)
         }
         None => accepted(call, rendezvous, tracking),
     }
 }
 
-/// The status and text of a rejection, if the listener appended one.
-fn rejection(call: &Call) -> Option<Refusal> {
+/// Returns the status and text of a rejection, if the listener added them to the address.
+fn rejection(call: &Call) -> Option<RelayError> {
     let status = call.query.value("sb-hc-statusCode")?;
     let text = call.query.value("sb-hc-statusDescription").unwrap_or_default();
-    Some(Refusal::new(status.parse().unwrap_or(500), text))
+    Some(RelayError::new(status.parse().unwrap_or(500), text))
 }
 
-/// A subprotocol that the listener sets is its choice for the sender, and is confirmed to the listener too.
-/// Extensions are never agreed on, because this relay takes frames apart.
+/// Accepts the sender. The subprotocol that the listener names goes to both sides. Extensions are never negotiated,
+/// because this relay reads the frames.
 fn accepted(call: Call, rendezvous: Rendezvous, tracking: &Tracking) -> Answer {
     let key = websocket::upgrade_key(&call.headers).unwrap_or_default();
     let subprotocol = call.header("sec-websocket-protocol").and_then(|offered| offered.split(',').next());
@@ -75,6 +73,6 @@ fn accepted(call: Call, rendezvous: Rendezvous, tracking: &Tracking) -> Answer {
     let decision = Decision::Accepted(Accepted { upgrade: call.upgrade, subprotocol });
     match rendezvous.decide.send(decision) {
         Ok(()) => answer,
-        Err(_sender_left) => Refusal::new(403, "The URL is not valid.").tracked(tracking),
+        Err(_sender_left) => RelayError::new(403, "The URL is not valid.").tracked(tracking),
     }
 }

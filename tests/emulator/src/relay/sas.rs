@@ -1,6 +1,4 @@
-//! Shared access signatures: signing them, and what the Relay says about bad ones.
-//!
-//! Knows keys, rights and resources; knows nothing of HTTP or of hybrid connections.
+//! Shared access signatures: signing, verification, and the relay's errors.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::hmac;
@@ -8,38 +6,38 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::clock;
 use crate::encoding::{Parameters, decode, encode};
-use crate::relay::refusal::Refusal;
+use crate::relay::error::RelayError;
 
-/// How every token starts.
+/// The start of every token.
 const SCHEME: &str = "SharedAccessSignature ";
 
-/// What a key allows.
+/// The right of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Right {
+pub(crate) enum AccessRight {
     Send,
     Listen,
 }
 
-/// A named key with one right, an "authorization rule" of the namespace.
+/// A named key with one right: an "authorization rule" of the namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct SasKey {
     pub(crate) name: String,
     pub(crate) key: String,
-    pub(crate) right: Right,
+    pub(crate) right: AccessRight,
 }
 
 impl SasKey {
-    /// A random key, named for its right and today's date: `sender20221003` is a recorded name
-    /// (azure-powershell recorded session TestGetArcConfig.json).
-    pub(crate) fn generate(right: Right, now: u64) -> Self {
+    /// Generates a key. Its name has the right and the date of today, as `sender20221003` (azure-powershell recorded
+    /// session TestGetArcConfig.json).
+    pub(crate) fn generate(right: AccessRight, now: u64) -> Self {
         let mut key = [0; 32];
         SystemRandom::new().fill(&mut key).expect("the system has random numbers");
-        let role = if right == Right::Send { "sender" } else { "listener" };
+        let role = if right == AccessRight::Send { "sender" } else { "listener" };
         let name = format!("{role}{}", clock::compact_date(now));
         Self { name, key: STANDARD.encode(key), right }
     }
 
-    /// A token for `resource` (`http://host/path/`) until `expires` in Unix seconds.
+    /// Signs a token for `resource` (`http://host/path/`) that expires at `expires` in Unix seconds.
     pub(crate) fn token(&self, resource: &str, expires: u64) -> String {
         let resource = encode(resource);
         let signature = encode(&STANDARD.encode(self.signature(&resource, &expires.to_string())));
@@ -61,7 +59,7 @@ impl SasKey {
     }
 }
 
-/// A token taken apart. The resource stays encoded, because it is signed that way.
+/// A parsed token. The resource is still encoded, because the signature covers the encoded form.
 struct Token {
     encoded_resource: String,
     signature: String,
@@ -84,67 +82,74 @@ impl Token {
     }
 }
 
-/// The signature field of a token, raw and as it stands in the token.
-pub(crate) fn signature_spellings(token: &str) -> Option<[String; 2]> {
+/// Returns the signature of a token, raw and percent-encoded as in the token.
+pub(crate) fn signature_encodings(token: &str) -> Option<[String; 2]> {
     let signature = Token::parse(token)?.signature;
     let encoded = encode(&signature);
     Some([signature, encoded])
 }
 
-/// What a token is held against.
-pub(crate) struct Demand<'a> {
-    /// The hosts by which this namespace is known, with port, in lower case.
+/// The requirements that a token must meet.
+pub(crate) struct Requirement<'a> {
+    /// Hosts and ports of this namespace, in lower case.
     pub(crate) authorities: &'a [String],
-    /// The requested path: a hybrid connection's name, perhaps with a suffix.
+    /// The requested path: the name of a hybrid connection, possibly with a suffix.
     pub(crate) path: &'a str,
-    /// What the bearer wants to do.
-    pub(crate) right: Right,
+    pub(crate) right: AccessRight,
     /// Unix time in seconds.
     pub(crate) now: u64,
 }
 
-/// Checks `token`; the answer is when it expires. The texts of the refusals are those that public logs show, except
-/// where a comment says otherwise; in which order the service checks is unknown.
-pub(crate) fn check(token: Option<&str>, keys: &[SasKey], demand: &Demand) -> Result<u64, Refusal> {
-    // The protocol guide names the status of a missing or malformed token, 401, but no text.
-    let token = token.ok_or_else(|| Refusal::new(401, "MissingToken: The request carries no token."))?;
-    let malformed = || Refusal::new(401, "MalformedToken: The token is malformed.");
+/// Checks `token` and returns its expiry. The texts of the errors are those in public logs, except where a comment says
+/// otherwise. No source has the order of the checks.
+pub(crate) fn check(
+    token: Option<&str>,
+    keys: &[SasKey],
+    requirement: &Requirement,
+) -> Result<u64, RelayError> {
+    // The protocol guide has the status of a missing or malformed token, 401, but no text.
+    let token = token.ok_or_else(|| RelayError::new(401, "MissingToken: The request carries no token."))?;
+    let malformed = || RelayError::new(401, "MalformedToken: The token is malformed.");
     let token = Token::parse(token).ok_or_else(malformed)?;
     let expires: u64 = token.expires.parse().map_err(|_| malformed())?;
-    let invalid = || Refusal::new(401, "InvalidSignature: The token has an invalid signature.");
+    let invalid = || RelayError::new(401, "InvalidSignature: The token has an invalid signature.");
     let key = keys.iter().find(|key| key.name == token.key_name).ok_or_else(invalid)?;
     if !key.verifies(&token) {
         return Err(invalid());
     }
-    if expires <= demand.now {
+    if expires <= requirement.now {
         return Err(expired(expires));
     }
-    if !covers(&decode(&token.encoded_resource), demand) {
+    if !covers(&decode(&token.encoded_resource), requirement) {
         let text = "InvalidAudience: The authorization header contains a token with a wrong audience.";
-        return Err(Refusal::new(401, text));
+        return Err(RelayError::new(401, text));
     }
-    if key.right != demand.right {
-        // "The security token is not valid for this path and for this action" is the protocol guide's description.
-        return Err(Refusal::new(403, "The security token is not valid for this path and for this action."));
+    if key.right != requirement.right {
+        // The text is the protocol guide's description of this error.
+        return Err(RelayError::new(
+            403,
+            "The security token is not valid for this path and for this action.",
+        ));
     }
     Ok(expires)
 }
 
-/// The wording is that of azure-sdk-for-go's live tests; the form of the time in it was not seen.
-pub(crate) fn expired(expires: u64) -> Refusal {
+/// The text is from azure-sdk-for-go's live tests. No source has the format of the time.
+pub(crate) fn expired(expires: u64) -> RelayError {
     let time = clock::timestamp(expires);
-    Refusal::new(401, &format!("ExpiredToken: The token is expired. Expiration time: {time}"))
+    RelayError::new(401, &format!("ExpiredToken: The token is expired. Expiration time: {time}"))
 }
 
-/// A resource covers its own path and all below it; the path `/` is the whole namespace.
-fn covers(resource: &str, demand: &Demand) -> bool {
+/// Returns whether `resource` covers the requested path. A resource covers its path and all paths below it; `/` is the
+/// whole namespace.
+fn covers(resource: &str, requirement: &Requirement) -> bool {
     let resource = resource.to_ascii_lowercase();
     let Some((_scheme, address)) = resource.split_once("://") else { return false };
     let (authority, entity) = address.split_once('/').unwrap_or((address, ""));
     let entity = entity.trim_end_matches('/');
-    let path = demand.path.to_ascii_lowercase();
+    let path = requirement.path.to_ascii_lowercase();
     let below = path.strip_prefix(entity).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    demand.authorities.iter().any(|known| known == authority) && (entity.is_empty() || below)
+    requirement.authorities.iter().any(|known| known == authority) && (entity.is_empty() || below)
 }
 
 #[cfg(test)]
@@ -154,12 +159,13 @@ mod tests {
     const NAME: &str = "microsoft.hybridcompute/machines/3cf2/1664908286977728256/v2";
 
     fn key() -> SasKey {
-        SasKey { name: "sender20221003".into(), key: "c2VjcmV0".into(), right: Right::Send }
+        SasKey { name: "sender20221003".into(), key: "c2VjcmV0".into(), right: AccessRight::Send }
     }
 
-    fn checked(token: &str, authority: &str, path: &str, right: Right) -> Result<u64, (u16, String)> {
-        let demand = Demand { authorities: &[authority.to_owned()], path, right, now: 1_700_000_000 };
-        check(Some(token), &[key()], &demand).map_err(|refusal| (refusal.status, refusal.text))
+    fn checked(token: &str, authority: &str, path: &str, right: AccessRight) -> Result<u64, (u16, String)> {
+        let requirement =
+            Requirement { authorities: &[authority.to_owned()], path, right, now: 1_700_000_000 };
+        check(Some(token), &[key()], &requirement).map_err(|rejection| (rejection.status, rejection.text))
     }
 
     fn resource() -> String {
@@ -178,27 +184,27 @@ mod tests {
     }
 
     #[test]
-    fn a_good_token_is_accepted_for_its_path_and_below() {
+    fn a_valid_token_is_accepted_for_its_path_and_below() {
         let token = key().token(&resource(), 4_000_000_000);
-        assert_eq!(checked(&token, "127.0.0.1:5671", NAME, Right::Send), Ok(4_000_000_000));
-        assert!(checked(&token, "127.0.0.1:5671", &format!("{NAME}/suffix"), Right::Send).is_ok());
+        assert_eq!(checked(&token, "127.0.0.1:5671", NAME, AccessRight::Send), Ok(4_000_000_000));
+        assert!(checked(&token, "127.0.0.1:5671", &format!("{NAME}/suffix"), AccessRight::Send).is_ok());
     }
 
     #[test]
-    fn each_fault_of_a_token_has_its_own_answer() {
+    fn each_defect_of_a_token_has_its_own_error() {
         let answer =
             |token: &str, authority, path, right| checked(token, authority, path, right).unwrap_err();
         let good = key().token(&resource(), 4_000_000_000);
         let here = "127.0.0.1:5671";
-        let (status, text) = answer(&good.replace("sig=", "sig=A"), here, NAME, Right::Send);
+        let (status, text) = answer(&good.replace("sig=", "sig=A"), here, NAME, AccessRight::Send);
         assert_eq!((status, text.as_str()), (401, "InvalidSignature: The token has an invalid signature."));
-        let (status, text) = answer(&good, here, "another", Right::Send);
+        let (status, text) = answer(&good, here, "another", AccessRight::Send);
         assert!(status == 401 && text.starts_with("InvalidAudience: "), "{text}");
-        let (status, text) = answer(&good, "elsewhere:1", NAME, Right::Send);
+        let (status, text) = answer(&good, "elsewhere:1", NAME, AccessRight::Send);
         assert!(status == 401 && text.starts_with("InvalidAudience: "), "{text}");
-        let (status, text) = answer(&key().token(&resource(), 1_600_000_000), here, NAME, Right::Send);
+        let (status, text) = answer(&key().token(&resource(), 1_600_000_000), here, NAME, AccessRight::Send);
         assert!(status == 401 && text.starts_with("ExpiredToken: "), "{text}");
-        assert_eq!(answer("SharedAccessSignature sr=x", here, NAME, Right::Send).0, 401);
-        assert_eq!(answer(&good, here, NAME, Right::Listen).0, 403);
+        assert_eq!(answer("SharedAccessSignature sr=x", here, NAME, AccessRight::Send).0, 401);
+        assert_eq!(answer(&good, here, NAME, AccessRight::Listen).0, 403);
     }
 }

@@ -1,6 +1,4 @@
 //! The sender's handshake: `sb-hc-action=connect`.
-//!
-//! Knows how a sender is admitted and how a listener is asked to take it; the joined sockets are `bridge`'s.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -9,58 +7,58 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{oneshot, watch};
 
 use crate::encoding::encode;
+use crate::relay::error::{RelayError, Tracking};
 use crate::relay::fault::RelayFault;
 use crate::relay::observations::OpenConnection;
-use crate::relay::refusal::{Refusal, Tracking};
 use crate::relay::rendezvous::{Accepted, Decision, Rendezvous};
-use crate::relay::sas::Right;
-use crate::relay::{Fate, HybridConnection, PATH_PREFIX, Relay, bridge, websocket};
+use crate::relay::sas::AccessRight;
+use crate::relay::{ConnectionState, HybridConnection, PATH_PREFIX, Relay, bridge, websocket};
 use crate::server::{Answer, Call};
 
-/// Answers a sender: 101 once a listener has accepted, and an error otherwise.
+/// Answers a sender: 101 when a listener has accepted it, else an error.
 pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'_>) -> Answer {
-    let fault = relay.next_fault();
+    let fault = relay.faults.next(|_| true).unwrap_or_default();
     if fault.silent_handshake {
         return pending().await;
     }
-    let hybrid_connection = match admit(&relay, &call, tracking, &fault) {
+    let hybrid_connection = match authorize_sender(&relay, &call, tracking, &fault) {
         Ok(hybrid_connection) => hybrid_connection,
-        Err(refusal) => return refusal.tracked(tracking),
+        Err(error) => return error.tracked(tracking),
     };
     match invite_listener(&relay, &hybrid_connection, &call, tracking).await {
         Ok(Decision::Accepted(listener)) => join(&relay, &hybrid_connection, call, listener, fault),
-        Ok(Decision::Rejected(refusal)) => refusal.verbatim(),
-        Err(refusal) => refusal.tracked(tracking),
+        Ok(Decision::Rejected(rejection)) => rejection.verbatim(),
+        Err(error) => error.tracked(tracking),
     }
 }
 
-/// Token first, then the name; which of two mistakes the service reports is unknown.
-fn admit(
+/// Checks the token, then the name. No source has the order.
+fn authorize_sender(
     relay: &Relay,
     call: &Call,
     tracking: &Tracking,
     fault: &RelayFault,
-) -> Result<Arc<HybridConnection>, Refusal> {
-    if let Some((status, reason)) = &fault.refusal {
-        return Err(Refusal::new(*status, reason));
+) -> Result<Arc<HybridConnection>, RelayError> {
+    if let Some((status, reason)) = &fault.rejection {
+        return Err(RelayError::new(*status, reason));
     }
-    relay.authorize(call, tracking.path, Right::Send)?;
-    relay.find(tracking.path).ok_or_else(|| Refusal::new(404, "Endpoint does not exist."))
+    relay.authorize(call, tracking.path, AccessRight::Send)?;
+    relay.find(tracking.path).ok_or_else(|| RelayError::new(404, "Endpoint does not exist."))
 }
 
-/// Sends the accept notification to one listener and waits for what it decides.
+/// Sends the accept message to one listener and waits for its decision.
 async fn invite_listener(
     relay: &Relay,
     hybrid_connection: &HybridConnection,
     call: &Call,
     tracking: &Tracking<'_>,
-) -> Result<Decision, Refusal> {
+) -> Result<Decision, RelayError> {
     let (decide, decision) = oneshot::channel();
     let rendezvous_id = relay.open_rendezvous(tracking.id, Rendezvous { decide });
-    let ticket = Ticket { relay, id: &rendezvous_id };
-    let notification = accept_notification(relay, call, tracking, &rendezvous_id).to_string();
+    let pending = PendingRendezvous { relay, id: &rendezvous_id };
+    let notification = accept_message(relay, call, tracking, &rendezvous_id).to_string();
     loop {
-        let none = || Refusal::new(404, "There are no listeners connected for the endpoint.");
+        let none = || RelayError::new(404, "There are no listeners connected for the endpoint.");
         let listener = hybrid_connection.any_listener().ok_or_else(none)?;
         if listener.messages.send(notification.clone()).await.is_ok() {
             break;
@@ -68,26 +66,26 @@ async fn invite_listener(
         hybrid_connection.deregister(listener.id);
     }
     let decision = tokio::time::timeout(relay.rendezvous_time, decision).await;
-    drop(ticket);
-    // .NET reads 504 as a timeout (azure-relay-dotnet WebSocketExceptionHelper.cs); no source has the text.
-    let timeout = || Refusal::new(504, "The listener did not accept the connection in time.");
+    drop(pending);
+    // azure-relay-dotnet WebSocketExceptionHelper.cs maps 504 to a timeout. No source has the text.
+    let timeout = || RelayError::new(504, "The listener did not accept the connection in time.");
     decision.ok().and_then(Result::ok).ok_or_else(timeout)
 }
 
-/// Makes the rendezvous address worthless when the sender stops waiting, for whatever reason.
-struct Ticket<'a> {
+/// Invalidates the rendezvous address when the sender stops waiting.
+struct PendingRendezvous<'a> {
     relay: &'a Relay,
     id: &'a str,
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for PendingRendezvous<'_> {
     fn drop(&mut self) {
         self.relay.close_rendezvous(self.id);
     }
 }
 
-/// The notification (protocol guide, "Accept message"; `remoteEndpoint` from azure-relay-dotnet ListenerCommand.cs).
-fn accept_notification(relay: &Relay, call: &Call, tracking: &Tracking, rendezvous_id: &str) -> Value {
+/// The accept message (protocol guide, "Accept message"; `remoteEndpoint` from azure-relay-dotnet ListenerCommand.cs).
+fn accept_message(relay: &Relay, call: &Call, tracking: &Tracking, rendezvous_id: &str) -> Value {
     let own_arguments = call.query.without_prefix("sb-hc-");
     let mut query = own_arguments;
     query.push("sb-hc-action=accept".to_owned());
@@ -102,13 +100,13 @@ fn accept_notification(relay: &Relay, call: &Call, tracking: &Tracking, rendezvo
     }})
 }
 
-/// A path with its slashes.
+/// Encodes a path without its slashes.
 fn url_path(path: &str) -> String {
     path.split('/').map(encode).collect::<Vec<_>>().join("/")
 }
 
-/// All headers of the sender except its Relay token: `ServiceBusAuthorization` is always stripped, `Authorization`
-/// only if it was the token (protocol guide, "Request operation").
+/// Returns the headers of the sender without its relay token: `ServiceBusAuthorization` is always removed,
+/// `Authorization` only if it has the token (protocol guide, "Request operation").
 fn connect_headers(call: &Call) -> Map<String, Value> {
     let own_token =
         call.query.value("sb-hc-token").is_some() || call.headers.contains_key("servicebusauthorization");
@@ -119,7 +117,7 @@ fn connect_headers(call: &Call) -> Map<String, Value> {
         .collect()
 }
 
-/// Answers 101 and leaves a task behind that joins the two sockets.
+/// Answers 101 and spawns a task that connects the two sockets.
 fn join(
     relay: &Arc<Relay>,
     hybrid_connection: &HybridConnection,
@@ -130,8 +128,8 @@ fn join(
     let key = websocket::upgrade_key(&call.headers).unwrap_or_default();
     let answer = websocket::switching_protocols(key, listener.subprotocol.as_deref());
     let open = relay.observations.opened();
-    let fate = hybrid_connection.fate.subscribe();
-    tokio::spawn(joined(Arc::clone(relay), call, listener, fault, fate, open));
+    let state = hybrid_connection.state.subscribe();
+    tokio::spawn(joined(Arc::clone(relay), call, listener, fault, state, open));
     answer
 }
 
@@ -140,12 +138,12 @@ async fn joined(
     call: Call,
     listener: Accepted,
     fault: RelayFault,
-    fate: watch::Receiver<Fate>,
+    state: watch::Receiver<ConnectionState>,
     open: OpenConnection,
 ) {
     let sockets = tokio::try_join!(websocket::socket(call.upgrade), websocket::socket(listener.upgrade));
     if let Ok((sender, listener)) = sockets {
-        bridge::join(sender, listener, &fault, fate, &relay.observations).await;
+        bridge::join(sender, listener, &fault, state, &relay.observations).await;
     }
     drop(open);
 }

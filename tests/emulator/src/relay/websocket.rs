@@ -1,4 +1,4 @@
-//! The server's side of RFC 6455: recognising an upgrade, answering 101, and the socket that comes of it.
+//! The server side of RFC 6455: upgrade, 101, socket and closing handshake.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::server::Answer;
 pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// How long a peer may take to answer a Close frame.
-const CLOSING_TIME: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The key of a WebSocket upgrade; `None` if the request is something else.
+/// Returns the key of a WebSocket upgrade; `None` for another request.
 pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
     let header = |name: &str| headers.get(name)?.to_str().ok();
     let has = |name, wanted: &str| {
@@ -37,7 +37,7 @@ pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
     (upgrade && has("sec-websocket-version", "13")).then(|| header("sec-websocket-key")).flatten()
 }
 
-/// The answer that turns the connection into a WebSocket.
+/// The answer 101 to a WebSocket upgrade.
 pub(crate) fn switching_protocols(key: &str, subprotocol: Option<&str>) -> Answer {
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -50,23 +50,23 @@ pub(crate) fn switching_protocols(key: &str, subprotocol: Option<&str>) -> Answe
     response.body(Full::default()).unwrap_or_default()
 }
 
-/// Waits for the 101 to be written and takes over the connection.
+/// Returns the WebSocket after the 101 has been sent.
 pub(crate) async fn socket(upgrade: OnUpgrade) -> anyhow::Result<Socket> {
     let upgraded = upgrade.await?;
     let parts = upgraded
         .downcast::<TokioIo<TlsStream<TcpStream>>>()
         .map_err(|_| anyhow!("the upgraded connection is not the server's own type"))?;
     let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
-    Ok(WebSocketStream::from_partially_read(stream, read, Role::Server, Some(any_size())).await)
+    Ok(WebSocketStream::from_partially_read(stream, read, Role::Server, Some(no_size_limit())).await)
 }
 
-/// No limit on messages: the protocol guide names none for WebSocket data.
-pub(crate) fn any_size() -> WebSocketConfig {
+/// A configuration without a limit on messages: the protocol guide has none.
+pub(crate) fn no_size_limit() -> WebSocketConfig {
     WebSocketConfig::default().max_message_size(None).max_frame_size(None)
 }
 
-/// Sends a Close frame and reads until the peer has answered it, or does not for too long. A peer that never answers
-/// loses its connection. The result says whether it answered.
+/// Sends a Close frame, waits for the peer's answer for [`CLOSE_TIMEOUT`] and closes the connection. Returns whether the
+/// peer answered.
 pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> SenderEnd {
     let frame = CloseFrame { code: code.into(), reason: reason.into() };
     let closing = async {
@@ -79,20 +79,20 @@ pub(crate) async fn close(socket: &mut Socket, (code, reason): (u16, &str)) -> S
         }
         None
     };
-    let end = tokio::time::timeout(CLOSING_TIME, closing).await.ok().flatten();
-    hang_up(socket).await;
+    let end = tokio::time::timeout(CLOSE_TIMEOUT, closing).await.ok().flatten();
+    shut_down(socket).await;
     end.unwrap_or(SenderEnd::Dropped)
 }
 
-/// Reads a socket whose peer has sent a Close frame to its end, which writes the answer to that frame.
+/// Reads to the end a socket whose peer has sent a Close frame. tungstenite writes the answer to that frame.
 pub(crate) async fn drain(socket: &mut Socket) {
     let reading = async { while let Some(Ok(_)) = socket.next().await {} };
-    let _ = tokio::time::timeout(CLOSING_TIME, reading).await;
-    hang_up(socket).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, reading).await;
+    shut_down(socket).await;
 }
 
-/// Ends TLS with a close notification, without which the peer would see a truncated stream. A peer that is gone does
-/// not matter any more.
-async fn hang_up(socket: &mut Socket) {
-    let _ = tokio::time::timeout(CLOSING_TIME, socket.get_mut().shutdown()).await;
+/// Sends the TLS close_notify, without which the peer would report a truncated stream. Errors of a closed connection are
+/// ignored.
+async fn shut_down(socket: &mut Socket) {
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.get_mut().shutdown()).await;
 }

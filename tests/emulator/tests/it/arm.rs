@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use arcssh_emulator::{ArmCall, ArmFault, Emulator, Machine, Role, Service};
+use arcssh_emulator::{ArmCall, ArmFault, Builder, Emulator, Machine, Role, Service};
 use serde_json::{Value, json};
 
-use crate::client::{self, CONNECTIVITY, PATIENCE, arm, list_credentials};
+use crate::client::{self, CONNECTIVITY, TIMEOUT, arm, list_credentials};
+use crate::inventory::list_path;
 
 const VERSION: &str = "api-version=2023-03-15";
 
 fn endpoint(emulator: &Emulator) -> String {
     format!("{}/{CONNECTIVITY}/default", emulator.machine("web01").resource_id())
-}
-
-fn machine_with(machine: Machine) -> Emulator {
-    Emulator::builder().machine(machine).start().unwrap()
 }
 
 #[test]
@@ -46,18 +43,18 @@ fn list_credentials_answers_in_the_recorded_shape() {
 }
 
 #[test]
-fn every_call_mints_a_new_name() {
+fn every_call_creates_a_hybrid_connection() {
     let emulator = client::emulator();
     assert_ne!(
-        client::mint(&emulator).hybrid_connection_name,
-        client::mint(&emulator).hybrid_connection_name
+        client::issue_credentials(&emulator).hybrid_connection_name,
+        client::issue_credentials(&emulator).hybrid_connection_name
     );
-    assert_eq!(emulator.machine("web01").minted().len(), 2);
+    assert_eq!(emulator.machine("web01").issued_credentials().len(), 2);
 }
 
 #[test]
 fn without_a_service_there_is_no_service_token() {
-    let emulator = machine_with(Machine::new("web01").without_service_configuration());
+    let emulator = client::emulator_of([Machine::new("web01").without_service_configuration()]);
     let path = format!("{}/listcredentials?{VERSION}", endpoint(&emulator));
     let answer = arm(&emulator, "POST", &path, "");
     assert_eq!(answer.status, 200);
@@ -72,7 +69,7 @@ fn a_doubled_slash_and_any_case_are_accepted() {
 }
 
 #[test]
-fn the_life_of_credentials_has_documented_limits() {
+fn the_lifetime_of_credentials_has_documented_limits() {
     let emulator = client::emulator();
     for (seconds, status) in [("599", 400), ("600", 200), ("10800", 200), ("10801", 400), ("3600.0", 400)] {
         let path = format!("{}/listCredentials?expiresin={seconds}&{VERSION}", endpoint(&emulator));
@@ -81,8 +78,8 @@ fn the_life_of_credentials_has_documented_limits() {
 }
 
 #[test]
-fn what_is_missing_is_said_in_the_recorded_words() {
-    let emulator = machine_with(Machine::new("web01").without_endpoint());
+fn missing_resources_have_the_recorded_errors() {
+    let emulator = client::emulator_of([Machine::new("web01").without_endpoint()]);
     let (status, code, message) = list_credentials(&emulator).error();
     assert_eq!((status, code.as_str()), (404, "ResourceNotFound"));
     assert_eq!(
@@ -105,7 +102,7 @@ fn what_is_missing_is_said_in_the_recorded_words() {
 
 #[test]
 fn a_machine_is_set_up_step_by_step() {
-    let emulator = machine_with(Machine::new("web01").without_endpoint());
+    let emulator = client::emulator_of([Machine::new("web01").without_endpoint()]);
     let endpoint = endpoint(&emulator);
     let put = arm(&emulator, "PUT", &format!("{endpoint}?{VERSION}"), r#"{"properties":{"type":"default"}}"#);
     assert_eq!(
@@ -130,7 +127,7 @@ fn a_machine_is_set_up_step_by_step() {
 }
 
 #[test]
-fn a_token_is_needed_and_must_be_good() {
+fn a_valid_token_is_required() {
     let emulator = client::emulator();
     let path = format!("{}/listCredentials?{VERSION}", endpoint(&emulator));
     let url = format!("{}{path}", client::variable(&emulator, "ARCSSH_ARM_ENDPOINT"));
@@ -144,7 +141,7 @@ fn a_token_is_needed_and_must_be_good() {
 }
 
 #[test]
-fn an_api_version_is_needed_and_must_be_known() {
+fn a_known_api_version_is_required() {
     let emulator = client::emulator();
     let path = format!("{}/listCredentials", endpoint(&emulator));
     assert_eq!(arm(&emulator, "POST", &path, "").error().1, "MissingApiVersionParameter");
@@ -154,9 +151,9 @@ fn an_api_version_is_needed_and_must_be_known() {
 }
 
 #[test]
-fn a_virtual_machine_of_vmware_is_shown_in_its_own_version_only() {
+fn the_get_of_a_vmware_virtual_machine_has_one_api_version() {
     let kind = "Microsoft.ConnectedVMwarevSphere/virtualMachines";
-    let emulator = machine_with(Machine::new("vm").resource_type(kind));
+    let emulator = client::emulator_of([Machine::new("vm").resource_type(kind)]);
     let id = emulator.machine("vm").resource_id();
     let shown = |version: &str| arm(&emulator, "GET", &format!("{id}?api-version={version}"), "");
     assert_eq!(shown("2024-07-10").error().1, "NoRegisteredProviderFound");
@@ -164,7 +161,7 @@ fn a_virtual_machine_of_vmware_is_shown_in_its_own_version_only() {
 }
 
 #[test]
-fn a_login_role_lists_credentials_and_reads_no_endpoint() {
+fn a_login_role_may_list_credentials_but_not_read_the_endpoint() {
     let emulator = client::emulator();
     emulator.set_role(Role::LocalUserLogin);
     assert_eq!(list_credentials(&emulator).status, 200);
@@ -182,7 +179,7 @@ fn a_login_role_lists_credentials_and_reads_no_endpoint() {
 }
 
 #[test]
-fn an_unregistered_provider_is_registered() {
+fn a_provider_can_be_registered() {
     let emulator = Emulator::builder()
         .machine(Machine::new("web01"))
         .registration_state("NotRegistered")
@@ -199,21 +196,18 @@ fn an_unregistered_provider_is_registered() {
     };
     assert_eq!(state(&emulator, "POST", &format!("{provider}/register")), "Registering");
     let registered = |emulator: &Emulator| state(emulator, "GET", &provider) == "Registered";
-    assert!(emulator.wait_until(PATIENCE, registered));
+    assert!(emulator.wait_until(TIMEOUT, registered));
     assert_eq!(list_credentials(&emulator).status, 200);
 }
 
 #[test]
-fn lists_come_in_pages() {
+fn lists_have_pages() {
     let mut builder = Emulator::builder().page_size(2);
     for name in ["web01", "web02", "web03"] {
         builder = builder.machine(Machine::new(name));
     }
     let emulator = builder.start().unwrap();
-    let list = format!(
-        "/subscriptions/{}/providers/Microsoft.HybridCompute/machines?api-version=2024-07-10",
-        arcssh_emulator::SUBSCRIPTION
-    );
+    let list = list_path(arcssh_emulator::SUBSCRIPTION, "Microsoft.HybridCompute/machines");
     let first = arm(&emulator, "GET", &list, "").json();
     let next = first["nextLink"].as_str().unwrap();
     let next = next.strip_prefix(&client::variable(&emulator, "ARCSSH_ARM_ENDPOINT")).unwrap();
@@ -226,7 +220,7 @@ fn lists_come_in_pages() {
 }
 
 #[test]
-fn a_machine_is_found_by_name() {
+fn the_resources_list_filters_by_name() {
     let emulator = client::emulator();
     let group = format!("/subscriptions/{}/resourceGroups/rg-arc", arcssh_emulator::SUBSCRIPTION);
     let found = |name: &str| {
@@ -235,19 +229,14 @@ fn a_machine_is_found_by_name() {
         arm(&emulator, "GET", &path, "").json()["value"].as_array().unwrap().len()
     };
     assert_eq!((found("WEB01"), found("web02")), (1, 0));
-    let query = json!({ "query": "resources | where name =~ 'web01'" }).to_string();
-    let graph = "/providers/Microsoft.ResourceGraph/resources?api-version=2021-03-01";
-    let answer = arm(&emulator, "POST", graph, &query).json();
-    assert_eq!(answer["data"][0]["id"], emulator.machine("web01").resource_id());
-    assert_eq!(answer["resultTruncated"], "false");
 }
 
 #[test]
-fn a_fault_is_met_by_its_own_call_only() {
+fn a_fault_applies_to_its_kind_of_call_only() {
     let emulator = client::emulator();
     emulator.arm_fault(ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "1"));
     emulator.arm_fault(ArmFault::raw(502, "text/html", "<html>Bad Gateway</html>").on(ArmCall::Machine));
-    let machine = format!("{}?api-version=2024-07-10", emulator.machine("web01").resource_id());
+    let machine = client::machine_path(&emulator, "web01");
     assert_eq!(arm(&emulator, "GET", &machine, "").body, "<html>Bad Gateway</html>");
     let answer = list_credentials(&emulator);
     assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
@@ -266,8 +255,8 @@ fn requests_are_recorded_in_order() {
 }
 
 #[test]
-fn a_token_of_another_tenant_is_sent_to_the_right_one() {
-    let emulator = Emulator::builder().machine(Machine::new("web01")).home_tenant_differs().start().unwrap();
+fn the_error_for_a_token_of_another_tenant_names_the_right_tenant() {
+    let emulator = client::emulator_with(Builder::home_tenant_differs);
     let (wrong, right) = (client::variable(&emulator, "AZURE_TENANT_ID"), emulator.subscription_tenant());
     let answer = list_credentials(&emulator);
     let (status, code, message) = answer.error();
@@ -281,8 +270,7 @@ fn a_token_of_another_tenant_is_sent_to_the_right_one() {
     assert!(answer.header("www-authenticate").unwrap().starts_with(&challenge), "{answer:?}");
     assert_eq!(arm(&emulator, "GET", "/subscriptions?api-version=2022-12-01", "").json()["value"], json!([]));
     let token = client::token_request(&emulator, &[("tenant", right)]).json();
-    let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
-    let path = format!("{}?api-version=2024-07-10", emulator.machine("web01").resource_id());
-    let url = format!("{}{path}", client::variable(&emulator, "ARCSSH_ARM_ENDPOINT"));
-    assert_eq!(client::request(&emulator, "GET", &url, &[("Authorization", &bearer)], "").status, 200);
+    let token = token["access_token"].as_str().unwrap();
+    let path = client::machine_path(&emulator, "web01");
+    assert_eq!(client::arm_with_token(&emulator, token, "GET", &path, "").status, 200);
 }

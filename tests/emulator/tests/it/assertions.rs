@@ -1,4 +1,4 @@
-//! Applications that prove who they are with a signature.
+//! Client assertions of an application.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,8 +30,8 @@ fn number(answer: &Answer) -> u64 {
     answer.json()["error_codes"][0].as_u64().unwrap_or_else(|| panic!("{answer:?}"))
 }
 
-/// Good header and claims for the certificate of `emulator`.
-fn good(emulator: &Emulator) -> (Value, Value) {
+/// Returns valid header and claims for the certificate of `emulator`.
+fn valid(emulator: &Emulator) -> (Value, Value) {
     let certificate = CertificateDer::from_pem_file(emulator.client_certificate()).unwrap();
     let thumbprint = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &certificate));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -61,9 +61,9 @@ fn signed(emulator: &Emulator, (header, claims): &(Value, Value)) -> String {
 }
 
 #[test]
-fn both_signatures_and_both_thumbprints_of_the_certificate_are_good() {
+fn both_signature_algorithms_and_both_thumbprints_are_valid() {
     let emulator = client::emulator();
-    let modern = good(&emulator);
+    let modern = valid(&emulator);
     let assertion = signed(&emulator, &modern);
     assert_eq!(token(&emulator, &assertion).status, 200);
     assert!(emulator.secrets().contains(&assertion));
@@ -74,26 +74,26 @@ fn both_signatures_and_both_thumbprints_of_the_certificate_are_good() {
 }
 
 #[test]
-fn each_fault_of_an_assertion_has_its_own_number() {
+fn each_defect_of_an_assertion_has_its_own_number() {
     let emulator = client::emulator();
-    let refused = |change: &dyn Fn(&mut Value, &mut Value)| {
-        let (mut header, mut claims) = good(&emulator);
+    let rejected = |change: &dyn Fn(&mut Value, &mut Value)| {
+        let (mut header, mut claims) = valid(&emulator);
         change(&mut header, &mut claims);
         number(&token(&emulator, &signed(&emulator, &(header, claims))))
     };
-    assert_eq!(refused(&|header, _| header["x5t#S256"] = "other".into()), 700_027);
-    assert_eq!(refused(&|_, claims| claims["aud"] = "https://example.org".into()), 700_023);
-    assert_eq!(refused(&|_, claims| claims["exp"] = 1_700_000_000.into()), 700_024);
-    assert_eq!(refused(&|_, claims| claims["jti"] = "".into()), 9_002_313);
-    let good = signed(&emulator, &good(&emulator));
-    let (text, signature) = good.rsplit_once('.').unwrap();
+    assert_eq!(rejected(&|header, _| header["x5t#S256"] = "other".into()), 700_027);
+    assert_eq!(rejected(&|_, claims| claims["aud"] = "https://example.org".into()), 700_023);
+    assert_eq!(rejected(&|_, claims| claims["exp"] = 1_700_000_000.into()), 700_024);
+    assert_eq!(rejected(&|_, claims| claims["jti"] = "".into()), 9_002_313);
+    let valid = signed(&emulator, &valid(&emulator));
+    let (text, signature) = valid.rsplit_once('.').unwrap();
     let forged = format!("{text}.{}", signature.chars().rev().collect::<String>());
     assert_eq!(number(&token(&emulator, &forged)), 700_027);
     assert_eq!(number(&token(&emulator, "nothing")), 9_002_313);
 }
 
 #[test]
-fn a_federated_token_is_good_if_a_record_matches() {
+fn a_federated_token_is_valid_if_a_record_matches() {
     let emulator = client::emulator();
     let federated = fs::read_to_string(emulator.federated_token()).unwrap();
     assert_eq!(token(&emulator, &federated).status, 200);

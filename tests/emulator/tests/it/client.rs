@@ -1,11 +1,11 @@
-//! A client of the emulator that shares no code with it: plain HTTPS by hand, WebSockets by tokio-tungstenite.
+//! A client of the emulator that shares no code with it: HTTPS over rustls, and WebSockets with tokio-tungstenite.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arcssh_emulator::{Emulator, Machine, Minted};
+use arcssh_emulator::{Builder, Emulator, IssuedCredentials, Machine};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject as _;
@@ -18,14 +18,14 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, http};
 
-/// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any operation in these tests.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const CONNECTIVITY: &str = "providers/Microsoft.HybridConnectivity/endpoints";
 
 pub(crate) type Socket = WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
 
-/// An answer, its reason phrase as it was on the wire.
+/// An HTTP answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -51,8 +51,18 @@ impl Answer {
     }
 }
 
+/// An emulator with the machine `web01`.
 pub(crate) fn emulator() -> Emulator {
-    Emulator::builder().machine(Machine::new("web01")).start().unwrap()
+    emulator_with(|builder| builder)
+}
+
+/// An emulator with the machine `web01` and other settings.
+pub(crate) fn emulator_with(configure: impl FnOnce(Builder) -> Builder) -> Emulator {
+    configure(Emulator::builder().machine(Machine::new("web01"))).start().unwrap()
+}
+
+pub(crate) fn emulator_of(machines: impl IntoIterator<Item = Machine>) -> Emulator {
+    machines.into_iter().fold(Emulator::builder(), Builder::machine).start().unwrap()
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
@@ -71,13 +81,13 @@ fn tls(emulator: &Emulator) -> Arc<ClientConfig> {
     Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// The address of a URL's host. The relay's name on [::1] is in no resolver.
+/// Returns the address of a URL's host. No resolver has the relay's name on [::1].
 pub(crate) fn address(url: &str) -> SocketAddr {
     let authority = url.split("://").nth(1).unwrap().split('/').next().unwrap();
     authority.replace("ipv6.relay.test:", "[::1]:").parse().unwrap()
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) fn request(
     emulator: &Emulator,
     method: &str,
@@ -102,7 +112,7 @@ pub(crate) fn request(
     read_answer(&mut stream)
 }
 
-fn read_answer(stream: &mut impl std::io::Read) -> Answer {
+pub(crate) fn read_answer(stream: &mut impl std::io::Read) -> Answer {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     let head = loop {
@@ -110,7 +120,7 @@ fn read_answer(stream: &mut impl std::io::Read) -> Answer {
             break end;
         }
         let length = stream.read(&mut buffer).unwrap();
-        assert!(length > 0, "the connection ended before the answer");
+        assert!(length > 0, "the connection closed before the answer");
         bytes.extend_from_slice(&buffer[..length]);
     };
     let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
@@ -123,46 +133,44 @@ fn read_answer(stream: &mut impl std::io::Read) -> Answer {
         .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     while body.len() < length.unwrap_or(0) {
         let length = stream.read(&mut buffer).unwrap();
-        assert!(length > 0, "the connection ended within the answer");
+        assert!(length > 0, "the connection closed within the answer");
         body.extend_from_slice(&buffer[..length]);
     }
     let reason = words.next().unwrap_or_default().to_owned();
     Answer { status, reason, headers: headers.to_owned(), body: String::from_utf8(body).unwrap() }
 }
 
-/// An access token of the emulator's own service principal.
+/// Requests an access token of the service principal.
 pub(crate) fn access_token(emulator: &Emulator) -> String {
     let answer = token_request(emulator, &[]);
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// What a token says.
+/// Returns the claims of a token.
 pub(crate) fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
-/// A good token request, with some of its fields replaced (`tenant` stands for the one in the path).
+/// Sends a valid token request with some fields replaced. The field `tenant` is the tenant in the path.
 pub(crate) fn token_request(emulator: &Emulator, replaced: &[(&str, &str)]) -> Answer {
     let mut fields = vec![
         ("grant_type", "client_credentials".to_owned()),
         ("client_id", variable(emulator, "AZURE_CLIENT_ID")),
         ("client_secret", variable(emulator, "AZURE_CLIENT_SECRET")),
-        ("scope", "https%3A%2F%2Fmanagement.azure.com%2F.default".to_owned()),
+        ("scope", "https://management.azure.com/.default".to_owned()),
         ("tenant", variable(emulator, "AZURE_TENANT_ID")),
     ];
     for (name, value) in replaced {
         fields.iter_mut().find(|(field, _)| field == name).unwrap().1 = (*value).to_owned();
     }
     let tenant = fields.pop().unwrap().1;
-    let form: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let url = format!("{}{tenant}/oauth2/v2.0/token", variable(emulator, "AZURE_AUTHORITY_HOST"));
-    let headers = [("Content-Type", "application/x-www-form-urlencoded")];
-    request(emulator, "POST", &url, &headers, &form.join("&"))
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    entra(emulator, &format!("{tenant}/token"), &fields)
 }
 
-/// A form posted to `{tenant}/oauth2/v2.0/{endpoint}` of Entra; the values are encoded here.
+/// Posts a form to an endpoint of Entra. `path` is `{tenant}/{endpoint}`.
 pub(crate) fn entra(emulator: &Emulator, path: &str, fields: &[(&str, &str)]) -> Answer {
     let (tenant, endpoint) = path.split_once('/').unwrap();
     let url = format!("{}{tenant}/oauth2/v2.0/{endpoint}", variable(emulator, "AZURE_AUTHORITY_HOST"));
@@ -170,7 +178,7 @@ pub(crate) fn entra(emulator: &Emulator, path: &str, fields: &[(&str, &str)]) ->
     request(emulator, "POST", &url, &headers, &encoded(fields))
 }
 
-/// Fields as a form or a query.
+/// Encodes fields as a form or a query.
 pub(crate) fn encoded(fields: &[(&str, &str)]) -> String {
     let encode = |text: &str| -> String {
         let byte =
@@ -181,28 +189,43 @@ pub(crate) fn encoded(fields: &[(&str, &str)]) -> String {
     pairs.join("&")
 }
 
-/// A call to ARM with a good token.
+/// Calls ARM with a valid token.
 pub(crate) fn arm(emulator: &Emulator, method: &str, path_and_query: &str, body: &str) -> Answer {
-    let bearer = format!("Bearer {}", access_token(emulator));
+    arm_with_token(emulator, &access_token(emulator), method, path_and_query, body)
+}
+
+pub(crate) fn arm_with_token(
+    emulator: &Emulator,
+    token: &str,
+    method: &str,
+    path_and_query: &str,
+    body: &str,
+) -> Answer {
+    let bearer = format!("Bearer {token}");
     let url = format!("{}{path_and_query}", variable(emulator, "ARCSSH_ARM_ENDPOINT"));
     request(emulator, method, &url, &[("Authorization", &bearer), ("Content-Type", "application/json")], body)
 }
 
-/// listCredentials for SSH on the machine `web01`.
+/// Returns path and query of a machine's GET.
+pub(crate) fn machine_path(emulator: &Emulator, machine: &str) -> String {
+    format!("{}?api-version=2024-07-10", emulator.machine(machine).resource_id())
+}
+
+/// Calls listCredentials for SSH on the machine `web01`.
 pub(crate) fn list_credentials(emulator: &Emulator) -> Answer {
     let id = emulator.machine("web01").resource_id();
     let path = format!("{id}/{CONNECTIVITY}/default/listCredentials?expiresin=3600&api-version=2023-03-15");
     arm(emulator, "POST", &path, &json!({ "serviceName": "SSH" }).to_string())
 }
 
-/// Calls listCredentials and returns what it created.
-pub(crate) fn mint(emulator: &Emulator) -> Minted {
+/// Calls listCredentials and returns the issued credentials.
+pub(crate) fn issue_credentials(emulator: &Emulator) -> IssuedCredentials {
     let answer = list_credentials(emulator);
     assert_eq!(answer.status, 200, "{answer:?}");
-    emulator.machine("web01").minted().pop().unwrap()
+    emulator.machine("web01").issued_credentials().pop().unwrap()
 }
 
-/// A WebSocket handshake by hand, of which only the answer matters.
+/// Sends a WebSocket handshake and returns the answer.
 pub(crate) fn handshake(emulator: &Emulator, uri: &str, headers: &[(&str, &str)]) -> Answer {
     let upgrade = [
         ("Upgrade", "websocket"),
@@ -213,18 +236,21 @@ pub(crate) fn handshake(emulator: &Emulator, uri: &str, headers: &[(&str, &str)]
     request(emulator, "GET", uri, &[&upgrade, headers].concat(), "")
 }
 
-/// A sender's handshake by hand, with the token and headers of a real client.
-pub(crate) fn sender_handshake(emulator: &Emulator, minted: &Minted, port: u16) -> Answer {
-    let target = format!("localhost:{port}");
-    let headers = [
-        ("ServiceBusAuthorization", minted.access_key.as_str()),
-        ("Service-Configuration-Token", minted.service_configuration_token.as_deref().unwrap_or_default()),
-        ("Microsoft-Guestgateway-Target", &target),
-    ];
-    handshake(emulator, &minted.connect_uri(), &headers)
+fn sender_headers<'a>(issued: &'a IssuedCredentials, target: &'a str) -> [(&'a str, &'a str); 3] {
+    [
+        ("ServiceBusAuthorization", &issued.access_key),
+        ("Service-Configuration-Token", issued.service_configuration_token.as_deref().unwrap_or_default()),
+        ("Microsoft-Guestgateway-Target", target),
+    ]
 }
 
-/// Opens a WebSocket.
+/// Sends the handshake of a sender, with the headers of a real client.
+pub(crate) fn sender_handshake(emulator: &Emulator, issued: &IssuedCredentials, port: u16) -> Answer {
+    let target = format!("localhost:{port}");
+    let headers = sender_headers(issued, &target);
+    handshake(emulator, &issued.connect_uri(), &headers)
+}
+
 pub(crate) async fn open(emulator: &Emulator, uri: &str, headers: &[(&str, &str)]) -> Result<Socket, Error> {
     let mut request = uri.into_client_request()?;
     for (name, value) in headers {
@@ -240,22 +266,22 @@ pub(crate) async fn open(emulator: &Emulator, uri: &str, headers: &[(&str, &str)
 }
 
 /// Connects as a sender through the agent.
-pub(crate) async fn connect(emulator: &Emulator, minted: &Minted, port: u16) -> Result<Socket, Error> {
+pub(crate) async fn connect(
+    emulator: &Emulator,
+    issued: &IssuedCredentials,
+    port: u16,
+) -> Result<Socket, Error> {
     let target = format!("localhost:{port}");
-    let headers = [
-        ("ServiceBusAuthorization", minted.access_key.as_str()),
-        ("Service-Configuration-Token", minted.service_configuration_token.as_deref().unwrap_or_default()),
-        ("Microsoft-Guestgateway-Target", &target),
-    ];
-    open(emulator, &minted.connect_uri(), &headers).await
+    let headers = sender_headers(issued, &target);
+    open(emulator, &issued.connect_uri(), &headers).await
 }
 
-/// Waits until the agent listens at the newest name: then, and only then, a sender is not refused with 404.
+/// Waits until agents have registered `listeners` times. Before that, senders receive 404.
 pub(crate) fn wait_for_agent(emulator: &Emulator, listeners: usize) {
     let listening = |emulator: &Emulator| {
         let requests = emulator.requests_to(arcssh_emulator::Service::Relay);
         let listens = requests.iter().filter(|r| r.path_and_query.contains("sb-hc-action=listen"));
         listens.filter(|r| r.status == Some(101)).count() >= listeners
     };
-    assert!(emulator.wait_until(PATIENCE, listening), "no agent came: {:?}", emulator.requests());
+    assert!(emulator.wait_until(TIMEOUT, listening), "no agent listens: {:?}", emulator.requests());
 }

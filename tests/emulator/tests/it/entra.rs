@@ -15,7 +15,7 @@ fn a_token_names_its_audience_tenant_and_principal() {
 
 #[test]
 fn the_scope_of_azure_cli_with_its_double_slash_is_accepted() {
-    let scope = "https%3A%2F%2Fmanagement.core.windows.net%2F%2F.default";
+    let scope = "https://management.core.windows.net//.default";
     let answer = token_request(&client::emulator(), &[("scope", scope)]);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(
@@ -25,13 +25,13 @@ fn the_scope_of_azure_cli_with_its_double_slash_is_accepted() {
 }
 
 #[test]
-fn each_wrong_field_has_its_own_error() {
+fn each_invalid_field_has_its_own_error() {
     let emulator = client::emulator();
     let cases = [
         ("client_secret", "wrong", 401, "invalid_client", 7_000_215),
         ("client_id", "wrong", 400, "unauthorized_client", 700_016),
         ("tenant", "wrong", 400, "invalid_request", 90002),
-        ("scope", "https%3A%2F%2Fexample.org%2F.default", 400, "invalid_resource", 500_011),
+        ("scope", "https://example.org/.default", 400, "invalid_resource", 500_011),
         ("grant_type", "password", 400, "unsupported_grant_type", 70003),
     ];
     for (field, value, status, error, number) in cases {
@@ -49,7 +49,7 @@ fn each_wrong_field_has_its_own_error() {
 }
 
 #[test]
-fn a_fault_is_met_as_often_as_asked() {
+fn a_fault_applies_to_the_configured_number_of_requests() {
     let emulator = client::emulator();
     emulator
         .entra_fault(EntraFault::new(503, "temporarily_unavailable", 90033, "A transient error.").times(2));
@@ -59,14 +59,14 @@ fn a_fault_is_met_as_often_as_asked() {
 }
 
 #[test]
-fn secrets_are_known_for_tests_that_search_logs() {
+fn secrets_include_all_tokens_and_keys() {
     let emulator: Emulator = client::emulator();
-    let (token, minted) = (client::access_token(&emulator), client::mint(&emulator));
+    let (token, issued) = (client::access_token(&emulator), client::issue_credentials(&emulator));
     let secrets = emulator.secrets();
-    let signature = minted.access_key.split("sig=").nth(1).unwrap().split('&').next().unwrap();
-    let service_token = minted.service_configuration_token.unwrap();
+    let signature = issued.access_key.split("sig=").nth(1).unwrap().split('&').next().unwrap();
+    let service_token = issued.service_configuration_token.unwrap();
     let client_secret = client::variable(&emulator, "AZURE_CLIENT_SECRET");
-    for secret in [token.as_str(), &minted.access_key, signature, &service_token, &client_secret] {
+    for secret in [token.as_str(), &issued.access_key, signature, &service_token, &client_secret] {
         assert!(secrets.iter().any(|known| known == secret), "{secret} is not among the secrets");
     }
 }

@@ -1,4 +1,4 @@
-//! The relay misbehaves as asked.
+//! Faults of the relay.
 
 use std::time::{Duration, Instant};
 
@@ -8,39 +8,39 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::client::{self, PATIENCE, Socket};
+use crate::client::{self, Socket, TIMEOUT};
 use crate::relay::with_server;
 
-/// A connection that meets `fault`, and the server's end of it.
+/// Opens a connection with `fault`. Returns the sender's and the server's end.
 async fn faulty(fault: RelayFault) -> (Emulator, Socket, TcpStream) {
-    let (server, emulator, minted, port) = with_server("127.0.0.1").await;
+    let (server, emulator, issued, port) = with_server("127.0.0.1").await;
     emulator.relay_fault(fault);
-    let connected = tokio::join!(client::connect(&emulator, &minted, port), server.accept());
+    let connected = tokio::join!(client::connect(&emulator, &issued, port), server.accept());
     (emulator, connected.0.unwrap(), connected.1.unwrap().0)
 }
 
 async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
-    tokio::time::timeout(PATIENCE, socket.next()).await.unwrap()
+    tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap()
 }
 
 #[test]
-fn refusals_come_as_often_as_asked() {
+fn a_fault_applies_to_the_configured_number_of_connections() {
     let emulator = client::emulator();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
     emulator.relay_fault(RelayFault::refuse(500, "Something is wrong").times(2));
     emulator.relay_fault(RelayFault::expired_token());
-    let statuses: Vec<u16> = (0..3).map(|_| client::sender_handshake(&emulator, &minted, 1).status).collect();
+    let statuses: Vec<u16> = (0..3).map(|_| client::sender_handshake(&emulator, &issued, 1).status).collect();
     assert_eq!(statuses, [500, 500, 401]);
     emulator.relay_fault(RelayFault::refuse(502, "Bad Gateway").always());
-    assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 502);
-    assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 502);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 502);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 502);
     emulator.clear_faults();
-    assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 403);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 403);
 }
 
 #[test]
-fn a_cut_connection_has_carried_exactly_so_many_bytes() {
+fn a_connection_is_cut_after_the_configured_number_of_bytes() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::cut_after(100_000)).await;
         server.write_all(&vec![1; 200_000]).await.unwrap();
@@ -57,7 +57,7 @@ fn a_cut_connection_has_carried_exactly_so_many_bytes() {
 }
 
 #[test]
-fn a_close_frame_comes_after_so_many_bytes() {
+fn a_close_frame_follows_the_configured_number_of_bytes() {
     client::runtime().block_on(async {
         let fault = RelayFault::close_after(10, 1011, "Something went wrong in the service.");
         let (_emulator, mut socket, mut server) = faulty(fault).await;
@@ -72,7 +72,7 @@ fn a_close_frame_comes_after_so_many_bytes() {
 }
 
 #[test]
-fn fragments_with_a_ping_between_them_make_the_whole_message() {
+fn fragments_with_a_ping_between_them_form_the_message() {
     client::runtime().block_on(async {
         let (emulator, mut socket, mut server) = faulty(RelayFault::fragments(100)).await;
         let sent: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
@@ -86,12 +86,12 @@ fn fragments_with_a_ping_between_them_make_the_whole_message() {
         }
         assert!(received == sent && pings > 0);
         socket.flush().await.unwrap();
-        assert!(emulator.wait_until(PATIENCE, |emulator| !emulator.sender_pongs().is_empty()));
+        assert!(emulator.wait_until(TIMEOUT, |emulator| !emulator.sender_pongs().is_empty()));
     });
 }
 
 #[test]
-fn coalesced_data_comes_in_one_huge_message() {
+fn coalesced_data_arrives_in_large_messages() {
     client::runtime().block_on(async {
         const SIZE: usize = 1 << 20;
         let (_emulator, mut socket, mut server) = faulty(RelayFault::coalesce(SIZE)).await;
@@ -113,7 +113,7 @@ fn coalesced_data_comes_in_one_huge_message() {
 }
 
 #[test]
-fn service_pings_come_and_pongs_are_recorded() {
+fn pings_arrive_and_pongs_are_recorded() {
     client::runtime().block_on(async {
         let (emulator, mut socket, _server) = faulty(RelayFault::pings(Duration::from_millis(10))).await;
         while emulator.sender_pongs().len() < 3 {
@@ -123,10 +123,10 @@ fn service_pings_come_and_pongs_are_recorded() {
 }
 
 #[test]
-fn a_blocked_reader_stops_the_sender_and_not_the_listener() {
+fn a_blocked_reader_stops_the_sender_but_not_the_listener() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::blocked_reader()).await;
-        // More than any buffers on the way hold: TCP's grow to some megabytes.
+        // More than the buffers hold: those of TCP grow to some megabytes.
         let mut sent = 0;
         let filling = async {
             loop {
@@ -143,7 +143,7 @@ fn a_blocked_reader_stops_the_sender_and_not_the_listener() {
 }
 
 #[test]
-fn a_slow_reader_takes_its_time() {
+fn a_slow_reader_limits_the_rate() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::slow_reader(100_000)).await;
         let started = Instant::now();
@@ -156,22 +156,22 @@ fn a_slow_reader_takes_its_time() {
 }
 
 #[test]
-fn silence_comes_before_or_after_the_upgrade() {
+fn the_relay_can_stop_before_or_after_the_upgrade() {
     client::runtime().block_on(async {
         let (_emulator, mut socket, mut server) = faulty(RelayFault::silent_after_upgrade()).await;
         server.write_all(b"hello").await.unwrap();
         socket.send(Message::Ping("".into())).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(200), socket.next()).await.is_err());
-        let (_server, emulator, minted, port) = with_server("127.0.0.1").await;
+        let (_server, emulator, issued, port) = with_server("127.0.0.1").await;
         emulator.relay_fault(RelayFault::silent_handshake());
-        let connecting = client::connect(&emulator, &minted, port);
+        let connecting = client::connect(&emulator, &issued, port);
         assert!(tokio::time::timeout(Duration::from_millis(200), connecting).await.is_err());
         assert!(emulator.requests_to(Service::Relay).iter().any(|request| request.status.is_none()));
     });
 }
 
 #[test]
-fn an_idle_connection_is_cut_and_a_pinging_one_is_not() {
+fn an_idle_connection_is_cut_unless_the_sender_pings() {
     client::runtime().block_on(async {
         let limit = Duration::from_millis(300);
         let (emulator, mut socket, _server) = faulty(RelayFault::idle_limit(limit)).await;
@@ -186,13 +186,13 @@ fn an_idle_connection_is_cut_and_a_pinging_one_is_not() {
 }
 
 #[test]
-fn a_relay_of_one_key_exchange_group_shows_who_had_to_be_asked_again() {
+fn a_relay_with_one_key_exchange_group_records_the_retry() {
     client::runtime().block_on(async {
         let builder = Emulator::builder().machine(Machine::new("web01")).without_agent();
         let emulator = builder.relay_key_exchange(KeyExchange::Secp384r1Only).start().unwrap();
-        let minted = client::mint(&emulator);
-        let refused = client::connect(&emulator, &minted, 22).await;
-        assert!(matches!(refused, Err(Error::Http(_))));
+        let issued = client::issue_credentials(&emulator);
+        let answer = client::connect(&emulator, &issued, 22).await;
+        assert!(matches!(answer, Err(Error::Http(_))));
         let handshakes = emulator.tls_handshakes();
         let of = |service| handshakes.iter().rfind(|handshake| handshake.service == service).unwrap();
         assert!(of(Service::Relay).hello_retry_request && !of(Service::Arm).hello_retry_request);

@@ -1,17 +1,17 @@
-//! Azure's own listener library in the agent's place: npm `hyco-ws`, from Azure/azure-relay-node.
+//! Azure's listener library, npm `hyco-ws` from Azure/azure-relay-node, instead of the agent.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use arcssh_emulator::{Emulator, Machine, Minted};
+use arcssh_emulator::{Emulator, IssuedCredentials, Machine};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{self, PATIENCE};
+use crate::client::{self, TIMEOUT};
 
-/// Listens with a token of the library's own making, and echoes. The library's accept and reject paths are its own.
+/// Listens with a token that the library signs, and echoes messages. The library accepts the senders.
 const LISTENER: &str = r#"
 const WebSocket = require('hyco-ws');
 const { LISTEN_URI, KEY_NAME, KEY } = process.env;
@@ -34,7 +34,7 @@ impl Drop for Listener {
     }
 }
 
-/// The library asks npm for modules that are Node's own; their placeholder packages are not in every mirror.
+/// The library lists built-in modules of Node.js as dependencies. Not every mirror has their placeholder packages.
 const PACKAGE: &str = r#"{
   "private": true,
   "dependencies": { "hyco-ws": "1.0.5" },
@@ -43,7 +43,7 @@ const PACKAGE: &str = r#"{
   }
 }"#;
 
-/// Installs the library once for each target directory.
+/// Installs the library once per target directory.
 fn install() -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hyco-ws-1.0.5");
     if !directory.join("installed").exists() {
@@ -64,32 +64,32 @@ fn install() -> PathBuf {
     directory
 }
 
-fn start(emulator: &Emulator, minted: &Minted) -> Listener {
+fn start(emulator: &Emulator, issued: &IssuedCredentials) -> Listener {
     let node = Command::new("node")
         .arg("listener.js")
         .current_dir(install())
         .env("NODE_EXTRA_CA_CERTS", emulator.authority_file())
-        .env("LISTEN_URI", minted.listen_uri())
-        .env("KEY_NAME", &minted.listener_key_name)
-        .env("KEY", &minted.listener_key)
+        .env("LISTEN_URI", issued.listen_uri())
+        .env("KEY_NAME", &issued.listener_key_name)
+        .env("KEY", &issued.listener_key)
         .stdout(Stdio::piped())
         .spawn();
     Listener(node.expect("this test needs node: install Node.js"))
 }
 
 #[test]
-fn azures_own_listener_library_attaches_and_echoes() {
+fn azures_listener_library_attaches_and_echoes() {
     let emulator = Emulator::builder().machine(Machine::new("web01")).without_agent().start().unwrap();
-    let minted = client::mint(&emulator);
-    let mut listener = start(&emulator, &minted);
+    let issued = client::issue_credentials(&emulator);
+    let mut listener = start(&emulator, &issued);
     let mut lines = BufReader::new(listener.0.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "listening");
     client::runtime().block_on(async {
-        let mut sender = client::connect(&emulator, &minted, 22).await.unwrap();
+        let mut sender = client::connect(&emulator, &issued, 22).await.unwrap();
         for size in [1, 1000, 100_000] {
             let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
             sender.send(Message::binary(data.clone())).await.unwrap();
-            let echo = tokio::time::timeout(PATIENCE, sender.next()).await.unwrap().unwrap().unwrap();
+            let echo = tokio::time::timeout(TIMEOUT, sender.next()).await.unwrap().unwrap().unwrap();
             assert!(echo.into_data() == data, "{size}");
         }
         sender.close(None).await.unwrap();

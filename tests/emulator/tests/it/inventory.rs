@@ -1,20 +1,12 @@
-//! What finds machines: subscriptions, lists, and what machines say of themselves.
+//! Subscriptions, lists of machines, and machines.
 
 use arcssh_emulator::{ArmCall, ArmFault, Emulator, Machine, Role, SUBSCRIPTION};
 use serde_json::{Value, json};
 
-use crate::client::{CONNECTIVITY, arm};
+use crate::client::{self, CONNECTIVITY, arm, emulator_of};
 
 const OTHER: &str = "5b5c4700-0000-4000-8000-000000000002";
 const VMWARE: &str = "Microsoft.ConnectedVMwarevSphere/virtualMachines";
-
-pub(crate) fn emulator_of(machines: impl IntoIterator<Item = Machine>) -> Emulator {
-    machines
-        .into_iter()
-        .fold(Emulator::builder(), |builder, machine| builder.machine(machine))
-        .start()
-        .unwrap()
-}
 
 fn get(emulator: &Emulator, path: &str) -> Value {
     let answer = arm(emulator, "GET", path, "");
@@ -23,10 +15,10 @@ fn get(emulator: &Emulator, path: &str) -> Value {
 }
 
 fn show(emulator: &Emulator, machine: &str) -> Value {
-    get(emulator, &format!("{}?api-version=2024-07-10", emulator.machine(machine).resource_id()))
+    get(emulator, &client::machine_path(emulator, machine))
 }
 
-fn list_path(subscription: &str, resource_type: &str) -> String {
+pub(crate) fn list_path(subscription: &str, resource_type: &str) -> String {
     format!("/subscriptions/{subscription}/providers/{resource_type}?api-version=2024-07-10")
 }
 
@@ -35,7 +27,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_vm_id_is_the_same_in_every_run_and_different_for_every_machine() {
+fn a_vm_id_is_the_same_in_every_run_and_differs_between_machines() {
     let machines = || {
         [Machine::new("web01"), Machine::new("web01").resource_group("rg-b"), Machine::new("WEB02")]
             .map(|machine| machine.tag("env", "test").tag("owner", "ops"))
@@ -54,7 +46,7 @@ fn a_vm_id_is_the_same_in_every_run_and_different_for_every_machine() {
 }
 
 #[test]
-fn a_vm_id_may_be_given_or_missing() {
+fn a_vm_id_can_be_set_or_left_out() {
     let given = "096afdaf-73c8-454c-89ed-4aeffec75411";
     let emulator = emulator_of([Machine::new("web01").vm_id(given), Machine::new("web02").without_vm_id()]);
     assert_eq!(show(&emulator, "web01")["properties"]["vmId"], given);
@@ -63,7 +55,7 @@ fn a_vm_id_may_be_given_or_missing() {
 }
 
 #[test]
-fn a_name_in_two_groups_means_the_first_and_a_group_or_an_id_tells_them_apart() {
+fn a_name_in_two_groups_means_the_first_machine_unless_a_group_or_an_id_is_given() {
     let emulator = emulator_of([Machine::new("web01"), Machine::new("Web01").resource_group("RG-B")]);
     let id = |name: &str| emulator.machine(name).resource_id();
     assert!(id("WEB01").ends_with("/resourceGroups/rg-arc/providers/Microsoft.HybridCompute/machines/web01"));
@@ -96,7 +88,7 @@ fn every_arc_type_lists_credentials_and_answers_with_its_type() {
 }
 
 #[test]
-fn a_type_of_its_own_is_not_found_under_another() {
+fn a_machine_is_not_found_under_another_type() {
     let emulator = emulator_of([Machine::new("web01").resource_type(VMWARE)]);
     let id = emulator.machine("web01").resource_id().replace(VMWARE, "Microsoft.HybridCompute/machines");
     let (status, code, _) = arm(&emulator, "GET", &format!("{id}?api-version=2024-07-10"), "").error();
@@ -106,7 +98,7 @@ fn a_type_of_its_own_is_not_found_under_another() {
 }
 
 #[test]
-fn subscriptions_are_listed_and_have_machines_of_their_own() {
+fn subscriptions_are_listed_and_have_separate_machines() {
     let emulator = emulator_of([Machine::new("web01"), Machine::new("web01").subscription(OTHER)]);
     let all = get(&emulator, "/subscriptions?api-version=2022-12-01");
     let one = &all["value"][1];
@@ -144,7 +136,7 @@ fn resources_are_filtered_by_name_and_type() {
 }
 
 #[test]
-fn a_role_reads_what_it_covers() {
+fn a_role_reads_only_the_types_that_it_covers() {
     let emulator = emulator_of([Machine::new("web01"), Machine::new("vm01").resource_type(VMWARE)]);
     let list = |resource_type: &str| arm(&emulator, "GET", &list_path(SUBSCRIPTION, resource_type), "");
     emulator.set_role(Role::LocalUserLogin);
@@ -158,11 +150,11 @@ fn a_role_reads_what_it_covers() {
 }
 
 #[test]
-fn lists_and_subscriptions_meet_faults_of_their_own() {
+fn lists_and_subscriptions_have_separate_faults() {
     let emulator = emulator_of([Machine::new("web01")]);
-    let refused = |call| ArmFault::new(403, "AuthorizationFailed", "No.").on(call);
-    emulator.arm_fault(refused(ArmCall::List));
-    emulator.arm_fault(refused(ArmCall::Subscriptions));
+    let fault = |call| ArmFault::new(403, "AuthorizationFailed", "No.").on(call);
+    emulator.arm_fault(fault(ArmCall::List));
+    emulator.arm_fault(fault(ArmCall::Subscriptions));
     show(&emulator, "web01");
     let list = list_path(SUBSCRIPTION, "Microsoft.HybridCompute/machines");
     for path in [list.as_str(), "/subscriptions?api-version=2022-12-01"] {

@@ -1,4 +1,4 @@
-//! The emulator, held to the documents of the services that it stands for.
+//! Tests that the emulator follows the documents of the emulated services.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,27 +1,28 @@
-//! Senders and the agent, over the wire.
+//! Senders and the agent.
 
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use arcssh_emulator::{Emulator, Machine, Minted, Service};
+use arcssh_emulator::{Emulator, IssuedCredentials, Machine, Service};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{self, PATIENCE, Socket};
+use crate::client::{self, Socket, TIMEOUT};
 
-/// A server on loopback in sshd's place, and an emulator whose machine `web01` has it configured.
-pub(crate) async fn with_server(bind: &str) -> (TcpListener, Emulator, Minted, u16) {
+/// Returns a server on loopback instead of sshd, and an emulator whose machine `web01` has its port in the service
+/// configuration.
+pub(crate) async fn with_server(bind: &str) -> (TcpListener, Emulator, IssuedCredentials, u16) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
     let machine = Machine::new("web01").ssh_port(port);
     let emulator = Emulator::builder().bind(bind.parse().unwrap()).machine(machine).start().unwrap();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
-    (server, emulator, minted, port)
+    (server, emulator, issued, port)
 }
 
 fn pattern(length: usize, seed: u8) -> Vec<u8> {
@@ -31,7 +32,7 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
 async fn read_data(socket: &mut Socket, length: usize) -> Vec<u8> {
     let mut data = Vec::new();
     while data.len() < length {
-        match tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap() {
+        match tokio::time::timeout(TIMEOUT, socket.next()).await.unwrap().unwrap().unwrap() {
             Message::Binary(bytes) => data.extend_from_slice(&bytes),
             Message::Ping(_) => {}
             other => panic!("unexpected {other:?}"),
@@ -42,8 +43,8 @@ async fn read_data(socket: &mut Socket, length: usize) -> Vec<u8> {
 
 async fn bytes_arrive_both_ways(bind: &str) {
     const LENGTH: usize = 8 * 1024 * 1024;
-    let (server, emulator, minted, port) = with_server(bind).await;
-    let connected = tokio::join!(client::connect(&emulator, &minted, port), server.accept());
+    let (server, emulator, issued, port) = with_server(bind).await;
+    let connected = tokio::join!(client::connect(&emulator, &issued, port), server.accept());
     let (mut socket, (stream, _)) = (connected.0.unwrap(), connected.1.unwrap());
     assert_eq!(emulator.open_connections(), 1);
     let (mut from_relay, mut to_relay) = stream.into_split();
@@ -64,7 +65,7 @@ async fn bytes_arrive_both_ways(bind: &str) {
     let (received_by_server, (), received_by_sender) = tokio::join!(receive, send, exchange);
     assert!(received_by_server == up && received_by_sender == down);
     drop(socket);
-    assert!(emulator.wait_until(PATIENCE, |emulator| emulator.open_connections() == 0));
+    assert!(emulator.wait_until(TIMEOUT, |emulator| emulator.open_connections() == 0));
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn bytes_arrive_both_ways_over_ipv4() {
 #[test]
 fn bytes_arrive_both_ways_over_ipv6() {
     if let Err(error) = std::net::TcpListener::bind("[::1]:0") {
-        // Past libtest's capture.
+        // libtest captures the output of eprintln!, but not this.
         let _ = writeln!(
             std::io::stderr(),
             "skipped: bytes_arrive_both_ways_over_ipv6: this machine has no [::1]: {error}"
@@ -86,44 +87,44 @@ fn bytes_arrive_both_ways_over_ipv6() {
 }
 
 #[test]
-fn the_relay_has_an_address_that_can_be_dialled() {
+fn the_relay_has_a_loopback_address() {
     let emulator = client::emulator();
     assert!(emulator.relay_authority().parse::<SocketAddr>().unwrap().ip().is_loopback());
 }
 
-/// An emulator with a machine but no agent, and a name.
-fn without_agent() -> (Emulator, Minted) {
+/// Returns an emulator with a machine but no agent, and issued credentials.
+fn without_agent() -> (Emulator, IssuedCredentials) {
     let emulator = Emulator::builder().machine(Machine::new("web01")).without_agent().start().unwrap();
-    let minted = client::mint(&emulator);
-    (emulator, minted)
+    let issued = client::issue_credentials(&emulator);
+    (emulator, issued)
 }
 
 #[test]
-fn a_refusal_is_in_the_reason_phrase_with_its_tracking_id() {
-    let (emulator, minted) = without_agent();
+fn the_reason_phrase_of_an_error_has_the_tracking_id() {
+    let (emulator, issued) = without_agent();
     let id = "4cb542c3-047a-4d40-a19f-bdc66441e736";
-    let uri = format!("{}&sb-hc-id={id}", minted.connect_uri());
-    let answer = client::handshake(&emulator, &uri, &[("ServiceBusAuthorization", &minted.access_key)]);
+    let uri = format!("{}&sb-hc-id={id}", issued.connect_uri());
+    let answer = client::handshake(&emulator, &uri, &[("ServiceBusAuthorization", &issued.access_key)]);
     let expected = format!(
         "There are no listeners connected for the endpoint. TrackingId:{id}_G13, SystemTracker:sb://{}/{}, Timestamp:20",
         emulator.relay_authority(),
-        minted.hybrid_connection_name
+        issued.hybrid_connection_name
     );
     assert_eq!((answer.status, answer.body.as_str()), (404, ""));
     assert!(answer.reason.starts_with(&expected), "{}", answer.reason);
 }
 
 #[test]
-fn the_service_comes_up_in_two_phases() {
+fn endpoint_and_listener_become_available_one_after_the_other() {
     let wait = Duration::from_millis(600);
-    // Port 1, where nothing listens: the third phase is the agent's own answer.
+    // Nothing listens on port 1: the third phase is an error of the agent.
     let machine = Machine::new("web01").ssh_port(1);
     let emulator =
         Emulator::builder().machine(machine).endpoint_delay(wait).listener_delay(wait).start().unwrap();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     let phases = RefCell::new(Vec::new());
-    let came_up = emulator.wait_until(PATIENCE, |emulator| {
-        let answer = client::sender_handshake(emulator, &minted, 1);
+    let came_up = emulator.wait_until(TIMEOUT, |emulator| {
+        let answer = client::sender_handshake(emulator, &issued, 1);
         let phase = format!("{} {}", answer.status, answer.reason.split(['.', ':']).next().unwrap());
         if phases.borrow().last() != Some(&phase) {
             phases.borrow_mut().push(phase);
@@ -139,12 +140,12 @@ fn the_service_comes_up_in_two_phases() {
 }
 
 #[test]
-fn a_refused_dial_reaches_the_sender_in_the_agents_words() {
+fn the_sender_receives_the_agents_error_when_the_port_is_closed() {
     let machine = Machine::new("web01").ssh_port(1);
     let emulator = Emulator::builder().machine(machine).start().unwrap();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
-    let answer = client::sender_handshake(&emulator, &minted, 1);
+    let answer = client::sender_handshake(&emulator, &issued, 1);
     assert_eq!(answer.status, 503);
     assert_eq!(
         answer.reason,
@@ -152,33 +153,33 @@ fn a_refused_dial_reaches_the_sender_in_the_agents_words() {
     );
     let accepts = emulator.requests_to(Service::Relay);
     let rejection = accepts.iter().find(|r| r.path_and_query.contains("sb-hc-statusCode=503")).unwrap();
-    assert!(emulator.wait_until(PATIENCE, |emulator| {
+    assert!(emulator.wait_until(TIMEOUT, |emulator| {
         let requests = emulator.requests_to(Service::Relay);
         requests.iter().any(|r| r.path_and_query == rejection.path_and_query && r.status == Some(410))
     }));
 }
 
 #[test]
-fn the_agent_wants_the_configured_port_and_a_good_token() {
+fn the_agent_requires_the_configured_port_and_a_valid_token() {
     let emulator = client::emulator();
-    let mut minted = client::mint(&emulator);
+    let mut issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
-    assert_eq!(client::sender_handshake(&emulator, &minted, 2222).status, 403);
-    minted.service_configuration_token = Some("not.a.token".to_owned());
-    assert_eq!(client::sender_handshake(&emulator, &minted, 22).status, 403);
+    assert_eq!(client::sender_handshake(&emulator, &issued, 2222).status, 403);
+    issued.service_configuration_token = Some("not.a.token".to_owned());
+    assert_eq!(client::sender_handshake(&emulator, &issued, 22).status, 403);
 }
 
 #[test]
-fn relay_tokens_never_reach_the_listener_and_other_headers_do() {
+fn the_listener_receives_all_headers_but_the_relay_token() {
     let emulator = client::emulator();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
     let headers = [
-        ("ServiceBusAuthorization", minted.access_key.as_str()),
+        ("ServiceBusAuthorization", issued.access_key.as_str()),
         ("Authorization", "Basic of-the-application"),
         ("Microsoft-Guestgateway-Target", "localhost:22"),
     ];
-    client::handshake(&emulator, &minted.connect_uri(), &headers);
+    client::handshake(&emulator, &issued.connect_uri(), &headers);
     let accept = emulator.requests_to(Service::Agent).pop().unwrap();
     assert_eq!(accept.header("ServiceBusAuthorization"), None);
     assert_eq!(accept.header("Authorization"), Some("Basic of-the-application"));
@@ -187,52 +188,52 @@ fn relay_tokens_never_reach_the_listener_and_other_headers_do() {
 }
 
 #[test]
-fn a_token_is_taken_from_three_places() {
-    let (emulator, minted) = without_agent();
+fn a_token_can_be_in_three_places() {
+    let (emulator, issued) = without_agent();
     let status = |suffix: &str, headers: &[(&str, &str)]| {
-        client::handshake(&emulator, &format!("{}{suffix}", minted.connect_uri()), headers).status
+        client::handshake(&emulator, &format!("{}{suffix}", issued.connect_uri()), headers).status
     };
-    let encoded: String = minted.access_key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded: String = issued.access_key.bytes().map(|byte| format!("%{byte:02X}")).collect();
     assert_eq!(status(&format!("&sb-hc-token={encoded}"), &[]), 404);
-    assert_eq!(status("", &[("ServiceBusAuthorization", &minted.access_key)]), 404);
-    assert_eq!(status("", &[("Authorization", &minted.access_key)]), 404);
+    assert_eq!(status("", &[("ServiceBusAuthorization", &issued.access_key)]), 404);
+    assert_eq!(status("", &[("Authorization", &issued.access_key)]), 404);
     assert_eq!(status("", &[]), 401);
 }
 
 #[test]
-fn bad_tokens_are_refused_each_in_its_own_words() {
-    let (emulator, minted) = without_agent();
-    let other = client::mint(&emulator);
+fn each_invalid_token_has_its_own_error() {
+    let (emulator, issued) = without_agent();
+    let other = client::issue_credentials(&emulator);
     let answer = |token: &str| {
-        client::handshake(&emulator, &minted.connect_uri(), &[("ServiceBusAuthorization", token)])
+        client::handshake(&emulator, &issued.connect_uri(), &[("ServiceBusAuthorization", token)])
     };
-    let refused = |token: &str, status: u16, start: &str| {
+    let rejected = |token: &str, status: u16, start: &str| {
         let answer = answer(token);
         assert!(answer.status == status && answer.reason.starts_with(start), "{answer:?}");
         assert!(answer.reason.contains(" TrackingId:"), "{answer:?}");
     };
     let signature = "InvalidSignature: The token has an invalid signature.";
-    refused(&minted.access_key.replace("sig=", "sig=A"), 401, signature);
-    refused(&minted.access_key.replace("&skn=sender", "&skn=nobody"), 401, signature);
-    refused(&other.access_key, 401, "InvalidAudience: ");
-    refused(&minted.listen_token, 403, "");
-    refused("SharedAccessSignature nonsense", 401, "MalformedToken: ");
+    rejected(&issued.access_key.replace("sig=", "sig=A"), 401, signature);
+    rejected(&issued.access_key.replace("&skn=sender", "&skn=unknown"), 401, signature);
+    rejected(&other.access_key, 401, "InvalidAudience: ");
+    rejected(&issued.listen_token, 403, "");
+    rejected("SharedAccessSignature nonsense", 401, "MalformedToken: ");
 }
 
 #[test]
-fn other_requests_than_websockets_are_refused() {
-    let (emulator, minted) = without_agent();
-    let answer = client::request(&emulator, "GET", &minted.connect_uri(), &[], "");
+fn requests_that_are_not_websocket_upgrades_are_rejected() {
+    let (emulator, issued) = without_agent();
+    let answer = client::request(&emulator, "GET", &issued.connect_uri(), &[], "");
     assert_eq!(answer.status, 400);
     assert!(answer.reason.starts_with("This endpoint is only for web-socket requests"), "{answer:?}");
-    let unknown = minted.connect_uri().replace("=connect", "=dance");
+    let unknown = issued.connect_uri().replace("=connect", "=dance");
     assert_eq!(client::handshake(&emulator, &unknown, &[]).status, 400);
 }
 
 #[test]
-fn a_repeated_put_of_the_endpoint_knocks_the_listener_off() {
+fn a_second_put_of_the_endpoint_disconnects_the_listener() {
     let emulator = client::emulator();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
     let path = format!(
         "{}/{}/default?api-version=2023-03-15",
@@ -240,18 +241,18 @@ fn a_repeated_put_of_the_endpoint_knocks_the_listener_off() {
         client::CONNECTIVITY
     );
     assert_eq!(client::arm(&emulator, "PUT", &path, r#"{"properties":{"type":"default"}}"#).status, 200);
-    let answer = client::sender_handshake(&emulator, &minted, 22);
+    let answer = client::sender_handshake(&emulator, &issued, 22);
     assert!(answer.status == 404 && answer.reason.starts_with("Endpoint does not exist."), "{answer:?}");
 }
 
 #[test]
 fn an_agent_that_goes_offline_stops_listening() {
     let emulator = client::emulator();
-    let minted = client::mint(&emulator);
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
     emulator.machine("web01").set_online(false);
-    assert!(emulator.wait_until(PATIENCE, |emulator| {
-        client::sender_handshake(emulator, &minted, 22).reason.starts_with("There are no listeners")
+    assert!(emulator.wait_until(TIMEOUT, |emulator| {
+        client::sender_handshake(emulator, &issued, 22).reason.starts_with("There are no listeners")
     }));
     emulator.machine("web01").set_online(true);
     client::wait_for_agent(&emulator, 2);

@@ -1,4 +1,4 @@
-//! The binary.
+//! The program `arcssh-emulator`.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
-fn serve_writes_a_private_environment_and_leaves_nothing_behind() {
+fn serve_writes_a_private_environment_file_and_removes_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let env_file = directory.path().join("env");
     let mut serve = Command::new(env!("CARGO_BIN_EXE_arcssh-emulator"))
@@ -18,6 +18,7 @@ fn serve_writes_a_private_environment_and_leaves_nothing_behind() {
         .unwrap();
     let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.contains("/machines/web01")));
+    assert!(lines.any(|line| line.ends_with("/machines/web01 --port 2222' web01")));
     let environment = fs::read_to_string(&env_file).unwrap();
     assert_eq!(fs::metadata(&env_file).unwrap().permissions().mode() & 0o777, 0o600);
     let authority = environment.lines().find_map(|line| line.strip_prefix("export SSL_CERT_FILE='")).unwrap();

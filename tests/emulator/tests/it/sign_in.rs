@@ -1,8 +1,8 @@
-//! A user signs in: with a browser, with a device code, with a refresh token.
+//! Sign-in with a browser, a device code and a refresh token.
 
 use std::time::Duration;
 
-use arcssh_emulator::{AZURE_CLI, Builder, Emulator, Machine, PUBLIC_CLIENT, RefreshRefusal};
+use arcssh_emulator::{AZURE_CLI, Emulator, PUBLIC_CLIENT, RefreshRefusal};
 use serde_json::Value;
 
 use crate::client::{self, Answer, encoded, entra};
@@ -13,11 +13,7 @@ const REDIRECT: &str = "http://localhost:12345";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-fn emulator(configure: impl FnOnce(Builder) -> Builder) -> Emulator {
-    configure(Emulator::builder().machine(Machine::new("web01"))).start().unwrap()
-}
-
-/// A good authorization request, with some fields replaced or added.
+/// Sends a valid authorization request with some fields replaced or added.
 fn authorize(emulator: &Emulator, replaced: &[(&str, &str)]) -> Answer {
     let mut fields = vec![
         ("client_id", AZURE_CLI),
@@ -80,15 +76,15 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_else(|| panic!("{name} in {value}"))
 }
 
-/// OAuth's error and the number of AADSTS.
-fn refusal(answer: &Answer) -> (String, u64) {
+/// The OAuth error and the AADSTS number.
+fn error(answer: &Answer) -> (String, u64) {
     let body = answer.json();
     (text(&body, "error").to_owned(), body["error_codes"][0].as_u64().unwrap())
 }
 
 #[test]
-fn a_browser_sign_in_gives_all_tokens_of_the_user() {
-    let emulator = emulator(|builder| builder);
+fn a_browser_sign_in_issues_all_tokens_of_the_user() {
+    let emulator = client::emulator();
     let tokens = signed_in(&emulator);
     let access = client::claims(text(&tokens, "access_token"));
     assert_eq!((text(&access, "upn"), text(&access, "appid")), ("Ada@arcssh.example", AZURE_CLI));
@@ -101,39 +97,37 @@ fn a_browser_sign_in_gives_all_tokens_of_the_user() {
     for secret in ["access_token", "refresh_token", "id_token"] {
         assert!(secrets.iter().any(|known| known == text(&tokens, secret)), "{secret}");
     }
-    // ARM takes the user's token.
-    let path = format!("{}?api-version=2024-07-10", emulator.machine("web01").resource_id());
-    let url = format!("{}{path}", client::variable(&emulator, "ARCSSH_ARM_ENDPOINT"));
-    let bearer = format!("Bearer {}", text(&tokens, "access_token"));
-    assert_eq!(client::request(&emulator, "GET", &url, &[("Authorization", &bearer)], "").status, 200);
+    let path = client::machine_path(&emulator, "web01");
+    let token = text(&tokens, "access_token");
+    assert_eq!(client::arm_with_token(&emulator, token, "GET", &path, "").status, 200);
 }
 
 #[test]
-fn tokens_that_were_not_asked_for_are_not_given() {
-    let emulator = emulator(|builder| builder);
+fn only_requested_tokens_are_issued() {
+    let emulator = client::emulator();
     let scope = [("scope", "https://management.azure.com/.default")];
     let tokens = redeem(&emulator, &code(&emulator), &scope).json();
     assert!(tokens.get("refresh_token").is_none() && tokens.get("id_token").is_none());
 }
 
 #[test]
-fn a_code_is_good_once_and_for_its_own_client_address_and_verifier() {
-    let emulator = emulator(|builder| builder);
+fn a_code_is_valid_once_and_only_with_its_client_redirect_uri_and_verifier() {
+    let emulator = client::emulator();
     let code = code(&emulator);
-    let refused = |replaced: &[(&str, &str)]| refusal(&redeem(&emulator, &code, replaced));
-    assert_eq!(refused(&[("code_verifier", "wrong")]), ("invalid_grant".into(), 501_481));
-    assert_eq!(refused(&[("redirect_uri", "http://localhost:1")]), ("invalid_client".into(), 500_112));
-    assert_eq!(refused(&[("client_id", PUBLIC_CLIENT)]), ("invalid_grant".into(), 70000));
+    let rejected = |replaced: &[(&str, &str)]| error(&redeem(&emulator, &code, replaced));
+    assert_eq!(rejected(&[("code_verifier", "wrong")]), ("invalid_grant".into(), 501_481));
+    assert_eq!(rejected(&[("redirect_uri", "http://localhost:1")]), ("invalid_client".into(), 500_112));
+    assert_eq!(rejected(&[("client_id", PUBLIC_CLIENT)]), ("invalid_grant".into(), 70000));
     let unknown = "00000000-0000-4000-8000-000000000000";
-    assert_eq!(refused(&[("client_id", unknown)]), ("unauthorized_client".into(), 700_016));
+    assert_eq!(rejected(&[("client_id", unknown)]), ("unauthorized_client".into(), 700_016));
     assert_eq!(redeem(&emulator, &code, &[]).status, 200);
-    assert_eq!(refused(&[]), ("invalid_grant".into(), 54005));
+    assert_eq!(rejected(&[]), ("invalid_grant".into(), 54005));
     assert!(emulator.secrets().contains(&code));
 }
 
 #[test]
-fn an_address_that_is_not_registered_gets_nothing() {
-    let emulator = emulator(|builder| builder);
+fn an_unregistered_redirect_uri_is_rejected() {
+    let emulator = client::emulator();
     for address in ["http://127.0.0.1:12345", "https://localhost:12345", "http://localhost.evil:1", "urn:x"] {
         let answer = authorize(&emulator, &[("redirect_uri", address)]);
         assert!(answer.status == 400 && answer.body.contains("AADSTS50011: "), "{answer:?}");
@@ -142,8 +136,8 @@ fn an_address_that_is_not_registered_gets_nothing() {
 }
 
 #[test]
-fn a_sign_in_that_fails_is_told_at_the_address() {
-    let emulator = emulator(|builder| builder);
+fn a_failed_sign_in_is_reported_at_the_redirect_uri() {
+    let emulator = client::emulator();
     emulator.deny_sign_in();
     let answer = authorize(&emulator, &[]);
     let location = answer.header("location").unwrap();
@@ -156,8 +150,8 @@ fn a_sign_in_that_fails_is_told_at_the_address() {
 }
 
 #[test]
-fn form_post_is_a_page_that_posts_itself() {
-    let emulator = emulator(|builder| builder);
+fn form_post_is_a_page_that_posts_the_code() {
+    let emulator = client::emulator();
     let answer = authorize(&emulator, &[("response_mode", "form_post")]);
     assert_eq!(answer.status, 200);
     assert!(
@@ -169,27 +163,27 @@ fn form_post_is_a_page_that_posts_itself() {
 }
 
 #[test]
-fn refresh_tokens_rotate_and_the_old_ones_stay_good() {
-    let emulator = emulator(|builder| builder);
+fn refresh_tokens_rotate_and_earlier_ones_stay_valid() {
+    let emulator = client::emulator();
     let first = text(&signed_in(&emulator), "refresh_token").to_owned();
     let second = refresh(&emulator, AZURE_CLI, &first).json();
     assert_ne!(text(&second, "refresh_token"), first);
     assert_eq!(refresh(&emulator, AZURE_CLI, &first).status, 200);
     assert_eq!(refresh(&emulator, AZURE_CLI, text(&second, "refresh_token")).status, 200);
-    assert_eq!(refusal(&refresh(&emulator, PUBLIC_CLIENT, &first)), ("invalid_grant".into(), 70000));
+    assert_eq!(error(&refresh(&emulator, PUBLIC_CLIENT, &first)), ("invalid_grant".into(), 70000));
 }
 
 #[test]
-fn refresh_tokens_end_for_each_reason_until_the_next_sign_in() {
-    let emulator = emulator(|builder| builder);
-    for (reason, error, number) in [
+fn rejected_refresh_tokens_need_a_new_sign_in() {
+    let emulator = client::emulator();
+    for (reason, code, number) in [
         (RefreshRefusal::Revoked, "invalid_grant", 50173),
         (RefreshRefusal::Inactive, "invalid_grant", 700_082),
         (RefreshRefusal::SecondFactor, "interaction_required", 50076),
     ] {
         let token = text(&signed_in(&emulator), "refresh_token").to_owned();
         emulator.refuse_refresh_tokens(reason);
-        assert_eq!(refusal(&refresh(&emulator, AZURE_CLI, &token)), (error.into(), number));
+        assert_eq!(error(&refresh(&emulator, AZURE_CLI, &token)), (code.into(), number));
         let token = text(&signed_in(&emulator), "refresh_token").to_owned();
         assert_eq!(refresh(&emulator, AZURE_CLI, &token).status, 200);
     }
@@ -209,12 +203,12 @@ fn poll(emulator: &Emulator, device: &Value) -> Answer {
 }
 
 #[test]
-fn a_device_waits_for_the_user() {
-    let emulator = emulator(|builder| builder.device_interval(Duration::ZERO));
+fn a_device_code_is_pending_until_the_user_approves_it() {
+    let emulator = client::emulator_with(|builder| builder.device_interval(Duration::ZERO));
     let device = device(&emulator);
     let user_code = text(&device, "user_code");
     assert!(text(&device, "message").contains(user_code));
-    assert_eq!(refusal(&poll(&emulator, &device)).0, "authorization_pending");
+    assert_eq!(error(&poll(&emulator, &device)).0, "authorization_pending");
     assert_eq!(emulator.pending_devices(), [user_code]);
     emulator.approve_device(&user_code.to_ascii_lowercase());
     let tokens = poll(&emulator, &device);
@@ -222,40 +216,41 @@ fn a_device_waits_for_the_user() {
     let tokens = tokens.json();
     assert!(tokens["id_token"].is_string() && tokens.get("foci").is_none());
     assert_eq!(refresh(&emulator, PUBLIC_CLIENT, text(&tokens, "refresh_token")).status, 200);
-    assert_eq!(refusal(&poll(&emulator, &device)).0, "invalid_grant");
+    assert_eq!(error(&poll(&emulator, &device)).0, "invalid_grant");
     assert!(emulator.secrets().contains(&text(&device, "device_code").to_owned()));
 }
 
 #[test]
-fn a_device_code_ends_without_tokens_too() {
-    let emulator = emulator(|builder| builder.device_interval(Duration::ZERO));
+fn a_device_code_can_be_declined_expired_or_unknown() {
+    let emulator = client::emulator_with(|builder| builder.device_interval(Duration::ZERO));
     let (declined, expired) = (device(&emulator), device(&emulator));
     emulator.decline_device(text(&declined, "user_code"));
     emulator.expire_device(text(&expired, "user_code"));
-    assert_eq!(refusal(&poll(&emulator, &declined)).0, "authorization_declined");
-    assert_eq!(refusal(&poll(&emulator, &expired)).0, "expired_token");
+    assert_eq!(error(&poll(&emulator, &declined)).0, "authorization_declined");
+    assert_eq!(error(&poll(&emulator, &expired)).0, "expired_token");
     let unknown = serde_json::json!({ "device_code": "unknown" });
-    assert_eq!(refusal(&poll(&emulator, &unknown)).0, "bad_verification_code");
+    assert_eq!(error(&poll(&emulator, &unknown)).0, "bad_verification_code");
 }
 
 #[test]
-fn a_device_that_polls_too_often_is_told_so() {
-    let emulator = emulator(|builder| builder.device_interval(Duration::from_secs(1)).approve_devices());
+fn a_device_that_polls_too_often_must_slow_down() {
+    let emulator =
+        client::emulator_with(|builder| builder.device_interval(Duration::from_secs(1)).approve_devices());
     let device = device(&emulator);
     assert_eq!(device["interval"], 1);
     assert_eq!(poll(&emulator, &device).status, 200);
-    assert_eq!(refusal(&poll(&emulator, &device)).0, "slow_down");
+    assert_eq!(error(&poll(&emulator, &device)).0, "slow_down");
 }
 
 #[test]
-fn public_clients_and_the_application_do_not_take_each_others_grants() {
-    let emulator = emulator(|builder| builder);
+fn each_kind_of_client_has_its_own_grants() {
+    let emulator = client::emulator();
     let application = client::variable(&emulator, "AZURE_CLIENT_ID");
     let answer = entra(&emulator, "organizations/devicecode", &[("client_id", &application), ("scope", ARM)]);
-    assert_eq!(refusal(&answer), ("invalid_client".into(), 7_000_218));
+    assert_eq!(error(&answer), ("invalid_client".into(), 7_000_218));
     let answer = client::token_request(&emulator, &[("client_id", AZURE_CLI)]);
-    assert_eq!(refusal(&answer), ("invalid_client".into(), 7_000_218));
+    assert_eq!(error(&answer), ("invalid_client".into(), 7_000_218));
     let answer = client::token_request(&emulator, &[("tenant", "organizations")]);
-    assert_eq!(refusal(&answer), ("invalid_request".into(), 50059));
+    assert_eq!(error(&answer), ("invalid_request".into(), 50059));
     assert_eq!(client::token_request(&emulator, &[("tenant", "arcssh.example")]).status, 200);
 }

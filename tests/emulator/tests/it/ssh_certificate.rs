@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::client::{self, Answer, entra};
 
-/// `e` and `n` of a new key as they are on SSH's wire.
+/// Returns `e` and `n` of a new key in SSH's wire format.
 fn key() -> (Vec<u8>, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("key");
@@ -41,7 +41,7 @@ fn request(emulator: &Emulator, e: &str, n: &str) -> Answer {
     entra(emulator, &format!("{}/token", variable("AZURE_TENANT_ID")), &fields)
 }
 
-/// What ssh-keygen reads in the certificate of an answer.
+/// Returns the output of `ssh-keygen -L` for the certificate of an answer.
 fn shown(answer: &Answer) -> String {
     assert_eq!(answer.json()["token_type"], "ssh-cert", "{answer:?}");
     let directory = tempfile::tempdir().unwrap();
@@ -53,7 +53,7 @@ fn shown(answer: &Answer) -> String {
 }
 
 #[test]
-fn all_spellings_of_a_key_give_a_certificate_for_it() {
+fn all_encodings_of_a_key_yield_a_certificate_for_it() {
     let emulator = client::emulator();
     let (e, n) = key();
     let bare = &n[n.iter().position(|byte| *byte != 0).unwrap()..];
@@ -68,7 +68,7 @@ fn all_spellings_of_a_key_give_a_certificate_for_it() {
 }
 
 #[test]
-fn a_certificate_has_the_fault_that_was_asked_for_once() {
+fn a_certificate_fault_applies_to_one_certificate() {
     let emulator = client::emulator();
     let (e, n) = key();
     let (e, n) = (URL_SAFE_NO_PAD.encode(e), URL_SAFE_NO_PAD.encode(n));

@@ -1,53 +1,50 @@
-//! Lives, clocks and limits.
+//! Lifetimes, clocks and throttling.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arcssh_emulator::{ArmCall, Builder, Emulator, Machine, Service};
+use arcssh_emulator::{ArmCall, Emulator, Service};
 
-use crate::client::{self, PATIENCE, list_credentials, token_request};
-
-fn emulator(configure: impl FnOnce(Builder) -> Builder) -> Emulator {
-    configure(Emulator::builder().machine(Machine::new("web01"))).start().unwrap()
-}
+use crate::client::{self, TIMEOUT, list_credentials, token_request};
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Whether `second` is the current one, or one of the last few.
+/// Returns whether `second` is now or a few seconds ago.
 fn is_recent(second: u64) -> bool {
     (now() - 10..=now() + 1).contains(&second)
 }
 
 #[test]
-fn credentials_live_no_longer_than_the_test_wants() {
-    let emulator = emulator(|builder| builder.credential_lifetime(Duration::from_secs(60)));
-    let minted = client::mint(&emulator);
-    assert!(is_recent(minted.expires_on - 60), "{}", minted.expires_on);
+fn the_lifetime_of_credentials_can_be_limited() {
+    let emulator = client::emulator_with(|builder| builder.credential_lifetime(Duration::from_secs(60)));
+    let issued = client::issue_credentials(&emulator);
+    assert!(is_recent(issued.expires_on - 60), "{}", issued.expires_on);
     assert!(
-        minted.access_key.contains(&format!("&se={}&", minted.expires_on + 600)),
+        issued.access_key.contains(&format!("&se={}&", issued.expires_on + 600)),
         "{}",
-        minted.access_key
+        issued.access_key
     );
 }
 
 #[test]
-fn the_relay_forgets_a_name_when_its_credentials_expire() {
-    let emulator = emulator(|builder| builder.credential_lifetime(Duration::from_secs(2)).strict_expiry());
-    let minted = client::mint(&emulator);
+fn strict_expiry_deletes_a_hybrid_connection_when_its_credentials_expire() {
+    let emulator =
+        client::emulator_with(|builder| builder.credential_lifetime(Duration::from_secs(2)).strict_expiry());
+    let issued = client::issue_credentials(&emulator);
     client::wait_for_agent(&emulator, 1);
-    let refused = |emulator: &Emulator| client::sender_handshake(emulator, &minted, 1).reason;
-    assert!(!refused(&emulator).starts_with("Endpoint does not exist."));
+    let reason = |emulator: &Emulator| client::sender_handshake(emulator, &issued, 1).reason;
+    assert!(!reason(&emulator).starts_with("Endpoint does not exist."));
     assert!(
-        emulator.wait_until(PATIENCE, |emulator| refused(emulator).starts_with("Endpoint does not exist."))
+        emulator.wait_until(TIMEOUT, |emulator| reason(emulator).starts_with("Endpoint does not exist."))
     );
-    assert!(now() >= minted.expires_on);
+    assert!(now() >= issued.expires_on);
 }
 
 #[test]
-fn all_services_share_a_clock_of_their_own() {
+fn all_services_have_the_same_clock() {
     for offset in [-7200, 7200] {
-        let emulator = emulator(|builder| builder.clock_offset(offset));
+        let emulator = client::emulator_with(|builder| builder.clock_offset(offset));
         let here = |second: u64| second.checked_add_signed(-offset).unwrap();
         let claims = client::claims(&client::access_token(&emulator));
         assert!(is_recent(here(claims["iat"].as_u64().unwrap())));
@@ -55,16 +52,16 @@ fn all_services_share_a_clock_of_their_own() {
         let answer = list_credentials(&emulator);
         let expires_on = answer.json()["relay"]["expiresOn"].as_u64().unwrap();
         assert!(is_recent(here(expires_on - 3600)));
-        // Good in that clock, and so for its relay and agent.
-        let minted = emulator.machine("web01").minted().pop().unwrap();
+        // The credentials are valid by that clock, so relay and agent accept them: 403 is for the port.
+        let issued = emulator.machine("web01").issued_credentials().pop().unwrap();
         client::wait_for_agent(&emulator, 1);
-        assert_eq!(client::sender_handshake(&emulator, &minted, 1).status, 403);
+        assert_eq!(client::sender_handshake(&emulator, &issued, 1).status, 403);
     }
 }
 
 #[test]
-fn every_answer_tells_the_date() {
-    let emulator = emulator(|builder| builder.clock_offset(-31_536_000));
+fn every_answer_has_a_date() {
+    let emulator = client::emulator_with(|builder| builder.clock_offset(-31_536_000));
     let dates = [list_credentials(&emulator), token_request(&emulator, &[("client_secret", "wrong")])]
         .map(|answer| answer.header("date").unwrap().to_owned());
     let years = 1970 + (now() - 31_536_000) / 31_556_952;
@@ -75,15 +72,15 @@ fn every_answer_tells_the_date() {
 }
 
 #[test]
-fn a_limit_refuses_everything_until_its_window_ends() {
-    let emulator = emulator(|builder| builder);
+fn a_throttling_window_rejects_all_requests_until_it_closes() {
+    let emulator = client::emulator();
     emulator.throttle(ArmCall::ListCredentials, Duration::from_millis(1500));
-    let machine = format!("{}?api-version=2024-07-10", emulator.machine("web01").resource_id());
+    let machine = client::machine_path(&emulator, "web01");
     assert_eq!(client::arm(&emulator, "GET", &machine, "").status, 200);
     let begun = Instant::now();
     let first = list_credentials(&emulator);
     assert_eq!((first.status, first.header("retry-after")), (429, Some("2")));
-    assert!(emulator.wait_until(PATIENCE, |emulator| {
+    assert!(emulator.wait_until(TIMEOUT, |emulator| {
         let answer = list_credentials(emulator);
         answer.status == 200 || answer.header("retry-after").is_none()
     }));
@@ -94,11 +91,11 @@ fn a_limit_refuses_everything_until_its_window_ends() {
 }
 
 #[test]
-fn the_token_endpoint_has_a_limit_too() {
-    let emulator = emulator(|builder| builder);
+fn the_token_endpoint_can_be_throttled() {
+    let emulator = client::emulator();
     emulator.throttle_tokens(Duration::from_millis(300));
-    let refused = token_request(&emulator, &[]);
-    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
-    assert_eq!(refused.json()["error_codes"][0], 90055);
-    assert!(emulator.wait_until(PATIENCE, |emulator| token_request(emulator, &[]).status == 200));
+    let throttled = token_request(&emulator, &[]);
+    assert_eq!((throttled.status, throttled.header("retry-after")), (429, Some("1")));
+    assert_eq!(throttled.json()["error_codes"][0], 90055);
+    assert!(emulator.wait_until(TIMEOUT, |emulator| token_request(emulator, &[]).status == 200));
 }

@@ -1,9 +1,5 @@
-//! What Entra ID says when it gives no token.
-//!
-//! The numbers are of "Microsoft Entra authentication and authorization error codes" (Microsoft Learn), the texts are
-//! abridged.
-
-use std::time::Duration;
+//! Errors of Entra ID. The numbers are from "Microsoft Entra authentication and authorization error codes" (Microsoft
+//! Learn); the texts are abridged.
 
 use http_body_util::Full;
 use hyper::Response;
@@ -12,128 +8,84 @@ use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::clock::{self, Clock};
+use crate::clock;
 use crate::server::Answer;
 
-/// A refusal.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct EntraError {
     status: u16,
-    /// OAuth's code.
-    pub(crate) error: &'static str,
+    /// The OAuth code.
+    pub(crate) code: &'static str,
     /// The number in `AADSTS…`.
     number: u32,
     description: String,
     suberror: Option<&'static str>,
 }
 
-impl Failure {
+impl EntraError {
     pub(crate) fn new(error: &'static str, number: u32, description: impl Into<String>) -> Self {
-        // RFC 6749, section 5.2: 401 is for clients that failed to authenticate.
+        // RFC 6749, section 5.2: 401 is for failed client authentication.
         let status = if error == "invalid_client" { 401 } else { 400 };
-        Self { status, error, number, description: description.into(), suberror: None }
+        Self { status, code: error, number, description: description.into(), suberror: None }
     }
 
-    /// What MSAL goes by beside the error.
+    /// Adds the `suberror`, which MSAL reads too.
     pub(crate) fn suberror(self, suberror: &'static str) -> Self {
         Self { suberror: Some(suberror), ..self }
     }
 
-    /// The text as it stands in `error_description`.
+    /// Returns the `error_description`.
     pub(crate) fn text(&self, now: u64) -> String {
         text(self.number, &self.description, &Trace::new(now))
     }
 
-    /// The answer of a token endpoint.
+    /// Returns the answer of a token endpoint.
     pub(crate) fn answer(&self, now: u64) -> Answer {
-        let mut body = body(self.error, self.number, &self.description, now);
+        let mut body = body(self.code, self.number, &self.description, now);
         if let Some(suberror) = self.suberror {
             body["suberror"] = suberror.into();
         }
         json_answer(self.status, &body)
     }
 
-    /// The answer of a page for people.
+    /// Returns the error page of the authorization endpoint.
     pub(crate) fn page(&self, now: u64) -> Answer {
         html(400, &format!("<html><body>Sign in: {}</body></html>", escaped(&self.text(now))))
     }
 }
 
-/// A parameter that the request lacks.
-pub(crate) fn missing(parameter: &str) -> Failure {
+/// A parameter is missing.
+pub(crate) fn missing(parameter: &str) -> EntraError {
     let text = format!("The request body must contain the following parameter: '{parameter}'.");
-    Failure::new("invalid_request", 900_144, text)
+    EntraError::new("invalid_request", 900_144, text)
 }
 
-/// Something that cannot be read.
-pub(crate) fn malformed(what: &str) -> Failure {
-    Failure::new(
+/// The request is malformed.
+pub(crate) fn malformed(what: &str) -> EntraError {
+    EntraError::new(
         "invalid_request",
         9_002_313,
         format!("Invalid request. Request is malformed or invalid: {what}."),
     )
 }
 
-/// A grant that is none, or is not this client's.
-pub(crate) fn invalid_grant(what: &str) -> Failure {
-    Failure::new("invalid_grant", 70000, format!("Provided grant is invalid or malformed: {what}."))
+/// The grant is invalid, or was issued to another client.
+pub(crate) fn invalid_grant(what: &str) -> EntraError {
+    EntraError::new("invalid_grant", 70000, format!("Provided grant is invalid or malformed: {what}."))
 }
 
-pub(crate) fn unknown_application(client_id: &str, tenant: &str) -> Failure {
+pub(crate) fn unknown_application(client_id: &str, tenant: &str) -> EntraError {
     let text =
         format!("Application with identifier '{client_id}' was not found in the directory '{tenant}'.");
-    Failure::new("unauthorized_client", 700_016, text)
+    EntraError::new("unauthorized_client", 700_016, text)
 }
 
-/// 90055 is "too many incoming requests" among the documented numbers.
+/// The documented text of 90055 is "too many incoming requests".
 pub(crate) fn throttled(seconds: u64, now: u64) -> Answer {
     let text = "There are too many incoming requests.";
     let mut answer = json_answer(429, &body("temporarily_unavailable", 90055, text, now));
     answer.headers_mut().insert(RETRY_AFTER, seconds.into());
     answer
-}
-
-/// An answer that the token endpoint gives instead of a token.
-#[derive(Clone, Debug)]
-pub struct EntraFault {
-    status: u16,
-    content_type: String,
-    body: String,
-    pub(crate) delay: Duration,
-    pub(crate) times: usize,
-}
-
-impl EntraFault {
-    /// An error of Entra's own: `error` is OAuth's code, `aadsts` the number in `AADSTS…`.
-    pub fn new(status: u16, error: &str, aadsts: u32, description: &str) -> Self {
-        let body = body(error, aadsts, description, Clock::default().unix_seconds());
-        Self::raw(status, "application/json", &body.to_string())
-    }
-
-    /// Any body, such as the page of a gateway on the way.
-    pub fn raw(status: u16, content_type: &str, body: &str) -> Self {
-        Self {
-            status,
-            content_type: content_type.to_owned(),
-            body: body.to_owned(),
-            delay: Duration::ZERO,
-            times: 1,
-        }
-    }
-
-    /// Answers only after `delay`.
-    pub fn after(self, delay: Duration) -> Self {
-        Self { delay, ..self }
-    }
-
-    /// For the next `requests` requests instead of one.
-    pub fn times(self, requests: usize) -> Self {
-        Self { times: requests, ..self }
-    }
-
-    pub(crate) fn answer(self) -> Answer {
-        answer(self.status, &self.content_type, self.body)
-    }
 }
 
 struct Trace {
@@ -156,7 +108,7 @@ fn text(number: u32, description: &str, trace: &Trace) -> String {
     )
 }
 
-fn body(error: &str, number: u32, description: &str, now: u64) -> Value {
+pub(crate) fn body(error: &str, number: u32, description: &str, now: u64) -> Value {
     let trace = Trace::new(now);
     json!({
         "error": error,
@@ -185,7 +137,7 @@ pub(crate) fn answer(status: u16, content_type: &str, body: String) -> Answer {
         .unwrap_or_default()
 }
 
-/// Text within HTML and its attributes.
+/// Escapes text for HTML and its attributes.
 pub(crate) fn escaped(text: &str) -> String {
     let escapes = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;")];
     escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))

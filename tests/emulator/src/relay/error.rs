@@ -1,6 +1,4 @@
-//! A handshake that the Relay turns down: a status, and the reason in the HTTP reason phrase.
-//!
-//! Knows the shape of the phrase; knows nothing of why.
+//! The relay's answer to a handshake that fails: a status, and the cause in the HTTP reason phrase.
 
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
@@ -9,16 +7,16 @@ use hyper::{Response, StatusCode};
 use crate::clock;
 use crate::server::Answer;
 
-/// A status and the start of its text.
+/// A status and the start of the reason phrase.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct RelayError {
     pub(crate) status: u16,
     pub(crate) text: String,
 }
 
-/// What a reason phrase ends with.
+/// The end of a reason phrase.
 pub(crate) struct Tracking<'a> {
-    /// The sender's `sb-hc-id`, or one that the service made up.
+    /// The sender's `sb-hc-id`, or one that the relay generated.
     pub(crate) id: &'a str,
     /// `{namespace}.{suffix}`.
     pub(crate) namespace: &'a str,
@@ -27,12 +25,12 @@ pub(crate) struct Tracking<'a> {
     pub(crate) now: u64,
 }
 
-impl Refusal {
+impl RelayError {
     pub(crate) fn new(status: u16, text: &str) -> Self {
         Self { status, text: text.to_owned() }
     }
 
-    /// The service's own refusal. The phrase has the shape that logs of Microsoft's ssh proxy show:
+    /// The relay's own error. The reason phrase has the form of those in logs of Microsoft's ssh proxy:
     /// `Endpoint does not exist. TrackingId:{id}_G13, SystemTracker:sb://{namespace}/{path}, Timestamp:2025-04-24T11:08:04`
     /// (`G13` numbers a gateway). The body is empty.
     pub(crate) fn tracked(&self, tracking: &Tracking) -> Answer {
@@ -45,7 +43,7 @@ impl Refusal {
         )
     }
 
-    /// A listener's refusal, passed on as it is.
+    /// A listener's rejection, unchanged.
     pub(crate) fn verbatim(&self) -> Answer {
         answer(self.status, &self.text)
     }
