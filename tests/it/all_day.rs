@@ -38,7 +38,7 @@ fn of_a_connection_a_second_only_the_first_waits() {
         proxy.arg("-v");
         let run = finish(start(proxy));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(0), GREETING.as_bytes()), "{}", run.stderr);
-        run.stderr.contains("; trying again in ")
+        run.stderr.contains("; retrying in ")
     };
     let begin = Instant::now();
     assert!(connect(), "the first waits for the agent");

@@ -1,4 +1,4 @@
-//! Refusals of Azure Resource Manager, whatever answers in its place.
+//! Error responses of Azure Resource Manager, or of a proxy in its place.
 
 use azure_core::http::StatusCode;
 
@@ -6,9 +6,9 @@ use super::*;
 use crate::fuzz_tests::{each_input, is_plain, text};
 use crate::text::sanitize;
 
-/// The first line of an input is a challenge, the rest the body.
+/// The first line of an input is a challenge; the rest is the body.
 #[test]
-fn a_refusal_can_be_stored_and_shown() {
+fn an_error_response_can_be_stored_and_printed() {
     each_input("arm", |input| {
         let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(0);
         let (challenge, body) = (text(&input[..end]), input[end..].to_vec());
