@@ -1,8 +1,7 @@
-//! Random input for everything that reads hostile bytes. Each target has a corpus in `tests/corpus`. `make test`
-//! replays it with a fixed set of mutations; `make fuzz` mutates for a given time. An input that leads to an outcome
-//! not seen before becomes a seed itself.
+//! Random input for all parsers of hostile bytes. Each target has a corpus in `tests/corpus`. `make test` replays it with a
+//! fixed set of mutations. `make fuzz` mutates for a given time. An input with a new outcome becomes a seed.
 
-#![expect(clippy::print_stdout, reason = "a run tells how to repeat it")]
+#![expect(clippy::print_stdout, reason = "a run prints how to repeat it")]
 
 mod targets;
 
@@ -12,21 +11,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long each target mutates, in seconds.
+/// The environment variable for the time of each target, in seconds.
 const SECONDS: &str = "FUZZ_SECONDS";
-/// Repeats a run: the number that it printed.
+/// The environment variable that repeats a run: the number that the run printed.
 const SEED: &str = "FUZZ_SEED";
-/// Mutations of each target in `make test`.
-const FEW: usize = 300;
+/// The number of mutations of each target in `make test`.
+const MUTATIONS: usize = 300;
 /// The longest input.
 const MAX_INPUT: usize = 16 * 1024;
-/// The longest that one input may take, with much to spare for a busy machine: longer means that time grows faster than
-/// the input.
+/// The time limit of one input, which is generous for a busy machine. A longer time means that it grows faster than the input.
 const MAX_TIME: Duration = Duration::from_secs(5);
-/// The most inputs that are kept as seeds.
+/// The maximum number of seeds.
 const MAX_SEEDS: usize = 2000;
 
-/// Words that matter in any of the formats.
+/// Significant words of the formats.
 const WORDS: [&[u8]; 40] = [
     b"\n",
     b"\r\n",
@@ -70,8 +68,8 @@ const WORDS: [&[u8]; 40] = [
     b"AADSTS",
 ];
 
-/// Calls `property` with the corpus of `target` and with mutations of it. The property panics where the code is wrong,
-/// and tells in a word what came of the input.
+/// Calls `property` with the corpus of `target` and with mutations of it. The property panics if the code is wrong, and returns
+/// a short text for the outcome.
 pub(crate) fn each_input(target: &str, property: impl Fn(&[u8]) -> String) {
     let mut seeds = corpus(target);
     let mut seen = HashSet::new();
@@ -81,7 +79,7 @@ pub(crate) fn each_input(target: &str, property: impl Fn(&[u8]) -> String) {
     let limit = std::env::var(SECONDS).ok().map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
     let mut random = Random(seed(limit.is_some()));
     let (start, mut count) = (Instant::now(), 0);
-    while limit.map_or(count < FEW, |limit| start.elapsed() < limit) {
+    while limit.map_or(count < MUTATIONS, |limit| start.elapsed() < limit) {
         let input = mutated(&seeds, &mut random);
         let outcome = class(&run(target, &property, &input));
         if seen.insert(outcome) && seeds.len() < MAX_SEEDS {
@@ -92,7 +90,7 @@ pub(crate) fn each_input(target: &str, property: impl Fn(&[u8]) -> String) {
     println!("fuzz {target}: {count} inputs, {} outcomes", seen.len());
 }
 
-/// The committed inputs of a target.
+/// Returns the committed inputs of a target.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(target);
     let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -102,44 +100,44 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     files.into_iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// A fixed one for `make test`, so that it gives the same answer each time.
+/// Returns the seed: the same one for each `make test`, so that its result does not vary.
 fn seed(vary: bool) -> u64 {
-    let given = std::env::var(SEED).ok().map(|seed| seed.parse().unwrap());
+    let variable = std::env::var(SEED).ok().map(|seed| seed.parse().unwrap());
     let clock = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    let seed = given.unwrap_or(if vary { clock } else { 1 });
+    let seed = variable.unwrap_or(if vary { clock } else { 1 });
     if vary {
         println!("{SEED}={seed}");
     }
     seed | 1
 }
 
-/// Outcomes that differ only in numbers are one.
+/// Returns the class of an outcome. Outcomes that differ only in numbers have the same class.
 fn class(outcome: &str) -> String {
     outcome.chars().filter(|c| !c.is_ascii_digit()).take(200).collect()
 }
 
-/// Runs the property; an input that fails is left in a file, for the corpus.
+/// Runs the property, and saves an input that fails, for the corpus.
 fn run(target: &str, property: impl Fn(&[u8]) -> String, input: &[u8]) -> String {
     let start = Instant::now();
     match catch_unwind(AssertUnwindSafe(|| property(input))) {
         Ok(outcome) => {
-            assert!(start.elapsed() < MAX_TIME, "{} took {:?}", leave(target, input), start.elapsed());
+            assert!(start.elapsed() < MAX_TIME, "{} took {:?}", save(target, input), start.elapsed());
             outcome
         }
         Err(panic) => {
-            println!("the input is in {}", leave(target, input));
+            println!("the input is in {}", save(target, input));
             resume_unwind(panic)
         }
     }
 }
 
-fn leave(target: &str, input: &[u8]) -> String {
+fn save(target: &str, input: &[u8]) -> String {
     let file = std::env::temp_dir().join(format!("arcssh-fuzz-{target}-{}", std::process::id()));
     fs::write(&file, input).unwrap();
     file.display().to_string()
 }
 
-/// One to four changes of a seed.
+/// Returns a seed with one to four mutations.
 fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let mut input = seeds[random.below(seeds.len())].clone();
     for _ in 0..=random.below(4) {
@@ -175,8 +173,8 @@ fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
         }
         _ => {
             let other = input[at..end].to_vec();
-            let place = random.below(input.len() + 1);
-            input.splice(place..place, other);
+            let target = random.below(input.len() + 1);
+            input.splice(target..target, other);
         }
     }
 }
@@ -197,17 +195,17 @@ impl Random {
     }
 }
 
-/// Whether a text can be shown: it can neither steer a terminal nor pass for another line.
+/// Returns whether a text is safe to print: it neither controls a terminal nor starts another line.
 pub(crate) fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
-/// The text of an input.
+/// Returns the text of an input.
 pub(crate) fn text(input: &[u8]) -> String {
     String::from_utf8_lossy(input).into_owned()
 }
 
-/// Runs what waits for nothing but bytes that are there.
+/// Runs work that only reads bytes from memory.
 pub(crate) fn finish<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }

@@ -1,4 +1,4 @@
-//! What each reader promises of any input, by what the rest of the program uses of it.
+//! The properties of each parser for any input.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,7 +21,7 @@ use crate::ssh::{effective_config, foreign_entries, managed_block};
 use crate::text::{sanitize, shell_quote};
 
 #[test]
-fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
+fn relay_credentials_name_a_relay_of_the_cloud_and_never_print_their_key() {
     const SUFFIX: &str = ".servicebus.windows.net";
     let suffixes = RelaySuffixes::new(&[&SUFFIX[1..]], None);
     each_input("relay", |input| {
@@ -45,7 +45,7 @@ fn relay_credentials_lead_to_the_clouds_relay_only_and_never_show_their_key() {
     });
 }
 
-/// Bytes that come one by one.
+/// A stream that delivers one byte at a time.
 struct OneByOne<'a>(&'a [u8]);
 
 impl AsyncRead for OneByOne<'_> {
@@ -63,7 +63,7 @@ impl AsyncRead for OneByOne<'_> {
 }
 
 #[test]
-fn the_head_of_an_answer_is_the_same_however_its_bytes_arrive() {
+fn the_head_of_a_response_is_the_same_in_steps_of_any_size() {
     each_input("head", |input| {
         let (whole, parts) =
             (finish(http_head::read(&mut &*input)), finish(http_head::read(&mut OneByOne(input))));
@@ -81,13 +81,13 @@ fn the_head_of_an_answer_is_the_same_however_its_bytes_arrive() {
 }
 
 #[test]
-fn a_parameter_of_a_challenge_is_a_part_of_it() {
+fn a_parameter_is_part_of_its_challenge() {
     each_input("challenge", |input| {
         let challenge = text(input);
         let names = ["realm", "authorization_uri", "error"];
         let found = names.map(|name| http_head::auth_param(&challenge, "Bearer", name));
         for value in found.iter().flatten() {
-            // Escapes lose their backslash.
+            // Escapes have no backslash in the value.
             let mut rest = challenge.chars();
             assert!(value.chars().all(|c| rest.any(|other| other == c)), "{value:?} in {challenge:?}");
         }
@@ -96,7 +96,7 @@ fn a_parameter_of_a_challenge_is_a_part_of_it() {
 }
 
 #[test]
-fn a_tunnel_is_open_only_after_an_answer_of_2xx_and_nothing_more() {
+fn a_tunnel_is_open_only_after_a_2xx_response_without_further_bytes() {
     each_input("proxy", |input| {
         let target: Authority = "relay.example".parse().unwrap();
         let mut stream = tokio::io::join(input, tokio::io::sink());
@@ -111,7 +111,7 @@ fn a_tunnel_is_open_only_after_an_answer_of_2xx_and_nothing_more() {
 }
 
 #[test]
-fn a_configuration_that_has_held_a_block_is_as_it_was_before() {
+fn removing_the_managed_block_restores_the_configuration() {
     each_input("ssh_config", |input| {
         let text = text(input);
         let block = managed_block::block("--all", "Host web01\n  ProxyCommand arcssh proxy x\n");
@@ -133,7 +133,7 @@ fn a_configuration_that_has_held_a_block_is_as_it_was_before() {
 }
 
 #[test]
-fn adopted_sections_are_comments_and_nothing_else_changes() {
+fn adopted_entries_become_comments_and_nothing_else_changes() {
     each_input("ssh_config", |input| {
         let text = text(input);
         let foreign = foreign_entries::find(&text);
@@ -153,7 +153,7 @@ fn adopted_sections_are_comments_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_public_key_is_written_as_it_was_read() {
+fn a_public_key_is_written_unchanged() {
     each_input("key", |input| {
         let read = PublicKey::from_blob(input);
         if let Ok(key) = &read {
@@ -165,29 +165,29 @@ fn a_public_key_is_written_as_it_was_read() {
 }
 
 #[test]
-fn a_certificate_is_written_as_it_was_read() {
+fn a_certificate_is_written_unchanged() {
     let check = |parsed: Result<Certificate, _>| match parsed {
         Ok(certificate) => {
             let again = Certificate::parse(&certificate.to_line()).unwrap();
             assert_eq!((again.blob(), again.login_name()), (certificate.blob(), certificate.login_name()));
             "ok".into()
         }
-        Err(error) => sanitize(&crate::fuzz_tests::targets::told(error)),
+        Err(error) => sanitize(&crate::fuzz_tests::targets::message(error)),
     };
     each_input("certificate", |input| {
         let line = check(Certificate::parse(&text(input)));
-        // As the body of a line: mutations of base64 seldom are base64.
+        // The input is the body of a line, because mutated base64 is seldom valid.
         line + &check(Certificate::parse(&STANDARD.encode(input)))
     });
 }
 
-/// An error in words.
-fn told(error: impl std::fmt::Display) -> String {
+/// Returns the text of an error.
+fn message(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 #[test]
-fn numbers_and_strings_of_ssh_are_read_within_their_bytes() {
+fn numbers_and_strings_of_ssh_are_read_within_the_input() {
     each_input("wire", |input| {
         let (mut reader, mut outcome) = (Reader::new(input), String::new());
         while reader.left() > 0 && outcome.len() < 60 {
@@ -221,7 +221,7 @@ fn numbers_and_strings_of_ssh_are_read_within_their_bytes() {
 }
 
 #[test]
-fn a_resource_id_is_printed_in_a_form_that_is_read_again() {
+fn a_printed_resource_id_can_be_parsed() {
     each_input("resource_id", |input| match text(input).parse::<ResourceId>() {
         Ok(id) => {
             assert_eq!(id.to_string().parse(), Ok(id.clone()));
@@ -236,7 +236,7 @@ fn a_resource_id_is_printed_in_a_form_that_is_read_again() {
 }
 
 #[test]
-fn the_issuer_of_any_certificate_is_read_without_harm() {
+fn any_certificate_has_an_issuer_or_none() {
     each_input("x509", |input| match x509::issuer(input) {
         Some(issuer) => {
             assert!(is_plain(&sanitize(&issuer)));
@@ -247,21 +247,21 @@ fn the_issuer_of_any_certificate_is_read_without_harm() {
 }
 
 #[test]
-fn whatever_is_shown_is_one_line_that_steers_nothing() {
+fn sanitized_text_is_one_line_without_unsafe_characters() {
     each_input("line", |input| {
         let text = text(input);
         let line = sanitize(&text);
         assert!(is_plain(&line) && line.chars().count() <= 901);
         assert_eq!(sanitize(&line), line);
         #[cfg(unix)]
-        assert_eq!(read_by_a_shell(&shell_quote(&text)).as_ref(), Some(&text));
+        assert_eq!(shell_word(&shell_quote(&text)).as_ref(), Some(&text));
         format!("{} {}", line.len() == text.len(), shell_quote(&text).starts_with('\''))
     });
 }
 
-/// What a POSIX shell makes of one word; nothing if some of it means something to the shell (Shell Command Language, 2.2).
+/// Returns one word as a POSIX shell reads it; `None` if part of it is special to the shell (Shell Command Language, 2.2).
 #[cfg(unix)]
-fn read_by_a_shell(word: &str) -> Option<String> {
+fn shell_word(word: &str) -> Option<String> {
     let (mut read, mut is_quoted, mut characters) = (String::new(), false, word.chars());
     while let Some(c) = characters.next() {
         match c {

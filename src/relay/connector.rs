@@ -76,7 +76,7 @@ impl Connector<'_> {
                     cache.report(&rejected, (tries > 1).then_some(&issued));
                     return Ok((upgraded, issued));
                 }
-                // The agent may still learn about a new name.
+                // The agent can still learn about a new name.
                 Err(error)
                     if attempt != Attempt::Replacement
                         && (error.is_unauthorized() || error.is_no_listener() && !is_propagating) =>

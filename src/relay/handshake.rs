@@ -1,7 +1,7 @@
-//! The sender's handshake with Azure Relay, and the waiting for a listener to answer it.
+//! The sender's handshake with Azure Relay, with retries until there is a listener.
 //!
-//! The request is written and its answer read here rather than by a WebSocket library, because the relay says why it
-//! refuses in the HTTP reason phrase alone (Relay Hybrid Connections protocol, "error codes").
+//! WebSocket libraries drop the HTTP reason phrase, which alone contains the relay's error text (Relay Hybrid Connections
+//! protocol, "error codes").
 
 use std::fmt;
 use std::time::Duration;
@@ -24,29 +24,28 @@ use crate::net::{self, Net, NetError};
 use crate::system::SystemError;
 use crate::terminal::TerminalError;
 
-/// How long a try may take: the relay gives the listener about 30 s to accept (Relay Hybrid Connections
-/// protocol, "accept"), so that its own 504 comes first.
+/// The time limit of one try. The relay gives the listener about 30 s to accept (Relay Hybrid Connections protocol,
+/// "accept"), so its own 504 arrives earlier.
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
-/// What a try is given at the least, however little is left of the time to wait: a TLS handshake over a slow line.
+/// The least time of one try, even if less of the budget is left: enough for a TLS handshake over a slow network.
 pub(crate) const MIN_ATTEMPT: Duration = Duration::from_secs(10);
 
-/// A connection that the relay has joined to the machine's agent: WebSocket frames from here on.
+/// A connection to the machine's agent, on which WebSocket frames follow.
 #[derive(Debug)]
 pub(crate) struct Upgraded<S> {
     /// The relay's host, with its port unless that is 443.
     pub(crate) relay: String,
     /// The connection.
     pub(crate) stream: S,
-    /// Bytes of the first frames that came with the answer.
+    /// Bytes of the first frames, read with the response.
     pub(crate) read_ahead: Vec<u8>,
 }
 
-/// Connects, and while nobody listens waits for it to change, up to `budget`; each try has at least [`MIN_ATTEMPT`].
-///
-/// `on_retry` hears of each refusal that is waited out.
+/// Connects, and retries transient errors for `budget`. Each try has at least [`MIN_ATTEMPT`]. Calls `on_retry` before each
+/// retry.
 ///
 /// # Errors
-/// A [`ConnectError`]: the last one where the budget ran out.
+/// The [`ConnectError`] of the last try.
 pub(crate) async fn wait_for_listener(
     net: &Net,
     credentials: &RelayCredentials,
@@ -67,21 +66,20 @@ pub(crate) async fn wait_for_listener(
         if !error.is_transient() || left.is_zero() {
             return Err(error);
         }
-        // The last try is at the end of the budget.
+        // The last try starts at the end of the budget.
         let pause = backoff.next().unwrap_or_default().min(left);
-        info!("{error}; trying again in {:.0} s", pause.as_secs_f32());
+        info!("{error}; retrying in {:.0} s", pause.as_secs_f32());
         on_retry(&error);
         sleep(pause).await;
     }
 }
 
-/// Pauses between tries. The relay's name for a connection is known to the agent only some time after it was minted;
-/// these are the steps that serve aztunnel.
+/// Returns the pauses between tries, which are those of aztunnel. The agent learns about a new name only after some time.
 fn backoff() -> impl Iterator<Item = Duration> {
     [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
 }
 
-/// One try: TCP, TLS, upgrade. The 101 comes only after the agent has accepted, and it has dialled the port first.
+/// Tries once: TCP, TLS, upgrade. The relay sends 101 after the agent has connected to the port and accepted.
 async fn connect(
     net: &Net,
     credentials: &RelayCredentials,
@@ -103,7 +101,7 @@ where
 {
     let key = generate_key();
     let id = Uuid::new_v4();
-    debug!(%id, %authority, "asking the relay for a connection");
+    debug!(%id, %authority, "requesting a connection from the relay");
     let request = request(authority, credentials, port, &key, id);
     let head = exchange(&mut stream, &request)
         .await
@@ -115,9 +113,9 @@ where
     Ok(Upgraded { relay: authority.to_string(), stream, read_ahead: head.read_ahead })
 }
 
-/// RFC 6455, section 4.1: what a client checks in a 101.
+/// Checks a 101 (RFC 6455, section 4.1).
 fn check_upgrade(head: &Head, key: &str) -> Result<(), String> {
-    let has = |name: &str, wanted: &str| head.values(name).any(|value| value.eq_ignore_ascii_case(wanted));
+    let has = |name: &str, value: &str| head.values(name).any(|other| other.eq_ignore_ascii_case(value));
     if !has("upgrade", "websocket") {
         return Err("its Upgrade header does not name websocket".into());
     }
@@ -128,8 +126,8 @@ fn check_upgrade(head: &Head, key: &str) -> Result<(), String> {
     if accept != [derive_accept_key(key.as_bytes())] {
         return Err("its Sec-WebSocket-Accept header is wrong".into());
     }
-    let unrequested = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
-    match unrequested.into_iter().find_map(|name| Some((name, head.values(name).next()?))) {
+    let not_offered = ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"];
+    match not_offered.into_iter().find_map(|name| Some((name, head.values(name).next()?))) {
         Some((name, value)) => Err(format!("it selected {value:?} in {name}, which arcssh did not offer")),
         None => Ok(()),
     }
@@ -141,8 +139,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &s
     http_head::read(stream).await
 }
 
-/// The request of a sender. The hybrid connection's slashes stay as they are and the token travels in a header, where
-/// no proxy logs it (aztunnel `internal/arc/arc.go`; Relay Hybrid Connections protocol, "HTTP request").
+/// Returns the request of a sender. The slashes in the hybrid connection's name are not escaped. The token is in a header,
+/// which proxies do not log (aztunnel `internal/arc/arc.go`; Relay Hybrid Connections protocol, "HTTP request").
 fn request(authority: &Authority, credentials: &RelayCredentials, port: u16, key: &str, id: Uuid) -> String {
     let RelayCredentials { hybrid_connection_name, access_key, service_configuration_token, .. } =
         credentials;
@@ -162,7 +160,7 @@ fn request(authority: &Authority, credentials: &RelayCredentials, port: u16, key
     lines.join("\r\n") + "\r\n\r\n"
 }
 
-/// Why there is no connection.
+/// A failed connection to the relay.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// The relay, or the agent through it, rejected the upgrade.
@@ -219,8 +217,8 @@ impl From<Rejection> for ConnectError {
     }
 }
 
-/// Returns the phrase that HTTP has for a status.
-fn usual_reason(status: u16) -> Option<&'static str> {
+/// Returns the standard reason phrase of a status.
+fn default_reason(status: u16) -> Option<&'static str> {
     StatusCode::from_u16(status).ok()?.canonical_reason()
 }
 
@@ -229,7 +227,7 @@ impl Rejection {
     pub(crate) fn new(relay: &str, status: u16, phrase: &str) -> Self {
         let (text, trackers) = phrase.split_once("TrackingId:").unwrap_or((phrase, ""));
         let text = Some(text.trim_end_matches([' ', '.'])).filter(|text| !text.is_empty());
-        let reason = text.or_else(|| usual_reason(status)).unwrap_or_default().to_owned();
+        let reason = text.or_else(|| default_reason(status)).unwrap_or_default().to_owned();
         let tracking_id = trackers.split([',', ' ']).next().unwrap_or_default().to_owned();
         Self { relay: relay.to_owned(), status, reason, tracking_id }
     }
@@ -243,7 +241,7 @@ impl Rejection {
     /// Returns whether the reason phrase contains only the text of the status. The relay adds a text of its own, and a
     /// proxy that inspects TLS replaces it (seen with Squid).
     pub(crate) fn has_default_reason(&self) -> bool {
-        self.tracking_id.is_empty() && usual_reason(self.status) == Some(&self.reason)
+        self.tracking_id.is_empty() && default_reason(self.status) == Some(&self.reason)
     }
 
     /// Returns whether the namespace allows only certain networks: `Ip has been prevented to connect to the endpoint`
@@ -281,7 +279,7 @@ impl ConnectError {
         })
     }
 
-    /// Returns the error without what only support needs.
+    /// Returns the error without the ID for support.
     pub(crate) fn brief(&self) -> String {
         match self {
             Self::Rejected(Rejection { status, reason, .. }) => format!("{status} {reason}"),
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_phrase_is_taken_apart() {
+    fn a_reason_phrase_is_parsed() {
         let phrase = "Endpoint does not exist. TrackingId:1b_G13, SystemTracker:sb://ns/name, Timestamp:2025-04-24T11:08:04";
         let error = rejected(404, phrase);
         assert_eq!(error.to_string(), "the relay responded 404 Endpoint does not exist, TrackingId 1b_G13");
@@ -360,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_101_is_taken_if_it_upgrades_and_selects_nothing() {
+    async fn a_101_is_accepted_if_it_upgrades_and_selects_nothing() {
         let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"; // RFC 6455, section 1.3
         let check = async |lines: &str| check_upgrade(&head(lines).await, "dGhlIHNhbXBsZSBub25jZQ==");
         for upgrade in [
@@ -373,7 +371,7 @@ mod tests {
         let good = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
         let twice = accept.repeat(2);
         let accepted = format!("{good}{accept}");
-        for (lines, told) in [
+        for (lines, message) in [
             (format!("Connection: Upgrade\r\n{accept}"), "its Upgrade header does not name websocket"),
             (
                 format!("Upgrade: h2c\r\nConnection: Upgrade\r\n{accept}"),
@@ -395,12 +393,12 @@ mod tests {
                 "it selected \"ssh\" in Sec-WebSocket-Protocol, which arcssh did not offer",
             ),
         ] {
-            assert_eq!(check(&lines).await.unwrap_err(), told, "{lines}");
+            assert_eq!(check(&lines).await.unwrap_err(), message, "{lines}");
         }
     }
 
     #[tokio::test]
-    async fn a_selection_that_is_no_text_is_refused_too() {
+    async fn a_selection_that_is_not_text_is_an_error_too() {
         let answer = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: \xff\r\n\r\n";
         let head = http_head::read(&mut answer.as_slice()).await.unwrap();
         let error = check_upgrade(&head, "dGhlIHNhbXBsZSBub25jZQ==").unwrap_err();
@@ -408,10 +406,10 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_waited_out_and_nothing_else() {
-        let phases =
+    fn only_transient_errors_are_retried() {
+        let phrases =
             ["Endpoint does not exist. TrackingId:x", "There are no listeners connected for the endpoint."];
-        assert!(phases.iter().all(|reason| rejected(404, reason).is_transient()));
+        assert!(phrases.iter().all(|reason| rejected(404, reason).is_transient()));
         assert!([408, 429, 500, 502, 503, 504].iter().all(|status| rejected(*status, "").is_transient()));
         assert!(![400, 401, 403, 301, 426, 511].iter().any(|status| rejected(*status, "").is_transient()));
         let closed = rejected(
@@ -426,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_five_seconds_and_stay_there() {
+    fn pauses_grow_to_five_seconds() {
         let seconds: Vec<u64> = backoff().take(6).map(|pause| pause.as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 5, 5, 5]);
     }

@@ -1,7 +1,7 @@
-//! Whether the relay still answers: pings, and what follows from a missing pong.
+//! Detects that the relay is gone: pings, and missing pongs.
 //!
-//! No source says whether Azure Relay answers pings on data connections. Therefore only a relay that has answered one on
-//! this connection is expected to answer the next.
+//! No source says whether Azure Relay answers pings on data connections. A missing pong therefore counts only after the relay
+//! has answered a ping on this connection.
 
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant as SystemInstant, SystemTime};
@@ -9,19 +9,18 @@ use std::time::{Duration, Instant as SystemInstant, SystemTime};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::debug;
 
-/// How often a ping keeps the relay from taking the connection for idle: losses are reported after about 2 and after
-/// about 4 minutes (aztunnel `bridge.go`; Azure/azure-relay issue 33).
+/// The time between two pings. Without traffic, the relay closes connections after about 2 or 4 minutes (aztunnel
+/// `bridge.go`; Azure/azure-relay issue 33).
 pub(crate) const PING_PERIOD: Duration = Duration::from_secs(30);
-/// Pings in a row without any sign of life after which a relay that answers pings is taken to be gone. The last byte
-/// came 60 to 90 s before.
+/// The number of consecutive unanswered pings after which the relay counts as gone. The last byte arrived 60 to 90 s before.
 pub(crate) const MISSED_PINGS: u32 = 2;
-/// How long a relay that answers pings may take for the first sign of life after this computer slept.
+/// The time limit for the first byte of the relay after this computer slept.
 const AFTER_SLEEP: Duration = Duration::from_secs(10);
-/// How much longer than the process the clock on the wall must have run before the computer is taken to have slept:
-/// more than a clock that is set right jumps.
-const SLEEP: Duration = Duration::from_secs(20);
+/// The difference between the wall clock and the process's clock that counts as sleep. It exceeds the jump of a clock that is
+/// corrected.
+const MIN_SLEEP: Duration = Duration::from_secs(20);
 
-/// What is to be done now.
+/// The next step of the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pulse {
     /// Send a ping with this payload.
@@ -30,47 +29,47 @@ pub(crate) enum Pulse {
     Stopped,
 }
 
-/// What the bridge could do since its last call.
+/// The state of the connection since the last call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relay {
-    /// Something has arrived.
+    /// Bytes have arrived.
     Heard,
-    /// Nothing has arrived, and all that had was read.
+    /// No bytes have arrived, and all earlier bytes were read.
     Quiet,
-    /// It was not read from because the output takes nothing, or a ping would wait behind input that it does not take:
-    /// nothing follows from its silence.
-    HeldUp,
+    /// The bridge did not read because the output is blocked, or a ping would wait behind input that the relay does not
+    /// accept. Silence means nothing.
+    Blocked,
 }
 
 /// The pings of one connection.
 pub(crate) struct Liveness {
     ticks: Interval,
     clocks: Clocks,
-    /// The number of the last ping, which is its payload. A pong without one was not asked for: .NET sends empty pongs by
-    /// itself (dotnet/runtime, `ManagedWebSocket`, `IsUnsolicitedPongKeepAlive`).
+    /// The number of the last ping, which is its payload. A pong without it is unsolicited: .NET sends empty pongs (dotnet/runtime, `ManagedWebSocket`, `IsUnsolicitedPongKeepAlive`).
     sent: u64,
+    /// Whether the relay has answered a ping.
     answers: bool,
-    /// Whether a ping was sent since the last sign of life.
+    /// Whether a ping was sent since the last bytes arrived.
     waiting: bool,
     missed: u32,
 }
 
 impl Liveness {
-    /// The first ping comes after [`PING_PERIOD`].
+    /// Starts the timer. The first ping is due after [`PING_PERIOD`].
     pub(crate) fn new() -> Self {
         let mut ticks = interval_at(Instant::now() + PING_PERIOD, PING_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { ticks, clocks: Clocks::now(), sent: 0, answers: false, waiting: false, missed: 0 }
     }
 
-    /// Takes the payload of a pong.
+    /// Processes the payload of a pong.
     pub(crate) fn pong(&mut self, payload: &[u8]) {
         let number = payload.try_into().map(u64::from_be_bytes);
         self.answers |= number.is_ok_and(|number| (1..=self.sent).contains(&number));
     }
 
-    /// Returns what is due. Call this after the relay was read from: a process that was stopped for long finds the sign
-    /// of life there, and a silence is counted once a period however long the process did not run.
+    /// Returns the step that is due. Call this function after reading from the relay: a process that was stopped then finds
+    /// the bytes that have arrived. Silence counts once per period, even if the process did not run for longer.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, relay: Relay) -> Poll<Pulse> {
         if relay != Relay::Quiet {
             (self.waiting, self.missed) = (false, 0);
@@ -83,13 +82,10 @@ impl Liveness {
         }
         cx.waker().wake_by_ref();
         self.missed += u32::from(self.waiting && self.answers);
-        Poll::Ready(match self.missed < MISSED_PINGS {
-            true => self.ping(relay),
-            false => Pulse::Stopped,
-        })
+        Poll::Ready(if self.missed < MISSED_PINGS { self.ping(relay) } else { Pulse::Stopped })
     }
 
-    /// The network may have dropped the connection meanwhile, which the next answer shows.
+    /// Sends a ping at once, because the network can have dropped the connection.
     fn after_sleep(&mut self, cx: &mut Context<'_>, relay: Relay) -> Pulse {
         debug!("this computer slept");
         self.ticks.reset_after(AFTER_SLEEP);
@@ -99,13 +95,13 @@ impl Liveness {
     }
 
     fn ping(&mut self, relay: Relay) -> Pulse {
-        self.waiting = relay != Relay::HeldUp;
+        self.waiting = relay != Relay::Blocked;
         self.sent += 1;
         Pulse::Ping(self.sent.to_be_bytes())
     }
 }
 
-/// The clock of the process, which on Linux and macOS stands still while the computer sleeps, and the clock on the wall.
+/// The monotonic clock, which stops on Linux and macOS while the computer sleeps, and the wall clock.
 struct Clocks {
     process: SystemInstant,
     wall: SystemTime,
@@ -119,7 +115,7 @@ impl Clocks {
     /// Returns whether the computer has slept since the last call.
     fn have_slept(&mut self, now: Self) -> bool {
         let wall = now.wall.duration_since(self.wall).unwrap_or_default();
-        let slept = wall.saturating_sub(now.process.duration_since(self.process)) > SLEEP;
+        let slept = wall.saturating_sub(now.process.duration_since(self.process)) > MIN_SLEEP;
         *self = now;
         slept
     }
@@ -130,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wall_clock_that_ran_on_is_a_sleep_and_a_stopped_process_is_none() {
+    fn sleep_is_detected_and_a_stopped_process_is_not_sleep() {
         let mut clocks = Clocks::now();
         let mut after = |process: u64, wall: u64| {
             let now = Clocks {
@@ -140,14 +136,14 @@ mod tests {
             clocks.have_slept(now)
         };
         assert!(!after(600, 600), "SIGSTOP");
-        assert!(!after(30, 35), "a clock that is corrected");
+        assert!(!after(30, 35), "the clock was corrected");
         assert!(after(30, 3600), "a closed lid");
         assert!(!after(30, 30), "a sleep is reported once");
-        assert!(!after(3600, 30), "a clock that is set back");
+        assert!(!after(3600, 30), "the clock was set back");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_asks_at_once_and_a_relay_that_answers_pings_has_little_time() {
+    async fn after_a_sleep_a_ping_is_sent_at_once_with_a_short_time_limit() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut liveness = Liveness::new();
         let Poll::Ready(Pulse::Ping(number)) = after_sleep(&mut liveness, &mut cx) else { panic!("no ping") };

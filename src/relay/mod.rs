@@ -1,4 +1,4 @@
-//! Azure Relay's Hybrid Connections as a sender meets them. Knows nothing of ARM, of identities or of ssh.
+//! The sender's side of Azure Relay Hybrid Connections.
 
 pub(crate) mod bridge;
 pub(crate) mod connector;

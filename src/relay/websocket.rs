@@ -1,5 +1,5 @@
-//! The client's side of a WebSocket (RFC 6455) that has been upgraded: payload is handed on as it arrives, input is
-//! read straight into frames. Two buffers of fixed size are all the memory that it uses, whatever the relay sends.
+//! The client's side of an upgraded WebSocket (RFC 6455). It delivers payload as it arrives, and reads input directly into
+//! frames. It uses two buffers of fixed size, so its memory does not depend on the relay.
 
 use std::io;
 use std::pin::Pin;
@@ -13,54 +13,53 @@ use crate::relay::frame::{
     self, Decoder, MAX_CONTROL, MAX_HEADER, MAX_PAYLOAD, Opcode, PeerClose, Violation,
 };
 
-/// Bytes that are read before they are handed on.
+/// The size of the read buffer.
 const READ_BUFFER: usize = 64 * 1024;
-/// No data is added to as many bytes as this: they are written first.
-const WRITE_FIRST: usize = 64 * 1024;
-/// Room for the longest frame on top of that, and for some control frames.
-const WRITE_BUFFER: usize = WRITE_FIRST + MAX_HEADER + MAX_PAYLOAD + 4096;
+/// The number of queued bytes from which on no more input is read.
+const MAX_QUEUED: usize = 64 * 1024;
+/// The size of the write buffer: space for the longest frame in addition, and for some control frames.
+const WRITE_BUFFER: usize = MAX_QUEUED + MAX_HEADER + MAX_PAYLOAD + 4096;
 
-/// What the relay sent.
+/// A message of the relay.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Bytes for the output: [`WebSocket::payload`].
+    /// Data for the output: [`WebSocket::payload`].
     Data,
-    /// A ping, which is answered, or nothing that matters.
+    /// A ping, which was answered, or an empty frame.
     Other,
     /// The payload of a pong.
     Pong(Vec<u8>),
-    /// A Close frame. What comes after it does not matter.
+    /// A Close frame. Later bytes are ignored.
     Close(PeerClose),
 }
 
-/// Why nothing more can be read.
+/// The end of the reading side.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// The connection failed, or ended without a Close frame.
+    /// The connection failed, or was closed without a Close frame.
     Io(io::Error),
-    /// The relay broke the protocol.
+    /// The relay violated the protocol.
     Violation(Violation),
 }
 
 /// A WebSocket over `S`.
 ///
-/// A failed write is not returned by the call that it befell, and later writes do nothing: when the relay closes, its
-/// Close frame lies ready to be read while writing already fails, and the frame is the reason. See
-/// [`WebSocket::take_write_error`].
+/// A failed write returns no error, and later writes do nothing: when the relay closes, writes fail before arcssh has read the
+/// Close frame, which contains the reason. See [`WebSocket::take_write_error`].
 pub(crate) struct WebSocket<S> {
     stream: S,
     decoder: Decoder,
     received: Buffer,
-    /// Bytes at the start of `received` that are payload for the output.
+    /// The number of bytes at the start of `received` that are payload for the output.
     payload: usize,
-    /// The end of the reading side, which is reported after what was read before it.
+    /// The end of the reading side, reported after the bytes before it.
     read_end: Option<io::Error>,
-    heard: bool,
-    unsent: Buffer,
-    /// Whether `unsent`, or what the stream buffers, holds input of ssh.
-    holds_input: bool,
+    has_received: bool,
+    queued: Buffer,
+    /// Whether `queued`, or the buffer of the stream, contains input of ssh.
+    has_input: bool,
     unflushed: bool,
-    /// The answer to the last ping, if there was no room for it.
+    /// The answer to the last ping, if the buffer had no space for it.
     late_pong: Option<Vec<u8>>,
     keys: Keys,
     write_error: Option<io::Error>,
@@ -71,17 +70,17 @@ impl<S> WebSocket<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// A WebSocket whose first bytes have been read with the answer to the upgrade.
+    /// Creates a WebSocket. `read_ahead` was read with the response to the upgrade.
     pub(crate) fn new(stream: S, read_ahead: Vec<u8>) -> Self {
         Self {
             stream,
             decoder: Decoder::default(),
-            received: Buffer::holding(read_ahead, READ_BUFFER),
+            received: Buffer::with_bytes(read_ahead, READ_BUFFER),
             payload: 0,
             read_end: None,
-            heard: false,
-            unsent: Buffer::holding(Vec::new(), WRITE_BUFFER),
-            holds_input: false,
+            has_received: false,
+            queued: Buffer::with_bytes(Vec::new(), WRITE_BUFFER),
+            has_input: false,
             unflushed: false,
             late_pong: None,
             keys: Keys::default(),
@@ -90,7 +89,7 @@ where
         }
     }
 
-    /// Returns the bytes for the output that have arrived and were not consumed.
+    /// Returns the bytes for the output that were not consumed yet.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.received.filled()[..self.payload]
     }
@@ -101,12 +100,12 @@ where
         self.payload -= count;
     }
 
-    /// Returns whether anything has arrived since the last call.
-    pub(crate) fn take_heard(&mut self) -> bool {
-        std::mem::take(&mut self.heard)
+    /// Returns whether bytes have arrived since the last call.
+    pub(crate) fn take_received(&mut self) -> bool {
+        std::mem::take(&mut self.has_received)
     }
 
-    /// Returns whether a write has failed. Nothing is written any more.
+    /// Returns whether a write has failed.
     pub(crate) fn is_unwritable(&self) -> bool {
         self.write_error.is_some()
     }
@@ -116,12 +115,12 @@ where
         self.write_error.take()
     }
 
-    /// Returns whether a failed write took input of ssh with it.
+    /// Returns whether a failed write has lost input of ssh.
     pub(crate) fn has_lost_input(&self) -> bool {
         self.lost_input
     }
 
-    /// Returns what comes next. All payload must have been consumed.
+    /// Returns the next event. The caller must have consumed the payload.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, ReadError>> {
         loop {
             let piece = self.decoder.decode(self.received.filled()).map_err(ReadError::Violation)?;
@@ -147,13 +146,13 @@ where
         }
     }
 
-    /// Reads until the buffer is full or nothing more is there for now, so that the output is written in large pieces.
+    /// Reads until the buffer is full or there are no more bytes, so that the output is written in large pieces.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(end) = self.read_end.take() {
             return Poll::Ready(Err(end));
         }
-        let room = self.received.room();
-        let mut buffer = ReadBuf::new(room);
+        let space = self.received.space();
+        let mut buffer = ReadBuf::new(space);
         while buffer.remaining() > 0 {
             let before = buffer.filled().len();
             let read = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
@@ -172,23 +171,23 @@ where
             (0, None) => Poll::Pending,
             (0, Some(end)) => Poll::Ready(Err(end)),
             (_, end) => {
-                (self.read_end, self.heard) = (end, true);
+                (self.read_end, self.has_received) = (end, true);
                 Poll::Ready(Ok(()))
             }
         }
     }
 
-    /// Answers a ping. If the relay takes nothing, only the last of its pings is answered (RFC 6455, section 5.5.3).
+    /// Answers a ping. If the buffer is full, only the last ping is answered (RFC 6455, section 5.5.3).
     fn pong(&mut self, payload: Vec<u8>) {
         self.late_pong = (!self.control(Opcode::Pong, &payload)).then_some(payload);
     }
 
-    /// Queues a ping, unless bytes wait for the relay already.
+    /// Queues a ping, if the buffer has space.
     pub(crate) fn ping(&mut self, payload: &[u8]) {
         self.control(Opcode::Ping, payload);
     }
 
-    /// Sends a Close frame after what is queued.
+    /// Sends the queued bytes and a Close frame.
     pub(crate) async fn close(&mut self, code: Option<u16>) {
         std::future::poll_fn(|cx| self.poll_drain(cx)).await;
         let payload = code.map(u16::to_be_bytes);
@@ -196,68 +195,68 @@ where
         std::future::poll_fn(|cx| self.poll_flush(cx)).await;
     }
 
-    /// Ends the stream after the Close frame.
+    /// Closes the stream after the Close frame.
     pub(crate) async fn shutdown(&mut self) {
         if self.write_error.is_none() {
             let _ = self.stream.shutdown().await;
         }
     }
 
-    /// Returns whether there was room for a control frame.
+    /// Queues a control frame. Returns whether the buffer had space for it.
     fn control(&mut self, opcode: Opcode, payload: &[u8]) -> bool {
-        let room = self.unsent.room();
+        let space = self.queued.space();
         let length = MAX_HEADER + payload.len();
-        if payload.len() > MAX_CONTROL || room.len() < length {
+        if payload.len() > MAX_CONTROL || space.len() < length {
             return false;
         }
-        room[MAX_HEADER..length].copy_from_slice(payload);
+        space[MAX_HEADER..length].copy_from_slice(payload);
         self.seal(opcode, length);
         true
     }
 
-    /// Returns whether the relay takes no bytes although some wait for it.
+    /// Returns whether queued bytes wait for the relay.
     pub(crate) fn is_stuck(&self) -> bool {
-        !self.unsent.filled().is_empty()
+        !self.queued.filled().is_empty()
     }
 
-    /// Reads from `input` straight into the next frame; the number of bytes that were read, 0 at the end of input.
-    /// Pending as well while the relay takes nothing.
+    /// Reads from `input` directly into the next frame. Returns the number of bytes, 0 at the end of input. Also pending while
+    /// the relay accepts no bytes.
     ///
     /// # Errors
-    /// Those of `input`.
+    /// An error of `input`.
     pub(crate) fn poll_send_from(
         &mut self,
         cx: &mut Context<'_>,
         input: Pin<&mut impl AsyncRead>,
     ) -> Poll<io::Result<usize>> {
-        if self.unsent.filled().len() >= WRITE_FIRST || self.unsent.room().len() < MAX_HEADER + MAX_PAYLOAD {
+        if self.queued.filled().len() >= MAX_QUEUED || self.queued.space().len() < MAX_HEADER + MAX_PAYLOAD {
             ready!(self.poll_drain(cx));
         }
-        let mut payload = ReadBuf::new(&mut self.unsent.room()[MAX_HEADER..MAX_HEADER + MAX_PAYLOAD]);
+        let mut payload = ReadBuf::new(&mut self.queued.space()[MAX_HEADER..MAX_HEADER + MAX_PAYLOAD]);
         ready!(input.poll_read(cx, &mut payload))?;
         let count = payload.filled().len();
         if count > 0 {
-            self.holds_input = true;
+            self.has_input = true;
             self.seal(Opcode::Data, MAX_HEADER + count);
         }
         Poll::Ready(Ok(count))
     }
 
-    /// Makes a frame of the first bytes after those that are queued.
+    /// Builds a frame from the bytes after the queued ones, and queues it.
     fn seal(&mut self, opcode: Opcode, length: usize) {
         let key = self.keys.next();
         if key.is_none() {
             self.fail(io::Error::other("the system gives no random numbers"));
         }
         let Some(key) = key.filter(|_| self.write_error.is_none()) else {
-            self.lost_input |= self.holds_input;
+            self.lost_input |= self.has_input;
             return;
         };
-        let length = frame::seal(&mut self.unsent.room()[..length], opcode, key);
-        self.unsent.fill(length);
+        let length = frame::seal(&mut self.queued.space()[..length], opcode, key);
+        self.queued.fill(length);
     }
 
-    /// Writes all that is queued, and flushes the stream.
+    /// Writes the queued bytes, and flushes the stream.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_drain(cx));
         if let Some(payload) = self.late_pong.take() {
@@ -266,20 +265,20 @@ where
         }
         if self.unflushed && self.write_error.is_none() {
             match ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
-                Ok(()) => (self.unflushed, self.holds_input) = (false, false),
+                Ok(()) => (self.unflushed, self.has_input) = (false, false),
                 Err(error) => self.fail(error),
             }
         }
         Poll::Ready(())
     }
 
-    /// Writes all that is queued; the stream may still buffer it.
+    /// Writes the queued bytes. The stream can still buffer them.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.unsent.filled().is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, self.unsent.filled())) {
+        while !self.queued.filled().is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, self.queued.filled())) {
                 Ok(0) => self.fail(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    self.unsent.consume(count);
+                    self.queued.consume(count);
                     self.unflushed = true;
                 }
                 Err(error) => self.fail(error),
@@ -290,9 +289,9 @@ where
 
     fn fail(&mut self, error: io::Error) {
         debug!(%error, "cannot write to the relay");
-        self.unsent.clear();
+        self.queued.clear();
         self.write_error.get_or_insert(error);
-        self.lost_input |= self.holds_input;
+        self.lost_input |= self.has_input;
     }
 }
 
@@ -300,21 +299,20 @@ fn closed_without_close_frame() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")
 }
 
-/// A new masking key for each frame, which cannot be predicted (RFC 6455, sections 5.3 and 10.3). The system is asked for
-/// many at once.
+/// Unpredictable masking keys, one for each frame (RFC 6455, sections 5.3 and 10.3), requested from the system in batches.
 #[derive(Default)]
 struct Keys {
     left: Vec<[u8; 4]>,
 }
 
 impl Keys {
-    /// As much as getrandom(2) returns without an interruption.
-    const AT_ONCE: usize = 64;
+    /// The keys in 256 bytes, which getrandom(2) returns without an interruption.
+    const BATCH: usize = 64;
 
     /// Returns `None` if the system provides no random numbers.
     fn next(&mut self) -> Option<[u8; 4]> {
         if self.left.is_empty() {
-            let mut keys = [[0; 4]; Self::AT_ONCE];
+            let mut keys = [[0; 4]; Self::BATCH];
             SystemRandom::new().fill(keys.as_flattened_mut()).ok()?;
             self.left.extend(keys);
         }
@@ -322,7 +320,7 @@ impl Keys {
     }
 }
 
-/// Bytes that are added at the end and taken from the start.
+/// A buffer with bytes that are added at the end and removed from the start.
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
@@ -330,8 +328,8 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer with these bytes in it, and room for `size` bytes in all.
-    fn holding(mut bytes: Vec<u8>, size: usize) -> Self {
+    /// Creates a buffer with these bytes, and space for `size` bytes in total.
+    fn with_bytes(mut bytes: Vec<u8>, size: usize) -> Self {
         let end = bytes.len();
         bytes.resize(size.max(end), 0);
         Self { bytes, start: 0, end }
@@ -341,10 +339,10 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
-    /// The room behind the bytes, all of it: what is left of them moves to the start if it is little.
-    fn room(&mut self) -> &mut [u8] {
-        const LITTLE: usize = 256;
-        if self.start > 0 && self.end - self.start <= LITTLE {
+    /// Returns the space after the bytes. Moves the bytes to the start if they are few.
+    fn space(&mut self) -> &mut [u8] {
+        const FEW: usize = 256;
+        if self.start > 0 && self.end - self.start <= FEW {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
@@ -374,10 +372,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_frame_has_a_masking_key_of_its_own() {
+    fn each_frame_has_a_different_masking_key() {
         let mut keys = Keys::default();
-        let drawn: HashSet<_> = (0..20 * Keys::AT_ONCE).map(|_| keys.next().unwrap()).collect();
-        // Two of so many are alike once in 5000 runs; three once in some millions.
-        assert!(drawn.len() >= 20 * Keys::AT_ONCE - 1);
+        let drawn: HashSet<_> = (0..20 * Keys::BATCH).map(|_| keys.next().unwrap()).collect();
+        // Two of these keys are equal in one of 5000 runs, three in one of some millions.
+        assert!(drawn.len() >= 20 * Keys::BATCH - 1);
     }
 }

@@ -129,7 +129,7 @@ async fn waiting_for_a_lock_ends_at_the_time_limit() {
 fn many_keys_share_few_lock_files() {
     let (_home, store) = store();
     let keys = (0..10_000).map(|number| Key::new(Kind::Relay, number.to_string()));
-    // A process that another test starts may still hold a released lock.
+    // A process that another test starts can still hold a released lock.
     keys.for_each(|key| drop(store.try_lock(&key)));
     assert!(store.files().count() <= 4096);
 }

@@ -291,7 +291,7 @@ fn arcssh_waits_for_a_late_listener_and_reports_it() {
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"reached\n".as_slice()), "{}", run.stderr);
     let phases = ["404 Endpoint does not exist, ", "404 There are no listeners connected for the endpoint, "];
     for (phase, pause) in phases.into_iter().zip([1, 2]) {
-        let retry = format!("; trying again in {pause} s");
+        let retry = format!("; retrying in {pause} s");
         assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&retry)), "{}", run.stderr);
     }
     let [line] = run.waiting_lines()[..] else { panic!("{}", run.stderr) };

@@ -37,7 +37,7 @@ fn with_frequent_connections_only_the_first_one_waits() {
         proxy.arg("-v");
         let run = finish(start(proxy));
         assert_eq!((run.code, run.stdout.as_slice()), (Some(0), GREETING.as_bytes()), "{}", run.stderr);
-        run.stderr.contains("; trying again in ")
+        run.stderr.contains("; retrying in ")
     };
     let begin = Instant::now();
     assert!(connect(), "the first connection must wait for the agent");

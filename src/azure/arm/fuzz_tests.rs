@@ -6,7 +6,7 @@ use super::*;
 use crate::fuzz_tests::{each_input, is_plain, text};
 use crate::text::sanitize;
 
-/// The first line of an input is a challenge, the rest the body.
+/// The first line of an input is a challenge; the rest is the body.
 #[test]
 fn an_error_response_can_be_stored_and_printed() {
     each_input("arm", |input| {

@@ -1,8 +1,8 @@
 //! Two byte streams carried over one WebSocket: ssh's input to the relay, the relay's messages to ssh's output.
 //!
-//! One task polls both directions without splitting the connection, which costs no lock and lets neither wait for the
-//! other: input is read only while the relay takes it, the relay only while the output takes it. What is fed to the
-//! relay is flushed once there is no more of it for the moment.
+//! One task polls both directions without splitting the connection, so it needs no lock, and neither direction blocks the
+//! other. It reads input only while the relay accepts data, and the relay only while the output accepts data. It flushes
+//! messages when there is no more input for the moment.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,60 +19,59 @@ use crate::relay::handshake::Upgraded;
 use crate::relay::liveness::{Liveness, MISSED_PINGS, Pulse, Relay};
 use crate::relay::websocket::{Event, ReadError, WebSocket};
 
-/// How long the relay may keep silent, while it is listened to, after ssh has closed its side and all of it was sent:
-/// then the connection is taken to be over. A WebSocket cannot be half closed, and a Close frame would cut off what the
-/// server still sends.
+/// The silence of the relay after which the connection ends, if ssh has closed its side and all input was sent. A WebSocket
+/// cannot be half-closed, and a Close frame would cut off data that the server still sends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the relay is listened to after a failed write: a Close frame that is under way gives the reason.
-const LAST_WORDS: Duration = Duration::from_secs(3);
-/// How long the farewell may take: input already read, the Close frame, output already received.
+/// The time for which the bridge reads after a failed write: a Close frame that arrives contains the reason.
+const CLOSE_FRAME_TIMEOUT: Duration = Duration::from_secs(3);
+/// The time limit for closing: sending the input that was read and the Close frame, and writing the received output.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Messages moved in one direction before the other gets its turn.
+/// The number of messages in one direction before the bridge polls the other.
 const MESSAGES_PER_POLL: usize = 8;
 
-/// How a bridge came to its end.
+/// The end of a bridge.
 #[derive(Debug)]
 pub(crate) enum BridgeEnd {
-    /// In order: ssh closed its side or reads no more, or the machine closed the connection.
+    /// Normal: ssh closed its side or its output, or the machine closed the connection.
     Finished,
-    /// A signal asked for it; its number.
+    /// A signal, with its number.
     Signal(u8),
-    /// Out of order, while ssh still wanted the connection.
+    /// An error, while ssh still used the connection.
     Broken(BridgeError),
 }
 
-/// Why a connection that ssh still wanted is no more.
+/// The error that ended a connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BridgeError {
-    /// The relay closed it, saying why.
+    /// The relay closed the connection with a Close frame.
     #[error("the relay closed the connection {0}")]
     Closed(PeerClose),
     /// The connection to the relay was lost.
     #[error("the connection to the relay was lost")]
     Lost(#[source] io::Error),
-    /// Input can no longer be sent to the relay, which has not said why.
+    /// Writing to the relay failed, and there was no Close frame.
     #[error("the relay cannot be written to")]
     Unwritable(#[source] io::Error),
-    /// The relay answered pings and no longer does.
+    /// The relay no longer answers pings.
     #[error("the relay no longer answers: {MISSED_PINGS} pings are unanswered")]
     Silent,
-    /// The relay does not speak the WebSocket protocol.
+    /// The relay violated the WebSocket protocol.
     #[error("the relay broke the WebSocket protocol: {violation}")]
     Violation {
         /// The relay's host, with its port unless that is 443.
         relay: String,
-        /// What it broke.
+        /// The violation.
         violation: Violation,
     },
-    /// What ssh writes cannot be read.
+    /// Reading the output of ssh failed.
     #[error("standard input cannot be read")]
     Input(#[source] io::Error),
-    /// What the machine sent cannot be handed on.
+    /// Writing to ssh failed.
     #[error("standard output cannot be written")]
     Output(#[source] io::Error),
 }
 
-/// Carries bytes until one side is done or `stop` says so, and then says farewell to the relay in bounded time.
+/// Carries bytes until one side ends or `stop` resolves, and then closes the connection in limited time.
 pub(crate) async fn run<S, I, O>(
     upgraded: Upgraded<S>,
     input: I,
@@ -85,26 +84,26 @@ where
     O: AsyncWrite + Unpin,
 {
     let mut bridge = Bridge::new(upgraded, input, output);
-    let ending = tokio::select! {
+    let end = tokio::select! {
         biased;
-        ending = poll_fn(|cx| bridge.poll(cx)) => ending,
-        ending = stop => ending,
+        end = poll_fn(|cx| bridge.poll(cx)) => end,
+        end = stop => end,
     };
-    debug!(?ending, "the bridge ends");
+    debug!(?end, "closing the bridge");
     let close = timeout(CLOSE_TIMEOUT, bridge.close()).await;
-    trace!(complete = close.is_ok(), "farewell");
-    match ending {
-        // ssh had closed its side, all of it was sent, and nothing more was to come.
+    trace!(complete = close.is_ok(), "closed the bridge");
+    match end {
+        // ssh had closed its side, and all input was sent.
         BridgeEnd::Broken(BridgeError::Closed(_) | BridgeError::Lost(_) | BridgeError::Unwritable(_))
             if !bridge.input_open && !bridge.received_after_eof && !bridge.relay.has_lost_input() =>
         {
             BridgeEnd::Finished
         }
-        ending => ending,
+        end => end,
     }
 }
 
-/// ssh that reads no more has gone; any other failure is one.
+/// Returns the end after a failed write to ssh. If ssh has closed its output, that is not an error.
 fn output_failed(error: io::Error) -> BridgeEnd {
     match error.kind() {
         io::ErrorKind::BrokenPipe => BridgeEnd::Finished,
@@ -120,17 +119,17 @@ struct Bridge<S, I, O> {
     input_open: bool,
     output: O,
     unflushed: bool,
-    /// Whether anything has arrived since the input ended.
+    /// Whether data has arrived since the end of input.
     received_after_eof: bool,
     liveness: Liveness,
     drain_timer: Pin<Box<Sleep>>,
-    /// Whether something of ours kept the relay from being listened to.
+    /// Whether the bridge did not read from the relay.
     stalled: bool,
-    /// The time for a Close frame, after a failed write.
-    last_words: Option<Pin<Box<Sleep>>>,
-    /// The code of our Close frame, which has none if the relay's had none.
+    /// The timer for a Close frame after a failed write.
+    close_frame_timer: Option<Pin<Box<Sleep>>>,
+    /// The code of our Close frame; `None` if the relay's Close frame had none.
     close_code: Option<u16>,
-    /// Whether the relay has closed the connection or broken the protocol: it wants no more input.
+    /// Whether the relay has closed the connection or violated the protocol, so that it needs no more input.
     closed: bool,
 }
 
@@ -152,26 +151,26 @@ where
             liveness: Liveness::new(),
             drain_timer: Box::pin(sleep(DRAIN_TIMEOUT)),
             stalled: false,
-            last_words: None,
+            close_frame_timer: None,
             close_code: Some(NORMAL),
             closed: false,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
-        if let Poll::Ready(ending) = self.poll_downstream(cx) {
-            return Poll::Ready(self.with_write_error(ending));
+        if let Poll::Ready(end) = self.poll_downstream(cx) {
+            return Poll::Ready(self.with_write_error(end));
         }
         if self.poll_pulse(cx).is_ready() {
             return Poll::Ready(BridgeEnd::Broken(BridgeError::Silent));
         }
-        // An input that has nothing for now keeps a waker, as does a relay that takes nothing.
+        // A pending input or relay has registered the waker.
         let upstream = self.poll_upstream(cx);
         if let Poll::Ready(Err(error)) = upstream {
             return Poll::Ready(BridgeEnd::Broken(BridgeError::Input(error)));
         }
         if self.relay.is_unwritable() {
-            ready!(self.poll_last_words(cx));
+            ready!(self.poll_close_frame(cx));
             return self.unwritable().map_or(Poll::Pending, Poll::Ready);
         }
         if !self.input_open && self.poll_drain(cx, upstream.is_pending()).is_ready() {
@@ -180,36 +179,36 @@ where
         Poll::Pending
     }
 
-    /// Ready when the relay has kept silent for [`DRAIN_TIMEOUT`]. It is not silence while we have more to send, or do
-    /// not read because the output takes nothing.
+    /// Ready when the relay was silent for [`DRAIN_TIMEOUT`]. The timer restarts while the bridge still sends, or does not read
+    /// because the output is blocked.
     fn poll_drain(&mut self, cx: &mut Context<'_>, sending: bool) -> Poll<()> {
-        let stalled = sending || self.output_is_behind();
+        let stalled = sending || self.is_output_pending();
         if std::mem::replace(&mut self.stalled, stalled) || stalled {
             self.drain_timer.as_mut().reset(Instant::now() + DRAIN_TIMEOUT);
         }
         self.drain_timer.as_mut().poll(cx)
     }
 
-    fn output_is_behind(&self) -> bool {
+    fn is_output_pending(&self) -> bool {
         self.unflushed || !self.relay.payload().is_empty()
     }
 
-    /// Ready when no Close frame has come in [`LAST_WORDS`] after a failed write. The time stands still while the output
-    /// takes nothing: a Close frame may wait behind that.
-    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let behind = self.output_is_behind();
-        let time = self.last_words.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
-        if behind {
-            time.as_mut().reset(Instant::now() + LAST_WORDS);
+    /// Ready when [`CLOSE_FRAME_TIMEOUT`] has passed since a failed write. The timer restarts while the output is blocked, because
+    /// a Close frame can wait behind that data.
+    fn poll_close_frame(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_pending = self.is_output_pending();
+        let timer = self.close_frame_timer.get_or_insert_with(|| Box::pin(sleep(CLOSE_FRAME_TIMEOUT)));
+        if is_pending {
+            timer.as_mut().reset(Instant::now() + CLOSE_FRAME_TIMEOUT);
         }
-        time.as_mut().poll(cx)
+        timer.as_mut().poll(cx)
     }
 
-    /// A write that failed before the connection was lost is the reason; a Close frame is a better one.
-    fn with_write_error(&mut self, ending: BridgeEnd) -> BridgeEnd {
-        match ending {
-            BridgeEnd::Broken(BridgeError::Lost(_)) => self.unwritable().unwrap_or(ending),
-            ending => ending,
+    /// Returns an earlier write error in place of a lost connection. A Close frame takes precedence over both.
+    fn with_write_error(&mut self, end: BridgeEnd) -> BridgeEnd {
+        match end {
+            BridgeEnd::Broken(BridgeError::Lost(_)) => self.unwritable().unwrap_or(end),
+            end => end,
         }
     }
 
@@ -217,7 +216,7 @@ where
         Some(BridgeEnd::Broken(BridgeError::Unwritable(self.relay.take_write_error()?)))
     }
 
-    /// Relay to output, up to a turn's worth of messages.
+    /// Moves up to [`MESSAGES_PER_POLL`] messages from the relay to the output.
     fn poll_downstream(&mut self, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
         for _ in 0..MESSAGES_PER_POLL {
             if let Err(error) = ready!(self.poll_write_out(cx)) {
@@ -226,15 +225,15 @@ where
             let Poll::Ready(event) = self.relay.poll_next(cx) else {
                 return self.poll_flush_out(cx);
             };
-            if let Some(ending) = self.receive(event) {
-                return Poll::Ready(ending);
+            if let Some(end) = self.receive(event) {
+                return Poll::Ready(end);
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// A buffering output holds the end of a burst until it is flushed.
+    /// Flushes the output, which can be buffered.
     fn poll_flush_out(&mut self, cx: &mut Context<'_>) -> Poll<BridgeEnd> {
         if self.unflushed {
             if let Err(error) = ready!(Pin::new(&mut self.output).poll_flush(cx)) {
@@ -256,7 +255,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Takes what the relay sent, and notes how its end is answered.
+    /// Processes an event of the relay, and sets the code of our Close frame.
     fn receive(&mut self, event: Result<Event, ReadError>) -> Option<BridgeEnd> {
         match event {
             Ok(Event::Data) => {
@@ -271,9 +270,11 @@ where
             Ok(Event::Other) => None,
             Ok(Event::Close(close)) => {
                 (self.closed, self.close_code) = (true, close.reply());
-                Some(match close.is_normal() {
-                    true => BridgeEnd::Finished,
-                    false => BridgeEnd::Broken(BridgeError::Closed(close)),
+                let is_normal = close.is_normal();
+                Some(if is_normal {
+                    BridgeEnd::Finished
+                } else {
+                    BridgeEnd::Broken(BridgeError::Closed(close))
                 })
             }
             Err(ReadError::Io(error)) => Some(BridgeEnd::Broken(BridgeError::Lost(error))),
@@ -284,11 +285,11 @@ where
         }
     }
 
-    /// Ready when the relay is taken to be gone; sends the pings that are due.
+    /// Ready when the relay is gone. Sends the pings that are due.
     fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let relay = match (self.relay.take_heard(), self.output_is_behind() || self.relay.is_stuck()) {
+        let relay = match (self.relay.take_received(), self.is_output_pending() || self.relay.is_stuck()) {
             (true, _) => Relay::Heard,
-            (false, true) => Relay::HeldUp,
+            (false, true) => Relay::Blocked,
             (false, false) => Relay::Quiet,
         };
         match ready!(self.liveness.poll(cx, relay)) {
@@ -300,7 +301,8 @@ where
         }
     }
 
-    /// Input to relay, up to a turn's worth of messages, then one flush. Ready when nothing is left to do for now.
+    /// Moves up to [`MESSAGES_PER_POLL`] messages from the input to the relay, and flushes once. Ready when it has nothing left
+    /// to do.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for _ in 0..MESSAGES_PER_POLL {
             if !self.input_open || self.relay.is_unwritable() {
@@ -318,14 +320,14 @@ where
     }
 
     fn end_input(&mut self) {
-        debug!("ssh closed its side");
+        debug!("end of input");
         self.input_open = false;
         self.stalled = true;
     }
 
-    /// What ssh wrote before it went, a Close frame, and what is still on its way out. The peer is not waited for.
+    /// Sends the remaining input and a Close frame, and flushes the output. Does not wait for the relay.
     async fn close(&mut self) {
-        // A relay that has closed waits for the Close frame: one turn shows whether ssh has closed its side too.
+        // If the relay has closed, it waits for the Close frame. One poll shows whether ssh has closed its side too.
         let closed = self.closed;
         poll_fn(|cx| match self.poll_upstream(cx) {
             Poll::Pending if !closed => Poll::Pending,

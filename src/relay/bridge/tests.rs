@@ -1,4 +1,4 @@
-//! The bridge between two in-memory pipes and a WebSocket server, on a clock that stands still.
+//! The bridge between two in-memory pipes and a WebSocket server, on a paused clock.
 
 use super::*;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::relay::liveness::PING_PERIOD;
 
 const RELAY: &str = "azgn.servicebus.windows.net";
 
-/// ssh's side, the relay's side, and the bridge at work between them.
+/// ssh's side, the relay's side, and the bridge between them.
 struct Bridged {
     ssh_writes: DuplexStream,
     ssh_reads: DuplexStream,
@@ -93,7 +93,7 @@ async fn no_message_is_larger_than_64_kib_and_none_is_empty() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_any_size_and_in_fragments_are_taken() {
+async fn messages_of_any_size_and_in_fragments_are_delivered() {
     let mut b = bridged(64 * 1024, std::future::pending()).await;
     let large = vec![7_u8; 20 << 20];
     let fragments = [
@@ -116,7 +116,7 @@ async fn messages_of_any_size_and_in_fragments_are_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn output_sent_after_ssh_closes_its_input_still_arrives() {
+async fn output_after_the_end_of_input_is_delivered() {
     let mut b = unstopped().await;
     b.ssh_writes.write_all(b"last words").await.unwrap();
     b.ssh_writes.shutdown().await.unwrap();
@@ -131,7 +131,7 @@ async fn output_sent_after_ssh_closes_its_input_still_arrives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_stays_silent_after_the_input_has_ended_is_left() {
+async fn the_bridge_ends_if_the_relay_is_silent_after_the_end_of_input() {
     let mut b = unstopped().await;
     let start = Instant::now();
     b.ssh_writes.shutdown().await.unwrap();
@@ -142,7 +142,7 @@ async fn a_relay_that_stays_silent_after_the_input_has_ended_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_ping_comes_after_a_period_and_then_one_each_period() {
+async fn a_ping_is_sent_in_each_period() {
     let mut b = unstopped().await;
     let start = Instant::now();
     for pings in 1..=3 {
@@ -152,14 +152,14 @@ async fn the_first_ping_comes_after_a_period_and_then_one_each_period() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_is_answered_while_nothing_else_moves() {
+async fn a_ping_is_answered_on_an_idle_connection() {
     let mut b = unstopped().await;
     b.relay.send(Message::Ping("are you there".into())).await.unwrap();
     assert_eq!(b.next().await, Message::Pong("are you there".into()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_before_a_close_frame_is_delivered_and_the_peer_is_not_waited_for() {
+async fn data_before_a_close_frame_is_delivered_and_the_bridge_does_not_wait_for_the_relay() {
     let mut b = bridged(1000, std::future::pending()).await;
     let all = vec![9_u8; 100_000];
     let far_side = async {
@@ -169,16 +169,16 @@ async fn everything_before_a_close_frame_is_delivered_and_the_peer_is_not_waited
     let mut received = Vec::new();
     let (_, read) = tokio::join!(far_side, b.ssh_reads.read_to_end(&mut received));
     assert_eq!(read.unwrap(), all.len());
-    // The relay's side still stands: the bridge ended without it.
+    // The relay's side is still open.
     assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_code_other_than_normal_is_a_break_that_keeps_its_reason() {
+async fn a_close_code_other_than_normal_is_an_error_with_its_reason() {
     for code in [1001, 1008, 1011, 4000] {
         let mut b = unstopped().await;
         b.close_with(code).await;
-        let BridgeEnd::Broken(broken) = b.bridge.await.unwrap() else { panic!("{code} is a break") };
+        let BridgeEnd::Broken(broken) = b.bridge.await.unwrap() else { panic!("{code} is an error") };
         assert_eq!(
             broken.to_string(),
             format!("the relay closed the connection with code {code} \"a reason\"")
@@ -187,7 +187,7 @@ async fn a_close_code_other_than_normal_is_a_break_that_keeps_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_break_after_ssh_has_closed_its_input_is_none() {
+async fn a_lost_connection_after_the_end_of_input_is_not_an_error() {
     let mut b = unstopped().await;
     b.close_with(1001).await;
     b.ssh_writes.shutdown().await.unwrap();
@@ -201,7 +201,7 @@ async fn a_break_after_ssh_has_closed_its_input_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_ends_without_a_close_frame_is_lost() {
+async fn a_connection_without_a_close_frame_is_lost() {
     let b = unstopped().await;
     drop(b.relay);
     let ending = b.bridge.await.unwrap();
@@ -209,7 +209,7 @@ async fn a_connection_that_ends_without_a_close_frame_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_frame_is_the_reason_even_where_writing_has_failed_before_it_is_read() {
+async fn a_close_frame_takes_precedence_over_an_earlier_write_error() {
     let (far, near) = duplex(1 << 20);
     let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
     relay.send(Message::Ping("answering this fails".into())).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_close_frame_is_the_reason_even_where_writing_has_failed_before_it_is_
     assert_eq!(close.to_string(), "with code 1011 \"fault\"");
 }
 
-/// Reads well, and fails every write.
+/// A stream on which reading works and each write fails.
 struct Unwritable(DuplexStream);
 
 impl AsyncRead for Unwritable {
@@ -257,12 +257,12 @@ impl AsyncWrite for Unwritable {
 }
 
 #[tokio::test(start_paused = true)]
-async fn input_is_not_read_while_the_relay_takes_nothing() {
+async fn input_is_not_read_while_the_relay_is_blocked() {
     let mut b = bridged(1000, std::future::pending()).await;
     let block = vec![1_u8; 4 << 20];
     let taken = timeout(Duration::from_secs(20), b.ssh_writes.write_all(&block)).await;
-    assert!(taken.is_err(), "4 MiB went somewhere though the relay reads nothing");
-    // What the bridge holds is a few messages at the most; the rest waits at ssh.
+    assert!(taken.is_err(), "the bridge read 4 MiB although the relay reads nothing");
+    // The bridge buffers a few messages. The rest waits in ssh.
     let mut held = 0;
     drop(b.ssh_writes);
     while let Some(Ok(Message::Binary(bytes))) = b.relay.next().await {
@@ -272,25 +272,25 @@ async fn input_is_not_read_while_the_relay_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_of_output_does_not_hold_up_input() {
+async fn a_blocked_output_does_not_block_input() {
     let mut b = bridged(1000, std::future::pending()).await;
     let (mut sink, mut stream) = b.relay.split();
     let flood = tokio::spawn(async move { sink.send(Message::Binary(vec![2; 1 << 20].into())).await });
     b.ssh_writes.write_all(b"still moving").await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), binary(b"still moving"));
-    assert!(!flood.is_finished(), "1 MiB went somewhere though ssh reads nothing");
+    assert!(!flood.is_finished(), "the bridge read 1 MiB although ssh reads nothing");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_output_that_nobody_reads_ends_the_bridge() {
+async fn a_closed_output_ends_the_bridge() {
     let mut b = unstopped().await;
     drop(b.ssh_reads);
-    b.relay.send(binary(b"for nobody")).await.unwrap();
+    b.relay.send(binary(b"unread")).await.unwrap();
     assert!(matches!(b.bridge.await.unwrap(), BridgeEnd::Finished));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signal_lets_input_already_written_and_a_close_frame_through() {
+async fn after_a_signal_written_input_and_a_close_frame_are_sent() {
     let (ask, asked) = tokio::sync::oneshot::channel::<()>();
     let stop = async {
         let _ = asked.await;
@@ -305,7 +305,7 @@ async fn a_signal_lets_input_already_written_and_a_close_frame_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_takes_nothing_cannot_hold_up_the_end() {
+async fn a_blocked_relay_does_not_delay_the_end() {
     let b = bridged(16, async {
         sleep(Duration::from_secs(3)).await;
         BridgeEnd::Signal(1)
@@ -318,7 +318,7 @@ async fn a_relay_that_takes_nothing_cannot_hold_up_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_may_pause_for_long_after_the_input_has_ended() {
+async fn a_reader_can_pause_for_long_after_the_end_of_input() {
     let mut b = bridged(1000, std::future::pending()).await;
     b.ssh_writes.shutdown().await.unwrap();
     let all = vec![3_u8; 1 << 20];
@@ -337,7 +337,7 @@ async fn a_reader_may_pause_for_long_after_the_input_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_break_in_the_middle_of_an_answer_is_one_also_after_the_input_has_ended() {
+async fn a_connection_lost_within_output_is_an_error_also_after_the_end_of_input() {
     let mut b = unstopped().await;
     b.ssh_writes.shutdown().await.unwrap();
     sleep(Duration::from_secs(1)).await;
@@ -348,7 +348,7 @@ async fn a_break_in_the_middle_of_an_answer_is_one_also_after_the_input_has_ende
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_output_that_fails_is_told() {
+async fn a_failed_output_is_an_error() {
     let (near, far) = duplex(1 << 20);
     let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
     relay.send(binary(b"for a full disk")).await.unwrap();
@@ -374,7 +374,7 @@ impl AsyncWrite for Full {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_pings_and_takes_no_pongs_fills_no_memory_and_loses_no_input() {
+async fn a_relay_that_pings_and_reads_no_pongs_uses_no_memory_and_loses_no_input() {
     let mut b = bridged(2000, std::future::pending()).await;
     let (mut pings, mut messages) = b.relay.split();
     let flood = tokio::spawn(async move {
@@ -397,15 +397,15 @@ async fn a_relay_that_pings_and_takes_no_pongs_fills_no_memory_and_loses_no_inpu
         }
     }
     assert_eq!(received, 900_000);
-    assert!(pongs <= 8 * MAX_PAYLOAD, "{pongs} bytes of pongs were held");
+    assert!(pongs <= 8 * MAX_PAYLOAD, "{pongs} bytes of pongs are buffered");
     input.await.unwrap();
 }
 
-/// A relay that takes no bytes any more, with `error`, and sends none either.
+/// A relay that sends nothing, and on which writing fails with `error` after some writes.
 struct DeadEnd {
     error: io::ErrorKind,
-    /// Writes that still succeed.
-    takes: usize,
+    /// The number of writes that still succeed.
+    writes_left: usize,
 }
 
 impl AsyncRead for DeadEnd {
@@ -416,10 +416,10 @@ impl AsyncRead for DeadEnd {
 
 impl AsyncWrite for DeadEnd {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.takes {
+        match self.writes_left {
             0 => Poll::Ready(Err(self.error.into())),
             _ => {
-                self.takes -= 1;
+                self.writes_left -= 1;
                 Poll::Ready(Ok(bytes.len()))
             }
         }
@@ -433,7 +433,7 @@ impl AsyncWrite for DeadEnd {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_write_ends_the_session_in_bounded_time_though_the_relay_sends_nothing() {
+async fn a_failed_write_ends_the_session_in_limited_time_if_the_relay_is_silent() {
     for error in [io::ErrorKind::ConnectionReset, io::ErrorKind::TimedOut, io::ErrorKind::OutOfMemory] {
         for input_ends in [false, true] {
             let (mut ssh_writes, input) = duplex(1 << 20);
@@ -441,23 +441,23 @@ async fn a_failed_write_ends_the_session_in_bounded_time_though_the_relay_sends_
             if input_ends {
                 ssh_writes.shutdown().await.unwrap();
             }
-            let stream = DeadEnd { error, takes: 0 };
+            let stream = DeadEnd { error, writes_left: 0 };
             let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: Vec::new() };
             let start = Instant::now();
             let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
-            let BridgeEnd::Broken(BridgeError::Unwritable(told)) = ending else { panic!("{ending:?}") };
-            assert_eq!(told.kind(), error);
-            assert!(start.elapsed() <= LAST_WORDS + CLOSE_TIMEOUT, "{:?}", start.elapsed());
+            let BridgeEnd::Broken(BridgeError::Unwritable(cause)) = ending else { panic!("{ending:?}") };
+            assert_eq!(cause.kind(), error);
+            assert!(start.elapsed() <= CLOSE_FRAME_TIMEOUT + CLOSE_TIMEOUT, "{:?}", start.elapsed());
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_write_of_our_own_words_is_no_failure_after_all_input_was_sent() {
+async fn a_failed_write_of_a_control_frame_after_all_input_is_not_an_error() {
     let (mut ssh_writes, input) = duplex(1 << 20);
     ssh_writes.write_all(b"sent").await.unwrap();
     ssh_writes.shutdown().await.unwrap();
-    let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, takes: 1 };
+    let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, writes_left: 1 };
     let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: vec![0x89, 0] };
     let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
     assert!(matches!(ending, BridgeEnd::Finished), "{ending:?}");
@@ -466,20 +466,20 @@ async fn a_failed_write_of_our_own_words_is_no_failure_after_all_input_was_sent(
 #[tokio::test(start_paused = true)]
 async fn input_is_not_read_after_a_failed_write() {
     let (mut ssh_writes, input) = duplex(MAX_PAYLOAD);
-    let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, takes: 1 };
+    let stream = DeadEnd { error: io::ErrorKind::BrokenPipe, writes_left: 1 };
     let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: Vec::new() };
     let bridge = tokio::spawn(run(upgraded, input, tokio::io::sink(), std::future::pending()));
     let block = vec![0; 10 * MAX_PAYLOAD];
-    let taken = timeout(LAST_WORDS / 2, ssh_writes.write_all(&block)).await;
-    assert!(taken.is_err(), "input went nowhere");
+    let taken = timeout(CLOSE_FRAME_TIMEOUT / 2, ssh_writes.write_all(&block)).await;
+    assert!(taken.is_err(), "the bridge read input");
     assert!(matches!(bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::Unwritable(_))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_has_answered_a_ping_and_answers_no_more_ends_the_session() {
+async fn missing_pongs_end_the_session_if_the_relay_has_answered_before() {
     let mut b = unstopped().await;
     assert_eq!(b.next().await, ping(1));
-    // The peer answers as it is read from.
+    // tungstenite answers a ping when it is polled.
     assert_eq!(b.next().await, ping(2));
     let start = Instant::now();
     let ending = b.bridge.await.unwrap();
@@ -488,7 +488,7 @@ async fn a_relay_that_has_answered_a_ping_and_answers_no_more_ends_the_session()
 }
 
 #[tokio::test(start_paused = true)]
-async fn typing_into_a_dead_connection_does_not_keep_it() {
+async fn input_does_not_prolong_a_dead_connection() {
     let mut b = unstopped().await;
     assert_eq!(b.next().await, ping(1));
     assert_eq!(b.next().await, ping(2));
@@ -503,7 +503,7 @@ async fn typing_into_a_dead_connection_does_not_keep_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_follows_from_missing_pongs_where_none_ever_came() {
+async fn missing_pongs_mean_nothing_if_the_relay_has_never_answered() {
     let mut b = bridged(1 << 20, std::future::pending()).await;
     sleep(PING_PERIOD * 100).await;
     b.relay.send(Message::Pong(Bytes::new())).await.unwrap(); // unasked, as .NET sends them
@@ -514,7 +514,7 @@ async fn nothing_follows_from_missing_pongs_where_none_ever_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_bytes_are_a_sign_of_life() {
+async fn any_bytes_prove_that_the_relay_is_alive() {
     let mut b = unstopped().await;
     assert_eq!(b.next().await, ping(1));
     assert_eq!(b.next().await, ping(2));
@@ -527,7 +527,7 @@ async fn any_bytes_are_a_sign_of_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_was_stopped_for_long_does_not_end_a_healthy_session() {
+async fn a_stopped_process_does_not_end_a_healthy_session() {
     let mut b = unstopped().await;
     assert_eq!(b.next().await, ping(1));
     let relay = tokio::spawn(async move { while b.relay.next().await.is_some() {} });
@@ -542,7 +542,7 @@ async fn a_process_that_was_stopped_for_long_does_not_end_a_healthy_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_may_pause_for_long_though_the_relay_answers_pings() {
+async fn a_reader_can_pause_for_long_if_the_relay_answers_pings() {
     let mut b = bridged(1000, std::future::pending()).await;
     assert_eq!(b.next().await, ping(1));
     assert_eq!(b.next().await, ping(2));
@@ -557,7 +557,7 @@ async fn a_reader_may_pause_for_long_though_the_relay_answers_pings() {
     relay.abort();
 }
 
-/// The bridge's answer to these bytes of the relay: how it ends, what ssh got, and the code of its Close frame.
+/// Returns the end of the bridge, the output and the code of its Close frame after these bytes of the relay.
 async fn answer_to(bytes: &[u8]) -> (BridgeEnd, Vec<u8>, Option<u16>) {
     let (mut relay, near) = duplex(1 << 20);
     let (mut ssh_reads, output) = duplex(1 << 20);
@@ -569,14 +569,14 @@ async fn answer_to(bytes: &[u8]) -> (BridgeEnd, Vec<u8>, Option<u16>) {
     ssh_reads.read_to_end(&mut received).await.unwrap();
     let mut sent = Vec::new();
     relay.read_to_end(&mut sent).await.unwrap();
-    let [0x88, length, key @ ..] = &sent[..] else { panic!("{sent:02x?} is no Close frame") };
+    let [0x88, length, key @ ..] = &sent[..] else { panic!("{sent:02x?} is not a Close frame") };
     assert_eq!(usize::from(length & 0x7f) + 6, sent.len());
     let code = (sent.len() == 8).then(|| u16::from_be_bytes([key[4] ^ key[0], key[5] ^ key[1]]));
     (ending, received, code)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_frame_is_reported_as_it_came_and_answered_by_its_code() {
+async fn a_close_frame_is_reported_and_answered_with_its_code() {
     let cases: [(&[u8], Option<u16>, Option<&str>); 9] = [
         (&[0x88, 0], None, None),
         (&[0x88, 2, 0x03, 0xe8], Some(1000), None),
@@ -603,7 +603,7 @@ async fn a_close_frame_is_reported_as_it_came_and_answered_by_its_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_breach_of_the_protocol_is_named_and_answered_with_1002_after_the_bytes_before_it() {
+async fn a_violation_is_reported_and_answered_with_1002_after_the_bytes_before_it() {
     for breach in [&[0xc2, 0][..], &[0x83, 0], &[0x82, 0x80], &[0x80, 0], &[0x89, 126], &[0x82, 126, 0, 1]] {
         let bytes = [&[0x82, 5][..], b"exact", breach, &[0; 200]].concat();
         let (ending, received, answer) = answer_to(&bytes).await;
@@ -615,7 +615,7 @@ async fn a_breach_of_the_protocol_is_named_and_answered_with_1002_after_the_byte
     }
 }
 
-/// An input that fails after its first bytes.
+/// An input that fails after the first bytes.
 struct Failing(&'static [u8]);
 
 impl AsyncRead for Failing {
@@ -635,7 +635,7 @@ impl AsyncRead for Failing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_input_that_fails_is_reported_and_what_was_read_before_is_sent() {
+async fn a_failed_input_is_reported_and_the_bytes_before_it_are_sent() {
     let (near, far) = duplex(1 << 20);
     let mut relay = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
     let upgraded = Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() };
@@ -646,7 +646,7 @@ async fn an_input_that_fails_is_reported_and_what_was_read_before_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_without_end_passes_through() {
+async fn a_frame_without_an_end_is_delivered() {
     let (mut relay, near) = duplex(64 * 1024);
     let (mut ssh_reads, output) = duplex(64 * 1024);
     let (_ssh_writes, input) = duplex(64);
@@ -669,7 +669,7 @@ async fn a_frame_without_end_passes_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_empty_fragments_does_not_hold_up_input() {
+async fn many_empty_fragments_do_not_block_input() {
     let (mut ssh_writes, input) = duplex(1 << 20);
     let (mut relay, near) = duplex(1 << 20);
     let upgraded = Upgraded { relay: RELAY.into(), stream: near, read_ahead: Vec::new() };

@@ -4,7 +4,7 @@ use super::*;
 use crate::fuzz_tests::{each_input, is_plain};
 use crate::text::sanitize;
 
-/// Payload, control frames, and the violation that ended it.
+/// Payload, control frames and the violation.
 type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
 
 fn decoded(bytes: &[u8], step: usize) -> Decoded {
@@ -31,7 +31,7 @@ fn decoded(bytes: &[u8], step: usize) -> Decoded {
 }
 
 #[test]
-fn frames_are_the_same_however_their_bytes_arrive_and_a_close_frame_can_be_shown() {
+fn frames_in_steps_of_any_size_are_the_same_and_a_close_frame_is_printable() {
     each_input("frames", |input| {
         let whole = decoded(input, input.len().max(1));
         assert_eq!(decoded(input, 1), whole);
@@ -40,7 +40,7 @@ fn frames_are_the_same_however_their_bytes_arrive_and_a_close_frame_can_be_shown
             if *opcode == Opcode::Close {
                 let close = PeerClose::parse(payload);
                 assert!(is_plain(&sanitize(&close.to_string())));
-                assert!(close.reply().is_none_or(may_be_sent));
+                assert!(close.reply().is_none_or(is_sendable));
             }
         }
         let kinds: String = whole.1.iter().take(4).map(|(opcode, _)| format!("{opcode:?} ")).collect();
@@ -49,7 +49,7 @@ fn frames_are_the_same_however_their_bytes_arrive_and_a_close_frame_can_be_shown
 }
 
 #[test]
-fn a_sealed_frame_holds_what_was_given_masked() {
+fn a_sent_frame_contains_the_masked_payload() {
     each_input("frames", |input| {
         let mut frame = [&[0; MAX_HEADER][..], input].concat();
         let key = [1, 2, 3, 250];

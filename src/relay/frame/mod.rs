@@ -1,5 +1,5 @@
-//! WebSocket frames on the wire (RFC 6455, section 5): what the relay sends is decoded piece by piece, so that no
-//! payload is collected; what arcssh sends is framed and masked in place. Knows nothing of streams or timers.
+//! WebSocket frames (RFC 6455, section 5). Received frames are decoded piece by piece, so that no payload is buffered. Sent
+//! frames are built and masked in place.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -8,41 +8,41 @@ pub(crate) const MAX_CONTROL: usize = 125;
 /// The longest header of a frame that arcssh sends: two bytes, a 16-bit length, the masking key.
 pub(crate) const MAX_HEADER: usize = 8;
 /// The longest payload of a frame that arcssh sends. Such a frame is 64 KiB long, which is four full TLS records.
-/// No limit is documented for WebSocket data; Microsoft's relay client for .NET sends as much in a message.
+/// The documents name no limit for WebSocket data. Microsoft's relay client for .NET sends messages of the same size.
 pub(crate) const MAX_PAYLOAD: usize = 64 * 1024 - MAX_HEADER;
 
 /// Close code for a normal end (RFC 6455, section 7.4.1).
 pub(crate) const NORMAL: u16 = 1000;
-/// Close code for a peer that broke the protocol (RFC 6455, section 7.4.1).
+/// Close code after a protocol error of the peer (RFC 6455, section 7.4.1).
 pub(crate) const PROTOCOL_ERROR: u16 = 1002;
 /// Close code for text that is not UTF-8 (RFC 6455, section 7.4.1).
 pub(crate) const INVALID_DATA: u16 = 1007;
 
-/// Kinds of frames (RFC 6455, section 5.2).
+/// The kind of a frame (RFC 6455, section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
-    /// Binary data. arcssh also takes text and continuation frames as such.
+    /// Data: binary, text and continuation frames.
     Data,
     /// The end of the connection.
     Close,
     /// A request for a pong.
     Ping,
-    /// The answer to a ping, or an unsolicited sign of life.
+    /// The answer to a ping, or an unsolicited pong.
     Pong,
 }
 
-/// A part of what the relay sent.
+/// A frame, or a part of a data frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// What the payload is.
+    /// The kind of the frame.
     pub(crate) opcode: Opcode,
-    /// Bytes of header before the payload.
+    /// The size of the header.
     pub(crate) header: usize,
-    /// Bytes of payload. A control frame comes in one piece, data in as many as it arrives in.
+    /// The size of the payload. A control frame is one piece. A data frame has one piece for each part that arrives.
     pub(crate) payload: usize,
 }
 
-/// A breach of RFC 6455 by the relay.
+/// A violation of RFC 6455 by the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
     /// Section 5.2: RSV1, RSV2 and RSV3 are zero without an extension.
@@ -76,13 +76,13 @@ pub(crate) enum Violation {
 pub(crate) struct Decoder {
     /// Bytes of the current data frame that have not arrived yet.
     remaining: u64,
-    /// Whether a fragmented message is under way.
+    /// Whether a fragmented message is not complete.
     in_message: bool,
 }
 
 impl Decoder {
-    /// Returns the piece at the start of `received`, or `None` if more bytes are needed first. The caller removes the
-    /// piece from `received` before the next call.
+    /// Returns the piece at the start of `received`, or `None` if it needs more bytes. The caller removes the piece before the
+    /// next call.
     ///
     /// # Errors
     /// A [`Violation`] of the protocol.
@@ -134,7 +134,7 @@ struct Header {
 }
 
 impl Header {
-    /// Checks each byte as soon as it is there: a violation is reported without waiting for the rest of the header.
+    /// Parses a header. Checks each byte that has arrived, so that a violation is reported before the header is complete.
     fn parse(received: &[u8]) -> Result<Option<Self>, Violation> {
         let Some(&first) = received.first() else { return Ok(None) };
         if first & 0x70 != 0 {
@@ -184,8 +184,8 @@ fn length(second: u8, rest: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
     Ok(Some((length, size)))
 }
 
-/// Turns `frame`, which holds [`MAX_HEADER`] bytes of room and then the payload, into a masked frame of one message;
-/// returns the frame's length. The frame begins where `frame` does.
+/// Builds a masked frame of one message at the start of `frame`, and returns its length. `frame` is [`MAX_HEADER`] bytes of
+/// space and the payload.
 pub(crate) fn seal(frame: &mut [u8], opcode: Opcode, key: [u8; 4]) -> usize {
     const LAST: u8 = 0x80;
     const MASKED: u8 = 0x80;
@@ -214,7 +214,7 @@ pub(crate) fn seal(frame: &mut [u8], opcode: Opcode, key: [u8; 4]) -> usize {
     }
 }
 
-/// RFC 6455, section 5.3. Eight bytes at a time, which the compiler widens further.
+/// Masks a payload (RFC 6455, section 5.3), eight bytes at a time, which the compiler vectorizes.
 fn mask(payload: &mut [u8], key: [u8; 4]) {
     let [a, b, c, d] = key;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -227,36 +227,36 @@ fn mask(payload: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// What the relay's Close frame says.
+/// The content of the relay's Close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerClose {
     status: Status,
-    /// As far as it is text.
+    /// The reason; invalid UTF-8 is replaced.
     reason: String,
-    reason_is_text: bool,
+    reason_is_utf8: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     None,
-    /// One byte of two.
+    /// The first of two bytes.
     Half(u8),
     Code(u16),
 }
 
 impl PeerClose {
-    /// Reads the payload of a Close frame, whatever is wrong with it (RFC 6455, section 5.5.1).
+    /// Parses the payload of a Close frame, which can be invalid (RFC 6455, section 5.5.1).
     pub(crate) fn parse(payload: &[u8]) -> Self {
         let (status, reason) = match payload {
             [] => (Status::None, &[][..]),
             [half] => (Status::Half(*half), &[][..]),
             [high, low, reason @ ..] => (Status::Code(u16::from_be_bytes([*high, *low])), reason),
         };
-        let reason_is_text = std::str::from_utf8(reason).is_ok();
-        Self { status, reason: String::from_utf8_lossy(reason).into_owned(), reason_is_text }
+        let reason_is_utf8 = std::str::from_utf8(reason).is_ok();
+        Self { status, reason: String::from_utf8_lossy(reason).into_owned(), reason_is_utf8 }
     }
 
-    /// Returns the code that the relay gave; `None` for a Close frame without one, or with half of one.
+    /// Returns the code, or `None` if there is none or only one of its bytes.
     pub(crate) fn code(&self) -> Option<u16> {
         match self.status {
             Status::Code(code) => Some(code),
@@ -264,27 +264,26 @@ impl PeerClose {
         }
     }
 
-    /// Returns whether the connection ended as intended: code 1000, or no code.
+    /// Returns whether the connection ended normally: code 1000, or no code.
     pub(crate) fn is_normal(&self) -> bool {
         matches!(self.status, Status::None | Status::Code(NORMAL))
     }
 
-    /// Returns the code to answer with: the relay's own (RFC 6455, section 5.5.1), or the one that names what is wrong
-    /// with its frame (sections 7.4 and 8.1). `None` answers a frame without a code.
+    /// Returns the code for the reply: the relay's code (RFC 6455, section 5.5.1), an error code for an invalid frame (sections
+    /// 7.4 and 8.1), or `None` for a frame without a code.
     pub(crate) fn reply(&self) -> Option<u16> {
         match self.status {
             Status::None => None,
-            Status::Code(code) if may_be_sent(code) => Some(match self.reason_is_text {
-                true => code,
-                false => INVALID_DATA,
-            }),
+            Status::Code(code) if is_sendable(code) => {
+                Some(if self.reason_is_utf8 { code } else { INVALID_DATA })
+            }
             Status::Code(_) | Status::Half(_) => Some(PROTOCOL_ERROR),
         }
     }
 }
 
-/// Codes that a Close frame may hold (RFC 6455, section 7.4; 1012 to 1014 are in IANA's registry of close codes).
-fn may_be_sent(code: u16) -> bool {
+/// Returns whether a Close frame can contain a code (RFC 6455, section 7.4; 1012 to 1014 are in IANA's registry of close codes).
+fn is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 

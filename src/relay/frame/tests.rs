@@ -5,7 +5,7 @@ use super::*;
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
 
-/// Payload, control frames, and the violation that ended it.
+/// Payload, control frames and the violation.
 type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
 
 fn decode(bytes: &[u8], step: usize) -> Decoded {
@@ -32,7 +32,7 @@ fn decode(bytes: &[u8], step: usize) -> Decoded {
     (data, control, None)
 }
 
-/// A server's frame, its length in the shortest form.
+/// Returns a frame of a server.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -45,7 +45,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn each_breach_of_the_protocol_is_named_before_the_payload_arrives() {
+fn each_violation_is_reported_before_the_payload_arrives() {
     let long_control = [vec![0x89, 126], 126_u16.to_be_bytes().to_vec()].concat();
     let huge_control = [vec![0x8a, 127], u64::from(u32::MAX).to_be_bytes().to_vec()].concat();
     let cases: [(&[u8], Violation); 20] = [
@@ -78,13 +78,13 @@ fn each_breach_of_the_protocol_is_named_before_the_payload_arrives() {
 }
 
 #[test]
-fn data_before_a_breach_is_delivered() {
+fn data_before_a_violation_is_delivered() {
     let bytes = [frame(0x82, b"exact"), frame(0xf2, b"never")].concat();
     assert_eq!(decode(&bytes, 3), (b"exact".to_vec(), vec![], Some(Violation::ReservedBits)));
 }
 
 #[test]
-fn text_and_continuations_are_bytes_and_control_frames_come_between() {
+fn text_and_continuations_are_data_and_control_frames_can_come_between() {
     let bytes = [
         frame(0x01, b"t\xff"),
         frame(0x89, b"ping"),
@@ -110,7 +110,7 @@ fn text_and_continuations_are_bytes_and_control_frames_come_between() {
 }
 
 #[test]
-fn a_frame_of_63_bits_is_handed_on_as_it_arrives() {
+fn a_frame_with_a_length_of_63_bits_is_delivered_as_it_arrives() {
     let mut decoder = Decoder::default();
     let mut bytes = [vec![0x82, 127], i64::MAX.to_be_bytes().to_vec(), vec![9; 100]].concat();
     let first = decoder.decode(&bytes).unwrap().unwrap();
@@ -122,7 +122,7 @@ fn a_frame_of_63_bits_is_handed_on_as_it_arrives() {
 }
 
 #[test]
-fn close_frames_keep_their_code_and_reason_and_are_answered_as_the_protocol_says() {
+fn close_frames_are_parsed_and_answered_according_to_the_protocol() {
     let body = |code: u16, reason: &[u8]| [&code.to_be_bytes()[..], reason].concat();
     let cases: &[(Vec<u8>, &str, Option<u16>)] = &[
         (vec![], "without a code", None),
@@ -149,7 +149,7 @@ fn close_frames_keep_their_code_and_reason_and_are_answered_as_the_protocol_says
     }
 }
 
-/// A frame as arcssh sends it.
+/// Returns a frame as arcssh sends it.
 fn sealed(payload: &[u8], opcode: Opcode, key: [u8; 4]) -> Vec<u8> {
     let mut frame = [&[0; MAX_HEADER], payload].concat();
     let length = seal(&mut frame, opcode, key);
@@ -158,7 +158,7 @@ fn sealed(payload: &[u8], opcode: Opcode, key: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn a_frame_that_is_sent_has_the_shortest_header() {
+fn a_sent_frame_has_the_shortest_header() {
     for (payload, header) in [(0, 6), (125, 6), (126, 8), (MAX_PAYLOAD, 8)] {
         let frame = sealed(&vec![0; payload], Opcode::Data, [1, 2, 3, 4]);
         assert_eq!(frame.len(), header + payload);
@@ -168,9 +168,9 @@ fn a_frame_that_is_sent_has_the_shortest_header() {
 }
 
 proptest! {
-    /// RFC 6455, section 5.7: masked with its key, each frame is what it was; tungstenite reads the header.
+    /// Masking a frame again with its key restores it (RFC 6455, section 5.3). tungstenite reads the header.
     #[test]
-    fn a_sealed_frame_is_read_by_another_decoder(payload in proptest::collection::vec(any::<u8>(), 0..1000), key: [u8; 4]) {
+    fn another_decoder_reads_a_sent_frame(payload in proptest::collection::vec(any::<u8>(), 0..1000), key: [u8; 4]) {
         let bytes = sealed(&payload, Opcode::Data, key);
         let frame = FrameSocket::new(std::io::Cursor::new(bytes)).read(None).unwrap().unwrap();
         prop_assert_eq!(frame.header().mask, Some(key));
@@ -180,9 +180,8 @@ proptest! {
         prop_assert_eq!(unmasked, payload);
     }
 
-    /// Whatever the fragments and however they arrive, the bytes are the same.
     #[test]
-    fn fragments_in_any_steps_are_the_same_bytes(
+    fn fragments_in_steps_of_any_size_are_the_same_bytes(
         fragments in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..8),
         step in 1_usize..400,
     ) {
@@ -193,9 +192,9 @@ proptest! {
         prop_assert_eq!((data, control, violation), (fragments.concat(), vec![], None));
     }
 
-    /// Hostile bytes neither panic nor make the decoder collect more than a control frame.
+    /// Hostile bytes cause no panic, and the decoder buffers no more than a control frame.
     #[test]
-    fn any_bytes_are_frames_or_a_breach(bytes in proptest::collection::vec(any::<u8>(), 0..2000), step in 1_usize..50) {
+    fn any_bytes_are_frames_or_a_violation(bytes in proptest::collection::vec(any::<u8>(), 0..2000), step in 1_usize..50) {
         decode(&bytes, step);
     }
 }
