@@ -23,6 +23,7 @@ mod layers;
 mod limits;
 mod main_job;
 mod managed_identity;
+mod manual;
 mod matrix;
 mod memory;
 mod named_files;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{run, typed};
+use crate::support::run;
 
 const README: &str = include_str!("../../README.md");
 
@@ -45,17 +45,6 @@ fn every_command_of_the_readme_is_run_by_a_test() {
     assert!(script.contains("\nmake install") && script.trim_end().ends_with("\nmake test"));
     let test = run(&mut make(&["--dry-run", "test"]));
     assert!(String::from_utf8(test.stdout).unwrap().contains("cargo.sh test --locked --workspace"));
-}
-
-#[test]
-fn every_option_of_the_proxy_is_in_the_readme() {
-    let help = typed(&["proxy", "-h"]).clean();
-    let words = help.split_whitespace().filter(|word| word.starts_with("--") && *word != "--help");
-    let options: Vec<&str> = words.map(|word| word.trim_end_matches(['.', ','])).collect();
-    assert!(options.len() > 15, "{options:?}");
-    // Those of logging go by their short form.
-    let missing = options.iter().filter(|option| **option != "--verbose" && !README.contains(*option));
-    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
 }
 
 #[test]
