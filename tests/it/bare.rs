@@ -323,16 +323,14 @@ impl Terminal {
     }
 }
 
-/// The commands of the README, typed in a terminal as they are printed. Whatever looks for the user's home in the user
-/// database finds the playground's.
+/// The commands of the quick start, typed in a terminal. Programs that look for the user's home in the user database find
+/// the playground's.
 #[test]
 #[cfg(target_os = "linux")]
-fn the_commands_of_the_readme_work_in_the_playground_and_leave_the_users_home_alone() {
+fn the_quick_start_works_in_a_terminal_and_leaves_the_users_home_alone() {
     const PROMPT: &str = "(playground) ~ ";
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let (_, used) = readme.split_once("## Use it").unwrap();
-    let commands: Vec<&str> = used.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-    let [login, config, ssh] = commands[..] else { panic!("{commands:?}") };
+    let commands = crate::readme::quick_start();
+    let [login, config, uptime] = commands[..] else { panic!("{commands:?}") };
 
     let before = real_home();
     let mut terminal = Terminal::open("make playground");
@@ -340,10 +338,12 @@ fn the_commands_of_the_readme_work_in_the_playground_and_leave_the_users_home_al
     let shown = terminal.type_until(login, PROMPT);
     assert!(shown.contains("signed in as Ada@arcssh.example"), "{shown}");
     let shown = terminal.type_until(config, PROMPT);
-    let written = shown.lines().find_map(|line| line.strip_suffix("/.ssh/config: 1 host")).unwrap_or(&shown);
+    let written = shown.lines().find_map(|line| line.strip_suffix("/.ssh/config: 2 hosts")).unwrap_or(&shown);
     let home = written.strip_prefix("arcssh: ").unwrap_or_else(|| panic!("{shown}")).to_owned();
+    terminal.type_until(uptime, "load average");
+    terminal.type_until("", PROMPT);
     // A user's own shell has its own prompt.
-    terminal.type_until(&format!("{ssh}\necho reached-$((6*7))"), "\nreached-42\n");
+    terminal.type_until(&format!("ssh web01\necho reached-$((6*7))"), "\nreached-42\n");
     terminal.type_until("exit", PROMPT);
     terminal.type_until("arcssh doctor web01 && echo healthy-$((6*7))", "\nhealthy-42\n");
     let database = "python3 -c 'import os,pwd; print(pwd.getpwuid(os.getuid()).pw_dir, \"is home\")'";

@@ -23,6 +23,8 @@ use crate::demo::{Arcssh, tell};
 const NSS_WRAPPER: &str = "libnss_wrapper.so";
 /// The user whom the README's commands log in as, and the one who signs in with Entra ID.
 const LOGINS: [&str; 2] = ["azureuser", "ada@arcssh.example"];
+/// The principal of the second one's certificate: the emulator's user, as registered.
+const PRINCIPAL: &str = "Ada@arcssh.example";
 /// Machines with their resource groups.
 const MACHINES: [(&str, &str); 3] = [("web01", "rg-web"), ("web02", "rg-web"), ("db01", "rg-db")];
 /// The service principal's variables. A newcomer signs in.
@@ -90,7 +92,7 @@ fn furnish(playground: &Playground, arcssh: &Path) -> Result<()> {
     fs::write(home.join(".ssh/known_hosts"), known_hosts.collect::<Result<String>>()?)?;
     fs::remove_file(playground.configuration())?;
     fs::rename(sshd.client_key(), home.join(".ssh/id_ed25519"))?;
-    sshd.trust_authority(&playground.emulator().ssh_ca_public_key(), &[LOGINS[1]])?;
+    sshd.trust_authority(&playground.emulator().ssh_ca_public_key(), &[PRINCIPAL])?;
     fs::create_dir(home.join("bin"))?;
     symlink(arcssh, home.join("bin/arcssh"))?;
     write_program(&home.join("bin/browser"), BROWSER)?;
