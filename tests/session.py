@@ -116,7 +116,6 @@ def picture(session):
     box = f'width="{width}" height="{y}"'
     style = f"""\
 text {{ font: {size}px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #c9d1d9; }}
-text {{ white-space: pre; }}
 .p {{ fill: #3fb950; }}
 .c {{ fill: #ffffff; font-weight: bold; }}"""
     return "\n".join(
@@ -124,8 +123,8 @@ text {{ white-space: pre; }}
             f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {width} {y}" role="img">',
             "<title>A session: sign in, add a resource group, run a command and copy a file</title>",
             f"<style>\n{style}\n</style>",
-            f'<rect {box} rx="8" fill="#0d1117"/>',
-            f'<g transform="translate({margin})">',
+            f'<rect {box} rx="8" fill="#0d1117" stroke="#30363d"/>',
+            f'<g transform="translate({margin})" xml:space="preserve">',
             *text,
             "</g>\n</svg>\n",
         ]
