@@ -84,6 +84,8 @@ fn each_target_installs_its_own_packages_and_no_others() {
     assert_eq!(missing("check"), missing("build"));
     assert_eq!(missing("demo"), ["gcc", "libc6-dev", "openssh-client", "rsync"]);
     assert_eq!(missing("playground"), ["curl", "gcc", "libc6-dev", "openssh-client", "rsync"]);
+    let session = ["curl", "gcc", "libc6-dev", "openssh-client", "procps", "python3", "rsync"];
+    assert_eq!(missing("session"), session);
     let test = missing("test");
     for package in missing("playground").iter().map(String::as_str).chain(["npm", "zsh", "fish", "procps"]) {
         assert!(test.iter().any(|listed| listed == package), "{package} is not in {test:?}");
