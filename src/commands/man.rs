@@ -17,8 +17,8 @@ const EXIT_STATUS: [(&str, &str); 9] = [
     ("0", "Success. For arcssh proxy: the session has ended."),
     (
         "1",
-        "Any other error. For config and setup with --dry-run: there are changes. For doctor: a check failed. For warm \
-         and setup: a machine failed.",
+        "Any other error. For config and setup with --dry-run: there are changes. For doctor: a check failed. For \
+         commands on several machines: one of them failed.",
     ),
     ("2", "The command line is invalid."),
     ("3", "There is no usable credential, or Entra ID rejected it."),

@@ -345,7 +345,7 @@ fn the_quick_start_works_in_a_terminal_and_leaves_the_users_home_alone() {
     terminal.type_until(uptime, "load average");
     terminal.type_until("", PROMPT);
     // A user's own shell has its own prompt.
-    terminal.type_until(&format!("ssh web01\necho reached-$((6*7))"), "\nreached-42\n");
+    terminal.type_until("ssh web01\necho reached-$((6*7))", "\nreached-42\n");
     terminal.type_until("exit", PROMPT);
     terminal.type_until("arcssh doctor web01 && echo healthy-$((6*7))", "\nhealthy-42\n");
     let database = "python3 -c 'import os,pwd; print(pwd.getpwuid(os.getuid()).pw_dir, \"is home\")'";
