@@ -20,10 +20,17 @@ demo: ## Run ssh, scp, sftp and rsync through arcssh against an emulated Azure
 	$(CARGO) build --locked $(PROGRAMS)
 	$(TARGET)/debug/arcssh-emulator demo
 
+# RUN is a command to run there instead of a shell.
 playground: ## Open a shell with a home directory of its own, in which arcssh reaches emulated machines
 	@tests/tools.sh playground
 	$(CARGO) build --locked $(PROGRAMS)
-	$(TARGET)/debug/arcssh-emulator playground
+	$(TARGET)/debug/arcssh-emulator playground $(if $(RUN),-- $(RUN))
+
+# CHECK=--check compares instead.
+session: ## Record the session that the README shows
+	@tests/tools.sh session
+	$(CARGO) build --locked $(PROGRAMS)
+	$(TARGET)/debug/arcssh-emulator playground -- python3 '$(CURDIR)/tests/session.py' $(CHECK)
 
 # One of the tests runs `make demo`, within a time limit: the build must be done by then. ssh rejects files that others may
 # write, and the tests write some.
@@ -98,4 +105,4 @@ soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	$(CARGO) build --locked $(PROGRAMS)
 	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- soak:: --nocapture
 
-.PHONY: help demo playground test check bench bare install uninstall faults fuzz soak
+.PHONY: help demo playground session test check bench bare install uninstall faults fuzz soak

@@ -12,21 +12,24 @@ milliseconds() {
     echo $((($(date +%s%N) - start) / 1000000))
 }
 
-median() { sort -n | sed -n "$(($1 / 2 + 1))p"; }
-
 mib=1024
 rate() { echo "$1: $((mib * 1000 / $(milliseconds sh -c "$2"))) MiB/s"; }
 rate "up  " "head -c ${mib}M /dev/zero | ssh web01 'cat >/dev/null'"
 rate "down" "ssh web01 'head -c ${mib}M /dev/zero'"
 
-runs=11
-i=0
-while [ $i -lt $runs ]; do
-    milliseconds ssh web01 true
-    i=$((i + 1))
-done | median $runs | sed 's/^/ssh web01 true, whole: /; s/$/ ms/'
-i=0
-while [ $i -lt $runs ]; do
-    milliseconds arcssh --version
-    i=$((i + 1))
-done | median $runs | sed 's/^/arcssh --version: /; s/$/ ms/'
+# The median time of 11 runs.
+report() {
+    title=$1
+    shift
+    i=0
+    while [ $i -lt 11 ]; do
+        milliseconds "$@"
+        i=$((i + 1))
+    done | sort -n | sed -n "6s/.*/$title: & ms/p"
+}
+
+report 'ssh web01 true, whole' ssh web01 true
+# The same sshd at the other end of a pipe: what ssh and sshd take of that time.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+report 'the same without arcssh' ssh -o "ProxyCommand=$(command -v sshd) -i -f $HOME/server/sshd_config" web01 true
+report 'arcssh --version' arcssh --version

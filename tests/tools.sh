@@ -4,7 +4,7 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, test, check, bench or bare.
+# SET is build, demo, playground, session, test, check, bench or bare.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -26,13 +26,15 @@ rsync rsync"
 playground="$demo
 curl curl
 library:libnss_wrapper.so libnss-wrapper"
-test="$playground
+session="$playground
+uptime procps
+python3 python3"
+test="$session
 make make
 git git
 ps procps
 tinyproxy tinyproxy-bin
 openssl openssl
-python3 python3
 python:ensurepip python3-venv
 node nodejs
 npm npm
@@ -56,9 +58,10 @@ packages_of() {
     build | check) echo "$build" ;;
     demo | bench) echo "$demo" ;;
     playground) echo "$playground" ;;
+    session) echo "$session" ;;
     test) echo "$test" ;;
     bare) echo "$bare" ;;
-    *) fail "unknown set: $1" "choose one of: build demo playground test check bench bare" ;;
+    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare" ;;
     esac
 }
 
@@ -182,5 +185,5 @@ else
 fi
 case $1 in
 check) install_cargo_tools ;;
-demo | playground | test | bench) make_privilege_separation_directory ;;
+demo | playground | session | test | bench) make_privilege_separation_directory ;;
 esac

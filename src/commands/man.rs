@@ -5,14 +5,61 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use clap_mangen::roff::{Roff, roman};
+use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::{Cli, ManArgs};
-use crate::diagnosis::Result;
+use crate::diagnosis::{ExitStatus, Result};
 use crate::system::files;
+
+/// Why a script cannot read an [`ExitStatus`] through ssh.
+const SSH_EXIT_STATUS: &str = "ssh does not return the status of its ProxyCommand: ssh exits with 255. To see the error, run arcssh-last(1).";
+
+/// Environment variables that arcssh reads, for arcssh(1).
+const ENVIRONMENT: [(&str, &str); 20] = [
+    ("ARCSSH_CREDENTIAL", "Default of --credential."),
+    ("ARCSSH_CLOUD", "Default of --cloud."),
+    ("ARCSSH_ARM_ENDPOINT", "Default of --arm-endpoint."),
+    ("ARCSSH_ARM_AUDIENCE", "Default of --arm-audience."),
+    ("AZURE_AUTHORITY_HOST", "Default of --authority-host."),
+    ("ARCSSH_RELAY_SUFFIX", "Default of --relay-suffix."),
+    ("ARCSSH_STATE_DIR", "Folder in which arcssh creates the state directory, arcssh-state."),
+    (
+        "ARCSSH_NO_KEYRING",
+        "If not empty, arcssh-login(1) stores the refresh token in a file that only you can read.",
+    ),
+    (
+        "AZURE_TENANT_ID, AZURE_CLIENT_ID",
+        "Tenant and application of a service principal, with one of the next three.",
+    ),
+    ("AZURE_CLIENT_SECRET", "Secret of the service principal."),
+    (
+        "AZURE_CLIENT_CERTIFICATE_PATH",
+        "PEM file with the certificate of the service principal and its RSA key, without a password.",
+    ),
+    ("AZURE_FEDERATED_TOKEN_FILE", "File with a token of another issuer that the service principal trusts."),
+    (
+        "IDENTITY_ENDPOINT, IDENTITY_HEADER, IMDS_ENDPOINT, MSI_ENDPOINT",
+        "Where Azure Arc and App Service issue tokens of a managed identity. Azure sets them.",
+    ),
+    ("AZURE_CONFIG_DIR, AZD_CONFIG_DIR", "Folders of Azure CLI and Azure Developer CLI, for their sign-ins."),
+    (
+        "SSHPROXY_RELAY_INFO",
+        "Relay information for arcssh-proxy(1), as az ssh passes it to Microsoft's sshProxy.",
+    ),
+    (
+        "HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+        "HTTP proxy for Azure and for the relay, and the hosts to connect to without it. Lower case works too.",
+    ),
+    (
+        "SSL_CERT_FILE, SSL_CERT_DIR",
+        "Root certificates to trust instead of the system's; on macOS and Windows in addition to them.",
+    ),
+    ("RUST_LOG", "What to log, such as arcssh=debug."),
+    ("NO_COLOR, CLICOLOR", "Without colours: if NO_COLOR is not empty, or CLICOLOR is 0."),
+    ("XDG_STATE_HOME", "Parent folder of the state directory: ~/.local/state if not set."),
+];
 
 /// Writes arcssh.1 and a page for each command, and returns the exit status.
 ///
@@ -32,10 +79,12 @@ fn write(command: &Command, folder: &Path) -> io::Result<()> {
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         write(command, folder)?;
     }
-    let man = Man::new(command.clone().after_help(None));
+    // clap_mangen omits the text of an option that the short help hides.
+    let complete = command.clone().after_help(None).mut_args(|option| option.hide_short_help(false));
+    let man = Man::new(complete);
     let mut page = Vec::new();
     man.render(&mut page)?;
-    examples(command).to_writer(&mut page)?;
+    last_sections(command).to_writer(&mut page)?;
     replace(&folder.join(man.get_filename()), &page)
 }
 
@@ -59,14 +108,38 @@ fn replace(file: &Path, page: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the examples with their line breaks, which clap_mangen would remove.
-fn examples(command: &Command) -> Roff {
+/// Returns the sections that clap_mangen does not write, in the order of man-pages(7).
+fn last_sections(command: &Command) -> Roff {
     let mut roff = Roff::new();
+    let is_main = command.get_name() == "arcssh";
+    if is_main {
+        definitions(&mut roff, "EXIT STATUS", &ExitStatus::MEANINGS);
+        roff.control("PP", []).text([roman(SSH_EXIT_STATUS)]);
+        definitions(&mut roff, "ENVIRONMENT", &ENVIRONMENT);
+    }
+    examples(&mut roff, command);
+    let other = if is_main {
+        "ssh(1), ssh_config(5)"
+    } else {
+        "arcssh(1), for exit statuses and environment variables"
+    };
+    roff.control("SH", ["SEE ALSO"]).text([roman(other)]);
+    roff
+}
+
+fn definitions(roff: &mut Roff, heading: &str, definitions: &[(&str, &str)]) {
+    roff.control("SH", [heading]);
+    for (term, text) in definitions {
+        roff.control("TP", []).text([bold(*term)]).text([roman(*text)]);
+    }
+}
+
+/// Adds the examples with their line breaks, which clap_mangen would remove.
+fn examples(roff: &mut Roff, command: &Command) {
     if let Some(text) = command.get_after_help().map(ToString::to_string) {
         let lines = text.lines().filter(|line| *line != "Examples:");
         roff.control("SH", ["EXAMPLES"]).control("nf", []);
         roff.extend(lines.map(roman));
         roff.control("fi", []);
     }
-    roff
 }

@@ -1,4 +1,4 @@
-//! The codes of failures, for scripts and for docs/TROUBLESHOOTING.md.
+//! The codes and exit statuses of errors, for scripts and for docs/TROUBLESHOOTING.md.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -26,6 +26,28 @@ pub(crate) enum ExitStatus {
     Interrupted = 130,
     /// SIGTERM, as shells report it.
     Terminated = 143,
+}
+
+impl ExitStatus {
+    /// Each status and its meaning, for arcssh(1).
+    pub(crate) const MEANINGS: [(&str, &str); 9] = [
+        ("0", "Success. For arcssh proxy: the session has ended."),
+        (
+            "1",
+            "Any other error. For config and setup with --dry-run: there are changes. For doctor: a check failed. For \
+             commands on several machines: one of them failed.",
+        ),
+        ("2", "The command line is invalid."),
+        ("3", "There is no usable credential, or Entra ID rejected it."),
+        (
+            "4",
+            "Access is denied: a permission is missing, a policy forbids the request, or arcssh does not trust the relay.",
+        ),
+        ("5", "The machine does not exist, or SSH is not enabled on it: arcssh-setup(1)."),
+        ("6", "The network, a proxy or a TLS certificate prevents the connection to Azure."),
+        ("7", "The machine's agent does not respond, or no server listens on its port."),
+        ("128+N", "Signal N ended arcssh. 129 (SIGHUP): ssh closed the connection first."),
+    ];
 }
 
 impl From<ExitStatus> for u8 {

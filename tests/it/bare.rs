@@ -84,6 +84,8 @@ fn each_target_installs_its_own_packages_and_no_others() {
     assert_eq!(missing("check"), missing("build"));
     assert_eq!(missing("demo"), ["gcc", "libc6-dev", "openssh-client", "rsync"]);
     assert_eq!(missing("playground"), ["curl", "gcc", "libc6-dev", "openssh-client", "rsync"]);
+    let session = ["curl", "gcc", "libc6-dev", "openssh-client", "procps", "python3", "rsync"];
+    assert_eq!(missing("session"), session);
     let test = missing("test");
     for package in missing("playground").iter().map(String::as_str).chain(["npm", "zsh", "fish", "procps"]) {
         assert!(test.iter().any(|listed| listed == package), "{package} is not in {test:?}");
@@ -302,16 +304,14 @@ impl Terminal {
     }
 }
 
-/// Types the README's commands in a terminal. Programs that look up the home directory in the user database find the
+/// Types the quick start in a terminal. Programs that look up the home directory in the user database find the
 /// playground's.
 #[test]
 #[cfg(target_os = "linux")]
-fn readme_commands_work_in_the_playground_without_touching_the_real_home() {
+fn the_quick_start_works_in_a_terminal_without_touching_the_real_home() {
     const PROMPT: &str = "(playground) ~ ";
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let (_, used) = readme.split_once("## Use it").unwrap();
-    let commands: Vec<&str> = used.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-    let [login, config, ssh] = commands[..] else { panic!("{commands:?}") };
+    let commands = crate::readme::quick_start();
+    let [login, config, uptime] = commands[..] else { panic!("{commands:?}") };
 
     let prefix = real_home();
     let mut terminal = Terminal::open("make playground");
@@ -321,9 +321,11 @@ fn readme_commands_work_in_the_playground_without_touching_the_real_home() {
     let shown = terminal.type_until(config, PROMPT);
     let written = shown.lines().find_map(|line| line.strip_suffix("/.ssh/config")).unwrap_or(&shown);
     let home =
-        written.strip_prefix("arcssh: wrote 1 host to ").unwrap_or_else(|| panic!("{shown}")).to_owned();
+        written.strip_prefix("arcssh: wrote 2 hosts to ").unwrap_or_else(|| panic!("{shown}")).to_owned();
+    let shown = terminal.type_until(uptime, PROMPT);
+    assert!(shown.contains("load average"), "{shown}");
     // A login shell has its own prompt.
-    terminal.type_until(&format!("{ssh}\necho reached-$((6*7))"), "\nreached-42\n");
+    terminal.type_until("ssh web01\necho reached-$((6*7))", "\nreached-42\n");
     terminal.type_until("exit", PROMPT);
     terminal.type_until("arcssh doctor web01 && echo healthy-$((6*7))", "\nhealthy-42\n");
     let database = "python3 -c 'import os,pwd; print(pwd.getpwuid(os.getuid()).pw_dir, \"is home\")'";

@@ -22,6 +22,7 @@ mod last;
 mod layers;
 mod limits;
 mod managed_identity;
+mod manual;
 mod matrix;
 mod memory;
 mod named_files;

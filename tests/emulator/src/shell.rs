@@ -23,6 +23,8 @@ use crate::demo::{Arcssh, print, quoted};
 const NSS_WRAPPER: &str = "libnss_wrapper.so";
 /// The login name in the README's commands, and the name of the user in Entra ID.
 const LOGINS: [&str; 2] = ["azureuser", "ada@arcssh.example"];
+/// The principal of the second one's certificate: the emulator's user, as registered.
+const PRINCIPAL: &str = "Ada@arcssh.example";
 /// Machines with their resource groups.
 const MACHINES: [(&str, &str); 3] = [("web01", "rg-web"), ("web02", "rg-web"), ("db01", "rg-db")];
 /// The variables of the service principal. The playground leaves them out, so that the user signs in.
@@ -90,7 +92,7 @@ fn set_up_home(playground: &Playground, arcssh: &Path) -> Result<()> {
     fs::write(home.join(".ssh/known_hosts"), known_hosts.collect::<Result<String>>()?)?;
     fs::remove_file(playground.configuration())?;
     fs::rename(sshd.client_key(), home.join(".ssh/id_ed25519"))?;
-    sshd.trust_authority(&playground.emulator().ssh_ca_public_key(), &[LOGINS[1]])?;
+    sshd.trust_authority(&playground.emulator().ssh_ca_public_key(), &[PRINCIPAL])?;
     fs::create_dir(home.join("bin"))?;
     symlink(arcssh, home.join("bin/arcssh"))?;
     write_program(&home.join("bin/browser"), BROWSER)?;

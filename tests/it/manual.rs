@@ -1,0 +1,85 @@
+//! The manual, as `make install` installs it, describes options, environment variables and exit statuses completely.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{run, typed};
+
+/// Variables that belong to the system, to cargo and to tests, and not to a user of arcssh.
+const OTHERS: [&str; 7] =
+    ["CARGO_", "FUZZ_", "ARCSSH_TEST_", "ARCSSH_TARGET", "ARCSSH_RUSTC", "ARCSSH_PROFILE", "SSH_AUTH_SOCK"];
+
+/// The text of a page, with each paragraph on one line.
+pub(crate) fn page(name: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    typed(&["man", folder.path().to_str().unwrap()]).clean();
+    let groff = ["-k", "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=999n", "-rHY=0"];
+    run(Command::new("groff").args(groff).arg(folder.path().join(name))).clean()
+}
+
+/// The Rust files below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect()
+}
+
+fn text_of(folder: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    sources(&folder).iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn every_option_of_the_proxy_is_in_the_manual_with_its_help_and_its_variable() {
+    let help = typed(&["proxy", "--help"]).clean();
+    let page = page("arcssh-proxy.1");
+    let mut lines = help.lines().map(str::trim);
+    let mut options = 0;
+    while let Some(line) = lines.next() {
+        if let Some(option) = line.split_whitespace().find(|word| word.starts_with("--")) {
+            let text = lines.next().unwrap();
+            assert!(
+                page.contains(option.trim_end_matches('.')) && page.contains(text),
+                "{option}: {text}\n{page}"
+            );
+            options += 1;
+        } else if let Some(variable) = line.strip_prefix("[env: ") {
+            let variable = variable.trim_end_matches("=]");
+            assert!(page.contains(&format!("{variable} environment variable")), "{variable}\n{page}");
+        }
+    }
+    assert!(options > 20, "{help}");
+}
+
+#[test]
+fn every_environment_variable_is_in_the_manual() {
+    let source = text_of("src");
+    let is_name = |word: &&str| {
+        let plain = |c: char| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit();
+        word.contains('_') && !word.starts_with('_') && word.chars().all(plain)
+    };
+    let is_read = |name: &&str| !OTHERS.iter().any(|other| name.starts_with(other));
+    let names: BTreeSet<&str> = source.split('"').filter(is_name).filter(is_read).collect();
+    assert!(names.len() > 15, "{names:?}");
+    let page = page("arcssh.1");
+    // The desktop sets it, for the browser.
+    let missing = names.iter().filter(|name| **name != "WAYLAND_DISPLAY" && !page.contains(**name));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+/// Those that the other tests of this folder observe.
+#[test]
+fn every_exit_status_is_in_the_manual() {
+    let tests = text_of("tests/it");
+    let statuses: BTreeSet<u8> =
+        tests.split(".failed(").filter_map(|rest| rest.split(',').next()?.parse().ok()).chain([0]).collect();
+    assert!(statuses.len() > 6, "{statuses:?}");
+    let page = page("arcssh.1");
+    let (_, described) = page.split_once("EXIT STATUS").unwrap();
+    for status in statuses {
+        assert!(described.contains(&format!("\n       {status}      ")), "{status}\n{described}");
+    }
+    assert!(described.contains("\n       128+N"), "{described}");
+}
