@@ -278,7 +278,9 @@ fn removing_the_block_restores_every_byte() {
         home.succeed(&["web01"]);
         let output = home.succeed(&["--remove"]);
         assert!(
-            output.starts_with("arcssh: removed host entries from ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup"),
+            output.starts_with(
+                "arcssh: removed host entries from ~/.ssh/config (backup: ~/.ssh/.config.arcssh-backup"
+            ),
             "{output}"
         );
         assert_eq!(home.text(), original);
@@ -552,10 +554,7 @@ fn the_block_can_be_printed_or_written_to_another_file() {
     let mut ssh = home.command("ssh");
     let effective = run(ssh.args(["-T", "-G", "-F", "arc.conf", "web01"])).clean();
     assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy ")), "{effective}");
-    assert_eq!(
-        home.succeed(&["--verify", "--file", "arc.conf"]),
-        "arcssh: verified 1 host in arc.conf\n"
-    );
+    assert_eq!(home.succeed(&["--verify", "--file", "arc.conf"]), "arcssh: verified 1 host in arc.conf\n");
     assert_eq!(home.config(&["web01", "--output", "file"]).code, Some(2));
 }
 

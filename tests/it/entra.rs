@@ -490,7 +490,7 @@ fn ssh_renews_certificate_files() {
 #[test]
 fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {
     let web01 = Machine::new("web01").vm_id("aaaaaaaa-0000-4000-8000-000000000001");
-    let w = world_with(&[], |builder| {
+    let w = lab_with(&[], |builder| {
         let builder = builder.machine(web01).user_principal_name("Ada@contoso.com").approve_devices();
         builder.device_interval(Duration::from_secs(1))
     });

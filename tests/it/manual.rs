@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{run, typed};
+use crate::support::{run, run_arcssh};
 
 /// Variables that belong to the system, to cargo and to tests, and not to a user of arcssh.
 const OTHERS: [&str; 7] =
@@ -14,7 +14,7 @@ const OTHERS: [&str; 7] =
 /// The text of a page, with each paragraph on one line.
 pub(crate) fn page(name: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
-    typed(&["man", folder.path().to_str().unwrap()]).clean();
+    run_arcssh(&["man", folder.path().to_str().unwrap()]).clean();
     let groff = ["-k", "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=999n", "-rHY=0"];
     run(Command::new("groff").args(groff).arg(folder.path().join(name))).clean()
 }
@@ -33,7 +33,7 @@ fn text_of(folder: &str) -> String {
 
 #[test]
 fn every_option_of_the_proxy_is_in_the_manual_with_its_help_and_its_variable() {
-    let help = typed(&["proxy", "--help"]).clean();
+    let help = run_arcssh(&["proxy", "--help"]).clean();
     let page = page("arcssh-proxy.1");
     let mut lines = help.lines().map(str::trim);
     let mut options = 0;

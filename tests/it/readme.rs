@@ -104,7 +104,7 @@ fn commands_of_the_readme_that_need_another_network_are_valid() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
             "arcssh" => {
-                let help = typed(&[&words[1..], &["--help"]].concat()).clean();
+                let help = run_arcssh(&[&words[1..], &["--help"]].concat()).clean();
                 assert!(help.contains(&format!("Usage: arcssh {}", words[1])), "{line}: {help}");
             }
             "ssh" => {

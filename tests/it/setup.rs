@@ -84,7 +84,11 @@ fn setup_from_an_unregistered_subscription_makes_ssh_work() {
         assert!(is_ready(&run) && run.stdout.is_empty(), "{}", run.stderr);
         let issued = w.emulator().machine("web01").issued_credentials().len();
         assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
-        assert_eq!(w.emulator().machine("web01").issued_credentials().len(), issued, "the credentials were cached");
+        assert_eq!(
+            w.emulator().machine("web01").issued_credentials().len(),
+            issued,
+            "the credentials were cached"
+        );
     }
 }
 
