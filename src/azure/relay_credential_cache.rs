@@ -236,7 +236,7 @@ impl<'a> RelayCredentialCache<'a> {
         let negative = self.negative_key()?;
         let refused: Option<Refused> = self.store.read(&negative)?;
         if let Some(refused) = refused.filter(|refused| refused.is_valid(unix_now())) {
-            return Err(ArmError::Refused(refused.refusal));
+            return Err(ArmError::Rejected(refused.refusal));
         }
         match list_credentials(self.arm, &self.machine, self.service).await {
             Ok((credentials, date)) => {
@@ -268,7 +268,7 @@ impl<'a> RelayCredentialCache<'a> {
 
     /// Caches 403 and 404 for other processes, for example for Ansible's forks. `arcssh setup` fixes a 412 at once.
     fn save_error(&self, negative: &Key, error: &ArmError) {
-        if let ArmError::Refused(refusal) = error
+        if let ArmError::Rejected(refusal) = error
             && matches!(refusal.status, 403 | 404)
         {
             let until = unix_now() + NEGATIVE_LIFETIME;

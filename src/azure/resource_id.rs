@@ -118,19 +118,19 @@ pub(crate) fn segment(text: &str) -> Result<String, ResourceIdError> {
 pub(crate) enum ResourceIdError {
     /// The text does not have the form of a resource ID.
     #[error(
-        "an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME"
+        "the resource ID of an Arc machine has the form /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME"
     )]
     Shape,
     /// The ID of a plain Azure virtual machine.
     #[error(
-        "this is a plain Azure virtual machine, which has no Arc relay; arcssh reaches Microsoft.HybridCompute/machines"
+        "the resource ID names an Azure virtual machine; arcssh connects to Arc machines (Microsoft.HybridCompute/machines)"
     )]
     AzureVm,
     /// The ID of another resource.
-    #[error("{0} is not a kind of Arc machine")]
+    #[error("{0} is not the resource type of an Arc machine")]
     Type(String),
     /// A name is empty, too long, or contains a character that ARM does not allow.
-    #[error("{0:?} is not a name that Azure allows in a resource ID")]
+    #[error("{0:?} is not a valid name in a resource ID")]
     Name(String),
 }
 

@@ -213,7 +213,7 @@ impl<'a> Proxy<'a> {
 
 /// Whether Azure Resource Manager responded that the machine does not exist.
 fn is_not_found(error: &Error) -> bool {
-    matches!(error, Error::Connect(ConnectError::Credentials(ArmError::Refused(response))) if response.status == 404)
+    matches!(error, Error::Connect(ConnectError::Credentials(ArmError::Rejected(response))) if response.status == 404)
 }
 
 /// Connects with relay information of `az ssh`, without requests to Azure Resource Manager.
@@ -264,7 +264,7 @@ fn relay_info(file: Option<&Path>, suffixes: &RelaySuffixes) -> Result<RelayCred
         },
     };
     RelayCredentials::from_relay_info(&text, suffixes).map_err(|error| match error {
-        InvalidCredentials::UntrustedRelay(host) => ArmError::ForeignRelay(host).into(),
+        InvalidCredentials::UntrustedRelay(host) => ArmError::UntrustedRelay(host).into(),
         InvalidCredentials::Malformed(cause) => {
             anyhow!("{origin} contains no relay information: {cause}").into()
         }

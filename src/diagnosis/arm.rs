@@ -18,17 +18,17 @@ pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the stat
 
 pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
     match error {
-        ArmError::Refused(response) => refused(response, context),
+        ArmError::Rejected(response) => refused(response, context),
         ArmError::Credential(error) => credential(error, context),
         ArmError::Net(error) => network::net(error),
         ArmError::State(error) => system::system(error),
-        ArmError::ForeignRelay(host) => untrusted_relay(host),
+        ArmError::UntrustedRelay(host) => untrusted_relay(host),
         ArmError::TooManyPages(why) => Diagnosis::new(
             Code::InvalidResponse,
             format!("the response of Azure Resource Manager has too many pages: {why}"),
             "select the machines of one subscription: --subscription ID",
         ),
-        ArmError::UnexpectedAnswer { host, why } => Diagnosis::new(
+        ArmError::InvalidResponse { host, why } => Diagnosis::new(
             Code::InvalidResponse,
             format!("arcssh cannot use the response of Azure Resource Manager: {why}"),
             allow_arm(host),

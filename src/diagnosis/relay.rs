@@ -108,7 +108,7 @@ pub(super) fn bridge(error: &BridgeError) -> Diagnosis {
             Some(1011) => format!("the relay failed ({error})"),
             _ => error.to_string(),
         },
-        BridgeError::Lost(cause) | BridgeError::Unwritable(cause) => {
+        BridgeError::Lost(cause) | BridgeError::NotSent(cause) => {
             format!("{error}: {}", super::root(cause))
         }
         BridgeError::Silent => error.to_string(),

@@ -22,7 +22,7 @@ fn arm(status: u16, code: &str, message: &str) -> Error {
     let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
     let host = "management.azure.com".into();
     let refusal = ErrorResponse { host, status, code, message, retry_after: None, request_id: None, tenant };
-    ArmError::Refused(refusal).into()
+    ArmError::Rejected(refusal).into()
 }
 
 fn forbidden(action: &str) -> Error {
@@ -205,7 +205,7 @@ fn each_refusal_of_the_relay_has_its_words() {
             "connect again",
         ),
         (
-            BridgeError::Unwritable(std::io::Error::from_raw_os_error(104)).into(),
+            BridgeError::NotSent(std::io::Error::from_raw_os_error(104)).into(),
             FAILED,
             "the relay cannot be written to: Connection reset by peer (os error 104)",
             "connect again",
@@ -250,7 +250,7 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
             request_id: None,
             tenant: None,
         };
-        let unexpected = ArmError::UnexpectedAnswer { host: arm.clone(), error: anyhow!("no JSON") };
+        let unexpected = ArmError::InvalidResponse { host: arm.clone(), error: anyhow!("no JSON") };
         let (host, description) = (entra.clone(), String::new());
         let from_entra =
             EntraError { host, status: 302, error: String::new(), description, retry_after: None };
@@ -263,7 +263,7 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
         let from_proxy = Error::new(ProxyRefused { target: host, status: 403, reason: "Forbidden".into() });
         let violation = BridgeError::Violation { relay: relay.clone(), violation: Violation::Masked };
         let rows: [(Error, &str); 8] = [
-            (ArmError::Refused(refusal).into(), arm),
+            (ArmError::Rejected(refusal).into(), arm),
             (unexpected.into(), arm),
             (ArmError::CredentialError(from_entra).into(), entra),
             (ConnectError::refused(relay, 426, "").into(), relay),

@@ -85,8 +85,8 @@ struct Record {
     key_created_at: u64,
     issued: Option<CachedCertificate>,
     /// The last error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    refused: Option<Refused>,
+    #[serde(rename = "refused", default, skip_serializing_if = "Option::is_none")]
+    last_error: Option<LastError>,
 }
 
 impl Record {
@@ -99,9 +99,9 @@ impl Record {
 
     /// Whether the certificate is due for a refresh, and the last refresh did not fail just now.
     fn is_due(&self) -> bool {
-        let is_recent = |refused: &Refused| unix_now_ms() < refused.at.saturating_add(NEGATIVE_LIFETIME_MS);
+        let is_recent = |error: &LastError| unix_now_ms() < error.at.saturating_add(NEGATIVE_LIFETIME_MS);
         self.issued.as_ref().is_some_and(CachedCertificate::is_due)
-            && !self.refused.as_ref().is_some_and(is_recent)
+            && !self.last_error.as_ref().is_some_and(is_recent)
     }
 
     /// Returns key and certificate if they match.
@@ -118,48 +118,49 @@ impl Record {
 /// An error of Entra ID or Azure CLI, shared with all processes that waited for the same certificate. Later processes
 /// send a new request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Refused {
+struct LastError {
     from: CredentialSource,
-    refusal: Refusal,
+    #[serde(rename = "refusal")]
+    cause: Cause,
     /// In milliseconds of Unix time.
     at: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Refusal {
+enum Cause {
     Entra(Rejection),
     Words(Vec<String>),
     /// The value is null.
     MissingSshExtension(()),
 }
 
-impl Refused {
+impl LastError {
     fn of(error: &IssueError) -> Option<Self> {
         let IssueError::Credential { error: CredentialError::Failed { from, error, .. }, .. } = error else {
             return None;
         };
-        let refusal = match error {
+        let cause = match error {
             SourceError::Entra(rejection) | SourceError::Login(LoginError::Rejected(rejection)) => {
-                Refusal::Entra(rejection.clone())
+                Cause::Entra(rejection.clone())
             }
-            SourceError::MissingSshExtension => Refusal::MissingSshExtension(()),
+            SourceError::MissingSshExtension => Cause::MissingSshExtension(()),
             // The others failed before or during the request.
             SourceError::SignedOut(message) | SourceError::Failed(message)
                 if *from == CredentialSource::AzureCli =>
             {
-                Refusal::Words(vec![message.clone()])
+                Cause::Words(vec![message.clone()])
             }
             _ => return None,
         };
-        Some(Self { from: *from, refusal, at: unix_now_ms() })
+        Some(Self { from: *from, cause, at: unix_now_ms() })
     }
 
     fn into_error(self, scope: &str) -> IssueError {
-        let error = match self.refusal {
-            Refusal::Entra(rejection) => SourceError::Entra(rejection),
-            Refusal::MissingSshExtension(()) => SourceError::MissingSshExtension,
-            Refusal::Words(messages) => SourceError::Failed(messages.join(": ")),
+        let error = match self.cause {
+            Cause::Entra(rejection) => SourceError::Entra(rejection),
+            Cause::MissingSshExtension(()) => SourceError::MissingSshExtension,
+            Cause::Words(messages) => SourceError::Failed(messages.join(": ")),
         };
         let error = CredentialError::Failed { from: self.from, tenant: None, error };
         IssueError::Credential { scope: scope.to_owned(), error }
@@ -242,9 +243,9 @@ impl CertificateCache {
         if let Some(pair) = self.fresh()? {
             return Ok(pair);
         }
-        let refused = self.record()?.and_then(|record| record.refused).filter(|refused| since < refused.at);
-        let issued = match refused {
-            Some(refused) => Err(refused.into_error(self.options.scope(&self.credentials))),
+        let last_error = self.record()?.and_then(|record| record.last_error).filter(|error| since < error.at);
+        let issued = match last_error {
+            Some(error) => Err(error.into_error(self.options.scope(&self.credentials))),
             None => self.request().await,
         };
         let Err(error) = issued else { return issued };
@@ -291,14 +292,14 @@ impl CertificateCache {
         };
         let issued = CachedCertificate::new(&certified);
         record.issued = Some(issued.clone());
-        record.refused = None;
+        record.last_error = None;
         self.credentials.store.write(&self.key, &record);
         Ok(CertifiedKey { pem: record.key, key, certificate: certified.certificate, issued })
     }
 
     fn save_error(&self, error: &IssueError) -> Result<(), SystemError> {
-        if let Some((refused, record)) = Refused::of(error).zip(self.record()?) {
-            self.credentials.store.write(&self.key, &Record { refused: Some(refused), ..record });
+        if let Some((last_error, record)) = LastError::of(error).zip(self.record()?) {
+            self.credentials.store.write(&self.key, &Record { last_error: Some(last_error), ..record });
         }
         Ok(())
     }
@@ -312,7 +313,7 @@ impl CertificateCache {
         }
         let key = self.new_key().await.map_err(IssueError::NoKey)?;
         let pair = KeyPair::from_pem(&key).map_err(|error| IssueError::NoKey(error.into()))?;
-        let record = Record { key, key_created_at: unix_now(), issued: None, refused: None };
+        let record = Record { key, key_created_at: unix_now(), issued: None, last_error: None };
         if self.cached()?.is_none_or(|old| !old.issued.is_valid()) {
             self.credentials.store.write(&self.key, &record);
         }
@@ -362,7 +363,7 @@ mod tests {
             expires_at: now - age + HOUR,
         });
         let key = serde_json::from_str("\"a key\"").unwrap();
-        Record { key, key_created_at: now - key_age, issued, refused: None }
+        Record { key, key_created_at: now - key_age, issued, last_error: None }
     }
 
     #[test]
@@ -375,17 +376,18 @@ mod tests {
 
     #[test]
     fn a_refresh_is_due_at_seventy_percent_but_not_right_after_an_error() {
-        let refused_before = |milliseconds| {
+        let failed_before = |milliseconds| {
             let url = "https://login.example".parse().unwrap();
-            let refusal = Rejection::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
-            let refusal = Refusal::Entra(refusal);
+            let rejection =
+                Rejection::in_browser(&url, "interaction_required", "AADSTS50076: a second factor");
+            let cause = Cause::Entra(rejection);
             let at = unix_now_ms() - milliseconds;
-            Some(Refused { from: CredentialSource::Arcssh, refusal, at })
+            Some(LastError { from: CredentialSource::Arcssh, cause, at })
         };
         assert!(!record(0, None).is_due() && !record(0, Some(HOUR / 2)).is_due());
         let due = record(0, Some(HOUR * 8 / 10));
         assert!(due.is_due());
-        assert!(!Record { refused: refused_before(0), ..due.clone() }.is_due());
-        assert!(Record { refused: refused_before(NEGATIVE_LIFETIME_MS), ..due }.is_due());
+        assert!(!Record { last_error: failed_before(0), ..due.clone() }.is_due());
+        assert!(Record { last_error: failed_before(NEGATIVE_LIFETIME_MS), ..due }.is_due());
     }
 }

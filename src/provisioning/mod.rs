@@ -43,7 +43,7 @@ pub(crate) async fn inspect(
     service: Service,
 ) -> Result<ServiceState, ArmError> {
     let registration = match resource_providers::registration(arm, &machine.subscription).await {
-        Err(ArmError::Refused(refusal)) if refusal.is_forbidden() => None,
+        Err(ArmError::Rejected(refusal)) if refusal.is_forbidden() => None,
         registration => Some(registration?),
     };
     if registration.as_ref().is_some_and(|registration| !registration.is_done()) {
@@ -62,7 +62,7 @@ pub(crate) async fn inspect(
         Ok(_) => (endpoint, port),
         Err(error) if endpoint::is_missing(&error) => (Lookup::NotFound, Lookup::NotFound),
         Err(error) if is_not_found(&error) => ensure_machine_exists(arm, machine).await?,
-        Err(ArmError::Refused(refusal)) if refusal.status == 412 => (endpoint, Lookup::NotFound),
+        Err(ArmError::Rejected(refusal)) if refusal.status == 412 => (endpoint, Lookup::NotFound),
         Err(error) => return Err(error),
     };
     Ok(ServiceState { registration, endpoint, port })
@@ -297,7 +297,7 @@ pub(crate) async fn retry_until_consistent<T, E: fmt::Display>(
 pub(crate) fn is_stale(error: &ArmError) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
     match error {
-        ArmError::Refused(response) => {
+        ArmError::Rejected(response) => {
             matches!(response.status, 404 | 412) || NOT_REGISTERED.contains(&response.code.as_str())
         }
         _ => false,

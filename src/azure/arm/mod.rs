@@ -144,9 +144,9 @@ impl Arm {
         let tenant = self.tenant.borrow().clone();
         let token = self.credentials.token(tenant.as_deref()).await?;
         match self.send_with(&token, request.clone()).await {
-            Err(ArmError::Refused(response)) if response.status == 401 => {
+            Err(ArmError::Rejected(response)) if response.status == 401 => {
                 let token = self.replacement(&token, &response).await?;
-                let token = token.ok_or(ArmError::Refused(response))?;
+                let token = token.ok_or(ArmError::Rejected(response))?;
                 self.send_with(&token, request).await
             }
             result => result,
@@ -183,7 +183,7 @@ impl Arm {
         let request_id = response.headers().get_optional_str(&REQUEST_ID);
         info!(status = u16::from(status), request_id, "response of ARM");
         if !status.is_success() {
-            return Err(ArmError::Refused(ErrorResponse::new(&self.endpoint, &response)));
+            return Err(ArmError::Rejected(ErrorResponse::new(&self.endpoint, &response)));
         }
         Ok(Answer {
             host: self.authority().to_owned(),
@@ -195,12 +195,14 @@ impl Arm {
 
     /// Returns the error for an unexpected 2xx response.
     pub(crate) fn unexpected(&self, cause: impl Into<String>) -> ArmError {
-        ArmError::UnexpectedAnswer { host: self.authority().to_owned(), why: cause.into() }
+        ArmError::InvalidResponse { host: self.authority().to_owned(), why: cause.into() }
     }
 
     fn to_arm_error(&self, error: &Error) -> ArmError {
         match HttpError::find(error) {
-            Some(HttpError::Status { url, response }) => ArmError::Refused(ErrorResponse::new(url, response)),
+            Some(HttpError::Status { url, response }) => {
+                ArmError::Rejected(ErrorResponse::new(url, response))
+            }
             Some(HttpError::TooLong) => self.unexpected(HttpError::TooLong.to_string()),
             None => ArmError::Net(NetError::find(error, self.authority()).unwrap_or_else(|| {
                 NetError::Unreachable { host: self.authority().to_owned(), cause: chain(error) }
@@ -233,7 +235,7 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| ArmError::UnexpectedAnswer { host: self.host.clone(), why: error.to_string() })
+            .map_err(|error| ArmError::InvalidResponse { host: self.host.clone(), why: error.to_string() })
     }
 }
 
@@ -242,7 +244,7 @@ impl Answer {
 pub(crate) enum ArmError {
     /// ARM responded with a status other than 2xx.
     #[error("{0}")]
-    Refused(ErrorResponse),
+    Rejected(ErrorResponse),
     /// There is no token.
     #[error(transparent)]
     Credential(#[from] CredentialError),
@@ -254,13 +256,13 @@ pub(crate) enum ArmError {
     State(#[from] SystemError),
     /// ARM names a relay outside of the trusted domains.
     #[error("the host {0:?} is not in a trusted relay domain")]
-    ForeignRelay(String),
+    UntrustedRelay(String),
     /// A list does not end.
     #[error("{0}")]
     TooManyPages(String),
     /// ARM sent an unexpected 2xx response.
     #[error("unexpected response of {host}: {why}")]
-    UnexpectedAnswer {
+    InvalidResponse {
         /// The host of the request, with its port unless that is 443.
         host: String,
         /// What is wrong.

@@ -84,7 +84,7 @@ pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, 
         |response: &ErrorResponse| response.is_forbidden() || !is_server && response.is_unserved();
     match arm.get(&id.segments(), &[("api-version", version)]).await {
         Ok(row) => Ok(machine(&row)),
-        Err(ArmError::Refused(response)) if is_unreadable(&response) => Ok(None),
+        Err(ArmError::Rejected(response)) if is_unreadable(&response) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -132,7 +132,7 @@ pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extensi
 /// Lists the Arc machines of these subscriptions, or of all that the account can see.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     match graph(arm, subscriptions).await {
-        Err(error) if affects_one_request(&error) || matches!(error, ArmError::UnexpectedAnswer { .. }) => {
+        Err(error) if affects_one_request(&error) || matches!(error, ArmError::InvalidResponse { .. }) => {
             info!("Resource Graph failed ({error}); listing the machines of each subscription");
             by_subscription(arm, subscriptions).await
         }
@@ -142,7 +142,7 @@ pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
 
 /// Whether another request can succeed after this error.
 fn affects_one_request(error: &ArmError) -> bool {
-    matches!(error, ArmError::Refused(response) if !matches!(response.status, 401 | 429))
+    matches!(error, ArmError::Rejected(response) if !matches!(response.status, 401 | 429))
 }
 
 async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {

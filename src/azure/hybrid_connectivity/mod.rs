@@ -69,7 +69,7 @@ pub(crate) async fn list_credentials(
     let response = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
     let credentials = RelayCredentials::from_json(&response.body, arm.relay_suffixes());
     let credentials = credentials.map_err(|error| match error {
-        InvalidCredentials::UntrustedRelay(host) => ArmError::ForeignRelay(host),
+        InvalidCredentials::UntrustedRelay(host) => ArmError::UntrustedRelay(host),
         InvalidCredentials::Malformed(cause) => arm.unexpected(cause),
     })?;
     Ok((credentials, response.date))

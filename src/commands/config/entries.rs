@@ -202,7 +202,7 @@ impl Azure<'_> {
 }
 
 fn is_not_found(error: &SelectError) -> bool {
-    matches!(error, SelectError::Arm(ArmError::Refused(response)) if response.status == 404)
+    matches!(error, SelectError::Arm(ArmError::Rejected(response)) if response.status == 404)
 }
 
 /// A machine that gets a host entry.

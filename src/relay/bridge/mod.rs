@@ -50,13 +50,13 @@ pub(crate) enum BridgeError {
     #[error("the connection to the relay was lost")]
     Lost(#[source] io::Error),
     /// Writing to the relay failed, and there was no Close frame.
-    #[error("the relay cannot be written to")]
-    Unwritable(#[source] io::Error),
-    /// The relay no longer answers pings.
-    #[error("the relay no longer answers: {MISSED_PINGS} pings are unanswered")]
+    #[error("arcssh cannot send to the relay")]
+    NotSent(#[source] io::Error),
+    /// The relay no longer responds to pings.
+    #[error("the relay no longer responds: {MISSED_PINGS} pings are unanswered")]
     Silent,
     /// The relay violated the WebSocket protocol.
-    #[error("the relay broke the WebSocket protocol: {violation}")]
+    #[error("the relay violated the WebSocket protocol: {violation}")]
     Violation {
         /// The relay's host, with its port unless that is 443.
         relay: String,
@@ -64,10 +64,10 @@ pub(crate) enum BridgeError {
         violation: Violation,
     },
     /// Reading the output of ssh failed.
-    #[error("standard input cannot be read")]
+    #[error("arcssh cannot read standard input")]
     Input(#[source] io::Error),
     /// Writing to ssh failed.
-    #[error("standard output cannot be written")]
+    #[error("arcssh cannot write to standard output")]
     Output(#[source] io::Error),
 }
 
@@ -94,7 +94,7 @@ where
     trace!(complete = close.is_ok(), "closed the bridge");
     match end {
         // ssh had closed its side, and all input was sent.
-        BridgeEnd::Broken(BridgeError::Closed(_) | BridgeError::Lost(_) | BridgeError::Unwritable(_))
+        BridgeEnd::Broken(BridgeError::Closed(_) | BridgeError::Lost(_) | BridgeError::NotSent(_))
             if !bridge.input_open && !bridge.received_after_eof && !bridge.relay.has_lost_input() =>
         {
             BridgeEnd::Finished
@@ -213,7 +213,7 @@ where
     }
 
     fn unwritable(&mut self) -> Option<BridgeEnd> {
-        Some(BridgeEnd::Broken(BridgeError::Unwritable(self.relay.take_write_error()?)))
+        Some(BridgeEnd::Broken(BridgeError::NotSent(self.relay.take_write_error()?)))
     }
 
     /// Moves up to [`MESSAGES_PER_POLL`] messages from the relay to the output.

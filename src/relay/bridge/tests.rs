@@ -445,7 +445,7 @@ async fn a_failed_write_ends_the_session_in_limited_time_if_the_relay_is_silent(
             let upgraded = Upgraded { relay: RELAY.into(), stream, read_ahead: Vec::new() };
             let start = Instant::now();
             let ending = run(upgraded, input, tokio::io::sink(), std::future::pending()).await;
-            let BridgeEnd::Broken(BridgeError::Unwritable(cause)) = ending else { panic!("{ending:?}") };
+            let BridgeEnd::Broken(BridgeError::NotSent(cause)) = ending else { panic!("{ending:?}") };
             assert_eq!(cause.kind(), error);
             assert!(start.elapsed() <= CLOSE_FRAME_TIMEOUT + CLOSE_TIMEOUT, "{:?}", start.elapsed());
         }
@@ -472,7 +472,7 @@ async fn input_is_not_read_after_a_failed_write() {
     let block = vec![0; 10 * MAX_PAYLOAD];
     let taken = timeout(CLOSE_FRAME_TIMEOUT / 2, ssh_writes.write_all(&block)).await;
     assert!(taken.is_err(), "the bridge read input");
-    assert!(matches!(bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::Unwritable(_))));
+    assert!(matches!(bridge.await.unwrap(), BridgeEnd::Broken(BridgeError::NotSent(_))));
 }
 
 #[tokio::test(start_paused = true)]

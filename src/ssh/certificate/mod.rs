@@ -44,7 +44,7 @@ pub(crate) enum CertificateError {
     /// The text is too long.
     TooLarge,
     /// The text is damaged, or is not a certificate.
-    Garbage(&'static str),
+    Malformed(&'static str),
     /// The certificate is for another key.
     AnotherKey,
     /// The certificate is for a server.
@@ -61,7 +61,7 @@ impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge => write!(f, "the certificate has more than {MAX_TEXT} bytes"),
-            Self::Garbage(cause) => write!(f, "it is not an {ALGORITHM} certificate: {cause}"),
+            Self::Malformed(cause) => write!(f, "it is not an {ALGORITHM} certificate: {cause}"),
             Self::AnotherKey => f.write_str("the certificate is for another key"),
             Self::ForHost => f.write_str("the certificate is for a host, not for a user"),
             Self::Expired(at) => write!(f, "the certificate expired at {}", format_time(*at)),
@@ -79,7 +79,7 @@ impl fmt::Display for CertificateError {
 
 impl From<Malformed> for CertificateError {
     fn from(_: Malformed) -> Self {
-        Self::Garbage("it is not in the encoding of SSH")
+        Self::Malformed("it is not in the encoding of SSH")
     }
 }
 
@@ -124,9 +124,9 @@ impl Certificate {
         let body = match words.as_slice() {
             [ALGORITHM, body, ..] => body,
             [body] => body,
-            _ => return Err(CertificateError::Garbage("it is not one line of base64")),
+            _ => return Err(CertificateError::Malformed("it is not one line of base64")),
         };
-        let blob = STANDARD.decode(body).map_err(|_| CertificateError::Garbage("it is not base64"))?;
+        let blob = STANDARD.decode(body).map_err(|_| CertificateError::Malformed("it is not base64"))?;
         Self::from_blob(blob)
     }
 
@@ -134,13 +134,13 @@ impl Certificate {
     fn from_blob(blob: Vec<u8>) -> Result<Self, CertificateError> {
         let mut fields = Reader::new(&blob);
         if fields.string()? != ALGORITHM.as_bytes() {
-            return Err(CertificateError::Garbage("it is of another type"));
+            return Err(CertificateError::Malformed("it is of another type"));
         }
         let _nonce = fields.string()?;
         let key = PublicKey { e: fields.positive()?.to_vec(), n: fields.positive()?.to_vec() };
         let (serial, kind) = (fields.uint64()?, fields.uint32()?);
         if ![USER, HOST].contains(&kind) {
-            return Err(CertificateError::Garbage("it is neither for a user nor for a host"));
+            return Err(CertificateError::Malformed("it is neither for a user nor for a host"));
         }
         let (key_id, principals) = (fields.text()?.to_owned(), principals(fields.string()?)?);
         let (valid_after, valid_before) = (fields.uint64()?, fields.uint64()?);
@@ -248,7 +248,7 @@ fn principals(list: &[u8]) -> Result<Vec<String>, CertificateError> {
     let (mut list, mut principals) = (Reader::new(list), Vec::new());
     while list.left() > 0 {
         if principals.len() == MAX_PRINCIPALS {
-            return Err(CertificateError::Garbage("it has too many principals"));
+            return Err(CertificateError::Malformed("it has too many principals"));
         }
         principals.push(list.text()?.to_owned());
     }
@@ -275,11 +275,11 @@ fn verify(signed: &[u8], authority: &[u8], signature: &[u8]) -> Result<(), Certi
         (SSH_RSA, "rsa-sha2-256") => &RSA_PKCS1_2048_8192_SHA256,
         (SSH_RSA, SSH_RSA) => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
         (other, _) if OTHER_AUTHORITIES.contains(&other) => return Ok(()),
-        _ => return Err(CertificateError::Garbage("it is signed in an unknown way")),
+        _ => return Err(CertificateError::Malformed("arcssh does not know the type of its signature")),
     };
     let PublicKey { e, n } = PublicKey::from_blob(authority)?;
     let verified = PublicKeyComponents { n, e }.verify(parameters, signed, bytes);
-    verified.map_err(|_| CertificateError::Garbage("its signature does not hold"))
+    verified.map_err(|_| CertificateError::Malformed("its signature is wrong"))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -247,14 +247,14 @@ pub(crate) fn escape_percent(text: &str) -> String {
 fn argument(keyword: &str, value: &str) -> Result<String> {
     ensure!(!value.is_empty(), "{keyword} cannot be empty");
     ensure!(!value.starts_with('-'), "{keyword} {value:?} cannot begin with a hyphen");
-    ensure!(!value.contains(char::is_control), "{keyword} {value:?} cannot hold a control character");
-    ensure!(!value.contains('"'), "{keyword} {value:?} cannot hold a double quote");
-    ensure!(
-        !value.contains(['%', '$']),
-        "{keyword} {value:?} cannot hold % or $, which ssh takes for its own"
-    );
+    ensure!(!value.contains(char::is_control), "{keyword} {value:?} cannot contain a control character");
+    ensure!(!value.contains('"'), "{keyword} {value:?} cannot contain a double quote");
+    ensure!(!value.contains(['%', '$']), "{keyword} {value:?} cannot contain % or $, which ssh expands");
     let escapes = value.ends_with('\\') || ["\\\\", "\\ ", "\\'"].iter().any(|pair| value.contains(pair));
-    ensure!(!escapes, "{keyword} {value:?} holds a backslash that versions of ssh read differently");
+    ensure!(
+        !escapes,
+        "{keyword} {value:?} contains a backslash, which versions of ssh interpret differently"
+    );
     Ok(in_quotes_if_needed(value))
 }
 

@@ -165,7 +165,7 @@ fn response(error: &Error) -> Option<&ErrorResponse> {
         _ => return None,
     };
     match arm {
-        ArmError::Refused(response) => Some(response),
+        ArmError::Rejected(response) => Some(response),
         _ => None,
     }
 }

@@ -25,9 +25,9 @@ const PUBLICKEY: &[u8] = b"publickey";
 const PUBLICKEY_HOSTBOUND: &[u8] = b"publickey-hostbound-v00@openssh.com";
 
 /// The answer is SSH_AGENT_FAILURE.
-struct Refused;
+struct Failure;
 
-impl From<Malformed> for Refused {
+impl From<Malformed> for Failure {
     fn from(_: Malformed) -> Self {
         Self
     }
@@ -51,14 +51,14 @@ impl Session {
     }
 
     /// Applies a binding. Its signature needs no check, because a binding only restricts the client.
-    fn bind(&mut self, mut message: Reader<'_>) -> Result<(), Refused> {
+    fn bind(&mut self, mut message: Reader<'_>) -> Result<(), Failure> {
         let (_host_key, id, _signature) = (message.string()?, message.string()?, message.string()?);
         let forwarded = message.boolean()?;
         message.end()?;
         match self {
             _ if forwarded => *self = Self::Forwarded,
             Self::Unknown => *self = Self::Bound(id.to_vec()),
-            Self::Bound(_) => return Err(Refused),
+            Self::Bound(_) => return Err(Failure),
             Self::Forwarded => {}
         }
         Ok(())
@@ -86,13 +86,13 @@ impl Identity {
 
     /// Returns the answer with its length. Message and answer begin with their numbers.
     pub(super) fn answer(&self, session: &mut Session, message: &[u8]) -> Vec<u8> {
-        let answer = self.answer_to(session, Reader::new(message)).unwrap_or_else(|Refused| vec![FAILURE]);
+        let answer = self.answer_to(session, Reader::new(message)).unwrap_or_else(|Failure| vec![FAILURE]);
         let mut framed = Vec::new();
         put_string(&mut framed, &answer);
         framed
     }
 
-    fn answer_to(&self, session: &mut Session, mut message: Reader<'_>) -> Result<Vec<u8>, Refused> {
+    fn answer_to(&self, session: &mut Session, mut message: Reader<'_>) -> Result<Vec<u8>, Failure> {
         match message.byte()? {
             REQUEST_IDENTITIES => {
                 message.end()?;
@@ -103,7 +103,7 @@ impl Identity {
                 session.bind(message)?;
                 Ok(vec![SUCCESS])
             }
-            _ => Err(Refused),
+            _ => Err(Failure),
         }
     }
 
@@ -119,13 +119,13 @@ impl Identity {
         answer
     }
 
-    fn signature(&self, session: &Session, mut message: Reader<'_>) -> Result<Vec<u8>, Refused> {
+    fn signature(&self, session: &Session, mut message: Reader<'_>) -> Result<Vec<u8>, Failure> {
         let (identity, data, flags) = (message.string()?, message.string()?, message.uint32()?);
         message.end()?;
         if identity != self.certificate.blob() || !self.is_login(session, data)? {
-            return Err(Refused);
+            return Err(Failure);
         }
-        let signature = self.key.sign(data, algorithm(flags)?).ok_or(Refused)?;
+        let signature = self.key.sign(data, algorithm(flags)?).ok_or(Failure)?;
         let mut answer = vec![SIGN_RESPONSE];
         put_string(&mut answer, &signature);
         Ok(answer)
@@ -149,11 +149,11 @@ impl Identity {
     }
 }
 
-fn algorithm(flags: u32) -> Result<SignatureAlgorithm, Refused> {
+fn algorithm(flags: u32) -> Result<SignatureAlgorithm, Failure> {
     match flags {
         flags if flags & RSA_SHA2_256 != 0 => Ok(SignatureAlgorithm::Sha256),
         flags if flags & RSA_SHA2_512 != 0 => Ok(SignatureAlgorithm::Sha512),
-        _ => Err(Refused),
+        _ => Err(Failure),
     }
 }
 
