@@ -1,4 +1,4 @@
-//! Error responses of Azure Resource Manager, or of a proxy in its place.
+//! Refusals of Azure Resource Manager, whatever answers in its place.
 
 use azure_core::http::StatusCode;
 
@@ -6,9 +6,9 @@ use super::*;
 use crate::fuzz_tests::{each_input, is_plain, text};
 use crate::text::sanitize;
 
-/// The first line of an input is a challenge; the rest is the body.
+/// The first line of an input is a challenge, the rest the body.
 #[test]
-fn an_error_response_can_be_stored_and_printed() {
+fn a_refusal_can_be_stored_and_shown() {
     each_input("arm", |input| {
         let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(0);
         let (challenge, body) = (text(&input[..end]), input[end..].to_vec());

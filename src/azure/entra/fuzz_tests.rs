@@ -1,4 +1,4 @@
-//! Token responses of Entra ID, metadata services and Azure CLI.
+//! Answers of Entra ID, of metadata services and of Azure CLI, whatever they hold.
 
 use azure_core::http::StatusCode;
 use azure_core::http::headers::Headers;
@@ -7,7 +7,7 @@ use super::*;
 use crate::fuzz_tests::{each_input, text};
 
 #[test]
-fn a_token_has_a_limited_lifetime_and_an_error_is_one_line() {
+fn a_token_ends_within_the_longest_life_and_a_refusal_is_one_line() {
     each_input("entra", |input| {
         let response = |status| RawResponse::from_bytes(status, Headers::new(), input.to_vec());
         let refusal =

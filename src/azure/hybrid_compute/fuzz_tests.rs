@@ -1,10 +1,10 @@
-//! Pages of machines with any content.
+//! Pages of machines, whatever a page holds.
 
 use super::*;
 use crate::fuzz_tests::{each_input, is_plain};
 
 #[test]
-fn a_machine_has_an_id_and_a_vm_id_that_are_plain_text_to_ssh() {
+fn a_machine_of_any_page_has_an_id_and_a_vm_id_without_meaning_to_ssh() {
     each_input("machines", |input| {
         let listed = serde_json::from_slice::<Page<Value>>(input).map(|page| page.value);
         let found = serde_json::from_slice::<GraphPage>(input).map(|page| page.data);

@@ -1,10 +1,10 @@
-//! The output of Azure CLI and PowerShell, which can begin with warnings.
+//! What Azure CLI and PowerShell print, warnings before it included.
 
 use super::*;
 use crate::fuzz_tests::each_input;
 
 #[test]
-fn any_output_is_a_token_or_an_error() {
+fn what_a_program_prints_is_a_token_or_an_error() {
     each_input("programs", |input| {
         let output = |stdout: &[u8], stderr: &[u8]| Output {
             status: std::process::ExitStatus::default(),

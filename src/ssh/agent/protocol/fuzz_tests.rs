@@ -1,10 +1,10 @@
-//! Messages of any process that can open the agent's socket.
+//! Messages of anybody who can open the agent's socket.
 
 use super::*;
 use crate::fuzz_tests::each_input;
 use crate::ssh::agent::tests::{keys, pair};
 
-/// The marks of the start and the end of a string in an input. In the message, its length precedes the string.
+/// What opens and closes a string in an input; its length is written before it in the message.
 const OPEN: u8 = 0xf0;
 const CLOSE: u8 = 0xf1;
 
@@ -36,7 +36,7 @@ fn only_login_requests_are_signed() {
     });
 }
 
-/// Returns the message of an input: adds the lengths of strings, and replaces `CERT` with our certificate.
+/// An input as a message: strings get their lengths, and `CERT` stands for our certificate.
 fn filled(input: &[u8], ours: &[u8]) -> Vec<u8> {
     let mut strings = vec![Vec::new()];
     let mut rest = input;
