@@ -122,7 +122,7 @@ fn removing_the_managed_block_restores_the_configuration() {
                 let without = managed_block::without_block(&with).unwrap();
                 assert_eq!(managed_block::find(&without).unwrap(), None);
                 if found.is_none() {
-                    assert_eq!(without, text, "nothing of the user's is lost");
+                    assert_eq!(without, text, "the user's text is unchanged");
                 }
                 format!("{:?}", found.is_some())
             }

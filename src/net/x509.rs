@@ -21,11 +21,11 @@ pub(crate) fn issuer(certificate: &[u8]) -> Option<String> {
 }
 
 /// Returns one attribute of a name, which is a sequence of sets of pairs: identifier and text.
-fn attribute(mut name: &[u8], wanted: [u8; 3]) -> Option<String> {
+fn attribute(mut name: &[u8], identifier: [u8; 3]) -> Option<String> {
     while let Some((set, rest)) = tagged(SET, name) {
         let (pair, _) = tagged(SEQUENCE, set)?;
-        let (identifier, text) = tagged(OBJECT_IDENTIFIER, pair)?;
-        if identifier == wanted {
+        let (other, text) = tagged(OBJECT_IDENTIFIER, pair)?;
+        if other == identifier {
             return value(text).map(|(_, text, _)| String::from_utf8_lossy(text).into_owned());
         }
         name = rest;
@@ -34,8 +34,8 @@ fn attribute(mut name: &[u8], wanted: [u8; 3]) -> Option<String> {
 }
 
 /// Returns the first value, which must have this tag, and the rest.
-fn tagged(wanted: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    value(bytes).filter(|(tag, ..)| *tag == wanted).map(|(_, value, rest)| (value, rest))
+fn tagged(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    value(bytes).filter(|(other, ..)| *other == tag).map(|(_, value, rest)| (value, rest))
 }
 
 /// Returns the tag and the bytes of the first value, and the rest. The number of its digits precedes a length above 127.

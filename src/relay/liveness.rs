@@ -48,9 +48,9 @@ pub(crate) struct Liveness {
     /// The number of the last ping, which is its payload. A pong without it is unsolicited: .NET sends empty pongs (dotnet/runtime, `ManagedWebSocket`, `IsUnsolicitedPongKeepAlive`).
     sent: u64,
     /// Whether the relay has answered a ping.
-    answers: bool,
+    has_answered: bool,
     /// Whether a ping was sent since the last bytes arrived.
-    waiting: bool,
+    is_waiting: bool,
     missed: u32,
 }
 
@@ -59,20 +59,20 @@ impl Liveness {
     pub(crate) fn new() -> Self {
         let mut ticks = interval_at(Instant::now() + PING_PERIOD, PING_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { ticks, clocks: Clocks::now(), sent: 0, answers: false, waiting: false, missed: 0 }
+        Self { ticks, clocks: Clocks::now(), sent: 0, has_answered: false, is_waiting: false, missed: 0 }
     }
 
     /// Processes the payload of a pong.
     pub(crate) fn pong(&mut self, payload: &[u8]) {
         let number = payload.try_into().map(u64::from_be_bytes);
-        self.answers |= number.is_ok_and(|number| (1..=self.sent).contains(&number));
+        self.has_answered |= number.is_ok_and(|number| (1..=self.sent).contains(&number));
     }
 
     /// Returns the step that is due. Call this function after reading from the relay: a process that was stopped then finds
     /// the bytes that have arrived. Silence counts once per period, even if the process did not run for longer.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, relay: Relay) -> Poll<Pulse> {
         if relay != Relay::Quiet {
-            (self.waiting, self.missed) = (false, 0);
+            (self.is_waiting, self.missed) = (false, 0);
         }
         if self.clocks.have_slept(Clocks::now()) {
             return Poll::Ready(self.after_sleep(cx, relay));
@@ -81,7 +81,7 @@ impl Liveness {
             return Poll::Pending;
         }
         cx.waker().wake_by_ref();
-        self.missed += u32::from(self.waiting && self.answers);
+        self.missed += u32::from(self.is_waiting && self.has_answered);
         Poll::Ready(if self.missed < MISSED_PINGS { self.ping(relay) } else { Pulse::Stopped })
     }
 
@@ -95,7 +95,7 @@ impl Liveness {
     }
 
     fn ping(&mut self, relay: Relay) -> Pulse {
-        self.waiting = relay != Relay::Blocked;
+        self.is_waiting = relay != Relay::Blocked;
         self.sent += 1;
         Pulse::Ping(self.sent.to_be_bytes())
     }
@@ -172,11 +172,11 @@ mod tests {
         let mut liveness = Liveness::new();
         liveness.pong(&[]);
         liveness.pong(&1_u64.to_be_bytes());
-        assert!(!liveness.answers, "no ping was sent");
+        assert!(!liveness.has_answered, "no ping was sent");
         liveness.ping(Relay::Quiet);
         liveness.pong(b"unasked");
-        assert!(!liveness.answers);
+        assert!(!liveness.has_answered);
         liveness.pong(&1_u64.to_be_bytes());
-        assert!(liveness.answers);
+        assert!(liveness.has_answered);
     }
 }
