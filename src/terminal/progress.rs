@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
+use std::pin::Pin;
 use std::time::Duration;
 
 use console::Term;
@@ -124,8 +125,12 @@ impl<W: Write> Progress<W> {
         self.write(&format!("{}\n", sanitize(&format!("arcssh: {text}"))));
     }
 
-    /// Runs `work`, and shows its progress if it takes long.
-    pub(crate) async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Runs `work` on the heap, and shows its progress if it takes long.
+    pub(crate) fn run<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        self.run_boxed(Box::pin(work))
+    }
+
+    async fn run_boxed<T>(&self, mut work: Pin<Box<impl Future<Output = T>>>) -> T {
         let every = match self.form {
             Form::Lines => LINE_INTERVAL,
             Form::Rewritten => UPDATE_INTERVAL,
@@ -133,7 +138,6 @@ impl<W: Write> Progress<W> {
         let start = Instant::now();
         let mut lines = interval_at(start + DELAY, every);
         let _eraser = Eraser(self);
-        tokio::pin!(work);
         loop {
             tokio::select! {
                 biased;

@@ -8,7 +8,6 @@ use http::uri::Authority;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, duplex};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
@@ -36,6 +35,7 @@ use crate::relay::handshake::Upgraded;
 use crate::state::Store;
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
+use crate::system::timeout::with_timeout;
 use crate::terminal::progress::Progress;
 
 const ARM: &str = "Azure Resource Manager";
@@ -357,8 +357,7 @@ async fn identification(from: impl AsyncRead + Unpin) -> Result<Banner> {
 
 /// Runs a probe with a time limit.
 async fn within<T>(limit: Duration, host: &str, probe: impl Future<Output = Result<T>>) -> Result<T> {
-    let timed_out = |_| NetError::TimedOut { host: host.to_owned(), after: limit };
-    timeout(limit, probe).await.map_err(timed_out)?
+    with_timeout(limit, probe, |after| NetError::TimedOut { host: host.to_owned(), after }.into()).await
 }
 
 /// Runs a probe that waits for a program on a thread of its own.
