@@ -36,7 +36,10 @@ use crate::text::lines;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        diagnosis::system::report_panic(panic);
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
+        diagnosis::report_panic(text, panic.location());
         std::process::exit(u8::from(ExitStatus::Failed).into());
     }));
     #[cfg(unix)]

@@ -754,6 +754,6 @@ mod tests {
     fn a_machine_and_relay_information_exclude_each_other() {
         let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/n";
         assert!(proxy(&[id, "-r", "file"]).unwrap_err().contains("cannot be used with"));
-        assert!(proxy(&["web01"]).unwrap_err().contains("resource ID reads /subscriptions/"));
+        assert!(proxy(&["web01"]).unwrap_err().contains("has the form /subscriptions/"));
     }
 }

@@ -28,9 +28,9 @@ pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
             format!("the response of Azure Resource Manager has too many pages: {why}"),
             "select the machines of one subscription: --subscription ID",
         ),
-        ArmError::InvalidResponse { host, why } => Diagnosis::new(
+        ArmError::InvalidResponse { host, cause } => Diagnosis::new(
             Code::InvalidResponse,
-            format!("arcssh cannot use the response of Azure Resource Manager: {why}"),
+            format!("arcssh cannot use the response of Azure Resource Manager: {cause}"),
             allow_arm(host),
         ),
     }

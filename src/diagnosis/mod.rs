@@ -14,6 +14,7 @@ pub(crate) mod system;
 
 use std::error::Error as StdError;
 use std::io::Write;
+use std::panic::Location;
 
 use serde::{Deserialize, Serialize};
 
@@ -359,6 +360,12 @@ pub(crate) fn report(error: &Error) -> u8 {
         });
     }
     status.into()
+}
+
+/// Reports a panic with this text, from this place in the source.
+pub(crate) fn report_panic(text: &str, place: Option<&Location<'_>>) {
+    let Diagnosis { summary, hint, .. } = system::panic(text, place);
+    print(&summary, hint.as_ref().map(|hint| hint.text.as_str()));
 }
 
 impl Diagnosis {

@@ -1,8 +1,8 @@
 //! This computer: limits, files, terminals, and bugs of arcssh.
 
-use std::panic::PanicHookInfo;
+use std::panic::Location;
 
-use crate::diagnosis::{Code, Diagnosis, Hint, network, print};
+use crate::diagnosis::{Code, Diagnosis, Hint, network};
 use crate::system::SystemError;
 use crate::terminal::TerminalError;
 use crate::text::shell_quote;
@@ -66,37 +66,30 @@ pub(super) const RAISE_PROCESSES: &str = if cfg!(windows) {
 } else {
     "close other programs, or raise your limits of processes and memory; to show them, run: ulimit -a"
 };
-pub(super) const ALLOW_GETRANDOM: &str = "check that sandboxes and containers allow getrandom(2)";
+const ALLOW_GETRANDOM: &str = "check that sandboxes and containers allow getrandom(2)";
 pub(super) const RAISE_DESCRIPTORS: &str =
     "raise the limit of file descriptors in this shell: ulimit -n 1024";
 
-/// Reports a bug, or that the system ran out of a resource. The panic's own text is not shown: it may quote a secret.
-pub(crate) fn report_panic(panic: &PanicHookInfo<'_>) {
-    let payload = panic.payload();
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
-    if let Some((cause, hint)) = exhaustion(text) {
-        return print(cause, Some(hint));
-    }
-    let place = panic.location().map_or(String::new(), |place| {
-        let file = place.file().rsplit(['/', '\\']).next().unwrap_or_default();
-        format!(" ({file}, line {})", place.line())
-    });
-    print(
-        &format!("arcssh stops because of a bug in arcssh{place}"),
-        Some("report the bug, with the output of: arcssh version"),
-    );
-}
-
-/// Returns the cause of a library's panic if the system ran out of a resource after the start, and the hint.
-pub(super) fn exhaustion(text: &str) -> Option<(&'static str, &'static str)> {
+/// Diagnoses a panic: a library's, because the system ran out of a resource after the start, or a bug. The panic's text is
+/// not part of the diagnosis: it may quote a secret.
+pub(super) fn panic(text: &str, place: Option<&Location<'_>>) -> Diagnosis {
     let no_thread = "the system does not start a thread";
-    let no_randomness = "the system does not provide random numbers";
     let causes = [
         ("OS can't spawn", no_thread, RAISE_PROCESSES),
         ("spawn thread", no_thread, RAISE_PROCESSES),
         ("create UnixStream", "too few file descriptors are free", RAISE_DESCRIPTORS),
-        ("random", no_randomness, ALLOW_GETRANDOM),
+        ("random", "the system does not provide random numbers", ALLOW_GETRANDOM),
     ];
-    causes.into_iter().find(|(marker, ..)| text.contains(marker)).map(|(_, cause, hint)| (cause, hint))
+    if let Some((_, summary, hint)) = causes.into_iter().find(|(marker, ..)| text.contains(marker)) {
+        return Diagnosis::new(Code::LimitReached, summary, hint);
+    }
+    let place = place.map_or(String::new(), |place| {
+        let file = place.file().rsplit(['/', '\\']).next().unwrap_or_default();
+        format!(" ({file}, line {})", place.line())
+    });
+    Diagnosis::new(
+        Code::Failed,
+        format!("arcssh stops because of a bug in arcssh{place}"),
+        "report the bug, with the output of: arcssh version",
+    )
 }

@@ -1,247 +1,686 @@
-//! Every failure that Azure's documents and the field know of has its sentence and its next thing to type.
+//! Each error has a code, a message and a hint, and docs/TROUBLESHOOTING.md has all of them.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::*;
-use anyhow::anyhow;
-
+use crate::azure::arm::ErrorResponse;
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
-use crate::azure::credentials::{CredentialError, CredentialSource};
-use crate::azure::entra::EntraError;
+use crate::azure::credentials::CredentialSource;
+use crate::azure::credentials::client_assertion::CertificateProblem;
+use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::entra;
+use crate::azure::hybrid_compute::Machine;
+use crate::azure::login::key_store::KeyStoreError;
+use crate::azure::resource_id::ResourceId;
+use crate::diagnosis::finding::Finding;
+use crate::net::tls::{TlsError, Unreadable};
 use crate::relay::frame::{PeerClose, Violation};
+use crate::relay::handshake::Rejection;
+use crate::ssh::SocketProblem;
+use crate::ssh::certificate::CertificateError;
+use crate::ssh::effective_config::Overridden;
 
+const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
-
 const RELAY: &str = "azgn.servicebus.windows.net";
 
-fn target() -> Target {
-    let machine = Some(ID.parse().unwrap());
-    Target { machine, name: "web01".into(), port: 22, service: Service::Ssh }
+fn id() -> ResourceId {
+    ID.parse().unwrap()
 }
 
-fn arm(status: u16, code: &str, message: &str) -> Error {
+fn target() -> Target {
+    Target { machine: Some(id()), name: "web01".into(), port: 22, service: Service::Ssh }
+}
+
+/// Diagnoses an error of a connection to web01.
+fn diagnose(error: impl Into<Error>) -> Diagnosis {
+    error.into().during(Context::connecting(target())).diagnose()
+}
+
+/// Diagnoses an error without a machine.
+fn without_target(error: impl Into<Error>) -> Diagnosis {
+    error.into().diagnose()
+}
+
+fn arm(status: u16, code: &str, message: &str) -> ArmError {
     let (code, message) = (code.into(), message.into());
     let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
     let host = "management.azure.com".into();
-    let refusal = ErrorResponse { host, status, code, message, retry_after: None, request_id: None, tenant };
-    ArmError::Rejected(refusal).into()
+    ArmError::Rejected(ErrorResponse {
+        host,
+        status,
+        code,
+        message,
+        retry_after: None,
+        request_id: None,
+        tenant,
+    })
 }
 
-fn forbidden(action: &str) -> Error {
-    let scope = match action.ends_with("register/action") {
-        true => "/subscriptions/s".into(),
-        false => format!("{ID}/providers/Microsoft.HybridConnectivity/endpoints/default"),
+/// Returns ARM's response to an account without the permission.
+fn forbidden(permission: &str) -> ArmError {
+    let scope = if permission.ends_with("register/action") {
+        "/subscriptions/s".into()
+    } else {
+        format!("{ID}/providers/Microsoft.HybridConnectivity/endpoints/default")
     };
     let message = format!(
-        "The client 'ada' with object id 'oid' does not have authorization to perform action '{action}' over scope '{scope}' or the scope is invalid. If access was recently granted, please refresh your credentials."
+        "The client 'ada' with object id 'oid' does not have authorization to perform action '{permission}' over scope '{scope}' or the scope is invalid. If access was recently granted, please refresh your credentials."
     );
     arm(403, "AuthorizationFailed", &message)
 }
 
-fn relay(status: u16, reason: &str) -> Error {
-    ConnectError::refused(RELAY, status, reason).into()
+fn entra(status: u16, description: &str) -> SourceError {
+    let (host, error) = ("login.microsoftonline.com".into(), String::new());
+    let description = description.into();
+    SourceError::Entra(entra::Rejection { host, status, error, description, retry_after: None })
 }
 
-fn closed(code: u16) -> Error {
-    BridgeError::Closed(PeerClose::parse(&code.to_be_bytes())).into()
+fn of_source(from: CredentialSource, error: SourceError) -> CredentialError {
+    CredentialError::Failed { from, tenant: None, error }
 }
 
-/// Asserts for each row that the sentence and the hint hold these parts.
-#[track_caller]
-fn told(rows: &[(Error, u8, &str, &str)]) {
-    for (error, status, why, hint) in rows {
-        let told = explain(error, Some(&target()));
-        let found = told.hint.clone().map(|hint| hint.text).unwrap_or_default();
-        assert!(told.why.contains(why) && found.contains(hint), "{error:#}\n{}\n{found}", told.why);
-        assert_eq!(told.status, *status, "{error:#}");
-        assert!(!found.is_empty() && sanitize(&told.why) == told.why, "{error:#}");
+fn certificate(from: CredentialSource, error: SourceError) -> IssueError {
+    IssueError::Credential { scope: "scope".into(), error: of_source(from, error) }
+}
+
+fn relay(status: u16, reason: &str) -> ConnectError {
+    Rejection::new(RELAY, status, reason).into()
+}
+
+fn closed(code: u16) -> BridgeError {
+    BridgeError::Closed(PeerClose::parse(&code.to_be_bytes()))
+}
+
+fn tls(error: TlsError) -> NetError {
+    NetError::Tls { host: "login.microsoftonline.com".into(), error }
+}
+
+fn reset() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
+
+/// Diagnoses at least one error for each row of docs/TROUBLESHOOTING.md.
+fn examples() -> Vec<Diagnosis> {
+    let mut examples = examples_of_authentication();
+    examples.extend(examples_of_machines());
+    examples.extend(examples_of_connections());
+    examples.extend(examples_of_the_network());
+    examples.extend(examples_of_this_computer());
+    examples.extend(examples_of_the_doctor());
+    examples
+}
+
+fn examples_of_authentication() -> Vec<Diagnosis> {
+    use CredentialSource::{AzureCli, Environment, ManagedIdentity};
+    let sources = [
+        CredentialSource::Any,
+        CredentialSource::Arcssh,
+        Environment,
+        CredentialSource::WorkloadIdentity,
+        ManagedIdentity,
+        AzureCli,
+        CredentialSource::AzureDeveloperCli,
+        CredentialSource::AzurePowershell,
+    ];
+    let unavailable = || {
+        [
+            Unavailable::NoSignIn,
+            Unavailable::NoSecret,
+            Unavailable::NoFederatedToken,
+            Unavailable::NotInstalled { program: "az", product: "Azure CLI" },
+            Unavailable::NoPowerShellModule,
+            Unavailable::KeyOfAgent("/tokens".into()),
+            Unavailable::NoManagedIdentity("no identity is assigned".into()),
+        ]
+    };
+    let key_store = || {
+        [
+            KeyStoreError::Off,
+            KeyStoreError::Unavailable,
+            KeyStoreError::Locked,
+            KeyStoreError::TimedOut,
+            KeyStoreError::Empty,
+            KeyStoreError::Failed("damaged".into()),
+        ]
+    };
+    let mut errors: Vec<Error> = vec![
+        CredentialError::NotSignedIn(None).into(),
+        of_source(AzureCli, SourceError::Unavailable(Unavailable::NoSignIn)).into(),
+        of_source(Environment, SourceError::IncompleteEnvironment { by: "A", missing: "B" }).into(),
+        of_source(ManagedIdentity, SourceError::AgentNotRunning("connection refused".into())).into(),
+        of_source(
+            ManagedIdentity,
+            SourceError::Impostor { address: "127.0.0.1:40342".parse().unwrap(), user: 7 },
+        )
+        .into(),
+        of_source(Environment, SourceError::Failed("it is damaged".into())).into(),
+        of_source(AzureCli, SourceError::SignedOut("run az login".into())).into(),
+        arm(401, "InvalidAuthenticationToken", "").into(),
+        LoginError::Failed("the browser was closed".into()).into(),
+        LoginError::Rejected(entra::Rejection::in_browser(
+            &"https://login.example".parse().unwrap(),
+            "access_denied",
+            "AADSTS65004: the user declined",
+        ))
+        .into(),
+        LoginError::AnotherAccount { name: "ada".into(), tenant: "t".into(), expected: "bob".into() }.into(),
+        LoginError::NotStored("the disk is full".into()).into(),
+        IssueError::WrongLoginName { name: "ada".into(), entry: "bob".into() }.into(),
+        certificate(CredentialSource::Arcssh, entra(400, "AADSTS53003: blocked")).into(),
+        certificate(CredentialSource::Arcssh, entra(400, "AADSTS500011: no such application")).into(),
+        certificate(AzureCli, SourceError::MissingSshExtension).into(),
+        certificate(AzureCli, SourceError::AzureCliOptions).into(),
+        IssueError::Unsupported(ManagedIdentity).into(),
+        IssueError::Unsupported(CredentialSource::AzurePowershell).into(),
+        IssueError::Unusable(CertificateError::AnotherKey).into(),
+        IssueError::NotCached.into(),
+        IssueError::NoKey(SshError::NoKeygen).into(),
+        SshError::NoProcess("no memory".into()).into(),
+        SshError::KeyGeneration("the disk is full".into()).into(),
+    ];
+    errors.extend(sources.map(|from| of_source(from, entra(400, "AADSTS7000215: wrong secret")).into()));
+    errors.extend(unavailable().map(|reason| CredentialError::NotSignedIn(Some(reason)).into()));
+    errors.extend(
+        unavailable().map(|unavailable| CredentialError::Unavailable { from: AzureCli, unavailable }.into()),
+    );
+    errors.extend(key_store().map(|problem| LoginError::KeyStore(problem).into()));
+    errors.extend(key_store().map(|problem| LoginError::NotDeleted(problem).into()));
+    let problems = [
+        CertificateProblem::NotPem,
+        CertificateProblem::Locked,
+        CertificateProblem::NoCertificate,
+        CertificateProblem::NoKey,
+        CertificateProblem::NotRsa,
+    ];
+    let unusable = |problem| SourceError::ClientCertificate { path: "sp.pem".into(), problem };
+    errors.extend(problems.map(|problem| of_source(Environment, unusable(problem)).into()));
+    errors.into_iter().map(diagnose).collect()
+}
+
+fn examples_of_machines() -> Vec<Diagnosis> {
+    let connectivity = "Microsoft.HybridConnectivity/endpoints";
+    let errors: Vec<Error> = vec![
+        forbidden(&format!("{connectivity}/listCredentials/action")).into(),
+        forbidden(&format!("{connectivity}/write")).into(),
+        arm(403, "", "blocked").into(),
+        arm(400, "BadRequest", "no").into(),
+        arm(403, "RequestDisallowedByPolicy", "no").into(),
+        arm(409, "ScopeLocked", "locked").into(),
+        arm(404, "ResourceNotFound", "The resource 'x/endpoints/default' could not be found.").into(),
+        arm(412, "", "").into(),
+        arm(400, "NoRegisteredProviderFound", "The supported locations are 'eastus'.").into(),
+        arm(409, "MissingSubscriptionRegistration", "").into(),
+        ProvisionError::NotRegistered { state: "Registering".into(), subscription: "s".into() }.into(),
+        ProvisionError::NotVisible.into(),
+        ProvisionError::PortTaken { service: Service::Ssh, from: 22, to: 2222 }.into(),
+        TerminalError::NotInteractive.into(),
+        TerminalError::Declined.into(),
+        arm(404, "ResourceNotFound", "no machine").into(),
+        arm(404, "", "").into(),
+        arm(404, "SubscriptionNotFound", "no").into(),
+        SelectError::Unknown { name: "web02".into() }.into(),
+        SelectError::NoMatch("--all".into()).into(),
+        SelectError::NoSubscription.into(),
+        SelectError::NothingSelected { command: "warm" }.into(),
+        SelectError::ResourceId(ResourceIdError::Shape).into(),
+        ResourceIdError::AzureVm.into(),
+        ResourceIdError::Type("Microsoft.Web/sites".into()).into(),
+        ResourceIdError::Name("a/b".into()).into(),
+        ArmError::InvalidResponse { host: "management.azure.com".into(), cause: "no JSON".into() }.into(),
+        ArmError::TooManyPages("more than 1000".into()).into(),
+        ArmError::UntrustedRelay("relay.example".into()).into(),
+    ];
+    let candidates = vec!["rg/web01".into(), "rg2/web01".into()];
+    let ambiguous = || SelectError::Ambiguous { name: "web01".into(), candidates: candidates.clone() };
+    let during_setup = Context { action: Action::SetUp, target: Some(target()) };
+    let unserved =
+        Error::from(arm(400, "NoRegisteredProviderFound", "The supported locations are 'eastus'."));
+    let mut examples =
+        vec![diagnose(ambiguous()), without_target(ambiguous()), unserved.during(during_setup).diagnose()];
+    examples.extend(errors.into_iter().map(diagnose));
+    examples
+}
+
+fn examples_of_connections() -> Vec<Diagnosis> {
+    let port_closed = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
+    let interrupted = |signal| TerminalError::Interrupted {
+        object: "agent of web01".into(),
+        after: Duration::from_secs(7),
+        signal,
+    };
+    let errors: Vec<Error> = vec![
+        relay(404, "Endpoint does not exist.").into(),
+        relay(504, "Timeout").into(),
+        ConnectError::TimedOut(Duration::from_secs(40)).into(),
+        relay(503, port_closed).into(),
+        relay(403, "Forbidden").into(),
+        relay(401, "Generic: Ip has been prevented to connect to the endpoint").into(),
+        relay(401, "ExpiredToken: The token is expired.").into(),
+        relay(429, "Too many requests").into(),
+        relay(500, "Internal error").into(),
+        relay(503, "Service Unavailable").into(),
+        relay(426, "").into(),
+        relay(511, "").into(),
+        arm(429, "TooManyRequests", "").into(),
+        arm(503, "", "").into(),
+        closed(1001).into(),
+        closed(1008).into(),
+        closed(1011).into(),
+        closed(1002).into(),
+        BridgeError::Lost(reset()).into(),
+        BridgeError::NotSent(reset()).into(),
+        BridgeError::Silent.into(),
+        BridgeError::Violation { relay: RELAY.into(), violation: Violation::Masked }.into(),
+        ConnectError::InvalidResponse { relay: RELAY.into(), cause: "no HTTP".into() }.into(),
+        BridgeError::Input(io::ErrorKind::IsADirectory.into()).into(),
+        BridgeError::Output(io::ErrorKind::StorageFull.into()).into(),
+        TerminalError::Stdout(io::ErrorKind::StorageFull.into()).into(),
+        interrupted(1).into(),
+        interrupted(2).into(),
+        interrupted(15).into(),
+    ];
+    let by_relay_information = Context::connecting(Target { machine: None, ..target() });
+    let expired = Error::from(relay(401, "ExpiredToken: The token is expired."));
+    let mut examples = vec![expired.during(by_relay_information).diagnose(), without_target(interrupted(1))];
+    examples.extend(errors.into_iter().map(diagnose));
+    examples
+}
+
+fn examples_of_the_network() -> Vec<Diagnosis> {
+    let host = || "login.microsoftonline.com".to_owned();
+    let rejected = |proxy: Option<&str>, status| NetError::ProxyRejected {
+        proxy: proxy.map(Into::into),
+        host: host(),
+        status,
+        cause: "Forbidden".into(),
+    };
+    let descriptors = Unreadable::new("/roots".as_ref(), &io::Error::from_raw_os_error(24));
+    let errors: Vec<Error> = vec![
+        NetError::Unreachable { host: host(), cause: "no route".into() }.into(),
+        NetError::TimedOut { host: host(), after: Duration::from_secs(9) }.into(),
+        TerminalError::TimedOut { object: "relay".into(), after: Duration::from_secs(9) }.into(),
+        of_source(CredentialSource::Environment, entra(408, "")).into(),
+        of_source(CredentialSource::Environment, entra(429, "")).into(),
+        of_source(CredentialSource::Environment, entra(503, "")).into(),
+        of_source(CredentialSource::Environment, entra(302, "")).into(),
+        arm(302, "", "").into(),
+        arm(407, "", "").into(),
+        NetError::ProxyUnreachable { proxy: "proxy:3128".into(), cause: "no route".into() }.into(),
+        NetError::UnsupportedProxy("socks5://proxy".into()).into(),
+        rejected(Some("proxy:3128"), Some(407)).into(),
+        rejected(Some("proxy:3128"), Some(403)).into(),
+        rejected(None, None).into(),
+        tls(TlsError::UnknownIssuer { issuer: Some("Zscaler".into()), unreadable: None }).into(),
+        tls(TlsError::Expired).into(),
+        tls(TlsError::NotYetValid).into(),
+        tls(TlsError::NoRoots).into(),
+        tls(TlsError::Unreadable(Unreadable::new(
+            "/roots".as_ref(),
+            &io::ErrorKind::PermissionDenied.into(),
+        )))
+        .into(),
+        tls(TlsError::Unreadable(descriptors)).into(),
+        tls(TlsError::InvalidCertificate("it is damaged".into())).into(),
+        tls(TlsError::Other("no cipher suite".into())).into(),
+    ];
+    errors.into_iter().map(diagnose).collect()
+}
+
+fn examples_of_this_computer() -> Vec<Diagnosis> {
+    let path = || PathBuf::from("/home/me/file");
+    let overridden =
+        |by| Overridden { alias: "web01".into(), keyword: "User".into(), instead: "root".into(), by };
+    let errors: Vec<Error> = vec![
+        SystemError::InsecurePermissions { path: path(), mode: 0o644, wanted: 0o600 }.into(),
+        SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
+        SshError::Rejected { path: path(), cause: "line 1: Bad option".into() }.into(),
+        SshError::Overridden(overridden(Some((path(), 1)))).into(),
+        SshError::Overridden(overridden(None)).into(),
+        SystemError::LogNotOpened { path: path(), cause: "it is a directory".into() }.into(),
+        SystemError::LogInsecure { path: path(), mode: 0o644 }.into(),
+        SystemError::NotALog(path()).into(),
+        SshError::AgentSocket(SocketProblem::Occupied(path())).into(),
+        SshError::AgentSocket(SocketProblem::Open { directory: path(), mode: 0o777 }).into(),
+        SshError::AgentSocket(SocketProblem::NotOwn(path())).into(),
+        SshError::AgentSocket(SocketProblem::TooLong(path())).into(),
+        SystemError::Descriptors("1024 of 1024 are open".into()).into(),
+        SystemError::Threads("no memory".into()).into(),
+        SystemError::Randomness.into(),
+        SshError::Failed("it failed".into()).into(),
+    ];
+    let panics = ["OS can't spawn worker thread", "cannot create UnixStream", "no random bytes", "a bug"];
+    let mut examples: Vec<Diagnosis> = errors.into_iter().map(diagnose).collect();
+    examples.extend(panics.map(|text| system::panic(text, None)));
+    examples
+}
+
+fn examples_of_the_doctor() -> Vec<Diagnosis> {
+    let (machine, id, set_up) = (Machine::from_id(id()), id(), "arcssh setup web01");
+    let expired = "Expired since 2026-01-01";
+    let disconnected = "Disconnected since 2026-01-01";
+    [
+        Finding::ProgramMissing { program: "ssh", package: "openssh-client" },
+        Finding::TokenExpires("Azure CLI"),
+        Finding::ClockSkew(400),
+        Finding::ProviderState { state: "NotRegistered", set_up },
+        Finding::Disconnected { status: disconnected, is_expired: false, responds: true },
+        Finding::Disconnected { status: disconnected, is_expired: false, responds: false },
+        Finding::Disconnected { status: expired, is_expired: true, responds: false },
+        Finding::AgentVersion { version: "1.30", os: "linux", supports_ssh: false },
+        Finding::AgentVersion { version: "1.30", os: "windows", supports_ssh: true },
+        Finding::PrivateLink(&id),
+        Finding::NoPermission,
+        Finding::NoEndpoint { set_up },
+        Finding::NotEnabled { set_up },
+        Finding::PortOfEntry { enabled: 22, port: 2222, alias: "web01" },
+        Finding::PortTaken { enabled: 22, port: 2222, set_up },
+        Finding::NoExtension(&machine),
+        Finding::ExtensionState { machine: &id, state: "Failed" },
+        Finding::SshdCloses { port: 22, is_windows: false },
+        Finding::NotSsh { port: 22, cause: ": it sent HTTP" },
+        Finding::SshdOutdated("OpenSSH_7.4"),
+        Finding::HostKeyChanged { file: "known_hosts", name: "web01" },
+        Finding::ForeignConfig("config"),
+        Finding::WritableConfig { file: "config", mode: 0o666, by_group: false },
+        Finding::NoStateDirectory,
+    ]
+    .map(|finding| finding.diagnose())
+    .into()
+}
+
+/// A row of a table in docs/TROUBLESHOOTING.md.
+struct Row<'a> {
+    messages: Vec<&'a str>,
+    codes: Vec<&'a str>,
+    fixes: Vec<&'a str>,
+}
+
+/// Parses the tables with the columns Message, Code, Cause and Fix.
+fn rows() -> Vec<Row<'static>> {
+    let quotes = |cell: &'static str| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>();
+    let (_, text) = DOCUMENT.split_once("\n## What arcssh prints\n").unwrap();
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+        let [message, code, _, fix] = cells[..] else { continue };
+        let codes = quotes(code);
+        if codes.is_empty() {
+            continue;
+        }
+        let mut fixes = quotes(fix);
+        let other =
+            |row: &&Row<'_>| fix.contains("as above") || fix.contains("as for ") && row.codes == [fixes[0]];
+        if let Some(row) = rows.iter().rev().find(other) {
+            fixes.extend(&row.fixes);
+        }
+        if fix.contains("the command in the hint") {
+            fixes.push("run: …");
+        }
+        rows.push(Row { messages: quotes(message), codes, fixes });
+    }
+    rows
+}
+
+/// Returns whether a pattern, in which `…` is any text, matches all of `text`.
+fn matches(pattern: &str, text: &str) -> bool {
+    let pieces: Vec<&str> = pattern.split('…').collect();
+    let [first, middle @ .., last] = &pieces[..] else { return pattern == text };
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    for piece in middle {
+        match rest.split_once(piece) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+fn any_matches(patterns: &[&str], text: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, text))
+}
+
+#[test]
+fn every_error_is_documented_with_its_code_and_hint() {
+    let rows = rows();
+    let mut missing = Vec::new();
+    for Diagnosis { code, summary, hint, .. } in examples() {
+        let of_code: Vec<&Row<'_>> = rows.iter().filter(|row| row.codes.contains(&code.slug())).collect();
+        if code == Code::Failed && hint.is_none() {
+            assert!(!of_code.is_empty());
+            continue;
+        }
+        let documented: Vec<&&Row<'_>> =
+            of_code.iter().filter(|row| any_matches(&row.messages, &summary)).collect();
+        if documented.is_empty() {
+            missing.push(format!("{}: {summary}", code.slug()));
+        } else if let Some(Hint { text, .. }) = hint
+            && !documented.iter().any(|row| any_matches(&row.fixes, &text))
+        {
+            missing.push(format!("{}: hint: {text}", code.slug()));
+        }
+    }
+    assert!(missing.is_empty(), "not documented:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_documented_message_exists() {
+    let examples = examples();
+    let mut unknown = Vec::new();
+    for Row { messages, codes, .. } in rows() {
+        unknown.extend(
+            codes.iter().copied().filter(|code| !Code::ALL.iter().any(|known| known.slug() == *code)),
+        );
+        let exists = |message: &str| {
+            let is_printed = |example: &Diagnosis| {
+                codes.contains(&example.code.slug()) && matches(message, &example.summary)
+            };
+            examples.iter().any(is_printed)
+        };
+        unknown.extend(messages.into_iter().filter(|message| !exists(message)));
+    }
+    assert!(unknown.is_empty(), "no error has:\n{}", unknown.join("\n"));
+}
+
+#[test]
+fn every_code_is_documented_once_and_has_an_error() {
+    let (rows, examples) = (rows(), examples());
+    for code in Code::ALL {
+        let slug = code.slug();
+        assert!(slug.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{slug}");
+        assert_eq!(Code::ALL.iter().filter(|other| other.slug() == slug).count(), 1, "{slug}");
+        assert!(rows.iter().any(|row| row.codes.contains(&slug)), "{slug} is not documented");
+        assert!(examples.iter().any(|example| example.code == *code), "{slug} has no error");
     }
 }
 
-/// The errors of ARM and Microsoft.HybridConnectivity, by status and code.
 #[test]
-fn each_refusal_of_azure_resource_manager_has_its_words() {
+fn a_message_is_one_line_and_a_hint_contains_its_command() {
+    for Diagnosis { summary, hint, .. } in examples() {
+        assert!(!summary.is_empty() && sanitize(&summary) == summary, "{summary}");
+        let Some(Hint { text, command }) = hint else { continue };
+        assert!(!text.is_empty() && sanitize(&text) == text, "{text}");
+        if let Some(command) = command {
+            assert!(text.ends_with(&command), "{text}");
+            let placeholder = |word: &str| word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase());
+            let words: Vec<&str> = command.split_whitespace().collect();
+            assert!(!words.iter().any(|word| placeholder(word)), "a shell cannot run: {command}");
+        }
+    }
+}
+
+/// Asserts the code of each error, and parts of its message and hint.
+#[track_caller]
+fn assert_diagnoses<E: Into<Error>>(rows: impl IntoIterator<Item = (E, Code, &'static str, String)>) {
+    for (error, code, summary, hint) in rows {
+        let diagnosis = diagnose(error);
+        let text = diagnosis.hint.map(|hint| hint.text).unwrap_or_default();
+        assert_eq!(diagnosis.code, code, "{}", diagnosis.summary);
+        assert!(diagnosis.summary.contains(summary), "{}", diagnosis.summary);
+        assert!(text.contains(&hint), "{text}");
+    }
+}
+
+/// The error codes of ARM and of Microsoft.HybridConnectivity.
+#[test]
+fn errors_of_azure_resource_manager_have_codes_by_status_and_code() {
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
     let machine =
         "The Resource 'Microsoft.HybridCompute/machines/web01' under resource group 'rg' was not found.";
-    let setup = format!("arcssh setup {ID}");
-    told(&[
-        (
-            arm(401, "InvalidAuthenticationToken", ""),
-            EXIT_AUTH,
-            "does not accept this sign-in",
-            "arcssh login",
-        ),
-        (
-            arm(401, "ExpiredAuthenticationToken", ""),
-            EXIT_AUTH,
-            "does not accept this sign-in",
-            "arcssh login",
-        ),
-        (
-            arm(401, "InvalidAuthenticationTokenTenant", ""),
-            EXIT_AUTH,
-            "sign-in",
-            "arcssh login --tenant contoso",
-        ),
-        (
-            arm(404, "SubscriptionNotFound", ""),
-            EXIT_NOT_CONFIGURED,
-            "sees no such subscription",
-            "arcssh account",
-        ),
-        (
-            arm(404, "ResourceGroupNotFound", ""),
-            EXIT_NOT_CONFIGURED,
-            "there is no such machine",
-            "shows the IDs of those that there are",
-        ),
-        (
-            arm(404, "ResourceNotFound", machine),
-            EXIT_NOT_CONFIGURED,
-            "there is no such machine",
-            "shows the IDs of those that there are",
-        ),
-        (arm(404, "ResourceNotFound", endpoint), EXIT_NOT_CONFIGURED, "no connectivity endpoint yet", &setup),
-        (arm(412, "", ""), EXIT_NOT_CONFIGURED, "the service is not enabled", &setup),
+    let set_up = format!("arcssh setup {ID}");
+    let rows = [
+        (arm(401, "InvalidAuthenticationToken", ""), Code::TokenRejected, "rejected", "arcssh login"),
+        (arm(401, "ExpiredAuthenticationToken", ""), Code::TokenRejected, "rejected", "arcssh login"),
+        (arm(401, "InvalidAuthenticationTokenTenant", ""), Code::TokenRejected, "", "login --tenant contoso"),
+        (arm(404, "SubscriptionNotFound", ""), Code::SubscriptionNotFound, "subscription", "arcssh account"),
+        (arm(404, "ResourceGroupNotFound", ""), Code::MachineNotFound, "does not exist", "arcssh list"),
+        (arm(404, "ResourceNotFound", machine), Code::MachineNotFound, "does not exist", "arcssh list"),
+        (arm(404, "ResourceNotFound", endpoint), Code::NoEndpoint, "no connectivity endpoint", &set_up),
+        (arm(412, "", ""), Code::ServiceNotEnabled, "SSH is not enabled", &set_up),
         (
             arm(400, "NoRegisteredProviderFound", "The supported locations are 'eastus'."),
-            EXIT_NOT_CONFIGURED,
-            "or does not serve the machine's region (NoRegisteredProviderFound: The supported locations are 'eastus'.)",
-            &setup,
+            Code::ProviderNotRegistered,
+            "(NoRegisteredProviderFound: The supported locations are 'eastus'.)",
+            &set_up,
         ),
-        (arm(409, "MissingSubscriptionRegistration", ""), EXIT_NOT_CONFIGURED, "is not registered", &setup),
-        (arm(409, "ScopeLocked", "locked"), EXIT_DENIED, "locked against changes", "az lock"),
-        (arm(403, "RequestDisallowedByPolicy", ""), EXIT_DENIED, "a policy of Azure", "policies"),
-        (arm(429, "TooManyRequests", ""), FAILED, "too many requests", "try again"),
-        (arm(500, "InternalServerError", ""), FAILED, "has a fault", "try again"),
-        (arm(503, "", ""), FAILED, "has a fault", "try again"),
-        (arm(302, "", ""), EXIT_NETWORK, "something on the way", "proxy"),
-        (arm(407, "", ""), EXIT_NETWORK, "something on the way", "proxy"),
-        (arm(403, "", "blocked"), EXIT_DENIED, "refused", "owner of the machine"),
-    ]);
+        (arm(409, "MissingSubscriptionRegistration", ""), Code::ProviderNotRegistered, "registered", &set_up),
+        (arm(409, "ScopeLocked", "locked"), Code::ResourceLocked, "lock", "az lock"),
+        (arm(403, "RequestDisallowedByPolicy", ""), Code::BlockedByPolicy, "Azure Policy", "policies"),
+        (arm(429, "TooManyRequests", ""), Code::Throttled, "throttles", "retry in a minute"),
+        (arm(500, "InternalServerError", ""), Code::ServiceError, "failed", "retry"),
+        (arm(503, "", ""), Code::ServiceError, "failed", "retry"),
+        (arm(302, "", ""), Code::UnexpectedResponse, "proxy", "https://management.azure.com"),
+        (arm(407, "", ""), Code::UnexpectedResponse, "proxy", "https://management.azure.com"),
+        (arm(403, "", "blocked"), Code::AccessDenied, "rejected", "owner of the machine"),
+    ];
+    assert_diagnoses(rows.map(|(error, code, summary, hint)| (error, code, summary, hint.to_owned())));
 }
 
 #[test]
-fn each_missing_right_is_told_with_the_least_role_that_has_it() {
+fn a_missing_permission_gets_the_least_privileged_role() {
     let connectivity = "Microsoft.HybridConnectivity";
     let manager = "'Azure Connected Machine Resource Manager' --assignee oid";
     let login = "'Virtual Machine Local User Login' --assignee oid";
     let rows = [
-        ("endpoints/listCredentials/action", "may not ask for its relay credentials", login),
-        ("endpoints/write", "lacks the right Microsoft.HybridConnectivity/endpoints/write", manager),
-        ("endpoints/serviceConfigurations/write", "lacks the right", manager),
-        ("endpoints/delete", "lacks the right", "'Contributor' --assignee oid"),
-        ("register/action", "lacks the right", "'Contributor' --assignee oid --scope /subscriptions/s"),
+        ("endpoints/listCredentials/action", "no permission to connect", login),
+        ("endpoints/write", "lacks the permission Microsoft.HybridConnectivity/endpoints/write", manager),
+        ("endpoints/serviceConfigurations/write", "lacks the permission", manager),
+        ("endpoints/delete", "lacks the permission", "'Contributor' --assignee oid"),
+        ("register/action", "lacks the permission", "'Contributor' --assignee oid --scope /subscriptions/s"),
     ];
-    for (action, why, hint) in rows {
-        told(&[(forbidden(&format!("{connectivity}/{action}")), EXIT_DENIED, why, hint)]);
-    }
+    let of = |permission: &str| forbidden(&format!("{connectivity}/{permission}"));
+    assert_diagnoses(
+        rows.map(|(name, summary, hint)| (of(name), Code::AccessDenied, summary, hint.to_owned())),
+    );
     let read = forbidden("Microsoft.HybridCompute/machines/read");
-    told(&[(read, EXIT_DENIED, "lacks the right", &format!("{login} --scope {ID}"))]);
+    let hint = format!("{login} --scope {ID}");
+    assert_diagnoses([(read, Code::AccessDenied, "lacks the permission", hint)]);
 }
 
-/// What Azure Relay answers, and the agent through it; and what Microsoft's sshProxy says of the same.
+/// Responses of Azure Relay, and of the agent through it.
 #[test]
-fn each_refusal_of_the_relay_has_its_words() {
-    let closed_port = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
+fn errors_of_the_relay_have_codes_by_status_and_reason() {
+    let port_closed = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
     let ip = "Generic: Ip has been prevented to connect to the endpoint";
-    told(&[
-        (relay(404, "Endpoint does not exist."), EXIT_NO_LISTENER, "its agent does not listen", AGENT),
+    let dry_run = format!("arcssh setup {ID} --dry-run");
+    let rows = [
+        (relay(404, "Endpoint does not exist."), Code::AgentOffline, "not connected", "azcmagent show"),
         (
             relay(404, "There are no listeners connected for the endpoint."),
-            EXIT_NO_LISTENER,
-            "not listen",
-            AGENT,
+            Code::AgentOffline,
+            "",
+            "azcmagent",
         ),
         (
             relay(401, "InvalidSignature: The token has an invalid signature."),
-            EXIT_DENIED,
-            "credentials",
+            Code::RelayCredentialsRejected,
+            "",
             "clock",
         ),
-        (relay(401, "InvalidAudience: a wrong audience."), EXIT_DENIED, "credentials", "clock"),
-        (relay(401, "ExpiredToken: The token is expired."), EXIT_DENIED, "credentials", "clock"),
-        (relay(401, ip), EXIT_NETWORK, "does not let this network in", "another network"),
         (
-            relay(403, "Forbidden"),
-            FAILED,
-            "its agent or the relay refused",
-            &format!("22 is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it"),
+            relay(401, "InvalidAudience: a wrong audience."),
+            Code::RelayCredentialsRejected,
+            "rejected",
+            "clock",
         ),
+        (relay(401, "ExpiredToken: The token is expired."), Code::RelayCredentialsRejected, "", "clock"),
+        (relay(401, ip), Code::IpBlocked, "blocks the IP address", "another network"),
+        (relay(403, "Forbidden"), Code::ConnectionRejected, "rejected the connection", &dry_run),
         (
             relay(400, "This endpoint is only for web-socket requests"),
-            EXIT_NETWORK,
-            "WebSocket upgrade",
-            "unchanged",
-        ),
-        (relay(407, "Proxy Authentication Required"), EXIT_NETWORK, "in the relay's place", "unchanged"),
-        (relay(408, "Timeout"), EXIT_NO_LISTENER, "did not answer in time", AGENT),
-        (relay(504, "Timeout"), EXIT_NO_LISTENER, "did not answer in time", AGENT),
-        (relay(500, "Internal error"), FAILED, "the relay has a fault", "try again"),
-        (relay(502, "Bad gateway"), FAILED, "the relay has a fault", "try again"),
-        (relay(503, closed_port), EXIT_NO_LISTENER, "nothing listens on its port 22", "start sshd"),
-        (relay(503, "Busy"), FAILED, "the relay has a fault (", "try again"),
-        (relay(503, "Service Unavailable"), FAILED, "or a proxy in its place", "sshd listens on port 22"),
-        (relay(426, ""), EXIT_NETWORK, "takes the WebSocket upgrade out", "pass the proxy unchanged"),
-        (relay(511, ""), EXIT_NETWORK, "answered in the relay's place", "pass the proxy unchanged"),
-        (
-            relay(418, "Not this port"),
-            FAILED,
-            "refused",
-            &format!("22 is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it"),
+            Code::UnexpectedResponse,
+            "WebSocket",
+            RELAY,
         ),
         (
-            ConnectError::TimedOut(Duration::from_secs(40)).into(),
-            EXIT_NO_LISTENER,
-            "did not answer within 40 s",
-            AGENT,
+            relay(407, "Proxy Authentication Required"),
+            Code::UnexpectedResponse,
+            "instead of the relay",
+            RELAY,
         ),
-        (closed(1001), FAILED, "its agent went away", "connect again"),
-        (closed(1008), FAILED, "token has expired", "connect again"),
-        (closed(1011), FAILED, "the relay has a fault", "connect again"),
+        (relay(408, "Timeout"), Code::AgentOffline, "did not respond in time", "azcmagent show"),
+        (relay(504, "Timeout"), Code::AgentOffline, "did not respond in time", "azcmagent show"),
+        (relay(500, "Internal error"), Code::ServiceError, "the relay failed", "retry"),
+        (relay(502, "Bad gateway"), Code::ServiceError, "the relay failed", "retry"),
+        (relay(503, port_closed), Code::PortClosed, "no service listens on port 22", "start sshd"),
+        (relay(503, "Busy"), Code::ServiceError, "the relay failed (", "retry"),
+        (relay(503, "Service Unavailable"), Code::ServiceError, "or a proxy", "sshd listens on port 22"),
+        (relay(426, ""), Code::UnexpectedResponse, "removed the WebSocket upgrade", RELAY),
+        (relay(511, ""), Code::UnexpectedResponse, "instead of the relay", RELAY),
+        (relay(418, "Not this port"), Code::ConnectionRejected, "rejected the connection", &dry_run),
         (
-            BridgeError::Lost(std::io::Error::from(std::io::ErrorKind::ConnectionReset)).into(),
-            FAILED,
-            "lost",
+            ConnectError::TimedOut(Duration::from_secs(40)),
+            Code::AgentOffline,
+            "within 40 s",
+            "azcmagent show",
+        ),
+    ];
+    assert_diagnoses(rows.map(|(error, code, summary, hint)| (error, code, summary, hint.to_owned())));
+}
+
+#[test]
+fn the_end_of_a_connection_names_its_cause() {
+    let rows = [
+        (closed(1001), Code::ConnectionLost, "agent disconnected", "connect again"),
+        (closed(1008), Code::ConnectionLost, "token has expired", "connect again"),
+        (closed(1011), Code::ConnectionLost, "the relay failed", "connect again"),
+        (BridgeError::Lost(reset()), Code::ConnectionLost, "was lost", "connect again"),
+        (
+            BridgeError::NotSent(io::Error::from_raw_os_error(104)),
+            Code::ConnectionLost,
+            "arcssh cannot send to the relay: Connection reset by peer (os error 104)",
             "connect again",
         ),
+        (BridgeError::Silent, Code::ConnectionLost, "2 pings are unanswered", "connect again"),
         (
-            BridgeError::NotSent(std::io::Error::from_raw_os_error(104)).into(),
-            FAILED,
-            "the relay cannot be written to: Connection reset by peer (os error 104)",
-            "connect again",
-        ),
-        (
-            BridgeError::Silent.into(),
-            FAILED,
-            "the relay no longer answers: 2 pings are unanswered",
-            "connect again",
-        ),
-        (
-            BridgeError::Violation { relay: RELAY.into(), violation: Violation::Masked }.into(),
-            FAILED,
-            "the relay broke the WebSocket protocol: a frame is masked",
+            BridgeError::Violation { relay: RELAY.into(), violation: Violation::Masked },
+            Code::ProtocolViolation,
+            "violated the WebSocket protocol: a frame is masked",
             "connect again; if a proxy inspects TLS",
         ),
         (
-            BridgeError::Input(std::io::Error::from_raw_os_error(5)).into(),
-            FAILED,
-            "standard input cannot be read: Input/output error (os error 5)",
-            "that can be read",
+            BridgeError::Input(io::Error::from_raw_os_error(5)),
+            Code::InputFailed,
+            "cannot read standard input: Input/output error (os error 5)",
+            "readable file",
         ),
-    ]);
+    ];
+    assert_diagnoses(rows.map(|(error, code, summary, hint)| (error, code, summary, hint.to_owned())));
 }
 
-/// A firewall team opens the host that a hint names: it has to be that of the cloud in use.
+/// An administrator allows in the firewall the host that a hint names.
 #[test]
-fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
+fn a_hint_names_the_hosts_of_the_selected_cloud_only() {
     let clouds = [CloudName::Public, CloudName::China, CloudName::UsGov];
     let hosts = clouds.map(|name| {
         let cloud = Cloud::new(name, &Endpoints::default()).unwrap();
         let [arm, entra] = [&cloud.arm_endpoint, &cloud.authority_host].map(|url| url.authority().to_owned());
         [arm, entra, format!("azgn.{}", name.relay_suffix())]
     });
-    for (arm, entra, relay) in hosts.iter().map(|[arm, entra, relay]| (arm, entra, relay)) {
-        let refusal = ErrorResponse {
+    for [arm, entra, relay] in &hosts {
+        let response = ErrorResponse {
             host: arm.as_str().into(),
             status: 302,
             code: String::new(),
@@ -250,90 +689,85 @@ fn a_hint_names_the_hosts_of_the_cloud_in_use_and_of_no_other() {
             request_id: None,
             tenant: None,
         };
-        let unexpected = ArmError::InvalidResponse { host: arm.clone(), error: anyhow!("no JSON") };
-        let (host, description) = (entra.clone(), String::new());
-        let from_entra =
-            EntraError { host, status: 302, error: String::new(), description, retry_after: None };
-        let from_entra = CredentialError::Refused {
-            from: CredentialSource::Environment,
-            tenant: None,
-            error: Error::new(from_entra),
+        let invalid = ArmError::InvalidResponse { host: arm.clone(), cause: "no JSON".into() };
+        let (error, description) = (String::new(), String::new());
+        let host = entra.clone();
+        let from_entra = entra::Rejection { host, status: 302, error, description, retry_after: None };
+        let from_entra = of_source(CredentialSource::Environment, SourceError::Entra(from_entra));
+        let from_proxy = NetError::ProxyRejected {
+            proxy: None,
+            host: format!("{relay}:443"),
+            status: Some(403),
+            cause: "Forbidden".into(),
         };
-        let host = format!("{relay}:443");
-        let from_proxy = Error::new(ProxyRefused { target: host, status: 403, reason: "Forbidden".into() });
         let violation = BridgeError::Violation { relay: relay.clone(), violation: Violation::Masked };
+        let rejected = |status, reason| ConnectError::from(Rejection::new(relay, status, reason));
         let rows: [(Error, &str); 8] = [
-            (ArmError::Rejected(refusal).into(), arm),
-            (unexpected.into(), arm),
-            (ArmError::CredentialError(from_entra).into(), entra),
-            (ConnectError::refused(relay, 426, "").into(), relay),
-            (ConnectError::refused(relay, 302, "Found").into(), relay),
-            (ConnectError::refused(relay, 503, "Service Unavailable").into(), relay),
-            (ConnectError::Unreachable(from_proxy).into(), relay),
+            (ArmError::Rejected(response).into(), arm),
+            (invalid.into(), arm),
+            (ArmError::Credential(from_entra).into(), entra),
+            (rejected(426, "").into(), relay),
+            (rejected(302, "Found").into(), relay),
+            (rejected(503, "Service Unavailable").into(), relay),
+            (from_proxy.into(), relay),
             (violation.into(), relay),
         ];
-        for (error, wanted) in rows {
-            let hint = explain(&error, Some(&target())).hint.unwrap().text;
+        for (error, host) in rows {
+            let hint = diagnose(error).hint.unwrap().text;
             let is_named = |host: &&String| {
                 let after = |at: usize| hint[at + host.len()..].chars().next();
                 hint.match_indices(host.as_str())
                     .any(|(at, _)| !after(at).is_some_and(|c| c == '.' || c.is_alphanumeric()))
             };
             let named: Vec<&String> = hosts.iter().flatten().filter(is_named).collect();
-            assert_eq!(named, [wanted], "{error:#}: {hint}");
+            assert_eq!(named, [host], "{hint}");
         }
     }
 }
 
 #[test]
-fn a_certificate_out_of_its_time_is_told_as_the_clock() {
-    let time = rustls::pki_types::UnixTime::since_unix_epoch(Duration::ZERO);
-    for (error, why) in [
-        (CertificateError::Expired, "has expired"),
-        (CertificateError::ExpiredContext { time, not_after: time }, "has expired"),
-        (CertificateError::NotValidYet, "is not valid yet"),
-        (CertificateError::NotValidYetContext { time, not_before: time }, "is not valid yet"),
-    ] {
-        let told = explain_tls(&rustls::Error::InvalidCertificate(error), "Entra ID");
-        assert_eq!((told.status, told.why), (EXIT_NETWORK, format!("the certificate of Entra ID {why}")));
-        assert_eq!(told.hint, Some("check this machine's clock".into()));
-    }
+fn the_setup_command_is_for_the_connection_that_failed() {
+    let set_up = |port, service| Context::connecting(Target { port, service, ..target() }).set_up();
+    let command = |port, service| set_up(port, service).command.unwrap();
+    assert_eq!(Context::default().set_up().command, None, "a shell cannot run a placeholder");
+    assert_eq!(command(22, Service::Ssh), format!("arcssh setup {ID}"));
+    assert_eq!(command(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
+    assert_eq!(command(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
+    assert_eq!(command(22, Service::Wac), format!("arcssh setup {ID} --service WAC --port 22"));
 }
 
 #[test]
-fn what_setting_up_runs_into_has_its_words() {
-    let declined = explain(&anyhow!(PromptError::Declined), None);
-    assert_eq!((declined.status, declined.hint), (FAILED, None));
-    told(&[
-        (anyhow!(PromptError::NotInteractive), FAILED, "no terminal to ask on", "--yes"),
-        (anyhow!(NotShown).context(SettingUp), FAILED, "does not show it", "the same command again"),
-    ]);
+fn a_message_begins_with_the_action_and_the_machine() {
+    let prefix = |action, error: Error| Context { action, target: Some(target()) }.prefix(&error);
+    assert_eq!(prefix(Action::Connect, relay(404, "").into()), "cannot connect to web01: ");
+    assert_eq!(prefix(Action::Connect, BridgeError::Silent.into()), "lost the connection to web01: ");
+    assert_eq!(prefix(Action::SetUp, ProvisionError::NotVisible.into()), "cannot set up web01: ");
+    assert_eq!(prefix(Action::TearDown, arm(500, "", "").into()), "cannot tear down web01: ");
+    assert_eq!(prefix(Action::Other, arm(500, "", "").into()), "");
+    assert_eq!(Context::default().prefix(&arm(500, "", "").into()), "");
 }
 
 #[test]
-fn the_command_that_sets_a_machine_up_does_so_for_the_connection_that_was_tried() {
-    let hint = |port, service| setup(Some(&Target { port, service, ..target() }));
-    let setup = |port, service| hint(port, service).text;
-    assert_eq!(hint(22, Service::Ssh), Hint::set_up(setup(22, Service::Ssh)));
-    assert_eq!(super::setup(None).command, None, "a placeholder cannot be run");
-    assert_eq!(setup(22, Service::Ssh), format!("arcssh setup {ID}"));
-    assert_eq!(setup(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
-    assert_eq!(setup(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
-    assert_eq!(setup(22, Service::Wac), format!("arcssh setup {ID} --service WAC --port 22"));
+fn one_failed_machine_of_several_keeps_its_exit_status() {
+    let offline = || Err::<(), _>(Error::from(relay(404, "")));
+    let status = |results| all_done(results).unwrap_err().diagnose().code.exit_status();
+    assert!(all_done(vec![Ok(()), Ok(())]).is_ok());
+    assert_eq!(status(vec![offline()]), ExitStatus::NoListener);
+    assert_eq!(status(vec![offline(), Ok(())]), ExitStatus::Failed);
 }
 
 #[test]
-fn a_panic_for_want_of_something_is_explained_and_no_other_text_is_shown() {
-    use crate::diagnosis::system::{ALLOW_GETRANDOM, RAISE_PROCESSES, exhaustion};
+fn a_panic_shows_no_text_of_the_panic() {
+    let diagnosis = system::panic("called `Result::unwrap()` on an `Err` value: secret", None);
+    assert_eq!(diagnosis.summary, "arcssh stops because of a bug in arcssh");
     let no_thread = "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)";
-    assert_eq!(exhaustion(no_thread).map(|(_, hint)| hint), Some(RAISE_PROCESSES));
+    assert_eq!(system::panic(no_thread, None).code, Code::LimitReached);
     let no_randomness = "could not retrieve random bytes for uuid: FAILED";
-    assert_eq!(exhaustion(no_randomness).map(|(_, hint)| hint), Some(ALLOW_GETRANDOM));
-    assert_eq!(exhaustion("called `Result::unwrap()` on an `Err` value: secret"), None);
+    assert_eq!(system::panic(no_randomness, None).code, Code::LimitReached);
 }
 
 #[test]
-fn a_key_without_its_password_is_written_in_the_syntax_of_each_platforms_shell() {
+fn the_hint_for_a_locked_key_is_in_the_syntax_of_each_shell() {
     use crate::diagnosis::credentials::{without_password_in_powershell, without_password_in_unix};
     let unix = without_password_in_unix("'a b.pem'", "'a b.pem.pem'");
     assert!(unix.contains(" && openssl x509 -in 'a b.pem' >> 'a b.pem.pem'"), "{unix}");

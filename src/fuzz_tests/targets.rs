@@ -40,7 +40,7 @@ fn relay_credentials_name_a_relay_of_the_cloud_and_never_print_their_key() {
                 assert_eq!((authority.port(), authority.as_str()), (None, authority.host()));
                 "ok".into()
             }
-            Err(error) => format!("{error:#}"),
+            Err(error) => format!("{error:?}"),
         }
     });
 }
@@ -98,9 +98,10 @@ fn a_parameter_is_part_of_its_challenge() {
 #[test]
 fn a_tunnel_is_open_only_after_a_2xx_response_without_further_bytes() {
     each_input("proxy", |input| {
-        let target: Authority = "relay.example".parse().unwrap();
+        let [proxy, target] =
+            ["proxy.example", "relay.example"].map(|host| host.parse::<Authority>().unwrap());
         let mut stream = tokio::io::join(input, tokio::io::sink());
-        match finish(http_proxy::open_tunnel(&mut stream, &target, None)) {
+        match finish(http_proxy::open_tunnel(&mut stream, &proxy, &target, None)) {
             Ok(()) => {
                 assert!(input.windows(2).any(|pair| pair == b" 2") && stream.reader().is_empty());
                 "open".into()

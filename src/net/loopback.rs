@@ -59,10 +59,10 @@ impl Loopback {
         Ok(None)
     }
 
-    /// Sends `request` and returns the response with its body.
+    /// Sends `request` and returns the response with its body; `None` if the body is longer than [`MAX_BODY`].
     ///
     /// # Errors
-    /// The response is not HTTP, exceeds its bounds of size, or takes longer than [`EXCHANGE_TIMEOUT`].
+    /// The response is not HTTP, its head is longer than [`MAX_HEAD`], or it takes longer than [`EXCHANGE_TIMEOUT`].
     pub(crate) async fn exchange(self, request: Request<Empty<Bytes>>) -> Result<Option<Response<Bytes>>> {
         let timed_out = |limit: Duration| anyhow!("no response within {} s", limit.as_secs());
         with_timeout(EXCHANGE_TIMEOUT, exchange(self.stream, request), timed_out).await
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_without_an_end_is_an_error() {
+    async fn an_endless_response_is_not_read_to_the_end() {
         for (head, chunk) in [
             ("HTTP/1.1 200 OK\r\n\r\n", "a".repeat(4096)),
             ("HTTP/1.1 200 OK\r\n", format!("X: {}\r\n", "a".repeat(4096))),
@@ -207,7 +207,7 @@ mod tests {
             };
             let request = Request::get("/").header("Host", "localhost").body(Empty::new()).unwrap();
             let (answer, ()) = tokio::join!(connection.exchange(request), serve);
-            assert!(answer.is_err());
+            assert!(!matches!(answer, Ok(Some(_))));
         }
     }
 }

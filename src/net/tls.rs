@@ -145,7 +145,7 @@ impl Unreadable {
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
 impl Unreadable {
-    fn new(path: &std::path::Path, error: &std::io::Error) -> Self {
+    pub(crate) fn new(path: &std::path::Path, error: &std::io::Error) -> Self {
         let limits = [Errno::MFILE, Errno::NFILE].map(|limit| Some(limit.raw_os_error()));
         let lacks_descriptors = limits.contains(&error.raw_os_error());
         Self { path: path.to_owned(), cause: error.to_string(), lacks_descriptors }

@@ -23,7 +23,7 @@ pub(crate) enum TerminalError {
     #[error("cannot read the answer from the terminal: {0}")]
     Stdin(std::io::Error),
     /// A part of the work took too long.
-    #[error("timed out after {} s waiting for {object}", .after.as_secs())]
+    #[error("timed out after {} s waiting for the {object}", .after.as_secs())]
     TimedOut {
         /// What arcssh waited for.
         object: String,
@@ -31,7 +31,7 @@ pub(crate) enum TerminalError {
         after: Duration,
     },
     /// A signal ended the wait for a connection.
-    #[error("ssh stopped waiting after {} s for {object}", .after.as_secs())]
+    #[error("ssh stopped waiting after {} s for the {object}", .after.as_secs())]
     Interrupted {
         /// What arcssh waited for.
         object: String,

@@ -256,8 +256,8 @@ mod tests {
         let progress = Progress::new(Vec::new(), Form::Lines, wide);
         let never =
             progress.run_with_timeout(Duration::from_secs(20), "answer".into(), std::future::pending());
-        let late: Result<()> = progress.run(never).await;
-        assert_eq!(late.unwrap_err().to_string(), "the answer did not come within 20 s");
+        let late: Result<(), TerminalError> = progress.run(never).await;
+        assert_eq!(late.unwrap_err().to_string(), "timed out after 20 s waiting for the answer");
         let output = String::from_utf8(progress.out.into_inner()).unwrap();
         assert!(output.ends_with("arcssh: waiting for the answer; 17 s so far, 20 s at most\n"), "{output}");
     }

@@ -195,7 +195,7 @@ impl Arm {
 
     /// Returns the error for an unexpected 2xx response.
     pub(crate) fn unexpected(&self, cause: impl Into<String>) -> ArmError {
-        ArmError::InvalidResponse { host: self.authority().to_owned(), why: cause.into() }
+        ArmError::InvalidResponse { host: self.authority().to_owned(), cause: cause.into() }
     }
 
     fn to_arm_error(&self, error: &Error) -> ArmError {
@@ -235,7 +235,7 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| ArmError::InvalidResponse { host: self.host.clone(), why: error.to_string() })
+            .map_err(|error| ArmError::InvalidResponse { host: self.host.clone(), cause: error.to_string() })
     }
 }
 
@@ -261,12 +261,12 @@ pub(crate) enum ArmError {
     #[error("{0}")]
     TooManyPages(String),
     /// ARM sent an unexpected 2xx response.
-    #[error("unexpected response of {host}: {why}")]
+    #[error("unexpected response of {host}: {cause}")]
     InvalidResponse {
         /// The host of the request, with its port unless that is 443.
         host: String,
         /// What is wrong.
-        why: String,
+        cause: String,
     },
 }
 

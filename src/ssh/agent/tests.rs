@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::ssh::SocketProblem;
 use crate::ssh::rsa_key::Pem;
 
 /// The time limit of a step on a busy machine.
@@ -478,7 +479,7 @@ fn a_path_that_arcssh_did_not_create_is_not_changed() {
         let (key, certificate) = pair(folder.path());
         let error = Agent::open(&path, key, certificate).err().unwrap();
         assert!(
-            matches!(error.downcast_ref(), Some(NotServed::Occupied(at)) if *at == path),
+            matches!(&error, SshError::AgentSocket(SocketProblem::Occupied(at)) if *at == path),
             "{what}: {error:#}"
         );
         let after = (fs::symlink_metadata(&path).unwrap().file_type(), fs::read_link(&path).ok());
@@ -500,11 +501,11 @@ fn a_path_that_cannot_be_a_socket_is_an_error_and_creates_nothing() {
     };
     for length in [108, 200, 300] {
         let error = error_for(&path.with_file_name("x".repeat(length)));
-        assert!(matches!(error.downcast_ref(), Some(NotServed::TooLong(_))), "{length}: {error:#}");
+        assert!(matches!(error, SshError::AgentSocket(SocketProblem::TooLong(_))), "{length}: {error:#}");
     }
     assert!(!path.parent().unwrap().exists());
     let error = error_for(Path::new("/"));
-    assert!(matches!(error.downcast_ref(), Some(NotServed::Occupied(_))), "{error:#}");
+    assert!(matches!(error, SshError::AgentSocket(SocketProblem::Occupied(_))), "{error:#}");
 }
 
 #[test]
@@ -559,5 +560,5 @@ fn an_existing_directory_that_others_can_enter_is_an_error_and_keeps_its_mode() 
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (key, certificate) = pair(folder.path());
     let error = Agent::open(&folder.path().join("agent"), key, certificate).err().unwrap();
-    assert!(matches!(error.downcast_ref(), Some(NotServed::Open { mode: 0o755, .. })), "{error:#}");
+    assert!(matches!(error, SshError::AgentSocket(SocketProblem::Open { mode: 0o755, .. })), "{error:#}");
 }

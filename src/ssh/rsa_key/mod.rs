@@ -79,10 +79,10 @@ impl PublicKey {
             Some(SSH_RSA) => {}
             Some(other) if is_key_type(other) => {
                 bail!(
-                    "its type is {other}, and Entra ID certifies {SSH_RSA} only; ssh-keygen -t rsa makes one"
+                    "its type is {other}, and Entra ID certifies {SSH_RSA} only; to create one, run: ssh-keygen -t rsa"
                 )
             }
-            _ => bail!("it holds no public key of OpenSSH"),
+            _ => bail!("it contains no public key of OpenSSH"),
         }
         let blob =
             words.next().and_then(|body| STANDARD.decode(body).ok()).context("its key is not base64")?;

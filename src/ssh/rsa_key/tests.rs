@@ -128,8 +128,8 @@ fn an_rsa_public_key_is_read_and_other_files_are_errors_with_the_reason() {
         ("rsa", "it is a private key; its public key is in the file that ends in .pub"),
         ("ed.pub", "its type is ssh-ed25519, and Entra ID certifies ssh-rsa only"),
         ("ec.pub", "its type is ecdsa-sha2-nistp256, and Entra ID certifies ssh-rsa only"),
-        ("text", "it holds no public key of OpenSSH"),
-        ("cut", "it is not encoded as SSH encodes it"),
+        ("text", "it contains no public key of OpenSSH"),
+        ("cut", "it is not in the encoding of SSH"),
         ("none", "cannot read"),
     ] {
         let error = format!("{:#}", PublicKey::read(&file(name)).unwrap_err());
