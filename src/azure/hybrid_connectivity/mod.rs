@@ -286,7 +286,7 @@ mod tests {
     fn errors_do_not_quote_the_response() {
         for invalid in ["", "{}", "not json", &RECORDED[..RECORDED.len() - 5]] {
             let error = parse(invalid).unwrap_err();
-            assert_eq!(error, "it contains no relay credentials in it".into());
+            assert_eq!(error, "it contains no relay credentials".into());
         }
         let error = RelayCredentials::from_relay_info("%%%", &suffixes()).unwrap_err();
         assert_eq!(error, "it is not base64".into());
