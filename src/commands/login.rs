@@ -94,7 +94,7 @@ fn open_browser(url: &Url, link: &str) {
 
 fn warn_without_browser(error: &std::io::Error) {
     debug!("no browser: {error}");
-    note("arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
+    note("cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
 }
 
 /// Asks the user to confirm an account that is not the expected one: another user of this computer, or a web page, can

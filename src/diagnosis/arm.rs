@@ -1,20 +1,17 @@
 //! Azure Resource Manager.
 
-use std::time::Duration;
-
 use crate::azure::arm::{ArmError, ErrorResponse};
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_providers::NAMESPACE;
 use crate::diagnosis::credentials::{credential, sign_in};
-use crate::diagnosis::network::{self, allow_https};
-use crate::diagnosis::{Action, Code, Context, Diagnosis, Hint, system};
+use crate::diagnosis::network::{self, TRY_LATER, allow_https, retry_in};
+use crate::diagnosis::{Action, Code, Context, Diagnosis, system};
 use crate::text::{set_variable, shell_quote};
 
 /// Azure knows the provider, but not in the machine's region.
 pub(crate) const SERVED_REGION: &str = "connect the machine in a region that the message names: on the machine, run azcmagent disconnect, then azcmagent connect --location REGION";
 /// Only `arcssh login` takes a tenant for users.
 pub(super) const OTHER_TENANT: &str = "check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT";
-pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the status page of your Azure cloud";
 
 pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
     match error {
@@ -30,7 +27,7 @@ pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
         ),
         ArmError::InvalidResponse { host, cause } => Diagnosis::new(
             Code::InvalidResponse,
-            format!("arcssh cannot use the response of Azure Resource Manager: {cause}"),
+            format!("cannot use the response of Azure Resource Manager: {cause}"),
             allow_arm(host),
         ),
     }
@@ -41,7 +38,7 @@ fn untrusted_relay(host: &str) -> Diagnosis {
     let variable = set_variable("ARCSSH_RELAY_SUFFIX", "DOMAIN");
     Diagnosis::new(
         Code::UntrustedRelay,
-        format!("arcssh sends no relay token: the host {host:?} is not in a trusted relay domain"),
+        format!("the host {host:?} is not in a trusted relay domain, so arcssh sends it no token"),
         format!(
             "check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or run: {variable}"
         ),
@@ -209,11 +206,6 @@ fn answer(ErrorResponse { status, code, message, request_id, .. }: &ErrorRespons
     let request = request_id.as_ref().map(|id| format!("request {id}"));
     let parts = [Some(status.to_string()), Some(code.clone()), Some(message.clone()), request];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
-}
-
-pub(super) fn retry_in(retry_after: Option<Duration>) -> Hint {
-    let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
-    format!("retry in {pause}").into()
 }
 
 fn allow_arm(host: &str) -> String {

@@ -60,11 +60,7 @@ pub(super) fn no_key(error: &SshError) -> Diagnosis {
         SshError::NoProcess(_) => RAISE_PROCESSES,
         _ => "free disk space, or name a writable directory in TMPDIR",
     };
-    Diagnosis::new(
-        Code::KeyGenerationFailed,
-        format!("arcssh cannot create a key for a certificate: {error}"),
-        hint,
-    )
+    Diagnosis::new(Code::KeyGenerationFailed, format!("cannot create a key for a certificate: {error}"), hint)
 }
 
 fn rejected(scope: &str, error: &CredentialError, context: &Context) -> Diagnosis {

@@ -1,13 +1,12 @@
 //! Accounts: where a token comes from, and why there is none.
 
-use crate::azure::credentials::client_assertion::CertificateProblem;
+use crate::azure::credentials::source::CertificateProblem;
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
 use crate::azure::login::key_store::KeyStoreError;
-use crate::diagnosis::arm::{TRY_LATER, retry_in};
-use crate::diagnosis::network::{allow_https, check_network, net};
+use crate::diagnosis::network::{TRY_LATER, allow_https, check_network, net, retry_in};
 use crate::diagnosis::{Code, Context, Diagnosis, Hint, system};
 use crate::text::{shell_quote, unset_variable};
 
@@ -249,7 +248,7 @@ pub(super) fn login(
             };
             Diagnosis::new(
                 Code::KeyStoreUnavailable,
-                format!("arcssh cannot use its sign-in: {problem}"),
+                format!("cannot use the sign-in of arcssh: {problem}"),
                 hint,
             )
         }

@@ -11,8 +11,8 @@ mod network;
 mod relay;
 mod ssh;
 pub(crate) mod system;
+mod terminal;
 
-use std::error::Error as StdError;
 use std::io::Write;
 use std::panic::Location;
 
@@ -308,7 +308,7 @@ impl Error {
             Self::System(error) => system::system(error),
             Self::Terminal(error) => {
                 let command = context.machine_id().map(|_| context.command_for_port("warm"));
-                system::terminal(error, command)
+                terminal::terminal(error, command)
             }
             Self::During { error, .. } => error.diagnose(),
             Self::Several(_) | Self::Other(_) => Diagnosis::without_hint(Code::Failed, error.to_string()),
@@ -391,14 +391,6 @@ fn print(summary: &str, hint: Option<&str>) {
         let _ =
             write!(terminal, "\r{}; for details: arcssh last\r\n", sanitize(&format!("arcssh: {summary}")));
     }
-}
-
-/// Returns the innermost cause of an error.
-fn root(error: &(dyn StdError + 'static)) -> String {
-    let last = std::iter::successors(Some(error), |&error| error.source()).last().unwrap_or(error);
-    let text = last.to_string();
-    // rustls adds a link for programmers.
-    if text.contains("without sending TLS close_notify") { "the connection was closed".into() } else { text }
 }
 
 #[cfg(test)]

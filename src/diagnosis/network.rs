@@ -1,4 +1,6 @@
-//! Names, TCP, proxies and TLS.
+//! Names, TCP, proxies, TLS, and services that are busy.
+
+use std::time::Duration;
 
 use crate::diagnosis::system::RAISE_DESCRIPTORS;
 use crate::diagnosis::{Code, Diagnosis, Hint};
@@ -6,6 +8,7 @@ use crate::net::NetError;
 use crate::net::tls::{TlsError, Unreadable};
 use crate::text::set_variable;
 
+pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the status page of your Azure cloud";
 const CHECK_CLOCK: &str = "check the clock of this computer";
 
 pub(super) fn net(error: &NetError) -> Diagnosis {
@@ -32,7 +35,7 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
             summary,
             "check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",
         ),
-        NetError::UnsupportedProxy(_) => Diagnosis::new(Code::UnsupportedProxy, summary, set_proxy()),
+        NetError::UnsupportedProxy(_) => Diagnosis::new(Code::UnsupportedProxy, summary, other_proxy()),
         NetError::Tls { host, error } => tls(host, error),
     }
 }
@@ -45,7 +48,7 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
                 authority += &format!(": {issuer}");
             }
             if let Some(unreadable) = unreadable {
-                authority += &format!(" (arcssh {unreadable})");
+                authority += &format!(" ({unreadable})");
             }
             Diagnosis::new(
                 Code::UntrustedCertificate,
@@ -86,7 +89,7 @@ fn unreadable_roots(unreadable: &Unreadable) -> Diagnosis {
     } else {
         "make the file readable to your user, or name a file of PEM certificates in SSL_CERT_FILE"
     };
-    Diagnosis::new(Code::UnreadableRootCertificates, format!("arcssh {unreadable}"), hint)
+    Diagnosis::new(Code::UnreadableRootCertificates, unreadable.to_string(), hint)
 }
 
 /// Returns what to check if no host responds: a proxy can be the reason.
@@ -95,13 +98,16 @@ pub(super) fn check_network() -> Hint {
     if ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
         "check the network of this computer, and the proxy in HTTPS_PROXY or ALL_PROXY".into()
     } else {
-        format!("check the network of this computer; if it requires a proxy, run: {}", set_proxy().text)
-            .into()
+        format!("check the network of this computer; if it requires a proxy, run: {}", http_proxy()).into()
     }
 }
 
-fn set_proxy() -> Hint {
-    set_variable("HTTPS_PROXY", "http://PROXY:PORT").into()
+fn other_proxy() -> Hint {
+    format!("use an HTTP proxy: {}", http_proxy()).into()
+}
+
+fn http_proxy() -> String {
+    set_variable("HTTPS_PROXY", "http://PROXY:PORT")
 }
 
 fn proxy_password() -> Hint {
@@ -114,4 +120,9 @@ fn proxy_password() -> Hint {
 
 pub(super) fn allow_https(host: &str) -> String {
     format!("allow https://{host} in the firewall and the proxy")
+}
+
+pub(super) fn retry_in(retry_after: Option<Duration>) -> Hint {
+    let pause = retry_after.map_or("a minute".into(), |after| format!("{} s", after.as_secs()));
+    format!("retry in {pause}").into()
 }

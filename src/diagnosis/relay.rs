@@ -1,8 +1,9 @@
 //! Azure Relay, and the machine's Arc agent behind it.
 
-use crate::diagnosis::arm::{TRY_LATER, arm, retry_in};
-use crate::diagnosis::network::net;
-use crate::diagnosis::{Code, Context, Diagnosis, system};
+use crate::diagnosis::arm::arm;
+use crate::diagnosis::network::{TRY_LATER, net, retry_in};
+use crate::diagnosis::{Code, Context, Diagnosis, system, terminal};
+use crate::net::error::chain;
 use crate::relay::bridge::BridgeError;
 use crate::relay::handshake::{ConnectError, Rejection};
 
@@ -21,7 +22,7 @@ pub(super) fn connect(error: &ConnectError, context: &Context) -> Diagnosis {
         ConnectError::InvalidResponse { relay, .. } => {
             Diagnosis::new(Code::UnexpectedResponse, error.to_string(), allow_web_sockets(relay))
         }
-        ConnectError::CredentialsTimedOut(error) => system::terminal(error, None),
+        ConnectError::CredentialsTimedOut(error) => terminal::terminal(error, None),
     }
 }
 
@@ -108,9 +109,7 @@ pub(super) fn bridge(error: &BridgeError) -> Diagnosis {
             Some(1011) => format!("the relay failed ({error})"),
             _ => error.to_string(),
         },
-        BridgeError::Lost(cause) | BridgeError::NotSent(cause) => {
-            format!("{error}: {}", super::root(cause))
-        }
+        BridgeError::Lost(_) | BridgeError::NotSent(_) => chain(error),
         BridgeError::Silent => error.to_string(),
         BridgeError::Violation { relay, .. } => {
             let hint = format!("{RECONNECT}; if a proxy inspects TLS, {}", allow_web_sockets(relay));

@@ -1,10 +1,9 @@
-//! This computer: limits, files, terminals, and bugs of arcssh.
+//! This computer: limits, files, and bugs of arcssh.
 
 use std::panic::Location;
 
-use crate::diagnosis::{Code, Diagnosis, Hint, network};
+use crate::diagnosis::{Code, Diagnosis, Hint};
 use crate::system::SystemError;
-use crate::terminal::TerminalError;
 use crate::text::shell_quote;
 
 pub(crate) const FREE_DISK: &str = "free disk space, or write to another location";
@@ -39,27 +38,6 @@ pub(super) fn system(error: &SystemError) -> Diagnosis {
     }
 }
 
-pub(super) fn terminal(error: &TerminalError, machine: Option<String>) -> Diagnosis {
-    let summary = error.to_string();
-    match error {
-        TerminalError::Stdout(_) => Diagnosis::new(Code::OutputFailed, summary, FREE_DISK),
-        TerminalError::Stdin(_) | TerminalError::Declined => {
-            Diagnosis::without_hint(Code::NotConfirmed, summary)
-        }
-        TerminalError::NotInteractive => {
-            Diagnosis::new(Code::NotConfirmed, summary, "to confirm without a question, add --yes")
-        }
-        TerminalError::TimedOut { .. } => Diagnosis::new(Code::TimedOut, summary, network::check_network()),
-        TerminalError::Interrupted { signal, .. } => {
-            let hint = match machine {
-                Some(command) => Hint::new("to fill the cache before you connect, run: ", command),
-                None => "to wait longer, use ssh -o ConnectTimeout=120".into(),
-            };
-            Diagnosis::new(Code::of_signal(*signal), summary, hint)
-        }
-    }
-}
-
 /// What lets a user's threads and programs start (setrlimit(2), `RLIMIT_NPROC`).
 pub(super) const RAISE_PROCESSES: &str = if cfg!(windows) {
     "close other programs to free memory"
@@ -89,7 +67,7 @@ pub(super) fn panic(text: &str, place: Option<&Location<'_>>) -> Diagnosis {
     });
     Diagnosis::new(
         Code::Failed,
-        format!("arcssh stops because of a bug in arcssh{place}"),
+        format!("stopped by a bug in arcssh{place}"),
         "report the bug, with the output of: arcssh version",
     )
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::azure::arm::ErrorResponse;
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
 use crate::azure::credentials::CredentialSource;
-use crate::azure::credentials::client_assertion::CertificateProblem;
+use crate::azure::credentials::source::CertificateProblem;
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::entra;
 use crate::azure::hybrid_compute::Machine;
@@ -650,7 +650,7 @@ fn the_end_of_a_connection_names_its_cause() {
         (
             BridgeError::NotSent(io::Error::from_raw_os_error(104)),
             Code::ConnectionLost,
-            "arcssh cannot send to the relay: Connection reset by peer (os error 104)",
+            "cannot send to the relay: Connection reset by peer (os error 104)",
             "connect again",
         ),
         (BridgeError::Silent, Code::ConnectionLost, "2 pings are unanswered", "connect again"),
@@ -759,7 +759,7 @@ fn one_failed_machine_of_several_keeps_its_exit_status() {
 #[test]
 fn a_panic_shows_no_text_of_the_panic() {
     let diagnosis = system::panic("called `Result::unwrap()` on an `Err` value: secret", None);
-    assert_eq!(diagnosis.summary, "arcssh stops because of a bug in arcssh");
+    assert_eq!(diagnosis.summary, "stopped by a bug in arcssh");
     let no_thread = "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)";
     assert_eq!(system::panic(no_thread, None).code, Code::LimitReached);
     let no_randomness = "could not retrieve random bytes for uuid: FAILED";

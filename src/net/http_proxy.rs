@@ -7,7 +7,7 @@ use hyper_util::client::proxy::matcher::Intercept;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::net::NetError;
-use crate::net::error::root;
+use crate::net::error::chain;
 use crate::net::http_head::{self, Head};
 
 /// The address of a proxy.
@@ -69,7 +69,7 @@ where
         transport.flush().await
     };
     sent.await.map_err(|error| rejected(None, error.to_string()))?;
-    let head = http_head::read(transport).await.map_err(|error| rejected(None, root(error.as_ref())))?;
+    let head = http_head::read(transport).await.map_err(|error| rejected(None, chain(error.as_ref())))?;
     let Head { status, reason, read_ahead, .. } = head;
     if !(200..300).contains(&status) {
         return Err(rejected(Some(status), format!("the proxy responded {status} {reason}")));

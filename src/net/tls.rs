@@ -230,7 +230,7 @@ pub(crate) enum TlsError {
     NotYetValid,
     /// The system has no root certificates.
     NoRoots,
-    /// arcssh cannot read the root certificates.
+    /// cannot read the root certificates.
     Unreadable(Unreadable),
     /// The certificate is not valid for another reason.
     InvalidCertificate(String),

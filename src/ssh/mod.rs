@@ -95,11 +95,7 @@ impl fmt::Display for SocketProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Occupied(path) => {
-                write!(
-                    f,
-                    "arcssh did not create {}, and does not replace it with an SSH agent",
-                    path.display()
-                )
+                write!(f, "cannot replace {} with an SSH agent: arcssh did not create it", path.display())
             }
             Self::Open { directory, mode } => write!(
                 f,

@@ -26,7 +26,7 @@ pub(crate) enum SystemError {
         wanted: u32,
     },
     /// The limit of file descriptors is too low.
-    #[error("arcssh needs {DESCRIPTORS} free file descriptors: {0}")]
+    #[error("too few file descriptors are free: arcssh needs {DESCRIPTORS} ({0})")]
     Descriptors(String),
     /// The limit of processes or of memory is reached.
     #[error("the system does not start a thread: {0}")]

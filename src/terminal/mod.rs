@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TerminalError {
     /// A write to standard output failed, for example because a disk is full.
-    #[error("arcssh cannot write to standard output: {0}")]
+    #[error("cannot write to standard output: {0}")]
     Stdout(std::io::Error),
     /// The user did not confirm.
     #[error("nothing was changed: you did not confirm the changes")]

@@ -6,17 +6,15 @@ use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Serv
 
 use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh};
 
-const SIGN_IN: &str = "arcssh: hint: run arcssh login";
-const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
-const AGENT: &str =
-    "arcssh: hint: check that the machine is on and its Arc agent connected: on it, type azcmagent show";
+const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
+const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
+const AGENT: &str = "arcssh: hint: check that the machine is on and its Arc agent is connected: on the machine, run azcmagent show";
 const TRY_LATER: &str =
-    "arcssh: hint: try again in a minute; for outages, see the status page of your Azure cloud";
-const NETWORK: &str =
-    "arcssh: hint: check this machine's network; if it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
-const CREDENTIALS: &str = "arcssh: hint: check this machine's clock, and try again";
-const ACCOUNT: &str = "arcssh: hint: arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another";
-const MACHINES: &str = "arcssh: hint: arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone";
+    "arcssh: hint: retry in a minute; for outages, see the status page of your Azure cloud";
+const NETWORK: &str = "arcssh: hint: check the network of this computer; if it requires a proxy, run: export HTTPS_PROXY=http://PROXY:PORT";
+const CREDENTIALS: &str = "arcssh: hint: check the clock of this computer, and connect again";
+const ACCOUNT: &str = "arcssh: hint: check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT";
+const MACHINES: &str = "arcssh: hint: list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
 
 // Credentials.
 
@@ -35,7 +33,7 @@ fn an_incomplete_service_principal_names_the_missing_variable() {
 fn a_wrong_secret_shows_the_error_of_entra_id() {
     let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_CLIENT_SECRET", "wrong"));
-    run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
+    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal: AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1, "a wrong secret is not retried");
 }
 
@@ -43,7 +41,7 @@ fn a_wrong_secret_shows_the_error_of_entra_id() {
 fn a_wrong_tenant_shows_the_error_of_entra_id() {
     let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000"));
-    run.failed(3, &["arcssh: cannot connect to web01: the service principal was refused: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
+    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
 }
 
 #[test]
@@ -58,7 +56,7 @@ fn transient_errors_of_entra_id_are_retried() {
 fn token_responses_without_a_token_are_classified() {
     let w = lab(&["web01"]);
     let proxy = &*format!(
-        "arcssh: hint: let {} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
+        "arcssh: hint: allow {} in the firewall and the proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
         w.address("AZURE_AUTHORITY_HOST")
     );
     let limited = "{\"error\":\"temporarily_unavailable\"}";
@@ -68,19 +66,25 @@ fn token_responses_without_a_token_are_classified() {
             3,
             401,
             broken,
-            "the service principal was refused: AADSTS7000222: The keys are expired. keys",
+            "Entra ID rejected the service principal: AADSTS7000222: The keys are expired. keys",
             SERVICE_PRINCIPAL,
         ),
-        (6, 302, "", "something on the way to Entra ID answered (302)", proxy),
+        (6, 302, "", "a proxy or captive portal responded instead of Entra ID (302)", proxy),
         (
             6,
             200,
             "<html>sign in to the hotel</html>",
-            "something on the way to Entra ID answered (200)",
+            "a proxy or captive portal responded instead of Entra ID (200)",
             proxy,
         ),
-        (6, 403, "<html>blocked</html>", "something on the way to Entra ID answered (403)", proxy),
-        (1, 501, limited, "Entra ID has a fault (501)", TRY_LATER),
+        (
+            6,
+            403,
+            "<html>blocked</html>",
+            "a proxy or captive portal responded instead of Entra ID (403)",
+            proxy,
+        ),
+        (1, 501, limited, "Entra ID failed (501)", TRY_LATER),
     ];
     for (status, answer, body, why, hint) in cases {
         w.emulator().entra_fault(EntraFault::raw(answer, "text/html", body));
@@ -95,17 +99,17 @@ fn token_responses_without_a_token_are_classified() {
 fn errors_of_arm_get_a_hint() {
     let w = lab(&["web01"]);
     let id = w.id();
-    let setup = format!("arcssh: hint: arcssh setup {id} --port {}", w.sshd().port());
+    let setup = format!("arcssh: hint: enable it: arcssh setup {id} --port {}", w.sshd().port());
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
-    let let_arm_pass = format!(
-        "arcssh: hint: let {} pass the network and its proxy; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it",
+    let allow_arm = format!(
+        "arcssh: hint: allow {} in the firewall and the proxy; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it",
         w.address("ARCSSH_ARM_ENDPOINT")
     );
     let cases: [(i32, ArmFault, &str, &str); 10] = [
         (
             3,
             ArmFault::new(401, "InvalidAuthenticationToken", "The access token is invalid."),
-            "Azure does not accept this sign-in (InvalidAuthenticationToken: The access token is invalid.)",
+            "Azure rejected the access token (InvalidAuthenticationToken: The access token is invalid.)",
             SIGN_IN,
         ),
         (
@@ -115,25 +119,25 @@ fn errors_of_arm_get_a_hint() {
                 "InvalidAuthenticationTokenTenant",
                 "The access token is from the wrong issuer.",
             ),
-            "Azure does not accept this sign-in (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)",
+            "Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)",
             SIGN_IN,
         ),
         (
             5,
             ArmFault::new(404, "ResourceNotFound", endpoint),
-            "it has no connectivity endpoint yet (404 ResourceNotFound)",
+            "the machine has no connectivity endpoint (404 ResourceNotFound)",
             &setup,
         ),
         (
             5,
             ArmFault::raw(412, "text/plain", ""),
-            "the service is not enabled on it yet (412 Precondition Failed)",
+            "SSH is not enabled on the machine (412 Precondition Failed)",
             &setup,
         ),
         (
             5,
             ArmFault::new(404, "SubscriptionNotFound", "The subscription 's' could not be found."),
-            "this identity sees no such subscription (SubscriptionNotFound: The subscription 's' could not be found.)",
+            "the subscription does not exist, or the account has no access to it (SubscriptionNotFound: The subscription 's' could not be found.)",
             ACCOUNT,
         ),
         (
@@ -157,14 +161,14 @@ fn errors_of_arm_get_a_hint() {
         (
             1,
             ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "300"),
-            "Azure Resource Manager has had too many requests (429)",
-            "arcssh: hint: try again in 300 s",
+            "Azure Resource Manager throttles requests (429)",
+            "arcssh: hint: retry in 300 s",
         ),
         (
             1,
             ArmFault::raw(200, "application/json", "{\"relay\":{\"namespaceName\":1}}"),
-            "Azure Resource Manager gave an answer that holds nothing to connect with: there are no relay credentials in it",
-            &let_arm_pass,
+            "cannot use the response of Azure Resource Manager: it contains no relay credentials",
+            &allow_arm,
         ),
     ];
     for (number, (status, fault, why, hint)) in cases.into_iter().enumerate() {
@@ -185,7 +189,7 @@ fn a_response_cannot_control_the_terminal_or_forge_a_hint() {
     let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
     let why = cannot_connect(
-        "this identity sees no such subscription (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)",
+        "the subscription does not exist, or the account has no access to it (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)",
     );
     run(&mut w.proxy("web01")).failed(5, &[&why, ACCOUNT]);
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", &"x".repeat(100_000)));
@@ -196,10 +200,11 @@ fn a_response_cannot_control_the_terminal_or_forge_a_hint() {
 fn a_missing_role_is_named_with_account_and_scope() {
     let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let hint = format!(
-        "arcssh: hint: an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {}",
+        "arcssh: hint: ask an owner of the machine to run: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {}",
         w.id()
     );
-    let why = cannot_connect("this identity may not ask for its relay credentials (403 AuthorizationFailed)");
+    let why =
+        cannot_connect("the account has no permission to connect to the machine (403 AuthorizationFailed)");
     run(&mut w.proxy("web01")).failed(4, &[&why, &hint]);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
 }
@@ -207,12 +212,12 @@ fn a_missing_role_is_named_with_account_and_scope() {
 #[test]
 fn a_machine_without_setup_is_reported_and_not_changed() {
     let w = lab(&["web01"]);
-    let setup = format!("arcssh: hint: arcssh setup {} --port {}", w.id(), w.sshd().port());
+    let setup = format!("arcssh: hint: enable it: arcssh setup {} --port {}", w.id(), w.sshd().port());
     w.emulator().machine("web01").remove_service_configuration();
-    let why = cannot_connect("the service is not enabled on it yet (412 Precondition Failed)");
+    let why = cannot_connect("SSH is not enabled on the machine (412 Precondition Failed)");
     run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
     w.emulator().machine("web01").remove_endpoint();
-    let why = cannot_connect("it has no connectivity endpoint yet (404 ResourceNotFound)");
+    let why = cannot_connect("the machine has no connectivity endpoint (404 ResourceNotFound)");
     run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
     assert_eq!(writes(&w), 0);
 }
@@ -224,10 +229,10 @@ fn an_unknown_id_names_the_missing_part() {
         let id = w.id().replace(from, to);
         run(&mut w.arcssh(&["proxy", &id]))
     };
-    connect("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: there is no such machine (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
-    connect("rg-arc", "rg-none").failed(5, &[&cannot_connect("there is no such machine (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
+    connect("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: the machine does not exist (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
+    connect("rg-arc", "rg-none").failed(5, &[&cannot_connect("the machine does not exist (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
     let other = "00000000-0000-4000-8000-000000000001";
-    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("this identity sees no such subscription (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
+    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("the subscription does not exist, or the account has no access to it (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
 }
 
 #[test]
@@ -260,7 +265,7 @@ fn persistent_errors_of_arm_are_reported_after_retries() {
         let failed = run(&mut w.proxy("web01"));
         let why = failed.arcssh_lines().into_iter().rev().nth(1).unwrap_or_default().to_owned();
         assert!(
-            why.starts_with(&cannot_connect(&format!("Azure Resource Manager has a fault ({answer}"))),
+            why.starts_with(&cannot_connect(&format!("Azure Resource Manager failed ({answer}"))),
             "{}",
             failed.stderr
         );
@@ -305,7 +310,7 @@ fn no_listener_fails_at_once_without_wait() {
     let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let run = run(w.proxy("web01").args(["--wait", "0"]));
-    run.failed(7, &[&cannot_connect("its agent does not listen (the relay answered 404 There are no listeners connected for the endpoint, TrackingId …)"), AGENT]);
+    run.failed(7, &[&cannot_connect("the machine's Arc agent is not connected to the relay (the relay responded 404 There are no listeners connected for the endpoint, TrackingId …)"), AGENT]);
 }
 
 #[test]
@@ -314,12 +319,12 @@ fn no_listener_fails_after_the_wait() {
     let start = Instant::now();
     let run = run(w.proxy("web01").args(["--wait", "3"]));
     assert!((3..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-    let answer = "the relay answered 404 Endpoint does not exist, TrackingId …";
+    let answer = "the relay responded 404 Endpoint does not exist, TrackingId …";
     run.failed(
         7,
         &[
             "arcssh: waiting for the agent of web01 to listen (404 Endpoint does not exist); 2 s so far, 13 s at most",
-            &cannot_connect(&format!("its agent does not listen ({answer})")),
+            &cannot_connect(&format!("the machine's Arc agent is not connected to the relay ({answer})")),
             AGENT,
         ],
     );
@@ -332,7 +337,7 @@ fn a_closed_port_fails_at_once() {
     w.emulator().machine("web01").set_ssh_port(port);
     let run = run(&mut w.ssh_by(&format!("arcssh proxy {} --port {port}", w.id()), "true"));
     let why = format!(
-        "arcssh: cannot connect to web01: nothing listens on its port {port} (connection to localhost:{port} failed: dial tcp 127.0.0.1:{port}: connect: connection refused)"
+        "arcssh: cannot connect to web01: no service listens on port {port} of the machine (connection to localhost:{port} failed: dial tcp 127.0.0.1:{port}: connect: connection refused)"
     );
     let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
     assert_eq!(run.arcssh_lines(), [why.as_str(), hint]);
@@ -343,8 +348,8 @@ fn a_closed_port_fails_at_once() {
 #[test]
 fn a_404_without_a_known_code_is_shown() {
     let w = lab(&["web01"]);
-    let doctor = format!("arcssh: hint: arcssh doctor {} tells which", w.id());
-    let why = "there is no such machine, or no connectivity endpoint on it";
+    let doctor = format!("arcssh: hint: check which one is missing: arcssh doctor {}", w.id());
+    let why = "the machine or its connectivity endpoint does not exist";
     let cases = [
         ("", "404 request "),
         ("<html>not here</html>", "404 request "),
@@ -368,7 +373,7 @@ fn a_closed_port_in_another_language_fails_at_once() {
     let w = lab(&["web01"]);
     let reason = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: Zielcomputer verweigerte, für Sie – geprüft";
     w.emulator().relay_fault(RelayFault::refuse(503, reason).always());
-    let why = cannot_connect(&format!("nothing listens on its port 22 ({reason})"));
+    let why = cannot_connect(&format!("no service listens on port 22 of the machine ({reason})"));
     let hint = "arcssh: hint: start sshd on the machine, or name its port with --port";
     run(&mut w.proxy_to(22)).failed(7, &[&why, hint]);
     assert_eq!(connection_attempts(&w), 1, "not retried");
@@ -395,35 +400,33 @@ fn errors_of_the_relay_get_a_hint() {
     let w = lab(&["web01"]);
     let port = w.sshd().port();
     let websocket = &format!(
-        "arcssh: hint: let WebSocket connections to {} pass the proxy unchanged",
+        "arcssh: hint: allow WebSocket connections to {} in the proxy, without TLS inspection",
         w.emulator().relay_authority()
     );
-    let check_port = format!(
-        "arcssh: hint: check that {port} is the port that is enabled on the machine: arcssh setup {} --dry-run shows it",
-        w.id()
-    );
+    let check_port =
+        format!("arcssh: hint: check that SSH is enabled on port {port}: arcssh setup {} --dry-run", w.id());
     let cases: [(i32, u16, &str, &str, &str); 10] = [
-        (1, 403, "Forbidden.", "its agent or the relay refused", &check_port),
-        (1, 429, "Later.", "the relay has had too many requests", "arcssh: hint: try again in a minute"),
+        (1, 403, "Forbidden.", "the relay or the machine's Arc agent rejected the connection", &check_port),
+        (1, 429, "Later.", "the relay throttles requests", "arcssh: hint: retry in a minute"),
         (
             6,
             400,
             "This endpoint is only for web-socket requests.",
-            "something on the way takes the WebSocket upgrade out of the request",
+            "a proxy removed the WebSocket upgrade from the request",
             websocket,
         ),
-        (6, 302, "Found.", "something on the way answered in the relay's place", websocket),
-        (6, 407, "Proxy.", "something on the way answered in the relay's place", websocket),
-        (1, 418, "Not today.", "its agent or the relay refused", &check_port),
-        (1, 500, "Internal error.", "the relay has a fault", TRY_LATER),
-        (1, 503, "Busy.", "the relay has a fault", TRY_LATER),
-        (7, 504, "Gateway timeout.", "its agent did not answer in time", AGENT),
-        (7, 408, "Timeout.", "its agent did not answer in time", AGENT),
+        (6, 302, "Found.", "a proxy responded instead of the relay", websocket),
+        (6, 407, "Proxy.", "a proxy responded instead of the relay", websocket),
+        (1, 418, "Not today.", "the relay or the machine's Arc agent rejected the connection", &check_port),
+        (1, 500, "Internal error.", "the relay failed", TRY_LATER),
+        (1, 503, "Busy.", "the relay failed", TRY_LATER),
+        (7, 504, "Gateway timeout.", "the machine's Arc agent did not respond in time", AGENT),
+        (7, 408, "Timeout.", "the machine's Arc agent did not respond in time", AGENT),
     ];
     for (status, answer, reason, why, hint) in cases {
         w.emulator().relay_fault(RelayFault::refuse(answer, reason));
         let why = cannot_connect(&format!(
-            "{why} (the relay answered {answer} {}, TrackingId …)",
+            "{why} (the relay responded {answer} {}, TrackingId …)",
             reason.trim_end_matches('.')
         ));
         run(w.proxy("web01").args(["--wait", "0"])).failed(status, &[&why, hint]);
@@ -443,7 +446,7 @@ fn relay_credentials_that_are_rejected_twice_are_an_error() {
     let w = lab(&["web01"]);
     w.emulator().relay_fault(RelayFault::expired_token().always());
     let why = cannot_connect(
-        "the relay does not accept the credentials that ARM gave (the relay answered 401 ExpiredToken: The token is expired, TrackingId …)",
+        "the relay rejected the credentials that Azure Resource Manager issued (the relay responded 401 ExpiredToken: The token is expired, TrackingId …)",
     );
     run(&mut w.proxy("web01")).failed(4, &[&why, CREDENTIALS]);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
@@ -472,8 +475,7 @@ fn an_unresolvable_arm_endpoint_is_reported() {
     let run = run(w.proxy("web01").env("ARCSSH_ARM_ENDPOINT", "https://arm.invalid"));
     let lines = run.arcssh_lines();
     let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
-    let start =
-        cannot_connect("Azure Resource Manager cannot be reached: failed to lookup address information: ");
+    let start = cannot_connect("cannot reach arm.invalid: failed to lookup address information: ");
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(hint, NETWORK);
     assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
@@ -488,11 +490,11 @@ fn an_invalid_command_line_exits_with_2() {
     let cases: [(&[&str], &str); 7] = [
         (
             &["proxy", "web01"],
-            "error: invalid value 'web01' for '[RESOURCE-ID]': an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME",
+            "error: invalid value 'web01' for '[RESOURCE-ID]': the resource ID of an Arc machine has the form /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME",
         ),
         (
             &["proxy", vm],
-            "error: invalid value '/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm' for '[RESOURCE-ID]': this is a plain Azure virtual machine, which has no Arc relay; arcssh reaches Microsoft.HybridCompute/machines",
+            "error: invalid value '/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm' for '[RESOURCE-ID]': the resource ID names an Azure virtual machine; arcssh connects to Arc machines (Microsoft.HybridCompute/machines)",
         ),
         (
             &["proxy", id, "--port", "0"],
@@ -530,7 +532,10 @@ fn proxy_without_a_machine_gets_a_hint() {
     let run = run_arcssh(&["proxy"]);
     run.failed(
         2,
-        &["arcssh: no machine is named", "arcssh: hint: arcssh proxy --help shows how to name one"],
+        &[
+            "arcssh: no machine was given",
+            "arcssh: hint: to see how to name a machine, run: arcssh proxy --help",
+        ],
     );
 }
 

@@ -28,7 +28,10 @@ fn a_lost_connection_is_reported() {
     w.emulator().relay_fault(RelayFault::cut_after(100_000).always());
     let run = w.ssh_run(&["web01", "head -c 10000000 /dev/zero"]);
     let [why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
-    assert!(why.starts_with("arcssh: lost web01: the connection to the relay was lost: "), "{why}");
+    assert!(
+        why.starts_with("arcssh: lost the connection to web01: the connection to the relay was lost: "),
+        "{why}"
+    );
     assert_eq!(hint, "arcssh: hint: connect again");
     assert_eq!(run.code, Some(255));
 }
@@ -41,13 +44,17 @@ fn close_codes_are_explained() {
         wait_for_end(connection);
     });
     let cases = [
-        (1001, "gone", "its agent went away (the relay closed the connection with code 1001 \"gone\")"),
+        (
+            1001,
+            "gone",
+            "the machine's Arc agent disconnected (the relay closed the connection with code 1001 \"gone\")",
+        ),
         (
             1008,
             "late",
             "the relay's token has expired (the relay closed the connection with code 1008 \"late\")",
         ),
-        (1011, "oops", "the relay has a fault (the relay closed the connection with code 1011 \"oops\")"),
+        (1011, "oops", "the relay failed (the relay closed the connection with code 1011 \"oops\")"),
         (1003, "", "the relay closed the connection with code 1003 \"\""),
     ];
     for (code, reason, why) in cases {
@@ -56,7 +63,10 @@ fn close_codes_are_explained() {
         let mut arcssh = Running::start(&mut w.proxy_to(port));
         assert_eq!(arcssh.read(8), b"greeting");
         let (status, stderr) = arcssh.end();
-        assert_eq!(stderr, format!("arcssh: lost web01: {why}\narcssh: hint: connect again\n"));
+        assert_eq!(
+            stderr,
+            format!("arcssh: lost the connection to web01: {why}\narcssh: hint: connect again\n")
+        );
         assert_eq!(status, Some(1));
     }
 }
@@ -339,7 +349,7 @@ fn close_frames_are_reported_and_answered() {
         let (status, stderr) = arcssh.end_soon();
         let expected = error.as_ref().map_or(String::new(), |error| {
             format!(
-                "arcssh: lost web01: the relay closed the connection {error}\narcssh: hint: connect again\n"
+                "arcssh: lost the connection to web01: the relay closed the connection {error}\narcssh: hint: connect again\n"
             )
         });
         assert_eq!((stderr, status), (expected, Some(error.is_some().into())), "{payload:02x?}");
@@ -363,7 +373,9 @@ fn protocol_errors_are_reported_after_the_preceding_bytes() {
         let mut arcssh = Running::start(&mut proxy);
         assert_eq!(arcssh.read(8), b"greeting");
         let (status, stderr) = arcssh.end_soon();
-        let why = format!("arcssh: lost web01: the relay broke the WebSocket protocol: {error}\n");
+        let why = format!(
+            "arcssh: lost the connection to web01: the relay violated the WebSocket protocol: {error}\n"
+        );
         assert!(stderr.starts_with(&why) && status == Some(1), "{status:?} {stderr}");
         let has_closed = || w.emulator().sender_ends() == [SenderEnd::Closed(Some(1002))];
         assert!(eventually(SOON, has_closed), "{:?}", w.emulator().sender_ends());
@@ -406,7 +418,7 @@ fn unanswered_pings_end_the_session() {
     assert!(eventually(LIMIT, || w.emulator().sender_pings().len() == 1), "no ping");
     let start = Instant::now();
     let (status, stderr) = arcssh.end();
-    let why = "arcssh: lost web01: the relay no longer answers: 2 pings are unanswered";
+    let why = "arcssh: lost the connection to web01: the relay no longer responds: 2 pings are unanswered";
     assert_eq!((status, stderr.lines().next()), (Some(1), Some(why)));
     assert!(start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
 }
@@ -440,7 +452,7 @@ fn a_failed_write_ends_the_session_and_is_reported() {
                 (!input_ends).then_some(stdin)
             });
             let (status, stderr) = arcssh.end_soon();
-            let why = "arcssh: lost web01: the relay cannot be written to: ";
+            let why = "arcssh: lost the connection to web01: cannot send to the relay: ";
             assert!(
                 stderr.starts_with(why) && status == Some(1),
                 "{error} {input_ends}: {status:?} {stderr}"
@@ -459,7 +471,7 @@ fn an_unreadable_input_is_reported() {
         let mut proxy = w.proxy_to(service(wait_for_end));
         proxy.stdin(File::open(input).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = finish(proxy.spawn().unwrap());
-        let why = format!("arcssh: lost web01: standard input cannot be read: {error}");
+        let why = format!("arcssh: lost the connection to web01: cannot read standard input: {error}");
         assert_eq!((run.code, run.stderr.lines().next()), (Some(1), Some(why.as_str())));
     }
 }
@@ -472,12 +484,12 @@ fn a_wrong_open_mode_of_input_or_output_is_reported() {
     let to_write = || fs::OpenOptions::new().write(true).open(&file).unwrap();
     let to_read = || File::open(&file).unwrap();
     for (input, output, error) in [
-        (to_write(), to_write(), "standard input cannot be read"),
-        (to_read(), to_read(), "standard output cannot be written"),
+        (to_write(), to_write(), "cannot read standard input"),
+        (to_read(), to_read(), "cannot write to standard output"),
     ] {
         let mut proxy = w.proxy_to(service(reply_in_capitals));
         let run = finish(proxy.stdin(input).stdout(output).stderr(Stdio::piped()).spawn().unwrap());
-        let why = format!("arcssh: lost web01: {error}: Bad file descriptor (os error 9)");
+        let why = format!("arcssh: lost the connection to web01: {error}: Bad file descriptor (os error 9)");
         assert_eq!((run.code, run.stderr.lines().next()), (Some(1), Some(why.as_str())));
     }
     assert_eq!(fs::read(&file).unwrap(), b"hello");

@@ -54,7 +54,7 @@ fn too_few_file_descriptors_are_reported_by_every_command() {
     for command in commands(&w) {
         for limit in 4..=20 {
             let run = run(&mut with_limits(&w, &format!("ulimit -n {limit}"), ARCSSH, &command));
-            let why = "arcssh: arcssh needs 24 free file descriptors: Too many open files (os error 24)";
+            let why = "arcssh: too few file descriptors are free: arcssh needs 24 (Too many open files (os error 24))";
             assert_eq!(run.stderr.lines().collect::<Vec<_>>(), [why, RAISE], "{command:?} {limit}");
             assert_eq!((run.code, run.stdout.len()), (Some(1), 0), "{command:?} {limit}");
         }
@@ -184,7 +184,11 @@ fn unreadable_root_certificates_are_reported_with_the_reason() {
     let empty = path("empty.pem");
     fs::write(&empty, "").unwrap();
     let run = run(w.arcssh(&["list"]).env("SSL_CERT_FILE", &empty));
-    assert!(run.stderr.starts_with("arcssh: no root certificates were found"), "{}", run.stderr);
+    assert!(
+        run.stderr.starts_with("arcssh: this computer has no trusted root certificates"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
@@ -206,8 +210,7 @@ fn unreadable_root_certificates_are_reported_with_an_unknown_issuer() {
     let line = run.arcssh_lines()[0];
     assert!(
         line.contains("does not trust")
-            && line
-                .contains(&format!("(arcssh cannot read the root certificates in {missing}: No such file")),
+            && line.contains(&format!("(cannot read the root certificates in {missing}: No such file")),
         "{line}"
     );
 }

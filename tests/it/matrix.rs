@@ -235,7 +235,7 @@ fn connect_faults(w: &Lab, service: Service) -> Vec<Cell> {
 fn http_faults(w: &Lab, service: Service) -> Vec<Cell> {
     let name = service.name();
     let broken = &["reset", "closed", "ended", "cannot be reached", "incomplete", "connection", "went away"];
-    let wrong = &["answer", "answered", "JSON", "fault", "refused"];
+    let wrong = &["response", "responded", "JSON", "failed", "rejected"];
     let in_tls = |fault, act, cause: &[&'static str]| in_tls(w, service, fault, act, cause).within(25);
     let json = "Content-Type: application/json\r\n";
     let hostile_error = format!(
@@ -327,7 +327,7 @@ fn http_faults(w: &Lab, service: Service) -> Vec<Cell> {
         in_tls(
             "401 with hostile text",
             respond(http("401 Unauthorized", json, &hostile_error)),
-            &["refused", "sign-in", "answered", name],
+            &["rejected", "responded", name],
         ),
         in_tls(
             "403 with hostile text",

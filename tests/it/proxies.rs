@@ -10,7 +10,7 @@ use arcssh_emulator::Service;
 
 use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, lab, run};
 
-const PASSWORD: &str = "arcssh: hint: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; if the proxy asks for NTLM or Kerberos, run a proxy such as px or cntlm on this machine, and set HTTPS_PROXY to that";
+const PASSWORD: &str = "arcssh: hint: set the proxy's user and password: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; for a proxy that requires NTLM or Kerberos, run px or cntlm on this computer and name its address";
 
 #[test]
 fn each_variable_sends_entra_id_arm_and_the_relay_through_the_proxy() {
@@ -61,7 +61,7 @@ fn a_missing_or_wrong_proxy_password_is_reported() {
         let mut arcssh = w.arcssh(&["-p", "22"]);
         let run = run(arcssh.env("SSHPROXY_RELAY_INFO", &info).env("HTTPS_PROXY", &address));
         let why = format!(
-            "arcssh: cannot connect to the machine: the proxy 127.0.0.1:{} opens no tunnel to {}: it answered {answer}",
+            "arcssh: cannot connect to the machine: the proxy 127.0.0.1:{} opens no tunnel to {}: the proxy responded {answer}",
             proxy.port,
             w.emulator().relay_authority()
         );
@@ -73,18 +73,19 @@ fn a_missing_or_wrong_proxy_password_is_reported() {
 fn proxy_errors_are_reported_for_entra_id() {
     let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
-    let cannot = "arcssh: cannot connect to web01: the proxy";
+    let cannot = "arcssh: cannot connect to web01:";
+    let entra = w.address("AZURE_AUTHORITY_HOST").replace("https://", "");
     let cases = [
-        (proxy.address(), "opens no tunnel to Entra ID: it answered 407".to_owned(), PASSWORD),
+        (proxy.address(), format!("the proxy opens no tunnel to {entra}: the proxy responded 407"), PASSWORD),
         (
             format!("http://alice:wrong@127.0.0.1:{}", proxy.port),
-            "opens no tunnel to Entra ID: unsuccessful".to_owned(),
-            "arcssh: hint: check user and password in HTTPS_PROXY, and that the proxy lets CONNECT pass",
+            format!("the proxy opens no tunnel to {entra}: unsuccessful"),
+            "arcssh: hint: check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",
         ),
         (
             format!("http://127.0.0.1:{}", closed_port()),
-            "on the way to Entra ID cannot be reached: Connection refused (os error 111)".to_owned(),
-            "arcssh: hint: check the address in HTTPS_PROXY",
+            format!("cannot reach the proxy on the way to {entra}: Connection refused (os error 111)"),
+            "arcssh: hint: check the proxy's address in HTTPS_PROXY",
         ),
     ];
     for (address, why, hint) in cases {
@@ -153,12 +154,12 @@ fn a_port_that_the_proxy_denies_is_reported() {
     let mut arcssh = w.arcssh(&["-p", "22"]);
     let run = run(arcssh.env("SSHPROXY_RELAY_INFO", info).env("HTTPS_PROXY", proxy.address()));
     let why = format!(
-        "arcssh: cannot connect to the machine: the proxy 127.0.0.1:{} opens no tunnel to {}: it answered 403 Access violation",
+        "arcssh: cannot connect to the machine: the proxy 127.0.0.1:{} opens no tunnel to {}: the proxy responded 403 Access violation",
         proxy.port,
         w.emulator().relay_authority()
     );
     let hint = format!(
-        "arcssh: hint: let CONNECT to {} pass the proxy, or name the host in NO_PROXY",
+        "arcssh: hint: allow CONNECT to {} in the proxy, or add the host to NO_PROXY",
         w.emulator().relay_authority()
     );
     run.failed(6, &[&why, &hint]);
@@ -172,9 +173,9 @@ fn a_stopped_proxy_is_reported_with_its_address() {
     let run =
         run(arcssh.env("SSHPROXY_RELAY_INFO", info).env("HTTPS_PROXY", format!("http://127.0.0.1:{port}")));
     let why = format!(
-        "arcssh: cannot connect to the machine: the proxy 127.0.0.1:{port} cannot be reached: tcp connect error: Connection refused (os error 111)"
+        "arcssh: cannot connect to the machine: cannot reach the proxy 127.0.0.1:{port}: tcp connect error: Connection refused (os error 111)"
     );
-    let hint = "arcssh: hint: check the address in HTTPS_PROXY";
+    let hint = "arcssh: hint: check the proxy's address in HTTPS_PROXY";
     run.failed(6, &[&why, hint]);
 }
 
@@ -190,7 +191,7 @@ fn a_socks_proxy_is_rejected() {
         let lines = run.arcssh_lines();
         let [.., why, hint] = lines[..] else { panic!("{}", run.stderr) };
         assert_eq!(why, format!("arcssh: cannot connect to {error}"));
-        assert_eq!(hint, "arcssh: hint: export HTTPS_PROXY=http://PROXY:PORT");
+        assert_eq!(hint, "arcssh: hint: use an HTTP proxy: export HTTPS_PROXY=http://PROXY:PORT");
         assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
     }
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), before, "no request bypasses the proxy");

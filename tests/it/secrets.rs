@@ -225,9 +225,9 @@ impl Trap {
 pub(crate) fn fails_as_untrusted(run: &Run, target: &str, name: &str, suffix: &str) {
     let host = format!("{name}.{suffix}");
     let why = format!(
-        "arcssh: cannot connect to {target}: arcssh sends no relay token: the host {host:?} is not in a trusted relay domain"
+        "arcssh: cannot connect to {target}: the host {host:?} is not in a trusted relay domain, so arcssh sends it no token"
     );
-    let hint = "arcssh: hint: check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or: export ARCSSH_RELAY_SUFFIX=DOMAIN";
+    let hint = "arcssh: hint: check --cloud; if your administrator confirms another relay domain, add --relay-suffix, or run: export ARCSSH_RELAY_SUFFIX=DOMAIN";
     run.failed(4, &[&why, hint]);
 }
 

@@ -269,7 +269,7 @@ pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command) {
     let address = lines.next().unwrap();
     assert_eq!(
         lines.next().unwrap(),
-        "arcssh: arcssh cannot open a browser here; to sign in on another device, run: arcssh login --device-code"
+        "arcssh: cannot open a browser here; to sign in on another device, run: arcssh login --device-code"
     );
     let address = address.strip_prefix("arcssh: ").unwrap();
     run(w.command("curl").args(["-sSL", "--cacert"]).arg(w.emulator().authority_file()).arg(address)).clean();

@@ -16,7 +16,7 @@ use crate::support::{ARCSSH, Lab, Run, closed_port, eventually, lab, run};
 /// Less than the limit for work after a connection. Here is no such work.
 const SOON: Duration = Duration::from_secs(8);
 
-const AGAIN: &str = "arcssh: hint: run az ssh config again; or give arcssh proxy the machine's resource ID, and it renews itself";
+const AGAIN: &str = "arcssh: hint: run az ssh config again; to connect without relay information, give arcssh proxy the machine's resource ID";
 
 #[test]
 fn a_file_of_relay_information_opens_a_session() {
@@ -106,7 +106,7 @@ fn expired_relay_information_gets_a_hint() {
     });
     let run = run(&mut w.arcssh(&["-r", "relay_info", "-p", "22"]));
     let [why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
-    let start = "arcssh: cannot connect to the machine: the relay information has expired or is damaged (the relay answered 401 ";
+    let start = "arcssh: cannot connect to the machine: the relay information has expired or is damaged (the relay responded 401 ";
     assert!(why.starts_with(start), "{why}");
     assert_eq!(hint, AGAIN);
     assert_eq!((run.code, run.stdout.as_slice()), (Some(4), b"".as_slice()));
@@ -121,15 +121,17 @@ fn invalid_relay_information_is_reported_with_its_source() {
         run(&mut w.arcssh(&["-r", "relay_info"]))
     };
     file("no base64 at all!")
-        .failed(1, &[&format!("{cannot} relay_info holds no relay information: it is not base64")]);
-    file(" \n").failed(1, &[&format!("{cannot} relay_info holds no relay information: it is empty")]);
+        .failed(1, &[&format!("{cannot} relay_info contains no relay information: it is not base64")]);
+    file(" \n").failed(1, &[&format!("{cannot} relay_info contains no relay information: it is empty")]);
     let no_credentials =
-        format!("{cannot} relay_info holds no relay information: there are no relay credentials in it");
+        format!("{cannot} relay_info contains no relay information: it contains no relay credentials");
     file(&STANDARD.encode("{}")).failed(1, &[&no_credentials]);
     run(&mut w.arcssh(&["-r", "nowhere"]))
         .failed(1, &[&format!("{cannot} cannot read nowhere: No such file or directory (os error 2)")]);
-    run(w.arcssh(&["-p", "22"]).env("SSHPROXY_RELAY_INFO", "%%%"))
-        .failed(1, &[&format!("{cannot} SSHPROXY_RELAY_INFO holds no relay information: it is not base64")]);
+    run(w.arcssh(&["-p", "22"]).env("SSHPROXY_RELAY_INFO", "%%%")).failed(
+        1,
+        &[&format!("{cannot} SSHPROXY_RELAY_INFO contains no relay information: it is not base64")],
+    );
 }
 
 #[test]

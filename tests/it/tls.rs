@@ -8,14 +8,15 @@ use arcssh_emulator::{KeyExchange, Service};
 
 use crate::support::{Lab, lab, lab_with, run, script};
 
-const HINT: &str = "arcssh: hint: where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
+const HINT: &str = "arcssh: hint: if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE";
 
 #[test]
 fn an_untrusted_certificate_of_entra_id_fails_at_once() {
     let w = lab(&["web01"]);
     let start = Instant::now();
     let run = run(w.proxy("web01").env("SSL_CERT_FILE", another_authority(&w)));
-    run.failed(6, &["arcssh: cannot connect to web01: the certificate of Entra ID comes from an authority that this machine does not trust: arcssh emulator authority", HINT]);
+    let entra = w.address("AZURE_AUTHORITY_HOST").replace("https://", "");
+    run.failed(6, &[&format!("arcssh: cannot connect to web01: the certificate of {entra} comes from an authority that this computer does not trust: arcssh emulator authority"), HINT]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
 }
@@ -29,7 +30,8 @@ fn an_untrusted_certificate_of_arm_fails_at_once() {
     proxy.env_remove("AZURE_CLIENT_SECRET").env("SSL_CERT_FILE", another_authority(&w));
     proxy.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
     let start = Instant::now();
-    run(&mut proxy).failed(6, &["arcssh: cannot connect to web01: the certificate of Azure Resource Manager comes from an authority that this machine does not trust: arcssh emulator authority", HINT]);
+    let arm = w.address("ARCSSH_ARM_ENDPOINT").replace("https://", "");
+    run(&mut proxy).failed(6, &[&format!("arcssh: cannot connect to web01: the certificate of {arm} comes from an authority that this computer does not trust: arcssh emulator authority"), HINT]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
@@ -40,7 +42,7 @@ fn an_untrusted_certificate_of_the_relay_fails_at_once() {
     let start = Instant::now();
     let run = run(w.arcssh(&["-r", "relay_info"]).env("SSL_CERT_FILE", another_authority(&w)));
     let error = format!(
-        "arcssh: cannot connect to the machine: the certificate of {} comes from an authority that this machine does not trust: arcssh emulator authority",
+        "arcssh: cannot connect to the machine: the certificate of {} comes from an authority that this computer does not trust: arcssh emulator authority",
         w.emulator().relay_authority()
     );
     run.failed(6, &[&error, HINT]);

@@ -1,13 +1,11 @@
 //! A client certificate, and the client assertion that its key signs (RFC 7523, section 2.2).
 
-use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
-use ring::error::KeyRejected;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -15,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::azure::credentials::source::SourceError;
+use crate::azure::credentials::source::{CertificateProblem, SourceError};
 use crate::system::clock::unix_now;
 use crate::system::files;
 
@@ -81,35 +79,5 @@ impl ClientCertificate {
             .sign(&RSA_PSS_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
             .map_err(|_| anyhow!("the key does not sign"))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
-    }
-}
-
-/// Why a certificate file cannot be used.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum CertificateProblem {
-    /// The file may be PKCS #12.
-    NotPem,
-    /// The key is encrypted.
-    Locked,
-    /// The file has no certificate.
-    NoCertificate,
-    /// The file has no private key.
-    NoKey,
-    /// The key has another type.
-    NotRsa,
-    /// The RSA key is too short, or damaged.
-    Rejected(KeyRejected),
-}
-
-impl fmt::Display for CertificateProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotPem => f.write_str("the file is not in PEM format"),
-            Self::Locked => f.write_str("the key has a password"),
-            Self::NoCertificate => f.write_str("the file contains no certificate"),
-            Self::NoKey => f.write_str("the file contains no private key"),
-            Self::NotRsa => f.write_str("the key is not an RSA key"),
-            Self::Rejected(cause) => write!(f, "the key is not a usable RSA key ({cause})"),
-        }
     }
 }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ring::error::KeyRejected;
 use serde::{Deserialize, Serialize};
 
-use crate::azure::credentials::client_assertion::CertificateProblem;
 use crate::azure::entra::{EntraError, Rejection};
 use crate::azure::login::LoginError;
 use crate::net::NetError;
@@ -185,6 +185,36 @@ impl fmt::Display for Unavailable {
                 write!(f, "only the group of the Arc agent may read {}", path.display())
             }
             Self::NoManagedIdentity(cause) => f.write_str(cause),
+        }
+    }
+}
+
+/// Why a certificate file cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CertificateProblem {
+    /// The file may be PKCS #12.
+    NotPem,
+    /// The key is encrypted.
+    Locked,
+    /// The file has no certificate.
+    NoCertificate,
+    /// The file has no private key.
+    NoKey,
+    /// The key has another type.
+    NotRsa,
+    /// The RSA key is too short, or damaged.
+    Rejected(KeyRejected),
+}
+
+impl fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPem => f.write_str("the file is not in PEM format"),
+            Self::Locked => f.write_str("the key has a password"),
+            Self::NoCertificate => f.write_str("the file contains no certificate"),
+            Self::NoKey => f.write_str("the file contains no private key"),
+            Self::NotRsa => f.write_str("the key is not an RSA key"),
+            Self::Rejected(cause) => write!(f, "the key is not a usable RSA key ({cause})"),
         }
     }
 }

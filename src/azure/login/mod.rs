@@ -60,7 +60,7 @@ pub(crate) enum LoginError {
     #[error("{0}")]
     KeyStore(KeyStoreError),
     /// The account cannot be stored; why.
-    #[error("arcssh cannot store the sign-in: {0}")]
+    #[error("cannot store the sign-in: {0}")]
     NotStored(String),
     /// The key store does not delete the refresh token.
     #[error("the refresh token is still in the key store: {0}")]

@@ -50,7 +50,7 @@ pub(crate) enum BridgeError {
     #[error("the connection to the relay was lost")]
     Lost(#[source] io::Error),
     /// Writing to the relay failed, and there was no Close frame.
-    #[error("arcssh cannot send to the relay")]
+    #[error("cannot send to the relay")]
     NotSent(#[source] io::Error),
     /// The relay no longer responds to pings.
     #[error("the relay no longer responds: {MISSED_PINGS} pings are unanswered")]
@@ -64,10 +64,10 @@ pub(crate) enum BridgeError {
         violation: Violation,
     },
     /// Reading the output of ssh failed.
-    #[error("arcssh cannot read standard input")]
+    #[error("cannot read standard input")]
     Input(#[source] io::Error),
     /// Writing to ssh failed.
-    #[error("arcssh cannot write to standard output")]
+    #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 }
 

@@ -99,7 +99,7 @@ fn failing_streams(w: &Lab) -> Vec<Cell> {
     vec![
         on_file("standard output full", &["No space left"], "/dev/zero", "/dev/full"),
         // read(2) returns EISDIR.
-        on_file("standard input cannot be read", &["standard input"], "/", "/dev/null"),
+        on_file("cannot read standard input", &["standard input"], "/", "/dev/null"),
         session(w, "ssh ended, and the relay reads nothing", &[], |peer| {
             peer.frame(BINARY, GREETING)?;
             peer.block()
