@@ -169,7 +169,7 @@ struct Reading {
     applies: bool,
     /// Whether ssh only checks its syntax, since its `Include` is in a section that does not apply.
     parse_only: bool,
-    /// The number of `Include` lines that lead to it.
+    /// The number of nested `Include` lines above it.
     depth: usize,
 }
 

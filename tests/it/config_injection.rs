@@ -303,7 +303,7 @@ fn runs_from(home: &Home<'_>, user: &Path, name: &str, id: &str) {
     fs::remove_file(&program).unwrap();
     if run_config.code != Some(0) {
         assert!(
-            run_config.stderr.contains("cannot stand in a ProxyCommand"),
+            run_config.stderr.contains("cannot be used in a ProxyCommand"),
             "{name:?}: {}",
             run_config.stderr
         );

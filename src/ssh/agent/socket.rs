@@ -1,7 +1,7 @@
 //! One path that all processes of a host entry share, since `IdentityAgent` has no token that identifies a process.
 //!
 //! Each process listens on its own socket, `{path}.{number}`, and the path is a symbolic link to one of them. A process
-//! that starts links the path to its own socket, so the link leads to a process that is at least as new as the ssh that
+//! that starts links the path to its own socket, so the link points to a process that is at least as new as the ssh that
 //! asks, with a certificate that is at least as new. A process that ends links the path to the newest process that is
 //! still listening. rename(2) replaces the link, so that it never disappears in between. Processes lock the directory
 //! while they change the link, and only the directory's owner can enter it.
@@ -146,7 +146,7 @@ fn ensure_replaceable(path: &Path) -> Result<(), SshError> {
     }
 }
 
-/// The number of the socket of `path` that a symbolic link of this user leads to.
+/// The number of the socket of `path` that a symbolic link of this user points to.
 fn target(path: &Path, link: &Path) -> Option<u64> {
     fs::symlink_metadata(link).ok().filter(is_own)?;
     number_of(path, fs::read_link(link).ok()?.as_os_str())

@@ -278,7 +278,7 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
     let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);
     ensure!(
         !word.contains(special),
-        "{word:?} cannot stand in a ProxyCommand, where a shell would change it"
+        "{word:?} cannot be used in a ProxyCommand, where a shell would change it"
     );
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:,@+%".contains(c);
     Ok(if !word.is_empty() && word.chars().all(plain) { word } else { format!("\"{word}\"") })
@@ -296,7 +296,7 @@ fn match_exec(words: &[String], platform: Platform) -> Result<String> {
         let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);
         ensure!(
             platform == Platform::Unix && !word.contains(special),
-            "{word:?} cannot stand in a Match exec, where a shell would change it"
+            "{word:?} cannot be used in a Match exec, where a shell would change it"
         );
         Ok(format!("'{word}'"))
     });
