@@ -390,7 +390,7 @@ pub(crate) struct Alias {
 }
 
 /// The reason why a machine does not get its own name even if the user names it.
-pub(crate) const SHARED: &str = "another machine or host entry has its name";
+pub(crate) const SHARED: &str = "another machine or host entry has the same name";
 
 impl Naming<'_> {
     /// Chooses a unique alias for each machine: its name, or `name.group` and more parts of its ID. Returns `None` for
@@ -470,7 +470,7 @@ impl Naming<'_> {
     fn objection(&self, machine: &Machine, candidate: &str, claim: &Claim) -> Option<String> {
         let is_own = candidate == machine.id.name;
         if !is_alias(candidate) {
-            return Some("ssh does not accept its name as a host name".into());
+            return Some("its name is not a valid host name for ssh".into());
         }
         if is_own && matches!(claim, Claim::ByUser { .. }) {
             return None;
@@ -479,16 +479,16 @@ impl Naming<'_> {
             return Some("its name is an IP address".into());
         }
         if is_this_computer(candidate) {
-            return Some("its name means this computer or its router".into());
+            return Some("its name refers to this computer or its router".into());
         }
         if is_own && *claim == Claim::Allowed {
             return None;
         }
         if is_own && candidate.contains('.') {
-            return Some("its name contains a dot, as names in DNS do".into());
+            return Some("its name contains a dot, like a DNS name".into());
         }
         if *candidate == grouped(machine) && is_like_dns(&machine.id.resource_group) {
-            return Some("its name and group together can be a name in DNS".into());
+            return Some("its name and group together look like a DNS name".into());
         }
         self.other_use(machine, candidate).map(|place| format!("ssh already uses its name: {place}"))
     }

@@ -39,7 +39,7 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
     while interim + received.len() < MAX_HEAD {
         if stream.read_buf(&mut received).await? == 0 {
             let already =
-                if received.is_empty() { "without an answer" } else { "in the middle of the answer" };
+                if received.is_empty() { "without a response" } else { "in the middle of the response" };
             bail!("the connection was closed {already}");
         }
         while let Some(head) = parse(&received)? {
@@ -51,13 +51,13 @@ pub(crate) async fn read<T: AsyncRead + Unpin>(stream: &mut T) -> Result<Head> {
             received = head.read_ahead;
         }
     }
-    bail!("the answer's head is longer than {MAX_HEAD} bytes")
+    bail!("the head of the response is longer than {MAX_HEAD} bytes")
 }
 
 fn parse(received: &[u8]) -> Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(length) = response.parse(received).context("the answer is not HTTP")?
+    let httparse::Status::Complete(length) = response.parse(received).context("the response is not HTTP")?
     else {
         return Ok(None);
     };
@@ -65,7 +65,7 @@ fn parse(received: &[u8]) -> Result<Option<Head>> {
         (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned())
     };
     Ok(Some(Head {
-        status: response.code.context("the answer has no status")?,
+        status: response.code.context("the response has no status")?,
         reason: reason(received),
         headers: response.headers.iter().map(text).collect(),
         read_ahead: received[length..].to_vec(),
@@ -258,13 +258,13 @@ mod tests {
     #[tokio::test]
     async fn other_bytes_are_an_error() {
         let error = |bytes: &'static [u8]| async move { read_all(bytes).await.unwrap_err().to_string() };
-        assert_eq!(error(b"").await, "the connection was closed without an answer");
-        assert_eq!(error(b"HTTP/1.1 200").await, "the connection was closed in the middle of the answer");
-        assert_eq!(error(b"SSH-2.0-OpenSSH_9.2\r\n").await, "the answer is not HTTP");
+        assert_eq!(error(b"").await, "the connection was closed without a response");
+        assert_eq!(error(b"HTTP/1.1 200").await, "the connection was closed in the middle of the response");
+        assert_eq!(error(b"SSH-2.0-OpenSSH_9.2\r\n").await, "the response is not HTTP");
         let endless: &'static [u8] =
             Box::leak([b"HTTP/1.1 200 ".as_slice(), &[b'a'; MAX_HEAD]].concat().into_boxed_slice());
-        assert_eq!(error(endless).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
+        assert_eq!(error(endless).await, format!("the head of the response is longer than {MAX_HEAD} bytes"));
         let interim: &'static [u8] = Box::leak(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_HEAD).into());
-        assert_eq!(error(interim).await, format!("the answer's head is longer than {MAX_HEAD} bytes"));
+        assert_eq!(error(interim).await, format!("the head of the response is longer than {MAX_HEAD} bytes"));
     }
 }

@@ -176,7 +176,7 @@ impl fmt::Display for Plan {
             Change::Keep(port) => write!(f, "{service} is enabled on port {port}; nothing to change"),
             Change::Unreadable(port) => write!(
                 f,
-                "{service} is enabled, but your role cannot read whether on port {port}; nothing to change"
+                "{service} is enabled, but your role cannot read whether its port is {port}; nothing to change"
             ),
             Change::Enable(port) => write!(f, "{endpoint}enable {service} on port {port}"),
             Change::Replace { from: None, to } => write!(

@@ -251,7 +251,7 @@ impl Store {
     /// Stores a value, if possible.
     pub(crate) fn write<T: Serialize>(&self, key: &Key, value: &T) {
         if let Err(error) = self.keep(key, value) {
-            info!("not stored: {error:#}");
+            info!("cannot store a value: {error:#}");
         }
     }
 
@@ -371,7 +371,7 @@ impl Store {
     }
 
     fn directory(&self) -> Result<&Path> {
-        self.folder().context("there is no folder to keep anything in")
+        self.folder().context("there is no state directory")
     }
 
     /// Returns the state directory, if there is a usable one.
@@ -387,7 +387,7 @@ impl Store {
             None => None,
         };
         if lock.is_none() {
-            info!("no lock of {}", key.name);
+            info!("cannot lock {}", key.name);
         }
         lock
     }
@@ -401,7 +401,7 @@ impl Store {
     fn lock_file(&self, key: &Key) -> Option<File> {
         let path = self.folder()?.join(key.lock_file());
         let file = open_own(&path, OpenOptions::new().create(true).truncate(false).write(true));
-        file.map_err(|error| debug!("no lock file {}: {error}", path.display())).ok()
+        file.map_err(|error| debug!("cannot open the lock file {}: {error}", path.display())).ok()
     }
 
     /// Returns the path of a value's file.
@@ -501,7 +501,7 @@ fn read_own(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Ok(metadata) = fs::symlink_metadata(path) {
         ensure_own(&metadata)?;
-        ensure!(!is_foreign(path), "arcssh did not write what is there");
+        ensure!(!is_foreign(path), "the existing file is not from arcssh");
     }
     Ok(files::replace(path, bytes)?)
 }

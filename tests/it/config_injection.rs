@@ -440,7 +440,9 @@ fn a_named_machine_or_an_allowed_pattern_gets_the_short_name() {
     let location = format!("{} line 2", home.file().display());
     assert_eq!(named.code, Some(0), "{}", named.stderr);
     assert!(
-        named.stderr.contains(&format!("arcssh: add bastion (rg-arc/Bastion); it overrides {location}\n")),
+        named
+            .stderr
+            .contains(&format!("arcssh: add bastion (rg-arc/Bastion); the entry overrides {location}\n")),
         "{}",
         named.stderr
     );
@@ -613,12 +615,13 @@ fn an_unusable_machine_does_not_stop_the_others() {
     let fault = || ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph).times(3);
     w.emulator().arm_fault(fault());
     // A machine that the user names is never skipped without an error.
-    for (name, error) in
-        [("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"), ("-x", "ssh accepts no name of it")]
-    {
+    for (name, error) in [
+        ("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"),
+        ("-x", "none of its names is valid in an ssh configuration"),
+    ] {
         let refused = config(&home, &["web01", "--", name]);
         assert_eq!(refused.code, Some(1), "{}", refused.stderr);
-        assert!(refused.stderr.starts_with("arcssh: no host entry for "), "{}", refused.stderr);
+        assert!(refused.stderr.starts_with("arcssh: cannot write a host entry for "), "{}", refused.stderr);
         assert!(refused.stderr.contains(error) && !home.file().exists(), "{}", refused.stderr);
     }
     let result = config(&home, &["--all"]);

@@ -87,7 +87,10 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
 /// Locks the file against other arcssh processes.
 async fn lock_file(file: &Path) -> Result<LockedConfig> {
     let progress = Progress::default();
-    progress.set_deadline(format!("another arcssh that changes {}", file.display()), LOCK_TIMEOUT);
+    progress.set_deadline(
+        format!("lock of {}, which another arcssh process holds", file.display()),
+        LOCK_TIMEOUT,
+    );
     Ok(progress.run(LockedConfig::open(file)).await?)
 }
 

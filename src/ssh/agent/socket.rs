@@ -203,7 +203,7 @@ fn free_number(path: &Path) -> Result<u64, SshError> {
         let metadata = fs::symlink_metadata(socket(path, *number));
         metadata.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     };
-    Ok((next..MAX_NUMBER).find(is_free).context("no number is left for another socket")?)
+    Ok((next..MAX_NUMBER).find(is_free).context("all numbers for sockets are in use")?)
 }
 
 /// The number at the end of a socket's name, in the form in which [`socket`] writes it.

@@ -178,7 +178,10 @@ impl Host {
             "proxy_command" => Some(self.proxy_command(platform)?),
             "name" => self.patterns.first().cloned(),
             "resource_id" => self.resource_id.clone(),
-            other => bail!("the template's {{{other}}} is not known; known are {}", PLACEHOLDERS.join(", ")),
+            other => bail!(
+                "the placeholder {{{other}}} of the template is unknown; valid are {}",
+                PLACEHOLDERS.join(", ")
+            ),
         })
     }
 

@@ -73,22 +73,22 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
         let content = line.trim_start_matches(BYTE_ORDER_MARK).trim_end();
         match (content.strip_prefix(BEGIN), open, &found) {
             (Some(_), Some((first, _)), _) => {
-                bail!("line {number} begins an arcssh block inside that of line {first}")
+                bail!("line {number} begins a managed block inside the block of line {first}")
             }
             (Some(_), _, Some((first, _))) => {
-                bail!("line {number} begins a second arcssh block; one is at line {first}")
+                bail!("line {number} begins a second managed block; the first one begins at line {first}")
             }
             (Some(rest), None, None) => {
                 let format = rest.split(':').next().unwrap_or_default();
                 if !FORMATS.contains(&format) {
                     bail!(
-                        "line {number} begins an arcssh block of format {format}, which this version does not know"
+                        "line {number} begins a managed block of format {format}, which this version does not know"
                     );
                 }
                 open = Some((number, start));
             }
             (None, None, _) if content == END => {
-                bail!("line {number} ends an arcssh block that no line begins")
+                bail!("line {number} ends a managed block that no line begins")
             }
             (None, Some((first, start)), _) if content == END => {
                 found = Some((first, start..end));
@@ -98,7 +98,7 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
         }
     }
     match open {
-        Some((first, _)) => bail!("line {first} begins an arcssh block that no line ends"),
+        Some((first, _)) => bail!("line {first} begins a managed block that no line ends"),
         None => Ok(found.map(|(_, range)| range)),
     }
 }
@@ -322,7 +322,7 @@ async fn lock(path: &Path) -> std::io::Result<File> {
     )?;
     match files::lock(&file, LOCK_TIMEOUT).await {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(std::io::Error::other(format!(
-            "another arcssh has been changing it for {} s",
+            "another arcssh process has locked the file for {} s",
             LOCK_TIMEOUT.as_secs()
         ))),
         locked => locked.map(|()| file),

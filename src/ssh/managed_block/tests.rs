@@ -112,22 +112,22 @@ fn fails(text: &str, error: &str) {
 fn unmatched_markers_are_an_error_with_the_line() {
     let begin = "# >>> arcssh >>> block 1: kept\n";
     let end = "# <<< arcssh <<<\n";
-    fails(&format!("Host a\n{begin}Host b\n"), "line 2 begins an arcssh block that no line ends");
-    fails(&format!("\n\n{end}"), "line 3 ends an arcssh block that no line begins");
-    fails(&format!("{begin}{begin}{end}"), "line 2 begins an arcssh block inside that of line 1");
+    fails(&format!("Host a\n{begin}Host b\n"), "line 2 begins a managed block that no line ends");
+    fails(&format!("\n\n{end}"), "line 3 ends a managed block that no line begins");
+    fails(&format!("{begin}{begin}{end}"), "line 2 begins a managed block inside the block of line 1");
     fails(
         &format!("{begin}{end}\r\nHost x\r\n{begin}{end}"),
-        "line 5 begins a second arcssh block; one is at line 1",
+        "line 5 begins a second managed block; the first one begins at line 1",
     );
-    fails(&format!("{begin}{end}{end}"), "line 3 ends an arcssh block that no line begins");
-    fails(&format!("{end}{begin}"), "line 1 ends an arcssh block that no line begins");
+    fails(&format!("{begin}{end}{end}"), "line 3 ends a managed block that no line begins");
+    fails(&format!("{end}{begin}"), "line 1 ends a managed block that no line begins");
 }
 
 #[test]
 fn a_block_of_a_later_format_is_an_error_with_the_line() {
-    let why = "line 2 begins an arcssh block of format 3, which this version does not know";
+    let why = "line 2 begins a managed block of format 3, which this version does not know";
     fails("\n# >>> arcssh >>> block 3: kept by a later one\n# <<< arcssh <<<\n", why);
-    let why = "line 1 begins an arcssh block of format 10, which this version does not know";
+    let why = "line 1 begins a managed block of format 10, which this version does not know";
     fails("\u{feff}# >>> arcssh >>> block 10: kept\r\n# <<< arcssh <<<\r\n", why);
 }
 
