@@ -1277,8 +1277,7 @@ fn an_account_without_visible_machines_removes_no_entry() {
     w.emulator().arm_fault(empty);
     let denied = home.config(&[]);
     assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
-    let message =
-        "arcssh: no Arc machine that this identity sees fits --all; it stays in the block's options\n";
+    let message = "arcssh: the account sees no Arc machine that matches --all; arcssh keeps the filter for the next run\n";
     assert!(denied.stderr.contains(message), "{}", denied.stderr);
     w.emulator().clear_faults();
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");

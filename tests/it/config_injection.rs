@@ -628,7 +628,7 @@ fn an_unusable_machine_does_not_stop_the_others() {
     assert_eq!(result.code, Some(0), "{}", result.stderr);
     assert!(uses_arcssh(&home, "web01"), "{}", result.stderr);
     assert!(
-        result.stderr.contains("bad is left out: HostKeyAlias \"-x\" cannot begin with a hyphen"),
+        result.stderr.contains("skipped bad: HostKeyAlias \"-x\" cannot begin with a hyphen"),
         "{}",
         result.stderr
     );
