@@ -49,8 +49,9 @@ const SUBDIRECTORY: &str = "arcssh-state";
 pub(crate) enum Kind {
     /// Relay credentials of a machine.
     Relay,
-    /// A negative response of ARM.
-    Refusal,
+    /// A cached error: of ARM, or of the program that issues tokens.
+    #[serde(rename = "refusal")]
+    Rejection,
     /// When a throttled service accepts the next request.
     Throttle,
     /// The resource ID of a machine name.
@@ -68,7 +69,7 @@ pub(crate) enum Kind {
 impl Kind {
     const ALL: [Self; 8] = [
         Self::Relay,
-        Self::Refusal,
+        Self::Rejection,
         Self::Throttle,
         Self::Name,
         Self::Token,
@@ -88,7 +89,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
-            Self::Refusal => "refusal",
+            Self::Rejection => "refusal",
             Self::Throttle => "throttle",
             Self::Name => "name",
             Self::Token => "token",
@@ -250,7 +251,7 @@ impl Store {
 
     /// Stores a value, if possible.
     pub(crate) fn write<T: Serialize>(&self, key: &Key, value: &T) {
-        if let Err(error) = self.keep(key, value) {
+        if let Err(error) = self.try_write(key, value) {
             info!("cannot store a value: {error:#}");
         }
     }
@@ -259,7 +260,7 @@ impl Store {
     ///
     /// # Errors
     /// There is no state directory, or it is not writable.
-    pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
+    pub(crate) fn try_write<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
         let path = self.directory()?.join(key.file());
         let envelope = Envelope { version: VERSION, kind: key.kind, name: key.name.clone(), value };
         replace(&path, &Zeroizing::new(serde_json::to_vec(&envelope)?))

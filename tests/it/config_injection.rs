@@ -46,7 +46,7 @@ const PIECES: [&str; 36] = [
     ">",
     "(",
     "{user}",
-    "{sections}",
+    "{host_entries}",
     "\nHost *\n  ProxyCommand touch x\n",
     "ü",
     "机器",
@@ -248,7 +248,7 @@ fn machine_names() {
 
 #[test]
 fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
-    let (tag, value) = ("k\"", "a b\n# <<< arcssh <<<\nHost *\r\n {options}{sections} 'ü\u{2028}\\ %h");
+    let (tag, value) = ("k\"", "a b\n# <<< arcssh <<<\nHost *\r\n {options}{host_entries} 'ü\u{2028}\\ %h");
     let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("tagged").tag(tag, value)));
     let home = Home::new(&w);
     let unknown = config(&home, &["web01", "-g", value]);

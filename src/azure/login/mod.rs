@@ -307,7 +307,7 @@ pub(crate) async fn save(
         None => account,
         Some(_) => account.with_refresh_token(StoredToken::File(token)),
     };
-    let saved = store.keep(&key, &account).map_err(|error| LoginError::NotStored(format!("{error:#}")));
+    let saved = store.try_write(&key, &account).map_err(|error| LoginError::NotStored(format!("{error:#}")));
     if saved.is_ok() == unusable.is_some() {
         // The new token of an account that was not saved, or the previous account's token.
         let _ = key_store::delete(&item, Prompt::Never).await;

@@ -56,8 +56,8 @@ impl Entra {
     ///
     /// # Errors
     /// The path is too long.
-    pub(super) fn agent(&self, subject: &str) -> anyhow::Result<String> {
-        let path = format!("{}/{}", self.folder, short_hash(&subject.to_lowercase()));
+    pub(super) fn agent(&self, target_name: &str) -> anyhow::Result<String> {
+        let path = format!("{}/{}", self.folder, short_hash(&target_name.to_lowercase()));
         ensure!(path.len() <= MAX_AGENT, "the path {path} is too long for a socket; use --entra=files");
         Ok(path)
     }

@@ -38,7 +38,7 @@ use crate::text::shell_quote;
 pub(super) struct Composed {
     pub(super) options: Options,
     /// The host entries.
-    pub(super) sections: String,
+    pub(super) host_entries: String,
     pub(super) notes: Notes,
 }
 
@@ -271,9 +271,9 @@ pub(super) async fn compose(
     }
     let renderer = Renderer { azure: &azure, used: &used, target };
     let named = renderer.named(&options, selected)?;
-    let sections = renderer.render(&options, adopted, named, &mut notes).await?;
+    let host_entries = renderer.render(&options, adopted, named, &mut notes).await?;
     renderer.explain_absence(&mut notes);
-    Ok(Composed { options, sections, notes })
+    Ok(Composed { options, host_entries, notes })
 }
 
 /// Why the host entry of a named or adopted machine is removed.
@@ -501,13 +501,13 @@ impl Renderer<'_> {
             platform: options.platform(),
             built: Vec::new(),
         };
-        let mut sections = Vec::new();
+        let mut host_entries = Vec::new();
         let mut skipped = Vec::new();
         for (machine, login, patterns, is_named_now) in entries {
             let name = patterns.first().cloned().unwrap_or_default();
             let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
             match entry.with_context(|| format!("cannot write a host entry for {name}")) {
-                Ok(section) => sections.push(section),
+                Ok(text) => host_entries.push(text),
                 Err(error) if is_named_now => return Err(error.into()),
                 Err(error) => {
                     notes.of_machine.insert(key(&machine), error.root_cause().to_string());
@@ -515,15 +515,15 @@ impl Renderer<'_> {
                 }
             }
         }
-        if sections.is_empty() && !skipped.is_empty() {
+        if host_entries.is_empty() && !skipped.is_empty() {
             return Err(skipped.swap_remove(0).1.into());
         }
         skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
         if let Some(one) = &options.wildcard {
             let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
-            sections.push(host.render(host_entry::WILDCARD, options.platform())?);
+            host_entries.push(host.render(host_entry::WILDCARD, options.platform())?);
         }
-        Ok(sections.join("\n"))
+        Ok(host_entries.join("\n"))
     }
 
     /// Adds the reason why a machine of the old block is not in the new one, unless there is a more precise one.
@@ -543,7 +543,7 @@ fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     match (&alias.instead, &alias.overrides) {
         (Some(why), _) if why == SHARED => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use its name anyway: arcssh config {name}")),
-        (None, Some(place)) => Some(format!("the entry overrides {place}")),
+        (None, Some(location)) => Some(format!("the entry overrides {location}")),
         (None, None) => None,
     }
 }
@@ -628,14 +628,14 @@ impl EntryBuilder {
         self.with_commands(host, machine, &login, &id)?.render(&self.template, self.platform)
     }
 
-    /// Adds the ProxyCommand and, for `--entra`, the certificate. `subject` identifies the host entry: a resource ID or a
+    /// Adds the ProxyCommand and, for `--entra`, the certificate. `target_name` identifies the host entry: a resource ID or a
     /// pattern.
     fn with_commands(
         &self,
         host: Host,
         machine: ProxyMachine,
         login: &Login,
-        subject: &str,
+        target_name: &str,
     ) -> anyhow::Result<Host> {
         let mut command = ProxyCommand::new(&self.program, machine, self.azure_args());
         let Some((entra, mode)) = self.entra.as_ref().zip(login.entra) else {
@@ -652,7 +652,7 @@ impl EntryBuilder {
         let options: Vec<String> = options.flatten().collect();
         match mode {
             CertificateMode::Agent => {
-                let path = entra.agent(subject)?;
+                let path = entra.agent(target_name)?;
                 command.options.extend(["--agent".to_owned(), path.clone()]);
                 command.options.extend(options);
                 Ok(Host { user, proxy_command: command.words(), identity_agent: Some(path), ..host })

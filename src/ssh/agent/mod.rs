@@ -65,7 +65,7 @@ impl Agent {
             result = connection => result,
             never = server.serve(&mut clients) => match never {},
         };
-        if socket.leave() {
+        if socket.release() {
             let _ = timeout(GRACE, server.serve(&mut clients)).await;
             let _ = timeout(LINGER, clients.count()).await;
         }

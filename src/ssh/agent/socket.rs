@@ -71,7 +71,7 @@ impl SharedSocket {
 
     /// Links the path to the newest other process, or removes the link, and deletes the socket's file. Returns whether
     /// another process has taken over. The listener still receives the clients that connected before.
-    pub(super) fn leave(&mut self) -> bool {
+    pub(super) fn release(&mut self) -> bool {
         let Some(number) = self.number.take() else { return false };
         let _lock = lock(self.folder());
         let successor = self.newest_except(number);
@@ -132,7 +132,7 @@ impl SharedSocket {
 
 impl Drop for SharedSocket {
     fn drop(&mut self) {
-        self.leave();
+        self.release();
     }
 }
 

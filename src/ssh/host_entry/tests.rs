@@ -81,7 +81,7 @@ const PIECES: [&str; 66] = [
     "Host",
     "\nHost *\n User x",
     "{user}",
-    "{sections}",
+    "{host_entries}",
     "ü",
     "机器",
     "a",

@@ -36,13 +36,13 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Renders a block with host entries. `options` is one line, which the next run reads.
-pub(crate) fn block(options: &str, sections: &str) -> String {
+pub(crate) fn block(options: &str, host_entries: &str) -> String {
     // Each line has one placeholder, so that arcssh does not replace one inside a value.
     let filled = |line: &str| {
         if line.contains("{options}") {
             return line.replace("{options}", options);
         }
-        line.replace("{sections}", sections.trim_end())
+        line.replace("{host_entries}", host_entries.trim_end())
     };
     BLOCK.split_inclusive('\n').map(filled).collect()
 }
@@ -134,7 +134,7 @@ pub(crate) fn without_block(text: &str) -> Result<String> {
 
 /// The ranges of a block's host entries, each with the comments and the `Match` above it. Leaves out the `Host *` that ends
 /// the block.
-pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
+pub(crate) fn host_entries(block: &str) -> Vec<Range<usize>> {
     let lines: Vec<&str> = block.split_inclusive('\n').collect();
     let is_host = |at: &usize| directive(lines[*at]).is_some_and(|(keyword, _)| keyword == "host");
     let is_match = |line: &str| directive(line).is_some_and(|(keyword, _)| keyword == "match");
