@@ -9,7 +9,7 @@ use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, show};
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::ssh::host_entry::is_alias;
-use crate::ssh::used_names::{Place, Use, UsedNames, matches};
+use crate::ssh::used_names::{Location, Use, UsedNames, matches};
 use crate::ssh::{effective_config, managed_block};
 use crate::state::{Key, Kind, Store};
 use crate::system::SystemError;
@@ -218,8 +218,8 @@ impl<'a> NameCache<'a> {
     pub(crate) fn new(arm: &'a Arm, store: &'a Store, name: &'a str, subscription: Option<&str>) -> Self {
         let subscriptions: Vec<String> = subscription.into_iter().map(Into::into).collect();
         let scope = subscription.map_or(String::new(), |id| format!(" in {id}"));
-        let subject = format!("{} {}{scope}", arm.authority(), name.to_lowercase());
-        Self { arm, store, name, subscriptions, key: Key::new(Kind::Name, subject) }
+        let key_name = format!("{} {}{scope}", arm.authority(), name.to_lowercase());
+        Self { arm, store, name, subscriptions, key: Key::new(Kind::Name, key_name) }
     }
 
     /// Returns the cached machine, if it has not expired.
@@ -345,7 +345,7 @@ pub(crate) fn written(text: &str) -> BTreeMap<String, Vec<Written>> {
         })
     };
     let mut entries: BTreeMap<String, Vec<Written>> = BTreeMap::new();
-    for written in effective_config::sections(text).into_iter().filter_map(entry) {
+    for written in effective_config::host_entries(text).into_iter().filter_map(entry) {
         entries.entry(written.machine.clone()).or_default().push(written);
     }
     entries
@@ -386,11 +386,11 @@ pub(crate) struct Alias {
     /// The reason if the alias is not the machine's own name.
     pub(crate) instead: Option<String>,
     /// The other use of the name by ssh, which the host entry overrides.
-    pub(crate) overrides: Option<Place>,
+    pub(crate) overrides: Option<Location>,
 }
 
 /// The reason why a machine does not get its own name even if the user names it.
-pub(crate) const SHARED: &str = "another machine or host entry has its name";
+pub(crate) const SHARED: &str = "another machine or host entry has the same name";
 
 impl Naming<'_> {
     /// Chooses a unique alias for each machine: its name, or `name.group` and more parts of its ID. Returns `None` for
@@ -454,7 +454,7 @@ impl Naming<'_> {
     }
 
     /// Returns the other use of a name that a machine gets nevertheless.
-    fn overridden(&self, name: &str) -> Option<Place> {
+    fn overridden(&self, name: &str) -> Option<Location> {
         let known = || self.used.among_known_hosts(name, Use::AnyPattern);
         self.used.in_configuration(name, Use::AnyPattern).or_else(known)
     }
@@ -470,7 +470,7 @@ impl Naming<'_> {
     fn objection(&self, machine: &Machine, candidate: &str, claim: &Claim) -> Option<String> {
         let is_own = candidate == machine.id.name;
         if !is_alias(candidate) {
-            return Some("ssh does not accept its name as a host name".into());
+            return Some("its name is not a valid host name for ssh".into());
         }
         if is_own && matches!(claim, Claim::ByUser { .. }) {
             return None;
@@ -479,24 +479,24 @@ impl Naming<'_> {
             return Some("its name is an IP address".into());
         }
         if is_this_computer(candidate) {
-            return Some("its name means this computer or its router".into());
+            return Some("its name refers to this computer or its router".into());
         }
         if is_own && *claim == Claim::Allowed {
             return None;
         }
         if is_own && candidate.contains('.') {
-            return Some("its name contains a dot, as names in DNS do".into());
+            return Some("its name contains a dot, like a DNS name".into());
         }
         if *candidate == grouped(machine) && is_like_dns(&machine.id.resource_group) {
-            return Some("its name and group together can be a name in DNS".into());
+            return Some("its name and group together look like a DNS name".into());
         }
-        self.other_use(machine, candidate).map(|place| format!("ssh already uses its name: {place}"))
+        self.other_use(machine, candidate).map(|location| format!("ssh already uses its name: {location}"))
     }
 
-    /// Returns the place where ssh uses the name for another host. The name of an entry without `HostKeyAlias` is in
+    /// Returns the location where ssh uses the name for another host. The name of an entry without `HostKeyAlias` is in
     /// the known hosts because of that entry. The user's own lines for an existing host entry extend it, unless they
     /// connect to another host.
-    fn other_use(&self, machine: &Machine, candidate: &str) -> Option<Place> {
+    fn other_use(&self, machine: &Machine, candidate: &str) -> Option<Location> {
         let own = &machine.id.name;
         let usage = if candidate == own { Use::AnyPattern } else { Use::NoPatternOf(own) };
         let is_alias = |written: &&Written| written.alias.eq_ignore_ascii_case(candidate);

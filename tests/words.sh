@@ -1,19 +1,22 @@
 #!/bin/sh
 # Rejects a list of words that make a text hard to read. Prints file, line and word of each hit.
 #
-#   tests/words.sh           checks docs/*.md, README.md, CONTRIBUTING.md and CHANGELOG.md
+#   tests/words.sh           checks the documentation, the templates, and the Rust source of arcssh and of the emulator
 #   tests/words.sh FILE…     checks these files
 #
-# Covered: prose, headings and tables of these files. Not covered: text in backticks and fenced blocks, which quote
-# commands and messages as programs print them, and Rust source with its messages, help texts and comments.
+# Covered: prose, headings and tables; in Rust, comments, string literals and identifiers. Not covered: text in backticks
+# and fenced blocks, which quote commands and messages as programs print them.
 set -eu
 
-words="whoever, nobody, somebody, anew, in vain, comes to nothing, is told, are told, stands in, one's own, hears of,
-passed over, beside it, put right"
+words="whoever, nobody, somebody, anew, in vain, comes to nothing, come about, comes about, is told, are told, told apart,
+stand in, stands in, one's own, of the user's own, hear of, hears of, look at, looks at, pass over, passes over, passed over,
+go by, goes by, lead to, leads to, mint, mints, beside it, put right, for all that, so much as, that there is,
+it is good for"
 
 if [ $# -eq 0 ]; then
     cd "$(dirname "$0")/.."
-    set -- docs/*.md README.md CONTRIBUTING.md CHANGELOG.md
+    set -- docs/*.md README.md CONTRIBUTING.md CHANGELOG.md config-templates/* \
+        $(find src tests/emulator -name target -prune -o -type f \( -name '*.rs' -o -name '*.md' \) -print | sort)
 fi
 for file; do
     [ -r "$file" ] || { echo "words: cannot read $file" >&2; exit 2; }
@@ -23,6 +26,7 @@ done
 awk -v list="$words" '
     function plain(text) {
         gsub(/`[^`]*`/, "`", text)
+        if (file ~ /\.rs$/) gsub(/[A-Z][a-z]/, " &", text) # the words of an identifier in camel case
         gsub(/’/, "\047", text)
         text = " " tolower(text) " "
         gsub(/[^a-z0-9\047]+/, " ", text)

@@ -139,12 +139,13 @@ impl Record {
 
 /// An error response of ARM, cached until a time in seconds of Unix time.
 #[derive(Serialize, Deserialize)]
-struct Refused {
-    refusal: ErrorResponse,
+struct CachedRejection {
+    #[serde(rename = "refusal")]
+    response: ErrorResponse,
     until: u64,
 }
 
-impl Refused {
+impl CachedRejection {
     /// Whether the cached error replaces a request. The clock was set back if more than the lifetime is left.
     fn is_valid(&self, now: u64) -> bool {
         self.until.checked_sub(now).is_some_and(|left| (1..=NEGATIVE_LIFETIME).contains(&left))
@@ -234,9 +235,9 @@ impl<'a> RelayCredentialCache<'a> {
 
     async fn request_locked(&self, rejected: &[IssuedCredentials]) -> Result<IssuedCredentials, ArmError> {
         let negative = self.negative_key()?;
-        let refused: Option<Refused> = self.store.read(&negative)?;
-        if let Some(refused) = refused.filter(|refused| refused.is_valid(unix_now())) {
-            return Err(ArmError::Rejected(refused.refusal));
+        let rejection: Option<CachedRejection> = self.store.read(&negative)?;
+        if let Some(rejection) = rejection.filter(|rejection| rejection.is_valid(unix_now())) {
+            return Err(ArmError::Rejected(rejection.response));
         }
         match list_credentials(self.arm, &self.machine, self.service).await {
             Ok((credentials, date)) => {
@@ -263,16 +264,16 @@ impl<'a> RelayCredentialCache<'a> {
 
     /// Returns the key of a cached error response, which applies to one account.
     fn negative_key(&self) -> Result<Key, SystemError> {
-        Ok(Key::new(Kind::Refusal, format!("{} to {}", self.key.name, self.arm.account_key()?)))
+        Ok(Key::new(Kind::Rejection, format!("{} to {}", self.key.name, self.arm.account_key()?)))
     }
 
     /// Caches 403 and 404 for other processes, for example for Ansible's forks. `arcssh setup` fixes a 412 at once.
     fn save_error(&self, negative: &Key, error: &ArmError) {
-        if let ArmError::Rejected(refusal) = error
-            && matches!(refusal.status, 403 | 404)
+        if let ArmError::Rejected(response) = error
+            && matches!(response.status, 403 | 404)
         {
             let until = unix_now() + NEGATIVE_LIFETIME;
-            self.store.write(negative, &Refused { refusal: refusal.clone(), until });
+            self.store.write(negative, &CachedRejection { response: response.clone(), until });
         }
     }
 
@@ -284,12 +285,12 @@ impl<'a> RelayCredentialCache<'a> {
 
 /// Deletes the cached credentials and errors of all services and ports of a machine.
 pub(crate) fn forget(arm: &Arm, store: &Store, machine: &ResourceId) {
-    delete(arm, store, machine, &[Kind::Relay, Kind::Refusal]);
+    delete(arm, store, machine, &[Kind::Relay, Kind::Rejection]);
 }
 
 /// Deletes the cached errors of a machine.
-pub(crate) fn forget_refusals(arm: &Arm, store: &Store, machine: &ResourceId) {
-    delete(arm, store, machine, &[Kind::Refusal]);
+pub(crate) fn forget_rejections(arm: &Arm, store: &Store, machine: &ResourceId) {
+    delete(arm, store, machine, &[Kind::Rejection]);
 }
 
 fn delete(arm: &Arm, store: &Store, machine: &ResourceId, kinds: &[Kind]) {
@@ -386,9 +387,9 @@ mod tests {
 
     #[test]
     fn a_cached_error_expires_even_if_the_clock_is_set_back() {
-        let refusal = serde_json::json!({"status": 403, "code": "", "message": ""});
-        let refused = Refused { refusal: serde_json::from_value(refusal).unwrap(), until: 1000 };
-        let is_valid = [969, 970, 999, 1000].map(|now| refused.is_valid(now));
+        let response = serde_json::json!({"status": 403, "code": "", "message": ""});
+        let rejection = CachedRejection { response: serde_json::from_value(response).unwrap(), until: 1000 };
+        let is_valid = [969, 970, 999, 1000].map(|now| rejection.is_valid(now));
         assert_eq!(is_valid, [false, true, true, false]);
     }
 

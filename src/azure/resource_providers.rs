@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::azure::arm::{Answer, Arm, ArmError};
+use crate::azure::arm::{Arm, ArmError, ArmResponse};
 
 /// The provider's namespace.
 pub(crate) const NAMESPACE: &str = "Microsoft.HybridConnectivity";
@@ -29,7 +29,7 @@ impl Registration {
         self.state.eq_ignore_ascii_case("Registered")
     }
 
-    fn of(response: &Answer) -> Result<Self, ArmError> {
+    fn of(response: &ArmResponse) -> Result<Self, ArmError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Provider {

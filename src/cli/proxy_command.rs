@@ -184,7 +184,7 @@ pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
         let has_id = |line: &String| id(line).is_some_and(|id| id.eq_ignore_ascii_case(machine));
         line.is_some_and(|line| has_id(&line) || patterns.iter().any(is_alias))
     };
-    let (patterns, values) = effective_config::sections(text).into_iter().find(connects)?;
+    let (patterns, values) = effective_config::host_entries(text).into_iter().find(connects)?;
     let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']));
     let alias = alias.or((!is_id).then(|| machine.to_owned()))?;
     let line = value(&values, "proxycommand")?;

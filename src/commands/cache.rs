@@ -12,7 +12,7 @@ use crate::text::{fields, sanitize};
 
 /// Everything except the sign-in, which `arcssh logout` deletes.
 const CLEARED: [Kind; 7] =
-    [Kind::Relay, Kind::Refusal, Kind::Throttle, Kind::Name, Kind::Token, Kind::Certificate, Kind::Failure];
+    [Kind::Relay, Kind::Rejection, Kind::Throttle, Kind::Name, Kind::Token, Kind::Certificate, Kind::Failure];
 
 /// Shows or clears the cache and returns the exit status.
 ///

@@ -33,7 +33,7 @@ const MAX_FILE: u64 = 64 * 1024;
 pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     let session = Session::open(&args.azure)?;
     if let Some(public_key) = &args.public_key {
-        return certify(args, &session.credentials(), &expand_home(public_key)).await;
+        return request_for_own_key(args, &session.credentials(), &expand_home(public_key)).await;
     }
     let certificates = CertificateCache::new(session.credentials(), args.certificate.options())?;
     if args.show {
@@ -49,7 +49,11 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
 }
 
 /// Requests a certificate for the user's own public key and writes it.
-async fn certify(args: &CertArgs, credentials: &CredentialChain, public_key: &Path) -> Result<u8> {
+async fn request_for_own_key(
+    args: &CertArgs,
+    credentials: &CredentialChain,
+    public_key: &Path,
+) -> Result<u8> {
     let key = PublicKey::read(public_key)?;
     let file = args.file.as_deref().map_or_else(|| certificate_file(public_key), expand_home);
     let certificate = request_certificate(credentials, &key, &args.certificate.options()).await?.certificate;

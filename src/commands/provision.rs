@@ -160,7 +160,7 @@ impl Provisioner<'_> {
         }
         let credentials =
             RelayCredentialCache::new(self.arm, self.store, &plan.machine, self.desired.service, target.port);
-        let connector = Connector { net: self.net, target: &target, wait: self.wait, waiting: progress };
+        let connector = Connector { net: self.net, target: &target, wait: self.wait, progress };
         let connect = async || {
             forget(self.arm, self.store, &plan.machine);
             connector.connect(&credentials).await

@@ -144,7 +144,7 @@ struct Connection<'a> {
 
 impl<'a> Proxy<'a> {
     fn open(args: &'a ProxyArgs) -> Result<Self> {
-        Ok(Self { args, session: Session::open(&args.azure)?, progress: Progress::behind_ssh() })
+        Ok(Self { args, session: Session::open(&args.azure)?, progress: Progress::for_proxy() })
     }
 
     /// Returns the certificate cache if the host entry logs in with a certificate.
@@ -205,7 +205,7 @@ impl<'a> Proxy<'a> {
         let Session { net, store, arm, .. } = &self.session;
         let credentials = RelayCredentialCache::new(arm, store, &machine, target.service, target.port);
         target.machine = Some(machine);
-        let connector = Connector { net, target, wait: self.args.target.wait, waiting: &self.progress };
+        let connector = Connector { net, target, wait: self.args.target.wait, progress: &self.progress };
         let (upgraded, issued) = connector.connect(&credentials).await?;
         Ok(Connection { credentials, upgraded, issued })
     }
@@ -220,8 +220,8 @@ fn is_not_found(error: &Error) -> bool {
 async fn run_with_relay_info(args: &ProxyArgs, target: &Target) -> Result<u8> {
     let credentials = relay_info(args.relay_info.as_deref(), &args.azure.cloud.relay_suffixes())?;
     let net = Net::new();
-    let progress = Progress::behind_ssh();
-    let connector = Connector { net: &net, target, wait: args.target.wait, waiting: &progress };
+    let progress = Progress::for_proxy();
+    let connector = Connector { net: &net, target, wait: args.target.wait, progress: &progress };
     let mut stop = pin!(ssh_ends());
     let connecting = progress.run(async { Ok(connector.connect_with(&credentials).await?) });
     let upgraded = or_interrupted(connecting, &progress, &mut stop).await?;

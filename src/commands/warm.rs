@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
 async fn connect(args: &WarmArgs, session: &Session, machine: &ResourceId, target: &Target) -> Result<()> {
     let Session { net, store, arm, .. } = session;
     let credentials = RelayCredentialCache::new(arm, store, machine, target.service, target.port);
-    let connector = Connector { net, target, wait: args.target.wait, waiting: &Progress::default() };
+    let connector = Connector { net, target, wait: args.target.wait, progress: &Progress::default() };
     let (_connection, issued) = connector.connect(&credentials).await?;
     last_error::clear(store, target);
     if credentials.is_due(&issued) {

@@ -130,7 +130,7 @@ struct LastError {
 #[serde(untagged)]
 enum Cause {
     Entra(Rejection),
-    Words(Vec<String>),
+    Messages(Vec<String>),
     /// The value is null.
     MissingSshExtension(()),
 }
@@ -149,7 +149,7 @@ impl LastError {
             SourceError::SignedOut(message) | SourceError::Failed(message)
                 if *from == CredentialSource::AzureCli =>
             {
-                Cause::Words(vec![message.clone()])
+                Cause::Messages(vec![message.clone()])
             }
             _ => return None,
         };
@@ -160,7 +160,7 @@ impl LastError {
         let error = match self.cause {
             Cause::Entra(rejection) => SourceError::Entra(rejection),
             Cause::MissingSshExtension(()) => SourceError::MissingSshExtension,
-            Cause::Words(messages) => SourceError::Failed(messages.join(": ")),
+            Cause::Messages(messages) => SourceError::Failed(messages.join(": ")),
         };
         let error = CredentialError::Failed { from: self.from, tenant: None, error };
         IssueError::Credential { scope: scope.to_owned(), error }

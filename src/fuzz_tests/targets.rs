@@ -116,7 +116,7 @@ fn removing_the_managed_block_restores_the_configuration() {
     each_input("ssh_config", |input| {
         let text = text(input);
         let block = managed_block::block("--all", "Host web01\n  ProxyCommand arcssh proxy x\n");
-        let _ = (managed_block::options(&text), managed_block::sections(&text));
+        let _ = (managed_block::options(&text), managed_block::host_entries(&text));
         match (managed_block::find(&text), managed_block::with_block(&text, &block)) {
             (Ok(found), Ok(with)) => {
                 assert_eq!(managed_block::with_block(&with, &block).unwrap(), with);
@@ -143,7 +143,7 @@ fn adopted_entries_become_comments_and_nothing_else_changes() {
         assert!(foreign_entries::find(&adopted).is_empty(), "{adopted:?}");
         assert_eq!(adopted.matches('\n').count(), text.matches('\n').count());
         assert!(foreign_entries::find_adopted(&adopted).len() >= foreign.len());
-        let ours = effective_config::sections(&text);
+        let ours = effective_config::host_entries(&text);
         let _ = find_entry("web01", &text);
         let keywords = text.lines().filter_map(effective_config::directive).map(|(keyword, _)| keyword);
         assert!(

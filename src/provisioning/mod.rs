@@ -43,7 +43,7 @@ pub(crate) async fn inspect(
     service: Service,
 ) -> Result<ServiceState, ArmError> {
     let registration = match resource_providers::registration(arm, &machine.subscription).await {
-        Err(ArmError::Rejected(refusal)) if refusal.is_forbidden() => None,
+        Err(ArmError::Rejected(response)) if response.is_forbidden() => None,
         registration => Some(registration?),
     };
     if registration.as_ref().is_some_and(|registration| !registration.is_done()) {
@@ -62,7 +62,7 @@ pub(crate) async fn inspect(
         Ok(_) => (endpoint, port),
         Err(error) if endpoint::is_missing(&error) => (Lookup::NotFound, Lookup::NotFound),
         Err(error) if is_not_found(&error) => ensure_machine_exists(arm, machine).await?,
-        Err(ArmError::Rejected(refusal)) if refusal.status == 412 => (endpoint, Lookup::NotFound),
+        Err(ArmError::Rejected(response)) if response.status == 412 => (endpoint, Lookup::NotFound),
         Err(error) => return Err(error),
     };
     Ok(ServiceState { registration, endpoint, port })
@@ -176,7 +176,7 @@ impl fmt::Display for Plan {
             Change::Keep(port) => write!(f, "{service} is enabled on port {port}; nothing to change"),
             Change::Unreadable(port) => write!(
                 f,
-                "{service} is enabled, but your role cannot read whether on port {port}; nothing to change"
+                "{service} is enabled, but your role cannot read whether its port is {port}; nothing to change"
             ),
             Change::Enable(port) => write!(f, "{endpoint}enable {service} on port {port}"),
             Change::Replace { from: None, to } => write!(

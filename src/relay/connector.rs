@@ -26,7 +26,7 @@ pub(crate) struct Connector<'a> {
     /// How long to retry while there is no listener.
     pub(crate) wait: Duration,
     /// Shows the current step.
-    pub(crate) waiting: &'a Progress,
+    pub(crate) progress: &'a Progress,
 }
 
 /// The origin of the credentials that are tried.
@@ -112,7 +112,7 @@ impl Connector<'_> {
     ) -> Result<IssuedCredentials, ConnectError> {
         let object = format!("relay credentials of {} from Azure Resource Manager", self.target);
         let request = async { Ok::<_, ConnectError>(cache.request(rejected).await?) };
-        self.waiting.run_with_timeout(ARM_TIMEOUT, object, request).await
+        self.progress.run_with_timeout(ARM_TIMEOUT, object, request).await
     }
 
     /// Returns the connection and the number of tries.
@@ -123,14 +123,14 @@ impl Connector<'_> {
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
         let start = Instant::now();
         let first_limit = retry_limit.clamp(MIN_ATTEMPT, UPGRADE_TIMEOUT);
-        self.waiting.set_deadline(format!("relay {}", credentials.relay), first_limit);
+        self.progress.set_deadline(format!("relay {}", credentials.relay), first_limit);
         let mut tries = 1;
         let on_retry = |error: &ConnectError| {
             tries += 1;
             let object = format!("agent of {} to listen ({})", self.target, error.brief());
             // Other transient errors are retried until `wait` ends. The last try begins when the limit ends.
             let limit = if error.is_no_listener() { retry_limit } else { retry_limit.max(self.wait) };
-            self.waiting.set_deadline(object, (limit + MIN_ATTEMPT).saturating_sub(start.elapsed()));
+            self.progress.set_deadline(object, (limit + MIN_ATTEMPT).saturating_sub(start.elapsed()));
         };
         let upgraded =
             wait_for_listener(self.net, credentials, self.target.port, retry_limit, on_retry).await?;

@@ -246,7 +246,7 @@ where
     fn seal(&mut self, opcode: Opcode, length: usize) {
         let key = self.keys.next();
         if key.is_none() {
-            self.fail(io::Error::other("the system gives no random numbers"));
+            self.fail(io::Error::other("the system does not provide random numbers"));
         }
         let Some(key) = key.filter(|_| self.write_error.is_none()) else {
             self.lost_input |= self.has_input;
@@ -309,7 +309,7 @@ impl Keys {
     /// The keys in 256 bytes, which getrandom(2) returns without an interruption.
     const BATCH: usize = 64;
 
-    /// Returns `None` if the system provides no random numbers.
+    /// Returns `None` if the system does not provide random numbers.
     fn next(&mut self) -> Option<[u8; 4]> {
         if self.left.is_empty() {
             let mut keys = [[0; 4]; Self::BATCH];

@@ -28,9 +28,9 @@ pub(crate) struct Overridden {
 impl fmt::Display for Overridden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { alias, keyword, instead, by } = self;
-        let place = by.as_ref().map(|(file, line)| format!("{} line {line}", file.display()));
-        let place = place.unwrap_or("another line".into());
-        write!(f, "ssh does not use the {keyword} written for {alias}: {place} says {instead:?}")
+        let location = by.as_ref().map(|(file, line)| format!("{} line {line}", file.display()));
+        let location = location.unwrap_or("another line".into());
+        write!(f, "ssh does not use the {keyword} written for {alias}: {location} says {instead:?}")
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn verify(
     only: Option<&str>,
 ) -> Result<Option<usize>, SshError> {
     let mut checked = 0;
-    for (patterns, expected) in sections(block) {
+    for (patterns, expected) in host_entries(block) {
         if only.is_some_and(|alias| patterns.iter().all(|pattern| pattern != alias)) {
             continue;
         }
@@ -103,25 +103,25 @@ fn overridden(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Ve
 
 /// The patterns of each host entry, with its keywords and values. Leaves out the lines below a `Match`, which do not
 /// depend on a host name alone.
-pub(crate) fn sections(text: &str) -> Vec<(Vec<String>, Expected)> {
-    let mut sections: Vec<(Vec<String>, Expected)> = Vec::new();
+pub(crate) fn host_entries(text: &str) -> Vec<(Vec<String>, Expected)> {
+    let mut host_entries: Vec<(Vec<String>, Expected)> = Vec::new();
     let mut in_host = false;
     for line in text.lines() {
         match directive(line) {
             Some((keyword, value)) if keyword == "host" => {
-                sections.push((value.split_whitespace().map(Into::into).collect(), Vec::new()));
+                host_entries.push((value.split_whitespace().map(Into::into).collect(), Vec::new()));
                 in_host = true;
             }
             Some((keyword, _)) if keyword == "match" => in_host = false,
             Some((keyword, value)) => {
-                if let Some((_, values)) = sections.last_mut().filter(|_| in_host) {
+                if let Some((_, values)) = host_entries.last_mut().filter(|_| in_host) {
                     values.push((keyword, unquoted(&value)));
                 }
             }
             None => {}
         }
     }
-    sections
+    host_entries
 }
 
 /// The values that ssh uses for `alias` when it reads `file`, or its default files; `None` if no ssh is installed.
@@ -169,12 +169,12 @@ struct Reading {
     applies: bool,
     /// Whether ssh only checks its syntax, since its `Include` is in a section that does not apply.
     parse_only: bool,
-    /// The number of `Include` lines that lead to it.
+    /// The number of nested `Include` lines above it.
     depth: usize,
 }
 
-/// The messages of `ssh -vvv` about a configuration (readconf.c): the place of each `Host` that applies, the files of
-/// each `Include` with its place, and the result of each `Match` in the order of reading.
+/// The messages of `ssh -vvv` about a configuration (readconf.c): the location of each `Host` that applies, the files of
+/// each `Include` with its location, and the result of each `Match` in the order of reading.
 #[derive(Default)]
 struct Trace {
     hosts: Vec<String>,
@@ -187,11 +187,11 @@ impl Trace {
         let mut trace = Self::default();
         for line in String::from_utf8_lossy(stderr).lines().map(unescaped) {
             let Some((_level, line)) = line.trim_end().split_once(": ") else { continue };
-            if let Some((place, _)) = line.split_once(": Applying options for ") {
-                trace.hosts.push(place.to_owned());
-            } else if let Some((place, rest)) = line.split_once(": Including file ") {
+            if let Some((location, _)) = line.split_once(": Applying options for ") {
+                trace.hosts.push(location.to_owned());
+            } else if let Some((location, rest)) = line.split_once(": Including file ") {
                 let (file, details) = rest.rsplit_once(" depth ").unwrap_or((rest, ""));
-                trace.included.push((place.to_owned(), file.into(), details.ends_with("(parse only)")));
+                trace.included.push((location.to_owned(), file.into(), details.ends_with("(parse only)")));
             } else if let Some(outcome) = line.strip_prefix("match ") {
                 trace.matches.push_back(outcome == "found");
             }
@@ -205,10 +205,11 @@ impl Trace {
         for (number, line) in (1..).zip(text.lines()) {
             let Some((word, _)) = directive(line) else { continue };
             match word.as_str() {
-                "host" => applies = self.hosts.contains(&place(file, number)),
+                "host" => applies = self.hosts.contains(&location(file, number)),
                 "match" => applies = self.matches.pop_front().unwrap_or(false),
                 "include" if reading.depth < DEPTH => {
-                    let found = self.in_included(keyword, &place(file, number), applies, reading.depth + 1);
+                    let found =
+                        self.in_included(keyword, &location(file, number), applies, reading.depth + 1);
                     if found.is_some() && !reading.parse_only {
                         return found;
                     }
@@ -225,14 +226,14 @@ impl Trace {
     fn in_included(
         &mut self,
         keyword: &str,
-        place: &str,
+        location: &str,
         applies: bool,
         depth: usize,
     ) -> Option<(PathBuf, usize)> {
-        let at_place = |(at, file, parse_only): &(String, PathBuf, bool)| {
-            (at == place).then(|| (file.clone(), Reading { applies, parse_only: *parse_only, depth }))
+        let at_location = |(at, file, parse_only): &(String, PathBuf, bool)| {
+            (at == location).then(|| (file.clone(), Reading { applies, parse_only: *parse_only, depth }))
         };
-        let files: Vec<(PathBuf, Reading)> = self.included.iter().filter_map(at_place).collect();
+        let files: Vec<(PathBuf, Reading)> = self.included.iter().filter_map(at_location).collect();
         files.into_iter().find_map(|(file, reading)| self.first_line_with(keyword, &file, reading))
     }
 }
@@ -243,7 +244,7 @@ fn conflicts_with(word: &str, keyword: &str) -> bool {
 }
 
 /// A line in the form in which ssh logs it, with the first 200 bytes of the file's name.
-fn place(file: &Path, line: usize) -> String {
+fn location(file: &Path, line: usize) -> String {
     let name = file.to_string_lossy();
     let end = (0..=200.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or_default();
     format!("{} line {line}", &name[..end])

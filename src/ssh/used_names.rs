@@ -38,15 +38,15 @@ const MAX_FILE: u64 = 64 << 20;
 /// The most ports to try with hashed known hosts.
 const MAX_PORTS: usize = 4;
 
-/// The place where a name is used.
+/// The location where a name is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     file: PathBuf,
     /// Counted from 1; 0 for the whole file.
     line: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, "{}", self.file.display()),
@@ -55,22 +55,22 @@ impl fmt::Display for Place {
     }
 }
 
-/// Names with the place of their first use. ssh compares known hosts in lower case (hostfile.c), and patterns exactly; here
+/// Names with the location of their first use. ssh compares known hosts in lower case (hostfile.c), and patterns exactly; here
 /// no comparison depends on case.
 #[derive(Debug, Default)]
 struct Names {
-    literal: BTreeMap<String, Place>,
+    literal: BTreeMap<String, Location>,
     /// Lists of patterns in lower case, of which one must match.
-    patterns: Vec<(Vec<String>, Place)>,
+    patterns: Vec<(Vec<String>, Location)>,
 }
 
 impl Names {
-    fn add(&mut self, patterns: &[String], wildcards: Wildcards, place: &Place) {
+    fn add(&mut self, patterns: &[String], wildcards: Wildcards, location: &Location) {
         let lower: Vec<String> = patterns.iter().map(|pattern| pattern.to_lowercase()).collect();
         let negated = |pattern: &&String| pattern.starts_with('!');
         let is_wildcard = |pattern: &&String| pattern.contains(['*', '?']);
         for name in lower.iter().filter(|pattern| !negated(pattern) && !is_wildcard(pattern)) {
-            self.literal.entry(name.clone()).or_insert_with(|| place.clone());
+            self.literal.entry(name.clone()).or_insert_with(|| location.clone());
         }
         // `*` matches every host, so it is not a use of a name.
         let narrow = |pattern: &String| is_wildcard(&pattern) && pattern.contains(char::is_alphanumeric);
@@ -79,15 +79,15 @@ impl Names {
             lower.iter().filter(|one| !negated(one) && narrow(one)).cloned().collect();
         if wildcards == Wildcards::Count && !patterns.is_empty() {
             let patterns = patterns.into_iter().chain(excluded.into_iter().cloned());
-            self.patterns.push((patterns.collect(), place.clone()));
+            self.patterns.push((patterns.collect(), location.clone()));
         }
     }
 
-    fn place(&self, name: &str, uses: Use<'_>) -> Option<&Place> {
+    fn location(&self, name: &str, uses: Use<'_>) -> Option<&Location> {
         self.literal.get(name).or_else(|| self.by_pattern(name, uses))
     }
 
-    fn by_pattern(&self, name: &str, uses: Use<'_>) -> Option<&Place> {
+    fn by_pattern(&self, name: &str, uses: Use<'_>) -> Option<&Location> {
         let applies = |patterns: &[String], name: &str| {
             let (negated, patterns): (Vec<_>, Vec<_>) =
                 patterns.iter().partition(|pattern| pattern.starts_with('!'));
@@ -98,7 +98,7 @@ impl Names {
             Use::AnyPattern => applies(patterns, name),
             Use::NoPatternOf(short) => applies(patterns, name) && !applies(patterns, &short.to_lowercase()),
         };
-        self.patterns.iter().find(|(patterns, _)| is_use(patterns)).map(|(_, place)| place)
+        self.patterns.iter().find(|(patterns, _)| is_use(patterns)).map(|(_, location)| location)
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct UsedNames {
     /// The domains of `CanonicalDomains` in lower case, which ssh appends to a name.
     domains: BTreeSet<String>,
     /// Known hosts of `HashKnownHosts`: the key from the salt, and the hash of the name (hostfile.c, `host_hash`).
-    hashed: Vec<(hmac::Key, Vec<u8>, Place)>,
+    hashed: Vec<(hmac::Key, Vec<u8>, Location)>,
     /// Ports other than 22 that known hosts may have.
     ports: BTreeSet<String>,
     /// Names of known-hosts files that contain `%h`, `%k` or `%n`.
@@ -154,23 +154,23 @@ impl UsedNames {
         reader.used
     }
 
-    /// The place where a configuration uses the name.
-    pub(crate) fn in_configuration(&self, name: &str, uses: Use<'_>) -> Option<Place> {
+    /// The location where a configuration uses the name.
+    pub(crate) fn in_configuration(&self, name: &str, uses: Use<'_>) -> Option<Location> {
         let name = name.to_lowercase();
         let completed = || self.completed(&name).find_map(|name| self.configured.literal.get(&name));
-        self.configured.place(&name, uses).or_else(completed).cloned()
+        self.configured.location(&name, uses).or_else(completed).cloned()
     }
 
-    /// The place where a configuration connects the name to another host.
-    pub(crate) fn redirected(&self, name: &str, uses: Use<'_>) -> Option<Place> {
-        self.redirected.place(&name.to_lowercase(), uses).cloned()
+    /// The location where a configuration connects the name to another host.
+    pub(crate) fn redirected(&self, name: &str, uses: Use<'_>) -> Option<Location> {
+        self.redirected.location(&name.to_lowercase(), uses).cloned()
     }
 
-    /// The place where known hosts have the name.
-    pub(crate) fn among_known_hosts(&self, name: &str, uses: Use<'_>) -> Option<Place> {
+    /// The location where known hosts have the name.
+    pub(crate) fn among_known_hosts(&self, name: &str, uses: Use<'_>) -> Option<Location> {
         let name = name.to_lowercase();
-        let exact = |name: &str| self.known.literal.get(name).or_else(|| self.hashed_place(name));
-        let plain = self.known.place(&name, uses).or_else(|| self.hashed_place(&name));
+        let exact = |name: &str| self.known.literal.get(name).or_else(|| self.hashed_location(name));
+        let plain = self.known.location(&name, uses).or_else(|| self.hashed_location(&name));
         let completed = || self.completed(&name).find_map(|name| exact(&name));
         plain.or_else(completed).cloned().or_else(|| self.own_file(&name))
     }
@@ -181,15 +181,15 @@ impl UsedNames {
         self.domains.iter().map(move |domain| format!("{name}.{domain}"))
     }
 
-    /// A name in a configuration that a pattern matches, and its place. Known hosts do not count, since they contain the hosts
+    /// A name in a configuration that a pattern matches, and its location. Known hosts do not count, since they contain the hosts
     /// that ssh reached by the pattern.
-    pub(crate) fn covered_by(&self, pattern: &str) -> Option<(&str, &Place)> {
+    pub(crate) fn covered_by(&self, pattern: &str) -> Option<(&str, &Location)> {
         let pattern = pattern.to_lowercase();
-        let all = self.configured.literal.iter().map(|(name, place)| (name.as_str(), place));
+        let all = self.configured.literal.iter().map(|(name, location)| (name.as_str(), location));
         all.into_iter().find(|(name, _)| matches(&pattern, name))
     }
 
-    fn hashed_place(&self, name: &str) -> Option<&Place> {
+    fn hashed_location(&self, name: &str) -> Option<&Location> {
         let with_port = |port: &String| format!("[{name}]:{port}");
         let spellings: Vec<String> = std::iter::once(name.to_owned())
             .chain(self.ports.iter().take(MAX_PORTS).map(with_port))
@@ -197,13 +197,13 @@ impl UsedNames {
         let matches = |key: &hmac::Key, hash: &[u8]| {
             spellings.iter().any(|name| hmac::verify(key, name.as_bytes(), hash).is_ok())
         };
-        self.hashed.iter().find(|(key, hash, _)| matches(key, hash)).map(|(_, _, place)| place)
+        self.hashed.iter().find(|(key, hash, _)| matches(key, hash)).map(|(_, _, location)| location)
     }
 
-    fn own_file(&self, name: &str) -> Option<Place> {
+    fn own_file(&self, name: &str) -> Option<Location> {
         let file = |template: &String| PathBuf::from(tokens_replaced(template, name));
         let found = self.one_per_host.iter().map(file).find(|file| file.is_file());
-        found.map(|file| Place { file, line: 0 })
+        found.map(|file| Location { file, line: 0 })
     }
 }
 
@@ -222,12 +222,12 @@ fn system_folder() -> PathBuf {
 /// A `Host` or `Match` of a configuration.
 struct Section {
     patterns: Vec<String>,
-    place: Place,
+    location: Location,
     wildcards: Wildcards,
     /// Whether it sets one of [`REDIRECTING`].
     redirects: bool,
     /// Host names in its values, such as a jump host.
-    named: Vec<(String, Place)>,
+    named: Vec<(String, Location)>,
     /// Whether another program wrote it for an Arc machine, which then has the name in `HostName`.
     of_sshproxy: bool,
 }
@@ -267,7 +267,12 @@ impl Reader {
                     let next = self.section(match_patterns(&value), file, number);
                     self.finish(std::mem::replace(&mut section, next));
                 }
-                _ => self.line(&mut section, &keyword, &value, Place { file: file.to_owned(), line: number }),
+                _ => self.line(
+                    &mut section,
+                    &keyword,
+                    &value,
+                    Location { file: file.to_owned(), line: number },
+                ),
             }
             if keyword == "include" {
                 let files: Vec<PathBuf> =
@@ -281,12 +286,12 @@ impl Reader {
     }
 
     fn section(&self, patterns: Vec<String>, file: &Path, line: usize) -> Section {
-        let place = Place { file: file.to_owned(), line };
+        let location = Location { file: file.to_owned(), line };
         let wildcards = Wildcards::DoNotCount;
-        Section { patterns, place, wildcards, redirects: false, named: Vec::new(), of_sshproxy: false }
+        Section { patterns, location, wildcards, redirects: false, named: Vec::new(), of_sshproxy: false }
     }
 
-    fn line(&mut self, section: &mut Section, keyword: &str, value: &str, place: Place) {
+    fn line(&mut self, section: &mut Section, keyword: &str, value: &str, location: Location) {
         if DIRECTING.contains(&keyword) {
             section.wildcards = Wildcards::Count;
         }
@@ -301,7 +306,7 @@ impl Reader {
             }
             "hostname" | "proxyjump" | "proxycommand" => {
                 section.of_sshproxy |= value.to_lowercase().contains("sshproxy");
-                section.named.extend(host_names(value).map(|name| (name, place.clone())));
+                section.named.extend(host_names(value).map(|name| (name, location.clone())));
             }
             "userknownhostsfile" | "globalknownhostsfile" => {
                 for file in arguments(value) {
@@ -318,12 +323,12 @@ impl Reader {
     }
 
     fn finish(&mut self, section: Section) {
-        self.used.configured.add(&section.patterns, section.wildcards, &section.place);
+        self.used.configured.add(&section.patterns, section.wildcards, &section.location);
         if section.redirects {
-            self.used.redirected.add(&section.patterns, Wildcards::Count, &section.place);
+            self.used.redirected.add(&section.patterns, Wildcards::Count, &section.location);
         }
-        for (name, place) in section.named.into_iter().filter(|_| !section.of_sshproxy) {
-            self.used.configured.add(&[name], Wildcards::DoNotCount, &place);
+        for (name, location) in section.named.into_iter().filter(|_| !section.of_sshproxy) {
+            self.used.configured.add(&[name], Wildcards::DoNotCount, &location);
         }
     }
 
@@ -357,9 +362,9 @@ impl Reader {
         for (number, line) in (1..).zip(text(file).unwrap_or_default().lines()) {
             let mut words = line.split_whitespace().skip_while(|word| word.starts_with('@'));
             let Some(hosts) = words.next().filter(|hosts| !hosts.starts_with('#')) else { continue };
-            let place = Place { file: file.to_owned(), line: number };
+            let location = Location { file: file.to_owned(), line: number };
             if let Some((key, hash)) = hashed(hosts) {
-                self.used.hashed.push((key, hash, place));
+                self.used.hashed.push((key, hash, location));
                 continue;
             }
             let mut names = Vec::new();
@@ -370,7 +375,7 @@ impl Reader {
                 }
                 names.push(bracketed.map_or(host, |(name, _)| name).to_owned());
             }
-            self.used.known.add(&names, Wildcards::Count, &place);
+            self.used.known.add(&names, Wildcards::Count, &location);
         }
     }
 
@@ -384,8 +389,8 @@ impl Reader {
                 let short = words.clone().filter_map(|word| Some(word.split_once('.')?.0));
                 let short = short.filter(|_| file.ends_with("hostname"));
                 let names: Vec<String> = words.clone().chain(short).map(Into::into).collect();
-                let place = Place { file: file.to_owned(), line: number };
-                self.used.configured.add(&names, Wildcards::DoNotCount, &place);
+                let location = Location { file: file.to_owned(), line: number };
+                self.used.configured.add(&names, Wildcards::DoNotCount, &location);
             }
         }
     }

@@ -49,8 +49,9 @@ const SUBDIRECTORY: &str = "arcssh-state";
 pub(crate) enum Kind {
     /// Relay credentials of a machine.
     Relay,
-    /// A negative response of ARM.
-    Refusal,
+    /// A cached error: of ARM, or of the program that issues tokens.
+    #[serde(rename = "refusal")]
+    Rejection,
     /// When a throttled service accepts the next request.
     Throttle,
     /// The resource ID of a machine name.
@@ -68,7 +69,7 @@ pub(crate) enum Kind {
 impl Kind {
     const ALL: [Self; 8] = [
         Self::Relay,
-        Self::Refusal,
+        Self::Rejection,
         Self::Throttle,
         Self::Name,
         Self::Token,
@@ -88,7 +89,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
-            Self::Refusal => "refusal",
+            Self::Rejection => "refusal",
             Self::Throttle => "throttle",
             Self::Name => "name",
             Self::Token => "token",
@@ -250,8 +251,8 @@ impl Store {
 
     /// Stores a value, if possible.
     pub(crate) fn write<T: Serialize>(&self, key: &Key, value: &T) {
-        if let Err(error) = self.keep(key, value) {
-            info!("not stored: {error:#}");
+        if let Err(error) = self.try_write(key, value) {
+            info!("cannot store a value: {error:#}");
         }
     }
 
@@ -259,7 +260,7 @@ impl Store {
     ///
     /// # Errors
     /// There is no state directory, or it is not writable.
-    pub(crate) fn keep<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
+    pub(crate) fn try_write<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
         let path = self.directory()?.join(key.file());
         let envelope = Envelope { version: VERSION, kind: key.kind, name: key.name.clone(), value };
         replace(&path, &Zeroizing::new(serde_json::to_vec(&envelope)?))
@@ -371,7 +372,7 @@ impl Store {
     }
 
     fn directory(&self) -> Result<&Path> {
-        self.folder().context("there is no folder to keep anything in")
+        self.folder().context("there is no state directory")
     }
 
     /// Returns the state directory, if there is a usable one.
@@ -387,7 +388,7 @@ impl Store {
             None => None,
         };
         if lock.is_none() {
-            info!("no lock of {}", key.name);
+            info!("cannot lock {}", key.name);
         }
         lock
     }
@@ -401,7 +402,7 @@ impl Store {
     fn lock_file(&self, key: &Key) -> Option<File> {
         let path = self.folder()?.join(key.lock_file());
         let file = open_own(&path, OpenOptions::new().create(true).truncate(false).write(true));
-        file.map_err(|error| debug!("no lock file {}: {error}", path.display())).ok()
+        file.map_err(|error| debug!("cannot open the lock file {}: {error}", path.display())).ok()
     }
 
     /// Returns the path of a value's file.
@@ -501,7 +502,7 @@ fn read_own(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Ok(metadata) = fs::symlink_metadata(path) {
         ensure_own(&metadata)?;
-        ensure!(!is_foreign(path), "arcssh did not write what is there");
+        ensure!(!is_foreign(path), "the existing file is not from arcssh");
     }
     Ok(files::replace(path, bytes)?)
 }

@@ -26,8 +26,8 @@ fn set_mode(path: &Path, mode: u32) {
 fn a_written_value_is_read_until_it_is_removed() {
     let (_home, store) = store();
     assert_eq!(store.read::<u32>(&key()).unwrap(), None);
-    store.keep(&key(), &7).unwrap();
-    store.keep(&key(), &8).unwrap();
+    store.try_write(&key(), &7).unwrap();
+    store.try_write(&key(), &8).unwrap();
     assert_eq!(store.read::<u32>(&key()).unwrap(), Some(8));
     assert_eq!(store.keys(), [key()]);
     store.remove(&key());
@@ -37,7 +37,7 @@ fn a_written_value_is_read_until_it_is_removed() {
 #[test]
 fn files_and_directory_are_private() {
     let (_home, store) = store();
-    store.keep(&key(), &7).unwrap();
+    store.try_write(&key(), &7).unwrap();
     drop(store.try_lock(&key()).unwrap());
     let folder = store.folder().unwrap();
     assert_eq!(mode(folder), 0o700);
@@ -49,7 +49,7 @@ fn files_and_directory_are_private() {
 #[test]
 fn a_file_or_directory_that_others_can_read_is_an_error_with_its_mode() {
     let (_home, store) = store();
-    store.keep(&key(), &7).unwrap();
+    store.try_write(&key(), &7).unwrap();
     let file = store.path(&key()).unwrap();
     set_mode(&file, 0o640);
     let error = store.read::<u32>(&key()).unwrap_err();
@@ -70,7 +70,7 @@ fn damaged_files_and_other_versions_count_as_absent_and_are_replaced() {
         set_mode(&file, 0o600);
         assert_eq!(store.read::<u32>(&key()).unwrap(), None, "{text:.40}");
         assert_eq!(store.keys(), []);
-        store.keep(&key(), &7).unwrap();
+        store.try_write(&key(), &7).unwrap();
         assert_eq!(store.read::<u32>(&key()).unwrap(), Some(7));
     }
 }
@@ -79,7 +79,7 @@ fn damaged_files_and_other_versions_count_as_absent_and_are_replaced() {
 fn a_value_of_another_subject_is_not_read() {
     let (_home, store) = store();
     let other = Key::new(Kind::Relay, "another");
-    store.keep(&other, &7).unwrap();
+    store.try_write(&other, &7).unwrap();
     fs::rename(store.path(&other).unwrap(), store.path(&key()).unwrap()).unwrap();
     assert_eq!(store.read::<u32>(&key()).unwrap(), None);
 }
@@ -89,15 +89,17 @@ fn without_a_directory_the_store_is_empty() {
     let store = Store::at("/dev/null/arcssh".into()).unwrap();
     store.write(&key(), &7);
     assert_eq!(store.read::<u32>(&key()).unwrap(), None);
-    assert!(store.keep(&key(), &7).is_err() && store.try_lock(&key()).is_none() && store.folder().is_none());
+    assert!(
+        store.try_write(&key(), &7).is_err() && store.try_lock(&key()).is_none() && store.folder().is_none()
+    );
 }
 
 #[test]
 fn clear_deletes_only_the_named_kinds() {
     let (_home, store) = store();
     let account = Key::new(Kind::Account, "ada@example.com");
-    store.keep(&account, &1).unwrap();
-    store.keep(&key(), &2).unwrap();
+    store.try_write(&account, &1).unwrap();
+    store.try_write(&key(), &2).unwrap();
     assert_eq!(store.clear(&[Kind::Relay, Kind::Token]), 1);
     assert_eq!(store.keys(), [account]);
 }
@@ -153,8 +155,8 @@ fn expired_values_and_temporary_files_are_removed_and_a_sign_in_remains() {
     let account = Key::new(Kind::Account, "ada@example.com");
     let half_written = store.folder().unwrap().join(".arcssh-aB3dE5gH7jK9.tmp");
     let temp_dir = store.temp_dir().unwrap().keep();
-    store.keep(&account, &1).unwrap();
-    store.keep(&key(), &2).unwrap();
+    store.try_write(&account, &1).unwrap();
+    store.try_write(&key(), &2).unwrap();
     fs::write(&half_written, "{").unwrap();
     KEY_FILES.iter().for_each(|file| fs::write(temp_dir.join(file), "secret").unwrap());
     let old = std::time::SystemTime::now() - MAX_LIFETIME - LOCK_TIMEOUT;
@@ -163,7 +165,7 @@ fn expired_values_and_temporary_files_are_removed_and_a_sign_in_remains() {
     }
     let young = Key::new(Kind::Relay, "young");
     let in_work = store.temp_dir().unwrap();
-    store.keep(&young, &3).unwrap();
+    store.try_write(&young, &3).unwrap();
     store.remove_expired();
     assert_eq!(store.keys(), [account, young]);
     assert!(!half_written.exists() && !temp_dir.exists() && in_work.path().exists());
@@ -208,7 +210,7 @@ fn only_files_with_exact_names_of_arcssh_are_deleted() {
     {
         fs::create_dir(folder.join(directory)).unwrap();
     }
-    store.keep(&key(), &1).unwrap();
+    store.try_write(&key(), &1).unwrap();
     delete_all(&store);
     assert_eq!(store.files().count(), LIKE_OURS.len() + 3);
     assert!(store.keys().is_empty());
@@ -224,7 +226,7 @@ fn foreign_content_under_a_name_of_arcssh_is_not_read_replaced_or_deleted() {
         fs::write(&file, text).unwrap();
         set_mode(&file, 0o600);
         assert_eq!(store.read::<u32>(&key()).unwrap(), None, "{text}");
-        assert!(store.keep(&key(), &7).is_err(), "{text}");
+        assert!(store.try_write(&key(), &7).is_err(), "{text}");
         store.remove(&key());
         delete_all(&store);
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
@@ -237,7 +239,7 @@ fn links_are_not_followed_replaced_or_deleted() {
     let folder = store.folder().unwrap().to_owned();
     let (mine, nowhere) = (home.path().join("mine"), home.path().join("nowhere"));
     let other = Key::new(Kind::Relay, "another");
-    store.keep(&other, &7).unwrap();
+    store.try_write(&other, &7).unwrap();
     fs::rename(store.path(&other).unwrap(), &mine).unwrap();
     let before = fs::read(&mine).unwrap();
     let links =
@@ -248,7 +250,7 @@ fn links_are_not_followed_replaced_or_deleted() {
     let temp_dir = folder.join(".arcssh-aB3dE5gH7jK9.key");
     std::os::unix::fs::symlink(home.path(), &temp_dir).unwrap();
     assert_eq!(store.read::<u32>(&other).unwrap(), None);
-    assert!(store.keep(&other, &8).is_err() && store.try_lock(&other).is_none());
+    assert!(store.try_write(&other, &8).is_err() && store.try_lock(&other).is_none());
     store.remove(&other);
     delete_all(&store);
     assert_eq!((fs::read(&mine).unwrap(), nowhere.exists()), (before, false));
@@ -274,16 +276,16 @@ fn only_values_of_an_earlier_version_are_migrated() {
     let (home, old) = store();
     let named = old.folder().unwrap().to_owned();
     let account = Key::new(Kind::Account, "https://login.example/");
-    old.keep(&account, &1).unwrap();
-    old.keep(&key(), &2).unwrap();
+    old.try_write(&account, &1).unwrap();
+    old.try_write(&key(), &2).unwrap();
     // A value under the name of another value, and a file that is not a value.
     let misnamed = named.join(Key::new(Kind::Token, "b").file());
-    old.keep(&Key::new(Kind::Token, "a"), &3).unwrap();
+    old.try_write(&Key::new(Kind::Token, "a"), &3).unwrap();
     fs::rename(named.join(Key::new(Kind::Token, "a").file()), &misnamed).unwrap();
     fs::write(named.join(Key::new(Kind::Token, "c").file()), "{}").unwrap();
     LIKE_OURS.iter().for_each(|name| fs::write(named.join(name), "mine").unwrap());
     let new = Store::at(home.path().join("new")).unwrap();
-    new.keep(&key(), &4).unwrap();
+    new.try_write(&key(), &4).unwrap();
     new.migrate(&named);
     assert_eq!(new.read::<u32>(&account).unwrap(), Some(1));
     assert_eq!(new.read::<u32>(&key()).unwrap(), Some(4), "a newer value stays");

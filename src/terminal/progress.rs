@@ -56,7 +56,7 @@ impl Default for Progress {
 
 impl Progress {
     /// Uses the terminal of ssh's messages, even if ssh discards our standard error.
-    pub(crate) fn behind_ssh() -> Self {
+    pub(crate) fn for_proxy() -> Self {
         Self::on(tty::ssh_terminal().unwrap_or_else(Term::stderr))
     }
 

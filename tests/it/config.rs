@@ -325,7 +325,7 @@ fn a_file_that_ssh_rejects_is_unchanged() {
 fn unbalanced_markers_are_rejected_with_their_line() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
-    let expected = "arcssh: line 3 begins an arcssh block that no line ends\n";
+    let expected = "arcssh: line 3 begins a managed block that no line ends\n";
     for arguments in
         [&["web01"][..], &["--remove"], &["--verify"], &["--remove", "b"], &["web01", "--dry-run"]]
     {
@@ -651,7 +651,7 @@ fn a_removed_machine_stays_out_until_it_is_named() {
     let text = home.text();
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     let output = home.succeed(&["-g", "rg-arc"]);
-    let out = "arcssh: rg-arc/web02 stays out, since you removed it; to add it: arcssh config rg-arc/web02\n";
+    let out = "arcssh: skipped rg-arc/web02: you removed it; to add it: arcssh config rg-arc/web02\n";
     assert!(output.starts_with(out) && home.text() == text, "{output}");
     home.succeed(&["web02"]);
     assert_eq!(home.hosts(), ["web01", "web02", "web03", "*.arc"]);
@@ -672,11 +672,11 @@ fn a_machine_can_be_removed_by_any_of_its_names() {
         assert_eq!(home.hosts(), ["web02", "other"], "{name}");
         assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     }
-    assert_eq!(home.fail(1, &["--remove", "web01"]), "arcssh: web01 is not in the arcssh block\n");
-    assert_eq!(home.fail(1, &["--remove", "*"]), "arcssh: * is not in the arcssh block\n");
+    assert_eq!(home.fail(1, &["--remove", "web01"]), "arcssh: web01 is not in the managed block\n");
+    assert_eq!(home.fail(1, &["--remove", "*"]), "arcssh: * is not in the managed block\n");
     home.succeed(&["--remove", "web02"]);
     assert_eq!(home.text(), original, "the block is removed");
-    assert_eq!(home.fail(1, &["--remove", "web02"]), "arcssh: there is no arcssh block\n");
+    assert_eq!(home.fail(1, &["--remove", "web02"]), "arcssh: there is no managed block\n");
 }
 
 #[test]
@@ -688,7 +688,7 @@ fn a_deleted_machine_can_be_removed() {
     let output = home.fail(1, &[]);
     assert_eq!(
         output,
-        "arcssh: remove web01 (rg-arc/gone); Azure has no such machine\n\
+        "arcssh: remove web01 (rg-arc/gone); the machine no longer exists in Azure\n\
          arcssh: nothing was changed: there is no terminal to ask on\n\
          arcssh: hint: the same command with --yes goes ahead\n"
     );
@@ -812,7 +812,7 @@ fn a_change_that_another_entry_overrides_is_not_written() {
 fn verify_without_a_block_fails() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
-    assert_eq!(home.fail(1, &["--verify"]), "arcssh: ~/.ssh/config holds no arcssh block\n");
+    assert_eq!(home.fail(1, &["--verify"]), "arcssh: ~/.ssh/config has no managed block\n");
 }
 
 #[test]
@@ -1071,7 +1071,7 @@ fn a_template_replaces_the_built_in_one() {
     fs::write(home.path.join("own.conf"), "Host {patterns}\n  User {login}\n").unwrap();
     let output = home.fail(1, &["web01"]);
     assert!(
-        output.contains("the template's {login} is not known; known are patterns, host_name,"),
+        output.contains("the placeholder {login} of the template is unknown; valid are patterns, host_name,"),
         "{output}"
     );
     fs::remove_file(home.path.join("own.conf")).unwrap();
@@ -1083,8 +1083,8 @@ fn a_template_cannot_break_the_block_or_the_file() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
     for (template, error) in [
-        ("Host {patterns}\n# <<< arcssh <<<\n", "ends an arcssh block that no line begins"),
-        ("# >>> arcssh >>> block 1: x\nHost {patterns}\n", "begins an arcssh block inside"),
+        ("Host {patterns}\n# <<< arcssh <<<\n", "ends a managed block that no line begins"),
+        ("# >>> arcssh >>> block 1: x\nHost {patterns}\n", "begins a managed block inside"),
         ("Host {patterns}\n  Bogus {port}x\n  Nonsense\n", "ssh does not accept"),
     ] {
         fs::write(home.path.join("own.conf"), template).unwrap();
@@ -1240,7 +1240,9 @@ fn a_host_entry_is_removed_only_if_the_user_agrees() {
     let denied = config_in(&home, &fewer, &[]);
     assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
     assert!(
-        denied.stderr.starts_with("arcssh: remove web02 (rg-arc/web02); this identity does not see it\n"),
+        denied
+            .stderr
+            .starts_with("arcssh: remove web02 (rg-arc/web02); the account does not see the machine\n"),
         "{}",
         denied.stderr
     );
@@ -1275,8 +1277,7 @@ fn an_account_without_visible_machines_removes_no_entry() {
     w.emulator().arm_fault(empty);
     let denied = home.config(&[]);
     assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
-    let message =
-        "arcssh: no Arc machine that this identity sees fits --all; it stays in the block's options\n";
+    let message = "arcssh: the account sees no Arc machine that matches --all; arcssh keeps the filter for the next run\n";
     assert!(denied.stderr.contains(message), "{}", denied.stderr);
     w.emulator().clear_faults();
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");

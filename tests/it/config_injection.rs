@@ -46,7 +46,7 @@ const PIECES: [&str; 36] = [
     ">",
     "(",
     "{user}",
-    "{sections}",
+    "{host_entries}",
     "\nHost *\n  ProxyCommand touch x\n",
     "ü",
     "机器",
@@ -248,7 +248,7 @@ fn machine_names() {
 
 #[test]
 fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
-    let (tag, value) = ("k\"", "a b\n# <<< arcssh <<<\nHost *\r\n {options}{sections} 'ü\u{2028}\\ %h");
+    let (tag, value) = ("k\"", "a b\n# <<< arcssh <<<\nHost *\r\n {options}{host_entries} 'ü\u{2028}\\ %h");
     let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("tagged").tag(tag, value)));
     let home = Home::new(&w);
     let unknown = config(&home, &["web01", "-g", value]);
@@ -303,7 +303,7 @@ fn runs_from(home: &Home<'_>, user: &Path, name: &str, id: &str) {
     fs::remove_file(&program).unwrap();
     if run_config.code != Some(0) {
         assert!(
-            run_config.stderr.contains("cannot stand in a ProxyCommand"),
+            run_config.stderr.contains("cannot be used in a ProxyCommand"),
             "{name:?}: {}",
             run_config.stderr
         );
@@ -440,7 +440,9 @@ fn a_named_machine_or_an_allowed_pattern_gets_the_short_name() {
     let location = format!("{} line 2", home.file().display());
     assert_eq!(named.code, Some(0), "{}", named.stderr);
     assert!(
-        named.stderr.contains(&format!("arcssh: add bastion (rg-arc/Bastion); it overrides {location}\n")),
+        named
+            .stderr
+            .contains(&format!("arcssh: add bastion (rg-arc/Bastion); the entry overrides {location}\n")),
         "{}",
         named.stderr
     );
@@ -613,19 +615,20 @@ fn an_unusable_machine_does_not_stop_the_others() {
     let fault = || ArmFault::raw(200, "application/json", &hostile).on(ArmCall::ResourceGraph).times(3);
     w.emulator().arm_fault(fault());
     // A machine that the user names is never skipped without an error.
-    for (name, error) in
-        [("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"), ("-x", "ssh accepts no name of it")]
-    {
+    for (name, error) in [
+        ("bad", "HostKeyAlias \"-x\" cannot begin with a hyphen"),
+        ("-x", "none of its names is valid in an ssh configuration"),
+    ] {
         let refused = config(&home, &["web01", "--", name]);
         assert_eq!(refused.code, Some(1), "{}", refused.stderr);
-        assert!(refused.stderr.starts_with("arcssh: no host entry for "), "{}", refused.stderr);
+        assert!(refused.stderr.starts_with("arcssh: cannot write a host entry for "), "{}", refused.stderr);
         assert!(refused.stderr.contains(error) && !home.file().exists(), "{}", refused.stderr);
     }
     let result = config(&home, &["--all"]);
     assert_eq!(result.code, Some(0), "{}", result.stderr);
     assert!(uses_arcssh(&home, "web01"), "{}", result.stderr);
     assert!(
-        result.stderr.contains("bad is left out: HostKeyAlias \"-x\" cannot begin with a hyphen"),
+        result.stderr.contains("skipped bad: HostKeyAlias \"-x\" cannot begin with a hyphen"),
         "{}",
         result.stderr
     );

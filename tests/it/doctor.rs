@@ -335,7 +335,7 @@ fn faults_of_programs_and_files_are_reported() {
             fault: "a managed block without an end",
             lab: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
             check: "ssh configuration",
-            why: "line 1 begins an arcssh block that no line ends",
+            why: "line 1 begins a managed block that no line ends",
             fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
             proxy: Proxy::Connects,
             ..Case::default()

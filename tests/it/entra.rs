@@ -448,7 +448,7 @@ fn windows_machines_are_rejected_with_the_reason() {
     };
     config(&["win01"]).failed(
         1,
-        &["arcssh: win01: Windows does not let Entra users log in by ssh, only Linux does; use --user, with a key of that user"],
+        &["arcssh: win01: Entra users can log in to Linux machines only; for Windows, use --user and a key of that user"],
     );
     assert!(!file.exists() || fs::read_to_string(&file).unwrap().is_empty());
     let mixed = config(&["--all"]);
@@ -567,7 +567,7 @@ fn a_certificate_for_a_given_key_is_written_next_to_it() {
 
     fs::write(&public, "ssh-ed25519 AAAA").unwrap();
     let refused = run(anonymous(w.arcssh(&["cert", "--public-key"]).arg(&public)));
-    assert!(refused.stderr.contains("Entra ID certifies ssh-rsa only"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("Entra ID certifies only ssh-rsa"), "{}", refused.stderr);
 }
 
 #[test]

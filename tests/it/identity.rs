@@ -100,13 +100,13 @@ fn an_error_of_a_program_ends_the_search() {
         (
             "az",
             r#"printf '{"accessToken":"a\\r\\nX: y"}'"#,
-            "Azure CLI gives no token: what it gave is no token",
+            "Azure CLI gives no token: its output is not a token",
             "arcssh: hint: run az login, or arcssh login",
         ),
         (
             "az",
             r#"echo '{"accessToken":""}'"#,
-            "Azure CLI gives no token: what it gave is no token",
+            "Azure CLI gives no token: its output is not a token",
             "arcssh: hint: run az login, or arcssh login",
         ),
         (

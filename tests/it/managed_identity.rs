@@ -188,7 +188,7 @@ fn only_a_key_in_the_directory_of_the_agent_is_read() {
             ),
             (
                 format!("Basic realm={KEYS}/lines.key"),
-                format!("cannot read {KEYS}/lines.key: it holds no key"),
+                format!("cannot read {KEYS}/lines.key: it contains no key"),
             ),
             (
                 format!("Basic realm={KEYS}/none.key"),
@@ -208,7 +208,7 @@ fn only_a_key_in_the_directory_of_the_agent_is_read() {
             ),
             (
                 format!("Basic realm={KEYS}/empty.key"),
-                format!("cannot read {KEYS}/empty.key: it holds no key"),
+                format!("cannot read {KEYS}/empty.key: it contains no key"),
             ),
             ("Negotiate".into(), "the Arc agent answered 401 in place of a challenge".into()),
         ];

@@ -214,7 +214,7 @@ fn a_role_that_can_only_connect_sees_that_setup_is_complete() {
     assert!(all.code == Some(0) && is_ready(&all), "{}", all.stderr);
     let unreadable = |port| {
         format!(
-            "arcssh: web01 in rg-arc: SSH is enabled, but your role cannot read whether on port {port}; nothing to change"
+            "arcssh: web01 in rg-arc: SSH is enabled, but your role cannot read whether its port is {port}; nothing to change"
         )
     };
     assert_eq!(all.arcssh_lines()[0], unreadable(port));

@@ -455,8 +455,7 @@ fn without_a_state_directory_no_sign_in_starts() {
     let hint = "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR";
     let mut login = w.arcssh(&["login"]);
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
-    failed
-        .failed(1, &["arcssh: a sign-in can be kept nowhere: there is no folder to keep anything in", hint]);
+    failed.failed(1, &["arcssh: a sign-in can be kept nowhere: there is no state directory", hint]);
     // A full disk.
     let Some(own_mounts) = namespaces("m") else { return };
     let folder = w.home().join("disk");

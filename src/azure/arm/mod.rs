@@ -78,7 +78,7 @@ impl Arm {
         path: &[&str],
         query: &[(&str, &str)],
         body: &Value,
-    ) -> Result<Answer, ArmError> {
+    ) -> Result<ArmResponse, ArmError> {
         self.send_json(Method::Post, path, query, body).await
     }
 
@@ -88,7 +88,7 @@ impl Arm {
         path: &[&str],
         query: &[(&str, &str)],
         body: &Value,
-    ) -> Result<Answer, ArmError> {
+    ) -> Result<ArmResponse, ArmError> {
         self.send_json(Method::Put, path, query, body).await
     }
 
@@ -103,7 +103,7 @@ impl Arm {
         path: &[&str],
         query: &[(&str, &str)],
         body: &Value,
-    ) -> Result<Answer, ArmError> {
+    ) -> Result<ArmResponse, ArmError> {
         let mut request = Request::new(self.url(path, query), method);
         request.insert_header("content-type", "application/json");
         request.set_body(body.to_string());
@@ -111,7 +111,7 @@ impl Arm {
     }
 
     /// Sends `GET {endpoint}/{path…}?{query}`, and returns a 2xx response.
-    pub(crate) async fn read(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Answer, ArmError> {
+    pub(crate) async fn read(&self, path: &[&str], query: &[(&str, &str)]) -> Result<ArmResponse, ArmError> {
         self.send(Request::new(self.url(path, query), Method::Get)).await
     }
 
@@ -140,7 +140,7 @@ impl Arm {
     }
 
     /// Sends a request, and after a 401 once more if there may be a better token.
-    async fn send(&self, request: Request) -> Result<Answer, ArmError> {
+    async fn send(&self, request: Request) -> Result<ArmResponse, ArmError> {
         let tenant = self.tenant.borrow().clone();
         let token = self.credentials.token(tenant.as_deref()).await?;
         match self.send_with(&token, request.clone()).await {
@@ -174,7 +174,7 @@ impl Arm {
         self.credentials.replace(token, tenant.as_deref()).await.map(Some)
     }
 
-    async fn send_with(&self, token: &AccessToken, mut request: Request) -> Result<Answer, ArmError> {
+    async fn send_with(&self, token: &AccessToken, mut request: Request) -> Result<ArmResponse, ArmError> {
         request.insert_header("authorization", format!("Bearer {}", token.secret.secret()));
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline()?.send(&Context::new(), &mut request, Some(unchecked)).await;
@@ -185,7 +185,7 @@ impl Arm {
         if !status.is_success() {
             return Err(ArmError::Rejected(ErrorResponse::new(&self.endpoint, &response)));
         }
-        Ok(Answer {
+        Ok(ArmResponse {
             host: self.authority().to_owned(),
             date: date(response.headers()),
             retry_after: retry_after(response.headers()),
@@ -222,7 +222,7 @@ impl Arm {
 
 /// A 2xx response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ArmResponse {
     /// The host of the request, with its port unless that is 443.
     host: String,
     pub(crate) body: Vec<u8>,
@@ -232,7 +232,7 @@ pub(crate) struct Answer {
     pub(crate) retry_after: Option<Duration>,
 }
 
-impl Answer {
+impl ArmResponse {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         serde_json::from_slice(&self.body)
             .map_err(|error| ArmError::InvalidResponse { host: self.host.clone(), cause: error.to_string() })

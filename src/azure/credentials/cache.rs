@@ -69,10 +69,10 @@ impl TokenCache {
         if let Some(token) = self.stored(key)? {
             return Ok(token);
         }
-        let refusal = Key::new(Kind::Refusal, key.name.as_str());
-        let refused: Option<Refused> = self.store.read(&refusal)?;
-        if let Some(refused) = refused.filter(|refused| (self.since..since_epoch()).contains(&refused.at)) {
-            return Err(refused.into_error(tenant));
+        let error_key = Key::new(Kind::Rejection, key.name.as_str());
+        let error: Option<CachedError> = self.store.read(&error_key)?;
+        if let Some(error) = error.filter(|error| (self.since..since_epoch()).contains(&error.at)) {
+            return Err(error.into_error(tenant));
         }
         let fetched = fetch().await;
         match &fetched {
@@ -83,7 +83,7 @@ impl TokenCache {
             }
             Err(CredentialError::Failed { from, error, .. }) if from.is_program() => {
                 if let Some(failure) = ProgramFailure::of(error) {
-                    self.store.write(&refusal, &Refused { from: *from, failure, at: since_epoch() });
+                    self.store.write(&error_key, &CachedError { from: *from, failure, at: since_epoch() });
                 }
             }
             Err(_) => {}
@@ -102,7 +102,7 @@ impl TokenCache {
 
 /// The error of a program, shared with all processes that waited for its token: they do not start the program again.
 #[derive(Serialize, Deserialize)]
-struct Refused {
+struct CachedError {
     from: CredentialSource,
     #[serde(flatten)]
     failure: ProgramFailure,
@@ -110,7 +110,7 @@ struct Refused {
     at: Duration,
 }
 
-impl Refused {
+impl CachedError {
     fn into_error(self, tenant: Option<&str>) -> CredentialError {
         let tenant = tenant.map(Into::into);
         CredentialError::Failed { from: self.from, tenant, error: self.failure.into_error() }

@@ -20,7 +20,7 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(Some(value)),
         Ok(_) | Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => bail!("{name} is not text"),
+        Err(VarError::NotUnicode(_)) => bail!("{name} is not valid Unicode"),
     }
 }
 

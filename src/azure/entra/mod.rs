@@ -88,7 +88,7 @@ impl Entra {
 const DEFAULT_LIFETIME: u64 = 3600;
 
 /// The longest accepted lifetime of a token, in seconds (Microsoft Learn, "Continuous access evaluation": up to 28
-/// hours). azure_identity panics if the lifetime leads to no valid date.
+/// hours). azure_identity panics if the lifetime results in an invalid date.
 const MAX_LIFETIME: u64 = 28 * 3600;
 
 /// A token response of Entra ID, of a metadata service or of Azure CLI (RFC 6749, section 5.1). The form of its expiry

@@ -23,7 +23,7 @@ impl<T> Lookup<T> {
     fn of(result: Result<T, ArmError>) -> Result<Self, ArmError> {
         match result {
             Ok(value) => Ok(Self::Found(value)),
-            Err(ArmError::Rejected(refusal)) if refusal.is_forbidden() => Ok(Self::Forbidden),
+            Err(ArmError::Rejected(response)) if response.is_forbidden() => Ok(Self::Forbidden),
             Err(error) if is_missing(&error) => Ok(Self::NotFound),
             Err(error) => Err(error),
         }
@@ -33,13 +33,13 @@ impl<T> Lookup<T> {
 /// Whether the provider did not find the endpoint or a resource in it. ARM itself responds with 404 for a machine that
 /// does not exist (recorded: azure-powershell `TestGetArcConfig.json`).
 pub(crate) fn is_missing(error: &ArmError) -> bool {
-    let ArmError::Rejected(refusal) = error else { return false };
-    refusal.status == 404 && refusal.message.to_lowercase().contains("/endpoints/default")
+    let ArmError::Rejected(response) = error else { return false };
+    response.status == 404 && response.message.to_lowercase().contains("/endpoints/default")
 }
 
 /// Whether Azure did not find a resource, whichever it is.
 pub(crate) fn is_not_found(error: &ArmError) -> bool {
-    matches!(error, ArmError::Rejected(refusal) if refusal.status == 404)
+    matches!(error, ArmError::Rejected(response) if response.status == 404)
 }
 
 fn path(machine: &ResourceId) -> Vec<&str> {

@@ -230,7 +230,7 @@ impl<'a> SignIn<'a> {
     pub(crate) async fn by_device_code(&self, show: impl FnOnce(&str)) -> Result<SignedIn, LoginError> {
         let form = [("client_id", self.client_id), ("scope", &self.scope())];
         let code: DeviceCode = self.entra.post(self.tenant, "devicecode", &form).await?;
-        show(&code.message().context("Entra ID gave no code")?);
+        show(&code.message().context("the response of Entra ID contains no code")?);
         self.signed_in(self.poll(&code).await?)
     }
 
@@ -275,7 +275,7 @@ impl<'a> SignIn<'a> {
         };
         let name =
             ["preferred_username", "upn", "unique_name"].map(claim).into_iter().find(|name| !name.is_empty());
-        let token = grant.refresh_token.context("Entra ID gave no refresh token")?;
+        let token = grant.refresh_token.context("the response of Entra ID contains no refresh token")?;
         let tenant = Some(claim("tid")).filter(|tenant| !tenant.is_empty());
         let account = Account {
             name: name.unwrap_or_default(),
@@ -307,7 +307,7 @@ pub(crate) async fn save(
         None => account,
         Some(_) => account.with_refresh_token(StoredToken::File(token)),
     };
-    let saved = store.keep(&key, &account).map_err(|error| LoginError::NotStored(format!("{error:#}")));
+    let saved = store.try_write(&key, &account).map_err(|error| LoginError::NotStored(format!("{error:#}")));
     if saved.is_ok() == unusable.is_some() {
         // The new token of an account that was not saved, or the previous account's token.
         let _ = key_store::delete(&item, Prompt::Never).await;

@@ -40,7 +40,10 @@ impl Entra {
             Platform::Unix => {
                 let home = std::env::home_dir().context("this user has no home directory")?;
                 let folder = home.join(".ssh/arcssh");
-                folder.to_str().with_context(|| format!("{} is not text", folder.display()))?.to_owned()
+                folder
+                    .to_str()
+                    .with_context(|| format!("{} is not valid Unicode", folder.display()))?
+                    .to_owned()
             }
         };
         let options = options.clone();
@@ -53,12 +56,9 @@ impl Entra {
     ///
     /// # Errors
     /// The path is too long.
-    pub(super) fn agent(&self, subject: &str) -> anyhow::Result<String> {
-        let path = format!("{}/{}", self.folder, short_hash(&subject.to_lowercase()));
-        ensure!(
-            path.len() <= MAX_AGENT,
-            "{path} is too long for a socket's name, of which systems take about 100 bytes; use --entra=files"
-        );
+    pub(super) fn agent(&self, target_name: &str) -> anyhow::Result<String> {
+        let path = format!("{}/{}", self.folder, short_hash(&target_name.to_lowercase()));
+        ensure!(path.len() <= MAX_AGENT, "the path {path} is too long for a socket; use --entra=files");
         Ok(path)
     }
 

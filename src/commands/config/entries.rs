@@ -38,7 +38,7 @@ use crate::text::shell_quote;
 pub(super) struct Composed {
     pub(super) options: Options,
     /// The host entries.
-    pub(super) sections: String,
+    pub(super) host_entries: String,
     pub(super) notes: Notes,
 }
 
@@ -113,7 +113,7 @@ impl Options {
     fn note_if_excluded(&self, machine: &Machine) {
         if self.is_excluded(machine) {
             let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-            note(&format!("{name} stays out, since you removed it; to add it: arcssh config {name}"));
+            note(&format!("skipped {name}: you removed it; to add it: arcssh config {name}"));
         }
     }
 
@@ -271,13 +271,13 @@ pub(super) async fn compose(
     }
     let renderer = Renderer { azure: &azure, used: &used, target };
     let named = renderer.named(&options, selected)?;
-    let sections = renderer.render(&options, adopted, named, &mut notes).await?;
+    let host_entries = renderer.render(&options, adopted, named, &mut notes).await?;
     renderer.explain_absence(&mut notes);
-    Ok(Composed { options, sections, notes })
+    Ok(Composed { options, host_entries, notes })
 }
 
 /// Why the host entry of a named or adopted machine is removed.
-const NOT_FOUND: &str = "Azure has no such machine";
+const NOT_FOUND: &str = "the machine no longer exists in Azure";
 
 impl Azure<'_> {
     /// Adds the selection of this run to the options. Returns the keys of the machines that this run names.
@@ -410,7 +410,7 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
     for entry in foreign {
         let Some(alias) = entry.patterns.first().filter(|alias| is_alias(alias)) else { continue };
         let Some(machine) = machine_of(entry, known) else {
-            note(&format!("skipped {alias}: no Arc machine that this account can see matches it"));
+            note(&format!("skipped {alias}: the account sees no Arc machine that matches this entry"));
             continue;
         };
         let login = Login {
@@ -469,9 +469,9 @@ impl Renderer<'_> {
             match aliases.remove(&key(&one.machine)).flatten() {
                 Some(alias) => named.push((one, alias)),
                 None if one.is_named_now => {
-                    return Err(anyhow!("no host entry for {id}: ssh accepts no name of it").into());
+                    return Err(anyhow!("cannot write a host entry for {id}: none of its names is valid in an ssh configuration").into());
                 }
-                None => note(&format!("skipped {id}: ssh accepts no name of it")),
+                None => note(&format!("skipped {id}: none of its names is valid in an ssh configuration")),
             }
         }
         Ok(named)
@@ -501,13 +501,13 @@ impl Renderer<'_> {
             platform: options.platform(),
             built: Vec::new(),
         };
-        let mut sections = Vec::new();
+        let mut host_entries = Vec::new();
         let mut skipped = Vec::new();
         for (machine, login, patterns, is_named_now) in entries {
             let name = patterns.first().cloned().unwrap_or_default();
             let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
-            match entry.with_context(|| format!("no host entry for {name}")) {
-                Ok(section) => sections.push(section),
+            match entry.with_context(|| format!("cannot write a host entry for {name}")) {
+                Ok(text) => host_entries.push(text),
                 Err(error) if is_named_now => return Err(error.into()),
                 Err(error) => {
                     notes.of_machine.insert(key(&machine), error.root_cause().to_string());
@@ -515,23 +515,23 @@ impl Renderer<'_> {
                 }
             }
         }
-        if sections.is_empty() && !skipped.is_empty() {
+        if host_entries.is_empty() && !skipped.is_empty() {
             return Err(skipped.swap_remove(0).1.into());
         }
         skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
         if let Some(one) = &options.wildcard {
             let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
-            sections.push(host.render(host_entry::WILDCARD, options.platform())?);
+            host_entries.push(host.render(host_entry::WILDCARD, options.platform())?);
         }
-        Ok(sections.join("\n"))
+        Ok(host_entries.join("\n"))
     }
 
     /// Adds the reason why a machine of the old block is not in the new one, unless there is a more precise one.
     fn explain_absence(&self, notes: &mut Notes) {
         for machine in written(self.target.text).into_keys() {
             let is_visible = self.azure.visible.contains_key(&machine);
-            let reason = Some("it does not fit any selection").filter(|_| is_visible);
-            let reason = reason.unwrap_or("this identity does not see it");
+            let reason = Some("no filter matches the machine").filter(|_| is_visible);
+            let reason = reason.unwrap_or("the account does not see the machine");
             notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }
     }
@@ -542,8 +542,8 @@ fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
     match (&alias.instead, &alias.overrides) {
         (Some(why), _) if why == SHARED => Some(why.clone()),
-        (Some(why), _) => Some(format!("{why}; to use it: arcssh config {name}")),
-        (None, Some(place)) => Some(format!("it overrides {place}")),
+        (Some(why), _) => Some(format!("{why}; to use its name anyway: arcssh config {name}")),
+        (None, Some(location)) => Some(format!("the entry overrides {location}")),
         (None, None) => None,
     }
 }
@@ -628,14 +628,14 @@ impl EntryBuilder {
         self.with_commands(host, machine, &login, &id)?.render(&self.template, self.platform)
     }
 
-    /// Adds the ProxyCommand and, for `--entra`, the certificate. `subject` identifies the host entry: a resource ID or a
+    /// Adds the ProxyCommand and, for `--entra`, the certificate. `target_name` identifies the host entry: a resource ID or a
     /// pattern.
     fn with_commands(
         &self,
         host: Host,
         machine: ProxyMachine,
         login: &Login,
-        subject: &str,
+        target_name: &str,
     ) -> anyhow::Result<Host> {
         let mut command = ProxyCommand::new(&self.program, machine, self.azure_args());
         let Some((entra, mode)) = self.entra.as_ref().zip(login.entra) else {
@@ -652,7 +652,7 @@ impl EntryBuilder {
         let options: Vec<String> = options.flatten().collect();
         match mode {
             CertificateMode::Agent => {
-                let path = entra.agent(subject)?;
+                let path = entra.agent(target_name)?;
                 command.options.extend(["--agent".to_owned(), path.clone()]);
                 command.options.extend(options);
                 Ok(Host { user, proxy_command: command.words(), identity_agent: Some(path), ..host })
@@ -702,8 +702,8 @@ fn name_of(value: impl ValueEnum) -> Option<String> {
 
 /// Why the host entry of a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
 /// azure-cli-extensions `ssh`, custom.py).
-const ONLY_LINUX: &str = "Windows does not let Entra users log in by ssh, only Linux does; \
-    use --user, with a key of that user";
+const ONLY_LINUX: &str = "Entra users can log in to Linux machines only; for Windows, use --user and a key \
+    of that user";
 
 fn is_windows(machine: &Machine) -> bool {
     machine.os == "windows"
@@ -712,7 +712,7 @@ fn is_windows(machine: &Machine) -> bool {
 /// The path by which ssh starts arcssh: the absolute path by which the user started it. Unlike the path of the file itself,
 /// the link of a package manager remains valid after an update.
 fn program() -> Result<String> {
-    let file = std::env::current_exe().context("this program does not know its own path")?;
+    let file = std::env::current_exe().context("the system does not provide the path of this program")?;
     let typed = PathBuf::from(std::env::args_os().next().unwrap_or_default());
     let found = which::which(typed).ok();
     let is_same_file = |candidate: &PathBuf| {
@@ -720,7 +720,7 @@ fn program() -> Result<String> {
             && candidate.canonicalize().is_ok_and(|found| file.canonicalize().ok() == Some(found))
     };
     let program = found.filter(is_same_file).unwrap_or(file);
-    let text = program.to_str().with_context(|| format!("{} is not text", program.display()))?;
+    let text = program.to_str().with_context(|| format!("{} is not valid Unicode", program.display()))?;
     Ok(without_spaces(text))
 }
 

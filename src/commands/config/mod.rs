@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     }
     if args.output.is_some() {
         let composed = compose(args, Options::default(), &[], Target { file: &file, text: "" }).await?;
-        print(&managed_block::block(&composed.options.line()?, &composed.sections))?;
+        print(&managed_block::block(&composed.options.line()?, &composed.host_entries))?;
         return Ok(0);
     }
     let before = managed_block::read(&file)?;
@@ -87,7 +87,10 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
 /// Locks the file against other arcssh processes.
 async fn lock_file(file: &Path) -> Result<LockedConfig> {
     let progress = Progress::default();
-    progress.set_deadline(format!("another arcssh that changes {}", file.display()), LOCK_TIMEOUT);
+    progress.set_deadline(
+        format!("lock of {}, which another arcssh process holds", file.display()),
+        LOCK_TIMEOUT,
+    );
     Ok(progress.run(LockedConfig::open(file)).await?)
 }
 
@@ -106,7 +109,7 @@ async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
         return Ok(unchanged());
     }
     let had_entries = !options.is_empty();
-    let Composed { options, sections, notes } =
+    let Composed { options, host_entries, notes } =
         compose(args, options, &foreign, Target { file, text: old }).await?;
     if options.is_empty() && !had_entries {
         return Ok(unchanged());
@@ -117,7 +120,7 @@ async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
     let text = if options.is_empty() {
         managed_block::without_block(commented)?
     } else {
-        managed_block::with_block(commented, &managed_block::block(&options.line()?, &sections))?
+        managed_block::with_block(commented, &managed_block::block(&options.line()?, &host_entries))?
     };
     let plan = Plan::between(own_block(old)?, own_block(&text)?, &notes);
     Ok(Next { text, plan })
@@ -145,7 +148,7 @@ fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Re
     if changes == Shown::NotYet {
         next.plan.print();
     }
-    let hosts = effective_config::sections(own_block(new)?).len().saturating_sub(1);
+    let hosts = effective_config::host_entries(own_block(new)?).len().saturating_sub(1);
     let backup = backup.map_or(String::new(), |backup| format!(" (backup: {})", backup.display()));
     note(&if removing {
         format!("removed host entries from {file}{backup}")

@@ -193,7 +193,7 @@ impl Options {
                 None => Ok(serde_json::from_value::<Merged>(value)?.into()),
             }
         };
-        read().context("the options line of the arcssh block is damaged")
+        read().context("the options line of the managed block is damaged")
     }
 
     /// One line of JSON, in which no value can add a line to the file.

@@ -141,15 +141,15 @@ fn entries(block: &str) -> Vec<Entry> {
     let entry = |range: Range<usize>| {
         let lines = block[range].lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let text = lines.collect::<Vec<_>>().join("\n");
-        let (patterns, values) = effective_config::sections(&text).into_iter().next()?;
+        let (patterns, values) = effective_config::host_entries(&text).into_iter().next()?;
         Some(Entry { alias: patterns.into_iter().next()?, machine: machine(&text), text, values })
     };
-    managed_block::sections(&block).into_iter().filter_map(entry).collect()
+    managed_block::host_entries(&block).into_iter().filter_map(entry).collect()
 }
 
 /// The resource ID in the ProxyCommand of a host entry.
 pub(super) fn machine(text: &str) -> Option<ResourceId> {
-    let (_, values) = effective_config::sections(text).into_iter().next()?;
+    let (_, values) = effective_config::host_entries(text).into_iter().next()?;
     let (_, line) = values.into_iter().find(|(keyword, _)| keyword == "proxycommand")?;
     ProxyCommand::parse(&line).resource_id().cloned()
 }

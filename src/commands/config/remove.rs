@@ -21,7 +21,7 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
         return Err(anyhow!("there is no managed block").into());
     }
     let mut options = Options::of(old)?;
-    let ranges = managed_block::sections(&block).into_iter();
+    let ranges = managed_block::host_entries(&block).into_iter();
     let mut entries: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
     for name in names {
         let entry = entries.remove(position(&entries, name)?);
@@ -60,5 +60,5 @@ fn position(entries: &[String], name: &str) -> Result<usize> {
 }
 
 fn patterns(entry: &str) -> Vec<String> {
-    effective_config::sections(entry).into_iter().flat_map(|(patterns, _)| patterns).collect()
+    effective_config::host_entries(entry).into_iter().flat_map(|(patterns, _)| patterns).collect()
 }

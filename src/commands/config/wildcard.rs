@@ -77,11 +77,11 @@ pub(super) fn check(pattern: &str) -> Result<()> {
 /// Accepts a pattern that matches no name in the user's or the system's configuration.
 ///
 /// # Errors
-/// The pattern matches a name; the error has the place of that name.
+/// The pattern matches a name; the error has the location of that name.
 pub(super) fn check_names(pattern: &str, used: &UsedNames) -> Result<()> {
     match used.covered_by(pattern) {
-        Some((name, place)) => {
-            bail!("{pattern:?} covers {name:?}, which ssh already uses: {place}; choose another suffix")
+        Some((name, location)) => {
+            bail!("{pattern:?} covers {name:?}, which ssh already uses: {location}; choose another suffix")
         }
         None => Ok(()),
     }

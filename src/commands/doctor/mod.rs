@@ -52,14 +52,14 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
     let (cloud, net) = (cloud.cloud()?, Net::new());
     let arm = Arm::new(&cloud, &net, &store, credential.clone());
     let prober = Prober { args, file, entry, credential, certificate, cloud, net, store, arm };
-    let waiting = Progress::default();
-    waiting.set_deadline("checks".into(), TOTAL_TIMEOUT);
-    let mut evaluator = Evaluator { facts: waiting.run(prober.probe(health.clone())).await };
+    let progress = Progress::default();
+    progress.set_deadline("checks".into(), TOTAL_TIMEOUT);
+    let mut evaluator = Evaluator { facts: progress.run(prober.probe(health.clone())).await };
     let (mut checks, mut fixed) = (evaluator.checks(), Ok(()));
     if let Some(machine) = evaluator.machine().filter(|_| args.fix && checks.iter().any(Check::is_fixable)) {
         fixed = fix(&prober, machine, evaluator.facts.azure.port).await;
-        waiting.set_deadline("checks".into(), TOTAL_TIMEOUT);
-        evaluator.facts = waiting.run(prober.probe(health)).await;
+        progress.set_deadline("checks".into(), TOTAL_TIMEOUT);
+        evaluator.facts = progress.run(prober.probe(health)).await;
         checks = evaluator.checks();
     }
     show(args, &checks)?;

@@ -16,7 +16,7 @@ use crate::azure::hybrid_compute::{Extension, Machine, MachineRef, extensions, s
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::azure::rbac::Permissions;
-use crate::azure::relay_credential_cache::{RelayCredentialCache, forget_refusals};
+use crate::azure::relay_credential_cache::{RelayCredentialCache, forget_rejections};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{Registration, registration};
 use crate::azure::target::Target;
@@ -243,9 +243,9 @@ impl Prober<'_> {
         if facts.entry.is_none() {
             facts.entry = self.effective(local::entry(&self.file, &id.to_string())).await;
         }
-        let given = self.given_port(facts.entry.as_ref());
+        let given_port = self.given_port(facts.entry.as_ref());
         facts.port = self.port(facts.entry.as_ref());
-        forget_refusals(&self.arm, &self.store, id);
+        forget_rejections(&self.arm, &self.store, id);
         let (machine, registration, permissions, extensions, service) = tokio::join!(
             within(PROBE_TIMEOUT, ARM, async { Ok(find(&self.arm, &id.to_string(), &[]).await?) }),
             within(PROBE_TIMEOUT, ARM, async { Ok(registration(&self.arm, &id.subscription).await?) }),
@@ -255,8 +255,8 @@ impl Prober<'_> {
         );
         facts.skew = registration.as_ref().ok().and_then(|registration| skew(registration.date));
         let context = |port| Context::connecting(target(id, port));
-        let asked = facts.port;
-        if let (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) = (given, &service) {
+        let requested_port = facts.port;
+        if let (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) = (given_port, &service) {
             facts.port = *enabled;
         }
         if is_ready(&service, facts.port) {
@@ -269,11 +269,11 @@ impl Prober<'_> {
             }
         }
         AzureFacts {
-            machine: Some(machine.map_err(|error| error.during(context(asked)))),
-            registration: Some(registration.map_err(|error| error.during(context(asked)))),
-            permissions: Some(permissions.map_err(|error| error.during(context(asked)))),
-            extensions: Some(extensions.map_err(|error| error.during(context(asked)))),
-            service: Some(service.map_err(|error| error.during(context(asked)))),
+            machine: Some(machine.map_err(|error| error.during(context(requested_port)))),
+            registration: Some(registration.map_err(|error| error.during(context(requested_port)))),
+            permissions: Some(permissions.map_err(|error| error.during(context(requested_port)))),
+            extensions: Some(extensions.map_err(|error| error.during(context(requested_port)))),
+            service: Some(service.map_err(|error| error.during(context(requested_port)))),
             ..facts
         }
     }
@@ -290,7 +290,7 @@ impl Prober<'_> {
         let id = target.machine.as_ref().expect("a target of the doctor has a machine");
         let credentials = RelayCredentialCache::new(&self.arm, &self.store, id, target.service, target.port);
         let connector =
-            Connector { net: &self.net, target, wait: LISTENER_TIMEOUT, waiting: &Progress::default() };
+            Connector { net: &self.net, target, wait: LISTENER_TIMEOUT, progress: &Progress::default() };
         within(PROBE_TIMEOUT, "the relay", async { Ok(connector.connect(&credentials).await?.0) }).await
     }
 }
@@ -327,14 +327,14 @@ pub(super) enum Banner {
 async fn banner(upgraded: Upgraded<net::Stream>) -> Result<Banner> {
     let (read, write) = duplex(4096);
     let (input, _silent) = duplex(1);
-    let heard = Notify::new();
+    let line_read = Notify::new();
     let stop = async {
-        heard.notified().await;
+        line_read.notified().await;
         BridgeEnd::Finished
     };
     let listen = async {
         let line = identification(read).await;
-        heard.notify_one();
+        line_read.notify_one();
         line
     };
     let (_, line) = tokio::join!(bridge::run(upgraded, input, write, stop), listen);

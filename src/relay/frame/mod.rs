@@ -74,7 +74,7 @@ pub(crate) enum Violation {
 /// Decodes frames of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    /// Bytes of the current data frame that have not arrived yet.
+    /// Bytes of the current data frame that have not available yet.
     remaining: u64,
     /// Whether a fragmented message is not complete.
     in_message: bool,
@@ -91,15 +91,15 @@ impl Decoder {
             return Ok((!received.is_empty()).then(|| self.data(0, received.len())));
         }
         let Some(header) = Header::parse(received)? else { return Ok(None) };
-        let arrived = received.len() - header.size;
+        let available = received.len() - header.size;
         match header.opcode {
             Opcode::Data => {
                 self.begin(&header)?;
-                Ok(Some(self.data(header.size, arrived)))
+                Ok(Some(self.data(header.size, available)))
             }
             opcode => {
                 let payload = header.control_payload()?;
-                Ok((payload <= arrived).then_some(Piece { opcode, header: header.size, payload }))
+                Ok((payload <= available).then_some(Piece { opcode, header: header.size, payload }))
             }
         }
     }
@@ -115,8 +115,8 @@ impl Decoder {
         Ok(())
     }
 
-    fn data(&mut self, header: usize, arrived: usize) -> Piece {
-        let payload = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(arrived);
+    fn data(&mut self, header: usize, available: usize) -> Piece {
+        let payload = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(available);
         self.remaining -= payload as u64;
         Piece { opcode: Opcode::Data, header, payload }
     }
@@ -134,7 +134,7 @@ struct Header {
 }
 
 impl Header {
-    /// Parses a header. Checks each byte that has arrived, so that a violation is reported before the header is complete.
+    /// Parses a header. Checks each byte that has available, so that a violation is reported before the header is complete.
     fn parse(received: &[u8]) -> Result<Option<Self>, Violation> {
         let Some(&first) = received.first() else { return Ok(None) };
         if first & 0x70 != 0 {

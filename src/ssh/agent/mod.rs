@@ -38,7 +38,7 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// A listening agent. When it is dropped, another process takes over its path, or the path is removed.
 pub(crate) struct Agent {
-    socket: SharedSocket, // dropped first, so that the path never leads to a closed socket
+    socket: SharedSocket, // dropped first, so that the path never points to a closed socket
     server: Server,
 }
 
@@ -65,7 +65,7 @@ impl Agent {
             result = connection => result,
             never = server.serve(&mut clients) => match never {},
         };
-        if socket.leave() {
+        if socket.release() {
             let _ = timeout(GRACE, server.serve(&mut clients)).await;
             let _ = timeout(LINGER, clients.count()).await;
         }

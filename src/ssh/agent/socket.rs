@@ -1,7 +1,7 @@
 //! One path that all processes of a host entry share, since `IdentityAgent` has no token that identifies a process.
 //!
 //! Each process listens on its own socket, `{path}.{number}`, and the path is a symbolic link to one of them. A process
-//! that starts links the path to its own socket, so the link leads to a process that is at least as new as the ssh that
+//! that starts links the path to its own socket, so the link points to a process that is at least as new as the ssh that
 //! asks, with a certificate that is at least as new. A process that ends links the path to the newest process that is
 //! still listening. rename(2) replaces the link, so that it never disappears in between. Processes lock the directory
 //! while they change the link, and only the directory's owner can enter it.
@@ -71,7 +71,7 @@ impl SharedSocket {
 
     /// Links the path to the newest other process, or removes the link, and deletes the socket's file. Returns whether
     /// another process has taken over. The listener still receives the clients that connected before.
-    pub(super) fn leave(&mut self) -> bool {
+    pub(super) fn release(&mut self) -> bool {
         let Some(number) = self.number.take() else { return false };
         let _lock = lock(self.folder());
         let successor = self.newest_except(number);
@@ -132,7 +132,7 @@ impl SharedSocket {
 
 impl Drop for SharedSocket {
     fn drop(&mut self) {
-        self.leave();
+        self.release();
     }
 }
 
@@ -146,7 +146,7 @@ fn ensure_replaceable(path: &Path) -> Result<(), SshError> {
     }
 }
 
-/// The number of the socket of `path` that a symbolic link of this user leads to.
+/// The number of the socket of `path` that a symbolic link of this user points to.
 fn target(path: &Path, link: &Path) -> Option<u64> {
     fs::symlink_metadata(link).ok().filter(is_own)?;
     number_of(path, fs::read_link(link).ok()?.as_os_str())
@@ -203,7 +203,7 @@ fn free_number(path: &Path) -> Result<u64, SshError> {
         let metadata = fs::symlink_metadata(socket(path, *number));
         metadata.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     };
-    Ok((next..MAX_NUMBER).find(is_free).context("no number is left for another socket")?)
+    Ok((next..MAX_NUMBER).find(is_free).context("all numbers for sockets are in use")?)
 }
 
 /// The number at the end of a socket's name, in the form in which [`socket`] writes it.

@@ -14,7 +14,7 @@ impl Agent {
     /// Always.
     pub(crate) fn open(path: &Path, _key: KeyPair, _certificate: Certificate) -> Result<Self, SshError> {
         Err(SshError::Failed(format!(
-            "cannot serve {}: this system has no such sockets; arcssh config --entra=files does without",
+            "cannot serve {}: this system does not support sockets of an SSH agent; to use certificate files: arcssh config --entra=files",
             path.display()
         )))
     }

@@ -94,14 +94,14 @@ pub(crate) struct Certificate {
     principals: Vec<String>,
     valid_after: u64,
     valid_before: u64,
-    critical_options: Vec<Named>,
-    extensions: Vec<Named>,
+    critical_options: Vec<NamedOption>,
+    extensions: Vec<NamedOption>,
     authority: Vec<u8>,
 }
 
 /// A critical option or an extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Named {
+struct NamedOption {
     name: String,
     data: Vec<u8>,
 }
@@ -144,7 +144,8 @@ impl Certificate {
         }
         let (key_id, principals) = (fields.text()?.to_owned(), principals(fields.string()?)?);
         let (valid_after, valid_before) = (fields.uint64()?, fields.uint64()?);
-        let (critical_options, extensions) = (named(fields.string()?)?, named(fields.string()?)?);
+        let (critical_options, extensions) =
+            (named_options(fields.string()?)?, named_options(fields.string()?)?);
         let _reserved = fields.string()?;
         let authority = fields.string()?.to_vec();
         let signed = &blob[..blob.len() - fields.left()];
@@ -227,13 +228,13 @@ impl fmt::Display for Certificate {
             ("serial", self.serial.to_string()),
             ("public key", fingerprint(&self.key.blob())),
             ("signed by", fingerprint(&self.authority)),
-            ("critical options", list(self.critical_options.iter().map(Named::to_string))),
-            ("extensions", list(self.extensions.iter().map(Named::to_string))),
+            ("critical options", list(self.critical_options.iter().map(NamedOption::to_string))),
+            ("extensions", list(self.extensions.iter().map(NamedOption::to_string))),
         ]))
     }
 }
 
-impl fmt::Display for Named {
+impl fmt::Display for NamedOption {
     /// The name, with the value if the data is one string.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut data = Reader::new(&self.data);
@@ -255,10 +256,10 @@ fn principals(list: &[u8]) -> Result<Vec<String>, CertificateError> {
     Ok(principals)
 }
 
-fn named(list: &[u8]) -> Result<Vec<Named>, Malformed> {
+fn named_options(list: &[u8]) -> Result<Vec<NamedOption>, Malformed> {
     let (mut list, mut all) = (Reader::new(list), Vec::new());
     while list.left() > 0 {
-        all.push(Named { name: list.text()?.to_owned(), data: list.string()?.to_vec() });
+        all.push(NamedOption { name: list.text()?.to_owned(), data: list.string()?.to_vec() });
     }
     Ok(all)
 }

@@ -178,7 +178,10 @@ impl Host {
             "proxy_command" => Some(self.proxy_command(platform)?),
             "name" => self.patterns.first().cloned(),
             "resource_id" => self.resource_id.clone(),
-            other => bail!("the template's {{{other}}} is not known; known are {}", PLACEHOLDERS.join(", ")),
+            other => bail!(
+                "the placeholder {{{other}}} of the template is unknown; valid are {}",
+                PLACEHOLDERS.join(", ")
+            ),
         })
     }
 
@@ -278,7 +281,7 @@ fn command_word(word: &str, platform: Platform) -> Result<String> {
     let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);
     ensure!(
         !word.contains(special),
-        "{word:?} cannot stand in a ProxyCommand, where a shell would change it"
+        "{word:?} cannot be used in a ProxyCommand, where a shell would change it"
     );
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:,@+%".contains(c);
     Ok(if !word.is_empty() && word.chars().all(plain) { word } else { format!("\"{word}\"") })
@@ -296,7 +299,7 @@ fn match_exec(words: &[String], platform: Platform) -> Result<String> {
         let special = |c: char| c.is_control() || "\"'\\$`!".contains(c);
         ensure!(
             platform == Platform::Unix && !word.contains(special),
-            "{word:?} cannot stand in a Match exec, where a shell would change it"
+            "{word:?} cannot be used in a Match exec, where a shell would change it"
         );
         Ok(format!("'{word}'"))
     });

@@ -81,7 +81,7 @@ const PIECES: [&str; 66] = [
     "Host",
     "\nHost *\n User x",
     "{user}",
-    "{sections}",
+    "{host_entries}",
     "ü",
     "机器",
     "a",
@@ -384,7 +384,7 @@ proptest! {
         if install(&program).is_ok() {
             match argv(folder.path(), &words, shell) {
                 Ok(received) => prop_assert_eq!(received, expected),
-                Err(error) => prop_assert!(error.to_string().contains("cannot stand in a ProxyCommand"), "{error}"),
+                Err(error) => prop_assert!(error.to_string().contains("cannot be used in a ProxyCommand"), "{error}"),
             }
         }
     }

@@ -36,13 +36,13 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Renders a block with host entries. `options` is one line, which the next run reads.
-pub(crate) fn block(options: &str, sections: &str) -> String {
+pub(crate) fn block(options: &str, host_entries: &str) -> String {
     // Each line has one placeholder, so that arcssh does not replace one inside a value.
     let filled = |line: &str| {
         if line.contains("{options}") {
             return line.replace("{options}", options);
         }
-        line.replace("{sections}", sections.trim_end())
+        line.replace("{host_entries}", host_entries.trim_end())
     };
     BLOCK.split_inclusive('\n').map(filled).collect()
 }
@@ -73,22 +73,22 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
         let content = line.trim_start_matches(BYTE_ORDER_MARK).trim_end();
         match (content.strip_prefix(BEGIN), open, &found) {
             (Some(_), Some((first, _)), _) => {
-                bail!("line {number} begins an arcssh block inside that of line {first}")
+                bail!("line {number} begins a managed block inside the block of line {first}")
             }
             (Some(_), _, Some((first, _))) => {
-                bail!("line {number} begins a second arcssh block; one is at line {first}")
+                bail!("line {number} begins a second managed block; the first one begins at line {first}")
             }
             (Some(rest), None, None) => {
                 let format = rest.split(':').next().unwrap_or_default();
                 if !FORMATS.contains(&format) {
                     bail!(
-                        "line {number} begins an arcssh block of format {format}, which this version does not know"
+                        "line {number} begins a managed block of format {format}, which this version does not know"
                     );
                 }
                 open = Some((number, start));
             }
             (None, None, _) if content == END => {
-                bail!("line {number} ends an arcssh block that no line begins")
+                bail!("line {number} ends a managed block that no line begins")
             }
             (None, Some((first, start)), _) if content == END => {
                 found = Some((first, start..end));
@@ -98,7 +98,7 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
         }
     }
     match open {
-        Some((first, _)) => bail!("line {first} begins an arcssh block that no line ends"),
+        Some((first, _)) => bail!("line {first} begins a managed block that no line ends"),
         None => Ok(found.map(|(_, range)| range)),
     }
 }
@@ -134,7 +134,7 @@ pub(crate) fn without_block(text: &str) -> Result<String> {
 
 /// The ranges of a block's host entries, each with the comments and the `Match` above it. Leaves out the `Host *` that ends
 /// the block.
-pub(crate) fn sections(block: &str) -> Vec<Range<usize>> {
+pub(crate) fn host_entries(block: &str) -> Vec<Range<usize>> {
     let lines: Vec<&str> = block.split_inclusive('\n').collect();
     let is_host = |at: &usize| directive(lines[*at]).is_some_and(|(keyword, _)| keyword == "host");
     let is_match = |line: &str| directive(line).is_some_and(|(keyword, _)| keyword == "match");
@@ -322,7 +322,7 @@ async fn lock(path: &Path) -> std::io::Result<File> {
     )?;
     match files::lock(&file, LOCK_TIMEOUT).await {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(std::io::Error::other(format!(
-            "another arcssh has been changing it for {} s",
+            "another arcssh process has locked the file for {} s",
             LOCK_TIMEOUT.as_secs()
         ))),
         locked => locked.map(|()| file),

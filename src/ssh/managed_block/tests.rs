@@ -112,22 +112,22 @@ fn fails(text: &str, error: &str) {
 fn unmatched_markers_are_an_error_with_the_line() {
     let begin = "# >>> arcssh >>> block 1: kept\n";
     let end = "# <<< arcssh <<<\n";
-    fails(&format!("Host a\n{begin}Host b\n"), "line 2 begins an arcssh block that no line ends");
-    fails(&format!("\n\n{end}"), "line 3 ends an arcssh block that no line begins");
-    fails(&format!("{begin}{begin}{end}"), "line 2 begins an arcssh block inside that of line 1");
+    fails(&format!("Host a\n{begin}Host b\n"), "line 2 begins a managed block that no line ends");
+    fails(&format!("\n\n{end}"), "line 3 ends a managed block that no line begins");
+    fails(&format!("{begin}{begin}{end}"), "line 2 begins a managed block inside the block of line 1");
     fails(
         &format!("{begin}{end}\r\nHost x\r\n{begin}{end}"),
-        "line 5 begins a second arcssh block; one is at line 1",
+        "line 5 begins a second managed block; the first one begins at line 1",
     );
-    fails(&format!("{begin}{end}{end}"), "line 3 ends an arcssh block that no line begins");
-    fails(&format!("{end}{begin}"), "line 1 ends an arcssh block that no line begins");
+    fails(&format!("{begin}{end}{end}"), "line 3 ends a managed block that no line begins");
+    fails(&format!("{end}{begin}"), "line 1 ends a managed block that no line begins");
 }
 
 #[test]
 fn a_block_of_a_later_format_is_an_error_with_the_line() {
-    let why = "line 2 begins an arcssh block of format 3, which this version does not know";
+    let why = "line 2 begins a managed block of format 3, which this version does not know";
     fails("\n# >>> arcssh >>> block 3: kept by a later one\n# <<< arcssh <<<\n", why);
-    let why = "line 1 begins an arcssh block of format 10, which this version does not know";
+    let why = "line 1 begins a managed block of format 10, which this version does not know";
     fails("\u{feff}# >>> arcssh >>> block 10: kept\r\n# <<< arcssh <<<\r\n", why);
 }
 
@@ -152,8 +152,8 @@ fn a_comment_that_resembles_a_marker_is_not_one() {
 
 #[test]
 fn a_value_that_resembles_a_placeholder_is_not_replaced() {
-    let text = block("{\"user\":\"{sections}\"}", "Host {options}\n");
-    assert_eq!(options(&text).unwrap(), Some("{\"user\":\"{sections}\"}"));
+    let text = block("{\"user\":\"{host_entries}\"}", "Host {options}\n");
+    assert_eq!(options(&text).unwrap(), Some("{\"user\":\"{host_entries}\"}"));
     assert_eq!(text.lines().count(), block("{}", "Host a\n").lines().count());
     assert!(text.contains("Host {options}\n"));
 }
@@ -161,7 +161,7 @@ fn a_value_that_resembles_a_placeholder_is_not_replaced() {
 #[test]
 fn the_host_entries_of_a_block_are_found_with_the_comments_above_them() {
     let block = our_block();
-    let found: Vec<&str> = sections(&block).into_iter().map(|range| &block[range]).collect();
+    let found: Vec<&str> = host_entries(&block).into_iter().map(|range| &block[range]).collect();
     assert_eq!(
         found,
         [
@@ -170,8 +170,8 @@ fn the_host_entries_of_a_block_are_found_with_the_comments_above_them() {
             "# by name\nHost *.arc\n    Port 2\n",
         ]
     );
-    assert!(sections("").is_empty() && sections("# nothing\n").is_empty());
-    assert!(sections(&self::block("{}", "")).is_empty(), "the last `Host *` is not a host entry");
+    assert!(host_entries("").is_empty() && host_entries("# nothing\n").is_empty());
+    assert!(host_entries(&self::block("{}", "")).is_empty(), "the last `Host *` is not a host entry");
 }
 
 #[test]
@@ -221,8 +221,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn bytes_outside_of_the_block_do_not_change(text in users_text(), sections in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?){0,3}") {
-        let new = block("{}", &sections);
+    fn bytes_outside_of_the_block_do_not_change(text in users_text(), host_entries in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?){0,3}") {
+        let new = block("{}", &host_entries);
         match find(&text).ok() {
             // With unmatched markers, every edit fails.
             None => prop_assert!(with_block(&text, &new).is_err() && without_block(&text).is_err()),
@@ -242,6 +242,6 @@ proptest! {
 
     #[test]
     fn no_text_causes_a_panic(text in any::<String>()) {
-        let _ = (find(&text), options(&text), with_block(&text, "block\n"), without_block(&text), sections(&text));
+        let _ = (find(&text), options(&text), with_block(&text, "block\n"), without_block(&text), host_entries(&text));
     }
 }

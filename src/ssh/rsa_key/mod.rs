@@ -79,10 +79,10 @@ impl PublicKey {
             Some(SSH_RSA) => {}
             Some(other) if is_key_type(other) => {
                 bail!(
-                    "its type is {other}, and Entra ID certifies {SSH_RSA} only; to create one, run: ssh-keygen -t rsa"
+                    "its type is {other}, and Entra ID certifies only {SSH_RSA}; to create such a key: ssh-keygen -t rsa"
                 )
             }
-            _ => bail!("it contains no public key of OpenSSH"),
+            _ => bail!("it contains no OpenSSH public key"),
         }
         let blob =
             words.next().and_then(|body| STANDARD.decode(body).ok()).context("its key is not base64")?;

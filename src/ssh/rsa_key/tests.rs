@@ -126,9 +126,9 @@ fn an_rsa_public_key_is_read_and_other_files_are_errors_with_the_reason() {
     assert_eq!(PublicKey::read(&file("commented.pub")).unwrap(), key);
     for (name, why) in [
         ("rsa", "it is a private key; its public key is in the file that ends in .pub"),
-        ("ed.pub", "its type is ssh-ed25519, and Entra ID certifies ssh-rsa only"),
-        ("ec.pub", "its type is ecdsa-sha2-nistp256, and Entra ID certifies ssh-rsa only"),
-        ("text", "it contains no public key of OpenSSH"),
+        ("ed.pub", "its type is ssh-ed25519, and Entra ID certifies only ssh-rsa"),
+        ("ec.pub", "its type is ecdsa-sha2-nistp256, and Entra ID certifies only ssh-rsa"),
+        ("text", "it contains no OpenSSH public key"),
         ("cut", "it is not in the encoding of SSH"),
         ("none", "cannot read"),
     ] {

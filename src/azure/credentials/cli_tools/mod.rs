@@ -68,7 +68,7 @@ impl SecretOutput {
             .run(program.as_os_str(), args)
             .await
             .map(Self)
-            .context("the program cannot be started")
+            .context("arcssh cannot start the program")
     }
 
     /// Returns the JSON without the text before it.
@@ -133,7 +133,7 @@ pub(crate) async fn azure_cli_certificate(
         certificate.as_os_str(),
     ];
     let output =
-        IsolatedExecutor.run(program.as_os_str(), &args).await.context("the program cannot be started")?;
+        IsolatedExecutor.run(program.as_os_str(), &args).await.context("arcssh cannot start the program")?;
     if output.status.success() {
         return Ok(());
     }
@@ -234,7 +234,7 @@ impl Executor for IsolatedExecutor {
         let child = command.spawn()?;
         let group = ProcessGroup(child.id());
         let timed_out =
-            |_elapsed| std::io::Error::other(format!("no answer within {} s", PROGRAM_TIMEOUT.as_secs()));
+            |_elapsed| std::io::Error::other(format!("no response within {} s", PROGRAM_TIMEOUT.as_secs()));
         let output = timeout(PROGRAM_TIMEOUT, output(child)).await.map_err(timed_out)??;
         group.disarm();
         Ok(output)

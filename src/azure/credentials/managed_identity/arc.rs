@@ -173,7 +173,7 @@ fn read_key(path: &Path) -> Result<Secret> {
     let mut key = Zeroizing::new(String::with_capacity(MAX_KEY as usize));
     file.take(MAX_KEY).read_to_string(&mut key)?;
     let key = key.trim_end();
-    ensure!(!key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()), "it holds no key");
+    ensure!(!key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()), "it contains no key");
     Ok(Secret::from(key))
 }
 

@@ -122,7 +122,7 @@ impl SignIn<'_> {
 /// Returns 32 random bytes in base64.
 fn random() -> Result<String, LoginError> {
     let mut bytes = [0; 32];
-    SystemRandom::new().fill(&mut bytes).ok().context("the system provides no random numbers")?;
+    SystemRandom::new().fill(&mut bytes).ok().context("the system does not provide random numbers")?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 

@@ -97,7 +97,8 @@ pub(super) struct Item {
 /// See [`KeyStoreError`].
 pub(super) async fn read(item: &Item) -> Result<Secret, KeyStoreError> {
     let secret = run(Prompt::Never, async |_| platform::read(item).await).await?;
-    let text = String::from_utf8(secret).map_err(|_| KeyStoreError::Failed("it holds no text".into()))?;
+    let text = String::from_utf8(secret)
+        .map_err(|_| KeyStoreError::Failed("the stored value is not text".into()))?;
     Ok(Secret::from(text))
 }
 

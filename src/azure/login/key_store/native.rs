@@ -70,7 +70,7 @@ impl From<Error> for KeyStoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::NoEntry => Self::Empty,
-            Error::TooLong(_, limit) => Self::Failed(format!("it takes no more than {limit} bytes")),
+            Error::TooLong(_, limit) => Self::Failed(format!("it accepts at most {limit} bytes")),
             #[cfg(target_os = "macos")]
             Error::PlatformFailure(ref cause)
                 if cause
