@@ -367,7 +367,7 @@ mod tests {
                 Lookup::Forbidden,
                 Some(24),
                 24,
-                "SSH is enabled, but your role cannot read whether on port 24; nothing to change",
+                "SSH is enabled, but your role cannot read whether its port is 24; nothing to change",
             ),
             (
                 "Registering",
