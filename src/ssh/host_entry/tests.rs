@@ -392,7 +392,7 @@ proptest! {
 
 #[test]
 fn an_unknown_placeholder_is_an_error_even_on_an_omitted_line() {
-    let known = "known are patterns, host_name, host_key_alias, user, port, identity_file, certificate_file, \
+    let known = "valid are patterns, host_name, host_key_alias, user, port, identity_file, certificate_file, \
                  identity_agent, identities_only, forward_agent, match_patterns, renew_command, control_master, \
                  control_path, control_persist, proxy_command, name, resource_id";
     for (template, name) in
@@ -400,7 +400,7 @@ fn an_unknown_placeholder_is_an_error_even_on_an_omitted_line() {
     {
         let host = Host { user: None, ..entry() };
         let error = host.render(template, Platform::Unix).unwrap_err().to_string();
-        assert_eq!(error, format!("the template's {{{name}}} is not known; {known}"));
+        assert_eq!(error, format!("the placeholder {{{name}}} of the template is unknown; {known}"));
     }
 }
 
