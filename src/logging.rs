@@ -11,7 +11,6 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cli::LogArgs;
 use crate::system::SystemError;
 use crate::system::files::open_own;
 use crate::terminal::output::note;
@@ -21,12 +20,12 @@ use crate::text::Log;
 ///
 /// # Errors
 /// The log file cannot be written, or is not a log.
-pub(crate) fn start(args: &LogArgs) -> Result<(), SystemError> {
+pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<(), SystemError> {
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let by_variable = directives.as_deref().and_then(parse);
-    let is_on_stderr = args.verbose > 0 || by_variable.is_some();
-    let has_options = args.verbose > 0 || args.log_file.is_some();
-    let by_options = if has_options { verbosity(args.verbose) } else { Targets::new() };
+    let is_on_stderr = verbose > 0 || by_variable.is_some();
+    let has_options = verbose > 0 || file.is_some();
+    let by_options = if has_options { verbosity(verbose) } else { Targets::new() };
     let filters = [by_options, by_variable.unwrap_or_default()];
     let is_logged = move |event: &Metadata<'_>| {
         filters.iter().any(|targets| targets.would_enable(event.target(), event.level()))
@@ -38,7 +37,7 @@ pub(crate) fn start(args: &LogArgs) -> Result<(), SystemError> {
         let stderr = layer().with_writer(|| Log(io::stderr()));
         layers.push(stderr.with_filter(filter_fn(is_logged.clone())).boxed());
     }
-    if let Some(path) = &args.log_file {
+    if let Some(path) = file {
         let file = layer().with_writer(Mutex::new(Log(open(path)?)));
         layers.push(file.with_filter(filter_fn(is_logged)).boxed());
     }

@@ -7,8 +7,6 @@ mod cli;
 mod commands;
 mod diagnosis;
 mod entra_ssh;
-#[cfg(test)]
-mod fuzz_tests;
 mod logging;
 mod machines;
 mod net;
@@ -18,6 +16,8 @@ mod ssh;
 mod state;
 mod system;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::io::{stderr, stdout};
@@ -30,9 +30,8 @@ use crate::cli::{Cli, Command};
 use crate::commands::setup::Next;
 use crate::diagnosis::Result;
 use crate::diagnosis::code::ExitStatus;
-use crate::terminal::output::{print, print_on_stderr};
+use crate::terminal::output::{print, print_on_stderr, print_sanitized_on_stderr};
 use crate::terminal::tty::use_color;
-use crate::text::lines;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -62,14 +61,18 @@ fn show(usage: &clap::Error) -> Result<u8> {
     }
     let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
     let is_colored = is_help && use_color(&stderr());
-    print_on_stderr(&if is_colored { text.ansi().to_string() } else { lines(&text.to_string()) });
+    if is_colored {
+        print_on_stderr(&text.ansi().to_string());
+    } else {
+        print_sanitized_on_stderr(&text.to_string());
+    }
     Ok(ExitStatus::Usage.into())
 }
 
 /// Runs the command on one thread. A second thread costs CPU time, and makes the one stream of a connection no faster.
 fn start(cli: &Cli) -> Result<u8> {
     system::limits::check()?;
-    logging::start(&cli.log)?;
+    logging::start(cli.log.verbose, cli.log.log_file.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(UNLIMITED)

@@ -20,7 +20,6 @@ use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::entra_ssh::CertificateOptions;
-use crate::machines::MachineSelector;
 use crate::ssh::host_entry::{CertificateMode, Platform};
 
 /// The environment variable from which Microsoft's sshProxy reads its relay information; `az ssh arc` sets it.
@@ -269,33 +268,25 @@ impl TargetArgs {
 pub(crate) struct SelectionArgs {
     /// Name, GROUP/NAME or resource ID of a machine
     #[arg(value_name = "MACHINE", display_order = 0)]
-    machines: Vec<String>,
+    pub(crate) machines: Vec<String>,
     /// Select all machines of this resource group
     #[arg(short = 'g', long = "resource-group", value_name = "GROUP", display_order = 1)]
-    groups: Vec<String>,
+    pub(crate) groups: Vec<String>,
     /// Search only this subscription
     #[arg(short, long = "subscription", value_name = "ID", display_order = 2)]
-    subscriptions: Vec<String>,
+    pub(crate) subscriptions: Vec<String>,
     /// Select machines with this tag
     #[arg(long = "tag", value_name = "KEY=VALUE", display_order = 3)]
-    tags: Vec<String>,
+    pub(crate) tags: Vec<String>,
     /// Select all machines that the account can see
     #[arg(long, display_order = 4)]
-    all: bool,
+    pub(crate) all: bool,
 }
 
 impl SelectionArgs {
-    /// Returns the selection as a selector.
-    pub(crate) fn selection(&self) -> MachineSelector {
-        let set = |values: &[String]| values.iter().cloned().collect();
-        MachineSelector {
-            machines: set(&self.machines),
-            groups: set(&self.groups),
-            subscriptions: set(&self.subscriptions),
-            tags: set(&self.tags),
-            all: self.all,
-            ..MachineSelector::default()
-        }
+    /// Returns whether the selection is a filter, which selects machines that the user did not name.
+    fn is_filter(&self) -> bool {
+        self.all || !self.groups.is_empty() || !self.tags.is_empty()
     }
 }
 
@@ -377,7 +368,7 @@ impl ConfigArgs {
     pub(crate) fn from_setup(words: &[String], setup: &SetupArgs) -> Result<Self, clap::Error> {
         let command = Self::augment_args(clap::Command::new("config").no_binary_name(true));
         let args = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
-        let derived = setup.selection.selection().is_filter();
+        let derived = setup.selection.is_filter();
         Ok(Self { azure: setup.azure.clone(), derived, ..args })
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
-use crate::commands::session::Session;
+use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
 use crate::machines::{MachineSelector, NamedMachine, SUFFIX};
 use crate::terminal::output::print;
@@ -15,7 +15,7 @@ use crate::text::{json_text, sanitize, width};
 /// # Errors
 /// Azure rejects a request; a machine on the command line is unknown or ambiguous.
 pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
-    let mut selector = args.selection.selection();
+    let mut selector = to_selector(&args.selection);
     if selector.is_empty() {
         selector = MachineSelector { all: true, ..selector };
     }

@@ -57,7 +57,7 @@ impl Session {
         args: &SelectionArgs,
         command: &'static str,
     ) -> Result<Vec<NamedMachine>> {
-        let selector = args.selection();
+        let selector = to_selector(args);
         if selector.is_empty() {
             return Err(SelectError::NothingSelected { command }.into());
         }
@@ -66,5 +66,18 @@ impl Session {
             return Err(SelectError::NoMatch(selector.common()).into());
         }
         Ok(machines)
+    }
+}
+
+/// Returns the selection of the command line.
+pub(crate) fn to_selector(args: &SelectionArgs) -> MachineSelector {
+    let set = |values: &[String]| values.iter().cloned().collect();
+    MachineSelector {
+        machines: set(&args.machines),
+        groups: set(&args.groups),
+        subscriptions: set(&args.subscriptions),
+        tags: set(&args.tags),
+        all: args.all,
+        ..MachineSelector::default()
     }
 }

@@ -1,7 +1,7 @@
 //! Files of the state directory with any content.
 
 use super::*;
-use crate::fuzz_tests::each_input;
+use crate::tests::each_input;
 
 /// Writing a value replaces the file, unless arcssh did not write it: such a file remains unchanged.
 #[test]

@@ -3,16 +3,21 @@
 use std::io::{ErrorKind, Write};
 
 use crate::terminal::TerminalError;
-use crate::text::sanitize;
+use crate::text::{lines, sanitize};
 
 /// Prints a message that is not an error to standard error. A failed write is ignored.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", sanitize(&format!("arcssh: {text}")));
 }
 
-/// Writes lines that the caller has sanitized to standard error. A failed write is ignored.
+/// Writes lines of our own to standard error. A failed write is ignored.
 pub(crate) fn print_on_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes lines that quote others to standard error, without unsafe characters. A failed write is ignored.
+pub(crate) fn print_sanitized_on_stderr(text: &str) {
+    print_on_stderr(&lines(text));
 }
 
 /// Prints the output of a command. A reader that closes the pipe has read enough.

@@ -3,7 +3,7 @@
 use azure_core::http::StatusCode;
 
 use super::*;
-use crate::fuzz_tests::{each_input, is_plain, text};
+use crate::tests::{each_input, is_plain, text};
 use crate::text::sanitize;
 
 /// The first line of an input is a challenge; the rest is the body.

@@ -4,7 +4,7 @@ use azure_core::http::StatusCode;
 use azure_core::http::headers::Headers;
 
 use super::*;
-use crate::fuzz_tests::{each_input, text};
+use crate::tests::{each_input, text};
 
 #[test]
 fn a_token_expires_within_the_maximum_lifetime_and_an_error_is_one_line() {

@@ -1,7 +1,7 @@
 //! Arbitrary pages of machines.
 
 use super::*;
-use crate::fuzz_tests::{each_input, is_plain};
+use crate::tests::{each_input, is_plain};
 
 #[test]
 fn every_listed_machine_has_an_id_and_a_vm_id_that_ssh_takes_literally() {

@@ -17,6 +17,7 @@ use crate::commands::config::certificates::Entra;
 use crate::commands::config::options::{Access, Adopted, Filter, Login, Options};
 use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
+use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::machines::{
@@ -226,7 +227,7 @@ pub(super) async fn compose(
     foreign: &[ForeignEntry],
     target: Target<'_>,
 ) -> Result<Composed> {
-    let typed = args.selection.selection();
+    let typed = to_selector(&args.selection);
     options.platform = args.platform.or(options.platform);
     let login = Login::from_args(args, options.platform());
     if options.is_empty() && typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {

@@ -22,6 +22,7 @@ use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
 use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
+use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
@@ -98,13 +99,13 @@ async fn lock_file(file: &Path) -> Result<LockedConfig> {
 async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
     let unchanged = || Next { text: old.to_owned(), plan: Plan::default() };
     if args.remove {
-        let text = without(&args.selection.selection().machines, old)?;
+        let text = without(&to_selector(&args.selection).machines, old)?;
         let plan = Plan::between(own_block(old)?, own_block(&text)?, &Notes::default());
         return Ok(Next { text, plan });
     }
     let options = Options::of(old)?;
     let foreign = if args.adopt { foreign_entries::find(old) } else { Vec::new() };
-    if args.adopt && foreign.is_empty() && options.is_empty() && args.selection.selection().is_empty() {
+    if args.adopt && foreign.is_empty() && options.is_empty() && to_selector(&args.selection).is_empty() {
         note("no host entry of another program to adopt");
         return Ok(unchanged());
     }

@@ -1,7 +1,7 @@
 //! Frames of any relay.
 
 use super::*;
-use crate::fuzz_tests::{each_input, is_plain};
+use crate::tests::{each_input, is_plain};
 use crate::text::sanitize;
 
 /// Payload, control frames and the violation.

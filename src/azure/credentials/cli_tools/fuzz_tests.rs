@@ -1,7 +1,7 @@
 //! Arbitrary output of Azure CLI and PowerShell.
 
 use super::*;
-use crate::fuzz_tests::each_input;
+use crate::tests::each_input;
 
 #[test]
 fn the_output_of_a_program_is_a_token_or_an_error() {

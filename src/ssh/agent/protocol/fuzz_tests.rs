@@ -1,8 +1,8 @@
 //! Messages from any process that can open the agent's socket.
 
 use super::*;
-use crate::fuzz_tests::each_input;
 use crate::ssh::agent::tests::{keys, pair};
+use crate::tests::each_input;
 
 /// The bytes that open and close a string in an input. The message has its length first.
 const OPEN: u8 = 0xf0;

@@ -12,12 +12,12 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::find_entry;
-use crate::fuzz_tests::{each_input, finish, is_plain, text};
 use crate::net::{http_head, http_proxy, x509};
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::PublicKey;
 use crate::ssh::wire::{Reader, put_positive, put_string};
 use crate::ssh::{effective_config, foreign_entries, managed_block};
+use crate::tests::{each_input, finish, is_plain, text};
 use crate::text::{sanitize, shell_quote};
 
 #[test]
@@ -173,7 +173,7 @@ fn a_certificate_is_written_unchanged() {
             assert_eq!((again.blob(), again.login_name()), (certificate.blob(), certificate.login_name()));
             "ok".into()
         }
-        Err(error) => sanitize(&crate::fuzz_tests::targets::message(error)),
+        Err(error) => sanitize(&message(error)),
     };
     each_input("certificate", |input| {
         let line = check(Certificate::parse(&text(input)));

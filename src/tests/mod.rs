@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "a run prints how to repeat it")]
 
-mod targets;
+mod fuzz_tests;
 
 use std::collections::HashSet;
 use std::fs;
