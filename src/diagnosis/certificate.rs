@@ -69,7 +69,8 @@ fn rejected(scope: &str, error: &CredentialError, context: &Context) -> Diagnosi
         return diagnosis;
     }
     let CredentialError::Failed { from, error, .. } = error else { return diagnosis };
-    let (SourceError::Entra(rejection) | SourceError::Login(LoginError::Rejected(rejection))) = error else {
+    let (SourceError::Entra(rejection) | SourceError::Login(LoginError::Rejected(rejection))) = &**error
+    else {
         return diagnosis;
     };
     Diagnosis {

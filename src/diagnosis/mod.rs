@@ -85,7 +85,7 @@ pub(crate) enum Error {
     #[error("{error}")]
     During {
         /// What arcssh was doing.
-        context: Context,
+        context: Box<Context>,
         /// Why it failed.
         #[source]
         error: Box<Self>,
@@ -272,7 +272,7 @@ impl Context {
 impl Error {
     /// Returns the error with what arcssh was doing.
     pub(crate) fn during(self, context: Context) -> Self {
-        Self::During { context, error: Box::new(self) }
+        Self::During { context: context.into(), error: Box::new(self) }
     }
 
     /// Returns the error without its contexts, and the outermost context.
@@ -282,7 +282,7 @@ impl Error {
             outermost.get_or_insert(context);
             error = inner;
         }
-        (error, outermost.cloned().unwrap_or_default())
+        (error, outermost.map_or_else(Context::default, |context| (**context).clone()))
     }
 
     /// Returns the error without what arcssh was doing.

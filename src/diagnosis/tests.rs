@@ -79,7 +79,7 @@ fn entra(status: u16, description: &str) -> SourceError {
 }
 
 fn of_source(from: CredentialSource, error: SourceError) -> CredentialError {
-    CredentialError::Failed { from, tenant: None, error }
+    CredentialError::Failed { from, tenant: None, error: error.into() }
 }
 
 fn certificate(from: CredentialSource, error: SourceError) -> IssueError {

@@ -140,7 +140,7 @@ impl LastError {
         let IssueError::Credential { error: CredentialError::Failed { from, error, .. }, .. } = error else {
             return None;
         };
-        let cause = match error {
+        let cause = match &**error {
             SourceError::Entra(rejection) | SourceError::Login(LoginError::Rejected(rejection)) => {
                 Cause::Entra(rejection.clone())
             }
@@ -162,7 +162,7 @@ impl LastError {
             Cause::MissingSshExtension(()) => SourceError::MissingSshExtension,
             Cause::Messages(messages) => SourceError::Failed(messages.join(": ")),
         };
-        let error = CredentialError::Failed { from: self.from, tenant: None, error };
+        let error = CredentialError::Failed { from: self.from, tenant: None, error: error.into() };
         IssueError::Credential { scope: scope.to_owned(), error }
     }
 }

@@ -161,7 +161,9 @@ impl<'a> Request<'a> {
                     info!("skipping {}: {unavailable}", from.title());
                     first_unavailable.get_or_insert(CredentialError::Unavailable { from, unavailable });
                 }
-                Err(error) => return Err(failed(CredentialError::Failed { from, tenant: None, error })),
+                Err(error) => {
+                    return Err(failed(CredentialError::Failed { from, tenant: None, error: error.into() }));
+                }
             }
         }
         if let Some(unavailable) = first_unavailable.filter(|_| sources.len() == 1) {

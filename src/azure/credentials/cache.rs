@@ -113,6 +113,6 @@ struct CachedError {
 impl CachedError {
     fn into_error(self, tenant: Option<&str>) -> CredentialError {
         let tenant = tenant.map(Into::into);
-        CredentialError::Failed { from: self.from, tenant, error: self.failure.into_error() }
+        CredentialError::Failed { from: self.from, tenant, error: self.failure.into_error().into() }
     }
 }

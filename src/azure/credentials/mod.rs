@@ -142,7 +142,7 @@ pub(crate) enum CredentialError {
         /// The tenant that Azure asked for; without it, the source chose.
         tenant: Option<String>,
         /// Why.
-        error: SourceError,
+        error: Box<SourceError>,
     },
     /// Other users can access the state directory.
     #[error(transparent)]
@@ -259,7 +259,11 @@ impl CredentialChain {
             CredentialSource::Any => &CredentialSource::ALL,
             one => slice::from_ref(one),
         };
-        let failed = |from, error| CredentialError::Failed { from, tenant: tenant.map(Into::into), error };
+        let failed = |from, error: SourceError| CredentialError::Failed {
+            from,
+            tenant: tenant.map(Into::into),
+            error: error.into(),
+        };
         let mut for_others: Option<Unavailable> = None;
         let mut signed_out = None;
         for &from in sources {
