@@ -371,7 +371,7 @@ impl Store {
     }
 
     fn directory(&self) -> Result<&Path> {
-        self.folder().context("there is no folder to keep anything in")
+        self.folder().context("there is no state directory")
     }
 
     /// Returns the state directory, if there is a usable one.

@@ -380,7 +380,7 @@ fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
 fn check(token: SdkToken) -> TokenResult {
     let text = token.token.secret();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(anyhow::anyhow!("what it gave is no token").into());
+        return Err(anyhow::anyhow!("its output is not a token").into());
     }
     Ok(token)
 }
