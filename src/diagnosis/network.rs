@@ -6,6 +6,7 @@ use crate::net::NetError;
 use crate::net::tls::{TlsError, Unreadable};
 use crate::text::set_variable;
 
+const CHECK_PROXY_ADDRESS: &str = "check the proxy's address in HTTPS_PROXY";
 const CHECK_CLOCK: &str = "check the clock of this computer";
 
 pub(super) fn net(error: &NetError) -> Diagnosis {
@@ -16,7 +17,7 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
         }
         NetError::TimedOut { .. } => Diagnosis::new(Code::TimedOut, summary, check_network()),
         NetError::ProxyUnreachable { .. } => {
-            Diagnosis::new(Code::ProxyUnreachable, summary, "check the proxy's address in HTTPS_PROXY")
+            Diagnosis::new(Code::ProxyUnreachable, summary, CHECK_PROXY_ADDRESS)
         }
         // tinyproxy asks for a password with 407, and rejects it with 401.
         NetError::ProxyRejected { status: Some(401 | 407), .. } => {
@@ -27,7 +28,11 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
             summary,
             format!("allow CONNECT to {host} in the proxy, or add the host to NO_PROXY"),
         ),
-        NetError::ProxyRejected { status: None, .. } => Diagnosis::new(
+        // The peer sent no HTTP response, so it may be no proxy.
+        NetError::ProxyRejected { status: None, proxy: Some(_), .. } => {
+            Diagnosis::new(Code::ProxyRejected, summary, CHECK_PROXY_ADDRESS)
+        }
+        NetError::ProxyRejected { status: None, proxy: None, .. } => Diagnosis::new(
             Code::ProxyRejected,
             summary,
             "check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",
