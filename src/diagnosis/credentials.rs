@@ -262,8 +262,9 @@ pub(super) fn login(
             summary,
             Hint::new("to use this account, run: ", format!("arcssh login --account {}", shell_quote(name))),
         ),
-        LoginError::Failed(_) => {
-            Diagnosis::new(Code::LoginFailed, format!("cannot sign in: {summary}"), RETRY_LOGIN)
-        }
+        LoginError::Failed(_) => match from {
+            Some((from, tenant)) => failed(from, tenant, &SourceError::Failed(summary), context),
+            None => Diagnosis::new(Code::LoginFailed, format!("cannot sign in: {summary}"), RETRY_LOGIN),
+        },
     }
 }

@@ -6,7 +6,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::diagnosis::relay::CHECK_AGENT;
 use crate::diagnosis::system::OTHER_DIRECTORY;
-use crate::diagnosis::{Code, Diagnosis, Hint};
+use crate::diagnosis::{Code, Diagnosis, ENABLE, Hint};
 use crate::text::shell_quote;
 
 /// A fact that makes connections fail, now or soon.
@@ -81,7 +81,7 @@ impl Finding<'_> {
             Self::ProviderState { state, set_up } => Diagnosis::new(
                 Code::ProviderNotRegistered,
                 format!("{NAMESPACE} is {state} in the subscription"),
-                Hint::new("register it: ", set_up),
+                Hint::new(ENABLE, set_up),
             ),
             Self::Disconnected { status, responds: true, .. } => Diagnosis::without_hint(
                 Code::AgentOffline,
@@ -124,12 +124,12 @@ impl Finding<'_> {
             Self::NoEndpoint { set_up } => Diagnosis::new(
                 Code::NoEndpoint,
                 "the machine has no connectivity endpoint",
-                Hint::new("create it: ", set_up),
+                Hint::new(ENABLE, set_up),
             ),
             Self::NotEnabled { set_up } => Diagnosis::new(
                 Code::ServiceNotEnabled,
                 "SSH is not enabled on the machine",
-                Hint::new("enable it: ", set_up),
+                Hint::new(ENABLE, set_up),
             ),
             Self::PortOfEntry { enabled, port, alias } => Diagnosis::new(
                 Code::PortInUse,

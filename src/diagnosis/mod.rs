@@ -39,6 +39,9 @@ use crate::system::clock::unix_now;
 use crate::terminal::{TerminalError, tty};
 use crate::text::{sanitize, shell_quote};
 
+/// The beginning of the hint to run `arcssh setup`.
+const ENABLE: &str = "enable it: ";
+
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -251,7 +254,7 @@ impl Context {
 
     /// Returns the command that enables the service for the connection that was tried.
     fn set_up(&self) -> Hint {
-        self.runnable("enable it: ", self.command_for_port("setup"))
+        self.runnable(ENABLE, self.command_for_port("setup"))
     }
 
     /// Returns the beginning of a message.

@@ -9,6 +9,7 @@ use crate::net::tls::{TlsError, Unreadable};
 use crate::text::set_variable;
 
 pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the status page of your Azure cloud";
+const CHECK_PROXY_ADDRESS: &str = "check the proxy's address in HTTPS_PROXY";
 const CHECK_CLOCK: &str = "check the clock of this computer";
 
 pub(super) fn net(error: &NetError) -> Diagnosis {
@@ -19,7 +20,7 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
         }
         NetError::TimedOut { .. } => Diagnosis::new(Code::TimedOut, summary, check_network()),
         NetError::ProxyUnreachable { .. } => {
-            Diagnosis::new(Code::ProxyUnreachable, summary, "check the proxy's address in HTTPS_PROXY")
+            Diagnosis::new(Code::ProxyUnreachable, summary, CHECK_PROXY_ADDRESS)
         }
         // tinyproxy asks for a password with 407, and rejects it with 401.
         NetError::ProxyRejected { status: Some(401 | 407), .. } => {
@@ -30,7 +31,11 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
             summary,
             format!("allow CONNECT to {host} in the proxy, or add the host to NO_PROXY"),
         ),
-        NetError::ProxyRejected { status: None, .. } => Diagnosis::new(
+        // The peer sent no HTTP response, so it may be no proxy.
+        NetError::ProxyRejected { status: None, proxy: Some(_), .. } => {
+            Diagnosis::new(Code::ProxyRejected, summary, CHECK_PROXY_ADDRESS)
+        }
+        NetError::ProxyRejected { status: None, proxy: None, .. } => Diagnosis::new(
             Code::ProxyRejected,
             summary,
             "check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",

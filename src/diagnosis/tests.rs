@@ -312,6 +312,7 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         NetError::UnsupportedProxy("socks5://proxy".into()).into(),
         rejected(Some("proxy:3128"), Some(407)).into(),
         rejected(Some("proxy:3128"), Some(403)).into(),
+        rejected(Some("proxy:3128"), None).into(),
         rejected(None, None).into(),
         tls(TlsError::UnknownIssuer { issuer: Some("Zscaler".into()), unreadable: None }).into(),
         tls(TlsError::Expired).into(),

@@ -31,8 +31,10 @@ struct Case {
     /// Name of the failing check.
     check: &'static str,
     outcome: &'static str,
-    /// Part of the check's text.
+    /// Part of the check's text. `{HOME}` is replaced.
     why: &'static str,
+    /// The code.
+    code: &'static str,
     /// The hint. `{ID}`, `{SUBSCRIPTION}`, `{PORT}`, `{RELAY}` and `{HOME}` are replaced.
     fix: &'static str,
     proxy: Proxy,
@@ -60,6 +62,7 @@ impl Default for Case {
             check: "",
             outcome: "failed",
             why: "",
+            code: "",
             fix: "",
             proxy: Proxy::SameHint,
         }
@@ -70,8 +73,13 @@ impl Default for Case {
 fn problems(report: &Value) -> Vec<[String; 4]> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let checks = report["checks"].as_array().expect("checks").iter();
-    let output = checks.map(|check| ["name", "outcome", "text", "hint"].map(|key| text(&check[key])));
+    let output = checks
+        .map(|check| [&check["name"], &check["outcome"], &check["text"], &check["hint"]["text"]].map(text));
     output.filter(|[_, outcome, ..]| !matches!(outcome.as_str(), "passed" | "skipped")).collect()
+}
+
+fn find<'a>(report: &'a Value, name: &str) -> &'a Value {
+    report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap()
 }
 
 fn doctor(w: &Lab, target: &str, rest: &[&str]) -> Command {
@@ -93,9 +101,9 @@ fn examine(case: &Case) {
     let output = problems(&report);
     let [[name, outcome, why, fix]] = &output[..] else { panic!("{}: {output:#?}\n{report:#}", case.fault) };
     assert_eq!((name.as_str(), outcome.as_str()), (case.check, case.outcome), "{}: {why}", case.fault);
-    assert!(why.contains(case.why), "{}: {why}", case.fault);
     let port = w.sshd().port().to_string();
     let home = w.home().display().to_string();
+    assert!(why.contains(&case.why.replace("{HOME}", &home)), "{}: {why}", case.fault);
     let expected = case
         .fix
         .replace("{ID}", &target)
@@ -118,22 +126,26 @@ fn examine(case: &Case) {
             assert_eq!(hint.strip_prefix("arcssh: hint: "), Some(fix.as_str()), "{}", case.fault);
         }
     }
-    let check =
-        report["checks"].as_array().unwrap().iter().find(|check| check["name"] == case.check).unwrap();
+    let check = find(&report, case.check);
+    assert_eq!(check["code"], case.code, "{}", case.fault);
+    let command = check["hint"]["command"].as_str();
     assert!(
-        check.get("fix").is_none() && check["command"].as_str().is_none_or(|text| fix.contains(text)),
+        ["fix", "command"].iter().all(|key| check.get(key).is_none())
+            && command.is_none_or(|command| fix.ends_with(command)),
         "{check}"
     );
-    if ["arcssh setup ", "chmod ", "ssh-keygen "].iter().any(|command| fix.starts_with(command)) {
-        assert_eq!(check["command"], **fix, "{}", case.fault);
-        apply_hint(&w, case, &target, fix);
-    }
     // A hint that needs another person, a choice or a value is not a command.
-    if ["check ", "export ", "on the machine", "an owner", "try ", "name ", "move "]
+    if ["check ", "export ", "connect ", "reconnect ", "ask ", "retry ", "name ", "use ", "move "]
         .iter()
         .any(|start| fix.starts_with(start))
     {
-        assert_eq!(check["command"], Value::Null, "{}", case.fault);
+        assert_eq!(command, None, "{}", case.fault);
+        return;
+    }
+    let can_run = ["arcssh setup ", "chmod ", "ssh-keygen "];
+    if let Some(start) = can_run.iter().find_map(|start| fix.find(&format!(": {start}"))) {
+        assert_eq!(command, Some(&fix[start + 2..]), "{}", case.fault);
+        apply_hint(&w, case, &target, &fix[start + 2..]);
     }
 }
 
@@ -153,14 +165,19 @@ fn apply_hint(w: &Lab, case: &Case, target: &str, fix: &str) {
     assert_eq!(problems(&report), Vec::<[String; 4]>::new(), "{}: {fix}", case.fault);
 }
 
-const AGENT: &str = "check that the machine is on and its Arc agent connected: on it, type azcmagent show";
+const AGENT: &str =
+    "check that the machine is on and its Arc agent is connected: on the machine, run azcmagent show";
 const NETWORK: &str =
-    "check this machine's network; if it needs a proxy: export HTTPS_PROXY=http://PROXY:PORT";
+    "check the network of this computer; if it requires a proxy, run: export HTTPS_PROXY=http://PROXY:PORT";
 const SERVICE_PRINCIPAL: &str =
-    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run arcssh login";
-const INSPECTION: &str = "where a proxy inspects TLS, add its root certificate to the system's trust store or name it in SSL_CERT_FILE";
-const WEBSOCKETS: &str = "let WebSocket connections to {RELAY} pass the proxy unchanged";
-const SETUP: &str = "arcssh setup {ID} --port {PORT}";
+    "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
+const INSPECTION: &str = "if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE";
+const WEBSOCKETS: &str = "allow WebSocket connections to {RELAY} in the proxy, without TLS inspection";
+const SETUP: &str = "enable it: arcssh setup {ID} --port {PORT}";
+const INSTALL: &str = "run: sudo apt-get install openssh-client";
+const SET_CLOCK: &str = "set the clock: sudo timedatectl set-ntp true";
+const CORRECT: &str = "correct the file, then check it: arcssh config --verify --file {HOME}/.ssh/config";
+const LIST: &str = "list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
 
 #[test]
 fn a_working_connection_has_no_problem() {
@@ -248,15 +265,15 @@ fn the_cached_certificate_is_shown() {
     let certificate = || {
         let examined = run(&mut w.arcssh(&["doctor", "--json", "--file", "no-such-file"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-        let check = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "certificate");
-        check.map(|check| (check["outcome"].to_string(), check["text"].to_string())).unwrap()
+        let check = find(&report, "certificate");
+        (check["outcome"].to_string(), check["text"].to_string())
     };
     assert_eq!(certificate().0, "\"skipped\"");
     let shown = run(&mut w.arcssh(&["cert"])).clean();
     let (outcome, text) = certificate();
     let name = text.trim_matches('"').split(',').next().unwrap();
     assert!(
-        outcome == "\"passed\"" && text.ends_with("for 60 min\"") && shown.contains(name),
+        outcome == "\"passed\"" && text.ends_with(", expires in 60 min\"") && shown.contains(name),
         "{text} {shown}"
     );
 }
@@ -288,7 +305,8 @@ fn faults_of_programs_and_files_are_reported() {
             program: |w, command| with_program(w, command, "ssh-keygen"),
             check: "ssh",
             why: "not installed",
-            fix: "sudo apt install openssh-client",
+            code: "program-missing",
+            fix: INSTALL,
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -297,7 +315,8 @@ fn faults_of_programs_and_files_are_reported() {
             program: |w, command| with_program(w, command, "ssh"),
             check: "ssh-keygen",
             why: "not installed",
-            fix: "sudo apt install openssh-client",
+            code: "program-missing",
+            fix: INSTALL,
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -308,8 +327,9 @@ fn faults_of_programs_and_files_are_reported() {
                 fs::write(w.home().join(".ssh/known_hosts"), format!("web01 {key}")).unwrap();
             },
             check: "host key",
-            why: "is not the one that",
-            fix: "ssh-keygen -f {HOME}/.ssh/known_hosts -R web01",
+            why: "the host key differs from the one in ",
+            code: "host-key-changed",
+            fix: "if the machine was reinstalled, remove the old key: ssh-keygen -f {HOME}/.ssh/known_hosts -R web01",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -318,7 +338,8 @@ fn faults_of_programs_and_files_are_reported() {
             lab: |w| write_entry(w, "User intruder\n", 0o600),
             check: "ssh configuration",
             why: "ssh does not use the user written for web01",
-            fix: "move line 1 of {HOME}/.ssh/config below the arcssh block",
+            code: "config-overridden",
+            fix: "move line 1 of {HOME}/.ssh/config below the managed block",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -327,7 +348,8 @@ fn faults_of_programs_and_files_are_reported() {
             lab: |w| write_entry(w, "Prroxy none\n", 0o600),
             check: "ssh configuration",
             why: "line 1: Bad configuration option: prroxy",
-            fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
+            code: "config-rejected",
+            fix: CORRECT,
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -336,7 +358,8 @@ fn faults_of_programs_and_files_are_reported() {
             lab: |w| fs::write(w.configuration(), "# >>> arcssh >>> block 1: kept\n").unwrap(),
             check: "ssh configuration",
             why: "line 1 begins a managed block that no line ends",
-            fix: "correct {HOME}/.ssh/config; arcssh config --verify --file {HOME}/.ssh/config tells when ssh takes it",
+            code: "failed",
+            fix: CORRECT,
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -344,8 +367,9 @@ fn faults_of_programs_and_files_are_reported() {
             fault: "a configuration that others may write to",
             lab: |w| write_entry(w, "", 0o666),
             check: "ssh configuration",
-            why: "is open to other users (mode 0666)",
-            fix: "chmod go-w {HOME}/.ssh/config",
+            why: "other users can write to {HOME}/.ssh/config (mode 0666), so ssh rejects it",
+            code: "insecure-permissions",
+            fix: "run: chmod go-w {HOME}/.ssh/config",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -356,8 +380,9 @@ fn faults_of_programs_and_files_are_reported() {
             },
             check: "state directory",
             outcome: "warned",
-            why: "nothing can be kept",
-            fix: "name a folder of your own in ARCSSH_STATE_DIR",
+            why: "arcssh cannot write to its state directory, so it caches nothing",
+            code: "no-state-directory",
+            fix: "name a directory of yours in ARCSSH_STATE_DIR",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -365,8 +390,9 @@ fn faults_of_programs_and_files_are_reported() {
             fault: "a state directory that others can read",
             lab: |w| connect_and_set_mode(w, w.home().join(".local/state/arcssh"), 0o755),
             check: "state directory",
-            why: "is open to other users (mode 0755)",
-            fix: "chmod 700 {HOME}/.local/state/arcssh",
+            why: "other users can access {HOME}/.local/state/arcssh (mode 0755)",
+            code: "insecure-permissions",
+            fix: "run: chmod 700 {HOME}/.local/state/arcssh",
             ..Case::default()
         },
     ];
@@ -383,6 +409,7 @@ fn faults_of_account_and_network_are_reported() {
             },
             check: "identity",
             why: "AADSTS7000215",
+            code: "credential-rejected",
             fix: SERVICE_PRINCIPAL,
             ..Case::default()
         },
@@ -393,6 +420,7 @@ fn faults_of_account_and_network_are_reported() {
             },
             check: "identity",
             why: "AADSTS90002",
+            code: "credential-rejected",
             fix: SERVICE_PRINCIPAL,
             ..Case::default()
         },
@@ -403,6 +431,7 @@ fn faults_of_account_and_network_are_reported() {
             },
             check: "identity",
             why: "AZURE_CLIENT_ID is not",
+            code: "credential-rejected",
             fix: SERVICE_PRINCIPAL,
             ..Case::default()
         },
@@ -412,8 +441,9 @@ fn faults_of_account_and_network_are_reported() {
                 command.env("ARCSSH_CREDENTIAL", "arcssh");
             },
             check: "identity",
-            why: "nobody has typed arcssh login",
-            fix: "run arcssh login",
+            why: "no account is signed in to arcssh",
+            code: "credential-unavailable",
+            fix: "sign in: arcssh login",
             ..Case::default()
         },
         Case {
@@ -421,7 +451,8 @@ fn faults_of_account_and_network_are_reported() {
             azure: |builder| builder.clock_offset(600),
             check: "clock",
             why: "s behind Azure's",
-            fix: "sudo timedatectl set-ntp true",
+            code: "clock-skew",
+            fix: SET_CLOCK,
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -431,7 +462,8 @@ fn faults_of_account_and_network_are_reported() {
             check: "clock",
             outcome: "warned",
             why: "s ahead of Azure's",
-            fix: "sudo timedatectl set-ntp true",
+            code: "clock-skew",
+            fix: SET_CLOCK,
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -442,7 +474,8 @@ fn faults_of_account_and_network_are_reported() {
             },
             check: "network",
             why: "the proxy 127.0.0.1:",
-            fix: "check the address in HTTPS_PROXY",
+            code: "proxy-unreachable",
+            fix: "check the proxy's address in HTTPS_PROXY",
             ..Case::default()
         },
         Case {
@@ -452,6 +485,7 @@ fn faults_of_account_and_network_are_reported() {
             },
             check: "network",
             why: "is not an HTTP proxy",
+            code: "unsupported-proxy",
             fix: "export HTTPS_PROXY=http://PROXY:PORT",
             ..Case::default()
         },
@@ -474,7 +508,8 @@ fn faults_of_account_and_network_are_reported() {
                 command.env("SSL_CERT_FILE", certificate);
             },
             check: "network",
-            why: "an authority that this machine does not trust: arcssh emulator authority",
+            why: "an authority that this computer does not trust: arcssh emulator authority",
+            code: "untrusted-certificate",
             fix: INSPECTION,
             ..Case::default()
         },
@@ -485,6 +520,7 @@ fn faults_of_account_and_network_are_reported() {
             },
             check: "network",
             why: "failed to lookup address information",
+            code: "network-unreachable",
             fix: NETWORK,
             ..Case::default()
         },
@@ -500,23 +536,26 @@ fn faults_of_azure_resources_are_reported() {
             target: |id| id.replace(SUBSCRIPTION, "00000000-0000-4000-8000-000000000001"),
             check: "subscription",
             why: "SubscriptionNotFound",
-            fix: "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another",
+            code: "subscription-not-found",
+            fix: "check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT",
             ..Case::default()
         },
         Case {
             fault: "a machine that does not exist",
             target: |id| id.replace("web01", "web99"),
             check: "machine",
-            why: "there is no such machine (ResourceNotFound",
-            fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
+            why: "the machine does not exist (ResourceNotFound",
+            code: "machine-not-found",
+            fix: LIST,
             ..Case::default()
         },
         Case {
             fault: "an invalid machine name",
             target: |_| "https://portal.azure.com/#web01".into(),
             check: "machine",
-            why: "an Arc machine's resource ID reads /subscriptions/",
-            fix: "name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows",
+            why: "the resource ID of an Arc machine has the form /subscriptions/",
+            code: "invalid-resource-id",
+            fix: "use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list --format json",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -524,8 +563,9 @@ fn faults_of_azure_resources_are_reported() {
             fault: "a resource group that does not exist",
             target: |id| id.replace("rg-arc", "rg-none"),
             check: "machine",
-            why: "there is no such machine (ResourceGroupNotFound",
-            fix: "arcssh list --format json shows the IDs of those that there are; arcssh config --remove NAME takes out the section of one that is gone",
+            why: "the machine does not exist (ResourceGroupNotFound",
+            code: "machine-not-found",
+            fix: LIST,
             ..Case::default()
         },
         Case {
@@ -533,6 +573,7 @@ fn faults_of_azure_resources_are_reported() {
             lab: |w| w.emulator().set_registration_state("NotRegistered"),
             check: "resource provider",
             why: "Microsoft.HybridConnectivity is NotRegistered",
+            code: "provider-not-registered",
             fix: SETUP,
             ..Case::default()
         },
@@ -541,6 +582,7 @@ fn faults_of_azure_resources_are_reported() {
             lab: |w| w.emulator().set_registration_state("Registering"),
             check: "resource provider",
             why: "is Registering",
+            code: "provider-not-registered",
             fix: SETUP,
             ..Case::default()
         },
@@ -554,7 +596,8 @@ fn faults_of_azure_resources_are_reported() {
             },
             check: "endpoint",
             why: "does not serve the machine's region (NoRegisteredProviderFound: No registered resource",
-            fix: "on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names",
+            code: "region-not-served",
+            fix: "connect the machine in a region that the message names: on the machine, run azcmagent disconnect, then azcmagent connect --location REGION",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -562,15 +605,17 @@ fn faults_of_azure_resources_are_reported() {
             fault: "no role",
             azure: |builder| builder.role(Role::None),
             check: "permissions",
-            why: "may not ask for its relay credentials",
-            fix: "an owner of the machine types: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {ID}",
+            why: "the account has no permission to connect to the machine (403 AuthorizationFailed)",
+            code: "access-denied",
+            fix: "ask an owner of the machine to run: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {ID}",
             ..Case::default()
         },
         Case {
             fault: "no endpoint",
             lab: |w| w.emulator().machine("web01").remove_endpoint(),
             check: "endpoint",
-            why: "no connectivity endpoint",
+            why: "the machine has no connectivity endpoint",
+            code: "no-endpoint",
             fix: SETUP,
             ..Case::default()
         },
@@ -579,7 +624,8 @@ fn faults_of_azure_resources_are_reported() {
             azure: |builder| builder.role(Role::LocalUserLogin),
             lab: |w| w.emulator().machine("web01").remove_endpoint(),
             check: "endpoint",
-            why: "no connectivity endpoint",
+            why: "the machine has no connectivity endpoint",
+            code: "no-endpoint",
             fix: SETUP,
             ..Case::default()
         },
@@ -587,7 +633,8 @@ fn faults_of_azure_resources_are_reported() {
             fault: "no service configuration",
             lab: |w| w.emulator().machine("web01").remove_service_configuration(),
             check: "service configuration",
-            why: "not enabled",
+            why: "SSH is not enabled on the machine",
+            code: "service-not-enabled",
             fix: SETUP,
             ..Case::default()
         },
@@ -596,7 +643,8 @@ fn faults_of_azure_resources_are_reported() {
             azure: |builder| builder.role(Role::LocalUserLogin),
             lab: |w| w.emulator().machine("web01").remove_service_configuration(),
             check: "service configuration",
-            why: "not enabled",
+            why: "SSH is not enabled on the machine",
+            code: "service-not-enabled",
             fix: SETUP,
             ..Case::default()
         },
@@ -604,8 +652,9 @@ fn faults_of_azure_resources_are_reported() {
             fault: "another port is enabled",
             lab: |w| w.emulator().machine("web01").set_ssh_port(7),
             check: "service configuration",
-            why: "SSH is enabled on port 7",
-            fix: "arcssh setup {ID} --port {PORT} --replace-port",
+            why: "SSH is enabled on port 7, not on ",
+            code: "port-in-use",
+            fix: "to disconnect its users and change the port, run: arcssh setup {ID} --port {PORT} --replace-port",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -614,8 +663,9 @@ fn faults_of_azure_resources_are_reported() {
             azure: |builder| builder.role(Role::UserLogin),
             check: "entra login",
             outcome: "warned",
-            why: "the extension for it is not installed",
-            fix: "az connectedmachine extension create --machine-name web01 --resource-group rg-arc --subscription {SUBSCRIPTION} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
+            why: "the account may log in with Entra ID, but the machine lacks the extension",
+            code: "extension-missing",
+            fix: "install it: az connectedmachine extension create --machine-name web01 --resource-group rg-arc --subscription {SUBSCRIPTION} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -626,8 +676,9 @@ fn faults_of_azure_resources_are_reported() {
                 w.emulator().arm_fault(limit.times(100));
             },
             check: "relay",
-            why: "too many requests",
-            fix: "try again in 300 s",
+            why: "Azure Resource Manager throttles requests (429)",
+            code: "throttled",
+            fix: "retry in 300 s",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -643,6 +694,7 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             lab: |w| w.emulator().machine("web01").set_online(false),
             check: "machine",
             why: "Disconnected since ",
+            code: "agent-offline",
             fix: AGENT,
             ..Case::default()
         },
@@ -653,7 +705,8 @@ fn faults_of_machine_agent_and_relay_are_reported() {
                 w.emulator().machine("web01").set_status("Connected");
             },
             check: "relay",
-            why: "its agent does not listen",
+            why: "the machine's Arc agent is not connected to the relay (the relay responded 404 ",
+            code: "agent-offline",
             fix: AGENT,
             ..Case::default()
         },
@@ -665,7 +718,8 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             },
             check: "machine",
             why: "Expired since ",
-            fix: "on the machine: azcmagent disconnect, and then azcmagent connect",
+            code: "machine-expired",
+            fix: "reconnect the machine: on the machine, run azcmagent disconnect, then azcmagent connect",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -674,7 +728,8 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             lab: |w| w.emulator().machine("web01").set_status("Disconnected"),
             check: "machine",
             outcome: "warned",
-            why: "and yet it answers",
+            why: "but the machine responds",
+            code: "agent-offline",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -682,8 +737,9 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             fault: "a relay that denies the connection",
             lab: |w| w.emulator().relay_fault(RelayFault::refuse(403, "Forbidden.").always()),
             check: "relay",
-            why: "its agent or the relay refused (the relay answered 403 Forbidden",
-            fix: "check that {PORT} is the port that is enabled on the machine: arcssh setup {ID} --dry-run shows it",
+            why: "the relay or the machine's Arc agent rejected the connection (the relay responded 403 Forbidden",
+            code: "connection-rejected",
+            fix: "check that SSH is enabled on port {PORT}: arcssh setup {ID} --dry-run",
             ..Case::default()
         },
         Case {
@@ -691,7 +747,8 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             lab: |w| w.emulator().relay_fault(RelayFault::expired_token().always()),
             check: "relay",
             why: "401 ExpiredToken",
-            fix: "check this machine's clock, and try again",
+            code: "relay-credentials-rejected",
+            fix: "check the clock of this computer, and connect again",
             ..Case::default()
         },
         Case {
@@ -701,7 +758,8 @@ fn faults_of_machine_agent_and_relay_are_reported() {
                 w.emulator().relay_fault(RelayFault::refuse(400, reason).always());
             },
             check: "relay",
-            why: "takes the WebSocket upgrade out",
+            why: "a proxy removed the WebSocket upgrade from the request (",
+            code: "unexpected-response",
             fix: WEBSOCKETS,
             ..Case::default()
         },
@@ -709,7 +767,8 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             fault: "a relay that times out",
             lab: |w| w.emulator().relay_fault(RelayFault::refuse(504, "Gateway timeout").always()),
             check: "relay",
-            why: "its agent did not answer in time",
+            why: "the machine's Arc agent did not respond in time (",
+            code: "agent-offline",
             fix: AGENT,
             ..Case::default()
         },
@@ -725,20 +784,20 @@ fn unsuitable_machine_properties_are_reported() {
             |machine| machine.agent_version("1.30.02313.960").offline(),
             "agent version",
             "failed",
-            "1.30.02313.960 does not know service configurations",
+            "1.30.02313.960 does not support service configurations; version 1.31 or later is required",
         ),
         (
             |machine| machine.agent_version("1.12.21285.002").offline(),
             "agent version",
             "failed",
-            "1.12.21285.002 cannot carry ssh at all",
+            "1.12.21285.002 does not support SSH; version 1.31 or later is required",
         ),
         (|machine| machine.private_link(), "private link", "warned", "private link scope"),
         (
             |machine| machine.extension("Microsoft.Azure.ActiveDirectory", "AADSSHLoginForLinux", "Failed"),
             "entra login",
             "warned",
-            "its state is Failed",
+            "the extension for Entra ID logins has the state Failed",
         ),
     ];
     for (change, check, outcome, why) in cases {
@@ -754,7 +813,7 @@ fn unsuitable_machine_properties_are_reported() {
         assert_eq!((name.as_str(), result.as_str()), (check, outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
         let options = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
-        assert_eq!(fix.starts_with("az "), fix.contains(&options), "{fix}");
+        assert_eq!(fix.contains(": az "), fix.contains(&options), "{fix}");
     }
 }
 
@@ -770,9 +829,9 @@ fn faults_of_the_ssh_server_are_reported() {
         }),
     };
     for (kind, outcome, why) in [
-        ("", "failed", "nothing listens on its port"),
-        ("HTTP", "failed", "does not speak SSH"),
-        ("nothing", "failed", "ends the connection without a word"),
+        ("", "failed", "no service listens on port "),
+        ("HTTP", "failed", "is not an SSH server"),
+        ("nothing", "failed", "closes each connection immediately"),
         ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
     ] {
         let w = lab(&["web01"]);
@@ -805,7 +864,7 @@ fn silent_peers_time_out_with_a_hint() {
                 doctor.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", service(read_and_stall)));
             },
             "opens no tunnel to ",
-            "check the address in HTTPS_PROXY",
+            "check the proxy's address in HTTPS_PROXY",
         ),
         (
             "identity",
@@ -814,8 +873,8 @@ fn silent_peers_time_out_with_a_hint() {
                 doctor.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
                 doctor.env("ARCSSH_CREDENTIAL", "azure-cli");
             },
-            "the identity did not answer within ",
-            "arcssh login",
+            "the credential source did not respond within ",
+            "sign in: arcssh login",
         ),
         (
             "subscription",
@@ -823,13 +882,13 @@ fn silent_peers_time_out_with_a_hint() {
                 let timeout = ArmFault::new(500, "", "").on(ArmCall::Any).after(LIMIT);
                 w.emulator().arm_fault(timeout.times(100));
             },
-            "Azure Resource Manager did not answer within ",
+            "Azure Resource Manager did not respond within ",
             NETWORK,
         ),
         (
             "relay",
             |w, _| w.emulator().relay_fault(RelayFault::silent_handshake().always()),
-            "the relay did not answer within ",
+            "the relay did not respond within ",
             AGENT,
         ),
         (
@@ -839,8 +898,8 @@ fn silent_peers_time_out_with_a_hint() {
                 w.emulator().machine("web01").set_ssh_port(port);
                 doctor.args(["--port", &port.to_string(), "--file", "none"]);
             },
-            "does not speak SSH: sshd did not answer within ",
-            "name the port of its sshd with --port",
+            "is not an SSH server: sshd did not respond within ",
+            "name the port of sshd with --port",
         ),
     ];
     let examine = |(check, fault, why, hint): &(&str, Fault, &str, &str)| {
@@ -865,7 +924,7 @@ fn fix_sets_up_the_machine_and_examines_it_again() {
     let w = lab(&["web01"]);
     w.emulator().machine("web01").remove_endpoint();
     let unconfirmed = run(&mut doctor(&w, &w.id(), &["--fix"]));
-    let hint = "arcssh: hint: the same command with --yes goes ahead";
+    let hint = "arcssh: hint: to confirm without a question, add --yes";
     assert_eq!(
         (unconfirmed.code, unconfirmed.stderr.lines().last()),
         (Some(1), Some(hint)),
@@ -916,8 +975,11 @@ fn fix_never_replaces_an_enabled_port() {
         let (code, output) = fixed(machine, lines);
         let [[check, outcome, why, fix]] = &output[..] else { panic!("{output:#?}") };
         assert_eq!((code, check.as_str(), outcome.as_str()), (Some(1), "service configuration", "failed"));
-        assert!(why.contains(&format!("enabled on port {port}, and ssh connects to {used}")), "{why}");
-        assert_eq!(fix, &format!("ssh -p {port} web01"));
+        assert!(
+            why.contains(&format!("enabled on port {port}, but your ssh configuration uses {used}")),
+            "{why}"
+        );
+        assert_eq!(fix, &format!("to connect once, run: ssh -p {port} web01"));
     }
     let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
     assert_eq!(writes, 0);
@@ -930,9 +992,8 @@ fn without_ssh_the_check_of_the_configuration_is_skipped() {
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let examined = run(w.arcssh(&["doctor", "--json", "--file"]).arg(&file).env("PATH", w.home()));
     let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
-    let mut checks = report["checks"].as_array().unwrap().iter();
-    let check = checks.find(|check| check["name"] == "ssh configuration").unwrap();
-    assert_eq!((&check["outcome"], &check["text"]), (&"skipped".into(), &"ssh comes first".into()));
+    let check = find(&report, "ssh configuration");
+    assert_eq!((&check["outcome"], &check["text"]), (&"skipped".into(), &"fix 'ssh' first".into()));
 }
 
 #[test]
@@ -968,9 +1029,9 @@ fn the_report_is_coloured_only_on_a_terminal() {
     w.emulator().machine("web01").remove_service_configuration();
     let plain = run(&mut doctor(&w, &w.id(), &[]));
     let text = String::from_utf8(plain.stdout).unwrap();
-    let fix = format!("{:29}hint: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
-    let failed = "FAIL  service configuration  the service is not enabled on it yet";
-    for line in [failed, fix.as_str(), "skip  relay                  the service configuration comes first"] {
+    let fix = format!("{:29}hint: enable it: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
+    let failed = "FAIL  service configuration  SSH is not enabled on the machine";
+    for line in [failed, fix.as_str(), "skip  relay                  fix 'service configuration' first"] {
         assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
     }
     assert!(text.lines().last().unwrap().starts_with("1 failed, ") && !text.contains('\u{1b}'), "{text}");

@@ -265,8 +265,11 @@ fn an_invalid_certificate_ends_the_connection_with_one_message() {
         (CertificateFault::Expired, "the certificate expired at "),
         (CertificateFault::NotYetValid, "the certificate is not valid before "),
         (CertificateFault::HostType, "the certificate is for a host, not for a user"),
-        (CertificateFault::Garbage, "this is no ssh-rsa-cert-v01@openssh.com certificate"),
-        (CertificateFault::Huge, "longer than"),
+        (CertificateFault::Garbage, "it is not an ssh-rsa-cert-v01@openssh.com certificate"),
+        (
+            CertificateFault::Huge,
+            "cannot get a token of the sign-in of arcssh: the response is longer than 4 MiB",
+        ),
     ];
     let w = lab_with_user(&["web01"], |builder| builder);
     let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
@@ -327,8 +330,8 @@ fn a_managed_identity_gets_no_certificate() {
     refused.failed(
         3,
         &[
-            "arcssh: there is no SSH certificate for a managed identity: Entra ID makes none",
-            "arcssh: hint: run arcssh login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+            "arcssh: Entra ID issues no SSH certificates to managed identities",
+            "arcssh: hint: sign in: arcssh login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
         ],
     );
 }
@@ -342,10 +345,7 @@ fn azure_powershell_gets_no_certificate() {
     std::os::unix::fs::symlink(keygen.trim(), bin.join("ssh-keygen")).unwrap();
     run(anonymous(&mut w.arcssh(&["cert"])).env("PATH", &bin)).failed(
         3,
-        &[
-            "arcssh: Azure PowerShell has no way to ask for an SSH certificate",
-            "arcssh: hint: run arcssh login",
-        ],
+        &["arcssh: Azure PowerShell cannot request SSH certificates", "arcssh: hint: sign in: arcssh login"],
     );
 }
 
@@ -357,14 +357,15 @@ fn a_failed_key_generation_gets_a_hint() {
     let no_program = cert("PATH", "/proc");
     let lines = no_program.arcssh_lines();
     assert!(
-        lines[0].starts_with("arcssh: there is no key for a certificate: cannot run ssh-keygen"),
+        lines[0]
+            .starts_with("arcssh: cannot create a key for a certificate: ssh-keygen is not installed"),
         "{lines:?}"
     );
-    assert_eq!(lines[1], "arcssh: hint: install OpenSSH's client, which ssh-keygen comes with");
+    assert_eq!(lines[1], "arcssh: hint: install the OpenSSH client, which includes ssh-keygen");
     let no_folder = cert("TMPDIR", "/proc");
     let lines = no_folder.arcssh_lines();
-    assert!(lines[0].contains("no temporary folder can be made: "), "{lines:?}");
-    assert_eq!(lines[1], "arcssh: hint: free the disk, or name a folder that can be written to in TMPDIR");
+    assert!(lines[0].contains("cannot create a temporary directory: "), "{lines:?}");
+    assert_eq!(lines[1], "arcssh: hint: free disk space, or name a writable directory in TMPDIR");
 }
 
 #[test]
@@ -373,9 +374,9 @@ fn conditional_access_errors_get_a_hint() {
     w.emulator().refuse_refresh_tokens(RefreshRefusal::SecondFactor);
     let refused = run(anonymous(&mut w.arcssh(&["cert"])));
     let lines = refused.arcssh_lines();
-    let why = "arcssh: no SSH certificate: the sign-in of arcssh was refused: AADSTS50076: Due to a configuration change";
+    let why = "arcssh: no SSH certificate: Entra ID rejected the sign-in of arcssh: AADSTS50076: Due to a configuration change";
     assert!(lines[0].starts_with(why) && lines[0].contains("Trace ID"), "{lines:?}");
-    assert_eq!(lines[1], format!("arcssh: hint: run arcssh login --scope {SSH_SCOPE}"));
+    assert_eq!(lines[1], format!("arcssh: hint: sign in: arcssh login --scope {SSH_SCOPE}"));
     // The hint solves it.
     let login = ["login", "--device-code", "--scope", SSH_SCOPE];
     assert_eq!(run(anonymous(&mut w.arcssh(&login))).code, Some(0));
@@ -408,7 +409,7 @@ fn azure_cli_requests_the_certificate_with_its_extension() {
         3,
         &[
             "arcssh: Azure CLI has no ssh extension, and no other account is signed in",
-            "arcssh: hint: run arcssh login, or az extension add --name ssh",
+            "arcssh: hint: sign in: arcssh login; or install the extension: az extension add --name ssh",
         ],
     );
     // An option that Azure CLI does not support is an error.
@@ -419,8 +420,8 @@ fn azure_cli_requests_the_certificate_with_its_extension() {
         run(anonymous(&mut cert).env("PATH", format!("{}:/usr/bin:/bin", bin.display()))).failed(
             3,
             &[
-                "arcssh: Azure CLI gets an SSH certificate as it is signed in, without --tenant, --scope and --client-id",
-                "arcssh: hint: leave them out, or run arcssh login",
+                "arcssh: Azure CLI requests SSH certificates without --tenant, --scope and --client-id",
+                "arcssh: hint: remove these options, or sign in with them: arcssh login",
             ],
         );
     }
@@ -584,7 +585,9 @@ fn files_that_arcssh_did_not_write_are_not_overwritten() {
     let refused = |arguments: &[&str], name: &str| {
         let before = read(name);
         let refused = cert(arguments);
-        let why = format!("{name} holds something else, which would be lost");
+        let why = format!(
+            "arcssh does not overwrite {name}, which it did not create; name another file with --file"
+        );
         assert!(refused.code == Some(1) && refused.stderr.contains(&why), "{}", refused.stderr);
         assert!(read(name) == before, "{name} was changed");
     };
@@ -627,10 +630,11 @@ fn a_host_entry_for_another_user_is_an_error() {
         let failed = as_another(&hosts.file);
         let lines = failed.arcssh_lines();
         let (login_name, other) = (user(), "c11e4700-0000-4000-8000-000000000001");
-        let why = format!("the certificate is for {other}, and the section for {login_name}");
+        let why = format!("the certificate is for {other}, and the host entry for {login_name}");
         assert!(lines[0].ends_with(&why), "{option}: {}", failed.stderr);
-        let hint =
-            format!("arcssh: hint: sign in as {login_name}, or run arcssh config for sections of {other}");
+        let hint = format!(
+            "arcssh: hint: sign in as {login_name}; or, for host entries of {other}, run: arcssh config"
+        );
         assert_eq!(lines[1], hint, "{option}");
         // The user of the host entry can still connect.
         assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n", "{option}");
@@ -674,7 +678,7 @@ fn waiting_processes_share_one_failed_call_of_azure_cli() {
     };
     let calls = || fs::read_to_string(w.home().join("calls")).unwrap().lines().count();
     for (error, why) in [
-        ("AADSTS70043: The refresh token has expired.", "Azure CLI gives no token: AADSTS70043: "),
+        ("AADSTS70043: The refresh token has expired.", "cannot get a token of Azure CLI: AADSTS70043: "),
         ("ERROR: 'ssh' is misspelled or not recognized by the system.", "az extension add --name ssh"),
     ] {
         fs::write(w.home().join("error"), error).unwrap();
@@ -719,7 +723,7 @@ fn the_cached_certificate_is_shown() {
     let w = lab_with_user(&["web01"], |builder| builder);
     let cert = |more: &[&str]| run(anonymous(w.arcssh(&["cert"]).args(more)));
     let no_certificate =
-        ["arcssh: no certificate is kept for this identity", "arcssh: hint: arcssh cert gets one"];
+        ["arcssh: no certificate of this account is cached", "arcssh: hint: get a certificate: arcssh cert"];
     cert(&["--show"]).failed(1, &no_certificate);
     let brief = cert(&[]).clean();
     assert_eq!(brief.lines().count(), 2, "{brief}");

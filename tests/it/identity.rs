@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script};
 
-const SIGN_IN: &str = "arcssh: hint: run arcssh login";
+const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
 
 // Programs.
 
@@ -21,7 +21,7 @@ const SIGN_IN: &str = "arcssh: hint: run arcssh login";
 fn without_an_account_the_hint_is_to_sign_in() {
     let w = lab(&["web01"]);
     let run = run(anonymous(&w, &mut w.proxy("web01")));
-    let why = "arcssh: cannot connect to web01: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
+    let why = "arcssh: cannot connect to web01: no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell";
     run.failed(3, &[why, SIGN_IN]);
     assert!(w.emulator().requests_to(Service::Arm).is_empty());
 }
@@ -94,26 +94,26 @@ fn an_error_of_a_program_ends_the_search() {
         (
             "az",
             "echo 'AADSTS70043: The refresh token has expired.' >&2; echo 'Interactive authentication is needed. Please run:' >&2; echo 'az login' >&2; exit 1",
-            "Azure CLI gives no token: AADSTS70043: The refresh token has expired. Interactive authentication is needed. Please run: az login",
-            "arcssh: hint: run az login, or arcssh login",
+            "cannot get a token of Azure CLI: AADSTS70043: The refresh token has expired. Interactive authentication is needed. Please run: az login",
+            "arcssh: hint: sign in again: az login; or: arcssh login",
         ),
         (
             "az",
             r#"printf '{"accessToken":"a\\r\\nX: y"}'"#,
-            "Azure CLI gives no token: its output is not a token",
-            "arcssh: hint: run az login, or arcssh login",
+            "cannot get a token of Azure CLI: its output is not a token",
+            "arcssh: hint: sign in again: az login; or: arcssh login",
         ),
         (
             "az",
             r#"echo '{"accessToken":""}'"#,
-            "Azure CLI gives no token: its output is not a token",
-            "arcssh: hint: run az login, or arcssh login",
+            "cannot get a token of Azure CLI: its output is not a token",
+            "arcssh: hint: sign in again: az login; or: arcssh login",
         ),
         (
             "pwsh",
             "echo nothing",
-            "Azure PowerShell gives no token: what it printed is no token: expected ident at line 1 column 2",
-            "arcssh: hint: run Connect-AzAccount, or arcssh login",
+            "cannot get a token of Azure PowerShell: its output is not a token: expected ident at line 1 column 2",
+            "arcssh: hint: sign in again: Connect-AzAccount; or: arcssh login",
         ),
     ];
     let w = lab(&["web01"]);
@@ -136,20 +136,20 @@ fn a_signed_out_program_is_skipped_and_reported_at_the_end() {
         (
             "az",
             "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
-            "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.",
-            "arcssh: hint: run az login, or arcssh login",
+            "cannot get a token of Azure CLI: ERROR: Please run 'az login' to setup account.",
+            "arcssh: hint: sign in again: az login; or: arcssh login",
         ),
         (
             "azd",
             r#"echo '{"type":"consoleMessage","data":{"message":"ERROR: not logged in, run `azd auth login` to login"}}' >&2; exit 1"#,
-            "Azure Developer CLI gives no token: ERROR: not logged in, run `azd auth login` to login",
-            "arcssh: hint: run azd auth login, or arcssh login",
+            "cannot get a token of Azure Developer CLI: ERROR: not logged in, run `azd auth login` to login",
+            "arcssh: hint: sign in again: azd auth login; or: arcssh login",
         ),
         (
             "pwsh",
             "echo 'Run Connect-AzAccount to login.' >&2; exit 1",
-            "Azure PowerShell gives no token: Run Connect-AzAccount to login.",
-            "arcssh: hint: run Connect-AzAccount, or arcssh login",
+            "cannot get a token of Azure PowerShell: Run Connect-AzAccount to login.",
+            "arcssh: hint: sign in again: Connect-AzAccount; or: arcssh login",
         ),
     ];
     let all = w.home().join("all");
@@ -160,8 +160,8 @@ fn a_signed_out_program_is_skipped_and_reported_at_the_end() {
         let failed = run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin));
         failed.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
     }
-    let why = "arcssh: cannot connect to web01: Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
-    let hint = "arcssh: hint: run az login, or arcssh login";
+    let why = "arcssh: cannot connect to web01: cannot get a token of Azure CLI: ERROR: Please run 'az login' to setup account.";
+    let hint = "arcssh: hint: sign in again: az login; or: arcssh login";
     run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &all)).failed(3, &[why, hint]);
     let token = token(&w);
     let output_script =
@@ -233,10 +233,10 @@ fn waiting_processes_share_one_failed_call_of_a_program() {
     fs::write(w.home().join("go"), "").unwrap();
     for proxy in proxies {
         let run = finish(proxy);
-        let why = "Azure CLI gives no token: ERROR: Please run 'az login' to setup account.";
+        let why = "cannot get a token of Azure CLI: ERROR: Please run 'az login' to setup account.";
         let lines = run.arcssh_lines();
         assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");
-        assert_eq!(lines[1], "arcssh: hint: run az login, or arcssh login");
+        assert_eq!(lines[1], "arcssh: hint: sign in again: az login; or: arcssh login");
     }
     assert_eq!(calls(), 1);
     finish(proxy());
@@ -275,7 +275,7 @@ fn the_log_lists_each_skipped_source_with_the_reason() {
         "trying the workload identity",
         "skipping the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set",
         "trying the sign-in of arcssh",
-        "skipping the sign-in of arcssh: nobody has typed arcssh login",
+        "skipping the sign-in of arcssh: no account is signed in to arcssh",
         "trying Azure CLI",
     ];
     assert_eq!(&output[..expected.len()], expected, "{}", run.stderr);
@@ -302,23 +302,39 @@ fn an_unavailable_chosen_source_gets_a_hint() {
     let cases = [
         (
             "environment",
-            "the service principal was asked for: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
+            "the credential source environment is unavailable: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
             "set AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH",
         ),
         (
             "workload-identity",
-            "the workload identity was asked for: AZURE_FEDERATED_TOKEN_FILE is not set",
+            "the credential source workload-identity is unavailable: AZURE_FEDERATED_TOKEN_FILE is not set",
             "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE",
         ),
         (
             "managed-identity",
-            "the managed identity was asked for: this is no machine in Azure",
-            "assign a managed identity to this machine",
+            "the credential source managed-identity is unavailable: this computer is not in Azure",
+            "assign a managed identity to this computer",
         ),
-        ("arcssh", "the sign-in of arcssh was asked for: nobody has typed arcssh login", "run arcssh login"),
-        ("azure-cli", "Azure CLI was asked for: az is not on PATH", "install Azure CLI"),
-        ("azd", "Azure Developer CLI was asked for: azd is not on PATH", "install Azure Developer CLI"),
-        ("pwsh", "Azure PowerShell was asked for: pwsh is not on PATH", "install Azure PowerShell"),
+        (
+            "arcssh",
+            "the credential source arcssh is unavailable: no account is signed in to arcssh",
+            "sign in: arcssh login",
+        ),
+        (
+            "azure-cli",
+            "the credential source azure-cli is unavailable: az is not on PATH",
+            "install Azure CLI",
+        ),
+        (
+            "azd",
+            "the credential source azure-developer-cli is unavailable: azd is not on PATH",
+            "install Azure Developer CLI",
+        ),
+        (
+            "pwsh",
+            "the credential source azure-powershell is unavailable: pwsh is not on PATH",
+            "install Azure PowerShell",
+        ),
     ];
     for (name, why, hint) in cases {
         let run = run(anonymous(&w, w.proxy("web01").args(["--credential", name])));
@@ -360,19 +376,22 @@ fn an_unusable_certificate_gets_a_hint() {
         openssl pkcs8 -topk8 -in key.pem -passout pass:secret -out locked.key; cat cert.pem locked.key > locked.pem
         openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt > ec.key; cat cert.pem ec.key > ec.pem";
     run(w.command("bash").args(["-euc", shell])).clean();
-    const PEM_HINT: &str =
-        "name a PEM file that holds both, an RSA key without a password and its certificate";
+    const PEM_HINT: &str = "name a PEM file with an RSA key without a password, and its certificate";
     let home = w.home().display().to_string();
     let pkcs12 = format!("openssl pkcs12 -in {home}/cert.pfx -out {home}/cert.pfx.pem -nodes");
     let unlocked = format!(
         "openssl pkey -in {home}/locked.pem -out {home}/locked.pem.pem && openssl x509 -in {home}/locked.pem >> {home}/locked.pem.pem"
     );
     let cases = [
-        ("cert.pfx", "it is not in PEM form", format!("{pkcs12}, and name that file")),
-        ("locked.pem", "its key has a password", format!("{unlocked}, and name that file")),
-        ("cert.pem", "it holds no private key", PEM_HINT.into()),
-        ("key.pem", "it holds no certificate", PEM_HINT.into()),
-        ("ec.pem", "its key is not a usable RSA key (WrongAlgorithm)", PEM_HINT.into()),
+        ("cert.pfx", "the file is not in PEM format", format!("convert it, and name the new file: {pkcs12}")),
+        (
+            "locked.pem",
+            "the key has a password",
+            format!("remove the password, and name the new file: {unlocked}"),
+        ),
+        ("cert.pem", "the file contains no private key", PEM_HINT.into()),
+        ("key.pem", "the file contains no certificate", PEM_HINT.into()),
+        ("ec.pem", "the key is not a usable RSA key (WrongAlgorithm)", PEM_HINT.into()),
     ];
     let proxy = |file: &str| {
         let mut proxy = w.proxy("web01");
@@ -381,13 +400,13 @@ fn an_unusable_certificate_gets_a_hint() {
     };
     for (file, why, hint) in cases {
         let why =
-            format!("arcssh: cannot connect to web01: the certificate {home}/{file} is unusable: {why}");
+            format!("arcssh: cannot connect to web01: the certificate {home}/{file} cannot be used: {why}");
         proxy(file).failed(3, &[&why, &format!("arcssh: hint: {hint}")]);
     }
     let why = format!(
-        "arcssh: cannot connect to web01: the service principal gives no token: cannot read the certificate {home}/none: No such file or directory (os error 2)"
+        "arcssh: cannot connect to web01: cannot get a token of the service principal: cannot read the certificate {home}/none: No such file or directory (os error 2)"
     );
-    let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run arcssh login";
+    let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run: arcssh login";
     proxy("none").failed(3, &[&why, hint]);
     assert!(w.emulator().requests_to(Service::Entra).is_empty());
     // The commands of the hints. Options replace the password prompts.
@@ -440,7 +459,7 @@ fn a_rejected_federated_token_ends_the_search() {
         EntraFault::new(401, "invalid_client", 700_213, "No matching federated identity record found.");
     w.emulator().entra_fault(refusal);
     let refused = proxy(&w.emulator().federated_token());
-    refused.failed(3, &["arcssh: cannot connect to web01: the workload identity was refused: AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
+    refused.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the workload identity: AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
     // A shell's redirection appends a line break.
     let with_line_break = w.home().join("shells");
     fs::write(&with_line_break, fs::read_to_string(w.emulator().federated_token()).unwrap() + "\n").unwrap();
@@ -449,7 +468,7 @@ fn a_rejected_federated_token_ends_the_search() {
     assert!(run(&mut list).clean().contains("web01"));
     let none = w.home().join("none");
     let why = format!(
-        "arcssh: cannot connect to web01: the workload identity gives no token: AZURE_FEDERATED_TOKEN_FILE={0} is unusable: No such file or directory (os error 2)",
+        "arcssh: cannot connect to web01: cannot get a token of the workload identity: AZURE_FEDERATED_TOKEN_FILE={0} cannot be used: No such file or directory (os error 2)",
         none.display()
     );
     proxy(&none).failed(3, &[&why, hint]);
@@ -507,7 +526,7 @@ fn a_cached_token_that_arm_rejects_is_replaced_once() {
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 2);
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(&mut w.arcssh(&["proxy", &w.id(), "--service", "wac"]));
-    failed.failed(3, &["arcssh: cannot connect to web01: Azure does not accept this sign-in (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SIGN_IN]);
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SIGN_IN]);
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
 }
 
@@ -535,13 +554,13 @@ fn a_machine_in_another_tenant_needs_one_more_token() {
     // A second such error is not retried.
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(anonymous(&w, w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("other"))));
-    failed.failed(3, &["arcssh: cannot connect to web01: Azure does not accept this sign-in (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: run arcssh login --tenant {other}")]);
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: sign in: arcssh login --tenant {other}")]);
     // A source without access to that tenant reports its own error.
     w.emulator().arm_fault(refusal());
     let refused = run(w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("third")));
     let [why, _] = refused.arcssh_lines()[..] else { panic!("{}", refused.stderr) };
     let start = format!(
-        "arcssh: cannot connect to web01: the service principal in the machine's tenant {other} was refused: AADSTS90002: "
+        "arcssh: cannot connect to web01: Entra ID rejected the service principal in the machine's tenant {other}: AADSTS90002: "
     );
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(refused.code, Some(3));
@@ -551,8 +570,8 @@ fn a_machine_in_another_tenant_needs_one_more_token() {
 fn an_account_without_subscriptions_gets_a_tenant_hint() {
     let w = lab_with(&["web01"], |builder| builder.home_tenant_differs());
     let (why, hint) = (
-        "this identity sees no subscription",
-        "arcssh account shows the identity and its tenant; the same command with --tenant TENANT, or after arcssh login --tenant TENANT, takes another",
+        "the account sees no subscription",
+        "check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT",
     );
     for command in [&["list"][..], &["setup", "web01"], &["warm", "--all"]] {
         run(&mut w.arcssh(command)).failed(5, &[&format!("arcssh: {why}"), &format!("arcssh: hint: {hint}")]);

@@ -129,9 +129,8 @@ fn a_connection_does_not_prompt_for_a_locked_key_store() {
     assert!(!done.stderr.contains(PROMPT), "{}", done.stderr);
     let output = fs::read_to_string(w.home().join("err")).unwrap();
     let lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
-    let why =
-        "arcssh: cannot connect to web01: the sign-in of arcssh cannot be used: the key store is locked";
-    assert_eq!(lines, [why, "arcssh: hint: unlock the key store, or run: arcssh login"]);
+    let why = "arcssh: cannot connect to web01: cannot use the sign-in of arcssh: the key store is locked";
+    assert_eq!(lines, [why, "arcssh: hint: unlock the key store; or sign in: arcssh login"]);
 }
 
 #[test]
@@ -183,7 +182,7 @@ fn a_failed_sign_out_can_be_repeated() {
     let output = fs::read_to_string(w.home().join("err")).unwrap();
     let expected = [
         "arcssh: the refresh token is still in the key store: ARCSSH_NO_KEYRING is set",
-        "arcssh: hint: unset ARCSSH_NO_KEYRING, then run: arcssh logout",
+        "arcssh: hint: unset ARCSSH_NO_KEYRING; then run: arcssh logout",
     ];
     assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     assert_eq!(done.arcssh_lines()[2..], ["arcssh: signed out", "arcssh: no account was signed in"]);
@@ -278,8 +277,7 @@ fn a_silent_session_bus_times_out() {
     let started = Instant::now();
     let login = succeed(&mut login);
     assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
-    let note =
-        "arcssh: the refresh token is stored in a file that only you can read: the key store does not answer";
+    let note = "arcssh: the refresh token is stored in a file that only you can read: the key store does not respond";
     assert!(login.stderr.lines().any(|line| line == note), "{}", login.stderr);
 }
 
@@ -301,8 +299,9 @@ fn a_connection_times_out_if_the_key_store_is_silent() {
     );
     let output = fs::read_to_string(w.home().join("err")).unwrap();
     let lines: Vec<&str> = output.lines().filter(|line| !line.starts_with("arcssh: waiting for ")).collect();
-    let why = "arcssh: cannot connect to web01: the sign-in of arcssh cannot be used: the key store does not answer";
-    assert_eq!(lines, [why, "arcssh: hint: restart the key store, or run: arcssh login"]);
+    let why =
+        "arcssh: cannot connect to web01: cannot use the sign-in of arcssh: the key store does not respond";
+    assert_eq!(lines, [why, "arcssh: hint: restart the key store; or sign in: arcssh login"]);
 }
 
 /// A bus without access control.

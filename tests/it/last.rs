@@ -15,8 +15,8 @@ fn last(w: &Lab, arguments: &[&str]) -> String {
 
 /// The value after a title in the output of `arcssh last`.
 fn value<'a>(output: &'a str, title: &str) -> Option<&'a str> {
-    let mut lines = output.lines().filter_map(|line| line.split_once(' '));
-    lines.find(|(first, _)| *first == title).map(|(_, value)| value.trim())
+    let mut values = output.lines().filter_map(|line| line.strip_prefix(title)?.strip_prefix("  "));
+    values.next().map(str::trim)
 }
 
 #[test]
@@ -29,9 +29,10 @@ fn an_error_is_explained_until_a_connection_succeeds() {
     assert_eq!(value(&output, "error"), lines[0].strip_prefix("arcssh: "));
     assert_eq!(value(&output, "hint"), lines[1].strip_prefix("arcssh: hint: "));
     assert_eq!(value(&output, "machine"), Some(w.id().as_str()));
-    assert_eq!(value(&output, "status"), Some("4"));
+    assert_eq!(value(&output, "code"), Some("access-denied"));
+    assert_eq!(value(&output, "exit status"), Some("4"));
     assert!(value(&output, "time").unwrap().ends_with(" ago"), "{output}");
-    assert!(value(&output, "request").unwrap().ends_with(" of Azure Resource Manager"), "{output}");
+    assert!(value(&output, "request ID").unwrap().ends_with(" of Azure Resource Manager"), "{output}");
     assert_eq!(value(&output, "next"), Some(format!("arcssh doctor {}", w.id()).as_str()), "{output}");
 
     w.emulator().set_role(Role::LocalUserLogin);
@@ -39,7 +40,7 @@ fn an_error_is_explained_until_a_connection_succeeds() {
     assert_eq!(last(&w, &[]), NOTHING, "cache clear deletes the error");
     w.emulator().machine("web01").set_online(false);
     run(w.proxy("web01").args(["--wait", "0"]));
-    assert!(value(&last(&w, &["WEB01"]), "request").unwrap().ends_with(" of Azure Relay"));
+    assert!(value(&last(&w, &["WEB01"]), "request ID").unwrap().ends_with(" of Azure Relay"));
     w.emulator().machine("web01").set_online(true);
     assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert_eq!(last(&w, &[]), NOTHING, "a successful connection deletes the error");
@@ -49,7 +50,7 @@ fn an_error_is_explained_until_a_connection_succeeds() {
 fn an_unusable_state_directory_is_reported() {
     let w = lab(&[]);
     let output = run(w.arcssh(&["last"]).env("ARCSSH_STATE_DIR", "/dev/null")).clean();
-    assert_eq!(output, "there is no state directory: name a folder of your own in ARCSSH_STATE_DIR\n");
+    assert_eq!(output, "there is no state directory: name a directory of yours in ARCSSH_STATE_DIR\n");
 }
 
 #[test]
@@ -65,10 +66,11 @@ fn a_connect_timeout_of_ssh_is_stored() {
     let output = stored();
     let what = value(&output, "error").unwrap();
     assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{output}");
-    assert!(what.contains(" s, for the agent of web01 to listen (404 "), "{output}");
+    assert!(what.contains(" s for the agent of web01 to listen (404 "), "{output}");
     let (id, port) = (w.id(), w.sshd().port());
-    let hint = format!("arcssh warm {id} --port {port} makes it ready for the next time");
+    let hint = format!("to fill the cache before you connect, run: arcssh warm {id} --port {port}");
     assert_eq!(value(&output, "hint"), Some(hint.as_str()));
+    assert_eq!((value(&output, "code"), value(&output, "exit status")), (Some("hung-up"), Some("129")));
 }
 
 #[test]
@@ -79,7 +81,12 @@ fn each_machine_has_its_own_error_and_others_are_listed() {
         run(w.proxy(machine).args(["--wait", "0"]));
     }
     let output = last(&w, &["web02"]);
-    assert!(value(&output, "error").unwrap().starts_with("cannot connect to web02: its agent"), "{output}");
+    let what = value(&output, "error").unwrap();
+    assert!(
+        what.starts_with("cannot connect to web02: the machine's Arc agent is not connected"),
+        "{output}"
+    );
+    assert_eq!(value(&output, "code"), Some("agent-offline"));
     assert_eq!(value(&output, "others"), None);
     let output = last(&w, &[]);
     assert!(value(&output, "others").unwrap().starts_with("rg-arc/web0"), "{output}");
@@ -134,10 +141,12 @@ fn with_control_persist_one_line_reaches_the_terminal() {
     let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let screen = with_control_persist(&w, "");
     let lines: Vec<&str> = screen.lines().filter(|line| line.starts_with("arcssh: ")).collect();
-    let line = "arcssh: cannot connect to web01: this identity may not ask for its relay credentials (403 AuthorizationFailed); arcssh last explains it";
+    let line = "arcssh: cannot connect to web01: the account has no permission to connect to the machine (403 AuthorizationFailed); for details: arcssh last";
     assert_eq!(lines, [line], "{screen}");
     assert!(screen.contains("UNKNOWN port 65535"), "ssh prints only this: {screen}");
-    assert!(value(&last(&w, &["web01"]), "hint").unwrap().starts_with("an owner of the machine types: "));
+    assert!(
+        value(&last(&w, &["web01"]), "hint").unwrap().starts_with("ask an owner of the machine to run: ")
+    );
 }
 
 #[test]

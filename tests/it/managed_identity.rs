@@ -18,12 +18,12 @@ use crate::support::{
 const IMDS: &str = "169.254.169.254:80";
 const HIMDS: &str = "127.0.0.1:40342";
 const KEYS: &str = "/var/opt/azcmagent/tokens";
-const SIGN_IN: &str = "arcssh: hint: run arcssh login";
+const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
 /// A user ID that owns nothing on this machine.
 const OTHER_USER: u32 = 61234;
 /// A response of a token service.
 const TOKEN: &str = r#"{"access_token":"opaque","expires_in":"86399","expires_on":"4102444800"}"#;
-const NO_ACCOUNT: &str = "arcssh: no account is signed in: no service principal, no managed identity, no sign-in of arcssh, Azure CLI or PowerShell";
+const NO_ACCOUNT: &str = "arcssh: no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell";
 
 #[test]
 fn an_azure_vm_uses_its_managed_identity_without_a_proxy() {
@@ -51,9 +51,8 @@ fn an_azure_vm_without_a_managed_identity_is_skipped() {
         other.failed(3, &[NO_ACCOUNT, SIGN_IN]);
         w.emulator().remove_managed_identities();
         account(&w, &[]).failed(3, &[NO_ACCOUNT, SIGN_IN]);
-        let why =
-            "arcssh: the managed identity was asked for: no managed identity is assigned to this machine";
-        let hint = "arcssh: hint: assign a managed identity to this machine";
+        let why = "arcssh: the credential source managed-identity is unavailable: no managed identity is assigned to this computer";
+        let hint = "arcssh: hint: assign a managed identity to this computer";
         account(&w, &["--credential", "managed-identity"]).failed(3, &[why, hint]);
     });
 }
@@ -71,7 +70,7 @@ fn the_metadata_service_of_another_cloud_is_skipped() {
         let shown = account(&w, &["-v"]);
         assert_eq!(shown.code, Some(3));
         assert!(
-            shown.stderr.contains("skipping the managed identity: this is no machine in Azure"),
+            shown.stderr.contains("skipping the managed identity: this computer is not in Azure"),
             "{}",
             shown.stderr
         );
@@ -134,7 +133,7 @@ fn an_arc_machine_uses_its_managed_identity() {
         assert!(output.clean().starts_with("source   the managed identity\n"));
         let elsewhere = "http://203.0.113.1/metadata/identity/oauth2/token";
         let why = format!(
-            "arcssh: the managed identity gives no token: IDENTITY_ENDPOINT={elsewhere} is not on this machine"
+            "arcssh: cannot get a token of the managed identity: IDENTITY_ENDPOINT={elsewhere} is not on this machine"
         );
         assert_eq!(with_variables(elsewhere).arcssh_lines()[0], why);
     });
@@ -154,14 +153,16 @@ fn an_arc_machine_with_an_unreadable_key_is_skipped() {
             with_endpoint(&mut account, challenging_agent(&format!("Basic realm={key}")));
             run(&mut without_principal(&w, account))
         };
-        let why =
-            format!("arcssh: the managed identity was asked for: only the agent's own group may read {key}");
-        let hint = "arcssh: hint: sudo usermod -a -G himds $USER, and log in again";
+        let why = format!(
+            "arcssh: the credential source managed-identity is unavailable: only the group of the Arc agent may read {key}"
+        );
+        let hint = "arcssh: hint: join the agent's group, then log in again: sudo usermod -a -G himds $USER";
         account(&["--credential", "managed-identity"]).failed(3, &[&why, hint]);
         let why = format!(
-            "arcssh: no account is signed in; of the machine's own identity: only the agent's own group may read {key} (sudo usermod -a -G himds $USER, and log in again)"
+            "arcssh: no account is signed in; the managed identity of this computer is unavailable: only the group of the Arc agent may read {key}"
         );
-        account(&[]).failed(3, &[&why, SIGN_IN]);
+        let hint = "arcssh: hint: sign in: arcssh login; or join the agent's group, then log in again: sudo usermod -a -G himds $USER";
+        account(&[]).failed(3, &[&why, hint]);
     });
 }
 
@@ -177,7 +178,7 @@ fn only_a_key_in_the_directory_of_the_agent_is_read() {
         fs::create_dir(format!("{KEYS}/folder.key")).unwrap();
         std::os::unix::fs::symlink(format!("{KEYS}/other.txt"), format!("{KEYS}/link.key")).unwrap();
         run(Command::new("mkfifo").arg(format!("{KEYS}/pipe.key"))).clean();
-        let outside = "the Arc agent named a key outside of its folder: ";
+        let outside = "the Arc agent named a key outside its directory: ";
         let cases = [
             ("Basic realm=/etc/passwd".into(), format!("{outside}/etc/passwd")),
             (format!("Basic realm={KEYS}/../../x.key"), format!("{outside}{KEYS}/../../x.key")),
@@ -210,13 +211,14 @@ fn only_a_key_in_the_directory_of_the_agent_is_read() {
                 format!("Basic realm={KEYS}/empty.key"),
                 format!("cannot read {KEYS}/empty.key: it contains no key"),
             ),
-            ("Negotiate".into(), "the Arc agent answered 401 in place of a challenge".into()),
+            ("Negotiate".into(), "the Arc agent responded 401 instead of a challenge".into()),
         ];
         for (challenge, why) in cases {
             let mut account = anonymous(&w, &["account"]);
             let failed = run(with_endpoint(&mut account, challenging_agent(&challenge)));
-            let hint = "arcssh: hint: name another identity with --credential or ARCSSH_CREDENTIAL";
-            failed.failed(3, &[&format!("arcssh: the managed identity gives no token: {why}"), hint]);
+            let hint =
+                "arcssh: hint: select another credential source with --credential or ARCSSH_CREDENTIAL";
+            failed.failed(3, &[&format!("arcssh: cannot get a token of the managed identity: {why}"), hint]);
         }
     });
 }
@@ -225,8 +227,10 @@ fn only_a_key_in_the_directory_of_the_agent_is_read() {
 fn a_stopped_arc_agent_is_reported() {
     isolated("a_stopped_arc_agent_is_reported", || {
         let w = lab(&["web01"]);
-        let why = "arcssh: the Arc agent of this machine does not answer (Connection refused (os error 111))";
-        let hint = "arcssh: hint: type azcmagent show, and sudo systemctl start himdsd; or name another identity with --credential";
+        let why =
+            "arcssh: the Arc agent of this computer does not respond (Connection refused (os error 111))";
+        let hint =
+            "arcssh: hint: check it with azcmagent show; to start it, run: sudo systemctl start himdsd";
         run(with_endpoint(&mut anonymous(&w, &["account"]), closed_port())).failed(3, &[why, hint]);
     });
 }
@@ -259,7 +263,7 @@ fn a_listener_of_another_user_receives_nothing() {
             let why = format!(
                 "arcssh: a process of user ID {OTHER_USER} listens on {address} in place of the Arc agent"
             );
-            let hint = "arcssh: hint: stop that process, then start the agent: sudo systemctl start himdsd";
+            let hint = "arcssh: hint: stop that process; then start the agent: sudo systemctl start himdsd";
             failed.failed(3, &[&why, hint]);
             assert_eq!(other.received(), "", "{host}");
         }
@@ -297,7 +301,7 @@ fn an_agent_that_runs_as_the_owner_of_its_keys_is_accepted() {
         let himds = OtherService::start("127.0.0.1", 40342, "at once", &challenge("a.key"));
         run(Command::new("chown").args(["-R", &OTHER_USER.to_string(), KEYS])).clean();
         // The agent challenges again, so arcssh sent the key and got no token.
-        let why = "arcssh: the managed identity gives no token: the Arc agent answered 401:";
+        let why = "arcssh: cannot get a token of the managed identity: the Arc agent responded 401";
         assert_eq!(account(&w, &[]).arcssh_lines()[0], why);
         let received = himds.received();
         assert_eq!(received.lines().count(), 2, "{received}");
@@ -317,7 +321,7 @@ fn a_key_of_another_user_is_not_sent() {
         let port = challenging_agent(&format!("Basic realm={KEYS}/a.key"));
         let failed = run(with_endpoint(&mut anonymous(&w, &["account"]), port));
         let why = format!(
-            "arcssh: the managed identity gives no token: cannot read {KEYS}/a.key: it belongs to user ID {OTHER_USER}, not to the Arc agent"
+            "arcssh: cannot get a token of the managed identity: cannot read {KEYS}/a.key: it belongs to user ID {OTHER_USER}, not to the Arc agent"
         );
         assert_eq!(failed.arcssh_lines()[0], why);
     });
@@ -436,7 +440,10 @@ fn an_endless_or_silent_metadata_service_fails_in_bounded_time() {
                 }
             }
         });
-        for (endless, why) in [(true, "it is longer than 4 MiB"), (false, "no answer within 30 s")] {
+        for (endless, why) in [
+            (true, "the response is longer than 4 MiB"),
+            (false, "the metadata service did not respond within 30 s"),
+        ] {
             ENDLESS.store(endless, Ordering::SeqCst);
             let started = Instant::now();
             let failed = account(&w, &[]);

@@ -11,8 +11,7 @@ use crate::support::{
     ARCSSH, Lab, Run, eventually, finish, lab, lab_with, namespaces, run, run_with_input, script,
 };
 
-const AGAIN: &str =
-    "arcssh: hint: run arcssh login again; with --device-code a browser on another device can be used";
+const AGAIN: &str = "arcssh: hint: retry: arcssh login; to sign in with a browser on another device, run: arcssh login --device-code";
 const USER: &str = "Ada@arcssh.example";
 const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
 const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
@@ -191,7 +190,7 @@ fn an_unexpected_account_is_discarded_without_a_terminal() {
     let named = finish(by_device_code(&w, &["--account", "bob@arcssh.example"]));
     let expected = [
         format!(
-            "arcssh: {USER} in the tenant {TENANT} signed in, not bob@arcssh.example; the sign-in was discarded"
+            "arcssh: {USER} in the tenant {TENANT} signed in, not bob@arcssh.example; arcssh discarded the sign-in"
         ),
         format!("arcssh: hint: to use this account, run: arcssh login --account {USER}"),
     ];
@@ -243,7 +242,7 @@ fn a_declined_sign_in_ends_at_once_with_the_error() {
     assert_eq!(login.code, Some(3), "{}", login.stderr);
     let [.., why, hint] = login.arcssh_lines()[..] else { panic!("{}", login.stderr) };
     assert!(
-        why.starts_with("arcssh: the sign-in was refused: AADSTS65004: User declined to consent"),
+        why.starts_with("arcssh: Entra ID rejected the sign-in: AADSTS65004: User declined to consent"),
         "{why}"
     );
     assert_eq!(hint, AGAIN);
@@ -294,7 +293,7 @@ fn a_connection_opens_no_browser() {
     let mut proxy = w.proxy("web01");
     let failed =
         run(anonymous(&mut proxy).env("BROWSER", w.home().join("bin/browser")).env("PATH", w.home()));
-    assert_eq!(failed.arcssh_lines().last(), Some(&"arcssh: hint: run arcssh login"));
+    assert_eq!(failed.arcssh_lines().last(), Some(&"arcssh: hint: sign in: arcssh login"));
     assert!(!w.home().join("opened").exists());
 }
 
@@ -344,7 +343,7 @@ fn a_declined_or_expired_device_code_is_reported() {
         end(&w, &w.emulator().pending_devices()[0]);
         let login = finish(login);
         let [_, why, hint] = login.arcssh_lines()[..] else { panic!("{}", login.stderr) };
-        assert!(why.starts_with(&format!("arcssh: the sign-in was refused: {text}")), "{why}");
+        assert!(why.starts_with(&format!("arcssh: Entra ID rejected the sign-in: {text}")), "{why}");
         assert_eq!((login.code, hint), (Some(3), AGAIN));
     }
 }
@@ -393,11 +392,11 @@ fn a_revoked_sign_in_ends_the_search_with_the_error() {
         let [why, hint] = failed.arcssh_lines()[..] else { panic!("{}", failed.stderr) };
         assert!(
             why.starts_with(&format!(
-                "arcssh: cannot connect to web01: the sign-in of arcssh was refused: {number}"
+                "arcssh: cannot connect to web01: Entra ID rejected the sign-in of arcssh: {number}"
             )),
             "{why}"
         );
-        assert_eq!((failed.code, hint), (Some(3), "arcssh: hint: run arcssh login"));
+        assert_eq!((failed.code, hint), (Some(3), "arcssh: hint: sign in: arcssh login"));
     }
 }
 
@@ -412,7 +411,7 @@ fn signing_out_deletes_the_sign_in_and_its_tokens() {
     let failed = run(anonymous(&mut w.proxy("web01")));
     assert_eq!(
         (failed.code, failed.arcssh_lines().last().copied()),
-        (Some(3), Some("arcssh: hint: run arcssh login"))
+        (Some(3), Some("arcssh: hint: sign in: arcssh login"))
     );
 }
 
@@ -452,10 +451,10 @@ fn signing_out_deletes_concurrent_and_unreadable_files() {
 #[test]
 fn without_a_state_directory_no_sign_in_starts() {
     let w = lab(&["web01"]);
-    let hint = "arcssh: hint: name a folder of your own in ARCSSH_STATE_DIR";
+    let hint = "arcssh: hint: name a directory of yours in ARCSSH_STATE_DIR";
     let mut login = w.arcssh(&["login"]);
     let failed = run(anonymous(&mut login).env("ARCSSH_STATE_DIR", "/dev/null/arcssh"));
-    failed.failed(1, &["arcssh: a sign-in can be kept nowhere: there is no state directory", hint]);
+    failed.failed(1, &["arcssh: cannot store the sign-in: there is no state directory", hint]);
     // A full disk.
     let Some(own_mounts) = namespaces("m") else { return };
     let folder = w.home().join("disk");
@@ -464,7 +463,7 @@ fn without_a_state_directory_no_sign_in_starts() {
     let mut shell = w.command("unshare");
     anonymous(shell.args([&own_mounts, "sh", "-c", &mount])).env("ARCSSH_STATE_DIR", folder);
     let full = run(&mut shell);
-    let why = "arcssh: a sign-in can be kept nowhere: No space left on device";
+    let why = "arcssh: cannot store the sign-in: No space left on device";
     assert!(full.stderr.starts_with(why) && full.arcssh_lines()[1] == hint, "{}", full.stderr);
 }
 
@@ -495,9 +494,9 @@ fn a_response_that_is_not_from_entra_id_is_reported() {
     w.emulator().entra_fault(EntraFault::raw(200, "text/html", "<html>sign in to the hotel</html>"));
     let failed = finish(by_device_code(&w, &[]));
     let expected = [
-        "arcssh: something on the way to Entra ID answered (200)",
+        "arcssh: a proxy or captive portal responded instead of Entra ID (200)",
         &format!(
-            "arcssh: hint: let {} pass the network and its proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
+            "arcssh: hint: allow {} in the firewall and the proxy; check --cloud, and AZURE_AUTHORITY_HOST if you set it",
             w.address("AZURE_AUTHORITY_HOST")
         ),
     ];

@@ -121,12 +121,12 @@ mod tests {
     fn a_check_has_a_line_and_a_hint_has_another() {
         let checks = [
             Check { name: "ssh", outcome: Outcome::Passed("OpenSSH_9.2p1".into()) },
-            failed(Code::NoEndpoint, Hint::new("create it: ", "arcssh setup web01")),
+            failed(Code::NoEndpoint, Hint::new("enable it: ", "arcssh setup web01")),
         ];
         let lines = [
             "ok    ssh                    OpenSSH_9.2p1",
             "FAIL  endpoint               gone [2J",
-            "                             hint: create it: arcssh setup web01",
+            "                             hint: enable it: arcssh setup web01",
             "",
             "1 failed, 1 passed",
         ];
@@ -146,7 +146,7 @@ mod tests {
                         "outcome": "failed",
                         "text": "gone [2J",
                         "code": "no-endpoint",
-                        "hint": { "text": "create it: arcssh setup web01", "command": "arcssh setup web01" },
+                        "hint": { "text": "enable it: arcssh setup web01", "command": "arcssh setup web01" },
                         "request_id": null,
                     },
                 ],

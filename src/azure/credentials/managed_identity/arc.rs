@@ -89,7 +89,8 @@ impl Agent {
         let body = response.into_body();
         if !status.is_success() {
             let reason = error_description(&body);
-            return Err(anyhow!("the Arc agent responded {}: {reason}", status.as_u16()).into());
+            let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
+            return Err(anyhow!("the Arc agent responded {}{reason}", status.as_u16()).into());
         }
         let token: TokenResponse =
             serde_json::from_slice(&body).context("the response of the Arc agent contains no token")?;
@@ -144,7 +145,7 @@ fn key(file: &str) -> Result<Secret, SourceError> {
     let name = file.rsplit(['/', '\\']).next().unwrap_or_default();
     let path = key_folder().join(name);
     if path != Path::new(file) || !is_key_name(name) {
-        return Err(anyhow!("the Arc agent named a key outside of its folder: {file}").into());
+        return Err(anyhow!("the Arc agent named a key outside its directory: {file}").into());
     }
     match read_key(&path) {
         Ok(key) => Ok(key),
