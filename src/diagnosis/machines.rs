@@ -31,17 +31,23 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
     }
 }
 
-/// Names one of several machines as it was typed: for ssh, the name ends like the wildcard's pattern.
+/// Names one of several machines as it was typed: for ssh, the name ends like the wildcard's pattern. The typed name itself
+/// can be the name and group of one of them.
 fn name_one(name: &str, candidates: &[String], context: &Context) -> Hint {
-    match (candidates.first().and_then(|first| first.split_once('/')), &context.target) {
-        (Some((group, machine)), Some(target)) => {
+    let mut machines = candidates.iter().filter_map(|candidate| candidate.split_once('/')).peekable();
+    match &context.target {
+        _ if machines.peek().is_none() => list_machines(),
+        None => "name the machine as GROUP/NAME".into(),
+        Some(target) => {
             let typed = target.to_string();
             let suffix = typed.strip_prefix(name).unwrap_or_default();
-            let alias = format!("{}.{}{suffix}", machine.to_lowercase(), group.to_lowercase());
-            Hint::command(format!("ssh {}", shell_quote(&alias)))
+            let mut aliases =
+                machines.map(|(group, machine)| format!("{machine}.{group}").to_lowercase() + suffix);
+            match aliases.find(|alias| !alias.eq_ignore_ascii_case(&typed)) {
+                Some(alias) => Hint::command(format!("ssh {}", shell_quote(&alias))),
+                None => list_machines(),
+            }
         }
-        (Some(_), None) => "name the machine as GROUP/NAME".into(),
-        (None, _) => list_machines(),
     }
 }
 

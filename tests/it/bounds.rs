@@ -11,7 +11,7 @@ use crate::support::{Lab, lab, run, script, service};
 
 const JSON: &str = "application/json";
 const ENDLESS: &str =
-    "arcssh: Azure Resource Manager does not end its answer: a list has more than 1000 pages";
+    "arcssh: the response of Azure Resource Manager has too many pages: a list has more than 1000 pages";
 const ONE_SUBSCRIPTION: &str = "arcssh: hint: select the machines of one subscription: --subscription ID";
 
 /// More pages than arcssh reads. Each page links to another.
@@ -51,12 +51,12 @@ fn an_endless_body_is_read_up_to_a_limit() {
     let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(200, JSON, &body));
     let run_arm = run(&mut w.proxy("web01"));
-    let why = "arcssh: cannot connect to web01: Azure Resource Manager gave an answer that holds nothing to connect with: it is longer than 4 MiB";
+    let why = "arcssh: cannot connect to web01: arcssh cannot use the response of Azure Resource Manager: the response is longer than 4 MiB";
     assert_eq!((run_arm.arcssh_lines()[0], run_arm.code), (why, Some(1)));
     let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(200, JSON, &body).times(9));
     let run_entra = run(&mut w.proxy("web01"));
-    let why = "arcssh: cannot connect to web01: the service principal gives no token, but an answer without end: it is longer than 4 MiB";
+    let why = "arcssh: cannot connect to web01: cannot get a token of the service principal: the response is longer than 4 MiB";
     assert_eq!((run_entra.arcssh_lines()[0], run_entra.code), (why, Some(3)));
 }
 
@@ -70,12 +70,12 @@ fn an_endless_metadata_response_is_read_up_to_a_limit() {
         let run = run(arcssh.envs(variables.map(|name| (name, &address))));
         assert_eq!(run.code, Some(3), "{}", run.stderr);
         let why = if variables[1] == "IDENTITY_HEADER" {
-            "it is longer than 4 MiB"
+            "the response of the metadata service cannot be used: the response is longer than 4 MiB"
         } else if !rustix::process::geteuid().is_root() {
             // An ordinary user's process cannot be the Arc agent, so arcssh reads nothing from it.
             "in place of the Arc agent"
         } else {
-            "the Arc agent gave no token: the response is longer than 64 KiB"
+            "cannot get a token of the managed identity: the response of the Arc agent is longer than 64 KiB"
         };
         assert!(run.stderr.contains(why), "{}", run.stderr);
     }

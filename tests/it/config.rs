@@ -303,7 +303,8 @@ fn a_directory_that_cannot_be_created_gets_a_hint() {
     std::os::unix::fs::symlink("nowhere/.ssh", home.path.join(".ssh")).unwrap();
     let output = home.fail(1, &["web01"]);
     assert!(output.starts_with("arcssh: cannot create ~/.ssh: "), "{output}");
-    let hint = "arcssh: hint: arcssh config --file FILE writes another file, for ssh -F FILE";
+    let hint =
+        "arcssh: hint: write the host entries to another file, for ssh -F FILE: arcssh config --file FILE";
     assert_eq!(output.lines().nth(1), Some(hint));
 }
 
@@ -312,10 +313,7 @@ fn a_file_that_ssh_rejects_is_unchanged() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "\u{feff}Host a\n");
     let output = home.fail(1, &["web01"]);
-    assert!(
-        output.starts_with("arcssh: ssh does not accept ~/.ssh/") && output.contains("line 1"),
-        "{output}"
-    );
+    assert!(output.starts_with("arcssh: ssh rejects ~/.ssh/") && output.contains("line 1"), "{output}");
     fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
     let output = home.fail(1, &["web01"]);
     assert!(output.to_lowercase().contains("bad configuration option: bogus"), "{output}");
@@ -435,7 +433,7 @@ fn a_concurrent_save_of_an_editor_is_not_overwritten() {
     script(&home.path.join("bin"), "ssh", &save);
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
     let run = run(home.arcssh(&["web01"]).env("PATH", path));
-    let expected = "arcssh: ~/.ssh/config was changed by another program meanwhile; run the command again\n";
+    let expected = "arcssh: another program changed ~/.ssh/config; run the command again\n";
     assert_eq!((run.code, home.with_tilde(&run.stderr).as_str()), (Some(1), expected));
     assert_eq!((home.text().as_str(), home.temporary_files()), ("Host b\n", vec![]));
 }
@@ -636,7 +634,7 @@ fn a_host_entry_uses_its_credential_and_tenant() {
 fn a_run_without_machines_gets_a_hint() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);
-    let expected = "arcssh: no machine is named\narcssh: hint: arcssh config --help shows how to name one\n";
+    let expected = "arcssh: no machine was given\narcssh: hint: to see how to name a machine, run: arcssh config --help\n";
     assert_eq!(home.fail(2, &[]), expected);
     assert!(!home.path.join(".ssh").exists());
 }
@@ -689,8 +687,8 @@ fn a_deleted_machine_can_be_removed() {
     assert_eq!(
         output,
         "arcssh: remove web01 (rg-arc/gone); the machine no longer exists in Azure\n\
-         arcssh: nothing was changed: there is no terminal to ask on\n\
-         arcssh: hint: the same command with --yes goes ahead\n"
+         arcssh: nothing was changed: there is no terminal to ask for confirmation\n\
+         arcssh: hint: to confirm without a question, add --yes\n"
     );
     home.succeed(&["--remove", "gone"]);
     home.succeed(&[]);
@@ -804,7 +802,7 @@ fn a_change_that_another_entry_overrides_is_not_written() {
     assert_eq!(
         output,
         "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 2 says \"root\"\n\
-         arcssh: hint: move line 2 of ~/.ssh/config below the arcssh block\n"
+         arcssh: hint: move line 2 of ~/.ssh/config below the managed block\n"
     );
 }
 
@@ -824,7 +822,7 @@ fn without_ssh_the_file_is_written_with_a_warning() {
     assert_eq!((run.code, home.with_tilde(&run.stderr).as_str()), (Some(0), expected));
     assert_eq!(home.hosts(), ["web01"]);
     let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
-    assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: no ssh is installed\n"));
+    assert_eq!((run.code, run.stderr.as_str()), (Some(1), "arcssh: ssh is not installed\n"));
 }
 
 #[test]
@@ -850,7 +848,7 @@ fn an_ambiguous_name_lists_the_candidates() {
     let home = Home::new(&w);
     assert_eq!(
         home.fail(5, &["web01"]),
-        "arcssh: 2 machines are called web01: rg-a/web01, rg-b/Web01\n\
+        "arcssh: 2 machines are named web01: rg-a/web01, rg-b/Web01\n\
          arcssh: hint: name the machine as GROUP/NAME\n"
     );
     home.succeed(&["rg-b/web01"]);
@@ -858,8 +856,8 @@ fn an_ambiguous_name_lists_the_candidates() {
     assert_eq!(home.hosts(), ["web01.rg-b Web01.rg-b"]);
     assert_eq!(
         home.fail(5, &["web99"]),
-        "arcssh: no Arc machine that this identity sees is called web99\n\
-         arcssh: hint: arcssh list shows the machines that this identity sees\n"
+        "arcssh: the account sees no Arc machine named web99\n\
+         arcssh: hint: list the machines that the account sees: arcssh list\n"
     );
 }
 
@@ -871,7 +869,7 @@ fn machines_with_the_same_name_get_name_and_group() {
     assert_eq!(home.hosts(), ["solo", "web01.rg-a", "web01.rg-b Web01.rg-b"]);
     assert!(home.effective("Web01.rg-b", "proxycommand").contains("/rg-b/"));
     let output = home.fail(5, &["--remove", "web01"]);
-    assert!(output.starts_with("arcssh: 2 machines are called web01: web01.rg-a, web01.rg-b\n"), "{output}");
+    assert!(output.starts_with("arcssh: 2 machines are named web01: web01.rg-a, web01.rg-b\n"), "{output}");
     home.succeed(&["--remove", "rg-a/web01"]);
     assert_eq!(home.hosts(), ["solo", "web01.rg-b Web01.rg-b"]);
 }
@@ -888,7 +886,13 @@ fn a_name_that_looks_like_name_and_group_stays_unique() {
     assert_eq!(home.hosts(), ["web01.rg-a.azure-arc", "web01.rg-b", "web01.rg-a.rg-c"]);
     // A name that fits two machines resolves to neither.
     let wildcard = run(&mut w.arcssh(&["proxy", "--host", "web01.rg-a"]));
-    assert!(wildcard.stderr.contains("2 machines are called web01.rg-a: "), "{}", wildcard.stderr);
+    wildcard.failed(
+        5,
+        &[
+            "arcssh: cannot connect to web01.rg-a: 2 machines are named web01.rg-a: rg-a/web01, rg-c/web01.rg-a",
+            "arcssh: hint: run: ssh web01.rg-a.rg-c",
+        ],
+    );
 }
 
 #[test]
@@ -975,7 +979,7 @@ fn a_circular_list_ends() {
     w.emulator()
         .arm_fault(ArmFault::raw(200, "application/json", &link).on(ArmCall::Subscriptions).times(100));
     let run = run(&mut w.arcssh(&["list"]));
-    assert!(run.stderr.contains("its pages lead back to one that was there"), "{}", run.stderr);
+    assert!(run.stderr.contains("a page links to a previous page"), "{}", run.stderr);
 }
 
 /// A user may see a subscription without permission to list its resources. A subscription may not have the type
@@ -1050,7 +1054,7 @@ fn machines_are_selected_by_tag_group_and_subscription() {
     ] {
         let output = home.fail(5, arguments);
         assert!(
-            output.contains(&format!("no Arc machine that this identity sees fits {selector}\n")),
+            output.contains(&format!("arcssh: the account sees no Arc machine that matches {selector}\n")),
             "{output}"
         );
     }
@@ -1085,7 +1089,7 @@ fn a_template_cannot_break_the_block_or_the_file() {
     for (template, error) in [
         ("Host {patterns}\n# <<< arcssh <<<\n", "ends a managed block that no line begins"),
         ("# >>> arcssh >>> block 1: x\nHost {patterns}\n", "begins a managed block inside"),
-        ("Host {patterns}\n  Bogus {port}x\n  Nonsense\n", "ssh does not accept"),
+        ("Host {patterns}\n  Bogus {port}x\n  Nonsense\n", "ssh rejects ~/.ssh/"),
     ] {
         fs::write(home.path.join("own.conf"), template).unwrap();
         let output = home.fail(1, &["web01", "--template", "own.conf"]);
@@ -1247,7 +1251,7 @@ fn a_host_entry_is_removed_only_if_the_user_agrees() {
         denied.stderr
     );
     assert!(
-        denied.stderr.contains("there is no terminal to ask on\narcssh: hint: the same command with --yes")
+        denied.stderr.contains("there is no terminal to ask for confirmation\narcssh: hint: to confirm without a question, add --yes\n")
     );
     let dry_run = config_in(&home, &fewer, &["--dry-run"]);
     assert!(dry_run.code == Some(1) && dry_run.stderr.contains("arcssh: remove web02"), "{}", dry_run.stderr);
@@ -1260,7 +1264,11 @@ fn a_host_entry_is_removed_only_if_the_user_agrees() {
         home.with_tilde(&screen).contains("arcssh: remove 1 host entry from ~/.ssh/config? [y/N]"),
         "{screen}"
     );
-    assert!(code == Some(1) && screen.contains("arcssh: nothing was changed\r\n"), "{screen}");
+    assert!(
+        code == Some(1)
+            && screen.contains("arcssh: nothing was changed: you did not confirm the changes\r\n"),
+        "{screen}"
+    );
     assert_eq!(home.text(), text);
 
     let agreed = config_in(&home, &fewer, &["--yes"]);

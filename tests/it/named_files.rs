@@ -62,14 +62,14 @@ fn a_file_that_is_not_a_log_is_unchanged() {
         (
             "id_rsa",
             format!(
-                "arcssh: the log file {} holds something else than a log of arcssh",
+                "arcssh: the log file {} contains other data than a log of arcssh",
                 path("id_rsa").display()
             ),
         ),
         (
             "notes",
             format!(
-                "arcssh: the log file {} holds something else than a log of arcssh",
+                "arcssh: the log file {} contains other data than a log of arcssh",
                 path("notes").display()
             ),
         ),
@@ -84,7 +84,7 @@ fn a_file_that_is_not_a_log_is_unchanged() {
         ("missing/log", cannot("missing/log", "No such file or directory (os error 2)")),
         (
             "open",
-            format!("arcssh: the log file {} is open to other users (mode 0644)", path("open").display()),
+            format!("arcssh: other users can access the log file {} (mode 0644)", path("open").display()),
         ),
     ];
     for (name, why) in cases {
@@ -185,7 +185,10 @@ fn a_key_that_arcssh_did_not_write_is_not_overwritten() {
     let foreign_key = fs::read(&key).unwrap();
     let refused = cert();
     assert!(
-        refused.code == Some(1) && refused.stderr.contains("pair holds something else"),
+        refused.code == Some(1)
+            && refused.stderr.contains(
+                "arcssh does not overwrite pair, which it did not create; name another file with --file"
+            ),
         "{}",
         refused.stderr
     );

@@ -11,7 +11,7 @@ use crate::support::{ARCSSH, Lab, Run, closed_port, lab, lab_with, run, run_with
 
 /// Returns whether setup reported that the machine is ready.
 fn is_ready(run: &Run) -> bool {
-    run.stderr.contains(": ready, the agent answered after ")
+    run.stderr.contains(": ready, the agent responded after ")
 }
 
 /// Method and last path segment of each request that changes a resource.
@@ -101,8 +101,8 @@ fn without_a_terminal_or_yes_nothing_is_changed() {
         &[
             &format!("arcssh: subscription {SUBSCRIPTION}: register Microsoft.HybridConnectivity"),
             &format!("arcssh: web01 in rg-arc: create the endpoint, enable SSH on port {port}"),
-            "arcssh: nothing was changed: there is no terminal to ask on",
-            "arcssh: hint: the same command with --yes goes ahead",
+            "arcssh: nothing was changed: there is no terminal to ask for confirmation",
+            "arcssh: hint: to confirm without a question, add --yes",
         ],
     );
     assert_eq!(write_requests(&w), [""; 0]);
@@ -143,9 +143,11 @@ fn an_enabled_port_is_replaced_only_with_replace_port() {
     let other = closed_port();
     w.emulator().machine("web01").set_ssh_port(other);
     let why = format!(
-        "arcssh: cannot set up web01: SSH is enabled on port {other}; a machine has one port for it, and moving it to {port} takes it from everybody who connects by {other}"
+        "arcssh: cannot set up web01: SSH is already enabled on port {other}; a change to port {port} would disconnect its users"
     );
-    let hint = format!("arcssh: hint: arcssh setup {id} --port {port} --replace-port");
+    let hint = format!(
+        "arcssh: hint: to disconnect its users and change the port, run: arcssh setup {id} --port {port} --replace-port"
+    );
     run(&mut setup(&w, &["--yes"])).failed(5, &[&why, &hint]);
     assert_eq!(write_requests(&w), [""; 0]);
     let run = run(&mut setup(&w, &["--replace-port", "--yes"]));
@@ -173,12 +175,12 @@ fn a_missing_permission_is_reported_with_the_least_role() {
     let object = "0b1ec700-0000-4000-8000-000000000001";
     let role = |resource: &str, role: &str, scope: &str| {
         format!(
-            "arcssh: hint: an owner of the {resource} types: az role assignment create --role '{role}' --assignee {object} --scope {scope}"
+            "arcssh: hint: ask an owner of the {resource} to run: az role assignment create --role '{role}' --assignee {object} --scope {scope}"
         )
     };
     let lacks = |permission: &str| {
         format!(
-            "arcssh: cannot set up web01: this identity lacks the right {permission} (403 AuthorizationFailed)"
+            "arcssh: cannot set up web01: the account lacks the permission {permission} (403 AuthorizationFailed)"
         )
     };
     let last = |w: &Lab| {
@@ -197,12 +199,12 @@ fn a_missing_permission_is_reported_with_the_least_role() {
     w.emulator().machine("web01").remove_endpoint();
     assert_eq!(last(&w), [lacks("Microsoft.HybridConnectivity/endpoints/write"), manager]);
     w.emulator().set_registration_state("NotRegistered");
-    let register = "arcssh: this identity lacks the right Microsoft.HybridConnectivity/register/action (403 AuthorizationFailed)";
+    let register = "arcssh: the account lacks the permission Microsoft.HybridConnectivity/register/action (403 AuthorizationFailed)";
     let scope = format!("/subscriptions/{SUBSCRIPTION}");
     assert_eq!(last(&w), [register.to_owned(), role("subscription", "Contributor", &scope)]);
     w.emulator().set_registration_state("Registered");
     w.emulator().set_role(Role::None);
-    let connect = "arcssh: cannot set up web01: this identity may not ask for its relay credentials (403 AuthorizationFailed)";
+    let connect = "arcssh: cannot set up web01: the account has no permission to connect to the machine (403 AuthorizationFailed)";
     let login = role("machine", "Virtual Machine Local User Login", &w.id());
     assert_eq!(last(&w), [connect.to_owned(), login]);
 }
@@ -221,7 +223,7 @@ fn a_role_that_can_only_connect_sees_that_setup_is_complete() {
     run(&mut w.arcssh(&["setup", &w.id(), "--dry-run"])).failed(0, &[&unreadable(22)]);
     assert_eq!(write_requests(&w), [""; 0]);
     let moved = run(&mut setup(&w, &["--replace-port", "--yes"]));
-    let lacks = "arcssh: cannot set up web01: this identity lacks the right Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write (403 AuthorizationFailed)";
+    let lacks = "arcssh: cannot set up web01: the account lacks the permission Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write (403 AuthorizationFailed)";
     assert_eq!((moved.code, moved.arcssh_lines()[1]), (Some(4), lacks), "{}", moved.stderr);
 }
 
@@ -230,11 +232,11 @@ fn a_lock_or_a_policy_is_reported() {
     let cases = [
         (
             ArmFault::new(409, "ScopeLocked", "The scope cannot perform write operation."),
-            "it is locked against changes (The scope cannot perform write operation.)",
+            "a lock protects the machine against changes (The scope cannot perform write operation.)",
         ),
         (
             ArmFault::new(403, "RequestDisallowedByPolicy", "Resource was disallowed by policy."),
-            "a policy of Azure forbids it (Resource was disallowed by policy.)",
+            "Azure Policy denies the request (Resource was disallowed by policy.)",
         ),
     ];
     for (fault, why) in cases {
@@ -262,9 +264,9 @@ fn an_unsupported_region_is_reported_without_a_retry() {
     let served = "The supported locations are 'eastus'.";
     w.emulator().arm_fault(ArmFault::new(400, "NoRegisteredProviderFound", served).on(ArmCall::Endpoint));
     let why = format!(
-        "arcssh: cannot set up web01: Microsoft.HybridConnectivity is not registered in the subscription, or does not serve the machine's region (NoRegisteredProviderFound: {served})"
+        "arcssh: cannot set up web01: Microsoft.HybridConnectivity does not serve the machine's region (NoRegisteredProviderFound: {served})"
     );
-    let hint = "arcssh: hint: on the machine: azcmagent disconnect, and then azcmagent connect --location REGION, with a region that Azure names";
+    let hint = "arcssh: hint: connect the machine in a region that the message names: on the machine, run azcmagent disconnect, then azcmagent connect --location REGION";
     run(&mut setup(&w, &["--yes"])).failed(5, &[&why, hint]);
 }
 
@@ -291,7 +293,7 @@ fn a_missing_machine_is_reported_before_its_endpoint() {
     let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(404, "application/json", "").on(ArmCall::Endpoint));
     let run = run(&mut w.arcssh(&["setup", &w.id().replace("web01", "web99"), "--yes"]));
-    assert!(run.stderr.contains("there is no such machine (ResourceNotFound: "), "{}", run.stderr);
+    assert!(run.stderr.contains("the machine does not exist (ResourceNotFound: "), "{}", run.stderr);
     assert_eq!(write_requests(&w), [""; 0]);
 }
 
@@ -314,7 +316,7 @@ fn the_setup_hint_of_a_failed_connection_works() {
     w.emulator().machine("web01").remove_endpoint();
     let failed = run(&mut w.proxy("web01"));
     let hint = failed.stderr.lines().last().unwrap_or_default();
-    let words = hint.strip_prefix("arcssh: hint: arcssh ").expect("a command");
+    let words = hint.strip_prefix("arcssh: hint: enable it: arcssh ").expect("a command");
     let words: Vec<&str> = words.split(' ').chain(["--yes"]).collect();
     let run = run(&mut w.arcssh(&words));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
@@ -327,7 +329,7 @@ fn a_closed_port_is_reported_after_the_setup() {
     let port = closed_port();
     w.emulator().machine("web01").remove_endpoint();
     let run = run(&mut w.arcssh(&["setup", &w.id(), "--port", &port.to_string(), "--yes"]));
-    let why = format!("arcssh: cannot set up web01: nothing listens on its port {port} ");
+    let why = format!("arcssh: cannot set up web01: no service listens on port {port} of the machine (");
     assert!(run.stderr.lines().any(|line| line.starts_with(&why)), "{}", run.stderr);
     assert_eq!((run.code, w.emulator().machine("web01").ssh_port()), (Some(7), Some(port)));
 }
@@ -346,7 +348,12 @@ fn a_group_needs_one_confirmation_and_one_failure_stops_no_other() {
         assert!(run.stderr.contains(&format!("arcssh: {name}: ready, ")), "{}", run.stderr);
         assert_eq!(w.ssh_run(&[name, "echo reached"]).clean(), "reached\n");
     }
-    assert!(run.stderr.contains("arcssh: cannot set up off: its agent does not listen"), "{}", run.stderr);
+    assert!(
+        run.stderr
+            .contains("arcssh: cannot set up off: the machine's Arc agent is not connected to the relay ("),
+        "{}",
+        run.stderr
+    );
     assert_eq!(write_requests(&w).len(), 6);
 }
 
@@ -358,8 +365,11 @@ fn errors_are_reported_without_confirmation_too() {
     let port = w.sshd().port().to_string();
     let run = run(&mut w.arcssh(&["setup", "-g", "rg-arc", "--port", &port]));
     let output = run.arcssh_lines().join("\n");
-    assert!(output.contains("arcssh: cannot set up web02: SSH is enabled on port 2222"), "{output}");
-    assert!(output.contains("arcssh: hint: the same command with --yes goes ahead"), "{output}");
+    assert!(
+        output.contains("arcssh: cannot set up web02: SSH is already enabled on port 2222; "),
+        "{output}"
+    );
+    assert!(output.contains("arcssh: hint: to confirm without a question, add --yes"), "{output}");
     assert_eq!((run.code, write_requests(&w)), (Some(1), Vec::<String>::new()));
 }
 
@@ -375,7 +385,11 @@ fn a_terminal_shows_plan_confirmation_and_progress() {
         let screen = &run.stderr;
         let plan = screen.find("create the endpoint, enable SSH").expect("the plan");
         assert!(screen.find(question).expect("the question") > plan, "{screen}");
-        assert_eq!(screen.contains("arcssh: nothing was changed\n"), code == 1, "{screen}");
+        assert_eq!(
+            screen.contains("arcssh: nothing was changed: you did not confirm the changes\n"),
+            code == 1,
+            "{screen}"
+        );
         assert_eq!(is_ready(&run), code == 0, "{screen}");
     }
     assert_eq!(write_requests(&w), ["POST register", "PUT default", "PUT SSH"]);
@@ -460,8 +474,8 @@ fn teardown_disables_the_service_and_clears_the_cache() {
         1,
         &[
             "arcssh: web01 in rg-arc: disable SSH",
-            "arcssh: nothing was changed: there is no terminal to ask on",
-            "arcssh: hint: the same command with --yes goes ahead",
+            "arcssh: nothing was changed: there is no terminal to ask for confirmation",
+            "arcssh: hint: to confirm without a question, add --yes",
         ],
     );
     assert_eq!(write_requests(&w), [""; 0]);
@@ -475,7 +489,7 @@ fn teardown_disables_the_service_and_clears_the_cache() {
     assert!(w.emulator().machine("web01").has_endpoint());
     let failed = run(&mut w.proxy("web01"));
     assert!(
-        failed.stderr.contains("the service is not enabled on it yet"),
+        failed.stderr.contains("SSH is not enabled on the machine (412 Precondition Failed)"),
         "the cached credentials are deleted: {}",
         failed.stderr
     );
@@ -509,35 +523,35 @@ fn teardown_needs_confirmation_on_a_terminal() {
 fn a_command_without_a_machine_gets_a_hint() {
     let w = lab(&["web01"]);
     for command in ["setup", "teardown"] {
-        let hint = format!("arcssh: hint: arcssh {command} --help shows how to name one");
-        run(&mut w.arcssh(&[command])).failed(2, &["arcssh: no machine is named", &hint]);
+        let hint = format!("arcssh: hint: to see how to name a machine, run: arcssh {command} --help");
+        run(&mut w.arcssh(&[command])).failed(2, &["arcssh: no machine was given", &hint]);
     }
 }
 
 #[test]
 fn an_invalid_machine_name_is_a_usage_error() {
     let w = lab(&["web01"]);
-    let hint = "arcssh: hint: name the machine by NAME, GROUP/NAME or the resource ID that arcssh list --format json shows";
+    let hint = "arcssh: hint: use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list --format json";
     let portal = format!("https://portal.azure.com/#@contoso.example/resource{}/overview", w.id());
-    let form = "arcssh: an Arc machine's resource ID reads /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME";
+    let form = "arcssh: the resource ID of an Arc machine has the form /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME";
     run(&mut w.arcssh(&["setup", &portal])).failed(2, &[form, hint]);
-    let name = "arcssh: \"web 01\" is not a name that Azure allows in a resource ID";
+    let name = "arcssh: \"web 01\" is not a valid name in a resource ID";
     run(&mut w.arcssh(&["warm", "web 01"])).failed(2, &[name, hint]);
 }
 
 #[test]
 fn a_filter_without_a_match_is_reported_before_the_confirmation() {
     let w = lab(&["web01"]);
-    let hint = "arcssh: hint: arcssh list shows the machines that this identity sees";
+    let hint = "arcssh: hint: list the machines that the account sees: arcssh list";
     for (words, selector) in [
         (&["setup", "-g", "typo"][..], "-g typo"),
         (&["teardown", "-g", "rg-arc", "--tag", "env=typo"], "-g rg-arc --tag env=typo"),
         (&["warm", "--tag", "env=it's"], "--tag 'env=it'\\''s'"),
     ] {
-        let expected = format!("arcssh: no Arc machine that this identity sees fits {selector}");
+        let expected = format!("arcssh: the account sees no Arc machine that matches {selector}");
         run(&mut w.arcssh(words)).failed(5, &[&expected, hint]);
     }
     let empty = lab(&[]);
-    let expected = "arcssh: no Arc machine that this identity sees fits --all";
+    let expected = "arcssh: the account sees no Arc machine that matches --all";
     run(&mut empty.arcssh(&["warm", "--all"])).failed(5, &[expected, hint]);
 }

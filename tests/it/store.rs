@@ -440,7 +440,8 @@ fn other_versions_are_replaced_silently_and_damaged_files_with_a_message() {
     assert_eq!(run.stdout, GREETING.as_bytes());
     let lines = run.arcssh_lines();
     assert!(
-        lines.len() == before && lines.iter().all(|line| line.ends_with("is damaged, and is left out")),
+        lines.len() == before
+            && lines.iter().all(|line| line.starts_with("arcssh: ignoring the damaged file ")),
         "{lines:?}"
     );
     assert_connected(vec![start(w.proxy_to(port))]);
@@ -456,10 +457,10 @@ fn a_readable_state_directory_is_an_error_with_a_chmod_hint() {
     for (path, open, closed) in [(&folder, 0o755, 0o700), (&relay, 0o644, 0o600)] {
         fs::set_permissions(path, fs::Permissions::from_mode(open)).unwrap();
         let why = format!(
-            "arcssh: cannot connect to web01: {} is open to other users (mode {open:04o})",
+            "arcssh: cannot connect to web01: other users can access {} (mode {open:04o})",
             path.display()
         );
-        let hint = format!("arcssh: hint: chmod {closed:o} {}", path.display());
+        let hint = format!("arcssh: hint: run: chmod {closed:o} {}", path.display());
         finish(start(w.proxy_to(port))).failed(1, &[&why, &hint]);
         fs::set_permissions(path, fs::Permissions::from_mode(closed)).unwrap();
         assert_connected(vec![start(w.proxy_to(port))]);
@@ -634,8 +635,9 @@ fn warm_connects_to_every_machine_and_reports_failures() {
     );
     let lines = output.arcssh_lines();
     assert!(
-        lines[0].starts_with("arcssh: cannot connect to off: its agent does not listen (")
-            && lines.len() == 2,
+        lines[0].starts_with(
+            "arcssh: cannot connect to off: the machine's Arc agent is not connected to the relay ("
+        ) && lines.len() == 2,
         "{lines:?}"
     );
     assert_eq!(request_counts(&w), (1, 3));
@@ -659,6 +661,9 @@ fn warm_shows_how_many_machines_are_done() {
     let failed = run(&mut w.arcssh(&["warm"]));
     failed.failed(
         2,
-        &["arcssh: no machine is named", "arcssh: hint: arcssh warm --help shows how to name one"],
+        &[
+            "arcssh: no machine was given",
+            "arcssh: hint: to see how to name a machine, run: arcssh warm --help",
+        ],
     );
 }

@@ -132,7 +132,10 @@ pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extensi
 /// Lists the Arc machines of these subscriptions, or of all that the account can see.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
     match graph(arm, subscriptions).await {
-        Err(error) if affects_one_request(&error) || matches!(error, ArmError::InvalidResponse { .. }) => {
+        Err(error)
+            if affects_one_request(&error)
+                || matches!(error, ArmError::InvalidResponse { .. } | ArmError::TooManyPages(_)) =>
+        {
             info!("Resource Graph failed ({error}); listing the machines of each subscription");
             by_subscription(arm, subscriptions).await
         }

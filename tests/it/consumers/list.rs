@@ -239,15 +239,15 @@ fn an_ambiguous_name_lists_the_candidates() {
     run(&mut w.arcssh(&["list", "db01"])).failed(
         5,
         &[
-            "arcssh: 2 machines are called db01: rg-a/db01, rg-b/db01",
+            "arcssh: 2 machines are named db01: rg-a/db01, rg-b/db01",
             "arcssh: hint: name the machine as GROUP/NAME",
         ],
     );
     run(&mut w.arcssh(&["list", "db02"])).failed(
         5,
         &[
-            "arcssh: no Arc machine that this identity sees is called db02",
-            "arcssh: hint: arcssh list shows the machines that this identity sees",
+            "arcssh: the account sees no Arc machine named db02",
+            "arcssh: hint: list the machines that the account sees: arcssh list",
         ],
     );
 }

@@ -39,15 +39,15 @@ fn an_unknown_or_ambiguous_name_is_an_error() {
     fails_with(
         &hosts.ssh(&["web99.arc", "true"]),
         &[
-            "arcssh: cannot connect to web99.arc: no Arc machine that this identity sees is called web99",
-            "arcssh: hint: arcssh list shows the machines that this identity sees",
+            "arcssh: cannot connect to web99.arc: the account sees no Arc machine named web99",
+            "arcssh: hint: list the machines that the account sees: arcssh list",
         ],
     );
     fails_with(
         &hosts.ssh(&["db01.arc", "true"]),
         &[
-            "arcssh: cannot connect to db01.arc: 2 machines are called db01: rg-a/db01, rg-b/db01",
-            "arcssh: hint: ssh db01.rg-a.arc",
+            "arcssh: cannot connect to db01.arc: 2 machines are named db01: rg-a/db01, rg-b/db01",
+            "arcssh: hint: run: ssh db01.rg-a.arc",
         ],
     );
 }

@@ -22,7 +22,7 @@ use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource}
 use crate::azure::entra::TokenResponse;
 use crate::net::error::root;
 use crate::net::http_head::auth_param;
-use crate::net::loopback::Loopback;
+use crate::net::loopback::{Loopback, MAX_BODY};
 use crate::system::secret::Secret;
 
 /// The agent's default endpoint (MSAL Go, `managedidentity.go`), and the version of its protocol (MSAL,
@@ -114,7 +114,10 @@ impl Agent {
         let request = request.body(Empty::new()).context("the Arc agent's URL cannot be requested")?;
         match connection.exchange(request).await {
             Ok(Some(response)) => Ok(response),
-            Ok(None) => Err(SourceError::Failed("the response of the Arc agent is too long".into())),
+            Ok(None) => {
+                let limit = MAX_BODY / 1024;
+                Err(SourceError::Failed(format!("the response of the Arc agent is longer than {limit} KiB")))
+            }
             Err(error) => Err(SourceError::AgentNotRunning(root(error.as_ref()))),
         }
     }
