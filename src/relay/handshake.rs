@@ -177,7 +177,7 @@ pub(crate) enum ConnectError {
     InvalidResponse {
         /// The host.
         relay: String,
-        /// What is wrong with its response.
+        /// The problem with its response.
         cause: String,
     },
     /// Azure Resource Manager issued no relay credentials.

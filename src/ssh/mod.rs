@@ -25,7 +25,7 @@ pub(crate) enum SshError {
     /// A file or directory of the configuration cannot be changed.
     #[error("cannot {action} {}: {cause}", path.display())]
     NotWritten {
-        /// What arcssh tried.
+        /// The action that failed.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,

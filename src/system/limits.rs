@@ -18,7 +18,7 @@ pub(super) const DESCRIPTORS: usize = 24;
 /// Checks that the resources are available.
 ///
 /// # Errors
-/// What is missing.
+/// A resource is not available; the error names the resource.
 pub(crate) fn check() -> Result<(), SystemError> {
     descriptors().map_err(|error| SystemError::Descriptors(error.to_string()))?;
     // Before the first HashMap: its seed comes from the same source, and std panics without it.

@@ -25,7 +25,7 @@ pub(crate) enum TerminalError {
     /// A part of the work took too long.
     #[error("timed out after {} s waiting for the {object}", .after.as_secs())]
     TimedOut {
-        /// What arcssh waited for.
+        /// The awaited object.
         object: String,
         /// The time limit.
         after: Duration,
@@ -33,7 +33,7 @@ pub(crate) enum TerminalError {
     /// A signal ended the wait for a connection.
     #[error("ssh stopped waiting after {} s for the {object}", .after.as_secs())]
     Interrupted {
-        /// What arcssh waited for.
+        /// The awaited object.
         object: String,
         /// How long arcssh had waited.
         after: Duration,

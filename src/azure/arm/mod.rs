@@ -265,7 +265,7 @@ pub(crate) enum ArmError {
     InvalidResponse {
         /// The host of the request, with its port unless that is 443.
         host: String,
-        /// What is wrong.
+        /// The problem.
         cause: String,
     },
 }

@@ -198,7 +198,7 @@ fn header_value(secret: Secret, field: &str) -> Result<Secret, String> {
 pub(crate) enum InvalidCredentials {
     /// They name a host outside of the trusted domains.
     UntrustedRelay(String),
-    /// They are malformed; what is wrong.
+    /// They are malformed. The error names the problem.
     Malformed(String),
 }
 

@@ -1,4 +1,4 @@
-//! The host entries for what this run and earlier runs selected.
+//! The host entries for the machines that this run and earlier runs selected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -629,8 +629,8 @@ impl EntryBuilder {
         self.with_commands(host, machine, &login, &id)?.render(&self.template, self.platform)
     }
 
-    /// Adds the ProxyCommand and, for `--entra`, the certificate. `target_name` identifies the host entry: a resource ID or a
-    /// pattern.
+    /// Adds the ProxyCommand and, for `--entra`, the certificate. `target_name` identifies the host
+    /// entry: a resource ID or a pattern.
     fn with_commands(
         &self,
         host: Host,

@@ -9,7 +9,7 @@ use crate::text::{json_text, sanitize};
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Nothing is wrong; what the check found.
+    /// The check found no problem; its result.
     Passed(String),
     /// Connections work, but not for long or not for all.
     Warned(Diagnosis),

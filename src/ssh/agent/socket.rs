@@ -35,14 +35,14 @@ const MAX_NUMBER: u64 = 1_000_000_000;
 /// The mode of a socket.
 const MODE: u32 = 0o600;
 
-/// What follows the path in the name of a link that is about to replace it, and the number of random letters after that.
+/// The suffix of the path in the name of a link that is about to replace it, and the number of random letters after that.
 const NEW: &str = ".new-";
 const RANDOM: usize = 6;
 
-/// The socket of this process, and its share in the path. Dropping it is [`SharedSocket::leave`].
+/// The socket of this process, and its share in the path. Dropping it is [`SharedSocket::release`].
 pub(super) struct SharedSocket {
     path: PathBuf,
-    /// `None` after [`SharedSocket::leave`].
+    /// `None` after [`SharedSocket::release`].
     number: Option<u64>,
 }
 
@@ -213,7 +213,7 @@ fn number_of(path: &Path, name: &OsStr) -> Option<u64> {
     (number.to_string() == digits).then_some(number)
 }
 
-/// What follows the path's name in the name of another file of its directory.
+/// Returns the text after the path's name in the name of another file of its directory.
 fn suffix<'a>(path: &Path, name: &'a OsStr) -> Option<&'a str> {
     let suffix = name.as_encoded_bytes().strip_prefix(path.file_name()?.as_encoded_bytes())?;
     std::str::from_utf8(suffix).ok()

@@ -64,11 +64,7 @@ struct SecretOutput(Output);
 
 impl SecretOutput {
     async fn of(program: &Path, args: &[&OsStr]) -> Result<Self> {
-        IsolatedExecutor
-            .run(program.as_os_str(), args)
-            .await
-            .map(Self)
-            .context("arcssh cannot start the program")
+        IsolatedExecutor.run(program.as_os_str(), args).await.map(Self).context("cannot start the program")
     }
 
     /// Returns the JSON without the text before it.
@@ -133,7 +129,7 @@ pub(crate) async fn azure_cli_certificate(
         certificate.as_os_str(),
     ];
     let output =
-        IsolatedExecutor.run(program.as_os_str(), &args).await.context("arcssh cannot start the program")?;
+        IsolatedExecutor.run(program.as_os_str(), &args).await.context("cannot start the program")?;
     if output.status.success() {
         return Ok(());
     }

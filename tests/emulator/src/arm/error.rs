@@ -182,10 +182,10 @@ pub(crate) fn invalid_query(token: &str) -> ArmError {
 }
 
 /// The caller may read none of the requested subscriptions (Azure/aztfexport issues 331 and 491).
-pub(crate) fn no_valid_subscriptions(given: &[&str]) -> ArmError {
+pub(crate) fn no_valid_subscriptions(unknown: &[&str]) -> ArmError {
     let text = format!(
         "There must be at least one subscription that is eligible to contain resources. Given: '{}'.",
-        given.join(",")
+        unknown.join(",")
     );
     graph_error("NoValidSubscriptionsInQueryRequest", &text)
 }

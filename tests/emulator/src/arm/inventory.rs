@@ -116,9 +116,12 @@ impl Arm {
 
     /// `GET /subscriptions/{sub}/providers/{namespace}`. All providers but Microsoft.HybridConnectivity are registered.
     pub(crate) fn provider(&self, path: &ProviderPath) -> Result<Reply, ArmError> {
-        let ours = path.namespace.eq_ignore_ascii_case(HYBRID_CONNECTIVITY);
-        let state =
-            if ours { lock(&self.registration).current().to_owned() } else { "Registered".to_owned() };
+        let is_connectivity = path.namespace.eq_ignore_ascii_case(HYBRID_CONNECTIVITY);
+        let state = if is_connectivity {
+            lock(&self.registration).current().to_owned()
+        } else {
+            "Registered".to_owned()
+        };
         Ok(Reply::ok(&json!({
             "id": format!("/subscriptions/{}/providers/{}", path.subscription, path.namespace),
             "namespace": path.namespace,
@@ -182,9 +185,10 @@ impl Arm {
         let filter = call.query.value("$filter").unwrap_or_default();
         let names: Vec<&str> = quoted_after(filter, "name eq ").collect();
         let types: Vec<&str> = quoted_after(filter, "resourceType eq ").collect();
-        let among = |wanted: &[&str], value: &str| wanted.is_empty() || is_one_of(wanted, value);
+        let is_allowed = |allowed: &[&str], value: &str| allowed.is_empty() || is_one_of(allowed, value);
         let found = self.in_scope(scope)?.into_iter().filter(|machine| self.readable(machine));
-        let found = found.filter(|m| among(&names, &m.facts.name) && among(&types, m.facts.resource_type));
+        let found =
+            found.filter(|m| is_allowed(&names, &m.facts.name) && is_allowed(&types, m.facts.resource_type));
         let found: Vec<Value> = found.map(resource).collect();
         Ok(Reply::ok(&json!({ "value": found })))
     }

@@ -95,9 +95,12 @@ impl Assertions {
         if claims["sub"] != claims["iss"] || claims["jti"].as_str().is_none_or(str::is_empty) {
             return Err(malformed("the assertion needs sub, the client ID, and jti"));
         }
-        let given = [&header["x5t"], &header["x5t#S256"]];
+        let thumbprints = [&header["x5t"], &header["x5t#S256"]];
         let certificate = self.certificate.get().filter(|certificate| {
-            given.iter().zip(&certificate.thumbprints).any(|(given, known)| given.as_str() == Some(known))
+            thumbprints
+                .iter()
+                .zip(&certificate.thumbprints)
+                .any(|(thumbprint, known)| thumbprint.as_str() == Some(known))
         });
         let unknown = || {
             let text = "The certificate with identifier used to sign the client assertion is not registered on \

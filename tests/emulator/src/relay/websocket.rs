@@ -29,9 +29,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Returns the key of a WebSocket upgrade; `None` for another request.
 pub(crate) fn upgrade_key(headers: &HeaderMap) -> Option<&str> {
     let header = |name: &str| headers.get(name)?.to_str().ok();
-    let has = |name, wanted: &str| {
+    let has = |name, expected: &str| {
         header(name)
-            .is_some_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(wanted)))
+            .is_some_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(expected)))
     };
     let upgrade = has("upgrade", "websocket") && has("connection", "upgrade");
     (upgrade && has("sec-websocket-version", "13")).then(|| header("sec-websocket-key")).flatten()
