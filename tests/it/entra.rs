@@ -357,8 +357,7 @@ fn a_failed_key_generation_gets_a_hint() {
     let no_program = cert("PATH", "/proc");
     let lines = no_program.arcssh_lines();
     assert!(
-        lines[0]
-            .starts_with("arcssh: cannot create a key for a certificate: ssh-keygen is not installed"),
+        lines[0].starts_with("arcssh: cannot create a key for a certificate: ssh-keygen is not installed"),
         "{lines:?}"
     );
     assert_eq!(lines[1], "arcssh: hint: install the OpenSSH client, which includes ssh-keygen");
