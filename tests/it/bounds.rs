@@ -51,7 +51,7 @@ fn an_endless_body_is_read_up_to_a_limit() {
     let w = lab(&["web01"]);
     w.emulator().arm_fault(ArmFault::raw(200, JSON, &body));
     let run_arm = run(&mut w.proxy("web01"));
-    let why = "arcssh: cannot connect to web01: arcssh cannot use the response of Azure Resource Manager: the response is longer than 4 MiB";
+    let why = "arcssh: cannot connect to web01: cannot use the response of Azure Resource Manager: the response is longer than 4 MiB";
     assert_eq!((run_arm.arcssh_lines()[0], run_arm.code), (why, Some(1)));
     let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(200, JSON, &body).times(9));

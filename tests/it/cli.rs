@@ -229,7 +229,7 @@ fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
         let command = command.replace("{PORT}", &w.sshd().port().to_string());
         let words = |end: &str| format!("'{ARCSSH}' {command} {end}");
         let full = run(w.command("sh").args(["-c", &words("> /dev/full")]));
-        let expected = "arcssh: arcssh cannot write to standard output: No space left on device (os error 28)\n\
+        let expected = "arcssh: cannot write to standard output: No space left on device (os error 28)\n\
             arcssh: hint: free disk space, or write to another location\n";
         assert_eq!((full.code, full.stderr.as_str()), (Some(1), expected), "{command}");
         let closed = run(w.command("bash").args(["-o", "pipefail", "-c", &words("| true")]));
@@ -243,7 +243,7 @@ fn a_full_disk_is_an_error_for_a_dry_run_and_the_manual() {
     let dry_run = format!("'{ARCSSH}' config --dry-run web01 --file new > /dev/full");
     let full = run(w.command("sh").args(["-c", &dry_run]));
     assert_eq!(full.code, Some(1), "{}", full.stderr);
-    let end = "arcssh: arcssh cannot write to standard output: No space left on device (os error 28)\n\
+    let end = "arcssh: cannot write to standard output: No space left on device (os error 28)\n\
         arcssh: hint: free disk space, or write to another location\n";
     assert!(
         full.stderr.ends_with(end) && full.stderr.matches("cannot write").count() == 1,
