@@ -191,7 +191,11 @@ fn an_entry_without_a_machine_is_unchanged() {
     let before = fs::read_to_string(&az.file).unwrap();
     let adopted = az.adopt(&w, &["--clean"]);
     assert!(adopted.stderr.starts_with("arcssh: skipped rg-arc-web01-"), "{}", adopted.stderr);
-    assert!(adopted.stderr.contains(": no Arc machine"), "{}", adopted.stderr);
+    assert!(
+        adopted.stderr.contains(": the account sees no Arc machine that matches this entry\n"),
+        "{}",
+        adopted.stderr
+    );
     assert_eq!(fs::read_to_string(&az.file).unwrap(), before);
     for file in ["rg-arc-web01-relay_info", "id_rsa"] {
         assert!(az.folder.join(file).exists(), "the host entry needs {file}");
