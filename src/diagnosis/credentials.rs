@@ -86,7 +86,9 @@ fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, con
         SourceError::AgentNotRunning(cause) => Diagnosis::new(
             Code::ArcAgentUnavailable,
             format!("the Arc agent of this computer does not respond ({cause})"),
-            format!("check it with azcmagent show; to start it, run: {START_AGENT}"),
+            format!(
+                "check the agent with azcmagent show, or select another credential source with --credential; to start the agent, run: {START_AGENT}"
+            ),
         ),
         SourceError::Impostor { .. } => Diagnosis::new(
             Code::ArcAgentUnavailable,

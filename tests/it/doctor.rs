@@ -779,28 +779,31 @@ fn faults_of_machine_agent_and_relay_are_reported() {
 #[test]
 fn unsuitable_machine_properties_are_reported() {
     type Change = fn(Machine) -> Machine;
-    let cases: [(Change, &str, &str, &str); 4] = [
+    let cases: [(Change, &str, &str, &str, &str); 4] = [
         (
             |machine| machine.agent_version("1.30.02313.960").offline(),
             "agent version",
             "failed",
             "1.30.02313.960 does not support service configurations; version 1.31 or later is required",
+            "agent-outdated",
         ),
         (
             |machine| machine.agent_version("1.12.21285.002").offline(),
             "agent version",
             "failed",
             "1.12.21285.002 does not support SSH; version 1.31 or later is required",
+            "agent-outdated",
         ),
-        (|machine| machine.private_link(), "private link", "warned", "private link scope"),
+        (|machine| machine.private_link(), "private link", "warned", "private link scope", "private-link"),
         (
             |machine| machine.extension("Microsoft.Azure.ActiveDirectory", "AADSSHLoginForLinux", "Failed"),
             "entra login",
             "warned",
             "the extension for Entra ID logins has the state Failed",
+            "extension-failed",
         ),
     ];
-    for (change, check, outcome, why) in cases {
+    for (change, check, outcome, why, code) in cases {
         let w = lab_with(&["web01"], |builder| {
             builder.machine(change(Machine::new("old").resource_group("rg(x)").ssh_port(22)))
         });
@@ -808,10 +811,12 @@ fn unsuitable_machine_properties_are_reported() {
         machine.set_ssh_port(w.sshd().port());
         machine.set_status("Connected");
         let examined = run(&mut doctor(&w, &machine.resource_id(), &["--json"]));
-        let output = problems(&serde_json::from_slice(&examined.stdout).unwrap());
+        let report = serde_json::from_slice(&examined.stdout).unwrap();
+        let output = problems(&report);
         let [[name, result, text, fix]] = &output[..] else { panic!("{output:#?}") };
         assert_eq!((name.as_str(), result.as_str()), (check, outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}: {fix}");
+        assert_eq!(find(&report, check)["code"], code);
         let options = format!(" --resource-group 'rg(x)' --subscription {SUBSCRIPTION}");
         assert_eq!(fix.contains(": az "), fix.contains(&options), "{fix}");
     }
@@ -828,21 +833,23 @@ fn faults_of_the_ssh_server_are_reported() {
             let _ = stream.read(&mut [0]);
         }),
     };
-    for (kind, outcome, why) in [
-        ("", "failed", "no service listens on port "),
-        ("HTTP", "failed", "is not an SSH server"),
-        ("nothing", "failed", "closes each connection immediately"),
-        ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures"),
+    for (kind, outcome, why, code) in [
+        ("", "failed", "no service listens on port ", "port-closed"),
+        ("HTTP", "failed", "is not an SSH server", "not-ssh"),
+        ("nothing", "failed", "closes each connection immediately", "sshd-closed"),
+        ("SSH-2.0-OpenSSH_7.4", "warned", "only with SHA-1 signatures", "sshd-outdated"),
     ] {
         let w = lab(&["web01"]);
         let port = listen(kind);
         w.emulator().machine("web01").set_ssh_port(port);
         let words = ["doctor", &w.id(), "--port", &port.to_string(), "--json", "--file", "none"];
         let examined = run(&mut w.arcssh(&words));
-        let output = problems(&serde_json::from_slice(&examined.stdout).unwrap());
+        let report = serde_json::from_slice(&examined.stdout).unwrap();
+        let output = problems(&report);
         let [[name, result, text, fix]] = &output[..] else { panic!("{output:#?}") };
         assert_eq!((name.as_str(), result.as_str()), ("sshd", outcome), "{text}");
         assert!(text.contains(why) && !fix.is_empty(), "{text}");
+        assert_eq!(find(&report, "sshd")["code"], code);
         if kind.is_empty() {
             let proxy = run(&mut w.arcssh(&["proxy", &w.id(), "--port", &port.to_string()]));
             assert_eq!(proxy.stderr.lines().last(), Some(format!("arcssh: hint: {fix}").as_str()));
@@ -857,13 +864,14 @@ fn silent_peers_time_out_with_a_hint() {
         thread::park_timeout(LIMIT);
     }
     type Fault = fn(&Lab, &mut Command);
-    let cases: [(&str, Fault, &str, &str); 5] = [
+    let cases: [(&str, Fault, &str, &str, &str); 5] = [
         (
             "network",
             |_, doctor| {
                 doctor.env("HTTPS_PROXY", format!("http://127.0.0.1:{}", service(read_and_stall)));
             },
             "opens no tunnel to ",
+            "proxy-rejected",
             "check the proxy's address in HTTPS_PROXY",
         ),
         (
@@ -874,6 +882,7 @@ fn silent_peers_time_out_with_a_hint() {
                 doctor.env("ARCSSH_CREDENTIAL", "azure-cli");
             },
             "the credential source did not respond within ",
+            "timed-out",
             "sign in: arcssh login",
         ),
         (
@@ -883,12 +892,14 @@ fn silent_peers_time_out_with_a_hint() {
                 w.emulator().arm_fault(timeout.times(100));
             },
             "Azure Resource Manager did not respond within ",
+            "timed-out",
             NETWORK,
         ),
         (
             "relay",
             |w, _| w.emulator().relay_fault(RelayFault::silent_handshake().always()),
             "the relay did not respond within ",
+            "agent-offline",
             AGENT,
         ),
         (
@@ -899,18 +910,21 @@ fn silent_peers_time_out_with_a_hint() {
                 doctor.args(["--port", &port.to_string(), "--file", "none"]);
             },
             "is not an SSH server: sshd did not respond within ",
+            "not-ssh",
             "name the port of sshd with --port",
         ),
     ];
-    let examine = |(check, fault, why, hint): &(&str, Fault, &str, &str)| {
+    let examine = |(check, fault, why, code, hint): &(&str, Fault, &str, &str, &str)| {
         let w = lab(&["web01"]);
         let mut doctor = w.arcssh(&["doctor", &w.id(), "--json"]);
         fault(&w, &mut doctor);
         let examined = run(&mut doctor);
-        let output = problems(&serde_json::from_slice(&examined.stdout).unwrap());
+        let report = serde_json::from_slice(&examined.stdout).unwrap();
+        let output = problems(&report);
         let [[name, outcome, text, fix]] = &output[..] else { panic!("{check}: {output:#?}") };
         assert_eq!((name.as_str(), outcome.as_str(), fix.as_str()), (*check, "failed", *hint), "{text}");
         assert!(text.contains(why), "{text}");
+        assert_eq!(find(&report, check)["code"], *code);
     };
     thread::scope(|scope| {
         for case in &cases {

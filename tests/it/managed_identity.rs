@@ -229,8 +229,7 @@ fn a_stopped_arc_agent_is_reported() {
         let w = lab(&["web01"]);
         let why =
             "arcssh: the Arc agent of this computer does not respond (Connection refused (os error 111))";
-        let hint =
-            "arcssh: hint: check it with azcmagent show; to start it, run: sudo systemctl start himdsd";
+        let hint = "arcssh: hint: check the agent with azcmagent show, or select another credential source with --credential; to start the agent, run: sudo systemctl start himdsd";
         run(with_endpoint(&mut anonymous(&w, &["account"]), closed_port())).failed(3, &[why, hint]);
     });
 }
