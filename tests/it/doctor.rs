@@ -486,7 +486,7 @@ fn faults_of_account_and_network_are_reported() {
             check: "network",
             why: "is not an HTTP proxy",
             code: "unsupported-proxy",
-            fix: "export HTTPS_PROXY=http://PROXY:PORT",
+            fix: "use an HTTP proxy: export HTTPS_PROXY=http://PROXY:PORT",
             ..Case::default()
         },
         Case {
