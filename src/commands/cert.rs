@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use ring::digest::{SHA256, digest};
 
 use crate::azure::credentials::CredentialChain;
@@ -13,6 +13,7 @@ use crate::commands::session::Session;
 use crate::diagnosis::Result;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::entra_ssh::{IssueError, request_certificate};
+use crate::ssh::SshError;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::{Key, Kind, Store};
@@ -93,7 +94,7 @@ async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> R
     let old_certificate = read(file)?.unwrap_or_default();
     let is_replaceable = |key: &String| key == pair.pem.text() || belongs_to(&old_certificate, key);
     if !old_key.as_ref().is_none_or(is_replaceable) {
-        return Err(anyhow!(occupied(key)).into());
+        return Err(SshError::NotOurs(key.to_owned()).into());
     }
     ensure_replaceable(file, &pair.certificate)?;
     let keys = [Some(pair.pem.text()), old_key.as_deref().filter(|old| *old != pair.pem.text())];
@@ -134,19 +135,14 @@ fn comment(text: &str) -> Option<&str> {
 
 /// Checks that the file may be replaced: arcssh wrote it, its certificate is expired, or its certificate is from the same
 /// authority, such as one of az ssh.
-fn ensure_replaceable(file: &Path, certificate: &Certificate) -> anyhow::Result<()> {
+fn ensure_replaceable(file: &Path, certificate: &Certificate) -> Result<()> {
     let Some(text) = read(file)? else { return Ok(()) };
     let replaces = |old: Certificate| old.has_authority_of(certificate) || old.valid_before() <= unix_now();
     let is_ours = [Some(PAIR), Some(OWN_KEY)].contains(&comment(&text));
-    ensure!(is_ours || Certificate::parse(&text).is_ok_and(replaces), occupied(file));
-    Ok(())
-}
-
-fn occupied(file: &Path) -> String {
-    format!(
-        "arcssh does not overwrite {}, which it did not create; name another file with --file",
-        file.display()
-    )
+    if is_ours || Certificate::parse(&text).is_ok_and(replaces) {
+        return Ok(());
+    }
+    Err(SshError::NotOurs(file.to_owned()).into())
 }
 
 /// Returns the text of the file if it exists; a device or a directory has an empty text.

@@ -222,6 +222,10 @@ codes! {
     InsecurePermissions = "insecure-permissions", Failed;
     /// The ssh configuration cannot be written.
     ConfigNotWritable = "config-not-writable", Failed;
+    /// Another program changed the ssh configuration at the same time.
+    ConfigChanged = "config-changed", Failed;
+    /// arcssh does not overwrite a file that it did not create.
+    NotOverwritten = "not-overwritten", Failed;
     /// ssh does not accept the ssh configuration.
     ConfigRejected = "config-rejected", Failed;
     /// A line of the ssh configuration overrides a host entry of arcssh.

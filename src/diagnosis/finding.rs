@@ -207,14 +207,14 @@ impl Finding<'_> {
                 Hint::command(format!("sudo chown $(id -un) {}", shell_quote(file))),
             ),
             Self::WritableConfig { file, mode, by_group } => {
-                let (who, result) = if by_group {
+                let (writer, result) = if by_group {
                     ("its group", "some versions of ssh reject it")
                 } else {
                     ("other users", "ssh rejects it")
                 };
                 Diagnosis::new(
                     Code::InsecurePermissions,
-                    format!("{who} can write to {file} (mode {mode:04o}), so {result}"),
+                    format!("{writer} can write to {file} (mode {mode:04o}), so {result}"),
                     Hint::command(format!("chmod go-w {}", shell_quote(file))),
                 )
             }

@@ -12,6 +12,13 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             summary,
             "write the host entries to another file, for ssh -F FILE: arcssh config --file FILE",
         ),
+        SshError::Changed(_) => Diagnosis::new(Code::ConfigChanged, summary, "run the command again"),
+        SshError::NotOurs(_) => {
+            Diagnosis::new(Code::NotOverwritten, summary, "name another file with --file")
+        }
+        SshError::NoAgent => {
+            Diagnosis::new(Code::AgentSocket, summary, "use certificate files: add --entra=files")
+        }
         SshError::Rejected { .. } => Diagnosis::without_hint(Code::ConfigRejected, summary),
         SshError::Failed(_) => Diagnosis::without_hint(Code::Failed, summary),
         SshError::Overridden(overridden) => {
@@ -35,7 +42,9 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
                 SocketProblem::Open { .. } | SocketProblem::NotOwn(_) => {
                     "name a path in --agent whose directory only arcssh uses, such as ~/.ssh/arcssh/NAME"
                 }
-                SocketProblem::TooLong(_) => "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME",
+                SocketProblem::TooLong(_) => {
+                    "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME, or use certificate files: arcssh config --entra=files"
+                }
             };
             Diagnosis::new(Code::AgentSocket, summary, hint)
         }

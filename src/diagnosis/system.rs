@@ -12,12 +12,12 @@ pub(crate) const OTHER_DIRECTORY: &str = "name a directory of yours in ARCSSH_ST
 pub(super) fn system(error: &SystemError) -> Diagnosis {
     let summary = error.to_string();
     match error {
-        SystemError::InsecurePermissions { path, wanted, .. } => {
+        SystemError::InsecurePermissions { path, required, .. } => {
             let path = shell_quote(&path.display().to_string());
             Diagnosis::new(
                 Code::InsecurePermissions,
                 summary,
-                Hint::command(format!("chmod {wanted:o} {path}")),
+                Hint::command(format!("chmod {required:o} {path}")),
             )
         }
         SystemError::Descriptors(_) => Diagnosis::new(Code::LimitReached, summary, RAISE_DESCRIPTORS),

@@ -335,8 +335,11 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
     let overridden =
         |by| Overridden { alias: "web01".into(), keyword: "User".into(), instead: "root".into(), by };
     let errors: Vec<Error> = vec![
-        SystemError::InsecurePermissions { path: path(), mode: 0o644, wanted: 0o600 }.into(),
+        SystemError::InsecurePermissions { path: path(), mode: 0o644, required: 0o600 }.into(),
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
+        SshError::Changed(path()).into(),
+        SshError::NotOurs(path()).into(),
+        SshError::NoAgent.into(),
         SshError::Rejected { path: path(), cause: "line 1: Bad option".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),
         SshError::Overridden(overridden(None)).into(),

@@ -32,6 +32,15 @@ pub(crate) enum SshError {
         /// Why.
         cause: String,
     },
+    /// Another program changed the configuration at the same time.
+    #[error("another program changed {}", .0.display())]
+    Changed(PathBuf),
+    /// A file of a certificate exists, and arcssh did not create it.
+    #[error("cannot overwrite {}: arcssh did not create it", .0.display())]
+    NotOurs(PathBuf),
+    /// This platform has no SSH agent that arcssh can serve.
+    #[error("OpenSSH for Windows does not support --entra=agent")]
+    NoAgent,
     /// ssh reports an error in the configuration.
     #[error("ssh rejects {}: {cause}", path.display())]
     Rejected {

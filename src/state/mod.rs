@@ -528,7 +528,7 @@ const FILE_MODE: u32 = 0o600;
 /// # Errors
 /// Other users can access it.
 #[cfg(unix)]
-fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool, SystemError> {
+fn check_owner(path: &Path, metadata: &fs::Metadata, required: u32) -> Result<bool, SystemError> {
     use std::os::unix::fs::MetadataExt as _;
     if !is_own(metadata) {
         warn!("ignoring {}: it belongs to another user", path.display());
@@ -536,7 +536,7 @@ fn check_owner(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<bool
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(SystemError::InsecurePermissions { path: path.to_owned(), mode, wanted });
+        return Err(SystemError::InsecurePermissions { path: path.to_owned(), mode, required });
     }
     Ok(true)
 }

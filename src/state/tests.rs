@@ -57,7 +57,10 @@ fn a_file_or_directory_that_others_can_read_is_an_error_with_its_mode() {
     let folder = store.folder().unwrap();
     set_mode(folder, 0o755);
     let error = Store::at(folder.to_owned()).unwrap_err();
-    assert!(matches!(error, SystemError::InsecurePermissions { mode: 0o755, wanted: 0o700, .. }), "{error}");
+    assert!(
+        matches!(error, SystemError::InsecurePermissions { mode: 0o755, required: 0o700, .. }),
+        "{error}"
+    );
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(crate) enum SystemError {
         /// Its mode.
         mode: u32,
         /// The mode that it should have.
-        wanted: u32,
+        required: u32,
     },
     /// The limit of file descriptors is too low.
     #[error("too few file descriptors are free: arcssh needs {DESCRIPTORS} ({0})")]

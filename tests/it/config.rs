@@ -433,7 +433,7 @@ fn a_concurrent_save_of_an_editor_is_not_overwritten() {
     script(&home.path.join("bin"), "ssh", &save);
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
     let run = run(home.arcssh(&["web01"]).env("PATH", path));
-    let expected = "arcssh: another program changed ~/.ssh/config; run the command again\n";
+    let expected = "arcssh: another program changed ~/.ssh/config\narcssh: hint: run the command again\n";
     assert_eq!((run.code, home.with_tilde(&run.stderr).as_str()), (Some(1), expected));
     assert_eq!((home.text().as_str(), home.temporary_files()), ("Host b\n", vec![]));
 }

@@ -585,7 +585,7 @@ fn files_that_arcssh_did_not_write_are_not_overwritten() {
         let before = read(name);
         let refused = cert(arguments);
         let why = format!(
-            "arcssh does not overwrite {name}, which it did not create; name another file with --file"
+            "arcssh: cannot overwrite {name}: arcssh did not create it\narcssh: hint: name another file with --file\n"
         );
         assert!(refused.code == Some(1) && refused.stderr.contains(&why), "{}", refused.stderr);
         assert!(read(name) == before, "{name} was changed");

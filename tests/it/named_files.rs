@@ -187,7 +187,7 @@ fn a_key_that_arcssh_did_not_write_is_not_overwritten() {
     assert!(
         refused.code == Some(1)
             && refused.stderr.contains(
-                "arcssh does not overwrite pair, which it did not create; name another file with --file"
+                "arcssh: cannot overwrite pair: arcssh did not create it\narcssh: hint: name another file with --file\n"
             ),
         "{}",
         refused.stderr

@@ -1,6 +1,6 @@
 //! The Entra ID certificate of host entries.
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::Context as _;
 use ring::digest::{SHA256, digest};
 
 use crate::azure::credentials::CredentialChain;
@@ -8,6 +8,7 @@ use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::CertificateCache;
 use crate::ssh::host_entry::{CertificateMode, Platform};
+use crate::ssh::{SocketProblem, SshError};
 use crate::text::hex;
 
 /// The certificate that host entries log in with.
@@ -31,9 +32,7 @@ impl Entra {
         platform: Platform,
     ) -> Result<Self> {
         if platform == Platform::Windows && mode == CertificateMode::Agent {
-            return Err(
-                anyhow!("OpenSSH for Windows does not support --entra=agent; use --entra=files").into()
-            );
+            return Err(SshError::NoAgent.into());
         }
         let folder = match platform {
             Platform::Windows => "~/.ssh/arcssh".to_owned(),
@@ -56,9 +55,11 @@ impl Entra {
     ///
     /// # Errors
     /// The path is too long.
-    pub(super) fn agent(&self, target_name: &str) -> anyhow::Result<String> {
+    pub(super) fn agent(&self, target_name: &str) -> Result<String, SshError> {
         let path = format!("{}/{}", self.folder, short_hash(&target_name.to_lowercase()));
-        ensure!(path.len() <= MAX_AGENT, "the path {path} is too long for a socket; use --entra=files");
+        if path.len() > MAX_AGENT {
+            return Err(SshError::AgentSocket(SocketProblem::TooLong(path.into())));
+        }
         Ok(path)
     }
 

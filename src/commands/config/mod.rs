@@ -24,6 +24,7 @@ use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
 use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
+use crate::ssh::SshError;
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
@@ -74,8 +75,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
         next = changed(args, &file, edit.text()).await?;
         let may_remove = |entry| args.remove || args.yes || confirmed.contains(entry);
         if !next.plan.removed.iter().all(may_remove) {
-            let file = file.display();
-            return Err(anyhow!("another program changed {file}; run the command again").into());
+            return Err(SshError::Changed(file).into());
         }
     }
     write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove)?;

@@ -12,11 +12,8 @@ pub(crate) enum Agent {}
 impl Agent {
     /// # Errors
     /// Always.
-    pub(crate) fn open(path: &Path, _key: KeyPair, _certificate: Certificate) -> Result<Self, SshError> {
-        Err(SshError::Failed(format!(
-            "cannot serve {}: this system does not support sockets of an SSH agent; to use certificate files: arcssh config --entra=files",
-            path.display()
-        )))
+    pub(crate) fn open(_path: &Path, _key: KeyPair, _certificate: Certificate) -> Result<Self, SshError> {
+        Err(SshError::NoAgent)
     }
 
     /// Never called, since there is no agent.

@@ -203,8 +203,7 @@ impl LockedConfig {
     /// A file cannot be written, or another program has changed the configuration. The configuration is then unchanged.
     pub(crate) fn commit(&self, candidate: NamedTempFile) -> Result<Option<PathBuf>, SshError> {
         if read(&self.path)? != self.text {
-            let file = self.path.display();
-            return Err(SshError::Failed(format!("another program changed {file}; run the command again")));
+            return Err(SshError::Changed(self.path.clone()));
         }
         let backup = if self.path.exists() { Some(backup(&self.path, self.text.as_bytes())?) } else { None };
         candidate.persist(&self.path).map_err(|error| not_written("replace", &self.path)(error.error))?;
