@@ -74,7 +74,7 @@ impl MachineSelector {
     }
 
     /// Returns the options of the filter, as on a command line; empty for all machines.
-    pub(crate) fn common(&self) -> String {
+    pub(crate) fn filter_options(&self) -> String {
         let options = |option: &str, values: &BTreeSet<String>| -> Vec<String> {
             values.iter().map(|value| format!("{option} {}", shell_quote(value))).collect()
         };
@@ -114,7 +114,7 @@ pub(crate) struct NamedMachine {
 /// Returns the selected machines, ordered by name and group, each once.
 ///
 /// # Errors
-/// [`SelectError::Ambiguous`]; [`NoSubscriptions`]; Azure rejects a request.
+/// [`SelectError::Ambiguous`]; [`SelectError::NoSubscription`]; Azure rejects a request.
 pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<NamedMachine>, SelectError> {
     let names: Vec<MachineRef> =
         selector.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
@@ -148,7 +148,7 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
 /// Lists the machines of these subscriptions, or of all subscriptions that the account can see.
 ///
 /// # Errors
-/// [`NoSubscriptions`], for which Azure returns an empty list; Azure rejects a request.
+/// [`SelectError::NoSubscription`], for which Azure returns an empty list; Azure rejects a request.
 pub(crate) async fn list_visible(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, SelectError> {
     let machines = list(arm, subscriptions).await?;
     if machines.is_empty() && matches!(hybrid_compute::subscriptions(arm).await, Ok((0, _))) {
@@ -166,7 +166,7 @@ pub(crate) fn key(machine: &Machine) -> String {
 /// that the account can see.
 ///
 /// # Errors
-/// [`SelectError::Ambiguous`]; [`NoSubscriptions`]; Azure rejects a request.
+/// [`SelectError::Ambiguous`]; [`SelectError::NoSubscription`]; Azure rejects a request.
 pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Result<Machine, SelectError> {
     let name: MachineRef = text.parse()?;
     if matches!(name, MachineRef::Id(_)) {
@@ -293,10 +293,7 @@ pub(crate) enum SelectError {
     NoSubscription,
     /// The command requires a machine.
     #[error("no machine was given")]
-    NothingSelected {
-        /// The command.
-        command: &'static str,
-    },
+    NothingSelected { command: &'static str },
     /// A name is not a resource ID.
     #[error(transparent)]
     ResourceId(#[from] ResourceIdError),

@@ -63,7 +63,6 @@ pub(crate) enum HttpError {
     Status {
         /// The URL of the request.
         url: Url,
-        /// The response.
         response: RawResponse,
     },
     /// A response longer than [`MAX_BODY`].

@@ -29,7 +29,7 @@ const MIN_PROPAGATION: u64 = 20;
 const PROPAGATION_LIMIT: u64 = 120;
 /// Seconds before a rejected request is retried.
 const NEGATIVE_LIFETIME: u64 = 30;
-/// Cached credentials of a machine: those in use and their replacement.
+/// The most cached credentials of a machine: those in use and their replacement.
 const MAX_CACHED: usize = 2;
 
 /// Relay credentials with their lifetime, in seconds of Unix time by this machine's clock.

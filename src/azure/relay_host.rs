@@ -103,7 +103,6 @@ impl fmt::Display for RelayHost {
 /// Relay credentials name a host outside of the trusted domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UntrustedRelay {
-    /// The host.
     pub(crate) host: String,
 }
 

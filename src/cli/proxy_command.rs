@@ -20,7 +20,6 @@ const HOST: &str = "%n";
 pub(crate) struct ProxyCommand {
     /// The program; with any words before it if another program wrote the line.
     pub(crate) program: String,
-    /// The machine.
     pub(crate) machine: ProxyMachine,
     /// The port, or [`PORT`].
     pub(crate) port: String,

@@ -1,7 +1,5 @@
 //! `arcssh account`: shows the account in use and its credential source.
 
-use serde_json::Value;
-
 use crate::azure::arm::ArmError;
 use crate::azure::credentials::{AccessToken, CredentialSource};
 use crate::azure::login::{self, Account};
@@ -21,27 +19,13 @@ pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
     let token = session.credentials().token(None).await.map_err(ArmError::from)?;
     let account = fields(&[
         ("source", token.source.title().to_owned()),
-        ("account", name(&token.claims())),
-        ("tenant", text(&token.claims()["tid"])),
+        ("account", token.account_name()),
+        ("tenant", token.tenant()),
         ("expires", expiry(&token)),
         ("stored", refresh_token_location(&token, &session)?),
     ]);
     print(&account)?;
     Ok(0)
-}
-
-/// Returns the name of the user, or the ID of the machine or application (Microsoft Learn, "Access token claims
-/// reference").
-fn name(claims: &Value) -> String {
-    let users = ["upn", "preferred_username", "unique_name"].map(|name| text(&claims[name]));
-    if let Some(user) = users.into_iter().find(|user| !user.is_empty()) {
-        return user;
-    }
-    match (text(&claims["xms_mirid"]), text(&claims["appid"])) {
-        (machine, _) if !machine.is_empty() => machine,
-        (_, application) if !application.is_empty() => format!("application {application}"),
-        _ => text(&claims["oid"]),
-    }
 }
 
 /// Returns where the refresh token of this account is stored, if arcssh stores one.
@@ -56,10 +40,6 @@ fn refresh_token_location(token: &AccessToken, session: &Session) -> Result<Stri
             format!("the refresh token is in the file {}", file.display())
         }
     })
-}
-
-fn text(claim: &Value) -> String {
-    claim.as_str().unwrap_or_default().to_owned()
 }
 
 fn expiry(token: &AccessToken) -> String {

@@ -24,7 +24,7 @@ const ENVIRONMENT: [(&str, &str); 20] = [
     ("ARCSSH_ARM_AUDIENCE", "Default of --arm-audience."),
     ("AZURE_AUTHORITY_HOST", "Default of --authority-host."),
     ("ARCSSH_RELAY_SUFFIX", "Default of --relay-suffix."),
-    ("ARCSSH_STATE_DIR", "Folder in which arcssh creates the state directory, arcssh-state."),
+    ("ARCSSH_STATE_DIR", "Directory in which arcssh creates the state directory, arcssh-state."),
     (
         "ARCSSH_NO_KEYRING",
         "If not empty, arcssh-login(1) stores the refresh token in a file that only you can read.",
@@ -43,7 +43,10 @@ const ENVIRONMENT: [(&str, &str); 20] = [
         "IDENTITY_ENDPOINT, IDENTITY_HEADER, IMDS_ENDPOINT, MSI_ENDPOINT",
         "Where Azure Arc and App Service issue tokens of a managed identity. Azure sets them.",
     ),
-    ("AZURE_CONFIG_DIR, AZD_CONFIG_DIR", "Folders of Azure CLI and Azure Developer CLI, for their sign-ins."),
+    (
+        "AZURE_CONFIG_DIR, AZD_CONFIG_DIR",
+        "Directories of Azure CLI and Azure Developer CLI, for their sign-ins.",
+    ),
     (
         "SSHPROXY_RELAY_INFO",
         "Relay information for arcssh-proxy(1), as az ssh passes it to Microsoft's sshProxy.",
@@ -58,7 +61,7 @@ const ENVIRONMENT: [(&str, &str); 20] = [
     ),
     ("RUST_LOG", "What to log, such as arcssh=debug."),
     ("NO_COLOR, CLICOLOR", "Without colours: if NO_COLOR is not empty, or CLICOLOR is 0."),
-    ("XDG_STATE_HOME", "Parent folder of the state directory: ~/.local/state if not set."),
+    ("XDG_STATE_HOME", "Parent directory of the state directory: ~/.local/state if not set."),
 ];
 
 /// Writes arcssh.1 and a page for each command, and returns the exit status.
@@ -68,9 +71,9 @@ const ENVIRONMENT: [(&str, &str); 20] = [
 pub(crate) fn run(args: &ManArgs) -> Result<u8> {
     let mut arcssh = Cli::command().disable_help_subcommand(true);
     arcssh.build();
-    fs::create_dir_all(&args.folder)
-        .and_then(|()| write(&arcssh, &args.folder))
-        .with_context(|| format!("cannot write to {}", args.folder.display()))?;
+    fs::create_dir_all(&args.directory)
+        .and_then(|()| write(&arcssh, &args.directory))
+        .with_context(|| format!("cannot write to {}", args.directory.display()))?;
     Ok(0)
 }
 

@@ -63,7 +63,7 @@ impl Session {
         }
         let machines = self.select(&selector).await?;
         if machines.is_empty() {
-            return Err(SelectError::NoMatch(selector.common()).into());
+            return Err(SelectError::NoMatch(selector.filter_options()).into());
         }
         Ok(machines)
     }

@@ -26,12 +26,21 @@ fn details() -> [(&'static str, String); 8] {
         ("target", env!("ARCSSH_TARGET").into()),
         ("profile", env!("ARCSSH_PROFILE").into()),
         ("rustc", env!("ARCSSH_RUSTC").into()),
-        ("tls", "rustls with ring, platform verifier".into()),
+        ("tls", tls().into()),
         ("features", features().into()),
         ("state", state_directory()),
         ("program", std::env::current_exe().map_or("unknown".into(), |path| path.display().to_string())),
         ("ssh", ssh()),
     ]
+}
+
+/// Returns the TLS library and its trust store.
+fn tls() -> &'static str {
+    if cfg!(any(windows, target_vendor = "apple")) {
+        "rustls with ring, platform verifier"
+    } else {
+        "rustls with ring, root certificates in files"
+    }
 }
 
 /// Returns the features of this platform.

@@ -9,7 +9,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::WarmArgs;
 use crate::commands::session::Session;
-use crate::diagnosis::{Context, Error, Result, last_error};
+use crate::diagnosis::{Context, Result, all_done, last_error};
 use crate::relay::connector::Connector;
 use crate::terminal::output::print;
 use crate::terminal::progress::Progress;
@@ -17,7 +17,7 @@ use crate::terminal::progress::Progress;
 /// Connects to the machines and returns the exit status.
 ///
 /// # Errors
-/// [`Error::Several`]; those of [`Session::select_some`].
+/// Those of [`all_done`] and [`Session::select_some`].
 pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let session = &Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "warm").await?;
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let results = work.buffer_unordered(args.jobs.into()).collect();
     let mut results: Vec<(usize, Result<()>)> = progress.run(results).await;
     results.sort_by_key(|(number, _)| *number);
-    report(results.into_iter().map(|(_, result)| result))
+    report(results.into_iter().map(|(_, result)| result).collect())
 }
 
 /// Connects, requests successor credentials if they are due, and closes the connection without sending data.
@@ -52,10 +52,11 @@ async fn connect(args: &WarmArgs, session: &Session, machine: &ResourceId, targe
     Ok(())
 }
 
-fn report(results: impl ExactSizeIterator<Item = Result<()>>) -> Result<u8> {
-    let total = results.len();
-    let mut errors: Vec<Error> = results.filter_map(Result::err).collect();
-    let ready = total - errors.len();
-    errors.extend(print(&format!("{ready} of {total} machines are ready\n")).err().map(Error::from));
-    if errors.is_empty() { Ok(0) } else { Err(Error::Several(errors)) }
+/// Prints how many machines are ready, and returns the exit status.
+fn report(results: Vec<Result<()>>) -> Result<u8> {
+    let ready = results.iter().flatten().count();
+    let printed = print(&format!("{ready} of {} machines are ready\n", results.len()));
+    all_done(results)?;
+    printed?;
+    Ok(0)
 }

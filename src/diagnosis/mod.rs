@@ -1,4 +1,5 @@
-//! Every error as a code, a message, a hint and an exit status. All advice for users is here.
+//! Every typed error as a code, a message, a hint and an exit status. Notes, and errors without a type, contain their
+//! advice.
 
 pub(crate) mod arm;
 mod certificate;
@@ -107,7 +108,6 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 /// What arcssh was doing when an error occurred.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
-    /// The action.
     pub(crate) action: Action,
     /// The machine and port, if one is known.
     pub(crate) target: Option<Target>,

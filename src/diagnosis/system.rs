@@ -68,6 +68,6 @@ pub(super) fn panic(text: &str, place: Option<&Location<'_>>) -> Diagnosis {
     Diagnosis::new(
         Code::Failed,
         format!("stopped by a bug in arcssh{place}"),
-        "report the bug, with the output of: arcssh version",
+        "report the bug, with the output of: arcssh version --verbose",
     )
 }

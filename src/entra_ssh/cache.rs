@@ -109,7 +109,8 @@ impl Record {
         let issued = self.issued?;
         let key = KeyPair::from_pem(&self.key).ok()?;
         let certificate = Certificate::parse(&issued.certificate).ok()?;
-        // The issuer's clock has decided when the certificate was issued.
+        // The validity was checked when the certificate was issued. This checks only the key, the type and the principals,
+        // so it uses a time at which the certificate is valid.
         certificate.check(key.public(), certificate.valid_before().saturating_sub(1)).ok()?;
         Some(CertifiedKey { pem: self.key, key, certificate, issued })
     }

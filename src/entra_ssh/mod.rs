@@ -56,7 +56,6 @@ pub(crate) enum IssueError {
     Credential {
         /// The requested scope.
         scope: String,
-        /// Why.
         error: CredentialError,
     },
     /// This source cannot request a certificate.

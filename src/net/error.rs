@@ -52,7 +52,6 @@ pub(crate) enum NetError {
     Tls {
         /// The host, with its port unless that is 443.
         host: String,
-        /// Why.
         error: TlsError,
     },
     /// The HTTP library cannot be set up.

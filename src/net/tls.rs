@@ -230,7 +230,7 @@ pub(crate) enum TlsError {
     NotYetValid,
     /// The system has no root certificates.
     NoRoots,
-    /// cannot read the root certificates.
+    /// The root certificates cannot be read.
     Unreadable(Unreadable),
     /// The certificate is not valid for another reason.
     InvalidCertificate(String),

@@ -200,7 +200,6 @@ pub(crate) enum ProvisionError {
     /// The service is enabled on another port.
     #[error("{service} is already enabled on port {from}; a change to port {to} would disconnect its users")]
     PortTaken {
-        /// The service.
         service: Service,
         /// The enabled port.
         from: u16,
@@ -212,7 +211,6 @@ pub(crate) enum ProvisionError {
     NotRegistered {
         /// The state of the registration.
         state: String,
-        /// The subscription.
         subscription: String,
     },
     /// Azure shows the state before the change for longer than [`CONSISTENCY_TIMEOUT`].

@@ -19,7 +19,6 @@ pub(crate) const ARM_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Connects to a port of a machine.
 pub(crate) struct Connector<'a> {
-    /// The network.
     pub(crate) net: &'a Net,
     /// The machine and port.
     pub(crate) target: &'a Target,

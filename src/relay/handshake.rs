@@ -35,7 +35,6 @@ pub(crate) const MIN_ATTEMPT: Duration = Duration::from_secs(10);
 pub(crate) struct Upgraded<S> {
     /// The relay's host, with its port unless that is 443.
     pub(crate) relay: String,
-    /// The connection.
     pub(crate) stream: S,
     /// Bytes of the first frames, read with the response.
     pub(crate) read_ahead: Vec<u8>,
@@ -175,7 +174,6 @@ pub(crate) enum ConnectError {
     /// The server does not speak the relay's protocol.
     #[error("{relay} is not a relay: {cause}")]
     InvalidResponse {
-        /// The host.
         relay: String,
         /// The problem with its response.
         cause: String,

@@ -29,7 +29,6 @@ pub(crate) enum SshError {
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why.
         cause: String,
     },
     /// Another program changed the configuration at the same time.
@@ -44,7 +43,6 @@ pub(crate) enum SshError {
     /// ssh reports an error in the configuration.
     #[error("ssh rejects {}: {cause}", path.display())]
     Rejected {
-        /// The file.
         path: PathBuf,
         /// ssh's message.
         cause: String,
@@ -89,7 +87,6 @@ pub(crate) enum SocketProblem {
     Occupied(PathBuf),
     /// Other users can reach sockets in the directory.
     Open {
-        /// The directory.
         directory: PathBuf,
         /// Its mode.
         mode: u32,

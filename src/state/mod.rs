@@ -1,7 +1,7 @@
 //! The state directory: small files of this user, each replaced atomically, and locks between processes.
 //!
 //! This module handles directories, files and locks, and does not interpret the values. Without a usable directory the
-//! program works, and the store is empty. arcssh recognises its files by name, format and owner. It never reads, replaces
+//! store is empty: connections work, and only `arcssh login` fails. arcssh recognises its files by name, format and owner. It never reads, replaces
 //! or deletes other files.
 
 use std::fs::{self, File, OpenOptions};

@@ -36,16 +36,10 @@ pub(crate) enum SystemError {
     Randomness,
     /// The log file has another type or owner, or cannot be written.
     #[error("cannot write the log file {}: {cause}", path.display())]
-    LogNotOpened {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        cause: String,
-    },
+    LogNotOpened { path: PathBuf, cause: String },
     /// Other users can read or write the log file.
     #[error("other users can access the log file {} (mode {mode:04o})", path.display())]
     LogInsecure {
-        /// The file.
         path: PathBuf,
         /// Its mode.
         mode: u32,

@@ -10,7 +10,7 @@ pub(crate) use linux::{input, output};
 pub(crate) use tokio::io::{stdin as input, stdout as output};
 
 /// Resolves when standard output has lost its reader: its pipe has no reader, its socket is shut down in both directions,
-/// or its terminal has hung up. Never resolves for an output without a reader, such as a file or /dev/null.
+/// or its terminal has hung up. Never resolves for a file or /dev/null, which never have a reader.
 #[cfg(unix)]
 pub(crate) async fn output_closed() {
     #[cfg(target_os = "linux")]

@@ -265,7 +265,6 @@ pub(crate) enum ArmError {
     InvalidResponse {
         /// The host of the request, with its port unless that is 443.
         host: String,
-        /// The problem.
         cause: String,
     },
 }

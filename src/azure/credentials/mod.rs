@@ -128,20 +128,13 @@ pub(crate) enum CredentialError {
     NotSignedIn(Option<Unavailable>),
     /// The selected source is unavailable.
     #[error("{} is unavailable: {unavailable}", from.title())]
-    Unavailable {
-        /// The source.
-        from: CredentialSource,
-        /// Why.
-        unavailable: Unavailable,
-    },
+    Unavailable { from: CredentialSource, unavailable: Unavailable },
     /// An available source failed.
     #[error("{} has no token: {error}", from.title())]
     Failed {
-        /// The source.
         from: CredentialSource,
         /// The tenant that Azure asked for; without it, the source chose.
         tenant: Option<String>,
-        /// Why.
         error: Box<SourceError>,
     },
     /// Other users can access the state directory.
@@ -176,6 +169,21 @@ impl AccessToken {
     fn is_fresh(&self) -> bool {
         let lifetime = self.expires_on.saturating_sub(self.obtained_on).min(self.source.max_cache_time());
         self.obtained_on + lifetime > unix_now() + EXPIRY_MARGIN.min(lifetime / 10)
+    }
+
+    /// Returns the name of the user, or the ID of the machine or application, unverified (Microsoft Learn, "Access token
+    /// claims reference").
+    pub(crate) fn account_name(&self) -> String {
+        let claims = self.claims();
+        let find = |name: &str| claims[name].as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+        let name = ["upn", "preferred_username", "unique_name", "xms_mirid"].into_iter().find_map(find);
+        let application = || find("appid").map(|id| format!("application {id}"));
+        name.or_else(application).or_else(|| find("oid")).unwrap_or_default()
+    }
+
+    /// Returns the tenant of the account, unverified.
+    pub(crate) fn tenant(&self) -> String {
+        self.claims()["tid"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Returns the claims of the token, unverified.

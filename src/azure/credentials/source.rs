@@ -24,7 +24,6 @@ pub(crate) enum SourceError {
     AgentNotRunning(String),
     /// A process of another user listens on the Arc agent's port.
     Impostor {
-        /// The address.
         address: SocketAddr,
         /// The user ID.
         user: u32,
@@ -38,12 +37,7 @@ pub(crate) enum SourceError {
     /// Other users can access the state directory.
     State(SystemError),
     /// The certificate of the service principal cannot be used.
-    ClientCertificate {
-        /// The file.
-        path: String,
-        /// Why.
-        problem: CertificateProblem,
-    },
+    ClientCertificate { path: String, problem: CertificateProblem },
     /// The environment describes a service principal only in part.
     IncompleteEnvironment {
         /// The variable that selects the source.

@@ -346,10 +346,11 @@ impl Azure<'_> {
         for Filter { selection, allowed_names, login } in &options.selections {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
             let mut matching = list.filter(|machine| selection.selects(machine)).peekable();
-            if matching.peek().is_none() && without_machines.insert(selection.common().to_lowercase()) {
+            if matching.peek().is_none() && without_machines.insert(selection.filter_options().to_lowercase())
+            {
                 note(&format!(
                     "{}; arcssh keeps the filter for the next run",
-                    SelectError::NoMatch(selection.common())
+                    SelectError::NoMatch(selection.filter_options())
                 ));
             }
             let is_of_this_run =
@@ -400,7 +401,7 @@ fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result
     let groups = selection.groups.iter().map(of_group);
     for part in groups.chain([selection.clone()]) {
         if !known.iter().any(|machine| part.selects(machine)) {
-            return Err(SelectError::NoMatch(part.common()));
+            return Err(SelectError::NoMatch(part.filter_options()));
         }
     }
     Ok(())

@@ -93,7 +93,6 @@ pub(super) struct AzureFacts {
     pub(super) entry: Option<HostEntry>,
     /// The port of the connection.
     pub(super) port: u16,
-    /// The machine.
     pub(super) machine: Probe<Machine>,
     /// The registration of the resource provider.
     pub(super) registration: Probe<Registration>,

@@ -24,7 +24,6 @@ pub(super) enum Outcome {
 pub(super) struct Check {
     /// The name of the check, which never changes.
     pub(super) name: &'static str,
-    /// The result.
     pub(super) outcome: Outcome,
 }
 

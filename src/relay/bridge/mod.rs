@@ -60,10 +60,9 @@ pub(crate) enum BridgeError {
     Violation {
         /// The relay's host, with its port unless that is 443.
         relay: String,
-        /// The violation.
         violation: Violation,
     },
-    /// Reading the output of ssh failed.
+    /// Reading from ssh failed.
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
     /// Writing to ssh failed.

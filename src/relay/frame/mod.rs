@@ -74,7 +74,7 @@ pub(crate) enum Violation {
 /// Decodes frames of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    /// Bytes of the current data frame that have not available yet.
+    /// Bytes of the current data frame that have not arrived yet.
     remaining: u64,
     /// Whether a fragmented message is not complete.
     in_message: bool,
@@ -134,7 +134,7 @@ struct Header {
 }
 
 impl Header {
-    /// Parses a header. Checks each byte that has available, so that a violation is reported before the header is complete.
+    /// Parses a header. Checks each byte that has arrived, so that a violation is reported before the header is complete.
     fn parse(received: &[u8]) -> Result<Option<Self>, Violation> {
         let Some(&first) = received.first() else { return Ok(None) };
         if first & 0x70 != 0 {

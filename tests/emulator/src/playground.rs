@@ -15,7 +15,7 @@ use crate::sshd::Sshd;
 use crate::{Builder, Emulator, Machine};
 
 /// The template of a host entry.
-const HOST: &str = include_str!("../../../config-templates/demo.conf");
+const HOST: &str = include_str!("../demo.conf");
 
 /// The variables that programs in the playground inherit. Others, such as a credential, a proxy, an agent, a choice of
 /// colours or the marks of a CI machine, would change the outcome.

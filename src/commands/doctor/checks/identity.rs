@@ -31,10 +31,7 @@ impl Evaluator {
             }
             Some(Ok(token)) => token,
         };
-        let claims = token.claims();
-        let claim = |name: &str| claims[name].as_str().map(ToOwned::to_owned);
-        let name = ["upn", "unique_name", "appid", "oid"].into_iter().find_map(claim).unwrap_or_default();
-        let tenant = claim("tid").unwrap_or_default();
+        let (name, tenant) = (token.account_name(), token.tenant());
         let left = token.expires_on.saturating_sub(unix_now());
         let account = format!("{}: {name} in the tenant {tenant}", token.source.title());
         if left < SHORT_LIFETIME {

@@ -1,5 +1,5 @@
-//! Evaluates the facts: one function for each check. If several things are wrong, the first one fails its check; arcssh
-//! skips a check that cannot pass before.
+//! Evaluates the facts: one function for each check. A fault fails one check. arcssh skips the checks that depend on a
+//! failed one.
 
 mod azure;
 mod identity;
