@@ -13,10 +13,11 @@ const ELSEWHERE: [&str; 3] = ["Corporate proxy", "Several tenants and clouds", "
 /// What the playground lacks: VS Code, and ansible, which `consumers::ansible` runs.
 const OTHER_PROGRAMS: [&str; 2] = ["ansible ", "code "];
 
-/// The lines of the `sh` blocks below a heading.
+/// The lines of the `sh` blocks below a heading, without comments.
 fn commands(section: &str) -> impl Iterator<Item = &str> {
     let blocks = section.split("```sh\n").skip(1);
-    blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines())
+    let lines = blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines());
+    lines.map(|line| line.split("  # ").next().unwrap_or_default())
 }
 
 /// The sections of the README: heading and text.
