@@ -70,8 +70,8 @@ fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
     options.get_arguments().filter_map(typed).flatten().collect()
 }
 
-/// Whether the command line is one of Microsoft's sshProxy. sshProxy has no commands: its first word is `-r` or `-p`,
-/// or it has no words and the relay information is in the environment.
+/// Returns whether the command line is one of Microsoft's sshProxy. sshProxy has no commands: its first word is `-r` or
+/// `-p`, or it has no words and the relay information is in the environment.
 fn is_sshproxy_call(first_word: Option<&OsStr>, relay_info_given: bool) -> bool {
     match first_word.and_then(OsStr::to_str) {
         Some(word) => word.starts_with("-r") || word.starts_with("-p"),

@@ -10,10 +10,6 @@ use crate::system::clock::format_duration;
 use crate::terminal::output::print;
 use crate::text::{fields, sanitize};
 
-/// Everything except the sign-in, which `arcssh logout` deletes.
-const CLEARED: [Kind; 7] =
-    [Kind::Relay, Kind::Rejection, Kind::Throttle, Kind::Name, Kind::Token, Kind::Certificate, Kind::Failure];
-
 /// Shows or clears the cache and returns the exit status.
 ///
 /// # Errors
@@ -22,7 +18,7 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
     let store = Store::open()?;
     let text = match args.command {
         CacheCommand::Show => show(&store)?,
-        CacheCommand::Clear => format!("{} entries cleared\n", store.clear(&CLEARED)),
+        CacheCommand::Clear => format!("{} entries cleared\n", store.clear(|kind| kind != Kind::Account)),
     };
     print(&text)?;
     Ok(0)

@@ -90,8 +90,8 @@ const ALL: &str = "arc";
 const GROUP: &str = "rg";
 const SYSTEM: &str = "os";
 
-/// Whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to a
-/// group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
+/// Returns whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to
+/// a group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
 fn is_group(name: &str) -> bool {
     let has_prefix = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
     ["all", "ungrouped", ALL].contains(&name) || has_prefix(GROUP) || has_prefix(SYSTEM)
@@ -112,7 +112,7 @@ fn mark_unsafe(value: Value) -> Value {
     }
 }
 
-/// Whether Ansible reads a key literally. Keys cannot be marked. Ansible decodes an object with a key such as
+/// Returns whether Ansible reads a key literally. Keys cannot be marked. Ansible decodes an object with a key such as
 /// `__ansible_unsafe` or `__ansible_vault` to another value, and 2.19 then rejects the whole inventory.
 fn is_safe_key(key: &str) -> bool {
     !key.starts_with("__ansible") && !["{{", "{%", "{#"].iter().any(|template| key.contains(template))

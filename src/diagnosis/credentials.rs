@@ -46,14 +46,18 @@ pub(super) fn credential(error: &CredentialError, context: &Context) -> Diagnosi
             "no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell",
             sign_in(""),
         ),
-        CredentialError::Unavailable { from, unavailable } => Diagnosis::new(
-            Code::CredentialUnavailable,
-            format!("the credential source {} is unavailable: {unavailable}", from.name()),
-            remedy(unavailable),
-        ),
+        CredentialError::Unavailable { from, unavailable: cause } => unavailable(*from, cause),
         CredentialError::Failed { from, tenant, error } => failed(*from, tenant.as_deref(), error, context),
         CredentialError::State(error) => system::system(error),
     }
+}
+
+fn unavailable(from: CredentialSource, cause: &Unavailable) -> Diagnosis {
+    Diagnosis::new(
+        Code::CredentialUnavailable,
+        format!("the credential source {} is unavailable: {cause}", from.name()),
+        remedy(cause),
+    )
 }
 
 fn remedy(unavailable: &Unavailable) -> Hint {
@@ -78,11 +82,7 @@ fn remedy(unavailable: &Unavailable) -> Hint {
 fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, context: &Context) -> Diagnosis {
     let title = from.title();
     match error {
-        SourceError::Unavailable(unavailable) => Diagnosis::new(
-            Code::CredentialUnavailable,
-            format!("the credential source {} is unavailable: {unavailable}", from.name()),
-            remedy(unavailable),
-        ),
+        SourceError::Unavailable(cause) => unavailable(from, cause),
         SourceError::AgentNotRunning(cause) => Diagnosis::new(
             Code::ArcAgentUnavailable,
             format!("the Arc agent of this computer does not respond ({cause})"),

@@ -238,7 +238,7 @@ impl Trace {
     }
 }
 
-/// Whether a line with `word` sets `keyword`: ProxyJump overrides a later ProxyCommand.
+/// Returns whether a line with `word` sets `keyword`: ProxyJump overrides a later ProxyCommand.
 fn conflicts_with(word: &str, keyword: &str) -> bool {
     word == keyword || (keyword == "proxycommand" && word == "proxyjump")
 }

@@ -78,12 +78,12 @@ impl CredentialSource {
         Self::ManagedIdentity,
     ];
 
-    /// Whether the user selected no source.
+    /// Returns whether the user selected no source.
     pub(crate) fn is_any(&self) -> bool {
         *self == Self::Any
     }
 
-    /// Whether the source is a program, which starts slowly.
+    /// Returns whether the source is a program, which starts slowly.
     fn is_program(self) -> bool {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }

@@ -105,7 +105,7 @@ fn machine_of<'a>(entry: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Mach
 }
 
 impl Options {
-    /// Whether the user removed the machine, which excludes it from filters.
+    /// Returns whether the user removed the machine, which excludes it from filters.
     fn is_excluded(&self, machine: &Machine) -> bool {
         self.except.iter().any(|text| refers_to(text, machine))
     }
