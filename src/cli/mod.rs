@@ -335,7 +335,8 @@ pub(crate) struct ConfigArgs {
     /// Show the changes without applying them; exit with status 1 if there are any
     #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
-    /// Remove the host entries of these machines (all, if no MACHINE is given) until you name them again
+    /// Remove the host entries of these machines until you name them again; without MACHINE, remove the managed block and
+    /// its selections
     #[arg(
         long,
         conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
@@ -348,7 +349,7 @@ pub(crate) struct ConfigArgs {
     /// Replace the host entries of az ssh config, Export-AzSshConfig and azure_rm_arcssh in the file
     #[arg(long, conflicts_with_all = ["remove", "verify"], help_heading = "Output")]
     pub(crate) adopt: bool,
-    /// Delete the relay tokens and keys left over by replaced host entries
+    /// With --adopt: delete the relay tokens and keys left over by replaced host entries
     #[arg(long, requires = "adopt", help_heading = "Output")]
     pub(crate) clean: bool,
     /// Check with ssh that it uses the host entries, and write nothing
@@ -402,7 +403,7 @@ pub(crate) struct CertArgs {
     /// Show the cached certificate
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
-    /// Fail unless the certificate is valid for this login name
+    /// With --file: fail unless the certificate is valid for this login name
     #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key")]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
@@ -538,7 +539,7 @@ pub(crate) enum CacheCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct LastArgs {
-    /// Name or resource ID of a machine [default: the machine of the latest error]
+    /// Name, GROUP/NAME, resource ID or ssh host name of a machine [default: the machine of the latest error]
     #[arg(value_name = "MACHINE")]
     pub(crate) machine: Option<String>,
 }

@@ -341,6 +341,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NotOurs(path()).into(),
         SshError::NoAgent.into(),
         SshError::Rejected { path: path(), cause: "line 1: Bad option".into() }.into(),
+        SshError::NoEntry { path: path(), name: "web01".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),
         SshError::Overridden(overridden(None)).into(),
         SystemError::LogNotOpened { path: path(), cause: "it is a directory".into() }.into(),

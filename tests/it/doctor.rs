@@ -339,7 +339,7 @@ fn faults_of_programs_and_files_are_reported() {
             check: "ssh configuration",
             why: "ssh does not use the user written for web01",
             code: "config-overridden",
-            fix: "move line 1 of {HOME}/.ssh/config below the managed block",
+            fix: "move the Host or Match section that contains line 1 of {HOME}/.ssh/config below the managed block",
             proxy: Proxy::Connects,
             ..Case::default()
         },

@@ -83,9 +83,10 @@ impl Evaluator {
             Ok(machine) if machine.os == "windows" => {
                 Passed("windows (local and domain users; Entra users log in to Linux only)".into())
             }
-            Ok(machine) => {
-                Passed(format!("{} (local users; Entra users with the AADSSHLogin extension)", machine.os))
-            }
+            Ok(machine) => Passed(format!(
+                "{} (local users; Entra users with the extension AADSSHLoginForLinux)",
+                machine.os
+            )),
             Err(skipped) => skipped,
         }
     }

@@ -42,10 +42,7 @@ impl Evaluator {
 
     pub(super) fn clock(&self) -> Outcome {
         let Some(skew) = self.facts.azure.skew else {
-            return self
-                .in_azure()
-                .err()
-                .unwrap_or(Skipped("the response of Azure has no Date header".into()));
+            return self.in_azure().err().unwrap_or(Skipped("no response of Azure shows its clock".into()));
         };
         let difference = skew.abs();
         if difference <= SKEW_WARNED {
