@@ -276,7 +276,7 @@ pub(crate) struct SelectionArgs {
     #[arg(short, long = "subscription", value_name = "ID", display_order = 2)]
     pub(crate) subscriptions: Vec<String>,
     /// Select machines with this tag
-    #[arg(long = "tag", value_name = "KEY=VALUE", display_order = 3)]
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3)]
     pub(crate) tags: Vec<String>,
     /// Select all machines that the account can see
     #[arg(long, display_order = 4)]
@@ -628,6 +628,13 @@ impl CredentialArgs {
     }
 }
 
+fn tag(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
+        _ => Err("--tag has the form KEY=VALUE, such as env=prod".into()),
+    }
+}
+
 /// Checks that a tenant is an ID or a domain.
 fn tenant(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
@@ -740,6 +747,15 @@ mod tests {
         assert!(proxy(&["--wait", "soon"]).unwrap_err().contains("not a whole number of seconds"));
         assert!(proxy(&["--wait", "18446744073709551615"]).unwrap_err().contains("up to 86400"));
         assert_eq!(proxy(&["--service", "wac"]).unwrap().target.service, Service::Wac);
+    }
+
+    #[test]
+    fn a_tag_without_a_value_is_a_usage_error() {
+        let list = |tag: &str| Cli::try_parse_from(["arcssh", "list", "--tag", tag]);
+        let error = list("env").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--tag has the form KEY=VALUE, such as env=prod"));
+        assert!(list("=prod").is_err() && list("env=").is_ok());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `arcssh cache`: shows or clears the state directory.
 
+use crate::azure::credentials::AccessToken;
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::diagnosis::Result;
@@ -37,6 +38,8 @@ fn expiry(store: &Store, key: &Key) -> Result<String> {
     let left = match key.kind {
         Kind::Relay => life_left(store, key)?,
         Kind::Certificate => cache::life_left(store, key)?,
+        Kind::Token => store.read::<AccessToken>(key)?.and_then(|token| token.left()),
+        Kind::Account => return Ok("until arcssh logout".into()),
         _ => return Ok(String::new()),
     };
     Ok(left.map_or("expired".into(), |left| format!("expires in {}", format_duration(left))))

@@ -6,21 +6,27 @@ use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
-use crate::machines::{MachineSelector, NamedMachine, SUFFIX};
+use crate::machines::{MachineSelector, NamedMachine, SUFFIX, SelectError};
 use crate::terminal::output::print;
 use crate::text::{json_text, sanitize, width};
 
 /// Prints the list and returns the exit status.
 ///
 /// # Errors
-/// Azure rejects a request; a machine on the command line is unknown or ambiguous.
+/// Azure rejects a request; a machine on the command line is unknown or ambiguous; no machine
+/// matches a filter.
 pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
-    let mut selector = to_selector(&args.selection);
-    if selector.is_empty() {
-        selector = MachineSelector { all: true, ..selector };
-    }
+    let typed = to_selector(&args.selection);
+    let all = typed.all || typed.is_empty();
+    let selector = MachineSelector { all, ..typed.clone() };
     let machines = Session::open(&args.azure)?.select(&selector).await?;
-    let text = match args.format.unwrap_or(ListFormat::Table) {
+    let format = args.format.unwrap_or(ListFormat::Table);
+    // Ansible accepts an inventory without hosts.
+    let is_inventory = args.list || args.host.is_some() || format == ListFormat::Ansible;
+    if machines.is_empty() && typed != MachineSelector::default() && !is_inventory {
+        return Err(SelectError::NoMatch(typed.filter_options()).into());
+    }
+    let text = match format {
         _ if args.host.is_some() => {
             json_text(&host_variables(&machines, args.host.as_deref().unwrap_or_default()))
         }

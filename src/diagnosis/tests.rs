@@ -166,6 +166,9 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
             "AADSTS65004: the user declined",
         ))
         .into(),
+        of_source(CredentialSource::Arcssh, entra(400, "AADSTS90002: Tenant 'x' not found")).into(),
+        LoginError::Declined(None).into(),
+        LoginError::Declined(Some("ada in the tenant t".into())).into(),
         LoginError::AnotherAccount { name: "ada".into(), tenant: "t".into(), expected: "bob".into() }.into(),
         LoginError::NotStored("the disk is full".into()).into(),
         IssueError::WrongLoginName { name: "ada".into(), entry: "bob".into() }.into(),
