@@ -46,7 +46,11 @@ impl Cli {
         if is_sshproxy_call(words.get(1).map(OsString::as_os_str), relay_info_given) {
             words.insert(1, "proxy".into());
         }
-        Self::of(&Self::command().try_get_matches_from(words)?)
+        let matches = match Self::command().try_get_matches_from(&words) {
+            Err(error) if error.use_stderr() => with_fixed_usage(Self::command()).try_get_matches_from(words),
+            result => result,
+        };
+        Self::of(&matches?)
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -56,6 +60,16 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+/// Sets the usage of each command. An error of clap would otherwise list the options from the environment too, as if they
+/// were on the command line.
+fn with_fixed_usage(mut command: clap::Command) -> clap::Command {
+    command.build();
+    command.mut_subcommands(|mut command| {
+        let usage = command.render_usage().to_string();
+        command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
+    })
 }
 
 /// Returns the credential and cloud options of the command line, without those from the environment.
@@ -756,6 +770,13 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("--tag has the form KEY=VALUE, such as env=prod"));
         assert!(list("=prod").is_err() && list("env=").is_ok());
+    }
+
+    #[test]
+    fn the_usage_of_an_error_contains_no_option_of_the_command_line() {
+        let words = ["arcssh", "config", "--adopt", "--remove", "--cloud", "usgov"];
+        let error = with_fixed_usage(Cli::command()).try_get_matches_from(words).unwrap_err().to_string();
+        assert!(error.contains("Usage: arcssh config [OPTIONS] [MACHINE]...\n"), "{error}");
     }
 
     #[test]
