@@ -1,7 +1,7 @@
 //! The log, off by default, on standard error or in a file; and warnings, which the user always sees.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write};
+use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -81,8 +81,7 @@ impl Write for Warnings {
 /// Opens the log file for appending. A log names machines, users and tenants, so only this user can access it. The user
 /// can name a wrong file, so arcssh does not write to a file that is not a log.
 fn open(path: &Path) -> Result<File, SystemError> {
-    let not_opened =
-        |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
+    let not_opened = |error| not_opened(path, &error);
     let options = &mut OpenOptions::new();
     let file = open_own(path, options.create(true).read(true).append(true)).map_err(not_opened)?;
     if !begins_as_log(&file).map_err(not_opened)? {
@@ -93,19 +92,21 @@ fn open(path: &Path) -> Result<File, SystemError> {
     Ok(file)
 }
 
+fn not_opened(path: &Path, cause: &impl ToString) -> SystemError {
+    SystemError::LogNotOpened { path: path.to_owned(), cause: cause.to_string() }
+}
+
 /// Checks that only this user can access the file. A hard link could be another file of the user.
 #[cfg(unix)]
 fn ensure_private(file: &File, path: &Path) -> Result<(), SystemError> {
     use std::os::unix::fs::MetadataExt as _;
-    let not_opened =
-        |error: io::Error| SystemError::LogNotOpened { path: path.to_owned(), cause: error.to_string() };
-    let metadata = file.metadata().map_err(not_opened)?;
+    let metadata = file.metadata().map_err(|error| not_opened(path, &error))?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(SystemError::LogInsecure { path: path.to_owned(), mode });
     }
     if metadata.nlink() > 1 {
-        return Err(not_opened(io::Error::new(ErrorKind::InvalidInput, "it is a hard link")));
+        return Err(not_opened(path, &"it is a hard link"));
     }
     Ok(())
 }

@@ -41,12 +41,12 @@ pub(crate) struct MachineSelector {
 }
 
 impl MachineSelector {
-    /// Whether this selects nothing.
+    /// Returns whether this selects nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.machines.is_empty() && !self.is_filter()
     }
 
-    /// Whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize
+    /// Returns whether both select the same machines: only a tag's value depends on case (Azure docs, "Use tags to organize
     /// your Azure resources").
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.folded() == other.folded()
@@ -68,7 +68,7 @@ impl MachineSelector {
         }
     }
 
-    /// Whether this selects machines by group, by tag or all.
+    /// Returns whether this selects machines by group, by tag or all.
     pub(crate) fn is_filter(&self) -> bool {
         self.all || !self.groups.is_empty() || !self.tags.is_empty()
     }
@@ -82,7 +82,7 @@ impl MachineSelector {
         [options("-g", &self.groups), options("--tag", &self.tags), subscriptions].concat().join(" ")
     }
 
-    /// Whether the filter matches the machine.
+    /// Returns whether the filter matches the machine.
     pub(crate) fn selects(&self, machine: &Machine) -> bool {
         let in_subscription = self.subscriptions.is_empty()
             || self.subscriptions.iter().any(|id| id.eq_ignore_ascii_case(&machine.id.subscription));
@@ -97,7 +97,7 @@ impl MachineSelector {
     }
 }
 
-/// Whether a name, `GROUP/NAME` or resource ID refers to the machine.
+/// Returns whether a name, `GROUP/NAME` or resource ID refers to the machine.
 pub(crate) fn refers_to(text: &str, machine: &Machine) -> bool {
     text.parse::<MachineRef>().is_ok_and(|name| name.matches(machine))
 }
@@ -456,7 +456,7 @@ impl Naming<'_> {
         self.used.in_configuration(name, Use::AnyPattern).or_else(known)
     }
 
-    /// Whether the alias of an earlier run is still a safe candidate for the machine.
+    /// Returns whether the alias of an earlier run is still a safe candidate for the machine.
     fn is_reusable(&self, machine: &Machine, written: &Written, claim: &Claim) -> bool {
         let is_alias = |candidate: &String| candidate.eq_ignore_ascii_case(&written.alias);
         let candidate = alias_candidates(machine).into_iter().find(is_alias);
@@ -509,7 +509,7 @@ impl Naming<'_> {
     }
 }
 
-/// Whether a name matches one of the patterns, ignoring case.
+/// Returns whether a name matches one of the patterns, ignoring case.
 pub(crate) fn is_allowed<'a>(name: &str, mut patterns: impl Iterator<Item = &'a String>) -> bool {
     patterns.any(|pattern| matches(&pattern.to_lowercase(), &name.to_lowercase()))
 }
@@ -533,7 +533,7 @@ fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
     machines.iter().zip(naming.aliases(machines, |_| Claim::default())).map(patterns).collect()
 }
 
-/// Whether the text is the machine's ID, `GROUP/NAME` or possible alias, ignoring case.
+/// Returns whether the text is the machine's ID, `GROUP/NAME` or possible alias, ignoring case.
 pub(crate) fn is_called(id: &ResourceId, text: &str) -> bool {
     let machine = Machine::from_id(id.clone());
     refers_to(text, &machine) || alias_candidates(&machine).iter().any(|name| name.eq_ignore_ascii_case(text))
@@ -556,14 +556,14 @@ fn grouped(machine: &Machine) -> String {
     format!("{}.{}", machine.id.name, machine.id.resource_group)
 }
 
-/// Whether a name in DNS can end with this text: its last label is alphabetic or begins with `xn--` (RFC 3696, section
-/// 2).
+/// Returns whether a name in DNS can end with this text: its last label is alphabetic or begins with `xn--` (RFC 3696,
+/// section 2).
 fn is_like_dns(name: &str) -> bool {
     let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     last.chars().all(char::is_alphabetic) || last.to_lowercase().starts_with("xn--")
 }
 
-/// Whether a name is an IPv4 address in a form that `inet_aton` accepts: one to four numbers, decimal, octal or
+/// Returns whether a name is an IPv4 address in a form that `inet_aton` accepts: one to four numbers, decimal, octal or
 /// hexadecimal. An alias contains no colon, so it is never an IPv6 address.
 fn is_address(name: &str) -> bool {
     let is_number = |part: &str| match part.strip_prefix("0x").or(part.strip_prefix("0X")) {
@@ -574,7 +574,7 @@ fn is_address(name: &str) -> bool {
     parts.len() <= 4 && parts.into_iter().all(is_number)
 }
 
-/// Whether a name belongs to the loopback address (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or always
+/// Returns whether a name belongs to the loopback address (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or always
 /// resolves to an address of this computer or its router (nss-myhostname(8)).
 fn is_this_computer(name: &str) -> bool {
     let lower = name.to_lowercase();

@@ -49,12 +49,12 @@ impl Permissions {
         Ok(Self(pages(arm, &path, &[("api-version", API_VERSION)]).await?))
     }
 
-    /// Whether a control-plane action is allowed.
+    /// Returns whether a control-plane action is allowed.
     pub(crate) fn allow(&self, action: &str) -> bool {
         self.0.iter().any(|one| any_matches(&one.actions, action) && !any_matches(&one.not_actions, action))
     }
 
-    /// Whether a data-plane action is allowed.
+    /// Returns whether a data-plane action is allowed.
     pub(crate) fn allow_data(&self, action: &str) -> bool {
         let allows = |one: &Permission| {
             any_matches(&one.data_actions, action) && !any_matches(&one.not_data_actions, action)
@@ -67,7 +67,7 @@ fn any_matches(patterns: &[impl AsRef<str>], action: &str) -> bool {
     patterns.iter().any(|pattern| matches(pattern.as_ref(), action))
 }
 
-/// Whether a case-insensitive pattern matches an action; `*` matches any characters, including none.
+/// Returns whether a case-insensitive pattern matches an action; `*` matches any characters, including none.
 fn matches(pattern: &str, action: &str) -> bool {
     let (pattern, action) = (pattern.to_lowercase(), action.to_lowercase());
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == action };

@@ -44,7 +44,7 @@ pub(crate) struct IssuedCredentials<C = RelayCredentials> {
 }
 
 impl<C> IssuedCredentials<C> {
-    /// Whether the credentials can be used. The clock was set back since they were issued if that time is in the
+    /// Returns whether the credentials can be used. The clock was set back since they were issued if that time is in the
     /// future.
     fn is_valid(&self, now: u64) -> bool {
         self.issued_at <= now && now + EXPIRY_MARGIN < self.expires_at
@@ -62,7 +62,7 @@ impl IssuedCredentials {
         unix_now().saturating_sub(self.issued_at)
     }
 
-    /// Whether the agent may not know the credentials yet.
+    /// Returns whether the agent may not know the credentials yet.
     pub(crate) fn is_propagating(&self) -> bool {
         self.age() < PROPAGATION_LIMIT
     }
@@ -124,8 +124,8 @@ impl Record {
         self
     }
 
-    /// Whether the credentials are due for a refresh: after 70 % of their lifetime, or earlier so that the agent gets
-    /// twice the time that it needed before.
+    /// Returns whether the credentials are due for a refresh: after 70 % of their lifetime, or earlier so that the agent
+    /// gets twice the time that it needed before.
     fn is_due(&self, issued: &IssuedCredentials, now: u64) -> bool {
         let lifetime = issued.expires_at.saturating_sub(issued.issued_at).min(MAX_LIFETIME);
         let propagation_secs = self.propagation_secs.max(MIN_PROPAGATION);
@@ -146,7 +146,7 @@ struct CachedRejection {
 }
 
 impl CachedRejection {
-    /// Whether the cached error replaces a request. The clock was set back if more than the lifetime is left.
+    /// Returns whether the cached error replaces a request. The clock was set back if more than the lifetime is left.
     fn is_valid(&self, now: u64) -> bool {
         self.until.checked_sub(now).is_some_and(|left| (1..=NEGATIVE_LIFETIME).contains(&left))
     }
@@ -213,7 +213,7 @@ impl<'a> RelayCredentialCache<'a> {
         drop::<Lock>(lock);
     }
 
-    /// Whether the credentials are due for a refresh.
+    /// Returns whether the credentials are due for a refresh.
     pub(crate) fn is_due(&self, issued: &IssuedCredentials) -> bool {
         self.record().is_ok_and(|record| record.is_due(issued, unix_now()))
     }

@@ -65,7 +65,7 @@ impl RelaySuffixes {
     }
 }
 
-/// Whether a text is one label of a host name (RFC 1123, section 2.1).
+/// Returns whether a text is one label of a host name (RFC 1123, section 2.1).
 fn is_label(text: &str) -> bool {
     (1..=MAX_LABEL).contains(&text.len())
         && !text.starts_with('-')

@@ -24,7 +24,7 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Whether the provider is registered.
+    /// Returns whether the provider is registered.
     pub(crate) fn is_done(&self) -> bool {
         self.state.eq_ignore_ascii_case("Registered")
     }

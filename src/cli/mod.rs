@@ -46,7 +46,11 @@ impl Cli {
         if is_sshproxy_call(words.get(1).map(OsString::as_os_str), relay_info_given) {
             words.insert(1, "proxy".into());
         }
-        Self::of(&Self::command().try_get_matches_from(words)?)
+        let matches = match Self::command().try_get_matches_from(&words) {
+            Err(error) if error.use_stderr() => with_fixed_usage(Self::command()).try_get_matches_from(words),
+            result => result,
+        };
+        Self::of(&matches?)
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -56,6 +60,16 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+/// Sets the usage of each command. An error of clap would otherwise list the options from the environment too, as if they
+/// were on the command line.
+fn with_fixed_usage(mut command: clap::Command) -> clap::Command {
+    command.build();
+    command.mut_subcommands(|mut command| {
+        let usage = command.render_usage().to_string();
+        command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
+    })
 }
 
 /// Returns the credential and cloud options of the command line, without those from the environment.
@@ -70,8 +84,8 @@ fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
     options.get_arguments().filter_map(typed).flatten().collect()
 }
 
-/// Whether the command line is one of Microsoft's sshProxy. sshProxy has no commands: its first word is `-r` or `-p`,
-/// or it has no words and the relay information is in the environment.
+/// Returns whether the command line is one of Microsoft's sshProxy. sshProxy has no commands: its first word is `-r` or
+/// `-p`, or it has no words and the relay information is in the environment.
 fn is_sshproxy_call(first_word: Option<&OsStr>, relay_info_given: bool) -> bool {
     match first_word.and_then(OsStr::to_str) {
         Some(word) => word.starts_with("-r") || word.starts_with("-p"),
@@ -276,7 +290,7 @@ pub(crate) struct SelectionArgs {
     #[arg(short, long = "subscription", value_name = "ID", display_order = 2)]
     pub(crate) subscriptions: Vec<String>,
     /// Select machines with this tag
-    #[arg(long = "tag", value_name = "KEY=VALUE", display_order = 3)]
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3)]
     pub(crate) tags: Vec<String>,
     /// Select all machines that the account can see
     #[arg(long, display_order = 4)]
@@ -335,7 +349,8 @@ pub(crate) struct ConfigArgs {
     /// Show the changes without applying them; exit with status 1 if there are any
     #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
-    /// Remove the host entries of these machines (all, if no MACHINE is given) until you name them again
+    /// Remove the host entries of these machines until you name them again; without MACHINE, remove the managed block and
+    /// its selections
     #[arg(
         long,
         conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
@@ -348,7 +363,7 @@ pub(crate) struct ConfigArgs {
     /// Replace the host entries of az ssh config, Export-AzSshConfig and azure_rm_arcssh in the file
     #[arg(long, conflicts_with_all = ["remove", "verify"], help_heading = "Output")]
     pub(crate) adopt: bool,
-    /// Delete the relay tokens and keys left over by replaced host entries
+    /// With --adopt: delete the relay tokens and keys left over by replaced host entries
     #[arg(long, requires = "adopt", help_heading = "Output")]
     pub(crate) clean: bool,
     /// Check with ssh that it uses the host entries, and write nothing
@@ -402,7 +417,7 @@ pub(crate) struct CertArgs {
     /// Show the cached certificate
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
-    /// Fail unless the certificate is valid for this login name
+    /// With --file: fail unless the certificate is valid for this login name
     #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key")]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
@@ -538,7 +553,7 @@ pub(crate) enum CacheCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct LastArgs {
-    /// Name or resource ID of a machine [default: the machine of the latest error]
+    /// Name, GROUP/NAME, resource ID or ssh host name of a machine [default: the machine of the latest error]
     #[arg(value_name = "MACHINE")]
     pub(crate) machine: Option<String>,
 }
@@ -624,6 +639,13 @@ impl CredentialArgs {
     /// Returns the credential source, if the user chose one.
     pub(crate) fn source(&self) -> Option<CredentialSource> {
         self.credential
+    }
+}
+
+fn tag(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
+        _ => Err("--tag has the form KEY=VALUE, such as env=prod".into()),
     }
 }
 
@@ -739,6 +761,22 @@ mod tests {
         assert!(proxy(&["--wait", "soon"]).unwrap_err().contains("not a whole number of seconds"));
         assert!(proxy(&["--wait", "18446744073709551615"]).unwrap_err().contains("up to 86400"));
         assert_eq!(proxy(&["--service", "wac"]).unwrap().target.service, Service::Wac);
+    }
+
+    #[test]
+    fn a_tag_without_a_value_is_a_usage_error() {
+        let list = |tag: &str| Cli::try_parse_from(["arcssh", "list", "--tag", tag]);
+        let error = list("env").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--tag has the form KEY=VALUE, such as env=prod"));
+        assert!(list("=prod").is_err() && list("env=").is_ok());
+    }
+
+    #[test]
+    fn the_usage_of_an_error_contains_no_option_of_the_command_line() {
+        let words = ["arcssh", "config", "--adopt", "--remove", "--cloud", "usgov"];
+        let error = with_fixed_usage(Cli::command()).try_get_matches_from(words).unwrap_err().to_string();
+        assert!(error.contains("Usage: arcssh config [OPTIONS] [MACHINE]...\n"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `arcssh cache`: shows or clears the state directory.
 
+use crate::azure::credentials::AccessToken;
 use crate::azure::relay_credential_cache::life_left;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::diagnosis::Result;
@@ -10,10 +11,6 @@ use crate::system::clock::format_duration;
 use crate::terminal::output::print;
 use crate::text::{fields, sanitize};
 
-/// Everything except the sign-in, which `arcssh logout` deletes.
-const CLEARED: [Kind; 7] =
-    [Kind::Relay, Kind::Rejection, Kind::Throttle, Kind::Name, Kind::Token, Kind::Certificate, Kind::Failure];
-
 /// Shows or clears the cache and returns the exit status.
 ///
 /// # Errors
@@ -22,7 +19,7 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
     let store = Store::open()?;
     let text = match args.command {
         CacheCommand::Show => show(&store)?,
-        CacheCommand::Clear => format!("{} entries cleared\n", store.clear(&CLEARED)),
+        CacheCommand::Clear => format!("{} entries cleared\n", store.clear(|kind| kind != Kind::Account)),
     };
     print(&text)?;
     Ok(0)
@@ -41,6 +38,8 @@ fn expiry(store: &Store, key: &Key) -> Result<String> {
     let left = match key.kind {
         Kind::Relay => life_left(store, key)?,
         Kind::Certificate => cache::life_left(store, key)?,
+        Kind::Token => store.read::<AccessToken>(key)?.and_then(|token| token.left()),
+        Kind::Account => return Ok("until arcssh logout".into()),
         _ => return Ok(String::new()),
     };
     Ok(left.map_or("expired".into(), |left| format!("expires in {}", format_duration(left))))

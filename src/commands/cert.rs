@@ -104,7 +104,7 @@ async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> R
     Ok(0)
 }
 
-/// Whether arcssh wrote the private key together with the certificate: the comment of the certificate contains the
+/// Returns whether arcssh wrote the private key together with the certificate: the comment of the certificate contains the
 /// fingerprint of the key. Earlier versions wrote no fingerprint.
 fn belongs_to(certificate: &str, key: &str) -> bool {
     let mut keys = certificate.split_ascii_whitespace().skip(3).peekable();

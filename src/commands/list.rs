@@ -6,21 +6,27 @@ use crate::azure::hybrid_compute::Machine;
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
-use crate::machines::{MachineSelector, NamedMachine, SUFFIX};
+use crate::machines::{MachineSelector, NamedMachine, SUFFIX, SelectError};
 use crate::terminal::output::print;
 use crate::text::{json_text, sanitize, width};
 
 /// Prints the list and returns the exit status.
 ///
 /// # Errors
-/// Azure rejects a request; a machine on the command line is unknown or ambiguous.
+/// Azure rejects a request; a machine on the command line is unknown or ambiguous; no machine
+/// matches a filter.
 pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
-    let mut selector = to_selector(&args.selection);
-    if selector.is_empty() {
-        selector = MachineSelector { all: true, ..selector };
-    }
+    let typed = to_selector(&args.selection);
+    let all = typed.all || typed.is_empty();
+    let selector = MachineSelector { all, ..typed.clone() };
     let machines = Session::open(&args.azure)?.select(&selector).await?;
-    let text = match args.format.unwrap_or(ListFormat::Table) {
+    let format = args.format.unwrap_or(ListFormat::Table);
+    // Ansible accepts an inventory without hosts.
+    let is_inventory = args.list || args.host.is_some() || format == ListFormat::Ansible;
+    if machines.is_empty() && typed != MachineSelector::default() && !is_inventory {
+        return Err(SelectError::NoMatch(typed.filter_options()).into());
+    }
+    let text = match format {
         _ if args.host.is_some() => {
             json_text(&host_variables(&machines, args.host.as_deref().unwrap_or_default()))
         }
@@ -90,8 +96,8 @@ const ALL: &str = "arc";
 const GROUP: &str = "rg";
 const SYSTEM: &str = "os";
 
-/// Whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to a
-/// group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
+/// Returns whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to
+/// a group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
 fn is_group(name: &str) -> bool {
     let has_prefix = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
     ["all", "ungrouped", ALL].contains(&name) || has_prefix(GROUP) || has_prefix(SYSTEM)
@@ -112,7 +118,7 @@ fn mark_unsafe(value: Value) -> Value {
     }
 }
 
-/// Whether Ansible reads a key literally. Keys cannot be marked. Ansible decodes an object with a key such as
+/// Returns whether Ansible reads a key literally. Keys cannot be marked. Ansible decodes an object with a key such as
 /// `__ansible_unsafe` or `__ansible_vault` to another value, and 2.19 then rejects the whole inventory.
 fn is_safe_key(key: &str) -> bool {
     !key.starts_with("__ansible") && !["{{", "{%", "{#"].iter().any(|template| key.contains(template))

@@ -82,7 +82,11 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
 
 /// Prints the URL, in case arcssh cannot start a browser, and starts a browser with the link.
 fn open_browser(url: &Url, link: &str) {
-    note("to sign in, open this address in your browser:");
+    note(if webbrowser::Browser::is_available() {
+        "your browser opens for the sign-in; if it does not, open this address:"
+    } else {
+        "to sign in, open this address in your browser:"
+    });
     note(url.as_str());
     let link = link.to_owned();
     // A text browser runs until the user closes it.
@@ -103,7 +107,8 @@ async fn confirm(args: &LoginArgs, previous: Option<&Account>, account: &Account
     let Some(expected) = expected_account(args, previous, account) else { return Ok(()) };
     let question = format!("{} signed in, not {expected}. Use this account?", account.title());
     match Confirm::Ask.to(&question).await {
-        Err(TerminalError::Declined | TerminalError::NotInteractive) => {
+        Err(TerminalError::Declined) => Err(LoginError::Declined(previous.map(Account::title)).into()),
+        Err(TerminalError::NotInteractive) => {
             let (name, tenant) = (account.name.clone(), account.tenant.clone());
             Err(LoginError::AnotherAccount { name, tenant, expected }.into())
         }

@@ -12,7 +12,7 @@ use crate::terminal::output::note;
 pub(crate) async fn run() -> Result<u8> {
     let store = Store::open()?;
     let accounts = login::delete(&store).await;
-    store.clear(&[Kind::Token, Kind::Relay, Kind::Rejection, Kind::Name, Kind::Certificate, Kind::Failure]);
+    store.clear(|kind| !matches!(kind, Kind::Account | Kind::Throttle));
     store.clear_temporary();
     note(if accounts? == 0 { "no account was signed in" } else { "signed out" });
     Ok(0)

@@ -211,7 +211,7 @@ impl<'a> Proxy<'a> {
     }
 }
 
-/// Whether Azure Resource Manager responded that the machine does not exist.
+/// Returns whether Azure Resource Manager responded that the machine does not exist.
 fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::Connect(ConnectError::Credentials(ArmError::Rejected(response))) if response.status == 404)
 }

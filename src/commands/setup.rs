@@ -97,12 +97,21 @@ impl<'a> HostEntries<'a> {
         }
         let commands: Vec<String> =
             self.missing.iter().map(|(alias, target)| ssh_command(alias, target, self.port)).collect();
-        let goal = format!("add host entries to {} for {}", self.file.display(), commands.join(", "));
-        if may_ask && confirm(&format!("{goal}?")).await? {
+        let (entry, its_entry) = if commands.len() == 1 {
+            ("a host entry", "its host entry")
+        } else {
+            ("host entries", "their host entries")
+        };
+        let aliases: Vec<&str> = self.missing.iter().map(|(alias, _)| *alias).collect();
+        let question = format!("add {entry} for {} to {}?", aliases.join(", "), self.file.display());
+        if may_ask && confirm(&question).await? {
             return Ok(Some(self.config_args(|(_, target)| id(target))));
         }
         let config_args = self.config_args(|(alias, _)| shell_quote(alias)).join(" ");
-        note(&format!("hint: to {goal}, run: arcssh config {config_args}"));
+        note(&format!(
+            "hint: to connect with {}, add {its_entry}: arcssh config {config_args} --user NAME",
+            commands.join(", ")
+        ));
         Ok(None)
     }
 

@@ -15,7 +15,7 @@ pub(super) const OTHER_TENANT: &str = "check account and tenant: arcssh account;
 
 pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
     match error {
-        ArmError::Rejected(response) => refused(response, context),
+        ArmError::Rejected(response) => rejected(response, context),
         ArmError::Credential(error) => credential(error, context),
         ArmError::Net(error) => network::net(error),
         ArmError::State(error) => system::system(error),
@@ -48,7 +48,7 @@ fn untrusted_relay(host: &str) -> Diagnosis {
 /// Diagnoses an error response by its code, if it has one (azure-docs "Resolve errors for resource provider
 /// registration"; Microsoft Learn, "Troubleshoot SSH access to Azure Arc-enabled servers"; recorded bodies of
 /// azure-powershell).
-fn refused(response: &ErrorResponse, context: &Context) -> Diagnosis {
+fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
     let ErrorResponse { status, code, message, .. } = response;
     let diagnosis = match (*status, code.as_str()) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {

@@ -13,8 +13,11 @@ use crate::text::{shell_quote, unset_variable};
 const SERVICE_PRINCIPAL: &str =
     "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
 const CERTIFICATE: &str = "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run: arcssh login";
+/// The options of the command line must stay.
 const RETRY_LOGIN: &str =
-    "retry: arcssh login; to sign in with a browser on another device, run: arcssh login --device-code";
+    "run the same command again; to sign in with a browser on another device, add --device-code";
+/// For AADSTS90002, "tenant not found" (Microsoft Learn, "Microsoft Entra authentication and authorization error codes").
+const CHECK_TENANT: &str = "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
 
 /// Returns a hint to sign in, with `options` that begin with a space.
 pub(super) fn sign_in(options: &str) -> Hint {
@@ -46,14 +49,18 @@ pub(super) fn credential(error: &CredentialError, context: &Context) -> Diagnosi
             "no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell",
             sign_in(""),
         ),
-        CredentialError::Unavailable { from, unavailable } => Diagnosis::new(
-            Code::CredentialUnavailable,
-            format!("the credential source {} is unavailable: {unavailable}", from.name()),
-            remedy(unavailable),
-        ),
+        CredentialError::Unavailable { from, unavailable: cause } => unavailable(*from, cause),
         CredentialError::Failed { from, tenant, error } => failed(*from, tenant.as_deref(), error, context),
         CredentialError::State(error) => system::system(error),
     }
+}
+
+fn unavailable(from: CredentialSource, cause: &Unavailable) -> Diagnosis {
+    Diagnosis::new(
+        Code::CredentialUnavailable,
+        format!("the credential source {} is unavailable: {cause}", from.name()),
+        remedy(cause),
+    )
 }
 
 fn remedy(unavailable: &Unavailable) -> Hint {
@@ -78,11 +85,7 @@ fn remedy(unavailable: &Unavailable) -> Hint {
 fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, context: &Context) -> Diagnosis {
     let title = from.title();
     match error {
-        SourceError::Unavailable(unavailable) => Diagnosis::new(
-            Code::CredentialUnavailable,
-            format!("the credential source {} is unavailable: {unavailable}", from.name()),
-            remedy(unavailable),
-        ),
+        SourceError::Unavailable(cause) => unavailable(from, cause),
         SourceError::AgentNotRunning(cause) => Diagnosis::new(
             Code::ArcAgentUnavailable,
             format!("the Arc agent of this computer does not respond ({cause})"),
@@ -218,6 +221,7 @@ fn entra(rejection: &Rejection, what: &str, hint: Hint) -> Diagnosis {
         ),
         500.. => Diagnosis::new(Code::ServiceError, format!("Entra ID failed ({answer})"), TRY_LATER),
         400..500 if !description.is_empty() => {
+            let hint = if description.contains("AADSTS90002") { CHECK_TENANT.into() } else { hint };
             Diagnosis::new(Code::CredentialRejected, format!("{what}: {description}"), hint)
         }
         _ => Diagnosis::new(
@@ -264,6 +268,7 @@ pub(super) fn login(
             summary,
             Hint::new("to use this account, run: ", format!("arcssh login --account {}", shell_quote(name))),
         ),
+        LoginError::Declined(_) => Diagnosis::without_hint(Code::WrongAccount, summary),
         LoginError::Failed(_) => match from {
             Some((from, tenant)) => failed(from, tenant, &SourceError::Failed(summary), context),
             None => Diagnosis::new(Code::LoginFailed, format!("cannot sign in: {summary}"), RETRY_LOGIN),

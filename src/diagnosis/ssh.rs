@@ -10,7 +10,7 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::NotWritten { .. } => Diagnosis::new(
             Code::ConfigNotWritable,
             summary,
-            "write the host entries to another file, for ssh -F FILE: arcssh config --file FILE",
+            "write the host entries to another file, for ssh -F FILE: arcssh config MACHINE --file FILE",
         ),
         SshError::Changed(_) => Diagnosis::new(Code::ConfigChanged, summary, "run the command again"),
         SshError::NotOurs(_) => {
@@ -19,12 +19,22 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::NoAgent => {
             Diagnosis::new(Code::AgentSocket, summary, "use certificate files: add --entra=files")
         }
-        SshError::Rejected { .. } => Diagnosis::without_hint(Code::ConfigRejected, summary),
+        SshError::Rejected { .. } => Diagnosis::new(
+            Code::ConfigRejected,
+            summary,
+            "correct the line that ssh names, and run the command again",
+        ),
+        SshError::NoEntry { .. } => Diagnosis::new(
+            Code::NoMatch,
+            summary,
+            Hint::new("see the host entries, without changes: ", "arcssh config --remove --dry-run"),
+        ),
         SshError::Failed(_) => Diagnosis::without_hint(Code::Failed, summary),
         SshError::Overridden(overridden) => {
             let hint = match &overridden.by {
                 Some((file, line)) => {
-                    format!("move line {line} of {} below the managed block", file.display()).into()
+                    let file = file.display();
+                    format!("move the Host or Match section that contains line {line} of {file} below the managed block").into()
                 }
                 None => Hint::new(
                     "see which lines ssh applies: ",

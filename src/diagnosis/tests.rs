@@ -166,6 +166,9 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
             "AADSTS65004: the user declined",
         ))
         .into(),
+        of_source(CredentialSource::Arcssh, entra(400, "AADSTS90002: Tenant 'x' not found")).into(),
+        LoginError::Declined(None).into(),
+        LoginError::Declined(Some("ada in the tenant t".into())).into(),
         LoginError::AnotherAccount { name: "ada".into(), tenant: "t".into(), expected: "bob".into() }.into(),
         LoginError::NotStored("the disk is full".into()).into(),
         IssueError::WrongLoginName { name: "ada".into(), entry: "bob".into() }.into(),
@@ -341,6 +344,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NotOurs(path()).into(),
         SshError::NoAgent.into(),
         SshError::Rejected { path: path(), cause: "line 1: Bad option".into() }.into(),
+        SshError::NoEntry { path: path(), name: "web01".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),
         SshError::Overridden(overridden(None)).into(),
         SystemError::LogNotOpened { path: path(), cause: "it is a directory".into() }.into(),

@@ -52,7 +52,7 @@ impl CachedCertificate {
         self.expires_at.saturating_sub(self.issued_at)
     }
 
-    /// Whether the certificate is valid for this many more seconds. The clock was set back since the certificate was
+    /// Returns whether the certificate is valid for this many more seconds. The clock was set back since the certificate was
     /// issued if that time is in the future.
     fn is_valid_for(&self, seconds: u64) -> bool {
         let now = unix_now();
@@ -97,7 +97,7 @@ impl Record {
             || self.issued.as_ref().is_some_and(CachedCertificate::is_valid)
     }
 
-    /// Whether the certificate is due for a refresh, and the last refresh did not fail just now.
+    /// Returns whether the certificate is due for a refresh, and the last refresh did not fail just now.
     fn is_due(&self) -> bool {
         let is_recent = |error: &LastError| unix_now_ms() < error.at.saturating_add(NEGATIVE_LIFETIME_MS);
         self.issued.as_ref().is_some_and(CachedCertificate::is_due)
@@ -269,7 +269,7 @@ impl CertificateCache {
         drop::<Lock>(lock);
     }
 
-    /// Whether there is a certificate, and it is due for a refresh.
+    /// Returns whether there is a certificate, and it is due for a refresh.
     fn is_due(&self) -> bool {
         self.record().ok().flatten().is_some_and(|record| record.is_due())
     }

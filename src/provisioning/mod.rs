@@ -291,7 +291,7 @@ pub(crate) async fn retry_until_consistent<T, E: fmt::Display>(
     }
 }
 
-/// Whether an error of ARM can be due to the state before a change that Azure has accepted.
+/// Returns whether an error of ARM can be due to the state before a change that Azure has accepted.
 pub(crate) fn is_stale(error: &ArmError) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
     match error {

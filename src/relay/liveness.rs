@@ -29,13 +29,13 @@ pub(crate) enum Pulse {
     Stopped,
 }
 
-/// The state of the connection since the last call.
+/// The traffic from the relay since the last call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Relay {
+pub(crate) enum Traffic {
     /// Bytes have arrived.
-    Heard,
+    Received,
     /// No bytes have arrived, and all earlier bytes were read.
-    Quiet,
+    None,
     /// The bridge did not read because the output is blocked, or a ping would wait behind input that the relay does not
     /// accept. Silence means nothing.
     Blocked,
@@ -70,32 +70,32 @@ impl Liveness {
 
     /// Returns the step that is due. Call this function after reading from the relay: a process that was stopped then finds
     /// the bytes that have arrived. Silence counts once per period, even if the process did not run for longer.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, relay: Relay) -> Poll<Pulse> {
-        if relay != Relay::Quiet {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Poll<Pulse> {
+        if traffic != Traffic::None {
             (self.is_waiting, self.missed) = (false, 0);
         }
         if self.clocks.have_slept(Clocks::now()) {
-            return Poll::Ready(self.after_sleep(cx, relay));
+            return Poll::Ready(self.after_sleep(cx, traffic));
         }
         if self.ticks.poll_tick(cx).is_pending() {
             return Poll::Pending;
         }
         cx.waker().wake_by_ref();
         self.missed += u32::from(self.is_waiting && self.has_answered);
-        Poll::Ready(if self.missed < MISSED_PINGS { self.ping(relay) } else { Pulse::Stopped })
+        Poll::Ready(if self.missed < MISSED_PINGS { self.ping(traffic) } else { Pulse::Stopped })
     }
 
     /// Sends a ping at once, because the network can have dropped the connection.
-    fn after_sleep(&mut self, cx: &mut Context<'_>, relay: Relay) -> Pulse {
+    fn after_sleep(&mut self, cx: &mut Context<'_>, traffic: Traffic) -> Pulse {
         debug!("this computer slept");
         self.ticks.reset_after(AFTER_SLEEP);
         cx.waker().wake_by_ref();
         self.missed = MISSED_PINGS - 1;
-        self.ping(relay)
+        self.ping(traffic)
     }
 
-    fn ping(&mut self, relay: Relay) -> Pulse {
-        self.is_waiting = relay != Relay::Blocked;
+    fn ping(&mut self, traffic: Traffic) -> Pulse {
+        self.is_waiting = traffic != Traffic::Blocked;
         self.sent += 1;
         Pulse::Ping(self.sent.to_be_bytes())
     }
@@ -149,20 +149,20 @@ mod tests {
         let Poll::Ready(Pulse::Ping(number)) = after_sleep(&mut liveness, &mut cx) else { panic!("no ping") };
         tokio::time::advance(AFTER_SLEEP).await;
         assert!(
-            matches!(liveness.poll(&mut cx, Relay::Quiet), Poll::Ready(Pulse::Ping(_))),
+            matches!(liveness.poll(&mut cx, Traffic::None), Poll::Ready(Pulse::Ping(_))),
             "never answered"
         );
         liveness.pong(&number);
-        assert_eq!(liveness.poll(&mut cx, Relay::Heard), Poll::Pending);
+        assert_eq!(liveness.poll(&mut cx, Traffic::Received), Poll::Pending);
         assert!(after_sleep(&mut liveness, &mut cx).is_ready());
-        assert_eq!(liveness.poll(&mut cx, Relay::Quiet), Poll::Pending);
+        assert_eq!(liveness.poll(&mut cx, Traffic::None), Poll::Pending);
         tokio::time::advance(AFTER_SLEEP).await;
-        assert_eq!(liveness.poll(&mut cx, Relay::Quiet), Poll::Ready(Pulse::Stopped));
+        assert_eq!(liveness.poll(&mut cx, Traffic::None), Poll::Ready(Pulse::Stopped));
     }
 
     fn after_sleep(liveness: &mut Liveness, cx: &mut Context<'_>) -> Poll<Pulse> {
         liveness.clocks.wall -= Duration::from_secs(3600);
-        liveness.poll(cx, Relay::Quiet)
+        liveness.poll(cx, Traffic::None)
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
         liveness.pong(&[]);
         liveness.pong(&1_u64.to_be_bytes());
         assert!(!liveness.has_answered, "no ping was sent");
-        liveness.ping(Relay::Quiet);
+        liveness.ping(Traffic::None);
         liveness.pong(b"unasked");
         assert!(!liveness.has_answered);
         liveness.pong(&1_u64.to_be_bytes());

@@ -58,7 +58,7 @@ pub(crate) fn verify(
             continue;
         }
         for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            let Some(overridden) = overridden(alias, &expected, file)? else { return Ok(None) };
+            let Some(overridden) = overridden(alias, &expected, file, name)? else { return Ok(None) };
             if let Some(mut first) = overridden.into_iter().next() {
                 first.by =
                     first.by.map(|(by, line)| if by == file { (name.to_owned(), line) } else { (by, line) });
@@ -71,11 +71,17 @@ pub(crate) fn verify(
 }
 
 /// The values of `alias` that ssh does not use when it reads `file`; `None` if no ssh is installed.
-fn overridden(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Vec<Overridden>>, SshError> {
+fn overridden(
+    alias: &str,
+    expected: &Expected,
+    file: &Path,
+    name: &Path,
+) -> Result<Option<Vec<Overridden>>, SshError> {
     let Some(output) = ssh(&["-G"], alias, Some(file))? else { return Ok(None) };
     if !output.status.success() {
-        let cause = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(SshError::Rejected { path: file.to_owned(), cause });
+        let hidden = if file == name { None } else { Some(file) };
+        let cause = rejection(&String::from_utf8_lossy(&output.stderr), hidden);
+        return Err(SshError::Rejected { path: name.to_owned(), cause });
     }
     let effective = parse(&output.stdout);
     let is_same = |keyword: &str, used: &str, expected: &str| match keyword {
@@ -99,6 +105,19 @@ fn overridden(alias: &str, expected: &Expected, file: &Path) -> Result<Option<Ve
         });
     }
     Ok(Some(found))
+}
+
+/// Returns ssh's error messages, without the location in a temporary file, whose line numbers differ from the real file's
+/// (readconf.c: `FILE: line NUMBER: …` or `FILE line NUMBER: …`, then `FILE: terminating, …`).
+fn rejection(stderr: &str, temporary: Option<&Path>) -> String {
+    let without_location = |line: &str| {
+        let rest = line.strip_prefix(&temporary?.display().to_string())?;
+        Some(rest.split_once(" line ")?.1.split_once(": ")?.1.to_owned())
+    };
+    let errors = stderr.lines().filter(|line| !line.contains(": terminating, "));
+    let errors: Vec<String> =
+        errors.map(|line| without_location(line.trim()).unwrap_or(line.trim().to_owned())).collect();
+    errors.join("; ")
 }
 
 /// The patterns of each host entry, with its keywords and values. Leaves out the lines below a `Match`, which do not
@@ -238,7 +257,7 @@ impl Trace {
     }
 }
 
-/// Whether a line with `word` sets `keyword`: ProxyJump overrides a later ProxyCommand.
+/// Returns whether a line with `word` sets `keyword`: ProxyJump overrides a later ProxyCommand.
 fn conflicts_with(word: &str, keyword: &str) -> bool {
     word == keyword || (keyword == "proxycommand" && word == "proxyjump")
 }

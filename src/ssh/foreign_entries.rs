@@ -40,7 +40,7 @@ impl ForeignEntry {
         [file, self.relay_info.parent().and_then(name)].into_iter().flatten().collect()
     }
 
-    /// Whether the entry uses an Entra ID certificate.
+    /// Returns whether the entry uses an Entra ID certificate.
     pub(crate) fn has_certificate(&self) -> bool {
         self.certificate_file.is_some()
     }
@@ -95,7 +95,7 @@ impl Leftover {
     }
 }
 
-/// Whether the path is a regular file, not a link.
+/// Returns whether the path is a regular file, not a link.
 fn is_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }

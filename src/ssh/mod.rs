@@ -47,6 +47,9 @@ pub(crate) enum SshError {
         /// ssh's message.
         cause: String,
     },
+    /// arcssh has written no host entry with the name.
+    #[error("{} has no host entry of arcssh for {name}", path.display())]
+    NoEntry { path: PathBuf, name: String },
     /// ssh does not use a value of a host entry.
     #[error("{0}")]
     Overridden(Overridden),

@@ -478,7 +478,7 @@ fn without_classes(pattern: &str) -> String {
     plain + rest
 }
 
-/// Whether a name matches a pattern with `*` and `?` (match.c, `match_pattern`).
+/// Returns whether a name matches a pattern with `*` and `?` (match.c, `match_pattern`).
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();

@@ -298,10 +298,10 @@ impl Store {
         remove_value(path)
     }
 
-    /// Deletes all values of these kinds, also damaged ones, and returns their number. Lock files remain for the processes
-    /// that hold them.
-    pub(crate) fn clear(&self, kinds: &[Kind]) -> usize {
-        self.values().filter(|(kind, path)| kinds.contains(kind) && remove_value(path)).count()
+    /// Deletes all values of the chosen kinds, also damaged ones, and returns their number. Lock files remain for the
+    /// processes that hold them.
+    pub(crate) fn clear(&self, is_chosen: impl Fn(Kind) -> bool) -> usize {
+        self.values().filter(|(kind, path)| is_chosen(*kind) && remove_value(path)).count()
     }
 
     /// Deletes values that are older than [`MAX_LIFETIME`], except a sign-in, and temporary files of killed processes.

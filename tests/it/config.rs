@@ -303,8 +303,7 @@ fn a_directory_that_cannot_be_created_gets_a_hint() {
     std::os::unix::fs::symlink("nowhere/.ssh", home.path.join(".ssh")).unwrap();
     let output = home.fail(1, &["web01"]);
     assert!(output.starts_with("arcssh: cannot create ~/.ssh: "), "{output}");
-    let hint =
-        "arcssh: hint: write the host entries to another file, for ssh -F FILE: arcssh config --file FILE";
+    let hint = "arcssh: hint: write the host entries to another file, for ssh -F FILE: arcssh config MACHINE --file FILE";
     assert_eq!(output.lines().nth(1), Some(hint));
 }
 
@@ -313,10 +312,13 @@ fn a_file_that_ssh_rejects_is_unchanged() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "\u{feff}Host a\n");
     let output = home.fail(1, &["web01"]);
-    assert!(output.starts_with("arcssh: ssh rejects ~/.ssh/") && output.contains("line 1"), "{output}");
+    assert!(output.starts_with("arcssh: ssh rejects ~/.ssh/config: Bad configuration option: "), "{output}");
     fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
-    let output = home.fail(1, &["web01"]);
-    assert!(output.to_lowercase().contains("bad configuration option: bogus"), "{output}");
+    assert_eq!(
+        home.fail(1, &["web01"]).to_lowercase(),
+        "arcssh: ssh rejects ~/.ssh/config: bad configuration option: bogus\n\
+         arcssh: hint: correct the line that ssh names, and run the command again\n"
+    );
 }
 
 #[test]
@@ -670,8 +672,14 @@ fn a_machine_can_be_removed_by_any_of_its_names() {
         assert_eq!(home.hosts(), ["web02", "other"], "{name}");
         assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     }
-    assert_eq!(home.fail(1, &["--remove", "web01"]), "arcssh: web01 is not in the managed block\n");
-    assert_eq!(home.fail(1, &["--remove", "*"]), "arcssh: * is not in the managed block\n");
+    let unknown = |name: &str| {
+        format!(
+            "arcssh: ~/.ssh/config has no host entry of arcssh for {name}\n\
+             arcssh: hint: see the host entries, without changes: arcssh config --remove --dry-run\n"
+        )
+    };
+    assert_eq!(home.fail(5, &["--remove", "web01"]), unknown("web01"));
+    assert_eq!(home.fail(5, &["--remove", "*"]), unknown("*"));
     home.succeed(&["--remove", "web02"]);
     assert_eq!(home.text(), original, "the block is removed");
     assert_eq!(home.fail(1, &["--remove", "web02"]), "arcssh: there is no managed block\n");
@@ -802,7 +810,7 @@ fn a_change_that_another_entry_overrides_is_not_written() {
     assert_eq!(
         output,
         "arcssh: ssh does not use the user written for web01: ~/.ssh/config line 2 says \"root\"\n\
-         arcssh: hint: move line 2 of ~/.ssh/config below the managed block\n"
+         arcssh: hint: move the Host or Match section that contains line 2 of ~/.ssh/config below the managed block\n"
     );
 }
 
@@ -1285,7 +1293,7 @@ fn an_account_without_visible_machines_removes_no_entry() {
     w.emulator().arm_fault(empty);
     let denied = home.config(&[]);
     assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
-    let message = "arcssh: the account sees no Arc machine that matches --all; arcssh keeps the filter for the next run\n";
+    let message = "arcssh: the account sees no Arc machine that matches --all; arcssh keeps the selection for the next run\n";
     assert!(denied.stderr.contains(message), "{}", denied.stderr);
     w.emulator().clear_faults();
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");

@@ -339,7 +339,7 @@ fn faults_of_programs_and_files_are_reported() {
             check: "ssh configuration",
             why: "ssh does not use the user written for web01",
             code: "config-overridden",
-            fix: "move line 1 of {HOME}/.ssh/config below the managed block",
+            fix: "move the Host or Match section that contains line 1 of {HOME}/.ssh/config below the managed block",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -349,7 +349,7 @@ fn faults_of_programs_and_files_are_reported() {
             check: "ssh configuration",
             why: "line 1: Bad configuration option: prroxy",
             code: "config-rejected",
-            fix: CORRECT,
+            fix: "correct the line that ssh names, and run the command again",
             proxy: Proxy::Connects,
             ..Case::default()
         },
@@ -997,6 +997,18 @@ fn fix_never_replaces_an_enabled_port() {
     }
     let writes = w.emulator().requests_to(Service::Arm).into_iter().filter(|r| r.method == "PUT").count();
     assert_eq!(writes, 0);
+}
+
+#[test]
+fn a_configuration_that_ssh_rejects_blocks_the_check_of_the_host_key() {
+    let w = lab(&["web01"]);
+    let file = w.configuration();
+    fs::remove_file(&file).unwrap();
+    run(w.arcssh(&["config", &w.id(), "--file"]).arg(&file).arg("--port").arg(w.sshd().port().to_string()));
+    let entry = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("Prroxy none\n{entry}")).unwrap();
+    let report: Value = serde_json::from_slice(&run(&mut doctor(&w, &w.id(), &["--json"])).stdout).unwrap();
+    assert_eq!(find(&report, "host key")["text"], "fix 'ssh configuration' first");
 }
 
 #[test]

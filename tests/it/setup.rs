@@ -407,11 +407,10 @@ fn a_terminal_is_offered_a_host_entry_that_works() {
     let w = lab(&["web01"]);
     let home = new_home(&w);
     let file = home.join(".ssh/config");
-    let question = format!("arcssh: add host entries to {} for ssh web01? [Y/n] ", file.display());
+    let question = format!("arcssh: add a host entry for web01 to {}? [Y/n] ", file.display());
     let port = w.sshd().port();
     let hint = format!(
-        "arcssh: hint: to add host entries to {} for ssh web01, run: arcssh config web01 --port {port}\n",
-        file.display()
+        "arcssh: hint: to connect with ssh web01, add its host entry: arcssh config web01 --port {port} --user NAME\n"
     );
     let words = format!("setup {}", w.id());
     for (answer, is_written) in [("n\n", false), ("\u{4}", false), ("\n", true)] {
@@ -437,8 +436,7 @@ fn without_a_terminal_or_with_yes_the_config_command_is_shown() {
     let home = new_home(&w);
     let port = w.sshd().port();
     let hint = format!(
-        "arcssh: hint: to add host entries to {} for ssh web01, ssh web02, run: arcssh config web01 web02 --port {port}",
-        home.join(".ssh/config").display()
+        "arcssh: hint: to connect with ssh web01, ssh web02, add their host entries: arcssh config web01 web02 --port {port} --user NAME"
     );
     let silent = run(w.arcssh(&["setup", "-g", "rg-arc"]).env("HOME", &home));
     assert_eq!(

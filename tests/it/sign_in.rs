@@ -11,7 +11,7 @@ use crate::support::{
     ARCSSH, Lab, Run, eventually, finish, lab, lab_with, namespaces, run, run_with_input, script,
 };
 
-const AGAIN: &str = "arcssh: hint: retry: arcssh login; to sign in with a browser on another device, run: arcssh login --device-code";
+const AGAIN: &str = "arcssh: hint: run the same command again; to sign in with a browser on another device, add --device-code";
 const USER: &str = "Ada@arcssh.example";
 const TENANT: &str = "7e4a4700-0000-4000-8000-000000000001";
 const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
@@ -29,7 +29,7 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let lines: Vec<&str> = login.stderr.lines().collect();
     let [first, address, last] = lines[..] else { panic!("{}", login.stderr) };
-    assert_eq!(first, "arcssh: to sign in, open this address in your browser:");
+    assert_eq!(first, "arcssh: your browser opens for the sign-in; if it does not, open this address:");
     assert!(
         address
             .contains("/organizations/oauth2/v2.0/authorize?client_id=04b07795-8ddb-461a-bbee-02f9e1bf7b46&"),
@@ -230,6 +230,10 @@ fn a_different_account_needs_confirmation() {
         let screen = String::from_utf8_lossy(&result.stdout).into_owned();
         assert!(screen.contains("Use this account? [y/N] "), "{screen}");
         assert_eq!(result.code, Some(code), "{screen}");
+        let declined = format!(
+            "arcssh: arcssh discarded the sign-in; {USER} in the tenant {OTHER_TENANT} stays signed in"
+        );
+        assert_eq!(screen.contains(&declined) && !screen.contains("hint:"), is_kept, "{screen}");
         assert_eq!(tenant(&account()) == tenant(&before), is_kept, "{screen}");
     }
 }

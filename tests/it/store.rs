@@ -608,6 +608,8 @@ fn the_cache_is_shown_without_secrets_and_cleared() {
         shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" expires in "),
         "{shown}"
     );
+    let token = shown.lines().find(|line| line.starts_with("token ")).unwrap();
+    assert!(token.contains(" expires in "), "{shown}");
     for secret in w.emulator().secrets() {
         assert!(!shown.contains(&secret));
     }

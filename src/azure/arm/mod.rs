@@ -294,13 +294,13 @@ impl fmt::Display for ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// Whether the account lacks a permission.
+    /// Returns whether the account lacks a permission.
     pub(crate) fn is_forbidden(&self) -> bool {
         self.status == 403
     }
 
-    /// Whether the provider is not registered, or not available in the machine's region: both have the same code, and
-    /// the message lists the regions (azure-docs "Resolve errors for resource provider registration").
+    /// Returns whether the provider is not registered, or not available in the machine's region: both have the same code,
+    /// and the message lists the regions (azure-docs "Resolve errors for resource provider registration").
     pub(crate) fn is_unserved(&self) -> bool {
         self.code == "NoRegisteredProviderFound"
     }

@@ -12,7 +12,7 @@ pub(crate) mod source;
 use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::slice;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_core::credentials::AccessToken as SdkToken;
 use clap::ValueEnum;
@@ -78,12 +78,12 @@ impl CredentialSource {
         Self::ManagedIdentity,
     ];
 
-    /// Whether the user selected no source.
+    /// Returns whether the user selected no source.
     pub(crate) fn is_any(&self) -> bool {
         *self == Self::Any
     }
 
-    /// Whether the source is a program, which starts slowly.
+    /// Returns whether the source is a program, which starts slowly.
     fn is_program(self) -> bool {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
     }
@@ -169,6 +169,11 @@ impl AccessToken {
     fn is_fresh(&self) -> bool {
         let lifetime = self.expires_on.saturating_sub(self.obtained_on).min(self.source.max_cache_time());
         self.obtained_on + lifetime > unix_now() + EXPIRY_MARGIN.min(lifetime / 10)
+    }
+
+    /// Returns the remaining lifetime, unless the token has expired.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.expires_on.checked_sub(unix_now()).filter(|left| *left > 0).map(Duration::from_secs)
     }
 
     /// Returns the name of the user, or the ID of the machine or application, unverified (Microsoft Learn, "Access token

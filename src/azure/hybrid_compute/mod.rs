@@ -106,7 +106,7 @@ struct ExtensionProperties {
 }
 
 impl Extension {
-    /// Whether this is the extension for Entra login. Microsoft's guide installs it under another name, so publisher
+    /// Returns whether this is the extension for Entra login. Microsoft's guide installs it under another name, so publisher
     /// and type decide (azure-docs `ssh-arc-overview.md`).
     pub(crate) fn is_entra_login(&self) -> bool {
         let is = |value: &Option<String>, expected: &str| {
@@ -143,7 +143,7 @@ pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
     }
 }
 
-/// Whether another request can succeed after this error.
+/// Returns whether another request can succeed after this error.
 fn affects_one_request(error: &ArmError) -> bool {
     matches!(error, ArmError::Rejected(response) if !matches!(response.status, 401 | 429))
 }
@@ -340,7 +340,7 @@ impl fmt::Display for MachineRef {
 }
 
 impl MachineRef {
-    /// Whether this is the machine. Names of Azure resources are case-insensitive.
+    /// Returns whether this is the machine. Names of Azure resources are case-insensitive.
     pub(crate) fn matches(&self, machine: &Machine) -> bool {
         match self {
             Self::Id(id) => id.to_string().eq_ignore_ascii_case(&machine.id.to_string()),

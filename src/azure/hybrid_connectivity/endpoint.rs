@@ -30,19 +30,19 @@ impl<T> Lookup<T> {
     }
 }
 
-/// Whether the provider did not find the endpoint or a resource in it. ARM itself responds with 404 for a machine that
-/// does not exist (recorded: azure-powershell `TestGetArcConfig.json`).
+/// Returns whether the provider did not find the endpoint or a resource in it. ARM itself responds with 404 for a machine
+/// that does not exist (recorded: azure-powershell `TestGetArcConfig.json`).
 pub(crate) fn is_missing(error: &ArmError) -> bool {
     let ArmError::Rejected(response) = error else { return false };
     response.status == 404 && response.message.to_lowercase().contains("/endpoints/default")
 }
 
-/// Whether Azure did not find a resource, whichever it is.
+/// Returns whether Azure did not find a resource, whichever it is.
 pub(crate) fn is_not_found(error: &ArmError) -> bool {
     matches!(error, ArmError::Rejected(response) if response.status == 404)
 }
 
-fn path(machine: &ResourceId) -> Vec<&str> {
+pub(super) fn path(machine: &ResourceId) -> Vec<&str> {
     let mut path = machine.segments().to_vec();
     path.extend(["providers", "Microsoft.HybridConnectivity", "endpoints", "default"]);
     path

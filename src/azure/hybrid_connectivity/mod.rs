@@ -63,8 +63,8 @@ pub(crate) async fn list_credentials(
     machine: &ResourceId,
     service: Service,
 ) -> Result<(RelayCredentials, Option<u64>), ArmError> {
-    let mut path = machine.segments().to_vec();
-    path.extend(["providers", "Microsoft.HybridConnectivity", "endpoints", "default", "listCredentials"]);
+    let mut path = endpoint::path(machine);
+    path.push("listCredentials");
     let query = [("expiresin", EXPIRES_IN), ("api-version", API_VERSION)];
     let response = arm.post(&path, &query, &serde_json::json!({ "serviceName": service.name() })).await?;
     let credentials = RelayCredentials::from_json(&response.body, arm.relay_suffixes());

@@ -65,7 +65,7 @@ pub(crate) enum LoginError {
     /// The key store does not delete the refresh token.
     #[error("the refresh token is still in the key store: {0}")]
     NotDeleted(KeyStoreError),
-    /// Another account than the expected one signed in, and the user did not confirm it.
+    /// Another account than the expected one signed in, and there is no terminal to confirm it.
     #[error("{name} in the tenant {tenant} signed in, not {expected}; arcssh discarded the sign-in")]
     AnotherAccount {
         /// The name of the account.
@@ -75,6 +75,9 @@ pub(crate) enum LoginError {
         /// The expected account.
         expected: String,
     },
+    /// The user did not confirm another account than the expected one; the account that stays signed in.
+    #[error("arcssh discarded the sign-in{}", .0.as_ref().map_or(String::new(), |account| format!("; {account} stays signed in")))]
+    Declined(Option<String>),
     /// Anything else.
     #[error("{0}")]
     Failed(String),

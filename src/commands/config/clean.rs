@@ -41,8 +41,8 @@ pub(super) fn clean_up(text: &str, delete: bool, suffixes: &RelaySuffixes) -> Re
     Ok(())
 }
 
-/// Whether the content shows that az wrote the files: relay information in a file with its name (`ssh_info.py`), or a
-/// certificate for the public key in the same directory.
+/// Returns whether the content shows that az wrote the files: relay information in a file with its name (`ssh_info.py`), or
+/// a certificate for the public key in the same directory.
 fn is_from_az(leftover: &Leftover, suffixes: &RelaySuffixes) -> bool {
     match leftover {
         Leftover::RelayInfo(file) => {
@@ -61,7 +61,7 @@ fn is_from_az(leftover: &Leftover, suffixes: &RelaySuffixes) -> bool {
     }
 }
 
-/// Whether a line that ssh reads contains the name of the file and of its directory.
+/// Returns whether a line that ssh reads contains the name of the file and of its directory.
 fn is_named(file: &Path, text: &str) -> bool {
     let from = file.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     let name = file.strip_prefix(from).unwrap_or(file).display().to_string();

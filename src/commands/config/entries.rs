@@ -105,7 +105,7 @@ fn machine_of<'a>(entry: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Mach
 }
 
 impl Options {
-    /// Whether the user removed the machine, which excludes it from filters.
+    /// Returns whether the user removed the machine, which excludes it from filters.
     fn is_excluded(&self, machine: &Machine) -> bool {
         self.except.iter().any(|text| refers_to(text, machine))
     }
@@ -349,7 +349,7 @@ impl Azure<'_> {
             if matching.peek().is_none() && without_machines.insert(selection.filter_options().to_lowercase())
             {
                 note(&format!(
-                    "{}; arcssh keeps the filter for the next run",
+                    "{}; arcssh keeps the selection for the next run",
                     SelectError::NoMatch(selection.filter_options())
                 ));
             }
@@ -532,7 +532,7 @@ impl Renderer<'_> {
     fn explain_absence(&self, notes: &mut Notes) {
         for machine in written(self.target.text).into_keys() {
             let is_visible = self.azure.visible.contains_key(&machine);
-            let reason = Some("no filter matches the machine").filter(|_| is_visible);
+            let reason = Some("no selection matches the machine").filter(|_| is_visible);
             let reason = reason.unwrap_or("the account does not see the machine");
             notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }

@@ -99,14 +99,21 @@ async fn lock_file(file: &Path) -> Result<LockedConfig> {
 async fn changed(args: &ConfigArgs, file: &Path, old: &str) -> Result<Next> {
     let unchanged = || Next { text: old.to_owned(), plan: Plan::default() };
     if args.remove {
-        let text = without(&to_selector(&args.selection).machines, old)?;
+        let text = without(&to_selector(&args.selection).machines, old, file)?;
         let plan = Plan::between(own_block(old)?, own_block(&text)?, &Notes::default());
         return Ok(Next { text, plan });
     }
     let options = Options::of(old)?;
     let foreign = if args.adopt { foreign_entries::find(old) } else { Vec::new() };
-    if args.adopt && foreign.is_empty() && options.is_empty() && to_selector(&args.selection).is_empty() {
-        note("no host entry of another program to adopt");
+    let is_empty = options.is_empty() && to_selector(&args.selection).is_empty();
+    // Entries that a previous run adopted are the usual reason to add --clean.
+    if args.adopt && foreign.is_empty() && (is_empty || !args.clean) {
+        note(&format!(
+            "{} has no host entry of az ssh config, Export-AzSshConfig or azure_rm_arcssh; to search another file, add --file FILE",
+            file.display()
+        ));
+    }
+    if args.adopt && foreign.is_empty() && is_empty {
         return Ok(unchanged());
     }
     let had_entries = !options.is_empty();

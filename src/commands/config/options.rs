@@ -152,7 +152,7 @@ impl Login {
         }
     }
 
-    /// Whether no value is set except credential and cloud.
+    /// Returns whether no value is set except credential and cloud.
     fn sets_nothing(&self) -> bool {
         let access = Self {
             credential: self.credential,
@@ -201,7 +201,7 @@ impl Options {
         Ok(serde_json::to_string(self)?)
     }
 
-    /// Whether the options select nothing.
+    /// Returns whether the options select nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty()
             && self.selections.is_empty()
@@ -209,7 +209,7 @@ impl Options {
             && self.wildcard.is_none()
     }
 
-    /// Whether arcssh has adopted this host entry of another program.
+    /// Returns whether arcssh has adopted this host entry of another program.
     pub(super) fn has_adopted(&self, entry: &ForeignEntry) -> bool {
         self.adopted.iter().any(|adopted| entry.patterns.first() == Some(&adopted.alias))
     }

@@ -1,6 +1,7 @@
 //! Removes host entries from the managed block, without a request to Azure.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::anyhow;
 
@@ -9,10 +10,10 @@ use crate::commands::config::options::Options;
 use crate::commands::config::{own_block, plan};
 use crate::diagnosis::Result;
 use crate::machines::SelectError;
-use crate::ssh::{effective_config, managed_block};
+use crate::ssh::{SshError, effective_config, managed_block};
 
 /// Returns the text without the host entries of `names`, or without the block if `names` is empty or no host entry is left.
-pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
+pub(super) fn without(names: &BTreeSet<String>, old: &str, file: &Path) -> Result<String> {
     if names.is_empty() {
         return Ok(managed_block::without_block(old)?);
     }
@@ -24,7 +25,10 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
     let ranges = managed_block::host_entries(&block).into_iter();
     let mut entries: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
     for name in names {
-        let entry = entries.remove(position(&entries, name)?);
+        let entry = entries.remove(
+            position(&entries, name)?
+                .ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?,
+        );
         options.exclude(plan::machine(&entry), &patterns(&entry), name)?;
     }
     if options.is_empty() {
@@ -33,8 +37,8 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
     Ok(managed_block::with_block(old, &managed_block::block(&options.line()?, &entries.join("\n")))?)
 }
 
-/// The position of the only entry with a name: an alias, or otherwise the name or ID of its machine.
-fn position(entries: &[String], name: &str) -> Result<usize> {
+/// Returns the position of the only entry with a name: an alias, or otherwise the name or ID of its machine.
+fn position(entries: &[String], name: &str) -> Result<Option<usize>> {
     let reference = name.parse::<MachineRef>().ok();
     let has_alias = |entry: &String| patterns(entry).iter().any(|pattern| pattern.eq_ignore_ascii_case(name));
     let has_machine = |entry: &String| {
@@ -49,8 +53,8 @@ fn position(entries: &[String], name: &str) -> Result<usize> {
         found = positions(&has_machine);
     }
     match found[..] {
-        [at] => Ok(at),
-        [] => Err(anyhow!("{name} is not in the managed block").into()),
+        [at] => Ok(Some(at)),
+        [] => Ok(None),
         _ => {
             let candidate = |at: usize| patterns(&entries[at]).into_iter().next().unwrap_or_default();
             let candidates = found.into_iter().map(candidate).collect();

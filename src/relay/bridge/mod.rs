@@ -16,7 +16,7 @@ use tracing::{debug, trace};
 
 use crate::relay::frame::{NORMAL, PROTOCOL_ERROR, PeerClose, Violation};
 use crate::relay::handshake::Upgraded;
-use crate::relay::liveness::{Liveness, MISSED_PINGS, Pulse, Relay};
+use crate::relay::liveness::{Liveness, MISSED_PINGS, Pulse, Traffic};
 use crate::relay::websocket::{Event, ReadError, WebSocket};
 
 /// The silence of the relay after which the connection ends, if ssh has closed its side and all input was sent. A WebSocket
@@ -286,12 +286,12 @@ where
 
     /// Ready when the relay is gone. Sends the pings that are due.
     fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let relay = match (self.relay.take_received(), self.is_output_pending() || self.relay.is_stuck()) {
-            (true, _) => Relay::Heard,
-            (false, true) => Relay::Blocked,
-            (false, false) => Relay::Quiet,
+        let traffic = match (self.relay.take_received(), self.is_output_pending() || self.relay.is_stuck()) {
+            (true, _) => Traffic::Received,
+            (false, true) => Traffic::Blocked,
+            (false, false) => Traffic::None,
         };
-        match ready!(self.liveness.poll(cx, relay)) {
+        match ready!(self.liveness.poll(cx, traffic)) {
             Pulse::Stopped => Poll::Ready(()),
             Pulse::Ping(number) => {
                 self.relay.ping(&number);

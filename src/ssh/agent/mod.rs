@@ -124,7 +124,7 @@ impl Server {
     }
 }
 
-/// Whether the peer is a process of this user.
+/// Returns whether the peer is a process of this user.
 fn is_same_user(stream: &UnixStream) -> io::Result<bool> {
     Ok(stream.peer_cred()?.uid() == rustix::process::geteuid().as_raw())
 }

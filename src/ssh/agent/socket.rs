@@ -172,7 +172,7 @@ fn remove_socket(path: &Path) {
     }
 }
 
-/// Whether a file is a socket of this user.
+/// Returns whether a file is a socket of this user.
 fn is_socket(metadata: &Metadata) -> bool {
     metadata.file_type().is_socket() && is_own(metadata)
 }
@@ -219,7 +219,7 @@ fn suffix<'a>(path: &Path, name: &'a OsStr) -> Option<&'a str> {
     std::str::from_utf8(suffix).ok()
 }
 
-/// Whether a process listens on a socket. Does not wait for a stopped process, whose queue fills up.
+/// Returns whether a process listens on a socket. Does not wait for a stopped process, whose queue fills up.
 fn is_live(socket: &Path) -> bool {
     let connect = || {
         let probe = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;

@@ -107,7 +107,7 @@ struct NamedOption {
 }
 
 impl Certificate {
-    /// Whether the certificate is for the key.
+    /// Returns whether the certificate is for the key.
     pub(crate) fn is_for(&self, key: &PublicKey) -> bool {
         self.key == *key
     }
@@ -192,12 +192,12 @@ impl Certificate {
         self.principals.first().filter(|name| !name.is_empty()).map(|name| name.to_lowercase())
     }
 
-    /// Whether the certificate is for the user.
+    /// Returns whether the certificate is for the user.
     pub(crate) fn lets_in(&self, user: &str) -> bool {
         self.principals.iter().any(|name| name.to_lowercase() == user.to_lowercase())
     }
 
-    /// Whether both have the same issuer.
+    /// Returns whether both have the same issuer.
     pub(crate) fn has_authority_of(&self, other: &Self) -> bool {
         self.authority == other.authority
     }

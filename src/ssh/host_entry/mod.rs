@@ -84,7 +84,8 @@ impl CertificateMode {
         }
     }
 
-    /// Whether a template supports this mode. Templates for earlier versions have `{keep_fresh}` for `{renew_command}`.
+    /// Returns whether a template supports this mode. Templates for earlier versions have `{keep_fresh}` for
+    /// `{renew_command}`.
     pub(crate) fn is_in(self, template: &str) -> bool {
         template.contains(self.placeholder()) || self == Self::Files && template.contains("{keep_fresh}")
     }
@@ -221,20 +222,21 @@ fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     None
 }
 
-/// Whether a name is valid in a `Host` line and on ssh's command line. It must not be a pattern or look like an option, and
-/// must not contain a character that newer OpenSSH rejects in a host name (ssh.c, `valid_hostname`) or a terminal hides.
+/// Returns whether a name is valid in a `Host` line and on ssh's command line. It must not be a pattern or look like an
+/// option, and must not contain a character that newer OpenSSH rejects in a host name (ssh.c, `valid_hostname`) or a
+/// terminal hides.
 pub(crate) fn is_alias(name: &str) -> bool {
     let first = name.chars().next();
     first.is_some_and(|c| c.is_alphanumeric() || c == '_')
         && name.chars().all(|c| c.is_alphanumeric() && !is_unsafe(c) || "._-".contains(c))
 }
 
-/// Whether a text is one pattern, such as `*.arc`.
+/// Returns whether a text is one pattern, such as `*.arc`.
 pub(crate) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?']) && is_alias(&text.replace(['*', '?'], "x"))
 }
 
-/// Whether a text is valid as a word of a command in a host entry, on every platform.
+/// Returns whether a text is valid as a word of a command in a host entry, on every platform.
 pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c))
 }

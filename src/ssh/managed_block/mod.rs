@@ -47,7 +47,7 @@ pub(crate) fn block(options: &str, host_entries: &str) -> String {
     BLOCK.split_inclusive('\n').map(filled).collect()
 }
 
-/// Whether a block has the format that arcssh writes.
+/// Returns whether a block has the format that arcssh writes.
 pub(crate) fn is_current(block: &str) -> bool {
     let [.., current] = FORMATS;
     let first = block.lines().next().unwrap_or_default().trim_start_matches(BYTE_ORDER_MARK);

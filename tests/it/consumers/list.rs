@@ -230,7 +230,22 @@ fn machines_are_selected_by_group_tag_subscription_and_name() {
     assert_eq!(names(&w, &["-g", "rg-b", "--tag", "env=live"]), [ALL[2]]);
     assert_eq!(names(&w, &["-s", OTHER]), [ALL[3]]);
     assert_eq!(names(&w, &["rg-a/db01", "WEB01"]), [ALL[1], ALL[4]]);
-    assert_eq!(names(&w, &["-g", "rg-none"]), [""; 0]);
+}
+
+#[test]
+fn a_filter_without_machines_is_an_error_except_for_an_inventory() {
+    let w = machines();
+    for filter in ["-g nope", "--tag env=nope"] {
+        let list = |more: &[&str]| run(w.arcssh(&["list"]).args(filter.split(' ')).args(more));
+        list(&[]).failed(
+            5,
+            &[
+                &format!("arcssh: the account sees no Arc machine that matches {filter}"),
+                "arcssh: hint: list the machines that the account sees: arcssh list",
+            ],
+        );
+        assert_eq!(list(&["--list"]).code, Some(0), "an inventory can be empty");
+    }
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn is_denied(error: &anyhow::Error) -> bool {
 #[cfg(unix)]
 const UNMAPPED: u32 = 65534;
 
-/// Whether a user ID is that of the agent, or of root, who can read every key.
+/// Returns whether a user ID is that of the agent, or of root, who can read every key.
 ///
 /// The agent runs as the user `himds`, which owns the key folder (the agent's package for Linux). Only root can create that
 /// user or that folder.

@@ -57,8 +57,8 @@ pub(super) async fn managed_identity(net: &Net, scope: &str, selected: Credentia
     })?
 }
 
-/// Whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the address
-/// of IMDS. Some containers, and systems other than Linux, do not show the tag.
+/// Returns whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the
+/// address of IMDS. Some containers, and systems other than Linux, do not show the tag.
 fn is_other_firmware() -> bool {
     std::fs::read_to_string(CHASSIS_TAG).is_ok_and(|tag| tag.trim() != AZURE_TAG)
 }

@@ -77,7 +77,7 @@ impl Loopback {
     }
 }
 
-/// Whether this machine has no ::1: IPv6 is disabled, or the loopback interface has no such address.
+/// Returns whether this machine has no ::1: IPv6 is disabled, or the loopback interface has no such address.
 fn is_missing(error: &Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(UNSUPPORTED_FAMILY)
 }

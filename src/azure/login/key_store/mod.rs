@@ -76,7 +76,7 @@ impl fmt::Display for KeyStoreError {
 }
 
 impl KeyStoreError {
-    /// Whether this is no error to report: the user has disabled the key store, or this machine has none.
+    /// Returns whether this is no error to report: the user has disabled the key store, or this machine has none.
     pub(crate) fn is_expected(&self) -> bool {
         matches!(self, Self::Off | Self::Unavailable)
     }

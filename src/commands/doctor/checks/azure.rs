@@ -5,7 +5,7 @@ use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::azure::rbac::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP};
 use crate::azure::resource_providers::NAMESPACE;
 use crate::commands::doctor::checks::{
-    Evaluator, blocked_by, error, failed, failed_or, found, is_refused, numbers, warned,
+    Evaluator, blocked_by, error, failed, failed_or, found, is_forbidden, numbers, warned,
 };
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
 use crate::diagnosis::finding::Finding;
@@ -83,9 +83,10 @@ impl Evaluator {
             Ok(machine) if machine.os == "windows" => {
                 Passed("windows (local and domain users; Entra users log in to Linux only)".into())
             }
-            Ok(machine) => {
-                Passed(format!("{} (local users; Entra users with the AADSSHLogin extension)", machine.os))
-            }
+            Ok(machine) => Passed(format!(
+                "{} (local users; Entra users with the extension AADSSHLoginForLinux)",
+                machine.os
+            )),
             Err(skipped) => skipped,
         }
     }
@@ -112,7 +113,7 @@ impl Evaluator {
             return skipped;
         }
         let errors = [error(&self.facts.azure.service), error(&self.facts.azure.relay)];
-        if let Some(error) = errors.into_iter().flatten().find(|error| is_refused(error, 403)) {
+        if let Some(error) = errors.into_iter().flatten().find(|error| is_forbidden(error)) {
             return Failed(error.diagnose());
         }
         let Some(permissions) = found(&self.facts.azure.permissions) else {

@@ -1,7 +1,7 @@
 //! Checks of the account, and of the way to Azure.
 
 use crate::azure::resource_id::ResourceId;
-use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_refused, warned};
+use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_forbidden, warned};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
 use crate::diagnosis::code::Code;
 use crate::diagnosis::finding::Finding;
@@ -42,10 +42,7 @@ impl Evaluator {
 
     pub(super) fn clock(&self) -> Outcome {
         let Some(skew) = self.facts.azure.skew else {
-            return self
-                .in_azure()
-                .err()
-                .unwrap_or(Skipped("the response of Azure has no Date header".into()));
+            return self.in_azure().err().unwrap_or(Skipped("no response of Azure shows its clock".into()));
         };
         let difference = skew.abs();
         if difference <= SKEW_WARNED {
@@ -66,7 +63,7 @@ impl Evaluator {
             (Some(Ok(count)), _) => Passed(format!("{count} visible")),
             (Some(Err(error)), _) => Failed(error.diagnose()),
             (None, Some(Ok(_))) => Passed(self.subscription_id()),
-            (None, Some(Err(error))) if is_refused(error, 403) => {
+            (None, Some(Err(error))) if is_forbidden(error) => {
                 Passed(format!("{} (not readable with your role)", self.subscription_id()))
             }
             (None, Some(Err(error))) => Failed(error.diagnose()),

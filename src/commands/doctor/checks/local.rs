@@ -7,6 +7,7 @@ use crate::commands::doctor::local::{Block, HostKey};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Error, Hint};
+use crate::ssh::SshError;
 use crate::text::shell_quote;
 
 impl Evaluator {
@@ -28,6 +29,7 @@ impl Evaluator {
             (Failed(_), ..) => blocked_by("sshd"),
             // ssh starts another arcssh, which the state directory stops.
             _ if self.facts.state.is_err() => blocked_by("state directory"),
+            _ if self.is_configuration_rejected() => blocked_by("ssh configuration"),
             (_, None, _) | (_, _, None) => Skipped(format!(
                 "{} has no host entry for this port of the machine; name another file with --file",
                 self.facts.file.display()
@@ -45,6 +47,11 @@ impl Evaluator {
                 ),
             ),
         }
+    }
+
+    fn is_configuration_rejected(&self) -> bool {
+        let error = self.facts.configuration.as_ref().err().map(Error::cause);
+        matches!(error, Some(Error::Ssh(SshError::Rejected { .. })))
     }
 
     pub(super) fn configuration(&self) -> Outcome {

@@ -93,7 +93,7 @@ impl Evaluator {
         }
         match &self.facts.azure.service {
             Some(Ok(service)) => Ok(service),
-            Some(Err(error)) if is_refused(error, 403) => Err(blocked_by("permissions")),
+            Some(Err(error)) if is_forbidden(error) => Err(blocked_by("permissions")),
             Some(Err(error)) => Err(self.service_failed(error)),
             None => Err(blocked_by("machine")),
         }
@@ -170,9 +170,8 @@ fn response(error: &Error) -> Option<&ErrorResponse> {
     }
 }
 
-/// Returns whether the error is ARM's response with this status.
-fn is_refused(error: &Error, status: u16) -> bool {
-    response(error).is_some_and(|response| response.status == status)
+fn is_forbidden(error: &Error) -> bool {
+    response(error).is_some_and(ErrorResponse::is_forbidden)
 }
 
 /// Returns the numbers at the beginning of a version.

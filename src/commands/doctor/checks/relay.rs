@@ -1,7 +1,7 @@
 //! Checks of the relay, and of the machine's sshd behind it.
 
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
-use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_refused, numbers, warned};
+use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_forbidden, numbers, warned};
 use crate::commands::doctor::probe::Banner;
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
 use crate::diagnosis::Error;
@@ -27,7 +27,7 @@ impl Evaluator {
             None => blocked_by("service configuration"),
             Some(Ok(())) => connected(),
             Some(Err(error)) if is_port_closed(error) => connected(),
-            Some(Err(error)) if is_refused(error, 403) => blocked_by("permissions"),
+            Some(Err(error)) if is_forbidden(error) => blocked_by("permissions"),
             Some(Err(_)) if matches!(self.machine_status(), Failed(_)) => blocked_by("machine"),
             Some(Err(_)) if matches!(self.agent_version(), Failed(_)) => blocked_by("agent version"),
             Some(Err(error)) => Failed(error.diagnose()),

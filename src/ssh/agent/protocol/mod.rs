@@ -131,7 +131,7 @@ impl Identity {
         Ok(answer)
     }
 
-    /// Whether the data is a request to log in to the server of this session with the certificate.
+    /// Returns whether the data is a request to log in to the server of this session with the certificate.
     fn is_login(&self, session: &Session, data: &[u8]) -> Result<bool, Malformed> {
         let mut data = Reader::new(data);
         let (id, number) = (data.string()?, data.byte()?);
