@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// Fill the credential cache by connecting to machines in advance
     #[command(after_help = WARM_EXAMPLES)]
     Warm(WarmArgs),
+    /// Read host keys through the relay, and print them as known_hosts lines
+    #[command(after_help = KNOWN_HOSTS_EXAMPLES)]
+    KnownHosts(KnownHostsArgs),
     /// Enable SSH on machines in Azure
     #[command(after_help = SETUP_EXAMPLES)]
     Setup(SetupArgs),
@@ -171,7 +174,8 @@ Examples:
   arcssh list -g rg-web                    list a resource group
   arcssh list --tag env=prod --format json
                                            print JSON
-  arcssh list --list                       print an Ansible inventory";
+  arcssh list --list                       print an Ansible inventory
+  arcssh list --list --standalone          one that needs no ssh configuration";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -186,6 +190,15 @@ const WARM_EXAMPLES: &str = "\
 Examples:
   arcssh warm -g rg-web                    before you run a playbook
   arcssh warm --all --jobs 20              20 machines in parallel";
+
+const KNOWN_HOSTS_EXAMPLES: &str = "\
+Examples:
+  arcssh known-hosts -g rg-web >> ~/.ssh/known_hosts
+  arcssh known-hosts web01 | ssh-keygen -lf -
+                                           print the fingerprints
+
+The first key that you accept is not verified. Compare its fingerprint with the
+one that an administrator sees on the machine, with ssh-keygen -lf FILE.";
 
 const CERT_EXAMPLES: &str = "\
 Examples:
@@ -340,6 +353,9 @@ pub(crate) struct ConfigArgs {
     /// Target platform [default: this one]
     #[arg(long, value_enum, help_heading = "Host entries")]
     pub(crate) platform: Option<Platform>,
+    /// Path of arcssh on the computer that uses the host entries [default: of this program]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["remove", "verify"], help_heading = "Host entries")]
+    pub(crate) program: Option<String>,
     /// File to write, for Include or ssh -F [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) file: Option<PathBuf>,
@@ -401,6 +417,15 @@ pub(crate) struct ListArgs {
     /// Print the variables of one host, as an Ansible inventory script
     #[arg(long, value_name = "ALIAS", help_heading = "Output")]
     pub(crate) host: Option<String>,
+    /// Add the ssh options of each host to the Ansible inventory, for a computer without the ssh configuration
+    #[arg(long, help_heading = "Output")]
+    pub(crate) standalone: bool,
+    /// User to log in as
+    #[arg(long, value_name = "NAME", requires = "standalone", help_heading = "Output")]
+    pub(crate) user: Option<String>,
+    /// Path of arcssh on the computer that runs Ansible [default: of this program]
+    #[arg(long, value_name = "PATH", requires = "standalone", help_heading = "Output")]
+    pub(crate) program: Option<String>,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }
@@ -447,6 +472,20 @@ impl CertificateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WarmArgs {
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    #[command(flatten, next_help_heading = "Connections")]
+    pub(crate) target: TargetArgs,
+    /// Number of machines to connect to in parallel
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8")]
+    pub(crate) jobs: u8,
+    #[command(flatten)]
+    pub(crate) azure: AzureArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(mut_arg("service", |arg| arg.hide(true)))]
+pub(crate) struct KnownHostsArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     #[command(flatten, next_help_heading = "Connections")]
