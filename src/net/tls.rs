@@ -215,9 +215,10 @@ impl From<TrustError> for OtherError {
 }
 
 /// Why a TLS handshake failed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// The system does not trust the authority: usually that of a proxy that inspects TLS.
+    #[error("this computer does not trust the certificate's authority")]
     UnknownIssuer {
         /// The authority's own name.
         issuer: Option<String>,
@@ -225,32 +226,23 @@ pub(crate) enum TlsError {
         unreadable: Option<Unreadable>,
     },
     /// The certificate has expired.
+    #[error("the certificate has expired")]
     Expired,
     /// The certificate is not valid yet.
+    #[error("the certificate is not valid yet")]
     NotYetValid,
     /// The system has no root certificates.
+    #[error("no root certificates")]
     NoRoots,
     /// The root certificates cannot be read.
+    #[error("{0}")]
     Unreadable(Unreadable),
     /// The certificate is not valid for another reason.
+    #[error("{0}")]
     InvalidCertificate(String),
     /// Anything else.
+    #[error("{0}")]
     Other(String),
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownIssuer { .. } => {
-                f.write_str("this computer does not trust the certificate's authority")
-            }
-            Self::Expired => f.write_str("the certificate has expired"),
-            Self::NotYetValid => f.write_str("the certificate is not valid yet"),
-            Self::NoRoots => f.write_str("no root certificates"),
-            Self::Unreadable(unreadable) => unreadable.fmt(f),
-            Self::InvalidCertificate(cause) | Self::Other(cause) => f.write_str(cause),
-        }
-    }
 }
 
 impl From<&Error> for TlsError {

@@ -14,7 +14,6 @@ pub(crate) mod used_names;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod wire;
 
-use std::fmt;
 use std::path::PathBuf;
 
 use crate::ssh::effective_config::Overridden;
@@ -91,42 +90,23 @@ impl From<std::io::Error> for SshError {
 }
 
 /// Why no agent can listen at a path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has the agent"))]
 pub(crate) enum SocketProblem {
     /// A file that arcssh did not create is at the path.
+    #[error("cannot replace {} with an SSH agent: arcssh did not create it", .0.display())]
     Occupied(PathBuf),
     /// Other users can reach sockets in the directory.
+    #[error("other users can open {} (mode {mode:04o}), the directory of the SSH agent", directory.display())]
     Open {
         directory: PathBuf,
         /// Its mode.
         mode: u32,
     },
     /// The directory is a symbolic link, another kind of file, or another user's.
+    #[error("{} is not a directory of this user, so arcssh serves no SSH agent there", .0.display())]
     NotOwn(PathBuf),
     /// The path is too long for the address of a socket (unix(7), `sun_path`).
+    #[error("the path of the SSH agent is too long for a socket: {}", .0.display())]
     TooLong(PathBuf),
-}
-
-impl fmt::Display for SocketProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Occupied(path) => {
-                write!(f, "cannot replace {} with an SSH agent: arcssh did not create it", path.display())
-            }
-            Self::Open { directory, mode } => write!(
-                f,
-                "other users can open {} (mode {mode:04o}), the directory of the SSH agent",
-                directory.display()
-            ),
-            Self::NotOwn(path) => write!(
-                f,
-                "{} is not a directory of this user, so arcssh serves no SSH agent there",
-                path.display()
-            ),
-            Self::TooLong(path) => {
-                write!(f, "the path of the SSH agent is too long for a socket: {}", path.display())
-            }
-        }
-    }
 }

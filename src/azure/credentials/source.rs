@@ -1,6 +1,5 @@
 //! Why a credential source has no token.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -14,31 +13,41 @@ use crate::net::error::{causes, chain};
 use crate::system::SystemError;
 
 /// Why a source has no token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum SourceError {
     /// The source is unavailable.
-    Unavailable(Unavailable),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
     /// The source is a program without a signed-in user; its message.
+    #[error("{0}")]
     SignedOut(String),
     /// The Arc agent of this computer does not respond; why.
+    #[error("the Arc agent of this computer does not respond: {0}")]
     AgentNotRunning(String),
     /// A process of another user listens on the Arc agent's port.
+    #[error("a process of user ID {user} listens on {address} in place of the Arc agent")]
     Impostor {
         address: SocketAddr,
         /// The user ID.
         user: u32,
     },
     /// The account of `arcssh login` cannot be used.
-    Login(LoginError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// Entra ID issued no token.
+    #[error("{0}")]
     Entra(Rejection),
     /// The network.
-    Net(NetError),
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// Other users can access the state directory.
-    State(SystemError),
+    #[error(transparent)]
+    State(#[from] SystemError),
     /// The certificate of the service principal cannot be used.
+    #[error("the certificate {path} cannot be used: {problem}")]
     ClientCertificate { path: String, problem: CertificateProblem },
     /// The environment describes a service principal only in part.
+    #[error("{by} is set, but {missing} is not")]
     IncompleteEnvironment {
         /// The variable that selects the source.
         by: &'static str,
@@ -46,52 +55,14 @@ pub(crate) enum SourceError {
         missing: &'static str,
     },
     /// Azure CLI has no `ssh` extension.
+    #[error("Azure CLI has no ssh extension, and no other account is signed in")]
     MissingSshExtension,
     /// Azure CLI does not support the user's options for certificates.
+    #[error("Azure CLI requests SSH certificates without --tenant, --scope and --client-id")]
     AzureCliOptions,
     /// Anything else; the source's own message.
+    #[error("{0}")]
     Failed(String),
-}
-
-impl fmt::Display for SourceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unavailable(unavailable) => unavailable.fmt(f),
-            Self::SignedOut(message) | Self::Failed(message) => f.write_str(message),
-            Self::AgentNotRunning(cause) => {
-                write!(f, "the Arc agent of this computer does not respond: {cause}")
-            }
-            Self::Impostor { address, user } => {
-                write!(f, "a process of user ID {user} listens on {address} in place of the Arc agent")
-            }
-            Self::Login(error) => error.fmt(f),
-            Self::Entra(rejection) => rejection.fmt(f),
-            Self::Net(error) => error.fmt(f),
-            Self::State(error) => error.fmt(f),
-            Self::ClientCertificate { path, problem } => {
-                write!(f, "the certificate {path} cannot be used: {problem}")
-            }
-            Self::IncompleteEnvironment { by, missing } => write!(f, "{by} is set, but {missing} is not"),
-            Self::MissingSshExtension => {
-                f.write_str("Azure CLI has no ssh extension, and no other account is signed in")
-            }
-            Self::AzureCliOptions => {
-                f.write_str("Azure CLI requests SSH certificates without --tenant, --scope and --client-id")
-            }
-        }
-    }
-}
-
-impl From<Unavailable> for SourceError {
-    fn from(unavailable: Unavailable) -> Self {
-        Self::Unavailable(unavailable)
-    }
-}
-
-impl From<LoginError> for SourceError {
-    fn from(error: LoginError) -> Self {
-        Self::Login(error)
-    }
 }
 
 impl From<EntraError> for SourceError {
@@ -101,18 +72,6 @@ impl From<EntraError> for SourceError {
             EntraError::Net(error) => Self::Net(error),
             EntraError::Failed(cause) => Self::Failed(cause),
         }
-    }
-}
-
-impl From<NetError> for SourceError {
-    fn from(error: NetError) -> Self {
-        Self::Net(error)
-    }
-}
-
-impl From<SystemError> for SourceError {
-    fn from(error: SystemError) -> Self {
-        Self::State(error)
     }
 }
 
@@ -142,15 +101,19 @@ fn sdk_message(error: &azure_core::Error) -> String {
 }
 
 /// Why a source is unavailable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unavailable {
     /// No account is signed in to arcssh.
+    #[error("no account is signed in to arcssh")]
     NoSignIn,
     /// The environment has no client secret and no certificate.
+    #[error("neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set")]
     NoSecret,
     /// The environment has no token of another issuer.
+    #[error("AZURE_FEDERATED_TOKEN_FILE is not set")]
     NoFederatedToken,
     /// A program is not on PATH.
+    #[error("{program} is not on PATH")]
     NotInstalled {
         /// The name of the program.
         program: &'static str,
@@ -158,59 +121,37 @@ pub(crate) enum Unavailable {
         product: &'static str,
     },
     /// PowerShell has no module `Az.Accounts`.
+    #[error("Azure PowerShell is not installed")]
     NoPowerShellModule,
     /// Only the Arc agent's group may read the key, so the managed identity is available to other users.
+    #[error("only the group of the Arc agent may read {}", .0.display())]
     KeyOfAgent(PathBuf),
     /// This computer has no managed identity; why.
+    #[error("{0}")]
     NoManagedIdentity(String),
 }
 
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSignIn => f.write_str("no account is signed in to arcssh"),
-            Self::NoSecret => {
-                f.write_str("neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set")
-            }
-            Self::NoFederatedToken => f.write_str("AZURE_FEDERATED_TOKEN_FILE is not set"),
-            Self::NotInstalled { program, .. } => write!(f, "{program} is not on PATH"),
-            Self::NoPowerShellModule => f.write_str("Azure PowerShell is not installed"),
-            Self::KeyOfAgent(path) => {
-                write!(f, "only the group of the Arc agent may read {}", path.display())
-            }
-            Self::NoManagedIdentity(cause) => f.write_str(cause),
-        }
-    }
-}
-
 /// Why a certificate file cannot be used.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(crate) enum CertificateProblem {
     /// The file may be PKCS #12.
+    #[error("the file is not in PEM format")]
     NotPem,
     /// The key is encrypted.
+    #[error("the key has a password")]
     Locked,
     /// The file has no certificate.
+    #[error("the file contains no certificate")]
     NoCertificate,
     /// The file has no private key.
+    #[error("the file contains no private key")]
     NoKey,
     /// The key has another type.
+    #[error("the key is not an RSA key")]
     NotRsa,
     /// The RSA key is too short, or damaged.
+    #[error("the key is not a usable RSA key ({0})")]
     Rejected(KeyRejected),
-}
-
-impl fmt::Display for CertificateProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotPem => f.write_str("the file is not in PEM format"),
-            Self::Locked => f.write_str("the key has a password"),
-            Self::NoCertificate => f.write_str("the file contains no certificate"),
-            Self::NoKey => f.write_str("the file contains no private key"),
-            Self::NotRsa => f.write_str("the key is not an RSA key"),
-            Self::Rejected(cause) => write!(f, "the key is not a usable RSA key ({cause})"),
-        }
-    }
 }
 
 /// A failure of a program, as other processes that need the same token read it.

@@ -57,8 +57,8 @@ pub(crate) enum LoginError {
     #[error(transparent)]
     State(#[from] SystemError),
     /// The key store does not return the refresh token.
-    #[error("{0}")]
-    KeyStore(KeyStoreError),
+    #[error(transparent)]
+    KeyStore(#[from] KeyStoreError),
     /// The account cannot be stored; why.
     #[error("cannot store the sign-in: {0}")]
     NotStored(String),
@@ -90,12 +90,6 @@ impl From<EntraError> for LoginError {
             EntraError::Net(error) => Self::Net(error),
             EntraError::Failed(cause) => Self::Failed(cause),
         }
-    }
-}
-
-impl From<KeyStoreError> for LoginError {
-    fn from(error: KeyStoreError) -> Self {
-        Self::KeyStore(error)
     }
 }
 

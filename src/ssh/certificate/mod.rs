@@ -39,42 +39,29 @@ const USER: u32 = 1;
 const HOST: u32 = 2;
 
 /// Why a certificate cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CertificateError {
     /// The text is too long.
+    #[error("the certificate has more than {} bytes", MAX_TEXT)]
     TooLarge,
     /// The text is damaged, or is not a certificate.
+    #[error("it is not an {ALGORITHM} certificate: {0}")]
     Malformed(&'static str),
     /// The certificate is for another key.
+    #[error("the certificate is for another key")]
     AnotherKey,
     /// The certificate is for a server.
+    #[error("the certificate is for a host, not for a user")]
     ForHost,
     /// The end of its validity, in seconds of Unix time.
+    #[error("the certificate expired at {}", format_time(*.0))]
     Expired(u64),
     /// The beginning of its validity, in seconds of Unix time.
+    #[error("the certificate is not valid before {}, according to the clock of this computer", format_time(*.0))]
     NotYetValid(u64),
     /// The certificate is for no user.
+    #[error("the certificate has no principals, so it is valid for no login name")]
     NoPrincipals,
-}
-
-impl fmt::Display for CertificateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge => write!(f, "the certificate has more than {MAX_TEXT} bytes"),
-            Self::Malformed(cause) => write!(f, "it is not an {ALGORITHM} certificate: {cause}"),
-            Self::AnotherKey => f.write_str("the certificate is for another key"),
-            Self::ForHost => f.write_str("the certificate is for a host, not for a user"),
-            Self::Expired(at) => write!(f, "the certificate expired at {}", format_time(*at)),
-            Self::NotYetValid(from) => write!(
-                f,
-                "the certificate is not valid before {}, according to the clock of this computer",
-                format_time(*from)
-            ),
-            Self::NoPrincipals => {
-                f.write_str("the certificate has no principals, so it is valid for no login name")
-            }
-        }
-    }
 }
 
 impl From<Malformed> for CertificateError {

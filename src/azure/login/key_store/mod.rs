@@ -8,7 +8,6 @@ mod native;
 #[cfg(all(unix, not(target_vendor = "apple")))]
 mod secret_service;
 
-use std::fmt;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -42,37 +41,30 @@ pub(crate) enum Prompt {
 }
 
 /// Why the key store cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(
     any(windows, target_vendor = "apple"),
     allow(dead_code, reason = "not every key store fails in every way")
 )]
 pub(crate) enum KeyStoreError {
     /// The user has disabled the key store.
+    #[error("ARCSSH_NO_KEYRING is set")]
     Off,
     /// There is no key store, for example in a container, in a service or in a session without D-Bus.
+    #[error("this session has no key store")]
     Unavailable,
     /// The user must unlock the key store.
+    #[error("the key store is locked")]
     Locked,
     /// The key store does not respond.
+    #[error("the key store does not respond")]
     TimedOut,
     /// The key store does not contain the item.
+    #[error("the key store no longer has the refresh token")]
     Empty,
     /// Any other error, with the key store's message.
+    #[error("the key store failed ({0})")]
     Failed(String),
-}
-
-impl fmt::Display for KeyStoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("ARCSSH_NO_KEYRING is set"),
-            Self::Unavailable => f.write_str("this session has no key store"),
-            Self::Locked => f.write_str("the key store is locked"),
-            Self::TimedOut => f.write_str("the key store does not respond"),
-            Self::Empty => f.write_str("the key store no longer has the refresh token"),
-            Self::Failed(cause) => write!(f, "the key store failed ({cause})"),
-        }
-    }
 }
 
 impl KeyStoreError {
