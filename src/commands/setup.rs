@@ -102,8 +102,13 @@ impl<'a> HostEntries<'a> {
         } else {
             ("host entries", "their host entries")
         };
-        let aliases: Vec<&str> = self.missing.iter().map(|(alias, _)| *alias).collect();
-        let question = format!("add {entry} for {} to {}?", aliases.join(", "), self.file.display());
+        // An option of ssh is part of the question, because the host entry does not contain it.
+        let name = |command: &String| match command.strip_prefix("ssh ") {
+            Some(alias) if !alias.starts_with('-') => alias.to_owned(),
+            _ => command.clone(),
+        };
+        let names: Vec<String> = commands.iter().map(name).collect();
+        let question = format!("add {entry} for {} to {}?", names.join(", "), self.file.display());
         if may_ask && confirm(&question).await? {
             return Ok(Some(self.config_args(|(_, target)| id(target))));
         }

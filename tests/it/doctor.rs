@@ -421,7 +421,7 @@ fn faults_of_account_and_network_are_reported() {
             check: "identity",
             why: "AADSTS90002",
             code: "credential-rejected",
-            fix: SERVICE_PRINCIPAL,
+            fix: "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account",
             ..Case::default()
         },
         Case {

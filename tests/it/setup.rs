@@ -457,7 +457,11 @@ fn existing_host_entries_keep_their_port() {
     let config = ["config", "web02", "--user", "ada"];
     assert_eq!(run(w.arcssh(&config).env("HOME", &home)).code, Some(0));
     let run = on_a_terminal_at(&w, &home, "setup web01", "y\n");
-    let question = format!(" for ssh -p {} web01? [Y/n] ", w.sshd().port());
+    let question = format!(
+        "add a host entry for ssh -p {} web01 to {}? [Y/n] ",
+        w.sshd().port(),
+        home.join(".ssh/config").display()
+    );
     assert!(run.code == Some(0) && run.stderr.contains(&question), "{}", run.stderr);
     let text = fs::read_to_string(home.join(".ssh/config")).unwrap();
     assert!(text.contains("\nHost web01\n") && !text.contains("  Port "), "{text}");
