@@ -157,7 +157,8 @@ Examples:
   arcssh list -g rg-web                    list a resource group
   arcssh list --tag env=prod --format json
                                            print JSON
-  arcssh list --list                       print an Ansible inventory";
+  arcssh list --list                       print an Ansible inventory
+  arcssh list --standalone                 one that needs no ssh configuration";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -386,6 +387,15 @@ pub(crate) struct ListArgs {
     /// Print the variables of one host, as an Ansible inventory script
     #[arg(long, value_name = "ALIAS", help_heading = "Output")]
     pub(crate) host: Option<String>,
+    /// Print an Ansible inventory with the ssh options of each host, for a computer without the ssh configuration
+    #[arg(long, help_heading = "Output")]
+    pub(crate) standalone: bool,
+    /// User to log in as
+    #[arg(long, value_name = "NAME", requires = "standalone", help_heading = "Output")]
+    pub(crate) user: Option<String>,
+    /// Path of arcssh on the computer that runs Ansible [default: of this program]
+    #[arg(long, value_name = "PATH", requires = "standalone", help_heading = "Output")]
+    pub(crate) program: Option<String>,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }

@@ -1,11 +1,13 @@
 //! The `ProxyCommand` of a host entry that `arcssh config` writes, and the host entries that have one.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::CommandFactory as _;
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, ValueEnum};
 
+use crate::azure::cloud::CloudName;
+use crate::azure::credentials::{CredentialOptions, CredentialSource};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{Cli, Command, ProxyArgs};
 use crate::ssh::effective_config::{self, Expected};
@@ -95,6 +97,61 @@ impl ProxyCommand {
             ProxyMachine::Name { .. } => None,
         }
     }
+}
+
+/// Returns the options for the credential and the cloud, if they are not the defaults.
+pub(crate) fn azure_options(credential: &CredentialOptions, cloud: CloudName) -> Vec<String> {
+    let source = Some(credential.source).filter(|source| *source != CredentialSource::Any);
+    let cloud = Some(cloud).filter(|cloud| *cloud != CloudName::Public);
+    let options = [
+        ("--credential", source.and_then(name_of)),
+        ("--tenant", credential.tenant.clone()),
+        ("--cloud", cloud.and_then(name_of)),
+    ];
+    let options = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+    options.flatten().collect()
+}
+
+/// The value as typed on the command line.
+fn name_of(value: impl ValueEnum) -> Option<String> {
+    value.to_possible_value().map(|value| value.get_name().to_owned())
+}
+
+/// The path by which ssh starts arcssh: the absolute path by which the user started it. Unlike the path of the file itself,
+/// the link of a package manager remains valid after an update.
+///
+/// # Errors
+/// The system does not provide the path, or it is not valid Unicode.
+pub(crate) fn program() -> Result<String> {
+    let file = std::env::current_exe().context("the system does not provide the path of this program")?;
+    let typed = PathBuf::from(std::env::args_os().next().unwrap_or_default());
+    let found = which::which(typed).ok();
+    let is_same_file = |candidate: &PathBuf| {
+        candidate.is_absolute()
+            && candidate.canonicalize().is_ok_and(|found| file.canonicalize().ok() == Some(found))
+    };
+    let program = found.filter(is_same_file).unwrap_or(file);
+    let text = program.to_str().with_context(|| format!("{} is not valid Unicode", program.display()))?;
+    Ok(without_spaces(text))
+}
+
+/// The short name of a path with spaces: OpenSSH 7.7 of Windows cannot start a program in quotes (gravitational/teleport
+/// issue 16181).
+#[cfg(windows)]
+fn without_spaces(path: &str) -> String {
+    use std::os::windows::process::CommandExt;
+    let mut cmd = std::process::Command::new("cmd");
+    cmd.raw_arg(format!("/C for %I in (\"{path}\") do @echo %~sI"));
+    let short = cmd.output().ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    let short =
+        short.map(|text| text.trim().to_owned()).filter(|text| path.contains(' ') && !text.is_empty());
+    short.unwrap_or_else(|| path.to_owned())
+}
+
+/// The path itself: other systems start a program in quotes.
+#[cfg(not(windows))]
+fn without_spaces(path: &str) -> String {
+    path.to_owned()
 }
 
 /// The words of a command line without quotes and escapes. `--option=value` becomes two words.
@@ -200,7 +257,6 @@ pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::azure::cloud::CloudName;
     use crate::ssh::host_entry::{Host, Platform};
 
     const ID: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/Web01";

@@ -1,13 +1,18 @@
 //! `arcssh list`: the Arc machines that the account can see, as a table, as JSON or as an Ansible inventory.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value, json};
 
+use crate::azure::cloud::CloudName;
 use crate::azure::hybrid_compute::Machine;
+use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
 use crate::machines::{MachineSelector, NamedMachine, SUFFIX};
-use crate::terminal::output::print;
+use crate::ssh::host_entry::{Host, Platform, is_alias};
+use crate::terminal::output::{note, print};
 use crate::text::{json_text, sanitize, width};
 
 /// Prints the list and returns the exit status.
@@ -20,14 +25,16 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
         selector = MachineSelector { all: true, ..selector };
     }
     let machines = Session::open(&args.azure)?.select(&selector).await?;
-    let text = match args.format.unwrap_or(ListFormat::Table) {
-        _ if args.host.is_some() => {
-            json_text(&host_variables(&machines, args.host.as_deref().unwrap_or_default()))
+    let connection = args.standalone.then(|| Connection::new(args)).transpose()?;
+    let connection = connection.as_ref();
+    let text = match (args.format.unwrap_or(ListFormat::Table), &args.host) {
+        (_, Some(host)) => json_text(&host_variables(&hosts(&machines, connection)?, host)),
+        (ListFormat::Ansible, None) => json_text(&inventory(&machines, connection)?),
+        _ if args.list || args.standalone => json_text(&inventory(&machines, connection)?),
+        (ListFormat::Json, None) => {
+            json_text(&Value::from_iter(machines.iter().map(|named| object(&named.machine))))
         }
-        ListFormat::Ansible => json_text(&inventory(&machines)),
-        _ if args.list => json_text(&inventory(&machines)),
-        ListFormat::Json => json_text(&Value::from_iter(machines.iter().map(|named| object(&named.machine)))),
-        ListFormat::Table => table(&machines),
+        (ListFormat::Table, None) => table(&machines),
     };
     print(&format!("{}\n", text.trim_end()))?;
     Ok(0)
@@ -44,7 +51,9 @@ fn object(machine: &Machine) -> Value {
 
 /// Returns an inventory with all variables in `_meta`, so that Ansible runs arcssh once (Ansible docs, "Developing
 /// dynamic inventory"). Its groups are all hosts, each resource group and each operating system.
-fn inventory(machines: &[NamedMachine]) -> Value {
+fn inventory(machines: &[NamedMachine], connection: Option<&Connection>) -> Result<Value> {
+    let names = GroupNames::of(machines);
+    names.note_renamed();
     let mut groups: Map<String, Value> = Map::new();
     let mut variables = Map::new();
     let mut add_to_group = |group: String, host: &str| {
@@ -53,35 +62,85 @@ fn inventory(machines: &[NamedMachine]) -> Value {
             hosts.push(host.into());
         }
     };
-    for (machine, host, host_variables) in hosts(machines) {
-        for group in
-            [ALL.to_owned(), group_name(GROUP, &machine.id.resource_group), group_name(SYSTEM, &machine.os)]
-        {
+    for (machine, host, host_variables) in hosts(machines, connection)? {
+        for group in [ALL.to_owned(), names.resource_group(machine), group_name(SYSTEM, &machine.os)] {
             add_to_group(group, &host);
         }
         variables.insert(host, host_variables);
     }
+    for (group, name, value) in connection.into_iter().flat_map(Connection::group_variables) {
+        if let Some(group) = groups.get_mut(&group) {
+            group["vars"][name] = mark_unsafe(value.into());
+        }
+    }
     groups.insert("_meta".into(), json!({ "hostvars": variables }));
-    Value::Object(groups)
+    Ok(Value::Object(groups))
 }
 
-fn host_variables(machines: &[NamedMachine], host: &str) -> Value {
-    let found = hosts(machines).find(|(_, name, _)| name.eq_ignore_ascii_case(host));
-    found.map_or(json!({}), |(_, _, variables)| variables)
+/// A machine, its host name in the inventory, and its variables.
+type InventoryHost<'a> = (&'a Machine, String, Value);
+
+fn host_variables(hosts: &[InventoryHost<'_>], host: &str) -> Value {
+    let found = hosts.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(host));
+    found.map_or(json!({}), |(_, _, variables)| variables.clone())
 }
 
-/// Returns the machines that have an alias for ssh, each with its host name in the inventory and its variables. The
-/// host name is the alias, unless a group has that name: a play for the group would then run on that host only.
-fn hosts(machines: &[NamedMachine]) -> impl Iterator<Item = (&Machine, String, Value)> {
-    machines.iter().filter_map(|NamedMachine { machine, patterns }| {
-        let alias = patterns.as_ref()?.first()?;
+/// Returns the machines that have an alias for ssh. The host name is the alias, unless a group has that name: a play for the
+/// group would then run on that host only.
+fn hosts<'a>(
+    machines: &'a [NamedMachine],
+    connection: Option<&Connection>,
+) -> Result<Vec<InventoryHost<'a>>> {
+    let host = |(machine, alias): (&'a Machine, &String)| {
         let mut variables = json!({ "arc": mark_unsafe(object(machine)) });
+        if let Some(connection) = connection {
+            variables["ansible_ssh_common_args"] = mark_unsafe(connection.ssh_args(machine)?.into());
+        }
         if !is_group(alias) {
-            return Some((machine, alias.clone(), variables));
+            return Ok((machine, alias.clone(), variables));
         }
         variables["ansible_host"] = mark_unsafe(json!(alias));
-        Some((machine, format!("{alias}.{SUFFIX}"), variables))
-    })
+        Ok((machine, format!("{alias}.{SUFFIX}"), variables))
+    };
+    let with_alias = |named: &'a NamedMachine| Some((&named.machine, named.patterns.as_ref()?.first()?));
+    machines.iter().filter_map(with_alias).map(host).collect()
+}
+
+/// The values with which Ansible connects without a host entry.
+struct Connection {
+    program: String,
+    /// The options of the credential and the cloud.
+    options: Vec<String>,
+    user: Option<String>,
+}
+
+impl Connection {
+    fn new(args: &ListArgs) -> Result<Self> {
+        let program = args.program.clone().map_or_else(program, Ok)?;
+        let cloud = args.azure.cloud.chosen().unwrap_or(CloudName::Public);
+        let options = azure_options(&args.azure.credential.options(), cloud);
+        Ok(Self { program, options, user: args.user.clone() })
+    }
+
+    /// Returns the options of ssh for a machine. Ansible splits the text into words as a POSIX shell does (ansible-core
+    /// `plugins/connection/ssh.py`, `_split_ssh_args`). A ProxyCommand contains no single quote.
+    fn ssh_args(&self, machine: &Machine) -> anyhow::Result<String> {
+        let command =
+            ProxyCommand::new(&self.program, ProxyMachine::Id(machine.id.clone()), self.options.clone());
+        let host = Host { proxy_command: command.words(), ..Host::default() };
+        let mut options = format!("-o 'ProxyCommand={}'", host.proxy_command(Platform::Unix)?);
+        // ssh looks up HostKeyAlias in known_hosts in lower case.
+        let key_alias = machine.vm_id.as_ref().filter(|id| is_alias(id)).map(|id| id.to_lowercase());
+        options.extend(key_alias.map(|id| format!(" -o HostKeyAlias={id}")));
+        Ok(options)
+    }
+
+    /// Returns each variable that all hosts of a group have, with the group. The user's `group_vars` override them. `cmd` is
+    /// the default shell of OpenSSH for Windows (Microsoft Learn, "OpenSSH Server configuration for Windows Server").
+    fn group_variables(&self) -> Vec<(String, &'static str, String)> {
+        let user = self.user.iter().map(|user| (ALL.to_owned(), "ansible_user", user.clone()));
+        user.chain([(group_name(SYSTEM, "windows"), "ansible_shell_type", "cmd".to_owned())]).collect()
+    }
 }
 
 /// The group of all hosts.
@@ -90,11 +149,72 @@ const ALL: &str = "arc";
 const GROUP: &str = "rg";
 const SYSTEM: &str = "os";
 
-/// Whether a group of this inventory, or one that every inventory has, can have this name. Ansible prefers a host to a
-/// group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`).
+/// Whether a group of this inventory, or one that every inventory has, can have this name, or Ansible's own computer.
+/// Ansible prefers a host to a group of the same name (ansible-core `inventory/manager.py`, `_evaluate_patterns`), and a
+/// host in the inventory to its own computer (`constants.py`, `LOCALHOST`; `_enumerate_matches`).
 fn is_group(name: &str) -> bool {
+    let name = name.to_lowercase();
     let has_prefix = |kind: &str| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('_'));
-    ["all", "ungrouped", ALL].contains(&name) || has_prefix(GROUP) || has_prefix(SYSTEM)
+    let reserved = ["all", "ungrouped", ALL, "localhost", "127.0.0.1"];
+    reserved.contains(&name.as_str()) || has_prefix(GROUP) || has_prefix(SYSTEM)
+}
+
+/// A resource group: its name in lower case, and its subscription.
+type ResourceGroup = (String, String);
+
+/// The names of resource groups as groups of the inventory. Two resource groups never have the same name, so that a play
+/// for one does not run on machines of the other.
+struct GroupNames {
+    /// The resource groups with each possible name.
+    claims: BTreeMap<String, BTreeSet<ResourceGroup>>,
+}
+
+impl GroupNames {
+    fn of(machines: &[NamedMachine]) -> Self {
+        let mut claims: BTreeMap<String, BTreeSet<ResourceGroup>> = BTreeMap::new();
+        for group in machines.iter().map(|named| resource_group(&named.machine)) {
+            for name in group_candidates(&group) {
+                claims.entry(name).or_default().insert(group.clone());
+            }
+        }
+        Self { claims }
+    }
+
+    /// Returns the name of a machine's resource group: the first candidate that no other resource group has.
+    fn resource_group(&self, machine: &Machine) -> String {
+        let [candidates @ .., full] = group_candidates(&resource_group(machine));
+        let is_unique = |name: &String| self.claims.get(name).is_some_and(|groups| groups.len() == 1);
+        candidates.into_iter().find(is_unique).unwrap_or(full)
+    }
+
+    /// Prints a note for each name that several resource groups would have.
+    fn note_renamed(&self) {
+        let is_own = |name: &str, groups: &BTreeSet<ResourceGroup>| {
+            groups.len() > 1 && groups.iter().any(|(group, _)| group_name(GROUP, group) == name)
+        };
+        for (name, groups) in self.claims.iter().filter(|(name, groups)| is_own(name, groups)) {
+            let groups: Vec<String> = groups.iter().map(|(group, id)| format!("{group} in {id}")).collect();
+            let groups = groups.join(", ");
+            note(&format!(
+                "the inventory has no group {name}, because several resource groups match: {groups}"
+            ));
+        }
+    }
+}
+
+fn resource_group(machine: &Machine) -> ResourceGroup {
+    (machine.id.resource_group.to_lowercase(), machine.id.subscription.to_lowercase())
+}
+
+/// Returns the possible names of a resource group, the shortest first: its own, with the replaced characters in hexadecimal,
+/// and also with the subscription. No other resource group gets the last one.
+fn group_candidates((name, subscription): &ResourceGroup) -> [String; 3] {
+    let own = group_name(GROUP, name);
+    let replaced: String =
+        name.chars().filter(|c| !c.is_alphanumeric()).map(|c| format!("{:02x}", u32::from(c))).collect();
+    let spelled = if replaced.is_empty() { own.clone() } else { format!("{own}_{replaced}") };
+    let full = format!("{spelled}_{}", subscription.replace('-', ""));
+    [own, spelled, full]
 }
 
 /// Marks each string so that Ansible does not evaluate it as a template: names, tags and statuses come from Azure.

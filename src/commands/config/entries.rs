@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, ensure};
-use clap::ValueEnum;
 
 use crate::azure::arm::{Arm, ArmError};
-use crate::azure::cloud::{Cloud, CloudName};
-use crate::azure::credentials::{CredentialChain, CredentialSource};
+use crate::azure::cloud::Cloud;
+use crate::azure::credentials::CredentialChain;
 use crate::azure::hybrid_compute::{Machine, list};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::ConfigArgs;
-use crate::cli::proxy_command::{ProxyCommand, ProxyMachine};
+use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
 use crate::commands::config::certificates::Entra;
 use crate::commands::config::options::{Access, Adopted, Filter, Login, Options};
 use crate::commands::config::plan::Notes;
@@ -681,24 +680,9 @@ impl EntryBuilder {
         self.with_commands(host, ProxyMachine::Name { suffix }, login, pattern)
     }
 
-    /// The options for the credential and the cloud, if they are not the defaults.
     fn azure_args(&self) -> Vec<String> {
-        let Access { credential, cloud } = &self.access;
-        let source = Some(credential.source).filter(|source| *source != CredentialSource::Any);
-        let cloud = Some(*cloud).filter(|cloud| *cloud != CloudName::Public);
-        let options = [
-            ("--credential", source.and_then(name_of)),
-            ("--tenant", credential.tenant.clone()),
-            ("--cloud", cloud.and_then(name_of)),
-        ];
-        let options = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
-        options.flatten().collect()
+        azure_options(&self.access.credential, self.access.cloud)
     }
-}
-
-/// The value as typed on the command line.
-fn name_of(value: impl ValueEnum) -> Option<String> {
-    value.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
 /// Why the host entry of a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
@@ -708,38 +692,4 @@ const ONLY_LINUX: &str = "Entra users can log in to Linux machines only; for Win
 
 fn is_windows(machine: &Machine) -> bool {
     machine.os == "windows"
-}
-
-/// The path by which ssh starts arcssh: the absolute path by which the user started it. Unlike the path of the file itself,
-/// the link of a package manager remains valid after an update.
-fn program() -> Result<String> {
-    let file = std::env::current_exe().context("the system does not provide the path of this program")?;
-    let typed = PathBuf::from(std::env::args_os().next().unwrap_or_default());
-    let found = which::which(typed).ok();
-    let is_same_file = |candidate: &PathBuf| {
-        candidate.is_absolute()
-            && candidate.canonicalize().is_ok_and(|found| file.canonicalize().ok() == Some(found))
-    };
-    let program = found.filter(is_same_file).unwrap_or(file);
-    let text = program.to_str().with_context(|| format!("{} is not valid Unicode", program.display()))?;
-    Ok(without_spaces(text))
-}
-
-/// The short name of a path with spaces: OpenSSH 7.7 of Windows cannot start a program in quotes (gravitational/teleport
-/// issue 16181).
-#[cfg(windows)]
-fn without_spaces(path: &str) -> String {
-    use std::os::windows::process::CommandExt;
-    let mut cmd = std::process::Command::new("cmd");
-    cmd.raw_arg(format!("/C for %I in (\"{path}\") do @echo %~sI"));
-    let short = cmd.output().ok().and_then(|output| String::from_utf8(output.stdout).ok());
-    let short =
-        short.map(|text| text.trim().to_owned()).filter(|text| path.contains(' ') && !text.is_empty());
-    short.unwrap_or_else(|| path.to_owned())
-}
-
-/// The path itself: other systems start a program in quotes.
-#[cfg(not(windows))]
-fn without_spaces(path: &str) -> String {
-    path.to_owned()
 }

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use arcssh_emulator::{ArmCall, ArmFault};
+use arcssh_emulator::{ArmCall, ArmFault, Machine};
 use serde_json::json;
 
 use super::{Configuration, installed};
-use crate::support::{ARCSSH, Lab, Run, lab, run, script};
+use crate::support::{ARCSSH, Lab, Run, lab, lab_with, run, script};
 
 /// The newest ansible-core for Python 3.11, and the oldest maintained one (RHEL 8 and 9). Their template engines
 /// differ.
@@ -102,6 +102,42 @@ fn a_machine_with_the_name_of_a_group_does_not_replace_the_group() {
     let pinged = run(ansible(&hosts, "ansible").args(["-m", "ping", "all"]));
     assert_eq!(output(&pinged).matches(r#""ping": "pong""#).count(), names.len(), "{}", output(&pinged));
     assert_eq!(masters.stop(), names.len());
+}
+
+#[test]
+fn a_standalone_inventory_needs_no_ssh_configuration() {
+    let names = ["web01", "all", "rg_x"];
+    let w = lab_with(&names, |builder| builder.machine(Machine::new("win01").os_name("windows")));
+    fs::remove_file(w.configuration()).unwrap();
+    // A program in a folder with a space and a percent sign.
+    fs::create_dir(w.home().join("100% mine")).unwrap();
+    let program = w.home().join("100% mine/arcssh");
+    std::os::unix::fs::symlink(ARCSSH, &program).unwrap();
+    let list = format!(
+        "#!/bin/sh\nexec {ARCSSH} list --standalone --user {} --program '{}' \"$@\"\n",
+        super::user(),
+        program.display()
+    );
+    script(w.home(), "inventory", &list);
+    // Only what the test's sshd requires.
+    let known_hosts = w.home().join(".ssh/known_hosts");
+    let arguments = format!("-F none -o UserKnownHostsFile={}", known_hosts.display());
+    let masters = Masters(&w);
+    for version in ANSIBLE_CORE {
+        let mut ansible = program_of(version, &w, "ansible");
+        ansible.env("ANSIBLE_SSH_ARGS", format!("{arguments} -o ControlMaster=auto -o ControlPersist=60s"));
+        ansible.env("ANSIBLE_PYTHON_INTERPRETER", install().join("bin/python3"));
+        ansible.env("ANSIBLE_REMOTE_PORT", w.sshd().port().to_string());
+        ansible.arg("--private-key").arg(w.sshd().client_key());
+        let pinged = run(ansible.args(["-m", "ping", "os_linux"]));
+        assert_eq!(pinged.code, Some(0), "{version}: {}", output(&pinged));
+        let pongs = output(&pinged).matches(r#""ping": "pong""#).count();
+        assert_eq!(pongs, names.len(), "{version}: {}", output(&pinged));
+        masters.stop();
+        let windows =
+            run(program_of(version, &w, "ansible-inventory").args(["--graph", "--vars", "os_windows"]));
+        assert!(output(&windows).contains("{ansible_shell_type = cmd}"), "{version}: {}", output(&windows));
+    }
 }
 
 /// A user who can write to a machine in Azure, or onboard one, chooses these texts.

@@ -255,17 +255,52 @@ fn an_ambiguous_name_lists_the_candidates() {
 #[test]
 fn inventory_modes_print_all_variables_or_those_of_one_host() {
     let w = machines();
-    let inventory = json(&w, &["--list"]);
-    assert_eq!(json(&w, &["--format", "ansible"]), inventory);
+    let read = |arguments: &[&str]| -> Value {
+        let listed = run(w.arcssh(&["list"]).args(arguments));
+        let note = "arcssh: the inventory has no group rg_rg_arc, because several resource groups match: ";
+        let groups = format!("rg-arc in {SUBSCRIPTION}, rg-arc in {OTHER}\n");
+        assert!(listed.stderr.contains(note) && listed.stderr.ends_with(&groups), "{}", listed.stderr);
+        serde_json::from_slice(&listed.stdout).unwrap()
+    };
+    let inventory = read(&["--list"]);
+    assert_eq!(read(&["--format", "ansible"]), inventory);
     let hosts = json!(["a-machine-with-a-long-name", "db01.rg-a", "db01.rg-b", "far", "web01"]);
     assert_eq!(inventory["arc"]["hosts"], hosts);
     assert_eq!(inventory["rg_rg_b"]["hosts"], json!([hosts[0], hosts[2]]));
+    // Two subscriptions have a resource group rg-arc.
+    let with_subscription = |id: &str| format!("rg_rg_arc_2d_{}", id.replace('-', ""));
+    assert_eq!(inventory[with_subscription(OTHER)]["hosts"], json!([hosts[3]]));
+    assert_eq!(inventory[with_subscription(SUBSCRIPTION)]["hosts"], json!([hosts[4]]));
+    assert_eq!(inventory["rg_rg_arc"], Value::Null);
     assert_eq!(inventory["os_windows"]["hosts"], json!([hosts[0]]));
     let variables = &inventory["_meta"]["hostvars"];
     assert_eq!(variables.as_object().unwrap().len(), ALL.len());
     assert_eq!(variables["db01.rg-b"]["arc"]["tags"], json!({ "env": { "__ansible_unsafe": "live" } }));
     assert_eq!(json(&w, &["--host", "db01.rg-b"]), variables["db01.rg-b"]);
     assert_eq!(json(&w, &["--host", "unknown"]), json!({}));
+}
+
+#[test]
+fn two_resource_groups_never_have_the_same_group_in_the_inventory() {
+    let groups = ["rg-arc", "RG_ARC", "rg.arc", "rg-arc-2d", "rgarc"];
+    let machines = groups.iter().enumerate();
+    let w = lab_with(&[], |builder| {
+        machines.fold(builder, |builder, (number, group)| {
+            builder.machine(Machine::new(&format!("m{number}")).resource_group(group))
+        })
+    });
+    let listed = run(&mut w.arcssh(&["list", "--list"]));
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+    let inventory: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let names =
+        ["rg_rg_arc_2d_", "rg_rg_arc_5f", "rg_rg_arc_2e", "rg_rg_arc_2d_2d2d", "rg_rgarc"].iter().enumerate();
+    for (number, name) in names {
+        let own = SUBSCRIPTION.replace('-', "");
+        let name = if name.ends_with('_') { format!("{name}{own}") } else { (*name).to_owned() };
+        assert_eq!(inventory[&name]["hosts"], json!([format!("m{number}")]), "{name}: {inventory}");
+    }
+    let note = "arcssh: the inventory has no group rg_rg_arc, because several resource groups match: ";
+    assert!(listed.stderr.contains(note), "{}", listed.stderr);
 }
 
 #[test]
