@@ -327,6 +327,9 @@ pub(crate) struct ConfigArgs {
     /// Target platform [default: this one]
     #[arg(long, value_enum, help_heading = "Host entries")]
     pub(crate) platform: Option<Platform>,
+    /// Path of arcssh on the computer that uses the host entries [default: of this program]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["remove", "verify"], help_heading = "Host entries")]
+    pub(crate) program: Option<String>,
     /// File to write, for Include or ssh -F [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) file: Option<PathBuf>,

@@ -1365,3 +1365,20 @@ fn ssh_connects_through_the_written_entry() {
     ssh.args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "web01", "echo reached"]);
     assert_eq!(run(&mut ssh).clean(), "reached\n");
 }
+
+#[test]
+fn the_program_of_another_computer_is_in_the_entries_of_later_runs_too() {
+    let w = lab(&["web01", "web02"]);
+    let config = |arguments: &[&str]| {
+        let mut config = w.arcssh(&["config", "--platform", "windows", "--user", "me", "--file", "hosts"]);
+        run(config.args(arguments))
+    };
+    let note = "arcssh: the host entries contain the path of arcssh on this computer; to set another one: --program PATH";
+    assert!(config(&["web01"]).stderr.contains(note));
+    let added = config(&["web01", "--program", r"C:\Program Files\arcssh\arcssh.exe"]);
+    assert!(added.code == Some(0) && !added.stderr.contains(note), "{}", added.stderr);
+    assert_eq!(config(&["web02"]).code, Some(0));
+    let text = fs::read_to_string(w.home().join("hosts")).unwrap();
+    let line = r#"    ProxyCommand "C:/Program Files/arcssh/arcssh.exe" proxy /subscriptions/"#;
+    assert_eq!(text.matches(line).count(), 2, "{text}");
+}

@@ -228,6 +228,12 @@ pub(super) async fn compose(
 ) -> Result<Composed> {
     let typed = to_selector(&args.selection);
     options.platform = args.platform.or(options.platform);
+    options.program = args.program.clone().or(options.program);
+    if options.program.is_none() && options.platform() != Platform::HERE {
+        note(
+            "the host entries contain the path of arcssh on this computer; to set another one: --program PATH",
+        );
+    }
     let login = Login::from_args(args, options.platform());
     if options.is_empty() && typed.is_empty() && args.wildcard.is_none() && foreign.is_empty() {
         return Err(SelectError::NothingSelected { command: "config" }.into());
@@ -497,7 +503,7 @@ impl Renderer<'_> {
         }
         let mut builders = Builders {
             azure: self.azure,
-            program: program()?,
+            program: options.program.clone().map_or_else(program, Ok)?,
             platform: options.platform(),
             built: Vec::new(),
         };

@@ -35,6 +35,9 @@ pub(super) struct Options {
     /// The platform of the whole block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) platform: Option<Platform>,
+    /// The path of arcssh in the whole block, if it is not the path of the program that writes the block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) program: Option<String>,
 }
 
 /// A machine that the user named.
@@ -334,6 +337,7 @@ impl From<Merged> for Options {
             adopted,
             except,
             platform,
+            program: None,
         }
     }
 }
