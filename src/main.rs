@@ -101,6 +101,7 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::List(args) => commands::list::run(args).await,
         Command::Cert(args) => commands::cert::run(args).await,
         Command::Warm(args) => commands::warm::run(args).await,
+        Command::KnownHosts(args) => commands::known_hosts::run(args).await,
         Command::Setup(args) => match commands::setup::run(args).await? {
             Next::End(status) => Ok(status),
             Next::Config(args) => commands::config::run(&args).await,

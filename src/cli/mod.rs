@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// Fill the credential cache by connecting to machines in advance
     #[command(after_help = WARM_EXAMPLES)]
     Warm(WarmArgs),
+    /// Read host keys through the relay, and print them as known_hosts lines
+    #[command(after_help = KNOWN_HOSTS_EXAMPLES)]
+    KnownHosts(KnownHostsArgs),
     /// Enable SSH on machines in Azure
     #[command(after_help = SETUP_EXAMPLES)]
     Setup(SetupArgs),
@@ -173,6 +176,15 @@ const WARM_EXAMPLES: &str = "\
 Examples:
   arcssh warm -g rg-web                    before you run a playbook
   arcssh warm --all --jobs 20              20 machines in parallel";
+
+const KNOWN_HOSTS_EXAMPLES: &str = "\
+Examples:
+  arcssh known-hosts -g rg-web >> ~/.ssh/known_hosts
+  arcssh known-hosts web01 | ssh-keygen -lf -
+                                           print the fingerprints
+
+The first key that you accept is not verified. Compare its fingerprint with the
+one that an administrator sees on the machine, with ssh-keygen -lf FILE.";
 
 const CERT_EXAMPLES: &str = "\
 Examples:
@@ -445,6 +457,20 @@ impl CertificateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WarmArgs {
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    #[command(flatten, next_help_heading = "Connections")]
+    pub(crate) target: TargetArgs,
+    /// Number of machines to connect to in parallel
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8")]
+    pub(crate) jobs: u8,
+    #[command(flatten)]
+    pub(crate) azure: AzureArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(mut_arg("service", |arg| arg.hide(true)))]
+pub(crate) struct KnownHostsArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     #[command(flatten, next_help_heading = "Connections")]

@@ -6,6 +6,7 @@ pub(crate) mod cert;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod known_hosts;
 pub(crate) mod last;
 pub(crate) mod list;
 pub(crate) mod login;

@@ -1,12 +1,20 @@
 //! The clients that the commands share.
 
+use std::cell::Cell;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{CredentialChain, CredentialOptions};
+use crate::azure::relay_credential_cache::RelayCredentialCache;
+use crate::azure::target::Target;
 use crate::cli::{AzureArgs, SelectionArgs};
-use crate::diagnosis::Result;
+use crate::diagnosis::{Result, last_error};
 use crate::machines::{MachineSelector, NamedMachine, SelectError, select};
 use crate::net::Net;
+use crate::relay::connector::Connector;
 use crate::state::Store;
 use crate::terminal::progress::Progress;
 
@@ -67,6 +75,46 @@ impl Session {
         }
         Ok(machines)
     }
+
+    /// Connects to a machine, requests successor credentials if they are due, and closes the connection without sending data.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub(crate) async fn connect(&self, target: &Target, wait: Duration) -> Result<()> {
+        let Self { net, store, arm, .. } = self;
+        let Some(machine) = &target.machine else { return Ok(()) };
+        let credentials = RelayCredentialCache::new(arm, store, machine, target.service, target.port);
+        let connector = Connector { net, target, wait, progress: &Progress::default() };
+        let (_connection, issued) = connector.connect(&credentials).await?;
+        last_error::clear(store, target);
+        if credentials.is_due(&issued) {
+            credentials.refresh(&issued).await;
+        }
+        Ok(())
+    }
+}
+
+/// Runs an action for each machine, `jobs` of them in parallel, while it shows the progress. Returns the results in the order
+/// of the machines.
+pub(crate) async fn for_each<T>(
+    machines: &[NamedMachine],
+    jobs: u8,
+    action: impl AsyncFn(&NamedMachine) -> Result<T>,
+) -> Vec<Result<T>> {
+    let progress = Progress::default();
+    let done = Cell::new(0);
+    let show = || progress.set(format!("other machines, {} of {} are done", done.get(), machines.len()));
+    show();
+    let work = stream::iter(machines.iter().enumerate()).map(async |(number, named)| {
+        let result = action(named).await;
+        done.set(done.get() + 1);
+        show();
+        (number, result)
+    });
+    let results = work.buffer_unordered(jobs.into()).collect();
+    let mut results: Vec<(usize, Result<T>)> = progress.run(results).await;
+    results.sort_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Returns the selection of the command line.

@@ -226,6 +226,8 @@ codes! {
     ConfigChanged = "config-changed", Failed;
     /// arcssh does not overwrite a file that it did not create.
     NotOverwritten = "not-overwritten", Failed;
+    /// A machine sends no host key.
+    NoHostKey = "no-host-key", Failed;
     /// ssh does not accept the ssh configuration.
     ConfigRejected = "config-rejected", Failed;
     /// A line of the ssh configuration overrides a host entry of arcssh.

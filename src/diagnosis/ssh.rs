@@ -16,6 +16,10 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::NotOurs(_) => {
             Diagnosis::new(Code::NotOverwritten, summary, "name another file with --file")
         }
+        SshError::NoHostKey { machine, .. } => {
+            let command = format!("arcssh doctor {}", shell_quote(machine));
+            Diagnosis::new(Code::NoHostKey, summary, Hint::new("check the machine's sshd: ", command))
+        }
         SshError::NoAgent => {
             Diagnosis::new(Code::AgentSocket, summary, "use certificate files: add --entra=files")
         }

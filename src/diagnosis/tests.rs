@@ -339,6 +339,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
         SshError::Changed(path()).into(),
         SshError::NotOurs(path()).into(),
+        SshError::NoHostKey { machine: ID.into(), cause: "Connection closed".into() }.into(),
         SshError::NoAgent.into(),
         SshError::Rejected { path: path(), cause: "line 1: Bad option".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),

@@ -55,6 +55,14 @@ pub(crate) enum SshError {
     /// No agent can listen at a path.
     #[error("{0}")]
     AgentSocket(SocketProblem),
+    /// A machine sends no host key to ssh.
+    #[error("ssh received no host key: {cause}")]
+    NoHostKey {
+        /// The resource ID of the machine.
+        machine: String,
+        /// ssh's message.
+        cause: String,
+    },
     /// ssh-keygen is not installed.
     #[error("ssh-keygen is not installed")]
     NoKeygen,

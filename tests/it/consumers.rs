@@ -2,6 +2,7 @@
 
 mod ansible;
 mod editors;
+mod known_hosts;
 mod list;
 mod transfers;
 mod wildcard;

@@ -1,0 +1,118 @@
+//! `arcssh known-hosts`: reads host keys of machines through the relay, as lines for known_hosts.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::process::Command;
+
+use crate::azure::cloud::CloudName;
+use crate::azure::target::Target;
+use crate::cli::KnownHostsArgs;
+use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
+use crate::commands::session::{Session, for_each};
+use crate::diagnosis::{Context, Error, Result, all_done};
+use crate::machines::NamedMachine;
+use crate::ssh::SshError;
+use crate::ssh::host_entry::{Host, Platform, is_alias};
+use crate::system::files::{MAX_TEXT, read_text};
+use crate::system::timeout::with_timeout;
+use crate::terminal::output::print;
+use crate::text::sanitize;
+
+/// The algorithms to request, one kind in each connection: ssh receives one host key. An RSA key has several algorithms
+/// (RFC 8332).
+const ALGORITHMS: [&str; 3] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521",
+    "rsa-sha2-512,rsa-sha2-256",
+];
+/// The time limit of one connection, whose credentials are cached.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Prints the host keys and returns the exit status.
+///
+/// # Errors
+/// A machine sends no host key; those of [`Session::select_some`].
+pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
+    let session = &Session::open(&args.azure)?;
+    let machines = session.select_some(&args.selection, "known-hosts").await?;
+    let program = &program()?;
+    let read = async |named: &NamedMachine| {
+        let target = Target::new(&named.machine.id, args.target.service, args.target.port());
+        let lines = async {
+            session.connect(&target, args.target.wait).await?;
+            lines(args, program, named).await
+        };
+        lines.await.map_err(|error: Error| error.during(Context::connecting(target)))
+    };
+    let results = for_each(&machines, args.jobs, read).await;
+    for lines in results.iter().flatten() {
+        print(lines)?;
+    }
+    all_done(results)?;
+    Ok(0)
+}
+
+/// Returns a line for each host key of a machine.
+async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Result<String> {
+    let id = &named.machine.id;
+    let alias = named.patterns.as_ref().and_then(|patterns| patterns.first());
+    // Host entries have the ID as HostKeyAlias, which ssh looks up in lower case.
+    let name = named.machine.vm_id.as_ref().filter(|id| is_alias(id)).or(alias).unwrap_or(&id.name);
+    let name = name.to_lowercase();
+    let cloud = args.azure.cloud.chosen().unwrap_or(CloudName::Public);
+    let options = azure_options(&args.azure.credential.options(), cloud);
+    let command = ProxyCommand::new(program, ProxyMachine::Id(id.clone()), options);
+    let host = Host { proxy_command: command.words(), ..Host::default() };
+    let command = host.proxy_command(Platform::HERE)?;
+    let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
+    let file = directory.path().join("known_hosts");
+    let (mut lines, mut cause) = (String::new(), String::new());
+    for algorithms in ALGORITHMS {
+        let _ = std::fs::remove_file(&file);
+        let mut ssh = ssh(&name, &command, &file, algorithms)?;
+        ssh.args(["-p", &args.target.port().to_string(), "--", &name, "true"]);
+        let output = async { ssh.output().await.context("cannot run ssh") };
+        let output =
+            with_timeout(TIMEOUT, output, |after| anyhow::anyhow!("ssh did not end within {after:?}"))
+                .await?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        cause = stderr.lines().last().unwrap_or_default().trim().to_owned();
+        let written = read_text(&file, MAX_TEXT).unwrap_or_default();
+        for line in written.lines() {
+            let machine = sanitize(&format!("{}/{}", id.resource_group, id.name));
+            lines.push_str(&format!("{} {machine}\n", line.trim_end()));
+        }
+    }
+    if lines.is_empty() {
+        return Err(SshError::NoHostKey { machine: id.to_string(), cause }.into());
+    }
+    Ok(lines)
+}
+
+/// Returns ssh with options to write the host key of a machine to `file`, and to offer no key and no password. ssh-keyscan
+/// does not support ProxyCommand.
+fn ssh(name: &str, command: &str, file: &Path, algorithms: &str) -> anyhow::Result<Command> {
+    let file = file.to_str().context("the name of the temporary directory is not valid Unicode")?;
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-T"]);
+    for option in [
+        "BatchMode=yes",
+        "StrictHostKeyChecking=accept-new",
+        "GlobalKnownHostsFile=/dev/null",
+        "HashKnownHosts=no",
+        "UpdateHostKeys=no",
+        "PreferredAuthentications=none",
+        "LogLevel=ERROR",
+        &format!("UserKnownHostsFile=\"{}\"", file.replace('\\', "/").replace('%', "%%")),
+        &format!("HostKeyAlias={name}"),
+        &format!("HostKeyAlgorithms={algorithms}"),
+        &format!("ProxyCommand={command}"),
+    ] {
+        ssh.args(["-o", option]);
+    }
+    ssh.stdin(Stdio::null()).kill_on_drop(true);
+    Ok(ssh)
+}
