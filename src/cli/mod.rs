@@ -175,7 +175,7 @@ Examples:
   arcssh list --tag env=prod --format json
                                            print JSON
   arcssh list --list                       print an Ansible inventory
-  arcssh list --list --standalone          one that needs no ssh configuration";
+  arcssh list --standalone                 one that needs no ssh configuration";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -417,7 +417,7 @@ pub(crate) struct ListArgs {
     /// Print the variables of one host, as an Ansible inventory script
     #[arg(long, value_name = "ALIAS", help_heading = "Output")]
     pub(crate) host: Option<String>,
-    /// Add the ssh options of each host to the Ansible inventory, for a computer without the ssh configuration
+    /// Print an Ansible inventory with the ssh options of each host, for a computer without the ssh configuration
     #[arg(long, help_heading = "Output")]
     pub(crate) standalone: bool,
     /// User to log in as

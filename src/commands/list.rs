@@ -27,7 +27,7 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
     let machines = Session::open(&args.azure)?.select(&selector).await?;
     let format = args.format.unwrap_or(ListFormat::Table);
     // Ansible accepts an inventory without hosts.
-    let is_inventory = args.list || args.host.is_some() || format == ListFormat::Ansible;
+    let is_inventory = args.list || args.standalone || args.host.is_some() || format == ListFormat::Ansible;
     if machines.is_empty() && typed != MachineSelector::default() && !is_inventory {
         return Err(SelectError::NoMatch(typed.filter_options()).into());
     }
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
     let text = match (format, &args.host) {
         (_, Some(host)) => json_text(&host_variables(&hosts(&machines, connection)?, host)),
         (ListFormat::Ansible, None) => json_text(&inventory(&machines, connection)?),
-        _ if args.list => json_text(&inventory(&machines, connection)?),
+        _ if args.list || args.standalone => json_text(&inventory(&machines, connection)?),
         (ListFormat::Json, None) => {
             json_text(&Value::from_iter(machines.iter().map(|named| object(&named.machine))))
         }
@@ -195,11 +195,14 @@ impl GroupNames {
 
     /// Prints a note for each name that several resource groups would have.
     fn note_renamed(&self) {
-        for (name, groups) in self.claims.iter().filter(|(_, groups)| groups.len() > 1) {
+        let is_own = |name: &str, groups: &BTreeSet<ResourceGroup>| {
+            groups.len() > 1 && groups.iter().any(|(group, _)| group_name(GROUP, group) == name)
+        };
+        for (name, groups) in self.claims.iter().filter(|(name, groups)| is_own(name, groups)) {
             let groups: Vec<String> = groups.iter().map(|(group, id)| format!("{group} in {id}")).collect();
+            let groups = groups.join(", ");
             note(&format!(
-                "no group is named {name}, because it would contain several: {}",
-                groups.join(", ")
+                "the inventory has no group {name}, because several resource groups match: {groups}"
             ));
         }
     }
