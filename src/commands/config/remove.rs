@@ -21,8 +21,8 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str) -> Result<String> {
         return Err(anyhow!("there is no managed block").into());
     }
     let mut options = Options::of(old)?;
-    let ranges = managed_block::host_entries(&block).into_iter();
-    let mut entries: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
+    let texts = managed_block::host_entries(&block).into_iter();
+    let mut entries: Vec<String> = texts.map(|text| format!("{}\n", text.trim_end())).collect();
     for name in names {
         let entry = entries.remove(position(&entries, name)?);
         options.exclude(plan::machine(&entry), &patterns(&entry), name)?;
