@@ -213,7 +213,7 @@ fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     if is_terminal {
         print(&diff)?
     } else {
-        print(managed_block::encoded(&diff))?
+        print(&managed_block::encoded(&diff))?
     }
     Ok(u8::from(old != new))
 }

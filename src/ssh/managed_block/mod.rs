@@ -222,10 +222,10 @@ fn sections(block: &str) -> Vec<Section> {
         }
         sections.push(Section { range: start..block.len(), header: header.clone(), keyword, value });
     }
-    if let Some((last, line)) = sections.last_mut().zip(lines.last()) {
-        if block[line.clone()].trim_start_matches(BYTE_ORDER_MARK).trim_end() == END {
-            last.range.end = line.start;
-        }
+    let is_end =
+        |line: &&Range<usize>| block[(*line).clone()].trim_start_matches(BYTE_ORDER_MARK).trim_end() == END;
+    if let Some((last, line)) = sections.last_mut().zip(lines.last().filter(is_end)) {
+        last.range.end = line.start;
     }
     sections
 }
