@@ -14,6 +14,6 @@ use crate::terminal::output::print;
 pub(crate) fn run(args: &CompletionsArgs) -> Result<u8> {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "arcssh", &mut script);
-    print(&String::from_utf8_lossy(&script))?;
+    print(&script)?;
     Ok(0)
 }

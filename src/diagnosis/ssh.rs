@@ -10,7 +10,7 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::NotWritten { .. } => Diagnosis::new(
             Code::ConfigNotWritable,
             summary,
-            "write the host entries to another file, for ssh -F FILE: arcssh config MACHINE --file FILE",
+            "write the host entries to another file, and begin your ssh configuration with the line Include FILE: arcssh config MACHINE --file FILE",
         ),
         SshError::Changed(_) => Diagnosis::new(Code::ConfigChanged, summary, "run the command again"),
         SshError::NotOurs(_) => {

@@ -24,9 +24,9 @@ pub(crate) fn print_sanitized_on_stderr(text: &str) {
 ///
 /// # Errors
 /// [`TerminalError::Stdout`].
-pub(crate) fn print(text: &str) -> Result<(), TerminalError> {
+pub(crate) fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), TerminalError> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(TerminalError::Stdout(error)),
         _ => Ok(()),
     }

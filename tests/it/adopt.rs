@@ -201,3 +201,54 @@ fn an_entry_without_a_machine_is_unchanged() {
         assert!(az.folder.join(file).exists(), "the host entry needs {file}");
     }
 }
+
+#[test]
+fn the_first_of_several_entries_is_adopted_as_ssh_uses_it() {
+    let w = lab(&["web01"]);
+    let az = AzEntry::local_user(&w, "");
+    let entry = fs::read_to_string(&az.file).unwrap();
+    let user = az.alias().trim_start_matches("rg-arc-web01-").to_owned();
+    let with = |name: &str| entry.replace(&format!("User {user}"), &format!("User {name}"));
+    fs::write(&az.file, format!("{}\n{}\n", with("first"), with("second"))).unwrap();
+    let users = || {
+        let text = fs::read_to_string(&az.file).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("    User "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    az.adopt(&w, &[]);
+    assert_eq!(users(), ["first"]);
+    // az appends another copy with each run.
+    let text = fs::read_to_string(&az.file).unwrap();
+    fs::write(&az.file, format!("{text}{}\n", with("third"))).unwrap();
+    assert_eq!(az.adopt(&w, &[]).code, Some(0));
+    assert_eq!(users(), ["first"]);
+    assert!(!fs::read_to_string(&az.file).unwrap().contains("\n\tUser third"));
+}
+
+#[test]
+fn an_adopted_entry_with_the_name_of_its_machine_is_the_entry_of_the_machine() {
+    let w = lab(&["web01"]);
+    for before in [&["web01"][..], &["--all", "--allow-names", "*"], &[]] {
+        let az = AzEntry::local_user(&w, "");
+        let text = fs::read_to_string(&az.file).unwrap();
+        fs::write(&az.file, "").unwrap();
+        let config = |arguments: &[&str]| {
+            let config = run(w.arcssh(&["config", "--file"]).arg(&az.file).args(arguments));
+            assert_eq!(config.code, Some(0), "{before:?} {arguments:?}: {}", config.stderr);
+        };
+        if !before.is_empty() {
+            config(before);
+        }
+        let with_name = text.replace(
+            &format!("Host {}", text.split("Host ").nth(1).unwrap().lines().next().unwrap()),
+            "Host web01",
+        );
+        fs::write(&az.file, format!("{}{with_name}\n", fs::read_to_string(&az.file).unwrap())).unwrap();
+        config(&["--adopt"]);
+        config(&["web01", "--user", "other"]);
+        let text = fs::read_to_string(&az.file).unwrap();
+        assert_eq!(text.matches("\nHost web01\n").count(), 1, "{before:?}: {text}");
+        assert_eq!(text.matches("    ProxyCommand ").count(), 1, "{before:?}: {text}");
+        assert!(text.contains("    User other\n"), "{before:?}: {text}");
+    }
+}

@@ -289,11 +289,23 @@ fn removing_the_block_restores_every_byte() {
 }
 
 #[test]
-fn a_file_that_is_not_utf_8_is_unchanged() {
+fn bytes_that_are_not_utf_8_are_preserved() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "");
-    fs::write(home.file(), b"# caf\xe9\n").unwrap();
-    assert_eq!(home.fail(1, &["web01"]), "arcssh: ~/.ssh/config is not UTF-8 text\n");
+    let original = b"# caf\xe9\nHost other\n    Port 7\n";
+    fs::write(home.file(), original).unwrap();
+    assert_eq!(home.config(&["web01", "--dry-run"]).code, Some(1));
+    home.succeed(&["web01"]);
+    assert!(fs::read(home.file()).unwrap().ends_with(original));
+    assert_eq!(fs::read(home.path.join(".ssh/.config.arcssh-backup")).unwrap(), original);
+    assert_eq!(
+        (home.effective("other", "port"), home.effective("web01", "hostname")),
+        ("7".into(), "web01".into())
+    );
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+    assert_eq!(home.succeed(&["web01"]), "arcssh: ~/.ssh/config is up to date\n");
+    home.succeed(&["--remove"]);
+    assert_eq!(fs::read(home.file()).unwrap(), original);
 }
 
 #[test]
@@ -303,7 +315,7 @@ fn a_directory_that_cannot_be_created_gets_a_hint() {
     std::os::unix::fs::symlink("nowhere/.ssh", home.path.join(".ssh")).unwrap();
     let output = home.fail(1, &["web01"]);
     assert!(output.starts_with("arcssh: cannot create ~/.ssh: "), "{output}");
-    let hint = "arcssh: hint: write the host entries to another file, for ssh -F FILE: arcssh config MACHINE --file FILE";
+    let hint = "arcssh: hint: write the host entries to another file, and begin your ssh configuration with the line Include FILE: arcssh config MACHINE --file FILE";
     assert_eq!(output.lines().nth(1), Some(hint));
 }
 
@@ -1318,8 +1330,8 @@ pub(crate) fn with_new_comments(text: &str) -> String {
             "# Finds any machine by its name when you connect.",
         ),
         (
-            "# What follows is for every host again.",
-            "# End of the arcssh host entries. The settings below apply to all hosts.",
+            "# What follows is for every host again.\nHost *\n# <<< arcssh <<<\n",
+            "# End of the arcssh host entries.\nHost *\n# <<< arcssh <<<\n# The settings below apply to all hosts.\nHost *\n",
         ),
     ]
     .iter()

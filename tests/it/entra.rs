@@ -136,6 +136,40 @@ fn a_host_entry_logs_in_with_a_certificate() {
     assert_eq!((refreshed.code, hosts.text()), (Some(0), text), "{}", refreshed.stderr);
 }
 
+/// A certificate is for one user, so an earlier `--user` would fail the login.
+#[test]
+fn the_user_of_the_certificate_replaces_an_earlier_user() {
+    let windows = |builder: Builder| builder.machine(Machine::new("win01").os_name("windows"));
+    let w = lab_with_user(&["web01"], windows);
+    let file = w.home().join("users.conf");
+    let users_after = |runs: &[&[&str]]| {
+        let _ = fs::remove_file(&file);
+        for arguments in runs {
+            let config = run(anonymous(
+                w.arcssh(&["config", "--allow-names", "*", "--file"]).arg(&file).args(*arguments),
+            ));
+            assert_eq!(config.code, Some(0), "{arguments:?}: {}", config.stderr);
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let users = text.lines().filter_map(|line| line.strip_prefix("    User "));
+        users.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let me = user();
+    let group: &[&str] = &["-g", "rg-arc", "--user", "X"];
+    // The last user is that of win01, which gets no certificate.
+    assert_eq!(users_after(&[group, &["web01", "--entra"]]), [&me, "X"]);
+    assert_eq!(users_after(&[group, &["-g", "rg-arc", "--entra"]]), [&me, "X"]);
+    assert_eq!(users_after(&[group, &["--entra"], &[]]), [&me, "X"]);
+    assert_eq!(users_after(&[group, &["--all", "--entra"]]), [&me, "X"]);
+    let named: &[&str] = &["web01", "--user", "X"];
+    assert_eq!(users_after(&[named, &["web01", "--entra"]]), [me.as_str()]);
+    assert_eq!(users_after(&[named, &["-g", "rg-arc", "--entra"]]), [me.as_str()]);
+    // A later or simultaneous user is the user's choice.
+    assert_eq!(users_after(&[&["web01", "--entra"], named]), ["X"]);
+    assert_eq!(users_after(&[&["web01", "--entra", "--user", "X"]]), ["X"]);
+    assert_eq!(users_after(&[group, &["web01", "--entra"], &["--user", "Y"]]), ["Y", "Y"]);
+}
+
 #[test]
 fn scp_and_rsync_copy_both_ways() {
     let w = lab_with_user(&["web01"], |builder| builder);
@@ -511,8 +545,13 @@ fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {
         let old = format!("{old}\nHost other\n");
         fs::write(&file, &old).unwrap();
         let (notes, new) = config(&[]);
-        let entries = |text: &str| text.split_once("\n\n").unwrap().1.to_owned();
+        // The `Match` lines are now below all host entries.
+        let entries = |text: &str| {
+            let lines = text.split_once("\n\n").unwrap().1.lines().filter(|line| !line.is_empty());
+            lines.map(str::to_owned).partition::<Vec<_>, _>(|line| line.starts_with("Match "))
+        };
         assert_eq!(entries(&new), entries(&with_new_comments(&old)), "{notes}");
+        assert!(mode == "agent" || new.find("\nMatch ") > new.find("\nHost *.arc"), "{new}");
         assert!(new.starts_with("# >>> arcssh >>> block 2: ") && notes.lines().count() == 1, "{notes}");
         fs::write(&file, &old).unwrap();
         let (_, without) = config(&["--remove", "rg-arc/web01"]);

@@ -59,6 +59,7 @@ impl Login {
             port: args.port,
             identity: args.identity.as_deref().map(absolute_identity),
             entra: args.entra.map(|mode| mode.unwrap_or(CertificateMode::on(platform))),
+            user_of_certificate: false,
             scope,
             client_id,
             control_master: args.control_master.then_some(true),
@@ -311,10 +312,11 @@ impl Azure<'_> {
         if typed.is_filter() {
             let filter = MachineSelector { machines: BTreeSet::new(), ..typed.clone() };
             ensure_each_matches(&filter, &known)?;
-            known
-                .iter()
-                .filter(|machine| filter.selects(machine))
-                .for_each(|machine| options.note_if_excluded(machine));
+            let matching: Vec<&Machine> = known.iter().filter(|machine| filter.selects(machine)).collect();
+            matching.iter().for_each(|machine| options.note_if_excluded(machine));
+            if login.selects_user_of_certificate() {
+                options.use_certificate_of(&matching);
+            }
             options.select(filter, self.args.allow_names.iter().cloned().collect(), login);
         } else if typed.is_empty() {
             let allowed = self.args.allow_names.iter().cloned();
@@ -360,7 +362,9 @@ impl Azure<'_> {
             }
             let is_of_this_run =
                 selection.is_same(&MachineSelector { machines: BTreeSet::new(), ..typed.clone() });
-            for machine in matching.filter(|machine| !options.is_excluded(machine)) {
+            for machine in
+                matching.filter(|one| !options.is_excluded(one) && options.adopted_name(one).is_none())
+            {
                 let entry = selected.entry(key(machine)).or_insert_with(|| Selected {
                     machine: machine.clone(),
                     login: Login::default(),
@@ -382,11 +386,18 @@ impl Azure<'_> {
                 continue;
             };
             let matched = selected.remove(&key(&machine));
-            let (login, claim) = matched.map(|entry| (entry.login, entry.claim)).unwrap_or_default();
+            let matched = matched.map(|entry| (entry.login, entry.claim, entry.is_of_this_run));
+            let (login, claim, is_matched_now) = matched.unwrap_or_default();
             let just_now = named_now.contains(&key(&machine));
             let claim = if one.by_alias { claim } else { Claim::ByUser { just_now } };
             let login = one.login.clone().or(&login);
-            let entry = Selected { machine, login, claim, is_of_this_run: just_now, is_named_now: just_now };
+            let entry = Selected {
+                machine,
+                login,
+                claim,
+                is_of_this_run: just_now || is_matched_now,
+                is_named_now: just_now,
+            };
             selected.insert(key(&entry.machine), entry);
             options.named.push(one);
         }
@@ -412,7 +423,7 @@ fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result
     Ok(())
 }
 
-/// Adopts host entries of other programs, after finding their machines.
+/// Adopts host entries of other programs, after finding their machines. ssh uses the first of several entries with a name.
 fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typed: &Login) {
     for entry in foreign {
         let Some(alias) = entry.patterns.first().filter(|alias| is_alias(alias)) else { continue };
@@ -426,11 +437,10 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
             // az created the key of a certificate for that certificate only.
             identity: entry.identity_file.clone().filter(|_| !entry.has_certificate()),
             entra: entry.has_certificate().then_some(CertificateMode::on(options.platform())),
+            user_of_certificate: !entry.has_certificate() && typed.selects_user_of_certificate(),
             ..Login::default()
         };
-        options.adopted.retain(|adopted| adopted.alias != *alias);
-        let machine = machine.id.to_string();
-        options.adopted.push(Adopted { alias: alias.clone(), machine, login: login.or(typed) });
+        options.adopt(alias, machine, login.or(typed));
     }
 }
 
@@ -649,8 +659,9 @@ impl EntryBuilder {
             return Ok(Host { proxy_command: command.words(), ..host });
         };
         // Without `--user`, the user is the one that the certificate is for, and the certificate must remain for that user.
-        let login_name = Some(&entra.login_name).filter(|_| login.user.is_none());
-        let user = login.user.clone().or(login_name.cloned());
+        let own_user = login.user.clone().filter(|_| !login.selects_user_of_certificate());
+        let login_name = Some(&entra.login_name).filter(|_| own_user.is_none());
+        let user = own_user.or(login_name.cloned());
         let login_name = login_name.filter(|name| host_entry::is_word(name));
         let CertificateOptions { scope, client_id } = &entra.options;
         let options =

@@ -152,12 +152,20 @@ fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Re
     if !removing && verified(new, candidate.path(), edit.path())?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
+    let foreign = managed_block::foreign_lines(own_block(edit.text())?);
     let backup = edit.commit(candidate)?;
     if changes == Shown::NotYet {
         next.plan.print();
     }
     let hosts = effective_config::host_entries(own_block(new)?).len().saturating_sub(1);
     let backup = backup.map_or(String::new(), |backup| format!(" (backup: {})", backup.display()));
+    if let Some(first) = foreign.lines().find(|line| !line.starts_with('#')) {
+        note(&format!(
+            "moved lines that arcssh did not write below the managed block: {:?} and {} more",
+            first.trim(),
+            foreign.lines().count() - 1
+        ));
+    }
     note(&if removing {
         format!("removed host entries from {file}{backup}")
     } else {
@@ -201,14 +209,19 @@ fn verify(file: &Path) -> Result<u8> {
 fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     let name = file.display().to_string();
     let mut diff = TextDiff::from_lines(old, new).unified_diff().header(&name, &name).to_string();
-    // A pipe gets the bytes unchanged, since a program may apply the diff.
-    if stdout().is_terminal() {
+    let is_terminal = stdout().is_terminal();
+    if is_terminal {
         diff = lines(&diff);
     }
     if use_color(&stdout()) {
         diff = diff.split_inclusive('\n').map(colored).collect();
     }
-    print(&diff)?;
+    // A pipe gets the bytes unchanged, since a program may apply the diff.
+    if is_terminal {
+        print(&diff)?
+    } else {
+        print(&managed_block::encoded(&diff))?
+    }
     Ok(u8::from(old != new))
 }
 

@@ -95,6 +95,10 @@ pub(super) struct Login {
     /// How ssh gets the Entra ID certificate, if the user logs in with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) entra: Option<CertificateMode>,
+    /// Whether the user of the certificate logs in, although `user` names another one. A Windows machine, which has no
+    /// certificate, uses `user`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) user_of_certificate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scope: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,10 +123,14 @@ pub(super) struct Access {
 }
 
 impl Login {
-    /// These values; values of `other` replace absent ones.
+    /// These values; values of `other` replace absent ones. A certificate without a user logs in as its own user.
     pub(super) fn or(self, other: &Self) -> Self {
         let other = other.clone();
+        let user_of_certificate = (self.user.is_some() || other.user.is_some())
+            && (self.selects_user_of_certificate()
+                || self.user.is_none() && other.selects_user_of_certificate());
         Self {
+            user_of_certificate,
             user: self.user.or(other.user),
             port: self.port.or(other.port),
             identity: self.identity.or(other.identity),
@@ -147,6 +155,9 @@ impl Login {
             port: unless(&other.port, &self.port),
             identity: unless(&other.identity, &self.identity),
             entra: unless(&other.entra, &self.entra),
+            user_of_certificate: self.user_of_certificate
+                && other.user.is_none()
+                && !other.selects_user_of_certificate(),
             scope: unless(&other.scope, &self.scope),
             client_id: unless(&other.client_id, &self.client_id),
             control_master: unless(&other.control_master, &self.control_master),
@@ -164,6 +175,11 @@ impl Login {
             ..Self::default()
         };
         *self == access
+    }
+
+    /// Whether the user of the certificate logs in.
+    pub(super) fn selects_user_of_certificate(&self) -> bool {
+        self.user_of_certificate || self.entra.is_some() && self.user.is_none()
     }
 
     /// Overrides the values of `login`.
@@ -234,17 +250,34 @@ impl Options {
     /// of that machine.
     pub(super) fn name(&mut self, machine: &Machine, by_alias: bool, typed: &Login) {
         self.except.retain(|text| !refers_to(text, machine));
-        let is_entry = |one: &&mut Adopted| {
-            refers_to(&one.machine, machine) && one.alias.eq_ignore_ascii_case(&machine.id.name)
-        };
-        if let Some(adopted) = self.adopted.iter_mut().find(is_entry) {
-            typed.override_in(&mut adopted.login);
+        if let Some(at) = self.adopted_name(machine) {
+            typed.override_in(&mut self.adopted[at].login);
         } else if let Some(named) = self.named.iter_mut().find(|one| refers_to(&one.machine, machine)) {
             typed.override_in(&mut named.login);
             named.by_alias &= by_alias;
         } else {
             self.named.push(NamedMachine { machine: machine.id.to_string(), by_alias, login: typed.clone() });
         }
+    }
+
+    /// The position of the adopted entry that has the name of its machine, and so is the host entry of that machine.
+    pub(super) fn adopted_name(&self, machine: &Machine) -> Option<usize> {
+        self.adopted.iter().position(|one| {
+            refers_to(&one.machine, machine) && one.alias.eq_ignore_ascii_case(&machine.id.name)
+        })
+    }
+
+    /// Adds an adopted entry, unless the block has one with its alias, whose values ssh uses. If the alias is the name of a
+    /// machine that the user named, the adopted entry replaces the entry of that machine.
+    pub(super) fn adopt(&mut self, alias: &str, machine: &Machine, login: Login) {
+        if self.adopted.iter().any(|adopted| adopted.alias == alias) {
+            return;
+        }
+        let is_same = |named: &mut NamedMachine| {
+            alias.eq_ignore_ascii_case(&machine.id.name) && refers_to(&named.machine, machine)
+        };
+        let login = self.named.extract_if(.., is_same).fold(login, |login, named| named.login.or(&login));
+        self.adopted.push(Adopted { alias: alias.to_owned(), machine: machine.id.to_string(), login });
     }
 
     /// Adds a filter, or sets the values of the same filter of an earlier run, which then override those of all other filters.
@@ -273,6 +306,14 @@ impl Options {
         let inherited = self.selections.extract_if(.., |one| superseded(one));
         let allowed_names = inherited.flat_map(|one| one.allowed_names).chain(allowed_names).collect();
         self.selections.push(Filter { selection, allowed_names, login: typed.clone() });
+    }
+
+    /// Lets the user of the certificate log in to the named machines that a filter selects with a certificate.
+    pub(super) fn use_certificate_of(&mut self, selected: &[&Machine]) {
+        let is_selected =
+            |one: &&mut NamedMachine| selected.iter().any(|machine| refers_to(&one.machine, machine));
+        let named = self.named.iter_mut().filter(is_selected).map(|one| &mut one.login);
+        named.filter(|login| login.user.is_some()).for_each(|login| login.user_of_certificate = true);
     }
 
     /// Sets the wildcard, which replaces one with another pattern.

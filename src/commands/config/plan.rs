@@ -1,7 +1,6 @@
 //! The list of changes that a run makes to the managed block.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
@@ -138,8 +137,8 @@ impl Entry {
 
 fn entries(block: &str) -> Vec<Entry> {
     let block = block.replace("\r\n", "\n");
-    let entry = |range: Range<usize>| {
-        let lines = block[range].lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let entry = |text: String| {
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let text = lines.collect::<Vec<_>>().join("\n");
         let (patterns, values) = effective_config::host_entries(&text).into_iter().next()?;
         Some(Entry { alias: patterns.into_iter().next()?, machine: machine(&text), text, values })

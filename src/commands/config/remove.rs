@@ -22,8 +22,8 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str, file: &Path) -> Resul
         return Err(anyhow!("there is no managed block").into());
     }
     let mut options = Options::of(old)?;
-    let ranges = managed_block::host_entries(&block).into_iter();
-    let mut entries: Vec<String> = ranges.map(|range| format!("{}\n", block[range].trim_end())).collect();
+    let texts = managed_block::host_entries(&block).into_iter();
+    let mut entries: Vec<String> = texts.map(|text| format!("{}\n", text.trim_end())).collect();
     for name in names {
         let entry = entries.remove(
             position(&entries, name)?

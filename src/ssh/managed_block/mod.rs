@@ -1,6 +1,10 @@
 //! The managed block in an ssh configuration. Finds, replaces and removes it, and replaces the file in one step.
 //!
 //! The edits are pure functions from text to text. They do not change a byte outside of the block.
+//!
+//! Programs that parse the structure of a configuration attach comments and settings to the section above them. The block
+//! therefore ends with an empty `Host *`, to which its last marker belongs. A second `Host *` below the marker belongs to the
+//! user's settings.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,6 +18,7 @@ use tempfile::NamedTempFile;
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::directive;
+use crate::ssh::host_entry;
 use crate::system::files;
 
 /// The template of the block.
@@ -26,8 +31,12 @@ const FORMATS: [&str; 2] = ["1", "2"];
 const MAX_FILE: u64 = 64 << 20;
 /// The number of backups in addition to the first one.
 const BACKUPS: usize = 9;
+/// The start of the comments above the last section, also in earlier versions.
+const CLOSING: &str = "# End of the arcssh host entries.";
 /// The last line of every format.
 const END: &str = "# <<< arcssh <<<";
+/// The lines below the last marker, with which the user's settings apply to every host.
+const ALL_HOSTS: [&str; 2] = ["# The settings below apply to all hosts.", "Host *"];
 /// The start of the options line.
 const OPTIONS: &str = "# options ";
 /// How long to wait for another arcssh that changes the file, and may be waiting for Azure.
@@ -35,14 +44,23 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 /// The mark that some editors write before UTF-8 text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Renders a block with host entries. `options` is one line, which the next run reads.
+/// Renders a block with host entries. `options` is one line, which the next run reads. The `Match` lines that renew
+/// certificates go below all host entries, since some programs read no host entry below a `Match`.
 pub(crate) fn block(options: &str, host_entries: &str) -> String {
+    let renewals = sections(host_entries).into_iter().filter(|section| section.is_renewal(host_entries));
+    let renewals: Vec<Range<usize>> = renewals.map(|section| section.header).collect();
+    let is_entry = |line: &&Range<usize>| !renewals.contains(line);
+    let entries: String =
+        line_ranges(host_entries).iter().filter(is_entry).map(|line| &host_entries[line.clone()]).collect();
+    let renewals: String = renewals.into_iter().map(|line| &host_entries[line]).collect();
+    let gap = if renewals.is_empty() { "" } else { "\n\n" };
+    let entries = [entries.trim_end(), gap, renewals.trim_end()].concat();
     // Each line has one placeholder, so that arcssh does not replace one inside a value.
     let filled = |line: &str| {
         if line.contains("{options}") {
             return line.replace("{options}", options);
         }
-        line.replace("{host_entries}", host_entries.trim_end())
+        line.replace("{host_entries}", &entries)
     };
     BLOCK.split_inclusive('\n').map(filled).collect()
 }
@@ -103,8 +121,31 @@ pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
     }
 }
 
+/// The end of the block with the lines of [`ALL_HOSTS`] that follow it.
+fn end_with_all_hosts(text: &str, end: usize) -> usize {
+    let mut end = end;
+    for (line, expected) in text[end..].split_inclusive('\n').zip(ALL_HOSTS) {
+        if line.trim_end() != expected {
+            break;
+        }
+        end += line.len();
+    }
+    end
+}
+
+/// The [`foreign_lines`] of a block, after which settings apply to every host.
+fn below_block(block: &str) -> String {
+    let mut foreign = foreign_lines(block);
+    let is_section = |line: &&str| directive(line).is_some_and(|(keyword, _)| is_header(&keyword));
+    if foreign.lines().rev().find(is_section).is_some_and(|last| last.trim_end() != ALL_HOSTS[1]) {
+        let line_end = if foreign.ends_with("\r\n") { "\r\n" } else { "\n" };
+        foreign += &[ALL_HOSTS[1], line_end].concat();
+    }
+    foreign
+}
+
 /// Replaces the block of a text, or inserts it before everything else, since ssh uses the first value that it reads. The
-/// block gets the line ends of the text.
+/// block gets the line ends of the text. [`foreign_lines`] of the old block go below the new one.
 ///
 /// # Errors
 /// As for [`find`].
@@ -112,41 +153,178 @@ pub(crate) fn with_block(text: &str, block: &str) -> Result<String> {
     let line_end = if text.find('\n').is_some_and(|at| text[..at].ends_with('\r')) { "\r\n" } else { "\n" };
     let block = block.replace('\n', line_end);
     if let Some(range) = find(text)? {
-        return Ok([&text[..range.start], &block, &text[range.end..]].concat());
+        let foreign = below_block(&text[range.clone()]);
+        let rest = &text[end_with_all_hosts(text, range.end)..];
+        return Ok([&text[..range.start], &block, &foreign, rest].concat());
     }
     let rest = text.trim_start_matches(BYTE_ORDER_MARK);
     let (mark, gap) = (&text[..text.len() - rest.len()], if rest.is_empty() { "" } else { line_end });
     Ok([mark, &block, gap, rest].concat())
 }
 
-/// Removes the block of a text, and the empty line that [`with_block`] inserts below it.
+/// Removes the block of a text, and the empty line that [`with_block`] inserts below it. [`foreign_lines`] stay.
 ///
 /// # Errors
 /// As for [`find`].
 pub(crate) fn without_block(text: &str) -> Result<String> {
     let Some(Range { start, end }) = find(text)? else { return Ok(text.to_owned()) };
-    let (before, mut after) = (&text[..start], &text[end..]);
-    if before.trim_start_matches(BYTE_ORDER_MARK).is_empty() {
+    let foreign = below_block(&text[start..end]);
+    let (before, mut after) = (&text[..start], &text[end_with_all_hosts(text, end)..]);
+    if before.trim_start_matches(BYTE_ORDER_MARK).is_empty() && foreign.is_empty() {
         after = after.strip_prefix("\r\n").or(after.strip_prefix('\n')).unwrap_or(after);
     }
-    Ok([before, after].concat())
+    Ok([before, &foreign, after].concat())
 }
 
-/// The ranges of a block's host entries, each with the comments and the `Match` above it. Leaves out the `Host *` that ends
-/// the block.
-pub(crate) fn host_entries(block: &str) -> Vec<Range<usize>> {
-    let lines: Vec<&str> = block.split_inclusive('\n').collect();
-    let is_host = |at: &usize| directive(lines[*at]).is_some_and(|(keyword, _)| keyword == "host");
-    let is_match = |line: &str| directive(line).is_some_and(|(keyword, _)| keyword == "match");
-    let above = |line: &&&str| (line.starts_with('#') && !line.starts_with(OPTIONS)) || is_match(line);
-    let start = |host: usize| host - lines[..host].iter().rev().take_while(above).count();
-    let starts: Vec<usize> = (0..lines.len()).filter(is_host).map(start).collect();
-    let start_of_next = |end: &mut usize, line: &&str| {
-        *end += line.len();
-        Some(*end)
+/// A section of a block: a `Host` or `Match` line with the lines below it, up to the comments of the next section.
+struct Section {
+    /// Includes the comments above the header.
+    range: Range<usize>,
+    header: Range<usize>,
+    keyword: String,
+    value: String,
+}
+
+fn is_header(keyword: &str) -> bool {
+    keyword == "host" || keyword == "match"
+}
+
+/// The offsets of the lines of a text.
+fn line_ranges(text: &str) -> Vec<Range<usize>> {
+    let end_of_next = |end: &mut usize, line: &str| {
+        let start = std::mem::replace(end, *end + line.len());
+        Some(start..*end)
     };
-    let bytes: Vec<usize> = std::iter::once(0).chain(lines.iter().scan(0, start_of_next)).collect();
-    starts.windows(2).map(|pair| bytes[pair[0]]..bytes[pair[1]]).collect()
+    text.split_inclusive('\n').scan(0, end_of_next).collect()
+}
+
+fn sections(block: &str) -> Vec<Section> {
+    let lines = line_ranges(block);
+    let is_marker = |line: &str| {
+        [BEGIN, OPTIONS, END]
+            .iter()
+            .any(|marker| line.trim_start_matches(BYTE_ORDER_MARK).starts_with(marker))
+    };
+    let is_comment = |range: &&Range<usize>| {
+        let line = &block[(*range).clone()];
+        line.starts_with('#') && !is_marker(line)
+    };
+    let mut sections: Vec<Section> = Vec::new();
+    for (at, header) in lines.iter().enumerate() {
+        let Some((keyword, value)) = directive(&block[header.clone()]) else { continue };
+        if !is_header(&keyword) {
+            continue;
+        }
+        let comments = lines[..at].iter().rev().take_while(is_comment).count();
+        let start = lines[at - comments].start;
+        if let Some(last) = sections.last_mut() {
+            last.range.end = start;
+        }
+        sections.push(Section { range: start..block.len(), header: header.clone(), keyword, value });
+    }
+    let is_end =
+        |line: &&Range<usize>| block[(*line).clone()].trim_start_matches(BYTE_ORDER_MARK).trim_end() == END;
+    if let Some((last, line)) = sections.last_mut().zip(lines.last().filter(is_end)) {
+        last.range.end = line.start;
+    }
+    sections
+}
+
+impl Section {
+    fn directives<'a>(&self, block: &'a str) -> impl Iterator<Item = (&'a str, String, String)> + use<'a> {
+        let body = &block[self.header.end..self.range.end];
+        body.split_inclusive('\n').filter_map(|line| {
+            let (keyword, value) = directive(line)?;
+            Some((line, keyword, value))
+        })
+    }
+
+    /// Whether arcssh wrote the section: a host entry with its ProxyCommand, a `Match` that renews a certificate, or the
+    /// empty `Host *` at the end.
+    fn is_own(&self, block: &str) -> bool {
+        let is_proxy = |(_, keyword, value): (&str, String, String)| {
+            keyword == "proxycommand" && value.split_whitespace().any(|word| word == "proxy")
+        };
+        self.is_renewal(block) || self.is_closing(block) || self.directives(block).any(is_proxy)
+    }
+
+    /// Whether the section is a `Match` line that renews a certificate.
+    fn is_renewal(&self, block: &str) -> bool {
+        let is_match = self.keyword == "match" && self.value.starts_with("originalhost ");
+        is_match && self.directives(block).next().is_none()
+    }
+
+    /// Whether the section is the empty `Host *` at the end.
+    fn is_closing(&self, block: &str) -> bool {
+        self.keyword == "host" && self.value == "*" && self.directives(block).next().is_none()
+    }
+
+    /// Whether a `Match` line is for the patterns of this host entry.
+    fn is_renewed_by(&self, renewal: &Self) -> bool {
+        let patterns = self.value.split_whitespace().collect::<Vec<_>>().join(",");
+        renewal.value.split_whitespace().nth(1) == Some(&patterns)
+    }
+}
+
+/// Whether the host entries of a block have a template of the user, which may contain any line.
+fn has_template(block: &str) -> bool {
+    block.lines().any(|line| line.starts_with(OPTIONS) && line.contains("\"template\":"))
+}
+
+/// The lines inside of a block that arcssh did not write. Programs that write a parsed configuration put new sections into
+/// the block, and users add settings to host entries.
+pub(crate) fn foreign_lines(block: &str) -> String {
+    let sections = sections(block);
+    let first = sections.first().map_or(block.len(), |section| section.range.start);
+    let line = |line: &str| format!("{}\n", line.trim_end_matches('\n'));
+    let mut foreign: String =
+        block[..first].split_inclusive('\n').filter(|text| directive(text).is_some()).map(line).collect();
+    let has_template = has_template(block);
+    let templates = [host_entry::HOST, host_entry::WILDCARD];
+    let own: Vec<String> =
+        templates.iter().flat_map(|text| text.lines()).filter_map(directive).map(|one| one.0).collect();
+    for section in &sections {
+        let is_closing = section.value == "*" && section.keyword == "host";
+        if has_template && !is_closing {
+            continue;
+        }
+        if !section.is_own(block) {
+            // The comment with a resource ID belongs to the host entry below a section that another program inserted.
+            let text = &block[section.range.clone()];
+            let is_id = |text: &&str| text.starts_with("# /subscriptions/") || text.starts_with(CLOSING);
+            let text: String = text.split_inclusive('\n').filter(|text| !is_id(text)).collect();
+            foreign += &line(text.trim_end());
+            continue;
+        }
+        let added = section.directives(block).filter(|(_, keyword, _)| !own.contains(keyword));
+        let added: String = added.map(|(text, ..)| line(text)).collect();
+        if !added.is_empty() {
+            foreign += &(line(&block[section.header.clone()]) + &added);
+        }
+    }
+    foreign
+}
+
+/// The host entries of a block, each with the comments above it and the `Match` that renews its certificate. Leaves out the
+/// `Host *` that ends the block, and sections that arcssh did not write.
+pub(crate) fn host_entries(block: &str) -> Vec<String> {
+    let sections = sections(block);
+    let has_template = has_template(block);
+    let renewals: Vec<&Section> = sections.iter().filter(|section| section.is_renewal(block)).collect();
+    let is_entry = |section: &&Section| {
+        section.keyword == "host" && !section.is_closing(block) && (has_template || section.is_own(block))
+    };
+    let text = |section: &Section| {
+        let renewal = renewals.iter().find(|renewal| section.is_renewed_by(renewal));
+        let range = &section.range;
+        let Some(renewal) = renewal else { return block[range.clone()].to_owned() };
+        // An earlier version wrote the `Match` between the comments and the host entry.
+        let above = if renewal.range.end == range.start { renewal.range.start } else { range.start };
+        let comments = &block[above..section.header.start.min(renewal.header.start).max(above)];
+        let line = block[renewal.header.clone()].trim_end();
+        [comments, line, "\n", &block[section.header.start..range.end]].concat()
+    };
+    sections.iter().filter(is_entry).map(text).collect()
 }
 
 /// A configuration file that no other arcssh can change.
@@ -161,7 +339,7 @@ impl LockedConfig {
     /// owner only.
     ///
     /// # Errors
-    /// The file cannot be read or is not UTF-8; another arcssh holds the lock for [`LOCK_TIMEOUT`].
+    /// The file cannot be read; another arcssh holds the lock for [`LOCK_TIMEOUT`].
     pub(crate) async fn open(path: &Path) -> Result<Self, SshError> {
         let path = resolve_link(path);
         let folder = files::parent(&path);
@@ -187,8 +365,7 @@ impl LockedConfig {
     /// The directory is not writable.
     pub(crate) fn candidate(&self, text: &str) -> Result<NamedTempFile, SshError> {
         let folder = files::parent(&self.path);
-        let file =
-            files::write_temporary(folder, text.as_bytes()).map_err(not_written("write to", folder))?;
+        let file = files::write_temporary(folder, &encoded(text)).map_err(not_written("write to", folder))?;
         if let Ok(old) = fs::metadata(&self.path) {
             copy_owner(&old, file.as_file()).map_err(not_written("preserve the owner of", &self.path))?;
             fs::set_permissions(file.path(), old.permissions())
@@ -205,7 +382,7 @@ impl LockedConfig {
         if read(&self.path)? != self.text {
             return Err(SshError::Changed(self.path.clone()));
         }
-        let backup = if self.path.exists() { Some(backup(&self.path, self.text.as_bytes())?) } else { None };
+        let backup = if self.path.exists() { Some(backup(&self.path, &encoded(&self.text))?) } else { None };
         candidate.persist(&self.path).map_err(|error| not_written("replace", &self.path)(error.error))?;
         #[cfg(unix)]
         File::open(files::parent(&self.path))
@@ -268,15 +445,51 @@ pub(crate) fn default_path() -> Result<PathBuf> {
     Ok(std::env::home_dir().context("this user has no home directory")?.join(".ssh/config"))
 }
 
-/// The text of a file; empty if the file does not exist.
+/// The first of the characters, at the end of a private use area, that replace bytes outside of UTF-8.
+const FIRST_BYTE: u32 = 0x0010_ff80;
+
+/// The text of bytes. ssh reads a configuration as bytes, so a comment may have any encoding. A byte outside of UTF-8 becomes
+/// a character of a private use area, from which [`encoded`] restores the byte.
+fn decoded(bytes: &[u8]) -> String {
+    let replaced = |byte: u8| char::from_u32(FIRST_BYTE - 0x80 + u32::from(byte)).unwrap_or_default();
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if byte_of(character).is_some() {
+                text.extend(character.encode_utf8(&mut [0; 4]).bytes().map(replaced));
+            } else {
+                text.push(character);
+            }
+        }
+        text.extend(chunk.invalid().iter().copied().map(replaced));
+    }
+    text
+}
+
+/// The byte that a character of [`decoded`] replaces.
+fn byte_of(character: char) -> Option<u8> {
+    u8::try_from(u32::from(character).checked_sub(FIRST_BYTE)? + 0x80).ok()
+}
+
+/// The bytes of a text that was read from a configuration.
+pub(crate) fn encoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for character in text.chars() {
+        match byte_of(character) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
+}
+
+/// The text of a file, with bytes outside of UTF-8 for [`encoded`]; empty if the file does not exist.
 ///
 /// # Errors
-/// The file cannot be read or is not UTF-8.
+/// The file cannot be read.
 pub(crate) fn read(path: &Path) -> Result<String> {
     match files::read(path, MAX_FILE) {
-        Ok(bytes) => {
-            String::from_utf8(bytes).ok().with_context(|| format!("{} is not UTF-8 text", path.display()))
-        }
+        Ok(bytes) => Ok(decoded(&bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }

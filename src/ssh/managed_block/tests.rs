@@ -4,8 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SECTIONS: &str =
-    "# id a\nHost a\n    User ours\n\n# id b\nHost b B\n    Port 1\n\n# by name\nHost *.arc\n    Port 2\n";
+const SECTIONS: &str = "# id a\nHost a\n    User ours\n    ProxyCommand arcssh proxy a\n\n# id b\nHost b B\n    Port 1\n    ProxyCommand arcssh proxy b\n\n# by name\nHost *.arc\n    ProxyCommand arcssh proxy --host %h\n";
 
 fn our_block() -> String {
     block("{}", SECTIONS)
@@ -49,7 +48,9 @@ fn removing_the_block_restores_every_byte() {
     for original in ORIGINALS {
         let with = with_block(original, &our_block()).unwrap();
         assert_eq!(without_block(&with).unwrap(), original, "{with:?}");
-        let again = with_block(&with, &block("{\"all\":true}", "Host other\n")).unwrap();
+        let again =
+            with_block(&with, &block("{\"all\":true}", "Host other\n  ProxyCommand arcssh proxy x\n"))
+                .unwrap();
         assert_eq!(without_block(&again).unwrap(), original, "{again:?}");
     }
 }
@@ -109,6 +110,77 @@ fn fails(text: &str, error: &str) {
 }
 
 #[test]
+fn lines_that_arcssh_did_not_write_move_below_the_block() {
+    let foreign = |block: &str, expected: &str| {
+        assert_eq!(foreign_lines(block), expected, "{block}");
+        let text = format!("# mine\n{block}\nCompression yes\n");
+        let with = with_block(&text, &our_block()).unwrap();
+        let rest = format!("{}{expected}", our_block());
+        assert!(
+            with.starts_with(&format!("# mine\n{rest}")) && with.ends_with("\nCompression yes\n"),
+            "{with}"
+        );
+        assert!(effective(&with, "a").contains("\ncompression yes\n"), "{with}");
+        assert_eq!(with_block(&with, &our_block()).unwrap(), with);
+        assert!(without_block(&text).unwrap().contains(expected));
+    };
+    let begin = "# >>> arcssh >>> block 2: x\n# options {}\n\n";
+    let entry =
+        "# /subscriptions/s\nHost a\n    HostName a\n    ProxyCommand \"/my arcssh\" proxy a --port %p\n";
+    // An earlier version ended the block with an open section, to which programs add the user's settings.
+    let closing = "# End of the arcssh host entries. The settings below apply to all hosts.\nHost *\n";
+    let end = "# <<< arcssh <<<\n";
+    foreign(&format!("{begin}{entry}{closing}{end}"), "");
+    foreign(
+        &format!("{begin}{entry}{closing}    include d/*\n    serveraliveinterval 33\n{end}"),
+        "Host *\n    include d/*\n    serveraliveinterval 33\n",
+    );
+    // The npm package ssh-config inserts a section above the first one, below its comment.
+    let inserted = entry.replace("Host a\n", "Host new\n    HostName new.example.com\n\nHost a\n");
+    foreign(&format!("{begin}{inserted}{closing}{end}"), "Host new\n    HostName new.example.com\n");
+    foreign(
+        &format!("{begin}{entry}    LocalForward 1 b:2\n{closing}{end}"),
+        "Host a\n    LocalForward 1 b:2\n",
+    );
+    foreign(&format!("{begin}Include first\n{entry}{end}"), "Include first\n");
+    foreign(
+        &format!("{begin}{entry}# why\nMatch user x\n  Port 3\n{closing}{end}"),
+        "# why\nMatch user x\n  Port 3\n",
+    );
+    // A user's template may contain any line.
+    let begin = begin.replace("{}", "{\"template\":\"t\"}");
+    foreign(&format!("{begin}Host a\n  Compression no\n{closing}{end}"), "");
+}
+
+#[test]
+fn host_entries_are_found_without_the_closing_section() {
+    // Programs omit an empty section when they write the file.
+    let block = our_block().replace("# End of the arcssh host entries.\nHost *\n", "");
+    assert_eq!(host_entries(&block).len(), 3, "{block}");
+}
+
+#[test]
+fn match_lines_are_below_all_host_entries() {
+    let entry = |name: &str| {
+        format!(
+            "# id\nMatch originalhost {name},{name}2 exec \"arcssh cert\"\nHost {name} {name}2\n    ProxyCommand arcssh proxy a\n"
+        )
+    };
+    let entries = [entry("a"), "Host b\n    ProxyCommand arcssh proxy b\n".into(), entry("c")];
+    let block = self::block("{}", &entries.join("\n"));
+    assert!(block.find("\nMatch ") > block.find("\nHost c"), "{block}");
+    assert!(!block[block.find("\nMatch ").unwrap()..].contains("\nHost c"), "{block}");
+    assert_eq!(foreign_lines(&block), "");
+    // An earlier version wrote each line above its host entry.
+    let earlier = block.replace(&block[block.find("# id").unwrap()..], &entries.join("\n"));
+    for block in [block, earlier] {
+        let found: Vec<String> =
+            host_entries(&block).iter().map(|text| format!("{}\n", text.trim_end())).collect();
+        assert_eq!(found, entries, "{block}");
+    }
+}
+
+#[test]
 fn unmatched_markers_are_an_error_with_the_line() {
     let begin = "# >>> arcssh >>> block 1: kept\n";
     let end = "# <<< arcssh <<<\n";
@@ -161,13 +233,12 @@ fn a_value_that_resembles_a_placeholder_is_not_replaced() {
 #[test]
 fn the_host_entries_of_a_block_are_found_with_the_comments_above_them() {
     let block = our_block();
-    let found: Vec<&str> = host_entries(&block).into_iter().map(|range| &block[range]).collect();
     assert_eq!(
-        found,
+        host_entries(&block),
         [
-            "# id a\nHost a\n    User ours\n\n",
-            "# id b\nHost b B\n    Port 1\n\n",
-            "# by name\nHost *.arc\n    Port 2\n",
+            "# id a\nHost a\n    User ours\n    ProxyCommand arcssh proxy a\n\n",
+            "# id b\nHost b B\n    Port 1\n    ProxyCommand arcssh proxy b\n\n",
+            "# by name\nHost *.arc\n    ProxyCommand arcssh proxy --host %h\n",
         ]
     );
     assert!(host_entries("").is_empty() && host_entries("# nothing\n").is_empty());
@@ -217,11 +288,21 @@ fn users_text() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
 }
 
+#[test]
+fn bytes_outside_of_utf_8_are_restored() {
+    for bytes in
+        [&b"# caf\xe9\n"[..], b"\xff\xfe\x80", "# \u{10ff80} \u{10ffff} \u{10ff7f}\n".as_bytes(), b"\xc3"]
+    {
+        assert_eq!(encoded(&decoded(bytes)), bytes);
+    }
+    assert_eq!(decoded("# ümläut 机器 🦀".as_bytes()), "# ümläut 机器 🦀");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
-    fn bytes_outside_of_the_block_do_not_change(text in users_text(), host_entries in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?){0,3}") {
+    fn bytes_outside_of_the_block_do_not_change(text in users_text(), host_entries in "(Host [a-z]{1,5}\n( +Port [1-9]\n)?  ProxyCommand arcssh proxy x\n){0,3}") {
         let new = block("{}", &host_entries);
         match find(&text).ok() {
             // With unmatched markers, every edit fails.
@@ -238,6 +319,11 @@ proptest! {
                 prop_assert_eq!(with_block(&with, &new).unwrap(), with);
             }
         }
+    }
+
+    #[test]
+    fn any_bytes_are_restored(bytes in any::<Vec<u8>>()) {
+        prop_assert_eq!(encoded(&decoded(&bytes)), bytes);
     }
 
     #[test]

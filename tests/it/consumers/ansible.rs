@@ -259,6 +259,77 @@ fn inventory(w: &Lab) {
     script(w.home(), "inventory", &format!("#!/bin/sh\nexec {ARCSSH} list \"$@\"\n"));
 }
 
+/// The module parses the configuration, and writes keywords in lower case and no empty section.
+#[test]
+fn the_block_survives_the_ssh_config_module() {
+    let w = lab(&["web01", "web02"]);
+    let file = w.home().join("module.conf");
+    fs::write(&file, "Include config.d/*\nServerAliveInterval 33\n\nHost work\n    HostName work.example\n")
+        .unwrap();
+    let config = |arguments: &[&str]| {
+        let config = run(w.arcssh(&["config", "--allow-names", "*", "--file"]).arg(&file).args(arguments));
+        assert_eq!(config.code, Some(0), "{arguments:?}: {}", config.stderr);
+    };
+    config(&["--all"]);
+    let before = fs::read_to_string(&file).unwrap();
+    let module = |arguments: &str| {
+        let mut ansible = w.command(install_community().join("bin/ansible"));
+        ansible.env("ANSIBLE_COLLECTIONS_PATH", install_community().join("collections"));
+        ansible.env("ANSIBLE_PYTHON_INTERPRETER", install_community().join("bin/python3"));
+        ansible.env("LC_ALL", "C.UTF-8").args([
+            "localhost",
+            "-c",
+            "local",
+            "-m",
+            "community.general.ssh_config",
+            "-a",
+        ]);
+        let result = run(ansible.arg(format!("ssh_config_file={} {arguments}", file.display())));
+        assert_eq!(result.code, Some(0), "{}", output(&result));
+    };
+    let effective = |alias: &str, keyword: &str| {
+        let text = run(w.command("ssh").arg("-T").arg("-G").arg("-F").arg(&file).arg(alias)).clean();
+        text.lines()
+            .find_map(|line| line.strip_prefix(keyword)?.strip_prefix(' '))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    module("host=new hostname=new.example state=present");
+    config(&["--verify"]);
+    for round in ["first", "second"] {
+        config(&[]);
+        let text = fs::read_to_string(&file).unwrap();
+        let end = "# <<< arcssh <<<\n";
+        assert_eq!(text.split(end).next(), before.split(end).next(), "{round}: {text}");
+        assert_eq!(effective("work", "hostname"), "work.example", "{round}: {text}");
+        assert_eq!(effective("new", "hostname"), "new.example", "{round}: {text}");
+        assert_eq!(effective("unrelated", "serveraliveinterval"), "33", "{round}: {text}");
+        assert!(text.to_lowercase().contains("include config.d/*"), "{round}: {text}");
+        config(&["--verify"]);
+    }
+    module("host=new state=absent");
+    config(&["--verify"]);
+    config(&["--remove"]);
+    assert_eq!(effective("work", "hostname"), "work.example");
+    assert_eq!(effective("unrelated", "serveraliveinterval"), "33");
+}
+
+/// ansible-core with community.general of the package ansible.
+fn install_community() -> PathBuf {
+    installed("ansible-community-12.3.0", |directory| {
+        let hint = "this test needs python3 with venv: apt-get install python3-venv";
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(directory), hint);
+        let python = || Command::new(directory.join("bin/python3"));
+        let core = format!("ansible-core=={}", ANSIBLE_CORE[0]);
+        succeed(python().args(["-m", "pip", "install", "-q", &core, "paramiko"]), "pip install");
+        let download = ["-m", "pip", "download", "-q", "--no-deps", "-d", ".", "ansible==12.3.0"];
+        succeed(python().args(download).current_dir(directory), "pip download");
+        let extract = "import glob, os, zipfile; [file] = glob.glob('ansible-*.whl'); wheel = zipfile.ZipFile(file); \
+            wheel.extractall('collections', [name for name in wheel.namelist() if '/community/general/' in name]); os.remove(file)";
+        succeed(python().args(["-c", extract]).current_dir(directory), "extract");
+    })
+}
+
 /// An Ansible program. Only the path of the ssh configuration differs from the defaults.
 fn ansible(hosts: &Configuration<'_>, name: &str) -> Command {
     let mut ansible = program(hosts.lab, name);

@@ -168,6 +168,62 @@ fn the_parser_of_editors_accepts_match_exec() {
     assert_eq!(hosts.ssh(&["web02", "echo reached"]).clean(), "reached\n");
 }
 
+/// The Azure Arc extension of VS Code parses and writes the configuration with ssh-config.
+#[test]
+fn the_block_survives_changes_by_the_parser_of_editors() {
+    let own = "Include config.d/*\nServerAliveInterval 33\n\nHost other\n    Port 7\n";
+    let new = r#"{"Host":"new","HostName":"new.example.com","User":"me"}"#;
+    let edits: [&[&str]; 7] = [
+        &["append", new],
+        &["prepend", new],
+        &["prepend", new, "true"],
+        &["remove", r#"{"Host":"other"}"#],
+        &["remove", r#"{"Host":"web01"}"#],
+        &["remove", r#"{"Host":"web02"}"#],
+        &["remove", r#"{"Host":"*.arc"}"#],
+    ];
+    let w = lab_with(&["web01"], |b| b.machine(Machine::new("web02")));
+    for (options, package) in
+        [("--all", "ssh-config"), ("--entra=files", "ssh-config"), ("--all", "ssh-config-4")]
+    {
+        for edit in edits {
+            let hosts = Configuration { lab: &w, file: w.home().join("edited.conf") };
+            fs::write(&hosts.file, own).unwrap();
+            let config = |arguments: &[&str]| {
+                let config = hosts.config(arguments);
+                assert_eq!(config.code, Some(0), "{package} {edit:?}: {}", config.stderr);
+            };
+            let all: &[&str] = if options == "--all" { &[] } else { &["--all"] };
+            config(&[&[options, "--wildcard", "*.arc"], all].concat());
+            let before = hosts.text();
+            fs::write(w.home().join("edit.js"), include_str!("edit.js")).unwrap();
+            let mut node = w.command("node");
+            node.arg("edit.js").arg(package).arg(&hosts.file).args(edit);
+            run(node.env("NODE_PATH", install().join("node_modules"))).clean();
+            config(&[]);
+            let after = hosts.text();
+            let block = |text: &str| {
+                let from = text.find("# >>> arcssh").unwrap();
+                text[from..text.find("# <<< arcssh").unwrap()].to_owned()
+            };
+            assert_eq!(block(&after), block(&before), "{package} {edit:?}");
+            assert_eq!(after.matches(" arcssh >>>").count(), 1, "{after}");
+            let verified = run(w.arcssh(&["config", "--verify", "--file"]).arg(&hosts.file));
+            assert_eq!(verified.code, Some(0), "{package} {edit:?}: {}", verified.stderr);
+            let value = |alias: &str, keyword: &str| {
+                let text = hosts.ssh(&["-T", "-G", alias]).clean();
+                let line = text.lines().find_map(|line| line.strip_prefix(keyword)?.strip_prefix(' '));
+                line.unwrap_or_default().to_owned()
+            };
+            assert_eq!(value("unrelated", "serveraliveinterval"), "33", "{package} {edit:?}: {after}");
+            let added = if edit[0] == "remove" { "new" } else { "new.example.com" };
+            assert_eq!(value("new", "hostname"), added, "{package} {edit:?}: {after}");
+            let removed = edit[1].contains("other");
+            assert_eq!(value("other", "port"), if removed { "22" } else { "7" }, "{package} {edit:?}");
+        }
+    }
+}
+
 /// The hosts of an ssh configuration, as this version of the parser lists them.
 fn parse(w: &Lab, package: &str, configuration: &Path) -> BTreeMap<String, Value> {
     fs::write(w.home().join("hosts.js"), include_str!("hosts.js")).unwrap();
