@@ -47,10 +47,11 @@ check: ## Check format, lints, wording, and the dependencies' licences and sourc
 	$(CARGO) deny --locked check bans licenses sources
 	tests/advisories.sh
 
-bench: ## Measure throughput and start of the release build
+bench: ## Measure throughput, start and the configuration of 5,000 machines, of the release build
 	@tests/tools.sh playground
 	$(CARGO) build --locked --release $(PROGRAMS)
 	$(TARGET)/release/arcssh-emulator playground -- sh '$(CURDIR)/tests/bench.sh'
+	$(TARGET)/release/arcssh-emulator playground --more-machines 5000 -- sh '$(CURDIR)/tests/bench.sh' fleet
 
 # BARE chooses the runs, such as BARE='demo-user'.
 bare: ## Run demo and test on a minimal Debian 12, as root and as an ordinary user with sudo

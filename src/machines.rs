@@ -128,12 +128,13 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
         }
         machines => machines?,
     };
+    let mut keys: BTreeSet<String> = known.iter().map(key).collect();
     let mut selected: BTreeSet<String> =
         known.iter().filter(|machine| selector.selects(machine)).map(key).collect();
     for name in &names {
         let machine = resolve(arm, name, &known).await?;
         selected.insert(key(&machine));
-        if !known.iter().any(|other| key(other) == key(&machine)) {
+        if keys.insert(key(&machine)) {
             known.push(machine);
         }
     }

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Measures throughput and start-up time of the release build, through the emulator on the loopback. Compare the figures only
-# with figures of the same machine: they include the emulator, sshd and ssh. Runs in the playground.
+# with figures of the same machine: they include the emulator, sshd and ssh. Runs in the playground. With the argument
+# "fleet", measures arcssh config for all machines of a large playground instead.
 set -eu
 
 arcssh login 2>/dev/null
-arcssh config web01 --user azureuser 2>/dev/null
 
 milliseconds() {
     start=$(date +%s%N)
@@ -12,6 +12,25 @@ milliseconds() {
     echo $((($(date +%s%N) - start) / 1000000))
 }
 
+# The time of one run.
+once() {
+    title=$1
+    shift
+    echo "$title: $(milliseconds "$@" 2>/dev/null) ms"
+}
+
+if [ "${1:-}" = fleet ]; then
+    once 'config --all' arcssh config --all --user azureuser
+    once 'config --verify' arcssh config --verify
+    once 'config, no change' arcssh config
+    once 'config, all entries change' arcssh config --user root
+    once 'list' arcssh list
+    once 'config --remove fleet7' arcssh config --remove fleet7
+    once 'config --remove' arcssh config --remove
+    exit
+fi
+
+arcssh config web01 --user azureuser 2>/dev/null
 mib=1024
 rate() { echo "$1: $((mib * 1000 / $(milliseconds sh -c "$2"))) MiB/s"; }
 rate "up  " "head -c ${mib}M /dev/zero | ssh web01 'cat >/dev/null'"

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::Context as _;
 
@@ -37,47 +37,25 @@ impl fmt::Display for Overridden {
 /// The values of a host entry, by keyword in lower case.
 pub(crate) type Expected = Vec<(String, String)>;
 
+/// An alias with the values of its host entry.
+#[derive(Clone, Copy)]
+pub(crate) struct Alias<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) expected: &'a Expected,
+}
+
 /// The keywords whose values ssh must use.
 const CHECKED_KEYWORDS: [&str; 7] =
     ["proxycommand", "user", "port", "hostkeyalias", "identityagent", "identitiesonly", "forwardagent"];
 
-/// Checks that ssh uses the values of each host entry of `block`, or only of the one with an alias, when it reads `file`.
-/// An error calls that file `name`. Returns the number of checked aliases; `None` if no ssh is installed.
-///
-/// # Errors
-/// [`SshError::Overridden`]; [`SshError::Rejected`].
-pub(crate) fn verify(
-    block: &str,
+/// The values of an alias that ssh does not use, according to its output for `file`.
+pub(crate) fn overridden(
+    alias: Alias<'_>,
+    output: &Output,
     file: &Path,
     name: &Path,
-    only: Option<&str>,
-) -> Result<Option<usize>, SshError> {
-    let mut checked = 0;
-    for (patterns, expected) in host_entries(block) {
-        if only.is_some_and(|alias| patterns.iter().all(|pattern| pattern != alias)) {
-            continue;
-        }
-        for alias in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
-            let Some(overridden) = overridden(alias, &expected, file, name)? else { return Ok(None) };
-            if let Some(mut first) = overridden.into_iter().next() {
-                first.by =
-                    first.by.map(|(by, line)| if by == file { (name.to_owned(), line) } else { (by, line) });
-                return Err(SshError::Overridden(first));
-            }
-            checked += 1;
-        }
-    }
-    Ok(Some(checked))
-}
-
-/// The values of `alias` that ssh does not use when it reads `file`; `None` if no ssh is installed.
-fn overridden(
-    alias: &str,
-    expected: &Expected,
-    file: &Path,
-    name: &Path,
-) -> Result<Option<Vec<Overridden>>, SshError> {
-    let Some(output) = ssh(&["-G"], alias, Some(file))? else { return Ok(None) };
+) -> Result<Vec<Overridden>, SshError> {
+    let Alias { name: alias, expected } = alias;
     if !output.status.success() {
         let hidden = if file == name { None } else { Some(file) };
         let cause = rejection(&String::from_utf8_lossy(&output.stderr), hidden);
@@ -104,7 +82,7 @@ fn overridden(
             by: first_line_with(keyword, alias, file)?,
         });
     }
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// Returns ssh's error messages, without the location in a temporary file, whose line numbers differ from the real file's
@@ -151,14 +129,23 @@ pub(crate) fn values(alias: &str, file: Option<&Path>) -> Result<Option<BTreeMap
     Ok(ssh(&["-G"], alias, file)?.map(|output| parse(&output.stdout)))
 }
 
-fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Output>, SshError> {
+pub(crate) fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Output>, SshError> {
+    finish(start(options, alias, file)?)
+}
+
+/// Starts ssh; returns `None` if it is not installed.
+pub(crate) fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Child>, SshError> {
     let mut ssh = Command::new("ssh");
-    ssh.args(options).args(file.map(|_| "-F")).args(file).arg("--").arg(alias).stdin(Stdio::null());
-    match ssh.output() {
-        Ok(output) => Ok(Some(output)),
+    ssh.args(options).args(file.map(|_| "-F")).args(file).arg("--").arg(alias);
+    match ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+        Ok(child) => Ok(Some(child)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot run ssh")?,
     }
+}
+
+pub(crate) fn finish(ssh: Option<Child>) -> Result<Option<Output>, SshError> {
+    Ok(ssh.map(Child::wait_with_output).transpose().context("cannot run ssh")?)
 }
 
 /// Parses the output of `ssh -G`: a keyword in lower case and its value on each line. The first of several counts.
@@ -179,7 +166,10 @@ fn first_line_with(keyword: &str, alias: &str, file: &Path) -> Result<Option<(Pa
 }
 
 /// The most levels of included files (readconf.c, `READCONF_MAX_DEPTH`).
-const DEPTH: usize = 16;
+pub(crate) const MAX_DEPTH: usize = 16;
+
+/// The most bytes of a file. 5,000 machines need 4 MiB.
+const MAX_FILE: u64 = 64 << 20;
 
 /// How ssh reads a file.
 #[derive(Clone, Copy)]
@@ -195,14 +185,14 @@ struct Reading {
 /// The messages of `ssh -vvv` about a configuration (readconf.c): the location of each `Host` that applies, the files of
 /// each `Include` with its location, and the result of each `Match` in the order of reading.
 #[derive(Default)]
-struct Trace {
+pub(crate) struct Trace {
     hosts: Vec<String>,
     included: Vec<(String, PathBuf, bool)>,
     matches: VecDeque<bool>,
 }
 
 impl Trace {
-    fn of(stderr: &[u8]) -> Self {
+    pub(crate) fn of(stderr: &[u8]) -> Self {
         let mut trace = Self::default();
         for line in String::from_utf8_lossy(stderr).lines().map(unescaped) {
             let Some((_level, line)) = line.trim_end().split_once(": ") else { continue };
@@ -218,15 +208,21 @@ impl Trace {
         trace
     }
 
+    /// The files that a line includes, also if their section does not apply.
+    pub(crate) fn files(&self, file: &Path, line: usize) -> impl Iterator<Item = &Path> {
+        let location = location(file, line);
+        self.included.iter().filter(move |(at, ..)| *at == location).map(|(_, file, _)| file.as_path())
+    }
+
     fn first_line_with(&mut self, keyword: &str, file: &Path, reading: Reading) -> Option<(PathBuf, usize)> {
-        let text = String::from_utf8_lossy(&files::read(file, files::MAX_TEXT).ok()?).into_owned();
+        let text = String::from_utf8_lossy(&files::read(file, MAX_FILE).ok()?).into_owned();
         let mut applies = reading.applies;
         for (number, line) in (1..).zip(text.lines()) {
             let Some((word, _)) = directive(line) else { continue };
             match word.as_str() {
                 "host" => applies = self.hosts.contains(&location(file, number)),
                 "match" => applies = self.matches.pop_front().unwrap_or(false),
-                "include" if reading.depth < DEPTH => {
+                "include" if reading.depth < MAX_DEPTH => {
                     let found =
                         self.in_included(keyword, &location(file, number), applies, reading.depth + 1);
                     if found.is_some() && !reading.parse_only {

@@ -11,6 +11,7 @@ pub(crate) mod managed_block;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod rsa_key;
 pub(crate) mod used_names;
+pub(crate) mod verification;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod wire;
 

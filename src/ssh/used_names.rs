@@ -397,13 +397,13 @@ impl Reader {
 }
 
 /// The text of a regular file; `None` if the file does not exist or is not readable.
-fn text(file: &Path) -> Option<String> {
+pub(crate) fn text(file: &Path) -> Option<String> {
     files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The arguments of a keyword, separated by white space outside of quotes. A backslash escapes a quote, a backslash or a
 /// space (misc.c, `argv_split`). Words of a comment count, as in versions before 8.7.
-fn arguments(value: &str) -> Vec<String> {
+pub(crate) fn arguments(value: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = None;
     let mut quote = None;
@@ -428,9 +428,10 @@ fn arguments(value: &str) -> Vec<String> {
 }
 
 /// The patterns of `host` and `originalhost` in a `Match`. Newer versions of ssh accept `=` as a separator.
-fn match_patterns(value: &str) -> Vec<String> {
+pub(crate) fn match_patterns(value: &str) -> Vec<String> {
     let words = arguments(&value.replace('=', " "));
-    let is_host = |word: &String| ["host", "originalhost"].contains(&word.to_lowercase().as_str());
+    let is_host =
+        |word: &String| ["host", "originalhost"].contains(&word.to_lowercase().trim_start_matches('!'));
     let pairs = words.iter().zip(words.iter().skip(1));
     let lists = pairs.filter(|(word, _)| is_host(word)).map(|(_, list)| list);
     lists.flat_map(|list| list.split(',').map(Into::into)).collect()

@@ -28,6 +28,7 @@ mod memory;
 mod named_files;
 mod proxies;
 mod readme;
+mod scale;
 mod secrets;
 mod security;
 mod setup;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::CredentialChain;
-use crate::azure::hybrid_compute::{Machine, list};
+use crate::azure::hybrid_compute::{Machine, MachineRef, list};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::ConfigArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
@@ -105,17 +105,10 @@ fn machine_of<'a>(entry: &ForeignEntry, known: &'a [Machine]) -> Option<&'a Mach
 }
 
 impl Options {
-    /// Returns whether the user removed the machine, which excludes it from filters.
-    fn is_excluded(&self, machine: &Machine) -> bool {
-        self.except.iter().any(|text| refers_to(text, machine))
-    }
-
-    /// Prints a note if a filter of this run matches a machine that the user removed.
-    fn note_if_excluded(&self, machine: &Machine) {
-        if self.is_excluded(machine) {
-            let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-            note(&format!("skipped {name}: you removed it; to add it: arcssh config {name}"));
-        }
+    /// Returns a predicate for machines that the user removed, which excludes them from filters.
+    fn exclusion(&self) -> impl Fn(&Machine) -> bool + use<> {
+        let removed: Vec<MachineRef> = self.except.iter().filter_map(|text| text.parse().ok()).collect();
+        move |machine| removed.iter().any(|name| name.matches(machine))
     }
 
     /// Removes a wildcard that an earlier version accepted, although it covers names of other hosts.
@@ -125,6 +118,12 @@ impl Options {
             notes.of_machine.insert(pattern, error.to_string());
         }
     }
+}
+
+/// Prints a note about a machine that a filter of this run matches, and that the user removed.
+fn note_excluded(machine: &Machine) {
+    let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
+    note(&format!("skipped {name}: you removed it; to add it: arcssh config {name}"));
 }
 
 /// Access to Azure, with the machines read so far.
@@ -312,8 +311,9 @@ impl Azure<'_> {
         if typed.is_filter() {
             let filter = MachineSelector { machines: BTreeSet::new(), ..typed.clone() };
             ensure_each_matches(&filter, &known)?;
+            let is_excluded = options.exclusion();
             let matching: Vec<&Machine> = known.iter().filter(|machine| filter.selects(machine)).collect();
-            matching.iter().for_each(|machine| options.note_if_excluded(machine));
+            matching.iter().filter(|machine| is_excluded(machine)).for_each(|machine| note_excluded(machine));
             if login.selects_user_of_certificate() {
                 options.use_certificate_of(&matching);
             }
@@ -350,6 +350,7 @@ impl Azure<'_> {
     ) -> Result<Vec<Selected>> {
         let mut selected: BTreeMap<String, Selected> = BTreeMap::new();
         let mut without_machines = BTreeSet::new();
+        let is_excluded = options.exclusion();
         for Filter { selection, allowed_names, login } in &options.selections {
             let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
             let mut matching = list.filter(|machine| selection.selects(machine)).peekable();
@@ -362,9 +363,7 @@ impl Azure<'_> {
             }
             let is_of_this_run =
                 selection.is_same(&MachineSelector { machines: BTreeSet::new(), ..typed.clone() });
-            for machine in
-                matching.filter(|one| !options.is_excluded(one) && options.adopted_name(one).is_none())
-            {
+            for machine in matching.filter(|one| !is_excluded(one) && options.adopted_name(one).is_none()) {
                 let entry = selected.entry(key(machine)).or_insert_with(|| Selected {
                     machine: machine.clone(),
                     login: Login::default(),

@@ -14,6 +14,8 @@ use std::path::Path;
 use anyhow::anyhow;
 use azure_core::time::OffsetDateTime;
 use similar::TextDiff;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::cli::ConfigArgs;
@@ -28,6 +30,7 @@ use crate::ssh::SshError;
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
+use crate::ssh::verification;
 use crate::terminal::output::{note, print};
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
@@ -48,7 +51,7 @@ struct Next {
 pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     if args.verify {
-        return verify(&file);
+        return verify(&file).await;
     }
     if args.output.is_some() {
         let composed = compose(args, Options::default(), &[], Target { file: &file, text: "" }).await?;
@@ -78,7 +81,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
             return Err(SshError::Changed(file).into());
         }
     }
-    write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove)?;
+    write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove).await?;
     if args.adopt {
         clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
     }
@@ -142,14 +145,14 @@ enum Shown {
 }
 
 /// Writes the text if it has changes, after ssh has accepted it.
-fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Result<()> {
+async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Result<()> {
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
         note(&format!("{file} is up to date"));
         return Ok(());
     }
     let candidate = edit.candidate(new)?;
-    if !removing && verified(new, candidate.path(), edit.path())?.is_none() {
+    if !removing && verified(new, candidate.path(), edit.path()).await?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
@@ -175,8 +178,26 @@ fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Re
 }
 
 /// Verifies the block of a text that is in `file` now, and in `name` later.
-fn verified(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
-    let hosts = effective_config::verify(own_block(text)?, file, name, None)?;
+async fn verified(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
+    let block = own_block(text)?.to_owned();
+    let (file, name) = (file.to_owned(), name.to_owned());
+    let (sender, mut runs) = watch::channel((0, 1));
+    let on_done = move |done, all| {
+        sender.send_replace((done, all));
+    };
+    let verification = spawn_blocking(move || verification::verify(&block, &file, &name, None, &on_done));
+    let progress = Progress::default();
+    let show = |(done, all)| {
+        progress.set(format!("verification of the host entries by ssh, {done} of {all} runs are done"));
+    };
+    let work = async {
+        show((0, 1));
+        while runs.changed().await.is_ok() {
+            show(*runs.borrow());
+        }
+        verification.await
+    };
+    let hosts = progress.run(work).await.map_err(|error| anyhow!(error))??;
     info!(hosts, "ssh uses the host entries");
     Ok(hosts)
 }
@@ -193,12 +214,12 @@ fn own_block(text: &str) -> Result<&str> {
     Ok(managed_block::find(text)?.map_or("", |range| &text[range]))
 }
 
-fn verify(file: &Path) -> Result<u8> {
+async fn verify(file: &Path) -> Result<u8> {
     let text = managed_block::read(file)?;
     if managed_block::find(&text)?.is_none() {
         return Err(anyhow!("{} has no managed block", file.display()).into());
     }
-    let Some(hosts) = verified(&text, file, file)? else {
+    let Some(hosts) = verified(&text, file, file).await? else {
         return Err(anyhow!("ssh is not installed").into());
     };
     note(&format!("verified {} in {}", counted(hosts), file.display()));

@@ -22,30 +22,48 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str, file: &Path) -> Resul
         return Err(anyhow!("there is no managed block").into());
     }
     let mut options = Options::of(old)?;
-    let texts = managed_block::host_entries(&block).into_iter();
-    let mut entries: Vec<String> = texts.map(|text| format!("{}\n", text.trim_end())).collect();
+    let mut entries: Vec<Entry> =
+        managed_block::host_entries(&block).iter().map(|text| Entry::of(text)).collect();
     for name in names {
-        let entry = entries.remove(
-            position(&entries, name)?
-                .ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?,
-        );
-        options.exclude(plan::machine(&entry), &patterns(&entry), name)?;
+        let at = position(&entries, name)?
+            .ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?;
+        let entry = entries.remove(at);
+        options.exclude(entry.machine.map(|machine| machine.id), &entry.patterns, name)?;
     }
     if options.is_empty() {
         return Ok(managed_block::without_block(old)?);
     }
+    let entries: Vec<String> = entries.into_iter().map(|entry| entry.text).collect();
     Ok(managed_block::with_block(old, &managed_block::block(&options.line()?, &entries.join("\n")))?)
 }
 
+/// A host entry of the block.
+struct Entry {
+    text: String,
+    patterns: Vec<String>,
+    machine: Option<Machine>,
+}
+
+impl Entry {
+    fn of(text: &str) -> Self {
+        let patterns = effective_config::host_entries(text).into_iter().flat_map(|(patterns, _)| patterns);
+        Self {
+            patterns: patterns.collect(),
+            machine: plan::machine(text).map(Machine::from_id),
+            text: format!("{}\n", text.trim_end()),
+        }
+    }
+}
+
 /// Returns the position of the only entry with a name: an alias, or otherwise the name or ID of its machine.
-fn position(entries: &[String], name: &str) -> Result<Option<usize>> {
+fn position(entries: &[Entry], name: &str) -> Result<Option<usize>> {
     let reference = name.parse::<MachineRef>().ok();
-    let has_alias = |entry: &String| patterns(entry).iter().any(|pattern| pattern.eq_ignore_ascii_case(name));
-    let has_machine = |entry: &String| {
-        let machine = plan::machine(entry).map(Machine::from_id);
-        machine.zip(reference.as_ref()).is_some_and(|(machine, reference)| reference.matches(&machine))
+    let has_alias = |entry: &Entry| entry.patterns.iter().any(|pattern| pattern.eq_ignore_ascii_case(name));
+    let has_machine = |entry: &Entry| {
+        let machine = entry.machine.as_ref().zip(reference.as_ref());
+        machine.is_some_and(|(machine, reference)| reference.matches(machine))
     };
-    let positions = |matches: &dyn Fn(&String) -> bool| -> Vec<usize> {
+    let positions = |matches: &dyn Fn(&Entry) -> bool| -> Vec<usize> {
         (0..entries.len()).filter(|at| matches(&entries[*at])).collect()
     };
     let mut found = positions(&has_alias);
@@ -56,13 +74,9 @@ fn position(entries: &[String], name: &str) -> Result<Option<usize>> {
         [at] => Ok(Some(at)),
         [] => Ok(None),
         _ => {
-            let candidate = |at: usize| patterns(&entries[at]).into_iter().next().unwrap_or_default();
+            let candidate = |at: usize| entries[at].patterns.first().cloned().unwrap_or_default();
             let candidates = found.into_iter().map(candidate).collect();
             Err(SelectError::Ambiguous { name: name.to_owned(), candidates }.into())
         }
     }
-}
-
-fn patterns(entry: &str) -> Vec<String> {
-    effective_config::host_entries(entry).into_iter().flat_map(|(patterns, _)| patterns).collect()
 }

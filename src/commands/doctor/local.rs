@@ -10,7 +10,7 @@ use tokio::process;
 
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::diagnosis;
-use crate::ssh::{effective_config, managed_block};
+use crate::ssh::{managed_block, verification};
 
 /// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:
 /// for it, the text is only proof that it starts.
@@ -49,7 +49,7 @@ pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis
     let text = managed_block::read(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
     let only = entry.map(|entry| entry.alias.as_str());
-    let hosts = effective_config::verify(&text[range], file, file, only)?;
+    let hosts = verification::verify(&text[range], file, file, only, &|_, _| {})?;
     Ok(hosts.map_or(Block::Unverified, Block::Verified))
 }
 

@@ -37,6 +37,9 @@ const BROWSER: &str = "#!/bin/sh\nexec curl -sSL --cacert \"$SSL_CERT_FILE\" -o 
 pub(crate) struct Shell {
     #[command(flatten)]
     arcssh: Arcssh,
+    /// The number of machines in addition to the usual ones
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    more_machines: usize,
     /// A command to run instead of an interactive shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -46,7 +49,8 @@ impl Shell {
     /// Runs the shell or the command until it exits. Returns the exit status of the command.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let arcssh = self.arcssh.path()?;
-        let playground = Playground::start(&arcssh, &[], with_machines)?;
+        let more = |builder| (0..self.more_machines).fold(builder, with_numbered_machine);
+        let playground = Playground::start(&arcssh, &[], |builder| more(with_machines(builder)))?;
         set_up_home(&playground, &arcssh)?;
         let enter = write_enter_script(&playground)?;
         ensure_isolated(&enter, playground.home())?;
@@ -65,6 +69,10 @@ fn with_machines(builder: Builder) -> Builder {
     MACHINES.iter().fold(builder, |builder, (name, group)| {
         builder.machine(Machine::new(name).resource_group(group).tag("env", "prod"))
     })
+}
+
+fn with_numbered_machine(builder: Builder, number: usize) -> Builder {
+    builder.machine(Machine::new(&format!("fleet{number}")).resource_group("rg-fleet"))
 }
 
 fn greeting(enter: &Path) -> String {
