@@ -1147,7 +1147,10 @@ fn the_block_for_each_platform_matches_the_golden_file() {
         ("config-unix.conf", "unix", "~/my keys/id"),
     ] {
         let options = ["--identity", identity, "--platform", platform, "--output", "-"];
-        let text = run(&mut home.arcssh(&[&full[..], &options].concat())).clean();
+        let composed = run(&mut home.arcssh(&[&full[..], &options].concat()));
+        assert_eq!(composed.code, Some(0), "{}", composed.stderr);
+        assert_eq!(composed.stderr.contains("to set another one: --program PATH"), platform == "windows");
+        let text = String::from_utf8(composed.stdout).unwrap();
         let text = text.replace(ARCSSH, "{arcssh}").replace(arcssh_emulator::SUBSCRIPTION, "{subscription}");
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
         // With ARCSSH_RECORD, updates the golden file.

@@ -41,7 +41,8 @@ fn a_wrong_secret_shows_the_error_of_entra_id() {
 fn a_wrong_tenant_shows_the_error_of_entra_id() {
     let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000"));
-    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
+    let hint = "arcssh: hint: check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
+    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", hint]);
 }
 
 #[test]

@@ -229,7 +229,7 @@ pub(super) async fn compose(
     let typed = to_selector(&args.selection);
     options.platform = args.platform.or(options.platform);
     options.program = args.program.clone().or(options.program);
-    if options.program.is_none() && options.platform() != Platform::HERE {
+    if options.program.is_none() && args.platform.is_some_and(|platform| platform != Platform::HERE) {
         note(
             "the host entries contain the path of arcssh on this computer; to set another one: --program PATH",
         );
