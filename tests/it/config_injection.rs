@@ -258,8 +258,23 @@ fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(config(&home, &["--remove", "tagged"]).code, Some(0));
     let (lines, effective) = directives(&home, "web01");
-    let keywords =
-        ["#", "#", "#", "", "#", "Host", "HostName", "HostKeyAlias", "ProxyCommand", "#", "Host", "#", ""];
+    let keywords = [
+        "#",
+        "#",
+        "#",
+        "",
+        "#",
+        "Host",
+        "HostName",
+        "HostKeyAlias",
+        "ProxyCommand",
+        "#",
+        "Host",
+        "#",
+        "#",
+        "Host",
+        "",
+    ];
     assert_eq!(lines, keywords);
     assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy {} --port %p", w.id())));
     assert!(config(&home, &[]).stderr.ends_with("is up to date\n"));
@@ -634,7 +649,7 @@ fn an_unusable_machine_does_not_stop_the_others() {
     );
     let text = fs::read_to_string(home.file()).unwrap();
     let hosts: Vec<&str> = text.lines().filter(|line| line.starts_with("Host ")).collect();
-    assert_eq!(hosts, ["Host q", "Host web01", "Host *"], "{}", result.stderr);
+    assert_eq!(hosts, ["Host q", "Host web01", "Host *", "Host *"], "{}", result.stderr);
     assert!(!result.stderr.contains('\u{1b}'));
 }
 
