@@ -47,21 +47,7 @@ fn rejected(rejection: &Rejection, context: &Context) -> Diagnosis {
             format!("the machine's Arc agent did not respond in time ({rejection})"),
             CHECK_AGENT,
         ),
-        401 if rejection.is_ip_blocked() => Diagnosis::new(
-            Code::IpBlocked,
-            format!("the relay blocks the IP address of this network ({rejection})"),
-            "connect from another network, or ask Microsoft's support, which manages the relay's namespace",
-        ),
-        401 if by_relay_information => Diagnosis::new(
-            Code::RelayInformationExpired,
-            format!("the relay information has expired or is damaged ({rejection})"),
-            "run az ssh config again; to connect without relay information, give arcssh proxy the machine's resource ID",
-        ),
-        401 => Diagnosis::new(
-            Code::RelayCredentialsRejected,
-            format!("the relay rejected the credentials that Azure Resource Manager issued ({rejection})"),
-            "check the clock of this computer, and connect again",
-        ),
+        401 => unauthorized(rejection, by_relay_information),
         400 | 426 => Diagnosis::new(
             Code::UnexpectedResponse,
             format!("a proxy removed the WebSocket upgrade from the request ({rejection})"),
@@ -98,6 +84,29 @@ fn rejected(rejection: &Rejection, context: &Context) -> Diagnosis {
     };
     let request_id = Some(tracking_id).filter(|id| !id.is_empty()).map(|id| format!("{id} of Azure Relay"));
     Diagnosis { request_id, ..diagnosis }
+}
+
+/// Diagnoses a 401: of a network rule, or of the credentials in the request.
+fn unauthorized(rejection: &Rejection, by_relay_information: bool) -> Diagnosis {
+    if rejection.is_ip_blocked() {
+        return Diagnosis::new(
+            Code::IpBlocked,
+            format!("the relay blocks the IP address of this network ({rejection})"),
+            "connect from another network, or ask Microsoft's support, which manages the relay's namespace",
+        );
+    }
+    if by_relay_information {
+        return Diagnosis::new(
+            Code::RelayInformationExpired,
+            format!("the relay information has expired or is damaged ({rejection})"),
+            "run az ssh config again; to connect without relay information, give arcssh proxy the machine's resource ID",
+        );
+    }
+    Diagnosis::new(
+        Code::RelayCredentialsRejected,
+        format!("the relay rejected the credentials that Azure Resource Manager issued ({rejection})"),
+        "check the clock of this computer, and connect again",
+    )
 }
 
 /// Diagnoses close codes of the relay (Relay Hybrid Connections protocol, "close codes").

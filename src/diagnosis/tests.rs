@@ -115,38 +115,7 @@ fn examples() -> Vec<Diagnosis> {
 
 fn examples_of_authentication() -> Vec<Diagnosis> {
     use CredentialSource::{AzureCli, Environment, ManagedIdentity};
-    let sources = [
-        CredentialSource::Any,
-        CredentialSource::Arcssh,
-        Environment,
-        CredentialSource::WorkloadIdentity,
-        ManagedIdentity,
-        AzureCli,
-        CredentialSource::AzureDeveloperCli,
-        CredentialSource::AzurePowershell,
-    ];
-    let unavailable = || {
-        [
-            Unavailable::NoSignIn,
-            Unavailable::NoSecret,
-            Unavailable::NoFederatedToken,
-            Unavailable::NotInstalled { program: "az", product: "Azure CLI" },
-            Unavailable::NoPowerShellModule,
-            Unavailable::KeyOfAgent("/tokens".into()),
-            Unavailable::NoManagedIdentity("no identity is assigned".into()),
-        ]
-    };
-    let key_store = || {
-        [
-            KeyStoreError::Off,
-            KeyStoreError::Unavailable,
-            KeyStoreError::Locked,
-            KeyStoreError::TimedOut,
-            KeyStoreError::Empty,
-            KeyStoreError::Failed("damaged".into()),
-        ]
-    };
-    let mut errors: Vec<Error> = vec![
+    let errors: Vec<Error> = vec![
         CredentialError::NotSignedIn(None).into(),
         of_source(AzureCli, SourceError::Unavailable(Unavailable::NoSignIn)).into(),
         of_source(Environment, SourceError::IncompleteEnvironment { by: "A", missing: "B" }).into(),
@@ -184,6 +153,44 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
         SshError::NoProcess("no memory".into()).into(),
         SshError::KeyGeneration("the disk is full".into()).into(),
     ];
+    errors.into_iter().map(diagnose).chain(examples_of_sources()).collect()
+}
+
+/// Diagnoses each source, and each cause of its failure.
+fn examples_of_sources() -> Vec<Diagnosis> {
+    use CredentialSource::{AzureCli, Environment, ManagedIdentity};
+    let sources = [
+        CredentialSource::Any,
+        CredentialSource::Arcssh,
+        Environment,
+        CredentialSource::WorkloadIdentity,
+        ManagedIdentity,
+        AzureCli,
+        CredentialSource::AzureDeveloperCli,
+        CredentialSource::AzurePowershell,
+    ];
+    let unavailable = || {
+        [
+            Unavailable::NoSignIn,
+            Unavailable::NoSecret,
+            Unavailable::NoFederatedToken,
+            Unavailable::NotInstalled { program: "az", product: "Azure CLI" },
+            Unavailable::NoPowerShellModule,
+            Unavailable::KeyOfAgent("/tokens".into()),
+            Unavailable::NoManagedIdentity("no identity is assigned".into()),
+        ]
+    };
+    let key_store = || {
+        [
+            KeyStoreError::Off,
+            KeyStoreError::Unavailable,
+            KeyStoreError::Locked,
+            KeyStoreError::TimedOut,
+            KeyStoreError::Empty,
+            KeyStoreError::Failed("damaged".into()),
+        ]
+    };
+    let mut errors: Vec<Error> = Vec::new();
     errors.extend(sources.map(|from| of_source(from, entra(400, "AADSTS7000215: wrong secret")).into()));
     errors.extend(unavailable().map(|reason| CredentialError::NotSignedIn(Some(reason)).into()));
     errors.extend(

@@ -1,40 +1,15 @@
 //! Frames of any relay.
 
+use super::tests::decode;
 use super::*;
 use crate::tests::{each_input, is_plain};
 use crate::text::sanitize;
 
-/// Payload, control frames and the violation.
-type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
-
-fn decoded(bytes: &[u8], step: usize) -> Decoded {
-    let (mut decoder, mut data, mut control) = (Decoder::default(), Vec::new(), Vec::new());
-    let (mut start, mut end) = (0, 0);
-    while end < bytes.len() {
-        end = bytes.len().min(end + step);
-        loop {
-            match decoder.decode(&bytes[start..end]) {
-                Err(violation) => return (data, control, Some(violation)),
-                Ok(None) => break,
-                Ok(Some(Piece { opcode, header, payload })) => {
-                    let body = &bytes[start + header..start + header + payload];
-                    match opcode {
-                        Opcode::Data => data.extend_from_slice(body),
-                        opcode => control.push((opcode, body.to_vec())),
-                    }
-                    start += header + payload;
-                }
-            }
-        }
-    }
-    (data, control, None)
-}
-
 #[test]
 fn frames_in_steps_of_any_size_are_the_same_and_a_close_frame_is_printable() {
     each_input("frames", |input| {
-        let whole = decoded(input, input.len().max(1));
-        assert_eq!(decoded(input, 1), whole);
+        let whole = decode(input, input.len().max(1));
+        assert_eq!(decode(input, 1), whole);
         for (opcode, payload) in &whole.1 {
             assert!(payload.len() <= MAX_CONTROL);
             if *opcode == Opcode::Close {

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
 
 /// Payload, control frames and the violation.
-type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
+pub(super) type Decoded = (Vec<u8>, Vec<(Opcode, Vec<u8>)>, Option<Violation>);
 
-fn decode(bytes: &[u8], step: usize) -> Decoded {
+pub(super) fn decode(bytes: &[u8], step: usize) -> Decoded {
     let (mut decoder, mut data, mut control) = (Decoder::default(), Vec::new(), Vec::new());
     let (mut start, mut end) = (0, 0);
     while end < bytes.len() {
