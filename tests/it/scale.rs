@@ -1,7 +1,9 @@
 //! The effort of `arcssh config` for many machines: processes of ssh, and runs of a user's `Match exec`.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use arcssh_emulator::{Builder, Machine};
 
@@ -22,6 +24,41 @@ fn config(home: &Home<'_>, arguments: &[&str]) -> (Run, usize) {
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let done = run(home.command(ARCSSH).arg("config").args(arguments).env("PATH", path));
     (done, lines(&log))
+}
+
+/// An ssh that ends its fifth run and all later ones only after the file `go` exists.
+const WAITING_SSH: &str = "#!/bin/sh
+here=${0%/*}
+echo >>\"$here/runs\"
+test $(wc -l <\"$here/runs\") -lt 5 || until [ -e \"$here/go\" ]; do sleep 0.1; done
+PATH=${PATH#*:} exec ssh \"$@\"
+";
+
+#[test]
+fn the_number_of_verified_host_entries_is_shown_if_ssh_takes_long() {
+    let w = machines(10);
+    // Each of these sections makes its machine's host entry a kind of its own.
+    let above: String = (0..10).map(|n| format!("Host web{n:03}*\n LogLevel ERROR\n")).collect();
+    let home = Home::new(&w);
+    config(&home, &["--all"]);
+    let block = fs::read_to_string(home.file()).unwrap();
+    fs::write(home.file(), above + &block).unwrap();
+    let folder = home.file().parent().unwrap().with_file_name("bin");
+    script(&folder, "ssh", WAITING_SSH);
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    fs::remove_file(folder.join("runs")).unwrap();
+    let mut config = home.command(ARCSSH);
+    config.args(["config", "--verify"]).env("PATH", path).stderr(Stdio::piped());
+    let mut running = config.spawn().unwrap();
+    let mut stderr = BufReader::new(running.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let progress = "arcssh: waiting for the verification of the host entries by ssh, 4 of 10 runs are done; ";
+    let mut printed = Vec::new();
+    let is_progress = |line: &String| line.starts_with(progress);
+    let found = stderr.by_ref().inspect(|line| printed.push(line.clone())).any(|line| is_progress(&line));
+    assert!(found, "{printed:?}");
+    fs::write(folder.join("go"), "").unwrap();
+    let rest: Vec<String> = stderr.collect();
+    assert_eq!(running.wait().unwrap().code(), Some(0), "{rest:?}");
 }
 
 fn lines(file: &Path) -> usize {
