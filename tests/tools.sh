@@ -34,6 +34,7 @@ make make
 git git
 ps procps
 tinyproxy tinyproxy-bin
+plink putty-tools
 openssl openssl
 python:ensurepip python3-venv
 node nodejs

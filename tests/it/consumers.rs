@@ -4,6 +4,8 @@ mod ansible;
 mod editors;
 mod known_hosts;
 mod list;
+#[cfg(target_os = "linux")]
+mod recipes;
 mod transfers;
 mod wildcard;
 

@@ -350,7 +350,7 @@ fn program_of(version: &str, w: &Lab, name: &str) -> Command {
     program
 }
 
-fn install() -> PathBuf {
+pub(super) fn install() -> PathBuf {
     install_version(ANSIBLE_CORE[0])
 }
 
@@ -365,7 +365,7 @@ fn install_version(version: &str) -> PathBuf {
 }
 
 #[track_caller]
-fn succeed(command: &mut Command, hint: &str) {
+pub(super) fn succeed(command: &mut Command, hint: &str) {
     let result = command.output().expect(hint);
     assert!(result.status.success(), "{hint}: {}", String::from_utf8_lossy(&result.stderr));
 }
