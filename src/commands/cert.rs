@@ -15,6 +15,7 @@ use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
 use crate::entra_ssh::{IssueError, request_certificate};
 use crate::ssh::SshError;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
+use crate::ssh::home;
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::unix_now;
@@ -34,7 +35,7 @@ const MAX_FILE: u64 = 64 * 1024;
 pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     let session = Session::open(&args.azure)?;
     if let Some(public_key) = &args.public_key {
-        return request_for_own_key(args, &session.credentials(), &expand_home(public_key)).await;
+        return request_for_own_key(args, &session.credentials(), &home::expanded(public_key)).await;
     }
     let certificates = CertificateCache::new(session.credentials(), args.certificate.options())?;
     if args.show {
@@ -44,7 +45,7 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
         print_summary(&certificates.pair().await?.certificate)?;
         return Ok(0);
     };
-    let (key, file) = (expand_home(&private_key_file(file)?), expand_home(file));
+    let (key, file) = (home::expanded(&private_key_file(file)?), home::expanded(file));
     let pair = certificates.pair().await?.for_login_name(args.login_name.as_deref())?;
     write(&pair, &key, &file, &session.store).await
 }
@@ -56,7 +57,7 @@ async fn request_for_own_key(
     public_key: &Path,
 ) -> Result<u8> {
     let key = PublicKey::read(public_key)?;
-    let file = args.file.as_deref().map_or_else(|| certificate_file(public_key), expand_home);
+    let file = args.file.as_deref().map_or_else(|| certificate_file(public_key), home::expanded);
     let certificate = request_certificate(credentials, &key, &args.certificate.options()).await?.certificate;
     ensure_replaceable(&file, &certificate)?;
     replace(&file, &with_comment(&certificate, OWN_KEY))?;
@@ -156,14 +157,6 @@ fn read(file: &Path) -> anyhow::Result<Option<String>> {
     let read = File::open(file).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
     read.with_context(|| format!("cannot read {}", file.display()))?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// Replaces `~/` by the home directory: the shells of Windows do not.
-fn expand_home(path: &Path) -> PathBuf {
-    match (path.strip_prefix("~"), std::env::home_dir()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path.to_owned(),
-    }
 }
 
 /// Replaces the file atomically, readable only by its owner, unless it already has this text. A symbolic link is followed.

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
 
 /// Returns the machine of a host entry in the user's ssh configuration.
 fn target(name: &str) -> Option<String> {
-    let text = managed_block::default_path().and_then(|file| managed_block::read(&file)).ok()?;
+    let text = managed_block::read(&managed_block::default_path().ok()?).ok()?;
     Some(find_entry(name, &text)?.target)
 }
 

@@ -1,6 +1,8 @@
 //! The ssh configuration, keys and the SSH agent.
 
 use crate::diagnosis::{Code, Diagnosis, Hint};
+use crate::ssh::rejection::{Fix, Rejection};
+use crate::ssh::verification::NotIncluded;
 use crate::ssh::{SocketProblem, SshError};
 use crate::text::shell_quote;
 
@@ -23,10 +25,23 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::NoAgent => {
             Diagnosis::new(Code::AgentSocket, summary, "use certificate files: add --entra=files")
         }
-        SshError::Rejected { .. } => Diagnosis::new(
+        SshError::Rejected(rejection) => Diagnosis::new(Code::ConfigRejected, summary, correction(rejection)),
+        SshError::NotIncluded(reason) => {
+            let NotIncluded { alias, file, config, .. } = reason;
+            let (file, alias) = (shell_quote(&file.display().to_string()), shell_quote(alias));
+            let include = reason.include();
+            let hint = format!(
+                "connect with ssh -F {file} {alias}, or begin {} with the line: {include}",
+                config.display()
+            );
+            Diagnosis::new(Code::ConfigOverridden, summary, hint)
+        }
+        SshError::NoUser(id) => Diagnosis::new(
             Code::ConfigRejected,
             summary,
-            "correct the line that ssh names, and run the command again",
+            format!(
+                "add a line for the user ID {id} to /etc/passwd, or run ssh and arcssh as a user that has one"
+            ),
         ),
         SshError::NoEntry { .. } => Diagnosis::new(
             Code::NoMatch,
@@ -65,5 +80,23 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::NoKeygen | SshError::NoProcess(_) | SshError::KeyGeneration(_) => {
             super::certificate::no_key(error)
         }
+    }
+}
+
+/// How the user corrects an error in a configuration.
+fn correction(rejection: &Rejection) -> Hint {
+    let file = shell_quote(&rejection.file.display().to_string());
+    match rejection.fix() {
+        Fix::IgnoreUnknown(option) => format!(
+            "begin your ssh configuration with this line, or add the option to its first IgnoreUnknown line: IgnoreUnknown {option}"
+        )
+        .into(),
+        Fix::Permissions if cfg!(windows) => {
+            format!("allow only yourself, SYSTEM and Administrators to write to {file}").into()
+        }
+        Fix::Permissions => Hint::command(format!("chmod go-w {file}")),
+        Fix::Owner => Hint::command(format!("sudo chown $(id -un) {file}")),
+        Fix::Template => "correct the template of the host entries, and run the command again".into(),
+        Fix::Line => "correct the line that ssh names, and run the command again".into(),
     }
 }

@@ -21,6 +21,8 @@ use crate::relay::handshake::Rejection;
 use crate::ssh::SocketProblem;
 use crate::ssh::certificate::CertificateError;
 use crate::ssh::effective_config::Overridden;
+use crate::ssh::rejection::{self, Place};
+use crate::ssh::verification::NotIncluded;
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
@@ -344,6 +346,15 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
     let path = || PathBuf::from("/home/me/file");
     let overridden =
         |by| Overridden { alias: "web01".into(), keyword: "User".into(), instead: "root".into(), by };
+    let rejected = |place, message: &str| {
+        let (message, is_old) = (message.to_owned(), matches!(place, Place::Line(_)));
+        SshError::Rejected(rejection::Rejection { file: path(), place, message, is_old }).into()
+    };
+    let not_included = |conditional| {
+        let config = "/home/me/.ssh/config".into();
+        let reason = NotIncluded { alias: "web01".into(), file: path(), config, conditional };
+        SshError::NotIncluded(reason).into()
+    };
     let errors: Vec<Error> = vec![
         SystemError::InsecurePermissions { path: path(), mode: 0o644, required: 0o600 }.into(),
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
@@ -351,7 +362,13 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NotOurs(path()).into(),
         SshError::NoHostKey { machine: ID.into(), cause: "Connection closed".into() }.into(),
         SshError::NoAgent.into(),
-        SshError::Rejected { path: path(), cause: "line 1: Bad option".into() }.into(),
+        rejected(Place::Line(1), "Bad number 'x'."),
+        rejected(Place::Line(1), "Bad configuration option: usekeychain"),
+        rejected(Place::Block(3, "Bogus 1".into()), "Bad configuration option: bogus"),
+        rejected(Place::File, "Bad owner or permissions"),
+        not_included(None),
+        not_included(Some("/home/me/.ssh/config line 5".into())),
+        SshError::NoUser("12345".into()).into(),
         SshError::NoEntry { path: path(), name: "web01".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),
         SshError::Overridden(overridden(None)).into(),

@@ -48,19 +48,47 @@ pub(crate) struct Alias<'a> {
 const CHECKED_KEYWORDS: [&str; 7] =
     ["proxycommand", "user", "port", "hostkeyalias", "identityagent", "identitiesonly", "forwardagent"];
 
-/// The values of an alias that ssh does not use, according to its output for `file`.
+/// The configuration files that a run of ssh reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// The file for `-F`.
+    pub(crate) option: Option<PathBuf>,
+    /// The files in the order of reading, without those that they include.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Source {
+    /// Only this file.
+    pub(crate) fn file(file: &Path) -> Self {
+        Self { option: Some(file.to_owned()), files: vec![file.to_owned()] }
+    }
+
+    /// Starts `ssh -G`; returns `None` if ssh is not installed.
+    pub(crate) fn start(&self, alias: &str) -> Result<Option<Child>, SshError> {
+        start(&["-G"], alias, self.option.as_deref())
+    }
+
+    /// The trace of `ssh -vvv -G`; `None` if ssh is not installed.
+    pub(crate) fn trace(&self, alias: &str) -> Result<Option<Trace>, SshError> {
+        let output = ssh(&["-vvv", "-G"], alias, self.option.as_deref())?;
+        Ok(output.map(|output| Trace::of(&output.stderr)))
+    }
+
+    /// The line that gave ssh the value: the first one with the keyword in a section that applies.
+    fn first_line_with(&self, keyword: &str, alias: &str) -> Result<Option<(PathBuf, usize)>, SshError> {
+        let Some(mut trace) = self.trace(alias)? else { return Ok(None) };
+        let reading = Reading { applies: true, parse_only: false, depth: 0 };
+        Ok(self.files.iter().find_map(|file| trace.first_line_with(keyword, file, reading)))
+    }
+}
+
+/// The values of an alias that ssh does not use, according to its output for a configuration.
 pub(crate) fn overridden(
     alias: Alias<'_>,
     output: &Output,
-    file: &Path,
-    name: &Path,
+    source: &Source,
 ) -> Result<Vec<Overridden>, SshError> {
     let Alias { name: alias, expected } = alias;
-    if !output.status.success() {
-        let hidden = if file == name { None } else { Some(file) };
-        let cause = rejection(&String::from_utf8_lossy(&output.stderr), hidden);
-        return Err(SshError::Rejected { path: name.to_owned(), cause });
-    }
     let effective = parse(&output.stdout);
     let is_same = |keyword: &str, used: &str, expected: &str| match keyword {
         // ssh prints HostKeyAlias in lower case.
@@ -79,23 +107,20 @@ pub(crate) fn overridden(
             alias: alias.to_owned(),
             keyword: keyword.clone(),
             instead: effective.get(keyword).cloned().unwrap_or_default(),
-            by: first_line_with(keyword, alias, file)?,
+            by: source.first_line_with(keyword, alias)?,
         });
     }
     Ok(found)
 }
 
-/// Returns ssh's error messages, without the location in a temporary file, whose line numbers differ from the real file's
-/// (readconf.c: `FILE: line NUMBER: …` or `FILE line NUMBER: …`, then `FILE: terminating, …`).
-fn rejection(stderr: &str, temporary: Option<&Path>) -> String {
-    let without_location = |line: &str| {
-        let rest = line.strip_prefix(&temporary?.display().to_string())?;
-        Some(rest.split_once(" line ")?.1.split_once(": ")?.1.to_owned())
-    };
-    let errors = stderr.lines().filter(|line| !line.contains(": terminating, "));
-    let errors: Vec<String> =
-        errors.map(|line| without_location(line.trim()).unwrap_or(line.trim().to_owned())).collect();
-    errors.join("; ")
+/// Finds ssh's message that the user database has no entry for this user (ssh.c, `main`).
+///
+/// # Errors
+/// [`SshError::NoUser`].
+pub(crate) fn no_user(stderr: &[u8]) -> Result<(), SshError> {
+    let text = String::from_utf8_lossy(stderr);
+    let id = text.lines().find_map(|line| line.trim().strip_prefix("No user exists for uid "));
+    id.map_or(Ok(()), |id| Err(SshError::NoUser(id.to_owned())))
 }
 
 /// The patterns of each host entry, with its keywords and values. Leaves out the lines below a `Match`, which do not
@@ -149,20 +174,13 @@ pub(crate) fn finish(ssh: Option<Child>) -> Result<Option<Output>, SshError> {
 }
 
 /// Parses the output of `ssh -G`: a keyword in lower case and its value on each line. The first of several counts.
-fn parse(stdout: &[u8]) -> BTreeMap<String, String> {
+pub(crate) fn parse(stdout: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(stdout);
     let mut values = BTreeMap::new();
     for (keyword, value) in text.lines().filter_map(|line| line.split_once(' ')) {
         values.entry(keyword.to_owned()).or_insert_with(|| value.to_owned());
     }
     values
-}
-
-/// The line that gave ssh the value: the first one with the keyword in a section that applies.
-fn first_line_with(keyword: &str, alias: &str, file: &Path) -> Result<Option<(PathBuf, usize)>, SshError> {
-    let Some(output) = ssh(&["-vvv", "-G"], alias, Some(file))? else { return Ok(None) };
-    let mut trace = Trace::of(&output.stderr);
-    Ok(trace.first_line_with(keyword, file, Reading { applies: true, parse_only: false, depth: 0 }))
 }
 
 /// The most levels of included files (readconf.c, `READCONF_MAX_DEPTH`).
@@ -214,6 +232,15 @@ impl Trace {
         self.included.iter().filter(move |(at, ..)| *at == location).map(|(_, file, _)| file.as_path())
     }
 
+    /// Returns whether a section that applies includes the file. If it does not, returns the location of another `Include`
+    /// of the file.
+    pub(crate) fn inclusion(&self, file: &Path) -> Result<(), Option<&str>> {
+        let is_it = |(_, included, _): &&(String, PathBuf, bool)| is_same(included, file);
+        let mut found = self.included.iter().filter(is_it).peekable();
+        let first = found.peek().map(|(location, ..)| location.as_str());
+        if found.any(|(.., parse_only)| !parse_only) { Ok(()) } else { Err(first) }
+    }
+
     fn first_line_with(&mut self, keyword: &str, file: &Path, reading: Reading) -> Option<(PathBuf, usize)> {
         let text = String::from_utf8_lossy(&files::read(file, MAX_FILE).ok()?).into_owned();
         let mut applies = reading.applies;
@@ -260,14 +287,19 @@ fn conflicts_with(word: &str, keyword: &str) -> bool {
 
 /// A line in the form in which ssh logs it, with the first 200 bytes of the file's name.
 fn location(file: &Path, line: usize) -> String {
+    format!("{} line {line}", shown(file))
+}
+
+/// The first 200 bytes of a file's name, which ssh's messages contain.
+pub(crate) fn shown(file: &Path) -> String {
     let name = file.to_string_lossy();
     let end = (0..=200.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or_default();
-    format!("{} line {line}", &name[..end])
+    name[..end].to_owned()
 }
 
 /// A line of ssh's log without escapes: ssh writes a byte beyond ASCII as `\ooo`, and a backslash twice (log.c,
 /// `LOG_STDERR_VIS`).
-fn unescaped(line: &str) -> String {
+pub(crate) fn unescaped(line: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = line.as_bytes();
     while let [first, after @ ..] = rest {
@@ -282,6 +314,11 @@ fn unescaped(line: &str) -> String {
         rest = &rest[length..];
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Returns whether two paths are of one file.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// The keyword in lower case and the value of a line of ssh_config(5), separated by white space or one `=`.

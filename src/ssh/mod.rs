@@ -6,8 +6,10 @@ pub(crate) mod agent;
 pub(crate) mod certificate;
 pub(crate) mod effective_config;
 pub(crate) mod foreign_entries;
+pub(crate) mod home;
 pub(crate) mod host_entry;
 pub(crate) mod managed_block;
+pub(crate) mod rejection;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod rsa_key;
 pub(crate) mod used_names;
@@ -18,6 +20,8 @@ pub(crate) mod wire;
 use std::path::PathBuf;
 
 use crate::ssh::effective_config::Overridden;
+use crate::ssh::rejection::Rejection;
+use crate::ssh::verification::NotIncluded;
 
 /// The ssh configuration, a key or the agent cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +45,14 @@ pub(crate) enum SshError {
     #[error("OpenSSH for Windows does not support --entra=agent")]
     NoAgent,
     /// ssh reports an error in the configuration.
-    #[error("ssh rejects {}: {cause}", path.display())]
-    Rejected {
-        path: PathBuf,
-        /// ssh's message.
-        cause: String,
-    },
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// Without `-F`, ssh does not read the file with a host entry.
+    #[error("ssh {} does not use {}: {}", .0.alias, .0.file.display(), .0.reason())]
+    NotIncluded(NotIncluded),
+    /// The user database has no entry for this user's ID, without which ssh does not run.
+    #[error("ssh does not run: no user exists for uid {0}")]
+    NoUser(String),
     /// arcssh has written no host entry with the name.
     #[error("{} has no host entry of arcssh for {name}", path.display())]
     NoEntry { path: PathBuf, name: String },

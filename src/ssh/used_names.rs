@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 
 use crate::ssh::effective_config::directive;
+use crate::ssh::home;
 use crate::ssh::managed_block;
 use crate::system::files;
 
@@ -139,7 +140,7 @@ impl UsedNames {
     /// Reads the names in `file`, in the user's and the system's configuration and in known hosts. Ignores unreadable files and
     /// the managed block.
     pub(crate) fn here(file: &Path) -> Self {
-        let home = std::env::home_dir().unwrap_or_default();
+        let home = home::directory().unwrap_or_default();
         let mut reader = Reader { user: home.join(".ssh"), home, ..Reader::default() };
         let (user, system) = (reader.user.clone(), system_folder());
         reader.known_hosts.extend(["known_hosts", "known_hosts2"].map(|name| user.join(name)));
@@ -212,7 +213,7 @@ fn tokens_replaced(template: &str, name: &str) -> String {
 }
 
 /// The directory of the system's configuration.
-fn system_folder() -> PathBuf {
+pub(crate) fn system_folder() -> PathBuf {
     if cfg!(windows) {
         return PathBuf::from(std::env::var_os("ProgramData").unwrap_or_default()).join("ssh");
     }

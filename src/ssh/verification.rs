@@ -5,14 +5,16 @@
 //! apply to them, and their values differ only in names whose characters ssh reads literally.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output};
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{
-    Alias, Expected, MAX_DEPTH, Trace, directive, finish, host_entries, overridden, ssh, start,
+    Alias, Expected, MAX_DEPTH, Source, Trace, directive, finish, host_entries, is_same, no_user, overridden,
 };
-use crate::ssh::used_names::{arguments, match_patterns, matches, text};
+use crate::ssh::managed_block;
+use crate::ssh::rejection::{Place, Rejection};
+use crate::ssh::used_names::{arguments, match_patterns, matches, system_folder, text};
 
 /// The most processes of ssh at a time.
 const PROCESSES: usize = 4;
@@ -21,17 +23,154 @@ const CHOICES: [&str; 3] = ["port", "identitiesonly", "forwardagent"];
 /// Values with a meaning of their own (ssh_config(5)).
 const SPECIAL: [&str; 4] = ["none", "yes", "no", "SSH_AUTH_SOCK"];
 
-/// Checks that ssh uses the values of each host entry of `block`, or only of the one with an alias, when it reads `file`.
-/// Runs ssh once for each kind of entries, and not for each entry; see [`Sections::representatives`].
-/// Calls `on_done` with the number of finished runs and of all runs. An error calls that file `name`. Returns the number of
-/// verified aliases; `None` if no ssh is installed.
+/// The configuration in which ssh reads a managed block.
+pub(crate) struct View {
+    source: Source,
+    /// The file with the block.
+    file: PathBuf,
+    /// The name of that file in messages.
+    name: PathBuf,
+}
+
+impl View {
+    /// `ssh -F` with a new version of a file, which is not in its place yet.
+    pub(crate) fn candidate(file: &Path, name: &Path) -> Self {
+        Self { source: Source::file(file), file: file.to_owned(), name: name.to_owned() }
+    }
+
+    /// The files that ssh reads without `-F`: the user's and the system's (ssh_config(5)).
+    pub(crate) fn plain(file: &Path) -> Result<Self, SshError> {
+        let files = vec![managed_block::default_path()?, system_folder().join("ssh_config")];
+        let source = Source { option: None, files };
+        Ok(Self { source, file: file.to_owned(), name: file.to_owned() })
+    }
+
+    /// Whether ssh reads the file only if another one includes it.
+    fn needs_include(&self) -> bool {
+        !self.source.files.iter().any(|root| is_same(root, &self.file))
+    }
+
+    /// Returns ssh's error in this configuration.
+    fn rejection(&self, stderr: &[u8], alias: &str) -> Result<SshError, SshError> {
+        no_user(stderr)?;
+        let mut rejection = Rejection::of(stderr, &self.file, &self.name);
+        if self.file != self.name && !matches!(rejection.place, Place::Block(..)) && self.name.exists() {
+            let present = finish(Source::file(&self.name).start(alias)?)?;
+            if let Some(present) = present.filter(|output| !output.status.success()) {
+                if rejection.place == Place::File {
+                    rejection = Rejection::of(&present.stderr, &self.name, &self.name);
+                }
+                rejection.is_old = true;
+            }
+        }
+        Ok(SshError::Rejected(rejection))
+    }
+
+    /// Returns the error that ssh does not read the file for an alias; `None` if it does.
+    fn not_included(&self, alias: &str) -> Result<Option<NotIncluded>, SshError> {
+        let trace = if self.needs_include() { self.source.trace(alias)? } else { None };
+        let Some(Err(conditional)) = trace.as_ref().map(|trace| trace.inclusion(&self.file)) else {
+            return Ok(None);
+        };
+        let (alias, file, config) = (alias.to_owned(), self.name.clone(), self.source.files[0].clone());
+        Ok(Some(NotIncluded { alias, file, config, conditional: conditional.map(str::to_owned) }))
+    }
+}
+
+/// A file that ssh does not read for an alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotIncluded {
+    pub(crate) alias: String,
+    pub(crate) file: PathBuf,
+    /// The user's configuration.
+    pub(crate) config: PathBuf,
+    /// The location of an `Include` of the file in a section that does not apply.
+    pub(crate) conditional: Option<String>,
+}
+
+impl NotIncluded {
+    pub(crate) fn reason(&self) -> String {
+        match &self.conditional {
+            Some(location) => {
+                format!("the Include in {location} belongs to a Host or Match that does not apply")
+            }
+            None => format!("{} does not include it", self.config.display()),
+        }
+    }
+
+    /// The `Include` line for the file. ssh expects a relative name in the directory of the user's configuration, and expands
+    /// wildcards (ssh_config(5)).
+    pub(crate) fn include(&self) -> String {
+        let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+        let relative = self.config.parent().and_then(|folder| file.strip_prefix(folder).ok());
+        let name = relative.unwrap_or(&file).display().to_string();
+        let name = name.replace(['*', '?', '[', ']', '"', '%', '$'], "?");
+        let is_word = !name.contains(|c: char| c.is_whitespace() || "'#".contains(c));
+        if is_word { format!("Include {name}") } else { format!("Include \"{name}\"") }
+    }
+}
+
+/// A verified block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verified {
+    /// The number of verified aliases.
+    pub(crate) hosts: usize,
+    /// Why ssh uses the block only with `-F`.
+    pub(crate) not_included: Option<NotIncluded>,
+}
+
+/// Verifies the block in a file that is in its place: with `-F` unless ssh reads the file without, and without `-F`.
 ///
 /// # Errors
-/// [`SshError::Overridden`]; [`SshError::Rejected`].
-pub(crate) fn verify(
+/// As for [`verify`]. A file that the user's configuration does not include is no error.
+pub(crate) fn verify_file(
     block: &str,
     file: &Path,
-    name: &Path,
+    only: Option<&str>,
+    on_done: &dyn Fn(usize, usize),
+) -> Result<Option<Verified>, SshError> {
+    let plain = View::plain(file)?;
+    if plain.needs_include() {
+        verify(block, &View::candidate(file, file), only, on_done)?;
+    }
+    let (hosts, not_included) = match verify(block, &plain, only, on_done) {
+        Err(SshError::NotIncluded(reason)) => {
+            (verify(block, &View::candidate(file, file), only, on_done)?, Some(reason))
+        }
+        hosts => (hosts?, None),
+    };
+    Ok(hosts.map(|hosts| Verified { hosts, not_included }))
+}
+
+/// Checks that ssh accepts its present configuration, apart from the lines of `file`, which arcssh is about to change.
+///
+/// # Errors
+/// [`SshError::Rejected`].
+pub(crate) fn accept_other_files(file: &Path) -> Result<(), SshError> {
+    let plain = View::plain(file)?;
+    let output = if plain.needs_include() { None } else { finish(plain.source.start("localhost")?)? };
+    let Some(output) = output.filter(|output| !output.status.success()) else { return Ok(()) };
+    match plain.rejection(&output.stderr, "localhost")? {
+        SshError::Rejected(Rejection { file: rejected, place: Place::Line(_), .. })
+            if is_same(&rejected, file) =>
+        {
+            Ok(())
+        }
+        SshError::Rejected(rejection) => Err(SshError::Rejected(Rejection { is_old: true, ..rejection })),
+        error => Err(error),
+    }
+}
+
+/// Checks that ssh uses the values of each host entry of `block`, or only of the one with an alias.
+/// Runs ssh once for each kind of entries, and not for each entry; see [`Sections::representatives`].
+/// Calls `on_done` with the number of finished runs and of all runs. Returns the number of verified aliases; `None` if no ssh
+/// is installed.
+///
+/// # Errors
+/// [`SshError::Overridden`]; [`SshError::Rejected`]; [`SshError::NotIncluded`].
+pub(crate) fn verify(
+    block: &str,
+    view: &View,
     only: Option<&str>,
     on_done: &dyn Fn(usize, usize),
 ) -> Result<Option<usize>, SshError> {
@@ -42,37 +181,55 @@ pub(crate) fn verify(
     let is_name = |pattern: &&String| !pattern.contains(['*', '?']);
     let names: Vec<&String> = entries.iter().flat_map(|(patterns, _)| patterns).filter(is_name).collect();
     let Some(first) = names.first() else { return Ok(Some(0)) };
-    let Some(sections) = sections_of(block, file, first)? else { return Ok(None) };
+    let Some(sections) = sections_of(block, view, first)? else { return Ok(None) };
     let representatives = sections.representatives(&entries);
     for (number, batch) in representatives.chunks(PROCESSES).enumerate() {
         on_done(number * PROCESSES, representatives.len());
         let started: Vec<Option<Child>> =
-            batch.iter().map(|alias| start(&["-G"], alias.name, Some(file))).collect::<Result<_, _>>()?;
+            batch.iter().map(|alias| view.source.start(alias.name)).collect::<Result<_, _>>()?;
         let outputs: Vec<Option<Output>> = started.into_iter().map(finish).collect::<Result<_, _>>()?;
         for (alias, output) in batch.iter().zip(outputs) {
             let Some(output) = output else { return Ok(None) };
-            if let Some(mut first) = overridden(*alias, &output, file, name)?.into_iter().next() {
-                first.by =
-                    first.by.map(|(by, line)| if by == file { (name.to_owned(), line) } else { (by, line) });
-                return Err(SshError::Overridden(first));
-            }
+            check(*alias, &output, view)?;
         }
     }
     Ok(Some(names.len()))
 }
 
+/// Checks ssh's output for an alias.
+fn check(alias: Alias<'_>, output: &Output, view: &View) -> Result<(), SshError> {
+    if !output.status.success() {
+        return Err(view.rejection(&output.stderr, alias.name)?);
+    }
+    let Some(mut first) = overridden(alias, output, &view.source)?.into_iter().next() else { return Ok(()) };
+    if let Some(reason) = view.not_included(alias.name)? {
+        return Err(SshError::NotIncluded(reason));
+    }
+    let to_name = |(by, line)| (if by == view.file { view.name.clone() } else { by }, line);
+    first.by = first.by.map(to_name);
+    Err(SshError::Overridden(first))
+}
+
 /// The sections that ssh reads up to the end of the block; `None` if no ssh is installed. ssh names the included files.
-fn sections_of(block: &str, file: &Path, alias: &str) -> Result<Option<Sections>, SshError> {
-    let content = text(file).unwrap_or_default();
-    let above = content.find(block).map_or(content.as_str(), |at| &content[..at]);
+fn sections_of(block: &str, view: &View, alias: &str) -> Result<Option<Sections>, SshError> {
+    let file = if view.needs_include() { Some(&view.file) } else { None };
+    let mut above: Vec<(String, &Path)> = Vec::new();
+    for file in view.source.files.iter().chain(file) {
+        let content = text(file).unwrap_or_default();
+        let end = if is_same(file, &view.file) { content.find(block) } else { None };
+        above.push((content[..end.unwrap_or(content.len())].to_owned(), file));
+        if end.is_some() {
+            break;
+        }
+    }
     let is_include = |line| directive(line).is_some_and(|(keyword, _)| keyword == "include");
-    let trace = if above.lines().any(is_include) {
-        let Some(output) = ssh(&["-vvv", "-G"], alias, Some(file))? else { return Ok(None) };
-        Some(Trace::of(&output.stderr))
+    let trace = if above.iter().any(|(text, _)| text.lines().any(is_include)) {
+        let Some(trace) = view.source.trace(alias)? else { return Ok(None) };
+        Some(trace)
     } else {
         None
     };
-    Ok(Some(Sections::of(above, block, file, trace.as_ref())))
+    Ok(Some(Sections::of(&above, block, &view.file, trace.as_ref())))
 }
 
 fn length(alias: Alias<'_>) -> usize {
@@ -104,6 +261,8 @@ fn without_names(value: &str) -> String {
 /// The patterns of the sections that ssh reads before the values of a host entry, in lower case and without `!`.
 #[derive(Default)]
 pub(crate) struct Sections {
+    /// The file with the block, of which only the lines above the block and the block count.
+    file: PathBuf,
     /// Names without wildcards, with the number of their uses.
     literal: BTreeMap<String, usize>,
     wildcards: BTreeSet<String>,
@@ -122,9 +281,11 @@ struct Section {
 
 impl Sections {
     /// Reads the lines above a block, with the files that they include according to ssh, and the block itself.
-    pub(crate) fn of(above: &str, block: &str, file: &Path, trace: Option<&Trace>) -> Self {
-        let mut sections = Self::default();
-        sections.read(above, file, trace, 0);
+    pub(crate) fn of(above: &[(String, &Path)], block: &str, file: &Path, trace: Option<&Trace>) -> Self {
+        let mut sections = Self { file: file.to_owned(), ..Self::default() };
+        for (text, file) in above {
+            sections.read(text, file, trace, 0);
+        }
         let is_renamed = sections.sets_host_name;
         sections.read(block, file, None, 0);
         sections.sets_host_name = is_renamed;
@@ -144,7 +305,9 @@ impl Sections {
                 }
                 "include" if depth < MAX_DEPTH => {
                     section.has_setting = true;
-                    for included in trace.into_iter().flat_map(|trace| trace.files(file, number)) {
+                    let included = trace.into_iter().flat_map(|trace| trace.files(file, number));
+                    let included: Vec<&Path> = included.filter(|one| !is_same(one, &self.file)).collect();
+                    for included in included {
                         self.read(&text(included).unwrap_or_default(), included, trace, depth + 1);
                     }
                 }
@@ -214,7 +377,8 @@ mod tests {
     fn names(above: &str, entries: &[String]) -> Vec<String> {
         let block = entries.concat();
         let entries = host_entries(&block);
-        let sections = Sections::of(above, &block, Path::new("config"), None);
+        let above = [(above.to_owned(), Path::new("config"))];
+        let sections = Sections::of(&above, &block, Path::new("config"), None);
         sections.representatives(&entries).iter().map(|alias| alias.name.to_owned()).collect()
     }
 

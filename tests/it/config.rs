@@ -25,11 +25,12 @@ impl<'a> Home<'a> {
     pub(crate) fn new(w: &'a Lab) -> Self {
         let path = w.home().join("user");
         fs::create_dir(&path).unwrap();
+        w.add_home(&path).unwrap();
         Self { w, path }
     }
 
     /// A home directory with this ~/.ssh/config.
-    fn with(w: &'a Lab, config: &str) -> Self {
+    pub(crate) fn with(w: &'a Lab, config: &str) -> Self {
         let home = Self::new(w);
         fs::create_dir(home.path.join(".ssh")).unwrap();
         fs::write(home.file(), config).unwrap();
@@ -40,31 +41,29 @@ impl<'a> Home<'a> {
         self.path.join(".ssh/config")
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         fs::read_to_string(self.file()).unwrap()
     }
 
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = self.w.command(program);
-        command.env("HOME", &self.path).current_dir(&self.path);
-        command
+        self.w.command_in(&self.path, program)
     }
 
-    fn arcssh(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn arcssh(&self, arguments: &[&str]) -> Command {
         let mut arcssh = self.command(ARCSSH);
         arcssh.arg("config").args(arguments);
         arcssh
     }
 
     #[track_caller]
-    fn config(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn config(&self, arguments: &[&str]) -> Run {
         run(&mut self.arcssh(arguments))
     }
 
     /// Runs `arcssh config`, which must succeed. Returns its messages without the list of changes, with the home
     /// directory as `~`.
     #[track_caller]
-    fn succeed(&self, arguments: &[&str]) -> String {
+    pub(crate) fn succeed(&self, arguments: &[&str]) -> String {
         self.succeed_with_changes(arguments)
             .lines()
             .filter(|line| !is_change(line))
@@ -90,7 +89,7 @@ impl<'a> Home<'a> {
 
     /// Runs `arcssh config`, which must fail with this status and change nothing. Returns its messages.
     #[track_caller]
-    fn fail(&self, status: i32, arguments: &[&str]) -> String {
+    pub(crate) fn fail(&self, status: i32, arguments: &[&str]) -> String {
         let before = fs::read(self.file()).ok();
         let run = self.config(arguments);
         assert_eq!((run.code, run.stdout.len()), (Some(status), 0), "{}", run.stderr);
@@ -99,7 +98,7 @@ impl<'a> Home<'a> {
         self.with_tilde(&run.stderr)
     }
 
-    fn with_tilde(&self, text: &str) -> String {
+    pub(crate) fn with_tilde(&self, text: &str) -> String {
         text.replace(self.path.to_str().unwrap(), "~")
     }
 
@@ -177,7 +176,11 @@ fn mode_owner_and_links_of_the_file_are_preserved() {
     if is_root_user {
         chown(real.join("config"), Some(12345), Some(23456)).unwrap();
     }
-    home.succeed(&["web01"]);
+    // ssh of root rejects a file of another user, but not with `-F`.
+    let other = home.path.join(".ssh/other");
+    fs::rename(home.file(), &other).unwrap();
+    home.succeed(&["web01", "--file", other.to_str().unwrap()]);
+    fs::rename(&other, home.file()).unwrap();
     assert!(fs::symlink_metadata(home.file()).unwrap().is_symlink());
     let file = fs::metadata(real.join("config")).unwrap();
     assert_eq!(file.mode() & 0o7777, 0o640);
@@ -324,12 +327,13 @@ fn a_file_that_ssh_rejects_is_unchanged() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "\u{feff}Host a\n");
     let output = home.fail(1, &["web01"]);
-    assert!(output.starts_with("arcssh: ssh rejects ~/.ssh/config: Bad configuration option: "), "{output}");
+    let expected = "arcssh: ssh already rejects ~/.ssh/config: line 1: Bad configuration option: ";
+    assert!(output.starts_with(expected), "{output}");
     fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
     assert_eq!(
         home.fail(1, &["web01"]).to_lowercase(),
-        "arcssh: ssh rejects ~/.ssh/config: bad configuration option: bogus\n\
-         arcssh: hint: correct the line that ssh names, and run the command again\n"
+        "arcssh: ssh already rejects ~/.ssh/config: line 2: bad configuration option: bogus\n\
+         arcssh: hint: begin your ssh configuration with this line, or add the option to its first ignoreunknown line: ignoreunknown bogus\n"
     );
 }
 
@@ -371,7 +375,8 @@ fn unprivileged(home: &Home<'_>, arguments: &[&str]) -> Option<Run> {
     }
     let mut command = home.command("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(copy).arg("config");
-    Some(run(command.args(arguments)))
+    // The user database has another home directory for this user.
+    Some(run(command.args(arguments).arg("--file").arg(home.file())))
 }
 
 #[test]
@@ -443,7 +448,10 @@ fn changes_made_before_the_lock_is_taken_are_preserved() {
 fn a_concurrent_save_of_an_editor_is_not_overwritten() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
-    let save = format!("#!/bin/sh\necho 'Host b' > '{}'\nexec /usr/bin/ssh \"$@\"\n", home.file().display());
+    let save = format!(
+        "#!/bin/sh\ncase $* in *.arcssh-*) echo 'Host b' > '{}' ;; esac\nexec /usr/bin/ssh \"$@\"\n",
+        home.file().display()
+    );
     script(&home.path.join("bin"), "ssh", &save);
     let path = format!("{}:{}", home.path.join("bin").display(), std::env::var("PATH").unwrap());
     let run = run(home.arcssh(&["web01"]).env("PATH", path));
@@ -560,13 +568,21 @@ fn the_block_can_be_printed_or_written_to_another_file() {
     let home = Home::new(&w);
     let printed = run(&mut home.arcssh(&["web01", "--output", "-"])).clean();
     assert!(!home.path.join(".ssh").exists());
-    assert_eq!(home.succeed(&["web01", "--file", "arc.conf"]), "arcssh: wrote 1 host to arc.conf\n");
+    let note = "arcssh: ssh web01 does not use arc.conf: ~/.ssh/config does not include it\n\
+                arcssh: hint: connect with ssh -F arc.conf web01, or begin ~/.ssh/config with the line: Include ~/arc.conf\n";
+    assert_eq!(
+        home.succeed(&["web01", "--file", "arc.conf"]),
+        format!("arcssh: wrote 1 host to arc.conf\n{note}")
+    );
     assert_eq!(fs::read_to_string(home.path.join("arc.conf")).unwrap(), printed);
     assert!(!home.path.join(".ssh").exists());
     let mut ssh = home.command("ssh");
     let effective = run(ssh.args(["-T", "-G", "-F", "arc.conf", "web01"])).clean();
     assert!(effective.contains(&format!("proxycommand {ARCSSH} proxy ")), "{effective}");
-    assert_eq!(home.succeed(&["--verify", "--file", "arc.conf"]), "arcssh: verified 1 host in arc.conf\n");
+    assert_eq!(
+        home.succeed(&["--verify", "--file", "arc.conf"]),
+        format!("{note}arcssh: verified 1 host in arc.conf\n")
+    );
     assert_eq!(home.config(&["web01", "--output", "file"]).code, Some(2));
 }
 

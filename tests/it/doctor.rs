@@ -974,6 +974,7 @@ fn fix_never_replaces_an_enabled_port() {
     let (file, port) = (w.home().join("own.conf"), w.sshd().port());
     assert_eq!(run(w.arcssh(&["config", "web01", "--file"]).arg(&file)).code, Some(0));
     let block = fs::read_to_string(&file).unwrap();
+    fs::write(w.configuration(), "Include ~/own.conf\n").unwrap();
     let fixed = |machine: &str, lines: &str| {
         fs::write(&file, format!("{block}{lines}")).unwrap();
         let examined = run(w.arcssh(&["doctor", machine, "--fix", "--yes", "--json", "--file"]).arg(&file));

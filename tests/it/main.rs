@@ -26,6 +26,7 @@ mod manual;
 mod matrix;
 mod memory;
 mod named_files;
+mod plain_ssh;
 mod proxies;
 mod readme;
 mod scale;

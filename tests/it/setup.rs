@@ -41,8 +41,8 @@ fn on_a_terminal(w: &Lab, words: &str, typed: &str) -> Run {
 /// Does the same with another home directory.
 fn on_a_terminal_at(w: &Lab, home: &Path, words: &str, typed: &str) -> Run {
     let command = format!("{ARCSSH} {words}");
-    let mut script = w.command("script");
-    script.env("HOME", home).env("TERM", "xterm");
+    let mut script = w.command_in(home, "script");
+    script.env("TERM", "xterm");
     match cfg!(target_os = "linux") {
         true => script.args(["-qec", &command, "/dev/null"]),
         false => script.args(["-q", "/dev/null", "sh", "-c", &command]),
@@ -399,6 +399,7 @@ fn a_terminal_shows_plan_confirmation_and_progress() {
 fn new_home(w: &Lab) -> PathBuf {
     let home = w.home().join("new");
     fs::create_dir(&home).unwrap();
+    w.add_home(&home).unwrap();
     home
 }
 
@@ -419,8 +420,8 @@ fn a_terminal_is_offered_a_host_entry_that_works() {
         assert!(run.stderr.contains(&question), "{}", run.stderr);
         assert_eq!(run.stderr.contains(&hint), !is_written, "{}", run.stderr);
     }
-    let mut ssh = w.command("ssh");
-    ssh.env("HOME", &home).arg("-F").arg(&file).args(["-o", "BatchMode=yes"]);
+    let mut ssh = w.command_in(&home, "ssh");
+    ssh.arg("-F").arg(&file).args(["-o", "BatchMode=yes"]);
     ssh.arg("-i").arg(w.sshd().client_key());
     ssh.arg("-o").arg(format!("UserKnownHostsFile={}/.ssh/known_hosts", w.home().display()));
     ssh.args(["web01", "echo reached"]);
@@ -438,7 +439,7 @@ fn without_a_terminal_or_with_yes_the_config_command_is_shown() {
     let hint = format!(
         "arcssh: hint: to connect with ssh web01, ssh web02, add their host entries: arcssh config web01 web02 --port {port} --user NAME"
     );
-    let silent = run(w.arcssh(&["setup", "-g", "rg-arc"]).env("HOME", &home));
+    let silent = run(w.command_in(&home, ARCSSH).args(["setup", "-g", "rg-arc"]));
     assert_eq!(
         (silent.code, silent.stderr.lines().last()),
         (Some(0), Some(hint.as_str())),
@@ -455,7 +456,7 @@ fn existing_host_entries_keep_their_port() {
     let w = lab(&["web01", "web02"]);
     let home = new_home(&w);
     let config = ["config", "web02", "--user", "ada"];
-    assert_eq!(run(w.arcssh(&config).env("HOME", &home)).code, Some(0));
+    assert_eq!(run(w.command_in(&home, ARCSSH).args(config)).code, Some(0));
     let run = on_a_terminal_at(&w, &home, "setup web01", "y\n");
     let question = format!(
         "add a host entry for ssh -p {} web01 to {}? [Y/n] ",

@@ -36,7 +36,7 @@ pub(crate) fn lab_with(machines: &[&str], configure: impl FnOnce(Builder) -> Bui
         raise_file_limit();
         stop_ignoring_signals();
     });
-    Lab(Playground::start(Path::new(ARCSSH), machines, configure).unwrap())
+    Lab(Playground::start(Path::new(ARCSSH), machines, configure).unwrap().isolate().unwrap())
 }
 
 /// Both ends of hundreds of concurrent connections are in this process, and the usual limit is 1024 open files.

@@ -7,6 +7,7 @@ use crate::azure::credentials::CredentialChain;
 use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::CertificateCache;
+use crate::ssh::home;
 use crate::ssh::host_entry::{CertificateMode, Platform};
 use crate::ssh::{SocketProblem, SshError};
 use crate::text::hex;
@@ -37,8 +38,7 @@ impl Entra {
         let folder = match platform {
             Platform::Windows => "~/.ssh/arcssh".to_owned(),
             Platform::Unix => {
-                let home = std::env::home_dir().context("this user has no home directory")?;
-                let folder = home.join(".ssh/arcssh");
+                let folder = home::directory()?.join(".ssh/arcssh");
                 folder
                     .to_str()
                     .with_context(|| format!("{} is not valid Unicode", folder.display()))?

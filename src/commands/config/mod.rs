@@ -25,12 +25,12 @@ use crate::commands::config::options::Options;
 use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
 use crate::commands::session::to_selector;
-use crate::diagnosis::Result;
+use crate::diagnosis::{Diagnosis, Error, Result};
 use crate::ssh::SshError;
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
-use crate::ssh::verification;
+use crate::ssh::verification::{self, Verified, View};
 use crate::terminal::output::{note, print};
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
@@ -148,11 +148,14 @@ enum Shown {
 async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Result<()> {
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
+        if !removing {
+            verify_written(new, edit.path()).await?;
+        }
         note(&format!("{file} is up to date"));
         return Ok(());
     }
     let candidate = edit.candidate(new)?;
-    if !removing && verified(new, candidate.path(), edit.path()).await?.is_none() {
+    if !removing && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
@@ -174,18 +177,52 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
     } else {
         format!("wrote {} to {file}{backup}", counted(hosts))
     });
+    if !removing {
+        verify_written(new, edit.path()).await?;
+    }
     Ok(())
 }
 
 /// Verifies the block of a text that is in `file` now, and in `name` later.
-async fn verified(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
+async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
     let block = own_block(text)?.to_owned();
-    let (file, name) = (file.to_owned(), name.to_owned());
+    let view = View::candidate(file, name);
+    let name = name.to_owned();
+    with_progress(move |on_done| {
+        let hosts = verification::verify(&block, &view, None, on_done)?;
+        verification::accept_other_files(&name)?;
+        Ok(hosts)
+    })
+    .await
+}
+
+/// Verifies the block of a text in its place. Notes if ssh uses the block only with `-F`.
+async fn verify_written(text: &str, file: &Path) -> Result<Option<usize>> {
+    let (block, file) = (own_block(text)?.to_owned(), file.to_owned());
+    if block.is_empty() {
+        return Ok(Some(0));
+    }
+    let verified =
+        with_progress(move |on_done| verification::verify_file(&block, &file, None, on_done)).await?;
+    let Some(Verified { hosts, not_included }) = verified else { return Ok(None) };
+    if let Some(reason) = not_included {
+        let Diagnosis { summary, hint, .. } = Error::from(SshError::NotIncluded(reason)).diagnose();
+        note(&summary);
+        hint.iter().for_each(|hint| note(&format!("hint: {}", hint.text)));
+    }
+    info!(hosts, "ssh uses the host entries");
+    Ok(Some(hosts))
+}
+
+/// Runs a verification, which reports the number of finished runs and of all runs, in another thread.
+async fn with_progress<T: Send + 'static>(
+    verify: impl FnOnce(&dyn Fn(usize, usize)) -> std::result::Result<T, SshError> + Send + 'static,
+) -> Result<T> {
     let (sender, mut runs) = watch::channel((0, 1));
     let on_done = move |done, all| {
         sender.send_replace((done, all));
     };
-    let verification = spawn_blocking(move || verification::verify(&block, &file, &name, None, &on_done));
+    let verification = spawn_blocking(move || verify(&on_done));
     let progress = Progress::default();
     let show = |(done, all)| {
         progress.set(format!("verification of the host entries by ssh, {done} of {all} runs are done"));
@@ -197,9 +234,7 @@ async fn verified(text: &str, file: &Path, name: &Path) -> Result<Option<usize>>
         }
         verification.await
     };
-    let hosts = progress.run(work).await.map_err(|error| anyhow!(error))??;
-    info!(hosts, "ssh uses the host entries");
-    Ok(hosts)
+    Ok(progress.run(work).await.map_err(|error| anyhow!(error))??)
 }
 
 fn counted(hosts: usize) -> String {
@@ -219,7 +254,7 @@ async fn verify(file: &Path) -> Result<u8> {
     if managed_block::find(&text)?.is_none() {
         return Err(anyhow!("{} has no managed block", file.display()).into());
     }
-    let Some(hosts) = verified(&text, file, file).await? else {
+    let Some(hosts) = verify_written(&text, file).await? else {
         return Err(anyhow!("ssh is not installed").into());
     };
     note(&format!("verified {} in {}", counted(hosts), file.display()));

@@ -10,7 +10,8 @@ use tokio::process;
 
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::diagnosis;
-use crate::ssh::{managed_block, verification};
+use crate::ssh::managed_block;
+use crate::ssh::verification::{self, Verified};
 
 /// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:
 /// for it, the text is only proof that it starts.
@@ -26,14 +27,14 @@ pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> 
 }
 
 /// The managed block of the ssh configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Block {
     /// There is none.
     Missing,
     /// There is one, but no ssh to verify it.
     Unverified,
-    /// ssh uses it for this number of hosts.
-    Verified(usize),
+    /// ssh uses it.
+    Verified(Verified),
 }
 
 /// Returns the host entry of a machine; `None` if the configuration cannot be read, which another check reports.
@@ -49,8 +50,8 @@ pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis
     let text = managed_block::read(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
     let only = entry.map(|entry| entry.alias.as_str());
-    let hosts = verification::verify(&text[range], file, file, only, &|_, _| {})?;
-    Ok(hosts.map_or(Block::Unverified, Block::Verified))
+    let verified = verification::verify_file(&text[range], file, only, &|_, _| {})?;
+    Ok(verified.map_or(Block::Unverified, Block::Verified))
 }
 
 /// A machine's host key, compared with known_hosts.

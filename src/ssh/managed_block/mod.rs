@@ -18,6 +18,7 @@ use tempfile::NamedTempFile;
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::directive;
+use crate::ssh::home;
 use crate::ssh::host_entry;
 use crate::system::files;
 
@@ -42,7 +43,7 @@ const OPTIONS: &str = "# options ";
 /// How long to wait for another arcssh that changes the file, and may be waiting for Azure.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 /// The mark that some editors write before UTF-8 text.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Renders a block with host entries. `options` is one line, which the next run reads. The `Match` lines that renew
 /// certificates go below all host entries, since some programs read no host entry below a `Match`.
@@ -440,9 +441,9 @@ fn not_written(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error)
 /// The file that ssh reads for this user.
 ///
 /// # Errors
-/// The user has no home directory.
-pub(crate) fn default_path() -> Result<PathBuf> {
-    Ok(std::env::home_dir().context("this user has no home directory")?.join(".ssh/config"))
+/// As for [`home::directory`].
+pub(crate) fn default_path() -> Result<PathBuf, SshError> {
+    Ok(home::directory()?.join(".ssh/config"))
 }
 
 /// The first of the characters, at the end of a private use area, that replace bytes outside of UTF-8.

@@ -26,6 +26,8 @@ pub mod sshd;
 mod throttle;
 mod tls;
 mod token;
+#[cfg(unix)]
+pub mod user_database;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::sshd::Sshd;
-use crate::{Builder, Emulator, Machine};
+use crate::{Builder, Emulator, Machine, user_database};
 
 /// The template of a host entry.
 const HOST: &str = include_str!("../demo.conf");
@@ -33,6 +33,18 @@ pub struct Playground {
     home: TempDir,
     arcssh: PathBuf,
     path: OsString,
+    isolation: Isolation,
+}
+
+/// Whether ssh uses the playground's home directory for its default files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Isolation {
+    /// ssh uses the real home directory, so it needs `-F`.
+    None,
+    /// By a user database.
+    Database,
+    /// By a program `ssh`, which reads `HOME`.
+    Program,
 }
 
 impl Playground {
@@ -55,7 +67,8 @@ impl Playground {
         });
         let emulator = configure(builder).start()?;
         let path = search_path(home.path())?;
-        let playground = Self { emulator, sshd, home, arcssh: arcssh.to_owned(), path };
+        let playground =
+            Self { emulator, sshd, home, arcssh: arcssh.to_owned(), path, isolation: Isolation::None };
         playground.write_configuration(machines)?;
         Ok(playground)
     }
@@ -87,7 +100,51 @@ impl Playground {
         command.current_dir(self.home.path()).env_clear().envs(preserved).env("HOME", self.home.path());
         command.env("PATH", &self.path).env("LANG", LOCALE);
         command.envs(self.emulator.environment());
+        if self.isolation == Isolation::Database {
+            command.envs(user_database::variables(&self.database(self.home())));
+        }
         command
+    }
+
+    /// Gives ssh the playground's home directory, also for its default files.
+    ///
+    /// # Errors
+    /// nss_wrapper is not installed.
+    pub fn isolate(mut self) -> Result<Self> {
+        if cfg!(target_os = "macos") {
+            self.path = user_database::write_ssh(&self.home.path().join("path/ssh"), &self.path)?;
+            self.isolation = Isolation::Program;
+            return Ok(self);
+        }
+        self.isolation = Isolation::Database;
+        self.add_home(self.home())?;
+        user_database::ensure_isolated(&mut self.command("env"), self.home())?;
+        Ok(self)
+    }
+
+    /// Adds a home directory for [`Self::command_in`].
+    ///
+    /// # Errors
+    /// The user database cannot be written.
+    pub fn add_home(&self, home: &Path) -> Result<()> {
+        if self.isolation == Isolation::Database {
+            user_database::write(&self.database(home), home, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Does the same as [`Self::command`] with another home directory.
+    pub fn command_in(&self, home: &Path, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command(program);
+        command.current_dir(home).env("HOME", home);
+        if self.isolation == Isolation::Database {
+            command.env("NSS_WRAPPER_PASSWD", self.database(home).join("passwd"));
+        }
+        command
+    }
+
+    fn database(&self, home: &Path) -> PathBuf {
+        self.home.path().join("server/users").join(home.file_name().unwrap_or_default())
     }
 
     /// The search path of [`Self::command`].

@@ -1,9 +1,7 @@
 //! `arcssh-emulator playground`: a shell to try arcssh in. It has a temporary home directory with its own ssh
 //! configuration, host keys and state directory.
 //!
-//! ssh takes the home directory from the user database and ignores `HOME` (ssh(1), FILES; misc.c `tilde_expand`).
-//! Therefore the programs in the playground and the machines' sshd read the playground's user database through
-//! nss_wrapper (<https://cwrap.org/nss_wrapper.html>).
+//! The programs in the playground and the machines' sshd read the playground's user database.
 
 use std::convert::Infallible;
 use std::fs::{self, Permissions};
@@ -14,13 +12,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use arcssh_emulator::playground::Playground;
-use arcssh_emulator::{Builder, Machine};
+use arcssh_emulator::{Builder, Machine, user_database};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::demo::{Arcssh, print, quoted};
 
-/// For `LD_PRELOAD`.
-const NSS_WRAPPER: &str = "libnss_wrapper.so";
 /// The login name in the README's commands, and the name of the user in Entra ID.
 const LOGINS: [&str; 2] = ["azureuser", "ada@arcssh.example"];
 /// The principal of the second one's certificate: the emulator's user, as registered.
@@ -53,7 +49,7 @@ impl Shell {
         let playground = Playground::start(&arcssh, &[], |builder| more(with_machines(builder)))?;
         set_up_home(&playground, &arcssh)?;
         let enter = write_enter_script(&playground)?;
-        ensure_isolated(&enter, playground.home())?;
+        user_database::ensure_isolated(&mut Command::new(&enter), playground.home())?;
         let mut shell = Command::new(&enter);
         if !self.command.is_empty() {
             return run_to_end(&playground, shell.args(&self.command));
@@ -106,33 +102,8 @@ fn set_up_home(playground: &Playground, arcssh: &Path) -> Result<()> {
     write_program(&home.join("bin/browser"), BROWSER)?;
     fs::write(home.join(".bashrc"), "PS1='(playground) \\w \\$ '\n")?;
     let machine = home.join("server");
-    sshd.add_environment(user_database(&machine, &machine.join("home"))?);
+    sshd.add_environment(user_database::write(&machine, &machine.join("home"), &LOGINS)?);
     Ok(())
-}
-
-/// Writes a user database into `directory`: the system's, with `home` as the home directory of this user and [`LOGINS`]
-/// as more names of this user. Returns the variables with which a program reads the database.
-fn user_database(directory: &Path, home: &Path) -> Result<Vec<(String, String)>> {
-    let own = database_entry("passwd", &printed("id", &["-u"])?)?;
-    let fields: Vec<&str> = own.split(':').collect();
-    let [name, password, uid, gid, gecos, _, shell] = fields[..] else {
-        bail!("not a line of passwd: {own}")
-    };
-    let home = home.to_str().context("the temporary directory's path is not UTF-8")?;
-    let line = |name: &str| [name, password, uid, gid, gecos, home, shell].join(":") + "\n";
-    let names = [name].into_iter().chain(LOGINS);
-    let others = fs::read_to_string("/etc/passwd")?;
-    let others = others.lines().filter(|entry| !entry.starts_with(&format!("{name}:")));
-    let passwd = names.map(line).chain(others.map(|entry| format!("{entry}\n"))).collect::<String>();
-    let file = |name: &str| directory.join(name).display().to_string();
-    fs::write(file("passwd"), passwd)?;
-    fs::copy("/etc/group", file("group"))?;
-    let variables = [
-        ("LD_PRELOAD", NSS_WRAPPER.into()),
-        ("NSS_WRAPPER_PASSWD", file("passwd")),
-        ("NSS_WRAPPER_GROUP", file("group")),
-    ];
-    Ok(variables.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }
 
 /// Writes the script that runs bash or its arguments in the playground.
@@ -148,7 +119,7 @@ fn write_enter_script(playground: &Playground) -> Result<PathBuf> {
     let own = own.map(|(name, value)| (name.to_owned(), value));
     let emulator = playground.emulator().environment();
     let emulator = emulator.into_iter().filter(|(name, _)| !SERVICE_PRINCIPAL.contains(&name.as_str()));
-    let variables = emulator.chain(own).chain(user_database(home, home)?);
+    let variables = emulator.chain(own).chain(user_database::write(home, home, &LOGINS)?);
     let words: Vec<String> = variables.map(|(name, value)| quoted(&format!("{name}={value}"))).collect();
     let script = format!(
         "#!/bin/sh\ncd {} || exit\n[ $# -gt 0 ] || set -- bash\nexec env -i ${{TERM+\"TERM=$TERM\"}} ${{LANG+\"LANG=$LANG\"}} {} \"$@\"\n",
@@ -158,19 +129,6 @@ fn write_enter_script(playground: &Playground) -> Result<PathBuf> {
     let enter = home.join("enter");
     write_program(&enter, &script)?;
     Ok(enter)
-}
-
-/// Checks that the user database gives programs the playground's home directory.
-fn ensure_isolated(enter: &Path, home: &Path) -> Result<()> {
-    let uid = printed("id", &["-u"])?;
-    let entry = Command::new(enter).args(["getent", "passwd", &uid]).output()?;
-    let entry = String::from_utf8_lossy(&entry.stdout).into_owned();
-    let isolated = entry.split(':').nth(5) == home.to_str();
-    ensure!(
-        isolated,
-        "the playground cannot hide your home directory: install nss_wrapper (apt-get install libnss-wrapper)"
-    );
-    Ok(())
 }
 
 /// Runs `command` until it exits. Approves every device code sign-in meanwhile. SIGTERM and SIGHUP end the command;
@@ -199,19 +157,6 @@ async fn approve_devices(playground: &Playground) -> Infallible {
         let codes = playground.emulator().pending_devices();
         codes.iter().for_each(|code| playground.emulator().approve_device(code));
     }
-}
-
-fn database_entry(database: &str, key: &str) -> Result<String> {
-    printed("getent", &[database, key]).context("the playground needs getent, which Linux has")
-}
-
-fn printed(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("{program} is not installed"))?;
-    ensure!(output.status.success(), "{program} {} failed", arguments.join(" "));
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 fn write_program(path: &Path, text: &str) -> Result<()> {

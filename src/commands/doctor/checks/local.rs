@@ -4,10 +4,11 @@ use std::path::Path;
 
 use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, failed_or, warned};
 use crate::commands::doctor::local::{Block, HostKey};
-use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
+use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Error, Hint};
 use crate::ssh::SshError;
+use crate::ssh::verification::Verified;
 use crate::text::shell_quote;
 
 impl Evaluator {
@@ -51,12 +52,13 @@ impl Evaluator {
 
     fn is_configuration_rejected(&self) -> bool {
         let error = self.facts.configuration.as_ref().err().map(Error::cause);
-        matches!(error, Some(Error::Ssh(SshError::Rejected { .. })))
+        matches!(error, Some(Error::Ssh(SshError::Rejected(_))))
     }
 
     pub(super) fn configuration(&self) -> Outcome {
         let file = &self.facts.file;
         match (&self.facts.configuration, exposed_to_others(file)) {
+            (_, Some(Failed(exposed))) => Failed(exposed),
             (Err(error), _) => {
                 let file = shell_quote(&file.display().to_string());
                 let command = format!("arcssh config --verify --file {file}");
@@ -65,8 +67,13 @@ impl Evaluator {
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} has no managed block", file.display())),
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
-            (Ok(Block::Verified(1)), _) => Passed(format!("verified 1 host in {}", file.display())),
-            (Ok(Block::Verified(hosts)), _) => {
+            (Ok(Block::Verified(Verified { not_included: Some(reason), .. })), _) => {
+                Warned(Error::from(SshError::NotIncluded(reason.clone())).diagnose())
+            }
+            (Ok(Block::Verified(Verified { hosts: 1, .. })), _) => {
+                Passed(format!("verified 1 host in {}", file.display()))
+            }
+            (Ok(Block::Verified(Verified { hosts, .. })), _) => {
                 Passed(format!("verified {hosts} hosts in {}", file.display()))
             }
         }
