@@ -112,7 +112,7 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::Account(args) => commands::account::run(args).await,
         Command::Logout => commands::logout::run().await,
         Command::Cache(args) => commands::cache::run(args),
-        Command::Proxy(args) => commands::proxy::run(args).await,
+        Command::Proxy(args) => commands::proxy::run(args, &cli.log).await,
         Command::Completions(args) => commands::completions::run(args),
         Command::Man(args) => commands::man::run(args),
         Command::Version => commands::version::run(&cli.log),

@@ -14,7 +14,7 @@ use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCac
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
-use crate::cli::{ProxyArgs, RELAY_INFO_VARIABLE};
+use crate::cli::{LogArgs, ProxyArgs, RELAY_INFO_VARIABLE};
 use crate::commands::session::Session;
 use crate::diagnosis::{Context, Error, Result, last_error};
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
@@ -38,26 +38,25 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The connection cannot be established, or breaks.
-pub(crate) async fn run(args: &ProxyArgs) -> Result<u8> {
+pub(crate) async fn run(args: &ProxyArgs, log: &LogArgs) -> Result<u8> {
     let mut target = target(args);
     let result = if args.machine.is_none() && args.host.is_none() {
-        run_with_relay_info(args, &target).await
+        run_with_relay_info(args, log, &target).await
     } else {
-        run_to_machine(args, &mut target).await
+        run_to_machine(args, log, &mut target).await
     };
     result.map_err(|error| error.during(Context::connecting(target)))
 }
 
 /// Connects to a machine by its resource ID or name.
-async fn run_to_machine(args: &ProxyArgs, target: &mut Target) -> Result<u8> {
+async fn run_to_machine(args: &ProxyArgs, log: &LogArgs, target: &mut Target) -> Result<u8> {
     let proxy = Proxy::open(args)?;
     let certificates = proxy.certificates()?;
     let mut stop = pin!(ssh_ends());
     let connecting = proxy.connect_with_certificate(target, certificates.as_ref());
-    let connected = or_interrupted(connecting, &proxy.progress, &mut stop).await?;
-    let (Connection { credentials, upgraded, issued }, certified) = connected;
-    info!(%target, "connected");
-    last_error::clear(&proxy.session.store, target);
+    let (connection, certified) = or_interrupted(connecting, &proxy.progress, &mut stop).await?;
+    let Connection { credentials, upgraded, issued } = connection;
+    connected_to(target, &proxy.session.store, log);
     let agent = agent(args, certified)?;
     let refresh = async {
         if credentials.is_due(&issued) {
@@ -68,6 +67,16 @@ async fn run_to_machine(args: &ProxyArgs, target: &mut Target) -> Result<u8> {
         }
     };
     run_session(upgraded, agent, stop, refresh).await
+}
+
+/// Deletes the machine's last error. From now on, a standard error that has a reader is released when ssh continues in the
+/// background, unless the log is on it.
+fn connected_to(target: &Target, store: &Store, log: &LogArgs) {
+    info!(%target, "connected");
+    last_error::clear(store, target);
+    if log.verbose == 0 {
+        tokio::spawn(stdio::release_stderr_with_parent());
+    }
 }
 
 /// Copies bytes until one side closes, and refreshes the cached credentials meanwhile. After a regular end, the refresh
@@ -217,7 +226,7 @@ fn is_not_found(error: &Error) -> bool {
 }
 
 /// Connects with relay information of `az ssh`, without requests to Azure Resource Manager.
-async fn run_with_relay_info(args: &ProxyArgs, target: &Target) -> Result<u8> {
+async fn run_with_relay_info(args: &ProxyArgs, log: &LogArgs, target: &Target) -> Result<u8> {
     let credentials = relay_info(args.relay_info.as_deref(), &args.azure.cloud.relay_suffixes())?;
     let net = Net::new();
     let progress = Progress::for_proxy();
@@ -225,9 +234,7 @@ async fn run_with_relay_info(args: &ProxyArgs, target: &Target) -> Result<u8> {
     let mut stop = pin!(ssh_ends());
     let connecting = progress.run(async { Ok(connector.connect_with(&credentials).await?) });
     let upgraded = or_interrupted(connecting, &progress, &mut stop).await?;
-    if let Ok(store) = Store::open() {
-        last_error::clear(&store, target);
-    }
+    connected_to(target, &Store::open().unwrap_or_else(|_| Store::disabled()), log);
     run_session(upgraded, None, stop, async {}).await
 }
 

@@ -18,6 +18,7 @@ use std::io::Write;
 use std::panic::Location;
 
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
 use crate::azure::arm::ArmError;
 use crate::azure::credentials::CredentialError;
@@ -348,6 +349,7 @@ pub(crate) fn report(error: &Error) -> u8 {
     let (cause, context) = error.split();
     let diagnosis = error.diagnose();
     let summary = format!("{}{}", context.prefix(cause), diagnosis.summary);
+    info!("{summary}");
     // After Ctrl-C, ssh ends too, and the user expects no message.
     if !matches!(diagnosis.code, Code::Interrupted | Code::Terminated) {
         print(&summary, diagnosis.hint.as_ref().map(|hint| hint.text.as_str()));

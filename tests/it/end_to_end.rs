@@ -177,6 +177,33 @@ fn sessions_share_one_connection_with_a_control_master() {
     run(w.ssh().args(control).args(["-O", "exit", "web01"]));
 }
 
+/// The reader of a pipe waits until ssh and arcssh have closed it.
+#[test]
+fn captured_output_of_an_ssh_in_the_background_ends() {
+    let w = lab(&["web01"]);
+    let (service, port) = (echo_service(), free_port());
+    let background =
+        format!("ssh -F .ssh/config -M -S ./c -f -N -L 127.0.0.1:{port}:127.0.0.1:{service} web01");
+    let in_python =
+        "import subprocess, sys\np = subprocess.run(sys.argv[1].split(), capture_output=True)\nprint(p)";
+    let options = background.replace(" -f -N", " -o ForkAfterAuthentication=yes -N");
+    let socket = "import socket, subprocess, sys\na, b = socket.socketpair()\nsubprocess.run(sys.argv[1].split(), stderr=b)\nb.close()\nprint(a.recv(1))";
+    let runs = [
+        ("bash", vec!["-c", r#"x=$($0 2>&1); echo "$?[$x]""#, &background], "0[]"),
+        ("bash", vec!["-c", r#"x=$($0 2>&1); echo "$?[$x]""#, &options], "0[]"),
+        ("python3", vec!["-c", in_python, &background], "returncode=0, stdout=b'', stderr=b'')"),
+        ("python3", vec!["-c", socket, &background], "b''"),
+    ];
+    for (program, arguments, expected) in runs {
+        let output = run(w.command(program).args(&arguments)).clean();
+        assert!(output.trim_end().ends_with(expected), "{output}");
+        assert_eq!(w.emulator().open_connections(), 1, "{program}: {arguments:?}");
+        assert_eq!(echo(port, b"in the background"), b"in the background");
+        run(w.ssh().args(["-S", "./c", "-O", "exit", "web01"]));
+        assert!(eventually(Duration::from_secs(30), || w.emulator().open_connections() == 0));
+    }
+}
+
 #[test]
 fn fifty_connections_work_at_once() {
     let w = lab(&["web01"]);

@@ -1,11 +1,12 @@
 //! Errors reach the user even if ssh discards standard error: one line on the terminal, and `arcssh last`.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
-use arcssh_emulator::{Machine, Role};
+use arcssh_emulator::{Machine, RelayFault, Role};
 
-use crate::support::{ARCSSH, LIMIT, Lab, eventually, lab, lab_with, on_a_terminal, run};
+use crate::support::{ARCSSH, LIMIT, Lab, eventually, free_port, lab, lab_with, on_a_terminal, run, service};
 
 const NOTHING: &str = "no error is recorded: a successful connection deletes the record\n";
 
@@ -147,6 +148,29 @@ fn with_control_persist_one_line_reaches_the_terminal() {
     assert!(
         value(&last(&w, &["web01"]), "hint").unwrap().starts_with("ask an owner of the machine to run: ")
     );
+}
+
+/// ssh in the background has let go of its standard error, and arcssh too.
+#[test]
+fn a_connection_lost_in_the_background_reaches_the_record_the_log_and_the_terminal() {
+    let w = lab(&["web01"]);
+    w.emulator().relay_fault(RelayFault::cut_after(100_000).always());
+    let flood = service(|mut connection| drop(connection.write_all(&[7; 1_000_000])));
+    let script = r#"
+        x=$(ssh -F .ssh/config -o "ProxyCommand=$ARCSSH proxy $ID --port %p --log-file log" -f -N -L $FORWARD web01 2>&1)
+        echo "[$x]"
+        cat </dev/tcp/127.0.0.1/${FORWARD%%:*} >/dev/null
+        until $ARCSSH last web01 | grep -q 'lost the connection'; do sleep 0.1; done"#;
+    fs::write(w.home().join("script"), script).unwrap();
+    let mut terminal = w.command("script");
+    terminal.env("ARCSSH", ARCSSH).env("ID", w.id());
+    terminal.env("FORWARD", format!("{}:127.0.0.1:{flood}", free_port()));
+    let (_, screen) = on_a_terminal(terminal, "bash script");
+    let lost = "lost the connection to web01: the connection to the relay was lost: ";
+    let [captured, line] = screen.trim().split("\r\n").collect::<Vec<_>>()[..] else { panic!("{screen}") };
+    assert_eq!(captured, "[]");
+    assert!(line.contains(lost) && line.ends_with("; for details: arcssh last"), "{screen}");
+    assert!(fs::read_to_string(w.home().join("log")).unwrap().contains(lost));
 }
 
 #[test]
