@@ -230,6 +230,8 @@ codes! {
     NoHostKey = "no-host-key", Failed;
     /// ssh does not accept the ssh configuration.
     ConfigRejected = "config-rejected", Failed;
+    /// ssh cannot run a ProxyCommand in the user's shell.
+    ShellUnusable = "shell-unusable", Failed;
     /// A line of the ssh configuration overrides a host entry of arcssh.
     ConfigOverridden = "config-overridden", Failed;
     /// The socket of the SSH agent cannot be created.

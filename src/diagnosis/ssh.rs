@@ -43,6 +43,14 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
                 "add a line for the user ID {id} to /etc/passwd, or run ssh and arcssh as a user that has one"
             ),
         ),
+        SshError::Shell { .. } => {
+            Diagnosis::new(Code::ShellUnusable, summary, "use another shell: SHELL=/bin/sh ssh NAME")
+        }
+        SshError::ShellPrints { .. } => Diagnosis::new(
+            Code::ShellUnusable,
+            summary,
+            "print text only in interactive shells, or use another shell: SHELL=/bin/sh ssh NAME",
+        ),
         SshError::NoEntry { .. } => Diagnosis::new(
             Code::NoMatch,
             summary,

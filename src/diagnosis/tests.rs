@@ -369,6 +369,8 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         not_included(None),
         not_included(Some("/home/me/.ssh/config line 5".into())),
         SshError::NoUser("12345".into()).into(),
+        SshError::Shell { shell: path(), cause: "No such file or directory".into() }.into(),
+        SshError::ShellPrints { shell: path(), text: "\"Welcome\"".into() }.into(),
         SshError::NoEntry { path: path(), name: "web01".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),
         SshError::Overridden(overridden(None)).into(),

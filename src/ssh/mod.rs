@@ -12,6 +12,7 @@ pub(crate) mod managed_block;
 pub(crate) mod rejection;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod rsa_key;
+pub(crate) mod shell;
 pub(crate) mod used_names;
 pub(crate) mod verification;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
@@ -62,6 +63,16 @@ pub(crate) enum SshError {
     /// No agent can listen at a path.
     #[error("{0}")]
     AgentSocket(SocketProblem),
+    /// The user's shell, in which ssh runs a ProxyCommand, runs no command.
+    #[error("ssh runs arcssh in the shell {}, which does not work: {cause}", shell.display())]
+    Shell { shell: PathBuf, cause: String },
+    /// The shell prints text that ssh cannot skip.
+    #[error("ssh runs arcssh in the shell {}, whose start-up files print text into the connection: {text}", shell.display())]
+    ShellPrints {
+        shell: PathBuf,
+        /// The first line of the text, in quotes.
+        text: String,
+    },
     /// A machine sends no host key to ssh.
     #[error("ssh received no host key: {cause}")]
     NoHostKey {

@@ -254,7 +254,7 @@ fn without_a_machine_only_general_checks_run() {
         outcomes.filter(|check| check["outcome"] == "passed").filter_map(|c| c["name"].as_str()).collect();
     assert_eq!(
         passed,
-        ["ssh", "ssh-keygen", "identity", "clock", "subscription", "network", "state directory"]
+        ["ssh", "ssh-keygen", "shell", "identity", "clock", "subscription", "network", "state directory"]
     );
     assert_eq!(w.emulator().requests_to(Service::Relay).len(), 0);
 }
@@ -397,6 +397,87 @@ fn faults_of_programs_and_files_are_reported() {
         },
     ];
     cases.iter().for_each(examine);
+}
+
+/// Each shell with its start-up file, and a part of the check's text if ssh cannot use the shell.
+const SHELLS: [(&str, &str, &str, Option<&str>); 18] = [
+    ("/usr/sbin/nologin", "", "", Some("which does not work: it runs no command (exit status: 1)")),
+    ("/bin/false", "", "", Some("it runs no command (exit status: 1)")),
+    ("/bin/true", "", "", Some("it runs no command (exit status: 0)")),
+    ("/no/such/shell", "", "", Some("which does not work: No such file or directory")),
+    ("no-such-shell", "", "", Some("which does not work: No such file or directory")),
+    ("/etc/passwd", "", "", Some("which does not work: Permission denied")),
+    ("/etc", "", "", Some("which does not work: Permission denied")),
+    ("/usr/bin/zsh", ".zshenv", "printf noise", Some("print text into the connection: \"noise\"")),
+    ("/usr/bin/zsh", ".zshenv", "seq 2000", Some("print text into the connection: \"1\"")),
+    ("/usr/bin/zsh", ".zshenv", "yes", Some("print text into the connection: \"y\"")),
+    ("/usr/bin/zsh", ".zshenv", "exec fish", Some("it runs no command")),
+    ("/usr/bin/zsh", ".zshenv", "exit 3", Some("it runs no command (exit status: 3)")),
+    (
+        "/usr/bin/fish",
+        ".config/fish/config.fish",
+        "printf '\\e]0;title\\a'",
+        Some("print text into the connection"),
+    ),
+    ("/bin/rbash", "", "", Some("it runs no command")),
+    ("/usr/bin/zsh", ".zshenv", "echo welcome; sleep 5 2>/dev/null &", None),
+    ("/usr/bin/fish", ".config/fish/config.fish", "echo welcome", None),
+    ("/bin/bash", ".bashrc", "printf noise", None),
+    ("dash", "", "", None),
+];
+
+#[test]
+fn a_shell_in_which_ssh_cannot_run_arcssh_is_reported() {
+    let w = lab(&["web01"]);
+    let file = w.configuration().display().to_string();
+    fs::remove_file(&file).unwrap();
+    let port = w.sshd().port().to_string();
+    let add = ["config", &w.id(), "--user", "ada", "--port", &port, "--file", &file];
+    assert_eq!(run(&mut w.arcssh(&add)).code, Some(0));
+    for (shell, startup, text, fault) in SHELLS {
+        let label = format!("{shell}: {text}");
+        let startup = w.home().join(startup);
+        if !text.is_empty() {
+            fs::create_dir_all(startup.parent().unwrap()).unwrap();
+            fs::write(&startup, text).unwrap();
+        }
+        let with_shell = |mut command: Command| run(command.env("SHELL", shell));
+        let mut ssh = w.ssh();
+        ssh.args(["-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=/dev/null"]);
+        ssh.args(["-o", "ConnectTimeout=4", "web01", "true"]);
+        let reached = with_shell(ssh).stderr.contains("Host key verification failed");
+        assert_eq!(reached, fault.is_none(), "{label}");
+        let report: Value =
+            serde_json::from_slice(&with_shell(doctor(&w, "web01", &["--json"])).stdout).unwrap();
+        let verify = with_shell(w.arcssh(&["config", "--verify", "--file", &file]));
+        let written = with_shell(w.arcssh(&add));
+        if let Some(fault) = fault {
+            let [[check, outcome, why, hint]] = &problems(&report)[..] else { panic!("{label}: {report:#}") };
+            assert_eq!((check.as_str(), outcome.as_str()), ("shell", "failed"), "{label}: {report:#}");
+            assert!(why.contains(fault), "{label}: {why}");
+            assert!(hint.ends_with(" another shell: SHELL=/bin/sh ssh NAME"), "{label}: {hint}");
+            let lines = [format!("arcssh: {why}"), format!("arcssh: hint: {hint}")];
+            assert_eq!(
+                (verify.code, &verify.arcssh_lines()[..]),
+                (Some(1), &lines.each_ref().map(String::as_str)[..]),
+                "{label}"
+            );
+            assert_eq!(
+                (written.code, &written.arcssh_lines()[1..]),
+                (Some(1), &lines.each_ref().map(String::as_str)[..]),
+                "{label}"
+            );
+        } else {
+            assert_eq!(
+                (problems(&report), verify.code, written.code),
+                (vec![], Some(0), Some(0)),
+                "{label}: {report:#}"
+            );
+        }
+        if !text.is_empty() {
+            fs::remove_file(startup).unwrap();
+        }
+    }
 }
 
 #[test]

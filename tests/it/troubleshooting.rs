@@ -81,6 +81,23 @@ fn quotes_of_ssh_after_the_end_of_arcssh() {
 }
 
 #[test]
+fn quotes_of_ssh_about_its_shell() {
+    let w = lab(&["web01"]);
+    let verbose = |shell: &str| {
+        let mut ssh = ssh(&w, &["LogLevel=VERBOSE"]);
+        ssh.env("SHELL", shell);
+        ssh
+    };
+    prints(&mut verbose("/bin/false"), &["Connection closed by UNKNOWN port 65535"]);
+    fs::write(w.home().join(".zshenv"), "printf noise").unwrap();
+    let texts = [
+        "kex_exchange_identification: banner line contains invalid characters",
+        "banner exchange: Connection to UNKNOWN port 65535: invalid format",
+    ];
+    prints(&mut verbose("/usr/bin/zsh"), &texts);
+}
+
+#[test]
 fn quotes_of_ssh_about_its_timeouts() {
     let w = lab_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(30)));
     prints(

@@ -29,7 +29,9 @@ use crate::diagnosis::{Diagnosis, Error, Result};
 use crate::ssh::SshError;
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
+use crate::ssh::host_entry::Platform;
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
+use crate::ssh::shell;
 use crate::ssh::verification::{self, Verified, View};
 use crate::terminal::output::{note, print};
 use crate::terminal::progress::Progress;
@@ -84,6 +86,9 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove).await?;
     if args.adopt {
         clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
+    }
+    if !args.remove && args.platform.is_none_or(|platform| platform == Platform::HERE) {
+        shell::check().await?;
     }
     Ok(0)
 }
@@ -257,6 +262,7 @@ async fn verify(file: &Path) -> Result<u8> {
     let Some(hosts) = verify_written(&text, file).await? else {
         return Err(anyhow!("ssh is not installed").into());
     };
+    shell::check().await?;
     note(&format!("verified {} in {}", counted(hosts), file.display()));
     Ok(0)
 }

@@ -32,6 +32,7 @@ use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::connector::Connector;
 use crate::relay::handshake::Upgraded;
+use crate::ssh::shell;
 use crate::state::Store;
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
@@ -60,6 +61,8 @@ pub(super) type Probe<T> = Option<Result<T>>;
 pub(super) struct Facts {
     /// The versions of ssh and ssh-keygen; `None` if the program is not installed.
     pub(super) programs: [Result<Option<String>>; 2],
+    /// The shell that ssh uses; `None` if it uses none.
+    pub(super) shell: Result<Option<PathBuf>>,
     /// The ssh configuration's file.
     pub(super) file: PathBuf,
     /// The managed block in the file.
@@ -126,9 +129,10 @@ pub(super) struct Prober<'a> {
 impl Prober<'_> {
     /// Collects all facts.
     pub(super) async fn probe(&self, state: Result<Option<usize>, SystemError>) -> Facts {
-        let (ssh, keygen, configuration, entry, issuers) = tokio::join!(
+        let (ssh, keygen, shell, configuration, entry, issuers) = tokio::join!(
             blocking(|| Ok(local::program("ssh", &["-V"])?)),
             blocking(|| Ok(local::program("ssh-keygen", &["-l", "-f", "-"])?)),
+            async { Ok(shell::check().await?) },
             self.configuration(),
             self.effective(self.entry.clone()),
             self.issuers(),
@@ -145,6 +149,7 @@ impl Prober<'_> {
         };
         Facts {
             programs: [ssh, keygen],
+            shell,
             file: self.file.clone(),
             configuration,
             state,

@@ -24,12 +24,21 @@ impl Evaluator {
         }
     }
 
+    pub(super) fn shell(&self) -> Outcome {
+        match &self.facts.shell {
+            Ok(Some(shell)) => Passed(shell.display().to_string()),
+            Ok(None) => Skipped("ssh uses none on Windows".into()),
+            Err(error) => Failed(error.diagnose()),
+        }
+    }
+
     pub(super) fn host_key(&self) -> Outcome {
         match (self.sshd(), &self.facts.host_key, &self.facts.azure.entry) {
             (Skipped(why), ..) => Skipped(why),
             (Failed(_), ..) => blocked_by("sshd"),
             // ssh starts another arcssh, which the state directory stops.
             _ if self.facts.state.is_err() => blocked_by("state directory"),
+            _ if self.facts.shell.is_err() => blocked_by("shell"),
             _ if self.is_configuration_rejected() => blocked_by("ssh configuration"),
             (_, None, _) | (_, _, None) => Skipped(format!(
                 "{} has no host entry for this port of the machine; name another file with --file",

@@ -21,9 +21,10 @@ use Outcome::{Failed, Skipped, Warned};
 type CheckFn = fn(&Evaluator) -> Outcome;
 
 /// The checks in the order of the report.
-const CHECKS: [(&str, CheckFn); 22] = [
+const CHECKS: [(&str, CheckFn); 23] = [
     ("ssh", |evaluator| evaluator.program(0)),
     ("ssh-keygen", |evaluator| evaluator.program(1)),
+    ("shell", Evaluator::shell),
     ("identity", Evaluator::identity),
     ("clock", Evaluator::clock),
     ("subscription", Evaluator::subscription),
