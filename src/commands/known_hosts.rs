@@ -14,8 +14,8 @@ use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, progr
 use crate::commands::session::{Session, for_each};
 use crate::diagnosis::{Context, Error, Result, all_done};
 use crate::machines::NamedMachine;
-use crate::ssh::SshError;
 use crate::ssh::host_entry::{Host, Platform, is_alias};
+use crate::ssh::{SshError, fault};
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::timeout::with_timeout;
 use crate::terminal::output::print;
@@ -79,7 +79,7 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
             with_timeout(TIMEOUT, output, |after| anyhow::anyhow!("ssh did not end within {after:?}"))
                 .await?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        cause = stderr.lines().last().unwrap_or_default().trim().to_owned();
+        cause = fault(&stderr).to_owned();
         let written = read_text(&file, MAX_TEXT).unwrap_or_default();
         for line in written.lines() {
             let machine = sanitize(&format!("{}/{}", id.resource_group, id.name));

@@ -267,6 +267,8 @@ codes! {
     SshdOutdated = "sshd-outdated", Failed;
     /// The machine's host key differs from the known one.
     HostKeyChanged = "host-key-changed", Failed;
+    /// The machine's host key is unknown, and ssh cannot ask the user.
+    HostKeyUnknown = "host-key-unknown", Failed;
 
     /// ssh no longer waits for the connection.
     HungUp = "hung-up", HungUp;

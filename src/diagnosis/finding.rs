@@ -47,6 +47,8 @@ pub(crate) enum Finding<'a> {
     SshdOutdated(&'a str),
     /// The host key differs from the one in the file, under this name.
     HostKeyChanged { file: &'a str, name: &'a str },
+    /// No host key of this host entry is known, and ssh neither asks for one nor accepts it.
+    HostKeyUnknown { alias: &'a str },
     /// The configuration belongs to another user.
     ForeignConfig(&'a str),
     /// Others can write to the configuration; whether only its group can.
@@ -199,6 +201,14 @@ impl Finding<'_> {
                 Hint::new(
                     "if the machine was reinstalled, remove the old key: ",
                     format!("ssh-keygen -f {} -R {}", shell_quote(file), shell_quote(name)),
+                ),
+            ),
+            Self::HostKeyUnknown { alias } => Diagnosis::new(
+                Code::HostKeyUnknown,
+                "the host key is not in known_hosts, and ssh does not ask for it (StrictHostKeyChecking or BatchMode)",
+                Hint::new(
+                    "accept it: ",
+                    format!("ssh -o StrictHostKeyChecking=accept-new {}", shell_quote(alias)),
                 ),
             ),
             Self::ForeignConfig(file) => Diagnosis::new(

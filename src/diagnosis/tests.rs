@@ -418,6 +418,7 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::NotSsh { port: 22, cause: ": it sent HTTP" },
         Finding::SshdOutdated("OpenSSH_7.4"),
         Finding::HostKeyChanged { file: "known_hosts", name: "web01" },
+        Finding::HostKeyUnknown { alias: "web01" },
         Finding::ForeignConfig("config"),
         Finding::WritableConfig { file: "config", mode: 0o666, by_group: false },
         Finding::NoStateDirectory,

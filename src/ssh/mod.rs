@@ -24,6 +24,37 @@ use crate::ssh::effective_config::Overridden;
 use crate::ssh::rejection::Rejection;
 use crate::ssh::verification::NotIncluded;
 
+/// Returns the line of ssh's messages that contains the cause of a failure: the first one that sounds like an error. Others
+/// only repeat it (readconf.c: `FILE: terminating, 1 bad configuration options`; `Connection closed by UNKNOWN port 65535`),
+/// and earlier ones are notes, warnings, or output of the programs that ssh starts.
+pub(crate) fn fault(stderr: &str) -> &str {
+    const ERRORS: [&str; 16] = [
+        "bad ",
+        "cannot ",
+        "can't ",
+        "closed",
+        "could not ",
+        "denied",
+        "did not ",
+        "fail",
+        "invalid",
+        "no such ",
+        "not ",
+        "no ",
+        "refused",
+        "reset",
+        "timed out",
+        "unsupported",
+    ];
+    const NOTES: [&str; 5] = ["warning", "**", "@", "arcssh: waiting for the ", "arcssh: hint: "];
+    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_error = |line: &&str| {
+        let line = line.to_lowercase();
+        !NOTES.iter().any(|note| line.starts_with(note)) && ERRORS.iter().any(|error| line.contains(error))
+    };
+    lines().find(is_error).or_else(|| lines().last()).unwrap_or_default()
+}
+
 /// The ssh configuration, a key or the agent cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SshError {
@@ -127,4 +158,35 @@ pub(crate) enum SocketProblem {
     /// The path is too long for the address of a socket (unix(7), `sun_path`).
     #[error("the path of the SSH agent is too long for a socket: {}", .0.display())]
     TooLong(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_of_ssh_is_the_fault() {
+        for (stderr, expected) in [
+            (
+                "/c: line 3: Bad configuration option: x\r\n/c: terminating, 1 bad configuration options\r\n",
+                "/c: line 3: Bad configuration option: x",
+            ),
+            (
+                "/c line 3: unsupported option \"x\".\n/c: terminating, 1 bad configuration options",
+                "/c line 3: unsupported option \"x\".",
+            ),
+            (
+                "hello\nWarning: not now\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535",
+                "kex_exchange_identification: Connection closed by remote host",
+            ),
+            (
+                "arcssh: waiting for the agent (404 Not Found); 2 s so far\narcssh: cannot connect to web01\narcssh: hint: do not\n",
+                "arcssh: cannot connect to web01",
+            ),
+            ("one\n\ntwo\n", "two"),
+            ("", ""),
+        ] {
+            assert_eq!(fault(stderr), expected);
+        }
+    }
 }

@@ -481,6 +481,72 @@ fn a_shell_in_which_ssh_cannot_run_arcssh_is_reported() {
 }
 
 #[test]
+fn lines_of_the_user_do_not_disturb_the_check_of_the_host_key() {
+    let w = lab(&["web01"]);
+    let (entry, occupied) = (fs::read_to_string(w.configuration()).unwrap(), service(drop));
+    let forward = format!("LocalForward {occupied} localhost:1\nExitOnForwardFailure yes");
+    let local = format!("PermitLocalCommand yes\nLocalCommand touch {}/touched", w.home().display());
+    let shared = "ControlMaster auto\nControlPath ./c\nControlPersist 60";
+    let examine = |lines: &str| {
+        fs::write(w.configuration(), format!("{entry}\nHost *\n{lines}\n")).unwrap();
+        let examined = run(&mut doctor(&w, "web01", &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        (problems(&report), find(&report, "host key")["text"].clone())
+    };
+    for lines in [
+        "RemoteCommand tmux new -A -s main\nRequestTTY yes",
+        "RequestTTY force",
+        "LogLevel QUIET",
+        "SessionType none",
+        "SessionType subsystem",
+        "ForkAfterAuthentication yes\nStdinNull yes",
+        shared,
+        &forward,
+        &local,
+        "BatchMode yes\nNumberOfPasswordPrompts 0",
+        "ForwardX11 yes\nForwardAgent yes\nTunnel yes\nSendEnv *",
+        "VisualHostKey yes\nHashKnownHosts yes\nPreferredAuthentications password",
+        "StrictHostKeyChecking yes",
+    ] {
+        assert_eq!(examine(lines), (vec![], "matches known_hosts".into()), "{lines}");
+    }
+    assert!(!w.home().join("touched").exists());
+    // A shared connection does not hide another host key.
+    fs::write(w.configuration(), format!("{entry}\n{shared}\n")).unwrap();
+    w.ssh_run(&["web01", "true"]);
+    let known_hosts = w.home().join(".ssh/known_hosts");
+    let known = fs::read_to_string(&known_hosts).unwrap();
+    let key = fs::read_to_string(w.sshd().client_key().with_extension("pub")).unwrap();
+    fs::write(&known_hosts, format!("web01 {key}")).unwrap();
+    assert!(examine(shared).1.as_str().unwrap().starts_with("the host key differs from the one in "));
+    run(w.ssh().args(["-O", "exit", "web01"]));
+    // ssh does with an unknown key what the user's lines say.
+    fs::write(&known_hosts, "").unwrap();
+    for (lines, expected) in [
+        ("StrictHostKeyChecking ask", "not in known_hosts yet; ssh will ask"),
+        ("StrictHostKeyChecking accept-new", "not in known_hosts yet; ssh will add it"),
+        ("StrictHostKeyChecking no", "not in known_hosts; ssh accepts any key"),
+    ] {
+        assert_eq!(examine(lines), (vec![], expected.into()), "{lines}");
+    }
+    let hint = "accept it: ssh -o StrictHostKeyChecking=accept-new web01";
+    for lines in ["StrictHostKeyChecking yes", "BatchMode yes"] {
+        let (found, _) = examine(lines);
+        let [[name, outcome, text, fix]] = &found[..] else { panic!("{lines}: {found:?}") };
+        assert_eq!((name.as_str(), outcome.as_str(), fix.as_str()), ("host key", "failed", hint), "{lines}");
+        assert!(text.starts_with("the host key is not in known_hosts"), "{text}");
+    }
+    fs::write(&known_hosts, known).unwrap();
+    let unstored = entry.replace("UserKnownHostsFile", "UserKnownHostsFile /dev/null #");
+    fs::write(w.configuration(), format!("{unstored}StrictHostKeyChecking accept-new\n")).unwrap();
+    let report: Value = serde_json::from_slice(&run(&mut doctor(&w, "web01", &["--json"])).stdout).unwrap();
+    assert_eq!(find(&report, "host key")["text"], "not in known_hosts; ssh accepts any key");
+    // ssh's first error, and not its last.
+    let found = examine("ProxyUseFdpass yes").1;
+    assert!(found.as_str().unwrap().starts_with("mm_receive_fd: "), "{found}");
+}
+
+#[test]
 fn faults_of_account_and_network_are_reported() {
     let cases = [
         Case {

@@ -10,8 +10,8 @@ use tokio::process;
 
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::diagnosis;
-use crate::ssh::managed_block;
 use crate::ssh::verification::{self, Verified};
+use crate::ssh::{effective_config, fault, managed_block};
 
 /// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:
 /// for it, the text is only proof that it starts.
@@ -60,14 +60,45 @@ pub(super) enum HostKey {
     /// The key is known.
     Known,
     /// No key of the machine is known.
-    New,
+    New(UnknownKey),
     /// Another key is known, in this file.
     Changed(String),
+}
+
+/// What ssh does with a host key that it does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnknownKey {
+    /// It asks the user.
+    Asks,
+    /// It adds the key to known_hosts.
+    Adds,
+    /// It accepts any key.
+    Accepts,
+    /// It closes the connection.
+    Rejects,
+}
+
+/// Returns what ssh does with an unknown host key of a host entry (ssh_config(5), `StrictHostKeyChecking`, `BatchMode`).
+pub(super) fn unknown_key(alias: &str, file: Option<&Path>) -> diagnosis::Result<UnknownKey> {
+    let values = effective_config::values(alias, file)?.unwrap_or_default();
+    let value = |keyword| values.get(keyword).map_or("", String::as_str);
+    let is_stored = !["/dev/null", "none"].contains(&value("userknownhostsfile"));
+    // `ssh -G` prints yes and no as true and false.
+    Ok(match (value("stricthostkeychecking"), value("batchmode")) {
+        ("accept-new", _) if is_stored => UnknownKey::Adds,
+        ("accept-new" | "false" | "no" | "off", _) => UnknownKey::Accepts,
+        ("true" | "yes", _) | (_, "true" | "yes") => UnknownKey::Rejects,
+        _ => UnknownKey::Asks,
+    })
 }
 
 /// Connects with ssh up to the host key. With `StrictHostKeyChecking=yes` and `UpdateHostKeys=no`, ssh never writes to
 /// known_hosts; with `PreferredAuthentications=none`, it offers no key and asks for no password. A server that then rejects
 /// the login has shown the known host key. ssh-keyscan does not support ProxyCommand.
+///
+/// The user's configuration applies, except what would hide a fault or start something. `-W` ends a session of a server that
+/// accepts the login: it replaces RemoteCommand and SessionType, which older versions of ssh do not know as options, and all
+/// forwardings (ssh(1)). Port 1 (TCPMUX, RFC 1078) is not in use.
 pub(super) async fn host_key(entry: &HostEntry, file: Option<&Path>) -> Result<HostKey> {
     let mut ssh = process::Command::new("ssh");
     if let Some(file) = file {
@@ -78,21 +109,22 @@ pub(super) async fn host_key(entry: &HostEntry, file: Option<&Path>) -> Result<H
         "StrictHostKeyChecking=yes",
         "UpdateHostKeys=no",
         "PreferredAuthentications=none",
+        "PermitLocalCommand=no",
+        "Tunnel=no",
         "ControlMaster=no",
         "ControlPath=none",
         "LogLevel=INFO",
     ] {
         ssh.args(["-o", option]);
     }
-    ssh.args(["-T", "--", &entry.alias, "true"]).stdin(Stdio::null()).kill_on_drop(true);
+    ssh.args(["-T", "-W", "127.0.0.1:1", "--", &entry.alias]).stdin(Stdio::null()).kill_on_drop(true);
     let output = ssh.output().await.context("cannot run ssh")?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    parse_host_key(&stderr, output.status.success())
-        .with_context(|| stderr.lines().last().unwrap_or_default().trim().to_owned())
+    parse_host_key(&stderr).with_context(|| fault(&stderr).to_owned())
 }
 
 /// Parses the messages of OpenSSH (sshconnect.c, `check_host_key`; sshconnect2.c).
-fn parse_host_key(stderr: &str, logged_in: bool) -> Option<HostKey> {
+fn parse_host_key(stderr: &str) -> Option<HostKey> {
     if stderr.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
         let file = stderr.lines().find_map(|line| line.strip_prefix("Offending ")?.split_once(" key in "));
         let file =
@@ -100,9 +132,10 @@ fn parse_host_key(stderr: &str, logged_in: bool) -> Option<HostKey> {
         return Some(HostKey::Changed(file.trim().to_owned()));
     }
     if stderr.contains("Host key verification failed") {
-        return Some(HostKey::New);
+        return Some(HostKey::New(UnknownKey::Asks));
     }
-    (logged_in || stderr.contains("Permission denied")).then_some(HostKey::Known)
+    let is_known = stderr.contains("Permission denied") || stderr.contains("stdio forwarding failed");
+    is_known.then_some(HostKey::Known)
 }
 
 #[cfg(test)]
@@ -112,11 +145,12 @@ mod tests {
     #[test]
     fn messages_about_a_host_key_are_parsed() {
         let changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nOffending ED25519 key in /h/.ssh/known_hosts:7\nHost key verification failed.";
-        assert_eq!(parse_host_key(changed, false), Some(HostKey::Changed("/h/.ssh/known_hosts".into())));
+        assert_eq!(parse_host_key(changed), Some(HostKey::Changed("/h/.ssh/known_hosts".into())));
         let new = "No ED25519 host key is known for web01 and you have requested strict checking.\nHost key verification failed.";
-        assert_eq!(parse_host_key(new, false), Some(HostKey::New));
-        assert_eq!(parse_host_key("me@web01: Permission denied (publickey).", false), Some(HostKey::Known));
-        assert_eq!(parse_host_key("Connection closed by UNKNOWN port 65535", false), None);
-        assert_eq!(parse_host_key("", true), Some(HostKey::Known));
+        assert_eq!(parse_host_key(new), Some(HostKey::New(UnknownKey::Asks)));
+        assert_eq!(parse_host_key("me@web01: Permission denied (publickey)."), Some(HostKey::Known));
+        assert_eq!(parse_host_key("Connection closed by UNKNOWN port 65535"), None);
+        let logged_in = "channel 0: open failed: connect failed: Connection refused\nstdio forwarding failed";
+        assert_eq!(parse_host_key(logged_in), Some(HostKey::Known));
     }
 }

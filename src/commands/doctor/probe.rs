@@ -183,8 +183,14 @@ impl Prober<'_> {
     }
 
     async fn host_key(&self, entry: &HostEntry) -> Result<HostKey> {
-        within(PROBE_TIMEOUT, "ssh", async { Ok(local::host_key(entry, self.args.file.as_deref()).await?) })
-            .await
+        let file = self.args.file.clone();
+        let host_key = async { Ok(local::host_key(entry, file.as_deref()).await?) };
+        let found = within(PROBE_TIMEOUT, "ssh", host_key).await?;
+        if !matches!(found, HostKey::New(_)) {
+            return Ok(found);
+        }
+        let alias = entry.alias.clone();
+        blocking(move || Ok(HostKey::New(local::unknown_key(&alias, file.as_deref())?))).await
     }
 
     /// Connects to ARM and Entra ID: name resolution, proxies, TLS.

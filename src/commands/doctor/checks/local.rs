@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, failed_or, warned};
-use crate::commands::doctor::local::{Block, HostKey};
+use crate::commands::doctor::local::{Block, HostKey, UnknownKey};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Error, Hint};
@@ -45,7 +45,12 @@ impl Evaluator {
                 self.facts.file.display()
             )),
             (_, Some(Ok(HostKey::Known)), _) => Passed("matches known_hosts".into()),
-            (_, Some(Ok(HostKey::New)), _) => Passed("not in known_hosts yet; ssh will ask".into()),
+            (_, Some(Ok(HostKey::New(unknown))), Some(entry)) => match unknown {
+                UnknownKey::Asks => Passed("not in known_hosts yet; ssh will ask".into()),
+                UnknownKey::Adds => Passed("not in known_hosts yet; ssh will add it".into()),
+                UnknownKey::Accepts => Passed("not in known_hosts; ssh accepts any key".into()),
+                UnknownKey::Rejects => failed(&Finding::HostKeyUnknown { alias: &entry.alias }),
+            },
             (_, Some(Ok(HostKey::Changed(file))), Some(entry)) => {
                 failed(&Finding::HostKeyChanged { file, name: &entry.key_name })
             }
