@@ -27,7 +27,7 @@ use crate::ssh::agent::Agent;
 use crate::state::Store;
 use crate::system::signals::{HANGUP, shutdown};
 use crate::system::timeout::with_timeout;
-use crate::system::{files, stdio};
+use crate::system::{files, parent, stdio};
 use crate::terminal::TerminalError;
 use crate::terminal::progress::Progress;
 
@@ -69,14 +69,18 @@ async fn run_to_machine(args: &ProxyArgs, log: &LogArgs, target: &mut Target) ->
     run_session(upgraded, agent, stop, refresh).await
 }
 
-/// Deletes the machine's last error. From now on, a standard error that has a reader is released when ssh continues in the
-/// background, unless the log is on it.
+/// Deletes the machine's last error, and follows ssh into the background from now on.
 fn connected_to(target: &Target, store: &Store, log: &LogArgs) {
     info!(%target, "connected");
     last_error::clear(store, target);
-    if log.verbose == 0 {
-        tokio::spawn(stdio::release_stderr_with_parent());
-    }
+    let has_log = log.verbose > 0;
+    tokio::spawn(async move {
+        parent::ended().await;
+        parent::leave_group();
+        if !has_log {
+            stdio::release_stderr();
+        }
+    });
 }
 
 /// Copies bytes until one side closes, and refreshes the cached credentials meanwhile. After a regular end, the refresh

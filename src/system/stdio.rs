@@ -94,18 +94,13 @@ pub(crate) fn detach() {
     }
 }
 
-/// Redirects standard error to /dev/null when the parent process has ended, if standard error is a pipe or a socket: its
-/// reader waits until no process can write to it.
-///
-/// ssh that continues in the background (`-f`, ForkAfterAuthentication, `~&`) ends its first process, arcssh's parent, and
-/// lets go of its own standard error (OpenSSH ssh.c, `fork_postauth`; clientloop.c, `process_escapes`).
-pub(crate) async fn release_stderr_with_parent() {
+/// Redirects standard error to /dev/null if it is a pipe or a socket: its reader waits until no process can write to it.
+pub(crate) fn release_stderr() {
     #[cfg(unix)]
-    if has_reader(std::io::stderr()) {
-        parent_ended().await;
-        if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-            let _ = rustix::stdio::dup2_stderr(&null);
-        }
+    if has_reader(std::io::stderr())
+        && let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null")
+    {
+        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 
@@ -116,30 +111,10 @@ fn has_reader(file: impl std::os::fd::AsFd) -> bool {
     matches!(file_type, Ok(FileType::Fifo | FileType::Socket))
 }
 
-/// Resolves when the parent process has ended. Never resolves if it is in another PID namespace.
-#[cfg(unix)]
-async fn parent_ended() {
-    use rustix::process::getppid;
-    let Some(parent) = getppid() else { return std::future::pending().await };
-    #[cfg(target_os = "linux")]
-    if let Some(ended) = linux::ended(parent) {
-        return ended.await;
-    }
-    let mut polls = tokio::time::interval(PARENT_POLL_INTERVAL);
-    while getppid() == Some(parent) {
-        polls.tick().await;
-    }
-}
-
-/// The time between two checks of the parent process, if the system does not report its end.
-#[cfg(unix)]
-const PARENT_POLL_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
-
 #[cfg(target_os = "linux")]
 mod linux {
     use std::os::fd::AsFd;
 
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
     use tokio::io::{Interest, Stdin, Stdout, stdin, stdout};
     use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
     use tokio_util::either::Either;
@@ -174,14 +149,6 @@ mod linux {
                 std::future::pending().await
             }
         })
-    }
-
-    /// Resolves when the process has ended; `None`: the kernel is older than 5.3 or denies the call (pidfd_open(2)). A pidfd
-    /// becomes readable like a pipe. tokio's `AsyncFd` would need `unsafe`.
-    pub(super) fn ended(process: Pid) -> Option<impl Future<Output = ()>> {
-        let pidfd = pidfd_open(process, PidfdFlags::empty()).ok()?;
-        let process = Receiver::from_owned_fd_unchecked(pidfd).ok()?;
-        Some(async move { drop(process.readable().await) })
     }
 
     /// Linux denies more capacity if the user's pipes already have too much (pipe(7), `pipe-user-pages-soft`).

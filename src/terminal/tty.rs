@@ -38,8 +38,10 @@ mod unix {
     use std::os::unix::fs::MetadataExt;
 
     use console::Term;
-    use rustix::process::{getpgrp, getppid};
+    use rustix::process::getppid;
     use rustix::termios::tcgetpgrp;
+
+    use crate::system::parent::initial_group;
 
     /// Returns the user's terminal if ssh discards our standard error: with ControlPersist it is /dev/null (OpenSSH
     /// sshconnect.c, `ssh_proxy_connect`).
@@ -53,7 +55,7 @@ mod unix {
             return None;
         }
         let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
-        (tcgetpgrp(&terminal).ok()? == getpgrp()).then_some(terminal)
+        (tcgetpgrp(&terminal).ok()? == initial_group()).then_some(terminal)
     }
 
     /// Returns the same terminal if ssh writes its own messages to a terminal, which only Linux shows. Progress is not for

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -199,6 +200,26 @@ fn captured_output_of_an_ssh_in_the_background_ends() {
         assert!(output.trim_end().ends_with(expected), "{output}");
         assert_eq!(w.emulator().open_connections(), 1, "{program}: {arguments:?}");
         assert_eq!(echo(port, b"in the background"), b"in the background");
+        run(w.ssh().args(["-S", "./c", "-O", "exit", "web01"]));
+        assert!(eventually(Duration::from_secs(30), || w.emulator().open_connections() == 0));
+    }
+}
+
+/// A script ends at Ctrl-C, and ansible-core 2.19 sends SIGTERM to the process group of a worker (executor/process/worker.py,
+/// `_term`). ssh in the background is in no such group any more.
+#[test]
+fn a_signal_to_the_group_of_an_ended_job_does_not_end_a_connection_in_the_background() {
+    let w = lab(&["web01"]);
+    for options in [&["-o", "ControlMaster=auto", "-o", "ControlPersist=60"][..], &["-M", "-f", "-N"]] {
+        let mut ssh = w.ssh();
+        ssh.args(["-S", "./c"]).args(options).args(["web01", "true"]).stdin(Stdio::null());
+        let mut job = ssh.process_group(0).spawn().unwrap();
+        let group = rustix::process::Pid::from_raw(job.id().cast_signed()).unwrap();
+        assert!(job.wait().unwrap().success());
+        let is_empty = || rustix::process::test_kill_process_group(group).is_err();
+        assert!(eventually(Duration::from_secs(30), is_empty), "{options:?}");
+        assert_eq!(run(w.ssh().args(["-S", "./c", "web01", "echo reached"])).clean(), "reached\n");
+        assert_eq!(w.emulator().open_connections(), 1);
         run(w.ssh().args(["-S", "./c", "-O", "exit", "web01"]));
         assert!(eventually(Duration::from_secs(30), || w.emulator().open_connections() == 0));
     }
