@@ -52,7 +52,7 @@ pub(crate) fn fault(stderr: &str) -> &str {
         let line = line.to_lowercase();
         !NOTES.iter().any(|note| line.starts_with(note)) && ERRORS.iter().any(|error| line.contains(error))
     };
-    lines().find(is_error).or_else(|| lines().last()).unwrap_or_default()
+    lines().find(is_error).or_else(|| lines().next_back()).unwrap_or_default()
 }
 
 /// The ssh configuration, a key or the agent cannot be used.
