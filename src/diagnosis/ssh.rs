@@ -96,7 +96,7 @@ fn correction(rejection: &Rejection) -> Hint {
     let file = shell_quote(&rejection.file.display().to_string());
     match rejection.fix() {
         Fix::IgnoreUnknown(option) => format!(
-            "begin your ssh configuration with this line, or add the option to its first IgnoreUnknown line: IgnoreUnknown {option}"
+            "correct the option; if another version of ssh knows it, add it to the first IgnoreUnknown line of your ssh configuration, or begin the file with: IgnoreUnknown {option}"
         )
         .into(),
         Fix::Permissions if cfg!(windows) => {

@@ -33,8 +33,8 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// `ssh -F` with a new version of a file, which is not in its place yet.
-    pub(crate) fn candidate(file: &Path, name: &Path) -> Self {
+    /// `ssh -F` with a file, or with a new version of it that is not in its place yet.
+    pub(crate) fn alone(file: &Path, name: &Path) -> Self {
         Self { source: Source::file(file), file: file.to_owned(), name: name.to_owned() }
     }
 
@@ -130,13 +130,10 @@ pub(crate) fn verify_file(
     on_done: &dyn Fn(usize, usize),
 ) -> Result<Option<Verified>, SshError> {
     let plain = View::plain(file)?;
-    if plain.needs_include() {
-        verify(block, &View::candidate(file, file), only, on_done)?;
-    }
+    let alone =
+        if plain.needs_include() { verify(block, &View::alone(file, file), only, on_done)? } else { None };
     let (hosts, not_included) = match verify(block, &plain, only, on_done) {
-        Err(SshError::NotIncluded(reason)) => {
-            (verify(block, &View::candidate(file, file), only, on_done)?, Some(reason))
-        }
+        Err(SshError::NotIncluded(reason)) => (alone, Some(reason)),
         hosts => (hosts?, None),
     };
     Ok(hosts.map(|hosts| Verified { hosts, not_included }))

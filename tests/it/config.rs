@@ -333,7 +333,7 @@ fn a_file_that_ssh_rejects_is_unchanged() {
     assert_eq!(
         home.fail(1, &["web01"]).to_lowercase(),
         "arcssh: ssh already rejects ~/.ssh/config: line 2: bad configuration option: bogus\n\
-         arcssh: hint: begin your ssh configuration with this line, or add the option to its first ignoreunknown line: ignoreunknown bogus\n"
+         arcssh: hint: correct the option; if another version of ssh knows it, add it to the first ignoreunknown line of your ssh configuration, or begin the file with: ignoreunknown bogus\n"
     );
 }
 

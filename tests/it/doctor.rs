@@ -349,7 +349,7 @@ fn faults_of_programs_and_files_are_reported() {
             check: "ssh configuration",
             why: "line 1: Bad configuration option: prroxy",
             code: "config-rejected",
-            fix: "correct the line that ssh names, and run the command again",
+            fix: "correct the option; if another version of ssh knows it, add it to the first IgnoreUnknown line of your ssh configuration, or begin the file with: IgnoreUnknown prroxy",
             proxy: Proxy::Connects,
             ..Case::default()
         },

@@ -552,7 +552,7 @@ fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {
         };
         assert_eq!(entries(&new), entries(&with_new_comments(&old)), "{notes}");
         assert!(mode == "agent" || new.find("\nMatch ") > new.find("\nHost *.arc"), "{new}");
-        assert!(new.starts_with("# >>> arcssh >>> block 2: ") && notes.lines().count() == 1, "{notes}");
+        assert!(new.starts_with("# >>> arcssh >>> block 2: ") && notes.lines().count() == 3, "{notes}");
         fs::write(&file, &old).unwrap();
         let (_, without) = config(&["--remove", "rg-arc/web01"]);
         assert!(without.contains("\nHost *.arc\n") && !without.contains("Host web01"), "{without}");

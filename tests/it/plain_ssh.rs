@@ -145,7 +145,7 @@ fn an_error_in_the_system_configuration_is_reported_with_its_line() {
     ] {
         let run = command(bad, arguments);
         assert!(run.stderr.starts_with(&format!("arcssh: ssh {verb} {expected}")), "{}", run.stderr);
-        assert!(run.stderr.contains("line: IgnoreUnknown obscurestrokes\n"), "{}", run.stderr);
+        assert!(run.stderr.contains(" the file with: IgnoreUnknown obscurestrokes\n"), "{}", run.stderr);
         assert_eq!((run.code, home.text() == text), (Some(1), true));
     }
     let report: Value = serde_json::from_slice(&command(bad, &["doctor", "--json"]).stdout).unwrap();
@@ -157,7 +157,7 @@ fn an_error_in_the_system_configuration_is_reported_with_its_line() {
 #[test]
 fn an_error_of_ssh_has_the_line_that_the_user_knows() {
     let w = lab(&["web01"]);
-    let hint = "hint: begin your ssh configuration with this line, or add the option to its first IgnoreUnknown line: IgnoreUnknown usekeychain\n";
+    let hint = "hint: correct the option; if another version of ssh knows it, add it to the first IgnoreUnknown line of your ssh configuration, or begin the file with: IgnoreUnknown usekeychain\n";
     let home = Home::new(&w);
     fs::create_dir(home.file().parent().unwrap()).unwrap();
     let (first, second) =

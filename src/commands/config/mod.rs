@@ -191,7 +191,7 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
 /// Verifies the block of a text that is in `file` now, and in `name` later.
 async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option<usize>> {
     let block = own_block(text)?.to_owned();
-    let view = View::candidate(file, name);
+    let view = View::alone(file, name);
     let name = name.to_owned();
     with_progress(move |on_done| {
         let hosts = verification::verify(&block, &view, None, on_done)?;
