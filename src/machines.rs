@@ -9,7 +9,9 @@ use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, show};
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::ssh::host_entry::is_alias;
-use crate::ssh::used_names::{Location, Use, UsedNames, matches};
+use crate::ssh::patterns::matches;
+use crate::ssh::used_names::{Use, UsedNames};
+use crate::ssh::user_options::Location;
 use crate::ssh::{effective_config, managed_block};
 use crate::state::{Key, Kind, Store};
 use crate::system::SystemError;
@@ -106,6 +108,8 @@ pub(crate) fn refers_to(text: &str, machine: &Machine) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct NamedMachine {
     pub(crate) machine: Machine,
+    /// The alias, if the aliases have a suffix, else the machine's own name.
+    pub(crate) name: String,
     /// The alias of its host entry if the ssh configuration has one, else the names that `arcssh config` would write.
     /// `None` if ssh accepts no name of the machine.
     pub(crate) patterns: Option<Vec<String>>,
@@ -131,15 +135,24 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
     let mut keys: BTreeSet<String> = known.iter().map(key).collect();
     let mut selected: BTreeSet<String> =
         known.iter().filter(|machine| selector.selects(machine)).map(key).collect();
-    for name in &names {
-        let machine = resolve(arm, name, &known).await?;
+    let suffix = managed_block::default_path().and_then(|file| managed_block::read(&file));
+    let suffix = suffix.map(|text| managed_block::suffix(&text)).unwrap_or_default();
+    for text in &selector.machines {
+        let text = without_suffix(text, &suffix, &known);
+        let machine = match resolve(arm, &text.parse()?, &known).await {
+            Err(SelectError::Unknown { .. }) => pick(arm, text, &known).await?,
+            machine => machine?,
+        };
         selected.insert(key(&machine));
         if keys.insert(key(&machine)) {
             known.push(machine);
         }
     }
     let patterns = written_or_new(&known);
-    let named = known.into_iter().zip(patterns).map(|(machine, patterns)| NamedMachine { machine, patterns });
+    let named = known.into_iter().zip(patterns).map(|(machine, patterns)| {
+        let alias = patterns.iter().flatten().next().filter(|_| !suffix.is_empty());
+        NamedMachine { name: alias.unwrap_or(&machine.id.name).clone(), machine, patterns }
+    });
     let mut named: Vec<NamedMachine> =
         named.filter(|named| selected.contains(&key(&named.machine))).collect();
     named.sort_by_key(|named| (named.machine.id.name.to_lowercase(), key(&named.machine)));
@@ -192,6 +205,14 @@ pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Mac
         [machine] => Ok(machine.clone()),
         ref several => Err(SelectError::name(&name, several)),
     }
+}
+
+/// Returns the text without the suffix of the host entries, unless a machine has a name with that suffix.
+pub(crate) fn without_suffix<'a>(text: &'a str, suffix: &str, known: &[Machine]) -> &'a str {
+    let at = text.len().checked_sub(suffix.len()).filter(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let (name, end) = text.split_at(at);
+    let is_name = known.iter().any(|machine| refers_to(text, machine));
+    if is_name || name.is_empty() || !end.eq_ignore_ascii_case(suffix) { text } else { name }
 }
 
 /// The cached machine of a name in a wildcard host entry.
@@ -372,6 +393,8 @@ pub(crate) struct Naming<'a> {
     pub(crate) written: BTreeMap<String, Vec<Written>>,
     /// Whether the earlier run compared the aliases with the known hosts.
     pub(crate) written_checked: bool,
+    /// The suffix of all aliases, such as `.arc`, or an empty text.
+    pub(crate) suffix: &'a str,
     /// Aliases of other host entries in the block, in lower case.
     pub(crate) taken: BTreeSet<String>,
 }
@@ -390,7 +413,20 @@ pub(crate) struct Alias {
 /// The reason why a machine does not get its own name even if the user names it.
 pub(crate) const SHARED: &str = "another machine or host entry has the same name";
 
+/// The reason why a machine never gets its own name.
+pub(crate) const THIS_COMPUTER: &str = "its name refers to this computer or its router";
+
 impl Naming<'_> {
+    /// Returns the possible aliases of a machine, the shortest first.
+    fn candidates(&self, machine: &Machine) -> [String; 5] {
+        alias_candidates(machine).map(|name| name + self.suffix)
+    }
+
+    /// Returns the machine's own name with the suffix.
+    fn own_name(&self, machine: &Machine) -> String {
+        format!("{}{}", machine.id.name, self.suffix)
+    }
+
     /// Chooses a unique alias for each machine: its name, or `name.group` and more parts of its ID. Returns `None` for
     /// a machine of which ssh accepts no name.
     ///
@@ -402,7 +438,7 @@ impl Naming<'_> {
         claim: impl Fn(&Machine) -> Claim,
     ) -> Vec<Option<Alias>> {
         let mut counts = BTreeMap::new();
-        for name in machines.iter().flat_map(alias_candidates) {
+        for name in machines.iter().flat_map(|machine| self.candidates(machine)) {
             *counts.entry(name.to_lowercase()).or_insert(0) += 1;
         }
         let mut reserved = BTreeMap::new();
@@ -420,7 +456,8 @@ impl Naming<'_> {
         };
         let alias = |machine: &Machine| {
             let claim = claim(machine);
-            let candidates: Vec<String> = alias_candidates(machine)
+            let candidates: Vec<String> = self
+                .candidates(machine)
                 .into_iter()
                 .filter(|candidate| is_free(&candidate.to_lowercase(), machine))
                 .collect();
@@ -428,7 +465,7 @@ impl Naming<'_> {
             let is_reserved =
                 |candidate: &&String| reserved.get(&candidate.to_lowercase()) == Some(&key(machine));
             let is_named_now = |candidate: &&String| {
-                **candidate == machine.id.name && claim == Claim::ByUser { just_now: true }
+                **candidate == self.own_name(machine) && claim == Claim::ByUser { just_now: true }
             };
             let mut all = candidates.iter();
             let preferred = all.clone().find(is_named_now).filter(is_safe);
@@ -439,9 +476,9 @@ impl Naming<'_> {
     }
 
     fn alias(&self, machine: &Machine, name: &str, claim: &Claim) -> Alias {
-        let is_own = name == machine.id.name;
+        let is_own = name == self.own_name(machine);
         let lower = name.to_lowercase();
-        let objection = || self.objection(machine, &machine.id.name, claim);
+        let objection = || self.objection(machine, &self.own_name(machine), claim);
         Alias {
             instead: (!is_own).then(|| objection().unwrap_or_else(|| SHARED.into())),
             overrides: Some(name)
@@ -460,15 +497,18 @@ impl Naming<'_> {
     /// Returns whether the alias of an earlier run is still a safe candidate for the machine.
     fn is_reusable(&self, machine: &Machine, written: &Written, claim: &Claim) -> bool {
         let is_alias = |candidate: &String| candidate.eq_ignore_ascii_case(&written.alias);
-        let candidate = alias_candidates(machine).into_iter().find(is_alias);
+        let candidate = self.candidates(machine).into_iter().find(is_alias);
         candidate.is_some_and(|candidate| self.objection(machine, &candidate, claim).is_none())
     }
 
     /// Returns the reason why a candidate must not be the alias.
     fn objection(&self, machine: &Machine, candidate: &str, claim: &Claim) -> Option<String> {
-        let is_own = candidate == machine.id.name;
+        let is_own = candidate == self.own_name(machine);
         if !is_alias(candidate) {
             return Some("its name is not a valid host name for ssh".into());
+        }
+        if is_this_computer(candidate) {
+            return Some(THIS_COMPUTER.into());
         }
         if is_own && matches!(claim, Claim::ByUser { .. }) {
             return None;
@@ -476,16 +516,15 @@ impl Naming<'_> {
         if is_address(candidate) {
             return Some("its name is an IP address".into());
         }
-        if is_this_computer(candidate) {
-            return Some("its name refers to this computer or its router".into());
-        }
         if is_own && *claim == Claim::Allowed {
             return None;
         }
-        if is_own && candidate.contains('.') {
+        // A suffix that only the user uses separates all names from those in DNS.
+        if is_own && self.suffix.is_empty() && candidate.contains('.') {
             return Some("its name contains a dot, like a DNS name".into());
         }
-        if *candidate == grouped(machine) && is_like_dns(&machine.id.resource_group) {
+        if self.suffix.is_empty() && *candidate == grouped(machine) && is_like_dns(&machine.id.resource_group)
+        {
             return Some("its name and group together look like a DNS name".into());
         }
         self.other_use(machine, candidate).map(|location| format!("ssh already uses its name: {location}"))
@@ -496,6 +535,7 @@ impl Naming<'_> {
     /// connect to another host.
     fn other_use(&self, machine: &Machine, candidate: &str) -> Option<Location> {
         let own = &machine.id.name;
+        // A pattern that matches the machine's name without the suffix also matches all longer names.
         let usage = if candidate == own { Use::AnyPattern } else { Use::NoPatternOf(own) };
         let is_alias = |written: &&Written| written.alias.eq_ignore_ascii_case(candidate);
         let written = self.written.get(&key(machine)).into_iter().flatten().find(is_alias);
@@ -519,15 +559,21 @@ pub(crate) fn is_allowed<'a>(name: &str, mut patterns: impl Iterator<Item = &'a 
 /// patterns that `arcssh config --all` would write.
 fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
     let file = managed_block::default_path().unwrap_or_default();
-    let written = written(&managed_block::read(&file).unwrap_or_default());
+    let text = managed_block::read(&file).unwrap_or_default();
+    let written = written(&text);
     let used = UsedNames::here(&file);
-    let naming =
-        Naming { used: &used, written: BTreeMap::new(), written_checked: false, taken: BTreeSet::new() };
+    let naming = Naming {
+        used: &used,
+        written: BTreeMap::new(),
+        written_checked: false,
+        suffix: &managed_block::suffix(&text),
+        taken: BTreeSet::new(),
+    };
     let patterns = |(machine, alias): (&Machine, Option<Alias>)| {
         let key = key(machine);
         let entries = || written.get(&key).into_iter().flatten().map(|entry| &entry.alias);
         let is_candidate =
-            |alias: &&String| alias_candidates(machine).iter().any(|name| name.eq_ignore_ascii_case(alias));
+            |alias: &&String| naming.candidates(machine).iter().any(|name| name.eq_ignore_ascii_case(alias));
         let existing = entries().find(is_candidate).or_else(|| entries().next());
         existing.map(|alias| vec![alias.to_lowercase()]).or(alias.map(|alias| alias.patterns))
     };
@@ -575,6 +621,18 @@ fn is_address(name: &str) -> bool {
     parts.len() <= 4 && parts.into_iter().all(is_number)
 }
 
+/// Returns whether a name is 0.0.0.0 or in 127.0.0.0/8 (RFC 1122, section 3.2.1.3), in a form of [`is_address`].
+fn is_loopback(name: &str) -> bool {
+    let value = |part: &str| match (part.strip_prefix("0x"), part.strip_prefix('0')) {
+        (Some(digits), _) => u32::from_str_radix(digits, 16).ok(),
+        (None, Some(digits)) if !digits.is_empty() => u32::from_str_radix(digits, 8).ok(),
+        _ => part.parse().ok(),
+    };
+    let parts: Vec<u32> = name.split('.').filter_map(value).collect();
+    let first = if let [all] = parts[..] { all >> 24 } else { parts.first().copied().unwrap_or_default() };
+    is_address(name) && (first == 127 || parts.iter().all(|part| *part == 0))
+}
+
 /// Returns whether a name belongs to the loopback address (RFC 6761, section 6.3; hosts(5) of Debian and macOS), or always
 /// resolves to an address of this computer or its router (nss-myhostname(8)).
 fn is_this_computer(name: &str) -> bool {
@@ -583,7 +641,9 @@ fn is_this_computer(name: &str) -> bool {
     let is_local = |label: Option<&str>| {
         label.is_some_and(|label| ["localhost", "localhost4", "localhost6"].contains(&label))
     };
-    ["ip6-localhost", "ip6-loopback", "broadcasthost", "loopback", "_gateway", "_outbound"].contains(&name)
+    is_loopback(name)
+        || ["ip6-localhost", "ip6-loopback", "broadcasthost", "loopback", "_gateway", "_outbound"]
+            .contains(&name)
         || is_local(name.rsplit('.').next())
         || name.ends_with(".localdomain") && is_local(name.split('.').next())
 }
@@ -605,7 +665,8 @@ mod tests {
         claim: impl Fn(&Machine) -> Claim,
     ) -> Vec<String> {
         let used = UsedNames::default();
-        let naming = Naming { used: &used, written, written_checked: true, taken: BTreeSet::new() };
+        let naming =
+            Naming { used: &used, written, written_checked: true, suffix: "", taken: BTreeSet::new() };
         let first = |alias: Option<Alias>| alias.unwrap().patterns.swap_remove(0);
         naming.aliases(machines, claim).into_iter().map(first).collect()
     }
@@ -619,6 +680,12 @@ mod tests {
         }
         for name in ["web01", "1.2.3.4.5", "10.rg-arc", "0xyz", "deadbeef", "1a", ""] {
             assert!(!is_address(name), "{name}");
+        }
+        for name in ["127.0.0.1", "127.1", "2130706433", "0X7f.1", "0177.1", "0.0.0.0", "0", "127.0.0.1."] {
+            assert!(is_this_computer(name), "{name}");
+        }
+        for name in ["10.1", "10", "128.0.0.1", "127.a", "0.0.0.1", "web127"] {
+            assert!(!is_this_computer(name), "{name}");
         }
     }
 
@@ -648,7 +715,7 @@ mod tests {
     fn a_named_or_allowed_machine_gets_its_own_name() {
         let all = ["github.com", "localhost", "10.1"].map(|name| machine("rg-arc", name));
         let named = names(&all, BTreeMap::new(), |_| Claim::ByUser { just_now: false });
-        assert_eq!(named, ["github.com", "localhost", "10.1"]);
+        assert_eq!(named, ["github.com", "localhost.rg-arc", "10.1"]);
         let allowed = names(&all, BTreeMap::new(), |_| Claim::Allowed);
         assert_eq!(allowed, ["github.com", "localhost.rg-arc", "10.1.rg-arc"]);
     }

@@ -339,6 +339,10 @@ pub(crate) struct ConfigArgs {
     /// Add a host entry that resolves any machine by name when you connect, such as '*.arc'
     #[arg(long, value_name = "PATTERN", help_heading = "Host entries")]
     pub(crate) wildcard: Option<String>,
+    /// Suffix of the names of all host entries, such as '.arc', so that no other host has their names; '' removes it.
+    /// Adopted entries have no suffix
+    #[arg(long, value_name = "SUFFIX", conflicts_with_all = ["remove", "verify"], help_heading = "Host entries")]
+    pub(crate) suffix: Option<String>,
     /// Allow the selected machines to use their own names that match this pattern, such as '*.corp.example.com'.
     /// Without this option, arcssh does not use a name with a dot, or a name that ssh already uses. Anyone who can
     /// onboard a machine can take over a name that you allow

@@ -37,9 +37,7 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
         (_, Some(host)) => json_text(&host_variables(&hosts(&machines, connection)?, host)),
         (ListFormat::Ansible, None) => json_text(&inventory(&machines, connection)?),
         _ if args.list || args.standalone => json_text(&inventory(&machines, connection)?),
-        (ListFormat::Json, None) => {
-            json_text(&Value::from_iter(machines.iter().map(|named| object(&named.machine))))
-        }
+        (ListFormat::Json, None) => json_text(&Value::from_iter(machines.iter().map(with_alias))),
         (ListFormat::Table, None) => table(&machines),
     };
     print(&format!("{}\n", text.trim_end()))?;
@@ -53,6 +51,13 @@ fn object(machine: &Machine) -> Value {
         "agentVersion": machine.agent_version, "os": machine.os, "lastStatusChange": machine.last_status_change,
         "tags": machine.tags,
     })
+}
+
+/// Returns a machine with the name to type for ssh, if ssh accepts one.
+fn with_alias(named: &NamedMachine) -> Value {
+    let mut object = object(&named.machine);
+    object["alias"] = json!(named.patterns.iter().flatten().next());
+    object
 }
 
 /// Returns an inventory with all variables in `_meta`, so that Ansible runs arcssh once (Ansible docs, "Developing
@@ -253,10 +258,10 @@ fn group_name(kind: &str, name: &str) -> String {
 
 fn table(machines: &[NamedMachine]) -> String {
     let head = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE"].map(str::to_owned);
-    let row = |NamedMachine { machine, .. }: &NamedMachine| {
+    let row = |NamedMachine { machine, name, .. }: &NamedMachine| {
         let change = machine.last_status_change.split('.').next().unwrap_or_default().replace('T', " ");
         let id = &machine.id;
-        [&id.name, &id.resource_group, &machine.status, &machine.agent_version, &machine.os, &change]
+        [name, &id.resource_group, &machine.status, &machine.agent_version, &machine.os, &change]
             .map(|cell| sanitize(cell))
     };
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();

@@ -51,6 +51,18 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             summary,
             "print text only in interactive shells, or use another shell: SHELL=/bin/sh ssh NAME",
         ),
+        SshError::DamagedBlock { path, rest, .. } => {
+            let file = path.display();
+            let hint = match rest {
+                Some((first, last)) => format!(
+                    "delete lines {first} to {last} of {file}, which arcssh wrote, and repeat the runs of arcssh config that you need"
+                ),
+                None => format!(
+                    "delete the markers of arcssh in {file} and the host entries between them, and repeat the runs of arcssh config that you need; if a later version of arcssh wrote the block, update arcssh"
+                ),
+            };
+            Diagnosis::new(Code::ConfigRejected, summary, hint)
+        }
         SshError::NoEntry { .. } => Diagnosis::new(
             Code::NoMatch,
             summary,

@@ -355,6 +355,8 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         let reason = NotIncluded { alias: "web01".into(), file: path(), config, conditional };
         SshError::NotIncluded(reason).into()
     };
+    let damaged =
+        |cause: &str, rest| Error::from(SshError::DamagedBlock { path: path(), cause: cause.into(), rest });
     let errors: Vec<Error> = vec![
         SystemError::InsecurePermissions { path: path(), mode: 0o644, required: 0o600 }.into(),
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
@@ -371,6 +373,8 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NoUser("12345".into()).into(),
         SshError::Shell { shell: path(), cause: "No such file or directory".into() }.into(),
         SshError::ShellPrints { shell: path(), text: "\"Welcome\"".into() }.into(),
+        damaged("line 9 ends a managed block that no line begins", Some((3, 9))),
+        damaged("line 3 begins a managed block that no line ends", None),
         SshError::NoEntry { path: path(), name: "web01".into() }.into(),
         SshError::Overridden(overridden(Some((path(), 1)))).into(),
         SshError::Overridden(overridden(None)).into(),

@@ -9,11 +9,13 @@ pub(crate) mod foreign_entries;
 pub(crate) mod home;
 pub(crate) mod host_entry;
 pub(crate) mod managed_block;
+pub(crate) mod patterns;
 pub(crate) mod rejection;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod rsa_key;
 pub(crate) mod shell;
 pub(crate) mod used_names;
+pub(crate) mod user_options;
 pub(crate) mod verification;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod wire;
@@ -85,6 +87,14 @@ pub(crate) enum SshError {
     /// The user database has no entry for this user's ID, without which ssh does not run.
     #[error("ssh does not run: no user exists for uid {0}")]
     NoUser(String),
+    /// The markers of the managed block do not match.
+    #[error("{}: {cause}", path.display())]
+    DamagedBlock {
+        path: PathBuf,
+        cause: String,
+        /// The first and the last of the lines that arcssh wrote, if they are certain.
+        rest: Option<(usize, usize)>,
+    },
     /// arcssh has written no host entry with the name.
     #[error("{} has no host entry of arcssh for {name}", path.display())]
     NoEntry { path: PathBuf, name: String },

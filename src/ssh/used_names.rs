@@ -4,7 +4,6 @@
 //! `Match exec`. Conditions of a `Match` other than host names are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,6 +14,8 @@ use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 use crate::ssh::effective_config::directive;
 use crate::ssh::home;
 use crate::ssh::managed_block;
+use crate::ssh::patterns::{arguments, match_patterns, matches, without_comment};
+use crate::ssh::user_options::{Location, Scope, UserOption, UserOptions};
 use crate::system::files;
 
 /// Keywords that set the host, the user or the host key of a connection. A section with a wildcard counts as a use of a name
@@ -38,23 +39,6 @@ const MAX_DEPTH: usize = 16;
 const MAX_FILE: u64 = 64 << 20;
 /// The most ports to try with hashed known hosts.
 const MAX_PORTS: usize = 4;
-
-/// The location where a name is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Location {
-    file: PathBuf,
-    /// Counted from 1; 0 for the whole file.
-    line: usize,
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => write!(f, "{}", self.file.display()),
-            line => write!(f, "{} line {line}", self.file.display()),
-        }
-    }
-}
 
 /// Names with the location of their first use. ssh compares known hosts in lower case (hostfile.c), and patterns exactly; here
 /// no comparison depends on case.
@@ -134,6 +118,7 @@ pub(crate) struct UsedNames {
     ports: BTreeSet<String>,
     /// Names of known-hosts files that contain `%h`, `%k` or `%n`.
     one_per_host: BTreeSet<String>,
+    pub(crate) options: UserOptions,
 }
 
 impl UsedNames {
@@ -145,9 +130,10 @@ impl UsedNames {
         let (user, system) = (reader.user.clone(), system_folder());
         reader.known_hosts.extend(["known_hosts", "known_hosts2"].map(|name| user.join(name)));
         reader.known_hosts.extend(["ssh_known_hosts", "ssh_known_hosts2"].map(|name| system.join(name)));
-        reader.configuration(file, &user, 0);
-        reader.configuration(&user.join("config"), &user, 0);
-        reader.configuration(&system.join("ssh_config"), &system, 0);
+        let everywhere = Scope::default();
+        reader.configuration(file, &user, 0, &everywhere);
+        reader.configuration(&user.join("config"), &user, 0, &everywhere);
+        reader.configuration(&system.join("ssh_config"), &system, 0, &everywhere);
         for file in std::mem::take(&mut reader.known_hosts) {
             reader.known_hosts(&file);
         }
@@ -240,50 +226,65 @@ struct Reader {
     user: PathBuf,
     read: BTreeSet<PathBuf>,
     known_hosts: BTreeSet<PathBuf>,
+    /// Whether the present line is above the managed block.
+    is_above: bool,
     used: UsedNames,
 }
 
 impl Reader {
-    fn configuration(&mut self, file: &Path, folder: &Path, depth: usize) {
+    /// Reads a file whose lines ssh reads in the scope `outer`.
+    fn configuration(&mut self, file: &Path, folder: &Path, depth: usize, outer: &Scope) {
         let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         if depth > MAX_DEPTH || !self.read.insert(path) {
             return;
         }
         let Some(text) = text(file) else { return };
-        let block = managed_block::find(&text).ok().flatten().unwrap_or_default();
+        let block = managed_block::find(&text).ok().flatten();
         let mut section = self.section(Vec::new(), file, 0);
+        let mut scope = outer.clone();
         let mut at = 0;
         for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-            let is_managed = block.contains(&at);
+            let is_managed = block.as_ref().is_some_and(|block| block.contains(&at));
+            if let Some(block) = &block {
+                self.is_above = at < block.start;
+            }
             at += line.len();
             let Some((keyword, value)) = directive(line).filter(|_| !is_managed) else { continue };
-            match keyword.as_str() {
+            let location = Location { file: file.to_owned(), line: number };
+            let patterns = match keyword.as_str() {
                 "host" => {
-                    self.finish(std::mem::replace(
-                        &mut section,
-                        self.section(arguments(&value), file, number),
-                    ));
+                    scope = outer.host(without_comment(&value));
+                    arguments(&value)
                 }
                 "match" => {
-                    let next = self.section(match_patterns(&value), file, number);
-                    self.finish(std::mem::replace(&mut section, next));
+                    scope = outer.matching(&value);
+                    match_patterns(&value)
                 }
-                _ => self.line(
-                    &mut section,
-                    &keyword,
-                    &value,
-                    Location { file: file.to_owned(), line: number },
-                ),
-            }
-            if keyword == "include" {
-                let files: Vec<PathBuf> =
-                    arguments(&value).iter().flat_map(|one| self.expanded(one, folder)).collect();
-                for included in files {
-                    self.configuration(&included, folder, depth + 1);
+                _ => {
+                    self.option(&scope, line, &value, location.clone());
+                    self.line(&mut section, &keyword, &value, location);
+                    if keyword == "include" {
+                        let files: Vec<PathBuf> =
+                            arguments(&value).iter().flat_map(|one| self.expanded(one, folder)).collect();
+                        for included in files {
+                            self.configuration(&included, folder, depth + 1, &scope);
+                        }
+                    }
+                    continue;
                 }
-            }
+            };
+            self.finish(std::mem::replace(&mut section, self.section(patterns, file, number)));
         }
         self.finish(section);
+    }
+
+    /// Adds an option to [`UsedNames::options`], with its keyword as in the line.
+    fn option(&mut self, scope: &Scope, line: &str, value: &str, location: Location) {
+        let keyword = line.trim().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
+        let keyword = keyword.trim_matches('"').to_owned();
+        let value = without_comment(value).join(" ");
+        let option = UserOption { keyword, value, location, is_above: self.is_above };
+        self.used.options.add(scope, option);
     }
 
     fn section(&self, patterns: Vec<String>, file: &Path, line: usize) -> Section {
@@ -402,42 +403,6 @@ pub(crate) fn text(file: &Path) -> Option<String> {
     files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The arguments of a keyword, separated by white space outside of quotes. A backslash escapes a quote, a backslash or a
-/// space (misc.c, `argv_split`). Words of a comment count, as in versions before 8.7.
-pub(crate) fn arguments(value: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = None;
-    let mut quote = None;
-    let mut rest = value.chars().peekable();
-    while let Some(c) = rest.next() {
-        let escapes = |next: &char| "\\\"'".contains(*next) || quote.is_none() && *next == ' ';
-        match quote {
-            _ if c == '\\' && rest.peek().is_some_and(escapes) => {
-                word.get_or_insert_with(String::new).extend(rest.next());
-            }
-            Some(open) if c == open => quote = None,
-            None if c == '"' || c == '\'' => {
-                quote = Some(c);
-                word.get_or_insert_with(String::new);
-            }
-            None if c.is_whitespace() => words.extend(word.take()),
-            _ => word.get_or_insert_with(String::new).push(c),
-        }
-    }
-    words.extend(word);
-    words
-}
-
-/// The patterns of `host` and `originalhost` in a `Match`. Newer versions of ssh accept `=` as a separator.
-pub(crate) fn match_patterns(value: &str) -> Vec<String> {
-    let words = arguments(&value.replace('=', " "));
-    let is_host =
-        |word: &String| ["host", "originalhost"].contains(&word.to_lowercase().trim_start_matches('!'));
-    let pairs = words.iter().zip(words.iter().skip(1));
-    let lists = pairs.filter(|(word, _)| is_host(word)).map(|(_, list)| list);
-    lists.flat_map(|list| list.split(',').map(Into::into)).collect()
-}
-
 /// The names in `[user@]host[:port],…` and in the words of a command.
 fn host_names(value: &str) -> impl Iterator<Item = String> {
     let words = value.split(|c: char| c.is_whitespace() || ",\"'=".contains(c));
@@ -480,31 +445,6 @@ fn without_classes(pattern: &str) -> String {
     plain + rest
 }
 
-/// Returns whether a name matches a pattern with `*` and `?` (match.c, `match_pattern`).
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == name[n] => (p, n) = (p + 1, n + 1),
-            _ => match star {
-                Some((at, from)) => {
-                    star = Some((at, from + 1));
-                    (p, n) = (at + 1, from + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -520,23 +460,8 @@ mod tests {
         let file = home.path().join("config");
         fs::write(&file, text).unwrap();
         let mut reader = reader(home.path());
-        reader.configuration(&file, home.path(), 0);
+        reader.configuration(&file, home.path(), 0, &Scope::default());
         reader.used
-    }
-
-    #[test]
-    fn patterns_match_like_those_of_ssh() {
-        for (pattern, name, is_match) in [
-            ("*", "", true),
-            ("a*c", "abbc", true),
-            ("a*c", "abcd", false),
-            ("?", "", false),
-            ("*.a*b", "x.aab", true),
-            ("web??", "web01", true),
-            ("a**", "a", true),
-        ] {
-            assert_eq!(matches(pattern, name), is_match, "{pattern} {name}");
-        }
     }
 
     #[test]
@@ -556,19 +481,6 @@ mod tests {
         let longer = |name: &str, short| used.in_configuration(name, Use::NoPatternOf(short));
         assert_eq!(longer("prod-1.rg", "PROD-1"), None);
         assert!(longer("prod-1", "1").is_some());
-    }
-
-    #[test]
-    fn arguments_are_split_like_those_of_ssh() {
-        for (value, words) in [
-            ("a  b\tc", &["a", "b", "c"][..]),
-            ("'a' \"b\"c d'e f'", &["a", "bc", "de f"]),
-            (r#"a\ b "c\"d" 'e\f' \\"#, &["a b", "c\"d", "e\\f", "\\"]),
-            ("\"\" 'open", &["", "open"]),
-            ("", &[]),
-        ] {
-            assert_eq!(arguments(value), words, "{value}");
-        }
     }
 
     #[test]
@@ -604,7 +516,7 @@ mod tests {
         let block = managed_block::block("{}", "Host ours\n  Port 2\n");
         fs::write(&file, format!("{block}\nInclude conf.d/o*.conf ~/no-such\nHost last\n")).unwrap();
         let mut reader = reader(home.path());
-        reader.configuration(&file, home.path(), 0);
+        reader.configuration(&file, home.path(), 0, &Scope::default());
         let used = |name| reader.used.in_configuration(name, Use::AnyPattern);
         assert!(used("one").is_some() && used("two").is_some() && used("last").is_some());
         assert!(used("hidden").is_none() && used("ours").is_none());

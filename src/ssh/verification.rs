@@ -13,8 +13,9 @@ use crate::ssh::effective_config::{
     Alias, Expected, MAX_DEPTH, Source, Trace, directive, finish, host_entries, is_same, no_user, overridden,
 };
 use crate::ssh::managed_block;
+use crate::ssh::patterns::{arguments, match_patterns, matches};
 use crate::ssh::rejection::{Place, Rejection};
-use crate::ssh::used_names::{arguments, match_patterns, matches, system_folder, text};
+use crate::ssh::used_names::{system_folder, text};
 
 /// The most processes of ssh at a time.
 const PROCESSES: usize = 4;

@@ -1,5 +1,8 @@
 //! `arcssh config`: its edits of the user's files, and how ssh reads the result.
 
+mod own_sections;
+mod suffix;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -341,11 +344,51 @@ fn a_file_that_ssh_rejects_is_unchanged() {
 fn unbalanced_markers_are_rejected_with_their_line() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
-    let expected = "arcssh: line 3 begins a managed block that no line ends\n";
+    let expected = "arcssh: ~/.ssh/config: line 3 begins a managed block that no line ends\n\
+        arcssh: hint: delete the markers of arcssh in ~/.ssh/config and the host entries between them, and repeat the runs of arcssh config that you need; if a later version of arcssh wrote the block, update arcssh\n";
     for arguments in
         [&["web01"][..], &["--remove"], &["--verify"], &["--remove", "b"], &["web01", "--dry-run"]]
     {
         assert_eq!(home.fail(1, arguments), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_block_without_a_marker_is_named() {
+    let w = lab(&["web01", "web02"]);
+    for mode in [&[][..], &["--entra=files"], &["--wildcard", "*.arc"]] {
+        let home = Home::with(&w, "Host after\n    Port 7\n");
+        home.succeed(&[&["--all"], mode].concat());
+        let text = home.text();
+        // A section above the block that ends without its marker, and one that looks like a host entry.
+        let own = "Host mine\n    ProxyCommand ssh proxy -W %h:%p\n";
+        let rest = &text[text.find("Host web01").unwrap()..];
+        fs::write(home.file(), format!("{own}{rest}")).unwrap();
+        let error = home.fail(1, &[]);
+        let last = 2 + rest.lines().position(|line| line == "Host after").unwrap();
+        let hint = format!("hint: delete lines 3 to {} of ~/.ssh/config, which arcssh wrote", last - 1);
+        assert!(
+            error.contains(" ends a managed block that no line begins\n") && error.contains(&hint),
+            "{error}"
+        );
+        // The user does so, and runs arcssh again.
+        let kept: Vec<&str> = own.lines().chain(["Host after", "    Port 7"]).collect();
+        fs::write(home.file(), kept.join("\n") + "\n").unwrap();
+        home.succeed(&["--all"]);
+        assert!(home.text().ends_with(&(kept.join("\n") + "\n")));
+
+        let without_end =
+            text.replace("# <<< arcssh <<<\n", "").replace("# End of the arcssh host entries.\nHost *\n", "");
+        fs::write(home.file(), &without_end).unwrap();
+        let error = home.fail(1, &["--remove"]);
+        let hint = "hint: delete lines 1 to ";
+        assert!(
+            error.contains(" begins a managed block that no line ends\n") && error.contains(hint),
+            "{error}"
+        );
+        let doctor = run(home.command(ARCSSH).args(["doctor", "--json"]));
+        assert!(String::from_utf8_lossy(&doctor.stdout).contains("\"config-rejected\""));
+        fs::remove_dir_all(&home.path).unwrap();
     }
 }
 

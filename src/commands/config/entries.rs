@@ -20,14 +20,14 @@ use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::machines::{
-    Alias, Claim, MachineSelector, Naming, SHARED, SelectError, is_allowed, key, list_visible, pick,
-    refers_to, resolve, written,
+    Alias, Claim, MachineSelector, Naming, SHARED, SelectError, THIS_COMPUTER, is_allowed, key, list_visible,
+    pick, refers_to, resolve, without_suffix, written,
 };
 use crate::net::Net;
 use crate::ssh::foreign_entries::ForeignEntry;
 use crate::ssh::host_entry::{self, CertificateMode, Host, Platform, escape_percent, is_alias};
-use crate::ssh::managed_block;
-use crate::ssh::used_names::UsedNames;
+use crate::ssh::used_names::{Use, UsedNames};
+use crate::ssh::{effective_config, managed_block};
 use crate::state::Store;
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::terminal::output::note;
@@ -229,6 +229,9 @@ pub(super) async fn compose(
     let typed = to_selector(&args.selection);
     options.platform = args.platform.or(options.platform);
     options.program = args.program.clone().or(options.program);
+    if let Some(suffix) = &args.suffix {
+        options.set_suffix(suffix)?;
+    }
     if options.program.is_none() && args.platform.is_some_and(|platform| platform != Platform::HERE) {
         note(
             "the host entries contain the path of arcssh on this computer; to set another one: --program PATH",
@@ -303,6 +306,7 @@ impl Azure<'_> {
         let known = self.list(&access, &typed.subscriptions).cloned().unwrap_or_default();
         let mut named = BTreeSet::new();
         for text in &typed.machines {
+            let text = without_suffix(text, options.suffix(), &known);
             let machine = pick(&self.arm(&access)?, text, &known).await?;
             let by_alias = self.args.derived || !refers_to(text, &machine);
             options.name(&machine, by_alias, login);
@@ -467,6 +471,7 @@ impl Renderer<'_> {
             used: self.used,
             written: written(block),
             written_checked: managed_block::is_current(block),
+            suffix: options.suffix(),
             taken: options.adopted.iter().map(|one| one.alias.to_lowercase()).collect(),
         };
         // An alias depends on all visible machines, not only on the selected ones.
@@ -523,7 +528,10 @@ impl Renderer<'_> {
             let name = patterns.first().cloned().unwrap_or_default();
             let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
             match entry.with_context(|| format!("cannot write a host entry for {name}")) {
-                Ok(text) => host_entries.push(text),
+                Ok(text) => {
+                    self.note_options(&text, notes);
+                    host_entries.push(text);
+                }
                 Err(error) if is_named_now => return Err(error.into()),
                 Err(error) => {
                     notes.of_machine.insert(key(&machine), error.root_cause().to_string());
@@ -537,9 +545,28 @@ impl Renderer<'_> {
         skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
         if let Some(one) = &options.wildcard {
             let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
-            host_entries.push(host.render(host_entry::WILDCARD, options.platform())?);
+            let text = host.render(host_entry::WILDCARD, options.platform())?;
+            self.note_options(&text, notes);
+            let used = self.used.in_configuration(&example(&one.pattern), Use::AnyPattern);
+            let overridden = used.map(|location| format!("the entry overrides {location}"));
+            notes.of_alias.extend(overridden.map(|note| (one.pattern.clone(), note)));
+            host_entries.push(text);
         }
         Ok(host_entries.join("\n"))
+    }
+
+    /// Notes the options of the user that ssh adds to a rendered host entry.
+    fn note_options(&self, entry: &str, notes: &mut Notes) {
+        let Some((patterns, values)) = effective_config::host_entries(entry).into_iter().next() else {
+            return;
+        };
+        let Some(alias) = patterns.first().cloned() else { return };
+        let names: Vec<String> = patterns.iter().map(|pattern| example(pattern)).collect();
+        let keywords = values.into_iter().map(|(keyword, _)| keyword).collect();
+        let options = self.used.options.added_to(&names, &keywords);
+        if !options.is_empty() {
+            notes.added.insert(alias, options);
+        }
     }
 
     /// Adds the reason why a machine of the old block is not in the new one, unless there is a more precise one.
@@ -553,11 +580,16 @@ impl Renderer<'_> {
     }
 }
 
+/// A name that a pattern matches.
+fn example(pattern: &str) -> String {
+    pattern.replace(['*', '?'], "x")
+}
+
 /// The remark about an alias, for the list of changes.
 fn note_of(machine: &Machine, alias: &Alias) -> Option<String> {
     let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
     match (&alias.instead, &alias.overrides) {
-        (Some(why), _) if why == SHARED => Some(why.clone()),
+        (Some(why), _) if [SHARED, THIS_COMPUTER].contains(&why.as_str()) => Some(why.clone()),
         (Some(why), _) => Some(format!("{why}; to use its name anyway: arcssh config {name}")),
         (None, Some(location)) => Some(format!("the entry overrides {location}")),
         (None, None) => None,

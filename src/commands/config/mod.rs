@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
         print(&managed_block::block(&composed.options.line()?, &composed.host_entries))?;
         return Ok(0);
     }
-    let before = managed_block::read(&file)?;
+    let before = managed_block::read_valid(&file)?;
     let mut next = changed(args, &file, &before).await?;
     if args.dry_run {
         next.plan.print();
@@ -255,7 +255,7 @@ fn own_block(text: &str) -> Result<&str> {
 }
 
 async fn verify(file: &Path) -> Result<u8> {
-    let text = managed_block::read(file)?;
+    let text = managed_block::read_valid(file)?;
     if managed_block::find(&text)?.is_none() {
         return Err(anyhow!("{} has no managed block", file.display()).into());
     }

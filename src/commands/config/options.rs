@@ -11,6 +11,7 @@ use crate::azure::cloud::CloudName;
 use crate::azure::credentials::{CredentialOptions, CredentialSource};
 use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::azure::resource_id::ResourceId;
+use crate::commands::config::wildcard;
 use crate::entra_ssh::CertificateOptions;
 use crate::machines::{MachineSelector, refers_to};
 use crate::ssh::foreign_entries::ForeignEntry;
@@ -32,6 +33,9 @@ pub(super) struct Options {
     /// Removed machines, which filters do not select until the user names them again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) except: BTreeSet<String>,
+    /// The suffix of all aliases except those of adopted entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) suffix: Option<String>,
     /// The platform of the whole block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) platform: Option<Platform>,
@@ -233,6 +237,22 @@ impl Options {
         self.adopted.iter().any(|adopted| entry.patterns.first() == Some(&adopted.alias))
     }
 
+    pub(super) fn suffix(&self) -> &str {
+        self.suffix.as_deref().unwrap_or_default()
+    }
+
+    /// Sets the suffix of all aliases, or removes it if it is empty.
+    ///
+    /// # Errors
+    /// Names of other hosts can have the suffix.
+    pub(super) fn set_suffix(&mut self, suffix: &str) -> Result<()> {
+        if !suffix.is_empty() {
+            wildcard::check(&format!("*{suffix}"))?;
+        }
+        self.suffix = Some(suffix.to_lowercase()).filter(|suffix| !suffix.is_empty());
+        Ok(())
+    }
+
     pub(super) fn platform(&self) -> Platform {
         self.platform.unwrap_or(Platform::HERE)
     }
@@ -377,6 +397,7 @@ impl From<Merged> for Options {
             wildcard: wildcard.map(|pattern| Wildcard { pattern, login: login.clone() }),
             adopted,
             except,
+            suffix: None,
             platform,
             program: None,
         }

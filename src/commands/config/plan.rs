@@ -6,7 +6,9 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
 use crate::ssh::effective_config::{self, Expected};
 use crate::ssh::managed_block;
+use crate::ssh::user_options::UserOption;
 use crate::terminal::output::note;
+use crate::text::shell_quote;
 
 /// The most lines for changes of one kind.
 const MAX_LINES: usize = 20;
@@ -18,6 +20,8 @@ pub(super) struct Notes {
     pub(super) of_alias: BTreeMap<String, String>,
     /// The reasons of removals, by the machine's resource ID in lower case or by the pattern.
     pub(super) of_machine: BTreeMap<String, String>,
+    /// The user's options that ssh adds to host entries, by the alias in the new block.
+    pub(super) added: BTreeMap<String, Vec<UserOption>>,
 }
 
 /// A host entry in a block.
@@ -38,6 +42,8 @@ pub(super) struct Plan {
     /// The removed entries without the reasons, so that two plans for the same entries are equal.
     pub(super) removed: Vec<String>,
     reasons: Vec<String>,
+    /// The aliases of added, changed and renamed entries to which ssh adds the same options of the user.
+    with_options: BTreeMap<Vec<UserOption>, Vec<String>>,
 }
 
 impl Plan {
@@ -48,7 +54,13 @@ impl Plan {
         let mut plan = Self::default();
         let mut unmatched = Vec::new();
         for entry in entries(new) {
-            match old.remove(&entry.alias) {
+            let before = old.remove(&entry.alias);
+            if before.as_ref().is_none_or(|before| before.text != entry.text)
+                && let Some(options) = notes.added.get(&entry.alias)
+            {
+                plan.with_options.entry(options.clone()).or_default().push(entry.alias.clone());
+            }
+            match before {
                 Some(before) if before.has_machine_of(&entry) => plan.change(&before, &entry),
                 Some(before) => {
                     old.insert(before.alias.clone(), before);
@@ -113,6 +125,37 @@ impl Plan {
                 note(&format!("{kind} {more} more"));
             }
         }
+        self.print_options();
+    }
+
+    /// Prints the user's options that ssh adds to the host entries, one line for each file and list of options.
+    fn print_options(&self) {
+        for (options, aliases) in self.with_options.iter().take(MAX_LINES) {
+            let [alias, others @ ..] = &aliases[..] else { continue };
+            let names = match others.len() {
+                0 => alias.clone(),
+                1 => format!("{alias} and 1 more host entry"),
+                more => format!("{alias} and {more} more host entries"),
+            };
+            for of_file in options.chunk_by(|one, next| one.location.file == next.location.file) {
+                let Some(UserOption { location, .. }) = of_file.first() else { continue };
+                let options: Vec<String> = of_file.iter().map(described).collect();
+                note(&format!(
+                    "ssh adds options of {} to {names}: {}",
+                    location.file.display(),
+                    options.join(", ")
+                ));
+            }
+            if let Some(port) = options.iter().find_map(UserOption::port) {
+                let only = if others.is_empty() { format!("{} ", shell_quote(alias)) } else { String::new() };
+                note(&format!(
+                    "hint: if SSH is enabled on another port of the machine than {port}, such as 22: arcssh config {only}--port 22"
+                ));
+            }
+        }
+        if let Some(more) = self.with_options.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
+            note(&format!("{more} more lists of options also apply to host entries"));
+        }
     }
 }
 
@@ -133,6 +176,11 @@ impl Entry {
             None => self.alias.clone(),
         }
     }
+}
+
+fn described(option: &UserOption) -> String {
+    let port = option.port().map_or(String::new(), |port| format!(" {port}"));
+    format!("{}{port} (line {})", option.keyword, option.location.line)
 }
 
 fn entries(block: &str) -> Vec<Entry> {

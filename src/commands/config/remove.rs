@@ -25,7 +25,7 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str, file: &Path) -> Resul
     let mut entries: Vec<Entry> =
         managed_block::host_entries(&block).iter().map(|text| Entry::of(text)).collect();
     for name in names {
-        let at = position(&entries, name)?
+        let at = position(&entries, name, options.suffix())?
             .ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?;
         let entry = entries.remove(at);
         options.exclude(entry.machine.map(|machine| machine.id), &entry.patterns, name)?;
@@ -55,10 +55,12 @@ impl Entry {
     }
 }
 
-/// Returns the position of the only entry with a name: an alias, or otherwise the name or ID of its machine.
-fn position(entries: &[Entry], name: &str) -> Result<Option<usize>> {
+/// Returns the position of the only entry with a name: an alias, also without the suffix, or otherwise the name or ID of its
+/// machine.
+fn position(entries: &[Entry], name: &str, suffix: &str) -> Result<Option<usize>> {
     let reference = name.parse::<MachineRef>().ok();
-    let has_alias = |entry: &Entry| entry.patterns.iter().any(|pattern| pattern.eq_ignore_ascii_case(name));
+    let has_alias =
+        |entry: &Entry, alias: &str| entry.patterns.iter().any(|pattern| pattern.eq_ignore_ascii_case(alias));
     let has_machine = |entry: &Entry| {
         let machine = entry.machine.as_ref().zip(reference.as_ref());
         machine.is_some_and(|(machine, reference)| reference.matches(machine))
@@ -66,7 +68,10 @@ fn position(entries: &[Entry], name: &str) -> Result<Option<usize>> {
     let positions = |matches: &dyn Fn(&Entry) -> bool| -> Vec<usize> {
         (0..entries.len()).filter(|at| matches(&entries[*at])).collect()
     };
-    let mut found = positions(&has_alias);
+    let mut found = positions(&|entry| has_alias(entry, name));
+    if found.is_empty() {
+        found = positions(&|entry| has_alias(entry, &format!("{name}{suffix}")));
+    }
     if found.is_empty() {
         found = positions(&has_machine);
     }

@@ -47,7 +47,7 @@ pub(super) fn entry(file: &Path, machine: &str) -> Option<HostEntry> {
 /// # Errors
 /// ssh rejects the configuration, or another line overrides a host entry.
 pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis::Result<Block> {
-    let text = managed_block::read(file)?;
+    let text = managed_block::read_valid(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
     let only = entry.map(|entry| entry.alias.as_str());
     let verified = verification::verify_file(&text[range], file, only, &|_, _| {})?;

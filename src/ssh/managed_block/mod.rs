@@ -6,6 +6,7 @@
 //! therefore ends with an empty `Host *`, to which its last marker belongs. A second `Host *` below the marker belongs to the
 //! user's settings.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::ssh::SshError;
@@ -49,11 +51,12 @@ pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 /// certificates go below all host entries, since some programs read no host entry below a `Match`.
 pub(crate) fn block(options: &str, host_entries: &str) -> String {
     let renewals = sections(host_entries).into_iter().filter(|section| section.is_renewal(host_entries));
-    let renewals: Vec<Range<usize>> = renewals.map(|section| section.header).collect();
-    let is_entry = |line: &&Range<usize>| !renewals.contains(line);
+    let renewals: BTreeMap<usize, Range<usize>> =
+        renewals.map(|section| (section.header.start, section.header)).collect();
+    let is_entry = |line: &&Range<usize>| !renewals.contains_key(&line.start);
     let entries: String =
         line_ranges(host_entries).iter().filter(is_entry).map(|line| &host_entries[line.clone()]).collect();
-    let renewals: String = renewals.into_iter().map(|line| &host_entries[line]).collect();
+    let renewals: String = renewals.into_values().map(|line| &host_entries[line]).collect();
     let gap = if renewals.is_empty() { "" } else { "\n\n" };
     let entries = [entries.trim_end(), gap, renewals.trim_end()].concat();
     // Each line has one placeholder, so that arcssh does not replace one inside a value.
@@ -77,6 +80,13 @@ pub(crate) fn is_current(block: &str) -> bool {
 pub(crate) fn options(text: &str) -> Result<Option<&str>> {
     let Some(range) = find(text)? else { return Ok(None) };
     Ok(text[range].lines().find_map(|line| line.strip_prefix(OPTIONS)).map(str::trim_end))
+}
+
+/// The suffix of all aliases of the block in a text, such as `.arc`; empty if they have none.
+pub(crate) fn suffix(text: &str) -> String {
+    let line = options(text).ok().flatten().unwrap_or_default();
+    let options: Value = serde_json::from_str(line).unwrap_or_default();
+    options["suffix"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Finds the block in a text, including the end of its last line.
@@ -249,6 +259,19 @@ impl Section {
         self.is_renewal(block) || self.is_closing(block) || self.directives(block).any(is_proxy)
     }
 
+    /// Whether the section has only lines that arcssh writes, so that it needs no markers to be recognized.
+    fn is_certain(&self, block: &str) -> bool {
+        let mut directives = self.directives(block);
+        let own = own_keywords();
+        let connects =
+            |value: &str| value.contains(" proxy /subscriptions/") || value.contains(" proxy --host %");
+        let is_proxy =
+            |(_, keyword, value): (&str, String, String)| keyword == "proxycommand" && connects(&value);
+        self.is_renewal(block)
+            || self.directives(block).any(is_proxy)
+                && directives.all(|(_, keyword, _)| own.contains(&keyword))
+    }
+
     /// Whether the section is a `Match` line that renews a certificate.
     fn is_renewal(&self, block: &str) -> bool {
         let is_match = self.keyword == "match" && self.value.starts_with("originalhost ");
@@ -260,16 +283,49 @@ impl Section {
         self.keyword == "host" && self.value == "*" && self.directives(block).next().is_none()
     }
 
-    /// Whether a `Match` line is for the patterns of this host entry.
-    fn is_renewed_by(&self, renewal: &Self) -> bool {
-        let patterns = self.value.split_whitespace().collect::<Vec<_>>().join(",");
-        renewal.value.split_whitespace().nth(1) == Some(&patterns)
+    /// The patterns of this host entry, as in the `Match` line that renews its certificate.
+    fn match_patterns(&self) -> String {
+        self.value.split_whitespace().collect::<Vec<_>>().join(",")
     }
 }
 
 /// Whether the host entries of a block have a template of the user, which may contain any line.
 fn has_template(block: &str) -> bool {
     block.lines().any(|line| line.starts_with(OPTIONS) && line.contains("\"template\":"))
+}
+
+/// The keywords of the built-in templates.
+fn own_keywords() -> Vec<String> {
+    let templates = [host_entry::HOST, host_entry::WILDCARD];
+    templates.iter().flat_map(|text| text.lines()).filter_map(directive).map(|one| one.0).collect()
+}
+
+/// The first and the last line of a block of which one marker is missing, without lines that arcssh may not have written.
+/// Programs that remove a section also remove the comments below it, such as a marker and the options line.
+fn rest_of_block(text: &str) -> Option<(usize, usize)> {
+    let lines = line_ranges(text);
+    let content = |line: &&Range<usize>| text[(*line).clone()].trim_start_matches(BYTE_ORDER_MARK).trim_end();
+    let begins: Vec<&Range<usize>> = lines.iter().filter(|line| content(line).starts_with(BEGIN)).collect();
+    let ends: Vec<&Range<usize>> = lines.iter().filter(|line| content(line) == END).collect();
+    let range = match (&begins[..], &ends[..]) {
+        ([], [end]) => {
+            let above = &text[..end.end];
+            let sections = sections(above);
+            let (closing, entries) = sections.split_last().filter(|(last, _)| last.is_closing(above))?;
+            let own = entries.iter().rev().take_while(|section| section.is_certain(above));
+            let start = own.last().map_or(closing.range.start, |first| first.header.start);
+            start..end_with_all_hosts(text, end.end)
+        }
+        ([begin], []) => {
+            let below = &text[begin.start..];
+            let sections = sections(below);
+            let own = sections.iter().take_while(|section| section.is_certain(below));
+            begin.start..begin.start + own.last()?.range.end
+        }
+        _ => return None,
+    };
+    let number = |at: usize| text[..at].matches('\n').count();
+    Some((number(range.start) + 1, number(text[..range.end].trim_end().len()) + 1))
 }
 
 /// The lines inside of a block that arcssh did not write. Programs that write a parsed configuration put new sections into
@@ -281,9 +337,7 @@ pub(crate) fn foreign_lines(block: &str) -> String {
     let mut foreign: String =
         block[..first].split_inclusive('\n').filter(|text| directive(text).is_some()).map(line).collect();
     let has_template = has_template(block);
-    let templates = [host_entry::HOST, host_entry::WILDCARD];
-    let own: Vec<String> =
-        templates.iter().flat_map(|text| text.lines()).filter_map(directive).map(|one| one.0).collect();
+    let own = own_keywords();
     for section in &sections {
         let is_closing = section.value == "*" && section.keyword == "host";
         if has_template && !is_closing {
@@ -311,12 +365,16 @@ pub(crate) fn foreign_lines(block: &str) -> String {
 pub(crate) fn host_entries(block: &str) -> Vec<String> {
     let sections = sections(block);
     let has_template = has_template(block);
-    let renewals: Vec<&Section> = sections.iter().filter(|section| section.is_renewal(block)).collect();
+    let mut renewals: BTreeMap<String, &Section> = BTreeMap::new();
+    for renewal in sections.iter().filter(|section| section.is_renewal(block)) {
+        let patterns = renewal.value.split_whitespace().nth(1).unwrap_or_default();
+        renewals.entry(patterns.to_owned()).or_insert(renewal);
+    }
     let is_entry = |section: &&Section| {
         section.keyword == "host" && !section.is_closing(block) && (has_template || section.is_own(block))
     };
     let text = |section: &Section| {
-        let renewal = renewals.iter().find(|renewal| section.is_renewed_by(renewal));
+        let renewal = renewals.get(&section.match_patterns());
         let range = &section.range;
         let Some(renewal) = renewal else { return block[range.clone()].to_owned() };
         // An earlier version wrote the `Match` between the comments and the host entry.
@@ -346,7 +404,7 @@ impl LockedConfig {
         let folder = files::parent(&path);
         files::create_private_dir(folder).map_err(not_written("create", folder))?;
         let lock = lock(&path).await.map_err(not_written("lock", &path))?;
-        let text = read(&path)?;
+        let text = read_valid(&path)?;
         Ok(Self { path, text, _lock: lock })
     }
 
@@ -493,6 +551,22 @@ pub(crate) fn read(path: &Path) -> Result<String> {
         Ok(bytes) => Ok(decoded(&bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// The text of a file, as from [`read`], whose managed block has both markers.
+///
+/// # Errors
+/// As for [`read`]; [`SshError::DamagedBlock`].
+pub(crate) fn read_valid(path: &Path) -> Result<String, SshError> {
+    let text = read(path)?;
+    match find(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(SshError::DamagedBlock {
+            path: path.to_owned(),
+            cause: error.to_string(),
+            rest: rest_of_block(&text),
+        }),
     }
 }
 

@@ -212,7 +212,7 @@ fn json_contains_all_properties() {
     let machines = json(&w, &["--format", "json", "web01"]);
     let machine = w.emulator().machine("web01");
     let mut expected = json!([{
-        "name": "Web01", "resourceGroup": "rg-arc", "subscription": SUBSCRIPTION, "id": machine.resource_id(),
+        "name": "Web01", "alias": "web01", "resourceGroup": "rg-arc", "subscription": SUBSCRIPTION, "id": machine.resource_id(),
         "vmId": machine.vm_id(), "status": "Connected", "agentVersion": "1.67.03504.1320", "os": "linux", "tags": {},
     }]);
     expected[0]["lastStatusChange"] = machines[0]["lastStatusChange"].clone();
