@@ -541,7 +541,8 @@ impl Naming<'_> {
         let written = self.written.get(&key(machine)).into_iter().flatten().find(is_alias);
         let is_checked = written.is_some_and(|written| self.written_checked || !written.has_key_alias);
         let known = || if is_checked { None } else { self.used.among_known_hosts(candidate, usage) };
-        let configured = if written.is_some() && self.written_checked {
+        // Sections of the user for names with a suffix are for host entries of arcssh.
+        let configured = if written.is_some() && self.written_checked || !self.suffix.is_empty() {
             self.used.redirected(candidate, usage)
         } else {
             self.used.in_configuration(candidate, usage)

@@ -353,43 +353,69 @@ fn unbalanced_markers_are_rejected_with_their_line() {
     }
 }
 
+/// A section that another program adds above the block, and that looks like a host entry.
+const ABOVE: &str = "Host mine\n    ProxyCommand ssh proxy -W %h:%p\n";
+
+/// What remains after a program has removed the section above the block with the comments below it.
+fn without_comments_above(text: &str) -> String {
+    format!("{ABOVE}{}", &text[text.find("Host ").unwrap()..])
+}
+
 #[test]
-fn the_rest_of_a_block_without_a_marker_is_named() {
+fn a_block_without_its_first_lines_is_recognized() {
     let w = lab(&["web01", "web02"]);
     for mode in [&[][..], &["--entra=files"], &["--wildcard", "*.arc"]] {
         let home = Home::with(&w, "Host after\n    Port 7\n");
         home.succeed(&[&["--all"], mode].concat());
         let text = home.text();
-        // A section above the block that ends without its marker, and one that looks like a host entry.
-        let own = "Host mine\n    ProxyCommand ssh proxy -W %h:%p\n";
-        let rest = &text[text.find("Host web01").unwrap()..];
-        fs::write(home.file(), format!("{own}{rest}")).unwrap();
-        let error = home.fail(1, &[]);
-        let last = 2 + rest.lines().position(|line| line == "Host after").unwrap();
-        let hint = format!("hint: delete lines 3 to {} of ~/.ssh/config, which arcssh wrote", last - 1);
-        assert!(
-            error.contains(" ends a managed block that no line begins\n") && error.contains(&hint),
-            "{error}"
-        );
-        // The user does so, and runs arcssh again.
-        let kept: Vec<&str> = own.lines().chain(["Host after", "    Port 7"]).collect();
-        fs::write(home.file(), kept.join("\n") + "\n").unwrap();
-        home.succeed(&["--all"]);
-        assert!(home.text().ends_with(&(kept.join("\n") + "\n")));
-
-        let without_end =
-            text.replace("# <<< arcssh <<<\n", "").replace("# End of the arcssh host entries.\nHost *\n", "");
-        fs::write(home.file(), &without_end).unwrap();
-        let error = home.fail(1, &["--remove"]);
-        let hint = "hint: delete lines 1 to ";
-        assert!(
-            error.contains(" begins a managed block that no line ends\n") && error.contains(hint),
-            "{error}"
-        );
-        let doctor = run(home.command(ARCSSH).args(["doctor", "--json"]));
-        assert!(String::from_utf8_lossy(&doctor.stdout).contains("\"config-rejected\""));
+        for arguments in [&[][..], &["web01"], &["--remove", "web02"], &["--remove"]] {
+            fs::write(home.file(), without_comments_above(&text)).unwrap();
+            home.succeed(&["--verify"]);
+            assert_eq!(home.changes(&[]), [""; 0]);
+            assert_eq!(home.text(), format!("{ABOVE}{text}"));
+            fs::write(home.file(), without_comments_above(&text)).unwrap();
+            home.succeed(arguments);
+            assert_eq!(home.hosts()[0], "mine");
+            assert!(
+                home.effective("after", "port") == "7"
+                    && home.effective("mine", "proxycommand").contains("-W")
+            );
+        }
+        assert!(!home.text().contains("arcssh"), "{}", home.text());
         fs::remove_dir_all(&home.path).unwrap();
     }
+}
+
+#[test]
+fn the_lines_of_a_block_that_is_not_complete_are_named() {
+    let w = lab(&["web01", "web02"]);
+    let home = Home::with(&w, "Host after\n    Port 7\n");
+    home.succeed(&["--all"]);
+    let text = home.text();
+    let options = text.lines().find(|line| line.starts_with("# options ")).unwrap();
+    let rest = without_comments_above(&text.replace(&format!("{options}\n"), ""));
+    fs::write(home.file(), &rest).unwrap();
+    let error = home.fail(1, &[]);
+    let last = rest.lines().position(|line| line == "Host after").unwrap() - 1;
+    let hint = format!("hint: delete lines 3 to {last} of ~/.ssh/config, which arcssh wrote, and repeat");
+    assert!(
+        error.contains(" ends a managed block that no line begins\n") && error.contains(&hint),
+        "{error}"
+    );
+    let changed = without_comments_above(&text.replace("    HostName web01\n", "    Compression yes\n"));
+    fs::write(home.file(), &changed).unwrap();
+    let error = home.fail(1, &[]);
+    assert!(error.contains(" no line begins\n") && error.contains("hint: delete the markers"), "{error}");
+    let without_end = text.split("# End of").next().unwrap();
+    fs::write(home.file(), without_end).unwrap();
+    let error = home.fail(1, &["--remove"]);
+    let hint = format!("hint: delete lines 1 to {} of", without_end.trim_end().lines().count());
+    assert!(
+        error.contains(" begins a managed block that no line ends\n") && error.contains(&hint),
+        "{error}"
+    );
+    let doctor = run(home.command(ARCSSH).args(["doctor", "--json"]));
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("\"config-rejected\""));
 }
 
 /// Returns whether root runs the tests, who may read and write all files.
@@ -1418,9 +1444,12 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
     let old = block_of_format_1();
     let home = Home::with(&w, &format!("{old}\nHost other\n"));
     assert_eq!(home.succeed_with_changes(&[]).lines().count(), 1, "no host entry changes");
-    let (new, from) = (home.text(), old.lines().position(|line| line.is_empty()).unwrap());
+    let new = home.text();
     assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
-    let entries = |text: &str| text.lines().skip(from).map(str::to_owned).collect::<Vec<_>>();
+    let entries = |text: &str| {
+        let lines = text.lines().skip_while(|line| !line.is_empty());
+        lines.filter(|line| !line.starts_with("# options ")).map(str::to_owned).collect::<Vec<_>>()
+    };
     assert_eq!(entries(&new), entries(&with_new_comments(&format!("{old}\nHost other\n"))));
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01: user"]);

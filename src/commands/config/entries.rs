@@ -14,7 +14,7 @@ use crate::cli::ConfigArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
 use crate::commands::config::certificates::Entra;
 use crate::commands::config::options::{Access, Adopted, Filter, Login, Options};
-use crate::commands::config::plan::Notes;
+use crate::commands::config::plan::{Notes, example};
 use crate::commands::config::{own_block, wildcard};
 use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
@@ -26,8 +26,8 @@ use crate::machines::{
 use crate::net::Net;
 use crate::ssh::foreign_entries::ForeignEntry;
 use crate::ssh::host_entry::{self, CertificateMode, Host, Platform, escape_percent, is_alias};
+use crate::ssh::managed_block;
 use crate::ssh::used_names::{Use, UsedNames};
-use crate::ssh::{effective_config, managed_block};
 use crate::state::Store;
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::terminal::output::note;
@@ -249,6 +249,7 @@ pub(super) async fn compose(
         options.apply_to_all(&login);
     }
     let used = UsedNames::here(target.file);
+    wildcard::check_suffix(options.suffix(), &used)?;
     let mut notes = Notes::default();
     match &args.wildcard {
         Some(pattern) => {
@@ -529,7 +530,7 @@ impl Renderer<'_> {
             let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
             match entry.with_context(|| format!("cannot write a host entry for {name}")) {
                 Ok(text) => {
-                    self.note_options(&text, notes);
+                    notes.add_options(self.used, &text);
                     host_entries.push(text);
                 }
                 Err(error) if is_named_now => return Err(error.into()),
@@ -546,27 +547,13 @@ impl Renderer<'_> {
         if let Some(one) = &options.wildcard {
             let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
             let text = host.render(host_entry::WILDCARD, options.platform())?;
-            self.note_options(&text, notes);
-            let used = self.used.in_configuration(&example(&one.pattern), Use::AnyPattern);
+            notes.add_options(self.used, &text);
+            let used = self.used.redirected(&example(&one.pattern), Use::AnyPattern);
             let overridden = used.map(|location| format!("the entry overrides {location}"));
             notes.of_alias.extend(overridden.map(|note| (one.pattern.clone(), note)));
             host_entries.push(text);
         }
         Ok(host_entries.join("\n"))
-    }
-
-    /// Notes the options of the user that ssh adds to a rendered host entry.
-    fn note_options(&self, entry: &str, notes: &mut Notes) {
-        let Some((patterns, values)) = effective_config::host_entries(entry).into_iter().next() else {
-            return;
-        };
-        let Some(alias) = patterns.first().cloned() else { return };
-        let names: Vec<String> = patterns.iter().map(|pattern| example(pattern)).collect();
-        let keywords = values.into_iter().map(|(keyword, _)| keyword).collect();
-        let options = self.used.options.added_to(&names, &keywords);
-        if !options.is_empty() {
-            notes.added.insert(alias, options);
-        }
     }
 
     /// Adds the reason why a machine of the old block is not in the new one, unless there is a more precise one.
@@ -578,11 +565,6 @@ impl Renderer<'_> {
             notes.of_machine.entry(machine).or_insert_with(|| reason.into());
         }
     }
-}
-
-/// A name that a pattern matches.
-fn example(pattern: &str) -> String {
-    pattern.replace(['*', '?'], "x")
 }
 
 /// The remark about an alias, for the list of changes.

@@ -32,6 +32,7 @@ use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::host_entry::Platform;
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
 use crate::ssh::shell;
+use crate::ssh::used_names::UsedNames;
 use crate::ssh::verification::{self, Verified, View};
 use crate::terminal::output::{note, print};
 use crate::terminal::progress::Progress;
@@ -264,6 +265,10 @@ async fn verify(file: &Path) -> Result<u8> {
     };
     shell::check().await?;
     note(&format!("verified {} in {}", counted(hosts), file.display()));
+    let (used, block) = (UsedNames::here(file), own_block(&text)?);
+    let mut notes = Notes::default();
+    managed_block::host_entries(block).iter().for_each(|entry| notes.add_options(&used, entry));
+    Plan::between("", block, &notes).print_options();
     Ok(0)
 }
 

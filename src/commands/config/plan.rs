@@ -6,6 +6,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
 use crate::ssh::effective_config::{self, Expected};
 use crate::ssh::managed_block;
+use crate::ssh::used_names::UsedNames;
 use crate::ssh::user_options::UserOption;
 use crate::terminal::output::note;
 use crate::text::shell_quote;
@@ -22,6 +23,26 @@ pub(super) struct Notes {
     pub(super) of_machine: BTreeMap<String, String>,
     /// The user's options that ssh adds to host entries, by the alias in the new block.
     pub(super) added: BTreeMap<String, Vec<UserOption>>,
+}
+
+impl Notes {
+    /// Adds the options of the user that ssh adds to a rendered host entry.
+    pub(super) fn add_options(&mut self, used: &UsedNames, entry: &str) {
+        let Some((patterns, values)) = effective_config::host_entries(entry).into_iter().next() else {
+            return;
+        };
+        let names: Vec<String> = patterns.iter().map(|pattern| example(pattern)).collect();
+        let keywords = values.into_iter().map(|(keyword, _)| keyword).collect();
+        let options = used.options.added_to(&names, &keywords);
+        self.added.extend(
+            patterns.into_iter().next().filter(|_| !options.is_empty()).map(|alias| (alias, options)),
+        );
+    }
+}
+
+/// A name that a pattern matches.
+pub(super) fn example(pattern: &str) -> String {
+    pattern.replace(['*', '?'], "x")
 }
 
 /// A host entry in a block.
@@ -129,7 +150,7 @@ impl Plan {
     }
 
     /// Prints the user's options that ssh adds to the host entries, one line for each file and list of options.
-    fn print_options(&self) {
+    pub(super) fn print_options(&self) {
         for (options, aliases) in self.with_options.iter().take(MAX_LINES) {
             let [alias, others @ ..] = &aliases[..] else { continue };
             let names = match others.len() {

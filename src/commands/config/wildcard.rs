@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::ssh::host_entry::is_pattern;
-use crate::ssh::used_names::UsedNames;
+use crate::ssh::used_names::{Use, UsedNames};
 
 /// Suffixes of names on the internet or on the local network, which a wildcard must not have as its only label (RFC 6761,
 /// RFC 6762, RFC 8375; ICANN's "Delegated Strings" with the most registrations). A country's suffix has two letters.
@@ -82,6 +82,22 @@ pub(super) fn check_names(pattern: &str, used: &UsedNames) -> Result<()> {
     match used.covered_by(pattern) {
         Some((name, location)) => {
             bail!("{pattern:?} covers {name:?}, which ssh already uses: {location}; choose another suffix")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Accepts a suffix, unless a pattern in the user's or the system's configuration connects its names to other hosts.
+///
+/// # Errors
+/// The location of the pattern.
+pub(super) fn check_suffix(suffix: &str, used: &UsedNames) -> Result<()> {
+    let location = used.redirected(&format!("x{suffix}"), Use::AnyPattern).filter(|_| !suffix.is_empty());
+    match location {
+        Some(location) => {
+            bail!(
+                "names with the suffix {suffix} already connect to other hosts: {location}; choose another suffix"
+            )
         }
         None => Ok(()),
     }

@@ -26,13 +26,14 @@ use crate::commands::doctor::local::{self, Block, HostKey};
 use crate::diagnosis::{Context, Error, Result};
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::machines::find;
+use crate::machines::{find, without_suffix};
 use crate::net::{self, Net, NetError, x509};
 use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::connector::Connector;
 use crate::relay::handshake::Upgraded;
 use crate::ssh::shell;
+use crate::ssh::managed_block;
 use crate::state::Store;
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
@@ -293,6 +294,8 @@ impl Prober<'_> {
             return Ok(id);
         }
         let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
+        let suffix = managed_block::suffix(&managed_block::read(&self.file).unwrap_or_default());
+        let name = without_suffix(name, &suffix, &[]);
         within(PROBE_TIMEOUT, ARM, async { Ok(find(&self.arm, name, &subscriptions).await?.id) }).await
     }
 

@@ -73,7 +73,8 @@ pub(crate) fn block(options: &str, host_entries: &str) -> String {
 pub(crate) fn is_current(block: &str) -> bool {
     let [.., current] = FORMATS;
     let first = block.lines().next().unwrap_or_default().trim_start_matches(BYTE_ORDER_MARK);
-    first.strip_prefix(BEGIN).is_some_and(|rest| rest.split(':').next() == Some(current))
+    // A block without its first line has the options of the current format; see `find`.
+    first.strip_prefix(BEGIN).is_none_or(|rest| rest.split(':').next() == Some(current))
 }
 
 /// The options line of the block in a text.
@@ -89,11 +90,21 @@ pub(crate) fn suffix(text: &str) -> String {
     options["suffix"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Finds the block in a text, including the end of its last line.
+/// Finds the block in a text, including the end of its last line. The options line is directly above the last marker, so a
+/// block that has lost its first marker is still complete; see [`rest_of_block`].
 ///
 /// # Errors
 /// The markers do not match; the block has a later format. The error has the line number.
 pub(crate) fn find(text: &str) -> Result<Option<Range<usize>>> {
+    let has_options = |range: &Range<usize>| {
+        let mut lines = text[range.clone()].lines().rev();
+        lines.next().is_some_and(|line| line == END)
+            && lines.next().is_some_and(|line| line.starts_with(OPTIONS))
+    };
+    find_markers(text).or_else(|error| rest_of_block(text).filter(has_options).map(Some).ok_or(error))
+}
+
+fn find_markers(text: &str) -> Result<Option<Range<usize>>> {
     let (mut open, mut found) = (None, None);
     let mut end = 0;
     for (number, line) in (1..).zip(text.split_inclusive('\n')) {
@@ -259,17 +270,19 @@ impl Section {
         self.is_renewal(block) || self.is_closing(block) || self.directives(block).any(is_proxy)
     }
 
+    /// Whether the section connects through arcssh.
+    fn connects(&self, block: &str) -> bool {
+        self.directives(block).any(|(_, keyword, value)| {
+            let is_arcssh = value.contains(" proxy /subscriptions/") || value.contains(" proxy --host %");
+            keyword == "proxycommand" && is_arcssh
+        })
+    }
+
     /// Whether the section has only lines that arcssh writes, so that it needs no markers to be recognized.
     fn is_certain(&self, block: &str) -> bool {
-        let mut directives = self.directives(block);
         let own = own_keywords();
-        let connects =
-            |value: &str| value.contains(" proxy /subscriptions/") || value.contains(" proxy --host %");
-        let is_proxy =
-            |(_, keyword, value): (&str, String, String)| keyword == "proxycommand" && connects(&value);
-        self.is_renewal(block)
-            || self.directives(block).any(is_proxy)
-                && directives.all(|(_, keyword, _)| own.contains(&keyword))
+        let has_own = || self.directives(block).all(|(_, keyword, _)| own.contains(&keyword));
+        self.is_renewal(block) || self.connects(block) && has_own()
     }
 
     /// Whether the section is a `Match` line that renews a certificate.
@@ -300,32 +313,40 @@ fn own_keywords() -> Vec<String> {
     templates.iter().flat_map(|text| text.lines()).filter_map(directive).map(|one| one.0).collect()
 }
 
-/// The first and the last line of a block of which one marker is missing, without lines that arcssh may not have written.
-/// Programs that remove a section also remove the comments below it, such as a marker and the options line.
-fn rest_of_block(text: &str) -> Option<(usize, usize)> {
+/// A block of which one marker is missing, if it is certain which lines arcssh wrote. Programs that parse a configuration and
+/// remove a section also remove the comments below it, such as a marker.
+fn rest_of_block(text: &str) -> Option<Range<usize>> {
     let lines = line_ranges(text);
     let content = |line: &&Range<usize>| text[(*line).clone()].trim_start_matches(BYTE_ORDER_MARK).trim_end();
     let begins: Vec<&Range<usize>> = lines.iter().filter(|line| content(line).starts_with(BEGIN)).collect();
     let ends: Vec<&Range<usize>> = lines.iter().filter(|line| content(line) == END).collect();
-    let range = match (&begins[..], &ends[..]) {
+    match (&begins[..], &ends[..]) {
         ([], [end]) => {
             let above = &text[..end.end];
             let sections = sections(above);
             let (closing, entries) = sections.split_last().filter(|(last, _)| last.is_closing(above))?;
-            let own = entries.iter().rev().take_while(|section| section.is_certain(above));
-            let start = own.last().map_or(closing.range.start, |first| first.header.start);
-            start..end_with_all_hosts(text, end.end)
+            let other = entries.iter().rposition(|section| !section.is_certain(above));
+            let start =
+                entries.get(other.map_or(0, |at| at + 1)).map_or(closing.range.start, |one| one.header.start);
+            let is_doubtful = has_template(above) || other.is_some_and(|at| entries[at].connects(above));
+            (!is_doubtful).then_some(start..end.end)
         }
         ([begin], []) => {
             let below = &text[begin.start..];
             let sections = sections(below);
             let own = sections.iter().take_while(|section| section.is_certain(below));
-            begin.start..begin.start + own.last()?.range.end
+            Some(begin.start..begin.start + own.last()?.range.end)
         }
-        _ => return None,
-    };
-    let number = |at: usize| text[..at].matches('\n').count();
-    Some((number(range.start) + 1, number(text[..range.end].trim_end().len()) + 1))
+        _ => None,
+    }
+}
+
+/// The first and the last line of the [`rest_of_block`].
+fn lines_of_rest(text: &str) -> Option<(usize, usize)> {
+    let range = rest_of_block(text)?;
+    let number = |at: usize| text[..at].matches('\n').count() + 1;
+    let end = end_with_all_hosts(text, range.end);
+    Some((number(range.start), number(text[..end].trim_end().len())))
 }
 
 /// The lines inside of a block that arcssh did not write. Programs that write a parsed configuration put new sections into
@@ -565,7 +586,7 @@ pub(crate) fn read_valid(path: &Path) -> Result<String, SshError> {
         Err(error) => Err(SshError::DamagedBlock {
             path: path.to_owned(),
             cause: error.to_string(),
-            rest: rest_of_block(&text),
+            rest: lines_of_rest(&text),
         }),
     }
 }

@@ -51,7 +51,10 @@ fn options_of_all_sections_for_a_name_are_listed_with_their_lines() {
     let rest: Vec<String> =
         rest.map(|(keyword, line)| format!("{keyword} (line {})", line + below)).collect();
     let rest = format!("ssh adds options of ~/.ssh/config to web01: {}", rest.join(", "));
-    assert_eq!(notes(&home, &["web01", "--port", "22"]), [rest]);
+    assert_eq!(notes(&home, &["web01", "--port", "22"]), [&*rest]);
+    let below_now = home.text().lines().position(|line| line == "# my machines").unwrap();
+    let verified = home.succeed(&["--verify"]);
+    assert!(verified.contains(&format!("LocalForward (line {})", 7 + below_now)), "{verified}");
     assert_eq!(home.effective("web01", "port"), "22");
 }
 

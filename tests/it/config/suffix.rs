@@ -53,9 +53,15 @@ fn a_suffix_of_other_hosts_is_rejected() {
         let error = home.fail(1, &["--all", "--suffix", suffix]);
         assert!(error.contains("suffix") || error.contains("is not a pattern"), "{suffix}: {error}");
     }
-    let used = Home { w: &w, path: home.path.clone() };
-    fs::write(used.file(), "Host web01.arc\n    HostName x\nHost *.lab\n    ProxyJump y\n").unwrap();
-    let changes = used.changes(&["web01", "-g", "rg-arc", "--suffix", ".arc"]);
+    fs::write(
+        home.file(),
+        "Host web01.arc\n    HostName x\nHost *.lab\n    ProxyJump y\nHost *.arc\n    User me\n",
+    )
+    .unwrap();
+    let error = home.fail(1, &["--all", "--suffix", ".lab"]);
+    let expected = "names with the suffix .lab already connect to other hosts: ~/.ssh/config line 3; choose another suffix";
+    assert!(error.contains(expected), "{error}");
+    let changes = home.changes(&["web01", "-g", "rg-arc", "--suffix", ".arc"]);
     assert!(changes.iter().any(|line| line.contains("add web01.arc (rg-arc/web01); the entry overrides ")));
 }
 
@@ -84,8 +90,8 @@ fn all_commands_know_the_names_with_the_suffix() {
         assert_eq!(setup.code, Some(0), "{name}: {}", setup.stderr);
         assert!(output(&home, &["known-hosts", name, "--port", &port]).contains(" ssh-ed25519 "), "{name}");
     }
-    for name in ["web01.arc", "web01"] {
-        let doctor = run(home.command(ARCSSH).args(["doctor", name]));
+    for name in ["web01.arc", "web01", "web02.arc"] {
+        let doctor = run(home.command(ARCSSH).args(["doctor", name, "--port", &port]));
         let report = String::from_utf8_lossy(&doctor.stdout);
         assert!(report.contains("SSH on port"), "{name}: {report}");
     }

@@ -224,6 +224,30 @@ fn the_block_survives_changes_by_the_parser_of_editors() {
     }
 }
 
+#[test]
+fn the_block_survives_the_removal_of_a_section_above_it() {
+    let new = r#"{"Host":"new","HostName":"new.example.com"}"#;
+    let w = lab_with(&["web01"], |b| b.machine(Machine::new("web02")));
+    for package in ["ssh-config", "ssh-config-4"] {
+        let hosts = Configuration { lab: &w, file: w.home().join("edited.conf") };
+        fs::write(&hosts.file, "Host other\n    Port 7\n").unwrap();
+        assert_eq!(hosts.config(&["--all", "--entra=files", "--wildcard", "*.arc"]).code, Some(0));
+        let before = hosts.text();
+        fs::write(w.home().join("edit.js"), include_str!("edit.js")).unwrap();
+        for edit in [["prepend", new], ["remove", r#"{"Host":"new"}"#]] {
+            let mut node = w.command("node");
+            node.arg("edit.js").arg(package).arg(&hosts.file).args(edit);
+            run(node.env("NODE_PATH", install().join("node_modules"))).clean();
+        }
+        let edited = hosts.text();
+        assert!(!edited.contains(">>> arcssh >>>"), "{package} removed the first marker: {edited}");
+        let verified = run(w.arcssh(&["config", "--verify", "--file"]).arg(&hosts.file));
+        assert_eq!(verified.code, Some(0), "{package}: {}", verified.stderr);
+        let config = hosts.config(&[]);
+        assert_eq!((config.code, hosts.text()), (Some(0), before), "{package}: {}", config.stderr);
+    }
+}
+
 /// The hosts of an ssh configuration, as this version of the parser lists them.
 fn parse(w: &Lab, package: &str, configuration: &Path) -> BTreeMap<String, Value> {
     fs::write(w.home().join("hosts.js"), include_str!("hosts.js")).unwrap();
