@@ -261,7 +261,6 @@ fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
     let keywords = [
         "#",
         "#",
-        "#",
         "",
         "#",
         "Host",
@@ -270,6 +269,7 @@ fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
         "ProxyCommand",
         "#",
         "Host",
+        "#",
         "#",
         "#",
         "Host",
