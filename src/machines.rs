@@ -135,8 +135,8 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
     let mut keys: BTreeSet<String> = known.iter().map(key).collect();
     let mut selected: BTreeSet<String> =
         known.iter().filter(|machine| selector.selects(machine)).map(key).collect();
-    let suffix = managed_block::default_path().and_then(|file| managed_block::read(&file));
-    let suffix = suffix.map(|text| managed_block::suffix(&text)).unwrap_or_default();
+    let file = managed_block::default_path().unwrap_or_default();
+    let suffix = managed_block::suffix(&managed_block::read(&file).unwrap_or_default());
     for text in &selector.machines {
         let text = without_suffix(text, &suffix, &known);
         let machine = match resolve(arm, &text.parse()?, &known).await {
