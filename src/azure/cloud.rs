@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use azure_core::http::Url;
+use clap::ValueEnum as _;
 
 use crate::azure::relay_host::RelaySuffixes;
+use crate::net::proxy::unquoted;
 
 /// A named cloud, spelled as after `--cloud`, or with Azure CLI's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -92,24 +94,33 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
+    /// Returns the name of the cloud; `None` if an endpoint is the user's own.
+    pub(crate) fn name(&self) -> Option<CloudName> {
+        let has = |url: &Url, other: &str| Url::parse(other).is_ok_and(|other| *url == other);
+        CloudName::value_variants().iter().copied().find(|name| {
+            let (arm, _, authority) = name.endpoints();
+            has(&self.arm_endpoint, arm) && has(&self.authority_host, authority)
+        })
+    }
+
     /// Returns a named cloud with the user's endpoints.
     ///
     /// # Errors
     /// An endpoint is not an `https://` URL: arcssh never sends a bearer token over plain HTTP.
     pub(crate) fn new(name: CloudName, custom: &Endpoints) -> Result<Self> {
         let (arm, audience, authority) = name.endpoints();
-        let audience = match (&custom.arm_audience, &custom.arm_endpoint) {
+        let audience = match (given(&custom.arm_audience), given(&custom.arm_endpoint)) {
             (Some(audience), _) => audience,
             (None, Some(endpoint)) => endpoint.trim_end_matches('/'),
             (None, None) => audience,
         };
         Ok(Self {
-            arm_endpoint: https(custom.arm_endpoint.as_deref().unwrap_or(arm), "ARCSSH_ARM_ENDPOINT")?,
+            arm_endpoint: https(given(&custom.arm_endpoint).unwrap_or(arm), "ARCSSH_ARM_ENDPOINT")?,
             // The slash is doubled if the resource ends in one, as in Azure CLI; Entra ID expects this.
             arm_scope: format!("{audience}/.default"),
             ssh_scope: name.ssh_scope(),
             authority_host: https(
-                custom.authority_host.as_deref().unwrap_or(authority),
+                given(&custom.authority_host).unwrap_or(authority),
                 "AZURE_AUTHORITY_HOST",
             )?,
             relay_suffixes: RelaySuffixes::new(&[name.relay_suffix()], custom.relay_suffixes.as_ref()),
@@ -117,11 +128,24 @@ impl Cloud {
     }
 }
 
+/// Returns a setting, if it is not empty.
+fn given(value: &Option<String>) -> Option<&str> {
+    value.as_deref().map(unquoted).filter(|text| !text.is_empty())
+}
+
 fn https(text: &str, setting: &str) -> Result<Url> {
+    ensure!(
+        !text.contains('@'),
+        "{setting} contains a user name, which the address of a service cannot have"
+    );
     // Some environments set AZURE_AUTHORITY_HOST to a host name without a scheme.
     let url = if text.contains("://") { Url::parse(text) } else { Url::parse(&format!("https://{text}")) };
     let url = url.with_context(|| format!("{setting}={text} is not a URL"))?;
-    ensure!(url.scheme() == "https" && url.has_host(), "{setting}={text} is not an https:// URL");
+    let is_address = url.query().is_none() && url.fragment().is_none() && url.port() != Some(0);
+    ensure!(
+        url.scheme() == "https" && url.has_host() && is_address,
+        "{setting}={text} is not an https:// URL"
+    );
     Ok(url)
 }
 
@@ -149,6 +173,7 @@ mod tests {
         assert_eq!(cloud.arm_endpoint.as_str(), "https://management.azure.com/");
         let cloud = Cloud::new(CloudName::UsGov, &Endpoints::default()).unwrap();
         assert_eq!(cloud.authority_host.as_str(), "https://login.microsoftonline.us/");
+        assert_eq!(cloud.name(), Some(CloudName::UsGov));
     }
 
     /// azure-cli-extensions `ssh`, custom.py, `cloudtoscope`.
@@ -178,6 +203,7 @@ mod tests {
         assert_eq!(cloud.arm_scope, "https://management.azure.com/.default");
         assert_eq!(cloud.arm_endpoint.as_str(), "https://[::1]:8443/");
         assert_eq!(cloud.authority_host.as_str(), "https://login.example/");
+        assert_eq!(cloud.name(), None);
     }
 
     #[test]
@@ -187,5 +213,29 @@ mod tests {
         assert_eq!(error.to_string(), "ARCSSH_ARM_ENDPOINT=http://127.0.0.1:1 is not an https:// URL");
         let error = Cloud::new(CloudName::Public, &endpoints(None, None, Some("https://"))).unwrap_err();
         assert_eq!(error.to_string(), "AZURE_AUTHORITY_HOST=https:// is not a URL");
+        for unusable in
+            ["https://a.example?b", "https://a.example#b", "https://a.example:70000", "https://a b"]
+        {
+            let error = Cloud::new(CloudName::Public, &endpoints(Some(unusable), None, None)).unwrap_err();
+            assert!(
+                error.to_string().starts_with(&format!("ARCSSH_ARM_ENDPOINT={unusable} is not ")),
+                "{error}"
+            );
+        }
+        let user = endpoints(None, None, Some("https://ada:secret@login.example"));
+        let error = Cloud::new(CloudName::Public, &user).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "AZURE_AUTHORITY_HOST contains a user name, which the address of a service cannot have"
+        );
+    }
+
+    #[test]
+    fn blanks_and_quotes_around_an_endpoint_are_removed() {
+        let quoted = endpoints(Some(" \"https://arm.example/\" "), Some("'https://arm.example'"), Some(" "));
+        let cloud = Cloud::new(CloudName::Public, &quoted).unwrap();
+        assert_eq!(cloud.arm_endpoint.as_str(), "https://arm.example/");
+        assert_eq!(cloud.arm_scope, "https://arm.example/.default");
+        assert_eq!(cloud.authority_host.as_str(), "https://login.microsoftonline.com/");
     }
 }

@@ -9,19 +9,22 @@ use azure_core::error::ErrorKind;
 use azure_core::http::headers::{HeaderName, Headers, RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS};
 use azure_core::http::policies::{Policy, PolicyResult, get_retry_after};
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, HttpClient, RawResponse, Request,
-    RetryOptions, StatusCode, Transport, Url,
+    AsyncRawResponse, Body, ClientOptions, Context, ExponentialRetryOptions, HttpClient, RawResponse,
+    Request, RetryOptions, StatusCode, Transport, Url,
 };
 use azure_core::time::{OffsetDateTime, parse_rfc7231};
 use azure_core::{Error, Result};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::{BodyDataStream, Full};
 use tokio::time::sleep;
-use tracing::info;
+use tracing::{debug, info};
 
-use crate::net::error::causes;
-use crate::net::tls;
+use crate::net::error::{causes, root};
+use crate::net::https::HttpsClient;
+use crate::net::{HTTP_TIMEOUT, NetError};
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::since_epoch;
+use crate::system::timeout::with_timeout;
 
 /// Retries of a request after 408, 429 and 5xx, and after a failed connection.
 const MAX_RETRIES: u32 = 3;
@@ -39,7 +42,7 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The HTTP client, and the state directory through which processes share a throttle.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    pub(crate) http: reqwest::Client,
+    pub(crate) http: HttpsClient,
     pub(crate) store: Store,
 }
 
@@ -53,6 +56,53 @@ impl HttpClient for Bounded {
     async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
         Ok(into_async(read(self.0.execute_request(request).await?).await?))
     }
+}
+
+/// The transport to ARM and Entra ID. It reads at most [`MAX_BODY`] of a body. azure_core repeats a request only after an
+/// error of the kind `Connection` or `Io`.
+#[derive(Debug)]
+struct Https(HttpsClient);
+
+#[async_trait]
+impl HttpClient for Https {
+    async fn execute_request(&self, request: &Request) -> Result<AsyncRawResponse> {
+        let host = request.url().authority().to_owned();
+        debug!("{} https://{host}{}", request.method(), request.url().path());
+        let response = async {
+            let (head, body) = self.0.send(to_http(request)?).await.map_err(connection_error)?.into_parts();
+            let mut headers = Headers::new();
+            for (name, value) in &head.headers {
+                if let Ok(value) = value.to_str() {
+                    headers.insert(name.as_str().to_owned(), value.to_owned());
+                }
+            }
+            let host = host.clone();
+            let broken = move |error| {
+                connection_error(NetError::Unreachable { host: host.clone(), cause: root(&error) })
+            };
+            let body = Box::pin(BodyDataStream::new(body).map_err(broken));
+            read(AsyncRawResponse::new(head.status.as_u16().into(), headers, body)).await
+        };
+        let timed_out = |after| connection_error(NetError::TimedOut { host: host.clone(), after });
+        Ok(into_async(with_timeout(HTTP_TIMEOUT, response, timed_out).await?))
+    }
+}
+
+fn connection_error(error: NetError) -> Error {
+    let kind = if error.is_transient() { ErrorKind::Connection } else { ErrorKind::Other };
+    Error::with_error(kind, error, "the connection failed")
+}
+
+fn to_http(request: &Request) -> Result<http::Request<Full<azure_core::Bytes>>> {
+    let Body::Bytes(body) = request.body() else {
+        return Err(Error::with_message(ErrorKind::Other, "the body is a stream"));
+    };
+    let mut http = http::Request::builder().method(request.method().as_str()).uri(request.url().as_str());
+    http = http.header(http::header::ACCEPT, "*/*");
+    for (name, value) in request.headers().iter() {
+        http = http.header(name.as_str(), value.as_str());
+    }
+    http.body(Full::new(body.clone())).map_err(|error| Error::new(ErrorKind::Other, error))
 }
 
 /// A failure that passes through azure_core's pipeline.
@@ -88,27 +138,21 @@ pub(crate) fn client_options(client: Client, service: &Url) -> ClientOptions {
     let retry =
         RetryOptions::exponential(ExponentialRetryOptions { max_retries: MAX_RETRIES, ..Default::default() });
     ClientOptions {
-        transport: Some(Transport::new(Arc::new(Bounded(http)))),
+        transport: Some(Transport::new(Arc::new(Https(http)))),
         retry,
         per_try_policies: vec![Arc::new(throttle), Arc::new(StopRetrying)],
         ..Default::default()
     }
 }
 
-/// Stops the retry policy after an untrusted certificate, and after a Retry-After longer than [`RETRY_TIMEOUT`].
+/// Stops the retry policy after a Retry-After longer than [`RETRY_TIMEOUT`].
 #[derive(Debug)]
 struct StopRetrying;
 
 #[async_trait]
 impl Policy for StopRetrying {
     async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
-        let response = match next[0].send(ctx, request, &next[1..]).await {
-            Err(error) if causes(&error).any(|cause| tls::error_in(cause).is_some()) => {
-                return Err(Error::with_error(ErrorKind::Other, error, "the TLS handshake failed"));
-            }
-            result => result?,
-        };
-        let response = response.try_into_raw_response().await?;
+        let response = next[0].send(ctx, request, &next[1..]).await?.try_into_raw_response().await?;
         let is_too_long = retry_after(response.headers()).is_some_and(|wait| wait > RETRY_TIMEOUT);
         if is_too_long && !response.status().is_success() {
             return Err(HttpError::status(request.url(), response));
@@ -256,7 +300,7 @@ mod tests {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
             std::iter::from_fn(|| stream.write(&[b' '; 65536]).ok()).sum::<usize>()
         });
-        let http = crate::net::Net::new().local_http_client(Duration::from_secs(10)).unwrap();
+        let http = crate::net::Net::unchecked().local_http_client(Duration::from_secs(10)).unwrap();
         let options =
             ClientOptions { transport: Some(Transport::new(Arc::new(Bounded(http)))), ..Default::default() };
         let pipeline = azure_core::http::Pipeline::new(None, None, options, vec![], vec![], None);

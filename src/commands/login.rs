@@ -56,10 +56,9 @@ async fn sign_in_and_save(
 
 /// Returns the credential source that takes precedence over the sign-in, if one does.
 async fn preferred_source(cloud: &Cloud, store: &Store) -> Option<CredentialSource> {
-    let token = CredentialChain::new(cloud, CredentialOptions::default(), &Net::new(), store)
-        .token(None)
-        .await
-        .ok()?;
+    let net = Net::new().ok()?;
+    let token =
+        CredentialChain::new(cloud, CredentialOptions::default(), &net, store).token(None).await.ok()?;
     (token.source != CredentialSource::Arcssh && std::env::var_os("ARCSSH_CREDENTIAL").is_none())
         .then_some(token.source)
 }
@@ -67,7 +66,7 @@ async fn preferred_source(cloud: &Cloud, store: &Store) -> Option<CredentialSour
 /// Signs in without storing the account.
 async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<SignedIn> {
     store.check_writable().map_err(|error| LoginError::NotStored(format!("{error:#}")))?;
-    let http = Net::new().http_client([&cloud.arm_endpoint, &cloud.authority_host])?;
+    let http = Net::new()?.http_client([cloud.arm_endpoint.authority(), cloud.authority_host.authority()])?;
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));

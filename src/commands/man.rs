@@ -53,11 +53,11 @@ const ENVIRONMENT: [(&str, &str); 20] = [
     ),
     (
         "HTTPS_PROXY, ALL_PROXY, NO_PROXY",
-        "HTTP proxy for Azure and for the relay, and the hosts to connect to without it. Lower case works too.",
+        "HTTP proxy for Azure and for the relay, as http://USER:PASSWORD@HOST:PORT, and the hosts, domains and networks to connect to without it. Lower case works too. A value that arcssh cannot use is an error.",
     ),
     (
         "SSL_CERT_FILE, SSL_CERT_DIR",
-        "Root certificates to trust instead of the system's; on macOS and Windows in addition to them.",
+        "File, and directories, with root certificates in PEM format to trust in addition to the system's.",
     ),
     ("RUST_LOG", "What to log, such as arcssh=debug."),
     ("NO_COLOR, CLICOLOR", "Without colours: if NO_COLOR is not empty, or CLICOLOR is 0."),

@@ -232,7 +232,7 @@ fn is_not_found(error: &Error) -> bool {
 /// Connects with relay information of `az ssh`, without requests to Azure Resource Manager.
 async fn run_with_relay_info(args: &ProxyArgs, log: &LogArgs, target: &Target) -> Result<u8> {
     let credentials = relay_info(args.relay_info.as_deref(), &args.azure.cloud.relay_suffixes())?;
-    let net = Net::new();
+    let net = Net::new()?;
     let progress = Progress::for_proxy();
     let connector = Connector { net: &net, target, wait: args.target.wait, progress: &progress };
     let mut stop = pin!(ssh_ends());

@@ -33,7 +33,7 @@ impl Session {
     /// # Errors
     /// Other users can access the state directory; an endpoint is not an `https://` URL.
     pub(crate) fn open(args: &AzureArgs) -> Result<Self> {
-        let net = Net::new();
+        let net = Net::new()?;
         let store = Store::open()?;
         let cloud = args.cloud.cloud()?;
         let credential = args.credential.options();

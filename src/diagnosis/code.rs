@@ -164,7 +164,9 @@ codes! {
     ProxyUnreachable = "proxy-unreachable", Network;
     /// The proxy rejected the connection.
     ProxyRejected = "proxy-rejected", Network;
-    /// The proxy setting names no HTTP proxy.
+    /// The proxy cannot reach the host at the moment.
+    ProxyFailed = "proxy-failed", Network;
+    /// The proxy setting names no HTTP proxy, or cannot be used.
     UnsupportedProxy = "unsupported-proxy", Network;
     /// This computer does not trust the authority of a certificate.
     UntrustedCertificate = "untrusted-certificate", Network;

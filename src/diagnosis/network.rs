@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::diagnosis::system::RAISE_DESCRIPTORS;
 use crate::diagnosis::{Code, Diagnosis, Hint};
 use crate::net::NetError;
-use crate::net::tls::{TlsError, Unreadable};
-use crate::text::set_variable;
+use crate::net::proxy::Problem;
+use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
+use crate::text::{set_variable, unset_variable};
 
 pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the status page of your Azure cloud";
 const CHECK_PROXY_ADDRESS: &str = "check the proxy's address in HTTPS_PROXY";
@@ -26,21 +27,25 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
         NetError::ProxyRejected { status: Some(401 | 407), .. } => {
             Diagnosis::new(Code::ProxyRejected, summary, proxy_password())
         }
-        NetError::ProxyRejected { status: Some(_), host, .. } => Diagnosis::new(
+        // The peer sent no HTTP response, so it may be no proxy.
+        NetError::ProxyRejected { status: None, .. } => {
+            Diagnosis::new(Code::ProxyRejected, summary, CHECK_PROXY_ADDRESS)
+        }
+        NetError::ProxyRejected { host, .. } if error.is_transient() => Diagnosis::new(
+            Code::ProxyFailed,
+            summary,
+            format!(
+                "retry in a minute; if the error persists, ask the proxy's administrator whether the proxy can reach {host}"
+            ),
+        ),
+        NetError::ProxyRejected { host, .. } => Diagnosis::new(
             Code::ProxyRejected,
             summary,
             format!("allow CONNECT to {host} in the proxy, or add the host to NO_PROXY"),
         ),
-        // The peer sent no HTTP response, so it may be no proxy.
-        NetError::ProxyRejected { status: None, proxy: Some(_), .. } => {
-            Diagnosis::new(Code::ProxyRejected, summary, CHECK_PROXY_ADDRESS)
+        NetError::Setting { problem, .. } => {
+            Diagnosis::new(Code::UnsupportedProxy, summary, proxy_setting(*problem))
         }
-        NetError::ProxyRejected { status: None, proxy: None, .. } => Diagnosis::new(
-            Code::ProxyRejected,
-            summary,
-            "check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",
-        ),
-        NetError::UnsupportedProxy(_) => Diagnosis::new(Code::UnsupportedProxy, summary, other_proxy()),
         NetError::Tls { host, error } => tls(host, error),
     }
 }
@@ -58,7 +63,7 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
             Diagnosis::new(
                 Code::UntrustedCertificate,
                 format!("the certificate of {host} comes from {authority}"),
-                "if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE",
+                trust_authority(),
             )
         }
         TlsError::Expired => Diagnosis::new(
@@ -82,19 +87,41 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
             format!("the certificate of {host} is not valid: {why}"),
             check_network(),
         ),
-        TlsError::Other(why) => {
+        TlsError::Interrupted(why) | TlsError::Other(why) => {
             Diagnosis::new(Code::TlsFailed, format!("TLS with {host} failed: {why}"), check_network())
         }
     }
 }
 
 fn unreadable_roots(unreadable: &Unreadable) -> Diagnosis {
-    let hint = if unreadable.lacks_descriptors() {
-        RAISE_DESCRIPTORS
-    } else {
-        "make the file readable to your user, or name a file of PEM certificates in SSL_CERT_FILE"
+    let hint = match unreadable.variable() {
+        _ if unreadable.lacks_descriptors() => RAISE_DESCRIPTORS.into(),
+        Some(variable) => Hint::new(
+            &format!("correct {variable}, or remove it to trust only the system's certificates: "),
+            unset_variable(variable),
+        ),
+        None => {
+            "make the file readable to your user, or name a file of PEM certificates in SSL_CERT_FILE".into()
+        }
     };
     Diagnosis::new(Code::UnreadableRootCertificates, unreadable.to_string(), hint)
+}
+
+/// Returns how to trust the authority of a proxy that inspects TLS. Azure CLI reads `REQUESTS_CA_BUNDLE` (Microsoft Learn, "Work
+/// behind a proxy").
+fn trust_authority() -> Hint {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Some(file) = value(CERT_FILE) {
+        let text = "if a proxy inspects TLS, append its root certificate to the file in SSL_CERT_FILE";
+        return format!("{text}, {file}").into();
+    }
+    match value("REQUESTS_CA_BUNDLE") {
+        Some(file) => Hint::new(
+            "if a proxy inspects TLS, let arcssh trust the certificates in REQUESTS_CA_BUNDLE too: ",
+            set_variable(CERT_FILE, &file),
+        ),
+        None => "if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE".into(),
+    }
 }
 
 /// Returns what to check if no host responds: a proxy can be the reason.
@@ -107,8 +134,15 @@ pub(super) fn check_network() -> Hint {
     }
 }
 
-fn other_proxy() -> Hint {
-    format!("use an HTTP proxy: {}", http_proxy()).into()
+fn proxy_setting(problem: Problem) -> Hint {
+    match problem {
+        Problem::Socks => format!("use an HTTP proxy: {}", http_proxy()).into(),
+        Problem::Exception(_) => {
+            let list = set_variable("NO_PROXY", ".example.com,192.0.2.0/24");
+            format!("separate hosts, domains and networks by commas: {list}").into()
+        }
+        _ => "write the proxy as http://USER:PASSWORD@HOST:PORT; in USER and PASSWORD, write % as %25, : as %3A, @ as %40, / as %2F, # as %23 and \\ as %5C".into(),
+    }
 }
 
 fn http_proxy() -> String {

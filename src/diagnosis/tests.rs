@@ -15,7 +15,8 @@ use crate::azure::hybrid_compute::Machine;
 use crate::azure::login::key_store::KeyStoreError;
 use crate::azure::resource_id::ResourceId;
 use crate::diagnosis::finding::Finding;
-use crate::net::tls::{TlsError, Unreadable};
+use crate::net::proxy::Problem;
+use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
 use crate::relay::frame::{PeerClose, Violation};
 use crate::relay::handshake::Rejection;
 use crate::ssh::SocketProblem;
@@ -303,13 +304,14 @@ fn examples_of_connections() -> Vec<Diagnosis> {
 
 fn examples_of_the_network() -> Vec<Diagnosis> {
     let host = || "login.microsoftonline.com".to_owned();
-    let rejected = |proxy: Option<&str>, status| NetError::ProxyRejected {
-        proxy: proxy.map(Into::into),
+    let rejected = |status: Option<u16>| NetError::ProxyRejected {
+        proxy: "proxy:3128".into(),
         host: host(),
         status,
-        cause: "Forbidden".into(),
+        cause: status.map_or("no response".into(), |status| format!("the proxy responded {status}")),
     };
-    let descriptors = Unreadable::new("/roots".as_ref(), &io::Error::from_raw_os_error(24));
+    let setting = |variable, problem| NetError::Setting { variable, problem };
+    let descriptors = Unreadable::new("/roots".as_ref(), &io::Error::from_raw_os_error(24), "");
     let errors: Vec<Error> = vec![
         NetError::Unreachable { host: host(), cause: "no route".into() }.into(),
         NetError::TimedOut { host: host(), after: Duration::from_secs(9) }.into(),
@@ -321,11 +323,13 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         arm(302, "", "").into(),
         arm(407, "", "").into(),
         NetError::ProxyUnreachable { proxy: "proxy:3128".into(), cause: "no route".into() }.into(),
-        NetError::UnsupportedProxy("socks5://proxy".into()).into(),
-        rejected(Some("proxy:3128"), Some(407)).into(),
-        rejected(Some("proxy:3128"), Some(403)).into(),
-        rejected(Some("proxy:3128"), None).into(),
-        rejected(None, None).into(),
+        setting("ALL_PROXY", Problem::Socks).into(),
+        setting("HTTPS_PROXY", Problem::Port).into(),
+        setting("NO_PROXY", Problem::Exception(2)).into(),
+        rejected(Some(407)).into(),
+        rejected(Some(403)).into(),
+        rejected(Some(502)).into(),
+        rejected(None).into(),
         tls(TlsError::UnknownIssuer { issuer: Some("Zscaler".into()), unreadable: None }).into(),
         tls(TlsError::Expired).into(),
         tls(TlsError::NotYetValid).into(),
@@ -333,6 +337,13 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         tls(TlsError::Unreadable(Unreadable::new(
             "/roots".as_ref(),
             &io::ErrorKind::PermissionDenied.into(),
+            "",
+        )))
+        .into(),
+        tls(TlsError::Unreadable(Unreadable::new(
+            "/roots".as_ref(),
+            &io::ErrorKind::NotFound.into(),
+            CERT_FILE,
         )))
         .into(),
         tls(TlsError::Unreadable(descriptors)).into(),
@@ -735,7 +746,7 @@ fn a_hint_names_the_hosts_of_the_selected_cloud_only() {
         let from_entra = entra::Rejection { host, status: 302, error, description, retry_after: None };
         let from_entra = of_source(CredentialSource::Environment, SourceError::Entra(from_entra));
         let from_proxy = NetError::ProxyRejected {
-            proxy: None,
+            proxy: "proxy:3128".into(),
             host: format!("{relay}:443"),
             status: Some(403),
             cause: "Forbidden".into(),

@@ -3,7 +3,8 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use crate::net::tls::{self, TlsError};
+use crate::net::proxy::Problem;
+use crate::net::tls::TlsError;
 
 /// A failure of name resolution, TCP, a proxy or TLS.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -33,20 +34,24 @@ pub(crate) enum NetError {
         cause: String,
     },
     /// The proxy responded to CONNECT with another status than 2xx.
-    #[error("the proxy{} opens no tunnel to {host}: {cause}", proxy.as_ref().map_or(String::new(), |proxy| format!(" {proxy}")))]
+    #[error("the proxy {proxy} opens no tunnel to {host}: {cause}")]
     ProxyRejected {
-        /// The proxy and its port, if the HTTP library names it.
-        proxy: Option<String>,
+        /// The proxy and its port.
+        proxy: String,
         /// The host and its port.
         host: String,
-        /// The status of the response, if the HTTP library names it. 407 requires a user and password.
+        /// The status of the response, if it is one. 407 requires a user and password.
         status: Option<u16>,
         /// The response of the proxy.
         cause: String,
     },
-    /// The environment names a proxy of another protocol.
-    #[error("{0} is not an HTTP proxy")]
-    UnsupportedProxy(String),
+    /// A proxy setting cannot be used.
+    #[error("the proxy setting {variable} is invalid: {problem}")]
+    Setting {
+        /// The variable that contains it.
+        variable: &'static str,
+        problem: Problem,
+    },
     /// The TLS handshake.
     #[error("TLS with {host} failed: {error}")]
     Tls {
@@ -60,43 +65,21 @@ pub(crate) enum NetError {
 }
 
 impl NetError {
-    /// Returns the error of a connection to `host` among the causes of an error of the HTTP library.
-    pub(crate) fn find(error: &(dyn StdError + 'static), host: &str) -> Option<Self> {
-        let host = host.to_owned();
-        if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref::<Self>()) {
-            return Some(error.clone());
-        }
-        if let Some(error) = causes(error).find_map(tls::error_in) {
-            return Some(Self::Tls { host, error: TlsError::from(error) });
-        }
-        if let Some(error) = Self::of_tunnel(error, &host) {
-            return Some(error);
-        }
-        let is_connection =
-            causes(error).find_map(|cause| cause.downcast_ref::<reqwest::Error>()).is_some_and(|error| {
-                error.is_connect() || error.is_timeout() || error.is_request() || error.is_body()
-            });
-        is_connection.then(|| Self::Unreachable { host, cause: root(error) })
+    /// Returns the error of a connection among the causes of an error.
+    pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
+        causes(error).find_map(|cause| cause.downcast_ref::<Self>()).cloned()
     }
 
-    /// Returns the error of a tunnel that the HTTP library did not get. Its type is private (hyper-util, `tunnel.rs`), and
-    /// of the proxy's response it shows only whether that was 407.
-    fn of_tunnel(error: &(dyn StdError + 'static), host: &str) -> Option<Self> {
-        let texts = causes(error).map(ToString::to_string);
-        let reason = texts.filter_map(|text| Some(text.strip_prefix("tunnel error: ")?.to_owned())).next()?;
-        let rejected = |status, cause: &str| Self::ProxyRejected {
-            proxy: None,
-            host: host.to_owned(),
-            status,
-            cause: cause.to_owned(),
-        };
-        Some(match reason.as_str() {
-            "proxy authorization required" => rejected(Some(407), "the proxy responded 407"),
-            "failed to create underlying connection" => {
-                Self::ProxyUnreachable { proxy: format!("on the way to {host}"), cause: root(error) }
-            }
-            reason => rejected(None, reason),
-        })
+    /// Returns whether the same connection may succeed later. A proxy responds 5xx if the host or another proxy behind it
+    /// does not respond; 501, 505 and 511 are about the request and the user (RFC 9110, section 15.6; RFC 6585, section 6).
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::ProxyUnreachable { .. } => true,
+            Self::ProxyRejected { status: Some(501 | 505 | 511), .. } => false,
+            Self::ProxyRejected { status: None | Some(408 | 429 | 500..), .. } => true,
+            Self::Tls { error, .. } => matches!(error, TlsError::Interrupted(_)),
+            Self::ProxyRejected { .. } | Self::Setting { .. } | Self::Client(_) => false,
+        }
     }
 }
 

@@ -1,36 +1,51 @@
-//! The CONNECT method of an HTTP proxy (RFC 9110, section 9.3.6). `hyper_util` selects the proxy of a host (`HTTPS_PROXY`,
-//! `ALL_PROXY`, `NO_PROXY`). Its own CONNECT drops the status of an error.
+//! The CONNECT method of an HTTP proxy (RFC 9110, section 9.3.6).
 
 use http::HeaderValue;
 use http::uri::Authority;
-use hyper_util::client::proxy::matcher::Intercept;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::net::NetError;
 use crate::net::error::chain;
 use crate::net::http_head::{self, Head};
+use crate::net::proxy::Proxy;
 
-/// The address of a proxy.
-pub(crate) struct Address {
-    /// Host and port.
-    pub(crate) host: Authority,
-    /// Whether the connection to the proxy uses TLS (`https://`).
-    pub(crate) is_tls: bool,
+/// The responses of the proxy in this process.
+#[derive(Debug, Default)]
+pub(super) struct Responses {
+    /// Whether it has opened a tunnel: then user name and password are right.
+    is_accepted: bool,
+    rejections: Vec<NetError>,
 }
 
-/// Returns the address of an HTTP proxy.
-///
-/// # Errors
-/// The environment names a SOCKS proxy.
-pub(crate) fn address(proxy: &Intercept) -> Result<Address, NetError> {
-    let uri = proxy.uri();
-    let Some(host) = uri.authority().cloned() else {
-        return Err(NetError::UnsupportedProxy(uri.to_string()));
-    };
-    match uri.scheme_str() {
-        Some("http") => Ok(Address { host, is_tls: false }),
-        Some("https") => Ok(Address { host, is_tls: true }),
-        other => Err(NetError::UnsupportedProxy(format!("{}://{host}", other.unwrap_or_default()))),
+impl Responses {
+    pub(super) fn is_accepted(&self) -> bool {
+        self.is_accepted
+    }
+
+    /// Returns why the proxy would reject a tunnel to `target`. 407 rejects the user, whatever the host. Before the first
+    /// tunnel, 401 and 403 can do so as well: tinyproxy rejects a wrong password with 401.
+    pub(super) fn rejection(&self, proxy: &Proxy, target: &Authority) -> Option<&NetError> {
+        let is_user_in_doubt = proxy.authorization.is_some() && !self.is_accepted;
+        self.rejections.iter().find(|error| match error {
+            NetError::ProxyRejected { host, status, .. } => {
+                is_user_in_doubt || *status == Some(407) || *host == with_port(target)
+            }
+            _ => false,
+        })
+    }
+
+    /// Adds the result of an attempt.
+    pub(super) fn add(&mut self, error: Option<&NetError>) {
+        self.is_accepted |= error.is_none();
+        let rejection = error.filter(|error| matches!(error, NetError::ProxyRejected { .. }));
+        self.rejections.extend(rejection.filter(|error| !error.is_transient()).cloned());
+    }
+}
+
+fn with_port(target: &Authority) -> String {
+    match target.port() {
+        Some(_) => target.to_string(),
+        None => format!("{target}:443"),
     }
 }
 
@@ -47,12 +62,9 @@ pub(crate) async fn open_tunnel<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let target = match target.port() {
-        Some(_) => target.to_string(),
-        None => format!("{target}:443"),
-    };
+    let target = with_port(target);
     let rejected = |status, cause| NetError::ProxyRejected {
-        proxy: Some(proxy.to_string()),
+        proxy: proxy.to_string(),
         host: target.clone(),
         status,
         cause,

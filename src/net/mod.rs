@@ -3,7 +3,9 @@
 pub(crate) mod error;
 pub(crate) mod http_head;
 pub(crate) mod http_proxy;
+pub(crate) mod https;
 pub(crate) mod loopback;
+pub(crate) mod proxy;
 pub(crate) mod tls;
 pub(crate) mod x509;
 
@@ -13,12 +15,11 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Authority;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use reqwest::Url;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
@@ -26,7 +27,10 @@ use tower_service::Service as _;
 use tracing::{debug, info};
 
 use crate::net::error::root;
-use crate::net::tls::TlsError;
+use crate::net::http_proxy::Responses;
+use crate::net::https::HttpsClient;
+use crate::net::proxy::{Proxies, Proxy};
+use crate::net::tls::{SystemTrust, TlsError};
 use crate::system::timeout::with_timeout;
 
 pub(crate) use crate::net::error::NetError;
@@ -52,7 +56,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(180);
 const HTTP_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The time limit for an HTTP request and its response.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A TCP connection, or one inside TLS to an `https://` proxy.
 type Transport = Either<TcpStream, TlsStream<TcpStream>>;
@@ -60,17 +64,51 @@ type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 /// A TLS connection to a host, with or without a proxy in between.
 pub(crate) type Stream = TlsStream<Transport>;
 
-/// Opens connections with the proxies of the environment and the system's trust store.
+/// Opens connections with the proxy of the environment and the system's trust store.
 #[derive(Clone, Debug)]
 pub(crate) struct Net {
     tls: Arc<ClientConfig>,
-    proxies: Arc<Matcher>,
+    trust: Arc<SystemTrust>,
+    proxies: Arc<Result<Proxies, NetError>>,
+    responses: Arc<Mutex<Responses>>,
 }
 
 impl Net {
-    /// Reads the proxies from the environment, and starts to load the trust store on another thread.
-    pub(crate) fn new() -> Self {
-        Self { tls: Arc::new(tls::client_config()), proxies: Arc::new(Matcher::from_system()) }
+    /// Reads the proxy settings, and starts to load the trust store on another thread.
+    ///
+    /// # Errors
+    /// [`NetError::Setting`].
+    pub(crate) fn new() -> Result<Self, NetError> {
+        let net = Self::unchecked();
+        net.proxies()?;
+        Ok(net)
+    }
+
+    /// As [`Net::new`], but the first connection returns the error.
+    pub(crate) fn unchecked() -> Self {
+        let (tls, trust) = tls::client_config();
+        let proxies = Arc::new(Proxies::from_environment());
+        Self { tls: Arc::new(tls), trust, proxies, responses: Arc::default() }
+    }
+
+    fn proxies(&self) -> Result<&Proxies, NetError> {
+        self.proxies.as_ref().as_ref().map_err(NetError::clone)
+    }
+
+    /// Returns the proxy for a host.
+    ///
+    /// # Errors
+    /// [`NetError::Setting`].
+    pub(crate) fn proxy(&self, authority: &Authority) -> Result<Option<Proxy>, NetError> {
+        self.proxies()?.of(authority)
+    }
+
+    /// Returns the origin of the root certificates.
+    ///
+    /// # Errors
+    /// A variable names none, or the system has none.
+    pub(crate) fn root_certificates(&self) -> Result<String, TlsError> {
+        self.trust.origin()
     }
 
     /// Opens a TLS connection to `authority`, on port 443 by default, through the proxy that the environment names for it.
@@ -79,7 +117,7 @@ impl Net {
     /// See [`NetError`].
     pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream, NetError> {
         let target = https(authority);
-        let transport = match self.proxies.intercept(&target) {
+        let transport = match self.proxy(authority)? {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
             None => Either::Left(
                 tcp(&target)
@@ -90,18 +128,16 @@ impl Net {
         self.encrypt(transport, authority).await
     }
 
-    /// Returns an HTTP client with the same proxies and trust store, for `urls`.
+    /// Returns an HTTP client with the same proxy and trust store, for these hosts.
     ///
     /// # Errors
-    /// The environment names an unsupported proxy for one of them.
-    pub(crate) fn http_client(&self, urls: [&Url; 2]) -> Result<reqwest::Client, NetError> {
-        for url in urls {
-            let uri = url.as_str().parse().map_err(|_| NetError::Client(format!("{url} is not a URL")))?;
-            if let Some(proxy) = self.proxies.intercept(&uri) {
-                http_proxy::address(&proxy)?;
-            }
+    /// [`NetError::Setting`]: the proxy for one of them is not an HTTP proxy.
+    pub(crate) fn http_client(&self, hosts: [&str; 2]) -> Result<HttpsClient, NetError> {
+        for host in hosts {
+            let authority = host.parse().map_err(|_| NetError::Client(format!("{host} is not a host")))?;
+            self.proxy(&authority)?;
         }
-        build(self.client().connect_timeout(TCP_TIMEOUT + TLS_TIMEOUT))
+        Ok(HttpsClient::new(self.clone()))
     }
 
     /// Returns an HTTP client without a proxy, for a service on this computer or next to it.
@@ -109,28 +145,47 @@ impl Net {
     /// # Errors
     /// None that a user can cause.
     pub(crate) fn local_http_client(&self, connect_timeout: Duration) -> Result<reqwest::Client, NetError> {
-        build(self.client().no_proxy().connect_timeout(connect_timeout))
-    }
-
-    fn client(&self) -> reqwest::ClientBuilder {
-        reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .tls_backend_preconfigured(ClientConfig::clone(&self.tls))
+            .no_proxy()
+            .connect_timeout(connect_timeout)
             .read_timeout(HTTP_READ_TIMEOUT)
             .timeout(HTTP_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
+            .redirect(reqwest::redirect::Policy::none());
+        client.build().map_err(|error| NetError::Client(root(&error)))
     }
 
-    async fn tunnel(&self, proxy: &Intercept, authority: &Authority) -> Result<Transport, NetError> {
-        let via = http_proxy::address(proxy)?;
-        info!(proxy = %via.host, target = %authority, "connecting through the proxy of the environment");
-        let tcp = tcp(proxy.uri())
+    /// Opens a tunnel, unless the proxy has rejected it in this process: repeating a wrong password locks an account. Until the
+    /// proxy has accepted the password, one connection at a time sends it.
+    async fn tunnel(&self, proxy: &Proxy, authority: &Authority) -> Result<Transport, NetError> {
+        let responses = self.responses.lock().await;
+        if let Some(error) = responses.rejection(proxy, authority) {
+            return Err(error.clone());
+        }
+        let alone = (proxy.authorization.is_some() && !responses.is_accepted()).then_some(responses);
+        let result = self.open_tunnel(proxy, authority).await;
+        let mut responses = match alone {
+            Some(responses) => responses,
+            None => self.responses.lock().await,
+        };
+        responses.add(result.as_ref().err());
+        result
+    }
+
+    async fn open_tunnel(&self, proxy: &Proxy, authority: &Authority) -> Result<Transport, NetError> {
+        info!(%proxy, target = %authority, "connecting through the proxy");
+        let tcp = tcp(&proxy.uri())
             .await
-            .map_err(|cause| NetError::ProxyUnreachable { proxy: via.host.to_string(), cause })?;
-        let mut transport =
-            if via.is_tls { Either::Right(self.encrypt(tcp, &via.host).await?) } else { Either::Left(tcp) };
-        let tunnel = http_proxy::open_tunnel(&mut transport, &via.host, authority, proxy.basic_auth());
+            .map_err(|cause| NetError::ProxyUnreachable { proxy: proxy.host.to_string(), cause })?;
+        let mut transport = if proxy.is_tls {
+            Either::Right(self.encrypt(tcp, &proxy.host).await?)
+        } else {
+            Either::Left(tcp)
+        };
+        let tunnel =
+            http_proxy::open_tunnel(&mut transport, &proxy.host, authority, proxy.authorization.as_ref());
         let timed_out = |limit| NetError::ProxyRejected {
-            proxy: Some(via.host.to_string()),
+            proxy: proxy.host.to_string(),
             host: authority.to_string(),
             status: None,
             cause: no_response(limit),
@@ -149,10 +204,10 @@ impl Net {
         let handshake = async {
             let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, transport).await;
             stream.map_err(|error| {
-                tls::error_in(&error).map_or_else(|| TlsError::Other(root(&error)), TlsError::from)
+                tls::error_in(&error).map_or_else(|| TlsError::Interrupted(root(&error)), TlsError::from)
             })
         };
-        let timed_out = |limit| TlsError::Other(no_response(limit));
+        let timed_out = |limit| TlsError::Interrupted(no_response(limit));
         let stream = with_timeout(TLS_TIMEOUT, handshake, timed_out).await.map_err(failed)?;
         let (_, session) = stream.get_ref();
         debug!(
@@ -161,10 +216,6 @@ impl Net {
         );
         Ok(stream)
     }
-}
-
-fn build(client: reqwest::ClientBuilder) -> Result<reqwest::Client, NetError> {
-    client.build().map_err(|error| NetError::Client(root(&error)))
 }
 
 /// Connects to the first address of a host that responds (RFC 8305), with the library of the HTTP client.

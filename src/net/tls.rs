@@ -1,19 +1,21 @@
 //! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which loads in parallel with the network.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
 
-#[cfg(not(any(windows, target_vendor = "apple")))]
-use rustix::io::Errno;
-
-#[cfg(not(any(windows, target_vendor = "apple")))]
+use crate::net::proxy::unquoted;
 use crate::net::x509;
 use crate::system::files::open_regular;
 
@@ -21,31 +23,35 @@ use crate::system::files::open_regular;
 ///
 /// secp384r1 is the first group, so that the first ClientHello contains its key share. Without one, Azure Relay sends a
 /// HelloRetryRequest, which costs one round trip (aztunnel `docs/internals/sequences/port-forward.md`).
-pub(crate) fn client_config() -> ClientConfig {
+pub(super) fn client_config() -> (ClientConfig, Arc<SystemTrust>) {
     let kx_groups = vec![kx_group::SECP384R1, kx_group::X25519, kx_group::SECP256R1];
     let provider = Arc::new(CryptoProvider { kx_groups, ..default_provider() });
-    ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let trust = SystemTrust::load(Arc::clone(&provider));
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has cipher suites for TLS 1.2 and 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(SystemTrust::load(provider))
-        .with_no_client_auth()
+        .with_custom_certificate_verifier(Arc::clone(&trust) as _)
+        .with_no_client_auth();
+    (config, trust)
 }
 
-/// Verifies certificates with the system's trust store.
+/// Verifies certificates with the system's trust store, and with the certificates that the user has added.
 ///
 /// Reading the trust store takes longer than the rest of the start (290 certificates: about 6 ms), and is not needed before
 /// the server's certificate arrives. A thread therefore loads it.
 #[derive(Debug)]
-struct SystemTrust {
+pub(super) struct SystemTrust {
     provider: Arc<CryptoProvider>,
     roots: OnceLock<Result<Roots, Error>>,
 }
 
-/// The system's root certificates.
+/// The root certificates.
 #[derive(Debug)]
 struct Roots {
     verifier: Arc<dyn ServerCertVerifier>,
+    /// Where they come from.
+    origin: String,
     /// A part of them that could not be read.
     unreadable: Option<Unreadable>,
 }
@@ -62,61 +68,163 @@ impl SystemTrust {
     fn roots(&self) -> Result<&Roots, Error> {
         self.roots.get_or_init(|| roots(&self.provider)).as_ref().map_err(Error::clone)
     }
+
+    /// Returns where the root certificates come from.
+    pub(super) fn origin(&self) -> Result<String, TlsError> {
+        self.roots().map(|roots| roots.origin.clone()).map_err(|error| TlsError::from(&error))
+    }
 }
 
-/// Uses the platform's verifier. `SSL_CERT_FILE` and `SSL_CERT_DIR` add certificates.
+/// The certificates that the user has added to the system's.
+#[derive(Default)]
+struct Added {
+    certificates: Vec<CertificateDer<'static>>,
+    /// The variables and their values.
+    origins: String,
+    unreadable: Option<Unreadable>,
+}
+
+impl Added {
+    /// Reads the certificates of `SSL_CERT_FILE`, a file, and `SSL_CERT_DIR`, a list of directories (OpenSSL,
+    /// SSL_CTX_load_verify_locations(3)). Unlike in OpenSSL, they do not replace the system's: behind a proxy that inspects only
+    /// some hosts, both are necessary.
+    ///
+    /// # Errors
+    /// A variable names no certificate.
+    fn from_environment() -> Result<Self, Error> {
+        let mut added = Self::default();
+        if let Some(file) = path_in(CERT_FILE) {
+            let file = PathBuf::from(file);
+            added.add_file(&file).map_err(|cause| Unreadable::new(&file, &cause, CERT_FILE).into_error())?;
+            added.origins += &format!(" and {} ({CERT_FILE})", file.display());
+        }
+        if let Some(list) = path_in(CERT_DIR) {
+            let failed = |directory: &Path, cause| Unreadable::new(directory, &cause, CERT_DIR);
+            let directories = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
+            let (mut is_readable, mut errors) = (false, Vec::new());
+            for directory in directories {
+                match added.add_directory(&directory) {
+                    Ok(()) => is_readable = true,
+                    Err(cause) => errors.push(failed(&directory, cause)),
+                }
+            }
+            added.unreadable = errors.pop();
+            // An empty directory next to a file of certificates is a choice.
+            if !is_readable || added.certificates.is_empty() {
+                let none = || failed(list.as_ref(), no_certificate());
+                return Err(added.unreadable.unwrap_or_else(none).into_error());
+            }
+            added.origins += &format!(" and {} ({CERT_DIR})", list.display());
+        }
+        Ok(added)
+    }
+
+    fn add_file(&mut self, file: &Path) -> io::Result<()> {
+        // A FIFO would block, and a device has no end.
+        let mut bytes = Vec::new();
+        open_regular(file)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+        // Editors of Windows write a byte order mark.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let mut store = RootCertStore::empty();
+        let (valid, _) = store.add_parsable_certificates(CertificateDer::pem_slice_iter(text).flatten());
+        self.certificates.extend(CertificateDer::pem_slice_iter(text).flatten());
+        if valid == 0 { Err(no_certificate()) } else { Ok(()) }
+    }
+
+    /// Adds each file of a directory that contains certificates.
+    fn add_directory(&mut self, directory: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(directory)? {
+            match self.add_file(&entry?.path()) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
+                // Other files, such as a list of revoked certificates, are none of ours.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_certificate() -> io::Error {
+    io::Error::other("it contains no certificate in PEM format")
+}
+
+/// Returns the path in a variable.
+fn path_in(variable: &str) -> Option<OsString> {
+    let value = std::env::var_os(variable)?;
+    let value = value.to_str().map(|text| unquoted(text).into()).unwrap_or(value);
+    Some(value).filter(|value| !value.is_empty())
+}
+
+/// The variables of OpenSSL for root certificates.
+pub(crate) const CERT_FILE: &str = "SSL_CERT_FILE";
+const CERT_DIR: &str = "SSL_CERT_DIR";
+/// More than any bundle: that of Mozilla has 220 kB.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// Uses the platform's verifier.
 #[cfg(any(windows, target_vendor = "apple"))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
-    let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
-    let (file, dir) = (path("SSL_CERT_FILE"), path("SSL_CERT_DIR"));
-    let extra = rustls_native_certs::load_certs_from_paths(file.as_deref(), dir.as_deref()).certs;
-    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(provider))?;
-    Ok(Roots { verifier: Arc::new(verifier), unreadable: None })
+    let Added { certificates, origins, unreadable } = Added::from_environment()?;
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, Arc::clone(provider))?;
+    Ok(Roots {
+        verifier: Arc::new(verifier),
+        origin: format!("the system's trust store{origins}"),
+        unreadable,
+    })
 }
 
-/// Loads the certificates of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or those of the distribution.
+/// Loads the certificates of the distribution.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     use rustls::client::WebPkiServerVerifier;
-    let other = |error: TrustError| Error::Other(error.into());
-    // The loader waits for the other end of a FIFO, and reads a device without end.
-    if let Some(file) = std::env::var_os("SSL_CERT_FILE").filter(|file| std::fs::exists(file).unwrap_or(true))
-    {
-        open_regular(file.as_ref())
-            .map_err(|error| other(TrustError::Unreadable(Unreadable::new(file.as_ref(), &error))))?;
-    }
-    let loaded = rustls_native_certs::load_native_certs();
-    let unreadable = loaded.errors.iter().find_map(|error| match &error.kind {
-        rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unreadable::new(path, inner)),
-        _ => None,
+    let Added { certificates, origins, unreadable } = Added::from_environment()?;
+    let bundle = BUNDLES.iter().map(Path::new).find(|path| path.exists());
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(certificates);
+    // The loader reads the directories of the distribution too, unless a variable is set.
+    let loaded = match bundle {
+        Some(bundle) if !origins.is_empty() => rustls_native_certs::load_certs_from_paths(Some(bundle), None),
+        _ => rustls_native_certs::load_native_certs(),
+    };
+    let unreadable = unreadable.or_else(|| {
+        loaded.errors.iter().find_map(|error| match &error.kind {
+            rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unreadable::new(path, inner, "")),
+            _ => None,
+        })
     });
-    let mut store = rustls::RootCertStore::empty();
     store.add_parsable_certificates(loaded.certs);
     if store.is_empty() {
         let error = unreadable.or_else(unreadable_bundle).map_or(TrustError::NoRoots, TrustError::Unreadable);
-        return Err(other(error));
+        return Err(Error::Other(error.into()));
     }
+    let origin = match bundle {
+        Some(bundle) => format!("{}{origins}", bundle.display()),
+        None => format!("the system's trust store{origins}"),
+    };
     let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
     let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
-    Ok(Roots { verifier, unreadable })
+    Ok(Roots { verifier, origin, unreadable })
 }
 
 /// Returns the certificate file of the distribution, if it cannot be opened.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn unreadable_bundle() -> Option<Unreadable> {
-    BUNDLES.iter().map(std::path::Path::new).find_map(|path| match open_regular(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(Unreadable::new(path, &error)),
+    BUNDLES.iter().map(Path::new).find_map(|path| match open_regular(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Some(Unreadable::new(path, &error, "")),
         _ => None,
     })
 }
 
-/// The files of Debian, Fedora, openSUSE and Alpine (openssl-probe, `probe_from_env` and its list).
+/// The files of Debian, RHEL, Fedora, openSUSE, Alpine and FreeBSD (openssl-probe, `CERTIFICATE_FILE_NAMES`).
 #[cfg(not(any(windows, target_vendor = "apple")))]
-const BUNDLES: [&str; 4] = [
+const BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
+    "/usr/local/etc/ssl/cert.pem",
 ];
 
 /// The text with which rustls-platform-verifier begins its error if the system has no root certificates.
@@ -125,31 +233,51 @@ const NO_ROOTS: &str = "No CA certificates";
 /// Root certificates that arcssh cannot read.
 #[derive(Clone, Debug)]
 pub(crate) struct Unreadable {
-    path: PathBuf,
-    cause: String,
+    /// Where they are, and why arcssh cannot read them.
+    text: String,
+    /// The variable that names them; empty for the system's.
+    variable: &'static str,
     lacks_descriptors: bool,
 }
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot read the root certificates in {}: {}", self.path.display(), self.cause)
+        write!(f, "cannot read the root certificates in {}", self.text)?;
+        if self.variable.is_empty() { Ok(()) } else { write!(f, " ({} names it)", self.variable) }
     }
 }
 
 impl Unreadable {
+    pub(crate) fn new(path: &Path, error: &io::Error, variable: &'static str) -> Self {
+        let lacks_descriptors = error.raw_os_error().is_some_and(is_limit_of_descriptors);
+        Self { text: format!("{}: {error}", path.display()), variable, lacks_descriptors }
+    }
+
+    fn into_error(self) -> Error {
+        Error::Other(TrustError::Unreadable(self).into())
+    }
+
     /// Returns whether the limit of file descriptors is the cause.
     pub(crate) fn lacks_descriptors(&self) -> bool {
         self.lacks_descriptors
     }
+
+    /// Returns the variable that names the certificates, if one does.
+    pub(crate) fn variable(&self) -> Option<&'static str> {
+        Some(self.variable).filter(|variable| !variable.is_empty())
+    }
 }
 
-#[cfg(not(any(windows, target_vendor = "apple")))]
-impl Unreadable {
-    pub(crate) fn new(path: &std::path::Path, error: &std::io::Error) -> Self {
-        let limits = [Errno::MFILE, Errno::NFILE].map(|limit| Some(limit.raw_os_error()));
-        let lacks_descriptors = limits.contains(&error.raw_os_error());
-        Self { path: path.to_owned(), cause: error.to_string(), lacks_descriptors }
-    }
+#[cfg(unix)]
+fn is_limit_of_descriptors(error: i32) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&error)
+}
+
+/// Windows has no such limit.
+#[cfg(not(unix))]
+fn is_limit_of_descriptors(_: i32) -> bool {
+    false
 }
 
 impl ServerCertVerifier for SystemTrust {
@@ -240,6 +368,9 @@ pub(crate) enum TlsError {
     /// The certificate is not valid for another reason.
     #[error("{0}")]
     InvalidCertificate(String),
+    /// The handshake did not end: the connection broke, or the other side did not respond.
+    #[error("{0}")]
+    Interrupted(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),

@@ -290,6 +290,8 @@ impl ConnectError {
         match self {
             Self::Rejected(rejection) => rejection.is_transient(),
             Self::TimedOut(_) => true,
+            // The proxy's connection to the relay failed.
+            Self::Net(error @ NetError::ProxyRejected { status: Some(_), .. }) => error.is_transient(),
             _ => false,
         }
     }

@@ -171,7 +171,7 @@ const NETWORK: &str =
     "check the network of this computer; if it requires a proxy, run: export HTTPS_PROXY=http://PROXY:PORT";
 const SERVICE_PRINCIPAL: &str =
     "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
-const INSPECTION: &str = "if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE";
+const INSPECTION: &str = "if a proxy inspects TLS, append its root certificate to the file in SSL_CERT_FILE, {HOME}/another.pem";
 const WEBSOCKETS: &str = "allow WebSocket connections to {RELAY} in the proxy, without TLS inspection";
 const SETUP: &str = "enable it: arcssh setup {ID} --port {PORT}";
 const INSTALL: &str = "run: sudo apt-get install openssh-client";

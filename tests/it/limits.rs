@@ -178,17 +178,21 @@ fn unreadable_root_certificates_are_reported_with_the_reason() {
     ];
     for (file, why) in cases {
         let run = run(w.arcssh(&["list"]).env("SSL_CERT_FILE", &file));
-        let why = format!("arcssh: cannot read the root certificates in {}: {why}", file.display());
+        let why = format!(
+            "arcssh: cannot read the root certificates in {}: {why} (SSL_CERT_FILE names it)",
+            file.display()
+        );
         assert_eq!((run.code, run.arcssh_lines()[0]), (Some(6), &*why), "{}", run.stderr);
     }
     let empty = path("empty.pem");
     fs::write(&empty, "").unwrap();
     let run = run(w.arcssh(&["list"]).env("SSL_CERT_FILE", &empty));
-    assert!(
-        run.stderr.starts_with("arcssh: this computer has no trusted root certificates"),
-        "{}",
-        run.stderr
+    let why = format!(
+        "arcssh: cannot read the root certificates in {}: it contains no certificate in PEM format (SSL_CERT_FILE names it)",
+        empty.display()
     );
+    let hint = "arcssh: hint: correct SSL_CERT_FILE, or remove it to trust only the system's certificates: unset SSL_CERT_FILE";
+    assert_eq!(run.arcssh_lines(), [&*why, hint]);
 }
 
 #[test]
@@ -202,15 +206,12 @@ fn unreadable_root_certificates_are_reported_with_an_unknown_issuer() {
     let mut openssl = w.command("openssl");
     openssl.args(["req", "-x509"]).args(subject).arg("-keyout").arg(key).arg("-out").arg(&other);
     assert_eq!(run(&mut openssl).code, Some(0));
+    let missing = w.home().join("missing");
     let run = run(w
         .arcssh(&["list"])
-        .env("SSL_CERT_FILE", w.home().join("missing.pem"))
-        .env("SSL_CERT_DIR", &directory));
-    let missing = w.home().join("missing.pem").display().to_string();
+        .env("SSL_CERT_FILE", &other)
+        .env("SSL_CERT_DIR", format!("{}:{}", directory.display(), missing.display())));
     let line = run.arcssh_lines()[0];
-    assert!(
-        line.contains("does not trust")
-            && line.contains(&format!("(cannot read the root certificates in {missing}: No such file")),
-        "{line}"
-    );
+    let missing = format!("(cannot read the root certificates in {}: No such file", missing.display());
+    assert!(line.contains("does not trust") && line.contains(&missing), "{line}");
 }

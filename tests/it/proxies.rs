@@ -1,14 +1,15 @@
-//! Connections through an HTTP proxy: Debian's tinyproxy, with CONNECT.
+//! Connections through an HTTP proxy, with CONNECT: Debian's tinyproxy, and Squid if it is installed.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, lab, run};
+use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, lab, run, skipped};
 
 const PASSWORD: &str = "arcssh: hint: set the proxy's user and password: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; for a proxy that requires NTLM or Kerberos, run px or cntlm on this computer and name its address";
 
@@ -73,18 +74,30 @@ fn a_missing_or_wrong_proxy_password_is_reported() {
 fn proxy_errors_are_reported_for_entra_id() {
     let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
-    let cannot = "arcssh: cannot connect to web01:";
+    let (cannot, closed) = ("arcssh: cannot connect to web01:", closed_port());
     let entra = w.address("AZURE_AUTHORITY_HOST").replace("https://", "");
     let cases = [
-        (proxy.address(), format!("the proxy opens no tunnel to {entra}: the proxy responded 407"), PASSWORD),
         (
-            format!("http://alice:wrong@127.0.0.1:{}", proxy.port),
-            format!("the proxy opens no tunnel to {entra}: unsuccessful"),
-            "arcssh: hint: check user and password in HTTPS_PROXY, and that the proxy allows CONNECT",
+            proxy.address(),
+            format!(
+                "the proxy 127.0.0.1:{} opens no tunnel to {entra}: the proxy responded 407 Proxy Authentication Required",
+                proxy.port
+            ),
+            PASSWORD,
         ),
         (
-            format!("http://127.0.0.1:{}", closed_port()),
-            format!("cannot reach the proxy on the way to {entra}: Connection refused (os error 111)"),
+            format!("http://alice:wrong@127.0.0.1:{}", proxy.port),
+            format!(
+                "the proxy 127.0.0.1:{} opens no tunnel to {entra}: the proxy responded 401 Unauthorized",
+                proxy.port
+            ),
+            PASSWORD,
+        ),
+        (
+            format!("http://127.0.0.1:{closed}"),
+            format!(
+                "cannot reach the proxy 127.0.0.1:{closed}: tcp connect error: Connection refused (os error 111)"
+            ),
             "arcssh: hint: check the proxy's address in HTTPS_PROXY",
         ),
     ];
@@ -101,7 +114,9 @@ fn proxy_errors_are_reported_for_entra_id() {
 
 #[test]
 fn addresses_in_no_proxy_are_reached_directly() {
-    for no_proxy in ["127.0.0.1", "127.0.0.0/8", "other.example,127.0.0.1"] {
+    for no_proxy in
+        ["127.0.0.1", "127.0.0.0/8", "other.example,127.0.0.1", "other.example; 127.0.0.1", "*", "127.*"]
+    {
         let w = lab(&["web01"]);
         let proxy = Tinyproxy::start(&w, "");
         let mut ssh = w.ssh();
@@ -121,12 +136,17 @@ fn names_below_a_domain_in_no_proxy_are_reached_directly() {
         (".invalid", false),
         ("relay.invalid", false),
         ("*", false),
+        ("*.invalid", false),
+        (".INVALID", false),
+        ("a.example *.invalid:443", false),
+        ("a.example; relay.invalid:443", false),
+        ("*.invalid:8443", true),
         ("elay.invalid", true),
     ] {
         let info = base64(
             "{\"relay\":{\"namespaceName\":\"relay\",\"namespaceNameSuffix\":\"invalid\",\"hybridConnectionName\":\"a\",\"accessKey\":\"k\"}}",
         );
-        let mut arcssh = w.arcssh(&["-p", "22"]);
+        let mut arcssh = w.arcssh(&["-p", "22", "--wait", "0"]);
         arcssh.env("SSHPROXY_RELAY_INFO", info).env("ARCSSH_RELAY_SUFFIX", "invalid");
         arcssh.env("HTTPS_PROXY", proxy.address()).env("NO_PROXY", no_proxy);
         let run = run(&mut arcssh);
@@ -184,8 +204,8 @@ fn a_socks_proxy_is_rejected() {
     let w = lab(&["web01"]);
     let info = w.relay_info();
     let before = w.emulator().requests_to(Service::Arm).len();
-    let by_relay_info = "the machine: socks5://127.0.0.1:1080 is not an HTTP proxy";
-    let by_arm = "web01: socks5://127.0.0.1:1080 is not an HTTP proxy";
+    let invalid = "the proxy setting ALL_PROXY is invalid: it names a SOCKS proxy, and arcssh supports only HTTP proxies";
+    let (by_relay_info, by_arm) = (format!("the machine: {invalid}"), format!("web01: {invalid}"));
     for (mut arcssh, error) in [(w.arcssh(&["-p", "22"]), by_relay_info), (w.proxy("web01"), by_arm)] {
         let run = run(arcssh.env("SSHPROXY_RELAY_INFO", &info).env("ALL_PROXY", "socks5://127.0.0.1:1080"));
         let lines = run.arcssh_lines();
@@ -195,6 +215,151 @@ fn a_socks_proxy_is_rejected() {
         assert_eq!((run.code, run.stdout.as_slice()), (Some(6), b"".as_slice()));
     }
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), before, "no request bypasses the proxy");
+}
+
+#[test]
+fn an_unusable_setting_is_rejected_before_any_connection() {
+    let w = lab(&["web01"]);
+    let info = w.relay_info();
+    let before = w.emulator().requests().len();
+    let tinyproxy = Tinyproxy::start(&w, "");
+    let proxy = |text: &str| text.replace("PROXY", &format!("127.0.0.1:{}", tinyproxy.port));
+    let port = "its port is not a number from 1 to 65535";
+    for (variable, value, problem) in [
+        ("HTTPS_PROXY", "http://ada:s3cret@127.0.0.1:port".to_owned(), port),
+        ("https_proxy", "http://ada:s3cret@127.0.0.1:70000".into(), port),
+        ("ALL_PROXY", "ada:s3cret@127.0.0.1:".into(), port),
+        ("all_proxy", "http://ada:s3cret".into(), port),
+        (
+            "HTTPS_PROXY",
+            "CORP\\ada:s3cret".into(),
+            "its host contains a character that a host name cannot have",
+        ),
+        ("HTTPS_PROXY", "ada:s3cret@".into(), "it names no host"),
+        ("HTTPS_PROXY", proxy("htp://ada:s3cret@PROXY"), "its scheme is neither http nor https"),
+        (
+            "HTTPS_PROXY",
+            proxy("http://ada:s3cret@PROXY/proxy.pac"),
+            "its host is followed by a path, which the address of a proxy cannot have",
+        ),
+        (
+            "NO_PROXY",
+            "127.0.0.1, 10.0.0.0/33".into(),
+            "its entry number 2 is not a host, domain, address or network",
+        ),
+    ] {
+        let mut with_relay_info = w.arcssh(&["-p", "22"]);
+        with_relay_info.env("SSHPROXY_RELAY_INFO", &info);
+        let commands =
+            [with_relay_info, w.proxy("web01"), w.arcssh(&["list"]), w.arcssh(&["config", "web01"])];
+        for mut command in commands {
+            let run = run(command.args(["-vvv"]).env(variable, &value));
+            let error = format!("the proxy setting {variable} is invalid: {problem}");
+            let [.., why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+            assert!(why.ends_with(&error), "{}", run.stderr);
+            assert!(hint.starts_with("arcssh: hint: "), "{hint}");
+            assert_eq!(run.code, Some(6), "{}", run.stderr);
+            assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
+        }
+    }
+    assert_eq!(w.emulator().requests().len(), before, "no request bypasses the proxy");
+    assert_eq!(tinyproxy.connects(), Vec::<String>::new());
+}
+
+#[test]
+fn a_proxy_is_used_in_each_form_of_its_address() {
+    let w = lab(&["web01"]);
+    let proxy = Tinyproxy::start(&w, "");
+    let port = proxy.port;
+    for address in [
+        format!("127.0.0.1:{port}"),
+        format!("HTTP://127.0.0.1:{port}/"),
+        format!(" http://127.0.0.1:{port} "),
+        format!("\"http://127.0.0.1:{port}\""),
+        format!("http://CORP\\ada:a#b@c%zz$ä@127.0.0.1:{port}"),
+    ] {
+        let before = proxy.connects().len();
+        // An empty variable counts as absent.
+        let mut list = w.arcssh(&["list"]);
+        run(list.env("HTTPS_PROXY", " ").env("https_proxy", &address)).clean();
+        assert!(proxy.connects().len() > before, "{address}");
+    }
+}
+
+/// Several wrong passwords lock an account of a directory.
+#[test]
+fn a_rejected_password_is_sent_once_in_each_run() {
+    let w = lab(&["web01", "web02"]);
+    let tinyproxy = Tinyproxy::start(&w, "BasicAuth alice right\n");
+    let squid = Squid::start(&w, "alice", "right");
+    let proxies: [(u16, &dyn Fn() -> usize); 2] = [
+        (tinyproxy.port, &|| tinyproxy.connects().len()),
+        (squid.as_ref().map_or(0, |squid| squid.port), &|| squid.as_ref().map_or(0, Squid::connects)),
+    ];
+    let commands: [&[&str]; 9] = [
+        &["proxy", &w.id()],
+        &["proxy", "--host", "web01"],
+        &["config", "web01"],
+        &["config", "--all"],
+        &["list"],
+        &["doctor", "web01"],
+        &["warm", "--all"],
+        &["setup", "web01", "--yes"],
+        &["account"],
+    ];
+    for (port, attempts) in proxies.into_iter().filter(|(port, _)| *port > 0) {
+        for arguments in commands {
+            let before = attempts();
+            let mut arcssh = w.arcssh(arguments);
+            let run = run(arcssh.env("HTTPS_PROXY", format!("http://alice:s3cret@127.0.0.1:{port}")));
+            assert_ne!(run.code, Some(0), "{arguments:?}");
+            let output = run.stderr + &String::from_utf8_lossy(&run.stdout);
+            assert!(output.contains("opens no tunnel to"), "{arguments:?}: {output}");
+            assert!(!output.contains("s3cret"), "{output}");
+            assert_eq!(attempts() - before, 1, "{arguments:?}: {output}");
+        }
+    }
+}
+
+/// The proxy responds 5xx while another proxy behind it does not run.
+#[test]
+fn a_failure_behind_the_proxy_is_retried() {
+    for by_relay_info in [false, true] {
+        let w = lab(&["web01"]);
+        let info = w.relay_info();
+        let behind = closed_port();
+        let proxy = Tinyproxy::start(&w, &format!("Upstream http 127.0.0.1:{behind}\n"));
+        let mut arcssh = if by_relay_info { w.arcssh(&["-p", "22"]) } else { w.proxy("web01") };
+        if by_relay_info {
+            arcssh.env("SSHPROXY_RELAY_INFO", &info).args(["--wait", "3"]);
+        }
+        let run = run(arcssh.env("HTTPS_PROXY", proxy.address()));
+        let [.., why, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
+        assert!(
+            why.contains("opens no tunnel to") && why.contains("the proxy responded 50"),
+            "{}",
+            run.stderr
+        );
+        assert!(
+            hint.starts_with("arcssh: hint: retry in a minute; if the error persists, ask the proxy's"),
+            "{hint}"
+        );
+        assert!(proxy.connects().len() > 1, "{:?}", proxy.connects());
+        assert_eq!(run.code, Some(6));
+    }
+}
+
+#[test]
+fn any_character_in_a_proxy_password_works() {
+    let w = lab(&["web01"]);
+    let (user, password) = ("CORP\\ada", "a#b@c/d?e%f$g:hä");
+    let Some(squid) = Squid::start(&w, user, password) else { return };
+    for encoded in [password, "a%23b%40c%2Fd%3Fe%25f%24g%3Ah%C3%A4"] {
+        let before = squid.connects();
+        let mut list = w.arcssh(&["list"]);
+        run(list.env("HTTPS_PROXY", format!("{user}:{encoded}@127.0.0.1:{}", squid.port))).clean();
+        assert!(squid.connects() > before, "{encoded}");
+    }
 }
 
 /// A session with this proxy variable.
@@ -264,6 +429,60 @@ impl Tinyproxy {
 }
 
 impl Drop for Tinyproxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Squid that requires a password, for one test.
+struct Squid {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Squid {
+    /// Returns `None` if the program is not installed.
+    fn start(w: &Lab, user: &str, password: &str) -> Option<Self> {
+        let helper = "/usr/lib/squid/basic_ncsa_auth";
+        if !PathBuf::from(helper).exists() {
+            skipped("squid is not installed");
+            return None;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = w.home().join("squid");
+        fs::create_dir(&folder).unwrap();
+        // Squid's helpers run as another user.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        let hash = run(w.command("openssl").args(["passwd", "-apr1", password])).clean();
+        fs::write(folder.join("users"), format!("{user}:{hash}")).unwrap();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let configuration = format!(
+            "http_port 127.0.0.1:{port}\nauth_param basic casesensitive on\nauth_param basic program {helper} {}\n\
+             acl known proxy_auth REQUIRED\nhttp_access allow known\nhttp_access deny all\n\
+             access_log stdio:{}\ncache_log {}\npid_filename none\ncache deny all\nshutdown_lifetime 0 seconds\n",
+            path("users"),
+            path("access.log"),
+            path("cache.log")
+        );
+        fs::write(folder.join("squid.conf"), configuration).unwrap();
+        let mut squid = w.command("/usr/sbin/squid");
+        squid.args(["-N", "-f"]).arg(folder.join("squid.conf")).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = squid.spawn().unwrap();
+        let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        assert!(eventually(Duration::from_secs(20), listens), "squid does not listen");
+        Some(Self { child, port, log: folder.join("access.log") })
+    }
+
+    /// The number of CONNECT requests.
+    fn connects(&self) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(" CONNECT ")).count()
+    }
+}
+
+impl Drop for Squid {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -204,8 +204,9 @@ impl Arm {
                 ArmError::Rejected(ErrorResponse::new(url, response))
             }
             Some(HttpError::TooLong) => self.unexpected(HttpError::TooLong.to_string()),
-            None => ArmError::Net(NetError::find(error, self.authority()).unwrap_or_else(|| {
-                NetError::Unreachable { host: self.authority().to_owned(), cause: chain(error) }
+            None => ArmError::Net(NetError::find(error).unwrap_or_else(|| NetError::Unreachable {
+                host: self.authority().to_owned(),
+                cause: chain(error),
             })),
         }
     }

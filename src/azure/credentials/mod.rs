@@ -240,7 +240,9 @@ impl CredentialChain {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
-        let http = self.net.http_client([&self.cloud.arm_endpoint, &self.cloud.authority_host])?;
+        let http = self
+            .net
+            .http_client([self.cloud.arm_endpoint.authority(), self.cloud.authority_host.authority()])?;
         let client = Client { http, store: self.store.clone() };
         Ok(self.client.get_or_init(|| client).clone())
     }

@@ -76,7 +76,7 @@ impl Entra {
         request.set_body(form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish());
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await;
-        let response = response.map_err(|error| EntraError::of_pipeline(&self.authority, &error))?;
+        let response = response.map_err(|error| EntraError::of_pipeline(&error))?;
         let json = serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success());
         let json = json.ok_or_else(|| EntraError::Rejected(Rejection::new(&self.authority, &response)))?;
         Ok((json, date(response.headers())))
@@ -170,11 +170,11 @@ pub(crate) enum EntraError {
 
 impl EntraError {
     /// Returns the failure of a request.
-    pub(crate) fn of_pipeline(url: &Url, error: &Error) -> Self {
+    pub(crate) fn of_pipeline(error: &Error) -> Self {
         match HttpError::find(error) {
             Some(HttpError::Status { url, response }) => Self::Rejected(Rejection::new(url, response)),
             Some(HttpError::TooLong) => Self::Failed(HttpError::TooLong.to_string()),
-            None => match NetError::find(error, url.authority()) {
+            None => match NetError::find(error) {
                 Some(error) => Self::Net(error),
                 None => Self::Failed(chain(error)),
             },

@@ -260,7 +260,7 @@ pub(super) async fn compose(
         None => options.drop_unsafe_wildcard(&mut notes),
     }
     let mut azure =
-        Azure { args, net: Net::new(), store: Store::open()?, lists: Vec::new(), visible: BTreeMap::new() };
+        Azure { args, net: Net::new()?, store: Store::open()?, lists: Vec::new(), visible: BTreeMap::new() };
     let named_now = azure.add_typed(&mut options, &typed, &login).await?;
     if !foreign.is_empty() {
         let machines = list(&azure.arm(&login.access())?, &[]).await?;

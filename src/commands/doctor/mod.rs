@@ -49,7 +49,7 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
         Some(proxy) => (proxy.azure.credential.options(), proxy.certificate.options(), &proxy.azure.cloud),
         None => (args.azure.credential.options(), CertificateOptions::default(), &args.azure.cloud),
     };
-    let (cloud, net) = (cloud.cloud()?, Net::new());
+    let (cloud, net) = (cloud.cloud()?, Net::unchecked());
     let arm = Arm::new(&cloud, &net, &store, credential.clone());
     let prober = Prober { args, file, entry, credential, certificate, cloud, net, store, arm };
     let progress = Progress::default();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use clap::ValueEnum as _;
 use http::uri::Authority;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, duplex};
 use tokio::sync::Notify;
@@ -70,6 +71,12 @@ pub(super) struct Facts {
     pub(super) configuration: Result<Block>,
     /// The number of cached values; `None` if there is no state directory.
     pub(super) state: Result<Option<usize>, SystemError>,
+    /// The cloud and its endpoints.
+    pub(super) cloud: String,
+    /// The proxy, and the hosts that arcssh reaches without it.
+    pub(super) proxy: Result<String>,
+    /// The origin of the root certificates.
+    pub(super) roots: Result<String>,
     /// The services of Azure, with the issuer of each certificate.
     pub(super) issuers: Vec<(&'static str, Result<String>)>,
     /// The machine as the user named it.
@@ -154,6 +161,9 @@ impl Prober<'_> {
             file: self.file.clone(),
             configuration,
             state,
+            cloud: self.cloud_text(),
+            proxy: self.proxy(),
+            roots: self.roots(),
             issuers,
             name: self.args.machine.clone(),
             is_port_given: self.args.port.is_some(),
@@ -192,6 +202,39 @@ impl Prober<'_> {
         }
         let alias = entry.alias.clone();
         blocking(move || Ok(HostKey::New(local::unknown_key(&alias, file.as_deref())?))).await
+    }
+
+    fn cloud_text(&self) -> String {
+        let Cloud { arm_endpoint, authority_host, .. } = &self.cloud;
+        let name = self.cloud.name().and_then(|name| Some(name.to_possible_value()?.get_name().to_owned()));
+        let name = name.unwrap_or("custom endpoints".into());
+        format!("{name}: {}, {}", arm_endpoint.authority(), authority_host.authority())
+    }
+
+    /// Returns the proxy, and the hosts of the cloud that arcssh reaches without it.
+    fn proxy(&self) -> Result<String> {
+        let arm = self.cloud.arm_endpoint.authority();
+        let entra = self.cloud.authority_host.authority();
+        let relay = self.cloud.name().map(|name| format!("relay.{}", name.relay_suffix()));
+        let hosts = [Some(arm.to_owned()), Some(entra.to_owned()), relay];
+        let (mut proxy, mut direct) = (None, Vec::new());
+        for host in hosts.into_iter().flatten() {
+            let authority: Authority = host.parse().map_err(|error| anyhow!("{host}: {error}"))?;
+            match self.net.proxy(&authority)? {
+                Some(one) => proxy = Some(one),
+                None => direct.push(host.replace("relay.", "*.")),
+            }
+        }
+        Ok(match proxy {
+            None => "none".into(),
+            Some(proxy) if direct.is_empty() => proxy.to_string(),
+            Some(proxy) => format!("{proxy}; NO_PROXY excludes {}", direct.join(", ")),
+        })
+    }
+
+    fn roots(&self) -> Result<String> {
+        let host = self.cloud.arm_endpoint.authority().to_owned();
+        Ok(self.net.root_certificates().map_err(|error| NetError::Tls { host, error })?)
     }
 
     /// Connects to ARM and Entra ID: name resolution, proxies, TLS.

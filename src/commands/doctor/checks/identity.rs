@@ -75,7 +75,23 @@ impl Evaluator {
         self.machine().map_or("exists".into(), |ResourceId { subscription, .. }| subscription)
     }
 
+    pub(super) fn cloud(&self) -> Outcome {
+        Passed(self.facts.cloud.clone())
+    }
+
+    pub(super) fn proxy(&self) -> Outcome {
+        passed_or_failed(&self.facts.proxy)
+    }
+
+    pub(super) fn roots(&self) -> Outcome {
+        passed_or_failed(&self.facts.roots)
+    }
+
     pub(super) fn network(&self) -> Outcome {
+        let causes = [("proxy", &self.facts.proxy), ("root certificates", &self.facts.roots)];
+        if let Some((check, _)) = causes.into_iter().find(|(_, fact)| fact.is_err()) {
+            return blocked_by(check);
+        }
         let mut passed = Vec::new();
         for (service, issuer) in &self.facts.issuers {
             match issuer {
@@ -84,5 +100,12 @@ impl Evaluator {
             }
         }
         Passed(passed.join("; "))
+    }
+}
+
+fn passed_or_failed(fact: &Result<String, Error>) -> Outcome {
+    match fact {
+        Ok(text) => Passed(text.clone()),
+        Err(error) => Failed(error.diagnose()),
     }
 }

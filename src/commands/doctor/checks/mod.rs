@@ -21,10 +21,13 @@ use Outcome::{Failed, Skipped, Warned};
 type CheckFn = fn(&Evaluator) -> Outcome;
 
 /// The checks in the order of the report.
-const CHECKS: [(&str, CheckFn); 23] = [
+const CHECKS: [(&str, CheckFn); 26] = [
     ("ssh", |evaluator| evaluator.program(0)),
     ("ssh-keygen", |evaluator| evaluator.program(1)),
     ("shell", Evaluator::shell),
+    ("cloud", Evaluator::cloud),
+    ("proxy", Evaluator::proxy),
+    ("root certificates", Evaluator::roots),
     ("identity", Evaluator::identity),
     ("clock", Evaluator::clock),
     ("subscription", Evaluator::subscription),
