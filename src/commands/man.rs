@@ -17,7 +17,7 @@ use crate::system::files;
 const SSH_EXIT_STATUS: &str = "ssh does not return the status of its ProxyCommand: ssh exits with 255. To see the error, run arcssh-last(1).";
 
 /// Environment variables that arcssh reads, for arcssh(1).
-const ENVIRONMENT: [(&str, &str); 20] = [
+const ENVIRONMENT: [(&str, &str); 21] = [
     ("ARCSSH_CREDENTIAL", "Default of --credential."),
     ("ARCSSH_CLOUD", "Default of --cloud."),
     ("ARCSSH_ARM_ENDPOINT", "Default of --arm-endpoint."),
@@ -58,6 +58,10 @@ const ENVIRONMENT: [(&str, &str); 20] = [
     (
         "SSL_CERT_FILE, SSL_CERT_DIR",
         "File, and directories, with root certificates in PEM format to trust in addition to the system's.",
+    ),
+    (
+        "REQUESTS_CA_BUNDLE",
+        "Root certificates of Azure CLI. arcssh does not read them, and names the variable in a hint.",
     ),
     ("RUST_LOG", "What to log, such as arcssh=debug."),
     ("NO_COLOR, CLICOLOR", "Without colours: if NO_COLOR is not empty, or CLICOLOR is 0."),

@@ -99,6 +99,7 @@ impl Added {
             added.origins += &format!(" and {} ({CERT_FILE})", file.display());
         }
         if let Some(list) = path_in(CERT_DIR) {
+            let before = added.certificates.len();
             let failed = |directory: &Path, cause| Unreadable::new(directory, &cause, CERT_DIR);
             let directories = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
             let (mut is_readable, mut errors) = (false, Vec::new());
@@ -114,7 +115,9 @@ impl Added {
                 let none = || failed(list.as_ref(), no_certificate());
                 return Err(added.unreadable.unwrap_or_else(none).into_error());
             }
-            added.origins += &format!(" and {} ({CERT_DIR})", list.display());
+            if added.certificates.len() > before {
+                added.origins += &format!(" and {} ({CERT_DIR})", list.display());
+            }
         }
         Ok(added)
     }

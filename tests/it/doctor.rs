@@ -171,7 +171,8 @@ const NETWORK: &str =
     "check the network of this computer; if it requires a proxy, run: export HTTPS_PROXY=http://PROXY:PORT";
 const SERVICE_PRINCIPAL: &str =
     "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
-const INSPECTION: &str = "if a proxy inspects TLS, append its root certificate to the file in SSL_CERT_FILE, {HOME}/another.pem";
+const INSPECTION: &str =
+    "if a proxy inspects TLS, append its root certificate to the file in SSL_CERT_FILE, {HOME}/another.pem";
 const WEBSOCKETS: &str = "allow WebSocket connections to {RELAY} in the proxy, without TLS inspection";
 const SETUP: &str = "enable it: arcssh setup {ID} --port {PORT}";
 const INSTALL: &str = "run: sudo apt-get install openssh-client";
@@ -254,7 +255,19 @@ fn without_a_machine_only_general_checks_run() {
         outcomes.filter(|check| check["outcome"] == "passed").filter_map(|c| c["name"].as_str()).collect();
     assert_eq!(
         passed,
-        ["ssh", "ssh-keygen", "shell", "identity", "clock", "subscription", "network", "state directory"]
+        [
+            "ssh",
+            "ssh-keygen",
+            "shell",
+            "cloud",
+            "proxy",
+            "root certificates",
+            "identity",
+            "clock",
+            "subscription",
+            "network",
+            "state directory"
+        ]
     );
     assert_eq!(w.emulator().requests_to(Service::Relay).len(), 0);
 }
@@ -630,10 +643,32 @@ fn faults_of_account_and_network_are_reported() {
             program: |_, command| {
                 command.env("HTTPS_PROXY", "socks5://127.0.0.1:1");
             },
-            check: "network",
-            why: "is not an HTTP proxy",
+            check: "proxy",
+            why: "the proxy setting HTTPS_PROXY is invalid: it names a SOCKS proxy",
             code: "unsupported-proxy",
             fix: "use an HTTP proxy: export HTTPS_PROXY=http://PROXY:PORT",
+            ..Case::default()
+        },
+        Case {
+            fault: "a proxy setting that cannot be used",
+            program: |_, command| {
+                command.env("https_proxy", "http://ada:secret@127.0.0.1:port");
+            },
+            check: "proxy",
+            why: "the proxy setting https_proxy is invalid: its port is not a number from 1 to 65535",
+            code: "unsupported-proxy",
+            fix: "write the proxy as http://USER:PASSWORD@HOST:PORT; in USER and PASSWORD, write % as %25, : as %3A, @ as %40, / as %2F, # as %23 and \\ as %5C",
+            ..Case::default()
+        },
+        Case {
+            fault: "a file of root certificates that does not exist",
+            program: |w, command| {
+                command.env("SSL_CERT_FILE", w.home().join("missing.pem"));
+            },
+            check: "root certificates",
+            why: "missing.pem: No such file or directory (os error 2) (SSL_CERT_FILE names it)",
+            code: "unreadable-root-certificates",
+            fix: "correct SSL_CERT_FILE, or remove it to trust only the system's certificates: unset SSL_CERT_FILE",
             ..Case::default()
         },
         Case {

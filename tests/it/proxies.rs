@@ -350,6 +350,35 @@ fn a_failure_behind_the_proxy_is_retried() {
 }
 
 #[test]
+fn doctor_shows_the_proxy_without_its_user() {
+    let w = lab(&["web01"]);
+    let proxy = Tinyproxy::start(&w, "BasicAuth alice s3cret\n");
+    let check = |no_proxy: &str| {
+        let mut doctor = w.arcssh(&["doctor", "web01", "--json", "--file", "no-such-file"]);
+        doctor
+            .env("ALL_PROXY", format!("http://alice:s3cret@127.0.0.1:{}", proxy.port))
+            .env("NO_PROXY", no_proxy);
+        let run = run(&mut doctor);
+        assert_eq!(run.code, Some(0), "{}", String::from_utf8_lossy(&run.stdout));
+        let json: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        assert!(!json.to_string().contains("s3cret") && !json.to_string().contains("alice"), "{json}");
+        let text = |name: &str| {
+            let checks = json["checks"].as_array().unwrap();
+            let check = checks.iter().find(|check| check["name"] == name).unwrap();
+            assert_eq!(check["outcome"], "passed", "{json}");
+            check["text"].as_str().unwrap().to_owned()
+        };
+        (text("cloud"), text("proxy"))
+    };
+    let host = |name: &str| w.address(name).replace("https://", "").trim_end_matches('/').to_owned();
+    let (arm, entra) = (host("ARCSSH_ARM_ENDPOINT"), host("AZURE_AUTHORITY_HOST"));
+    let through = format!("http://127.0.0.1:{} (ALL_PROXY)", proxy.port);
+    assert_eq!(check(""), (format!("custom endpoints: {arm}, {entra}"), through.clone()));
+    assert_eq!(check(&arm).1, format!("{through}; NO_PROXY excludes {arm}"));
+    assert_eq!(check("*").1, "none");
+}
+
+#[test]
 fn any_character_in_a_proxy_password_works() {
     let w = lab(&["web01"]);
     let (user, password) = ("CORP\\ada", "a#b@c/d?e%f$g:hä");

@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, Lab, Run, eventually, finish, lab, run, service};
+use crate::support::{ARCSSH, LIMIT, Lab, Run, closed_port, eventually, finish, lab, run, service};
 
 /// Each way to enable a log.
 const LOGS: [(&str, &str); 5] =
@@ -85,6 +85,48 @@ fn a_wrong_secret_is_not_logged() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     let log = fs::read_to_string(w.home().join("log")).unwrap();
     assert!(!run.stderr.contains(secret) && !log.contains(secret));
+}
+
+/// A setting that cannot be used is a secret too: any part of it can be a password.
+#[test]
+fn no_error_of_a_proxy_contains_its_user_or_password() {
+    let w = lab(&["web01"]);
+    let closed = closed_port();
+    let (user, password) = ("ada.canary", "p4ss#w\u{f6}rd-canary");
+    let pair = format!("{user}:{password}");
+    for setting in [
+        format!("http://{pair}@127.0.0.1:{closed}"),
+        format!("http://{pair}@127.0.0.1:port"),
+        format!("http://{pair}@127.0.0.1:{closed}/proxy.pac"),
+        format!("http://CORP\\{pair}"),
+        format!("{pair}@"),
+        format!("htp://{pair}@127.0.0.1:{closed}"),
+        format!("socks5://{pair}@127.0.0.1:{closed}"),
+        format!("https://{pair}@[::1:{closed}"),
+        pair.clone(),
+    ] {
+        let mut proxy = w.proxy("web01");
+        proxy.args(["-vvv", "--log-file", "log"]).env("RUST_LOG", "trace").env("HTTPS_PROXY", &setting);
+        let failed = run(&mut proxy);
+        assert_eq!(failed.code, Some(6), "{}", failed.stderr);
+        let doctor = run(w.arcssh(&["doctor", "web01"]).env("HTTPS_PROXY", &setting));
+        let files = fs::read_dir(w.state_directory()).unwrap();
+        let files =
+            files.map(|file| String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned());
+        let outputs = [
+            fs::read_to_string(w.home().join("log")).unwrap(),
+            run(&mut w.arcssh(&["last"])).clean(),
+            String::from_utf8(doctor.stdout).unwrap(),
+            failed.stderr + &doctor.stderr,
+        ];
+        for text in outputs.into_iter().chain(files) {
+            for secret in [user, password, "canary", &pair] {
+                let found = encodings(secret).into_iter().find(|encoding| text.contains(encoding));
+                assert_eq!(found, None, "{setting}: {text}");
+            }
+        }
+        fs::remove_file(w.home().join("log")).unwrap();
+    }
 }
 
 #[test]

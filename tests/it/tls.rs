@@ -98,7 +98,7 @@ fn the_hint_for_an_untrusted_authority_depends_on_the_variables() {
     let another = another_authority(&w);
     let run_with = |variables: &[(&str, &Path)]| {
         let mut proxy = w.proxy("web01");
-        proxy.env_remove("SSL_CERT_FILE").envs(variables.iter().copied());
+        proxy.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").envs(variables.iter().copied());
         run(&mut proxy).arcssh_lines().last().unwrap().to_string()
     };
     assert_eq!(run_with(&[]), HINT);
