@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
-use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, show};
+use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, list_named, show};
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::ssh::host_entry::is_alias;
 use crate::ssh::patterns::matches;
@@ -164,7 +164,10 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
 /// # Errors
 /// [`SelectError::NoSubscription`], for which Azure returns an empty list; Azure rejects a request.
 pub(crate) async fn list_visible(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, SelectError> {
-    let machines = list(arm, subscriptions).await?;
+    ensure_subscription(arm, list(arm, subscriptions).await?).await
+}
+
+async fn ensure_subscription(arm: &Arm, machines: Vec<Machine>) -> Result<Vec<Machine>, SelectError> {
     if machines.is_empty() && matches!(hybrid_compute::subscriptions(arm).await, Ok((0, _))) {
         return Err(SelectError::NoSubscription);
     }
@@ -186,7 +189,8 @@ pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Res
     if matches!(name, MachineRef::Id(_)) {
         return resolve(arm, &name, &[]).await;
     }
-    pick(arm, text, &list_visible(arm, subscriptions).await?).await
+    let known = list_named(arm, subscriptions, &name).await?;
+    pick(arm, text, &ensure_subscription(arm, known).await?).await
 }
 
 /// Finds the machine as [`find`] does, in a list. A text that is the name of one machine and an alias of another one is

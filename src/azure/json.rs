@@ -1,8 +1,15 @@
 //! JSON of services that deviate from their specification: numbers as text, with a fraction, or null; null instead of
-//! an empty list.
+//! an empty list; a byte order mark.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+
+/// Parses JSON. Some services write a byte order mark before it, which JSON does not allow (RFC 8259, section 8.1;
+/// Azure/azure-rest-api-specs issue 42472).
+pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json))
+}
 
 /// Parses a number, such as seconds, in every form; `None` for another value.
 pub(crate) fn number(value: &Value) -> Option<u64> {

@@ -20,17 +20,22 @@ pub(super) fn arm(error: &ArmError, context: &Context) -> Diagnosis {
         ArmError::Net(error) => network::net(error),
         ArmError::State(error) => system::system(error),
         ArmError::UntrustedRelay(host) => untrusted_relay(host),
-        ArmError::TooManyPages(why) => Diagnosis::new(
-            Code::InvalidResponse,
-            format!("the response of Azure Resource Manager has too many pages: {why}"),
-            "select the machines of one subscription: --subscription ID",
-        ),
+        ArmError::TooManyPages(why) => too_long(&format!("has too many pages: {why}")),
+        ArmError::ListTooLong => too_long(&format!("is too long: {error}")),
         ArmError::InvalidResponse { host, cause } => Diagnosis::new(
             Code::InvalidResponse,
             format!("cannot use the response of Azure Resource Manager: {cause}"),
             allow_arm(host),
         ),
     }
+}
+
+fn too_long(problem: &str) -> Diagnosis {
+    Diagnosis::new(
+        Code::InvalidResponse,
+        format!("the response of Azure Resource Manager {problem}"),
+        "select the machines of one subscription: --subscription ID",
+    )
 }
 
 /// Azure, or relay information, names a host that must not get the relay's tokens.

@@ -244,6 +244,7 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         ResourceIdError::Name("a/b".into()).into(),
         ArmError::InvalidResponse { host: "management.azure.com".into(), cause: "no JSON".into() }.into(),
         ArmError::TooManyPages("more than 1000".into()).into(),
+        ArmError::ListTooLong.into(),
         ArmError::UntrustedRelay("relay.example".into()).into(),
     ];
     let candidates = vec!["rg/web01".into(), "rg2/web01".into()];

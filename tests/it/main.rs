@@ -15,6 +15,7 @@ mod end_to_end;
 mod entra;
 mod failures;
 mod faults;
+mod fleets;
 mod identity;
 mod ipv6;
 mod key_store;

@@ -15,8 +15,8 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{AccessToken, CredentialChain, CredentialError, CredentialOptions};
-use crate::azure::http::{HttpError, client_options, date, retry_after};
-use crate::azure::json::text;
+use crate::azure::http::{HttpError, MAX_BODY, client_options, date, retry_after};
+use crate::azure::json::{parse, text};
 use crate::azure::relay_host::RelaySuffixes;
 use crate::net::error::chain;
 use crate::net::http_head::auth_param;
@@ -28,6 +28,19 @@ use crate::system::SystemError;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 /// The header with the tenant whose token ARM requires.
 const WWW_AUTHENTICATE: HeaderName = HeaderName::from_static("www-authenticate");
+
+/// The path of Resource Graph's queries.
+pub(crate) const RESOURCE_GRAPH: [&str; 3] = ["providers", "Microsoft.ResourceGraph", "resources"];
+
+/// The longest accepted page of a list, in bytes: Resource Graph's limit (microsoft/ARI issue 199, "has exceeded the
+/// limit of 16777216"). A resource provider may send 15 MB (Azure/azure-resource-manager-rpc pull request 133).
+const MAX_LIST: usize = 16 * 1024 * 1024;
+
+/// Returns the longest accepted body of the response to a request, in bytes.
+fn max_body(request: &Request) -> usize {
+    let is_query = request.url().path().trim_matches('/').split('/').eq(RESOURCE_GRAPH);
+    if is_query || request.method() == Method::Get { MAX_LIST } else { MAX_BODY }
+}
 
 /// A client of one cloud's ARM, with one credential chain.
 #[derive(Debug)]
@@ -203,7 +216,8 @@ impl Arm {
             Some(HttpError::Status { url, response }) => {
                 ArmError::Rejected(ErrorResponse::new(url, response))
             }
-            Some(HttpError::TooLong) => self.unexpected(HttpError::TooLong.to_string()),
+            Some(HttpError::TooLong(MAX_LIST)) => ArmError::ListTooLong,
+            Some(error @ HttpError::TooLong(_)) => self.unexpected(error.to_string()),
             None => ArmError::Net(NetError::find(error).unwrap_or_else(|| NetError::Unreachable {
                 host: self.authority().to_owned(),
                 cause: chain(error),
@@ -215,7 +229,7 @@ impl Arm {
         if let Some(pipeline) = self.pipeline.get() {
             return Ok(pipeline);
         }
-        let options = client_options(self.credentials.client()?, &self.endpoint);
+        let options = client_options(self.credentials.client()?, &self.endpoint, max_body);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         Ok(self.pipeline.get_or_init(|| Pipeline::new(name, version, options, vec![], vec![], None)))
     }
@@ -235,7 +249,7 @@ pub(crate) struct ArmResponse {
 
 impl ArmResponse {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
-        serde_json::from_slice(&self.body)
+        parse(&self.body)
             .map_err(|error| ArmError::InvalidResponse { host: self.host.clone(), cause: error.to_string() })
     }
 }
@@ -261,6 +275,9 @@ pub(crate) enum ArmError {
     /// A list does not end.
     #[error("{0}")]
     TooManyPages(String),
+    /// A page of a list is longer than [`MAX_LIST`].
+    #[error("a page is longer than {} MiB", MAX_LIST / 1024 / 1024)]
+    ListTooLong,
     /// ARM sent an unexpected 2xx response.
     #[error("unexpected response of {host}: {cause}")]
     InvalidResponse {
@@ -308,10 +325,12 @@ impl ErrorResponse {
 
     fn new(url: &Url, response: &RawResponse) -> Self {
         let headers = response.headers();
-        // Some services write a byte order mark, which JSON does not allow (RFC 8259, section 8.1).
-        let body = response.body().strip_prefix(b"\xef\xbb\xbf").unwrap_or(response.body());
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let body: Value = parse(response.body()).unwrap_or_default();
         let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+        // Resource Graph gives the cause only in the details (microsoft/ARI issue 199).
+        let cause = &error["details"][0];
+        let is_generic = error["code"] == "BadRequest" && cause["code"].is_string();
+        let error = if is_generic { cause } else { error };
         Self {
             host: url.authority().into(),
             status: response.status().into(),

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::azure::cloud::Cloud;
-use crate::azure::http::{Client, HttpError, client_options, date, into_async, retry_after};
-use crate::azure::json::{optional_number, or_default};
+use crate::azure::http::{Client, HttpError, MAX_BODY, client_options, date, into_async, retry_after};
+use crate::azure::json::{optional_number, or_default, parse};
 use crate::net::NetError;
 use crate::net::error::chain;
 use crate::system::clock::unix_now;
@@ -42,7 +42,7 @@ pub(crate) struct Entra {
 
 impl Entra {
     pub(crate) fn new(cloud: &Cloud, client: Client) -> Self {
-        let options = client_options(client, &cloud.authority_host);
+        let options = client_options(client, &cloud.authority_host, |_| MAX_BODY);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, options, vec![], vec![], None);
         Self { authority: cloud.authority_host.clone(), pipeline }
@@ -77,7 +77,7 @@ impl Entra {
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = self.pipeline.send(&Context::new(), &mut request, Some(unchecked)).await;
         let response = response.map_err(|error| EntraError::of_pipeline(&error))?;
-        let json = serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success());
+        let json = parse(response.body()).ok().filter(|_| response.status().is_success());
         let json = json.ok_or_else(|| EntraError::Rejected(Rejection::new(&self.authority, &response)))?;
         Ok((json, date(response.headers())))
     }
@@ -135,8 +135,7 @@ impl TokenResponse {
 /// Returns a token response in the form that azure_identity requires: numbers as text, and fields that it does not use;
 /// `None` for another response.
 fn normalized(response: &RawResponse) -> Option<RawResponse> {
-    let token: TokenResponse =
-        serde_json::from_slice(response.body()).ok().filter(|_| response.status().is_success())?;
+    let token: TokenResponse = parse(response.body()).ok().filter(|_| response.status().is_success())?;
     let lifetime = token.lifetime();
     let body = json!({
         "access_token": token.access_token.secret(), "token_type": "Bearer", "resource": "",
@@ -173,7 +172,7 @@ impl EntraError {
     pub(crate) fn of_pipeline(error: &Error) -> Self {
         match HttpError::find(error) {
             Some(HttpError::Status { url, response }) => Self::Rejected(Rejection::new(url, response)),
-            Some(HttpError::TooLong) => Self::Failed(HttpError::TooLong.to_string()),
+            Some(error @ HttpError::TooLong(_)) => Self::Failed(error.to_string()),
             None => match NetError::find(error) {
                 Some(error) => Self::Net(error),
                 None => Self::Failed(chain(error)),
@@ -214,7 +213,7 @@ struct Body {
 
 impl Rejection {
     fn new(url: &Url, response: &RawResponse) -> Self {
-        let Body { error, error_description } = serde_json::from_slice(response.body()).unwrap_or_default();
+        let Body { error, error_description } = parse(response.body()).unwrap_or_default();
         let status = response.status().into();
         // OAuth's errors have the status 400 or 401 (RFC 6749, section 5.2); another one can be a proxy's.
         let is_oauth = matches!(status, 400 | 401);
@@ -259,8 +258,8 @@ mod tests {
     use azure_core::http::StatusCode;
     use azure_core::http::headers::Headers;
 
-    fn parse(json: &str) -> TokenResponse {
-        serde_json::from_str(json).unwrap()
+    fn token(json: &str) -> TokenResponse {
+        parse(json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -278,11 +277,11 @@ mod tests {
             (format!(r#""expires_in":{}"#, u64::MAX), MAX_LIFETIME),
             (format!(r#""expires_on":"{}""#, u64::MAX), MAX_LIFETIME),
         ] {
-            let token = parse(&format!(r#"{{"access_token":"opaque",{rest}}}"#));
+            let token = token(&format!(r#"{{"access_token":"opaque",{rest}}}"#));
             assert!(near(token.lifetime(), lifetime), "{rest}");
             assert!(near(token.expiry(), unix_now() + lifetime), "{rest}");
         }
-        let token = parse(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
+        let token = token(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
         assert!(near(token.expiry(), end));
     }
 

@@ -9,13 +9,13 @@ use std::hash::BuildHasher as _;
 use std::str::FromStr;
 
 use azure_core::http::Url;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::azure::arm::{Arm, ArmError, ErrorResponse};
-use crate::azure::json::{or_default, text};
+use crate::azure::arm::{Arm, ArmError, ErrorResponse, RESOURCE_GRAPH};
+use crate::azure::json::{optional_number, or_default, text};
 use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 
 /// Azure/azure-rest-api-specs, hybridcompute, stable.
@@ -34,16 +34,27 @@ const RESOURCES_VERSION: &str = "2018-05-01";
 const OTHER_TYPES: &str = "resourceType eq 'Microsoft.ConnectedVMwarevSphere/virtualMachines' \
     or resourceType eq 'Microsoft.ScVmm/virtualMachines' or resourceType eq 'Microsoft.AzureStackHCI/virtualMachines'";
 
-/// All Arc machines that the account can read, ordered by a unique column, so that pages do not overlap.
-const QUERY: &str = "resources \
-    | where type in~ ('microsoft.hybridcompute/machines', 'microsoft.connectedvmwarevsphere/virtualmachines', \
-      'microsoft.scvmm/virtualmachines', 'microsoft.azurestackhci/virtualmachines') \
-    | project id, name, tags, properties | order by id asc";
+/// The types of Arc machines, as a list of KQL.
+const TYPES: &str = "'microsoft.hybridcompute/machines', 'microsoft.connectedvmwarevsphere/virtualmachines', \
+    'microsoft.scvmm/virtualmachines', 'microsoft.azurestackhci/virtualmachines'";
 /// Rows of a Resource Graph page: the maximum.
 const PAGE_SIZE: usize = 1000;
+/// The fewest rows that arcssh requests if Resource Graph rejects larger pages.
+const MIN_PAGE_SIZE: usize = 10;
 /// The most pages of a list: a million machines of Resource Graph, more than any tenant has. A server could always name
 /// a next page.
 const MAX_PAGES: usize = 1000;
+
+/// The properties of a machine that arcssh reads, each with the paths at which its type has it. Those of virtual machines
+/// are in profiles (azure-cli-extensions `target_os_utils.py`).
+const VM_ID: &[&str] = &["properties.vmId"];
+const STATUS: &[&str] = &["properties.status", "properties.guestAgentProfile.status"];
+const AGENT_VERSION: &[&str] = &["properties.agentVersion", "properties.guestAgentProfile.agentVersion"];
+/// az ssh reads osName, then osType; a recording contains only osName.
+const OS: &[&str] = &["properties.osName", "properties.osType", "properties.osProfile.osType"];
+const LAST_STATUS_CHANGE: &[&str] =
+    &["properties.lastStatusChange", "properties.guestAgentProfile.lastStatusChange"];
+const PRIVATE_LINK: &[&str] = &["properties.privateLinkScopeResourceId"];
 
 /// The properties of an Arc machine that arcssh uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,10 +142,27 @@ pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extensi
 
 /// Lists the Arc machines of these subscriptions, or of all that the account can see.
 pub(crate) async fn list(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
-    match graph(arm, subscriptions).await {
+    list_by(arm, subscriptions, &query("")).await
+}
+
+/// Lists the Arc machines that a text can refer to, and perhaps others: by their name, or by an alias, which begins with
+/// the name and a dot.
+pub(crate) async fn list_named(
+    arm: &Arm,
+    subscriptions: &[String],
+    named: &MachineRef,
+) -> Result<Vec<Machine>, ArmError> {
+    list_by(arm, subscriptions, &query(&named.filter())).await
+}
+
+async fn list_by(arm: &Arm, subscriptions: &[String], query: &str) -> Result<Vec<Machine>, ArmError> {
+    match graph(arm, subscriptions, query).await {
         Err(error)
             if affects_one_request(&error)
-                || matches!(error, ArmError::InvalidResponse { .. } | ArmError::TooManyPages(_)) =>
+                || matches!(
+                    error,
+                    ArmError::InvalidResponse { .. } | ArmError::TooManyPages(_) | ArmError::ListTooLong
+                ) =>
         {
             info!("Resource Graph failed ({error}); listing the machines of each subscription");
             by_subscription(arm, subscriptions).await
@@ -148,27 +176,68 @@ fn affects_one_request(error: &ArmError) -> bool {
     matches!(error, ArmError::Rejected(response) if !matches!(response.status, 401 | 429))
 }
 
-async fn graph(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, ArmError> {
-    let path = ["providers", "Microsoft.ResourceGraph", "resources"];
+/// Returns the query for the Arc machines that the account can read and that a filter selects. It requests only what
+/// [`machine`] reads: the other properties of a machine have several kB, and a page is limited. The order is by a unique
+/// column, so that pages do not overlap.
+fn query(filter: &str) -> String {
+    let properties = [VM_ID, STATUS, AGENT_VERSION, OS, LAST_STATUS_CHANGE, PRIVATE_LINK].concat();
+    let properties = properties.iter().map(|path| format!("{} = tostring({path})", column(path)));
+    let columns = properties.collect::<Vec<_>>().join(", ");
+    format!("resources | where type in~ ({TYPES}){filter} | project id, tags, {columns} | order by id asc")
+}
+
+/// Returns a text as a string literal of KQL (Microsoft Learn, "The string data type": `\` escapes).
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+async fn graph(arm: &Arm, subscriptions: &[String], query: &str) -> Result<Vec<Machine>, ArmError> {
     let mut machines = Vec::new();
     let mut visited = VisitedPages::default();
     let mut skip_token: Option<String> = None;
+    let (mut top, mut rows) = (PAGE_SIZE, 0);
     loop {
-        let mut body =
-            json!({ "query": QUERY, "options": { "resultFormat": "objectArray", "$top": PAGE_SIZE } });
+        let mut body = json!({ "query": query, "options": { "resultFormat": "objectArray", "$top": top } });
         if !subscriptions.is_empty() {
             body["subscriptions"] = json!(subscriptions);
         }
         if let Some(token) = &skip_token {
             body["options"]["$skipToken"] = json!(token);
         }
-        let page: GraphPage = arm.post(&path, &[("api-version", GRAPH_VERSION)], &body).await?.json()?;
-        machines.extend(page.data.iter().filter_map(machine));
+        let response = arm.post(&RESOURCE_GRAPH, &[("api-version", GRAPH_VERSION)], &body).await;
+        let page: GraphPage = match response.and_then(|response| response.json()) {
+            Err(error) if is_page_too_large(&error) && top > MIN_PAGE_SIZE => {
+                // "$top" overrides the page size of "$skipToken" (azure-rest-api-specs, QueryRequestOptions).
+                top /= 10;
+                info!("requesting {top} rows of each page of Resource Graph: {error}");
+                continue;
+            }
+            result => result?,
+        };
+        rows += page.data.len();
+        let (is_truncated, total) = (page.is_truncated(), page.total_records.unwrap_or_default());
+        machines.extend(page.data.into_iter().filter_map(|Row(machine)| machine));
         skip_token = page.skip_token.filter(|token| !token.is_empty());
         match &skip_token {
             Some(token) => visited.add(token)?,
-            None => return Ok(machines),
+            None => {
+                if is_truncated || (rows as u64) < total {
+                    warn!(
+                        "the list of machines is incomplete: Azure Resource Graph returned {rows} of {total}"
+                    );
+                }
+                return Ok(machines);
+            }
         }
+    }
+}
+
+/// Returns whether fewer rows may fit into a page (microsoft/ARI issue 199).
+fn is_page_too_large(error: &ArmError) -> bool {
+    match error {
+        ArmError::Rejected(response) => response.code == "ResponsePayloadTooLarge",
+        ArmError::ListTooLong => true,
+        _ => false,
     }
 }
 
@@ -182,14 +251,14 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
     let mut last_error = None;
     for Subscription { subscription_id } in subscriptions {
         let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
-        match pages::<Value>(arm, &path, &[("api-version", MACHINES_VERSION)]).await {
-            Ok(rows) => machines.extend(rows.iter().filter_map(machine)),
+        match pages::<Row>(arm, &path, &[("api-version", MACHINES_VERSION)]).await {
+            Ok(rows) => machines.extend(rows.into_iter().filter_map(|Row(machine)| machine)),
             // The account may be able to read the machines of another subscription.
             Err(error) if affects_one_request(&error) => last_error = Some(error),
             Err(error) => return Err(error),
         }
         let others = other_types(arm, &subscription_id).await;
-        let others = others.iter().filter_map(machine);
+        let others = others.into_iter().filter_map(|Row(machine)| machine);
         machines.extend(others.filter(|other| other.id.namespace != "Microsoft.HybridCompute"));
     }
     match last_error {
@@ -200,7 +269,7 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
 
 /// Lists virtual machines of VMware, SCVMM and Azure Local, with only ID and tags; empty if the account cannot list
 /// them.
-async fn other_types(arm: &Arm, subscription: &str) -> Vec<Value> {
+async fn other_types(arm: &Arm, subscription: &str) -> Vec<Row> {
     let query = [("$filter", OTHER_TYPES), ("api-version", RESOURCES_VERSION)];
     pages(arm, &["subscriptions", subscription, "resources"], &query).await.unwrap_or_else(|error| {
         info!("listing only Arc-enabled servers: {error}");
@@ -264,11 +333,32 @@ struct Page<T> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct GraphPage {
     #[serde(deserialize_with = "or_default")]
-    data: Vec<Value>,
+    data: Vec<Row>,
     #[serde(rename = "$skipToken")]
     skip_token: Option<String>,
+    #[serde(default)]
+    result_truncated: Value,
+    #[serde(default, deserialize_with = "optional_number")]
+    total_records: Option<u64>,
+}
+
+impl GraphPage {
+    /// Returns whether rows are missing that no other page has. The specification has the text "true".
+    fn is_truncated(&self) -> bool {
+        text(&self.result_truncated).is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    }
+}
+
+/// A row of a list. Only the machine in it stays in memory: all properties of a page can be 16 MiB.
+struct Row(Option<Machine>);
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(machine(&Value::deserialize(deserializer)?)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -280,28 +370,31 @@ struct Subscription {
 /// Parses a machine of ARM or Resource Graph; `None` for another resource. Ignores values in an unexpected form: many
 /// are null for a disconnected machine.
 fn machine(row: &Value) -> Option<Machine> {
-    let value = |path: &str| row.pointer(path)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let first = |paths: &[&str]| paths.iter().find_map(|path| value(path)).unwrap_or_default();
+    let value = |path: &&str| {
+        let value = row.pointer(&format!("/{}", path.replace('.', "/"))).unwrap_or(&row[column(path)]);
+        value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let find = |paths: &[&str]| paths.iter().find_map(value);
+    let first = |paths| find(paths).unwrap_or_default();
     let is_vm_id = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let tags = row["tags"].as_object().into_iter().flatten();
     Some(Machine {
         id: row["id"].as_str()?.parse().ok()?,
-        vm_id: value("/properties/vmId").filter(is_vm_id),
-        // The properties of virtual machines are in profiles (azure-cli-extensions `target_os_utils.py`).
-        status: first(&["/properties/status", "/properties/guestAgentProfile/status"]),
-        agent_version: first(&["/properties/agentVersion", "/properties/guestAgentProfile/agentVersion"]),
-        // az ssh reads osName, then osType; a recording contains only osName.
-        os: first(&["/properties/osName", "/properties/osType", "/properties/osProfile/osType"])
-            .to_lowercase(),
-        last_status_change: first(&[
-            "/properties/lastStatusChange",
-            "/properties/guestAgentProfile/lastStatusChange",
-        ]),
+        vm_id: find(VM_ID).filter(is_vm_id),
+        status: first(STATUS),
+        agent_version: first(AGENT_VERSION),
+        os: first(OS).to_lowercase(),
+        last_status_change: first(LAST_STATUS_CHANGE),
         tags: tags.map(|(key, value)| (key.clone(), text(value).unwrap_or_default())).collect(),
-        location: first(&["/location"]),
-        kind: first(&["/kind"]),
-        is_private_link: value("/properties/privateLinkScopeResourceId").is_some(),
+        location: first(&["location"]),
+        kind: first(&["kind"]),
+        is_private_link: find(PRIVATE_LINK).is_some(),
     })
+}
+
+/// Returns the column of a query for a property.
+fn column(path: &str) -> String {
+    path.replace('.', "_")
 }
 
 /// The user's reference to a machine: an ID, `NAME` or `GROUP/NAME`.
@@ -340,6 +433,23 @@ impl fmt::Display for MachineRef {
 }
 
 impl MachineRef {
+    /// Returns the KQL for a filter of the machines to which this can refer.
+    fn filter(&self) -> String {
+        let group = |group: &str| format!(" | where resourceGroup =~ {}", literal(group));
+        let names = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+            format!(" | where name in~ ({})", names.join(", "))
+        };
+        match self {
+            Self::Id(id) => names(&[&id.name]) + &group(&id.resource_group),
+            Self::Name { group: Some(within), name } => names(&[name]) + &group(within),
+            Self::Name { group: None, name } => {
+                let ends = name.match_indices('.').map(|(end, _)| end).chain([name.len()]);
+                names(&ends.map(|end| &name[..end]).collect::<Vec<_>>())
+            }
+        }
+    }
+
     /// Returns whether this is the machine. Names of Azure resources are case-insensitive.
     pub(crate) fn matches(&self, machine: &Machine) -> bool {
         match self {
@@ -356,3 +466,23 @@ impl MachineRef {
 
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_for_a_name_includes_the_names_of_its_aliases() {
+        let filter = |text: &str| text.parse::<MachineRef>().unwrap().filter();
+        assert_eq!(filter("web01"), " | where name in~ ('web01')");
+        assert_eq!(filter("a.b.rg"), " | where name in~ ('a', 'a.b', 'a.b.rg')");
+        assert_eq!(filter("rg/a.b"), " | where name in~ ('a.b') | where resourceGroup =~ 'rg'");
+        assert!(query(&filter("web01")).contains(") | where name in~ ('web01') | project id, tags, "));
+    }
+
+    #[test]
+    fn a_literal_ends_only_at_its_last_quote() {
+        assert_eq!(literal(r"a' or '1'=='1"), r"'a\' or \'1\'==\'1'");
+        assert_eq!(literal(r"a\"), r"'a\\'");
+        assert_eq!(literal(r"a\' | x"), r"'a\\\' | x'");
+    }
+}

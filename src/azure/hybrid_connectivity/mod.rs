@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::azure::arm::{Arm, ArmError};
-use crate::azure::json::optional_number;
+use crate::azure::json::{optional_number, parse};
 use crate::azure::relay_host::{RelayHost, RelaySuffixes, UntrustedRelay};
 use crate::azure::resource_id::ResourceId;
 use crate::system::secret::Secret;
@@ -100,7 +100,7 @@ impl RelayCredentials {
     /// [`InvalidCredentials::UntrustedRelay`], or the JSON is not relay credentials.
     pub(crate) fn from_json(json: &[u8], suffixes: &RelaySuffixes) -> Result<Self, InvalidCredentials> {
         // serde_json's errors can quote the text, which contains secrets.
-        let Ok(Envelope { relay }) = serde_json::from_slice(json) else {
+        let Ok(Envelope { relay }) = parse(json) else {
             return Err("it contains no relay credentials".into());
         };
         relay.check(suffixes)
@@ -109,12 +109,12 @@ impl RelayCredentials {
     /// Parses the relay information of Microsoft's sshProxy (`-r FILE` or `SSHPROXY_RELAY_INFO`): the same JSON in
     /// base64.
     ///
-    /// Ignores white space, which editors may add (azure-cli-extensions `connectivity_utils.py` writes none).
+    /// Ignores white space and a byte order mark, which editors may add (azure-cli-extensions `connectivity_utils.py` writes none).
     ///
     /// # Errors
     /// As for [`Self::from_json`], or the text is not base64.
     pub(crate) fn from_relay_info(text: &str, suffixes: &RelaySuffixes) -> Result<Self, InvalidCredentials> {
-        let base64: String = text.split_ascii_whitespace().collect();
+        let base64: String = text.trim_start_matches('\u{feff}').split_ascii_whitespace().collect();
         if base64.is_empty() {
             return Err("it is empty".into());
         }

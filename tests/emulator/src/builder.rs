@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use crate::Emulator;
 use crate::agent::Agent;
 
+use crate::arm::graph::MAX_RESPONSE;
 use crate::arm::role::Role;
 use crate::arm::{Arm, Registration};
 use crate::clock::Clock;
@@ -26,7 +27,7 @@ use crate::machine::{Machine, MachineState, RESOURCE_GROUP, SUBSCRIPTION};
 use crate::managed_identity::{Endpoint, Himds, Imds, TOKEN_DIRECTORY};
 use crate::relay::Relay;
 use crate::server::{Handler, Recorder, serve, serve_plain};
-use crate::throttle::Throttles;
+use crate::throttle::{Quota, Throttles};
 use crate::tls::{Certificates, KeyExchange};
 use crate::token::TokenKey;
 
@@ -56,6 +57,8 @@ pub struct Builder {
     himds: Option<SocketAddr>,
     arc_token_directory: PathBuf,
     page_size: Option<usize>,
+    graph_max_response: usize,
+    graph_quota: (usize, Duration),
     role: Role,
     registration_state: String,
     registration_delay: Duration,
@@ -87,6 +90,8 @@ impl Default for Builder {
             himds: None,
             arc_token_directory: TOKEN_DIRECTORY.into(),
             page_size: None,
+            graph_max_response: MAX_RESPONSE,
+            graph_quota: (usize::MAX, Duration::from_secs(5)),
             role: Role::Owner,
             registration_state: "Registered".to_owned(),
             registration_delay: Duration::ZERO,
@@ -195,6 +200,17 @@ impl Builder {
     /// overrides a larger `$top`.
     pub fn page_size(self, machines: usize) -> Self {
         Self { page_size: Some(machines.max(1)), ..self }
+    }
+
+    /// Sets the longest response of Resource Graph in bytes, instead of 16 MiB.
+    pub fn graph_max_response(self, bytes: usize) -> Self {
+        Self { graph_max_response: bytes, ..self }
+    }
+
+    /// Sets how many queries of Resource Graph a user may send in each window. By default, tests have no limit; Azure's is
+    /// 15 queries in 5 s.
+    pub fn graph_quota(self, queries: usize, window: Duration) -> Self {
+        Self { graph_quota: (queries, window), ..self }
     }
 
     /// Sets the role of all callers of Azure Resource Manager. The default is Owner.
@@ -316,6 +332,8 @@ impl Builder {
             endpoint_delay: self.endpoint_delay,
             listener_delay: self.listener_delay,
             page_size: self.page_size,
+            graph_quota: Quota::new(self.graph_quota.0, self.graph_quota.1),
+            graph_max_response: self.graph_max_response,
             registration: Mutex::new(self.registration()),
             role: Mutex::new(self.role),
             faults: FaultQueue::default(),

@@ -1,4 +1,4 @@
-//! Throttling windows, in which a service answers 429 with `Retry-After`.
+//! Throttling windows, in which a service answers 429 with `Retry-After`, and the quota of a user.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -38,5 +38,41 @@ impl<K> Throttles<K> {
         let window = throttles.iter_mut().find(|throttle| matches(&throttle.kind))?;
         let end = *window.end.get_or_insert(now + window.retry_after);
         Some((end - now).as_millis().div_ceil(1000) as u64)
+    }
+}
+
+/// A number of requests that a user may send in each window.
+pub(crate) struct Quota {
+    requests: usize,
+    window: Duration,
+    /// The end of the window, and the requests in it so far.
+    current: Mutex<(Instant, usize)>,
+}
+
+/// What the headers of a response say about a quota.
+pub(crate) struct QuotaState {
+    pub(crate) is_exceeded: bool,
+    pub(crate) remaining: usize,
+    /// In seconds, rounded up.
+    pub(crate) resets_after: u64,
+}
+
+impl Quota {
+    pub(crate) fn new(requests: usize, window: Duration) -> Self {
+        Self { requests, window, current: Mutex::new((Instant::now(), 0)) }
+    }
+
+    /// Counts a request.
+    pub(crate) fn count(&self) -> QuotaState {
+        let (now, mut current) = (Instant::now(), lock(&self.current));
+        if current.0 <= now {
+            *current = (now + self.window, 0);
+        }
+        current.1 += 1;
+        QuotaState {
+            is_exceeded: current.1 > self.requests,
+            remaining: self.requests.saturating_sub(current.1),
+            resets_after: (current.0 - now).as_millis().div_ceil(1000) as u64,
+        }
     }
 }

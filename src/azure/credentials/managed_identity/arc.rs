@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
 use crate::azure::entra::TokenResponse;
+use crate::azure::json::parse;
 use crate::net::error::root;
 use crate::net::http_head::auth_param;
 use crate::net::loopback::{Loopback, MAX_BODY};
@@ -92,8 +93,7 @@ impl Agent {
             let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
             return Err(anyhow!("the Arc agent responded {}{reason}", status.as_u16()).into());
         }
-        let token: TokenResponse =
-            serde_json::from_slice(&body).context("the response of the Arc agent contains no token")?;
+        let token: TokenResponse = parse(&body).context("the response of the Arc agent contains no token")?;
         Ok(token.token())
     }
 
@@ -137,7 +137,7 @@ fn error_description(body: &[u8]) -> String {
     struct Body {
         error_description: String,
     }
-    serde_json::from_slice(body).map_or_else(
+    parse(body).map_or_else(
         |_| String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned(),
         |Body { error_description }| error_description,
     )

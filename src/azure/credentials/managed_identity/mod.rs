@@ -20,7 +20,7 @@ use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::credentials::{CredentialSource, TokenResult};
 use crate::azure::entra::NormalizeTokenResponse;
-use crate::azure::http::{Bounded, HttpError};
+use crate::azure::http::{Bounded, HttpError, MAX_BODY};
 use crate::net::Net;
 use crate::net::error::causes;
 
@@ -65,7 +65,7 @@ fn is_other_firmware() -> bool {
 
 /// Requests a token of App Service or IMDS.
 async fn request(http: Client, scope: &str) -> TokenResult {
-    let transport = Some(Transport::new(Arc::new(Bounded(http))));
+    let transport = Some(Transport::new(Arc::new(Bounded { http, max_body: |_| MAX_BODY })));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
         client_options: ClientOptions {
@@ -79,11 +79,8 @@ async fn request(http: Client, scope: &str) -> TokenResult {
     credential.get_token(&[scope], None).await.map_err(|error| {
         if is_unassigned(&error) {
             unavailable(&"no managed identity is assigned to this computer").into()
-        } else if let Some(HttpError::TooLong) = HttpError::find(&error) {
-            SourceError::Failed(format!(
-                "the response of the metadata service cannot be used: {}",
-                HttpError::TooLong
-            ))
+        } else if let Some(too_long @ HttpError::TooLong(_)) = HttpError::find(&error) {
+            SourceError::Failed(format!("the response of the metadata service cannot be used: {too_long}"))
         } else {
             error.into()
         }

@@ -190,6 +190,22 @@ pub(crate) fn no_valid_subscriptions(unknown: &[&str]) -> ArmError {
     graph_error("NoValidSubscriptionsInQueryRequest", &text)
 }
 
+/// The user has sent too many queries (Azure/azure-cli issue 31484).
+pub(crate) fn quota_exceeded() -> ArmError {
+    let text = "Client application has been throttled and should not attempt to repeat the request until an amount of \
+                time has elapsed. Please see https://aka.ms/resourcegraph-throttling for help.";
+    ArmError { status: 429, code: "RateLimiting", ..graph_error("RateLimiting", text) }
+}
+
+/// A page that is longer than the limit (microsoft/ARI issue 199).
+pub(crate) fn response_too_large(length: usize, limit: usize) -> ArmError {
+    let text = format!(
+        "Response payload size is {length}, and has exceeded the limit of {limit}. Please consider querying less data at \
+         a time and make paginated call if needed."
+    );
+    graph_error("ResponsePayloadTooLarge", &text)
+}
+
 /// An option that violates the specification. No source has code and text of the detail.
 pub(crate) fn invalid_option(text: &str) -> ArmError {
     graph_error("BadRequest", text)

@@ -44,54 +44,174 @@ const MAX_TOP: usize = 1000;
 /// `$skip` is an int32 (the specification).
 const MAX_SKIP: usize = i32::MAX as usize;
 
-/// `resources | where type in~ ('…', '…') | project column, column | order by id asc`.
+/// The longest response, in bytes (microsoft/ARI issue 199).
+pub(crate) const MAX_RESPONSE: usize = 16_777_216;
+
+/// `resources | where type in~ ('…', '…') [| where name in~ ('…', …)] [| where resourceGroup =~ '…']
+/// | project column, name = tostring(column.path) | order by id asc`.
 ///
-/// `in~` compares without case; names of columns are case-sensitive (Kusto). Without an order by a unique column, pages
-/// may overlap, and a result with dynamic columns only has no pages (azure-docs
-/// `governance/resource-graph/concepts/paging-results.md`). Every other query is answered with 400, even if it is valid
-/// Kusto, so that no query has one meaning here and another in Azure.
-struct Query<'a> {
-    types: Vec<&'a str>,
-    columns: Vec<&'a str>,
+/// `in~` and `=~` compare without case; names of columns are case-sensitive, and a backslash escapes a quote or a backslash
+/// of a literal (Kusto). `tostring` of null is the empty text. Without an order by a unique column, pages may overlap, and a
+/// result with dynamic columns only has no pages (azure-docs `governance/resource-graph/concepts/paging-results.md`). Every
+/// other query is answered with 400, even if it is valid Kusto, so that no query has one meaning here and another in Azure.
+struct Query {
+    types: Vec<String>,
+    names: Option<Vec<String>>,
+    group: Option<String>,
+    columns: Vec<Column>,
 }
 
-impl<'a> Query<'a> {
+/// A column of the result: a column of the table, or a text in one.
+struct Column {
+    name: String,
+    /// Ends in a JSON pointer.
+    source: (String, Option<String>),
+}
+
+impl Column {
+    fn parse(text: &str) -> Result<Self, &str> {
+        let (name, source) = text.split_once(" = ").unwrap_or((text, text));
+        let path = source.strip_prefix("tostring(").and_then(|path| path.strip_suffix(')'));
+        let is_word =
+            |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let unexpected = name.split_whitespace().next().unwrap_or("<EOF>");
+        let source = match path {
+            _ if !is_word(name) => return Err(unexpected),
+            None if name == source && COLUMNS.contains(&name) => (name.to_owned(), None),
+            Some(path) if path.split('.').all(is_word) => {
+                let (column, rest) = path.split_once('.').unwrap_or((path, ""));
+                if !COLUMNS.contains(&column) {
+                    return Err(column);
+                }
+                (column.to_owned(), Some(format!("/{}", rest.replace('.', "/"))))
+            }
+            _ => return Err(unexpected),
+        };
+        Ok(Self { name: name.to_owned(), source })
+    }
+
+    fn cell(&self, row: &Value) -> Value {
+        let (column, pointer) = &self.source;
+        let Some(pointer) = pointer else { return row[column].clone() };
+        match row[column].pointer(pointer) {
+            None | Some(Value::Null) => "".into(),
+            Some(Value::String(text)) => text.as_str().into(),
+            Some(other) => other.to_string().into(),
+        }
+    }
+}
+
+/// Splits a query at its pipes outside of literals.
+fn operators(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut in_literal, mut escaped) = (Vec::new(), 0, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '\\' if in_literal && !escaped => {
+                escaped = true;
+                continue;
+            }
+            '\'' if !escaped => in_literal = !in_literal,
+            '|' if !in_literal => {
+                parts.push(text[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+        escaped = false;
+    }
+    parts.push(text[start..].trim());
+    parts
+}
+
+/// Parses literals with commas between them.
+fn literals(list: &str) -> Result<Vec<String>, &str> {
+    let mut all = Vec::new();
+    let mut rest = list.trim();
+    loop {
+        let unexpected = rest.split(',').next().unwrap_or_default().trim();
+        let mut chars = rest.strip_prefix('\'').ok_or(unexpected)?.char_indices();
+        let mut literal = String::new();
+        let end = loop {
+            match chars.next().ok_or(unexpected)? {
+                (_, '\\') => match chars.next().ok_or(unexpected)? {
+                    (_, c @ ('\\' | '\'')) => literal.push(c),
+                    _ => return Err(unexpected),
+                },
+                (at, '\'') => break at + 2,
+                (_, c) => literal.push(c),
+            }
+        };
+        all.push(literal);
+        let after = rest[end..].trim_start();
+        match after.strip_prefix(',') {
+            Some(next) => rest = next.trim_start(),
+            None if after.is_empty() => return Ok(all),
+            None => return Err(unexpected),
+        }
+    }
+}
+
+/// Parses the literals of `where {column} in~ (…)`.
+fn list_filter<'a>(operator: &'a str, column: &str) -> Option<Result<Vec<String>, &'a str>> {
+    let list = operator.strip_prefix(&format!("where {column} in~ ("))?.strip_suffix(')')?;
+    Some(literals(list))
+}
+
+/// Returns the first word of an operator.
+fn token(operator: &str) -> &str {
+    operator.split_whitespace().next().unwrap_or("<EOF>")
+}
+
+impl Query {
     /// # Errors
     /// The first token that does not match this form.
-    fn parse(text: &'a str) -> Result<Self, &'a str> {
-        let mut operators = text.split('|').map(str::trim);
+    fn parse(text: &str) -> Result<Self, &str> {
+        let mut operators = operators(text).into_iter();
         let mut next = || operators.next().unwrap_or_default();
-        let (table, filter, projection, order) = (next(), next(), next(), next());
-        let unexpected = |operator: &'a str| operator.split_whitespace().next().unwrap_or("<EOF>");
+        let table = next();
         if table != "resources" {
-            return Err(unexpected(table));
+            return Err(token(table));
         }
-        let types = filter.strip_prefix("where type in~ (").and_then(|list| list.strip_suffix(')'));
-        let types = types.ok_or_else(|| unexpected(filter))?.split(',').map(str::trim);
-        let types = types.map(|literal| {
-            let text = literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
-            text.filter(|text| !text.contains(['\'', '\\'])).ok_or_else(|| unexpected(literal))
-        });
-        let columns = projection.strip_prefix("project ").ok_or_else(|| unexpected(projection))?;
-        let columns = columns.split(',').map(str::trim);
-        let columns =
-            columns.map(|column| COLUMNS.contains(&column).then_some(column).ok_or(unexpected(column)));
-        let query =
-            Self { types: types.collect::<Result<_, _>>()?, columns: columns.collect::<Result<_, _>>()? };
+        let filter = next();
+        let types = list_filter(filter, "type").ok_or_else(|| token(filter))??;
+        let mut operator = next();
+        let names = list_filter(operator, "name").transpose()?;
+        if names.is_some() {
+            operator = next();
+        }
+        let group = operator.strip_prefix("where resourceGroup =~ ").map(literals).transpose()?;
+        if group.is_some() {
+            operator = next();
+        }
+        let columns = operator.strip_prefix("project ").ok_or_else(|| token(operator))?;
+        let columns: Vec<Column> =
+            columns.split(',').map(|column| Column::parse(column.trim())).collect::<Result<_, _>>()?;
+        let order = next();
         if order != "order by id asc" {
-            return Err(unexpected(order));
+            return Err(token(order));
         }
-        if !query.columns.contains(&"id") {
+        if !columns.iter().any(|column| column.name == "id") {
             return Err("id");
         }
-        operators.next().map_or(Ok(query), |rest| Err(unexpected(rest)))
+        let group = group.and_then(|literals| literals.into_iter().next());
+        operators.next().map_or(Ok(Self { types, names, group, columns }), |rest| Err(token(rest)))
     }
 
     fn run(&self, mut table: Vec<Value>) -> Vec<Value> {
-        table.retain(|row| is_one_of(&self.types, row["type"].as_str().unwrap_or_default()));
+        let is_in = |all: &[String], value: &Value| {
+            all.iter().any(|one| one.eq_ignore_ascii_case(value.as_str().unwrap_or_default()))
+        };
+        table.retain(|row| {
+            is_in(&self.types, &row["type"])
+                && self.names.as_ref().is_none_or(|names| is_in(names, &row["name"]))
+                && self
+                    .group
+                    .as_ref()
+                    .is_none_or(|group| is_in(std::slice::from_ref(group), &row["resourceGroup"]))
+        });
         table.sort_by(|a, b| a["id"].as_str().cmp(&b["id"].as_str()));
         let project = |row: Value| -> Value {
-            let cells = self.columns.iter().map(|column| ((*column).to_owned(), row[column].clone()));
+            let cells = self.columns.iter().map(|column| (column.name.clone(), column.cell(&row)));
             cells.collect::<Map<_, _>>().into()
         };
         table.into_iter().map(project).collect()
@@ -99,8 +219,20 @@ impl<'a> Query<'a> {
 }
 
 impl Arm {
+    /// Answers a query of a user whose quota is not used up. Each response has the headers of the quota, and no Retry-After
+    /// (azure-docs `governance/resource-graph/concepts/guidance-for-throttled-requests.md`).
+    pub(crate) fn within_quota(&self, call: &Call) -> Reply {
+        let quota = self.graph_quota.count();
+        let reply = if quota.is_exceeded { Err(error::quota_exceeded()) } else { self.resource_graph(call) };
+        let (minutes, seconds) = (quota.resets_after / 60, quota.resets_after % 60);
+        reply
+            .unwrap_or_else(ArmError::reply)
+            .header("x-ms-user-quota-remaining", &quota.remaining.to_string())
+            .header("x-ms-user-quota-resets-after", &format!("00:{minutes:02}:{seconds:02}"))
+    }
+
     /// Answers with one page of the result.
-    pub(crate) fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
+    fn resource_graph(&self, call: &Call) -> Result<Reply, ArmError> {
         require_method(call, &Method::POST)?;
         let request = json_body(call)?;
         let query = Query::parse(request["query"].as_str().unwrap_or_default());
@@ -116,6 +248,10 @@ impl Arm {
         });
         if end < total {
             body["$skipToken"] = Page { start: end, size: page.size }.token(&request).into();
+        }
+        let length = body.to_string().len();
+        if length > self.graph_max_response {
+            return Err(error::response_too_large(length, self.graph_max_response));
         }
         Ok(Reply::ok(&body))
     }

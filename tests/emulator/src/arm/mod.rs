@@ -29,7 +29,7 @@ use crate::journal::{Journal, Service, lock};
 use crate::machine::{MachineState, SUBSCRIPTION};
 use crate::relay::Relay;
 use crate::server::{Answer, Call, Handler};
-use crate::throttle::Throttles;
+use crate::throttle::{Quota, Throttles};
 use crate::token::TokenKey;
 
 /// The resource provider of endpoints and service configurations.
@@ -67,6 +67,9 @@ pub(crate) struct Arm {
     pub(crate) listener_delay: Duration,
     /// The limit of the machines of a page.
     pub(crate) page_size: Option<usize>,
+    pub(crate) graph_quota: Quota,
+    /// The longest response of Resource Graph, in bytes.
+    pub(crate) graph_max_response: usize,
     pub(crate) registration: Mutex<Registration>,
     pub(crate) role: Mutex<Role>,
     pub(crate) faults: FaultQueue<ArmFault>,
@@ -137,7 +140,7 @@ impl Arm {
             Target::Permissions(path) => {
                 self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
             }
-            Target::ResourceGraph => self.resource_graph(call),
+            Target::ResourceGraph => Ok(self.within_quota(call)),
             Target::Unknown => Err(error::invalid_path(&call.path)),
             connectivity => self.connectivity(call, connectivity, version),
         }

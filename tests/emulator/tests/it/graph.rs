@@ -1,5 +1,7 @@
 //! Azure Resource Graph.
 
+use std::time::Duration;
+
 use arcssh_emulator::{ArmCall, ArmFault, Emulator, Machine, Role, SUBSCRIPTION};
 use serde_json::{Value, json};
 
@@ -70,6 +72,56 @@ fn types_are_compared_without_case() {
     assert_eq!(found("'MICROSOFT.HYBRIDCOMPUTE/MACHINES'"), ["web01"]);
     assert_eq!(found(&format!("'{VMWARE}', 'microsoft.hybridcompute/machines'")), ["vm01", "web01"]);
     assert!(found("'microsoft.scvmm/virtualmachines'").is_empty());
+}
+
+#[test]
+fn a_query_filters_by_name_and_group_and_projects_texts() {
+    let emulator = emulator_of([
+        Machine::new("Web01").resource_group("RG-B").tag("env", "test"),
+        Machine::new("web01").resource_group("other"),
+        Machine::new("web02").resource_group("rg-b"),
+    ]);
+    let rows = |filter: &str| {
+        let columns =
+            "id, status = tostring(properties.status), env = tostring(tags.env), none = tostring(tags.a.b)";
+        let query = format!(
+            "resources | where type in~ ('microsoft.hybridcompute/machines'){filter} | project {columns} | order by id asc"
+        );
+        ask(&emulator, &json!({ "query": query }))["data"].as_array().unwrap().clone()
+    };
+    assert_eq!(rows("").len(), 3);
+    assert_eq!(rows(" | where name in~ ('WEB01', 'x')").len(), 2);
+    assert!(rows(r" | where name in~ ('\\', 'web\' | 01')").is_empty());
+    let row = &rows(" | where name in~ ('web01') | where resourceGroup =~ 'rg-B'")[0];
+    let id = row["id"].as_str().unwrap();
+    assert_eq!(row, &json!({ "id": id, "status": "Connected", "env": "test", "none": "" }));
+}
+
+#[test]
+fn a_response_has_a_limit() {
+    let machines = (0..30).map(|number| Machine::new(&format!("web{number:02}")));
+    let builder = machines.fold(Emulator::builder(), |builder, machine| builder.machine(machine));
+    let emulator = builder.graph_max_response(20_000).start().unwrap();
+    let with = |top: usize| post(&emulator, &json!({ "query": INVENTORY, "options": { "$top": top } }));
+    assert_eq!(error(&with(1000)), (400, "ResponsePayloadTooLarge".to_owned()));
+    assert_eq!(with(10).status, 200);
+}
+
+#[test]
+fn a_user_has_a_quota_of_queries() {
+    let builder = Emulator::builder().machine(Machine::new("web01"));
+    let emulator = builder.graph_quota(2, Duration::from_secs(90)).start().unwrap();
+    let answers: Vec<Answer> = (0..3).map(|_| post(&emulator, &json!({ "query": INVENTORY }))).collect();
+    let state = |answer: &Answer| {
+        let header = |name| answer.header(name).map(str::to_owned);
+        let name = "x-ms-user-quota-remaining";
+        (answer.status, header(name).unwrap(), header("retry-after"))
+    };
+    assert_eq!(
+        answers.iter().map(state).collect::<Vec<_>>(),
+        [(200, "1".into(), None), (200, "0".into(), None), (429, "0".into(), None)]
+    );
+    assert_eq!(answers[0].header("x-ms-user-quota-resets-after"), Some("00:01:30"));
 }
 
 /// All pages of a query: each request has the `$skipToken` of the page before.
@@ -144,9 +196,11 @@ fn any_other_query_is_invalid() {
             "microsoft.hybridcompute/machines",
         ),
         (replaced("'microsoft.hybridcompute/machines',", "'it''s',"), "'it''s'"),
+        (replaced("| project", "| where name in~ ('a') or true) | project"), "'a') or true"),
+        (replaced("| project", "| where name =~ 'a' | project"), "where"),
+        (replaced("tags, ", "t = tostring(tag.env), "), "tag"),
         (replaced("project id, ", "project id, state, "), "state"),
         (replaced("name, ", "Name, "), "Name"),
-        (replaced("tags, ", "t = tostring(tags.env), "), "t"),
         (replaced(order, " | order by name asc"), "order"),
         (replaced(order, " | order by id"), "order"),
         (replaced(order, ""), "<EOF>"),
