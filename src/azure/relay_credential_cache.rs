@@ -271,6 +271,7 @@ impl<'a> RelayCredentialCache<'a> {
     fn save_error(&self, negative: &Key, error: &ArmError) {
         if let ArmError::Rejected(response) = error
             && matches!(response.status, 403 | 404)
+            && response.claims.is_none()
         {
             let until = unix_now() + NEGATIVE_LIFETIME;
             self.store.write(negative, &CachedRejection { response: response.clone(), until });

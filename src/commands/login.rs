@@ -70,7 +70,8 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
     let client = Client { http, store: store.clone() };
     let sign_in = SignIn::new(cloud, client, args.tenant.as_deref(), &args.client_id);
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));
-    let sign_in = sign_in.for_account(args.account.as_deref());
+    let claims = login::challenge(cloud, store, args.tenant.as_deref())?;
+    let sign_in = sign_in.for_account(args.account.as_deref()).with_claims(claims);
     let signed_in = if args.device_code {
         sign_in.by_device_code(note).await
     } else {

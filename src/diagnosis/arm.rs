@@ -1,11 +1,12 @@
 //! Azure Resource Manager.
 
 use crate::azure::arm::{ArmError, ErrorResponse};
+use crate::azure::credentials::CredentialSource;
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_providers::NAMESPACE;
-use crate::diagnosis::credentials::{credential, sign_in};
+use crate::diagnosis::credentials::{credential, sign_in, source_hint};
 use crate::diagnosis::network::{self, TRY_LATER, allow_https, retry_in};
-use crate::diagnosis::{Action, Code, Context, Diagnosis, system};
+use crate::diagnosis::{Action, Code, Context, Diagnosis, Hint, system};
 use crate::text::{set_variable, shell_quote};
 
 /// Azure knows the provider, but not in the machine's region.
@@ -59,25 +60,35 @@ fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
             unregistered(response, context)
         }
+        // The codes of a provider that a cloud does not have.
+        (_, "InvalidResourceNamespace" | "InvalidResourceType") => Diagnosis::new(
+            Code::RegionNotServed,
+            format!("this cloud does not provide SSH for Arc machines ({})", details(response)),
+            "check --cloud; if the machine is in this cloud, ask Azure support whether it offers SSH for Arc machines",
+        ),
+        _ if response.claims.is_some() || is_about_mfa(response) => weak_sign_in(response),
         (401, _) => Diagnosis::new(
             Code::TokenRejected,
             format!("Azure rejected the access token ({})", details(response)),
-            sign_in(&response.tenant.as_ref().map_or(String::new(), |tenant| format!(" --tenant {tenant}"))),
+            source_hint(response.source, response.tenant.as_deref()),
+        ),
+        (_, "ScopeLocked") => locked(message, context),
+        (400..=499, code) if is_of_disabled_subscription(code) => Diagnosis::new(
+            Code::AccessDenied,
+            format!("the subscription is disabled ({})", details(response)),
+            "ask the billing administrator of the subscription to enable it again",
         ),
         (403, _) => denied(response, context),
-        (409, "ScopeLocked") => Diagnosis::new(
-            Code::ResourceLocked,
-            format!("a lock protects the machine against changes ({message})"),
-            format!(
-                "delete the lock: az lock delete; to list the locks, run: az lock list --resource {}",
-                context.machine()
-            ),
-        ),
         (404, _) => not_found(response, context),
         (412, _) => Diagnosis::new(
             Code::ServiceNotEnabled,
             format!("{} is not enabled on the machine (412 Precondition Failed)", context.service()),
             context.set_up(),
+        ),
+        (408, _) => Diagnosis::new(
+            Code::TimedOut,
+            format!("Azure Resource Manager did not receive the request in time ({})", answer(response)),
+            TRY_LATER,
         ),
         (429, _) => Diagnosis::new(
             Code::Throttled,
@@ -100,11 +111,101 @@ fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
         _ => Diagnosis::new(
             Code::RequestRejected,
             format!("Azure Resource Manager rejected the request ({})", answer(response)),
-            TRY_LATER,
+            "fix the cause that the response names; if the cause is unclear, ask Azure support",
         ),
     };
     let request_id = response.request_id.as_ref().map(|id| format!("{id} of Azure Resource Manager"));
     Diagnosis { request_id, ..diagnosis }
+}
+
+/// Returns whether the code is that of a disabled, expired or suspended subscription, such as
+/// `ReadOnlyDisabledSubscription` (microsoft/vscode-azureappservice issues 912 and 1646).
+fn is_of_disabled_subscription(code: &str) -> bool {
+    let code = code.to_ascii_lowercase();
+    code.contains("subscription")
+        && ["disabled", "expired", "suspended", "warned", "notactive"]
+            .iter()
+            .any(|state| code.contains(state))
+}
+
+/// Returns whether Azure denies a request for lack of multi-factor authentication, without a claims challenge
+/// (azure-docs-cli, "Troubleshoot the Azure CLI": "Reasons: MFA is required").
+fn is_about_mfa(response: &ErrorResponse) -> bool {
+    let is_word = |word: &str| word == "MFA" || word.to_ascii_lowercase().starts_with("multifactor");
+    let text = response.message.replace("ulti-factor", "ultifactor");
+    response.code.starts_with("RequestDisallowedBy")
+        && text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_word)
+}
+
+/// Diagnoses a token without the claims that Azure requires. The programs' options are those that their authors print
+/// (azure-cli-core, `_generate_login_command`; azure-powershell pull request 28193; azure-sdk-for-python pull request
+/// 42488).
+fn weak_sign_in(response: &ErrorResponse) -> Diagnosis {
+    let ErrorResponse { source, claims, .. } = response;
+    let tenant = response.tenant.as_deref();
+    let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
+    let challenge = |option: &str| match claims {
+        Some(claims) => format!(" {option} \"{}\"", claims.base64()),
+        None => String::new(),
+    };
+    let again = |command: String| Hint::new("sign in again: ", command);
+    let hint = match source {
+        CredentialSource::Any | CredentialSource::Arcssh => sign_in(&option("--tenant")),
+        CredentialSource::AzureCli => {
+            again(format!("az login{}{}", challenge("--claims-challenge"), option("--tenant")))
+        }
+        CredentialSource::AzurePowershell => {
+            again(format!("Connect-AzAccount{}{}", challenge("-ClaimsChallenge"), option("-Tenant")))
+        }
+        CredentialSource::AzureDeveloperCli => again(format!(
+            "azd auth token{0}{1}; azd auth login{1}",
+            challenge("--claims"),
+            option("--tenant-id")
+        )),
+        CredentialSource::Environment
+        | CredentialSource::WorkloadIdentity
+        | CredentialSource::ManagedIdentity => {
+            "ask an administrator of the tenant which Conditional Access policy blocks this identity".into()
+        }
+    };
+    let summary = format!(
+        "Azure requires more than {} provides, such as multi-factor authentication ({})",
+        if *source == CredentialSource::Any { "this sign-in" } else { source.title() },
+        details(response)
+    );
+    Diagnosis::new(Code::TokenRejected, summary, hint)
+}
+
+/// ARM names the scope of the lock, which can be above the machine (Azure/azure-cli issue 9884). `az lock list --resource`
+/// lists only the locks of a resource and below it.
+fn locked(message: &str, context: &Context) -> Diagnosis {
+    let scope = quoted_after(message, "locked:");
+    let segments: Vec<&str> = scope.unwrap_or_default().trim_matches('/').split('/').collect();
+    let (what, command) = match segments[..] {
+        [_, subscription] => (
+            format!("the subscription {subscription}"),
+            Some(format!("az account lock list --subscription {}", shell_quote(subscription))),
+        ),
+        [_, subscription, _, group] => (
+            format!("the resource group {group}"),
+            Some(format!(
+                "az group lock list --resource-group {} --subscription {}",
+                shell_quote(group),
+                shell_quote(subscription)
+            )),
+        ),
+        [_, _, _, _, "providers", .., name] => (
+            format!("the resource {name}"),
+            scope.map(|scope| format!("az lock list --resource {}", shell_quote(scope))),
+        ),
+        _ => ("the machine".to_owned(), None),
+    };
+    let text = "delete the lock, or ask an owner to delete it; to list the locks, run: ";
+    let hint = match command {
+        Some(command) => Hint::new(text, command),
+        None => context.runnable(text, format!("az lock list --resource {}", context.machine())),
+    };
+    Diagnosis::new(Code::ResourceLocked, format!("a lock protects {what} against changes ({message})"), hint)
 }
 
 fn unregistered(response: &ErrorResponse, context: &Context) -> Diagnosis {
@@ -162,12 +263,35 @@ fn denied(response: &ErrorResponse, context: &Context) -> Diagnosis {
             format!("Azure Policy denies the request ({})", response.message),
             "ask an administrator of the subscription's policies",
         ),
+        "RequestDisallowedByAzure" => Diagnosis::new(
+            Code::BlockedByPolicy,
+            format!("Azure denies the request ({})", response.message),
+            "fix the cause that the response names; if the cause is unclear, ask Azure support",
+        ),
+        "DenyAssignmentAuthorizationFailed" => Diagnosis::new(
+            Code::AccessDenied,
+            format!(
+                "a deny assignment denies the access ({})",
+                deny_assignment(&response.message).unwrap_or(&response.message)
+            ),
+            "ask an administrator of the subscription; no role overrides a deny assignment",
+        ),
         _ => Diagnosis::new(
             Code::AccessDenied,
             format!("Azure Resource Manager rejected the request ({})", answer(response)),
-            "ask an owner of the machine; if a proxy sent this response, ask the proxy's administrator",
+            if response.code.is_empty() {
+                "ask an owner of the machine; if a proxy sent this response, ask the proxy's administrator"
+            } else {
+                "ask an owner of the machine"
+            },
         ),
     }
+}
+
+/// Returns the name of a deny assignment, which can contain quotes.
+fn deny_assignment(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("deny assignment with name '")?;
+    rest.split_once("' and Id").map(|(name, _)| name)
 }
 
 /// ARM names the missing permission, the account and the scope (Microsoft Learn, "Troubleshoot SSH access to Azure
@@ -209,7 +333,7 @@ fn details(response: &ErrorResponse) -> String {
 
 fn answer(ErrorResponse { status, code, message, request_id, .. }: &ErrorResponse) -> String {
     let request = request_id.as_ref().map(|id| format!("request {id}"));
-    let parts = [Some(status.to_string()), Some(code.clone()), Some(message.clone()), request];
+    let parts = [Some(status.to_string()), Some(code.clone()), Some(message.to_string()), request];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 

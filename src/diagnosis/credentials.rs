@@ -178,7 +178,7 @@ pub(super) fn without_password_in_powershell(old: &str, new: &str) -> String {
 }
 
 /// Returns what to check if Entra ID rejects a source.
-fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint {
+pub(super) fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint {
     let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
     match from {
         CredentialSource::Environment

@@ -10,7 +10,7 @@ use crate::azure::cloud::{Cloud, CloudName, Endpoints};
 use crate::azure::credentials::CredentialSource;
 use crate::azure::credentials::source::CertificateProblem;
 use crate::azure::credentials::source::{SourceError, Unavailable};
-use crate::azure::entra;
+use crate::azure::entra::{self, ClaimsChallenge};
 use crate::azure::hybrid_compute::Machine;
 use crate::azure::login::key_store::KeyStoreError;
 use crate::azure::resource_id::ResourceId;
@@ -51,15 +51,17 @@ fn arm(status: u16, code: &str, message: &str) -> ArmError {
     let (code, message) = (code.into(), message.into());
     let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
     let host = "management.azure.com".into();
-    ArmError::Rejected(ErrorResponse {
-        host,
-        status,
-        code,
-        message,
-        retry_after: None,
-        request_id: None,
-        tenant,
-    })
+    ArmError::Rejected(ErrorResponse { host, status, code, message, tenant, ..ErrorResponse::default() })
+}
+
+const CLAIMS: &str = "eyJhY2Nlc3NfdG9rZW4iOnsiYWNycyI6eyJlc3NlbnRpYWwiOnRydWUsInZhbHVlcyI6WyJwMSJdfX19";
+
+/// Returns ARM's rejection of a token of a source; with a challenge, ARM requires claims.
+fn of_token(source: CredentialSource, challenge: Option<&str>) -> ArmError {
+    let claims = challenge.and_then(ClaimsChallenge::from_base64).map(Box::new);
+    let tenant = claims.as_ref().map(|_| "contoso".into());
+    let (status, code) = (401, "InvalidAuthenticationToken".into());
+    ArmError::Rejected(ErrorResponse { status, code, source, claims, tenant, ..ErrorResponse::default() })
 }
 
 /// Returns ARM's response to an account without the permission.
@@ -76,9 +78,8 @@ fn forbidden(permission: &str) -> ArmError {
 }
 
 fn entra(status: u16, description: &str) -> SourceError {
-    let (host, error) = ("login.microsoftonline.com".into(), String::new());
-    let description = description.into();
-    SourceError::Entra(entra::Rejection { host, status, error, description, retry_after: None })
+    let (host, description) = ("login.microsoftonline.com".into(), description.into());
+    SourceError::Entra(entra::Rejection { host, status, description, ..entra::Rejection::default() })
 }
 
 fn of_source(from: CredentialSource, error: SourceError) -> CredentialError {
@@ -131,6 +132,12 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
         of_source(Environment, SourceError::Failed("it is damaged".into())).into(),
         of_source(AzureCli, SourceError::SignedOut("run az login".into())).into(),
         arm(401, "InvalidAuthenticationToken", "").into(),
+        of_token(CredentialSource::Arcssh, Some(CLAIMS)).into(),
+        of_token(AzureCli, Some(CLAIMS)).into(),
+        of_token(CredentialSource::AzureDeveloperCli, Some(CLAIMS)).into(),
+        of_token(CredentialSource::AzurePowershell, Some(CLAIMS)).into(),
+        of_token(Environment, Some(CLAIMS)).into(),
+        of_token(ManagedIdentity, Some(CLAIMS)).into(),
         LoginError::Failed("the browser was closed".into()).into(),
         LoginError::Rejected(entra::Rejection::in_browser(
             &"https://login.example".parse().unwrap(),
@@ -221,6 +228,12 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         arm(403, "", "blocked").into(),
         arm(400, "BadRequest", "no").into(),
         arm(403, "RequestDisallowedByPolicy", "no").into(),
+        arm(403, "DenyAssignmentAuthorizationFailed", "no").into(),
+        arm(403, "RequestDisallowedByAzure", "the region is not allowed").into(),
+        arm(403, "LinkedAuthorizationFailed", "no").into(),
+        arm(409, "ReadOnlyDisabledSubscription", "the subscription is disabled").into(),
+        arm(404, "InvalidResourceNamespace", "The resource namespace is invalid.").into(),
+        arm(408, "", "").into(),
         arm(409, "ScopeLocked", "locked").into(),
         arm(404, "ResourceNotFound", "The resource 'x/endpoints/default' could not be found.").into(),
         arm(412, "", "").into(),
@@ -598,7 +611,34 @@ fn errors_of_azure_resource_manager_have_codes_by_status_and_code() {
             &set_up,
         ),
         (arm(409, "MissingSubscriptionRegistration", ""), Code::ProviderNotRegistered, "registered", &set_up),
-        (arm(409, "ScopeLocked", "locked"), Code::ResourceLocked, "lock", "az lock"),
+        (arm(409, "ScopeLocked", "locked"), Code::ResourceLocked, "lock", "az lock list --resource /sub"),
+        (
+            arm(409, "ReadOnlyDisabledSubscription", ""),
+            Code::AccessDenied,
+            "subscription is disabled",
+            "billing",
+        ),
+        (arm(403, "DisabledSubscription", ""), Code::AccessDenied, "subscription is disabled", "billing"),
+        (arm(404, "SubscriptionIsSuspended", ""), Code::AccessDenied, "subscription is disabled", "billing"),
+        (
+            arm(404, "InvalidResourceNamespace", ""),
+            Code::RegionNotServed,
+            "cloud does not provide SSH",
+            "--cloud",
+        ),
+        (arm(400, "InvalidResourceType", ""), Code::RegionNotServed, "cloud does not provide SSH", "--cloud"),
+        (arm(403, "RequestDisallowedByAzure", "the region"), Code::BlockedByPolicy, "the region", "support"),
+        (arm(403, "RequestDisallowedByAzure", "MFA is required"), Code::TokenRejected, "MFA", "arcssh login"),
+        (
+            arm(403, "RequestDisallowedByPolicy", "Users must use multi-factor"),
+            Code::TokenRejected,
+            "",
+            "login",
+        ),
+        (arm(408, "", ""), Code::TimedOut, "in time", "retry"),
+        (arm(409, "Conflict", "busy"), Code::RequestRejected, "busy", "Azure support"),
+        (arm(400, "", ""), Code::RequestRejected, "400", "Azure support"),
+        (arm(418, "", ""), Code::RequestRejected, "418", "Azure support"),
         (arm(403, "RequestDisallowedByPolicy", ""), Code::BlockedByPolicy, "Azure Policy", "policies"),
         (arm(429, "TooManyRequests", ""), Code::Throttled, "throttles", "retry in a minute"),
         (arm(500, "InternalServerError", ""), Code::ServiceError, "failed", "retry"),
@@ -608,6 +648,85 @@ fn errors_of_azure_resource_manager_have_codes_by_status_and_code() {
         (arm(403, "", "blocked"), Code::AccessDenied, "rejected", "owner of the machine"),
     ];
     assert_diagnoses(rows.map(|(error, code, summary, hint)| (error, code, summary, hint.to_owned())));
+}
+
+/// The scope of the lock is in the message, and can be above the machine.
+#[test]
+fn the_hint_for_a_lock_lists_the_locks_of_its_scope() {
+    let subscription = "/subscriptions/5b5c";
+    for (scope, what, command) in [
+        (subscription.to_owned(), "the subscription 5b5c", "az account lock list --subscription 5b5c"),
+        (
+            format!("{subscription}/resourcegroups/rg (1)"),
+            "the resource group rg (1)",
+            "az group lock list --resource-group 'rg (1)' --subscription 5b5c",
+        ),
+        (
+            format!("{subscription}/resourceGroups/rg/providers/P/t/n"),
+            "the resource n",
+            "az lock list --resource /subscriptions/5b5c/resourceGroups/rg/providers/P/t/n",
+        ),
+    ] {
+        let message = format!(
+            "The scope '{ID}/providers/x' cannot perform write operation because following scope(s) are locked: '{scope}'. Please remove the lock and try again."
+        );
+        let diagnosis = diagnose(arm(409, "ScopeLocked", &message));
+        assert!(
+            diagnosis.summary.contains(&format!("a lock protects {what} against changes")),
+            "{diagnosis:?}"
+        );
+        assert_eq!(diagnosis.hint.unwrap().command.as_deref(), Some(command));
+    }
+}
+
+/// The texts are those of a managed application and of a deployment stack, whose name contains quotes.
+#[test]
+fn a_deny_assignment_is_named() {
+    for name in [
+        "System deny assignment created by managed application /subscriptions/s",
+        "Deny assignment 'x' created by Deployment Stack '/y'.",
+    ] {
+        let message = format!(
+            "The client 'a' with object id 'b' has permission to perform action 'c' on scope 'd'; however, the access is denied because of the deny assignment with name '{name}' and Id 'e' at scope '/subscriptions/s/resourceGroups/rg'."
+        );
+        let diagnosis = diagnose(arm(403, "DenyAssignmentAuthorizationFailed", &message));
+        assert!(diagnosis.summary.ends_with(&format!("denies the access ({name})")), "{}", diagnosis.summary);
+        assert!(!diagnosis.hint.unwrap().text.contains("retry"));
+    }
+}
+
+/// Only sources whose sign-in can be repeated here get a command.
+#[test]
+fn a_rejected_token_gets_the_hint_of_its_source() {
+    use CredentialSource::*;
+    let challenge = format!("--claims-challenge \"{CLAIMS}\" --tenant contoso");
+    let rows = [
+        (Arcssh, None, "arcssh login".to_owned()),
+        (Environment, None, "check AZURE_TENANT_ID".to_owned()),
+        (WorkloadIdentity, None, "federated credentials".to_owned()),
+        (ManagedIdentity, None, "another credential source".to_owned()),
+        (AzureCli, None, "az login".to_owned()),
+        (Any, Some(CLAIMS), "arcssh login --tenant contoso".to_owned()),
+        (Arcssh, Some(CLAIMS), "arcssh login --tenant contoso".to_owned()),
+        (AzureCli, Some(CLAIMS), format!("sign in again: az login {challenge}")),
+        (
+            AzurePowershell,
+            Some(CLAIMS),
+            format!("Connect-AzAccount -ClaimsChallenge \"{CLAIMS}\" -Tenant contoso"),
+        ),
+        (Environment, Some(CLAIMS), "ask an administrator".to_owned()),
+        (ManagedIdentity, Some(CLAIMS), "ask an administrator".to_owned()),
+    ];
+    for (source, challenge, hint) in rows {
+        let diagnosis = diagnose(of_token(source, challenge));
+        let found = diagnosis.hint.unwrap();
+        assert_eq!(diagnosis.code, Code::TokenRejected);
+        assert!(found.text.contains(&hint), "{source:?}: {}", found.text);
+        assert_eq!(diagnosis.summary.contains("multi-factor"), challenge.is_some(), "{}", diagnosis.summary);
+        if matches!(source, AzureCli | AzurePowershell) && challenge.is_some() {
+            assert!(found.command.is_some());
+        }
+    }
 }
 
 #[test]
@@ -732,19 +851,10 @@ fn a_hint_names_the_hosts_of_the_selected_cloud_only() {
         [arm, entra, format!("azgn.{}", name.relay_suffix())]
     });
     for [arm, entra, relay] in &hosts {
-        let response = ErrorResponse {
-            host: arm.as_str().into(),
-            status: 302,
-            code: String::new(),
-            message: String::new(),
-            retry_after: None,
-            request_id: None,
-            tenant: None,
-        };
+        let response = ErrorResponse { host: arm.as_str().into(), status: 302, ..ErrorResponse::default() };
         let invalid = ArmError::InvalidResponse { host: arm.clone(), cause: "no JSON".into() };
-        let (error, description) = (String::new(), String::new());
         let host = entra.clone();
-        let from_entra = entra::Rejection { host, status: 302, error, description, retry_after: None };
+        let from_entra = entra::Rejection { host, status: 302, ..entra::Rejection::default() };
         let from_entra = of_source(CredentialSource::Environment, SourceError::Entra(from_entra));
         let from_proxy = NetError::ProxyRejected {
             proxy: "proxy:3128".into(),

@@ -64,10 +64,12 @@ pub(crate) enum Kind {
     Certificate,
     /// The last error of a machine.
     Failure,
+    /// Claims that a token of an account must have.
+    Claims,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Relay,
         Self::Rejection,
         Self::Throttle,
@@ -76,6 +78,7 @@ impl Kind {
         Self::Account,
         Self::Certificate,
         Self::Failure,
+        Self::Claims,
     ];
 
     /// Returns the kind of value in a file with this name (see [`Key::file`]).
@@ -96,6 +99,7 @@ impl Kind {
             Self::Account => "account",
             Self::Certificate => "certificate",
             Self::Failure => "failure",
+            Self::Claims => "claims",
         }
     }
 }

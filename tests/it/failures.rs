@@ -6,7 +6,6 @@ use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Serv
 
 use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh};
 
-const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
 const AGENT: &str = "arcssh: hint: check that the machine is on and its Arc agent is connected: on the machine, run azcmagent show";
 const TRY_LATER: &str =
@@ -111,7 +110,7 @@ fn errors_of_arm_get_a_hint() {
             3,
             ArmFault::new(401, "InvalidAuthenticationToken", "The access token is invalid."),
             "Azure rejected the access token (InvalidAuthenticationToken: The access token is invalid.)",
-            SIGN_IN,
+            SERVICE_PRINCIPAL,
         ),
         (
             3,
@@ -121,7 +120,7 @@ fn errors_of_arm_get_a_hint() {
                 "The access token is from the wrong issuer.",
             ),
             "Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)",
-            SIGN_IN,
+            SERVICE_PRINCIPAL,
         ),
         (
             5,

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script};
 
 const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
+const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
 
 // Programs.
 
@@ -526,7 +527,7 @@ fn a_cached_token_that_arm_rejects_is_replaced_once() {
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 2);
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(&mut w.arcssh(&["proxy", &w.id(), "--service", "wac"]));
-    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SIGN_IN]);
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SERVICE_PRINCIPAL]);
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
 }
 
@@ -554,7 +555,7 @@ fn a_machine_in_another_tenant_needs_one_more_token() {
     // A second such error is not retried.
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(anonymous(&w, w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("other"))));
-    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: sign in: arcssh login --tenant {other}")]);
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: sign in again: az login --tenant {other}; or: arcssh login --tenant {other}")]);
     // A source without access to that tenant reports its own error.
     w.emulator().arm_fault(refusal());
     let refused = run(w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("third")));

@@ -5,6 +5,7 @@
 mod adopt;
 mod bare;
 mod bounds;
+mod claims;
 mod cli;
 mod config;
 mod config_injection;

@@ -1,6 +1,8 @@
 //! Authenticated requests to Azure Resource Manager (ARM) through azure_core's pipeline, which retries them and logs
 //! them without secrets.
 
+mod policy_token;
+
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +16,10 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{AccessToken, CredentialChain, CredentialError, CredentialOptions};
+use crate::azure::credentials::{
+    AccessToken, CredentialChain, CredentialError, CredentialOptions, CredentialSource,
+};
+use crate::azure::entra::ClaimsChallenge;
 use crate::azure::http::{HttpError, MAX_BODY, client_options, date, retry_after};
 use crate::azure::json::{parse, text};
 use crate::azure::relay_host::RelaySuffixes;
@@ -152,21 +157,35 @@ impl Arm {
         url
     }
 
-    /// Sends a request, and after a 401 once more if there may be a better token.
+    /// Sends a request, and once more after an error response if there may be a better token, or a policy token.
     async fn send(&self, request: Request) -> Result<ArmResponse, ArmError> {
         let tenant = self.tenant.borrow().clone();
-        let token = self.credentials.token(tenant.as_deref()).await?;
-        match self.send_with(&token, request.clone()).await {
-            Err(ArmError::Rejected(response)) if response.status == 401 => {
-                let token = self.replacement(&token, &response).await?;
-                let token = token.ok_or(ArmError::Rejected(response))?;
-                self.send_with(&token, request).await
+        let mut token = self.credentials.token(tenant.as_deref()).await?;
+        let mut result = self.send_with(&token, request.clone()).await;
+        if let Err(ArmError::Rejected(response)) = &result
+            && (response.status == 401 || response.claims.is_some())
+            && let Some(other) = self.replacement(&token, response).await?
+            && other.secret != token.secret
+        {
+            token = other;
+            result = self.send_with(&token, request.clone()).await;
+            if let Err(ArmError::Rejected(response)) = &result
+                && let Some(claims) = &response.claims
+            {
+                self.credentials.store_challenge(&token, self.tenant.borrow().as_deref(), claims)?;
             }
-            result => result,
         }
+        if let Err(ArmError::Rejected(response)) = &result
+            && response.needs_policy_token
+            && let Some(request) = policy_token::acquire(self, &token, &request).await?
+        {
+            return self.send_with(&token, request).await;
+        }
+        result
     }
 
-    /// Returns the token to use after a 401: one of the tenant that ARM names, or a new one in place of a cached one.
+    /// Returns the token to use after a rejection: one of the tenant that ARM names, one with the claims that ARM requires,
+    /// or a new one in place of a cached one.
     async fn replacement(
         &self,
         token: &AccessToken,
@@ -179,11 +198,15 @@ impl Arm {
             self.tenant.replace(Some(tenant.to_owned()));
             return self.credentials.token(Some(tenant)).await.map(Some);
         }
-        if !token.cached {
+        let tenant = self.tenant.borrow().clone();
+        let can_send_claims = match &response.claims {
+            Some(claims) => self.credentials.store_challenge(token, tenant.as_deref(), claims)?,
+            None => false,
+        };
+        if !token.cached && !can_send_claims {
             return Ok(None);
         }
-        info!("ARM has rejected the cached token; requesting a new one");
-        let tenant = self.tenant.borrow().clone();
+        info!("ARM has rejected the token; requesting a new one");
         self.credentials.replace(token, tenant.as_deref()).await.map(Some)
     }
 
@@ -196,7 +219,7 @@ impl Arm {
         let request_id = response.headers().get_optional_str(&REQUEST_ID);
         info!(status = u16::from(status), request_id, "response of ARM");
         if !status.is_success() {
-            return Err(ArmError::Rejected(ErrorResponse::new(&self.endpoint, &response)));
+            return Err(ArmError::Rejected(ErrorResponse::new(&self.endpoint, &response).of_token(token)));
         }
         Ok(ArmResponse {
             host: self.authority().to_owned(),
@@ -288,7 +311,7 @@ pub(crate) enum ArmError {
 }
 
 /// An error response of ARM, `{"error":{"code","message"}}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ErrorResponse {
     /// The host of the request, with its port unless that is 443.
     #[serde(default)]
@@ -296,12 +319,22 @@ pub(crate) struct ErrorResponse {
     pub(crate) status: u16,
     /// ARM's error code; empty if a gateway responded in another form.
     pub(crate) code: String,
-    pub(crate) message: String,
+    pub(crate) message: Box<str>,
     pub(crate) retry_after: Option<Duration>,
     /// ARM's ID of the request, for Azure support.
     pub(crate) request_id: Option<Box<str>>,
     /// The tenant whose token ARM requires.
     pub(crate) tenant: Option<Box<str>>,
+    /// The claims that ARM requires of the token (Microsoft Learn, "Claims challenges, claims requests, and client
+    /// capabilities").
+    #[serde(default)]
+    pub(crate) claims: Option<Box<ClaimsChallenge>>,
+    /// The source of the rejected token.
+    #[serde(default)]
+    pub(crate) source: CredentialSource,
+    /// Whether a policy requires a policy token.
+    #[serde(skip)]
+    pub(crate) needs_policy_token: bool,
 }
 
 impl fmt::Display for ErrorResponse {
@@ -335,12 +368,28 @@ impl ErrorResponse {
             host: url.authority().into(),
             status: response.status().into(),
             code: text(&error["code"]).unwrap_or_default(),
-            message: text(&error["message"]).unwrap_or_default(),
+            message: text(&error["message"]).unwrap_or_default().into(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
             tenant: required_tenant(headers).map(Into::into),
+            claims: required_claims(headers).map(Box::new),
+            source: CredentialSource::Any,
+            needs_policy_token: policy_token::is_required(error),
         }
     }
+
+    /// Adds the source of the rejected token, and its tenant if ARM requires other claims of that tenant's token.
+    fn of_token(self, token: &AccessToken) -> Self {
+        let own = self.claims.as_ref().map(|_| token.tenant()).filter(|tenant| is_tenant(tenant));
+        Self { source: token.source, tenant: self.tenant.or(own.map(Into::into)), ..self }
+    }
+}
+
+/// Returns the claims of `Bearer error="insufficient_claims", claims="{base64}"`. A token from a disallowed address has
+/// the error `invalid_token` (azure-powershell, `SilentReAuthByTenantCmdletTest.cs`).
+fn required_claims(headers: &Headers) -> Option<ClaimsChallenge> {
+    let challenge = headers.get_optional_str(&WWW_AUTHENTICATE)?;
+    ClaimsChallenge::from_base64(&auth_param(challenge, "Bearer", "claims")?)
 }
 
 /// Returns the tenant of `Bearer authorization_uri="https://login.windows.net/{tenant}", …`, ARM's challenge after a
@@ -352,12 +401,15 @@ fn required_tenant(headers: &Headers) -> Option<String> {
     let param = |name| auth_param(challenge, "Bearer", name);
     let uri = Url::parse(&param("authorization_uri").or_else(|| param("authorization"))?).ok()?;
     let tenant = uri.path_segments()?.next()?;
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    // The tenant is an argument of programs, and must not look like an option.
-    let is_tenant = !["common", "organizations", "consumers"].contains(&tenant)
-        && tenant.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && tenant.chars().all(is_allowed);
-    is_tenant.then(|| tenant.to_owned())
+    (!["common", "organizations", "consumers"].contains(&tenant) && is_tenant(tenant))
+        .then(|| tenant.to_owned())
+}
+
+/// Returns whether a text is the ID or domain of a tenant. The tenant is an argument of programs, and must not look like
+/// an option.
+fn is_tenant(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
 }
 
 #[cfg(test)]

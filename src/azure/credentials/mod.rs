@@ -9,7 +9,7 @@ mod managed_identity;
 pub(crate) mod service_principal;
 pub(crate) mod source;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,6 +24,7 @@ use crate::azure::cloud::Cloud;
 use crate::azure::credentials::cache::TokenCache;
 use crate::azure::credentials::service_principal::ServicePrincipal;
 use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::entra::ClaimsChallenge;
 use crate::azure::http::Client;
 use crate::azure::{entra, login};
 use crate::net::{Net, NetError};
@@ -217,6 +218,8 @@ pub(crate) struct CredentialChain {
     pub(crate) store: Store,
     client: OnceCell<Client>,
     tokens: TokenCache,
+    /// The claims that ARM required of the last token of a service principal.
+    claims: RefCell<Option<ClaimsChallenge>>,
 }
 
 impl CredentialChain {
@@ -229,6 +232,7 @@ impl CredentialChain {
             store: store.clone(),
             client: OnceCell::new(),
             tokens: TokenCache::new(store),
+            claims: RefCell::default(),
         }
     }
 
@@ -266,6 +270,30 @@ impl CredentialChain {
     ) -> Result<AccessToken, CredentialError> {
         self.tokens.invalidate(&self.key(tenant)?, token).await?;
         self.token(tenant).await
+    }
+
+    /// Stores the claims that ARM requires in place of a token. The next request to Entra ID contains them. Returns whether
+    /// the source of the token can request them: programs and metadata services have no parameter for claims.
+    ///
+    /// # Errors
+    /// Other users can access the state directory.
+    pub(crate) fn store_challenge(
+        &self,
+        token: &AccessToken,
+        tenant: Option<&str>,
+        claims: &ClaimsChallenge,
+    ) -> Result<bool, SystemError> {
+        match token.source {
+            CredentialSource::Arcssh => {
+                let tenant = tenant.or(self.options.tenant.as_deref());
+                login::store_challenge(&self.cloud, &self.store, tenant, claims)?;
+            }
+            CredentialSource::Environment | CredentialSource::WorkloadIdentity => {
+                self.claims.replace(Some(claims.clone()));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Requests a token from one source after the other.
@@ -333,7 +361,9 @@ impl CredentialChain {
 
     async fn by_application(&self, principal: ServicePrincipal) -> TokenResult {
         let scope = &self.cloud.arm_scope;
-        let (response, _date) = principal.request(&self.cloud, self.client()?, scope, &[]).await?;
+        let claims = self.claims.borrow().clone();
+        let claims: Vec<(&str, &str)> = claims.iter().map(|claims| ("claims", claims.json())).collect();
+        let (response, _date) = principal.request(&self.cloud, self.client()?, scope, &claims).await?;
         Ok(response.token())
     }
 

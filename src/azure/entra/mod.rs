@@ -11,7 +11,7 @@ use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use azure_core::time::OffsetDateTime;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ impl EntraError {
 }
 
 /// A response of Entra ID without a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rejection {
     /// The host of the request, with its port unless that is 443.
     #[serde(default)]
@@ -194,6 +194,9 @@ pub(crate) struct Rejection {
     /// OAuth's.
     pub(crate) description: String,
     pub(crate) retry_after: Option<Duration>,
+    /// The claims that the next sign-in must provide.
+    #[serde(default)]
+    pub(crate) claims: Option<Box<ClaimsChallenge>>,
 }
 
 impl fmt::Display for Rejection {
@@ -209,17 +212,20 @@ struct Body {
     error: String,
     #[serde(deserialize_with = "or_default")]
     error_description: String,
+    #[serde(deserialize_with = "or_default")]
+    claims: String,
 }
 
 impl Rejection {
     fn new(url: &Url, response: &RawResponse) -> Self {
-        let Body { error, error_description } = parse(response.body()).unwrap_or_default();
+        let Body { error, error_description, claims } = parse(response.body()).unwrap_or_default();
         let status = response.status().into();
         // OAuth's errors have the status 400 or 401 (RFC 6749, section 5.2); another one can be a proxy's.
         let is_oauth = matches!(status, 400 | 401);
         let description = describe(if is_oauth { &error } else { "" }, &error_description);
         let (host, retry_after) = (url.authority().to_owned(), retry_after(response.headers()));
-        Self { host, status, error, description, retry_after }
+        let claims = ClaimsChallenge::from_json(claims).map(Box::new);
+        Self { host, status, error, description, retry_after, claims }
     }
 
     /// Returns an error that Entra ID sent through the browser.
@@ -230,6 +236,7 @@ impl Rejection {
             error: error.to_owned(),
             description: describe(error, description),
             retry_after: None,
+            claims: None,
         }
     }
 }
@@ -243,6 +250,39 @@ fn describe(error: &str, description: &str) -> String {
         ("", _) => String::new(),
         (_, "") => error,
         (error, text) => format!("{error}: {text}"),
+    }
+}
+
+/// The longest accepted claims challenge, in bytes of base64. It becomes part of a URL and of a command.
+const MAX_CHALLENGE: usize = 4096;
+
+/// Claims that a service requires of a token: the JSON of OpenID Connect's `claims` parameter (OpenID Connect Core,
+/// section 5.5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClaimsChallenge(String);
+
+impl ClaimsChallenge {
+    /// Decodes the parameter `claims` of a challenge; `None` if it is not a JSON object in base64.
+    pub(crate) fn from_base64(text: &str) -> Option<Self> {
+        let text = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
+        let json = STANDARD_NO_PAD.decode(&text).ok().filter(|_| text.len() <= MAX_CHALLENGE)?;
+        Self::from_json(String::from_utf8(json).ok()?)
+    }
+
+    /// Returns the claims in an error of Entra ID (Microsoft Learn, "Developer guidance for Microsoft Entra Conditional
+    /// Access"); `None` if they are not a JSON object.
+    pub(crate) fn from_json(json: String) -> Option<Self> {
+        let is_object = serde_json::from_str::<serde_json::Map<String, Value>>(&json).is_ok();
+        (is_object && json.len() <= MAX_CHALLENGE).then_some(Self(json))
+    }
+
+    pub(crate) fn json(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the claims in base64, as programs accept them after options.
+    pub(crate) fn base64(&self) -> String {
+        STANDARD.encode(&self.0)
     }
 }
 
@@ -283,6 +323,26 @@ mod tests {
         }
         let token = token(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
         assert!(near(token.expiry(), end));
+    }
+
+    #[test]
+    fn a_claims_challenge_is_a_json_object_in_base64() {
+        let decode = |text: &str| ClaimsChallenge::from_base64(text).map(|claims| claims.json().to_owned());
+        let json = r#"{"access_token":{"acrs":{"essential":true,"values":["p1"]}}}"#;
+        let base64 = "eyJhY2Nlc3NfdG9rZW4iOnsiYWNycyI6eyJlc3NlbnRpYWwiOnRydWUsInZhbHVlcyI6WyJwMSJdfX19";
+        assert_eq!(decode(base64).as_deref(), Some(json));
+        assert_eq!(ClaimsChallenge::from_base64(base64).unwrap().base64(), base64);
+        for (text, json) in [
+            ("eyJhIjoxfQ==", r#"{"a":1}"#),
+            ("eyJhIjoxfQ", r#"{"a":1}"#),
+            ("eyJhIjoiPz8_In0", r#"{"a":"???"}"#),
+        ] {
+            assert_eq!(decode(text).as_deref(), Some(json), "{text}");
+        }
+        let long = STANDARD.encode(format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_CHALLENGE)));
+        for text in ["", "e30 && x", "WzFd", "bnVsbA", "eyJhIjox", long.as_str()] {
+            assert_eq!(decode(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::entra::{Entra, EntraError, Rejection, TokenResponse, claims};
+use crate::azure::entra::{ClaimsChallenge, Entra, EntraError, Rejection, TokenResponse, claims};
 use crate::azure::http::Client;
 use crate::azure::json::optional_number;
 use crate::azure::login::key_store::{Item, KeyStoreError, Prompt};
@@ -180,6 +180,40 @@ fn key(cloud: &Cloud) -> Key {
     Key::new(Kind::Account, cloud.authority_host.as_str())
 }
 
+/// Returns the key of the claims that a service requires of the account's tokens in a tenant.
+fn challenge_key(cloud: &Cloud, account: &Account, tenant: &str) -> Key {
+    Key::new(Kind::Claims, format!("{} of {} in {tenant}", account.id(), cloud.authority_host))
+}
+
+/// Returns the claims that the next sign-in or refresh must request, in `tenant` or in the account's tenant.
+///
+/// # Errors
+/// Other users can read the account file.
+pub(crate) fn challenge(
+    cloud: &Cloud,
+    store: &Store,
+    tenant: Option<&str>,
+) -> Result<Option<ClaimsChallenge>, SystemError> {
+    let Some(account) = account(cloud, store)? else { return Ok(None) };
+    store.read(&challenge_key(cloud, &account, tenant.unwrap_or(&account.tenant)))
+}
+
+/// Stores the claims that ARM or Entra ID requires.
+///
+/// # Errors
+/// Other users can read the account file.
+pub(crate) fn store_challenge(
+    cloud: &Cloud,
+    store: &Store,
+    tenant: Option<&str>,
+    claims: &ClaimsChallenge,
+) -> Result<(), SystemError> {
+    if let Some(account) = account(cloud, store)? {
+        store.write(&challenge_key(cloud, &account, tenant.unwrap_or(&account.tenant)), claims);
+    }
+    Ok(())
+}
+
 /// The account of a sign-in, with a refresh token that is not stored yet.
 pub(crate) struct SignedIn {
     pub(crate) account: Account,
@@ -195,6 +229,7 @@ pub(crate) struct SignIn<'a> {
     client_id: &'a str,
     scope: &'a str,
     account: Option<&'a str>,
+    claims: Option<ClaimsChallenge>,
 }
 
 impl<'a> SignIn<'a> {
@@ -207,6 +242,7 @@ impl<'a> SignIn<'a> {
             client_id,
             scope: &cloud.arm_scope,
             account: None,
+            claims: None,
         }
     }
 
@@ -220,12 +256,25 @@ impl<'a> SignIn<'a> {
         Self { account, ..self }
     }
 
+    /// Sets the claims that the sign-in must provide, such as multi-factor authentication.
+    pub(crate) fn with_claims(self, claims: Option<ClaimsChallenge>) -> Self {
+        Self { claims, ..self }
+    }
+
+    /// Returns the parameter for the claims. MSAL sends it to the authorization and device code endpoints and with each
+    /// redemption (MSAL Python, `application.py`, `claims_challenge`).
+    fn claims(&self) -> Option<(&str, &str)> {
+        self.claims.as_ref().map(|claims| ("claims", claims.json()))
+    }
+
     /// Signs in with a code that the user types into any browser. `show` gets the instructions for the user.
     ///
     /// # Errors
     /// Entra ID or the user rejects the sign-in, or the code expires.
     pub(crate) async fn by_device_code(&self, show: impl FnOnce(&str)) -> Result<SignedIn, LoginError> {
-        let form = [("client_id", self.client_id), ("scope", &self.scope())];
+        let scope = self.scope();
+        let mut form = vec![("client_id", self.client_id), ("scope", &scope)];
+        form.extend(self.claims());
         let code: DeviceCode = self.entra.post(self.tenant, "devicecode", &form).await?;
         show(&code.message().context("the response of Entra ID contains no code")?);
         self.signed_in(self.poll(&code).await?)
@@ -233,11 +282,12 @@ impl<'a> SignIn<'a> {
 
     /// Polls until the user has signed in (RFC 8628, section 3.5).
     async fn poll(&self, code: &DeviceCode) -> Result<TokenGrant, LoginError> {
-        let form = [
+        let mut form = vec![
             ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
             ("client_id", self.client_id),
             ("device_code", code.device_code.secret()),
         ];
+        form.extend(self.claims());
         let end = Instant::now() + code.lifetime();
         let mut interval = code.interval();
         while Instant::now() < end {
@@ -344,7 +394,8 @@ pub(crate) async fn delete(store: &Store) -> Result<usize, LoginError> {
     result.map(|()| deleted)
 }
 
-/// Redeems the refresh token for an access token for ARM; `None` if no account is signed in.
+/// Redeems the refresh token for an access token for ARM; `None` if no account is signed in. The token has the claims
+/// that ARM required of an earlier one.
 ///
 /// # Errors
 /// Entra ID rejects the refresh token, or other users can access the state directory.
@@ -353,9 +404,28 @@ pub(crate) async fn refreshed(
     client: Client,
     tenant: Option<&str>,
 ) -> Result<Option<SdkToken>, LoginError> {
-    let request = RefreshRequest { scope: &cloud.arm_scope, ..RefreshRequest::default() };
-    let grant = redeem(cloud, client, tenant, &request).await?;
-    Ok(grant.map(|(grant, _date)| grant.response.token()))
+    let store = client.store.clone();
+    let claims = challenge(cloud, &store, tenant)?;
+    let fields = claims.iter().map(|claims| ("claims", claims.json())).collect();
+    let request = RefreshRequest { scope: &cloud.arm_scope, client_id: None, fields };
+    let grant = redeem(cloud, client, tenant, &request).await;
+    match &grant {
+        // Conditional Access requires a new sign-in with these claims.
+        Err(LoginError::Rejected(Rejection { claims: Some(claims), .. })) => {
+            store_challenge(cloud, &store, tenant, claims)?;
+        }
+        Ok(_) if claims.is_some() => remove_challenge(cloud, &store, tenant)?,
+        _ => {}
+    }
+    Ok(grant?.map(|(grant, _date)| grant.response.token()))
+}
+
+/// Deletes claims that a token has.
+fn remove_challenge(cloud: &Cloud, store: &Store, tenant: Option<&str>) -> Result<(), SystemError> {
+    if let Some(account) = account(cloud, store)? {
+        store.remove(&challenge_key(cloud, &account, tenant.unwrap_or(&account.tenant)));
+    }
+    Ok(())
 }
 
 /// A request that redeems the refresh token.

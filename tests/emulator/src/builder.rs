@@ -16,6 +16,7 @@ use crate::Emulator;
 use crate::agent::Agent;
 
 use crate::arm::graph::MAX_RESPONSE;
+use crate::arm::policy::Policy;
 use crate::arm::role::Role;
 use crate::arm::{Arm, Registration};
 use crate::clock::Clock;
@@ -336,6 +337,8 @@ impl Builder {
             graph_max_response: self.graph_max_response,
             registration: Mutex::new(self.registration()),
             role: Mutex::new(self.role),
+            requires_context: Mutex::default(),
+            policy: Policy::default(),
             faults: FaultQueue::default(),
             throttles: Throttles::default(),
         }))

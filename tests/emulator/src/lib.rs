@@ -46,6 +46,7 @@ use crate::relay::Relay;
 use crate::tls::Certificates;
 
 pub use crate::arm::fault::{ArmCall, ArmFault};
+pub use crate::arm::policy::PolicyTokens;
 pub use crate::arm::role::Role;
 pub use crate::builder::Builder;
 pub use crate::entra::fault::EntraFault;
@@ -278,6 +279,16 @@ impl Emulator {
     /// Changes the role of all callers of Azure Resource Manager.
     pub fn set_role(&self, role: Role) {
         *lock(&self.arm.role) = role;
+    }
+
+    /// Makes Azure Resource Manager require multi-factor authentication.
+    pub fn require_second_factor(&self) {
+        *lock(&self.arm.requires_context) = true;
+    }
+
+    /// Changes whether a policy requires a policy token of all requests to resources except GET.
+    pub fn set_policy_tokens(&self, tokens: PolicyTokens) {
+        *lock(&self.arm.policy.tokens) = tokens;
     }
 
     /// Changes the registration state of Microsoft.HybridConnectivity, such as `NotRegistered`.

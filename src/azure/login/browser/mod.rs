@@ -89,14 +89,16 @@ impl SignIn<'_> {
         let code = timeout(SIGN_IN_TIMEOUT, pending.wait(&loopback)).await;
         let code =
             code.with_context(|| format!("no response came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
-        let form = [
+        let scope = self.scope();
+        let mut form = vec![
             ("grant_type", "authorization_code"),
             ("client_id", self.client_id),
             ("code", &code),
             ("code_verifier", &verifier),
             ("redirect_uri", &redirect_uri),
-            ("scope", &self.scope()),
+            ("scope", &scope),
         ];
+        form.extend(self.claims());
         self.signed_in(self.entra.post(self.tenant, "token", &form).await?)
     }
 
@@ -115,6 +117,7 @@ impl SignIn<'_> {
             // flow").
             self.account.map_or(("prompt", "select_account"), |name| ("login_hint", name)),
         ]);
+        url.query_pairs_mut().extend_pairs(self.claims());
         url
     }
 }

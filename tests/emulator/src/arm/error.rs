@@ -1,11 +1,14 @@
 //! ARM's error envelope, and the errors with recorded or documented texts.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::arm::path::MachinePath;
+use crate::arm::policy::PolicyTokens;
 use crate::arm::reply::Reply;
 use crate::clock::{self, Clock};
+use crate::entra::AUTHENTICATION_CONTEXT;
 use crate::machine::Machine;
 
 /// An error answer.
@@ -15,12 +18,14 @@ pub(crate) struct ArmError {
     code: &'static str,
     message: String,
     details: Vec<Value>,
+    additional_info: Option<Box<Value>>,
     headers: Vec<(&'static str, String)>,
 }
 
 impl ArmError {
     pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Vec::new(), headers: Vec::new() }
+        let message = message.into();
+        Self { status, code, message, details: Vec::new(), additional_info: None, headers: Vec::new() }
     }
 
     fn detail(mut self, detail: Value) -> Self {
@@ -45,6 +50,9 @@ impl ArmError {
         let mut body = json!({ "error": { "code": self.code, "message": self.message } });
         if !self.details.is_empty() {
             body["error"]["details"] = self.details.into();
+        }
+        if let Some(info) = self.additional_info {
+            body["error"]["additionalInfo"] = json!([{ "type": "PolicyViolation", "info": info }]);
         }
         let reply = Reply::json(self.status, &body);
         self.headers.into_iter().fold(reply, |reply, (name, value)| reply.header(name, &value))
@@ -77,6 +85,31 @@ pub(crate) fn wrong_issuer(authority: &str, wrong: &str, right: &str) -> ArmErro
          subscription. Please use correct authority to get the token.\""
     );
     ArmError::new(401, "InvalidAuthenticationTokenTenant", message).header("WWW-Authenticate", challenge)
+}
+
+/// 401 for a token without multi-factor authentication (Microsoft Learn, "Claims challenges, claims requests, and client
+/// capabilities"; azure-powershell pull request 28193). No source has code and text of the body.
+pub(crate) fn insufficient_claims(authority: &str) -> ArmError {
+    let claims =
+        json!({ "access_token": { "acrs": { "essential": true, "values": [AUTHENTICATION_CONTEXT] } } });
+    let challenge = format!(
+        "Bearer realm=\"\", authorization_uri=\"https://{authority}/common/oauth2/authorize\", \
+         error=\"insufficient_claims\", claims=\"{}\"",
+        STANDARD.encode(claims.to_string())
+    );
+    let text = "The request requires multi-factor authentication.";
+    ArmError::new(401, "InteractionRequired", text).header("WWW-Authenticate", challenge)
+}
+
+/// 403 for a request without a policy token (terraform-provider-azapi, `missingPolicyTokenDetails`).
+pub(crate) fn missing_policy_token(tokens: PolicyTokens) -> ArmError {
+    let details = json!({
+        "shouldDeny": true, "endpointKind": "AzureResourceGraph",
+        "isChangeReferenceRequired": tokens == PolicyTokens::ChangeReferenceRequired,
+    });
+    let text = "Resource was disallowed by policy. A policy token is required.";
+    let info = json!({ "evaluationDetails": { "missingPolicyTokenDetails": details } });
+    ArmError { additional_info: Some(info.into()), ..ArmError::new(403, "RequestDisallowedByPolicy", text) }
 }
 
 pub(crate) fn missing_api_version() -> ArmError {

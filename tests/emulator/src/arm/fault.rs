@@ -41,7 +41,7 @@ impl ArmCall {
             Target::Subscriptions => Self::Subscriptions,
             Target::ResourceGraph => Self::ResourceGraph,
             Target::Provider(_) | Target::Register(_) => Self::Provider,
-            Target::Permissions(_) | Target::Unknown => Self::Any,
+            Target::Permissions(_) | Target::AcquirePolicyToken | Target::Unknown => Self::Any,
         }
     }
 

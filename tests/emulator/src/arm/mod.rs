@@ -6,6 +6,7 @@ pub(crate) mod fault;
 pub(crate) mod graph;
 pub(crate) mod inventory;
 pub(crate) mod path;
+pub(crate) mod policy;
 pub(crate) mod reply;
 pub(crate) mod role;
 
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use crate::arm::error::ArmError;
 use crate::arm::fault::{ArmCall, ArmFault};
 use crate::arm::path::{MachinePath, Scope, Target};
+use crate::arm::policy::Policy;
 use crate::arm::reply::Reply;
 use crate::arm::role::Role;
 use crate::clock::Clock;
@@ -72,6 +74,9 @@ pub(crate) struct Arm {
     pub(crate) graph_max_response: usize,
     pub(crate) registration: Mutex<Registration>,
     pub(crate) role: Mutex<Role>,
+    /// Whether a token needs multi-factor authentication.
+    pub(crate) requires_context: Mutex<bool>,
+    pub(crate) policy: Policy,
     pub(crate) faults: FaultQueue<ArmFault>,
     pub(crate) throttles: Throttles<ArmCall>,
 }
@@ -125,7 +130,9 @@ impl Arm {
         }
         self.check_subscription(target)?;
         self.authorize(call, target, &bearer)?;
+        self.policy.check(call)?;
         match target {
+            Target::AcquirePolicyToken => self.acquire_policy_token(call),
             Target::Subscriptions => self.subscription_list(call),
             Target::Provider(provider) => self.provider(provider),
             Target::Register(provider) => self.register(provider),
@@ -181,6 +188,9 @@ impl Arm {
                 tenant,
             ));
         }
+        if *lock(&self.requires_context) && !bearer.has_context {
+            return Err(error::insufficient_claims(&self.entra.authority));
+        }
         Ok(bearer)
     }
 
@@ -196,7 +206,9 @@ impl Arm {
             | Target::ListCredentials(path)
             | Target::ServiceConfigurations(path)
             | Target::ServiceConfiguration(path, _) => &path.subscription,
-            Target::Subscriptions | Target::ResourceGraph | Target::Unknown => return Ok(()),
+            Target::Subscriptions | Target::ResourceGraph | Target::AcquirePolicyToken | Target::Unknown => {
+                return Ok(());
+            }
         };
         let known = is_one_of(&self.subscriptions(), subscription);
         if known { Ok(()) } else { Err(error::subscription_not_found(subscription)) }
@@ -298,7 +310,7 @@ fn action(method: &Method, target: &Target) -> Option<(String, String)> {
         // Any permission in the subscription suffices. Lists and Resource Graph contain only resources that the caller may
         // read.
         Target::Provider(_) | Target::Resources(_) | Target::Permissions(_) => None,
-        Target::Subscriptions | Target::ResourceGraph | Target::Unknown => None,
+        Target::Subscriptions | Target::ResourceGraph | Target::AcquirePolicyToken | Target::Unknown => None,
     }
 }
 

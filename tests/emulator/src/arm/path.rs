@@ -20,6 +20,8 @@ pub(crate) enum Target {
     ServiceConfigurations(MachinePath),
     ServiceConfiguration(MachinePath, String),
     ResourceGraph,
+    /// `POST …/providers/Microsoft.Authorization/acquirePolicyToken`.
+    AcquirePolicyToken,
     Unknown,
 }
 
@@ -80,6 +82,7 @@ impl Target {
         };
         match (lower, original) {
             (["resources"], _) => Self::Resources(scope(None, None)),
+            (["providers", "microsoft.authorization", "acquirepolicytoken"], _) => Self::AcquirePolicyToken,
             (["providers", _], [_, namespace]) => Self::Provider(provider(namespace)),
             (["providers", _, "register"], [_, namespace, _]) => Self::Register(provider(namespace)),
             (["providers", namespace, kind], _) => match arc_type(namespace, kind) {

@@ -50,6 +50,10 @@ pub const AZURE_CLI: &str = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
 /// A public client that is registered in the home tenant.
 pub const PUBLIC_CLIENT: &str = "c11e4700-0000-4000-8000-000000000002";
 
+/// The authentication context for which Azure requires multi-factor authentication (azure-cli-core, tests of
+/// `_generate_login_command`).
+pub(crate) const AUTHENTICATION_CONTEXT: &str = "p1";
+
 /// The grant type of RFC 8628.
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
@@ -95,6 +99,8 @@ pub(crate) struct Bearer {
     /// The name of the user, or the ID of the application.
     pub(crate) name: String,
     pub(crate) object_id: String,
+    /// Whether the token has the authentication context [`AUTHENTICATION_CONTEXT`].
+    pub(crate) has_context: bool,
 }
 
 /// The managed identity of a machine.
@@ -112,6 +118,8 @@ struct Grant {
     client: String,
     tenant: &'static str,
     scope: Scope,
+    /// Whether the sign-in satisfied a claims challenge.
+    has_claims: bool,
 }
 
 impl Entra {
@@ -150,6 +158,9 @@ impl Entra {
             tenant: text("tid")?,
             name: text("upn").or_else(|| text("appid"))?,
             object_id: text("oid")?,
+            has_context: claims["acrs"]
+                .as_array()
+                .is_some_and(|all| all.contains(&AUTHENTICATION_CONTEXT.into())),
         })
     }
 
@@ -194,7 +205,8 @@ impl Entra {
             None => self.check_secret(client, field("client_secret"))?,
         }
         let scope = Scope::parse(field("scope"), &Principal::Application, tenant)?;
-        Ok(Grant { principal: Principal::Application, client: CLIENT_ID.to_owned(), tenant, scope })
+        let client = CLIENT_ID.to_owned();
+        Ok(Grant { principal: Principal::Application, client, tenant, scope, has_claims: true })
     }
 
     fn check_assertion(&self, assertion: &str, segment: &str, kind: &str) -> Result<(), EntraError> {
@@ -237,21 +249,22 @@ impl Entra {
         }
         let scope = form.value("scope").unwrap_or(&sign_in.scope);
         let scope = Scope::parse(scope, &Principal::User, tenant)?;
-        Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope })
+        let has_claims = sign_in.has_claims;
+        Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope, has_claims })
     }
 
     fn refresh(&self, tenant: &'static str, form: &Parameters) -> Result<Grant, EntraError> {
         let client = registered(form, tenant)?;
-        self.sign_ins.check_refresh_token(client, form)?;
+        let has_claims = self.sign_ins.check_refresh_token(client, form)?;
         let scope = Scope::parse(form.value("scope").unwrap_or_default(), &Principal::User, tenant)?;
-        Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope })
+        Ok(Grant { principal: Principal::User, client: client.to_owned(), tenant, scope, has_claims })
     }
 
     fn tokens(&self, grant: &Grant, form: &Parameters) -> Result<Value, EntraError> {
         let lifetime = lock(&self.token_lifetime).as_secs();
         let mut answer = json!({
             "token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime,
-            "access_token": self.access_token(grant, lifetime),
+            "access_token": self.access_token(grant, form, lifetime),
         });
         if grant.principal == Principal::User {
             self.add_users_tokens(&mut answer, grant, form);
@@ -284,7 +297,7 @@ impl Entra {
     fn add_users_tokens(&self, answer: &mut Value, grant: &Grant, form: &Parameters) {
         answer["scope"] = grant.scope.text.as_str().into();
         if grant.scope.wants_refresh_token() {
-            let token = self.sign_ins.refresh_token(&grant.client);
+            let token = self.sign_ins.refresh_token(&grant.client, grant.has_claims);
             self.journal.record_secret(token.as_str());
             answer["refresh_token"] = token.into();
             // Azure CLI belongs to a family of clients (MSAL token_cache.py, `family_id`).
@@ -301,9 +314,15 @@ impl Entra {
         }
     }
 
-    fn access_token(&self, grant: &Grant, lifetime: u64) -> String {
-        let Grant { principal, client, tenant, scope } = grant;
+    /// A token has an authentication context only if the request contains its claim (Microsoft Learn, "Developer guide to
+    /// Conditional Access authentication context").
+    fn access_token(&self, grant: &Grant, form: &Parameters, lifetime: u64) -> String {
+        let Grant { principal, client, tenant, scope, has_claims } = grant;
         let mut claims = principal.claims(client, tenant, &self.user_principal_name);
+        let requested = form.value("claims").and_then(|json| serde_json::from_str::<Value>(json).ok());
+        if let Some(requested) = requested.filter(|_| *has_claims) {
+            claims["acrs"] = requested["access_token"]["acrs"]["values"].clone();
+        }
         claims["aud"] = scope.audience.as_str().into();
         claims["ver"] = "1.0".into();
         claims["uti"] = Uuid::new_v4().simple().to_string().into();
@@ -359,7 +378,8 @@ impl Entra {
         let client = registered(form, tenant)?.to_owned();
         let scope = form.value("scope").unwrap_or_default().to_owned();
         Scope::parse(&scope, &Principal::User, tenant)?;
-        let (body, device_code) = self.sign_ins.begin_device(SignIn { client, tenant, scope });
+        let has_claims = form.value("claims").is_some();
+        let (body, device_code) = self.sign_ins.begin_device(SignIn { client, tenant, scope, has_claims });
         self.journal.record_secret(device_code);
         Ok(body)
     }
@@ -369,7 +389,7 @@ impl Entra {
         let client = registered(query, tenant)?.to_owned();
         let scope = query.value("scope").unwrap_or_default().to_owned();
         Scope::parse(&scope, &Principal::User, tenant)?;
-        let sign_in = SignIn { client, tenant, scope };
+        let sign_in = SignIn { client, tenant, scope, has_claims: query.value("claims").is_some() };
         let (answer, code) = self.sign_ins.authorize(sign_in, query, self.clock.unix_seconds())?;
         self.journal.record_secret(code.unwrap_or_default());
         Ok(answer)

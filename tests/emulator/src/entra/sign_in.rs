@@ -47,6 +47,8 @@ pub(crate) struct SignIn {
     pub(crate) tenant: &'static str,
     /// The scope of the request.
     pub(crate) scope: String,
+    /// Whether the request contained claims, so that the user used a second factor.
+    pub(crate) has_claims: bool,
 }
 
 /// All sign-ins and refresh tokens.
@@ -89,6 +91,8 @@ pub(crate) enum Decision {
 
 struct RefreshToken {
     client: String,
+    /// Whether the sign-in satisfied a claims challenge.
+    has_claims: bool,
     rejection: Option<RefreshRefusal>,
 }
 
@@ -273,9 +277,9 @@ impl SignIns {
 
     /// Issues a refresh token. Earlier ones stay valid: "Refresh tokens aren't revoked when used to acquire new access
     /// tokens" (Microsoft Learn, "Refresh tokens in the Microsoft identity platform").
-    pub(crate) fn refresh_token(&self, client: &str) -> String {
+    pub(crate) fn refresh_token(&self, client: &str, has_claims: bool) -> String {
         let token = secret("1.AX0A", 400);
-        let entry = RefreshToken { client: client.to_owned(), rejection: None };
+        let entry = RefreshToken { client: client.to_owned(), has_claims, rejection: None };
         lock(&self.refresh_tokens).insert(token.clone(), entry);
         token
     }
@@ -285,13 +289,18 @@ impl SignIns {
         lock(&self.refresh_tokens).values_mut().for_each(|token| token.rejection = Some(rejection));
     }
 
-    /// `grant_type=refresh_token`. A token is bound to its client and user, not to a tenant or a resource.
-    pub(crate) fn check_refresh_token(&self, client: &str, form: &Parameters) -> Result<(), EntraError> {
+    /// `grant_type=refresh_token`. A token is bound to its client and user, not to a tenant or a resource. Requested claims
+    /// need a sign-in that had them. Returns whether it had.
+    pub(crate) fn check_refresh_token(&self, client: &str, form: &Parameters) -> Result<bool, EntraError> {
         let token = form.value("refresh_token").ok_or_else(|| missing("refresh_token"))?;
         let tokens = lock(&self.refresh_tokens);
         let known = tokens.get(token).filter(|token| token.client.eq_ignore_ascii_case(client));
-        match known.ok_or_else(|| invalid_grant("the refresh token"))?.rejection {
-            None => Ok(()),
+        let known = known.ok_or_else(|| invalid_grant("the refresh token"))?;
+        match known.rejection {
+            None if form.value("claims").is_some() && !known.has_claims => {
+                Err(RefreshRefusal::SecondFactor.error())
+            }
+            None => Ok(known.has_claims),
             Some(rejection) => Err(rejection.error()),
         }
     }
