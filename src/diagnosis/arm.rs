@@ -157,10 +157,12 @@ fn weak_sign_in(response: &ErrorResponse) -> Diagnosis {
         CredentialSource::AzurePowershell => {
             again(format!("Connect-AzAccount{}{}", challenge("-ClaimsChallenge"), option("-Tenant")))
         }
+        // The first command stores the claims, and prints a token if none is necessary.
         CredentialSource::AzureDeveloperCli => again(format!(
-            "azd auth token{0}{1}; azd auth login{1}",
+            "azd auth token{}{tenant}{}; azd auth login{tenant}",
             challenge("--claims"),
-            option("--tenant-id")
+            if cfg!(windows) { " | Out-Null" } else { " >/dev/null" },
+            tenant = option("--tenant-id"),
         )),
         CredentialSource::Environment
         | CredentialSource::WorkloadIdentity

@@ -20,6 +20,9 @@ fn an_error_response_can_be_stored_and_printed() {
         );
         let tenant = response.tenant.as_deref().unwrap_or_default();
         assert!(tenant.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)));
+        // The claims become a quoted word of a command.
+        let claims = response.claims.as_ref().map(|claims| claims.base64()).unwrap_or_default();
+        assert!(claims.chars().all(|c| c.is_ascii_alphanumeric() || "+/=".contains(c)));
         let stored = serde_json::to_vec(&response).unwrap();
         let read: ErrorResponse = serde_json::from_slice(&stored).unwrap();
         assert_eq!(

@@ -321,7 +321,9 @@ mod tests {
             assert!(near(token.lifetime(), lifetime), "{rest}");
             assert!(near(token.expiry(), unix_now() + lifetime), "{rest}");
         }
-        let token = token(&format!(r#"{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
+        let mark = '\u{feff}';
+        let token =
+            token(&format!(r#"{mark}{{"accessToken":"{jwt}","expiresOn":"2026-08-20 13:50:47.114324"}}"#));
         assert!(near(token.expiry(), end));
     }
 

@@ -12,6 +12,7 @@ mod hyco_ws;
 mod inventory;
 mod listener;
 mod managed_identity;
+mod policy;
 mod relay;
 #[cfg(unix)]
 mod serve;
