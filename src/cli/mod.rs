@@ -681,7 +681,7 @@ impl CredentialArgs {
 
     /// Returns the credential source, if the user chose one.
     pub(crate) fn source(&self) -> Option<CredentialSource> {
-        self.credential
+        self.credential.filter(|source| *source != CredentialSource::Unset)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, ValueEnum};
 
 use crate::azure::cloud::CloudName;
-use crate::azure::credentials::{CredentialOptions, CredentialSource};
+use crate::azure::credentials::CredentialOptions;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{Cli, Command, ProxyArgs};
 use crate::ssh::effective_config::{self, Expected};
@@ -100,7 +100,7 @@ impl ProxyCommand {
 
 /// Returns the options for the credential and the cloud, if they are not the defaults.
 pub(crate) fn azure_options(credential: &CredentialOptions, cloud: CloudName) -> Vec<String> {
-    let source = Some(credential.source).filter(|source| *source != CredentialSource::Any);
+    let source = Some(credential.source).filter(|source| !source.is_any());
     let cloud = Some(cloud).filter(|cloud| *cloud != CloudName::Public);
     let options = [
         ("--credential", source.and_then(name_of)),

@@ -1,13 +1,14 @@
 //! Accounts: where a token comes from, and why there is none.
 
-use crate::azure::credentials::source::CertificateProblem;
-use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::credentials::service_principal::federated_token_expiry;
+use crate::azure::credentials::source::{CertificateProblem, MetadataServiceError, SourceError, Unavailable};
 use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
 use crate::azure::login::key_store::KeyStoreError;
 use crate::diagnosis::network::{TRY_LATER, allow_https, check_network, net, retry_in};
 use crate::diagnosis::{Code, Context, Diagnosis, Hint, system};
+use crate::system::clock::{format_time, unix_now};
 use crate::text::{shell_quote, unset_variable};
 
 const SERVICE_PRINCIPAL: &str =
@@ -16,7 +17,11 @@ const CERTIFICATE: &str = "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIE
 /// The options of the command line must stay.
 const RETRY_LOGIN: &str =
     "run the same command again; to sign in with a browser on another device, add --device-code";
-/// For AADSTS90002, "tenant not found" (Microsoft Learn, "Microsoft Entra authentication and authorization error codes").
+const SELECT_SOURCE: &str = "select another credential source with --credential or ARCSSH_CREDENTIAL";
+const TOKEN_CREDENTIALS: &str = "set AZURE_TOKEN_CREDENTIALS to dev, prod, EnvironmentCredential, WorkloadIdentityCredential, ManagedIdentityCredential, AzureCliCredential, AzureDeveloperCliCredential or AzurePowerShellCredential, or select a source with --credential";
+/// The text of IMDS if a machine has several identities and the request names none (Azure/azure-sdk-for-net issue 13481).
+const SEVERAL_IDENTITIES: &str = "Multiple user assigned identities";
+/// For AADSTS90002, "tenant not found", and AADSTS900023, "not a valid tenant".
 const CHECK_TENANT: &str = "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
 
 /// Returns a hint to sign in, with `options` that begin with a space.
@@ -37,33 +42,45 @@ const JOIN_GROUP: &str = if cfg!(windows) {
 
 pub(super) fn credential(error: &CredentialError, context: &Context) -> Diagnosis {
     match error {
-        CredentialError::NotSignedIn(Some(unavailable)) => Diagnosis::new(
-            Code::NotSignedIn,
-            format!(
-                "no account is signed in; the managed identity of this computer is unavailable: {unavailable}"
-            ),
-            format!("sign in: arcssh login; or {}", remedy(unavailable).text),
-        ),
-        CredentialError::NotSignedIn(None) => Diagnosis::new(
-            Code::NotSignedIn,
-            "no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell",
-            sign_in(""),
-        ),
+        CredentialError::NotSignedIn(reasons) => not_signed_in(reasons),
+        CredentialError::TokenCredentials(_) => {
+            Diagnosis::new(Code::CredentialUnavailable, error.to_string(), TOKEN_CREDENTIALS)
+        }
         CredentialError::Unavailable { from, unavailable: cause } => unavailable(*from, cause),
         CredentialError::Failed { from, tenant, error } => failed(*from, tenant.as_deref(), error, context),
         CredentialError::State(error) => system::system(error),
     }
 }
 
+/// Diagnoses a search without a result. The reasons are those of sources that exist on this computer.
+fn not_signed_in(reasons: &[(CredentialSource, Unavailable)]) -> Diagnosis {
+    let sign_in = sign_in("");
+    if reasons.is_empty() {
+        return Diagnosis::new(
+            Code::NotSignedIn,
+            "no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell",
+            sign_in,
+        );
+    }
+    let texts = reasons.iter().map(|(from, cause)| format!("{} is unavailable: {cause}", from.title()));
+    let remedies = reasons.iter().map(|(from, cause)| remedy(*from, cause).text);
+    let hints: Vec<String> = std::iter::once(sign_in.text).chain(remedies).collect();
+    Diagnosis::new(
+        Code::NotSignedIn,
+        format!("no account is signed in: {}", texts.collect::<Vec<_>>().join("; ")),
+        hints.join("; or "),
+    )
+}
+
 fn unavailable(from: CredentialSource, cause: &Unavailable) -> Diagnosis {
     Diagnosis::new(
         Code::CredentialUnavailable,
         format!("the credential source {} is unavailable: {cause}", from.name()),
-        remedy(cause),
+        remedy(from, cause),
     )
 }
 
-fn remedy(unavailable: &Unavailable) -> Hint {
+fn remedy(from: CredentialSource, unavailable: &Unavailable) -> Hint {
     match unavailable {
         Unavailable::NoSignIn => sign_in(""),
         Unavailable::NoSecret => {
@@ -73,17 +90,23 @@ fn remedy(unavailable: &Unavailable) -> Hint {
         Unavailable::NoFederatedToken => {
             "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE".into()
         }
-        Unavailable::NotInstalled { product, .. } => format!("install {product}").into(),
+        Unavailable::NotInstalled { product, .. } => {
+            format!("install {product}, or add its directory to PATH").into()
+        }
+        Unavailable::CannotRun { product, .. } => format!("repair or remove {product}").into(),
+        Unavailable::SignedOut(_) => source_hint(from, None),
         Unavailable::NoPowerShellModule => {
             Hint::new("install the module in PowerShell: ", "Install-Module Az.Accounts")
         }
         Unavailable::KeyOfAgent(_) => JOIN_GROUP.into(),
         Unavailable::NoManagedIdentity(_) => "assign a managed identity to this computer".into(),
+        Unavailable::NoResponse(_) => {
+            "let this computer connect to 169.254.169.254, if it is an Azure VM".into()
+        }
     }
 }
 
 fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, context: &Context) -> Diagnosis {
-    let title = from.title();
     match error {
         SourceError::Unavailable(cause) => unavailable(from, cause),
         SourceError::AgentNotRunning(cause) => Diagnosis::new(
@@ -102,8 +125,9 @@ fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, con
         SourceError::Entra(rejection) => {
             let tenant_text =
                 tenant.map_or(String::new(), |tenant| format!(" in the machine's tenant {tenant}"));
-            let what = format!("Entra ID rejected {title}{tenant_text}");
-            entra(rejection, &what, source_hint(from, tenant))
+            let what = format!("Entra ID rejected {}{tenant_text}", account(from));
+            let hint = cause_hint(from, &rejection.description).unwrap_or_else(|| source_hint(from, tenant));
+            entra(rejection, &what, hint)
         }
         SourceError::Net(error) => net(error),
         SourceError::State(error) => system::system(error),
@@ -125,11 +149,87 @@ fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, con
             error.to_string(),
             "remove these options, or sign in with them: arcssh login",
         ),
-        SourceError::SignedOut(_) | SourceError::Failed(_) => Diagnosis::new(
+        SourceError::Variable { name, expected, .. } => Diagnosis::new(
             Code::CredentialRejected,
-            format!("cannot get a token of {title}: {error}"),
-            source_hint(from, tenant),
+            error.to_string(),
+            format!("set {name} to {expected}, or {}", unset_variable(name)),
         ),
+        SourceError::NoToken
+        | SourceError::OtherTenant { .. }
+        | SourceError::MetadataService(_)
+        | SourceError::Failed(_) => Diagnosis::new(
+            Code::CredentialRejected,
+            format!("cannot get a token of {}: {error}", account(from)),
+            failure_hint(from, tenant, error),
+        ),
+    }
+}
+
+/// Returns the source with the application that the environment selects, for a sentence.
+fn account(from: CredentialSource) -> String {
+    let is_application = matches!(from, CredentialSource::Environment | CredentialSource::WorkloadIdentity);
+    let id = std::env::var("AZURE_CLIENT_ID").ok().filter(|id| is_application && !id.is_empty());
+    id.map_or_else(|| from.title().to_owned(), |id| format!("{} (application {id})", from.title()))
+}
+
+fn failure_hint(from: CredentialSource, tenant: Option<&str>, error: &SourceError) -> Hint {
+    match error {
+        SourceError::NoToken => format!("update {}; or {SELECT_SOURCE}", from.title()).into(),
+        SourceError::OtherTenant { tenant, .. } => sign_in(&format!(" --tenant {}", shell_quote(tenant))),
+        SourceError::MetadataService(MetadataServiceError { description, .. })
+            if description.contains(SEVERAL_IDENTITIES) =>
+        {
+            "set AZURE_CLIENT_ID to the client ID of one of the identities".into()
+        }
+        SourceError::MetadataService(MetadataServiceError { client_id: Some(id), .. }) => format!(
+            "check AZURE_CLIENT_ID: assign the identity {id} to this computer, or {}",
+            unset_variable("AZURE_CLIENT_ID")
+        )
+        .into(),
+        SourceError::Failed(message) => {
+            cause_hint(from, message).unwrap_or_else(|| source_hint(from, tenant))
+        }
+        _ => source_hint(from, tenant),
+    }
+}
+
+/// Returns the hint for a cause that Entra ID names, also in the output of a program; `None` if the source decides
+/// (Microsoft Learn, "Microsoft Entra authentication and authorization error codes").
+fn cause_hint(from: CredentialSource, text: &str) -> Option<Hint> {
+    let codes: Vec<&str> = text
+        .split("AADSTS")
+        .skip(1)
+        .map(|rest| &rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())])
+        .collect();
+    let is = |expected: &[&str]| codes.iter().any(|code| expected.contains(code));
+    let is_application = from == CredentialSource::Environment;
+    if is(&["700024", "500133"]) {
+        Some(expired_assertion(from))
+    } else if is(&["90002", "900023"]) {
+        Some(CHECK_TENANT.into())
+    } else if is_application && is(&["7000222"]) {
+        Some("create a new client secret of the application, and set AZURE_CLIENT_SECRET to its value".into())
+    } else if is_application && is(&["700027"]) {
+        Some("upload the certificate in AZURE_CLIENT_CERTIFICATE_PATH to the application; for an application that accepts certificates by subject and issuer, set AZURE_CLIENT_SEND_CERTIFICATE_CHAIN=true".into())
+    } else {
+        None
+    }
+}
+
+/// Returns the hint for an assertion that is not valid at Entra ID's time: it has expired, or the clock that dated it is
+/// wrong.
+fn expired_assertion(from: CredentialSource) -> Hint {
+    let expired = federated_token_expiry().filter(|(_, expiry)| *expiry <= unix_now());
+    match (from, expired) {
+        (CredentialSource::WorkloadIdentity, Some((file, expiry))) => format!(
+            "renew the token in {file}: it expired at {}, and the program that writes it must replace it earlier",
+            format_time(expiry)
+        )
+        .into(),
+        (CredentialSource::Environment | CredentialSource::WorkloadIdentity, _) => {
+            "check the clock of this computer".into()
+        }
+        _ => format!("check the clock of this computer; or {}", source_hint(from, None).text).into(),
     }
 }
 
@@ -155,6 +255,7 @@ fn usable_certificate(path: &str, problem: CertificateProblem) -> String {
         CertificateProblem::Locked if cfg!(windows) => without_password_in_powershell(&old, &new),
         CertificateProblem::Locked => without_password_in_unix(&old, &new),
         CertificateProblem::NoCertificate
+        | CertificateProblem::AnotherKey
         | CertificateProblem::NoKey
         | CertificateProblem::NotRsa
         | CertificateProblem::Rejected(_) => {
@@ -190,10 +291,10 @@ pub(super) fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint 
         CredentialSource::WorkloadIdentity => {
             "check AZURE_TENANT_ID, AZURE_CLIENT_ID and the federated credentials of the application".into()
         }
-        CredentialSource::ManagedIdentity => {
-            "select another credential source with --credential or ARCSSH_CREDENTIAL".into()
+        CredentialSource::ManagedIdentity => SELECT_SOURCE.into(),
+        CredentialSource::Arcssh | CredentialSource::Any | CredentialSource::Unset => {
+            sign_in(&option("--tenant"))
         }
-        CredentialSource::Arcssh | CredentialSource::Any => sign_in(&option("--tenant")),
         CredentialSource::AzureCli => {
             format!("sign in again: az login{0}; or: arcssh login{0}", option("--tenant")).into()
         }
@@ -221,7 +322,6 @@ fn entra(rejection: &Rejection, what: &str, hint: Hint) -> Diagnosis {
         ),
         500.. => Diagnosis::new(Code::ServiceError, format!("Entra ID failed ({answer})"), TRY_LATER),
         400..500 if !description.is_empty() => {
-            let hint = if description.contains("AADSTS90002") { CHECK_TENANT.into() } else { hint };
             Diagnosis::new(Code::CredentialRejected, format!("{what}: {description}"), hint)
         }
         _ => Diagnosis::new(
@@ -242,7 +342,10 @@ pub(super) fn login(
     match error {
         LoginError::Rejected(rejection) => match from {
             Some((from, tenant)) => failed(from, tenant, &SourceError::Entra(rejection.clone()), context),
-            None => entra(rejection, "Entra ID rejected the sign-in", RETRY_LOGIN.into()),
+            None => {
+                let hint = cause_hint(CredentialSource::Arcssh, &rejection.description);
+                entra(rejection, "Entra ID rejected the sign-in", hint.unwrap_or_else(|| RETRY_LOGIN.into()))
+            }
         },
         LoginError::Net(error) => net(error),
         LoginError::State(error) => system::system(error),

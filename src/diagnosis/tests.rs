@@ -8,8 +8,7 @@ use super::*;
 use crate::azure::arm::ErrorResponse;
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
 use crate::azure::credentials::CredentialSource;
-use crate::azure::credentials::source::CertificateProblem;
-use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::credentials::source::{CertificateProblem, MetadataServiceError, SourceError, Unavailable};
 use crate::azure::entra::{self, ClaimsChallenge};
 use crate::azure::hybrid_compute::Machine;
 use crate::azure::login::key_store::KeyStoreError;
@@ -120,7 +119,15 @@ fn examples() -> Vec<Diagnosis> {
 fn examples_of_authentication() -> Vec<Diagnosis> {
     use CredentialSource::{AzureCli, Environment, ManagedIdentity};
     let errors: Vec<Error> = vec![
-        CredentialError::NotSignedIn(None).into(),
+        CredentialError::NotSignedIn(Vec::new()).into(),
+        CredentialError::TokenCredentials("BrokerCredential".into()).into(),
+        of_source(AzureCli, SourceError::NoToken).into(),
+        of_source(AzureCli, SourceError::OtherTenant { own: "t".into(), tenant: "u".into() }).into(),
+        of_source(
+            Environment,
+            SourceError::Variable { name: "A", value: "x".into(), expected: "true or false" },
+        )
+        .into(),
         of_source(AzureCli, SourceError::Unavailable(Unavailable::NoSignIn)).into(),
         of_source(Environment, SourceError::IncompleteEnvironment { by: "A", missing: "B" }).into(),
         of_source(ManagedIdentity, SourceError::AgentNotRunning("connection refused".into())).into(),
@@ -130,7 +137,6 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
         )
         .into(),
         of_source(Environment, SourceError::Failed("it is damaged".into())).into(),
-        of_source(AzureCli, SourceError::SignedOut("run az login".into())).into(),
         arm(401, "InvalidAuthenticationToken", "").into(),
         of_token(CredentialSource::Arcssh, Some(CLAIMS)).into(),
         of_token(AzureCli, Some(CLAIMS)).into(),
@@ -184,7 +190,14 @@ fn examples_of_sources() -> Vec<Diagnosis> {
             Unavailable::NoSignIn,
             Unavailable::NoSecret,
             Unavailable::NoFederatedToken,
-            Unavailable::NotInstalled { program: "az", product: "Azure CLI" },
+            Unavailable::NotInstalled { program: "az".into(), product: "Azure CLI".into() },
+            Unavailable::CannotRun {
+                program: "az".into(),
+                product: "Azure CLI".into(),
+                cause: "no interpreter".into(),
+            },
+            Unavailable::SignedOut("Please run 'az login'".into()),
+            Unavailable::NoResponse(10),
             Unavailable::NoPowerShellModule,
             Unavailable::KeyOfAgent("/tokens".into()),
             Unavailable::NoManagedIdentity("no identity is assigned".into()),
@@ -202,7 +215,23 @@ fn examples_of_sources() -> Vec<Diagnosis> {
     };
     let mut errors: Vec<Error> = Vec::new();
     errors.extend(sources.map(|from| of_source(from, entra(400, "AADSTS7000215: wrong secret")).into()));
-    errors.extend(unavailable().map(|reason| CredentialError::NotSignedIn(Some(reason)).into()));
+    let rejected = |description: &str, client_id: Option<&str>| MetadataServiceError {
+        status: 400,
+        description: description.into(),
+        client_id: client_id.map(Into::into),
+    };
+    errors.extend(
+        [
+            rejected("Multiple user assigned identities exist", None),
+            rejected("Identity not found", Some("c")),
+            rejected("no", None),
+        ]
+        .map(|error| of_source(ManagedIdentity, error.into()).into()),
+    );
+    for code in ["AADSTS700024", "AADSTS7000222", "AADSTS700027", "AADSTS90002"] {
+        errors.extend(sources.map(|from| of_source(from, entra(400, &format!("{code}: no"))).into()));
+    }
+    errors.extend(unavailable().map(|reason| CredentialError::NotSignedIn(vec![(AzureCli, reason)]).into()));
     errors.extend(
         unavailable().map(|unavailable| CredentialError::Unavailable { from: AzureCli, unavailable }.into()),
     );
@@ -212,6 +241,7 @@ fn examples_of_sources() -> Vec<Diagnosis> {
         CertificateProblem::NotPem,
         CertificateProblem::Locked,
         CertificateProblem::NoCertificate,
+        CertificateProblem::AnotherKey,
         CertificateProblem::NoKey,
         CertificateProblem::NotRsa,
     ];

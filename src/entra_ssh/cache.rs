@@ -147,9 +147,7 @@ impl LastError {
             }
             SourceError::MissingSshExtension => Cause::MissingSshExtension(()),
             // The others failed before or during the request.
-            SourceError::SignedOut(message) | SourceError::Failed(message)
-                if *from == CredentialSource::AzureCli =>
-            {
+            SourceError::Failed(message) if *from == CredentialSource::AzureCli => {
                 Cause::Messages(vec![message.clone()])
             }
             _ => return None,

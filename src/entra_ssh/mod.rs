@@ -3,7 +3,6 @@
 pub(crate) mod cache;
 
 use std::fs;
-use std::slice;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,7 @@ use crate::system::SystemError;
 use crate::system::clock::unix_now;
 use crate::system::secret::Secret;
 
-/// The credential sources that can request a certificate, in the order in which they are tried.
+/// The credential sources that can request a certificate.
 const SOURCES: [CredentialSource; 4] = [
     CredentialSource::Environment,
     CredentialSource::WorkloadIdentity,
@@ -144,12 +143,12 @@ impl<'a> Request<'a> {
     /// Requests the certificate from one source after the other.
     async fn send(&self) -> Result<IssuedCertificate, IssueError> {
         let failed = |error| IssueError::Credential { scope: self.scope.to_owned(), error };
-        let sources = match &self.credentials.options.source {
-            CredentialSource::Any => &SOURCES,
-            one => slice::from_ref(one),
-        };
+        let mut sources = self.credentials.sources().map_err(failed)?;
+        if sources.len() > 1 {
+            sources.retain(|source| SOURCES.contains(source));
+        }
         let mut first_unavailable = None;
-        for &from in sources {
+        for &from in &sources {
             if !SOURCES.contains(&from) {
                 return Err(IssueError::Unsupported(from));
             }
@@ -171,7 +170,8 @@ impl<'a> Request<'a> {
         // A source that issues a token for ARM is one that cannot request a certificate.
         match self.credentials.token(None).await {
             Ok(token) => Err(IssueError::Unsupported(token.source)),
-            Err(_) => Err(failed(CredentialError::NotSignedIn(None))),
+            Err(error @ CredentialError::NotSignedIn(_)) => Err(failed(error)),
+            Err(_) => Err(failed(CredentialError::NotSignedIn(Vec::new()))),
         }
     }
 

@@ -1,9 +1,10 @@
-//! The issuer of an X.509 certificate (RFC 5280, section 4.1), for messages only.
+//! Fields of an X.509 certificate (RFC 5280, section 4.1): for messages, and to compare certificates of one file.
 
-/// Tags of DER (ITU-T X.690) in a certificate, up to its issuer.
+/// Tags of DER (ITU-T X.690) in a certificate.
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_IDENTIFIER: u8 = 0x06;
+const BIT_STRING: u8 = 0x03;
 const VERSION: u8 = 0xa0;
 /// The object identifiers 2.5.4.3 and 2.5.4.10 (RFC 5280, appendix A.1).
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
@@ -11,13 +12,38 @@ const ORGANIZATION: [u8; 3] = [0x55, 0x04, 0x0a];
 
 /// Returns the common name of a certificate's issuer, or its organization.
 pub(crate) fn issuer(certificate: &[u8]) -> Option<String> {
+    let (name, _) = tagged(SEQUENCE, issuer_and_rest(certificate)?)?;
+    attribute(name, COMMON_NAME).or_else(|| attribute(name, ORGANIZATION))
+}
+
+/// Fields of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fields<'a> {
+    pub(crate) issuer: &'a [u8],
+    pub(crate) subject: &'a [u8],
+    /// The key in the form of its algorithm, such as `RSAPublicKey` (RFC 3279, section 2.3.1).
+    pub(crate) public_key: &'a [u8],
+}
+
+/// Returns fields of a certificate.
+pub(crate) fn fields(certificate: &[u8]) -> Option<Fields<'_>> {
+    let (issuer, rest) = tagged(SEQUENCE, issuer_and_rest(certificate)?)?;
+    let (_validity, rest) = tagged(SEQUENCE, rest)?;
+    let (subject, rest) = tagged(SEQUENCE, rest)?;
+    let (key_info, _) = tagged(SEQUENCE, rest)?;
+    let (_algorithm, key) = tagged(SEQUENCE, key_info)?;
+    // The first byte is the number of unused bits.
+    let public_key = tagged(BIT_STRING, key)?.0.strip_prefix(&[0])?;
+    Some(Fields { issuer, subject, public_key })
+}
+
+fn issuer_and_rest(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = tagged(SEQUENCE, certificate)?;
     let (to_be_signed, _) = tagged(SEQUENCE, certificate)?;
     let rest = tagged(VERSION, to_be_signed).map_or(to_be_signed, |(_, rest)| rest);
-    let (_serial_number, rest) = value(rest).map(|(_, value, rest)| (value, rest))?;
+    let (_serial_number, _, rest) = value(rest)?;
     let (_algorithm, rest) = tagged(SEQUENCE, rest)?;
-    let (name, _) = tagged(SEQUENCE, rest)?;
-    attribute(name, COMMON_NAME).or_else(|| attribute(name, ORGANIZATION))
+    Some(rest)
 }
 
 /// Returns one attribute of a name, which is a sequence of sets of pairs: identifier and text.
@@ -93,7 +119,7 @@ mod tests {
     proptest! {
         #[test]
         fn invalid_certificates_cause_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = issuer(&bytes);
+            let _ = (issuer(&bytes), fields(&bytes));
         }
     }
 }

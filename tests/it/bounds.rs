@@ -56,7 +56,7 @@ fn an_endless_body_is_read_up_to_a_limit() {
     let w = lab(&["web01"]);
     w.emulator().entra_fault(EntraFault::raw(200, JSON, &body).times(9));
     let run_entra = run(&mut w.proxy("web01"));
-    let why = "arcssh: cannot connect to web01: cannot get a token of the service principal: the response is longer than 4 MiB";
+    let why = "arcssh: cannot connect to web01: cannot get a token of the service principal (application c11e4700-0000-4000-8000-000000000001): the response is longer than 4 MiB";
     assert_eq!((run_entra.arcssh_lines()[0], run_entra.code), (why, Some(3)));
 }
 

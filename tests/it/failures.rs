@@ -32,7 +32,7 @@ fn an_incomplete_service_principal_names_the_missing_variable() {
 fn a_wrong_secret_shows_the_error_of_entra_id() {
     let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_CLIENT_SECRET", "wrong"));
-    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal: AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
+    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal (application c11e4700-0000-4000-8000-000000000001): AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app 'c11e4700-0000-4000-8000-000000000001'. Trace ID: … Correlation ID: … Timestamp: …", SERVICE_PRINCIPAL]);
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 1, "a wrong secret is not retried");
 }
 
@@ -41,7 +41,7 @@ fn a_wrong_tenant_shows_the_error_of_entra_id() {
     let w = lab(&["web01"]);
     let run = run(w.proxy("web01").env("AZURE_TENANT_ID", "00000000-0000-4000-8000-000000000000"));
     let hint = "arcssh: hint: check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
-    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal: AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", hint]);
+    run.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the service principal (application c11e4700-0000-4000-8000-000000000001): AADSTS90002: Tenant '00000000-0000-4000-8000-000000000000' not found. Check to make sure you have the correct tenant ID. Trace ID: … Correlation ID: … Timestamp: …", hint]);
 }
 
 #[test]
@@ -66,8 +66,8 @@ fn token_responses_without_a_token_are_classified() {
             3,
             401,
             broken,
-            "Entra ID rejected the service principal: AADSTS7000222: The keys are expired. keys",
-            SERVICE_PRINCIPAL,
+            "Entra ID rejected the service principal (application c11e4700-0000-4000-8000-000000000001): AADSTS7000222: The keys are expired. keys",
+            "arcssh: hint: create a new client secret of the application, and set AZURE_CLIENT_SECRET to its value",
         ),
         (6, 302, "", "a proxy or captive portal responded instead of Entra ID (302)", proxy),
         (

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script};
 
@@ -102,19 +102,37 @@ fn an_error_of_a_program_ends_the_search() {
             "az",
             r#"printf '{"accessToken":"a\\r\\nX: y"}'"#,
             "cannot get a token of Azure CLI: its output is not a token",
-            "arcssh: hint: sign in again: az login; or: arcssh login",
+            "arcssh: hint: update Azure CLI; or select another credential source with --credential or ARCSSH_CREDENTIAL",
         ),
         (
             "az",
             r#"echo '{"accessToken":""}'"#,
             "cannot get a token of Azure CLI: its output is not a token",
+            "arcssh: hint: update Azure CLI; or select another credential source with --credential or ARCSSH_CREDENTIAL",
+        ),
+        (
+            "az",
+            r#"printf 'WARNING: x\nERROR: The command failed with an unexpected error. Here is the traceback:\nTraceback (most recent call last):\n  File "a.py", line 1\nPermissionError: [Errno 13] /home/a/.azure/config\nTo check existing issues, please visit: https://github.com/Azure/azure-cli/issues\n' >&2; exit 1"#,
+            "cannot get a token of Azure CLI: PermissionError: [Errno 13] /home/a/.azure/config",
             "arcssh: hint: sign in again: az login; or: arcssh login",
+        ),
+        (
+            "az",
+            "echo 'ERROR: AADSTS700024: Client assertion is not within its valid time range.' >&2; exit 1",
+            "cannot get a token of Azure CLI: ERROR: AADSTS700024: Client assertion is not within its valid time range.",
+            "arcssh: hint: check the clock of this computer; or sign in again: az login; or: arcssh login",
+        ),
+        (
+            "azd",
+            r#"echo '{"type":"consoleMessage","data":{"message":"a new version"}} {"error":"fetching token: reauthentication required"}' >&2; exit 1"#,
+            "cannot get a token of Azure Developer CLI: fetching token: reauthentication required",
+            "arcssh: hint: sign in again: azd auth login; or: arcssh login",
         ),
         (
             "pwsh",
             "echo nothing",
-            "cannot get a token of Azure PowerShell: its output is not a token: expected ident at line 1 column 2",
-            "arcssh: hint: sign in again: Connect-AzAccount; or: arcssh login",
+            "cannot get a token of Azure PowerShell: its output is not a token",
+            "arcssh: hint: update Azure PowerShell; or select another credential source with --credential or ARCSSH_CREDENTIAL",
         ),
     ];
     let w = lab(&["web01"]);
@@ -130,46 +148,124 @@ fn an_error_of_a_program_ends_the_search() {
     }
 }
 
+const AZ_SIGNED_OUT: &str = "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
+const AZD_SIGNED_OUT: &str = r#"echo '{"type":"consoleMessage","data":{"message":"ERROR: fetching token: not logged in, run `azd auth login` to login"}}' >&2; exit 1"#;
+const PWSH_SIGNED_OUT: &str = "echo 'Run Connect-AzAccount to login.' >&2; exit 1";
+
 #[test]
-fn a_signed_out_program_is_skipped_and_reported_at_the_end() {
+fn a_program_without_a_signed_in_account_is_skipped_and_reported_at_the_end() {
     let w = lab(&["web01"]);
     let cases = [
         (
             "az",
-            "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1",
-            "cannot get a token of Azure CLI: ERROR: Please run 'az login' to setup account.",
-            "arcssh: hint: sign in again: az login; or: arcssh login",
+            AZ_SIGNED_OUT,
+            "Azure CLI is unavailable: ERROR: Please run 'az login' to setup account.",
+            "sign in again: az login; or: arcssh login",
+        ),
+        (
+            "az",
+            "echo 'ERROR: No subscription found. Run '\"'\"'az account set'\"'\"' to select a subscription.' >&2; exit 1",
+            "Azure CLI is unavailable: ERROR: No subscription found. Run 'az account set' to select a subscription.",
+            "sign in again: az login; or: arcssh login",
+        ),
+        (
+            "az",
+            "exit 127",
+            "Azure CLI is unavailable: az cannot be started: exit status: 127",
+            "repair or remove Azure CLI",
         ),
         (
             "azd",
-            r#"echo '{"type":"consoleMessage","data":{"message":"ERROR: not logged in, run `azd auth login` to login"}}' >&2; exit 1"#,
-            "cannot get a token of Azure Developer CLI: ERROR: not logged in, run `azd auth login` to login",
-            "arcssh: hint: sign in again: azd auth login; or: arcssh login",
+            AZD_SIGNED_OUT,
+            "Azure Developer CLI is unavailable: ERROR: fetching token: not logged in, run `azd auth login` to login",
+            "sign in again: azd auth login; or: arcssh login",
         ),
         (
             "pwsh",
-            "echo 'Run Connect-AzAccount to login.' >&2; exit 1",
-            "cannot get a token of Azure PowerShell: Run Connect-AzAccount to login.",
-            "arcssh: hint: sign in again: Connect-AzAccount; or: arcssh login",
+            PWSH_SIGNED_OUT,
+            "Azure PowerShell is unavailable: Run Connect-AzAccount to login.",
+            "sign in again: Connect-AzAccount; or: arcssh login",
         ),
     ];
-    let all = w.home().join("all");
-    for (program, body, why, hint) in cases {
-        let bin = w.home().join(program);
+    for (number, (program, body, why, hint)) in cases.into_iter().enumerate() {
+        let bin = w.home().join(number.to_string());
         add_program(&bin, program, body);
-        add_program(&all, program, body);
-        let failed = run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin));
-        failed.failed(3, &[&format!("arcssh: cannot connect to web01: {why}"), hint]);
+        let why = format!("arcssh: cannot connect to web01: no account is signed in: {why}");
+        let hint = format!("{SIGN_IN}; or {hint}");
+        run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &bin)).failed(3, &[&why, &hint]);
+        add_program(&bin, "pwsh", &powershell_script(&w));
+        let account = run(anonymous(&w, &mut w.arcssh(&["account"])).env("PATH", &bin)).clean();
+        assert!(account.starts_with("source   Azure PowerShell\n"), "{program}: {account}");
+        w.clear_cache();
     }
-    let why = "arcssh: cannot connect to web01: cannot get a token of Azure CLI: ERROR: Please run 'az login' to setup account.";
-    let hint = "arcssh: hint: sign in again: az login; or: arcssh login";
-    run(anonymous(&w, &mut w.proxy("web01")).env("PATH", &all)).failed(3, &[why, hint]);
+    let named =
+        run(anonymous(&w, &mut w.arcssh(&["account", "--credential", "az"])).env("PATH", w.home().join("0")));
+    let why = "arcssh: the credential source azure-cli is unavailable: ERROR: Please run 'az login' to setup account.";
+    named.failed(3, &[why, "arcssh: hint: sign in again: az login; or: arcssh login"]);
+}
+
+#[test]
+fn the_reasons_of_all_programs_are_listed() {
+    let w = lab(&["web01"]);
+    for (program, body) in [("az", AZ_SIGNED_OUT), ("azd", AZD_SIGNED_OUT), ("pwsh", PWSH_SIGNED_OUT)] {
+        add_program(&bin(&w), program, body);
+    }
+    let why = "arcssh: no account is signed in: Azure CLI is unavailable: ERROR: Please run 'az login' to setup account.; Azure Developer CLI is unavailable: ERROR: fetching token: not logged in, run `azd auth login` to login; Azure PowerShell is unavailable: Run Connect-AzAccount to login.";
+    let hint = "arcssh: hint: sign in: arcssh login; or sign in again: az login; or: arcssh login; or sign in again: azd auth login; or: arcssh login; or sign in again: Connect-AzAccount; or: arcssh login";
+    run(anonymous(&w, &mut w.arcssh(&["account"]))).failed(3, &[why, hint]);
+    // A file that the system cannot execute.
+    script(&bin(&w), "az", "#!/nonexistent/interpreter\n");
+    let failed = run(anonymous(&w, &mut w.arcssh(&["account"])));
+    let why = "arcssh: no account is signed in: Azure CLI is unavailable: az cannot be started: No such file or directory (os error 2); ";
+    assert!(failed.arcssh_lines()[0].starts_with(why), "{}", failed.stderr);
+}
+
+#[test]
+fn the_token_of_a_program_is_found_among_other_output() {
+    let w = lab(&["web01"]);
     let token = token(&w);
-    let output_script =
-        format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#);
-    add_program(&all, "pwsh", &output_script);
-    let account = run(anonymous(&w, &mut w.arcssh(&["account"])).env("PATH", &all)).clean();
-    assert!(account.starts_with("source   Azure PowerShell\n"), "{account}");
+    let az = format!("{{\n  \"accessToken\": \"{token}\",\n  \"expires_on\": 4102444800\n}}");
+    let azd = format!("{{\"token\":\"{token}\",\"expiresOn\":\"2099-01-01T00:00:00Z\"}}");
+    let pwsh = format!("{{\"token\":\"{token}\",\"expiresOn\":4102444800}}");
+    let surroundings = [
+        ("", "\u{1b}[0m"),
+        ("\u{1b}[32m", "\u{1b}[0m\n\u{1b}]0;title\u{7}"),
+        ("\u{feff}Welcome to {HOST}: {\"a\": 1}\r\n", "\r\nWARNING: { bye }"),
+        ("{\"type\":\"consoleMessage\",\"data\":{\"message\":\"new\"}}\n", "\n{\"token\":\"x\"}"),
+    ];
+    for (program, json) in [("az", az), ("azd", azd), ("pwsh", pwsh)] {
+        for (number, (before, after)) in surroundings.into_iter().enumerate() {
+            let bin = w.home().join(format!("{program}{number}"));
+            add_program(&bin, program, &format!("cat <<'END'\n{before}{json}{after}\nEND"));
+            let mut list = w.arcssh(&["list"]);
+            anonymous(&w, &mut list).env("PATH", &bin).env("ARCSSH_STATE_DIR", bin.join("state"));
+            assert!(run(&mut list).clean().contains("web01"), "{program} {before:?} {after:?}");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_not_on_path_is_found_in_a_usual_directory() {
+    let w = lab(&["web01"]);
+    add_program(&w.home().join(".local/bin"), "az", &azure_cli_script(&w));
+    let account = run(anonymous(&w, &mut w.arcssh(&["account"]))).clean();
+    assert!(account.starts_with("source   Azure CLI\n"), "{account}");
+}
+
+/// azure-cli-core before 2.76, `_profile.py`.
+#[test]
+fn a_managed_identity_of_azure_cli_is_used_in_its_own_tenant() {
+    let w = lab(&["web01"]);
+    let refusal = "case \"$*\" in *--tenant*) echo \"ERROR: Tenant shouldn't be specified for managed identity account\" >&2; exit 1;; esac";
+    azure_cli(&w, &format!("{refusal}\n{}", azure_cli_script(&w)));
+    let own = value(&w, "AZURE_TENANT_ID");
+    let account = |tenant: &str| run(anonymous(&w, &mut w.arcssh(&["account", "--tenant", tenant])));
+    assert!(account(&own.to_uppercase()).clean().starts_with("source   Azure CLI\n"));
+    let other = "00000000-0000-4000-8000-000000000009";
+    let why = format!(
+        "arcssh: cannot get a token of Azure CLI: the managed identity is in the tenant \"{own}\", and gets no token of the tenant \"{other}\""
+    );
+    account(other).failed(3, &[&why, &format!("{SIGN_IN} --tenant {other}")]);
 }
 
 /// Azure CLI prints the expiry as Unix time since 2.54. Older versions print only local time without a zone.
@@ -234,10 +330,10 @@ fn waiting_processes_share_one_failed_call_of_a_program() {
     fs::write(w.home().join("go"), "").unwrap();
     for proxy in proxies {
         let run = finish(proxy);
-        let why = "cannot get a token of Azure CLI: ERROR: Please run 'az login' to setup account.";
+        let why = "no account is signed in: Azure CLI is unavailable: ERROR: Please run 'az login' to setup account.";
         let lines = run.arcssh_lines();
         assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");
-        assert_eq!(lines[1], "arcssh: hint: sign in again: az login; or: arcssh login");
+        assert_eq!(lines[1], format!("{SIGN_IN}; or sign in again: az login; or: arcssh login"));
     }
     assert_eq!(calls(), 1);
     finish(proxy());
@@ -312,29 +408,24 @@ fn an_unavailable_chosen_source_gets_a_hint() {
             "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE",
         ),
         (
-            "managed-identity",
-            "the credential source managed-identity is unavailable: this computer is not in Azure",
-            "assign a managed identity to this computer",
-        ),
-        (
             "arcssh",
             "the credential source arcssh is unavailable: no account is signed in to arcssh",
             "sign in: arcssh login",
         ),
         (
             "azure-cli",
-            "the credential source azure-cli is unavailable: az is not on PATH",
-            "install Azure CLI",
+            "the credential source azure-cli is unavailable: az is not on the PATH of this process, and not in a usual directory",
+            "install Azure CLI, or add its directory to PATH",
         ),
         (
             "azd",
-            "the credential source azure-developer-cli is unavailable: azd is not on PATH",
-            "install Azure Developer CLI",
+            "the credential source azure-developer-cli is unavailable: azd is not on the PATH of this process, and not in a usual directory",
+            "install Azure Developer CLI, or add its directory to PATH",
         ),
         (
             "pwsh",
-            "the credential source azure-powershell is unavailable: pwsh is not on PATH",
-            "install Azure PowerShell",
+            "the credential source azure-powershell is unavailable: pwsh is not on the PATH of this process, and not in a usual directory",
+            "install Azure PowerShell, or add its directory to PATH",
         ),
     ];
     for (name, why, hint) in cases {
@@ -346,6 +437,45 @@ fn an_unavailable_chosen_source_gets_a_hint() {
     }
     let unknown = run(w.proxy("web01").args(["--credential", "unknown"]));
     assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
+}
+
+#[test]
+fn azure_token_credentials_selects_the_sources_that_are_tried() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &azure_cli_script(&w));
+    let account = |value: &str, arguments: &[&str]| {
+        w.clear_cache();
+        let mut account = w.arcssh(&[&["account"], arguments].concat());
+        run(account.env("PATH", bin(&w)).env("AZURE_TOKEN_CREDENTIALS", value))
+    };
+    for (value, arguments, title) in [
+        ("dev", &[][..], "Azure CLI"),
+        (" DEV ", &[], "Azure CLI"),
+        ("AzureCLICredential", &[], "Azure CLI"),
+        ("azureclicredential", &[], "Azure CLI"),
+        ("prod", &[], "the service principal"),
+        ("EnvironmentCredential", &[], "the service principal"),
+        ("", &[], "the service principal"),
+        ("AzureCliCredential", &["--credential", "environment"], "the service principal"),
+        ("AzureCliCredential", &["--credential", "any"], "the service principal"),
+        ("unknown", &["--credential", "environment"], "the service principal"),
+    ] {
+        let output = account(value, arguments).clean();
+        assert!(output.starts_with(&format!("source   {title}\n")), "{value} {arguments:?}: {output}");
+    }
+    let why = "arcssh: the credential source azure-powershell is unavailable: pwsh is not on the PATH of this process, and not in a usual directory";
+    assert_eq!(account("AzurePowerShellCredential", &[]).arcssh_lines()[0], why);
+    let hint = "arcssh: hint: set AZURE_TOKEN_CREDENTIALS to dev, prod, EnvironmentCredential, WorkloadIdentityCredential, ManagedIdentityCredential, AzureCliCredential, AzureDeveloperCliCredential or AzurePowerShellCredential, or select a source with --credential";
+    for value in ["unknown", "VisualStudioCodeCredential", "dev,prod"] {
+        let why = format!("arcssh: AZURE_TOKEN_CREDENTIALS={value:?} names no credential source of arcssh");
+        account(value, &[]).failed(3, &[&why, hint]);
+    }
+    // The token of another selection is not used.
+    let before = run(w.arcssh(&["account"]).env("PATH", bin(&w))).clean();
+    assert!(before.starts_with("source   the service principal\n"));
+    let mut after = w.arcssh(&["account"]);
+    let after = run(after.env("PATH", bin(&w)).env("AZURE_TOKEN_CREDENTIALS", "dev")).clean();
+    assert!(after.starts_with("source   Azure CLI\n"), "{after}");
 }
 
 // Service principals.
@@ -367,6 +497,56 @@ fn a_certificate_works_with_both_key_formats() {
         let assertion = &form.iter().find(|(name, _)| name == "client_assertion").unwrap().1;
         assert!(!shown.stderr.contains(assertion), "the log contains the assertion");
     }
+}
+
+/// azidentity for Go, `environment_credential.go`: applications that accept certificates by subject and issuer.
+#[test]
+fn the_certificate_of_the_key_is_sent_whatever_else_the_file_contains() {
+    let w = lab(&["web01"]);
+    let certificate = w.emulator().client_certificate();
+    let shell = r#"openssl pkey -in "$0" > key.pem; openssl x509 -in "$0" > leaf.pem
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2 2>/dev/null
+        cat ca.pem leaf.pem key.pem > ca-first.pem; cat key.pem ca.pem leaf.pem > key-first.pem
+        printf '\357\273\277' > bom.pem; cat leaf.pem >> bom.pem; printf '\357\273\277' >> bom.pem; cat key.pem >> bom.pem
+        sed 's/$/\r/' ca-first.pem > crlf.pem
+        printf '\377\376' > utf16.pem; iconv -t UTF-16LE ca-first.pem >> utf16.pem
+        openssl pkcs12 -export -in leaf.pem -inkey key.pem -certfile ca.pem -passout pass: -out all.pfx
+        openssl pkcs12 -in all.pfx -passin pass: -nodes > bag.pem
+        cat ca.pem key.pem > other.pem"#;
+    run(w.command("bash").args(["-euc", shell]).arg(&certificate)).clean();
+    let account = |file: &str, send_chain: &str| {
+        w.clear_cache();
+        let mut account = w.arcssh(&["account"]);
+        account.env("AZURE_CLIENT_CERTIFICATE_PATH", w.home().join(file)).env_remove("AZURE_CLIENT_SECRET");
+        run(account.env("AZURE_CLIENT_SEND_CERTIFICATE_CHAIN", send_chain))
+    };
+    let header = || {
+        let form = fields(&w.emulator().requests_to(Service::Entra).pop().unwrap().body);
+        let assertion = form.into_iter().find(|(name, _)| name == "client_assertion").unwrap().1;
+        let header = URL_SAFE_NO_PAD.decode(assertion.split('.').next().unwrap()).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&header).unwrap()
+    };
+    let leaf = fs::read_to_string(w.home().join("leaf.pem")).unwrap();
+    let leaf: String = leaf.lines().filter(|line| !line.starts_with("-----")).collect();
+    for file in ["ca-first.pem", "key-first.pem", "bom.pem", "crlf.pem", "utf16.pem", "bag.pem"] {
+        assert!(account(file, "").clean().starts_with("source   the service principal\n"), "{file}");
+        assert!(header()["x5c"].is_null());
+        for value in ["true", "1", "TRUE"] {
+            account(file, value).clean();
+            assert_eq!(header()["x5c"], serde_json::json!([leaf]), "{file}");
+        }
+    }
+    let requests = w.emulator().requests_to(Service::Entra).len();
+    let home = w.home().display().to_string();
+    let why = format!(
+        "arcssh: the certificate {home}/other.pem cannot be used: the key belongs to none of its certificates"
+    );
+    let hint = "arcssh: hint: name a PEM file with an RSA key without a password, and its certificate";
+    account("other.pem", "").failed(3, &[&why, hint]);
+    let why = "arcssh: AZURE_CLIENT_SEND_CERTIFICATE_CHAIN=\"yes\" cannot be used: it is not true or false";
+    let hint = "arcssh: hint: set AZURE_CLIENT_SEND_CERTIFICATE_CHAIN to true or false, or unset AZURE_CLIENT_SEND_CERTIFICATE_CHAIN";
+    account("bom.pem", "yes").failed(3, &[why, hint]);
+    assert_eq!(w.emulator().requests_to(Service::Entra).len(), requests);
 }
 
 #[test]
@@ -405,7 +585,7 @@ fn an_unusable_certificate_gets_a_hint() {
         proxy(file).failed(3, &[&why, &format!("arcssh: hint: {hint}")]);
     }
     let why = format!(
-        "arcssh: cannot connect to web01: cannot get a token of the service principal: cannot read the certificate {home}/none: No such file or directory (os error 2)"
+        "arcssh: cannot connect to web01: cannot get a token of the service principal (application c11e4700-0000-4000-8000-000000000001): cannot read the certificate {home}/none: No such file or directory (os error 2)"
     );
     let hint = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_CERTIFICATE_PATH, or unset them and run: arcssh login";
     proxy("none").failed(3, &[&why, hint]);
@@ -460,7 +640,7 @@ fn a_rejected_federated_token_ends_the_search() {
         EntraFault::new(401, "invalid_client", 700_213, "No matching federated identity record found.");
     w.emulator().entra_fault(refusal);
     let refused = proxy(&w.emulator().federated_token());
-    refused.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the workload identity: AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
+    refused.failed(3, &["arcssh: cannot connect to web01: Entra ID rejected the workload identity (application c11e4700-0000-4000-8000-000000000001): AADSTS700213: No matching federated identity record found. Trace ID: … Correlation ID: … Timestamp: …", hint]);
     // A shell's redirection appends a line break.
     let with_line_break = w.home().join("shells");
     fs::write(&with_line_break, fs::read_to_string(w.emulator().federated_token()).unwrap() + "\n").unwrap();
@@ -469,7 +649,7 @@ fn a_rejected_federated_token_ends_the_search() {
     assert!(run(&mut list).clean().contains("web01"));
     let none = w.home().join("none");
     let why = format!(
-        "arcssh: cannot connect to web01: cannot get a token of the workload identity: AZURE_FEDERATED_TOKEN_FILE={0} cannot be used: No such file or directory (os error 2)",
+        "arcssh: cannot connect to web01: cannot get a token of the workload identity (application c11e4700-0000-4000-8000-000000000001): AZURE_FEDERATED_TOKEN_FILE={0} cannot be used: No such file or directory (os error 2)",
         none.display()
     );
     proxy(&none).failed(3, &[&why, hint]);
@@ -561,7 +741,7 @@ fn a_machine_in_another_tenant_needs_one_more_token() {
     let refused = run(w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("third")));
     let [why, _] = refused.arcssh_lines()[..] else { panic!("{}", refused.stderr) };
     let start = format!(
-        "arcssh: cannot connect to web01: Entra ID rejected the service principal in the machine's tenant {other}: AADSTS90002: "
+        "arcssh: cannot connect to web01: Entra ID rejected the service principal (application c11e4700-0000-4000-8000-000000000001) in the machine's tenant {other}: AADSTS90002: "
     );
     assert!(why.starts_with(&start), "{why}");
     assert_eq!(refused.code, Some(3));
@@ -646,6 +826,12 @@ printf '{{"accessToken":"%s","expiresOn":"%s","expires_on":%s,"subscription":"s"
     "$token" "$(date -d @$expires '+%Y-%m-%d %H:%M:%S.000000')" $expires"#,
         token_by_curl(w)
     )
+}
+
+/// A script that prints a token in the format of arcssh's own script for PowerShell.
+fn powershell_script(w: &Lab) -> String {
+    let token = token(w);
+    format!(r#"printf '{{"token":"{token}","expiresOn":%s}}' "$(date -d '+1 hour' +%s)""#)
 }
 
 /// A shell script that assigns a token of the service principal to `$token`.

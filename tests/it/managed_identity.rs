@@ -46,14 +46,106 @@ fn an_azure_vm_uses_its_managed_identity_without_a_proxy() {
 fn an_azure_vm_without_a_managed_identity_is_skipped() {
     isolated("an_azure_vm_without_a_managed_identity_is_skipped", || {
         let w = lab_with(&["web01"], vm);
-        let other =
-            run(anonymous(&w, &["account"]).env("AZURE_CLIENT_ID", "00000000-0000-4000-8000-000000000001"));
-        other.failed(3, &[NO_ACCOUNT, SIGN_IN]);
         w.emulator().remove_managed_identities();
         account(&w, &[]).failed(3, &[NO_ACCOUNT, SIGN_IN]);
         let why = "arcssh: the credential source managed-identity is unavailable: no managed identity is assigned to this computer";
         let hint = "arcssh: hint: assign a managed identity to this computer";
         account(&w, &["--credential", "managed-identity"]).failed(3, &[why, hint]);
+    });
+}
+
+#[test]
+fn every_other_response_of_the_metadata_service_is_reported() {
+    isolated("every_other_response_of_the_metadata_service_is_reported", || {
+        let w = lab(&["web01"]);
+        const SEVERAL: &str = "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request";
+        const ID: &str = "55555555-0000-4000-8000-000000000001";
+        let oauth = |text: &str| format!(r#"{{"error":"invalid_request","error_description":"{text}"}}"#);
+        let select = "select another credential source with --credential or ARCSSH_CREDENTIAL";
+        let check = format!(
+            "check AZURE_CLIENT_ID: assign the identity {ID} to this computer, or unset AZURE_CLIENT_ID"
+        );
+        let name_one = "set AZURE_CLIENT_ID to the client ID of one of the identities";
+        let cases = [
+            (400, oauth(SEVERAL), "", SEVERAL, name_one),
+            (400, oauth("Identity not found"), ID, "Identity not found", &check),
+            (400, oauth("The resource is unknown"), "", "The resource is unknown", select),
+            (
+                400,
+                "\u{feff}{\"StatusCode\":400,\"Message\":\"No identity.\"}".into(),
+                ID,
+                "No identity.",
+                &check,
+            ),
+            (403, "forbidden by a policy".into(), "", "forbidden by a policy", select),
+            (400, String::new(), "", "", select),
+        ];
+        let listener = TcpListener::bind(IMDS).unwrap();
+        for (status, body, client_id, description, hint) in cases {
+            let listener = listener.try_clone().unwrap();
+            // The probe, then the request.
+            let service = thread::spawn(move || {
+                for refusal in [
+                    "400 Bad Request\r\nContent-Length: 0".into(),
+                    format!("{status} No\r\nContent-Length: {}", body.len()),
+                ] {
+                    let (mut connection, _) = listener.accept().unwrap();
+                    let is_token = request(&connection).contains("metadata: true");
+                    let body = if is_token { body.as_str() } else { "" };
+                    let _ = write!(connection, "HTTP/1.1 {refusal}\r\nConnection: close\r\n\r\n{body}");
+                }
+            });
+            let mut command = anonymous(&w, &["account"]);
+            let failed = run(command.env("AZURE_CLIENT_ID", client_id));
+            service.join().unwrap();
+            let why = format!(
+                "arcssh: cannot get a token of the managed identity: the metadata service responded {status}: {description}"
+            );
+            failed.failed(3, &[why.trim_end_matches(": "), &format!("arcssh: hint: {hint}")]);
+        }
+    });
+}
+
+#[test]
+fn a_selected_managed_identity_waits_for_a_slow_metadata_service() {
+    isolated("a_selected_managed_identity_waits_for_a_slow_metadata_service", || {
+        let w = lab(&["web01"]);
+        static DELAY: AtomicUsize = AtomicUsize::new(0);
+        let listener = TcpListener::bind(IMDS).unwrap();
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let has_header = request(&connection).contains("metadata: true");
+                    if !has_header {
+                        thread::sleep(Duration::from_millis(DELAY.load(Ordering::SeqCst) as u64));
+                    }
+                    let (status, body) = if has_header { ("200 OK", TOKEN) } else { ("400 Bad Request", "") };
+                    let mut connection = connection;
+                    let _ = write!(
+                        connection,
+                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                        body.len()
+                    );
+                });
+            }
+        });
+        let attempt = |delay, arguments: &[&str], variables: &[(&str, &str)]| {
+            w.clear_cache();
+            DELAY.store(delay, Ordering::SeqCst);
+            run(anonymous(&w, &[&["account"], arguments].concat()).envs(variables.iter().copied()))
+        };
+        let source = "source   the managed identity\n";
+        let named: &[&str] = &["--credential", "managed-identity"];
+        assert!(attempt(800, &[], &[]).clean().starts_with(source));
+        assert!(attempt(3000, named, &[]).clean().starts_with(source));
+        assert!(attempt(3000, &[], &[("AZURE_CLIENT_ID", "c")]).clean().starts_with(source));
+        let by_variable = [("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")];
+        assert!(attempt(3000, &[], &by_variable).clean().starts_with(source));
+        // Nothing says that this is an Azure VM.
+        attempt(3000, &[], &[]).failed(3, &[NO_ACCOUNT, SIGN_IN]);
+        let why = "arcssh: the credential source managed-identity is unavailable: the metadata service did not respond within 10 s";
+        let hint = "arcssh: hint: let this computer connect to 169.254.169.254, if it is an Azure VM";
+        attempt(12_000, named, &[]).failed(3, &[why, hint]);
     });
 }
 
@@ -159,7 +251,7 @@ fn an_arc_machine_with_an_unreadable_key_is_skipped() {
         let hint = "arcssh: hint: join the agent's group, then log in again: sudo usermod -a -G himds $USER";
         account(&["--credential", "managed-identity"]).failed(3, &[&why, hint]);
         let why = format!(
-            "arcssh: no account is signed in; the managed identity of this computer is unavailable: only the group of the Arc agent may read {key}"
+            "arcssh: no account is signed in: the managed identity is unavailable: only the group of the Arc agent may read {key}"
         );
         let hint = "arcssh: hint: sign in: arcssh login; or join the agent's group, then log in again: sudo usermod -a -G himds $USER";
         account(&[]).failed(3, &[&why, hint]);

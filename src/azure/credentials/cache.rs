@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::info;
 
-use crate::azure::credentials::source::ProgramFailure;
+use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::credentials::{AccessToken, CredentialError, CredentialSource};
 use crate::state::{Key, Kind, Store};
 use crate::system::SystemError;
@@ -81,12 +81,11 @@ impl TokenCache {
                 // About once an hour.
                 self.store.remove_expired();
             }
-            Err(CredentialError::Failed { from, error, .. }) if from.is_program() => {
-                if let Some(failure) = ProgramFailure::of(error) {
-                    self.store.write(&error_key, &CachedError { from: *from, failure, at: since_epoch() });
+            Err(error) => {
+                if let Some(cause) = Cause::of(error) {
+                    self.store.write(&error_key, &CachedError { cause, at: since_epoch() });
                 }
             }
-            Err(_) => {}
         }
         fetched
     }
@@ -103,16 +102,56 @@ impl TokenCache {
 /// The error of a program, shared with all processes that waited for its token: they do not start the program again.
 #[derive(Serialize, Deserialize)]
 struct CachedError {
-    from: CredentialSource,
-    #[serde(flatten)]
-    failure: ProgramFailure,
+    cause: Cause,
     /// Since the Unix epoch.
     at: Duration,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Cause {
+    /// A program failed with this message.
+    Failed(CredentialSource, String),
+    /// The output of a program contains no token.
+    NoToken(CredentialSource),
+    /// The selected source is unavailable.
+    Unavailable(CredentialSource, Unavailable),
+    /// No source is available.
+    NotSignedIn(Vec<(CredentialSource, Unavailable)>),
+}
+
+impl Cause {
+    /// Returns the cause, if a program was started.
+    fn of(error: &CredentialError) -> Option<Self> {
+        match error {
+            CredentialError::Failed { from, error, .. } if from.is_program() => match &**error {
+                SourceError::Failed(message) => Some(Self::Failed(*from, message.clone())),
+                SourceError::NoToken => Some(Self::NoToken(*from)),
+                _ => None,
+            },
+            CredentialError::Unavailable { from, unavailable } if from.is_program() => {
+                Some(Self::Unavailable(*from, unavailable.clone()))
+            }
+            CredentialError::NotSignedIn(reasons) if reasons.iter().any(|(from, _)| from.is_program()) => {
+                Some(Self::NotSignedIn(reasons.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl CachedError {
     fn into_error(self, tenant: Option<&str>) -> CredentialError {
-        let tenant = tenant.map(Into::into);
-        CredentialError::Failed { from: self.from, tenant, error: self.failure.into_error().into() }
+        let failed = |from, error: SourceError| CredentialError::Failed {
+            from,
+            tenant: tenant.map(Into::into),
+            error: error.into(),
+        };
+        match self.cause {
+            Cause::Failed(from, message) => failed(from, SourceError::Failed(message)),
+            Cause::NoToken(from) => failed(from, SourceError::NoToken),
+            Cause::Unavailable(from, unavailable) => CredentialError::Unavailable { from, unavailable },
+            Cause::NotSignedIn(reasons) => CredentialError::NotSignedIn(reasons),
+        }
     }
 }

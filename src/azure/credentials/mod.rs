@@ -11,7 +11,6 @@ pub(crate) mod source;
 
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
-use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_core::credentials::AccessToken as SdkToken;
@@ -37,9 +36,12 @@ use crate::system::secret::Secret;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CredentialSource {
-    /// The first available source, also for an empty ARCSSH_CREDENTIAL.
+    /// No choice, also for an empty ARCSSH_CREDENTIAL: the sources of AZURE_TOKEN_CREDENTIALS, else all.
     #[default]
-    #[value(help = "the first available source of this list", alias = "")]
+    #[value(name = "", hide = true)]
+    Unset,
+    /// The first available source.
+    #[value(help = "the first available source of this list")]
     Any,
     /// A service principal with a secret or a certificate.
     #[value(
@@ -81,12 +83,29 @@ impl CredentialSource {
 
     /// Returns whether the user selected no source.
     pub(crate) fn is_any(&self) -> bool {
-        *self == Self::Any
+        matches!(self, Self::Unset | Self::Any)
     }
 
     /// Returns whether the source is a program, which starts slowly.
     fn is_program(self) -> bool {
         matches!(self, Self::AzureCli | Self::AzureDeveloperCli | Self::AzurePowershell)
+    }
+
+    /// Returns the sources that AZURE_TOKEN_CREDENTIALS selects: those of a developer, those of a deployment, or one
+    /// credential. `None` for a credential that arcssh does not have (azidentity for Go, `default_azure_credential.go`;
+    /// azure-identity for Python, `_credentials/default.py`: both ignore case and blanks).
+    fn of_token_credentials(value: &str) -> Option<Vec<Self>> {
+        Some(match value.trim().to_ascii_lowercase().as_str() {
+            "dev" => vec![Self::Arcssh, Self::AzureCli, Self::AzureDeveloperCli, Self::AzurePowershell],
+            "prod" => vec![Self::Environment, Self::WorkloadIdentity, Self::ManagedIdentity],
+            "environmentcredential" => vec![Self::Environment],
+            "workloadidentitycredential" => vec![Self::WorkloadIdentity],
+            "managedidentitycredential" => vec![Self::ManagedIdentity],
+            "azureclicredential" => vec![Self::AzureCli],
+            "azuredeveloperclicredential" => vec![Self::AzureDeveloperCli],
+            "azurepowershellcredential" => vec![Self::AzurePowershell],
+            _ => return None,
+        })
     }
 
     /// Returns the longest time to cache a token of this source, in seconds. Azure issues tokens of a managed identity
@@ -107,7 +126,7 @@ impl CredentialSource {
     /// Returns the name of the source for a sentence.
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::Any => "any source",
+            Self::Unset | Self::Any => "any source",
             Self::Environment => "the service principal",
             Self::WorkloadIdentity => "the workload identity",
             Self::ManagedIdentity => "the managed identity",
@@ -119,14 +138,29 @@ impl CredentialSource {
     }
 }
 
+/// The variable that selects credentials in every Azure SDK.
+pub(crate) const TOKEN_CREDENTIALS: &str = "AZURE_TOKEN_CREDENTIALS";
+
+/// How a source was selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Selection {
+    /// The user named it.
+    Named,
+    /// It is one of several that are tried.
+    Chain,
+}
+
 type TokenResult = Result<SdkToken, SourceError>;
 
 /// Why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum CredentialError {
-    /// No source is available; this one is available to other users.
+    /// No source is available; those that exist on this computer, and why each of them is unavailable.
     #[error("no account is signed in")]
-    NotSignedIn(Option<Unavailable>),
+    NotSignedIn(Vec<(CredentialSource, Unavailable)>),
+    /// AZURE_TOKEN_CREDENTIALS has a value that arcssh does not support.
+    #[error("AZURE_TOKEN_CREDENTIALS={0:?} names no credential source of arcssh")]
+    TokenCredentials(String),
     /// The selected source is unavailable.
     #[error("{} is unavailable: {unavailable}", from.title())]
     Unavailable { from: CredentialSource, unavailable: Unavailable },
@@ -296,22 +330,36 @@ impl CredentialChain {
         Ok(true)
     }
 
+    /// Returns the sources to try, in this order.
+    ///
+    /// # Errors
+    /// AZURE_TOKEN_CREDENTIALS cannot be used.
+    pub(crate) fn sources(&self) -> Result<Vec<CredentialSource>, CredentialError> {
+        match self.options.source {
+            CredentialSource::Unset => {
+                match std::env::var_os(TOKEN_CREDENTIALS).filter(|value| !value.is_empty()) {
+                    Some(value) => {
+                        let value = value.to_string_lossy();
+                        CredentialSource::of_token_credentials(&value)
+                            .ok_or_else(|| CredentialError::TokenCredentials(value.into_owned()))
+                    }
+                    None => Ok(CredentialSource::ALL.into()),
+                }
+            }
+            CredentialSource::Any => Ok(CredentialSource::ALL.into()),
+            one => Ok(vec![one]),
+        }
+    }
+
     /// Requests a token from one source after the other.
     async fn fetch(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
-        let sources = match &self.options.source {
-            CredentialSource::Any => &CredentialSource::ALL,
-            one => slice::from_ref(one),
-        };
-        let failed = |from, error: SourceError| CredentialError::Failed {
-            from,
-            tenant: tenant.map(Into::into),
-            error: error.into(),
-        };
-        let mut for_others: Option<Unavailable> = None;
-        let mut signed_out = None;
-        for &from in sources {
+        let sources = self.sources()?;
+        let selection = if sources.len() == 1 { Selection::Named } else { Selection::Chain };
+        let mut reasons = Vec::new();
+        for from in sources {
             info!("trying {}", from.title());
-            match self.request(from, tenant.or(self.options.tenant.as_deref())).await.and_then(check) {
+            let source_tenant = tenant.or(self.options.tenant.as_deref());
+            match self.request(from, source_tenant, selection).await.and_then(check) {
                 Ok(token) => {
                     let token = AccessToken::new(token, from);
                     info!(expires_on = token.expires_on, "a token of {}", from.title());
@@ -319,30 +367,30 @@ impl CredentialChain {
                 }
                 Err(SourceError::Unavailable(unavailable)) => {
                     info!("skipping {}: {unavailable}", from.title());
-                    if self.options.source != CredentialSource::Any {
+                    if selection == Selection::Named {
                         return Err(CredentialError::Unavailable { from, unavailable });
                     }
-                    let is_for_others = matches!(unavailable, Unavailable::KeyOfAgent(_));
-                    for_others = for_others.or(Some(unavailable).filter(|_| is_for_others));
+                    reasons.extend(Some((from, unavailable)).filter(|(_, reason)| reason.is_notable()));
                 }
-                Err(error @ SourceError::SignedOut(_)) => {
-                    info!("skipping {}: {error}", from.title());
-                    signed_out.get_or_insert((from, error));
+                Err(error) => {
+                    let tenant = tenant.map(Into::into);
+                    return Err(CredentialError::Failed { from, tenant, error: error.into() });
                 }
-                Err(error) => return Err(failed(from, error)),
             }
         }
-        Err(match signed_out {
-            Some((from, error)) => failed(from, error),
-            None => CredentialError::NotSignedIn(for_others),
-        })
+        Err(CredentialError::NotSignedIn(reasons))
     }
 
-    async fn request(&self, source: CredentialSource, tenant: Option<&str>) -> TokenResult {
+    async fn request(
+        &self,
+        source: CredentialSource,
+        tenant: Option<&str>,
+        selection: Selection,
+    ) -> TokenResult {
         let cloud = &self.cloud;
         let scope = cloud.arm_scope.as_str();
         match source {
-            CredentialSource::Any => Err(Unavailable::NoSignIn.into()),
+            CredentialSource::Unset | CredentialSource::Any => Err(Unavailable::NoSignIn.into()),
             CredentialSource::Environment => {
                 self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
@@ -350,7 +398,7 @@ impl CredentialChain {
                 self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
             }
             CredentialSource::ManagedIdentity => {
-                managed_identity::managed_identity(&self.net, scope, self.options.source).await
+                managed_identity::managed_identity(&self.net, scope, selection).await
             }
             CredentialSource::Arcssh => self.by_login(tenant).await,
             CredentialSource::AzureCli => cli_tools::azure_cli(scope, tenant).await,
@@ -391,7 +439,9 @@ impl CredentialChain {
             }
         };
         let source = self.options.source;
-        add("by", (source != CredentialSource::Any).then(|| source.title().to_owned()));
+        add("by", (!source.is_any()).then(|| source.title().to_owned()));
+        let selects = (source == CredentialSource::Unset).then(|| variable(TOKEN_CREDENTIALS)).flatten();
+        add(TOKEN_CREDENTIALS, selects);
         add("in", tenant.map(Into::into).or_else(|| self.options.tenant.clone()));
         for name in [
             "AZURE_TENANT_ID",
@@ -429,7 +479,7 @@ fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
 fn check(token: SdkToken) -> TokenResult {
     let text = token.token.secret();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(anyhow::anyhow!("its output is not a token").into());
+        return Err(SourceError::NoToken);
     }
     Ok(token)
 }

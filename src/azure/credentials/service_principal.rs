@@ -8,7 +8,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::client_assertion::ClientCertificate;
+use crate::azure::credentials::client_assertion::{ClientCertificate, Sent};
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::entra::{self, Entra, EntraError, TokenResponse};
 use crate::azure::http::Client;
@@ -23,6 +23,9 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
         Err(VarError::NotUnicode(_)) => bail!("{name} is not valid Unicode"),
     }
 }
+
+/// The variable that makes an assertion contain the certificates.
+const SEND_CHAIN: &str = "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN";
 
 /// A service principal, which Entra ID authenticates as an application.
 pub(crate) struct ServicePrincipal {
@@ -45,7 +48,7 @@ impl ServicePrincipal {
             let (tenant, client_id) = ids("AZURE_CLIENT_CERTIFICATE_PATH", tenant)?;
             let audience = entra::address(&cloud.authority_host, &tenant, "token");
             let certificate = ClientCertificate::read(Path::new(&path))?;
-            let assertion = certificate.assertion(&client_id, audience.as_str())?;
+            let assertion = certificate.assertion(&client_id, audience.as_str(), sent()?)?;
             Ok(Self::with_assertion(tenant, client_id, assertion.into()))
         } else {
             Err(Unavailable::NoSecret.into())
@@ -89,6 +92,24 @@ impl ServicePrincipal {
         form.extend(self.fields.iter().map(|(name, value)| (*name, value.secret())));
         form.extend(more);
         Entra::new(cloud, client).post_dated(&self.tenant, "token", &form).await
+    }
+}
+
+/// Returns the file of the token of another issuer, and when that token expires, in seconds of Unix time.
+pub(crate) fn federated_token_expiry() -> Option<(String, u64)> {
+    let file = variable("AZURE_FEDERATED_TOKEN_FILE").ok()??;
+    let token = Zeroizing::new(read_text(Path::new(&file), MAX_TEXT).ok()?);
+    Some((file, entra::claims(token.trim())["exp"].as_u64()?))
+}
+
+/// Returns what an assertion contains of the certificate (azidentity for Go, `environment_credential.go`;
+/// azure-identity for JavaScript, `environmentCredential.ts`: `true` or `1`, in any case).
+fn sent() -> Result<Sent, SourceError> {
+    let value = variable(SEND_CHAIN)?.unwrap_or_default();
+    match value.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" => Ok(Sent::Chain),
+        "" | "false" | "0" => Ok(Sent::Thumbprint),
+        _ => Err(SourceError::Variable { name: SEND_CHAIN, value, expected: "true or false" }),
     }
 }
 

@@ -18,9 +18,6 @@ pub(crate) enum SourceError {
     /// The source is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// The source is a program without a signed-in user; its message.
-    #[error("{0}")]
-    SignedOut(String),
     /// The Arc agent of this computer does not respond; why.
     #[error("the Arc agent of this computer does not respond: {0}")]
     AgentNotRunning(String),
@@ -54,12 +51,24 @@ pub(crate) enum SourceError {
         /// A variable that is not set.
         missing: &'static str,
     },
+    /// A variable of the environment has an unusable value.
+    #[error("{name}={value:?} cannot be used: it is not {expected}")]
+    Variable { name: &'static str, value: String, expected: &'static str },
     /// Azure CLI has no `ssh` extension.
     #[error("Azure CLI has no ssh extension, and no other account is signed in")]
     MissingSshExtension,
     /// Azure CLI does not support the user's options for certificates.
     #[error("Azure CLI requests SSH certificates without --tenant, --scope and --client-id")]
     AzureCliOptions,
+    /// A program exited with status 0, but its output contains no token.
+    #[error("its output is not a token")]
+    NoToken,
+    /// The managed identity of Azure CLI is not one of the tenant.
+    #[error("the managed identity is in the tenant {own:?}, and gets no token of the tenant {tenant:?}")]
+    OtherTenant { own: String, tenant: String },
+    /// A metadata service rejected the request for a token.
+    #[error(transparent)]
+    MetadataService(#[from] MetadataServiceError),
     /// Anything else; the source's own message.
     #[error("{0}")]
     Failed(String),
@@ -100,8 +109,19 @@ fn sdk_message(error: &azure_core::Error) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// Why a source is unavailable.
+/// A response of IMDS or of App Service without a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the metadata service responded {status}{}{description}", if description.is_empty() { "" } else { ": " })]
+pub(crate) struct MetadataServiceError {
+    pub(crate) status: u16,
+    /// The service's own text; empty if it sent none.
+    pub(crate) description: String,
+    /// AZURE_CLIENT_ID, which selects the identity.
+    pub(crate) client_id: Option<String>,
+}
+
+/// Why a source is unavailable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub(crate) enum Unavailable {
     /// No account is signed in to arcssh.
     #[error("no account is signed in to arcssh")]
@@ -112,14 +132,20 @@ pub(crate) enum Unavailable {
     /// The environment has no token of another issuer.
     #[error("AZURE_FEDERATED_TOKEN_FILE is not set")]
     NoFederatedToken,
-    /// A program is not on PATH.
-    #[error("{program} is not on PATH")]
+    /// A program is not on PATH, and not in a usual directory.
+    #[error("{program} is not on the PATH of this process, and not in a usual directory")]
     NotInstalled {
         /// The name of the program.
-        program: &'static str,
+        program: String,
         /// The product that contains the program.
-        product: &'static str,
+        product: String,
     },
+    /// A program cannot be started; why.
+    #[error("{program} cannot be started: {cause}")]
+    CannotRun { program: String, product: String, cause: String },
+    /// No user is signed in to a program; its message.
+    #[error("{0}")]
+    SignedOut(String),
     /// PowerShell has no module `Az.Accounts`.
     #[error("Azure PowerShell is not installed")]
     NoPowerShellModule,
@@ -129,6 +155,19 @@ pub(crate) enum Unavailable {
     /// This computer has no managed identity; why.
     #[error("{0}")]
     NoManagedIdentity(String),
+    /// The metadata service did not respond, and the user has selected an identity.
+    #[error("the metadata service did not respond within {0} s")]
+    NoResponse(u64),
+}
+
+impl Unavailable {
+    /// Returns whether the source exists on this computer, so that the user may expect it to work.
+    pub(super) fn is_notable(&self) -> bool {
+        matches!(
+            self,
+            Self::CannotRun { .. } | Self::SignedOut(_) | Self::KeyOfAgent(_) | Self::NoResponse(_)
+        )
+    }
 }
 
 /// Why a certificate file cannot be used.
@@ -143,6 +182,9 @@ pub(crate) enum CertificateProblem {
     /// The file has no certificate.
     #[error("the file contains no certificate")]
     NoCertificate,
+    /// The key belongs to none of the certificates.
+    #[error("the key belongs to none of its certificates")]
+    AnotherKey,
     /// The file has no private key.
     #[error("the file contains no private key")]
     NoKey,
@@ -152,31 +194,4 @@ pub(crate) enum CertificateProblem {
     /// The RSA key is too short, or damaged.
     #[error("the key is not a usable RSA key ({0})")]
     Rejected(KeyRejected),
-}
-
-/// A failure of a program, as other processes that need the same token read it.
-#[derive(Serialize, Deserialize)]
-pub(super) struct ProgramFailure {
-    /// Whether no user is signed in to the program.
-    #[serde(default)]
-    signed_out: bool,
-    /// The messages of the program, outermost first.
-    words: Vec<String>,
-}
-
-impl ProgramFailure {
-    /// Returns the failure, if it is one of a program.
-    pub(super) fn of(error: &SourceError) -> Option<Self> {
-        match error {
-            SourceError::SignedOut(message) => Some(Self { signed_out: true, words: vec![message.clone()] }),
-            SourceError::Failed(message) => Some(Self { signed_out: false, words: vec![message.clone()] }),
-            _ => None,
-        }
-    }
-
-    /// Returns the error of the process that started the program.
-    pub(super) fn into_error(self) -> SourceError {
-        let message = self.words.join(": ");
-        if self.signed_out { SourceError::SignedOut(message) } else { SourceError::Failed(message) }
-    }
 }

@@ -9,23 +9,27 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
-use azure_core::http::{ClientOptions, StatusCode, Transport};
+use azure_core::http::{ClientOptions, Transport};
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use reqwest::Client;
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::azure::credentials::managed_identity::arc::Agent;
 use crate::azure::credentials::service_principal::variable;
-use crate::azure::credentials::source::{SourceError, Unavailable};
-use crate::azure::credentials::{CredentialSource, TokenResult};
+use crate::azure::credentials::source::{MetadataServiceError, SourceError, Unavailable};
+use crate::azure::credentials::{Selection, TokenResult};
 use crate::azure::entra::NormalizeTokenResponse;
 use crate::azure::http::{Bounded, HttpError, MAX_BODY};
 use crate::net::Net;
 use crate::net::error::causes;
 
-/// Time limit for the first response of IMDS, which responds at once. On other machines, often nothing responds.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time limits for the first response of IMDS. On other machines, often nothing responds, so a search waits for a short
+/// time, and twice: a busy Azure VM can take longer than half a second (Azure/azure-sdk-for-net issue 9550). If the user
+/// selected the identity, there is nothing to guess; up to 6 s were seen (issue 20609).
+const SEARCH_PROBES: [Duration; 2] = [Duration::from_secs(1); 2];
+const NAMED_PROBE: [Duration; 1] = [Duration::from_secs(10)];
 
 /// The URL of IMDS (Microsoft Learn, "How to use managed identities on a VM to acquire an access token"). A request
 /// without the header `Metadata` gets a 400, unlike from the services of other clouds at this address.
@@ -38,20 +42,26 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 const AZURE_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
 const CHASSIS_TAG: &str = "/sys/class/dmi/id/chassis_asset_tag";
 
-/// Requests a token of this machine. `selected` is the source that the user has selected.
-pub(super) async fn managed_identity(net: &Net, scope: &str, selected: CredentialSource) -> TokenResult {
+/// Requests a token of this machine.
+pub(super) async fn managed_identity(net: &Net, scope: &str, selection: Selection) -> TokenResult {
     if let Some(agent) = Agent::find()? {
         return agent.token(scope).await;
     }
-    let http = net.local_http_client(PROBE_TIMEOUT)?;
+    let client_id = variable("AZURE_CLIENT_ID")?;
+    let is_named = selection == Selection::Named || client_id.is_some();
+    let limits = if is_named { &NAMED_PROBE[..] } else { &SEARCH_PROBES };
+    let http = net.local_http_client(limits[0])?;
     if variable("IDENTITY_ENDPOINT")?.is_none() && variable("MSI_ENDPOINT")?.is_none() {
-        if selected.is_any() && is_other_firmware() {
+        if selection == Selection::Chain && is_other_firmware() {
             debug!("the firmware shows that this is not an Azure VM");
             return Err(not_in_azure().into());
         }
-        probe(&http).await?;
+        match probe(&http, limits).await {
+            Err(Unavailable::NoResponse(_)) if !is_named => return Err(not_in_azure().into()),
+            result => result?,
+        }
     }
-    let token = timeout(TOKEN_TIMEOUT, request(http, scope)).await;
+    let token = timeout(TOKEN_TIMEOUT, request(http, scope, client_id)).await;
     token.with_context(|| {
         format!("the metadata service did not respond within {} s", TOKEN_TIMEOUT.as_secs())
     })?
@@ -64,10 +74,10 @@ fn is_other_firmware() -> bool {
 }
 
 /// Requests a token of App Service or IMDS.
-async fn request(http: Client, scope: &str) -> TokenResult {
+async fn request(http: Client, scope: &str, client_id: Option<String>) -> TokenResult {
     let transport = Some(Transport::new(Arc::new(Bounded { http, max_body: |_| MAX_BODY })));
     let options = ManagedIdentityCredentialOptions {
-        user_assigned_id: variable("AZURE_CLIENT_ID")?.map(UserAssignedId::ClientId),
+        user_assigned_id: client_id.clone().map(UserAssignedId::ClientId),
         client_options: ClientOptions {
             transport,
             per_call_policies: vec![Arc::new(NormalizeTokenResponse)],
@@ -77,36 +87,78 @@ async fn request(http: Client, scope: &str) -> TokenResult {
     // It fails on every other kind of machine.
     let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| unavailable(&error))?;
     credential.get_token(&[scope], None).await.map_err(|error| {
-        if is_unassigned(&error) {
-            unavailable(&"no managed identity is assigned to this computer").into()
-        } else if let Some(too_long @ HttpError::TooLong(_)) = HttpError::find(&error) {
-            SourceError::Failed(format!("the response of the metadata service cannot be used: {too_long}"))
-        } else {
-            error.into()
+        if let Some(too_long @ HttpError::TooLong(_)) = HttpError::find(&error) {
+            return SourceError::Failed(format!("the response of the metadata service cannot be used: {too_long}"));
+        }
+        match rejection(&error, client_id) {
+            Some(rejection) if rejection.is_unassigned() => {
+                unavailable(&"no managed identity is assigned to this computer").into()
+            }
+            Some(rejection) => rejection.into(),
+            None => error.into(),
         }
     })
 }
 
-/// IMDS responds with 400 if the machine does not have this identity.
-fn is_unassigned(error: &azure_core::Error) -> bool {
-    causes(error)
-        .filter_map(|cause| cause.downcast_ref::<azure_core::Error>())
-        .any(|cause| matches!(cause.kind(), ErrorKind::HttpResponse { status: StatusCode::BadRequest, .. }))
+/// Returns the response of the service, if it sent one without a token.
+fn rejection(error: &azure_core::Error, client_id: Option<String>) -> Option<MetadataServiceError> {
+    let errors = causes(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>());
+    let mut responses = errors.filter_map(|cause| match cause.kind() {
+        ErrorKind::HttpResponse { status, raw_response, .. } => Some((*status, raw_response)),
+        _ => None,
+    });
+    let (status, response) = responses.next()?;
+    let description = response.as_ref().map_or(String::new(), |response| describe(response.body()));
+    Some(MetadataServiceError { status: status.into(), description, client_id })
+}
+
+impl MetadataServiceError {
+    /// Returns whether the machine has no identity at all. IMDS responds with 400 and other texts if the machine has several
+    /// identities, or not the selected one (Azure/azure-sdk-for-net issue 13481).
+    fn is_unassigned(&self) -> bool {
+        self.status == 400
+            && self.client_id.is_none()
+            && self.description.trim_end_matches('.').ends_with("Identity not found")
+    }
+}
+
+/// The longest description of a response that is not JSON, in characters.
+const MAX_DESCRIPTION: usize = 300;
+
+/// Returns the text of an error response: that of OAuth (IMDS), of ARM, or of App Service (RFC 6749, section 5.2;
+/// pnp/cli-microsoft365 has a response of App Service in its tests), or the beginning of another text.
+fn describe(body: &[u8]) -> String {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let paths = ["/error_description", "/error/message", "/message", "/Message", "/error"];
+    let text = paths.iter().find_map(|path| json.pointer(path)?.as_str().filter(|text| !text.is_empty()));
+    text.map_or_else(
+        || String::from_utf8_lossy(body).chars().take(MAX_DESCRIPTION).collect(),
+        ToOwned::to_owned,
+    )
 }
 
 fn unavailable(why: &dyn std::fmt::Display) -> Unavailable {
     Unavailable::NoManagedIdentity(why.to_string())
 }
 
-async fn probe(http: &Client) -> Result<(), Unavailable> {
-    match http.get(IMDS).timeout(PROBE_TIMEOUT).send().await {
-        Ok(response) if response.status() == 400 => Ok(()),
-        Ok(response) => {
-            debug!(status = response.status().as_u16(), "another service than Azure's responds at {IMDS}");
-            Err(not_in_azure())
+/// Waits for a response of IMDS, once for each time limit.
+async fn probe(http: &Client, limits: &[Duration]) -> Result<(), Unavailable> {
+    for limit in limits {
+        match http.get(IMDS).timeout(*limit).send().await {
+            Ok(response) if response.status() == 400 => return Ok(()),
+            Ok(response) => {
+                debug!(
+                    status = response.status().as_u16(),
+                    "another service than Azure's responds at {IMDS}"
+                );
+                return Err(not_in_azure());
+            }
+            Err(error) if error.is_timeout() => debug!("no response of {IMDS} within {} s", limit.as_secs()),
+            Err(_) => return Err(not_in_azure()),
         }
-        Err(_) => Err(not_in_azure()),
     }
+    Err(Unavailable::NoResponse(limits.iter().map(Duration::as_secs).sum()))
 }
 
 fn not_in_azure() -> Unavailable {
