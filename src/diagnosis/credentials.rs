@@ -1,6 +1,6 @@
 //! Accounts: where a token comes from, and why there is none.
 
-use crate::azure::credentials::service_principal::federated_token_expiry;
+use crate::azure::credentials::federated_token::{FederatedToken, Issuer};
 use crate::azure::credentials::source::{CertificateProblem, MetadataServiceError, SourceError, Unavailable};
 use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
@@ -88,7 +88,7 @@ fn remedy(from: CredentialSource, unavailable: &Unavailable) -> Hint {
                 .into()
         }
         Unavailable::NoFederatedToken => {
-            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE".into()
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE; in GitHub Actions, set the first two, and grant the job the permission id-token: write".into()
         }
         Unavailable::NotInstalled { product, .. } => {
             format!("install {product}, or add its directory to PATH").into()
@@ -154,7 +154,8 @@ fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, con
             error.to_string(),
             format!("set {name} to {expected}, or {}", unset_variable(name)),
         ),
-        SourceError::NoToken
+        SourceError::Oidc { .. }
+        | SourceError::NoToken
         | SourceError::OtherTenant { .. }
         | SourceError::MetadataService(_)
         | SourceError::Failed(_) => Diagnosis::new(
@@ -174,6 +175,13 @@ fn account(from: CredentialSource) -> String {
 
 fn failure_hint(from: CredentialSource, tenant: Option<&str>, error: &SourceError) -> Hint {
     match error {
+        SourceError::Oidc { issuer: Issuer::GitHubActions, .. } => {
+            "grant the job the permission id-token: write".into()
+        }
+        SourceError::Oidc { issuer: Issuer::AzurePipelines, .. } => {
+            "check the ID of the service connection, and set SYSTEM_ACCESSTOKEN to $(System.AccessToken)"
+                .into()
+        }
         SourceError::NoToken => format!("update {}; or {SELECT_SOURCE}", from.title()).into(),
         SourceError::OtherTenant { tenant, .. } => sign_in(&format!(" --tenant {}", shell_quote(tenant))),
         SourceError::MetadataService(MetadataServiceError { description, .. })
@@ -219,7 +227,7 @@ fn cause_hint(from: CredentialSource, text: &str) -> Option<Hint> {
 /// Returns the hint for an assertion that is not valid at Entra ID's time: it has expired, or the clock that dated it is
 /// wrong.
 fn expired_assertion(from: CredentialSource) -> Hint {
-    let expired = federated_token_expiry().filter(|(_, expiry)| *expiry <= unix_now());
+    let expired = FederatedToken::file_expiry().filter(|(_, expiry)| *expiry <= unix_now());
     match (from, expired) {
         (CredentialSource::WorkloadIdentity, Some((file, expiry))) => format!(
             "renew the token in {file}: it expired at {}, and the program that writes it must replace it earlier",

@@ -8,6 +8,7 @@ use super::*;
 use crate::azure::arm::ErrorResponse;
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
 use crate::azure::credentials::CredentialSource;
+use crate::azure::credentials::federated_token::Issuer;
 use crate::azure::credentials::source::{CertificateProblem, MetadataServiceError, SourceError, Unavailable};
 use crate::azure::entra::{self, ClaimsChallenge};
 use crate::azure::hybrid_compute::Machine;
@@ -117,11 +118,14 @@ fn examples() -> Vec<Diagnosis> {
 }
 
 fn examples_of_authentication() -> Vec<Diagnosis> {
+    let oidc = |issuer| SourceError::Oidc { issuer, cause: "403".into() };
     use CredentialSource::{AzureCli, Environment, ManagedIdentity};
     let errors: Vec<Error> = vec![
         CredentialError::NotSignedIn(Vec::new()).into(),
         CredentialError::TokenCredentials("BrokerCredential".into()).into(),
         of_source(AzureCli, SourceError::NoToken).into(),
+        of_source(CredentialSource::WorkloadIdentity, oidc(Issuer::GitHubActions)).into(),
+        of_source(CredentialSource::WorkloadIdentity, oidc(Issuer::AzurePipelines)).into(),
         of_source(AzureCli, SourceError::OtherTenant { own: "t".into(), tenant: "u".into() }).into(),
         of_source(
             Environment,

@@ -183,7 +183,8 @@ impl<'a> Request<'a> {
                 self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
             CredentialSource::WorkloadIdentity => {
-                self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
+                let CredentialChain { net, store, .. } = self.credentials;
+                self.by_application(ServicePrincipal::with_federated_token(tenant, net, store).await?).await
             }
             CredentialSource::AzureCli => self.by_azure_cli().await,
             _ => self.by_login(tenant).await,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Service};
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, JOB_TOKEN, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
@@ -626,6 +626,60 @@ fn a_federated_token_is_sent_to_entra_id() {
             format!("arcssh: AZURE_FEDERATED_TOKEN_FILE is set, but {missing} is not")
         );
     }
+}
+
+/// GitHub Actions and Azure Pipelines issue a token for a few minutes.
+#[test]
+fn each_access_token_of_a_pipeline_is_requested_with_a_new_token_of_its_issuer() {
+    let w = lab(&["web01"]);
+    let (authority, client, tenant) =
+        (value(&w, "AZURE_AUTHORITY_HOST"), value(&w, "AZURE_CLIENT_ID"), value(&w, "AZURE_TENANT_ID"));
+    let github = |token: &str| {
+        let mut account = w.arcssh(&["account", "-vvv"]);
+        account.env_remove("AZURE_CLIENT_SECRET").env("RUST_LOG", "trace");
+        account.env("ACTIONS_ID_TOKEN_REQUEST_URL", format!("{authority}oidc/github?api-version=2.0"));
+        account.env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", token);
+        account
+    };
+    let pipelines = |token: &str| {
+        let mut account = w.arcssh(&["account", "-vvv"]);
+        for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"] {
+            account.env_remove(name);
+        }
+        account.env("RUST_LOG", "trace").env("SYSTEM_ACCESSTOKEN", token);
+        account.env("SYSTEM_OIDCREQUESTURI", format!("{authority}oidc/pipelines"));
+        account.env("AZURESUBSCRIPTION_CLIENT_ID", &client).env("AZURESUBSCRIPTION_TENANT_ID", &tenant);
+        account.env("AZURESUBSCRIPTION_SERVICE_CONNECTION_ID", "connection");
+        account
+    };
+    let mut assertions = std::collections::HashSet::new();
+    for job in [&github as &dyn Fn(&str) -> Command, &pipelines] {
+        for _ in 0..2 {
+            w.clear_cache();
+            let shown = run(&mut job(JOB_TOKEN));
+            assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+            assert!(String::from_utf8(shown.stdout).unwrap().starts_with("source   the workload identity\n"));
+            let request = w.emulator().requests_to(Service::Entra).pop().unwrap();
+            let form = fields(&request.body);
+            let assertion = form.into_iter().find(|(name, _)| name == "client_assertion").unwrap().1;
+            assert!(!shown.stderr.contains(&assertion) && !shown.stderr.contains(JOB_TOKEN));
+            assert!(assertions.insert(assertion), "the token of the issuer was used twice");
+        }
+    }
+    w.clear_cache();
+    let rejected = run(&mut github("other"));
+    let [why, hint] = rejected.arcssh_lines()[..] else { panic!("{}", rejected.stderr) };
+    let start = "arcssh: cannot get a token of the workload identity";
+    assert!(why.starts_with(start) && why.ends_with("GitHub Actions issued no OIDC token (401)"), "{why}");
+    assert_eq!(hint, "arcssh: hint: grant the job the permission id-token: write");
+    let rejected = run(&mut pipelines("other"));
+    assert!(rejected.arcssh_lines()[0].ends_with("Azure Pipelines issued no OIDC token (401)"));
+    let why = "arcssh: ACTIONS_ID_TOKEN_REQUEST_URL=\"http://127.0.0.1:1/\" cannot be used: it is not an https:// URL";
+    let plain = run(github(JOB_TOKEN).env("ACTIONS_ID_TOKEN_REQUEST_URL", "http://127.0.0.1:1/"));
+    assert_eq!(plain.arcssh_lines()[0], why);
+    // A job that has no application at Azure.
+    let other = run(github(JOB_TOKEN).env_remove("AZURE_CLIENT_ID").env("PATH", bin(&w)));
+    assert_eq!(other.arcssh_lines().last(), Some(&SIGN_IN));
 }
 
 #[test]

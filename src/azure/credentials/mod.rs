@@ -5,6 +5,7 @@
 pub(crate) mod cache;
 pub(crate) mod cli_tools;
 pub(crate) mod client_assertion;
+pub(crate) mod federated_token;
 mod managed_identity;
 pub(crate) mod service_principal;
 pub(crate) mod source;
@@ -248,7 +249,7 @@ pub(crate) struct CredentialOptions {
 pub(crate) struct CredentialChain {
     pub(crate) cloud: Cloud,
     pub(crate) options: CredentialOptions,
-    net: Net,
+    pub(crate) net: Net,
     pub(crate) store: Store,
     client: OnceCell<Client>,
     tokens: TokenCache,
@@ -395,7 +396,9 @@ impl CredentialChain {
                 self.by_application(ServicePrincipal::with_secret_or_certificate(cloud, tenant)?).await
             }
             CredentialSource::WorkloadIdentity => {
-                self.by_application(ServicePrincipal::with_federated_token(tenant)?).await
+                let principal =
+                    ServicePrincipal::with_federated_token(tenant, &self.net, &self.store).await?;
+                self.by_application(principal).await
             }
             CredentialSource::ManagedIdentity => {
                 managed_identity::managed_identity(&self.net, scope, selection).await
@@ -448,6 +451,8 @@ impl CredentialChain {
             "AZURE_CLIENT_ID",
             "AZURE_CLIENT_CERTIFICATE_PATH",
             "AZURE_FEDERATED_TOKEN_FILE",
+            "AZURESUBSCRIPTION_TENANT_ID",
+            "AZURESUBSCRIPTION_CLIENT_ID",
             "IDENTITY_ENDPOINT",
             "IMDS_ENDPOINT",
             "MSI_ENDPOINT",

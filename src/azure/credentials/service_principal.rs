@@ -3,16 +3,17 @@
 use std::env::VarError;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use tracing::info;
-use zeroize::Zeroizing;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::client_assertion::{ClientCertificate, Sent};
+use crate::azure::credentials::federated_token::{FederatedToken, Ids};
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::entra::{self, Entra, EntraError, TokenResponse};
 use crate::azure::http::Client;
-use crate::system::files::{MAX_TEXT, read_text};
+use crate::net::Net;
+use crate::state::Store;
 use crate::system::secret::Secret;
 
 /// Returns an environment variable. As in every Azure SDK, an empty variable counts as not set.
@@ -56,15 +57,15 @@ impl ServicePrincipal {
     }
 
     /// Returns the service principal with a token of another issuer, for example of Kubernetes or of a pipeline.
-    pub(crate) fn with_federated_token(tenant: Option<&str>) -> Result<Self, SourceError> {
-        let Some(file) = variable("AZURE_FEDERATED_TOKEN_FILE")? else {
-            return Err(Unavailable::NoFederatedToken.into());
-        };
-        let (tenant, client_id) = ids("AZURE_FEDERATED_TOKEN_FILE", tenant)?;
-        let text = read_text(Path::new(&file), MAX_TEXT);
-        let text = text.with_context(|| format!("AZURE_FEDERATED_TOKEN_FILE={file} cannot be used"))?;
-        // A shell appends a line break.
-        let assertion = Zeroizing::new(text).trim().into();
+    pub(crate) async fn with_federated_token(
+        tenant: Option<&str>,
+        net: &Net,
+        store: &Store,
+    ) -> Result<Self, SourceError> {
+        let token = FederatedToken::find()?;
+        let Ids { tenant, client_id } = token.ids(tenant)?;
+        info!(tenant, client_id, "the service principal of a federated token");
+        let assertion = token.get(net, store).await?;
         Ok(Self::with_assertion(tenant, client_id, assertion))
     }
 
@@ -93,13 +94,6 @@ impl ServicePrincipal {
         form.extend(more);
         Entra::new(cloud, client).post_dated(&self.tenant, "token", &form).await
     }
-}
-
-/// Returns the file of the token of another issuer, and when that token expires, in seconds of Unix time.
-pub(crate) fn federated_token_expiry() -> Option<(String, u64)> {
-    let file = variable("AZURE_FEDERATED_TOKEN_FILE").ok()??;
-    let token = Zeroizing::new(read_text(Path::new(&file), MAX_TEXT).ok()?);
-    Some((file, entra::claims(token.trim())["exp"].as_u64()?))
 }
 
 /// Returns what an assertion contains of the certificate (azidentity for Go, `environment_credential.go`;

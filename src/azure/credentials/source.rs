@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ring::error::KeyRejected;
 use serde::{Deserialize, Serialize};
 
+use crate::azure::credentials::federated_token::Issuer;
 use crate::azure::entra::{EntraError, Rejection};
 use crate::azure::login::LoginError;
 use crate::net::NetError;
@@ -51,6 +52,9 @@ pub(crate) enum SourceError {
         /// A variable that is not set.
         missing: &'static str,
     },
+    /// The OIDC service of a pipeline issued no token; its status, or another cause.
+    #[error("{issuer} issued no OIDC token ({cause})")]
+    Oidc { issuer: Issuer, cause: String },
     /// A variable of the environment has an unusable value.
     #[error("{name}={value:?} cannot be used: it is not {expected}")]
     Variable { name: &'static str, value: String, expected: &'static str },
@@ -130,7 +134,7 @@ pub(crate) enum Unavailable {
     #[error("neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set")]
     NoSecret,
     /// The environment has no token of another issuer.
-    #[error("AZURE_FEDERATED_TOKEN_FILE is not set")]
+    #[error("AZURE_FEDERATED_TOKEN_FILE is not set, and there is no OIDC service of a pipeline")]
     NoFederatedToken,
     /// A program is not on PATH, and not in a usual directory.
     #[error("{program} is not on the PATH of this process, and not in a usual directory")]

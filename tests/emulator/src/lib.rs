@@ -52,7 +52,7 @@ pub use crate::builder::Builder;
 pub use crate::entra::fault::EntraFault;
 pub use crate::entra::sign_in::RefreshRefusal;
 pub use crate::entra::ssh_certificate::CertificateFault;
-pub use crate::entra::{AZURE_CLI, PUBLIC_CLIENT};
+pub use crate::entra::{AZURE_CLI, JOB_TOKEN, PUBLIC_CLIENT};
 pub use crate::journal::{RequestRecord, Service};
 pub use crate::machine::{IssuedCredentials, Machine, RESOURCE_GROUP, SUBSCRIPTION};
 pub use crate::relay::fault::RelayFault;

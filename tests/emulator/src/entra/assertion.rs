@@ -14,6 +14,7 @@ use ring::{digest, signature};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::entra::CLIENT_ID;
@@ -27,7 +28,7 @@ pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type
 /// Issuer, subject and audience of federated tokens. The audience is documented.
 const ISSUER: &str = "https://issuer.example";
 const SUBJECT: &str = "system:serviceaccount:tests:arcssh";
-const AUDIENCE: &str = "api://AzureADTokenExchange";
+pub(crate) const AUDIENCE: &str = "api://AzureADTokenExchange";
 
 /// Files of the emulator's directory.
 const KEY_FILE: &str = "client.key";
@@ -69,13 +70,19 @@ impl Assertions {
 
     /// Writes a token of the other issuer, which is valid for an hour, to a file.
     pub(crate) fn federated_token(&self) -> anyhow::Result<(PathBuf, String)> {
-        let now = self.clock.unix_seconds();
-        let token = self.issuer_key.sign(&json!({
-            "iss": ISSUER, "sub": SUBJECT, "aud": [AUDIENCE], "iat": now, "nbf": now, "exp": now + 3600,
-        }));
+        let token = self.sign_federated();
         let file = self.directory.join(FEDERATED_FILE);
         fs::write(&file, &token)?;
         Ok((file, token))
+    }
+
+    /// Returns a new token of the other issuer.
+    pub(crate) fn sign_federated(&self) -> String {
+        let now = self.clock.unix_seconds();
+        self.issuer_key.sign(&json!({
+            "iss": ISSUER, "sub": SUBJECT, "aud": [AUDIENCE], "iat": now, "nbf": now, "exp": now + 3600,
+            "jti": Uuid::new_v4(),
+        }))
     }
 
     /// Checks an assertion. `endpoint` is the URL of the token endpoint.

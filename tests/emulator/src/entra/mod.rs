@@ -53,6 +53,8 @@ pub const PUBLIC_CLIENT: &str = "c11e4700-0000-4000-8000-000000000002";
 /// The authentication context for which Azure requires multi-factor authentication (azure-cli-core, tests of
 /// `_generate_login_command`).
 pub(crate) const AUTHENTICATION_CONTEXT: &str = "p1";
+/// The token of a job, for the OIDC services of pipelines.
+pub const JOB_TOKEN: &str = "job-token";
 
 /// The grant type of RFC 8628.
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -215,6 +217,28 @@ impl Entra {
         }
         self.journal.record_secret(assertion);
         self.assertions.check(assertion, &format!("https://{}/{segment}/oauth2/v2.0/token", self.authority))
+    }
+
+    /// The OIDC services of pipelines: GitHub Actions (actions/toolkit, `packages/core/src/oidc-utils.ts`) and Azure
+    /// Pipelines (azure_identity 1.0, `azure_pipelines_credential.rs`). [`JOB_TOKEN`] authenticates the job.
+    fn oidc(&self, issuer: &str, call: &Call) -> Answer {
+        let query = |name, value| call.query.value(name) == Some(value);
+        let name = match (&call.method, issuer) {
+            (&Method::GET, "github") if query("audience", assertion::AUDIENCE) => "value",
+            (&Method::POST, "pipelines")
+                if query("api-version", "7.1") && query("serviceConnectionId", "connection") =>
+            {
+                "oidcToken"
+            }
+            _ => return json_answer(400, &json!({ "message": "bad request" })),
+        };
+        if call.header("authorization") != Some(&format!("Bearer {JOB_TOKEN}")) {
+            let is_page = issuer == "pipelines" && call.header("x-tfs-fedauthredirect") != Some("Suppress");
+            return json_answer(if is_page { 302 } else { 401 }, &json!({ "message": "unauthorized" }));
+        }
+        let token = self.assertions.sign_federated();
+        self.journal.record_secret(token.as_str());
+        json_answer(200, &json!({ name: token }))
     }
 
     /// Writes a federated token to a file.
@@ -446,6 +470,7 @@ impl Handler for Entra {
                 let query = Parameters::from_form(call.raw_query());
                 return self.authorize(tenant, &query).unwrap_or_else(|error| error.page(now));
             }
+            (_, ["oidc", issuer]) => return self.oidc(issuer, &call),
             _ => return error::html(404, ""),
         };
         result.map_or_else(|error| error.answer(now), |body| json_answer(200, &body))

@@ -1,0 +1,204 @@
+//! Tokens of another issuer: a file, as in Kubernetes, or the OIDC service of GitHub Actions or Azure Pipelines. A token of
+//! a pipeline is valid for minutes, so each request for an access token requests a new one.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Context as _;
+use azure_core::http::headers::HeaderName;
+use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, Url};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::azure::credentials::service_principal::variable;
+use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::entra::{self, EntraError};
+use crate::azure::http::{Client, client_options};
+use crate::net::Net;
+use crate::state::Store;
+use crate::system::files::{MAX_TEXT, read_text};
+use crate::system::secret::Secret;
+
+/// The audience that Entra ID requires (Microsoft Learn, "Workload identity federation").
+const AUDIENCE: &str = "api://AzureADTokenExchange";
+const FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
+const GITHUB_URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
+const PIPELINES_URL: &str = "SYSTEM_OIDCREQUESTURI";
+/// The version of Azure Pipelines' API (azure_identity 1.0, `azure_pipelines_credential.rs`).
+const PIPELINES_VERSION: &str = "7.1";
+/// Without this header, Azure Pipelines redirects an unauthenticated request to a sign-in page (the same source).
+const NO_REDIRECT: HeaderName = HeaderName::from_static("x-tfs-fedauthredirect");
+/// The ID of a service connection, which the tasks AzureCLI and AzurePowerShell set, and which Terraform's providers read
+/// (azure-pipelines-tasks; azapi and azurerm, `oidc_azure_service_connection_id`).
+const SERVICE_CONNECTION: [&str; 3] = [
+    "AZURESUBSCRIPTION_SERVICE_CONNECTION_ID",
+    "ARM_ADO_PIPELINE_SERVICE_CONNECTION_ID",
+    "ARM_OIDC_AZURE_SERVICE_CONNECTION_ID",
+];
+
+/// Where a token of another issuer comes from.
+pub(crate) enum FederatedToken {
+    File(String),
+    Service(OidcService),
+}
+
+/// The OIDC service of a pipeline.
+pub(crate) struct OidcService {
+    issuer: Issuer,
+    url: Url,
+    /// The token that authenticates the job.
+    job_token: Secret,
+}
+
+/// An issuer of tokens for the jobs of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Issuer {
+    GitHubActions,
+    AzurePipelines,
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GitHubActions => "GitHub Actions",
+            Self::AzurePipelines => "Azure Pipelines",
+        })
+    }
+}
+
+/// The identity of the application. The tasks of Azure Pipelines set the second variable of each pair.
+pub(crate) struct Ids {
+    pub(crate) tenant: String,
+    pub(crate) client_id: String,
+}
+
+impl FederatedToken {
+    /// Finds the token that the environment describes.
+    ///
+    /// # Errors
+    /// The environment describes none, or an OIDC service that is not an `https://` URL.
+    pub(crate) fn find() -> Result<Self, SourceError> {
+        if let Some(file) = variable(FILE)? {
+            return Ok(Self::File(file));
+        }
+        let service = match OidcService::github()? {
+            Some(service) => Some(service),
+            None => OidcService::pipelines()?,
+        };
+        service.map(Self::Service).ok_or(SourceError::Unavailable(Unavailable::NoFederatedToken))
+    }
+
+    /// Returns the application. A job of a pipeline can have an OIDC service without using it for Azure, so its variables
+    /// select the source only if they are complete.
+    pub(crate) fn ids(&self, tenant: Option<&str>) -> Result<Ids, SourceError> {
+        let first = |names: &[&str]| -> anyhow::Result<Option<String>> {
+            names.iter().find_map(|name| variable(name).transpose()).transpose()
+        };
+        let (tenants, clients): (&[&str], &[&str]) = match self {
+            Self::Service(OidcService { issuer: Issuer::AzurePipelines, .. }) => (
+                &["AZURE_TENANT_ID", "AZURESUBSCRIPTION_TENANT_ID"],
+                &["AZURE_CLIENT_ID", "AZURESUBSCRIPTION_CLIENT_ID"],
+            ),
+            _ => (&["AZURE_TENANT_ID"], &["AZURE_CLIENT_ID"]),
+        };
+        let tenant = tenant.map_or_else(|| first(tenants), |tenant| Ok(Some(tenant.to_owned())))?;
+        let missing = |missing| match self {
+            Self::File(_) => SourceError::IncompleteEnvironment { by: FILE, missing },
+            Self::Service(_) => Unavailable::NoFederatedToken.into(),
+        };
+        let tenant = tenant.ok_or_else(|| missing("AZURE_TENANT_ID"))?;
+        let client_id = first(clients)?.ok_or_else(|| missing("AZURE_CLIENT_ID"))?;
+        Ok(Ids { tenant, client_id })
+    }
+
+    /// Returns the token.
+    pub(crate) async fn get(&self, net: &Net, store: &Store) -> Result<Secret, SourceError> {
+        match self {
+            Self::File(file) => {
+                let text = read_text(Path::new(file), MAX_TEXT).map(Zeroizing::new);
+                let text = text.with_context(|| format!("{FILE}={file} cannot be used"))?;
+                // A shell appends a line break, and a program of Windows writes a byte order mark.
+                Ok(text.trim_start_matches('\u{feff}').trim().into())
+            }
+            Self::Service(service) => service.token(net, store).await,
+        }
+    }
+
+    /// Returns the file of the token, and when that token expires, in seconds of Unix time.
+    pub(crate) fn file_expiry() -> Option<(String, u64)> {
+        let file = variable(FILE).ok()??;
+        let token = Zeroizing::new(read_text(Path::new(&file), MAX_TEXT).ok()?);
+        Some((file, entra::claims(token.trim())["exp"].as_u64()?))
+    }
+}
+
+/// The response of either service.
+#[derive(Deserialize)]
+struct OidcResponse {
+    #[serde(alias = "oidcToken")]
+    value: Secret,
+}
+
+impl OidcService {
+    /// actions/toolkit, `packages/core/src/oidc-utils.ts`.
+    fn github() -> Result<Option<Self>, SourceError> {
+        let (Some(url), Some(token)) = (variable(GITHUB_URL)?, variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?)
+        else {
+            return Ok(None);
+        };
+        let mut url = https(GITHUB_URL, url)?;
+        url.query_pairs_mut().append_pair("audience", AUDIENCE);
+        Ok(Some(Self { issuer: Issuer::GitHubActions, url, job_token: token.into() }))
+    }
+
+    /// azure_identity 1.0, `azure_pipelines_credential.rs`.
+    fn pipelines() -> Result<Option<Self>, SourceError> {
+        let connection = SERVICE_CONNECTION.iter().find_map(|name| variable(name).transpose()).transpose()?;
+        let (Some(url), Some(token), Some(connection)) =
+            (variable(PIPELINES_URL)?, variable("SYSTEM_ACCESSTOKEN")?, connection)
+        else {
+            return Ok(None);
+        };
+        let mut url = https(PIPELINES_URL, url)?;
+        url.query_pairs_mut()
+            .append_pair("api-version", PIPELINES_VERSION)
+            .append_pair("serviceConnectionId", &connection);
+        Ok(Some(Self { issuer: Issuer::AzurePipelines, url, job_token: token.into() }))
+    }
+
+    async fn token(&self, net: &Net, store: &Store) -> Result<Secret, SourceError> {
+        let Self { issuer, url, job_token } = self;
+        let http = net.http_client([url, url])?;
+        let options = client_options(Client { http, store: store.clone() }, url);
+        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+        let pipeline = Pipeline::new(name, version, options, vec![], vec![], None);
+        let method = if *issuer == Issuer::GitHubActions { Method::Get } else { Method::Post };
+        let mut request = Request::new(url.clone(), method);
+        request.insert_header("authorization", format!("Bearer {}", job_token.secret()));
+        request.insert_header("accept", "application/json");
+        if *issuer == Issuer::AzurePipelines {
+            request.insert_header(NO_REDIRECT, "Suppress");
+            request.insert_header("content-length", "0");
+        }
+        let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
+        let response = pipeline.send(&Context::new(), &mut request, Some(unchecked)).await;
+        let rejected = |cause| SourceError::Oidc { issuer: *issuer, cause };
+        let response = response.map_err(|error| match EntraError::of_pipeline(url, &error) {
+            EntraError::Net(error) => SourceError::Net(error),
+            EntraError::Rejected(rejection) => rejected(rejection.status.to_string()),
+            EntraError::Failed(cause) => rejected(cause),
+        })?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(rejected(u16::from(status).to_string()));
+        }
+        let token: Result<OidcResponse, _> = serde_json::from_slice(response.body());
+        Ok(token.map_err(|_| rejected("the response contains no token".into()))?.value)
+    }
+}
+
+/// Checks the URL of a service, which gets the token of the job.
+fn https(name: &'static str, value: String) -> Result<Url, SourceError> {
+    let url = Url::parse(&value).ok().filter(|url| url.scheme() == "https" && url.has_host());
+    url.ok_or(SourceError::Variable { name, value, expected: "an https:// URL" })
+}
