@@ -84,7 +84,8 @@ impl HttpClient for Https {
         let host = request.url().authority().to_owned();
         debug!("{} https://{host}{}", request.method(), request.url().path());
         let response = async {
-            let (head, body) = self.http.send(to_http(request)?).await.map_err(connection_error)?.into_parts();
+            let (head, body) =
+                self.http.send(to_http(request)?).await.map_err(connection_error)?.into_parts();
             let mut headers = Headers::new();
             for (name, value) in &head.headers {
                 if let Ok(value) = value.to_str() {

@@ -150,7 +150,9 @@ fn weak_sign_in(response: &ErrorResponse) -> Diagnosis {
     };
     let again = |command: String| Hint::new("sign in again: ", command);
     let hint = match source {
-        CredentialSource::Any | CredentialSource::Arcssh => sign_in(&option("--tenant")),
+        CredentialSource::Any | CredentialSource::Unset | CredentialSource::Arcssh => {
+            sign_in(&option("--tenant"))
+        }
         CredentialSource::AzureCli => {
             again(format!("az login{}{}", challenge("--claims-challenge"), option("--tenant")))
         }
@@ -172,7 +174,7 @@ fn weak_sign_in(response: &ErrorResponse) -> Diagnosis {
     };
     let summary = format!(
         "Azure requires more than {} provides, such as multi-factor authentication ({})",
-        if *source == CredentialSource::Any { "this sign-in" } else { source.title() },
+        if *source == CredentialSource::Unset { "this sign-in" } else { source.title() },
         details(response)
     );
     Diagnosis::new(Code::TokenRejected, summary, hint)

@@ -373,7 +373,7 @@ impl ErrorResponse {
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
             tenant: required_tenant(headers).map(Into::into),
             claims: required_claims(headers).map(Box::new),
-            source: CredentialSource::Any,
+            source: CredentialSource::Unset,
             needs_policy_token: policy_token::is_required(error),
         }
     }

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::entra::{self, EntraError};
-use crate::azure::http::{Client, client_options};
+use crate::azure::http::{Client, MAX_BODY, client_options};
+use crate::azure::json::parse;
 use crate::net::Net;
 use crate::state::Store;
 use crate::system::files::{MAX_TEXT, read_text};
@@ -168,8 +169,8 @@ impl OidcService {
 
     async fn token(&self, net: &Net, store: &Store) -> Result<Secret, SourceError> {
         let Self { issuer, url, job_token } = self;
-        let http = net.http_client([url, url])?;
-        let options = client_options(Client { http, store: store.clone() }, url);
+        let http = net.http_client([url.authority(), url.authority()])?;
+        let options = client_options(Client { http, store: store.clone() }, url, |_| MAX_BODY);
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, options, vec![], vec![], None);
         let method = if *issuer == Issuer::GitHubActions { Method::Get } else { Method::Post };
@@ -183,7 +184,7 @@ impl OidcService {
         let unchecked = PipelineSendOptions { skip_checks: true, ..Default::default() };
         let response = pipeline.send(&Context::new(), &mut request, Some(unchecked)).await;
         let rejected = |cause| SourceError::Oidc { issuer: *issuer, cause };
-        let response = response.map_err(|error| match EntraError::of_pipeline(url, &error) {
+        let response = response.map_err(|error| match EntraError::of_pipeline(&error) {
             EntraError::Net(error) => SourceError::Net(error),
             EntraError::Rejected(rejection) => rejected(rejection.status.to_string()),
             EntraError::Failed(cause) => rejected(cause),
@@ -192,7 +193,7 @@ impl OidcService {
         if !status.is_success() {
             return Err(rejected(u16::from(status).to_string()));
         }
-        let token: Result<OidcResponse, _> = serde_json::from_slice(response.body());
+        let token: Result<OidcResponse, _> = parse(response.body());
         Ok(token.map_err(|_| rejected("the response contains no token".into()))?.value)
     }
 }

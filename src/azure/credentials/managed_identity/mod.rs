@@ -88,7 +88,9 @@ async fn request(http: Client, scope: &str, client_id: Option<String>) -> TokenR
     let credential = ManagedIdentityCredential::new(Some(options)).map_err(|error| unavailable(&error))?;
     credential.get_token(&[scope], None).await.map_err(|error| {
         if let Some(too_long @ HttpError::TooLong(_)) = HttpError::find(&error) {
-            return SourceError::Failed(format!("the response of the metadata service cannot be used: {too_long}"));
+            return SourceError::Failed(format!(
+                "the response of the metadata service cannot be used: {too_long}"
+            ));
         }
         match rejection(&error, client_id) {
             Some(rejection) if rejection.is_unassigned() => {
