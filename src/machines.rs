@@ -317,6 +317,9 @@ pub(crate) enum SelectError {
     /// The account sees no subscription: it belongs to another tenant, or has no role.
     #[error("the account sees no subscription")]
     NoSubscription,
+    /// The SSH client passed a token of ssh_config(5) as the name.
+    #[error("the SSH client did not expand {0} in the ProxyCommand")]
+    Unexpanded(String),
     /// The command requires a machine.
     #[error("no machine was given")]
     NothingSelected { command: &'static str },

@@ -1,5 +1,6 @@
 //! The command line: commands, options, arguments and their help.
 
+pub(crate) mod entry_files;
 pub(crate) mod proxy_command;
 
 use std::ffi::{OsStr, OsString};
@@ -242,7 +243,7 @@ pub(crate) struct ProxyArgs {
     /// Resource ID of the Arc machine, /subscriptions/…/machines/NAME
     #[arg(value_name = "RESOURCE-ID", conflicts_with_all = ["relay_info", "host"])]
     pub(crate) machine: Option<ResourceId>,
-    /// Name of the Arc machine, to resolve when connecting; %n in a ProxyCommand
+    /// Name of the Arc machine, to resolve when connecting; %h in a ProxyCommand
     #[arg(long, value_name = "NAME", conflicts_with = "relay_info")]
     pub(crate) host: Option<String>,
     /// Suffix to strip from the host name, for example .arc

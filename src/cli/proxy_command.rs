@@ -13,9 +13,10 @@ use crate::cli::{Cli, Command, ProxyArgs};
 use crate::ssh::effective_config::{self, Expected};
 use crate::ssh::host_entry::escape_percent;
 
-/// ssh's token for the port, and that for the host name as the user typed it (ssh_config(5), TOKENS).
+/// ssh's token for the port, and that for the host name (ssh_config(5), TOKENS). OpenSSH 8.0, paramiko, libssh and net-ssh do
+/// not know `%n`, the name as typed, in a ProxyCommand.
 const PORT: &str = "%p";
-const HOST: &str = "%n";
+const HOST: &str = "%h";
 
 /// A command line of `arcssh proxy`, with its values as arcssh receives them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ fn without_spaces(path: &str) -> String {
 }
 
 /// The words of a command line without quotes and escapes. `--option=value` becomes two words.
-fn split(line: &str) -> Vec<String> {
+pub(super) fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut is_quoted) = (None, false);
     for c in line.chars() {
@@ -173,6 +174,15 @@ fn split(line: &str) -> Vec<String> {
         _ => vec![word.as_str()],
     });
     parts.map(|part| part.replace(&escape_percent("%"), "%")).collect()
+}
+
+/// The name without the suffix. ssh expands `%h` to lower case (ssh.c, `lowercase`), the suffix has the case of the pattern.
+pub(crate) fn without_suffix<'a>(name: &'a str, suffix: &str) -> &'a str {
+    let Some(at) = name.len().checked_sub(suffix.len()) else { return name };
+    match name.get(at..) {
+        Some(end) if end.eq_ignore_ascii_case(suffix) => &name[..at],
+        _ => name,
+    }
 }
 
 /// The port that ssh uses by default.
@@ -246,7 +256,7 @@ pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
     let line = value(&values, "proxycommand")?;
     let target = match ProxyCommand::parse(&line).machine {
         ProxyMachine::Id(id) => id.to_string(),
-        ProxyMachine::Name { suffix } => alias.strip_suffix(&suffix).unwrap_or(&alias).to_owned(),
+        ProxyMachine::Name { suffix } => without_suffix(&alias, &suffix).to_owned(),
     };
     let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
     let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
@@ -264,7 +274,7 @@ mod tests {
         format!(
             "Host plain\n  ProxyCommand none\nHost web01 WEB01\n  Port 2222\n  HostKeyAlias 23c501dd\n  \
             ProxyCommand /usr/bin/arcssh proxy {ID} --port %p\n\
-            Host *.arc\n  ProxyCommand arcssh proxy --host %n --suffix .arc --port %p\nHost *\n"
+            Host *.arc\n  ProxyCommand arcssh proxy --host %h --suffix .arc --port %p\nHost *\n"
         )
     }
 

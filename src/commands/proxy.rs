@@ -14,6 +14,7 @@ use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCac
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
+use crate::cli::proxy_command::without_suffix;
 use crate::cli::{LogArgs, ProxyArgs, RELAY_INFO_VARIABLE};
 use crate::commands::session::Session;
 use crate::diagnosis::{Context, Error, Result, last_error};
@@ -50,6 +51,10 @@ pub(crate) async fn run(args: &ProxyArgs, log: &LogArgs) -> Result<u8> {
 
 /// Connects to a machine by its resource ID or name.
 async fn run_to_machine(args: &ProxyArgs, log: &LogArgs, target: &mut Target) -> Result<u8> {
+    // A name in Azure contains no percent sign.
+    if let Some(token) = args.host.as_ref().filter(|host| host.starts_with('%')) {
+        return Err(SelectError::Unexpanded(token.clone()).into());
+    }
     let proxy = Proxy::open(args)?;
     let certificates = proxy.certificates()?;
     let mut stop = pin!(ssh_ends());
@@ -199,7 +204,7 @@ impl<'a> Proxy<'a> {
             let machine = self.args.machine.clone().ok_or(NO_MACHINE)?;
             return self.connect_to(target, machine).await;
         };
-        let name = host.strip_suffix(&self.args.suffix).unwrap_or(host);
+        let name = without_suffix(host, &self.args.suffix);
         let Session { store, arm, .. } = &self.session;
         let names = NameCache::new(arm, store, name, self.args.subscription.as_deref());
         if let Some(machine) = names.cached()? {

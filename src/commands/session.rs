@@ -10,13 +10,24 @@ use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{CredentialChain, CredentialOptions};
 use crate::azure::relay_credential_cache::RelayCredentialCache;
 use crate::azure::target::Target;
+use crate::cli::entry_files::Remark;
 use crate::cli::{AzureArgs, SelectionArgs};
+use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Result, last_error};
 use crate::machines::{MachineSelector, NamedMachine, SelectError, select};
 use crate::net::Net;
 use crate::relay::connector::Connector;
 use crate::state::Store;
 use crate::terminal::progress::Progress;
+
+/// The finding of a remark about the files of host entries.
+pub(crate) fn finding(remark: &Remark) -> Finding<'_> {
+    match remark {
+        Remark::OtherProgram { entry, own } => Finding::OtherProgram { entry, own },
+        Remark::Elsewhere(program) => Finding::ProgramElsewhere(program),
+        Remark::NoKey { alias, file } => Finding::NoKey { alias, file },
+    }
+}
 
 /// Network, state directory and Azure clients of a command. They send no request before they are used.
 pub(crate) struct Session {

@@ -53,6 +53,12 @@ pub(crate) enum Finding<'a> {
     ForeignConfig(&'a str),
     /// Others can write to the configuration; whether only its group can.
     WritableConfig { file: &'a str, mode: u32, by_group: bool },
+    /// The host entries start the arcssh at the first path; this one has the second.
+    OtherProgram { entry: &'a str, own: &'a str },
+    /// The host entries start a program of another computer.
+    ProgramElsewhere(&'a str),
+    /// The `IdentityFile` of the host entry does not exist.
+    NoKey { alias: &'a str, file: &'a str },
     /// There is no state directory.
     NoStateDirectory,
 }
@@ -228,6 +234,21 @@ impl Finding<'_> {
                     Hint::command(format!("chmod go-w {}", shell_quote(file))),
                 )
             }
+            Self::OtherProgram { entry, own } => Diagnosis::new(
+                Code::ProgramMissing,
+                format!("the host entries start {entry}, not this arcssh, {own}"),
+                Hint::new("to change the path, write the host entries again: ", "arcssh config"),
+            ),
+            Self::ProgramElsewhere(program) => Diagnosis::new(
+                Code::ProgramMissing,
+                format!("the host entries do not work on this computer, which has no {program}"),
+                "set the path of arcssh with arcssh config --program PATH",
+            ),
+            Self::NoKey { alias, file } => Diagnosis::new(
+                Code::Failed,
+                format!("the host entry {alias} names the key {file}, which does not exist"),
+                "name an existing key with arcssh config --identity FILE",
+            ),
             Self::NoStateDirectory => Diagnosis::new(
                 Code::NoStateDirectory,
                 "arcssh cannot write to its state directory, so it caches nothing",

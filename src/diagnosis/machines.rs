@@ -20,6 +20,14 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
         }
         SelectError::NoMatch(_) => Diagnosis::new(Code::NoMatch, summary, list_machines()),
         SelectError::NoSubscription => Diagnosis::new(Code::SubscriptionNotFound, summary, OTHER_TENANT),
+        SelectError::Unexpanded(token) => {
+            let hint = if token.starts_with("%h") {
+                "configure this SSH client to expand the tokens of ssh_config, or name the machine in its ProxyCommand: arcssh proxy RESOURCE-ID --port PORT".into()
+            } else {
+                Hint::new("write the host entry again with %h, which more clients expand: ", "arcssh config")
+            };
+            Diagnosis::new(Code::InvalidResourceId, summary, hint)
+        }
         SelectError::NothingSelected { command } => {
             let command = format!("arcssh {command} --help");
             Diagnosis::new(

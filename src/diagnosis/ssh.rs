@@ -1,10 +1,28 @@
 //! The ssh configuration, keys and the SSH agent.
 
+use std::path::PathBuf;
+
 use crate::diagnosis::{Code, Diagnosis, Hint};
+use crate::ssh::effective_config::Overridden;
 use crate::ssh::rejection::{Fix, Rejection};
+use crate::ssh::requirements;
 use crate::ssh::verification::NotIncluded;
 use crate::ssh::{SocketProblem, SshError};
 use crate::text::shell_quote;
+
+/// The section that overrides a host entry must be below the managed block.
+fn move_section(alias: &str, by: Option<&(PathBuf, usize)>) -> Hint {
+    match by {
+        Some((file, line)) => {
+            let file = file.display();
+            format!(
+                "move the Host or Match section that contains line {line} of {file} below the managed block"
+            )
+            .into()
+        }
+        None => Hint::new("see which lines ssh applies: ", format!("ssh -v -G {}", shell_quote(alias))),
+    }
+}
 
 pub(super) fn ssh(error: &SshError) -> Diagnosis {
     let summary = error.to_string();
@@ -69,19 +87,27 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             Hint::new("see the host entries, without changes: ", "arcssh config --remove --dry-run"),
         ),
         SshError::Failed(_) => Diagnosis::without_hint(Code::Failed, summary),
-        SshError::Overridden(overridden) => {
-            let hint = match &overridden.by {
-                Some((file, line)) => {
-                    let file = file.display();
-                    format!("move the Host or Match section that contains line {line} of {file} below the managed block").into()
-                }
-                None => Hint::new(
-                    "see which lines ssh applies: ",
-                    format!("ssh -v -G {}", shell_quote(&overridden.alias)),
+        SshError::Overridden(Overridden { alias, by, .. }) => {
+            Diagnosis::new(Code::ConfigOverridden, summary, move_section(alias, by.as_ref()))
+        }
+        SshError::Conflict(conflict) => {
+            let hint = match conflict.fix {
+                requirements::Fix::Move => move_section(&conflict.alias, conflict.by.as_ref()),
+                requirements::Fix::Write(line) => Hint::new(
+                    &format!(
+                        "write the host entries again, and add the line {line} to a template of your own: "
+                    ),
+                    "arcssh config",
                 ),
+                requirements::Fix::Change(change) => change.into(),
             };
             Diagnosis::new(Code::ConfigOverridden, summary, hint)
         }
+        SshError::NoProgram { .. } => Diagnosis::new(
+            Code::ProgramMissing,
+            summary,
+            Hint::new("write the host entries again with the path of this arcssh: ", "arcssh config"),
+        ),
         SshError::AgentSocket(problem) => {
             let hint = match problem {
                 SocketProblem::Occupied(_) => {

@@ -23,6 +23,7 @@ use crate::ssh::SocketProblem;
 use crate::ssh::certificate::CertificateError;
 use crate::ssh::effective_config::Overridden;
 use crate::ssh::rejection::{self, Place};
+use crate::ssh::requirements::{Conflict, Fix};
 use crate::ssh::verification::NotIncluded;
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
@@ -284,6 +285,8 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         SelectError::Unknown { name: "web02".into() }.into(),
         SelectError::NoMatch("--all".into()).into(),
         SelectError::NoSubscription.into(),
+        SelectError::Unexpanded("%n".into()).into(),
+        SelectError::Unexpanded("%h".into()).into(),
         SelectError::NothingSelected { command: "warm" }.into(),
         SelectError::ResourceId(ResourceIdError::Shape).into(),
         ResourceIdError::AzureVm.into(),
@@ -401,6 +404,24 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
     errors.into_iter().map(diagnose).collect()
 }
 
+/// Changes of an option with which a host entry does not work.
+const CHANGES: [&str; 4] = [
+    "add publickey to the list in that line",
+    "set RequiredRSASize to 3072 or less in that line",
+    "add the token %C to the path in that line",
+    "shorten the path with the token %C",
+];
+
+/// Reasons why a program cannot be started.
+const PROGRAMS: [&str; 6] = [
+    "does not exist",
+    "is not a file",
+    "is not executable",
+    "is not in PATH",
+    "is not arcssh",
+    "cannot be opened: Permission denied",
+];
+
 fn examples_of_this_computer() -> Vec<Diagnosis> {
     let path = || PathBuf::from("/home/me/file");
     let overridden =
@@ -416,7 +437,14 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
     };
     let damaged =
         |cause: &str, rest| Error::from(SshError::DamagedBlock { path: path(), cause: cause.into(), rest });
+    let conflict = |by, fix| {
+        let (alias, value) = ("web01".into(), "yes".into());
+        Box::new(Conflict { alias, keyword: "proxyusefdpass", value, by, fix })
+    };
     let errors: Vec<Error> = vec![
+        SshError::Conflict(conflict(Some((path(), 1)), Fix::Move)).into(),
+        SshError::Conflict(conflict(None, Fix::Move)).into(),
+        SshError::Conflict(conflict(None, Fix::Write("ProxyUseFdpass no"))).into(),
         SystemError::InsecurePermissions { path: path(), mode: 0o644, required: 0o600 }.into(),
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
         SshError::Changed(path()).into(),
@@ -449,6 +477,12 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SystemError::Randomness.into(),
         SshError::Failed("it failed".into()).into(),
     ];
+    let changes = CHANGES.iter().map(|change| SshError::Conflict(conflict(None, Fix::Change(change))).into());
+    let no_program = |cause: &str| {
+        SshError::NoProgram { alias: "web01".into(), program: "/a".into(), cause: cause.into() }.into()
+    };
+    let programs = PROGRAMS.iter().copied().map(no_program);
+    let errors = errors.into_iter().chain(changes).chain(programs);
     let panics = ["OS can't spawn worker thread", "cannot create UnixStream", "no random bytes", "a bug"];
     let mut examples: Vec<Diagnosis> = errors.into_iter().map(diagnose).collect();
     examples.extend(panics.map(|text| system::panic(text, None)));
@@ -484,6 +518,9 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::HostKeyUnknown { alias: "web01" },
         Finding::ForeignConfig("config"),
         Finding::WritableConfig { file: "config", mode: 0o666, by_group: false },
+        Finding::OtherProgram { entry: "/a/arcssh", own: "/b/arcssh" },
+        Finding::ProgramElsewhere("/a/arcssh"),
+        Finding::NoKey { alias: "web01", file: "~/.ssh/id" },
         Finding::NoStateDirectory,
     ]
     .map(|finding| finding.diagnose())

@@ -75,7 +75,11 @@ impl Source {
     }
 
     /// The line that gave ssh the value: the first one with the keyword in a section that applies.
-    fn first_line_with(&self, keyword: &str, alias: &str) -> Result<Option<(PathBuf, usize)>, SshError> {
+    pub(crate) fn first_line_with(
+        &self,
+        keyword: &str,
+        alias: &str,
+    ) -> Result<Option<(PathBuf, usize)>, SshError> {
         let Some(mut trace) = self.trace(alias)? else { return Ok(None) };
         let reading = Reading { applies: true, parse_only: false, depth: 0 };
         Ok(self.files.iter().find_map(|file| trace.first_line_with(keyword, file, reading)))
@@ -280,9 +284,17 @@ impl Trace {
     }
 }
 
-/// Returns whether a line with `word` sets `keyword`: ProxyJump overrides a later ProxyCommand.
-fn conflicts_with(word: &str, keyword: &str) -> bool {
-    word == keyword || (keyword == "proxycommand" && word == "proxyjump")
+/// Returns whether a line with `word` sets `keyword`: ProxyJump overrides a later ProxyCommand, and some keywords have an old
+/// name (readconf.c, `keywords`).
+pub(crate) fn conflicts_with(word: &str, keyword: &str) -> bool {
+    let other = match keyword {
+        "proxycommand" => "proxyjump",
+        "pubkeyacceptedalgorithms" => "pubkeyacceptedkeytypes",
+        "pubkeyacceptedkeytypes" => "pubkeyacceptedalgorithms",
+        "pubkeyauthentication" => "dsaauthentication",
+        _ => keyword,
+    };
+    word == keyword || word == other
 }
 
 /// A line in the form in which ssh logs it, with the first 200 bytes of the file's name.

@@ -11,6 +11,7 @@ pub(crate) mod host_entry;
 pub(crate) mod managed_block;
 pub(crate) mod patterns;
 pub(crate) mod rejection;
+pub(crate) mod requirements;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod rsa_key;
 pub(crate) mod shell;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 
 use crate::ssh::effective_config::Overridden;
 use crate::ssh::rejection::Rejection;
+use crate::ssh::requirements::Conflict;
 use crate::ssh::verification::NotIncluded;
 
 /// Returns the line of ssh's messages that contains the cause of a failure: the first one that sounds like an error. Others
@@ -101,6 +103,18 @@ pub(crate) enum SshError {
     /// ssh does not use a value of a host entry.
     #[error("{0}")]
     Overridden(Overridden),
+    /// A host entry does not work with an option of the configuration.
+    #[error("{0}")]
+    Conflict(Box<Conflict>),
+    /// The program of a ProxyCommand cannot be started.
+    #[error("the host entry {alias} does not work: {program} {cause}")]
+    NoProgram {
+        /// The first alias or pattern of the host entry.
+        alias: String,
+        program: String,
+        /// A verb with its object, such as "does not exist".
+        cause: String,
+    },
     /// No agent can listen at a path.
     #[error("{0}")]
     AgentSocket(SocketProblem),

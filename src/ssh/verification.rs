@@ -15,12 +15,15 @@ use crate::ssh::effective_config::{
 use crate::ssh::managed_block;
 use crate::ssh::patterns::{arguments, match_patterns, matches};
 use crate::ssh::rejection::{Place, Rejection};
+use crate::ssh::requirements;
 use crate::ssh::used_names::{system_folder, text};
 
 /// The most processes of ssh at a time.
 const PROCESSES: usize = 4;
 /// Keywords whose values are choices or numbers and not names.
 const CHOICES: [&str; 3] = ["port", "identitiesonly", "forwardagent"];
+/// Made-up names, to verify a wildcard with.
+const PROBES: [&str; 6] = ["example", "machine-1", "x", "0-arcssh", "zz-9", "q7-wildcard-of-arcssh"];
 /// Values with a meaning of their own (ssh_config(5)).
 const SPECIAL: [&str; 4] = ["none", "yes", "no", "SSH_AUTH_SOCK"];
 
@@ -165,7 +168,7 @@ pub(crate) fn accept_other_files(file: &Path) -> Result<(), SshError> {
 /// is installed.
 ///
 /// # Errors
-/// [`SshError::Overridden`]; [`SshError::Rejected`]; [`SshError::NotIncluded`].
+/// [`SshError::Overridden`]; [`SshError::Conflict`]; [`SshError::Rejected`]; [`SshError::NotIncluded`].
 pub(crate) fn verify(
     block: &str,
     view: &View,
@@ -174,12 +177,13 @@ pub(crate) fn verify(
 ) -> Result<Option<usize>, SshError> {
     let mut entries = host_entries(block);
     if let Some(alias) = only {
-        entries.retain(|(patterns, _)| patterns.iter().any(|pattern| pattern == alias));
+        entries.retain(|(patterns, _)| patterns.iter().any(|pattern| is_alias_of(pattern, alias)));
     }
-    let is_name = |pattern: &&String| !pattern.contains(['*', '?']);
-    let names: Vec<&String> = entries.iter().flat_map(|(patterns, _)| patterns).filter(is_name).collect();
-    let Some(first) = names.first() else { return Ok(Some(0)) };
-    let Some(sections) = sections_of(block, view, first)? else { return Ok(None) };
+    entries.retain(|(_, expected)| !expected.is_empty());
+    let names = entries.iter().map(|(patterns, _)| patterns.len()).sum();
+    let Some(first) = entries.first().and_then(|(patterns, _)| patterns.first()) else { return Ok(Some(0)) };
+    let Some(sections) = sections_of(block, view, &first.replace(['*', '?'], "x"))? else { return Ok(None) };
+    entries.iter_mut().for_each(|(patterns, _)| sections.name_wildcards(patterns));
     let representatives = sections.representatives(&entries);
     for (number, batch) in representatives.chunks(PROCESSES).enumerate() {
         on_done(number * PROCESSES, representatives.len());
@@ -191,7 +195,12 @@ pub(crate) fn verify(
             check(*alias, &output, view)?;
         }
     }
-    Ok(Some(names.len()))
+    Ok(Some(names))
+}
+
+/// Returns whether a pattern of a host entry is the alias, or a wildcard for it.
+pub(crate) fn is_alias_of(pattern: &str, alias: &str) -> bool {
+    pattern == alias || pattern.contains(['*', '?']) && matches(pattern, alias)
 }
 
 /// Checks ssh's output for an alias.
@@ -199,7 +208,10 @@ fn check(alias: Alias<'_>, output: &Output, view: &View) -> Result<(), SshError>
     if !output.status.success() {
         return Err(view.rejection(&output.stderr, alias.name)?);
     }
-    let Some(mut first) = overridden(alias, output, &view.source)?.into_iter().next() else { return Ok(()) };
+    let Some(mut first) = overridden(alias, output, &view.source)?.into_iter().next() else {
+        return requirements::check(alias, &output.stdout, &view.source)
+            .map_err(|error| in_present_file(error, view));
+    };
     if let Some(reason) = view.not_included(alias.name)? {
         return Err(SshError::NotIncluded(reason));
     }
@@ -208,26 +220,53 @@ fn check(alias: Alias<'_>, output: &Output, view: &View) -> Result<(), SshError>
     Err(SshError::Overridden(first))
 }
 
-/// The sections that ssh reads up to the end of the block; `None` if no ssh is installed. ssh names the included files.
+/// The error with the name and the line of the present file, if ssh read a new version of it.
+fn in_present_file(mut error: SshError, View { file, name, .. }: &View) -> SshError {
+    if let SshError::Conflict(conflict) = &mut error
+        && let Some((_, line)) = conflict.by.take_if(|(by, _)| by == file)
+    {
+        conflict.by = if file == name { Some(line) } else { present_line(line, file, name) }
+            .map(|line| (name.to_owned(), line));
+    }
+    error
+}
+
+/// The number of a line in the present version of a file; `None` if the line is not above or below the changes.
+fn present_line(line: usize, new: &Path, old: &Path) -> Option<usize> {
+    let (new, old) = (text(new)?, text(old)?);
+    let (new, old): (Vec<&str>, Vec<&str>) = (new.lines().collect(), old.lines().collect());
+    if new.get(..line) == old.get(..line) {
+        return Some(line);
+    }
+    let below = new.get(line - 1..)?;
+    old.ends_with(below).then_some(old.len() + 1 - below.len())
+}
+
+/// The sections that ssh reads; `None` if no ssh is installed. ssh names the included files.
 fn sections_of(block: &str, view: &View, alias: &str) -> Result<Option<Sections>, SshError> {
     let file = if view.needs_include() { Some(&view.file) } else { None };
-    let mut above: Vec<(String, &Path)> = Vec::new();
+    let (mut above, mut below): (Vec<Part<'_>>, Vec<Part<'_>>) = (Vec::new(), Vec::new());
     for file in view.source.files.iter().chain(file) {
         let content = text(file).unwrap_or_default();
-        let end = if is_same(file, &view.file) { content.find(block) } else { None };
-        above.push((content[..end.unwrap_or(content.len())].to_owned(), file));
-        if end.is_some() {
-            break;
+        let around = content.split_once(block).filter(|_| is_same(file, &view.file));
+        match around {
+            Some((before, after)) => {
+                let line = 1 + before.lines().count() + block.lines().count();
+                above.push(Part { text: before.to_owned(), file, line: 1 });
+                below.push(Part { text: after.to_owned(), file, line });
+            }
+            None if below.is_empty() => above.push(Part { text: content, file, line: 1 }),
+            None => below.push(Part { text: content, file, line: 1 }),
         }
     }
     let is_include = |line| directive(line).is_some_and(|(keyword, _)| keyword == "include");
-    let trace = if above.iter().any(|(text, _)| text.lines().any(is_include)) {
+    let trace = if above.iter().chain(&below).any(|part| part.text.lines().any(is_include)) {
         let Some(trace) = view.source.trace(alias)? else { return Ok(None) };
         Some(trace)
     } else {
         None
     };
-    Ok(Some(Sections::of(&above, block, &view.file, trace.as_ref())))
+    Ok(Some(Sections::of(&above, block, &below, &view.file, trace.as_ref())))
 }
 
 fn length(alias: Alias<'_>) -> usize {
@@ -256,10 +295,11 @@ fn without_names(value: &str) -> String {
     shape
 }
 
-/// The patterns of the sections that ssh reads before the values of a host entry, in lower case and without `!`.
+/// The patterns of the sections that can change the values of a host entry, in lower case and without `!`: those above it, and
+/// those below it that set one of [`requirements::KEYWORDS`].
 #[derive(Default)]
 pub(crate) struct Sections {
-    /// The file with the block, of which only the lines above the block and the block count.
+    /// The file with the block, which no `Include` reads again.
     file: PathBuf,
     /// Names without wildcards, with the number of their uses.
     literal: BTreeMap<String, usize>,
@@ -267,6 +307,24 @@ pub(crate) struct Sections {
     sets_host_name: bool,
     /// Whether a `Match host` compares the `HostName` of an earlier section.
     matches_host_name: bool,
+}
+
+/// Where a text begins, and the keywords that count in it.
+#[derive(Clone, Copy)]
+struct Position<'a> {
+    file: &'a Path,
+    line: usize,
+    /// The number of nested `Include` lines above it.
+    depth: usize,
+    counts: fn(&str) -> bool,
+}
+
+/// A part of a configuration file.
+pub(crate) struct Part<'a> {
+    text: String,
+    file: &'a Path,
+    /// The number of its first line.
+    line: usize,
 }
 
 /// What ssh reads of one section.
@@ -278,21 +336,33 @@ struct Section {
 }
 
 impl Sections {
-    /// Reads the lines above a block, with the files that they include according to ssh, and the block itself.
-    pub(crate) fn of(above: &[(String, &Path)], block: &str, file: &Path, trace: Option<&Trace>) -> Self {
+    /// Reads the lines above a block, the block, and the lines below it, with the files that they include according to ssh.
+    pub(crate) fn of(
+        above: &[Part<'_>],
+        block: &str,
+        below: &[Part<'_>],
+        file: &Path,
+        trace: Option<&Trace>,
+    ) -> Self {
         let mut sections = Self { file: file.to_owned(), ..Self::default() };
-        for (text, file) in above {
-            sections.read(text, file, trace, 0);
+        let start = Position { file, line: 1, depth: 0, counts: |_| true };
+        for Part { text, file, line } in above {
+            sections.read(text, Position { file, line: *line, ..start }, trace);
         }
         let is_renamed = sections.sets_host_name;
-        sections.read(block, file, None, 0);
+        sections.read(block, start, None);
+        let counts = |keyword: &str| requirements::KEYWORDS.contains(&keyword);
+        for Part { text, file, line } in below {
+            sections.read(text, Position { file, line: *line, counts, ..start }, trace);
+        }
         sections.sets_host_name = is_renamed;
         sections
     }
 
-    fn read(&mut self, content: &str, file: &Path, trace: Option<&Trace>, depth: usize) {
+    fn read(&mut self, content: &str, at: Position<'_>, trace: Option<&Trace>) {
+        let Position { file, line, depth, counts } = at;
         let mut section = Section::default();
-        for (number, line) in (1..).zip(content.lines()) {
+        for (number, line) in (line..).zip(content.lines()) {
             let Some((keyword, value)) = directive(line) else { continue };
             match keyword.as_str() {
                 "host" => self.start(&mut section, arguments(&value)),
@@ -305,12 +375,13 @@ impl Sections {
                     section.has_setting = true;
                     let included = trace.into_iter().flat_map(|trace| trace.files(file, number));
                     let included: Vec<&Path> = included.filter(|one| !is_same(one, &self.file)).collect();
-                    for included in included {
-                        self.read(&text(included).unwrap_or_default(), included, trace, depth + 1);
+                    for file in included {
+                        let start = Position { file, line: 1, depth: depth + 1, counts };
+                        self.read(&text(file).unwrap_or_default(), start, trace);
                     }
                 }
                 _ => {
-                    section.has_setting = true;
+                    section.has_setting |= counts(&keyword);
                     self.sets_host_name |= keyword == "hostname";
                 }
             }
@@ -328,6 +399,22 @@ impl Sections {
             } else {
                 *self.literal.entry(pattern).or_default() += 1;
             }
+        }
+    }
+
+    /// Replaces each wildcard by a name that matches it and no other pattern, except those that match every name.
+    fn name_wildcards(&self, patterns: &mut [String]) {
+        for pattern in patterns.iter_mut().filter(|pattern| pattern.contains(['*', '?'])) {
+            let own = pattern.to_lowercase();
+            let is_narrow = |other: &&String| **other != own && other.contains(char::is_alphanumeric);
+            let is_free = |name: &String| {
+                let name = name.to_lowercase();
+                !self.literal.contains_key(&name)
+                    && !self.wildcards.iter().filter(is_narrow).any(|other| matches(other, &name))
+            };
+            let mut names = PROBES.iter().map(|word| pattern.replace('*', word).replace('?', "x"));
+            let first = names.clone().next();
+            *pattern = names.find(is_free).or(first).unwrap_or_default();
         }
     }
 
@@ -375,9 +462,13 @@ mod tests {
     fn names(above: &str, entries: &[String]) -> Vec<String> {
         let block = entries.concat();
         let entries = host_entries(&block);
-        let above = [(above.to_owned(), Path::new("config"))];
-        let sections = Sections::of(&above, &block, Path::new("config"), None);
+        let sections = sections(above, &block, "");
         sections.representatives(&entries).iter().map(|alias| alias.name.to_owned()).collect()
+    }
+
+    fn sections(above: &str, block: &str, below: &str) -> Sections {
+        let part = |text: &str| [Part { text: text.to_owned(), file: Path::new("config"), line: 1 }];
+        Sections::of(&part(above), block, &part(below), Path::new("config"), None)
     }
 
     fn fleet() -> Vec<String> {
@@ -409,6 +500,36 @@ mod tests {
             found.sort();
             expected.sort_unstable();
             assert_eq!(found, expected, "{above}");
+        }
+    }
+
+    #[test]
+    fn a_section_below_the_block_counts_if_it_sets_an_option_that_decides() {
+        let block = fleet().concat();
+        let entries = host_entries(&block);
+        let names = |below: &str| {
+            let sections = sections("", &block, below);
+            let found = sections.representatives(&entries);
+            found.iter().map(|alias| alias.name.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("Host web2\n Compression yes\nHost *1\n ForwardAgent yes\n"), ["web10"]);
+        assert_eq!(names("Host web2\n PreferredAuthentications password\n"), ["web10", "web2"]);
+    }
+
+    #[test]
+    fn a_wildcard_is_verified_with_a_name_that_no_other_pattern_matches() {
+        let block = entry("*.arc", "User me");
+        for (above, name) in [
+            ("", "example.arc"),
+            ("Host e* *.arc\n User x\nHost *\n User y\n", "machine-1.arc"),
+            ("Host EXAMPLE.arc machine*\n User x\n", "x.arc"),
+            ("Host e*\nHost other\n User x\n", "example.arc"),
+            ("Host ?*.arc\n User x\n", "example.arc"),
+        ] {
+            let sections = sections(above, &block, "");
+            let mut patterns = vec!["*.arc".to_owned(), "web01".to_owned()];
+            sections.name_wildcards(&mut patterns);
+            assert_eq!(patterns, [name, "web01"], "{above}");
         }
     }
 

@@ -898,6 +898,216 @@ fn verify_names_the_line_of_an_included_file() {
 }
 
 #[test]
+fn verify_finds_an_option_with_which_no_entry_works() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01"]);
+    let does_not_work =
+        |rest: &str| format!("arcssh: the host entry web01 does not work: ~/.ssh/config {rest}");
+    verify_fails_below(
+        &home,
+        "ProxyUseFdpass yes\n",
+        &does_not_work("line 1 sets proxyusefdpass to \"yes\""),
+    );
+    let shared = home.path.join("shared").display().to_string();
+    let path = does_not_work("line 2 sets controlpath to \"~/shared\"");
+    verify_fails_below(&home, &format!("Host *\n  ControlPath {shared}\n"), &path);
+    // ssh reads a section below the block for options that the entry does not set.
+    let block = home.text();
+    fs::write(
+        home.file(),
+        format!("{block}\nHost other\n ControlPath x\nHost web01\n ControlPath {shared}\n"),
+    )
+    .unwrap();
+    let failed = home.fail(1, &["--verify"]);
+    assert!(failed.ends_with("hint: add the token %C to the path in that line\n"), "{failed}");
+    for fine in
+        ["ControlPath ~/.ssh/%r@%h:%p", "ControlPath ~/.ssh/%C", "ControlPath none", "ProxyUseFdpass yes"]
+    {
+        fs::write(home.file(), format!("{block}\nHost *\n {fine}\n")).unwrap();
+        home.succeed(&["--verify"]);
+    }
+}
+
+#[test]
+fn a_wildcard_is_verified_with_a_made_up_name() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["--wildcard", "*.arc", "--user", "me"]);
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+    let user =
+        "arcssh: ssh does not use the user written for example.arc: ~/.ssh/config line 2 says \"root\"";
+    verify_fails_below(&home, "Host *\n User root\n", user);
+    verify_fails_below(&home, "Host *.arc !x*.arc\n User root\n", user);
+    let proxy =
+        "arcssh: ssh does not use the proxycommand written for example.arc: ~/.ssh/config line 2 says \"\"";
+    verify_fails_below(&home, "Match host *.arc\n ProxyCommand none\n", proxy);
+    let name = "arcssh: the host entry example.arc does not work: ~/.ssh/config line 2 sets hostname to \"example.arc.corp\"";
+    verify_fails_below(&home, "Host *\n HostName %h.corp\n", name);
+    // The name that a section matches is not the one to verify with.
+    let text = home.text();
+    fs::write(home.file(), format!("Host example.arc m*\n User root\n{text}\nHost *\n HostName %h.corp\n"))
+        .unwrap();
+    home.succeed(&["--verify"]);
+    // ssh does not start with a token that it does not know.
+    fs::write(home.file(), text.replace("    User me\n", "    User me\n    Bogus x\n")).unwrap();
+    assert!(home.fail(1, &["--verify"]).starts_with("arcssh: ssh rejects "));
+}
+
+#[test]
+fn a_wildcard_of_an_earlier_version_is_verified_and_written_again() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["--wildcard", "*.arc"]);
+    let new = home.text();
+    let is_new = |line: &&str| {
+        !["HostName", "Canonicalize", "ProxyUse"].iter().any(|word| line.trim().starts_with(word))
+    };
+    let old: String = new.lines().filter(is_new).map(|line| format!("{line}\n")).collect();
+    let old = old.replace("--host %h", "--host %n");
+    fs::write(home.file(), &old).unwrap();
+    home.succeed(&["--verify"]);
+    assert_eq!(
+        home.changes(&[]),
+        ["change *.arc: canonicalizehostname, hostname, proxycommand, proxyusefdpass"]
+    );
+    assert_eq!(home.text(), new);
+}
+
+/// A home directory whose host entry names a link to arcssh in a folder with a blank.
+fn with_linked_program<'a>(w: &'a Lab) -> (Home<'a>, PathBuf) {
+    let home = Home::new(w);
+    let program = home.path.join("my bin/arcssh");
+    fs::create_dir(home.path.join("my bin")).unwrap();
+    std::os::unix::fs::symlink(ARCSSH, &program).unwrap();
+    let written = run(home.command(&program).args(["config", "web01", "--wildcard", "*.arc"]));
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    assert!(
+        home.text().contains(&format!("ProxyCommand \"{}\" proxy ", program.display())),
+        "{}",
+        home.text()
+    );
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 2 hosts in ~/.ssh/config\n");
+    (home, program)
+}
+
+#[test]
+fn verify_finds_a_program_that_cannot_be_started() {
+    let w = lab(&["web01"]);
+    let (home, program) = with_linked_program(&w);
+    let fails = |cause: &str| {
+        assert_eq!(
+            home.fail(1, &["--verify"]),
+            format!(
+                "arcssh: the host entry *.arc does not work: ~/my bin/arcssh {cause}\n\
+                 arcssh: hint: write the host entries again with the path of this arcssh: arcssh config\n"
+            )
+            .replace("*.arc", if home.text().contains("Host web01") { "web01" } else { "*.arc" })
+        );
+    };
+    fs::remove_file(&program).unwrap();
+    fails("does not exist");
+    std::os::unix::fs::symlink("nothing", &program).unwrap();
+    fails("does not exist");
+    fs::remove_file(&program).unwrap();
+    fs::create_dir(&program).unwrap();
+    fails("is not a file");
+    fs::remove_dir(&program).unwrap();
+    fs::write(&program, "#!/bin/sh\necho other\n").unwrap();
+    fails("is not executable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fails("is not arcssh");
+    let report = run(home.command(ARCSSH).args(["doctor", "web01"]));
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert!(report.contains("/my bin/arcssh is not arcssh"), "{report}");
+    home.succeed(&[]);
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 2 hosts in ~/.ssh/config\n");
+}
+
+#[test]
+fn verify_names_another_arcssh_that_the_entries_start() {
+    let w = lab(&["web01"]);
+    let (home, program) = with_linked_program(&w);
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, format!("#!/bin/sh\nexec '{ARCSSH}' \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(
+        home.succeed(&["--verify"]),
+        format!(
+            "arcssh: the host entries start ~/my bin/arcssh, not this arcssh, {ARCSSH}\n\
+             arcssh: hint: to change the path, write the host entries again: arcssh config\n\
+             arcssh: verified 2 hosts in ~/.ssh/config\n"
+        )
+    );
+    home.succeed(&[]);
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 2 hosts in ~/.ssh/config\n");
+}
+
+#[test]
+fn a_template_is_verified_like_the_built_in_one() {
+    let w = lab(&["web01"]);
+    let home = Home::with(&w, "Host *\n  ProxyUseFdpass yes\n");
+    let template = home.path.join("own.conf");
+    fs::write(&template, "Host {patterns}\n  ProxyCommand {proxy_command}\n").unwrap();
+    let failed = home.fail(1, &["web01", "--template", "own.conf"]);
+    assert!(
+        failed.contains("add the line ProxyUseFdpass no to a template of your own: arcssh config"),
+        "{failed}"
+    );
+    let with_proxy = |command: &str| {
+        fs::write(&template, format!("Host {{patterns}}\n  ProxyUseFdpass no\n  ProxyCommand {command}\n"))
+            .unwrap();
+    };
+    fs::write(&template, "Host {patterns}\n  ProxyUseFdpass yes\n  ProxyCommand {proxy_command}\n").unwrap();
+    let failed = home.fail(1, &["web01", "--template", "own.conf"]);
+    assert!(
+        failed.contains("add the line ProxyUseFdpass no to a template of your own: arcssh config"),
+        "{failed}"
+    );
+    with_proxy("/no/arcssh proxy {resource_id} --port %p");
+    let failed = home.fail(1, &["web01", "--template", "own.conf"]);
+    assert!(
+        failed.starts_with("arcssh: the host entry web01 does not work: /no/arcssh does not exist\n"),
+        "{failed}"
+    );
+    with_proxy("no-such-arcssh proxy {resource_id} --port %p");
+    let failed = home.fail(1, &["web01", "--template", "own.conf"]);
+    assert!(failed.contains("no-such-arcssh is not in PATH\n"), "{failed}");
+    for command in ["env A=b {proxy_command} 2>/dev/null", "arcssh proxy {resource_id}"] {
+        with_proxy(command);
+        let mut config = home.arcssh(&["web01", "--template", "own.conf"]);
+        let folder = Path::new(ARCSSH).parent().unwrap().display();
+        config.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));
+        let config = run(&mut config);
+        assert_eq!(config.code, Some(0), "{command}: {}", config.stderr);
+    }
+}
+
+#[test]
+fn a_program_of_another_computer_is_noted() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    let note = "arcssh: the host entries do not work on this computer, which has no /opt/arcssh\n\
+                arcssh: hint: set the path of arcssh with arcssh config --program PATH\n";
+    let written = home.succeed(&["web01", "--program", "/opt/arcssh"]);
+    assert_eq!(written, format!("arcssh: wrote 1 host to ~/.ssh/config\n{note}"));
+    assert_eq!(home.succeed(&["--verify"]), format!("{note}arcssh: verified 1 host in ~/.ssh/config\n"));
+    home.succeed(&["web01", "--program", "/opt/arcssh.exe", "--platform", "windows"]);
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+}
+
+#[test]
+fn a_key_that_does_not_exist_is_noted() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01", "--identity", "~/my key"]);
+    let note = "arcssh: the host entry web01 names the key ~/my key, which does not exist\n";
+    assert!(home.succeed(&["--verify"]).contains(note));
+    fs::write(home.path.join("my key"), "").unwrap();
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+}
+
+#[test]
 fn a_change_that_another_entry_overrides_is_not_written() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);
@@ -1410,13 +1620,19 @@ fn a_long_list_of_changes_ends_with_a_count() {
     assert_eq!((changes.len(), changes[20].as_str()), (21, "add 5 more"), "{changes:?}");
 }
 
-/// A text with the comments of format 1 replaced by the present ones.
-pub(crate) fn with_new_comments(text: &str) -> String {
+/// A text of format 1 with the comments and lines that arcssh writes now.
+pub(crate) fn as_written_now(text: &str) -> String {
+    let certificate = "    PubkeyAuthentication yes\n    PubkeyAcceptedKeyTypes +rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com\n";
     [
         (
             "# Any machine, found by its name when it is connected to.",
             "# Finds any machine by its name when you connect.",
         ),
+        ("    ProxyCommand ", "    ProxyUseFdpass no\n    ProxyCommand "),
+        ("--host %n", "--host %h"),
+        ("\nHost *.arc\n", "\nHost *.arc\n    HostName %h\n    CanonicalizeHostname no\n"),
+        ("    IdentitiesOnly no\n", &format!("    IdentitiesOnly no\n{certificate}")),
+        ("    IdentitiesOnly yes\n", &format!("    IdentitiesOnly yes\n{certificate}")),
         (
             "# What follows is for every host again.\nHost *\n# <<< arcssh <<<\n",
             "# End of the arcssh host entries.\nHost *\n# <<< arcssh <<<\n# The settings below apply to all hosts.\nHost *\n",
@@ -1443,14 +1659,19 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
     });
     let old = block_of_format_1();
     let home = Home::with(&w, &format!("{old}\nHost other\n"));
-    assert_eq!(home.succeed_with_changes(&[]).lines().count(), 1, "no host entry changes");
+    fs::create_dir(home.path.join("my keys")).unwrap();
+    fs::write(home.path.join("my keys/id"), "").unwrap();
+    let mut changes =
+        ["bare", "web01", "win01"].map(|host| format!("change {host}: proxyusefdpass")).to_vec();
+    changes.push("change *.arc: canonicalizehostname, hostname, proxycommand, proxyusefdpass".into());
+    assert_eq!(home.changes(&[]), changes);
     let new = home.text();
     assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
     let entries = |text: &str| {
         let lines = text.lines().skip_while(|line| !line.is_empty());
         lines.filter(|line| !line.starts_with("# options ")).map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(entries(&new), entries(&with_new_comments(&format!("{old}\nHost other\n"))));
+    assert_eq!(entries(&new), entries(&as_written_now(&format!("{old}\nHost other\n"))));
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01: user"]);
     assert_eq!(home.effective("bare", "user"), "CONTOSO\\me");

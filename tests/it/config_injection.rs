@@ -153,7 +153,7 @@ fn wildcard_values() {
                 ascii if ascii.is_ascii() => format!(" --suffix {ascii}"),
                 other => format!(" --suffix \"{other}\""),
             };
-            assert!(command.ends_with(&format!(" proxy --host %n{suffix} --port %p")), "{command}");
+            assert!(command.ends_with(&format!(" proxy --host %h{suffix} --port %p")), "{command}");
         } else {
             assert!(run.stderr.starts_with(&format!("arcssh: {value:?} ")), "{value:?}: {}", run.stderr);
             assert!(!home.file().exists());
@@ -266,6 +266,7 @@ fn groups_and_tags_stay_in_one_line_and_are_parsed_again() {
         "Host",
         "HostName",
         "HostKeyAlias",
+        "ProxyUseFdpass",
         "ProxyCommand",
         "#",
         "Host",

@@ -4,6 +4,7 @@ mod ansible;
 mod editors;
 mod known_hosts;
 mod list;
+mod python;
 #[cfg(target_os = "linux")]
 mod recipes;
 mod transfers;

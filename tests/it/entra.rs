@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{Builder, CertificateFault, EntraFault, Machine, RefreshRefusal, Service};
 
-use crate::config::with_new_comments;
+use crate::config::as_written_now;
 use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab_with, may_list_open_files, run, script};
 
 const SSH_SCOPE: &str = "https://pas.windows.net/CheckMyAccess/Linux/.default";
@@ -124,7 +124,7 @@ fn a_host_entry_logs_in_with_a_certificate() {
     let hosts = HostEntries::generate(&w, &["web01", "--entra"]);
     let text = hosts.text();
     assert!(text.contains(&format!("\n    User {}\n", user())), "{text}");
-    assert!(text.contains("\n    IdentitiesOnly no\n    ForwardAgent no\n"), "{text}");
+    assert!(text.contains("\n    IdentitiesOnly no\n    PubkeyAuthentication yes\n    PubkeyAcceptedKeyTypes +rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com\n    ForwardAgent no\n"), "{text}");
     assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
     let log = w.sshd().log();
     assert!(log.contains("Accepted publickey") && log.contains("-CERT"), "{log}");
@@ -551,14 +551,126 @@ fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {
             let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("# options "));
             lines.map(str::to_owned).partition::<Vec<_>, _>(|line| line.starts_with("Match "))
         };
-        assert_eq!(entries(&new), entries(&with_new_comments(&old)), "{notes}");
+        assert_eq!(entries(&new), entries(&as_written_now(&old)), "{notes}");
         assert!(mode == "agent" || new.find("\nMatch ") > new.find("\nHost *.arc"), "{new}");
-        assert!(new.starts_with("# >>> arcssh >>> block 2: ") && notes.lines().count() == 3, "{notes}");
+        assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
         fs::write(&file, &old).unwrap();
         let (_, without) = config(&["--remove", "rg-arc/web01"]);
         assert!(without.contains("\nHost *.arc\n") && !without.contains("Host web01"), "{without}");
         fs::write(&file, &old).unwrap();
         assert_eq!(config(&["--remove"]).1, "Host other\n");
+    }
+}
+
+/// Options for all hosts that keep ssh from offering an RSA certificate, or from using a ProxyCommand.
+const HARDENED: [&str; 4] = [
+    "PubkeyAuthentication no",
+    "PubkeyAcceptedAlgorithms ssh-ed25519,ssh-ed25519-cert-v01@openssh.com",
+    "PubkeyAcceptedKeyTypes ecdsa-sha2-nistp256",
+    "ProxyUseFdpass yes",
+];
+
+/// The arguments of ssh that an entry of an earlier version did not have.
+fn as_earlier(text: &str) -> String {
+    let is_new = |line: &&str| ["Pubkey", "ProxyUseFdpass"].iter().any(|word| line.trim().starts_with(word));
+    text.lines().filter(|line| !is_new(line)).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn a_certificate_works_above_a_hardened_configuration() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    for mode in ["--entra=agent", "--entra=files"] {
+        let hosts = HostEntries::generate(&w, &["web01", mode]);
+        let text = hosts.text();
+        for option in HARDENED {
+            fs::write(&hosts.file, format!("{text}\nHost *\n    {option}\n")).unwrap();
+            assert_eq!(hosts.config(&["--verify"]).code, Some(0), "{mode} {option}");
+            assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n", "{mode} {option}");
+        }
+    }
+}
+
+#[test]
+fn an_option_above_the_block_that_excludes_certificates_is_found() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    for mode in ["--entra=agent", "--entra=files"] {
+        let hosts = HostEntries::generate(&w, &["web01", mode]);
+        let text = hosts.text();
+        for option in HARDENED {
+            fs::write(&hosts.file, format!("# mine\nHost web*\n    {option}\n{text}")).unwrap();
+            assert_ne!(hosts.ssh(&["web01", "true"]).code, Some(0), "{mode} {option}");
+            let verified = hosts.config(&["--verify"]);
+            let location =
+                format!("the host entry web01 does not work: {} line 3 sets ", hosts.file.display());
+            let hint = format!("contains line 3 of {} below the managed block", hosts.file.display());
+            assert_eq!(verified.code, Some(1), "{option}");
+            assert!(
+                verified.stderr.contains(&location) && verified.stderr.contains(&hint),
+                "{}",
+                verified.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_an_earlier_version_in_a_hardened_configuration_is_found_and_written_again() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    for mode in ["--entra=agent", "--entra=files"] {
+        let hosts = HostEntries::generate(&w, &["web01", mode]);
+        let earlier = as_earlier(&hosts.text());
+        fs::write(&hosts.file, &earlier).unwrap();
+        assert_eq!(hosts.config(&["--verify"]).code, Some(0));
+        for option in HARDENED {
+            fs::write(&hosts.file, format!("{earlier}\nHost *\n    {option}\n")).unwrap();
+            assert_ne!(hosts.ssh(&["web01", "true"]).code, Some(0), "{mode} {option}");
+            let verified = hosts.config(&["--verify"]);
+            assert_eq!(verified.code, Some(1), "{option}");
+            assert!(verified.stderr.contains("hint: write the host entries again"), "{}", verified.stderr);
+            assert_eq!(hosts.config(&[]).code, Some(0));
+            assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n", "{mode} {option}");
+        }
+    }
+}
+
+#[test]
+fn an_option_that_excludes_the_login_and_no_entry_can_replace_is_found() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    for mode in ["--entra=agent", "--entra=files"] {
+        let hosts = HostEntries::generate(&w, &["web01", mode]);
+        let text = hosts.text();
+        for (option, hint) in [
+            (
+                "PreferredAuthentications password,keyboard-interactive",
+                "add publickey to the list in that line",
+            ),
+            ("RequiredRSASize 4096", "set RequiredRSASize to 3072 or less in that line"),
+        ] {
+            let above = format!("Host *\n    {option}\n{text}");
+            let below = format!("{text}\nHost web01\n    {option}\n");
+            for changed in [above, below] {
+                fs::write(&hosts.file, changed).unwrap();
+                assert_ne!(hosts.ssh(&["web01", "true"]).code, Some(0), "{mode} {option}");
+                let verified = hosts.config(&["--verify"]);
+                let keyword = option.split(' ').next().unwrap().to_lowercase();
+                assert_eq!(verified.code, Some(1), "{option}");
+                assert!(
+                    verified.stderr.contains(&format!(" sets {keyword} to "))
+                        && verified.stderr.contains(hint),
+                    "{}",
+                    verified.stderr
+                );
+                let mut doctor = w.arcssh(&["doctor", "web01", "--file"]);
+                let doctor = run(anonymous(doctor.arg(&hosts.file)));
+                let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+                assert!(report.contains("the host entry web01 does not work: "), "{report}");
+                let line = 1 + hosts.text().lines().position(|line| line.trim() == option).unwrap();
+                assert!(verified.stderr.contains(&format!(" line {line} sets ")), "{}", verified.stderr);
+                let written = hosts.config(&["--control-master"]);
+                assert!(written.stderr.contains(&format!(" line {line} sets ")), "{}", written.stderr);
+                assert!(written.code == Some(1) && written.stderr.contains(hint), "{}", written.stderr);
+            }
+        }
     }
 }
 

@@ -19,12 +19,13 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::cli::ConfigArgs;
+use crate::cli::entry_files;
 use crate::commands::config::clean::clean_up;
 use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
 use crate::commands::config::plan::{Notes, Plan};
 use crate::commands::config::remove::without;
-use crate::commands::session::to_selector;
+use crate::commands::session::{finding, to_selector};
 use crate::diagnosis::{Diagnosis, Error, Result};
 use crate::ssh::SshError;
 use crate::ssh::effective_config;
@@ -164,6 +165,9 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
     if !removing && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
+    if !removing {
+        entry_files::check(new, None)?;
+    }
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
     let backup = edit.commit(candidate)?;
     if changes == Shown::NotYet {
@@ -202,8 +206,11 @@ async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option
     .await
 }
 
-/// Verifies the block of a text in its place. Notes if ssh uses the block only with `-F`.
+/// Verifies the block of a text in its place. Notes remarks, and if ssh uses the block only with `-F`.
 async fn verify_written(text: &str, file: &Path) -> Result<Option<usize>> {
+    for remark in entry_files::check(text, None)? {
+        note_finding(finding(&remark).diagnose());
+    }
     let (block, file) = (own_block(text)?.to_owned(), file.to_owned());
     if block.is_empty() {
         return Ok(Some(0));
@@ -212,9 +219,7 @@ async fn verify_written(text: &str, file: &Path) -> Result<Option<usize>> {
         with_progress(move |on_done| verification::verify_file(&block, &file, None, on_done)).await?;
     let Some(Verified { hosts, not_included }) = verified else { return Ok(None) };
     if let Some(reason) = not_included {
-        let Diagnosis { summary, hint, .. } = Error::from(SshError::NotIncluded(reason)).diagnose();
-        note(&summary);
-        hint.iter().for_each(|hint| note(&format!("hint: {}", hint.text)));
+        note_finding(Error::from(SshError::NotIncluded(reason)).diagnose());
     }
     info!(hosts, "ssh uses the host entries");
     Ok(Some(hosts))
@@ -241,6 +246,11 @@ async fn with_progress<T: Send + 'static>(
         verification.await
     };
     Ok(progress.run(work).await.map_err(|error| anyhow!(error))??)
+}
+
+fn note_finding(Diagnosis { summary, hint, .. }: Diagnosis) {
+    note(&summary);
+    hint.iter().for_each(|hint| note(&format!("hint: {}", hint.text)));
 }
 
 fn counted(hosts: usize) -> String {

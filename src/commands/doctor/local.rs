@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use tokio::process;
 
+use crate::cli::entry_files::{self, Remark};
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::diagnosis;
 use crate::ssh::verification::{self, Verified};
@@ -35,6 +36,8 @@ pub(super) enum Block {
     Unverified,
     /// ssh uses it.
     Verified(Verified),
+    /// ssh uses it, with this remark.
+    Remarked(Remark),
 }
 
 /// Returns the host entry of a machine; `None` if the configuration cannot be read, which another check reports.
@@ -50,8 +53,11 @@ pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis
     let text = managed_block::read_valid(file)?;
     let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
     let only = entry.map(|entry| entry.alias.as_str());
-    let verified = verification::verify_file(&text[range], file, only, &|_, _| {})?;
-    Ok(verified.map_or(Block::Unverified, Block::Verified))
+    let Some(verified) = verification::verify_file(&text[range], file, only, &|_, _| {})? else {
+        return Ok(Block::Unverified);
+    };
+    let remark = entry_files::check(&text, only)?.into_iter().next();
+    Ok(remark.filter(|_| verified.not_included.is_none()).map_or(Block::Verified(verified), Block::Remarked))
 }
 
 /// A machine's host key, compared with known_hosts.

@@ -12,7 +12,7 @@ pub(crate) const HOST: &str = include_str!("../../../config-templates/host.conf"
 pub(crate) const WILDCARD: &str = include_str!("../../../config-templates/wildcard.conf");
 
 /// The placeholders of a template.
-const PLACEHOLDERS: [&str; 18] = [
+const PLACEHOLDERS: [&str; 20] = [
     "patterns",
     "host_name",
     "host_key_alias",
@@ -22,6 +22,8 @@ const PLACEHOLDERS: [&str; 18] = [
     "certificate_file",
     "identity_agent",
     "identities_only",
+    "pubkey_authentication",
+    "pubkey_algorithms",
     "forward_agent",
     "match_patterns",
     "renew_command",
@@ -32,6 +34,10 @@ const PLACEHOLDERS: [&str; 18] = [
     "name",
     "resource_id",
 ];
+
+/// The algorithms of Entra ID's RSA certificates, added to the defaults (ssh_config(5), PubkeyAcceptedAlgorithms). Since 8.5,
+/// `PubkeyAcceptedKeyTypes` is the old name of that keyword. OpenSSH 7.8 and later know the algorithms.
+const CERTIFICATE_ALGORITHMS: &str = "+rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com";
 
 /// The sockets of shared connections. `%C` is a hash, since names would make the path longer than the 108 bytes of a socket.
 const CONTROL_PATH: &str = "~/.ssh/arcssh-%C";
@@ -157,6 +163,9 @@ impl Host {
         let file = |keyword, value: &Option<String>| {
             value.as_deref().map(|file| file_name(keyword, file, platform)).transpose()
         };
+        let if_certified = |text: &str| {
+            (self.certificate_file.is_some() || self.identity_agent.is_some()).then(|| text.to_owned())
+        };
         let if_shared = |text: &str| (self.shared && platform == Platform::Unix).then(|| text.to_owned());
         Ok(match placeholder {
             "patterns" => Some(self.patterns.join(" ")),
@@ -168,6 +177,8 @@ impl Host {
             "certificate_file" => file("CertificateFile", &self.certificate_file)?,
             "identity_agent" => file("IdentityAgent", &self.identity_agent)?,
             "identities_only" => self.identities_only().map(Into::into),
+            "pubkey_authentication" => if_certified("yes"),
+            "pubkey_algorithms" => if_certified(CERTIFICATE_ALGORITHMS),
             "forward_agent" => self.identity_agent.is_some().then(|| "no".into()),
             "match_patterns" => Some(self.patterns.join(",")),
             "renew_command" | "keep_fresh" => {

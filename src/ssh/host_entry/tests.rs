@@ -181,7 +181,16 @@ fn assert_effective(host: &Host, text: &str) {
     let keywords: Vec<&str> = text.lines().map(|line| line.split_whitespace().next().unwrap_or("")).collect();
     assert_eq!(
         keywords,
-        ["Host", "HostName", "HostKeyAlias", "User", "Port", "IdentityFile", "ProxyCommand"],
+        [
+            "Host",
+            "HostName",
+            "HostKeyAlias",
+            "User",
+            "Port",
+            "IdentityFile",
+            "ProxyUseFdpass",
+            "ProxyCommand"
+        ],
         "{text}"
     );
     let mut values = effective(text);
@@ -393,7 +402,7 @@ proptest! {
 #[test]
 fn an_unknown_placeholder_is_an_error_even_on_an_omitted_line() {
     let known = "valid are patterns, host_name, host_key_alias, user, port, identity_file, certificate_file, \
-                 identity_agent, identities_only, forward_agent, match_patterns, renew_command, control_master, \
+                 identity_agent, identities_only, pubkey_authentication, pubkey_algorithms, forward_agent, match_patterns, renew_command, control_master, \
                  control_path, control_persist, proxy_command, name, resource_id";
     for (template, name) in
         [("Host {patterns}\n{bogus}", "bogus"), ("User {User}", "User"), ("{user} {host-name}", "host-name")]

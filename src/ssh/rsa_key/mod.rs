@@ -31,7 +31,7 @@ use crate::text::hex;
 pub(crate) const SSH_RSA: &str = "ssh-rsa";
 
 /// The size of a generated key in bits.
-const BITS: &str = "3072";
+pub(crate) const BITS: u32 = 3072;
 /// The time limit for generating a key, which takes about a second.
 const KEYGEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most bytes of a key file. RSA keys of 16384 bits, the largest that OpenSSH accepts, are smaller.
@@ -226,7 +226,9 @@ impl fmt::Debug for KeyPair {
 
 async fn keygen(file: &Path) -> Result<(), SshError> {
     let mut command = Command::new("ssh-keygen");
-    command.args(["-q", "-t", "rsa", "-b", BITS, "-m", "PEM", "-N", "", "-C", "arcssh", "-f"]).arg(file);
+    command
+        .args(["-q", "-t", "rsa", "-b", &BITS.to_string(), "-m", "PEM", "-N", "", "-C", "arcssh", "-f"])
+        .arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = timeout(KEYGEN_TIMEOUT, command.output()).await.map_err(|_elapsed| {
         SshError::KeyGeneration(format!("ssh-keygen did not end within {} s", KEYGEN_TIMEOUT.as_secs()))

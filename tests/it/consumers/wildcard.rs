@@ -53,6 +53,46 @@ fn an_unknown_or_ambiguous_name_is_an_error() {
 }
 
 #[test]
+fn a_wildcard_is_matched_in_its_own_case_and_passes_on_the_typed_name() {
+    let w = three_machines();
+    let hosts = Configuration::generate(&w, &["--wildcard", "*.Arc"]);
+    let text = hosts.text();
+    trust_host_key(&w, "web07.arc");
+    // An option for all hosts does not change the name.
+    for below in ["", "\nHost *\n    HostName %h.corp\n", "\nHost *\n    CanonicalizeHostname always\n"] {
+        std::fs::write(&hosts.file, format!("{text}{below}")).unwrap();
+        assert_eq!(hosts.ssh(&["web07.Arc", "echo reached"]).clean(), "reached\n", "{below}");
+    }
+    // Earlier versions wrote `%n`.
+    let earlier = text.replace("--host %h", "--host %n");
+    std::fs::write(&hosts.file, earlier).unwrap();
+    assert_eq!(hosts.ssh(&["web07.Arc", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn a_token_that_the_client_does_not_expand_is_named() {
+    let w = lab_with(&["web01"], |builder| builder);
+    for (token, hint) in [
+        ("%n", "write the host entry again with %h, which more clients expand: arcssh config"),
+        (
+            "%h",
+            "configure this SSH client to expand the tokens of ssh_config, or name the machine in its ProxyCommand: arcssh proxy RESOURCE-ID --port PORT",
+        ),
+    ] {
+        let proxy = format!("arcssh proxy --host %{token} --suffix .arc --port %p");
+        fails_with(
+            &run(&mut w.ssh_by(&proxy, "true")),
+            &[
+                &format!(
+                    "arcssh: cannot connect to {token}: the SSH client did not expand {token} in the ProxyCommand"
+                ),
+                &format!("arcssh: hint: {hint}"),
+            ],
+        );
+    }
+}
+
+#[test]
 fn a_name_is_resolved_in_the_given_subscription() {
     let w = lab_with(&["web01"], |builder| builder);
     let connect = |subscription: &str| {

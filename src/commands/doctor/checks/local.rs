@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, failed_or, warned};
 use crate::commands::doctor::local::{Block, HostKey, UnknownKey};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
+use crate::commands::session::finding;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Error, Hint};
 use crate::ssh::SshError;
@@ -81,6 +82,7 @@ impl Evaluator {
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} has no managed block", file.display())),
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
+            (Ok(Block::Remarked(remark)), _) => warned(&finding(remark)),
             (Ok(Block::Verified(Verified { not_included: Some(reason), .. })), _) => {
                 Warned(Error::from(SshError::NotIncluded(reason.clone())).diagnose())
             }

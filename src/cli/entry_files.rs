@@ -1,0 +1,197 @@
+//! The files that host entries name: the program of the `ProxyCommand`, and the key.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cli::proxy_command::{program, split};
+use crate::ssh::effective_config::{Expected, host_entries};
+use crate::ssh::host_entry::Platform;
+use crate::ssh::verification::is_alias_of;
+use crate::ssh::{SshError, home, managed_block};
+
+/// How long `PROGRAM --version` may take.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A fact about the files of host entries that need not break a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Remark {
+    /// The host entries start another arcssh than this one.
+    OtherProgram { entry: String, own: String },
+    /// This computer does not have the program that the user set with `--program`.
+    Elsewhere(String),
+    /// The `IdentityFile` of the host entry does not exist.
+    NoKey { alias: String, file: String },
+}
+
+/// Checks the files in the host entries of the managed block in a configuration, or only those of an alias. Does not check a
+/// block for another platform.
+///
+/// # Errors
+/// [`SshError::NoProgram`].
+pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshError> {
+    let Some(range) = managed_block::find(text)? else { return Ok(Vec::new()) };
+    let options: Value =
+        managed_block::options(text)?.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    if options.get("platform").is_some_and(|platform| Some(platform) != here().as_ref()) {
+        return Ok(Vec::new());
+    }
+    let elsewhere = options.get("program").and_then(Value::as_str);
+    // The first host entry with each program and with each key.
+    let (mut programs, mut keys) = (BTreeMap::new(), BTreeMap::new());
+    for (patterns, values) in host_entries(&text[range]) {
+        let Some(alias) = patterns.first() else { continue };
+        if only.is_some_and(|only| !patterns.iter().any(|pattern| is_alias_of(pattern, only))) {
+            continue;
+        }
+        if let Some(program) = value(&values, "proxycommand").and_then(program_of) {
+            programs.entry(program).or_insert_with(|| alias.clone());
+        }
+        // `Match exec` writes the key of a certificate before ssh reads it.
+        if let (Some(key), None) = (value(&values, "identityfile"), value(&values, "certificatefile")) {
+            keys.entry(key.to_owned()).or_insert_with(|| alias.clone());
+        }
+    }
+    let mut remarks = Vec::new();
+    for (program, alias) in programs {
+        match (problem(&program), elsewhere) {
+            (Err(_), Some(elsewhere)) => remarks.push(Remark::Elsewhere(elsewhere.to_owned())),
+            (Err(cause), None) => return Err(SshError::NoProgram { alias, program, cause }),
+            (Ok(Some(own)), None) => remarks.push(Remark::OtherProgram { entry: program, own }),
+            (Ok(_), _) => {}
+        }
+    }
+    let missing = keys.into_iter().filter(|(file, _)| is_missing(file));
+    remarks.extend(missing.map(|(file, alias)| Remark::NoKey { alias, file }));
+    Ok(remarks)
+}
+
+/// This platform, as the options of a block name it.
+fn here() -> Option<Value> {
+    serde_json::to_value(Platform::HERE).ok()
+}
+
+fn value<'a>(values: &'a Expected, keyword: &str) -> Option<&'a str> {
+    values.iter().find(|(name, _)| name == keyword).map(|(_, value)| value.as_str())
+}
+
+/// The program of a `ProxyCommand`: the word before `proxy`, after programs such as `env` that a template may have added.
+/// Otherwise the first word, if it is a path. `None` if a shell could change the words, or the directory.
+fn program_of(line: &str) -> Option<String> {
+    let words = split(line);
+    let at = words.iter().position(|word| word == "proxy");
+    let words = &words[..at.unwrap_or(1).min(words.len())];
+    let is_special = |word: &String| word.contains(|c: char| "'`$;&|<>()*?[]{}\\".contains(c));
+    if words.iter().any(|word| is_special(word) && !(cfg!(windows) && word.contains('\\'))) {
+        return None;
+    }
+    let program = words.last()?;
+    let is_path = program.contains(['/', '\\']);
+    let depends_on_directory = is_path && words.len() > 1 && !in_home(program).is_absolute();
+    ((is_path || at.is_some()) && !depends_on_directory).then(|| program.clone())
+}
+
+/// The path with the home directory for `~`.
+fn in_home(path: &str) -> PathBuf {
+    let home = path.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest)));
+    home.unwrap_or_else(|| path.into())
+}
+
+/// Returns the path of this arcssh if the program is another one.
+///
+/// # Errors
+/// Why the program cannot be started, or is not arcssh.
+fn problem(program_of_entry: &str) -> Result<Option<String>, String> {
+    let path = in_home(program_of_entry);
+    if path.components().count() > 1 {
+        let metadata = path.metadata().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+            _ => format!("cannot be opened: {error}"),
+        })?;
+        if !metadata.is_file() {
+            return Err("is not a file".into());
+        }
+    }
+    let found = which::which(&path).map_err(|_| {
+        if path.components().count() > 1 { "is not executable" } else { "is not in PATH" }.to_owned()
+    })?;
+    let own = std::env::current_exe().and_then(|own| own.canonicalize());
+    if own.is_ok_and(|own| found.canonicalize().is_ok_and(|found| found == own)) {
+        return Ok(None);
+    }
+    is_arcssh(&found)?;
+    Ok(program().ok())
+}
+
+/// Checks that `PROGRAM --version` prints the name of arcssh.
+fn is_arcssh(program: &Path) -> Result<(), String> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
+    let start = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if start.elapsed() > VERSION_TIMEOUT {
+            let _ = child.kill();
+        }
+        sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().map_err(|error| format!("cannot be started: {error}"))?;
+    if output.stdout.starts_with(b"arcssh ") { Ok(()) } else { Err("is not arcssh".into()) }
+}
+
+fn is_missing(key: &str) -> bool {
+    let path = home::expanded(Path::new(key));
+    path.is_absolute() && !key.contains(['%', '$']) && !path.exists()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_in_every_line_that_no_shell_changes() {
+        for (line, program) in [
+            ("/x/arcssh proxy /subscriptions/s --port %p", Some("/x/arcssh")),
+            ("\"/x y/arcssh\" proxy --host %h", Some("/x y/arcssh")),
+            ("/x%%y/arcssh proxy --host %h", Some("/x%y/arcssh")),
+            ("arcssh proxy --host %h", Some("arcssh")),
+            ("exec ~/bin/arcssh proxy --host %h 2>/dev/null", Some("~/bin/arcssh")),
+            ("env HTTPS_PROXY=http://p:1 /x/arcssh proxy --host %h", Some("/x/arcssh")),
+            ("env -C /y ./arcssh proxy --host %h", None),
+            ("cd /y && /x/arcssh proxy --host %h", None),
+            ("$HOME/arcssh proxy --host %h", None),
+            ("'/x y/arcssh' proxy --host %h", None),
+            ("sh -c \"arcssh proxy --host %h\"", None),
+            ("/opt/wrapper %h %p", Some("/opt/wrapper")),
+            ("nc %h %p", None),
+            ("none", None),
+            ("", None),
+        ] {
+            assert_eq!(program_of(line).as_deref(), program, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_program_must_be_an_executable_file_that_is_arcssh() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b");
+        let name = path.to_str().unwrap();
+        assert_eq!(problem(name), Err("does not exist".into()));
+        assert_eq!(problem(folder.path().to_str().unwrap()), Err("is not a file".into()));
+        assert_eq!(problem("no-such-program-of-arcssh"), Err("is not in PATH".into()));
+        fs::write(&path, "#!/bin/sh\necho other 1.0\n").unwrap();
+        assert_eq!(problem(name), Err("is not executable".into()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(problem(name), Err("is not arcssh".into()));
+        assert_eq!(problem("true"), Err("is not arcssh".into()));
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(problem(own.to_str().unwrap()), Ok(None));
+    }
+}
