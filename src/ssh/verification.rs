@@ -239,7 +239,7 @@ fn present_line(line: usize, new: &Path, old: &Path) -> Option<usize> {
         return Some(line);
     }
     let below = new.get(line - 1..)?;
-    old.ends_with(below).then_some(old.len() + 1 - below.len())
+    old.ends_with(below).then(|| old.len() + 1 - below.len())
 }
 
 /// The sections that ssh reads; `None` if no ssh is installed. ssh names the included files.
@@ -260,7 +260,8 @@ fn sections_of(block: &str, view: &View, alias: &str) -> Result<Option<Sections>
         }
     }
     let is_include = |line| directive(line).is_some_and(|(keyword, _)| keyword == "include");
-    let trace = if above.iter().chain(&below).any(|part| part.text.lines().any(is_include)) {
+    // The files that the system's configuration includes rarely name a host, so they are not worth a run of ssh.
+    let trace = if above.iter().chain(below.first()).any(|part| part.text.lines().any(is_include)) {
         let Some(trace) = view.source.trace(alias)? else { return Ok(None) };
         Some(trace)
     } else {
