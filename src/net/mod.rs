@@ -228,7 +228,8 @@ async fn tcp(target: &Uri) -> Result<TcpStream, String> {
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let connect = async { connector.call(target.clone()).await.map_err(|error| error::chain(&error)) };
+    let cause = |error| error::chain(&error).trim_start_matches("dns error: ").to_owned();
+    let connect = async { connector.call(target.clone()).await.map_err(cause) };
     Ok(with_timeout(TCP_TIMEOUT, connect, no_response).await?.into_inner())
 }
 
