@@ -79,7 +79,8 @@ impl SystemTrust {
 #[derive(Default)]
 struct Added {
     certificates: Vec<CertificateDer<'static>>,
-    /// The variables and their values.
+    file: Option<PathBuf>,
+    /// The values and names of the variables.
     origins: String,
     unreadable: Option<Unreadable>,
 }
@@ -93,31 +94,20 @@ impl Added {
     /// A variable names no certificate.
     fn from_environment() -> Result<Self, Error> {
         let mut added = Self::default();
-        if let Some(file) = path_in(CERT_FILE) {
-            let file = PathBuf::from(file);
+        if let Some(file) = path_in(CERT_FILE).map(PathBuf::from) {
             added.add_file(&file).map_err(|cause| Unreadable::new(&file, &cause, CERT_FILE).into_error())?;
             added.origins += &format!(" and {} ({CERT_FILE})", file.display());
+            added.file = Some(file);
         }
         if let Some(list) = path_in(CERT_DIR) {
-            let before = added.certificates.len();
-            let failed = |directory: &Path, cause| Unreadable::new(directory, &cause, CERT_DIR);
             let directories = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
-            let (mut is_readable, mut errors) = (false, Vec::new());
-            for directory in directories {
-                match added.add_directory(&directory) {
-                    Ok(()) => is_readable = true,
-                    Err(cause) => errors.push(failed(&directory, cause)),
-                }
-            }
-            added.unreadable = errors.pop();
+            let are_readable: Vec<bool> = directories.map(|path| added.add_directory(&path)).collect();
             // An empty directory next to a file of certificates is a choice.
-            if !is_readable || added.certificates.is_empty() {
-                let none = || failed(list.as_ref(), no_certificate());
+            if !are_readable.contains(&true) || added.certificates.is_empty() {
+                let none = || Unreadable::new(list.as_ref(), &no_certificate(), CERT_DIR);
                 return Err(added.unreadable.unwrap_or_else(none).into_error());
             }
-            if added.certificates.len() > before {
-                added.origins += &format!(" and {} ({CERT_DIR})", list.display());
-            }
+            added.origins += &format!(" and {} ({CERT_DIR})", list.display());
         }
         Ok(added)
     }
@@ -128,22 +118,31 @@ impl Added {
         open_regular(file)?.take(MAX_FILE).read_to_end(&mut bytes)?;
         // Editors of Windows write a byte order mark.
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        let mut store = RootCertStore::empty();
-        let (valid, _) = store.add_parsable_certificates(CertificateDer::pem_slice_iter(text).flatten());
-        self.certificates.extend(CertificateDer::pem_slice_iter(text).flatten());
-        if valid == 0 { Err(no_certificate()) } else { Ok(()) }
+        let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(text).flatten().collect();
+        let (valid, _) = RootCertStore::empty().add_parsable_certificates(certificates.iter().cloned());
+        if valid == 0 {
+            return Err(no_certificate());
+        }
+        self.certificates.extend(certificates);
+        Ok(())
     }
 
-    /// Adds each file of a directory that contains certificates.
-    fn add_directory(&mut self, directory: &Path) -> io::Result<()> {
-        for entry in std::fs::read_dir(directory)? {
-            match self.add_file(&entry?.path()) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(error),
-                // Other files, such as a list of revoked certificates, are none of ours.
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Ok(())
+    /// Adds the certificates in the files of a directory, and returns whether the directory is readable.
+    fn add_directory(&mut self, directory: &Path) -> bool {
+        let loaded = rustls_native_certs::load_certs_from_paths(None, Some(directory));
+        let error = loaded.errors.iter().find_map(io_error);
+        let is_readable = error.is_none_or(|(path, _)| path != directory);
+        self.unreadable =
+            error.map(|(path, cause)| Unreadable::new(path, cause, CERT_DIR)).or(self.unreadable.take());
+        self.certificates.extend(loaded.certs);
+        is_readable
+    }
+}
+
+fn io_error(error: &rustls_native_certs::Error) -> Option<(&Path, &io::Error)> {
+    match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, path } => Some((path, inner)),
+        _ => None,
     }
 }
 
@@ -167,7 +166,7 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Uses the platform's verifier.
 #[cfg(any(windows, target_vendor = "apple"))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
-    let Added { certificates, origins, unreadable } = Added::from_environment()?;
+    let Added { certificates, origins, unreadable, .. } = Added::from_environment()?;
     let verifier =
         rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, Arc::clone(provider))?;
     Ok(Roots {
@@ -181,22 +180,22 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     use rustls::client::WebPkiServerVerifier;
-    let Added { certificates, origins, unreadable } = Added::from_environment()?;
+    use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
+    let Added { mut certificates, file, origins, unreadable } = Added::from_environment()?;
     let bundle = BUNDLES.iter().map(Path::new).find(|path| path.exists());
+    // The loader also reads the directories of the distribution, unless a variable is set.
+    let loaded = match bundle {
+        Some(bundle) if file.as_deref() == Some(bundle) => CertificateResult::default(),
+        Some(bundle) if !origins.is_empty() => load_certs_from_paths(Some(bundle), None),
+        _ => load_native_certs(),
+    };
+    let of_system = || loaded.errors.iter().find_map(io_error);
+    let unreadable = unreadable.or_else(|| of_system().map(|(path, cause)| Unreadable::new(path, cause, "")));
+    certificates.extend(loaded.certs);
+    certificates.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
+    certificates.dedup();
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(certificates);
-    // The loader reads the directories of the distribution too, unless a variable is set.
-    let loaded = match bundle {
-        Some(bundle) if !origins.is_empty() => rustls_native_certs::load_certs_from_paths(Some(bundle), None),
-        _ => rustls_native_certs::load_native_certs(),
-    };
-    let unreadable = unreadable.or_else(|| {
-        loaded.errors.iter().find_map(|error| match &error.kind {
-            rustls_native_certs::ErrorKind::Io { inner, path } => Some(Unreadable::new(path, inner, "")),
-            _ => None,
-        })
-    });
-    store.add_parsable_certificates(loaded.certs);
     if store.is_empty() {
         let error = unreadable.or_else(unreadable_bundle).map_or(TrustError::NoRoots, TrustError::Unreadable);
         return Err(Error::Other(error.into()));

@@ -19,7 +19,7 @@ const SHORT_LIFETIME: u64 = 60;
 impl Evaluator {
     pub(super) fn identity(&self) -> Outcome {
         let token = match &self.facts.azure.token {
-            None => return blocked_by("network"),
+            None => return blocked_by(self.network_check()),
             Some(Err(error)) => {
                 let diagnosis = error.diagnose();
                 // A program such as az may hang: a sign-in of arcssh needs none.
@@ -87,10 +87,19 @@ impl Evaluator {
         passed_or_failed(&self.facts.roots)
     }
 
+    /// Returns the check that fails if Azure is unreachable.
+    pub(super) fn network_check(&self) -> &'static str {
+        match (&self.facts.proxy, &self.facts.roots) {
+            (Err(_), _) => "proxy",
+            (_, Err(_)) => "root certificates",
+            _ => "network",
+        }
+    }
+
     pub(super) fn network(&self) -> Outcome {
-        let causes = [("proxy", &self.facts.proxy), ("root certificates", &self.facts.roots)];
-        if let Some((check, _)) = causes.into_iter().find(|(_, fact)| fact.is_err()) {
-            return blocked_by(check);
+        let cause = self.network_check();
+        if cause != "network" {
+            return blocked_by(cause);
         }
         let mut passed = Vec::new();
         for (service, issuer) in &self.facts.issuers {

@@ -69,7 +69,7 @@ impl Evaluator {
     /// Returns the check that must pass before any check in Azure.
     fn in_azure(&self) -> Result<(), Outcome> {
         if self.facts.issuers.iter().any(|(_, issuer)| issuer.is_err()) {
-            return Err(blocked_by("network"));
+            return Err(blocked_by(self.network_check()));
         }
         match self.facts.azure.token {
             Some(Ok(_)) => Ok(()),
