@@ -60,8 +60,7 @@ fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
             unregistered(response, context)
         }
-        // The codes of a provider that a cloud does not have.
-        (_, "InvalidResourceNamespace" | "InvalidResourceType") => Diagnosis::new(
+        _ if response.is_unknown_provider() => Diagnosis::new(
             Code::RegionNotServed,
             format!("this cloud does not provide SSH for Arc machines ({})", details(response)),
             "check --cloud; if the machine is in this cloud, ask Azure support whether it offers SSH for Arc machines",

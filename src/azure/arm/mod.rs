@@ -7,9 +7,9 @@ use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::time::Duration;
 
-use azure_core::Error;
 use azure_core::http::headers::{HeaderName, Headers};
 use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
+use azure_core::{Bytes, Error};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -225,7 +225,7 @@ impl Arm {
             host: self.authority().to_owned(),
             date: date(response.headers()),
             retry_after: retry_after(response.headers()),
-            body: response.into_body().to_vec(),
+            body: response.into_body().into(),
         })
     }
 
@@ -263,7 +263,7 @@ impl Arm {
 pub(crate) struct ArmResponse {
     /// The host of the request, with its port unless that is 443.
     host: String,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Bytes,
     /// The server's time, in seconds of Unix time.
     pub(crate) date: Option<u64>,
     /// The delay before the next poll.
@@ -354,6 +354,11 @@ impl ErrorResponse {
     /// and the message lists the regions (azure-docs "Resolve errors for resource provider registration").
     pub(crate) fn is_unserved(&self) -> bool {
         self.code == "NoRegisteredProviderFound"
+    }
+
+    /// Returns whether the cloud does not have the resource provider, or not with this resource type.
+    pub(crate) fn is_unknown_provider(&self) -> bool {
+        matches!(self.code.as_str(), "InvalidResourceNamespace" | "InvalidResourceType")
     }
 
     fn new(url: &Url, response: &RawResponse) -> Self {

@@ -276,6 +276,20 @@ impl ClaimsChallenge {
         (is_object && json.len() <= MAX_CHALLENGE).then_some(Self(json))
     }
 
+    /// Returns the claims of both challenges, or only the other ones if the result is too long.
+    pub(crate) fn merged(&self, other: &Self) -> Self {
+        type Parts = serde_json::Map<String, Value>;
+        let parse = |text: &str| serde_json::from_str::<Parts>(text).unwrap_or_default();
+        let mut all = parse(&self.0);
+        for (part, claims) in parse(&other.0) {
+            match (all.get_mut(&part), claims) {
+                (Some(Value::Object(old)), Value::Object(new)) => old.extend(new),
+                (_, claims) => drop(all.insert(part, claims)),
+            }
+        }
+        Self::from_json(Value::from(all).to_string()).unwrap_or_else(|| other.clone())
+    }
+
     pub(crate) fn json(&self) -> &str {
         &self.0
     }
@@ -345,6 +359,17 @@ mod tests {
         for text in ["", "e30 && x", "WzFd", "bnVsbA", "eyJhIjox", long.as_str()] {
             assert_eq!(decode(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn two_challenges_are_merged() {
+        let challenge = |json: &str| ClaimsChallenge::from_json(json.into()).unwrap();
+        let old = challenge(r#"{"access_token":{"acrs":{"values":["p1"]},"nbf":{"value":"1"}}}"#);
+        let merged = old.merged(&challenge(r#"{"access_token":{"nbf":{"value":"2"}},"id_token":{}}"#));
+        let expected = r#"{"access_token":{"acrs":{"values":["p1"]},"nbf":{"value":"2"}},"id_token":{}}"#;
+        assert_eq!(merged, challenge(expected));
+        let long = challenge(&format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_CHALLENGE - 8)));
+        assert_eq!(old.merged(&long), long);
     }
 
     #[test]

@@ -411,8 +411,9 @@ pub(crate) async fn refreshed(
     let grant = redeem(cloud, client, tenant, &request).await;
     match &grant {
         // Conditional Access requires a new sign-in with these claims.
-        Err(LoginError::Rejected(Rejection { claims: Some(claims), .. })) => {
-            store_challenge(cloud, &store, tenant, claims)?;
+        Err(LoginError::Rejected(Rejection { claims: Some(more), .. })) => {
+            let all = claims.as_ref().map_or_else(|| (**more).clone(), |claims| claims.merged(more));
+            store_challenge(cloud, &store, tenant, &all)?;
         }
         Ok(_) if claims.is_some() => remove_challenge(cloud, &store, tenant)?,
         _ => {}
