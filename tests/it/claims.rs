@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use arcssh_emulator::{ArmFault, PolicyTokens, RequestRecord, Service};
+use arcssh_emulator::{ArmFault, EntraFault, PolicyTokens, RequestRecord, Service};
+use serde_json::json;
 
 use crate::support::{Lab, Run, finish, lab, lab_with, run, script};
 
@@ -95,6 +96,26 @@ fn a_challenge_is_satisfied_by_the_next_login_with_a_device_code() {
     let connected = connect(&w);
     assert_eq!((connected.code, stored_challenges(&w)), (Some(0), 0), "{}", connected.stderr);
     assert_eq!(requests_with_claims(&w)[1..], ["devicecode", "device_code", "refresh_token"]);
+}
+
+/// Conditional Access names its claims in the error to a refresh (Microsoft Learn, "Developer guidance for Microsoft Entra
+/// Conditional Access").
+#[test]
+fn claims_of_entra_id_are_part_of_the_next_login() {
+    let w = lab(&["web01"]);
+    assert_eq!(login(&w, &[]).code, Some(0));
+    w.clear_cache();
+    let claims = r#"{"access_token":{"capolids":{"essential":true,"values":["a"]}}}"#;
+    let error = json!({
+        "error": "interaction_required", "error_description": "AADSTS50079: Enroll.", "claims": claims,
+    });
+    w.emulator().entra_fault(EntraFault::raw(400, "application/json", &error.to_string()));
+    let rejected = connect(&w);
+    assert!(rejected.stderr.contains("AADSTS50079: Enroll."), "{}", rejected.stderr);
+    assert_eq!((login(&w, &[]).code, stored_challenges(&w)), (Some(0), 0));
+    assert_eq!(requests_with_claims(&w), ["authorize", "authorization_code", "refresh_token"]);
+    let requests = w.emulator().requests_to(Service::Entra);
+    assert!(requests.iter().any(|request| request.path_and_query.contains("%22capolids%22")));
 }
 
 /// A service principal has no user whom Entra ID could ask.

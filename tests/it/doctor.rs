@@ -244,6 +244,38 @@ fn a_virtual_machine_with_unsupported_api_versions_is_examined() {
     }
 }
 
+/// The provider does not exist in every cloud.
+#[test]
+fn a_cloud_without_the_provider_is_reported_once() {
+    let w = lab(&["web01"]);
+    let message = "The resource namespace 'Microsoft.HybridConnectivity' is invalid.";
+    for call in
+        [ArmCall::Provider, ArmCall::Endpoint, ArmCall::ServiceConfiguration, ArmCall::ListCredentials]
+    {
+        w.emulator().arm_fault(ArmFault::new(404, "InvalidResourceNamespace", message).on(call).times(9));
+    }
+    let examined = run(&mut doctor(&w, &w.id(), &["--json"]));
+    let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+    let [[name, outcome, why, _]] = &problems(&report)[..] else { panic!("{report:#}") };
+    assert_eq!((name.as_str(), outcome.as_str()), ("resource provider", "failed"));
+    let expected =
+        format!("this cloud does not provide SSH for Arc machines (InvalidResourceNamespace: {message})");
+    assert_eq!(why, &expected);
+    assert_eq!(find(&report, "resource provider")["code"], "region-not-served");
+}
+
+#[test]
+fn a_machine_without_a_status_is_not_called_unreadable() {
+    let w = lab(&["web01"]);
+    let machine = serde_json::json!({ "id": w.id(), "location": "eastus", "properties": { "status": null } });
+    let fault = ArmFault::raw(200, "application/json", &machine.to_string()).on(ArmCall::Machine);
+    w.emulator().arm_fault(fault);
+    let examined = run(&mut doctor(&w, &w.id(), &["--json"]));
+    let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+    let check = find(&report, "machine");
+    assert_eq!((&check["outcome"], &check["text"]), (&"skipped".into(), &"Azure has no information".into()));
+}
+
 #[test]
 fn without_a_machine_only_general_checks_run() {
     let w = lab(&["web01"]);

@@ -1,12 +1,12 @@
 //! Checks of the machine and its resources in Azure.
 
-use crate::azure::arm::ErrorResponse;
 use crate::azure::hybrid_compute::{Extension, Machine};
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::azure::rbac::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP};
 use crate::azure::resource_providers::NAMESPACE;
 use crate::commands::doctor::checks::{
-    Evaluator, blocked_by, error, failed, failed_or, found, is_forbidden, numbers, response, warned,
+    Evaluator, blocked_by, error, failed, failed_or, found, is_forbidden, is_unknown_provider, numbers,
+    warned,
 };
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
 use crate::diagnosis::finding::Finding;
@@ -30,9 +30,7 @@ impl Evaluator {
             Some(Ok(registration)) => {
                 failed(&Finding::ProviderState { state: &registration.state, set_up: &self.set_up_command() })
             }
-            Some(Err(error)) if response(error).is_some_and(ErrorResponse::is_unknown_provider) => {
-                Failed(error.diagnose())
-            }
+            Some(Err(error)) if is_unknown_provider(error) => Failed(error.diagnose()),
             Some(Err(_)) | None => Skipped("not readable with your role".into()),
         }
     }

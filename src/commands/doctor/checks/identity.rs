@@ -1,7 +1,9 @@
 //! Checks of the account, and of the way to Azure.
 
 use crate::azure::resource_id::ResourceId;
-use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_forbidden, warned};
+use crate::commands::doctor::checks::{
+    Evaluator, blocked_by, failed, is_forbidden, is_unknown_provider, warned,
+};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
 use crate::diagnosis::code::Code;
 use crate::diagnosis::finding::Finding;
@@ -66,6 +68,7 @@ impl Evaluator {
             (None, Some(Err(error))) if is_forbidden(error) => {
                 Passed(format!("{} (not readable with your role)", self.subscription_id()))
             }
+            (None, Some(Err(error))) if is_unknown_provider(error) => Passed(self.subscription_id()),
             (None, Some(Err(error))) => Failed(error.diagnose()),
             (None, None) => blocked_by("machine"),
         }

@@ -92,7 +92,7 @@ impl Evaluator {
     /// Returns the endpoint and service, if the provider is registered and the account may connect.
     fn service_state(&self) -> Result<&ServiceState, Outcome> {
         self.machine_in_azure()?;
-        if self.is_unregistered() {
+        if matches!(self.provider(), Failed(_)) {
             return Err(blocked_by("resource provider"));
         }
         match &self.facts.azure.service {
@@ -109,10 +109,6 @@ impl Evaluator {
             Some(response) => Failed(crate::diagnosis::arm::region_not_served(response)),
             None => Failed(error.diagnose()),
         }
-    }
-
-    fn is_unregistered(&self) -> bool {
-        found(&self.facts.azure.registration).is_some_and(|registration| !registration.is_done())
     }
 
     fn responds(&self) -> bool {
@@ -172,6 +168,10 @@ fn response(error: &Error) -> Option<&ErrorResponse> {
         ArmError::Rejected(response) => Some(response),
         _ => None,
     }
+}
+
+fn is_unknown_provider(error: &Error) -> bool {
+    response(error).is_some_and(ErrorResponse::is_unknown_provider)
 }
 
 fn is_forbidden(error: &Error) -> bool {
