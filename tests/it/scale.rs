@@ -26,11 +26,11 @@ fn config(home: &Home<'_>, arguments: &[&str]) -> (Run, usize) {
     (done, lines(&log))
 }
 
-/// An ssh that ends its fifth run and all later ones only after the file `go` exists.
+/// An ssh that ends its sixth run and all later ones only after the file `go` exists. The first one is for the home directory.
 const WAITING_SSH: &str = "#!/bin/sh
 here=${0%/*}
 echo >>\"$here/runs\"
-test $(wc -l <\"$here/runs\") -lt 5 || until [ -e \"$here/go\" ]; do sleep 0.1; done
+test $(wc -l <\"$here/runs\") -lt 6 || until [ -e \"$here/go\" ]; do sleep 0.1; done
 PATH=${PATH#*:} exec ssh \"$@\"
 ";
 
