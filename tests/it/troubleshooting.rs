@@ -88,7 +88,10 @@ fn quotes_of_ssh_about_its_shell() {
         ssh.env("SHELL", shell);
         ssh
     };
-    prints(&mut verbose("/bin/false"), &["Connection closed by UNKNOWN port 65535"]);
+    // It reads ssh's first line, because ssh's message depends on whether ssh wrote before the shell ended.
+    script(w.home(), "nologin", "#!/bin/sh\nread -r line\nexit 1\n");
+    let nologin = w.home().join("nologin");
+    prints(&mut verbose(nologin.to_str().unwrap()), &["Connection closed by UNKNOWN port 65535"]);
     fs::write(w.home().join(".zshenv"), "printf noise").unwrap();
     let texts = [
         "kex_exchange_identification: banner line contains invalid characters",
