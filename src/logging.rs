@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::system::SystemError;
 use crate::system::files::open_own;
-use crate::terminal::output::note;
+use crate::terminal::output::{PRINTED, note};
 use crate::text::Log;
 
 /// Starts the log of `-v`, `--log-file` and `RUST_LOG`, which adds to the options.
@@ -35,7 +35,9 @@ pub(crate) fn start(verbose: u8, file: Option<&Path>) -> Result<(), SystemError>
     let mut layers = vec![warnings.with_filter(Targets::new().with_target("arcssh", Level::WARN)).boxed()];
     if is_on_stderr {
         let stderr = layer().with_writer(|| Log(io::stderr()));
-        layers.push(stderr.with_filter(filter_fn(is_logged.clone())).boxed());
+        let is_logged = is_logged.clone();
+        let is_new = move |event: &Metadata<'_>| event.target() != PRINTED && is_logged(event);
+        layers.push(stderr.with_filter(filter_fn(is_new)).boxed());
     }
     if let Some(path) = file {
         let file = layer().with_writer(Mutex::new(Log(open(path)?)));

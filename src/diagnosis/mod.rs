@@ -38,6 +38,7 @@ use crate::relay::handshake::ConnectError;
 use crate::ssh::SshError;
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
+use crate::terminal::output::PRINTED;
 use crate::terminal::{TerminalError, tty};
 use crate::text::{sanitize, shell_quote};
 
@@ -349,7 +350,7 @@ pub(crate) fn report(error: &Error) -> u8 {
     let (cause, context) = error.split();
     let diagnosis = error.diagnose();
     let summary = format!("{}{}", context.prefix(cause), diagnosis.summary);
-    info!("{summary}");
+    info!(target: PRINTED, "{summary}");
     // After Ctrl-C, ssh ends too, and the user expects no message.
     if !matches!(diagnosis.code, Code::Interrupted | Code::Terminated) {
         print(&summary, diagnosis.hint.as_ref().map(|hint| hint.text.as_str()));

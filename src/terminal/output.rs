@@ -5,6 +5,9 @@ use std::io::{ErrorKind, Write};
 use crate::terminal::TerminalError;
 use crate::text::{lines, sanitize};
 
+/// The target of log events whose text arcssh also prints. Only a log file contains them.
+pub(crate) const PRINTED: &str = "arcssh::printed";
+
 /// Prints a message that is not an error to standard error. A failed write is ignored.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", sanitize(&format!("arcssh: {text}")));

@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::cli::ConfigArgs;
-use crate::cli::entry_files;
+use crate::cli::entry_files::{self, Remark};
 use crate::commands::config::clean::clean_up;
 use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
@@ -156,6 +156,7 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
         if !removing {
+            note_remarks(new)?;
             verify_written(new, edit.path()).await?;
         }
         note(&format!("{file} is up to date"));
@@ -188,6 +189,7 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
         format!("wrote {} to {file}{backup}", counted(hosts))
     });
     if !removing {
+        note_remarks(new)?;
         verify_written(new, edit.path()).await?;
     }
     Ok(())
@@ -206,11 +208,15 @@ async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option
     .await
 }
 
-/// Verifies the block of a text in its place. Notes remarks, and if ssh uses the block only with `-F`.
+/// Notes the remarks about the files of the host entries, and returns them.
+fn note_remarks(text: &str) -> Result<Vec<Remark>> {
+    let remarks = entry_files::check(text, None)?;
+    remarks.iter().for_each(|remark| note_finding(finding(remark).diagnose()));
+    Ok(remarks)
+}
+
+/// Verifies the block of a text in its place. Notes if ssh uses the block only with `-F`.
 async fn verify_written(text: &str, file: &Path) -> Result<Option<usize>> {
-    for remark in entry_files::check(text, None)? {
-        note_finding(finding(&remark).diagnose());
-    }
     let (block, file) = (own_block(text)?.to_owned(), file.to_owned());
     if block.is_empty() {
         return Ok(Some(0));
@@ -269,6 +275,9 @@ async fn verify(file: &Path) -> Result<u8> {
     let text = managed_block::read_valid(file)?;
     if managed_block::find(&text)?.is_none() {
         return Err(anyhow!("{} has no managed block", file.display()).into());
+    }
+    if note_remarks(&text)?.iter().any(|remark| matches!(remark, Remark::Elsewhere(_))) {
+        return Ok(1);
     }
     let Some(hosts) = verify_written(&text, file).await? else {
         return Err(anyhow!("ssh is not installed").into());

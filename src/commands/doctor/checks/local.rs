@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::cli::entry_files::Remark;
 use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, failed_or, warned};
 use crate::commands::doctor::local::{Block, HostKey, UnknownKey};
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
@@ -82,6 +83,7 @@ impl Evaluator {
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} has no managed block", file.display())),
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
+            (Ok(Block::Remarked(remark @ Remark::Elsewhere(_))), _) => failed(&finding(remark)),
             (Ok(Block::Remarked(remark)), _) => warned(&finding(remark)),
             (Ok(Block::Verified(Verified { not_included: Some(reason), .. })), _) => {
                 Warned(Error::from(SshError::NotIncluded(reason.clone())).diagnose())
