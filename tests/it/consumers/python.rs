@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::ansible::succeed;
 use super::{Configuration, installed};
 use crate::support::{lab, run};
 
@@ -49,14 +50,16 @@ fn libraries_connect_through_a_wildcard() {
     }
 }
 
-fn install() -> PathBuf {
-    installed("python-ssh-1", |directory| {
-        let succeed =
-            |command: &mut Command, hint: &str| assert!(command.status().unwrap().success(), "{hint}");
+/// Python with its SSH libraries.
+pub(super) fn install() -> PathBuf {
+    installed("python-ssh-2", |directory| {
         let hint = "this test needs python3 with venv: apt-get install python3-venv";
         succeed(Command::new("python3").args(["-m", "venv"]).arg(directory), hint);
-        let packages = ["paramiko==5.1.0", "asyncssh==2.24.1", "ssh-python==1.2.0.post1"];
+        let packages = ["paramiko==5.1.0", "asyncssh==2.24.1", "fabric==3.2.3", "ssh-python==1.2.0.post1"];
         let mut pip = Command::new(directory.join("bin/python3"));
-        succeed(pip.args(["-m", "pip", "install", "-q"]).args(packages), "pip install");
+        succeed(
+            pip.args(["-m", "pip", "install", "-q"]).args(packages),
+            "pip could not install the libraries",
+        );
     })
 }

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use super::ansible::{install, succeed};
-use super::installed;
+use super::ansible::install;
+use super::python;
 use crate::readme::make;
 use crate::support::{Run, free_port, run, service};
 
@@ -26,18 +25,6 @@ fn play(directory: &Path, commands: &str) -> Run {
     let played = run(&mut make(&["playground", &format!("RUN=sh '{}'", script.display())]));
     assert_eq!(played.code, Some(0), "{}{}", String::from_utf8_lossy(&played.stdout), played.stderr);
     played
-}
-
-/// asyncssh, paramiko and Fabric from PyPI.
-fn python() -> std::path::PathBuf {
-    let directory = installed("python-ssh-1", |directory| {
-        let hint = "this test needs python3 with venv: apt-get install python3-venv";
-        succeed(Command::new("python3").args(["-m", "venv"]).arg(directory), hint);
-        let mut pip = Command::new(directory.join("bin/python3"));
-        pip.args(["-m", "pip", "install", "-q", "asyncssh==2.24.1", "paramiko==5.1.0", "fabric==3.2.3"]);
-        succeed(&mut pip, "pip could not install asyncssh, paramiko and Fabric");
-    });
-    directory.join("bin/python3")
 }
 
 #[test]
@@ -111,9 +98,10 @@ fn asyncssh_paramiko_and_fabric_connect_through_arcssh() {
     ] {
         fs::write(directory.path().join(name), program).unwrap();
     }
+    let python = python::install().join("bin/python3");
     let programs = ["asyncssh", "paramiko", "fabric"].map(|name| {
         let file = directory.path().join(name);
-        format!("echo {name}\n'{}' '{}'\n", python().display(), file.display())
+        format!("echo {name}\n'{}' '{}'\n", python.display(), file.display())
     });
     let known_hosts = "arcssh known-hosts web01 >>.ssh/known_hosts\n";
     let played = play(directory.path(), &format!("{known_hosts}{}", programs.concat()));
