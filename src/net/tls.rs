@@ -79,7 +79,6 @@ impl SystemTrust {
 #[derive(Default)]
 struct Added {
     certificates: Vec<CertificateDer<'static>>,
-    file: Option<PathBuf>,
     /// The values and names of the variables.
     origins: String,
     unreadable: Option<Unreadable>,
@@ -97,7 +96,6 @@ impl Added {
         if let Some(file) = path_in(CERT_FILE).map(PathBuf::from) {
             added.add_file(&file).map_err(|cause| Unreadable::new(&file, &cause, CERT_FILE).into_error())?;
             added.origins += &format!(" and {} ({CERT_FILE})", file.display());
-            added.file = Some(file);
         }
         if let Some(list) = path_in(CERT_DIR) {
             let directories = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
@@ -166,7 +164,7 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Uses the platform's verifier.
 #[cfg(any(windows, target_vendor = "apple"))]
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
-    let Added { certificates, origins, unreadable, .. } = Added::from_environment()?;
+    let Added { certificates, origins, unreadable } = Added::from_environment()?;
     let verifier =
         rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, Arc::clone(provider))?;
     Ok(Roots {
@@ -181,11 +179,13 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
 fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     use rustls::client::WebPkiServerVerifier;
     use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
-    let Added { mut certificates, file, origins, unreadable } = Added::from_environment()?;
+    let Added { mut certificates, origins, unreadable } = Added::from_environment()?;
     let bundle = BUNDLES.iter().map(Path::new).find(|path| path.exists());
     // The loader also reads the directories of the distribution, unless a variable is set.
     let loaded = match bundle {
-        Some(bundle) if file.as_deref() == Some(bundle) => CertificateResult::default(),
+        Some(bundle) if path_in(CERT_FILE).as_deref() == Some(bundle.as_os_str()) => {
+            CertificateResult::default()
+        }
         Some(bundle) if !origins.is_empty() => load_certs_from_paths(Some(bundle), None),
         _ => load_native_certs(),
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Lab, Run, closed_port, eventually, has_ipv6, lab, run, skipped};
+use crate::support::{Lab, Run, closed_port, eventually, finish, has_ipv6, lab, run, skipped};
 
 const PASSWORD: &str = "arcssh: hint: set the proxy's user and password: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; for a proxy that requires NTLM or Kerberos, run px or cntlm on this computer and name its address";
 
@@ -221,7 +221,9 @@ fn a_socks_proxy_is_rejected() {
 fn an_unusable_setting_is_rejected_before_any_connection() {
     let w = lab(&["web01"]);
     let info = w.relay_info();
-    let before = w.emulator().requests().len();
+    // The agent connects to the relay by itself.
+    let requests = || [Service::Entra, Service::Arm].map(|service| w.emulator().requests_to(service).len());
+    let before = (requests(), w.dialled().len());
     let tinyproxy = Tinyproxy::start(&w, "");
     let proxy = |text: &str| text.replace("PROXY", &format!("127.0.0.1:{}", tinyproxy.port));
     let port = "its port is not a number from 1 to 65535";
@@ -262,7 +264,7 @@ fn an_unusable_setting_is_rejected_before_any_connection() {
             assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
         }
     }
-    assert_eq!(w.emulator().requests().len(), before, "no request bypasses the proxy");
+    assert_eq!((requests(), w.dialled().len()), before, "no request bypasses the proxy");
     assert_eq!(tinyproxy.connects(), Vec::<String>::new());
 }
 
@@ -351,6 +353,20 @@ fn a_failure_behind_the_proxy_is_retried() {
 }
 
 #[test]
+fn a_connection_succeeds_after_a_failure_behind_the_proxy() {
+    let w = lab(&["web01"]);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let proxy = Tinyproxy::start(&w, &format!("Upstream http 127.0.0.1:{port}\n"));
+    let mut list = w.arcssh(&["list"]);
+    list.env("HTTPS_PROXY", proxy.address()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let list = list.spawn().unwrap();
+    assert!(eventually(Duration::from_secs(20), || !proxy.connects().is_empty()));
+    let _behind = Tinyproxy::start_at(&w, "127.0.0.1", port, "");
+    assert!(finish(list).clean().contains("web01"));
+    assert!(proxy.connects().len() > 2, "{:?}", proxy.connects());
+}
+
+#[test]
 fn doctor_shows_the_proxy_without_its_user() {
     let w = lab(&["web01"]);
     let proxy = Tinyproxy::start(&w, "BasicAuth alice s3cret\n");
@@ -417,7 +433,12 @@ impl Tinyproxy {
 
     fn start_on(w: &Lab, address: &str, more: &str) -> Self {
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-        let (log, file) = (w.home().join("tinyproxy.log"), w.home().join("tinyproxy.conf"));
+        Self::start_at(w, address, port, more)
+    }
+
+    fn start_at(w: &Lab, address: &str, port: u16, more: &str) -> Self {
+        let path = |extension: &str| w.home().join(format!("tinyproxy-{port}.{extension}"));
+        let (log, file) = (path("log"), path("conf"));
         let configuration = format!(
             "Port {port}\nListen {address}\nTimeout 60\nLogFile \"{}\"\nLogLevel Connect\nMaxClients 50\n{more}",
             log.display()
