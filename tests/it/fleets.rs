@@ -7,7 +7,7 @@ use std::time::Duration;
 use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, RequestRecord, Service};
 use serde_json::{Value, json};
 
-use crate::support::{Lab, finish, lab, lab_with, run};
+use crate::support::{ARCSSH, Lab, finish, lab, lab_with, run};
 
 const JSON: &str = "application/json";
 
@@ -77,7 +77,13 @@ fn a_list_can_have_pages_of_15_mb() {
     };
     let page = json!({ "value": (0..1000).map(row).collect::<Vec<_>>() }).to_string();
     w.emulator().arm_fault(ArmFault::raw(200, JSON, &page).on(ArmCall::List));
-    assert_eq!(listed(&w), 1000);
+    let peak = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); \
+                print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)";
+    let output = run(w.command("python3").args(["-c", peak, ARCSSH, "list", "--format", "json"])).clean();
+    let (machines, peak) = output.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(serde_json::from_str::<Value>(machines).unwrap().as_array().unwrap().len(), 1000);
+    // The page is in memory twice while it arrives. A debug build has 30 MiB of its own.
+    assert!(peak.parse::<usize>().unwrap() < 80, "{peak} MiB");
     let endless = format!("[\"{}\"]", "a".repeat(17 * 1024 * 1024));
     w.emulator().arm_fault(ArmFault::raw(200, JSON, &endless).on(ArmCall::List));
     let why = "arcssh: the response of Azure Resource Manager is too long: a page is longer than 16 MiB";
