@@ -89,7 +89,13 @@ impl HttpClient for Https {
             let mut headers = Headers::new();
             for (name, value) in &head.headers {
                 if let Ok(value) = value.to_str() {
-                    headers.insert(name.as_str().to_owned(), value.to_owned());
+                    // Several challenges can be in several lines (RFC 9110, section 5.3).
+                    let first = headers.get_optional_str(&HeaderName::from(name.as_str().to_owned()));
+                    let value = match first.filter(|_| *name == http::header::WWW_AUTHENTICATE) {
+                        Some(first) => format!("{first}, {value}"),
+                        None => value.to_owned(),
+                    };
+                    headers.insert(name.as_str().to_owned(), value);
                 }
             }
             let host = host.clone();

@@ -129,6 +129,21 @@ fn a_service_principal_requests_the_claims_at_once() {
     assert_eq!(requests_with_claims(&w), ["client_credentials"]);
 }
 
+#[test]
+fn claims_are_found_in_any_of_several_challenges() {
+    for first in [0, 1] {
+        let w = lab(&["web01"]);
+        let bearer = format!("Bearer error=\"insufficient_claims\", claims=\"{CLAIMS}\"");
+        let challenges = ["PoP nonce=\"x\"", bearer.as_str()];
+        let fault =
+            ArmFault::new(401, "InteractionRequired", "No.").header("WWW-Authenticate", challenges[first]);
+        w.emulator().arm_fault(fault.header("WWW-Authenticate", challenges[1 - first]));
+        let connected = run(&mut w.proxy("web01"));
+        assert_eq!(connected.code, Some(0), "{}", connected.stderr);
+        assert_eq!(requests_with_claims(&w), ["client_credentials"]);
+    }
+}
+
 /// Azure CLI returns the same token until a new sign-in.
 #[test]
 fn azure_cli_gets_the_exact_command() {

@@ -108,6 +108,6 @@ impl ArmFault {
     pub(crate) async fn reply(&self) -> Reply {
         tokio::time::sleep(self.delay).await;
         let reply = Reply::text(self.status, &self.content_type, &self.body);
-        self.headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value))
+        self.headers.iter().fold(reply, |reply, (name, value)| reply.line(name, value))
     }
 }

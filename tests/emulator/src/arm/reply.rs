@@ -40,6 +40,14 @@ impl Reply {
         self
     }
 
+    /// Adds a header line, also if the answer already has one with this name, unless it is invalid in HTTP.
+    pub(crate) fn line(mut self, name: &str, value: &str) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            self.0.headers_mut().append(name, value);
+        }
+        self
+    }
+
     /// Returns the answer with the request ID and the correlation ID.
     pub(crate) fn finish(self) -> Answer {
         let (request, correlation) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
