@@ -190,7 +190,10 @@ Examples:
 const WARM_EXAMPLES: &str = "\
 Examples:
   arcssh warm -g rg-web                    before you run a playbook
-  arcssh warm --all --jobs 20              20 machines in parallel";
+  arcssh warm --all --jobs 20              20 machines in parallel
+
+Connects to each machine's sshd once, without a login. OpenSSH 9.8 and later
+limits such connections (PerSourcePenalties).";
 
 const KNOWN_HOSTS_EXAMPLES: &str = "\
 Examples:
@@ -199,7 +202,10 @@ Examples:
                                            print the fingerprints
 
 The first key that you accept is not verified. Compare its fingerprint with the
-one that an administrator sees on the machine, with ssh-keygen -lf FILE.";
+one that an administrator sees on the machine, with ssh-keygen -lf FILE.
+
+Connects to each machine's sshd once for each kind of key, without a login.
+OpenSSH 9.8 and later limits such connections (PerSourcePenalties).";
 
 const CERT_EXAMPLES: &str = "\
 Examples:
@@ -218,7 +224,10 @@ const DOCTOR_EXAMPLES: &str = "\
 Examples:
   arcssh doctor                            check this computer and the account
   arcssh doctor web01                      check each step up to sshd on web01
-  arcssh doctor web01 --fix                also run arcssh setup if that helps";
+  arcssh doctor web01 --fix                also run arcssh setup if that helps
+
+Connects to the machine's sshd without a login: once, and once more for a host
+entry. OpenSSH 9.8 and later limits such connections (PerSourcePenalties).";
 
 const CONFIG_EXAMPLES: &str = "\
 Examples:

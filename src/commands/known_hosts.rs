@@ -1,4 +1,7 @@
 //! `arcssh known-hosts`: reads host keys of machines through the relay, as lines for known_hosts.
+//!
+//! sshd limits connections that end without a login (`PerSourcePenalties`, `MaxStartups`), so each kind of key that the
+//! machine has costs one connection, and nothing else does.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -28,7 +31,7 @@ const ALGORITHMS: [&str; 3] = [
     "ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521",
     "rsa-sha2-512,rsa-sha2-256",
 ];
-/// The time limit of one connection, whose credentials are cached.
+/// The time limit of one connection, whose credentials are cached, in addition to `--wait`.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Prints the host keys and returns the exit status.
@@ -42,8 +45,14 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
     let read = async |named: &NamedMachine| {
         let target = Target::new(&named.machine.id, args.target.service, args.target.port());
         let lines = async {
-            session.connect(&target, args.target.wait).await?;
-            lines(args, program, named).await
+            session.cache_credentials(&target).await?;
+            let failed = match lines(args, program, named).await {
+                Err(Error::Ssh(failed)) => failed,
+                result => return result,
+            };
+            // The error of the relay, if there is one, is the cause.
+            session.connect(&target, Duration::ZERO).await?;
+            Err(failed.into())
         };
         lines.await.map_err(|error: Error| error.during(Context::connecting(target)))
     };
@@ -63,23 +72,34 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
     let name = named.machine.vm_id.as_ref().filter(|id| is_alias(id)).or(alias).unwrap_or(&id.name);
     let name = name.to_lowercase();
     let cloud = args.azure.cloud.chosen().unwrap_or(CloudName::Public);
-    let options = azure_options(&args.azure.credential.options(), cloud);
+    let mut options = azure_options(&args.azure.credential.options(), cloud);
+    options.extend(["--wait".into(), args.target.wait.as_secs().to_string()]);
     let command = ProxyCommand::new(program, ProxyMachine::Id(id.clone()), options);
     let host = Host { proxy_command: command.words(), ..Host::default() };
     let command = host.proxy_command(Platform::HERE)?;
     let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
     let file = directory.path().join("known_hosts");
     let (mut lines, mut cause) = (String::new(), String::new());
+    let mut offer: Option<Vec<String>> = None;
     for algorithms in ALGORITHMS {
+        if offer.as_ref().is_some_and(|offer| !is_offered(algorithms, offer)) {
+            continue;
+        }
         let _ = std::fs::remove_file(&file);
         let mut ssh = ssh(&name, &command, &file, algorithms)?;
         ssh.args(["-p", &args.target.port().to_string(), "--", &name, "true"]);
         let output = async { ssh.output().await.context("cannot run ssh") };
-        let output =
-            with_timeout(TIMEOUT, output, |after| anyhow::anyhow!("ssh did not end within {after:?}"))
-                .await?;
+        let output = with_timeout(TIMEOUT + args.target.wait, output, |after| {
+            anyhow::anyhow!("ssh did not end within {} s", after.as_secs())
+        })
+        .await?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        cause = fault(&stderr).to_owned();
+        if let Some(error) = error_of_proxy(&stderr) {
+            cause = error.to_owned();
+            break;
+        }
+        offer = host_key_algorithms(&stderr).or(offer);
+        cause = fault(&messages(&stderr)).to_owned();
         let written = read_text(&file, MAX_TEXT).unwrap_or_default();
         for line in written.lines() {
             let machine = sanitize(&format!("{}/{}", id.resource_group, id.name));
@@ -90,6 +110,28 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
         return Err(SshError::NoHostKey { machine: id.to_string(), cause }.into());
     }
     Ok(lines)
+}
+
+/// Returns the error of the arcssh that ssh runs. Its first line is the message, without the name of the machine here.
+fn error_of_proxy(stderr: &str) -> Option<&str> {
+    let message = stderr.lines().find_map(|line| line.strip_prefix("arcssh: cannot connect to "))?;
+    message.split_once(": ").map(|(_, cause)| cause)
+}
+
+/// Returns the host key algorithms of the machine. ssh logs its own first (OpenSSH, kex.c: `kex_buf2prop`).
+fn host_key_algorithms(stderr: &str) -> Option<Vec<String>> {
+    let lists = stderr.lines().filter_map(|line| line.strip_prefix("debug2: host key algorithms: "));
+    let [_own, .., machine] = &lists.collect::<Vec<_>>()[..] else { return None };
+    Some(machine.trim_end().split(',').map(Into::into).collect())
+}
+
+fn is_offered(algorithms: &str, offer: &[String]) -> bool {
+    algorithms.split(',').any(|algorithm| offer.iter().any(|offered| offered == algorithm))
+}
+
+/// Returns the lines of ssh that are not for debugging.
+fn messages(stderr: &str) -> String {
+    stderr.lines().filter(|line| !line.starts_with("debug")).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns ssh with options to write the host key of a machine to `file`, and to offer no key and no password. ssh-keyscan
@@ -105,7 +147,7 @@ fn ssh(name: &str, command: &str, file: &Path, algorithms: &str) -> anyhow::Resu
         "HashKnownHosts=no",
         "UpdateHostKeys=no",
         "PreferredAuthentications=none",
-        "LogLevel=ERROR",
+        "LogLevel=DEBUG2",
         &format!("UserKnownHostsFile=\"{}\"", file.replace('\\', "/").replace('%', "%%")),
         &format!("HostKeyAlias={name}"),
         &format!("HostKeyAlgorithms={algorithms}"),
@@ -115,4 +157,25 @@ fn ssh(name: &str, command: &str, file: &Path, algorithms: &str) -> anyhow::Resu
     }
     ssh.stdin(Stdio::null()).kill_on_drop(true);
     Ok(ssh)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kinds_of_keys_that_the_machine_has_are_requested() {
+        let stderr = "debug2: host key algorithms: ssh-ed25519\r\ndebug2: ciphers ctos: x\r\ndebug2: host key algorithms: rsa-sha2-512,rsa-sha2-256\r\n";
+        let offer = host_key_algorithms(stderr).unwrap();
+        assert_eq!(ALGORITHMS.map(|algorithms| is_offered(algorithms, &offer)), [false, false, true]);
+        assert_eq!(host_key_algorithms("debug2: host key algorithms: ssh-ed25519"), None);
+    }
+
+    #[test]
+    fn the_cause_is_the_error_of_arcssh_or_of_ssh() {
+        let stderr = "debug1: x\narcssh: waiting for the relay\narcssh: cannot connect to web01: sshd rejects: a\narcssh: hint: wait\nConnection closed by UNKNOWN port 65535\r\ndebug1: y\n";
+        assert_eq!(error_of_proxy(stderr), Some("sshd rejects: a"));
+        let stderr = "debug1: failed\nConnection closed by UNKNOWN port 65535\r\ndebug1: y\n";
+        assert_eq!(fault(&messages(stderr)), "Connection closed by UNKNOWN port 65535");
+    }
 }

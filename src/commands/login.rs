@@ -1,5 +1,6 @@
 //! `arcssh login`: signs in a user with a browser on this computer or on another device.
 
+use std::io::IsTerminal as _;
 use std::thread;
 
 use azure_core::http::Url;
@@ -8,6 +9,7 @@ use tracing::debug;
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{CredentialChain, CredentialOptions, CredentialSource};
 use crate::azure::http::Client;
+use crate::azure::login::browser::Problem;
 use crate::azure::login::{self, Account, LoginError, SignIn, SignedIn};
 use crate::cli::LoginArgs;
 use crate::diagnosis::Result;
@@ -15,7 +17,7 @@ use crate::net::Net;
 use crate::state::Store;
 use crate::terminal::TerminalError;
 use crate::terminal::output::note;
-use crate::terminal::prompt::Confirm;
+use crate::terminal::prompt::{Confirm, typed_line};
 use crate::text::set_variable;
 
 /// Signs in, stores the account and returns the exit status.
@@ -75,9 +77,21 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
     let signed_in = if args.device_code {
         sign_in.by_device_code(note).await
     } else {
-        sign_in.by_browser(open_browser).await
+        sign_in.by_browser(open_browser, typed_line, explain).await
     };
     Ok(signed_in?)
+}
+
+/// Explains why the browser's response does not arrive.
+fn explain(problem: Problem) {
+    match problem {
+        Problem::Https(port) => note(&format!(
+            "the browser opened https://localhost:{port}: in its address bar, type http:// in place of https://"
+        )),
+        Problem::NotTheResponse => note(
+            "this is not the response to this sign-in: paste the whole address, which begins with http://localhost",
+        ),
+    }
 }
 
 /// Prints the URL, in case arcssh cannot start a browser, and starts a browser with the link.
@@ -88,6 +102,12 @@ fn open_browser(url: &Url, link: &str) {
         "to sign in, open this address in your browser:"
     });
     note(url.as_str());
+    let is_elsewhere = !webbrowser::Browser::is_available() || std::env::var_os("SSH_CONNECTION").is_some();
+    if cfg!(unix) && is_elsewhere && std::io::stdin().is_terminal() {
+        note(
+            "if the browser is on another computer, sign in there, and paste the address that it cannot open here:",
+        );
+    }
     let link = link.to_owned();
     // A text browser runs until the user closes it.
     let browser = move || webbrowser::open(&link).unwrap_or_else(|error| warn_without_browser(&error));

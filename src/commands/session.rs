@@ -13,11 +13,13 @@ use crate::azure::target::Target;
 use crate::cli::entry_files::Remark;
 use crate::cli::{AzureArgs, SelectionArgs};
 use crate::diagnosis::finding::Finding;
-use crate::diagnosis::{Result, last_error};
+use crate::diagnosis::{Error, Result, last_error};
 use crate::machines::{MachineSelector, NamedMachine, SelectError, select};
 use crate::net::Net;
-use crate::relay::connector::Connector;
+use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::state::Store;
+use crate::system::timeout::with_timeout;
+use crate::terminal::TerminalError;
 use crate::terminal::progress::Progress;
 
 /// The finding of a remark about the files of host entries.
@@ -85,6 +87,22 @@ impl Session {
             return Err(SelectError::NoMatch(selector.filter_options()).into());
         }
         Ok(machines)
+    }
+
+    /// Caches relay credentials of a machine without a connection to it, if none are cached.
+    ///
+    /// # Errors
+    /// Azure Resource Manager issues none.
+    pub(crate) async fn cache_credentials(&self, target: &Target) -> Result<()> {
+        let Some(machine) = &target.machine else { return Ok(()) };
+        let cache = RelayCredentialCache::new(&self.arm, &self.store, machine, target.service, target.port);
+        if cache.cached()?.is_empty() {
+            let object = format!("relay credentials of {target} from Azure Resource Manager");
+            let request = async { Ok::<_, Error>(cache.request(&[]).await?) };
+            let timed_out = |after| TerminalError::TimedOut { object, after }.into();
+            with_timeout(ARM_TIMEOUT, request, timed_out).await?;
+        }
+        Ok(())
     }
 
     /// Connects to a machine, requests successor credentials if they are due, and closes the connection without sending data.

@@ -5,6 +5,7 @@ use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
 use crate::diagnosis::credentials::{credential, sign_in};
+use crate::diagnosis::sign_in::is_device_rejected;
 use crate::diagnosis::system::{self, RAISE_PROCESSES};
 use crate::diagnosis::{Code, Context, Diagnosis, ExitStatus, Hint};
 use crate::entra_ssh::IssueError;
@@ -14,10 +15,7 @@ use crate::ssh::SshError;
 /// (Microsoft Learn, "Sign in to a Linux virtual machine in Azure by using Microsoft Entra ID and OpenSSH").
 const SIGN_IN_APPLICATION: &str = "ce6ff14a-7fdc-4685-bbe0-f6afdfcfa8e0";
 
-/// A policy rejects the device (Microsoft Learn, "Microsoft Entra authentication and authorization error codes"). Only
-/// Azure CLI can present a device, and only on Windows and macOS.
-const DEVICE: [&str; 4] = ["AADSTS53000", "AADSTS53001", "AADSTS53003", "AADSTS530003"];
-/// The tenant does not have the application (the same source).
+/// The tenant does not have the application (Microsoft Learn, "Microsoft Entra authentication and authorization error codes").
 const NO_APPLICATION: [&str; 2] = ["AADSTS500011", "AADSTS650052"];
 
 pub(super) fn issue(error: &IssueError, context: &Context) -> Diagnosis {
@@ -83,7 +81,8 @@ fn rejected(scope: &str, error: &CredentialError, context: &Context) -> Diagnosi
 /// Returns what the response to a grant for certificates requires.
 fn grant_hint(scope: &str, from: CredentialSource, rejection: &Rejection) -> Option<Hint> {
     let is = |codes: &[&str]| codes.iter().any(|code| rejection.description.starts_with(&format!("{code}:")));
-    if is(&DEVICE) {
+    // Only Azure CLI can present a device, and only on Windows and macOS.
+    if is_device_rejected(&rejection.description) {
         return Some(
             "Conditional Access for Azure Linux VM Sign-In rejects this device; on a managed Windows or macOS device, run az login and add --credential azure-cli"
                 .into(),

@@ -255,6 +255,8 @@ codes! {
     MachineExpired = "machine-expired", Failed;
     /// The machine's Arc agent is too old.
     AgentOutdated = "agent-outdated", Failed;
+    /// The machine's Arc agent is in a mode without remote connectivity.
+    AgentRestricted = "agent-restricted", Failed;
     /// The machine's Arc agent uses a private link scope.
     PrivateLink = "private-link", Failed;
     /// The extension for Entra ID logins is not installed on the machine.
@@ -263,6 +265,8 @@ codes! {
     ExtensionFailed = "extension-failed", Failed;
     /// The service on the port closes each connection.
     SshdClosed = "sshd-closed", Failed;
+    /// sshd rejects the connection because of a limit.
+    SshdLimited = "sshd-limited", Failed;
     /// The service on the port is not an SSH server.
     NotSsh = "not-ssh", Failed;
     /// The machine's OpenSSH is too old for the certificates of new clients.

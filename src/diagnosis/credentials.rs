@@ -7,6 +7,7 @@ use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
 use crate::azure::login::key_store::KeyStoreError;
 use crate::diagnosis::network::{TRY_LATER, allow_https, check_network, net, retry_in};
+use crate::diagnosis::sign_in::{self, Flow};
 use crate::diagnosis::{Code, Context, Diagnosis, Hint, system};
 use crate::system::clock::{format_time, unix_now};
 use crate::text::{shell_quote, unset_variable};
@@ -17,12 +18,14 @@ const CERTIFICATE: &str = "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIE
 /// The options of the command line must stay.
 const RETRY_LOGIN: &str =
     "run the same command again; to sign in with a browser on another device, add --device-code";
+const RETRY_DEVICE_CODE: &str =
+    "run the same command again; to sign in with a browser on this computer, remove --device-code";
 const SELECT_SOURCE: &str = "select another credential source with --credential or ARCSSH_CREDENTIAL";
 const TOKEN_CREDENTIALS: &str = "set AZURE_TOKEN_CREDENTIALS to dev, prod, EnvironmentCredential, WorkloadIdentityCredential, ManagedIdentityCredential, AzureCliCredential, AzureDeveloperCliCredential or AzurePowerShellCredential, or select a source with --credential";
 /// The text of IMDS if a machine has several identities and the request names none (Azure/azure-sdk-for-net issue 13481).
 const SEVERAL_IDENTITIES: &str = "Multiple user assigned identities";
 /// For AADSTS90002, "tenant not found", and AADSTS900023, "not a valid tenant".
-const CHECK_TENANT: &str = "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
+pub(super) const CHECK_TENANT: &str = "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
 
 /// Returns a hint to sign in, with `options` that begin with a space.
 pub(super) fn sign_in(options: &str) -> Hint {
@@ -340,6 +343,16 @@ fn entra(rejection: &Rejection, what: &str, hint: Hint) -> Diagnosis {
     }
 }
 
+/// Diagnoses a new sign-in that Entra ID rejects.
+fn rejected(rejection: &Rejection, flow: Flow) -> Diagnosis {
+    let retry = match flow {
+        Flow::Browser => RETRY_LOGIN,
+        Flow::DeviceCode => RETRY_DEVICE_CODE,
+    };
+    let hint = sign_in::hint(&rejection.description, flow).unwrap_or_else(|| retry.into());
+    entra(rejection, "Entra ID rejected the sign-in", hint)
+}
+
 /// Diagnoses the sign-in of arcssh: a new one, or one that a connection uses as credential source `from`.
 pub(super) fn login(
     error: &LoginError,
@@ -350,11 +363,9 @@ pub(super) fn login(
     match error {
         LoginError::Rejected(rejection) => match from {
             Some((from, tenant)) => failed(from, tenant, &SourceError::Entra(rejection.clone()), context),
-            None => {
-                let hint = cause_hint(CredentialSource::Arcssh, &rejection.description);
-                entra(rejection, "Entra ID rejected the sign-in", hint.unwrap_or_else(|| RETRY_LOGIN.into()))
-            }
+            None => rejected(rejection, Flow::Browser),
         },
+        LoginError::DeviceCodeRejected(rejection) => rejected(rejection, Flow::DeviceCode),
         LoginError::Net(error) => net(error),
         LoginError::State(error) => system::system(error),
         LoginError::KeyStore(problem) => {

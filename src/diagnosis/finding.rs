@@ -1,6 +1,6 @@
 //! Findings of `arcssh doctor` that no error describes.
 
-use crate::azure::hybrid_compute::Machine;
+use crate::azure::hybrid_compute::{Machine, is_windows};
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
@@ -23,6 +23,8 @@ pub(crate) enum Finding<'a> {
     Disconnected { status: &'a str, is_expired: bool, responds: bool },
     /// The agent has this version, and this operating system.
     AgentVersion { version: &'a str, os: &'a str, supports_ssh: bool },
+    /// The agent of a machine with this operating system is in monitor mode.
+    MonitorMode { os: &'a str },
     /// The agent uses a private link scope.
     PrivateLink(&'a ResourceId),
     /// The account may not connect.
@@ -39,10 +41,6 @@ pub(crate) enum Finding<'a> {
     NoExtension(&'a Machine),
     /// The extension for Entra ID logins has this state.
     ExtensionState { machine: &'a ResourceId, state: &'a str },
-    /// The service on the port closes each connection.
-    SshdCloses { port: u16, is_windows: bool },
-    /// The service on the port does not send an SSH banner; why.
-    NotSsh { port: u16, cause: &'a str },
     /// The machine's OpenSSH is older than 7.8.
     SshdOutdated(&'a str),
     /// The host key differs from the one in the file, under this name.
@@ -109,6 +107,14 @@ impl Finding<'_> {
                     update_agent(os),
                 )
             }
+            Self::MonitorMode { os } => Diagnosis::new(
+                Code::AgentRestricted,
+                "the agent is in monitor mode, which disables remote connectivity",
+                format!(
+                    "on the machine, run{}azcmagent config set config.mode full",
+                    if is_windows(os) { " as an administrator: " } else { ": sudo " }
+                ),
+            ),
             Self::PrivateLink(machine) => Diagnosis::new(
                 Code::PrivateLink,
                 "the agent uses a private link scope, which does not support SSH",
@@ -181,19 +187,6 @@ impl Finding<'_> {
                     ),
                 ),
             ),
-            Self::SshdCloses { port, is_windows } => Diagnosis::new(
-                Code::SshdClosed,
-                format!("the service on port {port} closes each connection immediately"),
-                format!(
-                    "check sshd: on the machine, run {}; if SSH was enabled before the agent was updated to 1.31, run arcssh teardown, then arcssh setup",
-                    if is_windows { "sshd -t as an administrator" } else { "sudo sshd -t" }
-                ),
-            ),
-            Self::NotSsh { port, cause } => Diagnosis::new(
-                Code::NotSsh,
-                format!("the service on port {port} is not an SSH server{cause}"),
-                "name the port of sshd with --port",
-            ),
             Self::SshdOutdated(banner) => Diagnosis::new(
                 Code::SshdOutdated,
                 format!("{banner} accepts Entra ID certificates only with SHA-1 signatures"),
@@ -264,7 +257,7 @@ fn scope_options(ResourceId { subscription, resource_group, .. }: &ResourceId) -
 }
 
 fn update_agent(os: &str) -> &'static str {
-    if os == "windows" {
+    if is_windows(os) {
         "update the agent: on the machine, install Windows updates, or run msiexec /i AzureConnectedMachineAgent.msi"
     } else {
         "update the package azcmagent on the machine with its package manager (apt, dnf, yum or zypper)"

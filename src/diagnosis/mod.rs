@@ -9,7 +9,8 @@ pub(crate) mod finding;
 pub(crate) mod last_error;
 pub(crate) mod machines;
 mod network;
-mod relay;
+pub(crate) mod relay;
+mod sign_in;
 mod ssh;
 pub(crate) mod system;
 mod terminal;
@@ -265,7 +266,9 @@ impl Context {
         match (self.action, error) {
             (Action::SetUp, _) => format!("cannot set up {target}: "),
             (Action::TearDown, _) => format!("cannot tear down {target}: "),
-            (Action::Connect, Error::Bridge(_)) => format!("lost the connection to {target}: "),
+            (Action::Connect, Error::Bridge(error)) if !matches!(error, BridgeError::NotSsh(_)) => {
+                format!("lost the connection to {target}: ")
+            }
             (Action::Connect, Error::Select(SelectError::NothingSelected { .. })) | (Action::Other, _) => {
                 String::new()
             }
@@ -307,7 +310,7 @@ impl Error {
             Self::Select(error) => machines::select(error, &context),
             Self::Provision(error) => machines::provision(error, &context),
             Self::Connect(error) => relay::connect(error, &context),
-            Self::Bridge(error) => relay::bridge(error),
+            Self::Bridge(error) => relay::bridge(error, &context),
             Self::Net(error) => network::net(error),
             Self::Ssh(error) => ssh::ssh(error),
             Self::System(error) => system::system(error),

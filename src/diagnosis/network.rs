@@ -7,6 +7,7 @@ use crate::diagnosis::{Code, Diagnosis, Hint};
 use crate::net::NetError;
 use crate::net::proxy::Problem;
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
+use crate::system::clock::{format_time, unix_now};
 use crate::text::{set_variable, unset_variable};
 
 pub(super) const TRY_LATER: &str = "retry in a minute; for outages, see the status page of your Azure cloud";
@@ -51,6 +52,7 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
 }
 
 fn tls(host: &str, error: &TlsError) -> Diagnosis {
+    let summary = format!("TLS with {host} failed: {error}");
     match error {
         TlsError::UnknownIssuer { issuer, unreadable } => {
             let mut authority = "an authority that this computer does not trust".to_owned();
@@ -66,31 +68,65 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
                 trust_authority(),
             )
         }
-        TlsError::Expired => Diagnosis::new(
-            Code::CertificateDate,
-            format!("the certificate of {host} has expired"),
-            CHECK_CLOCK,
-        ),
-        TlsError::NotYetValid => Diagnosis::new(
-            Code::CertificateDate,
-            format!("the certificate of {host} is not valid yet"),
-            CHECK_CLOCK,
-        ),
+        TlsError::Expired(at) => date(format!("the certificate of {host} has expired"), *at),
+        TlsError::NotYetValid(at) => date(format!("the certificate of {host} is not valid yet"), *at),
         TlsError::NoRoots => Diagnosis::new(
             Code::NoRootCertificates,
             "this computer has no trusted root certificates",
             "install the system's ca-certificates; if you set SSL_CERT_FILE or SSL_CERT_DIR, check that each names PEM certificates",
         ),
         TlsError::Unreadable(unreadable) => unreadable_roots(unreadable),
-        TlsError::InvalidCertificate(why) => Diagnosis::new(
-            Code::TlsFailed,
-            format!("the certificate of {host} is not valid: {why}"),
-            check_network(),
-        ),
-        TlsError::Interrupted(why) | TlsError::Other(why) => {
-            Diagnosis::new(Code::TlsFailed, format!("TLS with {host} failed: {why}"), check_network())
+        TlsError::InvalidCertificate { why, issuer } => {
+            let issuer = issuer.as_ref().map_or(String::new(), |issuer| format!(" (issued by {issuer})"));
+            Diagnosis::new(
+                Code::TlsFailed,
+                format!("the certificate of {host} is not valid: it {why}{issuer}"),
+                format!(
+                    "ask the administrator of the proxy that inspects TLS, or of {host}, to replace the certificate; or to exclude {host} from the inspection"
+                ),
+            )
         }
+        TlsError::NotTls => Diagnosis::new(
+            Code::TlsFailed,
+            summary,
+            format!(
+                "if the network requires a sign-in, open a web browser and sign in; else {}",
+                check_network().text
+            ),
+        ),
+        TlsError::Incompatible(_) => Diagnosis::new(
+            Code::TlsFailed,
+            summary,
+            format!(
+                "allow TLS 1.3, or TLS 1.2 with ECDHE ciphers, in the proxy or server; or exclude {host} from TLS inspection"
+            ),
+        ),
+        TlsError::Rejected(_) => Diagnosis::new(
+            Code::TlsFailed,
+            summary,
+            format!(
+                "if a proxy inspects TLS, exclude {host} from the inspection; check the endpoint, if you set it"
+            ),
+        ),
+        TlsError::Interrupted(_) => Diagnosis::new(
+            Code::TlsFailed,
+            summary,
+            format!("{}; {}", allow_https(host), check_network().text),
+        ),
+        TlsError::Other(_) => Diagnosis::new(Code::TlsFailed, summary, check_network()),
     }
+}
+
+/// Diagnoses a certificate whose validity ended or begins at this time.
+fn date(summary: String, at: Option<u64>) -> Diagnosis {
+    let clock = format_time(unix_now());
+    let times = at.map_or(String::new(), |at| {
+        format!(" ({}; the clock of this computer shows {clock})", format_time(at))
+    });
+    let hint = format!(
+        "{CHECK_CLOCK}; if it is right, ask the administrator of the proxy or server to replace the certificate"
+    );
+    Diagnosis::new(Code::CertificateDate, summary + &times, hint)
 }
 
 fn unreadable_roots(unreadable: &Unreadable) -> Diagnosis {

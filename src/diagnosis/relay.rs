@@ -1,10 +1,12 @@
 //! Azure Relay, and the machine's Arc agent behind it.
 
+use crate::azure::hybrid_compute::is_windows;
 use crate::diagnosis::arm::arm;
 use crate::diagnosis::network::{TRY_LATER, net, retry_in};
 use crate::diagnosis::{Code, Context, Diagnosis, system, terminal};
 use crate::net::error::chain;
 use crate::relay::bridge::BridgeError;
+use crate::relay::greeting::{Limit, NotSsh};
 use crate::relay::handshake::{ConnectError, Rejection};
 
 /// The machine's agent does not respond.
@@ -16,7 +18,10 @@ pub(super) fn connect(error: &ConnectError, context: &Context) -> Diagnosis {
     match error {
         ConnectError::Rejected(rejection) => rejected(rejection, context),
         ConnectError::TimedOut(_) => Diagnosis::new(Code::AgentOffline, error.to_string(), CHECK_AGENT),
-        ConnectError::Net(error) => net(error),
+        ConnectError::Net(error) => match error.unknown_host() {
+            Some(host) => unknown_relay(error.to_string(), host),
+            None => net(error),
+        },
         ConnectError::Credentials(error) => arm(error, context),
         ConnectError::State(error) => system::system(error),
         ConnectError::InvalidResponse { relay, .. } => {
@@ -24,6 +29,21 @@ pub(super) fn connect(error: &ConnectError, context: &Context) -> Diagnosis {
         }
         ConnectError::CredentialsTimedOut(error) => terminal::terminal(error, None),
     }
+}
+
+/// Diagnoses a name of a relay that DNS does not know, although Azure Resource Manager issued it. The private DNS zone of
+/// Azure Relay hides all public names of the domain from its networks (Microsoft Learn, "Azure Private Endpoint private DNS
+/// zone values", "Fallback to internet for Azure Private DNS zones").
+fn unknown_relay(summary: String, host: &str) -> Diagnosis {
+    let domain = host.split_once('.').map_or(host, |(_, domain)| domain);
+    let domain = domain.split(':').next().unwrap_or(domain);
+    Diagnosis::new(
+        Code::NetworkUnreachable,
+        summary,
+        format!(
+            "check DNS, which does not know {host}; if the private DNS zone privatelink.{domain} is linked to this network, enable its fallback to the internet, or add a record for the relay"
+        ),
+    )
 }
 
 /// Diagnoses a response by facts of the Relay Hybrid Connections protocol, and of the agent's own 503.
@@ -110,7 +130,7 @@ fn unauthorized(rejection: &Rejection, by_relay_information: bool) -> Diagnosis 
 }
 
 /// Diagnoses close codes of the relay (Relay Hybrid Connections protocol, "close codes").
-pub(super) fn bridge(error: &BridgeError) -> Diagnosis {
+pub(super) fn bridge(error: &BridgeError, context: &Context) -> Diagnosis {
     let summary = match error {
         BridgeError::Closed(close) => match close.code() {
             Some(1001) => format!("the machine's Arc agent disconnected ({error})"),
@@ -120,6 +140,7 @@ pub(super) fn bridge(error: &BridgeError) -> Diagnosis {
         },
         BridgeError::Lost(_) | BridgeError::NotSent(_) => chain(error),
         BridgeError::Silent => error.to_string(),
+        BridgeError::NotSsh(failure) => return not_ssh(failure, context.port(), ""),
         BridgeError::Violation { relay, .. } => {
             let hint = format!("{RECONNECT}; if a proxy inspects TLS, {}", allow_web_sockets(relay));
             return Diagnosis::new(Code::ProtocolViolation, error.to_string(), hint);
@@ -140,4 +161,63 @@ pub(super) fn bridge(error: &BridgeError) -> Diagnosis {
 
 fn allow_web_sockets(host: &str) -> String {
     format!("allow WebSocket connections to {host} in the proxy, without TLS inspection")
+}
+
+/// Diagnoses a service that sends no SSH identification, on a machine with this operating system; empty if it is unknown.
+pub(crate) fn not_ssh(failure: &NotSsh, port: u16, os: &str) -> Diagnosis {
+    match failure {
+        NotSsh::Limited(limit, _) => Diagnosis::new(
+            Code::SshdLimited,
+            format!(
+                "{failure}: it limits connections that do not log in, and all connections through Arc are one client to it"
+            ),
+            raise_limits(*limit, os),
+        ),
+        NotSsh::Closed => Diagnosis::new(
+            Code::SshdClosed,
+            format!("the service on port {port} closes each connection immediately"),
+            check_sshd(os),
+        ),
+        _ => Diagnosis::new(
+            Code::NotSsh,
+            format!("the service on port {port} is not an SSH server: {failure}"),
+            format!(
+                "check which service listens on port {port} of the machine; name the port of sshd with --port"
+            ),
+        ),
+    }
+}
+
+/// Returns how to raise the limits of sshd. The agent connects to sshd from the machine itself. Only OpenSSH 9.8 and later
+/// have penalties, and an older sshd does not start with their settings (sshd_config(5), `PerSourcePenaltyExemptList`).
+fn raise_limits(limit: Limit, os: &str) -> String {
+    let settings = match limit {
+        Limit::Penalties => "the lines PerSourcePenaltyExemptList 127.0.0.1,::1 and MaxStartups 100:30:200",
+        Limit::MaxStartups => "the line MaxStartups 100:30:200",
+    };
+    let linux = "/etc/ssh/sshd_config, then run: sudo sshd -t && sudo systemctl reload sshd";
+    let windows = r"%ProgramData%\ssh\sshd_config, then run as an administrator: Restart-Service sshd";
+    let file = of_system(os, linux, windows);
+    format!(
+        "connect again in some minutes; to raise the limits, add on the machine {settings} at the top of {file}"
+    )
+}
+
+/// Returns how to check an sshd that closes each connection. TCP wrappers close it without a byte (hosts_access(5)).
+fn check_sshd(os: &str) -> String {
+    let linux = "run sudo sshd -t, and check /etc/hosts.deny and MaxStartups";
+    let windows = "run sshd -t as an administrator";
+    let check = of_system(os, linux, windows);
+    format!(
+        "check sshd: on the machine, {check}; if SSH was enabled before the agent was updated to 1.31, run arcssh teardown, then arcssh setup"
+    )
+}
+
+/// Returns the advice for an operating system, or both if it is unknown.
+fn of_system(os: &str, linux: &str, windows: &str) -> String {
+    match os {
+        "" => format!("{linux}; on Windows, {windows}"),
+        os if is_windows(os) => windows.into(),
+        _ => linux.into(),
+    }
 }

@@ -18,6 +18,7 @@ use crate::diagnosis::finding::Finding;
 use crate::net::proxy::Problem;
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
 use crate::relay::frame::{PeerClose, Violation};
+use crate::relay::greeting::NotSsh;
 use crate::relay::handshake::Rejection;
 use crate::ssh::SocketProblem;
 use crate::ssh::certificate::CertificateError;
@@ -103,6 +104,12 @@ fn tls(error: TlsError) -> NetError {
     NetError::Tls { host: "login.microsoftonline.com".into(), error }
 }
 
+/// The text of hyper-util and glibc.
+fn unknown_host(host: &str) -> NetError {
+    let cause = "dns error: failed to lookup address information: Name or service not known";
+    NetError::Unreachable { host: host.into(), cause: cause.into() }
+}
+
 fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
@@ -157,6 +164,18 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
         ))
         .into(),
         of_source(CredentialSource::Arcssh, entra(400, "AADSTS90002: Tenant 'x' not found")).into(),
+        LoginError::DeviceCodeRejected(entra::Rejection::in_browser(
+            &"https://login.example".parse().unwrap(),
+            "access_denied",
+            "AADSTS53003: blocked",
+        ))
+        .into(),
+        LoginError::DeviceCodeRejected(entra::Rejection::in_browser(
+            &"https://login.example".parse().unwrap(),
+            "access_denied",
+            "AADSTS65004: the user declined",
+        ))
+        .into(),
         LoginError::Declined(None).into(),
         LoginError::Declined(Some("ada in the tenant t".into())).into(),
         LoginError::AnotherAccount { name: "ada".into(), tenant: "t".into(), expected: "bob".into() }.into(),
@@ -318,6 +337,7 @@ fn examples_of_connections() -> Vec<Diagnosis> {
     let errors: Vec<Error> = vec![
         relay(404, "Endpoint does not exist.").into(),
         relay(504, "Timeout").into(),
+        ConnectError::Net(unknown_host(RELAY)).into(),
         ConnectError::TimedOut(Duration::from_secs(40)).into(),
         relay(503, port_closed).into(),
         relay(403, "Forbidden").into(),
@@ -337,6 +357,10 @@ fn examples_of_connections() -> Vec<Diagnosis> {
         BridgeError::Lost(reset()).into(),
         BridgeError::NotSent(reset()).into(),
         BridgeError::Silent.into(),
+        BridgeError::NotSsh(NotSsh::of(b"Not allowed at this time\r\n")).into(),
+        BridgeError::NotSsh(NotSsh::of(b"Exceeded MaxStartups\r\n")).into(),
+        BridgeError::NotSsh(NotSsh::Closed).into(),
+        BridgeError::NotSsh(NotSsh::of(b"HTTP/1.1 400 Bad Request\r\n")).into(),
         BridgeError::Violation { relay: RELAY.into(), violation: Violation::Masked }.into(),
         ConnectError::InvalidResponse { relay: RELAY.into(), cause: "no HTTP".into() }.into(),
         BridgeError::Input(io::ErrorKind::IsADirectory.into()).into(),
@@ -382,8 +406,12 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         rejected(Some(502)).into(),
         rejected(None).into(),
         tls(TlsError::UnknownIssuer { issuer: Some("Zscaler".into()), unreadable: None }).into(),
-        tls(TlsError::Expired).into(),
-        tls(TlsError::NotYetValid).into(),
+        tls(TlsError::Expired(Some(1))).into(),
+        tls(TlsError::NotYetValid(None)).into(),
+        tls(TlsError::NotTls).into(),
+        tls(TlsError::Incompatible("the two sides have no cipher in common")).into(),
+        tls(TlsError::Rejected("the other side denies access")).into(),
+        tls(TlsError::Interrupted("the connection was closed".into())).into(),
         tls(TlsError::NoRoots).into(),
         tls(TlsError::Unreadable(Unreadable::new(
             "/roots".as_ref(),
@@ -398,7 +426,8 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         )))
         .into(),
         tls(TlsError::Unreadable(descriptors)).into(),
-        tls(TlsError::InvalidCertificate("it is damaged".into())).into(),
+        tls(TlsError::InvalidCertificate { why: "is malformed".into(), issuer: Some("Zscaler".into()) })
+            .into(),
         tls(TlsError::Other("no cipher suite".into())).into(),
     ];
     errors.into_iter().map(diagnose).collect()
@@ -503,6 +532,8 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::Disconnected { status: expired, is_expired: true, responds: false },
         Finding::AgentVersion { version: "1.30", os: "linux", supports_ssh: false },
         Finding::AgentVersion { version: "1.30", os: "windows", supports_ssh: true },
+        Finding::MonitorMode { os: "linux" },
+        Finding::MonitorMode { os: "windows" },
         Finding::PrivateLink(&id),
         Finding::NoPermission,
         Finding::NoEndpoint { set_up },
@@ -511,8 +542,6 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::PortTaken { enabled: 22, port: 2222, set_up },
         Finding::NoExtension(&machine),
         Finding::ExtensionState { machine: &id, state: "Failed" },
-        Finding::SshdCloses { port: 22, is_windows: false },
-        Finding::NotSsh { port: 22, cause: ": it sent HTTP" },
         Finding::SshdOutdated("OpenSSH_7.4"),
         Finding::HostKeyChanged { file: "known_hosts", name: "web01" },
         Finding::HostKeyUnknown { alias: "web01" },
@@ -912,6 +941,20 @@ fn the_end_of_a_connection_names_its_cause() {
     assert_diagnoses(rows.map(|(error, code, summary, hint)| (error, code, summary, hint.to_owned())));
 }
 
+/// Azure Resource Manager has issued the name, so only the relay's domain can be the cause.
+#[test]
+fn an_unknown_relay_gets_a_hint_about_dns_and_its_private_zone() {
+    for suffix in [CloudName::Public, CloudName::China, CloudName::UsGov].map(CloudName::relay_suffix) {
+        let host = format!("azgn.{suffix}");
+        let unknown = diagnose(ConnectError::Net(unknown_host(&host)));
+        let hint = unknown.hint.unwrap().text;
+        assert!(hint.contains(&format!("does not know {host}")), "{hint}");
+        assert!(hint.contains(&format!("zone privatelink.{suffix} is linked")), "{hint}");
+    }
+    let arm = diagnose(unknown_host("management.azure.com")).hint.unwrap().text;
+    assert!(arm.contains("check the network of this computer"), "{arm}");
+}
+
 /// An administrator allows in the firewall the host that a hint names.
 #[test]
 fn a_hint_names_the_hosts_of_the_selected_cloud_only() {
@@ -974,6 +1017,8 @@ fn a_message_begins_with_the_action_and_the_machine() {
     let prefix = |action, error: Error| Context { action, target: Some(target()) }.prefix(&error);
     assert_eq!(prefix(Action::Connect, relay(404, "").into()), "cannot connect to web01: ");
     assert_eq!(prefix(Action::Connect, BridgeError::Silent.into()), "lost the connection to web01: ");
+    let not_ssh = BridgeError::NotSsh(NotSsh::Closed);
+    assert_eq!(prefix(Action::Connect, not_ssh.into()), "cannot connect to web01: ");
     assert_eq!(prefix(Action::SetUp, ProvisionError::NotVisible.into()), "cannot set up web01: ");
     assert_eq!(prefix(Action::TearDown, arm(500, "", "").into()), "cannot tear down web01: ");
     assert_eq!(prefix(Action::Other, arm(500, "", "").into()), "");

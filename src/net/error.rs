@@ -65,6 +65,15 @@ pub(crate) enum NetError {
 }
 
 impl NetError {
+    /// Returns the host whose name this computer cannot resolve, if that is the error. The library begins the text with
+    /// "dns error" (hyper-util, `connect/http.rs`).
+    pub(crate) fn unknown_host(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { host, cause } if cause.contains("dns error") => Some(host),
+            _ => None,
+        }
+    }
+
     /// Returns the error of a connection among the causes of an error.
     pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
         causes(error).find_map(|cause| cause.downcast_ref::<Self>()).cloned()
@@ -95,10 +104,14 @@ pub(crate) fn root(error: &(dyn StdError + 'static)) -> String {
     text(causes(error).last().unwrap_or(error))
 }
 
-/// Returns the text of an error. rustls adds a link for programmers to one of its own.
+/// Returns the text of an error. rustls adds a link for programmers to one of its own, and tokio-rustls has an abbreviation.
 fn text(error: &(dyn StdError + 'static)) -> String {
     let text = error.to_string();
-    if text.contains("without sending TLS close_notify") { "the connection was closed".into() } else { text }
+    match text.as_str() {
+        "tls handshake eof" => "the connection was closed".into(),
+        text if text.contains("without sending TLS close_notify") => "the connection was closed".into(),
+        _ => text,
+    }
 }
 
 /// Returns the texts of all causes on one line, outermost first, without repetitions.

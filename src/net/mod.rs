@@ -116,8 +116,22 @@ impl Net {
     /// # Errors
     /// See [`NetError`].
     pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream, NetError> {
+        self.connect_in_steps(authority, |_| {}).await
+    }
+
+    /// Connects as [`Self::connect`] does. Calls `on_step` with the time limit of each step, before it.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub(crate) async fn connect_in_steps(
+        &self,
+        authority: &Authority,
+        on_step: impl Fn(Duration),
+    ) -> Result<Stream, NetError> {
         let target = https(authority);
-        let transport = match self.proxy(authority)? {
+        let proxy = self.proxy(authority)?;
+        on_step(if proxy.is_none() { TCP_TIMEOUT } else { TCP_TIMEOUT + PROXY_TIMEOUT });
+        let transport = match proxy {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
             None => Either::Left(
                 tcp(&target)
@@ -125,6 +139,7 @@ impl Net {
                     .map_err(|cause| NetError::Unreachable { host: authority.to_string(), cause })?,
             ),
         };
+        on_step(TLS_TIMEOUT);
         self.encrypt(transport, authority).await
     }
 

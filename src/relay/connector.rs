@@ -1,5 +1,6 @@
 //! Connecting to a machine: which credentials to try, in which order, and when to request others.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache, STALE_GRACE};
 use crate::azure::target::Target;
 use crate::net::{self, Net};
-use crate::relay::handshake::{ConnectError, MIN_ATTEMPT, UPGRADE_TIMEOUT, Upgraded, wait_for_listener};
+use crate::relay::handshake::{ConnectError, MIN_ATTEMPT, Upgraded, wait_for_listener};
 use crate::terminal::progress::Progress;
 
 /// The time limit for everything that a connection requests from Azure, access tokens included: a program that prints a
@@ -121,18 +122,23 @@ impl Connector<'_> {
         retry_limit: Duration,
     ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
         let start = Instant::now();
-        let first_limit = retry_limit.clamp(MIN_ATTEMPT, UPGRADE_TIMEOUT);
-        self.progress.set_deadline(format!("relay {}", credentials.relay), first_limit);
-        let mut tries = 1;
+        let tries = Cell::new(1);
+        // Later, the limit of all tries is shown.
+        let on_step = |limit| {
+            if tries.get() == 1 {
+                self.progress.set_deadline(format!("relay {}", credentials.relay), limit);
+            }
+        };
         let on_retry = |error: &ConnectError| {
-            tries += 1;
+            tries.set(tries.get() + 1);
             let object = format!("agent of {} to listen ({})", self.target, error.brief());
             // Other transient errors are retried until `wait` ends. The last try begins when the limit ends.
             let limit = if error.is_no_listener() { retry_limit } else { retry_limit.max(self.wait) };
             self.progress.set_deadline(object, (limit + MIN_ATTEMPT).saturating_sub(start.elapsed()));
         };
         let upgraded =
-            wait_for_listener(self.net, credentials, self.target.port, retry_limit, on_retry).await?;
-        Ok((upgraded, tries))
+            wait_for_listener(self.net, credentials, self.target.port, retry_limit, on_step, on_retry)
+                .await?;
+        Ok((upgraded, tries.get()))
     }
 }

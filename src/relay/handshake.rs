@@ -26,7 +26,7 @@ use crate::terminal::TerminalError;
 
 /// The time limit of one try. The relay gives the listener about 30 s to accept (Relay Hybrid Connections protocol,
 /// "accept"), so its own 504 arrives earlier.
-pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
 /// The least time of one try, even if less of the budget is left: enough for a TLS handshake over a slow network.
 pub(crate) const MIN_ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -40,8 +40,8 @@ pub(crate) struct Upgraded<S> {
     pub(crate) read_ahead: Vec<u8>,
 }
 
-/// Connects, and retries transient errors for `budget`. Each try has at least [`MIN_ATTEMPT`]. Calls `on_retry` before each
-/// retry.
+/// Connects, and retries transient errors for `budget`. Each try has at least [`MIN_ATTEMPT`]. Calls `on_step` with the time
+/// limit of each step of a try, and `on_retry` before each retry.
 ///
 /// # Errors
 /// The [`ConnectError`] of the last try.
@@ -50,13 +50,19 @@ pub(crate) async fn wait_for_listener(
     credentials: &RelayCredentials,
     port: u16,
     budget: Duration,
+    on_step: impl Fn(Duration),
     mut on_retry: impl FnMut(&ConnectError),
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
     let deadline = Instant::now() + budget;
     let mut backoff = backoff();
     loop {
         let limit = deadline.saturating_duration_since(Instant::now()).clamp(MIN_ATTEMPT, UPGRADE_TIMEOUT);
-        let error = match timeout(limit, connect(net, credentials, port)).await {
+        let end = Instant::now() + limit;
+        let on_step = |step: Option<Duration>| {
+            let left = end.saturating_duration_since(Instant::now());
+            on_step(step.map_or(left, |step| step.min(left)));
+        };
+        let error = match timeout(limit, connect(net, credentials, port, on_step)).await {
             Ok(Ok(upgraded)) => return Ok(upgraded),
             Ok(Err(error)) => error,
             Err(_elapsed) => ConnectError::TimedOut(limit),
@@ -78,14 +84,17 @@ fn backoff() -> impl Iterator<Item = Duration> {
     [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
 }
 
-/// Tries once: TCP, TLS, upgrade. The relay sends 101 after the agent has connected to the port and accepted.
+/// Tries once: TCP, TLS, upgrade. The relay sends 101 after the agent has connected to the port and accepted. The last step
+/// has only the time limit of the try.
 async fn connect(
     net: &Net,
     credentials: &RelayCredentials,
     port: u16,
+    on_step: impl Fn(Option<Duration>),
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
     let authority = credentials.relay.authority();
-    let stream = net.connect(authority).await?;
+    let stream = net.connect_in_steps(authority, |limit| on_step(Some(limit))).await?;
+    on_step(None);
     upgrade(stream, authority, credentials, port).await
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod bridge;
 pub(crate) mod connector;
 pub(crate) mod frame;
+pub(crate) mod greeting;
 pub(crate) mod handshake;
 pub(crate) mod liveness;
 pub(crate) mod websocket;

@@ -58,6 +58,8 @@ pub(crate) struct WebSocket<S> {
     queued: Buffer,
     /// Whether `queued`, or the buffer of the stream, contains input of ssh.
     has_input: bool,
+    /// Whether the first input is an SSH identification; `None` before any input.
+    is_input_ssh: Option<bool>,
     unflushed: bool,
     /// The answer to the last ping, if the buffer had no space for it.
     late_pong: Option<Vec<u8>>,
@@ -81,6 +83,7 @@ where
             has_received: false,
             queued: Buffer::with_bytes(Vec::new(), WRITE_BUFFER),
             has_input: false,
+            is_input_ssh: None,
             unflushed: false,
             late_pong: None,
             keys: Keys::default(),
@@ -113,6 +116,11 @@ where
     /// Takes the error of the first failed write.
     pub(crate) fn take_write_error(&mut self) -> Option<io::Error> {
         self.write_error.take()
+    }
+
+    /// Returns whether the first input is an SSH identification (RFC 4253, section 4.2); `None` before any input.
+    pub(crate) fn is_input_ssh(&self) -> Option<bool> {
+        self.is_input_ssh
     }
 
     /// Returns whether a failed write has lost input of ssh.
@@ -236,6 +244,7 @@ where
         ready!(input.poll_read(cx, &mut payload))?;
         let count = payload.filled().len();
         if count > 0 {
+            self.is_input_ssh.get_or_insert_with(|| payload.filled().starts_with(b"SSH-"));
             self.has_input = true;
             self.seal(Opcode::Data, MAX_HEADER + count);
         }

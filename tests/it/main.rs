@@ -17,6 +17,7 @@ mod entra;
 mod failures;
 mod faults;
 mod fleets;
+mod greeting;
 mod identity;
 mod ipv6;
 mod key_store;

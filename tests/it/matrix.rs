@@ -75,10 +75,15 @@ impl Service {
 
 /// arcssh with relay information for `{name}.{suffix}`.
 fn to_relay(w: &Lab, name: &str, suffix: &str) -> Command {
+    to_relay_with(w, name, suffix, &["--wait", "0"])
+}
+
+pub(crate) fn to_relay_with(w: &Lab, name: &str, suffix: &str, options: &[&str]) -> Command {
     let info = format!(
         r#"{{"relay":{{"namespaceName":"{name}","namespaceNameSuffix":"{suffix}","hybridConnectionName":"a/b","accessKey":"SharedAccessSignature sr=x","expiresOn":4102444800,"serviceConfigurationToken":"t"}}}}"#
     );
-    let mut arcssh = w.arcssh(&["-p", "22", "--wait", "0"]);
+    let mut arcssh = w.arcssh(&["-p", "22"]);
+    arcssh.args(options);
     let host = suffix.split_once(':').map_or(suffix, |(host, _)| host);
     arcssh.env("SSHPROXY_RELAY_INFO", base64::engine::general_purpose::STANDARD.encode(info));
     arcssh.env("ARCSSH_RELAY_SUFFIX", host);
@@ -197,7 +202,7 @@ fn connect_faults(w: &Lab, service: Service) -> Vec<Cell> {
                 peer.write_all(&[0x15, 3, 3, 0, 2, 2, 40])?;
                 peer.silence()
             }),
-            &["alert", "HandshakeFailure", "handshake", "no TLS", "cannot be reached"],
+            &["accepts neither TLS 1.3 nor"],
         )
         .within(20),
         in_tcp(

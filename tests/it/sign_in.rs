@@ -280,6 +280,63 @@ pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command) {
     assert_eq!(login.wait().unwrap().code(), Some(0));
 }
 
+/// A browser on another computer cannot open the redirect URI, and shows it in its address bar.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_address_of_the_response_can_be_pasted_in_a_terminal() {
+    use std::io::{Read as _, Write as _};
+    let w = lab(&["web01"]);
+    let mut script = w.command("script");
+    anonymous(&mut script).args(["-qefc", &format!("{ARCSSH} login"), "/dev/null"]).env("TERM", "dumb");
+    script
+        .env("PATH", "/usr/bin:/bin")
+        .env_remove("DISPLAY")
+        .env_remove("WAYLAND_DISPLAY")
+        .env("BROWSER", "");
+    script.env("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22");
+    let mut login = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut keyboard, mut output) = (login.stdin.take().unwrap(), login.stdout.take().unwrap());
+    let mut screen = String::new();
+    let mut read_until = |text: &str| {
+        while !screen.contains(text) {
+            let mut bytes = [0; 4096];
+            let count = output.read(&mut bytes).unwrap();
+            assert_ne!(count, 0, "{text}: {screen}");
+            screen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        screen.clone()
+    };
+    let shown = read_until("and paste the address that it cannot open here:");
+    let address = shown.lines().find_map(|line| line.strip_prefix("arcssh: https://")).unwrap().trim();
+    writeln!(keyboard, "yes").unwrap();
+    read_until("this is not the response to this sign-in");
+    let mut curl = w.command("curl");
+    curl.args(["-sS", "-o", "/dev/null", "-w", "%{redirect_url}", "--cacert"])
+        .arg(w.emulator().authority_file());
+    let response = run(curl.arg(format!("https://{address}"))).clean();
+    assert!(response.starts_with("http://localhost:"), "{response}");
+    writeln!(keyboard, "{response}").unwrap();
+    read_until(&format!("signed in as {USER}"));
+    assert_eq!(login.wait().unwrap().code(), Some(0));
+}
+
+/// Some browsers replace http:// by https:// also for localhost.
+#[test]
+fn a_browser_that_uses_https_is_noticed() {
+    let w = lab(&["web01"]);
+    let browser = format!(
+        r#"{REQUESTS}
+        curl -sSk "https://localhost:$port/?code=other" 2> "$HOME/tls" || true
+        status "http://localhost:$port/favicon.ico"
+        {BROWSER}"#
+    );
+    let login = login(&w, &browser, &[]);
+    assert_eq!(login.code, Some(0), "{}", login.stderr);
+    let note = "in its address bar, type http:// in place of https://";
+    assert_eq!(login.stderr.matches(note).count(), 1, "{}", login.stderr);
+    assert!(fs::read_to_string(w.home().join("tls")).unwrap().contains("SSL"));
+}
+
 #[test]
 fn a_browser_that_blocks_its_caller_works() {
     let w = lab(&["web01"]);
@@ -334,21 +391,31 @@ fn a_device_code_signs_in() {
 #[test]
 fn a_declined_or_expired_device_code_is_reported() {
     let w = lab_with(&["web01"], |builder| builder.device_interval(Duration::from_secs(1)));
-    let ends: [(Ending, &str); 2] = [
+    let ends: [(Ending, &str, &str); 3] = [
         (
             |w, code| w.emulator().decline_device(code),
             "AADSTS65004: User declined to consent to access the app.",
+            "run the same command again; to sign in with a browser on this computer, remove --device-code",
         ),
-        (|w, code| w.emulator().expire_device(code), "AADSTS70019: The device code has expired."),
+        (
+            |w, code| w.emulator().expire_device(code),
+            "AADSTS70019: The device code has expired.",
+            "run the same command again, and enter the new code before it expires",
+        ),
+        (
+            |w, _| w.emulator().entra_fault(EntraFault::new(400, "invalid_grant", 53003, "Blocked.")),
+            "AADSTS53003: Blocked.",
+            "run the same command without --device-code; if a policy rejects this too, on a computer that the organization manages, run az login, and add --credential azure-cli to arcssh",
+        ),
     ];
-    for (end, text) in ends {
+    for (end, text, fix) in ends {
         let login = by_device_code(&w, &[]);
         assert!(eventually(Duration::from_secs(20), || w.emulator().pending_devices().len() == 1));
         end(&w, &w.emulator().pending_devices()[0]);
         let login = finish(login);
         let [_, why, hint] = login.arcssh_lines()[..] else { panic!("{}", login.stderr) };
         assert!(why.starts_with(&format!("arcssh: Entra ID rejected the sign-in: {text}")), "{why}");
-        assert_eq!((login.code, hint), (Some(3), AGAIN));
+        assert_eq!((login.code, hint), (Some(3), format!("arcssh: hint: {fix}").as_str()));
     }
 }
 

@@ -1,12 +1,15 @@
 //! TLS trust, and the first key share.
 
 use std::fs;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use arcssh_emulator::{KeyExchange, Service};
 
-use crate::support::{Lab, lab, lab_with, run, script};
+use crate::support::{LIMIT, Lab, eventually, free_port, lab, lab_with, run, script, service};
 
 const HINT: &str = "arcssh: hint: if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE";
 
@@ -140,4 +143,128 @@ fn another_authority(w: &Lab) -> PathBuf {
     openssl.args(["-subj", "/CN=another", "-days", "2", "-keyout", "another.key", "-out"]).arg(&certificate);
     assert_eq!(run(&mut openssl).code, Some(0));
     certificate
+}
+
+/// A TLS server of OpenSSL in place of Entra ID, and a directory with its authority `ca.pem`.
+struct OpenSsl {
+    server: Child,
+    port: u16,
+}
+
+impl OpenSsl {
+    /// Runs openssl in the lab's home directory.
+    fn make(w: &Lab, words: &str) {
+        let made = run(w.command("openssl").args(words.split(' ')).current_dir(w.home()));
+        assert_eq!(made.code, Some(0), "openssl {words}: {}", made.stderr);
+    }
+
+    /// Signs a certificate `leaf.pem` with these options of `openssl x509` and lines of its extensions.
+    fn certificate(w: &Lab, key: &str, options: &str, extensions: &str) {
+        Self::make(w, "req -x509 -newkey rsa:2048 -nodes -subj /CN=Corp -days 2 -keyout ca.key -out ca.pem");
+        fs::write(w.home().join("extensions"), extensions).unwrap();
+        Self::make(w, &format!("req -new -newkey {key} -nodes -subj /CN=x -keyout leaf.key -out leaf.csr"));
+        let sign =
+            "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions";
+        Self::make(w, &format!("{sign} -out leaf.pem {options}"));
+    }
+
+    fn serve(w: &Lab, options: &str) -> Self {
+        let port = free_port();
+        let mut server = w.command("openssl");
+        server.args([
+            "s_server",
+            "-quiet",
+            "-accept",
+            &format!("127.0.0.1:{port}"),
+            "-key",
+            "leaf.key",
+            "-cert",
+            "leaf.pem",
+        ]);
+        server.args(options.split_whitespace()).current_dir(w.home());
+        let server =
+            server.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let listens = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        assert!(eventually(LIMIT, listens), "openssl s_server {options}");
+        Self { server, port }
+    }
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Asserts that the error about Entra ID at this port contains these texts, and nothing that `Debug` wrote.
+#[track_caller]
+fn assert_fails(w: &Lab, port: u16, why: &str, hint: &str) {
+    let mut proxy = w.proxy("web01");
+    proxy.env("AZURE_AUTHORITY_HOST", format!("https://127.0.0.1:{port}/"));
+    proxy.env("SSL_CERT_FILE", w.home().join("ca.pem"));
+    let failed = run(&mut proxy);
+    let lines = failed.arcssh_lines();
+    let [message, advice] = lines[..] else { panic!("{}", failed.stderr) };
+    assert!(message.contains(why) && message.contains(&format!("127.0.0.1:{port}")), "{message}");
+    assert!(advice.contains(hint), "{message}: {advice}");
+    assert!(!message.contains(['{', '[', '_']) && !message.contains("Error"), "{message}");
+}
+
+#[test]
+fn an_unusable_certificate_is_described_by_a_sentence() {
+    const KEY: &str = "rsa:2048";
+    const NAME: &str = "subjectAltName=IP:127.0.0.1\n";
+    let other_name = "subjectAltName=DNS:login.corp.example,IP:192.0.2.1\n";
+    let client = format!("{NAME}extendedKeyUsage=clientAuth\n");
+    let authority = format!("{NAME}basicConstraints=critical,CA:true\n");
+    let critical = format!("{NAME}1.2.3.4=critical,DER:0500\n");
+    let cases = [
+        (KEY, "-sha1", NAME, "is not valid: it is signed with SHA-1, which is not accepted (issued by Corp)"),
+        (KEY, "-sha224", NAME, "it is signed with SHA-224, which is not accepted"),
+        (KEY, "-sha256", other_name, "it is for login.corp.example and 192.0.2.1 (issued by Corp)"),
+        (KEY, "-sha256", client.as_str(), "it is for another purpose than a server"),
+        (KEY, "-sha256", authority.as_str(), "it is an authority's own, not a server's"),
+        (KEY, "-sha256", critical.as_str(), "it has an extension that is not supported"),
+        ("rsa:1024", "-sha256", NAME, "127.0.0.1"),
+    ];
+    for (key, options, extensions, why) in cases {
+        let w = lab(&["web01"]);
+        OpenSsl::certificate(&w, key, options, extensions);
+        let server = OpenSsl::serve(&w, "-cipher ALL:@SECLEVEL=0 -www");
+        assert_fails(&w, server.port, why, "");
+    }
+    let w = lab(&["web01"]);
+    OpenSsl::certificate(&w, KEY, "-sha256 -days -1", NAME);
+    let server = OpenSsl::serve(&w, "-www");
+    assert_fails(&w, server.port, "has expired", "clock");
+}
+
+#[test]
+fn a_failed_handshake_is_described_by_a_sentence() {
+    let w = lab(&["web01"]);
+    OpenSsl::certificate(&w, "rsa:2048", "-sha256", "subjectAltName=IP:127.0.0.1\n");
+    let cases = [
+        (
+            "-tls1_2 -cipher AES128-SHA",
+            "accepts neither TLS 1.3 nor the ciphers of TLS 1.2 with forward secrecy",
+        ),
+        ("-tls1_1 -cipher ALL:@SECLEVEL=0", "accepts neither TLS 1.3 nor TLS 1.2"),
+        ("-tls1_2 -groups P-521", "accepts neither TLS 1.3"),
+    ];
+    for (options, why) in cases {
+        let server = OpenSsl::serve(&w, options);
+        assert_fails(&w, server.port, why, "; or exclude 127.0.0.1");
+    }
+    // OpenSSL resets the connection behind its alert, so either is what arcssh sees.
+    let server = OpenSsl::serve(&w, "-tls1_3 -Verify 1 -verify_return_error");
+    assert_fails(&w, server.port, "", "");
+    let http = service(|mut stream| {
+        drop(stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: http://portal\r\n\r\n"))
+    });
+    assert_fails(&w, http, "failed: the response is not TLS", "open a web browser and sign in");
+    let ssh = service(|mut stream| drop(stream.write_all(b"SSH-2.0-x\r\n")));
+    assert_fails(&w, ssh, "failed: the response is not TLS", "open a web browser");
+    let closes = service(drop);
+    assert_fails(&w, closes, "closed", "check the network");
 }

@@ -1,10 +1,12 @@
 //! Progress messages while arcssh waits for a machine's agent or for Azure.
 
+use std::thread;
 use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault};
 
-use crate::support::{Lab, lab, lab_with, on_a_terminal, run};
+use crate::matrix::to_relay_with;
+use crate::support::{LIMIT, Lab, lab, lab_with, on_a_terminal, run, service};
 
 const ERASED: &str = "\r\u{1b}[K";
 
@@ -80,4 +82,26 @@ fn waiting_for_azure_shows_elapsed_time_and_limit() {
     let expected = "arcssh: waiting for the list of machines from Azure Resource Manager; 2 s so far";
     assert_eq!(list.waiting_lines(), [expected]);
     assert!([proxy.code, named.code, list.code].iter().all(|code| *code == Some(0)));
+}
+
+/// A TLS handshake has 10 s, whatever `--wait` allows.
+#[test]
+fn the_shown_limit_of_a_silent_relay_is_the_one_that_applies() {
+    let w = lab(&["web01"]);
+    let port = service(|stream| {
+        thread::park_timeout(LIMIT);
+        drop(stream);
+    });
+    let silent = run(&mut to_relay_with(&w, "127", &format!("0.0.1:{port}"), &["--wait", "60"]));
+    let expected = format!("arcssh: waiting for the relay 127.0.0.1:{port}; 2 s so far, 10 s at most");
+    assert_eq!(silent.waiting_lines(), [expected.as_str()], "{}", silent.stderr);
+    assert!(silent.stderr.contains("no response within 10 s"), "{}", silent.stderr);
+}
+
+#[test]
+fn an_unknown_name_of_the_relay_is_explained() {
+    let w = lab(&["web01"]);
+    let unknown = run(&mut to_relay_with(&w, "azgn", "relay.invalid", &["--wait", "60"]));
+    let hint = "arcssh: hint: check DNS, which does not know azgn.relay.invalid; if the private DNS zone privatelink.relay.invalid ";
+    assert!(unknown.arcssh_lines()[1].starts_with(hint), "{}", unknown.stderr);
 }

@@ -77,6 +77,8 @@ pub(crate) struct Machine {
     pub(crate) kind: String,
     /// Whether the agent connects to Azure through a private link.
     pub(crate) is_private_link: bool,
+    /// The agent's mode, `full` or `monitor`, if known; only from [`show`].
+    pub(crate) config_mode: String,
 }
 
 impl Machine {
@@ -84,6 +86,18 @@ impl Machine {
     pub(crate) fn from_id(id: ResourceId) -> Self {
         machine(&json!({ "id": id.to_string() })).expect("a row needs only an ID")
     }
+}
+
+impl Machine {
+    /// Returns whether the operating system is Windows.
+    pub(crate) fn is_windows(&self) -> bool {
+        is_windows(&self.os)
+    }
+}
+
+/// Returns whether an operating system is Windows. Its name can have the edition, such as `windows server 2022`.
+pub(crate) fn is_windows(os: &str) -> bool {
+    os.starts_with("windows")
 }
 
 /// Reads a machine; `None` if the account cannot read it, or if the API version is wrong for its type. A connection
@@ -389,6 +403,7 @@ fn machine(row: &Value) -> Option<Machine> {
         location: first(&["location"]),
         kind: first(&["kind"]),
         is_private_link: find(PRIVATE_LINK).is_some(),
+        config_mode: first(&["properties.agentConfiguration.configMode"]),
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! This module speaks Entra ID's protocol and stores the refresh token. The caller talks to the user.
 
-mod browser;
+pub(crate) mod browser;
 pub(crate) mod key_store;
 
 use std::path::PathBuf;
@@ -50,6 +50,9 @@ pub(crate) enum LoginError {
     /// Entra ID issued no token.
     #[error("{0}")]
     Rejected(Rejection),
+    /// Entra ID issued no token for a device code.
+    #[error("{0}")]
+    DeviceCodeRejected(Rejection),
     /// Entra ID is unreachable.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -275,13 +278,19 @@ impl<'a> SignIn<'a> {
         let scope = self.scope();
         let mut form = vec![("client_id", self.client_id), ("scope", &scope)];
         form.extend(self.claims());
-        let code: DeviceCode = self.entra.post(self.tenant, "devicecode", &form).await?;
+        let rejected = |error| match LoginError::from(error) {
+            LoginError::Rejected(rejection) => LoginError::DeviceCodeRejected(rejection),
+            error => error,
+        };
+        let code = self.entra.post(self.tenant, "devicecode", &form).await;
+        let code: DeviceCode = code.map_err(rejected)?;
         show(&code.message().context("the response of Entra ID contains no code")?);
-        self.signed_in(self.poll(&code).await?)
+        let grant = self.poll(&code).await.map_err(rejected)?;
+        self.signed_in(grant)
     }
 
     /// Polls until the user has signed in (RFC 8628, section 3.5).
-    async fn poll(&self, code: &DeviceCode) -> Result<TokenGrant, LoginError> {
+    async fn poll(&self, code: &DeviceCode) -> Result<TokenGrant, EntraError> {
         let mut form = vec![
             ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
             ("client_id", self.client_id),
@@ -303,10 +312,10 @@ impl<'a> SignIn<'a> {
             match code {
                 Some("authorization_pending") => {}
                 Some("slow_down") => interval += Duration::from_secs(5),
-                _ => return Err(error.into()),
+                _ => return Err(error),
             }
         }
-        Err(LoginError::Failed("the code has expired".into()))
+        Err(EntraError::Failed("the code has expired".into()))
     }
 
     fn scope(&self) -> String {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::ValueEnum as _;
 use http::uri::Authority;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, duplex};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
@@ -32,6 +33,7 @@ use crate::net::{self, Net, NetError, x509};
 use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
 use crate::relay::connector::Connector;
+use crate::relay::greeting::{MAX_GREETING, NotSsh, identification};
 use crate::relay::handshake::Upgraded;
 use crate::ssh::managed_block;
 use crate::ssh::shell;
@@ -53,8 +55,8 @@ pub(super) const TOTAL_TIMEOUT: Duration =
     Duration::from_secs(2 * LONG_PROBE_TIMEOUT.as_secs() + 6 * PROBE_TIMEOUT.as_secs());
 /// How long to wait for an agent that is not connected.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(8);
-/// The bytes that a server may send before its identification (RFC 4253, section 4.2, sets no limit).
-const MAX_BANNER: u64 = 8192;
+/// The longest silence of a server before its identification. sshd may look up names first.
+const BANNER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The result of a probe; `None` if the probe was not made.
 pub(super) type Probe<T> = Option<Result<T>>;
@@ -369,46 +371,51 @@ fn is_ready(service: &Result<ServiceState>, port: u16) -> bool {
     })
 }
 
-/// The first line of a server.
+/// The first bytes of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Banner {
     /// The line that begins with `SSH-` (RFC 4253, section 4.2).
     Ssh(String),
-    /// Another line.
-    Other,
-    /// The server closed the connection.
-    None,
+    /// Anything else.
+    NotSsh(NotSsh),
 }
 
 async fn banner(upgraded: Upgraded<net::Stream>) -> Result<Banner> {
     let (read, write) = duplex(4096);
     let (input, _silent) = duplex(1);
-    let line_read = Notify::new();
+    let banner_read = Notify::new();
     let stop = async {
-        line_read.notified().await;
+        banner_read.notified().await;
         BridgeEnd::Finished
     };
     let listen = async {
-        let line = identification(read).await;
-        line_read.notify_one();
-        line
+        let banner = first_bytes(read).await;
+        banner_read.notify_one();
+        banner
     };
-    let (_, line) = tokio::join!(bridge::run(upgraded, input, write, stop), listen);
-    line
+    let (_, banner) = tokio::join!(bridge::run(upgraded, input, write, stop), listen);
+    banner
 }
 
-async fn identification(from: impl AsyncRead + Unpin) -> Result<Banner> {
-    let mut lines = BufReader::new(from.take(MAX_BANNER));
-    let mut line = Vec::new();
-    let mut banner = Banner::None;
-    while lines.read_until(b'\n', &mut line).await.map_err(anyhow::Error::from)? > 0 {
-        if line.starts_with(b"SSH-") {
-            return Ok(Banner::Ssh(String::from_utf8_lossy(&line).trim_end().to_owned()));
+/// Reads the identification, or what the server sends until it closes the connection or is silent.
+async fn first_bytes(from: impl AsyncRead + Unpin) -> Result<Banner> {
+    let mut from = from.take(MAX_GREETING as u64);
+    let mut bytes = Vec::new();
+    loop {
+        match timeout(BANNER_TIMEOUT, from.read_buf(&mut bytes)).await {
+            Ok(read) => {
+                if read.map_err(anyhow::Error::from)? == 0 {
+                    break;
+                }
+            }
+            Err(_elapsed) if bytes.is_empty() => return Ok(Banner::NotSsh(NotSsh::Silent(BANNER_TIMEOUT))),
+            Err(_elapsed) => break,
         }
-        line.clear();
-        banner = Banner::Other;
+        if let Some(line) = identification(&bytes) {
+            return Ok(Banner::Ssh(line));
+        }
     }
-    Ok(banner)
+    Ok(Banner::NotSsh(NotSsh::of(&bytes)))
 }
 
 /// Runs a probe with a time limit.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, trace};
 
 use crate::relay::frame::{NORMAL, PROTOCOL_ERROR, PeerClose, Violation};
+use crate::relay::greeting::{ByMachine, Greeting, NotSsh};
 use crate::relay::handshake::Upgraded;
 use crate::relay::liveness::{Liveness, MISSED_PINGS, Pulse, Traffic};
 use crate::relay::websocket::{Event, ReadError, WebSocket};
@@ -62,6 +63,9 @@ pub(crate) enum BridgeError {
         relay: String,
         violation: Violation,
     },
+    /// ssh received no identification of an SSH server.
+    #[error("no SSH server responds: {0}")]
+    NotSsh(NotSsh),
     /// Reading from ssh failed.
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
@@ -91,6 +95,9 @@ where
     debug!(?end, "closing the bridge");
     let close = timeout(CLOSE_TIMEOUT, bridge.close()).await;
     trace!(complete = close.is_ok(), "closed the bridge");
+    if let Some(failure) = bridge.greeting_failure(&end) {
+        return BridgeEnd::Broken(BridgeError::NotSsh(failure));
+    }
     match end {
         // ssh had closed its side, and all input was sent.
         BridgeEnd::Broken(BridgeError::Closed(_) | BridgeError::Lost(_) | BridgeError::NotSent(_))
@@ -120,6 +127,8 @@ struct Bridge<S, I, O> {
     unflushed: bool,
     /// Whether data has arrived since the end of input.
     received_after_eof: bool,
+    /// The machine's first bytes, until they contain an SSH identification.
+    greeting: Option<Greeting>,
     liveness: Liveness,
     drain_timer: Pin<Box<Sleep>>,
     /// Whether the bridge did not read from the relay.
@@ -147,6 +156,7 @@ where
             output,
             unflushed: false,
             received_after_eof: false,
+            greeting: Some(Greeting::new()),
             liveness: Liveness::new(),
             drain_timer: Box::pin(sleep(DRAIN_TIMEOUT)),
             stalled: false,
@@ -260,6 +270,8 @@ where
             Ok(Event::Data) => {
                 self.received_after_eof |= !self.input_open;
                 self.stalled |= !self.input_open;
+                let payload = self.relay.payload();
+                self.greeting.take_if(|greeting| greeting.is_complete_with(payload));
                 None
             }
             Ok(Event::Pong(payload)) => {
@@ -282,6 +294,18 @@ where
                 Some(BridgeEnd::Broken(BridgeError::Violation { relay: self.host.clone(), violation }))
             }
         }
+    }
+
+    /// Returns why ssh received no identification of an SSH server.
+    fn greeting_failure(&self, end: &BridgeEnd) -> Option<NotSsh> {
+        let greeting = self.greeting.as_ref()?;
+        let by = match end {
+            BridgeEnd::Finished if self.closed && self.input_open => ByMachine::Closed,
+            _ => ByMachine::Open,
+        };
+        let failure = greeting.failure(self.relay.is_input_ssh(), by);
+        // The reason of a lost connection says more than silence.
+        failure.filter(|failure| !matches!((failure, end), (NotSsh::Silent(_), BridgeEnd::Broken(_))))
     }
 
     /// Ready when the relay is gone. Sends the pings that are due.

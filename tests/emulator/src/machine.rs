@@ -59,6 +59,7 @@ pub struct Machine {
     pub(crate) agent_version: String,
     pub(crate) extensions: Vec<Extension>,
     pub(crate) private_link: bool,
+    pub(crate) config_mode: Option<&'static str>,
     pub(crate) online: bool,
     pub(crate) endpoint: bool,
     pub(crate) service_configurations: ServiceConfigurations,
@@ -80,6 +81,7 @@ impl Machine {
             agent_version: "1.67.03504.1320".to_owned(),
             extensions: Vec::new(),
             private_link: false,
+            config_mode: Some("full"),
             online: true,
             endpoint: true,
             service_configurations: BTreeMap::from([("SSH".to_owned(), 22)]),
@@ -148,6 +150,11 @@ impl Machine {
         let [publisher, kind, state] = [publisher, kind, state].map(str::to_owned);
         self.extensions.push(Extension { publisher, kind, state });
         self
+    }
+
+    /// Sets the agent's mode; `None` as for a machine about which Azure has no information.
+    pub fn config_mode(self, config_mode: Option<&'static str>) -> Self {
+        Self { config_mode, ..self }
     }
 
     /// Makes the agent use a private link.

@@ -35,6 +35,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
@@ -72,11 +73,17 @@ const OPENED_TWICE: &str =
 
 impl SignIn<'_> {
     /// Signs in with a browser (authorization code with PKCE, RFC 7636). `open` gets the authorization URL, which only
-    /// this user may see, and the link for the browser's command line.
+    /// this user may see, and the link for the browser's command line. `pasted` returns the next line that the user types,
+    /// which can be the address of the authorization response: a browser on another computer cannot open it.
     ///
     /// # Errors
     /// Entra ID or the user rejects the sign-in, or the time limit expires.
-    pub(crate) async fn by_browser(&self, open: impl FnOnce(&Url, &str)) -> Result<SignedIn, LoginError> {
+    pub(crate) async fn by_browser(
+        &self,
+        open: impl FnOnce(&Url, &str),
+        pasted: impl AsyncFn() -> String,
+        note: impl Fn(Problem),
+    ) -> Result<SignedIn, LoginError> {
         let loopback = Loopback::bind().await.context("no port of the loopback interface is free")?;
         // The host must be `localhost`, with any port; Entra ID rejects 127.0.0.1 (MSAL Python, `application.py`).
         let redirect_uri = format!("http://localhost:{}", loopback.port());
@@ -86,7 +93,7 @@ impl SignIn<'_> {
         let url = self.authorization_url(&redirect_uri, &state, &verifier);
         open(&url, &format!("http://127.0.0.1:{}{path}", loopback.port()));
         let pending = Pending::new(loopback.port(), url, path, &state);
-        let code = timeout(SIGN_IN_TIMEOUT, pending.wait(&loopback)).await;
+        let code = timeout(SIGN_IN_TIMEOUT, pending.wait(&loopback, pasted, note)).await;
         let code =
             code.with_context(|| format!("no response came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
         let scope = self.scope();
@@ -131,6 +138,19 @@ fn random() -> Result<String, LoginError> {
 
 type Page = Response<Full<Bytes>>;
 
+/// Why an authorization response does not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// The browser uses TLS for this port.
+    Https(u16),
+    /// The user typed something else than the address of the response.
+    NotTheResponse,
+}
+
+/// The first byte of a ClientHello, and an alert that the protocol version is not supported (RFC 8446, sections 5.1 and 6.2).
+const HANDSHAKE: u8 = 0x16;
+const PROTOCOL_VERSION: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
+
 /// A sign-in that waits for the authorization response.
 struct Pending {
     /// The accepted values of a Host header. The name of a web page on the internet can resolve to the loopback address
@@ -143,6 +163,8 @@ struct Pending {
     /// The digest of the state, so that the time of a comparison reveals nothing about it.
     state: Vec<u8>,
     link_used: Cell<bool>,
+    /// Whether the browser uses TLS.
+    uses_https: Cell<bool>,
     outcome: RefCell<Option<Result<String, LoginError>>>,
 }
 
@@ -155,13 +177,20 @@ impl Pending {
             path,
             state: hash(state),
             link_used: Cell::new(false),
+            uses_https: Cell::new(false),
             outcome: RefCell::new(None),
         }
     }
 
-    /// Serves connections until one of them delivers the authorization response, and returns the code.
-    async fn wait(&self, loopback: &Loopback) -> Result<String, LoginError> {
+    /// Serves connections until one of them, or the user, delivers the authorization response, and returns the code.
+    async fn wait(
+        &self,
+        loopback: &Loopback,
+        pasted: impl AsyncFn() -> String,
+        note: impl Fn(Problem),
+    ) -> Result<String, LoginError> {
         let mut connections = FuturesUnordered::new();
+        let mut https = Some(Problem::Https(loopback.port()));
         loop {
             tokio::select! {
                 accepted = loopback.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
@@ -172,19 +201,35 @@ impl Pending {
                     }
                 },
                 Some(()) = connections.next() => {
-                    if let Some(outcome) = self.outcome.take() {
-                        return outcome;
+                    if let Some(problem) = https.take_if(|_| self.uses_https.get()) {
+                        note(problem);
                     }
                 }
+                line = pasted() => {
+                    if !line.trim().is_empty() && self.receive(query(&line)).status() != StatusCode::OK {
+                        note(Problem::NotTheResponse);
+                    }
+                }
+            }
+            if let Some(outcome) = self.outcome.take() {
+                return outcome;
             }
         }
     }
 
     /// Serves one request. Closes a connection of another user without reading it.
-    async fn serve(&self, stream: TcpStream) {
+    async fn serve(&self, mut stream: TcpStream) {
         let peer = Peer::of(&stream);
         if peer == Peer::OtherUser {
             info!("closed a connection of another user");
+            return;
+        }
+        let mut first = [0];
+        let Ok(Ok(_)) = timeout(HEAD_TIMEOUT, stream.peek(&mut first)).await else { return };
+        if first == [HANDSHAKE] {
+            info!("a browser uses TLS for the redirect URI");
+            self.uses_https.set(true);
+            let _ = stream.write_all(&PROTOCOL_VERSION).await;
             return;
         }
         let service = service_fn(async |request| Ok::<_, Infallible>(self.respond(peer, request).await));
@@ -291,6 +336,13 @@ impl Pending {
     }
 }
 
+/// Returns the fields of an address that the user typed, which can be in quotes or incomplete.
+fn query(line: &str) -> &[u8] {
+    let line = line.trim().trim_matches(['"', '\'', '<', '>']);
+    let (_, query) = line.split_once('?').unwrap_or(("", line));
+    query.split('#').next().unwrap_or_default().as_bytes()
+}
+
 fn hash(text: &str) -> Vec<u8> {
     digest(&SHA256, text.as_bytes()).as_ref().to_vec()
 }
@@ -355,6 +407,29 @@ mod tests {
         assert!(
             matches!(error, LoginError::Rejected(Rejection { description, .. }) if description == "AADSTS65004: No.")
         );
+    }
+
+    #[test]
+    fn an_address_that_the_user_pastes_needs_the_state() {
+        let pasted = |line: &str| {
+            let pending = pending();
+            let status = pending.receive(query(line)).status();
+            (status, pending.outcome.take().and_then(Result::ok))
+        };
+        let received = (StatusCode::OK, Some("a+b".to_owned()));
+        for line in [
+            "http://localhost:8400/?code=a%2Bb&state=s&session_state=1",
+            " \"http://localhost:8400/?code=a%2Bb&state=s#\" \n",
+            "<https://localhost:8400?state=s&code=a%2Bb>",
+            "code=a%2Bb&state=s",
+        ] {
+            assert_eq!(pasted(line), received, "{line}");
+        }
+        for line in
+            ["a+b", "http://localhost:8400/?code=a%2Bb", "http://localhost:8400/?code=a&state=x", "?", "yes"]
+        {
+            assert_eq!(pasted(line), (StatusCode::BAD_REQUEST, None), "{line}");
+        }
     }
 
     #[test]

@@ -82,10 +82,26 @@ impl Evaluator {
         if self.responds() { warned(&finding) } else { failed(&finding) }
     }
 
+    /// Monitor mode disables remote connectivity (azure-docs `security-extensions.md`, "monitor mode"). Azure does not show the
+    /// agent's setting `incomingconnections.enabled`.
+    pub(super) fn agent_configuration(&self) -> Outcome {
+        let machine = match self.machine_in_azure() {
+            Ok(machine) => machine,
+            Err(skipped) => return skipped,
+        };
+        let finding = Finding::MonitorMode { os: &machine.os };
+        match machine.config_mode.to_lowercase().as_str() {
+            "" => Skipped("Azure has no information".into()),
+            "monitor" if self.responds() => warned(&finding),
+            "monitor" => failed(&finding),
+            mode => Passed(format!("{mode} mode")),
+        }
+    }
+
     pub(super) fn operating_system(&self) -> Outcome {
         match self.machine_in_azure() {
             Ok(machine) if machine.os.is_empty() => Skipped("Azure has no information".into()),
-            Ok(machine) if machine.os == "windows" => {
+            Ok(machine) if machine.is_windows() => {
                 Passed("windows (local and domain users; Entra users log in to Linux only)".into())
             }
             Ok(machine) => Passed(format!(
@@ -175,7 +191,7 @@ impl Evaluator {
             Ok(machine) => machine,
             Err(skipped) => return skipped,
         };
-        if machine.os == "windows" {
+        if machine.is_windows() {
             return Skipped("Entra users log in to Linux only".into());
         }
         let Some(extensions) = found(&self.facts.azure.extensions) else {

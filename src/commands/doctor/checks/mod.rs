@@ -21,7 +21,7 @@ use Outcome::{Failed, Skipped, Warned};
 type CheckFn = fn(&Evaluator) -> Outcome;
 
 /// The checks in the order of the report.
-const CHECKS: [(&str, CheckFn); 26] = [
+const CHECKS: [(&str, CheckFn); 27] = [
     ("ssh", |evaluator| evaluator.program(0)),
     ("ssh-keygen", |evaluator| evaluator.program(1)),
     ("shell", Evaluator::shell),
@@ -34,6 +34,7 @@ const CHECKS: [(&str, CheckFn); 26] = [
     ("resource provider", Evaluator::provider),
     ("machine", Evaluator::machine_status),
     ("agent version", Evaluator::agent_version),
+    ("agent configuration", Evaluator::agent_configuration),
     ("operating system", Evaluator::operating_system),
     ("region", Evaluator::region),
     ("private link", Evaluator::private_link),

@@ -1,11 +1,12 @@
 //! Checks of the relay, and of the machine's sshd behind it.
 
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
-use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, is_forbidden, numbers, warned};
+use crate::commands::doctor::checks::{Evaluator, blocked_by, is_forbidden, numbers, warned};
 use crate::commands::doctor::probe::Banner;
 use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
 use crate::diagnosis::Error;
 use crate::diagnosis::finding::Finding;
+use crate::diagnosis::relay::not_ssh;
 use crate::relay::handshake::ConnectError;
 
 /// The first OpenSSH that accepts RSA certificates with SHA-2 signatures, the only ones that newer clients make
@@ -30,6 +31,9 @@ impl Evaluator {
             Some(Err(error)) if is_forbidden(error) => blocked_by("permissions"),
             Some(Err(_)) if matches!(self.machine_status(), Failed(_)) => blocked_by("machine"),
             Some(Err(_)) if matches!(self.agent_version(), Failed(_)) => blocked_by("agent version"),
+            Some(Err(_)) if matches!(self.agent_configuration(), Failed(_)) => {
+                blocked_by("agent configuration")
+            }
             Some(Err(error)) => Failed(error.diagnose()),
         }
     }
@@ -40,15 +44,11 @@ impl Evaluator {
             (Skipped(why), ..) => Skipped(why),
             (_, Some(Err(error)), _) if is_port_closed(error) => Failed(error.diagnose()),
             (Passed(_), _, Some(Ok(Banner::Ssh(banner)))) => ssh_version(banner),
-            (Passed(_), _, Some(Ok(Banner::None))) => {
-                let is_windows = self.machine_in_azure().is_ok_and(|machine| machine.os == "windows");
-                failed(&Finding::SshdCloses { port, is_windows })
+            (Passed(_), _, Some(Ok(Banner::NotSsh(failure)))) => {
+                let os = self.machine_in_azure().map_or("", |machine| &machine.os);
+                Failed(not_ssh(failure, port, os))
             }
-            (Passed(_), _, Some(banner)) => {
-                let cause =
-                    banner.as_ref().err().map_or(String::new(), |error| format!(": {}", error.cause()));
-                failed(&Finding::NotSsh { port, cause: &cause })
-            }
+            (Passed(_), _, Some(Err(error))) => Failed(error.diagnose()),
             _ => blocked_by("relay"),
         }
     }

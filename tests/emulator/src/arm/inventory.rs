@@ -57,7 +57,7 @@ fn server_properties(machine: &MachineState) -> Value {
         "lastStatusChange": status_change(machine),
         "errorDetails": [], "displayName": facts.name, "machineFqdn": facts.name,
         "osName": facts.os_name, "osType": facts.os_name, "osProfile": { "computerName": facts.name },
-        "agentConfiguration": { "incomingConnectionsPorts": [], "configMode": "full" },
+        "agentConfiguration": { "incomingConnectionsPorts": [], "configMode": facts.config_mode },
     })
 }
 

@@ -1,5 +1,7 @@
 //! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which loads in parallel with the network.
 
+mod failure;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _};
@@ -229,9 +231,6 @@ const BUNDLES: [&str; 6] = [
     "/usr/local/etc/ssl/cert.pem",
 ];
 
-/// The text with which rustls-platform-verifier begins its error if the system has no root certificates.
-const NO_ROOTS: &str = "No CA certificates";
-
 /// Root certificates that arcssh cannot read.
 #[derive(Clone, Debug)]
 pub(crate) struct Unreadable {
@@ -294,13 +293,16 @@ impl ServerCertVerifier for SystemTrust {
         let roots = self.roots()?;
         let result =
             roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        result.map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let issuer = x509::issuer(end_entity);
-                let error = TrustError::UnknownIssuer { issuer, unreadable: roots.unreadable.clone() };
-                Error::InvalidCertificate(CertificateError::Other(error.into()))
-            }
-            error => error,
+        result.map_err(|error| {
+            let Error::InvalidCertificate(error) = error else { return error };
+            let issuer = x509::issuer(end_entity);
+            let error = match error {
+                CertificateError::UnknownIssuer => {
+                    TrustError::UnknownIssuer { issuer, unreadable: roots.unreadable.clone() }
+                }
+                error => TrustError::Invalid { issuer, error },
+            };
+            Error::InvalidCertificate(CertificateError::Other(error.into()))
         })
     }
 
@@ -332,6 +334,8 @@ impl ServerCertVerifier for SystemTrust {
 enum TrustError {
     #[error("unknown issuer")]
     UnknownIssuer { issuer: Option<String>, unreadable: Option<Unreadable> },
+    #[error("invalid")]
+    Invalid { issuer: Option<String>, error: CertificateError },
     #[error("no root certificates")]
     NoRoots,
     #[error("{0}")]
@@ -355,12 +359,12 @@ pub(crate) enum TlsError {
         /// Root certificates that arcssh could not read, one of which may be the authority's.
         unreadable: Option<Unreadable>,
     },
-    /// The certificate has expired.
+    /// The certificate has expired, at this time if it is known.
     #[error("the certificate has expired")]
-    Expired,
-    /// The certificate is not valid yet.
+    Expired(Option<u64>),
+    /// The certificate is not valid yet, but from this time on if it is known.
     #[error("the certificate is not valid yet")]
-    NotYetValid,
+    NotYetValid(Option<u64>),
     /// The system has no root certificates.
     #[error("no root certificates")]
     NoRoots,
@@ -368,41 +372,28 @@ pub(crate) enum TlsError {
     #[error("{0}")]
     Unreadable(Unreadable),
     /// The certificate is not valid for another reason.
+    #[error("the certificate is not valid: it {why}")]
+    InvalidCertificate {
+        /// A phrase whose subject is the certificate.
+        why: String,
+        /// The authority's own name.
+        issuer: Option<String>,
+    },
+    /// The other side does not use TLS.
+    #[error("the response is not TLS")]
+    NotTls,
+    /// The two sides have no protocol version or algorithm in common.
     #[error("{0}")]
-    InvalidCertificate(String),
-    /// The handshake did not end: the connection broke, or the other side did not respond.
+    Incompatible(&'static str),
+    /// The other side rejects the handshake.
     #[error("{0}")]
+    Rejected(&'static str),
+    /// The connection was closed during the handshake.
+    #[error("{0} during the handshake")]
     Interrupted(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
-}
-
-impl From<&Error> for TlsError {
-    fn from(error: &Error) -> Self {
-        let other = match error {
-            Error::Other(other) | Error::InvalidCertificate(CertificateError::Other(other)) => {
-                other.0.downcast_ref::<TrustError>()
-            }
-            _ => None,
-        };
-        match (other, error) {
-            (Some(TrustError::UnknownIssuer { issuer, unreadable }), _) => {
-                Self::UnknownIssuer { issuer: issuer.clone(), unreadable: unreadable.clone() }
-            }
-            (Some(TrustError::NoRoots), _) => Self::NoRoots,
-            (Some(TrustError::Unreadable(unreadable)), _) => Self::Unreadable(unreadable.clone()),
-            (None, Error::General(text)) if text.starts_with(NO_ROOTS) => Self::NoRoots,
-            (None, Error::InvalidCertificate(error)) => match error {
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    Self::NotYetValid
-                }
-                error => Self::InvalidCertificate(error.to_string()),
-            },
-            (None, error) => Self::Other(error.to_string()),
-        }
-    }
 }
 
 /// Returns the TLS error in an error. tokio-rustls and hyper put it into one or two [`std::io::Error`]s.
