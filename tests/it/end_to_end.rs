@@ -144,7 +144,8 @@ fn a_socks_port_reaches_the_network_of_the_machine() {
 #[test]
 fn the_agent_is_forwarded() {
     let w = lab(&["web01"]);
-    let script = "eval $(ssh-agent -s) >/dev/null && trap 'ssh-agent -k >/dev/null' EXIT
+    // Debian's ssh-agent is set-group-ID, and such a program loads no library for LD_PRELOAD (ld.so(8)).
+    let script = "eval $(env -u LD_PRELOAD ssh-agent -s) >/dev/null && trap 'env -u LD_PRELOAD ssh-agent -k >/dev/null' EXIT
         ssh-add -q server/client_key && ssh -F .ssh/config -A web01 ssh-add -l";
     let listed = shell(&w, script);
     assert!(listed.contains("ED25519"), "{listed}");
