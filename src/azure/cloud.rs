@@ -46,6 +46,15 @@ impl CloudName {
         }
     }
 
+    /// Returns Azure CLI's name of the cloud (azure-cli-core, `cloud.py`).
+    pub(crate) fn in_azure_cli(self) -> &'static str {
+        match self {
+            Self::Public => "AzureCloud",
+            Self::China => "AzureChinaCloud",
+            Self::UsGov => "AzureUSGovernment",
+        }
+    }
+
     /// Returns the domain of the cloud's relays.
     ///
     /// Source: Microsoft Learn, "Azure Arc network requirements" (public, China); azure-sdk-for-python
@@ -80,9 +89,18 @@ pub(crate) struct Endpoints {
     pub(crate) relay_suffixes: Option<RelaySuffixes>,
 }
 
+impl Endpoints {
+    /// Returns whether the user names a service of the cloud.
+    pub(crate) fn are_set(&self) -> bool {
+        self.arm_endpoint.is_some() || self.authority_host.is_some()
+    }
+}
+
 /// The endpoints and scopes of one cloud.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
+    /// `None` if the user names its endpoints.
+    pub(crate) name: Option<CloudName>,
     pub(crate) arm_endpoint: Url,
     /// The OAuth scope of an ARM token.
     pub(crate) arm_scope: String,
@@ -115,6 +133,7 @@ impl Cloud {
             (None, None) => audience,
         };
         Ok(Self {
+            name: Some(name).filter(|_| !custom.are_set()),
             arm_endpoint: https(given(&custom.arm_endpoint).unwrap_or(arm), "ARCSSH_ARM_ENDPOINT")?,
             // The slash is doubled if the resource ends in one, as in Azure CLI; Entra ID expects this.
             arm_scope: format!("{audience}/.default"),

@@ -3,10 +3,12 @@
 pub(crate) mod entry_files;
 pub(crate) mod proxy_command;
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -15,13 +17,14 @@ use clap::{
 use clap_complete::Shell;
 
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
+use crate::azure::credentials::cli_tools::cloud::azure_cli_cloud;
 use crate::azure::credentials::{CredentialOptions, CredentialSource};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::entra_ssh::CertificateOptions;
-use crate::ssh::host_entry::{CertificateMode, Platform};
+use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
 
 /// The environment variable from which Microsoft's sshProxy reads its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
@@ -270,7 +273,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "relay_info")]
     pub(crate) agent: Option<PathBuf>,
     /// Fail unless the certificate is valid for this login name
-    #[arg(long, value_name = "NAME", requires = "agent")]
+    #[arg(long, value_name = "NAME", requires = "agent", value_parser = login_name)]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -457,7 +460,7 @@ pub(crate) struct CertArgs {
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
     /// With --file: fail unless the certificate is valid for this login name
-    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key")]
+    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key", value_parser = login_name)]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -671,6 +674,39 @@ pub(crate) struct AzureArgs {
     pub(crate) cloud: CloudArgs,
 }
 
+impl AzureArgs {
+    /// Returns the cloud with the endpoints of the command line. If Azure CLI is the selected credential source, its cloud
+    /// is the default.
+    ///
+    /// # Errors
+    /// See [`Cloud::new`]; Azure CLI uses a cloud whose endpoints are unknown.
+    pub(crate) fn cloud(&self) -> anyhow::Result<Cloud> {
+        let name = match self.cloud_of_azure_cli() {
+            None => self.cloud.cloud.unwrap_or(CloudName::Public),
+            Some(own) => CloudName::from_str(&own, true).map_err(|_| {
+                anyhow!(
+                    "Azure CLI uses the cloud {own}, which arcssh does not know: add --cloud, or set ARCSSH_ARM_ENDPOINT and AZURE_AUTHORITY_HOST to its endpoints"
+                )
+            })?,
+        };
+        Cloud::new(name, &self.cloud.endpoints())
+    }
+
+    /// Returns the user's cloud, or that of Azure CLI if it is the selected credential source.
+    pub(crate) fn chosen_cloud(&self) -> Option<CloudName> {
+        self.cloud.cloud.or_else(|| CloudName::from_str(&self.cloud_of_azure_cli()?, true).ok())
+    }
+
+    /// Returns Azure CLI's name of its cloud, if Azure CLI selects the cloud.
+    fn cloud_of_azure_cli(&self) -> Option<String> {
+        let is_selected = || {
+            self.credential.options().sources().is_ok_and(|sources| sources == [CredentialSource::AzureCli])
+        };
+        (self.cloud.cloud.is_none() && !self.cloud.endpoints().are_set() && is_selected())
+            .then(azure_cli_cloud)?
+    }
+}
+
 /// The source of access tokens.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Credential")]
@@ -700,6 +736,11 @@ fn tag(text: &str) -> Result<String, String> {
         Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
         _ => Err("--tag has the form KEY=VALUE, such as env=prod".into()),
     }
+}
+
+/// Returns the login name of a host entry.
+fn login_name(word: &str) -> Result<String, Infallible> {
+    Ok(from_word(word))
 }
 
 /// Checks that a tenant is an ID or a domain.
@@ -733,11 +774,6 @@ pub(crate) struct CloudArgs {
 }
 
 impl CloudArgs {
-    /// Returns the cloud, if the user chose one.
-    pub(crate) fn chosen(&self) -> Option<CloudName> {
-        self.cloud
-    }
-
     /// Returns the cloud with the endpoints of the command line.
     ///
     /// # Errors

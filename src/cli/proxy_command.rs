@@ -323,7 +323,7 @@ mod tests {
         let overrides = ["--cloud", "china"].map(OsString::from);
         let args = find_entry("web01", &text()).unwrap().proxy_args(&overrides).unwrap();
         assert_eq!((args.target.port, args.machine.unwrap().to_string()), (Some(2222), ID.to_owned()));
-        assert_eq!(args.azure.cloud.chosen(), Some(CloudName::China));
+        assert_eq!(args.azure.chosen_cloud(), Some(CloudName::China));
         let args = find_entry("web02.arc", &text()).unwrap().proxy_args(&[]).unwrap();
         assert_eq!((args.target.port, args.suffix.as_str()), (Some(22), ".arc"));
     }

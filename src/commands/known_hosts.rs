@@ -71,7 +71,7 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
     // Host entries have the ID as HostKeyAlias, which ssh looks up in lower case.
     let name = named.machine.vm_id.as_ref().filter(|id| is_alias(id)).or(alias).unwrap_or(&id.name);
     let name = name.to_lowercase();
-    let cloud = args.azure.cloud.chosen().unwrap_or(CloudName::Public);
+    let cloud = args.azure.chosen_cloud().unwrap_or(CloudName::Public);
     let mut options = azure_options(&args.azure.credential.options(), cloud);
     options.extend(["--wait".into(), args.target.wait.as_secs().to_string()]);
     let command = ProxyCommand::new(program, ProxyMachine::Id(id.clone()), options);

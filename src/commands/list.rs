@@ -128,7 +128,7 @@ struct Connection {
 impl Connection {
     fn new(args: &ListArgs) -> Result<Self> {
         let program = args.program.clone().map_or_else(program, Ok)?;
-        let cloud = args.azure.cloud.chosen().unwrap_or(CloudName::Public);
+        let cloud = args.azure.chosen_cloud().unwrap_or(CloudName::Public);
         let options = azure_options(&args.azure.credential.options(), cloud);
         Ok(Self { program, options, user: args.user.clone() })
     }

@@ -17,8 +17,12 @@ use crate::system::files;
 const SSH_EXIT_STATUS: &str = "ssh does not return the status of its ProxyCommand: ssh exits with 255. To see the error, run arcssh-last(1).";
 
 /// Environment variables that arcssh reads, for arcssh(1).
-const ENVIRONMENT: [(&str, &str); 21] = [
+const ENVIRONMENT: [(&str, &str); 25] = [
     ("ARCSSH_CREDENTIAL", "Default of --credential."),
+    (
+        "AZURE_TOKEN_CREDENTIALS",
+        "Credential sources to try without --credential and ARCSSH_CREDENTIAL: dev, prod, or a credential of Azure's SDKs, such as AzureCliCredential.",
+    ),
     ("ARCSSH_CLOUD", "Default of --cloud."),
     ("ARCSSH_ARM_ENDPOINT", "Default of --arm-endpoint."),
     ("ARCSSH_ARM_AUDIENCE", "Default of --arm-audience."),
@@ -38,14 +42,26 @@ const ENVIRONMENT: [(&str, &str); 21] = [
         "AZURE_CLIENT_CERTIFICATE_PATH",
         "PEM file with the certificate of the service principal and its RSA key, without a password.",
     ),
+    (
+        "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN",
+        "If true, also send the certificates of that file, for an application that accepts certificates by subject and issuer.",
+    ),
     ("AZURE_FEDERATED_TOKEN_FILE", "File with a token of another issuer that the service principal trusts."),
+    (
+        "ACTIONS_ID_TOKEN_REQUEST_URL, ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+        "Where GitHub Actions issues such a token to a job with the permission id-token: write. GitHub sets them.",
+    ),
+    (
+        "SYSTEM_OIDCREQUESTURI, SYSTEM_ACCESSTOKEN, AZURESUBSCRIPTION_SERVICE_CONNECTION_ID, AZURESUBSCRIPTION_CLIENT_ID, AZURESUBSCRIPTION_TENANT_ID, ARM_ADO_PIPELINE_SERVICE_CONNECTION_ID, ARM_OIDC_AZURE_SERVICE_CONNECTION_ID",
+        "Where Azure Pipelines issues such a token, the token of the job, and the service connection.",
+    ),
     (
         "IDENTITY_ENDPOINT, IDENTITY_HEADER, IMDS_ENDPOINT, MSI_ENDPOINT",
         "Where Azure Arc and App Service issue tokens of a managed identity. Azure sets them.",
     ),
     (
-        "AZURE_CONFIG_DIR, AZD_CONFIG_DIR",
-        "Directories of Azure CLI and Azure Developer CLI, for their sign-ins.",
+        "AZURE_CONFIG_DIR, AZD_CONFIG_DIR, AZURE_CLOUD_NAME",
+        "Directories of Azure CLI and Azure Developer CLI, for their sign-ins, and the cloud of Azure CLI.",
     ),
     (
         "SSHPROXY_RELAY_INFO",

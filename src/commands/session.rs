@@ -48,7 +48,7 @@ impl Session {
     pub(crate) fn open(args: &AzureArgs) -> Result<Self> {
         let net = Net::new()?;
         let store = Store::open()?;
-        let cloud = args.cloud.cloud()?;
+        let cloud = args.cloud()?;
         let credential = args.credential.options();
         let arm = Arm::new(&cloud, &net, &store, credential.clone());
         Ok(Self { net, store, cloud, arm, credential })

@@ -68,7 +68,7 @@ fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
         _ if response.claims.is_some() || is_about_mfa(response) => weak_sign_in(response),
         (401, _) => Diagnosis::new(
             Code::TokenRejected,
-            format!("Azure rejected the access token ({})", details(response)),
+            format!("Azure rejected the access token{} ({})", of_account(response), details(response)),
             source_hint(response.source, response.tenant.as_deref()),
         ),
         (_, "ScopeLocked") => locked(message, context),
@@ -242,7 +242,10 @@ fn not_found(response: &ErrorResponse, context: &Context) -> Diagnosis {
     match response.code.as_str() {
         "SubscriptionNotFound" => Diagnosis::new(
             Code::SubscriptionNotFound,
-            format!("the subscription does not exist, or the account has no access to it ({details})"),
+            format!(
+                "the subscription does not exist, or {} has no access to it ({details})",
+                account(response)
+            ),
             OTHER_TENANT,
         ),
         "ResourceNotFound" | "ResourceGroupNotFound" => Diagnosis::new(
@@ -260,10 +263,10 @@ fn not_found(response: &ErrorResponse, context: &Context) -> Diagnosis {
 
 fn denied(response: &ErrorResponse, context: &Context) -> Diagnosis {
     match response.code.as_str() {
-        "AuthorizationFailed" => missing_permission(&response.message, context),
+        "AuthorizationFailed" => missing_permission(response, context),
         "RequestDisallowedByPolicy" => Diagnosis::new(
             Code::BlockedByPolicy,
-            format!("Azure Policy denies the request ({})", response.message),
+            format!("Azure Policy denies the request{} ({})", of_account(response), response.message),
             "ask an administrator of the subscription's policies",
         ),
         "RequestDisallowedByAzure" => Diagnosis::new(
@@ -281,12 +284,20 @@ fn denied(response: &ErrorResponse, context: &Context) -> Diagnosis {
         ),
         _ => Diagnosis::new(
             Code::AccessDenied,
-            format!("Azure Resource Manager rejected the request ({})", answer(response)),
-            if response.code.is_empty() {
-                "ask an owner of the machine; if a proxy sent this response, ask the proxy's administrator"
-            } else {
-                "ask an owner of the machine"
-            },
+            format!(
+                "Azure Resource Manager rejected the request{} ({})",
+                of_account(response),
+                answer(response)
+            ),
+            or_other_account(
+                response,
+                if response.code.is_empty() {
+                    "ask an owner of the machine; if a proxy sent this response, ask the proxy's administrator"
+                } else {
+                    "ask an owner of the machine"
+                }
+                .into(),
+            ),
         ),
     }
 }
@@ -299,12 +310,14 @@ fn deny_assignment(message: &str) -> Option<&str> {
 
 /// ARM names the missing permission, the account and the scope (Microsoft Learn, "Troubleshoot SSH access to Azure
 /// Arc-enabled servers").
-fn missing_permission(message: &str, context: &Context) -> Diagnosis {
+fn missing_permission(response: &ErrorResponse, context: &Context) -> Diagnosis {
+    let message = &*response.message;
+    let account = account(response);
     let action = quoted_after(message, "perform action").unwrap_or(CONNECT);
     let summary = if action.eq_ignore_ascii_case(CONNECT) {
-        "the account has no permission to connect to the machine (403 AuthorizationFailed)".to_owned()
+        format!("{account} has no permission to connect to the machine (403 AuthorizationFailed)")
     } else {
-        format!("the account lacks the permission {action} (403 AuthorizationFailed)")
+        format!("{account} lacks the permission {action} (403 AuthorizationFailed)")
     };
     let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
     // A role on the machine includes all below it; a permission on a subscription is not part of a machine's roles.
@@ -319,7 +332,27 @@ fn missing_permission(message: &str, context: &Context) -> Diagnosis {
         shell_quote(assignee),
         shell_quote(scope)
     );
-    Diagnosis::new(Code::AccessDenied, summary, hint)
+    Diagnosis::new(Code::AccessDenied, summary, or_other_account(response, hint))
+}
+
+/// Returns the account of a request, for a sentence.
+fn account(response: &ErrorResponse) -> String {
+    response.caller.as_ref().map_or("the account".to_owned(), |caller| caller.to_string())
+}
+
+fn of_account(response: &ErrorResponse) -> String {
+    response.caller.as_ref().map_or(String::new(), |caller| format!(" of {caller}"))
+}
+
+/// Returns a hint after another one: to use an account that may already have the permission.
+fn or_other_account(response: &ErrorResponse, hint: String) -> String {
+    let others = response.caller.iter().flat_map(|caller| &caller.others);
+    let options: Vec<String> = others.map(|source| format!("--credential {}", source.name())).collect();
+    if options.is_empty() {
+        hint
+    } else {
+        format!("to use another account, add {}; or {hint}", options.join(" or "))
+    }
 }
 
 /// Returns the quoted text after a marker in a message of ARM.

@@ -1,7 +1,12 @@
 //! Accounts: where a token comes from, and why there is none.
 
-use crate::azure::credentials::federated_token::{FederatedToken, Issuer};
-use crate::azure::credentials::source::{CertificateProblem, MetadataServiceError, SourceError, Unavailable};
+use clap::ValueEnum as _;
+
+use crate::azure::cloud::CloudName;
+use crate::azure::credentials::service_principal::federated_token::FederatedToken;
+use crate::azure::credentials::source::{
+    CertificateProblem, Issuer, MetadataServiceError, SourceError, Unavailable,
+};
 use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
@@ -157,7 +162,8 @@ fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, con
             error.to_string(),
             format!("set {name} to {expected}, or {}", unset_variable(name)),
         ),
-        SourceError::Oidc { .. }
+        SourceError::OtherCloud { .. }
+        | SourceError::Oidc { .. }
         | SourceError::NoToken
         | SourceError::OtherTenant { .. }
         | SourceError::MetadataService(_)
@@ -186,6 +192,16 @@ fn failure_hint(from: CredentialSource, tenant: Option<&str>, error: &SourceErro
                 .into()
         }
         SourceError::NoToken => format!("update {}; or {SELECT_SOURCE}", from.title()).into(),
+        SourceError::OtherCloud { own, cloud, .. } => {
+            let change = format!("az cloud set --name {}", cloud.in_azure_cli());
+            match CloudName::from_str(own, true).ok().and_then(|own| own.to_possible_value()) {
+                Some(own) => {
+                    format!("add --cloud {}; or change the cloud of Azure CLI: {change}", own.get_name())
+                        .into()
+                }
+                None => Hint::new("change the cloud of Azure CLI: ", change),
+            }
+        }
         SourceError::OtherTenant { tenant, .. } => sign_in(&format!(" --tenant {}", shell_quote(tenant))),
         SourceError::MetadataService(MetadataServiceError { description, .. })
             if description.contains(SEVERAL_IDENTITIES) =>

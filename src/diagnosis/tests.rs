@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::*;
 use crate::azure::arm::ErrorResponse;
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
-use crate::azure::credentials::CredentialSource;
-use crate::azure::credentials::federated_token::Issuer;
-use crate::azure::credentials::source::{CertificateProblem, MetadataServiceError, SourceError, Unavailable};
+use crate::azure::credentials::source::{
+    CertificateProblem, Issuer, MetadataServiceError, SourceError, Unavailable,
+};
+use crate::azure::credentials::{Caller, CredentialSource};
 use crate::azure::entra::{self, ClaimsChallenge};
 use crate::azure::hybrid_compute::Machine;
 use crate::azure::login::key_store::KeyStoreError;
@@ -126,12 +127,19 @@ fn examples() -> Vec<Diagnosis> {
 }
 
 fn examples_of_authentication() -> Vec<Diagnosis> {
+    let other_cloud = |own: &str| SourceError::OtherCloud {
+        own: own.into(),
+        cloud: CloudName::Public,
+        message: "no".into(),
+    };
     let oidc = |issuer| SourceError::Oidc { issuer, cause: "403".into() };
     use CredentialSource::{AzureCli, Environment, ManagedIdentity};
     let errors: Vec<Error> = vec![
         CredentialError::NotSignedIn(Vec::new()).into(),
         CredentialError::TokenCredentials("BrokerCredential".into()).into(),
         of_source(AzureCli, SourceError::NoToken).into(),
+        of_source(AzureCli, other_cloud("AzureChinaCloud")).into(),
+        of_source(AzureCli, other_cloud("Stack")).into(),
         of_source(CredentialSource::WorkloadIdentity, oidc(Issuer::GitHubActions)).into(),
         of_source(CredentialSource::WorkloadIdentity, oidc(Issuer::AzurePipelines)).into(),
         of_source(AzureCli, SourceError::OtherTenant { own: "t".into(), tenant: "u".into() }).into(),
@@ -316,6 +324,20 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         ArmError::ListTooLong.into(),
         ArmError::UntrustedRelay("relay.example".into()).into(),
     ];
+    let with_caller = |error| {
+        let ArmError::Rejected(response) = error else { return error };
+        let others = vec![CredentialSource::AzureCli, CredentialSource::Arcssh];
+        let caller = Caller { source: CredentialSource::ManagedIdentity, name: "vm01".into(), others };
+        ArmError::Rejected(ErrorResponse { caller: Some(caller.into()), ..response })
+    };
+    let of_caller = [
+        forbidden(&format!("{connectivity}/listCredentials/action")),
+        forbidden(&format!("{connectivity}/write")),
+        arm(403, "", "blocked"),
+        arm(401, "InvalidAuthenticationToken", ""),
+        arm(404, "SubscriptionNotFound", "no"),
+        arm(403, "RequestDisallowedByPolicy", "no"),
+    ];
     let candidates = vec!["rg/web01".into(), "rg2/web01".into()];
     let ambiguous = || SelectError::Ambiguous { name: "web01".into(), candidates: candidates.clone() };
     let during_setup = Context { action: Action::SetUp, target: Some(target()) };
@@ -324,6 +346,7 @@ fn examples_of_machines() -> Vec<Diagnosis> {
     let mut examples =
         vec![diagnose(ambiguous()), without_target(ambiguous()), unserved.during(during_setup).diagnose()];
     examples.extend(errors.into_iter().map(diagnose));
+    examples.extend(of_caller.map(|error| diagnose(with_caller(error))));
     examples
 }
 

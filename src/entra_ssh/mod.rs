@@ -143,7 +143,7 @@ impl<'a> Request<'a> {
     /// Requests the certificate from one source after the other.
     async fn send(&self) -> Result<IssuedCertificate, IssueError> {
         let failed = |error| IssueError::Credential { scope: self.scope.to_owned(), error };
-        let mut sources = self.credentials.sources().map_err(failed)?;
+        let mut sources = self.credentials.options.sources().map_err(failed)?;
         if sources.len() > 1 {
             sources.retain(|source| SOURCES.contains(source));
         }

@@ -217,7 +217,7 @@ fn without_a_policy_token_the_policy_is_reported() {
     for (tokens, requests) in [(PolicyTokens::Failed, 1), (PolicyTokens::ChangeReferenceRequired, 0)] {
         let w = lab(&["web01"]);
         w.emulator().set_policy_tokens(tokens);
-        let why = "arcssh: cannot connect to web01: Azure Policy denies the request (Resource was disallowed by policy. A policy token is required.)";
+        let why = "arcssh: cannot connect to web01: Azure Policy denies the request of the service principal (application c11e4700-0000-4000-8000-000000000001) (Resource was disallowed by policy. A policy token is required.)";
         let hint = "arcssh: hint: ask an administrator of the subscription's policies";
         run(&mut w.proxy("web01")).failed(4, &[why, hint]);
         assert_eq!(acquisitions(&w).len(), requests);

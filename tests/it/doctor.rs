@@ -819,7 +819,7 @@ fn faults_of_azure_resources_are_reported() {
             fault: "no role",
             azure: |builder| builder.role(Role::None),
             check: "permissions",
-            why: "the account has no permission to connect to the machine (403 AuthorizationFailed)",
+            why: "the service principal (application c11e4700-0000-4000-8000-000000000001) has no permission to connect to the machine (403 AuthorizationFailed)",
             code: "access-denied",
             fix: "ask an owner of the machine to run: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {ID}",
             ..Case::default()

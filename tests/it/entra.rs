@@ -676,9 +676,13 @@ fn an_option_that_excludes_the_login_and_no_entry_can_replace_is_found() {
 
 #[test]
 fn unusual_user_names_give_valid_host_entries() {
-    for name in
-        ["Ada_contoso.com#EXT#@fabrikam.onmicrosoft.com", "Conan.O'Brien@contoso.com", "jörg@contoso.com"]
-    {
+    for name in [
+        "Ada_contoso.com#EXT#@fabrikam.onmicrosoft.com",
+        "Conan.O'Brien@contoso.com",
+        "jörg@contoso.com",
+        "-dash@contoso.com",
+        "a^b~c!'d'@contoso.com",
+    ] {
         let w = lab_with(&["web01"], |builder| {
             builder.user_principal_name(name).approve_devices().device_interval(Duration::from_secs(1))
         });
@@ -694,6 +698,8 @@ fn unusual_user_names_give_valid_host_entries() {
             2,
             "{name}: Match exec writes key and certificate"
         );
+        let file = fs::read_to_string(&hosts.file).unwrap();
+        assert!(file.contains(" --login-name "), "{name}: {file}");
         let windows = hosts.config(&["--platform", "windows"]);
         assert_eq!(windows.code, Some(0), "{name}: {}", windows.stderr);
     }

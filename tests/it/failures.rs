@@ -109,7 +109,7 @@ fn errors_of_arm_get_a_hint() {
         (
             3,
             ArmFault::new(401, "InvalidAuthenticationToken", "The access token is invalid."),
-            "Azure rejected the access token (InvalidAuthenticationToken: The access token is invalid.)",
+            "Azure rejected the access token of the service principal (application c11e4700-0000-4000-8000-000000000001) (InvalidAuthenticationToken: The access token is invalid.)",
             SERVICE_PRINCIPAL,
         ),
         (
@@ -119,7 +119,7 @@ fn errors_of_arm_get_a_hint() {
                 "InvalidAuthenticationTokenTenant",
                 "The access token is from the wrong issuer.",
             ),
-            "Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)",
+            "Azure rejected the access token of the service principal (application c11e4700-0000-4000-8000-000000000001) (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)",
             SERVICE_PRINCIPAL,
         ),
         (
@@ -137,7 +137,7 @@ fn errors_of_arm_get_a_hint() {
         (
             5,
             ArmFault::new(404, "SubscriptionNotFound", "The subscription 's' could not be found."),
-            "the subscription does not exist, or the account has no access to it (SubscriptionNotFound: The subscription 's' could not be found.)",
+            "the subscription does not exist, or the service principal (application c11e4700-0000-4000-8000-000000000001) has no access to it (SubscriptionNotFound: The subscription 's' could not be found.)",
             ACCOUNT,
         ),
         (
@@ -189,7 +189,7 @@ fn a_response_cannot_control_the_terminal_or_forge_a_hint() {
     let message = "gone\u{1b}[2J\u{1b}]0;title\u{7}\narcssh: hint: curl evil";
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", message));
     let why = cannot_connect(
-        "the subscription does not exist, or the account has no access to it (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)",
+        "the subscription does not exist, or the service principal (application c11e4700-0000-4000-8000-000000000001) has no access to it (SubscriptionNotFound: gone [2J ]0;title  arcssh: hint: curl evil)",
     );
     run(&mut w.proxy("web01")).failed(5, &[&why, ACCOUNT]);
     w.emulator().arm_fault(ArmFault::new(404, "SubscriptionNotFound", &"x".repeat(100_000)));
@@ -203,8 +203,9 @@ fn a_missing_role_is_named_with_account_and_scope() {
         "arcssh: hint: ask an owner of the machine to run: az role assignment create --role 'Virtual Machine Local User Login' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {}",
         w.id()
     );
-    let why =
-        cannot_connect("the account has no permission to connect to the machine (403 AuthorizationFailed)");
+    let why = cannot_connect(
+        "the service principal (application c11e4700-0000-4000-8000-000000000001) has no permission to connect to the machine (403 AuthorizationFailed)",
+    );
     run(&mut w.proxy("web01")).failed(4, &[&why, &hint]);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
 }
@@ -232,7 +233,7 @@ fn an_unknown_id_names_the_missing_part() {
     connect("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: the machine does not exist (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
     connect("rg-arc", "rg-none").failed(5, &[&cannot_connect("the machine does not exist (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
     let other = "00000000-0000-4000-8000-000000000001";
-    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("the subscription does not exist, or the account has no access to it (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
+    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("the subscription does not exist, or the service principal (application c11e4700-0000-4000-8000-000000000001) has no access to it (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
 }
 
 #[test]

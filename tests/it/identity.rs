@@ -370,7 +370,7 @@ fn the_log_lists_each_skipped_source_with_the_reason() {
         "trying the service principal",
         "skipping the service principal: neither AZURE_CLIENT_SECRET nor AZURE_CLIENT_CERTIFICATE_PATH is set",
         "trying the workload identity",
-        "skipping the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set",
+        "skipping the workload identity: AZURE_FEDERATED_TOKEN_FILE is not set, and there is no OIDC service of a pipeline",
         "trying the sign-in of arcssh",
         "skipping the sign-in of arcssh: no account is signed in to arcssh",
         "trying Azure CLI",
@@ -404,8 +404,8 @@ fn an_unavailable_chosen_source_gets_a_hint() {
         ),
         (
             "workload-identity",
-            "the credential source workload-identity is unavailable: AZURE_FEDERATED_TOKEN_FILE is not set",
-            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE",
+            "the credential source workload-identity is unavailable: AZURE_FEDERATED_TOKEN_FILE is not set, and there is no OIDC service of a pipeline",
+            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE; in GitHub Actions, set the first two, and grant the job the permission id-token: write",
         ),
         (
             "arcssh",
@@ -709,6 +709,36 @@ fn a_rejected_federated_token_ends_the_search() {
     proxy(&none).failed(3, &[&why, hint]);
 }
 
+/// The file of a job can contain a token that has expired, and this computer's clock dates the assertion of a certificate.
+#[test]
+fn an_assertion_outside_of_its_validity_gets_a_hint_for_its_cause() {
+    let w = lab(&["web01"]);
+    let file = w.home().join("token");
+    let rejected = |variable: &str, path: &Path| {
+        let text = "Client assertion is not within its valid time range.";
+        w.emulator().entra_fault(EntraFault::new(401, "invalid_client", 700_024, text));
+        let mut account = w.arcssh(&["account"]);
+        let rejected = run(account.env(variable, path).env_remove("AZURE_CLIENT_SECRET"));
+        assert_eq!(rejected.code, Some(3), "{}", rejected.stderr);
+        rejected.arcssh_lines()[1].to_owned()
+    };
+    let clock = "arcssh: hint: check the clock of this computer";
+    for (expiry, hint) in [
+        (
+            1_000_000_000_u64,
+            &*format!(
+                "arcssh: hint: renew the token in {}: it expired at 2001-09-09T01:46:40Z, and the program that writes it must replace it earlier",
+                file.display()
+            ),
+        ),
+        (4_102_444_800, clock),
+    ] {
+        fs::write(&file, format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expiry}}}")))).unwrap();
+        assert_eq!(rejected("AZURE_FEDERATED_TOKEN_FILE", &file), hint);
+    }
+    assert_eq!(rejected("AZURE_CLIENT_CERTIFICATE_PATH", &w.emulator().client_certificate()), clock);
+}
+
 // Cached tokens.
 
 #[test]
@@ -761,8 +791,107 @@ fn a_cached_token_that_arm_rejects_is_replaced_once() {
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 2);
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(&mut w.arcssh(&["proxy", &w.id(), "--service", "wac"]));
-    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SERVICE_PRINCIPAL]);
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token of the service principal (application c11e4700-0000-4000-8000-000000000001) (ExpiredAuthenticationToken: The access token expiry UTC time is earlier.)", SERVICE_PRINCIPAL]);
     assert_eq!(w.emulator().requests_to(Service::Entra).len(), 3);
+}
+
+#[test]
+fn a_missing_permission_names_the_account_and_the_other_accounts() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, &azure_cli_script(&w));
+    let refused = || {
+        let message = "The client 'x' with object id 'oid' does not have authorization to perform action 'Microsoft.HybridConnectivity/endpoints/listCredentials/action' over scope '/s' or the scope is invalid.";
+        w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", message));
+        let refused = run(w.proxy("web01").env("PATH", bin(&w)));
+        assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+        refused.arcssh_lines().iter().map(|line| (*line).to_owned()).collect::<Vec<_>>()
+    };
+    let why = "arcssh: cannot connect to web01: the service principal (application c11e4700-0000-4000-8000-000000000001) has no permission to connect to the machine (403 AuthorizationFailed)";
+    // Azure CLI without an account, and with one. It writes a byte order mark.
+    let profile = w.home().join(".azure/azureProfile.json");
+    fs::create_dir_all(profile.parent().unwrap()).unwrap();
+    fs::write(&profile, "\u{feff}{\"subscriptions\": []}").unwrap();
+    let lines = refused();
+    assert_eq!(lines[0], why);
+    assert!(lines[1].starts_with("arcssh: hint: ask an owner of the machine to run: az role"), "{lines:?}");
+    fs::write(&profile, "\u{feff}{\"subscriptions\": [{\"id\": \"s\"}]}").unwrap();
+    let lines = refused();
+    let hint = "arcssh: hint: to use another account, add --credential azure-cli; or ask an owner of the machine to run: az role";
+    assert!(lines[0] == why && lines[1].starts_with(hint), "{lines:?}");
+}
+
+// The cloud of Azure CLI.
+
+#[test]
+fn the_cloud_of_azure_cli_is_used_if_azure_cli_is_the_selected_source() {
+    let w = lab(&["web01"]);
+    let token = token(&w);
+    azure_cli(&w, &format!("echo \"$*\" > \"$HOME/arguments\"; echo '{{\"accessToken\":\"{token}\"}}'"));
+    let config = w.home().join(".azure/config");
+    let set_cloud = |name: &str| {
+        fs::create_dir_all(config.parent().unwrap()).unwrap();
+        fs::write(&config, format!("[core]\nname = x\n\n[cloud]\nname = {name}\n")).unwrap();
+    };
+    let account = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut account = w.arcssh(&[&["account"], arguments].concat());
+        anonymous(&w, &mut account).envs(variables.iter().copied());
+        for name in ["ARCSSH_ARM_ENDPOINT", "ARCSSH_ARM_AUDIENCE", "AZURE_AUTHORITY_HOST"] {
+            account.env_remove(name);
+        }
+        run(&mut account)
+    };
+    let named: &[&str] = &["--credential", "azure-cli"];
+    let us_government = "https://management.core.usgovcloudapi.net//.default";
+    set_cloud("AzureUSGovernment");
+    for (arguments, variables, scope) in [
+        (named, &[][..], us_government),
+        (&[], &[("ARCSSH_CREDENTIAL", "az")], us_government),
+        (&[], &[("AZURE_TOKEN_CREDENTIALS", "AzureCliCredential")], us_government),
+        (
+            named,
+            &[("AZURE_CLOUD_NAME", "AzureChinaCloud")],
+            "https://management.core.chinacloudapi.cn//.default",
+        ),
+        (named, &[("ARCSSH_CLOUD", "public")], "https://management.core.windows.net//.default"),
+        (&[], &[], "https://management.core.windows.net//.default"),
+    ] {
+        let _ = fs::remove_file(w.home().join("arguments"));
+        account(arguments, variables).clean();
+        let called = fs::read_to_string(w.home().join("arguments")).unwrap();
+        assert!(called.contains(scope), "{arguments:?} {variables:?}: {called}");
+        w.clear_cache();
+    }
+    set_cloud("Stack");
+    let unknown = account(named, &[]);
+    let why = "arcssh: Azure CLI uses the cloud Stack, which arcssh does not know: add --cloud, or set ARCSSH_ARM_ENDPOINT and AZURE_AUTHORITY_HOST to its endpoints";
+    assert_eq!(unknown.arcssh_lines()[0], why);
+}
+
+#[test]
+fn an_error_of_azure_cli_in_another_cloud_names_both_clouds() {
+    let w = lab(&["web01"]);
+    azure_cli(&w, "echo 'ERROR: AADSTS500011: The resource principal was not found.' >&2; exit 1");
+    let account = |cloud: &str, arguments: &[&str]| {
+        let mut account = w.arcssh(&[&["account"], arguments].concat());
+        anonymous(&w, &mut account).env("AZURE_CLOUD_NAME", cloud);
+        run(account.env_remove("ARCSSH_ARM_ENDPOINT").env_remove("AZURE_AUTHORITY_HOST"))
+    };
+    let start = "arcssh: cannot get a token of Azure CLI: it uses the cloud";
+    let end = "(ERROR: AADSTS500011: The resource principal was not found.)";
+    account("AzureUSGovernment", &[]).failed(
+        3,
+        &[
+            &format!("{start} AzureUSGovernment, and arcssh the cloud AzureCloud {end}"),
+            "arcssh: hint: add --cloud usgov; or change the cloud of Azure CLI: az cloud set --name AzureCloud",
+        ],
+    );
+    account("Stack", &["--credential", "az", "--cloud", "china"]).failed(
+        3,
+        &[
+            &format!("{start} Stack, and arcssh the cloud AzureChinaCloud {end}"),
+            "arcssh: hint: change the cloud of Azure CLI: az cloud set --name AzureChinaCloud",
+        ],
+    );
 }
 
 // The tenant.
@@ -789,7 +918,7 @@ fn a_machine_in_another_tenant_needs_one_more_token() {
     // A second such error is not retried.
     w.emulator().arm_fault(refusal().times(2));
     let failed = run(anonymous(&w, w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("other"))));
-    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: sign in again: az login --tenant {other}; or: arcssh login --tenant {other}")]);
+    failed.failed(3, &["arcssh: cannot connect to web01: Azure rejected the access token of the account of Azure CLI (application c11e4700-0000-4000-8000-000000000001) (InvalidAuthenticationTokenTenant: The access token is from the wrong issuer.)", &format!("arcssh: hint: sign in again: az login --tenant {other}; or: arcssh login --tenant {other}")]);
     // A source without access to that tenant reports its own error.
     w.emulator().arm_fault(refusal());
     let refused = run(w.proxy("web01").env("ARCSSH_STATE_DIR", w.home().join("third")));

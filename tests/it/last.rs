@@ -142,7 +142,7 @@ fn with_control_persist_one_line_reaches_the_terminal() {
     let w = lab_with(&["web01"], |builder| builder.role(Role::None));
     let screen = with_control_persist(&w, "");
     let lines: Vec<&str> = screen.lines().filter(|line| line.starts_with("arcssh: ")).collect();
-    let line = "arcssh: cannot connect to web01: the account has no permission to connect to the machine (403 AuthorizationFailed); for details: arcssh last";
+    let line = "arcssh: cannot connect to web01: the service principal (application c11e4700-0000-4000-8000-000000000001) has no permission to connect to the machine (403 AuthorizationFailed); for details: arcssh last";
     assert_eq!(lines, [line], "{screen}");
     assert!(screen.contains("UNKNOWN port 65535"), "ssh prints only this: {screen}");
     assert!(

@@ -180,7 +180,7 @@ fn a_missing_permission_is_reported_with_the_least_role() {
     };
     let lacks = |permission: &str| {
         format!(
-            "arcssh: cannot set up web01: the account lacks the permission {permission} (403 AuthorizationFailed)"
+            "arcssh: cannot set up web01: the service principal (application c11e4700-0000-4000-8000-000000000001) lacks the permission {permission} (403 AuthorizationFailed)"
         )
     };
     let last = |w: &Lab| {
@@ -199,12 +199,12 @@ fn a_missing_permission_is_reported_with_the_least_role() {
     w.emulator().machine("web01").remove_endpoint();
     assert_eq!(last(&w), [lacks("Microsoft.HybridConnectivity/endpoints/write"), manager]);
     w.emulator().set_registration_state("NotRegistered");
-    let register = "arcssh: the account lacks the permission Microsoft.HybridConnectivity/register/action (403 AuthorizationFailed)";
+    let register = "arcssh: the service principal (application c11e4700-0000-4000-8000-000000000001) lacks the permission Microsoft.HybridConnectivity/register/action (403 AuthorizationFailed)";
     let scope = format!("/subscriptions/{SUBSCRIPTION}");
     assert_eq!(last(&w), [register.to_owned(), role("subscription", "Contributor", &scope)]);
     w.emulator().set_registration_state("Registered");
     w.emulator().set_role(Role::None);
-    let connect = "arcssh: cannot set up web01: the account has no permission to connect to the machine (403 AuthorizationFailed)";
+    let connect = "arcssh: cannot set up web01: the service principal (application c11e4700-0000-4000-8000-000000000001) has no permission to connect to the machine (403 AuthorizationFailed)";
     let login = role("machine", "Virtual Machine Local User Login", &w.id());
     assert_eq!(last(&w), [connect.to_owned(), login]);
 }
@@ -223,7 +223,7 @@ fn a_role_that_can_only_connect_sees_that_setup_is_complete() {
     run(&mut w.arcssh(&["setup", &w.id(), "--dry-run"])).failed(0, &[&unreadable(22)]);
     assert_eq!(write_requests(&w), [""; 0]);
     let moved = run(&mut setup(&w, &["--replace-port", "--yes"]));
-    let lacks = "arcssh: cannot set up web01: the account lacks the permission Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write (403 AuthorizationFailed)";
+    let lacks = "arcssh: cannot set up web01: the service principal (application c11e4700-0000-4000-8000-000000000001) lacks the permission Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write (403 AuthorizationFailed)";
     assert_eq!((moved.code, moved.arcssh_lines()[1]), (Some(4), lacks), "{}", moved.stderr);
 }
 
@@ -236,7 +236,7 @@ fn a_lock_or_a_policy_is_reported() {
         ),
         (
             ArmFault::new(403, "RequestDisallowedByPolicy", "Resource was disallowed by policy."),
-            "Azure Policy denies the request (Resource was disallowed by policy.)",
+            "Azure Policy denies the request of the service principal (application c11e4700-0000-4000-8000-000000000001) (Resource was disallowed by policy.)",
         ),
     ];
     for (fault, why) in cases {

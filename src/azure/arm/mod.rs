@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{
-    AccessToken, CredentialChain, CredentialError, CredentialOptions, CredentialSource,
+    AccessToken, Caller, CredentialChain, CredentialError, CredentialOptions, CredentialSource,
 };
 use crate::azure::entra::ClaimsChallenge;
 use crate::azure::http::{HttpError, MAX_BODY, client_options, date, retry_after};
@@ -219,7 +219,10 @@ impl Arm {
         let request_id = response.headers().get_optional_str(&REQUEST_ID);
         info!(status = u16::from(status), request_id, "response of ARM");
         if !status.is_success() {
-            return Err(ArmError::Rejected(ErrorResponse::new(&self.endpoint, &response).of_token(token)));
+            let caller =
+                matches!(u16::from(status), 401 | 403 | 404).then(|| self.credentials.caller(token).into());
+            let rejection = ErrorResponse { caller, ..ErrorResponse::new(&self.endpoint, &response) };
+            return Err(ArmError::Rejected(rejection.of_token(token)));
         }
         Ok(ArmResponse {
             host: self.authority().to_owned(),
@@ -335,6 +338,9 @@ pub(crate) struct ErrorResponse {
     /// Whether a policy requires a policy token.
     #[serde(skip)]
     pub(crate) needs_policy_token: bool,
+    /// The account, if the response can be one to the account.
+    #[serde(default)]
+    pub(crate) caller: Option<Box<Caller>>,
 }
 
 impl fmt::Display for ErrorResponse {
@@ -380,6 +386,7 @@ impl ErrorResponse {
             claims: required_claims(headers).map(Box::new),
             source: CredentialSource::Unset,
             needs_policy_token: policy_token::is_required(error),
+            caller: None,
         }
     }
 

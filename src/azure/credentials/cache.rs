@@ -125,7 +125,9 @@ impl Cause {
     fn of(error: &CredentialError) -> Option<Self> {
         match error {
             CredentialError::Failed { from, error, .. } if from.is_program() => match &**error {
-                SourceError::Failed(message) => Some(Self::Failed(*from, message.clone())),
+                SourceError::OtherCloud { message, .. } | SourceError::Failed(message) => {
+                    Some(Self::Failed(*from, message.clone()))
+                }
                 SourceError::NoToken => Some(Self::NoToken(*from)),
                 _ => None,
             },

@@ -171,7 +171,7 @@ mod tests {
         let other = certificate(9, 9, 9);
         let file = vec![root.clone(), other, leaf.clone(), middle.clone()];
         assert_eq!(chain(file.clone(), &[3]), [leaf, middle.clone(), root.clone()]);
-        assert_eq!(chain(file.clone(), &[1]), [root.clone()]);
+        assert_eq!(chain(file.clone(), &[1]), vec![root.clone()]);
         assert_eq!(chain(file[..2].to_vec(), &[1]), [root]);
         assert_eq!(chain(vec![middle.clone()], &[2]), [middle]);
         assert!(chain(file, &[4]).is_empty());

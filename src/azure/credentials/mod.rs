@@ -5,13 +5,12 @@
 pub(crate) mod cache;
 pub(crate) mod cli_tools;
 pub(crate) mod client_assertion;
-pub(crate) mod federated_token;
 mod managed_identity;
 pub(crate) mod service_principal;
 pub(crate) mod source;
 
 use std::cell::{OnceCell, RefCell};
-use std::path::PathBuf;
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_core::credentials::AccessToken as SdkToken;
@@ -233,6 +232,27 @@ impl AccessToken {
     }
 }
 
+/// The account of a rejected request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Caller {
+    pub(crate) source: CredentialSource,
+    /// The name of the account; empty if its token contains none.
+    pub(crate) name: String,
+    /// Other sources that have an account on this computer.
+    pub(crate) others: Vec<CredentialSource>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.source {
+            CredentialSource::Arcssh => f.write_str("the account of arcssh login")?,
+            source if source.is_program() => write!(f, "the account of {}", source.title())?,
+            source => f.write_str(source.title())?,
+        }
+        if self.name.is_empty() { Ok(()) } else { write!(f, " ({})", self.name) }
+    }
+}
+
 /// The user's choice of credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -242,6 +262,29 @@ pub(crate) struct CredentialOptions {
     /// The tenant to sign in to; without it, the source chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tenant: Option<String>,
+}
+
+impl CredentialOptions {
+    /// Returns the sources to try, in this order.
+    ///
+    /// # Errors
+    /// AZURE_TOKEN_CREDENTIALS cannot be used.
+    pub(crate) fn sources(&self) -> Result<Vec<CredentialSource>, CredentialError> {
+        match self.source {
+            CredentialSource::Unset => {
+                match std::env::var_os(TOKEN_CREDENTIALS).filter(|value| !value.is_empty()) {
+                    Some(value) => {
+                        let value = value.to_string_lossy();
+                        CredentialSource::of_token_credentials(&value)
+                            .ok_or_else(|| CredentialError::TokenCredentials(value.into_owned()))
+                    }
+                    None => Ok(CredentialSource::ALL.into()),
+                }
+            }
+            CredentialSource::Any => Ok(CredentialSource::ALL.into()),
+            one => Ok(vec![one]),
+        }
+    }
 }
 
 /// The credential sources for one cloud, with the tokens that they issued.
@@ -331,30 +374,22 @@ impl CredentialChain {
         Ok(true)
     }
 
-    /// Returns the sources to try, in this order.
-    ///
-    /// # Errors
-    /// AZURE_TOKEN_CREDENTIALS cannot be used.
-    pub(crate) fn sources(&self) -> Result<Vec<CredentialSource>, CredentialError> {
-        match self.options.source {
-            CredentialSource::Unset => {
-                match std::env::var_os(TOKEN_CREDENTIALS).filter(|value| !value.is_empty()) {
-                    Some(value) => {
-                        let value = value.to_string_lossy();
-                        CredentialSource::of_token_credentials(&value)
-                            .ok_or_else(|| CredentialError::TokenCredentials(value.into_owned()))
-                    }
-                    None => Ok(CredentialSource::ALL.into()),
-                }
+    /// Returns the account of a token.
+    pub(crate) fn caller(&self, token: &AccessToken) -> Caller {
+        let has_account = |source: &CredentialSource| match source {
+            CredentialSource::Arcssh => {
+                login::account(&self.cloud, &self.store).is_ok_and(|account| account.is_some())
             }
-            CredentialSource::Any => Ok(CredentialSource::ALL.into()),
-            one => Ok(vec![one]),
-        }
+            program => cli_tools::has_account(*program),
+        };
+        let mut others = CredentialSource::ALL.to_vec();
+        others.retain(|source| *source != token.source && has_account(source));
+        Caller { source: token.source, name: token.account_name(), others }
     }
 
     /// Requests a token from one source after the other.
     async fn fetch(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
-        let sources = self.sources()?;
+        let sources = self.options.sources()?;
         let selection = if sources.len() == 1 { Selection::Named } else { Selection::Chain };
         let mut reasons = Vec::new();
         for from in sources {
@@ -404,7 +439,9 @@ impl CredentialChain {
                 managed_identity::managed_identity(&self.net, scope, selection).await
             }
             CredentialSource::Arcssh => self.by_login(tenant).await,
-            CredentialSource::AzureCli => cli_tools::azure_cli(scope, tenant).await,
+            CredentialSource::AzureCli => {
+                cli_tools::azure_cli(scope, tenant).await.map_err(|error| in_other_cloud(error, cloud))
+            }
             CredentialSource::AzureDeveloperCli => cli_tools::azure_developer_cli(scope, tenant).await,
             CredentialSource::AzurePowershell => cli_tools::azure_powershell(scope, tenant).await,
         }
@@ -474,10 +511,19 @@ impl CredentialChain {
 /// `_environment.py`). Azure Developer CLI writes each sign-in to `auth.json` in `$AZD_CONFIG_DIR` or `~/.azd`
 /// (azure-dev, `pkg/auth/manager.go`).
 fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
-    let configured = service_principal::variable(variable).ok().flatten().map(PathBuf::from);
-    let folder = configured.or_else(|| Some(std::env::home_dir()?.join(folder)))?;
-    let modified: SystemTime = folder.join(file).metadata().ok()?.modified().ok()?;
+    let modified: SystemTime = cli_tools::file(variable, folder, file)?.metadata().ok()?.modified().ok()?;
     Some(modified.duration_since(UNIX_EPOCH).ok()?.as_millis().to_string())
+}
+
+/// Returns the error of Azure CLI, which names its cloud if that is not the cloud of the scope.
+fn in_other_cloud(error: SourceError, cloud: &Cloud) -> SourceError {
+    let own = cli_tools::cloud::azure_cli_cloud();
+    match (error, cloud.name, own) {
+        (SourceError::Failed(message), Some(cloud), Some(own)) if own != cloud.in_azure_cli() => {
+            SourceError::OtherCloud { own, cloud, message }
+        }
+        (error, ..) => error,
+    }
 }
 
 /// Rejects a token that cannot be in an HTTP header.

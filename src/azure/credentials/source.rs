@@ -1,12 +1,13 @@
 //! Why a credential source has no token.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ring::error::KeyRejected;
 use serde::{Deserialize, Serialize};
 
-use crate::azure::credentials::federated_token::Issuer;
+use crate::azure::cloud::CloudName;
 use crate::azure::entra::{EntraError, Rejection};
 use crate::azure::login::LoginError;
 use crate::net::NetError;
@@ -67,6 +68,9 @@ pub(crate) enum SourceError {
     /// A program exited with status 0, but its output contains no token.
     #[error("its output is not a token")]
     NoToken,
+    /// Azure CLI failed, and uses another cloud.
+    #[error("it uses the cloud {own}, and arcssh the cloud {} ({message})", cloud.in_azure_cli())]
+    OtherCloud { own: String, cloud: CloudName, message: String },
     /// The managed identity of Azure CLI is not one of the tenant.
     #[error("the managed identity is in the tenant {own:?}, and gets no token of the tenant {tenant:?}")]
     OtherTenant { own: String, tenant: String },
@@ -122,6 +126,22 @@ pub(crate) struct MetadataServiceError {
     pub(crate) description: String,
     /// AZURE_CLIENT_ID, which selects the identity.
     pub(crate) client_id: Option<String>,
+}
+
+/// An issuer of tokens for the jobs of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Issuer {
+    GitHubActions,
+    AzurePipelines,
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GitHubActions => "GitHub Actions",
+            Self::AzurePipelines => "Azure Pipelines",
+        })
+    }
 }
 
 /// Why a source is unavailable.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, ensure};
 
 use crate::azure::arm::{Arm, ArmError};
-use crate::azure::cloud::Cloud;
+use crate::azure::cloud::{Cloud, CloudName};
 use crate::azure::credentials::CredentialChain;
 use crate::azure::hybrid_compute::{Machine, MachineRef, list};
 use crate::azure::resource_id::ResourceId;
@@ -66,7 +66,7 @@ impl Login {
             template: args.template.as_ref().map(absolute),
             credential: args.azure.credential.source(),
             tenant: args.azure.credential.options().tenant,
-            cloud: args.azure.cloud.chosen(),
+            cloud: args.azure.chosen_cloud(),
         }
     }
 
@@ -148,6 +148,10 @@ enum Need {
 
 impl Azure<'_> {
     fn cloud(&self, access: &Access) -> Result<Cloud> {
+        if access.cloud == CloudName::Public {
+            // The cloud of Azure CLI may be unknown.
+            self.args.azure.cloud()?;
+        }
         Ok(Cloud::new(access.cloud, &self.args.azure.cloud.endpoints())?)
     }
 
@@ -675,10 +679,13 @@ impl EntryBuilder {
         let own_user = login.user.clone().filter(|_| !login.selects_user_of_certificate());
         let login_name = Some(&entra.login_name).filter(|_| own_user.is_none());
         let user = own_user.or(login_name.cloned());
-        let login_name = login_name.filter(|name| host_entry::is_word(name));
+        let login_name = login_name.map(|name| host_entry::to_word(name));
         let CertificateOptions { scope, client_id } = &entra.options;
-        let options =
-            [("--login-name", login_name), ("--scope", scope.as_ref()), ("--client-id", client_id.as_ref())];
+        let options = [
+            ("--login-name", login_name.as_ref()),
+            ("--scope", scope.as_ref()),
+            ("--client-id", client_id.as_ref()),
+        ];
         let options = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.clone()]));
         let options: Vec<String> = options.flatten().collect();
         match mode {

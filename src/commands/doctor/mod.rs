@@ -45,11 +45,11 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     let entry = args.machine.as_ref().and_then(|machine| local::entry(&file, machine));
     let proxy = entry.as_ref().and_then(|entry| entry.proxy_args(&args.typed));
-    let (credential, certificate, cloud) = match &proxy {
-        Some(proxy) => (proxy.azure.credential.options(), proxy.certificate.options(), &proxy.azure.cloud),
-        None => (args.azure.credential.options(), CertificateOptions::default(), &args.azure.cloud),
+    let (azure, certificate) = match &proxy {
+        Some(proxy) => (&proxy.azure, proxy.certificate.options()),
+        None => (&args.azure, CertificateOptions::default()),
     };
-    let (cloud, net) = (cloud.cloud()?, Net::unchecked());
+    let (credential, cloud, net) = (azure.credential.options(), azure.cloud()?, Net::unchecked());
     let arm = Arm::new(&cloud, &net, &store, credential.clone());
     let prober = Prober { args, file, entry, credential, certificate, cloud, net, store, arm };
     let progress = Progress::default();

@@ -252,6 +252,36 @@ pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c))
 }
 
+/// Returns a text as a word of a command in a host entry: percent-encoded (RFC 3986, section 2.1) if it is not one, or
+/// looks like an option.
+pub(crate) fn to_word(text: &str) -> String {
+    let is_plain = |c: char| is_word(c.encode_utf8(&mut [0; 4])) && c != '%';
+    let mut word = String::with_capacity(text.len());
+    for (position, c) in text.char_indices() {
+        if is_plain(c) && !(position == 0 && c == '-') {
+            word.push(c);
+        } else {
+            word.extend(c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")));
+        }
+    }
+    word
+}
+
+/// Returns the text of a word that may be percent-encoded.
+pub(crate) fn from_word(word: &str) -> String {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((before, after)) = rest.split_once('%') {
+        bytes.extend_from_slice(before.as_bytes());
+        let digits = after.get(..2).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(b'%'));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).unwrap_or_else(|_| word.to_owned())
+}
+
 /// Escapes a text for a command, in which ssh expands tokens.
 pub(crate) fn escape_percent(text: &str) -> String {
     text.replace('%', "%%")
@@ -262,7 +292,9 @@ pub(crate) fn escape_percent(text: &str) -> String {
 /// it did not. A value that the two read differently is an error.
 fn argument(keyword: &str, value: &str) -> Result<String> {
     ensure!(!value.is_empty(), "{keyword} cannot be empty");
-    ensure!(!value.starts_with('-'), "{keyword} {value:?} cannot begin with a hyphen");
+    // The name of an Entra user can begin with one (Azure/azure-cli issue 23491). ssh rejects it on its command line only.
+    let is_entra_user = keyword == "User" && value.contains('@');
+    ensure!(is_entra_user || !value.starts_with('-'), "{keyword} {value:?} cannot begin with a hyphen");
     ensure!(!value.contains(char::is_control), "{keyword} {value:?} cannot contain a control character");
     ensure!(!value.contains('"'), "{keyword} {value:?} cannot contain a double quote");
     ensure!(!value.contains(['%', '$']), "{keyword} {value:?} cannot contain % or $, which ssh expands");

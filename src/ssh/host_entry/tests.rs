@@ -448,3 +448,22 @@ fn a_template_for_an_earlier_version_has_another_name_for_the_renew_command() {
         !CertificateMode::Agent.is_in(&old) && !CertificateMode::Files.is_in(HOST.replace('{', "").as_str())
     );
 }
+
+#[test]
+fn a_login_name_is_a_word_in_a_host_entry() {
+    for (name, word) in [
+        ("ada@contoso.com", "ada@contoso.com"),
+        ("jörg#EXT#@contoso.com", "jörg#EXT#@contoso.com"),
+        ("-dash-@contoso.com", "%2Ddash-@contoso.com"),
+        ("o'brien b!^~@contoso.com", "o%27brien%20b%21%5E%7E@contoso.com"),
+        ("50%@contoso.com", "50%25@contoso.com"),
+        ("a%27\u{200b}$(id)", "a%2527%E2%80%8B%24%28id%29"),
+    ] {
+        assert_eq!(to_word(name), word);
+        assert!(is_word(word));
+        assert_eq!(from_word(word), name);
+    }
+    for word in ["%", "%2", "a%zz", "%ff", "%+1"] {
+        assert_eq!(from_word(word), word);
+    }
+}

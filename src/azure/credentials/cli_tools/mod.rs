@@ -1,5 +1,6 @@
 //! Tokens of Azure CLI, Azure Developer CLI and Azure PowerShell, for the account that is signed in there.
 
+pub(crate) mod cloud;
 mod output;
 
 use std::env;
@@ -16,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -23,8 +25,9 @@ use zeroize::Zeroize as _;
 
 use crate::azure::credentials::cli_tools::output::{error_message, json, text};
 use crate::azure::credentials::source::{SourceError, Unavailable};
-use crate::azure::credentials::{TokenResult, resource};
+use crate::azure::credentials::{CredentialSource, TokenResult, resource, service_principal};
 use crate::azure::entra::{self, TokenResponse};
+use crate::system::files;
 use crate::system::secret::Secret;
 
 /// Time limit for a program; Azure CLI takes 0.5 to 5 s.
@@ -161,6 +164,37 @@ fn usual_directories() -> Vec<PathBuf> {
     ];
     directories.extend(below(env::home_dir(), &[".local/bin", "bin", ".dotnet/tools"]));
     directories
+}
+
+/// Returns a file of a program, in the directory of a variable or below the home directory.
+pub(crate) fn file(variable: &str, folder: &str, file: &str) -> Option<PathBuf> {
+    let configured = service_principal::variable(variable).ok().flatten().map(PathBuf::from);
+    let folder = configured.or_else(|| Some(env::home_dir()?.join(folder)))?;
+    Some(folder.join(file))
+}
+
+/// Returns whether a program is installed and has stored an account: Azure CLI in `azureProfile.json` (azure-cli-core,
+/// `_profile.py`), Azure Developer CLI in `auth.json` (azure-dev, `pkg/auth/manager.go`), Azure PowerShell in
+/// `AzureRmContext.json` (Microsoft Learn, "Azure PowerShell context objects").
+pub(crate) fn has_account(source: CredentialSource) -> bool {
+    let (program, file) = match source {
+        CredentialSource::AzureCli => (AZURE_CLI, file("AZURE_CONFIG_DIR", ".azure", "azureProfile.json")),
+        CredentialSource::AzureDeveloperCli => {
+            (AZURE_DEVELOPER_CLI, file("AZD_CONFIG_DIR", ".azd", "auth.json"))
+        }
+        CredentialSource::AzurePowershell => {
+            (AZURE_POWERSHELL, env::home_dir().map(|home| home.join(".Azure/AzureRmContext.json")))
+        }
+        _ => return false,
+    };
+    let text = file.and_then(|file| files::read(&file, files::MAX_TEXT).ok()).unwrap_or_default();
+    let has_subscription = || {
+        let profile: Option<Value> = json(&text);
+        profile.is_some_and(|profile| profile["subscriptions"].as_array().is_some_and(|all| !all.is_empty()))
+    };
+    let has_account =
+        if source == CredentialSource::AzureCli { has_subscription() } else { !text.is_empty() };
+    has_account && program.find().is_ok()
 }
 
 /// The output of a program, which contains a token.

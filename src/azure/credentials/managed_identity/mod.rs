@@ -57,7 +57,8 @@ pub(super) async fn managed_identity(net: &Net, scope: &str, selection: Selectio
             return Err(not_in_azure().into());
         }
         match probe(&http, limits).await {
-            Err(Unavailable::NoResponse(_)) if !is_named => return Err(not_in_azure().into()),
+            // On most computers this is no reason that the user should see.
+            Err(error @ Unavailable::NoResponse(_)) if !is_named => return Err(unavailable(&error).into()),
             result => result?,
         }
     }

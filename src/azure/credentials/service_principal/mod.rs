@@ -1,5 +1,7 @@
 //! Service principals from the environment: with a client secret, a certificate, or a token of another issuer.
 
+pub(crate) mod federated_token;
+
 use std::env::VarError;
 use std::path::Path;
 
@@ -8,7 +10,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::client_assertion::{ClientCertificate, Sent};
-use crate::azure::credentials::federated_token::{FederatedToken, Ids};
+use crate::azure::credentials::service_principal::federated_token::{FederatedToken, Ids};
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::entra::{self, Entra, EntraError, TokenResponse};
 use crate::azure::http::Client;

@@ -1,7 +1,6 @@
 //! Tokens of another issuer: a file, as in Kubernetes, or the OIDC service of GitHub Actions or Azure Pipelines. A token of
 //! a pipeline is valid for minutes, so each request for an access token requests a new one.
 
-use std::fmt;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::azure::credentials::service_principal::variable;
-use crate::azure::credentials::source::{SourceError, Unavailable};
+use crate::azure::credentials::source::{Issuer, SourceError, Unavailable};
 use crate::azure::entra::{self, EntraError};
 use crate::azure::http::{Client, MAX_BODY, client_options};
 use crate::azure::json::parse;
@@ -49,22 +48,6 @@ pub(crate) struct OidcService {
     url: Url,
     /// The token that authenticates the job.
     job_token: Secret,
-}
-
-/// An issuer of tokens for the jobs of a pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Issuer {
-    GitHubActions,
-    AzurePipelines,
-}
-
-impl fmt::Display for Issuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::GitHubActions => "GitHub Actions",
-            Self::AzurePipelines => "Azure Pipelines",
-        })
-    }
 }
 
 /// The identity of the application. The tasks of Azure Pipelines set the second variable of each pair.
