@@ -56,7 +56,7 @@ fn untrusted_relay(host: &str) -> Diagnosis {
 /// azure-powershell).
 fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
     let ErrorResponse { status, code, message, .. } = response;
-    let diagnosis = match (*status, code.as_str()) {
+    let diagnosis = match (*status, &**code) {
         (_, "NoRegisteredProviderFound" | "MissingSubscriptionRegistration") => {
             unregistered(response, context)
         }
@@ -239,7 +239,7 @@ fn not_found(response: &ErrorResponse, context: &Context) -> Diagnosis {
         return Diagnosis::new(Code::NoEndpoint, summary, context.set_up());
     }
     let details = details(response);
-    match response.code.as_str() {
+    match &*response.code {
         "SubscriptionNotFound" => Diagnosis::new(
             Code::SubscriptionNotFound,
             format!(
@@ -262,7 +262,7 @@ fn not_found(response: &ErrorResponse, context: &Context) -> Diagnosis {
 }
 
 fn denied(response: &ErrorResponse, context: &Context) -> Diagnosis {
-    match response.code.as_str() {
+    match &*response.code {
         "AuthorizationFailed" => missing_permission(response, context),
         "RequestDisallowedByPolicy" => Diagnosis::new(
             Code::BlockedByPolicy,
@@ -369,7 +369,7 @@ fn details(response: &ErrorResponse) -> String {
 
 fn answer(ErrorResponse { status, code, message, request_id, .. }: &ErrorResponse) -> String {
     let request = request_id.as_ref().map(|id| format!("request {id}"));
-    let parts = [Some(status.to_string()), Some(code.clone()), Some(message.to_string()), request];
+    let parts = [Some(status.to_string()), Some(code.to_string()), Some(message.to_string()), request];
     parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 

@@ -51,8 +51,8 @@ fn without_target(error: impl Into<Error>) -> Diagnosis {
 }
 
 fn arm(status: u16, code: &str, message: &str) -> ArmError {
-    let (code, message) = (code.into(), message.into());
     let tenant = (code == "InvalidAuthenticationTokenTenant").then(|| "contoso".into());
+    let (code, message) = (code.into(), message.into());
     let host = "management.azure.com".into();
     ArmError::Rejected(ErrorResponse { host, status, code, message, tenant, ..ErrorResponse::default() })
 }

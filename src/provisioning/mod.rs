@@ -296,7 +296,7 @@ pub(crate) fn is_stale(error: &ArmError) -> bool {
     const NOT_REGISTERED: [&str; 2] = ["NoRegisteredProviderFound", "MissingSubscriptionRegistration"];
     match error {
         ArmError::Rejected(response) => {
-            matches!(response.status, 404 | 412) || NOT_REGISTERED.contains(&response.code.as_str())
+            matches!(response.status, 404 | 412) || NOT_REGISTERED.contains(&&*response.code)
         }
         _ => false,
     }

@@ -321,7 +321,7 @@ pub(crate) struct ErrorResponse {
     pub(crate) host: Box<str>,
     pub(crate) status: u16,
     /// ARM's error code; empty if a gateway responded in another form.
-    pub(crate) code: String,
+    pub(crate) code: Box<str>,
     pub(crate) message: Box<str>,
     pub(crate) retry_after: Option<Duration>,
     /// ARM's ID of the request, for Azure support.
@@ -359,12 +359,12 @@ impl ErrorResponse {
     /// Returns whether the provider is not registered, or not available in the machine's region: both have the same code,
     /// and the message lists the regions (azure-docs "Resolve errors for resource provider registration").
     pub(crate) fn is_unserved(&self) -> bool {
-        self.code == "NoRegisteredProviderFound"
+        &*self.code == "NoRegisteredProviderFound"
     }
 
     /// Returns whether the cloud does not have the resource provider, or not with this resource type.
     pub(crate) fn is_unknown_provider(&self) -> bool {
-        matches!(self.code.as_str(), "InvalidResourceNamespace" | "InvalidResourceType")
+        matches!(&*self.code, "InvalidResourceNamespace" | "InvalidResourceType")
     }
 
     fn new(url: &Url, response: &RawResponse) -> Self {
@@ -378,7 +378,7 @@ impl ErrorResponse {
         Self {
             host: url.authority().into(),
             status: response.status().into(),
-            code: text(&error["code"]).unwrap_or_default(),
+            code: text(&error["code"]).unwrap_or_default().into(),
             message: text(&error["message"]).unwrap_or_default().into(),
             retry_after: retry_after(headers),
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),

@@ -249,7 +249,7 @@ async fn graph(arm: &Arm, subscriptions: &[String], query: &str) -> Result<Vec<M
 /// Returns whether fewer rows may fit into a page (microsoft/ARI issue 199).
 fn is_page_too_large(error: &ArmError) -> bool {
     match error {
-        ArmError::Rejected(response) => response.code == "ResponsePayloadTooLarge",
+        ArmError::Rejected(response) => &*response.code == "ResponsePayloadTooLarge",
         ArmError::ListTooLong => true,
         _ => false,
     }
