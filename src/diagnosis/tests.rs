@@ -105,9 +105,9 @@ fn tls(error: TlsError) -> NetError {
     NetError::Tls { host: "login.microsoftonline.com".into(), error }
 }
 
-/// The text of hyper-util and glibc.
+/// The text of Rust's library and glibc.
 fn unknown_host(host: &str) -> NetError {
-    let cause = "dns error: failed to lookup address information: Name or service not known";
+    let cause = "failed to lookup address information: Name or service not known";
     NetError::Unreachable { host: host.into(), cause: cause.into() }
 }
 

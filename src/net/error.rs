@@ -64,12 +64,16 @@ pub(crate) enum NetError {
     Client(String),
 }
 
+/// Parts of the text of a failed name resolution.
+const LOOKUP: [&str; 4] =
+    ["failed to lookup address", "(os error 11001)", "(os error 11002)", "(os error 11004)"];
+
 impl NetError {
-    /// Returns the host whose name this computer cannot resolve, if that is the error. The library begins the text with
-    /// "dns error" (hyper-util, `connect/http.rs`).
+    /// Returns the host whose name this computer cannot resolve, if that is the error. Its text is that of Rust's library on
+    /// Unix (std, `cvt_gai`), and on Windows has the number of Winsock (WSAHOST_NOT_FOUND, WSATRY_AGAIN, WSANO_DATA).
     pub(crate) fn unknown_host(&self) -> Option<&str> {
         match self {
-            Self::Unreachable { host, cause } if cause.contains("dns error") => Some(host),
+            Self::Unreachable { host, cause } if LOOKUP.iter().any(|text| cause.contains(text)) => Some(host),
             _ => None,
         }
     }

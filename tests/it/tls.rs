@@ -1,7 +1,7 @@
 //! TLS trust, and the first key share.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -259,12 +259,17 @@ fn a_failed_handshake_is_described_by_a_sentence() {
     // OpenSSL resets the connection behind its alert, so either is what arcssh sees.
     let server = OpenSsl::serve(&w, "-tls1_3 -Verify 1 -verify_return_error");
     assert_fails(&w, server.port, "", "");
-    let http = service(|mut stream| {
-        drop(stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: http://portal\r\n\r\n"))
-    });
+    // A connection that is closed with unread bytes is reset.
+    let answer = |bytes: &'static [u8]| {
+        service(move |mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            drop(stream.write_all(bytes));
+        })
+    };
+    let http = answer(b"HTTP/1.1 302 Found\r\nLocation: http://portal\r\n\r\n");
     assert_fails(&w, http, "failed: the response is not TLS", "open a web browser and sign in");
-    let ssh = service(|mut stream| drop(stream.write_all(b"SSH-2.0-x\r\n")));
+    let ssh = answer(b"SSH-2.0-x\r\n");
     assert_fails(&w, ssh, "failed: the response is not TLS", "open a web browser");
-    let closes = service(drop);
+    let closes = answer(b"");
     assert_fails(&w, closes, "closed", "check the network");
 }
