@@ -29,8 +29,6 @@ const SELECT_SOURCE: &str = "select another credential source with --credential 
 const TOKEN_CREDENTIALS: &str = "set AZURE_TOKEN_CREDENTIALS to dev, prod, EnvironmentCredential, WorkloadIdentityCredential, ManagedIdentityCredential, AzureCliCredential, AzureDeveloperCliCredential or AzurePowerShellCredential, or select a source with --credential";
 /// The text of IMDS if a machine has several identities and the request names none (Azure/azure-sdk-for-net issue 13481).
 const SEVERAL_IDENTITIES: &str = "Multiple user assigned identities";
-/// For AADSTS90002, "tenant not found", and AADSTS900023, "not a valid tenant".
-pub(super) const CHECK_TENANT: &str = "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
 
 /// Returns a hint to sign in, with `options` that begin with a space.
 pub(super) fn sign_in(options: &str) -> Hint {
@@ -233,7 +231,7 @@ fn cause_hint(from: CredentialSource, text: &str) -> Option<Hint> {
     if is(&["700024", "500133"]) {
         Some(expired_assertion(from))
     } else if is(&["90002", "900023"]) {
-        Some(CHECK_TENANT.into())
+        Some(sign_in::CHECK_TENANT.into())
     } else if is_application && is(&["7000222"]) {
         Some("create a new client secret of the application, and set AZURE_CLIENT_SECRET to its value".into())
     } else if is_application && is(&["700027"]) {

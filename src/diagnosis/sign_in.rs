@@ -3,6 +3,9 @@
 
 use crate::diagnosis::Hint;
 
+/// For AADSTS90002, "tenant not found", and AADSTS900023, "not a valid tenant".
+pub(super) const CHECK_TENANT: &str = "check the tenant in --tenant, and AZURE_TENANT_ID if you set it; to see the tenant of your account, run: arcssh account";
+
 /// The way of a sign-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
@@ -75,7 +78,7 @@ pub(super) fn hint(text: &str, flow: Flow) -> Option<Hint> {
     } else if is(&ACCOUNT) {
         "sign in with an account of the tenant, or name the account's own tenant with --tenant; a guest must be invited first".into()
     } else if is(&TENANT) {
-        super::credentials::CHECK_TENANT.into()
+        CHECK_TENANT.into()
     } else if is(&APPLICATION) {
         "check --client-id, --scope and --tenant: the tenant does not have this application, or has disabled it".into()
     } else if is(&PUBLIC_CLIENT) {
