@@ -35,6 +35,7 @@ git git
 ps procps
 tinyproxy tinyproxy-bin
 plink putty-tools
+squid squid
 openssl openssl
 python:ensurepip python3-venv
 node nodejs
@@ -122,14 +123,16 @@ install_on_debian() {
     $root apt-get update
     # Without a policy the package of sshd starts a server that is open to the network (invoke-rc.d(8)).
     $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends $packages
-    case " $packages " in
-    *" openssh-server "*)
-        if [ -d /run/systemd/system ]; then
-            say "disabling the ssh service, which the package openssh-server enables; to enable it: sudo systemctl enable --now ssh"
-            $root systemctl disable --now ssh.service ssh.socket || true
-        fi
-        ;;
-    esac
+    case " $packages " in *" openssh-server "*) disable ssh ssh.service ssh.socket ;; esac
+    case " $packages " in *" squid "*) disable squid squid.service ;; esac
+}
+
+# Disables the service NAME with its UNITS: disable NAME UNITS
+disable() {
+    [ -d /run/systemd/system ] || return 0
+    say "disabling the $1 service, which its package enables; to enable it: sudo systemctl enable --now $1"
+    shift
+    $root systemctl disable --now "$@" || true
 }
 
 # Homebrew's names, if they differ. macOS includes the other programs.
