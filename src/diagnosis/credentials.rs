@@ -58,7 +58,8 @@ pub(super) fn credential(error: &CredentialError, context: &Context) -> Diagnosi
     }
 }
 
-/// Diagnoses a search without a result. The reasons are those of sources that exist on this computer.
+/// Diagnoses a search without a result. The reasons are those of sources that exist on this computer, or of all those that the
+/// user selected.
 fn not_signed_in(reasons: &[(CredentialSource, Unavailable)]) -> Diagnosis {
     let sign_in = sign_in("");
     if reasons.is_empty() {
@@ -70,7 +71,8 @@ fn not_signed_in(reasons: &[(CredentialSource, Unavailable)]) -> Diagnosis {
     }
     let texts = reasons.iter().map(|(from, cause)| format!("{} is unavailable: {cause}", from.title()));
     let remedies = reasons.iter().map(|(from, cause)| remedy(*from, cause).text);
-    let hints: Vec<String> = std::iter::once(sign_in.text).chain(remedies).collect();
+    let all_sources = reasons.iter().all(|(_, cause)| cause.is_notable());
+    let hints: Vec<String> = all_sources.then_some(sign_in.text).into_iter().chain(remedies).collect();
     Diagnosis::new(
         Code::NotSignedIn,
         format!("no account is signed in: {}", texts.collect::<Vec<_>>().join("; ")),

@@ -470,6 +470,15 @@ fn azure_token_credentials_selects_the_sources_that_are_tried() {
         let why = format!("arcssh: AZURE_TOKEN_CREDENTIALS={value:?} names no credential source of arcssh");
         account(value, &[]).failed(3, &[&why, hint]);
     }
+    // Only the reasons of the selected sources.
+    let mut production = w.arcssh(&["account"]);
+    for variable in ["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"] {
+        production.env_remove(variable);
+    }
+    let production = run(production.env("PATH", bin(&w)).env("AZURE_TOKEN_CREDENTIALS", "prod"));
+    let start = "arcssh: no account is signed in: the service principal is unavailable: ";
+    assert!(production.stderr.starts_with(start) && production.code == Some(3), "{}", production.stderr);
+    assert!(!production.stderr.contains("arcssh login"), "{}", production.stderr);
     // The token of another selection is not used.
     let before = run(w.arcssh(&["account"]).env("PATH", bin(&w))).clean();
     assert!(before.starts_with("source   the service principal\n"));

@@ -391,6 +391,7 @@ impl CredentialChain {
     async fn fetch(&self, tenant: Option<&str>) -> Result<AccessToken, CredentialError> {
         let sources = self.options.sources()?;
         let selection = if sources.len() == 1 { Selection::Named } else { Selection::Chain };
+        let is_selected = sources.len() < CredentialSource::ALL.len();
         let mut reasons = Vec::new();
         for from in sources {
             info!("trying {}", from.title());
@@ -406,7 +407,7 @@ impl CredentialChain {
                     if selection == Selection::Named {
                         return Err(CredentialError::Unavailable { from, unavailable });
                     }
-                    reasons.extend(Some((from, unavailable)).filter(|(_, reason)| reason.is_notable()));
+                    reasons.extend((is_selected || unavailable.is_notable()).then_some((from, unavailable)));
                 }
                 Err(error) => {
                     let tenant = tenant.map(Into::into);

@@ -186,7 +186,7 @@ pub(crate) enum Unavailable {
 
 impl Unavailable {
     /// Returns whether the source exists on this computer, so that the user may expect it to work.
-    pub(super) fn is_notable(&self) -> bool {
+    pub(crate) fn is_notable(&self) -> bool {
         matches!(
             self,
             Self::CannotRun { .. } | Self::SignedOut(_) | Self::KeyOfAgent(_) | Self::NoResponse(_)
