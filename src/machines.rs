@@ -16,7 +16,7 @@ use crate::ssh::{effective_config, managed_block};
 use crate::state::{Key, Kind, Store};
 use crate::system::SystemError;
 use crate::system::clock::unix_now;
-use crate::text::shell_quote;
+use crate::text::{shell_quote, strip_suffix};
 
 /// A selection of machines: by name, or by a filter of groups, subscriptions and tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +136,8 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
     let mut selected: BTreeSet<String> =
         known.iter().filter(|machine| selector.selects(machine)).map(key).collect();
     let file = managed_block::default_path().unwrap_or_default();
-    let suffix = managed_block::suffix(&managed_block::read(&file).unwrap_or_default());
+    let config = managed_block::read(&file).unwrap_or_default();
+    let suffix = managed_block::suffix(&config);
     for text in &selector.machines {
         let text = without_suffix(text, &suffix, &known);
         let machine = match resolve(arm, &text.parse()?, &known).await {
@@ -148,7 +149,7 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
             known.push(machine);
         }
     }
-    let patterns = written_or_new(&known);
+    let patterns = written_or_new(&known, &config, &UsedNames::here(&file));
     let named = known.into_iter().zip(patterns).map(|(machine, patterns)| {
         let alias = patterns.iter().flatten().next().filter(|_| !suffix.is_empty());
         NamedMachine { name: alias.unwrap_or(&machine.id.name).clone(), machine, patterns }
@@ -213,10 +214,8 @@ pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Mac
 
 /// Returns the text without the suffix of the host entries, unless a machine has a name with that suffix.
 pub(crate) fn without_suffix<'a>(text: &'a str, suffix: &str, known: &[Machine]) -> &'a str {
-    let at = text.len().checked_sub(suffix.len()).filter(|at| text.is_char_boundary(*at)).unwrap_or_default();
-    let (name, end) = text.split_at(at);
     let is_name = known.iter().any(|machine| refers_to(text, machine));
-    if is_name || name.is_empty() || !end.eq_ignore_ascii_case(suffix) { text } else { name }
+    strip_suffix(text, suffix).filter(|name| !is_name && !name.is_empty()).unwrap_or(text)
 }
 
 /// The cached machine of a name in a wildcard host entry.
@@ -361,13 +360,13 @@ pub(crate) struct Written {
 /// Returns the host entries of arcssh in a configuration, by machine.
 pub(crate) fn written(text: &str) -> BTreeMap<String, Vec<Written>> {
     let entry = |(patterns, values): (Vec<String>, effective_config::Expected)| {
-        let (_, command) = values.iter().find(|(keyword, _)| keyword == "proxycommand")?;
+        let command = effective_config::value(&values, "proxycommand")?;
         let id =
             command.split_whitespace().find_map(|word| word.trim_matches('"').parse::<ResourceId>().ok())?;
         Some(Written {
             alias: patterns.into_iter().find(|pattern| !pattern.contains(['*', '?', '!']))?,
             machine: id.to_string().to_lowercase(),
-            has_key_alias: values.iter().any(|(keyword, _)| keyword == "hostkeyalias"),
+            has_key_alias: effective_config::value(&values, "hostkeyalias").is_some(),
         })
     };
     let mut entries: BTreeMap<String, Vec<Written>> = BTreeMap::new();
@@ -563,18 +562,15 @@ pub(crate) fn is_allowed<'a>(name: &str, mut patterns: impl Iterator<Item = &'a 
     patterns.any(|pattern| matches(&pattern.to_lowercase(), &name.to_lowercase()))
 }
 
-/// Returns the aliases of machines in the user's ssh configuration. For a machine without a host entry, returns the
-/// patterns that `arcssh config --all` would write.
-fn written_or_new(machines: &[Machine]) -> Vec<Option<Vec<String>>> {
-    let file = managed_block::default_path().unwrap_or_default();
-    let text = managed_block::read(&file).unwrap_or_default();
-    let written = written(&text);
-    let used = UsedNames::here(&file);
+/// Returns the aliases of machines in the text of the user's ssh configuration. For a machine without a host entry, returns
+/// the patterns that `arcssh config --all` would write.
+fn written_or_new(machines: &[Machine], config: &str, used: &UsedNames) -> Vec<Option<Vec<String>>> {
+    let written = written(config);
     let naming = Naming {
-        used: &used,
+        used,
         written: BTreeMap::new(),
         written_checked: false,
-        suffix: &managed_block::suffix(&text),
+        suffix: &managed_block::suffix(config),
         taken: BTreeSet::new(),
     };
     let patterns = |(machine, alias): (&Machine, Option<Alias>)| {

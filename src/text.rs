@@ -28,6 +28,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Returns the text before a suffix, whose case does not count.
+pub(crate) fn strip_suffix<'a>(text: &'a str, suffix: &str) -> Option<&'a str> {
+    let (before, end) = text.split_at_checked(text.len().checked_sub(suffix.len())?)?;
+    end.eq_ignore_ascii_case(suffix).then_some(before)
+}
+
 /// Returns the width of a line on a terminal, in columns (Unicode Standard Annex 11).
 pub(crate) fn width(line: &str) -> usize {
     line.width()

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cli::proxy_command::{program, split};
-use crate::ssh::effective_config::{Expected, host_entries};
+use crate::ssh::effective_config::{host_entries, is_same, value};
 use crate::ssh::host_entry::Platform;
-use crate::ssh::verification::is_alias_of;
+use crate::ssh::patterns::is_alias_of;
 use crate::ssh::{SshError, home, managed_block};
 
 /// How long `PROGRAM --version` may take.
@@ -35,9 +35,9 @@ pub(crate) enum Remark {
 /// [`SshError::NoProgram`].
 pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshError> {
     let Some(range) = managed_block::find(text)? else { return Ok(Vec::new()) };
-    let options: Value =
-        managed_block::options(text)?.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-    if options.get("platform").is_some_and(|platform| Some(platform) != here().as_ref()) {
+    let options = managed_block::parsed_options(text);
+    let here = serde_json::to_value(Platform::HERE).ok();
+    if options.get("platform").is_some_and(|platform| Some(platform) != here.as_ref()) {
         return Ok(Vec::new());
     }
     let elsewhere = options.get("program").and_then(Value::as_str);
@@ -70,15 +70,6 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
     Ok(remarks)
 }
 
-/// This platform, as the options of a block name it.
-fn here() -> Option<Value> {
-    serde_json::to_value(Platform::HERE).ok()
-}
-
-fn value<'a>(values: &'a Expected, keyword: &str) -> Option<&'a str> {
-    values.iter().find(|(name, _)| name == keyword).map(|(_, value)| value.as_str())
-}
-
 /// The program of a `ProxyCommand`: the word before `proxy`, after programs such as `env` that a template may have added.
 /// Otherwise the first word, if it is a path. `None` if a shell could change the words, or the directory.
 fn program_of(line: &str) -> Option<String> {
@@ -95,7 +86,7 @@ fn program_of(line: &str) -> Option<String> {
     ((is_path || at.is_some()) && !depends_on_directory).then(|| program.clone())
 }
 
-/// The path with the home directory for `~`.
+/// Replaces `~` as the shell that starts the program does: by `HOME`, which ssh itself ignores.
 fn in_home(path: &str) -> PathBuf {
     let home = path.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest)));
     home.unwrap_or_else(|| path.into())
@@ -119,8 +110,7 @@ fn problem(program_of_entry: &str) -> Result<Option<String>, String> {
     let found = which::which(&path).map_err(|_| {
         if path.components().count() > 1 { "is not executable" } else { "is not in PATH" }.to_owned()
     })?;
-    let own = std::env::current_exe().and_then(|own| own.canonicalize());
-    if own.is_ok_and(|own| found.canonicalize().is_ok_and(|found| found == own)) {
+    if std::env::current_exe().is_ok_and(|own| is_same(&own, &found)) {
         return Ok(None);
     }
     is_arcssh(&found)?;

@@ -37,6 +37,11 @@ impl fmt::Display for Overridden {
 /// The values of a host entry, by keyword in lower case.
 pub(crate) type Expected = Vec<(String, String)>;
 
+/// The first value of a keyword in a host entry.
+pub(crate) fn value<'a>(values: &'a Expected, keyword: &str) -> Option<&'a str> {
+    values.iter().find(|(name, _)| name == keyword).map(|(_, value)| value.as_str())
+}
+
 /// An alias with the values of its host entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Alias<'a> {
@@ -191,7 +196,12 @@ pub(crate) fn parse(stdout: &[u8]) -> BTreeMap<String, String> {
 pub(crate) const MAX_DEPTH: usize = 16;
 
 /// The most bytes of a file. 5,000 machines need 4 MiB.
-const MAX_FILE: u64 = 64 << 20;
+pub(crate) const MAX_FILE: u64 = 64 << 20;
+
+/// The text of a file; `None` if it cannot be read.
+pub(crate) fn text(file: &Path) -> Option<String> {
+    files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// How ssh reads a file.
 #[derive(Clone, Copy)]
@@ -246,7 +256,7 @@ impl Trace {
     }
 
     fn first_line_with(&mut self, keyword: &str, file: &Path, reading: Reading) -> Option<(PathBuf, usize)> {
-        let text = String::from_utf8_lossy(&files::read(file, MAX_FILE).ok()?).into_owned();
+        let text = text(file)?;
         let mut applies = reading.applies;
         for (number, line) in (1..).zip(text.lines()) {
             let Some((word, _)) = directive(line) else { continue };

@@ -41,6 +41,21 @@ pub(crate) fn match_patterns(value: &str) -> Vec<String> {
     lists.flat_map(|list| list.split(',').map(Into::into)).collect()
 }
 
+/// Returns whether a pattern has wildcards.
+pub(crate) fn is_wildcard(pattern: &str) -> bool {
+    pattern.contains(['*', '?'])
+}
+
+/// A name that a pattern matches.
+pub(crate) fn example(pattern: &str) -> String {
+    pattern.replace(['*', '?'], "x")
+}
+
+/// Returns whether a pattern of a host entry is the alias, or a wildcard for it.
+pub(crate) fn is_alias_of(pattern: &str, alias: &str) -> bool {
+    pattern == alias || is_wildcard(pattern) && matches(pattern, alias)
+}
+
 /// Returns whether a name matches a pattern with `*` and `?` (match.c, `match_pattern`).
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();

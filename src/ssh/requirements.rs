@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::ssh::SshError;
-use crate::ssh::effective_config::{Alias, Source, conflicts_with, parse};
+use crate::ssh::effective_config::{self, Alias, Source, conflicts_with, parse};
 use crate::ssh::patterns::matches;
 use crate::ssh::rsa_key;
 
@@ -87,10 +87,7 @@ pub(crate) fn check(alias: Alias<'_>, stdout: &[u8], source: &Source) -> Result<
 
 fn conflict(alias: Alias<'_>, effective: &BTreeMap<String, String>) -> Option<(&'static str, Fix)> {
     let value = |keyword: &str| effective.get(keyword).map(String::as_str);
-    let written = |keyword: &str| {
-        let found = alias.expected.iter().find(|(name, _)| name == keyword);
-        found.map_or("", |(_, value)| value.as_str())
-    };
+    let written = |keyword: &str| effective_config::value(alias.expected, keyword).unwrap_or_default();
     // ssh then expects an open socket from the ProxyCommand, not a connection.
     if value("proxyusefdpass") == Some("yes") {
         return Some(("proxyusefdpass", Fix::Write("ProxyUseFdpass no")));

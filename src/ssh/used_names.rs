@@ -11,12 +11,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 
-use crate::ssh::effective_config::directive;
+use crate::ssh::effective_config::{MAX_DEPTH, directive, text};
 use crate::ssh::home;
 use crate::ssh::managed_block;
-use crate::ssh::patterns::{arguments, match_patterns, matches, without_comment};
+use crate::ssh::patterns::{arguments, is_wildcard, match_patterns, matches, without_comment};
 use crate::ssh::user_options::{Location, Scope, UserOption, UserOptions};
-use crate::system::files;
 
 /// Keywords that set the host, the user or the host key of a connection. A section with a wildcard counts as a use of a name
 /// if it sets one of them.
@@ -33,10 +32,6 @@ const DIRECTING: [&str; 9] = [
 ];
 /// Keywords that set the host of a connection.
 const REDIRECTING: [&str; 3] = ["hostname", "proxyjump", "proxycommand"];
-/// The most levels of included files (readconf.c, `READCONF_MAX_DEPTH`).
-const MAX_DEPTH: usize = 16;
-/// The most bytes of a file.
-const MAX_FILE: u64 = 64 << 20;
 /// The most ports to try with hashed known hosts.
 const MAX_PORTS: usize = 4;
 
@@ -53,12 +48,11 @@ impl Names {
     fn add(&mut self, patterns: &[String], wildcards: Wildcards, location: &Location) {
         let lower: Vec<String> = patterns.iter().map(|pattern| pattern.to_lowercase()).collect();
         let negated = |pattern: &&String| pattern.starts_with('!');
-        let is_wildcard = |pattern: &&String| pattern.contains(['*', '?']);
         for name in lower.iter().filter(|pattern| !negated(pattern) && !is_wildcard(pattern)) {
             self.literal.entry(name.clone()).or_insert_with(|| location.clone());
         }
         // `*` matches every host, so it is not a use of a name.
-        let narrow = |pattern: &String| is_wildcard(&pattern) && pattern.contains(char::is_alphanumeric);
+        let narrow = |pattern: &String| is_wildcard(pattern) && pattern.contains(char::is_alphanumeric);
         let excluded: Vec<&String> = lower.iter().filter(negated).collect();
         let patterns: Vec<String> =
             lower.iter().filter(|one| !negated(one) && narrow(one)).cloned().collect();
@@ -396,11 +390,6 @@ impl Reader {
             }
         }
     }
-}
-
-/// The text of a regular file; `None` if the file does not exist or is not readable.
-pub(crate) fn text(file: &Path) -> Option<String> {
-    files::read(file, MAX_FILE).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The names in `[user@]host[:port],…` and in the words of a command.

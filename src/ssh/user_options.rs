@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::ssh::effective_config;
-use crate::ssh::patterns::{arguments, matches};
+use crate::ssh::patterns::{arguments, is_wildcard, matches};
 
 /// Keywords of which ssh uses every value (ssh_config(5)).
 const REPEATED: [&str; 7] = [
@@ -123,7 +123,7 @@ impl Scope {
 
     /// The only names that it can apply to, if it has no wildcards.
     fn names(&self) -> Option<&Vec<String>> {
-        self.lists.iter().find(|list| !list.iter().any(|pattern| pattern.contains(['*', '?'])))
+        self.lists.iter().find(|list| !list.iter().any(|pattern| is_wildcard(pattern)))
     }
 }
 

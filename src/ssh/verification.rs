@@ -11,12 +11,13 @@ use std::process::{Child, Output};
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{
     Alias, Expected, MAX_DEPTH, Source, Trace, directive, finish, host_entries, is_same, no_user, overridden,
+    text,
 };
 use crate::ssh::managed_block;
-use crate::ssh::patterns::{arguments, match_patterns, matches};
+use crate::ssh::patterns::{arguments, example, is_alias_of, is_wildcard, match_patterns, matches};
 use crate::ssh::rejection::{Place, Rejection};
 use crate::ssh::requirements;
-use crate::ssh::used_names::{system_folder, text};
+use crate::ssh::used_names::system_folder;
 
 /// The most processes of ssh at a time.
 const PROCESSES: usize = 4;
@@ -182,7 +183,7 @@ pub(crate) fn verify(
     entries.retain(|(_, expected)| !expected.is_empty());
     let names = entries.iter().map(|(patterns, _)| patterns.len()).sum();
     let Some(first) = entries.first().and_then(|(patterns, _)| patterns.first()) else { return Ok(Some(0)) };
-    let Some(sections) = sections_of(block, view, &first.replace(['*', '?'], "x"))? else { return Ok(None) };
+    let Some(sections) = sections_of(block, view, &example(first))? else { return Ok(None) };
     entries.iter_mut().for_each(|(patterns, _)| sections.name_wildcards(patterns));
     let representatives = sections.representatives(&entries);
     for (number, batch) in representatives.chunks(PROCESSES).enumerate() {
@@ -196,11 +197,6 @@ pub(crate) fn verify(
         }
     }
     Ok(Some(names))
-}
-
-/// Returns whether a pattern of a host entry is the alias, or a wildcard for it.
-pub(crate) fn is_alias_of(pattern: &str, alias: &str) -> bool {
-    pattern == alias || pattern.contains(['*', '?']) && matches(pattern, alias)
 }
 
 /// Checks ssh's output for an alias.
@@ -395,7 +391,7 @@ impl Sections {
         let ended = std::mem::replace(section, Section { patterns, has_setting: false });
         for pattern in ended.patterns.into_iter().filter(|_| ended.has_setting) {
             let pattern = pattern.trim_start_matches('!').to_lowercase();
-            if pattern.contains(['*', '?']) {
+            if is_wildcard(&pattern) {
                 self.wildcards.insert(pattern);
             } else {
                 *self.literal.entry(pattern).or_default() += 1;
@@ -405,7 +401,7 @@ impl Sections {
 
     /// Replaces each wildcard by a name that matches it and no other pattern, except those that match every name.
     fn name_wildcards(&self, patterns: &mut [String]) {
-        for pattern in patterns.iter_mut().filter(|pattern| pattern.contains(['*', '?'])) {
+        for pattern in patterns.iter_mut().filter(|pattern| is_wildcard(pattern)) {
             let own = pattern.to_lowercase();
             let is_narrow = |other: &&String| **other != own && other.contains(char::is_alphanumeric);
             let is_free = |name: &String| {
@@ -425,7 +421,7 @@ impl Sections {
         let mut longest: Vec<Alias<'a>> = Vec::new();
         for (patterns, expected) in entries {
             let mut shape = None;
-            for name in patterns.iter().filter(|pattern| !pattern.contains(['*', '?'])) {
+            for name in patterns.iter().filter(|pattern| !is_wildcard(pattern)) {
                 let alias = Alias { name, expected };
                 let lower = name.to_lowercase();
                 let own = patterns.iter().filter(|pattern| pattern.to_lowercase() == lower).count();

@@ -6,6 +6,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
 use crate::ssh::effective_config::{self, Expected};
 use crate::ssh::managed_block;
+use crate::ssh::patterns::example;
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::user_options::UserOption;
 use crate::terminal::output::note;
@@ -38,11 +39,6 @@ impl Notes {
             patterns.into_iter().next().filter(|_| !options.is_empty()).map(|alias| (alias, options)),
         );
     }
-}
-
-/// A name that a pattern matches.
-pub(super) fn example(pattern: &str) -> String {
-    pattern.replace(['*', '?'], "x")
 }
 
 /// A host entry in a block.
@@ -218,6 +214,6 @@ fn entries(block: &str) -> Vec<Entry> {
 /// The resource ID in the ProxyCommand of a host entry.
 pub(super) fn machine(text: &str) -> Option<ResourceId> {
     let (_, values) = effective_config::host_entries(text).into_iter().next()?;
-    let (_, line) = values.into_iter().find(|(keyword, _)| keyword == "proxycommand")?;
-    ProxyCommand::parse(&line).resource_id().cloned()
+    let line = effective_config::value(&values, "proxycommand")?;
+    ProxyCommand::parse(line).resource_id().cloned()
 }

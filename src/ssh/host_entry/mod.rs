@@ -4,6 +4,7 @@
 
 use anyhow::{Result, bail, ensure};
 
+use crate::ssh::patterns::{example, is_wildcard};
 use crate::text::is_unsafe;
 
 /// The built-in template of a machine's host entry.
@@ -244,7 +245,7 @@ pub(crate) fn is_alias(name: &str) -> bool {
 
 /// Returns whether a text is one pattern, such as `*.arc`.
 pub(crate) fn is_pattern(text: &str) -> bool {
-    text.contains(['*', '?']) && is_alias(&text.replace(['*', '?'], "x"))
+    is_wildcard(text) && is_alias(&example(text))
 }
 
 /// Returns whether a text is valid as a word of a command in a host entry, on every platform.

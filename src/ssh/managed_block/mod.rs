@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::ssh::SshError;
-use crate::ssh::effective_config::directive;
+use crate::ssh::effective_config::{MAX_FILE, directive};
 use crate::ssh::home;
 use crate::ssh::host_entry;
 use crate::system::files;
@@ -30,8 +30,6 @@ const BLOCK: &str = include_str!("../../../config-templates/block.conf");
 const BEGIN: &str = "# >>> arcssh >>> block ";
 /// The formats that arcssh reads. It writes the last one. They differ in the options line.
 const FORMATS: [&str; 2] = ["1", "2"];
-/// The most bytes of a configuration. 5,000 machines need 4 MiB.
-const MAX_FILE: u64 = 64 << 20;
 /// The number of backups in addition to the first one.
 const BACKUPS: usize = 9;
 /// The start of the comments above the last section, also in earlier versions.
@@ -83,11 +81,15 @@ pub(crate) fn options(text: &str) -> Result<Option<&str>> {
     Ok(text[range].lines().find_map(|line| line.strip_prefix(OPTIONS)).map(str::trim_end))
 }
 
+/// The options of the block in a text; null if there are none.
+pub(crate) fn parsed_options(text: &str) -> Value {
+    let line = options(text).ok().flatten().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_default()
+}
+
 /// The suffix of all aliases of the block in a text, such as `.arc`; empty if they have none.
 pub(crate) fn suffix(text: &str) -> String {
-    let line = options(text).ok().flatten().unwrap_or_default();
-    let options: Value = serde_json::from_str(line).unwrap_or_default();
-    options["suffix"].as_str().unwrap_or_default().to_owned()
+    parsed_options(text)["suffix"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Finds the block in a text, including the end of its last line. The options line is directly above the last marker, so a
