@@ -156,7 +156,7 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
         if !removing {
-            note_remarks(new)?;
+            note_remarks(&entry_files::check(new, None)?);
             verify_written(new, edit.path()).await?;
         }
         note(&format!("{file} is up to date"));
@@ -166,9 +166,7 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
     if !removing && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
-    if !removing {
-        entry_files::check(new, None)?;
-    }
+    let remarks = if removing { Vec::new() } else { entry_files::check(new, None)? };
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
     let backup = edit.commit(candidate)?;
     if changes == Shown::NotYet {
@@ -189,7 +187,7 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
         format!("wrote {} to {file}{backup}", counted(hosts))
     });
     if !removing {
-        note_remarks(new)?;
+        note_remarks(&remarks);
         verify_written(new, edit.path()).await?;
     }
     Ok(())
@@ -208,11 +206,8 @@ async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option
     .await
 }
 
-/// Notes the remarks about the files of the host entries, and returns them.
-fn note_remarks(text: &str) -> Result<Vec<Remark>> {
-    let remarks = entry_files::check(text, None)?;
+fn note_remarks(remarks: &[Remark]) {
     remarks.iter().for_each(|remark| note_finding(finding(remark).diagnose()));
-    Ok(remarks)
 }
 
 /// Verifies the block of a text in its place. Notes if ssh uses the block only with `-F`.
@@ -276,7 +271,9 @@ async fn verify(file: &Path) -> Result<u8> {
     if managed_block::find(&text)?.is_none() {
         return Err(anyhow!("{} has no managed block", file.display()).into());
     }
-    if note_remarks(&text)?.iter().any(|remark| matches!(remark, Remark::Elsewhere(_))) {
+    let remarks = entry_files::check(&text, None)?;
+    note_remarks(&remarks);
+    if remarks.iter().any(|remark| matches!(remark, Remark::Elsewhere(_))) {
         return Ok(1);
     }
     let Some(hosts) = verify_written(&text, file).await? else {
