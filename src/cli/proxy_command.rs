@@ -10,8 +10,10 @@ use crate::azure::cloud::CloudName;
 use crate::azure::credentials::CredentialOptions;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::{Cli, Command, ProxyArgs};
-use crate::ssh::effective_config::{self, Expected};
+use crate::ssh::effective_config::{self, Expected, is_same, value};
 use crate::ssh::host_entry::escape_percent;
+use crate::ssh::patterns::{is_alias_of, is_wildcard};
+use crate::text::strip_suffix;
 
 /// ssh's token for the port, and that for the host name (ssh_config(5), TOKENS). OpenSSH 8.0, paramiko, libssh and net-ssh do
 /// not know `%n`, the name as typed, in a ProxyCommand.
@@ -126,11 +128,7 @@ pub(crate) fn program() -> Result<String> {
     let file = std::env::current_exe().context("the system does not provide the path of this program")?;
     let typed = PathBuf::from(std::env::args_os().next().unwrap_or_default());
     let found = which::which(typed).ok();
-    let is_same_file = |candidate: &PathBuf| {
-        candidate.is_absolute()
-            && candidate.canonicalize().is_ok_and(|found| file.canonicalize().ok() == Some(found))
-    };
-    let program = found.filter(is_same_file).unwrap_or(file);
+    let program = found.filter(|found| found.is_absolute() && is_same(found, &file)).unwrap_or(file);
     let text = program.to_str().with_context(|| format!("{} is not valid Unicode", program.display()))?;
     Ok(without_spaces(text))
 }
@@ -178,11 +176,7 @@ pub(super) fn split(line: &str) -> Vec<String> {
 
 /// The name without the suffix. ssh expands `%h` to lower case (ssh.c, `lowercase`), the suffix has the case of the pattern.
 pub(crate) fn without_suffix<'a>(name: &'a str, suffix: &str) -> &'a str {
-    let Some(at) = name.len().checked_sub(suffix.len()) else { return name };
-    match name.get(at..) {
-        Some(end) if end.eq_ignore_ascii_case(suffix) => &name[..at],
-        _ => name,
-    }
+    strip_suffix(name, suffix).unwrap_or(name)
 }
 
 /// The port that ssh uses by default.
@@ -237,29 +231,25 @@ impl HostEntry {
 /// Finds the host entry that connects to a machine through arcssh, by an alias or by the machine's resource ID.
 pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
     let is_id = machine.starts_with('/');
-    let is_alias = |pattern: &String| match pattern.strip_prefix('*') {
-        Some(suffix) => !suffix.is_empty() && !is_id && machine.ends_with(suffix),
-        None => pattern.eq_ignore_ascii_case(machine),
-    };
-    let value = |values: &Expected, keyword: &str| {
-        values.iter().find(|(name, _)| name == keyword).map(|(_, value)| value.clone())
+    let is_alias = |pattern: &String| {
+        pattern.eq_ignore_ascii_case(machine) || !is_id && pattern != "*" && is_alias_of(pattern, machine)
     };
     let connects = |(patterns, values): &(Vec<String>, Expected)| {
         let line = value(values, "proxycommand").filter(|line| line.contains("arcssh"));
-        let id = |line: &String| ProxyCommand::parse(line).resource_id().map(ToString::to_string);
-        let has_id = |line: &String| id(line).is_some_and(|id| id.eq_ignore_ascii_case(machine));
-        line.is_some_and(|line| has_id(&line) || patterns.iter().any(is_alias))
+        let id = |line: &str| ProxyCommand::parse(line).resource_id().map(ToString::to_string);
+        let has_id = |line: &str| id(line).is_some_and(|id| id.eq_ignore_ascii_case(machine));
+        line.is_some_and(|line| has_id(line) || patterns.iter().any(is_alias))
     };
     let (patterns, values) = effective_config::host_entries(text).into_iter().find(connects)?;
-    let alias = patterns.into_iter().find(|pattern| !pattern.contains(['*', '?']));
+    let alias = patterns.into_iter().find(|pattern| !is_wildcard(pattern));
     let alias = alias.or((!is_id).then(|| machine.to_owned()))?;
-    let line = value(&values, "proxycommand")?;
+    let line = value(&values, "proxycommand")?.to_owned();
     let target = match ProxyCommand::parse(&line).machine {
         ProxyMachine::Id(id) => id.to_string(),
         ProxyMachine::Name { suffix } => without_suffix(&alias, &suffix).to_owned(),
     };
     let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
-    let key_name = value(&values, "hostkeyalias").unwrap_or(alias.clone());
+    let key_name = value(&values, "hostkeyalias").unwrap_or(&alias).to_owned();
     Some(HostEntry { alias, target, port, key_name, line })
 }
 
@@ -316,6 +306,14 @@ mod tests {
         assert_eq!(command.options, ["--cloud", "china"]);
         assert_eq!(ProxyCommand::parse(&format!("/opt/wrapper {ID}")).resource_id().unwrap().to_string(), ID);
         assert_eq!(ProxyCommand::parse("none").resource_id(), None);
+    }
+
+    #[test]
+    fn an_entry_with_any_wildcard_is_found_by_a_name_that_matches() {
+        let text = "Host web-?.arc\n  ProxyCommand arcssh proxy --host %h --suffix .arc --port %p\n";
+        let entry = find_entry("web-1.arc", text).unwrap();
+        assert_eq!((entry.alias.as_str(), entry.target.as_str()), ("web-1.arc", "web-1"));
+        assert!(find_entry("web-10.arc", text).is_none());
     }
 
     #[test]
