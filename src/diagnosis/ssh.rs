@@ -1,9 +1,7 @@
 //! The ssh configuration, keys and the SSH agent.
 
-use std::path::PathBuf;
-
 use crate::diagnosis::{Code, Diagnosis, Hint};
-use crate::ssh::effective_config::Overridden;
+use crate::ssh::effective_config::{Location, Overridden};
 use crate::ssh::rejection::{Fix, Rejection};
 use crate::ssh::requirements;
 use crate::ssh::verification::NotIncluded;
@@ -11,9 +9,9 @@ use crate::ssh::{SocketProblem, SshError};
 use crate::text::shell_quote;
 
 /// The section that overrides a host entry must be below the managed block.
-fn move_section(alias: &str, by: Option<&(PathBuf, usize)>) -> Hint {
+fn move_section(alias: &str, by: Option<&Location>) -> Hint {
     match by {
-        Some((file, line)) => {
+        Some(Location { file, line }) => {
             let file = file.display();
             format!(
                 "move the Host or Match section that contains line {line} of {file} below the managed block"

@@ -23,7 +23,7 @@ use crate::relay::greeting::NotSsh;
 use crate::relay::handshake::Rejection;
 use crate::ssh::SocketProblem;
 use crate::ssh::certificate::CertificateError;
-use crate::ssh::effective_config::Overridden;
+use crate::ssh::effective_config::{Location, Overridden};
 use crate::ssh::rejection::{self, Place};
 use crate::ssh::requirements::{Conflict, Fix};
 use crate::ssh::verification::NotIncluded;
@@ -494,7 +494,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         Box::new(Conflict { alias, keyword: "proxyusefdpass", value, by, fix })
     };
     let errors: Vec<Error> = vec![
-        SshError::Conflict(conflict(Some((path(), 1)), Fix::Move)).into(),
+        SshError::Conflict(conflict(Some(Location { file: path(), line: 1 }), Fix::Move)).into(),
         SshError::Conflict(conflict(None, Fix::Move)).into(),
         SshError::Conflict(conflict(None, Fix::Write("ProxyUseFdpass no"))).into(),
         SystemError::InsecurePermissions { path: path(), mode: 0o644, required: 0o600 }.into(),
@@ -515,7 +515,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         damaged("line 9 ends a managed block that no line begins", Some((3, 9))),
         damaged("line 3 begins a managed block that no line ends", None),
         SshError::NoEntry { path: path(), name: "web01".into() }.into(),
-        SshError::Overridden(overridden(Some((path(), 1)))).into(),
+        SshError::Overridden(overridden(Some(Location { file: path(), line: 1 }))).into(),
         SshError::Overridden(overridden(None)).into(),
         SystemError::LogNotOpened { path: path(), cause: "it is a directory".into() }.into(),
         SystemError::LogInsecure { path: path(), mode: 0o644 }.into(),

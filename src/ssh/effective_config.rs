@@ -12,6 +12,23 @@ use anyhow::Context as _;
 use crate::ssh::SshError;
 use crate::system::files;
 
+/// The location of an option, or of the use of a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Location {
+    pub(crate) file: PathBuf,
+    /// Counted from 1; 0 for the whole file.
+    pub(crate) line: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}", self.file.display()),
+            line => write!(f, "{} line {line}", self.file.display()),
+        }
+    }
+}
+
 /// A value of a host entry that ssh does not use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Overridden {
@@ -21,15 +38,14 @@ pub(crate) struct Overridden {
     pub(crate) keyword: String,
     /// The value that ssh uses.
     pub(crate) instead: String,
-    /// The file and line of that value, if arcssh finds them.
-    pub(crate) by: Option<(PathBuf, usize)>,
+    /// The location of that value, if arcssh finds it.
+    pub(crate) by: Option<Location>,
 }
 
 impl fmt::Display for Overridden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { alias, keyword, instead, by } = self;
-        let location = by.as_ref().map(|(file, line)| format!("{} line {line}", file.display()));
-        let location = location.unwrap_or("another line".into());
+        let location = by.as_ref().map_or("another line".into(), Location::to_string);
         write!(f, "ssh does not use the {keyword} written for {alias}: {location} says {instead:?}")
     }
 }
@@ -80,11 +96,7 @@ impl Source {
     }
 
     /// The line that gave ssh the value: the first one with the keyword in a section that applies.
-    pub(crate) fn first_line_with(
-        &self,
-        keyword: &str,
-        alias: &str,
-    ) -> Result<Option<(PathBuf, usize)>, SshError> {
+    pub(crate) fn first_line_with(&self, keyword: &str, alias: &str) -> Result<Option<Location>, SshError> {
         let Some(mut trace) = self.trace(alias)? else { return Ok(None) };
         let reading = Reading { applies: true, parse_only: false, depth: 0 };
         Ok(self.files.iter().find_map(|file| trace.first_line_with(keyword, file, reading)))
@@ -255,7 +267,7 @@ impl Trace {
         if found.any(|(.., parse_only)| !parse_only) { Ok(()) } else { Err(first) }
     }
 
-    fn first_line_with(&mut self, keyword: &str, file: &Path, reading: Reading) -> Option<(PathBuf, usize)> {
+    fn first_line_with(&mut self, keyword: &str, file: &Path, reading: Reading) -> Option<Location> {
         let text = text(file)?;
         let mut applies = reading.applies;
         for (number, line) in (1..).zip(text.lines()) {
@@ -271,7 +283,7 @@ impl Trace {
                     }
                 }
                 word if conflicts_with(word, keyword) && applies && !reading.parse_only => {
-                    return Some((file.to_owned(), number));
+                    return Some(Location { file: file.to_owned(), line: number });
                 }
                 _ => {}
             }
@@ -285,7 +297,7 @@ impl Trace {
         location: &str,
         applies: bool,
         depth: usize,
-    ) -> Option<(PathBuf, usize)> {
+    ) -> Option<Location> {
         let at_location = |(at, file, parse_only): &(String, PathBuf, bool)| {
             (at == location).then(|| (file.clone(), Reading { applies, parse_only: *parse_only, depth }))
         };

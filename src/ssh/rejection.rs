@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::ssh::effective_config::{shown, unescaped};
-use crate::ssh::managed_block;
+use crate::ssh::{fault, managed_block};
 
 /// The first error of ssh in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,17 +59,16 @@ impl Rejection {
     /// Parses ssh's messages about `file`, which the user knows by another name while arcssh has not written it there.
     pub(crate) fn of(stderr: &[u8], file: &Path, name: &Path) -> Self {
         let text = String::from_utf8_lossy(stderr);
-        let lines: Vec<String> = text.lines().map(|line| unescaped(line.trim())).collect();
         let unknown = || {
-            let (file, message) = (name.to_owned(), lines.join("; "));
+            let (file, message) = (name.to_owned(), unescaped(fault(&text)));
             Self { file, place: Place::File, message, is_old: false }
         };
-        let mut rejection = lines.iter().find_map(|line| Self::parse(line)).unwrap_or_else(unknown);
+        let mut rejection =
+            text.lines().find_map(|line| Self::parse(&unescaped(line.trim()))).unwrap_or_else(unknown);
         if file != name && rejection.file.to_string_lossy() == shown(file) || rejection.file == file {
             rejection.file = name.to_owned();
             if let (Place::Line(line), true) = (&rejection.place, file != name) {
-                let read = |file| managed_block::read(file).unwrap_or_default();
-                rejection.place = place(*line, &read(file), &read(name));
+                rejection.place = place(*line, file, name);
             }
         }
         rejection
@@ -127,8 +126,13 @@ fn is_own(_: &Path) -> bool {
     true
 }
 
-/// The place in the old text of a line of the new one.
-fn place(number: usize, new: &str, old: &str) -> Place {
+/// The place in a file of a line of its new version.
+pub(crate) fn place(number: usize, new: &Path, old: &Path) -> Place {
+    let read = |file| managed_block::read(file).unwrap_or_default();
+    place_in(number, &read(new), &read(old))
+}
+
+fn place_in(number: usize, new: &str, old: &str) -> Place {
     let lines: Vec<&str> = new.lines().collect();
     let Some(text) = number.checked_sub(1).and_then(|at| lines.get(at)) else { return Place::File };
     let block = managed_block::find(new).ok().flatten().unwrap_or_default();
@@ -138,11 +142,10 @@ fn place(number: usize, new: &str, old: &str) -> Place {
         return Place::Block(number - first, text.trim().to_owned());
     }
     let old: Vec<&str> = old.lines().collect();
-    let from_end = (old.len() + number).checked_sub(lines.len());
+    let expected = if number <= first { Some(number) } else { (old.len() + number).checked_sub(lines.len()) };
     let is_same = |number: &usize| number.checked_sub(1).and_then(|at| old.get(at)) == Some(text);
     let anywhere = (1..=old.len()).find(is_same);
-    let found = [Some(number), from_end].into_iter().flatten().find(is_same).or(anywhere);
-    found.map_or(Place::File, Place::Line)
+    expected.filter(is_same).or(anywhere).map_or(Place::File, Place::Line)
 }
 
 #[cfg(test)]
@@ -184,12 +187,12 @@ mod tests {
             new.lines().enumerate().filter(|(_, line)| *line == text).nth(nth).unwrap().0 + 1
         };
         for (text, nth, expected) in [("One 1", 0, 1), ("Two 2", 0, 2), ("Two 2", 1, 4), ("Three 3", 0, 5)] {
-            assert_eq!(place(line(text, nth), &new, old), Place::Line(expected), "{text}");
+            assert_eq!(place_in(line(text, nth), &new, old), Place::Line(expected), "{text}");
         }
         let bogus = line("  Bogus 1", 0);
-        assert_eq!(place(bogus, &new, old), Place::Block(bogus, "Bogus 1".into()));
-        assert_eq!(place(bogus + 5, &format!("{old}{block}"), old), Place::Block(bogus, "Bogus 1".into()));
-        assert_eq!(place(2, &format!("{old}{block}"), old), Place::Line(2));
-        assert_eq!(place(999, &new, old), Place::File);
+        assert_eq!(place_in(bogus, &new, old), Place::Block(bogus, "Bogus 1".into()));
+        assert_eq!(place_in(bogus + 5, &format!("{old}{block}"), old), Place::Block(bogus, "Bogus 1".into()));
+        assert_eq!(place_in(2, &format!("{old}{block}"), old), Place::Line(2));
+        assert_eq!(place_in(999, &new, old), Place::File);
     }
 }

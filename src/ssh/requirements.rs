@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use crate::ssh::SshError;
-use crate::ssh::effective_config::{self, Alias, Source, conflicts_with, parse};
+use crate::ssh::effective_config::{self, Alias, Location, Source, conflicts_with, parse};
 use crate::ssh::patterns::matches;
 use crate::ssh::rsa_key;
 
@@ -22,8 +21,8 @@ pub(crate) struct Conflict {
     pub(crate) keyword: &'static str,
     /// The value that ssh uses.
     pub(crate) value: String,
-    /// The file and line of that value, if arcssh finds them.
-    pub(crate) by: Option<(PathBuf, usize)>,
+    /// The location of that value, if arcssh finds it.
+    pub(crate) by: Option<Location>,
     pub(crate) fix: Fix,
 }
 
@@ -41,8 +40,7 @@ pub(crate) enum Fix {
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { alias, keyword, value, by, .. } = self;
-        let location = by.as_ref().map(|(file, line)| format!("{} line {line}", file.display()));
-        let location = location.unwrap_or("another line".into());
+        let location = by.as_ref().map_or("another line".into(), Location::to_string);
         write!(f, "the host entry {alias} does not work: {location} sets {keyword} to {value:?}")
     }
 }

@@ -11,11 +11,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 
-use crate::ssh::effective_config::{MAX_DEPTH, directive, text};
+use crate::ssh::effective_config::{Location, MAX_DEPTH, directive, text};
 use crate::ssh::home;
 use crate::ssh::managed_block;
 use crate::ssh::patterns::{arguments, is_wildcard, match_patterns, matches, without_comment};
-use crate::ssh::user_options::{Location, Scope, UserOption, UserOptions};
+use crate::ssh::user_options::{Scope, UserOption, UserOptions};
 
 /// Keywords that set the host, the user or the host key of a connection. A section with a wildcard counts as a use of a name
 /// if it sets one of them.

@@ -3,10 +3,9 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::ssh::effective_config;
+use crate::ssh::effective_config::{self, Location};
 use crate::ssh::patterns::{arguments, is_wildcard, matches};
 
 /// Keywords of which ssh uses every value (ssh_config(5)).
@@ -23,23 +22,6 @@ const REPEATED: [&str; 7] = [
 const WITHOUT_EFFECT: [&str; 2] = ["ignoreunknown", "include"];
 /// Keywords whose value `none` is the default (ssh_config(5)).
 const NONE_BY_DEFAULT: [&str; 4] = ["controlpath", "localcommand", "proxyjump", "remotecommand"];
-
-/// The location of an option, or of the use of a name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Location {
-    pub(crate) file: PathBuf,
-    /// Counted from 1; 0 for the whole file.
-    pub(crate) line: usize,
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            0 => write!(f, "{}", self.file.display()),
-            line => write!(f, "{} line {line}", self.file.display()),
-        }
-    }
-}
 
 /// An option in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,12 +10,12 @@ use std::process::{Child, Output};
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{
-    Alias, Expected, MAX_DEPTH, Source, Trace, directive, finish, host_entries, is_same, no_user, overridden,
-    text,
+    Alias, Expected, Location, MAX_DEPTH, Source, Trace, directive, finish, host_entries, is_same, no_user,
+    overridden, text,
 };
 use crate::ssh::managed_block;
 use crate::ssh::patterns::{arguments, example, is_alias_of, is_wildcard, match_patterns, matches};
-use crate::ssh::rejection::{Place, Rejection};
+use crate::ssh::rejection::{self, Place, Rejection};
 use crate::ssh::requirements;
 use crate::ssh::used_names::system_folder;
 
@@ -69,6 +69,17 @@ impl View {
             }
         }
         Ok(SshError::Rejected(rejection))
+    }
+
+    /// The location in the present file, if ssh read a new version of it; `None` for a line of the new block.
+    fn present(&self, at: Location) -> Option<Location> {
+        if at.file != self.file || self.file == self.name {
+            return Some(at);
+        }
+        match rejection::place(at.line, &self.file, &self.name) {
+            Place::Line(line) => Some(Location { file: self.name.clone(), line }),
+            Place::File | Place::Block(..) => None,
+        }
     }
 
     /// Returns the error that ssh does not read the file for an alias; `None` if it does.
@@ -205,37 +216,19 @@ fn check(alias: Alias<'_>, output: &Output, view: &View) -> Result<(), SshError>
         return Err(view.rejection(&output.stderr, alias.name)?);
     }
     let Some(mut first) = overridden(alias, output, &view.source)?.into_iter().next() else {
-        return requirements::check(alias, &output.stdout, &view.source)
-            .map_err(|error| in_present_file(error, view));
+        return requirements::check(alias, &output.stdout, &view.source).map_err(|error| match error {
+            SshError::Conflict(mut conflict) => {
+                conflict.by = conflict.by.and_then(|by| view.present(by));
+                SshError::Conflict(conflict)
+            }
+            other => other,
+        });
     };
     if let Some(reason) = view.not_included(alias.name)? {
         return Err(SshError::NotIncluded(reason));
     }
-    let to_name = |(by, line)| (if by == view.file { view.name.clone() } else { by }, line);
-    first.by = first.by.map(to_name);
+    first.by = first.by.and_then(|by| view.present(by));
     Err(SshError::Overridden(first))
-}
-
-/// The error with the name and the line of the present file, if ssh read a new version of it.
-fn in_present_file(mut error: SshError, View { file, name, .. }: &View) -> SshError {
-    if let SshError::Conflict(conflict) = &mut error
-        && let Some((_, line)) = conflict.by.take_if(|(by, _)| by == file)
-    {
-        conflict.by = if file == name { Some(line) } else { present_line(line, file, name) }
-            .map(|line| (name.to_owned(), line));
-    }
-    error
-}
-
-/// The number of a line in the present version of a file; `None` if the line is not above or below the changes.
-fn present_line(line: usize, new: &Path, old: &Path) -> Option<usize> {
-    let (new, old) = (text(new)?, text(old)?);
-    let (new, old): (Vec<&str>, Vec<&str>) = (new.lines().collect(), old.lines().collect());
-    if new.get(..line) == old.get(..line) {
-        return Some(line);
-    }
-    let below = new.get(line - 1..)?;
-    old.ends_with(below).then(|| old.len() + 1 - below.len())
 }
 
 /// The sections that ssh reads; `None` if no ssh is installed. ssh names the included files.
@@ -528,6 +521,23 @@ mod tests {
             sections.name_wildcards(&mut patterns);
             assert_eq!(patterns, [name, "web01"], "{above}");
         }
+    }
+
+    #[test]
+    fn a_line_of_a_new_version_is_reported_with_its_place_in_the_present_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [new, old] = ["new", "old"].map(|name| folder.path().join(name));
+        let text = "Host *\n User root\n";
+        let block = managed_block::block("{}", &entry("web01", "User me"));
+        let changed = managed_block::with_block(text, &block).unwrap();
+        std::fs::write(&old, text).unwrap();
+        std::fs::write(&new, &changed).unwrap();
+        let view = View::alone(&new, &old);
+        let at = |line| view.present(Location { file: new.clone(), line });
+        assert_eq!(at(changed.lines().count()), Some(Location { file: old.clone(), line: 2 }));
+        assert_eq!(at(3), None, "a line of the new block");
+        let elsewhere = Location { file: "/elsewhere".into(), line: 3 };
+        assert_eq!(view.present(elsewhere.clone()), Some(elsewhere));
     }
 
     #[test]
