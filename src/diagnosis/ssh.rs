@@ -91,9 +91,9 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
         SshError::Conflict(conflict) => {
             let hint = match conflict.fix {
                 requirements::Fix::Move => move_section(&conflict.alias, conflict.by.as_ref()),
-                requirements::Fix::Write(line) => Hint::new(
+                requirements::Fix::Write { keyword, value } => Hint::new(
                     &format!(
-                        "write the host entries again, and add the line {line} to a template of your own: "
+                        "write the host entries again, and add the line {keyword} {value} to a template of your own: "
                     ),
                     "arcssh config",
                 ),

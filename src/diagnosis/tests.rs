@@ -496,7 +496,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
     let errors: Vec<Error> = vec![
         SshError::Conflict(conflict(Some(Location { file: path(), line: 1 }), Fix::Move)).into(),
         SshError::Conflict(conflict(None, Fix::Move)).into(),
-        SshError::Conflict(conflict(None, Fix::Write("ProxyUseFdpass no"))).into(),
+        SshError::Conflict(conflict(None, Fix::Write { keyword: "ProxyUseFdpass", value: "no" })).into(),
         SystemError::InsecurePermissions { path: path(), mode: 0o644, required: 0o600 }.into(),
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
         SshError::Changed(path()).into(),

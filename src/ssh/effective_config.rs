@@ -180,7 +180,7 @@ pub(crate) fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<
 }
 
 /// Starts ssh; returns `None` if it is not installed.
-pub(crate) fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Child>, SshError> {
+fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Child>, SshError> {
     let mut ssh = Command::new("ssh");
     ssh.args(options).args(file.map(|_| "-F")).args(file).arg("--").arg(alias);
     match ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {

@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{self, Alias, Location, Source, conflicts_with, parse};
+use crate::ssh::host_entry::CERTIFICATE_ALGORITHMS;
 use crate::ssh::patterns::matches;
 use crate::ssh::rsa_key;
 
@@ -32,7 +33,7 @@ pub(crate) enum Fix {
     /// The host entry has the right value, but ssh reads the other section first.
     Move,
     /// The host entry has no such line: an earlier version, or a user's template, wrote it.
-    Write(&'static str),
+    Write { keyword: &'static str, value: &'static str },
     /// The line must have another value.
     Change(&'static str),
 }
@@ -88,11 +89,11 @@ fn conflict(alias: Alias<'_>, effective: &BTreeMap<String, String>) -> Option<(&
     let written = |keyword: &str| effective_config::value(alias.expected, keyword).unwrap_or_default();
     // ssh then expects an open socket from the ProxyCommand, not a connection.
     if value("proxyusefdpass") == Some("yes") {
-        return Some(("proxyusefdpass", Fix::Write("ProxyUseFdpass no")));
+        return Some(("proxyusefdpass", Fix::Write { keyword: "ProxyUseFdpass", value: "no" }));
     }
     let is_by_name = written("proxycommand").contains(" --host %h ");
     if is_by_name && value("hostname").is_some_and(|name| !name.eq_ignore_ascii_case(alias.name)) {
-        return Some(("hostname", Fix::Write("HostName %h")));
+        return Some(("hostname", Fix::Write { keyword: "HostName", value: "%h" }));
     }
     if let Some(problem) = value("controlpath").and_then(|path| control_path_problem(path, effective)) {
         return Some(("controlpath", Fix::Change(problem)));
@@ -105,20 +106,16 @@ fn conflict(alias: Alias<'_>, effective: &BTreeMap<String, String>) -> Option<(&
 /// An option with which ssh does not offer an RSA certificate (sshconnect2.c, `pubkey_prepare`).
 fn certificate_conflict<'a>(value: &impl Fn(&str) -> Option<&'a str>) -> Option<(&'static str, Fix)> {
     if matches!(value("pubkeyauthentication"), Some("no" | "false")) {
-        return Some(("pubkeyauthentication", Fix::Write("PubkeyAuthentication yes")));
+        return Some(("pubkeyauthentication", Fix::Write { keyword: "PubkeyAuthentication", value: "yes" }));
     }
     let is_in = |list: &str, names: &[&str]| {
         list.split(',').any(|pattern| names.iter().any(|name| matches(pattern.trim(), name)))
     };
-    const ALGORITHMS: [&str; 2] = ["rsa-sha2-512-cert-v01@openssh.com", "rsa-sha2-256-cert-v01@openssh.com"];
+    let algorithms: Vec<&str> = CERTIFICATE_ALGORITHMS.trim_start_matches('+').split(',').collect();
     for keyword in ["pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"] {
-        if value(keyword).is_some_and(|list| !is_in(list, &ALGORITHMS)) {
-            return Some((
-                keyword,
-                Fix::Write(
-                    "PubkeyAcceptedKeyTypes +rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com",
-                ),
-            ));
+        if value(keyword).is_some_and(|list| !is_in(list, &algorithms)) {
+            let fix = Fix::Write { keyword: "PubkeyAcceptedKeyTypes", value: CERTIFICATE_ALGORITHMS };
+            return Some((keyword, fix));
         }
     }
     if value("preferredauthentications").is_some_and(|list| !is_in(list, &["publickey"])) {

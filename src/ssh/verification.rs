@@ -288,7 +288,7 @@ fn without_names(value: &str) -> String {
 /// The patterns of the sections that can change the values of a host entry, in lower case and without `!`: those above it, and
 /// those below it that set one of [`requirements::KEYWORDS`].
 #[derive(Default)]
-pub(crate) struct Sections {
+struct Sections {
     /// The file with the block, which no `Include` reads again.
     file: PathBuf,
     /// Names without wildcards, with the number of their uses.
@@ -310,7 +310,7 @@ struct Position<'a> {
 }
 
 /// A part of a configuration file.
-pub(crate) struct Part<'a> {
+struct Part<'a> {
     text: String,
     file: &'a Path,
     /// The number of its first line.
@@ -327,13 +327,7 @@ struct Section {
 
 impl Sections {
     /// Reads the lines above a block, the block, and the lines below it, with the files that they include according to ssh.
-    pub(crate) fn of(
-        above: &[Part<'_>],
-        block: &str,
-        below: &[Part<'_>],
-        file: &Path,
-        trace: Option<&Trace>,
-    ) -> Self {
+    fn of(above: &[Part<'_>], block: &str, below: &[Part<'_>], file: &Path, trace: Option<&Trace>) -> Self {
         let mut sections = Self { file: file.to_owned(), ..Self::default() };
         let start = Position { file, line: 1, depth: 0, counts: |_| true };
         for Part { text, file, line } in above {
@@ -409,7 +403,7 @@ impl Sections {
     }
 
     /// Returns the longest alias of each kind, in the order of their kinds in the block.
-    pub(crate) fn representatives<'a>(&self, entries: &'a [(Vec<String>, Expected)]) -> Vec<Alias<'a>> {
+    fn representatives<'a>(&self, entries: &'a [(Vec<String>, Expected)]) -> Vec<Alias<'a>> {
         let mut kinds = BTreeMap::new();
         let mut longest: Vec<Alias<'a>> = Vec::new();
         for (patterns, expected) in entries {

@@ -1,4 +1,5 @@
-//! The operating system: files, the clock, secrets in memory, the standard streams, the parent process, signals, limits and timeouts.
+//! The operating system: files, the clock, secrets in memory, the standard streams, the parent process, signals, limits and
+//! timeouts.
 
 pub(crate) mod clock;
 pub(crate) mod files;

@@ -1,7 +1,7 @@
 //! The parent process and the process group.
 //!
-//! ssh that continues in the background ends its first process, arcssh's parent. Its other process gets a session of its own
-//! and lets go of its standard error (OpenSSH ssh.c, `fork_postauth` and `control_persist_detach`; clientloop.c,
+//! ssh that continues in the background ends its first process, arcssh's parent. Its other process gets a new session
+//! and closes its standard error (OpenSSH ssh.c, `fork_postauth` and `control_persist_detach`; clientloop.c,
 //! `process_escapes`).
 
 #[cfg(unix)]

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
             return Err(SshError::Changed(file).into());
         }
     }
-    write(&edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }, args.remove).await?;
+    write(args, &edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }).await?;
     if args.adopt {
         clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
     }
@@ -152,10 +152,10 @@ enum Shown {
 }
 
 /// Writes the text if it has changes, after ssh has accepted it.
-async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool) -> Result<()> {
+async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Shown) -> Result<()> {
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
-        if !removing {
+        if !args.remove {
             note_remarks(&entry_files::check(new, None)?);
             verify_written(new, edit.path()).await?;
         }
@@ -163,10 +163,10 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
         return Ok(());
     }
     let candidate = edit.candidate(new)?;
-    if !removing && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
+    if !args.remove && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
-    let remarks = if removing { Vec::new() } else { entry_files::check(new, None)? };
+    let remarks = if args.remove { Vec::new() } else { entry_files::check(new, None)? };
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
     let backup = edit.commit(candidate)?;
     if changes == Shown::NotYet {
@@ -181,12 +181,12 @@ async fn write(edit: &LockedConfig, next: &Next, changes: Shown, removing: bool)
             foreign.lines().count() - 1
         ));
     }
-    note(&if removing {
+    note(&if args.remove {
         format!("removed host entries from {file}{backup}")
     } else {
         format!("wrote {} to {file}{backup}", counted(hosts))
     });
-    if !removing {
+    if !args.remove {
         note_remarks(&remarks);
         verify_written(new, edit.path()).await?;
     }

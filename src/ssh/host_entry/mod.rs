@@ -38,7 +38,8 @@ const PLACEHOLDERS: [&str; 20] = [
 
 /// The algorithms of Entra ID's RSA certificates, added to the defaults (ssh_config(5), PubkeyAcceptedAlgorithms). Since 8.5,
 /// `PubkeyAcceptedKeyTypes` is the old name of that keyword. OpenSSH 7.8 and later know the algorithms.
-const CERTIFICATE_ALGORITHMS: &str = "+rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com";
+pub(crate) const CERTIFICATE_ALGORITHMS: &str =
+    "+rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com";
 
 /// The sockets of shared connections. `%C` is a hash, since names would make the path longer than the 108 bytes of a socket.
 const CONTROL_PATH: &str = "~/.ssh/arcssh-%C";
