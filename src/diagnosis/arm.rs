@@ -4,7 +4,7 @@ use crate::azure::arm::{ArmError, ErrorResponse};
 use crate::azure::credentials::CredentialSource;
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_providers::NAMESPACE;
-use crate::diagnosis::credentials::{credential, sign_in, source_hint};
+use crate::diagnosis::credentials::{credential, option, sign_in, source_hint};
 use crate::diagnosis::network::{self, TRY_LATER, allow_https, retry_in};
 use crate::diagnosis::{Action, Code, Context, Diagnosis, Hint, system};
 use crate::text::{set_variable, shell_quote};
@@ -69,7 +69,7 @@ fn rejected(response: &ErrorResponse, context: &Context) -> Diagnosis {
         (401, _) => Diagnosis::new(
             Code::TokenRejected,
             format!("Azure rejected the access token{} ({})", of_account(response), details(response)),
-            source_hint(response.source, response.tenant.as_deref()),
+            source_hint(response.source(), response.tenant.as_deref()),
         ),
         (_, "ScopeLocked") => locked(message, context),
         (400..=499, code) if is_of_disabled_subscription(code) => Diagnosis::new(
@@ -140,30 +140,27 @@ fn is_about_mfa(response: &ErrorResponse) -> bool {
 /// (azure-cli-core, `_generate_login_command`; azure-powershell pull request 28193; azure-sdk-for-python pull request
 /// 42488).
 fn weak_sign_in(response: &ErrorResponse) -> Diagnosis {
-    let ErrorResponse { source, claims, .. } = response;
+    let source = response.source();
     let tenant = response.tenant.as_deref();
-    let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
-    let challenge = |option: &str| match claims {
-        Some(claims) => format!(" {option} \"{}\"", claims.base64()),
-        None => String::new(),
-    };
+    let claims = response.claims.as_ref().map(|claims| format!("\"{}\"", claims.base64()));
+    let challenge = |name| option(name, claims.as_deref());
     let again = |command: String| Hint::new("sign in again: ", command);
     let hint = match source {
         CredentialSource::Any | CredentialSource::Unset | CredentialSource::Arcssh => {
-            sign_in(&option("--tenant"))
+            sign_in(&option("--tenant", tenant))
         }
         CredentialSource::AzureCli => {
-            again(format!("az login{}{}", challenge("--claims-challenge"), option("--tenant")))
+            again(format!("az login{}{}", challenge("--claims-challenge"), option("--tenant", tenant)))
         }
         CredentialSource::AzurePowershell => {
-            again(format!("Connect-AzAccount{}{}", challenge("-ClaimsChallenge"), option("-Tenant")))
+            again(format!("Connect-AzAccount{}{}", challenge("-ClaimsChallenge"), option("-Tenant", tenant)))
         }
         // The first command stores the claims, and prints a token if none is necessary.
         CredentialSource::AzureDeveloperCli => again(format!(
             "azd auth token{}{tenant}{}; azd auth login{tenant}",
             challenge("--claims"),
             if cfg!(windows) { " | Out-Null" } else { " >/dev/null" },
-            tenant = option("--tenant-id"),
+            tenant = option("--tenant-id", tenant),
         )),
         CredentialSource::Environment
         | CredentialSource::WorkloadIdentity
@@ -173,7 +170,7 @@ fn weak_sign_in(response: &ErrorResponse) -> Diagnosis {
     };
     let summary = format!(
         "Azure requires more than {} provides, such as multi-factor authentication ({})",
-        if *source == CredentialSource::Unset { "this sign-in" } else { source.title() },
+        if source == CredentialSource::Unset { "this sign-in" } else { source.title() },
         details(response)
     );
     Diagnosis::new(Code::TokenRejected, summary, hint)

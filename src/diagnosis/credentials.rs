@@ -220,15 +220,9 @@ fn failure_hint(from: CredentialSource, tenant: Option<&str>, error: &SourceErro
     }
 }
 
-/// Returns the hint for a cause that Entra ID names, also in the output of a program; `None` if the source decides
-/// (Microsoft Learn, "Microsoft Entra authentication and authorization error codes").
+/// Returns the hint for a cause that Entra ID names, also in the output of a program; `None` if the source decides.
 fn cause_hint(from: CredentialSource, text: &str) -> Option<Hint> {
-    let codes: Vec<&str> = text
-        .split("AADSTS")
-        .skip(1)
-        .map(|rest| &rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())])
-        .collect();
-    let is = |expected: &[&str]| codes.iter().any(|code| expected.contains(code));
+    let is = |expected: &[&str]| sign_in::numbers(text).any(|number| expected.contains(&number));
     let is_application = from == CredentialSource::Environment;
     if is(&["700024", "500133"]) {
         Some(expired_assertion(from))
@@ -307,7 +301,6 @@ pub(super) fn without_password_in_powershell(old: &str, new: &str) -> String {
 
 /// Returns what to check if Entra ID rejects a source.
 pub(super) fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint {
-    let option = |name: &str| tenant.map_or(String::new(), |tenant| format!(" {name} {tenant}"));
     match from {
         CredentialSource::Environment
             if std::env::var_os("AZURE_CLIENT_SECRET").is_some_and(|v| !v.is_empty()) =>
@@ -320,18 +313,23 @@ pub(super) fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint 
         }
         CredentialSource::ManagedIdentity => SELECT_SOURCE.into(),
         CredentialSource::Arcssh | CredentialSource::Any | CredentialSource::Unset => {
-            sign_in(&option("--tenant"))
+            sign_in(&option("--tenant", tenant))
         }
         CredentialSource::AzureCli => {
-            format!("sign in again: az login{0}; or: arcssh login{0}", option("--tenant")).into()
+            format!("sign in again: az login{0}; or: arcssh login{0}", option("--tenant", tenant)).into()
         }
         CredentialSource::AzureDeveloperCli => {
-            format!("sign in again: azd auth login{}; or: arcssh login", option("--tenant-id")).into()
+            format!("sign in again: azd auth login{}; or: arcssh login", option("--tenant-id", tenant)).into()
         }
         CredentialSource::AzurePowershell => {
-            format!("sign in again: Connect-AzAccount{}; or: arcssh login", option("-Tenant")).into()
+            format!("sign in again: Connect-AzAccount{}; or: arcssh login", option("-Tenant", tenant)).into()
         }
     }
+}
+
+/// Returns an option with its value, which begins with a space; empty without a value.
+pub(super) fn option(name: &str, value: Option<&str>) -> String {
+    value.map_or(String::new(), |value| format!(" {name} {value}"))
 }
 
 /// Entra ID's own descriptions begin with AADSTS (Microsoft Learn, "Microsoft Entra authentication and authorization

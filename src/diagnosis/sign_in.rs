@@ -36,7 +36,7 @@ const PUBLIC_CLIENT: [&str; 5] = ["7000218", "50011", "700030", "9002326", "9002
 const LOCKED: [&str; 6] = ["50053", "50055", "50057", "50144", "50173", "50131"];
 
 /// Returns the numbers of the errors in a text of Entra ID.
-fn numbers(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split("AADSTS")
         .skip(1)
         .map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default())

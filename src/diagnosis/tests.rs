@@ -64,7 +64,9 @@ fn of_token(source: CredentialSource, challenge: Option<&str>) -> ArmError {
     let claims = challenge.and_then(ClaimsChallenge::from_base64).map(Box::new);
     let tenant = claims.as_ref().map(|_| "contoso".into());
     let (status, code) = (401, "InvalidAuthenticationToken".into());
-    ArmError::Rejected(ErrorResponse { status, code, source, claims, tenant, ..ErrorResponse::default() })
+    let caller = Caller { source, name: String::new(), others: Vec::new() };
+    let caller = Some(caller.into());
+    ArmError::Rejected(ErrorResponse { status, code, caller, claims, tenant, ..ErrorResponse::default() })
 }
 
 /// Returns ARM's response to an account without the permission.

@@ -219,10 +219,11 @@ impl Arm {
         let request_id = response.headers().get_optional_str(&REQUEST_ID);
         info!(status = u16::from(status), request_id, "response of ARM");
         if !status.is_success() {
-            let caller =
-                matches!(u16::from(status), 401 | 403 | 404).then(|| self.credentials.caller(token).into());
-            let rejection = ErrorResponse { caller, ..ErrorResponse::new(&self.endpoint, &response) };
-            return Err(ArmError::Rejected(rejection.of_token(token)));
+            let mut rejection = ErrorResponse::new(&self.endpoint, &response);
+            if matches!(rejection.status, 401 | 403 | 404) || rejection.claims.is_some() {
+                rejection.caller = Some(self.credentials.caller(token).into());
+            }
+            return Err(ArmError::Rejected(rejection.in_tenant_of(token)));
         }
         Ok(ArmResponse {
             host: self.authority().to_owned(),
@@ -332,9 +333,6 @@ pub(crate) struct ErrorResponse {
     /// capabilities").
     #[serde(default)]
     pub(crate) claims: Option<Box<ClaimsChallenge>>,
-    /// The source of the rejected token.
-    #[serde(default)]
-    pub(crate) source: CredentialSource,
     /// Whether a policy requires a policy token.
     #[serde(skip)]
     pub(crate) needs_policy_token: bool,
@@ -384,16 +382,20 @@ impl ErrorResponse {
             request_id: headers.get_optional_str(&REQUEST_ID).map(Into::into),
             tenant: required_tenant(headers).map(Into::into),
             claims: required_claims(headers).map(Box::new),
-            source: CredentialSource::Unset,
             needs_policy_token: policy_token::is_required(error),
             caller: None,
         }
     }
 
-    /// Adds the source of the rejected token, and its tenant if ARM requires other claims of that tenant's token.
-    fn of_token(self, token: &AccessToken) -> Self {
+    /// Adds the tenant of the rejected token, if ARM requires other claims of that tenant's token.
+    fn in_tenant_of(self, token: &AccessToken) -> Self {
         let own = self.claims.as_ref().map(|_| token.tenant()).filter(|tenant| is_tenant(tenant));
-        Self { source: token.source, tenant: self.tenant.or(own.map(Into::into)), ..self }
+        Self { tenant: self.tenant.or(own.map(Into::into)), ..self }
+    }
+
+    /// Returns the source of the rejected token.
+    pub(crate) fn source(&self) -> CredentialSource {
+        self.caller.as_ref().map_or(CredentialSource::Unset, |caller| caller.source)
     }
 }
 
