@@ -23,6 +23,19 @@ pub(crate) fn lines(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) && !"\n\t".contains(c) { ' ' } else { c }).collect()
 }
 
+/// Returns a text without a byte order mark, which programs of Windows write before UTF-8.
+pub(crate) fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
+/// Returns a setting without the blanks and one pair of quotes around it, which `set` of cmd.exe and files of variables
+/// (systemd, Docker) leave in the value.
+pub(crate) fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    let inner = ['"', '\''].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote));
+    inner.unwrap_or(text).trim()
+}
+
 /// Returns bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -5,7 +5,7 @@ use azure_core::http::Url;
 use clap::ValueEnum as _;
 
 use crate::azure::relay_host::RelaySuffixes;
-use crate::net::proxy::unquoted;
+use crate::text::unquoted;
 
 /// A named cloud, spelled as after `--cloud`, or with Azure CLI's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -92,15 +92,13 @@ pub(crate) struct Endpoints {
 impl Endpoints {
     /// Returns whether the user names a service of the cloud.
     pub(crate) fn are_set(&self) -> bool {
-        self.arm_endpoint.is_some() || self.authority_host.is_some()
+        given(&self.arm_endpoint).is_some() || given(&self.authority_host).is_some()
     }
 }
 
 /// The endpoints and scopes of one cloud.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
-    /// `None` if the user names its endpoints.
-    pub(crate) name: Option<CloudName>,
     pub(crate) arm_endpoint: Url,
     /// The OAuth scope of an ARM token.
     pub(crate) arm_scope: String,
@@ -133,7 +131,6 @@ impl Cloud {
             (None, None) => audience,
         };
         Ok(Self {
-            name: Some(name).filter(|_| !custom.are_set()),
             arm_endpoint: https(given(&custom.arm_endpoint).unwrap_or(arm), "ARCSSH_ARM_ENDPOINT")?,
             // The slash is doubled if the resource ends in one, as in Azure CLI; Entra ID expects this.
             arm_scope: format!("{audience}/.default"),
@@ -256,5 +253,13 @@ mod tests {
         assert_eq!(cloud.arm_endpoint.as_str(), "https://arm.example/");
         assert_eq!(cloud.arm_scope, "https://arm.example/.default");
         assert_eq!(cloud.authority_host.as_str(), "https://login.microsoftonline.com/");
+    }
+
+    #[test]
+    fn an_empty_endpoint_is_none_of_the_users_own() {
+        let empty = endpoints(Some(""), None, Some(" "));
+        assert!(!empty.are_set());
+        assert_eq!(Cloud::new(CloudName::Public, &empty).unwrap().name(), Some(CloudName::Public));
+        assert!(endpoints(None, None, Some("https://login.example")).are_set());
     }
 }

@@ -5,10 +5,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::text::without_byte_order_mark;
+
 /// Parses JSON. Some services write a byte order mark before it, which JSON does not allow (RFC 8259, section 8.1;
 /// Azure/azure-rest-api-specs issue 42472).
 pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json))
+    serde_json::from_slice(without_byte_order_mark(json))
 }
 
 /// Parses a number, such as seconds, in every form; `None` for another value.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::diagnosis::system::RAISE_DESCRIPTORS;
 use crate::diagnosis::{Code, Diagnosis, Hint};
 use crate::net::NetError;
-use crate::net::proxy::Problem;
+use crate::net::proxy::{PROXY, Problem};
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
 use crate::system::clock::{format_time, unix_now};
 use crate::text::{set_variable, unset_variable};
@@ -163,7 +163,7 @@ fn trust_authority() -> Hint {
 /// Returns what to check if no host responds: a proxy can be the reason.
 pub(super) fn check_network() -> Hint {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(is_set) {
+    if PROXY.into_iter().any(is_set) {
         "check the network of this computer, and the proxy in HTTPS_PROXY or ALL_PROXY".into()
     } else {
         format!("check the network of this computer; if it requires a proxy, run: {}", http_proxy()).into()

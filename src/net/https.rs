@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower_service::Service;
 
-use crate::net::error::{causes, root};
+use crate::net::error::root;
 use crate::net::{Net, NetError, Stream};
 use crate::system::timeout::with_timeout;
 
@@ -45,8 +45,8 @@ impl HttpsClient {
         let host = request.uri().authority().map_or(String::new(), ToString::to_string);
         let response = async {
             self.0.request(request).await.map_err(|error| {
-                let known = causes(&error).find_map(|cause| cause.downcast_ref::<NetError>().cloned());
-                known.unwrap_or_else(|| NetError::Unreachable { host: host.clone(), cause: root(&error) })
+                let cause = || NetError::Unreachable { host: host.clone(), cause: root(&error) };
+                NetError::find(&error).unwrap_or_else(cause)
             })
         };
         let timed_out = |after| NetError::TimedOut { host: host.clone(), after };

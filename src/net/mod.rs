@@ -1,4 +1,4 @@
-//! The network: name resolution, TCP, HTTP proxies from the environment, TLS. Independent of Azure and ssh.
+//! The network: name resolution, TCP, HTTP proxies, TLS and HTTPS. Independent of Azure and ssh.
 
 pub(crate) mod error;
 pub(crate) mod http_head;
@@ -128,13 +128,12 @@ impl Net {
         authority: &Authority,
         on_step: impl Fn(Duration),
     ) -> Result<Stream, NetError> {
-        let target = https(authority);
         let proxy = self.proxy(authority)?;
         on_step(if proxy.is_none() { TCP_TIMEOUT } else { TCP_TIMEOUT + PROXY_TIMEOUT });
         let transport = match proxy {
             Some(proxy) => self.tunnel(&proxy, authority).await?,
             None => Either::Left(
-                tcp(&target)
+                tcp(authority)
                     .await
                     .map_err(|cause| NetError::Unreachable { host: authority.to_string(), cause })?,
             ),
@@ -189,7 +188,7 @@ impl Net {
 
     async fn open_tunnel(&self, proxy: &Proxy, authority: &Authority) -> Result<Transport, NetError> {
         info!(%proxy, target = %authority, "connecting through the proxy");
-        let tcp = tcp(&proxy.uri())
+        let tcp = tcp(&proxy.host)
             .await
             .map_err(|cause| NetError::ProxyUnreachable { proxy: proxy.host.to_string(), cause })?;
         let mut transport = if proxy.is_tls {
@@ -233,8 +232,9 @@ impl Net {
     }
 }
 
-/// Connects to the first address of a host that responds (RFC 8305), with the library of the HTTP client.
-async fn tcp(target: &Uri) -> Result<TcpStream, String> {
+/// Connects to the first address of a host that responds (RFC 8305), on port 443 by default, with the library of the HTTP
+/// client.
+async fn tcp(authority: &Authority) -> Result<TcpStream, String> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -244,11 +244,11 @@ async fn tcp(target: &Uri) -> Result<TcpStream, String> {
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let cause = |error| error::chain(&error).trim_start_matches("dns error: ").to_owned();
-    let connect = async { connector.call(target.clone()).await.map_err(cause) };
+    let connect = async { connector.call(uri(authority)).await.map_err(cause) };
     Ok(with_timeout(TCP_TIMEOUT, connect, no_response).await?.into_inner())
 }
 
-fn https(authority: &Authority) -> Uri {
+fn uri(authority: &Authority) -> Uri {
     let uri = Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build();
     uri.expect("an authority with a scheme and a path is a URI")
 }

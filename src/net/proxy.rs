@@ -8,16 +8,17 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
 use http::uri::Authority;
-use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use percent_encoding::percent_decode_str;
 
 use crate::net::NetError;
+use crate::text::unquoted;
 
 /// The variables that name the proxy of an `https://` address, the first non-empty one of which counts. Their order is that of
 /// hyper-util's `Matcher::from_env`.
-const PROXY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+pub(crate) const PROXY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 /// The origin of a proxy that no variable names: the settings of Windows or macOS.
 const SYSTEM: &str = "of the system";
@@ -99,11 +100,6 @@ impl Proxy {
     fn of_system(proxy: &Intercept) -> Result<Self, Problem> {
         let parsed = Self::parse(SYSTEM, proxy.uri().to_string().as_str())?;
         Ok(Self { authorization: proxy.basic_auth().cloned(), ..parsed })
-    }
-
-    pub(super) fn uri(&self) -> Uri {
-        let uri = Uri::builder().scheme("http").authority(self.host.clone()).path_and_query("/").build();
-        uri.expect("an authority with a scheme and a path is a URI")
     }
 }
 
@@ -332,7 +328,7 @@ impl Proxies {
         if let Some(proxy) = &self.proxy {
             return proxy.clone().map(Some);
         }
-        let proxy = self.system.intercept(&super::https(authority));
+        let proxy = self.system.intercept(&super::uri(authority));
         let proxy = proxy.map(|proxy| Proxy::of_system(&proxy).map_err(|problem| invalid(SYSTEM, problem)));
         proxy.transpose()
     }
@@ -353,14 +349,6 @@ fn variable(names: &[&'static str]) -> Result<Option<(&'static str, String)>, Ne
         }
     }
     Ok(None)
-}
-
-/// Returns a setting without the blanks and one pair of quotes around it, which `set` of cmd.exe and files of variables
-/// (systemd, Docker) leave in the value.
-pub(crate) fn unquoted(text: &str) -> &str {
-    let text = text.trim();
-    let inner = ['"', '\''].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote));
-    inner.unwrap_or(text).trim()
 }
 
 #[cfg(test)]

@@ -519,7 +519,7 @@ fn modified(variable: &str, folder: &str, file: &str) -> Option<String> {
 /// Returns the error of Azure CLI, which names its cloud if that is not the cloud of the scope.
 fn in_other_cloud(error: SourceError, cloud: &Cloud) -> SourceError {
     let own = cli_tools::cloud::azure_cli_cloud();
-    match (error, cloud.name, own) {
+    match (error, cloud.name(), own) {
         (SourceError::Failed(message), Some(cloud), Some(own)) if own != cloud.in_azure_cli() => {
             SourceError::OtherCloud { own, cloud, message }
         }

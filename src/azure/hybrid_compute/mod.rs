@@ -86,9 +86,7 @@ impl Machine {
     pub(crate) fn from_id(id: ResourceId) -> Self {
         machine(&json!({ "id": id.to_string() })).expect("a row needs only an ID")
     }
-}
 
-impl Machine {
     /// Returns whether the operating system is Windows.
     pub(crate) fn is_windows(&self) -> bool {
         is_windows(&self.os)

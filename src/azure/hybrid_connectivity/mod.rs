@@ -109,7 +109,8 @@ impl RelayCredentials {
     /// Parses the relay information of Microsoft's sshProxy (`-r FILE` or `SSHPROXY_RELAY_INFO`): the same JSON in
     /// base64.
     ///
-    /// Ignores white space and a byte order mark, which editors may add (azure-cli-extensions `connectivity_utils.py` writes none).
+    /// Ignores white space and a byte order mark, which editors may add (azure-cli-extensions `connectivity_utils.py` writes
+    /// none).
     ///
     /// # Errors
     /// As for [`Self::from_json`], or the text is not base64.

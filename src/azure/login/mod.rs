@@ -183,12 +183,16 @@ fn key(cloud: &Cloud) -> Key {
     Key::new(Kind::Account, cloud.authority_host.as_str())
 }
 
-/// Returns the key of the claims that a service requires of the account's tokens in a tenant.
-fn challenge_key(cloud: &Cloud, account: &Account, tenant: &str) -> Key {
-    Key::new(Kind::Claims, format!("{} of {} in {tenant}", account.id(), cloud.authority_host))
+/// Returns the key of the claims that a service requires of the account's tokens, in `tenant` or in the account's tenant;
+/// `None` if no account is signed in.
+fn challenge_key(cloud: &Cloud, store: &Store, tenant: Option<&str>) -> Result<Option<Key>, SystemError> {
+    let Some(account) = account(cloud, store)? else { return Ok(None) };
+    let tenant = tenant.unwrap_or(&account.tenant);
+    let name = format!("{} of {} in {tenant}", account.id(), cloud.authority_host);
+    Ok(Some(Key::new(Kind::Claims, name)))
 }
 
-/// Returns the claims that the next sign-in or refresh must request, in `tenant` or in the account's tenant.
+/// Returns the claims that the next sign-in or refresh must request.
 ///
 /// # Errors
 /// Other users can read the account file.
@@ -197,8 +201,7 @@ pub(crate) fn challenge(
     store: &Store,
     tenant: Option<&str>,
 ) -> Result<Option<ClaimsChallenge>, SystemError> {
-    let Some(account) = account(cloud, store)? else { return Ok(None) };
-    store.read(&challenge_key(cloud, &account, tenant.unwrap_or(&account.tenant)))
+    challenge_key(cloud, store, tenant)?.map_or(Ok(None), |key| store.read(&key))
 }
 
 /// Stores the claims that ARM or Entra ID requires.
@@ -211,8 +214,8 @@ pub(crate) fn store_challenge(
     tenant: Option<&str>,
     claims: &ClaimsChallenge,
 ) -> Result<(), SystemError> {
-    if let Some(account) = account(cloud, store)? {
-        store.write(&challenge_key(cloud, &account, tenant.unwrap_or(&account.tenant)), claims);
+    if let Some(key) = challenge_key(cloud, store, tenant)? {
+        store.write(&key, claims);
     }
     Ok(())
 }
@@ -432,8 +435,8 @@ pub(crate) async fn refreshed(
 
 /// Deletes claims that a token has.
 fn remove_challenge(cloud: &Cloud, store: &Store, tenant: Option<&str>) -> Result<(), SystemError> {
-    if let Some(account) = account(cloud, store)? {
-        store.remove(&challenge_key(cloud, &account, tenant.unwrap_or(&account.tenant)));
+    if let Some(key) = challenge_key(cloud, store, tenant)? {
+        store.remove(&key);
     }
     Ok(())
 }

@@ -17,9 +17,9 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
-use crate::net::proxy::unquoted;
 use crate::net::x509;
 use crate::system::files::open_regular;
+use crate::text::{unquoted, without_byte_order_mark};
 
 /// Returns the TLS configuration of all connections: ARM, Entra ID and the relay.
 ///
@@ -116,8 +116,7 @@ impl Added {
         // A FIFO would block, and a device has no end.
         let mut bytes = Vec::new();
         open_regular(file)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-        // Editors of Windows write a byte order mark.
-        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let text = without_byte_order_mark(&bytes);
         let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(text).flatten().collect();
         let (valid, _) = RootCertStore::empty().add_parsable_certificates(certificates.iter().cloned());
         if valid == 0 {

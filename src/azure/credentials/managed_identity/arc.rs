@@ -14,9 +14,9 @@ use http::header::{AUTHORIZATION, HOST, HeaderValue, WWW_AUTHENTICATE};
 use http::{Request, Response};
 use http_body_util::Empty;
 use reqwest::Url;
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::azure::credentials::managed_identity::describe;
 use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::{SourceError, TokenResult, Unavailable, resource};
 use crate::azure::entra::TokenResponse;
@@ -89,7 +89,7 @@ impl Agent {
         let status = response.status();
         let body = response.into_body();
         if !status.is_success() {
-            let reason = error_description(&body);
+            let reason = describe(&body);
             let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
             return Err(anyhow!("the Arc agent responded {}{reason}", status.as_u16()).into());
         }
@@ -129,18 +129,6 @@ impl Agent {
             None => Ok(()),
         }
     }
-}
-
-/// Returns OAuth's `error_description` of an error response, or the beginning of another text.
-fn error_description(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Body {
-        error_description: String,
-    }
-    parse(body).map_or_else(
-        |_| String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned(),
-        |Body { error_description }| error_description,
-    )
 }
 
 /// Reads the key from the file that the agent names, which must be in the agent's own folder.

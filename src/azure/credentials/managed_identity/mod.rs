@@ -22,8 +22,10 @@ use crate::azure::credentials::source::{MetadataServiceError, SourceError, Unava
 use crate::azure::credentials::{Selection, TokenResult};
 use crate::azure::entra::NormalizeTokenResponse;
 use crate::azure::http::{Bounded, HttpError, MAX_BODY};
+use crate::azure::json::parse;
 use crate::net::Net;
 use crate::net::error::causes;
+use crate::text::without_byte_order_mark;
 
 /// Time limits for the first response of IMDS. On other machines, often nothing responds, so a search waits for a short
 /// time, and twice: a busy Azure VM can take longer than half a second (Azure/azure-sdk-for-net issue 9550). If the user
@@ -128,15 +130,17 @@ impl MetadataServiceError {
 /// The longest description of a response that is not JSON, in characters.
 const MAX_DESCRIPTION: usize = 300;
 
-/// Returns the text of an error response: that of OAuth (IMDS), of ARM, or of App Service (RFC 6749, section 5.2;
+/// Returns the text of an error response: that of OAuth (IMDS, the Arc agent), of ARM, or of App Service (RFC 6749, section 5.2;
 /// pnp/cli-microsoft365 has a response of App Service in its tests), or the beginning of another text.
 fn describe(body: &[u8]) -> String {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let json: Value = parse(body).unwrap_or_default();
     let paths = ["/error_description", "/error/message", "/message", "/Message", "/error"];
     let text = paths.iter().find_map(|path| json.pointer(path)?.as_str().filter(|text| !text.is_empty()));
     text.map_or_else(
-        || String::from_utf8_lossy(body).chars().take(MAX_DESCRIPTION).collect(),
+        || {
+            let text = String::from_utf8_lossy(without_byte_order_mark(body));
+            text.trim().chars().take(MAX_DESCRIPTION).collect()
+        },
         ToOwned::to_owned,
     )
 }

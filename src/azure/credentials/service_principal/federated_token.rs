@@ -1,6 +1,7 @@
 //! Tokens of another issuer: a file, as in Kubernetes, or the OIDC service of GitHub Actions or Azure Pipelines. A token of
 //! a pipeline is valid for minutes, so each request for an access token requests a new one.
 
+use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::azure::credentials::service_principal::variable;
+use crate::azure::credentials::service_principal::{Ids, first, variable};
 use crate::azure::credentials::source::{Issuer, SourceError, Unavailable};
 use crate::azure::entra::{self, EntraError};
 use crate::azure::http::{Client, MAX_BODY, client_options};
@@ -50,12 +51,6 @@ pub(crate) struct OidcService {
     job_token: Secret,
 }
 
-/// The identity of the application. The tasks of Azure Pipelines set the second variable of each pair.
-pub(crate) struct Ids {
-    pub(crate) tenant: String,
-    pub(crate) client_id: String,
-}
-
 impl FederatedToken {
     /// Finds the token that the environment describes.
     ///
@@ -74,33 +69,26 @@ impl FederatedToken {
 
     /// Returns the application. A job of a pipeline can have an OIDC service without using it for Azure, so its variables
     /// select the source only if they are complete.
-    pub(crate) fn ids(&self, tenant: Option<&str>) -> Result<Ids, SourceError> {
-        let first = |names: &[&str]| -> anyhow::Result<Option<String>> {
-            names.iter().find_map(|name| variable(name).transpose()).transpose()
-        };
-        let (tenants, clients): (&[&str], &[&str]) = match self {
+    pub(super) fn ids(&self, tenant: Option<&str>) -> Result<Ids, SourceError> {
+        // The tasks of Azure Pipelines set the last two.
+        let (tenants, client_ids): (&[&str], &[&str]) = match self {
             Self::Service(OidcService { issuer: Issuer::AzurePipelines, .. }) => (
                 &["AZURE_TENANT_ID", "AZURESUBSCRIPTION_TENANT_ID"],
                 &["AZURE_CLIENT_ID", "AZURESUBSCRIPTION_CLIENT_ID"],
             ),
             _ => (&["AZURE_TENANT_ID"], &["AZURE_CLIENT_ID"]),
         };
-        let tenant = tenant.map_or_else(|| first(tenants), |tenant| Ok(Some(tenant.to_owned())))?;
-        let missing = |missing| match self {
+        Ids::read(tenant, tenants, client_ids, |missing| match self {
             Self::File(_) => SourceError::IncompleteEnvironment { by: FILE, missing },
             Self::Service(_) => Unavailable::NoFederatedToken.into(),
-        };
-        let tenant = tenant.ok_or_else(|| missing("AZURE_TENANT_ID"))?;
-        let client_id = first(clients)?.ok_or_else(|| missing("AZURE_CLIENT_ID"))?;
-        Ok(Ids { tenant, client_id })
+        })
     }
 
     /// Returns the token.
     pub(crate) async fn get(&self, net: &Net, store: &Store) -> Result<Secret, SourceError> {
         match self {
             Self::File(file) => {
-                let text = read_text(Path::new(file), MAX_TEXT).map(Zeroizing::new);
-                let text = text.with_context(|| format!("{FILE}={file} cannot be used"))?;
+                let text = read(file).with_context(|| format!("{FILE}={file} cannot be used"))?;
                 // A shell appends a line break, and a program of Windows writes a byte order mark.
                 Ok(text.trim_start_matches('\u{feff}').trim().into())
             }
@@ -111,9 +99,13 @@ impl FederatedToken {
     /// Returns the file of the token, and when that token expires, in seconds of Unix time.
     pub(crate) fn file_expiry() -> Option<(String, u64)> {
         let file = variable(FILE).ok()??;
-        let token = Zeroizing::new(read_text(Path::new(&file), MAX_TEXT).ok()?);
-        Some((file, entra::claims(token.trim())["exp"].as_u64()?))
+        let expiry = entra::claims(&read(&file).ok()?)["exp"].as_u64()?;
+        Some((file, expiry))
     }
+}
+
+fn read(file: &str) -> io::Result<Zeroizing<String>> {
+    read_text(Path::new(file), MAX_TEXT).map(Zeroizing::new)
 }
 
 /// The response of either service.
@@ -137,7 +129,7 @@ impl OidcService {
 
     /// azure_identity 1.0, `azure_pipelines_credential.rs`.
     fn pipelines() -> Result<Option<Self>, SourceError> {
-        let connection = SERVICE_CONNECTION.iter().find_map(|name| variable(name).transpose()).transpose()?;
+        let connection = first(&SERVICE_CONNECTION)?;
         let (Some(url), Some(token), Some(connection)) =
             (variable(PIPELINES_URL)?, variable("SYSTEM_ACCESSTOKEN")?, connection)
         else {

@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::client_assertion::{ClientCertificate, Sent};
-use crate::azure::credentials::service_principal::federated_token::{FederatedToken, Ids};
+use crate::azure::credentials::service_principal::federated_token::FederatedToken;
 use crate::azure::credentials::source::{SourceError, Unavailable};
 use crate::azure::entra::{self, Entra, EntraError, TokenResponse};
 use crate::azure::http::Client;
@@ -44,11 +44,11 @@ impl ServicePrincipal {
         tenant: Option<&str>,
     ) -> Result<Self, SourceError> {
         if let Some(secret) = variable("AZURE_CLIENT_SECRET")? {
-            let (tenant, client_id) = ids("AZURE_CLIENT_SECRET", tenant)?;
+            let Ids { tenant, client_id } = Ids::of("AZURE_CLIENT_SECRET", tenant)?;
             let fields = vec![("client_id", client_id.into()), ("client_secret", secret.into())];
             Ok(Self { tenant, fields })
         } else if let Some(path) = variable("AZURE_CLIENT_CERTIFICATE_PATH")? {
-            let (tenant, client_id) = ids("AZURE_CLIENT_CERTIFICATE_PATH", tenant)?;
+            let Ids { tenant, client_id } = Ids::of("AZURE_CLIENT_CERTIFICATE_PATH", tenant)?;
             let audience = entra::address(&cloud.authority_host, &tenant, "token");
             let certificate = ClientCertificate::read(Path::new(&path))?;
             let assertion = certificate.assertion(&client_id, audience.as_str(), sent()?)?;
@@ -109,13 +109,38 @@ fn sent() -> Result<Sent, SourceError> {
     }
 }
 
-/// Returns tenant and client ID. Other credential sources use AZURE_TENANT_ID and AZURE_CLIENT_ID too, so only the variable
-/// `by`, which authenticates the application, selects this source.
-fn ids(by: &'static str, tenant: Option<&str>) -> Result<(String, String), SourceError> {
-    let tenant = tenant.map_or_else(|| variable("AZURE_TENANT_ID"), |tenant| Ok(Some(tenant.to_owned())))?;
-    let missing = |missing| SourceError::IncompleteEnvironment { by, missing };
-    let tenant = tenant.ok_or(missing("AZURE_TENANT_ID"))?;
-    let client_id = variable("AZURE_CLIENT_ID")?.ok_or(missing("AZURE_CLIENT_ID"))?;
-    info!(tenant, client_id, "the service principal of {by}");
-    Ok((tenant, client_id))
+/// The tenant and the client ID of an application.
+struct Ids {
+    tenant: String,
+    client_id: String,
+}
+
+impl Ids {
+    /// Reads the first of these variables that is set, for each of the two IDs; `tenant` has precedence. `missing` returns the
+    /// error for a variable that is not set.
+    fn read(
+        tenant: Option<&str>,
+        tenants: &[&str],
+        client_ids: &[&str],
+        missing: impl Fn(&'static str) -> SourceError,
+    ) -> Result<Self, SourceError> {
+        let tenant = tenant.map_or_else(|| first(tenants), |tenant| Ok(Some(tenant.to_owned())))?;
+        let tenant = tenant.ok_or_else(|| missing("AZURE_TENANT_ID"))?;
+        let client_id = first(client_ids)?.ok_or_else(|| missing("AZURE_CLIENT_ID"))?;
+        Ok(Self { tenant, client_id })
+    }
+
+    /// Reads the IDs for a secret or a certificate. Other credential sources use the same variables too, so only the variable
+    /// `by`, which authenticates the application, selects this source.
+    fn of(by: &'static str, tenant: Option<&str>) -> Result<Self, SourceError> {
+        let missing = |missing| SourceError::IncompleteEnvironment { by, missing };
+        let ids = Self::read(tenant, &["AZURE_TENANT_ID"], &["AZURE_CLIENT_ID"], missing)?;
+        info!(tenant = ids.tenant, client_id = ids.client_id, "the service principal of {by}");
+        Ok(ids)
+    }
+}
+
+/// Returns the first of these variables that is set.
+fn first(names: &[&str]) -> anyhow::Result<Option<String>> {
+    names.iter().find_map(|name| variable(name).transpose()).transpose()
 }
