@@ -4,10 +4,9 @@ use crate::azure::credentials::source::SourceError;
 use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
-use crate::diagnosis::credentials::{credential, sign_in};
-use crate::diagnosis::sign_in::is_device_rejected;
+use crate::diagnosis::credentials::{self, credential};
 use crate::diagnosis::system::{self, RAISE_PROCESSES};
-use crate::diagnosis::{Code, Context, Diagnosis, ExitStatus, Hint};
+use crate::diagnosis::{Code, Context, Diagnosis, ExitStatus, Hint, sign_in};
 use crate::entra_ssh::IssueError;
 use crate::ssh::SshError;
 
@@ -15,8 +14,8 @@ use crate::ssh::SshError;
 /// (Microsoft Learn, "Sign in to a Linux virtual machine in Azure by using Microsoft Entra ID and OpenSSH").
 const SIGN_IN_APPLICATION: &str = "ce6ff14a-7fdc-4685-bbe0-f6afdfcfa8e0";
 
-/// The tenant does not have the application (Microsoft Learn, "Microsoft Entra authentication and authorization error codes").
-const NO_APPLICATION: [&str; 2] = ["AADSTS500011", "AADSTS650052"];
+/// The numbers of the errors if the tenant does not have the application.
+const NO_APPLICATION: [&str; 2] = ["500011", "650052"];
 
 pub(super) fn issue(error: &IssueError, context: &Context) -> Diagnosis {
     match error {
@@ -29,7 +28,7 @@ pub(super) fn issue(error: &IssueError, context: &Context) -> Diagnosis {
         IssueError::Unsupported(source) => Diagnosis::new(
             Code::CertificateRejected,
             format!("{} cannot request SSH certificates", source.title()),
-            sign_in(""),
+            credentials::sign_in(""),
         ),
         IssueError::Unusable(problem) => Diagnosis::new(
             Code::UnusableCertificate,
@@ -78,17 +77,16 @@ fn rejected(scope: &str, error: &CredentialError, context: &Context) -> Diagnosi
     }
 }
 
-/// Returns what the response to a grant for certificates requires.
+/// Returns the hint for a rejected grant for certificates; `None` if the source decides.
 fn grant_hint(scope: &str, from: CredentialSource, rejection: &Rejection) -> Option<Hint> {
-    let is = |codes: &[&str]| codes.iter().any(|code| rejection.description.starts_with(&format!("{code}:")));
     // Only Azure CLI can present a device, and only on Windows and macOS.
-    if is_device_rejected(&rejection.description) {
+    if sign_in::is_device_rejected(&rejection.description) {
         return Some(
             "Conditional Access for Azure Linux VM Sign-In rejects this device; on a managed Windows or macOS device, run az login and add --credential azure-cli"
                 .into(),
         );
     }
-    if is(&NO_APPLICATION) {
+    if sign_in::names(&rejection.description, &NO_APPLICATION) {
         return Some(
             format!("ask an administrator of the tenant to run: az ad sp create --id {SIGN_IN_APPLICATION}")
                 .into(),
@@ -96,5 +94,5 @@ fn grant_hint(scope: &str, from: CredentialSource, rejection: &Rejection) -> Opt
     }
     let requires_user = ["interaction_required", "invalid_grant", "consent_required", "login_required"];
     (from == CredentialSource::Arcssh && requires_user.contains(&rejection.error.as_str()))
-        .then(|| sign_in(&format!(" --scope {scope}")))
+        .then(|| credentials::sign_in(&format!(" --scope {scope}")))
 }

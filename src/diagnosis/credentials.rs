@@ -222,7 +222,7 @@ fn failure_hint(from: CredentialSource, tenant: Option<&str>, error: &SourceErro
 
 /// Returns the hint for a cause that Entra ID names, also in the output of a program; `None` if the source decides.
 fn cause_hint(from: CredentialSource, text: &str) -> Option<Hint> {
-    let is = |expected: &[&str]| sign_in::numbers(text).any(|number| expected.contains(&number));
+    let is = |expected: &[&str]| sign_in::names(text, expected);
     let is_application = from == CredentialSource::Environment;
     if is(&["700024", "500133"]) {
         Some(expired_assertion(from))

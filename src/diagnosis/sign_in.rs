@@ -36,10 +36,15 @@ const PUBLIC_CLIENT: [&str; 5] = ["7000218", "50011", "700030", "9002326", "9002
 const LOCKED: [&str; 6] = ["50053", "50055", "50057", "50144", "50173", "50131"];
 
 /// Returns the numbers of the errors in a text of Entra ID.
-pub(super) fn numbers(text: &str) -> impl Iterator<Item = &str> {
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split("AADSTS")
         .skip(1)
         .map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default())
+}
+
+/// Returns whether a text of Entra ID names one of these errors.
+pub(super) fn names(text: &str, expected: &[&str]) -> bool {
+    numbers(text).any(|number| expected.contains(&number))
 }
 
 /// Returns whether a policy rejects the device or the way of the sign-in.
@@ -51,7 +56,7 @@ pub(super) fn is_device_rejected(text: &str) -> bool {
 pub(super) fn hint(text: &str, flow: Flow) -> Option<Hint> {
     const MANAGED: &str =
         "on a computer that the organization manages, run az login, and add --credential azure-cli to arcssh";
-    let is = |expected: &[&str]| numbers(text).any(|number| expected.contains(&number));
+    let is = |expected: &[&str]| names(text, expected);
     let hint = if is_device_rejected(text) {
         match flow {
             Flow::Browser => MANAGED.into(),
