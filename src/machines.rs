@@ -212,9 +212,10 @@ pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Mac
     }
 }
 
-/// Returns the text without the suffix of the host entries, unless a machine has a name with that suffix.
+/// Returns the text without the suffix of the host entries, unless it is a resource ID, or a machine has a name with that
+/// suffix.
 pub(crate) fn without_suffix<'a>(text: &'a str, suffix: &str, known: &[Machine]) -> &'a str {
-    let is_name = known.iter().any(|machine| refers_to(text, machine));
+    let is_name = text.starts_with('/') || known.iter().any(|machine| refers_to(text, machine));
     strip_suffix(text, suffix).filter(|name| !is_name && !name.is_empty()).unwrap_or(text)
 }
 
@@ -690,6 +691,23 @@ mod tests {
         }
         for name in ["10.1", "10", "128.0.0.1", "127.a", "0.0.0.1", "web127"] {
             assert!(!is_this_computer(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_suffix_of_host_entries_is_not_removed_from_an_id_or_a_name_of_a_machine() {
+        let machine = machine("rg-arc", "db.arc");
+        let id = machine.id.to_string();
+        let known = [machine];
+        for (text, known, expected) in [
+            ("web01.ARC", &known[..], "web01"),
+            ("rg-arc/web01.arc", &known, "rg-arc/web01"),
+            ("db.arc", &known, "db.arc"),
+            (&id, &[], &id),
+            (".arc", &[], ".arc"),
+            ("web01", &[], "web01"),
+        ] {
+            assert_eq!(without_suffix(text, ".arc", known), expected);
         }
     }
 
