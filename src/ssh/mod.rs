@@ -28,9 +28,9 @@ use crate::ssh::rejection::Rejection;
 use crate::ssh::requirements::Conflict;
 use crate::ssh::verification::NotIncluded;
 
-/// Returns the line of ssh's messages that contains the cause of a failure: the first one that sounds like an error. Others
-/// only repeat it (readconf.c: `FILE: terminating, 1 bad configuration options`; `Connection closed by UNKNOWN port 65535`),
-/// and earlier ones are notes, warnings, or output of the programs that ssh starts.
+/// Returns the line of ssh's messages that contains the cause of a failure: the first one with a word of an error. Others only
+/// repeat it (readconf.c: `FILE: terminating, 1 bad configuration options`; `Connection closed by UNKNOWN port 65535`), and
+/// earlier ones are notes, warnings, or output of the programs that ssh starts. Ignores the lines of `-v`.
 pub(crate) fn fault(stderr: &str) -> &str {
     const ERRORS: [&str; 16] = [
         "bad ",
@@ -51,7 +51,8 @@ pub(crate) fn fault(stderr: &str) -> &str {
         "unsupported",
     ];
     const NOTES: [&str; 5] = ["warning", "**", "@", "arcssh: waiting for the ", "arcssh: hint: "];
-    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_message = |line: &&str| !line.is_empty() && !line.starts_with("debug");
+    let lines = || stderr.lines().map(str::trim).filter(is_message);
     let is_error = |line: &&str| {
         let line = line.to_lowercase();
         !NOTES.iter().any(|note| line.starts_with(note)) && ERRORS.iter().any(|error| line.contains(error))
@@ -207,7 +208,11 @@ mod tests {
                 "arcssh: waiting for the agent (404 Not Found); 2 s so far\narcssh: cannot connect to web01\narcssh: hint: do not\n",
                 "arcssh: cannot connect to web01",
             ),
-            ("one\n\ntwo\n", "two"),
+            (
+                "debug1: failed\nConnection closed by UNKNOWN port 65535\r\ndebug1: y\n",
+                "Connection closed by UNKNOWN port 65535",
+            ),
+            ("one\n\ntwo\ndebug1: y\n", "two"),
             ("", ""),
         ] {
             assert_eq!(fault(stderr), expected);

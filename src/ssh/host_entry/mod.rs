@@ -249,15 +249,10 @@ pub(crate) fn is_pattern(text: &str) -> bool {
     is_wildcard(text) && is_alias(&example(text))
 }
 
-/// Returns whether a text is valid as a word of a command in a host entry, on every platform.
-pub(crate) fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c))
-}
-
-/// Returns a text as a word of a command in a host entry: percent-encoded (RFC 3986, section 2.1) if it is not one, or
-/// looks like an option.
+/// Returns a text as a word of a command in a host entry, on every platform: percent-encodes (RFC 3986, section 2.1) a hyphen
+/// at its start and characters that are special to a shell.
 pub(crate) fn to_word(text: &str) -> String {
-    let is_plain = |c: char| is_word(c.encode_utf8(&mut [0; 4])) && c != '%';
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-:,@+#".contains(c);
     let mut word = String::with_capacity(text.len());
     for (position, c) in text.char_indices() {
         if is_plain(c) && !(position == 0 && c == '-') {

@@ -460,7 +460,7 @@ fn a_login_name_is_a_word_in_a_host_entry() {
         ("a%27\u{200b}$(id)", "a%2527%E2%80%8B%24%28id%29"),
     ] {
         assert_eq!(to_word(name), word);
-        assert!(is_word(word));
+        assert!(word.chars().all(|c| c.is_alphanumeric() || "/._-:,@+%#".contains(c)), "{word}");
         assert_eq!(from_word(word), name);
     }
     for word in ["%", "%2", "a%zz", "%ff", "%+1"] {
