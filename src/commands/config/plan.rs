@@ -6,7 +6,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
 use crate::ssh::effective_config::{self, Expected};
 use crate::ssh::managed_block;
-use crate::ssh::patterns::example;
+use crate::ssh::patterns::{example, is_wildcard};
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::user_options::UserOption;
 use crate::terminal::output::note;
@@ -164,7 +164,9 @@ impl Plan {
                 ));
             }
             if let Some(port) = options.iter().find_map(UserOption::port) {
-                let only = if others.is_empty() { format!("{} ", shell_quote(alias)) } else { String::new() };
+                let wildcard = if is_wildcard(alias) { "--wildcard " } else { "" };
+                let only = format!("{wildcard}{} ", shell_quote(alias));
+                let only = if others.is_empty() { only } else { String::new() };
                 note(&format!(
                     "hint: if SSH is enabled on another port of the machine than {port}, such as 22: arcssh config {only}--port 22"
                 ));

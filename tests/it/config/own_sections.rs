@@ -59,6 +59,17 @@ fn options_of_all_sections_for_a_name_are_listed_with_their_lines() {
 }
 
 #[test]
+fn the_hint_about_the_port_of_a_wildcard_succeeds() {
+    let w = lab(&["web01"]);
+    let home = Home::with(&w, "Host *.lab\n    Port 2222\n");
+    let added = notes(&home, &["--wildcard", "*.lab"]);
+    let hint = "such as 22: arcssh config --wildcard '*.lab' --port 22";
+    assert!(added.iter().any(|line| line.ends_with(hint)), "{added:?}");
+    home.succeed(&["--wildcard", "*.lab", "--port", "22"]);
+    assert_eq!(home.effective("web01.lab", "port"), "22");
+}
+
+#[test]
 fn only_options_that_change_a_host_entry_are_listed() {
     let w = lab(&["web01"]);
     let more = "ssh adds options of ~/.ssh/more.conf to web01: ";
