@@ -36,9 +36,16 @@ pub(crate) fn match_patterns(value: &str) -> Vec<String> {
     let words = arguments(&value.replace('=', " "));
     let is_host =
         |word: &String| ["host", "originalhost"].contains(&word.to_lowercase().trim_start_matches('!'));
-    let pairs = words.iter().zip(words.iter().skip(1));
-    let lists = pairs.filter(|(word, _)| is_host(word)).map(|(_, list)| list);
-    lists.flat_map(|list| list.split(',').map(Into::into)).collect()
+    let pairs = words.iter().zip(words.iter().skip(1)).filter(|(word, _)| is_host(word));
+    let patterns = pairs.flat_map(|(word, list)| list.split(',').map(move |one| (word, one)));
+    // `!host *.lab` excludes the names that `*.lab` matches.
+    patterns
+        .map(
+            |(word, one)| {
+                if word.starts_with('!') && is_wildcard(one) { format!("!{one}") } else { one.to_owned() }
+            },
+        )
+        .collect()
 }
 
 /// Returns whether a pattern has wildcards.

@@ -14,7 +14,7 @@ use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
 use crate::ssh::effective_config::{Location, MAX_DEPTH, directive, text};
 use crate::ssh::home;
 use crate::ssh::managed_block;
-use crate::ssh::patterns::{arguments, is_wildcard, match_patterns, matches, without_comment};
+use crate::ssh::patterns::{arguments, example, is_wildcard, match_patterns, matches, without_comment};
 use crate::ssh::user_options::{Scope, UserOption, UserOptions};
 
 /// Keywords that set the host, the user or the host key of a connection. A section with a wildcard counts as a use of a name
@@ -67,18 +67,19 @@ impl Names {
     }
 
     fn by_pattern(&self, name: &str, uses: Use<'_>) -> Option<&Location> {
-        let applies = |patterns: &[String], name: &str| {
-            let (negated, patterns): (Vec<_>, Vec<_>) =
-                patterns.iter().partition(|pattern| pattern.starts_with('!'));
-            patterns.iter().any(|pattern| matches(pattern, name))
-                && !negated.iter().any(|pattern| matches(&pattern[1..], name))
-        };
         let is_use = |patterns: &[String]| match uses {
             Use::AnyPattern => applies(patterns, name),
             Use::NoPatternOf(short) => applies(patterns, name) && !applies(patterns, &short.to_lowercase()),
         };
         self.patterns.iter().find(|(patterns, _)| is_use(patterns)).map(|(_, location)| location)
     }
+}
+
+/// Returns whether one of the patterns matches the name, and none with `!` does.
+fn applies(patterns: &[String], name: &str) -> bool {
+    let (negated, patterns): (Vec<_>, Vec<_>) = patterns.iter().partition(|pattern| pattern.starts_with('!'));
+    patterns.iter().any(|pattern| matches(pattern, name))
+        && !negated.iter().any(|pattern| matches(&pattern[1..], name))
 }
 
 /// The patterns with wildcards that count as a use of a name.
@@ -168,6 +169,18 @@ impl UsedNames {
         let pattern = pattern.to_lowercase();
         let all = self.configured.literal.iter().map(|(name, location)| (name.as_str(), location));
         all.into_iter().find(|(name, _)| matches(&pattern, name))
+    }
+
+    /// The location where a configuration connects names that the pattern matches to another host.
+    pub(crate) fn redirected_by(&self, pattern: &str) -> Option<Location> {
+        let pattern = pattern.to_lowercase();
+        let is_covered = |(patterns, _): &&(Vec<String>, Location)| {
+            let names = patterns.iter().filter(|one| !one.starts_with('!')).map(|one| example(one));
+            names.into_iter().any(|name| matches(&pattern, &name) && applies(patterns, &name))
+        };
+        let covered =
+            || self.redirected.patterns.iter().find(is_covered).map(|(_, location)| location.clone());
+        self.redirected(&example(&pattern), Use::AnyPattern).or_else(covered)
     }
 
     fn hashed_location(&self, name: &str) -> Option<&Location> {
@@ -291,7 +304,7 @@ impl Reader {
         if DIRECTING.contains(&keyword) {
             section.wildcards = Wildcards::Count;
         }
-        section.redirects |= REDIRECTING.contains(&keyword);
+        section.redirects |= REDIRECTING.contains(&keyword) && !keeps_host(value);
         match keyword {
             "canonicaldomains" => {
                 let domains = arguments(value).into_iter().map(|domain| domain.to_lowercase());
@@ -392,6 +405,12 @@ impl Reader {
     }
 }
 
+/// Returns whether a value of one of [`REDIRECTING`] leaves the host as it is: `ProxyJump none`, `HostName %h`.
+fn keeps_host(value: &str) -> bool {
+    let words = without_comment(value);
+    matches!(&words[..], [word] if word.eq_ignore_ascii_case("none") || ["%h", "%n"].contains(&word.as_str()))
+}
+
 /// The names in `[user@]host[:port],…` and in the words of a command.
 fn host_names(value: &str) -> impl Iterator<Item = String> {
     let words = value.split(|c: char| c.is_whitespace() || ",\"'=".contains(c));
@@ -490,6 +509,28 @@ mod tests {
         for (name, is_redirected) in [("web01", false), ("INNER", true), ("gw-1", true)] {
             assert!(used.in_configuration(name, Use::AnyPattern).is_some());
             assert_eq!(used.redirected(name, Use::AnyPattern).is_some(), is_redirected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_a_section_that_sets_the_host_redirects_the_names_of_a_wildcard() {
+        for (section, is_redirected) in [
+            ("Host *.lab\n ProxyJump bastion\n User corp\n", true),
+            ("Host ?*.lab\n HostName %h.corp\n", true),
+            ("Host web-?.LAB\n ProxyCommand nc gate %p\n", true),
+            ("Match host *.eu.lab user me\n ProxyJump bastion\n", true),
+            ("Host *.lab !gate*\n ProxyJump bastion\n", true),
+            ("Host *.lab !*.lab\n ProxyJump bastion\n", false),
+            ("Match !host *.lab\n ProxyJump bastion\n", false),
+            ("Match host * !host *.lab\n ProxyJump bastion\n", false),
+            ("Host *.lab\n ProxyJump none # direct\n", false),
+            ("Host *.lab\n ProxyCommand None\n HostName %h\n", false),
+            ("Host *.lab\n User corp\n", false),
+            ("Host *\n ProxyJump bastion\n", false),
+            ("Host web*\n ProxyJump bastion\n", false),
+        ] {
+            let redirected = configured(section).redirected_by("*.lab");
+            assert_eq!(redirected.map(|location| location.line), is_redirected.then_some(1), "{section}");
         }
     }
 

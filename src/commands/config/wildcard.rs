@@ -74,14 +74,20 @@ pub(super) fn check(pattern: &str) -> Result<()> {
     Ok(())
 }
 
-/// Accepts a pattern that matches no name in the user's or the system's configuration.
+/// Accepts a pattern that matches no name in the user's or the system's configuration, and no name that a pattern there connects
+/// to another host.
 ///
 /// # Errors
-/// The pattern matches a name; the error has the location of that name.
+/// The pattern matches a name, or names that a pattern connects to other hosts; the error has the location.
 pub(super) fn check_names(pattern: &str, used: &UsedNames) -> Result<()> {
-    match used.covered_by(pattern) {
-        Some((name, location)) => {
-            bail!("{pattern:?} covers {name:?}, which ssh already uses: {location}; choose another suffix")
+    if let Some((name, location)) = used.covered_by(pattern) {
+        bail!("{pattern:?} covers {name:?}, which ssh already uses: {location}; choose another suffix")
+    }
+    match used.redirected_by(pattern) {
+        Some(location) => {
+            bail!(
+                "{pattern:?} covers names that already connect to other hosts: {location}; choose another suffix"
+            )
         }
         None => Ok(()),
     }

@@ -66,6 +66,31 @@ fn a_suffix_of_other_hosts_is_rejected() {
 }
 
 #[test]
+fn a_wildcard_and_a_suffix_reject_the_same_patterns_of_the_user() {
+    let w = fleet();
+    for (own, is_rejected) in [
+        ("Host *.lab\n    ProxyJump bastion\n    User corp\n", true),
+        ("Host ?*.lab\n    HostName %h.example.com\n", true),
+        ("Match host *.lab\n    ProxyJump bastion\n", true),
+        ("Match !host *.lab\n    ProxyJump bastion\n", false),
+        ("Host *.lab\n    ProxyJump none\n    User corp\n", false),
+    ] {
+        for arguments in [&["--wildcard", "*.lab"][..], &["--all", "--suffix", ".lab"]] {
+            let home = Home::with(&w, own);
+            if is_rejected {
+                let error = home.fail(1, arguments);
+                let expected = "already connect to other hosts: ~/.ssh/config line 1; choose another suffix";
+                assert!(error.contains(expected), "{own} {arguments:?}: {error}");
+                assert_eq!(home.text(), own);
+            } else {
+                home.succeed(arguments);
+            }
+            fs::remove_dir_all(&home.path).unwrap();
+        }
+    }
+}
+
+#[test]
 fn all_commands_know_the_names_with_the_suffix() {
     let w = lab(&["web01", "web02"]);
     let home = Home::new(&w);
