@@ -399,8 +399,12 @@ pub(crate) struct ConfigArgs {
     /// With --adopt: delete the relay tokens and keys left over by replaced host entries
     #[arg(long, requires = "adopt", help_heading = "Output")]
     pub(crate) clean: bool,
-    /// Check with ssh that it uses the host entries, and write nothing
-    #[arg(long, help_heading = "Output")]
+    /// Check with ssh that it uses the host entries, or those of these machines, and write nothing
+    #[arg(
+        long,
+        conflicts_with_all = ["wildcard", "groups", "subscriptions", "tags", "all"],
+        help_heading = "Output"
+    )]
     pub(crate) verify: bool,
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,

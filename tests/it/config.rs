@@ -930,6 +930,23 @@ fn verify_finds_an_option_with_which_no_entry_works() {
 }
 
 #[test]
+fn only_the_entries_of_named_machines_are_verified() {
+    let w = lab(&["web01", "web02"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01", "web02", "--user", "me", "--wildcard", "*.arc"]);
+    fs::write(home.file(), format!("Host web02\n    User root\n{}", home.text())).unwrap();
+    let verified = "arcssh: verified 1 host in ~/.ssh/config\n";
+    for name in ["web01", "WEB01", "rg-arc/web01", "web07.arc", "*.arc"] {
+        assert_eq!(home.succeed(&["--verify", name]), verified, "{name}");
+    }
+    for names in [&["--verify"][..], &["--verify", "web02"], &["--verify", "web01", "rg-arc/web02"]] {
+        assert!(home.fail(1, names).contains("does not use the user written for web02"), "{names:?}");
+    }
+    assert!(home.fail(5, &["--verify", "web01", "nosuch"]).contains(" for nosuch\n"));
+    home.fail(2, &["--verify", "--all"]);
+}
+
+#[test]
 fn a_wildcard_is_verified_with_a_made_up_name() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);

@@ -8,6 +8,7 @@ mod plan;
 mod remove;
 mod wildcard;
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, stdout};
 use std::path::Path;
 
@@ -24,7 +25,7 @@ use crate::commands::config::clean::clean_up;
 use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
 use crate::commands::config::plan::{Notes, Plan};
-use crate::commands::config::remove::without;
+use crate::commands::config::remove::{only, without};
 use crate::commands::session::{finding, to_selector};
 use crate::diagnosis::{Diagnosis, Error, Result};
 use crate::ssh::SshError;
@@ -55,7 +56,7 @@ struct Next {
 pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     if args.verify {
-        return verify(&file).await;
+        return verify(&to_selector(&args.selection).machines, &file).await;
     }
     if args.output.is_some() {
         let composed = compose(args, Options::default(), &[], Target { file: &file, text: "" }).await?;
@@ -266,10 +267,14 @@ fn own_block(text: &str) -> Result<&str> {
     Ok(managed_block::find(text)?.map_or("", |range| &text[range]))
 }
 
-async fn verify(file: &Path) -> Result<u8> {
-    let text = managed_block::read_valid(file)?;
+/// Verifies the host entries of `names`, or all if `names` is empty.
+async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
+    let mut text = managed_block::read_valid(file)?;
     if managed_block::find(&text)?.is_none() {
         return Err(anyhow!("{} has no managed block", file.display()).into());
+    }
+    if !names.is_empty() {
+        text = only(names, &text, file)?;
     }
     let remarks = entry_files::check(&text, None)?;
     note_remarks(&remarks);

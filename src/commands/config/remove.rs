@@ -1,4 +1,4 @@
-//! Removes host entries from the managed block, without a request to Azure.
+//! Removes host entries from the managed block, or keeps only some, without a request to Azure.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,6 +10,7 @@ use crate::commands::config::options::Options;
 use crate::commands::config::{own_block, plan};
 use crate::diagnosis::Result;
 use crate::machines::SelectError;
+use crate::ssh::patterns::is_alias_of;
 use crate::ssh::{SshError, effective_config, managed_block};
 
 /// Returns the text without the host entries of `names`, or without the block if `names` is empty or no host entry is left.
@@ -35,6 +36,26 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str, file: &Path) -> Resul
     }
     let entries: Vec<String> = entries.into_iter().map(|entry| entry.text).collect();
     Ok(managed_block::with_block(old, &managed_block::block(&options.line()?, &entries.join("\n")))?)
+}
+
+/// Returns the text with only the host entries of `names`.
+///
+/// # Errors
+/// [`SshError::NoEntry`].
+pub(super) fn only(names: &BTreeSet<String>, text: &str, file: &Path) -> Result<String> {
+    let block = own_block(text)?.replace("\r\n", "\n");
+    let options = Options::of(text)?;
+    let entries: Vec<Entry> =
+        managed_block::host_entries(&block).iter().map(|text| Entry::of(text)).collect();
+    let wildcard =
+        |name: &String| entries.iter().position(|one| one.patterns.iter().any(|one| is_alias_of(one, name)));
+    let mut positions = BTreeSet::new();
+    for name in names {
+        let at = position(&entries, name, options.suffix())?.or_else(|| wildcard(name));
+        positions.insert(at.ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?);
+    }
+    let entries: Vec<&str> = positions.into_iter().map(|at| entries[at].text.as_str()).collect();
+    Ok(managed_block::with_block(text, &managed_block::block(&options.line()?, &entries.join("\n")))?)
 }
 
 /// A host entry of the block.
