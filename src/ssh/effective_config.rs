@@ -1,7 +1,7 @@
 //! The configuration that ssh uses for a host (`ssh -G`), and the line that overrides a value of a host entry. ssh uses the
 //! first value that it reads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ impl Source {
         start(&["-G"], alias, self.option.as_deref())
     }
 
-    /// The trace of `ssh -vvv -G`; `None` if ssh is not installed.
+    /// The trace of `ssh -vvv -G`, which is incomplete if ssh rejects the configuration; `None` if ssh is not installed.
     pub(crate) fn trace(&self, alias: &str) -> Result<Option<Trace>, SshError> {
         let output = ssh(&["-vvv", "-G"], alias, self.option.as_deref())?;
         Ok(output.map(|output| Trace::of(&output.stderr)))
@@ -244,7 +244,11 @@ impl Trace {
                 trace.hosts.push(location.to_owned());
             } else if let Some((location, rest)) = line.split_once(": Including file ") {
                 let (file, details) = rest.rsplit_once(" depth ").unwrap_or((rest, ""));
-                trace.included.push((location.to_owned(), file.into(), details.ends_with("(parse only)")));
+                let found = (location.to_owned(), file.into(), details.ends_with("(parse only)"));
+                // ssh logs a line again for each Include of its file.
+                if !trace.included.contains(&found) {
+                    trace.included.push(found);
+                }
             } else if let Some(outcome) = line.strip_prefix("match ") {
                 trace.matches.push_back(outcome == "found");
             }
@@ -253,9 +257,9 @@ impl Trace {
     }
 
     /// The files that a line includes, also if their section does not apply.
-    pub(crate) fn files(&self, file: &Path, line: usize) -> impl Iterator<Item = &Path> {
+    pub(crate) fn files(&self, file: &Path, line: usize) -> BTreeSet<&Path> {
         let location = location(file, line);
-        self.included.iter().filter(move |(at, ..)| *at == location).map(|(_, file, _)| file.as_path())
+        self.included.iter().filter(|(at, ..)| *at == location).map(|(_, file, _)| file.as_path()).collect()
     }
 
     /// Returns whether a section that applies includes the file. If it does not, returns the location of another `Include`

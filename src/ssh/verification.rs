@@ -251,8 +251,12 @@ fn sections_of(block: &str, view: &View, alias: &str) -> Result<Option<Sections>
     let is_include = |line| directive(line).is_some_and(|(keyword, _)| keyword == "include");
     // The files that the system's configuration includes rarely name a host, so they are not worth a run of ssh.
     let trace = if above.iter().chain(below.first()).any(|part| part.text.lines().any(is_include)) {
-        let Some(trace) = view.source.trace(alias)? else { return Ok(None) };
-        Some(trace)
+        // The trace of a run that fails, such as of a cycle of Include lines, has no end that arcssh can follow.
+        let Some(output) = finish(view.source.start(alias)?)? else { return Ok(None) };
+        if !output.status.success() {
+            return Err(view.rejection(&output.stderr, alias)?);
+        }
+        view.source.trace(alias)?
     } else {
         None
     };

@@ -341,6 +341,17 @@ fn a_file_that_ssh_rejects_is_unchanged() {
 }
 
 #[test]
+fn a_cycle_of_includes_is_rejected_at_once() {
+    let w = lab(&["web01"]);
+    let home = Home::with(&w, "Include self\n");
+    fs::write(home.file().with_file_name("self"), "Include config\nInclude config\n").unwrap();
+    let output = home.fail(1, &["web01"]);
+    let expected =
+        "arcssh: ssh already rejects ~/.ssh/config: Too many recursive configuration includes\narcssh: hint: ";
+    assert!(output.starts_with(expected), "{output}");
+}
+
+#[test]
 fn unbalanced_markers_are_rejected_with_their_line() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
