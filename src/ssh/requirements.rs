@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{self, Alias, Location, Source, conflicts_with, parse};
 use crate::ssh::host_entry::CERTIFICATE_ALGORITHMS;
+use crate::ssh::home;
 use crate::ssh::patterns::matches;
 use crate::ssh::rsa_key;
 
@@ -47,7 +50,7 @@ impl fmt::Display for Conflict {
 }
 
 /// The keywords of conflicts that a section below the managed block can cause.
-pub(crate) const KEYWORDS: [&str; 10] = [
+pub(crate) const KEYWORDS: [&str; 17] = [
     "proxyusefdpass",
     "hostname",
     "controlpath",
@@ -58,7 +61,19 @@ pub(crate) const KEYWORDS: [&str; 10] = [
     "preferredauthentications",
     "requiredrsasize",
     "rsaminsize",
+    "controlmaster",
+    "revokedhostkeys",
+    "identityfile",
+    "certificatefile",
+    "knownhostscommand",
+    "localcommand",
+    "permitlocalcommand",
 ];
+
+/// The tokens of all keywords that name a file (ssh_config(5), TOKENS).
+const FILE_TOKENS: &str = "%CdhijkLlnpru";
+/// The tokens of the commands that ssh runs itself.
+const COMMAND_TOKENS: &str = "%CdfHhIijKkLlnprTtu";
 
 /// Checks the options of an alias in the output of `ssh -G`. `source` is the configuration that ssh read.
 ///
@@ -66,7 +81,14 @@ pub(crate) const KEYWORDS: [&str; 10] = [
 /// [`SshError::Conflict`].
 pub(crate) fn check(alias: Alias<'_>, stdout: &[u8], source: &Source) -> Result<(), SshError> {
     let effective = parse(stdout);
-    let Some((keyword, fix)) = conflict(alias, &effective) else { return Ok(()) };
+    let Some((keyword, fix)) = conflict(alias, &effective) else {
+        let Some((keyword, value, fix)) = unusable(stdout, &effective)? else { return Ok(()) };
+        let alias_name = alias.name.to_owned();
+        // ssh uses all values of a keyword such as IdentityFile, so the first line may have another one.
+        let is_first = effective.get(keyword) == Some(&value);
+        let by = if is_first { source.first_line_with(keyword, alias.name)? } else { None };
+        return Err(SshError::Conflict(Box::new(Conflict { alias: alias_name, keyword, value, by, fix })));
+    };
     // The entry's own value may be wrong, if a template sets it.
     let written = alias.expected.iter().find(|(written, _)| conflicts_with(written, keyword));
     let as_written = written.map(|(_, value)| {
@@ -146,6 +168,98 @@ fn control_path_problem(path: &str, effective: &BTreeMap<String, String>) -> Opt
     let has_token = ["%C", "%h", "%k", "%n"].iter().any(|token| path.contains(token));
     // ssh would use an open connection to another host.
     (!has_name && !has_hash && !has_token).then_some("add the token %C to the path in that line")
+}
+
+/// A value that ssh uses only when it connects, and that it cannot use on this computer.
+fn unusable(
+    stdout: &[u8],
+    effective: &BTreeMap<String, String>,
+) -> Result<Option<(&'static str, String, Fix)>, SshError> {
+    let value = |keyword: &str| effective.get(keyword).map(String::as_str);
+    let is_shared = value("controlmaster").is_some_and(|value| !matches!(value, "no" | "false"));
+    if let Some(path) = value("controlpath").filter(|path| is_shared && *path != "none")
+        && local(path).parent().is_some_and(|folder| folder.is_absolute() && !folder.is_dir())
+    {
+        return Ok(Some(("controlpath", path.into(), Fix::Change("create the directory of that path"))));
+    }
+    // ssh_config(5): if the file is not readable, ssh refuses all hosts. Newer versions accept several files.
+    if let Some(files) = value("revokedhostkeys").filter(|files| *files != "none")
+        && !is_readable(files)
+        && !files.split_whitespace().all(is_readable)
+    {
+        let fix = Fix::Change("create the file, or make it readable, or remove that line");
+        return Ok(Some(("revokedhostkeys", files.into(), fix)));
+    }
+    let runs_local = matches!(value("permitlocalcommand"), Some("yes" | "true"));
+    let text = String::from_utf8_lossy(stdout);
+    for (keyword, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let (keyword, fix) = match keyword {
+            "identityfile" => ("identityfile", file_problem(value)?),
+            "certificatefile" => ("certificatefile", file_problem(value)?),
+            "knownhostscommand" => ("knownhostscommand", expansion_problem(value, COMMAND_TOKENS)),
+            // The shell expands its variables.
+            "localcommand" if runs_local => {
+                ("localcommand", expansion_problem(&value.replace('$', ""), COMMAND_TOKENS))
+            }
+            _ => continue,
+        };
+        if let Some(fix) = fix.filter(|_| value != "none") {
+            return Ok(Some((keyword, value.to_owned(), Fix::Change(fix))));
+        }
+    }
+    Ok(None)
+}
+
+/// The path in the user's home directory; an empty one if it has tokens or variables.
+fn local(path: &str) -> PathBuf {
+    if path.contains(['%', '$']) { PathBuf::new() } else { home::expanded(Path::new(path)) }
+}
+
+/// Returns whether ssh can read a file. The directory of ssh is not known for a relative one.
+fn is_readable(file: &str) -> bool {
+    let path = local(file);
+    if !path.is_absolute() {
+        return true;
+    }
+    path.metadata().is_ok_and(|found| !found.is_dir() && (!found.is_file() || File::open(&path).is_ok()))
+}
+
+/// Why ssh cannot expand the name of a file.
+fn file_problem(file: &str) -> Result<Option<&'static str>, SshError> {
+    if let Some(fix) = expansion_problem(file, FILE_TOKENS) {
+        return Ok(Some(fix));
+    }
+    let user = file.strip_prefix('~').and_then(|rest| rest.split('/').next());
+    let is_word =
+        |user: &&str| !user.is_empty() && user.chars().all(|c| c.is_alphanumeric() || "._-".contains(c));
+    let Some(user) = user.filter(is_word) else { return Ok(None) };
+    // ssh expands this option also without a connection (ssh.c).
+    let option = format!("ControlPath=~{user}/x");
+    let output = effective_config::ssh(&["-G", "-o", &option], "localhost", Some(Path::new("none")))?;
+    let is_unknown = |output: std::process::Output| !output.status.success();
+    Ok(output.is_some_and(is_unknown).then_some("name an existing user in the value"))
+}
+
+/// Why ssh cannot expand the tokens and the variables of a value (misc.c, `vdollar_percent_expand`).
+fn expansion_problem(value: &str, tokens: &str) -> Option<&'static str> {
+    let mut rest = value;
+    while let Some(at) = rest.find(['%', '$']) {
+        let (sign, after) = rest[at..].split_at(1);
+        rest = after;
+        if sign == "%" {
+            let Some(token) = after.chars().next().filter(|token| tokens.contains(*token)) else {
+                return Some("write only tokens that ssh_config(5) allows there, and %% for a percent sign");
+            };
+            rest = &after[token.len_utf8()..];
+        } else if let Some(variable) = after.strip_prefix('{') {
+            let (name, after) = variable.split_once('}').unwrap_or((variable, ""));
+            if std::env::var_os(name).is_none() {
+                return Some("set the environment variable, or change the value");
+            }
+            rest = after;
+        }
+    }
+    None
 }
 
 #[cfg(test)]

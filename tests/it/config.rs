@@ -346,8 +346,7 @@ fn a_cycle_of_includes_is_rejected_at_once() {
     let home = Home::with(&w, "Include self\n");
     fs::write(home.file().with_file_name("self"), "Include config\nInclude config\n").unwrap();
     let output = home.fail(1, &["web01"]);
-    let expected =
-        "arcssh: ssh already rejects ~/.ssh/config: Too many recursive configuration includes\narcssh: hint: ";
+    let expected = "arcssh: ssh already rejects ~/.ssh/config: Too many recursive configuration includes\narcssh: hint: ";
     assert!(output.starts_with(expected), "{output}");
 }
 
@@ -955,6 +954,53 @@ fn only_the_entries_of_named_machines_are_verified() {
     }
     assert!(home.fail(5, &["--verify", "web01", "nosuch"]).contains(" for nosuch\n"));
     home.fail(2, &["--verify", "--all"]);
+}
+
+#[test]
+fn verify_finds_a_value_that_ssh_cannot_use_when_it_connects() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01"]);
+    let block = home.text();
+    let folder = home.path.display().to_string();
+    for (lines, hint) in [
+        (format!("ControlMaster auto\nControlPath {folder}/none/%C"), "create the directory of that path"),
+        (
+            format!("ControlMaster yes\nControlPath {folder}/.ssh/config/%C"),
+            "create the directory of that path",
+        ),
+        (format!("RevokedHostKeys {folder}/none"), "create the file, or"),
+        (format!("RevokedHostKeys {folder}"), "create the file, or"),
+        ("IdentityFile ~/.ssh/a\nIdentityFile ${ARCSSH_NONE}/k".into(), "set the environment variable, or"),
+        ("CertificateFile ${ARCSSH_NONE}/k".into(), "set the environment variable, or"),
+        ("CertificateFile ${ARCSSH_NONE".into(), "set the environment variable, or"),
+        ("IdentityFile ~no-such-user/k".into(), "name an existing user in the value"),
+        ("IdentityFile ~/.ssh/%q".into(), "write only tokens"),
+        ("IdentityFile ~/.ssh/x%".into(), "write only tokens"),
+        ("KnownHostsCommand /bin/true %Q".into(), "write only tokens"),
+        ("PermitLocalCommand yes\nLocalCommand echo %Q".into(), "write only tokens"),
+    ] {
+        fs::write(home.file(), format!("{block}\nHost *\n{lines}\n")).unwrap();
+        let failed = home.fail(1, &["--verify"]);
+        assert!(failed.contains(&format!("arcssh: hint: {hint}")), "{lines}: {failed}");
+        assert!(failed.starts_with("arcssh: the host entry web01 does not work: "), "{lines}: {failed}");
+    }
+    for lines in [
+        format!("ControlMaster no\nControlPath {folder}/none/%C"),
+        format!("ControlMaster auto\nControlPath {folder}/%C"),
+        "ControlMaster auto\nControlPath none".into(),
+        "RevokedHostKeys none".into(),
+        "RevokedHostKeys /dev/null".into(),
+        format!("RevokedHostKeys {folder}/.ssh/config"),
+        "IdentityFile ${HOME}/%%/%r@%h-%C".into(),
+        "IdentityFile ~root/k".into(),
+        "IdentityFile none".into(),
+        "LocalCommand echo %Q".into(),
+        "PermitLocalCommand yes\nLocalCommand echo ${ARCSSH_NONE} %T %h".into(),
+    ] {
+        fs::write(home.file(), format!("{block}\nHost *\n{lines}\n")).unwrap();
+        home.succeed(&["--verify"]);
+    }
 }
 
 #[test]
