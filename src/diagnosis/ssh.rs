@@ -141,6 +141,11 @@ fn correction(rejection: &Rejection) -> Hint {
         Fix::Permissions => Hint::command(format!("chmod go-w {file}")),
         Fix::Owner => Hint::command(format!("sudo chown $(id -un) {file}")),
         Fix::Template => "correct the template of the host entries, and run the command again".into(),
+        Fix::Variable => "set the environment variable, or correct the option that contains it".into(),
+        Fix::CanonicalName => {
+            "write CanonicalizeHostname yes instead of always, which does not apply to these host entries, or CanonicalizeFallbackLocal yes".into()
+        }
+        Fix::Unnamed => "correct your ssh configuration as the message of ssh says, and run the command again".into(),
         Fix::Line => "correct the line that ssh names, and run the command again".into(),
     }
 }

@@ -2,6 +2,7 @@
 //! first value that it reads.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -85,7 +86,7 @@ impl Source {
     }
 
     /// Starts `ssh -G`; returns `None` if ssh is not installed.
-    pub(crate) fn start(&self, alias: &str) -> Result<Option<Child>, SshError> {
+    pub(crate) fn start(&self, alias: &str) -> Result<Option<Run>, SshError> {
         start(&["-G"], alias, self.option.as_deref())
     }
 
@@ -179,19 +180,43 @@ pub(crate) fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<
     finish(start(options, alias, file)?)
 }
 
+/// A run of ssh.
+pub(crate) struct Run {
+    child: Child,
+    arguments: Vec<OsString>,
+}
+
 /// Starts ssh; returns `None` if it is not installed.
-fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Child>, SshError> {
-    let mut ssh = Command::new("ssh");
-    ssh.args(options).args(file.map(|_| "-F")).args(file).arg("--").arg(alias);
-    match ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
-        Ok(child) => Ok(Some(child)),
+fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Run>, SshError> {
+    let mut arguments: Vec<OsString> = options.iter().map(Into::into).collect();
+    arguments.extend(file.into_iter().flat_map(|file| [OsString::from("-F"), file.into()]));
+    arguments.extend(["--".into(), alias.into()]);
+    match command(&[], &arguments).spawn() {
+        Ok(child) => Ok(Some(Run { child, arguments })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot run ssh")?,
     }
 }
 
-pub(crate) fn finish(ssh: Option<Child>) -> Result<Option<Output>, SshError> {
-    Ok(ssh.map(Child::wait_with_output).transpose().context("cannot run ssh")?)
+fn command(first: &[&str], arguments: &[OsString]) -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.args(first).args(arguments);
+    ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    ssh
+}
+
+/// Waits for the end of a run. With `ForkAfterAuthentication`, which versions before 8.7 do not know, ssh also wants a command
+/// if it only prints the configuration (ssh.c, `main`).
+pub(crate) fn finish(ssh: Option<Run>) -> Result<Option<Output>, SshError> {
+    let Some(Run { child, arguments }) = ssh else { return Ok(None) };
+    let mut output = child.wait_with_output().context("cannot run ssh")?;
+    if !output.status.success()
+        && String::from_utf8_lossy(&output.stderr).contains("Cannot fork into background without a command")
+    {
+        output =
+            command(&["-o", "ForkAfterAuthentication=no"], &arguments).output().context("cannot run ssh")?;
+    }
+    Ok(Some(output))
 }
 
 /// Parses the output of `ssh -G`: a keyword in lower case and its value on each line. The first of several counts.

@@ -50,7 +50,14 @@ pub(crate) fn fault(stderr: &str) -> &str {
         "timed out",
         "unsupported",
     ];
-    const NOTES: [&str; 5] = ["warning", "**", "@", "arcssh: waiting for the ", "arcssh: hint: "];
+    const NOTES: [&str; 6] = [
+        "warning",
+        "**",
+        "@",
+        "arcssh: waiting for the ",
+        "arcssh: hint: ",
+        "pseudo-terminal will not be allocated",
+    ];
     let is_message = |line: &&str| !line.is_empty() && !line.starts_with("debug");
     let lines = || stderr.lines().map(str::trim).filter(is_message);
     let is_error = |line: &&str| {
@@ -211,6 +218,10 @@ mod tests {
             (
                 "debug1: failed\nConnection closed by UNKNOWN port 65535\r\ndebug1: y\n",
                 "Connection closed by UNKNOWN port 65535",
+            ),
+            (
+                "Pseudo-terminal will not be allocated because stdin is not a terminal.\nvdollar_percent_expand: env var ${X} has no value\n",
+                "vdollar_percent_expand: env var ${X} has no value",
             ),
             ("one\n\ntwo\ndebug1: y\n", "two"),
             ("", ""),

@@ -40,6 +40,12 @@ pub(crate) enum Fix {
     Template,
     /// The line is wrong.
     Line,
+    /// A value contains an environment variable that is not set.
+    Variable,
+    /// ssh finds no canonical name of a host (ssh_config(5), CanonicalizeFallbackLocal).
+    CanonicalName,
+    /// ssh names no line.
+    Unnamed,
 }
 
 impl fmt::Display for Rejection {
@@ -109,6 +115,9 @@ impl Rejection {
                     Fix::Owner
                 }
             }
+            (Place::File, _) if self.message.contains("env var ") => Fix::Variable,
+            (Place::File, _) if self.message.contains("Could not resolve host") => Fix::CanonicalName,
+            (Place::File, _) => Fix::Unnamed,
             _ => Fix::Line,
         }
     }

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output};
+use std::process::Output;
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{
-    Alias, Expected, Location, MAX_DEPTH, Source, Trace, directive, finish, host_entries, is_same, no_user,
-    overridden, text,
+    Alias, Expected, Location, MAX_DEPTH, Run, Source, Trace, directive, finish, host_entries, is_same,
+    no_user, overridden, start, text,
 };
 use crate::ssh::managed_block;
 use crate::ssh::patterns::{arguments, example, is_alias_of, is_wildcard, match_patterns, matches};
@@ -161,7 +161,9 @@ pub(crate) fn verify_file(
 /// [`SshError::Rejected`].
 pub(crate) fn accept_other_files(file: &Path) -> Result<(), SshError> {
     let plain = View::plain(file)?;
-    let output = if plain.needs_include() { None } else { finish(plain.source.start("localhost")?)? };
+    // The name is made up, so ssh need not find its canonical form.
+    let options = ["-G", "-o", "CanonicalizeHostname=no"];
+    let output = if plain.needs_include() { None } else { finish(start(&options, "localhost", None)?)? };
     let Some(output) = output.filter(|output| !output.status.success()) else { return Ok(()) };
     match plain.rejection(&output.stderr, "localhost")? {
         SshError::Rejected(Rejection { file: rejected, place: Place::Line(_), .. })
@@ -199,7 +201,7 @@ pub(crate) fn verify(
     let representatives = sections.representatives(&entries);
     for (number, batch) in representatives.chunks(PROCESSES).enumerate() {
         on_done(number * PROCESSES, representatives.len());
-        let started: Vec<Option<Child>> =
+        let started: Vec<Option<Run>> =
             batch.iter().map(|alias| view.source.start(alias.name)).collect::<Result<_, _>>()?;
         let outputs: Vec<Option<Output>> = started.into_iter().map(finish).collect::<Result<_, _>>()?;
         for (alias, output) in batch.iter().zip(outputs) {

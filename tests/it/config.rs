@@ -351,6 +351,38 @@ fn a_cycle_of_includes_is_rejected_at_once() {
 }
 
 #[test]
+fn an_error_of_ssh_without_a_line_gets_its_own_hint() {
+    let w = lab(&["web01"]);
+    let home = Home::with(&w, "ControlPath ${ARCSSH_NONE}/%C\n");
+    let output = home.fail(1, &["web01"]);
+    assert!(
+        output.contains("rejects ~/.ssh/config: vdollar_percent_expand: env var ${ARCSSH_NONE}"),
+        "{output}"
+    );
+    assert!(output.contains("hint: set the environment variable, or "), "{output}");
+    let canonical = "CanonicalDomains arcssh.invalid\nCanonicalizeFallbackLocal no\nCanonicalizeHostname";
+    fs::write(home.file(), format!("{canonical} always\n")).unwrap();
+    let output = home.fail(1, &["web01"]);
+    assert!(output.contains("hint: write CanonicalizeHostname yes instead of always"), "{output}");
+    fs::write(home.file(), format!("{canonical} yes\n")).unwrap();
+    home.succeed(&["web01"]);
+    home.succeed(&["--verify"]);
+}
+
+#[test]
+fn an_option_that_needs_a_command_is_no_error() {
+    let w = lab(&["web01"]);
+    let version =
+        run(Command::new("ssh").args(["-G", "-F", "none", "-o", "ForkAfterAuthentication=no", "x"]));
+    if version.code != Some(0) {
+        return;
+    }
+    let home = Home::with(&w, "ForkAfterAuthentication yes\n");
+    home.succeed(&["web01"]);
+    home.succeed(&["--verify"]);
+}
+
+#[test]
 fn unbalanced_markers_are_rejected_with_their_line() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n\n# >>> arcssh >>> block 1: x\nHost b\n");
