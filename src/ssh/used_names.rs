@@ -1,7 +1,7 @@
 //! Host names that ssh already uses: in the user's and the system's configuration, in known hosts and in `/etc/hosts`.
 //!
 //! arcssh reads these files itself, because running `ssh -G` for each machine would take too long and run every
-//! `Match exec`. Conditions of a `Match` other than host names are ignored.
+//! `Match exec`. Conditions of a `Match` other than host names are ignored, except for options that a note names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

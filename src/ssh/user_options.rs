@@ -1,9 +1,9 @@
 //! Options of the user's and the system's configuration that ssh adds to a host entry of arcssh: ssh uses the first value of
 //! an option, and the values of all matching sections of an option that can have several (ssh_config(5)).
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::ssh::effective_config::{self, Location};
 use crate::ssh::patterns::{arguments, is_wildcard, matches};
@@ -18,6 +18,8 @@ const REPEATED: [&str; 7] = [
     "sendenv",
     "setenv",
 ];
+/// The most runs of ssh for conditions: each of them runs every `Match exec`.
+const MAX_RUNS: usize = 20;
 /// Keywords without an effect on a connection.
 const WITHOUT_EFFECT: [&str; 2] = ["ignoreunknown", "include"];
 /// Keywords whose value `none` is the default (ssh_config(5)).
@@ -126,6 +128,8 @@ pub(crate) struct UserOptions {
     wide: Vec<usize>,
     /// The values of ssh without any configuration.
     defaults: OnceCell<BTreeMap<String, String>>,
+    /// The values of ssh by name and file, for conditions that only ssh knows.
+    used: RefCell<BTreeMap<(String, Option<PathBuf>), BTreeMap<String, String>>>,
 }
 
 impl UserOptions {
@@ -169,7 +173,9 @@ impl UserOptions {
                 if !group.scope.is_conditional {
                     set.insert(key.clone());
                 }
-                if group.scope.is_narrow() || key == "port" {
+                let is_of_interest = group.scope.is_narrow() || key == "port";
+                let may_apply = |name: &String| !group.scope.is_conditional || self.may_use(option, name);
+                if is_of_interest && names.iter().any(may_apply) {
                     added.push(option.clone());
                 }
             }
@@ -178,12 +184,28 @@ impl UserOptions {
         added
     }
 
+    /// Returns false if ssh uses another value for the name, with its default files and with the file of the option. Only
+    /// values that ssh prints as they are written are compared.
+    fn may_use(&self, option: &UserOption, name: &str) -> bool {
+        let (key, value) = (option.key(), normal(&option.value));
+        let is_plain = value == "yes" || value == "no" || value.parse::<u32>().is_ok();
+        if !is_plain || REPEATED.contains(&key.as_str()) {
+            return true;
+        }
+        let mut used = self.used.borrow_mut();
+        [None, Some(option.location.file.clone())].into_iter().any(|file| {
+            let place = (name.to_owned(), file);
+            if used.len() >= MAX_RUNS && !used.contains_key(&place) {
+                return true;
+            }
+            let read =
+                || effective_config::values(name, place.1.as_deref()).ok().flatten().unwrap_or_default();
+            let values = used.entry(place.clone()).or_insert_with(read);
+            values.get(&key).is_none_or(|used| normal(used) == value)
+        })
+    }
+
     fn is_default(&self, option: &UserOption) -> bool {
-        let normal = |value: &str| match value.trim_matches('"').to_lowercase().as_str() {
-            "true" => "yes".to_owned(),
-            "false" => "no".to_owned(),
-            other => other.to_owned(),
-        };
         let (key, value) = (option.key(), normal(&option.value));
         if REPEATED.contains(&key.as_str()) {
             return false;
@@ -192,5 +214,14 @@ impl UserOptions {
         let defaults = self.defaults.get_or_init(|| read().unwrap_or_default());
         value == "none" && NONE_BY_DEFAULT.contains(&key.as_str())
             || defaults.get(&key).is_some_and(|default| normal(default) == value)
+    }
+}
+
+/// A value in the form in which ssh prints it, with one form of yes and no.
+fn normal(value: &str) -> String {
+    match value.trim_matches('"').to_lowercase().as_str() {
+        "true" => "yes".to_owned(),
+        "false" => "no".to_owned(),
+        other => other.to_owned(),
     }
 }

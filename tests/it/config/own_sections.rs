@@ -97,6 +97,14 @@ fn only_options_that_change_a_host_entry_are_listed() {
         ("Host web01\n Port 2201\nHost web*\n Port 2202\n", "", port("config", 2201, 2)),
         ("Match originalhost a,web*\n SetEnv A=b\n", "", note("SetEnv (line 2)")),
         ("Match host web01 exec true\n ForwardX11 yes\n", "", note("ForwardX11 (line 2)")),
+        ("Match exec \"test %h = web01\"\n Port 99\n", "", port("config", 99, 2)),
+        ("Match exec \"test %h = web02\"\n Port 99\nMatch exec false\n Port 98\n", "", vec![]),
+        ("Match host web01 exec false\n ForwardX11 yes\n", "", vec![]),
+        (
+            "Include more.conf\n",
+            "Match exec false\n Port 99\nMatch exec true\n Port 98\n",
+            port("more.conf", 98, 4),
+        ),
         (
             "Match host web01 originalhost db*\n ForwardX11 yes\nMatch !host web01\n VisualHostKey yes\n",
             "",
