@@ -22,8 +22,8 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum Remark {
     /// The host entries start another arcssh than this one.
     OtherProgram { entry: String, own: String },
-    /// This computer does not have the program that the user set with `--program`.
-    Elsewhere(String),
+    /// The program that the user set with `--program` does not work on this computer. The cause is a verb with its object.
+    Elsewhere { program: String, cause: String },
     /// The `IdentityFile` of the host entry does not exist.
     NoKey { alias: String, file: String },
 }
@@ -40,7 +40,7 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
     if options.get("platform").is_some_and(|platform| Some(platform) != here.as_ref()) {
         return Ok(Vec::new());
     }
-    let elsewhere = options.get("program").and_then(Value::as_str);
+    let is_elsewhere = options.get("program").is_some_and(Value::is_string);
     // The first host entry with each program and with each key.
     let (mut programs, mut keys) = (BTreeMap::new(), BTreeMap::new());
     for (patterns, values) in host_entries(&text[range]) {
@@ -58,10 +58,10 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
     }
     let mut remarks = Vec::new();
     for (program, alias) in programs {
-        match (problem(&program), elsewhere) {
-            (Err(_), Some(elsewhere)) => remarks.push(Remark::Elsewhere(elsewhere.to_owned())),
-            (Err(cause), None) => return Err(SshError::NoProgram { alias, program, cause }),
-            (Ok(Some(own)), None) => remarks.push(Remark::OtherProgram { entry: program, own }),
+        match (problem(&program), is_elsewhere) {
+            (Err(cause), true) => remarks.push(Remark::Elsewhere { program, cause }),
+            (Err(cause), false) => return Err(SshError::NoProgram { alias, program, cause }),
+            (Ok(Some(own)), false) => remarks.push(Remark::OtherProgram { entry: program, own }),
             (Ok(_), _) => {}
         }
     }
@@ -117,7 +117,8 @@ fn problem(program_of_entry: &str) -> Result<Option<String>, String> {
     Ok(program().ok())
 }
 
-/// Checks that `PROGRAM --version` prints the name of arcssh.
+/// Checks that `PROGRAM --version` prints the name of arcssh. A script that starts arcssh may print other lines before it,
+/// which ssh skips as those before a server's identification (RFC 4253, 4.2).
 fn is_arcssh(program: &Path) -> Result<(), String> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -130,7 +131,8 @@ fn is_arcssh(program: &Path) -> Result<(), String> {
         sleep(Duration::from_millis(5));
     }
     let output = child.wait_with_output().map_err(|error| format!("cannot be started: {error}"))?;
-    if output.stdout.starts_with(b"arcssh ") { Ok(()) } else { Err("is not arcssh".into()) }
+    let is_version = output.stdout.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"arcssh "));
+    if is_version { Ok(()) } else { Err("is not arcssh".into()) }
 }
 
 fn is_missing(key: &str) -> bool {
@@ -181,6 +183,8 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(problem(name), Err("is not arcssh".into()));
         assert_eq!(problem("true"), Err("is not arcssh".into()));
+        fs::write(&path, "#!/bin/sh\necho start\necho arcssh 1.0\n").unwrap();
+        assert!(problem(name).is_ok());
         let own = std::env::current_exe().unwrap();
         assert_eq!(problem(own.to_str().unwrap()), Ok(None));
     }

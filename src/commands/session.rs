@@ -26,7 +26,7 @@ use crate::terminal::progress::Progress;
 pub(crate) fn finding(remark: &Remark) -> Finding<'_> {
     match remark {
         Remark::OtherProgram { entry, own } => Finding::OtherProgram { entry, own },
-        Remark::Elsewhere(program) => Finding::ProgramElsewhere(program),
+        Remark::Elsewhere { program, cause } => Finding::ProgramElsewhere { program, cause },
         Remark::NoKey { alias, file } => Finding::NoKey { alias, file },
     }
 }

@@ -53,8 +53,8 @@ pub(crate) enum Finding<'a> {
     WritableConfig { file: &'a str, mode: u32, by_group: bool },
     /// The host entries start the arcssh at the first path; this one has the second.
     OtherProgram { entry: &'a str, own: &'a str },
-    /// The host entries start a program of another computer.
-    ProgramElsewhere(&'a str),
+    /// The host entries start a program of another computer. The cause is a verb with its object.
+    ProgramElsewhere { program: &'a str, cause: &'a str },
     /// The `IdentityFile` of the host entry does not exist.
     NoKey { alias: &'a str, file: &'a str },
     /// There is no state directory.
@@ -232,9 +232,9 @@ impl Finding<'_> {
                 format!("the host entries start {entry}, not this arcssh, {own}"),
                 Hint::new("to change the path, write the host entries again: ", "arcssh config"),
             ),
-            Self::ProgramElsewhere(program) => Diagnosis::new(
+            Self::ProgramElsewhere { program, cause } => Diagnosis::new(
                 Code::ProgramMissing,
-                format!("the host entries do not work on this computer, which has no {program}"),
+                format!("the host entries do not work on this computer, where {program} {cause}"),
                 "set the path of arcssh with arcssh config --program PATH",
             ),
             Self::NoKey { alias, file } => Diagnosis::new(

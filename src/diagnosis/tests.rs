@@ -576,7 +576,7 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::ForeignConfig("config"),
         Finding::WritableConfig { file: "config", mode: 0o666, by_group: false },
         Finding::OtherProgram { entry: "/a/arcssh", own: "/b/arcssh" },
-        Finding::ProgramElsewhere("/a/arcssh"),
+        Finding::ProgramElsewhere { program: "/a/arcssh", cause: "does not exist" },
         Finding::NoKey { alias: "web01", file: "~/.ssh/id" },
         Finding::NoStateDirectory,
     ]

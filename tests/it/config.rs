@@ -1193,11 +1193,20 @@ fn a_template_is_verified_like_the_built_in_one() {
 fn a_program_of_another_computer_is_noted() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);
-    let note = "arcssh: the host entries do not work on this computer, which has no /opt/arcssh\n\
+    let note = "arcssh: the host entries do not work on this computer, where /opt/arcssh does not exist\n\
                 arcssh: hint: set the path of arcssh with arcssh config --program PATH\n";
     let written = home.succeed(&["web01", "--program", "/opt/arcssh"]);
     assert_eq!(written, format!("arcssh: wrote 1 host to ~/.ssh/config\n{note}"));
     assert_eq!(home.fail(1, &["--verify"]), note);
+    let wrapper = home.path.join("wrap");
+    fs::write(&wrapper, format!("#!/bin/sh\necho start\nexec {ARCSSH} \"$@\"\n")).unwrap();
+    let note = note.replace("/opt/arcssh does not exist", "~/wrap is not executable");
+    assert!(home.succeed(&["web01", "--program", wrapper.to_str().unwrap()]).ends_with(&note));
+    assert_eq!(home.fail(1, &["--verify"]), note);
+    fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+    fs::write(&wrapper, "#!/bin/sh\n").unwrap();
+    assert_eq!(home.fail(1, &["--verify"]), note.replace("is not executable", "is not arcssh"));
     home.succeed(&["web01", "--program", "/opt/arcssh.exe", "--platform", "windows"]);
     assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
 }

@@ -278,7 +278,7 @@ async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
     }
     let remarks = entry_files::check(&text, None)?;
     note_remarks(&remarks);
-    if remarks.iter().any(|remark| matches!(remark, Remark::Elsewhere(_))) {
+    if remarks.iter().any(|remark| matches!(remark, Remark::Elsewhere { .. })) {
         return Ok(1);
     }
     let Some(hosts) = verify_written(&text, file).await? else {

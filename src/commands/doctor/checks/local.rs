@@ -83,7 +83,7 @@ impl Evaluator {
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing), _) => Skipped(format!("{} has no managed block", file.display())),
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
-            (Ok(Block::Remarked(remark @ Remark::Elsewhere(_))), _) => failed(&finding(remark)),
+            (Ok(Block::Remarked(remark @ Remark::Elsewhere { .. })), _) => failed(&finding(remark)),
             (Ok(Block::Remarked(remark)), _) => warned(&finding(remark)),
             (Ok(Block::Verified(Verified { not_included: Some(reason), .. })), _) => {
                 Warned(Error::from(SshError::NotIncluded(reason.clone())).diagnose())
