@@ -13,6 +13,8 @@ use crate::ssh::effective_config::{host_entries, is_same, value};
 use crate::ssh::host_entry::Platform;
 use crate::ssh::patterns::is_alias_of;
 use crate::ssh::{SshError, home, managed_block};
+#[cfg(unix)]
+use crate::system::files::{MAX_TEXT, is_own, read_text};
 
 /// How long `PROGRAM --version` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +28,8 @@ pub(crate) enum Remark {
     Elsewhere { program: String, cause: String },
     /// The `IdentityFile` of the host entry does not exist.
     NoKey { alias: String, file: String },
+    /// Others can access the private key, so ssh ignores it.
+    ExposedKey { alias: String, file: String, mode: u32 },
 }
 
 /// Checks the files in the host entries of the managed block in a configuration, or only those of an alias. Does not check a
@@ -65,8 +69,7 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
             (Ok(_), _) => {}
         }
     }
-    let missing = keys.into_iter().filter(|(file, _)| is_missing(file));
-    remarks.extend(missing.map(|(file, alias)| Remark::NoKey { alias, file }));
+    remarks.extend(keys.into_iter().filter_map(|(file, alias)| remark_on_key(alias, &file)));
     Ok(remarks)
 }
 
@@ -135,9 +138,41 @@ fn is_arcssh(program: &Path) -> Result<(), String> {
     if is_version { Ok(()) } else { Err("is not arcssh".into()) }
 }
 
-fn is_missing(key: &str) -> bool {
-    let path = home::expanded(Path::new(key));
-    path.is_absolute() && !key.contains(['%', '$']) && !path.exists()
+/// Checks the `IdentityFile` of a host entry, unless its name depends on the connection, the environment or another user
+/// (ssh_config(5), `TOKENS` and `ENVIRONMENT VARIABLES`).
+fn remark_on_key(alias: String, value: &str) -> Option<Remark> {
+    let has_token = value.split("%%").any(|part| part.contains('%')) || value.contains("${");
+    if has_token || value.eq_ignore_ascii_case("none") {
+        return None;
+    }
+    let file = value.replace("%%", "%");
+    let path = home::expanded(Path::new(&file));
+    match (path.exists(), path.is_absolute()) {
+        (true, _) => {
+            let mode = exposed_key(&path)?;
+            Some(Remark::ExposedKey { alias, file: path.display().to_string(), mode })
+        }
+        (false, true) => Some(Remark::NoKey { alias, file }),
+        (false, false) if file.starts_with('~') => None,
+        (false, false) => Some(Remark::NoKey { alias, file: format!("{file} in the current directory") }),
+    }
+}
+
+/// Returns the mode of a private key that ssh ignores: one of this user that others can access (authfile.c,
+/// `sshkey_perm_ok`). `IdentityFile` may also name a public key, whose private key is in the agent.
+#[cfg(unix)]
+fn exposed_key(path: &Path) -> Option<u32> {
+    let metadata = path.metadata().ok().filter(is_own)?;
+    let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o7777;
+    let is_exposed = mode & 0o077 != 0;
+    (is_exposed && read_text(path, MAX_TEXT).is_ok_and(|text| text.contains("PRIVATE KEY-----")))
+        .then_some(mode)
+}
+
+/// On Windows, an access control list protects the key.
+#[cfg(not(unix))]
+fn exposed_key(_: &Path) -> Option<u32> {
+    None
 }
 
 #[cfg(all(test, unix))]

@@ -57,6 +57,8 @@ pub(crate) enum Finding<'a> {
     ProgramElsewhere { program: &'a str, cause: &'a str },
     /// The `IdentityFile` of the host entry does not exist.
     NoKey { alias: &'a str, file: &'a str },
+    /// Others can access the private key of the host entry.
+    ExposedKey { alias: &'a str, file: &'a str, mode: u32 },
     /// There is no state directory.
     NoStateDirectory,
 }
@@ -241,6 +243,13 @@ impl Finding<'_> {
                 Code::Failed,
                 format!("the host entry {alias} names the key {file}, which does not exist"),
                 "name an existing key with arcssh config --identity FILE",
+            ),
+            Self::ExposedKey { alias, file, mode } => Diagnosis::new(
+                Code::InsecurePermissions,
+                format!(
+                    "other users can access {file} (mode {mode:04o}), so ssh ignores this key of the host entry {alias}"
+                ),
+                Hint::command(format!("chmod 600 {}", shell_quote(file))),
             ),
             Self::NoStateDirectory => Diagnosis::new(
                 Code::NoStateDirectory,

@@ -578,6 +578,7 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::OtherProgram { entry: "/a/arcssh", own: "/b/arcssh" },
         Finding::ProgramElsewhere { program: "/a/arcssh", cause: "does not exist" },
         Finding::NoKey { alias: "web01", file: "~/.ssh/id" },
+        Finding::ExposedKey { alias: "web01", file: "/h/.ssh/id", mode: 0o644 },
         Finding::NoStateDirectory,
     ]
     .map(|finding| finding.diagnose())

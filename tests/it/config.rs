@@ -1220,6 +1220,42 @@ fn a_key_that_does_not_exist_is_noted() {
     assert!(home.succeed(&["--verify"]).contains(note));
     fs::write(home.path.join("my key"), "").unwrap();
     assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 1 host in ~/.ssh/config\n");
+    for (identity, shown) in [("no_key", "no_key in the current directory"), ("~/id%h", "~/id%h")] {
+        home.succeed(&["web01", "--identity", identity]);
+        let note = format!("arcssh: the host entry web01 names the key {shown}, which does not exist\n");
+        let verified = home.succeed(&["--verify"]);
+        assert!(verified.contains(&note), "{verified}");
+    }
+}
+
+#[test]
+fn a_key_that_others_can_access_is_noted() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    let key = home.path.join("my key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.unwrap().success());
+    home.succeed(&["web01", "--identity", "~/my key"]);
+    let verified = "arcssh: verified 1 host in ~/.ssh/config\n";
+    for mode in [0o644, 0o640, 0o602, 0o601] {
+        fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+        let note = format!(
+            "arcssh: other users can access ~/my key (mode {mode:04o}), so ssh ignores this key of the host entry web01\n\
+             arcssh: hint: run: chmod 600 '~/my key'\n"
+        );
+        assert_eq!(home.succeed(&["--verify"]), format!("{note}{verified}"));
+    }
+    fs::set_permissions(&key, Permissions::from_mode(0o400)).unwrap();
+    assert_eq!(home.succeed(&["--verify"]), verified);
+    fs::set_permissions(key.with_extension("pub"), Permissions::from_mode(0o644)).unwrap();
+    home.succeed(&["--identity", "~/my key.pub"]);
+    assert_eq!(home.succeed(&["--verify"]), verified);
+    if may_become(12345) {
+        fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+        chown(&key, Some(12345), None).unwrap();
+        home.succeed(&["--identity", "~/my key"]);
+        assert_eq!(home.succeed(&["--verify"]), verified);
+    }
 }
 
 #[test]
