@@ -205,6 +205,23 @@ fn a_dangling_link_is_followed() {
 }
 
 #[test]
+fn dangling_links_in_a_row_are_followed() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    let folder = home.path.join("dotfiles");
+    fs::create_dir(home.path.join(".ssh")).unwrap();
+    fs::create_dir(&folder).unwrap();
+    symlink("../dotfiles/c3", home.file()).unwrap();
+    symlink(folder.join("c2"), folder.join("c3")).unwrap();
+    symlink("c1", folder.join("c2")).unwrap();
+    home.succeed(&["web01"]);
+    for link in [home.file(), folder.join("c3"), folder.join("c2")] {
+        assert!(fs::symlink_metadata(link).unwrap().is_symlink());
+    }
+    assert!(fs::symlink_metadata(folder.join("c1")).unwrap().is_file());
+}
+
+#[test]
 fn a_linked_directory_is_followed() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);

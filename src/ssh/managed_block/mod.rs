@@ -593,15 +593,22 @@ pub(crate) fn read_valid(path: &Path) -> Result<String, SshError> {
     }
 }
 
-/// Follows links, also one to a file that does not exist.
+/// The most links in a row that Linux follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// Follows links, also those to a file that does not exist.
 fn resolve_link(path: &Path) -> PathBuf {
     if let Ok(path) = fs::canonicalize(path) {
         return path;
     }
-    match fs::read_link(path) {
-        Ok(target) => files::parent(path).join(target),
-        Err(_) => path.to_owned(),
+    let mut file = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&file) {
+            Ok(target) => file = files::parent(&file).join(target),
+            Err(_) => return file,
+        }
     }
+    path.to_owned()
 }
 
 /// Sets the owner of the old file on the new one, for a file of a user that root changes.
