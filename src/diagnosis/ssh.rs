@@ -146,6 +146,9 @@ fn correction(rejection: &Rejection) -> Hint {
             "write CanonicalizeHostname yes instead of always, which does not apply to these host entries, or CanonicalizeFallbackLocal yes".into()
         }
         Fix::Unnamed => "correct your ssh configuration as the message of ssh says, and run the command again".into(),
+        Fix::ByteOrderMark => {
+            format!("save {file} as UTF-8 text without a byte order mark, and run the command again").into()
+        }
         Fix::Line => "correct the line that ssh names, and run the command again".into(),
     }
 }

@@ -507,6 +507,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NoAgent.into(),
         rejected(Place::Line(1), "Bad number 'x'."),
         rejected(Place::Line(1), "Bad configuration option: usekeychain"),
+        rejected(Place::Line(1), "Bad configuration option: \u{feff}host"),
         rejected(Place::Block(3, "Bogus 1".into()), "Bad configuration option: bogus"),
         rejected(Place::File, "Bad owner or permissions"),
         rejected(Place::File, "Too many recursive configuration includes"),

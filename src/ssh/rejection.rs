@@ -38,6 +38,8 @@ pub(crate) enum Fix {
     Owner,
     /// The line is in the template of the host entries.
     Template,
+    /// An editor has put a byte order mark into the file, in UTF-8 or UTF-16.
+    ByteOrderMark,
     /// The line is wrong.
     Line,
     /// A value contains an environment variable that is not set.
@@ -107,6 +109,9 @@ impl Rejection {
         let is_word = |option: &&str| option.chars().all(|c| c.is_ascii_alphanumeric());
         match (&self.place, unknown.filter(is_word)) {
             (Place::Block(..), _) => Fix::Template,
+            (Place::Line(_), _) if self.message.contains([managed_block::BYTE_ORDER_MARK, '\u{fffd}']) => {
+                Fix::ByteOrderMark
+            }
             (Place::Line(_), Some(option)) => Fix::IgnoreUnknown(option.to_owned()),
             (Place::File, _) if self.message.starts_with("Bad owner") => {
                 if is_own(&self.file) {

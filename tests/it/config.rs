@@ -349,6 +349,12 @@ fn a_file_that_ssh_rejects_is_unchanged() {
     let output = home.fail(1, &["web01"]);
     let expected = "arcssh: ssh already rejects ~/.ssh/config: line 1: Bad configuration option: ";
     assert!(output.starts_with(expected), "{output}");
+    let hint = "arcssh: hint: save ~/.ssh/config as UTF-8 text without a byte order mark, and run the command again\n";
+    assert!(output.ends_with(hint), "{output}");
+    let utf_16: Vec<u8> = "\u{feff}Host a\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(home.file(), utf_16).unwrap();
+    let output = home.fail(1, &["web01"]);
+    assert!(output.ends_with(hint), "{output}");
     fs::write(home.file(), "Host a\n    Bogus yes\n").unwrap();
     assert_eq!(
         home.fail(1, &["web01"]).to_lowercase(),
