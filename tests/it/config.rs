@@ -1587,6 +1587,20 @@ fn a_template_cannot_break_the_block_or_the_file() {
 }
 
 #[test]
+fn a_template_without_a_host_entry_is_named() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01"]);
+    let before = home.text();
+    for template in ["", "\n", "# Host {patterns}\n", "Match all\n  User me\n"] {
+        fs::write(home.path.join("own.conf"), template).unwrap();
+        let output = home.fail(1, &["--template", "own.conf"]);
+        assert_eq!(output, "arcssh: the template ~/own.conf has no line Host {patterns}\n");
+        assert_eq!(home.text(), before);
+    }
+}
+
+#[test]
 fn connections_are_shared_only_on_request_and_not_on_windows() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);

@@ -24,6 +24,7 @@ use crate::machines::{
     pick, refers_to, resolve, without_suffix, written,
 };
 use crate::net::Net;
+use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::ForeignEntry;
 use crate::ssh::host_entry::{self, CertificateMode, Host, Platform, escape_percent, is_alias};
 use crate::ssh::managed_block;
@@ -613,7 +614,13 @@ impl Builders<'_> {
         }
         let template = match &key.template {
             Some(file) => {
-                read_text(file, MAX_TEXT).with_context(|| format!("cannot read {}", file.display()))?
+                let text =
+                    read_text(file, MAX_TEXT).with_context(|| format!("cannot read {}", file.display()))?;
+                if effective_config::host_entries(&text).is_empty() {
+                    let file = file.display();
+                    return Err(anyhow!("the template {file} has no line Host {{patterns}}").into());
+                }
+                text
             }
             None => host_entry::HOST.to_owned(),
         };
