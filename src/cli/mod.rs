@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -61,6 +62,14 @@ impl Cli {
         let mut cli = Self::from_arg_matches(matches)?;
         if let (Command::Doctor(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
             args.typed = typed_azure_options(matches);
+        }
+        if let Command::List(args) = &cli.command
+            && let Some(option) = args.conflict_with_table()
+        {
+            let mut command = with_fixed_usage(Self::command());
+            let command = command.find_subcommand_mut("list").cloned().unwrap_or_default();
+            let message = format!("the argument '{option}' cannot be used with '--format table'");
+            return Err(command.bin_name("arcssh list").error(ErrorKind::ArgumentConflict, message));
         }
         Ok(cli)
     }
@@ -449,6 +458,16 @@ pub(crate) struct ListArgs {
     pub(crate) program: Option<String>,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
+}
+
+impl ListArgs {
+    /// The option for an inventory, if the user also asks for a table.
+    fn conflict_with_table(&self) -> Option<&'static str> {
+        let options =
+            [(self.list, "--list"), (self.host.is_some(), "--host"), (self.standalone, "--standalone")];
+        let is_table = self.format == Some(ListFormat::Table);
+        options.iter().find(|(given, _)| *given && is_table).map(|(_, option)| *option)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -854,6 +873,24 @@ mod tests {
         assert!(proxy(&["--wait", "soon"]).unwrap_err().contains("not a whole number of seconds"));
         assert!(proxy(&["--wait", "18446744073709551615"]).unwrap_err().contains("up to 86400"));
         assert_eq!(proxy(&["--service", "wac"]).unwrap().target.service, Service::Wac);
+    }
+
+    #[test]
+    fn an_inventory_is_no_table() {
+        for (words, is_valid) in [
+            (&["--list", "--format", "table"][..], false),
+            (&["--host", "web01", "--format", "table"], false),
+            (&["--standalone", "--format", "table"], false),
+            (&["--standalone", "--format", "ansible"], true),
+            (&["--list", "--format", "json"], true),
+            (&["--format", "table"], true),
+        ] {
+            let words = ["arcssh", "list"].iter().chain(words);
+            let matches = Cli::command().try_get_matches_from(words).unwrap();
+            let error = Cli::of(&matches).err().map(|error| error.to_string());
+            assert_eq!(error.is_none(), is_valid, "{error:?}");
+            assert!(error.is_none_or(|error| error.contains("cannot be used with '--format table'")));
+        }
     }
 
     #[test]
