@@ -79,6 +79,16 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             };
             Diagnosis::new(Code::ConfigRejected, summary, hint)
         }
+        SshError::NoBlock { included: None, .. } => Diagnosis::without_hint(Code::Failed, summary),
+        SshError::NoBlock { included: Some(file), .. } => {
+            let command =
+                format!("arcssh config --verify --file {}", shell_quote(&file.display().to_string()));
+            Diagnosis::new(
+                Code::Failed,
+                summary,
+                Hint::new("verify the managed block that it includes: ", command),
+            )
+        }
         SshError::NoEntry { .. } => Diagnosis::new(
             Code::NoMatch,
             summary,

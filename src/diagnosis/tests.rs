@@ -520,6 +520,8 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::ShellPrints { shell: path(), text: "\"Welcome\"".into() }.into(),
         damaged("line 9 ends a managed block that no line begins", Some((3, 9))),
         damaged("line 3 begins a managed block that no line ends", None),
+        SshError::NoBlock { path: path(), included: None }.into(),
+        SshError::NoBlock { path: path(), included: Some("/home/me/.ssh/conf.d/arc".into()) }.into(),
         SshError::NoEntry { path: path(), name: "web01".into() }.into(),
         SshError::Overridden(overridden(Some(Location { file: path(), line: 1 }))).into(),
         SshError::Overridden(overridden(None)).into(),

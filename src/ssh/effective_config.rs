@@ -187,7 +187,7 @@ pub(crate) struct Run {
 }
 
 /// Starts ssh; returns `None` if it is not installed.
-fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Run>, SshError> {
+pub(crate) fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Result<Option<Run>, SshError> {
     let mut arguments: Vec<OsString> = options.iter().map(Into::into).collect();
     arguments.extend(file.into_iter().flat_map(|file| [OsString::from("-F"), file.into()]));
     arguments.extend(["--".into(), alias.into()]);
@@ -285,6 +285,11 @@ impl Trace {
     pub(crate) fn files(&self, file: &Path, line: usize) -> BTreeSet<&Path> {
         let location = location(file, line);
         self.included.iter().filter(|(at, ..)| *at == location).map(|(_, file, _)| file.as_path()).collect()
+    }
+
+    /// All included files, also if their sections do not apply.
+    pub(crate) fn all_files(&self) -> impl Iterator<Item = &Path> {
+        self.included.iter().map(|(_, file, _)| file.as_path())
     }
 
     /// Returns whether a section that applies includes the file. If it does not, returns the location of another `Include`

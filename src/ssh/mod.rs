@@ -105,6 +105,13 @@ pub(crate) enum SshError {
         /// The first and the last of the lines that arcssh wrote, if they are certain.
         rest: Option<(usize, usize)>,
     },
+    /// A configuration has no managed block.
+    #[error("{} has no managed block", path.display())]
+    NoBlock {
+        path: PathBuf,
+        /// A file with a managed block that the configuration includes.
+        included: Option<PathBuf>,
+    },
     /// arcssh has written no host entry with the name.
     #[error("{} has no host entry of arcssh for {name}", path.display())]
     NoEntry { path: PathBuf, name: String },

@@ -126,6 +126,14 @@ impl NotIncluded {
     }
 }
 
+/// The first file with a managed block that ssh includes in `file`.
+pub(crate) fn included_block(file: &Path) -> Option<PathBuf> {
+    let trace = Source::file(file).trace("localhost").ok()??;
+    let has_block =
+        |file: &&Path| text(file).is_some_and(|text| matches!(managed_block::find(&text), Ok(Some(_))));
+    trace.all_files().find(has_block).map(Into::into)
+}
+
 /// A verified block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verified {

@@ -1303,6 +1303,26 @@ fn verify_without_a_block_fails() {
 }
 
 #[test]
+fn an_included_block_is_named() {
+    let w = lab(&["web01"]);
+    let home = Home::with(&w, "Include conf.d/*\n");
+    let folder = home.path.join(".ssh/conf.d");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("00-other"), "Host other\n  User me\n").unwrap();
+    let file = folder.join("10 arc");
+    home.succeed(&["web01", "--file", file.to_str().unwrap()]);
+    assert_eq!(
+        home.fail(1, &["--verify"]),
+        "arcssh: ~/.ssh/config has no managed block\n\
+         arcssh: hint: verify the managed block that it includes: arcssh config --verify --file '~/.ssh/conf.d/10 arc'\n"
+    );
+    let doctor = run(home.command(ARCSSH).args(["doctor", "web01", "--json"])).stdout;
+    let doctor = String::from_utf8(doctor).unwrap();
+    let skipped = format!("to check the managed block that it includes, add --file '{}'", file.display());
+    assert!(doctor.contains(&skipped), "{doctor}");
+}
+
+#[test]
 fn without_ssh_the_file_is_written_with_a_warning() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);

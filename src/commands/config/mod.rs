@@ -271,7 +271,10 @@ fn own_block(text: &str) -> Result<&str> {
 async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
     let mut text = managed_block::read_valid(file)?;
     if managed_block::find(&text)?.is_none() {
-        return Err(anyhow!("{} has no managed block", file.display()).into());
+        let path = file.to_owned();
+        let included = spawn_blocking(move || verification::included_block(&path)).await;
+        let included = included.map_err(|error| anyhow!(error))?;
+        return Err(SshError::NoBlock { path: file.to_owned(), included }.into());
     }
     if !names.is_empty() {
         text = only(names, &text, file)?;

@@ -2,7 +2,7 @@
 //! user nothing.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -30,8 +30,8 @@ pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> 
 /// The managed block of the ssh configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Block {
-    /// There is none.
-    Missing,
+    /// There is none, except in this file that the configuration includes.
+    Missing(Option<PathBuf>),
     /// There is one, but no ssh to verify it.
     Unverified,
     /// ssh uses it.
@@ -51,7 +51,9 @@ pub(super) fn entry(file: &Path, machine: &str) -> Option<HostEntry> {
 /// ssh rejects the configuration, or another line overrides a host entry.
 pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis::Result<Block> {
     let text = managed_block::read_valid(file)?;
-    let Some(range) = managed_block::find(&text)? else { return Ok(Block::Missing) };
+    let Some(range) = managed_block::find(&text)? else {
+        return Ok(Block::Missing(verification::included_block(file)));
+    };
     let only = entry.map(|entry| entry.alias.as_str());
     let Some(verified) = verification::verify_file(&text[range], file, only, &|_, _| {})? else {
         return Ok(Block::Unverified);

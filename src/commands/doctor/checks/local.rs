@@ -43,8 +43,9 @@ impl Evaluator {
             _ if self.facts.shell.is_err() => blocked_by("shell"),
             _ if self.is_configuration_rejected() => blocked_by("ssh configuration"),
             (_, None, _) | (_, _, None) => Skipped(format!(
-                "{} has no host entry for this port of the machine; name another file with --file",
-                self.facts.file.display()
+                "{} has no host entry for this port of the machine; {}",
+                self.facts.file.display(),
+                self.other_file().unwrap_or("name another file with --file".into())
             )),
             (_, Some(Ok(HostKey::Known)), _) => Passed("matches known_hosts".into()),
             (_, Some(Ok(HostKey::New(unknown))), Some(entry)) => match unknown {
@@ -66,6 +67,13 @@ impl Evaluator {
         }
     }
 
+    /// The option for the file with the managed block that the configuration includes.
+    fn other_file(&self) -> Option<String> {
+        let Ok(Block::Missing(Some(file))) = &self.facts.configuration else { return None };
+        let file = shell_quote(&file.display().to_string());
+        Some(format!("to check the managed block that it includes, add --file {file}"))
+    }
+
     fn is_configuration_rejected(&self) -> bool {
         let error = self.facts.configuration.as_ref().err().map(Error::cause);
         matches!(error, Some(Error::Ssh(SshError::Rejected(_))))
@@ -81,7 +89,10 @@ impl Evaluator {
                 failed_or(error, Hint::new("correct the file, then check it: ", command))
             }
             (_, Some(exposed)) => exposed,
-            (Ok(Block::Missing), _) => Skipped(format!("{} has no managed block", file.display())),
+            (Ok(Block::Missing(_)), _) => {
+                let other = self.other_file().map_or(String::new(), |other| format!("; {other}"));
+                Skipped(format!("{} has no managed block{other}", file.display()))
+            }
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
             (Ok(Block::Remarked(remark @ Remark::Elsewhere { .. })), _) => failed(&finding(remark)),
             (Ok(Block::Remarked(remark)), _) => warned(&finding(remark)),
