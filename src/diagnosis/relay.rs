@@ -175,17 +175,44 @@ pub(crate) fn not_ssh(failure: &NotSsh, port: u16, os: &str) -> Diagnosis {
         ),
         NotSsh::Closed => Diagnosis::new(
             Code::SshdClosed,
-            format!("the service on port {port} closes each connection immediately"),
+            format!("the service on port {port} closes each connection without a byte"),
             check_sshd(os),
         ),
-        _ => Diagnosis::new(
-            Code::NotSsh,
-            format!("the service on port {port} is not an SSH server: {failure}"),
-            format!(
-                "check which service listens on port {port} of the machine; name the port of sshd with --port"
-            ),
+        NotSsh::Incomplete(text) => Diagnosis::new(
+            Code::SshdClosed,
+            format!("the service on port {port} sends only the beginning of an identification (\"{text}\")"),
+            check_sshd(os),
         ),
+        NotSsh::Version(version) => Diagnosis::new(
+            Code::NotSsh,
+            format!("the service on port {port} speaks SSH {version}, which OpenSSH does not support"),
+            "update the SSH server of the machine, or name the port of another one with --port",
+        ),
+        NotSsh::Silent(time) => Diagnosis::new(
+            Code::NotSsh,
+            format!("the service on port {port} sent nothing within {} s", time.as_secs()),
+            format!("{}; or {}", check_service(port), check_sshd(os)),
+        ),
+        NotSsh::Text(_) => Diagnosis::new(
+            Code::NotSsh,
+            other_service(failure, port),
+            format!("{}{}", check_service(port), if is_windows(os) { "" } else { WRAPPED }),
+        ),
+        NotSsh::Http(_) | NotSsh::Protocol(_) | NotSsh::Binary => {
+            Diagnosis::new(Code::NotSsh, other_service(failure, port), check_service(port))
+        }
     }
+}
+
+/// TCP wrappers can send a text in place of sshd (hosts_options(5), `twist` and `banners`).
+const WRAPPED: &str = "; or sshd is wrapped: check /etc/hosts.deny and /etc/hosts.allow on the machine";
+
+fn other_service(failure: &NotSsh, port: u16) -> String {
+    format!("the service on port {port} is not an SSH server: {failure}")
+}
+
+fn check_service(port: u16) -> String {
+    format!("check which service listens on port {port} of the machine; name the port of sshd with --port")
 }
 
 /// Returns how to raise the limits of sshd. The agent connects to sshd from the machine itself. Only OpenSSH 9.8 and later

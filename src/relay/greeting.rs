@@ -1,6 +1,7 @@
 //! The machine's first bytes. An SSH server begins with its identification, which may follow lines of text (RFC 4253,
 //! section 4.2). Other bytes come from a service of another protocol, or from an sshd that rejects the connection.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ pub(crate) enum NotSsh {
     Http(String),
     /// It uses this protocol.
     Protocol(&'static str),
+    /// It identifies itself with this version of SSH, which OpenSSH does not support.
+    Version(String),
+    /// It sends this beginning of an identification.
+    Incomplete(String),
     /// It sends this text.
     Text(String),
     /// It sends other bytes.
@@ -65,9 +70,13 @@ impl fmt::Display for NotSsh {
             Self::Limited(_, text) => write!(f, "sshd rejects connections for now (\"{text}\")"),
             Self::Http(status) => write!(f, "it is a web server (\"{status}\")"),
             Self::Protocol(name) => write!(f, "it uses {name}"),
+            Self::Version(version) => write!(f, "it speaks SSH {version}, which OpenSSH does not support"),
+            Self::Incomplete(text) => {
+                write!(f, "it sends only the beginning of an identification (\"{text}\")")
+            }
             Self::Text(text) => write!(f, "it sends \"{text}\""),
             Self::Binary => write!(f, "it sends data of another protocol"),
-            Self::Closed => write!(f, "it closes each connection immediately"),
+            Self::Closed => write!(f, "it closes each connection without a byte"),
             Self::Silent(time) => write!(f, "it sent nothing within {} s", time.as_secs()),
         }
     }
@@ -79,8 +88,16 @@ impl NotSsh {
         let text = String::from_utf8_lossy(bytes);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
         let line: String = sanitize(line).chars().take(MAX_TEXT).collect();
+        let ssh =
+            ssh_line(bytes).map(|line| sanitize(line.trim_end()).chars().take(MAX_TEXT).collect::<String>());
         if bytes.is_empty() {
             Self::Closed
+        } else if let Some(line) = ssh {
+            match version(&line) {
+                Some(version) if !is_supported(version) => Self::Version(version.into()),
+                Some(_) => Self::Incomplete(line),
+                None => Self::Text(line),
+            }
         } else if let Some((text, limit)) = LIMITED.into_iter().find(|(text, _)| line.starts_with(text)) {
             Self::Limited(limit, text.into())
         } else if let Some((_, name)) = PROTOCOLS.into_iter().find(|(start, _)| bytes.starts_with(start)) {
@@ -97,16 +114,29 @@ impl NotSsh {
 
 /// Returns the line of the identification in the first bytes of a server, once it is complete.
 pub(crate) fn identification(bytes: &[u8]) -> Option<String> {
-    let line = bytes[start(bytes)?..].split_inclusive(|byte| *byte == b'\n').next()?;
-    line.ends_with(b"\n").then(|| String::from_utf8_lossy(line).trim_end().to_owned())
+    let line = ssh_line(bytes)?;
+    let is_complete = line.ends_with('\n') && version(&line).is_some_and(is_supported);
+    is_complete.then(|| line.trim_end().to_owned())
 }
 
-/// Returns the position of the identification.
-fn start(bytes: &[u8]) -> Option<usize> {
-    if bytes.starts_with(b"SSH-") {
-        return Some(0);
-    }
-    bytes.windows(5).position(|bytes| bytes == b"\nSSH-").map(|at| at + 1)
+/// Returns the first line that begins with `SSH-`, or its beginning.
+fn ssh_line(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    let line = bytes.split_inclusive(|byte| *byte == b'\n').find(|line| line.starts_with(b"SSH-"))?;
+    Some(String::from_utf8_lossy(line))
+}
+
+/// Returns the version in the line of an identification.
+fn version(line: &str) -> Option<&str> {
+    let (version, _) = line.strip_prefix("SSH-")?.split_once('-')?;
+    let (major, minor) = version.split_once('.')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(major) && is_number(minor)).then_some(version)
+}
+
+/// Returns whether OpenSSH supports a version (RFC 4253, sections 4.2 and 5.1; OpenSSH, kex.c:
+/// `kex_exchange_identification`).
+fn is_supported(version: &str) -> bool {
+    version == "1.99" || version.starts_with("2.")
 }
 
 /// The machine's first bytes in a connection of ssh.
@@ -127,7 +157,7 @@ impl Greeting {
             return false;
         }
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(space)]);
-        start(&self.bytes).is_some()
+        identification(&self.bytes).is_some()
     }
 
     /// Returns why ssh received no identification. `is_ssh` tells whether the client has sent one; other clients may use other
@@ -168,7 +198,7 @@ mod tests {
     fn first_bytes_other_than_an_identification_are_classified() {
         let limited = |limit, text: &str| NotSsh::Limited(limit, text.into());
         let text = |text: &str| NotSsh::Text(text.into());
-        let cases: [(&[u8], NotSsh); 14] = [
+        let cases: [(&[u8], NotSsh); 19] = [
             (b"", NotSsh::Closed),
             (b"Not allowed at this time\r\n", limited(Limit::Penalties, "Not allowed at this time")),
             (b"Exceeded MaxStartups\r\n", limited(Limit::MaxStartups, "Exceeded MaxStartups")),
@@ -186,6 +216,11 @@ mod tests {
             (b"\r\n\r\nYou are not welcome here.\r\n", text("You are not welcome here.")),
             (&[0x4a, 0, 0, 0, 0x0a, b'8', b'.'], NotSsh::Binary),
             (b"\r\n", NotSsh::Binary),
+            (b"SSH-1.5-old\r\n", NotSsh::Version("1.5".into())),
+            (b"notice\r\nSSH-3.0-new\r\n", NotSsh::Version("3.0".into())),
+            (b"notice\r\nSSH-2.0-Open", NotSsh::Incomplete("SSH-2.0-Open".into())),
+            (b"SSH-2.0\r\n", text("SSH-2.0")),
+            (b"SSH-none\r\n", text("SSH-none")),
         ];
         for (bytes, expected) in cases {
             assert_eq!(NotSsh::of(bytes), expected);
@@ -199,11 +234,13 @@ mod tests {
     #[test]
     fn an_identification_may_follow_lines_and_arrive_in_pieces() {
         let mut greeting = Greeting::new();
-        let pieces: [&[u8]; 4] = [b"notice\r", b"\nS", b"SH", b"-2.0-x\r\n"];
-        assert_eq!(pieces.map(|piece| greeting.is_complete_with(piece)), [false, false, false, true]);
+        let pieces: [&[u8]; 5] = [b"notice\r", b"\nS", b"SH", b"-2.0-x", b"\r\n"];
+        assert_eq!(pieces.map(|piece| greeting.is_complete_with(piece)), [false, false, false, false, true]);
         assert_eq!(identification(b"notice\r\nSSH-2.0-x y\r\nrest").as_deref(), Some("SSH-2.0-x y"));
         assert_eq!(identification(b"SSH-2.0-x"), None);
         assert_eq!(identification(b"no SSH-2.0-x\n"), None);
+        assert_eq!(identification(b"SSH-1.5-x\r\n"), None);
+        assert_eq!(identification(b"SSH-1.99-x\n").as_deref(), Some("SSH-1.99-x"));
     }
 
     #[test]

@@ -213,7 +213,18 @@ fn services_of_other_protocols_are_named_and_ssh_receives_their_bytes() {
             "not-ssh",
             "web server (\"HTTP/1.1 400 Bad Request\")",
         ),
-        (service(first(b"")), "sshd-closed", "closes each connection immediately"),
+        (service(first(b"SSH-1.5-old\r\n")), "not-ssh", "speaks SSH 1.5, which OpenSSH does not support"),
+        (
+            service(first(b"SSH-2.0-Open")),
+            "sshd-closed",
+            "the beginning of an identification (\"SSH-2.0-Open\")",
+        ),
+        (
+            service(first(b"You are not welcome to use sshd from 127.0.0.1.\r\n")),
+            "not-ssh",
+            "it sends \"You are not welcome to use sshd from 127.0.0.1.\"",
+        ),
+        (service(first(b"")), "sshd-closed", "closes each connection without a byte"),
     ];
     for (port, code, reason) in cases {
         let w = lab(&["web01"]);
