@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, Lab, Run, closed_port, eventually, finish, lab, run, service};
+use crate::support::{ARCSSH, LIMIT, Lab, Run, closed_port, eventually, finish, lab, run, script, service};
 
 /// Each way to enable a log.
 const LOGS: [(&str, &str); 5] =
@@ -126,6 +126,50 @@ fn no_error_of_a_proxy_contains_its_user_or_password() {
             }
         }
         fs::remove_file(w.home().join("log")).unwrap();
+    }
+}
+
+/// Azure CLI prints a proxy's address that it cannot parse: urllib3, `LocationParseError`.
+#[test]
+fn no_error_of_a_program_contains_a_secret() {
+    let w = lab(&["web01"]);
+    let bin = w.home().join("programs");
+    let pair = "CORP\\ada.canary:p4ss#word-canary";
+    let token = "eyJhbGciOiJub25lIn0.eyJ0aWQiOiJjYW5hcnkifQ.c2ln-canary";
+    let message =
+        format!("ERROR: Please run 'az login'. Failed: http://{pair}@127.0.0.1:9/, {pair}, p4ss, {token}");
+    fs::write(w.home().join("plain"), &message).unwrap();
+    fs::write(w.home().join("json"), serde_json::json!({ "error": message }).to_string()).unwrap();
+    for (name, file, arguments) in [
+        ("az", "plain", ["account", "--credential"]),
+        ("azd", "json", ["account", "--credential"]),
+        ("pwsh", "plain", ["account", "--credential"]),
+        ("az", "plain", ["cert", "--credential"]),
+        ("az", "plain", ["proxy", "--credential"]),
+    ] {
+        script(&bin, name, &format!("#!/bin/sh\nPATH=/usr/bin:/bin\ncat \"$HOME/{file}\" >&2; exit 1\n"));
+        let mut arcssh = w.arcssh(&arguments);
+        arcssh.args([name, "-vvv", "--log-file", "log"]);
+        if arguments[0] == "proxy" {
+            arcssh.arg(w.id());
+        }
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        arcssh
+            .env("PATH", path)
+            .env("RUST_LOG", "trace")
+            .env("HTTP_PROXY", format!("http://{pair}@127.0.0.1:9"));
+        let failed = run(&mut arcssh);
+        assert!(failed.stderr.contains("http://***@127.0.0.1:9/"), "{name} {arguments:?}: {}", failed.stderr);
+        let files = fs::read_dir(w.state_directory()).unwrap().map(|file| file.unwrap().path());
+        let files = files.chain([w.home().join("log")]).filter(|file| file.is_file());
+        let files = files.map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned());
+        let last = run(&mut w.arcssh(&["last"]));
+        let outputs = [failed.stderr, last.stderr, String::from_utf8(last.stdout).unwrap()];
+        for text in outputs.into_iter().chain(files) {
+            for secret in ["canary", "p4ss", "eyJ0aWQ"] {
+                assert!(!text.contains(secret), "{name} {arguments:?}: {text}");
+            }
+        }
     }
 }
 

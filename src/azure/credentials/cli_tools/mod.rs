@@ -2,6 +2,7 @@
 
 pub(crate) mod cloud;
 mod output;
+mod redaction;
 
 use std::env;
 use std::ffi::OsStr;

@@ -6,6 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Deserializer, Value};
 use zeroize::Zeroizing;
 
+use crate::azure::credentials::cli_tools::redaction::without_secrets;
+
 const ESCAPE: u8 = 0x1b;
 const BELL: u8 = 0x07;
 
@@ -51,12 +53,12 @@ fn without_escape_codes(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Returns the error message of a program, or its exit status.
+/// Returns the error message of a program without secrets, or its exit status.
 pub(super) fn error_message(output: &Output) -> String {
     let stderr = text(&output.stderr);
     let message = in_json(&stderr).or_else(|| in_json(&text(&output.stdout)));
     let message = message.unwrap_or_else(|| relevant(&stderr));
-    if message.is_empty() { output.status.to_string() } else { message }
+    if message.is_empty() { output.status.to_string() } else { without_secrets(&message) }
 }
 
 /// Returns an output as text without escape codes.
