@@ -4,10 +4,13 @@ use std::io::IsTerminal as _;
 use std::thread;
 
 use azure_core::http::Url;
+use clap::ValueEnum as _;
 use tracing::debug;
 
 use crate::azure::cloud::Cloud;
-use crate::azure::credentials::{CredentialChain, CredentialOptions, CredentialSource};
+use crate::azure::credentials::{
+    CredentialChain, CredentialError, CredentialOptions, CredentialSource, TOKEN_CREDENTIALS,
+};
 use crate::azure::http::Client;
 use crate::azure::login::browser::Problem;
 use crate::azure::login::{self, Account, LoginError, SignIn, SignedIn};
@@ -31,12 +34,9 @@ pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let previous = login::account(&cloud, &store)?;
     let account = sign_in_and_save(args, &cloud, &store, previous).await?;
     note(&format!("signed in as {}", account.title()));
-    if let Some(source) = preferred_source(&cloud, &store).await {
-        let command = set_variable("ARCSSH_CREDENTIAL", "arcssh");
-        note(&format!(
-            "{} takes precedence over this sign-in; to use this sign-in, run: {command}",
-            source.title()
-        ));
+    if let Some(obstacle) = obstacle(&cloud, &store).await {
+        let command = set_variable(CREDENTIAL, "arcssh");
+        note(&format!("{obstacle} this sign-in; to use this sign-in, run: {command}"));
     }
     Ok(0)
 }
@@ -56,13 +56,28 @@ async fn sign_in_and_save(
     Ok(account)
 }
 
-/// Returns the credential source that takes precedence over the sign-in, if one does.
-async fn preferred_source(cloud: &Cloud, store: &Store) -> Option<CredentialSource> {
+/// The variable that selects a credential source.
+const CREDENTIAL: &str = "ARCSSH_CREDENTIAL";
+
+/// Returns what keeps other commands from using the sign-in, as the beginning of a sentence: a variable that selects other
+/// sources, or a source that is tried first and has a token or fails.
+async fn obstacle(cloud: &Cloud, store: &Store) -> Option<String> {
+    let selected = std::env::var(CREDENTIAL).unwrap_or_default();
+    let Ok(source) = CredentialSource::from_str(&selected, true) else {
+        return Some(format!("{CREDENTIAL} excludes"));
+    };
+    let options = CredentialOptions { source, tenant: None };
+    if !options.sources().is_ok_and(|sources| sources.contains(&CredentialSource::Arcssh)) {
+        let variable = if source == CredentialSource::Unset { TOKEN_CREDENTIALS } else { CREDENTIAL };
+        return Some(format!("{variable} excludes"));
+    }
     let net = Net::new().ok()?;
-    let token =
-        CredentialChain::new(cloud, CredentialOptions::default(), &net, store).token(None).await.ok()?;
-    (token.source != CredentialSource::Arcssh && std::env::var_os("ARCSSH_CREDENTIAL").is_none())
-        .then_some(token.source)
+    let first = match CredentialChain::new(cloud, options, &net, store).token(None).await {
+        Ok(token) => token.source,
+        Err(CredentialError::Failed { from, .. }) => from,
+        Err(_) => return None,
+    };
+    (first != CredentialSource::Arcssh).then(|| format!("{} takes precedence over", first.title()))
 }
 
 /// Signs in without storing the account.

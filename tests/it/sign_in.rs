@@ -72,6 +72,31 @@ fn a_credential_that_precedes_the_sign_in_is_named() {
     let run = run(second.env("BROWSER", w.home().join("bin/browser")));
     let last = "arcssh: the service principal takes precedence over this sign-in; to use this sign-in, run: export ARCSSH_CREDENTIAL=arcssh";
     assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last)));
+    // An earlier source that fails ends each search.
+    let mut third = w.arcssh(&["login"]);
+    third.env("BROWSER", w.home().join("bin/browser")).env("AZURE_CLIENT_SECRET", "wrong");
+    w.clear_cache();
+    let run = crate::support::run(&mut third);
+    assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last)));
+}
+
+#[test]
+fn a_variable_that_excludes_the_sign_in_is_named() {
+    let w = lab(&["web01"]);
+    for (name, value) in [
+        ("AZURE_TOKEN_CREDENTIALS", "prod"),
+        ("AZURE_TOKEN_CREDENTIALS", "unknown"),
+        ("ARCSSH_CREDENTIAL", "az"),
+        ("ARCSSH_CREDENTIAL", "unknown"),
+    ] {
+        script(&w.home().join("bin"), "browser", &format!("#!/bin/sh\n{BROWSER}\n"));
+        let mut login = w.arcssh(&["login"]);
+        let run = run(anonymous(&mut login).env(name, value).env("BROWSER", w.home().join("bin/browser")));
+        let last = format!(
+            "arcssh: {name} excludes this sign-in; to use this sign-in, run: export ARCSSH_CREDENTIAL=arcssh"
+        );
+        assert_eq!((run.code, run.stderr.lines().last()), (Some(0), Some(last.as_str())), "{value}");
+    }
 }
 
 #[test]
