@@ -1,11 +1,13 @@
 //! Host entries of `az ssh config`, Export-AzSshConfig and azure_rm_arcssh for Arc machines, with a relay credential that
 //! expires within an hour. They have Microsoft's sshProxy as ProxyCommand.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::ssh::effective_config::directive;
+use crate::ssh::patterns::without_comment;
 
 /// The start of each line of an adopted entry. A date follows.
 const ADOPTED: &str = "# adopted by arcssh ";
@@ -13,8 +15,8 @@ const ADOPTED: &str = "# adopted by arcssh ";
 /// A host entry of another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ForeignEntry {
-    /// Its line numbers, from 0.
-    lines: Range<usize>,
+    /// The numbers of the lines that an entry of arcssh replaces, from 0: all, unless the user added options.
+    lines: BTreeSet<usize>,
     /// The patterns of its `Host`.
     pub(crate) patterns: Vec<String>,
     /// `HostName`: the name of the machine, if it differs from the pattern.
@@ -118,11 +120,16 @@ pub(crate) fn find_adopted(text: &str) -> Vec<ForeignEntry> {
     find(&text.lines().map(original).collect::<Vec<_>>().join("\n"))
 }
 
-/// Turns the lines of entries into comments with a date. Does not change empty lines.
+/// The numbers of the lines that adopted entries replace, from 0.
+pub(crate) fn replaced_lines<'a>(entries: impl IntoIterator<Item = &'a ForeignEntry>) -> BTreeSet<usize> {
+    entries.into_iter().flat_map(|entry| entry.lines.iter().copied()).collect()
+}
+
+/// Turns the replaced lines of entries into comments with a date. Does not change empty lines.
 pub(crate) fn commented_out(text: &str, entries: &[ForeignEntry], date: &str) -> String {
-    let is_inside = |number: usize| entries.iter().any(|entry| entry.lines.contains(&number));
+    let replaced = replaced_lines(entries);
     let line = |(number, line): (usize, &str)| {
-        let is_comment = is_inside(number) && !line.trim().is_empty();
+        let is_comment = replaced.contains(&number) && !line.trim().is_empty();
         if is_comment { format!("{ADOPTED}{date}: {line}") } else { line.to_owned() }
     };
     text.split_inclusive('\n').enumerate().map(line).collect()
@@ -140,13 +147,12 @@ fn foreign(lines: &[&str], range: Range<usize>) -> Option<ForeignEntry> {
     if !program.contains("sshproxy") {
         return None;
     }
-    let patterns =
-        value("host")?.split_whitespace().map(|pattern| pattern.trim_matches('"').to_owned()).collect();
+    let patterns = without_comment(&value("host")?);
     let end = range.start
         + 1
         + lines[range.start + 1..range.end].iter().rposition(|line| directive(line).is_some())?;
     Some(ForeignEntry {
-        lines: range.start..end + 1,
+        lines: replaced(lines, range.start..end + 1),
         patterns,
         host_name: plain("hostname"),
         user: plain("user"),
@@ -155,6 +161,23 @@ fn foreign(lines: &[&str], range: Range<usize>) -> Option<ForeignEntry> {
         port: after("-p").and_then(|port| port.parse().ok()),
         relay_info,
     })
+}
+
+/// The lines of a section that an entry of arcssh replaces. ssh uses every key and certificate, and the entry has the first.
+fn replaced(lines: &[&str], range: Range<usize>) -> BTreeSet<usize> {
+    let (mut replaced, mut is_complete) = (BTreeSet::new(), true);
+    let mut files = BTreeSet::new();
+    for number in range.start + 1..range.end {
+        let Some((keyword, _)) = directive(lines[number]) else { continue };
+        let is_replaced = match keyword.as_str() {
+            "hostname" | "user" | "proxycommand" => true,
+            "identityfile" | "certificatefile" => files.insert(keyword),
+            _ => false,
+        };
+        is_complete &= is_replaced;
+        replaced.extend(Some(number).filter(|_| is_replaced));
+    }
+    if is_complete { range.collect() } else { replaced }
 }
 
 /// The words of a command, with double quotes as all three programs write them. A backslash is part of a Windows path.

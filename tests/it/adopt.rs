@@ -252,3 +252,55 @@ fn an_adopted_entry_with_the_name_of_its_machine_is_the_entry_of_the_machine() {
         assert!(text.contains("    User other\n"), "{before:?}: {text}");
     }
 }
+
+#[test]
+fn options_and_names_that_the_user_added_to_an_entry_are_kept() {
+    let w = lab(&["web01"]);
+    let az = AzEntry::local_user(&w, "");
+    let entry = fs::read_to_string(&az.file).unwrap();
+    let alias = az.alias();
+    let entry = entry.replace(&format!("Host {alias}"), &format!("Host {alias} w1 # mine"));
+    let more = "\tForwardAgent yes\n\tLocalForward 15432 localhost:5432\n\tIdentityFile /mine\n";
+    let copy = entry.replace("w1 # mine", "w2");
+    let old = format!("{entry}\n{more}{copy}\n\tSendEnv FOO\n");
+    fs::write(&az.file, &old).unwrap();
+    let adopted = az.adopt(&w, &[]);
+    assert_eq!(adopted.code, Some(0), "{}", adopted.stderr);
+    let note = format!(
+        " to {alias}: ForwardAgent (line 7), LocalForward (line 8), IdentityFile (line 9), SendEnv (line 16)\n"
+    );
+    assert!(adopted.stderr.contains(&note), "{}", adopted.stderr);
+    let text = fs::read_to_string(&az.file).unwrap();
+    for name in [&*alias, "w1", "w2"] {
+        let values = run(w.command("ssh").args(["-G", "-F"]).arg(&az.file).arg(name)).stdout;
+        let values = String::from_utf8(values).unwrap();
+        assert!(values.contains(" proxy "), "{name}: {values}");
+        for value in ["forwardagent yes", "localforward 15432 ", "identityfile /mine"] {
+            assert_eq!(values.contains(value), name != "w2", "{name} {value}: {values}");
+        }
+        assert_eq!(values.contains("sendenv FOO"), name != "w1", "{name}: {values}");
+    }
+    // Each run has the same result, and the comments contain what is missing of the old entries.
+    let again = az.adopt(&w, &[]);
+    assert_eq!((again.code, fs::read_to_string(&az.file).unwrap()), (Some(0), text), "{}", again.stderr);
+    assert_eq!(run(w.arcssh(&["config", "--remove", "--file"]).arg(&az.file)).code, Some(0));
+    let restored = fs::read_to_string(&az.file).unwrap();
+    let original = |line: &str| match line.strip_prefix("# adopted by arcssh ") {
+        Some(rest) => rest.split_once(": ").unwrap().1.to_owned(),
+        None => line.to_owned(),
+    };
+    let restored: Vec<String> = restored.trim().lines().map(original).collect();
+    assert_eq!(restored.join("\n"), old.trim());
+}
+
+#[test]
+fn an_entry_with_a_pattern_is_unchanged() {
+    let w = lab(&["web01"]);
+    let az = AzEntry::local_user(&w, "");
+    let entry = fs::read_to_string(&az.file).unwrap();
+    let entry = entry.replace(&format!("Host {}", az.alias()), &format!("Host {} w*", az.alias()));
+    fs::write(&az.file, &entry).unwrap();
+    let adopted = az.adopt(&w, &[]);
+    assert!(adopted.stderr.contains("no pattern such as \"w*\""), "{}", adopted.stderr);
+    assert_eq!(fs::read_to_string(&az.file).unwrap(), entry);
+}

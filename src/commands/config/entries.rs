@@ -24,8 +24,8 @@ use crate::machines::{
     pick, refers_to, resolve, without_suffix, written,
 };
 use crate::net::Net;
-use crate::ssh::effective_config;
-use crate::ssh::foreign_entries::ForeignEntry;
+use crate::ssh::effective_config::{self, Location};
+use crate::ssh::foreign_entries::{ForeignEntry, replaced_lines};
 use crate::ssh::host_entry::{self, CertificateMode, Host, Platform, escape_percent, is_alias};
 use crate::ssh::managed_block;
 use crate::ssh::patterns::example;
@@ -281,6 +281,9 @@ pub(super) async fn compose(
         }
     }
     options.adopted = adopted.iter().map(|(one, _)| one.clone()).collect();
+    let replaced = replaced_lines(foreign.iter().filter(|entry| options.has_adopted(entry)));
+    let location = |line: usize| Location { file: target.file.to_owned(), line: line + 1 };
+    notes.replaced = replaced.into_iter().map(location).collect();
     let selected = azure.selected(&mut options, &typed, &named_now, &mut notes).await?;
     if login.entra.is_some() {
         ensure_not_all_windows(&selected)?;
@@ -436,7 +439,11 @@ fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result
 /// Adopts host entries of other programs, after finding their machines. ssh uses the first of several entries with a name.
 fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typed: &Login) {
     for entry in foreign {
-        let Some(alias) = entry.patterns.first().filter(|alias| is_alias(alias)) else { continue };
+        let Some(alias) = entry.patterns.first() else { continue };
+        if let Some(pattern) = entry.patterns.iter().find(|pattern| !is_alias(pattern)) {
+            note(&format!("skipped {alias}: arcssh adopts only names, and no pattern such as {pattern:?}"));
+            continue;
+        }
         let Some(machine) = machine_of(entry, known) else {
             note(&format!("skipped {alias}: the account sees no Arc machine that matches this entry"));
             continue;
@@ -450,7 +457,7 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
             user_of_certificate: !entry.has_certificate() && typed.selects_user_of_certificate(),
             ..Login::default()
         };
-        options.adopt(alias, machine, login.or(typed));
+        options.adopt(&entry.patterns, machine, login.or(typed));
     }
 }
 
@@ -479,7 +486,7 @@ impl Renderer<'_> {
             written: written(block),
             written_checked: managed_block::is_current(block),
             suffix: options.suffix(),
-            taken: options.adopted.iter().map(|one| one.alias.to_lowercase()).collect(),
+            taken: options.adopted.iter().flat_map(Adopted::names).map(|name| name.to_lowercase()).collect(),
         };
         // An alias depends on all visible machines, not only on the selected ones.
         let mut known: BTreeMap<String, &Machine> =
@@ -515,7 +522,8 @@ impl Renderer<'_> {
     ) -> Result<String> {
         let mut entries = Vec::new();
         for (one, machine) in adopted {
-            entries.push((machine, one.login, vec![one.alias], false));
+            let names = one.names().cloned().collect();
+            entries.push((machine, one.login, names, false));
         }
         for (selected, alias) in named {
             if let Some(note) = note_of(&selected.machine, &alias) {

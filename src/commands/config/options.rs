@@ -80,10 +80,20 @@ pub(super) struct Wildcard {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Adopted {
     pub(super) alias: String,
+    /// The other names in its `Host` line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) others: Vec<String>,
     /// The resource ID.
     pub(super) machine: String,
     #[serde(flatten)]
     pub(super) login: Login,
+}
+
+impl Adopted {
+    /// All names of the entry.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.alias).chain(&self.others)
+    }
 }
 
 /// The values of host entries. A value is absent until the user sets it.
@@ -234,7 +244,11 @@ impl Options {
 
     /// Returns whether arcssh has adopted this host entry of another program.
     pub(super) fn has_adopted(&self, entry: &ForeignEntry) -> bool {
-        self.adopted.iter().any(|adopted| entry.patterns.first() == Some(&adopted.alias))
+        entry.patterns.iter().all(|name| self.is_adopted(name))
+    }
+
+    fn is_adopted(&self, name: &String) -> bool {
+        self.adopted.iter().flat_map(Adopted::names).any(|adopted| adopted == name)
     }
 
     pub(super) fn suffix(&self) -> &str {
@@ -283,21 +297,24 @@ impl Options {
     /// The position of the adopted entry that has the name of its machine, and so is the host entry of that machine.
     pub(super) fn adopted_name(&self, machine: &Machine) -> Option<usize> {
         self.adopted.iter().position(|one| {
-            refers_to(&one.machine, machine) && one.alias.eq_ignore_ascii_case(&machine.id.name)
+            refers_to(&one.machine, machine)
+                && one.names().any(|name| name.eq_ignore_ascii_case(&machine.id.name))
         })
     }
 
-    /// Adds an adopted entry, unless the block has one with its alias, whose values ssh uses. If the alias is the name of a
-    /// machine that the user named, the adopted entry replaces the entry of that machine.
-    pub(super) fn adopt(&mut self, alias: &str, machine: &Machine, login: Login) {
-        if self.adopted.iter().any(|adopted| adopted.alias == alias) {
-            return;
+    /// Adds an adopted entry with those of its names that the block does not have, whose values ssh uses. If a name is that of
+    /// a machine that the user named, the adopted entry replaces the entry of that machine.
+    pub(super) fn adopt(&mut self, names: &[String], machine: &Machine, login: Login) {
+        let mut names = names.iter().filter(|name| !self.is_adopted(name)).cloned();
+        let Some(alias) = names.next() else { return };
+        let others = names.filter(|name| *name != alias).collect();
+        let mut adopted = Adopted { alias, others, machine: machine.id.to_string(), login };
+        let has_name = adopted.names().any(|name| name.eq_ignore_ascii_case(&machine.id.name));
+        let is_same = |named: &mut NamedMachine| has_name && refers_to(&named.machine, machine);
+        for named in self.named.extract_if(.., is_same) {
+            adopted.login = named.login.or(&adopted.login);
         }
-        let is_same = |named: &mut NamedMachine| {
-            alias.eq_ignore_ascii_case(&machine.id.name) && refers_to(&named.machine, machine)
-        };
-        let login = self.named.extract_if(.., is_same).fold(login, |login, named| named.login.or(&login));
-        self.adopted.push(Adopted { alias: alias.to_owned(), machine: machine.id.to_string(), login });
+        self.adopted.push(adopted);
     }
 
     /// Adds a filter, or sets the values of the same filter of an earlier run, which then override those of all other filters.
@@ -457,6 +474,7 @@ mod tests {
         let one = machine("web01");
         let adopted = |alias: &str| Adopted {
             alias: alias.into(),
+            others: Vec::new(),
             machine: one.id.to_string(),
             login: login("old", None),
         };

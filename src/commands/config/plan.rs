@@ -1,10 +1,10 @@
 //! The list of changes that a run makes to the managed block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
-use crate::ssh::effective_config::{self, Expected};
+use crate::ssh::effective_config::{self, Expected, Location};
 use crate::ssh::managed_block;
 use crate::ssh::patterns::{example, is_wildcard};
 use crate::ssh::used_names::UsedNames;
@@ -24,6 +24,8 @@ pub(super) struct Notes {
     pub(super) of_machine: BTreeMap<String, String>,
     /// The user's options that ssh adds to host entries, by the alias in the new block.
     pub(super) added: BTreeMap<String, Vec<UserOption>>,
+    /// The lines that this run turns into comments.
+    pub(super) replaced: BTreeSet<Location>,
 }
 
 impl Notes {
@@ -34,7 +36,8 @@ impl Notes {
         };
         let names: Vec<String> = patterns.iter().map(|pattern| example(pattern)).collect();
         let keywords = values.into_iter().map(|(keyword, _)| keyword).collect();
-        let options = used.options.added_to(&names, &keywords);
+        let mut options = used.options.added_to(&names, &keywords);
+        options.retain(|option| !self.replaced.contains(&option.location));
         self.added.extend(
             patterns.into_iter().next().filter(|_| !options.is_empty()).map(|alias| (alias, options)),
         );
