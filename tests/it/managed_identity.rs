@@ -533,7 +533,7 @@ fn an_endless_or_silent_metadata_service_fails_in_bounded_time() {
         });
         for (endless, why) in [
             (true, "the response is longer than 4 MiB"),
-            (false, "the metadata service did not respond within 30 s"),
+            (false, "the metadata service did not respond within 30 s\n"),
         ] {
             ENDLESS.store(endless, Ordering::SeqCst);
             let started = Instant::now();
@@ -542,6 +542,40 @@ fn an_endless_or_silent_metadata_service_fails_in_bounded_time() {
             assert!(failed.stderr.contains(why), "{}", failed.stderr);
             assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
         }
+    });
+}
+
+#[test]
+fn a_failing_token_service_is_reported_with_its_last_response() {
+    isolated("a_failing_token_service_is_reported_with_its_last_response", || {
+        let w = lab(&["web01"]);
+        let attempt = |port: u16, arguments: &[&str]| {
+            let mut command = anonymous(&w, &[&["account"], arguments].concat());
+            command
+                .env("IDENTITY_ENDPOINT", format!("http://127.0.0.1:{port}/x"))
+                .env("IDENTITY_HEADER", "h");
+            let started = Instant::now();
+            let failed = run(&mut command);
+            assert_eq!(failed.code, Some(3), "{}", failed.stderr);
+            (failed.arcssh_lines()[0].to_owned(), started.elapsed())
+        };
+        let named: &[&str] = &["--credential", "managed-identity"];
+        for response in ["500 No\r\n", "503 No\r\nRetry-After: 60\r\n", "429 No\r\nRetry-After: 3600\r\n"] {
+            let port = service(move |mut connection| {
+                request(&connection);
+                let head = "Content-Length: 4\r\nConnection: close\r\n\r\nbusy";
+                let _ = write!(connection, "HTTP/1.1 {response}{head}");
+            });
+            for (arguments, limit) in [(&[][..], 5), (named, 15)] {
+                let (message, time) = attempt(port, arguments);
+                let why = format!("the metadata service responded {}: busy", &response[..3]);
+                assert!(message.ends_with(&why), "{message}");
+                assert!(time < Duration::from_secs(limit), "{time:?}");
+            }
+        }
+        let (message, time) = attempt(closed_port(), named);
+        assert!(message.contains("the metadata service does not respond: Connection refused"), "{message}");
+        assert!(time < Duration::from_secs(3), "{time:?}");
     });
 }
 

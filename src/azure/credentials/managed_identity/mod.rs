@@ -6,10 +6,14 @@ pub(super) mod arc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use async_trait::async_trait;
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
-use azure_core::http::{ClientOptions, Transport};
+use azure_core::http::headers::Headers;
+use azure_core::http::policies::{Policy, PolicyResult};
+use azure_core::http::{
+    AsyncRawResponse, ClientOptions, Context, ExponentialRetryOptions, Request, RetryOptions, Transport,
+};
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use reqwest::Client;
 use serde_json::Value;
@@ -24,7 +28,7 @@ use crate::azure::entra::NormalizeTokenResponse;
 use crate::azure::http::{Bounded, HttpError, MAX_BODY};
 use crate::azure::json::parse;
 use crate::net::Net;
-use crate::net::error::causes;
+use crate::net::error::{causes, root};
 use crate::text::without_byte_order_mark;
 
 /// Time limits for the first response of IMDS. On other machines, often nothing responds, so a search waits for a short
@@ -39,6 +43,10 @@ const IMDS: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-ve
 
 /// Time limit for a token of App Service or IMDS, including retries.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Retries after 408, 429, 5xx and a broken connection, with delays of 0.4, 0.8, 1.6 and 3.2 s (typespec_client_core 1.1,
+/// `exponential.rs`): about 6 s if the user selected the identity.
+const SEARCH_RETRIES: u32 = 1;
+const NAMED_RETRIES: u32 = 4;
 
 /// The chassis asset tag of every Azure VM (cloud-init, `sources/azure/identity.py`), and its file on Linux.
 const AZURE_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
@@ -64,10 +72,12 @@ pub(super) async fn managed_identity(net: &Net, scope: &str, selection: Selectio
             result => result?,
         }
     }
-    let token = timeout(TOKEN_TIMEOUT, request(http, scope, client_id)).await;
-    token.with_context(|| {
-        format!("the metadata service did not respond within {} s", TOKEN_TIMEOUT.as_secs())
-    })?
+    let max_retries = if is_named { NAMED_RETRIES } else { SEARCH_RETRIES };
+    let too_long = |_| {
+        let limit = TOKEN_TIMEOUT.as_secs();
+        SourceError::Failed(format!("the metadata service did not respond within {limit} s"))
+    };
+    timeout(TOKEN_TIMEOUT, request(http, scope, client_id, max_retries)).await.map_err(too_long)?
 }
 
 /// Returns whether the firmware shows that this is not an Azure VM: any device of the network could then respond at the
@@ -77,13 +87,15 @@ fn is_other_firmware() -> bool {
 }
 
 /// Requests a token of App Service or IMDS.
-async fn request(http: Client, scope: &str, client_id: Option<String>) -> TokenResult {
+async fn request(http: Client, scope: &str, client_id: Option<String>, max_retries: u32) -> TokenResult {
     let transport = Some(Transport::new(Arc::new(Bounded { http, max_body: |_| MAX_BODY })));
     let options = ManagedIdentityCredentialOptions {
         user_assigned_id: client_id.clone().map(UserAssignedId::ClientId),
         client_options: ClientOptions {
             transport,
             per_call_policies: vec![Arc::new(NormalizeTokenResponse)],
+            per_try_policies: vec![Arc::new(LimitRetries)],
+            retry: RetryOptions::exponential(ExponentialRetryOptions { max_retries, ..Default::default() }),
             ..Default::default()
         },
     };
@@ -100,9 +112,34 @@ async fn request(http: Client, scope: &str, client_id: Option<String>) -> TokenR
                 unavailable(&"no managed identity is assigned to this computer").into()
             }
             Some(rejection) => rejection.into(),
+            None if causes(&error).any(|cause| cause.is::<reqwest::Error>()) => {
+                SourceError::Failed(format!("the metadata service does not respond: {}", root(&error)))
+            }
             None => error.into(),
         }
     })
+}
+
+/// Stops the retry policy if nothing listens, and keeps its delays in place of a longer one of the service.
+#[derive(Debug)]
+struct LimitRetries;
+
+#[async_trait]
+impl Policy for LimitRetries {
+    async fn send(&self, ctx: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let response = next[0].send(ctx, request, &next[1..]).await.map_err(|error| match error.kind() {
+            ErrorKind::Connection => {
+                azure_core::Error::with_error(ErrorKind::Other, error, "the connection failed")
+            }
+            _ => error,
+        })?;
+        let (status, headers, body) = response.try_into_raw_response().await?.deconstruct();
+        let mut kept = Headers::new();
+        for (name, value) in headers.iter().filter(|(name, _)| !name.as_str().contains("retry-after")) {
+            kept.insert(name.clone(), value.clone());
+        }
+        Ok(AsyncRawResponse::from_bytes(status, kept, azure_core::Bytes::from(body)))
+    }
 }
 
 /// Returns the response of the service, if it sent one without a token.
