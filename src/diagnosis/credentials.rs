@@ -5,7 +5,7 @@ use clap::ValueEnum as _;
 use crate::azure::cloud::CloudName;
 use crate::azure::credentials::service_principal::federated_token::FederatedToken;
 use crate::azure::credentials::source::{
-    CertificateProblem, Issuer, MetadataServiceError, SourceError, Unavailable,
+    CLIENT_ID, CertificateProblem, Issuer, MetadataServiceError, SourceError, TENANT_ID, Unavailable,
 };
 use crate::azure::credentials::{CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
@@ -98,6 +98,7 @@ fn remedy(from: CredentialSource, unavailable: &Unavailable) -> Hint {
         Unavailable::NoFederatedToken => {
             "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE; in GitHub Actions, set the first two, and grant the job the permission id-token: write".into()
         }
+        Unavailable::IncompletePipeline { issuer, missing } => complete_pipeline(*issuer, missing).into(),
         Unavailable::NotInstalled { product, .. } => {
             format!("install {product}, or add its directory to PATH").into()
         }
@@ -111,6 +112,18 @@ fn remedy(from: CredentialSource, unavailable: &Unavailable) -> Hint {
         Unavailable::NoResponse(_) => {
             "let this computer connect to 169.254.169.254, if it is an Azure VM".into()
         }
+    }
+}
+
+/// Returns how to set a variable in a job of a pipeline.
+fn complete_pipeline(issuer: Issuer, missing: &str) -> String {
+    match (issuer, missing) {
+        (_, TENANT_ID | CLIENT_ID) => format!("set {TENANT_ID} and {CLIENT_ID} in the job"),
+        (Issuer::GitHubActions, _) => "grant the job the permission id-token: write".into(),
+        (Issuer::AzurePipelines, "SYSTEM_ACCESSTOKEN") => {
+            "add to env of the step: SYSTEM_ACCESSTOKEN: $(System.AccessToken)".into()
+        }
+        (Issuer::AzurePipelines, name) => format!("set {name} to the ID of the service connection"),
     }
 }
 

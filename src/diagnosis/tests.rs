@@ -224,6 +224,10 @@ fn examples_of_sources() -> Vec<Diagnosis> {
             Unavailable::NoSignIn,
             Unavailable::NoSecret,
             Unavailable::NoFederatedToken,
+            Unavailable::IncompletePipeline {
+                issuer: Issuer::AzurePipelines,
+                missing: "SYSTEM_ACCESSTOKEN".into(),
+            },
             Unavailable::NotInstalled { program: "az".into(), product: "Azure CLI".into() },
             Unavailable::CannotRun {
                 program: "az".into(),

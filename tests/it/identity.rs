@@ -692,6 +692,47 @@ fn each_access_token_of_a_pipeline_is_requested_with_a_new_token_of_its_issuer()
 }
 
 #[test]
+fn an_incomplete_job_of_a_pipeline_is_explained() {
+    let w = lab(&["web01"]);
+    let url = ("SYSTEM_OIDCREQUESTURI", "https://127.0.0.1:1/oidc");
+    let connection = ("AZURESUBSCRIPTION_SERVICE_CONNECTION_ID", "connection");
+    let token = "add to env of the step: SYSTEM_ACCESSTOKEN: $(System.AccessToken)";
+    let pipelines = "this job of Azure Pipelines has no";
+    let cases: [(&[(&str, &str)], String, &str); 4] = [
+        (&[url, connection], format!("{pipelines} SYSTEM_ACCESSTOKEN"), token),
+        (
+            &[url, connection, ("SYSTEM_ACCESSTOKEN", "$(System.AccessToken)")],
+            format!("{pipelines} SYSTEM_ACCESSTOKEN"),
+            token,
+        ),
+        (
+            &[url, ("SYSTEM_ACCESSTOKEN", JOB_TOKEN)],
+            format!("{pipelines} AZURESUBSCRIPTION_SERVICE_CONNECTION_ID"),
+            "set AZURESUBSCRIPTION_SERVICE_CONNECTION_ID to the ID of the service connection",
+        ),
+        (
+            &[("GITHUB_ACTIONS", "true")],
+            "this job of GitHub Actions has no ACTIONS_ID_TOKEN_REQUEST_URL".into(),
+            "grant the job the permission id-token: write",
+        ),
+    ];
+    for (variables, why, fix) in cases {
+        let account = |arguments: &[&str]| {
+            let mut account = w.arcssh(&[&["account"], arguments].concat());
+            account.env_remove("AZURE_CLIENT_SECRET").env("PATH", bin(&w)).envs(variables.iter().copied());
+            account
+        };
+        let any = format!("arcssh: no account is signed in: the workload identity is unavailable: {why}");
+        run(&mut account(&[])).failed(3, &[&any, &format!("{SIGN_IN}; or {fix}")]);
+        let named = format!("arcssh: the credential source workload-identity is unavailable: {why}");
+        let one = run(&mut account(&["--credential", "workload-identity"]));
+        one.failed(3, &[&named, &format!("arcssh: hint: {fix}")]);
+        let other = run(account(&[]).env_remove("AZURE_CLIENT_ID"));
+        assert_eq!(other.arcssh_lines().last(), Some(&SIGN_IN), "the job may not use Azure");
+    }
+}
+
+#[test]
 fn a_rejected_federated_token_ends_the_search() {
     let w = lab(&["web01"]);
     let proxy = |file: &Path| {

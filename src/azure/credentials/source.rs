@@ -129,7 +129,7 @@ pub(crate) struct MetadataServiceError {
 }
 
 /// An issuer of tokens for the jobs of a pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Issuer {
     GitHubActions,
     AzurePipelines,
@@ -144,6 +144,10 @@ impl fmt::Display for Issuer {
     }
 }
 
+/// The variables with the tenant and the client ID of an application.
+pub(crate) const TENANT_ID: &str = "AZURE_TENANT_ID";
+pub(crate) const CLIENT_ID: &str = "AZURE_CLIENT_ID";
+
 /// Why a source is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub(crate) enum Unavailable {
@@ -156,6 +160,13 @@ pub(crate) enum Unavailable {
     /// The environment has no token of another issuer.
     #[error("AZURE_FEDERATED_TOKEN_FILE is not set, and there is no OIDC service of a pipeline")]
     NoFederatedToken,
+    /// The job of a pipeline lacks a variable that a token of the pipeline requires.
+    #[error("this job of {issuer} has no {missing}")]
+    IncompletePipeline {
+        issuer: Issuer,
+        /// The name of the variable.
+        missing: String,
+    },
     /// A program is not on PATH, and not in a usual directory.
     #[error("{program} is not on the PATH of this process, and not in a usual directory")]
     NotInstalled {
@@ -187,10 +198,12 @@ pub(crate) enum Unavailable {
 impl Unavailable {
     /// Returns whether the source exists on this computer, so that the user may expect it to work.
     pub(crate) fn is_notable(&self) -> bool {
-        matches!(
-            self,
-            Self::CannotRun { .. } | Self::SignedOut(_) | Self::KeyOfAgent(_) | Self::NoResponse(_)
-        )
+        match self {
+            // A job that names an application uses it.
+            Self::IncompletePipeline { missing, .. } => ![TENANT_ID, CLIENT_ID].contains(&missing.as_str()),
+            Self::CannotRun { .. } | Self::SignedOut(_) | Self::KeyOfAgent(_) | Self::NoResponse(_) => true,
+            _ => false,
+        }
     }
 }
 

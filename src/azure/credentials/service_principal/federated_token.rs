@@ -10,8 +10,8 @@ use azure_core::http::{Context, Method, Pipeline, PipelineSendOptions, Request, 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::azure::credentials::service_principal::{Ids, first, variable};
-use crate::azure::credentials::source::{Issuer, SourceError, Unavailable};
+use crate::azure::credentials::service_principal::{Ids, variable};
+use crate::azure::credentials::source::{CLIENT_ID, Issuer, SourceError, TENANT_ID, Unavailable};
 use crate::azure::entra::{self, EntraError};
 use crate::azure::http::{Client, MAX_BODY, client_options};
 use crate::azure::json::parse;
@@ -52,36 +52,30 @@ pub(crate) struct OidcService {
 }
 
 impl FederatedToken {
-    /// Finds the token that the environment describes.
+    /// Finds the token that the environment describes, and its application. A job of a pipeline can have an OIDC service
+    /// without using it for Azure, so its variables select the source only if they are complete.
     ///
     /// # Errors
-    /// The environment describes none, or an OIDC service that is not an `https://` URL.
-    pub(crate) fn find() -> Result<Self, SourceError> {
+    /// The environment describes none, or only in part, or an OIDC service that is not an `https://` URL.
+    pub(super) fn find(tenant: Option<&str>) -> Result<(Self, Ids), SourceError> {
         if let Some(file) = variable(FILE)? {
-            return Ok(Self::File(file));
+            let missing = |missing| SourceError::IncompleteEnvironment { by: FILE, missing };
+            return Ok((Self::File(file), Ids::read(tenant, &[TENANT_ID], &[CLIENT_ID], missing)?));
         }
-        let service = match OidcService::github()? {
-            Some(service) => Some(service),
-            None => OidcService::pipelines()?,
-        };
-        service.map(Self::Service).ok_or(SourceError::Unavailable(Unavailable::NoFederatedToken))
-    }
-
-    /// Returns the application. A job of a pipeline can have an OIDC service without using it for Azure, so its variables
-    /// select the source only if they are complete.
-    pub(super) fn ids(&self, tenant: Option<&str>) -> Result<Ids, SourceError> {
+        let issuer = issuer()?.ok_or(Unavailable::NoFederatedToken)?;
         // The tasks of Azure Pipelines set the last two.
-        let (tenants, client_ids): (&[&str], &[&str]) = match self {
-            Self::Service(OidcService { issuer: Issuer::AzurePipelines, .. }) => (
-                &["AZURE_TENANT_ID", "AZURESUBSCRIPTION_TENANT_ID"],
-                &["AZURE_CLIENT_ID", "AZURESUBSCRIPTION_CLIENT_ID"],
-            ),
-            _ => (&["AZURE_TENANT_ID"], &["AZURE_CLIENT_ID"]),
+        let (tenants, client_ids): (&[&str], &[&str]) = match issuer {
+            Issuer::AzurePipelines => {
+                (&[TENANT_ID, "AZURESUBSCRIPTION_TENANT_ID"], &[CLIENT_ID, "AZURESUBSCRIPTION_CLIENT_ID"])
+            }
+            Issuer::GitHubActions => (&[TENANT_ID], &[CLIENT_ID]),
         };
-        Ids::read(tenant, tenants, client_ids, |missing| match self {
-            Self::File(_) => SourceError::IncompleteEnvironment { by: FILE, missing },
-            Self::Service(_) => Unavailable::NoFederatedToken.into(),
-        })
+        let ids = Ids::read(tenant, tenants, client_ids, |name| missing(issuer, name))?;
+        let service = match issuer {
+            Issuer::GitHubActions => OidcService::github()?,
+            Issuer::AzurePipelines => OidcService::pipelines()?,
+        };
+        Ok((Self::Service(service), ids))
     }
 
     /// Returns the token.
@@ -117,29 +111,29 @@ struct OidcResponse {
 
 impl OidcService {
     /// actions/toolkit, `packages/core/src/oidc-utils.ts`.
-    fn github() -> Result<Option<Self>, SourceError> {
-        let (Some(url), Some(token)) = (variable(GITHUB_URL)?, variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?)
-        else {
-            return Ok(None);
+    fn github() -> Result<Self, SourceError> {
+        let required = |name| -> Result<String, SourceError> {
+            variable(name)?.ok_or_else(|| missing(Issuer::GitHubActions, name))
         };
+        let (url, token) = (required(GITHUB_URL)?, required("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?);
         let mut url = https(GITHUB_URL, url)?;
         url.query_pairs_mut().append_pair("audience", AUDIENCE);
-        Ok(Some(Self { issuer: Issuer::GitHubActions, url, job_token: token.into() }))
+        Ok(Self { issuer: Issuer::GitHubActions, url, job_token: token.into() })
     }
 
     /// azure_identity 1.0, `azure_pipelines_credential.rs`.
-    fn pipelines() -> Result<Option<Self>, SourceError> {
-        let connection = first(&SERVICE_CONNECTION)?;
-        let (Some(url), Some(token), Some(connection)) =
-            (variable(PIPELINES_URL)?, variable("SYSTEM_ACCESSTOKEN")?, connection)
-        else {
-            return Ok(None);
+    fn pipelines() -> Result<Self, SourceError> {
+        let required = |names: &[&'static str]| -> Result<String, SourceError> {
+            let value = names.iter().find_map(|name| expanded(name).transpose()).transpose()?;
+            value.ok_or_else(|| missing(Issuer::AzurePipelines, names[0]))
         };
+        let (url, token) = (required(&[PIPELINES_URL])?, required(&["SYSTEM_ACCESSTOKEN"])?);
+        let connection = required(&SERVICE_CONNECTION)?;
         let mut url = https(PIPELINES_URL, url)?;
         url.query_pairs_mut()
             .append_pair("api-version", PIPELINES_VERSION)
             .append_pair("serviceConnectionId", &connection);
-        Ok(Some(Self { issuer: Issuer::AzurePipelines, url, job_token: token.into() }))
+        Ok(Self { issuer: Issuer::AzurePipelines, url, job_token: token.into() })
     }
 
     async fn token(&self, net: &Net, store: &Store) -> Result<Secret, SourceError> {
@@ -171,6 +165,27 @@ impl OidcService {
         let token: Result<OidcResponse, _> = parse(response.body());
         Ok(token.map_err(|_| rejected("the response contains no token".into()))?.value)
     }
+}
+
+/// Returns the issuer of this job, whether or not the job may request a token (GitHub Docs, "Default environment
+/// variables"; Microsoft Learn, "Predefined variables").
+fn issuer() -> Result<Option<Issuer>, SourceError> {
+    let is_github = variable("GITHUB_ACTIONS")?.is_some_and(|value| value == "true");
+    Ok(if is_github || variable(GITHUB_URL)?.is_some() {
+        Some(Issuer::GitHubActions)
+    } else {
+        variable(PIPELINES_URL)?.map(|_| Issuer::AzurePipelines)
+    })
+}
+
+/// Returns a variable of Azure Pipelines, which leaves `$(NAME)` in place of a variable that is not defined (Microsoft
+/// Learn, "Define variables").
+fn expanded(name: &str) -> anyhow::Result<Option<String>> {
+    Ok(variable(name)?.filter(|value| !(value.starts_with("$(") && value.ends_with(')'))))
+}
+
+fn missing(issuer: Issuer, name: &str) -> SourceError {
+    Unavailable::IncompletePipeline { issuer, missing: name.to_owned() }.into()
 }
 
 /// Checks the URL of a service, which gets the token of the job.

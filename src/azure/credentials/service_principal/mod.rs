@@ -64,8 +64,7 @@ impl ServicePrincipal {
         net: &Net,
         store: &Store,
     ) -> Result<Self, SourceError> {
-        let token = FederatedToken::find()?;
-        let Ids { tenant, client_id } = token.ids(tenant)?;
+        let (token, Ids { tenant, client_id }) = FederatedToken::find(tenant)?;
         info!(tenant, client_id, "the service principal of a federated token");
         let assertion = token.get(net, store).await?;
         Ok(Self::with_assertion(tenant, client_id, assertion))
