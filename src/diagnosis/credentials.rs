@@ -61,18 +61,24 @@ pub(super) fn credential(error: &CredentialError, context: &Context) -> Diagnosi
 /// Diagnoses a search without a result. The reasons are those of sources that exist on this computer, or of all those that the
 /// user selected.
 fn not_signed_in(reasons: &[(CredentialSource, Unavailable)]) -> Diagnosis {
-    let sign_in = sign_in("");
     if reasons.is_empty() {
         return Diagnosis::new(
             Code::NotSignedIn,
             "no account is signed in: arcssh found no service principal, no managed identity, and no sign-in of arcssh, Azure CLI, Azure Developer CLI or Azure PowerShell",
-            sign_in,
+            sign_in(""),
         );
     }
     let texts = reasons.iter().map(|(from, cause)| format!("{} is unavailable: {cause}", from.title()));
-    let remedies = reasons.iter().map(|(from, cause)| remedy(*from, cause).text);
     let all_sources = reasons.iter().all(|(_, cause)| cause.is_notable());
-    let hints: Vec<String> = all_sources.then_some(sign_in.text).into_iter().chain(remedies).collect();
+    let (programs, others): (Vec<_>, Vec<_>) = reasons
+        .iter()
+        .partition(|(_, cause)| matches!(cause, Unavailable::SignedOut(_) | Unavailable::NoSignIn));
+    let commands = programs.into_iter().map(|(from, _)| sign_in_command(*from, None));
+    let own = sign_in_command(CredentialSource::Arcssh, None);
+    let commands: Vec<String> = all_sources.then_some(own).into_iter().chain(commands).collect();
+    let sign_in = (!commands.is_empty()).then(|| format!("sign in: {}", alternatives(&commands)));
+    let remedies = others.into_iter().map(|(from, cause)| remedy(*from, cause).text);
+    let hints: Vec<String> = sign_in.into_iter().chain(remedies).collect();
     Diagnosis::new(
         Code::NotSignedIn,
         format!("no account is signed in: {}", texts.collect::<Vec<_>>().join("; ")),
@@ -329,14 +335,31 @@ pub(super) fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint 
             sign_in(&option("--tenant", tenant))
         }
         CredentialSource::AzureCli => {
-            format!("sign in again: az login{0}; or: arcssh login{0}", option("--tenant", tenant)).into()
+            let own = sign_in_command(CredentialSource::Arcssh, tenant);
+            format!("sign in again: {}; or: {own}", sign_in_command(from, tenant)).into()
         }
-        CredentialSource::AzureDeveloperCli => {
-            format!("sign in again: azd auth login{}; or: arcssh login", option("--tenant-id", tenant)).into()
+        CredentialSource::AzureDeveloperCli | CredentialSource::AzurePowershell => {
+            format!("sign in again: {}; or: arcssh login", sign_in_command(from, tenant)).into()
         }
-        CredentialSource::AzurePowershell => {
-            format!("sign in again: Connect-AzAccount{}; or: arcssh login", option("-Tenant", tenant)).into()
-        }
+    }
+}
+
+/// Returns the command that signs in to a program, or to arcssh.
+fn sign_in_command(from: CredentialSource, tenant: Option<&str>) -> String {
+    let (command, name) = match from {
+        CredentialSource::AzureCli => ("az login", "--tenant"),
+        CredentialSource::AzureDeveloperCli => ("azd auth login", "--tenant-id"),
+        CredentialSource::AzurePowershell => ("Connect-AzAccount", "-Tenant"),
+        _ => ("arcssh login", "--tenant"),
+    };
+    format!("{command}{}", option(name, tenant))
+}
+
+/// Joins texts: `a, b or c`.
+fn alternatives(texts: &[String]) -> String {
+    match texts {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => texts.concat(),
     }
 }
 
