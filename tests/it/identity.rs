@@ -581,7 +581,7 @@ fn an_unusable_certificate_gets_a_hint() {
         ),
         ("cert.pem", "the file contains no private key", PEM_HINT.into()),
         ("key.pem", "the file contains no certificate", PEM_HINT.into()),
-        ("ec.pem", "the key is not a usable RSA key (WrongAlgorithm)", PEM_HINT.into()),
+        ("ec.pem", "its key is not an RSA key, and arcssh requires one", PEM_HINT.into()),
     ];
     let proxy = |file: &str| {
         let mut proxy = w.proxy("web01");

@@ -63,7 +63,11 @@ impl ClientCertificate {
             PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
             _ => return Err(CertificateProblem::NotRsa),
         };
-        let key = key.map_err(CertificateProblem::Rejected)?;
+        // ring's text for the key of another algorithm in PKCS #8.
+        let key = key.map_err(|error| match error.to_string().as_str() {
+            "WrongAlgorithm" => CertificateProblem::NotRsa,
+            _ => CertificateProblem::Rejected(error),
+        })?;
         let chain = chain(certificates, key.public().as_ref());
         if chain.is_empty() {
             return Err(CertificateProblem::AnotherKey);

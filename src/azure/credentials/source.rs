@@ -226,7 +226,7 @@ pub(crate) enum CertificateProblem {
     #[error("the file contains no private key")]
     NoKey,
     /// The key has another type.
-    #[error("the key is not an RSA key")]
+    #[error("its key is not an RSA key, and arcssh requires one")]
     NotRsa,
     /// The RSA key is too short, or damaged.
     #[error("the key is not a usable RSA key ({0})")]

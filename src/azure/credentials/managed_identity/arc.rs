@@ -93,7 +93,8 @@ impl Agent {
             let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
             return Err(anyhow!("the Arc agent responded {}{reason}", status.as_u16()).into());
         }
-        let token: TokenResponse = parse(&body).context("the response of the Arc agent contains no token")?;
+        let token: Option<TokenResponse> = parse(&body).ok();
+        let token = token.context("the response of the Arc agent contains no token")?;
         Ok(token.token())
     }
 

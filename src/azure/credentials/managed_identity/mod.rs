@@ -115,6 +115,9 @@ async fn request(http: Client, scope: &str, client_id: Option<String>, max_retri
             None if causes(&error).any(|cause| cause.is::<reqwest::Error>()) => {
                 SourceError::Failed(format!("the metadata service does not respond: {}", root(&error)))
             }
+            None if causes(&error).any(|cause| cause.is::<serde_json::Error>()) => {
+                SourceError::Failed("its response contains no token".into())
+            }
             None => error.into(),
         }
     })
