@@ -52,7 +52,9 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
         if only.is_some_and(|only| !patterns.iter().any(|pattern| is_alias_of(pattern, only))) {
             continue;
         }
-        if let Some(program) = value(&values, "proxycommand").and_then(program_of) {
+        // A section of the user, which the next run moves below the block, can run another program.
+        let is_checked = |line: &&str| managed_block::is_own_command(line) || !line.contains(" proxy ");
+        if let Some(program) = value(&values, "proxycommand").filter(is_checked).and_then(program_of) {
             programs.entry(program).or_insert_with(|| alias.clone());
         }
         // `Match exec` writes the key of a certificate before ssh reads it.

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{self, Alias, Location, Source, conflicts_with, parse};
-use crate::ssh::host_entry::CERTIFICATE_ALGORITHMS;
 use crate::ssh::home;
+use crate::ssh::host_entry::CERTIFICATE_ALGORITHMS;
 use crate::ssh::patterns::matches;
 use crate::ssh::rsa_key;
 

@@ -1213,6 +1213,27 @@ fn a_template_is_verified_like_the_built_in_one() {
 }
 
 #[test]
+fn a_section_of_the_user_with_another_proxy_stays() {
+    let w = lab(&["web01"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01"]);
+    let block = home.text();
+    let end = "# End of the arcssh host entries.\n";
+    for own in [
+        "Host git.corp\n    User git\n    ProxyCommand corkscrew proxy 8080 %h %p\n",
+        "Host *.tele node1\n    ProxyCommand \"/usr/bin/tsh\" proxy ssh %r@%h:%p\n",
+    ] {
+        for arguments in [&["--remove"][..], &["--yes"], &["web01", "--user", "me"]] {
+            fs::write(home.file(), block.replace(end, &format!("{own}{end}"))).unwrap();
+            home.succeed(arguments);
+            let text = home.text();
+            let below = text.rsplit("# <<< arcssh <<<\n").next().unwrap();
+            assert!(below.contains(own), "{arguments:?}: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_program_of_another_computer_is_noted() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);

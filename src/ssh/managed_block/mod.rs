@@ -92,6 +92,17 @@ pub(crate) fn suffix(text: &str) -> String {
     parsed_options(text)["suffix"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Whether a ProxyCommand runs `proxy` with the arguments of arcssh.
+fn names_machine(command: &str) -> bool {
+    command.contains(" proxy /subscriptions/") || command.contains(" proxy --host %")
+}
+
+/// Whether a ProxyCommand runs arcssh, also in a wrapper or a template of the user. Other programs have a `proxy` too.
+pub(crate) fn is_own_command(command: &str) -> bool {
+    let has_proxy = command.split_whitespace().any(|word| word == "proxy");
+    names_machine(command) || has_proxy && command.to_lowercase().contains("arcssh")
+}
+
 /// Finds the block in a text, including the end of its last line. The options line is directly above the last marker, so a
 /// block that has lost its first marker is still complete; see [`rest_of_block`].
 ///
@@ -266,18 +277,14 @@ impl Section {
     /// Whether arcssh wrote the section: a host entry with its ProxyCommand, a `Match` that renews a certificate, or the
     /// empty `Host *` at the end.
     fn is_own(&self, block: &str) -> bool {
-        let is_proxy = |(_, keyword, value): (&str, String, String)| {
-            keyword == "proxycommand" && value.split_whitespace().any(|word| word == "proxy")
-        };
+        let is_proxy =
+            |(_, keyword, value): (&str, String, String)| keyword == "proxycommand" && is_own_command(&value);
         self.is_renewal(block) || self.is_closing(block) || self.directives(block).any(is_proxy)
     }
 
     /// Whether the section connects through arcssh.
     fn connects(&self, block: &str) -> bool {
-        self.directives(block).any(|(_, keyword, value)| {
-            let is_arcssh = value.contains(" proxy /subscriptions/") || value.contains(" proxy --host %");
-            keyword == "proxycommand" && is_arcssh
-        })
+        self.directives(block).any(|(_, keyword, value)| keyword == "proxycommand" && names_machine(&value))
     }
 
     /// Whether the section has only lines that arcssh writes, so that it needs no markers to be recognized.
