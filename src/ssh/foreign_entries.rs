@@ -167,8 +167,8 @@ fn foreign(lines: &[&str], range: Range<usize>) -> Option<ForeignEntry> {
 fn replaced(lines: &[&str], range: Range<usize>) -> BTreeSet<usize> {
     let (mut replaced, mut is_complete) = (BTreeSet::new(), true);
     let mut files = BTreeSet::new();
-    for number in range.start + 1..range.end {
-        let Some((keyword, _)) = directive(lines[number]) else { continue };
+    for (number, line) in lines.iter().enumerate().take(range.end).skip(range.start + 1) {
+        let Some((keyword, _)) = directive(line) else { continue };
         let is_replaced = match keyword.as_str() {
             "hostname" | "user" | "proxycommand" => true,
             "identityfile" | "certificatefile" => files.insert(keyword),

@@ -118,6 +118,9 @@ struct Group {
     options: Vec<UserOption>,
 }
 
+/// The values of `ssh -G`, by keyword.
+type Values = BTreeMap<String, String>;
+
 /// All options in the order in which ssh reads them.
 #[derive(Debug, Default)]
 pub(crate) struct UserOptions {
@@ -127,9 +130,9 @@ pub(crate) struct UserOptions {
     /// The other groups.
     wide: Vec<usize>,
     /// The values of ssh without any configuration.
-    defaults: OnceCell<BTreeMap<String, String>>,
+    defaults: OnceCell<Values>,
     /// The values of ssh by name and file, for conditions that only ssh knows.
-    used: RefCell<BTreeMap<(String, Option<PathBuf>), BTreeMap<String, String>>>,
+    used: RefCell<BTreeMap<(String, Option<PathBuf>), Values>>,
 }
 
 impl UserOptions {

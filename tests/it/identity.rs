@@ -697,26 +697,21 @@ fn an_incomplete_job_of_a_pipeline_is_explained() {
     let url = ("SYSTEM_OIDCREQUESTURI", "https://127.0.0.1:1/oidc");
     let connection = ("AZURESUBSCRIPTION_SERVICE_CONNECTION_ID", "connection");
     let token = "add to env of the step: SYSTEM_ACCESSTOKEN: $(System.AccessToken)";
-    let pipelines = "this job of Azure Pipelines has no";
-    let cases: [(&[(&str, &str)], String, &str); 4] = [
-        (&[url, connection], format!("{pipelines} SYSTEM_ACCESSTOKEN"), token),
-        (
-            &[url, connection, ("SYSTEM_ACCESSTOKEN", "$(System.AccessToken)")],
-            format!("{pipelines} SYSTEM_ACCESSTOKEN"),
-            token,
-        ),
+    let no_token = "this job of Azure Pipelines has no SYSTEM_ACCESSTOKEN";
+    for (variables, why, fix) in [
+        (&[url, connection][..], no_token, token),
+        (&[url, connection, ("SYSTEM_ACCESSTOKEN", "$(System.AccessToken)")], no_token, token),
         (
             &[url, ("SYSTEM_ACCESSTOKEN", JOB_TOKEN)],
-            format!("{pipelines} AZURESUBSCRIPTION_SERVICE_CONNECTION_ID"),
+            "this job of Azure Pipelines has no AZURESUBSCRIPTION_SERVICE_CONNECTION_ID",
             "set AZURESUBSCRIPTION_SERVICE_CONNECTION_ID to the ID of the service connection",
         ),
         (
             &[("GITHUB_ACTIONS", "true")],
-            "this job of GitHub Actions has no ACTIONS_ID_TOKEN_REQUEST_URL".into(),
+            "this job of GitHub Actions has no ACTIONS_ID_TOKEN_REQUEST_URL",
             "grant the job the permission id-token: write",
         ),
-    ];
-    for (variables, why, fix) in cases {
+    ] {
         let account = |arguments: &[&str]| {
             let mut account = w.arcssh(&[&["account"], arguments].concat());
             account.env_remove("AZURE_CLIENT_SECRET").env("PATH", bin(&w)).envs(variables.iter().copied());
