@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ssh::effective_config::{shown, unescaped};
 use crate::ssh::{fault, managed_block};
+use crate::text::sanitize;
 
 /// The first error of ssh in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl fmt::Display for Rejection {
             Place::Line(line) => write!(f, "line {line}: ")?,
             Place::Block(line, text) => write!(f, "line {line} of the new managed block ({text:?}): ")?,
         }
-        write!(f, "{message}")
+        f.write_str(&sanitize(message))
     }
 }
 
