@@ -1,14 +1,16 @@
 //! The ssh configuration, keys and the SSH agent.
 
-use crate::diagnosis::{Code, Diagnosis, Hint};
+use std::path::Path;
+
+use crate::diagnosis::{Code, Diagnosis, Hint, certificate};
 use crate::ssh::effective_config::{Location, Overridden};
 use crate::ssh::rejection::{Fix, Rejection};
-use crate::ssh::requirements;
+use crate::ssh::requirements::{self, Conflict};
 use crate::ssh::verification::NotIncluded;
 use crate::ssh::{SocketProblem, SshError};
 use crate::text::shell_quote;
 
-/// The section that overrides a host entry must be below the managed block.
+/// Returns how to move the section that overrides a host entry below the managed block.
 fn move_section(alias: &str, by: Option<&Location>) -> Hint {
     match by {
         Some(Location { file, line }) => {
@@ -23,121 +25,115 @@ fn move_section(alias: &str, by: Option<&Location>) -> Hint {
 }
 
 pub(super) fn ssh(error: &SshError) -> Diagnosis {
-    let summary = error.to_string();
-    match error {
-        SshError::NotWritten { .. } => Diagnosis::new(
+    let (code, hint) = match error {
+        SshError::NotWritten { .. } => (
             Code::ConfigNotWritable,
-            summary,
-            "write the host entries to another file, and begin your ssh configuration with the line Include FILE: arcssh config MACHINE --file FILE",
+            "write the host entries to another file, and begin your ssh configuration with the line Include FILE: arcssh config MACHINE --file FILE".into(),
         ),
-        SshError::Changed(_) => Diagnosis::new(Code::ConfigChanged, summary, "run the command again"),
-        SshError::NotOurs(_) => {
-            Diagnosis::new(Code::NotOverwritten, summary, "name another file with --file")
-        }
+        SshError::Changed(_) => (Code::ConfigChanged, "run the command again".into()),
+        SshError::NotOurs(_) => (Code::NotOverwritten, "name another file with --file".into()),
         SshError::NoHostKey { machine, .. } => {
             let command = format!("arcssh doctor {}", shell_quote(machine));
-            Diagnosis::new(Code::NoHostKey, summary, Hint::new("check the machine's sshd: ", command))
+            (Code::NoHostKey, Hint::new("check the machine's sshd: ", command))
         }
-        SshError::NoAgent => {
-            Diagnosis::new(Code::AgentSocket, summary, "use certificate files: add --entra=files")
-        }
-        SshError::Rejected(rejection) => Diagnosis::new(Code::ConfigRejected, summary, correction(rejection)),
-        SshError::NotIncluded(reason) => {
-            let NotIncluded { alias, file, config, .. } = reason;
-            let (file, alias) = (shell_quote(&file.display().to_string()), shell_quote(alias));
-            let include = reason.include();
-            let hint = format!(
-                "connect with ssh -F {file} {alias}, or begin {} with the line: {include}",
-                config.display()
-            );
-            Diagnosis::new(Code::ConfigOverridden, summary, hint)
-        }
-        SshError::NoUser(id) => Diagnosis::new(
+        SshError::NoAgent => (Code::AgentSocket, "use certificate files: add --entra=files".into()),
+        SshError::Rejected(rejection) => (Code::ConfigRejected, correction(rejection)),
+        SshError::NotIncluded(reason) => (Code::ConfigOverridden, include(reason)),
+        SshError::NoUser(id) => (
             Code::ConfigRejected,
-            summary,
             format!(
                 "add a line for the user ID {id} to /etc/passwd, or run ssh and arcssh as a user that has one"
-            ),
+            )
+            .into(),
         ),
         SshError::Shell { .. } => {
-            Diagnosis::new(Code::ShellUnusable, summary, "use another shell: SHELL=/bin/sh ssh NAME")
+            (Code::ShellUnusable, "use another shell: SHELL=/bin/sh ssh NAME".into())
         }
-        SshError::ShellPrints { .. } => Diagnosis::new(
+        SshError::ShellPrints { .. } => (
             Code::ShellUnusable,
-            summary,
-            "print text only in interactive shells, or use another shell: SHELL=/bin/sh ssh NAME",
+            "print text only in interactive shells, or use another shell: SHELL=/bin/sh ssh NAME".into(),
         ),
-        SshError::DamagedBlock { path, rest, .. } => {
-            let file = path.display();
-            let hint = match rest {
-                Some((first, last)) => format!(
-                    "delete lines {first} to {last} of {file}, which arcssh wrote, and repeat the runs of arcssh config that you need"
-                ),
-                None => format!(
-                    "delete the markers of arcssh in {file} and the host entries between them, and repeat the runs of arcssh config that you need; if a later version of arcssh wrote the block, update arcssh"
-                ),
-            };
-            Diagnosis::new(Code::ConfigRejected, summary, hint)
+        SshError::DamagedBlock { path, rest, .. } => (Code::ConfigRejected, delete_block(path, *rest)),
+        SshError::NoBlock { included: None, .. } => {
+            return Diagnosis::without_hint(Code::Failed, error.to_string());
         }
-        SshError::NoBlock { included: None, .. } => Diagnosis::without_hint(Code::Failed, summary),
         SshError::NoBlock { included: Some(file), .. } => {
-            let command =
-                format!("arcssh config --verify --file {}", shell_quote(&file.display().to_string()));
-            Diagnosis::new(
-                Code::Failed,
-                summary,
-                Hint::new("verify the managed block that it includes: ", command),
-            )
+            let command = format!("arcssh config --verify --file {}", shell_quote(&file.display().to_string()));
+            (Code::Failed, Hint::new("verify the managed block that it includes: ", command))
         }
-        SshError::NoEntry { .. } => Diagnosis::new(
+        SshError::NoEntry { .. } => (
             Code::NoMatch,
-            summary,
             Hint::new("see the host entries, without changes: ", "arcssh config --remove --dry-run"),
         ),
-        SshError::Failed(_) => Diagnosis::without_hint(Code::Failed, summary),
+        SshError::Failed(_) => return Diagnosis::without_hint(Code::Failed, error.to_string()),
         SshError::Overridden(Overridden { alias, by, .. }) => {
-            Diagnosis::new(Code::ConfigOverridden, summary, move_section(alias, by.as_ref()))
+            (Code::ConfigOverridden, move_section(alias, by.as_ref()))
         }
-        SshError::Conflict(conflict) => {
-            let hint = match conflict.fix {
-                requirements::Fix::Move => move_section(&conflict.alias, conflict.by.as_ref()),
-                requirements::Fix::Write { keyword, value } => Hint::new(
-                    &format!(
-                        "write the host entries again, and add the line {keyword} {value} to a template of your own: "
-                    ),
-                    "arcssh config",
-                ),
-                requirements::Fix::Change(change) => change.into(),
-            };
-            Diagnosis::new(Code::ConfigOverridden, summary, hint)
-        }
-        SshError::NoProgram { .. } => Diagnosis::new(
+        SshError::Conflict(conflict) => (Code::ConfigOverridden, resolution(conflict)),
+        SshError::NoProgram { .. } => (
             Code::ProgramMissing,
-            summary,
             Hint::new("write the host entries again with the path of this arcssh: ", "arcssh config"),
         ),
-        SshError::AgentSocket(problem) => {
-            let hint = match problem {
-                SocketProblem::Occupied(_) => {
-                    "name an unused path in --agent, as arcssh config does: ~/.ssh/arcssh/NAME"
-                }
-                // The directory that others can open may be the user's home directory, which must stay open.
-                SocketProblem::Open { .. } | SocketProblem::NotOwn(_) => {
-                    "name a path in --agent whose directory only arcssh uses, such as ~/.ssh/arcssh/NAME"
-                }
-                SocketProblem::TooLong(_) => {
-                    "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME, or use certificate files: arcssh config --entra=files"
-                }
-            };
-            Diagnosis::new(Code::AgentSocket, summary, hint)
-        }
+        SshError::AgentSocket(problem) => (Code::AgentSocket, other_socket(problem).into()),
         SshError::NoKeygen | SshError::NoProcess(_) | SshError::KeyGeneration(_) => {
-            super::certificate::no_key(error)
+            return certificate::no_key(error);
+        }
+    };
+    Diagnosis::new(code, error.to_string(), hint)
+}
+
+/// Returns how to use a file of host entries that ssh does not read.
+fn include(reason: &NotIncluded) -> Hint {
+    let NotIncluded { alias, file, config, .. } = reason;
+    let (file, alias) = (shell_quote(&file.display().to_string()), shell_quote(alias));
+    let (config, include) = (config.display(), reason.include());
+    format!("connect with ssh -F {file} {alias}, or begin {config} with the line: {include}").into()
+}
+
+/// Returns how to delete a managed block without one of its markers; `rest` are the lines that remain of it.
+fn delete_block(path: &Path, rest: Option<(usize, usize)>) -> Hint {
+    let file = path.display();
+    match rest {
+        Some((first, last)) => format!(
+            "delete lines {first} to {last} of {file}, which arcssh wrote, and repeat the runs of arcssh config that you need"
+        ),
+        None => format!(
+            "delete the markers of arcssh in {file} and the host entries between them, and repeat the runs of arcssh config that you need; if a later version of arcssh wrote the block, update arcssh"
+        ),
+    }
+    .into()
+}
+
+/// Returns how to remove an option that conflicts with a host entry.
+fn resolution(conflict: &Conflict) -> Hint {
+    match conflict.fix {
+        requirements::Fix::Move => move_section(&conflict.alias, conflict.by.as_ref()),
+        requirements::Fix::Write { keyword, value } => Hint::new(
+            &format!(
+                "write the host entries again, and add the line {keyword} {value} to a template of your own: "
+            ),
+            "arcssh config",
+        ),
+        requirements::Fix::Change(change) => change.into(),
+    }
+}
+
+fn other_socket(problem: &SocketProblem) -> &'static str {
+    match problem {
+        SocketProblem::Occupied(_) => {
+            "name an unused path in --agent, as arcssh config does: ~/.ssh/arcssh/NAME"
+        }
+        // The directory that others can open may be the user's home directory, which must stay open.
+        SocketProblem::Open { .. } | SocketProblem::NotOwn(_) => {
+            "name a path in --agent whose directory only arcssh uses, such as ~/.ssh/arcssh/NAME"
+        }
+        SocketProblem::TooLong(_) => {
+            "name a shorter path in --agent, such as ~/.ssh/arcssh/NAME, or use certificate files: arcssh config --entra=files"
         }
     }
 }
 
-/// How the user corrects an error in a configuration.
+/// Returns how to correct an error in a configuration.
 fn correction(rejection: &Rejection) -> Hint {
     let file = shell_quote(&rejection.file.display().to_string());
     match rejection.fix() {
