@@ -101,7 +101,7 @@ impl HttpClient for Https {
             let host = host.clone();
             let broken = move |error| {
                 let cause = format!("the body of the response is incomplete: {}", root(&error));
-                connection_error(NetError::Unreachable { host: host.clone(), cause })
+                connection_error(NetError::Unreachable { host: host.clone(), cause: cause.into() })
             };
             let body = Box::pin(BodyDataStream::new(body).map_err(broken));
             read(AsyncRawResponse::new(head.status.as_u16().into(), headers, body), (self.max_body)(request))

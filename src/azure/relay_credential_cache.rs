@@ -175,6 +175,11 @@ impl<'a> RelayCredentialCache<'a> {
         Self { arm, store, machine: machine.clone(), service, key: Key::new(Kind::Relay, name) }
     }
 
+    /// Returns the state directory of the cache.
+    pub(crate) fn store(&self) -> &'a Store {
+        self.store
+    }
+
     /// Returns the cached credentials, the preferred first.
     ///
     /// # Errors

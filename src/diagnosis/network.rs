@@ -108,7 +108,7 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
                 "if a proxy inspects TLS, exclude {host} from the inspection; check the endpoint, if you set it"
             ),
         ),
-        TlsError::Interrupted(_) => Diagnosis::new(
+        TlsError::Interrupted(_) | TlsError::TimedOut(_) => Diagnosis::new(
             Code::TlsFailed,
             summary,
             format!("{}; {}", allow_https(host), check_network().text),

@@ -16,6 +16,7 @@ use crate::azure::hybrid_compute::Machine;
 use crate::azure::login::key_store::KeyStoreError;
 use crate::azure::resource_id::ResourceId;
 use crate::diagnosis::finding::Finding;
+use crate::net::error::Cause;
 use crate::net::proxy::Problem;
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
 use crate::relay::frame::{PeerClose, Violation};
@@ -416,12 +417,13 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         proxy: "proxy:3128".into(),
         host: host(),
         status,
-        cause: status.map_or("no response".into(), |status| format!("the proxy responded {status}")),
+        cause: status.map_or("no response".into(), |status| format!("the proxy responded {status}").into()),
     };
     let setting = |variable, problem| NetError::Setting { variable, problem };
     let descriptors = Unreadable::new("/roots".as_ref(), &io::Error::from_raw_os_error(24), "");
     let errors: Vec<Error> = vec![
         NetError::Unreachable { host: host(), cause: "no route".into() }.into(),
+        NetError::Unreachable { host: host(), cause: Cause::Silence(Duration::from_secs(9)) }.into(),
         NetError::TimedOut { host: host(), after: Duration::from_secs(9) }.into(),
         TerminalError::TimedOut { object: "relay".into(), after: Duration::from_secs(9) }.into(),
         of_source(CredentialSource::Environment, entra(408, "")).into(),
@@ -445,6 +447,7 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         tls(TlsError::Incompatible("the two sides have no cipher in common")).into(),
         tls(TlsError::Rejected("the other side denies access")).into(),
         tls(TlsError::Interrupted("the connection was closed".into())).into(),
+        tls(TlsError::TimedOut(Duration::from_secs(9))).into(),
         tls(TlsError::NoRoots).into(),
         tls(TlsError::Unreadable(Unreadable::new(
             "/roots".as_ref(),

@@ -5,7 +5,7 @@ use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::net::NetError;
-use crate::net::error::chain;
+use crate::net::error::{Cause, chain};
 use crate::net::http_head::{self, Head};
 use crate::net::proxy::Proxy;
 
@@ -63,11 +63,11 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let target = with_port(target);
-    let rejected = |status, cause| NetError::ProxyRejected {
+    let rejected = |status, cause: String| NetError::ProxyRejected {
         proxy: proxy.to_string(),
         host: target.clone(),
         status,
-        cause,
+        cause: Cause::Failure(cause),
     };
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
     if let Some(basic) = authorization {

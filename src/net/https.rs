@@ -45,7 +45,7 @@ impl HttpsClient {
         let host = request.uri().authority().map_or(String::new(), ToString::to_string);
         let response = async {
             self.0.request(request).await.map_err(|error| {
-                let cause = || NetError::Unreachable { host: host.clone(), cause: root(&error) };
+                let cause = || NetError::Unreachable { host: host.clone(), cause: root(&error).into() };
                 NetError::find(&error).unwrap_or_else(cause)
             })
         };

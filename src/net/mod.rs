@@ -20,13 +20,14 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tower_service::Service as _;
 use tracing::{debug, info};
 
-use crate::net::error::root;
+use crate::net::error::{Cause, root};
 use crate::net::http_proxy::Responses;
 use crate::net::https::HttpsClient;
 use crate::net::proxy::{Proxies, Proxy};
@@ -35,12 +36,6 @@ use crate::system::timeout::with_timeout;
 
 pub(crate) use crate::net::error::NetError;
 
-/// The time limit for name resolution and the TCP connection, over all addresses of a host.
-const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time limit for an HTTP proxy to open a tunnel. It includes the connection of the proxy to the host.
-const PROXY_TIMEOUT: Duration = Duration::from_secs(20);
-/// The time limit for a TLS handshake.
-const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The idle time before the first TCP keepalive probe (tcp(7)).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// The time between two keepalive probes.
@@ -63,6 +58,25 @@ type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 
 /// A TLS connection to a host, with or without a proxy in between.
 pub(crate) type Stream = TlsStream<Transport>;
+
+/// A step of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The other side responds by itself: name resolution with TCP over all addresses of a host, and a TLS handshake.
+    Direct,
+    /// The other side connects to a third one first: a proxy to the host, the relay to the machine's agent.
+    Onward,
+}
+
+impl Step {
+    /// Returns the time limit of a step, unless the caller has its own.
+    pub(crate) fn timeout(self) -> Duration {
+        match self {
+            Self::Direct => Duration::from_secs(10),
+            Self::Onward => Duration::from_secs(20),
+        }
+    }
+}
 
 /// Opens connections with the proxy of the environment and the system's trust store.
 #[derive(Clone, Debug)]
@@ -116,30 +130,39 @@ impl Net {
     /// # Errors
     /// See [`NetError`].
     pub(crate) async fn connect(&self, authority: &Authority) -> Result<Stream, NetError> {
-        self.connect_in_steps(authority, |_| {}).await
+        self.connect_in_steps(authority, Step::timeout).await
     }
 
-    /// Connects as [`Self::connect`] does. Calls `on_step` with the time limit of each step, before it.
+    /// Connects as [`Self::connect`] does. Calls `limit` before each step for its time limit.
     ///
     /// # Errors
     /// See [`NetError`].
     pub(crate) async fn connect_in_steps(
         &self,
         authority: &Authority,
-        on_step: impl Fn(Duration),
+        limit: impl Fn(Step) -> Duration,
     ) -> Result<Stream, NetError> {
-        let proxy = self.proxy(authority)?;
-        on_step(if proxy.is_none() { TCP_TIMEOUT } else { TCP_TIMEOUT + PROXY_TIMEOUT });
-        let transport = match proxy {
-            Some(proxy) => self.tunnel(&proxy, authority).await?,
+        let transport = match self.proxy(authority)? {
+            Some(proxy) => self.tunnel(&proxy, authority, &limit).await?,
             None => Either::Left(
-                tcp(authority)
+                tcp(authority, limit(Step::Direct))
                     .await
                     .map_err(|cause| NetError::Unreachable { host: authority.to_string(), cause })?,
             ),
         };
-        on_step(TLS_TIMEOUT);
-        self.encrypt(transport, authority).await
+        self.encrypt(transport, authority, limit(Step::Direct)).await
+    }
+
+    /// Returns whether a second connection to `authority` may start while a first one has no result yet. Until the proxy has
+    /// accepted the password, one connection at a time sends it.
+    pub(crate) fn allows_second(&self, authority: &Authority) -> bool {
+        match self.proxy(authority) {
+            Ok(Some(Proxy { authorization: Some(_), .. })) => {
+                self.responses.try_lock().is_ok_and(|responses| responses.is_accepted())
+            }
+            Ok(_) => true,
+            Err(_) => false,
+        }
     }
 
     /// Returns an HTTP client with the same proxy and trust store, for these hosts.
@@ -171,13 +194,18 @@ impl Net {
 
     /// Opens a tunnel, unless the proxy has rejected it in this process: repeating a wrong password locks an account. Until the
     /// proxy has accepted the password, one connection at a time sends it.
-    async fn tunnel(&self, proxy: &Proxy, authority: &Authority) -> Result<Transport, NetError> {
+    async fn tunnel(
+        &self,
+        proxy: &Proxy,
+        authority: &Authority,
+        limit: &impl Fn(Step) -> Duration,
+    ) -> Result<Transport, NetError> {
         let responses = self.responses.lock().await;
         if let Some(error) = responses.rejection(proxy, authority) {
             return Err(error.clone());
         }
         let alone = (proxy.authorization.is_some() && !responses.is_accepted()).then_some(responses);
-        let result = self.open_tunnel(proxy, authority).await;
+        let result = self.open_tunnel(proxy, authority, limit).await;
         let mut responses = match alone {
             Some(responses) => responses,
             None => self.responses.lock().await,
@@ -186,13 +214,18 @@ impl Net {
         result
     }
 
-    async fn open_tunnel(&self, proxy: &Proxy, authority: &Authority) -> Result<Transport, NetError> {
+    async fn open_tunnel(
+        &self,
+        proxy: &Proxy,
+        authority: &Authority,
+        limit: &impl Fn(Step) -> Duration,
+    ) -> Result<Transport, NetError> {
         info!(%proxy, target = %authority, "connecting through the proxy");
-        let tcp = tcp(&proxy.host)
+        let tcp = tcp(&proxy.host, limit(Step::Direct))
             .await
             .map_err(|cause| NetError::ProxyUnreachable { proxy: proxy.host.to_string(), cause })?;
         let mut transport = if proxy.is_tls {
-            Either::Right(self.encrypt(tcp, &proxy.host).await?)
+            Either::Right(self.encrypt(tcp, &proxy.host, limit(Step::Direct)).await?)
         } else {
             Either::Left(tcp)
         };
@@ -202,13 +235,18 @@ impl Net {
             proxy: proxy.host.to_string(),
             host: authority.to_string(),
             status: None,
-            cause: no_response(limit),
+            cause: Cause::Silence(limit),
         };
-        with_timeout(PROXY_TIMEOUT, tunnel, timed_out).await?;
+        with_timeout(limit(Step::Onward), tunnel, timed_out).await?;
         Ok(transport)
     }
 
-    async fn encrypt<T>(&self, transport: T, authority: &Authority) -> Result<TlsStream<T>, NetError>
+    async fn encrypt<T>(
+        &self,
+        transport: T,
+        authority: &Authority,
+        limit: Duration,
+    ) -> Result<TlsStream<T>, NetError>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -221,8 +259,7 @@ impl Net {
                 tls::error_in(&error).map_or_else(|| TlsError::Interrupted(root(&error)), TlsError::from)
             })
         };
-        let timed_out = |limit| TlsError::Interrupted(no_response(limit));
-        let stream = with_timeout(TLS_TIMEOUT, handshake, timed_out).await.map_err(failed)?;
+        let stream = with_timeout(limit, handshake, TlsError::TimedOut).await.map_err(failed)?;
         let (_, session) = stream.get_ref();
         debug!(
             version = ?session.protocol_version(), suite = ?session.negotiated_cipher_suite().map(|suite| suite.suite()),
@@ -234,7 +271,7 @@ impl Net {
 
 /// Connects to the first address of a host that responds (RFC 8305), on port 443 by default, with the library of the HTTP
 /// client.
-async fn tcp(authority: &Authority) -> Result<TcpStream, String> {
+async fn tcp(authority: &Authority, limit: Duration) -> Result<TcpStream, Cause> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -243,16 +280,14 @@ async fn tcp(authority: &Authority) -> Result<TcpStream, String> {
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     #[cfg(any(target_os = "android", target_os = "linux"))]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let cause = |error| error::chain(&error).trim_start_matches("dns error: ").to_owned();
-    let connect = async { connector.call(uri(authority)).await.map_err(cause) };
-    Ok(with_timeout(TCP_TIMEOUT, connect, no_response).await?.into_inner())
+    let start = Instant::now();
+    let connect = async {
+        connector.call(uri(authority)).await.map_err(|error| Cause::of_tcp(&error, start.elapsed()))
+    };
+    Ok(with_timeout(limit, connect, Cause::Silence).await?.into_inner())
 }
 
 fn uri(authority: &Authority) -> Uri {
     let uri = Uri::builder().scheme("https").authority(authority.clone()).path_and_query("/").build();
     uri.expect("an authority with a scheme and a path is a URI")
-}
-
-fn no_response(limit: Duration) -> String {
-    format!("no response within {} s", limit.as_secs())
 }

@@ -1,22 +1,32 @@
 //! Connecting to a machine: which credentials to try, in which order, and when to request others.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache, STALE_GRACE};
 use crate::azure::target::Target;
-use crate::net::{self, Net};
-use crate::relay::handshake::{ConnectError, MIN_ATTEMPT, Upgraded, wait_for_listener};
+use crate::net::{self, Net, Step};
+use crate::relay::handshake::{self, ConnectError, Upgraded};
+use crate::relay::hedge::{self, HedgeBudget};
+use crate::state::Store;
 use crate::terminal::progress::Progress;
 
 /// The time limit for everything that a connection requests from Azure, access tokens included: a program that prints a
 /// token has 60 s, and each of three pauses that Azure demands has 30 s.
 pub(crate) const ARM_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// The attempts that give up after a short silence: a response that has not come by then usually never comes (aztunnel issue
+/// 142), and programs such as Ansible give ssh 10 s.
+const IMPATIENT: u32 = 2;
+/// The least time limit of a step, even if less of `wait` is left: enough for a slow network.
+const MIN_LIMIT: Duration = Duration::from_secs(10);
+/// The time limit of a step in which another host connects to a third one. The relay gives the listener about 30 s to accept
+/// (Relay Hybrid Connections protocol, "accept"), so its own 504 arrives earlier.
+const MAX_LIMIT: Duration = Duration::from_secs(40);
 
 /// Connects to a port of a machine.
 pub(crate) struct Connector<'a> {
@@ -50,7 +60,7 @@ impl Connector<'_> {
         &self,
         cache: &RelayCredentialCache<'_>,
     ) -> Result<(Upgraded<net::Stream>, IssuedCredentials), ConnectError> {
-        let mut deadline = Instant::now() + self.wait;
+        let mut dialling = Dialling::new(self, cache.store());
         let cached = cache.cached()?.into_iter().map(|issued| (Attempt::Cached, issued));
         let mut queue: VecDeque<_> = cached.collect();
         let mut rejected = Vec::new();
@@ -59,21 +69,22 @@ impl Connector<'_> {
                 Some(next) => next,
                 None if rejected.is_empty() => {
                     let issued = self.request_credentials(cache, &rejected).await?;
-                    deadline = Instant::now() + self.wait;
+                    dialling.deadline = Instant::now() + self.wait;
                     (Attempt::Fresh, issued)
                 }
                 None => (Attempt::Replacement, self.request_credentials(cache, &rejected).await?),
             };
             let (is_propagating, is_last) = (issued.is_propagating(), queue.is_empty());
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = dialling.left();
             let limit = match (is_last, is_propagating) {
                 (true, true) => left,
                 (true, false) => left.min(STALE_GRACE),
                 (false, _) => Duration::ZERO,
             };
-            match self.dial(&issued.credentials, limit).await {
-                Ok((upgraded, tries)) => {
-                    cache.report(&rejected, (tries > 1).then_some(&issued));
+            let attempts = dialling.attempts;
+            match dialling.dial(&issued.credentials, limit).await {
+                Ok(upgraded) => {
+                    cache.report(&rejected, (dialling.attempts - attempts > 1).then_some(&issued));
                     return Ok((upgraded, issued));
                 }
                 // The agent can still learn about a new name.
@@ -86,7 +97,7 @@ impl Connector<'_> {
                 }
                 Err(error) if error.is_transient() && !is_last => info!("{error}; trying other credentials"),
                 // New credentials would meet the same error.
-                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                Err(error) if error.is_transient() && !dialling.left().is_zero() => {
                     queue.push_back((attempt, issued));
                 }
                 Err(error) => return Err(error),
@@ -102,7 +113,8 @@ impl Connector<'_> {
         &self,
         credentials: &RelayCredentials,
     ) -> Result<Upgraded<net::Stream>, ConnectError> {
-        Ok(self.dial(credentials, self.wait).await?.0)
+        let store = Store::open().unwrap_or_else(|_| Store::disabled());
+        Dialling::new(self, &store).dial(credentials, self.wait).await
     }
 
     async fn request_credentials(
@@ -114,31 +126,122 @@ impl Connector<'_> {
         let request = async { Ok::<_, ConnectError>(cache.request(rejected).await?) };
         self.progress.run_with_timeout(ARM_TIMEOUT, object, request).await
     }
+}
 
-    /// Returns the connection and the number of tries.
+/// The attempts of one connection.
+struct Dialling<'a> {
+    connector: &'a Connector<'a>,
+    /// When the last attempt begins.
+    deadline: Instant,
+    /// The number of attempts so far.
+    attempts: u32,
+    budget: HedgeBudget<'a>,
+}
+
+impl<'a> Dialling<'a> {
+    fn new(connector: &'a Connector<'a>, store: &'a Store) -> Self {
+        let (deadline, budget) = (Instant::now() + connector.wait, HedgeBudget::new(store));
+        Self { connector, deadline, attempts: 0, budget }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Connects with these credentials, and retries transient errors for `retry_limit`.
+    ///
+    /// # Errors
+    /// The error of the last attempt.
     async fn dial(
-        &self,
+        &mut self,
         credentials: &RelayCredentials,
         retry_limit: Duration,
-    ) -> Result<(Upgraded<net::Stream>, u32), ConnectError> {
-        let start = Instant::now();
-        let tries = Cell::new(1);
-        // Later, the limit of all tries is shown.
-        let on_step = |limit| {
-            if tries.get() == 1 {
-                self.progress.set_deadline(format!("relay {}", credentials.relay), limit);
+    ) -> Result<Upgraded<net::Stream>, ConnectError> {
+        let retry_until = Instant::now() + retry_limit;
+        let mut backoff = backoff();
+        loop {
+            self.attempts += 1;
+            let error = match self.attempt(credentials).await {
+                Ok(upgraded) => {
+                    self.budget.add();
+                    return Ok(upgraded);
+                }
+                Err(error) => error,
+            };
+            let left = retry_until.saturating_duration_since(Instant::now());
+            if !error.is_transient() || left.is_zero() {
+                return Err(error);
             }
+            // The last attempt starts at the end of the limit. After a silence, more waiting is of no use.
+            let pause = if error.is_silence() { None } else { backoff.next() };
+            let pause = pause.unwrap_or_default().min(left);
+            info!("{error}; retrying in {:.0} s", pause.as_secs_f32());
+            self.show_retry(&error, credentials, left);
+            sleep(pause).await;
+        }
+    }
+
+    /// Dials once, or twice if the first dial of the connection is late.
+    async fn attempt(&self, credentials: &RelayCredentials) -> Result<Upgraded<net::Stream>, ConnectError> {
+        let Connector { net, target, progress, .. } = self.connector;
+        let dial = async |limit: &dyn Fn(Step) -> Duration| {
+            handshake::dial(net, credentials, target.port, limit).await
         };
-        let on_retry = |error: &ConnectError| {
-            tries.set(tries.get() + 1);
-            let object = format!("agent of {} to listen ({})", self.target, error.brief());
-            // Other transient errors are retried until `wait` ends. The last try begins when the limit ends.
-            let limit = if error.is_no_listener() { retry_limit } else { retry_limit.max(self.wait) };
-            self.progress.set_deadline(object, (limit + MIN_ATTEMPT).saturating_sub(start.elapsed()));
+        let limit = |step| step_limit(step, self.attempts, self.left());
+        if self.attempts > 1 {
+            return dial(&limit).await;
+        }
+        let shown = |step| {
+            progress.set_deadline(format!("relay {}", credentials.relay), self.left() + MIN_LIMIT);
+            limit(step)
         };
-        let upgraded =
-            wait_for_listener(self.net, credentials, self.target.port, retry_limit, on_step, on_retry)
-                .await?;
-        Ok((upgraded, tries.get()))
+        let allows_second = || net.allows_second(credentials.relay.authority());
+        hedge::dial(shown, dial, allows_second, &self.budget).await
+    }
+
+    /// Shows the reason for a retry, and how long arcssh retries: while there is no listener for `left`, else for the whole
+    /// time.
+    fn show_retry(&self, error: &ConnectError, credentials: &RelayCredentials, left: Duration) {
+        let Connector { target, progress, .. } = self.connector;
+        let brief = error.brief();
+        let object = if error.is_silence() {
+            format!("relay {} ({brief})", credentials.relay)
+        } else {
+            format!("agent of {target} to listen ({brief})")
+        };
+        let left = if error.is_no_listener() { left } else { left.max(self.left()) };
+        progress.set_deadline(object, left + MIN_LIMIT);
+    }
+}
+
+/// Returns the time limit of a step. Only another host that connects to a third one can take long.
+fn step_limit(step: Step, attempt: u32, left: Duration) -> Duration {
+    match step {
+        Step::Onward if attempt > IMPATIENT => left.clamp(MIN_LIMIT, MAX_LIMIT),
+        Step::Onward | Step::Direct => MIN_LIMIT,
+    }
+}
+
+/// Returns the pauses between attempts, which are those of aztunnel. The agent learns about a new name only after some time.
+fn backoff() -> impl Iterator<Item = Duration> {
+    [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_two_attempts_give_up_after_ten_seconds_of_silence_and_later_ones_wait_for_a_slow_agent() {
+        let limit = |step, attempt, left| step_limit(step, attempt, Duration::from_secs(left)).as_secs();
+        assert_eq!([1, 2, 3, 4].map(|attempt| limit(Step::Onward, attempt, 90)), [10, 10, 40, 40]);
+        assert_eq!([1, 2, 3, 4].map(|attempt| limit(Step::Direct, attempt, 90)), [10; 4]);
+        assert_eq!([35, 10, 3, 0].map(|left| limit(Step::Onward, 3, left)), [35, 10, 10, 10]);
+    }
+
+    #[test]
+    fn pauses_grow_to_five_seconds() {
+        let seconds: Vec<u64> = backoff().take(6).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 5, 5, 5]);
     }
 }

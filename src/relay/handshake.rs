@@ -1,4 +1,4 @@
-//! The sender's handshake with Azure Relay, with retries until there is a listener.
+//! The sender's handshake with Azure Relay.
 //!
 //! WebSocket libraries drop the HTTP reason phrase, which alone contains the relay's error text (Relay Hybrid Connections
 //! protocol, "error codes").
@@ -9,10 +9,9 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tracing::{debug, info};
+use tracing::debug;
 use uuid::Uuid;
 
 use crate::azure::arm::ArmError;
@@ -20,15 +19,10 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::net::error::{causes, chain};
 use crate::net::http_head::{self, Head};
 use crate::net::tls::{self, TlsError};
-use crate::net::{self, Net, NetError};
+use crate::net::{self, Net, NetError, Step};
 use crate::system::SystemError;
+use crate::system::timeout::with_timeout;
 use crate::terminal::TerminalError;
-
-/// The time limit of one try. The relay gives the listener about 30 s to accept (Relay Hybrid Connections protocol,
-/// "accept"), so its own 504 arrives earlier.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(40);
-/// The least time of one try, even if less of the budget is left: enough for a TLS handshake over a slow network.
-pub(crate) const MIN_ATTEMPT: Duration = Duration::from_secs(10);
 
 /// A connection to the machine's agent, on which WebSocket frames follow.
 #[derive(Debug)]
@@ -40,62 +34,21 @@ pub(crate) struct Upgraded<S> {
     pub(crate) read_ahead: Vec<u8>,
 }
 
-/// Connects, and retries transient errors for `budget`. Each try has at least [`MIN_ATTEMPT`]. Calls `on_step` with the time
-/// limit of each step of a try, and `on_retry` before each retry.
+/// Dials once: TCP, TLS, upgrade. The relay sends 101 after the agent has connected to the port and accepted. Calls `limit`
+/// before each step for its time limit.
 ///
 /// # Errors
-/// The [`ConnectError`] of the last try.
-pub(crate) async fn wait_for_listener(
+/// See [`ConnectError`].
+pub(crate) async fn dial(
     net: &Net,
     credentials: &RelayCredentials,
     port: u16,
-    budget: Duration,
-    on_step: impl Fn(Duration),
-    mut on_retry: impl FnMut(&ConnectError),
-) -> Result<Upgraded<net::Stream>, ConnectError> {
-    let deadline = Instant::now() + budget;
-    let mut backoff = backoff();
-    loop {
-        let limit = deadline.saturating_duration_since(Instant::now()).clamp(MIN_ATTEMPT, UPGRADE_TIMEOUT);
-        let end = Instant::now() + limit;
-        let on_step = |step: Option<Duration>| {
-            let left = end.saturating_duration_since(Instant::now());
-            on_step(step.map_or(left, |step| step.min(left)));
-        };
-        let error = match timeout(limit, connect(net, credentials, port, on_step)).await {
-            Ok(Ok(upgraded)) => return Ok(upgraded),
-            Ok(Err(error)) => error,
-            Err(_elapsed) => ConnectError::TimedOut(limit),
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !error.is_transient() || left.is_zero() {
-            return Err(error);
-        }
-        // The last try starts at the end of the budget.
-        let pause = backoff.next().unwrap_or_default().min(left);
-        info!("{error}; retrying in {:.0} s", pause.as_secs_f32());
-        on_retry(&error);
-        sleep(pause).await;
-    }
-}
-
-/// Returns the pauses between tries, which are those of aztunnel. The agent learns about a new name only after some time.
-fn backoff() -> impl Iterator<Item = Duration> {
-    [1, 2, 4].into_iter().chain(std::iter::repeat(5)).map(Duration::from_secs)
-}
-
-/// Tries once: TCP, TLS, upgrade. The relay sends 101 after the agent has connected to the port and accepted. The last step
-/// has only the time limit of the try.
-async fn connect(
-    net: &Net,
-    credentials: &RelayCredentials,
-    port: u16,
-    on_step: impl Fn(Option<Duration>),
+    limit: impl Fn(Step) -> Duration,
 ) -> Result<Upgraded<net::Stream>, ConnectError> {
     let authority = credentials.relay.authority();
-    let stream = net.connect_in_steps(authority, |limit| on_step(Some(limit))).await?;
-    on_step(None);
-    upgrade(stream, authority, credentials, port).await
+    let stream = net.connect_in_steps(authority, &limit).await?;
+    let upgrade = upgrade(stream, authority, credentials, port);
+    with_timeout(limit(Step::Onward), upgrade, ConnectError::TimedOut).await
 }
 
 async fn upgrade<S>(
@@ -282,7 +235,7 @@ impl ConnectError {
         let host = relay.to_string();
         Self::Net(match causes(error.as_ref()).find_map(tls::error_in) {
             Some(error) => NetError::Tls { host, error: TlsError::from(error) },
-            None => NetError::Unreachable { host, cause },
+            None => NetError::Unreachable { host, cause: cause.into() },
         })
     }
 
@@ -298,9 +251,17 @@ impl ConnectError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Rejected(rejection) => rejection.is_transient(),
-            Self::TimedOut(_) => true,
             // The proxy's connection to the relay failed.
             Self::Net(error @ NetError::ProxyRejected { status: Some(_), .. }) => error.is_transient(),
+            _ => self.is_silence(),
+        }
+    }
+
+    /// Returns whether a step of the dial got no response in time.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            Self::TimedOut(_) => true,
+            Self::Net(error) => error.is_silence(),
             _ => false,
         }
     }
@@ -430,11 +391,5 @@ mod tests {
         assert!(
             !rejected(401, "Generic: Ip has been prevented to connect to the endpoint").is_unauthorized()
         );
-    }
-
-    #[test]
-    fn pauses_grow_to_five_seconds() {
-        let seconds: Vec<u64> = backoff().take(6).map(|pause| pause.as_secs()).collect();
-        assert_eq!(seconds, [1, 2, 4, 5, 5, 5]);
     }
 }

@@ -5,5 +5,6 @@ pub(crate) mod connector;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod handshake;
+pub(crate) mod hedge;
 pub(crate) mod liveness;
 pub(crate) mod websocket;

@@ -66,10 +66,12 @@ pub(crate) enum Kind {
     Failure,
     /// Claims that a token of an account must have.
     Claims,
+    /// The budget of second dials.
+    Hedge,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Relay,
         Self::Rejection,
         Self::Throttle,
@@ -79,6 +81,7 @@ impl Kind {
         Self::Certificate,
         Self::Failure,
         Self::Claims,
+        Self::Hedge,
     ];
 
     /// Returns the kind of value in a file with this name (see [`Key::file`]).
@@ -100,6 +103,7 @@ impl Kind {
             Self::Certificate => "certificate",
             Self::Failure => "failure",
             Self::Claims => "claims",
+            Self::Hedge => "hedge",
         }
     }
 }
@@ -220,7 +224,11 @@ impl Store {
         Ok(self.check_writable().is_ok().then_some(count))
     }
 
-    fn at(directory: PathBuf) -> Result<Self, SystemError> {
+    /// Opens a state directory, and creates it if it does not exist.
+    ///
+    /// # Errors
+    /// Other users can access the directory.
+    pub(crate) fn at(directory: PathBuf) -> Result<Self, SystemError> {
         let metadata = resolved(&directory).or_else(|error| match error.kind() {
             ErrorKind::NotFound => files::create_private_dir(&directory).and_then(|()| resolved(&directory)),
             _ => Err(error),

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod config_injection;
 mod consumers;
+mod dials;
 mod docs;
 mod doctor;
 mod end_to_end;

@@ -420,14 +420,14 @@ fn base64(text: &str) -> String {
 }
 
 /// A proxy for one test.
-struct Tinyproxy {
+pub(crate) struct Tinyproxy {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     log: PathBuf,
 }
 
 impl Tinyproxy {
-    fn start(w: &Lab, more: &str) -> Self {
+    pub(crate) fn start(w: &Lab, more: &str) -> Self {
         Self::start_on(w, "127.0.0.1", more)
     }
 

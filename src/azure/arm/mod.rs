@@ -247,7 +247,7 @@ impl Arm {
             Some(error @ HttpError::TooLong(_)) => self.unexpected(error.to_string()),
             None => ArmError::Net(NetError::find(error).unwrap_or_else(|| NetError::Unreachable {
                 host: self.authority().to_owned(),
-                cause: chain(error),
+                cause: chain(error).into(),
             })),
         }
     }

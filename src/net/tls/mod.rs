@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::{default_provider, kx_group};
@@ -390,6 +391,9 @@ pub(crate) enum TlsError {
     /// The connection was closed during the handshake.
     #[error("{0} during the handshake")]
     Interrupted(String),
+    /// The other side did not complete the handshake in this time.
+    #[error("no response within {} s during the handshake", .0.as_secs())]
+    TimedOut(Duration),
     /// Anything else.
     #[error("{0}")]
     Other(String),

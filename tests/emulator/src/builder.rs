@@ -27,6 +27,7 @@ use crate::journal::Journal;
 use crate::machine::{Machine, MachineState, RESOURCE_GROUP, SUBSCRIPTION};
 use crate::managed_identity::{Endpoint, Himds, Imds, TOKEN_DIRECTORY};
 use crate::relay::Relay;
+use crate::relay::fault::Tail;
 use crate::server::{Handler, Recorder, serve, serve_plain};
 use crate::throttle::{Quota, Throttles};
 use crate::tls::{Certificates, KeyExchange};
@@ -48,6 +49,7 @@ pub struct Builder {
     endpoint_delay: Duration,
     listener_delay: Duration,
     rendezvous_time: Duration,
+    has_tail: bool,
     token_lifetime: Duration,
     user_principal_name: String,
     device_interval: Duration,
@@ -79,6 +81,7 @@ impl Default for Builder {
             listener_delay: Duration::ZERO,
             // "The maximum to assume is 30 seconds" (protocol guide, "Accept message").
             rendezvous_time: Duration::from_secs(30),
+            has_tail: false,
             // Entra's default is 60 to 90 minutes (Microsoft Learn, "Configurable token lifetimes").
             token_lifetime: Duration::from_secs(3600),
             user_principal_name: "Ada@arcssh.example".to_owned(),
@@ -147,6 +150,11 @@ impl Builder {
     /// Sets how long a sender waits for its listener. The default is 30 s.
     pub fn rendezvous_time(self, rendezvous_time: Duration) -> Self {
         Self { rendezvous_time, ..self }
+    }
+
+    /// Delays one sender in 20 by 3 to 7 s, and gives one in 50 no answer, in a fixed order. Queued faults come first.
+    pub fn relay_tail(self) -> Self {
+        Self { has_tail: true, ..self }
     }
 
     /// Sets the lifetime of access tokens. The default is an hour.
@@ -250,7 +258,9 @@ impl Builder {
         let recorder = Recorder { journal: Arc::clone(&journal), handshakes: Arc::default() };
         let entra_authority = entra_listener.local_addr()?.to_string();
         let entra = Arc::new(Entra::new(&self.entra(&entra_authority, &directory), Arc::clone(&journal)));
-        let relay = Arc::new(Relay::new(relay_listener.local_addr()?, self.rendezvous_time, self.clock)?);
+        let tail = self.has_tail.then(Tail::default);
+        let relay = Relay::new(relay_listener.local_addr()?, self.rendezvous_time, self.clock, tail)?;
+        let relay = Arc::new(relay);
         let arm = self.arm(arm_listener.local_addr()?, &entra, &relay, &certificates, &journal)?;
         let any = KeyExchange::Any;
         spawn(entra_listener, &certificates, any, &entra, &recorder)?;

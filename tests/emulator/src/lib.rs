@@ -308,6 +308,11 @@ impl Emulator {
         self.relay().observations.open()
     }
 
+    /// The number of senders that closed their connection before they got an answer.
+    pub fn abandoned_dials(&self) -> usize {
+        self.relay().observations.abandoned()
+    }
+
     /// The pings that senders sent.
     pub fn sender_pings(&self) -> Vec<Heartbeat> {
         self.relay().observations.pings()

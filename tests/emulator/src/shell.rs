@@ -36,6 +36,9 @@ pub(crate) struct Shell {
     /// The number of machines in addition to the usual ones
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     more_machines: usize,
+    /// Delay one connection in 20 by 3 to 7 s, and give one in 50 no answer
+    #[arg(long)]
+    relay_tail: bool,
     /// A command to run instead of an interactive shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -46,7 +49,8 @@ impl Shell {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let arcssh = self.arcssh.path()?;
         let more = |builder| (0..self.more_machines).fold(builder, with_numbered_machine);
-        let playground = Playground::start(&arcssh, &[], |builder| more(with_machines(builder)))?;
+        let tail = |builder: Builder| if self.relay_tail { builder.relay_tail() } else { builder };
+        let playground = Playground::start(&arcssh, &[], |builder| tail(more(with_machines(builder))))?;
         set_up_home(&playground, &arcssh)?;
         let enter = write_enter_script(&playground)?;
         user_database::ensure_isolated(&mut Command::new(&enter), playground.home())?;

@@ -1,5 +1,6 @@
 //! Faults of a sender's connection that a test configures. `sender` and `bridge` apply them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A fault of the relay in one sender connection.
@@ -9,6 +10,7 @@ use std::time::Duration;
 pub struct RelayFault {
     pub(crate) rejection: Option<(u16, String)>,
     pub(crate) silent_handshake: bool,
+    pub(crate) handshake_delay: Duration,
     pub(crate) silent_after_upgrade: bool,
     pub(crate) blocked_reader: bool,
     pub(crate) read_rate: Option<u64>,
@@ -46,6 +48,11 @@ impl RelayFault {
     /// Reads the request but never answers it.
     pub fn silent_handshake() -> Self {
         Self { silent_handshake: true, ..Self::default() }
+    }
+
+    /// Reads the request, and handles it after `delay`.
+    pub fn slow_handshake(delay: Duration) -> Self {
+        Self { handshake_delay: delay, ..Self::default() }
     }
 
     /// Answers 101, then neither reads nor writes.
@@ -123,5 +130,36 @@ impl RelayFault {
     /// Applies to all connections from now on.
     pub fn always(self) -> Self {
         self.times(usize::MAX)
+    }
+}
+
+/// The usual mix of dials that have no other fault: one in 20 takes 3 to 7 s, and one in 50 gets no answer (aztunnel issues 115
+/// and 142).
+#[derive(Debug, Default)]
+pub(crate) struct Tail(AtomicUsize);
+
+impl Tail {
+    pub(crate) fn next(&self) -> RelayFault {
+        match self.0.fetch_add(1, Ordering::Relaxed) {
+            number if number % 50 == 25 => RelayFault::silent_handshake(),
+            number if number % 20 == 10 => {
+                RelayFault::slow_handshake(Duration::from_secs(3 + number as u64 / 20 % 5))
+            }
+            _ => RelayFault::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sender_in_20_is_delayed_and_one_in_50_gets_no_answer() {
+        let tail = Tail::default();
+        let faults: Vec<RelayFault> = (0..100).map(|_| tail.next()).collect();
+        let delays: Vec<u64> = faults.iter().map(|fault| fault.handshake_delay.as_secs()).collect();
+        assert_eq!(delays.iter().filter(|delay| **delay > 0).collect::<Vec<_>>(), [&3, &4, &5, &6, &7]);
+        assert_eq!(faults.iter().filter(|fault| fault.silent_handshake).count(), 2);
     }
 }

@@ -26,7 +26,7 @@ use crate::encoding::decode;
 use crate::fault_queue::FaultQueue;
 use crate::journal::{Service, lock};
 use crate::relay::error::{RelayError, Tracking};
-use crate::relay::fault::RelayFault;
+use crate::relay::fault::{RelayFault, Tail};
 use crate::relay::observations::Observations;
 use crate::relay::rendezvous::Rendezvous;
 use crate::relay::sas::{AccessRight, Requirement, SasKey};
@@ -90,6 +90,7 @@ pub(crate) struct Relay {
     hybrid_connections: Mutex<HashMap<String, Arc<HybridConnection>>>,
     rendezvous: Mutex<HashMap<String, Rendezvous>>,
     pub(crate) faults: FaultQueue<RelayFault>,
+    pub(crate) tail: Option<Tail>,
 }
 
 /// Whether a hybrid connection exists.
@@ -131,7 +132,12 @@ pub(crate) struct ControlChannel {
 }
 
 impl Relay {
-    pub(crate) fn new(address: SocketAddr, rendezvous_time: Duration, clock: Clock) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        rendezvous_time: Duration,
+        clock: Clock,
+        tail: Option<Tail>,
+    ) -> anyhow::Result<Self> {
         let now = clock.unix_seconds();
         let namespace = Namespace::at(address)?;
         Ok(Self {
@@ -150,6 +156,7 @@ impl Relay {
             hybrid_connections: Mutex::default(),
             rendezvous: Mutex::default(),
             faults: FaultQueue::default(),
+            tail,
         })
     }
 

@@ -32,6 +32,7 @@ pub(crate) struct Observations {
     pings: Mutex<Vec<Heartbeat>>,
     pongs: Mutex<Vec<Heartbeat>>,
     ends: Mutex<Vec<SenderEnd>>,
+    abandoned: AtomicUsize,
 }
 
 impl Observations {
@@ -39,6 +40,15 @@ impl Observations {
     pub(crate) fn opened(self: &Arc<Self>) -> OpenConnection {
         self.open.fetch_add(1, Ordering::SeqCst);
         OpenConnection(Arc::clone(self))
+    }
+
+    /// Counts a request as abandoned if the guard is dropped before the answer: the sender closed the connection.
+    pub(crate) fn unanswered(self: &Arc<Self>) -> Unanswered {
+        Unanswered(Some(Arc::clone(self)))
+    }
+
+    pub(crate) fn abandoned(&self) -> usize {
+        self.abandoned.load(Ordering::SeqCst)
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -76,5 +86,22 @@ pub(crate) struct OpenConnection(Arc<Observations>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The guard of a request without an answer.
+pub(crate) struct Unanswered(Option<Arc<Observations>>);
+
+impl Unanswered {
+    pub(crate) fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(observations) = &self.0 {
+            observations.abandoned.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }

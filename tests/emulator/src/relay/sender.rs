@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::encoding::encode;
 use crate::relay::error::{RelayError, Tracking};
-use crate::relay::fault::RelayFault;
+use crate::relay::fault::{RelayFault, Tail};
 use crate::relay::observations::OpenConnection;
 use crate::relay::rendezvous::{Accepted, Decision, Rendezvous};
 use crate::relay::sas::AccessRight;
@@ -17,10 +17,19 @@ use crate::server::{Answer, Call};
 
 /// Answers a sender: 101 when a listener has accepted it, else an error.
 pub(crate) async fn connect(relay: Arc<Relay>, call: Call, tracking: &Tracking<'_>) -> Answer {
-    let fault = relay.faults.next(|_| true).unwrap_or_default();
+    let tail = || relay.tail.as_ref().map(Tail::next);
+    let fault = relay.faults.next(|_| true).or_else(tail).unwrap_or_default();
+    let unanswered = relay.observations.unanswered();
     if fault.silent_handshake {
         return pending().await;
     }
+    tokio::time::sleep(fault.handshake_delay).await;
+    let answer = answer(relay, call, tracking, fault).await;
+    unanswered.answered();
+    answer
+}
+
+async fn answer(relay: Arc<Relay>, call: Call, tracking: &Tracking<'_>, fault: RelayFault) -> Answer {
     let hybrid_connection = match authorize_sender(&relay, &call, tracking, &fault) {
         Ok(hybrid_connection) => hybrid_connection,
         Err(error) => return error.tracked(tracking),

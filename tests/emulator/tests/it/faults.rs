@@ -167,6 +167,18 @@ fn the_relay_can_stop_before_or_after_the_upgrade() {
         let connecting = client::connect(&emulator, &issued, port);
         assert!(tokio::time::timeout(Duration::from_millis(200), connecting).await.is_err());
         assert!(emulator.requests_to(Service::Relay).iter().any(|request| request.status.is_none()));
+        assert!(emulator.wait_until(Duration::from_secs(10), |emulator| emulator.abandoned_dials() == 1));
+    });
+}
+
+#[test]
+fn a_sender_can_get_its_answer_late() {
+    client::runtime().block_on(async {
+        let delay = Duration::from_millis(300);
+        let start = Instant::now();
+        let (emulator, _socket, _server) = faulty(RelayFault::slow_handshake(delay)).await;
+        assert!(start.elapsed() >= delay);
+        assert_eq!(emulator.abandoned_dials(), 0);
     });
 }
 

@@ -1,0 +1,320 @@
+//! A second dial in parallel with a first one that is late, within a budget.
+//!
+//! Azure Relay usually responds within a second. One dial in 10 to 40 takes 3 to 7 s, and some upgrades get no response (aztunnel
+//! issues 115 and 142). A second dial then usually connects at once ("The Tail at Scale", Dean and Barroso, CACM 2013).
+//!
+//! A dial that is closed late may already have reached the machine's sshd, for which it counts as an unauthenticated connection
+//! from localhost (sshd_config(5), `PerSourcePenalties`). The budget therefore limits second dials to 5 % of the connections,
+//! even if every first dial is late, as with a slow agent or proxy.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::net::Step;
+use crate::relay::handshake::ConnectError;
+use crate::state::{Key, Kind, Store};
+
+/// The silence after which a second dial starts. It begins with each step, so that a long round trip alone is not late.
+const HEDGE_AFTER: Duration = Duration::from_secs(2);
+
+/// The full budget, in twentieths of a dial: 20 second dials that win, or 5 that lose.
+const FULL: u32 = 400;
+/// The amount that a second dial holds. If it loses, the first dial was slow for a reason that a second one does not remove, so
+/// it costs as much as four that win.
+const HOLD: u32 = 80;
+/// The amount that a second dial returns if it wins.
+const RETURN: u32 = 60;
+/// The amount that each connection adds. One in 20 connections can have a second dial that wins, or one in 80 one that loses.
+const INCOME: u32 = 1;
+
+/// The budget of second dials of all processes. It is full if it has no file.
+#[derive(Debug)]
+pub(crate) struct HedgeBudget<'a> {
+    store: &'a Store,
+    /// The amount that the connection adds.
+    income: Cell<u32>,
+}
+
+impl<'a> HedgeBudget<'a> {
+    pub(crate) fn new(store: &'a Store) -> Self {
+        Self { store, income: Cell::new(INCOME) }
+    }
+
+    /// Takes the amount for a second dial, and returns whether the budget allows one. If another process changes the budget at
+    /// the same time, many connections are late, and this one does without.
+    fn take(&self) -> bool {
+        if self.store.folder().is_none() {
+            return true;
+        }
+        let Some(_lock) = self.store.try_lock(&key()) else { return false };
+        let Ok(budget) = self.store.read::<u32>(&key()) else { return false };
+        let left = budget.unwrap_or(FULL).min(FULL).checked_sub(HOLD);
+        left.is_some_and(|left| self.store.try_write(&key(), &left).is_ok())
+    }
+
+    /// Adds the income of an established connection, in the background.
+    pub(crate) fn add(&self) {
+        tokio::spawn(add(self.store.clone(), self.income.get()));
+    }
+}
+
+/// Adds an amount. With a full budget, that is one failed stat(2).
+async fn add(store: Store, amount: u32) {
+    if !matches!(store.read::<u32>(&key()), Ok(Some(_))) {
+        return;
+    }
+    let Some(lock) = store.lock(&key()).await else { return };
+    let write = spawn_blocking(move || {
+        match store.read(&key()).map(|budget| budget.unwrap_or(FULL).saturating_add(amount)) {
+            Ok(FULL..) => store.remove(&key()),
+            Ok(budget) => store.write(&key(), &budget),
+            Err(_) => {}
+        }
+        drop(lock);
+    });
+    let _ = write.await;
+}
+
+fn key() -> Key {
+    Key::new(Kind::Hedge, "second connections to Azure Relay")
+}
+
+/// Dials, and a second time if the first dial is late. The first connection wins, and the other dial is closed. `limit` returns
+/// the time limit of each step.
+///
+/// # Errors
+/// Both dials failed. A response is the better explanation than silence.
+pub(crate) async fn dial<T>(
+    limit: impl Fn(Step) -> Duration,
+    dial: impl AsyncFn(&dyn Fn(Step) -> Duration) -> Result<T, ConnectError>,
+    allows_second: impl Fn() -> bool,
+    budget: &HedgeBudget<'_>,
+) -> Result<T, ConnectError> {
+    let last_step = Cell::new(Instant::now());
+    let timed = |step| {
+        last_step.set(Instant::now());
+        limit(step)
+    };
+    let mut first = pin!(dial(&timed));
+    tokio::select! {
+        biased;
+        result = &mut first => return result,
+        () = late(&last_step, allows_second) => {}
+    }
+    if !budget.take() {
+        return first.await;
+    }
+    info!("no response for {} s; dialling a second time", HEDGE_AFTER.as_secs());
+    let won = |_: &T| budget.income.set(INCOME + RETURN);
+    let better = |one: ConnectError, other| if one.is_silence() { other } else { one };
+    match select(first, pin!(dial(&limit))).await {
+        Either::Left((Err(error), second)) => second.await.inspect(won).map_err(|other| better(error, other)),
+        Either::Right((Err(error), first)) => first.await.map_err(|other| better(other, error)),
+        Either::Left((result, _)) => result,
+        Either::Right((result, _)) => result.inspect(won),
+    }
+}
+
+/// Waits until a dial has completed no step for [`HEDGE_AFTER`], and a second one may start.
+async fn late(last_step: &Cell<Instant>, allows_second: impl Fn() -> bool) {
+    let mut from = last_step.get();
+    loop {
+        sleep_until(from + HEDGE_AFTER).await;
+        from = match last_step.get() {
+            last if last > from => last,
+            _ if allows_second() => return,
+            _ => Instant::now(),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+
+    use super::*;
+    use crate::relay::handshake::Rejection;
+    use crate::system::timeout::with_timeout;
+
+    /// The time limit of a step.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::at(home.path().join("state")).unwrap();
+        (home, store)
+    }
+
+    fn rejected(status: u16) -> ConnectError {
+        Rejection::new("azgn.servicebus.windows.net", status, "").into()
+    }
+
+    /// The relay's end of each dial.
+    type Ends = RefCell<Vec<DuplexStream>>;
+
+    /// A dial whose steps take these milliseconds. The last one ends with this status: 101, or 0 for silence.
+    struct Script(&'static [u64], u16);
+
+    /// Dials the relay: the first dial follows the first script, and so on. Returns the stream's number, and the seconds.
+    async fn run(
+        scripts: &[Script],
+        allows_second: impl Fn() -> bool,
+        budget: &HedgeBudget<'_>,
+        ends: &Ends,
+    ) -> (Result<(usize, DuplexStream), ConnectError>, u64) {
+        let start = Instant::now();
+        let one = async |limit: &dyn Fn(Step) -> Duration| {
+            let (stream, end) = duplex(64);
+            let number = ends.borrow().len();
+            ends.borrow_mut().push(end);
+            let Script(steps, status) = &scripts[number];
+            for step in *steps {
+                let wait = async { Ok(tokio::time::sleep(Duration::from_millis(*step)).await) };
+                with_timeout(limit(Step::Direct), wait, ConnectError::TimedOut).await?;
+            }
+            match status {
+                0 => with_timeout(limit(Step::Onward), std::future::pending(), ConnectError::TimedOut).await,
+                101 => Ok((number, stream)),
+                status => Err(rejected(*status)),
+            }
+        };
+        let result = dial(|_| LIMIT, one, allows_second, budget).await;
+        (result, start.elapsed().as_secs())
+    }
+
+    /// Returns the numbers of the dials that were closed.
+    async fn closed(ends: &Ends) -> Vec<usize> {
+        let mut closed = Vec::new();
+        for (number, end) in ends.borrow_mut().iter_mut().enumerate() {
+            if let Ok(0) = tokio::time::timeout(Duration::ZERO, end.read(&mut [0])).await.unwrap_or(Ok(1)) {
+                closed.push(number);
+            }
+        }
+        closed
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_makes_progress_has_no_second_one() {
+        let (_home, store) = store();
+        for steps in [[1900, 1900, 1900], [0, 0, 1990]] {
+            let (budget, ends) = (HedgeBudget::new(&store), Ends::default());
+            let steps: &'static [u64] = steps.to_vec().leak();
+            let (result, _) = run(&[Script(steps, 101)], || true, &budget, &ends).await;
+            assert_eq!((result.unwrap().0, ends.borrow().len()), (0, 1));
+        }
+        assert!(store.keys().is_empty(), "the budget is full");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_dial_replaces_a_silent_one_which_is_closed_at_once() {
+        let (_home, store) = store();
+        let (budget, ends) = (HedgeBudget::new(&store), Ends::default());
+        let scripts = [Script(&[100, 100], 0), Script(&[400], 101)];
+        let (result, seconds) = run(&scripts, || true, &budget, &ends).await;
+        let (number, _stream) = result.unwrap();
+        assert_eq!((number, seconds, ends.borrow().len()), (1, 2, 2));
+        assert_eq!(closed(&ends).await, [0]);
+        assert_eq!((store.read(&key()).unwrap(), budget.income.get()), (Some(FULL - HOLD), RETURN + INCOME));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_dial_can_still_win() {
+        let (_home, store) = store();
+        let (budget, ends) = (HedgeBudget::new(&store), Ends::default());
+        let scripts = [Script(&[2500], 101), Script(&[], 0)];
+        let (result, _) = run(&scripts, || true, &budget, &ends).await;
+        let (number, _stream) = result.unwrap();
+        assert_eq!((number, ends.borrow().len(), budget.income.get()), (0, 2, INCOME));
+        assert_eq!(closed(&ends).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rejection_starts_no_second_dial_and_ends_only_its_own() {
+        let (_home, store) = store();
+        let cases: [(&[Script], Result<usize, &str>, usize); 6] = [
+            (&[Script(&[1900], 404)], Err("404"), 1),
+            (&[Script(&[3000], 503), Script(&[2000], 101)], Ok(1), 2),
+            (&[Script(&[4000], 101), Script(&[1000], 503)], Ok(0), 2),
+            (&[Script(&[], 0), Script(&[5000], 401)], Err("401"), 2),
+            (&[Script(&[3000], 401), Script(&[], 0)], Err("401"), 2),
+            (&[Script(&[], 0), Script(&[], 0)], Err("within 10 s"), 2),
+        ];
+        for (scripts, expected, dials) in cases {
+            let (budget, ends) = (HedgeBudget::new(&store), Ends::default());
+            let (result, seconds) = run(scripts, || true, &budget, &ends).await;
+            match (result, expected) {
+                (Ok((number, _)), Ok(expected)) => assert_eq!(number, expected),
+                (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{error}"),
+                (result, expected) => panic!("{result:?} instead of {expected:?}"),
+            }
+            assert_eq!(ends.borrow().len(), dials, "{expected:?}");
+            assert!(seconds <= 12, "{seconds} s");
+            store.remove(&key());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_dial_waits_until_it_is_allowed() {
+        let (_home, store) = store();
+        let (budget, ends) = (HedgeBudget::new(&store), Ends::default());
+        let start = Instant::now();
+        let scripts = [Script(&[5000], 0), Script(&[], 101)];
+        let is_accepted = || start.elapsed() >= Duration::from_secs(5);
+        let (result, seconds) = run(&scripts, is_accepted, &budget, &ends).await;
+        assert_eq!((result.unwrap().0, seconds), (1, 7));
+        let ends = Ends::default();
+        let (result, _) = run(&[Script(&[9000], 101)], || false, &budget, &ends).await;
+        assert_eq!((result.unwrap().0, ends.borrow().len()), (0, 1));
+    }
+
+    /// Returns the number of second dials of 200 connections that are all late.
+    async fn second_dials(income: u32) -> usize {
+        let (_home, store) = store();
+        let mut second_dials = 0;
+        for _ in 0..200 {
+            let is_allowed = HedgeBudget::new(&store).take();
+            second_dials += usize::from(is_allowed);
+            add(store.clone(), if is_allowed { income } else { INCOME }).await;
+        }
+        second_dials
+    }
+
+    #[tokio::test]
+    async fn second_dials_stay_within_the_budget_if_every_dial_is_late() {
+        let (lost, won) = (second_dials(INCOME).await, second_dials(INCOME + RETURN).await);
+        assert!((5..=5 + 200 / 80).contains(&lost), "{lost}");
+        assert!((20..=20 + 200 / 20).contains(&won), "{won}");
+    }
+
+    #[tokio::test]
+    async fn the_file_of_a_budget_exists_until_it_is_full() {
+        let (_home, store) = store();
+        add(store.clone(), INCOME).await;
+        assert!(store.keys().is_empty());
+        assert!(HedgeBudget::new(&store).take());
+        add(store.clone(), HOLD - 1).await;
+        assert_eq!(store.read(&key()).unwrap(), Some(FULL - 1));
+        add(store.clone(), INCOME).await;
+        assert!(store.keys().is_empty());
+    }
+
+    #[test]
+    fn a_budget_that_another_process_changes_allows_no_second_dial() {
+        let (_home, store) = store();
+        let lock = store.try_lock(&key()).unwrap();
+        assert!(!HedgeBudget::new(&store).take());
+        drop(lock);
+        assert!(HedgeBudget::new(&store).take());
+        store.try_write(&key(), &(HOLD - 1)).unwrap();
+        assert!(!HedgeBudget::new(&store).take());
+        assert!(HedgeBudget::new(&Store::disabled()).take());
+    }
+}
