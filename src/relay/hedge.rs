@@ -46,13 +46,13 @@ impl<'a> HedgeBudget<'a> {
         Self { store, income: Cell::new(INCOME) }
     }
 
-    /// Takes the amount for a second dial, and returns whether the budget allows one. If another process changes the budget at
-    /// the same time, many connections are late, and this one does without.
-    fn take(&self) -> bool {
+    /// Takes the amount for a second dial, and returns whether the budget allows one. Waits for other processes that change the
+    /// budget: if many connections are late at once, they must not take the same amount.
+    async fn take(&self) -> bool {
         if self.store.folder().is_none() {
             return true;
         }
-        let Some(_lock) = self.store.try_lock(&key()) else { return false };
+        let Some(_lock) = self.store.lock(&key()).await else { return false };
         let Ok(budget) = self.store.read::<u32>(&key()) else { return false };
         let left = budget.unwrap_or(FULL).min(FULL).checked_sub(HOLD);
         left.is_some_and(|left| self.store.try_write(&key(), &left).is_ok())
@@ -102,12 +102,16 @@ pub(crate) async fn dial<T>(
         limit(step)
     };
     let mut first = pin!(dial(&timed));
-    tokio::select! {
+    let may_start = async {
+        late(&last_step, allows_second).await;
+        budget.take().await
+    };
+    let may_start = tokio::select! {
         biased;
         result = &mut first => return result,
-        () = late(&last_step, allows_second) => {}
-    }
-    if !budget.take() {
+        may_start = may_start => may_start,
+    };
+    if !may_start {
         return first.await;
     }
     info!("no response for {} s; dialling a second time", HEDGE_AFTER.as_secs());
@@ -138,7 +142,9 @@ async fn late(last_step: &Cell<Instant>, allows_second: impl Fn() -> bool) {
 mod tests {
     use std::cell::RefCell;
 
+    use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::relay::handshake::Rejection;
@@ -177,7 +183,7 @@ mod tests {
             ends.borrow_mut().push(end);
             let Script(steps, status) = &scripts[number];
             for step in *steps {
-                let wait = async { Ok(tokio::time::sleep(Duration::from_millis(*step)).await) };
+                let wait = sleep(Duration::from_millis(*step)).map(Ok);
                 with_timeout(limit(Step::Direct), wait, ConnectError::TimedOut).await?;
             }
             match status {
@@ -191,14 +197,10 @@ mod tests {
     }
 
     /// Returns the numbers of the dials that were closed.
-    async fn closed(ends: &Ends) -> Vec<usize> {
-        let mut closed = Vec::new();
-        for (number, end) in ends.borrow_mut().iter_mut().enumerate() {
-            if let Ok(0) = tokio::time::timeout(Duration::ZERO, end.read(&mut [0])).await.unwrap_or(Ok(1)) {
-                closed.push(number);
-            }
-        }
-        closed
+    fn closed(ends: &Ends) -> Vec<usize> {
+        let mut ends = ends.borrow_mut();
+        let is_closed = |end: &mut DuplexStream| matches!(end.read(&mut [0]).now_or_never(), Some(Ok(0)));
+        ends.iter_mut().enumerate().filter_map(|(number, end)| is_closed(end).then_some(number)).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -221,7 +223,7 @@ mod tests {
         let (result, seconds) = run(&scripts, || true, &budget, &ends).await;
         let (number, _stream) = result.unwrap();
         assert_eq!((number, seconds, ends.borrow().len()), (1, 2, 2));
-        assert_eq!(closed(&ends).await, [0]);
+        assert_eq!(closed(&ends), [0]);
         assert_eq!((store.read(&key()).unwrap(), budget.income.get()), (Some(FULL - HOLD), RETURN + INCOME));
     }
 
@@ -233,7 +235,7 @@ mod tests {
         let (result, _) = run(&scripts, || true, &budget, &ends).await;
         let (number, _stream) = result.unwrap();
         assert_eq!((number, ends.borrow().len(), budget.income.get()), (0, 2, INCOME));
-        assert_eq!(closed(&ends).await, [1]);
+        assert_eq!(closed(&ends), [1]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +282,7 @@ mod tests {
         let (_home, store) = store();
         let mut second_dials = 0;
         for _ in 0..200 {
-            let is_allowed = HedgeBudget::new(&store).take();
+            let is_allowed = HedgeBudget::new(&store).take().await;
             second_dials += usize::from(is_allowed);
             add(store.clone(), if is_allowed { income } else { INCOME }).await;
         }
@@ -299,22 +301,35 @@ mod tests {
         let (_home, store) = store();
         add(store.clone(), INCOME).await;
         assert!(store.keys().is_empty());
-        assert!(HedgeBudget::new(&store).take());
+        assert!(HedgeBudget::new(&store).take().await);
         add(store.clone(), HOLD - 1).await;
         assert_eq!(store.read(&key()).unwrap(), Some(FULL - 1));
         add(store.clone(), INCOME).await;
         assert!(store.keys().is_empty());
     }
 
-    #[test]
-    fn a_budget_that_another_process_changes_allows_no_second_dial() {
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_goes_on_while_another_process_changes_the_budget() {
         let (_home, store) = store();
         let lock = store.try_lock(&key()).unwrap();
-        assert!(!HedgeBudget::new(&store).take());
-        drop(lock);
-        assert!(HedgeBudget::new(&store).take());
+        let (budget, ends) = (HedgeBudget::new(&store), Ends::default());
+        let (result, _) = run(&[Script(&[9000], 101)], || true, &budget, &ends).await;
+        assert_eq!((result.unwrap().0, ends.borrow().len()), (0, 1));
+        let unlock = async {
+            sleep(Duration::from_secs(5)).await;
+            drop(lock);
+        };
+        let (ends, scripts) = (Ends::default(), [Script(&[9000], 0), Script(&[], 101)]);
+        let ((result, _), ()) = tokio::join!(run(&scripts, || true, &budget, &ends), unlock);
+        assert_eq!((result.unwrap().0, ends.borrow().len()), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn a_budget_without_enough_for_a_loss_allows_no_second_dial() {
+        let (_home, store) = store();
         store.try_write(&key(), &(HOLD - 1)).unwrap();
-        assert!(!HedgeBudget::new(&store).take());
-        assert!(HedgeBudget::new(&Store::disabled()).take());
+        assert!(!HedgeBudget::new(&store).take().await);
+        assert_eq!(store.read(&key()).unwrap(), Some(HOLD - 1));
+        assert!(HedgeBudget::new(&Store::disabled()).take().await);
     }
 }
