@@ -37,6 +37,7 @@ session: ## Record the session that the README shows
 test: ## Run all tests, with the system's own ssh and sshd
 	@tests/tools.sh test
 	$(CARGO) build --locked $(PROGRAMS)
+	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory bench-check; fi
 	umask 022 && $(CARGO) test --locked --workspace
 
 check: ## Check format, lints, wording, and the dependencies' licences and sources
@@ -47,11 +48,28 @@ check: ## Check format, lints, wording, and the dependencies' licences and sourc
 	$(CARGO) deny --locked check bans licenses sources
 	tests/advisories.sh
 
-bench: ## Measure throughput, start and the configuration of 5,000 machines, of the release build
-	@tests/tools.sh playground
-	$(CARGO) build --locked --release $(PROGRAMS)
-	$(TARGET)/release/arcssh-emulator playground -- sh '$(CURDIR)/tests/bench.sh'
-	$(TARGET)/release/arcssh-emulator playground --more-machines 5000 -- sh '$(CURDIR)/tests/bench.sh' fleet
+# The measuring program is a debug build whose dependencies are optimised; the emulator is in it.
+BENCH = $(TARGET)/debug/arcssh-bench --arcssh '$(TARGET)/release/arcssh'
+MEASURING = $(PROGRAMS) -p arcssh-bench --bin arcssh-bench
+RECORD = tests/bench/instructions.json
+
+# PART chooses parts, such as PART='start echo'. All parts together also write the table of the document.
+bench: ## Measure the release build against the least work that a connection requires
+	@tests/tools.sh bench
+	$(CARGO) build --locked $(MEASURING)
+	$(CARGO) build --locked --release -p arcssh --bin arcssh -p arcssh-bench-limit --bin arcssh-bench-limit
+	$(BENCH) run $(PART) --json '$(TARGET)/bench.json' $(if $(PART),,--document docs/PERFORMANCE.md)
+
+bench-check: ## Count round trips and instructions of the release build, and compare them with the recorded ones
+	$(CARGO) build --locked $(MEASURING)
+	$(CARGO) build --locked --release --bin arcssh
+	$(BENCH) check $(RECORD)
+
+bench-record: ## Record the instructions of the release build
+	@tests/tools.sh bench
+	$(CARGO) build --locked $(MEASURING)
+	$(CARGO) build --locked --release --bin arcssh
+	$(BENCH) record $(RECORD)
 
 # BARE chooses the runs, such as BARE='demo-user'.
 bare: ## Run demo and test on a minimal Debian 12, as root and as an ordinary user with sudo
@@ -106,4 +124,4 @@ soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	$(CARGO) build --locked $(PROGRAMS)
 	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- soak:: --nocapture
 
-.PHONY: help demo playground session test check bench bare install uninstall faults fuzz soak
+.PHONY: help demo playground session test check bench bench-check bench-record bare install uninstall faults fuzz soak

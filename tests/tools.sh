@@ -51,6 +51,8 @@ dbus-run-session dbus
 dbus-send dbus
 gnome-keyring-daemon gnome-keyring
 secret-tool libsecret-tools"
+bench="$playground
+valgrind valgrind"
 bare='debootstrap debootstrap
 unshare util-linux'
 
@@ -58,10 +60,11 @@ unshare util-linux'
 packages_of() {
     case $1 in
     build | check) echo "$build" ;;
-    demo | bench) echo "$demo" ;;
+    demo) echo "$demo" ;;
     playground) echo "$playground" ;;
     session) echo "$session" ;;
     test) echo "$test" ;;
+    bench) echo "$bench" ;;
     bare) echo "$bare" ;;
     *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare" ;;
     esac
