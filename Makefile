@@ -51,24 +51,27 @@ check: ## Check format, lints, wording, and the dependencies' licences and sourc
 # The measuring program is a debug build whose dependencies are optimised; the emulator is in it.
 BENCH = $(TARGET)/debug/arcssh-bench --arcssh '$(TARGET)/release/arcssh'
 MEASURING = $(PROGRAMS) -p arcssh-bench --bin arcssh-bench
+# The program that install installs.
+RELEASE = $(CARGO) build --locked --release --bin arcssh
 RECORD = tests/bench/instructions.json
 
 # PART chooses parts, such as PART='start echo'. All parts together also write the table of the document.
 bench: ## Measure the release build against the least work that a connection requires
 	@tests/tools.sh bench
 	$(CARGO) build --locked $(MEASURING)
-	$(CARGO) build --locked --release -p arcssh --bin arcssh -p arcssh-bench-limit --bin arcssh-bench-limit
+	$(RELEASE)
+	$(CARGO) build --locked --release -p arcssh-bench-limit
 	$(BENCH) run $(PART) --json '$(TARGET)/bench.json' $(if $(PART),,--document docs/PERFORMANCE.md)
 
 bench-check: ## Count round trips and instructions of the release build, and compare them with the recorded ones
 	$(CARGO) build --locked $(MEASURING)
-	$(CARGO) build --locked --release --bin arcssh
+	$(RELEASE)
 	$(BENCH) check $(RECORD)
 
 bench-record: ## Record the instructions of the release build
 	@tests/tools.sh bench
 	$(CARGO) build --locked $(MEASURING)
-	$(CARGO) build --locked --release --bin arcssh
+	$(RELEASE)
 	$(BENCH) record $(RECORD)
 
 # BARE chooses the runs, such as BARE='demo-user'.
@@ -83,7 +86,7 @@ install: ## Build arcssh for use and install it below PREFIX, with manual and co
 	    echo 'make: cannot install arcssh: you may not write below $(DESTDIR)$(PREFIX)' >&2; \
 	    echo 'make: hint: for all users: sudo make install; for you alone: make install PREFIX=$$HOME/.local' >&2; exit 1; }
 	@tests/tools.sh build
-	$(CARGO) build --locked --release --bin arcssh
+	$(RELEASE)
 	install -m 755 '$(TARGET)/release/arcssh' '$(DESTDIR)$(PREFIX)/bin/arcssh'
 	umask 022 && '$(TARGET)/release/arcssh' man '$(MANUAL)'
 	umask 022 && '$(TARGET)/release/arcssh' completions bash > '$(SHARE)/bash-completion/completions/arcssh'

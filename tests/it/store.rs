@@ -100,13 +100,17 @@ fn concurrent_connections_to_many_machines_need_one_token() {
 }
 
 #[test]
-fn a_warm_connection_sends_no_request_to_azure() {
+fn a_warm_connection_connects_to_the_relay_once_and_sends_no_request_to_azure() {
     let w = lab(&["web01"]);
     let port = greeter();
     assert_connected(vec![start(w.proxy_to(port))]);
-    let before = w.emulator().requests().len();
+    let (before, handshakes) = (w.emulator().requests().len(), w.emulator().tls_handshakes().len());
     assert_connected(vec![start(w.proxy_to(port))]);
     let requests = w.emulator().requests().split_off(before);
+    // The agent accepts the connection with a second one.
+    let handshakes = w.emulator().tls_handshakes().split_off(handshakes);
+    let to_relay = requests.iter().filter(|request| request.service == Service::Relay).count();
+    assert_eq!((handshakes.len(), to_relay), (2, 2), "{handshakes:?} {requests:?}");
     let to_azure =
         requests.iter().filter(|request| [Service::Arm, Service::Entra].contains(&request.service));
     assert_eq!((to_azure.count(), request_counts(&w)), (0, (1, 1)));

@@ -1,4 +1,4 @@
-//! A relay that costs as little as possible: TLS, the upgrade, and one of four uses of the connection.
+//! A relay that costs as little as possible: TLS, the upgrade, and one of five uses of the connection.
 //!
 //! The emulator follows the documents of Azure Relay and connects a listener too. That work would hide the differences that
 //! this program measures, so this server reads and writes frames only.
@@ -23,6 +23,9 @@ use crate::frames::{CHUNK, Framing, Reader, Writer};
 /// The limit for a client's next step. Every wait is for a process of this program.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
+/// An SSH identification (RFC 4253, section 4.2).
+pub(crate) const GREETING: &str = "SSH-2.0-bench\r\n";
+
 /// What the relay does with the next connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mode {
@@ -34,9 +37,11 @@ pub(crate) enum Mode {
     Echo(u64),
     /// Connects to this port on loopback, as the agent does.
     Port(u16),
+    /// Sends [`GREETING`] and closes, sometimes late or not at all, as Azure Relay does.
+    Tail,
 }
 
-/// One connection whose mode is not [`Mode::Port`].
+/// One connection that transfers a number of bytes.
 pub(crate) struct Visit {
     pub(crate) accepted: Instant,
     /// When the whole upgrade request had arrived.
@@ -132,19 +137,36 @@ async fn serve(stream: TcpStream, accepted: Instant, shared: &Shared) -> Result<
     let (head, reader) = Reader::after_head(input).await?;
     let requested = Instant::now();
     let mut writer = Writer::new(output, reader.framing());
+    let mode = *shared.mode.lock().unwrap_or_else(PoisonError::into_inner);
     if reader.framing() == Framing::WebSocket {
-        shared.counts.upgrades.fetch_add(1, Ordering::Relaxed);
+        let number = shared.counts.upgrades.fetch_add(1, Ordering::Relaxed);
+        if matches!(mode, Mode::Tail) {
+            tail_delay(number).await;
+        }
         writer.send(&switching_protocols(&head)?).await?;
     }
-    let mode = *shared.mode.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Mode::Port(port) = mode {
-        return forward(reader, writer, port).await;
+    match mode {
+        Mode::Port(port) => return forward(reader, writer, port).await,
+        Mode::Tail => {
+            writer.write(GREETING.as_bytes()).await?;
+            return Ok(writer.close().await?);
+        }
+        Mode::Up(_) | Mode::Down(_) | Mode::Echo(_) => {}
     }
     let (done, on_done) = mpsc::channel();
     let (close, on_close) = oneshot::channel();
     let sent = shared.visits.send(Visit { accepted, requested, done: on_done, close });
     ensure!(sent.is_ok(), "this program ends");
     transfer(reader, writer, mode, || done.send(Instant::now()).is_ok(), on_close).await
+}
+
+/// Delays one request in 20 by 3 to 7 s, and one in 50 for ever (aztunnel issues 115 and 142).
+async fn tail_delay(number: usize) {
+    if number % 50 == 25 {
+        std::future::pending::<()>().await;
+    } else if number % 20 == 10 {
+        tokio::time::sleep(Duration::from_secs(3 + number as u64 / 20 % 5)).await;
+    }
 }
 
 /// Counts the handshake. A comparison is fair only if all clients use the same group, which is the one that Azure Relay
@@ -186,7 +208,7 @@ async fn transfer(
         let count = match mode {
             Mode::Up(_) => reader.discard(&mut buffer).await?,
             Mode::Echo(_) => reader.read(&mut buffer).await?,
-            Mode::Down(_) | Mode::Port(_) => CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)),
+            Mode::Down(_) | Mode::Port(_) | Mode::Tail => CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)),
         };
         ensure!(count > 0, "the client closed the connection");
         if !matches!(mode, Mode::Up(_)) {

@@ -5,6 +5,7 @@ mod echo;
 mod fleet;
 mod latency;
 mod start;
+mod tail;
 mod throughput;
 
 use std::path::Path;
@@ -31,6 +32,8 @@ pub(crate) enum Part {
     Latency,
     /// The configuration of 5,000 machines
     Fleet,
+    /// Connections to a relay that is sometimes slow or silent
+    Tail,
 }
 
 impl Part {
@@ -43,6 +46,7 @@ impl Part {
             Self::Burst => burst::measure(stage),
             Self::Latency => latency::measure(stage),
             Self::Fleet => fleet::measure(arcssh),
+            Self::Tail => tail::measure(stage),
         }
     }
 }
