@@ -78,7 +78,11 @@ fn start(cli: &Cli) -> Result<u8> {
         .thread_keep_alive(UNLIMITED)
         .build()
         .context("cannot start")?;
-    drop(runtime.spawn_blocking(|| {}));
+    // `arcssh proxy` starts no thread between two pipes of ssh, and otherwise checks this itself.
+    if !matches!(cli.command, Command::Proxy(_)) {
+        system::limits::check_thread()?;
+        drop(runtime.spawn_blocking(|| {}));
+    }
     let result = runtime.block_on(async {
         #[cfg(unix)]
         let _write_fails_instead = tokio::signal::unix::signal(FILE_TOO_LONG);
@@ -119,8 +123,7 @@ async fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// The lifetime of an idle thread for name resolution. tokio panics if the system denies it a new thread, which would end an
-/// open connection.
+/// The lifetime of an idle thread of tokio, which panics if the system denies it a new one. That would end an open connection.
 const UNLIMITED: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// SIGXFSZ, which ends a program that exceeds `ulimit -f`. If the signal is handled, the write fails instead.

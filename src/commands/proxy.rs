@@ -99,10 +99,11 @@ async fn run_session(
 ) -> Result<u8> {
     stdio::readable().map_err(BridgeError::Input)?;
     stdio::writable().map_err(BridgeError::Output)?;
+    let (input, output) = (stdio::input()?, stdio::output()?);
     let mut refresh = pin!(refresh);
     let is_regular = |end: &BridgeEnd| matches!(end, BridgeEnd::Finished | BridgeEnd::Signal(HANGUP));
     let bridge = async {
-        let end = bridge::run(upgraded, stdio::input(), stdio::output(), stop).await;
+        let end = bridge::run(upgraded, input, output, stop).await;
         if is_regular(&end) {
             stdio::detach();
         }

@@ -22,7 +22,14 @@ pub(super) const DESCRIPTORS: usize = 24;
 pub(crate) fn check() -> Result<(), SystemError> {
     descriptors().map_err(|error| SystemError::Descriptors(error.to_string()))?;
     // Before the first HashMap: its seed comes from the same source, and std panics without it.
-    SystemRandom::new().fill(&mut [0; 32]).map_err(|_| SystemError::Randomness)?;
+    SystemRandom::new().fill(&mut [0; 32]).map_err(|_| SystemError::Randomness)
+}
+
+/// Checks that the system starts a thread.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn check_thread() -> Result<(), SystemError> {
     let thread =
         thread::Builder::new().spawn(|| {}).map_err(|error| SystemError::Threads(error.to_string()))?;
     let _ = thread.join();

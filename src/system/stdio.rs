@@ -6,8 +6,29 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{input, output};
+
 #[cfg(not(target_os = "linux"))]
-pub(crate) use tokio::io::{stdin as input, stdout as output};
+use crate::system::SystemError;
+#[cfg(not(target_os = "linux"))]
+use crate::system::limits::check_thread;
+
+/// Opens standard input.
+///
+/// # Errors
+/// The system does not start a thread.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn input() -> Result<tokio::io::Stdin, SystemError> {
+    check_thread().map(|()| tokio::io::stdin())
+}
+
+/// Opens standard output.
+///
+/// # Errors
+/// The system does not start a thread.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn output() -> Result<tokio::io::Stdout, SystemError> {
+    check_thread().map(|()| tokio::io::stdout())
+}
 
 /// Resolves when standard output has lost its reader: its pipe has no reader, its socket is shut down in both directions,
 /// or its terminal has hung up. Never resolves for a file or /dev/null, which never have a reader.
@@ -119,25 +140,34 @@ mod linux {
     use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
     use tokio_util::either::Either;
 
+    use crate::system::SystemError;
+    use crate::system::limits::check_thread;
+
     const STDIN: &str = "/proc/self/fd/0";
     const STDOUT: &str = "/proc/self/fd/1";
 
     /// The requested capacity of a pipe, for fewer wake-ups. A new pipe holds 64 KiB (pipe(7)).
     const PIPE_SIZE: usize = 256 * 1024;
 
-    /// Opens standard input.
-    pub(crate) fn input() -> Either<Receiver, Stdin> {
+    /// Opens standard input. Anything but a pipe of this user needs a thread.
+    ///
+    /// # Errors
+    /// The system does not start a thread.
+    pub(crate) fn input() -> Result<Either<Receiver, Stdin>, SystemError> {
         match OpenOptions::new().open_receiver(STDIN) {
-            Ok(pipe) => Either::Left(enlarged(pipe)),
-            Err(_no_pipe) => Either::Right(stdin()),
+            Ok(pipe) => Ok(Either::Left(enlarged(pipe))),
+            Err(_no_pipe) => check_thread().map(|()| Either::Right(stdin())),
         }
     }
 
-    /// Opens standard output.
-    pub(crate) fn output() -> Either<Sender, Stdout> {
+    /// Opens standard output. Anything but a pipe of this user needs a thread.
+    ///
+    /// # Errors
+    /// The system does not start a thread.
+    pub(crate) fn output() -> Result<Either<Sender, Stdout>, SystemError> {
         match OpenOptions::new().open_sender(STDOUT) {
-            Ok(pipe) => Either::Left(enlarged(pipe)),
-            Err(_no_pipe) => Either::Right(stdout()),
+            Ok(pipe) => Ok(Either::Left(enlarged(pipe))),
+            Err(_no_pipe) => check_thread().map(|()| Either::Right(stdout())),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The errors if the system denies file descriptors, threads, random numbers or root certificates.
 
 use std::fs;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -90,10 +92,11 @@ fn shared_copy(w: &Lab) -> PathBuf {
 }
 
 #[test]
-fn a_denied_thread_is_reported_by_every_command() {
+fn a_denied_thread_is_reported_by_every_other_command() {
     let w = lab(&["web01"]);
     let program = shared_copy(&w);
-    for command in commands(&w) {
+    // Between two pipes, `arcssh proxy` needs no other thread.
+    for command in commands(&w).into_iter().filter(|command| command[0] != "proxy") {
         let mut limited = with_limits(&w, "ulimit -u 0", program.to_str().unwrap(), &command);
         if rustix::process::geteuid().is_root() {
             limited.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
@@ -103,6 +106,39 @@ fn a_denied_thread_is_reported_by_every_command() {
             "arcssh: the system does not start a thread: Resource temporarily unavailable",
         );
     }
+}
+
+/// Between two pipes, as ssh runs it, arcssh resolves names and reads certificates on its only thread if it gets no other.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_proxy_command_works_without_another_thread() {
+    let w = lab(&["web01"]);
+    let program = shared_copy(&w);
+    let relay_info = w.home().join("relay_info");
+    fs::write(&relay_info, w.relay_info()).unwrap();
+    let authority = w.home().join("shared/ca.pem");
+    fs::copy(w.emulator().authority_file(), &authority).unwrap();
+    for file in [&relay_info, &authority] {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let port = w.sshd().port().to_string();
+    let arguments = ["proxy", "-r", relay_info.to_str().unwrap(), "-p", &port].map(str::to_owned);
+    let mut limited = with_limits(&w, "ulimit -u 0", program.to_str().unwrap(), &arguments);
+    if rustix::process::geteuid().is_root() {
+        limited.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+    }
+    let (input, _open) = std::io::pipe().unwrap();
+    let (mut banner, output) = std::io::pipe().unwrap();
+    for pipe in [input.as_fd(), output.as_fd()] {
+        rustix::fs::fchmod(pipe, rustix::fs::Mode::from_raw_mode(0o666)).unwrap();
+    }
+    let mut arcssh = limited.env("SSL_CERT_FILE", &authority).stdin(input).stdout(output).spawn().unwrap();
+    drop(limited);
+    let mut start = [0; 8];
+    banner.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"SSH-2.0-");
+    arcssh.kill().unwrap();
+    arcssh.wait().unwrap();
 }
 
 /// A user whose only process is this one, so that the limit counts no other.
