@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{KeyExchange, Service};
 
-use crate::support::{LIMIT, Lab, eventually, free_port, lab, lab_with, run, script, service};
+use crate::support::{
+    ARCSSH, LIMIT, Lab, eventually, free_port, lab, lab_with, namespaces, run, script, service,
+};
 
 const HINT: &str = "arcssh: hint: if a proxy inspects TLS, add its root certificate to the system's trust store, or name its file in SSL_CERT_FILE";
 
@@ -62,6 +64,26 @@ fn ssl_cert_dir_is_trusted() {
     let mut ssh = w.ssh();
     ssh.args(["web01", "echo reached"]).env_remove("SSL_CERT_FILE").env("SSL_CERT_DIR", &directory);
     assert_eq!(run(&mut ssh).clean(), "reached\n");
+}
+
+/// An administrator can add a certificate to the system's directory without adding it to the file of all certificates.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_certificate_in_the_directory_of_the_system_alone_is_trusted() {
+    let w = lab(&["web01"]);
+    let Some(own_mounts) = namespaces("m") else { return };
+    let directory = w.home().join("certs");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(w.emulator().authority_file(), directory.join("authority.pem")).unwrap();
+    run(w.command("openssl").arg("rehash").arg(&directory)).clean();
+    fs::rename(another_authority(&w), directory.join("ca-certificates.crt")).unwrap();
+    let mounted = "mount --bind certs /etc/ssl/certs; exec \"$0\" \"$@\"";
+    let mut shell = w.command("unshare");
+    let port = w.sshd().port().to_string();
+    shell.args([&own_mounts, "sh", "-euc", mounted, ARCSSH, "proxy", &w.id(), "--port", &port]);
+    shell.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+    let run = run(&mut shell);
+    assert!(run.stdout.starts_with(b"SSH-2.0-"), "{}", run.stderr);
 }
 
 #[test]
@@ -256,6 +278,11 @@ fn a_failed_handshake_is_described_by_a_sentence() {
         let server = OpenSsl::serve(&w, options);
         assert_fails(&w, server.port, why, "; or exclude 127.0.0.1");
     }
+    let other = lab(&["web01"]);
+    OpenSsl::certificate(&other, "ed448", "-sha256", "subjectAltName=IP:127.0.0.1\n");
+    let server = OpenSsl::serve(&other, "-tls1_3");
+    let why = "or its certificate has a key other than RSA, ECDSA P-256, ECDSA P-384 or Ed25519";
+    assert_fails(&other, server.port, why, "");
     // OpenSSL resets the connection behind its alert, so either is what arcssh sees.
     let server = OpenSsl::serve(&w, "-tls1_3 -Verify 1 -verify_return_error");
     assert_fails(&w, server.port, "", "");

@@ -196,8 +196,9 @@ fn sentence(text: &str) -> Option<&str> {
 /// Returns the error for an alert (RFC 8446, section 6.2; RFC 5246, section 7.2.2).
 fn of_alert(alert: AlertDescription) -> TlsError {
     use AlertDescription as Alert;
-    const NOTHING_IN_COMMON: &str =
-        "the other side accepts neither TLS 1.3 nor the ciphers of TLS 1.2 with forward secrecy";
+    // A server sends the same alert if it has no certificate with a key that the client accepts (RFC 8446, section 4.4.2.2);
+    // these are the keys of the provider (rustls 0.23, `crypto::ring::SUPPORTED_SIG_ALGS`).
+    const NOTHING_IN_COMMON: &str = "the other side accepts neither TLS 1.3 nor the ciphers of TLS 1.2 with forward secrecy, or its certificate has a key other than RSA, ECDSA P-256, ECDSA P-384 or Ed25519";
     match alert {
         Alert::HandshakeFailure | Alert::InsufficientSecurity | Alert::MissingExtension => {
             TlsError::Incompatible(NOTHING_IN_COMMON)

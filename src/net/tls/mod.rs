@@ -1,6 +1,8 @@
 //! TLS 1.2 and 1.3 with one provider (ring) and the system's trust store, which loads in parallel with the network.
 
 mod failure;
+mod key_share;
+mod pem;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,13 +13,13 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::{default_provider, kx_group};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
+use crate::net::tls::key_share::EarlySecp384r1;
 use crate::net::x509;
 use crate::system::files::open_regular;
 use crate::text::{unquoted, without_byte_order_mark};
@@ -27,7 +29,7 @@ use crate::text::{unquoted, without_byte_order_mark};
 /// secp384r1 is the first group, so that the first ClientHello contains its key share. Without one, Azure Relay sends a
 /// HelloRetryRequest, which costs one round trip (aztunnel `docs/internals/sequences/port-forward.md`).
 pub(super) fn client_config() -> (ClientConfig, Arc<SystemTrust>) {
-    let kx_groups = vec![kx_group::SECP384R1, kx_group::X25519, kx_group::SECP256R1];
+    let kx_groups = vec![&EarlySecp384r1 as &dyn SupportedKxGroup, kx_group::X25519, kx_group::SECP256R1];
     let provider = Arc::new(CryptoProvider { kx_groups, ..default_provider() });
     let trust = SystemTrust::load(Arc::clone(&provider));
     let config = ClientConfig::builder_with_provider(provider)
@@ -41,12 +43,15 @@ pub(super) fn client_config() -> (ClientConfig, Arc<SystemTrust>) {
 
 /// Verifies certificates with the system's trust store, and with the certificates that the user has added.
 ///
-/// Reading the trust store takes longer than the rest of the start (290 certificates: about 6 ms), and is not needed before
-/// the server's certificate arrives. A thread therefore loads it.
+/// Reading the trust store takes longer than the rest of the start, and is not needed before the server's certificate arrives.
+/// A thread therefore loads it. The system's certificates are in a file and again, one by one, in a directory, to which an
+/// administrator can have added others. arcssh reads the directory only if the file does not suffice.
 #[derive(Debug)]
 pub(super) struct SystemTrust {
     provider: Arc<CryptoProvider>,
     roots: OnceLock<Result<Roots, Error>>,
+    /// With the system's directories, if `roots` lacks them.
+    all: OnceLock<Result<Roots, Error>>,
 }
 
 /// The root certificates.
@@ -57,19 +62,41 @@ struct Roots {
     origin: String,
     /// A part of them that could not be read.
     unreadable: Option<Unreadable>,
+    /// Which of the system's certificates they contain.
+    extent: Extent,
+}
+
+/// The system's certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Those of the file.
+    #[cfg(not(any(windows, target_vendor = "apple")))]
+    File,
+    All,
 }
 
 impl SystemTrust {
     fn load(provider: Arc<CryptoProvider>) -> Arc<Self> {
-        let trust = Arc::new(Self { provider, roots: OnceLock::new() });
+        let trust = Arc::new(Self { provider, roots: OnceLock::new(), all: OnceLock::new() });
         let early = Arc::clone(&trust);
         // Without a thread, the store is loaded when a certificate arrives.
-        let _ = std::thread::Builder::new().spawn(move || early.roots().is_ok());
+        let _ = std::thread::Builder::new().spawn(move || {
+            key_share::generate();
+            early.roots().is_ok()
+        });
         trust
     }
 
     fn roots(&self) -> Result<&Roots, Error> {
-        self.roots.get_or_init(|| roots(&self.provider)).as_ref().map_err(Error::clone)
+        self.roots.get_or_init(|| first_roots(&self.provider)).as_ref().map_err(Error::clone)
+    }
+
+    /// Returns the roots for a second attempt, if there are more than [`Self::roots`].
+    fn more_roots(&self) -> Option<&Roots> {
+        if self.roots().ok()?.extent == Extent::All {
+            return None;
+        }
+        self.all.get_or_init(|| all_roots(&self.provider)).as_ref().ok()
     }
 
     /// Returns where the root certificates come from.
@@ -118,7 +145,7 @@ impl Added {
         let mut bytes = Vec::new();
         open_regular(file)?.take(MAX_FILE).read_to_end(&mut bytes)?;
         let text = without_byte_order_mark(&bytes);
-        let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(text).flatten().collect();
+        let certificates = pem::certificates(text);
         let (valid, _) = RootCertStore::empty().add_parsable_certificates(certificates.iter().cloned());
         if valid == 0 {
             return Err(no_certificate());
@@ -163,9 +190,15 @@ const CERT_DIR: &str = "SSL_CERT_DIR";
 /// More than any bundle: that of Mozilla has 220 kB.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
+/// Returns the roots for the first attempt.
+#[cfg(any(windows, target_vendor = "apple"))]
+fn first_roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+    all_roots(provider)
+}
+
 /// Uses the platform's verifier.
 #[cfg(any(windows, target_vendor = "apple"))]
-fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+fn all_roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
     let Added { certificates, origins, unreadable } = Added::from_environment()?;
     let verifier =
         rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, Arc::clone(provider))?;
@@ -173,42 +206,71 @@ fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
         verifier: Arc::new(verifier),
         origin: format!("the system's trust store{origins}"),
         unreadable,
+        extent: Extent::All,
     })
 }
 
-/// Loads the certificates of the distribution.
+/// Loads the certificates of the distribution's file, and those of the user. With the user's, the file is all.
 #[cfg(not(any(windows, target_vendor = "apple")))]
-fn roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
-    use rustls::client::WebPkiServerVerifier;
-    use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
-    let Added { mut certificates, origins, unreadable } = Added::from_environment()?;
-    let bundle = BUNDLES.iter().map(Path::new).find(|path| path.exists());
-    // The loader also reads the directories of the distribution, unless a variable is set.
-    let loaded = match bundle {
-        Some(bundle) if path_in(CERT_FILE).as_deref() == Some(bundle.as_os_str()) => {
-            CertificateResult::default()
+fn first_roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+    let mut added = Added::from_environment()?;
+    let extent = if added.origins.is_empty() { Extent::File } else { Extent::All };
+    let is_added = |path: &Path| path_in(CERT_FILE).as_deref() == Some(path.as_os_str());
+    match bundle() {
+        Some(bundle) if is_added(bundle) => {}
+        Some(bundle) => {
+            if let Err(error) = added.add_file(bundle) {
+                if extent == Extent::File {
+                    return all_roots(provider);
+                }
+                added.unreadable.get_or_insert(Unreadable::new(bundle, &error, ""));
+            }
         }
-        Some(bundle) if !origins.is_empty() => load_certs_from_paths(Some(bundle), None),
-        _ => load_native_certs(),
-    };
-    let of_system = || loaded.errors.iter().find_map(io_error);
-    let unreadable = unreadable.or_else(|| of_system().map(|(path, cause)| Unreadable::new(path, cause, "")));
-    certificates.extend(loaded.certs);
-    certificates.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
-    certificates.dedup();
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(certificates);
-    if store.is_empty() {
-        let error = unreadable.or_else(unreadable_bundle).map_or(TrustError::NoRoots, TrustError::Unreadable);
-        return Err(Error::Other(error.into()));
+        None => return all_roots(provider),
     }
-    let origin = match bundle {
-        Some(bundle) => format!("{}{origins}", bundle.display()),
-        None => format!("the system's trust store{origins}"),
-    };
-    let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
-    let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
-    Ok(Roots { verifier, origin, unreadable })
+    Roots::new(added, extent, provider)
+}
+
+/// Loads all certificates of the distribution, also those in directories, and those of the user.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn all_roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+    let mut added = Added::from_environment()?;
+    let loaded = rustls_native_certs::load_native_certs();
+    let of_system = loaded.errors.iter().find_map(io_error);
+    added.unreadable = added.unreadable.or(of_system.map(|(path, cause)| Unreadable::new(path, cause, "")));
+    added.certificates.extend(loaded.certs);
+    Roots::new(added, Extent::All, provider)
+}
+
+#[cfg(not(any(windows, target_vendor = "apple")))]
+impl Roots {
+    fn new(added: Added, extent: Extent, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+        use rustls::client::WebPkiServerVerifier;
+        let Added { mut certificates, origins, unreadable } = added;
+        certificates.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
+        certificates.dedup();
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(certificates);
+        if store.is_empty() {
+            let error =
+                unreadable.or_else(unreadable_bundle).map_or(TrustError::NoRoots, TrustError::Unreadable);
+            return Err(Error::Other(error.into()));
+        }
+        let origin = match bundle() {
+            Some(bundle) => format!("{}{origins}", bundle.display()),
+            None => format!("the system's trust store{origins}"),
+        };
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build();
+        let verifier = verifier.map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
+        Ok(Self { verifier, origin, unreadable, extent })
+    }
+}
+
+/// Returns the certificate file of the distribution.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn bundle() -> Option<&'static Path> {
+    BUNDLES.iter().map(Path::new).find(|path| path.exists())
 }
 
 /// Returns the certificate file of the distribution, if it cannot be opened.
@@ -290,9 +352,17 @@ impl ServerCertVerifier for SystemTrust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let roots = self.roots()?;
-        let result =
-            roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verify = |roots: &Roots| {
+            roots.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        };
+        let mut roots = self.roots()?;
+        let mut result = verify(roots);
+        if result.is_err()
+            && let Some(more) = self.more_roots()
+        {
+            roots = more;
+            result = verify(roots);
+        }
         result.map_err(|error| {
             let Error::InvalidCertificate(error) = error else { return error };
             let issuer = x509::issuer(end_entity);
