@@ -3,6 +3,7 @@
 //! Each listCredentials call issues a new name, which the machine's agent learns with a delay. arcssh therefore uses a
 //! working name as long as possible, and requests its replacement long before the name expires.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ impl IssuedCredentials {
 }
 
 /// The cached credentials of a machine.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record<C = RelayCredentials> {
     /// Oldest first.
     #[serde(rename = "minted")]
@@ -160,6 +161,8 @@ pub(crate) struct RelayCredentialCache<'a> {
     machine: ResourceId,
     service: Service,
     key: Key,
+    /// The record that [`Self::cached`] has read.
+    read: RefCell<Record>,
 }
 
 impl<'a> RelayCredentialCache<'a> {
@@ -172,7 +175,14 @@ impl<'a> RelayCredentialCache<'a> {
     ) -> Self {
         let id = machine.to_string().to_lowercase();
         let name = format!("{}{id} {service} {port}", arm.authority());
-        Self { arm, store, machine: machine.clone(), service, key: Key::new(Kind::Relay, name) }
+        Self {
+            arm,
+            store,
+            machine: machine.clone(),
+            service,
+            key: Key::new(Kind::Relay, name),
+            read: RefCell::default(),
+        }
     }
 
     /// Returns the state directory of the cache.
@@ -185,7 +195,9 @@ impl<'a> RelayCredentialCache<'a> {
     /// # Errors
     /// Other users can access the state directory.
     pub(crate) fn cached(&self) -> Result<Vec<IssuedCredentials>, SystemError> {
-        Ok(self.record()?.in_order(unix_now()))
+        let record = self.record()?;
+        self.read.replace(record.clone());
+        Ok(record.in_order(unix_now()))
     }
 
     /// Requests credentials, or returns those that another process has requested in the meantime. Removes the
@@ -218,9 +230,10 @@ impl<'a> RelayCredentialCache<'a> {
         drop::<Lock>(lock);
     }
 
-    /// Returns whether the credentials are due for a refresh.
+    /// Returns whether the credentials are due for a refresh, as far as this process knows. [`Self::refresh`] reads the record
+    /// again.
     pub(crate) fn is_due(&self, issued: &IssuedCredentials) -> bool {
-        self.record().is_ok_and(|record| record.is_due(issued, unix_now()))
+        self.read.borrow().is_due(issued, unix_now())
     }
 
     /// Records the outcome of a connection. Deletes `rejected` credentials, so that the others are due for another
