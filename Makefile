@@ -52,7 +52,7 @@ check: ## Check format, lints, wording, and the dependencies' licences and sourc
 BENCH = $(TARGET)/debug/arcssh-bench --arcssh '$(TARGET)/release/arcssh'
 MEASURING = $(PROGRAMS) -p arcssh-bench --bin arcssh-bench
 # The program that install installs.
-RELEASE = $(CARGO) build --locked --release --bin arcssh
+RELEASE = CARGO='$(CARGO)' tests/release.sh
 RECORD = tests/bench/instructions.json
 
 # PART chooses parts, such as PART='start echo'. All parts together also write the table of the document.

@@ -23,7 +23,7 @@ pub(crate) fn run(log: &LogArgs) -> Result<u8> {
 
 fn details() -> [(&'static str, String); 8] {
     [
-        ("target", env!("ARCSSH_TARGET").into()),
+        ("target", format!("{}{}", env!("ARCSSH_TARGET"), linking())),
         ("profile", env!("ARCSSH_PROFILE").into()),
         ("rustc", env!("ARCSSH_RUSTC").into()),
         ("tls", tls().into()),
@@ -32,6 +32,11 @@ fn details() -> [(&'static str, String); 8] {
         ("program", std::env::current_exe().map_or("unknown".into(), |path| path.display().to_string())),
         ("ssh", ssh()),
     ]
+}
+
+/// Returns how the C library is linked, if that is not usual.
+fn linking() -> &'static str {
+    if cfg!(all(target_env = "gnu", target_feature = "crt-static")) { ", static" } else { "" }
 }
 
 /// Returns the TLS library and its trust store.
