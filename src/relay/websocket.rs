@@ -9,16 +9,17 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tracing::debug;
 
+use crate::net::SEND_BATCH;
 use crate::relay::frame::{
     self, Decoder, MAX_CONTROL, MAX_HEADER, MAX_PAYLOAD, Opcode, PeerClose, Violation,
 };
 
 /// The size of the read buffer.
 const READ_BUFFER: usize = 64 * 1024;
-/// The number of queued bytes from which on no more input is read.
-const MAX_QUEUED: usize = 64 * 1024;
-/// The size of the write buffer: space for the longest frame in addition, and for some control frames.
-const WRITE_BUFFER: usize = MAX_QUEUED + MAX_HEADER + MAX_PAYLOAD + 4096;
+/// The size of the write buffer: frames that are written together, and control frames.
+const WRITE_BUFFER: usize = SEND_BATCH + CONTROL_FRAMES;
+/// The space that input leaves for control frames.
+const CONTROL_FRAMES: usize = 4096;
 
 /// A message of the relay.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Creates a WebSocket. `read_ahead` was read with the response to the upgrade.
-    pub(crate) fn new(stream: S, read_ahead: Vec<u8>) -> Self {
+    pub(crate) fn new(stream: S, read_ahead: &[u8]) -> Self {
         Self {
             stream,
             decoder: Decoder::default(),
@@ -81,7 +82,7 @@ where
             payload: 0,
             read_end: None,
             has_received: false,
-            queued: Buffer::with_bytes(Vec::new(), WRITE_BUFFER),
+            queued: Buffer::with_bytes(&[], WRITE_BUFFER),
             has_input: false,
             is_input_ssh: None,
             unflushed: false,
@@ -227,8 +228,8 @@ where
         !self.queued.filled().is_empty()
     }
 
-    /// Reads from `input` directly into the next frame. Returns the number of bytes, 0 at the end of input. Also pending while
-    /// the relay accepts no bytes.
+    /// Reads from `input` directly into the next frame, after writing the queued ones if the buffer is full. Returns
+    /// the number of bytes, 0 at the end of input. Also pending while the relay accepts no bytes.
     ///
     /// # Errors
     /// An error of `input`.
@@ -237,7 +238,7 @@ where
         cx: &mut Context<'_>,
         input: Pin<&mut impl AsyncRead>,
     ) -> Poll<io::Result<usize>> {
-        if self.queued.filled().len() >= MAX_QUEUED || self.queued.space().len() < MAX_HEADER + MAX_PAYLOAD {
+        if self.queued.space().len() < MAX_HEADER + MAX_PAYLOAD + CONTROL_FRAMES {
             ready!(self.poll_drain(cx));
         }
         let mut payload = ReadBuf::new(&mut self.queued.space()[MAX_HEADER..MAX_HEADER + MAX_PAYLOAD]);
@@ -338,9 +339,11 @@ struct Buffer {
 
 impl Buffer {
     /// Creates a buffer with these bytes, and space for `size` bytes in total.
-    fn with_bytes(mut bytes: Vec<u8>, size: usize) -> Self {
-        let end = bytes.len();
-        bytes.resize(size.max(end), 0);
+    fn with_bytes(first: &[u8], size: usize) -> Self {
+        let end = first.len();
+        // Zeroed memory of the system, which uses no page before the first write to it. Growing a vector would write.
+        let mut bytes = vec![0; size.max(end)];
+        bytes[..end].copy_from_slice(first);
         Self { bytes, start: 0, end }
     }
 

@@ -1,8 +1,8 @@
 //! Two byte streams carried over one WebSocket: ssh's input to the relay, the relay's messages to ssh's output.
 //!
 //! One task polls both directions without splitting the connection, so it needs no lock, and neither direction blocks the
-//! other. It reads input only while the relay accepts data, and the relay only while the output accepts data. It flushes
-//! messages when there is no more input for the moment.
+//! other. It reads input only while the relay accepts data, and the relay only while the output accepts data. It collects
+//! messages while there is more input, and writes them together.
 
 use std::future::poll_fn;
 use std::io;
@@ -150,7 +150,7 @@ where
     fn new(Upgraded { relay, stream, read_ahead }: Upgraded<S>, input: I, output: O) -> Self {
         Self {
             host: relay,
-            relay: WebSocket::new(stream, read_ahead),
+            relay: WebSocket::new(stream, &read_ahead),
             input,
             input_open: true,
             output,

@@ -4,6 +4,7 @@ use super::*;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, DuplexStream, ReadBuf, duplex};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -11,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
-use crate::relay::frame::MAX_PAYLOAD;
+use crate::relay::frame::{MAX_HEADER, MAX_PAYLOAD};
 use crate::relay::liveness::PING_PERIOD;
 
 const RELAY: &str = "azgn.servicebus.windows.net";
@@ -90,6 +91,46 @@ async fn no_message_is_larger_than_64_kib_and_none_is_empty() {
         received.extend_from_slice(&message);
     }
     assert_eq!(received, sent);
+}
+
+/// A relay that sends nothing, accepts everything, and records the sizes of the writes.
+struct Recorder(mpsc::UnboundedSender<usize>);
+
+impl AsyncRead for Recorder {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Recorder {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.send(bytes.len()).unwrap();
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_are_written_together_while_there_is_more_input() {
+    const FRAME: usize = MAX_HEADER + MAX_PAYLOAD;
+    for (frames, expected) in [(1, vec![FRAME]), (2, vec![2 * FRAME]), (5, vec![2 * FRAME, 2 * FRAME, FRAME])]
+    {
+        let (recorder, mut writes) = mpsc::unbounded_channel();
+        let upgraded = Upgraded { relay: RELAY.into(), stream: Recorder(recorder), read_ahead: Vec::new() };
+        let (mut ssh_writes, input) = duplex(1 << 20);
+        ssh_writes.write_all(&vec![0; frames * MAX_PAYLOAD]).await.unwrap();
+        let bridge = tokio::spawn(run(upgraded, input, tokio::io::sink(), std::future::pending()));
+        for size in expected {
+            assert_eq!(writes.recv().await, Some(size), "{frames} frames");
+        }
+        drop(ssh_writes);
+        assert!(matches!(bridge.await.unwrap(), BridgeEnd::Finished));
+    }
 }
 
 #[tokio::test(start_paused = true)]
