@@ -12,6 +12,7 @@ mod report;
 mod stage;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum as _};
@@ -55,8 +56,17 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    let Cli { arcssh, command } = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Cli { arcssh, command }: Cli) -> Result<()> {
     let arcssh = arcssh.canonicalize()?;
     match command {
         Command::Check { record } => counts::check(&arcssh, &record, counts::Action::Compare),
@@ -81,4 +91,9 @@ fn main() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "a program for the terminal")]
 fn print(text: &str) {
     println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "a program for the terminal")]
+fn print_error(error: &anyhow::Error) {
+    eprintln!("arcssh-bench: {error:#}");
 }

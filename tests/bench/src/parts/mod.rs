@@ -26,7 +26,7 @@ pub(crate) enum Part {
     Echo,
     /// The time from the start to the relay
     Start,
-    /// 200 × ssh at once
+    /// ssh alone and 200 times at once
     Burst,
     /// ssh with 1 GiB at several round-trip times
     Latency,
