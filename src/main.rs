@@ -82,20 +82,37 @@ fn start(cli: &Cli) -> Result<u8> {
     if !matches!(cli.command, Command::Proxy(_)) {
         system::limits::check_thread()?;
         drop(runtime.spawn_blocking(|| {}));
+        #[cfg(unix)]
+        watch_signals();
     }
     let result = runtime.block_on(async {
         #[cfg(unix)]
         let _write_fails_instead = tokio::signal::unix::signal(FILE_TOO_LONG);
-        tokio::select! {
-            biased;
-            result = run(cli) => result,
-            // `arcssh proxy` handles signals itself, because its message names the current step.
-            number = system::signals::shutdown(), if !matches!(cli.command, Command::Proxy(_)) => Ok(128 + number),
+        match &cli.command {
+            // It handles signals itself, because its message names the current step.
+            Command::Proxy(_) => run(cli).await,
+            _ => system::signals::or_shutdown(run(cli), |number| Ok(128 + number)).await,
         }
     });
     // A thread that reads standard input cannot be cancelled.
     runtime.shutdown_background();
     result
+}
+
+/// Ends arcssh after a signal even if a command waits for a program without the runtime. A command that notices the signal
+/// has ended before: it deletes its temporary files.
+#[cfg(unix)]
+fn watch_signals() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+    let watch = move || {
+        let number = runtime.block_on(system::signals::shutdown());
+        system::children::kill_all();
+        std::thread::sleep(LIMIT);
+        std::process::exit((128 + number).into());
+    };
+    // Without the thread, a signal ends arcssh as soon as the program has ended.
+    let _ = std::thread::Builder::new().spawn(watch);
 }
 
 async fn run(cli: &Cli) -> Result<u8> {

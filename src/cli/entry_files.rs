@@ -13,6 +13,7 @@ use crate::ssh::effective_config::{host_entries, is_same, value};
 use crate::ssh::host_entry::Platform;
 use crate::ssh::patterns::is_alias_of;
 use crate::ssh::{SshError, home, managed_block};
+use crate::system::children;
 #[cfg(unix)]
 use crate::system::files::{MAX_TEXT, is_own, read_text};
 
@@ -127,15 +128,15 @@ fn problem(program_of_entry: &str) -> Result<Option<String>, String> {
 fn is_arcssh(program: &Path) -> Result<(), String> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
+    let mut program = children::spawn(&mut command).map_err(|error| format!("cannot be started: {error}"))?;
     let start = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) {
+    while matches!(program.child.try_wait(), Ok(None)) {
         if start.elapsed() > VERSION_TIMEOUT {
-            let _ = child.kill();
+            let _ = program.child.kill();
         }
         sleep(Duration::from_millis(5));
     }
-    let output = child.wait_with_output().map_err(|error| format!("cannot be started: {error}"))?;
+    let output = program.output().map_err(|error| format!("cannot be started: {error}"))?;
     let is_version = output.stdout.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"arcssh "));
     if is_version { Ok(()) } else { Err("is not arcssh".into()) }
 }

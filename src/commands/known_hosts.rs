@@ -151,6 +151,8 @@ fn ssh(name: &str, command: &str, file: &Path, algorithms: &str) -> anyhow::Resu
         ssh.args(["-o", option]);
     }
     ssh.stdin(Stdio::null()).kill_on_drop(true);
+    #[cfg(unix)]
+    ssh.process_group(0);
     Ok(ssh)
 }
 

@@ -6,11 +6,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::Context as _;
 
 use crate::ssh::SshError;
+use crate::system::children::{self, Running};
 use crate::system::files;
 
 /// The location of an option, or of the use of a name.
@@ -182,7 +183,7 @@ pub(crate) fn ssh(options: &[&str], alias: &str, file: Option<&Path>) -> Result<
 
 /// A run of ssh.
 pub(crate) struct Run {
-    child: Child,
+    program: Running,
     arguments: Vec<OsString>,
 }
 
@@ -191,8 +192,8 @@ pub(crate) fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Resul
     let mut arguments: Vec<OsString> = options.iter().map(Into::into).collect();
     arguments.extend(file.into_iter().flat_map(|file| [OsString::from("-F"), file.into()]));
     arguments.extend(["--".into(), alias.into()]);
-    match command(&[], &arguments).spawn() {
-        Ok(child) => Ok(Some(Run { child, arguments })),
+    match children::spawn(&mut command(&[], &arguments)) {
+        Ok(program) => Ok(Some(Run { program, arguments })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot run ssh")?,
     }
@@ -208,13 +209,13 @@ fn command(first: &[&str], arguments: &[OsString]) -> Command {
 /// Waits for the end of a run. With `ForkAfterAuthentication`, which versions before 8.7 do not know, ssh also wants a command
 /// if it only prints the configuration (ssh.c, `main`).
 pub(crate) fn finish(ssh: Option<Run>) -> Result<Option<Output>, SshError> {
-    let Some(Run { child, arguments }) = ssh else { return Ok(None) };
-    let mut output = child.wait_with_output().context("cannot run ssh")?;
+    let Some(Run { program, arguments }) = ssh else { return Ok(None) };
+    let mut output = program.output().context("cannot run ssh")?;
     if !output.status.success()
         && String::from_utf8_lossy(&output.stderr).contains("Cannot fork into background without a command")
     {
-        output =
-            command(&["-o", "ForkAfterAuthentication=no"], &arguments).output().context("cannot run ssh")?;
+        let mut again = command(&["-o", "ForkAfterAuthentication=no"], &arguments);
+        output = children::spawn(&mut again).and_then(Running::output).context("cannot run ssh")?;
     }
     Ok(Some(output))
 }

@@ -1,6 +1,7 @@
-//! The operating system: files, the clock, secrets in memory, the standard streams, the parent process, signals, limits and
-//! timeouts.
+//! The operating system: files, the clock, secrets in memory, the standard streams, the parent process, child processes,
+//! signals, limits and timeouts.
 
+pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod limits;

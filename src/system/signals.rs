@@ -1,8 +1,31 @@
 //! The signals that end arcssh.
 
+use std::pin::pin;
+
+use futures_util::FutureExt as _;
+
 /// The signal that ssh sends its ProxyCommand at the end (OpenSSH sshconnect.c, `ssh_kill_proxy_command`).
 pub(crate) const HANGUP: u8 = 1;
 const INTERRUPT: u8 = 2;
+
+/// Runs work, unless a signal ends arcssh first: then returns what `on_signal` makes of its number. Ctrl-C also ends programs
+/// of the same process group, so their failure can arrive before the signal.
+pub(crate) async fn or_shutdown<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    on_signal: impl Fn(u8) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut signal = pin!(shutdown());
+    let result = tokio::select! {
+        biased;
+        number = &mut signal => return on_signal(number),
+        result = work => result,
+    };
+    if result.is_err() {
+        tokio::task::yield_now().await; // the runtime reads signals between two tasks
+        return signal.now_or_never().map_or(result, on_signal);
+    }
+    result
+}
 
 /// Waits for a signal that ends arcssh, and returns its number. Signals that were ignored when arcssh started remain
 /// ignored: `nohup` and shells, for background jobs of a script, ignore them, and ssh inherits that.

@@ -96,12 +96,19 @@ async fn answer(question: &str) -> Result<Option<String>, TerminalError> {
     let mut stderr = stderr();
     let _ = write!(stderr, "{} ", sanitize(&format!("arcssh: {question}")));
     let _ = stderr.flush();
+    let unanswered = Unanswered;
     let line = spawn_blocking(|| stdin().lines().next().transpose()).await;
     let line = line.map_err(io::Error::other).and_then(|line| line).map_err(TerminalError::Stdin)?;
-    let Some(line) = line else {
-        // After Ctrl-D, the cursor is behind the question.
-        let _ = writeln!(stderr);
-        return Ok(Some("no".into()));
-    };
+    let Some(line) = line else { return Ok(Some("no".into())) };
+    std::mem::forget(unanswered);
     Ok(Some(line.trim().to_lowercase()))
+}
+
+/// A question without an answer, after Ctrl-C or Ctrl-D: the cursor is behind it.
+struct Unanswered;
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let _ = writeln!(stderr());
+    }
 }

@@ -20,6 +20,7 @@ mod faults;
 mod fleets;
 mod greeting;
 mod identity;
+mod interruption;
 mod ipv6;
 mod key_store;
 mod last;

@@ -157,7 +157,7 @@ async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Sho
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
         if !args.remove {
-            note_remarks(&entry_files::check(new, None)?);
+            note_remarks(&remarks_on(new).await?);
             verify_written(new, edit.path()).await?;
         }
         note(&format!("{file} is up to date"));
@@ -167,7 +167,7 @@ async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Sho
     if !args.remove && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
         note("cannot verify the host entries: ssh is not installed");
     }
-    let remarks = if args.remove { Vec::new() } else { entry_files::check(new, None)? };
+    let remarks = if args.remove { Vec::new() } else { remarks_on(new).await? };
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
     let backup = edit.commit(candidate)?;
     if changes == Shown::NotYet {
@@ -205,6 +205,15 @@ async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option
         Ok(hosts)
     })
     .await
+}
+
+/// Checks the files of the host entries, and runs their programs.
+async fn remarks_on(text: &str) -> Result<Vec<Remark>> {
+    let text = text.to_owned();
+    let progress = Progress::default();
+    progress.set("check of the files of the host entries".into());
+    let remarks = progress.run(spawn_blocking(move || entry_files::check(&text, None))).await;
+    Ok(remarks.map_err(|error| anyhow!(error))??)
 }
 
 fn note_remarks(remarks: &[Remark]) {
@@ -279,7 +288,7 @@ async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
     if !names.is_empty() {
         text = only(names, &text, file)?;
     }
-    let remarks = entry_files::check(&text, None)?;
+    let remarks = remarks_on(&text).await?;
     note_remarks(&remarks);
     if remarks.iter().any(|remark| matches!(remark, Remark::Elsewhere { .. })) {
         return Ok(1);

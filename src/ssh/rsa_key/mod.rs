@@ -230,6 +230,8 @@ async fn keygen(file: &Path) -> Result<(), SshError> {
         .args(["-q", "-t", "rsa", "-b", &BITS.to_string(), "-m", "PEM", "-N", "", "-C", "arcssh", "-f"])
         .arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    #[cfg(unix)]
+    command.process_group(0);
     let output = timeout(KEYGEN_TIMEOUT, command.output()).await.map_err(|_elapsed| {
         SshError::KeyGeneration(format!("ssh-keygen did not end within {} s", KEYGEN_TIMEOUT.as_secs()))
     })?;
