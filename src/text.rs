@@ -47,6 +47,36 @@ pub(crate) fn strip_suffix<'a>(text: &'a str, suffix: &str) -> Option<&'a str> {
     end.eq_ignore_ascii_case(suffix).then_some(before)
 }
 
+/// Replaces a word in any case. Letters, digits, hyphens and underscores around it belong to another word.
+pub(crate) fn replace_word(text: &str, word: &str, by: &str) -> String {
+    let (lower, word) = (text.to_ascii_lowercase(), word.to_ascii_lowercase());
+    let is_part = |c: char| c.is_alphanumeric() || "-_".contains(c);
+    let (mut replaced, mut end) = (String::new(), 0);
+    for (at, found) in lower.match_indices(&word).filter(|(_, found)| !found.is_empty()) {
+        let after = at + found.len();
+        let is_word = !lower[..at].ends_with(is_part) && !lower[after..].starts_with(is_part);
+        if is_word {
+            replaced.push_str(&text[end..at]);
+            replaced.push_str(by);
+            end = after;
+        }
+    }
+    replaced + &text[end..]
+}
+
+/// Returns a number with a comma between thousands.
+pub(crate) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
 /// Returns the width of a line on a terminal, in columns (Unicode Standard Annex 11).
 pub(crate) fn width(line: &str) -> usize {
     line.width()
@@ -176,6 +206,19 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_whole_words_are_replaced() {
+        let replaced = replace_word("web1 and Web1: 'm/WEB1' of web10, my-web1", "web1", "MACHINE");
+        assert_eq!(replaced, "MACHINE and MACHINE: 'm/MACHINE' of web10, my-web1");
+        assert_eq!(replace_word("é", "", "x"), "é");
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        let numbers = [0, 999, 1000, 12_345, 1_000_000].map(grouped);
+        assert_eq!(numbers, ["0", "999", "1,000", "12,345", "1,000,000"]);
+    }
 
     #[test]
     fn a_word_is_quoted_if_a_shell_would_change_it() {

@@ -8,6 +8,7 @@ use crate::commands::session::Session;
 use crate::diagnosis::Result;
 use crate::system::clock::{format_time, unix_now};
 use crate::terminal::output::print;
+use crate::terminal::progress::{Progress, Step};
 use crate::text::fields;
 
 /// Prints the account and returns the exit status.
@@ -16,7 +17,9 @@ use crate::text::fields;
 /// No credential source returns a token.
 pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
     let session = Session::open(&args.azure)?;
-    let token = session.credentials().token(None).await.map_err(ArmError::from)?;
+    let progress = Progress::default();
+    progress.set(Step::wait("access token").with(" from Entra ID"));
+    let token = progress.run(session.credentials().token(None)).await.map_err(ArmError::from)?;
     let account = fields(&[
         ("source", token.source.title().to_owned()),
         ("account", token.account_name()),

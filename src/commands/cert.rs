@@ -21,6 +21,7 @@ use crate::state::{Key, Kind, Store};
 use crate::system::clock::unix_now;
 use crate::system::files;
 use crate::terminal::output::{note, print};
+use crate::terminal::progress::{Progress, Step};
 use crate::text::hex;
 
 /// The suffix of a certificate file of OpenSSH (ssh-keygen(1), "CERTIFICATES").
@@ -42,12 +43,19 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
         return show(&certificates);
     }
     let Some(file) = &args.file else {
-        print_summary(&certificates.pair().await?.certificate)?;
+        print_summary(&with_progress(certificates.pair()).await?.certificate)?;
         return Ok(0);
     };
     let (key, file) = (home::expanded(&private_key_file(file)?), home::expanded(file));
-    let pair = certificates.pair().await?.for_login_name(args.login_name.as_deref())?;
+    let pair = with_progress(certificates.pair()).await?.for_login_name(args.login_name.as_deref())?;
     write(&pair, &key, &file, &session.store).await
+}
+
+/// Requests a certificate while it shows the progress.
+async fn with_progress<T>(request: impl Future<Output = T>) -> T {
+    let progress = Progress::default();
+    progress.set(Step::wait("SSH certificate").with(" from Entra ID"));
+    progress.run(request).await
 }
 
 /// Requests a certificate for the user's own public key and writes it.
@@ -58,7 +66,9 @@ async fn request_for_own_key(
 ) -> Result<u8> {
     let key = PublicKey::read(public_key)?;
     let file = args.file.as_deref().map_or_else(|| certificate_file(public_key), home::expanded);
-    let certificate = request_certificate(credentials, &key, &args.certificate.options()).await?.certificate;
+    let options = args.certificate.options();
+    let issued = with_progress(request_certificate(credentials, &key, &options)).await?;
+    let certificate = issued.certificate;
     ensure_replaceable(&file, &certificate)?;
     replace(&file, &with_comment(&certificate, OWN_KEY))?;
     note(&format!("wrote {}", file.display()));

@@ -14,15 +14,15 @@ use crate::azure::cloud::CloudName;
 use crate::azure::target::Target;
 use crate::cli::KnownHostsArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
-use crate::commands::session::{Session, for_each};
-use crate::diagnosis::{Context, Error, Result, all_done};
+use crate::commands::session::{Session, for_each, note_disconnected};
+use crate::diagnosis::{self, Context, Error, Result, all_done};
 use crate::machines::NamedMachine;
 use crate::ssh::host_entry::{Host, Platform, is_alias};
 use crate::ssh::{SshError, fault};
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::timeout::with_timeout;
-use crate::terminal::output::print;
-use crate::text::sanitize;
+use crate::terminal::output::{note, print};
+use crate::text::{grouped, sanitize};
 
 /// The algorithms to request, one kind in each connection: ssh receives one host key. An RSA key has several algorithms
 /// (RFC 8332).
@@ -37,10 +37,11 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Prints the host keys and returns the exit status.
 ///
 /// # Errors
-/// A machine sends no host key; those of [`Session::select_some`].
+/// Those of [`Session::select_some`]; the output cannot be written.
 pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
     let session = &Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "known-hosts").await?;
+    note_disconnected(&machines, args.target.wait);
     let program = &program()?;
     let read = async |named: &NamedMachine| {
         let target = Target::new(&named.machine.id, args.target.service, args.target.port());
@@ -60,8 +61,13 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
     for lines in results.iter().flatten() {
         print(lines)?;
     }
-    all_done(results)?;
-    Ok(0)
+    let (read, all) = (results.iter().flatten().count(), results.len());
+    let Err(error) = all_done(results) else { return Ok(0) };
+    let status = diagnosis::report(&error);
+    if all > 1 {
+        note(&format!("read the host keys of {} of {} machines", grouped(read), grouped(all)));
+    }
+    Ok(status)
 }
 
 /// Returns a line for each host key of a machine.

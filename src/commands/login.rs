@@ -20,6 +20,7 @@ use crate::net::Net;
 use crate::state::Store;
 use crate::terminal::TerminalError;
 use crate::terminal::output::note;
+use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::{Confirm, typed_line};
 use crate::text::set_variable;
 
@@ -72,7 +73,10 @@ async fn obstacle(cloud: &Cloud, store: &Store) -> Option<String> {
         return Some(format!("{variable} excludes"));
     }
     let net = Net::new().ok()?;
-    let first = match CredentialChain::new(cloud, options, &net, store).token(None).await {
+    let progress = Progress::default();
+    progress.set(Step::wait("access token").with(" from Entra ID"));
+    let chain = CredentialChain::new(cloud, options, &net, store);
+    let first = match progress.run(chain.token(None)).await {
         Ok(token) => token.source,
         Err(CredentialError::Failed { from, .. }) => from,
         Err(_) => return None,
@@ -90,7 +94,13 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
     let claims = login::challenge(cloud, store, args.tenant.as_deref())?;
     let sign_in = sign_in.for_account(args.account.as_deref()).with_claims(claims);
     let signed_in = if args.device_code {
-        sign_in.by_device_code(note).await
+        let progress = Progress::default();
+        progress.set(Step::wait("code").with(" from Entra ID"));
+        let show = |text: &str| {
+            progress.println(text);
+            progress.set(Step::wait("sign-in").with(" on the other device"));
+        };
+        progress.run(sign_in.by_device_code(show)).await
     } else {
         sign_in.by_browser(open_browser, typed_line, explain).await
     };

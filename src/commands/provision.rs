@@ -1,5 +1,6 @@
 //! Sets machines up: plans, confirmation, changes in Azure, and the wait until the agents accept connections.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::relay::connector::Connector;
 use crate::relay::handshake::ConnectError;
 use crate::state::Store;
 use crate::terminal::output::note;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
 
 /// Sets machines up for one service.
@@ -70,11 +71,19 @@ impl Provisioner<'_> {
 
     /// Plans the changes. Returns the plans and the errors of the machines that have none.
     async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<Target>>) {
-        let progress = Progress::default();
-        progress.set("state of the machines from Azure Resource Manager".into());
+        let (progress, all) = (Progress::default(), machines.len());
+        let left = Cell::new(all);
+        let show = || {
+            let step = Step::left(left.get(), all, "machines", Vec::new());
+            progress.set(step.with(", whose state Azure Resource Manager lists"));
+        };
+        show();
         let port = self.desired.port();
         let plans = stream::iter(machines).map(async |machine| {
-            self.plan(&machine).await.map_err(|error| error.during(setting_up(self.target(&machine, port))))
+            let plan = self.plan(&machine).await;
+            left.set(left.get() - 1);
+            show();
+            plan.map_err(|error| error.during(setting_up(self.target(&machine, port))))
         });
         let results: Vec<Result<Plan>> = progress.run(plans.buffered(self.jobs).collect()).await;
         let mut plans = Vec::new();
@@ -123,8 +132,8 @@ impl Provisioner<'_> {
         let start = Instant::now();
         let progress = Progress::default();
         let on_wait = |state: &str, left| {
-            let object = format!("registration of {NAMESPACE} in subscription {subscription} ({state})");
-            progress.set_deadline(object, left);
+            let step = Step::wait(format!("registration of {NAMESPACE}"));
+            progress.set_deadline(step.with(format!(" in subscription {subscription} ({state})")), left);
         };
         progress.run(wait_until_registered(self.arm, subscription, on_wait)).await?;
         note(&format!(
@@ -139,7 +148,7 @@ impl Provisioner<'_> {
         let result = async {
             // Azure shows the endpoint and the services only after the registration of the provider.
             let plan = if plan.registers().is_some() { &self.plan(&plan.machine).await? } else { plan };
-            progress.set(format!("changes to {target} in Azure Resource Manager"));
+            progress.set(Step::wait(format!("changes to {target}")).with(" in Azure Resource Manager"));
             apply(self.arm, plan).await?;
             self.wait_until_ready(plan, progress).await
         };

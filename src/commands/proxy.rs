@@ -30,7 +30,7 @@ use crate::system::signals::{HANGUP, shutdown};
 use crate::system::timeout::with_timeout;
 use crate::system::{files, parent, stdio};
 use crate::terminal::TerminalError;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{Progress, Step};
 
 /// The limit for a refresh of cached credentials that is still running when ssh ends.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -182,17 +182,17 @@ impl<'a> Proxy<'a> {
         certificates: Option<&CertificateCache>,
     ) -> Result<(Connection<'_>, Option<CertifiedKey>)> {
         let start = Instant::now();
-        let object = "SSH certificate from Entra ID";
+        let step = || Step::wait("SSH certificate").with(" from Entra ID");
         let connection = async {
             let connection = self.connect(target).await?;
-            self.progress.set_deadline(object.into(), ARM_TIMEOUT.saturating_sub(start.elapsed()));
+            self.progress.set_deadline(step(), ARM_TIMEOUT.saturating_sub(start.elapsed()));
             Ok(connection)
         };
         let certified = async {
             let Some(certificates) = certificates else { return Ok(None) };
             let login_name = self.args.login_name.as_deref();
             let certified = async { Ok(certificates.pair().await?.for_login_name(login_name)?) };
-            let timed_out = |after| TerminalError::TimedOut { object: object.into(), after }.into();
+            let timed_out = |after| TerminalError::TimedOut { object: step().full_object(), after }.into();
             with_timeout(ARM_TIMEOUT, certified, timed_out).await.map(Some)
         };
         self.progress.run(async { tokio::try_join!(connection, certified) }).await
@@ -214,9 +214,9 @@ impl<'a> Proxy<'a> {
                 result => return result,
             }
         }
-        let object = format!("resource ID of {host} from Azure Resource Manager");
+        let step = Step::wait(format!("resource ID of {host}")).with(" from Azure Resource Manager");
         let resolve = async { Ok::<_, Error>(names.resolve_name().await?) };
-        let machine = self.progress.run_with_timeout(ARM_TIMEOUT, object, resolve).await?;
+        let machine = self.progress.run_with_timeout(ARM_TIMEOUT, step, resolve).await?;
         self.connect_to(target, machine).await
     }
 

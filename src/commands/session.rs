@@ -1,6 +1,7 @@
 //! The clients that the commands share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -20,7 +21,9 @@ use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::state::Store;
 use crate::system::timeout::with_timeout;
 use crate::terminal::TerminalError;
-use crate::terminal::progress::Progress;
+use crate::terminal::output::note_names;
+use crate::terminal::progress::{Progress, Step};
+use crate::text::grouped;
 
 /// The finding of a remark about the files of host entries.
 pub(crate) fn finding(remark: &Remark) -> Finding<'_> {
@@ -66,7 +69,7 @@ impl Session {
     /// Those of [`select`].
     pub(crate) async fn select(&self, selector: &MachineSelector) -> Result<Vec<NamedMachine>> {
         let progress = Progress::default();
-        progress.set("list of machines from Azure Resource Manager".into());
+        progress.set(Step::wait("list of machines").with(" from Azure Resource Manager"));
         Ok(progress.run(select(&self.arm, selector)).await?)
     }
 
@@ -132,12 +135,17 @@ pub(crate) async fn for_each<T>(
     action: impl AsyncFn(&NamedMachine) -> Result<T>,
 ) -> Vec<Result<T>> {
     let progress = Progress::default();
-    let done = Cell::new(0);
-    let show = || progress.set(format!("other machines, {} of {} are done", done.get(), machines.len()));
-    show();
+    let (left, running) = (Cell::new(machines.len()), RefCell::new(BTreeMap::new()));
+    let show = || {
+        let names = running.borrow().values().copied().map(title).collect();
+        progress.set(Step::left(left.get(), machines.len(), "machines", names));
+    };
     let work = stream::iter(machines.iter().enumerate()).map(async |(number, named)| {
+        running.borrow_mut().insert(number, named);
+        show();
         let result = action(named).await;
-        done.set(done.get() + 1);
+        running.borrow_mut().remove(&number);
+        left.set(left.get() - 1);
         show();
         (number, result)
     });
@@ -145,6 +153,26 @@ pub(crate) async fn for_each<T>(
     let mut results: Vec<(usize, Result<T>)> = progress.run(results).await;
     results.sort_by_key(|(number, _)| *number);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Returns the name of a machine, with its status if it is not connected to Azure.
+fn title(NamedMachine { machine, .. }: &NamedMachine) -> String {
+    let name = &machine.id.name;
+    machine.disconnected().map_or_else(|| name.clone(), |status| format!("{name} ({status})"))
+}
+
+/// Prints the machines that are not connected to Azure, to which a command nevertheless tries to connect.
+pub(crate) fn note_disconnected(machines: &[NamedMachine], wait: Duration) {
+    let disconnected: Vec<String> =
+        machines.iter().filter(|named| named.machine.disconnected().is_some()).map(title).collect();
+    if !disconnected.is_empty() {
+        let (count, all) = (grouped(disconnected.len()), grouped(machines.len()));
+        let tries = match wait.as_secs() {
+            0 => String::new(),
+            wait => format!(", and arcssh tries each for up to {wait} s"),
+        };
+        note_names(&format!("{count} of {all} machines are not connected to Azure{tries}"), &disconnected);
+    }
 }
 
 /// Returns the selection of the command line.

@@ -8,13 +8,13 @@ use crate::cli::proxy_command::find_entry;
 use crate::cli::{ConfigArgs, SetupArgs};
 use crate::commands::provision::{Mode, Provisioner};
 use crate::commands::session::Session;
-use crate::diagnosis::{Result, all_done};
+use crate::diagnosis::{self, Result, all_done};
 use crate::machines::NamedMachine;
 use crate::provisioning::DesiredService;
 use crate::ssh::managed_block;
 use crate::terminal::output::note;
 use crate::terminal::prompt::{Confirm, confirm};
-use crate::text::shell_quote;
+use crate::text::{grouped, shell_quote};
 
 /// The next step of the program.
 pub(crate) enum Next {
@@ -44,7 +44,14 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
         Some(entries) => entries.offer(may_ask).await?,
         None => None,
     };
-    all_done(report.results)?;
+    let all = report.results.len();
+    if let Err(error) = all_done(report.results) {
+        let status = diagnosis::report(&error);
+        if all > 1 {
+            note(&format!("{} of {} machines are ready", grouped(ready.len()), grouped(machines.len())));
+        }
+        return Ok(Next::End(status));
+    }
     match config {
         Some(words) => {
             Ok(Next::Config(Box::new(ConfigArgs::from_setup(&words, args).map_err(anyhow::Error::from)?)))

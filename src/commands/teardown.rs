@@ -6,10 +6,11 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
 use crate::commands::session::Session;
-use crate::diagnosis::{Action, Context, Error, Result, all_done};
+use crate::diagnosis::{self, Action, Context, Error, Result, all_done};
 use crate::terminal::output::note;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
+use crate::text::grouped;
 
 /// Disables the service and returns the exit status.
 ///
@@ -30,16 +31,24 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     Confirm::of(args.yes).to("apply these changes? All users of these machines lose access.").await?;
     let mut results = Vec::new();
     let progress = Progress::default();
-    for named in &machines {
+    for (number, named) in machines.iter().enumerate() {
         let machine = &named.machine.id;
-        progress.set(format!("changes to {} in Azure", machine.name));
+        let left = machines.len() - number;
+        progress.set(Step::left(left, machines.len(), "machines", vec![machine.name.clone()]));
         let result = progress.run(take_down(&session, machine, args)).await;
         if result.is_ok() {
             note(&format!("{}: done", machine.name));
         }
         results.push(result);
     }
-    all_done(results)?;
+    let (done, all) = (results.iter().flatten().count(), results.len());
+    if let Err(error) = all_done(results) {
+        let status = diagnosis::report(&error);
+        if all > 1 {
+            note(&format!("{} of {} machines are done", grouped(done), grouped(all)));
+        }
+        return Ok(status);
+    }
     note(
         "to block incoming connections on a machine itself, run there: azcmagent config set incomingconnections.enabled false",
     );

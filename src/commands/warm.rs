@@ -2,18 +2,20 @@
 
 use crate::azure::target::Target;
 use crate::cli::WarmArgs;
-use crate::commands::session::{Session, for_each};
-use crate::diagnosis::{Context, Result, all_done};
+use crate::commands::session::{Session, for_each, note_disconnected};
+use crate::diagnosis::{self, Context, Result, all_done};
 use crate::machines::NamedMachine;
 use crate::terminal::output::print;
+use crate::text::grouped;
 
 /// Connects to the machines and returns the exit status.
 ///
 /// # Errors
-/// Those of [`all_done`] and [`Session::select_some`].
+/// Those of [`Session::select_some`]; the output cannot be written.
 pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let session = &Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "warm").await?;
+    note_disconnected(&machines, args.target.wait);
     let connect = async |named: &NamedMachine| {
         let target = Target::new(&named.machine.id, args.target.service, args.target.port());
         let result = session.connect(&target, args.target.wait).await;
@@ -22,11 +24,10 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     report(for_each(&machines, args.jobs, connect).await)
 }
 
-/// Prints how many machines are ready, and returns the exit status.
+/// Prints the errors and then how many machines are ready, and returns the exit status.
 fn report(results: Vec<Result<()>>) -> Result<u8> {
-    let ready = results.iter().flatten().count();
-    let printed = print(&format!("{ready} of {} machines are ready\n", results.len()));
-    all_done(results)?;
-    printed?;
-    Ok(0)
+    let (ready, all) = (results.iter().flatten().count(), results.len());
+    let status = all_done(results).map_or_else(|error| diagnosis::report(&error), |()| 0);
+    print(&format!("{} of {} machines are ready\n", grouped(ready), grouped(all)))?;
+    Ok(status)
 }

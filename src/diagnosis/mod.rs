@@ -10,6 +10,7 @@ pub(crate) mod last_error;
 pub(crate) mod machines;
 mod network;
 pub(crate) mod relay;
+mod several;
 mod sign_in;
 mod ssh;
 pub(crate) mod system;
@@ -341,34 +342,39 @@ pub(crate) fn all_done<T>(results: Vec<Result<T>>) -> Result<()> {
     }
 }
 
-/// Prints an error, and returns the exit status. Stores the error of a connection: with ControlPersist, ssh discards the
-/// standard error of its ProxyCommand.
+/// Prints an error, and returns the exit status. Several machines with the same error share a message.
 pub(crate) fn report(error: &Error) -> u8 {
     if let Error::Several(errors) = error {
-        for error in errors {
-            report(error);
-        }
+        errors.iter().for_each(|error| drop(record(error)));
+        several::causes(errors.iter()).iter().for_each(several::Cause::print);
         return ExitStatus::Failed.into();
     }
+    let Diagnosis { code, summary, hint, .. } = record(error);
+    // After Ctrl-C, ssh ends too, and the user expects no message.
+    if !matches!(code, Code::Interrupted | Code::Terminated) {
+        print(&summary, hint.as_ref().map(|hint| hint.text.as_str()));
+    }
+    code.exit_status().into()
+}
+
+/// Writes an error to the log, and returns its diagnosis with the beginning that names the machine. Stores the error of a
+/// connection: with ControlPersist, ssh discards the standard error of its ProxyCommand.
+fn record(error: &Error) -> Diagnosis {
     let (cause, context) = error.split();
     let diagnosis = error.diagnose();
     let summary = format!("{}{}", context.prefix(cause), diagnosis.summary);
     info!(target: PRINTED, "{summary}");
-    // After Ctrl-C, ssh ends too, and the user expects no message.
-    if !matches!(diagnosis.code, Code::Interrupted | Code::Terminated) {
-        print(&summary, diagnosis.hint.as_ref().map(|hint| hint.text.as_str()));
-    }
-    let status = diagnosis.code.exit_status();
+    let diagnosis = Diagnosis { summary, ..diagnosis };
     if let Some(target) = context.target.filter(|_| context.action == Action::Connect) {
         last_error::store(&LastError {
             at: unix_now(),
             machine: target.machine.as_ref().map(ToString::to_string),
             name: target.name,
             port: target.port,
-            diagnosis: Diagnosis { summary, ..diagnosis }.on_one_line(),
+            diagnosis: diagnosis.clone().on_one_line(),
         });
     }
-    status.into()
+    diagnosis
 }
 
 /// Reports a panic with this text, from this place in the source.

@@ -10,10 +10,10 @@ use crate::azure::hybrid_connectivity::RelayCredentials;
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache, STALE_GRACE};
 use crate::azure::target::Target;
 use crate::net::{self, Net, Step};
-use crate::relay::handshake::{self, ConnectError, Upgraded};
+use crate::relay::handshake::{self, ConnectError, Rejection, Upgraded};
 use crate::relay::hedge::{self, HedgeBudget};
 use crate::state::Store;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{self, Progress};
 
 /// The time limit for everything that a connection requests from Azure, access tokens included: a program that prints a
 /// token has 60 s, and each of three pauses that Azure demands has 30 s.
@@ -122,9 +122,10 @@ impl Connector<'_> {
         cache: &RelayCredentialCache<'_>,
         rejected: &[IssuedCredentials],
     ) -> Result<IssuedCredentials, ConnectError> {
-        let object = format!("relay credentials of {} from Azure Resource Manager", self.target);
+        let step = progress::Step::wait("relay credentials").with(format!(" of {}", self.target));
+        let step = step.with(" from Azure Resource Manager");
         let request = async { Ok::<_, ConnectError>(cache.request(rejected).await?) };
-        self.progress.run_with_timeout(ARM_TIMEOUT, object, request).await
+        self.progress.run_with_timeout(ARM_TIMEOUT, step, request).await
     }
 }
 
@@ -192,7 +193,7 @@ impl<'a> Dialling<'a> {
             return dial(&limit).await;
         }
         let shown = |step| {
-            progress.set_deadline(format!("relay {}", credentials.relay), self.left() + MIN_LIMIT);
+            progress.set_deadline(relay(credentials), self.left() + MIN_LIMIT);
             limit(step)
         };
         let allows_second = || net.allows_second(credentials.relay.authority());
@@ -203,14 +204,28 @@ impl<'a> Dialling<'a> {
     /// time.
     fn show_retry(&self, error: &ConnectError, credentials: &RelayCredentials, left: Duration) {
         let Connector { target, progress, .. } = self.connector;
-        let brief = error.brief();
-        let object = if error.is_silence() {
-            format!("relay {} ({brief})", credentials.relay)
-        } else {
-            format!("agent of {target} to listen ({brief})")
+        let step = match error {
+            _ if error.is_silence() => relay(credentials).with(", which does not respond"),
+            ConnectError::Rejected(rejection) => awaited(rejection, target),
+            _ => relay(credentials).with(", which the proxy does not reach"),
         };
         let left = if error.is_no_listener() { left } else { left.max(self.left()) };
-        progress.set_deadline(object, left + MIN_LIMIT);
+        progress.set_deadline(step, left + MIN_LIMIT);
+    }
+}
+
+fn relay(credentials: &RelayCredentials) -> progress::Step {
+    progress::Step::wait("relay").with(format!(" {}", credentials.relay))
+}
+
+/// Returns what a retry after a rejection waits for. The log has the text of the relay.
+fn awaited(rejection: &Rejection, target: &Target) -> progress::Step {
+    let agent = progress::Step::wait(format!("agent of {target}")).or("agent");
+    match rejection.status {
+        404 => agent.with(", which is not connected yet"),
+        408 | 504 => agent.with(", which does not respond yet"),
+        429 => progress::Step::wait("relay").with(format!(" of {target}")).with(", which limits requests"),
+        _ => progress::Step::wait("relay").with(format!(" of {target}")).with(", which failed"),
     }
 }
 

@@ -239,14 +239,6 @@ impl ConnectError {
         })
     }
 
-    /// Returns the error without the ID for support.
-    pub(crate) fn brief(&self) -> String {
-        match self {
-            Self::Rejected(Rejection { status, reason, .. }) => format!("{status} {reason}"),
-            other => other.to_string(),
-        }
-    }
-
     /// Returns whether the same request may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -296,7 +288,6 @@ mod tests {
         let phrase = "Endpoint does not exist. TrackingId:1b_G13, SystemTracker:sb://ns/name, Timestamp:2025-04-24T11:08:04";
         let error = rejected(404, phrase);
         assert_eq!(error.to_string(), "the relay responded 404 Endpoint does not exist, TrackingId 1b_G13");
-        assert_eq!(error.brief(), "404 Endpoint does not exist");
         assert_eq!(rejected(404, "Not Found").to_string(), "the relay responded 404 Not Found");
         assert_eq!(rejected(404, "").to_string(), "the relay responded 404 Not Found");
     }

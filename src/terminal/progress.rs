@@ -1,6 +1,9 @@
-//! The progress of work: what arcssh waits for, for how long, and its time limit. On a terminal, one line is rewritten each
-//! second and erased at the end. Elsewhere, a line is printed after two seconds, then every fifteen. Fast work prints
+//! The progress of work: what arcssh waits for, for how long, and its time limit. Work that takes less than a second prints
 //! nothing.
+//!
+//! On a terminal, one line is rewritten each second and erased at the end. A terminal that cannot rewrite a line, or that shows
+//! the log, gets a line after a second and then every fifteen. Elsewhere, a program reads the output: it gets a line each
+//! minute, because CI services end a job that prints nothing for some minutes (Travis CI: ten, "Common Build Problems").
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -13,14 +16,16 @@ use tracing::{Level, enabled};
 
 use crate::system::timeout::with_timeout;
 use crate::terminal::{TerminalError, tty};
-use crate::text::{cut, sanitize, width};
+use crate::text::{cut, grouped, sanitize, width};
 
-/// The time before the first line.
-const DELAY: Duration = Duration::from_secs(2);
-/// The time between two lines.
-const LINE_INTERVAL: Duration = Duration::from_secs(15);
+/// The time before the first line on a terminal: a user notices a second without a response.
+const DELAY: Duration = Duration::from_millis(900);
 /// The time between two updates of the line on a terminal.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two lines on a terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(15);
+/// The time before each line elsewhere.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Moves to the start of the line, and erases it (ECMA-48, CR and EL).
 const ERASE: &str = "\r\u{1b}[K";
@@ -28,16 +33,86 @@ const ERASE: &str = "\r\u{1b}[K";
 /// The output style.
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// Several lines.
-    Lines,
     /// One line that is rewritten.
     Rewritten,
+    /// Several lines, on a terminal.
+    Lines,
+    /// Several lines, rarely.
+    Sparse,
+}
+
+/// What arcssh waits for, in words. A narrow line leaves out the last ones.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Step {
+    /// The words before the object.
+    verb: &'static str,
+    /// The words that each line has, as far as they fit.
+    object: String,
+    /// More words about the object, which a narrow line leaves out.
+    details: Vec<String>,
+    /// The names of several objects. A narrow line leaves out the last ones.
+    names: Vec<String>,
+}
+
+impl Step {
+    /// A step whose object follows "waiting for the".
+    pub(crate) fn wait(object: impl Into<String>) -> Self {
+        Self { verb: "waiting for the ", object: object.into(), ..Self::default() }
+    }
+
+    /// A step with several objects, of which some are left, such as "machines".
+    pub(crate) fn left(left: usize, all: usize, objects: &str, names: Vec<String>) -> Self {
+        let object = format!("{} of {} {objects}", grouped(left), grouped(all));
+        Self { verb: "waiting for ", object, details: Vec::new(), names }
+    }
+
+    /// A step that waits for a program, which has done a part of its work.
+    pub(crate) fn program(name: &str, done: usize, all: usize) -> Self {
+        let object = format!("{name}: {} of {}", grouped(done), grouped(all));
+        Self { verb: "waiting for ", object, ..Self::default() }
+    }
+
+    /// Adds words, with the space or comma before them.
+    pub(crate) fn with(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+
+    /// Returns the object with all words about it.
+    pub(crate) fn full_object(&self) -> String {
+        format!("{}{}", self.object, self.details.concat())
+    }
+
+    /// Returns the step with all words, and with ever fewer.
+    fn texts(&self) -> Vec<String> {
+        let Self { verb, object, details, names } = self;
+        let start = format!("{verb}{object}");
+        let mut texts: Vec<String> =
+            (0..=details.len()).map(|count| format!("{start}{}", details[..count].concat())).collect();
+        let full = texts.last().cloned().unwrap_or_default();
+        texts.extend((1..names.len()).map(|count| format!("{full}: {}, …", names[..count].join(", "))));
+        texts.extend((!names.is_empty()).then(|| format!("{full}: {}", names.join(", "))));
+        texts.reverse();
+        texts
+    }
+}
+
+impl From<&str> for Step {
+    fn from(object: &str) -> Self {
+        Self::wait(object)
+    }
+}
+
+impl From<String> for Step {
+    fn from(object: String) -> Self {
+        Self::wait(object)
+    }
 }
 
 /// Shows the current step of work. The work updates it.
 #[derive(Debug)]
 pub(crate) struct Progress<W: Write = Term> {
-    object: RefCell<String>,
+    step: RefCell<Step>,
     /// The time limit of the step.
     deadline: Cell<Option<Instant>>,
     out: RefCell<W>,
@@ -71,14 +146,19 @@ fn form(terminal: &Term) -> Form {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     // On Windows, this call enables escape sequences.
     let unsupported = cfg!(windows) && !terminal.features().colors_supported();
-    let plain = dumb || unsupported || !terminal.is_term() || enabled!(Level::INFO);
-    if plain || terminal.size_checked().is_none() { Form::Lines } else { Form::Rewritten }
+    if !terminal.is_term() {
+        Form::Sparse
+    } else if dumb || unsupported || enabled!(Level::INFO) || terminal.size_checked().is_none() {
+        Form::Lines
+    } else {
+        Form::Rewritten
+    }
 }
 
 impl<W: Write> Progress<W> {
     fn new(out: W, form: Form, columns: fn(&W) -> Option<usize>) -> Self {
         Self {
-            object: RefCell::default(),
+            step: RefCell::default(),
             deadline: Cell::default(),
             out: RefCell::new(out),
             form,
@@ -87,21 +167,21 @@ impl<W: Write> Progress<W> {
         }
     }
 
-    /// Sets the step, as a text that follows "waiting for the".
-    pub(crate) fn set(&self, object: String) {
-        self.object.replace(object);
+    /// Sets the step.
+    pub(crate) fn set(&self, step: Step) {
+        self.step.replace(step);
         self.deadline.set(None);
     }
 
     /// Sets the step and its time limit.
-    pub(crate) fn set_deadline(&self, object: String, limit: Duration) {
-        self.object.replace(object);
+    pub(crate) fn set_deadline(&self, step: Step, limit: Duration) {
+        self.step.replace(step);
         self.deadline.set(Some(Instant::now() + limit));
     }
 
-    /// Returns the current step, as a text that follows "the".
+    /// Returns the object of the current step, as a text that follows "the".
     pub(crate) fn object(&self) -> String {
-        self.object.borrow().clone()
+        self.step.borrow().full_object()
     }
 
     /// Runs a step with a time limit.
@@ -111,10 +191,11 @@ impl<W: Write> Progress<W> {
     pub(crate) async fn run_with_timeout<T, E: From<TerminalError>>(
         &self,
         limit: Duration,
-        object: String,
+        step: Step,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        self.set_deadline(object.clone(), limit);
+        let object = step.full_object();
+        self.set_deadline(step, limit);
         let timed_out = |after| TerminalError::TimedOut { object, after }.into();
         with_timeout(limit, work, timed_out).await
     }
@@ -131,12 +212,13 @@ impl<W: Write> Progress<W> {
     }
 
     async fn run_boxed<T>(&self, mut work: Pin<Box<impl Future<Output = T>>>) -> T {
-        let every = match self.form {
-            Form::Lines => LINE_INTERVAL,
-            Form::Rewritten => UPDATE_INTERVAL,
+        let (delay, every) = match self.form {
+            Form::Rewritten => (DELAY, UPDATE_INTERVAL),
+            Form::Lines => (DELAY, LINE_INTERVAL),
+            Form::Sparse => (SILENCE, SILENCE),
         };
         let start = Instant::now();
-        let mut lines = interval_at(start + DELAY, every);
+        let mut lines = interval_at(start + delay, every);
         let _eraser = Eraser(self);
         loop {
             tokio::select! {
@@ -148,17 +230,16 @@ impl<W: Write> Progress<W> {
     }
 
     fn show(&self, start: Instant, now: Instant) {
-        let object = sanitize(&self.object.borrow());
-        let limit = self.deadline.get().map(|deadline| (deadline - start).as_secs_f32().round());
-        let at_most = limit.map_or(String::new(), |limit| format!(", {limit} s at most"));
-        let time = format!("{} s so far{at_most}", (now - start).as_secs());
-        match self.form {
-            Form::Lines => self.write(&format!("{}\n", line(&object, &time, usize::MAX))),
-            Form::Rewritten => {
-                self.is_shown.set(true);
-                let columns = (self.columns)(&self.out.borrow()).unwrap_or(usize::MAX);
-                self.write(&format!("{ERASE}{}", line(&object, &time, columns)));
-            }
+        let seconds = |time: Duration| format!("{:.0} s", time.as_secs_f32());
+        let limit = self.deadline.get().map(|deadline| seconds(deadline - start));
+        let texts = self.step.borrow().texts().iter().map(|text| sanitize(text)).collect::<Vec<_>>();
+        let line = |columns| line(&texts, &seconds(now - start), limit.as_deref(), columns);
+        if let Form::Rewritten = self.form {
+            self.is_shown.set(true);
+            let columns = (self.columns)(&self.out.borrow()).unwrap_or(usize::MAX);
+            self.write(&format!("{ERASE}{}", line(columns)));
+        } else {
+            self.write(&format!("{}\n", line(usize::MAX)));
         }
     }
 
@@ -184,22 +265,28 @@ impl<W: Write> Drop for Eraser<'_, W> {
     }
 }
 
-/// Returns a line that fits into `columns`, because a wrapped line cannot be rewritten. If necessary, it cuts off the end of
-/// the object, and on a narrow terminal everything but the start of the object and the seconds.
-fn line(object: &str, time: &str, columns: usize) -> String {
-    const MIN_OBJECT: usize = 20;
-    let seconds = time.split(" so far").next().unwrap_or_default();
-    let length = width(object);
-    let forms = [("arcssh: waiting for the ", time), ("arcssh: ", time), ("", seconds)];
-    let room = |(start, end): (&str, &str)| columns.saturating_sub(start.len() + "; ".len() + end.len() + 1);
-    let form = forms.into_iter().find(|form| room(*form) >= length.min(MIN_OBJECT)).unwrap_or(("", seconds));
-    let (start, end) = form;
-    match room(form) {
-        room if room >= length => format!("{start}{object}; {end}"),
-        0 | 1 => end.to_owned(),
-        room => format!("{start}{}…; {end}", cut(object, room - 1)),
-    }
+/// Returns a line that fits into `columns`, because a wrapped line cannot be rewritten. `texts` are the step with ever fewer
+/// words. A narrow line leaves out the limit, then these words, then the name of arcssh, and then the end of the text.
+fn line(texts: &[String], elapsed: &str, limit: Option<&str>, columns: usize) -> String {
+    let so_far = format!("; {elapsed} so far");
+    let with_limit = limit.map(|limit| format!("{so_far}, {limit} at most"));
+    let short = format!("; {elapsed}");
+    let ends: Vec<&str> = with_limit.as_deref().into_iter().chain([so_far.as_str(), &short]).collect();
+    let lines = ["arcssh: ", ""].into_iter().flat_map(|start| {
+        let ends = &ends;
+        texts.iter().flat_map(move |text| ends.iter().map(move |end| format!("{start}{text}{end}")))
+    });
+    let text = texts.last().map(String::as_str).unwrap_or_default();
+    lines.into_iter().find(|line| width(line) < columns).unwrap_or_else(|| {
+        match columns.saturating_sub(width(&short) + 2) {
+            0..MIN_TEXT => elapsed.to_owned(),
+            room => format!("{}…{short}", cut(text, room).trim_end()),
+        }
+    })
 }
+
+/// The fewest columns of a text that is cut off.
+const MIN_TEXT: usize = 12;
 
 #[cfg(test)]
 mod tests {
@@ -224,14 +311,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_is_printed_after_two_seconds_and_then_every_fifteen() {
+    async fn a_terminal_without_rewriting_gets_a_line_after_a_second_and_then_every_fifteen() {
         let output = output(Form::Lines, Duration::from_secs(30)).await;
         assert_eq!(
             output.lines().collect::<Vec<_>>(),
             [
-                "arcssh: waiting for the first answer; 2 s so far",
-                "arcssh: waiting for the second; 17 s so far, 63 s at most",
-                "arcssh: waiting for the second; 32 s so far, 63 s at most",
+                "arcssh: waiting for the first answer; 1 s so far",
+                "arcssh: waiting for the second; 16 s so far, 63 s at most",
+                "arcssh: waiting for the second; 31 s so far, 63 s at most",
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_terminal_a_line_is_printed_each_minute() {
+        let output = output(Form::Sparse, Duration::from_secs(120)).await;
+        assert_eq!(
+            output.lines().collect::<Vec<_>>(),
+            [
+                "arcssh: waiting for the second; 60 s so far, 63 s at most",
+                "arcssh: waiting for the second; 120 s so far, 63 s at most",
             ]
         );
     }
@@ -243,8 +342,9 @@ mod tests {
             output.split(ERASE).collect::<Vec<_>>(),
             [
                 "",
+                "arcssh: waiting for the first answer; 1 s so far",
                 "arcssh: waiting for the first answer; 2 s so far",
-                "arcssh: waiting for the second; 3 s so far, 63 s at most",
+                "arcssh: waiting for the first answer; 3 s so far",
                 "arcssh: waiting for the second; 4 s so far, 63 s at most",
                 "",
             ]
@@ -254,12 +354,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_step_ends_at_its_time_limit() {
         let progress = Progress::new(Vec::new(), Form::Lines, wide);
-        let never =
-            progress.run_with_timeout(Duration::from_secs(20), "answer".into(), std::future::pending());
+        let step = Step::wait("answer").with(" of web01");
+        let never = progress.run_with_timeout(Duration::from_secs(20), step, std::future::pending());
         let late: Result<(), TerminalError> = progress.run(never).await;
-        assert_eq!(late.unwrap_err().to_string(), "timed out after 20 s waiting for the answer");
+        assert_eq!(late.unwrap_err().to_string(), "timed out after 20 s waiting for the answer of web01");
         let output = String::from_utf8(progress.out.into_inner()).unwrap();
-        assert!(output.ends_with("arcssh: waiting for the answer; 17 s so far, 20 s at most\n"), "{output}");
+        assert!(
+            output.ends_with("arcssh: waiting for the answer of web01; 16 s so far, 20 s at most\n"),
+            "{output}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,37 +377,61 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fast_work_prints_nothing() {
-        for form in [Form::Lines, Form::Rewritten] {
+        for form in [Form::Rewritten, Form::Lines, Form::Sparse] {
             let progress = Progress::new(Vec::new(), form, wide);
-            progress.run(sleep(Duration::from_millis(1900))).await;
+            progress.run(sleep(Duration::from_millis(800))).await;
             assert!(progress.out.into_inner().is_empty());
         }
     }
 
+    fn agent() -> Step {
+        Step::wait("agent of web01").with(", which is not connected yet")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_terminal_that_becomes_narrow_has_a_shorter_line() {
-        let columns = |out: &Vec<u8>| Some(if out.is_empty() { 80 } else { 40 });
+        let columns = |out: &Vec<u8>| Some(if out.is_empty() { 100 } else { 40 });
         let progress = Progress::new(Vec::new(), Form::Rewritten, columns);
-        progress.set_deadline("agent of web01 to listen".into(), Duration::from_secs(90));
-        progress.run(sleep(Duration::from_millis(3500))).await;
+        progress.set_deadline(agent(), Duration::from_secs(90));
+        progress.run(sleep(Duration::from_millis(2500))).await;
         let output = String::from_utf8(progress.out.into_inner()).unwrap();
         let lines = [
-            "arcssh: waiting for the agent of web01 to listen; 2 s so far, 90 s at most",
-            "agent of web01 to listen; 3 s",
+            "arcssh: waiting for the agent of web01, which is not connected yet; 1 s so far, 90 s at most",
+            "waiting for the agent of web01; 2 s",
         ];
         assert_eq!(output.split(ERASE).collect::<Vec<_>>(), ["", lines[0], lines[1], ""]);
     }
 
     #[test]
-    fn a_line_fits_and_has_the_start_of_the_object_and_the_seconds() {
-        let (object, time) = ("agent of web01 to listen (404 Not Found)", "17 s so far, 90 s at most");
-        let fitted = |columns| line(object, time, columns);
-        assert_eq!(fitted(92), format!("arcssh: waiting for the {object}; {time}"));
-        assert_eq!(fitted(80), format!("arcssh: waiting for the agent of web01 to listen (4…; {time}"));
-        assert_eq!(fitted(60), format!("arcssh: agent of web01 to liste…; {time}"));
-        assert_eq!(fitted(40), "agent of web01 to listen (404 No…; 17 s");
-        assert!((5..99).all(|columns| fitted(columns).chars().count() < columns));
-        let wide = "agent of 机器机器机器机器机器机器 to listen";
-        assert!((5..99).all(|columns| width(&line(wide, time, columns)) < columns));
+    fn a_narrow_line_leaves_out_what_matters_least() {
+        let fitted = |step: &Step, columns| line(&step.texts(), "17 s", Some("90 s"), columns);
+        let names = ["srv1 (Disconnected)", "srv2", "srv3"].map(Into::into);
+        let left = Step::left(3, 2000, "machines", names.into());
+        let program = Step::program("ssh", 312, 2000).with(" kinds of host entries");
+        for (step, columns, expected) in [
+            (
+                agent(),
+                96,
+                "arcssh: waiting for the agent of web01, which is not connected yet; 17 s so far, 90 s at most",
+            ),
+            (agent(), 95, "arcssh: waiting for the agent of web01, which is not connected yet; 17 s so far"),
+            (agent(), 60, "arcssh: waiting for the agent of web01; 17 s so far"),
+            (agent(), 40, "waiting for the agent of web01; 17 s"),
+            (agent(), 30, "waiting for the agent…; 17 s"),
+            (agent(), 18, "17 s"),
+            (
+                left.clone(),
+                99,
+                "arcssh: waiting for 3 of 2,000 machines: srv1 (Disconnected), srv2, srv3; 17 s so far",
+            ),
+            (left.clone(), 80, "arcssh: waiting for 3 of 2,000 machines: srv1 (Disconnected), srv2, …; 17 s"),
+            (left.clone(), 60, "arcssh: waiting for 3 of 2,000 machines; 17 s so far"),
+            (left, 40, "waiting for 3 of 2,000 machines; 17 s"),
+            (program, 40, "waiting for ssh: 312 of 2,000; 17 s"),
+        ] {
+            assert_eq!(fitted(&step, columns), expected);
+        }
+        let wide = Step::wait("agent of 机器机器机器机器机器机器");
+        assert!((5..99).all(|columns| width(&fitted(&wide, columns)) < columns));
     }
 }

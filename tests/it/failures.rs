@@ -242,7 +242,7 @@ fn a_short_retry_after_is_honoured() {
     w.emulator()
         .arm_fault(ArmFault::new(429, "TooManyRequests", "Slow down.").header("Retry-After", "2").times(1));
     let start = Instant::now();
-    assert_eq!(w.ssh_run(&["web01", "echo reached"]).waiting_lines().len(), 1, "a progress line is printed");
+    assert_eq!(w.ssh_run(&["web01", "echo reached"]).clean(), "reached\n");
     assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 2);
 }
@@ -300,9 +300,7 @@ fn arcssh_waits_for_a_late_listener_and_reports_it() {
         let retry = format!("; retrying in {pause} s");
         assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&retry)), "{}", run.stderr);
     }
-    let [line] = run.waiting_lines()[..] else { panic!("{}", run.stderr) };
-    let start = "arcssh: waiting for the agent of web01 to listen (404 ";
-    assert!(line.starts_with(start) && line.ends_with("); 2 s so far, 100 s at most"), "{line}");
+    assert!(run.waiting_lines().is_empty(), "{}", run.stderr);
     assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
 }
 
@@ -324,7 +322,6 @@ fn no_listener_fails_after_the_wait() {
     run.failed(
         7,
         &[
-            "arcssh: waiting for the agent of web01 to listen (404 Endpoint does not exist); 2 s so far, 13 s at most",
             &cannot_connect(&format!("the machine's Arc agent is not connected to the relay ({answer})")),
             AGENT,
         ],

@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, JOB_TOKEN, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script};
+use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script, terminal};
 
 const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
@@ -315,21 +315,24 @@ fn waiting_processes_share_one_failed_call_of_a_program() {
     let body = "echo call >> \"$HOME/calls\"; until [ -e \"$HOME/go\" ]; do sleep 0.1; done
         echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1";
     azure_cli(&w, body);
+    // The first progress line shows that a process waits.
     let proxy = || {
-        let mut proxy = w.proxy("web01");
+        let command = format!("exec {ARCSSH} proxy {} --port {}", w.id(), w.sshd().port());
+        let mut proxy = terminal(w.command("script"), &command);
         anonymous(&w, &mut proxy);
-        proxy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        proxy.env("TERM", "dumb").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
     };
     let calls = || fs::read_to_string(w.home().join("calls")).unwrap_or_default().lines().count();
     let mut proxies: Vec<Child> = (0..10).map(|_| proxy()).collect();
     for proxy in &mut proxies {
         let mut line = [0; 24];
-        proxy.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
+        proxy.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
         assert_eq!(&line, b"arcssh: waiting for the ");
     }
     fs::write(w.home().join("go"), "").unwrap();
     for proxy in proxies {
         let run = finish(proxy);
+        let run = Run { stderr: String::from_utf8_lossy(&run.stdout).replace('\r', ""), ..run };
         let why = "no account is signed in: Azure CLI is unavailable: ERROR: Please run 'az login' to setup account.";
         let lines = run.arcssh_lines();
         assert!(run.code == Some(3) && lines[0].ends_with(why), "{run:?}");

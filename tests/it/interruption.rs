@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault};
 
-use crate::support::{ARCSSH, LIMIT, Lab, eventually, finish, lab, script, signal};
+use crate::support::{ARCSSH, LIMIT, Lab, eventually, finish, lab, script, signal, terminal};
 
 /// A command on a pseudo-terminal.
 struct Terminal {
@@ -19,12 +19,9 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(mut script: Command, command: &str) -> Self {
-        match cfg!(target_os = "linux") {
-            true => script.args(["-qefc", command, "/dev/null"]),
-            false => script.args(["-q", "/dev/null", "sh", "-c", command]),
-        };
-        let script = script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+    fn open(script: Command, command: &str) -> Self {
+        let mut script = terminal(script, command);
+        script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut script = script.spawn().unwrap();
         let shown = Arc::<Mutex<Vec<u8>>>::default();
         let (mut output, screen) = (script.stdout.take().unwrap(), Arc::clone(&shown));
@@ -173,7 +170,7 @@ fn prepared(phase: &Phase) -> (Lab, Command, String) {
     let path = format!("{}:{}", bin(&w).display(), w.path().to_str().unwrap());
     let mut command = w.command("script");
     command.env("PATH", path);
-    let words = format!("stty cols 100; exec {ARCSSH} {}", phase.arguments.join(" "));
+    let words = format!("stty cols 100 rows 30; exec {ARCSSH} {}", phase.arguments.join(" "));
     (w, command, words)
 }
 
@@ -192,9 +189,9 @@ fn ctrl_c_ends_each_phase_at_once_and_leaves_nothing() {
         // The terminal shows ^C behind the progress line or the question, which arcssh then ends or erases.
         let is_clean = ["^C\n", "^C\r\u{1b}[K", "^C"].contains(&screen.as_str());
         assert!(is_clean, "{}: {screen:?}", phase.name);
-        assert_eq!(remains(&w), before, "{}", phase.name);
         let ended = eventually(Duration::from_secs(15), || w.survivors().is_empty());
         assert!(ended, "{}: {:?}", phase.name, w.survivors());
+        assert_eq!(remains(&w), before, "{}", phase.name);
     }
 }
 
@@ -211,9 +208,9 @@ fn sigterm_and_sighup_end_programs_that_arcssh_runs() {
             signal(arcssh.id(), name);
             let ended = finish(arcssh);
             assert_eq!((ended.code, ended.arcssh_lines()), (Some(status), vec![]), "{}", phase.name);
-            assert_eq!(remains(&w), before, "{}", phase.name);
             let ended = eventually(Duration::from_secs(15), || w.survivors().is_empty());
             assert!(ended, "SIG{name}, {}: {:?}", phase.name, w.survivors());
+            assert_eq!(remains(&w), before, "{}", phase.name);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use arcssh_emulator::{Builder, Machine};
 
 use crate::config::Home;
-use crate::support::{ARCSSH, Lab, Run, lab_with, run, script};
+use crate::support::{ARCSSH, Lab, Run, lab_with, run, script, terminal};
 
 fn machines(count: usize) -> Lab {
     let add = |builder: Builder, n| builder.machine(Machine::new(&format!("web{n:03}")));
@@ -47,17 +47,19 @@ fn the_number_of_verified_host_entries_is_shown_if_ssh_takes_long() {
     script(&folder, "ssh", WAITING_SSH);
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     fs::remove_file(folder.join("runs")).unwrap();
-    let mut config = home.command(ARCSSH);
-    config.args(["config", "--verify"]).env("PATH", path).stderr(Stdio::piped());
+    let command = format!("stty cols 100 rows 30; exec {ARCSSH} config --verify");
+    let mut config = terminal(home.command("script"), &command);
+    config.env("PATH", path).env("TERM", "xterm").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut running = config.spawn().unwrap();
-    let mut stderr = BufReader::new(running.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let progress = "arcssh: waiting for the verification of the host entries by ssh, 4 of 10 runs are done; ";
+    let screen = BufReader::new(running.stdout.take().unwrap()).split(b'\x1b').map_while(Result::ok);
+    let mut shown = screen.map(|line| String::from_utf8(line).unwrap());
+    let progress = "[Karcssh: waiting for ssh: 4 of 10 kinds of host entries are verified; ";
     let mut printed = Vec::new();
     let is_progress = |line: &String| line.starts_with(progress);
-    let found = stderr.by_ref().inspect(|line| printed.push(line.clone())).any(|line| is_progress(&line));
+    let found = shown.by_ref().inspect(|line| printed.push(line.clone())).any(|line| is_progress(&line));
     assert!(found, "{printed:?}");
     fs::write(folder.join("go"), "").unwrap();
-    let rest: Vec<String> = stderr.collect();
+    let rest: Vec<String> = shown.collect();
     assert_eq!(running.wait().unwrap().code(), Some(0), "{rest:?}");
 }
 

@@ -640,12 +640,12 @@ fn warm_connects_to_every_machine_and_reports_failures() {
         (Some(1), "2 of 3 machines are ready\n")
     );
     let lines = output.arcssh_lines();
+    let [status, error, _hint] = lines[..] else { panic!("{lines:?}") };
     assert!(
-        lines[0].starts_with(
-            "arcssh: cannot connect to off: the machine's Arc agent is not connected to the relay ("
-        ) && lines.len() == 2,
-        "{lines:?}"
+        status.starts_with("arcssh: 1 of 3 machines are not connected to Azure: off (Disconnected since ")
     );
+    let off = "arcssh: cannot connect to off: the machine's Arc agent is not connected to the relay (";
+    assert!(error.starts_with(off), "{lines:?}");
     assert_eq!(request_counts(&w), (1, 3));
     let id = w.emulator().machine("one").resource_id();
     assert_connected(vec![start(w.arcssh(&["proxy", &id, "--port", &port]))]);
@@ -658,9 +658,9 @@ fn warm_shows_how_many_machines_are_done() {
     let w = lab_with(&[], |builder| builder.machine(Machine::new("one").ssh_port(port)));
     let slow = ArmFault::new(500, "InternalServerError", "").on(ArmCall::ListCredentials);
     w.emulator().arm_fault(slow.after(Duration::from_secs(3)));
-    let command = format!("stty cols 100; {ARCSSH} warm one --port {port}");
+    let command = format!("stty cols 100 rows 30; {ARCSSH} warm one --port {port}");
     let (_, screen) = on_a_terminal(w.command("script"), &command);
-    let line = "arcssh: waiting for the other machines, 0 of 1 are done; 2 s so far";
+    let line = "arcssh: waiting for 1 of 1 machines: one; 2 s so far";
     assert!(screen.contains(line), "{screen:?}");
     let plain = run(&mut w.arcssh(&["warm", "one", "--port", &port.to_string()]));
     assert_eq!(plain.clean(), "1 of 1 machines are ready\n");
@@ -672,4 +672,40 @@ fn warm_shows_how_many_machines_are_done() {
             "arcssh: hint: to see how to name a machine, run: arcssh warm --help",
         ],
     );
+}
+
+#[test]
+fn machines_that_fail_for_the_same_cause_share_a_message() {
+    let port = greeter();
+    let w = lab_with(&[], |builder| {
+        let builder = builder.machine(Machine::new("one").ssh_port(port));
+        let offline = |number| Machine::new(&format!("off{number}")).ssh_port(port).offline();
+        let builder = (0..5).fold(builder, |builder, number| builder.machine(offline(number)));
+        builder.machine(Machine::new("unset").ssh_port(port).without_endpoint())
+    });
+    let port = port.to_string();
+    let words = ["warm", "--all", "--port", &port, "--wait", "0"];
+    let output = run(&mut w.arcssh(&words));
+    let offline = "arcssh: cannot connect to 5 machines: the machine's Arc agent is not connected to the relay (the relay responded 404 There are no listeners connected for the endpoint)";
+    let lines = output.arcssh_lines();
+    let [status, first, agent, unset, setup] = lines[..] else { panic!("{lines:?}") };
+    assert!(
+        status.starts_with("arcssh: 5 of 7 machines are not connected to Azure: off0 (Disconnected since ")
+    );
+    assert!(status.ends_with(") and 2 more"), "{status}");
+    assert_eq!(first, format!("{offline}: off0, off1, off2 and 2 more"));
+    assert!(agent.starts_with("arcssh: hint: check that the machine is on"), "{lines:?}");
+    assert!(unset.starts_with("arcssh: cannot connect to unset: "), "{lines:?}");
+    assert!(setup.contains("/machines/unset"), "{lines:?}");
+    let ready = "1 of 7 machines are ready\n";
+    assert_eq!((output.code, String::from_utf8_lossy(&output.stdout).as_ref()), (Some(1), ready));
+    // Each machine has its own last error.
+    assert!(run(&mut w.arcssh(&["last", "off4"])).clean().contains("cannot connect to off4: "));
+    // On a terminal, the number of machines is the last line.
+    let command = format!("{ARCSSH} {}", words.join(" "));
+    let (_, screen) = on_a_terminal(w.command("script"), &command);
+    assert!(screen.ends_with(&ready.replace('\n', "\r\n")), "{screen}");
+    let verbose = run(w.arcssh(&words).arg("-v"));
+    let names = format!("{offline}:\narcssh:   off0, off1, off2, off3, off4\n");
+    assert!(verbose.stderr.contains(&names), "{}", verbose.stderr);
 }

@@ -221,9 +221,9 @@ impl Run {
     }
 }
 
-/// Any request can take long enough on a busy machine for a progress line.
+/// Work that takes a minute on a busy machine prints a progress line.
 fn is_waiting(line: &str) -> bool {
-    line.starts_with("arcssh: waiting for the ")
+    line.starts_with("arcssh: waiting for ")
 }
 
 /// Runs a program with an empty standard input until it ends.
@@ -452,11 +452,16 @@ pub(crate) fn run_arcssh(words: &[&str]) -> Run {
 }
 
 /// The output of a shell command on a terminal, and its exit status. `script` is the program script(1).
-pub(crate) fn on_a_terminal(mut script: Command, command: &str) -> (Option<i32>, String) {
+pub(crate) fn on_a_terminal(script: Command, command: &str) -> (Option<i32>, String) {
+    let run = run(terminal(script, command).env("TERM", "xterm"));
+    (run.code, String::from_utf8(run.stdout).unwrap())
+}
+
+/// The program `script`, script(1), with a shell command for a new terminal.
+pub(crate) fn terminal(mut script: Command, command: &str) -> Command {
     match cfg!(target_os = "linux") {
-        true => script.args(["-qec", command, "/dev/null"]),
+        true => script.args(["-qefc", command, "/dev/null"]),
         false => script.args(["-q", "/dev/null", "sh", "-c", command]),
     };
-    let run = run(script.env("TERM", "xterm"));
-    (run.code, String::from_utf8(run.stdout).unwrap())
+    script
 }

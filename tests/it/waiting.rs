@@ -6,7 +6,7 @@ use std::time::Duration;
 use arcssh_emulator::{ArmCall, ArmFault};
 
 use crate::matrix::to_relay_with;
-use crate::support::{LIMIT, Lab, lab, lab_with, on_a_terminal, run, service};
+use crate::support::{ARCSSH, LIMIT, Lab, lab, lab_with, on_a_terminal, run, service};
 
 const ERASED: &str = "\r\u{1b}[K";
 
@@ -15,28 +15,59 @@ fn slow_agent(seconds: u64) -> Lab {
     lab_with(&["web01"], |builder| builder.listener_delay(Duration::from_secs(seconds)))
 }
 
-/// The output on a terminal of 100 columns.
-fn screen(w: &Lab, command: &str) -> String {
-    let (code, screen) = on_a_terminal(w.command("script"), &format!("stty cols 100 rows 30; {command}"));
+/// The output on a terminal with this number of columns.
+fn screen_of(w: &Lab, columns: usize, command: &str) -> String {
+    let command = format!("stty cols {columns} rows 30; {command}");
+    let (code, screen) = on_a_terminal(w.command("script"), &command);
     assert_eq!(code, Some(0), "{screen}");
     screen
 }
 
+/// The output on a terminal of 100 columns.
+fn screen(w: &Lab, command: &str) -> String {
+    screen_of(w, 100, command)
+}
+
 #[test]
-fn a_terminal_shows_one_progress_line_and_erases_it() {
+fn a_terminal_shows_one_progress_line_within_a_second_and_erases_it() {
     let screen = screen(&slow_agent(4), "ssh -F .ssh/config web01 echo reached");
     let output: Vec<&str> = screen.split(ERASED).collect();
     let [first, waiting @ .., last] = &output[..] else { panic!("{screen}") };
     assert_eq!((*first, *last), ("", "reached\r\n"), "{screen}");
-    assert!(waiting.len() >= 2, "{screen}");
+    assert!(waiting.len() >= 3, "{screen}");
     for (number, line) in waiting.iter().enumerate() {
         assert!(line.starts_with("arcssh: waiting for the "), "{screen}");
-        assert!(
-            line.contains(&format!("; {} s so far, ", number + 2)) && line.ends_with(" s at most"),
-            "{screen}"
-        );
+        assert!(line.contains(&format!("; {} s so far", number + 1)), "{screen}");
         assert!(line.chars().count() < 100, "{line}");
     }
+}
+
+/// Without `-v`, it also has no text of the relay's protocol.
+#[test]
+fn a_narrow_terminal_shows_a_complete_phrase() {
+    let agent = "waiting for the agent of web01";
+    let lines = [
+        (100, format!("arcssh: {agent}, which is not connected yet; 2 s so far")),
+        (60, format!("arcssh: {agent}; 2 s so far")),
+        (40, format!("{agent}; 2 s")),
+    ];
+    thread::scope(|scope| {
+        for (columns, expected) in &lines {
+            scope.spawn(move || {
+                let screen = screen_of(&slow_agent(4), *columns, "ssh -F .ssh/config web01 echo reached");
+                let shown: Vec<&str> = screen.split(ERASED).collect();
+                assert!(shown.iter().any(|line| line.starts_with(expected.as_str())), "{columns}: {screen}");
+                assert!(!screen.contains("404") && !screen.contains("TrackingId"), "{screen}");
+                assert!(shown[..shown.len() - 1].iter().all(|line| line.len() < *columns), "{screen}");
+            });
+        }
+    });
+}
+
+#[test]
+fn without_a_terminal_a_short_wait_prints_nothing() {
+    let run = run(slow_agent(4).ssh().args(["web01", "echo reached"]));
+    assert_eq!((run.code, run.waiting_lines()), (Some(0), vec![]), "{}", run.stderr);
 }
 
 #[test]
@@ -53,7 +84,7 @@ fn with_control_persist_progress_goes_to_the_standard_error_of_ssh() {
     });
     let output: Vec<&str> = shown.split(ERASED).collect();
     let ["", line, .., last] = &output[..] else { panic!("{shown}") };
-    assert!(line.starts_with("arcssh: waiting for the agent of web01 to listen "), "{shown}");
+    assert!(line.starts_with("arcssh: waiting for the "), "{shown}");
     assert_eq!((*last, elsewhere.as_str()), ("reached\r\n", "reached\r\n"));
 }
 
@@ -68,20 +99,36 @@ fn a_dumb_terminal_gets_one_line_for_each_wait() {
 fn waiting_for_azure_shows_elapsed_time_and_limit() {
     let slow = |call| ArmFault::new(500, "InternalServerError", "").on(call).after(Duration::from_secs(3));
     let w = lab(&["web01"]);
-    w.emulator().arm_fault(slow(ArmCall::ListCredentials));
-    let proxy = run(&mut w.proxy("web01"));
-    let expected = "arcssh: waiting for the relay credentials of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
-    assert_eq!(proxy.waiting_lines(), [expected]);
-    w.emulator().arm_fault(slow(ArmCall::ResourceGraph));
-    let named = run(&mut w.arcssh(&["proxy", "--host", "web01", "--port", &w.sshd().port().to_string()]));
-    let expected =
-        "arcssh: waiting for the resource ID of web01 from Azure Resource Manager; 2 s so far, 150 s at most";
-    assert_eq!(named.waiting_lines(), [expected]);
-    w.emulator().arm_fault(slow(ArmCall::ResourceGraph));
-    let list = run(&mut w.arcssh(&["list"]));
-    let expected = "arcssh: waiting for the list of machines from Azure Resource Manager; 2 s so far";
-    assert_eq!(list.waiting_lines(), [expected]);
-    assert!([proxy.code, named.code, list.code].iter().all(|code| *code == Some(0)));
+    let (id, port) = (w.id(), w.sshd().port());
+    for (call, words, expected) in [
+        (
+            ArmCall::ListCredentials,
+            format!("proxy {id} --port {port} </dev/null >/dev/null"),
+            "relay credentials of web01 from Azure Resource Manager; 1 s so far, 150 s at most",
+        ),
+        (
+            ArmCall::ResourceGraph,
+            format!("proxy --host web01 --port {port} </dev/null >/dev/null"),
+            "resource ID of web01 from Azure Resource Manager; 1 s so far, 150 s at most",
+        ),
+        (ArmCall::ResourceGraph, "list".into(), "list of machines from Azure Resource Manager; 1 s so far"),
+    ] {
+        w.emulator().arm_fault(slow(call));
+        let screen = screen_of(&w, 120, &format!("{ARCSSH} {words}"));
+        let line = format!("{ERASED}arcssh: waiting for the {expected}{ERASED}");
+        assert!(screen.contains(&line), "{line:?}\nis not in\n{screen:?}");
+    }
+}
+
+#[test]
+fn waiting_for_the_registration_shows_its_state() {
+    let w = lab_with(&["web01"], |builder| {
+        builder.registration_state("NotRegistered").registration_delay(Duration::from_secs(3))
+    });
+    let screen = screen_of(&w, 200, &format!("{ARCSSH} setup web01 --yes"));
+    let start = "arcssh: waiting for the registration of Microsoft.HybridConnectivity in subscription ";
+    let is_shown = |line: &str| line.starts_with(start) && line.contains(" (Registering); ");
+    assert!(screen.split(ERASED).any(is_shown), "{screen:?}");
 }
 
 /// The last attempt begins when `--wait` ends, and has 10 s.
@@ -92,21 +139,24 @@ fn the_shown_limit_of_a_silent_relay_is_the_one_that_applies() {
         thread::park_timeout(LIMIT);
         drop(stream);
     });
-    let silent = run(&mut to_relay_with(&w, "127", &format!("0.0.1:{port}"), &["--wait", "14"]));
-    let (relay, error) =
-        (format!("127.0.0.1:{port}"), "failed: no response within 10 s during the handshake");
+    let silent = to_relay_with(&w, "127", &format!("0.0.1:{port}"), &["--wait", "14"]);
+    let words: Vec<&str> = silent.get_args().map(|word| word.to_str().unwrap()).collect();
+    let mut script = w.command("script");
+    script.envs(silent.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let command = format!("TERM=dumb {ARCSSH} {} >/dev/null", words.join(" "));
+    let (code, screen) = on_a_terminal(script, &command);
+    let relay = format!("127.0.0.1:{port}");
+    let why = "arcssh: cannot connect to the machine: TLS with";
     let expected = [
-        format!("arcssh: waiting for the relay {relay}; 2 s so far, 24 s at most"),
-        format!(
-            "arcssh: waiting for the relay {relay} (TLS with {relay} {error}); 17 s so far, 24 s at most"
-        ),
+        format!("arcssh: waiting for the relay {relay}; 1 s so far, 24 s at most"),
+        format!("arcssh: waiting for the relay {relay}, which does not respond; 16 s so far, 24 s at most"),
+        format!("{why} {relay} failed: no response within 10 s during the handshake"),
     ];
-    assert_eq!(silent.waiting_lines(), expected, "{}", silent.stderr);
-    let why = format!("arcssh: cannot connect to the machine: TLS with {relay} {error}");
-    let [first, hint] = silent.arcssh_lines()[..] else { panic!("{}", silent.stderr) };
-    assert_eq!(first, why);
+    let lines: Vec<&str> = screen.lines().collect();
+    let [shown @ .., hint] = &lines[..] else { panic!("{screen}") };
+    assert_eq!(shown, expected, "{screen}");
     assert!(hint.starts_with("arcssh: hint: allow https://127.0.0.1"), "{hint}");
-    assert_eq!(silent.code, Some(6));
+    assert_eq!(code, Some(6));
 }
 
 #[test]

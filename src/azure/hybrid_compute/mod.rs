@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::azure::arm::{Arm, ArmError, ErrorResponse, RESOURCE_GRAPH};
 use crate::azure::json::{optional_number, or_default, text};
 use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
+use crate::system::clock::{format_time, unix_now};
 
 /// Azure/azure-rest-api-specs, hybridcompute, stable.
 const MACHINES_VERSION: &str = "2024-07-10";
@@ -85,6 +86,21 @@ impl Machine {
     /// Returns a machine of which only the ID is known.
     pub(crate) fn from_id(id: ResourceId) -> Self {
         machine(&json!({ "id": id.to_string() })).expect("a row needs only an ID")
+    }
+
+    /// Returns the status and its time if the machine is not connected to Azure, such as "Disconnected since 03:15 UTC".
+    pub(crate) fn disconnected(&self) -> Option<String> {
+        let Self { status, last_status_change: time, .. } = self;
+        if status.is_empty() || status.eq_ignore_ascii_case("connected") {
+            return None;
+        }
+        let today = format_time(unix_now());
+        let since = time.split_once('T').and_then(|(date, time)| Some((date, time.get(..5)?)));
+        Some(match since {
+            Some((date, minute)) if today.starts_with(date) => format!("{status} since {minute} UTC"),
+            Some((date, minute)) => format!("{status} since {date} {minute} UTC"),
+            None => status.clone(),
+        })
     }
 
     /// Returns whether the operating system is Windows.

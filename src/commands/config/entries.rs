@@ -32,9 +32,9 @@ use crate::ssh::patterns::example;
 use crate::ssh::used_names::{Use, UsedNames};
 use crate::state::Store;
 use crate::system::files::{MAX_TEXT, read_text};
-use crate::terminal::output::note;
-use crate::terminal::progress::Progress;
-use crate::text::shell_quote;
+use crate::terminal::output::{note, note_names};
+use crate::terminal::progress::{Progress, Step};
+use crate::text::{grouped, shell_quote};
 
 /// The content of a managed block.
 pub(super) struct Composed {
@@ -122,10 +122,36 @@ impl Options {
     }
 }
 
-/// Prints a note about a machine that a filter of this run matches, and that the user removed.
-fn note_excluded(machine: &Machine) {
-    let name = shell_quote(&format!("{}/{}", machine.id.resource_group, machine.id.name));
-    note(&format!("skipped {name}: you removed it; to add it: arcssh config {name}"));
+/// Prints a note about machines that a filter of this run matches, and that the user removed.
+fn note_excluded<'a>(machines: impl Iterator<Item = &'a Machine>) {
+    let name = |machine: &Machine| format!("{}/{}", machine.id.resource_group, machine.id.name);
+    let names: Vec<String> = machines.map(name).collect();
+    match &names[..] {
+        [] => {}
+        [name] => {
+            let name = shell_quote(name);
+            note(&format!("skipped {name}: you removed it; to add it: arcssh config {name}"));
+        }
+        _ => {
+            let count = grouped(names.len());
+            note_names(&format!("skipped {count} machines that you removed"), &names);
+            note("hint: to add a machine again, name it: arcssh config GROUP/NAME");
+        }
+    }
+}
+
+/// Prints a note for each cause about the names that get no host entry.
+fn note_skipped(skipped: impl Iterator<Item = (String, String)>) {
+    let mut causes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, cause) in skipped {
+        causes.entry(cause).or_default().push(name);
+    }
+    for (cause, names) in causes {
+        match &names[..] {
+            [name] => note(&format!("skipped {name}: {cause}")),
+            _ => note_names(&format!("skipped {} names: {cause}", grouped(names.len())), &names),
+        }
+    }
 }
 
 /// Access to Azure, with the machines read so far.
@@ -171,7 +197,7 @@ impl Azure<'_> {
             return Ok(());
         }
         let progress = Progress::default();
-        progress.set("list of machines from Azure Resource Manager".into());
+        progress.set(Step::wait("list of machines").with(" from Azure Resource Manager"));
         let only: Vec<String> = subscriptions.iter().cloned().collect();
         let machines = match progress.run(list_visible(&self.arm(access)?, &only)).await {
             Err(error) if need == Need::Optional => {
@@ -327,7 +353,7 @@ impl Azure<'_> {
             ensure_each_matches(&filter, &known)?;
             let is_excluded = options.exclusion();
             let matching: Vec<&Machine> = known.iter().filter(|machine| filter.selects(machine)).collect();
-            matching.iter().filter(|machine| is_excluded(machine)).for_each(|machine| note_excluded(machine));
+            note_excluded(matching.iter().copied().filter(|machine| is_excluded(machine)));
             if login.selects_user_of_certificate() {
                 options.use_certificate_of(&matching);
             }
@@ -438,6 +464,7 @@ fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result
 
 /// Adopts host entries of other programs, after finding their machines. ssh uses the first of several entries with a name.
 fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typed: &Login) {
+    let mut unknown = Vec::new();
     for entry in foreign {
         let Some(alias) = entry.patterns.first() else { continue };
         if let Some(pattern) = entry.patterns.iter().find(|pattern| !is_alias(pattern)) {
@@ -445,7 +472,7 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
             continue;
         }
         let Some(machine) = machine_of(entry, known) else {
-            note(&format!("skipped {alias}: the account sees no Arc machine that matches this entry"));
+            unknown.push(alias.clone());
             continue;
         };
         let login = Login {
@@ -459,6 +486,8 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
         };
         options.adopt(&entry.patterns, machine, login.or(typed));
     }
+    let cause = "the account sees no Arc machine that matches this entry";
+    note_skipped(unknown.into_iter().map(|alias| (alias, cause.into())));
 }
 
 fn ensure_not_all_windows(selected: &[Selected]) -> anyhow::Result<()> {
@@ -498,7 +527,7 @@ impl Renderer<'_> {
         let aliases =
             naming.aliases(&known, |machine| claims.get(&key(machine)).cloned().unwrap_or_default());
         let mut aliases: BTreeMap<String, Option<Alias>> = known.iter().map(key).zip(aliases).collect();
-        let mut named = Vec::new();
+        let (mut named, mut unnamed) = (Vec::new(), Vec::new());
         for one in selected {
             let id = &one.machine.id;
             match aliases.remove(&key(&one.machine)).flatten() {
@@ -506,9 +535,11 @@ impl Renderer<'_> {
                 None if one.is_named_now => {
                     return Err(anyhow!("cannot write a host entry for {id}: none of its names is valid in an ssh configuration").into());
                 }
-                None => note(&format!("skipped {id}: none of its names is valid in an ssh configuration")),
+                None => unnamed.push(id.to_string()),
             }
         }
+        let cause = "none of its names is valid in an ssh configuration";
+        note_skipped(unnamed.into_iter().map(|id| (id, cause.into())));
         Ok(named)
     }
 
@@ -557,7 +588,7 @@ impl Renderer<'_> {
         if host_entries.is_empty() && !skipped.is_empty() {
             return Err(skipped.swap_remove(0).1.into());
         }
-        skipped.iter().for_each(|(name, error)| note(&format!("skipped {name}: {}", error.root_cause())));
+        note_skipped(skipped.into_iter().map(|(name, error)| (name, error.root_cause().to_string())));
         if let Some(one) = &options.wildcard {
             let host = builders.get(&one.login).await?.wildcard(&one.login, &one.pattern)?;
             let text = host.render(host_entry::WILDCARD, options.platform())?;

@@ -37,10 +37,10 @@ use crate::ssh::shell;
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::verification::{self, Verified, View};
 use crate::terminal::output::{note, print};
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
 use crate::terminal::tty::use_color;
-use crate::text::lines;
+use crate::text::{grouped, lines};
 
 /// The new text of the file, and its changes.
 struct Next {
@@ -99,10 +99,8 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
 /// Locks the file against other arcssh processes.
 async fn lock_file(file: &Path) -> Result<LockedConfig> {
     let progress = Progress::default();
-    progress.set_deadline(
-        format!("lock of {}, which another arcssh process holds", file.display()),
-        LOCK_TIMEOUT,
-    );
+    let step = Step::wait(format!("lock of {}", file.display())).with(", which another arcssh process holds");
+    progress.set_deadline(step, LOCK_TIMEOUT);
     Ok(progress.run(LockedConfig::open(file)).await?)
 }
 
@@ -179,7 +177,7 @@ async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Sho
         note(&format!(
             "moved lines that arcssh did not write below the managed block: {:?} and {} more",
             first.trim(),
-            foreign.lines().count() - 1
+            grouped(foreign.lines().count() - 1)
         ));
     }
     note(&if args.remove {
@@ -211,7 +209,7 @@ async fn verify_candidate(text: &str, file: &Path, name: &Path) -> Result<Option
 async fn remarks_on(text: &str) -> Result<Vec<Remark>> {
     let text = text.to_owned();
     let progress = Progress::default();
-    progress.set("check of the files of the host entries".into());
+    progress.set(Step::wait("programs").with(" of the host entries"));
     let remarks = progress.run(spawn_blocking(move || entry_files::check(&text, None))).await;
     Ok(remarks.map_err(|error| anyhow!(error))??)
 }
@@ -240,17 +238,17 @@ async fn verify_written(text: &str, file: &Path) -> Result<Option<usize>> {
 async fn with_progress<T: Send + 'static>(
     verify: impl FnOnce(&dyn Fn(usize, usize)) -> std::result::Result<T, SshError> + Send + 'static,
 ) -> Result<T> {
-    let (sender, mut runs) = watch::channel((0, 1));
+    let (sender, mut runs) = watch::channel((0, 0));
     let on_done = move |done, all| {
         sender.send_replace((done, all));
     };
     let verification = spawn_blocking(move || verify(&on_done));
     let progress = Progress::default();
     let show = |(done, all)| {
-        progress.set(format!("verification of the host entries by ssh, {done} of {all} runs are done"));
+        progress.set(Step::program("ssh", done, all).with(" kinds of host entries").with(" are verified"));
     };
+    progress.set(Step::wait("verification").with(" of the host entries").with(" by ssh"));
     let work = async {
-        show((0, 1));
         while runs.changed().await.is_ok() {
             show(*runs.borrow());
         }
@@ -265,11 +263,11 @@ fn note_finding(Diagnosis { summary, hint, .. }: Diagnosis) {
 }
 
 fn counted(hosts: usize) -> String {
-    if hosts == 1 { "1 host".into() } else { format!("{hosts} hosts") }
+    if hosts == 1 { "1 host".into() } else { format!("{} hosts", grouped(hosts)) }
 }
 
 fn entries(hosts: usize) -> String {
-    if hosts == 1 { "1 host entry".into() } else { format!("{hosts} host entries") }
+    if hosts == 1 { "1 host entry".into() } else { format!("{} host entries", grouped(hosts)) }
 }
 
 fn own_block(text: &str) -> Result<&str> {

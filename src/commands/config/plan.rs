@@ -10,7 +10,7 @@ use crate::ssh::patterns::{example, is_wildcard};
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::user_options::UserOption;
 use crate::terminal::output::note;
-use crate::text::shell_quote;
+use crate::text::{grouped, shell_quote};
 
 /// The most lines for changes of one kind.
 const MAX_LINES: usize = 20;
@@ -142,7 +142,7 @@ impl Plan {
         for (kind, lines) in kinds {
             lines.iter().take(MAX_LINES).for_each(|line| note(&format!("{kind} {line}")));
             if let Some(more) = lines.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
-                note(&format!("{kind} {more} more"));
+                note(&format!("{kind} {} more", grouped(more)));
             }
         }
         self.print_options();
@@ -155,7 +155,7 @@ impl Plan {
             let names = match others.len() {
                 0 => alias.clone(),
                 1 => format!("{alias} and 1 more host entry"),
-                more => format!("{alias} and {more} more host entries"),
+                more => format!("{alias} and {} more host entries", grouped(more)),
             };
             for of_file in options.chunk_by(|one, next| one.location.file == next.location.file) {
                 let Some(UserOption { location, .. }) = of_file.first() else { continue };
@@ -176,7 +176,7 @@ impl Plan {
             }
         }
         if let Some(more) = self.with_options.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
-            note(&format!("{more} more lists of options also apply to host entries"));
+            note(&format!("{} more lists of options also apply to host entries", grouped(more)));
         }
     }
 }
