@@ -12,6 +12,7 @@ use crate::azure::relay_credential_cache::{RelayCredentialCache, forget};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
+use crate::commands::session::for_each_of;
 use crate::diagnosis::{Action, Context, Result, last_error};
 use crate::net::Net;
 use crate::provisioning::{
@@ -118,10 +119,16 @@ impl Provisioner<'_> {
         }
         let is_registered =
             |plan: &&Plan| plan.registers().is_none_or(|subscription| subscriptions.contains(subscription));
+        let plans: Vec<&Plan> = plans.iter().filter(is_registered).collect();
         let progress = Progress::default();
-        let work = stream::iter(plans.iter().filter(is_registered))
-            .map(async |plan| self.apply_one(plan, &progress).await);
-        results.extend(progress.run(work.buffer_unordered(self.jobs).collect::<Vec<_>>()).await);
+        if let [plan] = plans[..] {
+            results.push(progress.run(self.apply_one(plan, &progress, &progress)).await);
+            return results;
+        }
+        let hidden = Progress::default();
+        let apply = async |plan: &&Plan| self.apply_one(plan, &progress, &hidden).await;
+        let name = |plan: &&Plan| plan.machine.name.clone();
+        results.extend(for_each_of(&plans, name, self.jobs, &progress, apply).await);
         results
     }
 
@@ -132,7 +139,7 @@ impl Provisioner<'_> {
         let start = Instant::now();
         let progress = Progress::default();
         let on_wait = |state: &str, left| {
-            let step = Step::wait(format!("registration of {NAMESPACE}"));
+            let step = Step::wait(format!("registration of {NAMESPACE}")).or("registration");
             progress.set_deadline(step.with(format!(" in subscription {subscription} ({state})")), left);
         };
         progress.run(wait_until_registered(self.arm, subscription, on_wait)).await?;
@@ -143,14 +150,19 @@ impl Provisioner<'_> {
         Ok(())
     }
 
-    async fn apply_one(&self, plan: &Plan, progress: &Progress) -> Result<Target> {
+    /// Sets one machine up. `steps` gets the steps of this machine, which are hidden if there are several.
+    async fn apply_one(&self, plan: &Plan, progress: &Progress, steps: &Progress) -> Result<Target> {
         let target = self.target(&plan.machine, plan.port());
         let result = async {
             // Azure shows the endpoint and the services only after the registration of the provider.
             let plan = if plan.registers().is_some() { &self.plan(&plan.machine).await? } else { plan };
-            progress.set(Step::wait(format!("changes to {target}")).with(" in Azure Resource Manager"));
+            steps.set(
+                Step::wait(format!("changes to {target}"))
+                    .or("changes in Azure")
+                    .with(" in Azure Resource Manager"),
+            );
             apply(self.arm, plan).await?;
-            self.wait_until_ready(plan, progress).await
+            self.wait_until_ready(plan, progress, steps).await
         };
         match result.await {
             Ok(()) => Ok(target),
@@ -160,7 +172,7 @@ impl Provisioner<'_> {
 
     /// Waits until the machine's agent accepts a connection. The first `ssh` then uses the credentials of that
     /// connection.
-    async fn wait_until_ready(&self, plan: &Plan, progress: &Progress) -> Result<()> {
+    async fn wait_until_ready(&self, plan: &Plan, progress: &Progress, steps: &Progress) -> Result<()> {
         let start = Instant::now();
         let target = self.target(&plan.machine, plan.port());
         if plan.changes() {
@@ -169,7 +181,7 @@ impl Provisioner<'_> {
         }
         let credentials =
             RelayCredentialCache::new(self.arm, self.store, &plan.machine, self.desired.service, target.port);
-        let connector = Connector { net: self.net, target: &target, wait: self.wait, progress };
+        let connector = Connector { net: self.net, target: &target, wait: self.wait, progress: steps };
         let connect = async || {
             forget(self.arm, self.store, &plan.machine);
             connector.connect(&credentials).await

@@ -214,7 +214,9 @@ impl<'a> Proxy<'a> {
                 result => return result,
             }
         }
-        let step = Step::wait(format!("resource ID of {host}")).with(" from Azure Resource Manager");
+        let step = Step::wait(format!("resource ID of {host}"))
+            .or("resource ID")
+            .with(" from Azure Resource Manager");
         let resolve = async { Ok::<_, Error>(names.resolve_name().await?) };
         let machine = self.progress.run_with_timeout(ARM_TIMEOUT, step, resolve).await?;
         self.connect_to(target, machine).await

@@ -134,23 +134,32 @@ pub(crate) async fn for_each<T>(
     jobs: u8,
     action: impl AsyncFn(&NamedMachine) -> Result<T>,
 ) -> Vec<Result<T>> {
-    let progress = Progress::default();
+    for_each_of(machines, title, jobs.into(), &Progress::default(), action).await
+}
+
+/// Does the same for machines of another type, whose names `title` returns.
+pub(crate) async fn for_each_of<M, T>(
+    machines: &[M],
+    title: impl Fn(&M) -> String,
+    jobs: usize,
+    progress: &Progress,
+    action: impl AsyncFn(&M) -> T,
+) -> Vec<T> {
     let (left, running) = (Cell::new(machines.len()), RefCell::new(BTreeMap::new()));
     let show = || {
-        let names = running.borrow().values().copied().map(title).collect();
+        let names = running.borrow().values().cloned().collect();
         progress.set(Step::left(left.get(), machines.len(), "machines", names));
     };
-    let work = stream::iter(machines.iter().enumerate()).map(async |(number, named)| {
-        running.borrow_mut().insert(number, named);
+    let work = stream::iter(machines.iter().enumerate()).map(async |(number, machine)| {
+        running.borrow_mut().insert(number, title(machine));
         show();
-        let result = action(named).await;
+        let result = action(machine).await;
         running.borrow_mut().remove(&number);
         left.set(left.get() - 1);
         show();
         (number, result)
     });
-    let results = work.buffer_unordered(jobs.into()).collect();
-    let mut results: Vec<(usize, Result<T>)> = progress.run(results).await;
+    let mut results: Vec<(usize, T)> = progress.run(work.buffer_unordered(jobs).collect()).await;
     results.sort_by_key(|(number, _)| *number);
     results.into_iter().map(|(_, result)| result).collect()
 }

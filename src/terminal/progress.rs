@@ -48,6 +48,8 @@ pub(crate) struct Step {
     verb: &'static str,
     /// The words that each line has, as far as they fit.
     object: String,
+    /// The object in fewer words, for a line that has no room for it.
+    short: String,
     /// More words about the object, which a narrow line leaves out.
     details: Vec<String>,
     /// The names of several objects. A narrow line leaves out the last ones.
@@ -63,13 +65,19 @@ impl Step {
     /// A step with several objects, of which some are left, such as "machines".
     pub(crate) fn left(left: usize, all: usize, objects: &str, names: Vec<String>) -> Self {
         let object = format!("{} of {} {objects}", grouped(left), grouped(all));
-        Self { verb: "waiting for ", object, details: Vec::new(), names }
+        Self { verb: "waiting for ", object, names, ..Self::default() }
     }
 
     /// A step that waits for a program, which has done a part of its work.
     pub(crate) fn program(name: &str, done: usize, all: usize) -> Self {
         let object = format!("{name}: {} of {}", grouped(done), grouped(all));
         Self { verb: "waiting for ", object, ..Self::default() }
+    }
+
+    /// Sets the object in fewer words.
+    pub(crate) fn or(mut self, short: &str) -> Self {
+        short.clone_into(&mut self.short);
+        self
     }
 
     /// Adds words, with the space or comma before them.
@@ -83,9 +91,14 @@ impl Step {
         format!("{}{}", self.object, self.details.concat())
     }
 
+    /// Returns the step with the fewest words.
+    fn short_text(&self) -> String {
+        format!("{}{}", self.verb, if self.short.is_empty() { &self.object } else { &self.short })
+    }
+
     /// Returns the step with all words, and with ever fewer.
     fn texts(&self) -> Vec<String> {
-        let Self { verb, object, details, names } = self;
+        let Self { verb, object, details, names, .. } = self;
         let start = format!("{verb}{object}");
         let mut texts: Vec<String> =
             (0..=details.len()).map(|count| format!("{start}{}", details[..count].concat())).collect();
@@ -233,7 +246,8 @@ impl<W: Write> Progress<W> {
         let seconds = |time: Duration| format!("{:.0} s", time.as_secs_f32());
         let limit = self.deadline.get().map(|deadline| seconds(deadline - start));
         let texts = self.step.borrow().texts().iter().map(|text| sanitize(text)).collect::<Vec<_>>();
-        let line = |columns| line(&texts, &seconds(now - start), limit.as_deref(), columns);
+        let short = self.step.borrow().short_text();
+        let line = |columns| line(&texts, &short, &seconds(now - start), limit.as_deref(), columns);
         if let Form::Rewritten = self.form {
             self.is_shown.set(true);
             let columns = (self.columns)(&self.out.borrow()).unwrap_or(usize::MAX);
@@ -266,23 +280,23 @@ impl<W: Write> Drop for Eraser<'_, W> {
 }
 
 /// Returns a line that fits into `columns`, because a wrapped line cannot be rewritten. `texts` are the step with ever fewer
-/// words. A narrow line leaves out the limit, then these words, then the name of arcssh, and then the end of the text.
-fn line(texts: &[String], elapsed: &str, limit: Option<&str>, columns: usize) -> String {
+/// words. A narrow line leaves out the limit, then these words, and then the name of arcssh. The last resort is the `short`
+/// text, whose end may be cut off.
+fn line(texts: &[String], short: &str, elapsed: &str, limit: Option<&str>, columns: usize) -> String {
     let so_far = format!("; {elapsed} so far");
     let with_limit = limit.map(|limit| format!("{so_far}, {limit} at most"));
-    let short = format!("; {elapsed}");
-    let ends: Vec<&str> = with_limit.as_deref().into_iter().chain([so_far.as_str(), &short]).collect();
+    let seconds = format!("; {elapsed}");
+    let ends: Vec<&str> = with_limit.as_deref().into_iter().chain([so_far.as_str(), &seconds]).collect();
     let lines = ["arcssh: ", ""].into_iter().flat_map(|start| {
         let ends = &ends;
         texts.iter().flat_map(move |text| ends.iter().map(move |end| format!("{start}{text}{end}")))
     });
-    let text = texts.last().map(String::as_str).unwrap_or_default();
-    lines.into_iter().find(|line| width(line) < columns).unwrap_or_else(|| {
-        match columns.saturating_sub(width(&short) + 2) {
-            0..MIN_TEXT => elapsed.to_owned(),
-            room => format!("{}…{short}", cut(text, room).trim_end()),
-        }
-    })
+    let cut_off = || match columns.saturating_sub(width(&seconds) + 2) {
+        0..MIN_TEXT => elapsed.to_owned(),
+        room if width(short) <= room => format!("{short}{seconds}"),
+        room => format!("{}…{seconds}", cut(short, room).trim_end()),
+    };
+    lines.into_iter().find(|line| width(line) < columns).unwrap_or_else(cut_off)
 }
 
 /// The fewest columns of a text that is cut off.
@@ -404,27 +418,30 @@ mod tests {
 
     #[test]
     fn a_narrow_line_leaves_out_what_matters_least() {
-        let fitted = |step: &Step, columns| line(&step.texts(), "17 s", Some("90 s"), columns);
+        let fitted =
+            |step: &Step, columns| line(&step.texts(), &step.short_text(), "17 s", Some("90 s"), columns);
         let names = ["srv1 (Disconnected)", "srv2", "srv3"].map(Into::into);
         let left = Step::left(3, 2000, "machines", names.into());
         let program = Step::program("ssh", 312, 2000).with(" kinds of host entries");
+        let long = Step::wait("agent of web-production-01").or("agent");
         for (step, columns, expected) in [
             (
                 agent(),
-                96,
+                94,
                 "arcssh: waiting for the agent of web01, which is not connected yet; 17 s so far, 90 s at most",
             ),
-            (agent(), 95, "arcssh: waiting for the agent of web01, which is not connected yet; 17 s so far"),
+            (agent(), 93, "arcssh: waiting for the agent of web01, which is not connected yet; 17 s so far"),
             (agent(), 60, "arcssh: waiting for the agent of web01; 17 s so far"),
             (agent(), 40, "waiting for the agent of web01; 17 s"),
             (agent(), 30, "waiting for the agent…; 17 s"),
             (agent(), 18, "17 s"),
+            (long, 40, "waiting for the agent; 17 s"),
             (
                 left.clone(),
                 99,
                 "arcssh: waiting for 3 of 2,000 machines: srv1 (Disconnected), srv2, srv3; 17 s so far",
             ),
-            (left.clone(), 80, "arcssh: waiting for 3 of 2,000 machines: srv1 (Disconnected), srv2, …; 17 s"),
+            (left.clone(), 76, "arcssh: waiting for 3 of 2,000 machines: srv1 (Disconnected), srv2, …; 17 s"),
             (left.clone(), 60, "arcssh: waiting for 3 of 2,000 machines; 17 s so far"),
             (left, 40, "waiting for 3 of 2,000 machines; 17 s"),
             (program, 40, "waiting for ssh: 312 of 2,000; 17 s"),

@@ -87,6 +87,10 @@ fn offline(w: &Lab) {
     w.emulator().machine("web01").set_online(false);
 }
 
+/// The lab has no program that opens a browser on Linux.
+const LAST_LINE_OF_LOGIN: &str =
+    if cfg!(target_os = "linux") { "paste the address that it cannot open here:\n" } else { "http" };
+
 const PHASES: &[Phase] = &[
     Phase {
         name: "list of machines",
@@ -145,7 +149,7 @@ const PHASES: &[Phase] = &[
         reached: "reached",
     },
     Phase { name: "device code", arguments: &["login", "--device-code"], prepare: |_| {}, reached: "code" },
-    Phase { name: "browser", arguments: &["login"], prepare: |_| {}, reached: "http" },
+    Phase { name: "browser", arguments: &["login"], prepare: |_| {}, reached: LAST_LINE_OF_LOGIN },
     Phase {
         name: "doctor",
         arguments: &["doctor", "web01"],

@@ -67,7 +67,7 @@ fn a_connect_timeout_of_ssh_is_stored() {
     let output = stored();
     let what = value(&output, "error").unwrap();
     assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{output}");
-    assert!(what.contains(" s for the agent of web01 to listen (404 "), "{output}");
+    assert!(what.contains(" s for the agent of web01, which is not connected yet"), "{output}");
     let (id, port) = (w.id(), w.sshd().port());
     let hint = format!("to fill the cache before you connect, run: arcssh warm {id} --port {port}");
     assert_eq!(value(&output, "hint"), Some(hint.as_str()));

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use arcssh_emulator::{ArmCall, ArmFault};
+use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::matrix::to_relay_with;
 use crate::support::{ARCSSH, LIMIT, Lab, lab, lab_with, on_a_terminal, run, service};
@@ -165,4 +165,17 @@ fn an_unknown_name_of_the_relay_is_explained() {
     let unknown = run(&mut to_relay_with(&w, "azgn", "relay.invalid", &["--wait", "60"]));
     let hint = "arcssh: hint: check DNS, which does not know azgn.relay.invalid; if the private DNS zone privatelink.relay.invalid ";
     assert!(unknown.arcssh_lines()[1].starts_with(hint), "{}", unknown.stderr);
+}
+
+#[test]
+fn setup_of_several_machines_shows_those_that_are_left() {
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("web02").offline()));
+    let (id, port) = (w.emulator().machine("web02").resource_id(), w.sshd().port());
+    let setup = format!("{ARCSSH} setup web01 {id} --port {port} --replace-port --wait 3 --yes");
+    let command = format!("stty cols 100 rows 30; {setup}");
+    let (code, screen) = on_a_terminal(w.command("script"), &command);
+    assert!(screen.contains("arcssh: waiting for 1 of 2 machines: web02; "), "{screen:?}");
+    assert!(screen.contains("arcssh: web01: ready, "), "{screen:?}");
+    assert!(screen.ends_with("arcssh: 1 of 2 machines are ready\r\n"), "{screen:?}");
+    assert_eq!(code, Some(1));
 }

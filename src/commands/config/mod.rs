@@ -99,7 +99,9 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
 /// Locks the file against other arcssh processes.
 async fn lock_file(file: &Path) -> Result<LockedConfig> {
     let progress = Progress::default();
-    let step = Step::wait(format!("lock of {}", file.display())).with(", which another arcssh process holds");
+    let step = Step::wait(format!("lock of {}", file.display()))
+        .or("lock of the file")
+        .with(", which another arcssh process holds");
     progress.set_deadline(step, LOCK_TIMEOUT);
     Ok(progress.run(LockedConfig::open(file)).await?)
 }
