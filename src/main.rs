@@ -89,8 +89,9 @@ fn start(cli: &Cli) -> Result<u8> {
         #[cfg(unix)]
         let _write_fails_instead = tokio::signal::unix::signal(FILE_TOO_LONG);
         match &cli.command {
-            // It handles signals itself, because its message names the current step.
-            Command::Proxy(_) => run(cli).await,
+            // They handle signals themselves: the message of the proxy names the current step, and the doctor prints the
+            // results that it has.
+            Command::Proxy(_) | Command::Doctor(_) => run(cli).await,
             _ => system::signals::or_shutdown(run(cli), |number| Ok(128 + number)).await,
         }
     });

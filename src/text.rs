@@ -203,6 +203,32 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     fields.map(|(label, value)| format!("{label:width$}  {}\n", sanitize(value))).collect()
 }
 
+/// Returns the lines of a text that fit into `columns`. A line ends after a word, or inside of one that is too long.
+pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if width(line) + 1 + width(word) <= columns {
+            *line += &format!(" {word}");
+        } else {
+            lines.push(word.to_owned());
+        }
+        while let Some(line) = lines.pop_if(|line| width(line) > columns) {
+            let first = line.chars().next().map_or(0, char::len_utf8);
+            let (start, rest) = line.split_at(cut(&line, columns).len().max(first));
+            lines.push(start.to_owned());
+            if rest.is_empty() {
+                break;
+            }
+            lines.push(rest.to_owned());
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,6 +244,18 @@ mod tests {
     fn thousands_are_separated() {
         let numbers = [0, 999, 1000, 12_345, 1_000_000].map(grouped);
         assert_eq!(numbers, ["0", "999", "1,000", "12,345", "1,000,000"]);
+    }
+
+    #[test]
+    fn a_line_ends_after_a_word_unless_the_word_is_too_long() {
+        assert_eq!(wrap("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("one two three", 80), ["one two three"]);
+        assert_eq!(wrap("at /subscriptions/s", 6), ["at", "/subsc", "riptio", "ns/s"]);
+        assert_eq!(wrap("机器 机器 x", 5), ["机器", "机器", "x"]);
+        assert_eq!(wrap("机器机", 3), ["机", "器", "机"]);
+        assert_eq!(wrap("机 a", 1), ["机", "a"]);
+        assert_eq!(wrap("", 5), [""]);
     }
 
     #[test]

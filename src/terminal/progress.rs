@@ -28,7 +28,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Moves to the start of the line, and erases it (ECMA-48, CR and EL).
-const ERASE: &str = "\r\u{1b}[K";
+pub(crate) const ERASE: &str = "\r\u{1b}[K";
 
 /// The output style.
 #[derive(Clone, Copy, Debug)]
@@ -149,23 +149,22 @@ impl Progress {
     }
 
     fn on(terminal: Term) -> Self {
-        let form = form(&terminal);
+        let form = match (is_rewritable(&terminal), terminal.is_term()) {
+            (true, _) => Form::Rewritten,
+            (false, true) => Form::Lines,
+            (false, false) => Form::Sparse,
+        };
         Self::new(terminal, form, |terminal| Some(terminal.size_checked()?.1.into()))
     }
 }
 
-/// Returns the style for a terminal. A log would mix with a line that is rewritten, and a dumb terminal cannot rewrite one.
-fn form(terminal: &Term) -> Form {
+/// Returns whether a line can be rewritten. A log would mix with it, and a dumb terminal cannot rewrite one.
+pub(crate) fn is_rewritable(terminal: &Term) -> bool {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     // On Windows, this call enables escape sequences.
     let unsupported = cfg!(windows) && !terminal.features().colors_supported();
-    if !terminal.is_term() {
-        Form::Sparse
-    } else if dumb || unsupported || enabled!(Level::INFO) || terminal.size_checked().is_none() {
-        Form::Lines
-    } else {
-        Form::Rewritten
-    }
+    let plain = dumb || unsupported || !terminal.is_term() || enabled!(Level::INFO);
+    !plain && terminal.size_checked().is_some()
 }
 
 impl<W: Write> Progress<W> {

@@ -1,19 +1,21 @@
 //! `arcssh doctor`: for each fault, doctor reports exactly that one, with the same hint as `arcssh proxy`.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmCall, ArmFault, Builder, Machine, RelayFault, Role, SUBSCRIPTION, Service};
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, closed_port, lab, lab_with, on_a_terminal, run, run_with_input, script, service,
+    ARCSSH, LIMIT, Lab, closed_port, eventually, finish, lab, lab_with, on_a_terminal, run, run_with_input,
+    script, service, signal,
 };
 
 /// A fault and the expected report of doctor.
@@ -87,6 +89,96 @@ fn doctor(w: &Lab, target: &str, rest: &[&str]) -> Command {
     w.arcssh(&[&["doctor", target, "--file", &file, "--port", &port], rest].concat())
 }
 
+/// The names of the checks that have this reason, and no result.
+fn with_reason(report: &Value, reason: &str) -> Vec<String> {
+    let checks = report["checks"].as_array().unwrap().iter();
+    let checks = checks.filter(|check| check["outcome"] == "skipped" && check["reason"] == reason);
+    checks.map(|check| check["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Asserts that each check without a result has a reason, and that one which is blocked names a failed one.
+fn assert_reasons(report: &Value) {
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(check["outcome"] == "skipped", check["reason"].is_string(), "{check}");
+        assert_ne!(check["reason"], "interrupted", "{report:#}");
+        if check["reason"] == "blocked" {
+            let cause = find(report, check["blocked_by"].as_str().unwrap());
+            assert_eq!(cause["outcome"], "failed", "{check}: {cause}");
+        }
+    }
+}
+
+/// The lines that a terminal of this width shows when doctor has ended, without colours. doctor erases the line with the
+/// checks that run. `change` changes the environment.
+fn screen(w: &Lab, columns: usize, words: &[&str], change: impl Fn(&mut Command)) -> Vec<String> {
+    let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let mut script = w.command("/usr/bin/script");
+    change(&mut script);
+    let command = format!("/bin/stty cols {columns} rows 50; {ARCSSH} doctor {}", words.join(" "));
+    visible(&on_a_terminal(script, &command).1)
+}
+
+fn visible(output: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let line = line.rsplit("\r\u{1b}[K").next().unwrap_or_default().trim_end_matches('\r');
+        let mut parts = line.split("\u{1b}[");
+        let start = parts.next().unwrap_or_default().to_owned();
+        let line = parts.fold(start, |line, part| line + part.split_once('m').unwrap_or_default().1);
+        assert!(
+            !line.contains(|c: char| c.is_control()) && !line.contains("checking "),
+            "{line:?}\n{output}"
+        );
+        line
+    };
+    output.lines().map(line).collect()
+}
+
+/// Asserts that each line fits into the terminal, except a command, which has a line of its own.
+#[track_caller]
+fn assert_fits(screen: &[String], columns: usize) {
+    for (number, line) in screen.iter().enumerate() {
+        let is_command = number > 0 && screen[number - 1].ends_with(':') && line.starts_with("    ");
+        assert!(is_command || line.width() <= columns, "{columns}: {line:?}\n{screen:#?}");
+    }
+}
+
+/// Text without the places where lines end, and without numbers: seconds that remain, and the ID of a request.
+fn compact(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace() && !c.is_ascii_hexdigit() && *c != '-').collect()
+}
+
+/// Asserts the screen of a case on a terminal of one of three widths: it ends with the finding and its fix.
+fn assert_screen(case: &Case, w: &Lab, target: &str, why: &str, fix: &str) {
+    let columns = [100, 60, 40][case.fault.len() % 3];
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    let words = [target, "--file", &file, "--port", &port];
+    let screen = screen(w, columns, &words, |command| (case.program)(w, command));
+    assert_fits(&screen, columns);
+    let (lines, end) = match screen.iter().position(String::is_empty) {
+        Some(empty) => (screen[..empty].join(" "), compact(&screen[empty..].concat())),
+        None => panic!("{}: {screen:#?}", case.fault),
+    };
+    let mark = if case.outcome == "failed" { "FAIL  " } else { "warn  " };
+    assert_eq!(
+        lines.matches("FAIL  ").count() + lines.matches("warn  ").count(),
+        1,
+        "{}: {screen:#?}",
+        case.fault
+    );
+    assert!(lines.contains(&format!("{mark}{}", case.check)), "{}: {screen:#?}", case.fault);
+    if case.outcome == "failed" {
+        let fix = if fix.is_empty() { String::new() } else { format!("Fix: {fix}") };
+        assert_eq!(end, compact(&format!("Problem: {why}{fix}")), "{}: {screen:#?}", case.fault);
+    } else {
+        assert!(
+            end.starts_with(&compact("No check failed; 1 has a warning.")),
+            "{}: {screen:#?}",
+            case.fault
+        );
+        assert!(compact(&lines).contains(&compact(&format!("hint: {fix}"))) || fix.is_empty(), "{screen:#?}");
+    }
+}
+
 fn examine(case: &Case) {
     let w = lab_with(&["web01"], case.azure);
     (case.lab)(&w);
@@ -99,6 +191,7 @@ fn examine(case: &Case) {
     let report: Value = serde_json::from_slice(&examined.stdout)
         .unwrap_or_else(|error| panic!("{}: {error}: {}", case.fault, examined.stderr));
     let output = problems(&report);
+    assert_reasons(&report);
     let [[name, outcome, why, fix]] = &output[..] else { panic!("{}: {output:#?}\n{report:#}", case.fault) };
     assert_eq!((name.as_str(), outcome.as_str()), (case.check, case.outcome), "{}: {why}", case.fault);
     let port = w.sshd().port().to_string();
@@ -114,6 +207,7 @@ fn examine(case: &Case) {
     assert_eq!(fix, &expected, "{}", case.fault);
     assert_eq!(examined.code, Some(i32::from(case.outcome == "failed")), "{}", case.fault);
     assert_eq!(report["ok"], case.outcome != "failed");
+    assert_screen(case, &w, &target, why, fix);
 
     let mut proxy = w.arcssh(&["proxy", &target, "--port", &port, "--wait", "0"]);
     (case.program)(&w, &mut proxy);
@@ -1175,6 +1269,7 @@ fn fix_sets_up_the_machine_and_examines_it_again() {
     );
     let report = String::from_utf8(unconfirmed.stdout).unwrap();
     assert!(report.contains("FAIL  endpoint "), "the report is printed without confirmation: {report}");
+    assert_eq!(report.matches("FAIL  ").count(), 1, "{report}");
     assert!(!w.emulator().machine("web01").has_endpoint());
     let fixed = run(&mut doctor(&w, &w.id(), &["--fix", "--yes", "--json"]));
     let report: Value = serde_json::from_slice(&fixed.stdout).unwrap();
@@ -1284,12 +1379,15 @@ fn the_report_is_coloured_only_on_a_terminal() {
     w.emulator().machine("web01").remove_service_configuration();
     let plain = run(&mut doctor(&w, &w.id(), &[]));
     let text = String::from_utf8(plain.stdout).unwrap();
-    let fix = format!("{:29}hint: enable it: arcssh setup {} --port {}", "", w.id(), w.sshd().port());
     let failed = "FAIL  service configuration  SSH is not enabled on the machine";
-    for line in [failed, fix.as_str(), "skip  relay                  fix 'service configuration' first"] {
-        assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
-    }
-    assert!(text.lines().last().unwrap().starts_with("1 failed, ") && !text.contains('\u{1b}'), "{text}");
+    let end = format!(
+        "skip  not checked, because 'service configuration' failed: relay, sshd, host key\n\n\
+         Problem: SSH is not enabled on the machine\nFix: enable it:\n    arcssh setup {} --port {}\n",
+        w.id(),
+        w.sshd().port()
+    );
+    assert!(text.lines().any(|line| line == failed) && text.ends_with(&end), "{text}");
+    assert!(!text.contains('\u{1b}') && !text.contains("checking "), "{text}");
     let command = format!(
         "{ARCSSH} doctor {} --port {} --file {}",
         w.id(),
@@ -1297,14 +1395,342 @@ fn the_report_is_coloured_only_on_a_terminal() {
         w.configuration().display()
     );
     let shown = |variables: &str| {
-        let (code, screen) = on_a_terminal(w.command("script"), &format!("{variables} {command}"));
+        let command = format!("stty cols 100 rows 50; {variables} {command}");
+        let (code, screen) = on_a_terminal(w.command("script"), &command);
         assert_eq!(code, Some(1));
         screen
     };
     let screen = shown("");
     assert!(screen.contains("\u{1b}[31mFAIL\u{1b}[0m  service configuration"), "{screen}");
+    assert!(screen.contains("      checking "), "{screen}");
     for setting in ["NO_COLOR=1", "TERM=dumb", "CLICOLOR=0"] {
         let screen = shown(setting);
         assert!(screen.contains(failed) && !screen.contains("\u{1b}[31m"), "{setting}: {screen}");
+        assert_eq!(screen.contains('\u{1b}'), setting != "TERM=dumb", "{screen}");
     }
+}
+
+#[test]
+fn the_report_is_wrapped_at_words_under_its_own_column() {
+    let w = lab(&["web01"]);
+    w.emulator().machine("web01").remove_service_configuration();
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    let id = w.id();
+    let words = [id.as_str(), "--file", &file, "--port", &port];
+    let command = format!("    arcssh setup {id} --port {port}");
+    let wide = [
+        "FAIL  service configuration  SSH is not enabled on the machine",
+        "skip  not checked, because 'service configuration' failed: relay, sshd, host key",
+        "",
+        "Problem: SSH is not enabled on the machine",
+        "Fix: enable it:",
+        &command,
+    ];
+    let medium = [
+        "FAIL  service configuration  SSH is not enabled on the",
+        "                             machine",
+        "skip  not checked, because 'service configuration' failed:",
+        "      relay, sshd, host key",
+        "",
+        "Problem: SSH is not enabled on the machine",
+        "Fix: enable it:",
+        &command,
+    ];
+    let narrow = [
+        "FAIL  service configuration: SSH is not",
+        "      enabled on the machine",
+        "skip  not checked, because 'service",
+        "      configuration' failed: relay,",
+        "      sshd, host key",
+        "",
+        "Problem: SSH is not enabled on the",
+        "         machine",
+        "Fix: enable it:",
+        &command,
+    ];
+    for (columns, expected) in [(100, &wide[..]), (60, &medium[..]), (40, &narrow[..])] {
+        let screen = screen(&w, columns, &words, |_| {});
+        assert_fits(&screen, columns);
+        let at = screen.iter().position(|line| *line == expected[0]).unwrap_or_else(|| panic!("{screen:#?}"));
+        let failed = expected.iter().position(|line| line.starts_with("skip")).unwrap();
+        assert_eq!(screen[at..at + failed], expected[..failed], "{screen:#?}");
+        assert_eq!(screen[screen.len() - (expected.len() - failed)..], expected[failed..], "{screen:#?}");
+    }
+}
+
+#[test]
+fn hostile_names_neither_control_the_terminal_nor_exceed_its_width() {
+    let w = lab(&["web01"]);
+    let status = "机器\u{1b}[2J状态\u{9b}1A ".repeat(12) + &"机".repeat(50) + "\u{202e}";
+    w.emulator().machine("web01").set_status(&status);
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    for columns in [100, 60, 40, 9] {
+        let screen = screen(&w, columns, &["web01", "--file", &file, "--port", &port], |_| {});
+        assert_fits(&screen, columns.max(14));
+        assert!(screen.concat().contains("机器") && !screen.concat().contains('\u{202e}'), "{screen:#?}");
+    }
+}
+
+#[test]
+fn a_report_without_a_problem_ends_with_a_command_that_works() {
+    let w = lab(&["web01"]);
+    let last_command = |words: &[&str]| {
+        let report = run(w.arcssh(&["doctor"]).args(words)).clean();
+        let (_, end) = report.split_once("\n\n").unwrap();
+        let (text, command) = end.split_once('\n').unwrap();
+        let text = text.split_once(". ").unwrap_or_else(|| panic!("{end}"));
+        let command = command.strip_prefix("    ").unwrap().trim_end();
+        (text.0.to_owned(), text.1.to_owned(), command.to_owned())
+    };
+    let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
+    let runs = |command: &str| run(w.command("sh").args(["-c", command])).clean();
+    let id = w.id();
+    for target in ["web01", "rg-arc/web01", &id] {
+        let (found, text, command) = last_command(&[target, "--file", &file]);
+        assert_eq!((found.as_str(), text.as_str()), ("No problem found", "To connect, run:"));
+        assert_eq!(command, format!("ssh -F {file} web01"));
+        assert_eq!(runs(&format!("{command} echo reached")), "reached\n");
+    }
+    // The host entry of another port works with the enabled port.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace(&format!("Port {port}"), "Port 9")).unwrap();
+    let (.., command) = last_command(&["web01", "--file", &file, "--port", &port]);
+    assert_eq!(command, format!("ssh -F {file} -p {port} web01"));
+    assert_eq!(runs(&format!("{command} echo reached")), "reached\n");
+    fs::write(&file, text).unwrap();
+    // Without a host entry, the command writes one.
+    let (_, text, command) = last_command(&["web01", "--file", "own.conf", "--credential", "environment"]);
+    assert_eq!(text, "To write a host entry for ssh, run:");
+    assert_eq!(
+        command,
+        format!("arcssh config web01 --port {port} --file own.conf --credential environment")
+    );
+    let written = run(w.command("sh").args(["-c", &command.replacen("arcssh", ARCSSH, 1)]));
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    // No other configuration includes that file.
+    let (found, _, command) = last_command(&["web01", "--file", "own.conf"]);
+    assert_eq!(
+        (found.as_str(), command.as_str()),
+        ("No check failed; 1 has a warning", "ssh -F own.conf web01")
+    );
+    let (found, text, command) = last_command(&[]);
+    assert_eq!((found.as_str(), text.as_str()), ("No problem found", "To list your machines, run:"));
+    assert_eq!(command, "arcssh list");
+}
+
+/// An `az` that writes a file and then hangs.
+fn with_hanging_az(w: &Lab, command: &mut Command) {
+    script(&w.home().join("bin"), "az", "#!/bin/sh\n: > \"$HOME/started\"\nexec sleep 1000\n");
+    command.env("PATH", format!("{}:/usr/bin:/bin", w.home().join("bin").display()));
+    command.env("ARCSSH_CREDENTIAL", "azure-cli");
+}
+
+const INTERRUPTED: &str = "skip  not checked, because arcssh was interrupted: identity, clock, subscription, resource provider, machine, agent version, agent configuration, operating system, region, private link, permissions, endpoint, service configuration, entra login, relay, sshd, host key";
+
+#[test]
+fn each_check_is_printed_as_soon_as_it_has_a_result() {
+    let w = lab(&["web01"]);
+    let mut doctor = doctor(&w, "web01", &[]);
+    with_hanging_az(&w, &mut doctor);
+    let mut doctor = doctor.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(doctor.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let first: Vec<String> = lines.by_ref().take(6).collect();
+    let names = ["ssh ", "ssh-keygen ", "shell ", "cloud ", "proxy ", "root certificates "];
+    assert!(
+        first.iter().zip(names).all(|(line, name)| line.starts_with(&format!("ok    {name}"))),
+        "{first:#?}"
+    );
+    signal(doctor.id(), "INT");
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(doctor.wait().unwrap().code(), Some(130));
+    let names: Vec<&str> = rest.iter().filter_map(|line| line.get(6..)?.split("  ").next()).collect();
+    let [known @ .., last] = &rest[..] else { panic!("{rest:#?}") };
+    assert!(known.iter().all(|line| !line.contains("not checked")), "{rest:#?}");
+    assert!(
+        last.starts_with("skip  not checked, because arcssh was interrupted: identity, clock, "),
+        "{rest:#?}"
+    );
+    assert!(names.len() == rest.len() && names.contains(&"state directory"), "{rest:#?}");
+}
+
+#[test]
+fn after_ctrl_c_a_terminal_shows_the_checks_that_were_made() {
+    let w = lab(&["web01"]);
+    let mut script = w.command("/usr/bin/script");
+    with_hanging_az(&w, &mut script);
+    let words = format!("{ARCSSH} doctor web01 --file none");
+    match cfg!(target_os = "linux") {
+        true => script.args(["-qefc", &format!("stty cols 400 rows 50; exec {words}"), "/dev/null"]),
+        false => {
+            script.args(["-q", "/dev/null", "sh", "-c", &format!("stty cols 400 rows 50; exec {words}")])
+        }
+    };
+    script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().unwrap();
+    let (mut output, mut seen) = (script.stdout.take().unwrap(), Vec::new());
+    // The other checks of this computer have ended when only those after the sign-in run.
+    let waiting = "\r\u{1b}[K      checking identity, clock, subscription, resource provider, machine, agent version, agent configuration, operating system, region, private link, permissions, endpoint, service configuration, entra login, relay, sshd, host key";
+    while !String::from_utf8_lossy(&seen).contains(waiting) {
+        let mut bytes = [0; 4096];
+        let read = output.read(&mut bytes).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&bytes[..read]);
+    }
+    script.stdin.as_ref().unwrap().write_all(b"\x03").unwrap();
+    output.read_to_end(&mut seen).unwrap();
+    assert_eq!(script.wait().unwrap().code(), Some(130));
+    let screen = visible(&String::from_utf8(seen).unwrap());
+    assert!(
+        screen[0].starts_with("ok    ssh  ") && screen.iter().any(|line| line.starts_with("ok    network  "))
+    );
+    assert_eq!(screen.last().map(String::as_str), Some(INTERRUPTED), "{screen:#?}");
+}
+
+#[test]
+fn an_interrupted_run_prints_json_and_is_not_ok() {
+    let w = lab(&["web01"]);
+    let mut doctor = doctor(&w, "web01", &["--json"]);
+    with_hanging_az(&w, &mut doctor);
+    for (name, status) in [("INT", 130), ("TERM", 143)] {
+        let _ = fs::remove_file(w.home().join("started"));
+        let child = doctor.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(eventually(LIMIT, || w.home().join("started").exists()));
+        signal(child.id(), name);
+        let run = finish(child);
+        let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+        assert_eq!((run.code, &report["ok"]), (Some(status), &Value::Bool(false)));
+        let interrupted = with_reason(&report, "interrupted");
+        assert!(["identity", "relay", "host key"].iter().all(|name| interrupted.contains(&(*name).into())));
+        assert_eq!(find(&report, "network")["outcome"], "passed");
+    }
+}
+
+#[test]
+fn what_arcssh_cannot_read_is_unknown_and_never_passes() {
+    type Change = fn(&Lab);
+    fn fault(w: &Lab, call: ArmCall, fault: ArmFault) {
+        w.emulator().arm_fault(fault.on(call).times(20));
+    }
+    fn machine(w: &Lab, properties: &str) {
+        let text = format!(r#"{{"id":"{}","location":"eastus","properties":{properties}}}"#, w.id());
+        fault(w, ArmCall::Machine, ArmFault::raw(200, "application/json", &text));
+    }
+    fn denied() -> ArmFault {
+        ArmFault::new(403, "AuthorizationFailed", "No.")
+    }
+    let properties = ["machine", "agent version", "agent configuration", "operating system", "private link"];
+    let cases: [(&str, Change, &[&str]); 8] = [
+        (
+            "a login role",
+            |w| w.emulator().set_role(Role::LocalUserLogin),
+            &["endpoint", "service configuration"],
+        ),
+        ("no properties", |w| machine(w, "null"), &properties),
+        (
+            "a mode that arcssh does not know",
+            |w| {
+                machine(
+                    w,
+                    r#"{"status":"Connected","osName":"linux","agentVersion":"1.67.0.1","agentConfiguration":{"configMode":"other"}}"#,
+                )
+            },
+            &["agent configuration"],
+        ),
+        (
+            "an unreadable machine",
+            |w| fault(w, ArmCall::Machine, denied()),
+            &[
+                "machine",
+                "agent version",
+                "agent configuration",
+                "operating system",
+                "region",
+                "private link",
+                "entra login",
+            ],
+        ),
+        (
+            "unreadable permissions",
+            |w| fault(w, ArmCall::Permissions, denied()),
+            &["permissions", "entra login"],
+        ),
+        (
+            "permissions that are no list",
+            |w| fault(w, ArmCall::Permissions, ArmFault::raw(200, "application/json", "null")),
+            &["permissions", "entra login"],
+        ),
+        (
+            "permissions that do not arrive",
+            |w| fault(w, ArmCall::Permissions, denied().after(LIMIT)),
+            &["permissions", "entra login"],
+        ),
+        (
+            "an unreadable registration",
+            |w| fault(w, ArmCall::Provider, denied()),
+            &["clock", "subscription", "resource provider"],
+        ),
+    ];
+    let examine = |(label, change, unknown): &(&str, Change, &[&str])| {
+        let w = lab(&["web01"]);
+        change(&w);
+        let examined = run(&mut doctor(&w, &w.id(), &["--json"]));
+        let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
+        assert_eq!((problems(&report), examined.code), (vec![], Some(0)), "{label}: {report:#}");
+        assert_eq!(with_reason(&report, "unknown"), *unknown, "{label}: {report:#}");
+        assert_reasons(&report);
+        assert!(unknown.iter().all(|name| find(&report, name)["text"].as_str() != Some("")), "{report:#}");
+    };
+    thread::scope(|scope| {
+        for case in &cases {
+            scope.spawn(|| examine(case));
+        }
+    });
+    let w = lab_with(&["web01"], |builder| {
+        builder.machine(Machine::new("db").extension(
+            "Microsoft.Azure.ActiveDirectory",
+            "AADSSHLoginForLinux",
+            "",
+        ))
+    });
+    let db = w.emulator().machine("db");
+    db.set_ssh_port(w.sshd().port());
+    let report =
+        serde_json::from_slice(&run(&mut doctor(&w, &db.resource_id(), &["--json"])).stdout).unwrap();
+    assert_eq!(with_reason(&report, "unknown"), ["entra login"], "{report:#}");
+    let shown = run(&mut doctor(&w, &db.resource_id(), &[])).clean();
+    let line = "?     entra login            unknown: Azure does not show the state of the extension\n";
+    assert!(shown.contains(line), "{shown}");
+}
+
+#[test]
+fn programs_that_do_not_work_never_pass() {
+    let w = lab(&["web01"]);
+    let bin = w.home().join("bin");
+    let examined = |ssh: &str, keygen: &str, az: &str| {
+        for (name, text) in [("ssh", ssh), ("ssh-keygen", keygen), ("az", az)] {
+            script(&bin, name, &format!("#!/bin/sh\n{text}\n"));
+        }
+        let mut doctor = w.arcssh(&["doctor", "--json", "--file", "none", "--credential", "azure-cli"]);
+        doctor.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        serde_json::from_slice::<Value>(&run(&mut doctor).stdout).unwrap()
+    };
+    let expires = "9999999999";
+    let opaque = format!(
+        r#"echo '{{"accessToken":"opaque","expiresOn":"2286-11-20 17:46:39.000000","expires_on":{expires},"tokenType":"Bearer"}}'"#
+    );
+    let report =
+        examined("echo 'error while loading shared libraries' >&2; exit 127", "kill -SEGV $$", &opaque);
+    for (name, text) in [
+        ("ssh", "ssh does not work: error while loading shared libraries (exit status: 127)"),
+        ("ssh-keygen", "ssh-keygen does not work: "),
+    ] {
+        let check = find(&report, name);
+        assert_eq!(check["outcome"], "failed", "{check}");
+        assert!(check["text"].as_str().unwrap().starts_with(text), "{check}");
+        assert_eq!(check["hint"]["text"], "reinstall OpenSSH's client on this computer");
+    }
+    assert_eq!(find(&report, "identity")["reason"], "unknown", "{report:#}");
+    let report = examined("exit 0", "exit 255", "exit 1");
+    assert_eq!(find(&report, "ssh")["reason"], "unknown", "{report:#}");
+    assert_eq!(find(&report, "ssh-keygen")["outcome"], "passed", "{report:#}");
 }

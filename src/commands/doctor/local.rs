@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::process;
 
 use crate::cli::entry_files::{self, Remark};
@@ -14,17 +14,35 @@ use crate::diagnosis;
 use crate::ssh::verification::{self, Verified};
 use crate::ssh::{effective_config, fault, managed_block};
 
-/// Returns the version of a program of OpenSSH; `None` if it is not installed. `ssh-keygen` has no option for its version:
-/// for it, the text is only proof that it starts.
-pub(super) fn program(name: &str, arguments: &[&str]) -> Result<Option<String>> {
-    match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            Ok(Some(text.lines().next().unwrap_or_default().split(',').next().unwrap_or_default().to_owned()))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot run {name}")),
+/// Returns the version of ssh, which is empty if ssh shows none; `None` if ssh is not installed.
+///
+/// # Errors
+/// ssh does not work.
+pub(super) fn ssh() -> Result<Option<String>> {
+    program(&["ssh", "-V"], &[0])
+}
+
+/// Returns any text if ssh-keygen is installed. It has no option for its version: arcssh lets it read an empty key, for which
+/// it exits with 255 (OpenSSH ssh-keygen.c, `do_fingerprint`).
+///
+/// # Errors
+/// ssh-keygen does not work.
+pub(super) fn ssh_keygen() -> Result<Option<String>> {
+    program(&["ssh-keygen", "-l", "-f", "-"], &[0, 1, 255])
+}
+
+/// Runs a program and returns the start of its first line. A program that the loader cannot start exits with another status.
+fn program(words: &[&str], statuses: &[i32]) -> Result<Option<String>> {
+    let output = match Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        output => output.with_context(|| format!("cannot run {}", words[0]))?,
+    };
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().next().unwrap_or_default();
+    if !output.status.code().is_some_and(|status| statuses.contains(&status)) {
+        bail!("{} does not work: {line} ({})", words[0], output.status);
     }
+    Ok(Some(line.split(',').next().unwrap_or_default().to_owned()))
 }
 
 /// The managed block of the ssh configuration.
@@ -84,11 +102,16 @@ pub(super) enum UnknownKey {
     Accepts,
     /// It closes the connection.
     Rejects,
+    /// ssh does not show its configuration.
+    Unread,
 }
 
 /// Returns what ssh does with an unknown host key of a host entry (ssh_config(5), `StrictHostKeyChecking`, `BatchMode`).
 pub(super) fn unknown_key(alias: &str, file: Option<&Path>) -> diagnosis::Result<UnknownKey> {
     let values = effective_config::values(alias, file)?.unwrap_or_default();
+    if values.is_empty() {
+        return Ok(UnknownKey::Unread);
+    }
     let value = |keyword| values.get(keyword).map_or("", String::as_str);
     let is_stored = !["/dev/null", "none"].contains(&value("userknownhostsfile"));
     // `ssh -G` prints yes and no as true and false.

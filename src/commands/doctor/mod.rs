@@ -2,12 +2,16 @@
 
 mod checks;
 mod local;
+mod outcome;
 mod probe;
 mod report;
 
-use std::io::stdout;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
+use tokio::time::{Instant, interval_at};
 use tracing::info;
 
 use crate::azure::arm::Arm;
@@ -16,7 +20,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::checks::Evaluator;
 use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
-use crate::commands::doctor::report::{Check, Colors, json_report, report};
+use crate::commands::doctor::report::Report;
 use crate::commands::provision::{Mode, Provisioner};
 use crate::diagnosis::{Result, all_done};
 use crate::entra_ssh::CertificateOptions;
@@ -24,13 +28,16 @@ use crate::net::Net;
 use crate::provisioning::DesiredService;
 use crate::ssh::managed_block;
 use crate::state::Store;
-use crate::terminal::output::print;
+use crate::system::SystemError;
+use crate::system::signals::shutdown;
+use crate::terminal::TerminalError;
 use crate::terminal::progress::Progress;
 use crate::terminal::prompt::Confirm;
-use crate::terminal::tty::use_color;
 
 /// How long `--fix` waits for the machine's agent.
 const WAIT: Duration = Duration::from_secs(180);
+/// The time between two updates of the line with the checks that run.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Prints the report; 1 if a check failed.
 ///
@@ -52,19 +59,81 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
     let (credential, cloud, net) = (azure.credential.options(), azure.cloud()?, Net::unchecked());
     let arm = Arm::new(&cloud, &net, &store, credential.clone());
     let prober = Prober { args, file, entry, credential, certificate, cloud, net, store, arm };
+    let mut signal = pin!(shutdown());
+    let machine = args.machine.as_deref();
+    let mut checked = check(&prober, health.clone(), signal.as_mut()).await?;
+    if let Some((id, port)) = checked.fixable().filter(|_| args.fix) {
+        let fixed = tokio::select! {
+            biased;
+            number = signal.as_mut() => Err(number),
+            fixed = fix(&prober, id, port) => Ok(fixed),
+        };
+        match fixed {
+            Ok(Ok(())) => checked = check(&prober, health, signal.as_mut()).await?,
+            Ok(Err(error)) => {
+                checked.report.print_json(machine)?;
+                return Err(error);
+            }
+            Err(number) => checked.signal = Some(number),
+        }
+    }
+    checked.report.print_json(machine)?;
+    Ok(match checked.signal {
+        Some(number) => 128 + number,
+        None => u8::from(checked.report.has_failure()),
+    })
+}
+
+/// A run of all checks.
+struct Checked {
+    evaluator: Evaluator,
+    report: Report,
+    /// The number of the signal that ended it.
+    signal: Option<u8>,
+}
+
+impl Checked {
+    /// Returns the machine and the port with which `arcssh setup` repairs a failure.
+    fn fixable(&self) -> Option<(ResourceId, u16)> {
+        let port = self.evaluator.facts.probes.connection.get()?.port;
+        let is_fixable = self.signal.is_none() && self.report.is_fixable();
+        self.evaluator.machine().filter(|_| is_fixable).map(|machine| (machine, port))
+    }
+}
+
+/// Runs the checks and prints each as soon as it has a result. A signal ends them.
+async fn check(
+    prober: &Prober<'_>,
+    health: Result<Option<usize>, SystemError>,
+    mut signal: Pin<&mut impl Future<Output = u8>>,
+) -> Result<Checked> {
+    let evaluator = Evaluator { facts: prober.facts(health) };
+    let mut report = Report::new(prober.args);
+    let is_live = report.is_live();
+    let mut probe = Box::pin(prober.probe(&evaluator.facts.probes));
+    let mut seconds = interval_at(Instant::now() + SECOND, SECOND);
+    let work = async {
+        loop {
+            // Each time that the probes make progress, there can be new facts.
+            let step = poll_fn(|context| {
+                let ended = probe.as_mut().poll(context);
+                report.update(&evaluator).map_or_else(|error| Poll::Ready(Err(error)), |()| ended.map(Ok))
+            });
+            tokio::select! {
+                biased;
+                number = signal.as_mut() => return Ok(Some(number)),
+                ended = step => return ended.map(|()| None),
+                _ = seconds.tick() => {}
+            }
+        }
+    };
     let progress = Progress::default();
     progress.set_deadline("checks".into(), TOTAL_TIMEOUT);
-    let mut evaluator = Evaluator { facts: progress.run(prober.probe(health.clone())).await };
-    let (mut checks, mut fixed) = (evaluator.checks(), Ok(()));
-    if let Some(machine) = evaluator.machine().filter(|_| args.fix && checks.iter().any(Check::is_fixable)) {
-        fixed = fix(&prober, machine, evaluator.facts.azure.port).await;
-        progress.set_deadline("checks".into(), TOTAL_TIMEOUT);
-        evaluator.facts = progress.run(prober.probe(health)).await;
-        checks = evaluator.checks();
-    }
-    show(args, &checks)?;
-    fixed?;
-    Ok(u8::from(checks.iter().any(Check::has_failed)))
+    let signal: Result<_, TerminalError> = if is_live { work.await } else { progress.run(work).await };
+    let signal = signal?;
+    drop(probe);
+    report.finish(&evaluator, evaluator.next_step(prober.args).as_ref())?;
+    Ok(Checked { evaluator, report, signal })
 }
 
 /// Enables SSH as `arcssh setup` does.
@@ -74,13 +143,4 @@ async fn fix(prober: &Prober<'_>, machine: ResourceId, port: u16) -> Result<()> 
     let desired = DesiredService { service: Service::Ssh, port: Some(port), replace: false };
     let provisioner = Provisioner { net, store, arm, desired, jobs: 1, wait: WAIT };
     all_done(provisioner.run(vec![machine], Mode::Apply(Confirm::of(args.yes))).await.results)
-}
-
-fn show(args: &DoctorArgs, checks: &[Check]) -> Result<()> {
-    let text = if args.json {
-        json_report(args.machine.as_deref(), checks)
-    } else {
-        report(checks, if use_color(&stdout()) { Colors::On } else { Colors::Off })
-    };
-    Ok(print(&text)?)
 }

@@ -1,5 +1,6 @@
 //! Collects the facts for the checks: in parallel if they do not depend on each other, each with a time limit.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,14 +64,12 @@ pub(super) type Probe<T> = Option<Result<T>>;
 
 /// All facts.
 pub(super) struct Facts {
-    /// The versions of ssh and ssh-keygen; `None` if the program is not installed.
-    pub(super) programs: [Result<Option<String>>; 2],
-    /// The shell that ssh uses; `None` if it uses none.
-    pub(super) shell: Result<Option<PathBuf>>,
+    /// The machine as the user named it.
+    pub(super) name: Option<String>,
+    /// Whether the user gave a port.
+    pub(super) is_port_given: bool,
     /// The ssh configuration's file.
     pub(super) file: PathBuf,
-    /// The managed block in the file.
-    pub(super) configuration: Result<Block>,
     /// The number of cached values; `None` if there is no state directory.
     pub(super) state: Result<Option<usize>, SystemError>,
     /// The cloud and its endpoints.
@@ -79,46 +78,61 @@ pub(super) struct Facts {
     pub(super) proxy: Result<String>,
     /// The origin of the root certificates.
     pub(super) roots: Result<String>,
-    /// The services of Azure, with the issuer of each certificate.
-    pub(super) issuers: Vec<(&'static str, Result<String>)>,
-    /// The machine as the user named it.
-    pub(super) name: Option<String>,
-    /// Whether the user gave a port.
-    pub(super) is_port_given: bool,
-    /// The facts from Azure and the relay.
-    pub(super) azure: AzureFacts,
-    /// The machine's host key, compared with known_hosts.
-    pub(super) host_key: Probe<HostKey>,
     /// The cached certificate for logging in as an Entra user.
     pub(super) certificate: Result<Option<CertifiedKey>, SystemError>,
+    pub(super) probes: Probes,
 }
 
-/// The facts from Azure and the relay.
+/// The facts that take time. Each is there as soon as its probe has ended, and does not change.
 #[derive(Default)]
-pub(super) struct AzureFacts {
-    /// The access token.
-    pub(super) token: Probe<AccessToken>,
+pub(super) struct Probes {
+    /// The version of ssh; `None` if it is not installed.
+    pub(super) ssh: OnceCell<Result<Option<String>>>,
+    /// The same of ssh-keygen.
+    pub(super) ssh_keygen: OnceCell<Result<Option<String>>>,
+    /// The shell that ssh uses; `None` if it uses none.
+    pub(super) shell: OnceCell<Result<Option<PathBuf>>>,
+    /// The managed block in the ssh configuration's file.
+    pub(super) configuration: OnceCell<Result<Block>>,
+    /// The services of Azure, with the issuer of each certificate.
+    pub(super) issuers: OnceCell<Vec<(&'static str, Result<String>)>>,
+    /// The access token; only if Azure is reachable.
+    pub(super) token: OnceCell<Result<AccessToken>>,
     /// The number of visible subscriptions; only if no machine was named.
-    pub(super) subscriptions: Probe<usize>,
-    /// By how many seconds the clock of this computer is ahead of Azure's.
-    pub(super) skew: Option<i64>,
-    /// The machine's host entry, if it connects to the port below.
-    pub(super) entry: Option<HostEntry>,
-    /// The port of the connection.
-    pub(super) port: u16,
-    pub(super) machine: Probe<Machine>,
-    /// The registration of the resource provider.
-    pub(super) registration: Probe<Registration>,
+    pub(super) subscriptions: OnceCell<Result<usize>>,
+    /// By how many seconds the clock of this computer is ahead of Azure's; `None` if Azure did not show its clock.
+    pub(super) skew: OnceCell<Option<i64>>,
+    pub(super) machine: OnceCell<Result<Machine>>,
+    /// The registration of the resource provider; not made if the machine's ID is unknown.
+    pub(super) registration: OnceCell<Probe<Registration>>,
     /// The account's permissions on the machine.
-    pub(super) permissions: Probe<Permissions>,
+    pub(super) permissions: OnceCell<Result<Permissions>>,
     /// The endpoint and the service configuration.
-    pub(super) service: Probe<ServiceState>,
+    pub(super) service: OnceCell<Result<ServiceState>>,
     /// The machine's extensions.
-    pub(super) extensions: Probe<Vec<Extension>>,
+    pub(super) extensions: OnceCell<Result<Vec<Extension>>>,
+    pub(super) connection: OnceCell<Connection>,
     /// Whether the relay connects to the agent.
-    pub(super) relay: Probe<()>,
+    pub(super) relay: OnceCell<Probe<()>>,
     /// The first line of the machine's sshd.
-    pub(super) banner: Probe<Banner>,
+    pub(super) banner: OnceCell<Probe<Banner>>,
+    /// The machine's host key, compared with known_hosts.
+    pub(super) host_key: OnceCell<Probe<HostKey>>,
+}
+
+/// The connection that ssh would make.
+pub(super) struct Connection {
+    pub(super) port: u16,
+    /// The machine's host entry, which can have another port.
+    pub(super) entry: Option<HostEntry>,
+}
+
+impl Connection {
+    /// Returns the machine's host entry, if ssh uses it for this port: ssh connects to the entry's, whatever the user gave
+    /// here.
+    pub(super) fn entry_for_port(&self) -> Option<&HostEntry> {
+        self.entry.as_ref().filter(|entry| entry.port == self.port)
+    }
 }
 
 /// Collects the facts.
@@ -137,42 +151,45 @@ pub(super) struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Collects all facts.
-    pub(super) async fn probe(&self, state: Result<Option<usize>, SystemError>) -> Facts {
-        let (ssh, keygen, shell, configuration, entry, issuers) = tokio::join!(
-            blocking(|| Ok(local::program("ssh", &["-V"])?)),
-            blocking(|| Ok(local::program("ssh-keygen", &["-l", "-f", "-"])?)),
-            async { Ok(shell::check().await?) },
-            self.configuration(),
-            self.effective(self.entry.clone()),
-            self.issuers(),
-        );
-        let mut azure = AzureFacts { port: self.port(entry.as_ref()), entry, ..AzureFacts::default() };
-        if issuers.iter().all(|(_, issuer)| issuer.is_ok()) {
-            azure = self.azure(azure).await;
-        }
-        // ssh connects to the port of the host entry, whatever the user gave here.
-        azure.entry = azure.entry.filter(|entry| entry.port == azure.port);
-        let host_key = match (&ssh, &azure.banner, &azure.entry) {
-            (Ok(Some(_)), Some(Ok(Banner::Ssh(_))), Some(entry)) => Some(self.host_key(entry).await),
-            _ => None,
-        };
+    /// Returns the facts that need no waiting.
+    pub(super) fn facts(&self, state: Result<Option<usize>, SystemError>) -> Facts {
         Facts {
-            programs: [ssh, keygen],
-            shell,
+            name: self.args.machine.clone(),
+            is_port_given: self.args.port.is_some(),
             file: self.file.clone(),
-            configuration,
             state,
             cloud: self.cloud_text(),
             proxy: self.proxy(),
             roots: self.roots(),
-            issuers,
-            name: self.args.machine.clone(),
-            is_port_given: self.args.port.is_some(),
-            azure,
-            host_key,
             certificate: self.cached_certificate(),
+            probes: Probes::default(),
         }
+    }
+
+    /// Collects the other facts.
+    pub(super) async fn probe(&self, probes: &Probes) {
+        let in_azure = async {
+            let (entry, ()) =
+                tokio::join!(self.effective(self.entry.clone()), store(&probes.issuers, self.issuers()));
+            if probes.issuers.get().is_some_and(|issuers| issuers.iter().all(|(_, issuer)| issuer.is_ok())) {
+                self.azure(probes, entry).await;
+            }
+        };
+        tokio::join!(
+            store(&probes.ssh, blocking(|| Ok(local::ssh()?))),
+            store(&probes.ssh_keygen, blocking(|| Ok(local::ssh_keygen()?))),
+            store(&probes.shell, async { Ok(shell::check().await?) }),
+            store(&probes.configuration, self.configuration()),
+            in_azure,
+        );
+        let entry = probes.connection.get().and_then(Connection::entry_for_port);
+        let host_key = match (probes.ssh.get(), probes.banner.get(), entry) {
+            (Some(Ok(Some(_))), Some(Some(Ok(Banner::Ssh(_)))), Some(entry)) => {
+                Some(self.host_key(entry).await)
+            }
+            _ => None,
+        };
+        put(&probes.host_key, host_key);
     }
 
     fn chain(&self) -> CredentialChain {
@@ -263,75 +280,84 @@ impl Prober<'_> {
         within(LONG_PROBE_TIMEOUT, authority, connect).await
     }
 
-    /// Returns the port that the user gave or the host entry has, or the default.
-    fn port(&self, entry: Option<&HostEntry>) -> u16 {
-        self.given_port(entry).unwrap_or(Service::Ssh.default_port())
-    }
-
-    fn given_port(&self, entry: Option<&HostEntry>) -> Option<u16> {
-        self.args.port.or(entry.map(|entry| entry.port))
-    }
-
-    async fn azure(&self, mut facts: AzureFacts) -> AzureFacts {
+    async fn azure(&self, probes: &Probes, entry: Option<HostEntry>) {
         let token = within(LONG_PROBE_TIMEOUT, "the credential source", async {
             Ok(self.chain().token(None).await?)
         });
-        let token = facts.token.insert(token.await);
-        let name = facts.entry.as_ref().map(|entry| entry.target.clone()).or(self.args.machine.clone());
-        match (&token, name) {
-            (Err(_), _) => facts,
-            (Ok(_), None) => {
-                let seen = within(PROBE_TIMEOUT, ARM, async { Ok(subscriptions(&self.arm).await?) }).await;
-                facts.skew = seen.as_ref().ok().and_then(|(_, date)| skew(*date));
-                facts.subscriptions = Some(seen.map(|(count, _)| count));
-                facts
+        let token = token.await;
+        let is_signed_in = token.is_ok();
+        put(&probes.token, token);
+        if !is_signed_in {
+            return;
+        }
+        let Some(name) = entry.as_ref().map(|entry| entry.target.clone()).or(self.args.machine.clone())
+        else {
+            let seen = within(PROBE_TIMEOUT, ARM, async { Ok(subscriptions(&self.arm).await?) }).await;
+            put(&probes.skew, seen.as_ref().ok().and_then(|(_, date)| skew(*date)));
+            put(&probes.subscriptions, seen.map(|(count, _)| count));
+            return;
+        };
+        match self.id(&name).await {
+            Ok(id) => self.machine(probes, entry, &id).await,
+            Err(error) => {
+                put(&probes.machine, Err(error));
+                put(&probes.registration, None);
+                put(&probes.skew, None);
             }
-            (Ok(_), Some(name)) => match self.id(&name).await {
-                Ok(id) => self.machine(facts, &id).await,
-                Err(error) => AzureFacts { machine: Some(Err(error)), ..facts },
-            },
         }
     }
 
     /// Collects the facts of a machine in Azure, and connects to its relay. A machine's ID can have a host entry that its
     /// name does not have.
-    async fn machine(&self, mut facts: AzureFacts, id: &ResourceId) -> AzureFacts {
-        if facts.entry.is_none() {
-            facts.entry = self.effective(local::entry(&self.file, &id.to_string())).await;
-        }
-        let given_port = self.given_port(facts.entry.as_ref());
-        facts.port = self.port(facts.entry.as_ref());
+    async fn machine(&self, probes: &Probes, entry: Option<HostEntry>, id: &ResourceId) {
+        let entry = match entry {
+            None => self.effective(local::entry(&self.file, &id.to_string())).await,
+            entry => entry,
+        };
+        let given_port = self.args.port.or(entry.as_ref().map(|entry| entry.port));
+        let requested_port = given_port.unwrap_or(Service::Ssh.default_port());
+        let context = &Context::connecting(target(id, requested_port));
         forget_rejections(&self.arm, &self.store, id);
-        let (machine, registration, permissions, extensions, service) = tokio::join!(
-            within(PROBE_TIMEOUT, ARM, async { Ok(find(&self.arm, &id.to_string(), &[]).await?) }),
-            within(PROBE_TIMEOUT, ARM, async { Ok(registration(&self.arm, &id.subscription).await?) }),
-            within(PROBE_TIMEOUT, ARM, async { Ok(Permissions::on(&self.arm, id).await?) }),
-            within(PROBE_TIMEOUT, ARM, async { Ok(extensions(&self.arm, id).await?) }),
-            within(PROBE_TIMEOUT, ARM, async { Ok(inspect(&self.arm, id, Service::Ssh).await?) }),
+        let registration = async {
+            let registration =
+                in_arm(context, async { Ok(registration(&self.arm, &id.subscription).await?) }).await;
+            put(&probes.skew, registration.as_ref().ok().and_then(|registration| skew(registration.date)));
+            put(&probes.registration, Some(registration));
+        };
+        let connection = async {
+            let service = in_arm(context, async { Ok(inspect(&self.arm, id, Service::Ssh).await?) }).await;
+            let port = match (given_port, &service) {
+                (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) => *enabled,
+                _ => requested_port,
+            };
+            let is_ready = is_ready(&service, port);
+            put(&probes.connection, Connection { port, entry });
+            put(&probes.service, service);
+            let upgraded = if is_ready { Some(self.connect(&target(id, port)).await) } else { None };
+            let (relay, upgraded) = match upgraded {
+                Some(Ok(upgraded)) => (Some(Ok(())), Some(upgraded)),
+                Some(Err(error)) => (Some(Err(error.during(Context::connecting(target(id, port))))), None),
+                None => (None, None),
+            };
+            put(&probes.relay, relay);
+            put(
+                &probes.banner,
+                match upgraded {
+                    Some(upgraded) => Some(within(PROBE_TIMEOUT, "sshd", banner(upgraded)).await),
+                    None => None,
+                },
+            );
+        };
+        tokio::join!(
+            store(
+                &probes.machine,
+                in_arm(context, async { Ok(find(&self.arm, &id.to_string(), &[]).await?) })
+            ),
+            store(&probes.permissions, in_arm(context, async { Ok(Permissions::on(&self.arm, id).await?) })),
+            store(&probes.extensions, in_arm(context, async { Ok(extensions(&self.arm, id).await?) })),
+            registration,
+            connection,
         );
-        facts.skew = registration.as_ref().ok().and_then(|registration| skew(registration.date));
-        let context = |port| Context::connecting(target(id, port));
-        let requested_port = facts.port;
-        if let (None, Ok(ServiceState { port: Lookup::Found(enabled), .. })) = (given_port, &service) {
-            facts.port = *enabled;
-        }
-        if is_ready(&service, facts.port) {
-            match self.connect(&target(id, facts.port)).await {
-                Ok(upgraded) => {
-                    facts.relay = Some(Ok(()));
-                    facts.banner = Some(within(PROBE_TIMEOUT, "sshd", banner(upgraded)).await);
-                }
-                Err(error) => facts.relay = Some(Err(error.during(context(facts.port)))),
-            }
-        }
-        AzureFacts {
-            machine: Some(machine.map_err(|error| error.during(context(requested_port)))),
-            registration: Some(registration.map_err(|error| error.during(context(requested_port)))),
-            permissions: Some(permissions.map_err(|error| error.during(context(requested_port)))),
-            extensions: Some(extensions.map_err(|error| error.during(context(requested_port)))),
-            service: Some(service.map_err(|error| error.during(context(requested_port)))),
-            ..facts
-        }
     }
 
     async fn id(&self, name: &str) -> Result<ResourceId> {
@@ -416,6 +442,20 @@ async fn first_bytes(from: impl AsyncRead + Unpin) -> Result<Banner> {
         }
     }
     Ok(Banner::NotSsh(NotSsh::of(&bytes)))
+}
+
+/// Stores a fact, which no other probe stores.
+fn put<T>(fact: &OnceCell<T>, value: T) {
+    let _ = fact.set(value);
+}
+
+async fn store<T>(fact: &OnceCell<T>, probe: impl Future<Output = T>) {
+    put(fact, probe.await);
+}
+
+/// Runs a request to Azure Resource Manager about a machine.
+async fn in_arm<T>(context: &Context, probe: impl Future<Output = Result<T>>) -> Result<T> {
+    within(PROBE_TIMEOUT, ARM, probe).await.map_err(|error| error.during(context.clone()))
 }
 
 /// Runs a probe with a time limit.

@@ -2,9 +2,9 @@
 
 use crate::azure::resource_id::ResourceId;
 use crate::commands::doctor::checks::{
-    Evaluator, blocked_by, failed, is_forbidden, is_unknown_provider, warned,
+    Evaluation, Evaluator, blocked_by, failed, is_forbidden, is_unknown_provider, known, unreadable, warned,
 };
-use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
+use crate::commands::doctor::outcome::Outcome::{self, Failed, Passed, Unknown, Warned};
 use crate::diagnosis::code::Code;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Diagnosis, Error, Hint};
@@ -19,75 +19,81 @@ const SKEW_FAILED: i64 = 300;
 const SHORT_LIFETIME: u64 = 60;
 
 impl Evaluator {
-    pub(super) fn identity(&self) -> Outcome {
-        let token = match &self.facts.azure.token {
-            None => return blocked_by(self.network_check()),
-            Some(Err(error)) => {
+    pub(super) fn identity(&self) -> Evaluation {
+        if known(&self.facts.probes.issuers)?.iter().any(|(_, issuer)| issuer.is_err()) {
+            return Err(blocked_by(self.network_check()).into());
+        }
+        let token = match known(&self.facts.probes.token)? {
+            Err(error) => {
                 let diagnosis = error.diagnose();
                 // A program such as az may hang: a sign-in of arcssh needs none.
                 let hint = match diagnosis.code {
                     Code::TimedOut => Some(Hint::new("sign in: ", "arcssh login")),
                     _ => diagnosis.hint,
                 };
-                return Failed(Diagnosis { hint, ..diagnosis });
+                return Ok(Failed(Diagnosis { hint, ..diagnosis }));
             }
-            Some(Ok(token)) => token,
+            Ok(token) => token,
         };
-        let (name, tenant) = (token.account_name(), token.tenant());
+        let (name, tenant, source) = (token.account_name(), token.tenant(), token.source.title());
         let left = token.expires_on.saturating_sub(unix_now());
-        let account = format!("{}: {name} in the tenant {tenant}", token.source.title());
-        if left < SHORT_LIFETIME {
-            return warned(&Finding::TokenExpires(&account));
-        }
-        Passed(format!("{account}, token expires in {} min", left / 60))
+        let account = format!("{source}: {name} in the tenant {tenant}");
+        Ok(if left < SHORT_LIFETIME {
+            warned(&Finding::TokenExpires(&account))
+        } else if name.is_empty() || tenant.is_empty() {
+            Unknown(format!("{source}: the access token does not show its account and tenant"))
+        } else {
+            Passed(format!("{account}, token expires in {} min", left / 60))
+        })
     }
 
-    pub(super) fn clock(&self) -> Outcome {
-        let Some(skew) = self.facts.azure.skew else {
-            return self.in_azure().err().unwrap_or(Skipped("no response of Azure shows its clock".into()));
+    pub(super) fn clock(&self) -> Evaluation {
+        self.in_azure()?;
+        let Some(skew) = *known(&self.facts.probes.skew)? else {
+            return Ok(Unknown("no response of Azure shows its clock".into()));
         };
         let difference = skew.abs();
-        if difference <= SKEW_WARNED {
+        Ok(if difference <= SKEW_WARNED {
             Passed(format!("within {SKEW_WARNED} s of Azure's"))
         } else if difference <= SKEW_FAILED {
             warned(&Finding::ClockSkew(skew))
         } else {
             failed(&Finding::ClockSkew(skew))
-        }
+        })
     }
 
-    pub(super) fn subscription(&self) -> Outcome {
-        if let Err(skipped) = self.in_azure() {
-            return skipped;
+    pub(super) fn subscription(&self) -> Evaluation {
+        self.in_azure()?;
+        if self.facts.name.is_none() {
+            return Ok(match known(&self.facts.probes.subscriptions)? {
+                Ok(0) => Warned(Error::from(SelectError::NoSubscription).diagnose()),
+                Ok(count) => Passed(format!("{count} visible")),
+                Err(error) => Failed(error.diagnose()),
+            });
         }
-        match (&self.facts.azure.subscriptions, &self.facts.azure.registration) {
-            (Some(Ok(0)), _) => Warned(Error::from(SelectError::NoSubscription).diagnose()),
-            (Some(Ok(count)), _) => Passed(format!("{count} visible")),
-            (Some(Err(error)), _) => Failed(error.diagnose()),
-            (None, Some(Ok(_))) => Passed(self.subscription_id()),
-            (None, Some(Err(error))) if is_forbidden(error) => {
-                Passed(format!("{} (not readable with your role)", self.subscription_id()))
-            }
-            (None, Some(Err(error))) if is_unknown_provider(error) => Passed(self.subscription_id()),
-            (None, Some(Err(error))) => Failed(error.diagnose()),
-            (None, None) => blocked_by("machine"),
-        }
+        Ok(match known(&self.facts.probes.registration)? {
+            Some(Ok(_)) => Passed(self.subscription_id()),
+            Some(Err(error)) if is_forbidden(error) => unreadable(error),
+            Some(Err(error)) if is_unknown_provider(error) => Passed(self.subscription_id()),
+            Some(Err(error)) => Failed(error.diagnose()),
+            None => blocked_by("machine"),
+        })
     }
 
     fn subscription_id(&self) -> String {
         self.machine().map_or("exists".into(), |ResourceId { subscription, .. }| subscription)
     }
 
-    pub(super) fn cloud(&self) -> Outcome {
-        Passed(self.facts.cloud.clone())
+    pub(super) fn cloud(&self) -> Evaluation {
+        Ok(Passed(self.facts.cloud.clone()))
     }
 
-    pub(super) fn proxy(&self) -> Outcome {
-        passed_or_failed(&self.facts.proxy)
+    pub(super) fn proxy(&self) -> Evaluation {
+        Ok(passed_or_failed(&self.facts.proxy))
     }
 
-    pub(super) fn roots(&self) -> Outcome {
-        passed_or_failed(&self.facts.roots)
+    pub(super) fn roots(&self) -> Evaluation {
+        Ok(passed_or_failed(&self.facts.roots))
     }
 
     /// Returns the check that fails if Azure is unreachable.
@@ -99,19 +105,19 @@ impl Evaluator {
         }
     }
 
-    pub(super) fn network(&self) -> Outcome {
+    pub(super) fn network(&self) -> Evaluation {
         let cause = self.network_check();
         if cause != "network" {
-            return blocked_by(cause);
+            return Ok(blocked_by(cause));
         }
         let mut passed = Vec::new();
-        for (service, issuer) in &self.facts.issuers {
+        for (service, issuer) in known(&self.facts.probes.issuers)? {
             match issuer {
                 Ok(issuer) => passed.push(format!("{service}: {issuer}")),
-                Err(error) => return Failed(error.diagnose()),
+                Err(error) => return Ok(Failed(error.diagnose())),
             }
         }
-        Passed(passed.join("; "))
+        Ok(Passed(passed.join("; ")))
     }
 }
 

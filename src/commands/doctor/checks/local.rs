@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::cli::entry_files::Remark;
-use crate::commands::doctor::checks::{Evaluator, blocked_by, failed, failed_or, warned};
+use crate::commands::doctor::checks::{Evaluation, Evaluator, blocked_by, failed, failed_or, known, warned};
 use crate::commands::doctor::local::{Block, HostKey, UnknownKey};
-use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped, Warned};
+use crate::commands::doctor::outcome::Outcome::{self, Failed, Passed, Skipped, Unknown, Warned};
 use crate::commands::session::finding;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Error, Hint};
@@ -13,75 +13,103 @@ use crate::ssh::SshError;
 use crate::ssh::verification::Verified;
 use crate::text::shell_quote;
 
+/// The hint for a program of OpenSSH that is installed and does not start.
+const REINSTALL: &str = "reinstall OpenSSH's client on this computer";
+
 impl Evaluator {
-    pub(super) fn program(&self, number: usize) -> Outcome {
-        match &self.facts.programs[number] {
-            Ok(Some(version)) if number == 0 => Passed(version.clone()),
-            Ok(Some(_)) => Passed("installed".into()),
-            Ok(None) => {
-                let program = ["ssh", "ssh-keygen"][number];
-                failed(&Finding::ProgramMissing { program, package: "openssh-client" })
-            }
-            Err(error) => Failed(error.diagnose()),
-        }
+    pub(super) fn ssh(&self) -> Evaluation {
+        Ok(match known(&self.facts.probes.ssh)? {
+            Ok(Some(version)) if version.is_empty() => Unknown("ssh shows no version".into()),
+            Ok(Some(version)) => Passed(version.clone()),
+            Ok(None) => failed(&Finding::ProgramMissing { program: "ssh", package: "openssh-client" }),
+            Err(error) => failed_or(error, REINSTALL),
+        })
     }
 
-    pub(super) fn shell(&self) -> Outcome {
-        match &self.facts.shell {
+    pub(super) fn ssh_keygen(&self) -> Evaluation {
+        Ok(match known(&self.facts.probes.ssh_keygen)? {
+            Ok(Some(_)) => Passed("installed".into()),
+            Ok(None) => failed(&Finding::ProgramMissing { program: "ssh-keygen", package: "openssh-client" }),
+            Err(error) => failed_or(error, REINSTALL),
+        })
+    }
+
+    pub(super) fn shell(&self) -> Evaluation {
+        Ok(match known(&self.facts.probes.shell)? {
             Ok(Some(shell)) => Passed(shell.display().to_string()),
             Ok(None) => Skipped("ssh uses none on Windows".into()),
             Err(error) => Failed(error.diagnose()),
-        }
+        })
     }
 
-    pub(super) fn host_key(&self) -> Outcome {
-        match (self.sshd(), &self.facts.host_key, &self.facts.azure.entry) {
-            (Skipped(why), ..) => Skipped(why),
-            (Failed(_), ..) => blocked_by("sshd"),
-            // ssh starts another arcssh, which the state directory stops.
-            _ if self.facts.state.is_err() => blocked_by("state directory"),
-            _ if self.facts.shell.is_err() => blocked_by("shell"),
-            _ if self.is_configuration_rejected() => blocked_by("ssh configuration"),
-            (_, None, _) | (_, _, None) => Skipped(format!(
+    pub(super) fn host_key(&self) -> Evaluation {
+        if self.has_failed(Self::sshd)? {
+            return Err(blocked_by("sshd").into());
+        }
+        self.sshd()?;
+        self.ssh_can_connect()?;
+        let entry = known(&self.facts.probes.connection)?.entry_for_port();
+        let (Some(host_key), Some(entry)) = (known(&self.facts.probes.host_key)?, entry) else {
+            return Ok(Skipped(format!(
                 "{} has no host entry for this port of the machine; {}",
                 self.facts.file.display(),
-                self.other_file().unwrap_or("name another file with --file".into())
-            )),
-            (_, Some(Ok(HostKey::Known)), _) => Passed("matches known_hosts".into()),
-            (_, Some(Ok(HostKey::New(unknown))), Some(entry)) => match unknown {
-                UnknownKey::Asks => Passed("not in known_hosts yet; ssh will ask".into()),
-                UnknownKey::Adds => Passed("not in known_hosts yet; ssh will add it".into()),
-                UnknownKey::Accepts => Passed("not in known_hosts; ssh accepts any key".into()),
-                UnknownKey::Rejects => failed(&Finding::HostKeyUnknown { alias: &entry.alias }),
-            },
-            (_, Some(Ok(HostKey::Changed(file))), Some(entry)) => {
-                failed(&Finding::HostKeyChanged { file, name: &entry.key_name })
+                self.other_file()?.unwrap_or("name another file with --file".into())
+            )));
+        };
+        Ok(match host_key {
+            Ok(HostKey::Known) => Passed("matches known_hosts".into()),
+            Ok(HostKey::New(UnknownKey::Asks)) => Passed("not in known_hosts yet; ssh will ask".into()),
+            Ok(HostKey::New(UnknownKey::Adds)) => Passed("not in known_hosts yet; ssh will add it".into()),
+            Ok(HostKey::New(UnknownKey::Accepts)) => Passed("not in known_hosts; ssh accepts any key".into()),
+            Ok(HostKey::New(UnknownKey::Rejects)) => failed(&Finding::HostKeyUnknown { alias: &entry.alias }),
+            Ok(HostKey::New(UnknownKey::Unread)) => {
+                Unknown("not in known_hosts; ssh -G does not show whether ssh will ask".into())
             }
-            (_, Some(Err(error)), Some(entry)) => failed_or(
+            Ok(HostKey::Changed(file)) => failed(&Finding::HostKeyChanged { file, name: &entry.key_name }),
+            Err(error) => failed_or(
                 error,
                 Hint::new(
                     "see how far the connection gets: ",
                     format!("ssh -v {}", shell_quote(&entry.alias)),
                 ),
             ),
-        }
+        })
+    }
+
+    /// Returns the check of this computer that must pass before ssh can connect. ssh starts another arcssh, which the state
+    /// directory can stop.
+    fn ssh_can_connect(&self) -> Evaluation<()> {
+        let blocked = if self.has_failed(Self::ssh)? {
+            "ssh"
+        } else if self.facts.state.is_err() {
+            "state directory"
+        } else if known(&self.facts.probes.shell)?.is_err() {
+            "shell"
+        } else if self.is_configuration_rejected()? {
+            "ssh configuration"
+        } else {
+            return Ok(());
+        };
+        Err(blocked_by(blocked).into())
     }
 
     /// The option for the file with the managed block that the configuration includes.
-    fn other_file(&self) -> Option<String> {
-        let Ok(Block::Missing(Some(file))) = &self.facts.configuration else { return None };
+    fn other_file(&self) -> Evaluation<Option<String>> {
+        let Ok(Block::Missing(Some(file))) = known(&self.facts.probes.configuration)? else {
+            return Ok(None);
+        };
         let file = shell_quote(&file.display().to_string());
-        Some(format!("to check the managed block that it includes, add --file {file}"))
+        Ok(Some(format!("to check the managed block that it includes, add --file {file}")))
     }
 
-    fn is_configuration_rejected(&self) -> bool {
-        let error = self.facts.configuration.as_ref().err().map(Error::cause);
-        matches!(error, Some(Error::Ssh(SshError::Rejected(_))))
+    fn is_configuration_rejected(&self) -> Evaluation<bool> {
+        let error = known(&self.facts.probes.configuration)?.as_ref().err().map(Error::cause);
+        Ok(matches!(error, Some(Error::Ssh(SshError::Rejected(_)))))
     }
 
-    pub(super) fn configuration(&self) -> Outcome {
+    pub(super) fn configuration(&self) -> Evaluation {
         let file = &self.facts.file;
-        match (&self.facts.configuration, exposed_to_others(file)) {
+        Ok(match (known(&self.facts.probes.configuration)?, exposed_to_others(file)) {
             (_, Some(Failed(exposed))) => Failed(exposed),
             (Err(error), _) => {
                 let file = shell_quote(&file.display().to_string());
@@ -90,7 +118,7 @@ impl Evaluator {
             }
             (_, Some(exposed)) => exposed,
             (Ok(Block::Missing(_)), _) => {
-                let other = self.other_file().map_or(String::new(), |other| format!("; {other}"));
+                let other = self.other_file()?.map_or(String::new(), |other| format!("; {other}"));
                 Skipped(format!("{} has no managed block{other}", file.display()))
             }
             (Ok(Block::Unverified), _) => blocked_by("ssh"),
@@ -105,33 +133,36 @@ impl Evaluator {
             (Ok(Block::Verified(Verified { hosts, .. })), _) => {
                 Passed(format!("verified {hosts} hosts in {}", file.display()))
             }
-        }
+        })
     }
 
     /// An expired certificate is no failure: the next connection requests another.
-    pub(super) fn certificate(&self) -> Outcome {
-        match &self.facts.certificate {
-            Ok(None) => Skipped("none is cached; host entries with --entra use one".into()),
-            Ok(Some(pair)) => {
-                let name = pair.certificate.login_name().unwrap_or_default();
-                Passed(
-                    pair.left()
-                        .map_or(format!("{name}, expired; the next connection requests another"), |left| {
-                            format!("{name}, expires in {} min", left.as_secs().div_ceil(60))
-                        }),
-                )
-            }
-            Err(error) => Failed(Error::from(error.clone()).diagnose()),
+    pub(super) fn certificate(&self) -> Evaluation {
+        if self.facts.state.is_err() {
+            return Err(blocked_by("state directory").into());
         }
+        Ok(match &self.facts.certificate {
+            Ok(None) => Skipped("none is cached; host entries with --entra use one".into()),
+            Ok(Some(pair)) => match (pair.certificate.login_name(), pair.left()) {
+                (None, _) => Unknown("the cached certificate does not show its user".into()),
+                (Some(name), None) => {
+                    Passed(format!("{name}, expired; the next connection requests another"))
+                }
+                (Some(name), Some(left)) => {
+                    Passed(format!("{name}, expires in {} min", left.as_secs().div_ceil(60)))
+                }
+            },
+            Err(error) => Failed(Error::from(error.clone()).diagnose()),
+        })
     }
 
-    pub(super) fn state(&self) -> Outcome {
-        match &self.facts.state {
+    pub(super) fn state(&self) -> Evaluation {
+        Ok(match &self.facts.state {
             Ok(None) => warned(&Finding::NoStateDirectory),
             Ok(Some(1)) => Passed("1 cached value".into()),
             Ok(Some(count)) => Passed(format!("{count} cached values")),
             Err(error) => Failed(Error::from(error.clone()).diagnose()),
-        }
+        })
     }
 }
 

@@ -1,29 +1,60 @@
-//! Evaluates the facts: one function for each check. A fault fails one check. arcssh skips the checks that depend on a
-//! failed one.
+//! Evaluates the facts: one function for each check, once the facts that it needs are there. A fault fails one check. arcssh
+//! does not evaluate the checks that depend on a failed one.
 
 mod azure;
 mod identity;
 mod local;
 mod relay;
 
+use std::cell::OnceCell;
+
 use crate::azure::arm::{ArmError, ErrorResponse};
 use crate::azure::hybrid_compute::Machine;
 use crate::azure::resource_id::ResourceId;
-use crate::commands::doctor::probe::{Facts, Probe};
-use crate::commands::doctor::report::{Check, Outcome};
+use crate::cli::DoctorArgs;
+use crate::commands::doctor::outcome::{Check, Outcome, Reason};
+use crate::commands::doctor::probe::Facts;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Diagnosis, Error, Hint};
 use crate::provisioning::{ProvisionError, ServiceState};
 use crate::text::shell_quote;
 
-use Outcome::{Failed, Skipped, Warned};
+use Outcome::{Failed, NotChecked, Unknown, Warned};
 
-type CheckFn = fn(&Evaluator) -> Outcome;
+/// The result of a check, or of a part of one that can end it.
+type Evaluation<T = Outcome> = Result<T, Early>;
+
+/// Why an evaluation ends early.
+#[derive(Clone, Debug)]
+enum Early {
+    /// A fact is not there yet.
+    Pending,
+    /// The outcome is known.
+    Outcome(Outcome),
+}
+
+impl From<Outcome> for Early {
+    fn from(outcome: Outcome) -> Self {
+        Self::Outcome(outcome)
+    }
+}
+
+impl Early {
+    /// Returns that `check` must pass first, if this is its failure.
+    fn or_blocked_by(self, check: &'static str) -> Self {
+        match self {
+            Self::Outcome(Failed(_)) => blocked_by(check).into(),
+            other => other,
+        }
+    }
+}
+
+type CheckFn = fn(&Evaluator) -> Evaluation;
 
 /// The checks in the order of the report.
 const CHECKS: [(&str, CheckFn); 27] = [
-    ("ssh", |evaluator| evaluator.program(0)),
-    ("ssh-keygen", |evaluator| evaluator.program(1)),
+    ("ssh", Evaluator::ssh),
+    ("ssh-keygen", Evaluator::ssh_keygen),
     ("shell", Evaluator::shell),
     ("cloud", Evaluator::cloud),
     ("proxy", Evaluator::proxy),
@@ -57,71 +88,126 @@ pub(super) struct Evaluator {
 }
 
 impl Evaluator {
-    /// Returns all checks.
-    pub(super) fn checks(&self) -> Vec<Check> {
-        CHECKS.iter().map(|(name, check)| Check { name, outcome: check(self) }).collect()
+    /// Returns the names of the checks, in the order of the report.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        CHECKS.iter().map(|(name, _)| *name)
+    }
+
+    /// Returns the check with this name; `None` as long as it needs a fact that is not there yet.
+    pub(super) fn check(&self, name: &'static str) -> Option<Check> {
+        let (_, check) = CHECKS.iter().find(|(other, _)| *other == name)?;
+        match check(self) {
+            Ok(outcome) | Err(Early::Outcome(outcome)) => Some(Check { name, outcome }),
+            Err(Early::Pending) => None,
+        }
     }
 
     /// Returns the machine, if Azure has it.
     pub(super) fn machine(&self) -> Option<ResourceId> {
-        Some(found(&self.facts.azure.machine)?.id.clone())
+        Some(self.facts.probes.machine.get()?.as_ref().ok()?.id.clone())
+    }
+
+    /// Returns what the user can do next if no check failed; `None` if arcssh did not reach the machine's sshd.
+    pub(super) fn next_step(&self, args: &DoctorArgs) -> Option<Hint> {
+        let option = |name, value: Option<String>| {
+            value.map_or(String::new(), |value| format!(" {name} {}", shell_quote(&value)))
+        };
+        let file = |name| option(name, args.file.as_ref().map(|file| file.display().to_string()));
+        let azure: String =
+            args.typed.iter().map(|word| format!(" {}", shell_quote(&word.to_string_lossy()))).collect();
+        let Some(machine) = &args.machine else {
+            return Some(Hint::new("To list your machines, run: ", format!("arcssh list{azure}")));
+        };
+        let is_reached = matches!(self.sshd(), Ok(Outcome::Passed(_) | Warned(_)));
+        let connection = self.facts.probes.connection.get().filter(|_| is_reached)?;
+        let port = |default| {
+            option(
+                "--port",
+                Some(connection.port).filter(|port| *port != default).map(|port| port.to_string()),
+            )
+        };
+        Some(match &connection.entry {
+            Some(entry) => {
+                let port = port(entry.port).replace("--port", "-p");
+                let command = format!("ssh{}{port} {}", file("-F"), shell_quote(&entry.alias));
+                Hint::new("To connect, run: ", command)
+            }
+            None => {
+                let (subscription, port) = (option("--subscription", args.subscription.clone()), port(22));
+                let options = format!("{subscription}{port}{}{azure}", file("--file"));
+                let command = format!("arcssh config {}{options}", shell_quote(machine));
+                Hint::new("To write a host entry for ssh, run: ", command)
+            }
+        })
+    }
+
+    fn has_failed(&self, check: CheckFn) -> Evaluation<bool> {
+        match check(self) {
+            Ok(outcome) | Err(Early::Outcome(outcome)) => Ok(matches!(outcome, Failed(_))),
+            Err(Early::Pending) => Err(Early::Pending),
+        }
     }
 
     /// Returns the check that must pass before any check in Azure.
-    fn in_azure(&self) -> Result<(), Outcome> {
-        if self.facts.issuers.iter().any(|(_, issuer)| issuer.is_err()) {
-            return Err(blocked_by(self.network_check()));
+    fn in_azure(&self) -> Evaluation<()> {
+        if known(&self.facts.probes.issuers)?.iter().any(|(_, issuer)| issuer.is_err()) {
+            return Err(blocked_by(self.network_check()).into());
         }
-        match self.facts.azure.token {
-            Some(Ok(_)) => Ok(()),
-            _ => Err(blocked_by("identity")),
+        match known(&self.facts.probes.token)? {
+            Ok(_) => Ok(()),
+            Err(_) => Err(blocked_by("identity").into()),
         }
     }
 
-    /// Returns the machine, or the check that must pass before any check of a machine.
-    fn machine_in_azure(&self) -> Result<&Machine, Outcome> {
+    /// Returns the check that must pass before any check of a machine.
+    fn in_subscription(&self) -> Evaluation<()> {
         self.in_azure()?;
         if self.facts.name.is_none() {
-            return Err(Skipped("no machine was given".into()));
+            return Err(NotChecked(Reason::NoMachine).into());
         }
-        if matches!(self.subscription(), Failed(_)) {
-            return Err(blocked_by("subscription"));
+        if self.has_failed(Self::subscription)? {
+            return Err(blocked_by("subscription").into());
         }
-        found(&self.facts.azure.machine).ok_or_else(|| blocked_by("machine"))
+        Ok(())
+    }
+
+    /// Returns the machine, or the check that must pass before any check of its properties.
+    fn machine_in_azure(&self) -> Evaluation<&Machine> {
+        self.in_subscription()?;
+        known(&self.facts.probes.machine)?.as_ref().map_err(|_| blocked_by("machine").into())
     }
 
     /// Returns the endpoint and service, if the provider is registered and the account may connect.
-    fn service_state(&self) -> Result<&ServiceState, Outcome> {
+    fn service_state(&self) -> Evaluation<&ServiceState> {
         self.machine_in_azure()?;
-        if matches!(self.provider(), Failed(_)) {
-            return Err(blocked_by("resource provider"));
+        if self.has_failed(Self::provider)? {
+            return Err(blocked_by("resource provider").into());
         }
-        match &self.facts.azure.service {
-            Some(Ok(service)) => Ok(service),
-            Some(Err(error)) if is_forbidden(error) => Err(blocked_by("permissions")),
-            Some(Err(error)) => Err(self.service_failed(error)),
-            None => Err(blocked_by("machine")),
+        match known(&self.facts.probes.service)? {
+            Ok(service) => Ok(service),
+            Err(error) if is_forbidden(error) => Err(blocked_by("permissions").into()),
+            Err(error) => Err(self.service_failed(error)?.into()),
         }
     }
 
-    fn service_failed(&self, error: &Error) -> Outcome {
-        let is_registered = found(&self.facts.azure.registration).is_some();
-        match response(error).filter(|response| response.is_unserved() && is_registered) {
+    fn service_failed(&self, error: &Error) -> Evaluation {
+        let is_registered = matches!(known(&self.facts.probes.registration)?, Some(Ok(_)));
+        Ok(match response(error).filter(|response| response.is_unserved() && is_registered) {
             Some(response) => Failed(crate::diagnosis::arm::region_not_served(response)),
             None => Failed(error.diagnose()),
-        }
+        })
     }
 
-    fn responds(&self) -> bool {
-        matches!(self.facts.azure.relay, Some(Ok(())))
+    fn responds(&self) -> Evaluation<bool> {
+        Ok(matches!(known(&self.facts.probes.relay)?, Some(Ok(()))))
     }
 
     /// Returns the command that enables SSH, on the port of the connection unless that is the default.
-    fn set_up_command(&self) -> String {
-        match self.facts.azure.port {
+    fn set_up_command(&self) -> Evaluation<String> {
+        Ok(match known(&self.facts.probes.connection)?.port {
             22 => self.set_up_without_port(),
             port => format!("{} --port {port}", self.set_up_without_port()),
-        }
+        })
     }
 
     fn set_up_without_port(&self) -> String {
@@ -130,8 +216,22 @@ impl Evaluator {
     }
 }
 
-fn blocked_by(check: &str) -> Outcome {
-    Skipped(format!("fix '{check}' first"))
+fn known<T>(fact: &OnceCell<T>) -> Evaluation<&T> {
+    fact.get().ok_or(Early::Pending)
+}
+
+/// `check` has failed.
+fn blocked_by(check: &'static str) -> Outcome {
+    NotChecked(Reason::Blocked(check))
+}
+
+/// Returns the outcome of a check whose resource arcssh could not read.
+fn unreadable(error: &Error) -> Outcome {
+    Unknown(if is_forbidden(error) {
+        "your role does not allow reading it".into()
+    } else {
+        error.diagnose().summary
+    })
 }
 
 fn failed(finding: &Finding) -> Outcome {
@@ -146,14 +246,6 @@ fn warned(finding: &Finding) -> Outcome {
 fn failed_or(error: &Error, hint: impl Into<Hint>) -> Outcome {
     let diagnosis = error.diagnose();
     Failed(Diagnosis { hint: diagnosis.hint.or(Some(hint.into())), ..diagnosis })
-}
-
-fn found<T>(probe: &Probe<T>) -> Option<&T> {
-    probe.as_ref()?.as_ref().ok()
-}
-
-fn error<T>(probe: &Probe<T>) -> Option<&Error> {
-    probe.as_ref()?.as_ref().err()
 }
 
 /// Returns ARM's error response, if the error is one.

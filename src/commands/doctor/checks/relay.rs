@@ -1,12 +1,14 @@
 //! Checks of the relay, and of the machine's sshd behind it.
 
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
-use crate::commands::doctor::checks::{Evaluator, blocked_by, is_forbidden, numbers, warned};
+use crate::commands::doctor::checks::{
+    CheckFn, Evaluation, Evaluator, blocked_by, is_forbidden, known, numbers, warned,
+};
+use crate::commands::doctor::outcome::Outcome::{self, Failed, Passed};
 use crate::commands::doctor::probe::Banner;
-use crate::commands::doctor::report::Outcome::{self, Failed, Passed, Skipped};
-use crate::diagnosis::Error;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::relay::not_ssh;
+use crate::diagnosis::{Diagnosis, Error};
 use crate::relay::handshake::ConnectError;
 
 /// The first OpenSSH that accepts RSA certificates with SHA-2 signatures, the only ones that newer clients make
@@ -14,43 +16,55 @@ use crate::relay::handshake::ConnectError;
 const SHA2_CERTIFICATES: [u64; 2] = [7, 8];
 
 impl Evaluator {
-    pub(super) fn relay(&self) -> Outcome {
-        let service = match self.service_state() {
-            Ok(service) => service,
-            Err(Skipped(why)) => return Skipped(why),
-            Err(_) => return blocked_by("endpoint"),
-        };
+    /// An error is an outcome other than passed and failed.
+    pub(super) fn relay(&self) -> Evaluation {
+        let service = self.service_state().map_err(|early| early.or_blocked_by("endpoint"))?;
         if service.endpoint == Lookup::NotFound {
-            return blocked_by("endpoint");
+            return Err(blocked_by("endpoint").into());
         }
-        let connected = || Passed("connected to the machine's Arc agent".into());
-        match &self.facts.azure.relay {
-            None => blocked_by("service configuration"),
-            Some(Ok(())) => connected(),
-            Some(Err(error)) if is_port_closed(error) => connected(),
-            Some(Err(error)) if is_forbidden(error) => blocked_by("permissions"),
-            Some(Err(_)) if matches!(self.machine_status(), Failed(_)) => blocked_by("machine"),
-            Some(Err(_)) if matches!(self.agent_version(), Failed(_)) => blocked_by("agent version"),
-            Some(Err(_)) if matches!(self.agent_configuration(), Failed(_)) => {
-                blocked_by("agent configuration")
-            }
-            Some(Err(error)) => Failed(error.diagnose()),
+        let Some(relay) = known(&self.facts.probes.relay)? else {
+            return Err(blocked_by("service configuration").into());
+        };
+        match relay {
+            Err(error) if !is_port_closed(error) => Ok(Failed(self.relay_failed(error)?)),
+            _ => Ok(Passed("connected to the machine's Arc agent".into())),
         }
     }
 
-    pub(super) fn sshd(&self) -> Outcome {
-        let port = self.facts.azure.port;
-        match (self.relay(), &self.facts.azure.relay, &self.facts.azure.banner) {
-            (Skipped(why), ..) => Skipped(why),
-            (_, Some(Err(error)), _) if is_port_closed(error) => Failed(error.diagnose()),
-            (Passed(_), _, Some(Ok(Banner::Ssh(banner)))) => ssh_version(banner),
-            (Passed(_), _, Some(Ok(Banner::NotSsh(failure)))) => {
-                let os = self.machine_in_azure().map_or("", |machine| &machine.os);
-                Failed(not_ssh(failure, port, os))
-            }
-            (Passed(_), _, Some(Err(error))) => Failed(error.diagnose()),
-            _ => blocked_by("relay"),
+    /// Returns the failure, unless another check reports its cause.
+    fn relay_failed(&self, error: &Error) -> Evaluation<Diagnosis> {
+        if is_forbidden(error) {
+            return Err(blocked_by("permissions").into());
         }
+        let causes: [(&str, CheckFn); 3] = [
+            ("machine", Self::machine_status),
+            ("agent version", Self::agent_version),
+            ("agent configuration", Self::agent_configuration),
+        ];
+        for (name, check) in causes {
+            if self.has_failed(check)? {
+                return Err(blocked_by(name).into());
+            }
+        }
+        Ok(error.diagnose())
+    }
+
+    pub(super) fn sshd(&self) -> Evaluation {
+        let relay = self.relay()?;
+        match known(&self.facts.probes.relay)? {
+            Some(Err(error)) if is_port_closed(error) => return Ok(Failed(error.diagnose())),
+            _ if matches!(relay, Failed(_)) => return Err(blocked_by("relay").into()),
+            _ => {}
+        }
+        Ok(match known(&self.facts.probes.banner)? {
+            Some(Ok(Banner::Ssh(banner))) => ssh_version(banner),
+            Some(Ok(Banner::NotSsh(failure))) => {
+                let port = known(&self.facts.probes.connection)?.port;
+                Failed(not_ssh(failure, port, &self.machine_in_azure()?.os))
+            }
+            Some(Err(error)) => Failed(error.diagnose()),
+            None => return Err(blocked_by("relay").into()),
+        })
     }
 }
 

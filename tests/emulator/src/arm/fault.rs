@@ -26,6 +26,8 @@ pub enum ArmCall {
     ResourceGraph,
     /// The state and registration of a resource provider.
     Provider,
+    /// The account's permissions on a machine.
+    Permissions,
     /// Every call.
     Any,
 }
@@ -41,7 +43,8 @@ impl ArmCall {
             Target::Subscriptions => Self::Subscriptions,
             Target::ResourceGraph => Self::ResourceGraph,
             Target::Provider(_) | Target::Register(_) => Self::Provider,
-            Target::Permissions(_) | Target::AcquirePolicyToken | Target::Unknown => Self::Any,
+            Target::Permissions(_) => Self::Permissions,
+            Target::AcquirePolicyToken | Target::Unknown => Self::Any,
         }
     }
 
