@@ -203,7 +203,8 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     fields.map(|(label, value)| format!("{label:width$}  {}\n", sanitize(value))).collect()
 }
 
-/// Returns the lines of a text that fit into `columns`. A line ends after a word, or inside of one that is too long.
+/// Returns the lines of a text that fit into `columns`. A line ends after a word, or inside of one that is too long: if
+/// possible, after a slash or a hyphen.
 pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ').filter(|word| !word.is_empty()) {
@@ -217,8 +218,10 @@ pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
             lines.push(word.to_owned());
         }
         while let Some(line) = lines.pop_if(|line| width(line) > columns) {
+            let fitting = cut(&line, columns);
+            let end = fitting.rfind(['/', '-']).filter(|at| *at > 0).map_or(fitting.len(), |at| at + 1);
             let first = line.chars().next().map_or(0, char::len_utf8);
-            let (start, rest) = line.split_at(cut(&line, columns).len().max(first));
+            let (start, rest) = line.split_at(end.max(first));
             lines.push(start.to_owned());
             if rest.is_empty() {
                 break;
@@ -252,6 +255,7 @@ mod tests {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("one two three", 80), ["one two three"]);
         assert_eq!(wrap("at /subscriptions/s", 6), ["at", "/subsc", "riptio", "ns/s"]);
+        assert_eq!(wrap("7e4a4700-0000-4000", 12), ["7e4a4700-", "0000-4000"]);
         assert_eq!(wrap("机器 机器 x", 5), ["机器", "机器", "x"]);
         assert_eq!(wrap("机器机", 3), ["机", "器", "机"]);
         assert_eq!(wrap("机 a", 1), ["机", "a"]);
