@@ -336,6 +336,11 @@ fn a_virtual_machine_with_unsupported_api_versions_is_examined() {
         let examined = run(&mut doctor(&w, &vm.resource_id(), &["--json"]));
         let report: Value = serde_json::from_slice(&examined.stdout).unwrap();
         assert_eq!((problems(&report), examined.code), (vec![], Some(0)), "{report:#}");
+        assert_eq!(
+            find(&report, "private link")["reason"],
+            "unknown",
+            "no virtual machine has this property"
+        );
     }
 }
 

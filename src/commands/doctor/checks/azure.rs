@@ -99,13 +99,17 @@ impl Evaluator {
     }
 
     /// A private link scope does not support SSH (azure-docs `private-link-security.md`). A machine without one has no such
-    /// property, so its absence counts only if Azure shows other properties.
+    /// property, so its absence counts only if Azure shows other properties, of a type that can have it (azure-rest-api-specs,
+    /// hybridcompute).
     pub(super) fn private_link(&self) -> Evaluation {
         let machine = self.machine_in_azure()?;
-        Ok(match machine.is_private_link {
-            true => warned(&Finding::PrivateLink(&machine.id)),
-            false if machine.status.is_empty() && machine.agent_version.is_empty() => not_shown(machine),
-            false => Passed("none".into()),
+        let is_shown = !machine.status.is_empty() || !machine.agent_version.is_empty();
+        Ok(if machine.is_private_link {
+            warned(&Finding::PrivateLink(&machine.id))
+        } else if is_shown && machine.id.namespace == "Microsoft.HybridCompute" {
+            Passed("none".into())
+        } else {
+            not_shown(machine)
         })
     }
 
@@ -121,9 +125,10 @@ impl Evaluator {
             Err(error) => return Ok(unreadable(error)),
         };
         if !permissions.allow(CONNECT) {
-            return Ok(match self.responds()? {
-                true => Unknown("Azure shows no permission to connect, but the machine responds".into()),
-                false => failed(&Finding::NoPermission),
+            return Ok(if self.responds()? {
+                Unknown("Azure shows no permission to connect, but the machine responds".into())
+            } else {
+                failed(&Finding::NoPermission)
             });
         }
         let can_set_up = SET_UP.iter().all(|action| permissions.allow(action));
