@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use strsim::damerau_levenshtein;
 use tracing::info;
+use uuid::Uuid;
 
 use crate::azure::arm::{Arm, ArmError};
-use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, list_named, show};
+use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, list_named, show, subscription_names};
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::ssh::effective_config::{self, Location};
 use crate::ssh::host_entry::is_alias;
 use crate::ssh::managed_block;
-use crate::ssh::patterns::matches;
+use crate::ssh::patterns::{is_wildcard, matches};
 use crate::ssh::used_names::{Use, UsedNames};
 use crate::state::{Key, Kind, Store};
 use crate::system::SystemError;
@@ -84,10 +86,13 @@ impl MachineSelector {
         [options("-g", &self.groups), options("--tag", &self.tags), subscriptions].concat().join(" ")
     }
 
+    fn is_in_subscription(&self, machine: &Machine) -> bool {
+        self.subscriptions.is_empty()
+            || self.subscriptions.iter().any(|id| id.eq_ignore_ascii_case(&machine.id.subscription))
+    }
+
     /// Returns whether the filter matches the machine.
     pub(crate) fn selects(&self, machine: &Machine) -> bool {
-        let in_subscription = self.subscriptions.is_empty()
-            || self.subscriptions.iter().any(|id| id.eq_ignore_ascii_case(&machine.id.subscription));
         let in_group = self.groups.is_empty()
             || self.groups.iter().any(|group| group.eq_ignore_ascii_case(&machine.id.resource_group));
         let has_tag = |tag: &String| {
@@ -95,7 +100,11 @@ impl MachineSelector {
             machine.tags.iter().any(|(k, v)| k.eq_ignore_ascii_case(key) && v == value)
         };
         let is_excluded = self.except.iter().any(|text| refers_to(text, machine));
-        self.is_filter() && in_subscription && in_group && self.tags.iter().all(has_tag) && !is_excluded
+        self.is_filter()
+            && self.is_in_subscription(machine)
+            && in_group
+            && self.tags.iter().all(has_tag)
+            && !is_excluded
     }
 }
 
@@ -113,13 +122,42 @@ pub(crate) struct NamedMachine {
     /// The alias of its host entry if the ssh configuration has one, else the names that `arcssh config` would write.
     /// `None` if ssh accepts no name of the machine.
     pub(crate) patterns: Option<Vec<String>>,
+    /// The name that ssh knows from a host entry in the user's ssh configuration.
+    pub(crate) host_entry: Option<String>,
+    /// The machine's own name, or a longer one if other selected machines have it; see [`labels`].
+    pub(crate) label: String,
 }
 
-/// Returns the selected machines, ordered by name and group, each once.
+/// The machines of a selection.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    /// Ordered by name and group, each once.
+    pub(crate) machines: Vec<NamedMachine>,
+    /// The names of the subscriptions, by ID in lower case, if the machines are in several.
+    pub(crate) subscriptions: BTreeMap<String, String>,
+    /// Why a part of the filter matches no machine.
+    unmatched: Option<SelectError>,
+}
+
+impl Selection {
+    /// Returns the machines: at least one, and one for each group and tag of the filter.
+    ///
+    /// # Errors
+    /// [`SelectError::NoMatch`].
+    pub(crate) fn complete(self) -> Result<Self, SelectError> {
+        match self.unmatched {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+}
+
+/// Returns the selected machines.
 ///
 /// # Errors
 /// [`SelectError::Ambiguous`]; [`SelectError::NoSubscription`]; Azure rejects a request.
-pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<NamedMachine>, SelectError> {
+pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Selection, SelectError> {
+    let selector = &with_subscription_ids(arm, selector.clone()).await?;
     let names: Vec<MachineRef> =
         selector.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let by_id = names.iter().all(|name| matches!(name, MachineRef::Id(_))) && !selector.is_filter();
@@ -149,15 +187,170 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Vec<
             known.push(machine);
         }
     }
-    let patterns = written_or_new(&known, &config, &UsedNames::here(&file));
-    let named = known.into_iter().zip(patterns).map(|(machine, patterns)| {
-        let alias = patterns.iter().flatten().next().filter(|_| !suffix.is_empty());
-        NamedMachine { name: alias.unwrap_or(&machine.id.name).clone(), machine, patterns }
-    });
-    let mut named: Vec<NamedMachine> =
-        named.filter(|named| selected.contains(&key(&named.machine))).collect();
+    let unmatched = ensure_matches(selector, &known).err();
+    let names = written_or_new(&known, &config, &UsedNames::here(&file));
+    let mut named: Vec<NamedMachine> = Vec::new();
+    for (machine, (patterns, host_entry)) in known.into_iter().zip(names) {
+        if selected.contains(&key(&machine)) {
+            let alias = patterns.iter().flatten().next().filter(|_| !suffix.is_empty());
+            let name = alias.unwrap_or(&machine.id.name).clone();
+            named.push(NamedMachine { name, machine, patterns, host_entry, label: String::new() });
+        }
+    }
     named.sort_by_key(|named| (named.machine.id.name.to_lowercase(), key(&named.machine)));
-    Ok(named)
+    let ids: Vec<ResourceId> = named.iter().map(|named| named.machine.id.clone()).collect();
+    let subscriptions = names_of_several(arm, &ids).await;
+    let labels = labels(&ids, &subscriptions);
+    let own_names: Vec<String> = ids.iter().map(|id| id.name.clone()).collect();
+    for (named, label) in named.iter_mut().zip(first_unique(&[own_names, labels])) {
+        named.label = label;
+    }
+    Ok(Selection { machines: named, subscriptions, unmatched })
+}
+
+/// Returns the names of subscriptions by their ID in lower case, if the machines are in several and Azure returns the names.
+/// Leaves out a name that several subscriptions have.
+async fn names_of_several(arm: &Arm, ids: &[ResourceId]) -> BTreeMap<String, String> {
+    let distinct: BTreeSet<String> = ids.iter().map(|id| id.subscription.to_lowercase()).collect();
+    if distinct.len() < 2 {
+        return BTreeMap::new();
+    }
+    let mut names = subscription_names(arm).await.unwrap_or_else(|error| {
+        info!("cannot read the names of subscriptions: {error}");
+        BTreeMap::new()
+    });
+    let all: Vec<String> = names.values().cloned().collect();
+    names.retain(|_, name| !name.is_empty() && all.iter().filter(|other| *other == name).count() == 1);
+    names
+}
+
+/// Returns a name for each machine that no other one has: `GROUP/NAME`, with the subscription if several machines have that,
+/// or the resource ID.
+pub(crate) fn labels(ids: &[ResourceId], subscriptions: &BTreeMap<String, String>) -> Vec<String> {
+    let grouped = |id: &ResourceId| format!("{}/{}", id.resource_group, id.name);
+    let within = |id: &ResourceId| {
+        let name = subscriptions.get(&id.subscription.to_lowercase());
+        format!("{} in {}", grouped(id), name.unwrap_or(&id.subscription))
+    };
+    first_unique(&[
+        ids.iter().map(grouped).collect(),
+        ids.iter().map(within).collect(),
+        ids.iter().map(ToString::to_string).collect(),
+    ])
+}
+
+/// Returns the first name of each object that no other one has, from lists with a name for each object. The last list applies
+/// to the rest.
+fn first_unique(lists: &[Vec<String>]) -> Vec<String> {
+    let [names, rest @ ..] = lists else { return Vec::new() };
+    if rest.is_empty() {
+        return names.clone();
+    }
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name.to_lowercase()).or_insert(0) += 1;
+    }
+    let is_unique = |name: &String| counts.get(&name.to_lowercase()) == Some(&1);
+    let longer = first_unique(rest);
+    names
+        .iter()
+        .zip(longer)
+        .map(|(name, longer)| if is_unique(name) { name.clone() } else { longer })
+        .collect()
+}
+
+/// Returns the selection with the IDs of subscriptions whose names it has.
+///
+/// # Errors
+/// [`SelectError::UnknownSubscription`]; Azure rejects the request.
+pub(crate) async fn with_subscription_ids(
+    arm: &Arm,
+    mut selector: MachineSelector,
+) -> Result<MachineSelector, SelectError> {
+    selector.subscriptions = subscription_ids(arm, selector.subscriptions).await?;
+    Ok(selector)
+}
+
+/// Replaces names of subscriptions by their IDs, which are GUIDs. Several subscriptions can have the same name.
+async fn subscription_ids(arm: &Arm, texts: BTreeSet<String>) -> Result<BTreeSet<String>, SelectError> {
+    if texts.iter().all(|text| Uuid::parse_str(text).is_ok()) {
+        return Ok(texts);
+    }
+    let names = subscription_names(arm).await?;
+    let mut ids = BTreeSet::new();
+    for text in texts {
+        let lower = text.to_lowercase();
+        let is_meant = |id: &str, name: &str| id == lower || name.to_lowercase() == lower;
+        let before = ids.len();
+        ids.extend(names.iter().filter(|(id, name)| is_meant(id, name)).map(|(id, _)| id.clone()));
+        if ids.len() == before && Uuid::parse_str(&text).is_ok() {
+            ids.insert(text);
+        } else if ids.len() == before {
+            let similar = similar(&text, names.iter().flat_map(|(id, name)| [name.as_str(), id.as_str()]));
+            return Err(SelectError::UnknownSubscription { name: text, similar });
+        }
+    }
+    Ok(ids)
+}
+
+/// Fails if a filter, or one of its groups and tags, matches no machine.
+///
+/// # Errors
+/// [`SelectError::NoMatch`].
+pub(crate) fn ensure_matches(selector: &MachineSelector, known: &[Machine]) -> Result<(), SelectError> {
+    let part = |groups: &[&String], tags: &[&String]| MachineSelector {
+        groups: groups.iter().copied().cloned().collect(),
+        tags: tags.iter().copied().cloned().collect(),
+        ..selector.clone()
+    };
+    let no_match = |part: MachineSelector, similar| {
+        let total = known.iter().filter(|machine| part.is_in_subscription(machine)).count();
+        SelectError::NoMatch { filter: part.filter_options(), similar, total }
+    };
+    let matches = |part: &MachineSelector| known.iter().any(|machine| part.selects(machine));
+    for group in &selector.groups {
+        let part = part(&[group], &[]);
+        if !matches(&part) {
+            let groups = known.iter().map(|machine| machine.id.resource_group.as_str());
+            return Err(no_match(part, similar(group, groups)));
+        }
+    }
+    for tag in &selector.tags {
+        let part = part(&[], &[tag]);
+        if !matches(&part) {
+            let tags = known.iter().flat_map(|machine| &machine.tags);
+            let tags: BTreeSet<String> = tags.map(|(key, value)| format!("{key}={value}")).collect();
+            return Err(no_match(part, similar(tag, tags.iter().map(String::as_str))));
+        }
+    }
+    if selector.is_filter() && !matches(selector) {
+        return Err(no_match(selector.clone(), Vec::new()));
+    }
+    Ok(())
+}
+
+/// The most suggestions in an error.
+const MAX_SUGGESTIONS: usize = 3;
+
+/// Returns the names that a text with a typing error may mean: those with the fewest differences, in at most a third of its
+/// characters, or else those that contain the text or are a part of it.
+pub(crate) fn similar<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let text = text.to_lowercase();
+    let length = text.chars().count();
+    let limit = (length / 3).max(1).min(length.saturating_sub(1));
+    let contains = |name: &str| length > 1 && name.contains(&text) || name.len() > 1 && text.contains(name);
+    let rank = |name: &str| {
+        let lower = name.to_lowercase();
+        let distance = damerau_levenshtein(&text, &lower);
+        let is_part = distance > limit;
+        (!is_part || contains(&lower)).then(|| (is_part, if is_part { 0 } else { distance }, name.to_owned()))
+    };
+    let names: BTreeSet<&str> = names.collect();
+    let mut found: Vec<_> = names.into_iter().filter_map(rank).collect();
+    found.sort();
+    let best = found.first().map(|(is_part, distance, _)| (*is_part, *distance));
+    let is_best = |(is_part, distance, _): &(bool, usize, String)| Some((*is_part, *distance)) == best;
+    found.into_iter().filter(is_best).take(MAX_SUGGESTIONS).map(|(_, _, name)| name).collect()
 }
 
 /// Lists the machines of these subscriptions, or of all subscriptions that the account can see.
@@ -190,7 +383,9 @@ pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Res
     if matches!(name, MachineRef::Id(_)) {
         return resolve(arm, &name, &[]).await;
     }
-    let known = list_named(arm, subscriptions, &name).await?;
+    let subscriptions = subscription_ids(arm, subscriptions.iter().cloned().collect()).await?;
+    let subscriptions: Vec<String> = subscriptions.into_iter().collect();
+    let known = list_named(arm, &subscriptions, &name).await?;
     pick(arm, text, &ensure_subscription(arm, known).await?).await
 }
 
@@ -208,7 +403,7 @@ pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Mac
         |machine: &&Machine| alias_candidates(machine).iter().any(|name| name.eq_ignore_ascii_case(text));
     match known.iter().filter(is_called).collect::<Vec<_>>()[..] {
         [machine] => Ok(machine.clone()),
-        ref several => Err(SelectError::name(&name, several)),
+        ref several => Err(not_one(arm, &name, several, known).await),
     }
 }
 
@@ -290,7 +485,38 @@ pub(crate) async fn resolve(arm: &Arm, name: &MachineRef, known: &[Machine]) -> 
         ([machine], _) => Ok((*machine).clone()),
         // An account can connect to a machine without permission to read it.
         ([], MachineRef::Id(id)) => Ok(show(arm, id).await?.unwrap_or_else(|| Machine::from_id(id.clone()))),
-        (others, _) => Err(SelectError::name(name, others)),
+        (others, _) => Err(not_one(arm, name, others, known).await),
+    }
+}
+
+/// Returns the error of a name that no machine has, or several.
+async fn not_one(arm: &Arm, name: &MachineRef, found: &[&Machine], known: &[Machine]) -> SelectError {
+    if found.is_empty() {
+        return SelectError::Unknown { name: name.to_string(), similar: similar_machines(name, known) };
+    }
+    let machines: Vec<ResourceId> = found.iter().map(|machine| machine.id.clone()).collect();
+    let candidates = labels(&machines, &names_of_several(arm, &machines).await);
+    SelectError::Ambiguous { name: name.to_string(), candidates, machines }
+}
+
+/// Returns names of machines in a list that are similar to an unknown name, or the group with that name.
+fn similar_machines(name: &MachineRef, known: &[Machine]) -> Vec<String> {
+    let groups = || known.iter().map(|machine| &machine.id.resource_group);
+    match name {
+        MachineRef::Id(_) => Vec::new(),
+        MachineRef::Name { group: Some(_), .. } => {
+            let names: BTreeSet<String> = known
+                .iter()
+                .map(|machine| format!("{}/{}", machine.id.resource_group, machine.id.name))
+                .collect();
+            similar(&name.to_string(), names.iter().map(String::as_str))
+        }
+        MachineRef::Name { group: None, name } => {
+            match groups().find(|group| group.eq_ignore_ascii_case(name)) {
+                Some(group) => vec![format!("-g {}", shell_quote(group))],
+                None => similar(name, known.iter().map(|machine| machine.id.name.as_str())),
+            }
+        }
     }
 }
 
@@ -302,18 +528,37 @@ pub(crate) enum SelectError {
     Unknown {
         /// The name as the user typed it.
         name: String,
+        /// Names that the user may mean.
+        similar: Vec<String>,
     },
     /// Several machines have the name.
     #[error("{} machines are named {name}: {}", candidates.len(), candidates.join(", "))]
     Ambiguous {
         /// The name as the user typed it.
         name: String,
-        /// `GROUP/NAME` of each machine.
+        /// A different name of each machine.
         candidates: Vec<String>,
+        /// The machines; none for host entries, whose names are the candidates.
+        machines: Vec<ResourceId>,
     },
     /// No machine matches the filter.
-    #[error("the account sees no Arc machine that matches {}", if .0.is_empty() { "--all" } else { .0 })]
-    NoMatch(String),
+    #[error("the account sees no Arc machine{}", no_match(filter, *total))]
+    NoMatch {
+        /// The options of the filter; empty for all machines.
+        filter: String,
+        /// Values that the user may mean.
+        similar: Vec<String>,
+        /// The number of machines in the subscriptions of the filter.
+        total: usize,
+    },
+    /// The account sees no subscription with the name.
+    #[error("the account sees no subscription named {name}")]
+    UnknownSubscription {
+        /// The name as the user typed it.
+        name: String,
+        /// Names that the user may mean.
+        similar: Vec<String>,
+    },
     /// The account sees no subscription: it belongs to another tenant, or has no role.
     #[error("the account sees no subscription")]
     NoSubscription,
@@ -331,12 +576,12 @@ pub(crate) enum SelectError {
     Arm(#[from] ArmError),
 }
 
-impl SelectError {
-    fn name(name: &MachineRef, machines: &[&Machine]) -> Self {
-        let candidates: Vec<String> =
-            machines.iter().map(|m| format!("{}/{}", m.id.resource_group, m.id.name)).collect();
-        let name = name.to_string();
-        if candidates.is_empty() { Self::Unknown { name } } else { Self::Ambiguous { name, candidates } }
+fn no_match(filter: &str, total: usize) -> String {
+    match (filter, total) {
+        ("", _) => String::new(),
+        (_, 0) => format!(" that matches {filter}"),
+        (_, 1) => format!(" that matches {filter}; it sees 1 machine"),
+        _ => format!(" that matches {filter}; it sees {total} machines"),
     }
 }
 
@@ -563,9 +808,13 @@ pub(crate) fn is_allowed<'a>(name: &str, mut patterns: impl Iterator<Item = &'a 
     patterns.any(|pattern| matches(&pattern.to_lowercase(), &name.to_lowercase()))
 }
 
-/// Returns the aliases of machines in the text of the user's ssh configuration. For a machine without a host entry, returns
-/// the patterns that `arcssh config --all` would write.
-fn written_or_new(machines: &[Machine], config: &str, used: &UsedNames) -> Vec<Option<Vec<String>>> {
+/// Returns the patterns and the host entry of each machine; see [`NamedMachine`]. Without a host entry, the patterns are those
+/// that `arcssh config --all` would write.
+fn written_or_new(
+    machines: &[Machine],
+    config: &str,
+    used: &UsedNames,
+) -> Vec<(Option<Vec<String>>, Option<String>)> {
     let written = written(config);
     let naming = Naming {
         used,
@@ -574,15 +823,44 @@ fn written_or_new(machines: &[Machine], config: &str, used: &UsedNames) -> Vec<O
         suffix: &managed_block::suffix(config),
         taken: BTreeSet::new(),
     };
-    let patterns = |(machine, alias): (&Machine, Option<Alias>)| {
+    let matched = matched_by_wildcards(machines, config);
+    let names = |((machine, alias), matched): ((&Machine, Option<Alias>), Option<String>)| {
         let key = key(machine);
         let entries = || written.get(&key).into_iter().flatten().map(|entry| &entry.alias);
         let is_candidate =
             |alias: &&String| naming.candidates(machine).iter().any(|name| name.eq_ignore_ascii_case(alias));
-        let existing = entries().find(is_candidate).or_else(|| entries().next());
-        existing.map(|alias| vec![alias.to_lowercase()]).or(alias.map(|alias| alias.patterns))
+        let existing = entries().find(is_candidate).or_else(|| entries().next()).cloned();
+        let patterns =
+            existing.as_ref().map(|alias| vec![alias.to_lowercase()]).or(alias.map(|alias| alias.patterns));
+        (patterns, existing.or(matched))
     };
-    machines.iter().zip(naming.aliases(machines, |_| Claim::default())).map(patterns).collect()
+    machines.iter().zip(naming.aliases(machines, |_| Claim::default())).zip(matched).map(names).collect()
+}
+
+/// Returns the shortest name of each machine that a wildcard entry of arcssh matches, and resolves to that machine only.
+fn matched_by_wildcards(machines: &[Machine], config: &str) -> Vec<Option<String>> {
+    let is_by_name = |values: &effective_config::Expected| {
+        effective_config::value(values, "proxycommand").is_some_and(|line| line.contains(" proxy --host %"))
+    };
+    let entries = effective_config::host_entries(config).into_iter().filter(|(_, values)| is_by_name(values));
+    let wildcards: Vec<String> =
+        entries.flat_map(|(patterns, _)| patterns).filter(|pattern| is_wildcard(pattern)).collect();
+    let mut counts = BTreeMap::new();
+    for name in machines.iter().filter(|_| !wildcards.is_empty()).flat_map(alias_candidates) {
+        *counts.entry(name.to_lowercase()).or_insert(0) += 1;
+    }
+    let matched = |machine: &Machine| {
+        let names = alias_candidates(machine).map(|name| name.to_lowercase());
+        names.iter().filter(|name| counts.get(*name) == Some(&1)).find_map(|name| {
+            let suffix = |pattern: &str| pattern.rsplit(['*', '?']).next().unwrap_or_default().to_owned();
+            let typed = wildcards.iter().map(|pattern| (pattern, format!("{name}{}", suffix(pattern))));
+            typed
+                .filter(|(pattern, typed)| is_alias(typed) && matches(pattern, typed))
+                .map(|(_, typed)| typed)
+                .next()
+        })
+    };
+    machines.iter().map(matched).collect()
 }
 
 /// Returns whether the text is the machine's ID, `GROUP/NAME` or possible alias, ignoring case.
@@ -602,6 +880,15 @@ fn alias_candidates(machine: &Machine) -> [String; 5] {
     let full = format!("{grouped}.{}", id.subscription);
     let typed = format!("{full}.{}", id.namespace);
     [id.name.clone(), grouped.clone(), format!("{grouped}.{SUFFIX}"), full, typed]
+}
+
+/// Returns the shortest alias of each machine, after its own name, that no other one has.
+pub(crate) fn unique_aliases(ids: &[ResourceId]) -> Vec<String> {
+    let machines: Vec<Machine> = ids.iter().map(|id| Machine::from_id(id.clone())).collect();
+    let lists: [Vec<String>; 4] = std::array::from_fn(|at| {
+        machines.iter().map(|machine| alias_candidates(machine)[at + 1].clone()).collect()
+    });
+    first_unique(&lists)
 }
 
 fn grouped(machine: &Machine) -> String {
@@ -740,6 +1027,53 @@ mod tests {
         assert_eq!(named, ["github.com", "localhost.rg-arc", "10.1"]);
         let allowed = names(&all, BTreeMap::new(), |_| Claim::Allowed);
         assert_eq!(allowed, ["github.com", "localhost.rg-arc", "10.1.rg-arc"]);
+    }
+
+    #[test]
+    fn a_label_is_as_long_as_necessary() {
+        let id = |text: &str| -> ResourceId { text.parse().unwrap() };
+        let ids = |subscriptions: [&str; 3], kind: &str| {
+            let of = |subscription: &str, kind: &str| {
+                id(&format!("/subscriptions/{subscription}/resourceGroups/rg/providers/{kind}/db01"))
+            };
+            let [a, b, c] = subscriptions;
+            [
+                of(a, "Microsoft.HybridCompute/machines"),
+                of(b, "Microsoft.HybridCompute/machines"),
+                of(c, kind),
+            ]
+        };
+        let names = BTreeMap::from([("s1".to_owned(), "Prod".to_owned()), ("s2".into(), "Test".into())]);
+        let vm = "Microsoft.ScVmm/virtualMachines";
+        let by_subscription = labels(&ids(["S1", "s2", "s3"], vm), &names);
+        assert_eq!(by_subscription, ["rg/db01 in Prod", "rg/db01 in Test", "rg/db01 in s3"]);
+        let by_type = ids(["s1", "s2", "s1"], vm);
+        let labels = labels(&by_type, &names);
+        assert_eq!((&labels[0], labels[1].as_str()), (&by_type[0].to_string(), "rg/db01 in Test"));
+        assert_eq!(
+            unique_aliases(&by_type),
+            ["db01.rg.s1.Microsoft.HybridCompute", "db01.rg.s2", "db01.rg.s1.Microsoft.ScVmm"]
+        );
+    }
+
+    #[test]
+    fn the_most_similar_names_are_suggested() {
+        let names = ["rg-web", "rg-db", "rg-web-test", "Prod", "机器01", "a"];
+        for (text, expected) in [
+            ("rg-wbe", &["rg-web"][..]),
+            ("RG-WEB", &["rg-web"]),
+            ("web", &["rg-web", "rg-web-test"]),
+            ("prd", &["Prod"]),
+            ("机器1", &["机器01"]),
+            ("rg-web.contoso.com", &["rg-web"]),
+            ("x", &[]),
+            ("", &[]),
+            ("entirely-different", &[]),
+        ] {
+            assert_eq!(similar(text, names.into_iter()), expected, "{text}");
+        }
+        let many: Vec<String> = (0..9).map(|number| format!("web{number}")).collect();
+        assert_eq!(similar("web", many.iter().map(String::as_str)).len(), MAX_SUGGESTIONS);
     }
 
     #[test]

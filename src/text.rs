@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde_json::Value;
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::UnicodeWidthChar as _;
 
 /// The longest line, in characters. A command with a full resource ID fits.
 const MAX_LINE: usize = 900;
@@ -77,16 +77,42 @@ pub(crate) fn grouped(number: usize) -> String {
     grouped
 }
 
-/// Returns the width of a line on a terminal, in columns (Unicode Standard Annex 11).
+/// Returns the width of a line on a terminal, in columns (Unicode Standard Annex 11). Terminals add the widths of the
+/// characters (wcswidth(3)); one that joins an emoji or a ligature uses fewer columns.
 pub(crate) fn width(line: &str) -> usize {
-    line.width()
+    line.chars().map(columns).sum()
 }
 
-/// Returns the longest prefix of a line that fits into `columns`.
-pub(crate) fn cut(line: &str, columns: usize) -> &str {
-    let ends = line.char_indices().map(|(at, c)| at + c.len_utf8());
-    let fitting = ends.take_while(|end| line[..*end].width() <= columns);
-    &line[..fitting.last().unwrap_or_default()]
+fn columns(c: char) -> usize {
+    c.width().unwrap_or_default()
+}
+
+/// Returns the longest prefix of a line that fits into `limit` columns.
+pub(crate) fn cut(line: &str, limit: usize) -> &str {
+    let mut used = 0;
+    let end = line.char_indices().find(|(_, c)| {
+        used += columns(*c);
+        used > limit
+    });
+    &line[..end.map_or(line.len(), |(at, _)| at)]
+}
+
+/// Returns a line that fits into `limit` columns, at least one, with `…` in its middle if it is shortened: names often differ
+/// only at the end.
+pub(crate) fn shorten(line: &str, limit: usize) -> String {
+    if width(line) <= limit {
+        return line.to_owned();
+    }
+    let rest = limit.saturating_sub(1);
+    let mut used = 0;
+    let fitting = line.char_indices().rev().take_while(|(_, c)| {
+        used += columns(*c);
+        used <= rest / 2
+    });
+    let tail = &line[fitting.last().map_or(line.len(), |(at, _)| at)..];
+    // A mark would change the ellipsis.
+    let tail = tail.trim_start_matches(|c| columns(c) == 0);
+    format!("{}…{tail}", cut(line, rest.div_ceil(2)))
 }
 
 /// Returns `value` as JSON on one line, with a `\u` escape for each unsafe character (RFC 8259, section 7).
@@ -375,5 +401,21 @@ mod tests {
         assert_eq!(sanitize(text), text);
         assert_eq!((width("机器"), width("e\u{301}"), width("web")), (4, 1, 3));
         assert_eq!((cut("a机器", 4), cut("web", 9), cut("机", 1)), ("a机", "web", ""));
+    }
+
+    #[test]
+    fn a_shortened_line_fits_and_has_both_ends() {
+        assert_eq!(shorten("contoso-prod-001", 9), "cont…-001");
+        assert_eq!(shorten("contoso-prod-001", 16), "contoso-prod-001");
+        assert_eq!(shorten("机器机器", 5), "机…器");
+        assert_eq!(shorten("abce\u{301}", 3), "a…e\u{301}");
+        for line in ["机器机器a", "👍🏽👍🏽👍🏽", "\u{301}\u{301}abc\u{301}\u{301}def", "لالالا", "x"]
+        {
+            for limit in 1..9 {
+                let short = shorten(line, limit);
+                assert!(width(&short) <= limit, "{line} in {limit}: {short}");
+                assert_eq!(short.contains('…'), width(line) > limit);
+            }
+        }
     }
 }

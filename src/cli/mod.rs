@@ -348,8 +348,8 @@ pub(crate) struct SelectionArgs {
     /// Select all machines of this resource group
     #[arg(short = 'g', long = "resource-group", value_name = "GROUP", display_order = 1)]
     pub(crate) groups: Vec<String>,
-    /// Search only this subscription
-    #[arg(short, long = "subscription", value_name = "ID", display_order = 2)]
+    /// Search only the subscription with this name or ID
+    #[arg(short, long = "subscription", value_name = "SUBSCRIPTION", display_order = 2)]
     pub(crate) subscriptions: Vec<String>,
     /// Select machines with this tag
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3)]
@@ -620,8 +620,8 @@ pub(crate) struct DoctorArgs {
     /// Port on the machine [default: the port of the host entry, else the enabled port]
     #[arg(short, long, requires = "machine", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
-    /// Search only this subscription
-    #[arg(short, long, value_name = "ID", requires = "machine")]
+    /// Search only the subscription with this name or ID
+    #[arg(short, long, value_name = "SUBSCRIPTION", requires = "machine")]
     pub(crate) subscription: Option<String>,
     /// ssh configuration to check [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE")]

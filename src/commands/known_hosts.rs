@@ -45,6 +45,7 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
     let program = &program()?;
     let read = async |named: &NamedMachine| {
         let target = Target::new(&named.machine.id, args.target.service, args.target.port());
+        let target = Target { name: named.label.clone(), ..target };
         let lines = async {
             session.cache_credentials(&target).await?;
             let failed = match lines(args, program, named).await {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use console::Style;
 use serde_json::{Map, Value, json};
 
 use crate::azure::cloud::CloudName;
@@ -10,10 +11,12 @@ use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, progr
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
-use crate::machines::{MachineSelector, NamedMachine, SUFFIX, SelectError};
+use crate::machines::{MachineSelector, NamedMachine, SUFFIX, Selection};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
-use crate::terminal::output::{note, print};
-use crate::text::{json_text, sanitize, width};
+use crate::system::clock::{format_ago, parse_time};
+use crate::terminal::output::{Screen, note, print};
+use crate::terminal::table::{Cell, Column, Table};
+use crate::text::{json_text, shell_quote};
 
 /// Prints the list and returns the exit status.
 ///
@@ -24,21 +27,21 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
     let typed = to_selector(&args.selection);
     let all = typed.all || typed.is_empty();
     let selector = MachineSelector { all, ..typed.clone() };
-    let machines = Session::open(&args.azure)?.select(&selector).await?;
+    let selection = Session::open(&args.azure)?.select(&selector).await?;
     let format = args.format.unwrap_or(ListFormat::Table);
     // Ansible accepts an inventory without hosts.
     let is_inventory = args.list || args.standalone || args.host.is_some() || format == ListFormat::Ansible;
-    if machines.is_empty() && typed != MachineSelector::default() && !is_inventory {
-        return Err(SelectError::NoMatch(typed.filter_options()).into());
-    }
+    let may_be_empty = is_inventory || typed == MachineSelector::default();
+    let selection = if may_be_empty { selection } else { selection.complete()? };
+    let machines = &selection.machines;
     let connection = args.standalone.then(|| Connection::new(args)).transpose()?;
     let connection = connection.as_ref();
     let text = match (format, &args.host) {
-        (_, Some(host)) => json_text(&host_variables(&hosts(&machines, connection)?, host)),
-        (ListFormat::Ansible, None) => json_text(&inventory(&machines, connection)?),
-        _ if args.list || args.standalone => json_text(&inventory(&machines, connection)?),
+        (_, Some(host)) => json_text(&host_variables(&hosts(machines, connection)?, host)),
+        (ListFormat::Ansible, None) => json_text(&inventory(machines, connection)?),
+        _ if args.list || args.standalone => json_text(&inventory(machines, connection)?),
         (ListFormat::Json, None) => json_text(&Value::from_iter(machines.iter().map(with_alias))),
-        (ListFormat::Table, None) => table(&machines),
+        (ListFormat::Table, None) => text(&selection, &typed, Screen::stdout()),
     };
     print(&format!("{}\n", text.trim_end()))?;
     Ok(0)
@@ -53,10 +56,11 @@ fn object(machine: &Machine) -> Value {
     })
 }
 
-/// Returns a machine with the name to type for ssh, if ssh accepts one.
+/// Returns a machine with the name to type for ssh, if ssh accepts one, and the name that ssh knows already.
 fn with_alias(named: &NamedMachine) -> Value {
     let mut object = object(&named.machine);
     object["alias"] = json!(named.patterns.iter().flatten().next());
+    object["hostEntry"] = json!(named.host_entry);
     object
 }
 
@@ -256,21 +260,107 @@ fn group_name(kind: &str, name: &str) -> String {
     format!("{kind}_{name}")
 }
 
-fn table(machines: &[NamedMachine]) -> String {
-    let head = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE"].map(str::to_owned);
-    let row = |NamedMachine { machine, name, .. }: &NamedMachine| {
-        let change = machine.last_status_change.split('.').next().unwrap_or_default().replace('T', " ");
-        let id = &machine.id;
-        [name, &id.resource_group, &machine.status, &machine.agent_version, &machine.os, &change]
-            .map(|cell| sanitize(cell))
+/// Returns the table. On a terminal, the last lines are the number of machines, and the next command if none has a host entry.
+fn text(selection: &Selection, typed: &MachineSelector, screen: Screen) -> String {
+    let machines = &selection.machines;
+    let table = if machines.is_empty() && screen.is_terminal() {
+        String::new()
+    } else {
+        table(selection, screen).render(screen) + if screen.is_terminal() { "\n" } else { "" }
     };
-    let rows: Vec<[String; 6]> = std::iter::once(head).chain(machines.iter().map(row)).collect();
-    let max_width = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(max_width);
-    let padded = |(cell, columns): (&String, usize)| format!("{cell}{}", " ".repeat(columns - width(cell)));
-    let line = |row: &[String; 6]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(padded).collect();
-        format!("{}\n", cells.join("  ").trim_end())
+    let is_without_entries = machines.iter().all(|named| named.host_entry.is_none());
+    match machines.len() {
+        _ if !screen.is_terminal() => table,
+        0 => format!("no machines\n{}\n", screen.with_command("to see your account:", "arcssh account")),
+        count if is_without_entries => {
+            let next = screen.with_command("to add them:", &configuring(typed));
+            format!("{table}{}, none with a host entry\n{next}\n", counted(count))
+        }
+        count => format!("{table}{}\n", counted(count)),
+    }
+}
+
+fn counted(machines: usize) -> String {
+    format!("{machines} machine{}", if machines == 1 { "" } else { "s" })
+}
+
+/// Returns the command that writes host entries for the selection.
+fn configuring(typed: &MachineSelector) -> String {
+    let all = Some("--all".to_owned()).filter(|_| typed.all || typed.is_empty());
+    let names = typed.machines.iter().map(|name| shell_quote(name));
+    let words = names.chain(all).chain([typed.filter_options()]).filter(|word| !word.is_empty());
+    format!("arcssh config {}", words.collect::<Vec<_>>().join(" "))
+}
+
+/// Returns the table. If machines have the same name, the columns that distinguish them are the most important ones.
+fn table(selection: &Selection, screen: Screen) -> Table {
+    let has_several_subscriptions = {
+        let mut ids = selection.machines.iter().map(|named| &named.machine.id.subscription);
+        ids.next().is_some_and(|first| ids.any(|id| !id.eq_ignore_ascii_case(first)))
     };
-    rows.iter().map(line).collect()
+    let is_shared =
+        |named: &NamedMachine| named.label != named.machine.id.name && named.name == named.machine.id.name;
+    let identity = [GROUP_TITLE, SUBSCRIPTION];
+    let others = [STATUS, HOST_ENTRY, CHANGED, OS, AGENT];
+    let importance = if selection.machines.iter().any(is_shared) {
+        [&[NAME][..], &identity, &others].concat()
+    } else {
+        [&[NAME][..], &others[..2], &identity, &others[2..]].concat()
+    };
+    let columns = [
+        (NAME, 14),
+        (GROUP_TITLE, 10),
+        (STATUS, 12),
+        (AGENT, 8),
+        (OS, 7),
+        (CHANGED, 14),
+        (HOST_ENTRY, 10),
+        (SUBSCRIPTION, 12),
+    ];
+    let columns =
+        columns.into_iter().filter(|(title, _)| has_several_subscriptions || *title != SUBSCRIPTION);
+    let mut table = Table::new(columns.map(|(title, min)| Column::new(title, min)).collect(), &importance);
+    for named in &selection.machines {
+        let id = &named.machine.id;
+        let mut row = row(named, screen);
+        if has_several_subscriptions {
+            let name = selection.subscriptions.get(&id.subscription.to_lowercase());
+            row.push(name.unwrap_or(&id.subscription).into());
+        }
+        table.push(row);
+    }
+    table
+}
+
+/// The titles of the columns.
+const NAME: &str = "NAME";
+const GROUP_TITLE: &str = "GROUP";
+const STATUS: &str = "STATUS";
+const AGENT: &str = "AGENT";
+const OS: &str = "OS";
+const CHANGED: &str = "LAST CHANGE";
+const HOST_ENTRY: &str = "HOST ENTRY";
+const SUBSCRIPTION: &str = "SUBSCRIPTION";
+
+/// Returns the values of all columns but the subscription. Only an agent that is `Connected` accepts connections
+/// (azure-docs `articles/azure-arc/servers/overview.md`).
+fn row(NamedMachine { machine, name, host_entry, .. }: &NamedMachine, screen: Screen) -> Vec<Cell> {
+    let status = match machine.status.as_str() {
+        "Connected" | "" => Style::new(),
+        _ => Style::new().red(),
+    };
+    let change = &machine.last_status_change;
+    let change = match parse_time(change).filter(|_| screen.is_terminal()) {
+        Some(time) => format_ago(time),
+        None => change.split('.').next().unwrap_or_default().replace('T', " "),
+    };
+    vec![
+        name.into(),
+        (&machine.id.resource_group).into(),
+        Cell::styled(&machine.status, status),
+        (&machine.agent_version).into(),
+        (&machine.os).into(),
+        change.into(),
+        host_entry.as_deref().unwrap_or("-").into(),
+    ]
 }

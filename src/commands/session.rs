@@ -15,7 +15,7 @@ use crate::cli::entry_files::Remark;
 use crate::cli::{AzureArgs, SelectionArgs};
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Error, Result, last_error};
-use crate::machines::{MachineSelector, NamedMachine, SelectError, select};
+use crate::machines::{MachineSelector, NamedMachine, SelectError, Selection, select};
 use crate::net::Net;
 use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::state::Store;
@@ -67,7 +67,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`select`].
-    pub(crate) async fn select(&self, selector: &MachineSelector) -> Result<Vec<NamedMachine>> {
+    pub(crate) async fn select(&self, selector: &MachineSelector) -> Result<Selection> {
         let progress = Progress::default();
         progress.set(Step::wait("list of machines").with(" from Azure Resource Manager"));
         Ok(progress.run(select(&self.arm, selector)).await?)
@@ -86,11 +86,7 @@ impl Session {
         if selector.is_empty() {
             return Err(SelectError::NothingSelected { command }.into());
         }
-        let machines = self.select(&selector).await?;
-        if machines.is_empty() {
-            return Err(SelectError::NoMatch(selector.filter_options()).into());
-        }
-        Ok(machines)
+        Ok(self.select(&selector).await?.complete()?.machines)
     }
 
     /// Caches relay credentials of a machine without a connection to it, if none are cached.

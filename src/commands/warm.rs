@@ -18,6 +18,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     note_disconnected(&machines, args.target.wait);
     let connect = async |named: &NamedMachine| {
         let target = Target::new(&named.machine.id, args.target.service, args.target.port());
+        let target = Target { name: named.label.clone(), ..target };
         let result = session.connect(&target, args.target.wait).await;
         result.map_err(|error| error.during(Context::connecting(target)))
     };

@@ -1,9 +1,11 @@
 //! Selecting machines, and enabling them for connections.
 
-use crate::azure::resource_id::ResourceIdError;
+use std::collections::BTreeSet;
+
+use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::diagnosis::arm::{OTHER_TENANT, arm};
 use crate::diagnosis::{Code, Context, Diagnosis, Hint};
-use crate::machines::SelectError;
+use crate::machines::{SelectError, unique_aliases};
 use crate::provisioning::ProvisionError;
 use crate::text::shell_quote;
 
@@ -14,11 +16,19 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
     match error {
         SelectError::Arm(error) => arm(error, context),
         SelectError::ResourceId(error) => resource_id(error),
-        SelectError::Unknown { .. } => Diagnosis::new(Code::MachineNotFound, summary, list_machines()),
-        SelectError::Ambiguous { name, candidates } => {
-            Diagnosis::new(Code::AmbiguousName, summary, name_one(name, candidates, context))
+        SelectError::Unknown { similar, .. } => {
+            Diagnosis::new(Code::MachineNotFound, summary, did_you_mean(similar, list_machines()))
         }
-        SelectError::NoMatch(_) => Diagnosis::new(Code::NoMatch, summary, list_machines()),
+        SelectError::Ambiguous { name, machines, .. } => {
+            Diagnosis::new(Code::AmbiguousName, summary, name_one(name, machines, context))
+        }
+        SelectError::NoMatch { filter, similar, .. } => {
+            let hint = if filter.is_empty() { OTHER_TENANT.into() } else { list_machines() };
+            Diagnosis::new(Code::NoMatch, summary, did_you_mean(similar, hint))
+        }
+        SelectError::UnknownSubscription { similar, .. } => {
+            Diagnosis::new(Code::SubscriptionNotFound, summary, did_you_mean(similar, OTHER_TENANT.into()))
+        }
         SelectError::NoSubscription => Diagnosis::new(Code::SubscriptionNotFound, summary, OTHER_TENANT),
         SelectError::Unexpanded(token) => {
             let hint = if token.starts_with("%h") {
@@ -39,18 +49,29 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
     }
 }
 
+/// Asks for names that are similar to the typed one, before another hint.
+fn did_you_mean(similar: &[String], hint: Hint) -> Hint {
+    if similar.is_empty() {
+        return hint;
+    }
+    Hint { text: format!("did you mean {}? Otherwise, {}", similar.join(" or "), hint.text), ..hint }
+}
+
 /// Names one of several machines as it was typed: for ssh, the name ends like the wildcard's pattern. The typed name itself
 /// can be the name and group of one of them.
-fn name_one(name: &str, candidates: &[String], context: &Context) -> Hint {
-    let mut machines = candidates.iter().filter_map(|candidate| candidate.split_once('/')).peekable();
+fn name_one(name: &str, machines: &[ResourceId], context: &Context) -> Hint {
+    let groups: BTreeSet<String> = machines.iter().map(|id| id.resource_group.to_lowercase()).collect();
     match &context.target {
-        _ if machines.peek().is_none() => list_machines(),
+        _ if machines.is_empty() => list_machines(),
+        None if groups.len() < machines.len() => Hint::new(
+            "name the machine by its resource ID; to list the IDs, run: ",
+            "arcssh list --format json",
+        ),
         None => "name the machine as GROUP/NAME".into(),
         Some(target) => {
             let typed = target.to_string();
             let suffix = typed.strip_prefix(name).unwrap_or_default();
-            let mut aliases =
-                machines.map(|(group, machine)| format!("{machine}.{group}").to_lowercase() + suffix);
+            let mut aliases = unique_aliases(machines).into_iter().map(|alias| alias.to_lowercase() + suffix);
             match aliases.find(|alias| !alias.eq_ignore_ascii_case(&typed)) {
                 Some(alias) => Hint::command(format!("ssh {}", shell_quote(&alias))),
                 None => list_machines(),

@@ -316,8 +316,13 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         arm(404, "ResourceNotFound", "no machine").into(),
         arm(404, "", "").into(),
         arm(404, "SubscriptionNotFound", "no").into(),
-        SelectError::Unknown { name: "web02".into() }.into(),
-        SelectError::NoMatch("--all".into()).into(),
+        SelectError::Unknown { name: "web02".into(), similar: Vec::new() }.into(),
+        SelectError::Unknown { name: "wbe02".into(), similar: vec!["web02".into(), "web01".into()] }.into(),
+        SelectError::NoMatch { filter: String::new(), similar: Vec::new(), total: 0 }.into(),
+        SelectError::NoMatch { filter: "-g rg".into(), similar: Vec::new(), total: 3 }.into(),
+        SelectError::NoMatch { filter: "-g gr-web".into(), similar: vec!["rg-web".into()], total: 3 }.into(),
+        SelectError::UnknownSubscription { name: "Prod".into(), similar: Vec::new() }.into(),
+        SelectError::UnknownSubscription { name: "Prdo".into(), similar: vec!["Prod".into()] }.into(),
         SelectError::NoSubscription.into(),
         SelectError::Unexpanded("%n".into()).into(),
         SelectError::Unexpanded("%h".into()).into(),
@@ -345,13 +350,23 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         arm(404, "SubscriptionNotFound", "no"),
         arm(403, "RequestDisallowedByPolicy", "no"),
     ];
-    let candidates = vec!["rg/web01".into(), "rg2/web01".into()];
-    let ambiguous = || SelectError::Ambiguous { name: "web01".into(), candidates: candidates.clone() };
+    let ambiguous = |groups: &[&str]| SelectError::Ambiguous {
+        name: "web01".into(),
+        candidates: groups.iter().map(|group| format!("{group}/web01")).collect(),
+        machines: groups
+            .iter()
+            .map(|group| ID.replace("/rg/", &format!("/{group}/")).parse().unwrap())
+            .collect(),
+    };
     let during_setup = Context { action: Action::SetUp, target: Some(target()) };
     let unserved =
         Error::from(arm(400, "NoRegisteredProviderFound", "The supported locations are 'eastus'."));
-    let mut examples =
-        vec![diagnose(ambiguous()), without_target(ambiguous()), unserved.during(during_setup).diagnose()];
+    let mut examples = vec![
+        diagnose(ambiguous(&["rg", "rg2"])),
+        without_target(ambiguous(&["rg", "rg2"])),
+        without_target(ambiguous(&["rg", "rg"])),
+        unserved.during(during_setup).diagnose(),
+    ];
     examples.extend(errors.into_iter().map(diagnose));
     examples.extend(of_caller.map(|error| diagnose(with_caller(error))));
     examples

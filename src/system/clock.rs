@@ -22,6 +22,16 @@ pub(crate) fn format_time(seconds: u64) -> String {
         .unwrap_or_else(|| format!("second {seconds} of Unix time"))
 }
 
+/// Returns seconds of Unix time from a time in RFC 3339.
+pub(crate) fn parse_time(text: &str) -> Option<u64> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp().try_into().ok()
+}
+
+/// Returns how long ago a time in seconds of Unix time was, such as "3 hours ago".
+pub(crate) fn format_ago(time: u64) -> String {
+    format!("{} ago", format_duration(Duration::from_secs(unix_now().saturating_sub(time))))
+}
+
 /// Returns a duration as a whole number of its largest suitable unit, such as "89 minutes" or "2 hours".
 pub(crate) fn format_duration(duration: Duration) -> String {
     const UNITS: [(u64, &str); 3] = [(24 * 3600, "day"), (3600, "hour"), (60, "minute")];
@@ -54,6 +64,8 @@ mod tests {
     #[test]
     fn any_number_of_seconds_is_formatted() {
         assert_eq!(format_time(1_772_356_207), "2026-03-01T09:10:07Z");
+        assert_eq!(parse_time("2026-03-01T09:10:07.1234567Z"), Some(1_772_356_207));
+        assert_eq!(parse_time("2026-03-01"), None);
         assert_eq!(format_time(u64::MAX), "second 18446744073709551615 of Unix time");
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod prompt;
+pub(crate) mod table;
 pub(crate) mod tty;
 
 use std::time::Duration;

@@ -1,14 +1,64 @@
 //! Writing to standard output and standard error.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal as _, Write};
 
+use console::Style;
 use tracing::{Level, enabled};
 
-use crate::terminal::TerminalError;
-use crate::text::{grouped, lines, sanitize};
+use crate::terminal::{TerminalError, tty};
+use crate::text::{grouped, lines, sanitize, width};
 
 /// The target of log events whose text arcssh also prints. Only a log file contains them.
 pub(crate) const PRINTED: &str = "arcssh::printed";
+
+/// The reader of standard output.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Screen {
+    /// A user at a terminal.
+    Terminal {
+        /// The width of the terminal, if it is known.
+        columns: Option<usize>,
+        has_colors: bool,
+    },
+    /// A program, or a file: nothing is shortened, relative or coloured.
+    Program,
+}
+
+impl Screen {
+    /// Returns the reader of our standard output.
+    pub(crate) fn stdout() -> Self {
+        let out = std::io::stdout();
+        if !out.is_terminal() {
+            return Self::Program;
+        }
+        Self::Terminal { columns: tty::columns(&out), has_colors: tty::use_color(&out) }
+    }
+
+    pub(crate) fn is_terminal(self) -> bool {
+        matches!(self, Self::Terminal { .. })
+    }
+
+    /// Returns the width to which lines must fit, if there is one.
+    pub(crate) fn columns(self) -> Option<usize> {
+        match self {
+            Self::Terminal { columns, .. } => columns,
+            Self::Program => None,
+        }
+    }
+
+    /// Returns a text and a command to copy, which has its own line if both do not fit into one.
+    pub(crate) fn with_command(self, text: &str, command: &str) -> String {
+        let line = sanitize(&format!("{text} {command}"));
+        let fits = self.columns().is_none_or(|columns| width(&line) <= columns);
+        if fits { line } else { sanitize(text) + "\n  " + &sanitize(command) }
+    }
+
+    /// Returns a text in a style, if the reader sees colours.
+    pub(crate) fn styled(self, text: &str, style: &Style) -> String {
+        let has_colors = matches!(self, Self::Terminal { has_colors: true, .. });
+        style.clone().force_styling(has_colors).apply_to(text).to_string()
+    }
+}
 
 /// Prints a message that is not an error to standard error. A failed write is ignored.
 pub(crate) fn note(text: &str) {

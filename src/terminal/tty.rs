@@ -20,6 +20,18 @@ fn color_disabled() -> bool {
     no_color || is("CLICOLOR", "0") || is("TERM", "dumb")
 }
 
+/// Returns the width of the terminal, if it has one: that of a new pseudo-terminal is 0 (ioctl_tty(2), TIOCGWINSZ).
+#[cfg(unix)]
+pub(crate) fn columns(out: &impl std::os::fd::AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(out).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn columns(_: &impl IsTerminal) -> Option<usize> {
+    Term::stdout().size_checked().map(|(_, columns)| columns.into())
+}
+
 /// On Windows, ssh has no ControlPersist.
 #[cfg(not(unix))]
 pub(crate) fn tty_if_stderr_discarded() -> Option<std::fs::File> {

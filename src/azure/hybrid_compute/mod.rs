@@ -273,11 +273,14 @@ async fn by_subscription(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Mach
     let version = ("api-version", SUBSCRIPTIONS_VERSION);
     let subscriptions = match subscriptions {
         [] => pages::<Subscription>(arm, &["subscriptions"], &[version]).await?,
-        ids => ids.iter().map(|id| Subscription { subscription_id: id.clone() }).collect(),
+        ids => {
+            let subscription = |id: &String| Subscription { subscription_id: id.clone(), display_name: None };
+            ids.iter().map(subscription).collect()
+        }
     };
     let mut machines = Vec::new();
     let mut last_error = None;
-    for Subscription { subscription_id } in subscriptions {
+    for Subscription { subscription_id, .. } in subscriptions {
         let path = ["subscriptions", &subscription_id, "providers", "Microsoft.HybridCompute", "machines"];
         match pages::<Row>(arm, &path, &[("api-version", MACHINES_VERSION)]).await {
             Ok(rows) => machines.extend(rows.into_iter().filter_map(|Row(machine)| machine)),
@@ -310,6 +313,17 @@ async fn other_types(arm: &Arm, subscription: &str) -> Vec<Row> {
 pub(crate) async fn subscriptions(arm: &Arm) -> Result<(usize, Option<u64>), ArmError> {
     let response = arm.read(&["subscriptions"], &[("api-version", SUBSCRIPTIONS_VERSION)]).await?;
     Ok((response.json::<Page<Subscription>>()?.value.len(), response.date))
+}
+
+/// Returns the name of each subscription that the account can see, by its ID in lower case (azure-rest-api-specs,
+/// subscriptions, `displayName`).
+pub(crate) async fn subscription_names(arm: &Arm) -> Result<BTreeMap<String, String>, ArmError> {
+    let all =
+        pages::<Subscription>(arm, &["subscriptions"], &[("api-version", SUBSCRIPTIONS_VERSION)]).await?;
+    Ok(all
+        .into_iter()
+        .map(|one| (one.subscription_id.to_lowercase(), one.display_name.unwrap_or_default()))
+        .collect())
 }
 
 /// Reads all pages of a list, `{"value":[…],"nextLink"?}`. `nextLink` is a complete URL.
@@ -393,6 +407,8 @@ impl<'de> Deserialize<'de> for Row {
 #[serde(rename_all = "camelCase")]
 struct Subscription {
     subscription_id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    display_name: Option<String>,
 }
 
 /// Parses a machine of ARM or Resource Graph; `None` for another resource. Ignores values in an unexpected form: many

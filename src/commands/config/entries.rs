@@ -20,8 +20,8 @@ use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::machines::{
-    Alias, Claim, MachineSelector, Naming, SHARED, SelectError, THIS_COMPUTER, is_allowed, key, list_visible,
-    pick, refers_to, resolve, without_suffix, written,
+    Alias, Claim, MachineSelector, Naming, SHARED, SelectError, THIS_COMPUTER, ensure_matches, is_allowed,
+    key, list_visible, pick, refers_to, resolve, with_subscription_ids, without_suffix, written,
 };
 use crate::net::Net;
 use crate::ssh::effective_config::{self, Location};
@@ -293,6 +293,7 @@ pub(super) async fn compose(
     }
     let mut azure =
         Azure { args, net: Net::new()?, store: Store::open()?, lists: Vec::new(), visible: BTreeMap::new() };
+    let typed = with_subscription_ids(&azure.arm(&login.access())?, typed).await?;
     let named_now = azure.add_typed(&mut options, &typed, &login).await?;
     if !foreign.is_empty() {
         let machines = list(&azure.arm(&login.access())?, &[]).await?;
@@ -350,7 +351,7 @@ impl Azure<'_> {
         }
         if typed.is_filter() {
             let filter = MachineSelector { machines: BTreeSet::new(), ..typed.clone() };
-            ensure_each_matches(&filter, &known)?;
+            ensure_matches(&filter, &known)?;
             let is_excluded = options.exclusion();
             let matching: Vec<&Machine> = known.iter().filter(|machine| filter.selects(machine)).collect();
             note_excluded(matching.iter().copied().filter(|machine| is_excluded(machine)));
@@ -392,13 +393,17 @@ impl Azure<'_> {
         let mut without_machines = BTreeSet::new();
         let is_excluded = options.exclusion();
         for Filter { selection, allowed_names, login } in &options.selections {
-            let list = self.list(&login.access(), &selection.subscriptions).into_iter().flatten();
-            let mut matching = list.filter(|machine| selection.selects(machine)).peekable();
+            let list = self.list(&login.access(), &selection.subscriptions).map_or(&[][..], Vec::as_slice);
+            let mut matching = list.iter().filter(|machine| selection.selects(machine)).peekable();
             if matching.peek().is_none() && without_machines.insert(selection.filter_options().to_lowercase())
             {
                 note(&format!(
                     "{}; arcssh keeps the selection for the next run",
-                    SelectError::NoMatch(selection.filter_options())
+                    SelectError::NoMatch {
+                        filter: selection.filter_options(),
+                        similar: Vec::new(),
+                        total: list.len(),
+                    }
                 ));
             }
             let is_of_this_run =
@@ -444,22 +449,6 @@ impl Azure<'_> {
         selected.sort_by_key(|one| (one.machine.id.name.to_lowercase(), key(&one.machine)));
         Ok(selected)
     }
-}
-
-/// Fails if the filters, or one of the groups, match no machine.
-fn ensure_each_matches(selection: &MachineSelector, known: &[Machine]) -> Result<(), SelectError> {
-    let of_group = |group: &String| MachineSelector {
-        groups: BTreeSet::from([group.clone()]),
-        tags: BTreeSet::new(),
-        ..selection.clone()
-    };
-    let groups = selection.groups.iter().map(of_group);
-    for part in groups.chain([selection.clone()]) {
-        if !known.iter().any(|machine| part.selects(machine)) {
-            return Err(SelectError::NoMatch(part.filter_options()));
-        }
-    }
-    Ok(())
 }
 
 /// Adopts host entries of other programs, after finding their machines. ssh uses the first of several entries with a name.

@@ -52,10 +52,8 @@ fn the_default_format_is_a_table() {
     let table = list(&w, &[]);
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 1 + ALL.len(), "{table}");
-    let columns: Vec<usize> = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE"]
-        .iter()
-        .map(|head| lines[0].find(head).unwrap())
-        .collect();
+    let titles = ["NAME", "GROUP", "STATUS", "AGENT", "OS", "LAST CHANGE", "HOST ENTRY", "SUBSCRIPTION"];
+    let columns: Vec<usize> = titles.iter().map(|title| lines[0].find(title).unwrap()).collect();
     let cells = |line: &str| -> Vec<String> {
         let ends = columns[1..].iter().copied().chain([line.len()]);
         columns.iter().zip(ends).map(|(start, end)| line[*start..end].trim_end().to_owned()).collect()
@@ -73,6 +71,12 @@ fn the_default_format_is_a_table() {
         );
         let shape: String = cells[5].chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
         assert_eq!(shape.trim_end_matches('Z'), "0000-00-00 00:00:00", "{table}");
+        let (entry, subscription) = match name {
+            "rg-arc/Web01" => ("Web01", "Subscription 1"),
+            "rg-arc/far" => ("-", "Subscription 2"),
+            _ => ("-", "Subscription 1"),
+        };
+        assert_eq!((cells[6].as_str(), cells[7].as_str()), (entry, subscription), "{table}");
         assert!(columns[1..].iter().all(|start| line[..*start].ends_with("  ")), "{table}");
     }
     assert_eq!(list(&w, &["--all", "--format", "table"]), table);
@@ -136,21 +140,138 @@ fn columns_line_up_under_wide_characters_and_marks() {
         ["机器", "e\u{301}", "web02"].map(|os| Machine::new(&format!("m{}", os.len())).os_name(os));
     let w = lab_with(&[], |builder| machines.into_iter().fold(builder, Builder::machine));
     let table = list(&w, &[]);
-    let starts: Vec<usize> = table
-        .lines()
-        .map(|line| {
-            let start = line.rfind("  ").unwrap();
-            line[..start]
-                .chars()
-                .map(|c| match c {
-                    '机' | '器' => 2,
-                    '\u{301}' => 0,
-                    _ => 1,
-                })
-                .sum()
-        })
-        .collect();
+    let starts: Vec<usize> =
+        table.lines().map(|line| columns(&line[..line.trim_end().rfind("  ").unwrap()])).collect();
     assert_eq!(starts, [starts[0]; 4], "{table}");
+}
+
+/// The columns of a line on a terminal, for the characters in these tests (EastAsianWidth.txt of Unicode).
+fn columns(line: &str) -> usize {
+    let width = |c: char| match c {
+        '机' | '器' | '👍' | '\u{1f3fd}' => 2,
+        '\u{301}' => 0,
+        _ => 1,
+    };
+    line.chars().map(width).sum()
+}
+
+/// Machines with long names, wide characters, a hostile status, and the same names in several groups and subscriptions.
+fn wide_machines() -> Lab {
+    let long = |end: &str| format!("contoso-production-westeurope-{}-{end}", "x".repeat(40));
+    let machines = [
+        Machine::new("db01").resource_group(&long("001")),
+        Machine::new("db01").resource_group(&long("002")),
+        Machine::new("db01").resource_group(&long("002")).subscription(OTHER),
+        Machine::new(&"机器".repeat(20)).resource_group(&"机".repeat(60)).os_name(&"👍\u{1f3fd}".repeat(30)),
+        Machine::new("a").os_name(&"e\u{301}".repeat(90)).offline(),
+    ];
+    lab_with(&["web01"], |builder| machines.into_iter().fold(builder, Builder::machine))
+}
+
+#[test]
+fn a_table_fits_any_terminal_and_distinguishes_machines_with_the_same_name() {
+    let w = wide_machines();
+    for limit in [200, 100, 60, 40, 24] {
+        let shown = screen_of_width(&w, limit, "list");
+        let (table, rest) = shown.split_once("\n\n").unwrap();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 7, "{shown}");
+        assert!(shown.lines().all(|line| columns(line) <= limit), "{limit}: {shown}");
+        assert!(limit > 200 || table.contains('…'), "{limit}: {shown}");
+        assert_eq!(rest, "6 machines\n");
+        if limit >= 40 {
+            let mut same: Vec<&&str> = lines.iter().filter(|line| line.starts_with("db01 ")).collect();
+            same.dedup();
+            assert_eq!(same.len(), 3, "{limit}: {shown}");
+        }
+    }
+    let table = list(&w, &[]);
+    assert!(!table.contains('…') && table.contains(&"👍\u{1f3fd}".repeat(30)), "{table}");
+}
+
+/// The output of a command on a terminal of this width, without colours.
+fn screen_of_width(w: &Lab, width: usize, command: &str) -> String {
+    let mut terminal = w.command("script");
+    terminal.env("NO_COLOR", "1");
+    on_a_terminal(terminal, &format!("stty cols {width}; {ARCSSH} {command}")).1.replace('\r', "")
+}
+
+#[test]
+fn a_terminal_shows_relative_times_colours_and_the_next_command() {
+    let w = lab_with(&[], |builder| {
+        builder
+            .machine(Machine::new("db01").resource_group("rg-a").offline())
+            .machine(Machine::new("db02").resource_group("rg-a"))
+    });
+    let colored = on_a_terminal(w.command("script"), &format!("stty cols 100; {ARCSSH} list")).1;
+    assert!(colored.contains("\u{1b}[31mDisconnected\u{1b}[0m"), "{colored:?}");
+    assert!(!colored.contains("mConnected"), "{colored:?}");
+    let row = |shown: &str| {
+        let line = shown.lines().find(|line| line.starts_with("db01 ")).unwrap();
+        line.split("  ")
+            .map(|cell| cell.trim().to_owned())
+            .filter(|cell| !cell.is_empty())
+            .collect::<Vec<_>>()
+    };
+    let last_lines = |shown: &str| shown.split_once("\n\n").unwrap().1.to_owned();
+    let shown = screen_of_width(&w, 100, "list");
+    assert!(row(&shown)[5].ends_with(" ago"), "{shown}");
+    assert_eq!(last_lines(&shown), "2 machines, none with a host entry\nto add them: arcssh config --all\n");
+    let shown = screen_of_width(&w, 36, "list -g rg-a db02");
+    let next = "to add them:\n  arcssh config db02 -g rg-a\n";
+    assert_eq!(last_lines(&shown), format!("2 machines, none with a host entry\n{next}"));
+    let shown = screen_of_width(&w, 100, "list --all");
+    assert!(last_lines(&shown).ends_with("\nto add them: arcssh config --all\n"), "{shown}");
+    let shown = screen_of_width(&w, 100, "list db02");
+    let next = "to add them: arcssh config db02\n";
+    assert_eq!(last_lines(&shown), format!("1 machine, none with a host entry\n{next}"));
+    let empty = lab_with(&[], |builder| builder);
+    let shown = screen_of_width(&empty, 100, "list");
+    assert_eq!(shown, "no machines\nto see your account: arcssh account\n");
+}
+
+/// The host entry of each listed machine. ssh connects to that machine through arcssh.
+fn host_entries(w: &Lab) -> Vec<(String, Option<String>)> {
+    let machines = json(w, &["--format", "json"]);
+    let entry = |machine: &Value| {
+        let alias = machine["hostEntry"].as_str().map(str::to_owned);
+        if let Some(alias) = &alias {
+            let resolved = run(w.command("ssh").args(["-T", "-G", alias])).clean();
+            let line = resolved.lines().find(|line| line.starts_with("proxycommand ")).unwrap();
+            let id = machine["id"].as_str().unwrap();
+            assert!(line.contains(id) || line.contains(" proxy --host "), "{alias}: {line}");
+        }
+        (machine["id"].as_str().unwrap().rsplit('/').next().unwrap().to_owned(), alias)
+    };
+    machines.as_array().unwrap().iter().map(entry).collect()
+}
+
+#[test]
+fn a_host_entry_is_shown_under_the_name_that_ssh_knows() {
+    let w = lab_with(&[], |builder| {
+        let machines = [("Web01", "rg-a"), ("db01", "rg-a"), ("db01", "rg-b"), ("shop", "rg-a")];
+        let machine = |(name, group): (&str, &str)| Machine::new(name).resource_group(group);
+        machines.into_iter().map(machine).fold(builder, Builder::machine)
+    });
+    let expected = |entries: [Option<&str>; 4]| {
+        let machines = ["db01", "db01", "shop", "Web01"].into_iter().zip(entries);
+        machines.map(|(name, entry)| (name.to_owned(), entry.map(str::to_owned))).collect::<Vec<_>>()
+    };
+    assert_eq!(host_entries(&w), expected([None, None, None, None]));
+    let shop = format!(
+        "Host Laden\n  ProxyCommand {ARCSSH} proxy {} --port %p\n",
+        w.emulator().machine("shop").resource_id()
+    );
+    std::fs::write(w.configuration(), shop).unwrap();
+    run(&mut w.arcssh(&["config", "web01", "rg-b/db01"]));
+    assert_eq!(host_entries(&w), expected([None, Some("db01.rg-b"), Some("Laden"), Some("web01")]));
+    run(&mut w.arcssh(&["config", "--wildcard", "*.arc"]));
+    assert_eq!(
+        host_entries(&w),
+        expected([Some("db01.rg-a.arc"), Some("db01.rg-b"), Some("Laden"), Some("web01")])
+    );
+    let shown = screen_of_width(&w, 100, "list");
+    assert!(shown.ends_with("\n4 machines\n"), "{shown}");
 }
 
 #[test]
@@ -212,7 +333,7 @@ fn json_contains_all_properties() {
     let machines = json(&w, &["--format", "json", "web01"]);
     let machine = w.emulator().machine("web01");
     let mut expected = json!([{
-        "name": "Web01", "alias": "web01", "resourceGroup": "rg-arc", "subscription": SUBSCRIPTION, "id": machine.resource_id(),
+        "name": "Web01", "alias": "web01", "hostEntry": "Web01", "resourceGroup": "rg-arc", "subscription": SUBSCRIPTION, "id": machine.resource_id(),
         "vmId": machine.vm_id(), "status": "Connected", "agentVersion": "1.67.03504.1320", "os": "linux", "tags": {},
     }]);
     expected[0]["lastStatusChange"] = machines[0]["lastStatusChange"].clone();
@@ -240,7 +361,7 @@ fn a_filter_without_machines_is_an_error_except_for_an_inventory() {
         list(&[]).failed(
             5,
             &[
-                &format!("arcssh: the account sees no Arc machine that matches {filter}"),
+                &format!("arcssh: the account sees no Arc machine that matches {filter}; it sees 5 machines"),
                 "arcssh: hint: list the machines that the account sees: arcssh list",
             ],
         );
@@ -262,9 +383,112 @@ fn an_ambiguous_name_lists_the_candidates() {
         5,
         &[
             "arcssh: the account sees no Arc machine named db02",
-            "arcssh: hint: list the machines that the account sees: arcssh list",
+            "arcssh: hint: did you mean db01? Otherwise, list the machines that the account sees: arcssh list",
         ],
     );
+}
+
+#[test]
+fn an_ambiguous_name_in_the_same_group_lists_the_subscriptions() {
+    let w = lab_with(&[], |builder| {
+        builder
+            .machine(Machine::new("db01").offline())
+            .machine(Machine::new("db01").subscription(OTHER).offline())
+    });
+    for name in ["db01", "rg-arc/db01"] {
+        run(&mut w.arcssh(&["list", name])).failed(
+            5,
+            &[
+                &format!("arcssh: 2 machines are named {name}: rg-arc/db01 in Subscription 1, rg-arc/db01 in Subscription 2"),
+                "arcssh: hint: name the machine by its resource ID; to list the IDs, run: arcssh list --format json",
+            ],
+        );
+    }
+    assert_eq!(names(&w, &["db01", "-s", "subscription 2"]), ["rg-arc/db01"]);
+    for command in ["warm", "known-hosts"] {
+        let failed = run(&mut w.arcssh(&[command, "--all", "--wait", "0"]));
+        for number in [1, 2] {
+            let start = format!("arcssh: cannot connect to rg-arc/db01 in Subscription {number}: ");
+            assert_eq!(failed.stderr.matches(&start).count(), 1, "{}", failed.stderr);
+        }
+    }
+    let shown = run(&mut w.arcssh(&["last"])).clean();
+    let other = shown.lines().last().unwrap();
+    assert!(
+        [SUBSCRIPTION, OTHER].iter().any(|id| other.starts_with(&format!("rg-arc/db01 in {id} "))),
+        "{shown}"
+    );
+    let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
+    for id in [SUBSCRIPTION, OTHER] {
+        let start = format!("relay    rg-arc/db01 in {id}, SSH on port 22");
+        assert_eq!(shown.lines().filter(|line| line.starts_with(&start)).count(), 1, "{shown}");
+    }
+}
+
+#[test]
+fn an_unknown_value_is_an_error_with_a_suggestion() {
+    let w = lab_with(&[], |builder| {
+        let machines = [("web01", "rg-web", "prod"), ("web02", "rg-web", "test"), ("db01", "rg-db", "prod")];
+        let machine =
+            |(name, group, env): (&str, &str, &str)| Machine::new(name).resource_group(group).tag("env", env);
+        machines
+            .into_iter()
+            .map(machine)
+            .fold(builder, Builder::machine)
+            .machine(Machine::new("far").subscription(OTHER))
+    });
+    let list = "list the machines that the account sees: arcssh list";
+    let account = "check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT";
+    for (arguments, error, suggestion, hint) in [
+        ("-g rg-wbe", "no Arc machine that matches -g rg-wbe; it sees 4 machines", "rg-web", list),
+        ("-g web", "no Arc machine that matches -g web; it sees 4 machines", "rg-web", list),
+        ("-g rg-db -g rg-wbe", "no Arc machine that matches -g rg-wbe; it sees 4 machines", "rg-web", list),
+        (
+            "--tag env=Prod",
+            "no Arc machine that matches --tag env=Prod; it sees 4 machines",
+            "env=prod",
+            list,
+        ),
+        (
+            "--tag evn=test",
+            "no Arc machine that matches --tag evn=test; it sees 4 machines",
+            "env=test",
+            list,
+        ),
+        ("wbe01", "no Arc machine named wbe01", "web01", list),
+        ("web03", "no Arc machine named web03", "web01 or web02", list),
+        ("rg-wbe/web02", "no Arc machine named rg-wbe/web02", "rg-web/web02", list),
+        ("rg-web", "no Arc machine named rg-web", "-g rg-web", list),
+        ("web01.contoso.com", "no Arc machine named web01.contoso.com", "web01", list),
+        (
+            "-s Subscriptoin",
+            "no subscription named Subscriptoin",
+            "Subscription 1 or Subscription 2",
+            account,
+        ),
+        (
+            "-g rg-db --tag env=test",
+            "no Arc machine that matches -g rg-db --tag env=test; it sees 4 machines",
+            "",
+            list,
+        ),
+        ("-g zzzzzz", "no Arc machine that matches -g zzzzzz; it sees 4 machines", "", list),
+        ("xy", "no Arc machine named xy", "", list),
+    ] {
+        let hint = match suggestion {
+            "" => hint.to_owned(),
+            _ => format!("did you mean {suggestion}? Otherwise, {hint}"),
+        };
+        for command in ["list", "warm", "config", "known-hosts", "setup"] {
+            let mut arcssh = w.arcssh(&[command]);
+            if arguments.starts_with("-s") {
+                arcssh.arg("--all");
+            }
+            let failed = run(arcssh.args(arguments.split(' ')));
+            let lines = [&format!("arcssh: the account sees {error}"), &*format!("arcssh: hint: {hint}")];
+            failed.failed(5, &lines);
+        }
+    }
 }
 
 #[test]
