@@ -6,7 +6,7 @@ use crate::azure::login::{self, Account};
 use crate::cli::AccountArgs;
 use crate::commands::session::Session;
 use crate::diagnosis::Result;
-use crate::system::clock::{format_time, unix_now};
+use crate::system::clock::{format_duration, format_time};
 use crate::terminal::output::print;
 use crate::terminal::progress::{Progress, Step};
 use crate::text::fields;
@@ -46,6 +46,6 @@ fn refresh_token_location(token: &AccessToken, session: &Session) -> Result<Stri
 }
 
 fn expiry(token: &AccessToken) -> String {
-    let minutes = token.expires_on.saturating_sub(unix_now()) / 60;
-    format!("{}, in {minutes} min", format_time(token.expires_on))
+    let time = format_time(token.expires_on);
+    token.left().map_or(time.clone(), |left| format!("{time}, in {}", format_duration(left)))
 }

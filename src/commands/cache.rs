@@ -1,15 +1,21 @@
 //! `arcssh cache`: shows or clears the state directory.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::azure::credentials::AccessToken;
 use crate::azure::relay_credential_cache::life_left;
+use crate::azure::resource_id::ResourceId;
 use crate::cli::{CacheArgs, CacheCommand};
 use crate::diagnosis::Result;
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::entra_ssh::cache;
+use crate::machines::labels;
 use crate::state::{Key, Kind, Store};
-use crate::system::clock::format_duration;
-use crate::terminal::output::print;
-use crate::text::{fields, sanitize};
+use crate::system::clock::{format_duration, format_time, since_epoch, unix_now};
+use crate::terminal::output::{Screen, print};
+use crate::terminal::table::{Column, Table};
+use crate::text::sanitize;
 
 /// Shows or clears the cache and returns the exit status.
 ///
@@ -18,29 +24,111 @@ use crate::text::{fields, sanitize};
 pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
     let store = Store::open()?;
     let text = match args.command {
-        CacheCommand::Show => show(&store)?,
-        CacheCommand::Clear => format!("{} entries cleared\n", store.clear(|kind| kind != Kind::Account)),
+        CacheCommand::Show => show(&store, Screen::stdout())?,
+        CacheCommand::Clear => cleared(&store.clear(|kind| kind != Kind::Account), &store),
     };
     print(&text)?;
     Ok(0)
 }
 
-fn show(store: &Store) -> Result<String> {
+/// Returns how many values were deleted, by kind, and which remain.
+fn cleared(kinds: &[Kind], store: &Store) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    kinds.iter().for_each(|kind| *counts.entry(kind.name()).or_default() += 1);
+    let counts: Vec<String> = counts.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let total = match kinds.len() {
+        0 => "nothing was cached".into(),
+        1 => format!("1 entry cleared: {}", counts.join(", ")),
+        total => format!("{total} entries cleared: {}", counts.join(", ")),
+    };
+    let sign_in = if store.files_of(Kind::Account).is_empty() { "" } else { "; the sign-in remains" };
+    format!("{total}{sign_in}\n")
+}
+
+fn show(store: &Store, screen: Screen) -> Result<String> {
     let Some(folder) = store.folder() else {
         return Ok(format!("there is no state directory: {OTHER_DIRECTORY}\n"));
     };
-    let entry = |key: Key| Ok((key.kind.name(), format!("{:22} {}", expiry(store, &key)?, key.name)));
-    let entries: Vec<_> = store.keys().into_iter().map(entry).collect::<Result<_>>()?;
-    Ok(format!("{}\n{}", sanitize(&folder.display().to_string()), fields(&entries)))
+    let keys = store.keys();
+    let folder = sanitize(&folder.display().to_string());
+    if keys.is_empty() {
+        return Ok(format!("{folder}\nnothing is cached\n"));
+    }
+    let mut columns = vec![Column::new("KIND", 11), Column::new("FOR", 14), Column::new("EXPIRES", 14)];
+    if !screen.is_terminal() {
+        columns.push(Column::new("ID", 0));
+    }
+    let mut table = Table::new(columns, &["FOR", "KIND", "EXPIRES", "ID"]);
+    let ids: Vec<Option<ResourceId>> = keys.iter().map(|key| machine(&key.name)).collect();
+    let known: Vec<ResourceId> = ids.iter().flatten().cloned().collect();
+    let mut labels = distinct(&known).into_iter();
+    for (key, id) in keys.iter().zip(ids) {
+        let label = id.as_ref().and_then(|_| labels.next());
+        let object = match label {
+            Some(label) => format!("{label}{}", service(&key.name)),
+            None => object(store, key)?,
+        };
+        let mut row = vec![key.kind.name().into(), object.into(), expiry(store, key, screen)?.into()];
+        if !screen.is_terminal() {
+            row.push(id.map_or(String::new(), |id| id.to_string()).into());
+        }
+        table.push(row);
+    }
+    Ok(format!("{folder}\n{}", table.render(screen)))
 }
 
-fn expiry(store: &Store, key: &Key) -> Result<String> {
+/// Returns a name for each machine, the same one if a machine occurs several times.
+fn distinct(ids: &[ResourceId]) -> Vec<String> {
+    let by_id: BTreeMap<String, ResourceId> =
+        ids.iter().map(|id| (id.to_string().to_lowercase(), id.clone())).collect();
+    let unique: Vec<ResourceId> = by_id.values().cloned().collect();
+    let names: BTreeMap<&String, String> = by_id.keys().zip(labels(&unique, &BTreeMap::new())).collect();
+    ids.iter().filter_map(|id| names.get(&id.to_string().to_lowercase()).cloned()).collect()
+}
+
+/// Returns the machine whose resource ID a key contains, after the host of Azure Resource Manager.
+fn machine(key: &str) -> Option<ResourceId> {
+    let id = &key[key.find("/subscriptions/")?..];
+    id.split(' ').next()?.parse().ok()
+}
+
+/// Returns the service and the port after the resource ID in a key.
+fn service(key: &str) -> String {
+    match key.split(' ').skip(1).collect::<Vec<_>>()[..] {
+        [service, port, ..] => format!(", {service} on port {port}"),
+        _ => String::new(),
+    }
+}
+
+/// Returns what a value without a machine is for.
+fn object(store: &Store, key: &Key) -> Result<String> {
+    let name = match key.kind {
+        Kind::Token => store.read::<AccessToken>(key)?.map(|token| account_of(&token)),
+        Kind::Certificate => cache::summary(store, key)?.0,
+        // The name follows the host of Azure Resource Manager.
+        Kind::Name => key.name.split_once(' ').map(|(_, name)| name.to_owned()),
+        _ => None,
+    };
+    Ok(name.unwrap_or_else(|| key.name.clone()))
+}
+
+fn account_of(token: &AccessToken) -> String {
+    format!("{} of {}", token.account_name(), token.source.title())
+}
+
+/// Returns when a value expires: on a terminal, how long that takes.
+fn expiry(store: &Store, key: &Key, screen: Screen) -> Result<String> {
     let left = match key.kind {
         Kind::Relay => life_left(store, key)?,
-        Kind::Certificate => cache::life_left(store, key)?,
+        Kind::Certificate => cache::summary(store, key)?.1,
         Kind::Token => store.read::<AccessToken>(key)?.and_then(|token| token.left()),
-        Kind::Account => return Ok("until arcssh logout".into()),
-        _ => return Ok(String::new()),
+        Kind::Throttle => store.read::<Duration>(key)?.and_then(|until| until.checked_sub(since_epoch())),
+        Kind::Account => return Ok("on logout".into()),
+        _ => return Ok("-".into()),
     };
-    Ok(left.map_or("expired".into(), |left| format!("expires in {}", format_duration(left))))
+    Ok(match left {
+        None => "expired".into(),
+        Some(left) if screen.is_terminal() => format!("in {}", format_duration(left)),
+        Some(left) => format_time(unix_now() + left.as_secs()),
+    })
 }

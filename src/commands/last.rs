@@ -1,17 +1,20 @@
 //! `arcssh last`: shows the last connection error, in case ssh did not show it.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
+use crate::azure::resource_id::ResourceId;
 use crate::cli::LastArgs;
 use crate::cli::proxy_command::find_entry;
 use crate::diagnosis::last_error::{self, LastError};
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::diagnosis::{Diagnosis, Result};
+use crate::machines::{labels, similar};
 use crate::ssh::managed_block;
 use crate::state::Store;
-use crate::system::clock::{format_duration, format_time, unix_now};
-use crate::terminal::output::print;
-use crate::text::{fields, shell_quote};
+use crate::system::clock::{format_ago, format_time};
+use crate::terminal::output::{Screen, print};
+use crate::terminal::table::{Column, Table};
+use crate::text::{fields, sanitize, shell_quote};
 
 /// Prints the error and returns the exit status.
 ///
@@ -20,15 +23,17 @@ use crate::text::{fields, shell_quote};
 pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     let store = Store::open()?;
     let mut errors = last_error::all(&store)?;
+    let names = names(&errors);
     if let Some(machine) = &args.machine {
         let target = target(machine);
         let is_target = |error: &LastError| target.as_ref().is_some_and(|target| error.is_about(target));
         errors.retain(|error| error.is_about(machine) || is_target(error));
     }
     let text = match errors.split_first() {
-        Some((last, others)) => describe(last, others),
+        Some((last, [])) => describe(last),
+        Some((last, others)) => format!("{}\n{}", describe(last), table(others, &names, Screen::stdout())),
         None if store.check()?.is_none() => format!("there is no state directory: {OTHER_DIRECTORY}\n"),
-        None => no_error(args.machine.as_deref()),
+        None => no_error(args.machine.as_deref(), names),
     };
     print(&text)?;
     Ok(0)
@@ -40,35 +45,58 @@ fn target(name: &str) -> Option<String> {
     Some(find_entry(name, &text)?.target)
 }
 
-fn no_error(machine: Option<&str>) -> String {
+fn no_error(machine: Option<&str>, names: BTreeMap<String, String>) -> String {
+    let name_in_group = |label: &String| label.split_once('/').map(|(_, name)| name.to_owned());
+    let known: Vec<String> =
+        names.into_values().flat_map(|label| [name_in_group(&label), Some(label)]).flatten().collect();
+    let similar = similar(machine.unwrap_or_default(), known.iter().map(String::as_str));
+    let hint =
+        if similar.is_empty() { String::new() } else { format!("; did you mean {}?", similar.join(" or ")) };
     let machine = machine.map_or(String::new(), |machine| format!(" for {machine}"));
-    format!("no error is recorded{machine}: a successful connection deletes the record\n")
+    let text = format!("no error is recorded{machine}: a successful connection deletes the record{hint}");
+    sanitize(&text) + "\n"
 }
 
-/// Describes the error, and names the other machines that have one.
-fn describe(error: &LastError, others: &[LastError]) -> String {
+fn describe(error: &LastError) -> String {
     let LastError { machine, port, diagnosis: Diagnosis { code, summary, hint, request_id }, .. } = error;
     let doctor = machine.as_ref().map(|id| format!("arcssh doctor {}", shell_quote(id)));
-    let others: Vec<String> = others.iter().map(|error| format!("{} {}", name(error), ago(error))).collect();
     fields(&[
         ("error", summary.clone()),
         ("hint", hint.as_ref().map_or(String::new(), |hint| hint.text.clone())),
         ("code", code.slug().to_owned()),
-        ("time", format!("{}, {}", format_time(error.at), ago(error))),
+        ("time", format!("{}, {}", format_time(error.at), format_ago(error.at))),
         ("machine", machine.clone().unwrap_or_default()),
         ("port", port.to_string()),
         ("request ID", request_id.clone().unwrap_or_default()),
         ("exit status", u8::from(code.exit_status()).to_string()),
         ("next", doctor.unwrap_or_default()),
-        ("others", others.join(", ")),
     ])
 }
 
-/// Returns `GROUP/NAME` of the machine, or the host name on the command line if the machine is not known.
-fn name(error: &LastError) -> String {
-    error.id().map_or(error.name.clone(), |id| format!("{}/{}", id.resource_group, id.name))
+/// Returns the errors of the other machines, one on each line.
+fn table(others: &[LastError], names: &BTreeMap<String, String>, screen: Screen) -> String {
+    let columns = [("OTHER MACHINE", 14), ("TIME", 14), ("CODE", 13), ("ERROR", 20)];
+    let columns = columns.map(|(title, min)| Column::new(title, min));
+    let mut table = Table::new(columns.into(), &["OTHER MACHINE", "TIME", "CODE", "ERROR"]);
+    for error in others {
+        let LastError { at, diagnosis, .. } = error;
+        let time = if screen.is_terminal() { format_ago(*at) } else { format_time(*at) };
+        let name = names.get(&identity(error)).unwrap_or(&error.name);
+        table.push(vec![name.into(), time.into(), diagnosis.code.slug().into(), (&diagnosis.summary).into()]);
+    }
+    let next = if screen.is_terminal() { "\nto see one of them: arcssh last MACHINE\n" } else { "" };
+    table.render(screen) + next
 }
 
-fn ago(error: &LastError) -> String {
-    format!("{} ago", format_duration(Duration::from_secs(unix_now().saturating_sub(error.at))))
+/// Returns a different name of each machine: `GROUP/NAME`, or the host name on the command line if the machine is not known.
+fn names(errors: &[LastError]) -> BTreeMap<String, String> {
+    let ids: Vec<ResourceId> = errors.iter().filter_map(LastError::id).collect();
+    let mut labels = labels(&ids, &BTreeMap::new()).into_iter();
+    let name =
+        |error: &LastError| error.id().and_then(|_| labels.next()).unwrap_or_else(|| error.name.clone());
+    errors.iter().map(identity).zip(errors.iter().map(name)).collect()
+}
+
+fn identity(error: &LastError) -> String {
+    error.machine.clone().unwrap_or_else(|| error.name.clone())
 }

@@ -338,13 +338,15 @@ fn unix_now_ms() -> u64 {
     u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns the remaining lifetime of the certificate under a key.
+/// Returns the login name and the remaining lifetime of the certificate under a key.
 ///
 /// # Errors
 /// Other users can access the state directory.
-pub(crate) fn life_left(store: &Store, key: &Key) -> Result<Option<Duration>, SystemError> {
+pub(crate) fn summary(store: &Store, key: &Key) -> Result<(Option<String>, Option<Duration>), SystemError> {
     let record: Option<Record> = store.read(key)?;
-    Ok(record.and_then(|record| record.issued).and_then(|issued| issued.left()))
+    let Some(issued) = record.and_then(|record| record.issued) else { return Ok((None, None)) };
+    let certificate = Certificate::parse(&issued.certificate).ok();
+    Ok((certificate.and_then(|certificate| certificate.login_name()), issued.left()))
 }
 
 #[cfg(test)]

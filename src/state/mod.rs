@@ -310,10 +310,11 @@ impl Store {
         remove_value(path)
     }
 
-    /// Deletes all values of the chosen kinds, also damaged ones, and returns their number. Lock files remain for the
+    /// Deletes all values of the chosen kinds, also damaged ones, and returns the kind of each. Lock files remain for the
     /// processes that hold them.
-    pub(crate) fn clear(&self, is_chosen: impl Fn(Kind) -> bool) -> usize {
-        self.values().filter(|(kind, path)| is_chosen(*kind) && remove_value(path)).count()
+    pub(crate) fn clear(&self, is_chosen: impl Fn(Kind) -> bool) -> Vec<Kind> {
+        let deleted = self.values().filter(|(kind, path)| is_chosen(*kind) && remove_value(path));
+        deleted.map(|(kind, _)| kind).collect()
     }
 
     /// Deletes values that are older than [`MAX_LIFETIME`], except a sign-in, and temporary files of killed processes.

@@ -76,7 +76,7 @@ fn each_program_is_called_with_tenant_and_audience() {
         assert_eq!(lines[0], ("source", &*format!("  {title}")));
         assert_eq!(lines[1], ("account", " application c11e4700-0000-4000-8000-000000000001"));
         assert_eq!(lines[2], ("tenant", "  7e4a4700-0000-4000-8000-000000000001"));
-        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" min"), "{output}");
+        assert!(lines[3].0 == "expires" && lines[3].1.ends_with(" minutes"), "{output}");
         let arguments = fs::read_to_string(w.home().join("arguments")).unwrap();
         let arguments =
             if program == "pwsh" { decode(arguments.split_whitespace().last().unwrap()) } else { arguments };

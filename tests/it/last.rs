@@ -20,6 +20,12 @@ fn value<'a>(output: &'a str, title: &str) -> Option<&'a str> {
     values.next().map(str::trim)
 }
 
+/// The first column of the table of the other machines with an error.
+fn others(output: &str) -> Vec<String> {
+    let table = output.split_once("\nOTHER MACHINE").map_or("", |(_, table)| table);
+    table.lines().skip(1).map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn an_error_is_explained_until_a_connection_succeeds() {
     let w = lab_with(&["web01"], |builder| builder.role(Role::None));
@@ -88,13 +94,31 @@ fn each_machine_has_its_own_error_and_others_are_listed() {
         "{output}"
     );
     assert_eq!(value(&output, "code"), Some("agent-offline"));
-    assert_eq!(value(&output, "others"), None);
+    assert_eq!(others(&output), Vec::<String>::new());
     let output = last(&w, &[]);
-    assert!(value(&output, "others").unwrap().starts_with("rg-arc/web0"), "{output}");
+    let titles = output.lines().find(|line| line.starts_with("OTHER MACHINE")).unwrap();
+    assert_eq!(titles.split("  ").filter(|title| !title.is_empty()).count(), 4, "{output}");
+    assert!(["rg-arc/web01", "rg-arc/web02"].contains(&others(&output)[0].as_str()), "{output}");
+    assert!(output.lines().last().unwrap().contains("the machine's Arc agent is not connected"), "{output}");
     assert_eq!(
         last(&w, &["db07"]),
         "no error is recorded for db07: a successful connection deletes the record\n"
     );
+    assert_eq!(
+        last(&w, &["wbe01"]),
+        "no error is recorded for wbe01: a successful connection deletes the record; did you mean web01?\n"
+    );
+    for limit in [100, 60, 40] {
+        let mut terminal = w.command("script");
+        terminal.env("NO_COLOR", "1");
+        let (_, screen) = on_a_terminal(terminal, &format!("stty cols {limit}; {ARCSSH} last"));
+        let (_, table) = screen.split_once("\r\n\r\n").unwrap();
+        assert!(table.lines().all(|line| line.trim_end().chars().count() <= limit), "{limit}: {screen}");
+        assert!(
+            table.contains(" ago") && table.ends_with("to see one of them: arcssh last MACHINE\r\n"),
+            "{screen}"
+        );
+    }
 }
 
 #[test]
@@ -108,11 +132,11 @@ fn an_error_is_found_by_any_name_of_the_machine() {
     for name in ["shop", "web01.rg-arc", "RG-ARC/web01", &w.id()] {
         let output = last(&w, &[name]);
         assert_eq!(value(&output, "machine"), Some(w.id().as_str()), "{name}: {output}");
-        assert_eq!(value(&output, "others"), None, "{name}: {output}");
+        assert_eq!(others(&output), Vec::<String>::new(), "{name}: {output}");
     }
     let output = last(&w, &["web01"]);
-    let other = value(&output, "others").unwrap().split(' ').next().unwrap();
-    assert_eq!(value(&last(&w, &[other]), "others"), None, "{output}");
+    let [other] = &others(&output)[..] else { panic!("{output}") };
+    assert_eq!(others(&last(&w, &[other])), Vec::<String>::new(), "{output}");
 }
 
 #[test]

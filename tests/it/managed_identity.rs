@@ -194,7 +194,7 @@ fn other_token_and_challenge_formats_are_accepted() {
         account.env("ARCSSH_STATE_DIR", w.home().join("other"));
         let output = run(with_endpoint(&mut account, port)).clean();
         assert!(
-            output.starts_with("source   the managed identity\n") && output.contains("in 59 min"),
+            output.starts_with("source   the managed identity\n") && output.contains("in 60 minutes"),
             "{output}"
         );
     });

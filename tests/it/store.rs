@@ -608,17 +608,36 @@ fn the_cache_is_shown_without_secrets_and_cleared() {
     assert_connected(vec![start(w.proxy_to(greeter()))]);
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
     assert!(shown.starts_with(&format!("{}\n", w.state_directory().display())), "{shown}");
-    assert!(
-        shown.contains("relay ") && shown.contains("/machines/web01 SSH ") && shown.contains(" expires in "),
-        "{shown}"
-    );
-    let token = shown.lines().find(|line| line.starts_with("token ")).unwrap();
-    assert!(token.contains(" expires in "), "{shown}");
+    let row = |shown: &str, kind: &str| -> Vec<String> {
+        let line = shown.lines().find(|line| line.starts_with(&format!("{kind} "))).unwrap();
+        line.split("  ").map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect()
+    };
+    let is_time = |text: &str| text.len() == "2026-03-01T09:10:07Z".len() && text.ends_with('Z');
+    assert_eq!(row(&shown, "KIND"), ["KIND", "FOR", "EXPIRES", "ID"]);
+    let relay = row(&shown, "relay");
+    assert!(relay[1].starts_with("rg-arc/web01, SSH on port ") && is_time(&relay[2]), "{shown}");
+    assert!(relay[3].eq_ignore_ascii_case(&w.id()), "{shown}");
+    let token = row(&shown, "token");
+    assert_eq!(token[1], "application c11e4700-0000-4000-8000-000000000001 of the service principal");
+    assert!(is_time(&token[2]) && token.len() == 3, "{shown}");
     for secret in w.emulator().secrets() {
         assert!(!shown.contains(&secret));
     }
-    assert_eq!(run(&mut w.arcssh(&["cache", "clear"])).clean(), "2 entries cleared\n");
+    for limit in [100, 60, 40] {
+        let mut terminal = w.command("script");
+        terminal.env("NO_COLOR", "1");
+        let (_, shown) = on_a_terminal(terminal, &format!("stty cols {limit}; {ARCSSH} cache show"));
+        assert_eq!(row(&shown, "KIND")[1], "FOR");
+        let relay = row(&shown, "relay");
+        assert!(relay[1].starts_with("rg-ar") && relay[2] == "in 3 hours", "{shown}");
+        let mut table = shown.lines().skip(1).map(str::trim_end);
+        assert!(table.all(|line| line.chars().count() <= limit), "{limit}: {shown}");
+    }
+    let clear = || run(&mut w.arcssh(&["cache", "clear"])).clean();
+    assert_eq!(clear(), "2 entries cleared: 1 relay, 1 token\n");
     assert!(files(&w).is_empty());
+    assert_eq!(clear(), "nothing was cached\n");
+    assert!(run(&mut w.arcssh(&["cache", "show"])).clean().ends_with("\nnothing is cached\n"));
 }
 
 #[test]
