@@ -293,40 +293,39 @@ async fn subscription_ids(arm: &Arm, texts: BTreeSet<String>) -> Result<BTreeSet
     Ok(ids)
 }
 
-/// Fails if a filter, or one of its groups and tags, matches no machine.
+/// Fails if a filter, or one of its groups, matches no machine.
 ///
 /// # Errors
 /// [`SelectError::NoMatch`].
 pub(crate) fn ensure_matches(selector: &MachineSelector, known: &[Machine]) -> Result<(), SelectError> {
-    let part = |groups: &[&String], tags: &[&String]| MachineSelector {
-        groups: groups.iter().copied().cloned().collect(),
-        tags: tags.iter().copied().cloned().collect(),
-        ..selector.clone()
+    let no_match = |selector: &MachineSelector, similar| {
+        let total = known.iter().filter(|machine| selector.is_in_subscription(machine)).count();
+        Err(SelectError::NoMatch { filter: selector.filter_options(), similar, total })
     };
-    let no_match = |part: MachineSelector, similar| {
-        let total = known.iter().filter(|machine| part.is_in_subscription(machine)).count();
-        SelectError::NoMatch { filter: part.filter_options(), similar, total }
-    };
-    let matches = |part: &MachineSelector| known.iter().any(|machine| part.selects(machine));
+    let matches = |selector: &MachineSelector| known.iter().any(|machine| selector.selects(machine));
     for group in &selector.groups {
-        let part = part(&[group], &[]);
-        if !matches(&part) {
+        let only = MachineSelector {
+            groups: BTreeSet::from([group.clone()]),
+            tags: BTreeSet::new(),
+            ..selector.clone()
+        };
+        if !matches(&only) {
             let groups = known.iter().map(|machine| machine.id.resource_group.as_str());
-            return Err(no_match(part, similar(group, groups)));
+            return no_match(&only, similar(group, groups));
         }
     }
-    for tag in &selector.tags {
-        let part = part(&[], &[tag]);
-        if !matches(&part) {
-            let tags = known.iter().flat_map(|machine| &machine.tags);
-            let tags: BTreeSet<String> = tags.map(|(key, value)| format!("{key}={value}")).collect();
-            return Err(no_match(part, similar(tag, tags.iter().map(String::as_str))));
-        }
+    if !selector.is_filter() || matches(selector) {
+        return Ok(());
     }
-    if selector.is_filter() && !matches(selector) {
-        return Err(no_match(selector.clone(), Vec::new()));
-    }
-    Ok(())
+    let has = |tag: &&String| {
+        let only = MachineSelector { tags: BTreeSet::from([(*tag).clone()]), ..MachineSelector::default() };
+        matches(&only)
+    };
+    let unknown = selector.tags.iter().find(|tag| !has(tag));
+    let tags = known.iter().flat_map(|machine| &machine.tags).map(|(key, value)| format!("{key}={value}"));
+    let tags: BTreeSet<String> = tags.collect();
+    let similar = unknown.map(|tag| similar(tag, tags.iter().map(String::as_str)));
+    no_match(selector, similar.unwrap_or_default())
 }
 
 /// The most suggestions in an error.
@@ -815,7 +814,7 @@ fn written_or_new(
     config: &str,
     used: &UsedNames,
 ) -> Vec<(Option<Vec<String>>, Option<String>)> {
-    let written = written(config);
+    let written = written(&used.text);
     let naming = Naming {
         used,
         written: BTreeMap::new(),
@@ -823,7 +822,7 @@ fn written_or_new(
         suffix: &managed_block::suffix(config),
         taken: BTreeSet::new(),
     };
-    let matched = matched_by_wildcards(machines, config);
+    let matched = matched_by_wildcards(machines, &used.text);
     let names = |((machine, alias), matched): ((&Machine, Option<Alias>), Option<String>)| {
         let key = key(machine);
         let entries = || written.get(&key).into_iter().flatten().map(|entry| &entry.alias);

@@ -22,8 +22,8 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
         SelectError::Ambiguous { name, machines, .. } => {
             Diagnosis::new(Code::AmbiguousName, summary, name_one(name, machines, context))
         }
-        SelectError::NoMatch { filter, similar, .. } => {
-            let hint = if filter.is_empty() { OTHER_TENANT.into() } else { list_machines() };
+        SelectError::NoMatch { similar, total, .. } => {
+            let hint = if *total == 0 { OTHER_TENANT.into() } else { list_machines() };
             Diagnosis::new(Code::NoMatch, summary, did_you_mean(similar, hint))
         }
         SelectError::UnknownSubscription { similar, .. } => {

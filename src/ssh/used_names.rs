@@ -114,6 +114,8 @@ pub(crate) struct UsedNames {
     /// Names of known-hosts files that contain `%h`, `%k` or `%n`.
     one_per_host: BTreeSet<String>,
     pub(crate) options: UserOptions,
+    /// The text of all files that ssh reads for each host.
+    pub(crate) text: String,
 }
 
 impl UsedNames {
@@ -246,6 +248,9 @@ impl Reader {
             return;
         }
         let Some(text) = text(file) else { return };
+        if *outer == Scope::default() {
+            self.used.text += &format!("Host *\n{text}\n");
+        }
         let block = managed_block::find(&text).ok().flatten();
         let mut section = self.section(Vec::new(), file, 0);
         let mut scope = outer.clone();

@@ -1584,7 +1584,9 @@ fn machines_are_selected_by_tag_group_and_subscription() {
     ] {
         let output = home.fail(5, arguments);
         assert!(
-            output.contains(&format!("arcssh: the account sees no Arc machine that matches {selector}\n")),
+            output.contains(&format!(
+                "arcssh: the account sees no Arc machine that matches {selector}; it sees 3 machines\n"
+            )),
             "{output}"
         );
     }
@@ -1832,7 +1834,7 @@ fn an_account_without_visible_machines_removes_no_entry() {
     w.emulator().arm_fault(empty);
     let denied = home.config(&[]);
     assert_eq!((denied.code, home.text()), (Some(1), text.clone()), "{}", denied.stderr);
-    let message = "arcssh: the account sees no Arc machine that matches --all; arcssh keeps the selection for the next run\n";
+    let message = "arcssh: the account sees no Arc machine; arcssh keeps the selection for the next run\n";
     assert!(denied.stderr.contains(message), "{}", denied.stderr);
     w.emulator().clear_faults();
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");

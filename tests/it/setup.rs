@@ -548,10 +548,12 @@ fn a_filter_without_a_match_is_reported_before_the_confirmation() {
         (&["teardown", "-g", "rg-arc", "--tag", "env=typo"], "-g rg-arc --tag env=typo"),
         (&["warm", "--tag", "env=it's"], "--tag 'env=it'\\''s'"),
     ] {
-        let expected = format!("arcssh: the account sees no Arc machine that matches {selector}");
+        let expected =
+            format!("arcssh: the account sees no Arc machine that matches {selector}; it sees 1 machine");
         run(&mut w.arcssh(words)).failed(5, &[&expected, hint]);
     }
     let empty = lab(&[]);
-    let expected = "arcssh: the account sees no Arc machine that matches --all";
+    let expected = "arcssh: the account sees no Arc machine";
+    let hint = "arcssh: hint: check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT";
     run(&mut empty.arcssh(&["warm", "--all"])).failed(5, &[expected, hint]);
 }

@@ -266,10 +266,15 @@ fn a_host_entry_is_shown_under_the_name_that_ssh_knows() {
     run(&mut w.arcssh(&["config", "web01", "rg-b/db01"]));
     assert_eq!(host_entries(&w), expected([None, Some("db01.rg-b"), Some("Laden"), Some("web01")]));
     run(&mut w.arcssh(&["config", "--wildcard", "*.arc"]));
-    assert_eq!(
-        host_entries(&w),
-        expected([Some("db01.rg-a.arc"), Some("db01.rg-b"), Some("Laden"), Some("web01")])
-    );
+    let all = [Some("db01.rg-a.arc"), Some("db01.rg-b"), Some("Laden"), Some("web01")];
+    assert_eq!(host_entries(&w), expected(all));
+    std::fs::rename(w.configuration(), w.home().join(".ssh/arc.conf")).unwrap();
+    let include = "Include arc.conf\nHost other\n  Include absent.conf\n";
+    std::fs::write(w.configuration(), include).unwrap();
+    assert_eq!(host_entries(&w), expected(all), "in a file of an Include");
+    std::fs::write(w.configuration(), "Host other\n  Include arc.conf\n").unwrap();
+    assert_eq!(host_entries(&w), expected([None; 4]), "ssh reads the file for another host only");
+    std::fs::write(w.configuration(), include).unwrap();
     let shown = screen_of_width(&w, 100, "list");
     assert!(shown.ends_with("\n4 machines\n"), "{shown}");
 }
