@@ -35,7 +35,7 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
 fn cleared(kinds: &[Kind], store: &Store) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     kinds.iter().for_each(|kind| *counts.entry(kind.name()).or_default() += 1);
-    let counts: Vec<String> = counts.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let counts: Vec<String> = counts.into_iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     let total = match kinds.len() {
         0 => "nothing was cached".into(),
         1 => format!("1 entry cleared: {}", counts.join(", ")),
@@ -49,30 +49,29 @@ fn show(store: &Store, screen: Screen) -> Result<String> {
     let Some(folder) = store.folder() else {
         return Ok(format!("there is no state directory: {OTHER_DIRECTORY}\n"));
     };
-    let keys = store.keys();
+    let mut keys = store.keys();
+    keys.sort_by_key(|key| key.kind.name());
     let folder = sanitize(&folder.display().to_string());
     if keys.is_empty() {
         return Ok(format!("{folder}\nnothing is cached\n"));
     }
-    let mut columns = vec![Column::new("KIND", 11), Column::new("FOR", 14), Column::new("EXPIRES", 14)];
-    if !screen.is_terminal() {
-        columns.push(Column::new("ID", 0));
-    }
-    let mut table = Table::new(columns, &["FOR", "KIND", "EXPIRES", "ID"]);
+    let columns = [("KIND", 11), ("FOR", 12), ("SERVICE", 7), ("EXPIRES", 13), ("ID", 0)];
+    let shown = if screen.is_terminal() { &columns[..4] } else { &columns };
+    let mut table = Table::new(
+        shown.iter().map(|(title, min)| Column::new(title, *min)).collect(),
+        &["FOR", "KIND", "EXPIRES", "SERVICE", "ID"],
+    );
     let ids: Vec<Option<ResourceId>> = keys.iter().map(|key| machine(&key.name)).collect();
     let known: Vec<ResourceId> = ids.iter().flatten().cloned().collect();
     let mut labels = distinct(&known).into_iter();
     for (key, id) in keys.iter().zip(ids) {
         let label = id.as_ref().and_then(|_| labels.next());
-        let object = match label {
-            Some(label) => format!("{label}{}", service(&key.name)),
-            None => object(store, key)?,
-        };
-        let mut row = vec![key.kind.name().into(), object.into(), expiry(store, key, screen)?.into()];
-        if !screen.is_terminal() {
-            row.push(id.map_or(String::new(), |id| id.to_string()).into());
-        }
-        table.push(row);
+        let object = label.map_or_else(|| object(store, key), Ok)?;
+        let service = id.as_ref().map_or("-".into(), |_| service(&key.name));
+        let id = id.map_or(String::new(), |id| id.to_string());
+        let expiry = expiry(store, key, screen)?;
+        let row = [key.kind.name().into(), object.into(), service.into(), expiry.into(), id.into()];
+        table.push(row.into_iter().take(shown.len()).collect());
     }
     Ok(format!("{folder}\n{}", table.render(screen)))
 }
@@ -95,8 +94,8 @@ fn machine(key: &str) -> Option<ResourceId> {
 /// Returns the service and the port after the resource ID in a key.
 fn service(key: &str) -> String {
     match key.split(' ').skip(1).collect::<Vec<_>>()[..] {
-        [service, port, ..] => format!(", {service} on port {port}"),
-        _ => String::new(),
+        [service, port, ..] => format!("{service} {port}"),
+        _ => "-".into(),
     }
 }
 
@@ -113,7 +112,7 @@ fn object(store: &Store, key: &Key) -> Result<String> {
 }
 
 fn account_of(token: &AccessToken) -> String {
-    format!("{} of {}", token.account_name(), token.source.title())
+    format!("{}, {}", token.account_name(), token.source.title())
 }
 
 /// Returns when a value expires: on a terminal, how long that takes.
@@ -123,7 +122,7 @@ fn expiry(store: &Store, key: &Key, screen: Screen) -> Result<String> {
         Kind::Certificate => cache::summary(store, key)?.1,
         Kind::Token => store.read::<AccessToken>(key)?.and_then(|token| token.left()),
         Kind::Throttle => store.read::<Duration>(key)?.and_then(|until| until.checked_sub(since_epoch())),
-        Kind::Account => return Ok("on logout".into()),
+        Kind::Account => return Ok("at logout".into()),
         _ => return Ok("-".into()),
     };
     Ok(match left {

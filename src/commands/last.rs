@@ -82,7 +82,11 @@ fn table(others: &[LastError], names: &BTreeMap<String, String>, screen: Screen)
         let LastError { at, diagnosis, .. } = error;
         let time = if screen.is_terminal() { format_ago(*at) } else { format_time(*at) };
         let name = names.get(&identity(error)).unwrap_or(&error.name);
-        table.push(vec![name.into(), time.into(), diagnosis.code.slug().into(), (&diagnosis.summary).into()]);
+        let summary = diagnosis.summary.as_str();
+        let cause =
+            summary.strip_prefix("cannot connect to ").and_then(|rest| Some(rest.split_once(": ")?.1));
+        let cause = cause.unwrap_or(summary);
+        table.push(vec![name.into(), time.into(), diagnosis.code.slug().into(), cause.into()]);
     }
     let next = if screen.is_terminal() { "\nto see one of them: arcssh last MACHINE\n" } else { "" };
     table.render(screen) + next

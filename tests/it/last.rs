@@ -99,7 +99,10 @@ fn each_machine_has_its_own_error_and_others_are_listed() {
     let titles = output.lines().find(|line| line.starts_with("OTHER MACHINE")).unwrap();
     assert_eq!(titles.split("  ").filter(|title| !title.is_empty()).count(), 4, "{output}");
     assert!(["rg-arc/web01", "rg-arc/web02"].contains(&others(&output)[0].as_str()), "{output}");
-    assert!(output.lines().last().unwrap().contains("the machine's Arc agent is not connected"), "{output}");
+    assert!(
+        output.lines().last().unwrap().contains("  the machine's Arc agent is not connected"),
+        "{output}"
+    );
     assert_eq!(
         last(&w, &["db07"]),
         "no error is recorded for db07: a successful connection deletes the record\n"
