@@ -50,7 +50,7 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
 }
 
 /// Asks for names that are similar to the typed one, before another hint.
-fn did_you_mean(similar: &[String], hint: Hint) -> Hint {
+pub(super) fn did_you_mean(similar: &[String], hint: Hint) -> Hint {
     if similar.is_empty() {
         return hint;
     }

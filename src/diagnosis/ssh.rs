@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::diagnosis::machines::did_you_mean;
 use crate::diagnosis::{Code, Diagnosis, Hint, certificate};
 use crate::ssh::effective_config::{Location, Overridden};
 use crate::ssh::rejection::{Fix, Rejection};
@@ -61,10 +62,10 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             let command = format!("arcssh config --verify --file {}", shell_quote(&file.display().to_string()));
             (Code::Failed, Hint::new("verify the managed block that it includes: ", command))
         }
-        SshError::NoEntry { .. } => (
-            Code::NoMatch,
-            Hint::new("see the host entries, without changes: ", "arcssh config --remove --dry-run"),
-        ),
+        SshError::NoEntry { similar, .. } => {
+            let hint = Hint::new("see the host entries, without changes: ", "arcssh config --remove --dry-run");
+            (Code::NoMatch, did_you_mean(similar, hint))
+        }
         SshError::Failed(_) => return Diagnosis::without_hint(Code::Failed, error.to_string()),
         SshError::Overridden(Overridden { alias, by, .. }) => {
             (Code::ConfigOverridden, move_section(alias, by.as_ref()))

@@ -114,7 +114,12 @@ pub(crate) enum SshError {
     },
     /// arcssh has written no host entry with the name.
     #[error("{} has no host entry of arcssh for {name}", path.display())]
-    NoEntry { path: PathBuf, name: String },
+    NoEntry {
+        path: PathBuf,
+        name: String,
+        /// Names of host entries that the user may mean.
+        similar: Vec<String>,
+    },
     /// ssh does not use a value of a host entry.
     #[error("{0}")]
     Overridden(Overridden),

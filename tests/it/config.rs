@@ -834,14 +834,15 @@ fn a_machine_can_be_removed_by_any_of_its_names() {
         assert_eq!(home.hosts(), ["web02", "other"], "{name}");
         assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
     }
-    let unknown = |name: &str| {
+    let unknown = |name: &str, suggestion: &str| {
         format!(
             "arcssh: ~/.ssh/config has no host entry of arcssh for {name}\n\
-             arcssh: hint: see the host entries, without changes: arcssh config --remove --dry-run\n"
+             arcssh: hint: {suggestion}see the host entries, without changes: arcssh config --remove --dry-run\n"
         )
     };
-    assert_eq!(home.fail(5, &["--remove", "web01"]), unknown("web01"));
-    assert_eq!(home.fail(5, &["--remove", "*"]), unknown("*"));
+    let suggestion = "did you mean web02? Otherwise, ";
+    assert_eq!(home.fail(5, &["--remove", "web01"]), unknown("web01", suggestion));
+    assert_eq!(home.fail(5, &["--remove", "*"]), unknown("*", ""));
     home.succeed(&["--remove", "web02"]);
     assert_eq!(home.text(), original, "the block is removed");
     assert_eq!(home.fail(1, &["--remove", "web02"]), "arcssh: there is no managed block\n");

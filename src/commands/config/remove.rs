@@ -9,8 +9,8 @@ use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::commands::config::options::Options;
 use crate::commands::config::{own_block, plan};
 use crate::diagnosis::Result;
-use crate::machines::SelectError;
-use crate::ssh::patterns::is_alias_of;
+use crate::machines::{SelectError, similar};
+use crate::ssh::patterns::{is_alias_of, is_wildcard};
 use crate::ssh::{SshError, effective_config, managed_block};
 
 /// Returns the text without the host entries of `names`, or without the block if `names` is empty or no host entry is left.
@@ -26,8 +26,7 @@ pub(super) fn without(names: &BTreeSet<String>, old: &str, file: &Path) -> Resul
     let mut entries: Vec<Entry> =
         managed_block::host_entries(&block).iter().map(|text| Entry::of(text)).collect();
     for name in names {
-        let at = position(&entries, name, options.suffix())?
-            .ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?;
+        let at = position(&entries, name, options.suffix())?.ok_or_else(|| no_entry(&entries, name, file))?;
         let entry = entries.remove(at);
         options.exclude(entry.machine.map(|machine| machine.id), &entry.patterns, name)?;
     }
@@ -52,10 +51,16 @@ pub(super) fn only(names: &BTreeSet<String>, text: &str, file: &Path) -> Result<
     let mut positions = BTreeSet::new();
     for name in names {
         let at = position(&entries, name, options.suffix())?.or_else(|| wildcard(name));
-        positions.insert(at.ok_or_else(|| SshError::NoEntry { path: file.to_owned(), name: name.clone() })?);
+        positions.insert(at.ok_or_else(|| no_entry(&entries, name, file))?);
     }
     let entries: Vec<&str> = positions.into_iter().map(|at| entries[at].text.as_str()).collect();
     Ok(managed_block::with_block(text, &managed_block::block(&options.line()?, &entries.join("\n")))?)
+}
+
+fn no_entry(entries: &[Entry], name: &str, file: &Path) -> SshError {
+    let aliases = entries.iter().filter_map(|entry| entry.patterns.first()).filter(|one| !is_wildcard(one));
+    let similar = similar(name, aliases.map(String::as_str));
+    SshError::NoEntry { path: file.to_owned(), name: name.to_owned(), similar }
 }
 
 /// A host entry of the block.
