@@ -32,6 +32,11 @@ session: ## Record the session that the README shows
 	$(CARGO) build --locked $(PROGRAMS)
 	$(TARGET)/debug/arcssh-emulator playground -- python3 '$(CURDIR)/tests/session.py' $(CHECK)
 
+screens: ## Record docs/SCREENS.md: the screens of every command
+	@tests/tools.sh test
+	$(CARGO) build --locked $(PROGRAMS)
+	SCREENS_PAGE='$(CURDIR)/docs/SCREENS.md' $(CARGO) test --locked --test it -- screens::
+
 # One of the tests runs `make demo`, within a time limit: the build must be done by then. ssh rejects files that others may
 # write, and the tests write some.
 test: ## Run all tests, with the system's own ssh and sshd
@@ -127,4 +132,4 @@ soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	$(CARGO) build --locked $(PROGRAMS)
 	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- soak:: --nocapture
 
-.PHONY: help demo playground session test check bench bench-check bench-record bare install uninstall faults fuzz soak
+.PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak

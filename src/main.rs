@@ -26,12 +26,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, usage_error};
 use crate::commands::setup::Next;
 use crate::diagnosis::Result;
 use crate::diagnosis::code::ExitStatus;
 use crate::terminal::output::{print, print_on_stderr, print_sanitized_on_stderr};
-use crate::terminal::tty::use_color;
+use crate::terminal::palette::Colors;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -55,16 +55,16 @@ fn show(usage: &clap::Error) -> Result<u8> {
     use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     let text = usage.render();
     if !usage.use_stderr() {
-        let is_colored = use_color(&stdout());
-        print(&if is_colored { text.ansi().to_string() } else { text.to_string() })?;
+        let is_plain = Colors::of(&stdout()) == Colors::Off;
+        print(&if is_plain { text.to_string() } else { text.ansi().to_string() })?;
         return Ok(0);
     }
-    let is_help = usage.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
-    let is_colored = is_help && use_color(&stderr());
-    if is_colored {
+    if usage.kind() != DisplayHelpOnMissingArgumentOrSubcommand {
+        print_sanitized_on_stderr(&usage_error(usage, std::env::args_os()));
+    } else if Colors::of(&stderr()) == Colors::On {
         print_on_stderr(&text.ansi().to_string());
     } else {
-        print_sanitized_on_stderr(&text.to_string());
+        print_on_stderr(&text.to_string());
     }
     Ok(ExitStatus::Usage.into())
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use clap::builder::StyledStr;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
@@ -26,13 +27,18 @@ use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::entra_ssh::CertificateOptions;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
+use crate::terminal::palette::{COMMAND, HEADING, HELP};
 
 /// The environment variable from which Microsoft's sshProxy reads its relay information; `az ssh arc` sets it.
 pub(crate) const RELAY_INFO_VARIABLE: &str = "SSHPROXY_RELAY_INFO";
 
 /// Plain ssh to Azure Arc-enabled servers that have no public IP address and no open port.
 #[derive(Debug, Parser)]
-#[command(version, subcommand_required = true, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(
+    version, subcommand_required = true, arg_required_else_help = true, disable_help_flag = true, disable_version_flag = true,
+    args = general(), styles = HELP, help_template = help_template(), before_help = command_list(&RARE),
+    before_long_help = command_list(&[]), after_long_help = EXAMPLES
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -102,15 +108,80 @@ impl From<ProxyCli> for Cli {
     }
 }
 
-/// Sets the usage of each command. An error of clap would otherwise list the options from the environment too, as if they
-/// were on the command line.
+/// Sets the usage of each command. An error of clap would otherwise list the options of the command line and of the
+/// environment.
 fn with_fixed_usage(mut command: clap::Command) -> clap::Command {
     command.build();
-    command.mut_subcommands(|mut command| {
-        let usage = command.render_usage().to_string();
-        command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
-    })
+    let usage = command.render_usage().to_string();
+    let command = command.override_usage(usage.trim_start_matches("Usage: ").to_owned());
+    command.mut_subcommands(with_fixed_usage)
 }
+
+/// Returns the text of a usage error, with the command that prints the help of the command on this command line.
+pub(crate) fn usage_error(error: &clap::Error, words: impl Iterator<Item = OsString>) -> String {
+    let all = Cli::command();
+    let command = words.skip(1).find_map(|word| Some(format!(" {}", all.find_subcommand(word)?.get_name())));
+    let help = format!("For help: arcssh{} --help", command.unwrap_or_default());
+    error.render().to_string().replace("For more information, try '--help'.", &help)
+}
+
+/// The options that every command has, and the version.
+fn general() -> [Arg; 2] {
+    let general = |name, letter| Arg::new(name).long(name).short(letter).help_heading(GENERAL);
+    let help = "Print help; --help lists all options, with examples";
+    [
+        general("help", 'h').action(ArgAction::Help).global(true).help(help),
+        general("version", 'V').action(ArgAction::Version).help("Print the version").hide_short_help(true),
+    ]
+}
+
+const GENERAL: &str = "General";
+
+/// The help of arcssh. clap has no headings for commands, so the list of commands is [`COMMANDS`].
+fn help_template() -> String {
+    format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{before-help}}{HEADING}{GENERAL}:{HEADING:#}\n{{options}}{{after-help}}"
+    )
+}
+
+/// Returns [`COMMANDS`] in the style of clap's help, without these commands.
+fn command_list(without: &[&str]) -> StyledStr {
+    let style = |line: &str| match line.strip_prefix("  ").and_then(|line| line.split_once(' ')) {
+        Some((name, _)) if without.contains(&name) => None,
+        Some((name, about)) => Some(format!("  {COMMAND}{name}{COMMAND:#} {about}")),
+        None if line.is_empty() => Some(String::new()),
+        None => Some(format!("{HEADING}{line}{HEADING:#}")),
+    };
+    StyledStr::from(COMMANDS.lines().filter_map(style).collect::<Vec<_>>().join("\n"))
+}
+
+/// The commands in groups, in the order in which a new user needs them.
+const COMMANDS: &str = "\
+Start here:
+  login        Sign in to Azure
+  setup        Enable SSH on machines in Azure
+  config       Add Arc machines to your ssh configuration
+
+Connect:
+  list         List Arc machines as a table, as JSON or as an Ansible inventory
+  warm         Fill the credential cache by connecting to machines in advance
+  cert         Get or show an Entra ID SSH certificate
+  known-hosts  Print the host keys of machines as known_hosts lines
+  proxy        Connect ssh to a machine, as its ProxyCommand
+
+Maintain:
+  doctor       Diagnose connection problems
+  last         Show the last connection error
+  account      Show the Azure account in use
+  cache        Show or clear the cache
+  logout       Sign out and delete cached credentials
+  teardown     Disable SSH on machines in Azure
+  completions  Print a shell completion script
+  man          Write the manual pages to a directory
+  version      Print the version; with --verbose, details for a bug report";
+
+/// The commands that the short help omits, so that it fits a terminal of 24 lines.
+const RARE: [&str; 7] = ["warm", "cert", "known-hosts", "proxy", "completions", "man", "version"];
 
 /// Returns the credential and cloud options of the command line, without those from the environment.
 fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
@@ -133,34 +204,34 @@ fn is_sshproxy_call(first_word: Option<&OsStr>, relay_info_given: bool) -> bool 
     }
 }
 
-/// The commands, in the order in which a new user needs them.
+/// The commands. [`COMMANDS`] lists them for the help.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Sign in to Azure
-    #[command(after_help = LOGIN_EXAMPLES)]
+    #[command(after_long_help = LOGIN_EXAMPLES)]
     Login(LoginArgs),
     /// Add Arc machines to your ssh configuration
-    #[command(after_help = CONFIG_EXAMPLES)]
+    #[command(after_long_help = CONFIG_EXAMPLES)]
     Config(Box<ConfigArgs>),
     /// List Arc machines as a table, as JSON or as an Ansible inventory
-    #[command(after_help = LIST_EXAMPLES)]
+    #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
     /// Get or show an Entra ID SSH certificate
-    #[command(after_help = CERT_EXAMPLES)]
+    #[command(after_long_help = CERT_EXAMPLES)]
     Cert(CertArgs),
     /// Fill the credential cache by connecting to machines in advance
-    #[command(after_help = WARM_EXAMPLES)]
+    #[command(after_long_help = WARM_EXAMPLES)]
     Warm(WarmArgs),
-    /// Read host keys through the relay, and print them as known_hosts lines
-    #[command(after_help = KNOWN_HOSTS_EXAMPLES)]
+    /// Print the host keys of machines as known_hosts lines
+    #[command(after_long_help = KNOWN_HOSTS_EXAMPLES)]
     KnownHosts(KnownHostsArgs),
     /// Enable SSH on machines in Azure
-    #[command(after_help = SETUP_EXAMPLES)]
+    #[command(after_long_help = SETUP_EXAMPLES)]
     Setup(SetupArgs),
     /// Disable SSH on machines in Azure
     Teardown(TeardownArgs),
     /// Diagnose connection problems
-    #[command(after_help = DOCTOR_EXAMPLES)]
+    #[command(after_long_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Show the last connection error
     Last(LastArgs),
@@ -170,11 +241,11 @@ pub(crate) enum Command {
     Logout,
     /// Show or clear the cache
     Cache(CacheArgs),
-    /// Connect standard input and output to a machine, as an OpenSSH ProxyCommand
-    #[command(after_help = PROXY_EXAMPLES)]
+    /// Connect ssh to a machine, as its ProxyCommand
+    #[command(after_long_help = PROXY_EXAMPLES)]
     Proxy(ProxyArgs),
     /// Print a shell completion script
-    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    #[command(after_long_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
     /// Write the manual pages to a directory
     Man(ManArgs),
@@ -292,24 +363,37 @@ pub(crate) struct ProxyArgs {
     #[arg(value_name = "RESOURCE-ID", conflicts_with_all = ["relay_info", "host"])]
     pub(crate) machine: Option<ResourceId>,
     /// Name of the Arc machine, to resolve when connecting; %h in a ProxyCommand
-    #[arg(long, value_name = "NAME", conflicts_with = "relay_info")]
+    #[arg(long, value_name = "NAME", conflicts_with = "relay_info", help_heading = "Machine")]
     pub(crate) host: Option<String>,
     /// Suffix to strip from the host name, for example .arc
-    #[arg(long, requires = "host", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        requires = "host",
+        default_value = "",
+        hide_default_value = true,
+        hide_short_help = true,
+        help_heading = "Machine"
+    )]
     pub(crate) suffix: String,
     /// Subscription of the machine [default: all that the account can see]
-    #[arg(long, value_name = "ID", requires = "host")]
+    #[arg(long, value_name = "ID", requires = "host", hide_short_help = true, help_heading = "Machine")]
     pub(crate) subscription: Option<String>,
     /// File with relay information of `az ssh config`, instead of a resource ID
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Machine")]
     pub(crate) relay_info: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Connection")]
     pub(crate) target: TargetArgs,
     /// Path at which to serve an Entra ID SSH certificate; the IdentityAgent of the host entry
-    #[arg(long, value_name = "PATH", conflicts_with = "relay_info")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        conflicts_with = "relay_info",
+        hide_short_help = true,
+        help_heading = "Certificate"
+    )]
     pub(crate) agent: Option<PathBuf>,
     /// Fail unless the certificate is valid for this login name
-    #[arg(long, value_name = "NAME", requires = "agent", value_parser = login_name)]
+    #[arg(long, value_name = "NAME", requires = "agent", value_parser = login_name, hide_short_help = true, help_heading = "Certificate")]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -324,7 +408,7 @@ pub(crate) struct TargetArgs {
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// Service on the machine
-    #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh)]
+    #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh, hide_short_help = true)]
     pub(crate) service: Service,
     /// Seconds to keep retrying while the machine's agent is not ready (0: try once)
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "90")]
@@ -349,7 +433,13 @@ pub(crate) struct SelectionArgs {
     #[arg(short = 'g', long = "resource-group", value_name = "GROUP", display_order = 1)]
     pub(crate) groups: Vec<String>,
     /// Search only the subscription with this name or ID
-    #[arg(short, long = "subscription", value_name = "SUBSCRIPTION", display_order = 2)]
+    #[arg(
+        short,
+        long = "subscription",
+        value_name = "SUBSCRIPTION",
+        display_order = 2,
+        hide_short_help = true
+    )]
     pub(crate) subscriptions: Vec<String>,
     /// Select machines with this tag
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3)]
@@ -374,52 +464,56 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "NAME", help_heading = "Host entries")]
     pub(crate) user: Option<String>,
     /// Port of sshd on the machines [default: ssh's, 22]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Host entries")]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = "Host entries")]
     pub(crate) port: Option<u16>,
     /// Private key to log in with
     #[arg(long, value_name = "FILE", help_heading = "Host entries")]
     pub(crate) identity: Option<String>,
-    /// Log in with an Entra ID SSH certificate [default: agent; on Windows: files]
+    /// Log in with an Entra ID SSH certificate
+    ///
+    /// An agent of arcssh serves the certificate, or arcssh writes it to files [default: agent; on Windows: files]
     #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, help_heading = "Host entries")]
     pub(crate) entra: Option<Option<CertificateMode>>,
     /// Share one connection between the sessions to a machine
-    #[arg(long, help_heading = "Host entries")]
+    #[arg(long, hide_short_help = true, help_heading = "Host entries")]
     pub(crate) control_master: bool,
     /// Add a host entry that resolves any machine by name when you connect, such as '*.arc'
-    #[arg(long, value_name = "PATTERN", help_heading = "Host entries")]
+    #[arg(long, value_name = "PATTERN", hide_short_help = true, help_heading = "Host entries")]
     pub(crate) wildcard: Option<String>,
     /// Suffix of the names of all host entries, such as '.arc', so that no other host has their names; '' removes it.
     /// Adopted entries have no suffix
-    #[arg(long, value_name = "SUFFIX", conflicts_with_all = ["remove", "verify"], help_heading = "Host entries")]
+    #[arg(long, value_name = "SUFFIX", conflicts_with_all = ["remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
     pub(crate) suffix: Option<String>,
     /// Allow the selected machines to use their own names that match this pattern, such as '*.corp.example.com'.
     /// Without this option, arcssh does not use a name with a dot, or a name that ssh already uses. Anyone who can
     /// onboard a machine can take over a name that you allow
-    #[arg(long, value_name = "PATTERN", help_heading = "Host entries")]
+    #[arg(long, value_name = "PATTERN", hide_short_help = true, help_heading = "Host entries")]
     pub(crate) allow_names: Vec<String>,
     /// Whether the machines were selected by group, tag or --all, and not by name.
     #[arg(skip)]
     pub(crate) derived: bool,
     /// Template of a host entry [default: the built-in template]
-    #[arg(long, value_name = "FILE", help_heading = "Host entries")]
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Host entries")]
     pub(crate) template: Option<PathBuf>,
     /// Target platform [default: this one]
-    #[arg(long, value_enum, help_heading = "Host entries")]
+    #[arg(long, value_enum, hide_short_help = true, help_heading = "Host entries")]
     pub(crate) platform: Option<Platform>,
     /// Path of arcssh on the computer that uses the host entries [default: of this program]
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["remove", "verify"], help_heading = "Host entries")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
     pub(crate) program: Option<String>,
     /// File to write, for Include or ssh -F [default: ~/.ssh/config]
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
     pub(crate) file: Option<PathBuf>,
     /// Print the managed block to standard output (`-`)
-    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["file", "dry_run", "remove", "verify"], help_heading = "Output")]
+    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["file", "dry_run", "remove", "verify"], hide_short_help = true, help_heading = "Output")]
     pub(crate) output: Option<String>,
-    /// Show the changes without applying them; exit with status 1 if there are any
+    /// Show the changes only; exit with status 1 if there are any
     #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
-    /// Remove the host entries of these machines until you name them again; without MACHINE, remove the managed block and
-    /// its selections
+    /// Remove the host entries of these machines; without MACHINE, all
+    ///
+    /// They stay removed until you name the machines again. Without MACHINE, the managed block and its selections are
+    /// removed.
     #[arg(
         long,
         conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
@@ -427,19 +521,19 @@ pub(crate) struct ConfigArgs {
     )]
     pub(crate) remove: bool,
     /// Remove the host entries of deleted machines without confirmation
-    #[arg(short, long, help_heading = "Output")]
+    #[arg(short, long, hide_short_help = true, help_heading = "Output")]
     pub(crate) yes: bool,
     /// Replace the host entries of az ssh config, Export-AzSshConfig and azure_rm_arcssh in the file
-    #[arg(long, conflicts_with_all = ["remove", "verify"], help_heading = "Output")]
+    #[arg(long, conflicts_with_all = ["remove", "verify"], hide_short_help = true, help_heading = "Output")]
     pub(crate) adopt: bool,
     /// With --adopt: delete the relay tokens and keys left over by replaced host entries
-    #[arg(long, requires = "adopt", help_heading = "Output")]
+    #[arg(long, requires = "adopt", hide_short_help = true, help_heading = "Output")]
     pub(crate) clean: bool,
     /// Check with ssh that it uses the host entries, or those of these machines, and write nothing
     #[arg(
         long,
         conflicts_with_all = ["wildcard", "groups", "subscriptions", "tags", "all"],
-        help_heading = "Output"
+        hide_short_help = true, help_heading = "Output"
     )]
     pub(crate) verify: bool,
     #[command(flatten)]
@@ -478,10 +572,22 @@ pub(crate) struct ListArgs {
     #[arg(long, help_heading = "Output")]
     pub(crate) standalone: bool,
     /// User to log in as
-    #[arg(long, value_name = "NAME", requires = "standalone", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "standalone",
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
     pub(crate) user: Option<String>,
     /// Path of arcssh on the computer that runs Ansible [default: of this program]
-    #[arg(long, value_name = "PATH", requires = "standalone", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "standalone",
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
     pub(crate) program: Option<String>,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
@@ -498,6 +604,7 @@ impl ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Certificate")]
 pub(crate) struct CertArgs {
     /// Write the certificate to FILE, which must end in -cert.pub; without --public-key, also write the private key, to
     /// FILE without -cert.pub
@@ -510,7 +617,7 @@ pub(crate) struct CertArgs {
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
     /// With --file: fail unless the certificate is valid for this login name
-    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key", value_parser = login_name)]
+    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key", value_parser = login_name, hide_short_help = true)]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -523,10 +630,10 @@ pub(crate) struct CertArgs {
 #[command(next_help_heading = "Certificate")]
 pub(crate) struct CertificateArgs {
     /// Scope of the certificate [default: sign-in to Linux machines of the cloud]
-    #[arg(long, value_name = "SCOPE")]
+    #[arg(long, value_name = "SCOPE", hide_short_help = true)]
     scope: Option<String>,
     /// Application (client) ID for the request [default: the application that you signed in to]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", hide_short_help = true)]
     client_id: Option<String>,
 }
 
@@ -579,12 +686,12 @@ pub(crate) struct SetupArgs {
     #[command(flatten, next_help_heading = "Setup")]
     pub(crate) target: TargetArgs,
     /// Replace the enabled port with --port; users of the old port lose access
-    #[arg(long, requires = "port")]
+    #[arg(long, requires = "port", hide_short_help = true)]
     pub(crate) replace_port: bool,
     /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Show the changes without applying them; exit with status 1 if there are any
+    /// Show the changes only; exit with status 1 if there are any
     #[arg(long, conflicts_with = "yes")]
     pub(crate) dry_run: bool,
     /// Number of machines to set up in parallel
@@ -689,6 +796,7 @@ pub(crate) enum ListFormat {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Sign-in")]
 pub(crate) struct LoginArgs {
     /// Tenant to sign in to [default: the account's home tenant]
     #[arg(long, value_name = "TENANT", value_parser = tenant)]
@@ -700,10 +808,10 @@ pub(crate) struct LoginArgs {
     #[arg(long)]
     pub(crate) device_code: bool,
     /// Application (client) ID to sign in to
-    #[arg(long, value_name = "ID", default_value = AZURE_CLI)]
+    #[arg(long, value_name = "ID", default_value = AZURE_CLI, hide_short_help = true)]
     pub(crate) client_id: String,
     /// Scope whose Conditional Access policies to satisfy [default: Azure Resource Manager]
-    #[arg(long, value_name = "SCOPE")]
+    #[arg(long, value_name = "SCOPE", hide_short_help = true)]
     pub(crate) scope: Option<String>,
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
@@ -762,10 +870,17 @@ impl AzureArgs {
 #[command(next_help_heading = "Credential")]
 pub(crate) struct CredentialArgs {
     /// Credential source [default: any]
-    #[arg(long, env = "ARCSSH_CREDENTIAL", value_name = "NAME", ignore_case = true, value_enum)]
+    #[arg(
+        long,
+        env = "ARCSSH_CREDENTIAL",
+        value_name = "NAME",
+        ignore_case = true,
+        value_enum,
+        hide_short_help = true
+    )]
     credential: Option<CredentialSource>,
     /// Tenant to sign in to [default: the credential's own]
-    #[arg(long, value_name = "TENANT", value_parser = tenant)]
+    #[arg(long, value_name = "TENANT", value_parser = tenant, hide_short_help = true)]
     tenant: Option<String>,
 }
 
@@ -807,7 +922,7 @@ fn tenant(text: &str) -> Result<String, String> {
 #[command(next_help_heading = "Cloud")]
 pub(crate) struct CloudArgs {
     /// Azure cloud of the machine [default: public]
-    #[arg(long, env = "ARCSSH_CLOUD", ignore_case = true, value_enum)]
+    #[arg(long, env = "ARCSSH_CLOUD", ignore_case = true, value_enum, hide_short_help = true)]
     cloud: Option<CloudName>,
     /// Address of Azure Resource Manager [default: the cloud's]
     #[arg(long, env = "ARCSSH_ARM_ENDPOINT", value_name = "URL", hide_short_help = true)]
@@ -852,13 +967,13 @@ impl CloudArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Logging")]
+#[command(next_help_heading = GENERAL)]
 pub(crate) struct LogArgs {
     /// Log to standard error (-v: info, -vv: debug); RUST_LOG can select more
-    #[arg(short, long, action = ArgAction::Count, global = true)]
+    #[arg(short, long, action = ArgAction::Count, global = true, hide_short_help = true)]
     pub(crate) verbose: u8,
     /// Also log to this file (a new file, or an earlier log of mode 0600)
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, hide_short_help = true)]
     pub(crate) log_file: Option<PathBuf>,
 }
 
@@ -917,6 +1032,25 @@ mod tests {
             assert!(ProxyCli::try_parse_from(words()).is_err(), "{:?}", words().collect::<Vec<_>>());
             assert!(Cli::try_parse_from(words()).is_err());
         }
+    }
+
+    #[test]
+    fn each_command_is_in_one_group_of_the_help_with_its_description() {
+        let command = Cli::command();
+        let line = |name: &str, about: &str| format!("  {name:11}  {about}");
+        let mut described: Vec<String> = command
+            .get_subcommands()
+            .map(|command| line(command.get_name(), &command.get_about().unwrap_or_default().to_string()))
+            .collect();
+        let mut listed: Vec<&str> = COMMANDS.lines().filter(|line| line.starts_with(' ')).collect();
+        described.sort();
+        listed.sort_unstable();
+        assert_eq!(listed, described);
+        let all = command_list(&[]).to_string();
+        assert_eq!(all, COMMANDS);
+        let short = command_list(&RARE).to_string();
+        assert_eq!(short.lines().count() + RARE.len(), all.lines().count());
+        assert!(COMMANDS.split("\n\n").all(|group| group.lines().count() > 3));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use console::Style;
+use clap::builder::styling::Style;
 use serde_json::{Map, Value, json};
 
 use crate::azure::cloud::CloudName;
@@ -15,6 +15,7 @@ use crate::machines::{MachineSelector, NamedMachine, SUFFIX, Selection};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
 use crate::system::clock::{format_ago, parse_time};
 use crate::terminal::output::{Screen, note, print};
+use crate::terminal::palette::BAD;
 use crate::terminal::table::{Cell, Column, Table};
 use crate::text::{json_text, shell_quote};
 
@@ -347,7 +348,7 @@ const SUBSCRIPTION: &str = "SUBSCRIPTION";
 fn row(NamedMachine { machine, name, host_entry, .. }: &NamedMachine, screen: Screen) -> Vec<Cell> {
     let status = match machine.status.as_str() {
         "Connected" | "" => Style::new(),
-        _ => Style::new().red(),
+        _ => BAD,
     };
     let change = &machine.last_status_change;
     let change = match parse_time(change).filter(|_| screen.is_terminal()) {

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use clap::{Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
@@ -84,6 +84,37 @@ const ENVIRONMENT: [(&str, &str); 25] = [
     ("XDG_STATE_HOME", "Parent directory of the state directory: ~/.local/state if not set."),
 ];
 
+/// Files that arcssh reads or writes, for arcssh(1).
+const FILES: [(&str, &str); 9] = [
+    (
+        "~/.ssh/config",
+        "Host entries: the managed block of arcssh-config(1). Earlier versions are next to it.",
+    ),
+    (
+        "~/.ssh/known_hosts, /etc/ssh",
+        "Host keys, and the configuration of ssh for all users. arcssh reads them to find names that are in use.",
+    ),
+    ("~/.ssh/arcssh", "Keys and certificates of arcssh-config(1) with --entra, and sockets of their agents."),
+    (
+        "~/.ssh/arcssh-%C",
+        "Sockets of connections that sessions share, with --control-master of arcssh-config(1).",
+    ),
+    (
+        "~/.local/state/arcssh",
+        "State directory: the sign-in, the last error of each machine, and cached tokens, relay credentials and certificates. On Windows: %LOCALAPPDATA%\\arcssh. Without a key store, the sign-in contains the refresh token.",
+    ),
+    (
+        "~/.azure, ~/.azd, ~/.Azure",
+        "Sign-ins of Azure CLI, Azure Developer CLI and Azure PowerShell. arcssh reads which account and cloud they use.",
+    ),
+    ("/opt/azcmagent/bin/himds", "Arc agent of this computer, which issues tokens of its managed identity."),
+    ("/var/opt/azcmagent/tokens", "Keys with which that agent verifies that a program may get such a token."),
+    (
+        "/etc/ssl/certs/ca-certificates.crt",
+        "Root certificates of the system on Debian. arcssh finds those of other systems too.",
+    ),
+];
+
 /// Writes arcssh.1 and a page for each command, and returns the exit status.
 ///
 /// # Errors
@@ -103,12 +134,35 @@ fn write(command: &Command, folder: &Path) -> io::Result<()> {
         write(command, folder)?;
     }
     // clap_mangen omits the text of an option that the short help hides.
-    let complete = command.clone().after_help(None).mut_args(|option| option.hide_short_help(false));
-    let man = Man::new(complete);
+    let complete = command.clone().before_help(None).before_long_help(None).after_long_help(None);
+    let complete = complete.mut_args(|option| option.hide_short_help(false));
+    let man =
+        Man::new(complete).source(concat!("arcssh ", env!("CARGO_PKG_VERSION"))).manual("arcssh manual");
     let mut page = Vec::new();
     man.render(&mut page)?;
+    let page = with_option_groups(command, &String::from_utf8_lossy(&page));
+    // The empty date takes no place, and mandoc(1) warns of blank lines and of line breaks around them.
+    let page =
+        page.replacen(" 1  \"", " 1 \"\" \"", 1).replace("\n.br\n\n.br\n", "\n\n").replace("\n\n", "\n.sp\n");
+    let mut page = page.into_bytes();
     last_sections(command).to_writer(&mut page)?;
     replace(&folder.join(man.get_filename()), &page)
+}
+
+/// Makes each group of options a part of OPTIONS. clap_mangen writes it as a section.
+fn with_option_groups(command: &Command, page: &str) -> String {
+    let line = |name: &str, text: &str| {
+        let quote = if text.contains(' ') { "\"" } else { "" };
+        format!("\n.{name} {quote}{text}{quote}\n")
+    };
+    let groups = command.get_arguments().filter_map(Arg::get_help_heading);
+    let page = groups.fold(page.to_owned(), |page, group| {
+        page.replace(&line("SH", &group.to_uppercase()), &line("SS", group))
+    });
+    if page.contains("\n.SH OPTIONS\n") {
+        return page;
+    }
+    page.replacen("\n.SS ", "\n.SH OPTIONS\n.SS ", 1)
 }
 
 /// Replaces an earlier page. A file that is not a manual page of arcssh is not overwritten, and no link is followed.
@@ -135,16 +189,17 @@ fn replace(file: &Path, page: &[u8]) -> io::Result<()> {
 fn last_sections(command: &Command) -> Roff {
     let mut roff = Roff::new();
     let is_main = command.get_name() == "arcssh";
+    definitions(&mut roff, "EXIT STATUS", &ExitStatus::MEANINGS);
     if is_main {
-        definitions(&mut roff, "EXIT STATUS", &ExitStatus::MEANINGS);
         roff.control("PP", []).text([roman(SSH_EXIT_STATUS)]);
         definitions(&mut roff, "ENVIRONMENT", &ENVIRONMENT);
+        definitions(&mut roff, "FILES", &FILES);
     }
     examples(&mut roff, command);
     let other = if is_main {
         "ssh(1), ssh_config(5)"
     } else {
-        "arcssh(1), for exit statuses and environment variables"
+        "arcssh(1), for environment variables and files; ssh(1), ssh_config(5)"
     };
     roff.control("SH", ["SEE ALSO"]).text([roman(other)]);
     roff
@@ -159,7 +214,7 @@ fn definitions(roff: &mut Roff, heading: &str, definitions: &[(&str, &str)]) {
 
 /// Adds the examples with their line breaks, which clap_mangen would remove.
 fn examples(roff: &mut Roff, command: &Command) {
-    if let Some(text) = command.get_after_help().map(ToString::to_string) {
+    if let Some(text) = command.get_after_long_help().map(ToString::to_string) {
         let lines = text.lines().filter(|line| *line != "Examples:");
         roff.control("SH", ["EXAMPLES"]).control("nf", []);
         roff.extend(lines.map(roman));

@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, IsTerminal as _, Write};
 
-use console::Style;
+use clap::builder::styling::Style;
 use tracing::{Level, enabled};
 
+use crate::terminal::palette::Colors;
 use crate::terminal::{TerminalError, tty};
 use crate::text::{grouped, lines, sanitize, width};
 
@@ -18,7 +19,7 @@ pub(crate) enum Screen {
     Terminal {
         /// The width of the terminal, if it is known.
         columns: Option<usize>,
-        has_colors: bool,
+        colors: Colors,
     },
     /// A program, or a file: nothing is shortened, relative or coloured.
     Program,
@@ -31,7 +32,7 @@ impl Screen {
         if !out.is_terminal() {
             return Self::Program;
         }
-        Self::Terminal { columns: tty::columns(&out), has_colors: tty::use_color(&out) }
+        Self::Terminal { columns: tty::columns(&out), colors: Colors::of(&out) }
     }
 
     pub(crate) fn is_terminal(self) -> bool {
@@ -54,9 +55,11 @@ impl Screen {
     }
 
     /// Returns a text in a style, if the reader sees colours.
-    pub(crate) fn styled(self, text: &str, style: &Style) -> String {
-        let has_colors = matches!(self, Self::Terminal { has_colors: true, .. });
-        style.clone().force_styling(has_colors).apply_to(text).to_string()
+    pub(crate) fn styled(self, text: &str, style: Style) -> String {
+        match self {
+            Self::Terminal { colors, .. } => colors.paint(style, text),
+            Self::Program => text.to_owned(),
+        }
     }
 }
 

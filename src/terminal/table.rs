@@ -1,8 +1,9 @@
 //! Tables: on a terminal they fit its width, and elsewhere no value is shortened.
 
-use console::Style;
+use clap::builder::styling::Style;
 
 use crate::terminal::output::Screen;
+use crate::terminal::palette::TITLE;
 use crate::text::{sanitize, shorten, width};
 
 /// Between two columns.
@@ -62,9 +63,7 @@ impl Table {
     /// Returns the lines of the table.
     pub(crate) fn render(&self, screen: Screen) -> String {
         let widths = self.layout(screen.columns().unwrap_or(usize::MAX));
-        let title = Style::new().bold();
-        let titles: Vec<Cell> =
-            self.columns.iter().map(|column| Cell::styled(column.title, title.clone())).collect();
+        let titles: Vec<Cell> = self.columns.iter().map(|column| Cell::styled(column.title, TITLE)).collect();
         std::iter::once(&titles).chain(&self.rows).map(|row| line(row, &widths, screen)).collect()
     }
 
@@ -110,7 +109,7 @@ fn line(row: &[Cell], widths: &[usize], screen: Screen) -> String {
         let padding = limit.saturating_sub(width(&text));
         if !text.is_empty() {
             line += &std::mem::take(&mut missing);
-            line += &screen.styled(&text, &cell.style);
+            line += &screen.styled(&text, cell.style);
         }
         missing += &" ".repeat(padding + GAP.len());
     }

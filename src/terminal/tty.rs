@@ -1,24 +1,10 @@
-//! The terminal behind ssh, and the colours of a terminal.
-
-use std::io::IsTerminal;
+//! The terminal behind ssh.
 
 #[cfg(not(unix))]
 use console::Term;
 
 #[cfg(unix)]
 pub(crate) use unix::{ssh_terminal, tty_if_stderr_discarded};
-
-/// Returns whether to write coloured text to this stream.
-pub(crate) fn use_color(out: &impl IsTerminal) -> bool {
-    out.is_terminal() && !color_disabled()
-}
-
-/// Returns whether the user (no-color.org) or the terminal (bixense.com/clicolors) does not permit colours.
-fn color_disabled() -> bool {
-    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|set| set == value);
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-    no_color || is("CLICOLOR", "0") || is("TERM", "dumb")
-}
 
 /// Returns the width of the terminal, if it has one: that of a new pseudo-terminal is 0 (ioctl_tty(2), TIOCGWINSZ).
 #[cfg(unix)]

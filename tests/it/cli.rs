@@ -7,17 +7,17 @@ use std::process::Command;
 use crate::readme;
 use crate::support::{ARCSSH, lab, namespaces, on_a_terminal, program_at, run, run_arcssh, script};
 
-/// The commands that the help lists, without `help`.
-fn commands() -> Vec<String> {
+/// The commands that the help lists.
+pub(crate) fn commands() -> Vec<String> {
     let help = run_arcssh(&["--help"]).clean();
-    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    let first_words = listed.map_while(|line| line.split_whitespace().next());
-    first_words.filter(|word| *word != "help").map(Into::into).collect()
+    let groups =
+        help.lines().skip_while(|line| *line != "Start here:").take_while(|line| *line != "General:");
+    groups.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).map(Into::into).collect()
 }
 
 /// The examples at the end of a help text, without the heading.
 fn examples(help: &str) -> impl Iterator<Item = &str> {
-    let (_, below) = help.split_once("--log-file").unwrap();
+    let (_, below) = help.split_once("\n  -h, --help\n").unwrap();
     below.lines().skip_while(|line| !line.is_empty()).filter(|line| *line != "Examples:")
 }
 
@@ -25,17 +25,118 @@ fn examples(help: &str) -> impl Iterator<Item = &str> {
 fn arcssh_without_arguments_prints_the_help() {
     let alone = run_arcssh(&[]);
     assert_eq!((alone.code, alone.stdout.len()), (Some(2), 0), "standard output belongs to ssh");
-    assert_eq!(alone.stderr, run_arcssh(&["--help"]).clean());
-    assert!(alone.stderr.starts_with("Plain ssh to Azure Arc-enabled servers"), "{}", alone.stderr);
-    assert!(alone.stderr.contains("\nExamples:\n  arcssh login "), "{}", alone.stderr);
-    assert_eq!(commands()[..3], ["login", "config", "list"]);
+    assert_eq!(alone.stderr, run_arcssh(&["-h"]).clean());
+    let help = run_arcssh(&["--help"]).clean();
+    for text in [&alone.stderr, &help] {
+        assert!(text.starts_with("Plain ssh to Azure Arc-enabled servers"), "{text}");
+        assert!(text.contains("\nStart here:\n  login  ") && text.contains("\nGeneral:\n"), "{text}");
+    }
+    assert!(help.contains("\nExamples:\n  arcssh login "), "{help}");
+    assert_eq!(commands()[..3], ["login", "setup", "config"]);
+}
+
+/// The last line of the terminal is for the next command.
+#[test]
+fn the_short_help_of_each_command_fits_a_terminal_and_points_to_the_full_help() {
+    let w = lab(&[]);
+    for command in commands().iter().map(String::as_str).chain(["", "cache show", "cache clear"]) {
+        let help =
+            on_a_terminal(w.command("script"), &format!("stty rows 24 cols 80; '{ARCSSH}' {command} -h")).1;
+        assert!(help.lines().count() < 24, "{} lines: {help}", help.lines().count());
+        assert!(help.contains("--help lists all options, with examples"), "{help}");
+        let full =
+            run_arcssh(&[&command.split_whitespace().collect::<Vec<_>>()[..], &["--help"]].concat()).clean();
+        let options = full.lines().filter(|line| line.trim_start().starts_with('-') && !line.contains(": "));
+        assert!(
+            options.count() >= 2 && full.contains("--log-file") && !full.contains("\nOptions:\n"),
+            "{full}"
+        );
+    }
+}
+
+#[test]
+fn a_usage_error_suggests_the_similar_word_and_names_the_command_of_the_help() {
+    for (words, tip, usage, help) in [
+        (&["confg"][..], "subcommand exists: 'config'", "arcssh [OPTIONS] <COMMAND>", ""),
+        (&["--verbos", "list"], "argument exists: '--verbose'", "arcssh [OPTIONS] <COMMAND>", "list "),
+        (
+            &["config", "--usr", "x"],
+            "argument exists: '--user'",
+            "arcssh config [OPTIONS] [MACHINE]...",
+            "config ",
+        ),
+        (
+            &["config", "web01", "--conrtol-master"],
+            "exists: '--control-master'",
+            "arcssh config [OPTIONS] [MACHINE]...",
+            "config ",
+        ),
+        (
+            &["setup", "--jbos", "3", "web01"],
+            "exists: '--jobs'",
+            "arcssh setup [OPTIONS] [MACHINE]...",
+            "setup ",
+        ),
+        (&["login", "--device"], "exists: '--device-code'", "arcssh login [OPTIONS]", "login "),
+        (&["cache", "shwo"], "subcommand exists: 'show'", "arcssh cache [OPTIONS] <COMMAND>", "cache "),
+        (&["cache", "show", "--verbos"], "exists: '--verbose'", "arcssh cache show [OPTIONS]", "cache "),
+        (&["list", "--format", "jso"], "value exists: 'json'", "", "list "),
+        (&["completions", "bsh"], "value exists: 'bash'", "", "completions "),
+    ] {
+        let error = run_arcssh(words);
+        assert_eq!((error.code, error.stdout.len()), (Some(2), 0), "{words:?}");
+        let lines: Vec<&str> = error.stderr.lines().collect();
+        assert!(
+            lines.iter().any(|line| line.starts_with("  tip: ") && line.ends_with(tip)),
+            "{}",
+            error.stderr
+        );
+        let usages = lines.iter().filter_map(|line| line.strip_prefix("Usage: ")).collect::<Vec<_>>();
+        assert_eq!(usages, if usage.is_empty() { vec![] } else { vec![usage] }, "{}", error.stderr);
+        let help = format!("For help: arcssh {help}--help");
+        assert_eq!(lines.last(), Some(&help.as_str()), "{}", error.stderr);
+    }
+}
+
+/// Also from a call that sets options in the environment, and without values.
+#[test]
+fn a_usage_error_is_short() {
+    for words in [
+        &["config", "--adopt", "--remove"][..],
+        &["config", "--output", "-", "--file", "x"],
+        &["list", "--format", "table", "--list"],
+        &["doctor", "--fix"],
+        &["proxy", "--suffix", ".arc"],
+        &["cert", "--show", "--file", "x"],
+        &["cache"],
+        &["completions"],
+        &["man"],
+        &["list", "--tag"],
+    ] {
+        let mut arcssh = Command::new(ARCSSH);
+        arcssh.args(words).env_clear().envs([("ARCSSH_CLOUD", "usgov"), ("ARCSSH_CREDENTIAL", "azure-cli")]);
+        let error = run(&mut arcssh);
+        assert_eq!(error.code, Some(2), "{}", error.stderr);
+        if words == ["cache"] {
+            assert_eq!(error.stderr, run_arcssh(&["cache", "-h"]).clean());
+            continue;
+        }
+        let lines = error.stderr.lines().collect::<Vec<_>>();
+        let help = format!("For help: arcssh {} --help", words[0]);
+        assert!(lines.len() <= 6 && lines.last() == Some(&help.as_str()), "{}", error.stderr);
+        assert!(
+            !error.stderr.contains("--cloud") && !error.stderr.contains("--credential"),
+            "{}",
+            error.stderr
+        );
+    }
 }
 
 /// An example that wraps cannot be copied.
 #[test]
 fn each_command_has_help_whose_examples_fit_a_terminal() {
     for command in commands().iter().map(String::as_str).chain([""]) {
-        let words: Vec<&str> = [command, "-h"].into_iter().filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let help = run_arcssh(&words).clean();
         assert!(help.contains(format!("\nUsage: arcssh {command}").trim_end()), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
@@ -46,12 +147,16 @@ fn each_command_has_help_whose_examples_fit_a_terminal() {
 #[test]
 fn help_is_coloured_only_on_a_terminal_and_can_be_plain() {
     let w = lab(&[]);
-    let shown = |variables: &str| {
-        on_a_terminal(w.command("script"), &format!("{variables} '{ARCSSH}' --help")).1.contains('\u{1b}')
+    let shown = |variables: &str, command: &str| {
+        let line = format!("{variables} '{ARCSSH}' {command} --help");
+        on_a_terminal(w.command("script"), &line).1.contains('\u{1b}')
     };
-    assert!(shown(""));
-    for setting in ["NO_COLOR=1", "TERM=dumb", "CI=true TERM=dumb", "CLICOLOR=0"] {
-        assert!(!shown(setting), "{setting}");
+    for command in commands().iter().map(String::as_str).chain([""]) {
+        assert!(shown("", command) && shown("NO_COLOR=", command), "{command}");
+        assert!(!shown("NO_COLOR=1", command), "{command}");
+    }
+    for setting in ["TERM=dumb", "CI=true TERM=dumb", "CLICOLOR=0"] {
+        assert!(!shown(setting, ""), "{setting}");
     }
     assert!(!run_arcssh(&["--help"]).clean().contains('\u{1b}'));
 }
@@ -132,7 +237,7 @@ fn each_command_has_a_manual_page_that_renders_without_warnings() {
         let command = name.strip_prefix("arcssh-").filter(|name| commands().iter().any(|one| one == name));
         let words: Vec<&str> =
             command.map_or_else(|| name.split('-').skip(1).collect(), |command| vec![command]);
-        let help = run_arcssh(&[&words[..], &["-h"]].concat()).clean();
+        let help = run_arcssh(&[&words[..], &["--help"]].concat()).clean();
         assert!(examples(&help).all(|line| text.contains(line)), "{text}");
         pages += 1;
     }

@@ -675,7 +675,7 @@ fn a_diff_is_coloured_on_a_terminal_unless_no_color_is_set() {
     let (code, diff) = config_on_a_terminal(&home, "web01 --dry-run", &[]);
     assert_eq!(code, Some(1));
     assert!(
-        diff.contains("\u{1b}[32m+Host web01\u{1b}[0m\n") && diff.contains("\u{1b}[36m@@ -1 +1,"),
+        diff.contains("\u{1b}[32m+Host web01\u{1b}[0m\n") && diff.contains("\u{1b}[2m@@ -1 +1,"),
         "{diff}"
     );
     assert!(diff.contains("\n Host other\n"), "{diff}");

@@ -35,6 +35,7 @@ mod plain_ssh;
 mod proxies;
 mod readme;
 mod scale;
+mod screens;
 mod secrets;
 mod security;
 mod setup;

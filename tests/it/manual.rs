@@ -31,6 +31,16 @@ fn text_of(folder: &str) -> String {
     sources(&folder).iter().map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
+/// The string literals of the program, without its unit tests.
+fn literals() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let texts = sources(&folder).into_iter().filter(|path| !path.ends_with("tests.rs")).map(|path| {
+        let text = fs::read_to_string(path).unwrap();
+        text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
+    });
+    texts.flat_map(|text| text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
 #[test]
 fn every_option_of_the_proxy_is_in_the_manual_with_its_help_and_its_variable() {
     let help = run_arcssh(&["proxy", "--help"]).clean();
@@ -68,6 +78,78 @@ fn every_environment_variable_is_in_the_manual() {
     let others = ["WAYLAND_DISPLAY", "SSH_CONNECTION", "GITHUB_ACTIONS", "HTTP_PROXY"];
     let missing = names.iter().filter(|name| !others.contains(*name) && !page.contains(**name));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+/// Those of ssh, of arcssh and of the programs that issue tokens, not those of the system.
+#[test]
+fn every_file_is_in_the_manual() {
+    let page = page("arcssh.1");
+    let (_, described) = page.split_once("\nFILES\n").unwrap();
+    let folders = ["~/.", "/etc/ssh", "/var/opt/", "/opt/azcmagent/", "/etc/ssl/certs/"];
+    let is_path =
+        |text: &&String| folders.iter().any(|folder| text.starts_with(folder)) && !text.contains([' ', '\n']);
+    let literals = literals();
+    let files: BTreeSet<&String> = literals.iter().filter(is_path).collect();
+    assert!(files.len() > 6, "{files:?}");
+    let missing: Vec<_> = files.iter().filter(|file| !described.contains(file.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for folder in [".azure", ".azd", ".Azure"] {
+        assert!(
+            literals.iter().any(|text| text.starts_with(folder)) && described.contains(folder),
+            "{folder}"
+        );
+    }
+}
+
+/// The sections of man-pages(7), in its order.
+#[test]
+fn each_page_has_the_same_sections_and_lists_every_option() {
+    let folder = tempfile::tempdir().unwrap();
+    run_arcssh(&["man", folder.path().to_str().unwrap()]).clean();
+    let order = [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "SUBCOMMANDS",
+        "VERSION",
+        "EXIT STATUS",
+        "ENVIRONMENT",
+        "FILES",
+        "EXAMPLES",
+        "SEE ALSO",
+    ];
+    let required = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"];
+    let pages: Vec<PathBuf> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(pages.len() > 17);
+    for path in pages {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let page = page(name);
+        let is_heading =
+            |line: &&str| line.chars().all(|c| c.is_ascii_uppercase() || c == ' ') && !line.starts_with(' ');
+        let sections: Vec<&str> = page.lines().filter(is_heading).filter(|line| !line.is_empty()).collect();
+        let places: Vec<_> =
+            sections.iter().map(|section| order.iter().position(|one| one == section)).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{name}: {sections:?}");
+        assert!(required.iter().all(|section| sections.contains(section)), "{name}: {sections:?}");
+        let words = name.trim_end_matches(".1").trim_start_matches("arcssh").trim_start_matches('-');
+        let words: Vec<&str> = if words == "known-hosts" { vec![words] } else { words.split('-').collect() };
+        let help = run_arcssh(
+            &[&words[..], &["--help"]]
+                .concat()
+                .into_iter()
+                .filter(|word| !word.is_empty())
+                .collect::<Vec<_>>(),
+        );
+        let help = help.clean();
+        let options =
+            help.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
+        for option in options.filter(|option| !option.ends_with(':')) {
+            let option = option.trim_end_matches('.').split(['[', ';', ',']).next().unwrap();
+            assert!(page.contains(option), "{name}: {option}\n{page}");
+        }
+    }
 }
 
 /// Those that the other tests of this folder observe.

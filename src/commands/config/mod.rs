@@ -37,9 +37,9 @@ use crate::ssh::shell;
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::verification::{self, Verified, View};
 use crate::terminal::output::{note, print};
+use crate::terminal::palette::{ASIDE, BAD, Colors, GOOD};
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
-use crate::terminal::tty::use_color;
 use crate::text::{grouped, lines};
 
 /// The new text of the file, and its changes.
@@ -313,7 +313,7 @@ fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     if is_terminal {
         diff = lines(&diff);
     }
-    if use_color(&stdout()) {
+    if Colors::of(&stdout()) == Colors::On {
         diff = diff.split_inclusive('\n').map(colored).collect();
     }
     // A pipe gets the bytes unchanged, since a program may apply the diff.
@@ -325,13 +325,13 @@ fn show_difference(file: &Path, old: &str, new: &str) -> Result<u8> {
     Ok(u8::from(old != new))
 }
 
-/// A line of a unified diff: green if added, red if removed, cyan for a position.
+/// Returns a line of a unified diff in its colour.
 fn colored(line: &str) -> String {
-    let colour = match line.as_bytes().first() {
-        Some(b'+') => 32,
-        Some(b'-') => 31,
-        Some(b'@') => 36,
+    let style = match line.as_bytes().first() {
+        Some(b'+') => GOOD,
+        Some(b'-') => BAD,
+        Some(b'@') => ASIDE,
         _ => return line.to_owned(),
     };
-    format!("\u{1b}[{colour}m{}\u{1b}[0m\n", line.trim_end_matches('\n'))
+    format!("{}\n", Colors::On.paint(style, line.trim_end_matches('\n')))
 }

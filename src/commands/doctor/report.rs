@@ -1,6 +1,7 @@
 //! The report on standard output: a line for each check as soon as it has a result, then what to do; or JSON at the end.
 
-use console::{Term, style};
+use clap::builder::styling::Style;
+use console::Term;
 use tokio::time::Instant;
 
 use crate::cli::DoctorArgs;
@@ -10,8 +11,8 @@ use crate::commands::doctor::outcome::{Check, Reason, json_report};
 use crate::diagnosis::{Diagnosis, Hint};
 use crate::terminal::TerminalError;
 use crate::terminal::output::print;
+use crate::terminal::palette::{ASIDE, BAD, COMMAND, Colors, GOOD, WARNING};
 use crate::terminal::progress::{ERASE, is_rewritable};
-use crate::terminal::tty::use_color;
 use crate::text::{cut, sanitize, width, wrap};
 
 /// The form of the report.
@@ -105,15 +106,6 @@ impl Report {
     }
 }
 
-/// Whether the report has colors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Colors {
-    /// For a terminal.
-    On,
-    /// For any other output.
-    Off,
-}
-
 /// How the text is laid out.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
@@ -131,12 +123,11 @@ const MIN_TEXT: usize = 24;
 impl Layout {
     fn of(terminal: &Term) -> Self {
         let columns = terminal.is_term().then(|| terminal.size_checked()).flatten();
-        let colors = if use_color(&std::io::stdout()) { Colors::On } else { Colors::Off };
-        Self { columns: columns.map(|(_, columns)| columns.into()), colors }
+        Self { columns: columns.map(|(_, columns)| columns.into()), colors: Colors::of(&std::io::stdout()) }
     }
 
-    fn style<T>(self, text: T) -> console::StyledObject<T> {
-        style(text).force_styling(self.colors == Colors::On)
+    fn paint(self, style: Style, text: &str) -> String {
+        self.colors.paint(style, text)
     }
 
     /// Returns a text after a start of `indent` columns. It is wrapped under its own first line.
@@ -153,11 +144,11 @@ impl Layout {
     /// [`Layout::not_checked`] the checks that were not made.
     fn check(self, check: &Check) -> String {
         let (mark, text) = match &check.outcome {
-            Passed(text) => (self.style("ok  ").green(), text.clone()),
-            Warned(diagnosis) => (self.style("warn").yellow(), diagnosis.summary.clone()),
-            Failed(diagnosis) => (self.style("FAIL").red(), diagnosis.summary.clone()),
-            Unknown(why) => (self.style("?   ").dim(), format!("unknown: {why}")),
-            Skipped(why) => (self.style("skip").dim(), why.clone()),
+            Passed(text) => (self.paint(GOOD, "ok  "), text.clone()),
+            Warned(diagnosis) => (self.paint(WARNING, "warn"), diagnosis.summary.clone()),
+            Failed(diagnosis) => (self.paint(BAD, "FAIL"), diagnosis.summary.clone()),
+            Unknown(why) => (self.paint(ASIDE, "?   "), format!("unknown: {why}")),
+            Skipped(why) => (self.paint(ASIDE, "skip"), why.clone()),
             NotChecked(_) => return String::new(),
         };
         let is_narrow = self.columns.is_some_and(|columns| columns < NAME + MIN_TEXT);
@@ -179,7 +170,7 @@ impl Layout {
         let command = hint.command.as_deref().filter(|command| sanitize(command) == **command);
         match command.and_then(|command| Some((hint.text.strip_suffix(command)?, command))) {
             Some((text, command)) => {
-                let command = self.style(command).bold();
+                let command = self.paint(COMMAND, command);
                 let text = self.paragraph(&start, indent + label.len(), text.trim_end());
                 format!("{text}{:1$}{command}\n", "", indent + 4)
             }
@@ -197,7 +188,7 @@ impl Layout {
                 None => groups.push((reason, vec![name])),
             }
         }
-        let mark = format!("{}  ", self.style("skip").dim());
+        let mark = format!("{}  ", self.paint(ASIDE, "skip"));
         let line = |(reason, names): &(Reason, Vec<&str>)| {
             let text = format!("not checked, because {}: {}", reason.clause(), names.join(", "));
             self.paragraph(&mark, MARK, &text)
@@ -210,7 +201,7 @@ impl Layout {
         let mut text = String::new();
         for check in checks {
             let Failed(Diagnosis { summary, hint, .. }) = &check.outcome else { continue };
-            let label = self.style("Problem: ").red().to_string();
+            let label = self.paint(BAD, "Problem: ");
             text += &format!("\n{}", self.paragraph(&label, 9, summary));
             text += &hint.as_ref().map_or(String::new(), |hint| self.hint("Fix: ", hint, 0));
         }
