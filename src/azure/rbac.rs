@@ -14,10 +14,14 @@ const API_VERSION: &str = "2022-04-01";
 /// Permission to request relay credentials, which every connection needs.
 pub(crate) const CONNECT: &str = "Microsoft.HybridConnectivity/endpoints/listCredentials/action";
 /// Permissions to set up a machine.
-pub(crate) const SET_UP: [&str; 2] = [
-    "Microsoft.HybridConnectivity/endpoints/write",
-    "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write",
-];
+pub(crate) const SET_UP: [&str; 2] = [CREATE_ENDPOINT, SET_PORT];
+pub(crate) const CREATE_ENDPOINT: &str = "Microsoft.HybridConnectivity/endpoints/write";
+pub(crate) const SET_PORT: &str = "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write";
+/// Permissions to undo the setup.
+pub(crate) const DELETE_ENDPOINT: &str = "Microsoft.HybridConnectivity/endpoints/delete";
+pub(crate) const DELETE_PORT: &str = "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/delete";
+/// Permission to register the resource provider, on the subscription.
+pub(crate) const REGISTER: &str = "Microsoft.HybridConnectivity/register/action";
 /// Permission to log in with Entra ID (azure-docs `built-in-roles/compute.md`).
 pub(crate) const LOGIN: &str = "Microsoft.HybridCompute/machines/login/action";
 /// Permission to log in with Entra ID as an administrator.
@@ -183,8 +187,8 @@ mod tests {
         for action in SET_UP {
             assert_eq!(least_role(action), "Azure Connected Machine Resource Manager");
         }
-        assert_eq!(least_role("Microsoft.HybridConnectivity/register/action"), "Contributor");
-        assert_eq!(least_role("Microsoft.HybridConnectivity/endpoints/delete"), "Contributor");
+        assert_eq!(least_role(REGISTER), "Contributor");
+        assert_eq!(least_role(DELETE_ENDPOINT), "Contributor");
     }
 
     /// Matches by backtracking.

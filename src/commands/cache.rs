@@ -50,7 +50,7 @@ fn show(store: &Store, screen: Screen) -> Result<String> {
         return Ok(format!("there is no state directory: {OTHER_DIRECTORY}\n"));
     };
     let mut keys = store.keys();
-    keys.sort_by_key(|key| key.kind.name());
+    keys.sort_by_key(|key| (key.kind.name(), key.name.clone()));
     let folder = sanitize(&folder.display().to_string());
     if keys.is_empty() {
         return Ok(format!("{folder}\nnothing is cached\n"));

@@ -13,10 +13,11 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
 use crate::commands::session::for_each_of;
-use crate::diagnosis::{Action, Context, Result, last_error};
+use crate::diagnosis::{Action, Context, Error, Result, last_error};
 use crate::net::Net;
 use crate::provisioning::{
-    DesiredService, Plan, apply, inspect, is_stale, retry_until_consistent, wait_until_registered,
+    DesiredService, Plan, apply, check_permissions, inspect, is_stale, retry_until_consistent,
+    wait_until_registered,
 };
 use crate::relay::connector::Connector;
 use crate::relay::handshake::ConnectError;
@@ -59,9 +60,11 @@ impl Provisioner<'_> {
     /// Shows the plans, and applies them if `mode` and the user permit it.
     pub(crate) async fn run(&self, machines: Vec<ResourceId>, mode: Mode) -> Report {
         let (plans, mut results) = self.plans(machines).await;
-        let changes = show(&plans);
+        let (plans, denied) = self.permitted(plans, mode).await;
+        let changes = show(&plans) || !denied.is_empty();
+        results.extend(denied);
         if let Mode::Apply(confirm) = mode {
-            let confirm = if changes { confirm } else { Confirm::Yes };
+            let confirm = if plans.iter().any(Plan::changes) { confirm } else { Confirm::Yes };
             match confirm.to("apply these changes for all users of these machines?").await {
                 Ok(()) => results.extend(self.apply_all(plans).await),
                 Err(error) => results.push(Err(error.into())),
@@ -96,6 +99,36 @@ impl Provisioner<'_> {
             }
         }
         (plans, errors)
+    }
+
+    /// Returns the plans that the account may apply, and the errors of the others, which it shows. With `--yes`, Azure
+    /// decides when a plan is applied.
+    async fn permitted(&self, plans: Vec<Plan>, mode: Mode) -> (Vec<Plan>, Vec<Result<Target>>) {
+        if matches!(mode, Mode::Apply(Confirm::Yes)) {
+            return (plans, Vec::new());
+        }
+        let progress = Progress::default();
+        progress.set("permissions of the account from Azure Resource Manager".into());
+        let checks = stream::iter(plans).map(async |plan| match &plan.actions()[..] {
+            [] => (plan, Ok(())),
+            actions => {
+                let checked = check_permissions(self.arm, &plan.machine, actions).await;
+                (plan, checked)
+            }
+        });
+        let checked: Vec<_> = progress.run(checks.buffered(self.jobs).collect()).await;
+        let (mut permitted, mut denied) = (Vec::new(), Vec::new());
+        for (plan, checked) in checked {
+            match checked {
+                Ok(()) => permitted.push(plan),
+                Err(error) => {
+                    note(&format!("{}; {NOT_PERMITTED}", title(&plan)));
+                    let target = self.target(&plan.machine, plan.port());
+                    denied.push(Err(Error::from(error).during(setting_up(target))));
+                }
+            }
+        }
+        (permitted, denied)
     }
 
     async fn plan(&self, machine: &ResourceId) -> Result<Plan> {
@@ -200,6 +233,13 @@ fn setting_up(target: Target) -> Context {
     Context { action: Action::SetUp, target: Some(target) }
 }
 
+/// The end of the line of a change that the account may not make.
+pub(crate) const NOT_PERMITTED: &str = "skipped, because the account lacks a permission";
+
+fn title(plan: &Plan) -> String {
+    format!("{} in {}: {plan}", plan.machine.name, plan.machine.resource_group)
+}
+
 /// Prints the plans, and returns whether they contain a change.
 fn show(plans: &[Plan]) -> bool {
     let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
@@ -207,7 +247,7 @@ fn show(plans: &[Plan]) -> bool {
         note(&format!("subscription {subscription}: register {NAMESPACE}"));
     }
     for plan in plans {
-        note(&format!("{} in {}: {plan}", plan.machine.name, plan.machine.resource_group));
+        note(&title(plan));
     }
     plans.iter().any(Plan::changes)
 }

@@ -1,12 +1,15 @@
 //! `arcssh teardown`: disables a service of machines and deletes their cached credentials.
 
 use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, is_missing};
+use crate::azure::rbac::{DELETE_ENDPOINT, DELETE_PORT};
 use crate::azure::relay_credential_cache::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
+use crate::commands::provision::NOT_PERMITTED;
 use crate::commands::session::Session;
 use crate::diagnosis::{self, Action, Context, Error, Result, all_done};
+use crate::provisioning::check_permissions;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
@@ -24,17 +27,30 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     } else {
         format!("disable {}", args.service)
     };
-    for named in &machines {
-        let ResourceId { name, resource_group, .. } = &named.machine.id;
-        note(&format!("{name} in {resource_group}: {change}"));
-    }
-    Confirm::of(args.yes).to("apply these changes? All users of these machines lose access.").await?;
-    let mut results = Vec::new();
     let progress = Progress::default();
-    for (number, named) in machines.iter().enumerate() {
-        let machine = &named.machine.id;
-        let left = machines.len() - number;
-        progress.set(Step::left(left, machines.len(), "machines", vec![machine.name.clone()]));
+    let (mut permitted, mut results) = (Vec::new(), Vec::new());
+    let left = |number: usize, all: usize, id: &ResourceId| {
+        Step::left(all - number, all, "machines", vec![id.name.clone()])
+    };
+    for (number, id) in machines.iter().map(|named| &named.machine.id).enumerate() {
+        progress.set(left(number, machines.len(), id).with(", whose permissions Azure lists"));
+        let line = format!("{} in {}: {change}", id.name, id.resource_group);
+        match progress.run(check(&session, id, args)).await {
+            Ok(()) => {
+                note(&line);
+                permitted.push(id);
+            }
+            Err(error) => {
+                note(&format!("{line}; {NOT_PERMITTED}"));
+                results.push(Err(error));
+            }
+        }
+    }
+    if !permitted.is_empty() {
+        Confirm::of(args.yes).to("apply these changes? All users of these machines lose access.").await?;
+    }
+    for (number, machine) in permitted.iter().enumerate() {
+        progress.set(left(number, permitted.len(), machine));
         let result = progress.run(take_down(&session, machine, args)).await;
         if result.is_ok() {
             note(&format!("{}: done", machine.name));
@@ -55,6 +71,16 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Checks that the account may make the change. With `--yes`, Azure decides.
+async fn check(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
+    let action = if args.endpoint { DELETE_ENDPOINT } else { DELETE_PORT };
+    if args.yes {
+        return Ok(());
+    }
+    let checked = check_permissions(&session.arm, machine, &[action]).await;
+    checked.map_err(|error| Error::from(error).during(tearing_down(machine, args)))
+}
+
 async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
     let Session { store, arm, .. } = session;
     let deleted = if args.endpoint {
@@ -64,8 +90,10 @@ async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs)
     };
     forget(arm, store, machine);
     let deleted = deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) });
-    deleted.map_err(|error| {
-        let target = Some(Target::new(machine, args.service, args.service.default_port()));
-        Error::from(error).during(Context { action: Action::TearDown, target })
-    })
+    deleted.map_err(|error| Error::from(error).during(tearing_down(machine, args)))
+}
+
+fn tearing_down(machine: &ResourceId, args: &TeardownArgs) -> Context {
+    let target = Some(Target::new(machine, args.service, args.service.default_port()));
+    Context { action: Action::TearDown, target }
 }

@@ -1,7 +1,7 @@
 //! Azure Resource Manager.
 
 use crate::azure::arm::{ArmError, ErrorResponse};
-use crate::azure::credentials::CredentialSource;
+use crate::azure::credentials::{Caller, CredentialSource};
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_providers::NAMESPACE;
 use crate::diagnosis::credentials::{credential, option, sign_in, source_hint};
@@ -287,7 +287,7 @@ fn denied(response: &ErrorResponse, context: &Context) -> Diagnosis {
                 answer(response)
             ),
             or_other_account(
-                response,
+                response.caller.as_deref(),
                 if response.code.is_empty() {
                     "ask an owner of the machine; if a proxy sent this response, ask the proxy's administrator"
                 } else {
@@ -318,18 +318,26 @@ fn missing_permission(response: &ErrorResponse, context: &Context) -> Diagnosis 
     };
     let assignee = quoted_after(message, "with object id").unwrap_or("YOU");
     // A role on the machine includes all below it; a permission on a subscription is not part of a machine's roles.
-    let is_subscription = |scope: &str| scope.trim_matches('/').split('/').count() == 2;
     let id = context.machine_id().unwrap_or_default();
     let scope = quoted_after(message, "over scope").filter(|scope| id.is_empty() || is_subscription(scope));
     let scope = scope.unwrap_or(&id);
-    let hint = format!(
+    let hint = assign_role(action, assignee, scope);
+    Diagnosis::new(Code::AccessDenied, summary, or_other_account(response.caller.as_deref(), hint))
+}
+
+fn is_subscription(scope: &str) -> bool {
+    scope.trim_matches('/').split('/').count() == 2
+}
+
+/// Returns the hint to assign the least-privileged role for an action.
+pub(super) fn assign_role(action: &str, assignee: &str, scope: &str) -> String {
+    format!(
         "ask an owner of the {} to run: az role assignment create --role '{}' --assignee {} --scope {}",
         if is_subscription(scope) { "subscription" } else { "machine" },
         least_role(action),
         shell_quote(assignee),
         shell_quote(scope)
-    );
-    Diagnosis::new(Code::AccessDenied, summary, or_other_account(response, hint))
+    )
 }
 
 /// Returns the account of a request, for a sentence.
@@ -342,8 +350,8 @@ fn of_account(response: &ErrorResponse) -> String {
 }
 
 /// Returns a hint after another one: to use an account that may already have the permission.
-fn or_other_account(response: &ErrorResponse, hint: String) -> String {
-    let others = response.caller.iter().flat_map(|caller| &caller.others);
+pub(super) fn or_other_account(caller: Option<&Caller>, hint: String) -> String {
+    let others = caller.iter().flat_map(|caller| &caller.others);
     let options: Vec<String> = others.map(|source| format!("--credential {}", source.name())).collect();
     if options.is_empty() {
         hint

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::azure::rbac::REGISTER;
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
-use crate::diagnosis::arm::{OTHER_TENANT, arm};
+use crate::diagnosis::arm::{OTHER_TENANT, arm, assign_role, or_other_account};
 use crate::diagnosis::{Code, Context, Diagnosis, Hint};
 use crate::machines::{SelectError, unique_aliases};
 use crate::provisioning::ProvisionError;
@@ -100,6 +101,15 @@ pub(super) fn provision(error: &ProvisionError, context: &Context) -> Diagnosis 
             let command = format!("{} --replace-port", context.command("setup", Some(*to)));
             let hint = context.runnable("to disconnect its users and change the port, run: ", command);
             Diagnosis::new(Code::PortInUse, summary, hint)
+        }
+        ProvisionError::NotPermitted { caller, object_id, action } => {
+            let id = context.machine_id().unwrap_or_default();
+            let scope = match id.match_indices('/').nth(2) {
+                Some((end, _)) if *action == REGISTER => &id[..end],
+                _ => &id,
+            };
+            let hint = or_other_account(Some(caller), assign_role(action, object_id, scope));
+            Diagnosis::new(Code::AccessDenied, summary, hint)
         }
         ProvisionError::NotRegistered { .. } => Diagnosis::new(Code::RegistrationPending, summary, RERUN),
         ProvisionError::NotVisible => Diagnosis::new(Code::ChangeNotVisible, summary, RERUN),

@@ -14,6 +14,7 @@ use crate::azure::credentials::{Caller, CredentialSource};
 use crate::azure::entra::{self, ClaimsChallenge};
 use crate::azure::hybrid_compute::Machine;
 use crate::azure::login::key_store::KeyStoreError;
+use crate::azure::rbac::{REGISTER, SET_UP};
 use crate::azure::resource_id::ResourceId;
 use crate::diagnosis::finding::Finding;
 use crate::net::error::Cause;
@@ -310,6 +311,7 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         arm(409, "MissingSubscriptionRegistration", "").into(),
         ProvisionError::NotRegistered { state: "Registering".into(), subscription: "s".into() }.into(),
         ProvisionError::NotVisible.into(),
+        not_permitted(REGISTER).into(),
         ProvisionError::PortTaken { service: Service::Ssh, from: 22, to: 2222 }.into(),
         TerminalError::NotInteractive.into(),
         TerminalError::Declined.into(),
@@ -907,6 +909,19 @@ fn a_missing_permission_gets_the_least_privileged_role() {
     let read = forbidden("Microsoft.HybridCompute/machines/read");
     let hint = format!("{login} --scope {ID}");
     assert_diagnoses([(read, Code::AccessDenied, "lacks the permission", hint)]);
+    let subscription = "'Contributor' --assignee oid --scope /subscriptions/s";
+    for (action, hint) in
+        [(SET_UP[0], format!("{manager} --scope {ID}")), (REGISTER, subscription.to_owned())]
+    {
+        let summary = "the account of arcssh login (ada) lacks the permission Microsoft.HybridConnectivity/";
+        assert_diagnoses([(not_permitted(action), Code::AccessDenied, summary, hint)]);
+    }
+}
+
+/// The error of a check before the change.
+fn not_permitted(action: &'static str) -> ProvisionError {
+    let caller = Caller { source: CredentialSource::Arcssh, name: "ada".into(), others: Vec::new() };
+    ProvisionError::NotPermitted { caller: Box::new(caller), object_id: "oid".into(), action }
 }
 
 /// Responses of Azure Relay, and of the agent through it.

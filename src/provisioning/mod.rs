@@ -8,9 +8,11 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::azure::arm::{Arm, ArmError};
+use crate::azure::credentials::Caller;
 use crate::azure::hybrid_compute::show;
 use crate::azure::hybrid_connectivity::endpoint::{self, Lookup, create_endpoint, is_not_found, set_port};
 use crate::azure::hybrid_connectivity::{Service, list_credentials};
+use crate::azure::rbac::{CREATE_ENDPOINT, Permissions, REGISTER, SET_PORT};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{self, NAMESPACE, Registration, register};
 
@@ -160,6 +162,13 @@ impl Plan {
         self.register.then_some(self.machine.subscription.as_str())
     }
 
+    /// Returns the permissions that the changes require.
+    pub(crate) fn actions(&self) -> Vec<&'static str> {
+        let sets_port = matches!(self.port, Change::Enable(_) | Change::Replace { .. });
+        let actions = [(self.register, REGISTER), (self.create, CREATE_ENDPOINT), (sets_port, SET_PORT)];
+        actions.into_iter().filter(|(is_required, _)| *is_required).map(|(_, action)| action).collect()
+    }
+
     pub(crate) fn changes(&self) -> bool {
         self.register || self.create || !matches!(self.port, Change::Keep(_) | Change::Unreadable(_))
     }
@@ -213,9 +222,33 @@ pub(crate) enum ProvisionError {
         state: String,
         subscription: String,
     },
+    /// The account lacks a permission for a change.
+    #[error("{caller} lacks the permission {action}")]
+    NotPermitted {
+        caller: Box<Caller>,
+        /// The object ID of the account.
+        object_id: String,
+        action: &'static str,
+    },
     /// Azure shows the state before the change for longer than [`CONSISTENCY_TIMEOUT`].
     #[error("Azure accepted the change, but does not show it yet")]
     NotVisible,
+}
+
+/// Checks that the account may change a machine. A permission on the subscription is also one on the machine. If the
+/// account cannot read its permissions, Azure decides when the change is made.
+///
+/// # Errors
+/// [`ProvisionError::NotPermitted`] for the first action that is not allowed.
+pub(crate) async fn check_permissions(
+    arm: &Arm,
+    machine: &ResourceId,
+    actions: &[&'static str],
+) -> Result<(), ProvisionError> {
+    let Ok(permissions) = Permissions::on(arm, machine).await else { return Ok(()) };
+    let Some(action) = actions.iter().find(|action| !permissions.allow(action)) else { return Ok(()) };
+    let (caller, object_id) = arm.caller().await?;
+    Err(ProvisionError::NotPermitted { caller: Box::new(caller), object_id, action })
 }
 
 /// Registers the resource provider in a subscription and waits until it is registered. Calls `on_wait` before each

@@ -8,11 +8,17 @@ use crate::readme;
 use crate::support::{ARCSSH, lab, namespaces, on_a_terminal, program_at, run, run_arcssh, script};
 
 /// The commands that the help lists.
-pub(crate) fn commands() -> Vec<String> {
+fn commands() -> Vec<String> {
+    descriptions().into_iter().map(|(command, _)| command).collect()
+}
+
+/// The commands that the help lists, with their descriptions.
+fn descriptions() -> Vec<(String, String)> {
     let help = run_arcssh(&["--help"]).clean();
     let groups =
         help.lines().skip_while(|line| *line != "Start here:").take_while(|line| *line != "General:");
-    groups.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).map(Into::into).collect()
+    let described = groups.filter_map(|line| line.strip_prefix("  ")?.split_once("  "));
+    described.map(|(command, text)| (command.to_owned(), text.trim().to_owned())).collect()
 }
 
 /// The examples at the end of a help text, without the heading.
@@ -192,6 +198,36 @@ fn zsh_finds_the_completions_and_loads_them() {
     let script = r#"fpath=(${1:h} $fpath); autoload -Uz compinit; compinit -u -D
         print $_comps[arcssh]; autoload +X _arcssh && print ${+functions[_arcssh]}"#;
     assert_eq!(completed_by("zsh", "_arcssh", script), "_arcssh\n1\n");
+}
+
+/// What a user sees who presses the tab key: zsh types and reads in a pseudo-terminal (zshmodules(1), zpty).
+#[test]
+fn zsh_shows_the_description_of_each_command_option_and_value() {
+    let script = r#"zmodload zsh/zpty
+        zpty user zsh -f -i
+        zpty -w user "PS1=; stty cols 120 rows 60; fpath=(${1:h} \$fpath); autoload -Uz compinit; compinit -u -D; print READY=\$?"
+        zpty -r user shown $'*READY=0*'
+        press() { zpty -w -n user "$1"; zpty -r user shown "*$2*"; print -r -- "$shown"; zpty -w -n user $'\x15'; }
+        press $'arcssh \t\t' 'warm *advance'
+        press $'arcssh login --\t\t' '--verbose *more'
+        press $'arcssh list --format \t\t' 'table *columns'"#;
+    let shown = completed_by("zsh", "_arcssh", script);
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (command, text) in descriptions() {
+        assert!(words.contains(&format!("{command} -- {text}")), "{command}: {shown}");
+    }
+    for described in ["--device-code -- Sign in with a browser on another device", "json -- array of objects"]
+    {
+        assert!(words.contains(described), "{described}: {shown}");
+    }
+}
+
+#[test]
+fn fish_shows_the_description_of_each_command() {
+    let shown = completed_by("fish", "arcssh.fish", "source $argv[1]; complete -C 'arcssh '");
+    for (command, text) in descriptions() {
+        assert!(shown.lines().any(|line| line == format!("{command}\t{text}")), "{command}: {shown}");
+    }
 }
 
 #[test]

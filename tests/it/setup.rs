@@ -206,6 +206,62 @@ fn a_missing_permission_is_reported_with_the_least_role() {
     assert_eq!(last(&w), [connect.to_owned(), login]);
 }
 
+/// For each kind of change, with and without a terminal.
+#[test]
+fn a_missing_permission_is_part_of_the_plan_and_there_is_no_question() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));
+    let machine = w.emulator().machine("web01");
+    let (port, id) = (w.sshd().port(), w.id());
+    let manager = "Azure Connected Machine Resource Manager";
+    let connectivity = "Microsoft.HybridConnectivity";
+    let subscription = format!("/subscriptions/{SUBSCRIPTION}");
+    let denied = |plan: &str, action: &str, role: &str, scope: &str| {
+        let resource = if scope == id { "machine" } else { "subscription" };
+        let lines = [
+            format!("arcssh: web01 in rg-arc: {plan}; skipped, because the account lacks a permission"),
+            format!(
+                "arcssh: cannot set up web01: the service principal (application c11e4700-0000-4000-8000-000000000001) lacks the permission {connectivity}/{action}"
+            ),
+            format!(
+                "arcssh: hint: ask an owner of the {resource} to run: az role assignment create --role '{role}' --assignee 0b1ec700-0000-4000-8000-000000000001 --scope {scope}"
+            ),
+        ];
+        for option in [&[][..], &["--dry-run"]] {
+            run(&mut setup(&w, option)).failed(4, &lines.each_ref().map(String::as_str));
+        }
+        let screen = on_a_terminal(&w, &format!("setup {id} --port {port}"), "y\n").stderr;
+        assert!(screen.contains(&lines.join("\n")) && !screen.contains("[y/N]"), "{screen}");
+        assert_eq!(write_requests(&w), [""; 0]);
+    };
+    machine.remove_service_configuration();
+    denied(&format!("enable SSH on port {port}"), "endpoints/serviceConfigurations/write", manager, &id);
+    machine.remove_endpoint();
+    let create = format!("create the endpoint, enable SSH on port {port}");
+    denied(&create, "endpoints/write", manager, &id);
+    w.emulator().set_role(Role::ResourceManager);
+    w.emulator().set_registration_state("NotRegistered");
+    denied(&create, "register/action", "Contributor", &subscription);
+}
+
+#[test]
+fn teardown_without_a_permission_asks_nothing() {
+    let w = lab_with(&["web01"], |builder| builder.role(Role::ResourceManager));
+    for (option, change, action) in [
+        ("", "disable SSH", "endpoints/serviceConfigurations/delete"),
+        (" --endpoint", "delete the endpoint and all its services", "endpoints/delete"),
+    ] {
+        let run = on_a_terminal(&w, &format!("teardown {}{option}", w.id()), "y\n");
+        let plan =
+            format!("arcssh: web01 in rg-arc: {change}; skipped, because the account lacks a permission\n");
+        let error = format!(") lacks the permission Microsoft.HybridConnectivity/{action}\n");
+        assert_eq!(run.code, Some(4), "{}", run.stderr);
+        assert!(run.stderr.contains(&plan) && run.stderr.contains(&error), "{}", run.stderr);
+        assert!(run.stderr.contains("az role assignment create --role 'Contributor'"), "{}", run.stderr);
+        assert!(!run.stderr.contains("[y/N]"), "{}", run.stderr);
+        assert_eq!(write_requests(&w), [""; 0]);
+    }
+}
+
 #[test]
 fn a_role_that_can_only_connect_sees_that_setup_is_complete() {
     let w = lab_with(&["web01"], |builder| builder.role(Role::LocalUserLogin));

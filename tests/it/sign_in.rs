@@ -404,7 +404,7 @@ fn a_device_code_signs_in() {
     let login = finish(login);
     let expected = [
         format!(
-            "arcssh: To sign in, use a web browser to open the page https://microsoft.com/devicelogin and enter the code {code} to authenticate."
+            "arcssh: To sign in, use a web browser to open the page https://microsoft.com/devicelogin and enter the code {code} to authenticate. The code is valid for 15 minutes."
         ),
         format!("arcssh: signed in as {USER} in the tenant 7e4a4700-0000-4000-8000-000000000001"),
     ];

@@ -78,6 +78,17 @@ impl Arm {
         self.credentials.cache_key("an account".into(), None)
     }
 
+    /// Returns the account of the requests, and its object ID (Microsoft Learn, "Access token claims reference", `oid`).
+    ///
+    /// # Errors
+    /// There is no token.
+    pub(crate) async fn caller(&self) -> Result<(Caller, String), ArmError> {
+        let tenant = self.tenant.borrow().clone();
+        let token = self.credentials.token(tenant.as_deref()).await?;
+        let object_id = token.claims()["oid"].as_str().unwrap_or("YOU").to_owned();
+        Ok((self.credentials.caller(&token), object_id))
+    }
+
     /// Returns host and port of ARM, which identify the cloud.
     pub(crate) fn authority(&self) -> &str {
         self.endpoint.authority()

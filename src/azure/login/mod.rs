@@ -22,6 +22,7 @@ use crate::azure::login::key_store::{Item, KeyStoreError, Prompt};
 use crate::net::NetError;
 use crate::state::{Key, Kind, Store};
 use crate::system::SystemError;
+use crate::system::clock::format_duration;
 use crate::system::secret::Secret;
 
 /// Azure CLI's application: a public client that every tenant has, and one of the two that can request SSH certificates
@@ -287,7 +288,8 @@ impl<'a> SignIn<'a> {
         };
         let code = self.entra.post(self.tenant, "devicecode", &form).await;
         let code: DeviceCode = code.map_err(rejected)?;
-        show(&code.message().context("the response of Entra ID contains no code")?);
+        let message = code.message().context("the response of Entra ID contains no code")?;
+        show(&format!("{message} The code is valid for {}.", format_duration(code.lifetime())));
         let grant = self.poll(&code).await.map_err(rejected)?;
         self.signed_in(grant)
     }

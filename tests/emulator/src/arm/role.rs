@@ -15,6 +15,9 @@ pub enum Role {
     UserLogin,
     /// Virtual Machine Administrator Login: the same, and login as administrator.
     AdministratorLogin,
+    /// Azure Connected Machine Resource Manager: sets machines up, but registers no provider, deletes nothing and does not
+    /// connect.
+    ResourceManager,
     /// No role.
     None,
 }
@@ -26,6 +29,13 @@ impl Role {
             Self::LocalUserLogin | Self::UserLogin | Self::AdministratorLogin => &[
                 "Microsoft.HybridCompute/machines/*/read",
                 "Microsoft.HybridConnectivity/endpoints/listCredentials/action",
+            ],
+            Self::ResourceManager => &[
+                "Microsoft.HybridCompute/machines/read",
+                "Microsoft.HybridConnectivity/endpoints/read",
+                "Microsoft.HybridConnectivity/endpoints/write",
+                "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/read",
+                "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write",
             ],
             Self::None => &[],
         }
