@@ -163,10 +163,10 @@ Start here:
   config       Add Arc machines to your ssh configuration
 
 Connect:
-  list         List Arc machines as a table, as JSON or as an Ansible inventory
-  warm         Fill the credential cache by connecting to machines in advance
+  list         List Arc machines (table, JSON, Ansible)
+  warm         Fill the credential cache in advance
   cert         Get or show an Entra ID SSH certificate
-  known-hosts  Print the host keys of machines as known_hosts lines
+  known-hosts  Print host keys as known_hosts lines
   proxy        Connect ssh to a machine, as its ProxyCommand
 
 Maintain:
@@ -178,7 +178,7 @@ Maintain:
   teardown     Disable SSH on machines in Azure
   completions  Print a shell completion script
   man          Write the manual pages to a directory
-  version      Print the version; with --verbose, details for a bug report";
+  version      Print the version, and details with --verbose";
 
 /// The commands that the short help omits, so that it fits a terminal of 24 lines.
 const RARE: [&str; 7] = ["warm", "cert", "known-hosts", "proxy", "completions", "man", "version"];
@@ -213,16 +213,16 @@ pub(crate) enum Command {
     /// Add Arc machines to your ssh configuration
     #[command(after_long_help = CONFIG_EXAMPLES)]
     Config(Box<ConfigArgs>),
-    /// List Arc machines as a table, as JSON or as an Ansible inventory
+    /// List Arc machines (table, JSON, Ansible)
     #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
     /// Get or show an Entra ID SSH certificate
     #[command(after_long_help = CERT_EXAMPLES)]
     Cert(CertArgs),
-    /// Fill the credential cache by connecting to machines in advance
+    /// Fill the credential cache in advance
     #[command(after_long_help = WARM_EXAMPLES)]
     Warm(WarmArgs),
-    /// Print the host keys of machines as known_hosts lines
+    /// Print host keys as known_hosts lines
     #[command(after_long_help = KNOWN_HOSTS_EXAMPLES)]
     KnownHosts(KnownHostsArgs),
     /// Enable SSH on machines in Azure
@@ -249,7 +249,7 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Write the manual pages to a directory
     Man(ManArgs),
-    /// Print the version; with --verbose, details for a bug report
+    /// Print the version, and details with --verbose
     Version,
 }
 
@@ -1046,6 +1046,7 @@ mod tests {
         described.sort();
         listed.sort_unstable();
         assert_eq!(listed, described);
+        assert!(listed.iter().all(|line| line.len() <= 60), "no line wraps on a narrow terminal");
         let all = command_list(&[]).to_string();
         assert_eq!(all, COMMANDS);
         let short = command_list(&RARE).to_string();

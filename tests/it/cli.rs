@@ -46,8 +46,14 @@ fn arcssh_without_arguments_prints_the_help() {
 fn the_short_help_of_each_command_fits_a_terminal_and_points_to_the_full_help() {
     let w = lab(&[]);
     for command in commands().iter().map(String::as_str).chain(["", "cache show", "cache clear"]) {
-        let help =
-            on_a_terminal(w.command("script"), &format!("stty rows 24 cols 80; '{ARCSSH}' {command} -h")).1;
+        let shown = |columns: usize| {
+            let line = format!("stty rows 24 cols {columns}; NO_COLOR=1 '{ARCSSH}' {command} -h");
+            let help = on_a_terminal(w.command("script"), &line).1;
+            assert!(help.lines().all(|line| line.chars().count() <= columns), "{columns} columns: {help}");
+            help
+        };
+        assert!(shown(60).lines().count() >= shown(100).lines().count());
+        let help = shown(80);
         assert!(help.lines().count() < 24, "{} lines: {help}", help.lines().count());
         assert!(help.contains("--help lists all options, with examples"), "{help}");
         let full =
