@@ -28,8 +28,8 @@ const START: &str = "\
 # Screens
 
 The screens of every command, on a terminal of 100 columns, for review. `make screens` records this page with the emulator of
-the tests; a test fails if a screen differs. IDs, times, keys and addresses are replaced. A line *answer* shows what the user
-typed, and *status* an exit status other than 0.
+the tests; a test fails if a screen differs. IDs, times, keys and addresses are replaced. `Answer` is what the user typed, and
+`Status` the exit status, if it is not 0.
 ";
 
 /// What to show: a command line, and the user's answer to its question.
