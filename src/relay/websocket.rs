@@ -14,8 +14,9 @@ use crate::relay::frame::{
     self, Decoder, MAX_CONTROL, MAX_HEADER, MAX_PAYLOAD, Opcode, PeerClose, Violation,
 };
 
-/// The size of the read buffer.
-const READ_BUFFER: usize = 64 * 1024;
+/// The size of the read buffer: the header and payload of the longest frame that most relays send, and a record of TLS, so that
+/// the output gets such a payload with one call of the system.
+const READ_BUFFER: usize = MAX_HEADER + 64 * 1024 + 16 * 1024;
 /// The size of the write buffer: frames that are written together, and control frames.
 const WRITE_BUFFER: usize = SEND_BATCH + CONTROL_FRAMES;
 /// The space that input leaves for control frames.
