@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use crate::azure::arm::{Arm, ArmError};
 use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, list_named, show, subscription_names};
+use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
+use crate::azure::target::Target;
 use crate::ssh::effective_config::{self, Location};
 use crate::ssh::host_entry::is_alias;
 use crate::ssh::managed_block;
@@ -124,8 +126,23 @@ pub(crate) struct NamedMachine {
     pub(crate) patterns: Option<Vec<String>>,
     /// The name that ssh knows from a host entry in the user's ssh configuration.
     pub(crate) host_entry: Option<String>,
-    /// The machine's own name, or a longer one if other selected machines have it; see [`labels`].
-    pub(crate) label: String,
+    /// The machine as an argument of commands; see [`Names::argument`].
+    pub(crate) argument: String,
+    /// Whether another machine has the same name.
+    is_namesake: bool,
+}
+
+impl NamedMachine {
+    /// Returns the name for messages: the machine's own, or the argument if other machines have that name.
+    pub(crate) fn distinct_name(&self) -> &str {
+        if self.is_namesake { &self.argument } else { &self.machine.id.name }
+    }
+
+    /// Returns the target of a connection to the machine.
+    pub(crate) fn target(&self, service: Service, port: u16) -> Target {
+        let target = Target::new(&self.machine.id, service, port);
+        Target { name: self.distinct_name().to_owned(), argument: self.argument.clone(), ..target }
+    }
 }
 
 /// The machines of a selection.
@@ -171,6 +188,7 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Sele
         machines => machines?,
     };
     let mut keys: BTreeSet<String> = known.iter().map(key).collect();
+    let listed = keys.clone();
     let mut selected: BTreeSet<String> =
         known.iter().filter(|machine| selector.selects(machine)).map(key).collect();
     let file = managed_block::default_path().unwrap_or_default();
@@ -188,23 +206,23 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Sele
         }
     }
     let unmatched = ensure_matches(selector, &known).err();
-    let names = written_or_new(&known, &config, &UsedNames::here(&file));
+    let patterns = written_or_new(&known, &config, &UsedNames::here(&file));
+    let names = Names::of(known.iter().map(|machine| &machine.id));
     let mut named: Vec<NamedMachine> = Vec::new();
-    for (machine, (patterns, host_entry)) in known.into_iter().zip(names) {
+    for (machine, (patterns, host_entry)) in known.into_iter().zip(patterns) {
         if selected.contains(&key(&machine)) {
             let alias = patterns.iter().flatten().next().filter(|_| !suffix.is_empty());
             let name = alias.unwrap_or(&machine.id.name).clone();
-            named.push(NamedMachine { name, machine, patterns, host_entry, label: String::new() });
+            // Azure finds a machine by its name only if the account can read it.
+            let is_listed = listed.contains(&key(&machine));
+            let argument = if is_listed { names.argument(&machine.id) } else { machine.id.to_string() };
+            let is_namesake = names.is_namesake(&machine.id);
+            named.push(NamedMachine { name, machine, patterns, host_entry, argument, is_namesake });
         }
     }
     named.sort_by_key(|named| (named.machine.id.name.to_lowercase(), key(&named.machine)));
     let ids: Vec<ResourceId> = named.iter().map(|named| named.machine.id.clone()).collect();
     let subscriptions = names_of_several(arm, &ids).await;
-    let labels = labels(&ids, &subscriptions);
-    let own_names: Vec<String> = ids.iter().map(|id| id.name.clone()).collect();
-    for (named, label) in named.iter_mut().zip(first_unique(&[own_names, labels])) {
-        named.label = label;
-    }
     Ok(Selection { machines: named, subscriptions, unmatched })
 }
 
@@ -222,41 +240,6 @@ async fn names_of_several(arm: &Arm, ids: &[ResourceId]) -> BTreeMap<String, Str
     let all: Vec<String> = names.values().cloned().collect();
     names.retain(|_, name| !name.is_empty() && all.iter().filter(|other| *other == name).count() == 1);
     names
-}
-
-/// Returns a name for each machine that no other one has: `GROUP/NAME`, with the subscription if several machines have that,
-/// or the resource ID.
-pub(crate) fn labels(ids: &[ResourceId], subscriptions: &BTreeMap<String, String>) -> Vec<String> {
-    let grouped = |id: &ResourceId| format!("{}/{}", id.resource_group, id.name);
-    let within = |id: &ResourceId| {
-        let name = subscriptions.get(&id.subscription.to_lowercase());
-        format!("{} in {}", grouped(id), name.unwrap_or(&id.subscription))
-    };
-    first_unique(&[
-        ids.iter().map(grouped).collect(),
-        ids.iter().map(within).collect(),
-        ids.iter().map(ToString::to_string).collect(),
-    ])
-}
-
-/// Returns the first name of each object that no other one has, from lists with a name for each object. The last list applies
-/// to the rest.
-fn first_unique(lists: &[Vec<String>]) -> Vec<String> {
-    let [names, rest @ ..] = lists else { return Vec::new() };
-    if rest.is_empty() {
-        return names.clone();
-    }
-    let mut counts = BTreeMap::new();
-    for name in names {
-        *counts.entry(name.to_lowercase()).or_insert(0) += 1;
-    }
-    let is_unique = |name: &String| counts.get(&name.to_lowercase()) == Some(&1);
-    let longer = first_unique(rest);
-    names
-        .iter()
-        .zip(longer)
-        .map(|(name, longer)| if is_unique(name) { name.clone() } else { longer })
-        .collect()
 }
 
 /// Returns the selection with the IDs of subscriptions whose names it has.
@@ -367,6 +350,70 @@ async fn ensure_subscription(arm: &Arm, machines: Vec<Machine>) -> Result<Vec<Ma
     Ok(machines)
 }
 
+/// How often machines have a name.
+pub(crate) struct Names(BTreeMap<String, usize>);
+
+impl Names {
+    /// Counts the names of different machines.
+    pub(crate) fn of<'a>(machines: impl Iterator<Item = &'a ResourceId>) -> Self {
+        let mut counts = BTreeMap::new();
+        let different: BTreeMap<String, &ResourceId> =
+            machines.map(|id| (id.to_string().to_lowercase(), id)).collect();
+        for name in
+            different.into_values().flat_map(|id| [vec![id.name.clone()], arguments(id).into()].concat())
+        {
+            *counts.entry(name.to_lowercase()).or_insert(0) += 1;
+        }
+        Self(counts)
+    }
+
+    /// Counts the names of these machines and of those in the user's ssh configuration.
+    pub(crate) fn with_configured(machines: &[ResourceId]) -> Self {
+        let configured: Vec<ResourceId> = configured().keys().filter_map(|id| id.parse().ok()).collect();
+        Self::of(machines.iter().chain(&configured))
+    }
+
+    fn is_shared(&self, name: &str) -> bool {
+        self.0.get(&name.to_lowercase()).is_some_and(|count| *count > 1)
+    }
+
+    /// Returns whether several machines have the name of this one.
+    pub(crate) fn is_namesake(&self, id: &ResourceId) -> bool {
+        self.is_shared(&id.name)
+    }
+
+    /// Returns the machine as an argument of commands: the first of its names that no other machine has, or its resource ID.
+    pub(crate) fn argument(&self, id: &ResourceId) -> String {
+        arguments(id).into_iter().find(|name| !self.is_shared(name)).unwrap_or_else(|| id.to_string())
+    }
+}
+
+/// Returns the host entries in the user's ssh configuration, by machine.
+fn configured() -> BTreeMap<String, Vec<Written>> {
+    let file = managed_block::default_path().unwrap_or_default();
+    written(&managed_block::read(&file).unwrap_or_default())
+}
+
+/// Returns the target with names that no other machine of the user's ssh configuration has.
+pub(crate) fn distinguished(target: Target) -> Target {
+    let Some(id) = &target.machine else { return target };
+    let names = Names::with_configured(std::slice::from_ref(id));
+    let argument = names.argument(id);
+    // A name that the user typed ends like the pattern of a wildcard.
+    if target.name != id.name || !names.is_namesake(id) {
+        return Target { argument, ..target };
+    }
+    let entries = configured().remove(&id.to_string().to_lowercase()).unwrap_or_default();
+    let alias = entries.into_iter().next().map(|entry| entry.alias);
+    Target { name: alias.unwrap_or_else(|| argument.clone()), argument, ..target }
+}
+
+/// Returns texts for a machine that all commands accept: `GROUP/NAME`, and the aliases with the subscription.
+fn arguments(id: &ResourceId) -> [String; 3] {
+    let [.., full, typed] = alias_candidates(&Machine::from_id(id.clone()));
+    [id.grouped_name(), full, typed]
+}
+
 /// Returns the machine's resource ID in lower case, as a key for comparisons.
 pub(crate) fn key(machine: &Machine) -> String {
     machine.id.to_string().to_lowercase()
@@ -402,7 +449,7 @@ pub(crate) async fn pick(arm: &Arm, text: &str, known: &[Machine]) -> Result<Mac
         |machine: &&Machine| alias_candidates(machine).iter().any(|name| name.eq_ignore_ascii_case(text));
     match known.iter().filter(is_called).collect::<Vec<_>>()[..] {
         [machine] => Ok(machine.clone()),
-        ref several => Err(not_one(arm, &name, several, known).await),
+        ref several => Err(not_one(&name, several, known)),
     }
 }
 
@@ -484,18 +531,18 @@ pub(crate) async fn resolve(arm: &Arm, name: &MachineRef, known: &[Machine]) -> 
         ([machine], _) => Ok((*machine).clone()),
         // An account can connect to a machine without permission to read it.
         ([], MachineRef::Id(id)) => Ok(show(arm, id).await?.unwrap_or_else(|| Machine::from_id(id.clone()))),
-        (others, _) => Err(not_one(arm, name, others, known).await),
+        (others, _) => Err(not_one(name, others, known)),
     }
 }
 
 /// Returns the error of a name that no machine has, or several.
-async fn not_one(arm: &Arm, name: &MachineRef, found: &[&Machine], known: &[Machine]) -> SelectError {
+fn not_one(name: &MachineRef, found: &[&Machine], known: &[Machine]) -> SelectError {
     if found.is_empty() {
         return SelectError::Unknown { name: name.to_string(), similar: similar_machines(name, known) };
     }
-    let machines: Vec<ResourceId> = found.iter().map(|machine| machine.id.clone()).collect();
-    let candidates = labels(&machines, &names_of_several(arm, &machines).await);
-    SelectError::Ambiguous { name: name.to_string(), candidates, machines }
+    let names = Names::of(found.iter().map(|machine| &machine.id));
+    let candidates = found.iter().map(|machine| names.argument(&machine.id)).collect();
+    SelectError::Ambiguous { name: name.to_string(), candidates }
 }
 
 /// Returns names of machines in a list that are similar to an unknown name, or the group with that name.
@@ -504,10 +551,7 @@ fn similar_machines(name: &MachineRef, known: &[Machine]) -> Vec<String> {
     match name {
         MachineRef::Id(_) => Vec::new(),
         MachineRef::Name { group: Some(_), .. } => {
-            let names: BTreeSet<String> = known
-                .iter()
-                .map(|machine| format!("{}/{}", machine.id.resource_group, machine.id.name))
-                .collect();
+            let names: BTreeSet<String> = known.iter().map(|machine| machine.id.grouped_name()).collect();
             similar(&name.to_string(), names.iter().map(String::as_str))
         }
         MachineRef::Name { group: None, name } => {
@@ -535,10 +579,8 @@ pub(crate) enum SelectError {
     Ambiguous {
         /// The name as the user typed it.
         name: String,
-        /// A different name of each machine.
+        /// An argument for each machine; see [`Names::argument`].
         candidates: Vec<String>,
-        /// The machines; none for host entries, whose names are the candidates.
-        machines: Vec<ResourceId>,
     },
     /// No machine matches the filter.
     #[error("the account sees no Arc machine{}", no_match(filter, *total))]
@@ -881,15 +923,6 @@ fn alias_candidates(machine: &Machine) -> [String; 5] {
     [id.name.clone(), grouped.clone(), format!("{grouped}.{SUFFIX}"), full, typed]
 }
 
-/// Returns the shortest alias of each machine, after its own name, that no other one has.
-pub(crate) fn unique_aliases(ids: &[ResourceId]) -> Vec<String> {
-    let machines: Vec<Machine> = ids.iter().map(|id| Machine::from_id(id.clone())).collect();
-    let lists: [Vec<String>; 4] = std::array::from_fn(|at| {
-        machines.iter().map(|machine| alias_candidates(machine)[at + 1].clone()).collect()
-    });
-    first_unique(&lists)
-}
-
 fn grouped(machine: &Machine) -> String {
     format!("{}.{}", machine.id.name, machine.id.resource_group)
 }
@@ -1029,28 +1062,26 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_as_long_as_necessary() {
-        let id = |text: &str| -> ResourceId { text.parse().unwrap() };
-        let ids = |subscriptions: [&str; 3], kind: &str| {
-            let of = |subscription: &str, kind: &str| {
-                id(&format!("/subscriptions/{subscription}/resourceGroups/rg/providers/{kind}/db01"))
-            };
-            let [a, b, c] = subscriptions;
-            [
-                of(a, "Microsoft.HybridCompute/machines"),
-                of(b, "Microsoft.HybridCompute/machines"),
-                of(c, kind),
-            ]
+    fn an_argument_is_as_long_as_necessary() {
+        let id = |subscription: &str, kind: &str| -> ResourceId {
+            format!("/subscriptions/{subscription}/resourceGroups/rg/providers/{kind}/db01").parse().unwrap()
         };
-        let names = BTreeMap::from([("s1".to_owned(), "Prod".to_owned()), ("s2".into(), "Test".into())]);
-        let vm = "Microsoft.ScVmm/virtualMachines";
-        let by_subscription = labels(&ids(["S1", "s2", "s3"], vm), &names);
-        assert_eq!(by_subscription, ["rg/db01 in Prod", "rg/db01 in Test", "rg/db01 in s3"]);
-        let by_type = ids(["s1", "s2", "s1"], vm);
-        let labels = labels(&by_type, &names);
-        assert_eq!((&labels[0], labels[1].as_str()), (&by_type[0].to_string(), "rg/db01 in Test"));
+        let (arc, vm) = ("Microsoft.HybridCompute/machines", "Microsoft.ScVmm/virtualMachines");
+        let arguments = |ids: [ResourceId; 3]| {
+            let names = Names::of(ids.iter());
+            ids.map(|id| names.argument(&id))
+        };
         assert_eq!(
-            unique_aliases(&by_type),
+            arguments([id("s1", arc), id("S1", arc), id("s1", arc)]),
+            ["rg/db01"; 3],
+            "one machine has its names once"
+        );
+        assert_eq!(
+            arguments([id("s1", arc), id("s2", arc), id("s3", vm)]),
+            ["db01.rg.s1", "db01.rg.s2", "db01.rg.s3"]
+        );
+        assert_eq!(
+            arguments([id("s1", arc), id("s2", arc), id("s1", vm)]),
             ["db01.rg.s1.Microsoft.HybridCompute", "db01.rg.s2", "db01.rg.s1.Microsoft.ScVmm"]
         );
     }

@@ -40,6 +40,11 @@ impl ResourceId {
         let Self { subscription, resource_group, namespace, kind, name } = self;
         ["subscriptions", subscription, "resourceGroups", resource_group, "providers", namespace, kind, name]
     }
+
+    /// Returns `GROUP/NAME`, which other subscriptions and types can have too.
+    pub(crate) fn grouped_name(&self) -> String {
+        format!("{}/{}", self.resource_group, self.name)
+    }
 }
 
 impl fmt::Display for ResourceId {

@@ -228,7 +228,8 @@ impl HostEntry {
     }
 }
 
-/// Finds the host entry that connects to a machine through arcssh, by an alias or by the machine's resource ID.
+/// Finds the host entry that connects to a machine through arcssh, by an alias, by the machine's resource ID, or by its
+/// `GROUP/NAME` if only one machine of the configuration has it.
 pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
     let is_id = machine.starts_with('/');
     let is_alias = |pattern: &String| {
@@ -240,6 +241,9 @@ pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
         let has_id = |line: &str| id(line).is_some_and(|id| id.eq_ignore_ascii_case(machine));
         line.is_some_and(|line| has_id(line) || patterns.iter().any(is_alias))
     };
+    if let Some(id) = id_of_grouped_name(machine, text) {
+        return find_entry(&id.to_string(), text);
+    }
     let (patterns, values) = effective_config::host_entries(text).into_iter().find(connects)?;
     let alias = patterns.into_iter().find(|pattern| !is_wildcard(pattern));
     let alias = alias.or((!is_id).then(|| machine.to_owned()))?;
@@ -251,6 +255,18 @@ pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
     let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
     let key_name = value(&values, "hostkeyalias").unwrap_or(&alias).to_owned();
     Some(HostEntry { alias, target, port, key_name, line })
+}
+
+fn id_of_grouped_name(name: &str, text: &str) -> Option<ResourceId> {
+    if name.starts_with('/') || !name.contains('/') {
+        return None;
+    }
+    let entries = effective_config::host_entries(text);
+    let lines = entries.iter().filter_map(|(_, values)| value(values, "proxycommand"));
+    let ids = lines.filter_map(|line| ProxyCommand::parse(line).resource_id().cloned());
+    let mut ids = ids.filter(|id| id.grouped_name().eq_ignore_ascii_case(name));
+    let first = ids.next()?;
+    ids.all(|other| other == first).then_some(first)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::cli::{CacheArgs, CacheCommand};
 use crate::diagnosis::Result;
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::entra_ssh::cache;
-use crate::machines::labels;
+use crate::machines::Names;
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::{format_duration, format_time, since_epoch, unix_now};
 use crate::terminal::output::{Screen, print};
@@ -62,11 +62,10 @@ fn show(store: &Store, screen: Screen) -> Result<String> {
         &["FOR", "KIND", "EXPIRES", "SERVICE", "ID"],
     );
     let ids: Vec<Option<ResourceId>> = keys.iter().map(|key| machine(&key.name)).collect();
-    let known: Vec<ResourceId> = ids.iter().flatten().cloned().collect();
-    let mut labels = distinct(&known).into_iter();
+    let names = Names::of(ids.iter().flatten());
     for (key, id) in keys.iter().zip(ids) {
-        let label = id.as_ref().and_then(|_| labels.next());
-        let object = label.map_or_else(|| object(store, key), Ok)?;
+        let name = id.as_ref().map(|id| names.argument(id));
+        let object = name.map_or_else(|| object(store, key), Ok)?;
         let service = id.as_ref().map_or("-".into(), |_| service(&key.name));
         let id = id.map_or(String::new(), |id| id.to_string());
         let expiry = expiry(store, key, screen)?;
@@ -74,15 +73,6 @@ fn show(store: &Store, screen: Screen) -> Result<String> {
         table.push(row.into_iter().take(shown.len()).collect());
     }
     Ok(format!("{folder}\n{}", table.render(screen)))
-}
-
-/// Returns a name for each machine, the same one if a machine occurs several times.
-fn distinct(ids: &[ResourceId]) -> Vec<String> {
-    let by_id: BTreeMap<String, ResourceId> =
-        ids.iter().map(|id| (id.to_string().to_lowercase(), id.clone())).collect();
-    let unique: Vec<ResourceId> = by_id.values().cloned().collect();
-    let names: BTreeMap<&String, String> = by_id.keys().zip(labels(&unique, &BTreeMap::new())).collect();
-    ids.iter().filter_map(|id| names.get(&id.to_string().to_lowercase()).cloned()).collect()
 }
 
 /// Returns the machine whose resource ID a key contains, after the host of Azure Resource Manager.

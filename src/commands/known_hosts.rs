@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use tokio::process::Command;
 
 use crate::azure::cloud::CloudName;
-use crate::azure::target::Target;
 use crate::cli::KnownHostsArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
 use crate::commands::session::{Session, for_each, note_disconnected};
@@ -44,8 +43,7 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
     note_disconnected(&machines, args.target.wait);
     let program = &program()?;
     let read = async |named: &NamedMachine| {
-        let target = Target::new(&named.machine.id, args.target.service, args.target.port());
-        let target = Target { name: named.label.clone(), ..target };
+        let target = named.target(args.target.service, args.target.port());
         let lines = async {
             session.cache_credentials(&target).await?;
             let failed = match lines(args, program, named).await {
@@ -114,7 +112,7 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
         }
     }
     if lines.is_empty() {
-        return Err(SshError::NoHostKey { machine: id.to_string(), cause }.into());
+        return Err(SshError::NoHostKey { machine: named.argument.clone(), cause }.into());
     }
     Ok(lines)
 }

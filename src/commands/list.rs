@@ -11,7 +11,7 @@ use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, progr
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
-use crate::machines::{MachineSelector, NamedMachine, SUFFIX, Selection};
+use crate::machines::{MachineSelector, NamedMachine, Names, SUFFIX, Selection};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
 use crate::system::clock::{format_ago, parse_time};
 use crate::terminal::output::{Screen, note, print};
@@ -299,8 +299,9 @@ fn table(selection: &Selection, screen: Screen) -> Table {
         let mut ids = selection.machines.iter().map(|named| &named.machine.id.subscription);
         ids.next().is_some_and(|first| ids.any(|id| !id.eq_ignore_ascii_case(first)))
     };
+    let names = Names::of(selection.machines.iter().map(|named| &named.machine.id));
     let is_shared =
-        |named: &NamedMachine| named.label != named.machine.id.name && named.name == named.machine.id.name;
+        |named: &NamedMachine| names.is_namesake(&named.machine.id) && named.name == named.machine.id.name;
     let identity = [GROUP_TITLE, SUBSCRIPTION];
     let others = [STATUS, HOST_ENTRY, CHANGED, OS, AGENT];
     let importance = if selection.machines.iter().any(is_shared) {

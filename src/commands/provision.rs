@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::azure::arm::Arm;
 use crate::azure::relay_credential_cache::{RelayCredentialCache, forget};
-use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
 use crate::commands::session::for_each_of;
@@ -56,15 +56,29 @@ pub(crate) struct Report {
     pub(crate) results: Vec<Result<Target>>,
 }
 
+/// The plan for a machine.
+struct Planned {
+    /// The machine, with the port of the plan.
+    target: Target,
+    plan: Plan,
+}
+
+impl Planned {
+    fn title(&self) -> String {
+        format!("{}: {}", self.target.title(), self.plan)
+    }
+}
+
 impl Provisioner<'_> {
     /// Shows the plans, and applies them if `mode` and the user permit it.
-    pub(crate) async fn run(&self, machines: Vec<ResourceId>, mode: Mode) -> Report {
-        let (plans, mut results) = self.plans(machines).await;
+    pub(crate) async fn run(&self, targets: Vec<Target>, mode: Mode) -> Report {
+        let (plans, mut results) = self.plans(targets).await;
         let (plans, denied) = self.permitted(plans, mode).await;
         let changes = show(&plans) || !denied.is_empty();
         results.extend(denied);
         if let Mode::Apply(confirm) = mode {
-            let confirm = if plans.iter().any(Plan::changes) { confirm } else { Confirm::Yes };
+            let confirm =
+                if plans.iter().any(|planned| planned.plan.changes()) { confirm } else { Confirm::Yes };
             match confirm.to("apply these changes for all users of these machines?").await {
                 Ok(()) => results.extend(self.apply_all(plans).await),
                 Err(error) => results.push(Err(error.into())),
@@ -74,22 +88,24 @@ impl Provisioner<'_> {
     }
 
     /// Plans the changes. Returns the plans and the errors of the machines that have none.
-    async fn plans(&self, machines: Vec<ResourceId>) -> (Vec<Plan>, Vec<Result<Target>>) {
-        let (progress, all) = (Progress::default(), machines.len());
+    async fn plans(&self, targets: Vec<Target>) -> (Vec<Planned>, Vec<Result<Target>>) {
+        let (progress, all) = (Progress::default(), targets.len());
         let left = Cell::new(all);
         let show = || {
             let step = Step::left(left.get(), all, "machines", Vec::new());
             progress.set(step.with(", whose state Azure Resource Manager lists"));
         };
         show();
-        let port = self.desired.port();
-        let plans = stream::iter(machines).map(async |machine| {
-            let plan = self.plan(&machine).await;
+        let plans = stream::iter(targets).map(async |target| {
+            let plan = self.plan(&target).await;
             left.set(left.get() - 1);
             show();
-            plan.map_err(|error| error.during(setting_up(self.target(&machine, port))))
+            match plan {
+                Ok(plan) => Ok(Planned { target: Target { port: plan.port(), ..target }, plan }),
+                Err(error) => Err(error.during(setting_up(target))),
+            }
         });
-        let results: Vec<Result<Plan>> = progress.run(plans.buffered(self.jobs).collect()).await;
+        let results: Vec<Result<Planned>> = progress.run(plans.buffered(self.jobs).collect()).await;
         let mut plans = Vec::new();
         let mut errors = Vec::new();
         for result in results {
@@ -103,64 +119,62 @@ impl Provisioner<'_> {
 
     /// Returns the plans that the account may apply, and the errors of the others, which it shows. With `--yes`, Azure
     /// decides when a plan is applied.
-    async fn permitted(&self, plans: Vec<Plan>, mode: Mode) -> (Vec<Plan>, Vec<Result<Target>>) {
+    async fn permitted(&self, plans: Vec<Planned>, mode: Mode) -> (Vec<Planned>, Vec<Result<Target>>) {
         if matches!(mode, Mode::Apply(Confirm::Yes)) {
             return (plans, Vec::new());
         }
         let progress = Progress::default();
         progress.set("permissions of the account from Azure Resource Manager".into());
-        let checks = stream::iter(plans).map(async |plan| match &plan.actions()[..] {
-            [] => (plan, Ok(())),
+        let checks = stream::iter(plans).map(async |planned| match &planned.plan.actions()[..] {
+            [] => (planned, Ok(())),
             actions => {
-                let checked = check_permissions(self.arm, &plan.machine, actions).await;
-                (plan, checked)
+                let checked = check_permissions(self.arm, &planned.plan.machine, actions).await;
+                (planned, checked)
             }
         });
         let checked: Vec<_> = progress.run(checks.buffered(self.jobs).collect()).await;
         let (mut permitted, mut denied) = (Vec::new(), Vec::new());
-        for (plan, checked) in checked {
+        for (planned, checked) in checked {
             match checked {
-                Ok(()) => permitted.push(plan),
+                Ok(()) => permitted.push(planned),
                 Err(error) => {
-                    note(&format!("{}; {NOT_PERMITTED}", title(&plan)));
-                    let target = self.target(&plan.machine, plan.port());
-                    denied.push(Err(Error::from(error).during(setting_up(target))));
+                    note(&format!("{}; {NOT_PERMITTED}", planned.title()));
+                    denied.push(Err(Error::from(error).during(setting_up(planned.target))));
                 }
             }
         }
         (permitted, denied)
     }
 
-    async fn plan(&self, machine: &ResourceId) -> Result<Plan> {
+    async fn plan(&self, target: &Target) -> Result<Plan> {
+        let machine = target.machine.as_ref().context("the machine has no resource ID")?;
         let state = inspect(self.arm, machine, self.desired.service).await?;
         Ok(Plan::new(machine, &state, self.desired)?)
     }
 
-    fn target(&self, machine: &ResourceId, port: u16) -> Target {
-        Target::new(machine, self.desired.service, port)
-    }
-
     /// Registers the resource provider in each subscription, then changes the machines of the registered subscriptions.
-    async fn apply_all(&self, plans: Vec<Plan>) -> Vec<Result<Target>> {
+    async fn apply_all(&self, plans: Vec<Planned>) -> Vec<Result<Target>> {
         let mut results = Vec::new();
-        let mut subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
+        let mut subscriptions: BTreeSet<&str> =
+            plans.iter().filter_map(|planned| planned.plan.registers()).collect();
         for subscription in subscriptions.clone() {
             if let Err(error) = self.register(subscription).await {
                 results.push(Err(error.during(Context { action: Action::SetUp, target: None })));
                 subscriptions.remove(subscription);
             }
         }
-        let is_registered =
-            |plan: &&Plan| plan.registers().is_none_or(|subscription| subscriptions.contains(subscription));
-        let plans: Vec<&Plan> = plans.iter().filter(is_registered).collect();
+        let is_registered = |planned: &&Planned| {
+            planned.plan.registers().is_none_or(|subscription| subscriptions.contains(subscription))
+        };
+        let plans: Vec<&Planned> = plans.iter().filter(is_registered).collect();
         let progress = Progress::default();
-        if let [plan] = plans[..] {
-            results.push(progress.run(self.apply_one(plan, &progress, &progress)).await);
+        if let [planned] = plans[..] {
+            results.push(progress.run(self.apply_one(planned, &progress, &progress)).await);
             return results;
         }
         let hidden = Progress::default();
-        let apply = async |plan: &&Plan| self.apply_one(plan, &progress, &hidden).await;
-        let name = |plan: &&Plan| plan.machine.name.clone();
+        let apply = async |planned: &&Planned| self.apply_one(planned, &progress, &hidden).await;
+        let name = |planned: &&Planned| planned.target.to_string();
         results.extend(for_each_of(&plans, name, self.jobs, &progress, apply).await);
         results
     }
@@ -184,37 +198,47 @@ impl Provisioner<'_> {
     }
 
     /// Sets one machine up. `steps` gets the steps of this machine, which are hidden if there are several.
-    async fn apply_one(&self, plan: &Plan, progress: &Progress, steps: &Progress) -> Result<Target> {
-        let target = self.target(&plan.machine, plan.port());
+    async fn apply_one(
+        &self,
+        Planned { target, plan }: &Planned,
+        progress: &Progress,
+        steps: &Progress,
+    ) -> Result<Target> {
         let result = async {
             // Azure shows the endpoint and the services only after the registration of the provider.
-            let plan = if plan.registers().is_some() { &self.plan(&plan.machine).await? } else { plan };
+            let plan = if plan.registers().is_some() { &self.plan(target).await? } else { plan };
             steps.set(
                 Step::wait(format!("changes to {target}"))
                     .or("changes in Azure")
                     .with(" in Azure Resource Manager"),
             );
             apply(self.arm, plan).await?;
-            self.wait_until_ready(plan, progress, steps).await
+            let target = Target { port: plan.port(), ..target.clone() };
+            self.wait_until_ready(&target, plan, progress, steps).await
         };
         match result.await {
-            Ok(()) => Ok(target),
-            Err(error) => Err(error.during(setting_up(target))),
+            Ok(()) => Ok(target.clone()),
+            Err(error) => Err(error.during(setting_up(target.clone()))),
         }
     }
 
     /// Waits until the machine's agent accepts a connection. The first `ssh` then uses the credentials of that
     /// connection.
-    async fn wait_until_ready(&self, plan: &Plan, progress: &Progress, steps: &Progress) -> Result<()> {
+    async fn wait_until_ready(
+        &self,
+        target: &Target,
+        plan: &Plan,
+        progress: &Progress,
+        steps: &Progress,
+    ) -> Result<()> {
         let start = Instant::now();
-        let target = self.target(&plan.machine, plan.port());
         if plan.changes() {
             progress
                 .println(&format!("{target}: changed in Azure; the agent usually needs another 30 to 90 s"));
         }
         let credentials =
             RelayCredentialCache::new(self.arm, self.store, &plan.machine, self.desired.service, target.port);
-        let connector = Connector { net: self.net, target: &target, wait: self.wait, progress: steps };
+        let connector = Connector { net: self.net, target, wait: self.wait, progress: steps };
         let connect = async || {
             forget(self.arm, self.store, &plan.machine);
             connector.connect(&credentials).await
@@ -222,7 +246,7 @@ impl Provisioner<'_> {
         let is_stale =
             |error: &ConnectError| matches!(error, ConnectError::Credentials(error) if is_stale(error));
         retry_until_consistent(connect, is_stale).await?;
-        last_error::clear(self.store, &target);
+        last_error::clear(self.store, target);
         progress
             .println(&format!("{target}: ready, the agent responded after {} s", start.elapsed().as_secs()));
         Ok(())
@@ -236,18 +260,14 @@ fn setting_up(target: Target) -> Context {
 /// The end of the line of a change that the account may not make.
 pub(crate) const NOT_PERMITTED: &str = "skipped, because the account lacks a permission";
 
-fn title(plan: &Plan) -> String {
-    format!("{} in {}: {plan}", plan.machine.name, plan.machine.resource_group)
-}
-
 /// Prints the plans, and returns whether they contain a change.
-fn show(plans: &[Plan]) -> bool {
-    let subscriptions: BTreeSet<&str> = plans.iter().filter_map(Plan::registers).collect();
+fn show(plans: &[Planned]) -> bool {
+    let subscriptions: BTreeSet<&str> = plans.iter().filter_map(|planned| planned.plan.registers()).collect();
     for subscription in subscriptions {
         note(&format!("subscription {subscription}: register {NAMESPACE}"));
     }
-    for plan in plans {
-        note(&title(plan));
+    for planned in plans {
+        note(&planned.title());
     }
-    plans.iter().any(Plan::changes)
+    plans.iter().any(|planned| planned.plan.changes())
 }

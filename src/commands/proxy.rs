@@ -19,7 +19,7 @@ use crate::cli::{LogArgs, ProxyArgs, RELAY_INFO_VARIABLE};
 use crate::commands::session::Session;
 use crate::diagnosis::{Context, Error, Result, last_error};
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::machines::{NameCache, SelectError};
+use crate::machines::{NameCache, SelectError, distinguished};
 use crate::net::{self, Net};
 use crate::relay::bridge::{self, BridgeEnd, BridgeError};
 use crate::relay::connector::{ARM_TIMEOUT, Connector};
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &ProxyArgs, log: &LogArgs) -> Result<u8> {
     } else {
         run_to_machine(args, log, &mut target).await
     };
-    result.map_err(|error| error.during(Context::connecting(target)))
+    result.map_err(|error| error.during(Context::connecting(distinguished(target))))
 }
 
 /// Connects to a machine by its resource ID or name.
@@ -302,7 +302,7 @@ fn target(args: &ProxyArgs) -> Target {
         Some(machine) => Target::new(machine, service, port),
         None => {
             let name = args.host.clone().unwrap_or("the machine".into());
-            Target { machine: None, name, port, service }
+            Target { machine: None, argument: name.clone(), name, port, service }
         }
     }
 }

@@ -161,9 +161,9 @@ pub(crate) async fn for_each_of<M, T>(
 }
 
 /// Returns the name of a machine, with its status if it is not connected to Azure.
-fn title(NamedMachine { machine, .. }: &NamedMachine) -> String {
-    let name = &machine.id.name;
-    machine.disconnected().map_or_else(|| name.clone(), |status| format!("{name} ({status})"))
+fn title(named: &NamedMachine) -> String {
+    let name = named.distinct_name();
+    named.machine.disconnected().map_or_else(|| name.to_owned(), |status| format!("{name} ({status})"))
 }
 
 /// Prints the machines that are not connected to Azure, to which a command nevertheless tries to connect.

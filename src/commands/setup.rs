@@ -37,7 +37,8 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let provisioner =
         Provisioner { net, store, arm, desired, jobs: args.jobs.into(), wait: args.target.wait };
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply(Confirm::of(args.yes)) };
-    let report = provisioner.run(machines.iter().map(|named| named.machine.id.clone()).collect(), mode).await;
+    let target = |named: &NamedMachine| named.target(args.target.service, desired.port());
+    let report = provisioner.run(machines.iter().map(target).collect(), mode).await;
     let ready: Vec<Target> = report.results.iter().flatten().cloned().collect();
     let may_ask = !args.yes && ready.len() == report.results.len();
     let config = match HostEntries::of(&machines, &ready) {

@@ -1,5 +1,6 @@
 //! `arcssh teardown`: disables a service of machines and deletes their cached credentials.
 
+use crate::azure::arm::ArmError;
 use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, is_missing};
 use crate::azure::rbac::{DELETE_ENDPOINT, DELETE_PORT};
 use crate::azure::relay_credential_cache::forget;
@@ -29,33 +30,35 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     };
     let progress = Progress::default();
     let (mut permitted, mut results) = (Vec::new(), Vec::new());
-    let left = |number: usize, all: usize, id: &ResourceId| {
-        Step::left(all - number, all, "machines", vec![id.name.clone()])
+    let left = |number: usize, all: usize, target: &Target| {
+        Step::left(all - number, all, "machines", vec![target.to_string()])
     };
-    for (number, id) in machines.iter().map(|named| &named.machine.id).enumerate() {
-        progress.set(left(number, machines.len(), id).with(", whose permissions Azure lists"));
-        let line = format!("{} in {}: {change}", id.name, id.resource_group);
+    for (number, named) in machines.iter().enumerate() {
+        let (id, target) = (&named.machine.id, named.target(args.service, args.service.default_port()));
+        progress.set(left(number, machines.len(), &target).with(", whose permissions Azure lists"));
+        let line = format!("{}: {change}", target.title());
         match progress.run(check(&session, id, args)).await {
             Ok(()) => {
                 note(&line);
-                permitted.push(id);
+                permitted.push((id, target));
             }
             Err(error) => {
                 note(&format!("{line}; {NOT_PERMITTED}"));
-                results.push(Err(error));
+                results.push(Err(error.during(tearing_down(target))));
             }
         }
     }
     if !permitted.is_empty() {
         Confirm::of(args.yes).to("apply these changes? All users of these machines lose access.").await?;
     }
-    for (number, machine) in permitted.iter().enumerate() {
-        progress.set(left(number, permitted.len(), machine));
+    let all = permitted.len();
+    for (number, (machine, target)) in permitted.into_iter().enumerate() {
+        progress.set(left(number, all, &target));
         let result = progress.run(take_down(&session, machine, args)).await;
         if result.is_ok() {
-            note(&format!("{}: done", machine.name));
+            note(&format!("{target}: done"));
         }
-        results.push(result);
+        results.push(result.map_err(|error| Error::from(error).during(tearing_down(target))));
     }
     let (done, all) = (results.iter().flatten().count(), results.len());
     if let Err(error) = all_done(results) {
@@ -77,11 +80,10 @@ async fn check(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> 
     if args.yes {
         return Ok(());
     }
-    let checked = check_permissions(&session.arm, machine, &[action]).await;
-    checked.map_err(|error| Error::from(error).during(tearing_down(machine, args)))
+    Ok(check_permissions(&session.arm, machine, &[action]).await?)
 }
 
-async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
+async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<(), ArmError> {
     let Session { store, arm, .. } = session;
     let deleted = if args.endpoint {
         delete_endpoint(arm, machine).await
@@ -89,11 +91,9 @@ async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs)
         delete_port(arm, machine, args.service).await
     };
     forget(arm, store, machine);
-    let deleted = deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) });
-    deleted.map_err(|error| Error::from(error).during(tearing_down(machine, args)))
+    deleted.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) })
 }
 
-fn tearing_down(machine: &ResourceId, args: &TeardownArgs) -> Context {
-    let target = Some(Target::new(machine, args.service, args.service.default_port()));
-    Context { action: Action::TearDown, target }
+fn tearing_down(target: Target) -> Context {
+    Context { action: Action::TearDown, target: Some(target) }
 }

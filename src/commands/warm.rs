@@ -1,6 +1,5 @@
 //! `arcssh warm`: connects to each machine once, so that its next connection uses cached credentials.
 
-use crate::azure::target::Target;
 use crate::cli::WarmArgs;
 use crate::commands::session::{Session, for_each, note_disconnected};
 use crate::diagnosis::{self, Context, Result, all_done};
@@ -17,8 +16,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
     let machines = session.select_some(&args.selection, "warm").await?;
     note_disconnected(&machines, args.target.wait);
     let connect = async |named: &NamedMachine| {
-        let target = Target::new(&named.machine.id, args.target.service, args.target.port());
-        let target = Target { name: named.label.clone(), ..target };
+        let target = named.target(args.target.service, args.target.port());
         let result = session.connect(&target, args.target.wait).await;
         result.map_err(|error| error.during(Context::connecting(target)))
     };

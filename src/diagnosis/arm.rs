@@ -203,7 +203,10 @@ fn locked(message: &str, context: &Context) -> Diagnosis {
     let text = "delete the lock, or ask an owner to delete it; to list the locks, run: ";
     let hint = match command {
         Some(command) => Hint::new(text, command),
-        None => context.runnable(text, format!("az lock list --resource {}", context.machine())),
+        None => {
+            let id = context.machine_id().unwrap_or("ID".into());
+            context.runnable(text, format!("az lock list --resource {}", shell_quote(&id)))
+        }
     };
     Diagnosis::new(Code::ResourceLocked, format!("a lock protects {what} against changes ({message})"), hint)
 }

@@ -1,12 +1,10 @@
 //! Selecting machines, and enabling them for connections.
 
-use std::collections::BTreeSet;
-
 use crate::azure::rbac::REGISTER;
-use crate::azure::resource_id::{ResourceId, ResourceIdError};
+use crate::azure::resource_id::ResourceIdError;
 use crate::diagnosis::arm::{OTHER_TENANT, arm, assign_role, or_other_account};
 use crate::diagnosis::{Code, Context, Diagnosis, Hint};
-use crate::machines::{SelectError, unique_aliases};
+use crate::machines::SelectError;
 use crate::provisioning::ProvisionError;
 use crate::text::shell_quote;
 
@@ -20,8 +18,8 @@ pub(super) fn select(error: &SelectError, context: &Context) -> Diagnosis {
         SelectError::Unknown { similar, .. } => {
             Diagnosis::new(Code::MachineNotFound, summary, did_you_mean(similar, list_machines()))
         }
-        SelectError::Ambiguous { name, machines, .. } => {
-            Diagnosis::new(Code::AmbiguousName, summary, name_one(name, machines, context))
+        SelectError::Ambiguous { name, candidates } => {
+            Diagnosis::new(Code::AmbiguousName, summary, name_one(name, candidates, context))
         }
         SelectError::NoMatch { similar, total, .. } => {
             let hint = if *total == 0 { OTHER_TENANT.into() } else { list_machines() };
@@ -60,19 +58,19 @@ pub(super) fn did_you_mean(similar: &[String], hint: Hint) -> Hint {
 
 /// Names one of several machines as it was typed: for ssh, the name ends like the wildcard's pattern. The typed name itself
 /// can be the name and group of one of them.
-fn name_one(name: &str, machines: &[ResourceId], context: &Context) -> Hint {
-    let groups: BTreeSet<String> = machines.iter().map(|id| id.resource_group.to_lowercase()).collect();
+fn name_one(name: &str, candidates: &[String], context: &Context) -> Hint {
+    let is_grouped = |candidate: &String| candidate.contains('/') && !candidate.starts_with('/');
     match &context.target {
-        _ if machines.is_empty() => list_machines(),
-        None if groups.len() < machines.len() => Hint::new(
-            "name the machine by its resource ID; to list the IDs, run: ",
-            "arcssh list --format json",
-        ),
-        None => "name the machine as GROUP/NAME".into(),
+        None if candidates.iter().all(is_grouped) => "name the machine as GROUP/NAME".into(),
+        None => "name the machine with one of these names".into(),
         Some(target) => {
             let typed = target.to_string();
             let suffix = typed.strip_prefix(name).unwrap_or_default();
-            let mut aliases = unique_aliases(machines).into_iter().map(|alias| alias.to_lowercase() + suffix);
+            let alias = |candidate: &String| match candidate.split_once('/') {
+                Some((group, machine)) => format!("{machine}.{group}").to_lowercase() + suffix,
+                None => candidate.to_lowercase() + suffix,
+            };
+            let mut aliases = candidates.iter().filter(|candidate| !candidate.starts_with('/')).map(alias);
             match aliases.find(|alias| !alias.eq_ignore_ascii_case(&typed)) {
                 Some(alias) => Hint::command(format!("ssh {}", shell_quote(&alias))),
                 None => list_machines(),

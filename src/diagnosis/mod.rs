@@ -223,7 +223,8 @@ impl Context {
 
     /// Returns the machine as one word of a command.
     fn machine(&self) -> String {
-        shell_quote(&self.machine_id().unwrap_or("MACHINE".into()))
+        let target = self.target.as_ref().filter(|target| target.machine.is_some());
+        target.map_or("MACHINE".into(), |target| shell_quote(&target.argument))
     }
 
     fn service(&self) -> Service {

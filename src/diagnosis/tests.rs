@@ -32,6 +32,7 @@ use crate::ssh::verification::NotIncluded;
 
 const DOCUMENT: &str = include_str!("../../docs/TROUBLESHOOTING.md");
 const ID: &str = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.HybridCompute/machines/web01";
+const NAME: &str = "rg/web01";
 const RELAY: &str = "azgn.servicebus.windows.net";
 
 fn id() -> ResourceId {
@@ -39,7 +40,7 @@ fn id() -> ResourceId {
 }
 
 fn target() -> Target {
-    Target { machine: Some(id()), name: "web01".into(), port: 22, service: Service::Ssh }
+    Target::new(&id(), Service::Ssh, 22)
 }
 
 /// Diagnoses an error of a connection to web01.
@@ -352,21 +353,17 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         arm(404, "SubscriptionNotFound", "no"),
         arm(403, "RequestDisallowedByPolicy", "no"),
     ];
-    let ambiguous = |groups: &[&str]| SelectError::Ambiguous {
+    let ambiguous = |candidates: [&str; 2]| SelectError::Ambiguous {
         name: "web01".into(),
-        candidates: groups.iter().map(|group| format!("{group}/web01")).collect(),
-        machines: groups
-            .iter()
-            .map(|group| ID.replace("/rg/", &format!("/{group}/")).parse().unwrap())
-            .collect(),
+        candidates: candidates.map(Into::into).into(),
     };
     let during_setup = Context { action: Action::SetUp, target: Some(target()) };
     let unserved =
         Error::from(arm(400, "NoRegisteredProviderFound", "The supported locations are 'eastus'."));
     let mut examples = vec![
-        diagnose(ambiguous(&["rg", "rg2"])),
-        without_target(ambiguous(&["rg", "rg2"])),
-        without_target(ambiguous(&["rg", "rg"])),
+        diagnose(ambiguous([NAME, "rg2/web01"])),
+        without_target(ambiguous([NAME, "rg2/web01"])),
+        without_target(ambiguous(["web01.rg.s", "web01.rg.s2"])),
         unserved.during(during_setup).diagnose(),
     ];
     examples.extend(errors.into_iter().map(diagnose));
@@ -531,7 +528,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NotWritten { action: "write", path: path(), cause: "the disk is full".into() }.into(),
         SshError::Changed(path()).into(),
         SshError::NotOurs(path()).into(),
-        SshError::NoHostKey { machine: ID.into(), cause: "Connection closed".into() }.into(),
+        SshError::NoHostKey { machine: NAME.into(), cause: "Connection closed".into() }.into(),
         SshError::NoAgent.into(),
         rejected(Place::Line(1), "Bad number 'x'."),
         rejected(Place::Line(1), "Bad configuration option: usekeychain"),
@@ -755,7 +752,7 @@ fn errors_of_azure_resource_manager_have_codes_by_status_and_code() {
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
     let machine =
         "The Resource 'Microsoft.HybridCompute/machines/web01' under resource group 'rg' was not found.";
-    let set_up = format!("arcssh setup {ID}");
+    let set_up = format!("arcssh setup {NAME}");
     let rows = [
         (arm(401, "InvalidAuthenticationToken", ""), Code::TokenRejected, "rejected", "arcssh login"),
         (arm(401, "ExpiredAuthenticationToken", ""), Code::TokenRejected, "rejected", "arcssh login"),
@@ -929,7 +926,7 @@ fn not_permitted(action: &'static str) -> ProvisionError {
 fn errors_of_the_relay_have_codes_by_status_and_reason() {
     let port_closed = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
     let ip = "Generic: Ip has been prevented to connect to the endpoint";
-    let dry_run = format!("arcssh setup {ID} --dry-run");
+    let dry_run = format!("arcssh setup {NAME} --dry-run");
     let rows = [
         (relay(404, "Endpoint does not exist."), Code::AgentOffline, "not connected", "azcmagent show"),
         (
@@ -1080,10 +1077,10 @@ fn the_setup_command_is_for_the_connection_that_failed() {
     let set_up = |port, service| Context::connecting(Target { port, service, ..target() }).set_up();
     let command = |port, service| set_up(port, service).command.unwrap();
     assert_eq!(Context::default().set_up().command, None, "a shell cannot run a placeholder");
-    assert_eq!(command(22, Service::Ssh), format!("arcssh setup {ID}"));
-    assert_eq!(command(2222, Service::Ssh), format!("arcssh setup {ID} --port 2222"));
-    assert_eq!(command(6516, Service::Wac), format!("arcssh setup {ID} --service WAC"));
-    assert_eq!(command(22, Service::Wac), format!("arcssh setup {ID} --service WAC --port 22"));
+    assert_eq!(command(22, Service::Ssh), format!("arcssh setup {NAME}"));
+    assert_eq!(command(2222, Service::Ssh), format!("arcssh setup {NAME} --port 2222"));
+    assert_eq!(command(6516, Service::Wac), format!("arcssh setup {NAME} --service WAC"));
+    assert_eq!(command(22, Service::Wac), format!("arcssh setup {NAME} --service WAC --port 22"));
 }
 
 #[test]

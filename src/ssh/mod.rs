@@ -151,7 +151,7 @@ pub(crate) enum SshError {
     /// A machine sends no host key to ssh.
     #[error("ssh received no host key: {cause}")]
     NoHostKey {
-        /// The resource ID of the machine.
+        /// The machine as an argument of commands.
         machine: String,
         /// ssh's message.
         cause: String,

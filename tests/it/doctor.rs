@@ -270,7 +270,7 @@ const SERVICE_PRINCIPAL: &str =
 const INSPECTION: &str =
     "if a proxy inspects TLS, append its root certificate to the file in SSL_CERT_FILE, {HOME}/another.pem";
 const WEBSOCKETS: &str = "allow WebSocket connections to {RELAY} in the proxy, without TLS inspection";
-const SETUP: &str = "enable it: arcssh setup {ID} --port {PORT}";
+const SETUP: &str = "enable it: arcssh setup rg-arc/web01 --port {PORT}";
 const INSTALL: &str = "run: sudo apt-get install openssh-client";
 const SET_CLOCK: &str = "set the clock: sudo timedatectl set-ntp true";
 const LIST: &str = "list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
@@ -969,7 +969,7 @@ fn faults_of_azure_resources_are_reported() {
             check: "service configuration",
             why: "SSH is enabled on port 7, not on ",
             code: "port-in-use",
-            fix: "to disconnect its users and change the port, run: arcssh setup {ID} --port {PORT} --replace-port",
+            fix: "to disconnect its users and change the port, run: arcssh setup rg-arc/web01 --port {PORT} --replace-port",
             proxy: Proxy::Fails,
             ..Case::default()
         },
@@ -1054,7 +1054,7 @@ fn faults_of_machine_agent_and_relay_are_reported() {
             check: "relay",
             why: "the relay or the machine's Arc agent rejected the connection (the relay responded 403 Forbidden",
             code: "connection-rejected",
-            fix: "check that SSH is enabled on port {PORT}: arcssh setup {ID} --dry-run",
+            fix: "check that SSH is enabled on port {PORT}: arcssh setup rg-arc/web01 --dry-run",
             ..Case::default()
         },
         Case {

@@ -98,8 +98,7 @@ fn token_responses_without_a_token_are_classified() {
 #[test]
 fn errors_of_arm_get_a_hint() {
     let w = lab(&["web01"]);
-    let id = w.id();
-    let setup = format!("arcssh: hint: enable it: arcssh setup {id} --port {}", w.sshd().port());
+    let setup = format!("arcssh: hint: enable it: arcssh setup rg-arc/web01 --port {}", w.sshd().port());
     let endpoint = "The resource 'Microsoft.HybridCompute/machines/web01/providers/Microsoft.HybridConnectivity/endpoints/default' could not be found.";
     let allow_arm = format!(
         "arcssh: hint: allow {} in the firewall and the proxy; check --cloud, and ARCSSH_ARM_ENDPOINT if you set it",
@@ -213,7 +212,7 @@ fn a_missing_role_is_named_with_account_and_scope() {
 #[test]
 fn a_machine_without_setup_is_reported_and_not_changed() {
     let w = lab(&["web01"]);
-    let setup = format!("arcssh: hint: enable it: arcssh setup {} --port {}", w.id(), w.sshd().port());
+    let setup = format!("arcssh: hint: enable it: arcssh setup rg-arc/web01 --port {}", w.sshd().port());
     w.emulator().machine("web01").remove_service_configuration();
     let why = cannot_connect("SSH is not enabled on the machine (412 Precondition Failed)");
     run(&mut w.proxy("web01")).failed(5, &[&why, &setup]);
@@ -346,7 +345,7 @@ fn a_closed_port_fails_at_once() {
 #[test]
 fn a_404_without_a_known_code_is_shown() {
     let w = lab(&["web01"]);
-    let doctor = format!("arcssh: hint: check which one is missing: arcssh doctor {}", w.id());
+    let doctor = "arcssh: hint: check which one is missing: arcssh doctor rg-arc/web01";
     let why = "the machine or its connectivity endpoint does not exist";
     let cases = [
         ("", "404 request "),
@@ -361,7 +360,7 @@ fn a_404_without_a_known_code_is_shown() {
         let run = run(&mut w.proxy("web01"));
         let [line, hint] = run.arcssh_lines()[..] else { panic!("{}", run.stderr) };
         assert!(line.starts_with(&cannot_connect(&format!("{why} ({answer}"))), "{line}");
-        assert_eq!((run.code, hint), (Some(5), doctor.as_str()));
+        assert_eq!((run.code, hint), (Some(5), doctor));
     }
 }
 
@@ -401,8 +400,9 @@ fn errors_of_the_relay_get_a_hint() {
         "arcssh: hint: allow WebSocket connections to {} in the proxy, without TLS inspection",
         w.emulator().relay_authority()
     );
-    let check_port =
-        format!("arcssh: hint: check that SSH is enabled on port {port}: arcssh setup {} --dry-run", w.id());
+    let check_port = format!(
+        "arcssh: hint: check that SSH is enabled on port {port}: arcssh setup rg-arc/web01 --dry-run"
+    );
     let cases: [(i32, u16, &str, &str, &str); 10] = [
         (1, 403, "Forbidden.", "the relay or the machine's Arc agent rejected the connection", &check_port),
         (1, 429, "Later.", "the relay throttles requests", "arcssh: hint: retry in a minute"),

@@ -40,7 +40,7 @@ fn an_error_is_explained_until_a_connection_succeeds() {
     assert_eq!(value(&output, "exit status"), Some("4"));
     assert!(value(&output, "time").unwrap().ends_with(" ago"), "{output}");
     assert!(value(&output, "request ID").unwrap().ends_with(" of Azure Resource Manager"), "{output}");
-    assert_eq!(value(&output, "next"), Some(format!("arcssh doctor {}", w.id()).as_str()), "{output}");
+    assert_eq!(value(&output, "next"), Some("arcssh doctor rg-arc/web01"), "{output}");
 
     w.emulator().set_role(Role::LocalUserLogin);
     run(&mut w.arcssh(&["cache", "clear"])).clean();
@@ -74,8 +74,8 @@ fn a_connect_timeout_of_ssh_is_stored() {
     let what = value(&output, "error").unwrap();
     assert!(what.starts_with("cannot connect to web01: ssh stopped waiting after "), "{output}");
     assert!(what.contains(" s for the agent of web01, which is not connected yet"), "{output}");
-    let (id, port) = (w.id(), w.sshd().port());
-    let hint = format!("to fill the cache before you connect, run: arcssh warm {id} --port {port}");
+    let port = w.sshd().port();
+    let hint = format!("to fill the cache before you connect, run: arcssh warm rg-arc/web01 --port {port}");
     assert_eq!(value(&output, "hint"), Some(hint.as_str()));
     assert_eq!((value(&output, "code"), value(&output, "exit status")), (Some("hung-up"), Some("129")));
 }

@@ -31,6 +31,7 @@ mod manual;
 mod matrix;
 mod memory;
 mod named_files;
+mod namesakes;
 mod plain_ssh;
 mod proxies;
 mod readme;

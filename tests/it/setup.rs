@@ -136,14 +136,14 @@ fn existing_resources_are_not_written_again() {
 #[test]
 fn an_enabled_port_is_replaced_only_with_replace_port() {
     let w = lab(&["web01"]);
-    let (id, port) = (w.id(), w.sshd().port());
+    let port = w.sshd().port();
     let other = closed_port();
     w.emulator().machine("web01").set_ssh_port(other);
     let why = format!(
         "arcssh: cannot set up web01: SSH is already enabled on port {other}; a change to port {port} would disconnect its users"
     );
     let hint = format!(
-        "arcssh: hint: to disconnect its users and change the port, run: arcssh setup {id} --port {port} --replace-port"
+        "arcssh: hint: to disconnect its users and change the port, run: arcssh setup rg-arc/web01 --port {port} --replace-port"
     );
     run(&mut setup(&w, &["--yes"])).failed(5, &[&why, &hint]);
     assert_eq!(write_requests(&w), [""; 0]);

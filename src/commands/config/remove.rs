@@ -107,7 +107,7 @@ fn position(entries: &[Entry], name: &str, suffix: &str) -> Result<Option<usize>
         _ => {
             let candidate = |at: usize| entries[at].patterns.first().cloned().unwrap_or_default();
             let candidates = found.into_iter().map(candidate).collect();
-            Err(SelectError::Ambiguous { name: name.to_owned(), candidates, machines: Vec::new() }.into())
+            Err(SelectError::Ambiguous { name: name.to_owned(), candidates }.into())
         }
     }
 }

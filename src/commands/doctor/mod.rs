@@ -17,6 +17,7 @@ use tracing::info;
 use crate::azure::arm::Arm;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
+use crate::azure::target::Target;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::checks::Evaluator;
 use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
@@ -24,6 +25,7 @@ use crate::commands::doctor::report::Report;
 use crate::commands::provision::{Mode, Provisioner};
 use crate::diagnosis::{Result, all_done};
 use crate::entra_ssh::CertificateOptions;
+use crate::machines::distinguished;
 use crate::net::Net;
 use crate::provisioning::DesiredService;
 use crate::ssh::managed_block;
@@ -142,5 +144,6 @@ async fn fix(prober: &Prober<'_>, machine: ResourceId, port: u16) -> Result<()> 
     info!("setting up {machine}");
     let desired = DesiredService { service: Service::Ssh, port: Some(port), replace: false };
     let provisioner = Provisioner { net, store, arm, desired, jobs: 1, wait: WAIT };
-    all_done(provisioner.run(vec![machine], Mode::Apply(Confirm::of(args.yes))).await.results)
+    let target = distinguished(Target::new(&machine, Service::Ssh, port));
+    all_done(provisioner.run(vec![target], Mode::Apply(Confirm::of(args.yes))).await.results)
 }

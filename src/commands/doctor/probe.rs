@@ -29,7 +29,7 @@ use crate::commands::doctor::local::{self, Block, HostKey};
 use crate::diagnosis::{Context, Error, Result};
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::machines::{find, without_suffix};
+use crate::machines::{distinguished, find, without_suffix};
 use crate::net::{self, Net, NetError, x509};
 use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
@@ -380,7 +380,7 @@ impl Prober<'_> {
 }
 
 fn target(id: &ResourceId, port: u16) -> Target {
-    Target { machine: Some(id.clone()), name: id.name.clone(), port, service: Service::Ssh }
+    distinguished(Target::new(id, Service::Ssh, port))
 }
 
 /// Returns by how many seconds the clock of this computer is ahead of a server's.

@@ -41,9 +41,7 @@ fn a_machine_without_host_key_is_an_error_and_the_others_are_printed() {
     assert_eq!((failed.code, failed.stdout.len()), (Some(1), 0), "{}", failed.stderr);
     assert!(
         failed.stderr.contains("arcssh: cannot connect to web01: ssh received no host key: ")
-            && failed
-                .stderr
-                .contains("arcssh: hint: check the machine's sshd: arcssh doctor /subscriptions/"),
+            && failed.stderr.contains("arcssh: hint: check the machine's sshd: arcssh doctor rg-arc/web01\n"),
         "{}",
         failed.stderr
     );

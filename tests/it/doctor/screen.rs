@@ -53,7 +53,7 @@ fn the_report_is_wrapped_at_words_under_its_own_column() {
     let (file, port) = (w.configuration().display().to_string(), w.sshd().port().to_string());
     let id = w.id();
     let words = [id.as_str(), "--file", &file, "--port", &port];
-    let command = format!("    arcssh setup {id} --port {port}");
+    let command = format!("    arcssh setup rg-arc/web01 --port {port}");
     let wide = [
         "FAIL  service configuration  SSH is not enabled on the machine",
         "skip  not checked, because 'service configuration' failed: relay, sshd, host key",

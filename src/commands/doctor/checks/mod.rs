@@ -16,6 +16,7 @@ use crate::commands::doctor::outcome::{Check, Outcome, Reason};
 use crate::commands::doctor::probe::Facts;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Diagnosis, Error, Hint};
+use crate::machines::Names;
 use crate::provisioning::{ProvisionError, ServiceState};
 use crate::text::shell_quote;
 
@@ -211,8 +212,8 @@ impl Evaluator {
     }
 
     fn set_up_without_port(&self) -> String {
-        let id = self.machine().map_or("MACHINE".into(), |machine| machine.to_string());
-        format!("arcssh setup {}", shell_quote(&id))
+        let argument = |id| Names::with_configured(std::slice::from_ref(&id)).argument(&id);
+        format!("arcssh setup {}", shell_quote(&self.machine().map_or("MACHINE".into(), argument)))
     }
 }
 
