@@ -238,7 +238,8 @@ impl Provisioner<'_> {
         }
         let credentials =
             RelayCredentialCache::new(self.arm, self.store, &plan.machine, self.desired.service, target.port);
-        let connector = Connector { net: self.net, target, wait: self.wait, progress: steps };
+        let (wait, on_no_listener) = (self.wait, &|| ());
+        let connector = Connector { net: self.net, target, wait, progress: steps, on_no_listener };
         let connect = async || {
             forget(self.arm, self.store, &plan.machine);
             connector.connect(&credentials).await

@@ -1,14 +1,19 @@
 //! `arcssh proxy`: resolves the machine's relay, connects to it, and copies bytes. It changes nothing in Azure.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::azure::arm::ArmError;
+use crate::azure::hybrid_compute::show;
 use crate::azure::hybrid_connectivity::{InvalidCredentials, RelayCredentials};
 use crate::azure::relay_credential_cache::{IssuedCredentials, RelayCredentialCache};
 use crate::azure::relay_host::RelaySuffixes;
@@ -35,6 +40,9 @@ use crate::terminal::progress::{Progress, Step};
 /// The limit for a refresh of cached credentials that is still running when ssh ends.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an error waits for the machine's status.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Connects standard input and output to a port of an Arc machine until one side closes, and returns the exit status.
 ///
 /// # Errors
@@ -59,7 +67,8 @@ async fn run_to_machine(args: &ProxyArgs, log: &LogArgs, target: &mut Target) ->
     let certificates = proxy.certificates()?;
     let mut stop = pin!(ssh_ends());
     let connecting = proxy.connect_with_certificate(target, certificates.as_ref());
-    let (connection, certified) = or_interrupted(connecting, &proxy.progress, &mut stop).await?;
+    let connecting = or_interrupted(connecting, &proxy.progress, &mut stop).await;
+    let (connection, certified) = connecting.map_err(|error| proxy.with_status(error))?;
     let Connection { credentials, upgraded, issued } = connection;
     connected_to(target, &proxy.session.store, log);
     let agent = agent(args, certified)?;
@@ -152,6 +161,8 @@ struct Proxy<'a> {
     args: &'a ProxyArgs,
     session: Session,
     progress: Progress,
+    /// The status of a machine that Azure reports as disconnected.
+    status: RefCell<Option<String>>,
 }
 
 /// A connection with the relay credentials that it was opened with.
@@ -163,7 +174,8 @@ struct Connection<'a> {
 
 impl<'a> Proxy<'a> {
     fn open(args: &'a ProxyArgs) -> Result<Self> {
-        Ok(Self { args, session: Session::open(&args.azure)?, progress: Progress::for_proxy() })
+        let (session, progress) = (Session::open(&args.azure)?, Progress::for_proxy());
+        Ok(Self { args, session, progress, status: RefCell::default() })
     }
 
     /// Returns the certificate cache if the host entry logs in with a certificate.
@@ -226,9 +238,59 @@ impl<'a> Proxy<'a> {
         let Session { net, store, arm, .. } = &self.session;
         let credentials = RelayCredentialCache::new(arm, store, &machine, target.service, target.port);
         target.machine = Some(machine);
-        let connector = Connector { net, target, wait: self.args.target.wait, progress: &self.progress };
-        let (upgraded, issued) = connector.connect(&credentials).await?;
+        let (wait, progress, is_absent) = (self.args.target.wait, &self.progress, &Notify::new());
+        let on_no_listener = &|| is_absent.notify_one();
+        let connector = Connector { net, target, wait, progress, on_no_listener };
+        let (upgraded, issued) = self.with_lookup(target, is_absent, connector.connect(&credentials)).await?;
         Ok(Connection { credentials, upgraded, issued })
+    }
+
+    /// Connects. After the first response that no agent listens, requests the machine's status at the same time, and shows
+    /// it if Azure reports the machine as disconnected. That status is up to half an hour late (azure-docs,
+    /// `articles/azure-arc/servers/overview.md`), so arcssh waits nevertheless.
+    async fn with_lookup<T>(
+        &self,
+        target: &Target,
+        is_absent: &Notify,
+        connecting: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T> {
+        let request = async {
+            is_absent.notified().await;
+            let machine = show(&self.session.arm, target.machine.as_ref()?).boxed_local().await.ok()??;
+            machine.disconnected()
+        };
+        let (mut connecting, mut request) = (pin!(connecting), pin!(request.fuse()));
+        let result = tokio::select! {
+            biased;
+            result = &mut connecting => result,
+            status = &mut request => {
+                if let Some(status) = &status {
+                    let wait = self.args.target.wait.as_secs();
+                    let text = format!("Azure reports {target} as {status}; arcssh waits {wait} s at most");
+                    self.progress.println(&text);
+                }
+                self.status.replace(status);
+                connecting.await
+            }
+        };
+        if !request.is_terminated() && result.as_ref().is_err_and(ConnectError::is_no_listener) {
+            self.status.replace(timeout(STATUS_TIMEOUT, request).await.ok().flatten());
+        }
+        Ok(result?)
+    }
+
+    /// Returns the error with the machine's status, if Azure reports the machine as disconnected.
+    fn with_status(&self, error: Error) -> Error {
+        match (self.status.take(), error) {
+            (Some(status), Error::Connect(error)) if error.is_no_listener() => {
+                Error::Offline { status, error: error.into() }
+            }
+            (Some(status), Error::Terminal(TerminalError::Interrupted { object, after, signal })) => {
+                let object = format!("{object}; Azure reports the machine as {status}");
+                TerminalError::Interrupted { object, after, signal }.into()
+            }
+            (_, error) => error,
+        }
     }
 }
 
@@ -242,10 +304,11 @@ async fn run_with_relay_info(args: &ProxyArgs, log: &LogArgs, target: &Target) -
     let credentials = relay_info(args.relay_info.as_deref(), &args.azure.cloud.relay_suffixes())?;
     let net = Net::new()?;
     let progress = Progress::for_proxy();
-    let connector = Connector { net: &net, target, wait: args.target.wait, progress: &progress };
+    let (wait, progress) = (args.target.wait, &progress);
+    let connector = Connector { net: &net, target, wait, progress, on_no_listener: &|| () };
     let mut stop = pin!(ssh_ends());
     let connecting = progress.run(async { Ok(connector.connect_with(&credentials).await?) });
-    let upgraded = or_interrupted(connecting, &progress, &mut stop).await?;
+    let upgraded = or_interrupted(connecting, progress, &mut stop).await?;
     connected_to(target, &Store::open().unwrap_or_else(|_| Store::disabled()), log);
     run_session(upgraded, None, stop, async {}).await
 }

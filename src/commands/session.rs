@@ -113,7 +113,8 @@ impl Session {
         let Self { net, store, arm, .. } = self;
         let Some(machine) = &target.machine else { return Ok(()) };
         let credentials = RelayCredentialCache::new(arm, store, machine, target.service, target.port);
-        let connector = Connector { net, target, wait, progress: &Progress::default() };
+        let connector =
+            Connector { net, target, wait, progress: &Progress::default(), on_no_listener: &|| () };
         let (_connection, issued) = connector.connect(&credentials).await?;
         last_error::clear(store, target);
         if credentials.is_due(&issued) {

@@ -4,7 +4,7 @@ use crate::azure::hybrid_compute::{Machine, is_windows};
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
-use crate::diagnosis::relay::CHECK_AGENT;
+use crate::diagnosis::relay::{CHECK_AGENT, CONNECT_AGENT};
 use crate::diagnosis::system::OTHER_DIRECTORY;
 use crate::diagnosis::{Code, Diagnosis, ENABLE, Hint};
 use crate::text::shell_quote;
@@ -98,7 +98,7 @@ impl Finding<'_> {
             Self::Disconnected { status, is_expired: true, .. } => Diagnosis::new(
                 Code::MachineExpired,
                 format!("{status}: Azure removes the connection of a machine after 45 days offline"),
-                "reconnect the machine: on the machine, run azcmagent disconnect, then azcmagent connect",
+                CONNECT_AGENT,
             ),
             Self::Disconnected { status, .. } => Diagnosis::new(Code::AgentOffline, status, CHECK_AGENT),
             Self::AgentVersion { version, os, supports_ssh } => {

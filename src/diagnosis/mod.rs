@@ -74,6 +74,9 @@ pub(crate) enum Error {
     /// Connecting to a machine.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Connecting to a machine that Azure reports as disconnected, with this status.
+    #[error("{error}; Azure reports the machine as {status}")]
+    Offline { status: String, error: Box<ConnectError> },
     /// A connection that was established.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
@@ -312,6 +315,7 @@ impl Error {
             Self::Select(error) => machines::select(error, &context),
             Self::Provision(error) => machines::provision(error, &context),
             Self::Connect(error) => relay::connect(error, &context),
+            Self::Offline { status, error } => relay::offline(status, error, &context),
             Self::Bridge(error) => relay::bridge(error, &context),
             Self::Net(error) => network::net(error),
             Self::Ssh(error) => ssh::ssh(error),

@@ -12,6 +12,9 @@ use crate::relay::handshake::{ConnectError, Rejection};
 /// The machine's agent does not respond.
 pub(crate) const CHECK_AGENT: &str =
     "check that the machine is on and its Arc agent is connected: on the machine, run azcmagent show";
+/// Azure has removed the connection of the machine's agent.
+pub(crate) const CONNECT_AGENT: &str =
+    "reconnect the machine: on the machine, run azcmagent disconnect, then azcmagent connect";
 const RECONNECT: &str = "connect again";
 
 pub(super) fn connect(error: &ConnectError, context: &Context) -> Diagnosis {
@@ -29,6 +32,16 @@ pub(super) fn connect(error: &ConnectError, context: &Context) -> Diagnosis {
         }
         ConnectError::CredentialsTimedOut(error) => terminal::terminal(error, None),
     }
+}
+
+/// Diagnoses a failed connection to a machine with a status other than connected.
+pub(super) fn offline(status: &str, error: &ConnectError, context: &Context) -> Diagnosis {
+    let diagnosis = connect(error, context);
+    let summary = format!("{}; Azure reports the machine as {status}", diagnosis.summary);
+    if !status.to_lowercase().starts_with("expired") {
+        return Diagnosis { summary, ..diagnosis };
+    }
+    Diagnosis { summary, hint: Some(CONNECT_AGENT.into()), ..diagnosis }
 }
 
 /// Diagnoses a name of a relay that DNS does not know, although Azure Resource Manager issued it. The private DNS zone of

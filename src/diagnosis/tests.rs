@@ -372,6 +372,10 @@ fn examples_of_machines() -> Vec<Diagnosis> {
 }
 
 fn examples_of_connections() -> Vec<Diagnosis> {
+    let offline = |status: &str| {
+        let error = relay(404, "Endpoint does not exist.");
+        Error::Offline { status: status.into(), error: error.into() }
+    };
     let port_closed = "connection to localhost:22 failed: dial tcp [::1]:22: connectex: No connection could be made because the target machine actively refused it.";
     let interrupted = |signal| TerminalError::Interrupted {
         object: "agent of web01".into(),
@@ -380,6 +384,8 @@ fn examples_of_connections() -> Vec<Diagnosis> {
     };
     let errors: Vec<Error> = vec![
         relay(404, "Endpoint does not exist.").into(),
+        offline("Disconnected since 03:15 UTC"),
+        offline("Expired since 2026-03-02 09:14 UTC"),
         relay(504, "Timeout").into(),
         ConnectError::Net(unknown_host(RELAY)).into(),
         ConnectError::TimedOut(Duration::from_secs(40)).into(),

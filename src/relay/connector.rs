@@ -37,6 +37,8 @@ pub(crate) struct Connector<'a> {
     pub(crate) wait: Duration,
     /// Shows the current step.
     pub(crate) progress: &'a Progress,
+    /// Called each time that the relay knows no listener.
+    pub(crate) on_no_listener: &'a dyn Fn(),
 }
 
 /// The origin of the credentials that are tried.
@@ -169,6 +171,9 @@ impl<'a> Dialling<'a> {
                 }
                 Err(error) => error,
             };
+            if error.is_no_listener() {
+                (self.connector.on_no_listener)();
+            }
             let left = retry_until.saturating_duration_since(Instant::now());
             if !error.is_transient() || left.is_zero() {
                 return Err(error);

@@ -1,10 +1,12 @@
 //! The exact errors of a failed connection, and the retries before them.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use arcssh_emulator::{ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
+use arcssh_emulator::{ArmCall, ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh};
+use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh, signal};
 
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
 const AGENT: &str = "arcssh: hint: check that the machine is on and its Arc agent is connected: on the machine, run azcmagent show";
@@ -230,9 +232,11 @@ fn an_unknown_id_names_the_missing_part() {
         run(&mut w.arcssh(&["proxy", &id]))
     };
     connect("machines/web01", "machines/web99").failed(5, &["arcssh: cannot connect to web99: the machine does not exist (ResourceNotFound: The Resource 'Microsoft.HybridCompute/machines/web99' under resource group 'rg-arc' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix)", MACHINES]);
-    connect("rg-arc", "rg-none").failed(5, &[&cannot_connect("the machine does not exist (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
+    // The ssh configuration has another machine with this name.
+    let cannot_connect = |name: &str, cause: &str| format!("arcssh: cannot connect to {name}: {cause}");
+    connect("rg-arc", "rg-none").failed(5, &[&cannot_connect("rg-none/web01", "the machine does not exist (ResourceGroupNotFound: Resource group 'rg-none' could not be found.)"), MACHINES]);
     let other = "00000000-0000-4000-8000-000000000001";
-    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("the subscription does not exist, or the service principal (application c11e4700-0000-4000-8000-000000000001) has no access to it (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
+    connect(SUBSCRIPTION, other).failed(5, &[&cannot_connect(&format!("web01.rg-arc.{other}"), &format!("the subscription does not exist, or the service principal (application c11e4700-0000-4000-8000-000000000001) has no access to it (SubscriptionNotFound: The subscription '{other}' could not be found.)")), ACCOUNT]);
 }
 
 #[test]
@@ -300,15 +304,87 @@ fn arcssh_waits_for_a_late_listener_and_reports_it() {
         assert!(run.stderr.lines().any(|l| l.contains(phase) && l.ends_with(&retry)), "{}", run.stderr);
     }
     assert!(run.waiting_lines().is_empty(), "{}", run.stderr);
-    assert_eq!(w.emulator().requests_to(Service::Arm).len(), 1);
+    assert_eq!(
+        w.emulator().requests_to(Service::Arm).len(),
+        2,
+        "the credentials and the status of the machine"
+    );
 }
 
 #[test]
 fn no_listener_fails_at_once_without_wait() {
     let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
+    w.emulator().machine("web01").set_status("Connected");
     let run = run(w.proxy("web01").args(["--wait", "0"]));
     run.failed(7, &[&cannot_connect("the machine's Arc agent is not connected to the relay (the relay responded 404 There are no listeners connected for the endpoint, TrackingId …)"), AGENT]);
+}
+
+/// With fresh and with cached credentials, and whether arcssh waits or not.
+#[test]
+fn the_status_of_a_disconnected_machine_is_shown_before_the_wait_and_in_the_error() {
+    let w = lab(&["web01"]);
+    let connected = run(w.proxy("web01").stdin(Stdio::null()));
+    assert_eq!(connected.code, Some(0), "{}", connected.stderr);
+    let reads = || {
+        let requests = w.emulator().requests_to(Service::Arm).into_iter();
+        requests.filter(|request| request.path_and_query.contains("/machines/web01?")).count()
+    };
+    assert_eq!(reads(), 0, "a connection that works does not read the machine");
+    w.emulator().machine("web01").set_online(false);
+    for (wait, waits) in [("3", Some("arcssh waits 3 s at most")), ("0", None)] {
+        let before = reads();
+        let failed = run(w.proxy("web01").args(["--wait", wait]));
+        let lines = failed.arcssh_lines();
+        let [before_error @ .., error, hint] = &lines[..] else { panic!("{}", failed.stderr) };
+        let (_, status) = error.split_once("; Azure reports the machine as ").unwrap();
+        assert!(status.starts_with("Disconnected since ") && status.ends_with(" UTC"), "{error}");
+        let shown = waits.map(|waits| format!("arcssh: Azure reports web01 as {status}; {waits}"));
+        assert_eq!(before_error, shown.iter().collect::<Vec<_>>(), "{}", failed.stderr);
+        assert!(
+            error.starts_with(&cannot_connect("the machine's Arc agent is not connected to the relay ("))
+        );
+        assert_eq!((failed.code, *hint), (Some(7), AGENT));
+        assert_eq!(reads(), before + 1, "{wait}");
+    }
+    w.emulator().machine("web01").set_status("Expired");
+    let expired = run(w.proxy("web01").args(["--wait", "0"]));
+    assert_eq!(expired.code, Some(7), "{}", expired.stderr);
+    assert!(expired.stderr.contains("; Azure reports the machine as Expired since "), "{}", expired.stderr);
+    assert!(expired.stderr.contains("hint: reconnect the machine: "), "{}", expired.stderr);
+}
+
+/// ssh sends SIGHUP when its `ConnectTimeout` has expired.
+#[test]
+fn an_interrupted_wait_for_a_disconnected_machine_is_stored_with_the_status() {
+    let w = lab(&["web01"]);
+    w.emulator().machine("web01").set_online(false);
+    let mut proxy = w.proxy("web01").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
+    assert!(
+        lines.any(|line| line.unwrap().starts_with("arcssh: Azure reports web01 as Disconnected since "))
+    );
+    signal(proxy.id(), "HUP");
+    assert_eq!(proxy.wait().unwrap().code(), Some(129));
+    let last = run(&mut w.arcssh(&["last"])).clean();
+    assert!(last.contains("; Azure reports the machine as Disconnected since "), "{last}");
+}
+
+/// The account may not read the machine, or Azure Resource Manager does not respond.
+#[test]
+fn a_machine_whose_status_is_not_readable_fails_as_before() {
+    let w = lab(&["web01"]);
+    w.emulator().machine("web01").set_online(false);
+    run(w.proxy("web01").args(["--wait", "0"]));
+    w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", "no").on(ArmCall::Machine));
+    let failed = run(w.proxy("web01").args(["--wait", "0"]));
+    assert!(
+        failed.stderr.contains("arcssh: cannot connect to web01: ")
+            && !failed.stderr.contains("Azure reports"),
+        "{}",
+        failed.stderr
+    );
+    assert_eq!(failed.code, Some(7), "{}", failed.stderr);
 }
 
 #[test]

@@ -373,8 +373,13 @@ impl Prober<'_> {
     async fn connect(&self, target: &Target) -> Result<Upgraded<net::Stream>> {
         let id = target.machine.as_ref().expect("a target of the doctor has a machine");
         let credentials = RelayCredentialCache::new(&self.arm, &self.store, id, target.service, target.port);
-        let connector =
-            Connector { net: &self.net, target, wait: LISTENER_TIMEOUT, progress: &Progress::default() };
+        let connector = Connector {
+            net: &self.net,
+            target,
+            wait: LISTENER_TIMEOUT,
+            progress: &Progress::default(),
+            on_no_listener: &|| (),
+        };
         within(PROBE_TIMEOUT, "the relay", async { Ok(connector.connect(&credentials).await?.0) }).await
     }
 }

@@ -18,8 +18,7 @@ fn the_report_is_coloured_only_on_a_terminal() {
     let failed = "FAIL  service configuration  SSH is not enabled on the machine";
     let end = format!(
         "skip  not checked, because 'service configuration' failed: relay, sshd, host key\n\n\
-         Problem: SSH is not enabled on the machine\nFix: enable it:\n    arcssh setup {} --port {}\n",
-        w.id(),
+         Problem: SSH is not enabled on the machine\nFix: enable it:\n    arcssh setup rg-arc/web01 --port {}\n",
         w.sshd().port()
     );
     assert!(text.lines().any(|line| line == failed) && text.ends_with(&end), "{text}");
