@@ -390,8 +390,7 @@ impl Names {
 
 /// Returns the host entries in the user's ssh configuration, by machine.
 fn configured() -> BTreeMap<String, Vec<Written>> {
-    let file = managed_block::default_path().unwrap_or_default();
-    written(&managed_block::read(&file).unwrap_or_default())
+    written(&managed_block::text_of_user())
 }
 
 /// Returns the target with names that no other machine of the user's ssh configuration has.
@@ -661,6 +660,48 @@ pub(crate) fn written(text: &str) -> BTreeMap<String, Vec<Written>> {
         entries.entry(written.machine.clone()).or_default().push(written);
     }
     entries
+}
+
+/// Chooses the names under which known hosts have the host keys of machines: the `HostKeyAlias` of host entries.
+///
+/// ssh shows this name in its question about an unknown key, and in place of the host name (OpenSSH, sshconnect.c,
+/// `get_hostfile_hostname_ipaddr` and `check_host_key`). A name in use remains, because ssh would ask again under another one.
+pub(crate) struct KeyNames<'a> {
+    used: &'a UsedNames,
+    /// The names in the ssh configuration, by machine ID.
+    written: BTreeMap<String, String>,
+}
+
+impl<'a> KeyNames<'a> {
+    /// Reads the names in a configuration.
+    pub(crate) fn of(config: &str, used: &'a UsedNames) -> Self {
+        let entries = effective_config::host_entries(config).into_iter();
+        let names = entries.filter_map(|(_, values)| {
+            let name = effective_config::value(&values, "hostkeyalias")?.to_lowercase();
+            let id = name.rsplit('.').next().unwrap_or_default().to_owned();
+            Some((id, name))
+        });
+        Self { used, written: names.collect() }
+    }
+
+    /// Returns the name for a machine: the name in the configuration, else the one in the known hosts, else the first of
+    /// [`key_names`].
+    pub(crate) fn name(&self, machine: &Machine) -> Option<String> {
+        let names = key_names(machine);
+        let written = names.last().and_then(|id| self.written.get(id));
+        let is_known = |name: &&String| self.used.among_known_hosts(name, Use::AnyPattern).is_some();
+        written.or_else(|| names.iter().find(is_known)).or(names.first()).cloned()
+    }
+}
+
+/// Returns the possible names for a machine's host key: its name and ID, and the ID that earlier versions wrote. Host keys
+/// belong to the machine, which has the same ID under each name. ssh looks up names in lower case.
+pub(crate) fn key_names(machine: &Machine) -> Vec<String> {
+    let Some(id) = machine.vm_id.as_ref().map(|id| id.to_lowercase()) else { return Vec::new() };
+    let name = machine.id.name.to_lowercase();
+    // ssh prints other characters as numbers.
+    let is_readable = name.is_ascii() && is_alias(&name) && is_alias(&id);
+    is_readable.then(|| format!("{name}.{id}")).into_iter().chain([id]).collect()
 }
 
 /// Whether a machine may have its own name as an alias.

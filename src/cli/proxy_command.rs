@@ -246,14 +246,27 @@ pub(crate) fn find_entry(machine: &str, text: &str) -> Option<HostEntry> {
     }
     let (patterns, values) = effective_config::host_entries(text).into_iter().find(connects)?;
     let alias = patterns.into_iter().find(|pattern| !is_wildcard(pattern));
-    let alias = alias.or((!is_id).then(|| machine.to_owned()))?;
-    let line = value(&values, "proxycommand")?.to_owned();
+    host_entry(alias.or((!is_id).then(|| machine.to_owned()))?, &values)
+}
+
+/// Finds the first host entry of a machine that connects through arcssh and fulfils a condition.
+pub(crate) fn first_entry(text: &str, is_found: impl Fn(&HostEntry) -> bool) -> Option<HostEntry> {
+    let mut entries = effective_config::host_entries(text).into_iter().filter_map(|(patterns, values)| {
+        let connects = value(&values, "proxycommand")?.contains("arcssh");
+        let alias = patterns.into_iter().next().filter(|pattern| connects && !is_wildcard(pattern))?;
+        host_entry(alias, &values)
+    });
+    entries.find(is_found)
+}
+
+fn host_entry(alias: String, values: &Expected) -> Option<HostEntry> {
+    let line = value(values, "proxycommand")?.to_owned();
     let target = match ProxyCommand::parse(&line).machine {
         ProxyMachine::Id(id) => id.to_string(),
         ProxyMachine::Name { suffix } => without_suffix(&alias, &suffix).to_owned(),
     };
-    let port = value(&values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
-    let key_name = value(&values, "hostkeyalias").unwrap_or(&alias).to_owned();
+    let port = value(values, "port").and_then(|port| port.parse().ok()).unwrap_or(SSH_PORT);
+    let key_name = value(values, "hostkeyalias").unwrap_or(&alias).to_owned();
     Some(HostEntry { alias, target, port, key_name, line })
 }
 

@@ -1,7 +1,7 @@
 //! `arcssh cert`: an Entra ID SSH certificate, for the cached key or for a key of the user.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, IsTerminal as _, Read as _, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -9,6 +9,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::azure::credentials::CredentialChain;
 use crate::cli::CertArgs;
+use crate::cli::proxy_command::{HostEntry, first_entry};
 use crate::commands::session::Session;
 use crate::diagnosis::Result;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
@@ -16,13 +17,14 @@ use crate::entra_ssh::{IssueError, request_certificate};
 use crate::ssh::SshError;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::home;
+use crate::ssh::managed_block;
 use crate::ssh::rsa_key::PublicKey;
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::unix_now;
 use crate::system::files;
 use crate::terminal::output::{note, print};
 use crate::terminal::progress::{Progress, Step};
-use crate::text::hex;
+use crate::text::{hex, shell_quote};
 
 /// The suffix of a certificate file of OpenSSH (ssh-keygen(1), "CERTIFICATES").
 const CERTIFICATE: &str = "-cert.pub";
@@ -43,7 +45,11 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
         return show(&certificates);
     }
     let Some(file) = &args.file else {
-        print_summary(&with_progress(certificates.pair()).await?.certificate)?;
+        let certificate = with_progress(certificates.pair()).await?.certificate;
+        print_summary(&certificate)?;
+        if stdout().is_terminal() {
+            note(&format!("hint: {}", next_step(&certificate)));
+        }
         return Ok(0);
     };
     let (key, file) = (home::expanded(&private_key_file(file)?), home::expanded(file));
@@ -56,6 +62,19 @@ async fn with_progress<T>(request: impl Future<Output = T>) -> T {
     let progress = Progress::default();
     progress.set(Step::wait("SSH certificate").with(" from Entra ID"));
     progress.run(request).await
+}
+
+/// Returns how to connect with a host entry that logs in with the certificate, or how to add host entries if there is none.
+fn next_step(certificate: &Certificate) -> String {
+    let name = certificate.login_name();
+    let is_for_name = |entry: &HostEntry| {
+        let args = entry.proxy_args(&[]);
+        args.is_some_and(|args| args.agent.is_some() && args.login_name == name)
+    };
+    match first_entry(&managed_block::text_of_user(), is_for_name) {
+        Some(entry) => format!("to connect, run: ssh {}", shell_quote(&entry.alias)),
+        None => "to log in with the certificate, add host entries: arcssh config --all --entra".into(),
+    }
 }
 
 /// Requests a certificate for the user's own public key and writes it.

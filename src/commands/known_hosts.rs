@@ -3,6 +3,7 @@
 //! sshd limits connections that end without a login (`PerSourcePenalties`, `MaxStartups`), so each kind of key that the
 //! machine has costs one connection, and nothing else does.
 
+use std::io::{IsTerminal as _, stdout};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use crate::cli::KnownHostsArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
 use crate::commands::session::{Session, for_each, note_disconnected};
 use crate::diagnosis::{self, Context, Error, Result, all_done};
-use crate::machines::NamedMachine;
+use crate::machines::{NamedMachine, key_names};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
 use crate::ssh::{SshError, fault};
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::timeout::with_timeout;
 use crate::terminal::output::{note, print};
-use crate::text::{grouped, sanitize};
+use crate::text::{grouped, sanitize, shell_quote};
 
 /// The algorithms to request, one kind in each connection: ssh receives one host key. An RSA key has several algorithms
 /// (RFC 8332).
@@ -61,21 +62,32 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
         print(lines)?;
     }
     let (read, all) = (results.iter().flatten().count(), results.len());
-    let Err(error) = all_done(results) else { return Ok(0) };
-    let status = diagnosis::report(&error);
-    if all > 1 {
-        note(&format!("read the host keys of {} of {} machines", grouped(read), grouped(all)));
+    if let Err(error) = all_done(results) {
+        let status = diagnosis::report(&error);
+        if all > 1 {
+            note(&format!("read the host keys of {} of {} machines", grouped(read), grouped(all)));
+        }
+        return Ok(status);
     }
-    Ok(status)
+    if cfg!(unix) && stdout().is_terminal() {
+        let words: Vec<String> =
+            std::env::args_os().skip(1).map(|word| shell_quote(&word.to_string_lossy())).collect();
+        let command = format!("arcssh {} >> ~/.ssh/known_hosts", words.join(" "));
+        note(&format!("hint: to add these host keys to ssh's known hosts, run: {command}"));
+    }
+    Ok(0)
 }
 
 /// Returns a line for each host key of a machine.
 async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Result<String> {
     let id = &named.machine.id;
     let alias = named.patterns.as_ref().and_then(|patterns| patterns.first());
-    // Host entries have the ID as HostKeyAlias, which ssh looks up in lower case.
-    let name = named.machine.vm_id.as_ref().filter(|id| is_alias(id)).or(alias).unwrap_or(&id.name);
-    let name = name.to_lowercase();
+    let key_names = key_names(&named.machine).into_iter().filter(|name| is_alias(name));
+    let mut names: Vec<String> = key_names.collect();
+    if names.is_empty() {
+        names.push(alias.unwrap_or(&id.name).to_lowercase());
+    }
+    let name = &names[0];
     let cloud = args.azure.chosen_cloud().unwrap_or(CloudName::Public);
     let mut options = azure_options(&args.azure.credential.options(), cloud);
     options.extend(["--wait".into(), args.target.wait.as_secs().to_string()]);
@@ -91,8 +103,8 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
             continue;
         }
         let _ = std::fs::remove_file(&file);
-        let mut ssh = ssh(&name, &command, &file, algorithms)?;
-        ssh.args(["-p", &args.target.port().to_string(), "--", &name, "true"]);
+        let mut ssh = ssh(name, &command, &file, algorithms)?;
+        ssh.args(["-p", &args.target.port().to_string(), "--", name, "true"]);
         let output = async { ssh.output().await.context("cannot run ssh") };
         let output = with_timeout(TIMEOUT + args.target.wait, output, |after| {
             anyhow::anyhow!("ssh did not end within {} s", after.as_secs())
@@ -108,7 +120,9 @@ async fn lines(args: &KnownHostsArgs, program: &str, named: &NamedMachine) -> Re
         let written = read_text(&file, MAX_TEXT).unwrap_or_default();
         for line in written.lines() {
             let machine = sanitize(&format!("{}/{}", id.resource_group, id.name));
-            lines.push_str(&format!("{} {machine}\n", line.trim_end()));
+            // Host entries of this version have the first name, those of earlier versions the second.
+            let key = line.trim_end().strip_prefix(name.as_str()).unwrap_or_default();
+            lines.push_str(&format!("{}{key} {machine}\n", names.join(",")));
         }
     }
     if lines.is_empty() {

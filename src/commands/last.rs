@@ -42,8 +42,7 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
 
 /// Returns the machine of a host entry in the user's ssh configuration.
 fn target(name: &str) -> Option<String> {
-    let text = managed_block::read(&managed_block::default_path().ok()?).ok()?;
-    Some(find_entry(name, &text)?.target)
+    Some(find_entry(name, &managed_block::text_of_user())?.target)
 }
 
 fn no_error(machine: Option<&str>, machines: &[ResourceId], names: &Names) -> String {

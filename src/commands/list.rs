@@ -11,8 +11,10 @@ use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, progr
 use crate::cli::{ListArgs, ListFormat};
 use crate::commands::session::{Session, to_selector};
 use crate::diagnosis::Result;
-use crate::machines::{MachineSelector, NamedMachine, Names, SUFFIX, Selection};
+use crate::machines::{KeyNames, MachineSelector, NamedMachine, Names, SUFFIX, Selection};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
+use crate::ssh::managed_block;
+use crate::ssh::used_names::UsedNames;
 use crate::system::clock::{format_ago, parse_time};
 use crate::terminal::output::{Screen, note, print};
 use crate::terminal::palette::BAD;
@@ -35,7 +37,8 @@ pub(crate) async fn run(args: &ListArgs) -> Result<u8> {
     let may_be_empty = is_inventory || typed == MachineSelector::default();
     let selection = if may_be_empty { selection } else { selection.complete()? };
     let machines = &selection.machines;
-    let connection = args.standalone.then(|| Connection::new(args)).transpose()?;
+    let used = args.standalone.then(|| UsedNames::here(&managed_block::default_path().unwrap_or_default()));
+    let connection = used.as_ref().map(|used| Connection::new(args, used)).transpose()?;
     let connection = connection.as_ref();
     let text = match (format, &args.host) {
         (_, Some(host)) => json_text(&host_variables(&hosts(machines, connection)?, host)),
@@ -67,7 +70,7 @@ fn with_alias(named: &NamedMachine) -> Value {
 
 /// Returns an inventory with all variables in `_meta`, so that Ansible runs arcssh once (Ansible docs, "Developing
 /// dynamic inventory"). Its groups are all hosts, each resource group and each operating system.
-fn inventory(machines: &[NamedMachine], connection: Option<&Connection>) -> Result<Value> {
+fn inventory(machines: &[NamedMachine], connection: Option<&Connection<'_>>) -> Result<Value> {
     let names = GroupNames::of(machines);
     names.note_renamed();
     let mut groups: Map<String, Value> = Map::new();
@@ -105,7 +108,7 @@ fn host_variables(hosts: &[InventoryHost<'_>], host: &str) -> Value {
 /// group would then run on that host only.
 fn hosts<'a>(
     machines: &'a [NamedMachine],
-    connection: Option<&Connection>,
+    connection: Option<&Connection<'_>>,
 ) -> Result<Vec<InventoryHost<'a>>> {
     let host = |(machine, alias): (&'a Machine, &String)| {
         let mut variables = json!({ "arc": mark_unsafe(object(machine)) });
@@ -123,19 +126,21 @@ fn hosts<'a>(
 }
 
 /// The values with which Ansible connects without a host entry.
-struct Connection {
+struct Connection<'a> {
     program: String,
+    key_names: KeyNames<'a>,
     /// The options of the credential and the cloud.
     options: Vec<String>,
     user: Option<String>,
 }
 
-impl Connection {
-    fn new(args: &ListArgs) -> Result<Self> {
+impl<'a> Connection<'a> {
+    fn new(args: &ListArgs, used: &'a UsedNames) -> Result<Self> {
         let program = args.program.clone().map_or_else(program, Ok)?;
         let cloud = args.azure.chosen_cloud().unwrap_or(CloudName::Public);
         let options = azure_options(&args.azure.credential.options(), cloud);
-        Ok(Self { program, options, user: args.user.clone() })
+        let key_names = KeyNames::of(&managed_block::text_of_user(), used);
+        Ok(Self { program, key_names, options, user: args.user.clone() })
     }
 
     /// Returns the options of ssh for a machine. Ansible splits the text into words as a POSIX shell does (ansible-core
@@ -145,9 +150,8 @@ impl Connection {
             ProxyCommand::new(&self.program, ProxyMachine::Id(machine.id.clone()), self.options.clone());
         let host = Host { proxy_command: command.words(), ..Host::default() };
         let mut options = format!("-o 'ProxyCommand={}'", host.proxy_command(Platform::Unix)?);
-        // ssh looks up HostKeyAlias in known_hosts in lower case.
-        let key_alias = machine.vm_id.as_ref().filter(|id| is_alias(id)).map(|id| id.to_lowercase());
-        options.extend(key_alias.map(|id| format!(" -o HostKeyAlias={id}")));
+        let key_name = self.key_names.name(machine).filter(|name| is_alias(name));
+        options.extend(key_name.map(|name| format!(" -o HostKeyAlias={name}")));
         Ok(options)
     }
 

@@ -7,22 +7,24 @@ use azure_core::http::Url;
 use clap::ValueEnum as _;
 use tracing::debug;
 
-use crate::azure::cloud::Cloud;
+use crate::azure::cloud::{Cloud, CloudName};
 use crate::azure::credentials::{
     CredentialChain, CredentialError, CredentialOptions, CredentialSource, TOKEN_CREDENTIALS,
 };
 use crate::azure::http::Client;
 use crate::azure::login::browser::Problem;
 use crate::azure::login::{self, Account, LoginError, SignIn, SignedIn};
-use crate::cli::LoginArgs;
+use crate::cli::proxy_command::{HostEntry, azure_options, first_entry};
+use crate::cli::{LoginArgs, ProxyArgs};
 use crate::diagnosis::Result;
 use crate::net::Net;
+use crate::ssh::managed_block;
 use crate::state::Store;
 use crate::terminal::TerminalError;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::{Confirm, typed_line};
-use crate::text::set_variable;
+use crate::text::{set_variable, shell_quote};
 
 /// Signs in, stores the account and returns the exit status.
 ///
@@ -38,8 +40,34 @@ pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     if let Some(obstacle) = obstacle(&cloud, &store).await {
         let command = set_variable(CREDENTIAL, "arcssh");
         note(&format!("{obstacle} this sign-in; to use this sign-in, run: {command}"));
+    } else if args.scope.is_none() {
+        note(&format!("hint: {}", next_step(&cloud, &account)));
     }
     Ok(0)
+}
+
+/// Returns how to connect with a host entry that uses this sign-in, or how to add host entries if there is none.
+fn next_step(cloud: &Cloud, account: &Account) -> String {
+    let is_cloud = |other: Cloud| {
+        other.arm_endpoint == cloud.arm_endpoint && other.authority_host == cloud.authority_host
+    };
+    let uses_sign_in = |entry: &HostEntry| {
+        let Some(ProxyArgs { azure, login_name, .. }) = entry.proxy_args(&[]) else { return false };
+        let CredentialOptions { source, tenant } = azure.credential.options();
+        (source.is_any() || source == CredentialSource::Arcssh)
+            && tenant.is_none_or(|tenant| tenant.eq_ignore_ascii_case(&account.tenant))
+            && azure.cloud().is_ok_and(is_cloud)
+            && login_name.is_none_or(|name| name.eq_ignore_ascii_case(&account.name))
+    };
+    match first_entry(&managed_block::text_of_user(), uses_sign_in) {
+        Some(HostEntry { alias, .. }) => format!("to connect, run: ssh {}", shell_quote(&alias)),
+        None => {
+            let options =
+                azure_options(&CredentialOptions::default(), cloud.name().unwrap_or(CloudName::Public));
+            let command = [&["arcssh config --all".to_owned()], &options[..]].concat().join(" ");
+            format!("to add your machines to the ssh configuration, run: {command}")
+        }
+    }
 }
 
 async fn sign_in_and_save(

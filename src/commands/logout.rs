@@ -14,6 +14,11 @@ pub(crate) async fn run() -> Result<u8> {
     let accounts = login::delete(&store).await;
     store.clear(|kind| !matches!(kind, Kind::Account | Kind::Throttle));
     store.clear_temporary();
-    note(if accounts? == 0 { "no account was signed in" } else { "signed out" });
+    if accounts? == 0 {
+        note("no account was signed in");
+    } else {
+        note("signed out");
+        note("hint: to sign in again, run: arcssh login");
+    }
     Ok(0)
 }

@@ -72,25 +72,25 @@ struct HostEntries<'a> {
 }
 
 impl<'a> HostEntries<'a> {
-    /// Finds the host entries and prints the `ssh` command for each. Returns `None` if the user has no home directory.
+    /// Finds the host entries and prints the `ssh` command for one of them. Returns `None` if the user has no home directory.
     fn of(machines: &'a [NamedMachine], ready: &'a [Target]) -> Option<Self> {
         let file = managed_block::default_path().ok()?;
         // The machines are set up even if the file cannot be read; `arcssh config` reports that error.
         let text = managed_block::read(&file).unwrap_or_default();
-        let mut missing = Vec::new();
+        let (mut missing, mut connect) = (Vec::new(), None);
         for named in machines {
             let is_named = |target: &&Target| target.machine.as_ref() == Some(&named.machine.id);
             let target = ready.iter().find(is_named).filter(|target| target.service == Service::Ssh);
             let alias = named.patterns.iter().flatten().next();
             match (target, find_entry(&named.machine.id.to_string(), &text), alias) {
                 (Some(target), Some(entry), _) => {
-                    let command = ssh_command(&entry.alias, target, Some(entry.port));
-                    note(&format!("hint: to connect, run: {command}"));
+                    connect.get_or_insert_with(|| ssh_command(&entry.alias, target, Some(entry.port)));
                 }
                 (Some(target), None, Some(alias)) => missing.push((alias.as_str(), target)),
                 _ => {}
             }
         }
+        connect.iter().for_each(|command| note(&format!("hint: to connect, run: {command}")));
         let first = missing.first().map(|(_, target)| target.port);
         let port = first.filter(|port| *port != Service::Ssh.default_port());
         let has_block = managed_block::find(&text).is_ok_and(|block| block.is_some());

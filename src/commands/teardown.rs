@@ -1,20 +1,24 @@
 //! `arcssh teardown`: disables a service of machines and deletes their cached credentials.
 
 use crate::azure::arm::ArmError;
+use crate::azure::hybrid_connectivity::Service;
 use crate::azure::hybrid_connectivity::endpoint::{delete_endpoint, delete_port, is_missing};
 use crate::azure::rbac::{DELETE_ENDPOINT, DELETE_PORT};
 use crate::azure::relay_credential_cache::forget;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
+use crate::cli::proxy_command::find_entry;
 use crate::commands::provision::NOT_PERMITTED;
 use crate::commands::session::Session;
 use crate::diagnosis::{self, Action, Context, Error, Result, all_done};
+use crate::machines::NamedMachine;
 use crate::provisioning::check_permissions;
+use crate::ssh::managed_block;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
-use crate::text::grouped;
+use crate::text::{grouped, shell_quote};
 
 /// Disables the service and returns the exit status.
 ///
@@ -68,6 +72,9 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
         }
         return Ok(status);
     }
+    if args.service == Service::Ssh || args.endpoint {
+        note_host_entries(&machines);
+    }
     note(
         "to block incoming connections on a machine itself, run there: azcmagent config set incomingconnections.enabled false",
     );
@@ -81,6 +88,19 @@ async fn check(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> 
         return Ok(());
     }
     Ok(check_permissions(&session.arm, machine, &[action]).await?)
+}
+
+/// Prints how to remove the host entries of the machines, if they have any.
+fn note_host_entries(machines: &[NamedMachine]) {
+    let config = managed_block::text_of_user();
+    let entries = machines.iter().filter_map(|named| find_entry(&named.machine.id.to_string(), &config));
+    let aliases: Vec<String> = entries.map(|entry| shell_quote(&entry.alias)).collect();
+    if !aliases.is_empty() {
+        note(&format!(
+            "hint: to remove the host entries too, run: arcssh config --remove {}",
+            aliases.join(" ")
+        ));
+    }
 }
 
 async fn take_down(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<(), ArmError> {

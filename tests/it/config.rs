@@ -1,5 +1,7 @@
 //! `arcssh config`: its edits of the user's files, and how ssh reads the result.
 
+mod key_names;
+mod next_step;
 mod own_sections;
 mod suffix;
 
@@ -63,13 +65,13 @@ impl<'a> Home<'a> {
         run(&mut self.arcssh(arguments))
     }
 
-    /// Runs `arcssh config`, which must succeed. Returns its messages without the list of changes, with the home
-    /// directory as `~`.
+    /// Runs `arcssh config`, which must succeed. Returns its messages without the list of changes and the next step, with
+    /// the home directory as `~`.
     #[track_caller]
     pub(crate) fn succeed(&self, arguments: &[&str]) -> String {
         self.succeed_with_changes(arguments)
             .lines()
-            .filter(|line| !is_change(line))
+            .filter(|line| !is_change(line) && !line.starts_with(NEXT_STEP))
             .map(|line| format!("{line}\n"))
             .collect()
     }
@@ -129,9 +131,14 @@ impl<'a> Home<'a> {
     }
 }
 
+/// The beginning of the line with the command that connects.
+const NEXT_STEP: &str = "arcssh: hint: to connect";
+
 /// Returns whether a line reports an addition, change or removal.
 fn is_change(line: &str) -> bool {
-    ["add ", "change ", "rename ", "remove "].iter().any(|kind| line.starts_with(&format!("arcssh: {kind}")))
+    let kinds = ["add", "added", "change", "changed", "rename", "renamed", "remove", "removed"];
+    let words: Vec<&str> = line.split(' ').take(3).collect();
+    matches!(words[..], ["arcssh:", kind, name] if kinds.contains(&kind) && name != "host")
 }
 
 fn mode(path: &Path) -> u32 {
@@ -158,7 +165,8 @@ fn a_host_entry_has_the_needed_options_and_weakens_no_check() {
     assert_eq!(home.effective("web01", "user"), "me");
     assert_eq!(home.effective("web01", "port"), "2222");
     assert_eq!(home.effective("web01", "identityfile"), "~/.ssh/key");
-    assert_eq!(home.effective("web01", "hostkeyalias"), w.emulator().machine("web01").vm_id().unwrap());
+    let key_name = format!("web01.{}", w.emulator().machine("web01").vm_id().unwrap());
+    assert_eq!(home.effective("web01", "hostkeyalias"), key_name);
     assert_eq!(home.effective("web01", "proxycommand"), format!("{ARCSSH} proxy {id} --port %p"));
     let text = home.text();
     for word in ["StrictHostKeyChecking", "/dev/null", "IdentitiesOnly", "ControlMaster", "KnownHosts"] {
@@ -690,10 +698,10 @@ fn removing_named_entries_needs_no_confirmation() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host other\n");
     let (code, output) = config_on_a_terminal(&home, "web01", &[]);
-    assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
+    assert_eq!((code, output.lines().count()), (Some(0), 3), "{output}");
     let (code, output) = config_on_a_terminal(&home, "--remove", &[]);
     assert_eq!((code, output.lines().count()), (Some(0), 2), "{output}");
-    assert!(output.starts_with("arcssh: remove web01 (rg-arc/web01)\n"), "{output}");
+    assert!(output.starts_with("arcssh: removed web01 (rg-arc/web01)\n"), "{output}");
 }
 
 #[test]
@@ -1099,7 +1107,7 @@ fn a_wildcard_of_an_earlier_version_is_verified_and_written_again() {
     home.succeed(&["--verify"]);
     assert_eq!(
         home.changes(&[]),
-        ["change *.arc: canonicalizehostname, hostname, proxycommand, proxyusefdpass"]
+        ["changed *.arc: canonicalizehostname, hostname, proxycommand, proxyusefdpass"]
     );
     assert_eq!(home.text(), new);
 }
@@ -1349,7 +1357,7 @@ fn without_ssh_the_file_is_written_with_a_warning() {
     let w = lab(&["web01"]);
     let home = Home::new(&w);
     let run = run(home.arcssh(&["web01"]).env("PATH", home.path.join("nothing")));
-    let expected = "arcssh: cannot verify the host entries: ssh is not installed\narcssh: add web01 (rg-arc/web01)\narcssh: wrote 1 host to ~/.ssh/config\n";
+    let expected = "arcssh: cannot verify the host entries: ssh is not installed\narcssh: added web01 (rg-arc/web01)\narcssh: wrote 1 host to ~/.ssh/config\n";
     assert_eq!((run.code, home.with_tilde(&run.stderr).as_str()), (Some(0), expected));
     assert_eq!(home.hosts(), ["web01"]);
     let run = crate::support::run(home.arcssh(&["--verify"]).env("PATH", home.path.join("nothing")));
@@ -1434,7 +1442,7 @@ fn a_name_with_capitals_also_works_in_lower_case() {
     assert_eq!(home.hosts(), ["win-sql01 WIN-SQL01"]);
     for name in ["win-sql01", "WIN-SQL01"] {
         assert!(home.effective(name, "proxycommand").ends_with("/machines/WIN-SQL01 --port %p"), "{name}");
-        assert_eq!(home.effective(name, "hostkeyalias"), "0a1b-2c3d");
+        assert_eq!(home.effective(name, "hostkeyalias"), "win-sql01.0a1b-2c3d");
     }
 }
 
@@ -1697,11 +1705,11 @@ fn each_run_adds_to_the_selection() {
         builder.machine(machine("c", "rg-c", "test")).machine(machine("d", "rg-d", "test"))
     });
     let home = Home::new(&w);
-    assert_eq!(home.changes(&["--tag", "env=prod"]), ["add a (rg-a/a)", "add b (rg-b/b)"]);
-    assert_eq!(home.changes(&["-g", "rg-c"]), ["add c (rg-c/c)"]);
+    assert_eq!(home.changes(&["--tag", "env=prod"]), ["added a (rg-a/a)", "added b (rg-b/b)"]);
+    assert_eq!(home.changes(&["-g", "rg-c"]), ["added c (rg-c/c)"]);
     assert_eq!(home.hosts(), ["a", "b", "c"]);
     assert_eq!(home.changes(&[]), [""; 0]);
-    assert_eq!(home.changes(&["--all"]), ["add d (rg-d/d)"]);
+    assert_eq!(home.changes(&["--all"]), ["added d (rg-d/d)"]);
     assert_eq!(home.hosts(), ["a", "b", "c", "d"]);
     // Selectors of one run narrow each other.
     home.succeed(&["--remove"]);
@@ -1730,7 +1738,7 @@ fn options_apply_to_the_machines_selected_with_them() {
         (home.effective("web01", "controlmaster").as_str(), home.effective("web02", "port").as_str()),
         ("false", "22")
     );
-    assert_eq!(home.changes(&["-g", "rg-web", "--user", "group", "--port", "3"]), ["change web02: port"]);
+    assert_eq!(home.changes(&["-g", "rg-web", "--user", "group", "--port", "3"]), ["changed web02: port"]);
     assert_eq!(
         (users()[..2].to_vec(), home.effective("web01", "port").as_str()),
         (vec!["a".into(), "b".into()], "1")
@@ -1744,7 +1752,7 @@ fn options_apply_to_the_machines_selected_with_them() {
     home.succeed(&["db01", "--credential", "environment"]);
     assert_eq!(home.text().matches("--credential environment").count(), 1, "{}", home.text());
     // Without a selection, options apply to all host entries.
-    assert_eq!(home.changes(&["--user", "all"]), ["change db01: user", "change web01: user"]);
+    assert_eq!(home.changes(&["--user", "all"]), ["changed db01: user", "changed web01: user"]);
     home.succeed(&["web02"]);
     assert_eq!(home.text().matches("\"user\":\"all\"").count(), 4, "{}", home.text());
 }
@@ -1758,13 +1766,13 @@ fn the_last_value_of_an_option_applies() {
     let home = Home::new(&w);
     home.succeed(&["-g", "rg-web", "--user", "a", "--port", "2222"]);
     home.succeed(&["--all", "--user", "b"]);
-    assert_eq!(home.changes(&["-g", "RG-WEB", "--user", "c"]), ["change web01: user"]);
+    assert_eq!(home.changes(&["-g", "RG-WEB", "--user", "c"]), ["changed web01: user"]);
     assert_eq!(home.changes(&["--all"]), [""; 0], "a selector without options changes no entry");
     assert_eq!(home.changes(&["--tag", "ENV=prod"]), [""; 0]);
     let effective =
         ["web01", "db01"].map(|name| (home.effective(name, "user"), home.effective(name, "port")));
     assert_eq!(effective, [("c".into(), "2222".into()), ("b".into(), "22".into())]);
-    assert_eq!(home.changes(&["--all", "--user", "d"]), ["change db01: user", "change web01: user"]);
+    assert_eq!(home.changes(&["--all", "--user", "d"]), ["changed db01: user", "changed web01: user"]);
     assert_eq!(home.effective("web01", "port"), "2222");
 }
 
@@ -1775,8 +1783,11 @@ fn changed_names_are_listed_first() {
         builder.machine(Machine::new("zone.example.com"))
     });
     let changes = Home::new(&w).changes(&["--all"]);
-    assert!(changes[0].starts_with("add zone.example.com.rg-arc (rg-arc/zone.example.com); "), "{changes:?}");
-    assert_eq!((changes.len(), changes.last().unwrap().as_str()), (21, "add 6 more"));
+    assert!(
+        changes[0].starts_with("added zone.example.com.rg-arc (rg-arc/zone.example.com); "),
+        "{changes:?}"
+    );
+    assert_eq!((changes.len(), changes.last().unwrap().as_str()), (11, "added 16 more"));
 }
 
 /// Runs `arcssh config` against the emulator of another lab, with the same machines or fewer.
@@ -1823,6 +1834,8 @@ fn a_host_entry_is_removed_only_if_the_user_agrees() {
 
     let agreed = config_in(&home, &fewer, &["--yes"]);
     assert_eq!((agreed.code, home.hosts()), (Some(0), vec!["web01".to_owned()]), "{}", agreed.stderr);
+    let removed = "arcssh: removed web02 (rg-arc/web02); the account does not see the machine\n";
+    assert!(agreed.stderr.starts_with(removed), "{}", agreed.stderr);
 }
 
 #[test]
@@ -1849,7 +1862,7 @@ fn a_long_list_of_changes_ends_with_a_count() {
     });
     let home = Home::new(&w);
     let changes = home.changes(&["--all"]);
-    assert_eq!((changes.len(), changes[20].as_str()), (21, "add 5 more"), "{changes:?}");
+    assert_eq!((changes.len(), changes[10].as_str()), (11, "added 15 more"), "{changes:?}");
 }
 
 /// A text of format 1 with the comments and lines that arcssh writes now.
@@ -1894,8 +1907,8 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
     fs::create_dir(home.path.join("my keys")).unwrap();
     fs::write(home.path.join("my keys/id"), "").unwrap();
     let mut changes =
-        ["bare", "web01", "win01"].map(|host| format!("change {host}: proxyusefdpass")).to_vec();
-    changes.push("change *.arc: canonicalizehostname, hostname, proxycommand, proxyusefdpass".into());
+        ["bare", "web01", "win01"].map(|host| format!("changed {host}: proxyusefdpass")).to_vec();
+    changes.push("changed *.arc: canonicalizehostname, hostname, proxycommand, proxyusefdpass".into());
     assert_eq!(home.changes(&[]), changes);
     let new = home.text();
     assert!(new.starts_with("# >>> arcssh >>> block 2: "), "{new}");
@@ -1905,7 +1918,7 @@ fn a_block_of_format_1_is_read_refreshed_and_removed() {
     };
     assert_eq!(entries(&new), entries(&as_written_now(&format!("{old}\nHost other\n"))));
     assert_eq!(home.succeed(&[]), "arcssh: ~/.ssh/config is up to date\n");
-    assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01: user"]);
+    assert_eq!(home.changes(&["web01", "--user", "me"]), ["changed web01: user"]);
     assert_eq!(home.effective("bare", "user"), "CONTOSO\\me");
 
     fs::write(home.file(), format!("{old}\nHost other\n")).unwrap();

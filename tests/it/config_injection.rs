@@ -416,7 +416,7 @@ fn uses_arcssh(home: &Home<'_>, name: &str) -> bool {
 #[test]
 fn a_filter_takes_no_name_that_ssh_already_uses() {
     let w = lab_of(&NAMES);
-    for selector in [&["--all"][..], &["-g", "rg-arc"]] {
+    for selector in [&["--all", "-v"][..], &["-g", "rg-arc", "-v"]] {
         let home = home_with_own_entries(&w);
         let before: Vec<Vec<String>> = NAMES.iter().map(|name| effective(&home, name)).collect();
         let result = config(&home, selector);
@@ -429,7 +429,7 @@ fn a_filter_takes_no_name_that_ssh_already_uses() {
             let alias = format!("{}.rg-arc", name.to_lowercase());
             assert!(uses_arcssh(&home, &alias), "{alias}");
             assert!(
-                result.stderr.contains(&format!("arcssh: add {alias} (rg-arc/{name}); ")),
+                result.stderr.contains(&format!("arcssh: added {alias} (rg-arc/{name}); ")),
                 "{}",
                 result.stderr
             );
@@ -456,7 +456,7 @@ fn a_named_machine_or_an_allowed_pattern_gets_the_short_name() {
     assert!(
         named
             .stderr
-            .contains(&format!("arcssh: add bastion (rg-arc/Bastion); the entry overrides {location}\n")),
+            .contains(&format!("arcssh: added bastion (rg-arc/Bastion); the entry overrides {location}\n")),
         "{}",
         named.stderr
     );
@@ -474,7 +474,7 @@ fn a_named_machine_or_an_allowed_pattern_gets_the_short_name() {
     assert!(effective(&home, "github.com.rg-arc").contains(&"user me".to_owned()));
     let by_alias = config(&home, &["rg-arc/github.com"]);
     assert!(
-        by_alias.stderr.contains("arcssh: rename github.com.rg-arc to github.com\n"),
+        by_alias.stderr.contains("arcssh: renamed github.com.rg-arc to github.com\n"),
         "{}",
         by_alias.stderr
     );
@@ -510,7 +510,7 @@ fn a_refresh_renames_unsafe_names_of_an_earlier_version() {
     let refreshed = config(&home, &["--yes"]);
     assert_eq!(refreshed.code, Some(0), "{}", refreshed.stderr);
     for name in ["github.com", "bastion"] {
-        let renamed = format!("arcssh: rename {name} to {name}.rg-arc; ");
+        let renamed = format!("arcssh: renamed {name} to {name}.rg-arc; ");
         assert!(refreshed.stderr.contains(&renamed) && !uses_arcssh(&home, name), "{}", refreshed.stderr);
     }
     assert!(
@@ -588,7 +588,7 @@ fn own_options_for_a_host_keep_its_name_unless_they_connect_elsewhere() {
     let moved = own_entries.replace("ForwardAgent yes", "HostName web01.example.com");
     fs::write(home.file(), format!("{block}{moved}")).unwrap();
     let refreshed = config(&home, &[]);
-    assert!(refreshed.stderr.contains("arcssh: rename web01 to web01.rg-arc; "), "{}", refreshed.stderr);
+    assert!(refreshed.stderr.contains("arcssh: renamed web01 to web01.rg-arc; "), "{}", refreshed.stderr);
     assert!(!uses_arcssh(&home, "web01") && uses_arcssh(&home, "web02"));
     assert!(effective(&home, "web01").contains(&"hostname web01.example.com".to_owned()));
 }
@@ -605,7 +605,11 @@ fn a_new_machine_takes_no_name_of_another() {
     let mut refresh = home.command(ARCSSH);
     let refreshed = run(refresh.arg("config").envs(later.emulator().environment()));
     assert_eq!(refreshed.code, Some(0), "{}", refreshed.stderr);
-    assert!(refreshed.stderr.contains("arcssh: add web01.rg-evil (rg-evil/web01); "), "{}", refreshed.stderr);
+    assert!(
+        refreshed.stderr.contains("arcssh: added web01.rg-evil (rg-evil/web01); "),
+        "{}",
+        refreshed.stderr
+    );
     assert_eq!(effective(&home, "web01"), before);
 }
 

@@ -96,15 +96,16 @@ impl<'a> Configuration<'a> {
 const APPLICATION: &str = "c11e4700-0000-4000-8000-000000000001";
 
 /// The user who runs the tests.
-fn user() -> String {
+pub(crate) fn user() -> String {
     run(Command::new("id").arg("-un")).clean().trim().to_owned()
 }
 
 /// Connects a machine to the playground's sshd, and adds its host key to known_hosts.
 fn add_sshd(lab: &Lab, machine: &str) {
-    let machine = lab.emulator().machine(machine);
+    let (name, machine) = (machine.to_lowercase(), lab.emulator().machine(machine));
     machine.set_ssh_port(lab.sshd().port());
-    add_known_host(lab, &machine.vm_id().unwrap());
+    let id = machine.vm_id().unwrap();
+    add_known_host(lab, &format!("{name}.{id},{id}"));
 }
 
 /// Adds the host key under another name to known_hosts.

@@ -487,7 +487,7 @@ fn windows_machines_are_rejected_with_the_reason() {
     assert!(!file.exists() || fs::read_to_string(&file).unwrap().is_empty());
     let mixed = config(&["--all"]);
     assert_eq!(mixed.code, Some(0), "{}", mixed.stderr);
-    assert!(mixed.stderr.contains("no certificate for win01: "), "{}", mixed.stderr);
+    assert!(mixed.stderr.contains("no certificate for rg-arc/win01: "), "{}", mixed.stderr);
     let text = fs::read_to_string(&file).unwrap();
     assert_eq!(text.matches("IdentityAgent").count(), 1, "{text}");
 }

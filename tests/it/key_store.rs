@@ -185,7 +185,8 @@ fn a_failed_sign_out_can_be_repeated() {
         "arcssh: hint: unset ARCSSH_NO_KEYRING; then run: arcssh logout",
     ];
     assert_eq!(output.lines().collect::<Vec<_>>(), expected);
-    assert_eq!(done.arcssh_lines()[2..], ["arcssh: signed out", "arcssh: no account was signed in"]);
+    let again = "arcssh: hint: to sign in again, run: arcssh login";
+    assert_eq!(done.arcssh_lines()[3..], ["arcssh: signed out", again, "arcssh: no account was signed in"]);
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn without_a_session_bus_the_token_is_stored_in_a_file() {
         login.env("DBUS_SESSION_BUS_ADDRESS", address).env("XDG_RUNTIME_DIR", w.home().join("run"));
         let login = succeed(&mut login);
         let lines = login.arcssh_lines();
-        assert!(lines.len() == 3 && lines[1].contains("signed in as"), "{address}: {}", login.stderr);
+        assert!(lines.len() == 5 && lines[1].contains("signed in as"), "{address}: {}", login.stderr);
     }
 }
 
@@ -242,7 +243,7 @@ fn an_unusable_key_store_causes_no_message() {
     let empty = in_session(&w, script);
     for done in [without, empty] {
         let lines = done.arcssh_lines();
-        assert!(lines.len() == 3 && lines[1].contains("signed in as"), "{}", done.stderr);
+        assert!(lines.len() == 5 && lines[1].contains("signed in as"), "{}", done.stderr);
         assert!(!done.stderr.contains(PROMPT), "{}", done.stderr);
         let stdout = String::from_utf8_lossy(&done.stdout);
         assert!(stdout.contains("stored   the refresh token is in the file "), "{stdout}");

@@ -49,7 +49,9 @@ fn the_hint_of_a_failed_connection_names_its_machine_and_works() {
         assert!(failed.stderr.contains(&message), "{}", failed.stderr);
         let last = run(home.command(ARCSSH).arg("last")).clean();
         let next = last.lines().find_map(|line| line.strip_prefix("next ")).unwrap().trim();
-        let examined = run(home.command("sh").args(["-c", &format!("{next} --port {port} --json")]));
+        let examined = run(home
+            .command("sh")
+            .args(["-c", &format!("{} --port {port} --json", next.replacen("arcssh", ARCSSH, 1))]));
         let report: serde_json::Value = serde_json::from_slice(&examined.stdout).unwrap();
         assert!(report.to_string().contains("SSH is not enabled on the machine"), "{next}: {report}");
         let set_up = run_hint(&home, &failed.stderr, "--yes");

@@ -536,8 +536,9 @@ fn teardown_disables_the_service_and_clears_the_cache() {
     );
     assert_eq!(write_requests(&w), [""; 0]);
     let azcmagent = "arcssh: to block incoming connections on a machine itself, run there: azcmagent config set incomingconnections.enabled false";
+    let entry = "arcssh: hint: to remove the host entries too, run: arcssh config --remove web01";
     run(&mut w.arcssh(&["teardown", &id, "--yes"]))
-        .failed(0, &["arcssh: web01 in rg-arc: disable SSH", "arcssh: web01: done", azcmagent]);
+        .failed(0, &["arcssh: web01 in rg-arc: disable SSH", "arcssh: web01: done", entry, azcmagent]);
     assert_eq!(
         (write_requests(&w), w.emulator().machine("web01").ssh_port()),
         (vec!["DELETE SSH".into()], None)

@@ -20,6 +20,9 @@ const OTHER_TENANT: &str = "7e4a4700-0000-4000-8000-000000000002";
 const BROWSER: &str =
     r#"echo "$1" > "$HOME/address"; curl -sS -L --cacert "$SSL_CERT_FILE" "$1" > "$HOME/page""#;
 
+/// The messages of `arcssh logout`.
+const SIGNED_OUT: &str = "arcssh: signed out\narcssh: hint: to sign in again, run: arcssh login\n";
+
 // Browser.
 
 #[test]
@@ -28,7 +31,7 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
     let login = login(&w, BROWSER, &[]);
     assert_eq!(login.code, Some(0), "{}", login.stderr);
     let lines: Vec<&str> = login.stderr.lines().collect();
-    let [first, address, last] = lines[..] else { panic!("{}", login.stderr) };
+    let [first, address, last, next] = lines[..] else { panic!("{}", login.stderr) };
     assert_eq!(first, "arcssh: your browser opens for the sign-in; if it does not, open this address:");
     assert!(
         address
@@ -36,6 +39,7 @@ fn a_browser_signs_in_and_ssh_connects_without_any_other_program() {
         "{address}"
     );
     assert_eq!(last, format!("arcssh: signed in as {USER} in the tenant {TENANT}"));
+    assert_eq!(next, "arcssh: hint: to connect, run: ssh web01");
     let page = || fs::read_to_string(w.home().join("page")).unwrap();
     assert!(
         eventually(Duration::from_secs(5), || page()
@@ -302,6 +306,7 @@ pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command) {
     let address = address.strip_prefix("arcssh: ").unwrap();
     run(w.command("curl").args(["-sSL", "--cacert"]).arg(w.emulator().authority_file()).arg(address)).clean();
     assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
+    assert_eq!(lines.next().unwrap(), "arcssh: hint: to connect, run: ssh web01");
     assert_eq!(login.wait().unwrap().code(), Some(0));
 }
 
@@ -407,6 +412,7 @@ fn a_device_code_signs_in() {
             "arcssh: To sign in, use a web browser to open the page https://microsoft.com/devicelogin and enter the code {code} to authenticate. The code is valid for 15 minutes."
         ),
         format!("arcssh: signed in as {USER} in the tenant 7e4a4700-0000-4000-8000-000000000001"),
+        "arcssh: hint: to connect, run: ssh web01".into(),
     ];
     assert_eq!(login.stderr.lines().collect::<Vec<_>>(), expected);
     assert_eq!((login.code, login.stdout.len()), (Some(0), 0));
@@ -502,12 +508,45 @@ fn signing_out_deletes_the_sign_in_and_its_tokens() {
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
     assert_eq!(run(anonymous(w.ssh().args(["web01", "echo reached"]))).clean(), "reached\n");
     let logout = || run(&mut w.arcssh(&["logout"])).stderr;
-    assert_eq!(logout(), "arcssh: signed out\n");
+    assert_eq!(logout(), SIGNED_OUT);
     assert_eq!(logout(), "arcssh: no account was signed in\n");
     let failed = run(anonymous(&mut w.proxy("web01")));
     assert_eq!(
         (failed.code, failed.arcssh_lines().last().copied()),
         (Some(3), Some("arcssh: hint: sign in: arcssh login"))
+    );
+}
+
+#[test]
+fn the_next_step_after_the_sign_in_uses_it() {
+    let w = lab_with_device_codes();
+    let entry = |alias: &str, options: &str| {
+        let command = format!("{ARCSSH} proxy {} --port %p{options}", w.id());
+        format!("Host {alias}\n  ProxyCommand {command}\n")
+    };
+    let other_tenant = " --tenant 00000000-0000-4000-8000-000000000009";
+    let config = "to add your machines to the ssh configuration, run: arcssh config --all";
+    for (text, expected) in [
+        (String::new(), config),
+        ("Host a\n  ProxyCommand nc %h %p\n".into(), config),
+        (entry("a", " --credential azure-cli"), config),
+        (entry("a", " --agent ./x --login-name someone@example.com"), config),
+        (entry("*.arc", ""), config),
+        (entry("a", other_tenant) + &entry("b", ""), "to connect, run: ssh b"),
+        (entry("a", &format!(" --tenant {TENANT} --credential arcssh")), "to connect, run: ssh a"),
+        (entry("a", &format!(" --agent ./x --login-name {USER}")), "to connect, run: ssh a"),
+    ] {
+        fs::write(w.configuration(), &text).unwrap();
+        let login = finish(by_device_code(&w, &[]));
+        let last = login.stderr.lines().last().unwrap();
+        assert_eq!(last, format!("arcssh: hint: {expected}"), "{text}");
+    }
+    fs::write(w.configuration(), "").unwrap();
+    let added = run(anonymous(&mut w.arcssh(&["config", "--all"])));
+    assert!(
+        added.code == Some(0) && added.stderr.contains("arcssh: added web01.rg-arc "),
+        "{}",
+        added.stderr
     );
 }
 
@@ -530,7 +569,7 @@ fn signing_out_deletes_concurrent_and_unreadable_files() {
     let mut account = w.arcssh(&["account"]);
     let account = anonymous(&mut account).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(eventually(Duration::from_secs(20), || w.emulator().requests().len() > before));
-    assert_eq!(logout(), "arcssh: signed out\n");
+    assert_eq!(logout(), SIGNED_OUT);
     finish(account).clean();
     assert!(accounts().is_empty(), "the sign-in was stored again");
     assert_eq!(finish(by_device_code(&w, &[])).code, Some(0));
@@ -539,7 +578,7 @@ fn signing_out_deletes_concurrent_and_unreadable_files() {
     fs::write(w.state_directory().join(".arcssh-aB3dE5gH7jK9.tmp"), "secret").unwrap();
     fs::create_dir(w.state_directory().join(".arcssh-aB3dE5gH7jK9.key")).unwrap();
     fs::write(w.state_directory().join(".arcssh-aB3dE5gH7jK9.key/key"), "secret").unwrap();
-    assert_eq!(logout(), "arcssh: signed out\n");
+    assert_eq!(logout(), SIGNED_OUT);
     let left = run(w.command("ls").arg("-A").arg(w.state_directory())).clean();
     assert!(left.lines().all(|file| file.ends_with(".lock")), "{left}");
 }

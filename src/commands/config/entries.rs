@@ -20,8 +20,8 @@ use crate::commands::session::to_selector;
 use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::machines::{
-    Alias, Claim, MachineSelector, Naming, SHARED, SelectError, THIS_COMPUTER, ensure_matches, is_allowed,
-    key, list_visible, pick, refers_to, resolve, with_subscription_ids, without_suffix, written,
+    Alias, Claim, KeyNames, MachineSelector, Naming, SHARED, SelectError, THIS_COMPUTER, ensure_matches,
+    is_allowed, key, list_visible, pick, refers_to, resolve, with_subscription_ids, without_suffix, written,
 };
 use crate::net::Net;
 use crate::ssh::effective_config::{self, Location};
@@ -522,13 +522,14 @@ impl Renderer<'_> {
             match aliases.remove(&key(&one.machine)).flatten() {
                 Some(alias) => named.push((one, alias)),
                 None if one.is_named_now => {
-                    return Err(anyhow!("cannot write a host entry for {id}: none of its names is valid in an ssh configuration").into());
+                    let name = id.grouped_name();
+                    return Err(anyhow!("cannot write a host entry for {name}: none of its names is valid in an ssh configuration").into());
                 }
-                None => unnamed.push(id.to_string()),
+                None => unnamed.push(id.grouped_name()),
             }
         }
         let cause = "none of its names is valid in an ssh configuration";
-        note_skipped(unnamed.into_iter().map(|id| (id, cause.into())));
+        note_skipped(unnamed.into_iter().map(|name| (name, cause.into())));
         Ok(named)
     }
 
@@ -557,11 +558,13 @@ impl Renderer<'_> {
             platform: options.platform(),
             built: Vec::new(),
         };
+        let key_names = KeyNames::of(own_block(self.target.text)?, self.used);
         let mut host_entries = Vec::new();
         let mut skipped = Vec::new();
         for (machine, login, patterns, is_named_now) in entries {
             let name = patterns.first().cloned().unwrap_or_default();
-            let entry = builders.get(&login).await?.entry(&login, &machine, patterns);
+            let builder = builders.get(&login).await?;
+            let entry = builder.entry(&login, &machine, patterns, key_names.name(&machine));
             match entry.with_context(|| format!("cannot write a host entry for {name}")) {
                 Ok(text) => {
                     notes.add_options(self.used, &text);
@@ -681,16 +684,21 @@ struct EntryBuilder {
 }
 
 impl EntryBuilder {
-    fn entry(&self, login: &Login, machine: &Machine, patterns: Vec<String>) -> anyhow::Result<String> {
+    fn entry(
+        &self,
+        login: &Login,
+        machine: &Machine,
+        patterns: Vec<String>,
+        host_key_alias: Option<String>,
+    ) -> anyhow::Result<String> {
         let id = machine.id.to_string();
         let mut login = login.clone();
         if is_windows(machine) && login.entra.take().is_some() {
-            note(&format!("no certificate for {}: {ONLY_LINUX}", machine.id.name));
+            note(&format!("no certificate for {}: {ONLY_LINUX}", machine.id.grouped_name()));
         }
         let host = Host {
             host_name: patterns.first().cloned(),
-            // ssh looks up HostKeyAlias in known_hosts in lower case.
-            host_key_alias: machine.vm_id.as_ref().map(|id| id.to_lowercase()),
+            host_key_alias,
             resource_id: Some(id.clone()),
             ..login.host(patterns)
         };

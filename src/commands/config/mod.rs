@@ -21,10 +21,11 @@ use tracing::info;
 
 use crate::cli::ConfigArgs;
 use crate::cli::entry_files::{self, Remark};
+use crate::cli::proxy_command::find_entry;
 use crate::commands::config::clean::clean_up;
 use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
-use crate::commands::config::plan::{Notes, Plan};
+use crate::commands::config::plan::{Notes, Plan, When};
 use crate::commands::config::remove::{only, without};
 use crate::commands::session::{finding, to_selector};
 use crate::diagnosis::{Diagnosis, Error, Result};
@@ -33,6 +34,7 @@ use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
 use crate::ssh::host_entry::Platform;
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
+use crate::ssh::patterns::is_wildcard;
 use crate::ssh::shell;
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::verification::{self, Verified, View};
@@ -40,7 +42,7 @@ use crate::terminal::output::{note, print};
 use crate::terminal::palette::{ASIDE, BAD, Colors, GOOD};
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
-use crate::text::{grouped, lines};
+use crate::text::{grouped, lines, shell_quote};
 
 /// The new text of the file, and its changes.
 struct Next {
@@ -66,14 +68,14 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     let before = managed_block::read_valid(&file)?;
     let mut next = changed(args, &file, &before).await?;
     if args.dry_run {
-        next.plan.print();
+        next.plan.print(When::DryRun);
         return show_difference(&file, &before, &next.text);
     }
-    let is_confirmed = !args.remove && !next.plan.removed.is_empty();
+    let is_confirmed = !args.remove && !args.yes && !next.plan.removed.is_empty();
     if is_confirmed {
-        next.plan.print();
+        next.plan.print(When::Before);
         let question = format!("remove {} from {}?", entries(next.plan.removed.len()), file.display());
-        Confirm::of(args.yes).to(&question).await?;
+        Confirm::Ask.to(&question).await?;
     }
     // arcssh locks the file only now, so that others do not wait for Azure or for an answer of the user.
     let edit = lock_file(&file).await?;
@@ -86,14 +88,30 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
             return Err(SshError::Changed(file).into());
         }
     }
-    write(args, &edit, &next, if is_confirmed { Shown::Already } else { Shown::NotYet }).await?;
+    let shown = if is_confirmed { Shown::Already } else { Shown::NotYet };
+    let verified = write(args, &edit, &next, shown).await?;
     if args.adopt {
         clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
     }
     if !args.remove && args.platform.is_none_or(|platform| platform == Platform::HERE) {
         shell::check().await?;
+        if verified.is_some_and(|verified| verified.not_included.is_none()) {
+            note_next_step(args, &next);
+        }
     }
     Ok(0)
+}
+
+/// Prints the command that connects with a host entry that this run named, added or changed.
+fn note_next_step(args: &ConfigArgs, next: &Next) {
+    let named = args.selection.machines.iter().find_map(|name| find_entry(name, &next.text));
+    let alias = named.as_ref().map(|entry| entry.alias.as_str()).or(next.plan.first_alias());
+    if let Some(alias) = alias {
+        // The names of a wildcard are those of all machines.
+        let (machine, name) = if is_wildcard(alias) { (" to the machine NAME", "NAME") } else { ("", "") };
+        let command = if is_wildcard(alias) { alias.replace(['*', '?'], name) } else { shell_quote(alias) };
+        note(&format!("hint: to connect{machine}, run: ssh {command}"));
+    }
 }
 
 /// Locks the file against other arcssh processes.
@@ -152,16 +170,23 @@ enum Shown {
     NotYet,
 }
 
-/// Writes the text if it has changes, after ssh has accepted it.
-async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Shown) -> Result<()> {
+/// Writes the text if it has changes, after ssh has accepted it. Returns how ssh uses the host entries; `None` if that is
+/// unknown.
+async fn write(
+    args: &ConfigArgs,
+    edit: &LockedConfig,
+    next: &Next,
+    changes: Shown,
+) -> Result<Option<Verified>> {
     let (file, new) = (edit.path().display(), &next.text);
     if *new == edit.text() {
+        let mut verified = None;
         if !args.remove {
             note_remarks(&remarks_on(new).await?);
-            verify_written(new, edit.path()).await?;
+            verified = verify_written(new, edit.path()).await?;
         }
         note(&format!("{file} is up to date"));
-        return Ok(());
+        return Ok(verified);
     }
     let candidate = edit.candidate(new)?;
     if !args.remove && verify_candidate(new, candidate.path(), edit.path()).await?.is_none() {
@@ -171,7 +196,7 @@ async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Sho
     let foreign = managed_block::foreign_lines(own_block(edit.text())?);
     let backup = edit.commit(candidate)?;
     if changes == Shown::NotYet {
-        next.plan.print();
+        next.plan.print(When::After);
     }
     let hosts = effective_config::host_entries(own_block(new)?).len().saturating_sub(1);
     let backup = backup.map_or(String::new(), |backup| format!(" (backup: {})", backup.display()));
@@ -187,11 +212,11 @@ async fn write(args: &ConfigArgs, edit: &LockedConfig, next: &Next, changes: Sho
     } else {
         format!("wrote {} to {file}{backup}", counted(hosts))
     });
-    if !args.remove {
-        note_remarks(&remarks);
-        verify_written(new, edit.path()).await?;
+    if args.remove {
+        return Ok(None);
     }
-    Ok(())
+    note_remarks(&remarks);
+    verify_written(new, edit.path()).await
 }
 
 /// Verifies the block of a text that is in `file` now, and in `name` later.
@@ -221,19 +246,19 @@ fn note_remarks(remarks: &[Remark]) {
 }
 
 /// Verifies the block of a text in its place. Notes if ssh uses the block only with `-F`.
-async fn verify_written(text: &str, file: &Path) -> Result<Option<usize>> {
+async fn verify_written(text: &str, file: &Path) -> Result<Option<Verified>> {
     let (block, file) = (own_block(text)?.to_owned(), file.to_owned());
     if block.is_empty() {
-        return Ok(Some(0));
+        return Ok(Some(Verified { hosts: 0, not_included: None }));
     }
     let verified =
         with_progress(move |on_done| verification::verify_file(&block, &file, None, on_done)).await?;
-    let Some(Verified { hosts, not_included }) = verified else { return Ok(None) };
-    if let Some(reason) = not_included {
-        note_finding(Error::from(SshError::NotIncluded(reason)).diagnose());
+    let Some(verified) = verified else { return Ok(None) };
+    if let Some(reason) = &verified.not_included {
+        note_finding(Error::from(SshError::NotIncluded(reason.clone())).diagnose());
     }
-    info!(hosts, "ssh uses the host entries");
-    Ok(Some(hosts))
+    info!(verified.hosts, "ssh uses the host entries");
+    Ok(Some(verified))
 }
 
 /// Runs a verification, which reports the number of finished runs and of all runs, in another thread.
@@ -293,7 +318,7 @@ async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
     if remarks.iter().any(|remark| matches!(remark, Remark::Elsewhere { .. })) {
         return Ok(1);
     }
-    let Some(hosts) = verify_written(&text, file).await? else {
+    let Some(Verified { hosts, .. }) = verify_written(&text, file).await? else {
         return Err(anyhow!("ssh is not installed").into());
     };
     shell::check().await?;

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tracing::{Level, enabled};
+
 use crate::azure::resource_id::ResourceId;
 use crate::cli::proxy_command::ProxyCommand;
 use crate::ssh::effective_config::{self, Expected, Location};
@@ -12,8 +14,27 @@ use crate::ssh::user_options::UserOption;
 use crate::terminal::output::note;
 use crate::text::{grouped, shell_quote};
 
-/// The most lines for changes of one kind.
-const MAX_LINES: usize = 20;
+/// The most lines for changes of one kind, unless all are printed.
+const MAX_LINES: usize = 10;
+
+/// When the list of changes is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Instead of the changes: all of them.
+    DryRun,
+    /// Before the changes.
+    Before,
+    /// After the changes.
+    After,
+}
+
+/// A kind of change, the one to which the next step belongs first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Kind {
+    Added,
+    Renamed,
+    Changed,
+}
 
 /// Remarks on changed host entries.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +85,8 @@ pub(super) struct Plan {
     reasons: Vec<String>,
     /// The aliases of added, changed and renamed entries to which ssh adds the same options of the user.
     with_options: BTreeMap<Vec<UserOption>, Vec<String>>,
+    /// The alias of the first of the most important changes.
+    first: Option<(Kind, String)>,
 }
 
 impl Plan {
@@ -94,8 +117,14 @@ impl Plan {
         for entry in unmatched {
             let note = notes.of_alias.get(&entry.alias).map_or(String::new(), |note| format!("; {note}"));
             match entry.key().and_then(|key| by_machine.remove(&key)).and_then(|alias| old.remove(&alias)) {
-                Some(before) => plan.renamed.push(format!("{} to {}{note}", before.alias, entry.alias)),
-                None => plan.added.push(format!("{}{note}", entry.title())),
+                Some(before) => {
+                    plan.renamed.push(format!("{} to {}{note}", before.alias, entry.alias));
+                    plan.found(Kind::Renamed, &entry.alias);
+                }
+                None => {
+                    plan.added.push(format!("{}{note}", entry.title()));
+                    plan.found(Kind::Added, &entry.alias);
+                }
             }
         }
         // Lines with remarks come first.
@@ -129,19 +158,33 @@ impl Plan {
         keywords.dedup();
         let changes = if keywords.is_empty() { "other text".to_owned() } else { keywords.join(", ") };
         self.changed.push(format!("{}: {changes}", new.alias));
+        self.found(Kind::Changed, &new.alias);
     }
 
-    /// Prints one line for each change, up to [`MAX_LINES`] of each kind.
-    pub(super) fn print(&self) {
+    fn found(&mut self, kind: Kind, alias: &str) {
+        if self.first.as_ref().is_none_or(|(other, _)| kind < *other) {
+            self.first = Some((kind, alias.to_owned()));
+        }
+    }
+
+    /// Returns the alias of an entry that is new, if there is one, else of one that differs.
+    pub(super) fn first_alias(&self) -> Option<&str> {
+        self.first.as_ref().map(|(_, alias)| alias.as_str())
+    }
+
+    /// Prints one line for each change, up to [`MAX_LINES`] of each kind, or all with `--dry-run` and `-v`.
+    pub(super) fn print(&self, when: When) {
+        let is_done = when == When::After;
         let kinds = [
-            ("add", &self.added),
-            ("change", &self.changed),
-            ("rename", &self.renamed),
-            ("remove", &self.reasons),
+            (if is_done { "added" } else { "add" }, &self.added),
+            (if is_done { "changed" } else { "change" }, &self.changed),
+            (if is_done { "renamed" } else { "rename" }, &self.renamed),
+            (if is_done { "removed" } else { "remove" }, &self.reasons),
         ];
+        let most = if when == When::DryRun || enabled!(Level::INFO) { usize::MAX } else { MAX_LINES };
         for (kind, lines) in kinds {
-            lines.iter().take(MAX_LINES).for_each(|line| note(&format!("{kind} {line}")));
-            if let Some(more) = lines.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
+            lines.iter().take(most).for_each(|line| note(&format!("{kind} {line}")));
+            if let Some(more) = lines.len().checked_sub(most).filter(|more| *more > 0) {
                 note(&format!("{kind} {} more", grouped(more)));
             }
         }

@@ -572,6 +572,11 @@ pub(crate) fn encoded(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Returns the text of the user's configuration; an empty one if it cannot be read.
+pub(crate) fn text_of_user() -> String {
+    default_path().ok().and_then(|file| read(&file).ok()).unwrap_or_default()
+}
+
 /// The text of a file, with bytes outside of UTF-8 for [`encoded`]; empty if the file does not exist.
 ///
 /// # Errors

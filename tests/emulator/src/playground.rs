@@ -185,7 +185,8 @@ impl Playground {
             ];
             sections += &values.iter().fold(HOST.to_owned(), |text, (name, value)| text.replace(name, value));
             let vm_id = self.emulator.machine(machine).vm_id();
-            for name in [Some((*machine).to_owned()), vm_id].into_iter().flatten() {
+            let named = vm_id.as_ref().map(|id| format!("{}.{id}", machine.to_lowercase()));
+            for name in [Some((*machine).to_owned()), vm_id, named].into_iter().flatten() {
                 keys += &self.sshd.known_hosts_line(&name)?;
             }
         }

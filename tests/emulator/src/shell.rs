@@ -95,7 +95,8 @@ fn set_up_home(playground: &Playground, arcssh: &Path) -> Result<()> {
     let known_hosts = MACHINES.iter().map(|(name, _)| {
         let machine = playground.emulator().machine(name);
         machine.move_port(22, sshd.port());
-        sshd.known_hosts_line(&machine.vm_id().context("a machine without VM ID")?)
+        let id = machine.vm_id().context("a machine without VM ID")?;
+        sshd.known_hosts_line(&format!("{name}.{id}"))
     });
     fs::write(home.join(".ssh/known_hosts"), known_hosts.collect::<Result<String>>()?)?;
     fs::remove_file(playground.configuration())?;

@@ -163,7 +163,7 @@ fn no_machine_gets_a_name_of_this_computer() {
         let home = Home::new(&w);
         let changes = home.changes(&[name]);
         let expected =
-            format!("add {name}.rg-arc (rg-arc/{name}); its name refers to this computer or its router");
+            format!("added {name}.rg-arc (rg-arc/{name}); its name refers to this computer or its router");
         assert_eq!(changes, [expected]);
         assert!(!home.effective(name, "proxycommand").contains("arcssh"), "{name}");
         fs::remove_dir_all(&home.path).unwrap();

@@ -30,17 +30,17 @@ fn a_suffix_separates_the_names_from_other_hosts() {
     assert!(home.effective("DB01.arc", "proxycommand").contains("/machines/DB01 "));
     assert!(home.succeed(&[]).ends_with("is up to date\n"));
     assert_eq!(home.succeed(&["--verify"]), "arcssh: verified 5 hosts in ~/.ssh/config\n");
-    assert_eq!(home.changes(&["web01", "--user", "me"]), ["change web01.arc: user"]);
-    assert_eq!(home.changes(&["WEB01.arc", "--user", "you"]), ["change web01.arc: user"]);
-    assert_eq!(home.changes(&["--suffix", ".lab"])[0], "rename db01.arc to db01.lab");
+    assert_eq!(home.changes(&["web01", "--user", "me"]), ["changed web01.arc: user"]);
+    assert_eq!(home.changes(&["WEB01.arc", "--user", "you"]), ["changed web01.arc: user"]);
+    assert_eq!(home.changes(&["--suffix", ".lab"])[0], "renamed db01.arc to db01.lab");
     let line = home.text().lines().position(|line| line == "Host web01").unwrap() + 1;
     assert_eq!(
         home.changes(&["--suffix", ""]),
         [
-            "rename localhost.lab to localhost.rg-arc; its name refers to this computer or its router",
-            &format!("rename web01.lab to web01; the entry overrides ~/.ssh/config line {line}"),
-            "rename zone.example.com.lab to zone.example.com.rg-arc; its name contains a dot, like a DNS name; to use its name anyway: arcssh config rg-arc/zone.example.com",
-            "rename db01.lab to db01",
+            "renamed localhost.lab to localhost.rg-arc; its name refers to this computer or its router",
+            &format!("renamed web01.lab to web01; the entry overrides ~/.ssh/config line {line}"),
+            "renamed zone.example.com.lab to zone.example.com.rg-arc; its name contains a dot, like a DNS name; to use its name anyway: arcssh config rg-arc/zone.example.com",
+            "renamed db01.lab to db01",
         ]
     );
 }
@@ -62,7 +62,7 @@ fn a_suffix_of_other_hosts_is_rejected() {
     let expected = "names with the suffix .lab already connect to other hosts: ~/.ssh/config line 3; choose another suffix";
     assert!(error.contains(expected), "{error}");
     let changes = home.changes(&["web01", "-g", "rg-arc", "--suffix", ".arc"]);
-    assert!(changes.iter().any(|line| line.contains("add web01.arc (rg-arc/web01); the entry overrides ")));
+    assert!(changes.iter().any(|line| line.contains("added web01.arc (rg-arc/web01); the entry overrides ")));
 }
 
 #[test]

@@ -142,7 +142,8 @@ fn the_parser_of_editors_lists_the_written_hosts() {
             assert_eq!(read("User"), user());
             assert_eq!(read("Port"), w.sshd().port().to_string());
             assert_eq!(read("HostName"), alias.to_lowercase());
-            assert_eq!(read("HostKeyAlias"), machine.vm_id().unwrap());
+            let id = machine.vm_id().unwrap();
+            assert_eq!(read("HostKeyAlias"), format!("{}.{id}", alias.to_lowercase()));
             let expected = format!("{} proxy {} --port %p", crate::support::ARCSSH, machine.resource_id());
             assert_eq!(read("ProxyCommand"), expected, "{package}");
         }

@@ -22,7 +22,8 @@ fn ssh_verifies_machines_with_the_printed_host_keys() {
     fs::write(&known_hosts, &printed).unwrap();
     for (line, name) in lines.iter().zip(names) {
         let id = w.emulator().machine(name).vm_id().unwrap();
-        let key = w.sshd().known_hosts_line(&id).unwrap();
+        let names = format!("{}.{id},{id}", name.to_lowercase());
+        let key = w.sshd().known_hosts_line(&names).unwrap();
         let key: Vec<&str> = key.split_whitespace().take(3).collect();
         assert_eq!(*line, format!("{} rg-arc/{name}", key.join(" ")));
         hosts.ssh(&["-o", "StrictHostKeyChecking=yes", &name.to_lowercase(), "true"]).clean();
