@@ -68,15 +68,13 @@ fn a_command_for_all_machines_distinguishes_them() {
     let port = w.sshd().port().to_string();
     let warmed = run(home.command(ARCSSH).args(["warm", "--all", "--port", &port]));
     let [a, b, c] = aliases();
-    for name in ["rg-a/web01", &b, &c] {
-        let message = format!(
-            "arcssh: cannot connect to {name}: SSH is not enabled on the machine (412 Precondition Failed)\n"
-        );
-        let hint = format!("{message}arcssh: hint: enable it: arcssh setup {name} --port {port}\n");
-        assert!(warmed.stderr.contains(&hint), "{}", warmed.stderr);
-        let set_up = run(home.command(ARCSSH).args(["setup", name, "--port", &port, "--yes"]));
-        assert_eq!(set_up.code, Some(0), "{}", set_up.stderr);
-    }
+    let message = format!(
+        "arcssh: cannot connect to 3 machines: SSH is not enabled on the machine (412 Precondition Failed): rg-a/web01, {b}, {c}\n"
+    );
+    let hint = format!("{message}arcssh: hint: enable it: arcssh setup rg-a/web01 {b} {c} --port {port}\n");
+    assert!(warmed.stderr.contains(&hint), "{}", warmed.stderr);
+    let set_up = run_hint(&home, &warmed.stderr, "--yes");
+    assert_eq!(set_up.code, Some(0), "{}", set_up.stderr);
     let warmed = run(home.command(ARCSSH).args(["warm", &a, &b, &c, "--port", &port]));
     assert_eq!(warmed.clean(), "3 of 3 machines are ready\n");
 }
