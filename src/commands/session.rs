@@ -177,7 +177,8 @@ pub(crate) fn note_disconnected(machines: &[NamedMachine], wait: Duration) {
             0 => String::new(),
             wait => format!(", and arcssh tries each for up to {wait} s"),
         };
-        note_names(&format!("{count} of {all} machines are not connected to Azure{tries}"), &disconnected);
+        let verb = if disconnected.len() == 1 { "is" } else { "are" };
+        note_names(&format!("{count} of {all} machines {verb} not connected to Azure{tries}"), &disconnected);
     }
 }
 

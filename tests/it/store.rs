@@ -661,7 +661,7 @@ fn warm_connects_to_every_machine_and_reports_failures() {
     let lines = output.arcssh_lines();
     let [status, error, _hint] = lines[..] else { panic!("{lines:?}") };
     assert!(
-        status.starts_with("arcssh: 1 of 3 machines are not connected to Azure: off (Disconnected since ")
+        status.starts_with("arcssh: 1 of 3 machines is not connected to Azure: off (Disconnected since ")
     );
     let off = "arcssh: cannot connect to off: the machine's Arc agent is not connected to the relay (";
     assert!(error.starts_with(off), "{lines:?}");
