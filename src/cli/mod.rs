@@ -728,7 +728,7 @@ pub(crate) struct DoctorArgs {
     #[arg(short, long, requires = "machine", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// Search only the subscription with this name or ID
-    #[arg(short, long, value_name = "SUBSCRIPTION", requires = "machine")]
+    #[arg(short, long, value_name = "NAME", requires = "machine")]
     pub(crate) subscription: Option<String>,
     /// ssh configuration to check [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE")]
