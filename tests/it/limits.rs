@@ -164,7 +164,9 @@ fn without_a_thread_for_the_browser_the_address_is_shown() {
         .env("ARCSSH_STATE_DIR", &state)
         .env("SSL_CERT_FILE", &authority);
     login.env_remove("SSL_CERT_DIR").env("ARCSSH_NO_KEYRING", "1").env("ARCSSH_CREDENTIAL", "arcssh");
-    sign_in_without_browser(&w, &mut login);
+    // Nor is there one for ssh, which knows whether the host entry of web01 uses the sign-in.
+    let next = "to add your machines to the ssh configuration, run: arcssh config --all";
+    sign_in_without_browser(&w, &mut login, next);
 }
 
 /// A filter of system calls (seccomp(2)) with which getrandom(2) fails.

@@ -289,12 +289,12 @@ fn without_a_browser_the_address_and_device_code_hint_are_shown() {
         .env("PATH", w.home().join("empty"))
         .env_remove("DISPLAY")
         .env_remove("WAYLAND_DISPLAY");
-    sign_in_without_browser(&w, &mut login);
+    sign_in_without_browser(&w, &mut login, "to connect, run: ssh web01");
 }
 
 /// Asserts that arcssh opens no browser and prints the address, and that the address works in another browser.
 #[track_caller]
-pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command) {
+pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command, next: &str) {
     let mut login = login.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().unwrap(), "arcssh: to sign in, open this address in your browser:");
@@ -306,7 +306,7 @@ pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command) {
     let address = address.strip_prefix("arcssh: ").unwrap();
     run(w.command("curl").args(["-sSL", "--cacert"]).arg(w.emulator().authority_file()).arg(address)).clean();
     assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
-    assert_eq!(lines.next().unwrap(), "arcssh: hint: to connect, run: ssh web01");
+    assert_eq!(lines.next().unwrap(), format!("arcssh: hint: {next}"));
     assert_eq!(login.wait().unwrap().code(), Some(0));
 }
 
