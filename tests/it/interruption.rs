@@ -150,12 +150,6 @@ const PHASES: &[Phase] = &[
     },
     Phase { name: "device code", arguments: &["login", "--device-code"], prepare: |_| {}, reached: "code" },
     Phase { name: "browser", arguments: &["login"], prepare: |_| {}, reached: LAST_LINE_OF_LOGIN },
-    Phase {
-        name: "doctor",
-        arguments: &["doctor", "web01"],
-        prepare: |w| slow(w, ArmCall::ListCredentials),
-        reached: "waiting for",
-    },
 ];
 
 /// The files of the ssh configuration and of the state directory. Locks remain, and the key of a certificate.
