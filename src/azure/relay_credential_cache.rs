@@ -161,7 +161,7 @@ pub(crate) struct RelayCredentialCache<'a> {
     machine: ResourceId,
     service: Service,
     key: Key,
-    /// The record that [`Self::cached`] has read.
+    /// The record that [`Self::cached`] has read, or [`Self::report`] has written.
     read: RefCell<Record>,
 }
 
@@ -248,6 +248,7 @@ impl<'a> RelayCredentialCache<'a> {
             let propagation_secs = awaited.map_or(record.propagation_secs, IssuedCredentials::age);
             let record = Record { propagation_secs, ..record.without(rejected) };
             self.store.write(&self.key, &record);
+            self.read.replace(record);
         }
     }
 
