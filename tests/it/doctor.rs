@@ -211,7 +211,9 @@ fn examine(case: &Case) {
     assert_eq!(report["ok"], case.outcome != "failed");
     assert_screen(case, &w, &target, why, fix);
 
-    let mut proxy = w.arcssh(&["proxy", &target, "--port", &port, "--wait", "0"]);
+    // Without a state directory, each connection has new credentials, which the agent learns a moment later.
+    let wait = if case.proxy == Proxy::Connects { "30" } else { "0" };
+    let mut proxy = w.arcssh(&["proxy", &target, "--port", &port, "--wait", wait]);
     (case.program)(&w, &mut proxy);
     let proxy = run_with_input(&mut proxy, Vec::new());
     match case.proxy {

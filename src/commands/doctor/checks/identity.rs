@@ -1,6 +1,5 @@
 //! Checks of the account, and of the way to Azure.
 
-use crate::azure::resource_id::ResourceId;
 use crate::commands::doctor::checks::{
     Evaluation, Evaluator, blocked_by, failed, is_forbidden, is_unknown_provider, known, unreadable, warned,
 };
@@ -72,16 +71,17 @@ impl Evaluator {
             });
         }
         Ok(match known(&self.facts.probes.registration)? {
-            Some(Ok(_)) => Passed(self.subscription_id()),
+            Some(Ok(_)) => Passed(self.subscription_id()?),
             Some(Err(error)) if is_forbidden(error) => unreadable(error),
-            Some(Err(error)) if is_unknown_provider(error) => Passed(self.subscription_id()),
+            Some(Err(error)) if is_unknown_provider(error) => Passed(self.subscription_id()?),
             Some(Err(error)) => Failed(error.diagnose()),
             None => blocked_by("machine"),
         })
     }
 
-    fn subscription_id(&self) -> String {
-        self.machine().map_or("exists".into(), |ResourceId { subscription, .. }| subscription)
+    fn subscription_id(&self) -> Evaluation<String> {
+        let machine = known(&self.facts.probes.machine)?;
+        Ok(machine.as_ref().map_or("exists".into(), |machine| machine.id.subscription.clone()))
     }
 
     pub(super) fn cloud(&self) -> Evaluation {
