@@ -9,10 +9,11 @@
 
 use std::cell::Cell;
 use std::pin::pin;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -70,15 +71,19 @@ async fn add(store: Store, amount: u32) {
         return;
     }
     let Some(lock) = store.lock(&key()).await else { return };
-    let write = spawn_blocking(move || {
+    let (written, on_written) = oneshot::channel::<()>();
+    // Writing waits for the disk. Without a thread, the budget gets no income.
+    let write = thread::Builder::new().spawn(move || {
         match store.read(&key()).map(|budget| budget.unwrap_or(FULL).saturating_add(amount)) {
             Ok(FULL..) => store.remove(&key()),
             Ok(budget) => store.write(&key(), &budget),
             Err(_) => {}
         }
-        drop(lock);
+        drop((lock, written));
     });
-    let _ = write.await;
+    if write.is_ok() {
+        let _ = on_written.await;
+    }
 }
 
 fn key() -> Key {
