@@ -149,17 +149,24 @@ fn explain(problem: Problem) {
 
 /// Prints the URL, in case arcssh cannot start a browser, and starts a browser with the link.
 fn open_browser(url: &Url, link: &str) {
-    note(if webbrowser::Browser::is_available() {
+    let is_available = webbrowser::Browser::is_available();
+    note(if is_available {
         "your browser opens for the sign-in; if it does not, open this address:"
     } else {
         "to sign in, open this address in your browser:"
     });
     note(url.as_str());
-    let is_elsewhere = !webbrowser::Browser::is_available() || std::env::var_os("SSH_CONNECTION").is_some();
+    if !is_available {
+        note(WITHOUT_BROWSER);
+    }
+    let is_elsewhere = !is_available || std::env::var_os("SSH_CONNECTION").is_some();
     if cfg!(unix) && is_elsewhere && std::io::stdin().is_terminal() {
         note(
             "if the browser is on another computer, sign in there, and paste the address that it cannot open here:",
         );
+    }
+    if !is_available {
+        return;
     }
     let link = link.to_owned();
     // A text browser runs until the user closes it.
@@ -169,9 +176,12 @@ fn open_browser(url: &Url, link: &str) {
     }
 }
 
+const WITHOUT_BROWSER: &str =
+    "cannot open a browser here; to sign in on another device, run: arcssh login --device-code";
+
 fn warn_without_browser(error: &std::io::Error) {
     debug!("no browser: {error}");
-    note("cannot open a browser here; to sign in on another device, run: arcssh login --device-code");
+    note(WITHOUT_BROWSER);
 }
 
 /// Asks the user to confirm an account that is not the expected one: another user of this computer, or a web page, can
