@@ -72,6 +72,9 @@ fn show(usage: &clap::Error) -> Result<u8> {
 /// Runs the command on one thread. A second thread costs CPU time, and makes the one stream of a connection no faster.
 fn start(cli: &Cli) -> Result<u8> {
     system::limits::check()?;
+    if let Some(ssh) = &cli.client.ssh {
+        ssh::client::select(ssh.as_ref());
+    }
     logging::start(cli.log.verbose, cli.log.log_file.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -2,9 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -13,12 +10,9 @@ use crate::ssh::effective_config::{host_entries, is_same, value};
 use crate::ssh::host_entry::Platform;
 use crate::ssh::patterns::is_alias_of;
 use crate::ssh::{SshError, home, managed_block};
-use crate::system::children;
 #[cfg(unix)]
 use crate::system::files::{MAX_TEXT, is_own, read_text};
-
-/// How long `PROGRAM --version` may take.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::system::programs;
 
 /// A fact about the files of host entries that need not break a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,19 +97,7 @@ fn in_home(path: &str) -> PathBuf {
 /// # Errors
 /// Why the program cannot be started, or is not arcssh.
 fn problem(program_of_entry: &str) -> Result<Option<String>, String> {
-    let path = in_home(program_of_entry);
-    if path.components().count() > 1 {
-        let metadata = path.metadata().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-            _ => format!("cannot be opened: {error}"),
-        })?;
-        if !metadata.is_file() {
-            return Err("is not a file".into());
-        }
-    }
-    let found = which::which(&path).map_err(|_| {
-        if path.components().count() > 1 { "is not executable" } else { "is not in PATH" }.to_owned()
-    })?;
+    let found = programs::find(&in_home(program_of_entry))?;
     if std::env::current_exe().is_ok_and(|own| is_same(&own, &found)) {
         return Ok(None);
     }
@@ -126,17 +108,7 @@ fn problem(program_of_entry: &str) -> Result<Option<String>, String> {
 /// Checks that `PROGRAM --version` prints the name of arcssh. A script that starts arcssh may print other lines before it,
 /// which ssh skips as those before a server's identification (RFC 4253, 4.2).
 fn is_arcssh(program: &Path) -> Result<(), String> {
-    let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut program = children::spawn(&mut command).map_err(|error| format!("cannot be started: {error}"))?;
-    let start = Instant::now();
-    while matches!(program.child.try_wait(), Ok(None)) {
-        if start.elapsed() > VERSION_TIMEOUT {
-            let _ = program.child.kill();
-        }
-        sleep(Duration::from_millis(5));
-    }
-    let output = program.output().map_err(|error| format!("cannot be started: {error}"))?;
+    let output = programs::version(program, "--version")?;
     let is_version = output.stdout.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"arcssh "));
     if is_version { Ok(()) } else { Err("is not arcssh".into()) }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use clap::builder::StyledStr;
+use clap::builder::{OsStringValueParser, StyledStr};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
@@ -44,6 +44,8 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 impl Cli {
@@ -95,6 +97,8 @@ struct ProxyCli {
     command: ProxyCommand,
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,8 +107,8 @@ enum ProxyCommand {
 }
 
 impl From<ProxyCli> for Cli {
-    fn from(ProxyCli { command: ProxyCommand::Proxy(args), log }: ProxyCli) -> Self {
-        Self { command: Command::Proxy(args), log }
+    fn from(ProxyCli { command: ProxyCommand::Proxy(args), log, client }: ProxyCli) -> Self {
+        Self { command: Command::Proxy(args), log, client }
     }
 }
 
@@ -975,6 +979,14 @@ pub(crate) struct LogArgs {
     /// Also log to this file (a new file, or an earlier log of mode 0600)
     #[arg(long, value_name = "FILE", global = true, hide_short_help = true)]
     pub(crate) log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = GENERAL)]
+pub(crate) struct ClientArgs {
+    /// OpenSSH client to run: its path, its name in PATH, or the directory of ssh and ssh-keygen [default: ssh in PATH]
+    #[arg(long, env = "ARCSSH_SSH", value_name = "PATH", value_parser = OsStringValueParser::new(), global = true, hide_short_help = true)]
+    pub(crate) ssh: Option<OsString>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -18,7 +18,7 @@ use crate::commands::session::{Session, for_each, note_disconnected};
 use crate::diagnosis::{self, Context, Error, Result, all_done};
 use crate::machines::{NamedMachine, key_names};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
-use crate::ssh::{SshError, fault};
+use crate::ssh::{SshError, client, fault};
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::timeout::with_timeout;
 use crate::terminal::output::{note, print};
@@ -39,6 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 /// Those of [`Session::select_some`]; the output cannot be written.
 pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
+    client::ssh()?;
     let session = &Session::open(&args.azure)?;
     let machines = session.select_some(&args.selection, "known-hosts").await?;
     note_disconnected(&machines, args.target.wait);
@@ -150,9 +151,9 @@ fn is_offered(algorithms: &str, offer: &[String]) -> bool {
 
 /// Returns ssh with options to write the host key of a machine to `file`, and to offer no key and no password. ssh-keyscan
 /// does not support ProxyCommand.
-fn ssh(name: &str, command: &str, file: &Path, algorithms: &str) -> anyhow::Result<Command> {
+fn ssh(name: &str, command: &str, file: &Path, algorithms: &str) -> Result<Command> {
     let file = file.to_str().context("the name of the temporary directory is not valid Unicode")?;
-    let mut ssh = Command::new("ssh");
+    let mut ssh = Command::new(client::ssh()?);
     ssh.args(["-F", "none", "-T"]);
     for option in [
         "BatchMode=yes",

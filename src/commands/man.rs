@@ -17,7 +17,7 @@ use crate::system::files;
 const SSH_EXIT_STATUS: &str = "ssh does not return the status of its ProxyCommand: ssh exits with 255. To see the error, run arcssh-last(1).";
 
 /// Environment variables that arcssh reads, for arcssh(1).
-const ENVIRONMENT: [(&str, &str); 25] = [
+const ENVIRONMENT: [(&str, &str); 26] = [
     ("ARCSSH_CREDENTIAL", "Default of --credential."),
     (
         "AZURE_TOKEN_CREDENTIALS",
@@ -28,6 +28,10 @@ const ENVIRONMENT: [(&str, &str); 25] = [
     ("ARCSSH_ARM_AUDIENCE", "Default of --arm-audience."),
     ("AZURE_AUTHORITY_HOST", "Default of --authority-host."),
     ("ARCSSH_RELAY_SUFFIX", "Default of --relay-suffix."),
+    (
+        "ARCSSH_SSH",
+        "Default of --ssh. arcssh runs this client to read and verify the ssh configuration, and the ssh-keygen in its directory. It does not change which ssh you run.",
+    ),
     ("ARCSSH_STATE_DIR", "Directory in which arcssh creates the state directory, arcssh-state."),
     (
         "ARCSSH_NO_KEYRING",

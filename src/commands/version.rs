@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::LogArgs;
 use crate::diagnosis::Result;
+use crate::ssh::client;
 use crate::state::Store;
 use crate::terminal::output::print;
 use crate::text::fields;
@@ -64,9 +65,13 @@ fn state_directory() -> String {
     }
 }
 
-/// Returns version and path of the first ssh in `PATH`. ssh prints its version on standard error.
+/// Returns version and path of ssh, which prints its version to standard error.
 fn ssh() -> String {
-    let Ok(program) = which::which("ssh") else { return "none found".into() };
+    let program = match client::ssh() {
+        Ok(program) => which::which(program),
+        Err(error) => return error.to_string(),
+    };
+    let Ok(program) = program else { return "none found".into() };
     let version = Command::new(&program).arg("-V").stdin(Stdio::null()).output();
     let version = version
         .map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stderr).into());

@@ -75,6 +75,10 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             Code::ProgramMissing,
             Hint::new("write the host entries again with the path of this arcssh: ", "arcssh config"),
         ),
+        SshError::Client { .. } => (
+            Code::ProgramMissing,
+            "name the ssh program of OpenSSH with --ssh or ARCSSH_SSH, or unset ARCSSH_SSH".into(),
+        ),
         SshError::AgentSocket(problem) => (Code::AgentSocket, other_socket(problem).into()),
         SshError::NoKeygen | SshError::NoProcess(_) | SshError::KeyGeneration(_) => {
             return certificate::no_key(error);

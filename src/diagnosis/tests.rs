@@ -507,6 +507,15 @@ const PROGRAMS: [&str; 6] = [
     "cannot be opened: Permission denied",
 ];
 
+const CLIENTS: [&str; 6] = [
+    "does not exist",
+    "is not a file",
+    "is not executable",
+    "is not in PATH",
+    "is not OpenSSH: for -V, it prints \"Dropbear v2022.83\"",
+    "cannot be started: Exec format error",
+];
+
 fn examples_of_this_computer() -> Vec<Diagnosis> {
     let path = || PathBuf::from("/home/me/file");
     let overridden =
@@ -574,7 +583,9 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SshError::NoProgram { alias: "web01".into(), program: "/a".into(), cause: cause.into() }.into()
     };
     let programs = PROGRAMS.iter().copied().map(no_program);
-    let errors = errors.into_iter().chain(changes).chain(programs);
+    let client = |cause: &str| SshError::Client { program: "/ssh".into(), cause: cause.into() }.into();
+    let clients = CLIENTS.iter().copied().map(client);
+    let errors = errors.into_iter().chain(changes).chain(programs).chain(clients);
     let panics = ["OS can't spawn worker thread", "cannot create UnixStream", "no random bytes", "a bug"];
     let mut examples: Vec<Diagnosis> = errors.into_iter().map(diagnose).collect();
     examples.extend(panics.map(|text| system::panic(text, None)));

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::Context as _;
 
-use crate::ssh::SshError;
+use crate::ssh::{SshError, client};
 use crate::system::children::{self, Running};
 use crate::system::files;
 
@@ -192,18 +192,18 @@ pub(crate) fn start(options: &[&str], alias: &str, file: Option<&Path>) -> Resul
     let mut arguments: Vec<OsString> = options.iter().map(Into::into).collect();
     arguments.extend(file.into_iter().flat_map(|file| [OsString::from("-F"), file.into()]));
     arguments.extend(["--".into(), alias.into()]);
-    match children::spawn(&mut command(&[], &arguments)) {
+    match children::spawn(&mut command(&[], &arguments)?) {
         Ok(program) => Ok(Some(Run { program, arguments })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot run ssh")?,
     }
 }
 
-fn command(first: &[&str], arguments: &[OsString]) -> Command {
-    let mut ssh = Command::new("ssh");
+fn command(first: &[&str], arguments: &[OsString]) -> Result<Command, SshError> {
+    let mut ssh = Command::new(client::ssh()?);
     ssh.args(first).args(arguments);
     ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    ssh
+    Ok(ssh)
 }
 
 /// Waits for the end of a run. With `ForkAfterAuthentication`, which versions before 8.7 do not know, ssh also wants a command
@@ -214,7 +214,7 @@ pub(crate) fn finish(ssh: Option<Run>) -> Result<Option<Output>, SshError> {
     if !output.status.success()
         && String::from_utf8_lossy(&output.stderr).contains("Cannot fork into background without a command")
     {
-        let mut again = command(&["-o", "ForkAfterAuthentication=no"], &arguments);
+        let mut again = command(&["-o", "ForkAfterAuthentication=no"], &arguments)?;
         output = children::spawn(&mut again).and_then(Running::output).context("cannot run ssh")?;
     }
     Ok(Some(output))

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{no_user, parse, ssh};
 
-/// Returns ssh's home directory; without ssh, or if its answer is not a path of this system, the home directory of the
+/// Returns ssh's home directory; without a usable ssh, or if its answer is not a path of this system, the home directory of the
 /// environment. The ssh of Git for Windows answers with a path such as `/c/Users/me`.
 ///
 /// # Errors
@@ -39,8 +39,10 @@ pub(crate) fn expanded(path: &Path) -> PathBuf {
 
 /// `ssh -G` prints `ControlPath` with `~` expanded (ssh.c). `-F none` leaves out every configuration file.
 fn of_ssh() -> Result<Option<PathBuf>, SshError> {
-    let Some(output) = ssh(&["-G", "-F", "none", "-o", "ControlPath=~"], "localhost", None)? else {
-        return Ok(None);
+    let output = match ssh(&["-G", "-F", "none", "-o", "ControlPath=~"], "localhost", None) {
+        Ok(Some(output)) => output,
+        Ok(None) | Err(SshError::Client { .. }) => return Ok(None),
+        Err(error) => return Err(error),
     };
     no_user(&output.stderr)?;
     let printed = parse(&output.stdout).remove("controlpath");

@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod certificate;
+pub(crate) mod client;
 pub(crate) mod effective_config;
 pub(crate) mod foreign_entries;
 pub(crate) mod home;
@@ -156,6 +157,9 @@ pub(crate) enum SshError {
         /// ssh's message.
         cause: String,
     },
+    /// The ssh that the user selected cannot be used. The cause is a verb with its object.
+    #[error("the ssh client {} {cause}", program.display())]
+    Client { program: PathBuf, cause: String },
     /// ssh-keygen is not installed.
     #[error("ssh-keygen is not installed")]
     NoKeygen,

@@ -63,6 +63,15 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Kills the program and its own child processes, which may have its output open.
+    pub(crate) fn kill(&mut self) {
+        #[cfg(unix)]
+        kill_group(self.group.0);
+        let _ = self.child.kill();
+    }
+}
+
 /// Another thread ends arcssh.
 fn wait_for_exit() -> ! {
     loop {
@@ -73,10 +82,13 @@ fn wait_for_exit() -> ! {
 /// Kills all programs, and starts no other.
 #[cfg(unix)]
 pub(crate) fn kill_all() {
+    groups().take().into_iter().flatten().for_each(kill_group);
+}
+
+#[cfg(unix)]
+fn kill_group(id: u32) {
     use rustix::process::{Pid, Signal, kill_process_group};
-    for id in groups().take().into_iter().flatten() {
-        if let Some(group) = Pid::from_raw(id.cast_signed()) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+    if let Some(group) = Pid::from_raw(id.cast_signed()) {
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }

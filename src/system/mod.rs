@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod limits;
 pub(crate) mod parent;
+pub(crate) mod programs;
 pub(crate) mod secret;
 pub(crate) mod signals;
 pub(crate) mod stdio;

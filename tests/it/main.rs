@@ -7,6 +7,7 @@ mod bare;
 mod bounds;
 mod claims;
 mod cli;
+mod client;
 mod config;
 mod config_injection;
 mod consumers;

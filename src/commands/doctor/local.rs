@@ -12,14 +12,18 @@ use crate::cli::entry_files::{self, Remark};
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::diagnosis;
 use crate::ssh::verification::{self, Verified};
-use crate::ssh::{effective_config, fault, managed_block};
+use crate::ssh::{SshError, client, effective_config, fault, managed_block};
 
-/// Returns the version of ssh, which is empty if ssh shows none; `None` if ssh is not installed.
+/// Returns the version of ssh, which is empty if ssh shows none, and the path of an ssh that the user selected; `None` if ssh
+/// is not installed.
 ///
 /// # Errors
 /// ssh does not work.
-pub(super) fn ssh() -> Result<Option<String>> {
-    program(&["ssh", "-V"], &[0])
+pub(super) fn ssh() -> diagnosis::Result<Option<String>> {
+    let ssh = client::ssh()?;
+    let version = program(&ssh, "ssh", &["-V"], &[0])?;
+    let path = if client::is_selected() { format!(", {}", ssh.display()) } else { String::new() };
+    Ok(version.map(|version| version + &path))
 }
 
 /// Returns any text if ssh-keygen is installed. It has no option for its version: arcssh lets it read an empty key, for which
@@ -27,20 +31,20 @@ pub(super) fn ssh() -> Result<Option<String>> {
 ///
 /// # Errors
 /// ssh-keygen does not work.
-pub(super) fn ssh_keygen() -> Result<Option<String>> {
-    program(&["ssh-keygen", "-l", "-f", "-"], &[0, 1, 255])
+pub(super) fn ssh_keygen() -> diagnosis::Result<Option<String>> {
+    Ok(program(&client::ssh_keygen()?, "ssh-keygen", &["-l", "-f", "-"], &[0, 1, 255])?)
 }
 
 /// Runs a program and returns the start of its first line. A program that the loader cannot start exits with another status.
-fn program(words: &[&str], statuses: &[i32]) -> Result<Option<String>> {
-    let output = match Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output() {
+fn program(program: &Path, name: &str, arguments: &[&str], statuses: &[i32]) -> Result<Option<String>> {
+    let output = match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        output => output.with_context(|| format!("cannot run {}", words[0]))?,
+        output => output.with_context(|| format!("cannot run {name}"))?,
     };
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().next().unwrap_or_default();
     if !output.status.code().is_some_and(|status| statuses.contains(&status)) {
-        bail!("{} does not work: {line} ({})", words[0], output.status);
+        bail!("{name} does not work: {line} ({})", output.status);
     }
     Ok(Some(line.split(',').next().unwrap_or_default().to_owned()))
 }
@@ -73,8 +77,11 @@ pub(super) fn configuration(file: &Path, entry: Option<&HostEntry>) -> diagnosis
         return Ok(Block::Missing(verification::included_block(file)));
     };
     let only = entry.map(|entry| entry.alias.as_str());
-    let Some(verified) = verification::verify_file(&text[range], file, only, &|_, _| {})? else {
-        return Ok(Block::Unverified);
+    let verified = match verification::verify_file(&text[range], file, only, &|_, _| {}) {
+        Ok(Some(verified)) => verified,
+        // The check of ssh reports a client that cannot be used.
+        Ok(None) | Err(SshError::Client { .. }) => return Ok(Block::Unverified),
+        Err(error) => return Err(error.into()),
     };
     let remark = entry_files::check(&text, only)?.into_iter().next();
     Ok(remark.filter(|_| verified.not_included.is_none()).map_or(Block::Verified(verified), Block::Remarked))
@@ -131,7 +138,7 @@ pub(super) fn unknown_key(alias: &str, file: Option<&Path>) -> diagnosis::Result
 /// accepts the login: it replaces RemoteCommand and SessionType, which older versions of ssh do not know as options, and all
 /// forwardings (ssh(1)). Port 1 (TCPMUX, RFC 1078) is not in use.
 pub(super) async fn host_key(entry: &HostEntry, file: Option<&Path>) -> Result<HostKey> {
-    let mut ssh = process::Command::new("ssh");
+    let mut ssh = process::Command::new(client::ssh()?);
     if let Some(file) = file {
         ssh.arg("-F").arg(file);
     }

@@ -176,8 +176,8 @@ impl Prober<'_> {
             }
         };
         tokio::join!(
-            store(&probes.ssh, blocking(|| Ok(local::ssh()?))),
-            store(&probes.ssh_keygen, blocking(|| Ok(local::ssh_keygen()?))),
+            store(&probes.ssh, blocking(local::ssh)),
+            store(&probes.ssh_keygen, blocking(local::ssh_keygen)),
             store(&probes.shell, async { Ok(shell::check().await?) }),
             store(&probes.configuration, self.configuration()),
             in_azure,

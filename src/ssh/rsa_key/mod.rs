@@ -21,8 +21,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::ssh::SshError;
 use crate::ssh::wire::{Malformed, Reader, put_positive, put_string};
+use crate::ssh::{SshError, client};
 use crate::system::files;
 use crate::system::secret::Secret;
 use crate::text::hex;
@@ -225,7 +225,7 @@ impl fmt::Debug for KeyPair {
 }
 
 async fn keygen(file: &Path) -> Result<(), SshError> {
-    let mut command = Command::new("ssh-keygen");
+    let mut command = Command::new(client::ssh_keygen()?);
     command
         .args(["-q", "-t", "rsa", "-b", &BITS.to_string(), "-m", "PEM", "-N", "", "-C", "arcssh", "-f"])
         .arg(file);

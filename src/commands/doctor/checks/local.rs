@@ -30,6 +30,9 @@ impl Evaluator {
         Ok(match known(&self.facts.probes.ssh_keygen)? {
             Ok(Some(_)) => Passed("installed".into()),
             Ok(None) => failed(&Finding::ProgramMissing { program: "ssh-keygen", package: "openssh-client" }),
+            Err(error) if matches!(error.cause(), Error::Ssh(SshError::Client { .. })) => {
+                return Err(blocked_by("ssh").into());
+            }
             Err(error) => failed_or(error, REINSTALL),
         })
     }
