@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::cli::proxy_command::{program, split};
 use crate::ssh::effective_config::{host_entries, is_same, value};
-use crate::ssh::host_entry::Platform;
+use crate::ssh::host_entry::{Platform, is_of_entra};
 use crate::ssh::patterns::is_alias_of;
-use crate::ssh::{SshError, home, managed_block};
+use crate::ssh::{SshError, certificate_file, home, managed_block};
 #[cfg(unix)]
 use crate::system::files::{MAX_TEXT, is_own, read_text};
 use crate::system::programs;
@@ -23,6 +23,8 @@ pub(crate) enum Remark {
     Elsewhere { program: String, cause: String },
     /// The `IdentityFile` of the host entry does not exist.
     NoKey { alias: String, file: String },
+    /// ssh cannot use the `CertificateFile` of the host entry. The cause is a verb with its object.
+    CertificateFile { alias: String, file: String, cause: String },
     /// Others can access the private key, so ssh ignores it.
     ExposedKey { alias: String, file: String, mode: u32 },
 }
@@ -40,8 +42,8 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
         return Ok(Vec::new());
     }
     let is_elsewhere = options.get("program").is_some_and(Value::is_string);
-    // The first host entry with each program and with each key.
-    let (mut programs, mut keys) = (BTreeMap::new(), BTreeMap::new());
+    // The first host entry with each program, with each key, and with each certificate.
+    let (mut programs, mut keys, mut certificates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (patterns, values) in host_entries(&text[range]) {
         let Some(alias) = patterns.first() else { continue };
         if only.is_some_and(|only| !patterns.iter().any(|pattern| is_alias_of(pattern, only))) {
@@ -52,8 +54,17 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
         if let Some(program) = value(&values, "proxycommand").filter(is_checked).and_then(program_of) {
             programs.entry(program).or_insert_with(|| alias.clone());
         }
-        // `Match exec` writes the key of a certificate before ssh reads it.
-        if let (Some(key), None) = (value(&values, "identityfile"), value(&values, "certificatefile")) {
+        // `Match exec` writes the key and the certificate of Entra ID before ssh reads them.
+        let certificate = value(&values, "certificatefile");
+        if certificate.is_some_and(is_of_entra) {
+            continue;
+        }
+        let key = value(&values, "identityfile");
+        if let Some(certificate) = certificate {
+            let files = (certificate.to_owned(), key.map(str::to_owned));
+            certificates.entry(files).or_insert_with(|| alias.clone());
+        }
+        if let Some(key) = key {
             keys.entry(key.to_owned()).or_insert_with(|| alias.clone());
         }
     }
@@ -67,6 +78,12 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
         }
     }
     remarks.extend(keys.into_iter().filter_map(|(file, alias)| remark_on_key(alias, &file)));
+    let remark = |((file, key), alias): ((String, Option<String>), String)| {
+        let identity = key.as_deref().and_then(local);
+        let problem = certificate_file::check(&local(&file)?, identity.as_deref()).err()?;
+        Some(Remark::CertificateFile { alias, file, cause: problem.cause().to_owned() })
+    };
+    remarks.extend(certificates.into_iter().filter_map(remark));
     Ok(remarks)
 }
 
@@ -113,15 +130,17 @@ fn is_arcssh(program: &Path) -> Result<(), String> {
     if is_version { Ok(()) } else { Err("is not arcssh".into()) }
 }
 
-/// Checks the `IdentityFile` of a host entry, unless its name depends on the connection, the environment or another user
+/// Returns the path of a file in a host entry, unless its name depends on the connection, the environment or another user
 /// (ssh_config(5), `TOKENS` and `ENVIRONMENT VARIABLES`).
-fn remark_on_key(alias: String, value: &str) -> Option<Remark> {
+fn local(value: &str) -> Option<PathBuf> {
     let has_token = value.split("%%").any(|part| part.contains('%')) || value.contains("${");
-    if has_token || value.eq_ignore_ascii_case("none") {
-        return None;
-    }
-    let file = value.replace("%%", "%");
-    let path = home::expanded(Path::new(&file));
+    let is_path = !has_token && !value.eq_ignore_ascii_case("none");
+    is_path.then(|| home::expanded(Path::new(&value.replace("%%", "%"))))
+}
+
+/// Checks the `IdentityFile` of a host entry.
+fn remark_on_key(alias: String, value: &str) -> Option<Remark> {
+    let (path, file) = (local(value)?, value.replace("%%", "%"));
     match (path.exists(), path.is_absolute()) {
         (true, _) => {
             let mode = exposed_key(&path)?;

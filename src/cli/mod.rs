@@ -339,6 +339,7 @@ Examples:
   arcssh doctor                            check this computer and the account
   arcssh doctor web01                      check each step up to sshd on web01
   arcssh doctor web01 --fix                also run arcssh setup if that helps
+  arcssh doctor web01 --bundle bug.tar.gz  write an archive for a bug report
 
 Connects to the machine's sshd without a login: once, and once more for a host
 entry. OpenSSH 9.8 and later limits such connections (PerSourcePenalties).";
@@ -473,11 +474,23 @@ pub(crate) struct ConfigArgs {
     /// Private key to log in with
     #[arg(long, value_name = "FILE", help_heading = "Host entries")]
     pub(crate) identity: Option<String>,
+    /// Certificate of your own certificate authority to log in with, for the key of --identity or a default key of ssh
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["entra", "remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
+    pub(crate) certificate_file: Option<String>,
     /// Log in with an Entra ID SSH certificate
     ///
     /// An agent of arcssh serves the certificate, or arcssh writes it to files [default: agent; on Windows: files]
     #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, help_heading = "Host entries")]
     pub(crate) entra: Option<Option<CertificateMode>>,
+    /// With --entra=files: request the certificate for your own RSA key, whose private key ssh-agent may have
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "entra",
+        hide_short_help = true,
+        help_heading = "Host entries"
+    )]
+    pub(crate) public_key: Option<String>,
     /// Share one connection between the sessions to a machine
     #[arg(long, hide_short_help = true, help_heading = "Host entries")]
     pub(crate) control_master: bool,
@@ -620,8 +633,11 @@ pub(crate) struct CertArgs {
     /// Show the cached certificate
     #[arg(long, conflicts_with_all = ["file", "public_key"])]
     pub(crate) show: bool,
+    /// With --public-key: keep a certificate in the file that is valid for 5 more minutes
+    #[arg(long, requires = "public_key", hide_short_help = true)]
+    pub(crate) if_needed: bool,
     /// With --file: fail unless the certificate is valid for this login name
-    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "public_key", value_parser = login_name, hide_short_help = true)]
+    #[arg(long, value_name = "NAME", requires = "file", value_parser = login_name, hide_short_help = true)]
     pub(crate) login_name: Option<String>,
     #[command(flatten)]
     pub(crate) certificate: CertificateArgs,
@@ -740,6 +756,9 @@ pub(crate) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write an archive (.tar.gz) for a bug report, without passwords, tokens and keys
+    #[arg(long, value_name = "FILE", conflicts_with = "fix")]
+    pub(crate) bundle: Option<PathBuf>,
     /// Run arcssh setup if it can fix the problem
     #[arg(long, requires = "machine")]
     pub(crate) fix: bool,

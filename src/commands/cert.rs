@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use ring::digest::{SHA256, digest};
 
-use crate::azure::credentials::CredentialChain;
 use crate::cli::CertArgs;
 use crate::cli::proxy_command::{HostEntry, first_entry};
 use crate::commands::session::Session;
 use crate::diagnosis::Result;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::entra_ssh::{IssueError, request_certificate};
+use crate::entra_ssh::{IssueError, ensure_login_name, request_certificate};
 use crate::ssh::SshError;
 use crate::ssh::certificate::{ALGORITHM, Certificate};
 use crate::ssh::home;
@@ -28,6 +27,8 @@ use crate::text::{hex, shell_quote};
 
 /// The suffix of a certificate file of OpenSSH (ssh-keygen(1), "CERTIFICATES").
 const CERTIFICATE: &str = "-cert.pub";
+/// How many seconds before its expiry a certificate for the user's own key is replaced.
+const RENEWAL: u64 = 300;
 /// The most bytes of an existing file that arcssh reads; keys and certificates are smaller.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -38,7 +39,7 @@ const MAX_FILE: u64 = 64 * 1024;
 pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     let session = Session::open(&args.azure)?;
     if let Some(public_key) = &args.public_key {
-        return request_for_own_key(args, &session.credentials(), &home::expanded(public_key)).await;
+        return request_for_own_key(args, &session, &home::expanded(public_key)).await;
     }
     let certificates = CertificateCache::new(session.credentials(), args.certificate.options())?;
     if args.show {
@@ -78,20 +79,44 @@ fn next_step(certificate: &Certificate) -> String {
 }
 
 /// Requests a certificate for the user's own public key and writes it.
-async fn request_for_own_key(
-    args: &CertArgs,
-    credentials: &CredentialChain,
-    public_key: &Path,
-) -> Result<u8> {
+async fn request_for_own_key(args: &CertArgs, session: &Session, public_key: &Path) -> Result<u8> {
     let key = PublicKey::read(public_key)?;
     let file = args.file.as_deref().map_or_else(|| certificate_file(public_key), home::expanded);
-    let options = args.certificate.options();
-    let issued = with_progress(request_certificate(credentials, &key, &options)).await?;
-    let certificate = issued.certificate;
+    if args.if_needed {
+        return renew(args, session, &key, &file).await;
+    }
+    let certificate = request(args, session, &key).await?;
     ensure_replaceable(&file, &certificate)?;
     replace(&file, &with_comment(&certificate, OWN_KEY))?;
     note(&format!("wrote {}", file.display()));
     print_summary(&certificate)?;
+    Ok(0)
+}
+
+/// Requests a certificate that is valid for the login name of the command line.
+async fn request(args: &CertArgs, session: &Session, key: &PublicKey) -> Result<Certificate> {
+    let (credentials, options) = (session.credentials(), args.certificate.options());
+    let certificate = with_progress(request_certificate(&credentials, key, &options)).await?.certificate;
+    ensure_login_name(&certificate, args.login_name.as_deref())?;
+    Ok(certificate)
+}
+
+/// Replaces the certificate of a host entry for the user's own key before it expires. Of several processes, one requests it.
+async fn renew(args: &CertArgs, session: &Session, key: &PublicKey, file: &Path) -> Result<u8> {
+    if let Some(folder) = file.parent() {
+        files::create_private_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let _lock = session.store.lock(&Key::new(Kind::Certificate, file.display().to_string())).await;
+    let present = read(file)?.and_then(|text| Certificate::parse(&text).ok());
+    let is_current = |old: &Certificate| {
+        let is_for_entry = ensure_login_name(old, args.login_name.as_deref()).is_ok();
+        is_for_entry && old.check(key, unix_now() + RENEWAL).is_ok()
+    };
+    if !present.is_some_and(|old| is_current(&old)) {
+        let certificate = request(args, session, key).await?;
+        ensure_replaceable(file, &certificate)?;
+        replace(file, &with_comment(&certificate, OWN_KEY))?;
+    }
     Ok(0)
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn finding(remark: &Remark) -> Finding<'_> {
         Remark::OtherProgram { entry, own } => Finding::OtherProgram { entry, own },
         Remark::Elsewhere { program, cause } => Finding::ProgramElsewhere { program, cause },
         Remark::NoKey { alias, file } => Finding::NoKey { alias, file },
+        Remark::CertificateFile { alias, file, cause } => Finding::CertificateFile { alias, file, cause },
         Remark::ExposedKey { alias, file, mode } => Finding::ExposedKey { alias, file, mode: *mode },
     }
 }

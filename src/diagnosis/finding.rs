@@ -57,6 +57,8 @@ pub(crate) enum Finding<'a> {
     ProgramElsewhere { program: &'a str, cause: &'a str },
     /// The `IdentityFile` of the host entry does not exist.
     NoKey { alias: &'a str, file: &'a str },
+    /// ssh cannot use the `CertificateFile` of the host entry. The cause is a verb with its object.
+    CertificateFile { alias: &'a str, file: &'a str, cause: &'a str },
     /// Others can access the private key of the host entry.
     ExposedKey { alias: &'a str, file: &'a str, mode: u32 },
     /// There is no state directory.
@@ -243,6 +245,11 @@ impl Finding<'_> {
                 Code::Failed,
                 format!("the host entry {alias} names the key {file}, which does not exist"),
                 "name an existing key with arcssh config --identity FILE",
+            ),
+            Self::CertificateFile { alias, file, cause } => Diagnosis::new(
+                Code::UnusableCertificate,
+                format!("the host entry {alias} names the certificate {file}, which {cause}"),
+                "request another certificate from your certificate authority, or name another file with arcssh config --certificate-file FILE",
             ),
             Self::ExposedKey { alias, file, mode } => Diagnosis::new(
                 Code::InsecurePermissions,

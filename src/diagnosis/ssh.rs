@@ -75,6 +75,10 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             Code::ProgramMissing,
             Hint::new("write the host entries again with the path of this arcssh: ", "arcssh config"),
         ),
+        SshError::CertificateFile { .. } => (
+            Code::UnusableCertificate,
+            "name an OpenSSH certificate for a user and for the key of --identity, such as ~/.ssh/id_ed25519-cert.pub, with --certificate-file".into(),
+        ),
         SshError::Client { .. } => (
             Code::ProgramMissing,
             "name the ssh program of OpenSSH with --ssh or ARCSSH_SSH, or unset ARCSSH_SSH".into(),

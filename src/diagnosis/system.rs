@@ -35,6 +35,14 @@ pub(super) fn system(error: &SystemError) -> Diagnosis {
         SystemError::NotALog(_) => {
             Diagnosis::new(Code::LogFile, summary, "name a new file, or a log of arcssh, with --log-file")
         }
+        SystemError::ArchiveExists(_) => {
+            Diagnosis::new(Code::NotOverwritten, summary, "name a new file with --bundle")
+        }
+        SystemError::ArchiveNotCreated { .. } => Diagnosis::new(
+            Code::Failed,
+            summary,
+            "name a new file in a directory that you can write to, on a disk with free space, with --bundle",
+        ),
     }
 }
 

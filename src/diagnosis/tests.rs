@@ -507,6 +507,16 @@ const PROGRAMS: [&str; 6] = [
     "cannot be opened: Permission denied",
 ];
 
+const CERTIFICATE_FILES: [&str; 7] = [
+    "is for a host, not for a user",
+    "is for another key than /home/me/.ssh/id_rsa",
+    "is a private key, not a certificate",
+    "is a public key, not a certificate",
+    "is in another format than OpenSSH's",
+    "is no OpenSSH certificate",
+    "is damaged",
+];
+
 const CLIENTS: [&str; 6] = [
     "does not exist",
     "is not a file",
@@ -569,6 +579,8 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SystemError::LogNotOpened { path: path(), cause: "it is a directory".into() }.into(),
         SystemError::LogInsecure { path: path(), mode: 0o644 }.into(),
         SystemError::NotALog(path()).into(),
+        SystemError::ArchiveExists(path()).into(),
+        SystemError::ArchiveNotCreated { path: path(), cause: "Permission denied".into() }.into(),
         SshError::AgentSocket(SocketProblem::Occupied(path())).into(),
         SshError::AgentSocket(SocketProblem::Open { directory: path(), mode: 0o777 }).into(),
         SshError::AgentSocket(SocketProblem::NotOwn(path())).into(),
@@ -584,8 +596,11 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
     };
     let programs = PROGRAMS.iter().copied().map(no_program);
     let client = |cause: &str| SshError::Client { program: "/ssh".into(), cause: cause.into() }.into();
+    let certificate =
+        |cause: &str| SshError::CertificateFile { file: "/c".into(), cause: cause.into() }.into();
+    let certificates = CERTIFICATE_FILES.iter().copied().map(certificate);
     let clients = CLIENTS.iter().copied().map(client);
-    let errors = errors.into_iter().chain(changes).chain(programs).chain(clients);
+    let errors = errors.into_iter().chain(changes).chain(programs).chain(clients).chain(certificates);
     let panics = ["OS can't spawn worker thread", "cannot create UnixStream", "no random bytes", "a bug"];
     let mut examples: Vec<Diagnosis> = errors.into_iter().map(diagnose).collect();
     examples.extend(panics.map(|text| system::panic(text, None)));
@@ -624,6 +639,11 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::OtherProgram { entry: "/a/arcssh", own: "/b/arcssh" },
         Finding::ProgramElsewhere { program: "/a/arcssh", cause: "does not exist" },
         Finding::NoKey { alias: "web01", file: "~/.ssh/id" },
+        Finding::CertificateFile {
+            alias: "web01",
+            file: "/c-cert.pub",
+            cause: "expired at 2026-01-01T00:00:00Z",
+        },
         Finding::ExposedKey { alias: "web01", file: "/h/.ssh/id", mode: 0o644 },
         Finding::NoStateDirectory,
     ]

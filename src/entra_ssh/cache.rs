@@ -10,7 +10,7 @@ use crate::azure::credentials::source::SourceError;
 use crate::azure::credentials::{CredentialChain, CredentialError, CredentialSource};
 use crate::azure::entra::Rejection;
 use crate::azure::login::LoginError;
-use crate::entra_ssh::{CertificateOptions, Certified, IssueError, request_certificate};
+use crate::entra_ssh::{CertificateOptions, Certified, IssueError, ensure_login_name, request_certificate};
 use crate::ssh::SshError;
 use crate::ssh::certificate::Certificate;
 use crate::ssh::rsa_key::{KeyPair, Pem};
@@ -187,13 +187,7 @@ impl CertifiedKey {
     /// # Errors
     /// The certificate is for another user: the account is not that of the host entry.
     pub(crate) fn for_login_name(self, user: Option<&str>) -> Result<Self, IssueError> {
-        match user.filter(|name| !self.certificate.lets_in(name)) {
-            None => Ok(self),
-            Some(user) => Err(IssueError::WrongLoginName {
-                name: self.certificate.login_name().unwrap_or_default(),
-                entry: user.to_owned(),
-            }),
-        }
+        ensure_login_name(&self.certificate, user).map(|()| self)
     }
 }
 

@@ -99,6 +99,20 @@ pub(crate) struct Certified {
 /// The text of a certificate, and Entra ID's time of issue, if known.
 type IssuedCertificate = (Secret, Option<u64>);
 
+/// Checks that a certificate is valid for the user of a host entry.
+///
+/// # Errors
+/// [`IssueError::WrongLoginName`].
+pub(crate) fn ensure_login_name(certificate: &Certificate, user: Option<&str>) -> Result<(), IssueError> {
+    match user.filter(|name| !certificate.lets_in(name)) {
+        None => Ok(()),
+        Some(user) => Err(IssueError::WrongLoginName {
+            name: certificate.login_name().unwrap_or_default(),
+            entry: user.to_owned(),
+        }),
+    }
+}
+
 /// Requests a certificate for a key.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ pub(crate) struct ForeignEntry {
     pub(crate) user: Option<String>,
     /// `IdentityFile`.
     pub(crate) identity_file: Option<String>,
-    /// `CertificateFile`, if the entry uses an Entra ID certificate.
+    /// `CertificateFile`.
     pub(crate) certificate_file: Option<String>,
     /// The port after `-p`.
     pub(crate) port: Option<u16>,
@@ -42,9 +42,10 @@ impl ForeignEntry {
         [file, self.relay_info.parent().and_then(name)].into_iter().flatten().collect()
     }
 
-    /// Returns whether the entry uses an Entra ID certificate.
-    pub(crate) fn has_certificate(&self) -> bool {
-        self.certificate_file.is_some()
+    /// Returns whether the entry uses a certificate of Entra ID, by the name that az gives its file (azure-cli-extensions `ssh`,
+    /// custom.py: `public_key_file + "-aadcert.pub"`). `az ssh config --certificate-file` names another file.
+    pub(crate) fn has_entra_certificate(&self) -> bool {
+        self.certificate_file.as_ref().is_some_and(|file| file.ends_with("-aadcert.pub"))
     }
 
     /// Files that the entry no longer needs, by their names. The caller checks by their content that azure-cli-extensions
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(entry.host_name.as_deref(), Some("web01"));
         assert_eq!(entry.user.as_deref(), Some("azureuser"));
         assert_eq!(entry.identity_file.as_deref(), Some("/home/me/.ssh/id_ed25519"));
-        assert_eq!((entry.port, entry.has_certificate()), (Some(2222), false));
+        assert_eq!((entry.port, entry.has_entra_certificate()), (Some(2222), false));
         assert_eq!(entry.group_and_name(), ["rg-web-web01", "rg-web-web01"]);
     }
 

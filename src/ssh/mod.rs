@@ -4,8 +4,10 @@
 pub(crate) mod agent;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod certificate;
+pub(crate) mod certificate_file;
 pub(crate) mod client;
 pub(crate) mod effective_config;
+pub(crate) mod excerpt;
 pub(crate) mod foreign_entries;
 pub(crate) mod home;
 pub(crate) mod host_entry;
@@ -157,6 +159,9 @@ pub(crate) enum SshError {
         /// ssh's message.
         cause: String,
     },
+    /// A file is no certificate that a host entry can name. The cause is a verb with its object.
+    #[error("the certificate file {} {cause}", file.display())]
+    CertificateFile { file: PathBuf, cause: String },
     /// The ssh that the user selected cannot be used. The cause is a verb with its object.
     #[error("the ssh client {} {cause}", program.display())]
     Client { program: PathBuf, cause: String },

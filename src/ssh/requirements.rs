@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::ssh::SshError;
 use crate::ssh::effective_config::{self, Alias, Location, Source, conflicts_with, parse};
 use crate::ssh::home;
-use crate::ssh::host_entry::CERTIFICATE_ALGORITHMS;
+use crate::ssh::host_entry::{CERTIFICATE_ALGORITHMS, is_of_entra};
 use crate::ssh::patterns::matches;
 use crate::ssh::rsa_key;
 
@@ -121,7 +121,7 @@ fn conflict(alias: Alias<'_>, effective: &BTreeMap<String, String>) -> Option<(&
         return Some(("controlpath", Fix::Change(problem)));
     }
     let has_agent = !written("identityagent").is_empty() && written("proxycommand").contains(" --agent ");
-    let has_files = written("certificatefile").contains("/arcssh/id_");
+    let has_files = is_of_entra(written("certificatefile"));
     if has_agent || has_files { certificate_conflict(&value) } else { None }
 }
 

@@ -51,4 +51,10 @@ pub(crate) enum SystemError {
     /// The log file has other content.
     #[error("the log file {} contains other data than a log of arcssh", .0.display())]
     NotALog(PathBuf),
+    /// A file has the name of a new archive.
+    #[error("the archive {} exists already", .0.display())]
+    ArchiveExists(PathBuf),
+    /// An archive cannot be created.
+    #[error("cannot create the archive {}: {cause}", path.display())]
+    ArchiveNotCreated { path: PathBuf, cause: String },
 }

@@ -2,6 +2,7 @@
 
 mod key_names;
 mod next_step;
+mod own_certificate;
 mod own_sections;
 mod suffix;
 

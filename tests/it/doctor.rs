@@ -17,6 +17,7 @@ use crate::support::{
     ARCSSH, LIMIT, Lab, closed_port, lab, lab_with, on_a_terminal, run, run_with_input, script, service,
 };
 
+mod bundle;
 mod screen;
 mod unreadable;
 

@@ -520,6 +520,82 @@ fn ssh_renews_certificate_files() {
     );
 }
 
+/// An encrypted private key of the user in `my keys/id_rsa`, with the passphrase `secret`.
+fn own_key(w: &Lab, kind: &str) -> PathBuf {
+    let folder = w.home().join("my keys");
+    fs::create_dir(&folder).unwrap();
+    let key = folder.join("id_own");
+    run(Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "secret", "-f"]).arg(&key)).clean();
+    key
+}
+
+#[test]
+fn ssh_renews_the_certificate_of_the_users_own_encrypted_key() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let key = own_key(&w, "rsa");
+    let public_key = key.with_extension("pub");
+    let public_key = public_key.to_str().unwrap();
+    let hosts = HostEntries::generate(&w, &["web01", "--entra", "--public-key", public_key]);
+    let text = hosts.text();
+    assert!(text.contains(&format!("IdentityFile \"{}\"\n", key.display())), "{text}");
+    assert!(text.contains("CertificateFile ") && !text.contains("IdentityAgent"), "{text}");
+    assert!(
+        !hosts.ssh(&["web01", "true"]).stderr.is_empty(),
+        "without the agent, ssh cannot decrypt the key"
+    );
+    script(w.home(), "passphrase", "#!/bin/sh\necho secret\n");
+    let login = |then: &str| {
+        let line = format!(
+            "eval $(ssh-agent -s 2> /dev/null) > /dev/null; ssh-add -q '{0}' < /dev/null && {then} && ssh -F {1} web01 echo reached && ssh -F {1} web01 true; kill $SSH_AGENT_PID",
+            key.display(),
+            hosts.file.display()
+        );
+        let mut shell = w.command("sh");
+        let passphrase = w.home().join("passphrase");
+        anonymous(&mut shell).env("SSH_ASKPASS", passphrase).env("SSH_ASKPASS_REQUIRE", "force");
+        run(shell.args(["-c", &line])).clean()
+    };
+    let certificates = || {
+        let requests = w.emulator().requests_to(Service::Entra);
+        requests.iter().filter(|request| request.body.contains("ssh-cert")).count()
+    };
+    let issued = certificates();
+    assert_eq!(login("true"), "reached\n");
+    assert_eq!(certificates(), issued, "the certificate in the file is valid");
+    fs::remove_dir_all(w.home().join(".ssh/arcssh")).unwrap();
+    // Like a key on a token, a private key can be in the agent only.
+    assert_eq!(login(&format!("mv '{0}' '{0}.away'", key.display())), "reached\n");
+    assert_eq!(certificates(), issued + 1, "one of two connections renews the certificate");
+    assert!(w.sshd().log().contains("RSA-CERT"), "{}", w.sshd().log());
+    // Without the option, arcssh uses a key of its own again.
+    assert_eq!(hosts.config(&["web01", "--entra"]).code, Some(0));
+    assert!(hosts.text().contains("IdentityAgent") && !hosts.text().contains("CertificateFile"));
+    assert_eq!(hosts.ssh(&["web01", "echo reached"]).clean(), "reached\n");
+}
+
+#[test]
+fn a_key_that_entra_id_does_not_certify_is_rejected_before_any_request() {
+    let w = lab_with_user(&["web01"], |builder| builder);
+    let hosts = HostEntries::generate(&w, &["web01"]);
+    let before = hosts.text();
+    let key = own_key(&w, "ed25519");
+    let requests = w.emulator().requests().len();
+    for (file, cause) in [
+        (
+            key.with_extension("pub"),
+            "its type is ssh-ed25519, and Entra ID certifies only ssh-rsa; to create such a key: ssh-keygen -t rsa",
+        ),
+        (key.clone(), "it is a private key; its public key is in the file that ends in .pub"),
+    ] {
+        let failed = hosts.config(&["web01", "--entra=files", "--public-key", file.to_str().unwrap()]);
+        assert_eq!(failed.code, Some(1));
+        assert!(failed.stderr.contains(cause), "{}", failed.stderr);
+    }
+    let agent = hosts.config(&["web01", "--entra=agent", "--public-key", key.to_str().unwrap()]);
+    assert!(agent.stderr.contains("add --entra=files"), "{}", agent.stderr);
+    assert_eq!((hosts.text(), w.emulator().requests().len()), (before, requests));
+}
+
 /// The golden files are blocks as the first format had them, with the templates of that time.
 #[test]
 fn a_block_of_format_1_with_certificates_is_read_refreshed_and_removed() {

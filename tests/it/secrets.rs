@@ -319,7 +319,7 @@ pub(crate) fn fails_as_untrusted(run: &Run, target: &str, name: &str, suffix: &s
 
 /// Asserts that a text contains no secret of the lab, in any encoding.
 #[track_caller]
-fn assert_no_secret(w: &Lab, origin: &str, text: &str) {
+pub(crate) fn assert_no_secret(w: &Lab, origin: &str, text: &str) {
     let secrets = w.emulator().secrets();
     assert!(secrets.len() > 1, "the emulator issued no secret");
     for secret in secrets {
@@ -333,7 +333,7 @@ fn assert_no_secret(w: &Lab, origin: &str, text: &str) {
     }
 }
 
-fn encodings(secret: &str) -> Vec<String> {
+pub(crate) fn encodings(secret: &str) -> Vec<String> {
     let percent: String = secret
         .bytes()
         .map(|byte| match byte {

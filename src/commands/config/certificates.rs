@@ -63,10 +63,11 @@ impl Entra {
         Ok(path)
     }
 
-    /// The path of the private key.
-    pub(super) fn file(&self) -> String {
+    /// The path of the private key, and the start of the certificate's; the latter also for a key of the user.
+    pub(super) fn file(&self, public_key: Option<&str>) -> String {
         let Self { folder, login_name, options: CertificateOptions { scope, client_id } } = self;
-        format!("{folder}/id_{}", short_hash(&format!("{login_name} {scope:?} {client_id:?}")))
+        let of_key = public_key.map_or(String::new(), |key| format!(" {key}"));
+        format!("{folder}/id_{}", short_hash(&format!("{login_name} {scope:?} {client_id:?}{of_key}")))
     }
 }
 

@@ -60,7 +60,12 @@ impl Login {
             user: args.user.clone(),
             port: args.port,
             identity: args.identity.as_deref().map(absolute_identity),
-            entra: args.entra.map(|mode| mode.unwrap_or(CertificateMode::on(platform))),
+            certificate_file: args.certificate_file.as_deref().map(absolute_identity),
+            entra: args.entra.map(|mode| match &args.public_key {
+                Some(_) => CertificateMode::Files,
+                None => mode.unwrap_or(CertificateMode::on(platform)),
+            }),
+            public_key: args.public_key.as_deref().map(absolute_identity),
             user_of_certificate: false,
             scope,
             client_id,
@@ -78,6 +83,7 @@ impl Login {
             user: self.user.clone(),
             port: self.port,
             identity_file: self.identity.clone(),
+            certificate_file: self.certificate_file.clone(),
             shared: self.control_master.unwrap_or_default(),
             ..Host::default()
         }
@@ -468,9 +474,10 @@ fn adopt(options: &mut Options, foreign: &[ForeignEntry], known: &[Machine], typ
             user: entry.user.clone(),
             port: entry.port,
             // az created the key of a certificate for that certificate only.
-            identity: entry.identity_file.clone().filter(|_| !entry.has_certificate()),
-            entra: entry.has_certificate().then_some(CertificateMode::on(options.platform())),
-            user_of_certificate: !entry.has_certificate() && typed.selects_user_of_certificate(),
+            identity: entry.identity_file.clone().filter(|_| !entry.has_entra_certificate()),
+            certificate_file: entry.certificate_file.clone().filter(|_| !entry.has_entra_certificate()),
+            entra: entry.has_entra_certificate().then_some(CertificateMode::on(options.platform())),
+            user_of_certificate: !entry.has_entra_certificate() && typed.selects_user_of_certificate(),
             ..Login::default()
         };
         options.adopt(&entry.patterns, machine, login.or(typed));
@@ -630,6 +637,7 @@ struct BuilderKey {
     certificate: CertificateOptions,
     entra: Option<CertificateMode>,
     template: Option<PathBuf>,
+    certificate_file: Option<String>,
 }
 
 impl Builders<'_> {
@@ -639,6 +647,7 @@ impl Builders<'_> {
             certificate: login.certificate(),
             entra: login.entra,
             template: login.template.clone(),
+            certificate_file: login.certificate_file.clone(),
         };
         if let Some(at) = self.built.iter().position(|(other, _)| *other == key) {
             return Ok(&self.built[at].1);
@@ -655,6 +664,11 @@ impl Builders<'_> {
             }
             None => host_entry::HOST.to_owned(),
         };
+        if key.certificate_file.is_some() && !template.contains("{certificate_file}") {
+            let placeholder = "{certificate_file}";
+            let message = format!("the template has no {placeholder}, which --certificate-file requires");
+            return Err(anyhow!(message).into());
+        }
         let entra = match key.entra {
             None => None,
             Some(mode) => {
@@ -740,14 +754,19 @@ impl EntryBuilder {
                 Ok(Host { user, proxy_command: command.words(), identity_agent: Some(path), ..host })
             }
             CertificateMode::Files => {
-                let key = entra.file();
-                let certificate = format!("{key}-cert.pub");
+                let certificate = format!("{}-cert.pub", entra.file(login.public_key.as_deref()));
                 let renew = [&self.program, "cert", "--file", &certificate].map(str::to_owned);
-                let renew = [renew.to_vec(), options, self.azure_args()].concat();
+                let own_key = login.public_key.iter().flat_map(|key| ["--if-needed", "--public-key", key]);
+                let own_key: Vec<String> = own_key.map(str::to_owned).collect();
+                let renew = [renew.to_vec(), own_key, options, self.azure_args()].concat();
+                // ssh reads the public key from the file that ends in .pub if its agent has the private key (authfile.c,
+                // `sshkey_load_public`).
+                let key = login.public_key.as_deref().map(|key| key.strip_suffix(".pub").unwrap_or(key));
+                let key = key.or(certificate.strip_suffix("-cert.pub")).map(str::to_owned);
                 Ok(Host {
                     user,
                     proxy_command: command.words(),
-                    identity_file: Some(key),
+                    identity_file: key,
                     certificate_file: Some(certificate),
                     renew_command: Some(renew.iter().map(|word| escape_percent(word)).collect()),
                     ..host

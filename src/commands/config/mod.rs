@@ -30,11 +30,14 @@ use crate::commands::config::remove::{only, without};
 use crate::commands::session::{finding, to_selector};
 use crate::diagnosis::{Diagnosis, Error, Result};
 use crate::ssh::SshError;
+use crate::ssh::certificate_file::{self, Problem};
 use crate::ssh::effective_config;
 use crate::ssh::foreign_entries::{self, ForeignEntry};
-use crate::ssh::host_entry::Platform;
+use crate::ssh::home;
+use crate::ssh::host_entry::{CertificateMode, Platform};
 use crate::ssh::managed_block::{self, LOCK_TIMEOUT, LockedConfig};
 use crate::ssh::patterns::is_wildcard;
+use crate::ssh::rsa_key::PublicKey;
 use crate::ssh::shell;
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::verification::{self, Verified, View};
@@ -60,6 +63,7 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     if args.verify {
         return verify(&to_selector(&args.selection).machines, &file).await;
     }
+    check_certificate(args)?;
     if args.output.is_some() {
         let composed = compose(args, Options::default(), &[], Target { file: &file, text: "" }).await?;
         print(&managed_block::block(&composed.options.line()?, &composed.host_entries))?;
@@ -100,6 +104,25 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// Checks the public key of `--public-key`, and the kind of the file in `--certificate-file`. A note about an expired or missing file follows the changes.
+fn check_certificate(args: &ConfigArgs) -> Result<(), SshError> {
+    let is_here = args.platform.is_none_or(|platform| platform == Platform::HERE);
+    if let Some(key) = args.public_key.as_deref().filter(|_| is_here) {
+        if args.entra == Some(Some(CertificateMode::Agent)) {
+            let cause = "the agent of --entra=agent signs only with a key of arcssh: to use your own key, add --entra=files";
+            return Err(SshError::Failed(cause.into()));
+        }
+        PublicKey::read(&home::expanded(Path::new(key)))?;
+    }
+    let Some(file) = args.certificate_file.as_deref().filter(|_| is_here).map(Path::new) else {
+        return Ok(());
+    };
+    match certificate_file::check(file, args.identity.as_deref().map(Path::new)) {
+        Err(Problem::Unusable(cause)) => Err(SshError::CertificateFile { file: file.to_owned(), cause }),
+        Ok(()) | Err(Problem::NotNow(_)) => Ok(()),
+    }
 }
 
 /// Prints the command that connects with a host entry that this run named, added or changed.

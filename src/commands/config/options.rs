@@ -106,9 +106,15 @@ pub(super) struct Login {
     pub(super) port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,
+    /// A certificate of a certificate authority of the user. The last of this option and `entra` counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) certificate_file: Option<String>,
     /// How ssh gets the Entra ID certificate, if the user logs in with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) entra: Option<CertificateMode>,
+    /// A public key of the user for the certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) public_key: Option<String>,
     /// Whether the user of the certificate logs in, although `user` names another one. A Windows machine, which has no
     /// certificate, uses `user`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -145,10 +151,15 @@ impl Login {
                 || self.user.is_none() && other.selects_user_of_certificate());
         Self {
             user_of_certificate,
+            // Without a key, --entra uses one of arcssh.
+            public_key: self.public_key.or(other.public_key.filter(|_| self.entra.is_none())),
             user: self.user.or(other.user),
             port: self.port.or(other.port),
             identity: self.identity.or(other.identity),
-            entra: self.entra.or(other.entra),
+            entra: self.entra.or(other.entra.filter(|_| self.certificate_file.is_none())),
+            certificate_file: self
+                .certificate_file
+                .or(other.certificate_file.filter(|_| self.entra.is_none())),
             scope: self.scope.or(other.scope),
             client_id: self.client_id.or(other.client_id),
             control_master: self.control_master.or(other.control_master),
@@ -168,7 +179,10 @@ impl Login {
             user: unless(&other.user, &self.user),
             port: unless(&other.port, &self.port),
             identity: unless(&other.identity, &self.identity),
-            entra: unless(&other.entra, &self.entra),
+            certificate_file: unless(&other.certificate_file, &self.certificate_file)
+                .filter(|_| other.entra.is_none()),
+            entra: unless(&other.entra, &self.entra).filter(|_| other.certificate_file.is_none()),
+            public_key: unless(&other.entra, &self.public_key),
             user_of_certificate: self.user_of_certificate
                 && other.user.is_none()
                 && !other.selects_user_of_certificate(),
@@ -402,7 +416,14 @@ impl From<Merged> for Options {
     fn from(merged: Merged) -> Self {
         let Merged { mut selection, login, wildcard, platform, mut adopted } = merged;
         // Adopted entries had separate users, ports and keys, and shared the other values.
-        let shared = Login { user: None, port: None, identity: None, entra: None, ..login.clone() };
+        let shared = Login {
+            user: None,
+            port: None,
+            identity: None,
+            certificate_file: None,
+            entra: None,
+            ..login.clone()
+        };
         adopted.iter_mut().for_each(|one| one.login = one.login.clone().or(&shared));
         let machines = std::mem::take(&mut selection.machines).into_iter();
         let named = |machine| NamedMachine { machine, by_alias: false, login: login.clone() };

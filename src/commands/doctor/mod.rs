@@ -1,5 +1,6 @@
 //! `arcssh doctor`: checks everything between this computer and a machine's sshd, and suggests fixes.
 
+mod bundle;
 mod checks;
 mod local;
 mod outcome;
@@ -19,6 +20,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::DoctorArgs;
+use crate::commands::doctor::bundle::{Bundle, Evidence};
 use crate::commands::doctor::checks::Evaluator;
 use crate::commands::doctor::probe::{Prober, TOTAL_TIMEOUT};
 use crate::commands::doctor::report::Report;
@@ -46,6 +48,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// # Errors
 /// An invalid endpoint; a fix that failed.
 pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
+    let bundle = args.bundle.as_deref().map(Bundle::create).transpose()?;
     // A state directory that cannot be used fails its own check, and the other checks run without it.
     let (store, health) = match Store::open().and_then(|store| Ok((store.check()?, store))) {
         Ok((count, store)) => (store, Ok(count)),
@@ -80,6 +83,14 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
         }
     }
     checked.report.print_json(machine)?;
+    if let Some(bundle) = bundle.filter(|_| checked.signal.is_none()) {
+        let evidence = Evidence { prober: &prober, evaluator: &checked.evaluator, report: &checked.report };
+        tokio::select! {
+            biased;
+            number = signal.as_mut() => checked.signal = Some(number),
+            files = evidence.files() => bundle.write(&files)?,
+        }
+    }
     Ok(match checked.signal {
         Some(number) => 128 + number,
         None => u8::from(checked.report.has_failure()),

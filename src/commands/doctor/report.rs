@@ -100,9 +100,21 @@ impl Report {
         if self.form == Form::Json { Ok(()) } else { print(&text) }
     }
 
+    /// Returns the report as text for a file.
+    pub(super) fn text(&self) -> String {
+        let layout = Layout { columns: None, colors: Colors::Off };
+        let lines: String = self.checks.iter().map(|check| layout.check(check)).collect();
+        lines + &layout.not_checked(&self.checks) + &layout.conclusion(&self.checks, None)
+    }
+
+    /// Returns the report as JSON.
+    pub(super) fn json(&self, machine: Option<&str>) -> String {
+        json_report(machine, &self.checks)
+    }
+
     /// Prints the report if it is JSON.
     pub(super) fn print_json(&self, machine: Option<&str>) -> Result<(), TerminalError> {
-        if self.form == Form::Json { print(&json_report(machine, &self.checks)) } else { Ok(()) }
+        if self.form == Form::Json { print(&self.json(machine)) } else { Ok(()) }
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) struct Host {
     pub(crate) port: Option<u16>,
     /// `IdentityFile`.
     pub(crate) identity_file: Option<String>,
-    /// `CertificateFile`: the certificate for the key in `identity_file`. ssh then uses no other keys.
+    /// `CertificateFile`. ssh then uses no other key than the one in `identity_file`, if there is one.
     pub(crate) certificate_file: Option<String>,
     /// The words of the command that renews the certificate; see `proxy_command`.
     pub(crate) renew_command: Option<Vec<String>>,
@@ -166,7 +166,7 @@ impl Host {
             value.as_deref().map(|file| file_name(keyword, file, platform)).transpose()
         };
         let if_certified = |text: &str| {
-            (self.certificate_file.is_some() || self.identity_agent.is_some()).then(|| text.to_owned())
+            (self.renew_command.is_some() || self.identity_agent.is_some()).then(|| text.to_owned())
         };
         let if_shared = |text: &str| (self.shared && platform == Platform::Unix).then(|| text.to_owned());
         Ok(match placeholder {
@@ -199,10 +199,10 @@ impl Host {
         })
     }
 
-    /// A user's `Host *` may set another value. With yes, ssh ignores the keys of an agent; without a certificate file alone,
-    /// ssh offers other keys first.
+    /// A user's `Host *` may set another value. With yes, ssh ignores the keys of an agent that no `IdentityFile` names, also
+    /// the key of a certificate (sshconnect2.c, `pubkey_prepare`); with no, ssh offers other keys first.
     fn identities_only(&self) -> Option<&'static str> {
-        if self.certificate_file.is_some() {
+        if self.certificate_file.is_some() && self.identity_file.is_some() {
             return Some("yes");
         }
         self.identity_agent.is_some().then_some("no")
@@ -233,6 +233,11 @@ fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
         from = open + 1;
     }
     None
+}
+
+/// Returns whether arcssh renews a `CertificateFile`, with a certificate of Entra ID.
+pub(crate) fn is_of_entra(certificate_file: &str) -> bool {
+    certificate_file.contains("/arcssh/id_")
 }
 
 /// Returns whether a name is valid in a `Host` line and on ssh's command line. It must not be a pattern or look like an

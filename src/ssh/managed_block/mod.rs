@@ -67,6 +67,13 @@ pub(crate) fn block(options: &str, host_entries: &str) -> String {
     BLOCK.split_inclusive('\n').map(filled).collect()
 }
 
+/// Returns whether a line is a comment of the block that arcssh writes.
+pub(crate) fn is_own_comment(line: &str) -> bool {
+    let line = line.trim_end();
+    let is_options = line.strip_prefix(OPTIONS).is_some_and(|options| options.starts_with('{'));
+    is_options || line.starts_with('#') && BLOCK.lines().any(|own| own == line)
+}
+
 /// Returns whether a block has the format that arcssh writes.
 pub(crate) fn is_current(block: &str) -> bool {
     let [.., current] = FORMATS;

@@ -2,7 +2,7 @@
 
 pub(crate) mod cloud;
 mod output;
-mod redaction;
+pub(crate) mod redaction;
 
 use std::env;
 use std::ffi::OsStr;

@@ -15,7 +15,7 @@ const HTTP_PROXY: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const SHORTEST: usize = 4;
 
 /// Returns a text without secrets.
-pub(super) fn without_secrets(text: &str) -> String {
+pub(crate) fn without_secrets(text: &str) -> String {
     let values = PROXY.into_iter().chain(HTTP_PROXY).filter_map(env::var_os);
     let mut secrets: Vec<String> = values.flat_map(|value| of_proxy(&value.to_string_lossy())).collect();
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
