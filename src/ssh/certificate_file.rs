@@ -174,8 +174,8 @@ mod tests {
     use super::*;
 
     fn keygen(folder: &Path, arguments: &[&str]) {
-        let output =
-            Command::new("ssh-keygen").current_dir(folder).arg("-q").args(arguments).output().unwrap();
+        let output = Command::new("ssh-keygen").current_dir(folder).arg("-q").args(arguments).output();
+        let output = output.expect("ssh-keygen is installed");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 

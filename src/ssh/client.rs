@@ -19,9 +19,9 @@ pub(crate) fn select(program: &Path) {
     }
 }
 
-/// Returns whether the user selected the client.
-pub(crate) fn is_selected() -> bool {
-    SELECTED.get().is_some()
+/// Returns the value that the user selected, if any.
+pub(crate) fn selected() -> Option<&'static Path> {
+    SELECTED.get().map(PathBuf::as_path)
 }
 
 /// Returns the program to run as ssh. Without a selection, it may be missing.

@@ -54,8 +54,7 @@ fn every_command_runs_the_selected_client() {
     assert!(log(&w).contains("ssh -G -F"), "arcssh config");
     succeed(&mut without_ssh(&w, &["config", "--verify", "--ssh", &directory]));
     assert!(log(&w).contains("ssh -G -- web01"), "arcssh config --verify");
-    let doctor =
-        run(&mut without_ssh(&w, &["doctor", "web01", "--ssh", "open ssh/ssh"]).current_dir(w.home()));
+    let doctor = run(without_ssh(&w, &["doctor", "web01", "--ssh", "open ssh/ssh"]).current_dir(w.home()));
     let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(report.contains(&format!(", {ssh}\n")) && report.contains("OpenSSH_"), "{report}");
     let log_of_doctor = log(&w);

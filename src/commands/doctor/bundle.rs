@@ -1,6 +1,5 @@
 //! `--bundle`: an archive with the report and other facts for a bug report, without secrets.
 
-use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -190,7 +189,7 @@ impl Evidence<'_> {
         let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let mut files: Vec<String> = files.filter_map(describe).collect();
         files.sort();
-        format!("{}\n{}", folder.display(), files.concat())
+        lines(&format!("{}\n{}", folder.display(), files.concat()))
     }
 
     /// Connects to the machine as ssh would. The input is empty, so the connection ends after sshd's identification.
@@ -245,9 +244,12 @@ async fn run(command: &mut Command) -> Result<Output, String> {
 /// Returns the command line and the output of a program.
 async fn shown(program: &OsStr, name: &str, arguments: &[OsString]) -> String {
     let words = arguments.iter().map(|word| shell_quote(&word.to_string_lossy()));
-    let line = [Cow::from(name).into_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ");
-    // A log of the usual form, and no setting of the user's shell.
-    let output = run(Command::new(program).args(arguments).env_remove("RUST_LOG")).await;
+    let line = std::iter::once(name.to_owned()).chain(words).collect::<Vec<_>>().join(" ");
+    let mut command = Command::new(program);
+    // RUST_LOG would change the log.
+    command.args(arguments).env_remove("RUST_LOG");
+    command.envs(client::selected().map(|ssh| ("ARCSSH_SSH", ssh)));
+    let output = run(&mut command).await;
     match output {
         Ok(Output { stdout, stderr, status }) => format!("$ {}\n{stdout}{stderr}{status}", lines(&line)),
         Err(error) => format!("$ {}\n{error}", lines(&line)),

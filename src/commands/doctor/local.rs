@@ -22,7 +22,7 @@ use crate::ssh::{SshError, client, effective_config, fault, managed_block};
 pub(super) fn ssh() -> diagnosis::Result<Option<String>> {
     let ssh = client::ssh()?;
     let version = program(&ssh, "ssh", &["-V"], &[0])?;
-    let path = if client::is_selected() { format!(", {}", ssh.display()) } else { String::new() };
+    let path = if client::selected().is_some() { format!(", {}", ssh.display()) } else { String::new() };
     Ok(version.map(|version| version + &path))
 }
 
