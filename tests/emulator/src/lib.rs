@@ -396,6 +396,23 @@ impl MachineHandle {
         self.machine.set_status(status);
     }
 
+    /// Sets how long the agent needs to install or remove an extension.
+    pub fn set_extension_delay(&self, delay: Duration) {
+        lock(&self.machine.extensions).delay = delay;
+    }
+
+    /// Makes the next installation of an extension fail with a message of its handler.
+    pub fn fail_extension(&self, message: &str) {
+        lock(&self.machine.extensions).failures.push(message.to_owned());
+    }
+
+    /// The extension with this name, as ARM shows it.
+    pub fn extension(&self, name: &str) -> Option<serde_json::Value> {
+        let extensions = lock(&self.machine.extensions);
+        let found = extensions.all.iter().find(|extension| extension.name == name);
+        found.map(|extension| extension.json(&self.machine))
+    }
+
     /// Deletes the default endpoint, its service configurations and its hybrid connections.
     pub fn remove_endpoint(&self) {
         self.arm.remove_endpoint(&self.machine);

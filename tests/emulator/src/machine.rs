@@ -6,8 +6,10 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use ring::digest;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+use crate::arm::extensions::{Extension, Extensions};
 use crate::clock::Clock;
 use crate::encoding::is_one_of;
 use crate::journal::lock;
@@ -37,14 +39,6 @@ enum VmId {
     Absent,
 }
 
-/// A VM extension of a machine.
-#[derive(Clone, Debug)]
-pub(crate) struct Extension {
-    pub(crate) publisher: String,
-    pub(crate) kind: String,
-    pub(crate) state: String,
-}
-
 /// The initial properties of a machine. By default it is connected, with a default endpoint and SSH on port 22.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -58,6 +52,10 @@ pub struct Machine {
     pub(crate) os_name: String,
     pub(crate) agent_version: String,
     pub(crate) extensions: Vec<Extension>,
+    /// Whether the machine has a system-assigned managed identity.
+    pub(crate) has_identity: bool,
+    /// Settings of the agent in `agentConfiguration`.
+    pub(crate) agent_configuration: Value,
     pub(crate) private_link: bool,
     pub(crate) config_mode: Option<&'static str>,
     pub(crate) online: bool,
@@ -80,6 +78,8 @@ impl Machine {
             // A version in the agent's release notes. Service configurations need 1.31.
             agent_version: "1.67.03504.1320".to_owned(),
             extensions: Vec::new(),
+            has_identity: true,
+            agent_configuration: json!({ "extensionsEnabled": "true" }),
             private_link: false,
             config_mode: Some("full"),
             online: true,
@@ -146,9 +146,33 @@ impl Machine {
     }
 
     /// Adds an extension with the provisioning state `state`. Its name differs from its type, as in Microsoft's guide.
-    pub fn extension(mut self, publisher: &str, kind: &str, state: &str) -> Self {
-        let [publisher, kind, state] = [publisher, kind, state].map(str::to_owned);
-        self.extensions.push(Extension { publisher, kind, state });
+    pub fn extension(self, publisher: &str, kind: &str, state: &str) -> Self {
+        let name = format!("extension{}", self.extensions.len());
+        self.extension_resource(&name, json!({ "publisher": publisher, "type": kind }), state, None)
+    }
+
+    /// Adds an extension with these properties, a tag, and the message of its handler.
+    pub fn extension_resource(
+        mut self,
+        name: &str,
+        properties: Value,
+        state: &str,
+        message: Option<&str>,
+    ) -> Self {
+        let (name, state, message) = (name.to_owned(), state.to_owned(), message.map(str::to_owned));
+        let tags = json!({ "owner": "ops" });
+        self.extensions.push(Extension { name, tags, properties, state, message });
+        self
+    }
+
+    /// Removes the managed identity.
+    pub fn without_identity(self) -> Self {
+        Self { has_identity: false, ..self }
+    }
+
+    /// Sets a setting of the agent in `agentConfiguration`, such as `extensionsEnabled` (azure-rest-api-specs hybridcompute).
+    pub fn agent_setting(mut self, name: &str, value: Value) -> Self {
+        self.agent_configuration[name] = value;
         self
     }
 
@@ -224,6 +248,7 @@ pub(crate) struct Notice {
 pub(crate) struct MachineState {
     pub(crate) facts: Machine,
     endpoint: Mutex<bool>,
+    pub(crate) extensions: Mutex<Extensions>,
     status: Mutex<Option<String>>,
     /// The last status in an answer, and the time of the first answer with it.
     shown: Mutex<(String, u64)>,
@@ -242,6 +267,7 @@ impl MachineState {
         let (notices, receiver) = mpsc::unbounded_channel();
         let state = Self {
             endpoint: Mutex::new(facts.endpoint),
+            extensions: Mutex::new(Extensions::new(facts.extensions.clone())),
             status: Mutex::default(),
             shown: Mutex::default(),
             service_configurations: watch::Sender::new(facts.service_configurations.clone()),
@@ -253,6 +279,10 @@ impl MachineState {
             facts,
         };
         (state, receiver)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
     }
 
     pub(crate) fn resource_id(&self) -> String {

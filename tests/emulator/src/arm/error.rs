@@ -262,6 +262,25 @@ pub(crate) fn throttled(seconds: u64) -> ArmError {
     ArmError::new(429, "TooManyRequests", text).header("Retry-After", seconds.to_string())
 }
 
+/// An extension that the machine does not have: ARM's form for a nested resource.
+pub(crate) fn extension_not_found(path: &MachinePath, name: &str) -> ArmError {
+    let MachinePath { resource_group, resource_type, name: machine, .. } = path;
+    let text = format!(
+        "The Resource '{resource_type}/{machine}/extensions/{name}' under resource group '{resource_group}' was not found. \
+         For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+    );
+    ArmError::new(404, "ResourceNotFound", text)
+}
+
+/// Another change of an extension of this type is in progress (microsoft/sql-server-samples, `activate-pcore-license`).
+pub(crate) fn extension_in_progress(kind: &str) -> ArmError {
+    let text = format!(
+        "An extension of type {kind} is still processing. Only one instance of an extension may be in progress at a time \
+         for the same resource. Please retry after sometime."
+    );
+    ArmError::new(409, "HCRP409", text)
+}
+
 pub(crate) fn method_not_allowed() -> ArmError {
     ArmError::new(405, "MethodNotAllowed", "The requested resource does not support this http method.")
 }

@@ -16,8 +16,12 @@ pub enum ArmCall {
     Endpoint,
     /// All methods of `…/serviceConfigurations`.
     ServiceConfiguration,
-    /// One machine or its extensions.
+    /// One machine or the list of its extensions.
     Machine,
+    /// One extension of a machine.
+    Extension,
+    /// The state of an asynchronous operation.
+    OperationStatus,
     /// Lists of machines or resources of a subscription or a resource group.
     List,
     /// `GET /subscriptions`.
@@ -39,6 +43,8 @@ impl ArmCall {
             Target::Endpoints(_) | Target::Endpoint(_) => Self::Endpoint,
             Target::ServiceConfigurations(_) | Target::ServiceConfiguration(..) => Self::ServiceConfiguration,
             Target::Machine(_) | Target::Extensions(_) => Self::Machine,
+            Target::Extension(..) => Self::Extension,
+            Target::OperationStatus(..) => Self::OperationStatus,
             Target::Machines(_) | Target::Resources(_) => Self::List,
             Target::Subscriptions => Self::Subscriptions,
             Target::ResourceGraph => Self::ResourceGraph,

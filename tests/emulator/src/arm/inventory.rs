@@ -27,9 +27,10 @@ const LIST_PAGE: usize = 100;
 /// A machine, with fields of the recorded GET (azure-powershell TestGetArcConfig.json).
 pub(crate) fn machine(machine: &MachineState) -> Value {
     let facts = &machine.facts;
+    let identity = json!({ "type": "SystemAssigned", "principalId": MACHINE_PRINCIPAL, "tenantId": TENANT });
     json!({
         "id": machine.resource_id(), "name": facts.name, "location": facts.location, "tags": facts.tags,
-        "identity": { "type": "SystemAssigned", "principalId": MACHINE_PRINCIPAL, "tenantId": TENANT },
+        "identity": if facts.has_identity { identity } else { Value::Null },
         "type": facts.resource_type, "kind": null, "properties": properties(machine), "resources": [],
     })
 }
@@ -52,12 +53,15 @@ fn properties(machine: &MachineState) -> Value {
 
 fn server_properties(machine: &MachineState) -> Value {
     let facts = &machine.facts;
+    let mut configuration = facts.agent_configuration.clone();
+    configuration["incomingConnectionsPorts"] = json!([]);
+    configuration["configMode"] = json!(facts.config_mode);
     json!({
         "provisioningState": "Succeeded", "agentVersion": facts.agent_version, "status": machine.status(),
         "lastStatusChange": status_change(machine),
         "errorDetails": [], "displayName": facts.name, "machineFqdn": facts.name,
         "osName": facts.os_name, "osType": facts.os_name, "osProfile": { "computerName": facts.name },
-        "agentConfiguration": { "incomingConnectionsPorts": [], "configMode": facts.config_mode },
+        "agentConfiguration": configuration,
     })
 }
 
@@ -72,22 +76,6 @@ fn virtual_machine_properties(machine: &MachineState) -> Value {
             "agentVersion": facts.agent_version, "status": machine.status(), "lastStatusChange": status_change(machine),
         },
     })
-}
-
-/// The extensions of a machine (azure-rest-api-specs hybridcompute 2024-07-10, `Extensions_List.json`).
-pub(crate) fn extensions(machine: &MachineState) -> Value {
-    let id = machine.resource_id();
-    let all = machine.facts.extensions.iter().enumerate().map(|(number, extension)| {
-        let name = format!("extension{number}");
-        json!({
-            "id": format!("{id}/extensions/{name}"), "name": name, "type": "Microsoft.HybridCompute/machines/extensions",
-            "location": machine.facts.location,
-            "properties": {
-                "publisher": extension.publisher, "type": extension.kind, "provisioningState": extension.state,
-            },
-        })
-    });
-    json!({ "value": all.collect::<Vec<_>>() })
 }
 
 fn status_change(machine: &MachineState) -> String {

@@ -2,6 +2,7 @@
 
 pub(crate) mod connectivity;
 pub(crate) mod error;
+pub(crate) mod extensions;
 pub(crate) mod fault;
 pub(crate) mod graph;
 pub(crate) mod inventory;
@@ -141,9 +142,11 @@ impl Arm {
             Target::Machine(path) => {
                 Ok(Reply::ok(&inventory::machine(&*self.machine_in_version(path, version)?)))
             }
-            Target::Extensions(path) => {
-                Ok(Reply::ok(&inventory::extensions(&*self.machine_in_version(path, version)?)))
+            Target::Extensions(path) => self.extension_list(call, &*self.machine_in_version(path, version)?),
+            Target::Extension(path, name) => {
+                self.extension(call, path, &*self.machine_in_version(path, version)?, name)
             }
+            Target::OperationStatus(_, id) => self.operation_status(call, id),
             Target::Permissions(path) => {
                 self.machine(path).map(|_| Reply::ok(&lock(&self.role).permissions()))
             }
@@ -200,12 +203,14 @@ impl Arm {
             Target::Machines(scope) | Target::Resources(scope) => &scope.subscription,
             Target::Machine(path)
             | Target::Extensions(path)
+            | Target::Extension(path, _)
             | Target::Permissions(path)
             | Target::Endpoints(path)
             | Target::Endpoint(path)
             | Target::ListCredentials(path)
             | Target::ServiceConfigurations(path)
             | Target::ServiceConfiguration(path, _) => &path.subscription,
+            Target::OperationStatus(subscription, _) => subscription,
             Target::Subscriptions | Target::ResourceGraph | Target::AcquirePolicyToken | Target::Unknown => {
                 return Ok(());
             }
@@ -301,6 +306,14 @@ fn action(method: &Method, target: &Target) -> Option<(String, String)> {
         Target::Machine(path) => Some((read_action(path.resource_type), path.id())),
         Target::Extensions(path) => {
             Some((read_action(&format!("{}/extensions", path.resource_type)), path.id()))
+        }
+        Target::Extension(path, name) => {
+            let scope = format!("{}/extensions/{name}", path.id());
+            Some((format!("{}/extensions/{verb}", path.resource_type), scope))
+        }
+        Target::OperationStatus(subscription, _) => {
+            let action = "Microsoft.HybridCompute/locations/operationstatus/read";
+            Some((action.to_owned(), format!("/subscriptions/{subscription}")))
         }
         Target::Machines(scope) => Some((read_action(scope.resource_type?), scope_id(scope))),
         Target::Register(path) => {

@@ -13,6 +13,9 @@ pub(crate) enum Target {
     Resources(Scope),
     Machine(MachinePath),
     Extensions(MachinePath),
+    Extension(MachinePath, String),
+    /// `GET …/providers/Microsoft.HybridCompute/locations/{location}/operationstatus/{id}`.
+    OperationStatus(String, String),
     Permissions(MachinePath),
     Endpoints(MachinePath),
     Endpoint(MachinePath),
@@ -85,6 +88,10 @@ impl Target {
             (["providers", "microsoft.authorization", "acquirepolicytoken"], _) => Self::AcquirePolicyToken,
             (["providers", _], [_, namespace]) => Self::Provider(provider(namespace)),
             (["providers", _, "register"], [_, namespace, _]) => Self::Register(provider(namespace)),
+            (
+                ["providers", "microsoft.hybridcompute", "locations", _, "operationstatus", _],
+                [.., operation],
+            ) => Self::OperationStatus(subscription.into(), (*operation).into()),
             (["providers", namespace, kind], _) => match arc_type(namespace, kind) {
                 Some(resource_type) => Self::Machines(scope(None, Some(resource_type))),
                 None => Self::Unknown,
@@ -114,6 +121,9 @@ impl Target {
         match lower {
             [] => Self::Machine(machine),
             ["extensions"] => Self::Extensions(machine),
+            ["extensions", _] => {
+                Self::Extension(machine, original.last().copied().unwrap_or_default().to_owned())
+            }
             ["providers", "microsoft.authorization", "permissions"] => Self::Permissions(machine),
             ["providers", "microsoft.hybridconnectivity", "endpoints", rest @ ..] => match rest {
                 [] => Self::Endpoints(machine),

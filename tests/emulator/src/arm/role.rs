@@ -15,8 +15,8 @@ pub enum Role {
     UserLogin,
     /// Virtual Machine Administrator Login: the same, and login as administrator.
     AdministratorLogin,
-    /// Azure Connected Machine Resource Manager: sets machines up, but registers no provider, deletes nothing and does not
-    /// connect.
+    /// Azure Connected Machine Resource Manager: sets machines up, but registers no provider, deletes only extensions and does
+    /// not connect.
     ResourceManager,
     /// No role.
     None,
@@ -31,7 +31,9 @@ impl Role {
                 "Microsoft.HybridConnectivity/endpoints/listCredentials/action",
             ],
             Self::ResourceManager => &[
-                "Microsoft.HybridCompute/machines/read",
+                "Microsoft.HybridCompute/*/read",
+                "Microsoft.HybridCompute/machines/extensions/write",
+                "Microsoft.HybridCompute/machines/extensions/delete",
                 "Microsoft.HybridConnectivity/endpoints/read",
                 "Microsoft.HybridConnectivity/endpoints/write",
                 "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/read",

@@ -6,6 +6,7 @@ mod arm;
 mod assertions;
 mod client;
 mod entra;
+mod extensions;
 mod faults;
 mod graph;
 mod hyco_ws;
