@@ -22,6 +22,9 @@ pub(crate) const DELETE_ENDPOINT: &str = "Microsoft.HybridConnectivity/endpoints
 pub(crate) const DELETE_PORT: &str = "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/delete";
 /// Permission to register the resource provider, on the subscription.
 pub(crate) const REGISTER: &str = "Microsoft.HybridConnectivity/register/action";
+/// Permissions to install and to remove an extension, which runs as an administrator of the machine.
+pub(crate) const INSTALL_EXTENSION: &str = "Microsoft.HybridCompute/machines/extensions/write";
+pub(crate) const DELETE_EXTENSION: &str = "Microsoft.HybridCompute/machines/extensions/delete";
 /// Permission to log in with Entra ID (azure-docs `built-in-roles/compute.md`).
 pub(crate) const LOGIN: &str = "Microsoft.HybridCompute/machines/login/action";
 /// Permission to log in with Entra ID as an administrator.
@@ -93,7 +96,7 @@ struct Role {
 
 /// The least privileged first (azure-docs `built-in-roles/compute.md` and `hybrid-multicloud.md`). No document says
 /// that the first role can read a machine, but Microsoft's clients read machines with it.
-const ROLES: [Role; 5] = [
+const ROLES: [Role; 6] = [
     Role {
         name: "Virtual Machine Local User Login",
         actions: &[
@@ -113,6 +116,11 @@ const ROLES: [Role; 5] = [
             "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/read",
             "Microsoft.HybridConnectivity/endpoints/serviceConfigurations/write",
         ],
+        data_actions: &[],
+    },
+    Role {
+        name: "Azure Connected Machine Resource Administrator",
+        actions: &["Microsoft.HybridCompute/*/read", INSTALL_EXTENSION, DELETE_EXTENSION],
         data_actions: &[],
     },
     Role { name: "Contributor", actions: &["*"], data_actions: &[] },
@@ -186,6 +194,9 @@ mod tests {
         assert_eq!(least_role(LOGIN_AS_ADMIN), "Virtual Machine Administrator Login");
         for action in SET_UP {
             assert_eq!(least_role(action), "Azure Connected Machine Resource Manager");
+        }
+        for action in [INSTALL_EXTENSION, DELETE_EXTENSION] {
+            assert_eq!(least_role(action), "Azure Connected Machine Resource Administrator");
         }
         assert_eq!(least_role(REGISTER), "Contributor");
         assert_eq!(least_role(DELETE_ENDPOINT), "Contributor");

@@ -21,6 +21,7 @@ use clap_complete::Shell;
 use crate::azure::cloud::{Cloud, CloudName, Endpoints};
 use crate::azure::credentials::cli_tools::cloud::azure_cli_cloud;
 use crate::azure::credentials::{CredentialOptions, CredentialSource};
+use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
@@ -695,10 +696,37 @@ pub(crate) struct KnownHostsArgs {
 const SETUP_PORT: &str =
     "Port on the machine [default: the enabled port; if none is enabled, 22 for SSH and 6516 for WAC]";
 
+/// The default of `arcssh setup --wait` with an extension: in a recording of azure-powershell, an installation took 140 s
+/// (`New-AzConnectedMachineExtension`), and one that installs packages takes longer.
+const EXTENSION_WAIT: &str = "900";
+const SETUP_WAIT: &str = "Seconds to wait for the machine's agent [default: 180; for extensions: 900]";
+
+/// The extensions to install or to remove.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ExtensionArgs {
+    /// Include sshd of Windows machines (extension WindowsOpenSSH)
+    #[arg(long)]
+    sshd: bool,
+    /// Include Entra ID logins of Linux machines (extension AADSSHLoginForLinux)
+    #[arg(long)]
+    pub(crate) entra: bool,
+}
+
+impl ExtensionArgs {
+    /// Returns the extensions that the options name.
+    pub(crate) fn wanted(self) -> Vec<SshExtension> {
+        let options = [(self.sshd, SshExtension::Sshd), (self.entra, SshExtension::Entra)];
+        options.into_iter().filter(|(is_given, _)| *is_given).map(|(_, extension)| extension).collect()
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(
     mut_arg("port", |arg| arg.help(SETUP_PORT)),
-    mut_arg("wait", |arg| arg.default_value("180"))
+    mut_arg("wait", |arg| arg.default_value("180").default_value_ifs([
+        ("sshd", "true", EXTENSION_WAIT),
+        ("entra", "true", EXTENSION_WAIT),
+    ]).help(SETUP_WAIT))
 )]
 pub(crate) struct SetupArgs {
     #[command(flatten)]
@@ -708,6 +736,8 @@ pub(crate) struct SetupArgs {
     /// Replace the enabled port with --port; users of the old port lose access
     #[arg(long, requires = "port", hide_short_help = true)]
     pub(crate) replace_port: bool,
+    #[command(flatten)]
+    pub(crate) extensions: ExtensionArgs,
     /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
@@ -731,6 +761,8 @@ pub(crate) struct TeardownArgs {
     /// Service to disable
     #[arg(long, ignore_case = true, value_enum, default_value_t = Service::Ssh, help_heading = "Setup")]
     pub(crate) service: Service,
+    #[command(flatten, next_help_heading = "Setup")]
+    pub(crate) extensions: ExtensionArgs,
     /// Do not ask for confirmation
     #[arg(short, long, help_heading = "Setup")]
     pub(crate) yes: bool,

@@ -1,4 +1,5 @@
-//! Sets machines up: plans, confirmation, changes in Azure, and the wait until the agents accept connections.
+//! Sets machines up: plans, confirmation, changes in Azure and of extensions, and the wait until the agents accept
+//! connections.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -9,12 +10,14 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::azure::arm::Arm;
+use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::relay_credential_cache::{RelayCredentialCache, forget};
 use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
 use crate::commands::session::for_each_of;
 use crate::diagnosis::{Action, Context, Error, Result, last_error};
 use crate::net::Net;
+use crate::provisioning::extension::{ExtensionPlan, Unfit, plan_extensions};
 use crate::provisioning::{
     DesiredService, Plan, apply, check_permissions, inspect, is_stale, retry_until_consistent,
     wait_until_registered,
@@ -33,9 +36,13 @@ pub(crate) struct Provisioner<'a> {
     pub(crate) arm: &'a Arm,
     /// The service that each machine gets.
     pub(crate) desired: DesiredService,
+    /// The extensions that each machine gets, if they are for its operating system.
+    pub(crate) extensions: &'a [SshExtension],
+    /// How to treat a machine for which none of them is.
+    pub(crate) unfit: Unfit,
     /// The number of machines to set up in parallel.
     pub(crate) jobs: usize,
-    /// How long to wait for an agent.
+    /// How long to wait for an extension, and for an agent.
     pub(crate) wait: Duration,
 }
 
@@ -61,11 +68,25 @@ struct Planned {
     /// The machine, with the port of the plan.
     target: Target,
     plan: Plan,
+    extensions: Vec<ExtensionPlan>,
 }
 
 impl Planned {
-    fn title(&self) -> String {
-        format!("{}: {}", self.target.title(), self.plan)
+    /// Returns a line for each change.
+    fn lines(&self) -> Vec<String> {
+        let title = self.target.title();
+        let extensions = self.extensions.iter().map(|extension| format!("{title}: {extension}"));
+        extensions.chain([format!("{title}: {}", self.plan)]).collect()
+    }
+
+    fn changes(&self) -> bool {
+        self.plan.changes() || self.extensions.iter().any(ExtensionPlan::changes)
+    }
+
+    /// Returns the permissions that the changes require.
+    fn actions(&self) -> Vec<&'static str> {
+        let extensions = self.extensions.iter().flat_map(|extension| extension.actions());
+        self.plan.actions().into_iter().chain(extensions.copied()).collect()
     }
 }
 
@@ -77,8 +98,7 @@ impl Provisioner<'_> {
         let changes = show(&plans) || !denied.is_empty();
         results.extend(denied);
         if let Mode::Apply(confirm) = mode {
-            let confirm =
-                if plans.iter().any(|planned| planned.plan.changes()) { confirm } else { Confirm::Yes };
+            let confirm = if plans.iter().any(Planned::changes) { confirm } else { Confirm::Yes };
             match confirm.to("apply these changes for all users of these machines?").await {
                 Ok(()) => results.extend(self.apply_all(plans).await),
                 Err(error) => results.push(Err(error.into())),
@@ -97,11 +117,14 @@ impl Provisioner<'_> {
         };
         show();
         let plans = stream::iter(targets).map(async |target| {
-            let plan = self.plan(&target).await;
+            let plan = async { Ok((self.plan(&target).await?, self.plan_extensions(&target).await?)) };
+            let plan: Result<_> = plan.await;
             left.set(left.get() - 1);
             show();
             match plan {
-                Ok(plan) => Ok(Planned { target: Target { port: plan.port(), ..target }, plan }),
+                Ok((plan, extensions)) => {
+                    Ok(Planned { target: Target { port: plan.port(), ..target }, plan, extensions })
+                }
                 Err(error) => Err(error.during(setting_up(target))),
             }
         });
@@ -125,7 +148,7 @@ impl Provisioner<'_> {
         }
         let progress = Progress::default();
         progress.set("permissions of the account from Azure Resource Manager".into());
-        let checks = stream::iter(plans).map(async |planned| match &planned.plan.actions()[..] {
+        let checks = stream::iter(plans).map(async |planned| match &planned.actions()[..] {
             [] => (planned, Ok(())),
             actions => {
                 let checked = check_permissions(self.arm, &planned.plan.machine, actions).await;
@@ -138,7 +161,7 @@ impl Provisioner<'_> {
             match checked {
                 Ok(()) => permitted.push(planned),
                 Err(error) => {
-                    note(&format!("{}; {NOT_PERMITTED}", planned.title()));
+                    planned.lines().iter().for_each(|line| note(&format!("{line}; {NOT_PERMITTED}")));
                     denied.push(Err(Error::from(error).during(setting_up(planned.target))));
                 }
             }
@@ -150,6 +173,11 @@ impl Provisioner<'_> {
         let machine = target.machine.as_ref().context("the machine has no resource ID")?;
         let state = inspect(self.arm, machine, self.desired.service).await?;
         Ok(Plan::new(machine, &state, self.desired)?)
+    }
+
+    async fn plan_extensions(&self, target: &Target) -> Result<Vec<ExtensionPlan>> {
+        let machine = target.machine.as_ref().context("the machine has no resource ID")?;
+        Ok(plan_extensions(self.arm, machine, self.extensions, self.unfit).await?)
     }
 
     /// Registers the resource provider in each subscription, then changes the machines of the registered subscriptions.
@@ -200,11 +228,15 @@ impl Provisioner<'_> {
     /// Sets one machine up. `steps` gets the steps of this machine, which are hidden if there are several.
     async fn apply_one(
         &self,
-        Planned { target, plan }: &Planned,
+        Planned { target, plan, extensions }: &Planned,
         progress: &Progress,
         steps: &Progress,
     ) -> Result<Target> {
         let result = async {
+            // A connection needs the sshd that an extension installs.
+            for extension in extensions.iter().filter(|extension| extension.has_work()) {
+                apply_extension(self.arm, target, extension, self.wait, progress, steps).await?;
+            }
             // Azure shows the endpoint and the services only after the registration of the provider.
             let plan = if plan.registers().is_some() { &self.plan(target).await? } else { plan };
             steps.set(
@@ -254,6 +286,40 @@ impl Provisioner<'_> {
     }
 }
 
+/// Changes an extension of a machine, and reports it.
+pub(crate) async fn apply_extension(
+    arm: &Arm,
+    target: &Target,
+    plan: &ExtensionPlan,
+    limit: Duration,
+    progress: &Progress,
+    steps: &Progress,
+) -> Result<()> {
+    let (start, extension) = (Instant::now(), plan.extension);
+    let on_wait = |state: &str, left| {
+        let step = Step::wait(format!("extension {extension} of {target}")).or("extension");
+        steps.set_deadline(step.with(format!(" ({state})")), left);
+    };
+    steps.set(Step::wait(format!("extension {extension} of {target}")).or("extension"));
+    let interrupted = Interrupted(format!("{target}: Azure continues to change the extension {extension}"));
+    let result = plan.apply(arm, limit, on_wait).await;
+    std::mem::forget(interrupted);
+    result?;
+    let done = if plan.installs() { "installed" } else { "removed" };
+    let seconds = start.elapsed().as_secs();
+    progress.println(&format!("{target}: the extension {extension} is {done}, after {seconds} s"));
+    Ok(())
+}
+
+/// A change that Azure completes even if a signal ends arcssh.
+struct Interrupted(String);
+
+impl Drop for Interrupted {
+    fn drop(&mut self) {
+        note(&self.0);
+    }
+}
+
 fn setting_up(target: Target) -> Context {
     Context { action: Action::SetUp, target: Some(target) }
 }
@@ -267,8 +333,6 @@ fn show(plans: &[Planned]) -> bool {
     for subscription in subscriptions {
         note(&format!("subscription {subscription}: register {NAMESPACE}"));
     }
-    for planned in plans {
-        note(&planned.title());
-    }
-    plans.iter().any(|planned| planned.plan.changes())
+    plans.iter().flat_map(Planned::lines).for_each(|line| note(&line));
+    plans.iter().any(Planned::changes)
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::hybrid_connectivity::Service;
+use crate::azure::rbac::{LOGIN, least_role};
 use crate::azure::target::Target;
 use crate::cli::proxy_command::find_entry;
 use crate::cli::{ConfigArgs, SetupArgs};
@@ -11,6 +13,7 @@ use crate::commands::session::Session;
 use crate::diagnosis::{self, Result, all_done};
 use crate::machines::NamedMachine;
 use crate::provisioning::DesiredService;
+use crate::provisioning::extension::Unfit;
 use crate::ssh::managed_block;
 use crate::terminal::output::note;
 use crate::terminal::prompt::{Confirm, confirm};
@@ -34,14 +37,23 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let Session { net, store, arm, .. } = &session;
     let desired =
         DesiredService { service: args.target.service, port: args.target.port, replace: args.replace_port };
-    let provisioner =
-        Provisioner { net, store, arm, desired, jobs: args.jobs.into(), wait: args.target.wait };
+    let extensions = &args.extensions.wanted();
+    let fits = |named: &NamedMachine| extensions.iter().any(|extension| extension.fits(&named.machine.os));
+    let unfit = if machines.iter().any(fits) { Unfit::Skip } else { Unfit::Reject };
+    let (jobs, wait) = (args.jobs.into(), args.target.wait);
+    let provisioner = Provisioner { net, store, arm, desired, extensions, unfit, jobs, wait };
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply(Confirm::of(args.yes)) };
     let target = |named: &NamedMachine| named.target(args.target.service, desired.port());
     let report = provisioner.run(machines.iter().map(target).collect(), mode).await;
     let ready: Vec<Target> = report.results.iter().flatten().cloned().collect();
     let may_ask = !args.yes && ready.len() == report.results.len();
-    let config = match HostEntries::of(&machines, &ready) {
+    let has_entra =
+        args.extensions.entra && machines.iter().any(|named| SshExtension::Entra.fits(&named.machine.os));
+    if has_entra && report.changes {
+        note_roles(&ready);
+    }
+    let login = if has_entra { EntraLogin::Yes } else { EntraLogin::No };
+    let config = match HostEntries::of(&machines, &ready, login) {
         Some(entries) => entries.offer(may_ask).await?,
         None => None,
     };
@@ -61,19 +73,40 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     }
 }
 
+/// Prints the command that lets a user log in with Entra ID (azure-docs `ssh-arc-overview.md`: Owner does not suffice).
+fn note_roles(ready: &[Target]) {
+    let scope = match ready {
+        [] => return,
+        [one] => shell_quote(&id(one)),
+        _ => "MACHINE-ID".to_owned(),
+    };
+    note(&format!(
+        "hint: to allow a user to log in with Entra ID, an owner runs: az role assignment create --role '{}' --assignee USER --scope {scope}",
+        least_role(LOGIN)
+    ));
+}
+
+/// Whether users log in with Entra ID.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EntraLogin {
+    Yes,
+    No,
+}
+
 /// The host entries of machines that accept connections.
 struct HostEntries<'a> {
     /// The user's ssh configuration.
     file: PathBuf,
     /// The `Port` of all entries in a new managed block; entries in an existing block have their own.
     port: Option<u16>,
+    login: EntraLogin,
     /// The machines without a host entry, by alias.
     missing: Vec<(&'a str, &'a Target)>,
 }
 
 impl<'a> HostEntries<'a> {
     /// Finds the host entries and prints the `ssh` command for one of them. Returns `None` if the user has no home directory.
-    fn of(machines: &'a [NamedMachine], ready: &'a [Target]) -> Option<Self> {
+    fn of(machines: &'a [NamedMachine], ready: &'a [Target], login: EntraLogin) -> Option<Self> {
         let file = managed_block::default_path().ok()?;
         // The machines are set up even if the file cannot be read; `arcssh config` reports that error.
         let text = managed_block::read(&file).unwrap_or_default();
@@ -94,7 +127,7 @@ impl<'a> HostEntries<'a> {
         let first = missing.first().map(|(_, target)| target.port);
         let port = first.filter(|port| *port != Service::Ssh.default_port());
         let has_block = managed_block::find(&text).is_ok_and(|block| block.is_some());
-        Some(Self { file, port: port.filter(|_| !has_block), missing })
+        Some(Self { file, port: port.filter(|_| !has_block), login, missing })
     }
 
     /// Offers to add the missing host entries. Returns the arguments of `arcssh config` if the user agrees, else prints
@@ -121,8 +154,9 @@ impl<'a> HostEntries<'a> {
             return Ok(Some(self.config_args(|(_, target)| id(target))));
         }
         let config_args = self.config_args(|(alias, _)| shell_quote(alias)).join(" ");
+        let user = if self.login == EntraLogin::Yes { "" } else { " --user NAME" };
         note(&format!(
-            "hint: to connect with {}, add {its_entry}: arcssh config {config_args} --user NAME",
+            "hint: to connect with {}, add {its_entry}: arcssh config {config_args}{user}",
             commands.join(", ")
         ));
         Ok(None)
@@ -130,7 +164,8 @@ impl<'a> HostEntries<'a> {
 
     fn config_args(&self, machine: impl Fn(&(&str, &Target)) -> String) -> Vec<String> {
         let port = self.port.iter().flat_map(|port| ["--port".to_owned(), port.to_string()]);
-        self.missing.iter().map(machine).chain(port).collect()
+        let entra = (self.login == EntraLogin::Yes).then(|| "--entra".to_owned());
+        self.missing.iter().map(machine).chain(port).chain(entra).collect()
     }
 }
 

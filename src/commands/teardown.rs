@@ -1,4 +1,7 @@
-//! `arcssh teardown`: disables a service of machines and deletes their cached credentials.
+//! `arcssh teardown`: disables a service of machines, removes the extensions that logins need, and deletes cached
+//! credentials.
+
+use std::time::Duration;
 
 use crate::azure::arm::ArmError;
 use crate::azure::hybrid_connectivity::Service;
@@ -9,18 +12,22 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
 use crate::cli::proxy_command::find_entry;
-use crate::commands::provision::NOT_PERMITTED;
+use crate::commands::provision::{NOT_PERMITTED, apply_extension};
 use crate::commands::session::Session;
 use crate::diagnosis::{self, Action, Context, Error, Result, all_done};
 use crate::machines::NamedMachine;
 use crate::provisioning::check_permissions;
+use crate::provisioning::extension::{ExtensionPlan, plan_removal};
 use crate::ssh::managed_block;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
 use crate::text::{grouped, shell_quote};
 
-/// Disables the service and returns the exit status.
+/// How long to wait until an agent has removed an extension.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Disables the service, removes extensions, and returns the exit status.
 ///
 /// # Errors
 /// Those of [`Session::select_some`]; the user does not confirm; Azure rejects a request.
@@ -32,7 +39,7 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     } else {
         format!("disable {}", args.service)
     };
-    let progress = Progress::default();
+    let (unwanted, progress) = (args.extensions.wanted(), Progress::default());
     let (mut permitted, mut results) = (Vec::new(), Vec::new());
     let left = |number: usize, all: usize, target: &Target| {
         Step::left(all - number, all, "machines", vec![target.to_string()])
@@ -40,14 +47,22 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
     for (number, named) in machines.iter().enumerate() {
         let (id, target) = (&named.machine.id, named.target(args.service, args.service.default_port()));
         progress.set(left(number, machines.len(), &target).with(", whose permissions Azure lists"));
-        let line = format!("{}: {change}", target.title());
-        match progress.run(check(&session, id, args)).await {
+        let extensions = match progress.run(plan_removal(&session.arm, id, &unwanted)).await {
+            Ok(extensions) => extensions,
+            Err(error) => {
+                results.push(Err(Error::from(error).during(tearing_down(target))));
+                continue;
+            }
+        };
+        let changes = [change.clone()].into_iter().chain(extensions.iter().map(ToString::to_string));
+        let lines = changes.map(|change| format!("{}: {change}", target.title()));
+        match progress.run(check(&session, id, &extensions, args)).await {
             Ok(()) => {
-                note(&line);
-                permitted.push((id, target));
+                lines.for_each(|line| note(&line));
+                permitted.push((id, target, extensions));
             }
             Err(error) => {
-                note(&format!("{line}; {NOT_PERMITTED}"));
+                lines.for_each(|line| note(&format!("{line}; {NOT_PERMITTED}")));
                 results.push(Err(error.during(tearing_down(target))));
             }
         }
@@ -56,13 +71,21 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
         Confirm::of(args.yes).to("apply these changes? All users of these machines lose access.").await?;
     }
     let all = permitted.len();
-    for (number, (machine, target)) in permitted.into_iter().enumerate() {
+    for (number, (machine, target, extensions)) in permitted.into_iter().enumerate() {
         progress.set(left(number, all, &target));
-        let result = progress.run(take_down(&session, machine, args)).await;
+        let work = async {
+            take_down(&session, machine, args).await?;
+            for extension in &extensions {
+                apply_extension(&session.arm, &target, extension, REMOVAL_TIMEOUT, &progress, &progress)
+                    .await?;
+            }
+            Ok(())
+        };
+        let result: Result<()> = progress.run(work).await;
         if result.is_ok() {
             note(&format!("{target}: done"));
         }
-        results.push(result.map_err(|error| Error::from(error).during(tearing_down(target))));
+        results.push(result.map_err(|error| error.during(tearing_down(target))));
     }
     let (done, all) = (results.iter().flatten().count(), results.len());
     if let Err(error) = all_done(results) {
@@ -82,12 +105,19 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
 }
 
 /// Checks that the account may make the change. With `--yes`, Azure decides.
-async fn check(session: &Session, machine: &ResourceId, args: &TeardownArgs) -> Result<()> {
+async fn check(
+    session: &Session,
+    machine: &ResourceId,
+    extensions: &[ExtensionPlan],
+    args: &TeardownArgs,
+) -> Result<()> {
     let action = if args.endpoint { DELETE_ENDPOINT } else { DELETE_PORT };
     if args.yes {
         return Ok(());
     }
-    Ok(check_permissions(&session.arm, machine, &[action]).await?)
+    let extensions = extensions.iter().flat_map(|extension| extension.actions());
+    let actions: Vec<&str> = [action].into_iter().chain(extensions.copied()).collect();
+    Ok(check_permissions(&session.arm, machine, &actions).await?)
 }
 
 /// Prints how to remove the host entries of the machines, if they have any.

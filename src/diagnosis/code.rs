@@ -261,8 +261,12 @@ codes! {
     PrivateLink = "private-link", Failed;
     /// The extension for Entra ID logins is not installed on the machine.
     ExtensionMissing = "extension-missing", Failed;
-    /// The extension for Entra ID logins is not installed correctly.
+    /// An extension that logins need is not installed correctly.
     ExtensionFailed = "extension-failed", Failed;
+    /// No extension does this on the machine.
+    ExtensionUnsupported = "extension-unsupported", Failed;
+    /// The installation or removal of an extension takes long.
+    ExtensionPending = "extension-pending", Failed;
     /// The service on the port closes each connection.
     SshdClosed = "sshd-closed", Failed;
     /// sshd rejects the connection because of a limit.

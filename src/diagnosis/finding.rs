@@ -1,6 +1,6 @@
 //! Findings of `arcssh doctor` that no error describes.
 
-use crate::azure::hybrid_compute::{Machine, is_windows};
+use crate::azure::hybrid_compute::is_windows;
 use crate::azure::rbac::{CONNECT, least_role};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
@@ -37,10 +37,12 @@ pub(crate) enum Finding<'a> {
     PortOfEntry { enabled: u16, port: u16, alias: &'a str },
     /// SSH is enabled on another port than the requested one; the command changes it.
     PortTaken { enabled: u16, port: u16, set_up: &'a str },
-    /// The extension for Entra ID logins is missing, and the account has a role for it.
-    NoExtension(&'a Machine),
-    /// The extension for Entra ID logins has this state.
-    ExtensionState { machine: &'a ResourceId, state: &'a str },
+    /// The extension for Entra ID logins is missing, and the account has a role for it; the command installs it.
+    NoExtension { set_up: &'a str },
+    /// The extension for Entra ID logins has this state; the command waits for it, or installs it again.
+    ExtensionState { state: &'a str, set_up: &'a str },
+    /// No service listens on the port of a Windows machine, as this error says; the command installs sshd.
+    NoSshd { summary: &'a str, set_up: &'a str },
     /// The machine's OpenSSH is older than 7.8.
     SshdOutdated(&'a str),
     /// The host key differs from the one in the file, under this name.
@@ -114,10 +116,7 @@ impl Finding<'_> {
             Self::MonitorMode { os } => Diagnosis::new(
                 Code::AgentRestricted,
                 "the agent is in monitor mode, which disables remote connectivity",
-                format!(
-                    "on the machine, run{}azcmagent config set config.mode full",
-                    if is_windows(os) { " as an administrator: " } else { ": sudo " }
-                ),
+                format!("on the machine, {}{FULL_MODE}", as_administrator(os)),
             ),
             Self::PrivateLink(machine) => Diagnosis::new(
                 Code::PrivateLink,
@@ -166,29 +165,25 @@ impl Finding<'_> {
                     format!("{set_up} --port {port} --replace-port"),
                 ),
             ),
-            Self::NoExtension(Machine { id, location, .. }) => Diagnosis::new(
+            Self::NoExtension { set_up } => Diagnosis::new(
                 Code::ExtensionMissing,
                 "the account may log in with Entra ID, but the machine lacks the extension",
-                Hint::new(
-                    "install it: ",
-                    format!(
-                        "az connectedmachine extension create --machine-name {} {} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location {}",
-                        shell_quote(&id.name),
-                        scope_options(id),
-                        shell_quote(location)
-                    ),
-                ),
+                Hint::new("install it: ", format!("{set_up} --entra")),
             ),
-            Self::ExtensionState { machine, state } => Diagnosis::new(
+            Self::ExtensionState { state, set_up } => Diagnosis::new(
                 Code::ExtensionFailed,
                 format!("the extension for Entra ID logins has the state {state}"),
                 Hint::new(
-                    "show its error: ",
-                    format!(
-                        "az connectedmachine extension list --machine-name {} {}",
-                        shell_quote(&machine.name),
-                        scope_options(machine)
-                    ),
+                    "wait for it, or see its error and install it again: ",
+                    format!("{set_up} --entra"),
+                ),
+            ),
+            Self::NoSshd { summary, set_up } => Diagnosis::new(
+                Code::PortClosed,
+                summary,
+                Hint::new(
+                    "start sshd on the machine, or name its port with --port; to install sshd, run: ",
+                    format!("{set_up} --sshd"),
                 ),
             ),
             Self::SshdOutdated(banner) => Diagnosis::new(
@@ -272,7 +267,15 @@ fn scope_options(ResourceId { subscription, resource_group, .. }: &ResourceId) -
     format!("--resource-group {} --subscription {}", shell_quote(resource_group), shell_quote(subscription))
 }
 
-fn update_agent(os: &str) -> &'static str {
+/// The command that ends the agent's monitor mode.
+pub(super) const FULL_MODE: &str = "azcmagent config set config.mode full";
+
+/// Returns how a command on a machine gets its privileges, up to the command.
+pub(super) fn as_administrator(os: &str) -> &'static str {
+    if is_windows(os) { "run as an administrator: " } else { "run: sudo " }
+}
+
+pub(super) fn update_agent(os: &str) -> &'static str {
     if is_windows(os) {
         "update the agent: on the machine, install Windows updates, or run msiexec /i AzureConnectedMachineAgent.msi"
     } else {

@@ -3,6 +3,7 @@
 use crate::azure::rbac::REGISTER;
 use crate::azure::resource_id::ResourceIdError;
 use crate::diagnosis::arm::{OTHER_TENANT, arm, assign_role, or_other_account};
+use crate::diagnosis::extension::extension;
 use crate::diagnosis::{Code, Context, Diagnosis, Hint};
 use crate::machines::SelectError;
 use crate::provisioning::ProvisionError;
@@ -110,6 +111,7 @@ pub(super) fn provision(error: &ProvisionError, context: &Context) -> Diagnosis 
             Diagnosis::new(Code::AccessDenied, summary, hint)
         }
         ProvisionError::NotRegistered { .. } => Diagnosis::new(Code::RegistrationPending, summary, RERUN),
+        ProvisionError::Extension(error) => extension(error, context),
         ProvisionError::NotVisible => Diagnosis::new(Code::ChangeNotVisible, summary, RERUN),
     }
 }

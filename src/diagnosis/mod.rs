@@ -5,6 +5,7 @@ pub(crate) mod arm;
 mod certificate;
 pub(crate) mod code;
 mod credentials;
+mod extension;
 pub(crate) mod finding;
 pub(crate) mod last_error;
 pub(crate) mod machines;

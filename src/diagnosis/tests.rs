@@ -12,7 +12,7 @@ use crate::azure::credentials::source::{
 };
 use crate::azure::credentials::{Caller, CredentialSource};
 use crate::azure::entra::{self, ClaimsChallenge};
-use crate::azure::hybrid_compute::Machine;
+use crate::azure::hybrid_compute::extension::SshExtension::{self, Entra, Sshd};
 use crate::azure::login::key_store::KeyStoreError;
 use crate::azure::rbac::{REGISTER, SET_UP};
 use crate::azure::resource_id::ResourceId;
@@ -20,6 +20,7 @@ use crate::diagnosis::finding::Finding;
 use crate::net::error::Cause;
 use crate::net::proxy::Problem;
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
+use crate::provisioning::extension::{ExtensionError, Restriction};
 use crate::relay::frame::{PeerClose, Violation};
 use crate::relay::greeting::NotSsh;
 use crate::relay::handshake::Rejection;
@@ -312,6 +313,23 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         arm(409, "MissingSubscriptionRegistration", "").into(),
         ProvisionError::NotRegistered { state: "Registering".into(), subscription: "s".into() }.into(),
         ProvisionError::NotVisible.into(),
+        extension(ExtensionError::Unfit(Sshd)),
+        extension(ExtensionError::Unfit(Entra)),
+        extension(ExtensionError::UnknownSystem),
+        extension(ExtensionError::OtherType {
+            extension: Sshd,
+            kind: "Microsoft.ScVmm/virtualMachines".into(),
+        }),
+        extension(ExtensionError::Offline { extension: Sshd, status: "Disconnected".into() }),
+        extension(ExtensionError::OldAgent { version: "1.30".into(), os: "windows".into() }),
+        extension(restricted("linux", Restriction::Monitor)),
+        extension(restricted("windows", Restriction::Disabled)),
+        extension(restricted("linux", Restriction::Allowlist)),
+        extension(restricted("linux", Restriction::Blocklist)),
+        extension(ExtensionError::NoIdentity(Entra)),
+        extension(ExtensionError::Failed { extension: Sshd, message: "exit code 1".into() }),
+        extension(ExtensionError::Failed { extension: Entra, message: String::new() }),
+        extension(pending(Sshd)),
         not_permitted(REGISTER).into(),
         ProvisionError::PortTaken { service: Service::Ssh, from: 22, to: 2222 }.into(),
         TerminalError::NotInteractive.into(),
@@ -608,7 +626,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
 }
 
 fn examples_of_the_doctor() -> Vec<Diagnosis> {
-    let (machine, id, set_up) = (Machine::from_id(id()), id(), "arcssh setup web01");
+    let (id, set_up) = (id(), "arcssh setup web01");
     let expired = "Expired since 2026-01-01";
     let disconnected = "Disconnected since 2026-01-01";
     [
@@ -629,8 +647,9 @@ fn examples_of_the_doctor() -> Vec<Diagnosis> {
         Finding::NotEnabled { set_up },
         Finding::PortOfEntry { enabled: 22, port: 2222, alias: "web01" },
         Finding::PortTaken { enabled: 22, port: 2222, set_up },
-        Finding::NoExtension(&machine),
-        Finding::ExtensionState { machine: &id, state: "Failed" },
+        Finding::NoExtension { set_up },
+        Finding::ExtensionState { state: "Failed", set_up },
+        Finding::NoSshd { summary: "no service listens on port 22 of the machine (503)", set_up },
         Finding::SshdOutdated("OpenSSH_7.4"),
         Finding::HostKeyChanged { file: "known_hosts", name: "web01" },
         Finding::HostKeyUnknown { alias: "web01" },
@@ -950,6 +969,49 @@ fn a_missing_permission_gets_the_least_privileged_role() {
         let summary = "the account of arcssh login (ada) lacks the permission Microsoft.HybridConnectivity/";
         assert_diagnoses([(not_permitted(action), Code::AccessDenied, summary, hint)]);
     }
+}
+
+fn extension(error: ExtensionError) -> Error {
+    ProvisionError::from(error).into()
+}
+
+fn restricted(os: &str, by: Restriction) -> ExtensionError {
+    ExtensionError::Restricted { extension: Sshd, os: os.into(), by }
+}
+
+fn pending(extension: SshExtension) -> ExtensionError {
+    ExtensionError::Pending { extension, state: "Creating".into(), after: Duration::from_secs(900) }
+}
+
+#[test]
+fn errors_of_extensions_have_the_command_that_continues() {
+    let set_up = |option| format!("arcssh setup {NAME} {option}");
+    let failed = ExtensionError::Failed { extension: Entra, message: "exit code 22".into() };
+    let allow = "sudo azcmagent config set extensions.allowlist Microsoft.Azure.OpenSSH/WindowsOpenSSH --add";
+    let rows = [
+        (
+            ExtensionError::Unfit(Sshd),
+            Code::ExtensionUnsupported,
+            "a package of the distribution",
+            format!("arcssh doctor {NAME}"),
+        ),
+        (
+            failed,
+            Code::ExtensionFailed,
+            "the extension AADSSHLoginForLinux failed (exit code 22)",
+            set_up("--entra"),
+        ),
+        (pending(Sshd), Code::ExtensionPending, "still in the state Creating after 900 s", set_up("--sshd")),
+        (
+            restricted("linux", Restriction::Allowlist),
+            Code::AgentRestricted,
+            "extensions.allowlist",
+            allow.to_owned(),
+        ),
+    ];
+    assert_diagnoses(
+        rows.map(|(error, code, summary, hint)| (ProvisionError::from(error), code, summary, hint)),
+    );
 }
 
 /// The error of a check before the change.

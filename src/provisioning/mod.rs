@@ -1,5 +1,8 @@
 //! The Azure resources that a connection requires: inspects them, plans the missing ones and creates them. A resource
-//! that exists is never created again, because that can disconnect the machine's agent from the relay.
+//! that exists is never created again, because that can disconnect the machine's agent from the relay. `extension` contains
+//! the extensions of a machine.
+
+pub(crate) mod extension;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use crate::azure::hybrid_connectivity::{Service, list_credentials};
 use crate::azure::rbac::{CREATE_ENDPOINT, Permissions, REGISTER, SET_PORT};
 use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::{self, NAMESPACE, Registration, register};
+use crate::provisioning::extension::ExtensionError;
 
 /// The limit for a registration, which usually takes 2 to 5 minutes (azure-docs `ssh-arc-overview.md`).
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(600);
@@ -230,6 +234,9 @@ pub(crate) enum ProvisionError {
         object_id: String,
         action: &'static str,
     },
+    /// An extension is not installed.
+    #[error(transparent)]
+    Extension(#[from] ExtensionError),
     /// Azure shows the state before the change for longer than [`CONSISTENCY_TIMEOUT`].
     #[error("Azure accepted the change, but does not show it yet")]
     NotVisible,

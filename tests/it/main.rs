@@ -16,6 +16,7 @@ mod docs;
 mod doctor;
 mod end_to_end;
 mod entra;
+mod extensions;
 mod failures;
 mod faults;
 mod fleets;

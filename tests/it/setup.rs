@@ -15,7 +15,7 @@ fn is_ready(run: &Run) -> bool {
 }
 
 /// Method and last path segment of each request that changes a resource.
-fn write_requests(w: &Lab) -> Vec<String> {
+pub(crate) fn write_requests(w: &Lab) -> Vec<String> {
     let requests = w.emulator().requests_to(Service::Arm);
     let words = requests.iter().map(|request| {
         let path = request.path_and_query.split('?').next().unwrap_or_default();
@@ -34,7 +34,7 @@ fn setup(w: &Lab, rest: &[&str]) -> Command {
 }
 
 /// Runs a command on a pseudo-terminal with this input. Returns its output as standard error.
-fn on_a_terminal(w: &Lab, words: &str, typed: &str) -> Run {
+pub(crate) fn on_a_terminal(w: &Lab, words: &str, typed: &str) -> Run {
     on_a_terminal_at(w, w.home(), words, typed)
 }
 

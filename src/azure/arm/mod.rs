@@ -29,6 +29,9 @@ use crate::net::{Net, NetError};
 use crate::state::Store;
 use crate::system::SystemError;
 
+/// The header with the URL of the state of an operation that takes longer than its request (azure-resource-manager-rpc,
+/// "Asynchronous Operations").
+const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
 /// The header with ARM's ID of a request, for Azure support.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 /// The header with the tenant whose token ARM requires.
@@ -123,7 +126,16 @@ impl Arm {
 
     /// Sends `DELETE {endpoint}/{path…}?{query}`, which also succeeds for a missing resource.
     pub(crate) async fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<(), ArmError> {
-        self.send(Request::new(self.url(path, query), Method::Delete)).await.map(drop)
+        self.delete_later(path, query).await.map(drop)
+    }
+
+    /// As [`Arm::delete`], but returns the response, for a resource whose deletion takes longer.
+    pub(crate) async fn delete_later(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<ArmResponse, ArmError> {
+        self.send(Request::new(self.url(path, query), Method::Delete)).await
     }
 
     async fn send_json(
@@ -240,6 +252,10 @@ impl Arm {
             host: self.authority().to_owned(),
             date: date(response.headers()),
             retry_after: retry_after(response.headers()),
+            operation: response
+                .headers()
+                .get_optional_str(&ASYNC_OPERATION)
+                .and_then(|url| Url::parse(url).ok()),
             body: response.into_body().into(),
         })
     }
@@ -283,6 +299,8 @@ pub(crate) struct ArmResponse {
     pub(crate) date: Option<u64>,
     /// The delay before the next poll.
     pub(crate) retry_after: Option<Duration>,
+    /// The URL of the state of an operation that is not complete.
+    pub(crate) operation: Option<Url>,
 }
 
 impl ArmResponse {

@@ -1,7 +1,9 @@
-//! Arc machines and their extensions: Microsoft.HybridCompute and the other Arc types.
+//! Arc machines: Microsoft.HybridCompute and the other Arc types. `extension` contains the extensions of a machine.
 //!
 //! One Resource Graph query lists the machines of all subscriptions and of all four Arc types. If Resource Graph
 //! rejects it, each subscription lists its machines.
+
+pub(crate) mod extension;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::azure::arm::{Arm, ArmError, ErrorResponse, RESOURCE_GRAPH};
+use crate::azure::hybrid_compute::extension::ExtensionPolicy;
 use crate::azure::json::{optional_number, or_default, text};
 use crate::azure::resource_id::{ResourceId, ResourceIdError, segment};
 use crate::system::clock::{format_time, unix_now};
@@ -80,6 +83,8 @@ pub(crate) struct Machine {
     pub(crate) is_private_link: bool,
     /// The agent's mode, `full` or `monitor`, if known; only from [`show`].
     pub(crate) config_mode: String,
+    /// What the agent installs; only from [`show`].
+    pub(crate) extension_policy: ExtensionPolicy,
 }
 
 impl Machine {
@@ -126,46 +131,6 @@ pub(crate) async fn show(arm: &Arm, id: &ResourceId) -> Result<Option<Machine>, 
         Err(ArmError::Rejected(response)) if is_unreadable(&response) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// A VM extension of a machine.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Extension {
-    #[serde(default, deserialize_with = "or_default")]
-    properties: ExtensionProperties,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ExtensionProperties {
-    publisher: Option<String>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    provisioning_state: Option<String>,
-}
-
-impl Extension {
-    /// Returns whether this is the extension for Entra login. Microsoft's guide installs it under another name, so publisher
-    /// and type decide (azure-docs `ssh-arc-overview.md`).
-    pub(crate) fn is_entra_login(&self) -> bool {
-        let is = |value: &Option<String>, expected: &str| {
-            value.as_ref().is_some_and(|value| value.eq_ignore_ascii_case(expected))
-        };
-        is(&self.properties.publisher, "Microsoft.Azure.ActiveDirectory")
-            && is(&self.properties.kind, "AADSSHLoginForLinux")
-    }
-
-    /// `Succeeded`, `Failed`, `Creating`, …: an open set.
-    pub(crate) fn state(&self) -> &str {
-        self.properties.provisioning_state.as_deref().unwrap_or_default()
-    }
-}
-
-/// Lists the extensions of a machine.
-pub(crate) async fn extensions(arm: &Arm, id: &ResourceId) -> Result<Vec<Extension>, ArmError> {
-    let mut path = id.segments().to_vec();
-    path.push("extensions");
-    pages(arm, &path, &[("api-version", MACHINES_VERSION)]).await
 }
 
 /// Lists the Arc machines of these subscriptions, or of all that the account can see.
@@ -434,6 +399,7 @@ fn machine(row: &Value) -> Option<Machine> {
         kind: first(&["kind"]),
         is_private_link: find(PRIVATE_LINK).is_some(),
         config_mode: first(&["properties.agentConfiguration.configMode"]),
+        extension_policy: ExtensionPolicy::of(row),
     })
 }
 

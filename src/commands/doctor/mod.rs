@@ -16,6 +16,7 @@ use tokio::time::{Instant, interval_at};
 use tracing::info;
 
 use crate::azure::arm::Arm;
+use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
@@ -30,6 +31,7 @@ use crate::entra_ssh::CertificateOptions;
 use crate::machines::distinguished;
 use crate::net::Net;
 use crate::provisioning::DesiredService;
+use crate::provisioning::extension::Unfit;
 use crate::ssh::managed_block;
 use crate::state::Store;
 use crate::system::SystemError;
@@ -40,6 +42,8 @@ use crate::terminal::prompt::Confirm;
 
 /// How long `--fix` waits for the machine's agent.
 const WAIT: Duration = Duration::from_secs(180);
+/// How long it waits for an extension.
+const EXTENSION_WAIT: Duration = Duration::from_secs(900);
 /// The time between two updates of the line with the checks that run.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -67,11 +71,11 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<u8> {
     let mut signal = pin!(shutdown());
     let machine = args.machine.as_deref();
     let mut checked = check(&prober, health.clone(), signal.as_mut()).await?;
-    if let Some((id, port)) = checked.fixable().filter(|_| args.fix) {
+    if let Some((id, port, extension)) = checked.fixable().filter(|_| args.fix) {
         let fixed = tokio::select! {
             biased;
             number = signal.as_mut() => Err(number),
-            fixed = fix(&prober, id, port) => Ok(fixed),
+            fixed = fix(&prober, id, port, extension) => Ok(fixed),
         };
         match fixed {
             Ok(Ok(())) => checked = check(&prober, health, signal.as_mut()).await?,
@@ -106,11 +110,12 @@ struct Checked {
 }
 
 impl Checked {
-    /// Returns the machine and the port with which `arcssh setup` repairs a failure.
-    fn fixable(&self) -> Option<(ResourceId, u16)> {
+    /// Returns the machine, the port and the extension with which `arcssh setup` repairs a failure.
+    fn fixable(&self) -> Option<(ResourceId, u16, Option<SshExtension>)> {
         let port = self.evaluator.facts.probes.connection.get()?.port;
-        let is_fixable = self.signal.is_none() && self.report.is_fixable();
-        self.evaluator.machine().filter(|_| is_fixable).map(|machine| (machine, port))
+        let extension = self.evaluator.missing_extension();
+        let is_fixable = self.signal.is_none() && (self.report.is_fixable() || extension.is_some());
+        self.evaluator.machine().filter(|_| is_fixable).map(|machine| (machine, port, extension))
     }
 }
 
@@ -149,12 +154,19 @@ async fn check(
     Ok(Checked { evaluator, report, signal })
 }
 
-/// Enables SSH as `arcssh setup` does.
-async fn fix(prober: &Prober<'_>, machine: ResourceId, port: u16) -> Result<()> {
+/// Enables SSH, and installs an extension, as `arcssh setup` does.
+async fn fix(
+    prober: &Prober<'_>,
+    machine: ResourceId,
+    port: u16,
+    extension: Option<SshExtension>,
+) -> Result<()> {
     let Prober { args, net, store, arm, .. } = prober;
     info!("setting up {machine}");
     let desired = DesiredService { service: Service::Ssh, port: Some(port), replace: false };
-    let provisioner = Provisioner { net, store, arm, desired, jobs: 1, wait: WAIT };
+    let (extensions, unfit) = (extension.as_slice(), Unfit::Reject);
+    let wait = if extensions.is_empty() { WAIT } else { EXTENSION_WAIT };
+    let provisioner = Provisioner { net, store, arm, desired, extensions, unfit, jobs: 1, wait };
     let target = distinguished(Target::new(&machine, Service::Ssh, port));
     all_done(provisioner.run(vec![target], Mode::Apply(Confirm::of(args.yes))).await.results)
 }

@@ -1,6 +1,7 @@
 //! Checks of the machine and its resources in Azure.
 
-use crate::azure::hybrid_compute::{Extension, Machine};
+use crate::azure::hybrid_compute::Machine;
+use crate::azure::hybrid_compute::extension::{Extension, SshExtension};
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::azure::rbac::{CONNECT, LOGIN, LOGIN_AS_ADMIN, SET_UP};
 use crate::azure::resource_providers::NAMESPACE;
@@ -186,14 +187,14 @@ impl Evaluator {
             Ok(permissions) => permissions,
             Err(error) => return Ok(unreadable(error)),
         };
-        let extension = extensions.iter().find(|extension| extension.is_entra_login());
+        let extension = extensions.iter().find(|extension| extension.is(SshExtension::Entra));
         Ok(match (extension.map(Extension::state), permissions.allow_data(LOGIN)) {
             (None, true) if machine.os.is_empty() || machine.location.is_empty() => not_shown(machine),
-            (None, true) => warned(&Finding::NoExtension(machine)),
+            (None, true) => warned(&Finding::NoExtension { set_up: &self.set_up_without_port() }),
             (None, false) => Skipped("local users only: the extension is not installed".into()),
             (Some(""), _) => Unknown("Azure does not show the state of the extension".into()),
             (Some(state), _) if !state.eq_ignore_ascii_case("Succeeded") => {
-                warned(&Finding::ExtensionState { machine: &machine.id, state })
+                warned(&Finding::ExtensionState { state, set_up: &self.set_up_without_port() })
             }
             (Some(_), true) => Passed("the extension is installed, and the account has a role for it".into()),
             (Some(_), false) => Passed("the extension is installed; the account has no role for it".into()),

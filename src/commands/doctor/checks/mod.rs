@@ -10,10 +10,12 @@ use std::cell::OnceCell;
 
 use crate::azure::arm::{ArmError, ErrorResponse};
 use crate::azure::hybrid_compute::Machine;
+use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::DoctorArgs;
 use crate::commands::doctor::outcome::{Check, Outcome, Reason};
 use crate::commands::doctor::probe::Facts;
+use crate::diagnosis::code::Code;
 use crate::diagnosis::finding::Finding;
 use crate::diagnosis::{Diagnosis, Error, Hint};
 use crate::machines::Names;
@@ -209,6 +211,14 @@ impl Evaluator {
             22 => self.set_up_without_port(),
             port => format!("{} --port {port}", self.set_up_without_port()),
         })
+    }
+
+    /// Returns the extension with which `arcssh setup` repairs a failure, if there is one.
+    pub(super) fn missing_extension(&self) -> Option<SshExtension> {
+        let is_port_closed =
+            matches!(self.sshd(), Ok(Failed(diagnosis)) if diagnosis.code == Code::PortClosed);
+        let is_windows = self.machine_in_azure().is_ok_and(Machine::is_windows);
+        (is_port_closed && is_windows).then_some(SshExtension::Sshd)
     }
 
     fn set_up_without_port(&self) -> String {

@@ -2,7 +2,7 @@
 
 use crate::azure::hybrid_connectivity::endpoint::Lookup;
 use crate::commands::doctor::checks::{
-    CheckFn, Evaluation, Evaluator, blocked_by, is_forbidden, known, numbers, warned,
+    CheckFn, Evaluation, Evaluator, blocked_by, failed, is_forbidden, known, numbers, warned,
 };
 use crate::commands::doctor::outcome::Outcome::{self, Failed, Passed};
 use crate::commands::doctor::probe::Banner;
@@ -52,7 +52,7 @@ impl Evaluator {
     pub(super) fn sshd(&self) -> Evaluation {
         let relay = self.relay()?;
         match known(&self.facts.probes.relay)? {
-            Some(Err(error)) if is_port_closed(error) => return Ok(Failed(error.diagnose())),
+            Some(Err(error)) if is_port_closed(error) => return self.port_closed(error),
             _ if matches!(relay, Failed(_)) => return Err(blocked_by("relay").into()),
             _ => {}
         }
@@ -65,6 +65,16 @@ impl Evaluator {
             Some(Err(error)) => Failed(error.diagnose()),
             None => return Err(blocked_by("relay").into()),
         })
+    }
+
+    /// An extension installs sshd on Windows. On Linux, it is a package of the distribution.
+    fn port_closed(&self, error: &Error) -> Evaluation {
+        let diagnosis = error.diagnose();
+        if !self.machine_in_azure()?.is_windows() {
+            return Ok(Failed(diagnosis));
+        }
+        let set_up = self.set_up_command()?;
+        Ok(failed(&Finding::NoSshd { summary: &diagnosis.summary, set_up: &set_up }))
     }
 }
 
