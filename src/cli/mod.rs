@@ -333,7 +333,8 @@ const SETUP_EXAMPLES: &str = "\
 Examples:
   arcssh setup web01                       show, confirm and apply the changes
   arcssh setup -g rg-web --yes             a resource group, unattended
-  arcssh setup web01 --dry-run             show the changes only";
+  arcssh setup web01 --dry-run             show the changes only
+  arcssh setup web01 --entra               also install logins with Entra ID";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -699,15 +700,16 @@ const SETUP_PORT: &str =
 /// The default of `arcssh setup --wait` with an extension: in a recording of azure-powershell, an installation took 140 s
 /// (`New-AzConnectedMachineExtension`), and one that installs packages takes longer.
 const EXTENSION_WAIT: &str = "900";
-const SETUP_WAIT: &str = "Seconds to wait for the machine's agent [default: 180; for extensions: 900]";
+const SETUP_WAIT: &str = "Seconds to wait for an extension, and to keep retrying while the machine's agent is not ready (0: \
+    try once) [default: 180; with --sshd or --entra: 900]";
 
 /// The extensions to install or to remove.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ExtensionArgs {
-    /// Include sshd of Windows machines (extension WindowsOpenSSH)
+    /// sshd of Windows machines
     #[arg(long)]
     sshd: bool,
-    /// Include Entra ID logins of Linux machines (extension AADSSHLoginForLinux)
+    /// Entra ID logins of Linux machines
     #[arg(long)]
     pub(crate) entra: bool,
 }
@@ -723,10 +725,13 @@ impl ExtensionArgs {
 #[derive(Debug, Args)]
 #[command(
     mut_arg("port", |arg| arg.help(SETUP_PORT)),
-    mut_arg("wait", |arg| arg.default_value("180").default_value_ifs([
-        ("sshd", "true", EXTENSION_WAIT),
-        ("entra", "true", EXTENSION_WAIT),
-    ]).help(SETUP_WAIT))
+    mut_arg("wait", |arg| {
+        let options = [("sshd", "true", EXTENSION_WAIT), ("entra", "true", EXTENSION_WAIT)];
+        let arg = arg.default_value("180").default_value_ifs(options).hide_default_value(true);
+        arg.help("Seconds to wait for the agent [default: 180 or 900]").long_help(SETUP_WAIT)
+    }),
+    mut_arg("sshd", |arg| arg.help("Also install sshd on Windows machines (WindowsOpenSSH)")),
+    mut_arg("entra", |arg| arg.help("Also install Entra ID logins (AADSSHLoginForLinux)"))
 )]
 pub(crate) struct SetupArgs {
     #[command(flatten)]
@@ -752,6 +757,10 @@ pub(crate) struct SetupArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("sshd", |arg| arg.help("Also remove sshd of Windows machines (WindowsOpenSSH)")),
+    mut_arg("entra", |arg| arg.help("Also remove Entra ID logins (AADSSHLoginForLinux)"))
+)]
 pub(crate) struct TeardownArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,

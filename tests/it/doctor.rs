@@ -983,7 +983,7 @@ fn faults_of_azure_resources_are_reported() {
             outcome: "warned",
             why: "the account may log in with Entra ID, but the machine lacks the extension",
             code: "extension-missing",
-            fix: "install it: az connectedmachine extension create --machine-name web01 --resource-group rg-arc --subscription {SUBSCRIPTION} --publisher Microsoft.Azure.ActiveDirectory --name AADSSHLogin --type AADSSHLoginForLinux --location eastus",
+            fix: "install it: arcssh setup rg-arc/web01 --entra",
             proxy: Proxy::Connects,
             ..Case::default()
         },

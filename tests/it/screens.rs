@@ -103,7 +103,7 @@ const CONFIG: [Step; 8] = [
     Step("arcssh config --file team.config web01", ""),
 ];
 
-const SETUP: [Step; 7] = [
+const SETUP: [Step; 9] = [
     Step("arcssh setup", ""),
     Step("arcssh setup new01 --dry-run", ""),
     Step("arcssh setup new01", "n"),
@@ -111,6 +111,8 @@ const SETUP: [Step; 7] = [
     Step("arcssh setup web01", ""),
     Step("arcssh setup web01 --port 2222", ""),
     Step("arcssh setup off01 --wait 0", ""),
+    Step("arcssh setup web01 --entra", "y"),
+    Step("arcssh setup web01 --sshd", ""),
 ];
 
 const CONNECT: [Step; 9] = [
@@ -316,8 +318,8 @@ const VARIES: [(&str, &str); 15] = [
     (r"(/account-)[0-9a-f]{32}", "${1}00000000000000000000000000000000"),
     (r"AAAAC3[\w+/=]+", "AAAAC3NzaC1lZDI1NTE5AAAAI…"),
     (r"SHA256:[\w+/]+", "SHA256:…"),
-    (r"((?:, |expires )in )\d+ min(utes)?\b", "${1}60 min${2}"),
-    (r"(responded after )\d+ s\b", "${1}1 s"),
+    (r"((?:, |expires |  )in )\d+ min(utes)?\b", "${1}60 min${2}"),
+    (r"((?:responded|is installed,) after )\d+ s\b", "${1}1 s"),
     (r"\b\d+ (seconds?|minutes?) ago", "1 second ago"),
     (r"since (\d{4}-\d\d-\d\d )?\d\d:\d\d UTC", "since 12:00 UTC"),
     (r"(ok    root certificates +)\S+", "${1}/etc/ssl/certs/ca-certificates.crt"),
