@@ -14,15 +14,15 @@ use tokio::process::Command;
 use crate::azure::cloud::CloudName;
 use crate::cli::KnownHostsArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
-use crate::commands::session::{Session, for_each, note_disconnected};
-use crate::diagnosis::{self, Context, Error, Result, all_done};
+use crate::commands::session::{Session, for_each, note_disconnected, report_failures};
+use crate::diagnosis::{Context, Error, Result};
 use crate::machines::{NamedMachine, key_names};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
 use crate::ssh::{SshError, client, fault};
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::timeout::with_timeout;
 use crate::terminal::output::{note, print};
-use crate::text::{grouped, sanitize, shell_quote};
+use crate::text::{sanitize, shell_quote};
 
 /// The algorithms to request, one kind in each connection: ssh receives one host key. An RSA key has several algorithms
 /// (RFC 8332).
@@ -62,12 +62,7 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
     for lines in results.iter().flatten() {
         print(lines)?;
     }
-    let (read, all) = (results.iter().flatten().count(), results.len());
-    if let Err(error) = all_done(results) {
-        let status = diagnosis::report(&error);
-        if all > 1 {
-            note(&format!("read the host keys of {} of {} machines", grouped(read), grouped(all)));
-        }
+    if let Some(status) = report_failures(results, |machines| format!("read the host keys of {machines}")) {
         return Ok(status);
     }
     if cfg!(unix) && stdout().is_terminal() {

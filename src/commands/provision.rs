@@ -28,6 +28,7 @@ use crate::state::Store;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
+use crate::text::shell_quote;
 
 /// Sets machines up for one service.
 pub(crate) struct Provisioner<'a> {
@@ -301,7 +302,10 @@ pub(crate) async fn apply_extension(
         steps.set_deadline(step.with(format!(" ({state})")), left);
     };
     steps.set(Step::wait(format!("extension {extension} of {target}")).or("extension"));
-    let interrupted = Interrupted(format!("{target}: Azure continues to change the extension {extension}"));
+    let command = format!("arcssh setup {} {} --dry-run", shell_quote(&target.argument), extension.option());
+    let interrupted = Interrupted(format!(
+        "{target}: Azure completes the change of the extension {extension} that it has accepted; to see its state, run: {command}"
+    ));
     let result = plan.apply(arm, limit, on_wait).await;
     std::mem::forget(interrupted);
     result?;

@@ -14,14 +14,14 @@ use crate::azure::target::Target;
 use crate::cli::entry_files::Remark;
 use crate::cli::{AzureArgs, SelectionArgs};
 use crate::diagnosis::finding::Finding;
-use crate::diagnosis::{Error, Result, last_error};
+use crate::diagnosis::{self, Error, Result, all_done, last_error};
 use crate::machines::{MachineSelector, NamedMachine, SelectError, Selection, select};
 use crate::net::Net;
 use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::state::Store;
 use crate::system::timeout::with_timeout;
 use crate::terminal::TerminalError;
-use crate::terminal::output::note_names;
+use crate::terminal::output::{note, note_names};
 use crate::terminal::progress::{Progress, Step};
 use crate::text::grouped;
 
@@ -160,6 +160,20 @@ pub(crate) async fn for_each_of<M, T>(
     let mut results: Vec<(usize, T)> = progress.run(work.buffer_unordered(jobs).collect()).await;
     results.sort_by_key(|(number, _)| *number);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Reports the failures of machines, if there are any, and the number of the other machines in the text that `summary` returns
+/// for it. Returns the exit status of the failures.
+pub(crate) fn report_failures<T>(
+    results: Vec<Result<T>>,
+    summary: impl FnOnce(&str) -> String,
+) -> Option<u8> {
+    let (done, all) = (results.iter().flatten().count(), results.len());
+    let status = diagnosis::report(&all_done(results).err()?);
+    if all > 1 {
+        note(&summary(&format!("{} of {} machines", grouped(done), grouped(all))));
+    }
+    Some(status)
 }
 
 /// Returns the name of a machine, with its status if it is not connected to Azure.

@@ -9,8 +9,8 @@ use crate::azure::target::Target;
 use crate::cli::proxy_command::find_entry;
 use crate::cli::{ConfigArgs, SetupArgs};
 use crate::commands::provision::{Mode, Provisioner};
-use crate::commands::session::Session;
-use crate::diagnosis::{self, Result, all_done};
+use crate::commands::session::{Session, report_failures};
+use crate::diagnosis::Result;
 use crate::machines::NamedMachine;
 use crate::provisioning::DesiredService;
 use crate::provisioning::extension::Unfit;
@@ -57,12 +57,10 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
         Some(entries) => entries.offer(may_ask).await?,
         None => None,
     };
-    let all = report.results.len();
-    if let Err(error) = all_done(report.results) {
-        let status = diagnosis::report(&error);
-        if all > 1 {
-            note(&format!("{} of {} machines are ready", grouped(ready.len()), grouped(machines.len())));
-        }
+    // The machines of a subscription that is not registered have one result in common.
+    let count =
+        |_: &str| format!("{} of {} machines are ready", grouped(ready.len()), grouped(machines.len()));
+    if let Some(status) = report_failures(report.results, count) {
         return Ok(Next::End(status));
     }
     match config {

@@ -13,8 +13,8 @@ use crate::azure::target::Target;
 use crate::cli::TeardownArgs;
 use crate::cli::proxy_command::find_entry;
 use crate::commands::provision::{NOT_PERMITTED, apply_extension};
-use crate::commands::session::Session;
-use crate::diagnosis::{self, Action, Context, Error, Result, all_done};
+use crate::commands::session::{Session, report_failures};
+use crate::diagnosis::{Action, Context, Error, Result};
 use crate::machines::NamedMachine;
 use crate::provisioning::check_permissions;
 use crate::provisioning::extension::{ExtensionPlan, plan_removal};
@@ -22,7 +22,7 @@ use crate::ssh::managed_block;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
-use crate::text::{grouped, shell_quote};
+use crate::text::shell_quote;
 
 /// How long to wait until an agent has removed an extension.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(900);
@@ -87,12 +87,7 @@ pub(crate) async fn run(args: &TeardownArgs) -> Result<u8> {
         }
         results.push(result.map_err(|error| error.during(tearing_down(target))));
     }
-    let (done, all) = (results.iter().flatten().count(), results.len());
-    if let Err(error) = all_done(results) {
-        let status = diagnosis::report(&error);
-        if all > 1 {
-            note(&format!("{} of {} machines are done", grouped(done), grouped(all)));
-        }
+    if let Some(status) = report_failures(results, |machines| format!("{machines} are done")) {
         return Ok(status);
     }
     if args.service == Service::Ssh || args.endpoint {

@@ -395,7 +395,10 @@ fn an_interrupted_wait_says_that_azure_continues() {
     let run = finish(child);
     assert_eq!((run.code, state(&w, "AADSSHLogin")), (Some(130), json!("Creating")), "{}", run.stderr);
     let last = run.arcssh_lines().last().copied().unwrap_or_default().to_owned();
-    assert_eq!(last, "arcssh: m01: Azure continues to change the extension AADSSHLoginForLinux");
+    assert_eq!(
+        last,
+        "arcssh: m01: Azure completes the change of the extension AADSSHLoginForLinux that it has accepted; to see its state, run: arcssh setup rg-arc/m01 --entra --dry-run"
+    );
 }
 
 #[test]

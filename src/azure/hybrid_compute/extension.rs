@@ -75,7 +75,7 @@ impl SshExtension {
     /// Returns whether the extension is for an operating system. Logins with Entra ID on Windows are for remote desktop only
     /// (Microsoft Learn, "Sign in to an Azure Arc-enabled server using Microsoft Entra ID").
     pub(crate) fn fits(self, os: &str) -> bool {
-        is_windows(os) == (self == Self::Sshd)
+        !os.is_empty() && is_windows(os) == (self == Self::Sshd)
     }
 }
 
