@@ -1,7 +1,7 @@
 //! The clients that the commands share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -9,6 +9,7 @@ use futures_util::{StreamExt, stream};
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
 use crate::azure::credentials::{CredentialChain, CredentialOptions};
+use crate::azure::hybrid_compute::Machine;
 use crate::azure::relay_credential_cache::RelayCredentialCache;
 use crate::azure::target::Target;
 use crate::cli::entry_files::Remark;
@@ -22,8 +23,9 @@ use crate::state::Store;
 use crate::system::timeout::with_timeout;
 use crate::terminal::TerminalError;
 use crate::terminal::output::{note, note_names};
+use crate::terminal::picker::{self, Choice};
 use crate::terminal::progress::{Progress, Step};
-use crate::text::grouped;
+use crate::text::{grouped, shell_quote, width};
 
 /// The finding of a remark about the files of host entries.
 pub(crate) fn finding(remark: &Remark) -> Finding<'_> {
@@ -74,7 +76,8 @@ impl Session {
         Ok(progress.run(select(&self.arm, selector)).await?)
     }
 
-    /// Selects the machines that a command changes or connects to: at least one.
+    /// Selects the machines that a command changes or connects to: at least one. If the command line selects none, the user
+    /// picks them from a list.
     ///
     /// # Errors
     /// [`SelectError`]; those of [`select`].
@@ -85,7 +88,7 @@ impl Session {
     ) -> Result<Vec<NamedMachine>> {
         let selector = to_selector(args);
         if selector.is_empty() {
-            return Err(SelectError::NothingSelected { command }.into());
+            return pick(self, &args.subscriptions, command, Choice::Several).await;
         }
         Ok(self.select(&selector).await?.complete()?.machines)
     }
@@ -123,6 +126,61 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Lets the user pick the machine of a command whose command line names none. The list has the machines of these subscriptions,
+/// or of all that the account can see.
+///
+/// # Errors
+/// [`SelectError::NothingSelected`] without a terminal; the user picks no machine; those of [`select`].
+#[expect(dead_code, reason = "for commands that connect to one machine")]
+pub(crate) async fn pick_machine(
+    session: &Session,
+    subscriptions: &[String],
+    command: &'static str,
+) -> Result<NamedMachine> {
+    let picked = pick(session, subscriptions, command, Choice::One).await?;
+    picked.into_iter().next().ok_or_else(|| SelectError::NothingSelected { command }.into())
+}
+
+/// Lets the user pick machines, and prints the command that selects them without the list.
+async fn pick(
+    session: &Session,
+    subscriptions: &[String],
+    command: &'static str,
+    choice: Choice,
+) -> Result<Vec<NamedMachine>> {
+    if !picker::is_possible() {
+        return Err(SelectError::NothingSelected { command }.into());
+    }
+    let subscriptions = subscriptions.iter().cloned().collect();
+    let all = MachineSelector { subscriptions, all: true, ..MachineSelector::default() };
+    let selection = session.select(&all).await?.complete()?;
+    let picked: BTreeSet<usize> = picker::pick(lines(&selection), choice).await?.into_iter().collect();
+    let machines = selection.machines.into_iter().enumerate().filter(|(at, _)| picked.contains(at));
+    let machines: Vec<NamedMachine> = machines.map(|(_, machine)| machine).collect();
+    let arguments: Vec<String> = machines.iter().map(|named| shell_quote(&named.argument)).collect();
+    note(&format!("to do this without the list, run: arcssh {command} {}", arguments.join(" ")));
+    Ok(machines)
+}
+
+/// Returns a line for each machine, with what distinguishes machines of the same name.
+fn lines(selection: &Selection) -> Vec<String> {
+    let machines = &selection.machines;
+    let longest = |text: fn(&NamedMachine) -> &str| machines.iter().map(|named| width(text(named))).max();
+    let name_width = longest(|named| &named.name).unwrap_or_default();
+    let group_width = longest(|named| &named.machine.id.resource_group).unwrap_or_default();
+    let pad = |text: &str, columns| format!("{text}{}", " ".repeat(columns - width(text)));
+    let line = |named: &NamedMachine| {
+        let Machine { id, status, .. } = &named.machine;
+        let is_unique = named.distinct_name() == id.name;
+        let subscription = selection.subscriptions.get(&id.subscription.to_lowercase());
+        let subscription = if is_unique { "" } else { subscription.unwrap_or(&id.subscription) };
+        let columns =
+            [&pad(&named.name, name_width), &pad(&id.resource_group, group_width), status, subscription];
+        columns.join("  ").trim_end().to_owned()
+    };
+    machines.iter().map(line).collect()
 }
 
 /// Runs an action for each machine, `jobs` of them in parallel, while it shows the progress. Returns the results in the order

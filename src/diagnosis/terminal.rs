@@ -13,6 +13,7 @@ pub(super) fn terminal(error: &TerminalError, warm: Option<String>) -> Diagnosis
         TerminalError::Stdin(_) | TerminalError::Declined => {
             Diagnosis::without_hint(Code::NotConfirmed, summary)
         }
+        TerminalError::NothingPicked => Diagnosis::without_hint(Code::Interrupted, summary),
         TerminalError::NotInteractive => {
             Diagnosis::new(Code::NotConfirmed, summary, "to confirm without a question, add --yes")
         }

@@ -334,6 +334,7 @@ fn examples_of_machines() -> Vec<Diagnosis> {
         ProvisionError::PortTaken { service: Service::Ssh, from: 22, to: 2222 }.into(),
         TerminalError::NotInteractive.into(),
         TerminalError::Declined.into(),
+        TerminalError::NothingPicked.into(),
         arm(404, "ResourceNotFound", "no machine").into(),
         arm(404, "", "").into(),
         arm(404, "SubscriptionNotFound", "no").into(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod output;
 pub(crate) mod palette;
+pub(crate) mod picker;
 pub(crate) mod progress;
 pub(crate) mod prompt;
 pub(crate) mod table;
@@ -24,6 +25,9 @@ pub(crate) enum TerminalError {
     /// The answer cannot be read.
     #[error("cannot read the answer from the terminal: {0}")]
     Stdin(std::io::Error),
+    /// The user picked no line of a list.
+    #[error("no machine was picked")]
+    NothingPicked,
     /// A part of the work took too long.
     #[error("timed out after {} s waiting for the {object}", .after.as_secs())]
     TimedOut {
